@@ -10,10 +10,10 @@ import pytest
 import safetensors.torch
 from PIL import Image
 
-from tests.in_process import CPU, command
+from tests.in_process import command, one_thread
 from tests.model.conftest import CopyLab, Lab, change_record, seal
 from xraytune.base.errors import ArtifactError
-from xraytune.base.files import read_json
+from xraytune.base.files import read_json, write_json
 from xraytune.data.prepare import RunContext
 from xraytune.model.best import export
 from xraytune.model.generator_folder import generator_sample, generator_train
@@ -110,18 +110,25 @@ def no_training(what: str, done: int, total: int) -> None:
     assert "training" not in what, f"{what} {done} of {total}"
 
 
-def test_images_of_a_trials_gan_are_those_that_it_trained_on(lab: Lab, tmp_path: Path) -> None:
-    study = StudyFolder(lab.study)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_images_of_a_trials_gan_are_those_that_it_trained_on(copy_lab: CopyLab, precision: str) -> None:
+    """Also where this machine would choose another precision than the study has."""
+    lab = copy_lab()
+    environment = read_json(lab.study / "environment.json")
+    environment["compute"]["precision"] = precision
+    write_json(lab.study / "environment.json", environment)
+    study, cache = StudyFolder(lab.study), lab.path / "cache"
     gan = study.experiment(0).parameters.gan
     assert gan is not None
-    pool = pool_block(gan, RunContext(prepared=study.prepared(), cache=lab.path / "cache", compute=CPU), 1, 0).read()
+    with one_thread():
+        pool = pool_block(gan, RunContext(prepared=study.prepared(), cache=cache, compute=study.compute()), 1, 0).read()
 
-    exported = export(lab.study, out=tmp_path / "trial.yaml", trial=0, exact=True)
-    generator_train(exported.path, out=tmp_path / "gan", cache=lab.path / "cache", on_progress=no_training)
-    drawn = generator_sample(tmp_path / "gan", count=4, out=tmp_path / "images")
+    exported = export(lab.study, out=lab.path / "trial.yaml", trial=0, exact=True)
+    generator_train(exported.path, out=lab.path / "gan", cache=cache, on_progress=no_training)
+    drawn = generator_sample(lab.path / "gan", count=4, out=lab.path / "images")
 
-    files = sorted((tmp_path / "images" / "PNEUMONIA").glob("*.png"))
+    files = sorted((lab.path / "images" / "PNEUMONIA").glob("*.png"))
     assert drawn.counts["PNEUMONIA"] == len(files) > 0
     assert [np.asarray(Image.open(file)).tolist() for file in files] == pool[: len(files)].tolist()
-    provenance = read_json(tmp_path / "images" / "provenance.json")
+    provenance = read_json(lab.path / "images" / "provenance.json")
     assert provenance["train_fingerprint"] == study.prepared().train_fingerprint

@@ -1,5 +1,9 @@
 """What trials compute on, and the resources of a space."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from xraytune.base.errors import ConfigError
@@ -36,3 +40,17 @@ def test_a_generator_has_the_cores_of_a_trial_and_gpus_of_its_own(
 def test_a_generator_without_a_gpu_beside_trials_with_one_is_refused() -> None:
     with pytest.raises(ConfigError, match="trials use 1 GPUs, but training their generators uses 0"):
         allocation_of(settings(gpus_per_trial=1, generator={"gpus": 0}), has_gpu=True)
+
+
+def test_bfloat16_is_off_on_a_cpu_that_torch_is_told_to_use_as_an_older_one() -> None:
+    code = "from xraytune.nets.compute import choose_compute as choose; print(choose(gpus=0, threads=1).precision)"
+
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "ATEN_CPU_CAPABILITY": "avx2"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout == "float32\n"

@@ -43,9 +43,10 @@ from xraytune.nets.weights import find_weights
 from xraytune.space.document import write_yaml
 from xraytune.space.fields import parameters_from
 from xraytune.space.load import load_space
-from xraytune.space.settings import Experiment, GanSettings
+from xraytune.space.settings import Experiment, GanSettings, Settings
 from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space
+from xraytune.study.folder import StudyFolder
 from xraytune.study.inputs import usable_generator
 from xraytune.synth.generator_quality import PoolReport
 from xraytune.synth.quality import feature_parameters, report_pool
@@ -124,7 +125,7 @@ def generator_train(
     loaded = load_space(space, (*overrides, "points_to_evaluate=[]"), data=data, weights_dir=weights_dir)
     experiment = fixed_generator(loaded)
     settings, generator = experiment.settings, generator_of(experiment)
-    compute = allocation_of(settings, has_gpu=gpu_count() > 0).compute()
+    compute = _choose_compute(settings)
     pin(compute)
     cache = (cache or Path("cache")).resolve()
     if (settings.quality.backbone or settings.weights_dir) and (network := feature_parameters(experiment)):
@@ -154,6 +155,16 @@ def generator_train(
         has_masks=prepared.has_masks,
         report=saved.report or report,
     )
+
+
+def _choose_compute(settings: Settings) -> Compute:
+    """Return what a study computed on, if the file repeats one of its trials: their generator is in the cache."""
+    origin = settings.exported_from
+    if origin is not None and origin.is_exact:
+        study = StudyFolder(origin.study)
+        if study.space_path.is_file():
+            return compute_like(study.compute(), threads=study.compute().threads)
+    return allocation_of(settings, has_gpu=gpu_count() > 0).compute()
 
 
 def fixed_generator(space: Space) -> Experiment:

@@ -32,8 +32,9 @@ def gpu_count() -> int:
 def choose_compute(*, gpus: float, threads: int) -> Compute:
     """Choose the device and precision of a process with this many GPUs and threads.
 
-    Matrix products use bfloat16 where the hardware supports it (AVX512-BF16 or AMX, Ampere and later), else float32. `gpus`
-    may be a share of one; MachineError if torch sees fewer.
+    Matrix products use bfloat16 where the hardware supports it (AVX512-BF16 or AMX, Ampere and later), else float32. To
+    turn it off on a CPU, set torch's `ATEN_CPU_CAPABILITY=avx2`. `gpus` may be a share of one; MachineError if torch
+    sees fewer.
     """
     if gpus > gpu_count():
         what = f"{gpus:g} GPUs requested, but torch sees {gpu_count() or 'none'}"
@@ -43,7 +44,8 @@ def choose_compute(*, gpus: float, threads: int) -> Compute:
         has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         capabilities = torch.cpu.get_capabilities()
-        has_bfloat16 = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+        in_hardware = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+        has_bfloat16 = in_hardware and torch.backends.cpu.get_cpu_capability() == "AVX512"
     return Compute(
         device="cuda" if gpus else "cpu",
         threads=threads,
