@@ -40,7 +40,7 @@ from pathlib import Path
 from sys import modules
 from typing import TYPE_CHECKING, Any
 
-# `audit`, `search`, `confirm`, `export` and `report` are packages, so their functions have longer names here.
+# A function may not be called `audit`, `search` or `confirm`: these are a module and packages.
 if TYPE_CHECKING:
     from xraytune.audit import audit as run_audit
     from xraytune.base.errors import XraytuneError

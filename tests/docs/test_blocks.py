@@ -30,6 +30,7 @@ INLINE = re.compile(r"(?<!`)`(xraytune [a-z-][^`]*)`(?!`)")
 
 PYTHON = {
     "docs/data.md": "tests/data/test_public_sets.py",
+    "docs/final-model.md": "tests/model/test_plain_pytorch.py",
     "docs/python.md": "tests/test_python_api.py",
     "docs/serving.md": "tests/model/test_predict.py",
 }

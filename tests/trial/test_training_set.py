@@ -15,11 +15,12 @@ from examples.transform_folder import transform_folder
 from tests.trial.conftest import Bench
 from tests.trial.test_trial import run
 from xraytune.base.errors import DataError, TrialError
+from xraytune.data.folders import PROVENANCE_FILE
 from xraytune.data.pixels import stored_files
 from xraytune.data.prepare import PIXELS_STAGE, Prepared, PreparedImage, image_columns
 from xraytune.space.settings import DataSettings, FolderSettings, SplitSettings, without_gate
 from xraytune.synth.extra_folder import store_folder
-from xraytune.synth.seen import PROVENANCE_FILE, seen_images
+from xraytune.synth.seen import seen_images
 from xraytune.trial.training_set import build_training_set
 
 pytestmark = pytest.mark.slow

@@ -111,7 +111,7 @@ def outlined(images: NDArray[np.uint8], masks: NDArray[np.uint8] | NDArray[np.bo
 def map_masks(
     root: Path, images: Sequence[ImageFile], use: Callable[[NDArray[np.bool_]], Result]
 ) -> Iterator[Result | list[BrokenImage]]:
-    """Call `use_mask` for each image below `root`, on all cores; return the results in order."""
+    """Call `use` on the mask of each image below `root`, on all cores; return the results in order."""
     ignore_decoder_warnings()
     return map_on_cores(partial(use_mask, root, use=use), images)
 

@@ -37,6 +37,7 @@ from xraytune.base.files import (
 )
 from xraytune.base.records import Compute, Json, Progress, ignore_progress, to_json
 from xraytune.data.findings import numbers_of
+from xraytune.data.folders import PROVENANCE_FILE
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.nets.compute import allocation_of, compute_like, gpu_count, pin
 from xraytune.nets.weights import find_weights
@@ -51,7 +52,7 @@ from xraytune.study.inputs import usable_generator
 from xraytune.synth.generator_quality import PoolReport
 from xraytune.synth.quality import feature_parameters, report_pool
 from xraytune.synth.saved_generator import GENERATOR_FILE, SavedGenerator, draw_saved, generator_file, read_generator
-from xraytune.synth.seen import PROVENANCE_FILE, seen_by
+from xraytune.synth.seen import seen_by
 from xraytune.synth.sources import blocks_for, findings_of_block, generator_of, typical_masks
 from xraytune.synth.synthesize import (
     GAN_STAGE,

@@ -23,7 +23,8 @@ from xraytune.nets.compute import constants
 VIEW_COLUMNS = ("flip", "angle_radians", "shift_x", "shift_y", "scale", "contrast", "brightness")
 IDENTITY_VIEW = (1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0)
 _FLIP_PROBABILITY = 0.5
-_MASK_THRESHOLD = 0.5
+MASK_THRESHOLD = 0.5
+"""Pixels with at least this probability belong to the mask."""
 _MAX_CHANGE = {
     1: (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
     2: (0.0, math.radians(7), 0.05, 0.05, 0.10, 0.20, 0.10),
@@ -68,7 +69,7 @@ def augment(images: Tensor, views: Tensor) -> Tensor:
 
 def augment_masks(masks: Tensor, views: Tensor) -> Tensor:
     """Move masks, float32 [B, 1, S, S] of 0 and 1, as `augment` moves their images; bilinear, then 1 from 0.5."""
-    return torch.where(_is_identity(views), masks, (_move(masks, views) >= _MASK_THRESHOLD).to(masks.dtype))
+    return torch.where(_is_identity(views), masks, (_move(masks, views) >= MASK_THRESHOLD).to(masks.dtype))
 
 
 def _move(images: Tensor, views: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from xraytune.base.errors import MachineError
 from xraytune.base.records import Compute
+from xraytune.nets.augment import MASK_THRESHOLD
 from xraytune.nets.backbones import load_weights, to_one_channel
 from xraytune.nets.classifier import freeze, train_unless_frozen
 from xraytune.nets.compute import seeded
@@ -27,8 +28,6 @@ from xraytune.space.settings import Parameters
 from xraytune.space.space import package_problems
 from xraytune.stats.classification import Floats
 
-MASK_THRESHOLD = 0.5
-"""Pixels with at least this probability belong to the mask."""
 _SMOOTHING = 1.0
 """Pixels added to both sides of the Dice loss, so that an empty mask has a gradient."""
 

@@ -21,10 +21,10 @@ from xraytune.base.errors import ConfigError, Problem
 from xraytune.base.records import Compute
 from xraytune.data.masks import outlined
 from xraytune.data.prepare import Prepared, RunContext, side_images
+from xraytune.nets.augment import MASK_THRESHOLD
 from xraytune.nets.checkpoint import load_best
 from xraytune.nets.classifier import Classifier
 from xraytune.nets.inputs import normalise
-from xraytune.nets.segmenter import MASK_THRESHOLD
 from xraytune.nets.train import predict_probabilities
 from xraytune.space.settings import Experiment
 from xraytune.stats.classification import Floats

@@ -10,14 +10,13 @@ from collections.abc import Iterable
 
 from xraytune.base.errors import DataError, Problem
 from xraytune.base.files import read_json, sha256_of
-from xraytune.data.folders import list_images
+from xraytune.data.folders import PROVENANCE_FILE, list_images
 from xraytune.space.fields import parameters_from
 from xraytune.space.paths import PATHS
 from xraytune.space.settings import FolderSettings, Parameters
 from xraytune.space.space import Space
 from xraytune.synth.saved_generator import read_generator
 
-PROVENANCE_FILE = "provenance.json"
 _MIX = ("source", "synthetic_ratio", "balance", "mixing", "batch_size")
 
 

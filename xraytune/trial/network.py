@@ -23,10 +23,9 @@ from xraytune.base.artifacts import build_once, releases
 from xraytune.base.files import sha256_of
 from xraytune.data.decoding import InputFormat
 from xraytune.data.prepare import ImageSource, RunContext, side_images
-from xraytune.nets.augment import augment, view_table
+from xraytune.nets.augment import MASK_THRESHOLD, augment, view_table
 from xraytune.nets.classifier import Classifier, build_head
 from xraytune.nets.inputs import input_format, normalise, to_unit
-from xraytune.nets.segmenter import MASK_THRESHOLD
 from xraytune.nets.train import predict_logits
 from xraytune.nets.weights import find_weights
 from xraytune.space.backbones import BACKBONES

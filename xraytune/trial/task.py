@@ -117,7 +117,7 @@ class Task:
     def threshold(self, labels: Labels, results: Results, positive: int) -> float:
         """Return the lowest probability at which an image or a pixel is positive; that of findings is not used."""
         if self.has_pairs:
-            from xraytune.nets.segmenter import MASK_THRESHOLD
+            from xraytune.nets.augment import MASK_THRESHOLD
 
             return MASK_THRESHOLD
         if self.has_findings:

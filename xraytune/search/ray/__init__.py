@@ -1,4 +1,4 @@
-"""Trials on Ray: `driver.py`, `nodes.py`, `actor.py` and `metrics.py` run in Ray's processes, and only they import Ray.
+"""Trials on Ray. `driver.py` and the files that it imports run in Ray's processes; no others import Ray.
 
-The search itself, which survives Ray, uses the other files: `setup.py` and `runner.py`.
+The search itself, which survives Ray, uses `setup.py`, `runner.py` and `process.py`.
 """
