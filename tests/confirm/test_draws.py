@@ -301,8 +301,9 @@ def test_without_a_test_folder_too_few_unused_patients_are_refused(ended: Lab, t
     few = changed(lab.settings, confirm={"min_patients": 1000})
     prepared, _ = prepare(few, lab.path / "cache")
 
-    with pytest.raises(DataError, match=r"fewer than needed(.|\n)*xraytune confirm STUDY --test DIR"):
+    with pytest.raises(DataError, match=r"fewer than needed(.|\n)*xraytune confirm STUDY --test DIR") as refused:
         lab.choose(few, prepared)
+    assert "confirm.test: folder" not in str(refused.value)
     assert lab.choose(few, prepared, test=elsewhere).kind == "draws"
     everybody = changed(lab.settings, confirm={"test": "unused"}, train_patients=None)
     with pytest.raises(DataError, match="the search leaves 0 patients unused"):

@@ -59,8 +59,7 @@ def divide(
         sides |= dict.fromkeys(places, f"draw_{draw}")
         if missing := {*prepared.class_names} - {prepared.class_names[labels[place]] for place in places}:
             what = f"a draw of {size} patients has no image of {join_names(sorted(missing))}"
-            fix = "use confirm.test: folder, or search with more patients"
-            raise DataError(Problem(what, "data.train_patients", fix))
+            raise DataError(Problem(what, "data.train_patients", "start a search with more patients"))
     side_of = {unused[place].file: side for place, side in sides.items()}
     side_of |= dict(zip(prepared.images.file, prepared.images.side, strict=True))
     divided = (replace(image, side=side_of[image.file]) for image in everyone.images if image.file in side_of)

@@ -169,7 +169,8 @@ def choose_test(
     if any(seen_images(parameters) is None for parameters in compared) and not planned:
         what = "it is not known which images the extra ones were made from, so leakage cannot be excluded"
         if kind == "unused":
-            raise DataError(Problem(what, "confirm.test", "declare them as `seen`, or use confirm.test: folder"))
+            instead = "use confirm.test: folder" if has_test else _GIVE_TEST
+            raise DataError(Problem(what, "confirm.test", f"declare them as `seen`, or {instead}"))
         kind = "folder"
         notes.append(f"the test folder is scored: {what}")
     require = partial(require_testable, settings=settings, prepared=prepared, index=index, extra=extra)

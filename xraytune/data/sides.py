@@ -106,7 +106,7 @@ def too_few_unused(unused: int, drawn: int, *, replicates: int, fewest: int) -> 
     what = f"the search leaves {unused:,} patients unused, {missing:,} fewer than needed for {needed}"
     fitting, draws = (unused + drawn - fewest) // (replicates + 1), (unused - fewest) // drawn
     search = f"start a search with {fitting} patients or fewer (--set data.train_patients={fitting} --set name=NEW)"
-    fix = search if fitting >= 2 else "use confirm.test: folder"
+    fix = search if fitting >= 2 else "add patients"
     if draws > 1:
         fix += f", or use --replicates {draws}{' (exploratory)' if draws < FEWEST_REPLICATES else ''}"
     return Problem(what, "data.train_patients", fix)

@@ -42,6 +42,7 @@ def verdict_section(record: Confirmation) -> Section:
         f"{first} against its controls: {size}.",
         *(f"Exploratory: {reason}." for reason in record.exploratory),
         *_headroom(record),
+        *_top_ups(record),
         *(generator.sentence for generator in record.generators if generator.arm == first),
         *map(sentence, record.notes),
     ]
@@ -55,6 +56,12 @@ def verdict_section(record: Confirmation) -> Section:
         notes=notes,
         tables=tables,
     )
+
+
+def _top_ups(record: Confirmation) -> Iterator[str]:
+    controls = (comparison.control for finalist in record.finalists for comparison in finalist.comparisons)
+    if any("top-up" in control for control in controls):
+        yield "A top-up is a trial that `confirm` added to a control's arm, so that it was tuned as much as the finalist's."
 
 
 def _headroom(record: Confirmation) -> Iterator[str]:

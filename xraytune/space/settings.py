@@ -476,7 +476,9 @@ class Budget(StrictModel):
     steps_per_epoch: Count | None = None
     """Optimiser steps per epoch; by default one pass at 32 images per step, at least 8."""
     hours: AboveZero | None = None
+    """Wall time of the search, over all its starts."""
     gpu_hours: AboveZero | None = None
+    """Hours of all trials, each times the GPUs that it holds."""
 
 
 class SchedulerSettings(StrictModel):
