@@ -9,7 +9,7 @@ from typer import Argument, Option
 
 Data: TypeAlias = Annotated[
     Path | None,
-    Option("--data", metavar="SOURCE", help="Image folder, or data file (YAML); overrides data.path of the file."),
+    Option("--data", metavar="SOURCE", help="Image folder, or data file (YAML), instead of data.path in the file."),
 ]
 MovedData: TypeAlias = Annotated[
     Path | None,

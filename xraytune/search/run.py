@@ -35,6 +35,7 @@ from xraytune.study.start import (
     require_free,
     require_same_images,
     require_same_space,
+    with_recorded_images,
 )
 from xraytune.study.status import StudyView, StudyWatcher
 from xraytune.synth.seen import mixes_of
@@ -58,7 +59,7 @@ def search(
 
     Args:
         space: The YAML file.
-        data: A data folder or a data file (YAML) instead of the file's.
+        data: A data folder or a data file (YAML) instead of the file's; a study that exists knows its own.
         weights_dir: A folder of official weight files, for machines without a network.
         overrides: `key=value` lines that replace the file's.
         studies: The folder of studies; this one is `studies/NAME`.
@@ -83,6 +84,9 @@ def search(
     require_free(folder)
     is_resumed = folder.space_path.exists()
     if is_resumed:
+        if data is None:
+            loaded = with_recorded_images(folder, loaded)
+            settings = loaded.settings
         require_same_space(folder, loaded)
         with locked(folder):  # refuse a second search before reading the images
             pass

@@ -38,7 +38,8 @@ from xraytune.space.space import Space, settings_content
 from xraytune.space.strict_model import StrictModel
 
 _FINDING_KEYS = ("findings", "uncertain", "empty")
-_DATA_FILE_KEYS = ("path", "classes", "positive", "table", "split", *_FINDING_KEYS)
+DATA_FILE_KEYS = ("path", "classes", "positive", "table", "split", *_FINDING_KEYS)
+"""The keys of `data` that a data file may have."""
 _NON_SETTING_KEYS = ("parameters", "points_to_evaluate")
 _PATHS: tuple[KeyPath, ...] = (("data", "path"), ("weights_dir",), ("exported_from", "study"))
 _MISSING = {
@@ -123,7 +124,7 @@ def _with_data_file(document: Document, file: Path, *, without: Collection[str] 
     for key in data_document.mapping().keys() - {"data"}:
         problems.add((key,), f"'{key}' is outside of data:", "move all keys under data:; a data file has no others")
     data = data_document.mapping(("data",))
-    for key in data.keys() & DataSettings.model_fields.keys() - {*_DATA_FILE_KEYS}:
+    for key in data.keys() & DataSettings.model_fields.keys() - {*DATA_FILE_KEYS}:
         problems.add(("data", key), f"data.{key} belongs to the space file", "write it there")
     if data_document.get(("data",)) not in (None, data):
         problems.add(("data",), "data: is not a mapping", "write data: {path: FOLDER}")
