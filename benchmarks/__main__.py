@@ -17,7 +17,6 @@ NAMES = (
     "driver",
     "memorisation",
     "generators",
-    "audit",
     "statistics",
     "draws",
     "findings",

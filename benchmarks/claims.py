@@ -110,7 +110,6 @@ def read(study: StudyFolder) -> Claims:
         compared=[arm.parameters for arm in plan.finalists],
         planned=plan.test,
         test=None,
-        external=None,
         on_progress=ignore_progress,
     )
     return Claims(arm_scores(runs, plan, choice.sealed, task_of(settings)), settings.confirm.rope)

@@ -91,6 +91,5 @@ def _measure(changes: tuple[str, ...], seed: int, compute: Compute, cache: Path)
     assert not isinstance(quality, str), quality
     figures = {name: value for name, value in quality.columns().items() if value is not None}
     for name, one in quality.classes.items():
-        figures |= {f"coverage of {name}": one.full.coverage, f"recall of {name}, blurred": one.blurred.recall}
-        figures |= {f"coverage of {name}, blurred": one.blurred.coverage}
+        figures |= {f"coverage of {name}": one.coverage}
     return {"seconds": read_json(seconds)["seconds"], **figures}

@@ -30,7 +30,6 @@ from xraytune.base.files import write_json
 from xraytune.base.records import Compute
 from xraytune.base.seeding import derive_seed, numpy_generator
 from xraytune.confirm.arms import FinishedTrial, Plan, finalist_arm, matched_control, replicate
-from xraytune.confirm.draws import TEST
 from xraytune.confirm.judge import judge_finalists
 from xraytune.confirm.record import ControlVerdict, FinalistVerdict
 from xraytune.confirm.score import arm_scores, score
@@ -202,7 +201,7 @@ def _confirmed(question: Question, folder: Path, settings: Settings) -> Finalist
     sealed = choose_test(settings, prepared, cache, replicates=plan.replicates).sealed
     group = load_test_images(sealed, prepared, settings.data, cache)
     for number in plan.runs:
-        score(runs, number, TEST, group, compute=COMPUTE, cache=cache)
+        score(runs, number, group, compute=COMPUTE, cache=cache)
 
     scores = arm_scores(runs, plan, sealed, TASKS[settings.task])
     (found,) = judge_finalists(scores, rope=settings.confirm.rope)

@@ -17,7 +17,6 @@ from examples.transform_folder import transform_folder
 from tests.in_process import confirm_in_process, search_in_process
 from xraytune.base.errors import DataError, MachineError, StudyError
 from xraytune.base.files import read_json, read_jsonl, write_json
-from xraytune.cli.confirm import show_verdict
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
 from xraytune.confirm.test_access import TEST_ACCESS_FILE
@@ -305,42 +304,3 @@ def test_replicates_of_two_versions_of_torch_are_never_compared(done: Lab, first
     runs.write_text("".join(runs.read_text("utf-8").splitlines(keepends=True)[:-1]), encoding="utf-8")
     with pytest.raises(StudyError, match=r"trained with torch 2\.0\.1 .* is installed(.|\n)*move confirm/ away"):
         done.confirm()
-
-
-def test_an_external_folder_is_scored_after_the_verdict_and_never_changes_it(
-    done: Lab, first: Confirmation, capsys: pytest.CaptureFixture[str]
-) -> None:
-    external = done.path / "external"
-    draw_phantoms(external, patients=60, seed=9, image_size_px=32)
-    for name in ("train", "test"):  # patients of another hospital with names that the study's do not have
-        for number, image in enumerate(sorted((external / name).rglob("*.*"))):
-            image.rename(image.with_name(f"other-{name}-{number}{image.suffix}"))
-    trained = read_jsonl(done.study / "confirm" / "runs.jsonl")
-
-    with_external = done.confirm(external=external / "train")
-    later = done.confirm()
-
-    (result,) = with_external.external
-    assert (result.folder, result.earlier_accesses) == ("train", 0)
-    assert {one.outcome for one in result.secondary} >= {"sensitivity", "brier"}
-    assert replace(with_external, external=()).to_json() == first.to_json()
-    assert later == with_external, "a later call keeps it"
-    assert read_jsonl(done.study / "confirm" / "runs.jsonl") == trained
-    rows = read_jsonl(done.study / TEST_ACCESS_FILE)
-    assert [row["command"] for row in rows] == ["confirm", "confirm --external"]
-    assert rows[1]["fingerprint"] == result.fingerprint
-    (external / "train" / "NORMAL").rename(external / "train" / "normal")
-    (renamed,) = done.confirm(external=external / "train").external
-    assert renamed.differences == result.differences, "scores belong to images, not to places in a list"
-    write_json(done.study / "confirm" / "external.json", {"version": 1, "results": []})
-    with pytest.raises(StudyError, match=r"(?s)external\.json: .*not what was written.*give each external folder"):
-        done.confirm()
-    show_verdict(later)
-    shown = " ".join(capsys.readouterr().out.split())
-    assert "secondary outcomes, not part" not in shown, "they are details, which the page folds"
-    assert f"on train/ ({result.patients} patients), not part of the verdict: AUROC" in shown
-
-    with pytest.raises(DataError, match="are in the study's test folder too"):
-        done.confirm(external=done.test)
-    with pytest.raises(DataError, match="belong to patients used for training or validation"):
-        done.confirm(external=done.path / "xrays" / "train")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -146,24 +146,9 @@ def test_no_patient_is_on_two_sides(ended: Lab, tmp_path: Path, replicates: int,
     assert {image.file for image in choice.sealed.images} == {
         image.file for image in choice.prepared.images if image.side == "test"
     }
-    (folder,) = choice.others
-    assert (choice.kind, folder.is_external, choice.notes) == ("unused", True, ())
-    assert not {*folder.patients} & {*everyone}
+    assert (choice.kind, choice.notes) == ("unused", ())
     again = choose_test(settings, searched, tmp_path, replicates=replicates)
     assert (again.prepared, again.sealed) == (choice.prepared, choice.sealed), "also if the cache was lost"
-
-
-def test_an_external_folder_must_not_contain_patients_from_any_draw(ended: Lab, tmp_path: Path) -> None:
-    prepared, _ = prepare(ended.settings, ended.path / "cache")
-    drawn = [image for image in ended.choose(ended.settings, prepared).prepared.images if image.side == "draw_1"]
-    for image in drawn:
-        file = ended.path / "xrays" / image.file
-        copy = tmp_path / "abroad" / file.parent.name / file.name
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(file, copy)
-
-    with pytest.raises(DataError, match=f"{len(drawn)} test images belong to patients used for training"):
-        ended.choose(ended.settings, prepared, external=tmp_path / "abroad")
 
 
 def test_a_replicate_sees_only_its_own_draw(ended: Lab) -> None:
@@ -240,7 +225,7 @@ def test_too_few_unused_patients_are_refused_with_a_number_that_fits(ended: Lab)
     assert len(sides_of(choose(TRAINED_ON, replicates=fewer).prepared)["test"]) >= 60
 
     instead = choose(TRAINED_ON, "auto")
-    assert (instead.kind, instead.others) == ("draws", ())
+    assert instead.kind == "draws"
     assert instead.notes[0].startswith("the test folder is scored: the search leaves ")
     of_draws = sides_of(instead.prepared)
     assert [len(of_draws[f"draw_{number}"]) for number in range(REPLICATES)] == [TRAINED_ON] * REPLICATES
@@ -262,7 +247,7 @@ def test_images_of_unknown_origin_are_judged_on_the_test_folder(ended: Lab, tmp_
 
     choice = ended.choose(ended.settings, searched, compared=compared)
 
-    assert (choice.kind, choice.others) == ("draws", ())
+    assert choice.kind == "draws"
     assert "leakage cannot be excluded" in choice.notes[0]
     with pytest.raises(DataError, match=r"(?s)leakage cannot be excluded.*use confirm.test: folder"):
         ended.choose(changed(ended.settings, confirm={"test": "unused"}), searched, compared=compared)
@@ -291,7 +276,7 @@ def test_patients_that_a_generator_has_seen_are_neither_drawn_nor_scored(ended: 
     assert choice.kind == "unused"
     assert f"{len(patients)} patients whose images a generator has seen" in choice.notes[0]
     assert patients.isdisjoint(choice.prepared.images.patient)
-    assert all(patients.isdisjoint(sealed.patients) for sealed in (choice.sealed, *choice.others))
+    assert patients.isdisjoint(choice.sealed.patients)
 
 
 def test_without_a_test_folder_too_few_unused_patients_are_refused(ended: Lab, tmp_path: Path) -> None:
@@ -319,15 +304,14 @@ def test_the_same_call_again_gives_the_same_verdict_without_training(
     assert confirm(done.study).to_json() == first
     assert read_jsonl(done.study / "confirm" / "runs.jsonl") == runs
     rows = read_jsonl(done.study / TEST_ACCESS_FILE)
-    assert [row["command"] for row in rows] == ["confirm", "confirm --external"]
+    assert [row["command"] for row in rows] == ["confirm"]
     assert len(rows[0]["contents"]) == confirmed[1].test.images
-    assert "contents" not in rows[1]
 
 
 def test_an_interrupted_confirmation_without_a_test_folder_gives_the_same_verdict(
     ended: Lab, confirmed: tuple[Lab, Confirmation], tmp_path: Path
 ) -> None:
-    """The test folder is reported beside the verdict, and changes nothing else."""
+    """The test folder has no part in a verdict on unused patients."""
     lab = copy_of(ended, tmp_path)
     shutil.rmtree(lab.path / "xrays" / "test")
     shutil.rmtree(lab.study)
@@ -344,10 +328,7 @@ def test_an_interrupted_confirmation_without_a_test_folder_gives_the_same_verdic
         found = confirm(lab.study)
 
     assert ended_before == 3 * REPLICATES // 2
-    (beside,) = confirmed[1].external
-    assert (beside.folder, len(beside.differences)) == ("test", 1)
-    assert found.external == ()
-    assert found.to_json() == replace(confirmed[1], external=()).to_json()
+    assert found.to_json() == confirmed[1].to_json()
 
 
 def test_a_second_study_that_scores_some_of_the_same_patients_is_exploratory(
@@ -369,7 +350,6 @@ def test_a_second_study_that_scores_some_of_the_same_patients_is_exploratory(
     (note,) = second.notes
     assert note.startswith("the arm real images of other patients, as #0 is left out: there are ")
     assert second.finalists[0].headroom is None
-    assert second.external[0].earlier_accesses == 1, "the test folder, beside the first study's verdict"
 
 
 @pytest.mark.parametrize("is_confirmed", [False, True])

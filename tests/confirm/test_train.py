@@ -37,7 +37,7 @@ STOPPED = tuple(
 SMALL = "confirm={replicates: 2, controls: {matched: [none], tuned: [real_only]}}"
 
 SEALED = SealedTest(name="test", data=DataSettings(path=Path("xrays")), table=None, images=())
-TEST_FOLDER = TestChoice(prepared=two_images(), sealed=SEALED, others=())
+TEST_FOLDER = TestChoice(prepared=two_images(), sealed=SEALED)
 
 Says = Callable[[StudyFolder, int], Iterable[TrialMessage]]
 Report = tuple[int, int, float]

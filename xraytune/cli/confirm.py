@@ -30,13 +30,6 @@ def confirm(
             "masks/) or a data file (YAML).",
         ),
     ] = None,
-    external: Annotated[
-        Path | None,
-        Option(
-            metavar="DIR",
-            help="Images (or a data file) of a second hospital, reported separately; also possible after a verdict.",
-        ),
-    ] = None,
     data: options.MovedData = None,
     weights_dir: options.WeightsDir = None,
     finalists: Annotated[
@@ -59,7 +52,6 @@ def confirm(
         confirmation = confirm(
             study,
             test=test,
-            external=external,
             finalists=finalists,
             replicates=replicates,
             data=data,
@@ -135,7 +127,7 @@ def audit(
     yes: options.Yes = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Evaluate synthetic images against real ones: copies, realism, labels, variety, and benefit to a classifier."""
+    """Evaluate synthetic images against real ones: copies, realism, and benefit to a classifier."""
     from xraytune.audit import audit
 
     with ConfirmScreen(ask=not (yes or as_json)) as screen:
@@ -159,4 +151,5 @@ def _show_audit(result: Audit) -> None:
 
     console.show_section(audit_section(result))
     folder = shown_path(result.study)
-    console.write(f"report: {folder}/audit.html; all figures: {folder}/audit.json")
+    if result.verdict:
+        console.write(f"report: {folder}/report.html; all figures: {folder}/audit.json")

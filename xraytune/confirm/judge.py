@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 
-from pydantic import TypeAdapter
-
 from xraytune.base.errors import join_names
-from xraytune.base.files import read_json, require_recorded, write_json
-from xraytune.base.records import Compute, to_json
+from xraytune.base.records import Compute
 from xraytune.confirm import secondary
 from xraytune.confirm.arms import Arm, Plan
 from xraytune.confirm.record import (
     Confirmation,
     ControlVerdict,
-    ExternalResult,
     FinalistVerdict,
     HeadroomReached,
     HeldOutSet,
 )
-from xraytune.confirm.score import ArmScores, EvaluationSet, arm_thresholds, score_sealed
+from xraytune.confirm.score import ArmScores, EvaluationSet
 from xraytune.confirm.sealed import SealedTest
 from xraytune.confirm.study import OpenStudy
-from xraytune.confirm.test_access import accesses_before
 from xraytune.stats.classification import FEWEST_LABELS, scored_findings
 from xraytune.stats.verdict import AgainstControl, ControlKind, compare, fixed_sequence, judge_pair, overall_verdict
-from xraytune.study.folder import damage_explained, format_versions
+from xraytune.study.folder import format_versions
 from xraytune.trial.task import task_of
 
 
@@ -36,7 +31,6 @@ def judge(
     test: ArmScores,
     *,
     sealed: SealedTest,
-    external: tuple[ExternalResult, ...],
     compute: Compute,
 ) -> Confirmation:
     """Judge the finalists by their scores on the `sealed` images, which were computed on `compute`."""
@@ -61,39 +55,9 @@ def judge(
         ),
         finalists=judge_finalists(test, rope=rope),
         generators=tuple(secondary.generator_quality(folder, plan, arm) for arm in plan.finalists),
-        secondary=secondary.secondary_outcomes(test, arm_thresholds(folder, plan)),
         findings=secondary.finding_differences(test),
-        external=external,
         notes=(*plan.notes, *_notes_on_findings(test.images), *_notes_on_machines(study, compute)),
     )
-
-
-def external_results(
-    study: OpenStudy, plan: Plan, others: Iterable[SealedTest], compute: Compute, *, reason: str
-) -> tuple[ExternalResult, ...]:
-    """Score images that are reported beside the verdict; return the results on them and on those of earlier calls."""
-    folder = study.runs_folder
-    file = folder.path / "external.json"
-    results: dict[str, ExternalResult] = {}
-    if file.exists():
-        with damage_explained(file, "remove it, and give each external folder again"):
-            require_recorded(file, "JSON file")
-            known = TypeAdapter(tuple[ExternalResult, ...]).validate_python(read_json(file)["results"])
-            results = {result.fingerprint: result for result in known}
-    for images in others:
-        scores = score_sealed(study, plan, images, compute, reason=reason)
-        results[images.fingerprint] = ExternalResult(
-            folder=images.name,
-            fingerprint=images.fingerprint,
-            images=len(images.patients),
-            patients=len(set(images.patients)),
-            earlier_accesses=len(accesses_before(study.folder.path, images.command, images.fingerprint)),
-            differences=secondary.score_differences(scores),
-            secondary=secondary.secondary_outcomes(scores, arm_thresholds(folder, plan)),
-        )
-        content = {"version": 1, "results": [to_json(result) for result in results.values()]}
-        write_json(file, content, is_recorded=True)
-    return tuple(results.values())
 
 
 def _notes_on_findings(images: EvaluationSet) -> Iterator[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import TypeAdapter
@@ -24,51 +24,24 @@ if TYPE_CHECKING:
 
 VERDICT_FILE = "verdict.json"
 VERDICT_FIX = "run the same `xraytune confirm` again: it rewrites the file without training"
-Outcome: TypeAlias = Literal["accuracy", "sensitivity", "brier"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """A finalist minus a control, with a 95 % interval over patients and replicates."""
+class FindingDifference:
+    """A finalist minus a control in the AUROC of one finding, with a 95 % interval over patients and replicates.
 
+    The p-value is adjusted for the number of findings (Holm).
+    """
+
+    finding: str
+    finalist: str
+    control: str
     value: float
     control_value: float
     difference: float
     low: float
     high: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArmDifference(Difference):
-    """A difference in the score of the verdict or in another outcome, with the names of the arms."""
-
-    finalist: str
-    control: str
-    outcome: Outcome | Literal["score"] = "score"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FindingDifference(ArmDifference):
-    """A difference in the AUROC of one finding, with its p-value, adjusted for the number of findings (Holm)."""
-
-    finding: str
     p_value: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExternalResult:
-    """The comparisons on a folder beside the verdict, named and identified by the fingerprint of its content.
-
-    `earlier_accesses` is how often it was scored before this confirmation scored it.
-    """
-
-    folder: str
-    fingerprint: str
-    images: int
-    patients: int
-    earlier_accesses: int
-    differences: tuple[ArmDifference, ...]
-    secondary: tuple[ArmDifference, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,9 +140,7 @@ class Confirmation:
     train_patients: int
     test: HeldOutSet
     finalists: tuple[FinalistVerdict, ...]
-    secondary: tuple[ArmDifference, ...] = ()
     findings: tuple[FindingDifference, ...] = ()
-    external: tuple[ExternalResult, ...] = ()
     generators: tuple[GeneratorQuality, ...] = ()
     notes: tuple[str, ...]
 
@@ -204,7 +175,7 @@ class Confirmation:
     def to_json(self) -> dict[str, Any]:
         """Return the content of `verdict.json`."""
         return to_json(self) | {
-            "version": 5,
+            "version": 6,
             "study": self.study.name,
             "verdict": self.verdict,
             "answer": answer_paragraph(self),
@@ -256,7 +227,6 @@ def methods_paragraph(confirmation: Confirmation) -> str:
         confirmation,
         matched={result.kind.removesuffix("_same_count") for result in controls if result.kind != "tuned"},
         tuned=sorted({result.arm for result in controls if result.kind == "tuned"}),
-        measured={difference.outcome for difference in confirmation.secondary},
         findings=[*dict.fromkeys(difference.finding for difference in confirmation.findings)],
     )
 

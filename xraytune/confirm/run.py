@@ -15,15 +15,14 @@ from pathlib import Path
 
 from xraytune.base.errors import Problem, StudyError
 from xraytune.confirm.arms import CONFIRM_FOLDER, Plan, read_plan
-from xraytune.confirm.draws import TEST
-from xraytune.confirm.judge import external_results, judge
+from xraytune.confirm.judge import judge
 from xraytune.confirm.plan import candidates, make_plan, mark_earlier_access
 from xraytune.confirm.record import Confirmation, write_verdict
 from xraytune.confirm.run_list import train_replicates
 from xraytune.confirm.score import has_any_results, is_scored, score_sealed, scoring_compute
 from xraytune.confirm.sealed import TestChoice, choose_test, require_scored_test
 from xraytune.confirm.study import OpenStudy, open_study
-from xraytune.confirm.test_access import TEST_ACCESS_FILE, accesses, accesses_before
+from xraytune.confirm.test_access import CONFIRM, TEST_ACCESS_FILE, accesses, accesses_before
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 
 
@@ -31,7 +30,6 @@ def confirm(
     study: Path,
     *,
     test: Path | None = None,
-    external: Path | None = None,
     data: Path | None = None,
     weights_dir: Path | None = None,
     finalists: int | None = None,
@@ -47,8 +45,6 @@ def confirm(
     Args:
         study: The study's folder; its search has ended.
         test: Class folders of test images for the verdict, if the study's images have no `test/`.
-        external: Class folders of another hospital, or a data file; none of its patients is in the study. It is reported
-            separately and never changes the verdict; it may be given after a verdict.
         data: New location of the study's images, if they moved.
         weights_dir: New location of the official weight files, if they moved.
         finalists: Overrides `confirm.finalists`; an existing plan keeps its own number.
@@ -87,14 +83,13 @@ def confirm(
             compared=compared,
             planned=planned.test if planned else None,
             test=test,
-            external=external,
             on_progress=callbacks.on_progress,
         )
         opened, sealed = replace(opened, prepared=choice.prepared), choice.sealed
         for note in choice.notes:
             callbacks.note(note)
         opened.require_same_inputs(compared)
-        if has_any_results(folder, TEST):
+        if has_any_results(folder):
             require_scored_test(sealed, opened.folder.path / TEST_ACCESS_FILE)
         plan = planned or mark_earlier_access(
             opened,
@@ -114,15 +109,14 @@ def _score_and_judge(
     study: OpenStudy, plan: Plan, choice: TestChoice, reason: str, before_test: Callable[[], None]
 ) -> Confirmation:
     folder, sealed = study.runs_folder, choice.sealed
-    compute = scoring_compute(study, plan, sealed, *choice.others)
-    if not has_any_results(folder, TEST):
+    compute = scoring_compute(study, plan)
+    if not has_any_results(folder):
         before_test()
-    if not is_scored(folder, plan.runs, TEST):
-        known = accesses_before(study.folder.path, sealed.command, sealed.fingerprint, sealed.contents)
+    if not is_scored(folder, plan.runs):
+        known = accesses_before(study.folder.path, CONFIRM, sealed.fingerprint, sealed.contents)
         plan = mark_earlier_access(study, plan, known)
     test_scores = score_sealed(study, plan, sealed, compute, reason=reason)
-    elsewhere = external_results(study, plan, choice.others, compute, reason=reason)
-    return judge(study, plan, test_scores, sealed=sealed, external=elsewhere, compute=compute)
+    return judge(study, plan, test_scores, sealed=sealed, compute=compute)
 
 
 def _planned(study: OpenStudy, replicates: int | None) -> Plan | None:

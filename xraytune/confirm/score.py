@@ -22,14 +22,13 @@ from xraytune.confirm.arms import Arm, Plan
 from xraytune.confirm.draws import TEST
 from xraytune.confirm.sealed import SealedTest, load_test_images
 from xraytune.confirm.study import OpenStudy
-from xraytune.confirm.test_access import TEST_ACCESS_FILE, last_access, log_test_access, study_logs
+from xraytune.confirm.test_access import CONFIRM, TEST_ACCESS_FILE, last_access, log_test_access, study_logs
 from xraytune.data.prepare import ImageSource, RunContext
 from xraytune.nets.checkpoint import load_best
 from xraytune.nets.compute import compute_like, pin
 from xraytune.stats.classification import Floats, Labels
 from xraytune.stats.placements import StructuralComponents
 from xraytune.study.folder import StudyFolder, damage_explained, numeric_releases
-from xraytune.study.row import completed_runs
 from xraytune.trial.inputs import untrained
 from xraytune.trial.task import Task, task_of
 
@@ -72,7 +71,7 @@ class ArmScores:
         return replace(measured, scores=scores, components=measured.components.reshape(*scores.shape, -1))
 
 
-def scoring_compute(study: OpenStudy, plan: Plan, *sealed: SealedTest) -> Compute:
+def scoring_compute(study: OpenStudy, plan: Plan) -> Compute:
     """Return the device for scoring sealed images, pinned: that of the training, or the CPU if there is no GPU.
 
     Scores that are compared come from one kind of device and one release of torch. If some of the needed ones are missing,
@@ -88,37 +87,24 @@ def scoring_compute(study: OpenStudy, plan: Plan, *sealed: SealedTest) -> Comput
             recorded = TypeAdapter(Compute).validate_python(content["compute"])
             scored_with = numeric_releases(content["packages"])
     compute = recorded
-    if not all(is_scored(folder, plan.runs, images.side) for images in sealed):
+    if not is_scored(folder, plan.runs):
         compute = compute_like(recorded, threads=recorded.threads)
         if (compute, numeric_releases()) != (recorded, scored_with):
-            for side in (TEST, "external_*"):
-                for old in sorted(folder.path.glob(f"trials/*/{side}.npy")):
-                    discard(old)
+            for old in sorted(folder.path.glob(f"trials/*/{TEST}.npy")):
+                discard(old)
         write_json(file, {"version": 1, "compute": {**asdict(compute)}, "packages": {**numeric_releases()}})
     pin(compute)
     return compute
 
 
-def is_scored(folder: StudyFolder, runs: Iterable[int], side: str) -> bool:
-    """Return whether all of these runs have been scored on a side."""
-    return all(folder.results_path(number, side).exists() for number in runs)
+def is_scored(folder: StudyFolder, runs: Iterable[int]) -> bool:
+    """Return whether all of these runs have been scored on the test images."""
+    return all(folder.results_path(number, TEST).exists() for number in runs)
 
 
-def has_any_results(folder: StudyFolder, side: str) -> bool:
-    """Return whether any run has been scored on a side."""
-    return any(folder.path.glob(f"trials/*/{side}.npy"))
-
-
-def arm_thresholds(folder: StudyFolder, plan: Plan) -> ArmResults:
-    """Return a function from an arm to the thresholds of its replicates, set on val-A and val-B, [K]."""
-    rows = completed_runs(folder)
-
-    def of_arm(arm: Arm) -> Floats:
-        thresholds = [rows[number].threshold for number in plan.numbers(arm)]
-        assert None not in thresholds, "every complete run has one"
-        return np.array(thresholds)
-
-    return of_arm
+def has_any_results(folder: StudyFolder) -> bool:
+    """Return whether any run has been scored on the test images."""
+    return any(folder.path.glob(f"trials/*/{TEST}.npy"))
 
 
 def arm_scores(folder: StudyFolder, plan: Plan, images: SealedTest, task: Task) -> ArmScores:
@@ -133,7 +119,7 @@ def arm_scores(folder: StudyFolder, plan: Plan, images: SealedTest, task: Task) 
     )
 
     def of_arm(arm: Arm) -> Floats:
-        results = (folder.results(number, images.side, len(images.images), prepared) for number in plan.numbers(arm))
+        results = (folder.results(number, TEST, len(images.images), prepared) for number in plan.numbers(arm))
         return np.array([*results])
 
     return ArmScores(plan=plan, images=scored, results=of_arm)
@@ -142,13 +128,13 @@ def arm_scores(folder: StudyFolder, plan: Plan, images: SealedTest, task: Task) 
 def score_sealed(study: OpenStudy, plan: Plan, sealed: SealedTest, compute: Compute, *, reason: str) -> ArmScores:
     """Score all runs on sealed images, after logging the access, if it is not done yet."""
     folder = study.runs_folder
-    if not is_scored(folder, plan.runs, sealed.side):
+    if not is_scored(folder, plan.runs):
         _log_access(study, sealed, len(plan.runs), reason)
         data, progress = study.settings.data, study.callbacks.on_progress
         images = load_test_images(sealed, study.prepared, data, study.cache, on_progress=progress)
         for number in plan.runs:
-            if not is_scored(folder, [number], sealed.side):
-                score(folder, number, sealed.side, images, compute=compute, cache=study.cache)
+            if not is_scored(folder, [number]):
+                score(folder, number, images, compute=compute, cache=study.cache)
             progress(f"scoring {images.name} (replicates)", number + 1, len(plan.runs))
     return arm_scores(folder, plan, sealed, task_of(study.settings))
 
@@ -158,12 +144,12 @@ def _log_access(study: OpenStudy, sealed: SealedTest, runs: int, reason: str) ->
     path = study.folder.path
     access: dict[str, Any] = {"fingerprint": sealed.fingerprint, "order": sealed.order, "runs": runs}
     access |= {"contents": [*sealed.contents]} if sealed.contents else {}
-    last = last_access(path / TEST_ACCESS_FILE, sealed.command) or {}
-    if has_any_results(study.runs_folder, sealed.side) and access == {name: last.get(name) for name in access}:
+    last = last_access(path / TEST_ACCESS_FILE, CONFIRM) or {}
+    if has_any_results(study.runs_folder) and access == {name: last.get(name) for name in access}:
         return
     log_test_access(
         *study_logs(path),
-        command=sealed.command,
+        command=CONFIRM,
         study=path.name,
         reason=reason,
         image_count=len(sealed.images),
@@ -171,12 +157,12 @@ def _log_access(study: OpenStudy, sealed: SealedTest, runs: int, reason: str) ->
     )
 
 
-def score(folder: StudyFolder, number: int, side: str, images: ImageSource, *, compute: Compute, cache: Path) -> None:
-    """Predict one side with the network of a run's best val-A epoch and store the results."""
+def score(folder: StudyFolder, number: int, images: ImageSource, *, compute: Compute, cache: Path) -> None:
+    """Predict the test images with the network of a run's best val-A epoch and store the results."""
     where, experiment = folder.trial_path(number), folder.experiment(number)
     context = RunContext(prepared=folder.prepared(experiment.draw), cache=cache, compute=compute)
     network, batches = untrained(experiment, context, images)
     load_best(where / "checkpoint", network)
     results_of = task_of(experiment.settings).results
     results = results_of(network, batches, images, compute=compute, error=StudyError, where=where)
-    write_array(folder.results_path(number, side), results, is_recorded=True)
+    write_array(folder.results_path(number, TEST), results, is_recorded=True)

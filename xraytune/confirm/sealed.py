@@ -55,24 +55,11 @@ class SealedTest(LabelledImages):
 
     Attributes:
         name: Of their folder.
-        is_external: Whether they are reported beside the verdict: a second hospital's, or the test folder if unused patients
-            are scored.
         is_unused: Whether they are of unused patients.
     """
 
     name: str
-    is_external: bool = False
     is_unused: bool = False
-
-    @property
-    def command(self) -> str:
-        """The command that scores them, in the test-set access log."""
-        return "confirm --external" if self.is_external else "confirm"
-
-    @property
-    def side(self) -> str:
-        """The name of the scores on them, which are in their order."""
-        return f"external_{self.order}" if self.is_external else TEST
 
     @property
     def fingerprint(self) -> str:
@@ -106,15 +93,13 @@ class TestChoice:
 
     Attributes:
         prepared: The study's images; if unused patients are scored, divided into draws.
-        sealed: For the verdict.
-        others: Reported beside it.
+        sealed: The images that are scored.
         notes: What cannot be done, and why.
     """
 
     __test__ = False
     prepared: Prepared
     sealed: SealedTest
-    others: tuple[SealedTest, ...]
     notes: tuple[str, ...] = ()
 
     @property
@@ -134,12 +119,11 @@ def choose_test(
     compared: Iterable[Parameters] = (),
     planned: TestKind | None = None,
     test: Path | None = None,
-    external: Path | None = None,
     on_progress: Progress = ignore_progress,
 ) -> TestChoice:
     """Choose and check the images that a confirmation of the `compared` finalists scores.
 
-    `planned` is what an earlier call chose; `test` and `external` are as for `confirm`.
+    `planned` is what an earlier call chose; `test` is as for `confirm`.
 
     Raises:
         DataError: There are none, they share patients or files with the training images, or too few are of a class.
@@ -164,7 +148,8 @@ def choose_test(
         notes.append(f"{counted(len(known), 'patient')} whose images a generator has seen: neither drawn nor scored")
     own = SealedTest(name=TEST, data=settings.data, table=index.table, images=_unseen(index.test, seen))
     kind = planned or ("folder" if test else settings.confirm.test)
-    sealed, others, divided = None, list[SealedTest](), prepared
+    sealed: SealedTest | None = None
+    divided = prepared
     extra = sorted({parameters.folder.path for parameters in compared if parameters.folder})
     if any(seen_images(parameters) is None for parameters in compared) and not planned:
         what = "it is not known which images the extra ones were made from, so leakage cannot be excluded"
@@ -173,7 +158,6 @@ def choose_test(
             raise DataError(Problem(what, "confirm.test", f"declare them as `seen`, or {instead}"))
         kind = "folder"
         notes.append(f"the test folder is scored: {what}")
-    require = partial(require_testable, settings=settings, prepared=prepared, index=index, extra=extra)
     make_draws = partial(divide, prepared, settings, index, replicates, cache=cache, seen=seen)
     if kind in ("auto", "unused") and (kind == "unused" or settings.data.train_patients):
         try:
@@ -199,19 +183,11 @@ def choose_test(
             if planned:
                 raise
             notes.append(f"all replicates train on the same patients: {error.problems[0].what}")
-    find = partial(given_test, settings, divided, index, seen=seen, on_progress=on_progress)
-    sealed = sealed or (find(test) if test else own)
-    others += [find(external, sealed=sealed)] if external else []
-    for scored in (sealed, *others):
-        require(scored)
-    if sealed.is_unused and has_test:
-        beside = replace(own, is_external=True)
-        try:
-            require(beside)
-            others.append(beside)
-        except DataError as error:
-            notes.append(f"the test folder is not scored: {error.problems[0].what}")
-    return TestChoice(prepared=divided, sealed=sealed, others=tuple(others), notes=tuple(notes))
+    if sealed is None and test:
+        sealed = given_test(settings, divided, index, test, seen=seen, on_progress=on_progress)
+    sealed = sealed or own
+    require_testable(sealed, settings=settings, prepared=prepared, index=index, extra=extra)
+    return TestChoice(prepared=divided, sealed=sealed, notes=tuple(notes))
 
 
 def given_test(
@@ -221,13 +197,11 @@ def given_test(
     source: Path,
     *,
     seen: Collection[str] = (),
-    sealed: SealedTest | None = None,
     on_progress: Progress = ignore_progress,
 ) -> SealedTest:
     """Return the images of `source`, class folders or a data file (`read_labelled`), whose patients are not in the study.
 
-    Patients with images in `seen`, given as SHA-256, are left out. With `sealed`, the images that the verdict is about,
-    `source` is a second hospital, none of whose images is among them.
+    Patients with images in `seen`, given as SHA-256, are left out.
 
     Raises:
         DataError: The images share patients or files with the study.
@@ -247,13 +221,8 @@ def given_test(
         data=labelled.data,
         table=labelled.table,
         images=_unseen(labelled.images, seen),
-        is_external=sealed is not None,
     )
     _refuse_patients_of(prepared.images, aliases, images, _REMOVE, owners=patients_by_file_name(index.images))
-    shared = {image.sha256 for image in (*sealed.images, *index.test)} if sealed else set()
-    if known := [image.file for image in images.images if image.sha256 in shared]:
-        what = f"{len(known)} images are in the study's test folder too: {join_names(known)}"
-        raise DataError(Problem(what, source, "give images of another hospital"))
     return images
 
 
@@ -331,4 +300,4 @@ def load_test_images(
     root = sealed.data.path
     store = store_images(root, sealed.images, data, cache=cache, on_progress=on_progress)
     require_unbroken(store, root, "repair them: a test folder is used as a whole")
-    return stored_images(store, sealed.images, name="external" if sealed.is_external else "test")
+    return stored_images(store, sealed.images, name="test")

@@ -21,6 +21,8 @@ from xraytune.base.records import Json
 from xraytune.space.paths import relative_path
 
 TEST_ACCESS_FILE = "test_access.jsonl"
+CONFIRM = "confirm"
+"""The command that scores sealed images, in the log."""
 
 TestAccess: TypeAlias = dict[str, Any]
 """A row of a test-set access log."""
@@ -35,7 +37,7 @@ def log_test_access(
     model: Path | None = None,
     **fields: Json,
 ) -> None:
-    """Add one access by `evaluate`, `confirm` or `confirm --external` to the log of each folder.
+    """Add one access by `evaluate` or `confirm` to the log of each folder.
 
     The folders are a study and that of the studies (`study_logs`), or a model; `fingerprint` is that of the test images.
     """

@@ -33,8 +33,7 @@ _GRAD_CAM_NOTE = (
 _OUTLINES_NOTE = "Left: the outline of the mask; right: of the prediction."
 _QUALITY_COLUMNS = (
     "source",
-    *numbers("steps", "KID", "as a blur of px", "precision", "recall", "coverage", "recall, blurred"),
-    *numbers("coverage, blurred", "GAN-train AUROC"),
+    *numbers("steps", "KID", "coverage", "GAN-train AUROC"),
     "copies of training images",
 )
 

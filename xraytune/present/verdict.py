@@ -10,16 +10,13 @@ from xraytune.stats.verdict import verdict_text
 
 if TYPE_CHECKING:
     from xraytune.confirm.record import (
-        ArmDifference,
         Confirmation,
         ControlVerdict,
-        ExternalResult,
         FinalistVerdict,
         FindingDifference,
     )
 
 _TONES: dict[str, Tone] = {"helps": "good", "better": "good", "hurts": "bad", "worse": "bad"}
-_OUTCOMES = {"accuracy": "accuracy", "sensitivity": "sensitivity", "brier": "Brier score"}
 _DIFFERENCE_COLUMNS = (Column("difference", "right"), "95 % interval")
 
 
@@ -30,14 +27,8 @@ def verdict_section(record: Confirmation) -> Section:
     unused = " that the search had not used" if test.kind == "unused" else ""
     size = f"{test.images:,} images of {test.patients:,} patients{unused}, {record.replicates} replicates"
     tables = [_comparisons(finalist, record.metric) for finalist in record.finalists]
-    if secondary := [outcome for outcome in record.secondary if outcome.finalist == first]:
-        title = f"{first}: secondary outcomes, not part of the verdict"
-        at_specificity = f"sensitivity for {test.positive} at the control's specificity at its threshold"
-        tables.append(_outcomes(secondary, f"{title}; {at_specificity}" if test.positive else title))
     if findings := [row for row in record.findings if row.finalist == first]:
         tables.append(_findings(findings, first))
-    for result in record.external:
-        tables += _external(result, first, record.metric)
     notes = [
         f"{first} against its controls: {size}.",
         *(f"Exploratory: {reason}." for reason in record.exploratory),
@@ -46,10 +37,6 @@ def verdict_section(record: Confirmation) -> Section:
         *(generator.sentence for generator in record.generators if generator.arm == first),
         *map(sentence, record.notes),
     ]
-    for result in record.external:
-        if result.earlier_accesses:
-            times = "once" if result.earlier_accesses == 1 else f"{result.earlier_accesses} times"
-            notes.append(f"The folder {result.folder}/ had been scored {times} before.")
     return Section(
         lead=sentence(f"{prefix}{record.scope}{verdict_text(record.verdict, record.metric)}"),
         tone=_TONES.get(record.verdict, "strong"),
@@ -96,20 +83,8 @@ def _comparisons(finalist: FinalistVerdict, metric: str) -> Table:
     return Table(columns, rows, f"{finalist.arm}, {metric} {finalist.score:.3f}: {finalist.verdict.replace('_', ' ')}")
 
 
-def _signed(difference: ArmDifference | ControlVerdict) -> tuple[str, str]:
+def _signed(difference: FindingDifference | ControlVerdict) -> tuple[str, str]:
     return f"{difference.difference:+.4f}", f"{difference.low:+.4f} to {difference.high:+.4f}"
-
-
-def _outcomes(differences: Sequence[ArmDifference], title: str) -> Table:
-    rows = [
-        (name, row.control, f"{row.value:.3f}", f"{row.control_value:.3f}", *_signed(row))
-        for outcome, name in _OUTCOMES.items()
-        for row in differences
-        if row.outcome == outcome
-    ]
-    control = Column("control", flexible=True)
-    columns = ("outcome", control, *numbers("finalist", "control"), *_DIFFERENCE_COLUMNS)
-    return Table(columns, rows, title, details=True)
 
 
 def _findings(differences: Sequence[FindingDifference], finalist: str) -> Table:
@@ -120,13 +95,3 @@ def _findings(differences: Sequence[FindingDifference], finalist: str) -> Table:
     control = Column("control", flexible=True)
     columns = ("finding", control, *numbers("finalist", "control"), *_DIFFERENCE_COLUMNS, *numbers("p (Holm)"))
     return Table(columns, rows, f"{finalist}: AUROC of each finding, not part of the verdict", details=True)
-
-
-def _external(result: ExternalResult, finalist: str, metric: str) -> Iterator[Table]:
-    differences = [difference for difference in result.differences if difference.finalist == finalist]
-    where = f"{finalist} on {result.folder}/ ({result.patients} patients), not part of the verdict"
-    rows = [(difference.control, f"{difference.control_value:.3f}", *_signed(difference)) for difference in differences]
-    columns = (Column("control", flexible=True), Column(metric, "right"), *_DIFFERENCE_COLUMNS)
-    yield Table(columns, rows, f"{where}: {metric} {differences[0].value:.3f}")
-    if outcomes := [outcome for outcome in result.secondary if outcome.finalist == finalist]:
-        yield _outcomes(outcomes, f"{finalist} on {result.folder}/: secondary outcomes")

@@ -1,8 +1,7 @@
 """Quality of a trial's synthetic images: how far they are from real ones, in the features of a pretrained backbone.
 
 The first images of each class's pool are compared with val-A, which no generator has seen. All images have the resolution
-of the synthetic ones, as in a trial. Figures are computed on sharp images and after a common blur, which removes texture
-and leaves content. Blurred images of val-B give the KID a scale: "as far from real images as a blur of 1.5 px".
+of the synthetic ones, as in a trial.
 
 The figures of a pool are an artifact, computed once. So are the features of each side of the real images.
 """
@@ -10,8 +9,8 @@ The figures of a pool are an artifact, computed once. So are the features of eac
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
-from functools import cached_property, partial
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,28 +33,23 @@ from xraytune.space.backbones import BACKBONES
 from xraytune.space.settings import Experiment, Parameters
 from xraytune.stats.classification import Floats
 from xraytune.synth.generator_quality import (
-    COMMON_BLUR_PX,
-    SCALE_PX,
     ClassQuality,
     LabelledFeatures,
     PoolReport,
     Quality,
+    coverage,
     kernel_inception_distance,
-    neighbourhoods,
     transfer_auroc,
 )
-from xraytune.synth.memorisation import blurred
 from xraytune.synth.memorisation_gate import copies_found, measure_memorisation
 from xraytune.synth.pool import BLOCK
 from xraytune.synth.sources import ReadBlock, first_images, pool_reader
 from xraytune.synth.train import resize_pixels
 
-QUALITY_STAGE, REAL_STAGE = "quality-3", "quality-real-3"
+QUALITY_STAGE, REAL_STAGE = "quality-4", "quality-real-4"
 MOST_IMAGES, FEWEST_IMAGES = 2 * BLOCK, 50
 """The most images of a class that are compared, and the fewest that val-A, val-B and the pool must have."""
-_SCALE_IMAGES = 64
-"""The most images of a class at each blur of the scale; the KID is unbiased, so fewer images suffice."""
-_REFERENCE_PX, _FEWEST_PX, _BATCH = 64, 32, 32
+_FEWEST_PX, _BATCH = 32, 32
 _QUALITY = TypeAdapter(Quality)
 
 
@@ -90,41 +84,27 @@ def measure_quality(experiment: Experiment, context: RunContext, read: ReadBlock
         return f"not measured: {error.problems[0].what}"
 
     def build(folder: Path) -> None:
-        sets = [(pixels, np.arange(len(pixels)), blur) for blur in (0.0, COMMON_BLUR_PX) for pixels, *_ in pools]
-        flat = features.of("synthetic images", sets)
-        sharp, hazy = flat[: len(names)], flat[len(names) :]
+        drawn = features.of("synthetic images", [(pixels, np.arange(len(pixels))) for pixels, *_ in pools])
         train, val_a, val_b = (features.of_side(side) for side in ("train", "val_a", "val_b"))
-        val_a_hazy = features.of_side("val_a", COMMON_BLUR_PX)
-        floor = _distances(val_a, val_b)
-        scale = [
-            np.mean(np.subtract(_distances(val_a, features.of_side("val_b", blur, _SCALE_IMAGES)), floor))
-            for blur in SCALE_PX
-        ]
-        hazy_pairs = [equal(*pair) for pair in zip(val_a_hazy, hazy, strict=True)]
-        classes = {
-            name: ClassQuality(
+        classes = {}
+        for name, synthetic, real, others in zip(names, drawn, val_a, val_b, strict=True):
+            pair = equal(real, synthetic)
+            classes[name] = ClassQuality(
                 images=len(pair[0]),
                 kid=kernel_inception_distance(*pair),
-                floor=floor[label],
-                full=neighbourhoods(*pair),
-                blurred=neighbourhoods(*hazy_pairs[label]),
+                floor=kernel_inception_distance(*equal(real, others)),
+                coverage=coverage(*pair),
             )
-            for label, (name, pair) in enumerate(zip(names, map(equal, val_a, sharp), strict=True))
-        }
-        drawn = np.concatenate(sharp), np.concatenate([targets for _, targets, _ in pools])
-        learnt, unseen = _labelled("train", train, prepared), _labelled("val_a", val_a, prepared)
-        auroc = partial(transfer_auroc, positive=prepared.positive)
+        pool = np.concatenate(drawn), np.concatenate([targets for _, targets, _ in pools])
+        unseen = _labelled("val_a", val_a, prepared)
         quality = Quality(
             features=features.name,
             resolution_px=resolution_px,
             classes=classes,
-            gan_train=auroc(drawn, unseen),
-            gan_test=auroc(learnt, drawn),
-            real_train=auroc(learnt, unseen),
-            blur_px=0.0,
+            gan_train=transfer_auroc(pool, unseen, positive=prepared.positive),
+            real_train=transfer_auroc(_labelled("train", train, prepared), unseen, positive=prepared.positive),
         )
-        blur_px = float(np.interp(quality.kid, np.maximum.accumulate(scale), SCALE_PX))
-        write_json(folder / "quality.json", _QUALITY.dump_python(replace(quality, blur_px=blur_px), mode="json"))
+        write_json(folder / "quality.json", _QUALITY.dump_python(quality, mode="json"))
 
     inputs = {
         "features": features.inputs,
@@ -132,7 +112,7 @@ def measure_quality(experiment: Experiment, context: RunContext, read: ReadBlock
         "content": [prepared.pixels, prepared.pixels_sha256],
         "class_names": list(names),
         "positive": prepared.positive,
-        "images_of_class": [MOST_IMAGES, _SCALE_IMAGES, COMMON_BLUR_PX, *SCALE_PX],
+        "images_of_class": MOST_IMAGES,
         "pools": [blocks for *_, blocks in pools],
         **({"findings": [targets.tolist() for _, targets, _ in pools]} if prepared.findings else {}),
     }
@@ -198,34 +178,34 @@ class Features:
         """Tell that another process computes what is needed next."""
         self._context.on_progress("waiting for the quality of images, which another process is computing", 0, 1)
 
-    def of_side(self, name: SideName, blur: float = 0.0, most: int = MOST_IMAGES) -> list[Floats]:
-        """Return the features of at most `most` images of each class, float64 [n, D], after a blur in px at 64 px.
+    def of_side(self, name: SideName) -> list[Floats]:
+        """Return the features of at most `MOST_IMAGES` images of each class, float64 [n, D].
 
         They are an artifact, shared by the draws of a confirmation, whose validation sides are the same.
         """
         side, class_count = side_images(name, self._context.prepared, self._context.cache), self._class_count
-        rows = [spread(side.rows[side.labels == label], most) for label in range(class_count)]
+        rows = [spread(side.rows[side.labels == label], MOST_IMAGES) for label in range(class_count)]
 
         def build(folder: Path) -> None:
-            features = self.of(side.title, [(side.pixels, of_class, blur) for of_class in rows])
+            features = self.of(side.title, [(side.pixels, of_class) for of_class in rows])
             write_array(folder / "features.npy", np.concatenate(features))
 
         images = {**side.inputs, "rows": [of_class.tolist() for of_class in rows]}
-        inputs = {"features": self.inputs, "images": images, "blur": blur}
+        inputs = {"features": self.inputs, "images": images}
         path = build_once(self._context.cache, REAL_STAGE, inputs, build, waiting=self.waiting)
         return np.split(np.load(path / "features.npy"), np.cumsum([len(of_class) for of_class in rows])[:-1])
 
     @torch.inference_mode()
-    def of(self, what: str, sets: Sequence[tuple[NDArray[np.uint8], NDArray[np.int64], float]]) -> list[Floats]:
-        """Return the features, float64 [n, D], of each set: images uint8 [N, h, w], rows [n], and a blur in px at 64 px."""
+    def of(self, what: str, sets: Sequence[tuple[NDArray[np.uint8], NDArray[np.int64]]]) -> list[Floats]:
+        """Return the features, float64 [n, D], of each set: images uint8 [N, h, w] and rows [n]."""
         compute = self._context.compute
-        total, done, features = sum(len(rows) for _, rows, _ in sets), 0, list[Floats]()
-        for pixels, rows, blur in sets:
-            batches, sigma_px = [], blur * self.resolution_px / _REFERENCE_PX
+        total = sum(len(rows) for _, rows in sets)
+        done = 0
+        features: list[Floats] = []
+        for pixels, rows in sets:
+            batches = []
             for start in range(0, len(rows), _BATCH):
                 images = torch.from_numpy(resize_pixels(pixels[rows[start : start + _BATCH]], self.resolution_px))
-                if sigma_px:
-                    images = blurred(images.float(), sigma_px).round().to(torch.uint8)
                 shown = normalise(to_unit(images.to(compute.device), self._form), self._form)
                 with autocast(compute):
                     batches.append(self._backbone(shown).double().cpu())
@@ -240,11 +220,6 @@ def _labelled(name: SideName, features: Sequence[Floats], prepared: Prepared) ->
     side = prepared.side(name)
     chosen = [spread(np.flatnonzero(side.labels == label), MOST_IMAGES) for label in range(len(features))]
     return np.concatenate(features), side.targets[np.concatenate(chosen)]
-
-
-def _distances(real: Sequence[Floats], others: Sequence[Floats]) -> list[float]:
-    """Return the KID of each class."""
-    return [kernel_inception_distance(*equal(*pair)) for pair in zip(real, others, strict=True)]
 
 
 def equal(real: Floats, synthetic: Floats) -> tuple[Floats, Floats]:
