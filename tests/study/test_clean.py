@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.in_process import CPU, InProcess, loop_of, one_thread
+from xraytune.base.artifacts import CACHE_TAG, TAG_LINE
 from xraytune.base.files import read_jsonl
 from xraytune.base.records import EpochRecord
 from xraytune.data.phantom import draw_phantoms
@@ -84,6 +85,10 @@ def results(root: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
+def tag(cache: Path) -> None:
+    (cache / CACHE_TAG).write_text(f"{TAG_LINE} xraytune", encoding="utf-8")
+
+
 def in_an_hour() -> float:
     return time.time() + 3700
 
@@ -104,6 +109,7 @@ def test_cleaned_study_resumes_identically(root: Path, tmp_path: Path) -> None:
 
 
 def test_old_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
+    tag(tmp_path)
     left = tmp_path / "gan-4" / ".small.4711-0123abcd.tmp"
     left.mkdir(parents=True)
     (left / "config.json").write_bytes(b"x" * 77)
@@ -131,6 +137,7 @@ def test_links_in_a_cache_are_neither_followed_nor_removed(tmp_path: Path, place
     link = tmp_path / "cache" / place
     link.parent.mkdir(parents=True)
     link.symlink_to(elsewhere)
+    tag(tmp_path / "cache")
 
     would = clean_cache(tmp_path / "cache", max_size="0", dry_run=True, clock=in_an_hour)
     cleaned = clean_cache(tmp_path / "cache", max_size="0", clock=in_an_hour)

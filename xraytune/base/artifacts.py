@@ -5,7 +5,8 @@ manifest lists its inputs and the size and SHA-256 of every file. A lock saves a
 but correctness does not depend on it: each builder fills a folder of its own, and the first to rename it wins. A killed
 builder leaves a hidden folder, which nothing reads and `cache clean` removes.
 
-Each use of an artifact updates the modification time of its manifest, by which `cache clean` removes the oldest first.
+Each use of an artifact updates the modification time of its manifest, by which `cache clean` removes the oldest first. It
+removes only folders with such a manifest, in a cache with the tag that a new cache gets.
 """
 
 from __future__ import annotations
@@ -35,9 +36,13 @@ from xraytune.base.files import (
     sha256_of,
     temporary_name,
     write_json,
+    write_text,
 )
 from xraytune.base.lease import build_lock
 
+CACHE_TAG = "CACHEDIR.TAG"
+"""Marks a cache, also for backup programs; source: https://bford.info/cachedir/."""
+TAG_LINE = "Signature: 8a477f597d28d172789f06886806bc55"
 _MANIFEST = "manifest.json"
 # Errors that mean a damaged or removed file. Others, such as refused access or too many open files, do not.
 _DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.ESTALE, errno.ELOOP, errno.ENAMETOOLONG}
@@ -74,6 +79,27 @@ def work_path(cache: Path, stage: str, inputs: Mapping[str, Any]) -> Path:
     return path
 
 
+def start_work(cache: Path, stage: str, inputs: Mapping[str, Any]) -> Path:
+    """Create the folder of `work_path`, with a manifest."""
+    path = work_path(cache, stage, inputs)
+    write_json(path / _MANIFEST, {"stage": path.parent.name, "inputs": inputs})
+    return path
+
+
+def is_cache(folder: Path) -> bool:
+    """Return whether a folder has the tag of a cache of xraytune."""
+    with suppress(OSError, ArtifactError):
+        tag = read_bytes(folder / CACHE_TAG, "record")
+        return tag.startswith(TAG_LINE.encode()) and b"xraytune" in tag
+    return False
+
+
+def _tag_new_cache(cache: Path) -> None:
+    """Tag a cache that does not exist or is empty; a folder with other content might be a user's."""
+    if not cache.exists() or not any(cache.iterdir()):
+        write_text(cache / CACHE_TAG, f"{TAG_LINE}\n# A cache of xraytune, which can compute all of it again.\n")
+
+
 def build_once(
     cache: Path,
     stage: str,
@@ -89,6 +115,7 @@ def build_once(
     path = artifact_path(cache, stage, inputs)
     require_no_link(path.parent)
     if not is_intact(path):
+        _tag_new_cache(cache)
         with build_lock(path.with_name(f".{path.name}.lock"), waiting):
             if not is_intact(path):
                 _build(path, stage, inputs, build)
@@ -165,10 +192,18 @@ def _is_intact(file: Path, expected: Mapping[str, Any]) -> bool:
 def artifacts_of(cache: Path, stage: str) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield every artifact of a stage with its inputs, sorted by name; unreadable ones are skipped, none is verified."""
     for path in sorted((cache / stage).glob("[!.]*")):
-        with suppress(OSError, ValueError, KeyError, TypeError, ArtifactError):
-            content = json.loads(_read_manifest(path))
-            if (content["stage"], fingerprint(content["stage"], content["inputs"])) == (stage, path.name):
-                yield path, dict(content["inputs"])
+        inputs = manifest_inputs(path)
+        if inputs is not None:
+            yield path, inputs
+
+
+def manifest_inputs(path: Path) -> dict[str, Any] | None:
+    """Return the inputs of an artifact, or of one in progress; None without a manifest that belongs to this folder."""
+    with suppress(OSError, ValueError, KeyError, TypeError, ArtifactError):
+        content = json.loads(_read_manifest(path))
+        if (content["stage"], fingerprint(content["stage"], content["inputs"])) == (path.parent.name, path.name):
+            return dict(content["inputs"])
+    return None
 
 
 def content_sha256(path: Path, file: str) -> str:

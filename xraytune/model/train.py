@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from xraytune.base.artifacts import releases, work_path
+from xraytune.base.artifacts import releases, start_work
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import ArtifactError, Problem, counted
 from xraytune.base.files import explain_disk_errors, make_folder, new_folder, require_new, sha256_of
@@ -221,7 +221,7 @@ def _plan(
         trial_scores=(trial.value, trial.val_b_score) if trial and trial.status == "complete" else None,
         trained_on=trained_on,
         compute=compute,
-        work_folder=work_path(cache, TRAIN_STAGE, depends_on),
+        work_folder=start_work(cache, TRAIN_STAGE, depends_on),
     )
 
 

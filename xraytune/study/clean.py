@@ -1,13 +1,14 @@
 """Free disk space in an artifact cache, which several studies and users may share.
 
-Only what the next search, confirm or train can compute again is removed. It is named by this file's naming schemes and is a
-real file or folder: nothing behind a symbolic link is listed, measured or removed.
+Only what the next search, confirm or train can compute again is removed: folders with the manifest of an artifact, and
+temporary files, in a folder that xraytune tagged as its cache. Nothing behind a symbolic link is listed or removed.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -19,11 +20,10 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from xraytune.base import artifacts
 from xraytune.base.errors import ConfigError, Problem
-from xraytune.base.files import check_fences, explain_disk_errors
+from xraytune.base.files import explain_disk_errors
 
 _OLD_SECONDS = 3600.0
 _STAGE = re.compile(r"[a-z]+(-[a-z]+)*-\d+(\.work)?")
-_FINGERPRINT = re.compile(r"[0-9a-f]{32}")
 _LEFTOVER = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")
 """The temporary files of `files.temporary_name`."""
 
@@ -57,7 +57,7 @@ def clean_cache(
         clock: Seconds since 1970.
 
     Raises:
-        ConfigError: There is no such folder, or `max_size` is not a size.
+        ConfigError: The folder is missing or no cache of xraytune, or `max_size` is not a size.
         MachineError: The system refuses access.
     """
     try:
@@ -68,28 +68,24 @@ def clean_cache(
     if not cache.is_dir():
         raise ConfigError(Problem("no cache here", cache, "give its folder: --cache DIR"))
     cache = cache.resolve()
-    removed: dict[Path, int] = {}
-
-    def remove(path: Path) -> None:
-        removed[path] = _size_bytes(path)
-        if not dry_run:
-            check_fences()
-            artifacts.discard(path)
-
+    if not artifacts.is_cache(cache):
+        tag = shlex.quote(str(cache / artifacts.CACHE_TAG))
+        fix = f"if xraytune made it, mark it: echo '{artifacts.TAG_LINE} xraytune' > {tag}"
+        raise ConfigError(Problem(f"not a cache of xraytune: it has no {artifacts.CACHE_TAG}", cache, fix))
     with explain_disk_errors(cache):
         stages = [path for path in sorted(cache.iterdir()) if _STAGE.fullmatch(path.name) and _is_folder(path)]
-        for path in (path for stage in stages for path in sorted(stage.iterdir())):
-            is_leftover = _LEFTOVER.fullmatch(path.name) and not path.is_symlink()
-            if is_leftover and clock() - _changed(path) > _OLD_SECONDS:
-                remove(path)
-        left = _size_bytes(cache) - (sum(removed.values()) if dry_run else 0)
-        folders = (path for stage in stages for path in sorted(stage.iterdir()) if _FINGERPRINT.fullmatch(path.name))
-        used = {path: _changed(path) for path in folders if _is_folder(path)}  # each use touches the manifest
-        for path in sorted(used, key=used.__getitem__):
-            if left <= limit or clock() - used[path] < _OLD_SECONDS:
-                break
-            remove(path)
-            left -= removed[path]
+        entries = [path for stage in stages for path in sorted(stage.iterdir()) if not path.is_symlink()]
+        used = {path: _changed(path) for path in entries}  # each use touches the manifest
+        oldest_first = sorted(entries, key=used.__getitem__)
+        old = [path for path in oldest_first if clock() - used[path] > _OLD_SECONDS]
+        removed = {path: _size_bytes(path) for path in old if _LEFTOVER.fullmatch(path.name)}
+        left = sum(map(_size_bytes, stages)) - sum(removed.values())
+        for path in old:
+            if left > limit and artifacts.manifest_inputs(path) is not None:
+                removed[path] = _size_bytes(path)
+                left -= removed[path]
+        for path in removed if not dry_run else ():
+            artifacts.discard(path)
     note = f"{left / 2**20:,.1f} MiB kept: used in the last hour, or not artifacts" if left > limit else ""
     return Cleaned(path=cache, removed=removed, is_dry_run=dry_run, note=note)
 

@@ -12,7 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from xraytune.base.artifacts import artifact_path, artifacts_of, build_once, fingerprint, is_intact, releases, work_path
+from xraytune.base.artifacts import (
+    artifact_path,
+    artifacts_of,
+    build_once,
+    fingerprint,
+    is_intact,
+    releases,
+    start_work,
+    work_path,
+)
 from xraytune.base.files import read_bytes, require_no_link, sha256_of, sync, write_bytes
 from xraytune.base.records import Compute
 from xraytune.data.prepare import Prepared, RunContext, side_images
@@ -98,6 +107,7 @@ def trained_generator(settings: GanSettings, label: int | None, context: RunCont
         labels = train.targets if label is None else np.zeros(len(chosen), dtype=np.int64)
         masks = train.read_masks(chosen) if prepared.has_masks else None
         class_count = len(prepared.outputs) if label is None else 1
+        start_work(cache, stage, inputs)
         _start_from_shorter_run(cache, stage, inputs, work)
         if not (work / CHECKPOINT_NAME).exists():
             on_progress(what, 0, settings.steps)  # the pace is known sooner
