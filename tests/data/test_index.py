@@ -296,7 +296,7 @@ def test_class_folders_can_both_number_images_from_one(tmp_path: Path, write: Wr
     assert all(file == patient for file, patient in patients.items())
 
 
-@pytest.mark.parametrize("last", ["", ",NORMAL"])
+@pytest.mark.parametrize("last", [",", ",NORMAL"])
 def test_table_needs_paths_for_equal_file_names(tmp_path: Path, write: WriteImages, last: str) -> None:
     files = [f"{name}/{i}.png" for name in CLASSES for i in range(1, 4)]
     write(tmp_path, files)

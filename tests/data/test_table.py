@@ -323,6 +323,60 @@ def test_contradicting_rows_are_refused(xrays: Path, old: str, new: str, message
     assert message in refusal(data_of(xrays))
 
 
+ROWS = [
+    f"{name}.png,p{name},seen,{'ill' if name[0] == 'a' else 'well'}" for name in ("a0", "a1", "a2", "b0", "b1", "b2")
+]
+
+
+def write_comments(root: Path, changes: dict[int, str], header: str = "image,patient,comment,finding") -> None:
+    """Write `ROWS` below a header, which is line 1; some lines are other ones."""
+    lines = [header, *ROWS]
+    for number, line in changes.items():
+        lines[number - 1] = line
+    (root / "labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({3: "a1.png,pa1,opacity, left lung,ill"}, "labels.csv:3: the header has 4 cells, but line 3 has 5"),
+        ({3: "a1.png,pa1,ill", 5: "b0.png"}, "labels.csv:3: the header has 4 cells, but line 3 has 3, line 5 has 1"),
+        ({1: "image,patient,comment, left,finding"}, "labels.csv:2: the header has 5 cells, but line 2 has 4"),
+        ({1: "image,patient,finding,finding"}, "columns 3 and 4 have the same name, 'finding'"),
+        ({3: 'a1.png,pa1,"5 mm,ill'}, "labels.csv:3: not a row of a table: unexpected end of data"),
+        ({3: 'a1.png,pa1,"5 mm,ill', 5: 'b0.png,pb0,"well",well'}, "labels.csv:3: not a row"),
+        ({3: 'a1.png,pa1,"5 mm,ill', 4: 'a2.png,pa2,5 mm",ill'}, "labels.csv:3: a quotation mark in this row encloses"),
+        (
+            {3: 'a1.png,pa1,"5 mm,ill', 6: 'b1.png,pb1,5 mm",well'},
+            "labels.csv:3: a quotation mark in this row encloses",
+        ),
+    ],
+)
+def test_rows_that_do_not_fit_the_header_are_refused_with_their_line(
+    xrays: Path, changes: dict[int, str], message: str
+) -> None:
+    write_comments(xrays, changes)
+
+    assert message in refusal(data_of(xrays))
+    assert message in refusal(data_of(xrays, classes="binary", label=None))
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("start", ["", "\ufeff", "sep={}\n", "\ufeffsep={}\r\n"])
+def test_tables_as_programs_write_them_are_read(xrays: Path, separator: str, start: str) -> None:
+    """An index column, empty columns and rows at the end, and cells with separators, line feeds and quotation marks."""
+    report = '"Lungs: clear, wide; no\tmass\nHeart, aorta, bones, soft tissue\nA ""normal"" chest, 2 views"'
+    lines = [",image,patient,report,finding,", *(f"7,{row}," for row in ROWS)]
+    table = "\n".join([*lines, ",,,,,", ""]).replace(",", separator).replace("seen", report)
+    (xrays / "labels.csv").write_text(start.format(separator) + table, encoding="utf-8")
+
+    index = read_index(data_of(xrays))
+
+    expected = {name: "ill" if name[0] == "a" else "well" for name in ("a0", "a1", "a2", "b0", "b1", "b2")}
+    assert classes_in(index) == expected
+    assert {image.patient for image in index.images} == {f"p{name}" for name in expected}
+
+
 def test_rows_without_image_are_counted_and_patients_csv_would_be_ignored(xrays: Path) -> None:
     (xrays / "images" / "a0.png").unlink()
     assert read_index(data_of(xrays)).warnings == ("labels.csv leaves out rows without an image: 1 of 8",)

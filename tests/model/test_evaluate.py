@@ -256,7 +256,7 @@ def test_images_that_do_not_suit_are_refused(lab: Lab, tmp_path: Path, folder: s
         ("", "sex", "has this column, or it is empty(.|\n)*use one of: pneumonia"),
         ("file,patient,age,sex\n{}", "aeg", r"has this column(.|\n)*did you mean 'age'\?"),
         ("file,patient,age,sex\n{}", "sex", "it is empty for them"),
-        ("file,patient,name\n{}", "name", "[0-9]+ different values"),
+        ("file,patient,name,\n{}", "name", "[0-9]+ different values"),
     ],
 )
 def test_a_column_without_subgroups_is_refused(lab: Lab, tmp_path: Path, table: str, column: str, what: str) -> None:

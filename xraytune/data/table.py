@@ -12,10 +12,9 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from xraytune.base.errors import ConfigError, DataError, Problem, SourceLine, join_names
 from xraytune.base.files import cell_path, cell_text, require_file
@@ -202,11 +201,11 @@ def table_columns(data: DataSettings, files: Collection[str]) -> dict[str, dict[
     used |= set() if settings.label else {*settings.labels, *table.findings}
     by_row: dict[str, dict[str, dict[str, None]]] = defaultdict(lambda: defaultdict(dict))
     for file in settings.file:
-        with _opened(data.path / file) as (_, lines):
-            for _, cells in lines:
-                for column, cell in cells.items():
-                    if cell and column not in used:
-                        by_row[column][cell_path(cells[settings.image])][cell] = None
+        _, lines = _read_rows(data.path / file, settings.image)
+        for _, cells in lines:
+            for column, cell in cells.items():
+                if cell and column not in used:
+                    by_row[column][cell_path(cells[settings.image])][cell] = None
     rows = table.rows_of(files).items()
     return {
         column: {file: "|".join(cells[row]) for file, row in rows if row in cells} for column, cells in by_row.items()
@@ -241,30 +240,89 @@ def subgroup_columns(data: DataSettings, files: Collection[str], names: Sequence
     return {name: known[name] for name in names}
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[Sequence[str], Iterator[tuple[SourceLine, dict[str, str]]]]]:
-    """Open a table; gives its columns, and an iterator over its rows, each with its line and cells by column."""
+_Rows: TypeAlias = Iterator[tuple[SourceLine, dict[str, str]]]
+"""The rows of a table, each with its line and its cells by column."""
+
+
+def _read_rows(path: Path, image: str) -> tuple[list[str], _Rows]:
+    """Return the named columns and the rows of a table; `image` is the column that names the images.
+
+    Raises DataError if two columns have the same name, and after the last row if some rows do not fit the header.
+    """
+    lines = _read_lines(path)
+    given = re.fullmatch(r'"?sep=(.)"?\s*', lines[0]) if lines else None  # Excel's
+    if given:
+        lines[0] = ""
+    header = next((line for line in lines if line.strip()), "")
+    delimiter = given[1] if given else max(_DELIMITERS, key=header.count)
+    records = _parse(path, lines, delimiter)
+    _, columns, _ = next(records, (0, [], []))
+    names = [column for column in columns if column]
+    for name in names:
+        places = [str(place) for place, column in enumerate(columns, start=1) if column == name]
+        if len(places) > 1:
+            what = f"columns {' and '.join(places)} have the same name, {name!r}"
+            raise DataError(Problem(what, path, "rename or remove all but one of them"))
+
+    def read() -> _Rows:
+        ragged: dict[int, str] = {}
+        for number, cells, below in records:
+            where = SourceLine(path, number)
+            if len(cells) != len(columns):
+                ragged[number] = f"line {number} has {len(cells)}"
+                continue
+            if image in columns and _encloses_rows(cells, below, delimiter, columns.index(image)):
+                what = "a quotation mark in this row encloses the rows below"
+                raise DataError(Problem(what, where, "remove the quotation mark, or double it if it is text"))
+            yield where, {name: cell_text(cell) for name, cell in zip(columns, cells, strict=True) if name}
+        if ragged:
+            what = f"the header has {len(columns)} cells, but {join_names([*ragged.values()])}"
+            fix = 'add missing cells, and put a cell that contains a separator into quotation marks: "a, b"'
+            raise DataError(Problem(what, SourceLine(path, min(ragged), lines[min(ragged) - 1]), fix))
+
+    return names, read()
+
+
+def _read_lines(path: Path) -> list[str]:
     try:
         require_file(path, "table", DataError)
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            first = stream.readline()
-            stream.seek(0)
-            reader = csv.DictReader(map(composed, stream), restval="", delimiter=max(_DELIMITERS, key=first.count))
-            columns = [column.strip() for column in reader.fieldnames or ()]
-            reader.fieldnames = columns
-            rows = (
-                (SourceLine(path, reader.line_num), {name: cell_text(row[name].strip()) for name in columns if name})
-                for row in reader
-            )
-            yield [column for column in columns if column], rows
-    except (UnicodeDecodeError, csv.Error) as error:
+            return [composed(line) for line in stream]
+    except UnicodeDecodeError as error:
         fix = "unpack it (gunzip), and correct data.table.file" if path.suffix == ".gz" else "save it as CSV in UTF-8"
-        fix += ", or close a quotation mark" if "field limit" in str(error) else ""
         raise DataError(Problem(f"not a table in UTF-8: {error}", path, fix)) from error
     except FileNotFoundError as error:
         raise DataError(Problem("there is no such table", path, "data.table.file is relative to data.path")) from error
     except OSError as error:
         raise DataError(Problem(f"cannot be read ({error.strerror})", path, "check its permissions")) from error
+
+
+def _parse(path: Path, lines: Sequence[str], delimiter: str) -> Iterator[tuple[int, list[str], Sequence[str]]]:
+    """Yield each record that is not empty: the number of its first line, its cells, and its further lines."""
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    start = 0
+    try:
+        for cells in reader:
+            cells = [cell.strip() for cell in cells]
+            if any(cells):
+                yield start + 1, cells, lines[start + 1 : reader.line_num]
+            start = reader.line_num
+    except csv.Error as error:
+        where = SourceLine(path, start + 1, lines[start])
+        fix = "close the quotation mark, or double one that is text"
+        raise DataError(Problem(f"not a row of a table: {error}", where, fix)) from error
+
+
+def _encloses_rows(cells: Sequence[str], below: Sequence[str], delimiter: str, image: int) -> bool:
+    """Return whether one of a record's further lines is itself a row, which names an image in the same manner."""
+    rows = [row for line in below for row in csv.reader([line], delimiter=delimiter)]
+    names = [row[image].strip() for row in rows if len(row) == len(cells)]
+
+    def outline(name: str) -> tuple[str, bool]:
+        punctuation = re.sub(r"\w", "", name)
+        return punctuation, re.search(r"\d", name) is not None
+
+    return outline(cells[image]) in map(outline, names)
 
 
 def _read_table(root: Path, settings: TableSettings, data: DataSettings | None = None) -> LabelTable:
@@ -278,23 +336,23 @@ def _read_table(root: Path, settings: TableSettings, data: DataSettings | None =
     problems: list[Problem | str] = []
     paths = [root / file for file in settings.file]
     for path in paths:
-        with _opened(path) as (header, lines):
-            columns |= dict.fromkeys(header)
-            if settings.image not in header:
-                problems += _missing_columns(settings, [("image", settings.image)], header, path)
-                continue
-            views = [column for column in header if is_view_column(column)]
-            for where, cells in lines:
-                labels = reader.names if reader else settings.labels
-                said = [cells[label] for label in labels if label in cells] if settings.label is None else []
-                found.update(said)
-                problems += _unite(rows, settings, where, cells, said, views, reader)
-                for column in accepted.keys() & cells:
-                    seen[column][cells[column]] += 1
-                    if folded(cells[column]) not in accepted[column] and (
-                        row := rows.get(cell_path(cells[settings.image]))
-                    ):
-                        row.left_out_as = f"{column} {cells[column] or '(nothing)'}"
+        header, lines = _read_rows(path, settings.image)
+        columns |= dict.fromkeys(header)
+        if settings.image not in header:
+            problems += _missing_columns(settings, [("image", settings.image)], header, path)
+            continue
+        views = [column for column in header if is_view_column(column)]
+        for where, cells in lines:
+            labels = reader.names if reader else settings.labels
+            said = [cells[label] for label in labels if label in cells] if settings.label is None else []
+            found.update(said)
+            problems += _unite(rows, settings, where, cells, said, views, reader)
+            for column in accepted.keys() & cells:
+                seen[column][cells[column]] += 1
+                if folded(cells[column]) not in accepted[column] and (
+                    row := rows.get(cell_path(cells[settings.image]))
+                ):
+                    row.left_out_as = f"{column} {cells[column] or '(nothing)'}"
     needed = [("patient", settings.patient), ("side", settings.side.column if settings.side else None)]
     needed += [("rows", column) for column in settings.rows]
     needed += [("labels", column) for column in settings.labels if settings.label is None and not reader]
@@ -323,12 +381,12 @@ def _finding_reader(root: Path, settings: TableSettings, data: DataSettings) -> 
     """Return a reader of `data.findings`, and all columns or labels of the tables that can be findings."""
     known = dict[str, None]()
     for file in settings.file:
-        with _opened(root / file) as (header, lines):
-            if settings.label is None:
-                known |= dict.fromkeys(found_columns(settings, header, (cells for _, cells in lines)))
-            elif settings.label in header:
-                labels = {label for _, cells in lines for label in _labels(settings, cells, are_several=True)}
-                known |= dict.fromkeys(sorted(label for label in labels if not means_no_disease(label)))
+        header, lines = _read_rows(root / file, settings.image)
+        if settings.label is None:
+            known |= dict.fromkeys(found_columns(settings, header, (cells for _, cells in lines)))
+        elif settings.label in header:
+            labels = {label for _, cells in lines for label in _labels(settings, cells, are_several=True)}
+            known |= dict.fromkeys(sorted(label for label in labels if not means_no_disease(label)))
     names = tuple(known) if data.findings == "auto" else tuple(map(composed, data.findings or ()))
     return FindingReader(names=names, data=data), tuple(known)
 
