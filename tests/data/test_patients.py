@@ -8,7 +8,7 @@ from tests.data.conftest import WriteImages
 from xraytune.base.errors import ConfigError, DataError, Problem
 from xraytune.data.guesses import PositiveClass, patient_of, positive_class
 from xraytune.data.index import read_index
-from xraytune.data.patients import join_identical, patients_by_name, patients_by_regex
+from xraytune.data.patients import join_identical, join_numbers, patients_by_name, patients_by_regex
 from xraytune.data.table import find_table
 from xraytune.space.settings import DataSettings, SplitSettings
 
@@ -77,6 +77,37 @@ def test_a_malformed_table_is_refused_with_its_line(tmp_path: Path, text: str, m
         find_table(tmp_path)
 
     assert message in str(refusal.value)
+
+
+SPELLINGS = ["0012", "12", "12.0", "00012"]
+
+
+@pytest.mark.parametrize("rule", ["table", "two rows of an image", "expression"])
+def test_numbers_with_and_without_leading_zeros_are_one_patient(tmp_path: Path, write: WriteImages, rule: str) -> None:
+    """Spreadsheets remove the zeros, and pandas writes floats."""
+    files = [f"NORMAL/{number}-{place}.png" for place, number in enumerate([*SPELLINGS, "0", "00", "120", "x12"])]
+    write(tmp_path, [*files, "PNEUMONIA/7-1.png"])
+    names = [Path(file).name.partition("-")[0] for file in files]
+    rows = [f"{file},{name}\n" for file, name in zip(files, names, strict=True)] + ["PNEUMONIA/7-1.png,007\n"]
+    rows += [f"{files[0]},12\n"] if rule == "two rows of an image" else []
+    settings = SplitSettings(group_regex="/([^/-]+)-") if rule == "expression" else SplitSettings()
+    if rule != "expression":
+        (tmp_path / "patients.csv").write_text("file,patient\n" + "".join(rows), encoding="utf-8")
+
+    index = read_index(DataSettings(path=tmp_path, split=settings))
+
+    patients = {image.file: image.patient for image in index.images}
+    groups = [{file for file in files if patients[file] == patient} for patient in {*patients.values()}]
+    assert {*files[:4]} in groups
+    assert {*files[4:6]} in groups
+    assert len({*patients.values()}) == 5
+    assert "leading zeros" in " ".join(index.warnings)
+
+
+def test_numbers_with_equally_many_digits_keep_their_names() -> None:
+    patients = {"a.png": "0012", "b.png": "0007", "c.png": "virus:12", "d.png": "virus:012"}
+
+    assert join_numbers(patients) == (patients, ())
 
 
 def test_table_path_matches_only_that_file(tmp_path: Path) -> None:

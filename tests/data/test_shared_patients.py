@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from xraytune.data.guesses import patient_of
 from xraytune.data.index import ImageFile
 from xraytune.data.shared_patients import (
@@ -91,3 +93,14 @@ def test_table_or_header_overrides_file_name(tmp_path: Path) -> None:
     assert shared_patients([theirs], find_table(tmp_path), [ours], owners=patients_by_file_name([ours])) == set()
     scanned = image("NORMAL/img1", "dicom:2")
     assert shared_patients([scanned], None, [ours], owners=patients_by_file_name([ours])) == set()
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("0012", "12"), ("12", "0012.0"), ("00", "0")])
+def test_a_number_is_one_patient_with_and_without_leading_zeros(tmp_path: Path, ours: str, theirs: str) -> None:
+    """Two tables, of which a spreadsheet has saved one."""
+    (tmp_path / "patients.csv").write_text(f"file,patient\nx.png,{theirs}\ny.png,120\n", encoding="utf-8")
+    table = find_table(tmp_path)
+    known, images = [image("a.png", ours)], [image("x.png", "x"), image("y.png", "y")]
+
+    assert shared_patients(images, table, known, owners=patients_by_file_name(known)) == {"x"}
+    assert shared_patients(known, None, [image("z.png", "z")], aliases=patient_aliases(images, table, None)) == {ours}

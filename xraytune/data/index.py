@@ -41,6 +41,7 @@ from xraytune.data.patients import (
     OTHER_PATIENTS,
     PATIENTS_CSV,
     join_identical,
+    join_numbers,
     match_patients,
     patients_by_name,
     patients_by_regex,
@@ -362,12 +363,14 @@ def _read_images(
         images.append(image)
         on_progress("reading images", len(images), len(files))
     if patients is None:
-        patient_ids = {image.file: image.patient_id for image in images if image.patient_id}
+        patient_ids, joined = join_numbers({image.file: image.patient_id for image in images if image.patient_id})
         patients, warnings = patients_by_name(files, patient_ids)
         warnings = () if (root / PROVENANCE_FILE).is_file() else warnings
+    else:
+        patients, joined = join_numbers(patients)
     # Broken files are not compared: empty ones are all alike.
     patients = join_identical(patients, [(image.file, image.sha256) for image in images if image.width_px])
-    return tuple(replace(image, patient=patients[image.file]) for image in images), warnings
+    return tuple(replace(image, patient=patients[image.file]) for image in images), (*warnings, *joined)
 
 
 def _read_content(path: Path) -> tuple[str, ImageHeader]:

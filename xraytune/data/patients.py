@@ -8,6 +8,7 @@ joined into one.
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -81,6 +82,25 @@ def match_patients(group_regex: str, files: Collection[str]) -> dict[str, str]:
         if match and match[1]:
             patients[file] = match[1]
     return patients
+
+
+def patient_key(name: str) -> str:
+    """Return the name by which patients are compared: numbers as spreadsheets and pandas write them are the same."""
+    number = re.fullmatch(r"0*([0-9]+)(\.0)?", name.strip())
+    return number[1] if number else name.strip()
+
+
+def join_numbers(patients: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Join patients whose names are the same number, `0012` and `12`, under the first of their sorted names.
+
+    Returns the patient of every file, and a note if any were joined.
+    """
+    names = sorted({*patients.values()})
+    first = {patient_key(name): name for name in reversed(names)}
+    what = "IDs are numbers that occur with and without leading zeros, as 0012 and 12 do: each number is one patient"
+    joined = len(names) - len(first)
+    notes = (f"{joined} patient {what}",) if joined else ()
+    return {file: first[patient_key(name)] for file, name in patients.items()}, notes
 
 
 def join_identical(patients: Mapping[str, str], contents: Iterable[tuple[str, str]]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from xraytune.data.folders import bare_name
 from xraytune.data.guesses import patient_of
 from xraytune.data.index import ImageFile
-from xraytune.data.patients import match_patients
+from xraytune.data.patients import match_patients, patient_key
 from xraytune.data.prepare import PreparedImage
 from xraytune.data.table import LabelTable
 
@@ -42,12 +42,12 @@ def shared_patients(
     # The path of an external image identifies no patient of the study.
     paths = {image.file for image in images} if owners is not None else set()
     known_paths = {image.file for image in known} if owners is None else set()
-    known_names = {image.patient.strip() for image in known} | {patient_of(image.file) for image in known}
-    known_names = (known_names - known_paths) | {name.strip() for name in aliases}
+    known_names = {image.patient for image in known} | {patient_of(image.file) or image.patient for image in known}
+    known_keys = {patient_key(name) for name in (*(known_names - known_paths), *aliases)}
 
     def is_known(image: ImageFile) -> bool:
-        names = names_of[image.file] | ({image.patient.strip()} - paths)
-        return image.sha256 in contents or not known_names.isdisjoint(names)
+        names = names_of[image.file] | ({image.patient} - paths)
+        return image.sha256 in contents or not known_keys.isdisjoint(map(patient_key, names))
 
     return {image.patient for image in images if is_known(image)}
 

@@ -35,7 +35,7 @@ from xraytune.data.guesses import (
     says_other_view,
     shows_other_view,
 )
-from xraytune.data.patients import PATIENTS_CSV
+from xraytune.data.patients import PATIENTS_CSV, patient_key
 from xraytune.space.messages import nearest
 from xraytune.space.settings import FOLDER_NAME, DataSettings, TableSettings
 
@@ -420,7 +420,7 @@ def _unite(
         return
     patient = re.sub(r"^(\d+)\.0$", r"\1", patient)  # pandas writes floats if some cells of the column are empty
     row = rows.setdefault(name, TableRow(where))
-    if row.patient and patient and row.patient != patient:
+    if row.patient and patient and patient_key(row.patient) != patient_key(patient):
         what = f"{name} belongs to patient {patient} here, but to {row.patient} in {row.where}"
         yield Problem(what, where, "keep one of the two rows")
         return
