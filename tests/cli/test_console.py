@@ -13,10 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from xraytune.base.errors import Problem, StudyError
 from xraytune.cli import console
-from xraytune.present.tables import Column, Table, duration
+from xraytune.present.tables import Column, Table, duration, numbers
 
 OF_A_GAN = {4000: 0.0, 4010: 4.0, 4100: 20.0, 4300: 25.0, 4500: 40.0, 5000: 70.0}
 SHOWN_OF_A_GAN = ["4,100 of 5,000 steps, 2:40 left", "4,500 of 5,000 steps, 0:37 left", "5,000 of 5,000 steps"]
@@ -91,6 +92,37 @@ def test_drawing_error_does_not_hide_the_work_error() -> None:
 
     with pytest.raises(ZeroDivisionError), console.watching(lambda: (), away):
         raise ZeroDivisionError
+
+
+FINDINGS = {
+    "": ["Enlarged Cardiomediastinum", "Pleural Effusion"],
+    "present": ["1,235", "87"],
+    "AUROC": ["0.8341", "0.9227"],
+    "95 % interval": ["0.740 to 0.912", "0.851 to 0.963"],
+    "sensitivity\nat 0.5": ["0.7113", "0.6172"],
+    "specificity": ["0.8134", "0.9155"],
+    "threshold": ["0.5231", "0.4977"],
+}
+
+
+@pytest.mark.parametrize("width", [30, 40, 60, 80, 100, 160])
+def test_a_column_is_shown_whole_or_named_as_left_out(width: int) -> None:
+    table = Table(["", *numbers(*[*FINDINGS][1:])], [*zip(*FINDINGS.values(), strict=True)])
+    screen = io.StringIO()
+
+    Console(width=width, file=screen).print(console.drawn([table]))
+
+    lines = screen.getvalue().splitlines()
+    shown, _, left_out = " ".join(" ".join(lines).split()).partition("left out on this narrow screen: ")
+    hidden = left_out.rpartition(" (COLUMNS=")[0].split(", ") if left_out else []
+    assert max(map(len, lines)) <= width
+    for name, cells in [*FINDINGS.items()][1:]:
+        is_hidden = " ".join(name.split()) in hidden
+        assert [cell in shown for cell in cells] == [not is_hidden] * 2
+        assert not [digits for cell in cells for digits in re.findall(r"\d.\d+", cell) if is_hidden and digits in shown]
+    assert all(word in shown for name in FINDINGS[""] for word in name.split())
+    assert "present" not in hidden
+    assert (hidden == []) == (width >= 100)
 
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\r\x9b31m\u202egnp.exe\u2066"

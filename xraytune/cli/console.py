@@ -12,7 +12,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,9 +22,9 @@ from typing import Any, TextIO, TypeVar, cast
 import typer
 from rich import box
 from rich import progress as bars
-from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
+from rich.measure import measure_renderables
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -38,6 +38,11 @@ _STYLES: dict[Tone, str] = {"plain": "", "strong": "bold", "dim": "dim", "good":
 _LOG_EVERY_SECONDS = 10.0
 _FRAME_EVERY_SECONDS = 1.0
 _SUMMARY_EVERY_SECONDS = 30.0
+_GAP = 2
+"""Between two columns of a table."""
+_FOLDED_WIDTH = 20
+"""Longer words of a column that wraps may be folded."""
+_WIDEST = 10_000
 
 
 class _Stderr:
@@ -218,34 +223,59 @@ def drawn(frame: Frame) -> RenderableType:
 
 @dataclass(frozen=True, slots=True)
 class _DrawnTable:
-    """A table below an empty line. On a narrow screen, a line below names the columns that are left out."""
+    """A table below an empty line. Each column is shown whole or not at all; a line below names those that are left out."""
 
     table: Table
 
     def __rich_console__(self, screen: Console, options: ConsoleOptions) -> RenderResult:
         columns = self.table.headings
-        rows = [[_text(cell) for cell in row] for row in self.table.rows]
-        texts = ((column.name, *(row[place].plain for row in rows)) for place, column in enumerate(columns))
-        widths = [2 + max(cell_len(line) for text in column for line in text.split("\n")) for column in texts]
+        cells = [
+            [_text(column.name), *(_text(row[place]) for row in self.table.rows)]
+            for place, column in enumerate(columns)
+        ]
+        sizes = [measure_renderables(screen, options.update(max_width=_WIDEST), column) for column in cells]
+        wraps = [column.flexible or place == 0 for place, column in enumerate(columns)]
+        natural = [size.maximum for size in sizes]
+        least = [
+            min(size.minimum, _FOLDED_WIDTH) if may_wrap else size.maximum
+            for size, may_wrap in zip(sizes, wraps, strict=True)
+        ]
         shown = list(range(len(columns)))
+
+        def fits(widths: Sequence[int]) -> bool:
+            return sum(widths[place] + _GAP for place in shown) - _GAP <= options.max_width
+
         for place in reversed(range(len(columns))):
-            if columns[place].optional and sum(widths[kept] for kept in shown) - 2 > options.max_width:
+            if columns[place].optional and not fits(natural):
                 shown.remove(place)
-        has_heading = any(columns[place].name for place in shown)
+        for place in reversed(shown[2:]):
+            if not fits(least):
+                shown.remove(place)
         grid = RichTable(
-            box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, show_header=has_heading
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+            pad_edge=False,
+            show_edge=False,
+            show_header=any(columns[place].name for place in shown),
         )
-        for column in (columns[place] for place in shown):
-            heading, wraps = _text(column.name), column.flexible
-            grid.add_column(heading, justify=column.align, overflow="fold", no_wrap=not wraps, header_style="dim")
-        for row in rows:
-            grid.add_row(*(row[place] for place in shown))
+        for place in shown:
+            grid.add_column(
+                cells[place][0],
+                justify=columns[place].align,
+                overflow="fold",
+                no_wrap=fits(least) and not wraps[place],
+                header_style="dim",
+            )
+        for row in zip(*(cells[place][1:] for place in shown), strict=True):
+            grid.add_row(*row)
         yield Text()
         if self.table.title:
             yield _text(Cell(self.table.title, "strong"))
         yield grid
         if hidden := [column.name.replace("\n", " ") for place, column in enumerate(columns) if place not in shown]:
-            yield _text(Cell(f"left out on this narrow screen: {', '.join(hidden)}", "dim"))
+            needed = sum(natural) + _GAP * (len(columns) - 1)
+            note = f"left out on this narrow screen: {', '.join(hidden)} (COLUMNS={needed} shows all)"
+            yield _text(Cell(note, "dim"))
 
 
 def _text(entry: Entry) -> Text:

@@ -123,7 +123,9 @@ def _patient_level(evaluation: Evaluation) -> Frame:
         return "", Cell(f"no metrics by patient: no patient has only {join_names(missing)} images", "busy")
     metrics = reported_metrics(len(evaluation.class_counts), "patients")
     rows = [(_label(metric, evaluation), *_with_interval(by_patient, metric)) for metric in metrics]
-    table = Table(("", *numbers(""), ""), rows, "By patient: the mean probability of each patient's images")
+    table = Table(
+        ("", *numbers("value"), "95 % interval"), rows, "By patient: the mean probability of each patient's images"
+    )
     if not by_patient.left_out:
         return (table,)
     left_out = join_names(by_patient.left_out, 5)
@@ -165,12 +167,11 @@ def _finding_parts(evaluation: FindingEvaluation) -> Iterator[Cell | str | Table
     if evaluation.left_out:
         yield Cell(f"too few of each kind for a score: {join_names(evaluation.left_out)}", "busy")
     for column, values in evaluation.subgroups.items():
-        names = [*evaluation.findings]
         parts = [
-            (value, *(f"{found[name]:.3f}" if name in found else "" for name in names))
-            for value, found in values.items()
+            (name, *(f"{aurocs[name]:.3f}" if name in aurocs else "" for aurocs in values.values()))
+            for name in evaluation.findings
         ]
-        yield Table(("", *numbers(*names)), parts, f"AUROC by {column} (exploratory)")
+        yield Table(("", *numbers(*values)), parts, f"AUROC by {column} (exploratory)")
 
 
 def _segmenter_parts(evaluation: MaskEvaluation) -> Iterator[Cell | str | Table]:

@@ -26,7 +26,11 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table. On a narrow screen, `optional` ones are left out, the last first; then `flexible` ones wrap."""
+    """A column of a table.
+
+    On a narrow screen, `optional` ones are left out, the last first; then the first and `flexible` ones wrap; then further
+    ones are left out.
+    """
 
     name: str
     align: Literal["left", "right"] = "left"
