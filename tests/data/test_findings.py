@@ -167,7 +167,6 @@ def test_a_table_of_another_hospital_may_lack_findings_of_the_model(tmp_path: Pa
         ("task: findings\ndata: {path: x, findings: [a], table: {file: l.csv, image: i}}", "a single finding"),
         ("task: segmentation\ndata: {path: x, findings: [a, b]}", "do not apply to task: segmentation"),
         ("data: {path: x, findings: [a, b], table: {file: l.csv, image: i}}", "use task: findings"),
-        ("task: findings\nprompts: {a: b}\ndata: {path: x, findings: auto, table: {file: l, image: i}}", "{findings}"),
     ],
 )
 def test_findings_need_their_task_and_a_table(tmp_path: Path, content: str, problem: str) -> None:
