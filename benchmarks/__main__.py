@@ -20,7 +20,6 @@ NAMES = (
     "statistics",
     "draws",
     "findings",
-    "claims",
     "other_hospital",
     "known_answers",
     "pruning",

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.claims import Comparisons, errors, half_width, read
+from benchmarks.contrasts import Comparisons, errors, half_width, read
 from benchmarks.figures import Figure
 from xraytune.base.drawing import COLOURS, new_figure
 from xraytune.space.settings import Parameters
@@ -38,14 +38,14 @@ def measure() -> Iterator[Figure]:
     by_source: dict[float, dict[str, Comparisons]] = defaultdict(lambda: defaultdict(dict))
     for path in os.environ["STUDIES"].split(","):
         study = StudyFolder(Path(path).resolve())
-        patients, claims = f"{study.space().settings.data.train_patients}", read(study)
-        for arm in claims.plan.finalists:
-            none, gains = claims.none(arm), by_source[arm.parameters.synthetic_ratio]
-            others = {_REAL: claims.beside(arm, "perfect", "duplicate"), _source(arm.parameters): arm}
-            others["own images again"] = claims.beside(arm, "matched", "duplicate")
+        patients, contrasts = f"{study.space().settings.data.train_patients}", read(study)
+        for arm in contrasts.plan.finalists:
+            none, gains = contrasts.none(arm), by_source[arm.parameters.synthetic_ratio]
+            others = {_REAL: contrasts.beside(arm, "perfect", "duplicate"), _source(arm.parameters): arm}
+            others["own images again"] = contrasts.beside(arm, "matched", "duplicate")
             for name, other in others.items():
                 if other:
-                    gains[name][patients] = claims.minus(other, none)
+                    gains[name][patients] = contrasts.minus(other, none)
     for ratio, gains in sorted(by_source.items()):
         for name, compared in gains.items():
             for patients, result in compared.items():

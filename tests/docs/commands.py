@@ -20,14 +20,12 @@ BLOCKS = [(page.relative_to(ROOT).as_posix(), block) for page in PAGES for block
 
 RUN_AS_A_WHOLE = {
     "docs/tutorial.md": "test_the_tutorial_shows_what_its_commands_print",
-    "docs/modality.md": "test_another_modality_is_searched_confirmed_and_trained",
 }
 """Pages whose commands build on each other, and what runs them in their order."""
 ONLY_PARSED = {
     r"(docker|ray job) ": "needs an image or a cluster; the same commands are run without",
     r"xraytune search .*--address": "needs a cluster: tests/deploy/test_with_ray.py",
     r"xraytune demo": "takes minutes: test_the_quick_demo_runs runs demo --quick",
-    r"xraytune search .*gan_segmentation.yaml": "like gan_segmentation_cpu.yaml: tests/cli/test_search_spaces.py",
     r"xraytune confirm .*(gan-segmentation|jsrt)": "long GAN trainings: tests/confirm/test_confirm_segmentation.py",
     r"xraytune (search|confirm) .*(findings|b-100)": "needs hundreds of images or given generators: tests/confirm/",
     r"xraytune search .*folder.path=generated": "needs a pipeline: tests/examples/test_folder_from_pipeline.py",
@@ -59,9 +57,6 @@ SHRUNK = {
     r"(search|train|generator train) .*(gan.segmentation|lung_segmenter|jsrt_)": TINY_PAIRS,
     r"train .*lung_segmenter": ("budget.steps_per_epoch=20", "data.train_patients=null"),  # enough for plausible masks
     r"search .*CXR8": ("data.train_patients=null",),
-    r"(search|headroom) .*live_claims": (
-        "budget.steps_per_epoch=8",
-    ),  # pretraining at a ratio of 10 needs as many steps
     r"audit": tuple(one for one in TINY if not one.startswith("budget.trials")),
     r"generator sample": ("-n 20",),
     r"data phantom": ("--patients 40", "--size 32"),

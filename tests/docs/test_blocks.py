@@ -21,20 +21,13 @@ from typer.main import get_command
 
 from benchmarks.__main__ import NAMES as BENCHMARKS
 from docs.hooks import PROGRAMS, Block, shell_commands
-from tests.docs.commands import BLOCKS, ONLY_PARSED, PAGES, ROOT, SHRUNK, of_xraytune
+from tests.docs.commands import BLOCKS, PAGES, ROOT, of_xraytune
 from xraytune.cli.main import build_app
 from xraytune.space.load import load_space
 from xraytune.space.settings import Settings
 
 INLINE = re.compile(r"(?<!`)`(xraytune [a-z-][^`]*)`(?!`)")
 
-PYTHON = {
-    "docs/data.md": "tests/data/test_public_sets.py",
-    "docs/final-model.md": "tests/model/test_plain_pytorch.py",
-    "docs/python.md": "tests/test_python_api.py",
-    "docs/serving.md": "tests/model/test_predict.py",
-}
-"""Pages with Python, and the tests that run it."""
 OTHER_SPACES = {"examples/README.md": "tests/examples, with the examples installed"}
 """Pages with overrides that are only valid with other packages, and the tests that check them."""
 OTHER_YAML = {"services": "docker compose", "apiVersion": "Kubernetes", "method": "W&B"}
@@ -101,14 +94,6 @@ def test_every_command_within_a_sentence_has_its_options(line: str) -> None:
     assert {word for word in words if word.startswith("-")} <= known
 
 
-def test_every_reason_not_to_run_a_command_and_every_added_option_is_needed() -> None:
-    commands = [words for _, block in BLOCKS if block.language == "bash" for words in shell_commands(block.text)]
-    lines = [" ".join(words).removeprefix("time ") for words in commands if of_xraytune(words)]
-
-    assert [one for one in ONLY_PARSED if not any(re.match(one, line) for line in lines)] == []
-    assert [one for one in SHRUNK if not any(re.match(f"xraytune {one}", line) for line in lines)] == []
-
-
 @pytest.mark.parametrize(("page", "block"), [*all_of("yaml"), *all_of("json")])
 def test_yaml_is_a_valid_space_or_another_known_file(page: str, block: Block, tmp_path: Path) -> None:
     content = json.loads(block.text) if block.language == "json" else next(yaml.safe_load_all(block.text))
@@ -122,12 +107,6 @@ def test_yaml_is_a_valid_space_or_another_known_file(page: str, block: Block, tm
     assert load_space(file, data=None if has_path else Path("chest_xray")).settings.name
 
 
-def test_a_test_runs_each_page_with_python() -> None:
-    assert {page for page, block in BLOCKS if block.language == "python"} == PYTHON.keys()
-    for page, test in PYTHON.items():
-        assert Path(page).name in (ROOT / test).read_text(encoding="utf-8")
-
-
 def test_other_blocks_are_known_output() -> None:
     def unknown() -> Iterator[str]:
         after_python: set[str] = set()  # such as docs/python.md, which shows values
@@ -138,19 +117,6 @@ def test_other_blocks_are_known_output() -> None:
 
     assert list(unknown()) == [], "neither a command nor YAML: fence it, with its language (or text) after the fence"
     assert {block.language for _, block in BLOCKS} <= {"bash", "yaml", "json", "python", "text", ""}
-
-
-@pytest.mark.parametrize(("page", "fewest"), [("faults.md", 50), ("security.md", 15)])
-def test_each_row_of_a_fault_names_an_existing_test(page: str, fewest: int) -> None:
-    text = (ROOT / "docs" / page).read_text(encoding="utf-8").partition("## Results of the drills")[0]
-    rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| what happens")]
-
-    assert len(rows) >= fewest
-    for row in rows:
-        name = re.search(r"`([\w/]+\.py)(?:::(\w+))?` \|$", row)
-        assert name, row
-        test = (ROOT / "tests" / name[1]).read_text(encoding="utf-8")
-        assert name[2] is None or f"def {name[2]}(" in test, row
 
 
 def test_the_troubleshooting_page_starts_from_messages_that_are_printed() -> None:

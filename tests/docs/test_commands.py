@@ -93,7 +93,7 @@ def test_the_tutorial_shows_what_its_commands_print(tmp_path: Path) -> None:
 
 @pytest.mark.nightly
 def test_another_modality_is_searched_confirmed_and_trained(tmp_path: Path) -> None:
-    """docs/modality.md on generated images: dark or bright discs on noise, in two classes of other names."""
+    """Dark or bright discs on noise, in two classes of other names, with the space of docs/data.md."""
     rng = numpy_generator(1, "ultrasound")
     y, x = np.mgrid[-1:1:48j, -1:1:40j]
     for number in range(120):
@@ -105,9 +105,19 @@ def test_another_modality_is_searched_confirmed_and_trained(tmp_path: Path) -> N
             pixels = np.clip(rng.normal(110, 25, x.shape) + disc, 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / f"p{number:03d}_{image}.png")
 
-    printed = run_page("modality", tmp_path, *(word for one in TINY for word in ("--set", one)))
+    page = blocks((ROOT / "docs" / "data.md").read_text(encoding="utf-8"))
+    (space,) = (block.text for block in page if block.text.startswith("name: ultrasound"))
+    (tmp_path / "ultrasound.yaml").write_text(space, encoding="utf-8")
+    commands = (
+        ["data", "inspect", "ultrasound", "--classes", "auto", "--group-regex", "p([0-9]+)_"],
+        ["search", "--space", "ultrasound.yaml", *(word for one in TINY for word in ("--set", one))],
+        ["confirm", "studies/ultrasound", "--yes"],
+        ["train", "studies/ultrasound", "-o", "model"],
+        ["predict", "model", "ultrasound/test", "-o", "predictions.csv"],
+    )
 
-    inspection = next(output for line, output in printed.items() if "inspect" in line)
+    inspection, *_ = run_all(commands, tmp_path)
+
     assert "malignant" in inspection
     assert read_json(tmp_path / "model" / "bundle.json")["positive"] == "malignant"
     assert read_json(tmp_path / "studies" / "ultrasound" / "confirm" / "verdict.json")["verdict"]

@@ -41,7 +41,7 @@ def test_features_and_logits_have_the_promised_shapes(backbone: str, changes: di
 
 
 def test_the_published_vgg16_has_its_published_number_of_parameters() -> None:
-    """Of the project in docs/origins/004.md, without the memory for them."""
+    """Of the fourth origin project (docs/spaces.md), without the memory for them."""
     with torch.device("meta"):
         network = new_classifier("vgg16", trainable="head", head="vgg16_two_class")
 

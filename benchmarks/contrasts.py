@@ -1,0 +1,67 @@
+"""Differences between the arms of a confirmation, with the interval of `confirm`."""
+
+from __future__ import annotations
+
+from benchmarks.figures import Figure, figure
+from xraytune.base.records import ignore_progress
+from xraytune.confirm.arms import CONFIRM_FOLDER, Arm, Role, read_plan
+from xraytune.confirm.score import ArmScores, arm_scores
+from xraytune.confirm.sealed import choose_test
+from xraytune.stats.verdict import Comparison, compare
+from xraytune.study.folder import StudyFolder
+from xraytune.trial.task import task_of
+
+Comparisons = dict[str, Comparison]
+
+
+class Contrasts:
+    """The arms of a confirmation, by what they are, and differences between them."""
+
+    def __init__(self, scores: ArmScores) -> None:
+        self._scores = scores
+        self.plan = scores.plan
+
+    def beside(self, finalist: Arm, role: Role, source: str) -> Arm | None:
+        """Return the arm that differs from a finalist only in its source, if there is one."""
+        arms = (arm for arm in self.plan.arms if (arm.trial, arm.role) == (finalist.trial, role))
+        return next((arm for arm in arms if arm.parameters.source == source), None)
+
+    def none(self, finalist: Arm) -> Arm:
+        """Return the matched control without extra images."""
+        arm = self.beside(finalist, "matched", "none")
+        assert arm is not None, "every finalist has one"
+        return arm
+
+    def minus(self, first: Arm, second: Arm) -> Comparison:
+        """Compare two arms."""
+        return compare(self._scores.measure(first, second))
+
+
+def read(study: StudyFolder) -> Contrasts:
+    """Return the test scores of the study's confirmation."""
+    runs, settings = StudyFolder(study.path / CONFIRM_FOLDER), study.space().settings
+    plan = read_plan(runs.path)
+    assert plan is not None, "the study is confirmed"
+    choice = choose_test(
+        settings,
+        study.prepared(),
+        study.default_cache,
+        replicates=plan.replicates,
+        compared=[arm.parameters for arm in plan.finalists],
+        planned=plan.test,
+        test=None,
+        on_progress=ignore_progress,
+    )
+    return Contrasts(arm_scores(runs, plan, choice.sealed, task_of(settings)))
+
+
+def errors(result: Comparison) -> tuple[float, float]:
+    """Return how far the interval reaches below and above the difference."""
+    interval = result.interval
+    return interval.difference - interval.low, interval.high - interval.difference
+
+
+def half_width(name: str, result: Comparison) -> Figure:
+    """Return half of the width of an interval, as a figure with its bar."""
+    interval = result.interval
+    return figure(f"half-width, {name}", (interval.high - interval.low) / 2, "AUROC", "<= 0.005")
