@@ -40,9 +40,9 @@ _FIXED = (
 )
 _SEEDS = int(os.environ.get("SEEDS", "3"))
 _TUTORIAL = (
-    *("gan.architecture=dcgan", "gan.z_dim=100", "gan.loss=bce", "gan.lr_g=2e-4", "gan.lr_d=2e-4"),
+    *("gan.architecture=dcgan", "gan.z_dim=100", "gan.lr_g=2e-4", "gan.lr_d=2e-4"),
     *("gan.beta1=0.5", "gan.beta2=0.999"),
-    *("gan.spectral_norm=false", "gan.diffaugment=false", "gan.ema_half_life_images=null"),
+    *("gan.diffaugment=false", "gan.ema_half_life_images=null"),
 )
 _GANS = {
     "default": ("gan.width=16", "gan.steps=5400"),
@@ -80,11 +80,9 @@ def _measure(changes: tuple[str, ...], seed: int, compute: Compute, cache: Path)
     assert settings is not None, "the space trains a GAN"
     prepared, _ = prepare(space.settings, cache)
     started = time.monotonic()
-    seconds = (
-        cache / "seconds" / artifact_path(cache, GAN_STAGE, generator_inputs(settings, None, prepared, compute)).name
-    )
+    seconds = cache / "seconds" / artifact_path(cache, GAN_STAGE, generator_inputs(settings, prepared, compute)).name
     context = RunContext(prepared=prepared, cache=cache, compute=compute)
-    trained_generator(settings, None, context)
+    trained_generator(settings, context)
     if not seconds.exists():
         write_json(seconds, {"seconds": time.monotonic() - started})
     quality = measure_quality(experiment, context)

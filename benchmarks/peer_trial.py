@@ -22,14 +22,6 @@ from xraytune.synth.networks import Discriminator, Generator
 
 GAN = GanSettings(
     architecture="dcgan",
-    batch_size=32,
-    z_dim=100,
-    lr_g=2e-4,
-    lr_d=2e-4,
-    beta1=0.5,
-    beta2=0.999,
-    loss="bce",
-    spectral_norm=False,
     diffaugment=False,
     ema_half_life_images=None,
 )

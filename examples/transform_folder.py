@@ -19,7 +19,7 @@ from PIL import Image
 from xraytune.data.decoding import read_image
 from xraytune.data.formats import LARGEST_SIDE_PX
 from xraytune.data.index import read_index
-from xraytune.nets.augment import augment, fresh_views
+from xraytune.nets.augment import augment, view_table
 from xraytune.space.load import data_settings
 from xraytune.space.settings import DataSettings
 
@@ -34,7 +34,8 @@ def transform_folder(data: Path, out: Path, *, copies: int = 2, classical: int =
         square = torch.zeros(1, 1, side, side)
         top, left = ((side - length) // 2 for length in original.shape)
         square[0, 0, top : top + original.shape[0], left : left + original.shape[1]] = torch.from_numpy(original)
-        views = fresh_views(seed, "transform", image.file, count=copies, classical=classical)
+        table = view_table(seed, "transform", image.file, image_count=copies, views=1, classical=classical)
+        views = table[:, 0]
         for number, view in enumerate(torch.from_numpy(views), start=1):
             stem = "__".join(PurePosixPath(image.file).with_suffix("").parts)
             name = PurePosixPath(index.class_names[image.label], f"{stem}__t{number}.png")

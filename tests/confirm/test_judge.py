@@ -14,7 +14,7 @@ import pytest
 
 from xraytune.base.files import read_json
 from xraytune.base.seeding import numpy_generator
-from xraytune.confirm.arms import Arm, Plan, matched_control
+from xraytune.confirm.arms import Arm, Plan
 from xraytune.confirm.judge import headroom_reached, judge_finalists
 from xraytune.confirm.record import Confirmation, HeldOutSet, methods_paragraph, read_verdict, write_verdict
 from xraytune.confirm.score import ArmScores, EvaluationSet
@@ -223,20 +223,6 @@ def test_without_real_images_of_others_or_without_the_control_there_is_no_headro
 
     assert headroom_reached(arm_scores(scores()), ARMS[0]) is None
     assert headroom_reached(arm_scores(scores(), arms=without_none), ARMS[0]) is None
-
-
-@pytest.mark.slow
-def test_none_alone_shows_harm_only_with_as_many_images_per_step_as_the_finalist() -> None:
-    finalist = arm("gan #1", "finalist", source="gan", synthetic_ratio=1.0, mixing="replace")
-    matched = matched_control(finalist, "none")
-    assert matched is not None
-
-    as_many = confirmation(scores(gan=0.8), arms=(finalist, matched)).to_json()
-    fewer = confirmation(scores(gan=0.8), arms=ARMS[:2]).to_json()
-
-    assert (as_many["verdict"], fewer["verdict"]) == ("hurts", "no_better")
-    assert "images per step" not in as_many["answer"]
-    assert "without a matched duplicate control, the cause may be the synthetic images" in fewer["answer"]
 
 
 @pytest.mark.slow

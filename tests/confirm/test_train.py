@@ -215,12 +215,3 @@ def test_settings_of_pruned_or_failed_trials_are_not_sampled_again(
 
     assert ends(asked) == [(0, "top-up 0 real_only", "complete")]
     assert plan.notes == ("the space has only 1 of 3 further settings of the arm real_only",)
-
-
-def test_a_finalist_without_any_control_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
-    controls = "confirm.controls={matched: [duplicate], tuned: []}"
-    total = FinishedTrial(name="#2", parameters=parameters("gan", lr=1e-3, mixing="replace"), val_b_score=0.9)
-    asked = open_study(tmp_path, controls, says=no_run)
-
-    with pytest.raises(StudyError, match="there is no control to compare #2 with"):
-        train(asked, REAL, total)

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xraytune.nets.augment import IDENTITY_VIEW, VIEW_COLUMNS, augment, fresh_views, view_table
+from xraytune.nets.augment import IDENTITY_VIEW, VIEW_COLUMNS, augment, view_table
 
 
 def disc(x: float, y: float, size_px: int = 64) -> Tensor:
@@ -66,7 +66,7 @@ def test_contrast_spreads_around_the_mean_and_brightness_adds() -> None:
 @pytest.mark.parametrize("classical", [2, 3])
 def test_augmented_images_stay_in_range_and_are_alike_but_not_equal(classical: int) -> None:
     images = torch.rand(64, 1, 16, 16)
-    views = torch.from_numpy(fresh_views(1, "step", 4, count=64, classical=classical))
+    views = torch.from_numpy(view_table(1, "step", image_count=64, views=1, classical=classical)[:, 0])
 
     changed = augment(images, views)
 
@@ -78,7 +78,7 @@ def test_augmented_images_stay_in_range_and_are_alike_but_not_equal(classical: i
 @pytest.mark.slow
 def test_weakest_augmentation_only_flips() -> None:
     images = torch.rand(64, 1, 16, 16)
-    views = torch.from_numpy(fresh_views(1, "step", 4, count=64, classical=1))
+    views = torch.from_numpy(view_table(1, "step", image_count=64, views=1, classical=1)[:, 0])
     is_mirrored = views[:, 0] < 0
 
     changed = augment(images, views)
@@ -101,10 +101,10 @@ def test_tables_depend_on_seed_and_purpose_and_a_longer_one_starts_with_a_shorte
 
 
 def test_without_classical_augmentation_the_one_view_is_the_image() -> None:
-    fresh = fresh_views(7, "real", count=4, classical=0)
-    for views in (view_table(7, "real", image_count=4, views=8, classical=0), fresh[:, None]):
-        assert views.shape == (4, 1, len(VIEW_COLUMNS))
-        assert (views == np.array(IDENTITY_VIEW)).all()
+    views = view_table(7, "real", image_count=4, views=8, classical=0)
+
+    assert views.shape == (4, 1, len(VIEW_COLUMNS))
+    assert (views == np.array(IDENTITY_VIEW)).all()
 
 
 def test_strengths_scale_the_same_draws_within_their_bounds() -> None:

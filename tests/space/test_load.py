@@ -24,7 +24,7 @@ def test_all_problems_are_reported_at_once_in_file_order(write_space: WriteSpace
         "lr: {min: 1e-2, max: 1e-4, distribution: log_uniform_values}",
         "gan:",
         "  when: {sourc: gan}",
-        "  parameters: {steps: {value: 1.5}, conditional: {value: no}}",
+        "  parameters: {steps: {value: 1.5}, diffaugment: {value: no}}",
         after="budget: {trials: 0}\nsead: 3\n",
     )
 
@@ -102,7 +102,7 @@ backbone: {values: [small_cnn, resnet18]} -> 4 small_cnn, weights
 weights: {values: [none, imagenet]} | trainable: {values: [head, all]} -> 5 head, none, when:
 source: {values: [none, folder]} -> 4 folder.path
 source: {values: [none, gan]} | synthetic_ratio: {value: .01} | batch_size: {min: 8, max: 64} -> 5 0.01, 8, zero
-source: {values: [duplicate, gan]} | mixing: {values: [additive, replace]} -> 4 duplicate, replace
+mixing: {values: [additive, replace]} -> 4 replace, removed
 source: {value: gan} | gan.image_size: {values: [64, 256]} -> 5 gan.image_size, 256
 loss: {values: [bce, cross_entropy]} ++ data.classes=three -> 4 bce, two classes
 
@@ -144,7 +144,8 @@ dropout: {min: 0, max: .3} || task: segmentation -> 4 dropout
 ++ gan=3 -> --set gan=3 unknown key 'gan'
 ++ views=[1 -> --set views=[1 YAML
 ++ views= -> --set views= views, empty
-++ gan.conditional=no -> --set gan.conditional=no 'no'
+++ gan.diffaugment=no -> --set gan.diffaugment=no 'no'
+++ gan.conditional=false -> --set gan.conditional=false removed
 ++ backbone=resnet5O -> --set backbone=resnet5O 'resnet50'?
 ++ budget.trails=3 -> --set budget.trails=3 'trials'?
 ++ parameters.lr=1e-3 -> --set parameters.lr=1e-3 'lr'?

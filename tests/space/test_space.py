@@ -31,7 +31,7 @@ _CHOICES: dict[str, list[Json]] = {
     "source": ["none", "duplicate", "gan", "folder"],
     "synthetic_ratio": [0.25, 0.5, 1.0, 2.0],
     "balance": ["natural", "equal"],
-    "mixing": ["additive", "replace", "pretrain"],
+    "mixing": ["additive", "pretrain"],
     "classical": [0, 1, 2, 3],
     "backbone": ["small_cnn", "resnet18", "resnet50"],
     "weights": ["imagenet", "none", "own/net.pth"],
@@ -43,9 +43,9 @@ _CHOICES: dict[str, list[Json]] = {
     "input_channels": [1, 3],
     "early_stop_epochs": [None, 3, 5],
     "gan.steps": [100, 200, 300],
-    "gan.loss": ["bce", "hinge"],
+    "gan.architecture": ["dcgan", "pca"],
     "gan.image_size": [32, 256],
-    "gan.conditional": [True, False],
+    "gan.diffaugment": [True, False],
     "gan.ema_half_life_images": [None, 1000],
 }
 _RANGES: dict[str, Specs] = {

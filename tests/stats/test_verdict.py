@@ -114,8 +114,6 @@ NONE_WORSE = against("none", "worse", kind="none")
             "hurts",
             ("none", "duplicate"),
         ),
-        # With `mixing: replace`, it has as many images per step as the finalist.
-        ([against("none", "worse", kind="none_same_count"), against("tuned", "undecided")], "hurts", ("none",)),
         # Worse than `none` alone may come from more images per step, which the duplicates have too.
         ([NONE_WORSE, against("duplicate", "undecided", kind="duplicate")], "undecided", ("none", "duplicate")),
         ([NONE_WORSE, against("duplicate", "equivalent", kind="duplicate")], "undecided", ("none", "duplicate")),

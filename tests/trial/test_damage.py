@@ -228,4 +228,4 @@ def test_pixels_of_another_decoder_are_not_reused(done: Done, cache: Path) -> No
 
     with pytest.raises(StudyError, match=r"Pillow .* decodes the images differently from the study"):
         restore_pixels(done.bench.settings, began, cache)
-    assert generator_inputs(gan(), None, began, CPU) != generator_inputs(gan(), None, prepared, CPU)
+    assert generator_inputs(gan(), began, CPU) != generator_inputs(gan(), prepared, CPU)

@@ -233,7 +233,7 @@ def test_training_starts_from_a_saved_generator(kept: Kept, clinic_b: Bench) -> 
         pools.append(pool_block(settings, clinic_b.context, 1, 0).read())
         saved, started = (
             load_file(file / "generator.safetensors")
-            for file in (kept.gan, trained_generator(settings, None, clinic_b.context))
+            for file in (kept.gan, trained_generator(settings, clinic_b.context))
         )
         network = [name for name in saved if not name.startswith("prior.")]
         assert all(torch.equal(saved[name], started[name]) for name in network) == (steps == 0)
@@ -246,7 +246,7 @@ def test_training_cannot_start_from_another_network(kept: Kept, clinic_b: Bench)
     settings = GanSettings.model_validate({"image_size": 32, "width": 8, "steps": 1, "start_from": kept.gan})
 
     with pytest.raises(ArtifactError, match="different network"):
-        trained_generator(settings, None, clinic_b.context)
+        trained_generator(settings, clinic_b.context)
 
 
 @pytest.mark.parametrize("name", ["../outside", "/outside", "nul\0", "..", ""])

@@ -71,22 +71,12 @@ def test_cases_by_hand() -> None:
     assert plan_mix([3, 7], mixed(0.1)).tolist() == [1]
 
 
-@pytest.mark.parametrize(
-    ("ratio", "mixing", "real_per_step", "extra_per_step"),
-    [(0.5, "additive", 32, 16), (1.0, "replace", 16, 16), (3.0, "replace", 8, 24), (0.25, "replace", 26, 6)],
-)
-def test_mixing_replace_divides_the_batch(ratio: float, mixing: str, real_per_step: int, extra_per_step: int) -> None:
-    mix = mixed(ratio, mixing=mixing, batch_size=32)
-
-    assert (mix.real_per_step, mix.extra_per_step) == (real_per_step, extra_per_step)
-
-
 @pytest.mark.parametrize(("ratio", "first"), [(0.25, 24), (1.0, 60), (4.0, 96), (0.5, 40)])
 def test_pretraining_divides_the_steps(ratio: float, first: int) -> None:
     """Of 120 steps; each image, real or extra, is then shown equally often."""
     mix = mixed(ratio, mixing="pretrain", batch_size=32)
 
-    assert (mix.pretraining_steps(120), mix.real_per_step, mix.extra_per_step) == (first, 32, 32)
+    assert (mix.pretraining_steps(120), mix.extra_per_step) == (first, 32)
     assert mixed(ratio).pretraining_steps(120) == 0
 
 
@@ -100,9 +90,7 @@ def test_no_source_has_no_extra_images() -> None:
     ("values", "words"),
     [
         ({"source": "gan", "synthetic_ratio": 0.0}, "give a ratio above 0"),
-        ({"source": "duplicate", "mixing": "replace"}, "use mixing: additive"),
         ({"source": "gan", "synthetic_ratio": 0.01, "batch_size": 8}, "rounds to zero extra images"),
-        ({"source": "gan", "synthetic_ratio": 40.0, "batch_size": 8, "mixing": "replace"}, "no real image"),
         ({"source": "folder"}, "folder.path"),
     ],
 )

@@ -148,9 +148,9 @@ def test_the_memorisation_gate_compares_images_without_their_masks(pairs: Pairs)
 def test_drawn_pairs_are_png_files_of_images_and_masks_and_those_of_a_search(pairs: Pairs, tmp_path: Path) -> None:
     experiment = pairs.experiment()
     gan = generator_of(experiment)
-    network = trained_generator(gan, None, pairs.context)
+    network = trained_generator(gan, pairs.context)
     (tmp_path / "gan").mkdir()
-    fill_generator_folder(tmp_path / "gan", {None: network}, experiment, pairs.context)
+    fill_generator_folder(tmp_path / "gan", network, experiment, pairs.context)
 
     drawn = generator_sample(tmp_path / "gan", count=300, out=tmp_path / "drawn")
 

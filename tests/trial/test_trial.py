@@ -22,7 +22,7 @@ from xraytune.base.records import EpochRecord
 from xraytune.nets.checkpoint import load_best
 from xraytune.space.settings import Experiment, GanSettings, Objective
 from xraytune.stats.classification import auroc
-from xraytune.synth.synthesize import GAN_STAGE, generator_need, network_labels, trained_generator
+from xraytune.synth.synthesize import GAN_STAGE, generator_need, trained_generator
 from xraytune.trial.inputs import TrialInputs
 from xraytune.trial.run import run_trial, trial_epochs
 
@@ -47,11 +47,10 @@ def numbers(records: list[EpochRecord]) -> list[tuple[float | None, ...]]:
 ARMS: dict[str, dict[str, Any]] = {
     "real_only": {"source": "none"},
     "classical": {"source": "none", "classical": 2},
-    "drawn afresh": {"source": "none", "classical": 1, "views": 0},
     "duplicate": {"source": "duplicate", "synthetic_ratio": 0.5},
     "gan": {"source": "gan", "gan": gan()},
-    "one gan for each class": {"source": "gan", "gan": gan(conditional=False), "balance": "equal"},
-    "classical+gan": {"source": "gan", "gan": gan(), "classical": 1, "mixing": "replace", "synthetic_ratio": 2.0},
+    "a balanced gan": {"source": "gan", "gan": gan(), "balance": "equal"},
+    "classical+gan": {"source": "gan", "gan": gan(), "classical": 1, "synthetic_ratio": 2.0},
     "gan, pretrained": {"source": "gan", "gan": gan(), "mixing": "pretrain"},
 }
 
@@ -115,12 +114,11 @@ def test_longer_gan_continues_shorter_one_bit_identically(bench: Bench, tmp_path
 
     def train(cache: Path, count: int) -> dict[str, Tensor]:
         settings = gan(seed=12, steps=count)
-        (label,) = network_labels(settings, bench.prepared)
         (cache / "pixels-2").mkdir(parents=True, exist_ok=True)
         if not (cache / bench.prepared.pixels).exists():
             shutil.copytree(bench.cache / bench.prepared.pixels, cache / bench.prepared.pixels)
         context = replace(bench.context, cache=cache, on_progress=lambda *progress: said.append(progress))
-        path = trained_generator(settings, label, context)
+        path = trained_generator(settings, context)
         return load_file(path / "generator.safetensors")
 
     train(tmp_path / "one", 26)

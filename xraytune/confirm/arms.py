@@ -181,10 +181,7 @@ def finalist_arm(finalist: FinishedTrial, resolution_px: int | None) -> Arm:
 
 
 def matched_control(finalist: Arm, source: str) -> Arm | None:
-    """Return the finalist with `source` `none` or `duplicate`, or None if the settings exclude it.
-
-    `duplicate` with `mixing: replace` would be the same as `none`, which is compared anyway.
-    """
+    """Return the finalist with `source` `none` or `duplicate`, or None if the settings exclude it."""
     values = {name: value for name, value in flat_values(finalist.parameters).items() if "." not in name}
     try:
         parameters = parameters_from({**values, "source": source})

@@ -106,7 +106,7 @@ def judge_finalists(test: ArmScores, *, rope: float) -> tuple[FinalistVerdict, .
 
 def _against(test: ArmScores, finalist: Arm, control: Arm, *, rope: float) -> tuple[AgainstControl, ControlVerdict]:
     comparison = compare(test.measure(finalist, control))
-    verdict, kind = judge_pair(comparison.evidence, rope=rope), control_kind(control, finalist)
+    verdict, kind = judge_pair(comparison.evidence, rope=rope), control_kind(control)
     result = ControlVerdict(
         control=control.name,
         arm=control.parameters.arm,
@@ -132,10 +132,10 @@ def headroom_reached(test: ArmScores, finalist: Arm) -> HeadroomReached | None:
     return HeadroomReached(gain=best.difference, low=best.low, high=best.high, share=share)
 
 
-def control_kind(control: Arm, finalist: Arm) -> ControlKind:
-    """Return how a control differs from a finalist."""
+def control_kind(control: Arm) -> ControlKind:
+    """Return how a control differs from its finalist."""
     if control.role != "matched":
         return "tuned"
     if control.parameters.source == "duplicate":
         return "duplicate"
-    return "none_same_count" if finalist.parameters.mixing == "replace" else "none"
+    return "none"

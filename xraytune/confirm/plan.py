@@ -44,9 +44,6 @@ def make_plan(study: OpenStudy, *, finalists: int, replicates: int, choice: Test
     chosen = choose_finalists(ended, finalists, study.folder.path)
     finish = partial(train_trials, study, first=len(trained))
     tuned = choose_tuned(study.settings.confirm.controls.tuned, ended, finish, notes)
-    if "duplicate" in study.settings.confirm.controls.matched:
-        replacing = (trial.name for trial in chosen if trial.parameters.mixing == "replace")
-        notes += [f"{name} has mixing: replace, so that duplicate would be the same as none" for name in replacing]
     arms = (*_possible(study, compared_arms(chosen, study.settings, choice.kind), choice, replicates, notes), *tuned)
     plan = Plan(test=choice.kind, replicates=replicates, notes=tuple(notes), arms=arms)
     if alone := [finalist.trial for finalist in plan.finalists if not plan.controls(finalist)]:

@@ -225,7 +225,7 @@ def methods_paragraph(confirmation: Confirmation) -> str:
     return _paragraph(
         "methods.txt",
         confirmation,
-        matched={result.kind.removesuffix("_same_count") for result in controls if result.kind != "tuned"},
+        matched={result.kind for result in controls if result.kind != "tuned"},
         tuned=sorted({result.arm for result in controls if result.kind == "tuned"}),
         findings=[*dict.fromkeys(difference.finding for difference in confirmation.findings)],
     )

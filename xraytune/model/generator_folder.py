@@ -1,7 +1,7 @@
 """`generator train`: train a generator and save it to a folder. `generator sample`: draw any number of images from it.
 
     FOLDER/generator.json                           settings, class counts, hashes of the training images, versions
-    FOLDER/generator.safetensors                    or one per class: generator_NORMAL.safetensors ...
+    FOLDER/generator.safetensors                    the network
     FOLDER/samples.png                              its images next to real ones
     FOLDER/grids/                                   samples drawn during training
 
@@ -12,7 +12,7 @@ the same however many are drawn, and a search would train on the same images. In
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import chain
@@ -51,7 +51,7 @@ from xraytune.study.folder import StudyFolder
 from xraytune.study.inputs import usable_generator
 from xraytune.synth.generator_quality import PoolReport
 from xraytune.synth.quality import feature_parameters, report_pool
-from xraytune.synth.saved_generator import GENERATOR_FILE, SavedGenerator, draw_saved, generator_file, read_generator
+from xraytune.synth.saved_generator import GENERATOR_FILE, NETWORK_FILE, SavedGenerator, draw_saved, read_generator
 from xraytune.synth.seen import seen_by
 from xraytune.synth.sources import blocks_for, findings_of_block, generator_of, typical_masks
 from xraytune.synth.synthesize import (
@@ -59,7 +59,6 @@ from xraytune.synth.synthesize import (
     copy_file,
     copy_grids,
     generator_inputs,
-    network_labels,
     trained_generator,
 )
 from xraytune.trial.mix import apportion
@@ -139,15 +138,12 @@ def generator_train(
     if generator.start_from:
         usable_generator(generator.start_from, prepared, is_start=True)
     context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
-    networks: dict[int | None, Path] = {}
-    for label in network_labels(generator, prepared):
-        inputs = generator_inputs(generator, label, prepared, compute)
-        work = work_path(cache, GAN_STAGE, inputs)
-        note(f"sample grids appear in {work / 'grids'} during training")
-        networks[label] = trained_generator(generator, label, context)
+    work = work_path(cache, GAN_STAGE, generator_inputs(generator, prepared, compute))
+    note(f"sample grids appear in {work / 'grids'} during training")
+    artifact = trained_generator(generator, context)
     report = report_pool(experiment, context)
     with new_folder(out) as folder:
-        saved = fill_generator_folder(folder, networks, experiment, context, report=report)
+        saved = fill_generator_folder(folder, artifact, experiment, context, report=report)
         save_generator_grid(experiment, context, folder).rename(folder / _SAMPLES)
     return TrainedGenerator(
         path=out,
@@ -198,24 +194,16 @@ def fixed_generator(space: Space) -> Experiment:
 
 def fill_generator_folder(
     folder: Path,
-    networks: Mapping[int | None, Path],
+    artifact: Path,
     experiment: Experiment,
     context: RunContext,
     *,
     report: PoolReport | None = None,
 ) -> SavedGenerator:
-    """Fill an empty folder for `generator_sample` and return its record.
-
-    `networks` has the artifact of each network, by `network_labels`.
-    """
+    """Fill an empty folder with a trained generator, for `generator_sample`, and return its record."""
     settings, prepared = generator_of(experiment), context.prepared
-    files: dict[str, Path] = {}
-    for label, artifact in networks.items():
-        name = None if label is None else prepared.class_names[label]
-        files[generator_file(name)] = artifact / "generator.safetensors"
-        copy_grids(artifact / "grids", folder / "grids" / (name or ""))
-    for file, source in files.items():
-        copy_file(source, folder / file)
+    copy_grids(artifact / "grids", folder / "grids")
+    copy_file(artifact / NETWORK_FILE, folder / NETWORK_FILE)
     train = [image for image in prepared.images if image.side == "train"]
     learnt = {image.sha256 for image in train}
     record = SavedGenerator(
@@ -225,7 +213,7 @@ def fill_generator_folder(
         findings_counts=dict(Counter(image.findings for image in train if image.findings)),
         train_fingerprint=prepared.train_fingerprint,
         train_images=sorted(learnt | seen_by([experiment.parameters])),
-        generators={file: sha256_of(folder / file) for file in files},
+        generators={NETWORK_FILE: sha256_of(folder / NETWORK_FILE)},
         compute=context.compute,
         packages={name: version(name) for name in ("xraytune", "torch", "numpy")},
         masks=typical_masks(settings, prepared, context.cache),

@@ -48,11 +48,6 @@ def view_table(seed: int, *purpose: str | int, image_count: int, views: int, cla
     return table
 
 
-def fresh_views(seed: int, *purpose: str | int, count: int, classical: int) -> NDArray[np.float32]:
-    """Draw one view for each image of a batch, float32 [count, 7]; make the step part of `purpose`."""
-    return view_table(seed, *purpose, image_count=count, views=1, classical=classical)[:, 0]
-
-
 def augment(images: Tensor, views: Tensor) -> Tensor:
     """Flip, rotate, scale and shift images (bilinear), then change contrast and brightness.
 

@@ -25,7 +25,7 @@ from xraytune.study.folder import StudyFolder, damage_explained
 from xraytune.study.status import StudyView, StudyWatcher, TrialView
 from xraytune.synth.grids import encoded_again
 from xraytune.synth.memorisation_gate import MEMORISATION_STAGE
-from xraytune.synth.synthesize import generator_paths
+from xraytune.synth.synthesize import generator_path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,10 +91,9 @@ class StudyData:
         if settings is None:
             return
         for release in self.folder.releases():
-            paths = generator_paths(settings, self.prepared, compute, self.cache, torch=release["torch"])
-            generators = {path.name for path in paths.values()}
+            generator = generator_path(settings, self.prepared, compute, self.cache, torch=release["torch"])
             for path, of in artifacts_of(self.cache, MEMORISATION_STAGE):
-                if generators.intersection(pool.get("generator") for pool in of["pools"]):
+                if generator.name in (pool.get("generator") for pool in of["pools"]):
                     for picture in sorted(path.glob("nearest_*.png")):
                         name = picture.stem.removeprefix("nearest_")
                         shown = "synthetic images, each with the nearest training image on its right."

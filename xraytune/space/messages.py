@@ -58,6 +58,10 @@ REMOVED = {
     "diffusion": "use source: folder with images that another program generated (docs/generators.md)",
     "pipeline": "write its images into a folder (examples/folder_from_pipeline.py) and use source: folder",
     "prompts": "give them to examples/folder_from_pipeline.py, and use source: folder",
+    "replace": "use mixing: additive or pretrain",
+    "conditional": "one network is trained for all classes",
+    "spectral_norm": "gan.architecture: pca has it, dcgan does not",
+    "loss": "gan.architecture decides: pca has a hinge loss, dcgan binary cross-entropy",
 }
 """What to use instead of settings and values of earlier versions."""
 

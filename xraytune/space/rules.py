@@ -48,12 +48,6 @@ RULES: tuple[Rule, ...] = (
         "write balance: natural, or leave images out of the folder's table",
     ),
     Rule(
-        ("gan.conditional", "task"),
-        lambda conditional, task: task != "findings" or conditional is not False,
-        "gan.conditional: false trains a network for each class, but images with findings have no class",
-        "remove it",
-    ),
-    Rule(
         ("backbone", "task"),
         lambda backbone, task: task != "segmentation" or backbone in ENCODERS,
         "backbone: {backbone} cannot be the encoder of a U-Net",

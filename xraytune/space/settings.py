@@ -197,8 +197,9 @@ class GanSettings(StrictModel):
     """A GAN. The defaults suit a few hundred images."""
 
     architecture: Literal["dcgan", "pca"] = "pca"
-    """`dcgan`: latent codes are noise. `pca`: a DCGAN whose latent codes are principal components of training images, which
-    it also learns to reconstruct; see docs/generators.md."""
+    """`dcgan`: as published, with noise as latent codes, batch norm and binary cross-entropy. `pca`: latent codes are
+    principal components of training images, which it also learns to reconstruct; spectral norm and a hinge loss. See
+    docs/generators.md."""
     image_size: Literal[32, 64, 128, 256] = 64
     steps: NonNegativeInt = 10_000
     batch_size: Annotated[int, Field(ge=2, le=4096)] = 16
@@ -211,17 +212,13 @@ class GanSettings(StrictModel):
     """Feature maps of the generator's last and of the discriminator's first layer."""
     lr_g: AboveZero = 6e-4
     lr_d: AboveZero = 1e-3
-    """Suits spectral norm; without it, use 2e-4 for both networks."""
+    """Suits `pca`; with `dcgan`, use 2e-4 for both networks."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.0
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    loss: Literal["bce", "non_saturating", "hinge"] = "hinge"
-    spectral_norm: bool = True
     diffaugment: bool = True
     """Randomly shift all images that the discriminator sees (only the translation of DiffAugment)."""
     ema_half_life_images: Count | None = 10_000
     """Half-life of the EMA of the generator's weights, in training images; null: no EMA."""
-    conditional: bool = True
-    """One class-conditional network; false: one network per class."""
     start_from: FilePath | None = None
     """A folder from `xraytune generator train` whose weights training starts from; then, `steps` may be 0."""
     seed: int = 0
@@ -276,22 +273,13 @@ def extra_images(synthetic_ratio: float, real_count: int) -> int:
 
 
 def extra_per_step(synthetic_ratio: float, batch_size: int, mixing: str) -> int:
-    """Return the extra images per optimiser step: r·B, or with `mixing: replace` r/(1+r)·B, rounded half up.
-
-    With `mixing: pretrain`, B during pretraining.
-    """
-    if mixing == "pretrain":
-        return batch_size
-    return extra_images(synthetic_ratio if mixing == "additive" else _extra_share(synthetic_ratio), batch_size)
+    """Return the extra images per optimiser step: r·B, rounded half up; with `mixing: pretrain`, B during pretraining."""
+    return batch_size if mixing == "pretrain" else extra_images(synthetic_ratio, batch_size)
 
 
 def pretraining_steps(synthetic_ratio: float, total_steps: int) -> int:
     """Return how many of the steps of `mixing: pretrain` draw only extra images: r/(1+r), rounded half up."""
-    return extra_images(_extra_share(synthetic_ratio), total_steps)
-
-
-def _extra_share(synthetic_ratio: float) -> float:
-    return synthetic_ratio / (1 + synthetic_ratio)
+    return extra_images(synthetic_ratio / (1 + synthetic_ratio), total_steps)
 
 
 def _weights_fix(_weights: str, backbone: str) -> str:
@@ -306,16 +294,16 @@ class Parameters(StrictModel):
     synthetic_ratio: Annotated[float, Field(ge=0, le=100), NoEffect(source="none")] = 1.0
     """Extra images per real image; 0 for `source: none`."""
     balance: Annotated[Balance, NoEffect(source="none", tasks=("segmentation",))] = "natural"
-    mixing: Annotated[Literal["additive", "replace", "pretrain"], NoEffect(source="none")] = "additive"
-    """`additive`: a step draws extra images on top of its real ones; `replace`: in place of some of them; `pretrain`: the
-    first r/(1+r) of all steps draw only extra images, the remaining ones only real images."""
+    mixing: Annotated[Literal["additive", "pretrain"], NoEffect(source="none")] = "additive"
+    """`additive`: a step draws extra images on top of its real ones; `pretrain`: the first r/(1+r) of all steps draw only
+    extra images, the remaining ones only real images."""
     gan: GanSettings | None = None
     folder: FolderSettings | None = None
     generator: GivenGenerator | None = None
     classical: Strength = 0
     """Strength of classical augmentation: 1 only flips; 2 and 3 also rotate, shift, scale and change the contrast."""
-    views: Annotated[int, Field(ge=0, le=64)] = 8
-    """Augmented versions per image, drawn in advance; 0: a new one at each step, which prevents caching features."""
+    views: Annotated[int, Field(ge=1, le=64)] = 8
+    """Augmented versions per image, drawn in advance."""
     backbone: Annotated[str, BACKBONES] = "resnet50"
     weights: WeightsName = "imagenet"
     """`imagenet`, a specific set (`IMAGENET1K_V1`, `IMAGENET1K_V2`), `hub` for those of timm on the Hugging Face Hub,
@@ -382,12 +370,6 @@ class Parameters(StrictModel):
             "give a ratio above 0",
         ),
         Rule(
-            ("source", "mixing"),
-            lambda source, mixing: source != "duplicate" or mixing != "replace",
-            "source: duplicate with mixing: replace is the same as source: none",
-            "use mixing: additive",
-        ),
-        Rule(
             ("weights", "backbone"),
             has_weights,
             "weights: {backbone} has no weights called {weights}",
@@ -407,12 +389,6 @@ class Parameters(StrictModel):
             "synthetic_ratio: {synthetic_ratio:g} of batch_size: {batch_size} rounds to zero extra images",
             "raise one of them",
         ),
-        Rule(
-            ("synthetic_ratio", "batch_size", "mixing"),
-            lambda ratio, size, mixing: mixing != "replace" or extra_per_step(ratio, size, mixing) < size,
-            "synthetic_ratio: {synthetic_ratio:g} leaves no real image in a batch",
-            "lower it",
-        ),
     )
 
     def with_gan(self, **changes: object) -> Self:
@@ -424,11 +400,6 @@ class Parameters(StrictModel):
     def extra_per_step(self) -> int:
         """Extra images per optimiser step."""
         return extra_per_step(self.synthetic_ratio, self.batch_size, self.mixing)
-
-    @property
-    def real_per_step(self) -> int:
-        """Real images per optimiser step that has any: B, or with `mixing: replace` B minus the extra images."""
-        return self.batch_size - self.extra_per_step if self.mixing == "replace" else self.batch_size
 
     def pretraining_steps(self, total_steps: int) -> int:
         """Return how many of `total_steps`, those of a full run, draw only extra images."""

@@ -27,7 +27,7 @@ from xraytune.stats.placements import DifferenceVariance, StructuralComponents, 
 
 Overall: TypeAlias = Literal["hurts", "helps", "no_better", "undecided"]
 PairWord: TypeAlias = Literal["better", "worse", "equivalent", "undecided"]
-ControlKind: TypeAlias = Literal["none", "none_same_count", "duplicate", "tuned"]
+ControlKind: TypeAlias = Literal["none", "duplicate", "tuned"]
 """Matched without extra images; the same with as many images per step as the finalist (`mixing: replace`); matched with
 repeated real images, also as many per step; tuned."""
 
@@ -342,7 +342,7 @@ def overall_verdict(comparisons: Sequence[AgainstControl]) -> OverallVerdict:
 
 def can_show_harm(kinds: Collection[ControlKind]) -> bool:
     """Return whether the controls separate the effect of synthetic images from that of more images per step."""
-    return "none_same_count" in kinds or ("none" in kinds and "duplicate" in kinds)
+    return "none" in kinds and "duplicate" in kinds
 
 
 def _improvement_ruled_out(comparisons: Sequence[AgainstControl]) -> list[AgainstControl]:

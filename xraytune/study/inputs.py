@@ -106,7 +106,7 @@ def usable_generator(folder: Path, prepared: Prepared, *, is_start: bool) -> str
         lack = missing[0] if missing else "masks" if prepared.has_masks else "images without masks"
         what = f"this GAN makes images of {join_names(known)}, but not {lack}"
         raise DataError(Problem(what, folder, "train one on images that are labelled like the study's"))
-    if is_start and saved.settings.conditional and known != names:
+    if is_start and known != names:
         what = f"training on {join_names(names)} cannot start from a GAN of {join_names(known)}"
         raise DataError(Problem(what, folder, "use one of the same, in the same order"))
     return sha256_of(folder / GENERATOR_FILE)

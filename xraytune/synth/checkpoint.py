@@ -102,11 +102,16 @@ def _about(generator: Generator) -> dict[str, str | int]:
     return {"kind": "gan", "settings": settings.model_dump_json(exclude={"start_from", "features"}), **counts}
 
 
+def known_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out settings of earlier versions, which concerned only the training."""
+    return {name: value for name, value in settings.items() if name in GanSettings.model_fields}
+
+
 def _load(about: Mapping[str, Any], weights: dict[str, Tensor]) -> Generator:
     class_count, channels = int(about["class_count"]), int(about["channels"])
     if not 1 <= class_count <= _MAX_CLASSES or channels not in (1, 2):
         raise ValueError(f"{class_count} classes, {channels} channels")
-    settings = GanSettings.model_validate_json(about["settings"])
+    settings = GanSettings.model_validate_json(json.dumps(known_settings(json.loads(about["settings"]))))
     with torch.random.fork_rng(devices=[]):
         generator = Generator(settings, class_count, channels)
     generator.load_state_dict(weights)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, TypeAlias
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -33,7 +33,6 @@ _FEATURE_BACKBONE, _FEATURE_PX, _FEATURE_BATCH = "mobilenet_v2", 128, 64
 _MAX_SHIFT = 0.125
 """Of a real or generated image, as a share of its side."""
 _EMA_WARM_UP = 0.05
-GanLoss: TypeAlias = Literal["bce", "non_saturating", "hinge"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,22 +87,22 @@ def translate(images: Tensor, shifts: Tensor) -> Tensor:
     return shifted
 
 
-def discriminator_loss(name: GanLoss, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Return the discriminator's loss for float32 logits [B].
+def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, *, is_hinge: bool) -> Tensor:
+    """Return the discriminator's loss for float32 logits [B]: hinge, or binary cross-entropy.
 
     Sources: Goodfellow et al. 2014 (arXiv:1406.2661), equation 1; hinge: Miyato et al. 2018 (arXiv:1802.05957), equation 16.
     """
-    if name == "hinge":
+    if is_hinge:
         return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
     return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
 
 
-def generator_loss(name: GanLoss, fake_logits: Tensor) -> Tensor:
-    """Return the generator's loss for float32 logits [B]; `bce` is the non-saturating loss, too.
+def generator_loss(fake_logits: Tensor, *, is_hinge: bool) -> Tensor:
+    """Return the generator's loss for float32 logits [B]; with binary cross-entropy, the non-saturating one.
 
     Sources: Goodfellow et al. 2014, section 3; hinge: Miyato et al. 2018, equation 17.
     """
-    return -fake_logits.mean() if name == "hinge" else F.softplus(-fake_logits).mean()
+    return -fake_logits.mean() if is_hinge else F.softplus(-fake_logits).mean()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -179,16 +178,17 @@ class GanTraining:
         fake = fake.float()
 
         both = images, fake.detach()
-        if settings.spectral_norm:  # as one batch, which is faster
+        is_hinge = settings.architecture == "pca"
+        if is_hinge:  # with spectral norm; as one batch, which is faster
             shifts = torch.cat(tuple(drawn.shifts[:2]), dim=1)
             real_logits, fake_logits = discriminate(torch.cat(both), shifts).chunk(2)
         else:  # batch norm takes the statistics of real and of generated images separately
             real_logits, fake_logits = map(discriminate, both, drawn.shifts[:2])
-        d_loss = discriminator_loss(settings.loss, real_logits, fake_logits)
+        d_loss = discriminator_loss(real_logits, fake_logits, is_hinge=is_hinge)
         _update(self.optimizer_d, d_loss)
 
         self.discriminator.requires_grad_(False)  # its own gradients are not needed here
-        g_loss = generator_loss(settings.loss, discriminate(fake, drawn.shifts[2]))
+        g_loss = generator_loss(discriminate(fake, drawn.shifts[2]), is_hinge=is_hinge)
         if self.generator.prior is not None:
             half = len(images) // 2
             g_loss = g_loss + _RECONSTRUCTION_WEIGHT * F.l1_loss(fake[:half], images[:half])

@@ -1,7 +1,7 @@
 """DCGAN generator and discriminator for grey images of 32, 64, 128 or 256 px; class-conditional with several classes.
 
 Each convolution halves or doubles the side and doubles or halves the feature maps, so `image_size` and `width` define both
-networks. With one class and `spectral_norm: false` they are those of PyTorch's DCGAN tutorial, with one colour channel.
+networks. With one class and `architecture: dcgan` they are those of PyTorch's DCGAN tutorial, with one colour channel.
 A GAN of pairs has two channels: the image, and its mask with -1 outside and 1 inside.
 
 Sources: Radford et al. 2016, DCGAN (arXiv:1511.06434); Miyato et al. 2018, spectral normalisation (arXiv:1802.05957);
@@ -105,8 +105,9 @@ class Discriminator(nn.Module):
         super().__init__()
         widths = _widths(settings)
         # Batch norm would break the Lipschitz bound of spectral norm, so it is one or the other.
-        norm = nn.Identity if settings.spectral_norm else nn.BatchNorm2d
-        has_bias = settings.spectral_norm
+        has_spectral_norm = settings.architecture == "pca"
+        norm = nn.Identity if has_spectral_norm else nn.BatchNorm2d
+        has_bias = has_spectral_norm
         layers: list[nn.Module] = []
         for level, (width, next_width) in enumerate(pairwise([channels, *widths])):
             layers.append(nn.Conv2d(width, next_width, kernel_size=4, stride=2, padding=1, bias=has_bias))
@@ -119,7 +120,7 @@ class Discriminator(nn.Module):
         self.apply(_init_weights)
         if self.class_embedding is not None:
             nn.init.normal_(self.class_embedding.weight, 0.0, _INITIAL_STD)
-        if settings.spectral_norm:
+        if has_spectral_norm:
             for module in list(self.modules()):
                 if isinstance(module, nn.Conv2d | nn.Embedding):
                     spectral_norm(module)

@@ -15,11 +15,12 @@ from xraytune.base.files import read_json, sha256_of
 from xraytune.base.records import Compute
 from xraytune.data.prepare import is_plain_name
 from xraytune.space.settings import GanSettings
-from xraytune.synth.checkpoint import load_generator
+from xraytune.synth.checkpoint import known_settings, load_generator
 from xraytune.synth.generator_quality import PoolReport
 from xraytune.synth.pool import Images, MaskRange, draw_block
 
 GENERATOR_FILE = "generator.json"
+NETWORK_FILE = "generator.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,16 +50,13 @@ class SavedGenerator:
 _RECORD = TypeAdapter(SavedGenerator)
 
 
-def generator_file(class_name: str | None) -> str:
-    """Return the name of the file of a network: of all classes (None), or of one."""
-    return "generator.safetensors" if class_name is None else f"generator_{class_name}.safetensors"
-
-
 def read_generator(folder: Path) -> SavedGenerator:
     """Read the record of a generator; raise ArtifactError if there is none, or a file is missing or damaged."""
     fix = "give a folder that `xraytune generator train` wrote, or train the generator again"
     try:
-        saved = _RECORD.validate_python(read_json(folder / GENERATOR_FILE))
+        content = read_json(folder / GENERATOR_FILE)
+        content["settings"] = known_settings(content["settings"])
+        saved = _RECORD.validate_python(content)
         if not all(map(is_plain_name, (*saved.generators, *saved.class_counts))):
             raise ValueError("a name that is a path")
     except (FileNotFoundError, NotADirectoryError):
@@ -82,8 +80,7 @@ def draw_saved(
     findings: NDArray[np.int64] | None = None,
 ) -> Images:
     """Draw a block of 256 images of a class, or with findings [256, C] in the generator's order; see `draw_block`."""
-    settings = saved.settings
-    network = load_generator(folder / generator_file(None if settings.conditional else class_name))
-    label = [*saved.class_counts].index(class_name) if settings.conditional else 0
+    network = load_generator(folder / NETWORK_FILE)
+    label = [*saved.class_counts].index(class_name)
     network, typical = network.to(compute.device), saved.masks
     return draw_block(network, label, block, seed=seed, compute=compute, typical=typical, findings=findings)

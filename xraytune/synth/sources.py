@@ -26,20 +26,13 @@ from xraytune.space.settings import SOURCES, Balance, Experiment, GanSettings
 from xraytune.synth.checkpoint import load_generator
 from xraytune.synth.extra_folder import store_folder
 from xraytune.synth.pool import BLOCK, Images, MaskRange, binarise, draw_block, mask_range
-from xraytune.synth.saved_generator import draw_saved, read_generator
-from xraytune.synth.synthesize import network_labels, trained_generator
+from xraytune.synth.saved_generator import NETWORK_FILE, draw_saved, read_generator
+from xraytune.synth.synthesize import trained_generator
 from xraytune.synth.train import resize_pixels, resize_planes
 
 POOL_STAGE = "pool-1"
 ReadBlock: TypeAlias = Callable[[int, int], ImageSource]
 """Returns a block by label and block number. Only the last blocks of a folder have fewer than 256 images."""
-
-
-def train_networks(experiment: Experiment, context: RunContext) -> None:
-    """Train an experiment's generator; raise TrialError if a loss is not finite."""
-    settings = generator_of(experiment)
-    for label in network_labels(settings, context.prepared):
-        trained_generator(settings, label, context)
 
 
 def generator_of(experiment: Experiment) -> GanSettings:
@@ -70,18 +63,17 @@ def pool_block(
         TrialError: Too few masks are plausible.
     """
     prepared, compute, cache = context.prepared, context.compute, context.cache
-    generator = trained_generator(settings, None if settings.conditional else label, context)
+    generator = trained_generator(settings, context)
     inputs = {"generator": generator.name, "label": label, "block": block, "seed": settings.seed}
     findings = block_findings(prepared, block, settings.seed, balance)
     if findings is not None and balance == "equal":
         inputs["balance"] = balance
 
     def draw() -> Images:
-        network = load_generator(generator / "generator.safetensors").to(compute.device)
-        class_input = label if settings.conditional else 0
+        network = load_generator(generator / NETWORK_FILE).to(compute.device)
         typical = typical_masks(settings, prepared, cache)
         seed = settings.seed
-        return draw_block(network, class_input, block, seed=seed, compute=compute, typical=typical, findings=findings)
+        return draw_block(network, label, block, seed=seed, compute=compute, typical=typical, findings=findings)
 
     return _stored_block(context, "gan", "GAN", inputs, draw, findings)
 

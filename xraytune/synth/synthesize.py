@@ -10,8 +10,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from xraytune.base.artifacts import (
     artifact_path,
     artifacts_of,
@@ -27,30 +25,24 @@ from xraytune.base.records import Compute
 from xraytune.data.prepare import Prepared, RunContext, side_images
 from xraytune.space.settings import GanSettings
 from xraytune.synth.checkpoint import CHECKPOINT_NAME, checkpoint_generator, checkpoint_step, save_generator
-from xraytune.synth.saved_generator import generator_file
+from xraytune.synth.saved_generator import NETWORK_FILE
 from xraytune.synth.train import train_generator
 
 GAN_STAGE = "gan-4"
 """The stage of the artifacts of GANs."""
 
 
-def network_labels(settings: GanSettings, prepared: Prepared) -> tuple[int | None, ...]:
-    """Return the networks to train: one for all classes (None), or one for each label."""
-    return (None,) if settings.conditional else tuple(range(len(prepared.class_names)))
-
-
 def generator_inputs(
-    settings: GanSettings, label: int | None, prepared: Prepared, compute: Compute, *, torch: str | None = None
+    settings: GanSettings, prepared: Prepared, compute: Compute, *, torch: str | None = None
 ) -> dict[str, Any]:
     """Return everything that a trained generator depends on; `torch` is its release, by default the installed one."""
-    started = {} if settings.start_from is None else {"start": sha256_of(_start_file(settings, label, prepared))}
+    started = {} if settings.start_from is None else {"start": sha256_of(settings.start_from / NETWORK_FILE)}
     if settings.features is not None:
         started["features"] = sha256_of(settings.features, "file of tensors")
     return {
         "settings": settings.model_dump(exclude={"start_from", "features"}),
         **started,
         "makes_masks": prepared.has_masks,
-        "label": label,
         "train": prepared.train_fingerprint,
         "pixels_sha256": prepared.pixels_sha256,
         "image_size_px": prepared.image_size_px,
@@ -60,14 +52,11 @@ def generator_inputs(
     }
 
 
-def generator_paths(
+def generator_path(
     settings: GanSettings, prepared: Prepared, compute: Compute, cache: Path, *, torch: str | None = None
-) -> dict[int | None, Path]:
-    """Return the artifact of each network by label, whether it exists or not; `torch` is as in `generator_inputs`."""
-    return {
-        label: artifact_path(cache, GAN_STAGE, generator_inputs(settings, label, prepared, compute, torch=torch))
-        for label in network_labels(settings, prepared)
-    }
+) -> Path:
+    """Return the artifact of a generator, whether it exists or not; `torch` is as in `generator_inputs`."""
+    return artifact_path(cache, GAN_STAGE, generator_inputs(settings, prepared, compute, torch=torch))
 
 
 def generator_need(settings: GanSettings | None, prepared: Prepared, compute: Compute, cache: Path) -> str | None:
@@ -77,36 +66,25 @@ def generator_need(settings: GanSettings | None, prepared: Prepared, compute: Co
     """
     if settings is None:
         return None
-    if all(map(is_intact, generator_paths(settings, prepared, compute, cache).values())):
+    if is_intact(generator_path(settings, prepared, compute, cache)):
         return None
-    first = generator_inputs(settings, network_labels(settings, prepared)[0], prepared, compute)
-    return fingerprint(GAN_STAGE, _without_steps(first))
-
-
-def _start_file(settings: GanSettings, label: int | None, prepared: Prepared) -> Path:
-    """Return the file of the network that training starts from."""
-    assert settings.start_from is not None, "settings with a start"
-    return settings.start_from / generator_file(None if label is None else prepared.class_names[label])
+    return fingerprint(GAN_STAGE, _without_steps(generator_inputs(settings, prepared, compute)))
 
 
 def _without_steps(inputs: dict[str, Any]) -> dict[str, Any]:
     return {**inputs, "settings": {**inputs["settings"], "steps": None}}
 
 
-def trained_generator(settings: GanSettings, label: int | None, context: RunContext) -> Path:
-    """Return the artifact of a network, `generator.safetensors`, `checkpoint.pt` and `grids/`; see `train_generator`."""
+def trained_generator(settings: GanSettings, context: RunContext) -> Path:
+    """Return the artifact of a generator, `generator.safetensors`, `checkpoint.pt` and `grids/`; see `train_generator`."""
     prepared, compute, cache, on_progress = context.prepared, context.compute, context.cache, context.on_progress
-    stage, inputs = GAN_STAGE, generator_inputs(settings, label, prepared, compute)
+    stage, inputs = GAN_STAGE, generator_inputs(settings, prepared, compute)
     work = work_path(cache, stage, inputs)
-    name = "the GAN" if label is None else f"the GAN of {prepared.class_names[label]}"
-    what = f"training {name} (steps)"
+    what = "training the GAN (steps)"
 
     def build(folder: Path) -> None:
         train = side_images("train", prepared, cache)
-        chosen = np.arange(len(train.labels)) if label is None else np.flatnonzero(train.labels == label)
-        labels = train.targets if label is None else np.zeros(len(chosen), dtype=np.int64)
-        masks = train.read_masks(chosen) if prepared.has_masks else None
-        class_count = len(prepared.outputs) if label is None else 1
+        masks = train.read_masks() if prepared.has_masks else None
         start_work(cache, stage, inputs)
         _start_from_shorter_run(cache, stage, inputs, work)
         if not (work / CHECKPOINT_NAME).exists():
@@ -115,11 +93,11 @@ def trained_generator(settings: GanSettings, label: int | None, context: RunCont
         while step < settings.steps:  # a process that slept may have replaced the last checkpoint by an earlier one
             for progress in train_generator(
                 settings,
-                train.read(chosen),
-                labels,
-                class_count,
+                train.read(),
+                train.targets,
+                len(prepared.outputs),
                 masks=masks,
-                start=None if settings.start_from is None else _start_file(settings, label, prepared),
+                start=None if settings.start_from is None else settings.start_from / NETWORK_FILE,
                 compute=compute,
                 checkpoint_dir=work,
                 grid_dir=work / "grids",
@@ -127,7 +105,7 @@ def trained_generator(settings: GanSettings, label: int | None, context: RunCont
                 on_progress(what, progress.step, settings.steps)
             copy_file(work / CHECKPOINT_NAME, checkpoint)
             step = checkpoint_step(checkpoint)
-        save_generator(checkpoint_generator(checkpoint), folder / "generator.safetensors")
+        save_generator(checkpoint_generator(checkpoint), folder / NETWORK_FILE)
         copy_grids(work / "grids", folder / "grids")
 
     path = build_once(
@@ -135,7 +113,7 @@ def trained_generator(settings: GanSettings, label: int | None, context: RunCont
         stage,
         inputs,
         build,
-        waiting=lambda: on_progress(f"waiting for {name}, which another process trains (steps)", 0, settings.steps),
+        waiting=lambda: on_progress("waiting for the GAN, which another process trains (steps)", 0, settings.steps),
     )
     if work.exists():
         shutil.rmtree(work, ignore_errors=True)

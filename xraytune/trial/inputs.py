@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from xraytune.data.prepare import ImageSource, RunContext, side_images
-from xraytune.nets.augment import augment, augment_masks, fresh_views, view_table
+from xraytune.nets.augment import augment, augment_masks, view_table
 from xraytune.nets.captured import Draws
 from xraytune.nets.inputs import normalise, to_unit
 from xraytune.space.settings import Experiment
@@ -39,12 +39,8 @@ _STEPS_AT_ONCE = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepImages:
-    """The images of one step: numbers in the training set and views, int64 [B] both; the first `real_count` are real.
+    """The images of one step: numbers in the training set and views, int64 [B] both; the first `real_count` are real."""
 
-    `step` seeds views that are drawn anew at each step; with `mixing: pretrain`, it counts from the start of its phase.
-    """
-
-    step: int
     numbers: NDArray[np.int64]
     views: NDArray[np.int64]
     real_count: int
@@ -69,9 +65,9 @@ class TrialInputs:
         self._parameters, self._positive = experiment.parameters, prepared.positive
         steps = settings.budget.max_epochs * prepared.steps_per_epoch(settings)
         self._pretraining_steps = self._parameters.pretraining_steps(steps)
-        stream = partial(image_stream, settings.seed, view_count=max(view_count(experiment), 1))
+        stream = partial(image_stream, settings.seed, view_count=view_count(experiment))
         real_count, extra_count = len(training_set.real), len(training_set.extra)
-        self._real = stream("real", image_count=real_count, per_step=self._parameters.real_per_step)
+        self._real = stream("real", image_count=real_count, per_step=self._parameters.batch_size)
         self._extra = stream("extra", image_count=extra_count, per_step=self._parameters.extra_per_step)
         if network.has_cached_features:
             self._loader = FeatureLoader(training_set, network)
@@ -105,7 +101,7 @@ class TrialInputs:
         chosen = self._training_set
         numbers = np.concatenate([chosen.real[real.positions], chosen.extra[extra.positions]])
         views = np.concatenate([real.views, extra.views])
-        return StepImages(step=step, numbers=numbers, views=views, real_count=len(real.positions))
+        return StepImages(numbers=numbers, views=views, real_count=len(real.positions))
 
     def _on_device(self, steps: Iterable[StepImages]) -> Iterator[Draws]:
         device = self.network.compute.device
@@ -119,7 +115,7 @@ class TrialInputs:
         """Return inputs to estimate batch norm statistics on: the mix of the first steps with real images."""
         first = self._pretraining_steps
         shown = min(len(self._training_set.real), _MAX_NORM_IMAGES)  # each real image once
-        draws = self.draws(range(first, first + math.ceil(shown / self._parameters.real_per_step)))
+        draws = self.draws(range(first, first + math.ceil(shown / self._parameters.batch_size)))
         return (self.load(*drawn)[0] for drawn in draws)
 
     def whole(self) -> nn.Module:
@@ -212,20 +208,18 @@ class PixelLoader(Loader):
     """Scales, augments and normalises images, and masks if there are any, on the device."""
 
     def __init__(self, training_set: TrainingSet, network: Network) -> None:
-        self._seed, self._classical = network.experiment.settings.seed, network.experiment.parameters.classical
+        seed = network.experiment.settings.seed
+        self._classical = network.experiment.parameters.classical
         views = view_count(network.experiment)
-        table = partial(view_table, self._seed, "views", views=views, classical=self._classical)
+        table = partial(view_table, seed, "views", views=views, classical=self._classical)
         tables = [table(source.name, image_count=len(source.rows)) for source in training_set.sources]
-        self._table = np.concatenate(tables) if views else None
+        self._table = np.concatenate(tables)
         super().__init__(training_set, network, [(len(source.rows), source.planes) for source in training_set.sources])
 
     def draw(self, steps: Sequence[StepImages]) -> list[NDArray[Any]]:
         """Return what `load` needs for steps of one shape, each array with a row for each step."""
         numbers, views = _stacked(steps)
-        if self._table is None:
-            shown = np.stack([self._fresh_views(images) for images in steps])
-        else:
-            shown = self._table[numbers, views]
+        shown = self._table[numbers, views]
         return [*self.draw_rows(numbers, steps[0].real_count), self._targets[numbers], shown]
 
     def load(self, *drawn: Tensor) -> tuple[Tensor, Tensor]:
@@ -239,12 +233,6 @@ class PixelLoader(Loader):
             images = augment(images, views)
             targets = augment_masks(targets, views) if network.task.has_pairs else targets
         return normalise(images, network.form), targets
-
-    def _fresh_views(self, images: StepImages) -> NDArray[np.float32]:
-        """Draw views from two streams, so that those of real images are the same in every arm."""
-        draw = partial(fresh_views, self._seed, classical=self._classical)
-        real, extra = images.real_count, len(images.numbers) - images.real_count
-        return np.concatenate([draw("real", images.step, count=real), draw("extra", images.step, count=extra)])
 
 
 def _stacked(steps: Sequence[StepImages]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

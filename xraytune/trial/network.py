@@ -76,9 +76,9 @@ class Network:
 
     @property
     def has_cached_features(self) -> bool:
-        """Whether the backbone is frozen and sees the same views in every epoch, so that its features are computed once."""
+        """Whether the backbone of a classifier is frozen, so that its features are computed once."""
         is_frozen = self.experiment.parameters.trainable == "head"
-        return is_frozen and not self.task.has_pairs and view_count(self.experiment) > 0
+        return is_frozen and not self.task.has_pairs
 
     def features(
         self, source: ImageSource, *, classical: int, earlier: int = 0, total: int | None = None
@@ -162,7 +162,7 @@ class Network:
 
 
 def view_count(experiment: Experiment) -> int:
-    """Return the views of each image: one without augmentation, 0 if they are drawn afresh in every step."""
+    """Return the views of each image: one without augmentation."""
     return experiment.parameters.views if experiment.parameters.classical else 1
 
 

@@ -26,7 +26,7 @@ from xraytune.space.settings import Experiment
 from xraytune.stats.classification import Labels
 from xraytune.synth.generator_quality import QUALITY_FILE
 from xraytune.synth.quality import report_pool
-from xraytune.synth.sources import train_networks
+from xraytune.synth.synthesize import trained_generator
 from xraytune.trial.inputs import TrialInputs
 from xraytune.trial.task import Results, task_of
 
@@ -133,7 +133,7 @@ def training_of(
 def train_own_generator(experiment: Experiment, context: RunContext) -> None:
     """Train a trial's generator, if it has one."""
     if experiment.parameters.gan is not None:
-        train_networks(experiment, context)
+        trained_generator(experiment.parameters.gan, context)
         context.on_generator(experiment, context)
 
 

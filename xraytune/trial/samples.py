@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from xraytune.base.artifacts import fingerprint
 from xraytune.base.drawing import drawable
 from xraytune.base.files import write_bytes
 from xraytune.data.prepare import RunContext, side_images
@@ -18,7 +17,7 @@ from xraytune.space.settings import Experiment
 from xraytune.synth.grids import image_grid, png_bytes, with_outlines
 from xraytune.synth.quality import spread
 from xraytune.synth.sources import generator_of, pool_reader
-from xraytune.synth.synthesize import generator_paths
+from xraytune.synth.synthesize import generator_path
 from xraytune.synth.train import resize_planes
 
 COLUMNS, LINES = 5, 2
@@ -34,8 +33,7 @@ def save_generator_grid(experiment: Experiment, context: RunContext, folder: Pat
     All images have the size of the generated ones, so that these can be compared with what the generator has seen.
     """
     settings, prepared = generator_of(experiment), context.prepared
-    paths = generator_paths(settings, prepared, context.compute, context.cache)
-    name = fingerprint("networks", {"artifacts": [path.name for path in paths.values()]})[:8]
+    name = generator_path(settings, prepared, context.compute, context.cache).name[:8]
     file = folder / f"gan-{name}.png"
     if file.exists():
         return file
