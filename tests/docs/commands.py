@@ -101,7 +101,7 @@ def shrunk(arguments: Iterable[str]) -> tuple[str, ...]:
 
 
 def commands_to_run() -> Iterator[tuple[str, Block, list[tuple[str, ...]]]]:
-    """Yield the blocks with commands to run, the first of which is the main job of README; each with its commands."""
+    """Yield the blocks with commands to run, the first two of which are those of README; each with its commands."""
     seen, run = set[frozenset[str]](), set[tuple[str, ...]]()
     for page, block in BLOCKS:
         found: list[tuple[str, ...]] = []

@@ -22,17 +22,19 @@ from xraytune.base.seeding import numpy_generator
 
 pytestmark = pytest.mark.slow
 
-FIRST, *OTHERS = commands_to_run()
-MAIN_JOB = FIRST[1]
+ON_GPUS, ON_A_LAPTOP, *OTHERS = commands_to_run()
 PARAMETERS = [
     pytest.param([one for one in commands if SEGMENTER not in one], id=f"{page}:{block.lines[0] + 1}")
     for page, block, commands in OTHERS
 ]
 
 
-def test_the_main_job_of_readme_runs(main_job: Path) -> None:
-    assert "xraytune train studies/other-hospital-cpu -o model" in MAIN_JOB.text
-    assert (main_job / "studies" / "other-hospital-cpu" / "confirm" / "verdict.json").is_file()
+def test_the_commands_of_readme_run(main_job: Path) -> None:
+    assert ON_GPUS[1].text.startswith("xraytune search --space gan_ratio.yaml --data chest_xray")
+    assert "xraytune train studies/other-hospital-cpu -o model" in ON_A_LAPTOP[1].text
+    for study in ("gan-ratio", "other-hospital-cpu"):
+        assert (main_job / "studies" / study / "confirm" / "verdict.json").is_file()
+    assert (main_job / "best.yaml").is_file()
     assert (main_job / "model" / "bundle.json").is_file()
 
 
@@ -44,7 +46,9 @@ def test_commands_run(commands: list[tuple[str, ...]], main_job: Path, world: Pa
         for study in (world / word for word in words if word.startswith("studies/")):
             if not study.exists():
                 finished = shutil.ignore_patterns(*("confirm",) if words[0] == "confirm" else ())
-                shutil.copytree(main_job / "studies" / "other-hospital-cpu", study, ignore=finished)
+                own = main_job / "studies" / study.name
+                source = own if own.is_dir() else main_job / "studies" / "other-hospital-cpu"
+                shutil.copytree(source, study, ignore=finished)
         run_all([[word.replace("/shared/", f"{world}/shared/") for word in words]], world)
 
 
