@@ -29,7 +29,6 @@ $(INSTALLED): requirements-dev.lock pyproject.toml
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@$(BIN)/python -c "from torchvision.ops import nms" || \
 	    { echo "torch and torchvision do not belong together: remove $(VENV) and run make install again"; exit 1; }
-	@command -v chromium >/dev/null || echo "tests of pages in a browser are skipped without Debian's package chromium"
 	@touch $@
 
 demo: install ## The whole pipeline on phantom X-rays: from the search to the evaluation (minutes)

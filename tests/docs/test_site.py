@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import re
-import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 from tests.docs.commands import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.nightly]
-
-CHROMIUM = shutil.which("chromium")
 
 
 @pytest.fixture(scope="module")
@@ -62,34 +54,3 @@ def test_no_page_refers_to_another_host_or_to_this_machine(site: Path) -> None:
             re.findall(r"""<(?:script|link|img|iframe)[^>]*(?:src|href)=["']?(?:https?:)?//[^"' >]*""", text) == []
         ), page
         assert str(ROOT) not in text, page
-
-
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None: ...
-
-
-@pytest.fixture
-def address(site: Path) -> Iterator[str]:
-    """Of a server with the site."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(site))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs the browser `chromium` (apt-get install chromium)")
-def test_pages_load_in_a_browser_without_errors(address: str) -> None:
-    errors: list[str] = []
-    requests: set[str] = set()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("request", lambda asked: requests.add(asked.url))
-        for path in ("", "tutorial/", "results/", "reference/space/", "reference/python/"):
-            page.goto(address + path)
-        browser.close()
-
-    assert errors == []
-    assert {one for one in requests if not one.startswith(address)} == set()
