@@ -1,0 +1,132 @@
+"""Files from elsewhere run no code and lead to no other folder; keys of the environment are in no file."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import Linear
+
+from tests.in_process import search_in_process
+from tests.study.studies import two_images, write_space
+from xraytune.base.errors import ConfigError, XraytuneError
+from xraytune.base.files import write_bytes
+from xraytune.base.tensors import read_weights
+from xraytune.data.index import read_index
+from xraytune.data.phantom import draw_phantoms
+from xraytune.nets.checkpoint import load_best, resume
+from xraytune.nets.optimizer import optimizer_of
+from xraytune.space.load import load_space
+from xraytune.space.settings import DataSettings, Parameters
+from xraytune.study.folder import StudyFolder
+from xraytune.synth.checkpoint import checkpoint_generator, load_generator
+
+
+class Trap:
+    """Unpickled, it creates a folder."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return os.mkdir, (str(self.mark),)
+
+
+def pickles_of(trap: Trap) -> Iterator[bytes]:
+    """By pickle, as early releases of torch wrote it; by torch; by NumPy."""
+    yield pickle.dumps({"version": 1, "network": trap}, protocol=2)
+    by_torch = io.BytesIO()
+    torch.save({"version": 1, "network": trap}, by_torch)
+    yield by_torch.getvalue()
+    by_numpy = io.BytesIO()
+    np.save(by_numpy, np.array([trap], dtype=object), allow_pickle=True)
+    yield by_numpy.getvalue()
+
+
+def resume_training(file: Path) -> None:
+    network = Linear(2, 2)
+    resume(file.parent, network, optimizer_of(Parameters(), network))
+
+
+def read_results(file: Path) -> None:
+    StudyFolder(file.parents[2]).results(0, "val_b", 3, two_images())
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "own.pth": read_weights,
+    "own.safetensors": read_weights,
+    "generator.safetensors": load_generator,
+    "best.safetensors": lambda file: load_best(file.parent, Linear(2, 2)),
+    "checkpoint.pt": resume_training,
+    "gan/checkpoint.pt": checkpoint_generator,
+    "trials/0000/val_b.npy": read_results,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", READERS)
+def test_malicious_pickle_is_refused_and_not_executed(tmp_path: Path, name: str) -> None:
+    mark = tmp_path / "it ran"
+    for number, content in enumerate(pickles_of(Trap(mark))):
+        file = tmp_path / f"{number}" / name
+        file.parent.mkdir(parents=True)
+        write_bytes(file, content, is_recorded=name.endswith(".npy"))
+
+        with pytest.raises(XraytuneError):
+            READERS[name](file)
+
+    assert not mark.exists()
+    pickle.loads(next(pickles_of(Trap(mark))))  # noqa: S301  otherwise, the test would see nothing
+    assert mark.is_dir()
+
+
+@pytest.mark.parametrize("name", ["../outside", "/outside", "..", "", ".hidden", "a/b", "a\\b", "nul\0", "x" * 65])
+def test_the_name_of_a_study_is_the_name_of_a_folder(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "space.yaml"
+    file.write_text("name: small\ndata: {path: x}\n", encoding="utf-8")
+
+    with pytest.raises(ConfigError, match="name"):
+        load_space(file, [f"name={json.dumps(name)}"])
+
+
+def test_a_patient_table_adds_no_files_from_outside(tmp_path: Path) -> None:
+    root = tmp_path / "xrays"
+    draw_phantoms(root, patients=20, seed=1, image_size_px=32)
+    images = read_index(DataSettings(path=root)).images
+    outside = root.rename(tmp_path / "outside") / images[0].file
+    draw_phantoms(root, patients=20, seed=1, image_size_px=32)
+    files = [*(image.file for image in images), str(outside), f"../outside/{images[0].file}"]
+    rows = [f"{file},p{number}" for number, file in enumerate(files)]
+    (root / "patients.csv").write_text("\n".join(["file,patient", *rows]) + "\n", encoding="utf-8")
+
+    try:
+        index = read_index(DataSettings(path=root))
+    except XraytuneError:
+        return
+    assert {image.file for image in index.images} == {image.file for image in images}
+
+
+@pytest.mark.slow
+def test_keys_of_the_environment_are_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {name: uuid.uuid4().hex for name in ("WANDB_API_KEY", "RAY_AUTH_TOKEN", "HF_TOKEN")}
+    for name, key in keys.items():
+        monkeypatch.setenv(name, key)
+    draw_phantoms(tmp_path / "xrays", patients=30, seed=3, image_size_px=32)
+    small = ("data.image_size=64", "backbone=small_cnn", "weights=none", "source=none")
+    budget = ("budget.trials=1", "budget.max_epochs=1", "budget.steps_per_epoch=1")
+
+    search_in_process(write_space(tmp_path, *small, *budget), tmp_path)
+
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert {"optuna.journal", "environment.json", "config.json", "manifest.json"} <= {file.name for file in files}
+    for file in files:
+        content = file.read_bytes()
+        assert [name for name, key in keys.items() if key.encode() in content] == []
