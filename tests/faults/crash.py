@@ -1,10 +1,7 @@
-"""Where a process may be cut off, and what a disk may hold then.
+"""Where a process may be killed, and what its files may hold then.
 
 `Operations` numbers everything that a process does to the files below a folder: opening for writing, flushing, renaming,
 removing, making folders and links. Between two of them nothing on the disk changes but the bytes that a flush then confirms.
-
-`Disk` knows what power loss cannot take: a file's bytes at its last flush, a folder's entries at its last flush; and builds
-what may be found afterwards.
 """
 
 from __future__ import annotations
@@ -15,7 +12,7 @@ import stat
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -59,7 +56,7 @@ class Operation:
 class Operations:
     """Calls `before` with the number of each operation in or below `root`, from 0 on, until the process ends.
 
-    Flushes are not carried out: a killed process needs none, and power loss is reckoned.
+    Flushes are not carried out: a killed process needs none.
     """
 
     def __init__(self, root: Path, before: Callable[[int, Operation], None]) -> None:
@@ -120,89 +117,3 @@ def cut_off(operation: Operation, cut: Cut) -> None:
     if operation.is_flush_of_file and cut != "whole":
         added = Path(operation.path).stat().st_size - operation.added_from
         os.truncate(operation.path, operation.added_from + (added // 2 if cut == "half" else 0))
-
-
-Loss = Literal["all that was not flushed", "bytes", "half of the bytes"]
-LOSSES: tuple[Loss, ...] = ("all that was not flushed", "bytes", "half of the bytes")
-"""Names and bytes; bytes alone, where renames and new names had got to the disk; or only half of them."""
-
-
-@dataclass(slots=True)
-class Disk:
-    """What is durable below a folder. Files are known by their inodes, which are held so that none is used again.
-
-    Args:
-        root: All that is there at the beginning is durable.
-        grave: An empty folder on the same file system.
-    """
-
-    root: Path
-    grave: Path
-    _bytes: dict[int, bytes] = field(default_factory=dict)
-    _entries: dict[int, dict[str, tuple[int, str]]] = field(default_factory=dict)
-    _held: set[int] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        for path in (self.root, *self.root.rglob("*")):
-            self.flushed(path)
-
-    def flushed(self, path: Path) -> None:
-        """Take over what a file, or a folder's list of names, holds now."""
-        self._hold(path)
-        if path.is_dir() and not path.is_symlink():
-            self._entries[path.stat().st_ino] = {
-                entry.name: (entry.lstat().st_ino, _kind(entry)) for entry in path.iterdir()
-            }
-            for entry in path.iterdir():
-                self._hold(entry)
-        elif path.is_file() and not path.is_symlink():
-            self._bytes[path.stat().st_ino] = path.read_bytes()
-
-    def fallen(self, loss: Loss, out: Path) -> None:
-        """Build in `out` what the disk may hold when the power fails now."""
-        out.mkdir(parents=True)
-        if loss == "all that was not flushed":
-            self._build_flushed(self.root.stat().st_ino, out)
-        else:
-            self._build_named(loss, out)
-
-    def _build_flushed(self, folder: int, out: Path) -> None:
-        for name, (inode, kind) in self._entries.get(folder, {}).items():
-            path = out / name
-            if kind == "folder":
-                path.mkdir()
-                self._build_flushed(inode, path)
-            elif kind == "file":
-                path.write_bytes(self._bytes.get(inode, b""))
-            else:
-                path.symlink_to(kind)
-
-    def _build_named(self, loss: Loss, out: Path) -> None:
-        for source in sorted(self.root.rglob("*")):
-            path, kind = out / source.relative_to(self.root), _kind(source)
-            if kind == "folder":
-                path.mkdir()
-            elif kind == "file":
-                now, durable = source.read_bytes(), self._bytes.get(source.stat().st_ino, b"")
-                kept = durable if now.startswith(durable) else b""
-                more = 0 if loss == "bytes" else (len(now) - len(kept)) // 2
-                path.write_bytes(now[: len(kept) + more])
-            else:
-                path.symlink_to(kind)
-
-    def _hold(self, path: Path) -> None:
-        inode = path.lstat().st_ino
-        if inode in self._held:
-            return
-        self._held.add(inode)
-        if path.is_dir() and not path.is_symlink():
-            os.open(path, os.O_RDONLY)  # until the process ends
-        else:
-            os.link(path, self.grave / str(inode), follow_symlinks=False)
-
-
-def _kind(path: Path) -> str:
-    """What lies there: a "folder", a "file", or where a link points to."""
-    if path.is_symlink():
-        return str(path.readlink())
-    return "folder" if path.is_dir() else "file"

@@ -41,8 +41,8 @@ class Verdict:
         self.faults.extend(f"{kind}: {fault}" for fault in faults)
 
 
-Point: TypeAlias = tuple[tuple[int, Cut], ...]
-"""Before which operation each start of a search is cut off, and how much of a flush had got to the file."""
+Point: TypeAlias = tuple[int, Cut]
+"""Before which operation a search is killed, and how much of what a flush was to confirm is in the file."""
 
 
 class Lab:
@@ -91,19 +91,17 @@ class Lab:
         return _outcome(process, marks.with_name("error.txt"))
 
     def check(self, point: Point) -> Verdict:
-        """Cut a search off at a point, and see whether it goes on."""
+        """Kill a search at a point, and see whether it resumes."""
         tree, marks = self.copy(f"{os.getpid()}")
         verdict = Verdict(points=1)
         with told_of(point, verdict):
-            for number, cut in point:
-                before, seconds = read_marks(marks), wall(tree)["seconds"]
-                outcome = self.attempt(tree, marks, partial(_kill, number, cut))
-                if outcome not in ("killed", ""):
-                    raise RuntimeError(outcome)
-                verdict.add("lost", _lost(tree, marks, before, seconds))
-                if tree.study.space_path.exists():
-                    status(tree.study.path)
-            self.go_on(tree, marks, verdict, losses=len(point))
+            outcome = self.attempt(tree, marks, partial(_kill, *point))
+            if outcome not in ("killed", ""):
+                raise RuntimeError(outcome)
+            verdict.add("lost", told_and_missing(tree, marks))
+            if tree.study.space_path.exists():
+                status(tree.study.path)
+            self.go_on(tree, marks, verdict, losses=1)
         shutil.rmtree(tree.path)
         shutil.rmtree(marks.parent)
         return verdict

@@ -1,4 +1,4 @@
-"""A search is cut off at any of its writes, by a kill or by power loss, and goes on as if nothing had happened.
+"""A search is killed at any of its writes, and resumes as if nothing had happened.
 
 In short; with `XRAYTUNE_FAULTS=all` at every write, which takes many minutes, and `pytest -s` prints what came out.
 """
@@ -58,15 +58,6 @@ def require_no_faults(verdict: Verdict) -> None:
 def test_search_killed_at_any_write_resumes_identically(verdict_of: Callable[[str], Verdict]) -> None:
     """The same trials, settings, values, ends, rungs and networks as in an undisturbed search, bit for bit."""
     require_no_faults(verdict_of("kill at each write"))
-
-
-@pytest.mark.skipif(not _IS_ALL, reason="only in the long drill")
-def test_search_killed_again_during_resume_resumes(verdict_of: Callable[[str], Verdict]) -> None:
-    require_no_faults(verdict_of("kill again and again"))
-
-
-def test_reported_results_survive_power_loss_at_any_write(verdict_of: Callable[[str], Verdict]) -> None:
-    require_no_faults(verdict_of("power loss at each write"))
 
 
 def test_raised_budget_equals_larger_initial_budget(verdict_of: Callable[[str], Verdict]) -> None:
