@@ -13,7 +13,7 @@ Every command has a function here, with the same arguments:
     xraytune space check        load_space
     xraytune headroom           measure_headroom
     xraytune search             run_search
-    xraytune status             status, trials_dataframe
+    xraytune status             status, list_studies, trials_dataframe
     xraytune report             write_report
     xraytune confirm            confirm_study
     xraytune audit              run_audit
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from xraytune.model.predict import predict
     from xraytune.model.train import train
     from xraytune.present.page import write_report
+    from xraytune.present.studies import list_studies
     from xraytune.search.callbacks import Callbacks
     from xraytune.search.doctor import doctor
     from xraytune.search.run import search as run_search
@@ -82,6 +83,7 @@ __all__ = [
     "generator_train",
     "inspect_folder",
     "list_spaces",
+    "list_studies",
     "load_space",
     "measure_headroom",
     "predict",

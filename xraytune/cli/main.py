@@ -92,7 +92,7 @@ def build_app() -> typer.Typer:
 
     _add(app, search.headroom, "xraytune headroom --space gan_ratio.yaml --data chest_xray", _SEARCH)
     _add(app, search.search, "xraytune search --space gan_ratio.yaml --data chest_xray", _SEARCH)
-    _add(app, study.status, "xraytune status studies/gan-ratio", _SEARCH)
+    _add(app, study.status, "xraytune status studies/gan-ratio; without a study, it lists all", _SEARCH)
     _add(app, study.report, "xraytune report studies/gan-ratio", _SEARCH)
     _add(app, confirm.confirm, "xraytune confirm studies/gan-ratio", _SEARCH)
     _add(app, confirm.audit, "xraytune audit chest_xray generated", _SEARCH)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Option
+from typer import Argument, Option
 
 from xraytune.cli import console, options
 from xraytune.present.tables import Cell, Column, Table, numbers, shown_path
@@ -15,12 +15,27 @@ if TYPE_CHECKING:
     from xraytune.study.clean import Cleaned
 
 
-def status(study: options.StudyArgument, as_json: options.AsJson = False) -> None:
-    """Show the trials of a study, the best one so far and the time left. Also works during a search."""
+def status(
+    study: Annotated[Path, Argument(metavar="STUDY", help="Folder of a study, or of several studies.")] = Path(
+        "studies"
+    ),
+    as_json: options.AsJson = False,
+) -> None:
+    """Show the trials of a study, the best one so far and the time left, or list all studies. Works during a search, too."""
+    from xraytune.present.studies import list_studies, studies_frame
     from xraytune.present.trials import status_frame
+    from xraytune.study.folder import StudyFolder
     from xraytune.study.status import status
 
-    console.show_result(status(study), lambda view: console.show(*status_frame(view)), as_json=as_json)
+    if study.is_dir() and not StudyFolder(study).space_path.exists():
+        studies = list_studies(study)
+        if as_json:
+            console.show_json({"studies": studies})
+        else:
+            console.show(*studies_frame(studies))
+            console.write_command("xraytune status STUDY", "the trials of one: ")
+    else:
+        console.show_result(status(study), lambda view: console.show(*status_frame(view)), as_json=as_json)
 
 
 def report(

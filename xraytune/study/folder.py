@@ -223,5 +223,10 @@ def locked(folder: StudyFolder, work: Literal["searched", "confirmed"] = "search
 
 def is_searched(folder: StudyFolder) -> bool:
     """Return whether a search runs on the study now."""
+    return work_on(folder) == "searched"
+
+
+def work_on(folder: StudyFolder) -> str:
+    """Return what a process does with the study now, `searched` or `confirmed`; "" if none does."""
     owner = current_owner(folder.lock_path)
-    return owner is not None and owner.work == "searched"
+    return owner.work if owner else ""

@@ -1,0 +1,92 @@
+"""The studies of a folder: how far each is, its best score, and the verdict of `confirm`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from xraytune.base.errors import Problem, StudyError
+from xraytune.confirm.arms import CONFIRM_FOLDER
+from xraytune.confirm.record import read_verdict
+from xraytune.present.tables import Cell, Column, Frame, Table, numbers
+from xraytune.study.folder import StudyFolder, work_on
+from xraytune.study.status import StudyWatcher
+
+State: TypeAlias = Literal["searching", "confirming", "finished", "stopped", "damaged"]
+_BUSY: Mapping[str, State] = {"searched": "searching", "confirmed": "confirming"}
+_DELETE = "to delete a study, delete its folder; `xraytune cache clean` shrinks the cache that studies share"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudySummary:
+    """One study of a folder.
+
+    Attributes:
+        state: `finished` once its budget of trials is used up, `damaged` if it cannot be read.
+        trials: The trials that have ended.
+        best: The best val-A score of a complete trial; None before there is one.
+        verdict: That of `confirm`, such as `no_better` or `helps (exploratory)`; None before it has run.
+    """
+
+    name: str
+    path: Path
+    state: State
+    trials: int = 0
+    trial_budget: int = 0
+    metric: str = ""
+    best: float | None = None
+    verdict: str | None = None
+
+
+def list_studies(folder: Path = Path("studies")) -> tuple[StudySummary, ...]:
+    """Return a summary of each study in a folder, by name.
+
+    Args:
+        folder: The folder of all studies, `studies` unless `search` was given another one.
+
+    Raises:
+        StudyError: There are no studies in it.
+    """
+    files = sorted(folder.glob(f"*/{StudyFolder(folder).space_path.name}"))
+    if not files:
+        raise StudyError(Problem("no study here, nor in its subfolders", folder, "start one with `xraytune search`"))
+    return tuple(_summarise(StudyFolder(file.parent.resolve())) for file in files)
+
+
+def _summarise(folder: StudyFolder) -> StudySummary:
+    try:
+        view = StudyWatcher(folder).look()
+        verdict = read_verdict(folder.path / CONFIRM_FOLDER)
+    except StudyError:
+        return StudySummary(name=folder.path.name, path=folder.path, state="damaged")
+    ended = sum(trial.seconds is not None for trial in view.trials)
+    idle: State = "finished" if ended >= view.trial_budget else "stopped"
+    exploratory = " (exploratory)" if verdict and verdict.exploratory else ""
+    return StudySummary(
+        name=folder.path.name,
+        path=folder.path,
+        state=_BUSY.get(work_on(folder), idle),
+        trials=ended,
+        trial_budget=view.trial_budget,
+        metric=view.metric,
+        best=view.best.value if view.best else None,
+        verdict=f"{verdict.verdict}{exploratory}" if verdict else None,
+    )
+
+
+def studies_frame(studies: Sequence[StudySummary]) -> Frame:
+    """Lay out studies as a table, with how to look at one and how to delete one."""
+    rows = [
+        (
+            study.name,
+            Cell(study.state, "bad" if study.state == "damaged" else "plain"),
+            f"{study.trials} of {study.trial_budget}",
+            f"{study.best:.3f} {study.metric}" if study.best is not None else "",
+            study.verdict or "",
+        )
+        for study in studies
+    ]
+    columns = (Column("study", flexible=True), "state", *numbers("trials", "best val-A"), "verdict")
+    return Table(columns, rows), Cell(_DELETE, "dim")
