@@ -107,8 +107,10 @@ def show_verdict(confirmation: Confirmation) -> None:
     from xraytune.present.verdict import verdict_section
 
     console.show_section(verdict_section(confirmation))
-    folder = shown_path(confirmation.study) / "confirm"
-    console.write(f"all results: {folder}/verdict.json; text for a paper: {folder}/methods.md")
+    study = shown_path(confirmation.study)
+    console.write(f"all results: {study}/confirm/verdict.json; text for a paper: {study}/confirm/methods.md")
+    console.propose("report", study)
+    console.propose("export", study, "-o", "best.yaml", when="then")
 
 
 def audit(

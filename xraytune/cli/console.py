@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shlex
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,7 +32,7 @@ from rich.text import Text
 from xraytune.base.cores import repeated
 from xraytune.base.errors import XraytuneError, printable
 from xraytune.base.records import Pace, Progress, progress_text, split_unit, to_json
-from xraytune.present.tables import Cell, Entry, Frame, Section, Table, Tone, duration, text_of
+from xraytune.present.tables import Cell, Entry, Frame, Section, Table, Tone, duration, shown_path, text_of
 
 R = TypeVar("R")
 _STYLES: dict[Tone, str] = {"plain": "", "strong": "bold", "dim": "dim", "good": "green", "busy": "cyan", "bad": "red"}
@@ -77,6 +78,20 @@ def write(text: str = "", tone: Tone = "plain") -> None:
 def write_command(command: str, before: str = "$ ") -> None:
     """Print a command to copy; never wrapped."""
     _OUT.print(_text(before).append(_text(Cell(command, "busy"))), soft_wrap=True)
+
+
+def propose(
+    *words: object,
+    data: Path | None = None,
+    weights_dir: Path | None = None,
+    overrides: Iterable[str] = (),
+    when: str = "next",
+) -> None:
+    """Print the next command, with the options of this one that it also needs."""
+    options = [("--data", data), ("--weights-dir", weights_dir), *(("--set", line) for line in overrides)]
+    given = [word for name, value in options if value is not None for word in (name, value)]
+    shown = [shown_path(word) if isinstance(word, Path) else word for word in (*words, *given)]
+    write_command(shlex.join(["xraytune", *map(str, shown)]), f"{when}: ")
 
 
 def show(*frame: Cell | str | Table) -> None:

@@ -54,6 +54,12 @@ def inspect(
         console.show_json(to_json(inspection) | {"parts": uses, "sides": sides})
     else:
         console.show(*inspection_frame(source, inspection, uses, sizes))
+        overrides = [] if classes == "binary" else [f"data.classes={classes}"]
+        overrides += [f"data.positive={positive}"] if positive else []
+        overrides += [f"data.split.group_regex={group_regex}"] if group_regex else []
+        has_masks, has_findings = inspection.masks is not None, bool(inspection.findings)
+        space = "gan_segmentation_cpu" if has_masks else "findings_ratio_cpu" if has_findings else "gan_ratio_cpu"
+        console.propose("headroom", "--space", space, data=source, overrides=overrides)
 
 
 def phantom(

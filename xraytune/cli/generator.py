@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
@@ -41,6 +40,22 @@ def train(
             on_progress=on_progress,
         )
     console.show_result(trained, _show_trained, as_json=as_json)
+    if as_json:
+        return
+    if len(trained.class_counts) > 1:
+        for_search = [
+            line
+            for line in overrides or ()
+            if line.startswith(("data.classes", "data.positive", "data.split.group_regex"))
+        ]
+        console.propose(
+            *("search", "--space", "other_hospital_cpu"),
+            data=data,
+            weights_dir=weights_dir,
+            overrides=[*for_search, f"generator.path={trained.path}"],
+        )
+    else:
+        console.propose("generator", "sample", trained.path, "-n", 500, "-o", "generated")
 
 
 def _show_trained(trained: TrainedGenerator) -> None:
@@ -53,7 +68,6 @@ def _show_trained(trained: TrainedGenerator) -> None:
     console.write(f"quality: {quality or trained.report.note}{features}")
     if copies:
         console.write(f"its images copy training images: {copies}")
-    console.write_command(f"xraytune generator sample {quote(str(trained.path))} -n 500 -o OUT", "next: ")
 
 
 def sample(

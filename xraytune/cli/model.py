@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
@@ -78,7 +77,7 @@ def show_training(trained: Trained) -> None:
         console.write("metrics are bit-identical to those of the exported trial", "good")
     elif trained.equals_trial is False:
         console.write("metrics differ from those of the exported trial: other hardware or package versions", "busy")
-    console.write_command(f"xraytune evaluate {quote(str(trained.path))} --data FOLDER", "next: ")
+    console.propose("evaluate", trained.path, data=trained.test_folder or Path("FOLDER"))
 
 
 def evaluate(

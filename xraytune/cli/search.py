@@ -79,9 +79,13 @@ def headroom(
         )
     console.show_result(measured, lambda result: console.show(*headroom_frame(result)), as_json=as_json)
     if not as_json:
-        given = [("--data", data), ("--weights-dir", weights_dir), *(("--set", each) for each in overrides or ())]
-        options_text = "".join(f" {name} {quote(str(value))}" for name, value in given if value is not None)
-        console.write_command(f"xraytune search --space {quote(str(space))}{options_text}", "next: ")
+        console.propose(*("search", "--space", space), data=data, weights_dir=weights_dir, overrides=overrides or ())
+        others = ("--data", "OTHER_XRAYS", "--set", "gan.steps=6000", "-o", "generator")
+        console.propose(
+            *("generator", "train", "--space", "gan_ratio_cpu", *others),
+            weights_dir=weights_dir,
+            when="or first, for a generator of other patients",
+        )
 
 
 def show_search(view: StudyView) -> None:
@@ -91,8 +95,10 @@ def show_search(view: StudyView) -> None:
     console.show(*heading(view), *arms_frame(view))
     trained = [trial.parameters for trial in view.trials if trial.status in ("complete", "pruned")]
     is_confirmable = any(parameters.has_synthetic_images for parameters in trained)
-    command = "confirm {}" if is_confirmable else "train {} -o model"
-    console.write_command(f"xraytune {command.format(quote(str(shown_path(view.path))))}", "next: ")
+    study = shown_path(view.path)
+    if is_confirmable:
+        console.propose("confirm", study)
+    console.propose("export", study, "-o", "best.yaml", when="without a verdict" if is_confirmable else "next")
 
 
 def log_dashboard(address: str) -> None:

@@ -55,6 +55,7 @@ class Trained:
     """Summary of a final training; scores and threshold are those of `FinalTraining`.
 
     Attributes:
+        test_folder: `test/` of its data folder; None if there is none.
         positive: The positive class of two; None with more classes.
         validation_images: The number of images that set the threshold.
         equals_trial: Whether both scores are those of the exported trial, to the bit; None if its study is missing or has no
@@ -67,6 +68,7 @@ class Trained:
     metric: str
     val_score: float
     val_b_score: float
+    test_folder: Path | None
     positive: str | None
     threshold: float
     validation_images: int
@@ -273,6 +275,7 @@ def _trained(
     plan: _Plan, prepared: Prepared, training: FinalTraining, out: Path, *, repeats_trial: bool, seconds: float
 ) -> Trained:
     validated, is_binary = training.validated, len(prepared.class_names) == 2
+    test_folder = plan.experiment.settings.data.path / "test"
     return Trained(
         path=out,
         arm=plan.experiment.parameters.arm,
@@ -280,6 +283,7 @@ def _trained(
         metric=plan.experiment.settings.metric,
         val_score=training.val_score,
         val_b_score=training.val_b_score,
+        test_folder=test_folder if test_folder.is_dir() else None,
         positive=prepared.class_names[prepared.positive] if is_binary else None,
         threshold=training.threshold,
         validation_images=len(validated.labels),
