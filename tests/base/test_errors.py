@@ -1,14 +1,12 @@
 """Error messages, and names from strangers' data, which are text in Markdown and CSV, too."""
 
-import csv
-import io
 import pickle
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pytest
 
 from xraytune.base.errors import Problem, SourceLine, XraytuneError, join_names
-from xraytune.base.files import cell_path, cell_text, csv_table, markdown
+from xraytune.base.files import markdown
 
 ALL: list[type[XraytuneError]] = [XraytuneError, *XraytuneError.__subclasses__()]
 
@@ -44,15 +42,3 @@ def test_line_break_in_name_is_escaped() -> None:
 )
 def test_nothing_in_a_name_is_markdown(name: str, shown: str) -> None:
     assert markdown(name) == shown
-
-
-def test_a_table_has_no_control_characters_and_can_be_read_again() -> None:
-    ordinary = ("a b.png", "=1.png", "Müller", "'quoted'", "+a", "שלום")
-    hostile = "gnp.\u202eexe\x1b[2J\r"
-
-    rows = [*csv.reader(io.StringIO(csv_table(["file", hostile], [[PurePosixPath(one), one] for one in ordinary])))]
-
-    assert rows[0][1] == r"gnp.\u202eexe\x1b[2J\r"
-    assert [cell_path(file) for file, _ in rows[1:]] == [*ordinary]
-    assert [cell_text(text) for _, text in rows[1:]] == [*ordinary]
-    assert "+0.01,-0.02 to +0.03,-7" in csv_table(["a", "b", "c"], [["+0.01", "-0.02 to +0.03", "-7"]]), "numbers stay"

@@ -164,10 +164,10 @@ def test_content_that_a_kill_kept_from_replacing_the_recorded_one_is_still_read(
     write_json(file, {"score": 0.5}, is_recorded=True)
     killed = file.read_bytes()
     write_json(file, {"score": 0.6}, is_recorded=True)
-    require_recorded(file, "JSON file")
+    require_recorded(file)
     file.write_bytes(killed)
 
-    require_recorded(file, "JSON file")
+    require_recorded(file)
     file.write_bytes(b'{"score": 0.7}')
     with pytest.raises(ValueError, match="not what was written"):
-        require_recorded(file, "JSON file")
+        require_recorded(file)

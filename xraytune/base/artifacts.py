@@ -26,7 +26,7 @@ from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from xraytune.base.errors import ArtifactError, Problem
+from xraytune.base.errors import ArtifactError
 from xraytune.base.files import (
     explain_disk_errors,
     new_folder,
@@ -89,7 +89,7 @@ def start_work(cache: Path, stage: str, inputs: Mapping[str, Any]) -> Path:
 def is_cache(folder: Path) -> bool:
     """Return whether a folder has the tag of a cache of xraytune."""
     with suppress(OSError, ArtifactError):
-        tag = read_bytes(folder / CACHE_TAG, "record")
+        tag = read_bytes(folder / CACHE_TAG)
         return tag.startswith(TAG_LINE.encode()) and b"xraytune" in tag
     return False
 
@@ -157,17 +157,11 @@ def is_intact(path: Path) -> bool:
     return True
 
 
-def require_intact(path: Path, file: str) -> None:
-    """Raise ArtifactError unless an artifact is intact and has this file."""
-    if not is_intact(path) or file not in _listed_files(path, _read_manifest(path)):
-        raise ArtifactError(Problem("damaged, or no file of this artifact", path, "remove it: it is built again"))
-
-
 def _read_manifest(path: Path) -> bytes:
     """Read an artifact's manifest; raise ArtifactError if the artifact or the manifest is a link, a pipe or a device."""
     require_no_link(path)
     require_no_link(path / _MANIFEST)
-    return read_bytes(path / _MANIFEST, "JSON file")
+    return read_bytes(path / _MANIFEST)
 
 
 @lru_cache(maxsize=256)

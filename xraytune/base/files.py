@@ -1,8 +1,8 @@
-"""Atomic, durable writes, and reads of untrusted files.
+"""Atomic, durable writes, and reads of regular files.
 
 A file is written under a temporary name, flushed to the disk and renamed, so `kill -9` or power loss leaves the old or the
 new content. JSONL logs grow by one `write` per row; readers skip a last line torn by a crash, the next append removes it.
-`require_file` refuses to read pipes, devices and oversized files; `require_no_link` refuses to write through symbolic links.
+Only regular files are read (`require_file`), and nothing is deleted through a link (`require_no_link`).
 
 Every write raises MachineError if the disk is full, the system refuses access or the storage does not answer.
 """
@@ -15,7 +15,6 @@ import hashlib
 import html
 import io
 import json
-import math
 import os
 import re
 import shutil
@@ -28,23 +27,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from xraytune.base.errors import ArtifactError, ConfigError, MachineError, Problem, SourceLine, XraytuneError, printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FileKind: TypeAlias = Literal["space file", "JSON file", "log", "record", "table", "image", "file of tensors"]
-_LARGEST_BYTES: dict[FileKind, int] = {
-    "space file": 2**18,
-    "JSON file": 2**27,  # split.json: 500,000 images
-    "log": 2**28,  # optuna.journal: 100,000 trials of 30 epochs
-    "record": 2**23,
-    "table": 2**28,
-    "image": 2**30,  # the largest image that is read has 100 million pixels, of at most 8 bytes
-    "file of tensors": 2**34,
-}
 _NOT_A_FILE = {
     stat.S_IFDIR: "a folder",
     stat.S_IFLNK: "a symbolic link",
@@ -67,8 +56,6 @@ _CAUSES = {
     **dict.fromkeys(_REFUSED, ("no access ({reason})", _OTHER_PLACE)),
     **dict.fromkeys(_AWAY, ("the storage does not answer ({reason})", AWAY_FIX)),
 }
-_FORMULA = re.compile(r"'*([=@]|[+-](?![\d.]+( to [+-][\d.]+)?$))")
-"""The start of a cell that a spreadsheet would run, other than a number or an interval. Source: OWASP, "CSV Injection"."""
 CHECKSUMS_FILE = "sha256.jsonl"
 _fences: list[Callable[[], None]] = []
 
@@ -123,35 +110,27 @@ def require_new(out: Path) -> None:
         raise ConfigError(Problem("this path already exists", out, "give a path that does not exist yet"))
 
 
-def require_file(path: Path | str, kind: FileKind, refusal: type[XraytuneError] = ArtifactError) -> None:
-    """Check, before opening it, that a file is regular and of plausible size: opening a pipe blocks, a device may act.
+def require_file(path: Path | str, refusal: type[XraytuneError] = ArtifactError) -> None:
+    """Check, before opening it, that a file is regular: opening a pipe blocks, a device may act.
 
     Raises:
-        refusal: It is not a regular file, or too large for its kind.
+        refusal: It is not a regular file.
         OSError: It does not exist, or the system refuses access.
     """
-    status = os.stat(path)  # noqa: PTH116  faster than a Path, where decoding reads many files
-    if entry := _NOT_A_FILE.get(stat.S_IFMT(status.st_mode)):
+    mode = os.stat(path).st_mode  # noqa: PTH116  faster than a Path, where decoding reads many files
+    if entry := _NOT_A_FILE.get(stat.S_IFMT(mode)):
         raise refusal(Problem(f"this is {entry}, not a file", Path(path), _OTHER_FILE))
-    if status.st_size > (largest := _LARGEST_BYTES[kind]):
-        size = f"{status.st_size / 2**20:,.2f} MiB; at most {largest / 2**20:,.2f} MiB are read"
-        raise refusal(Problem(f"too large for a {kind}: {size}", Path(path), _OTHER_FILE))
 
 
-def require_no_link(path: Path | str, refusal: type[XraytuneError] = ArtifactError) -> None:
-    """Check that the next write goes to no symbolic link, pipe, socket or device; a missing file or a folder is fine."""
-    try:
-        kind = stat.S_IFMT(os.lstat(path).st_mode)
-    except FileNotFoundError:
-        return
-    if kind not in {stat.S_IFREG, stat.S_IFDIR}:
-        what = f"this is {_NOT_A_FILE.get(kind, 'something else')}, not a file or folder"
-        raise refusal(Problem(what, Path(path), "replace it with the file or folder itself, or remove it"))
+def require_no_link(path: Path) -> None:
+    """Check that what is about to be replaced or deleted is no symbolic link."""
+    if path.is_symlink():
+        raise ArtifactError(Problem("this is a symbolic link, not a file or folder", path, "remove it"))
 
 
-def read_bytes(path: Path | str, kind: FileKind, refusal: type[XraytuneError] = ArtifactError) -> bytes:
+def read_bytes(path: Path | str, refusal: type[XraytuneError] = ArtifactError) -> bytes:
     """Read a whole file after `require_file`."""
-    require_file(path, kind, refusal)
+    require_file(path, refusal)
     with open(path, "rb", buffering=0) as stream:  # noqa: PTH123  as above
         return stream.read()
 
@@ -205,9 +184,9 @@ def write_bytes(
             temporary.unlink(missing_ok=True)
 
 
-def require_recorded(path: Path, kind: FileKind) -> None:
+def require_recorded(path: Path) -> None:
     """Raise ValueError if a file has another content than was written to it with `is_recorded`."""
-    digest, rows = sha256_of(path, kind), read_jsonl(path.with_name(CHECKSUMS_FILE))
+    digest, rows = sha256_of(path), read_jsonl(path.with_name(CHECKSUMS_FILE))
     if not any((row["file"], row["sha256"]) == (path.name, digest) for row in rows):
         raise ValueError("its content is not what was written to it")
 
@@ -233,50 +212,15 @@ def write_json(path: Path, content: Any, *, is_recorded: bool = False) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file after `require_file`; ValueError if it is not JSON in UTF-8, or has a number that is not finite."""
-    return _parsed(read_bytes(path, "JSON file"))
-
-
-def _finite(text: str) -> float:
-    if math.isfinite(number := float(text)):
-        return number
-    raise ValueError(f"{text:.20} is not a finite number")
-
-
-def _parsed(text: bytes) -> Any:
-    try:
-        return json.loads(text.decode(), parse_float=_finite, parse_constant=_finite)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+    """Read a JSON file after `require_file`; ValueError if it is not JSON in UTF-8."""
+    return json.loads(read_bytes(path))
 
 
 def csv_table(header: Sequence[str], rows: Iterable[Sequence[PurePath | str | float | None]]) -> str:
-    """Return a table as CSV without control characters and formulas that a spreadsheet would run; None is an empty cell.
-
-    A relative path that looks like a formula gets a leading `./`, other text an apostrophe; `cell_path` and `cell_text`
-    undo this.
-    """
+    """Return a table as CSV; None is an empty cell."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([[_cell(cell) for cell in row] for row in (header, *rows)])
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
     return text.getvalue()
-
-
-def _cell(value: PurePath | str | float | None) -> str | float | None:
-    if value is None or isinstance(value, float):
-        return value
-    prefix, text = "./" if isinstance(value, PurePath) else "'", printable(str(value))
-    return f"{prefix}{text}" if _FORMULA.match(text) else text
-
-
-def cell_path(cell: str) -> str:
-    """Return the path in a cell of `csv_table`."""
-    return cell.removeprefix("./")
-
-
-def cell_text(cell: str) -> str:
-    """Return the text in a cell of `csv_table`."""
-    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def markdown(text: str) -> str:
@@ -285,12 +229,8 @@ def markdown(text: str) -> str:
 
 
 def append_jsonl(path: Path, row: Mapping[str, Any], *, durable: bool = True) -> None:
-    """Append one row, after removing a torn last line; ArtifactError if `path` is a symbolic link or a pipe.
-
-    Without `durable`, a power loss may remove it.
-    """
+    """Append one row, after removing a torn last line. Without `durable`, a power loss may remove it."""
     check_fences()
-    require_no_link(path)
     line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     with explain_disk_errors(path):
         make_folder(path.parent)
@@ -308,16 +248,16 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read all complete rows; a missing file has none, a torn last line is skipped.
 
     Raises:
-        ArtifactError: An earlier line is damaged, which no crash causes, or the file is too large.
+        ArtifactError: An earlier line is damaged, which no crash causes.
     """
     if not path.exists():
         return []
-    whole, _, _ = read_bytes(path, "log").rpartition(b"\n")
+    whole, _, _ = read_bytes(path).rpartition(b"\n")
     rows = []
     for number, line in enumerate(whole.split(b"\n"), start=1):
         try:
             if line:
-                rows.append({**_parsed(line)})
+                rows.append({**json.loads(line)})
         except (ValueError, TypeError) as error:
             fix = "restore the file from a backup; trials.jsonl can be removed: the next search writes it again"
             raise ArtifactError(Problem("this line is damaged", SourceLine(path, number), fix)) from error
@@ -328,7 +268,7 @@ def cut_torn_line(path: Path) -> None:
     """Remove the incomplete row after a log's last newline, left by a crash."""
     if not path.exists():
         return
-    require_file(path, "log")
+    require_file(path)
     with path.open("rb+") as stream:
         stream.seek(max(0, stream.seek(0, os.SEEK_END) - 1))
         if stream.read(1) in {b"", b"\n"}:
@@ -379,10 +319,9 @@ def is_whole_zip(path: Path) -> bool:
         return False
 
 
-def sha256_of(path: Path, kind: FileKind | None = None) -> str:
-    """Return the hex SHA-256 of a file, read again only if it has changed; with `kind`, call `require_file` first."""
-    if kind:
-        require_file(path, kind)
+def sha256_of(path: Path) -> str:
+    """Return the hex SHA-256 of a regular file, which is read again only if it has changed."""
+    require_file(path)
     status = path.stat()
     return _sha256(path, status.st_ino, status.st_size, status.st_mtime_ns)
 

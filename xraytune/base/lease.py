@@ -26,7 +26,7 @@ from typing import Literal
 
 from xraytune.base.cores import repeated
 from xraytune.base.errors import MachineError, Problem
-from xraytune.base.files import AWAY_FIX, explain_disk_errors, fenced, make_folder, require_no_link, write_text
+from xraytune.base.files import AWAY_FIX, explain_disk_errors, fenced, make_folder, write_text
 
 PATIENCE_SECONDS = 10.0
 _BEAT_SECONDS = 1.0
@@ -66,9 +66,7 @@ def hold(path: Path, work: str = "") -> Iterator[Owner]:
     Raises:
         LeaseHeldError: Another process holds the lease, or took it over while this one was suspended.
         MachineError: At a later write: the storage does not answer, or the lock file is gone.
-        ArtifactError: `path` is a symbolic link or a pipe.
     """
-    require_no_link(path)
     with explain_disk_errors(path):
         path.open("ab").close()  # unlike touch(), this is no heartbeat
     with path.open("rb+", buffering=0) as stream:
@@ -145,7 +143,6 @@ def build_lock(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterat
     This only saves work: two processes may run at once where locks do not reach, or while an owner is suspended. The file is
     removed afterwards. `waiting` is called several times a second while another process holds the lock.
     """
-    require_no_link(path)
     with explain_disk_errors(path):
         make_folder(path.parent)
     with _wait_for_lock(path, waiting) as stream, heartbeat(path):

@@ -55,7 +55,7 @@ def load_content(path: Path) -> dict[str, Any]:
         One of UNREADABLE: The file is damaged.
         ArtifactError: It is not a regular file, or too large.
     """
-    require_file(path, "file of tensors")
+    require_file(path)
     if not is_whole_zip(path):  # torch verifies no checksums
         raise ValueError("a checksum does not match, or the content is compressed")
     content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -92,7 +92,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     content: Any
     try:
-        require_file(path, "file of tensors", MachineError)
+        require_file(path, MachineError)
         if path.suffix == ".safetensors":
             content = safetensors.torch.load_file(path)
         elif zipfile.is_zipfile(path) and not is_whole_zip(path):

@@ -136,7 +136,7 @@ def read_plan(folder: Path) -> Plan | None:
     if not file.exists():
         return None
     try:
-        return Plan.model_validate_json(read_bytes(file, "JSON file"), context=folder)
+        return Plan.model_validate_json(read_bytes(file), context=folder)
     except ValueError as error:
         fix = f"restore it from a backup, or move {folder.name}/ away to start the confirmation from scratch"
         raise StudyError(Problem("the plan of this confirmation is damaged", file, fix)) from error

@@ -195,7 +195,7 @@ def read_verdict(folder: Path) -> Confirmation | None:
     with damage_explained(folder / VERDICT_FILE, VERDICT_FIX) as file:
         if not file.exists():
             return None
-        require_recorded(file, "JSON file")
+        require_recorded(file)
         return TypeAdapter(Confirmation).validate_python(read_json(file))
 
 

@@ -91,7 +91,7 @@ def decode_files(
 def read_image(path: Path | str, needed_px: int) -> GreyImage:
     """Read and decode an image (see `read_grey`). Raises DataError if it cannot be read or is broken."""
     try:
-        content = read_bytes(path, "image", DataError)
+        content = read_bytes(path, DataError)
     except OSError as error:
         raise DataError(Problem(f"cannot be read ({error.strerror})", path, REPAIR)) from error
     return read_grey(content, path, needed_px=needed_px)

@@ -27,7 +27,6 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from xraytune.base.errors import DataError, Problem
-from xraytune.base.files import read_bytes, require_no_link
 from xraytune.data.dicom import REPAIR, ImageHeader, content_bits, dicom_grey, is_dicom, open_dicom
 
 UNUSED_BITS = " with "
@@ -121,16 +120,6 @@ def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:
         return GreyImage(image=turned, kind=f"{image.format} 8-bit", reduced_from=whole_px)
     except _DAMAGE as error:
         raise DataError(Problem("the image is truncated or damaged", path, REPAIR)) from error
-
-
-def read_picture(path: Path) -> Image.Image:
-    """Decode a picture that xraytune drew, grey or in colours; raise DataError if it is a link, no picture, or missing."""
-    try:
-        require_no_link(path, DataError)
-        image = _open(read_bytes(path, "image", DataError), path)
-        return image.convert("L" if image.mode == "L" else "RGB")
-    except _DAMAGE as error:
-        raise DataError(Problem("this is not an intact picture", path, REPAIR)) from error
 
 
 def _open_dicom(content: bytes, path: Path | str, *, with_pixels: bool) -> tuple[Any, ImageHeader]:

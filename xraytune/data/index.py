@@ -377,7 +377,7 @@ def _read_content(path: Path) -> tuple[str, ImageHeader]:
     """Return the hash of a file's bytes, and its header; decoding reports what cannot be read."""
     sha256, header = "", ImageHeader(width_px=0, height_px=0)
     with suppress(OSError, DataError):
-        content = read_bytes(path, "image", DataError)
+        content = read_bytes(path, DataError)
         sha256 = hashlib.sha256(content).hexdigest()
         header = read_header(content, path)
     return sha256, header

@@ -165,7 +165,7 @@ def _members(root: Path, name: str, files: Collection[str], table: LabelTable) -
             raise DataError(Problem("no image of the table is in it", path, "correct data.table.side"))
         return members
     try:
-        lines = composed(read_bytes(path, "table", DataError).decode("utf-8-sig")).splitlines()
+        lines = composed(read_bytes(path, DataError).decode("utf-8-sig")).splitlines()
     except UnicodeDecodeError as error:
         raise DataError(Problem("not a list in UTF-8", path, "write one image per line")) from error
     except OSError as error:

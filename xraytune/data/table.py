@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from xraytune.base.errors import ConfigError, DataError, Problem, SourceLine, join_names
-from xraytune.base.files import cell_path, cell_text, require_file
+from xraytune.base.files import require_file
 from xraytune.data.findings import FindingReader, found_columns
 from xraytune.data.formats import without_suffix
 from xraytune.data.guesses import (
@@ -205,7 +205,7 @@ def table_columns(data: DataSettings, files: Collection[str]) -> dict[str, dict[
         for _, cells in lines:
             for column, cell in cells.items():
                 if cell and column not in used:
-                    by_row[column][cell_path(cells[settings.image])][cell] = None
+                    by_row[column][cells[settings.image]][cell] = None
     rows = table.rows_of(files).items()
     return {
         column: {file: "|".join(cells[row]) for file, row in rows if row in cells} for column, cells in by_row.items()
@@ -274,7 +274,7 @@ def _read_rows(path: Path, image: str) -> tuple[list[str], _Rows]:
             if image in columns and _encloses_rows(cells, below, delimiter, columns.index(image)):
                 what = "a quotation mark in this row encloses the rows below"
                 raise DataError(Problem(what, where, "remove the quotation mark, or double it if it is text"))
-            yield where, {name: cell_text(cell) for name, cell in zip(columns, cells, strict=True) if name}
+            yield where, {name: cell for name, cell in zip(columns, cells, strict=True) if name}
         if ragged:
             what = f"the header has {len(columns)} cells, but {join_names([*ragged.values()])}"
             fix = 'add missing cells, and put a cell that contains a separator into quotation marks: "a, b"'
@@ -285,7 +285,7 @@ def _read_rows(path: Path, image: str) -> tuple[list[str], _Rows]:
 
 def _read_lines(path: Path) -> list[str]:
     try:
-        require_file(path, "table", DataError)
+        require_file(path, DataError)
         with path.open(encoding="utf-8-sig", newline="") as stream:
             return [composed(line) for line in stream]
     except UnicodeDecodeError as error:
@@ -349,9 +349,7 @@ def _read_table(root: Path, settings: TableSettings, data: DataSettings | None =
             problems += _unite(rows, settings, where, cells, said, views, reader)
             for column in accepted.keys() & cells:
                 seen[column][cells[column]] += 1
-                if folded(cells[column]) not in accepted[column] and (
-                    row := rows.get(cell_path(cells[settings.image]))
-                ):
+                if folded(cells[column]) not in accepted[column] and (row := rows.get(cells[settings.image])):
                     row.left_out_as = f"{column} {cells[column] or '(nothing)'}"
     needed = [("patient", settings.patient), ("side", settings.side.column if settings.side else None)]
     needed += [("rows", column) for column in settings.rows]
@@ -414,7 +412,7 @@ def _unite(
     reader: FindingReader | None,
 ) -> Iterator[Problem]:
     """Add a row, with its cells of labels and its columns of views, to those of its image, or report contradictions."""
-    name, patient = cell_path(cells[settings.image]), cells.get(settings.patient or "", "")
+    name, patient = cells[settings.image], cells.get(settings.patient or "", "")
     if not name:
         yield Problem("a cell is empty", where, "name the image")
         return

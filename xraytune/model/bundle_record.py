@@ -127,7 +127,7 @@ def not_valid(file: Path) -> ArtifactError:
 def read_record(file: Path) -> BundleRecord:
     """Read a `bundle.json`; raise ArtifactError if it is not valid in this version."""
     try:
-        return BundleRecord.model_validate_json(read_bytes(file, "record"))
+        return BundleRecord.model_validate_json(read_bytes(file))
     except ValidationError as error:
         first = error.errors()[0]
         if first["type"] != "literal_error" or first["loc"] not in {("version",), ("backbone",)}:

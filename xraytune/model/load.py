@@ -138,7 +138,7 @@ def open_bundle(path: Path) -> Bundle:
     for file in (path / name for name in BUNDLE_FILES):
         if not file.exists():
             problems.append(Problem("the file is missing", file, _FIX))
-        elif sha256_of(file, "file of tensors") != expected.get(file.name):
+        elif sha256_of(file) != expected.get(file.name):
             problems.append(Problem("the file is damaged: its SHA-256 differs from the manifest", file, _FIX))
     if problems:
         raise ArtifactError(*problems)

@@ -190,7 +190,7 @@ def _plan(
     experiment = space.experiment()
     settings, parameters = experiment.settings, experiment.parameters
     weights = find_weights(parameters.backbone, parameters.weights, settings.weights_dir)
-    contents = [sha256_of(weights, "file of tensors") if weights else None, *_extra_images(experiment, prepared, cache)]
+    contents = [sha256_of(weights) if weights else None, *_extra_images(experiment, prepared, cache)]
     if study and weights:
         require_same_inputs(study, {weights: str(contents[0])})
     origin = settings.exported_from

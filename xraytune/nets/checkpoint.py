@@ -83,5 +83,5 @@ def load_best(folder: Path, network: nn.Module) -> None:
     """Load what `save_best` wrote into the network."""
     file = folder / _BEST_NAME
     with explain_unreadable("the best network is missing or damaged", file, _FIX):
-        require_file(file, "file of tensors")
+        require_file(file)
         load_tensors(network, load_file(file))

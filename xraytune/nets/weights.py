@@ -74,7 +74,7 @@ def _download(url: str, accepted: str) -> Path:
 
 
 def _verified(file: Path, fix: str) -> Path:
-    if not sha256_of(file, "file of tensors").startswith(_hash_prefix(file)):
+    if not sha256_of(file).startswith(_hash_prefix(file)):
         raise MachineError(Problem("the hash of these weights does not match the file name", file, fix))
     return file
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xraytune.base.errors import XraytuneError, join_names
+from xraytune.base.files import read_bytes
 from xraytune.confirm.test_access import accesses
 from xraytune.data.sides import chance_warning
 from xraytune.present import charts
@@ -23,7 +24,6 @@ from xraytune.present.trials import all_trials, arms_table, sides_table
 from xraytune.present.verdict import verdict_section
 from xraytune.search.asha import rungs_of
 from xraytune.study.status import TrialView
-from xraytune.synth.grids import encoded_again
 
 _MOST_SAMPLES, _MOST_MISTAKES = 6, 9
 _GRAD_CAM_NOTE = (
@@ -174,7 +174,7 @@ def _generators(data: StudyData) -> Section | None:
             notes = [f"Compared with val-A in {features}; the worst class.{real}"]
     shown = next((trial for trial in view.trials if trial.samples), None)
     drawn: list[tuple[Callable[[], bytes], str]] = [
-        (partial(encoded_again, root / path), f"Real and generated images; used by {join_names(numbers_of[path], 8)}.")
+        (partial(read_bytes, root / path), f"Real and generated images; used by {join_names(numbers_of[path], 8)}.")
         for path in list(numbers_of)[:_MOST_SAMPLES]
     ]
     pictures = list[Picture]()
@@ -182,8 +182,8 @@ def _generators(data: StudyData) -> Section | None:
         try:
             if content := encode():
                 pictures.append(Picture(content=content, caption=caption))
-        except XraytuneError as error:
-            notes.append(f"A picture is left out ({error.problems[0].what}): {caption}")
+        except (XraytuneError, OSError):
+            notes.append(f"A picture is missing: {caption}")
     if not pictures and not rows and not notes:
         return None
     tables = [Table(_QUALITY_COLUMNS, list(rows))] if rows else []

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xraytune.base.artifacts import artifacts_of, require_intact
-from xraytune.base.files import read_json
+from xraytune.base.artifacts import artifacts_of
+from xraytune.base.files import read_bytes, read_json
 from xraytune.confirm.arms import CONFIRM_FOLDER
 from xraytune.confirm.record import Confirmation, read_verdict
 from xraytune.data.prepare import Prepared
@@ -23,7 +23,6 @@ from xraytune.space.space import Space
 from xraytune.stats.classification import Floats, Labels, predicted_classes
 from xraytune.study.folder import StudyFolder, damage_explained
 from xraytune.study.status import StudyView, StudyWatcher, TrialView
-from xraytune.synth.grids import encoded_again
 from xraytune.synth.memorisation_gate import MEMORISATION_STAGE
 from xraytune.synth.synthesize import generator_path
 
@@ -97,12 +96,7 @@ class StudyData:
                     for picture in sorted(path.glob("nearest_*.png")):
                         name = picture.stem.removeprefix("nearest_")
                         shown = "synthetic images, each with the nearest training image on its right."
-                        yield partial(_png, path, picture), f"{name}: {shown}"
-
-
-def _png(artifact: Path, picture: Path) -> bytes:
-    require_intact(artifact, picture.name)
-    return encoded_again(picture)
+                        yield partial(read_bytes, picture), f"{name}: {shown}"
 
 
 def read_study(study: Path, cache: Path | None = None) -> StudyData:

@@ -157,7 +157,7 @@ def read_document(path: Path, *, start: str = "name: my-study") -> Document:
     """Read a YAML file whose root is a mapping, else raise ConfigError; `start` is its first line, for messages."""
     try:
         with explain_disk_errors(path):
-            text = read_bytes(path, "space file", ConfigError).decode("utf-8-sig")
+            text = read_bytes(path, ConfigError).decode("utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(Problem("there is no such file", path, "check the path")) from None
     except UnicodeDecodeError:

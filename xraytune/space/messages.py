@@ -7,8 +7,6 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-import regex
-
 from xraytune.base.errors import join_names
 
 if TYPE_CHECKING:
@@ -136,8 +134,7 @@ def group_regex_problem(group_regex: str) -> tuple[str, str]:
     """Return why a `group_regex` cannot identify patients, and the fix; empty if it can."""
     try:
         expression = re.compile(group_regex)
-        regex.compile(group_regex)  # used for searching, since re has no timeout
-    except (re.error, regex.error, OverflowError, RecursionError) as error:
+    except (re.error, OverflowError, RecursionError) as error:
         return f"not a regular expression: {error}", "write a regular expression as Python's re understands it"
     if expression.groups == 0:
         return "there is no group in it", "put the part that identifies the patient in parentheses: (p[0-9]+)_"

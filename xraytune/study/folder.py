@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,7 +27,7 @@ from pydantic import TypeAdapter
 
 from xraytune.base.artifacts import releases
 from xraytune.base.errors import ConfigError, Problem, SourceLine, StudyError
-from xraytune.base.files import read_json, require_no_link, require_recorded
+from xraytune.base.files import read_json, require_recorded
 from xraytune.base.lease import LeaseHeldError, current_owner, hold
 from xraytune.base.records import Compute, Json
 from xraytune.data.prepare import Prepared, read_prepared
@@ -97,12 +97,11 @@ class StudyFolder:
 
         Raises:
             ConfigError: The data file is invalid.
-            StudyError: There is no study here, its file was changed, or the folder contains a symbolic link or a pipe.
+            StudyError: There is no study here, or its file was changed.
         """
         if not os.path.lexists(self.space_path):
             fix = "give the folder that `xraytune search` printed, such as studies/NAME"
             raise StudyError(Problem("no study here: study.yaml is missing", self.path, fix))
-        _require_own_files(self.path)
         try:
             return load_space(self.space_path, data=data, weights_dir=weights_dir)
         except ConfigError as error:
@@ -151,26 +150,11 @@ class StudyFolder:
     def results(self, number: int, side: str, image_count: int, prepared: Prepared) -> Floats:
         """Return a trial's results on a side, float64 [N, C]; StudyError if they are missing or not what was written."""
         with damage_explained(self.results_path(number, side), "remove it, and run the same command again") as file:
-            require_recorded(file, "table")
+            require_recorded(file)
             # Memory-mapped: np.load would allocate whatever a damaged header asks for.
             results: Floats = np.lib.format.open_memmap(file, mode="r")
             require_results(results, (image_count, len(prepared.outputs)), of_findings=bool(prepared.findings))
             return results
-
-
-def _require_own_files(folder: Path) -> None:
-    """Refuse links and pipes in a study from someone else: a write to them would reach another file.
-
-    Optuna's lock is a link that nothing is written through, and in the `wandb` folders, only W&B writes.
-    """
-    folders: list[Path | str] = [folder]
-    while folders:
-        with suppress(FileNotFoundError), os.scandir(folders.pop()) as entries:  # a running search removes folders
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    folders += [entry.path] if entry.name != "wandb" else []
-                elif not entry.is_file(follow_symlinks=False) and not entry.name.startswith(f"{_JOURNAL_NAME}.lock"):
-                    require_no_link(entry.path, StudyError)
 
 
 _RESTORE = "restore it from a backup, or start a study with another name"

@@ -75,7 +75,7 @@ def read_inputs(
         elif name not in ("weights", "gan.features"):
             contents[file] = usable_generator(file, prepared, is_start=name != "generator.path")
         elif file.is_file():
-            contents[file] = sha256_of(file, "file of tensors")
+            contents[file] = sha256_of(file)
         else:
             raise MachineError(Problem("no such weights file", file, "restore it"))
     return contents

@@ -65,7 +65,7 @@ class Journal:
         self._sampler, self._space = space.settings.sampler, space.relative_to(path.parent)
         if not path.is_file():  # Optuna would create an empty one
             raise StudyError(Problem("the journal is missing", path, _LOST))
-        require_file(path, "log", StudyError)  # Optuna reads all of it
+        require_file(path, StudyError)  # Optuna reads all of it
         if writable:
             cut_torn_line(path)
         self._backend = _WholeLines(str(path))

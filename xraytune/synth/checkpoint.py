@@ -89,7 +89,7 @@ def save_generator(generator: Generator, path: Path) -> None:
 def load_generator(path: Path) -> Generator:
     """Load a generator from its safetensors file, in evaluation mode, on the CPU."""
     with explain_unreadable("cannot read this generator", path, "train the generator again"):
-        require_file(path, "file of tensors")
+        require_file(path)
         with safe_open(path, framework="pt") as file:
             about = json.loads(file.metadata()["generator"])
             return _load(about, {name: file.get_tensor(name) for name in file.keys()})

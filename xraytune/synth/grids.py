@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from xraytune.data.formats import read_picture
 from xraytune.data.masks import outlined
 
 _GAP_PX, _OUTLINED_PX = 2, 128
@@ -40,8 +38,3 @@ def png_bytes(image: Image.Image) -> bytes:
     stream = BytesIO()
     image.save(stream, format="PNG")
     return stream.getvalue()
-
-
-def encoded_again(file: Path) -> bytes:
-    """Read a picture that xraytune drew, and encode it again as PNG; raise DataError if it is anything else."""
-    return png_bytes(read_picture(file))

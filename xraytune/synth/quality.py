@@ -162,7 +162,7 @@ class Features:
         self.name = f"{network.backbone} ({weights.name})"
         self.inputs = {
             "backbone": BACKBONES.identity(network.backbone),
-            "weights": sha256_of(weights, "file of tensors"),
+            "weights": sha256_of(weights),
             "format": asdict(self._form),
             "resolution_px": resolution_px,
             "compute": [compute.device, compute.threads, compute.precision],

@@ -13,7 +13,6 @@ from pydantic import TypeAdapter
 from xraytune.base.errors import ArtifactError, Problem
 from xraytune.base.files import read_json, sha256_of
 from xraytune.base.records import Compute
-from xraytune.data.prepare import is_plain_name
 from xraytune.space.settings import GanSettings
 from xraytune.synth.checkpoint import known_settings, load_generator
 from xraytune.synth.generator_quality import PoolReport
@@ -57,14 +56,12 @@ def read_generator(folder: Path) -> SavedGenerator:
         content = read_json(folder / GENERATOR_FILE)
         content["settings"] = known_settings(content["settings"])
         saved = _RECORD.validate_python(content)
-        if not all(map(is_plain_name, (*saved.generators, *saved.class_counts))):
-            raise ValueError("a name that is a path")
     except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(Problem(f"no generator here: {GENERATOR_FILE} is missing", folder, fix)) from None
     except ValueError as error:
         raise ArtifactError(Problem(f"{GENERATOR_FILE} is damaged, or from another version", folder, fix)) from error
     for name, sha256 in saved.generators.items():
-        if not (folder / name).is_file() or sha256_of(folder / name, "file of tensors") != sha256:
+        if not (folder / name).is_file() or sha256_of(folder / name) != sha256:
             raise ArtifactError(Problem("the file is missing or damaged", folder / name, fix))
     return saved
 

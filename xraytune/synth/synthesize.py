@@ -20,7 +20,7 @@ from xraytune.base.artifacts import (
     start_work,
     work_path,
 )
-from xraytune.base.files import read_bytes, require_no_link, sha256_of, sync, write_bytes
+from xraytune.base.files import read_bytes, sha256_of, sync, write_bytes
 from xraytune.base.records import Compute
 from xraytune.data.prepare import Prepared, RunContext, side_images
 from xraytune.space.settings import GanSettings
@@ -38,7 +38,7 @@ def generator_inputs(
     """Return everything that a trained generator depends on; `torch` is its release, by default the installed one."""
     started = {} if settings.start_from is None else {"start": sha256_of(settings.start_from / NETWORK_FILE)}
     if settings.features is not None:
-        started["features"] = sha256_of(settings.features, "file of tensors")
+        started["features"] = sha256_of(settings.features)
     return {
         "settings": settings.model_dump(exclude={"start_from", "features"}),
         **started,
@@ -145,5 +145,4 @@ def copy_grids(grids: Path, to: Path) -> None:
 
 def copy_file(file: Path, to: Path) -> None:
     """Copy a file. Errors of `shutil` neither name a full disk nor always say that it is full."""
-    require_no_link(file)
-    write_bytes(to, read_bytes(file, "file of tensors"))
+    write_bytes(to, read_bytes(file))

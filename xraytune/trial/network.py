@@ -72,7 +72,7 @@ class Network:
 
     @cached_property
     def _weights_sha256(self) -> str | None:
-        return sha256_of(self._weights, "file of tensors") if self._weights else None
+        return sha256_of(self._weights) if self._weights else None
 
     @property
     def has_cached_features(self) -> bool:
