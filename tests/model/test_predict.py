@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.data.test_dicom import dicom
 from tests.in_process import command
-from tests.model.conftest import CopyLab, Lab, change_record, read_rows
+from tests.model.conftest import Lab, read_rows
 from tests.model.conftest import predict_classes as predict
 from xraytune.base.errors import DataError
 from xraytune.model.load import open_bundle
@@ -91,25 +91,6 @@ def test_nothing_is_written_when_images_are_missing_or_broken(lab: Lab, tmp_path
 
 
 FORMULA = "=cmd|' /C calc'!A1"
-
-
-def test_prediction_table_escapes_formulas(copy_lab: CopyLab, tmp_path: Path) -> None:
-    """Spreadsheets run what begins with one of = + - @; files and classes come with the data."""
-    lab = copy_lab()
-    change_record(lab.model, class_names=[FORMULA, "@risk"], positive="@risk")
-    images = tmp_path / "images"
-    some = sorted((lab.xrays / "test").rglob("*.jpeg"))[:4]
-    for name, image in zip(("=1+1.jpeg", "@eaDir/-1.jpeg", "+a.jpeg", "plain.jpeg"), some, strict=True):
-        (images / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(image, images / name)
-
-    predict(lab.model, images, out=tmp_path / "table.csv")
-
-    rows = read_rows(tmp_path / "table.csv")
-    assert [row["file"] for row in rows] == ["./+a.jpeg", "./=1+1.jpeg", "./@eaDir/-1.jpeg", "plain.jpeg"]
-    assert all((images / row["file"]).is_file() for row in rows)
-    assert {row["predicted"] for row in rows} <= {f"'{FORMULA}", "'@risk"}
-    assert f"probability_{FORMULA}" in rows[0]
 
 
 PAGE = Path(__file__).parents[2] / "docs" / "serving.md"

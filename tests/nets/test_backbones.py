@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from xraytune.base.errors import MachineError
-from xraytune.nets.backbones import build_backbone, takes, to_one_channel
+from xraytune.nets.backbones import build_backbone, fold_batch_norms, takes, to_one_channel
 from xraytune.nets.last_stage import last_stage, trained_from
 from xraytune.space.backbones import BACKBONES, ENCODERS
 
@@ -177,3 +177,37 @@ def test_a_network_that_does_not_begin_with_a_colour_convolution_is_named() -> N
 )
 def test_sizes_are_refused_that_do_not_work_in_the_network(backbone: str, refused: list[int]) -> None:
     assert [side for side in (32, 62, 63, 74, 75, 128, 224, 256) if not takes(backbone, side)] == refused
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("backbone", "left"),
+    [
+        *(("small_cnn", 0), ("resnet18", 0), ("mobilenet_v3_small", 0), ("densenet121", 62)),
+        *(pytest.param(name, 0, marks=pytest.mark.nightly) for name in ("efficientnet_b0", "mobilenet_v2", "vgg11_bn")),
+    ],
+)
+def test_folded_batch_norms_give_the_same_features(backbone: str, left: int) -> None:
+    """Of a DenseNet, about half of them follow no convolution."""
+    network, _ = build_backbone(backbone)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.get_buffer("running_mean").uniform_(-0.1, 0.1)
+            module.get_buffer("running_var").uniform_(0.5, 2)
+    images = torch.rand(2, 3, 96, 96)
+
+    folded = fold_batch_norms(network)
+
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(images), network.eval()(images), atol=1e-4, rtol=1e-4)
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in folded.modules()) == left
+
+
+def test_a_network_that_cannot_be_traced_stays_as_it_is() -> None:
+    class Odd(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images if images.mean() > 0 else -images
+
+    network = Odd()
+
+    assert fold_batch_norms(network) is network

@@ -53,7 +53,7 @@ def test_masks_outside_the_ranges_of_the_training_masks_are_not_plausible() -> N
 
 @pytest.mark.slow
 def test_a_generator_of_pairs_learns_masks_that_fit_its_images(tmp_path: Path) -> None:
-    settings = tiny(steps=180, width=8, lr_g=2e-3, lr_d=2e-3, loss="bce")
+    settings = tiny(steps=180, width=8, lr_g=2e-3, lr_d=2e-3)
     train(settings, tmp_path, masks=DISCS, grid_dir=tmp_path / "grids", report_every_steps=50)
 
     drawn = sample_block(checkpoint_generator(tmp_path / CHECKPOINT_NAME), 0, 0, seed=0, compute=CPU)

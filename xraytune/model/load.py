@@ -31,6 +31,7 @@ from xraytune.base.records import Compute
 from xraytune.base.tensors import explain_unreadable, load_tensors
 from xraytune.data.prepare import Prepared, read_prepared
 from xraytune.model.bundle_record import BundleRecord, not_valid, read_record
+from xraytune.nets.backbones import fold_batch_norms
 from xraytune.nets.compute import compute_like, pin
 from xraytune.nets.inputs import normalise, to_unit
 from xraytune.nets.train import predict_probabilities
@@ -111,7 +112,8 @@ class Bundle:
         """Return a predictor with the precision of the training, to whose settings this process is pinned."""
         compute = compute_like(self.record.compute, threads=cpu_count())
         pin(compute)
-        network, form = self.network(compute), self.record.input_format
+        network = fold_batch_norms(self.network(compute))
+        form = self.record.input_format
 
         def run(pixels: Pixels) -> NDArray[Any]:
             inputs = normalise(to_unit(torch.from_numpy(pixels).to(compute.device), form), form)

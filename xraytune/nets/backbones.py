@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.fx.experimental.optimization import fuse
 
 from xraytune.base.errors import ConfigError, MachineError, Problem
 from xraytune.base.tensors import UNREADABLE, load_tensors, read_weights
@@ -29,6 +30,9 @@ _IMAGENET_CLASSES = 1000
 _SMALL_CNN_WIDTHS = (16, 32, 64, 96)
 _INCEPTIONS = ("googlenet", "inception_v3")
 """They have auxiliary heads, and `transform_input` undoes ImageNet's constants: pixels end up in [-1, 1]."""
+
+_UNTRACEABLE = (AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError)
+"""Raised by tracing, which runs a network without values, if its path depends on them."""
 
 # Older files of DenseNet have `norm.1` for `norm1`.
 _OLD_DENSENET_NAME = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)")
@@ -62,6 +66,18 @@ def build_backbone(name: str, *, weights: Path | None = None, input_channels: in
     if input_channels == 1:
         to_one_channel(network, name)
     return network, feature_count
+
+
+def fold_batch_norms(network: nn.Module) -> nn.Module:
+    """Return a network for inference alone: its batch norms are folded into the convolutions before them.
+
+    Outputs agree to rounding. A network that torch cannot trace is returned as it is, and so are batch norms elsewhere.
+    """
+    try:
+        folded: nn.Module = fuse(network.eval())
+    except _UNTRACEABLE:
+        return network
+    return folded
 
 
 def torchvision_models() -> Any:

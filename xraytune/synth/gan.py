@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from xraytune.base.records import Compute
 from xraytune.base.seeding import derive_seed
-from xraytune.nets.backbones import build_backbone, pixel_constants
+from xraytune.nets.backbones import build_backbone, fold_batch_norms, pixel_constants
 from xraytune.nets.captured import Draws
 from xraytune.nets.compute import autocast, constants, seeded
 from xraytune.nets.optimizer import Optimizer
@@ -226,7 +226,7 @@ def new_training(settings: GanSettings, class_count: int, compute: Compute, chan
         ema_generator=copy.deepcopy(generator).eval().requires_grad_(False),
         optimizer_g=Optimizer("adam", generator, lr=settings.lr_g, betas=betas),
         optimizer_d=Optimizer("adam", discriminator, lr=settings.lr_d, betas=betas),
-        backbone=backbone.eval().requires_grad_(False) if backbone else None,
+        backbone=fold_batch_norms(backbone).requires_grad_(False) if backbone else None,
     )
 
 

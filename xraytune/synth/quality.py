@@ -25,7 +25,7 @@ from xraytune.base.errors import MachineError, join_names
 from xraytune.base.files import read_json, sha256_of, write_array, write_json
 from xraytune.data.prepare import Prepared, RunContext, SideName, side_images
 from xraytune.data.sides import side_sizes
-from xraytune.nets.backbones import build_backbone
+from xraytune.nets.backbones import build_backbone, fold_batch_norms
 from xraytune.nets.compute import autocast
 from xraytune.nets.inputs import input_format, normalise, to_unit
 from xraytune.nets.weights import find_weights
@@ -172,7 +172,8 @@ class Features:
     @cached_property
     def _backbone(self) -> nn.Module:
         backbone, _ = build_backbone(self._network.backbone, weights=self._weights)
-        return backbone.to(self._context.compute.device).to(memory_format=torch.channels_last).eval()
+        on_device = backbone.to(self._context.compute.device).to(memory_format=torch.channels_last)
+        return fold_batch_norms(on_device)
 
     def waiting(self) -> None:
         """Tell that another process computes what is needed next."""

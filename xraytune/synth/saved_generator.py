@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -13,7 +14,7 @@ from pydantic import TypeAdapter
 from xraytune.base.errors import ArtifactError, Problem
 from xraytune.base.files import read_json, sha256_of
 from xraytune.base.records import Compute
-from xraytune.space.settings import GanSettings
+from xraytune.space.settings import FOLDER_NAME, GanSettings
 from xraytune.synth.checkpoint import known_settings, load_generator
 from xraytune.synth.generator_quality import PoolReport
 from xraytune.synth.pool import Images, MaskRange, draw_block
@@ -56,6 +57,9 @@ def read_generator(folder: Path) -> SavedGenerator:
         content = read_json(folder / GENERATOR_FILE)
         content["settings"] = known_settings(content["settings"])
         saved = _RECORD.validate_python(content)
+        names = (*saved.generators, *saved.class_counts)  # images are written into folders of these names
+        if not all(re.fullmatch(FOLDER_NAME, name) for name in names):
+            raise ValueError("a name that is a path")
     except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(Problem(f"no generator here: {GENERATOR_FILE} is missing", folder, fix)) from None
     except ValueError as error:

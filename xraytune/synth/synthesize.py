@@ -28,7 +28,7 @@ from xraytune.synth.checkpoint import CHECKPOINT_NAME, checkpoint_generator, che
 from xraytune.synth.saved_generator import NETWORK_FILE
 from xraytune.synth.train import train_generator
 
-GAN_STAGE = "gan-4"
+GAN_STAGE = "gan-5"
 """The stage of the artifacts of GANs."""
 
 

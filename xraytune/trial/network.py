@@ -24,6 +24,7 @@ from xraytune.base.files import sha256_of
 from xraytune.data.decoding import InputFormat
 from xraytune.data.prepare import ImageSource, RunContext, side_images
 from xraytune.nets.augment import MASK_THRESHOLD, augment, view_table
+from xraytune.nets.backbones import fold_batch_norms
 from xraytune.nets.classifier import Classifier, build_head
 from xraytune.nets.inputs import input_format, normalise, to_unit
 from xraytune.nets.train import predict_logits
@@ -32,7 +33,7 @@ from xraytune.space.backbones import BACKBONES
 from xraytune.space.settings import Experiment
 from xraytune.trial.task import task_of
 
-FEATURES_STAGE = "features-2"
+FEATURES_STAGE = "features-3"
 VAL_BATCH = 128
 _CPU_BATCH = 32
 """Larger batches are not faster on the CPU and take more memory."""
@@ -63,6 +64,12 @@ class Network:
         parameters, seed = self.experiment.parameters, self.experiment.settings.seed
         network = self.task.build_network(parameters, self._output_count, weights=self._weights, seed=seed)
         return network.to(self.compute.device)
+
+    @cached_property
+    def frozen_backbone(self) -> nn.Module:
+        """The backbone alone, for features."""
+        assert isinstance(self.whole, Classifier), "only a classifier has features"
+        return fold_batch_norms(self.whole.backbone)
 
     def head(self, feature_count: int) -> nn.Module:
         """Return a new head, on the device."""
@@ -105,9 +112,7 @@ class Network:
         }
 
         def build(folder: Path) -> None:
-            network = self.whole
-            assert isinstance(network, Classifier), "only a classifier has features"
-            feature_count = self._features(network, self.scaled(source, slice(0, 1)), table[:1, 0]).shape[1]
+            feature_count = self._features(self.scaled(source, slice(0, 1)), table[:1, 0]).shape[1]
             shape = (count, table.shape[1], feature_count)
             out = np.lib.format.open_memmap(folder / "features.npy", mode="w+", dtype=np.float32, shape=shape)
             # A full disk is an error here; later, in the map, it would kill the process.
@@ -119,7 +124,7 @@ class Network:
                 batch = slice(start, start + _FEATURE_BATCH)
                 images = self.scaled(source, batch)
                 for view in range(table.shape[1]):
-                    out[batch, view] = self._features(network, images, table[batch, view])
+                    out[batch, view] = self._features(images, table[batch, view])
                 self._context.on_progress(what, earlier + min(start + _FEATURE_BATCH, count), total)
             out.flush()
 
@@ -133,10 +138,10 @@ class Network:
         features: NDArray[np.float32] = np.load(path / "features.npy", mmap_mode="r")
         return features
 
-    def _features(self, network: Classifier, images: Tensor, views: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _features(self, images: Tensor, views: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the features of images, float32 [n, 1, S, S], in these views, [n, 7]."""
         shown = normalise(augment(images, torch.from_numpy(views).to(self.compute.device)), self.form)
-        return predict_logits(network.backbone, [shown], compute=self.compute)
+        return predict_logits(self.frozen_backbone, [shown], compute=self.compute)
 
     def scaled(self, source: ImageSource, places: NDArray[np.int64] | slice) -> Tensor:
         """Return images of a source on the device, float32 [n, 1, S, S] in [0, 1]."""
