@@ -1,30 +1,32 @@
-"""The `verdict.json` of a confirmation that did not take place."""
+"""The `plan.json` and `verdict.json` of a confirmation that did not take place."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from xraytune.base.files import write_json
 from xraytune.base.records import to_json
-from xraytune.confirm.record import Confirmation, FinalistVerdict, HeldOutSet
+from xraytune.confirm.arms import FinishedTrial, Plan, compared_arms, write_plan
+from xraytune.confirm.record import Confirmation, ControlVerdict, FinalistVerdict, HeldOutSet
+from xraytune.stats.verdict import VarianceComponents
+from xraytune.study.folder import StudyFolder
+from xraytune.study.journal import Journal
 
 
-def write_verdict(study: Path, words: dict[int, Any], exploratory: tuple[str, ...] = ()) -> None:
-    """Write the verdicts on some trials, by number."""
-    finalists = tuple(
-        FinalistVerdict(
-            arm=f"gan #{trial}",
-            trial=f"#{trial}",
-            generator="GAN",
-            mixing="additive",
-            score=0.8,
-            replicate_scores=(0.8, 0.8),
-            headroom=None,
-            verdict=word,
-            because_of=(),
-            comparisons=(),
-        )
-        for trial, word in words.items()
-    )
+def write_verdict(
+    study: Path,
+    words: Mapping[int, Any],
+    *,
+    exploratory: tuple[str, ...] = (),
+    scores: Mapping[str, float] | None = None,
+) -> None:
+    """Write the verdicts on some trials, by number.
+
+    With `scores` of arms by their source, only one trial has a verdict, and it was compared with its matched controls.
+    """
+    finalists = tuple(_finalist(f"gan #{trial}", trial, word) for trial, word in words.items())
+    if scores:
+        finalists = (_measured(StudyFolder(study), words, scores),)
     record = Confirmation(
         metric="AUROC",
         objective="val_auroc",
@@ -34,9 +36,54 @@ def write_verdict(study: Path, words: dict[int, Any], exploratory: tuple[str, ..
         replicates=2,
         train_images=1,
         train_patients=1,
-        test=HeldOutSet(kind="folder", images=1, patients=1, fingerprint="0" * 32),
+        test=HeldOutSet(kind="unused", images=1, patients=1147, fingerprint="0" * 32),
         notes=(),
         study=study,
         finalists=finalists,
     )
     write_json(study / "confirm" / "verdict.json", to_json(record), is_recorded=True)
+
+
+def _measured(folder: StudyFolder, words: Mapping[int, Any], scores: Mapping[str, float]) -> FinalistVerdict:
+    ((trial, word),) = words.items()
+    space = folder.space()
+    row = next(row for row in Journal(folder.journal_path, space, writable=False).rows() if row.number == trial)
+    finalist, *others = compared_arms(
+        [FinishedTrial.of_row(f"#{trial}", row.parameters, row)], space.settings, "unused"
+    )
+    (folder.path / "confirm").mkdir()
+    write_plan(Plan(test="unused", replicates=2, arms=(finalist, *others)), folder.path / "confirm")
+    controls = [arm for arm in others if arm.role == "matched"]
+    comparisons = tuple(_comparison(arm.name, scores[arm.parameters.source]) for arm in controls)
+    return _finalist(finalist.name, trial, word, scores[finalist.parameters.source], comparisons)
+
+
+def _finalist(
+    arm: str, trial: int, word: Any, score: float = 0.8, comparisons: tuple[ControlVerdict, ...] = ()
+) -> FinalistVerdict:
+    return FinalistVerdict(
+        arm=arm,
+        trial=f"#{trial}",
+        generator="GAN",
+        mixing="additive",
+        score=score,
+        replicate_scores=(score, score),
+        headroom=None,
+        verdict=word,
+        because_of=(),
+        comparisons=comparisons,
+    )
+
+
+def _comparison(control: str, score: float) -> ControlVerdict:
+    numbers = ("difference", "standard_error", "degrees_of_freedom", "low", "high", "low_90", "high_90", "p_value")
+    return ControlVerdict(
+        control=control,
+        arm="real_only",
+        kind="none",
+        control_score=score,
+        verdict=("undecided",),
+        variance_components=VarianceComponents(replicate=0.0, patient=0.0, patient_by_replicate=0.0),
+        p_better_by_rope=0.5,
+        **dict.fromkeys(numbers, 0.0),
+    )

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from xraytune.base.files import read_json, write_json
 from xraytune.base.records import Compute, EpochRecord, TrialResult
 from xraytune.data.prepare import Prepared, PreparedImage, SideName, image_columns
 from xraytune.search.callbacks import Callbacks
@@ -70,16 +69,6 @@ def two_images() -> Prepared:
         test_fingerprint=None,
         images=images,
     )
-
-
-def keep_one_ill_patient_on_val_b(study: Path) -> None:
-    """Move the others to val-A."""
-    split = read_json(study / "split.json")
-    images = split["images"]
-    rows = [*zip(images["patient"], images["side"], images["label"], strict=True)]
-    ill = sorted({patient for patient, side, label in rows if (side, label) == ("val_b", 1)})
-    images["side"] = ["val_a" if patient in ill[1:] else side for patient, side, _ in rows]
-    write_json(study / "split.json", split)
 
 
 CPU = Compute(device="cpu", threads=1, precision="float32")

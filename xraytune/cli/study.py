@@ -57,13 +57,13 @@ def report(
 def export(
     study: options.StudyArgument,
     out: Annotated[Path, Option("--out", "-o", metavar="FILE", help="YAML file to write.")] = Path("best.yaml"),
-    trial: Annotated[int | None, Option(metavar="NUMBER", help="Trial to export; default: the best.")] = None,
+    trial: Annotated[int | None, Option(metavar="NUMBER", help="Trial to export instead.")] = None,
     exact: Annotated[
         bool, Option("--exact", help="Write the trial's own settings, so that `train` reproduces it bit for bit.")
     ] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Write the best configuration of a study to a file for `train`: a confirmed mix, otherwise the best trial on val-B.
+    """Write the configuration of a study's best mix to a file for `train`, and say why it is this one.
 
     With this file, `train` uses all patients, including those that `data.train_patients` left out of the search.
     """

@@ -1,9 +1,9 @@
-"""Write the best configuration of a study to a YAML file for `train`.
+"""Choose the mix of the final model, and write its configuration to a YAML file for `train`.
 
-Once `confirm` has found a mix that helps, that mix is exported. Until then, it is the simplest mix whose score on
-val-B, which did not guide the search, is within one standard error of the best. `train` then uses the settings of
-`final` and all training patients, including those that the search left out for speed (`data.train_patients`), unless
-the trial is exported exactly.
+It is the mix that `confirm` found to help; otherwise, the simplest one whose mean score is within `confirm.rope` of the
+best. `confirm` gives the scores if it has run: those of its arms, on patients that the search has not used. If not, they
+are those on val-B, which did not guide the search. `train` then uses the settings of `final` and all training patients,
+unless the trial is exported exactly.
 """
 
 from __future__ import annotations
@@ -16,28 +16,22 @@ from typing import get_args
 
 from xraytune.base.errors import ArtifactError, Problem, StudyError, TrialError, join_names
 from xraytune.base.files import require_new, write_text
-from xraytune.confirm.arms import CONFIRM_FOLDER, TOP_UP_FOLDER, finished_label
-from xraytune.confirm.record import VERDICT_FILE, VERDICT_FIX, read_verdict
-from xraytune.data.prepare import Prepared
+from xraytune.confirm.arms import CONFIRM_FOLDER, TOP_UP_FOLDER, finished_label, read_plan
+from xraytune.confirm.record import Confirmation, read_verdict
 from xraytune.space.fields import flat_values
 from xraytune.space.load import experiment_to_yaml
-from xraytune.space.settings import Experiment, ExportedFrom, FinalSettings, Settings
-from xraytune.study.arms import differences_on_val_b, has_standard_error
-from xraytune.study.folder import StudyFolder, damage_explained
+from xraytune.space.settings import Experiment, ExportedFrom, FinalSettings, Parameters, Settings
+from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
 from xraytune.study.row import TrialRow, completed_runs, ranked_on_val_b, reasons_of
 
-_CONFIRMED = "confirmed: the mix beats all controls"
 _VERDICTS = {
-    "helps": _CONFIRMED,
+    "helps": "confirmed: the mix beats all controls",
     "hurts": "refuted: the mix lowers {metric}",
     "no_better": "not confirmed: the mix does not improve {metric} over a control without them",
     "undecided": "not confirmed: the result is inconclusive",
-    "not_tested": "not confirmed: the mix was not tested, because a better-ranked mix does not help",
+    "not_tested": "not confirmed: xraytune confirm has not compared the mix with its controls",
 }
-_REFUSED = ("hurts", "no_better")
-_EXPLORATORY = "not confirmed: the verdict of xraytune confirm is exploratory"
-_UNTESTED = "not confirmed: xraytune confirm has not compared the mix with its controls"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +72,7 @@ class Exported:
 
 
 def export(study: Path, *, out: Path, trial: int | None = None, exact: bool = False) -> Exported:
-    """Write the mix that `confirm` found to help, or else the simplest within one standard error of the best on val-B.
+    """Write the configuration of the mix that the final model is trained with; see the top of this file.
 
     Whatever `data.train_patients` was in the search, `train` will use all training patients, unless `exact` is set.
 
@@ -94,28 +88,28 @@ def export(study: Path, *, out: Path, trial: int | None = None, exact: bool = Fa
         TrialError: No trial has completed.
     """
     require_new(out)
-    folder = StudyFolder(study.resolve())
-    search = _read_search(folder)
-    row, reason = _choose(search, trial)
+    search = _read_search(StudyFolder(study.resolve()))
+    if trial is None:
+        row, reason = _choose(search)
+    else:
+        row, reason = _completed(search, f"#{trial}"), "selected by its number"
     assert row.value is not None, "it is complete"
     assert row.val_b_score is not None, "as above"
     benefit = _benefit(search, row)
-    prepared = folder.prepared()
-    experiment = _experiment(search, row, benefit, prepared, exact=exact)
-    origin = experiment.settings.exported_from
     exported = Exported(
         path=out,
-        study=folder.path.name,
+        study=search.folder.path.name,
         trial=row.number,
         arm=row.arm,
         metric=search.settings.metric,
-        is_exact=origin is None or origin.is_exact,
+        is_exact=exact,
         val_score=row.value,
         val_b_score=row.val_b_score,
         synthetic=benefit,
         reason=reason,
         command=_command(str(out)),
     )
+    experiment = _experiment(search, row, benefit, exact=exact)
     write_text(out, experiment_to_yaml(experiment, out.resolve().parent, _header(exported)))
     return exported
 
@@ -126,7 +120,7 @@ def trial_to_export(folder: StudyFolder) -> tuple[int, str] | None:
     None if `export` would fail: no trial has completed, or results are missing or damaged.
     """
     try:
-        row, reason = _choose(_read_search(folder), None)
+        row, reason = _choose(_read_search(folder))
     except (TrialError, StudyError, ArtifactError):
         return None
     return row.number, reason
@@ -134,137 +128,140 @@ def trial_to_export(folder: StudyFolder) -> tuple[int, str] | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Search:
-    """The ended trials of a study, the completed ones also by rank, and the verdicts of `confirm` on the finalists."""
+    """The ended trials of a study by name, such as `#12`, and what `confirm` found.
+
+    Attributes:
+        complete: The completed trials, the best on val-B first; also those that `confirm` trained to the end.
+    """
 
     folder: StudyFolder
     settings: Settings
-    rows: Mapping[int, TrialRow]
-    complete: Sequence[TrialRow]
-    verdicts: Mapping[int, str]
-    is_exploratory: bool
+    trials: Mapping[str, TrialRow]
+    complete: Mapping[str, TrialRow]
+    confirmation: Confirmation | None
 
 
 def _read_search(folder: StudyFolder) -> _Search:
     space = folder.space()
-    rows = {row.number: row for row in Journal(folder.journal_path, space, writable=False).rows()}
-    complete = ranked_on_val_b(rows.values())
-    verdicts, is_exploratory = _verdicts(folder, rows)
+    rows = Journal(folder.journal_path, space, writable=False).rows()
+    trials = {f"#{row.number}": row for row in rows}
+    top_up = StudyFolder(folder.path / CONFIRM_FOLDER / TOP_UP_FOLDER)
+    finished = {run.label: run for run in completed_runs(top_up).values()}
+    for name, row in trials.items():
+        if run := finished.get(finished_label(name)):
+            update = {"status": "complete", "value": run.value, "val_b_score": run.val_b_score}
+            trials[name] = row.model_copy(update=update)
     return _Search(
         folder=folder,
         settings=space.settings,
-        rows=rows,
-        complete=complete,
-        verdicts=verdicts,
-        is_exploratory=is_exploratory,
+        trials=trials,
+        complete={f"#{row.number}": row for row in ranked_on_val_b(trials.values())},
+        confirmation=read_verdict(folder.path / CONFIRM_FOLDER),
     )
 
 
-def _verdicts(folder: StudyFolder, trials: Mapping[int, TrialRow]) -> tuple[dict[int, str], bool]:
-    """Return the verdict on each finalist, by trial number, none before `confirm` has run, and whether it is exploratory."""
-    with damage_explained(folder.path / CONFIRM_FOLDER / VERDICT_FILE, VERDICT_FIX) as file:
-        record = read_verdict(file.parent)
-        finalists = record.finalists if record else ()
-        verdicts = {int(finalist.trial.removeprefix("#")): str(finalist.verdict) for finalist in finalists}
-        if not verdicts.keys() <= trials.keys():
-            raise ValueError("it is that of another study")
-    return verdicts, bool(record and record.exploratory)
-
-
-def _choose(search: _Search, trial: int | None) -> tuple[TrialRow, str]:
-    """Return the trial of this number; otherwise the mix that `confirm` found to help, or the simplest good one; and why."""
-    if trial is not None:
-        return _completed(search, trial), "selected by its number"
+def _choose(search: _Search) -> tuple[TrialRow, str]:
+    """Return the trial whose mix is trained in the end, and why."""
     if not search.complete:
-        reasons = reasons_of(row for row in search.rows.values() if row.status == "failed")
+        reasons = reasons_of(row for row in search.trials.values() if row.status == "failed")
         fix = "continue the search; `xraytune status` shows its progress"
         raise TrialError(Problem(f"no trial has completed yet{reasons}", search.folder.path, fix))
-    if helping := [number for number, word in search.verdicts.items() if word == "helps"]:
-        of_verdict = " in an exploratory verdict" if search.is_exploratory else ""
-        return _finished(search, search.rows[helping[0]]), f"the mix that `confirm` found to help{of_verdict}"
-    return _simplest_good(search)
+    confirmation = search.confirmation
+    if confirmation and confirmation.verdict == "helps":
+        of_verdict = " in an exploratory verdict" if confirmation.exploratory else ""
+        finalist = _completed(search, confirmation.finalists[0].trial)
+        return finalist, f"the mix that `confirm` found to help{of_verdict}"
+    if confirmation and (measured := _measured_by_confirm(search, confirmation)):
+        whose = "unused" if confirmation.test.kind == "unused" else "test"
+        where = f"in `confirm`, on {confirmation.test.patients:,} {whose} patients"
+        return _simplest(measured, confirmation.rope, f"{confirmation.metric} {where}")
+    scores = [(row, row.val_b_score or 0.0) for row in search.complete.values()]
+    return _simplest(scores, search.settings.confirm.rope, f"{search.settings.metric} on val-B")
 
 
-def _simplest_good(search: _Search) -> tuple[TrialRow, str]:
-    """Return the best trial of the simplest mix within one standard error of the best on val-B, and why.
+def _measured_by_confirm(search: _Search, confirmation: Confirmation) -> list[tuple[TrialRow, float]]:
+    """Return the completed trials whose mixes `confirm` has measured, with the mean scores of their arms.
 
-    The standard error is that of the paired difference over the patients of val-B. Sources that `confirm` found not to
-    help, or to hurt, are excluded. Without several patients of each class on val-B, there is no standard error.
-
-    Source: the one-standard-error rule, Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3.
+    A finalist is itself a trial; a control stands for the best trial of its mix on val-B.
     """
-    refused = {search.rows[number].parameters.source for number, word in search.verdicts.items() if word in _REFUSED}
-    mixes: dict[tuple[int, float], TrialRow] = {}
-    for row in search.complete:
-        if row.parameters.source not in refused:
-            mixes.setdefault(row.parameters.mix_simplicity, row)
-    best = next(iter(mixes.values()), search.complete[0])
-    simpler = [row for row in mixes.values() if row.parameters.mix_simplicity < best.parameters.mix_simplicity]
-    if simpler and has_standard_error(search.folder):
-        differences, errors = differences_on_val_b(search.folder, [row.number for row in (best, *simpler)])
-        pairs = zip(simpler, differences[1:], errors[1:], strict=True)
-        if good := [row for row, difference, error in pairs if -difference <= error]:
-            simplest = min(good, key=lambda row: row.parameters.mix_simplicity)
-            return simplest, f"the simplest mix within one standard error of the best on val-B, trial {best.number}"
-    return best, "the best on val-B"
+    plan = read_plan(search.folder.path / CONFIRM_FOLDER)
+    scores = {finalist.arm: finalist.score for finalist in confirmation.finalists}
+    for finalist in confirmation.finalists:
+        scores |= {comparison.control: comparison.control_score for comparison in finalist.comparisons}
+    best_of_mix: dict[tuple[int, float], TrialRow] = {}
+    for row in search.complete.values():
+        best_of_mix.setdefault(row.parameters.mix_simplicity, row)
+    measured = []
+    for arm in plan.arms if plan else ():
+        trial = best_of_mix.get(arm.parameters.mix_simplicity)
+        if arm.role == "finalist":
+            trial = search.complete.get(arm.trial)
+        if trial and arm.name in scores:
+            measured.append((trial, scores[arm.name]))
+    return measured
 
 
-def _completed(search: _Search, trial: int) -> TrialRow:
-    row = search.rows.get(trial)
-    if row and row.status == "complete":
-        return row
+def _simplest(scores: Sequence[tuple[TrialRow, float]], margin: float, what: str) -> tuple[TrialRow, str]:
+    """Return the best trial of the simplest mix whose score is within a margin of the best, and why."""
+    best, best_score = max(scores, key=lambda scored: scored[1])
+    good = [(row, score) for row, score in scores if score >= best_score - margin]
+    chosen, score = min(good, key=lambda scored: (scored[0].parameters.mix_simplicity, -scored[1]))
+    mix, best_mix = _mix(chosen.parameters), _mix(best.parameters)
+    if mix == best_mix:
+        return chosen, f"{mix} is the best mix, and none within {margin:g} of it is simpler ({what}: {score:.4f})"
+    against = f"{what}: {score:.4f} against {best_score:.4f}"
+    return chosen, f"{mix} is the simplest mix within {margin:g} of the best, {best_mix} ({against})"
+
+
+def _mix(parameters: Parameters) -> str:
+    if parameters.source == "none":
+        return "real_only"
+    return f"{parameters.source} r={parameters.synthetic_ratio:g}"
+
+
+def _completed(search: _Search, name: str) -> TrialRow:
+    if name in search.complete:
+        return search.complete[name]
+    row = search.trials.get(name)
     what = f"{row.status}: {row.reason}" if row else "it has not ended, or does not exist"
-    complete = [str(number) for number in sorted(row.number for row in search.complete)]
-    fix = f"choose a completed one: {join_names(complete) or 'there is none yet'}"
-    raise StudyError(Problem(f"trial {trial}: {what}", search.folder.path, fix))
-
-
-def _finished(search: _Search, row: TrialRow) -> TrialRow:
-    """Return the row of a finalist. If ASHA stopped it, `confirm` trained it to the end."""
-    if row.status == "complete":
-        return row
-    top_up = StudyFolder(search.folder.path / CONFIRM_FOLDER / TOP_UP_FOLDER)
-    for run in completed_runs(top_up).values():
-        if run.label == finished_label(f"#{row.number}"):
-            return row.model_copy(update={"value": run.value, "val_b_score": run.val_b_score})
-    what = f"trial {row.number} has a verdict, but neither the search nor a confirmation completed it"
-    raise StudyError(Problem(what, top_up.path, "run the same `xraytune confirm` again"))
+    fix = f"choose a completed one: {join_names([*search.complete]) or 'there is none yet'}"
+    raise StudyError(Problem(f"trial {name}: {what}", search.folder.path, fix))
 
 
 def _benefit(search: _Search, row: TrialRow) -> str:
     """Return whether the benefit of its synthetic images is confirmed; "" if it has no such images."""
     if not row.parameters.has_synthetic_images:
         return ""
-    verdict = search.verdicts.get(row.number)
-    if verdict is None:
-        return _UNTESTED
-    return _EXPLORATORY if search.is_exploratory else _VERDICTS[verdict].format(metric=search.settings.metric)
+    finalists = search.confirmation.finalists if search.confirmation else ()
+    verdicts = {finalist.trial: finalist.verdict for finalist in finalists}
+    verdict = verdicts.get(f"#{row.number}", "not_tested")
+    if search.confirmation and search.confirmation.exploratory and verdict != "not_tested":
+        return "not confirmed: the verdict of xraytune confirm is exploratory"
+    return _VERDICTS[verdict].format(metric=search.settings.metric)
 
 
-def _experiment(search: _Search, row: TrialRow, benefit: str, prepared: Prepared, *, exact: bool) -> Experiment:
+def _experiment(search: _Search, row: TrialRow, benefit: str, *, exact: bool) -> Experiment:
     """Return what the exported file trains: the trial itself, or a final model on all patients."""
     origin = ExportedFrom(study=search.folder.path, trial=row.number, synthetic=benefit)
-    trial = Experiment(settings=search.settings.model_copy(update={"exported_from": origin}), parameters=row.parameters)
+    settings = search.settings.model_copy(update={"exported_from": origin})
+    trial = Experiment(settings=settings, parameters=row.parameters)
     if exact:
         return trial
-    final = _final(trial)
-    origin = origin.model_copy(
-        update={
-            "images": sum(prepared.train_counts),
-            "patients": prepared.train_patients,
-            "changes": tuple(_changes(trial, final)),
-        }
-    )
-    return final.model_copy(update={"settings": final.settings.model_copy(update={"exported_from": origin})})
-
-
-def _final(trial: Experiment) -> Experiment:
-    """Return the final training of a trial's mix."""
-    changes = trial.settings.final or FinalSettings()
-    settings, parameters = changes.settings_of(trial.settings), trial.parameters.model_copy(update=changes.parameters)
+    changes = settings.final or FinalSettings()
+    parameters = row.parameters.model_copy(update=changes.parameters)
     generator = parameters.gan
     if generator and changes.image_size in get_args(type(generator).model_fields["image_size"].annotation):
         parameters = parameters.with_gan(image_size=changes.image_size)
-    return Experiment(settings=settings, parameters=parameters)
+    final = Experiment(settings=changes.settings_of(settings), parameters=parameters)
+    prepared = search.folder.prepared()
+    of_trial = {
+        "images": sum(prepared.train_counts),
+        "patients": prepared.train_patients,
+        "changes": tuple(_changes(trial, final)),
+    }
+    origin = origin.model_copy(update=of_trial)
+    settings = final.settings.model_copy(update={"exported_from": origin})
+    return final.model_copy(update={"settings": settings})
 
 
 def _changes(trial: Experiment, final: Experiment) -> Iterator[str]:
