@@ -14,7 +14,7 @@ ONLY ?=
 # If it were set, each of many short processes would compile the package and its tests again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test quick nightly gpu gpu-bench check docs release-check format faults bench lock clean
+.PHONY: help install demo test bits quick nightly gpu gpu-bench check docs release-check format faults bench lock clean
 
 help: ## List what this file can do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,10 +34,21 @@ $(INSTALLED): requirements-dev.lock pyproject.toml
 demo: install ## The whole pipeline on phantom X-rays: from the search to the evaluation (minutes)
 	$(BIN)/xraytune demo
 
+# Results are equal to the bit only where torch uses the same instructions and precision.
+OLDER_CPU := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
+SAY_CPU := import torch; from xraytune.nets.compute import choose_compute as choose; \
+    print("CPU:", torch.backends.cpu.get_cpu_capability(), choose(gpus=0, threads=1).precision)
+BITS := tests/nets tests/synth tests/trial tests/model tests/faults/test_drill.py
+
 # One worker more than there are cores: a test that starts Ray mostly waits for it.
-test: export PYTEST_XDIST_AUTO_NUM_WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+test bits: export PYTEST_XDIST_AUTO_NUM_WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 test: install ## All tests, on the CPU, where results are bit-identical
+	@$(BIN)/python -c '$(SAY_CPU)'
 	CUDA_VISIBLE_DEVICES= $(PYTEST) $(SIDE_BY_SIDE) -m "not gpu and not nightly"
+
+bits: install ## The tests that compare bits, as on a CPU without AVX-512 and bfloat16 (two minutes)
+	@$(OLDER_CPU) $(BIN)/python -c '$(SAY_CPU)'
+	$(OLDER_CPU) CUDA_VISIBLE_DEVICES= $(PYTEST) $(SIDE_BY_SIDE) -m "not gpu and not nightly" $(BITS)
 
 # What needs neither torch nor Ray, each of which takes seconds to import.
 QUICK := tests/base tests/space tests/data tests/stats tests/study tests/search --ignore tests/search/ray tests/cli/test_console.py

@@ -3,7 +3,7 @@
 - Shell: each command of xraytune exists, with its options, and its space file is valid with its overrides. Two other files
   run commands: two pages from top to bottom, and all other commands except those of `ONLY_PARSED`.
 - YAML is a valid space or another known file, JSON is valid, and Python is run by the tests that `PYTHON` names.
-- Other blocks show output. They are listed in `OUTPUT`, or have `text` after their fence.
+- Other blocks show output.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +32,6 @@ OTHER_SPACES = {"examples/README.md": "tests/examples, with the examples install
 """Pages with overrides that are only valid with other packages, and the tests that check them."""
 OTHER_YAML = {"services": "docker compose", "apiVersion": "Kubernetes", "method": "W&B"}
 """Top-level keys of YAML files that are not space files."""
-OUTPUT = {
-    "docs/architecture.md": ("image folder ->", "xraytune/\n"),
-    "docs/data.md": ("DIR/images/",),
-    "docs/generators.md": ("quality: KID",),
-    "docs/report.md": ("ASHA stopped", "warning: no trial"),
-    "docs/segmentation.md": ("jsrt/train/",),
-}
-"""The first words of the indented blocks that are neither commands nor YAML."""
 
 
 def all_of(language: str) -> list[Any]:
@@ -105,18 +97,6 @@ def test_yaml_is_a_valid_space_or_another_known_file(page: str, block: Block, tm
     has_path = "path" in content.get("data", {})
 
     assert load_space(file, data=None if has_path else Path("chest_xray")).settings.name
-
-
-def test_other_blocks_are_known_output() -> None:
-    def unknown() -> Iterator[str]:
-        after_python: set[str] = set()  # such as docs/python.md, which shows values
-        for page, block in BLOCKS:
-            after_python |= {page} if block.language == "python" else set()
-            if not block.language and page not in after_python and not block.text.startswith(OUTPUT.get(page, ())):
-                yield f"{page}:{block.lines[0] + 1}"
-
-    assert list(unknown()) == [], "neither a command nor YAML: fence it, with its language (or text) after the fence"
-    assert {block.language for _, block in BLOCKS} <= {"bash", "yaml", "json", "python", "text", ""}
 
 
 def test_the_troubleshooting_page_starts_from_messages_that_are_printed() -> None:
