@@ -18,6 +18,7 @@ from xraytune.base.files import require_writable, write_json
 from xraytune.base.records import Json, to_json
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
+from xraytune.data.changes import require_same_data
 from xraytune.data.index import read_index
 from xraytune.data.prepare import Prepared, RunContext, prepare_index
 from xraytune.nets.compute import pin
@@ -121,6 +122,8 @@ def audit(
 
     # Of all patients, since a generator may have copied any of them.
     index = read_index(settings.data, on_progress=progress)
+    if folder.space_path.exists():
+        require_same_data(folder.prepared(), index, settings.data.path)
     prepare = partial(prepare_index, index, cache=cache, seen=seen_by(mixes_of(space)), skip_broken=skip_broken)
     prepared, warnings = prepare(_with_patients(settings.data, None), on_progress=progress)
     read_inputs(inputs_of_space(space), settings, prepared, cache, index=index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.in_process import CPU, confirm_in_process, search_in_process
+from tests.in_process import CPU, command, confirm_in_process, search_in_process
 from xraytune.base.errors import DataError, StudyError
 from xraytune.base.files import read_json, read_jsonl, sha256_of
 from xraytune.confirm.arms import read_plan
@@ -369,7 +370,56 @@ def test_other_unused_images_than_at_the_search_are_refused(
     else:
         shutil.copy(second, first if change == "changed" else first.with_name("IM-9999-0001.jpeg"))
 
-    with confirm_in_process(), pytest.raises(StudyError, match="unused images were added, changed or removed"):
+    refused = "unused images were added" if change == "added" else "1 changed or gone"
+    with confirm_in_process(), pytest.raises(StudyError, match=refused):
         confirm(lab.study)
 
     assert (lab.study / "confirm").exists() == is_confirmed
+
+
+def write_patients(xrays: Path, images_of_a_patient: int) -> None:
+    """A table in which so many successive images are of one patient, of either class."""
+    files = sorted(file.relative_to(xrays).as_posix() for file in xrays.rglob("*.jpeg"))
+    by_part = [[file for file in files if file.startswith(part)] for part in ("train/N", "train/P", "test")]
+    rows = [f"{file},{of[0]}{place // images_of_a_patient}" for of in by_part for place, file in enumerate(of)]
+    (xrays / "patients.csv").write_text("\n".join(["file,patient", *rows]) + "\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, None), (None, 2), (2, 3)], ids=["lost", "added", "edited"])
+def test_other_patients_than_at_the_search_are_refused(
+    ended: Lab, tmp_path: Path, before: int | None, after: int | None
+) -> None:
+    """By `confirm` and by a search that is resumed, with their number; restored, both go on, and nobody is on two sides."""
+    lab = copy_of(ended, tmp_path)
+    xrays, table = lab.path / "xrays", lab.path / "xrays" / "patients.csv"
+    if before:
+        shutil.rmtree(lab.study)
+        write_patients(xrays, before)
+        lab.search()
+    recorded = StudyFolder(lab.study).prepared()
+    original = table.read_bytes() if before else None
+    if after:
+        write_patients(xrays, after)
+    else:
+        table.unlink()
+    resumed = ("search", "--space", lab.path / "space.yaml", "--studies", lab.path / "studies")
+    commands = (("confirm", lab.study, "--yes"), resumed)
+
+    for arguments in commands:
+        done = command(*arguments)
+        assert done.exit_code == 5, done.output
+        assert re.search(r"the images changed since the study began: \d+ with another patient", flat(done.stderr))
+        assert "start a study with another name" in flat(done.stderr)
+    assert not (lab.study / "confirm").exists()
+
+    if original:
+        table.write_bytes(original)
+    else:
+        table.unlink()
+    divided = sides_of(lab.choose(lab.settings, recorded).prepared)
+    everyone = [patient for patients in divided.values() for patient in patients]
+    assert max(Counter(everyone).values()) == 1
+
+
+def flat(text: str) -> str:
+    return " ".join(text.split())

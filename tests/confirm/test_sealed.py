@@ -71,7 +71,19 @@ def test_a_second_test_folder_and_images_that_changed_are_refused(lab: Lab) -> N
         lab.sealed(prepared=prepared)
     shutil.copy(lab.xrays / prepared.images.file[-1], lab.xrays / prepared.images.file[0])
 
-    with pytest.raises(XraytuneError, match="1 images were changed or removed since the search"):
+    with pytest.raises(XraytuneError, match="the images changed since the study began: 1 changed or gone"):
+        lab.sealed(prepared=prepared)
+
+
+def test_other_patients_of_the_test_images_are_refused(lab: Lab) -> None:
+    """Intervals are over patients. The names themselves, and those of files, do not matter."""
+    write_table(lab.xrays)
+    prepared, first, second = lab.prepared(), *pneumonia(lab.xrays / "test")[:2]
+
+    write_table(lab.xrays, **{first.stem: "anna"})
+    lab.sealed(prepared=prepared)
+    write_table(lab.xrays, **{first.stem: "anna", second.stem: "anna"})
+    with pytest.raises(StudyError, match="the patients of the test folder changed"):
         lab.sealed(prepared=prepared)
 
 

@@ -273,7 +273,8 @@ def test_three_classes_are_called_by_probability(
     copy_lab: CopyLab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lab = copy_lab()
-    train(lab.best, out=lab.path / "three", overrides=["data.classes=three", "budget.max_epochs=1"])
+    other = ["exported_from=null", "data.classes=three", "budget.max_epochs=1"]  # the study has two classes
+    train(lab.best, out=lab.path / "three", overrides=other, cache=lab.path / "cache")
 
     evaluation = evaluate(lab.path / "three", data=lab.xrays / "train", out=tmp_path / "results", replicates=10)
     predict(lab.path / "three", lab.xrays / "train", out=tmp_path / "table.csv")

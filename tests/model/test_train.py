@@ -123,6 +123,48 @@ def test_a_change_since_the_study_is_noted(copy_lab: CopyLab, exact: bool, chang
     assert any(said in note for note in notes)
 
 
+@pytest.mark.parametrize("change", ["patients", "label"])
+def test_other_patients_or_labels_than_those_of_the_study_are_refused(copy_lab: CopyLab, change: str) -> None:
+    lab = copy_lab()
+    first, *others = sorted(lab.xrays.glob("train/NORMAL/*"))
+    if change == "label":
+        first.rename(lab.xrays / "train" / "PNEUMONIA" / first.name)
+    else:
+        files = sorted(file.relative_to(lab.xrays).as_posix() for file in lab.xrays.rglob("*.jpeg"))
+        rows = "".join(f"{file},patient {file}\n" for file in files)
+        (lab.xrays / "patients.csv").write_text(f"file,patient\n{rows}", encoding="utf-8")
+
+    number = 1 if change == "label" else rf"{len(others)}|\d+"
+    with pytest.raises(StudyError, match=f"({number}) with another {change.removesuffix('s')}"):
+        train(lab.study, out=lab.path / "again")
+
+    assert not (lab.path / "again").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "what"),
+    [
+        ("final.max_epochs=1", "set budget.max_epochs instead"),
+        ("final={image_size: 64}", "set data.image_size instead"),
+        ("final.lr=0.1", "final.lr: `train` does not use it"),
+        ("budget={trials: 3, max_epochs: 1}", "budget.trials: `train` does not use it"),
+        ("confirm.replicates=7", "`train` does not use it"),
+        ("gan.steps=3", "no trial of this space uses it"),
+    ],
+)
+def test_an_override_without_effect_is_refused_before_the_images_are_read(
+    lab: Lab, tmp_path: Path, override: str, what: str
+) -> None:
+    """The exported trial has no generator."""
+    source = lab.study
+    if override.startswith("gan"):
+        source = tmp_path / "plain.yaml"
+        export(lab.study, out=source, trial=1)
+
+    with pytest.raises(ConfigError, match=f"(?s){re.escape(override)}.*{what}|{what}.*{re.escape(override)}"):
+        train(source, out=tmp_path / "model", overrides=[override], data=tmp_path / "nowhere")
+
+
 def test_a_damaged_table_of_the_study_is_an_error_before_the_training(copy_lab: CopyLab) -> None:
     lab = copy_lab()
     exact = export(lab.study, out=lab.path / "exact.yaml", trial=0, exact=True)

@@ -34,7 +34,9 @@ def test_images_that_changed_are_refused(study: StudyFolder) -> None:
     with pytest.raises(StudyError, match="the images changed") as refusal:
         require_same_images(study, replace(prepared, images=image_columns([changed, new, *others])))
 
-    assert f"2 changed or gone: {first.file}, {second.file}; 1 new: {new.file}" in str(refusal.value)
+    assert f"2 changed or gone: {first.file}, {second.file}" in str(refusal.value)
+    with pytest.raises(StudyError, match=f"1 new: {new.file}"):
+        require_same_images(study, replace(prepared, images=image_columns([*prepared.images, new])))
 
 
 @pytest.mark.parametrize("work", ["searched", "confirmed"])

@@ -9,10 +9,10 @@ import pytest
 from tests.in_process import CPU
 from tests.pair_files import block, save, write_pairs
 from xraytune.base.errors import DataError, StudyError
+from xraytune.data.changes import require_same_data
 from xraytune.data.prepare import (
     ImageSource,
     RunContext,
-    missing_images,
     prepare,
     read_prepared,
     restore_pixels,
@@ -98,7 +98,8 @@ def test_with_another_mask_it_is_another_study(settings: Settings, root: Path, t
     assert after.fingerprint != before.fingerprint
     assert after.pixels != before.pixels
     assert after.pixels_sha256 != before.pixels_sha256
-    assert missing_images(before, after.images) == ["images/p0.png"]
+    with pytest.raises(StudyError, match="1 with another label: images/p0"):
+        require_same_data(before, after, root)
     with pytest.raises(StudyError, match="the images changed since"):
         restore_pixels(settings, before, tmp_path / "after")
 

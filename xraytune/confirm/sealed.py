@@ -15,12 +15,14 @@ from xraytune.base.records import Progress, ignore_progress
 from xraytune.confirm.arms import CONFIRM_FOLDER, TestKind
 from xraytune.confirm.draws import TEST, divide
 from xraytune.confirm.test_access import last_access
+from xraytune.data.changes import RESTORE, require_same_data
 from xraytune.data.findings import targets_of
 from xraytune.data.index import (
     ImageFile,
     ImageIndex,
     LabelledImages,
     content_fingerprint,
+    patients_fingerprint,
     read_index,
     read_labelled,
     read_labelled_folder,
@@ -30,7 +32,6 @@ from xraytune.data.prepare import (
     ImageSource,
     Prepared,
     PreparedImage,
-    missing_images,
     patients_seen,
     require_unbroken,
     side_images,
@@ -136,12 +137,11 @@ def choose_test(
     if test and has_test:
         raise StudyError(Problem("the study has its own test folder", test, "omit --test to use the study's own"))
     index = read_index(settings.data, pairs=task_of(settings).has_pairs, on_progress=on_progress)
-    if missing := missing_images(prepared, index.images):
-        what = f"{len(missing)} images were changed or removed since the search: {join_names(missing)}"
-        raise StudyError(Problem(what, where, "restore them, or start a new study"))
+    require_same_data(prepared, index, where)
     if has_test and index.test_fingerprint != prepared.test_fingerprint:
-        what, fix = "the test folder changed since the search", "restore the test images, or start a new study"
-        raise StudyError(Problem(what, where, fix))
+        raise StudyError(Problem("the test folder changed since the search", where, RESTORE))
+    if has_test and prepared.test_patients not in (None, patients_fingerprint(index.test)):
+        raise StudyError(Problem("the patients of the test folder changed since the search", where, RESTORE))
     compared = [*compared]
     seen = seen_by(compared)
     if known := patients_seen((*index.images, *index.test), seen):

@@ -328,6 +328,15 @@ def content_fingerprint(images: Iterable[ImageFile], *, in_order: bool = False) 
     return hashlib.sha256("\n".join(lines if in_order else sorted(lines)).encode()).hexdigest()[:32]
 
 
+def patients_fingerprint(images: Iterable[ImageFile]) -> str:
+    """Hash which images are of the same patient to 32 hex digits, independent of the names of patients and files."""
+    of_patient: dict[str, list[str]] = defaultdict(list)
+    for image in images:
+        of_patient[image.patient].append(image.sha256)
+    groups = sorted(" ".join(sorted(contents)) for contents in of_patient.values())
+    return hashlib.sha256("\n".join(groups).encode()).hexdigest()[:32]
+
+
 def _read_images(
     data: DataSettings, table: LabelTable | None, listing: Listing, on_progress: Progress
 ) -> tuple[tuple[ImageFile, ...], tuple[str, ...]]:

@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -26,7 +27,7 @@ from xraytune.base.files import read_bytes, write_json
 from xraytune.base.records import Compute, Progress, ignore_progress
 from xraytune.data.decoding import DECODER, Resize
 from xraytune.data.findings import numbers_of, targets_of
-from xraytune.data.index import ImageFile, ImageIndex, read_index
+from xraytune.data.index import ImageFile, ImageIndex, patients_fingerprint, read_index
 from xraytune.data.masks import map_masks, square_mask
 from xraytune.data.pixels import (
     MASKS_FILE,
@@ -41,9 +42,10 @@ from xraytune.data.split import part_notes, split_by_patient
 from xraytune.space.settings import DataSettings, Experiment, Settings
 
 PIXELS_STAGE = "pixels-2"
-SideName: TypeAlias = Annotated[str, Field(pattern=r"^(train|val_a|val_b|test|others|draw_\d+)$")]
-"""A side of a study's split: train, val_a or val_b. In a confirmation on unused patients, these are on test, draw_0, draw_1
-...; and for a replicate, whose own draw is train, those of the other draws and of the search are on others."""
+SideName: TypeAlias = Annotated[str, Field(pattern=r"^(train|val_a|val_b|unused|test|others|draw_\d+)$")]
+"""A side of a study's split: train, val_a or val_b; `data.train_patients` leaves other images unused. In a confirmation on
+unused patients, these are on test, draw_0, draw_1 ...; and for a replicate, whose own draw is train, those of the other
+draws and of the search are on others."""
 HELD_OUT = ("val_a", "val_b", "test")
 """The sides that nothing is trained on."""
 _TITLES: dict[SideName, str] = {"train": "training images", "val_a": "val-A images", "val_b": "val-B images"}
@@ -103,6 +105,9 @@ def image_columns(images: Iterable[PreparedImage]) -> PreparedImages:
     return PreparedImages(**{name: tuple(getattr(row, name) for row in rows) for name in PreparedImage.__slots__})
 
 
+NO_IMAGES = image_columns(())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
     """One side of the split: rows of the pixel store, int64 [n]; labels, int64 [n]; the patient of each image.
@@ -127,7 +132,9 @@ class Prepared:
         pixels: The pixel artifact, relative to the cache.
         pixels_sha256: Its content, with the masks; another release of the decoder may produce others from the same files.
         test_fingerprint: Content of the held-out test folder; None if there is none.
-        images: All images except those of the test folder, in the order of the index.
+        test_patients: Which of its images are of the same patient; None also in studies that did not record it.
+        images: All images of the three sides, in the order of the index.
+        unused: The other images of the folder, except those of its test folder.
         has_masks: Whether the pixel artifact has a mask of each image.
     """
 
@@ -141,6 +148,8 @@ class Prepared:
     images: PreparedImages
     has_masks: bool = False
     findings: tuple[str, ...] = ()
+    unused: PreparedImages = NO_IMAGES
+    test_patients: str | None = None
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -270,6 +279,19 @@ def prepare_index(
         what = f"{len(stored.broken)} broken images were left out"
         raise DataError(*error.problems, Problem(what, index.root, "repair some of them")) from error
     side_of = {images[position].file: side for side in _TITLES for position in getattr(split, side)}
+    recorded = [
+        PreparedImage(
+            file=image.file,
+            patient=image.patient,
+            label=image.label,
+            side=side_of.get(image.file, "unused"),
+            row=row_of[image.file],
+            sha256=image.sha256,
+            masks_sha256=image.masks_sha256,
+            findings=image.findings,
+        )
+        for image in images
+    ]
     prepared = Prepared(
         class_names=index.class_names,
         positive=index.positive,
@@ -279,21 +301,10 @@ def prepare_index(
         pixels_sha256=_content(store),
         has_masks=any(image.masks for image in images),
         test_fingerprint=index.test_fingerprint,
+        test_patients=patients_fingerprint(index.test) if index.test else None,
         findings=index.findings,
-        images=image_columns(
-            PreparedImage(
-                file=image.file,
-                patient=image.patient,
-                label=image.label,
-                side=side_of[image.file],
-                row=row_of[image.file],
-                sha256=image.sha256,
-                masks_sha256=image.masks_sha256,
-                findings=image.findings,
-            )
-            for image in images
-            if image.file in side_of
-        ),
+        images=image_columns(image for image in recorded if image.side != "unused"),
+        unused=image_columns(image for image in recorded if image.side == "unused"),
     )
     left_out = (f"left out: {image.file}: {image.reason}" for image in stored.broken)
     patients = counted(len(known), "patient")
@@ -460,25 +471,22 @@ def stored_images(store: Path, images: Sequence[ImageFile], *, name: str, title:
     )
 
 
-def missing_images(prepared: Prepared, images: Iterable[PreparedImage | ImageFile]) -> list[str]:
-    """Return the files of a study that are not among the found images, or have other content there."""
-    contents = {(image.file, image.sha256, image.masks_sha256) for image in images}
-    return [image.file for image in prepared.images if (image.file, image.sha256, image.masks_sha256) not in contents]
-
-
 def write_prepared(prepared: Prepared, path: Path) -> None:
     """Write `split.json`."""
     content = asdict(prepared)
     if not prepared.findings:
-        del content["findings"], content["images"]["findings"]
+        del content["findings"], content["images"]["findings"], content["unused"]["findings"]
+    if not prepared.unused:
+        del content["unused"]
     write_json(path, content)
 
 
 def read_prepared(path: Path) -> Prepared:
     """Read `split.json`; raise ValueError if it is malformed."""
     prepared = _PREPARED.validate_json(read_bytes(path))
-    if max((prepared.positive, *prepared.images.label)) >= len(prepared.class_names):
+    images = (prepared.images, prepared.unused)
+    if max(prepared.positive, *chain(*(each.label for each in images))) >= len(prepared.class_names):
         raise ValueError("a label without a class")
-    if {*map(len, prepared.images.findings)} - {len(prepared.findings)}:
+    if {*map(len, chain(*(each.findings for each in images)))} - {len(prepared.findings)}:
         raise ValueError("an image without all findings")
     return prepared

@@ -113,7 +113,7 @@ def train(
         ConfigError: The file is invalid, or `out` exists.
         DataError: The images are invalid.
         MachineError: Weights, GPUs or disk space are missing.
-        StudyError: The study of the exported trial is damaged.
+        StudyError: The study of the exported trial is damaged, or its images have other patients or labels now.
         TrialError: The loss is not finite.
         ArtifactError: The same training is already running, or its checkpoint is damaged.
     """
@@ -127,7 +127,15 @@ def train(
         note(f"{config} is a search space: training the first entry of its points_to_evaluate ({chosen})")
     study = _study_of_trial(space.settings, note)
     cache = (cache or (Path("cache") if study is None else study.default_cache)).resolve()
-    prepared, index = prepare_space(space.at(point), cache, skip_broken=skip_broken, note=note, on_progress=on_progress)
+    prepared, index = prepare_space(
+        space.at(point),
+        cache,
+        recorded=study.prepared() if study else None,
+        is_complete=False,
+        skip_broken=skip_broken,
+        note=note,
+        on_progress=on_progress,
+    )
     plan = _plan(space, study, prepared, index, cache, note)
     samples: list[Path] = []
 

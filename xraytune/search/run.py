@@ -83,11 +83,13 @@ def search(
     require_writable(folder.path)
     require_free(folder)
     is_resumed = folder.space_path.exists()
+    recorded = None
     if is_resumed:
         if data is None:
             loaded = with_recorded_images(folder, loaded)
             settings = loaded.settings
         require_same_space(folder, loaded)
+        recorded = folder.prepared()
         with locked(folder):  # refuse a second search before reading the images
             pass
     with Runner(folder, cache=cache, address=address, callbacks=callbacks) as runner:
@@ -95,7 +97,12 @@ def search(
         if not is_resumed:  # else there may be nothing left to do
             runner.start()
         prepared, index = prepare_space(
-            loaded, cache, skip_broken=skip_broken, note=callbacks.note, on_progress=callbacks.on_progress
+            loaded,
+            cache,
+            recorded=recorded,
+            skip_broken=skip_broken,
+            note=callbacks.note,
+            on_progress=callbacks.on_progress,
         )
         for note in _notes(loaded, prepared, index):
             callbacks.note(note)

@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 from xraytune.base.errors import Problem, StudyError, join_names
 from xraytune.base.files import explain_disk_errors, new_folder, read_json, read_jsonl, write_json, write_text
 from xraytune.base.records import Compute, Json
-from xraytune.data.prepare import Prepared, missing_images, write_prepared
+from xraytune.data.changes import RESTORE, all_images, require_same_data
+from xraytune.data.prepare import Prepared, write_prepared
 from xraytune.space.load import DATA_FILE_KEYS
 from xraytune.space.settings import extensions_of
 from xraytune.space.space import Space
@@ -126,15 +127,13 @@ def _lines(space: Space) -> list[str]:
 def require_same_images(folder: StudyFolder, prepared: Prepared) -> Prepared:
     """Refuse (StudyError) to resume a study whose images or split changed; return its own record of them."""
     recorded = folder.prepared()
+    require_same_data(recorded, prepared, folder.path)
     if recorded.fingerprint == prepared.fingerprint:
         return recorded
-    gone = missing_images(recorded, prepared.images)
-    added = [file for file in missing_images(prepared, recorded.images) if file not in set(gone)]
-    changes = [(gone, "changed or gone"), (added, "new")]
-    listed = "; ".join(f"{len(files)} {how}: {join_names(files)}" for files, how in changes if files)
-    what = listed or "same files, but different patients, classes or data.resize"
-    fix = "restore them, or start a study with another name"
-    raise StudyError(Problem(f"the images changed since the study began: {what}", folder.path, fix))
+    known = {image.file for image in all_images(recorded)}
+    added = [image.file for image in all_images(prepared) if image.file not in known]
+    changes = f"{len(added)} new: {join_names(added)}" if added else "the same ones are on other sides of the split"
+    raise StudyError(Problem(f"the images changed since the study began: {changes}", folder.path, RESTORE))
 
 
 def continue_under_releases(folder: StudyFolder) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from xraytune.base.errors import ConfigError, DataError, Problem
 from xraytune.base.files import require_writable
 from xraytune.base.records import Progress
+from xraytune.data.changes import require_same_data
 from xraytune.data.index import ImageIndex, find_class_names, read_index
 from xraytune.data.prepare import Prepared, prepare_index
 from xraytune.data.sides import side_sizes
@@ -51,16 +52,25 @@ def open_space(
 
 
 def prepare_space(
-    space: Space, cache: Path, *, skip_broken: bool, note: Callable[[str], None], on_progress: Progress
+    space: Space,
+    cache: Path,
+    *,
+    recorded: Prepared | None = None,
+    is_complete: bool = True,
+    skip_broken: bool,
+    note: Callable[[str], None],
+    on_progress: Progress,
 ) -> tuple[Prepared, ImageIndex]:
     """Check that every trial of a space can run, and index, split and decode its images; `note` gets warnings.
 
-    A command that trains a single point passes `space.at(point)`.
+    A command that trains a single point passes `space.at(point)`. What a study has `recorded` of its images is compared
+    with them before they are split; see `require_same_data`.
 
     Raises:
         ConfigError: The classes do not suit the loss or the objective, or a mix has no extra or no real images.
         DataError: The images cannot be used; `skip_broken` leaves out broken ones.
         MachineError: Weights or disk space are missing.
+        StudyError: The images are not those that the study recorded.
     """
     settings = space.settings
     require_writable(cache)
@@ -70,6 +80,8 @@ def prepare_space(
     require_networks(space)
     task = task_of(settings)
     index = read_index(settings.data, pairs=task.has_pairs, on_progress=on_progress)
+    if recorded is not None:
+        require_same_data(recorded, index, settings.data.path, is_complete=is_complete)
     prepared, warnings = prepare_index(
         index,
         settings.data,

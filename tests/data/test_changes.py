@@ -1,0 +1,184 @@
+"""A data folder is compared with what a study recorded of it, also with images that the study does not use."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.data.conftest import WriteImages
+from xraytune.base.errors import StudyError
+from xraytune.data.changes import require_same_data
+from xraytune.data.index import read_index
+from xraytune.data.prepare import Prepared, prepare, read_prepared, write_prepared
+from xraytune.space.settings import Settings
+
+HEADER = "image,who,finding,Edema,Effusion"
+PATIENTS = 30
+ROWS = tuple(
+    f"p{patient}_{image}.png,P{patient},{('well', 'ill')[patient % 2]},{patient % 2},{image}"
+    for patient in range(PATIENTS)
+    for image in range(2)
+)
+
+
+def settings_of(root: Path, **data: Any) -> Settings:
+    """Half of the patients are unused."""
+    table = {"file": "labels.csv", "image": "image", "patient": "who", "label": "finding"}
+    split = {"val_a": 0.2, "val_b": 0.2}
+    content = {"path": root, "image_size": 32, "train_patients": 6, "split": split, "classes": "auto", "table": table}
+    return Settings.model_validate({"name": "any", "data": content | data})
+
+
+@pytest.fixture
+def root(tmp_path: Path, write: WriteImages) -> Path:
+    root = tmp_path / "xrays"
+    write(root, (row.partition(",")[0] for row in ROWS))
+    write_rows(root, ROWS)
+    return root
+
+
+def write_rows(root: Path, rows: Iterator[str] | tuple[str, ...]) -> None:
+    (root / "labels.csv").write_text("\n".join([HEADER, *rows]) + "\n", encoding="utf-8")
+
+
+def edit(root: Path, edits: dict[str, str]) -> None:
+    """Change words in the rows of the table."""
+    rows = []
+    for row in ROWS:
+        cells = row.split(",")
+        rows.append(",".join(edits.get(cell, cell) for cell in cells))
+    write_rows(root, tuple(rows))
+
+
+def check(settings: Settings, prepared: Prepared, **options: Any) -> None:
+    require_same_data(prepared, read_index(settings.data), settings.data.path, **options)
+
+
+@pytest.fixture
+def settings(root: Path) -> Settings:
+    return settings_of(root)
+
+
+@pytest.fixture
+def prepared(settings: Settings, tmp_path: Path) -> Prepared:
+    """As it is read from a study."""
+    prepared, _ = prepare(settings, tmp_path / "cache")
+    assert prepared.unused
+    write_prepared(prepared, tmp_path / "split.json")
+    return read_prepared(tmp_path / "split.json")
+
+
+def test_every_patient_of_the_folder_is_recorded_once(prepared: Prepared) -> None:
+    used, unused = {*prepared.images.patient}, {*prepared.unused.patient}
+
+    assert not used & unused
+    assert used | unused == {f"P{patient}" for patient in range(PATIENTS)}
+
+
+@pytest.mark.parametrize("is_complete", [True, False])
+def test_the_same_data_elsewhere_and_with_new_images_are_the_same(
+    settings: Settings, prepared: Prepared, root: Path, tmp_path: Path, write: WriteImages, is_complete: bool
+) -> None:
+    copy = Path(shutil.copytree(root, tmp_path / "copy"))
+    write(copy, ["new.png"])
+    write_rows(copy, (*ROWS, "new.png,Px,ill,1,0"))
+
+    check(settings, prepared, is_complete=is_complete)
+    check(settings_of(copy), prepared, is_complete=is_complete)
+
+
+@pytest.mark.parametrize("is_complete", [True, False])
+@pytest.mark.parametrize("is_used", [True, False])
+@pytest.mark.parametrize("change", ["renamed", "joined with one of another side", "another label"])
+def test_other_patients_and_labels_are_refused_with_their_number(
+    settings: Settings, prepared: Prepared, root: Path, change: str, is_used: bool, is_complete: bool
+) -> None:
+    """Also those of a patient that the study does not use."""
+    ours, others = prepared.images, prepared.unused
+    patient, other = (ours, others) if is_used else (others, ours)
+    name = patient.patient[0]
+    if change == "another label":
+        label = ROWS[int(name[1:]) * 2].split(",")[2]
+        rows = tuple(
+            row.replace(label, "ill" if label == "well" else "well") if f",{name}," in row else row for row in ROWS
+        )
+        write_rows(root, rows)
+    else:
+        edit(root, {name: "Somebody" if change == "renamed" else other.patient[0]})
+
+    kind = "label" if change == "another label" else "patient"
+    with pytest.raises(StudyError, match=rf"2 with another {kind}: {patient.file[0]} \(") as refused:
+        check(settings, prepared, is_complete=is_complete)
+
+    assert refused.value.exit_code == 5
+    assert "start a study with another name" in str(refused.value)
+
+
+def test_a_lost_patient_column_or_table_is_refused(settings: Settings, prepared: Prepared, root: Path) -> None:
+    table = settings.data.table
+    assert table is not None
+    lost = settings_of(root, table=table.model_dump() | {"patient": None})
+
+    with pytest.raises(StudyError, match=r"60 with another patient: p0_0\.png \(P0, now unnamed\)"):
+        check(lost, prepared)
+
+
+def test_another_finding_is_another_label(root: Path, tmp_path: Path) -> None:
+    table = {"file": "labels.csv", "image": "image", "patient": "who"}
+    findings = {"table": table, "findings": ("Edema", "Effusion"), "classes": "binary"}
+    settings = settings_of(root, **findings)
+    settings = Settings.model_validate({"name": "any", "task": "findings", "data": settings.data.model_dump()})
+    prepared, _ = prepare(settings, tmp_path / "cache")
+    check(settings, prepared)
+
+    write_rows(root, tuple(row.removesuffix(",1,1") + ",1," if row.startswith("p5_1.png") else row for row in ROWS))
+
+    with pytest.raises(StudyError, match=r"1 with another label: p5_1\.png \(Effusion 1, now \?\)"):
+        check(settings, prepared)
+
+
+def test_an_image_that_was_moved_to_another_class_folder_has_another_label(kermany: Path, tmp_path: Path) -> None:
+    """And it is gone from its own, which only a final training on more images may accept."""
+    settings = Settings.model_validate({"name": "any", "data": {"path": kermany, "image_size": 32}})
+    prepared, _ = prepare(settings, tmp_path / "cache")
+    moved = kermany / "NORMAL" / "IM-0001-0001.jpeg"
+    moved.rename(kermany / "PNEUMONIA" / moved.name)
+    label = r"1 with another label: NORMAL/IM-0001-0001\.jpeg \(class NORMAL, now PNEUMONIA\)"
+
+    with pytest.raises(StudyError, match=rf"1 changed or gone: NORMAL/IM-0001-0001\.jpeg; {label}"):
+        check(settings, prepared)
+    with pytest.raises(StudyError, match=label):
+        check(settings, prepared, is_complete=False)
+    (kermany / "PNEUMONIA" / moved.name).unlink()
+    check(settings, prepared, is_complete=False)
+
+
+def test_one_of_two_contradictory_images_can_be_removed_before_the_final_training(
+    kermany: Path, tmp_path: Path
+) -> None:
+    settings = Settings.model_validate({"name": "any", "data": {"path": kermany, "image_size": 32}})
+    twice = kermany / "PNEUMONIA" / "IM-0001-0001-0002.jpeg"
+    shutil.copy(kermany / "NORMAL" / "IM-0001-0001.jpeg", twice)
+    prepared, _ = prepare(settings, tmp_path / "cache")
+
+    twice.unlink()
+
+    check(settings, prepared, is_complete=False)
+
+
+def test_the_class_folders_alone_without_the_table_above_them_have_other_patients(
+    kermany: Path, tmp_path: Path
+) -> None:
+    """The same images by their content; without a table, a Kermany name or none gives the patient."""
+    whole = tmp_path / "whole"
+    shutil.copytree(kermany, whole / "train")
+    files = sorted(file.relative_to(whole).as_posix() for file in whole.rglob("*.jpeg"))
+    rows = "".join(f"{file},anna{number}\n" for number, file in enumerate(files))
+    (whole / "patients.csv").write_text(f"file,patient\n{rows}", encoding="utf-8")
+    settings = Settings.model_validate({"name": "any", "data": {"path": whole, "image_size": 32}})
+    prepared, _ = prepare(settings, tmp_path / "cache")
+
+    with pytest.raises(StudyError, match="12 with another patient"):
+        check(Settings.model_validate({"name": "any", "data": {"path": whole / "train"}}), prepared, is_complete=False)
