@@ -5,7 +5,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from tests.docs.commands import TINY, TINY_PAIRS
+from tests.docs.commands import TINY, TINY_PAIRS, used_by
 from tests.in_process import CPU, command, one_thread, said
 from xraytune.base.errors import ConfigError
 from xraytune.base.records import EpochRecord
@@ -129,7 +129,7 @@ def test_the_first_trials_of_every_space_run(file: Path, phantoms: Path, tmp_pat
         "findings": ("findings/data.yaml", (*TINY, "data.split.val_a=0.35", "data.split.val_b=0.35")),
         "segmentation": ("pairs", TINY_PAIRS),
     }[load_space(file).settings.task]
-    space = load_space(file, (*tiny, "budget.trials=6"), data=phantoms / data)
+    space = load_space(file, (*used_by(file, tiny), "budget.trials=6"), data=phantoms / data)
     prepared, _ = prepare(space.settings, phantoms / "cache")
 
     for number, experiment in enumerate(first_trials(space)):

@@ -7,11 +7,13 @@ commands is not run.
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from docs.hooks import Block, blocks, shell_commands
+from xraytune.space.load import load_space
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "examples/README.md")]
@@ -62,6 +64,12 @@ SHRUNK = {
     r"data phantom": ("--patients 40", "--size 32"),
 }
 """Overrides and options that are added to the commands of xraytune that begin so."""
+SEARCH_ONLY = ("budget.trials", "scheduler", "confirm")
+UNUSED = {
+    "train": (*SEARCH_ONLY, "resources.cpus_per_trial"),
+    "generator": (*SEARCH_ONLY, "budget"),
+}
+"""Of these, what a command refuses, because it does not use it."""
 
 
 def of_xraytune(words: list[str]) -> list[str] | None:
@@ -83,10 +91,29 @@ def is_run(page: str, words: list[str]) -> bool:
     )
 
 
-def shrunk(arguments: Iterable[str]) -> tuple[str, ...]:
+def used_by(
+    file: str | Path, overrides: Iterable[str], given: Sequence[str] = (), *, is_trained: bool = False
+) -> list[str]:
+    """Return the overrides that have an effect on a space with others that are given, or on its first point."""
+    path = ROOT / file
+    space = load_space(path if path.exists() else Path(file), given, data=Path("xrays"))
+    active = space.first_point().keys() if is_trained else {spec.name for spec in space.specs}
+    return [one for one in overrides if not one.startswith("gan.") or one.partition("=")[0] in active]
+
+
+def shrunk(arguments: Sequence[str]) -> tuple[str, ...]:
     """The arguments of a command with those of `SHRUNK`, which replace equal ones, and without the folder of weights."""
     line = " ".join(arguments)
-    added = (one for start, more in SHRUNK.items() if re.match(start, line) for one in more)
+    added = [one for start, more in SHRUNK.items() if re.match(start, line) for one in more]
+    added = [one for one in added if not one.startswith(UNUSED.get(arguments[0], ()))]
+    if added and re.match("search|train|generator train|audit", line):
+        pairs = [*itertools.pairwise(arguments)]
+        files = [
+            word.replace("SPACE.yaml", "gan_ratio_cpu") for before, word in pairs if before in ("--space", "--config")
+        ]
+        given = [word for before, word in pairs if before == "--set"]
+        is_trained = bool(files) and arguments[0] == "train"
+        added = used_by(files[0] if files else "audit", added, given, is_trained=is_trained)  # a trial may have no GAN
     words = [*arguments, *(word for one in added for word in (one.split() if one[0] == "-" else ("--set", one)))]
     options: dict[str, tuple[str, ...]] = {}
     rest = iter(words)

@@ -1,5 +1,6 @@
 """The final training: the trial's metrics, equal files, and resuming after an interruption."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ def test_a_change_since_the_study_is_noted(copy_lab: CopyLab, exact: bool, chang
 @pytest.mark.parametrize("change", ["patients", "label"])
 def test_other_patients_or_labels_than_those_of_the_study_are_refused(copy_lab: CopyLab, change: str) -> None:
     lab = copy_lab()
-    first, *others = sorted(lab.xrays.glob("train/NORMAL/*"))
+    first = min(lab.xrays.glob("train/NORMAL/*"))
     if change == "label":
         first.rename(lab.xrays / "train" / "PNEUMONIA" / first.name)
     else:
@@ -134,8 +135,7 @@ def test_other_patients_or_labels_than_those_of_the_study_are_refused(copy_lab: 
         rows = "".join(f"{file},patient {file}\n" for file in files)
         (lab.xrays / "patients.csv").write_text(f"file,patient\n{rows}", encoding="utf-8")
 
-    number = 1 if change == "label" else rf"{len(others)}|\d+"
-    with pytest.raises(StudyError, match=f"({number}) with another {change.removesuffix('s')}"):
+    with pytest.raises(StudyError, match=rf"since the study began: \d+ with another {change.removesuffix('s')}"):
         train(lab.study, out=lab.path / "again")
 
     assert not (lab.path / "again").exists()

@@ -19,6 +19,7 @@ from xraytune.search import run as search_run
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.run import search
 from xraytune.space.load import load_space
+from xraytune.study.folder import StudyFolder
 from xraytune.study.status import status
 
 pytestmark = pytest.mark.slow
@@ -94,6 +95,22 @@ def test_finished_search_reports_the_spent_budget_and_status_shows_that_of_the_l
 
     view = status(space.parent / "studies" / "small")
     assert (view.trial_budget, view.seconds_budget) == (2, 1800.0)
+
+
+def test_settings_that_change_no_trial_are_those_of_the_last_start(space: Path) -> None:
+    """Also if the budget is used up. Other commands read them from the study."""
+    study = StudyFolder(space.parent / "studies" / "small")
+    run(space)
+
+    run(space, "final.max_epochs=3", "resources.retries=7")
+    settings = study.space().settings
+
+    assert settings.final is not None
+    assert (settings.final.max_epochs, settings.resources.retries) == (3, 7)
+    with pytest.raises(StudyError, match=r"another space(.|\n)*replicates: 9"):
+        run(space, "confirm.replicates=9")
+    with pytest.raises(ConfigError, match=r"gan.steps: no trial of this space uses it"):
+        run(space, "gan.steps=9")
 
 
 def test_what_will_be_wrong_later_is_noted_before_the_study_is_created(space: Path) -> None:

@@ -43,7 +43,7 @@ from xraytune.nets.compute import allocation_of, compute_like, gpu_count, pin
 from xraytune.nets.weights import find_weights
 from xraytune.space.document import write_yaml
 from xraytune.space.fields import parameters_from
-from xraytune.space.load import load_space
+from xraytune.space.load import SEARCH_ONLY, load_space, refuse_unused
 from xraytune.space.settings import Experiment, GanSettings, Settings
 from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space
@@ -66,6 +66,7 @@ from xraytune.trial.samples import save_generator_grid
 
 _SAMPLES = "samples.png"
 _NETWORK_PARAMETERS = ("backbone", "weights", "input_channels")
+_UNUSED = SEARCH_ONLY | dict.fromkeys(("budget", "final", "objective", "points_to_evaluate", "tracking"), "omit it")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +126,7 @@ def generator_train(
     loaded = load_space(space, (*overrides, "points_to_evaluate=[]"), data=data, weights_dir=weights_dir)
     experiment = fixed_generator(loaded)
     settings, generator = experiment.settings, generator_of(experiment)
+    refuse_unused(overrides, "generator train", _UNUSED)
     compute = _choose_compute(settings)
     pin(compute)
     cache = (cache or Path("cache")).resolve()

@@ -32,7 +32,8 @@ from xraytune.model.final import FinalTraining, changes_of, train_final
 from xraytune.nets.compute import allocation_of, gpu_count, pin
 from xraytune.nets.weights import find_weights
 from xraytune.search.wandb import TrackedRun, enabled, publish
-from xraytune.space.fields import flat_values
+from xraytune.space.fields import flat_values, parameter_fields
+from xraytune.space.load import SEARCH_ONLY, refuse_unused
 from xraytune.space.paths import PATHS
 from xraytune.space.settings import Experiment, Settings, extensions_of
 from xraytune.space.shipped import describe_space
@@ -47,6 +48,13 @@ from xraytune.trial.samples import save_generator_grid
 TRAIN_STAGE = "train-1"
 SAMPLES = "samples.png"
 """In the bundle of a model that was trained with generated images: some of them, next to real ones."""
+_UNUSED = {
+    **SEARCH_ONLY,
+    "resources.cpus_per_trial": "omit it: all cores are used",
+    "final.image_size": "set data.image_size instead",
+    "final.max_epochs": "set budget.max_epochs instead",
+    "final": "set the parameter itself, without `final.`",
+}
 _logger = logging.getLogger(__name__)
 
 
@@ -122,6 +130,7 @@ def train(
     with _space_file(config, note) as file:
         space = open_space(file, overrides, data=data, weights_dir=weights_dir)
     point = space.first_point()
+    refuse_unused(overrides, "train", _UNUSED | dict.fromkeys(parameter_fields().keys() - point.keys(), "omit it"))
     if space.searched:
         chosen = ", ".join(f"{name} {value}" for name, value in space.points_to_evaluate[0].items())
         note(f"{config} is a search space: training the first entry of its points_to_evaluate ({chosen})")

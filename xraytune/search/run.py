@@ -31,7 +31,7 @@ from xraytune.study.row import reasons_of
 from xraytune.study.start import (
     continue_under_releases,
     create_study,
-    record_budget,
+    record_settings,
     require_free,
     require_same_images,
     require_same_space,
@@ -113,7 +113,7 @@ def search(
         with locked(folder) as token:
             require_same_space(folder, loaded)  # again: another search may have run in the meantime
             prepared = require_same_images(folder, prepared)
-            record_budget(folder, loaded)
+            record_settings(folder, loaded)
             restore_pixels(settings, prepared, cache, on_progress=callbacks.on_progress)
             record_inputs(folder, contents)
             need = partial(generator_need, prepared=prepared, compute=folder.compute(), cache=cache)

@@ -34,13 +34,21 @@ from xraytune.space.paths import absolute_path, is_path
 from xraytune.space.rules import check_space, complete_specs
 from xraytune.space.settings import BLOCKS, DataSettings, Experiment, Settings, has_effect_in
 from xraytune.space.shipped import find_space
-from xraytune.space.space import Space, settings_content
+from xraytune.space.space import ParameterSpec, Space, settings_content
 from xraytune.space.strict_model import StrictModel
 
 _FINDING_KEYS = ("findings", "uncertain", "empty")
 DATA_FILE_KEYS = ("path", "classes", "positive", "table", "split", *_FINDING_KEYS)
 """The keys of `data` that a data file may have."""
 _NON_SETTING_KEYS = ("parameters", "points_to_evaluate")
+SEARCH_ONLY = dict.fromkeys(
+    (
+        *("budget.trials", "budget.hours", "budget.gpu_hours", "scheduler", "sampler", "confirm"),
+        *("resources.concurrent", "resources.generator", "resources.hang_minutes", "resources.retries"),
+    ),
+    "omit it",
+)
+"""Settings that only `search` and `confirm` use; for `refuse_unused`."""
 _PATHS: tuple[KeyPath, ...] = (("data", "path"), ("weights_dir",), ("exported_from", "study"))
 _MISSING = {
     "name": "write name: my-study",
@@ -87,6 +95,7 @@ def space_of_document(
     points_to_evaluate = read_initial_points(specs, problems)
     if specs:
         check_space(specs, settings, problems)
+        _refuse_inactive(overrides, specs, problems)
     problems.raise_all()
     assert settings is not None
     return Space(settings=settings, specs=specs, points_to_evaluate=points_to_evaluate)
@@ -141,6 +150,40 @@ def _with_data_file(document: Document, file: Path, *, without: Collection[str] 
         for path in [("data", key)] if inner is None else [("data", key, name) for name in inner]:
             document = document.grafted(path, data_document.branch(path))
     return document
+
+
+def refuse_unused(overrides: Sequence[str], command: str, unused: Mapping[str, str]) -> None:
+    """Refuse (ConfigError) overrides that would have no effect on a command.
+
+    `unused` has what to do instead by the name of each setting, block or parameter that the command does not use.
+    """
+    problems = []
+    for override in overrides:
+        key, _, text = override.partition("=")
+        for name in _names_below(key.strip(), parse_yaml(text, lambda _: "--set").content):
+            fixes = [fix for start, fix in unused.items() if f"{name}.".startswith(f"{start}.")]
+            if fixes:
+                problems.append(Problem(f"{name}: `{command}` does not use it", f"--set {override}", fixes[0]))
+    if problems:
+        raise ConfigError(*problems)
+
+
+def _names_below(name: str, content: Json) -> Iterator[str]:
+    if isinstance(content, dict) and content:
+        for key, inner in content.items():
+            yield from _names_below(f"{name}.{key}", inner)
+    else:
+        yield name
+
+
+def _refuse_inactive(overrides: Sequence[str], specs: Sequence[ParameterSpec], problems: Problems) -> None:
+    active = {spec.name for spec in specs}
+    for override in overrides:
+        name = override.partition("=")[0].strip()
+        if name in parameter_fields() and name not in active:
+            block = name.partition(".")[0]
+            fix = f"omit it, or add --set source={block}" if block in BLOCKS else "omit it"
+            problems.add(path_of(problems.document, name), f"{name}: no trial of this space uses it", fix)
 
 
 def _with_override(document: Document, override: str) -> Document:

@@ -1,6 +1,7 @@
 """A study is a folder with everything that explains its numbers.
 
-    study.yaml  split.json                     the space and the images; only the budget changes, at a later start
+    study.yaml  split.json                     the space and the images; at a later start, only settings that affect no
+                                               result may change
     environment.json                           device and versions of its trials; grows when versions change
     inputs.json                                content of extra images and custom weights, if there are any
     optuna.journal                             the source of truth

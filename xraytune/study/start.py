@@ -1,6 +1,7 @@
 """Start a study, or resume it: only with the same space and images.
 
-A resumed study may have another budget and other releases of its packages; both are recorded.
+A resumed study may have other settings that change no trial, such as its budget, and other releases of its packages;
+both are recorded.
 """
 
 from __future__ import annotations
@@ -103,12 +104,10 @@ def require_same_space(folder: StudyFolder, space: Space) -> None:
     raise StudyError(Problem(what, folder.path, "use the study's space, or start a new study: --set name=..."))
 
 
-def record_budget(folder: StudyFolder, space: Space) -> None:
-    """Write the budget of this start into `study.yaml`, which `status`, `confirm` and `export` read."""
-    recorded = folder.space()
-    if recorded.settings.budget != space.settings.budget:
-        settings = recorded.settings.model_copy(update={"budget": space.settings.budget})
-        write_text(folder.space_path, replace(recorded, settings=settings).to_yaml(folder.path))
+def record_settings(folder: StudyFolder, space: Space) -> None:
+    """Write the settings of this start into `study.yaml`, which all other commands read; some may have changed."""
+    if folder.space() != space:
+        write_text(folder.space_path, space.to_yaml(folder.path))
 
 
 def _lines(space: Space) -> list[str]:
