@@ -269,6 +269,66 @@ def test_a_column_without_subgroups_is_refused(lab: Lab, tmp_path: Path, table: 
         evaluate(lab.model, data=data, by=[column], replicates=10)
 
 
+def hospital(lab: Lab, folder: Path, *patients: str) -> Path:
+    """The test images of some patients."""
+    for image in sorted((lab.xrays / "test").rglob("*.jpeg")):
+        if image.name.startswith(patients):
+            (folder / image.parent.name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(image, folder / image.parent.name)
+    return folder
+
+
+def test_a_calibration_on_other_patients_gives_probabilities_and_a_threshold(
+    lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The ranking stays; the metrics without it are those of a plain evaluation."""
+    few = hospital(lab, tmp_path / "few", "IM-0026", "NORMAL2-IM-0001", "person25")
+    others = hospital(lab, tmp_path / "others", "NORMAL2-IM-0019", "person13", "person32", "person38", "person7")
+    plain = evaluate(lab.model, data=others, out=tmp_path / "plain", replicates=10)
+
+    found = evaluate(lab.model, data=others, calibrate_on=few, out=tmp_path / "calibrated", replicates=10)
+
+    fit = found.calibration
+    assert fit is not None
+    assert (fit.images, fit.patients, fit.threshold, found.threshold) == (5, 3, 0.6, 0.6)
+    assert (plain.calibration, plain.uncalibrated) == (None, None)
+    assert found.uncalibrated == plain.metrics
+    assert found.metrics["auroc"] == plain.metrics["auroc"]
+    before, after = (
+        np.array([float(row["probability_PNEUMONIA"]) for row in read_rows(tmp_path / name / "predictions.csv")])
+        for name in ("plain", "calibrated")
+    )
+    assert np.log(after / (1 - after)) == pytest.approx(fit.slope * np.log(before / (1 - before)) + fit.intercept)
+    assert read_json(tmp_path / "calibrated" / "metrics.json")["calibration"]["images"] == 5
+    show_evaluation(found)
+    assert "calibrated on 5 images of 3 patients" in capsys.readouterr().out
+
+
+def test_a_calibration_on_patients_who_are_evaluated_or_known_is_refused(lab: Lab, tmp_path: Path) -> None:
+    """Their images need not be the same."""
+    few = hospital(lab, tmp_path / "few", "IM-0026", "person25_bacteria_97")
+    others = hospital(lab, tmp_path / "others", "NORMAL2-IM-0019", "person25_bacteria_98")
+    trained = side_folder(lab.model, lab.xrays, tmp_path / "trained", "train")
+
+    with pytest.raises(DataError, match="1 patient of the images to calibrate on: evaluated as well"):
+        evaluate(lab.model, data=others, calibrate_on=few)
+    with pytest.raises(DataError, match="in the model's training or validation set"):
+        evaluate(lab.model, data=others, calibrate_on=trained)
+    shutil.rmtree(few / "NORMAL")
+    with pytest.raises(DataError, match="no images of NORMAL"):
+        evaluate(lab.model, data=others, calibrate_on=few)
+
+
+def test_wrong_labels_calibrate_nothing(lab: Lab, tmp_path: Path) -> None:
+    few = hospital(lab, tmp_path / "few", "IM-0026", "NORMAL2-IM-0001", "person25")
+    others = hospital(lab, tmp_path / "others", "NORMAL2-IM-0019", "person7")
+    for source, target in (("NORMAL", "swapped"), ("PNEUMONIA", "NORMAL"), ("swapped", "PNEUMONIA")):
+        (few / source).rename(few / target)
+
+    with pytest.raises(DataError, match="do not increase with PNEUMONIA"):
+        evaluate(lab.model, data=others, calibrate_on=few)
+
+
 def test_three_classes_are_called_by_probability(
     copy_lab: CopyLab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -279,6 +339,8 @@ def test_three_classes_are_called_by_probability(
     evaluation = evaluate(lab.path / "three", data=lab.xrays / "train", out=tmp_path / "results", replicates=10)
     predict(lab.path / "three", lab.xrays / "train", out=tmp_path / "table.csv")
 
+    with pytest.raises(ConfigError, match="only a classifier of two classes can be calibrated"):
+        evaluate(lab.path / "three", data=lab.xrays / "train", calibrate_on=lab.xrays / "test")
     assert list(evaluation.class_counts) == ["normal", "bacterial", "viral"]
     assert (evaluation.threshold, evaluation.at_half) == (None, None)
     assert evaluation.validation[0].name == "AUROC"

@@ -98,6 +98,14 @@ def evaluate(
         list[str] | None,
         Option(metavar="COLUMN", help="Also report subgroups by this column of the patient table; repeatable."),
     ] = None,
+    calibrate_on: Annotated[
+        Path | None,
+        Option(
+            metavar="SOURCE",
+            help="First adapt the probabilities and the threshold to these labelled images: about 50, of the same "
+            "hospital, of other patients. For two classes.",
+        ),
+    ] = None,
     reason: options.Reason = "",
     skip_broken: options.SkipBroken = False,
     as_json: options.AsJson = False,
@@ -111,6 +119,7 @@ def evaluate(
             data=data,
             out=out,
             by=by or (),
+            calibrate_on=calibrate_on,
             skip_broken=skip_broken,
             reason=reason,
             on_progress=on_progress,

@@ -20,6 +20,7 @@ from xraytune.base.files import write_text
 from xraytune.base.records import Json, to_json
 from xraytune.data.index import LabelledImages
 from xraytune.model.bundle_record import CardMetric
+from xraytune.model.calibration import Calibration
 from xraytune.model.evaluation_figure import DrawnClass, draw_evaluation
 from xraytune.model.load import Bundle
 from xraytune.model.overlap import BOOTSTRAP_SEED, About, Evaluated, Write
@@ -48,6 +49,8 @@ class Evaluation(Evaluated):
         class_counts: Images of each class, in the order of the model's outputs.
         threshold: Threshold of `metrics`; None with three or more classes, where the most probable class is predicted.
         at_half: Metrics at the threshold 0.5; None with three or more classes.
+        calibration: What the model's probabilities were adapted by, if anything.
+        uncalibrated: Metrics without it, at the model's own threshold; None without a calibration.
         classes: One-vs-rest metrics of each class.
         confusion: Images by true class (rows) and predicted class (columns).
         validation: The metrics of the model card, on the validation images.
@@ -57,6 +60,8 @@ class Evaluation(Evaluated):
     class_counts: dict[str, int]
     threshold: float | None
     at_half: dict[str, float | None] | None
+    calibration: Calibration | None
+    uncalibrated: dict[str, float | None] | None
     classes: dict[str, ClassMetrics]
     confusion: tuple[tuple[int, ...], ...]
     patient_level: PatientLevel
@@ -80,6 +85,7 @@ class Evaluation(Evaluated):
             **content,
             "positive": None if self.threshold is None else self.positive,
             "intervals": self.named(self.intervals),
+            "uncalibrated": self.uncalibrated and self.named(self.uncalibrated),
             "at_half": self.at_half and self.named({name: self.at_half[name] for name in at_threshold}),
             "patient_level": {
                 **content["patient_level"],
@@ -94,6 +100,7 @@ def evaluate_classes(
     labelled: LabelledImages,
     images: ImageFiles,
     columns: Mapping[str, Mapping[str, str]],
+    calibration: Calibration | None,
     *,
     replicates: int,
     about: About,
@@ -105,6 +112,11 @@ def evaluate_classes(
     labels = np.array([by_file[file].label for file in files], dtype=np.int64)
     patients = [by_file[file].patient for file in files]
     scored = ScoredImages(labels, probabilities, positive=bundle.positive, threshold=threshold)
+    uncalibrated = classification_metrics(scored) if calibration else None
+    if calibration:
+        threshold = calibration.threshold
+        calibrated = calibration.apply(probabilities, bundle.positive)
+        scored = replace(scored, probabilities=calibrated, threshold=threshold)
     counts, is_binary = _counts(names, scored), len(names) == 2
     require_every_class(names, labels.tolist(), images.root)  # again, without broken images
     shared = about(files, broken)
@@ -120,6 +132,8 @@ def evaluate_classes(
         positive=names[scored.positive],
         class_counts=counts,
         threshold=threshold if is_binary else None,
+        calibration=calibration,
+        uncalibrated=uncalibrated,
         at_half=classification_metrics(replace(scored, threshold=0.5)) if is_binary else None,
         classes=dict(zip(names, breakdown, strict=True)),
         confusion=tuple(map(tuple, confusion_matrix(labels, scored.predicted, labels=range(len(names))).tolist())),

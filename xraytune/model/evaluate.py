@@ -14,8 +14,9 @@ from xraytune.base.errors import ConfigError, Problem
 from xraytune.base.files import new_folder, require_new, require_writable, write_json
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.decoding import BrokenImage
-from xraytune.data.index import content_fingerprint, read_labelled
+from xraytune.data.index import LabelledImages, content_fingerprint, read_labelled
 from xraytune.data.table import subgroup_columns
+from xraytune.model.calibration import fit_calibration
 from xraytune.model.class_evaluation import Evaluation, evaluate_classes, require_every_class
 from xraytune.model.finding_evaluation import FindingEvaluation, evaluate_findings
 from xraytune.model.load import open_bundle
@@ -33,6 +34,7 @@ def evaluate(
     by: Sequence[str] = (),
     skip_broken: bool = False,
     reason: str = "",
+    calibrate_on: Path | None = None,
     replicates: int = 2000,
     on_progress: Progress = ignore_progress,
 ) -> Evaluation | FindingEvaluation | MaskEvaluation:
@@ -47,13 +49,16 @@ def evaluate(
         by: Columns of the patient table that define subgroups; `pneumonia` also if Kermany file names state its type.
         skip_broken: Leave out broken images.
         reason: Reason to record in the test-set access log.
+        calibrate_on: Labelled images of the same hospital, but of other patients, to fit a `Calibration` to, which the
+            metrics then use; for two classes.
         replicates: Number of bootstrap samples.
         on_progress: Called with progress.
 
     Raises:
-        ConfigError: `out` exists or is inside `data`, or a column of `by` makes no subgroups.
+        ConfigError: `out` exists or is inside `data`, a column of `by` makes no subgroups, or `calibrate_on` is given for
+            another task or more classes.
         ArtifactError: The bundle is missing or damaged.
-        DataError: The folder or its images are invalid, or a class has no images.
+        DataError: A folder or its images are invalid, a class has no images, or patients are in both folders.
         MachineError: The packages of a segmenter are not installed.
     """
     if out is not None:
@@ -64,21 +69,33 @@ def evaluate(
     bundle = open_bundle(model)
     record = bundle.record
     task, group_regex = TASKS[record.task], record.group_regex
-    labelled = read_labelled(
-        data,
-        record.class_names,
-        pairs=task.has_pairs,
-        findings=record.class_names if task.has_findings else (),
-        group_regex=group_regex,
-        on_progress=on_progress,
-    )
-    if not (task.has_pairs or task.has_findings):
-        require_every_class(record.class_names, [image.label for image in labelled.images], labelled.data.path)
+    has_classes = not (task.has_pairs or task.has_findings)
+    if calibrate_on and not (has_classes and len(record.class_names) == 2):
+        what = "only a classifier of two classes can be calibrated"
+        raise ConfigError(Problem(what, "--calibrate-on", "leave it out"))
+
+    def read(source: Path, *, skip_broken: bool) -> tuple[LabelledImages, ImageFiles]:
+        labelled = read_labelled(
+            source,
+            record.class_names,
+            pairs=task.has_pairs,
+            findings=record.class_names if task.has_findings else (),
+            group_regex=group_regex,
+            on_progress=on_progress,
+        )
+        root, files = labelled.data.path, [image.file for image in labelled.images]
+        if has_classes:
+            require_every_class(record.class_names, [image.label for image in labelled.images], root)
+        return labelled, ImageFiles(root=root, files=files, skip_broken=skip_broken, on_progress=on_progress)
+
+    labelled, images = read(data, skip_broken=skip_broken)
     if content_fingerprint(labelled.images) == record.test_fingerprint:
         require_writable(bundle.path)
-    files = [image.file for image in labelled.images]
-    columns = subgroup_columns(labelled.data, files, by)
-    images = ImageFiles(root=labelled.data.path, files=files, skip_broken=skip_broken, on_progress=on_progress)
+    columns = subgroup_columns(labelled.data, images.files, by)
+    calibration = None
+    if calibrate_on:
+        to_fit, its_images = read(calibrate_on, skip_broken=False)
+        calibration = fit_calibration(bundle, to_fit, labelled, its_images, reason=reason)
 
     def about(files: Sequence[str], broken: Sequence[BrokenImage]) -> dict[str, Any]:
         """Log access to the test folder, before any metric can be seen; return the fields of `Evaluated`."""
@@ -92,7 +109,7 @@ def evaluate(
     elif record.task == "findings":
         evaluation, write = evaluate_findings(bundle, labelled, images, columns, **options)
     else:
-        evaluation, write = evaluate_classes(bundle, labelled, images, columns, **options)
+        evaluation, write = evaluate_classes(bundle, labelled, images, columns, calibration, **options)
     if out is not None:
         with new_folder(out) as folder:
             write_json(folder / "metrics.json", evaluation.to_json())

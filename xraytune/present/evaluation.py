@@ -53,6 +53,10 @@ def _warnings(evaluation: Evaluated) -> Iterator[Cell]:
 
 
 def _classifier_parts(evaluation: Evaluation) -> Iterator[Cell | str | Table]:
+    if calibration := evaluation.calibration:
+        fitted_to = f"{counted(calibration.images, 'image')} of {counted(calibration.patients, 'patient')}"
+        threshold = f"{evaluation.positive} from {calibration.threshold:.3f}"
+        yield Cell(f"probabilities are calibrated on {fitted_to}, none of whom is evaluated: {threshold}", "dim")
     yield _metrics(evaluation)
     if evaluation.threshold is None:
         yield _class_table(evaluation)
@@ -65,18 +69,22 @@ def _classifier_parts(evaluation: Evaluation) -> Iterator[Cell | str | Table]:
 
 
 def _metrics(evaluation: Evaluation) -> Table:
-    threshold, at_half = evaluation.threshold, evaluation.at_half
+    threshold, calibration = evaluation.threshold, evaluation.calibration
+    other_title, others = "threshold\n0.5", evaluation.at_half
+    if calibration:
+        other_title, others = "not\ncalibrated", evaluation.uncalibrated
     validation = {metric.name: metric.value for metric in evaluation.validation}
     rows: list[Row] = []
     for metric in reported_metrics(len(evaluation.class_counts)):
         label = Cell(_label(metric, evaluation), "strong" if metric.name == "auroc" else "plain")
         name = metric.of(metric.label, None if threshold is None else evaluation.positive)
         before = _number(validation[name], metric) if name in validation else ""
-        half = _number(at_half[metric.name], metric) if at_half and metric.at_threshold else ""
-        rows.append((label, *_with_interval(evaluation, metric), before, half))
+        is_other = others and (calibration or metric.at_threshold)
+        other = _number(others[metric.name], metric) if is_other else ""
+        rows.append((label, *_with_interval(evaluation, metric), before, other))
     name = "most probable class" if threshold is None else f"threshold\n{threshold:.3f}"
-    columns = ("", *numbers(name), "95 % interval", *numbers("in\nvalidation", "threshold\n0.5"))
-    shown = len(columns) if at_half else 4
+    columns = ("", *numbers(name), "95 % interval", *numbers("in\nvalidation", other_title))
+    shown = len(columns) if others else 4
     return Table(columns[:shown], [row[:shown] for row in rows])
 
 
