@@ -79,8 +79,9 @@ def _metrics(evaluation: Evaluation) -> Table:
         label = Cell(_label(metric, evaluation), "strong" if metric.name == "auroc" else "plain")
         name = metric.of(metric.label, None if threshold is None else evaluation.positive)
         before = _number(validation[name], metric) if name in validation else ""
-        is_other = others and (calibration or metric.at_threshold)
-        other = _number(others[metric.name], metric) if is_other else ""
+        other = ""
+        if others and (calibration or metric.at_threshold):
+            other = _number(others[metric.name], metric)
         rows.append((label, *_with_interval(evaluation, metric), before, other))
     name = "most probable class" if threshold is None else f"threshold\n{threshold:.3f}"
     columns = ("", *numbers(name), "95 % interval", *numbers("in\nvalidation", other_title))
