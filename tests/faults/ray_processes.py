@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,12 +26,14 @@ from xraytune.study.journal import Journal
 from xraytune.study.row import write_trials
 
 PROGRAM = str(Path(sys.executable).with_name("xraytune"))
+TRIAL = r"ray::(TrialActor|killed #)"
+"""The title of a process of trials: between two epochs, or in one."""
 Kind = Literal["driver", "ray driver", "raylet", "gcs", "worker", "all at once"]
 _WORDS: dict[Kind, str] = {
     "ray driver": "xraytune.search.ray.driver",
     "raylet": "raylet/raylet",
     "gcs": "gcs_server",
-    "worker": "ray::TrialActor",
+    "worker": TRIAL,
 }
 IS_LONG = os.environ.get("XRAYTUNE_FAULTS") == "all"
 _TRIALS = 6 if IS_LONG else 2
@@ -104,6 +108,10 @@ class Killable:
     def log(self) -> str:
         return (self.root / "log.txt").read_text(encoding="utf-8")
 
+    def dashboard_port(self) -> int:
+        """The port of Ray's dashboard, at the last start."""
+        return int(re.findall(r"http://127\.0\.0\.1:(\d+)", self.log())[-1])
+
     def epochs(self) -> int:
         """Epochs on the disk, of all trials."""
         return sum(len(read_jsonl(file)) for file in self.study.glob("trials/*/epochs.jsonl"))
@@ -162,7 +170,7 @@ def kill(kind: Kind, search: subprocess.Popen[bytes], dice: random.Random) -> bo
     elif kind == "all at once":
         chosen = [search.pid, *own]
     else:
-        found = sorted(pid for pid, line in own.items() if _WORDS[kind] in line)
+        found = sorted(pid for pid, line in own.items() if re.search(_WORDS[kind], line))
         chosen = [dice.choice(found)] if found else []
     for pid in chosen:
         with suppress(ProcessLookupError):
@@ -185,3 +193,11 @@ def descendants(pid: int) -> Iterator[tuple[int, str]]:
         waiting += children.get(one, ())
         with suppress(FileNotFoundError, ProcessLookupError):
             yield one, Path(f"/proc/{one}/cmdline").read_text(encoding="utf-8").replace("\0", " ")
+
+
+def asked(port: int, path: str, token: str = "") -> tuple[int, str]:
+    """The status and the text with which an HTTP server of this machine answers."""
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()

@@ -9,6 +9,7 @@ import gc
 import os
 import platform
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.faults.ray_processes import IS_LONG, SPACE, descendants, killable
+from tests.faults.ray_processes import IS_LONG, SPACE, TRIAL, descendants, killable
 from xraytune.base.errors import MachineError
 from xraytune.data.phantom import draw_phantoms
 from xraytune.nets.checkpoint import finished_epochs
@@ -91,7 +92,7 @@ def raylet_of(node: Any) -> int:
 
 
 def runs_a_trial(node: Any) -> bool:
-    return any("ray::TrialActor" in line for _, line in descendants(raylet_of(node)))
+    return any(re.search(TRIAL, line) for _, line in descendants(raylet_of(node)))
 
 
 def kill_node(node: Any) -> Callable[[], None]:

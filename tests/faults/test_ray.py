@@ -5,20 +5,19 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import random
 import re
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.faults.ray_processes import HEADS, IS_LONG, SPACE, Killable, Kind, descendants, kill, killable
+from tests.faults.ray_processes import HEADS, IS_LONG, SPACE, TRIAL, Killable, Kind, asked, descendants, kill, killable
 from xraytune.base.files import read_json, read_jsonl
 
 ALL: tuple[Kind, ...] = ("worker", "raylet", "gcs", "ray driver", "driver", "all at once")
@@ -56,26 +55,17 @@ def listeners(pid: int) -> dict[int, tuple[str, str]]:
     return found
 
 
-def asked(port: int, path: str, token: str = "") -> tuple[int, str]:
-    """The status and the text with which an HTTP server of this machine answers."""
-    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
-        connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
-        answer = connection.getresponse()
-        return answer.status, answer.read().decode()
-
-
 def require_private(search: Killable, temporary: Path) -> None:
     """Ray listens only on this machine, its folder and token are private, and the dashboard asks for the token."""
     found = listeners(search.process.pid)
     assert {line for address, line in found.values() if address != "127.0.0.1"} == set()
-    for name in ("gcs_server", "raylet/raylet", "dashboard/dashboard.py", "ray::DashboardAgent", "ray::TrialActor"):
-        assert any(name in line for _, line in found.values()), f"{name} was not looked at"
+    for name in ("gcs_server", "raylet/raylet", "dashboard/dashboard.py", "ray::DashboardAgent", TRIAL):
+        assert any(re.search(name, line) for _, line in found.values()), f"{name} was not looked at"
     (folder,) = temporary.glob("xray-*")
     token = search.root / "home" / ".ray" / "auth_token"
     assert [*folder.glob("ray/session_*")]
     assert (folder.stat().st_mode & 0o077, token.stat().st_mode & 0o077) == (0, 0)
-    (port,) = (int(text) for text in re.findall(r"http://127\.0\.0\.1:(\d+)", search.log()))
-    text = token.read_text(encoding="utf-8")
+    port, text = search.dashboard_port(), token.read_text(encoding="utf-8")
     assert [asked(port, *request)[0] for request in (("/",), ("/api/jobs/",), ("/api/jobs/", text))] == [200, 401, 200]
     actors = json.loads(asked(port, "/logical/actors", text)[1])["data"]["actors"].values()
     assert any(actor["state"] == "ALIVE" for actor in actors)

@@ -31,15 +31,26 @@ class EpochEnded(_Message):
 
     record: EpochRecord
 
+    def __str__(self) -> str:
+        record = self.record
+        scores = f"val-A {record.val_score:.4f} (best {record.best_val_score:.4f})"
+        return f"epoch {record.epoch}: {scores}, training loss {record.train_loss:.4f}"
+
 
 class GeneratorTrained(_Message):
     """The generator of a trial is trained; the rest of the trial can run."""
+
+    def __str__(self) -> str:
+        return "its generator is trained"
 
 
 class TrialEnded(_Message):
     """A trial is complete."""
 
     result: TrialResult
+
+    def __str__(self) -> str:
+        return f"complete, val-A {self.result.value:.4f} in epoch {self.result.best_epoch}"
 
 
 class TrialFailed(_Message):
@@ -48,11 +59,17 @@ class TrialFailed(_Message):
     reason: str
     cause: Cause
 
+    def __str__(self) -> str:
+        return f"failed: {self.reason}"
+
 
 class MachineStopped(_Message):
     """The machine of a trial lacks something, such as disk space or the study."""
 
     reason: str
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 TrialMessage: TypeAlias = EpochEnded | GeneratorTrained | TrialEnded | TrialFailed | MachineStopped

@@ -45,7 +45,7 @@ def test_a_search_killed_while_its_driver_is_imported_leaves_neither_process_nor
         driver = subprocess.Popen(
             [
                 *(sys.executable, "-P", "-m", "xraytune.search.ray.driver"),
-                *(str(theirs.fileno()), str(folder), "", "1", str(search.pid)),
+                *(str(theirs.fileno()), str(folder), "", "1", str(search.pid), "study"),
             ],
             pass_fds=(theirs.fileno(),),
             env={**os.environ, "RAY_TMPDIR": str(folder), "TMPDIR": str(folder)},

@@ -6,14 +6,14 @@ The driver process imports this class but not what a trial needs: that is import
 from __future__ import annotations
 
 import logging
-import re
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
 
-from xraytune.search.messages import StartTrial, decode, encode
+from xraytune.search.messages import EpochEnded, StartTrial, decode, encode
 
 if TYPE_CHECKING:
     from xraytune.search.worker import TrialWorker
@@ -57,11 +57,13 @@ class TrialActor(tune.Trainable):
         return str(self._process)
 
     def step(self) -> dict[str, Any]:
-        """Train one epoch; return the trial's message, encoded, and the node."""
+        """Train one epoch; return the trial's message, encoded, the node, and the metrics of the epoch."""
         assert self._worker is not None
-        message = encode(self._worker.step())
-        _logger.info("%s: %s", self._label, re.sub(r"(\.\d{4})\d+", r"\1", message))  # shorten to four decimals
-        return {"message": message, "node": ray.get_runtime_context().get_node_id()}
+        message = self._worker.step()
+        _logger.info("%s: %s", self._label, message)
+        metrics = asdict(message.record) if isinstance(message, EpochEnded) else {}
+        node = ray.get_runtime_context().get_node_id()
+        return {"message": encode(message), "node": node, **metrics}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Run another trial in the same process."""

@@ -1,4 +1,4 @@
-"""The process that talks to Ray: `python -m xraytune.search.ray.driver PIPE FOLDER ADDRESS CPUS SEARCH`.
+"""The process that talks to Ray: `python -m xraytune.search.ray.driver PIPE FOLDER ADDRESS CPUS SEARCH STUDY`.
 
 It starts Ray, or connects to the cluster at ADDRESS if that is not empty, and runs trials with Tune. It makes no decisions
 and saves nothing: it asks the search, its parent, over a pipe. So it may die at any moment, with all of Ray, and the search
@@ -23,12 +23,14 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.job_config import JobConfig
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from xraytune.search import messages
 from xraytune.search.ray.actor import TrialActor, started_trial
-from xraytune.search.ray.internals import exit_codes, install_guards
+from xraytune.search.ray.dashboard import ShowTrials
+from xraytune.search.ray.internals import exit_codes, free_agent_port, install_guards
 from xraytune.search.ray.nodes import Nodes
 
 _LIST_NODES_SECONDS = 2.0
@@ -110,13 +112,13 @@ class LoopScheduler(FIFOScheduler):
         self._loop.continues(messages.TrialLost(number=number, out_of_memory=out_of_memory, node_leaves=node_leaves))
 
 
-def main(descriptor: int, folder: str, address: str, cpus: int, search: int) -> None:
+def main(descriptor: int, folder: str, address: str, cpus: int, search: int, study: str) -> None:
     """Serve the search until it closes the pipe; if the search is killed, delete its folder of temporary files."""
     os.set_inheritable(descriptor, False)
     connection = Connection(descriptor)
     threading.Thread(target=_end_with, args=(search, folder), daemon=True).start()
     with suppress(EOFError):
-        reply = _start_ray(address, cpus)
+        reply = _start_ray(address, cpus, study)
         messages.send(connection, reply)
         if isinstance(reply, messages.RayNotStarted):
             return
@@ -134,7 +136,7 @@ def main(descriptor: int, folder: str, address: str, cpus: int, search: int) -> 
     ray.shutdown()
 
 
-def _start_ray(address: str, cpus: int) -> messages.RayStarted | messages.RayNotStarted:
+def _start_ray(address: str, cpus: int, study: str) -> messages.RayStarted | messages.RayNotStarted:
     local = {
         "address": "local",  # a bare init() would wait for a dead cluster whose address an earlier run left behind
         "num_cpus": cpus,
@@ -143,9 +145,13 @@ def _start_ray(address: str, cpus: int) -> messages.RayStarted | messages.RayNot
         "dashboard_host": "127.0.0.1",
     }
     logging.getLogger("ray").setLevel(logging.CRITICAL)
+    free_agent_port()
     try:
         context = ray.init(
-            **({"address": address} if address else local), logging_level=logging.CRITICAL, log_to_driver=False
+            **({"address": address} if address else local),
+            job_config=JobConfig(metadata={"job_name": study}),  # the dashboard shows it
+            logging_level=logging.CRITICAL,
+            log_to_driver=False,
         )
     except Exception as error:  # noqa: BLE001  Ray raises bare ones if one of its processes does not start in time
         if address and "AuthenticationError" in (text := traceback.format_exc()):  # often only in a cause's text
@@ -174,6 +180,7 @@ def _run(connection: Connection, order: messages.RunTrials, nodes: Nodes) -> Non
             num_samples=-1,
             search_alg=LoopSearcher(loop, nodes),
             scheduler=LoopScheduler(loop, nodes),
+            callbacks=[ShowTrials()],
             max_failures=0,  # the loop decides on retries
             raise_on_failed_trial=False,
             reuse_actors=order.reuse_actors,
@@ -195,4 +202,4 @@ def _end_with(search: int, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]), sys.argv[6])

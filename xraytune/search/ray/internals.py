@@ -10,6 +10,8 @@ Only functions import Ray here: the search itself reads the variables.
 from __future__ import annotations
 
 import inspect
+from contextlib import suppress
+from functools import partialmethod
 from typing import Any
 
 VARIABLES = {
@@ -54,6 +56,26 @@ def _survive_memory_monitor() -> bool:
         return False
     RayActorManager._actor_task_failed = lost  # type: ignore[method-assign]
     return True
+
+
+def free_agent_port() -> None:
+    """Make the agent of a Ray that starts here listen on a free port: by default, all would listen on the same one.
+
+    It reads the logs for the dashboard.
+    """
+    from ray._private.parameter import RayParams
+
+    if "dashboard_agent_listen_port" in inspect.signature(RayParams).parameters:
+        with_free_port = partialmethod(RayParams.__init__, dashboard_agent_listen_port=0)
+        RayParams.__init__ = with_free_port  # type: ignore[assignment, method-assign]
+
+
+def name_next_epoch(trial: Any, name: str) -> None:
+    """Name the next call of a trial's actor by Tune; nothing happens if this Tune has changed."""
+    with suppress(AttributeError):
+        actor = trial.temporary_state.ray_actor
+        vars(actor).pop("train", None)
+        actor.train = actor.train.options(name=name)
 
 
 def draining_nodes() -> set[str]:

@@ -43,11 +43,11 @@ class RayDiedError(Exception):
         self.output = output
 
 
-def connected(address: str, caught: list[int], note: Callable[[str], None]) -> RayProcess:
+def connected(address: str, study: str, caught: list[int], note: Callable[[str], None]) -> RayProcess:
     """Try without a token, then with one: a cluster without tokens would lose every trial of a search that has one."""
     for auth in ("disabled", "token"):
         with ExitStack() as stack:
-            child = stack.enter_context(closing(RayProcess(address, auth, note)))
+            child = stack.enter_context(closing(RayProcess(address, auth, study, note)))
             if not (refusal := child.wait(caught)):
                 stack.pop_all()
                 return child
@@ -63,7 +63,7 @@ class RayProcess:
 
     started: messages.RayStarted
 
-    def __init__(self, address: str | None, auth: str, note: Callable[[str], None]) -> None:
+    def __init__(self, address: str | None, auth: str, study: str, note: Callable[[str], None]) -> None:
         self._address, self._note, self._is_busy = address, note, True
         self._temporary = None if address else private_folder()
         folder = self._temporary.name if self._temporary else ""
@@ -73,7 +73,7 @@ class RayProcess:
             where = {**internals.ONE_ATTEMPT, "RAY_AUTH_MODE": auth}
         self._connection, theirs = Pipe()
         descriptor = theirs.fileno()
-        arguments = str(descriptor), folder, address or "", str(cpu_count()), str(os.getpid())
+        arguments = str(descriptor), folder, address or "", str(cpu_count()), str(os.getpid()), study
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "xraytune.search.ray.driver", *arguments],
             pass_fds=(descriptor,),

@@ -74,13 +74,13 @@ class Runner:
             raise MachineError(problem)
         protect_token()
         self.callbacks.note("starting Ray ...")
-        self._process = RayProcess(None, "", self.callbacks.note)
+        self._process = RayProcess(None, "", self.study.path.name, self.callbacks.note)
 
     def run(self, trials: TrialLoop, *, token: str, reuse_processes: bool = False) -> None:
         """Run trials until there are no more. Their folder also contains the split and the environment.
 
         `token` is that of the study's lock. With `reuse_processes`, a process runs several trials in turn, which then start
-        seconds sooner. In the dashboard it has the name of the folder, since Ray fixes the name of a process when it starts.
+        seconds sooner.
 
         Raises:
             XraytuneError: From `trials`, such as a full disk.
@@ -116,7 +116,7 @@ class Runner:
 
     def _connected(self, address: str, caught: list[int]) -> RayProcess:
         self.callbacks.note(f"connecting to Ray at {address} ...")
-        return connected(address, caught, self.callbacks.note)
+        return connected(address, self.study.path.name, caught, self.callbacks.note)
 
     def survey(self, settings: Settings, recorded: Compute | None) -> dict[str, Any]:
         """Look at each node of the cluster that has room for a trial; return the `environment` of one.
