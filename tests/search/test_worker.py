@@ -42,6 +42,7 @@ from xraytune.study.folder import StudyFolder
 from xraytune.study.start import create_study
 from xraytune.study.suggestion import TrialSuggestion
 from xraytune.study.trial_files import read_samples
+from xraytune.synth.synthesize import GAN_STAGE
 
 pytestmark = pytest.mark.slow
 
@@ -146,7 +147,7 @@ def test_a_worker_whose_trial_is_never_stopped_reports_only_the_last_epoch_of_a_
 
 def test_a_worker_trains_only_a_generator_and_the_next_one_uses_it(study: StudyFolder) -> None:
     trial = job(study, 75, source="gan", synthetic_ratio=0.5, gan=GAN | {"steps": 3})
-    gans = study.path.parent.parent / "cache" / "gan-4"
+    gans = study.path.parent.parent / "cache" / GAN_STAGE
 
     said = steps(replace(trial, only_generator=True), 1)
     trained = {*gans.iterdir()}
