@@ -18,7 +18,6 @@ from tests.cli.spaces import EXPERIMENT
 from tests.faults.ray_processes import PROGRAM
 from tests.in_process import command as run
 from tests.in_process import said
-from tests.model.conftest import change_record
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare
 from xraytune.nets.compute import choose_compute
@@ -26,9 +25,6 @@ from xraytune.study.folder import StudyFolder
 from xraytune.study.start import create_study
 
 pytestmark = pytest.mark.slow
-
-ENDLESS = "(([^#]|.|..)+)[^.g]$"
-"""Backtracks exponentially on a path that ends in g."""
 
 
 @pytest.fixture(scope="module")
@@ -194,22 +190,6 @@ def test_bad_input_is_refused_and_changes_no_file(
     refused(run(*line.split()), exit_code, *words.split("|"))
 
     assert content_of(here) == before
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("search", "--space", "space.yaml", "--set", f"data.split.group_regex={ENDLESS}"),
-        ("evaluate", "model", "--data", "xrays/test"),
-    ],
-    ids=lambda arguments: arguments[0],
-)
-def test_an_expression_that_never_ends_is_refused(here: Path, arguments: tuple[str, ...]) -> None:
-    change_record(here / "model", group_regex=ENDLESS)
-
-    refused(run(*arguments), 2, ENDLESS, "takes too long", ".jpeg", "patients.csv")
-
-    assert not (here / "studies").exists()
 
 
 def test_broken_images_are_left_out_and_listed_on_request_and_a_prediction_prints_its_threshold(here: Path) -> None:
