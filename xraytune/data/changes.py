@@ -63,7 +63,7 @@ def all_images(data: Prepared | ImageIndex) -> tuple[_Image, ...]:
 
 
 def _patient_of(image: _Image, files: Collection[str]) -> str:
-    """Return the name of a patient; a patient whom nothing identifies has the path of a file, which may move."""
+    """Return the name of an image's patient; "unnamed" if that is only the path of a file, which may move."""
     return "unnamed" if image.patient in files else image.patient
 
 

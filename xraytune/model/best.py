@@ -1,7 +1,7 @@
 """Choose the mix of the final model, and write its configuration to a YAML file for `train`.
 
 It is the mix that `confirm` found to help; otherwise, the simplest one whose mean score is within `confirm.rope` of the
-best. `confirm` gives the scores if it has run: those of its arms, on patients that the search has not used. If not, they
+best. `confirm` gives the scores if it has run: those of its arms, on patients not used in the search. If not, they
 are those on val-B, which did not guide the search. `train` then uses the settings of `final` and all training patients,
 unless the trial is exported exactly.
 """

@@ -46,7 +46,11 @@ class Calibration:
 def fit_calibration(
     bundle: Bundle, labelled: LabelledImages, evaluated: LabelledImages, images: ImageFiles, *, reason: str
 ) -> Calibration:
-    """Fit a calibration to labelled images; DataError for patients who are evaluated, or whom the model knows."""
+    """Fit a calibration to labelled images.
+
+    Raises:
+        DataError: Patients of the labelled images are also evaluated, or the model was trained or validated on them.
+    """
     from sklearn.linear_model import LogisticRegression  # takes half a second
 
     regex = bundle.record.group_regex

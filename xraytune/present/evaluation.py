@@ -56,7 +56,7 @@ def _classifier_parts(evaluation: Evaluation) -> Iterator[Cell | str | Table]:
     if calibration := evaluation.calibration:
         fitted_to = f"{counted(calibration.images, 'image')} of {counted(calibration.patients, 'patient')}"
         threshold = f"{evaluation.positive} from {calibration.threshold:.3f}"
-        yield Cell(f"probabilities are calibrated on {fitted_to}, none of whom is evaluated: {threshold}", "dim")
+        yield Cell(f"probabilities are calibrated on {fitted_to}, who are not evaluated: {threshold}", "dim")
     yield _metrics(evaluation)
     if evaluation.threshold is None:
         yield _class_table(evaluation)

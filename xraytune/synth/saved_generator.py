@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,7 @@ class SavedGenerator:
 
 
 _RECORD = TypeAdapter(SavedGenerator)
+_REPORT = TypeAdapter(PoolReport)
 
 
 def read_generator(folder: Path) -> SavedGenerator:
@@ -56,6 +57,7 @@ def read_generator(folder: Path) -> SavedGenerator:
     try:
         content = read_json(folder / GENERATOR_FILE)
         content["settings"] = known_settings(content["settings"])
+        content["report"] = _known_report(content.get("report"))
         saved = _RECORD.validate_python(content)
         names = (*saved.generators, *saved.class_counts)  # images are written into folders of these names
         if not all(re.fullmatch(FOLDER_NAME, name) for name in names):
@@ -68,6 +70,14 @@ def read_generator(folder: Path) -> SavedGenerator:
         if not (folder / name).is_file() or sha256_of(folder / name) != sha256:
             raise ArtifactError(Problem("the file is missing or damaged", folder / name, fix))
     return saved
+
+
+def _known_report(report: Any) -> PoolReport | None:
+    """Return the report of a generator; None if an earlier version measured other figures."""
+    try:
+        return _REPORT.validate_python(report)
+    except ValueError:
+        return None
 
 
 def draw_saved(
