@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xraytune.nets.augment import IDENTITY_VIEW, VIEW_COLUMNS, augment, view_table
+from xraytune.nets.augment import IDENTITY_VIEW, VIEW_COLUMNS, augment, distinct_views, view_table
 
 
 def disc(x: float, y: float, size_px: int = 64) -> Tensor:
@@ -115,3 +115,16 @@ def test_strengths_scale_the_same_draws_within_their_bounds() -> None:
     assert np.degrees(np.abs(strong[..., angle])).max() == pytest.approx(15, abs=0.1)
     assert np.array_equal(strong[..., 0], mild[..., 0])
     assert (mild[..., 0] < 0).mean() == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize(("classical", "changed"), [(0, 0), (1, 50), (2, 400)])
+def test_each_view_of_a_table_is_found_among_the_distinct_ones(classical: int, changed: int) -> None:
+    table = view_table(7, "real", image_count=50, views=8, classical=classical)
+
+    numbers, views, places = distinct_views(table)
+
+    identity = np.tile(np.array(IDENTITY_VIEW, dtype=np.float32), (50, 1))
+    assert np.array_equal(np.concatenate([identity, views])[places], table)
+    of_image = np.concatenate([np.arange(50), numbers])
+    assert (of_image[places] == np.arange(50)[:, None]).all()
+    assert len(views) <= changed

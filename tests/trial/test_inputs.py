@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from tests.data.conftest import write_images
 from tests.in_process import CPU
@@ -17,6 +18,7 @@ from xraytune.nets.classifier import Classifier, build_classifier
 from xraytune.space.settings import Experiment, FolderSettings
 from xraytune.synth.synthesize import GAN_STAGE
 from xraytune.trial.inputs import TrialInputs, untrained
+from xraytune.trial.network import Network
 from xraytune.trial.training_set import TrainingSet, build_training_set
 
 pytestmark = pytest.mark.slow
@@ -127,8 +129,9 @@ def with_parameters(experiment: Experiment, **changes: Any) -> Experiment:
     return experiment.model_copy(update={"parameters": experiment.parameters.model_copy(update=changes)})
 
 
-def test_cached_features_are_what_the_frozen_network_computes(bench: Bench, tmp_path: Path) -> None:
-    experiment = frozen(bench, tmp_path, classical=2, views=3, source="duplicate", synthetic_ratio=0.5)
+@pytest.mark.parametrize("classical", [1, 2])
+def test_cached_features_are_what_the_frozen_network_computes(bench: Bench, tmp_path: Path, classical: int) -> None:
+    experiment = frozen(bench, tmp_path, classical=classical, views=3, source="duplicate", synthetic_ratio=0.5)
     cached = TrialInputs(experiment, bench.context)
     # The same views, but the whole network in the loop: what `trainable: head` means.
     whole = with_parameters(experiment, trainable="all")
@@ -148,6 +151,25 @@ def test_cached_features_are_what_the_frozen_network_computes(bench: Bench, tmp_
     images = torch.cat(list(straight.network.batches(straight.val_a)))
     with torch.no_grad():
         assert torch.allclose(val, network.backbone(images), atol=1e-5)
+
+
+def test_equal_views_are_computed_once(bench: Bench, tmp_path: Path) -> None:
+    """With flips alone, an image has two views, and one of them is the image itself."""
+    side = side_images("train", bench.prepared, bench.context.cache)
+
+    def computed(classical: int) -> tuple[list[Any], NDArray[np.int64]]:
+        return Network(frozen(bench, tmp_path, classical=classical, views=8), bench.context).features(
+            side, classical=classical
+        )
+
+    (plain,), _ = computed(0)
+    (same, flipped), rows = computed(1)
+    (moved,), _ = computed(2)
+
+    assert np.array_equal(same, plain)
+    assert len(plain) == len(rows) == len(side.rows)
+    assert len(flipped) <= len(side.rows)
+    assert len(moved) == rows.size == 8 * len(side.rows)
 
 
 @pytest.mark.parametrize("is_frozen", [False, True])

@@ -148,16 +148,16 @@ def untrained(experiment: Experiment, context: RunContext, source: ImageSource) 
     """
     network = Network(experiment, context)
     if network.has_cached_features:
-        return network.head(network.features(source, classical=0).shape[2]), network.batches(source)
+        return network.head(network.plain_features(source).shape[1]), network.batches(source)
     return network.whole, network.batches(source)
 
 
 class Loader:
     """The data sources of a training set as steps draw them: the real images, and all others, perhaps of another size."""
 
-    def __init__(self, training_set: TrainingSet, network: Network, arrays: Sequence[Array]) -> None:
-        self.network, self._targets, self._first_other = network, training_set.targets, arrays[0][0]
-        groups = [group for group in (arrays[:1], arrays[1:]) if group]
+    def __init__(self, training_set: TrainingSet, network: Network, groups: Sequence[Sequence[Array]]) -> None:
+        self.network, self._targets = network, training_set.targets
+        self._first_other = sum(count for count, _ in groups[0])
         self._rows = [DeviceRows(group, network.compute.device) for group in groups]
         self.drawn_bytes = max(rows.drawn_bytes for rows in self._rows)
 
@@ -184,19 +184,22 @@ class FeatureLoader(Loader):
         totals = Counter[str]()
         for source in training_set.sources:
             totals[source.title] += len(source.rows)
-        done, features = Counter[str](), list[NDArray[Any]]()
+        done = Counter[str]()
+        features: list[NDArray[np.float32]] = []
+        rows: list[NDArray[np.int64]] = []
         for source in training_set.sources:
             earlier, total = done[source.title], totals[source.title]
-            features.append(network.features(source, classical=classical, earlier=earlier, total=total))
+            arrays, rows_of_source = network.features(source, classical=classical, earlier=earlier, total=total)
+            rows.append(rows_of_source + sum(map(len, features)))
+            features += arrays
             done[source.title] += len(source.rows)
-        self.feature_count, self._views = int(features[0].shape[-1]), int(features[0].shape[1])
-        each_view = [array.reshape(-1, *array.shape[2:]) for array in features]
-        super().__init__(training_set, network, [(len(array), array.__getitem__) for array in each_view])
+        self.feature_count, self._rows_of_views = int(features[0].shape[1]), np.concatenate(rows)
+        super().__init__(training_set, network, [[(len(array), array.__getitem__) for array in features]])
 
     def draw(self, steps: Sequence[StepImages]) -> list[NDArray[Any]]:
         """Return what `load` needs for steps of one shape, each array with a row for each step."""
         numbers, views = _stacked(steps)
-        return [*self.draw_rows(numbers * self._views + views, steps[0].real_count), self._targets[numbers]]
+        return [*self.draw_rows(self._rows_of_views[numbers, views], steps[0].real_count), self._targets[numbers]]
 
     def load(self, *drawn: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features of each image in its view, and the labels or findings."""
@@ -214,7 +217,8 @@ class PixelLoader(Loader):
         table = partial(view_table, seed, "views", views=views, classical=self._classical)
         tables = [table(source.name, image_count=len(source.rows)) for source in training_set.sources]
         self._table = np.concatenate(tables)
-        super().__init__(training_set, network, [(len(source.rows), source.planes) for source in training_set.sources])
+        arrays = [(len(source.rows), source.planes) for source in training_set.sources]
+        super().__init__(training_set, network, [group for group in (arrays[:1], arrays[1:]) if group])
 
     def draw(self, steps: Sequence[StepImages]) -> list[NDArray[Any]]:
         """Return what `load` needs for steps of one shape, each array with a row for each step."""

@@ -1,16 +1,16 @@
 """The network of an experiment, and the features of its backbone if that is frozen.
 
-Features are computed once for every view of an image and shared by all heads trained on them. With V views an image has V
-feature vectors, so a head trains on exactly what the backbone would output. The fingerprint covers the images, the views,
+Features are computed once for every distinct view of an image and shared by all heads trained on them, so a head trains on
+exactly what the backbone would output. The fingerprint covers the images, the views,
 the input format, the backbone and its weights, and the releases of torch and torchvision.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from xraytune.base.artifacts import build_once, releases
 from xraytune.base.files import sha256_of
 from xraytune.data.decoding import InputFormat
 from xraytune.data.prepare import ImageSource, RunContext, side_images
-from xraytune.nets.augment import MASK_THRESHOLD, augment, view_table
+from xraytune.nets.augment import MASK_THRESHOLD, augment, distinct_views, view_table
 from xraytune.nets.backbones import fold_batch_norms
 from xraytune.nets.classifier import Classifier, build_head
 from xraytune.nets.inputs import input_format, normalise, to_unit
@@ -33,7 +33,7 @@ from xraytune.space.backbones import BACKBONES
 from xraytune.space.settings import Experiment
 from xraytune.trial.task import task_of
 
-FEATURES_STAGE = "features-3"
+FEATURES_STAGE = "features-4"
 VAL_BATCH = 128
 _CPU_BATCH = 32
 """Larger batches are not faster on the CPU and take more memory."""
@@ -89,15 +89,40 @@ class Network:
 
     def features(
         self, source: ImageSource, *, classical: int, earlier: int = 0, total: int | None = None
-    ) -> NDArray[np.float32]:
-        """Return the features of all views of a source, float32 [n, V, D], memory-mapped; V is 1 if `classical` is 0.
+    ) -> tuple[list[NDArray[np.float32]], NDArray[np.int64]]:
+        """Return the features of all views of a source, and the row of each view in them, int64 [n, V].
 
+        The features are one or two arrays, float32 [m, D], memory-mapped, with rows numbered across both. V is 1 if
+        `classical` is 0. Equal views share a row, and views that change nothing are those of `classical: 0`.
         Progress counts `earlier` images of other sources with the same title, of `total`.
         """
-        parameters, seed, compute = self.experiment.parameters, self.experiment.settings.seed, self.compute
-        count, views = len(source.rows), parameters.views
+        seed, views, count = self.experiment.settings.seed, self.experiment.parameters.views, len(source.rows)
         table = view_table(seed, "views", source.name, image_count=count, views=views, classical=classical)
-        what, total = f"features of {source.title}", total or count
+        numbers, changes, rows = distinct_views(table)
+        shown = partial(self._cached_features, source, earlier=earlier, total=total or count)
+        changed = [shown(numbers, changes, key=[seed, views, classical])] if len(numbers) else []
+        if rows.min() >= count:
+            return changed, rows - count
+        return [shown(np.arange(count), None, key=None), *changed], rows
+
+    def plain_features(self, source: ImageSource) -> NDArray[np.float32]:
+        """Return the features of the images of a source without augmentation, float32 [n, D], memory-mapped."""
+        (features,), _ = self.features(source, classical=0)
+        return features
+
+    def _cached_features(
+        self,
+        source: ImageSource,
+        numbers: NDArray[np.int64],
+        views: NDArray[np.float32] | None,
+        *,
+        key: Sequence[int] | None,
+        earlier: int,
+        total: int,
+    ) -> NDArray[np.float32]:
+        """Return the features of images, given by ascending numbers [m], in views [m, 7]; float32 [m, D], memory-mapped."""
+        parameters, compute = self.experiment.parameters, self.compute
+        what = f"features of {source.title}"
         inputs = {
             "group": [source.name, source.inputs],
             "network": {
@@ -106,26 +131,29 @@ class Network:
                 "weights": self._weights_sha256,
             },
             "format": asdict(self.form),
-            "views": [seed, views, classical] if classical else None,
+            "views": key,
             "compute": [compute.device, compute.threads, compute.precision],
             "releases": releases("torch", "torchvision"),
         }
 
+        def compute_features(batch: slice) -> NDArray[np.float32]:
+            images = self.scaled(source, numbers[batch])
+            if views is not None:
+                images = augment(images, torch.from_numpy(views[batch]).to(compute.device))
+            return predict_logits(self.frozen_backbone, [normalise(images, self.form)], compute=compute)
+
         def build(folder: Path) -> None:
-            feature_count = self._features(self.scaled(source, slice(0, 1)), table[:1, 0]).shape[1]
-            shape = (count, table.shape[1], feature_count)
+            shape = (len(numbers), compute_features(slice(0, 1)).shape[1])
             out = np.lib.format.open_memmap(folder / "features.npy", mode="w+", dtype=np.float32, shape=shape)
             # A full disk is an error here; later, in the map, it would kill the process.
             if hasattr(os, "posix_fallocate"):
                 with (folder / "features.npy").open("rb+") as stream:
                     os.posix_fallocate(stream.fileno(), 0, out.offset + out.nbytes)
             self._context.on_progress(what, earlier, total)
-            for start in range(0, count, _FEATURE_BATCH):
+            for start in range(0, len(numbers), _FEATURE_BATCH):
                 batch = slice(start, start + _FEATURE_BATCH)
-                images = self.scaled(source, batch)
-                for view in range(table.shape[1]):
-                    out[batch, view] = self._features(images, table[batch, view])
-                self._context.on_progress(what, earlier + min(start + _FEATURE_BATCH, count), total)
+                out[batch] = compute_features(batch)
+                self._context.on_progress(what, earlier + int(numbers[batch][-1]) + 1, total)
             out.flush()
 
         path = build_once(
@@ -133,15 +161,10 @@ class Network:
             FEATURES_STAGE,
             inputs,
             build,
-            waiting=lambda: self._context.on_progress(f"waiting for {what}, which another process computes", 0, count),
+            waiting=lambda: self._context.on_progress(f"waiting for {what}, which another process computes", 0, total),
         )
         features: NDArray[np.float32] = np.load(path / "features.npy", mmap_mode="r")
         return features
-
-    def _features(self, images: Tensor, views: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the features of images, float32 [n, 1, S, S], in these views, [n, 7]."""
-        shown = normalise(augment(images, torch.from_numpy(views).to(self.compute.device)), self.form)
-        return predict_logits(self.frozen_backbone, [shown], compute=self.compute)
 
     def scaled(self, source: ImageSource, places: NDArray[np.int64] | slice) -> Tensor:
         """Return images of a source on the device, float32 [n, 1, S, S] in [0, 1]."""
@@ -158,8 +181,7 @@ class Network:
     def batches(self, source: ImageSource) -> Iterator[Tensor]:
         """Yield the inputs of all images of a source, unaugmented: batches of [n, C, S, S], or one of features [n, D]."""
         if self.has_cached_features:
-            features = self.features(source, classical=0)
-            yield torch.from_numpy(np.array(features[:, 0])).to(self.compute.device)
+            yield torch.from_numpy(np.array(self.plain_features(source))).to(self.compute.device)
             return
         size = VAL_BATCH if self.compute.device == "cuda" else _CPU_BATCH
         for places in (slice(start, start + size) for start in range(0, len(source.rows), size)):
