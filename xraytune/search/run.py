@@ -22,6 +22,7 @@ from xraytune.search.order import GeneratorNeeds
 from xraytune.search.ray.runner import Runner
 from xraytune.search.slots import count_slots
 from xraytune.search.trials import SearchTrials
+from xraytune.search.wandb import note_on_outer_run
 from xraytune.space.settings import Settings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked
@@ -173,7 +174,8 @@ def _notes(space: Space, prepared: Prepared, index: ImageIndex) -> Iterator[str]
     """Yield the size of each side, and what speaks against the design of a search, or against confirming it."""
     sizes, settings = side_sizes(prepared), space.settings
     yield from (f"{size.name}: {size.image_count:,} images of {size.patient_count:,} patients" for size in sizes)
-    yield from filter(None, (chance_warning(sizes), settings.idle_asha, _note_on_asha(space)))
+    outer_run = note_on_outer_run(settings.tracking.wandb)
+    yield from filter(None, (chance_warning(sizes), settings.idle_asha, _note_on_asha(space), outer_run))
     points, trials = len(space.points()), settings.budget.trials
     if settings.sampler.name == "grid" and points > trials:
         yield f"the grid has {points:,} points, of which the first {trials:,} (budget.trials) are evaluated, in order"

@@ -36,8 +36,6 @@ from xraytune.study.trial_files import HANG_FILE, OWNER_FILE, ProgressFile, writ
 from xraytune.trial.run import train_own_generator, trial_epochs
 from xraytune.trial.samples import save_generator_grid
 
-# Tune kills an actor that is still busy ten seconds after the end of a search.
-_FINISH_SECONDS = 8.0
 _LOOK_SECONDS = 0.25
 _SUMMARY = ("value", "val_b_score", "threshold", "best_epoch")
 
@@ -174,7 +172,7 @@ class TrialWorker:
             metric=settings.objective.metric,
             folder=self._folder,
         )
-        return WandbRun(tracking, run, finish_seconds=_FINISH_SECONDS)
+        return WandbRun(tracking, run)
 
 
 def next_message(
