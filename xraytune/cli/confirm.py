@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +12,7 @@ from typer import Argument, Exit, Option
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.cli import console, options
 from xraytune.cli.search import log_dashboard
-from xraytune.present.tables import shown_path
+from xraytune.present.tables import Section, shown_path
 
 if TYPE_CHECKING:
     from xraytune.audit import Audit
@@ -149,9 +149,15 @@ def audit(
 
 
 def _show_audit(result: Audit) -> None:
-    from xraytune.audit import audit_section
+    """Print the measured figures, the verdict if there is one, and where they are written."""
+    from xraytune.present.verdict import verdict_section
 
-    console.show_section(audit_section(result))
+    copies = result.report.copies or "no more images than by chance are near a training image"
+    quality = result.report.quality or result.report.note
+    notes = [f"Copies: {copies}; {result.identical:,} are byte-identical to one.", f"Quality: {quality}."]
+    section = verdict_section(result.verdict) if result.verdict else Section(tone="strong")
+    tone = "bad" if result.report.copies else section.tone
+    console.show_section(replace(section, lead=result.headline, tone=tone, notes=[*notes, *section.notes]))
     folder = shown_path(result.study)
     if result.verdict:
         console.write(f"report: {folder}/report.html; all figures: {folder}/audit.json")
