@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -189,7 +190,9 @@ def test_results_that_were_changed_are_refused_until_they_are_computed_again(don
 
 
 def test_scores_that_are_not_finite_are_never_compared(done: Lab) -> None:
-    """Those of a network with NaN weights."""
+    """Those of a network with NaN weights, of an earlier version without checksums of networks."""
+    runs = done.study / "confirm" / "runs.jsonl"
+    runs.write_text(re.sub(r', "network_sha256": "\w+"', "", runs.read_text("utf-8")), encoding="utf-8")
     scores = next((done.study / "confirm").rglob("test.npy"))
     scores.unlink()
     best = scores.parent / "checkpoint" / "best.safetensors"
@@ -200,6 +203,28 @@ def test_scores_that_are_not_finite_are_never_compared(done: Lab) -> None:
         done.confirm()
 
     assert not scores.exists()
+
+
+@pytest.mark.parametrize("fault", ["a flipped bit", "the network of another replicate"])
+def test_only_the_network_that_a_run_trained_is_scored(done: Lab, first: Confirmation, fault: str) -> None:
+    """Any other is found before the test images are accessed, and trained again by the next start."""
+    scored = sorted((done.study / "confirm").rglob("test.npy"))
+    networks = [file.parent / "checkpoint" / "best.safetensors" for file in scored]
+    content = bytearray(networks[0].read_bytes())
+    content[-1] ^= 64
+    networks[0].write_bytes(content if fault == "a flipped bit" else networks[1].read_bytes())
+    for file in scored:
+        file.unlink()
+    logged = read_jsonl(done.study / TEST_ACCESS_FILE)
+
+    with pytest.raises(StudyError, match=r"0000/.*: this is not the network that was trained\n.*run the same command"):
+        done.confirm()
+
+    assert not [*(done.study / "confirm").rglob("test.npy")]
+    assert read_jsonl(done.study / TEST_ACCESS_FILE) == logged
+    again = done.confirm()
+    assert again.finalists == first.finalists
+    assert networks[0].read_bytes() != content
 
 
 def another_study(lab: Lab) -> Path:

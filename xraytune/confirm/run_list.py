@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from xraytune.base.errors import Problem, StudyError, TrialError
-from xraytune.base.files import write_json
+from xraytune.base.files import sha256_of, write_json
 from xraytune.base.records import EpochRecord, Json, Progress, ignore_progress
 from xraytune.confirm.arms import Plan, replicate
 from xraytune.confirm.study import OpenStudy
@@ -98,7 +98,9 @@ class RunList(TrialSource):
         """Record the end of a run in `runs.jsonl`."""
         seconds = round(self.clock.times().trials[number], 3)
         label = self._runs[number].label
-        row = RunRow(number=number, label=label, status=status, seconds=seconds, **outcome)
+        network = self.folder.network_path(number)
+        sha256 = sha256_of(network) if status == "complete" and network.exists() else None
+        row = RunRow(number=number, label=label, status=status, seconds=seconds, network_sha256=sha256, **outcome)
         append_row(self.folder.runs_path, row)
         self._ended[number] = status
         if status != "failed":  # a failed run resumes from its checkpoint at the next start

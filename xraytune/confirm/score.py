@@ -15,8 +15,8 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from xraytune.base.artifacts import discard
-from xraytune.base.errors import StudyError
-from xraytune.base.files import read_json, write_array, write_json
+from xraytune.base.errors import Problem, StudyError
+from xraytune.base.files import read_json, sha256_of, write_array, write_json
 from xraytune.base.records import Compute
 from xraytune.confirm.arms import Arm, Plan
 from xraytune.confirm.draws import TEST
@@ -30,6 +30,7 @@ from xraytune.nets.compute import compute_like, pin
 from xraytune.stats.classification import Floats, Labels
 from xraytune.stats.placements import StructuralComponents
 from xraytune.study.folder import StudyFolder, damage_explained, numeric_releases
+from xraytune.study.row import append_row, ended_runs
 from xraytune.trial.inputs import untrained
 from xraytune.trial.task import Task, task_of
 
@@ -130,14 +131,29 @@ def score_sealed(study: OpenStudy, plan: Plan, sealed: SealedTest, compute: Comp
     """Score all runs on sealed images, after logging the access, if it is not done yet."""
     folder = study.runs_folder
     if not is_scored(folder, plan.runs):
+        missing = [number for number in plan.runs if not is_scored(folder, [number])]
+        require_trained_networks(folder, missing)
         _log_access(study, sealed, len(plan.runs), reason)
         data, progress = study.settings.data, study.callbacks.on_progress
         images = load_test_images(sealed, study.prepared, data, study.cache, on_progress=progress)
-        for number in plan.runs:
-            if not is_scored(folder, [number]):
-                score(folder, number, images, compute=compute, cache=study.cache)
-            progress(f"scoring {images.name} (replicates)", number + 1, len(plan.runs))
+        for done, number in enumerate(missing, start=1):
+            score(folder, number, images, compute=compute, cache=study.cache)
+            progress(f"scoring {images.name} (replicates)", done, len(missing))
     return arm_scores(folder, plan, sealed, task_of(study.settings))
+
+
+def require_trained_networks(folder: StudyFolder, numbers: Iterable[int]) -> None:
+    """Raise StudyError if the network of a run is not the one that was trained; the next start trains the run again."""
+    rows = ended_runs(folder)
+    problems = []
+    for number in numbers:
+        network, trained = folder.network_path(number), rows[number].network_sha256
+        if trained and not (network.exists() and sha256_of(network) == trained):
+            problems.append(Problem("this is not the network that was trained", network, "run the same command again"))
+            reason = "its network was changed after the training"
+            append_row(folder.runs_path, rows[number].model_copy(update={"status": "failed", "reason": reason}))
+    if problems:
+        raise StudyError(*problems)
 
 
 def _log_access(study: OpenStudy, sealed: SealedTest, runs: int, reason: str) -> None:

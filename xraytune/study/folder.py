@@ -89,6 +89,10 @@ class StudyFolder:
         """Return the checkpoint that a trial resumes from."""
         return self.trial_path(number) / "checkpoint" / "checkpoint.pt"
 
+    def network_path(self, number: int) -> Path:
+        """Return the best network of a trial."""
+        return self.trial_path(number) / "checkpoint" / "best.safetensors"
+
     def drop_checkpoint(self, number: int) -> None:
         """Remove the checkpoint of an ended trial; its best network stays."""
         self.checkpoint_path(number).unlink(missing_ok=True)

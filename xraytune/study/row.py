@@ -98,6 +98,8 @@ class RunRow(EndedRow):
     label: str = ""
     """Such as `gan #12, replicate 1`."""
     best_epoch: PositiveInt | None = None
+    network_sha256: str | None = None
+    """Of the best network of a complete run; None in rows of earlier versions."""
 
 
 def validated_row(kind: type[_Row], content: Mapping[str, Any]) -> _Row:
