@@ -14,11 +14,9 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.pixels.processing import apply_modality_lut, apply_voi, apply_windowing
 from pydicom.sequence import Sequence
 from pydicom.uid import (
     UID,
-    DeflatedExplicitVRLittleEndian,
     DigitalXRayImageStorageForPresentation,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -139,18 +137,6 @@ def lut(entries: NDArray[np.uint16], first: int, bits: int) -> Sequence:
     return Sequence([item])
 
 
-def test_a_voi_lut_comes_before_a_window_and_a_modality_lut_gives_the_range() -> None:
-    levels, few = ramp(0, 1023), ramp(0, 255)
-    squares = (np.arange(1024) ** 2 // 1024 * 4).astype(np.uint16)
-    roots = (np.sqrt(np.arange(256)) * 4000).astype(np.uint16)
-
-    voi = grey_of(dicom(levels, 12, VOILUTSequence=lut(squares, 0, 12), WindowCenter=5, WindowWidth=1))
-    modality = grey_of(dicom(few, 12, ModalityLUTSequence=lut(roots, 0, 16)))
-
-    np.testing.assert_allclose(voi, squares[levels] / 4095 * 255, atol=0.51)
-    np.testing.assert_allclose(modality, roots[few] / 65535 * 255, atol=0.51)
-
-
 def words(entries: NDArray[np.uint16], first: int, bits: int, kind: type[np.generic] = np.uint16) -> Sequence:
     """A table whose entries are bytes: words, or two entries of 8 bits in each."""
     (item,) = table = lut(entries, first, bits)
@@ -173,9 +159,13 @@ SIGNED_ENTRIES[0].add_new("LUTData", "SS", (np.arange(4096) * 16).astype(np.int1
         (words(SQUARES, 0, 12), SQUARES / 4095, {}),
         (lut(SQUARES, 0, 16), SQUARES / 4095, {}),
         (lut(SQUARES, 2**16 - 1024, 12), SQUARES / 4095, {"RescaleSlope": 1, "RescaleIntercept": -1024}),
+        (lut(SQUARES, 0, 12), SQUARES / 4095, {"WindowCenter": 5, "WindowWidth": 1}),
         (SIGNED_ENTRIES, np.arange(4096) * 16 / 65535, {}),
     ],
-    ids=["8 bits", "8 bits in words", "8 bits, packed", "words", "16 bits for 12", "negative first", "signed entries"],
+    ids=[
+        *("8 bits", "8 bits in words", "8 bits, packed", "words", "16 bits for 12", "negative first"),
+        *("before a window", "signed entries"),
+    ],
 )
 @pytest.mark.parametrize("name", ["VOILUTSequence", "ModalityLUTSequence"])
 def test_tables_as_devices_write_them_are_applied(
@@ -183,35 +173,12 @@ def test_tables_as_devices_write_them_are_applied(
 ) -> None:
     levels = ramp(0, 4095)
     if name == "ModalityLUTSequence" and attributes:  # it replaces the rescale
-        table, attributes = lut(SQUARES, 0, 12), {"RescaleSlope": 2, "RescaleIntercept": 9}
+        table = lut(SQUARES, 0, 12)
+        attributes = {"RescaleSlope": 2, "RescaleIntercept": 9}
 
     grey = grey_of(dicom(levels, 12, **(attributes | {name: table})))
 
     np.testing.assert_allclose(grey, expected[levels] * 255, atol=0.51)
-
-
-@pytest.mark.parametrize("signed", [False, True])
-@pytest.mark.parametrize("rescale", [{}, {"RescaleSlope": 1, "RescaleIntercept": -100}])
-def test_tables_and_windows_agree_with_pydicom(signed: bool, rescale: dict[str, Any]) -> None:
-    """Where a file follows the standard, and pydicom's functions do too."""
-    levels = ramp(-2048, 2047, np.int16) if signed else ramp(0, 4095)
-    voi = {"VOILUTSequence": lut(SQUARES, int(levels.min()), 12)}
-    window = {"WindowCenter": 700, "WindowWidth": 1000}
-    modality = {"ModalityLUTSequence": lut(SQUARES * 16, int(levels.min()), 16)}
-
-    for transforms in (voi, window, modality, modality | {"WindowCenter": 30000, "WindowWidth": 9000}):
-        content = dicom(levels, 12, **transforms, **({} if "ModalityLUTSequence" in transforms else rescale))
-        header = dcmread(io.BytesIO(content))
-        values = apply_modality_lut(header.pixel_array.astype(np.int64), header).astype(np.int64)
-        if "VOILUTSequence" in transforms:
-            expected = apply_voi(values, header) / 4095
-        elif "WindowWidth" in transforms:
-            shown = apply_windowing(values, header)
-            expected = (shown - shown.min()) / (shown.max() - shown.min())
-        else:
-            expected = values / 65535
-
-        np.testing.assert_allclose(grey_of(content), expected * 255, atol=0.51)
 
 
 def overlaid(levels: NDArray[Any]) -> NDArray[Any]:
@@ -371,28 +338,16 @@ BROKEN: dict[str, tuple[bytes, str]] = {
         dicom(ramp(0, 9), 12, PixelData=bytes(8)).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.9.9.9\0"),
         "its pixels are compressed as 1.2.840.10008.9.9.9, for which no decoder is installed",
     ),
-    "floats": (
-        dicom(None, Rows=24, Columns=32, BitsAllocated=32, FloatPixelData=ramp(0, 1, np.float32).tobytes()),
-        "this DICOM file contains floating-point numbers, which do not define black and white",
-    ),
     "palette": (dicom(ramp(0, 9), 12, PhotometricInterpretation="PALETTE COLOR"), "the colour model PALETTE COLOR of"),
     "cut_in_its_header": (GOOD[:400], "this DICOM file contains no pixels, or is truncated"),
     "cut_in_its_pixels": (GOOD[:-1000], "the DICOM pixels are truncated or damaged"),
     "cut_at_its_start": (GOOD[:141], "the DICOM header is truncated or damaged"),
     "unknown_kind_of_value": (GOOD.replace(b"\x28\x00\x04\x00CS", b"\x28\x00\x04\x00ES"), "the DICOM pixels are"),
-    "flat_rescale": (dicom(ramp(0, 9), 12, RescaleSlope=0, RescaleIntercept=0), "its RescaleSlope is 0, which makes"),
-    "large_values_bright_and_dark": (
-        dicom(ramp(0, 9), 12, PresentationLUTShape="INVERSE"),
-        "MONOCHROME2, and its PresentationLUTShape is INVERSE",
-    ),
-    "bits_at_the_high_end": (dicom(ramp(0, 9), 12, HighBit=15), "its HighBit is 15, although only 12 bits are stored"),
     "grey_with_three_values": (
         dicom(np.stack([ramp(0, 9)] * 3, axis=-1), 12, PhotometricInterpretation="MONOCHROME2"),
         "the colour model MONOCHROME2 of this DICOM file, with 3 values per pixel",
     ),
     "a_short_table": (dicom(ramp(0, 9), 12, VOILUTSequence=SHORT), "the DICOM pixels are truncated or damaged"),
-    "deflated": (dicom(ramp(0, 9), 12, DeflatedExplicitVRLittleEndian), "this DICOM file is deflated as a whole,"),
-    "bomb": (dicom(ramp(0, 9), 12, Rows=30_000, Columns=30_000), "30000 x 30000 pixels are too many for an X-ray"),
 }
 
 
@@ -412,7 +367,7 @@ def test_a_file_without_preamble_is_read(syntax: UID, start: bytes) -> None:
 
     bare = whole[whole.index(start) :]
 
-    assert read_header(bare, FILE) == read_header(whole, FILE) == (32, 24, "77")
+    assert read_header(bare, FILE) == read_header(whole, FILE) == (32, 24, "77", "")
     np.testing.assert_array_equal(grey_of(bare), grey_of(whole))
     assert "does not say how the pixels are stored" in reason_of(compressed[compressed.index(b"\x08\x00\x16\x00") :])
 
@@ -488,13 +443,3 @@ def test_missing_pydicom_is_named(
 
     with pytest.raises(MachineError, match=r"pip install 'xraytune\[dicom\]'"):
         use(hospital)
-
-
-def test_bomb_is_refused_wherever_its_size_is_declared() -> None:
-    content = dicom(ramp(0, 4095))
-    place = content.index(b"\x02\x00\x10\x00UI")
-    long_element = b"\x02\x00\x04\x00OB\0\0" + (6000).to_bytes(4, "little") + bytes(6000)
-    deflated = b"\x02\x00\x10\x00UI" + (22).to_bytes(2, "little") + str(DeflatedExplicitVRLittleEndian).encode()
-
-    with pytest.raises(DataError, match="deflated as a whole"):
-        read_header(content[:place] + long_element + deflated + content[place:], FILE)

