@@ -53,7 +53,7 @@ def test_images_too_large_for_the_device_are_brought_in_parts(
     mix = {"source": source, "mixing": "pretrain" if trainable == "all" else "additive", "classical": 2, **own}
     experiment = with_parameters(frozen(bench, tmp_path, **mix), trainable=trainable)
     at_once = TrialInputs(experiment, bench.context)
-    monkeypatch.setattr("xraytune.trial.device_rows.DRAWN_BYTES", 0)
+    monkeypatch.setattr("xraytune.trial.device_rows.TRANSFER_BYTES", 0)
     in_parts = TrialInputs(experiment, bench.context)
 
     steps = range(12)

@@ -16,7 +16,7 @@ def test_every_pass_shows_each_image_once(count: int, per_step: int, passes: int
     stream = real_stream(count, per_step)
     needed = -(-count * passes // per_step)
 
-    shown = np.concatenate([stream(step).positions for step in range(needed)])[: count * passes]
+    shown = np.concatenate([stream(step).numbers for step in range(needed)])[: count * passes]
 
     assert (np.sort(shown.reshape(passes, count), axis=1) == np.arange(count)).all()
 
@@ -30,14 +30,14 @@ def test_a_step_depends_on_neither_earlier_draws_nor_another_stream() -> None:
         extra(step)
 
     for step in (39, 3, *range(30)):
-        assert (straight(step).positions == resumed(step).positions).all()
+        assert (straight(step).numbers == resumed(step).numbers).all()
         assert (straight(step).views == resumed(step).views).all()
 
 
 def test_seed_and_purpose_change_the_draws() -> None:
-    first = real_stream()(0).positions
-    other_seed = real_stream(seed=8)(0).positions
-    extra = image_stream(7, "extra", image_count=37, per_step=8, view_count=8)(0).positions
+    first = real_stream()(0).numbers
+    other_seed = real_stream(seed=8)(0).numbers
+    extra = image_stream(7, "extra", image_count=37, per_step=8, view_count=8)(0).numbers
 
     assert (first != other_seed).any()
     assert (first != extra).any()
@@ -46,7 +46,7 @@ def test_seed_and_purpose_change_the_draws() -> None:
 def test_passes_are_shuffled_and_show_other_views() -> None:
     stream = real_stream(count=32, per_step=32)
 
-    assert (stream(0).positions != stream(1).positions).any()
+    assert (stream(0).numbers != stream(1).numbers).any()
     assert set(stream(0).views.tolist()) == set(range(8))
 
 
@@ -54,7 +54,7 @@ def test_draws_are_stable_across_versions() -> None:
     """Streams are not stored: later versions must draw the same images."""
     stream = real_stream(count=6, per_step=4)
 
-    assert [stream(step).positions.tolist() for step in range(3)] == [[5, 2, 4, 0], [1, 3, 0, 2], [3, 5, 1, 4]]
+    assert [stream(step).numbers.tolist() for step in range(3)] == [[5, 2, 4, 0], [1, 3, 0, 2], [3, 5, 1, 4]]
     assert [stream(step).views.tolist() for step in range(3)] == [[7, 5, 1, 4], [7, 2, 2, 4], [6, 6, 1, 5]]
 
 
@@ -62,4 +62,4 @@ def test_an_empty_stream_draws_nothing() -> None:
     for per_step in (0, 4):
         drawn = image_stream(7, "extra", image_count=0, per_step=per_step, view_count=8)(5)
 
-        assert len(drawn.positions) == len(drawn.views) == 0
+        assert len(drawn.numbers) == len(drawn.views) == 0

@@ -1,7 +1,7 @@
 """Rows of arrays, such as pixels or cached features, on the device, where training steps look them up.
 
-All rows are copied there once if they take no more than a quarter of the free memory. Otherwise a step's rows are part of
-its draws: those of several steps are copied from pinned memory, while the device still computes the steps before.
+All rows are copied there once if they take no more than a quarter of the free memory. Otherwise the
+rows of several steps are copied from pinned memory, while the device still computes the steps before.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor
 
 Array: TypeAlias = tuple[int, Callable[[NDArray[np.int64]], NDArray[Any]]]
 """The number of rows, and a function that reads some of them."""
-DRAWN_BYTES = 2**25
-"""Of the draws that are copied at once; and of all rows on a CPU, where processes share the memory-mapped arrays."""
+TRANSFER_BYTES = 2**25
+"""The most that is copied at once, and the most that a CPU keeps a copy of."""
 _ROWS_AT_ONCE = 1024
 
 
@@ -25,34 +25,36 @@ class DeviceRows:
     """The rows of several arrays, all of one shape, numbered from the first array to the last.
 
     Attributes:
-        drawn_bytes: The size of a row's draw.
+        row_bytes: What a step copies to the device for each of its rows.
     """
 
     def __init__(self, arrays: Sequence[Array], device: str) -> None:
-        self._reads = [read for _, read in arrays]
+        self._arrays = arrays
         self._ends = np.cumsum([count for count, _ in arrays])
-        self._like = self._reads[0](np.zeros(1, dtype=np.int64))
+        self._first_row = arrays[0][1](np.zeros(1, dtype=np.int64))
         self._all: Tensor | None = None
-        self.drawn_bytes, total = self._like.nbytes, int(self._ends[-1])
-        if total * self.drawn_bytes <= _room_bytes(device):
+        self.row_bytes = self._first_row.nbytes
+        total = int(self._ends[-1])
+        if total * self.row_bytes <= _room_bytes(device):
             parts = np.array_split(np.arange(total), -(-total // _ROWS_AT_ONCE))
             self._all = torch.cat([pinned(self._read(part), device).to(device) for part in parts])
-            self.drawn_bytes = self._ends.itemsize
+            self.row_bytes = self._ends.itemsize
 
-    def draw(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
-        """Return what `look_up` needs for some rows, [steps, B], on the device: their numbers, or the rows themselves."""
+    def prepare(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
+        """Return what `look_up` needs on the device for rows [steps, B]: their numbers, or the rows."""
         return self._read(numbers) if self._all is None else numbers
 
-    def look_up(self, drawn: Tensor) -> Tensor:
+    def look_up(self, prepared: Tensor) -> Tensor:
         """Return the rows of a step, [B, ...]."""
-        return drawn if self._all is None else self._all.index_select(0, drawn)
+        return prepared if self._all is None else self._all.index_select(0, prepared)
 
     def _read(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
-        rows = np.empty((*numbers.shape, *self._like.shape[1:]), dtype=self._like.dtype)
-        arrays = np.searchsorted(self._ends, numbers, side="right")
-        for array in np.unique(arrays).tolist():
-            mask, first = arrays == array, self._ends[array - 1] if array else 0
-            rows[mask] = self._reads[array](numbers[mask] - first)
+        rows = np.empty((*numbers.shape, *self._first_row.shape[1:]), dtype=self._first_row.dtype)
+        array_of = np.searchsorted(self._ends, numbers, side="right")
+        for index, (count, read) in enumerate(self._arrays):
+            mask = array_of == index
+            if mask.any():
+                rows[mask] = read(numbers[mask] - self._ends[index] + count)
         return rows
 
 
@@ -64,6 +66,6 @@ def pinned(array: NDArray[Any], device: str) -> Tensor:
 
 def _room_bytes(device: str) -> float:
     if device == "cpu":
-        return DRAWN_BYTES
+        return TRANSFER_BYTES
     free, total = torch.cuda.mem_get_info()
     return min(free, torch.cuda.get_per_process_memory_fraction() * total) / 4

@@ -9,8 +9,8 @@ many images of each class the streams hold; `TrialInputs.draws` (inputs.py) join
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,41 +18,44 @@ from numpy.typing import NDArray
 from xraytune.base.seeding import numpy_generator
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drawn:
-    """The images of one step: their positions in the stream and the view that each one shows, int64 [n] both."""
+class Batch(NamedTuple):
+    """The images of one step: their numbers and the view that each one shows, int64 [n] both."""
 
-    positions: NDArray[np.int64]
+    numbers: NDArray[np.int64]
     views: NDArray[np.int64]
 
 
-NOTHING = Drawn(positions=np.empty(0, dtype=np.int64), views=np.empty(0, dtype=np.int64))
-Stream = Callable[[int], Drawn]
+NOTHING = Batch(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
+Stream: TypeAlias = Callable[[int], Batch]
 """A function that returns the images of a step, counted from 0."""
 
 
 def image_stream(seed: int, purpose: str, *, image_count: int, per_step: int, view_count: int) -> Stream:
-    """Return a stream that draws `per_step` of `image_count` images in each step; every pass shows each image once.
+    """Return a stream that draws `per_step` of `image_count` images in each step.
 
-    A stream without images draws nothing. Each pass draws one of `view_count` views for each image. The purpose, "real" or
-    "extra", separates streams of one seed.
+    Every pass shows each image once, in one of `view_count` views. A stream without images draws
+    nothing. The purpose, "real" or "extra", separates streams of one seed.
     """
 
     @lru_cache(maxsize=2)
-    def shuffled_pass(number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def shuffled_pass(number: int) -> Batch:
         generator = numpy_generator(seed, "stream", purpose, number)
-        return generator.permutation(image_count), generator.integers(view_count, size=image_count)
+        order = generator.permutation(image_count)
+        views = generator.integers(view_count, size=image_count)
+        return Batch(order, views[order])
 
-    def draw(step: int) -> Drawn:
+    def draw(step: int) -> Batch:
         if image_count == 0 or per_step == 0:
             return NOTHING
-        places = np.arange(step * per_step, (step + 1) * per_step)
-        positions, views = [], []
-        for number in np.unique(places // image_count).tolist():
-            order, shown = shuffled_pass(number)
-            chosen = order[places[places // image_count == number] % image_count]
-            positions.append(chosen)
-            views.append(shown[chosen])
-        return Drawn(positions=np.concatenate(positions), views=np.concatenate(views))
+        first, last = step * per_step, (step + 1) * per_step
+        numbers = []
+        views = []
+        for number in range(first // image_count, (last - 1) // image_count + 1):
+            shown = shuffled_pass(number)
+            begin = number * image_count
+            part = slice(max(first - begin, 0), last - begin)
+            numbers.append(shown.numbers[part])
+            views.append(shown.views[part])
+        return Batch(np.concatenate(numbers), np.concatenate(views))
 
     return draw
