@@ -370,6 +370,18 @@ def test_a_loss_that_is_not_finite_ends_the_trial_and_leaves_the_last_good_check
 
 
 @pytest.mark.slow
+def test_bfloat16_trains_depthwise_convolutions_like_float32_up_to_rounding(tmp_path: Path) -> None:
+    parameters = small(backbone="mobilenet_v2", lr=1e-6)
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        compute = Compute(device="cpu", threads=1, precision=precision)
+        records = train(parameters, built(parameters), tmp_path / precision, epochs=1, compute=compute)
+        losses[precision] = records[0].train_loss
+
+    assert losses["bfloat16"] != losses["float32"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], abs=0.05)
+
+
 def test_prediction_is_in_eval_mode_restores_the_mode_and_keeps_the_order() -> None:
     task, network = tiny_task(), built(small(dropout=0.5))
 
