@@ -19,6 +19,7 @@ NAMES = (
     "generators",
     "statistics",
     "draws",
+    "example",
     "findings",
     "other_hospital",
     "known_answers",

@@ -48,6 +48,7 @@ def measure() -> Iterator[Figure]:
     yield from _no_better()
     yield from _hurts()
     yield from _equivalent()
+    yield from _example()
 
 
 def _coverage() -> Iterator[Figure]:
@@ -123,6 +124,29 @@ def _equivalent() -> Iterator[Figure]:
         evidence = against_controls(_studies(arms, 1500, seed=5))
         case = f"a true difference of {difference / _ROPE:g} ROPE, 1500 patients"
         yield figure(f"statistics: equivalent at {case}", _equivalents(evidence), "share", bar)
+
+
+def _example() -> Iterator[Figure]:
+    """The design of other_hospital_cpu: ten replicates, 1,500 patients, and two spreads between replicates."""
+    auroc = 0.97
+    for sd in (0.004, 0.007):
+        equal = Arm(auroc=auroc, replicates_sd=sd)
+        better = Arm(auroc=auroc + _ROPE, replicates_sd=sd)
+        worse = Arm(auroc=auroc - 0.015, replicates_sd=sd)
+        slightly_worse = Arm(auroc=auroc - 0.002, replicates_sd=sd)
+        cases: tuple[tuple[str, list[Arm], Overall, str], ...] = (
+            ("helps although a control is equal", [equal, equal, *[worse] * 4], "helps", "<= 0.05"),
+            ("no_better although better than all five by one ROPE", [better, *[equal] * 5], "no_better", "<= 0.05"),
+            ("hurts although equal to duplicate", [equal, better, *[equal] * 4], "hurts", "<= 0.05"),
+            ("undecided against five equal controls", [equal] * 6, "undecided", ""),
+            ("undecided if .002 below all five", [slightly_worse, *[equal] * 5], "undecided", ""),
+        )
+        for case, arms, verdict, bar in cases:
+            studies = _studies(arms, 1500, seed=19, replicates=10)
+            yield figure(f"statistics: example, sd {sd:g}, {case}", _verdicts(studies)[verdict], "share", bar)
+            if verdict == "no_better":
+                covered = _covered(against_controls(studies), _ROPE)
+                yield figure(f"statistics: example, sd {sd:g}, coverage", covered, "share")
 
 
 def _finalist_and_controls(auroc: float, difference: float) -> list[Arm]:

@@ -131,9 +131,13 @@ def test_another_modality_is_searched_confirmed_and_trained(tmp_path: Path) -> N
 
 @pytest.mark.nightly
 def test_the_quick_demo_runs(tmp_path: Path) -> None:
-    """All steps, from phantoms to the evaluation of a model."""
+    """All steps, from phantoms to a verdict, its report, and the evaluation of a model."""
     (printed,) = run_all([["demo", "--quick"]], tmp_path)
+    quick = tmp_path / "demo" / "quick"
+    study = quick / "studies" / "other-hospital-demo"
 
     assert "sensitivity (PNEUMONIA)" in printed
-    assert "This is a demo, not evidence" in printed
-    assert (tmp_path / "demo" / "quick" / "model" / "bundle.json").is_file()
+    assert read_json(study / "confirm" / "verdict.json")["verdict"]
+    assert printed.rstrip().endswith("report.html")
+    assert (study / "report.html").is_file()
+    assert (quick / "model" / "bundle.json").is_file()

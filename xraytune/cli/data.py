@@ -67,6 +67,7 @@ def phantom(
     patients: Annotated[int, Option(help="Number of patients, with one to four images each.")] = 200,
     seed: Annotated[int, Option(help="Random seed; the same seed writes the same bytes.")] = 0,
     size: Annotated[int, Option(metavar="PX", help="Side length of the images.")] = 256,
+    difficulty: Annotated[float, Option(help="From 0, obvious lesions, to 1, invisible ones.")] = 0.3,
     masks: Annotated[
         bool, Option("--masks", help="Use the layout for segmentation: images/, and masks/ of the lungs; no classes.")
     ] = False,
@@ -85,6 +86,7 @@ def phantom(
             patients=patients,
             seed=seed,
             image_size_px=size,
+            difficulty=difficulty,
             pairs=masks,
             findings=findings,
             on_progress=on_progress,

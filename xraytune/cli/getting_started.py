@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Annotated
@@ -10,11 +11,12 @@ from typing import Annotated
 from typer import Argument, Exit, Option
 
 from xraytune.base.errors import MachineError
-from xraytune.cli import confirm, console, data, model, options, search
-from xraytune.present.tables import Cell, Column, Table, Tone, facts
+from xraytune.cli import confirm, console, data, generator, model, options, search
+from xraytune.present.tables import Cell, Column, Table, Tone, shown_path
 
-QUICK_OVERRIDES = ("budget.trials=4", "budget.max_epochs=4", "scheduler.grace=1", "gan.steps=60")
-_SIZE_PX = 128
+QUICK_OVERRIDES = ("budget.trials=4", "confirm.replicates=4")
+_SPACE = Path("other_hospital_demo")
+_SIZE_PX = 64
 _TONES: dict[str, Tone] = {"ok": "good", "warning": "busy", "missing": "bad"}
 
 
@@ -22,51 +24,85 @@ def demo(
     folder: Annotated[Path, Argument(metavar="FOLDER", help="Folder for all files.")] = Path("demo"),
     quick: Annotated[bool, Option("--quick", help="Run a smaller demo in FOLDER/quick: about a minute.")] = False,
 ) -> None:
-    """Run the whole pipeline on phantom X-rays in minutes, from the search to the evaluation. Run again to resume."""
+    """Run the whole pipeline on phantom X-rays in minutes, from the images to a verdict. Run again to resume."""
     here = folder / "quick" if quick else folder
-    xrays, others, studies, trained = (here / name for name in ("xrays", "other_xrays", "studies", "model"))
-    space, study, overrides = Path("demo"), studies / "demo", QUICK_OVERRIDES if quick else ()
+    hospital_a = here / "hospital_a"
+    hospital_b = here / "hospital_b"
+    gan = here / "gan_of_a"
+    study = here / "studies" / "other-hospital-demo"
+    trained = here / "model"
     numbers = count(1)
 
     def announce(why: str, *command: object) -> None:
         console.write(f"\n{next(numbers)}. {why}", "strong")
         console.write_command(shlex.join(map(str, ("xraytune", *command))))
 
+    def is_missing(path: Path) -> bool:
+        if path.exists():
+            console.write(f"{path} already exists and is kept")
+        return not path.exists()
+
     console.write("From X-rays to an answer, on phantom images. You can run each of these commands yourself.", "strong")
-    for out, patients, seed, why in (
-        (xrays, 60 if quick else 120, 1, "Draw chest X-rays for the search. Its test/ folder stays sealed."),
-        (others, 100 if quick else 300, 2, "Draw X-rays of other patients, to evaluate the final model."),
+
+    for hospital, patients, seed, why in (
+        (hospital_a, 250 if quick else 500, 2, "Draw chest X-rays of the large hospital A."),
+        (hospital_b, 850 if quick else 1200, 1, "Draw those of hospital B. Its test/ folder stays sealed."),
     ):
-        announce(why, "data", "phantom", out, "--patients", patients, "--seed", seed, "--size", _SIZE_PX)
-        if out.exists():
-            console.write(f"{out} already exists and is kept")
-        else:
-            data.phantom(out, patients=patients, seed=seed, size=_SIZE_PX)
-    settings = (word for override in overrides for word in ("--set", override))
-    why = "Search: is it better to add nothing, repeated real images or GAN images, and how many?"
-    announce(why, "search", "--space", space, "--data", xrays, "--studies", studies, *settings)
-    search.search(space, data=xrays, overrides=[*overrides], studies=studies)
-    announce("Confirm: compare the best mix with its controls on the test folder.", "confirm", study, "--yes")
+        size = ("--size", _SIZE_PX, "--difficulty", 0)
+        announce(why, "data", "phantom", hospital, "--patients", patients, "--seed", seed, *size)
+        if is_missing(hospital):
+            data.phantom(hospital, patients=patients, seed=seed, size=_SIZE_PX, difficulty=0)
+
+    of_a = ["data.train_patients=null", f"gan.steps={500 if quick else 2000}"]
+    command = ("generator", "train", "--space", _SPACE, "--data", hospital_a, *_settings(of_a), "-o", gan)
+    announce("Hospital A trains a GAN, and gives it away.", *command)
+    if is_missing(gan):
+        generator.train(_SPACE, out=gan, data=hospital_a, overrides=of_a, cache=here / "cache")
+
+    of_b = [f"generator.path={gan}", *(QUICK_OVERRIDES if quick else ())]
+    why = "Hospital B has 40 patients. It searches: no extra images, repeated ones, a GAN of its own, or the GAN of A?"
+    announce(why, "search", "--space", _SPACE, "--data", hospital_b, "--studies", study.parent, *_settings(of_b))
+    search.search(_SPACE, data=hospital_b, overrides=of_b, studies=study.parent)
+
+    announce("Confirm the best mix, on patients that the search never used.", "confirm", study, "--yes")
     confirm.confirm(study, yes=True)
-    announce("Train the final model: the simplest mix that is as good as the best.", "train", study, "-o", trained)
-    if trained.exists():
-        console.write(f"{trained} already exists and is kept")
-    else:
+
+    announce("Train the final model with the mix that helped, on all patients.", "train", study, "-o", trained)
+    if is_missing(trained):
         model.train(out=trained, study=study)
-    announce("Evaluate the model on the other patients.", "evaluate", trained, "--data", others / "test")
-    model.evaluate(trained, data=others / "test")
-    console.write("\nThe files of the demo", "strong")
-    console.show(
-        "This is a demo, not evidence: the images are computer-generated, the GAN is barely trained, and with so few "
-        "patients such differences are due to chance.",
-        facts(("X-rays", str(xrays)), ("study", str(study)), ("model", str(trained))),
+
+    announce("Evaluate it on the test folder.", "evaluate", trained, "--data", hospital_b / "test")
+    model.evaluate(trained, data=hospital_b / "test")
+    _show_answer(study)
+
+
+def _settings(overrides: Iterable[str]) -> Iterator[str]:
+    return (word for override in overrides for word in ("--set", override))
+
+
+def _show_answer(study: Path) -> None:
+    """Print the verdict of the demo, how to ask the same of other images, and the path of the report."""
+    from xraytune.confirm.arms import CONFIRM_FOLDER
+    from xraytune.confirm.record import read_verdict
+    from xraytune.present.page import write_report
+    from xraytune.present.verdict import verdict_section
+
+    confirmation = read_verdict(study / CONFIRM_FOLDER)
+    assert confirmation is not None, "confirm has just written it"
+    finalist = confirmation.finalists[0]
+    without = finalist.comparisons[0]
+    console.write("\nThe answer", "strong")
+    answer = verdict_section(confirmation)
+    console.write(answer.lead, answer.tone)
+    console.write(
+        f"The mean AUROC of {finalist.arm} on {confirmation.test.patients} new patients is {finalist.score:.3f}, and "
+        f"{without.control_score:.3f} without synthetic images: a difference of {without.difference:+.3f} "
+        f"({without.low:+.3f} to {without.high:+.3f})."
     )
-    console.write_command(f"xraytune status {shlex.quote(str(study))}", "all trials: ")
-    console.write("\nWith your own images", "strong")
-    layout = "train/NORMAL and train/PNEUMONIA, and a held-out test/ with the same subfolders"
-    console.write(f"  Use a folder with {layout}:")
-    console.write_command("xraytune data inspect YOUR_FOLDER", "  $ ")
-    console.write_command("xraytune search --space gan_ratio_cpu --data YOUR_FOLDER", "  $ ")
+    console.write("These are phantoms. What holds for real X-rays, only real X-rays can tell.")
+    for command in ("data inspect YOUR_FOLDER", "search --space gan_ratio_cpu --data YOUR_FOLDER"):
+        console.write_command(f"xraytune {command}", "next: ")
+    console.write(f"report: {shown_path(write_report(study))}")
 
 
 def doctor(
