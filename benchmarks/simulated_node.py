@@ -21,7 +21,7 @@ from xraytune.data.prepare import prepare
 from xraytune.nets.compute import Allocation, allocation_of
 from xraytune.search import messages
 from xraytune.search.loop import TrialLoop
-from xraytune.search.slots import count_slots, held
+from xraytune.search.slots import Node, count_slots, held
 from xraytune.search.trials import SearchTrials
 from xraytune.space.load import load_space
 from xraytune.space.settings import GanSettings
@@ -31,7 +31,7 @@ from xraytune.study.start import create_study
 from xraytune.study.suggestion import TrialSuggestion
 
 _SPACE = Path(__file__).parents[1] / "search_spaces" / "gan_ratio.yaml"
-_NODE = messages.Node(cpus=64, gpus=8)
+_NODE = Node(cpus=64, gpus=8)
 _GAN_STEPS, _IMAGES = 465.0, 8144.0  # a second
 _TRAIN_IMAGES, _EPOCHS, _ALONE = 558, 27, 0.4
 _START_SECONDS, _FIRST_EPOCH_SECONDS = 4.0, 11.0
@@ -39,7 +39,7 @@ _START_SECONDS, _FIRST_EPOCH_SECONDS = 4.0, 11.0
 
 @dataclass(slots=True)
 class SimulatedNode:
-    """The `Workers` of a loop. What trials report waits in a queue: when, trial, seconds of training, message."""
+    """Runs the trials of a loop. What they report waits in a queue: when, trial, seconds of training, message."""
 
     allocation: Allocation
     slots: int = 0
@@ -51,7 +51,6 @@ class SimulatedNode:
     steps_trained: int = 0
     started: int = 0
     """Processes, which run one trial after another."""
-    answered: messages.Answer | None = None
     log: list[tuple[float, float, float]] = field(default_factory=list)
     """Until when, the seconds of slots in use, and those of training."""
 
@@ -59,13 +58,13 @@ class SimulatedNode:
         """Return the lineage of a generator that is not trained yet; the space has one."""
         return "GAN" if generator and self.steps_trained < generator.steps else None
 
-    def questions(self) -> Iterator[messages.Question]:
-        """Ask for trials until no slot is free, then pass on the next report."""
+    def run(self, loop: TrialLoop) -> None:
+        """Start trials until no slot is free, then pass on the next report, until all have ended."""
         self.slots = count_slots(self.allocation, [_NODE])
         while True:
-            yield messages.SlotFree(nodes=(_NODE,))
-            if not isinstance(self.answered, messages.NoTrial):
-                continue
+            while isinstance(trial := loop.next_trial(self.slots, self.slots_of), TrialSuggestion):
+                loop.clock.start(trial.number, 1.0)
+                self.start(trial)
             if not self.queue:
                 return
             report = min(self.queue, key=lambda report: report[:2])
@@ -77,24 +76,18 @@ class SimulatedNode:
             if isinstance(message, messages.GeneratorTrained) and (generator := trial.parameters.gan):
                 self.steps_trained = generator.steps
                 self.first_gan = self.first_gan or when
-            yield messages.TrialReported(number=number, message=messages.encode(message))
-            if not (isinstance(self.answered, messages.Decision) and self.answered.continues):
+            if not loop.on_result(number, message):
                 del self.running[number]
                 self.queue = [report for report in self.queue if report[1] != number]
-
-    def answer(self, answer: messages.Answer) -> None:
-        """Take an answer of the loop."""
-        self.answered = answer
 
     def slots_of(self, suggestion: TrialSuggestion) -> int:
         """Return the slots that a trial occupies."""
         return held(self.allocation, [_NODE], only_generator=suggestion.only_generator).slots
 
-    def start(self, suggestion: TrialSuggestion, label: str) -> float:
+    def start(self, suggestion: TrialSuggestion) -> None:
         """Queue what a trial will report."""
-        del label
         number, parameters = suggestion.number, suggestion.parameters
-        self.last_start, self.answered, self.running[number] = self.now, None, suggestion
+        self.last_start, self.running[number] = self.now, suggestion
         is_new = len(self.running) > self.started
         self.started = max(self.started, len(self.running))
         when, best, dice = self.now + is_new * _START_SECONDS, 0.0, random.Random(number)
@@ -102,7 +95,7 @@ class SimulatedNode:
         if suggestion.only_generator and (generator := parameters.gan):
             seconds = slowdown * (generator.steps - self.steps_trained) / _GAN_STEPS
             self.queue.append((when + seconds, number, seconds, messages.GeneratorTrained()))
-            return 1.0
+            return
         seconds = slowdown * _TRAIN_IMAGES * (1 + parameters.synthetic_ratio) / _IMAGES
         when += is_new * _FIRST_EPOCH_SECONDS
         for epoch in range(1, _EPOCHS + 1):
@@ -120,7 +113,6 @@ class SimulatedNode:
             self.queue.append((when, number, seconds, messages.EpochEnded(record=record)))
         result = TrialResult(value=best, best_epoch=1, epochs=_EPOCHS, val_b_score=best, threshold=0.5)
         self.queue.append((when + 1e-6, number, 0.0, messages.TrialEnded(result=result)))
-        return 1.0
 
 
 def measure() -> Iterator[Figure]:
@@ -138,7 +130,7 @@ def _simulated(root: Path, share: float) -> Iterator[Figure]:
     create_study(folder, space, prepared, Compute(device="cuda", threads=2, precision="bfloat16"))
     node = SimulatedNode(allocation_of(space.settings, has_gpu=True))
     trials = SearchTrials(folder, space, Journal(folder.journal_path, space, writable=True))
-    TrialLoop(trials, generator_need=node.need).run(node)
+    node.run(TrialLoop(trials, generator_need=node.need))
     counted = [entry for entry in node.log if node.first_gan < entry[0] <= node.last_start]
     slot_seconds = node.slots * (node.last_start - node.first_gan)
     what = f"simulated node, gpus_per_trial {share:g}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from xraytune.cli.main import build_app
 from xraytune.confirm import study as confirm_study
 from xraytune.data.prepare import Prepared, prepare
 from xraytune.nets.compute import Allocation, pin
+from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import TrialLoop
 from xraytune.search.messages import Job
 from xraytune.search.worker import TrialWorker
@@ -62,8 +63,8 @@ def loop_of(folder: StudyFolder, space: Space, prepared: Prepared, cache: Path) 
     return DirectSearch(folder, space, generator_need=need)
 
 
-def job_of(trial: TrialSuggestion, folder: StudyFolder, cache: Path, owner: StudyFolder, token: str = "") -> Job:
-    """The task of a trial's worker, while a search or a confirmation owns the study."""
+def job_of(trial: TrialSuggestion, folder: StudyFolder, cache: Path) -> Job:
+    """The task of a trial's worker."""
     return Job(
         study=str(folder.path),
         cache=str(cache),
@@ -71,8 +72,6 @@ def job_of(trial: TrialSuggestion, folder: StudyFolder, cache: Path, owner: Stud
         only_generator=trial.only_generator,
         label="",
         gpu_share=0.0,
-        lock=str(owner.lock_path),
-        token=token,
     )
 
 
@@ -82,9 +81,9 @@ class InProcess:
     allocation: Allocation
     address: str | None = None
 
-    def __init__(self, folder: StudyFolder, *, cache: Path, token: str = "", **_: Any) -> None:
-        self.study = self._owner = folder
-        self._token, self._cache = token, cache
+    def __init__(self, folder: StudyFolder, *, cache: Path, callbacks: Callbacks = NO_CALLBACKS, **_: Any) -> None:
+        self.study = folder
+        self._cache, self._callbacks = cache, callbacks
 
     def __enter__(self) -> InProcess:
         return self
@@ -95,14 +94,23 @@ class InProcess:
 
     def close(self) -> None: ...
 
-    def run(self, work: TrialLoop, *, token: str, **_: Any) -> None:
-        self._token = token
+    def run(self, folder: StudyFolder, make_loop: Callable[[Callbacks], TrialLoop], **_: Any) -> None:
+        """Run a loop as Ray's process does."""
+        del folder
+        loop = make_loop(self._callbacks)
+        try:
+            self.run_loop(loop)
+        finally:
+            loop.clock.save()
+
+    def run_loop(self, work: TrialLoop) -> None:
+        """Run the trials of a loop."""
         while isinstance(suggestion := work.next_trial(), TrialSuggestion):
             self.run_trial(work, suggestion)
 
     def run_trial(self, work: TrialLoop, suggestion: TrialSuggestion) -> None:
         """Run a trial until it ends or is stopped."""
-        with closing(TrialWorker(job_of(suggestion, work.folder, self._cache, self._owner, self._token))) as worker:
+        with closing(TrialWorker(job_of(suggestion, work.folder, self._cache))) as worker:
             while work.on_result(suggestion.number, worker.step()):
                 pass
 
@@ -120,9 +128,9 @@ def search_in_process(space: Space, root: Path) -> StudyFolder:
     folder, cache = StudyFolder(root / "studies" / space.settings.name), root / "cache"
     prepared, _ = prepare(space.settings, cache)
     create_study(folder, space, prepared, CPU)
-    with one_thread(), locked(folder) as token:
+    with one_thread(), locked(folder):
         loop = loop_of(folder, space, prepared, cache)
-        InProcess(folder, cache=cache).run(loop, token=token)
+        InProcess(folder, cache=cache).run_loop(loop)
         loop.close()
     return folder
 

@@ -39,7 +39,7 @@ def top_ups(folder: StudyFolder, *searched: tuple[int, int, float]) -> TrialLoop
     rungs = Rungs(SchedulerSettings(grace=1, reduction=3, within="all"), max_epochs=9)
     for report in searched:
         rungs.should_continue(*report)
-    return work(folder, 2, asha=TopUpRungs(folder, rungs).should_continue)
+    return work(folder, 2, asha=TopUpRungs(folder, rungs))
 
 
 def started(work: TrialLoop) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -19,7 +19,7 @@ from xraytune.confirm.run_list import train_replicates
 from xraytune.confirm.sealed import SealedTest, TestChoice
 from xraytune.confirm.study import OpenStudy
 from xraytune.search.asha import rungs_of
-from xraytune.search.callbacks import NO_CALLBACKS
+from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import TrialLoop
 from xraytune.search.messages import TrialFailed, TrialMessage
 from xraytune.search.ray.runner import Runner
@@ -49,7 +49,9 @@ class Told:
     def __init__(self, says: Says) -> None:
         self._says = says
 
-    def run(self, work: TrialLoop, **_: Any) -> None:
+    def run(self, _: StudyFolder, make_loop: Callable[[Callbacks], TrialLoop], *, reuse_processes: bool) -> None:
+        del reuse_processes
+        work = make_loop(NO_CALLBACKS)
         while isinstance(asked := work.next_trial(), TrialSuggestion):
             for message in self._says(work.folder, asked.number):
                 if not work.on_result(asked.number, message):
@@ -76,7 +78,6 @@ def open_study(root: Path, *overrides: str, says: Says = well) -> OpenStudy:
     space = write_space(root, SMALL, *overrides)
     return OpenStudy(
         folder=StudyFolder(root / "studies" / "small"),
-        token="",
         space=space,
         prepared=two_images(),
         compute=CPU,

@@ -67,8 +67,7 @@ create_study(folder, space, prepared, Compute(device="cpu", threads=1, precision
 trial = folder.trial_path(0)
 write_json(trial / "config.json", experiment_to_json(space.experiment(), trial))
 worker = TrialWorker(
-    Job(study=str(folder.path), cache=str(root / "cache"), number=0, label="own #0", gpu_share=0.0,
-        lock=str(folder.lock_path), token="")
+    Job(study=str(folder.path), cache=str(root / "cache"), number=0, label="own #0", gpu_share=0.0)
 )
 said = [type(worker.step()).__name__ for _ in range(3)]
 worker.close()

@@ -152,7 +152,7 @@ def search(tree: Tree, marks: Marks, trials: int = TRIALS) -> None:
         require_free(folder)
         create_study(folder, space, prepared, CPU)
         marks.add("created")
-    with locked(folder) as token:
+    with locked(folder):
         journal = Journal(folder.journal_path, space, writable=True)
         source = SearchTrials(folder, space, journal)
         need = partial(generator_need, prepared=prepared, compute=CPU, cache=tree.cache)
@@ -162,7 +162,7 @@ def search(tree: Tree, marks: Marks, trials: int = TRIALS) -> None:
                 return True
             return number == _LOST_ONCE and epoch == 1 and not journal.failures(number)
 
-        _run(TrialLoop(source, generator_need=need), folder, token, tree.cache, marks, is_lost)
+        _run(TrialLoop(source, generator_need=need), tree.cache, marks, is_lost)
         source.clock.save()
 
 
@@ -172,11 +172,11 @@ def run_list(tree: Tree, marks: Marks) -> None:
     prepared = read_prepared(tree.path / "split.json")
     runs = [Run(number=number, label=f"run {number}", experiment=each) for number, each in enumerate(_runs(settings))]
     tree.runs.path.mkdir(exist_ok=True)
-    with locked(tree.runs) as token:
+    with locked(tree.runs):
         complete_folder(tree.runs, prepared, lambda: environment(CPU))
         need = partial(generator_need, prepared=prepared, compute=CPU, cache=tree.cache)
         work = TrialLoop(RunList(tree.runs, runs, what="runs", retries=1), generator_need=need)
-        _run(work, tree.runs, token, tree.cache, marks, _never)
+        _run(work, tree.cache, marks, _never)
 
 
 def _never(number: int, epoch: int) -> bool:
@@ -188,15 +188,13 @@ def _runs(settings: Settings) -> list[Experiment]:
     return [Experiment(settings=settings, parameters=parameters.model_copy(update=_SMALL)) for parameters in _RUNS]
 
 
-def _run(
-    work: TrialLoop, lock: StudyFolder, token: str, cache: Path, marks: Marks, is_lost: Callable[[int, int], bool]
-) -> None:
+def _run(work: TrialLoop, cache: Path, marks: Marks, is_lost: Callable[[int, int], bool]) -> None:
     while isinstance(suggestion := work.next_trial(), TrialSuggestion):
         if is_lost(suggestion.number, 0):
             work.on_trial_lost(suggestion.number, out_of_memory=False)
             continue
         marks.current = suggestion.number
-        job = job_of(suggestion, work.folder, cache, lock, token)
+        job = job_of(suggestion, work.folder, cache)
         worker, should_continue = TrialWorker(replace(job, only_generator=False)), True
         while should_continue:
             message = worker.step()

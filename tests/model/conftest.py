@@ -138,8 +138,8 @@ def search_in_process(lab: Lab) -> None:
     space, cache, folder = load_space(lab.path / "space.yaml"), lab.path / "cache", StudyFolder(lab.study)
     prepared, _ = prepare(space.settings, cache)
     create_study(folder, space, prepared, CPU)
-    with one_thread(), locked(folder) as token:
-        loop, runner = loop_of(folder, space, prepared, cache), InProcess(folder, token=token, cache=cache)
+    with one_thread(), locked(folder):
+        loop, runner = loop_of(folder, space, prepared, cache), InProcess(folder, cache=cache)
         while isinstance(suggestion := loop.next_trial(), TrialSuggestion):
             if suggestion.number != WITHOUT_EPOCH:
                 runner.run_trial(loop, suggestion)

@@ -8,8 +8,7 @@ import pytest
 
 from xraytune.base.errors import MachineError
 from xraytune.nets.compute import Allocation, Share, allocation_of
-from xraytune.search.messages import Node
-from xraytune.search.slots import count_slots, held
+from xraytune.search.slots import Node, count_slots, held
 from xraytune.space.settings import Resources, Settings
 
 

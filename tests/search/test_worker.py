@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Generator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from tests.in_process import CPU, job_of
 from tests.search.wandb.offline_runs import read_run, run_files
 from xraytune.base.errors import DataError, MachineError, TrialError
 from xraytune.base.files import read_json, read_jsonl, write_json
-from xraytune.base.lease import LeaseHeldError, hold, take_ownership
 from xraytune.base.records import EpochRecord, TrialResult
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare
@@ -41,7 +40,7 @@ from xraytune.space.settings import Parameters
 from xraytune.study.folder import StudyFolder
 from xraytune.study.start import create_study
 from xraytune.study.suggestion import TrialSuggestion
-from xraytune.study.trial_files import read_samples
+from xraytune.study.trial_files import TakenOverError, begin_attempt, read_samples
 from xraytune.synth.synthesize import GAN_STAGE
 
 pytestmark = pytest.mark.slow
@@ -97,7 +96,7 @@ def job(study: StudyFolder, number: int, tracking: Any = None, hang_minutes: flo
     content["settings"]["resources"]["hang_minutes"] = hang_minutes
     write_json(trial / "config.json", content)
     suggestion = TrialSuggestion(number=number, parameters=experiment.parameters)
-    return replace(job_of(suggestion, study, study.path.parent.parent / "cache", study), label=f"one #{number}")
+    return replace(job_of(suggestion, study, study.path.parent.parent / "cache"), label=f"one #{number}")
 
 
 def steps(task: Job, count: int) -> list[TrialMessage]:
@@ -215,7 +214,7 @@ def test_missing_storage_or_disk_space_is_not_a_trial_failure(tmp_path: Path) ->
 def test_an_error_on_a_machine_that_does_not_see_the_study_is_not_the_trials(study: StudyFolder) -> None:
     """As where another disk is mounted at its path: nothing is written there."""
     elsewhere = StudyFolder(study.path.with_name("another disk"))
-    task = replace(job(study, 82), study=str(elsewhere.path), lock=str(elsewhere.lock_path), token="of the search")
+    task = replace(job(study, 82), study=str(elsewhere.path))
 
     (message,) = steps(task, 1)
 
@@ -251,12 +250,12 @@ def test_machine_that_cannot_run_the_study_stops_the_search_without_failing_tria
 def test_trial_continues_while_owner_is_unreadable(study: StudyFolder) -> None:
     worker = TrialWorker(job(study, 12))
     worker.step()
-    study.lock_path.unlink(missing_ok=True)
-    study.lock_path.mkdir()  # reading it is an OSError, as when a network file system does not answer
+    owner = study.trial_path(12) / ".owner"
+    owner.unlink()
+    owner.mkdir()  # reading it is an OSError, as when a network file system does not answer
 
     message = worker.step()
 
-    study.lock_path.rmdir()
     worker.close()
     assert isinstance(message, EpochEnded)
 
@@ -291,21 +290,18 @@ def test_idle_process_is_not_a_hang(study: StudyFolder) -> None:
     assert done.stdout == b"EpochEnded\n" * 2, done.stderr
 
 
-@pytest.mark.parametrize("why", ["its trial runs elsewhere", "another search holds the study", "the study is moved"])
+@pytest.mark.parametrize("why", ["its trial runs elsewhere", "the study is moved"])
 def test_process_exits_when_its_trial_is_no_longer_its_own(study: StudyFolder, why: str) -> None:
     """Also if it was suspended meanwhile."""
     folder = StudyFolder(Path(shutil.copytree(study.path, study.path.with_name(why))))
     process = process_of(folder, 3)
-    with ExitStack() as stack:
-        if why == "its trial runs elsewhere":
-            process.send_signal(signal.SIGSTOP)
-            take_ownership(folder.trial_path(3) / ".owner")
-            process.send_signal(signal.SIGCONT)
-        elif why == "another search holds the study":
-            stack.enter_context(hold(folder.lock_path))
-        else:
-            folder.path.rename(study.path.with_name("elsewhere"))
-        process.communicate(timeout=120)
+    if why == "its trial runs elsewhere":
+        process.send_signal(signal.SIGSTOP)
+        begin_attempt(folder.trial_path(3))
+        process.send_signal(signal.SIGCONT)
+    else:
+        folder.path.rename(study.path.with_name("elsewhere"))
+    process.communicate(timeout=120)
 
     assert process.returncode == 1
     if why == "the study is moved":
@@ -322,13 +318,13 @@ def test_process_exits_when_its_parent_is_gone(study: StudyFolder) -> None:
     assert epochs(study, 5) == [1]
 
 
-def test_worker_checks_ownership_before_each_write(study: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_earlier_attempt_writes_nothing_more(study: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xraytune.search.worker._LOOK_SECONDS", 3600.0)  # its check comes late
     worker = TrialWorker(job(study, 6))
     worker.step()
-    take_ownership(study.trial_path(6) / ".owner")
+    begin_attempt(study.trial_path(6))
 
-    with pytest.raises(LeaseHeldError):
+    with pytest.raises(TakenOverError):
         worker.step()
 
     worker.close()

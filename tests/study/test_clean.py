@@ -73,11 +73,11 @@ def search(root: Path, *overrides: str, stop_in_trial: int | None = None) -> Non
         if number == stop_in_trial and record.epoch == 1:
             raise KeyboardInterrupt
 
-    with locked(folder) as token, suppress(KeyboardInterrupt):
+    with locked(folder), suppress(KeyboardInterrupt):
         loop = loop_of(folder, space, folder.prepared(), cache)
         loop.trials.callbacks = Callbacks(on_epoch=stop)
         with closing(loop):
-            InProcess(folder, cache=cache).run(loop, token=token)
+            InProcess(folder, cache=cache).run_loop(loop)
 
 
 def results(root: Path) -> list[dict[str, Any]]:

@@ -38,7 +38,7 @@ from xraytune.base.files import (
     write_json,
     write_text,
 )
-from xraytune.base.lease import build_lock
+from xraytune.base.locks import build_lock
 
 CACHE_TAG = "CACHEDIR.TAG"
 """Marks a cache, also for backup programs; source: https://bford.info/cachedir/."""

@@ -5,7 +5,7 @@ Top-up trials go through the ASHA of the search. If ASHA pruned a whole arm, its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache, partial
 from itertools import islice
 
@@ -94,17 +94,15 @@ def different_trials(trials: Iterable[FinishedTrial]) -> tuple[FinishedTrial, ..
 
 def train_trials(study: OpenStudy, trials: Sequence[FinishedTrial], *, first: int = 0) -> tuple[FinishedTrial, ...]:
     """Train pruned trials to the end, and top-up trials under ASHA, as runs numbered from `first`."""
-    runs, asha = [], TopUpRungs(study.top_up_folder, study.rungs)
+    runs = []
     pruned = {number for number, trial in enumerate(trials, first) if trial.status == "pruned"}
     for number, trial in enumerate(trials, first):
         label = finished_label(trial.name) if number in pruned else f"{trial.name} {trial.parameters.arm}"
         experiment = Experiment(settings=study.settings, parameters=trial.parameters)
         runs.append(Run(number=number, label=label, experiment=experiment))
 
-    def should_continue(number: int, record: EpochRecord) -> bool:
-        return number in pruned or asha.should_continue(number, record)
-
-    rows = train_runs(study, study.top_up_folder, runs, "further trials", should_continue)
+    make_asha = partial(TopUpRungs, study.top_up_folder, study.rungs, to_the_end=pruned)
+    rows = train_runs(study, study.top_up_folder, runs, "further trials", make_asha)
     return tuple(
         FinishedTrial.of_row(trial.name, trial.parameters, rows[number]) for number, trial in enumerate(trials, first)
     )
@@ -157,7 +155,8 @@ class TopUpRungs:
     Raises StudyError if the file is damaged.
     """
 
-    def __init__(self, folder: StudyFolder, rungs: Rungs) -> None:
+    def __init__(self, folder: StudyFolder, rungs: Rungs, *, to_the_end: Collection[int] = ()) -> None:
+        self._to_the_end = to_the_end
         self._path, self._rungs = folder.path / "reports.jsonl", rungs
         self._arm_of = cache(lambda number: folder.experiment(number).parameters.arm)
         self._reported: set[tuple[int, int]] = set()
@@ -165,8 +164,10 @@ class TopUpRungs:
             for row in read_jsonl(file):
                 self._replay(int(row["number"]), int(row["epoch"]), float(row["value"]))
 
-    def should_continue(self, number: int, record: EpochRecord) -> bool:
+    def __call__(self, number: int, record: EpochRecord) -> bool:
         """Return whether a top-up continues after an epoch; repeated calls return the same answer."""
+        if number in self._to_the_end:
+            return True
         value = record.best_val_score
         if (number, record.epoch) not in self._reported:
             append_jsonl(self._path, {"version": 1, "number": number, "epoch": record.epoch, "value": value})

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from xraytune.base.errors import Problem, StudyError, TrialError
 from xraytune.base.files import sha256_of, write_json
@@ -17,8 +17,9 @@ from xraytune.base.records import EpochRecord, Json, Progress, ignore_progress
 from xraytune.confirm.arms import Plan, replicate
 from xraytune.confirm.study import OpenStudy
 from xraytune.data.prepare import Prepared, write_prepared
+from xraytune.search.callbacks import Callbacks
 from xraytune.search.loop import TrialLoop, TrialSource
-from xraytune.search.order import Trial
+from xraytune.search.order import GeneratorNeeds, Trial
 from xraytune.space.settings import Experiment
 from xraytune.study.clock import StudyClock
 from xraytune.study.folder import StudyFolder, other_releases
@@ -26,6 +27,9 @@ from xraytune.study.row import RunRow, Status, append_row, ended_runs, reasons_o
 from xraytune.study.suggestion import TrialSuggestion
 from xraytune.study.trial_files import read_progress
 from xraytune.synth.synthesize import generator_need
+
+Asha: TypeAlias = Callable[[int, EpochRecord], bool]
+"""Returns whether a run continues after an epoch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +63,7 @@ class RunList(TrialSource):
         what: str,
         retries: int,
         on_progress: Progress = ignore_progress,
-        asha: Callable[[int, EpochRecord], bool] | None = None,
+        asha: Asha | None = None,
     ) -> None:
         self.folder, self.clock, self.retries = folder, StudyClock(), retries
         self._runs = {run.number: run for run in runs}
@@ -131,36 +135,52 @@ class RunList(TrialSource):
         self._on_progress(f"training {self._what}", len(self._ended), len(self._runs))
 
 
+def run_loop(
+    folder: StudyFolder,
+    runs: Sequence[Run],
+    callbacks: Callbacks,
+    *,
+    what: str,
+    retries: int,
+    make_asha: Callable[[], Asha] | None,
+    need: GeneratorNeeds,
+) -> TrialLoop:
+    """Return the loop of a list of runs, as their folder says; `make_asha` returns the `asha` of a `RunList`."""
+    asha = make_asha() if make_asha else None
+    run_list = RunList(folder, runs, what=what, retries=retries, on_progress=callbacks.on_progress, asha=asha)
+    return TrialLoop(run_list, generator_need=need)
+
+
 def train_runs(
     study: OpenStudy,
     folder: StudyFolder,
     runs: Sequence[Run],
     what: str,
-    asha: Callable[[int, EpochRecord], bool] | None = None,
+    make_asha: Callable[[], Asha] | None = None,
 ) -> dict[int, RunRow]:
-    """Train the runs that have not ended and return the rows of all; arguments as for `RunList`.
+    """Train the runs that have not ended and return the rows of all; arguments as for `run_loop`.
 
     Raises StudyError if the versions of packages have changed since the first run, TrialError if runs failed.
     """
     if not runs:
         return {}
     complete_folder(folder, study.prepared, study.machine)
-    run_list = RunList(
+    make_loop = partial(
+        run_loop,
         folder,
         runs,
         what=what,
         retries=study.settings.resources.retries,
-        on_progress=study.callbacks.on_progress,
-        asha=asha,
+        make_asha=make_asha,
+        need=partial(generator_need, prepared=study.prepared, compute=folder.compute(), cache=study.cache),
     )
-    need = partial(generator_need, prepared=study.prepared, compute=folder.compute(), cache=study.cache)
-    loop = TrialLoop(run_list, generator_need=need)
+    loop = make_loop(study.callbacks)
     if not loop.is_done:
         if other := other_releases(folder):
             fix = f"install those versions, or move {folder.path.name}/ away to train all runs with the current ones"
             problem = f"the runs of this confirmation are {other}, so their AUROCs are not comparable"
             raise StudyError(Problem(problem, folder.path, fix))
-        study.runner.run(loop, token=study.token, reuse_processes=True)
+        study.runner.run(folder, make_loop, reuse_processes=True)
     numbers = {run.number for run in runs}
     rows = {number: row for number, row in ended_runs(folder).items() if number in numbers}  # of this list alone
     if failed := [row for row in rows.values() if row.status == "failed"]:

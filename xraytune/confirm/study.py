@@ -30,7 +30,6 @@ class OpenStudy:
     """A locked study whose search has ended.
 
     Attributes:
-        token: Of its lock.
         space: Its space, with the locations given for this confirmation.
         compute: That of its trials.
         machine: Returns the `environment` of a machine that trains.
@@ -39,7 +38,6 @@ class OpenStudy:
     """
 
     folder: StudyFolder
-    token: str
     space: Space
     prepared: Prepared
     compute: Compute
@@ -108,11 +106,10 @@ def open_study(
         return {**where, "compute": {**asdict(compute)}}
 
     runner = Runner(folder, allocation=allocation, cache=cache, address=address, callbacks=callbacks)
-    with locked(folder, "confirmed") as token, runner:
+    with locked(folder, "confirmed"), runner:
         journal = Journal(folder.journal_path, space, writable=False)
         yield OpenStudy(
             folder=folder,
-            token=token,
             space=space,
             prepared=folder.prepared(),
             compute=compute,

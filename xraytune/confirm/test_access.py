@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from xraytune.base.files import append_jsonl, explain_disk_errors, read_jsonl
-from xraytune.base.lease import build_lock
+from xraytune.base.locks import build_lock
 from xraytune.base.records import Json
 from xraytune.space.paths import relative_path
 

@@ -21,7 +21,7 @@ from xraytune.base.artifacts import releases, start_work
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import ArtifactError, Problem, counted
 from xraytune.base.files import explain_disk_errors, make_folder, new_folder, require_new, sha256_of
-from xraytune.base.lease import LeaseHeldError, hold
+from xraytune.base.locks import LockHeldError, hold
 from xraytune.base.records import Compute, EpochRecord, Progress, ignore_progress
 from xraytune.data.index import ImageIndex
 from xraytune.data.pixels import stored_files
@@ -369,7 +369,7 @@ def _locked(work: Path) -> Iterator[None]:
     try:
         with hold(work / ".lock"):
             yield
-    except LeaseHeldError as error:
+    except LockHeldError as error:
         what = f"the same training is already running: {error.owner or 'in another process'}"
         fix = "wait for it, or stop it with Ctrl-C and run the same command again to resume"
         raise ArtifactError(Problem(what, work, fix)) from None

@@ -1,8 +1,9 @@
-"""The loop of a search and of a confirmation: ask for a trial, start it, report, decide whether it continues, record.
+"""The decisions of a search and of a confirmation: which trial starts next, whether one continues, is retried, or ends.
 
-`TrialLoop.run` is the loop, and its steps follow in this order. A `TrialSource` says where trials come from, whether one
+Ray Tune asks for them (`search/ray/driver.py`). Each is recorded before it is answered, so that a `TrialLoop` can be lost at
+any moment: the next one, from the same files, continues. A `TrialSource` says where trials come from, whether one
 continues after an epoch, and where its end is recorded: `search/trials.py` draws the trials of a search and records them in
-the journal, `confirm/run_list.py` has a fixed list. `Workers` run the trials (`search/ray/runner.py`).
+the journal, `confirm/run_list.py` has a fixed list.
 
 A trial whose generator is not in the cache trains it first, with `resources.generator`, and then waits for a slot.
 Meanwhile, other trials that need this generator wait without a slot, so each generator is trained only once.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -97,26 +98,8 @@ class TrialSource(Protocol):
         """Return how many trials have ended, except failed ones."""
 
 
-class Workers(Protocol):
-    """Processes that run trials. `slots` is the number of trials at once, free or not."""
-
-    slots: int
-
-    def questions(self) -> Iterator[messages.Question | None]:
-        """Yield what the workers ask, and None at least once a second, until all have ended or are lost."""
-
-    def slots_of(self, suggestion: TrialSuggestion) -> int:
-        """Return the slots that a trial occupies: one, or more if it trains a generator or ran out of memory."""
-
-    def start(self, suggestion: TrialSuggestion, label: str) -> float:
-        """Answer a free slot with a trial, and return the GPUs that it holds."""
-
-    def answer(self, answer: messages.Answer) -> None:
-        """Answer the last question."""
-
-
 class TrialLoop:
-    """The trials of a source, from the first question for one to the end of the last. All calls come from one thread.
+    """The trials of a source, from the first to the end of the last. All calls come from one thread.
 
     `generator_need` is called each time anew, since a generator may have been trained in the meantime.
     """
@@ -128,33 +111,6 @@ class TrialLoop:
         self._stopped_nodes: dict[str, str] = {}  # why, since the last result of a trial
         # Why each ended trial failed, "" if it did not; those that failed in an earlier start do not count.
         self._reasons = [""] * source.successful_count()
-
-    def run(self, workers: Workers) -> None:
-        """Run all trials. If the workers are lost, start others, and resume the trials that ran.
-
-        Raises:
-            XraytuneError: From the source, such as a full disk, or from `on_result`.
-        """
-        while not self.is_done:
-            for question in workers.questions():
-                match question:
-                    case messages.SlotFree():
-                        trial = self.next_trial(workers.slots, workers.slots_of)
-                        if isinstance(trial, TrialSuggestion):
-                            self.clock.start(trial.number, workers.start(trial, self.source.label(trial)))
-                        else:
-                            workers.answer(messages.NoTrial(is_done=trial == "done"))
-                    case messages.TrialReported(number=number, message=message, node=node, other_nodes=others):
-                        continues = self.on_result(number, messages.decode(message), node=node, other_nodes=others)
-                        workers.answer(messages.Decision(continues=continues))
-                    case messages.TrialLost(number=number, node_leaves=True):
-                        self.on_node_left(number)
-                        workers.answer(messages.Decision(continues=False))
-                    case messages.TrialLost(number=number, out_of_memory=out_of_memory):
-                        self.on_trial_lost(number, out_of_memory=out_of_memory)
-                        workers.answer(messages.Decision(continues=False))
-                self.heartbeat()
-            self.on_workers_lost()  # no trial runs now, even if the workers did not end properly
 
     @property
     def is_done(self) -> bool:
@@ -278,11 +234,6 @@ class TrialLoop:
         """Restart a trial elsewhere, without counting a failure: its node is lost, or its process saves it and ends."""
         if number in self._running:
             write_text(self.folder.checkpoint_path(number).with_name(SAVE_FILE), "", durable=False)
-            self._wait_again(number)
-
-    def on_workers_lost(self) -> None:
-        """Handle the loss of all processes: running trials are restarted, without counting a failure."""
-        for number in tuple(self._running):
             self._wait_again(number)
 
     def _fail(self, number: int, reason: str, cause: Cause, *, is_lost: bool = False) -> None:

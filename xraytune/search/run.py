@@ -16,18 +16,15 @@ from xraytune.data.prepare import Prepared, restore_pixels
 from xraytune.data.sides import chance_warning, side_sizes, too_few_tested, too_few_unused
 from xraytune.nets.compute import Allocation, allocation_of, gpu_count, require_device
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
-from xraytune.search.loop import TrialLoop
-from xraytune.search.messages import Node
 from xraytune.search.order import GeneratorNeeds
 from xraytune.search.ray.runner import Runner
-from xraytune.search.slots import count_slots
-from xraytune.search.trials import SearchTrials
+from xraytune.search.slots import Node, count_slots
+from xraytune.search.trials import SearchTrials, search_loop
 from xraytune.search.wandb import note_on_outer_run
 from xraytune.space.settings import Settings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.inputs import inputs_of_space, read_inputs, record_inputs
-from xraytune.study.journal import Journal
 from xraytune.study.row import reasons_of
 from xraytune.study.start import (
     continue_under_releases,
@@ -111,14 +108,14 @@ def search(
         contents = read_inputs(used, settings, prepared, cache, index=index, mixes=mixes)
         if not is_resumed:
             create_study(folder, loaded, prepared, machine)
-        with locked(folder) as token:
+        with locked(folder):
             require_same_space(folder, loaded)  # again: another search may have run in the meantime
             prepared = require_same_images(folder, prepared)
             record_settings(folder, loaded)
             restore_pixels(settings, prepared, cache, on_progress=callbacks.on_progress)
             record_inputs(folder, contents)
             need = partial(generator_need, prepared=prepared, compute=folder.compute(), cache=cache)
-            _run_trials(folder, loaded, runner, token, need, callbacks)
+            _run_trials(folder, loaded, runner, need, callbacks)
     view = StudyWatcher(folder).look()
     if view.best is None:
         what = f"no trial completed{reasons_of(view.trials)}"
@@ -149,25 +146,21 @@ def resources_here(settings: Settings) -> tuple[Allocation, Compute]:
     return allocation, compute
 
 
-def _run_trials(
-    folder: StudyFolder, space: Space, runner: Runner, token: str, need: GeneratorNeeds, callbacks: Callbacks
-) -> None:
-    trials = SearchTrials(folder, space, Journal(folder.journal_path, space, writable=True), callbacks=callbacks)
-    loop = TrialLoop(trials, generator_need=need)
+def _run_trials(folder: StudyFolder, space: Space, runner: Runner, need: GeneratorNeeds, callbacks: Callbacks) -> None:
+    make_loop = partial(search_loop, folder, space, need)
+    loop = make_loop(NO_CALLBACKS)
     if loop.is_done:
-        used, after = trials.used_up, counted(trials.journal.count, "trial")
-        is_whole_grid = used == "trials" and trials.journal.count < space.settings.budget.trials
+        assert isinstance(loop.source, SearchTrials)
+        used, count = loop.source.used_up, loop.source.journal.count
+        is_whole_grid = used == "trials" and count < space.settings.budget.trials
         how = "add values to the grid" if is_whole_grid else f"raise it with --set budget.{used}=N"
-        callbacks.note(f"budget.{used} is used up after {after}; to continue, {how}")
+        callbacks.note(f"budget.{used} is used up after {counted(count, 'trial')}; to continue, {how}")
         return
     if change := continue_under_releases(folder):
         callbacks.note(change)
     # A process runs several trials where its start takes longer than they do: on cached features, and on a GPU.
     reuse_processes = runner.allocation.trial.gpus > 0 or set(space.combinations("trainable")) == {("head",)}
-    try:
-        runner.run(loop, token=token, reuse_processes=reuse_processes)
-    finally:
-        trials.clock.save()
+    runner.run(folder, make_loop, reuse_processes=reuse_processes)
 
 
 def _notes(space: Space, prepared: Prepared, index: ImageIndex) -> Iterator[str]:

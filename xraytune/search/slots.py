@@ -8,15 +8,23 @@ their share of a GPU is then that of so many trials, or whole GPUs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import ceil
 from typing import NamedTuple
 
 from xraytune.base.errors import MachineError, Problem
 from xraytune.nets.compute import Allocation, Share
-from xraytune.search.messages import Node
 
 _ROUNDING = 1e-3
 """Larger than the errors of multiples of .3333, smaller than any part of a slot."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """The CPU cores and GPUs of one node."""
+
+    cpus: float
+    gpus: float
 
 
 class Held(NamedTuple):

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from xraytune.base.records import EpochRecord
 from xraytune.search.asha import rungs_of
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
-from xraytune.search.loop import TrialSource, Upcoming
-from xraytune.search.order import Trial
+from xraytune.search.loop import TrialLoop, TrialSource, Upcoming
+from xraytune.search.order import GeneratorNeeds, Trial
 from xraytune.space.settings import Experiment
 from xraytune.space.space import Space
 from xraytune.study.clock import StudyClock
@@ -135,3 +135,9 @@ class SearchTrials(TrialSource):
     def successful_count(self) -> int:
         """Return how many trials are complete or pruned."""
         return sum(row.status != "failed" for row in self._rows)
+
+
+def search_loop(folder: StudyFolder, space: Space, need: GeneratorNeeds, callbacks: Callbacks) -> TrialLoop:
+    """Return the loop of a search, as its journal says."""
+    journal = Journal(folder.journal_path, space, writable=True)
+    return TrialLoop(SearchTrials(folder, space, journal, callbacks=callbacks), generator_need=need)

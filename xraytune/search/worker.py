@@ -1,8 +1,8 @@
 """One trial in a worker process; each `step` trains one epoch and returns a message.
 
 Errors of the trial are messages too, with a cause, so that the search can retry it. The process ends itself when
-nobody waits for it any more: its parent is gone, another search holds the study's lock, or a newer process runs the same
-trial. It then writes nothing, even if it was suspended for a while and did not notice.
+nobody waits for it any more: its parent is gone, or a later attempt at the trial has begun. It then writes nothing,
+even if it was suspended for a while and did not notice.
 """
 
 from __future__ import annotations
@@ -21,18 +21,24 @@ from typing import TypeAlias
 from xraytune.base.cores import repeated
 from xraytune.base.errors import ConfigError, MachineError, Problem, TrialError, XraytuneError, is_out_of_memory
 from xraytune.base.files import explain_disk_errors, fenced, write_text
-from xraytune.base.lease import LeaseHeldError, has_ownership, may_hold_lease, read_owner, take_ownership
 from xraytune.base.records import EpochRecord, Json, TrialResult
 from xraytune.data.prepare import RunContext, restore_pixels
 from xraytune.nets.compute import pin, require_device
 from xraytune.search import messages
 from xraytune.search.wandb import RunStatus, TrackedRun, WandbRun, enabled
 from xraytune.space.fields import flat_values
-from xraytune.space.settings import Experiment
+from xraytune.space.settings import Experiment, ObjectiveName
 from xraytune.study.folder import StudyFolder, other_releases
 from xraytune.study.row import EndedRow, ended_runs, ended_trials
 from xraytune.study.suggestion import Cause
-from xraytune.study.trial_files import HANG_FILE, OWNER_FILE, ProgressFile, write_samples
+from xraytune.study.trial_files import (
+    HANG_FILE,
+    ProgressFile,
+    TakenOverError,
+    begin_attempt,
+    is_last_attempt,
+    write_samples,
+)
 from xraytune.trial.run import train_own_generator, trial_epochs
 from xraytune.trial.samples import save_generator_grid
 
@@ -45,7 +51,9 @@ Epochs: TypeAlias = Generator[EpochRecord, None, TrialResult | None]
 
 
 class TrialWorker:
-    """A trial, started or resumed. One at a time in a process."""
+    """A trial, started or resumed. One at a time in a process. `metric` is the objective, once it has begun."""
+
+    metric: ObjectiveName
 
     def __init__(self, job: messages.Job) -> None:
         self._job, self._study = job, StudyFolder(Path(job.study))
@@ -58,7 +66,7 @@ class TrialWorker:
         self._epochs = self._run()
 
     def _run(self) -> Epochs:
-        """Claim the trial from any earlier process and yield its epochs."""
+        """Begin an attempt at the trial and yield its epochs."""
         compute = self._study.compute()
         require_device(compute, self._study.path)
         if other := other_releases(self._study):
@@ -66,11 +74,12 @@ class TrialWorker:
             raise MachineError(Problem(f"the trials of this study are {other} here", self._study.path, fix))
         pin(compute, gpu_share=self._job.gpu_share)
         experiment = self._study.experiment(self._job.number)
+        self.metric = experiment.settings.objective.metric
         prepared = self._study.prepared(experiment.draw)
         cache = Path(self._job.cache)
-        self._claim = take_ownership(self._folder / OWNER_FILE)
+        self._attempt = begin_attempt(self._folder)
         self._open.enter_context(repeated(self._end_unless_wanted, _LOOK_SECONDS))
-        self._open.enter_context(fenced(self._require_wanted))
+        self._open.enter_context(fenced(self._require_last))
         hang_seconds = experiment.settings.resources.hang_minutes * 60
         self._guard = self._open.enter_context(closing(HangGuard(self._folder, hang_seconds)))
         with self._guard:
@@ -136,23 +145,15 @@ class TrialWorker:
             self._tracker.finish(status, outcome)
 
     def _sees_study(self) -> bool:
-        owner = read_owner(Path(self._job.lock))
-        return not self._job.token or (owner is not None and owner.token == self._job.token)
-
-    def _is_wanted(self) -> bool:
-        return (
-            os.getppid() == self._parent
-            and may_hold_lease(Path(self._job.lock), self._job.token)
-            and has_ownership(self._folder / OWNER_FILE, self._claim)
-        )
+        return (self._study.path / "environment.json").exists()
 
     def _end_unless_wanted(self) -> None:
-        if not self._is_wanted():
+        if os.getppid() != self._parent or not is_last_attempt(self._folder, self._attempt):
             os._exit(1)
 
-    def _require_wanted(self) -> None:
-        if not self._is_wanted():
-            raise LeaseHeldError(read_owner(Path(self._job.lock)))
+    def _require_last(self) -> None:
+        if not is_last_attempt(self._folder, self._attempt):
+            raise TakenOverError
 
     def _recorded_status(self) -> RunStatus:
         """Return how the search ended the trial; "unfinished" if it did not, as after Ctrl-C."""
@@ -186,7 +187,7 @@ def next_message(
     except StopIteration as end:
         result: TrialResult | None = end.value
         return messages.TrialEnded(result=result) if result else messages.GeneratorTrained()
-    except LeaseHeldError:  # another process runs the trial now
+    except TakenOverError:
         raise
     except MachineError as error:
         return messages.MachineStopped(reason=f"on {node}: {error}")

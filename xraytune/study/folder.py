@@ -29,7 +29,7 @@ from pydantic import TypeAdapter
 from xraytune.base.artifacts import releases
 from xraytune.base.errors import ConfigError, Problem, SourceLine, StudyError
 from xraytune.base.files import read_json, require_recorded
-from xraytune.base.lease import LeaseHeldError, current_owner, hold
+from xraytune.base.locks import LockHeldError, current_owner, hold
 from xraytune.base.records import Compute, Json
 from xraytune.data.prepare import Prepared, read_prepared
 from xraytune.space.load import experiment_from_json, load_space
@@ -198,12 +198,12 @@ def other_releases(folder: StudyFolder) -> str:
 
 
 @contextmanager
-def locked(folder: StudyFolder, work: Literal["searched", "confirmed"] = "searched") -> Iterator[str]:
-    """Hold the study's lock, and yield its token, which workers compare; raise StudyError if another process has it."""
+def locked(folder: StudyFolder, work: Literal["searched", "confirmed"] = "searched") -> Iterator[None]:
+    """Hold the study's lock; raise StudyError if another process has it."""
     try:
-        with hold(folder.lock_path, work) as owner:
-            yield owner.token
-    except LeaseHeldError as error:
+        with hold(folder.lock_path, work):
+            yield
+    except LockHeldError as error:
         fix = "wait for it, or stop it (Ctrl-C there); `xraytune status` shows a running study"
         other = error.owner.work if error.owner else "searched"
         what = f"the study is being {other} by {error.owner or 'another process'}"

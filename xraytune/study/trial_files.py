@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import socket
 import time
+import uuid
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,8 +27,8 @@ from xraytune.synth.generator_quality import QUALITY_FILE, PoolReport
 HANG_FILE = "hang.txt"
 """In a trial's folder: the traceback of a process that hung; empty if it did not."""
 
-OWNER_FILE = ".owner"
-"""In a trial's folder: a token of the process that runs the trial, or ran it last, and its node."""
+_ATTEMPT_FILE = ".owner"
+"""In a trial's folder: a token of the attempt at it that runs now, or ran last, and its node."""
 
 T = TypeVar("T")
 
@@ -71,10 +72,34 @@ class ProgressFile:
             write_text(self.trial_dir / _PROGRESS_FILE, f"{content}\n", durable=False)
 
 
+class TakenOverError(Exception):
+    """A later attempt at the trial has begun; this one writes nothing more."""
+
+
+def begin_attempt(trial_dir: Path) -> str:
+    """Begin an attempt at a trial, which ends any earlier one; return its token."""
+    token = f"{uuid.uuid4().hex} {socket.gethostname()}"
+    write_text(trial_dir / _ATTEMPT_FILE, token, durable=False)
+    return token
+
+
+def is_last_attempt(trial_dir: Path, token: str) -> bool:
+    """Return whether no later attempt has begun, and the trial's folder is still there.
+
+    Storage that does not answer counts as yes.
+    """
+    try:
+        return (trial_dir / _ATTEMPT_FILE).read_text(encoding="utf-8") == token
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+
+
 def read_node(trial_dir: Path) -> str:
     """Return the node that runs a trial, or ran it last; "" if it is this one, or there is none yet."""
     with suppress(OSError):
-        node = (trial_dir / OWNER_FILE).read_text(encoding="utf-8").partition(" ")[2]
+        node = (trial_dir / _ATTEMPT_FILE).read_text(encoding="utf-8").partition(" ")[2]
         return node if node != socket.gethostname() else ""
     return ""
 

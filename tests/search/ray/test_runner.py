@@ -8,13 +8,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.study.studies import direct, write_space
+from tests.study.studies import no_gan, write_space
 from xraytune.base.errors import DataError, MachineError, TrialError
 from xraytune.base.files import read_json
 from xraytune.base.records import Compute
@@ -23,68 +24,37 @@ from xraytune.nets.compute import Allocation, Share
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.ray.runner import Runner
 from xraytune.search.run import search
+from xraytune.search.trials import search_loop
 from xraytune.study.folder import StudyFolder
-from xraytune.study.journal import Journal
 from xraytune.study.status import TrialView
 
-STARTS = """
-import sys
+BEGINS = """
+import sys, time
+from importlib.metadata import version
 from multiprocessing.connection import Connection
-from xraytune.search.messages import *
+from xraytune.search.ray.process import *
+from xraytune.search.slots import Node
 connection = Connection(int(sys.argv[1]))
-send(connection, RayStarted(dashboard="", nodes=(Node(cpus=3, gpus=1),)))
-receive(connection)
 """
-DOES_NOT_START = (
-    STARTS[: STARTS.index("send(connection")]
-    + 'send(connection, RayNotStarted(why="failed", text="Ray did not start: why"))'
+STARTS = (
+    BEGINS
+    + """
+connection.send(RayStarted(dashboard="", nodes=(Node(cpus=3, gpus=1),)))
+order = connection.recv()
+"""
 )
-UNAVAILABLE = DOES_NOT_START.replace('"failed"', '"unavailable"').replace("Ray did not start", "no Ray cluster answers")
-LOSES_ITS_NODES = """
-for _ in range(3):
-    send(connection, SlotFree(nodes=(Node(cpus=0, gpus=0),)))
-    assert receive(connection) == NoTrial(is_done=False)
-"""
-OF_GPUS = """
-if sys.argv[2] == "first":  # a new study asks a node what trials there compute on
-    send(connection, NodesSeen(environment={
+DOES_NOT_START = BEGINS + 'connection.send(RayDiedError("Ray did not start: why"))'
+OF_GPUS = (
+    STARTS
+    + """
+if isinstance(order, Needs):  # a new study asks a node what trials there compute on
+    connection.send(({
         "compute": {"device": "cuda", "threads": 2, "precision": "bfloat16"}, "system": "of the node", "identity": "one",
-        "packages": {name: version(name) for name in ("torch", "torchvision")}, "started": "now"}))
-    receive(connection)
-send(connection, SlotFree(nodes=(Node(cpus=3, gpus=1),)))
-print(receive(connection).resources, file=open(sys.argv[3], "a"))
+        "packages": {name: version(name) for name in ("torch", "torchvision")}, "started": "now"}, []))
+    order = connection.recv()
+print(order.allocation.trial, file=open(sys.argv[2], "a"))
 """
-RUNS_OUT_OF_MEMORY = """
-nodes = Node(cpus=8, gpus=0), Node(cpus=3, gpus=1)
-for _ in range(3):
-    send(connection, SlotFree(nodes=nodes))
-    answer = receive(connection)
-    print(answer.resources, answer.job.gpu_share, file=open(sys.argv[2], "a"))
-    send(connection, TrialLost(number=0, out_of_memory=True))
-    receive(connection)
-"""
-EIGHT_GPUS = """
-from xraytune.base.records import TrialResult
-free, gpu_of, most = [1.0] * 8, {}, 0
-while True:
-    send(connection, SlotFree(nodes=(Node(cpus=64, gpus=8),)))
-    match receive(connection):
-        case StartTrial(job=job, resources={"GPU": share}):
-            gpu_of[job.number] = min((left, gpu) for gpu, left in enumerate(free) if left >= share)[1]
-            free[gpu_of[job.number]] -= share
-            most = max(most, len(gpu_of))
-            continue
-        case NoTrial(is_done=True):
-            break
-    number = min(gpu_of, key=lambda number: (number * 7) % 27)  # in another order than they started
-    print(number, len(gpu_of), file=open(sys.argv[2], "a"))
-    free[gpu_of.pop(number)] += share
-    ended = TrialEnded(result=TrialResult(value=0.5, best_epoch=1, epochs=1, val_b_score=0.5, threshold=0.5))
-    send(connection, TrialReported(number=number, message=encode(ended)))
-    receive(connection)
-print("most", most, file=open(sys.argv[2], "a"))
-send(connection, RunEnded())
-"""
+)
 OTHER_RAY = """
 import runpy, sys
 from ray._private import ray_constants
@@ -143,19 +113,12 @@ def program(tmp_path: Path, runs_instead: Callable[[str], None]) -> Callable[...
 def ignore(*_: object) -> None: ...
 
 
-def allocation(cpus: int, gpus: float) -> Allocation:
-    """The same for a trial and for its generator."""
-    share = Share(cpus=cpus, gpus=gpus)
-    return Allocation(trial=share, generator=share)
-
-
-ONE_CORE = allocation(1, 0.0)
+ONE_CORE = Allocation(trial=Share(cpus=1, gpus=0.0), generator=Share(cpus=1, gpus=0.0))
 
 
 def run(
     study: StudyFolder,
     *overrides: str,
-    needs: Allocation = ONE_CORE,
     address: str | None = None,
     note: Callable[[str], None] = ignore,
     opened: Callable[[Path, str], None] = ignore,
@@ -163,10 +126,9 @@ def run(
     """Run a study's trials."""
     callbacks = Callbacks(note=note, on_start=opened)
     with (
-        Runner(study, allocation=needs, cache=study.path, address=address, callbacks=callbacks) as runner,
-        closing(direct(study, *overrides)) as loop,
+        Runner(study, allocation=ONE_CORE, cache=study.path, address=address, callbacks=callbacks) as runner,
     ):
-        runner.run(loop, token="")
+        runner.run(study, partial(search_loop, study, write_space(study.path.parent.parent, *overrides), no_gan))
 
 
 def terminate(*_: object) -> None:
@@ -175,41 +137,22 @@ def terminate(*_: object) -> None:
 
 @pytest.mark.slow
 def test_ray_log_is_where_the_error_points(study: StudyFolder, runs_instead: Callable[[str], None]) -> None:
+    """In a thread that is not the main one, as in a web app, which cannot handle signals."""
     runs_instead("echo 'this is why' >&2; exit 1")
 
-    with pytest.raises(MachineError) as refusal:
-        run(study)
+    with ThreadPoolExecutor(1) as threads, pytest.raises(MachineError, match="Ray ended 3 times") as refusal:
+        threads.submit(run, study).result()
 
     log = study.path / ".ray.log"
     assert str(log) in str(refusal.value)
     assert log.read_text(encoding="utf-8") == "this is why\n"
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
-def test_a_search_in_a_thread_that_is_not_the_main_one_handles_no_signals(
-    study: StudyFolder, runs_instead: Callable[[str], None]
-) -> None:
-    """As in a web app or a notebook's executor."""
-    runs_instead("exit 1")
-
-    with ThreadPoolExecutor(1) as threads, pytest.raises(MachineError, match="Ray ended 3 times"):
-        threads.submit(run, study).result()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "address",
-    ["head:6379", pytest.param("127.0.0.1:9", marks=pytest.mark.nightly)],
-    ids=["as Ray says", "by Ray itself"],
-)
-def test_unreachable_cluster_is_reported_and_leaves_no_log(
-    study: StudyFolder, program: Callable[..., None], address: str
-) -> None:
-    if address == "head:6379":
-        program(UNAVAILABLE)
-
-    with pytest.raises(MachineError, match=f"{address}: no Ray cluster answers"):
-        run(study, address=address)
+def test_unreachable_cluster_is_reported_and_leaves_no_log(study: StudyFolder) -> None:
+    with pytest.raises(MachineError, match="no Ray cluster answers"):
+        run(study, address="127.0.0.1:9")
 
     assert not (study.path / ".ray.log").exists()
 
@@ -372,28 +315,12 @@ def test_interrupted_search_does_not_wait_forever(
 
 
 @pytest.mark.slow
-def test_search_without_nodes_reports_what_it_waits_for(study: StudyFolder, program: Callable[..., None]) -> None:
-    program(STARTS + LOSES_ITS_NODES)
-    notes: list[str] = []
-
-    with pytest.raises(MachineError, match="Ray ended 3 times"):
-        run(study, note=notes.append)
-
-    waits = (
-        "waiting for a machine to join: no machine has the 1 CPU cores and 0 GPUs that a trial needs, but only 0 and 0"
-    )
-    assert notes.count(waits) == 3, "once a start"
-
-
-@pytest.mark.slow
 def test_search_from_cpu_machine_uses_cluster_gpus(
-    runs_instead: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    program: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its trials ask Ray for a GPU, and the study records the node; the second start asks no node again."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    (tmp_path / "program.py").write_text(f"from importlib.metadata import version\n{STARTS}{OF_GPUS}", encoding="utf-8")
-    which = "which=first; [ -e once ] && which=later; touch once"
-    runs_instead(f'cd {tmp_path}; {which}; exec "$PYTHON" program.py "$4" $which {tmp_path}/taken')
+    program(OF_GPUS, f"{tmp_path}/taken")
     draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
     write_space(tmp_path)
     small = ["source=none", "backbone=small_cnn", "weights=none", "data.image_size=32", "resources.cpus_per_trial=2"]
@@ -402,43 +329,6 @@ def test_search_from_cpu_machine_uses_cluster_gpus(
         search(tmp_path / "small.yaml", overrides=small, studies=tmp_path / "studies", address="head:6379")
 
     study = StudyFolder(tmp_path / "studies" / "small")
-    assert (tmp_path / "taken").read_text(encoding="utf-8").splitlines()[0] == "{'CPU': 2.0, 'GPU': 1.0}"
+    assert (tmp_path / "taken").read_text(encoding="utf-8").splitlines()[0] == "Share(cpus=2, gpus=1.0)"
     assert study.compute() == Compute(device="cuda", threads=2, precision="bfloat16")
     assert read_json(study.path / "environment.json")["system"] == "of the node"
-
-
-@pytest.mark.slow
-def test_resources_after_out_of_memory_are_on_one_machine(
-    study: StudyFolder, program: Callable[..., None], tmp_path: Path
-) -> None:
-    """Not the cores of one and the GPU of another, for which it would wait for ever; its process may use all of them."""
-    program(STARTS + RUNS_OUT_OF_MEMORY, f"{tmp_path}/taken")
-
-    with pytest.raises(MachineError, match="Ray ended 3 times"):
-        run(study, needs=allocation(2, 0.125))
-
-    at_the_first_start = (tmp_path / "taken").read_text(encoding="utf-8").splitlines()[:3]
-    assert at_the_first_start == [
-        "{'CPU': 2.0, 'GPU': 0.125} 0.125",
-        "{'CPU': 3.0, 'GPU': 0.25} 0.25",
-        "{'CPU': 3.0, 'GPU': 0.5} 0.5",
-    ]
-    (row,) = Journal(study.journal_path, study.space(), writable=False).rows()
-    assert row.gpu_seconds is not None
-    assert 0 < row.gpu_seconds < row.seconds, "a part of a GPU each time"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("share", "at_once"), [(0.5, 16), (0.3, 24)])
-def test_no_trial_waits_while_a_share_of_eight_gpus_is_free_and_none_waits_for_ray(
-    study: StudyFolder, program: Callable[..., None], tmp_path: Path, share: float, at_once: int
-) -> None:
-    """Of 27 trials; the program in Ray's place fails if it is given a trial that fits on no GPU."""
-    program(STARTS + EIGHT_GPUS, f"{tmp_path}/running")
-
-    run(study, "budget.trials=27", needs=allocation(1, share))
-
-    *ends, most = (line.split() for line in (tmp_path / "running").read_text(encoding="utf-8").splitlines())
-    assert most == ["most", f"{at_once}"]
-    assert [int(running) for _, running in ends] == [at_once] * (28 - at_once) + [*range(at_once - 1, 0, -1)]
-    assert sorted(int(number) for number, _ in ends) == [*range(27)]

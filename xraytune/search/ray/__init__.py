@@ -1,4 +1,4 @@
-"""Trials on Ray. `driver.py` and the files that it imports run in Ray's processes; no others import Ray.
+"""Trials on Ray Tune, in a process of their own (`driver.py`).
 
-The search itself, which survives Ray, uses `setup.py`, `runner.py` and `process.py`.
+The search itself, which survives Ray, uses `setup.py`, `runner.py` and `process.py`, which do not import it.
 """

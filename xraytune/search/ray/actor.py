@@ -13,18 +13,13 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray import tune
 
-from xraytune.search.messages import EpochEnded, StartTrial, decode, encode
+from xraytune.search.messages import EpochEnded, Job
+from xraytune.search.wandb import name_scores
 
 if TYPE_CHECKING:
     from xraytune.search.worker import TrialWorker
 
 _logger = logging.getLogger(__name__)
-
-
-def started_trial(config: dict[str, Any]) -> StartTrial:
-    """Return the message that Tune's config of a trial contains."""
-    message: StartTrial = decode(config["trial"])
-    return message
 
 
 class TrialActor(tune.Trainable):
@@ -39,7 +34,7 @@ class TrialActor(tune.Trainable):
         elsewhere: dict[str, Any] = (
             {"bundle_label_selector": [{"ray.io/node-id": f"!in({avoided})"}]} if avoided else {}
         )
-        return tune.PlacementGroupFactory([started_trial(config).resources], **elsewhere)
+        return tune.PlacementGroupFactory([config["resources"]], **elsewhere)
 
     def setup(self, config: dict[str, Any]) -> None:
         """Read the trial's settings; nothing is computed yet."""
@@ -47,23 +42,23 @@ class TrialActor(tune.Trainable):
 
         logging.basicConfig(stream=sys.stdout, format="%(asctime)s %(message)s")  # the dashboard shows stdout
         _logger.setLevel(logging.INFO)
-        started = started_trial(config)
-        self._process, self._label = started.process, started.job.label
+        job = Job(**config["job"])
+        self._process, self._label = config["process"], job.label
         _logger.info("%s: start", self._label)
-        self._worker = TrialWorker(started.job)
+        self._worker = TrialWorker(job)
 
     def __repr__(self) -> str:
         """Return the name in the dashboard."""
         return str(self._process)
 
     def step(self) -> dict[str, Any]:
-        """Train one epoch; return the trial's message, encoded, the node, and the metrics of the epoch."""
+        """Train one epoch; return the trial's message, the node, and the metrics of the epoch."""
         assert self._worker is not None
         message = self._worker.step()
         _logger.info("%s: %s", self._label, message)
-        metrics = asdict(message.record) if isinstance(message, EpochEnded) else {}
         node = ray.get_runtime_context().get_node_id()
-        return {"message": encode(message), "node": node, **metrics}
+        metrics = name_scores(asdict(message.record), self._worker.metric) if isinstance(message, EpochEnded) else {}
+        return {"message": message, "node": node, **metrics}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Run another trial in the same process."""

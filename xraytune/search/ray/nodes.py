@@ -18,8 +18,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from xraytune.base.errors import MachineError, Problem, join_names
 from xraytune.base.files import nearest_folder, temporary_name, write_text
-from xraytune.search.messages import Needs, Node, NodesSeen
 from xraytune.search.ray.internals import draining_nodes
+from xraytune.search.ray.process import Needs
+from xraytune.search.slots import Node
 
 _ANSWER_SECONDS, _POLL_SECONDS = 60.0, 0.5
 _CLOCK_SECONDS = 60.0  # commands judge by the age of files whether a process is alive
@@ -75,8 +76,11 @@ class Nodes:
         for problem, names in lacking.items():
             self.left_out.append(str(Problem(f"on {join_names(names)}: {problem.what}", problem.where, problem.fix)))
 
-    def look_at_all(self) -> NodesSeen:
-        """Look at all nodes with room for a trial; if there is none, wait for one, which an autoscaler then adds."""
+    def look_at_all(self) -> tuple[dict[str, Any], list[str]]:
+        """Look at all nodes with room for a trial: return the `environment` of one, and the problems of all.
+
+        If there is none, wait for one, which an autoscaler then adds.
+        """
         self.update()
         resources = self.needs.resources if self.needs else {}
         if not any(map(self._has_room, self._resources)):
@@ -85,8 +89,8 @@ class Nodes:
         while not (self._environments or self._out):
             time.sleep(_POLL_SECONDS)
             self.update()
-        problems, self.left_out = tuple(self.left_out), []
-        return NodesSeen(environment=next(iter(self._environments.values()), {}), problems=problems)
+        problems, self.left_out = self.left_out, []
+        return next(iter(self._environments.values()), {}), problems
 
     def leave_out(self, node: str, why: str) -> None:
         """Avoid a node that lacks something."""

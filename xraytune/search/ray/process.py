@@ -1,4 +1,8 @@
-"""The process that talks to Ray (`search/ray/driver.py`), as the search sees it: started, asked, interrupted and ended."""
+"""The process in which Ray Tune runs (`search/ray/driver.py`), as the search sees it: started, ordered and ended.
+
+Both send each other pickled records over a pipe: the search an order, the process what it has done. Meanwhile it sends
+the callbacks of the search, each as a name and arguments. An exception that it sends is raised here.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing import Pipe
+from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import MachineError, Problem
-from xraytune.search import messages
+from xraytune.nets.compute import Allocation
+from xraytune.search.callbacks import Callbacks
+from xraytune.search.loop import TrialLoop
 from xraytune.search.ray import internals
 from xraytune.search.ray.setup import private_folder
+from xraytune.search.slots import Node
 
 # Ray reads these when it is imported or started: no log files, tables or snapshots of Tune's own.
 _ENVIRONMENT = {
@@ -27,44 +36,68 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the child gets SIGUSR1 instead
-    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # start processes in parallel; `slots` is the limit
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # start processes in parallel; the loop counts the slots
 }
-_HEARTBEAT_SECONDS = 1.0
+_POLL_SECONDS = 1.0
 _STOP_SECONDS = 20.0  # longer than Tune's own limit; Tune waits forever for a trial that it cannot place
 _SHUTDOWN_SECONDS = 20.0
 _LONGEST_OUTPUT_BYTES = 2**20
 
 
 class RayDiedError(Exception):
-    """The process ended, or Ray did not start; `output` is what both have written."""
-
-    def __init__(self, text: str, output: str = "") -> None:
-        super().__init__(text)
-        self.output = output
+    """The process ended, or Ray did not start."""
 
 
-def connected(address: str, study: str, caught: list[int], note: Callable[[str], None]) -> RayProcess:
-    """Try without a token, then with one: a cluster without tokens would lose every trial of a search that has one."""
-    for auth in ("disabled", "token"):
-        with ExitStack() as stack:
-            child = stack.enter_context(closing(RayProcess(address, auth, study, note)))
-            if not (refusal := child.wait(caught)):
-                stack.pop_all()
-                return child
-    fix = (
-        "put the output of `ray get-auth-token` on the cluster's head node into ~/.ray/auth_token here; "
-        "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, if set, takes precedence"
-    )
-    raise MachineError(Problem(refusal, address, fix))
+class TokenRefusedError(Exception):
+    """A cluster refuses this machine for want of its token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RayStarted:
+    """Ray runs; `dashboard` is its address, "" if there is none; `warning` is about what this Ray lacks."""
+
+    dashboard: str
+    nodes: tuple[Node, ...]
+    warning: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What trials need of a node: resources as Ray takes them, folders to write to, that of the images, versions."""
+
+    resources: dict[str, float]
+    folders: tuple[str, ...]
+    data: str
+    releases: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TuneRun:
+    """The order to run the trials of a loop, which the process makes from the files of its `folder`."""
+
+    make_loop: Callable[[Callbacks], TrialLoop]
+    folder: Path
+    study: str
+    cache: Path
+    allocation: Allocation
+    needs: Needs | None
+    reuse_processes: bool
 
 
 class RayProcess:
-    """The process that talks to Ray, which it starts or connects to at once."""
+    """The process, which starts Ray or connects to a cluster at once.
 
-    started: messages.RayStarted
+    Attributes:
+        started: Set by `wait`.
+        has_results: Whether a trial has reported anything since it was started.
+    """
+
+    started: RayStarted
+    has_results = False
 
     def __init__(self, address: str | None, auth: str, study: str, note: Callable[[str], None]) -> None:
-        self._address, self._note, self._is_busy = address, note, True
+        self._note = note
+        self._is_busy = True
         self._temporary = None if address else private_folder()
         folder = self._temporary.name if self._temporary else ""
         self._output = TemporaryFile()
@@ -85,60 +118,58 @@ class RayProcess:
         )
         theirs.close()
 
-    def wait(self, caught: Sequence[int]) -> str:
-        """Wait until Ray has started; return why the cluster refuses it, for want of a token, else ""."""
-        while not self._connection.poll(_HEARTBEAT_SECONDS):
+    def wait(self, caught: Sequence[int]) -> None:
+        """Wait until Ray has started.
+
+        Raises:
+            RayDiedError: It did not start.
+            MachineError: No cluster answers.
+            TokenRefusedError: The cluster refuses this machine.
+        """
+        while not self._connection.poll(_POLL_SECONDS):
             if caught:
                 self._note(f"{signal.Signals(caught[0]).name}: stopping before Ray has started")
                 raise KeyboardInterrupt
-        reply: messages.RayStarted | messages.RayNotStarted = self._receive()
-        if isinstance(reply, messages.RayStarted):
-            self._is_busy, self.started = False, reply
-            return ""
-        if reply.why == "failed":
-            raise RayDiedError(reply.text, self.output())
+        self.started = self._receive()
         self._is_busy = False
-        if reply.why == "unavailable":
-            fix = "start it (`ray start --head`), or omit --address to use this machine alone"
-            raise MachineError(Problem(reply.text, str(self._address), fix))
-        return reply.text
 
-    def questions(self, order: messages.RunTrials, caught: Sequence[int]) -> Iterator[messages.Question | None]:
-        """Run trials with Tune: yield its questions, and None every second, until all trials have ended."""
-        self._is_busy, stopping_since = True, 0.0
-        self.send(order)
+    def look(self, needs: Needs, *, wait_seconds: float | None) -> tuple[dict[str, Any], list[str]]:
+        """Look at each node with room for a trial, once there is one: return the `environment` of one, and all problems.
+
+        Raises MachineError if there is none in time.
+        """
+        self._is_busy = True
+        self._send(needs)
+        if not self._connection.poll(wait_seconds):
+            fix = "start one, or lower resources.cpus_per_trial or gpus_per_trial"
+            raise MachineError(Problem(f"no node with {needs.resources} has joined", "the cluster", fix))
+        seen: tuple[dict[str, Any], list[str]] = self._receive()
+        self._is_busy = False
+        return seen
+
+    def run(self, order: TuneRun, callbacks: Callbacks, caught: Sequence[int]) -> None:
+        """Run trials until all have ended, or a signal was caught; what the loop raises is raised."""
+        self._is_busy = True
+        self._send(order)
+        stopping_since = 0.0
         while True:
             if stopping_since and time.monotonic() - stopping_since >= _STOP_SECONDS:
-                raise RayDiedError("Ray does not stop its trials", self.output())
+                raise RayDiedError("Ray does not stop its trials")
             if caught and not stopping_since:
                 stopping_since = time.monotonic()
                 self._note(f"{signal.Signals(caught[0]).name}: shutting down cleanly, which takes some seconds")
                 with suppress(ProcessLookupError):
                     self._process.send_signal(signal.SIGUSR1)
-            if not self._connection.poll(_HEARTBEAT_SECONDS):
-                yield None
+            if not self._connection.poll(_POLL_SECONDS):
                 continue
-            question = self._receive()
-            if isinstance(question, messages.RunEnded):
-                self._is_busy = False
-                return
-            yield question
-
-    def send(self, message: messages.Order | messages.Answer) -> None:
-        """Send an order, or the answer to the last question; if the process has died, what is received next says so."""
-        with suppress(OSError):
-            messages.send(self._connection, message)
-
-    def look(self, needs: messages.Needs, *, wait_seconds: float | None) -> messages.NodesSeen:
-        """Return what a look at each node with room for a trial finds; MachineError if there is none in time."""
-        self._is_busy = True
-        self.send(messages.LookAtNodes(needs=needs))
-        if not self._connection.poll(wait_seconds):
-            fix = "start one, or lower resources.cpus_per_trial or gpus_per_trial"
-            raise MachineError(Problem(f"no node with {needs.resources} has joined", str(self._address), fix))
-        reply: messages.NodesSeen = self._receive()
-        self._is_busy = False
-        return reply
+            match self._receive():
+                case "has results":
+                    self.has_results = True
+                case "done":
+                    self._is_busy = False
+                    return
+                case (name, arguments):
+                    getattr(callbacks, name)(*arguments)
 
     def close(self) -> None:
         """End the process, and with it Ray: cleanly if it is idle, else at once. Delete the temporary files."""
@@ -157,8 +188,15 @@ class RayProcess:
         """Return what the process and Ray have written."""
         return os.pread(self._output.fileno(), _LONGEST_OUTPUT_BYTES, 0).decode(errors="replace")
 
+    def _send(self, order: Needs | TuneRun) -> None:
+        with suppress(OSError):  # if the process has died, what is received next says so
+            self._connection.send(order)
+
     def _receive(self) -> Any:
         try:
-            return messages.receive(self._connection)
+            received = self._connection.recv()
         except (EOFError, OSError):
-            raise RayDiedError("Ray died", self.output()) from None
+            raise RayDiedError("Ray died") from None
+        if isinstance(received, Exception):
+            raise received
+        return received

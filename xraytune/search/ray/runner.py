@@ -1,15 +1,15 @@
 """Run trials on Ray, from a process that survives Ray.
 
-A child process talks to Ray (`search/ray/driver.py`) and asks this one over a pipe which trials to run and to stop. All
-decisions are made and saved here, by `TrialLoop`. If Ray dies, the child dies with it; it is started again, and the trials
-that ran resume from their checkpoints.
+A child process starts Ray, runs Tune and makes all decisions, each of which it records first (`search/ray/driver.py`). This
+one supervises it: if Ray dies, the child dies with it and is started again, and the trials that ran resume from their
+checkpoints.
 """
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -18,15 +18,13 @@ from typing import Any
 from xraytune.base.errors import MachineError, Problem
 from xraytune.base.records import Compute
 from xraytune.nets.compute import Allocation, allocation_of
-from xraytune.search import messages
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.loop import TrialLoop
-from xraytune.search.ray.process import RayDiedError, RayProcess, connected
+from xraytune.search.ray.process import Needs, RayDiedError, RayProcess, RayStarted, TokenRefusedError, TuneRun
 from xraytune.search.ray.setup import protect_token, why_ray_cannot_start
-from xraytune.search.slots import Held, count_slots, held
+from xraytune.search.slots import count_slots
 from xraytune.space.settings import Settings
-from xraytune.study.folder import SCRATCH_NAME, StudyFolder, numeric_releases
-from xraytune.study.suggestion import TrialSuggestion
+from xraytune.study.folder import StudyFolder, numeric_releases
 
 _FRUITLESS_STARTS = 3
 _JOIN_SECONDS = 600.0
@@ -53,9 +51,10 @@ class Runner:
         self.study, self.cache, self.address, self.callbacks = study, cache, address, callbacks
         if allocation:
             self.allocation = allocation
-        self.needs: messages.Needs | None = None
+        self._needs: Needs | None = None
         self._process: RayProcess | None = None
-        self._is_ready = self._has_run = False
+        self._is_ready = False
+        self._has_run = False
 
     def __enter__(self) -> Runner:
         return self
@@ -76,47 +75,94 @@ class Runner:
         self.callbacks.note("starting Ray ...")
         self._process = RayProcess(None, "", self.study.path.name, self.callbacks.note)
 
-    def run(self, trials: TrialLoop, *, token: str, reuse_processes: bool = False) -> None:
-        """Run trials until there are no more. Their folder also contains the split and the environment.
+    def run(
+        self, folder: StudyFolder, make_loop: Callable[[Callbacks], TrialLoop], *, reuse_processes: bool = False
+    ) -> None:
+        """Run the trials of a folder, which also contains the split and the environment, until there are no more.
 
-        `token` is that of the study's lock. With `reuse_processes`, a process runs several trials in turn, which then start
-        seconds sooner.
+        `make_loop` is called in Ray's process, each time it starts. With `reuse_processes`, a process runs several trials in
+        turn, which then start seconds sooner.
 
         Raises:
-            XraytuneError: From `trials`, such as a full disk.
+            XraytuneError: From the loop, such as a full disk.
             MachineError: Ray cannot or does not start, or dies repeatedly.
             KeyboardInterrupt: Ctrl-C or SIGTERM; running trials stay unfinished.
         """
+        order = TuneRun(
+            make_loop=make_loop,
+            folder=folder.path,
+            study=self.study.path.name,
+            cache=self.cache,
+            allocation=self.allocation,
+            needs=self._needs,
+            reuse_processes=reuse_processes,
+        )
+        fruitless = 0
         with _signals() as caught:
-            trials.run(RayWorkers(self, trials, caught, token=token, reuse_processes=reuse_processes))
+            while True:
+                try:
+                    self._ready(caught).run(order, self.callbacks, caught)
+                    break
+                except RayDiedError as error:
+                    fruitless = 0 if self._process and self._process.has_results else fruitless + 1
+                    output = self._process.output() if self._process else ""
+                    self.close()
+                    if caught:
+                        break
+                    if fruitless == _FRUITLESS_STARTS:
+                        raise self._given_up(error, output) from None
+                    self.callbacks.note(f"{error}; restarting Ray and resuming the trials")
+            if caught:
+                raise KeyboardInterrupt
 
-    def ray(self, caught: list[int]) -> RayProcess:
-        """Return Ray's process, once Ray has started."""
+    def _given_up(self, error: RayDiedError, output: str) -> MachineError:
+        log = self.study.path / ".ray.log"
+        log.write_text(output, encoding="utf-8")
+        what = f"Ray ended {_FRUITLESS_STARTS} times before a trial reported anything; the last time: {error}"
+        fix = "if the machine was overloaded, run the same command again; otherwise, run `xraytune doctor`"
+        return MachineError(Problem(what, log, fix))
+
+    def _ready(self, caught: list[int]) -> RayProcess:
+        """Return the process, once Ray has started."""
         if self._process is not None and self._is_ready:
             return self._process
         if self.address is None:
             self.start()
             assert self._process is not None
             self._process.wait(caught)
-        else:
+            count_slots(self.allocation, self._process.started.nodes)
+        elif self._process is None:
             try:
-                self._process = self._process or self._connected(self.address, caught)
+                self._connect(self.address, caught)
             except MachineError as error:
                 if self._has_run:  # a head node takes a while to restart
                     raise RayDiedError(error.problems[0].what) from error
                 raise
+        assert self._process is not None
         started = self._process.started
         if started.warning and not self._has_run:
             self.callbacks.note(started.warning)
         self._is_ready = self._has_run = True
-        if self.address is None:
-            count_slots(self.allocation, started.nodes)
         self.callbacks.on_start(self.study.path, started.dashboard)
         return self._process
 
-    def _connected(self, address: str, caught: list[int]) -> RayProcess:
+    def _connect(self, address: str, caught: list[int]) -> RayStarted:
+        """Try without a token, then with one: a cluster without tokens would lose every trial of a search that has one."""
         self.callbacks.note(f"connecting to Ray at {address} ...")
-        return connected(address, self.study.path.name, caught, self.callbacks.note)
+        refusal = ""
+        for auth in ("disabled", "token"):
+            self._process = RayProcess(address, auth, self.study.path.name, self.callbacks.note)
+            try:
+                self._process.wait(caught)
+                return self._process.started
+            except TokenRefusedError as error:
+                refusal = str(error)
+                self.close()
+        fix = (
+            "put the output of `ray get-auth-token` on the cluster's head node into ~/.ray/auth_token here; "
+            "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, if set, takes precedence"
+        )
+        raise MachineError(Problem(refusal, address, fix))
 
     def survey(self, settings: Settings, recorded: Compute | None) -> dict[str, Any]:
         """Look at each node of the cluster that has room for a trial; return the `environment` of one.
@@ -128,27 +174,27 @@ class Runner:
         """
         assert self.address
         try:
-            self._process = self._process or self._connected(self.address, [])
-            started = self._process.started
+            started = self._process.started if self._process else self._connect(self.address, [])
+            assert self._process
             has_gpu = _is_empty(started) or any(node.gpus >= 1 for node in started.nodes)
             self.allocation = allocation_of(settings, has_gpu=recorded.device == "cuda" if recorded else has_gpu)
             trial = self.allocation.trial
-            self.needs = messages.Needs(
+            self._needs = Needs(
                 resources={name: float(value) for name, value in (("CPU", trial.cpus), ("GPU", trial.gpus)) if value},
                 folders=(str(self.study.path), str(self.cache)),
                 data=str(settings.data.path),
                 releases=numeric_releases(),
             )
-            seen = self._process.look(self.needs, wait_seconds=self._wait_seconds(started))
+            environment, problems = self._process.look(self._needs, wait_seconds=self._wait_seconds(started))
         except RayDiedError as error:
-            last_line = error.output.strip().rpartition("\n")[2]
+            last_line = self._process.output().strip().rpartition("\n")[2] if self._process else ""
             what = f"{error} while it looked at the nodes: {last_line or 'it left no message'}"
             raise MachineError(Problem(what, self.address, "run the same command again")) from error
-        if seen.problems:
-            raise MachineError(*seen.problems)
-        return seen.environment
+        if problems:
+            raise MachineError(*problems)
+        return environment
 
-    def _wait_seconds(self, started: messages.RayStarted) -> float | None:
+    def _wait_seconds(self, started: RayStarted) -> float | None:
         """Return how long to wait for a node with room for a trial, None if there is one; MachineError if none may join."""
         trial = self.allocation.trial
         try:
@@ -170,115 +216,9 @@ class Runner:
             self._process, self._is_ready = None, False
 
 
-def _is_empty(started: messages.RayStarted) -> bool:
+def _is_empty(started: RayStarted) -> bool:
     """Whether no node of a cluster has cores for trials: they run on nodes that an autoscaler adds."""
     return not any(node.cpus for node in started.nodes)
-
-
-class RayWorkers:
-    """The `Workers` of a loop.
-
-    `caught` has the signals that ask the search to end, `token` is that of the study's lock.
-    """
-
-    _ray: RayProcess
-
-    def __init__(
-        self, runner: Runner, trials: TrialLoop, caught: list[int], *, token: str, reuse_processes: bool
-    ) -> None:
-        self._runner, self._folder, self._caught, self._token = runner, trials.folder, caught, token
-        folder, self._every_epoch = trials.folder, trials.source.stops_trials
-        self.slots = 0
-        self._process_name = f"{folder.path.name}: several trials in turn" if reuse_processes else ""
-        self._order = messages.RunTrials(
-            scratch=str(folder.path / SCRATCH_NAME), reuse_actors=reuse_processes, needs=runner.needs
-        )
-        self._nodes: Sequence[messages.Node] = ()
-        self._starts_without_result, self._end, self._output = 0, "", ""
-        self._waits_for_nodes = False
-
-    def questions(self) -> Iterator[messages.Question | None]:
-        """Yield what Tune asks until it has run all trials, or Ray has died; start Ray if it does not run."""
-        self._require_results()
-        self._waits_for_nodes, self.slots = False, 0
-        has_results = False
-        try:
-            self._ray = self._runner.ray(self._caught)
-            for question in self._ray.questions(self._order, self._caught):
-                if isinstance(question, messages.SlotFree) and not self._has_room(question):
-                    self._ray.send(messages.NoTrial(is_done=False))
-                    question = None
-                has_results = has_results or isinstance(question, messages.TrialReported)
-                yield question
-            self._end, self._output = "Tune ended", self._ray.output()
-        except RayDiedError as error:
-            self._runner.close()
-            self._end, self._output = str(error), error.output
-        if self._caught:
-            raise KeyboardInterrupt
-        self._starts_without_result = 0 if has_results else self._starts_without_result + 1
-
-    def _require_results(self) -> None:
-        """Raise MachineError if Ray has ended repeatedly without a result; note a restart."""
-        if self._starts_without_result == _FRUITLESS_STARTS:
-            times = f"Ray ended {_FRUITLESS_STARTS} times before a trial reported anything"
-            fix = "if the machine was overloaded, run the same command again; otherwise, run `xraytune doctor`"
-            log = self._runner.study.path / ".ray.log"
-            log.write_text(self._output, encoding="utf-8")
-            raise MachineError(Problem(f"{times}; the last time: {self._end}", log, fix))
-        if self._end and self._end != "Tune ended":
-            self._runner.callbacks.note(f"{self._end}; restarting Ray and resuming the trials")
-
-    def _has_room(self, question: messages.SlotFree) -> bool:
-        """Update the slots; False if all nodes that can run a trial have left, in which case others may join.
-
-        Raises MachineError if the last ones were left out.
-        """
-        nodes = question.nodes
-        for why in question.left_out:
-            self._runner.callbacks.note(f"left out: {why}")
-        try:
-            self.slots = count_slots(self._runner.allocation, nodes)
-        except MachineError as error:
-            if question.left_out:
-                raise MachineError(*question.left_out) from error
-            if not self._waits_for_nodes:
-                self._runner.callbacks.note(f"waiting for a machine to join: {error.problems[0].what}")
-            self._waits_for_nodes, self.slots = True, 0
-            return False
-        self._nodes, self._waits_for_nodes = nodes, False
-        return True
-
-    def slots_of(self, suggestion: TrialSuggestion) -> int:
-        """Return the slots that a trial occupies."""
-        return self._held(suggestion).slots
-
-    def _held(self, suggestion: TrialSuggestion) -> Held:
-        only_generator, times = suggestion.only_generator, suggestion.share
-        return held(self._runner.allocation, self._nodes, only_generator=only_generator, times=times)
-
-    def start(self, suggestion: TrialSuggestion, label: str) -> float:
-        """Start a trial in free slots; return the GPUs that it holds."""
-        runner, room = self._runner, self._held(suggestion)
-        name = f"{runner.study.path.name} {label}"
-        job = messages.Job(
-            study=str(self._folder.path),
-            cache=str(runner.cache),
-            number=suggestion.number,
-            only_generator=suggestion.only_generator,
-            label=name,
-            gpu_share=room.gpus,
-            every_epoch=self._every_epoch,
-            lock=str(runner.study.lock_path),
-            token=self._token,
-        )
-        process = self._process_name or name
-        self._ray.send(messages.StartTrial(job=job, process=process, resources=room.resources))
-        return room.gpus
-
-    def answer(self, answer: messages.Answer) -> None:
-        """Answer the last question."""
-        self._ray.send(answer)
 
 
 @contextmanager

@@ -1,0 +1,129 @@
+"""File locks. The system releases them when their owner dies; on network storage, its server does so after a while.
+
+`hold` refuses a second process, `build_lock` lets it wait. Both need storage with file locks.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from io import FileIO
+from pathlib import Path
+
+from xraytune.base.errors import MachineError, Problem
+from xraytune.base.files import explain_disk_errors, make_folder
+
+_WAIT_SECONDS = 1.0  # a process that was killed takes a moment to end, and `current_owner` holds a lock for an instant
+_POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """The process that holds a lock, and what it does."""
+
+    host: str
+    pid: int
+    since: str
+    work: str = ""
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}, since {self.since}"
+
+
+class LockHeldError(Exception):
+    """Another process holds the lock; `owner` is None if it does not say which."""
+
+    def __init__(self, owner: Owner | None) -> None:
+        super().__init__(owner)
+        self.owner = owner
+
+
+@contextmanager
+def hold(path: Path, work: str = "") -> Iterator[None]:
+    """Hold a lock while the block runs. Its file stays, and names the owner and its `work` for `current_owner`.
+
+    Raises:
+        LockHeldError: Another process holds the lock.
+        MachineError: The storage has no file locks, or does not answer.
+    """
+    with _open(path) as stream:
+        until = time.monotonic() + _WAIT_SECONDS
+        while not _try_lock(path, stream):
+            if time.monotonic() > until:
+                raise LockHeldError(_read(stream))
+            time.sleep(_POLL_SECONDS)
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        owner = Owner(host=socket.gethostname(), pid=os.getpid(), since=since, work=work)
+        with suppress(OSError):  # a full disk
+            stream.truncate(0)
+            stream.write(json.dumps(asdict(owner)).encode())
+        yield
+
+
+def current_owner(path: Path) -> Owner | None:
+    """Return the process that holds a lock, without acquiring it."""
+    if not path.exists():
+        return None
+    with _open(path, "rb") as stream:
+        return None if _try_lock(path, stream, fcntl.LOCK_SH) else _read(stream)
+
+
+@contextmanager
+def build_lock(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Wait until no other process does the same work. The file is removed afterwards.
+
+    `waiting` is called several times a second while another process holds the lock.
+    """
+    with explain_disk_errors(path):
+        make_folder(path.parent)
+    while True:
+        with _open(path) as stream:
+            while not _try_lock(path, stream):
+                waiting()
+                time.sleep(_POLL_SECONDS)
+            if not _is_at(path, stream):  # the last owner has removed it
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _open(path: Path, mode: str = "ab+") -> FileIO:
+    with explain_disk_errors(path):
+        return path.open(mode, buffering=0)  # type: ignore[return-value]  # without a buffer
+
+
+def _try_lock(path: Path, stream: FileIO, kind: int = fcntl.LOCK_EX) -> bool:
+    try:
+        fcntl.flock(stream, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        what = f"this storage has no file locks ({error.strerror})"
+        fix = "mount it with them (Lustre: -o flock), or use another one for studies and cache"
+        raise MachineError(Problem(what, path, fix)) from error
+    return True
+
+
+def _is_at(path: Path, stream: FileIO) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(stream.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def _read(stream: FileIO) -> Owner | None:
+    try:
+        stream.seek(0)
+        return Owner(**json.loads(stream.read()))
+    except (ValueError, TypeError):  # it was just acquired
+        return None
