@@ -1,21 +1,21 @@
 """The study's source of truth: an Optuna journal of all trials, every value in its order of arrival, and every end.
 
-Each suggestion, value and end is flushed to disk once. Everything else about a study, such as its rungs and `trials.jsonl`,
-follows from the journal. One process writes, under the study's lock; others may read at any time. Paths in it are relative
-to the study.
+Each suggestion, value and end is flushed to disk once, and each line has a checksum. Everything else about a study, such
+as its rungs and `trials.jsonl`, follows from the journal. One process writes, under the study's lock; others may read at
+any time. Paths in it are relative to the study.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -25,15 +25,15 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
-from xraytune.base.errors import Problem, StudyError
-from xraytune.base.files import check_fences, cut_torn_line, explain_disk_errors, require_file, sync
+from xraytune.base.errors import Problem, SourceLine, StudyError
+from xraytune.base.files import cut_torn_line, explain_disk_errors, require_file, sync
 from xraytune.base.seeding import derive_seed
 from xraytune.space.domains import Suggester, Value
 from xraytune.space.fields import flat_values, has_path, parameters_from
 from xraytune.space.paths import relative_value
 from xraytune.space.settings import Objective, Parameters, SamplerSettings
 from xraytune.space.space import Space
-from xraytune.study.row import Status, TrialRow, validated_row
+from xraytune.study.row import Status, TrialRow
 from xraytune.study.suggestion import Failure, TrialSuggestion, resource_share
 
 _STATES: dict[Status, TrialState] = {
@@ -54,7 +54,7 @@ _REPORT_OPERATION = 7
 
 
 class Journal:
-    """An open journal. It raises a StudyError if it is damaged or too large.
+    """An open journal. It raises a StudyError if it is damaged.
 
     Under the study's lock it is `writable`: a line that a crash left half-written is cut off. `study` is the study as Optuna
     sees it, to be read only.
@@ -68,12 +68,14 @@ class Journal:
         require_file(path, StudyError)  # Optuna reads all of it
         if writable:
             cut_torn_line(path)
-        self._backend = _WholeLines(str(path))
+        self._backend = _CheckedLines(str(path))
         try:
             with quiet_optuna():
                 self._storage = JournalStorage(self._backend)
                 self.study = optuna.load_study(study_name=None, storage=self._storage)
-        except Exception as error:  # a damaged line makes Optuna raise anything
+        except StudyError:
+            raise
+        except Exception as error:  # another study makes Optuna raise anything
             raise StudyError(Problem(f"the journal cannot be read: {error}", path, _LOST)) from error
         self._trials: dict[int, optuna.trial.Trial] = {}
         self._ended = {trial.number: trial for trial in self.trials if trial.state.is_finished()}  # they do not change
@@ -114,21 +116,13 @@ class Journal:
 
         Raises:
             ValueError: They are still being drawn.
-            StudyError: The trial has ended, and its settings are missing or not in the space.
         """
-        if number in self._parameters:
-            return self._parameters[number]
-        trial = self._frozen(number)
-        try:
-            for spec in self._space.specs:
-                if spec.name in trial.params and not spec.domain.contains(value := trial.params[spec.name]):
-                    raise ValueError(f"{spec.name} is {value}, not {spec.domain}")
-            self._parameters[number] = parameters = self._suggest(FixedTrial(trial.params))
-        except (ValueError, LookupError) as error:
-            if trial.state.is_finished():
-                raise self._damaged(number, error) from error
-            raise ValueError(f"trial {number} has no settings yet") from error
-        return parameters
+        if number not in self._parameters:
+            try:
+                self._parameters[number] = self._suggest(FixedTrial(self._frozen(number).params))
+            except LookupError as error:
+                raise ValueError(f"trial {number} has no settings yet") from error
+        return self._parameters[number]
 
     def arm(self, number: int) -> str:
         """Return the arm of a trial; errors are those of `parameters`."""
@@ -144,19 +138,13 @@ class Journal:
 
     def reported(self, number: int) -> dict[int, float]:
         """Return the recorded values of a trial by epoch."""
-        values = dict(self._frozen(number).intermediate_values)
-        if not all(map(_is_finite, values.values())):
-            raise self._damaged(number, ValueError("a reported value is not a finite number"))
-        return values
+        return dict(self._frozen(number).intermediate_values)
 
     def reports(self) -> Iterator[tuple[int, int, float]]:
         """Yield every recorded value in its order of arrival: number, epoch, value."""
         for entry in self._backend.read_logs(0):
             if entry["op_code"] == _REPORT_OPERATION:
-                number, epoch, value = (entry.get(name) for name in ("trial_id", "step", "intermediate_value"))
-                if not (isinstance(number, int) and isinstance(epoch, int) and _is_finite(value)):
-                    raise StudyError(Problem("the journal is damaged: a report is incomplete", self._path, _LOST))
-                yield number, epoch, value
+                yield entry["trial_id"], entry["step"], entry["intermediate_value"]
 
     def failures(self, number: int) -> list[Failure]:
         """Return the failed attempts at a trial."""
@@ -187,27 +175,17 @@ class Journal:
     def row(self, number: int) -> TrialRow:
         """Return the row of one ended trial."""
         trial, status = self._frozen(number), self.status(number)
-        attributes, parameters = trial.user_attrs, self.parameters(number)
-        try:
-            content = {
-                "number": number,
-                "status": status,
-                "parameters": parameters,
-                "value": None if status == "failed" else trial.value,
-                "epochs": len(trial.intermediate_values),
-                **{name: attributes[name] for name in ROW_ATTRIBUTES if name in attributes},
-                **attributes.get("quality", {}),
-            }
-            row = validated_row(TrialRow, content)
-            for name in ("value", "val_b_score"):
-                if status == "complete" and getattr(row, name) is None:
-                    raise ValueError(f"its {name} is None")
-        except (ValueError, AttributeError, LookupError, TypeError, RuntimeError) as error:
-            raise self._damaged(number, error) from error
-        return row
-
-    def _damaged(self, number: int, error: Exception) -> StudyError:
-        return StudyError(Problem(f"the journal is damaged at trial {number}: {error}", self._path, _LOST))
+        attributes = trial.user_attrs
+        content = {
+            "number": number,
+            "status": status,
+            "parameters": self.parameters(number),
+            "value": None if status == "failed" else trial.value,
+            "epochs": len(trial.intermediate_values),
+            **{name: attributes[name] for name in ROW_ATTRIBUTES if name in attributes},
+            **attributes.get("quality", {}),
+        }
+        return TrialRow.model_validate(content)
 
     def _suggest(self, trial: Suggester) -> Parameters:
         """Draw on the stored space, whose paths are relative, and make the paths absolute."""
@@ -224,12 +202,8 @@ class Journal:
         return self._ended.get(number) or self._storage.get_trial(number)
 
 
-def _is_finite(value: object) -> TypeGuard[float]:
-    return isinstance(value, float | int) and math.isfinite(value)
-
-
-class _WholeLines(JournalFileBackend):
-    """Optuna's file, which has only whole lines even on a full disk, and which a process without the lock cannot write.
+class _CheckedLines(JournalFileBackend):
+    """Optuna's file with checksums, and with only whole lines even on a full disk.
 
     Optuna locks and flushes the file for each line; here, the study's lock and one flush for several lines suffice.
     """
@@ -237,13 +211,21 @@ class _WholeLines(JournalFileBackend):
     _is_deferred = False
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        check_fences()
-        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        with self._whole() as path:
-            with path.open("ab") as stream:
-                stream.write(lines.encode())
-            if not self._is_deferred:
+        path = Path(self._file_path)
+        lines = [json.dumps(log | {"crc": _checksum(log)}, separators=(",", ":")) + "\n" for log in logs]
+        with self._whole(), path.open("ab") as stream:
+            stream.write("".join(lines).encode())
+        if not self._is_deferred:
+            with self._whole():
                 sync(path)
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        for number, log in enumerate(super().read_logs(log_number_from), log_number_from + 1):
+            # Journals of earlier versions have no checksums.
+            if log.pop("crc", _checksum(log)) != _checksum(log):
+                where = SourceLine(Path(self._file_path), number)
+                raise StudyError(Problem("the journal is damaged: this line was changed", where, _LOST))
+            yield log
 
     @contextmanager
     def flushed_once(self) -> Iterator[None]:
@@ -251,26 +233,30 @@ class _WholeLines(JournalFileBackend):
         self._is_deferred = True
         try:
             yield
-            with self._whole() as path:
-                sync(path)
+            with self._whole():
+                sync(Path(self._file_path))
         finally:
             self._is_deferred = False
 
     @contextmanager
-    def _whole(self) -> Iterator[Path]:
+    def _whole(self) -> Iterator[None]:
         path = Path(self._file_path)
         with explain_disk_errors(path):
             try:
-                yield path
+                yield
             except OSError:
                 cut_torn_line(path)  # half a line would make the next one unreadable
                 raise
 
 
+def _checksum(log: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps({name: value for name, value in log.items() if name != "crc"}).encode())
+
+
 def create_journal(path: Path, name: str, objective: Objective) -> None:
     """Create a journal without trials; Optuna's tools show the study's name and that of the objective."""
     with quiet_optuna():
-        storage = JournalStorage(_WholeLines(str(path)))
+        storage = JournalStorage(_CheckedLines(str(path)))
         study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
         study.set_metric_names([objective.metric])
 
