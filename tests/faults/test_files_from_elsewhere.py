@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import pickle
 import uuid
@@ -17,15 +16,13 @@ from torch.nn import Linear
 
 from tests.in_process import search_in_process
 from tests.study.studies import two_images, write_space
-from xraytune.base.errors import ConfigError, XraytuneError
+from xraytune.base.errors import XraytuneError
 from xraytune.base.files import write_bytes
 from xraytune.base.tensors import read_weights
-from xraytune.data.index import read_index
 from xraytune.data.phantom import draw_phantoms
 from xraytune.nets.checkpoint import load_best, resume
 from xraytune.nets.optimizer import optimizer_of
-from xraytune.space.load import load_space
-from xraytune.space.settings import DataSettings, Parameters
+from xraytune.space.settings import Parameters
 from xraytune.study.folder import StudyFolder
 from xraytune.synth.checkpoint import checkpoint_generator, load_generator
 
@@ -86,32 +83,6 @@ def test_malicious_pickle_is_refused_and_not_executed(tmp_path: Path, name: str)
     assert not mark.exists()
     pickle.loads(next(pickles_of(Trap(mark))))  # noqa: S301  otherwise, the test would see nothing
     assert mark.is_dir()
-
-
-@pytest.mark.parametrize("name", ["../outside", "/outside", "..", "", ".hidden", "a/b", "a\\b", "nul\0", "x" * 65])
-def test_the_name_of_a_study_is_the_name_of_a_folder(tmp_path: Path, name: str) -> None:
-    file = tmp_path / "space.yaml"
-    file.write_text("name: small\ndata: {path: x}\n", encoding="utf-8")
-
-    with pytest.raises(ConfigError, match="name"):
-        load_space(file, [f"name={json.dumps(name)}"])
-
-
-def test_a_patient_table_adds_no_files_from_outside(tmp_path: Path) -> None:
-    root = tmp_path / "xrays"
-    draw_phantoms(root, patients=20, seed=1, image_size_px=32)
-    images = read_index(DataSettings(path=root)).images
-    outside = root.rename(tmp_path / "outside") / images[0].file
-    draw_phantoms(root, patients=20, seed=1, image_size_px=32)
-    files = [*(image.file for image in images), str(outside), f"../outside/{images[0].file}"]
-    rows = [f"{file},p{number}" for number, file in enumerate(files)]
-    (root / "patients.csv").write_text("\n".join(["file,patient", *rows]) + "\n", encoding="utf-8")
-
-    try:
-        index = read_index(DataSettings(path=root))
-    except XraytuneError:
-        return
-    assert {image.file for image in index.images} == {image.file for image in images}
 
 
 @pytest.mark.slow

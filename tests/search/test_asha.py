@@ -82,15 +82,6 @@ def test_replaying_values_rebuilds_the_rungs(rows: list[tuple[int, int, float]])
     assert [again.should_continue(*row) for row in rows[half:]] == decisions[half:]
 
 
-def test_first_value_at_a_rung_is_kept() -> None:
-    """As after a lost checkpoint, on a machine that rounds differently."""
-    rungs = Rungs(shared(1, 3), max_epochs=9)
-    rungs.should_continue(0, 1, 0.80)
-
-    assert rungs.should_continue(1, 1, 0.90)
-    assert rungs.should_continue(1, 1, 0.70)
-
-
 def curve(start: float, end: float) -> list[float]:
     """Values after epochs 1 to 9, on a line."""
     return [start + (end - start) * epoch / 8 for epoch in range(9)]
@@ -155,10 +146,3 @@ def test_rungs_of_a_study_contain_its_earlier_reports_by_arm() -> None:
 
     assert not rungs.should_continue(3, 3, 0.75, arm="gan")
     assert rungs.should_continue(4, 3, 0.75, arm="real_only")
-
-
-def test_without_asha_there_are_no_rungs() -> None:
-    rungs = rungs_of(settings("none"), [(0, 3, 0.9)])
-
-    assert rungs.epochs == ()
-    assert rungs.should_continue(1, 3, 0.5)

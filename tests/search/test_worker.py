@@ -158,15 +158,6 @@ def test_a_worker_trains_only_a_generator_and_the_next_one_uses_it(study: StudyF
     assert {*gans.iterdir()} == trained
 
 
-def test_a_worker_decodes_the_images_again_if_the_cache_has_lost_their_pixels(study: StudyFolder) -> None:
-    task = job(study, 20)
-    shutil.rmtree(Path(task.cache))
-
-    (message,) = steps(task, 1)
-
-    assert isinstance(message, EpochEnded)
-
-
 def torch_out_of_memory() -> Exception:
     """What torch raises on this CPU."""
     try:

@@ -98,12 +98,6 @@ def test_a_line_torn_by_a_crash_is_cut_off(study: StudyFolder) -> None:
     assert len(open_journal(study).trials) == 2
 
 
-def test_a_lock_that_a_killed_search_left_does_not_block(study: StudyFolder) -> None:
-    (study.path / "optuna.journal.lock").symlink_to(study.journal_path)
-
-    assert open_journal(study).ask(()).number == 0
-
-
 def test_a_damaged_journal_is_an_error_that_names_it(study: StudyFolder) -> None:
     study.journal_path.write_bytes(b"not a journal\n" + study.journal_path.read_bytes())
 

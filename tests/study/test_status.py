@@ -126,15 +126,6 @@ def test_time_left_ends_with_the_gpu_hours(tmp_path: Path) -> None:
     assert view.seconds_left == pytest.approx(300, rel=0.1)
 
 
-@pytest.mark.slow
-def test_a_grid_is_shown_with_as_many_trials_as_it_has_points(tmp_path: Path) -> None:
-    folder = StudyFolder(tmp_path / "studies" / "grid")
-    space = write_space(tmp_path, "sampler.name=grid", "lr=1e-3", "budget.trials=50")
-    create_study(folder, space, two_images(), CPU)
-
-    assert StudyWatcher(folder).look().trial_budget == len(space.points()) == 7
-
-
 def test_trials_are_a_dataframe_with_the_searched_parameters(study: StudyFolder) -> None:
     none = trials_dataframe(study.path)
     loop = direct(study, "points_to_evaluate=[{source: none, lr: 1e-3}, {source: gan, gan.steps: 200, lr: 1e-4}]")

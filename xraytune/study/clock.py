@@ -9,7 +9,6 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from xraytune.base.files import read_json, write_json
-from xraytune.study.folder import damage_explained
 
 _SAVE_EVERY_SECONDS = 5.0
 
@@ -26,9 +25,11 @@ class Times(BaseModel):
 
 
 def read_times(path: Path) -> Times:
-    """Return the time that a study has used."""
-    with damage_explained(path):
-        return Times.model_validate(read_json(path)) if path.exists() else Times()
+    """Return the time that a study has used; none if the file is missing or damaged."""
+    try:
+        return Times.model_validate(read_json(path))
+    except (FileNotFoundError, ValueError):
+        return Times()
 
 
 class StudyClock:

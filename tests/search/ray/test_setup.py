@@ -114,18 +114,6 @@ def test_a_given_token_that_others_can_read_is_refused(tmp_path: Path, monkeypat
     assert (told(), [*tmp_path.iterdir()]) == ("", [given])
 
 
-@pytest.mark.parametrize(("name", "value"), [("RAY_AUTH_TOKEN", "token"), ("RAY_AUTH_MODE", "disabled")])
-def test_no_token_is_written_where_ray_writes_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
-) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv(name, value)
-
-    protect_token()
-
-    assert [*tmp_path.iterdir()] == []
-
-
 @pytest.mark.slow
 def test_a_search_is_refused_before_anything_is_started(study: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/proc/nohome")

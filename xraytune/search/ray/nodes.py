@@ -9,7 +9,6 @@ import platform
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from xraytune.search.ray.process import Needs
 from xraytune.search.slots import Node
 
 _ANSWER_SECONDS, _POLL_SECONDS = 60.0, 0.5
-_CLOCK_SECONDS = 60.0  # commands judge by the age of files whether a process is alive
 _MOUNT = "mount the storage of the search there, at the same path"
 _INSTALL = "install the same versions on all machines"
 
@@ -51,28 +49,32 @@ class Nodes:
             self._look_at(joined, self.needs)
 
     def _look_at(self, joined: list[str], needs: Needs) -> None:
+        """Let each node read and replace files that this one has written, and say what else it lacks."""
         lacking = defaultdict[Problem, list[str]](list)
-        with ExitStack() as stack:
-            files = [temporary_name(nearest_folder(Path(folder)) / "look") for folder in needs.folders]
+        files = [temporary_name(nearest_folder(Path(folder)) / "look") for folder in needs.folders]
+        try:
             for file in files:
-                stack.callback(file.unlink, missing_ok=True)
                 write_text(file, file.name, durable=False)
-            sent = time.time()
-            strategies = [NodeAffinitySchedulingStrategy(node, soft=False) for node in joined]
-            answers = [look.options(scheduling_strategy=there).remote(needs, files) for there in strategies]
-            for node, answer in zip(joined, answers, strict=True):
+            answers = {}
+            for node in joined:
+                there = NodeAffinitySchedulingStrategy(node, soft=False)
+                answers[node] = look.options(scheduling_strategy=there).remote(needs, files)
+            for node, answer in answers.items():
                 try:
-                    name, problems, environment, clock = ray.get(answer, timeout=sent + _ANSWER_SECONDS - time.time())
+                    name, problems, environment = ray.get(answer, timeout=_ANSWER_SECONDS)
                 except ray.exceptions.RayError as error:  # such as a node without xraytune
                     last_line = str(error).strip().rpartition("\n")[2]
-                    problems, environment, clock = [Problem(f"no answer: {last_line}", fix=_INSTALL)], {}, sent
-                    name = f"node {node[:8]}"
-                if abs(difference := clock - min(max(clock, sent), time.time())) >= _CLOCK_SECONDS:
-                    problems.append(Problem(f"its clock differs by {difference:+.0f} s", fix="synchronise it"))
-                self._environments |= {} if problems else {node: environment}
-                self._out |= {node} if problems else set()
+                    problems = [Problem(f"no answer: {last_line}", fix=_INSTALL)]
+                    name, environment = f"node {node[:8]}", {}
+                if problems:
+                    self._out.add(node)
+                else:
+                    self._environments[node] = environment
                 for problem in problems:
                     lacking[problem].append(name)
+        finally:
+            for file in files:
+                file.unlink(missing_ok=True)
         for problem, names in lacking.items():
             self.left_out.append(str(Problem(f"on {join_names(names)}: {problem.what}", problem.where, problem.fix)))
 
@@ -128,8 +130,8 @@ def missing_storage(files: Iterable[Path], data: Path) -> Iterator[Problem]:
 
 
 @ray.remote(num_cpus=0, max_calls=1)
-def look(needs: Needs, files: list[Path]) -> tuple[str, list[Problem], dict[str, Any], float]:
-    """Return the name of the node that runs this, what it lacks, its `environment` and its time.
+def look(needs: Needs, files: list[Path]) -> tuple[str, list[Problem], dict[str, Any]]:
+    """Return the name of the node that runs this, what it lacks, and its `environment`.
 
     It holds no resources, so it need not wait for any. It reads and replaces `files`, which the search has just written.
     """
@@ -147,4 +149,4 @@ def look(needs: Needs, files: list[Path]) -> tuple[str, list[Problem], dict[str,
     except MachineError as error:
         fix = "set resources.gpus_per_trial=0, or install a driver that fits this torch on that machine"
         problems.append(Problem(error.problems[0].what, error.problems[0].where, fix))
-    return platform.node(), problems, content, time.time()
+    return platform.node(), problems, content
