@@ -39,7 +39,7 @@ from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.journal import Journal
 from xraytune.study.start import create_study
-from xraytune.study.suggestion import TrialSuggestion
+from xraytune.study.trial import Trial
 
 _SIZES, _BATCH, _BATCHES, _EPOCHS = (200, 2000), 20, 15, 5
 _FIRST, _LAST, _ROUNDS = 20, 80, 3
@@ -167,7 +167,7 @@ def _end_trials(loop: TrialLoop, count: int) -> None:
     """Draw `count` trials and report the epochs and the end of each, as a worker would."""
     for _ in range(count):
         suggestion = loop.next_trial()
-        assert isinstance(suggestion, TrialSuggestion)
+        assert isinstance(suggestion, Trial)
         value = random.Random(suggestion.number).random()
         for epoch in range(1, _EPOCHS + 1):
             losses = {"train_loss": 0.5, "val_loss": 0.5, "val_score": value, "best_val_score": value}

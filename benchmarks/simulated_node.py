@@ -28,7 +28,7 @@ from xraytune.space.settings import GanSettings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
 from xraytune.study.start import create_study
-from xraytune.study.suggestion import TrialSuggestion
+from xraytune.study.trial import Trial
 
 _SPACE = Path(__file__).parents[1] / "search_spaces" / "gan_ratio.yaml"
 _NODE = Node(cpus=64, gpus=8)
@@ -47,7 +47,7 @@ class SimulatedNode:
     first_gan: float = 0.0
     last_start: float = 0.0
     queue: list[tuple[float, int, float, messages.TrialMessage]] = field(default_factory=list)
-    running: dict[int, TrialSuggestion] = field(default_factory=dict)
+    running: dict[int, Trial] = field(default_factory=dict)
     steps_trained: int = 0
     started: int = 0
     """Processes, which run one trial after another."""
@@ -62,7 +62,7 @@ class SimulatedNode:
         """Start trials until no slot is free, then pass on the next report, until all have ended."""
         self.slots = count_slots(self.allocation, [_NODE])
         while True:
-            while isinstance(trial := loop.next_trial(self.slots, self.slots_of), TrialSuggestion):
+            while isinstance(trial := loop.next_trial(self.slots, self.slots_of), Trial):
                 loop.clock.start(trial.number, 1.0)
                 self.start(trial)
             if not self.queue:
@@ -80,11 +80,11 @@ class SimulatedNode:
                 del self.running[number]
                 self.queue = [report for report in self.queue if report[1] != number]
 
-    def slots_of(self, suggestion: TrialSuggestion) -> int:
+    def slots_of(self, suggestion: Trial) -> int:
         """Return the slots that a trial occupies."""
         return held(self.allocation, [_NODE], only_generator=suggestion.only_generator).slots
 
-    def start(self, suggestion: TrialSuggestion) -> None:
+    def start(self, suggestion: Trial) -> None:
         """Queue what a trial will report."""
         number, parameters = suggestion.number, suggestion.parameters
         self.last_start, self.running[number] = self.now, suggestion

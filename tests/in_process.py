@@ -27,7 +27,7 @@ from xraytune.search.worker import TrialWorker
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.start import create_study
-from xraytune.study.suggestion import TrialSuggestion
+from xraytune.study.trial import Trial
 from xraytune.synth.synthesize import generator_need
 
 CPU = Compute(device="cpu", threads=1, precision="float32")
@@ -63,7 +63,7 @@ def loop_of(folder: StudyFolder, space: Space, prepared: Prepared, cache: Path) 
     return DirectSearch(folder, space, generator_need=need)
 
 
-def job_of(trial: TrialSuggestion, folder: StudyFolder, cache: Path) -> Job:
+def job_of(trial: Trial, folder: StudyFolder, cache: Path) -> Job:
     """The task of a trial's worker."""
     return Job(
         study=str(folder.path),
@@ -105,10 +105,10 @@ class InProcess:
 
     def run_loop(self, work: TrialLoop) -> None:
         """Run the trials of a loop."""
-        while isinstance(suggestion := work.next_trial(), TrialSuggestion):
+        while isinstance(suggestion := work.next_trial(), Trial):
             self.run_trial(work, suggestion)
 
-    def run_trial(self, work: TrialLoop, suggestion: TrialSuggestion) -> None:
+    def run_trial(self, work: TrialLoop, suggestion: Trial) -> None:
         """Run a trial until it ends or is stopped."""
         with closing(TrialWorker(job_of(suggestion, work.folder, self._cache))) as worker:
             while work.on_result(suggestion.number, worker.step()):

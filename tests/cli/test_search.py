@@ -5,7 +5,7 @@ import pytest
 from xraytune.cli.search import SearchScreen
 from xraytune.space.settings import Parameters
 from xraytune.study.row import TrialRow
-from xraytune.study.suggestion import TrialSuggestion
+from xraytune.study.trial import Trial
 
 
 def test_a_log_has_a_line_for_each_start_and_end(capsys: pytest.CaptureFixture[str]) -> None:
@@ -14,7 +14,7 @@ def test_a_log_has_a_line_for_each_start_and_end(capsys: pytest.CaptureFixture[s
     with SearchScreen() as callbacks:
         callbacks.on_progress("reading images", 1, 2)
         callbacks.on_progress("reading images", 2, 2)
-        callbacks.on_trial_start(TrialSuggestion(number=3, parameters=parameters))
+        callbacks.on_trial_start(Trial(number=3, parameters=parameters))
         pruned = TrialRow(number=3, status="pruned", parameters=parameters, epochs=2, seconds=61.2, value=0.75)
         callbacks.on_trial_end(pruned)
         reason = "the loss is not finite\nat step 3"

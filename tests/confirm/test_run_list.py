@@ -18,7 +18,7 @@ from xraytune.search.messages import TrialFailed
 from xraytune.space.settings import DataSettings, Experiment, Parameters, SchedulerSettings, Settings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import completed_runs
-from xraytune.study.suggestion import TrialSuggestion
+from xraytune.study.trial import Trial
 
 SETTINGS = Settings(name="small", seed=5, data=DataSettings(path=Path("xrays")))
 
@@ -44,7 +44,7 @@ def top_ups(folder: StudyFolder, *searched: tuple[int, int, float]) -> TrialLoop
 
 def started(work: TrialLoop) -> int:
     suggestion = work.next_trial()
-    assert isinstance(suggestion, TrialSuggestion)
+    assert isinstance(suggestion, Trial)
     return suggestion.number
 
 

@@ -26,7 +26,7 @@ from xraytune.search.ray.runner import Runner
 from xraytune.space.settings import DataSettings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.start import environment
-from xraytune.study.suggestion import TrialSuggestion
+from xraytune.study.trial import Trial
 
 REAL = FinishedTrial(name="#0", parameters=parameters("none", lr=1e-3), val_b_score=0.8)
 GAN = FinishedTrial(name="#1", parameters=parameters("gan", lr=1e-3), val_b_score=0.9)
@@ -52,7 +52,7 @@ class Told:
     def run(self, _: StudyFolder, make_loop: Callable[[Callbacks], TrialLoop], *, reuse_processes: bool) -> None:
         del reuse_processes
         work = make_loop(NO_CALLBACKS)
-        while isinstance(asked := work.next_trial(), TrialSuggestion):
+        while isinstance(asked := work.next_trial(), Trial):
             for message in self._says(work.folder, asked.number):
                 if not work.on_result(asked.number, message):
                     break

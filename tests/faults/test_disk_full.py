@@ -23,7 +23,7 @@ from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
 from xraytune.study.start import create_study
 from xraytune.study.status import status
-from xraytune.study.suggestion import TrialSuggestion
+from xraytune.study.trial import Trial
 from xraytune.trial.run import run_trial
 
 pytestmark = pytest.mark.slow
@@ -143,7 +143,7 @@ def test_search_on_full_disk_stays_readable_and_resumes(study: StudyFolder, disk
         loop = direct(study, "budget.trials=60")
         disk.fill(pages_left=pages_left)
         try:
-            while isinstance(suggestion := loop.next_trial(), TrialSuggestion):
+            while isinstance(suggestion := loop.next_trial(), Trial):
                 for number in range(1, 3):
                     if not loop.on_result(suggestion.number, epoch(number, 0.5 + suggestion.number / 100)):
                         break
@@ -161,7 +161,7 @@ def test_search_on_full_disk_stays_readable_and_resumes(study: StudyFolder, disk
 
     assert told == 8
     assert [row["number"] for row in rows] == sorted({row["number"] for row in rows})
-    assert isinstance(loop.next_trial(), TrialSuggestion)
+    assert isinstance(loop.next_trial(), Trial)
 
 
 def test_journal_on_full_disk_keeps_only_complete_lines(study: StudyFolder, disk: SmallDisk) -> None:
@@ -190,4 +190,4 @@ def test_journal_on_full_disk_keeps_only_complete_lines(study: StudyFolder, disk
     assert content.endswith(b"\n")
     assert len(seen) == reported > 0
     assert len(again.reported(0)) == reported + 1
-    assert isinstance(direct(study).next_trial(), TrialSuggestion)
+    assert isinstance(direct(study).next_trial(), Trial)

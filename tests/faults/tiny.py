@@ -28,7 +28,7 @@ from xraytune.space.settings import Experiment, Parameters, Settings
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.journal import Journal
 from xraytune.study.start import create_study, environment, require_free, require_same_images, require_same_space
-from xraytune.study.suggestion import TrialSuggestion
+from xraytune.study.trial import Trial
 from xraytune.synth import gan, synthesize
 from xraytune.synth import train as generator_train
 from xraytune.synth.synthesize import generator_need
@@ -189,7 +189,7 @@ def _runs(settings: Settings) -> list[Experiment]:
 
 
 def _run(work: TrialLoop, cache: Path, marks: Marks, is_lost: Callable[[int, int], bool]) -> None:
-    while isinstance(suggestion := work.next_trial(), TrialSuggestion):
+    while isinstance(suggestion := work.next_trial(), Trial):
         if is_lost(suggestion.number, 0):
             work.on_trial_lost(suggestion.number, out_of_memory=False)
             continue

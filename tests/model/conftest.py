@@ -21,7 +21,7 @@ from xraytune.model.train import train
 from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.start import create_study
-from xraytune.study.suggestion import TrialSuggestion
+from xraytune.study.trial import Trial
 
 SPACE = """\
 name: mix
@@ -140,7 +140,7 @@ def search_in_process(lab: Lab) -> None:
     create_study(folder, space, prepared, CPU)
     with one_thread(), locked(folder):
         loop, runner = loop_of(folder, space, prepared, cache), InProcess(folder, cache=cache)
-        while isinstance(suggestion := loop.next_trial(), TrialSuggestion):
+        while isinstance(suggestion := loop.next_trial(), Trial):
             if suggestion.number != WITHOUT_EPOCH:
                 runner.run_trial(loop, suggestion)
         loop.close()

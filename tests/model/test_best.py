@@ -19,7 +19,7 @@ from xraytune.space.settings import ExportedFrom
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
 from xraytune.study.start import create_study
-from xraytune.study.suggestion import TrialSuggestion
+from xraytune.study.trial import Trial
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +38,7 @@ def made(lab: Lab, tmp_path: Path) -> Made:
         loop = DirectSearch(folder, space)
         for value, val_b_score in scores:
             suggestion = loop.next_trial()
-            assert isinstance(suggestion, TrialSuggestion)
+            assert isinstance(suggestion, Trial)
             result = TrialResult(value=value, val_b_score=val_b_score, best_epoch=1, epochs=1, threshold=0.5)
             loop.on_result(suggestion.number, TrialEnded(result=result))
         return folder

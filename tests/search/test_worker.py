@@ -39,7 +39,7 @@ from xraytune.space.load import experiment_to_json, load_space
 from xraytune.space.settings import Parameters
 from xraytune.study.folder import StudyFolder
 from xraytune.study.start import create_study
-from xraytune.study.suggestion import TrialSuggestion
+from xraytune.study.trial import Trial
 from xraytune.study.trial_files import TakenOverError, begin_attempt, read_samples
 from xraytune.synth.synthesize import GAN_STAGE
 
@@ -95,7 +95,7 @@ def job(study: StudyFolder, number: int, tracking: Any = None, hang_minutes: flo
     content["settings"] |= {"tracking": tracking} if tracking else {}
     content["settings"]["resources"]["hang_minutes"] = hang_minutes
     write_json(trial / "config.json", content)
-    suggestion = TrialSuggestion(number=number, parameters=experiment.parameters)
+    suggestion = Trial(number=number, parameters=experiment.parameters)
     return replace(job_of(suggestion, study, study.path.parent.parent / "cache"), label=f"one #{number}")
 
 

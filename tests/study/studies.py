@@ -18,7 +18,7 @@ from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
 from xraytune.study.row import TrialRow
-from xraytune.study.suggestion import TrialSuggestion
+from xraytune.study.trial import Trial
 
 SPACE = """\
 version: 1
@@ -103,11 +103,11 @@ class DirectSearch(TrialLoop):
         return self.trials.used_up
 
     def next_trial(
-        self, slots: int = sys.maxsize, slots_of: Callable[[TrialSuggestion], int] | None = None
-    ) -> TrialSuggestion | Literal["wait", "done"]:
+        self, slots: int = sys.maxsize, slots_of: Callable[[Trial], int] | None = None
+    ) -> Trial | Literal["wait", "done"]:
         return super().next_trial(slots, slots_of or self._slots_of)
 
-    def _slots_of(self, suggestion: TrialSuggestion) -> int:
+    def _slots_of(self, suggestion: Trial) -> int:
         return suggestion.share * (self._generator_slots if suggestion.only_generator else 1)
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from xraytune.search.callbacks import Callbacks
     from xraytune.study.row import TrialRow
     from xraytune.study.status import StudyView
-    from xraytune.study.suggestion import TrialSuggestion
+    from xraytune.study.trial import Trial
 
 
 def search(
@@ -141,7 +141,7 @@ class SearchScreen:
             console.watching(lambda: live_frame(watcher.look(), dashboard=shown), lambda: summary_line(watcher.look()))
         )
 
-    def _on_trial_start(self, suggestion: TrialSuggestion) -> None:
+    def _on_trial_start(self, suggestion: Trial) -> None:
         from xraytune.trial.mix import mix_label
 
         if not console.is_live():

@@ -19,12 +19,12 @@ from xraytune.confirm.study import OpenStudy
 from xraytune.data.prepare import Prepared, write_prepared
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.loop import TrialLoop, TrialSource
-from xraytune.search.order import GeneratorNeeds, Trial
+from xraytune.search.order import GeneratorNeeds
 from xraytune.space.settings import Experiment
 from xraytune.study.clock import StudyClock
 from xraytune.study.folder import StudyFolder, other_releases
 from xraytune.study.row import RunRow, Status, append_row, ended_runs, reasons_of
-from xraytune.study.suggestion import TrialSuggestion
+from xraytune.study.trial import Trial
 from xraytune.study.trial_files import read_progress
 from xraytune.synth.synthesize import generator_need
 
@@ -83,16 +83,16 @@ class RunList(TrialSource):
         """Yield the runs that have not ended."""
         for run in self._runs.values():
             if run.number not in self._ended:
-                yield Trial(suggestion=TrialSuggestion(number=run.number, parameters=run.experiment.parameters))
+                yield Trial(number=run.number, parameters=run.experiment.parameters)
 
-    def label(self, suggestion: TrialSuggestion) -> str:
+    def label(self, trial: Trial) -> str:
         """Return the label of a run."""
-        return self._runs[suggestion.number].label
+        return self._runs[trial.number].label
 
-    def begin(self, suggestion: TrialSuggestion) -> Experiment:
+    def begin(self, trial: Trial) -> Experiment:
         """Return the settings of a run; StudyError if it was started with others."""
-        self._require_same(suggestion.number)
-        return self._runs[suggestion.number].experiment
+        self._require_same(trial.number)
+        return self._runs[trial.number].experiment
 
     def should_continue(self, number: int, record: EpochRecord) -> bool:
         """Let ASHA decide, if this is a list of top-up trials."""
@@ -111,11 +111,11 @@ class RunList(TrialSource):
             self.folder.drop_checkpoint(number)
         self._report_progress()
 
-    def heartbeat(self, running: Iterable[TrialSuggestion]) -> None:
+    def heartbeat(self, running: Iterable[Trial]) -> None:
         """Report the progress of the generators in training."""
-        for suggestion in running:
-            number = suggestion.number
-            progress = read_progress(self.folder.trial_path(number)) if suggestion.only_generator else None
+        for trial in running:
+            number = trial.number
+            progress = read_progress(self.folder.trial_path(number)) if trial.only_generator else None
             if progress and progress.done and progress.done != self._shown.get(number):
                 self._shown[number] = progress.done
                 self._on_progress(f"{self._runs[number].label} (steps)", progress.done, progress.total)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from xraytune.base.records import EpochRecord, Progress, ignore_progress
 from xraytune.study.row import TrialRow
-from xraytune.study.suggestion import TrialSuggestion
+from xraytune.study.trial import Trial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class Callbacks:
 
     note: Callable[[str], None] = lambda *_: None
     on_start: Callable[[Path, str], None] = lambda *_: None
-    on_trial_start: Callable[[TrialSuggestion], None] = lambda *_: None
+    on_trial_start: Callable[[Trial], None] = lambda *_: None
     on_epoch: Callable[[int, EpochRecord], None] = lambda *_: None
     on_trial_end: Callable[[TrialRow], None] = lambda *_: None
     on_progress: Progress = ignore_progress

@@ -15,7 +15,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, Literal, Protocol, TypeAlias
 
 from xraytune.base.errors import MachineError, Problem, TrialError
@@ -23,13 +23,13 @@ from xraytune.base.files import write_json, write_text
 from xraytune.base.records import EpochRecord
 from xraytune.nets.checkpoint import SAVE_FILE
 from xraytune.search import messages
-from xraytune.search.order import GeneratorNeeds, Trial, in_order
+from xraytune.search.order import GeneratorNeeds, in_order
 from xraytune.space.load import experiment_to_json
 from xraytune.space.settings import Experiment
 from xraytune.study.clock import StudyClock
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import Status
-from xraytune.study.suggestion import Cause, Failure, TrialSuggestion, resource_share
+from xraytune.study.trial import Cause, Failure, Trial
 from xraytune.study.trial_files import HANG_FILE
 
 _SAME_FAILURES = _STOPPED_NODES = 3
@@ -65,19 +65,19 @@ class TrialSource(Protocol):
         """Return what the next new trial is."""
         return "none"
 
-    def ask(self) -> TrialSuggestion:
+    def ask(self) -> Trial:
         """Return a new trial, if there is one."""
         raise LookupError("all trials are known")
 
-    def copy_result(self, suggestion: TrialSuggestion) -> bool:
+    def copy_result(self, trial: Trial) -> bool:
         """Record a trial as a copy of a complete one with the same settings; return whether there is one."""
-        del suggestion
+        del trial
         return False
 
-    def label(self, suggestion: TrialSuggestion) -> str:
+    def label(self, trial: Trial) -> str:
         """Return a trial's name in the dashboard and in trackers, without that of the study."""
 
-    def begin(self, suggestion: TrialSuggestion) -> Experiment:
+    def begin(self, trial: Trial) -> Experiment:
         """Return the settings to write to the `config.json` of a trial that starts or resumes."""
 
     def should_continue(self, number: int, record: EpochRecord) -> bool:
@@ -90,7 +90,7 @@ class TrialSource(Protocol):
         """Record a failed attempt at a trial that is to be retried."""
         del number, failure, reason
 
-    def heartbeat(self, running: Iterable[TrialSuggestion]) -> None:
+    def heartbeat(self, running: Iterable[Trial]) -> None:
         """Called at least once a second while trials run."""
         del running
 
@@ -118,8 +118,8 @@ class TrialLoop:
         return not self._running and not self._startable() and self.source.upcoming() in {"none", "out of time"}
 
     def next_trial(
-        self, slots: int = sys.maxsize, slots_of: Callable[[TrialSuggestion], int] = lambda _: 1
-    ) -> TrialSuggestion | Literal["wait", "done"]:
+        self, slots: int = sys.maxsize, slots_of: Callable[[Trial], int] = lambda _: 1
+    ) -> Trial | Literal["wait", "done"]:
         """Ask for a trial and start it: first one that trains a generator, then a waiting one, else a new one.
 
         `slots` is the number of all slots, free or not, `slots_of` how many of them a trial occupies.
@@ -138,21 +138,20 @@ class TrialLoop:
         if not runnable:
             return "wait"
         trial = runnable[0]
-        if self.source.copy_result(trial.suggestion):
+        if self.source.copy_result(trial):
             del self._waiting[trial.number]
             return self.next_trial(slots, slots_of)
-        trial.lineage = self.generator_need(trial.suggestion.parameters.gan)
-        only_generator = trial.lineage is not None and not trial.has_trained_generator
-        trial.suggestion = replace(trial.suggestion, only_generator=only_generator)
-        trial.slots = slots_of(trial.suggestion)
+        trial.lineage = self.generator_need(trial.parameters.gan)
+        trial.only_generator = trial.lineage is not None and not trial.has_trained_generator
+        trial.slots = slots_of(trial)
         if self._running and trial.slots > free:
             return "wait"
         self._start(trial)
-        return trial.suggestion
+        return trial
 
     def _ask(self) -> None:
-        suggestion = self.source.ask()
-        self._waiting[suggestion.number] = Trial(suggestion=suggestion)
+        trial = self.source.ask()
+        self._waiting[trial.number] = trial
 
     def _startable(self) -> list[Trial]:
         """Return the waiting trials that may still start, by number: once the time is used up, those that have begun."""
@@ -166,14 +165,14 @@ class TrialLoop:
         in_training = {trial.lineage for trial in self._running.values()}
         waiting = self._startable()
         if self.source.copies_results:
-            running = {trial.suggestion.parameters for trial in self._running.values()}
-            waiting = [trial for trial in waiting if trial.suggestion.parameters not in running]
+            running = {trial.parameters for trial in self._running.values()}
+            waiting = [trial for trial in waiting if trial.parameters not in running]
         return in_order(waiting, in_training, self.generator_need)
 
     def _start(self, trial: Trial) -> None:
-        suggestion, path = trial.suggestion, self.folder.trial_path(trial.number)
+        path = self.folder.trial_path(trial.number)
         # At each start: resources, tracking and the locations of files may have changed since the last one.
-        write_json(path / "config.json", experiment_to_json(self.source.begin(suggestion), path))
+        write_json(path / "config.json", experiment_to_json(self.source.begin(trial), path))
         self._running[trial.number] = self._waiting.pop(trial.number)
         self.clock.start(trial.number, 0.0)
 
@@ -249,10 +248,7 @@ class TrialLoop:
         self._wait_again(number)
 
     def _wait_again(self, number: int) -> None:
-        trial = self._remove(number)
-        share = resource_share(trial.failures)
-        trial.suggestion = replace(trial.suggestion, only_generator=False, share=share)
-        self._waiting[number] = trial
+        self._waiting[number] = self._remove(number)
 
     def _remove(self, number: int) -> Trial:
         self.clock.stop(number)
@@ -276,7 +272,7 @@ class TrialLoop:
     def heartbeat(self) -> None:
         """Save the time used every few seconds; called at least once a second while trials run."""
         self.clock.heartbeat()
-        self.source.heartbeat(trial.suggestion for trial in self._running.values())
+        self.source.heartbeat(self._running.values())
 
     def slots_in_use(self) -> int:
         """Return the slots that running trials occupy."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from xraytune.base.records import EpochRecord, TrialResult
-from xraytune.study.suggestion import Cause
+from xraytune.study.trial import Cause
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

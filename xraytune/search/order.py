@@ -4,46 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
 from functools import cache
 from typing import TypeAlias
 
 from xraytune.space.settings import GanSettings
-from xraytune.study.suggestion import Failure, TrialSuggestion
+from xraytune.study.trial import Trial
 
 GeneratorNeeds: TypeAlias = Callable[[GanSettings | None], str | None]
 """From a trial's generator, if it has one, to its lineage; None if it need not be trained first."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Trial:
-    """A trial that waits or runs.
-
-    Attributes:
-        epochs: The last epoch that it has reported.
-        failures: Its failed attempts.
-        has_trained_generator: Whether it has reported its generator as trained, perhaps into another cache.
-        lineage: Of the generator that it has to train first, since it was started; None if there is none.
-        slots: Those that it occupies while it runs.
-    """
-
-    suggestion: TrialSuggestion
-    epochs: int = 0
-    failures: list[Failure] = field(default_factory=list)
-    has_trained_generator: bool = False
-    lineage: str | None = None
-    slots: int = 0
-
-    @property
-    def number(self) -> int:
-        """Its number in the study."""
-        return self.suggestion.number
-
-    @property
-    def generator_steps(self) -> int:
-        """The steps of its generator; 0 without one."""
-        generator = self.suggestion.parameters.gan
-        return generator.steps if generator else 0
 
 
 def in_order(
@@ -57,7 +25,7 @@ def in_order(
     need = cache(generator_need)
     ready, chains = list[Trial](), defaultdict[str, list[Trial]](list)
     for trial in waiting:
-        lineage = None if trial.has_trained_generator else need(trial.suggestion.parameters.gan)
+        lineage = None if trial.has_trained_generator else need(trial.parameters.gan)
         if lineage is None:
             ready.append(trial)
         elif lineage not in in_training:

@@ -9,14 +9,14 @@ from xraytune.base.records import EpochRecord
 from xraytune.search.asha import rungs_of
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import TrialLoop, TrialSource, Upcoming
-from xraytune.search.order import GeneratorNeeds, Trial
+from xraytune.search.order import GeneratorNeeds
 from xraytune.space.settings import Experiment
 from xraytune.space.space import Space
 from xraytune.study.clock import StudyClock
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
 from xraytune.study.row import Status, append_row, write_trials
-from xraytune.study.suggestion import Failure, TrialSuggestion
+from xraytune.study.trial import Failure, Trial
 from xraytune.study.trial_files import read_pool_report
 from xraytune.trial.mix import mix_label
 
@@ -45,11 +45,7 @@ class SearchTrials(TrialSource):
     def unfinished(self) -> Iterator[Trial]:
         """Yield the trials that have begun, with their failed attempts."""
         for number in self.journal.unfinished():
-            yield Trial(
-                suggestion=self.journal.resume(number),
-                epochs=max(self.journal.reported(number), default=0),
-                failures=self.journal.failures(number),
-            )
+            yield self.journal.resume(number)
 
     @property
     def used_up(self) -> Literal["", "trials", "hours", "gpu_hours"]:
@@ -69,15 +65,15 @@ class SearchTrials(TrialSource):
             return "none" if used_up == "trials" else "out of time"
         return "fixed" if self.journal.count < len(self._points) else "drawn"
 
-    def ask(self) -> TrialSuggestion:
+    def ask(self) -> Trial:
         """Return the next point, or a draw."""
         return self.journal.ask(self._points)
 
-    def copy_result(self, suggestion: TrialSuggestion) -> bool:
+    def copy_result(self, trial: Trial) -> bool:
         """Record a trial as a copy of a complete one with the same settings: it would have the same result to the bit."""
-        if (original := self._complete.get(suggestion.parameters)) is None:
+        if (original := self._complete.get(trial.parameters)) is None:
             return False
-        number = suggestion.number
+        number = trial.number
         for epoch, value in sorted(self.journal.reported(original.number).items()):
             self._should_continue(number, epoch, value)
         outcome = original.model_dump(include={"value", "val_b_score", "threshold"})
@@ -85,14 +81,14 @@ class SearchTrials(TrialSource):
         self.callbacks.note(f"#{number} has the settings of #{original.number}, so its result was copied")
         return True
 
-    def label(self, suggestion: TrialSuggestion) -> str:
+    def label(self, trial: Trial) -> str:
         """Return number and mix: `#7 gan r=0.5 (500 steps)`."""
-        return f"#{suggestion.number} {mix_label(suggestion.parameters)}"
+        return f"#{trial.number} {mix_label(trial.parameters)}"
 
-    def begin(self, suggestion: TrialSuggestion) -> Experiment:
+    def begin(self, trial: Trial) -> Experiment:
         """Report a trial that starts or resumes, and return its settings."""
-        self.callbacks.on_trial_start(suggestion)
-        return Experiment(settings=self.space.settings, parameters=suggestion.parameters)
+        self.callbacks.on_trial_start(trial)
+        return Experiment(settings=self.space.settings, parameters=trial.parameters)
 
     def should_continue(self, number: int, record: EpochRecord) -> bool:
         """Record the value of an epoch in the journal, and let ASHA decide."""

@@ -30,7 +30,7 @@ from xraytune.space.fields import flat_values
 from xraytune.space.settings import Experiment, ObjectiveName
 from xraytune.study.folder import StudyFolder, other_releases
 from xraytune.study.row import EndedRow, ended_runs, ended_trials
-from xraytune.study.suggestion import Cause
+from xraytune.study.trial import Cause
 from xraytune.study.trial_files import (
     HANG_FILE,
     ProgressFile,

@@ -34,7 +34,7 @@ from xraytune.space.paths import relative_value
 from xraytune.space.settings import Objective, Parameters, SamplerSettings
 from xraytune.space.space import Space
 from xraytune.study.row import Status, TrialRow
-from xraytune.study.suggestion import Failure, TrialSuggestion, resource_share
+from xraytune.study.trial import Failure, Trial
 
 _STATES: dict[Status, TrialState] = {
     "complete": TrialState.COMPLETE,
@@ -91,7 +91,7 @@ class Journal:
         """Return the trials that have not ended."""
         return [trial.number for trial in self.trials if trial.state is TrialState.RUNNING]
 
-    def ask(self, points: Sequence[Mapping[str, Value]]) -> TrialSuggestion:
+    def ask(self, points: Sequence[Mapping[str, Value]]) -> Trial:
         """Return the next trial: the point of its number if there is one, else a draw of the sampler."""
         number = self.count
         self.study.sampler = _NumberedSampler(self._sampler, number)
@@ -102,14 +102,15 @@ class Journal:
                 self.study.enqueue_trial(point)
             self._trials[number] = trial = self.study.ask()
             self.count += 1
-            return TrialSuggestion(number=number, parameters=self._suggest(trial))
+            return Trial(number=number, parameters=self._suggest(trial))
 
-    def resume(self, number: int) -> TrialSuggestion:
+    def resume(self, number: int) -> Trial:
         """Return an unfinished trial with its settings; those not yet drawn are drawn now."""
         self.study.sampler = _NumberedSampler(self._sampler, number)
         with self._backend.flushed_once():
             parameters = self._suggest(self._trial(number))
-        return TrialSuggestion(number=number, parameters=parameters, share=resource_share(self.failures(number)))
+        epochs = max(self.reported(number), default=0)
+        return Trial(number=number, parameters=parameters, epochs=epochs, failures=self.failures(number))
 
     def parameters(self, number: int) -> Parameters:
         """Return the settings of a trial.

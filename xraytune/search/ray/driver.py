@@ -42,7 +42,7 @@ from xraytune.search.ray.nodes import Nodes
 from xraytune.search.ray.process import Needs, RayDiedError, RayStarted, TokenRefusedError, TuneRun
 from xraytune.search.slots import Held, count_slots, held
 from xraytune.study.folder import SCRATCH_NAME
-from xraytune.study.suggestion import TrialSuggestion
+from xraytune.study.trial import Trial
 
 _LIST_NODES_SECONDS = 2.0
 _LOOK_SECONDS = 0.05
@@ -102,7 +102,7 @@ class JournalSearcher(Searcher):
             self._loop.heartbeat()
             slots = self._count_slots()
             trial = self._loop.next_trial(slots, lambda trial: self._held(trial).slots) if slots else "wait"
-            if isinstance(trial, TrialSuggestion):
+            if isinstance(trial, Trial):
                 return self._config(trial)
             return str(Searcher.FINISHED) if trial == "done" else None
         return None
@@ -131,12 +131,12 @@ class JournalSearcher(Searcher):
         self._waits_for_nodes = False
         return slots
 
-    def _held(self, trial: TrialSuggestion) -> Held:
+    def _held(self, trial: Trial) -> Held:
         return held(
             self._order.allocation, self._nodes.usable(), only_generator=trial.only_generator, times=trial.share
         )
 
-    def _config(self, trial: TrialSuggestion) -> dict[str, Any]:
+    def _config(self, trial: Trial) -> dict[str, Any]:
         room = self._held(trial)
         self._loop.clock.start(trial.number, room.gpus)
         label = f"{self._order.study} {self._loop.source.label(trial)}"
