@@ -1,7 +1,9 @@
 """The study folder: one process at a time, one space, one set of images."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from typing import Literal
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from tests.study.studies import CPU, two_images, write_space
 from xraytune.base.errors import MachineError, StudyError, TrialError
 from xraytune.base.files import read_json, write_json
+from xraytune.base.locks import build_lock, current_owner
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import image_columns
 from xraytune.search.run import search
@@ -109,3 +112,22 @@ def test_another_build_of_the_same_release_is_the_same_version(study: StudyFolde
     begun_with(study, torch=study.releases()[0]["torch"] + "+cpu")
 
     assert continue_under_releases(study) == ""
+
+
+def test_a_search_waits_for_the_trials_of_a_killed_one_to_end(study: StudyFolder) -> None:
+    """Its second process writes the journal, and ends a moment later."""
+    events = []
+
+    def begin() -> None:
+        with locked(study):
+            events.append("the next search")
+
+    with build_lock(study.driver_lock_path):
+        following = Thread(target=begin)
+        following.start()
+        while current_owner(study.lock_path) is None:
+            time.sleep(0.01)
+        events.append("the last write")
+    following.join()
+
+    assert events == ["the last write", "the next search"]

@@ -29,7 +29,7 @@ from pydantic import TypeAdapter
 from xraytune.base.artifacts import releases
 from xraytune.base.errors import ConfigError, Problem, SourceLine, StudyError
 from xraytune.base.files import read_json, require_recorded
-from xraytune.base.locks import LockHeldError, current_owner, hold
+from xraytune.base.locks import LockHeldError, build_lock, current_owner, hold
 from xraytune.base.records import Compute, Json
 from xraytune.data.prepare import Prepared, read_prepared
 from xraytune.space.load import experiment_from_json, load_space
@@ -75,6 +75,11 @@ class StudyFolder:
     def lock_path(self) -> Path:
         """The lock, with its owner."""
         return self.path / ".lock"
+
+    @property
+    def driver_lock_path(self) -> Path:
+        """The lock of the process that runs its trials, which may outlive a killed search for a moment."""
+        return self.path / ".driver.lock"
 
     @property
     def default_cache(self) -> Path:
@@ -202,6 +207,8 @@ def locked(folder: StudyFolder, work: Literal["searched", "confirmed"] = "search
     """Hold the study's lock; raise StudyError if another process has it."""
     try:
         with hold(folder.lock_path, work):
+            with build_lock(folder.driver_lock_path):
+                pass
             yield
     except LockHeldError as error:
         fix = "wait for it, or stop it (Ctrl-C there); `xraytune status` shows a running study"

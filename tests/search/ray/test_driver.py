@@ -90,6 +90,7 @@ class Tune:
         order = TuneRun(
             make_loop=lambda _: loop,
             folder=loop.folder.path,
+            driver_lock=loop.folder.driver_lock_path,
             study="small",
             cache=loop.folder.path,
             allocation=allocation,

@@ -257,8 +257,7 @@ def _start_ray(address: str, cpus: int, study: str) -> RayStarted:
 def _run(search: Search, order: TuneRun, nodes: Nodes) -> None:
     """Run trials until all have ended, or until SIGUSR1, Tune's own signal to stop."""
     scratch = order.folder / SCRATCH_NAME
-    # The process before this one may not have ended yet.
-    with search.told_of_errors(), build_lock(order.folder / ".driver.lock"):
+    with search.told_of_errors(), build_lock(order.driver_lock):
         loop = order.make_loop(search.callbacks())
         try:
             tune.run(
@@ -279,7 +278,7 @@ def _run(search: Search, order: TuneRun, nodes: Nodes) -> None:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
             loop.clock.save()
-    search.send("done")
+    search.send("done" if loop.is_done else "stopped")
 
 
 def _end_with(search: int, folder: str) -> None:

@@ -73,10 +73,14 @@ class Needs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TuneRun:
-    """The order to run the trials of a loop, which the process makes from the files of its `folder`."""
+    """The order to run the trials of a loop, which the process makes from the files of its `folder`.
+
+    The process before this one, which had the same `driver_lock`, may not have ended yet.
+    """
 
     make_loop: Callable[[Callbacks], TrialLoop]
     folder: Path
+    driver_lock: Path
     study: str
     cache: Path
     allocation: Allocation
@@ -165,7 +169,9 @@ class RayProcess:
             match self._receive():
                 case "has results":
                     self.has_results = True
-                case "done":
+                case "done" | "stopped" as end:
+                    if end == "stopped" and not caught:
+                        raise RayDiedError("Tune ended before its trials")
                     self._is_busy = False
                     return
                 case (name, arguments):

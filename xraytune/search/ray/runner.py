@@ -91,6 +91,7 @@ class Runner:
         order = TuneRun(
             make_loop=make_loop,
             folder=folder.path,
+            driver_lock=self.study.driver_lock_path,
             study=self.study.path.name,
             cache=self.cache,
             allocation=self.allocation,
