@@ -30,6 +30,7 @@ from xraytune.search.slots import Node
 
 # Ray reads these when it is imported or started: no log files, tables or snapshots of Tune's own.
 _ENVIRONMENT = {
+    "PYTHONSAFEPATH": "1",  # a script called random.py in the working folder is not the module of that name
     **internals.VARIABLES,
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
