@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Barrier
 
 import pytest
 
+from tests.faults.small_disk import small_disk
 from tests.search.ray.test_runner import run
 from xraytune.base.errors import MachineError
 from xraytune.search.ray.setup import protect_token, ray_parent, why_ray_cannot_start
@@ -50,6 +52,13 @@ def test_unwritable_folder_or_home_is_reported(
 
     assert told().startswith(words)
     assert bool(told()) == bool(words)
+
+
+def test_a_full_disk_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    with TemporaryDirectory(dir="/tmp") as short, small_disk(Path(short) / "disk") as disk:
+        monkeypatch.setenv("RAY_TMPDIR", str(disk.path))
+
+        assert f"{disk.path}: Ray's temporary folder has 32 MiB left" in told()
 
 
 def test_existing_token_is_sufficient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,8 @@ from xraytune.base.errors import MachineError, Problem
 from xraytune.base.files import nearest_folder
 
 _LONGEST_SOCKET_BYTES = 107
+_LEAST_FREE_BYTES = 100 * 2**20
+"""For Ray's logs, and the temporary files of trials."""
 _PREFIX = "xray-"
 _SOCKET = _PREFIX + "12345678/ray/session_2026-01-31_23-59-59_123456_{pid}/sockets/dash_MetricsHead"
 """The longest of Ray's socket paths."""
@@ -29,6 +32,10 @@ def why_ray_cannot_start() -> Problem | None:
         return Problem(f"the path of Ray's temporary folder is {excess} bytes too long", parent, other)
     if why := _unwritable(parent):
         return Problem(f"Ray cannot write to its temporary folder ({why})", parent, other)
+    free_bytes = shutil.disk_usage(nearest_folder(parent)).free
+    if free_bytes < _LEAST_FREE_BYTES:
+        what = f"Ray's temporary folder has {free_bytes // 2**20} MiB left"
+        return Problem(what, parent, f"free {_LEAST_FREE_BYTES // 2**20} MiB there, or {other}")
     return _why_no_token()
 
 
