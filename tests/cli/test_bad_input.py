@@ -217,6 +217,13 @@ def test_pipes_and_circular_links_are_skipped(here: Path) -> None:
     assert "are not followed: 1" in text
 
 
+def test_a_deleted_working_folder_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+
+    refused(run("status"), 4, "the working folder no longer exists")
+
+
 def test_unreadable_file_is_reported_without_traceback(here: Path) -> None:
     (here / "model" / "manifest.json").chmod(0)
     # Root reads everything, unless it gives that up before.

@@ -47,6 +47,7 @@ class Command(TyperCommand):
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # typer's own context
         """Run the command; raise `typer.Exit` with the exit code of an error."""
         try:
+            _require_working_folder()
             with explain_disk_errors(Path()):
                 return super().invoke(ctx)
         except (typer.Exit, typer.BadParameter, BrokenPipeError):  # handled by typer
@@ -64,6 +65,13 @@ class Command(TyperCommand):
                 raise typer.Exit(MachineError.exit_code) from None
             console.show_traceback("this is a bug in xraytune: please report it with the lines above")
             raise typer.Exit(1) from None
+
+
+def _require_working_folder() -> None:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise MachineError(Problem("the working folder no longer exists", fix="cd to another folder")) from None
 
 
 def build_app() -> typer.Typer:
