@@ -21,6 +21,7 @@ from xraytune.search.ray.runner import Runner
 from xraytune.search.slots import Node, count_slots
 from xraytune.search.trials import SearchTrials, search_loop
 from xraytune.search.wandb import note_on_outer_run
+from xraytune.space.cost import describe_slow_search
 from xraytune.space.settings import Settings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked
@@ -104,6 +105,11 @@ def search(
         )
         for note in _notes(loaded, prepared, index):
             callbacks.note(note)
+        if runner.allocation.trial.gpus == 0 and not (is_resumed or address):
+            images = prepared.steps_per_epoch(settings) * 32
+            slow = describe_slow_search(loaded, images_per_epoch=images, cores=cpu_count())
+            if slow is not None:
+                callbacks.note(slow)
         used, mixes = inputs_of_space(loaded), mixes_of(loaded)
         contents = read_inputs(used, settings, prepared, cache, index=index, mixes=mixes)
         if not is_resumed:
