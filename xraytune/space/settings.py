@@ -206,7 +206,7 @@ class GanSettings(StrictModel):
     features: FilePath | None = None
     """ImageNet weights of a MobileNetV2, whose features generated images then keep, too: for a generator that is to help a
     classifier of other patients. Half of the components are then those of the features, so `z_dim` should be 128."""
-    z_dim: Annotated[int, Field(ge=1, le=4096)] = 64
+    z_dim: Annotated[int, Field(ge=1, le=512)] = 64
     """Size of the latent code; with `architecture: pca`, the number of principal components."""
     width: Annotated[int, Field(ge=4, le=512)] = 64
     """Feature maps of the generator's last and of the discriminator's first layer."""
