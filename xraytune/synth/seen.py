@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from xraytune.base.errors import DataError, Problem
-from xraytune.base.files import read_json, sha256_of
+from xraytune.base.files import read_bytes, read_json, sha256_of
 from xraytune.data.folders import PROVENANCE_FILE, list_images
 from xraytune.space.fields import parameters_from
 from xraytune.space.paths import PATHS
@@ -54,7 +54,7 @@ def _seen_for_folder(folder: FolderSettings) -> frozenset[str] | None:
         return frozenset(map(sha256_of, list_images(seen)))
     try:
         if seen is not None:
-            return frozenset(seen.read_text().split())
+            return frozenset(read_bytes(seen, DataError).decode().split())
         recorded = read_json(provenance).get("train_images") if provenance.is_file() else None
         return None if recorded is None else frozenset(map(str, recorded))
     except (ValueError, OSError, AttributeError, TypeError) as error:
