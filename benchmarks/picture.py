@@ -39,7 +39,7 @@ def draw_report(study: Path, folder: Path) -> None:
         for theme in ("light", "dark"):
             page = browser.new_page(viewport={"width": 900, "height": 800}, color_scheme=theme, device_scale_factor=2)
             page.goto(page_file.as_uri())
-            page.wait_for_selector("#chart-differences .main-svg")
+            page.wait_for_selector("#verdict .main-svg")
             hidden = "header, .state, #verdict :is(.table, details, .commands), #verdict ~ *"
             page.add_style_tag(content=f"{hidden} {{ display: none }}")
             page.locator("main").screenshot(path=folder / f"report-{theme}.png")

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from xraytune.base.errors import Problem, StudyError
 from xraytune.cli import console
-from xraytune.present.tables import Column, Table, duration, numbers
+from xraytune.present.tables import Table, duration
 
 OF_A_GAN = {4000: 0.0, 4010: 4.0, 4100: 20.0, 4300: 25.0, 4500: 40.0, 5000: 70.0}
 SHOWN_OF_A_GAN = ["4,100 of 5,000 steps, 2:40 left", "4,500 of 5,000 steps, 0:37 left", "5,000 of 5,000 steps"]
@@ -107,7 +107,7 @@ FINDINGS = {
 
 @pytest.mark.parametrize("width", [30, 40, 60, 80, 100, 160])
 def test_a_column_is_shown_whole_or_named_as_left_out(width: int) -> None:
-    table = Table(["", *numbers(*[*FINDINGS][1:])], [*zip(*FINDINGS.values(), strict=True)])
+    table = Table([dict(zip(FINDINGS, cells, strict=True)) for cells in zip(*FINDINGS.values(), strict=True)])
     screen = io.StringIO()
 
     Console(width=width, file=screen).print(console.drawn([table]))
@@ -131,7 +131,7 @@ SHOWN = r"\x1b[2J\x1b]0;owned\x07\r\x9b31m\u202egnp.exe\u2066"
 
 
 def in_a_table(text: str) -> None:
-    console.show(text, Table((Column(text, flexible=True),), [(text,)], text))
+    console.show(text, Table([{text: text}], text))
 
 
 def in_a_bug(text: str) -> None:

@@ -116,7 +116,7 @@ def test_a_control_over_which_a_gain_is_ruled_out_does_not_look_undecided() -> N
 
     (table, *_) = verdict_section(replace(helped(), finalists=(finalist,))).tables
 
-    words = {row[0]: text_of(row[-1]) for row in table.rows}
+    words = {row["control"]: text_of(row["result"]) for row in table.rows}
     assert words == {one.control: "undecided" for one in controls} | {controls[0].control: "no better"}
 
 

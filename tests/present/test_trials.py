@@ -1,6 +1,5 @@
 """The live view of a search, and that of `status`."""
 
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,8 +7,8 @@ import pytest
 
 from tests.study.studies import two_images
 from xraytune.data.sides import side_sizes
-from xraytune.present.charts import parameter_slice
-from xraytune.present.tables import Entry, Frame, Table, text_of
+from xraytune.present.charts import plot_parameter
+from xraytune.present.tables import Frame, Table, text_of
 from xraytune.present.trials import curve, live_frame, sides_frame, status_frame
 from xraytune.space.settings import GanSettings, Parameters
 from xraytune.study.status import StudyView, TrialView
@@ -43,12 +42,14 @@ def study(*trials: TrialView, **more: object) -> StudyView:
     return StudyView(**{**fields, **more})  # type: ignore[arg-type]
 
 
-def texts(parts: Iterable[Entry | Table]) -> list[str]:
-    return [text_of(part) for part in parts if not isinstance(part, Table)]
+def lines_of(frame: Frame) -> list[str]:
+    return [text_of(part) for part in frame if not isinstance(part, Table)]
 
 
-def tables(frame: Frame) -> list[Table]:
-    return [part for part in frame if isinstance(part, Table)]
+def rows_of(frame: Frame, table: int = -1) -> list[list[str]]:
+    """The text of the cells of one of the tables."""
+    found = [part for part in frame if isinstance(part, Table)][table]
+    return [[text_of(cell) for cell in row.values()] for row in found.rows]
 
 
 def test_frame_orders_running_best_and_ended_trials() -> None:
@@ -59,17 +60,17 @@ def test_frame_orders_running_best_and_ended_trials() -> None:
         trial(3, "running", busy_with="training the GAN: 300 of 600 steps", busy_seconds=70.0),
     )
 
-    (table,) = tables(live_frame(view))
+    rows = rows_of(live_frame(view))
 
-    assert [texts(row)[:2] for row in table.rows] == [["now", "3"], ["best", "1"], ["", "0"], ["ended", "2"]]
-    assert texts(table.rows[0])[-1] == "training the GAN: 300 of 600 steps, 1:10 left"
-    assert texts(table.rows[1]) == ["best", "1", "gan r=1", "2/4", "0.900", "0.850", "▁█", "complete 0:07"]
+    assert [row[:2] for row in rows] == [["now", "3"], ["best", "1"], ["", "0"], ["ended", "2"]]
+    assert rows[0][-1] == "training the GAN: 300 of 600 steps, 1:10 left"
+    assert rows[1] == ["best", "1", "gan r=1", "2/4", "0.900", "0.850", "▁█", "complete 0:07"]
 
 
 def test_the_heading_shows_the_progress_of_the_search() -> None:
     view = study(trial(0, "complete", 0.8, val_b_score=0.7), trial(1, "running", 0.6))
 
-    lines = texts(live_frame(view, dashboard="http://127.0.0.1:8265"))
+    lines = lines_of(live_frame(view, dashboard="http://127.0.0.1:8265"))
 
     assert lines == [
         "small: 1 of 10 trials ended (1 running, 1 complete)",
@@ -79,17 +80,16 @@ def test_the_heading_shows_the_progress_of_the_search() -> None:
 
 
 def test_the_sides_of_a_segmentation_study_have_no_classes_and_no_auroc() -> None:
-    (table,) = tables(sides_frame(side_sizes(replace(two_images(), class_names=("image",)))))
+    frame = sides_frame(side_sizes(replace(two_images(), class_names=("image",))))
 
-    assert [getattr(column, "name", column) for column in table.columns] == ["side", "images", "patients"]
-    assert [texts(row) for row in table.rows] == [[name, "1", "1"] for name in ("train", "val-A", "val-B")]
+    assert rows_of(frame) == [[name, "1", "1"] for name in ("train", "val-A", "val-B")]
 
 
 def test_a_failed_trial_is_shown_with_its_reason_and_without_trials_there_is_no_table() -> None:
-    lines = texts(status_frame(study(trial(4, "failed", reason="the loss is not finite\nmore"))))
+    lines = lines_of(status_frame(study(trial(4, "failed", reason="the loss is not finite\nmore"))))
 
     assert "#4 failed: the loss is not finite" in lines
-    assert tables(status_frame(study())) == []
+    assert not any(isinstance(part, Table) for part in status_frame(study()))
 
 
 def test_the_arms_are_compared_by_their_complete_trials() -> None:
@@ -102,9 +102,7 @@ def test_the_arms_are_compared_by_their_complete_trials() -> None:
         trial(3, "complete", 0.7, 0.75, val_b_score=0.78, parameters=gan),
     )
 
-    (arms, _) = tables(status_frame(view))
-
-    assert [texts(row) for row in arms.rows] == [
+    assert rows_of(status_frame(view), table=0) == [
         ["real_only", "2", "2", "#1 0.900", "#0 0.750", "", ""],
         ["gan", "2", "1", "#3 0.750", "#3 0.780", "+0.0300", "1 pruned"],
     ]
@@ -114,9 +112,9 @@ def test_a_chart_of_a_parameter_shows_complete_trials_alone() -> None:
     """The others have trained for fewer epochs."""
     view = study(trial(0, "complete", 0.7, 0.8), trial(1, "pruned", 0.95), trial(2, "running", 0.6))
 
-    (trace,) = parameter_slice("lr", view).traces
+    (trace,) = plot_parameter("lr", view).figure.data
 
-    assert (trace["text"], trace["y"]) == (["#0 gan r=0"], [0.8])
+    assert (trace.text, trace.y) == (("#0 gan r=0",), (0.8,))
 
 
 @pytest.mark.parametrize(

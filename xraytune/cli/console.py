@@ -13,7 +13,7 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -243,52 +243,49 @@ class _DrawnTable:
     table: Table
 
     def __rich_console__(self, screen: Console, options: ConsoleOptions) -> RenderResult:
-        columns = self.table.headings
-        cells = [
-            [_text(column.name), *(_text(row[place]) for row in self.table.rows)]
-            for place, column in enumerate(columns)
-        ]
-        sizes = [measure_renderables(screen, options.update(max_width=_WIDEST), column) for column in cells]
-        wraps = [column.flexible or place == 0 for place, column in enumerate(columns)]
-        natural = [size.maximum for size in sizes]
-        least = [
-            min(size.minimum, _FOLDED_WIDTH) if may_wrap else size.maximum
-            for size, may_wrap in zip(sizes, wraps, strict=True)
-        ]
-        shown = list(range(len(columns)))
+        table = self.table
+        columns = {name: [_text(name), *(_text(row[name]) for row in table.rows)] for name in table.columns}
+        room = options.update(max_width=_WIDEST)
+        sizes = {name: measure_renderables(screen, room, cells) for name, cells in columns.items()}
+        natural = {name: size.maximum for name, size in sizes.items()}
+        least = {
+            name: min(size.minimum, _FOLDED_WIDTH) if table.is_text(name) else size.maximum
+            for name, size in sizes.items()
+        }
+        shown = [*columns]
 
-        def fits(widths: Sequence[int]) -> bool:
-            return sum(widths[place] + _GAP for place in shown) - _GAP <= options.max_width
+        def fits(widths: dict[str, int]) -> bool:
+            return sum(widths[name] + _GAP for name in shown) - _GAP <= options.max_width
 
-        for place in reversed(range(len(columns))):
-            if columns[place].optional and not fits(natural):
-                shown.remove(place)
-        for place in reversed(shown[2:]):
+        for name in reversed(columns):
+            if name in table.optional and not fits(natural):
+                shown.remove(name)
+        for name in reversed(shown[2:]):
             if not fits(least):
-                shown.remove(place)
+                shown.remove(name)
         grid = RichTable(
             box=box.SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
             pad_edge=False,
             show_edge=False,
-            show_header=any(columns[place].name for place in shown),
+            show_header=any(name.strip() for name in shown),
         )
-        for place in shown:
+        for name in shown:
             grid.add_column(
-                cells[place][0],
-                justify=columns[place].align,
+                columns[name][0],
+                justify="left" if table.is_text(name) else "right",
                 overflow="fold",
-                no_wrap=fits(least) and not wraps[place],
+                no_wrap=fits(least) and not table.is_text(name),
                 header_style="dim",
             )
-        for row in zip(*(cells[place][1:] for place in shown), strict=True):
+        for row in zip(*(columns[name][1:] for name in shown), strict=True):
             grid.add_row(*row)
         yield Text()
-        if self.table.title:
-            yield _text(Cell(self.table.title, "strong"))
+        if table.title:
+            yield _text(Cell(table.title, "strong"))
         yield grid
-        if hidden := [column.name.replace("\n", " ") for place, column in enumerate(columns) if place not in shown]:
-            needed = sum(natural) + _GAP * (len(columns) - 1)
+        if hidden := [name.replace("\n", " ") for name in columns if name not in shown]:
+            needed = sum(natural.values()) + _GAP * (len(columns) - 1)
             note = f"left out on this narrow screen: {', '.join(hidden)} (COLUMNS={needed} shows all)"
             yield _text(Cell(note, "dim"))
 

@@ -12,7 +12,7 @@ from typer import Argument, Exit, Option
 
 from xraytune.base.errors import MachineError
 from xraytune.cli import confirm, console, data, generator, model, options, search
-from xraytune.present.tables import Cell, Column, Table, Tone, shown_path
+from xraytune.present.tables import Cell, Row, Table, Tone, shown_path
 
 QUICK_OVERRIDES = ("budget.trials=4", "confirm.replicates=4")
 _SPACE = Path("other_hospital_demo")
@@ -123,11 +123,15 @@ def doctor(
     if as_json:
         console.show_json({"ok": is_ready, "checks": checks})
     else:
-        rows = [
-            (check.name, Cell(check.status, _TONES[check.status]), f"{check.found}\n{check.fix}".strip())
+        rows: list[Row] = [
+            {
+                "check": check.name,
+                "status": Cell(check.status, _TONES[check.status]),
+                "result and fix": f"{check.found}\n{check.fix}".strip(),
+            }
             for check in checks
         ]
         heading = Cell("ready; try: xraytune demo", "good") if is_ready else Cell("something is missing", "bad")
-        console.show(heading, Table(("check", "status", Column("result and fix", flexible=True)), rows))
+        console.show(heading, Table(rows, text=("check", "status", "result and fix")))
     if not is_ready:
         raise Exit(MachineError.exit_code)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from xraytune.cli import console, options
-from xraytune.present.tables import Column, Table
+from xraytune.present.tables import Table
 
 if TYPE_CHECKING:
     from xraytune.space.space import Space
@@ -19,8 +19,11 @@ def list_(as_json: options.AsJson = False) -> None:
     """List the space files that come with xraytune, and what each is for. Use one with `--space NAME`."""
     from xraytune.space.shipped import list_spaces
 
-    columns = ("name", Column("what it is for", flexible=True))
-    console.show_result(list_spaces(), lambda spaces: console.show(Table(columns, [*spaces.items()])), as_json=as_json)
+    spaces = list_spaces()
+    table = Table(
+        [{"name": name, "what it is for": purpose} for name, purpose in spaces.items()], text=("name", "what it is for")
+    )
+    console.show_result(spaces, lambda _: console.show(table), as_json=as_json)
 
 
 def copy(

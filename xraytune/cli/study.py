@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from xraytune.cli import console, options
-from xraytune.present.tables import Cell, Column, Table, numbers, shown_path
+from xraytune.present.tables import Cell, Table, shown_path
 
 if TYPE_CHECKING:
     from xraytune.model.best import Exported
@@ -100,9 +100,9 @@ def clean_cache(
 def _show_cleaned(cleaned: Cleaned) -> None:
     verb = "would free" if cleaned.is_dry_run else "freed"
     head = f"{verb} {cleaned.total_bytes / 2**20:,.1f} MiB" if cleaned.removed else "nothing to remove"
-    rows = [(str(path), f"{size / 2**20:,.1f}") for path, size in cleaned.removed.items()]
+    rows = [{"path": str(path), "MiB": f"{size / 2**20:,.1f}"} for path, size in cleaned.removed.items()]
     console.show(
         Cell(head, "good"),
         *([Cell(f"note: {cleaned.note}", "dim")] if cleaned.note else []),
-        *([Table((Column("path", flexible=True), *numbers("MiB")), rows)] if rows else []),
+        *([Table(rows)] if rows else []),
     )

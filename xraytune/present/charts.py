@@ -1,25 +1,22 @@
-"""The charts of a report: Plotly traces and layouts as plain dicts. page.js draws them in the colours of the theme.
+"""The charts of a report, as Plotly figures; page.js adds the colours of the theme.
 
-Colours follow the source of extra images in all charts; they are distinct for colour-blind readers (Okabe and Ito 2008).
+Colours follow the source of extra images in all charts; they are distinct for colour-blind readers
+(Okabe and Ito 2008). `optuna.visualization` colours by trial number, so it cannot show the arms.
 """
 
 from __future__ import annotations
 
-import html
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
 
-from xraytune.confirm.record import (
-    ControlVerdict,
-    FinalistVerdict,
-)
+from xraytune.confirm.record import FinalistVerdict
 from xraytune.study.status import StudyView, TrialView
 
-Trace = dict[str, Any]
 _SOURCE_COLOURS = {
     "none": "#8c8c8c",
     "duplicate": "#e69f00",
@@ -27,7 +24,6 @@ _SOURCE_COLOURS = {
     "folder": "#009e73",
     "generator": "#d55e00",
 }
-"""The colour of each source of extra images."""
 _OTHER_COLOUR = "#56b4e9"
 _MARKERS = {
     "better": {"symbol": "triangle-right", "color": "#009e73"},
@@ -36,201 +32,169 @@ _MARKERS = {
     "no better": {"symbol": "square", "color": "#7a5fb5"},
     "undecided": {"symbol": "diamond", "color": "#8c8c8c"},
 }
-_GREY = "#8c8c8c"
+_LINE = {"line_color": "#8c8c8c", "line_width": 1, "layer": "below"}
 _LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
-_LINE = {"type": "line", "x0": 0, "x1": 1, "y0": 0, "y1": 1, "layer": "below"}
-_ROPE = {**_LINE, "type": "rect", "yref": "paper", "fillcolor": "rgba(140,140,140,0.18)", "line": {"width": 0}}
-_SMALL = 270
-"""Height of a chart of one parameter, in px."""
 _MANY = 40
 """Trials from which on points are small and only the best curves strong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """One chart: Plotly's traces and layout, without colours of text, grid and background; sizes are in px.
+    """A figure without colours of text, grid and background; `alt` describes it to a screen reader."""
 
-    `alt` says what it shows, for a screen reader.
-    """
-
-    id: str
-    traces: Sequence[Trace]
-    layout: Mapping[str, Any] = field(default_factory=dict)
-    height: int = 360
+    figure: Any
     alt: str
     caption: str = ""
 
 
-def differences(finalist: FinalistVerdict, metric: str, rope: float) -> Chart:
-    """Show the differences of a finalist from its controls, with intervals and the ROPE."""
+def plot_differences(finalist: FinalistVerdict, metric: str, rope: float) -> Chart:
+    """Plot the differences of a finalist from its controls, with intervals and the ROPE."""
     comparisons = finalist.comparisons[::-1]
-    names = [_escaped(comparison.control) for comparison in comparisons]
-    traces = [
-        _scatter(
-            "markers",
-            [row.difference for row in rows],
-            [_escaped(row.control) for row in rows],
-            "%{y}<br>%{x:+.4f} (%{text})",
-            name=word,
-            error_x=_intervals(rows),
-            marker={"size": 11, **marker},
+    names = {row.control: "<br>".join(textwrap.wrap(row.control, 26)) for row in comparisons}
+    figure = go.Figure()
+    for word, marker in _MARKERS.items():
+        rows = [row for row in comparisons if finalist.words(row)[0] == word]
+        if not rows:
+            continue
+        figure.add_scatter(
+            mode="markers",
+            x=[row.difference for row in rows],
+            y=[names[row.control] for row in rows],
             text=[f"{row.low:+.4f} to {row.high:+.4f}" for row in rows],
+            hovertemplate="%{y}<br>%{x:+.4f} (%{text})<extra></extra>",
+            name=word,
+            marker={"size": 11, **marker},
+            error_x={
+                "symmetric": False,
+                "array": [row.high - row.difference for row in rows],
+                "arrayminus": [row.difference - row.low for row in rows],
+                "width": 5,
+                "thickness": 1.4,
+            },
         )
-        for word, marker in _MARKERS.items()
-        if (rows := [comparison for comparison in comparisons if finalist.words(comparison)[0] == word])
-    ]
-    layout = {
-        "xaxis": _axis(f"difference in {metric}<br>grey: ROPE ±{rope:g}", nticks=6),
-        "yaxis": {"categoryorder": "array", "categoryarray": names, "showgrid": False},
-        "shapes": [_ROPE | {"x0": -rope, "x1": rope}, _vertical(0)],
-        "legend": _LEGEND,
-    }
-    alt = "; ".join(f"{comparison.control}: {comparison.difference:+.4f}" for comparison in comparisons)
-    return Chart(id="differences", traces=traces, layout=layout, height=160 + 44 * len(names), alt=alt)
+    figure.add_vrect(-rope, rope, fillcolor="rgba(140,140,140,0.18)", line_width=0, layer="below")
+    figure.add_vline(0, **_LINE)
+    figure.update_xaxes(title=f"difference in {metric}<br>grey: ROPE ±{rope:g}", nticks=6)
+    figure.update_yaxes(categoryorder="array", categoryarray=[*names.values()], showgrid=False)
+    figure.update_layout(legend=_LEGEND, height=160 + 44 * len(names))
+    alt = "; ".join(f"{row.control}: {row.difference:+.4f}" for row in comparisons)
+    return Chart(figure=figure, alt=alt)
 
 
-def learning_curves(view: StudyView, rungs: Sequence[int]) -> Chart:
-    """Show the best score so far of each trial after each epoch, by arm.
+def plot_learning_curves(view: StudyView, rungs: Sequence[int]) -> Chart:
+    """Plot the best score so far of each trial after each epoch, by arm.
 
-    Pruned trials are pale; of many trials, all but the best of each arm are.
-    `meta` of a trace has a label for each of its lines, which page.js turns into `text`.
+    Pruned trials are pale; of many trials, all but the best of each arm are. `meta` of a trace has a
+    label for each of its lines, which page.js turns into `text`.
     """
-    best_of_arm = {trial.arm: trial for trial in reversed(view.ranked)}
-    shown = view.ranked if len(view.ranked) <= _MANY else best_of_arm.values()
-    strong = {trial.number for trial in shown}
+    strong = {trial.number for trial in view.ranked}
+    which = "complete"
+    if len(strong) > _MANY:
+        strong = {trial.number for trial in {row.arm: row for row in view.ranked[::-1]}.values()}
+        which = "the best trial of each arm"
     groups: dict[tuple[bool, str], list[TrialView]] = {}
     for trial in view.trials:
         if trial.values:
             groups.setdefault((trial.number in strong, trial.arm), []).append(trial)
-    pale = 0.5 if len(view.trials) <= _MANY else 0.25
-    traces = [
-        _scatter(
-            "lines" if max(len(trial.values) for trial in trials) > 1 else "lines+markers",
-            [epoch for trial in trials for epoch in (*range(1, len(trial.values) + 1), None)],
-            [value for trial in trials for value in (*_rounded(trial.values), None)],
-            "%{text}<br>epoch %{x}: %{y:.4f}",
+
+    figure = go.Figure()
+    for (is_strong, arm), trials in sorted(groups.items()):
+        epochs: list[int | None] = []
+        scores: list[float | None] = []
+        for trial in trials:
+            epochs += [*range(1, len(trial.values) + 1), None]
+            scores += [*_round(trial.values), None]
+        first = trials[0].parameters
+        figure.add_scatter(
+            mode="lines" if max(len(trial.values) for trial in trials) > 1 else "lines+markers",
+            x=epochs,
+            y=scores,
+            hovertemplate="%{text}<br>epoch %{x}: %{y:.4f}<extra></extra>",
             name=arm,
             legendgroup=arm,
             meta=[_label(trial) for trial in trials],
-            line={
-                "color": _colour_of(trials[0].parameters.source),
-                "dash": "dot" if trials[0].parameters.classical else "solid",
-                "width": 2.5 if is_strong else 1.2,
-            },
-            opacity=1 if is_strong else pale,
+            line_color=_SOURCE_COLOURS.get(first.source, _OTHER_COLOUR),
+            line_dash="dot" if first.classical else "solid",
+            line_width=2.5 if is_strong else 1.2,
+            opacity=1 if is_strong else (0.5 if len(view.trials) <= _MANY else 0.25),
             showlegend=is_strong or (True, arm) not in groups,
         )
-        for (is_strong, arm), trials in sorted(groups.items())
-    ]
-    layout = {
-        "xaxis": _axis("epoch", rangemode="tozero"),
-        "yaxis": _score_axis(view, view.trials),
-        "shapes": [_vertical(epoch, dash="dot") for epoch in rungs],
-        "legend": _LEGEND,
-    }
-    which = "complete" if len(strong) == view.counts.get("complete") else "the best trial of each arm"
+    for epoch in rungs:
+        figure.add_vline(epoch, line_dash="dot", **_LINE)
+    figure.update_xaxes(title="epoch", rangemode="tozero")
+    figure.update_yaxes(_score_axis(view, view.trials))
+    figure.update_layout(legend=_LEGEND, height=420)
     caption = f"Strong: {which}. Dotted curves: with classical augmentation. "
     if rungs:
         caption += "Vertical lines: ASHA's rungs, where trials are compared and pruned. "
     return Chart(
-        id="curves",
-        traces=traces,
-        layout=layout,
-        height=420,
+        figure=figure,
         alt="best val-A score so far of each trial, by epoch",
         caption=f"{caption}Double-click to see the lowest scores, too.",
     )
 
 
-def parameter_slice(name: str, view: StudyView) -> Chart:
-    """Show the score of each complete trial at its value of one parameter.
+def plot_parameter(name: str, view: StudyView) -> Chart:
+    """Plot the score of each complete trial at its value of one parameter.
 
-    Numbers that span more than a factor of ten are on a logarithmic axis. At a choice, sources stand side by side.
+    Numbers that span more than a factor of ten are on a logarithmic axis. At a choice, sources stand
+    side by side.
     """
-    trials = [trial for trial in view.ranked if trial.values and trial.by_name.get(name) is not None]
-    values = [trial.by_name[name] for trial in trials]
-    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
-    axis = _axis(name)
-    style: Trace = {"type": "scatter", "mode": "markers"}
-    if len(numbers) < len(values):
-        axis |= {"type": "category", "categoryorder": "category ascending"}
-        style = {"type": "box", "boxpoints": "all", "pointpos": 0, "hoveron": "points"}
-        style |= {"fillcolor": "rgba(0,0,0,0)", "line": {"width": 0}}
-    elif 0 < 10 * min(numbers) < max(numbers):
-        axis |= {"type": "log", "dtick": 1, "tickformat": "~g"}
-    size = 9 if len(view.trials) <= _MANY else 6
     groups: dict[str, list[TrialView]] = {}
-    for trial in trials:
-        groups.setdefault(trial.parameters.source, []).append(trial)
-    traces = [
-        style
-        | {
-            "x": [trial.by_name[name] for trial in group],
-            "y": _rounded(trial.values[-1] for trial in group),
-            "text": [_label(trial) for trial in group],
+    for trial in view.ranked:
+        if trial.values and trial.by_name.get(name) is not None:
+            groups.setdefault(trial.parameters.source, []).append(trial)
+    values: list[Any] = [trial.by_name[name] for trials in groups.values() for trial in trials]
+    is_number = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+    figure = go.Figure()
+    for source, trials in sorted(groups.items()):
+        colour = _SOURCE_COLOURS.get(source, _OTHER_COLOUR)
+        shared = {
+            "x": [trial.by_name[name] for trial in trials],
+            "y": _round(trial.values[-1] for trial in trials),
+            "text": [_label(trial) for trial in trials],
             "hovertemplate": "%{text}<br>%{x}: %{y:.4f}<extra></extra>",
             "name": source,
-            "legendgroup": source,
-            "offsetgroup": source,
-            "marker": {"color": _colour_of(source), "size": size, "opacity": 0.85},
+            "marker": {"color": colour, "size": 9 if len(view.trials) <= _MANY else 6, "opacity": 0.85},
         }
-        for source, group in sorted(groups.items())
-    ]
-    return Chart(
-        id=f"parameter-{name.replace('.', '-')}",
-        traces=traces,
-        layout={
-            "xaxis": axis,
-            "yaxis": _score_axis(view, view.ranked),
-            "boxmode": "overlay" if name == "source" else "group",
-            "showlegend": False,
-            "margin": {"t": 16},
-        },
-        height=_SMALL,
-        alt=f"score of each complete trial over {name}",
-    )
+        if is_number:
+            figure.add_scatter(mode="markers", **shared)
+        else:  # a box plot of which only the points are shown
+            figure.add_box(
+                boxpoints="all",
+                pointpos=0,
+                hoveron="points",
+                fillcolor="rgba(0,0,0,0)",
+                line_width=0,
+                offsetgroup=source,
+                **shared,
+            )
+    figure.update_xaxes(title=name)
+    if not is_number:
+        figure.update_xaxes(type="category", categoryorder="category ascending")
+    elif 0 < 10 * min(values) < max(values):
+        figure.update_xaxes(type="log", dtick=1, tickformat="~g")
+    figure.update_yaxes(_score_axis(view, view.ranked))
+    boxmode = "overlay" if name == "source" else "group"
+    figure.update_layout(boxmode=boxmode, showlegend=False, margin_t=16, height=270)
+    return Chart(figure=figure, alt=f"score of each complete trial over {name}")
 
 
 def _label(trial: TrialView) -> str:
     return f"#{trial.number} {trial.mix}"
 
 
-def _score_axis(view: StudyView, trials: Sequence[TrialView]) -> Trace:
+def _score_axis(view: StudyView, trials: Sequence[TrialView]) -> Mapping[str, Any]:
     """Return an axis for the upper three quarters of the last scores, where trials differ little."""
+    axis: dict[str, Any] = {"title": f"val-A {view.metric}"}
     scores = [trial.values[-1] for trial in trials if trial.values]
-    if len(scores) < 4:
-        return _axis(f"val-A {view.metric}", range=None)
-    low, high = float(np.quantile(scores, 0.25)), max(scores)
-    space = max(0.1 * (high - low), 1e-3)
-    return _axis(f"val-A {view.metric}", range=(low - space, high + space))
+    if len(scores) >= 4:
+        low = float(np.quantile(scores, 0.25))
+        space = max(0.1 * (max(scores) - low), 1e-3)
+        axis["range"] = (low - space, max(scores) + space)
+    return axis
 
 
-def _colour_of(source: object) -> str:
-    return _SOURCE_COLOURS.get(f"{source}", _OTHER_COLOUR)
-
-
-def _scatter(mode: str, x: Sequence[Any], y: Sequence[Any], hover: str, **more: Any) -> Trace:
-    return {"type": "scatter", "mode": mode, "x": x, "y": y, "hovertemplate": f"{hover}<extra></extra>", **more}
-
-
-def _intervals(rows: Sequence[ControlVerdict]) -> Trace:
-    above = _rounded(row.high - row.difference for row in rows)
-    below = _rounded(row.difference - row.low for row in rows)
-    return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "width": 5, "thickness": 1.4}
-
-
-def _axis(title: str, **more: Any) -> Trace:
-    return {"title": {"text": title}, **more}
-
-
-def _escaped(name: str) -> str:
-    """Return a name in short lines, as text for Plotly, which knows some HTML."""
-    return "<br>".join(html.escape(line, quote=False) for line in textwrap.wrap(name, 26)) or " "
-
-
-def _rounded(values: Iterable[float]) -> list[float]:
-    return [round(float(value), 5) for value in values]
-
-
-def _vertical(x: float, dash: str = "solid") -> Trace:
-    return {**_LINE, "x0": x, "x1": x, "yref": "paper", "line": {"color": _GREY, "width": 1, "dash": dash}}
+def _round(values: Iterable[float]) -> list[float]:
+    return [round(value, 5) for value in values]

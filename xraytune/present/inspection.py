@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xraytune.base.errors import counted
-from xraytune.present.tables import Cell, Frame, Row, Table, counts_text, facts, numbers
+from xraytune.present.tables import Cell, Frame, Row, Table, counts_text, facts
 from xraytune.present.trials import sides_frame
 
 if TYPE_CHECKING:
@@ -44,15 +44,13 @@ def _warnings(inspection: Inspection) -> Iterator[Cell]:
 
 
 def _classes(inspection: Inspection) -> Table:
-    names = inspection.class_names
-    rows: list[Row] = [(part, *(counts[name] for name in names)) for part, counts in inspection.images.items()]
-    rows.append(("patients in train and val", *(inspection.patients[name] for name in names)))
-    return Table(("part", *numbers(*names)), rows)
+    rows: list[Row] = [{"part": part, **counts} for part, counts in inspection.images.items()]
+    return Table([*rows, {"part": "patients in train and val", **inspection.patients}])
 
 
 def _findings(inspection: Inspection) -> Table:
-    rows: list[Row] = [(name, *counts.values()) for name, counts in inspection.findings.items()]
-    return Table(("finding", *numbers("present", "absent", "unknown")), rows, "Images in train and val by finding")
+    rows: list[Row] = [{"finding": name, **counts} for name, counts in inspection.findings.items()]
+    return Table(rows, "Images in train and val by finding")
 
 
 def _facts(inspection: Inspection) -> Iterator[tuple[str, str]]:

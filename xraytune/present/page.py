@@ -5,11 +5,8 @@ from __future__ import annotations
 import base64
 import gzip
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import datetime
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +15,9 @@ from markupsafe import Markup, escape
 
 from xraytune.base.errors import ConfigError, Problem, printable
 from xraytune.base.files import require_writable, write_text
-from xraytune.present.sections import all_charts, sections
-from xraytune.present.study import StudyData, read_study
-from xraytune.present.tables import Picture, Section, text_of
+from xraytune.present.sections import Picture, page_content
+from xraytune.present.study import read_study
+from xraytune.present.tables import duration, sentence, text_of
 
 
 def write_report(study: Path, *, out: Path | None = None, cache: Path | None = None) -> Path:
@@ -43,41 +40,40 @@ def write_report(study: Path, *, out: Path | None = None, cache: Path | None = N
     require_writable(path.parent)
     data = read_study(study, cache)
     mode = 0o600 | data.folder.path.stat().st_mode & 0o066
-    write_text(path, render(data, sections(data)), durable=False, mode=mode)
+    write_text(path, _render(page_content(data)), durable=False, mode=mode)
     return path
 
 
-def render(data: StudyData, parts: Sequence[Section]) -> str:
-    """Return a page of these sections."""
-    templates = files("xraytune.present") / "templates"
+def _render(content: dict[str, Any]) -> str:
     environment = Environment(
-        loader=PackageLoader("xraytune.present"), autoescape=True, undefined=StrictUndefined, finalize=_shown
+        loader=PackageLoader("xraytune.present"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_escape_controls,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.filters |= {"data_uri": _data_uri, "code": _code, "text": text_of}
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    return environment.get_template("page.html").render(
-        name=data.view.name,
-        view=data.view,
-        sections=parts,
-        written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
-        charts=_shown([asdict(chart) for chart in all_charts(parts)]),
-        plotly=_plotly(),
-        style=Markup((templates / "style.css").read_text("utf-8")),
-        script=Markup((templates / "page.js").read_text("utf-8")),
-    )
+    environment.filters |= {
+        "code": _mark_code,
+        "data_uri": _data_uri,
+        "duration": duration,
+        "json": lambda figure: Markup(figure.to_json()),  # Plotly escapes markup
+        "sentence": sentence,
+        "text": text_of,
+    }
+    written = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
+    template = environment.get_template("page.html")
+    return template.render(**content, plotly=_pack_plotly(), written=written)
 
 
-def _shown(value: Any) -> Any:
-    """Escape control characters in a value of the page, at any depth; Jinja escapes markup."""
-    if isinstance(value, str):
-        return value if isinstance(value, Markup) else printable(value)
-    if isinstance(value, Mapping):
-        return {name: _shown(inner) for name, inner in value.items()}
-    return [*map(_shown, value)] if isinstance(value, list | tuple) else value
+def _escape_controls(value: object) -> object:
+    """Escape control characters, such as those of file names; Jinja escapes markup."""
+    is_text = isinstance(value, str) and not isinstance(value, Markup)
+    return printable(str(value)) if is_text else value
 
 
 @cache
-def _plotly() -> str:
+def _pack_plotly() -> str:
     """Return Plotly's JavaScript, compressed: a third of its size."""
     from plotly.offline import get_plotlyjs  # takes most of a second
 
@@ -89,6 +85,6 @@ def _data_uri(picture: Picture) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(picture.content).decode()}"
 
 
-def _code(text: str) -> Markup:
+def _mark_code(text: str) -> Markup:
     """Return escaped text with parts in backticks as code elements."""
     return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(printable(text)))))

@@ -36,7 +36,7 @@ _ORANGE = np.array([255, 140, 0])
 _OPACITY = 0.6
 
 
-def explained(
+def explain_images(
     experiment: Experiment, trial_dir: Path, prepared: Prepared, places: NDArray[np.int64], *, cache: Path
 ) -> list[bytes]:
     """Return pictures of a trial's images at these places in val-B, [n], as JPEG files; see `grad_cam`.

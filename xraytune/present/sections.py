@@ -1,13 +1,12 @@
-"""The sections of a report, in their order: text, charts, tables and pictures, without any HTML."""
+"""What the sections of a report show, computed from a study; `templates/page.html` has the words around it."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,237 +15,205 @@ from xraytune.base.errors import XraytuneError, join_names
 from xraytune.base.files import read_bytes
 from xraytune.confirm.test_access import accesses
 from xraytune.data.sides import chance_warning
-from xraytune.present import charts
-from xraytune.present.charts import Chart
+from xraytune.present.charts import plot_differences, plot_learning_curves, plot_parameter
 from xraytune.present.study import StudyData
-from xraytune.present.tables import Picture, Section, Table, duration, numbers, sentence, text_of
+from xraytune.present.tables import Row, Table
 from xraytune.present.trials import all_trials, arms_table, sides_table
 from xraytune.present.verdict import verdict_section
 from xraytune.search.asha import rungs_of
 from xraytune.study.status import TrialView
 
-_MOST_SAMPLES, _MOST_MISTAKES = 6, 9
+_MOST_SAMPLES = 6
+_MOST_MISTAKES = 9
 _GRAD_CAM_NOTE = (
-    "Those with the highest predicted probability. Orange: image regions that support the predicted class (Grad-CAM). "
-    "The maps are coarse, and show where the network looks, not why."
+    "Those with the highest predicted probability. Orange: image regions that support the predicted "
+    "class (Grad-CAM). The maps are coarse, and show where the network looks, not why."
 )
 _OUTLINES_NOTE = "Left: the outline of the mask; right: of the prediction."
-_QUALITY_COLUMNS = (
-    "source",
-    *numbers("steps", "KID", "coverage", "GAN-train AUROC"),
-    "copies of training images",
-)
 
 
-def _verdict(data: StudyData) -> Section:
-    study, verdict = data.argument, data.verdict
-    if verdict is None:
-        best = data.view.for_export
-        known = (
-            f"The best trial so far is #{best.number}, {best.mix}; a search alone is no evidence that its mix is better."
-            if best
-            else "No trial is complete yet."
-        )
-        return Section(
-            lead="No verdict yet.",
-            notes=[
-                known,
-                "`confirm` compares the best mixes with controls, with new seeds, on patients that no trial has seen.",
-            ],
-            commands=[f"xraytune confirm {study}"],
-        )
-    shown = charts.differences(verdict.finalists[0], verdict.metric, verdict.rope)
-    return replace(verdict_section(verdict), charts=[shown], commands=[f"xraytune confirm {study}"])
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An encoded picture, and what it shows."""
+
+    content: bytes
+    caption: str
 
 
-def _best(data: StudyData) -> Section | None:
-    trial, view = data.chosen, data.view
-    if trial is None or not trial.values:
-        return None
-    scores = {f"val-A {view.metric}": trial.values[-1]}
-    if trial.val_b_score is not None:
-        scores[f"val-B {view.metric}"] = trial.val_b_score
-    side = next((side for side in view.sides if side.name == "val-B"), None)
-    interval = side.interval(trial.val_b_score) if side and trial.val_b_score and view.metric == "AUROC" else None
-    ends = f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
-    study = data.argument
-    return Section(
-        lead=f"#{trial.number} {trial.mix}: {', '.join(f'{name} {score:.4f}' for name, score in scores.items())}{ends}.",
-        notes=[
-            *([sentence(data.reason)] if data.reason else []),
-            "It was selected among all trials by these scores, so they are optimistic.",
-        ],
-        facts=[(name, text_of(value)) for name, value in trial.by_name.items()],
-        commands=[f"xraytune train {study} -o model"],
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mistakes:
+    """The images of val-B that the network gets most wrong, and where it looked."""
+
+    title: str = "Misclassified images"
+    lead: str = ""
+    note: str
+    pictures: Sequence[Picture]
+    table: Table | None = None
 
 
-def _search(data: StudyData) -> Section | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generators:
+    """The generators of a study: figures, pictures, and the captions of those that are missing."""
+
+    note: str
+    table: Table | None
+    pictures: Sequence[Picture]
+    missing: Sequence[str]
+
+
+def page_content(data: StudyData) -> dict[str, Any]:
+    """Return the values of the page's template; a section whose value is None is left out."""
     view = data.view
-    if not any(trial.values for trial in view.trials):
-        return None
-    counts = Counter(trial.status for trial in view.trials)
-    by_status = ", ".join(f"{count} {status}" for status, count in counts.items())
-    notes = ["Scores of different arms are comparable after the same epoch: with extra images, networks learn later."]
-    if view.pruning:
-        notes.append(f"{view.pruning}.")
-    if gpu := sum(trial.gpu_seconds for trial in view.trials):
-        notes.append(f"{gpu / 3600:.2f} GPU-hours.")
-    return Section(
-        lead=f"{len(view.trials)} trials: {by_status}; {duration(view.seconds)} of wall time.",
-        notes=notes,
-        charts=[charts.learning_curves(view, rungs_of(data.space.settings).epochs)],
-        tables=[arms_table(view)],
-    )
-
-
-def _parameters(data: StudyData) -> Section | None:
-    view = data.view
-    if not view.trials:
-        return None
+    prepared = data.prepared
+    best = data.chosen if data.chosen and data.chosen.values else None
     varied = [name for name in view.searched if len({trial.by_name.get(name) for trial in view.ranked}) > 1]
-    small = [charts.parameter_slice(name, view) for name in varied]
-    return Section(small_charts=small, tables=[all_trials(view)])
+    has_scores = any(trial.values for trial in view.trials)
+    settings = data.space.settings
+    content = {
+        "data": data,
+        "view": view,
+        "study": data.argument,
+        "settings": settings.data,
+        "best": best,
+        "interval": _interval(best, data) if best else None,
+        "verdict": verdict_section(data.verdict) if data.verdict else None,
+        "curves": plot_learning_curves(view, rungs_of(settings).epochs) if has_scores else None,
+        "gpu_hours": sum(trial.gpu_seconds for trial in view.trials) / 3600,
+        "slices": [plot_parameter(name, view) for name in varied],
+        "mistakes": _find_mistakes(data),
+        "generators": _describe_generators(data),
+        "images": prepared.images,
+        "copies": len(prepared.images) - len(set(prepared.images.sha256)),
+        "scored_by": "",
+        "sides": sides_table(view.sides),
+        "warning": chance_warning(view.sides),
+        "data_path": quote(str(settings.data.path)),
+        "environment": _environment(data),
+    }
+    if data.verdict:
+        finalist = data.verdict.finalists[0]
+        content["differences"] = plot_differences(finalist, data.verdict.metric, data.verdict.rope)
+    if view.trials:
+        content["arms"] = arms_table(view)
+        content["trials"] = all_trials(view)
+    if prepared.test_fingerprint:
+        rows = accesses(data.folder.path, prepared.test_fingerprint)
+        content["scored_by"] = join_names(sorted({row["command"] for row in rows}))
+    return content
 
 
-def _mistakes(data: StudyData) -> Section | None:
-    """Show the images of val-B that the network gets most wrong, and where it looked."""
+def _interval(best: TrialView, data: StudyData) -> tuple[float, float] | None:
+    """Return the interval of the best trial's AUROC on val-B."""
+    if best.val_b_score is None or data.view.metric != "AUROC":
+        return None
+    (side,) = (side for side in data.view.sides if side.name == "val-B")
+    return side.interval(best.val_b_score)
+
+
+def _environment(data: StudyData) -> dict[str, Any]:
+    about = data.environment
+    facts = {**about.get("compute", {}), **about.get("packages", {}), "Python": about.get("python")}
+    return facts | {name: about.get(name) for name in ("system", "started")}
+
+
+def _find_mistakes(data: StudyData) -> Mistakes | None:
     scored = data.scored
     if scored is None or data.prepared.findings:
         return None
+    results = scored.results
     if data.prepared.has_masks:
-        worst = np.argsort(scored.results[:, 0], kind="stable")[:_MOST_MISTAKES]
-        captions = [
-            f"{Path(scored.files[place]).name}: Dice {scored.results[place, 0]:.3f}" for place in worst.tolist()
-        ]
-        gallery, note = _gallery(data, scored.trial, worst, captions)
-        return Section(title="Worst segmentations", notes=[note], gallery=gallery)
-    names, predicted = data.prepared.class_names, scored.predicted
-    wrong = np.flatnonzero(predicted != scored.labels)
-    wrong = wrong[np.argsort(-scored.results[wrong, predicted[wrong]], kind="stable")]
-    rows = [
-        (scored.files[place], names[scored.labels[place]], names[guess], round(float(scored.results[place, guess]), 3))
-        for place, guess in zip(wrong.tolist(), predicted[wrong].tolist(), strict=True)
-    ]
-    captions = [f"{Path(file).name}: {true}, predicted {guess} ({chance:.2f})" for file, true, guess, chance in rows]
-    gallery, note = _gallery(data, scored.trial, wrong[:_MOST_MISTAKES], captions)
-    return Section(
-        lead=f"{len(wrong):,} of {len(scored.labels):,} images of val-B are misclassified by #{scored.trial.number}.",
-        notes=[note],
-        gallery=gallery,
-        tables=[Table(("file", "true class", "predicted class", *numbers("probability")), rows)] if rows else [],
+        worst = np.argsort(results[:, 0], kind="stable")[:_MOST_MISTAKES]
+        captions = [f"{Path(scored.files[place]).name}: Dice {results[place, 0]:.3f}" for place in worst.tolist()]
+        pictures, note = _explain(data, scored.trial, worst, captions)
+        return Mistakes(title="Worst segmentations", note=note, pictures=pictures)
+
+    names = data.prepared.class_names
+    wrong = np.flatnonzero(scored.predicted != scored.labels)
+    chances = results[wrong, scored.predicted[wrong]]
+    wrong = wrong[np.argsort(-chances, kind="stable")]
+    rows: list[Row] = []
+    captions = []
+    for place in wrong.tolist():
+        file = scored.files[place]
+        true = names[scored.labels[place]]
+        guess = names[scored.predicted[place]]
+        chance = float(results[place, scored.predicted[place]])
+        captions.append(f"{Path(file).name}: {true}, predicted {guess} ({chance:.2f})")
+        row = {"file": file, "true class": true, "predicted class": guess}
+        rows.append({**row, "probability": round(chance, 3)})
+    pictures, note = _explain(data, scored.trial, wrong[:_MOST_MISTAKES], captions)
+    images = f"{len(wrong):,} of {len(scored.labels):,} images of val-B"
+    return Mistakes(
+        lead=f"{images} are misclassified by #{scored.trial.number}.",
+        note=note,
+        pictures=pictures,
+        table=Table(rows, text=("file", "true class", "predicted class")) if rows else None,
     )
 
 
-def _gallery(
+def _explain(
     data: StudyData, trial: TrialView, places: NDArray[np.int64], captions: Sequence[str]
 ) -> tuple[list[Picture], str]:
     """Return pictures of images of val-B with these captions, and a note on them."""
     if not len(places):
         return [], ""
-    from xraytune.present.pictures import explained  # loads torch
+    from xraytune.present.pictures import explain_images  # loads torch
 
-    folder, number = data.folder, trial.number
+    experiment = data.folder.experiment(trial.number)
+    trial_dir = data.folder.trial_path(trial.number)
     try:
-        pictures = explained(
-            folder.experiment(number), folder.trial_path(number), data.prepared, places, cache=data.cache
-        )
+        pictures = explain_images(experiment, trial_dir, data.prepared, places, cache=data.cache)
     except XraytuneError as error:
         return [], f"No pictures: {error.problems[0].what}."
-    shown = zip(pictures, captions, strict=False)
     note = _OUTLINES_NOTE if data.prepared.has_masks else _GRAD_CAM_NOTE
-    return [Picture(content=picture, caption=caption) for picture, caption in shown], note
+    return [*map(Picture, pictures, captions)], note
 
 
-def _generators(data: StudyData) -> Section | None:
-    view, root = data.view, data.folder.path
-    numbers_of: dict[str, list[str]] = {}
-    rows, notes = dict[tuple[str | float | None, ...], None](), list[str]()
-    for trial in view.trials:
-        if trial.samples:
-            numbers_of.setdefault(trial.samples, []).append(f"#{trial.number}")
-        if trial.report and (quality := trial.report.quality):
-            figures = [None if value is None else round(value, 3) for value in quality.columns().values()]
-            steps = trial.parameters.gan.steps if trial.parameters.gan else None
-            rows[(trial.parameters.source, steps, *figures, trial.report.copies)] = None
-            features = f"features of {quality.features}, at {quality.resolution_px} px"
-            real = "" if quality.real_train is None else f" GAN-train AUROC of real images: {quality.real_train:.3f}."
-            notes = [f"Compared with val-A in {features}; the worst class.{real}"]
-    shown = next((trial for trial in view.trials if trial.samples), None)
-    drawn: list[tuple[Callable[[], bytes], str]] = [
-        (partial(read_bytes, root / path), f"Real and generated images; used by {join_names(numbers_of[path], 8)}.")
-        for path in list(numbers_of)[:_MOST_SAMPLES]
-    ]
-    pictures = list[Picture]()
-    for encode, caption in [*drawn, *(data.generator_pictures(shown) if shown else ())]:
+def _describe_generators(data: StudyData) -> Generators | None:
+    rows: list[Row] = []
+    note = ""
+    for trial in data.view.trials:
+        quality = trial.report.quality if trial.report else None
+        if trial.report is None or quality is None:
+            continue
+        gan = trial.parameters.gan
+        row: Row = {
+            "source": trial.parameters.source,
+            "steps": gan.steps if gan else None,
+            **dict(zip(("KID", "coverage", "GAN-train AUROC"), quality.columns().values(), strict=True)),
+            "copies of training images": trial.report.copies,
+        }
+        if row not in rows:
+            rows.append(row)
+        where = f"features of {quality.features}, at {quality.resolution_px} px"
+        note = f"Compared with val-A in {where}; the worst class."
+        if quality.real_train is not None:
+            note += f" GAN-train AUROC of real images: {quality.real_train:.3f}."
+
+    pictures = []
+    missing = []
+    for path, caption in _find_pictures(data):
         try:
-            if content := encode():
-                pictures.append(Picture(content=content, caption=caption))
+            pictures.append(Picture(read_bytes(path), caption))
         except (XraytuneError, OSError):
-            notes.append(f"A picture is missing: {caption}")
-    if not pictures and not rows and not notes:
+            missing.append(caption)
+    if not (rows or pictures or missing):
         return None
-    tables = [Table(_QUALITY_COLUMNS, list(rows))] if rows else []
-    return Section(notes=notes, tables=tables, pictures=pictures)
+    table = Table(rows, text=("source", "copies of training images")) if rows else None
+    return Generators(note=note, table=table, pictures=pictures, missing=missing)
 
 
-def _data(data: StudyData) -> Section:
-    settings, prepared, warning = data.space.settings.data, data.prepared, chance_warning(data.view.sides)
-    used, patients = len(prepared.images), len(set(prepared.images.patient))
-    split = f"Split by patient with seed {settings.split.seed}; no patient is on two sides."
-    sealed = "The test folder is sealed: its images were not read." if prepared.test_fingerprint else "No test folder."
-    if prepared.test_fingerprint and (scored := accesses(data.folder.path, prepared.test_fingerprint)):
-        sealed = f"The test folder was scored by {join_names(sorted({row['command'] for row in scored}))}."
-    copies = used - len(set(prepared.images.sha256))
-    duplicates = f"{copies:,} images are identical to another one." if copies else "No two files are identical."
-    return Section(
-        lead=f"{used:,} images of {patients:,} patients: {', '.join(prepared.outputs)}.",
-        notes=[split, sealed, duplicates, *([sentence(warning)] if warning else [])],
-        tables=[sides_table(data.view.sides)],
-        commands=[] if settings.table else [f"xraytune data inspect {quote(str(settings.path))}"],
-    )
-
-
-def _environment(data: StudyData) -> Section:
-    about, study = data.environment, data.argument
-    repeated = []
-    if data.chosen and data.chosen.status == "complete":
-        repeated = [
-            f"xraytune export {study} --trial {data.chosen.number} --exact -o trial.yaml",
-            "xraytune train --config trial.yaml -o model",
-        ]
-    facts = {**about.get("compute", {}), **about.get("packages", {}), "Python": about.get("python")}
-    facts |= {name: about.get(name) for name in ("system", "started")}
-    return Section(
-        notes=["`export --exact` and `train` repeat a trial with the same metrics, bit for bit."],
-        facts=[(name, text_of(value)) for name, value in facts.items() if value is not None],
-        commands=[f"xraytune search --space {study}/study.yaml", *repeated, f"xraytune report {study}"],
-    )
-
-
-_PARTS: Sequence[tuple[str, str, str, Callable[[StudyData], Section | None]]] = (
-    ("verdict", "Verdict", "Verdict", _verdict),
-    ("best", "Best configuration", "Best", _best),
-    ("search", "Search", "Search", _search),
-    ("parameters", "Parameters and trials", "Trials", _parameters),
-    ("mistakes", "Misclassified images", "Mistakes", _mistakes),
-    ("generators", "Synthetic images", "Generators", _generators),
-    ("data", "Data", "Data", _data),
-    ("environment", "Environment", "Environment", _environment),
-)
-"""The id, title and link of each section, and the function for its content; without content, there is no section."""
-
-
-def sections(data: StudyData) -> tuple[Section, ...]:
-    """Return the sections that the study has content for."""
-    return tuple(
-        replace(section, id=name, title=section.title or title, link=link)
-        for name, title, link, content in _PARTS
-        if (section := content(data)) is not None
-    )
-
-
-def all_charts(parts: Sequence[Section]) -> Iterator[Chart]:
-    """Yield all charts of a page."""
-    for part in parts:
-        yield from (*part.charts, *part.small_charts)
+def _find_pictures(data: StudyData) -> Iterator[tuple[Path, str]]:
+    """Yield the pictures of the generators, with captions."""
+    trials_of: dict[str, list[TrialView]] = {}
+    for trial in data.view.trials:
+        if trial.samples:
+            trials_of.setdefault(trial.samples, []).append(trial)
+    for samples, trials in [*trials_of.items()][:_MOST_SAMPLES]:
+        used_by = join_names([f"#{trial.number}" for trial in trials], 8)
+        yield data.folder.path / samples, f"Real and generated images; used by {used_by}."
+    for trials in [*trials_of.values()][:1]:
+        for picture in data.nearest_pictures(trials[0]):
+            name = picture.stem.removeprefix("nearest_")
+            shown = "synthetic images, each with the nearest training image on its right."
+            yield picture, f"{name}: {shown}"

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 from xraytune.base.errors import Problem, StudyError
 from xraytune.confirm.arms import CONFIRM_FOLDER
 from xraytune.confirm.record import read_verdict
-from xraytune.present.tables import Cell, Column, Frame, Table, numbers
+from xraytune.present.tables import Cell, Frame, Row, Table
 from xraytune.study.folder import StudyFolder, work_on
 from xraytune.study.status import StudyWatcher
 
@@ -78,15 +78,14 @@ def _summarise(folder: StudyFolder) -> StudySummary:
 
 def studies_frame(studies: Sequence[StudySummary]) -> Frame:
     """Lay out studies as a table, with how to look at one and how to delete one."""
-    rows = [
-        (
-            study.name,
-            Cell(study.state, "bad" if study.state == "damaged" else "plain"),
-            f"{study.trials} of {study.trial_budget}",
-            f"{study.best:.3f} {study.metric}" if study.best is not None else "",
-            study.verdict or "",
-        )
+    rows: list[Row] = [
+        {
+            "study": study.name,
+            "state": Cell(study.state, "bad" if study.state == "damaged" else "plain"),
+            "trials": f"{study.trials} of {study.trial_budget}",
+            "best val-A": "" if study.best is None else f"{study.best:.3f} {study.metric}",
+            "verdict": study.verdict,
+        }
         for study in studies
     ]
-    columns = (Column("study", flexible=True), "state", *numbers("trials", "best val-A"), "verdict")
-    return Table(columns, rows), Cell(_DELETE, "dim")
+    return Table(rows, text=("study", "state", "verdict")), Cell(_DELETE, "dim")

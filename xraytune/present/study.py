@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xraytune.base.artifacts import artifacts_of
-from xraytune.base.files import read_bytes, read_json
+from xraytune.base.files import read_json
 from xraytune.confirm.arms import CONFIRM_FOLDER
 from xraytune.confirm.record import Confirmation, read_verdict
 from xraytune.data.prepare import Prepared
@@ -84,19 +83,17 @@ class StudyData:
             predicted=predicted_classes(results, positive=positive, threshold=threshold),
         )
 
-    def generator_pictures(self, trial: TrialView) -> Iterator[tuple[Callable[[], bytes], str]]:
-        """Yield functions that encode cached pictures of a trial's generator, or raise XraytuneError, with captions."""
-        settings, compute = self.folder.experiment(trial.number).parameters.gan, self.folder.compute()
+    def nearest_pictures(self, trial: TrialView) -> Iterator[Path]:
+        """Yield cached pictures of the images of a trial's generator beside the nearest training images."""
+        settings = trial.parameters.gan
         if settings is None:
             return
+        compute = self.folder.compute()
         for release in self.folder.releases():
             generator = generator_path(settings, self.prepared, compute, self.cache, torch=release["torch"])
-            for path, of in artifacts_of(self.cache, MEMORISATION_STAGE):
-                if generator.name in (pool.get("generator") for pool in of["pools"]):
-                    for picture in sorted(path.glob("nearest_*.png")):
-                        name = picture.stem.removeprefix("nearest_")
-                        shown = "synthetic images, each with the nearest training image on its right."
-                        yield partial(read_bytes, picture), f"{name}: {shown}"
+            for path, gate in artifacts_of(self.cache, MEMORISATION_STAGE):
+                if generator.name in (pool.get("generator") for pool in gate["pools"]):
+                    yield from sorted(path.glob("nearest_*.png"))
 
 
 def read_study(study: Path, cache: Path | None = None) -> StudyData:

@@ -1,17 +1,15 @@
-"""What a result looks like, whatever shows it: lines, tables and sections, without a terminal, HTML or a file format.
+"""What a result looks like, whatever shows it: lines, tables and sections.
 
-The functions of this folder build them from typed records. `cli/console.py` prints them, and `page.py` writes them as HTML.
+The functions of this folder build them. `cli/console.py` prints them with rich, and `page.py` puts
+them on a page with Jinja.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
-
-if TYPE_CHECKING:
-    from xraytune.present.charts import Chart
+from typing import Literal, TypeAlias
 
 Tone: TypeAlias = Literal["plain", "strong", "dim", "good", "busy", "bad"]
 
@@ -24,98 +22,62 @@ class Cell:
     tone: Tone = "plain"
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column of a table.
-
-    On a narrow screen, `optional` ones are left out, the last first; then the first and `flexible` ones wrap; then further
-    ones are left out.
-    """
-
-    name: str
-    align: Literal["left", "right"] = "left"
-    flexible: bool = False
-    optional: bool = False
-
-
 Entry: TypeAlias = Cell | str | float | None
 """A cell of a table: text or a number; None is empty."""
-Row: TypeAlias = Sequence[Entry]
+Row: TypeAlias = Mapping[str, Entry]
+"""The cells of a row, by the name of their column; all rows of a table have the same columns."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows below a title; a plain string is a left-aligned column. On a page, `sortable` ones can also be filtered.
+    """At least one row, below a title.
 
-    `details` are folded on a page, and left out in the terminal.
+    Attributes:
+        text: The columns of text; by default the first. They may wrap, and are aligned to the left.
+            The others, such as numbers, are aligned to the right, and shown whole or not at all.
+        optional: On a narrow screen, these columns are left out before any other one wraps.
+        sortable: On a page, the table can be sorted and filtered.
+        details: The table is folded on a page, and left out in the terminal.
     """
 
-    columns: Sequence[Column | str]
     rows: Sequence[Row]
     title: str = ""
+    text: Collection[str] = ()
+    optional: Collection[str] = ()
     sortable: bool = False
     details: bool = False
 
     @property
-    def headings(self) -> tuple[Column, ...]:
-        """The columns, all as records."""
-        return tuple(Column(column) if isinstance(column, str) else column for column in self.columns)
+    def columns(self) -> list[str]:
+        """The names of the columns."""
+        return list(self.rows[0])
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
-    """A picture, and what it shows."""
-
-    content: bytes
-    caption: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Section:
-    """A part of a result. Charts, pictures and the navigation are shown on a page only.
-
-    Attributes:
-        id: Its name in links; `link` is its name in the navigation.
-        lead: The most important sentence, in a `tone`.
-        notes: Paragraphs below it; `code` stands in backticks.
-        charts: Large charts, one below the other; `small_charts` are side by side.
-        pictures: Below the tables; a `gallery` of small ones is above.
-        facts: Names and values, in a grid.
-        commands: What reproduces it, to copy.
-    """
-
-    id: str = ""
-    title: str = ""
-    link: str = ""
-    lead: str = ""
-    tone: Tone = "plain"
-    notes: Sequence[str] = ()
-    charts: Sequence[Chart] = ()
-    small_charts: Sequence[Chart] = ()
-    tables: Sequence[Table] = ()
-    pictures: Sequence[Picture] = ()
-    gallery: Sequence[Picture] = ()
-    facts: Sequence[tuple[str, str]] = ()
-    commands: Sequence[str] = ()
+    def is_text(self, column: str) -> bool:
+        """Return whether a column may wrap."""
+        return column in (self.text or self.columns[:1])
 
 
 Frame: TypeAlias = Sequence[Cell | str | Table]
 """Lines and tables, from top to bottom."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A verdict in the terminal or on a page: its main sentence, in a `tone`, with notes and tables."""
+
+    lead: str = ""
+    tone: Tone = "plain"
+    notes: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+
+
 def facts(*rows: tuple[str, str]) -> Table:
     """Return a table of names and values, without those whose value is empty."""
-    shown = [(Cell(name, "dim"), value) for name, value in rows if value]
-    return Table(("", Column("", flexible=True)), shown)
-
-
-def numbers(*names: str) -> list[Column | str]:
-    """Return columns of numbers, which are aligned to the right."""
-    return [Column(name, "right") for name in names]
+    return Table([{"": Cell(name, "dim"), " ": value} for name, value in rows if value], text=("", " "))
 
 
 def text_of(entry: Entry) -> str:
-    """Return a cell as text: numbers with up to six digits, such as `1,250` and `0.0125`; `true` and `false`."""
+    """Return a cell as text; numbers have up to six digits: `1,250`, `0.0125`, `true`."""
     if isinstance(entry, Cell):
         return entry.text
     if isinstance(entry, bool):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from xraytune.present.tables import Cell, Column, Row, Section, Table, Tone, numbers, sentence
+from xraytune.present.tables import Cell, Row, Section, Table, Tone, sentence
 from xraytune.stats.verdict import verdict_text
 
 if TYPE_CHECKING:
@@ -17,46 +17,49 @@ if TYPE_CHECKING:
     )
 
 _TONES: dict[str, Tone] = {"helps": "good", "better": "good", "hurts": "bad", "worse": "bad"}
-_DIFFERENCE_COLUMNS = (Column("difference", "right"), "95 % interval")
+_TOP_UPS = (
+    "A top-up is a trial that `confirm` added to a control's arm, so that it was tuned as much as the finalist's."
+)
 
 
 def verdict_section(record: Confirmation) -> Section:
     """Show the verdict on the first finalist, and the comparisons behind it."""
-    first, test = record.finalists[0].arm, record.test
-    prefix = "exploratory: " if record.exploratory else ""
-    unused = " that the search had not used" if test.kind == "unused" else ""
-    size = f"{test.images:,} images of {test.patients:,} patients{unused}, {record.replicates} replicates"
+    first = record.finalists[0].arm
     tables = [_comparisons(finalist, record.metric) for finalist in record.finalists]
-    if findings := [row for row in record.findings if row.finalist == first]:
-        tables.append(_findings(findings, first))
-    notes = [
-        f"{first} against its controls: {size}.",
-        *(f"Exploratory: {reason}." for reason in record.exploratory),
-        *_headroom(record),
-        *_top_ups(record),
-        *(generator.sentence for generator in record.generators if generator.arm == first),
-        *map(sentence, record.notes),
-    ]
+    findings = [_finding(row) for row in record.findings if row.finalist == first]
+    if findings:
+        title = f"{first}: AUROC of each finding, not part of the verdict"
+        tables.append(Table(findings, title, text=("finding", "control"), details=True))
+    exploratory = "exploratory: " if record.exploratory else ""
+    verdict = verdict_text(record.verdict, record.metric)
     return Section(
-        lead=sentence(f"{prefix}{record.scope}{verdict_text(record.verdict, record.metric)}"),
+        lead=sentence(f"{exploratory}{record.scope}{verdict}"),
         tone=_TONES.get(record.verdict, "strong"),
-        notes=notes,
+        notes=[*_notes(record)],
         tables=tables,
     )
 
 
-def _top_ups(record: Confirmation) -> Iterator[str]:
-    controls = (comparison.control for finalist in record.finalists for comparison in finalist.comparisons)
-    if any("top-up" in control for control in controls):
-        yield "A top-up is a trial that `confirm` added to a control's arm, so that it was tuned as much as the finalist's."
-
-
-def _headroom(record: Confirmation) -> Iterator[str]:
+def _notes(record: Confirmation) -> Iterator[str]:
     first = record.finalists[0]
+    test = record.test
+    unused = " that the search had not used" if test.kind == "unused" else ""
+    size = f"{test.images:,} images of {test.patients:,} patients{unused}"
+    yield f"{first.arm} against its controls: {size}, {record.replicates} replicates."
+    for reason in record.exploratory:
+        yield f"Exploratory: {reason}."
     if reached := first.headroom:
-        gain = f"{reached.gain:+.4f} ({reached.low:+.4f} to {reached.high:+.4f})"
-        share = "" if reached.share is None else f"; the synthetic images reached {reached.share:.0%} of that"
-        yield f"Headroom: real images of other patients in their place gained {gain} {record.metric}{share}."
+        gain = f"{reached.gain:+.4f} ({reached.low:+.4f} to {reached.high:+.4f}) {record.metric}"
+        share = ""
+        if reached.share is not None:
+            share = f"; the synthetic images reached {reached.share:.0%} of that"
+        yield f"Headroom: real images of other patients in their place gained {gain}{share}."
+    if any("top-up" in row.control for finalist in record.finalists for row in finalist.comparisons):
+        yield _TOP_UPS
+    for generator in record.generators:
+        if generator.arm == first.arm:
+            yield generator.sentence
+    yield from map(sentence, record.notes)
 
 
 def _comparisons(finalist: FinalistVerdict, metric: str) -> Table:
@@ -65,33 +68,32 @@ def _comparisons(finalist: FinalistVerdict, metric: str) -> Table:
         words = finalist.words(comparison)
         chance = comparison.p_better_by_rope
         rows.append(
-            (
-                comparison.control,
-                f"{comparison.control_score:.3f}",
-                *_signed(comparison),
-                "< 0.001" if chance < 0.001 else f"{chance:.3f}",
-                Cell(", ".join(words), _TONES.get(words[0], "plain")),
-            )
+            {
+                "control": comparison.control,
+                metric: f"{comparison.control_score:.3f}",
+                **_difference(comparison),
+                "p (gain >= ROPE)": "< 0.001" if chance < 0.001 else f"{chance:.3f}",
+                "result": Cell(", ".join(words), _TONES.get(words[0], "plain")),
+            }
         )
-    columns = (
-        Column("control", flexible=True),
-        Column(metric, "right"),
-        *_DIFFERENCE_COLUMNS,
-        Column("p (gain >= ROPE)", "right", optional=True),
-        "result",
-    )
-    return Table(columns, rows, f"{finalist.arm}, {metric} {finalist.score:.3f}: {finalist.verdict.replace('_', ' ')}")
+    verdict = finalist.verdict.replace("_", " ")
+    title = f"{finalist.arm}, {metric} {finalist.score:.3f}: {verdict}"
+    return Table(rows, title, text=("control", "result"), optional=("p (gain >= ROPE)",))
 
 
-def _signed(difference: FindingDifference | ControlVerdict) -> tuple[str, str]:
-    return f"{difference.difference:+.4f}", f"{difference.low:+.4f} to {difference.high:+.4f}"
+def _finding(row: FindingDifference) -> Row:
+    return {
+        "finding": row.finding,
+        "control": row.control,
+        "AUROC of the finalist": f"{row.value:.3f}",
+        "of the control": f"{row.control_value:.3f}",
+        **_difference(row),
+        "p (Holm)": f"{row.p_value:.3f}",
+    }
 
 
-def _findings(differences: Sequence[FindingDifference], finalist: str) -> Table:
-    rows = [
-        (row.finding, row.control, f"{row.value:.3f}", f"{row.control_value:.3f}", *_signed(row), f"{row.p_value:.3f}")
-        for row in differences
-    ]
-    control = Column("control", flexible=True)
-    columns = ("finding", control, *numbers("finalist", "control"), *_DIFFERENCE_COLUMNS, *numbers("p (Holm)"))
-    return Table(columns, rows, f"{finalist}: AUROC of each finding, not part of the verdict", details=True)
+def _difference(row: FindingDifference | ControlVerdict) -> Row:
+    return {
+        "difference": f"{row.difference:+.4f}",
+        "95 % interval": f"{row.low:+.4f} to {row.high:+.4f}",
+    }

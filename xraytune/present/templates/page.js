@@ -1,8 +1,7 @@
 "use strict";
 (() => {
   const root = document.documentElement;
-  const read = (id) => document.getElementById(id).textContent;
-  const charts = new Map(JSON.parse(read("charts")).map((chart) => [chart.id, chart]));
+  const elements = [...document.querySelectorAll(".chart")];
   const drawn = new Set();
   const system = matchMedia("(prefers-color-scheme: dark)");
   const colour = (name) => getComputedStyle(root).getPropertyValue(name).trim();
@@ -10,33 +9,31 @@
   // Plotly starts after the text of the page is shown; the browser decodes and compiles it beside the page.
   async function startPlotly() {
     await new Promise((shown) => requestAnimationFrame(() => setTimeout(shown)));
-    const packed = await fetch(`data:application/gzip;base64,${read("plotly")}`);
+    const packed = await fetch(`data:application/gzip;base64,${document.getElementById("plotly").textContent}`);
     const unpacked = new Response(packed.body.pipeThrough(new DecompressionStream("gzip")), { headers: { "content-type": "text/javascript" } });
     const script = document.createElement("script");
     script.src = URL.createObjectURL(await unpacked.blob());
     await new Promise((loaded) => { script.onload = loaded; document.head.append(script); });
   }
 
-  function themed(layout) {
-    const axis = { gridcolor: colour("--line"), linecolor: colour("--line"), zerolinecolor: colour("--line"), tickcolor: colour("--line"), zeroline: false, automargin: true };
-    return {
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest", dragmode: "zoom",
-      ...layout,
-      margin: { l: 64, r: 16, t: layout.title ? 44 : 34, b: 50, ...layout.margin },
-      font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: colour("--text") },
-      hoverlabel: { bgcolor: colour("--card"), bordercolor: colour("--line"), font: { color: colour("--text") }, align: "left" },
-      xaxis: { ...axis, ...layout.xaxis }, yaxis: { ...axis, ...layout.yaxis },
-    };
-  }
-
-  function prepared(trace) {
+  // A line between two gaps is a trial, whose label `meta` has.
+  function labelled(trace) {
     let line = 0;
-    return Array.isArray(trace.meta) ? { ...trace, text: trace.y.map((y) => trace.meta[y === null ? line++ : line]) } : trace;
+    return trace.meta ? { ...trace, text: trace.y.map((y) => trace.meta[y === null ? line++ : line]) } : trace;
   }
 
   function draw(element) {
-    const chart = charts.get(element.dataset.chart);
-    Plotly.react(element, chart.traces.map(prepared), themed(chart.layout), { responsive: true, displaylogo: false, displayModeBar: false });
+    const { data, layout } = JSON.parse(element.nextElementSibling.textContent);
+    const line = colour("--line");
+    const axis = { gridcolor: line, linecolor: line, tickcolor: line, zeroline: false, automargin: true };
+    Plotly.react(element, data.map(labelled), {
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
+      ...layout,
+      margin: { l: 64, r: 16, t: 34, b: 50, ...layout.margin },
+      font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: colour("--text") },
+      hoverlabel: { bgcolor: colour("--card"), bordercolor: line, font: { color: colour("--text") }, align: "left" },
+      xaxis: { ...axis, ...layout.xaxis }, yaxis: { ...axis, ...layout.yaxis },
+    }, { responsive: true, displaylogo: false, displayModeBar: false });
     drawn.add(element);
   }
 
@@ -54,36 +51,30 @@
   setTheme(system.matches ? "dark" : "light");
   system.addEventListener("change", () => setTheme(system.matches ? "dark" : "light"));
   document.getElementById("theme").addEventListener("click", () => setTheme(root.dataset.theme === "dark" ? "light" : "dark"));
-  const elements = document.querySelectorAll(".chart");
   startPlotly().then(() => {
     elements.forEach((element) => observer.observe(element));
     addEventListener("beforeprint", () => { setTheme("light"); elements.forEach(draw); });
   });
 
-  const value = (row, column) => {
-    const text = row.cells[column].textContent;
-    const number = Number(text.replaceAll(",", ""));
-    return text === "" ? null : Number.isNaN(number) ? text : number;
-  };
-  const compare = (a, b) => typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
-  document.querySelectorAll("table.sortable").forEach((table) => {
+  // The table of all trials: a click on a heading sorts the rows, empty cells last; the words of the filter select them.
+  for (const table of document.querySelectorAll("table.sortable")) {
     const body = table.tBodies[0];
-    table.querySelectorAll("th").forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
-      const direction = head.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
-      table.querySelectorAll("th").forEach((other) => other.removeAttribute("aria-sort"));
-      head.setAttribute("aria-sort", direction);
-      const sign = direction === "ascending" ? 1 : -1;
-      body.append(...[...body.rows].sort((a, b) => {
-        const [left, right] = [value(a, column), value(b, column)];
-        return left === null || right === null ? (left === null) - (right === null) : sign * compare(left, right);
-      }));
+    const heads = [...table.querySelectorAll("th")];
+    const number = (text) => Number(text.replaceAll(",", ""));
+    const compare = (a, b) => number(a) - number(b) || a.localeCompare(b, "en", { numeric: true });
+    heads.forEach((head, column) => head.addEventListener("click", () => {
+      const direction = head.ariaSort === "ascending" ? "descending" : "ascending";
+      const text = (row) => row.cells[column].textContent;
+      const rows = [...body.rows].sort((a, b) => compare(text(a), text(b)));
+      heads.forEach((other) => { other.ariaSort = null; });
+      head.ariaSort = direction;
+      if (direction === "descending") rows.reverse();
+      body.append(...rows.filter(text), ...rows.filter((row) => !text(row)));
     }));
-  });
-  document.querySelectorAll(".filter input").forEach((input) => {
-    const table = document.getElementById(input.getAttribute("aria-controls"));
+    const input = table.closest(".table").querySelector("input");
     input.addEventListener("input", () => {
       const words = input.value.toLowerCase().split(/\s+/);
-      for (const row of table.tBodies[0].rows) row.hidden = !words.every((word) => row.textContent.toLowerCase().includes(word));
+      for (const row of body.rows) row.hidden = !words.every((word) => row.textContent.toLowerCase().includes(word));
     });
-  });
+  }
 })();
