@@ -36,7 +36,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "rich": "cli/console.py",
     "typer": "cli/",
     "matplotlib": "base/drawing.py",
-    "plotly": "present/page.py",
+    "plotly": "present/",
     "jinja2": ("confirm/record.py", "model/bundle.py", "present/page.py"),
     "pydicom": "data/dicom.py",
 }
