@@ -262,13 +262,13 @@ def test_images_of_unknown_origin_are_judged_on_the_test_folder(ended: Lab, tmp_
 def test_patients_that_a_generator_has_seen_are_neither_drawn_nor_scored(ended: Lab, tmp_path: Path) -> None:
     searched, _ = prepare(ended.settings, ended.path / "cache")
     index = read_index(ended.settings.data)
-    unused = [image for image in index.images if image.patient not in searched.images.patient]
+    unused = [image for image in index.images if image.patient not in {image.patient for image in searched.images}]
     seen = [*unused[::9], *index.test[:2]]
     (tmp_path / "seen.txt").write_text("\n".join(image.sha256 for image in seen), encoding="utf-8")
     folder = {"path": tmp_path, "seen": tmp_path / "seen.txt"}
     compared = [Parameters.model_validate({"source": "folder", "folder": folder})]
     (tmp_path / "NORMAL").mkdir()
-    shutil.copy(ended.path / "xrays" / searched.images.file[0], tmp_path / "NORMAL" / "another.jpeg")
+    shutil.copy(ended.path / "xrays" / searched.images[0].file, tmp_path / "NORMAL" / "another.jpeg")
 
     fewer = changed(ended.settings, confirm={"min_patients": 10})
     choice = ended.choose(fewer, searched, compared=compared)
@@ -276,7 +276,7 @@ def test_patients_that_a_generator_has_seen_are_neither_drawn_nor_scored(ended: 
     patients = {image.patient for image in seen}
     assert choice.kind == "unused"
     assert f"{len(patients)} patients whose images a generator has seen" in choice.notes[0]
-    assert patients.isdisjoint(choice.prepared.images.patient)
+    assert patients.isdisjoint(image.patient for image in choice.prepared.images)
     assert patients.isdisjoint(choice.sealed.patients)
 
 

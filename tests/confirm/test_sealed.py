@@ -69,7 +69,7 @@ def test_a_second_test_folder_and_images_that_changed_are_refused(lab: Lab) -> N
     next((lab.xrays / "test" / "NORMAL").iterdir()).unlink()
     with pytest.raises(StudyError, match="the test folder changed since the search"):
         lab.sealed(prepared=prepared)
-    shutil.copy(lab.xrays / prepared.images.file[-1], lab.xrays / prepared.images.file[0])
+    shutil.copy(lab.xrays / prepared.images[-1].file, lab.xrays / prepared.images[0].file)
 
     with pytest.raises(XraytuneError, match="the images changed since the study began: 1 changed or gone"):
         lab.sealed(prepared=prepared)

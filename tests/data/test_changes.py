@@ -71,7 +71,8 @@ def prepared(settings: Settings, tmp_path: Path) -> Prepared:
 
 
 def test_every_patient_of_the_folder_is_recorded_once(prepared: Prepared) -> None:
-    used, unused = {*prepared.images.patient}, {*prepared.unused.patient}
+    used = {image.patient for image in prepared.images}
+    unused = {image.patient for image in prepared.unused}
 
     assert not used & unused
     assert used | unused == {f"P{patient}" for patient in range(PATIENTS)}
@@ -97,8 +98,8 @@ def test_other_patients_and_labels_are_refused_with_their_number(
 ) -> None:
     """Also those of a patient that the study does not use."""
     ours, others = prepared.images, prepared.unused
-    patient, other = (ours, others) if is_used else (others, ours)
-    name = patient.patient[0]
+    changed, other = (ours[0], others[0]) if is_used else (others[0], ours[0])
+    name = changed.patient
     if change == "another label":
         label = ROWS[int(name[1:]) * 2].split(",")[2]
         rows = tuple(
@@ -106,10 +107,10 @@ def test_other_patients_and_labels_are_refused_with_their_number(
         )
         write_rows(root, rows)
     else:
-        edit(root, {name: "Somebody" if change == "renamed" else other.patient[0]})
+        edit(root, {name: "Somebody" if change == "renamed" else other.patient})
 
     kind = "label" if change == "another label" else "patient"
-    with pytest.raises(StudyError, match=rf"2 with another {kind}: {patient.file[0]} \(") as refused:
+    with pytest.raises(StudyError, match=rf"2 with another {kind}: {changed.file} \(") as refused:
         check(settings, prepared, is_complete=is_complete)
 
     assert refused.value.exit_code == 5

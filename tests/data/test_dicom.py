@@ -385,7 +385,22 @@ def test_a_placeholder_for_all_patients_is_named_and_can_be_overridden(tmp_path:
 
     assert "'(.+)' makes each file a patient of its own" in str(refusal.value)
     assert "DICOM headers have the same PatientID; if the ID is a placeholder" in index.warnings[0]
-    assert split_by_patient(read_index(DataSettings(path=tmp_path, split=each_file)).images, each_file).val_b
+    assert split_by_patient(read_index(DataSettings(path=tmp_path, split=each_file)).images, each_file).count("val_b")
+
+
+@pytest.mark.parametrize("header", [{"ViewPosition": "LL"}, {"Modality": "CT"}, {"ViewPosition": "LATERAL"}])
+def test_lateral_views_and_ct_are_noted_by_their_headers(tmp_path: Path, header: dict[str, Any]) -> None:
+    for name in ("NORMAL", "PNEUMONIA"):
+        (tmp_path / name).mkdir()
+        frontal: dict[str, Any] = {"ViewPosition": "PA", "Modality": "DX"}
+        for number, attributes in enumerate((frontal, header)):
+            content = dicom(ramp(number, 4095), 12, PatientID=f"{name}{number}", **attributes)
+            (tmp_path / name / f"{name}{number}.dcm").write_bytes(content)
+
+    notes = " ".join(index_of(tmp_path).warnings)
+
+    assert "2 of 4 images are lateral views or CT" in notes
+    assert "(NORMAL/NORMAL1.dcm, PNEUMONIA/PNEUMONIA1.dcm)" in notes
 
 
 @pytest.fixture

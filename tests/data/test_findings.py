@@ -10,7 +10,8 @@ from tests.data.conftest import WriteImages
 from xraytune.base.errors import DataError
 from xraytune.base.seeding import numpy_generator
 from xraytune.data.findings import in_order_of
-from xraytune.data.index import ImageFile, ImageIndex, read_index, read_labelled
+from xraytune.data.images import ImageFile
+from xraytune.data.index import ImageIndex, read_index, read_labelled
 from xraytune.data.inspect import inspect_folder
 from xraytune.data.split import split_by_patient
 from xraytune.space.load import load_space
@@ -146,6 +147,22 @@ def test_readers_that_disagree_are_counted(tmp_path: Path, write: WriteImages) -
     assert "the rows of 1 of 4 images disagree, such as those of a.png (Edema 1)" in warning
 
 
+def test_columns_that_are_no_findings_are_listed(tmp_path: Path, write: WriteImages) -> None:
+    """A finding of both sides is no view, and initials of a reviewer are none either."""
+    write(tmp_path, FILES)
+    rows = (
+        "image,reviewer,ViewPosition,Bilateral_Opacities,Unilateral effusion,Mass",
+        (*("a,L,PA,1,0,1", "b,CT,PA,0,1,0", "c,RL,PA,1,0,0", "d,AB,LL,0,0,1"),),
+    )
+
+    index = read_index(data_of(tmp_path, rows, IMAGE, {"findings": "auto"}))
+
+    assert index.findings == ("Bilateral_Opacities", "Unilateral effusion", "Mass")
+    notes = " ".join(index.warnings)
+    assert "data.findings: auto leaves out the columns reviewer, ViewPosition" in notes
+    assert "1 of 4 images are lateral views" in notes
+
+
 def test_inspect_counts_what_is_present_absent_and_unknown(tmp_path: Path, write: WriteImages) -> None:
     write(tmp_path, FILES)
     inspection = inspect_folder(data_of(tmp_path, CHEXPERT, PATH, ED_MASS))
@@ -211,7 +228,7 @@ def test_patients_are_split_evenly_by_finding() -> None:
         for k in range(1 + n % 3)
     ]
     split = split_by_patient(images, SplitSettings(val_a=0.2, val_b=0.2))
-    sides = [split.train, split.val_a, split.val_b]
+    sides = [[place for place, its in enumerate(split) if its == side] for side in ("train", "val_a", "val_b")]
     owners = [{images[place].patient for place in side} for side in sides]
     assert not (owners[0] & owners[1])
     assert not (owners[0] & owners[2])

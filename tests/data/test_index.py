@@ -200,6 +200,31 @@ def test_masks_and_drawings_in_class_folders_are_left_out(tmp_path: Path, write:
     assert "masks or drawings are left out: COVID/Heat Maps, COVID/images/COVID-0_mask.png, COVID" in index.warnings[0]
 
 
+@pytest.mark.parametrize("folder", ["generated", "train/Synthetic_images", "train/x/gan", "recorded"])
+def test_generated_images_inside_the_folder_of_real_ones_are_left_out(
+    tmp_path: Path, write: WriteImages, folder: str
+) -> None:
+    write(tmp_path, (f"train/{name}/{i}.png" for name in CLASSES for i in range(3)))
+    inside = folder if folder.startswith("train") else f"train/{folder}"
+    write(tmp_path, (f"{inside}/{name}/seed{i}.png" for name in CLASSES for i in range(3)))
+    if folder == "recorded":
+        (tmp_path / inside / "provenance.json").write_text("{}", encoding="utf-8")
+
+    index = read_index(DataSettings(path=tmp_path))
+
+    assert len(index.images) == 6
+    assert f"generated images are left out: {inside.removeprefix('train/')}" in index.warnings[0]
+
+
+def test_a_class_may_be_called_synthetic(tmp_path: Path, write: WriteImages) -> None:
+    write(tmp_path, (f"{name}/{i}.png" for name in ("real", "synthetic") for i in range(3)))
+
+    assert read_index(DataSettings(path=tmp_path, classes="auto", positive="synthetic")).class_names == (
+        "real",
+        "synthetic",
+    )
+
+
 @pytest.mark.parametrize(
     "words", [("train", "validation", "test"), ("TRAINING", "Valid", "Testing"), ("train_set", "dev", "TestSet")]
 )

@@ -11,7 +11,7 @@ from PIL import Image
 
 from xraytune.base.records import to_json
 from xraytune.base.seeding import numpy_generator
-from xraytune.data.index import ImageFile
+from xraytune.data.images import ImageFile
 from xraytune.data.inspect import inspect_folder
 from xraytune.data.near_duplicates import close_pairs, find_near_duplicates
 from xraytune.data.phantom import draw_phantoms

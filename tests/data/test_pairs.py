@@ -12,7 +12,8 @@ from PIL import Image
 from tests.pair_files import HEIGHT_PX, WIDTH_PX, block, save, write_pairs
 from xraytune.base.errors import ConfigError, DataError
 from xraytune.data.decoding import BrokenImage, decode_file
-from xraytune.data.index import ImageFile, ImageIndex, read_folder, read_index, read_labelled, read_labelled_folder
+from xraytune.data.images import ImageFile
+from xraytune.data.index import ImageIndex, read_folder, read_index, read_labelled, read_labelled_folder
 from xraytune.data.masks import connected_parts, map_masks, outlined, read_mask, square_mask
 from xraytune.data.split import split_by_patient
 from xraytune.space.settings import DataSettings, SplitSettings

@@ -83,10 +83,10 @@ def test_a_store_has_a_row_for_each_file_that_decodes_in_order(tmp_path: Path) -
     store_pixels(tmp_path, files, 8, out)
 
     pixels = open_pixels(out)
-    stored = stored_files(out)
+    stored, broken = stored_files(out)
     assert pixels.shape == (148, 8, 8)
-    assert [f"{level}.png" for level in pixels[:, 0, 0]] == list(stored.files)
-    assert [image.file for image in stored.broken] == ["7.png", "99.png"]
+    assert [f"{level}.png" for level in pixels[:, 0, 0]] == list(stored)
+    assert [image.file for image in broken] == ["7.png", "99.png"]
     assert not pixels.flags.writeable
 
 

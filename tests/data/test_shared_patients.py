@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from xraytune.data.guesses import patient_of
-from xraytune.data.index import ImageFile
+from xraytune.data.images import ImageFile
 from xraytune.data.shared_patients import (
     ambiguous_files,
     names_by_file,

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tests.study.studies import two_images
-from xraytune.data.prepare import PreparedImage, SideName, image_columns
+from xraytune.data.images import ImageFile, SideName
 from xraytune.data.sides import SideSize, chance_warning, side_sizes
 
 
@@ -13,12 +13,12 @@ def sizes(train: int, val_a: int, val_b: int) -> tuple[SideSize, ...]:
     """Sides with this many patients of each of two classes, each with two images."""
     counts: dict[SideName, int] = {"train": train, "val_a": val_a, "val_b": val_b}
     images = [
-        PreparedImage(file="", patient=f"{side} {label} {number // 2}", label=label, side=side, row=0, sha256="")
+        ImageFile(file="", patient=f"{side} {label} {number // 2}", label=label, side=side, row=0, sha256="")
         for side, count in counts.items()
         for label in (0, 1)
         for number in range(2 * count)
     ]
-    return side_sizes(replace(two_images(), images=image_columns(images)))
+    return side_sizes(replace(two_images(), images=tuple(images)))
 
 
 def test_sides_are_counted_in_images_and_patients_of_each_class() -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from xraytune.base.records import Compute, EpochRecord, TrialResult
-from xraytune.data.prepare import Prepared, PreparedImage, SideName, image_columns
+from xraytune.data.images import ImageFile, SideName
+from xraytune.data.prepare import Prepared
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.loop import TrialLoop
 from xraytune.search.messages import EpochEnded, TrialEnded
@@ -55,8 +56,8 @@ def write_space(folder: Path, *overrides: str) -> Space:
 
 def two_images() -> Prepared:
     sides: tuple[SideName, ...] = ("train", "val_a", "val_b")
-    images = image_columns(
-        PreparedImage(file=f"{side}.jpeg", patient=side, label=0, side=side, row=row, sha256=side)
+    images = tuple(
+        ImageFile(file=f"{side}.jpeg", patient=side, label=0, side=side, row=row, sha256=side)
         for row, side in enumerate(sides)
     )
     return Prepared(

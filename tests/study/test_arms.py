@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from tests.study.studies import CPU, direct, ended, epoch, two_images, write_space
 from xraytune.base.files import write_array
-from xraytune.data.prepare import PreparedImage, image_columns
+from xraytune.data.images import ImageFile
 from xraytune.study.folder import StudyFolder
 from xraytune.study.start import create_study
 from xraytune.study.status import status
@@ -28,10 +28,10 @@ def searched(tmp_path: Path) -> StudyFolder:
     """A study with 80 patients on val-B: three trials of `real_only` and three of `gan`, each the last one pruned."""
     folder = StudyFolder(tmp_path / "studies" / "small")
     val_b = [
-        PreparedImage(file=f"{n}.png", patient=f"{n}", label=int(label), side="val_b", row=n + 2, sha256=f"{n}")
+        ImageFile(file=f"{n}.png", patient=f"{n}", label=int(label), side="val_b", row=n + 2, sha256=f"{n}")
         for n, label in enumerate(_LABELS)
     ]
-    prepared = replace(two_images(), images=image_columns([*list(two_images().images)[:2], *val_b]))
+    prepared = replace(two_images(), images=(*list(two_images().images)[:2], *val_b))
     create_study(folder, write_space(tmp_path, _POINTS, "scheduler.within=arm"), prepared, CPU)
     loop = direct(folder, _POINTS, "scheduler.within=arm")
     for number, value in enumerate((0.90, 0.80, 0.85, 0.92, 0.70, 0.60)):

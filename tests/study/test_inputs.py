@@ -93,6 +93,15 @@ def test_sealed_test_folder_as_extra_images_is_refused_unopened(lab: Path) -> No
     assert len(list((lab / "cache" / PIXELS_STAGE).iterdir())) == 1, "the training images, and no others"
 
 
+def test_extra_images_inside_the_data_folder_are_refused(lab: Path) -> None:
+    """They would count as real; only folders that are called like generated ones are left out."""
+    draw_extra(lab, 2)
+    (lab / "extra").rename(lab / "xrays" / "train" / "more")
+
+    with pytest.raises(DataError, match=r"of these extra images are among the images of .*xrays: train/more/NORMAL"):
+        search(lab / "small.yaml", studies=lab / "studies", overrides=[f"folder.path={lab}/xrays/train/more"])
+
+
 @pytest.mark.parametrize("by", ["patient", "file"])
 def test_one_patient_of_the_sealed_test_folder_among_the_extra_images_is_refused(lab: Path, by: str) -> None:
     shutil.copytree(lab / "xrays" / "train", lab / "extra")

@@ -13,7 +13,6 @@ from xraytune.base.errors import MachineError, StudyError, TrialError
 from xraytune.base.files import read_json, write_json
 from xraytune.base.locks import build_lock, current_owner
 from xraytune.data.phantom import draw_phantoms
-from xraytune.data.prepare import image_columns
 from xraytune.search.run import search
 from xraytune.study.folder import StudyFolder, is_searched, locked
 from xraytune.study.start import continue_under_releases, create_study, require_same_images, require_same_space
@@ -35,11 +34,11 @@ def test_images_that_changed_are_refused(study: StudyFolder) -> None:
 
     require_same_images(study, two_images())
     with pytest.raises(StudyError, match="the images changed") as refusal:
-        require_same_images(study, replace(prepared, images=image_columns([changed, new, *others])))
+        require_same_images(study, replace(prepared, images=(changed, new, *others)))
 
     assert f"2 changed or gone: {first.file}, {second.file}" in str(refusal.value)
     with pytest.raises(StudyError, match=f"1 new: {new.file}"):
-        require_same_images(study, replace(prepared, images=image_columns([*prepared.images, new])))
+        require_same_images(study, replace(prepared, images=(*prepared.images, new)))
 
 
 @pytest.mark.parametrize("work", ["searched", "confirmed"])

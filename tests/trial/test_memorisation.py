@@ -14,7 +14,7 @@ from tests.trial.test_trial import gan
 from xraytune.base.artifacts import build_once
 from xraytune.base.errors import TrialError
 from xraytune.base.files import read_json
-from xraytune.data.prepare import Prepared, image_columns, training_pixels
+from xraytune.data.prepare import Prepared, training_pixels
 from xraytune.space.settings import Experiment, GanSettings, Settings, without_gate
 from xraytune.synth.memorisation import Memorisation
 from xraytune.synth.memorisation_gate import MEMORISATION_STAGE, measure_memorisation
@@ -98,7 +98,7 @@ def test_each_split_has_its_own_verdict_with_pictures_of_nearest_pairs(studio: S
 
     verdicts, folder = studio.measure(studio.copier)
 
-    assert folder != studio.measure(studio.copier, replace(prepared, images=image_columns(renamed)))[1]
+    assert folder != studio.measure(studio.copier, replace(prepared, images=tuple(renamed)))[1]
     assert {name: one.near for name, one in verdicts.items()} == {"NORMAL": 256, "PNEUMONIA": 256}
     assert read_json(folder / "memorisation.json")["NORMAL"]["near"] == 256
     sheet = np.asarray(Image.open(folder / "nearest_NORMAL.png"))

@@ -14,15 +14,8 @@ from tests.in_process import CPU
 from xraytune.base.artifacts import build_once, content_sha256
 from xraytune.base.errors import TrialError
 from xraytune.base.files import read_json
-from xraytune.data.prepare import (
-    PIXELS_STAGE,
-    ImageSource,
-    Prepared,
-    PreparedImage,
-    RunContext,
-    SideName,
-    image_columns,
-)
+from xraytune.data.images import ImageFile, SideName
+from xraytune.data.prepare import PIXELS_STAGE, ImageSource, Prepared, RunContext
 from xraytune.model.generator_folder import fill_generator_folder, generator_sample
 from xraytune.space.settings import Experiment, GanSettings, Parameters, Settings
 from xraytune.synth.memorisation import closeness, compare_with_unseen, unseen_closeness
@@ -85,8 +78,8 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Pairs:
     artifact = build_once(cache, PIXELS_STAGE, {"drawn": COUNT}, partial(store, draw_pairs()))
     shares: tuple[tuple[SideName, int], ...] = (("train", 28), ("val_a", 6), ("val_b", 6))
     sides = [side for side, count in shares for _ in range(count)]
-    images = image_columns(
-        PreparedImage(file=f"images/{row}.png", patient=f"{row}", label=0, side=side, row=row, sha256=f"{row:064x}")
+    images = tuple(
+        ImageFile(file=f"images/{row}.png", patient=f"{row}", label=0, side=side, row=row, sha256=f"{row:064x}")
         for row, side in enumerate(sides)
     )
     prepared = Prepared(

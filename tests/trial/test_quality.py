@@ -10,7 +10,6 @@ from PIL import Image, ImageFilter
 from tests.trial.conftest import Bench
 from xraytune.base.errors import MachineError
 from xraytune.data.phantom import draw_phantoms
-from xraytune.data.prepare import image_columns
 from xraytune.space.settings import Experiment, FolderSettings, QualitySettings
 from xraytune.synth.generator_quality import Quality
 from xraytune.synth.quality import REAL_STAGE, measure_quality
@@ -58,7 +57,7 @@ def test_draws_of_a_confirmation_share_the_features_of_the_validation_sides(clin
     whole, stage = measured(clinic, "sharp"), clinic.cache / REAL_STAGE
     before = {*stage.glob("[!.]*")}
     sides = {side: [one for one in clinic.prepared.images if one.side == side] for side in ("train", "val_a", "val_b")}
-    draw = image_columns([*sides["train"][::2], *sides["val_a"], *sides["val_b"]])
+    draw = (*sides["train"][::2], *sides["val_a"], *sides["val_b"])
 
     context = replace(clinic.context, prepared=replace(clinic.prepared, images=draw))
     quality = measure_quality(with_folder(clinic, "sharp"), context)
@@ -77,7 +76,7 @@ def test_small_sides_and_small_pools_are_named(clinic: Bench) -> None:
         for file in sorted((clinic.cache.parent / "sharp" / name).iterdir())[:30]:
             shutil.copy(file, few / name)
     images = [one for one in clinic.prepared.images if one.side != "val_b" or one.label]
-    sides = replace(clinic.prepared, images=image_columns(images))
+    sides = replace(clinic.prepared, images=tuple(images))
 
     for experiment, prepared in ((with_folder(clinic, "few"), clinic.prepared), (with_folder(clinic, "sharp"), sides)):
         notes.append(measure_quality(experiment, replace(clinic.context, prepared=prepared)))

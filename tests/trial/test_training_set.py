@@ -16,8 +16,9 @@ from tests.trial.conftest import Bench
 from tests.trial.test_trial import run
 from xraytune.base.errors import DataError, TrialError
 from xraytune.data.folders import PROVENANCE_FILE
+from xraytune.data.images import ImageFile
 from xraytune.data.pixels import stored_files
-from xraytune.data.prepare import PIXELS_STAGE, Prepared, PreparedImage, image_columns
+from xraytune.data.prepare import PIXELS_STAGE, Prepared
 from xraytune.space.settings import DataSettings, FolderSettings, SplitSettings, without_gate
 from xraytune.synth.extra_folder import store_folder
 from xraytune.synth.seen import seen_images
@@ -26,7 +27,7 @@ from xraytune.trial.training_set import build_training_set
 pytestmark = pytest.mark.slow
 
 
-def held_back(prepared: Prepared) -> list[PreparedImage]:
+def held_back(prepared: Prepared) -> list[ImageFile]:
     return [image for image in prepared.images if image.side != "train"]
 
 
@@ -35,12 +36,12 @@ def used_of(bench: Bench, root: Path, prepared: Prepared | None = None, data: Da
     return store_folder(root, prepared or bench.prepared, data or bench.settings.data, cache=root.parent / "cache")[0]
 
 
-def one_of_each(bench: Bench) -> tuple[PreparedImage, PreparedImage]:
+def one_of_each(bench: Bench) -> tuple[ImageFile, ImageFile]:
     """An image of a validation side, and one of the train side."""
     return held_back(bench.prepared)[0], next(image for image in bench.prepared.images if image.side == "train")
 
 
-def write_negatives(bench: Bench, root: Path, images: Iterable[PreparedImage]) -> Path:
+def write_negatives(bench: Bench, root: Path, images: Iterable[ImageFile]) -> Path:
     """Write the negative of each image below `root`, in its class folder and under its own name."""
     for image in images:
         source = bench.settings.data.path / image.file
@@ -51,7 +52,7 @@ def write_negatives(bench: Bench, root: Path, images: Iterable[PreparedImage]) -
     return root
 
 
-def copy_renamed(bench: Bench, root: Path, images: Iterable[PreparedImage]) -> Path:
+def copy_renamed(bench: Bench, root: Path, images: Iterable[ImageFile]) -> Path:
     """Copy the files under names that identify no patient."""
     for number, image in enumerate(images):
         out = root / bench.prepared.class_names[image.label] / f"copy{number}.jpeg"
@@ -108,7 +109,7 @@ def test_both_names_of_a_validation_patient_are_excluded(bench: Bench, tmp_path:
     """Patients who share an image are merged under one name; their files still carry the other."""
     seen, trained = one_of_each(bench)
     joined = replace(seen, patient="another name")
-    prepared = replace(bench.prepared, images=image_columns([joined, trained]))
+    prepared = replace(bench.prepared, images=(joined, trained))
     root = write_negatives(bench, tmp_path / "extra", [seen, trained])
 
     used = used_of(bench, root, prepared)
@@ -119,7 +120,7 @@ def test_both_names_of_a_validation_patient_are_excluded(bench: Bench, tmp_path:
 def test_whitespace_around_patient_name_is_ignored(bench: Bench, tmp_path: Path) -> None:
     """A regular expression may keep them; a table of patients is read without them."""
     seen, trained = one_of_each(bench)
-    prepared = replace(bench.prepared, images=image_columns([replace(seen, patient=" anna"), trained]))
+    prepared = replace(bench.prepared, images=(replace(seen, patient=" anna"), trained))
     root = copy_renamed(bench, tmp_path / "extra", [trained])
     write_negatives(bench, root, [trained])
     other = root / bench.prepared.class_names[trained.label] / f"{Path(trained.file).stem}.png"
@@ -133,9 +134,7 @@ def test_whitespace_around_patient_name_is_ignored(bench: Bench, tmp_path: Path)
 
 def test_copies_matched_by_study_regex_are_excluded(bench: Bench, tmp_path: Path) -> None:
     seen, trained = one_of_each(bench)
-    prepared = replace(
-        bench.prepared, images=image_columns([replace(seen, patient="p1"), replace(trained, patient="p2")])
-    )
+    prepared = replace(bench.prepared, images=(replace(seen, patient="p1"), replace(trained, patient="p2")))
     root = copy_renamed(bench, tmp_path / "extra", [trained, trained, trained])
     class_folder = root / bench.prepared.class_names[trained.label]
     for number, name in enumerate(["p1_blurred", "p2_blurred", "somebody"]):
@@ -151,7 +150,7 @@ def test_copies_matched_by_study_regex_are_excluded(bench: Bench, tmp_path: Path
 
 def test_copies_named_like_validation_images_are_excluded_with_table(bench: Bench, tmp_path: Path) -> None:
     renamed = [replace(image, file=f"IMG{n}.jpeg", patient=f"p{n}") for n, image in enumerate(bench.prepared.images)]
-    prepared = replace(bench.prepared, images=image_columns(renamed))
+    prepared = replace(bench.prepared, images=tuple(renamed))
     root = write_negatives(bench, tmp_path / "extra", bench.prepared.images)
     for before, after in zip(bench.prepared.images, renamed, strict=True):
         class_folder = root / bench.prepared.class_names[after.label]
@@ -181,7 +180,7 @@ def test_a_trial_on_transformed_copies_sees_no_validation_patient(bench: Bench, 
     training_set = build_training_set(extra, bench.context)
     epochs = run(bench, extra, tmp_path / "trial")
 
-    files = stored_files(bench.cache / PIXELS_STAGE / training_set.sources[1].inputs["pixels"]).files
+    files, _ = stored_files(bench.cache / PIXELS_STAGE / training_set.sources[1].inputs["pixels"])
     used = {files[number - len(training_set.real)] for number in training_set.extra}
     side_of = {"__".join(Path(image.file).with_suffix("").parts): image.side for image in bench.prepared.images}
     assert len(used) == 2 * len(training_set.real)

@@ -14,7 +14,7 @@ from pathlib import Path
 from xraytune.base.errors import DataError, Problem, StudyError, join_names
 from xraytune.data.findings import targets_of
 from xraytune.data.index import ImageIndex
-from xraytune.data.prepare import NO_IMAGES, Prepared, image_columns, patients_seen, prepare_index
+from xraytune.data.prepare import Prepared, patients_seen, prepare_index
 from xraytune.data.sides import too_few_unused
 from xraytune.data.split import nested_order
 from xraytune.space.settings import Settings
@@ -45,7 +45,7 @@ def divide(
     if everyone.pixels != prepared.pixels:
         what = "unused images were added, changed or removed since the search"
         raise StudyError(Problem(what, data.path, "restore them, or start a new study"))
-    known = set(prepared.images.patient) | patients_seen(index.images, seen)
+    known = {image.patient for image in prepared.images} | patients_seen(index.images, seen)
     unused = [image for image in everyone.images if image.patient not in known]
     patients, labels = [image.patient for image in unused], [image.label for image in unused]
     targets = targets_of(labels, [image.findings for image in unused])
@@ -61,6 +61,6 @@ def divide(
             what = f"a draw of {size} patients has no image of {join_names(sorted(missing))}"
             raise DataError(Problem(what, "data.train_patients", "start a search with more patients"))
     side_of = {unused[place].file: side for place, side in sides.items()}
-    side_of |= dict(zip(prepared.images.file, prepared.images.side, strict=True))
+    side_of |= {image.file: image.side for image in prepared.images}
     divided = (replace(image, side=side_of[image.file]) for image in everyone.images if image.file in side_of)
-    return replace(prepared, images=image_columns(divided), unused=NO_IMAGES)
+    return replace(prepared, images=tuple(divided), unused=())

@@ -17,8 +17,8 @@ from xraytune.confirm.draws import TEST, divide
 from xraytune.confirm.test_access import last_access
 from xraytune.data.changes import RESTORE, require_same_data
 from xraytune.data.findings import targets_of
+from xraytune.data.images import ImageFile
 from xraytune.data.index import (
-    ImageFile,
     ImageIndex,
     LabelledImages,
     content_fingerprint,
@@ -31,7 +31,6 @@ from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.prepare import (
     ImageSource,
     Prepared,
-    PreparedImage,
     patients_seen,
     require_unbroken,
     side_images,
@@ -108,7 +107,7 @@ class TestChoice:
         """What the verdict is about."""
         if self.sealed.is_unused:
             return "unused"
-        return "draws" if "draw_0" in self.prepared.images.side else "folder"
+        return "draws" if any(image.side == "draw_0" for image in self.prepared.images) else "folder"
 
 
 def choose_test(
@@ -255,7 +254,7 @@ def _require_enough(images: SealedTest, prepared: Prepared) -> None:
 
 
 def _refuse_patients_of(
-    known: Iterable[ImageFile | PreparedImage],
+    known: Iterable[ImageFile],
     aliases: Collection[str],
     images: SealedTest,
     fix: str,

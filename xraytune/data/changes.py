@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import TypeAlias
 
 from xraytune.base.errors import Problem, StudyError, join_names
-from xraytune.data.index import ImageFile, ImageIndex
-from xraytune.data.prepare import Prepared, PreparedImage
+from xraytune.data.images import ImageFile
+from xraytune.data.index import ImageIndex
+from xraytune.data.prepare import Prepared
 
 RESTORE = "restore images, patients.csv or label table, or start a study with another name: --set name=..."
-_Image: TypeAlias = ImageFile | PreparedImage
 _SHOWN = 3
 
 
@@ -57,17 +56,17 @@ def require_same_data(recorded: Prepared, now: Prepared | ImageIndex, where: Pat
         raise StudyError(Problem(what, where, RESTORE))
 
 
-def all_images(data: Prepared | ImageIndex) -> tuple[_Image, ...]:
+def all_images(data: Prepared | ImageIndex) -> tuple[ImageFile, ...]:
     """Return the images of a data folder without those of its test folder, or all that a study recorded."""
     return (*data.images, *data.unused) if isinstance(data, Prepared) else data.images
 
 
-def _patient_of(image: _Image, files: Collection[str]) -> str:
+def _patient_of(image: ImageFile, files: Collection[str]) -> str:
     """Return the name of an image's patient; "unnamed" if that is only the path of a file, which may move."""
     return "unnamed" if image.patient in files else image.patient
 
 
-def _label_of(image: _Image, data: Prepared | ImageIndex) -> dict[str, str]:
+def _label_of(image: ImageFile, data: Prepared | ImageIndex) -> dict[str, str]:
     label = dict(zip(data.findings, image.findings, strict=True)) or {"class": data.class_names[image.label]}
     return label | {"mask": image.masks_sha256[:8]}
 

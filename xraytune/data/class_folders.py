@@ -9,13 +9,12 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, TypeAlias
 
 from xraytune.base.errors import DataError, Problem, join_names
 from xraytune.data.folders import (
     ADD_IMAGES,
-    Listed,
     Listing,
     holds_pairs,
     missing_classes,
@@ -25,6 +24,7 @@ from xraytune.data.folders import (
     walk_folder,
 )
 from xraytune.data.guesses import OTHER_WORDS, PartName, composed, folded, inner_folders, patient_of, pneumonia_type
+from xraytune.data.images import ImageFile
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.table import LabelTable
 
@@ -50,66 +50,86 @@ def list_class_folders(
     """
     train = folders["train"]
     root = base if len(folders) > 1 else train
-    walked = {part: walk_folder(folder, base) for part, folder in folders.items()}
-    files = {image: image.relative_to(base).as_posix() for images, _ in walked.values() for image in images}
-    if not files:
-        raise no_images(root, [note for _, notes in walked.values() for note in notes])
+    parts: dict[str, PartName] = {}
+    notes: list[str] = []
+    for part, folder in folders.items():
+        images, others = walk_folder(folder, base)
+        notes += [f"{folder}: {note}" for note in others]
+        parts |= {image.relative_to(base).as_posix(): part for image in images}
+    if not parts:
+        raise no_images(root, [note.partition(": ")[2] for note in notes])
     if len(folders) == 1:
-        refuse_inner_parts(train, files)
-    rows = patients_csv.rows_of(sorted(files.values())) if patients_csv else {}
-    in_table = {
-        file: written for file, row in rows.items() if patients_csv and (written := patients_csv.rows[row].class_name)
-    }
-    if not in_table and holds_pairs(root):
+        refuse_inner_parts(train, [base / file for file in parts])
+    rows = patients_csv.rows_of(sorted(parts)) if patients_csv else {}
+    in_table = {file: patients_csv.rows[row].class_name for file, row in rows.items()} if patients_csv else {}
+    written = {file: name for file, name in in_table.items() if name}
+    if not written and holds_pairs(root):
         what = "this is a folder of pairs (images/ and masks/), for segmentation; a classifier needs class folders"
         raise DataError(Problem(what, root, "use task: segmentation, or give a folder with a subfolder for each class"))
+    inner = {
+        file: inner_folders(PurePosixPath((base / file).relative_to(folders[part]).as_posix()))
+        for file, part in parts.items()
+    }
     if isinstance(classes, tuple):
         names = classes
     else:
-        without = [image for image in walked["train"][0] if files[image] not in in_table]
-        names = STANDARD_CLASSES.get(classes) or _auto_classes(root, train, without, in_table)
-    listed, unknown, wrong = dict[Path, Listed](), defaultdict[Path, list[str]](list), list[str]()
-    for part, (images, _) in walked.items():
-        for image in images:
-            inner, written = inner_folders(image.relative_to(folders[part])), in_table.get(files[image])
-            by_folder = folder_class(inner, image, names) if inner else _file_name_class(image, names)
-            name = spelled_class(written, names) if written else by_folder
-            if written and (name is None or (inner and by_folder not in (None, name))):
-                wrong.append(f"{files[image]} ({written})")
-            elif name is not None:
-                listed[image] = Listed(names.index(name), part)
-            elif inner:
-                unknown[folders[part] / inner[0]].append(image.name)
-    problems = _unknown_classes(root, unknown, names, classes, has_table=bool(in_table))
+        in_train = [inner[file] for file, part in parts.items() if part == "train" and file not in written]
+        names = STANDARD_CLASSES.get(classes) or _auto_classes(root, train, in_train, written)
+
+    listed: list[ImageFile] = []
+    unknown: dict[Path, list[str]] = defaultdict(list)
+    wrong: list[str] = []
+    outside: dict[Path, list[str]] = defaultdict(list)
+    for file, part in parts.items():
+        path = PurePosixPath(file)
+        by_folder = folder_class(inner[file], path, names) if inner[file] else _file_name_class(path, names)
+        name = spelled_class(written[file], names) if file in written else by_folder
+        if file in written and (name is None or (inner[file] and by_folder not in (None, name))):
+            wrong.append(f"{file} ({written[file]})")
+        elif name is not None:
+            listed.append(ImageFile(file=file, label=names.index(name), part=part))
+        elif inner[file]:
+            unknown[folders[part] / inner[file][0]].append(path.name)
+        else:
+            outside[folders[part]].append(path.name)
+
+    problems = _unknown_classes(root, unknown, names, classes, has_table=bool(written))
     if wrong:
         what = f"{PATIENTS_CSV} gives classes that are none of {', '.join(names)}, or not those of the folders"
         problems.append(Problem(f"{what}: {join_names(wrong)}", base, "correct them, or use data.classes: auto"))
     if not problems and not listed:
-        what = f"none of the {len(files)} images has a class, by a class folder or by its file name"
+        what = f"none of the {len(parts)} images has a class, by a class folder or by its file name"
         fix = f"{_class_fix(root, train)}; or give the parent folder, if it contains the class folders"
         problems = [Problem(what, root, fix)]
     elif not problems and not isinstance(classes, tuple):
-        problems = missing_classes(listed.values(), folders, names, ADD_IMAGES)
-    notes = [f"{folders[part]}: {note}" for part in folders for note in _notes(folders[part], *walked[part], listed)]
-    return Listing(names, listed, tuple(problems), tuple(notes))
+        problems = missing_classes(listed, folders, names, ADD_IMAGES)
+    for folder, left_out in outside.items():
+        shown = join_names(left_out, 3)
+        notes.append(f"{folder}: images outside of class folders are ignored: {len(left_out)} ({shown})")
+    return Listing(names, tuple(listed), tuple(problems), (*notes, *_empty_folders(folders, base, parts)))
 
 
-def _notes(folder: Path, images: Sequence[Path], notes: Sequence[str], listed: Collection[Path]) -> list[str]:
-    """Return notes about a part: `notes` about other files, images in no class folder, and folders without images."""
-    outside = [image.name for image in images if image not in listed and not inner_folders(image.relative_to(folder))]
-    with_images = {image.relative_to(folder).parts[0] for image in images}
-    empty = [each.name for each in subfolders(folder) if each.name not in with_images]
-    left_out = {"images outside of class folders are ignored": outside, "folders without images are no classes": empty}
-    return [*notes, *(f"{what}: {len(names)} ({join_names(names, 3)})" for what, names in left_out.items() if names)]
+def _empty_folders(folders: Mapping[PartName, Path], base: Path, files: Collection[str]) -> list[str]:
+    """Return a note for each part with folders that have no images."""
+    with_images = {parent for file in files for parent in (base / file).parents}
+    notes = []
+    for folder in folders.values():
+        empty = [inner.name for inner in subfolders(folder) if inner not in with_images]
+        if empty:
+            shown = join_names(empty, 3)
+            notes.append(f"{folder}: folders without images are no classes: {len(empty)} ({shown})")
+    return notes
 
 
-def _auto_classes(root: Path, train: Path, without: Sequence[Path], in_table: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the classes that `patients.csv` gives, and the outermost folders of the images `without` such a class."""
-    inner = [folders[0] for image in without if (folders := inner_folders(image.relative_to(train)))]
-    names = {folded(name): composed(name) for name in (*in_table.values(), *inner)}
+def _auto_classes(
+    root: Path, train: Path, inner: Sequence[Sequence[str]], in_table: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Return the classes that `patients.csv` gives, and the outermost folders of the images without such a class."""
+    outermost = [folders[0] for folders in inner if folders]
+    names = {folded(name): composed(name) for name in (*in_table.values(), *outermost)}
     if len(names) < 2:
         what = f"there is only one class, {', '.join(names.values())}" if names else "there are no class folders"
-        deeper = f"give {train / inner[0]}, if its folders are classes; or " if inner else ""
+        deeper = f"give {train / outermost[0]}, if its folders are classes; or " if outermost else ""
         raise DataError(Problem(what, train, f"{deeper}{_class_fix(root, train)}"))
     return tuple(sorted(names.values()))
 
@@ -138,9 +158,8 @@ def _unknown_classes(
         fix = "name them like person1_bacteria_1.jpeg, or put them into bacterial/ and viral/"
     elif classes in ("binary", "three"):
         choice = "three" if all(spelled_class(name, THREE_CLASSES) for name in names) else "auto"
-        fix = (
-            f"use data.classes: {choice} (--classes), if each folder is a class, or rename them; or {_class_fix(root)}"
-        )
+        fix = f"use data.classes: {choice} (--classes), if each folder is a class, or rename them"
+        fix += f"; or {_class_fix(root)}"
     return [Problem(what, where, fix)]
 
 
@@ -152,13 +171,14 @@ def _class_fix(*folders: Path) -> str:
     return f"{_CLASS_FOLDERS}, or describe {table} in a data file (docs/data.md, Label tables)"
 
 
-def folder_class(inner: Sequence[str], image: Path, class_names: Sequence[str]) -> str | None:
+def folder_class(inner: Sequence[str], file: PurePosixPath, class_names: Sequence[str]) -> str | None:
     """Return the class named by the outermost possible folder of an image, at any depth."""
     for folder_name in inner:
-        if name := spelled_class(folder_name, class_names):
+        name = spelled_class(folder_name, class_names)
+        if name:
             return name
         if tuple(class_names) == THREE_CLASSES and folder_name.casefold() == "pneumonia":
-            name = _file_name_class(image, class_names)
+            name = _file_name_class(file, class_names)
             return None if name == "normal" else name
     return None
 
@@ -172,13 +192,13 @@ def spelled_class(name: str, class_names: Sequence[str]) -> str | None:
     return next((known for known in class_names if folded(known) == folded(name)), None)
 
 
-def _file_name_class(image: Path, class_names: Sequence[str]) -> str | None:
+def _file_name_class(file: PurePosixPath, class_names: Sequence[str]) -> str | None:
     """Return the class that a file name states, among two or three classes; None for other names and classes.
 
     It is a Kermany file name or, with three classes, begins with a word for one of them: `VIRUS-17-0001.jpeg`.
     """
     is_three = tuple(class_names) == THREE_CLASSES
-    if patient_of(image.name) and (is_three or tuple(class_names) == BINARY_CLASSES):
-        pneumonia = pneumonia_type(image.name)
+    if patient_of(file.name) and (is_three or tuple(class_names) == BINARY_CLASSES):
+        pneumonia = pneumonia_type(file.name)
         return (pneumonia or "normal") if is_three else BINARY_CLASSES[pneumonia is not None]
-    return spelled_class(re.split("[^a-zA-Z]", image.stem)[0], class_names) if is_three else None
+    return spelled_class(re.split("[^a-zA-Z]", file.stem)[0], class_names) if is_three else None

@@ -13,16 +13,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 from xraytune.base.errors import DataError, Problem, join_names
 from xraytune.data.dicom import is_dicom
 from xraytune.data.formats import IMAGE_SUFFIXES, without_suffix
-from xraytune.data.guesses import PARTS, PartName, folded, part_named, shows_drawings
+from xraytune.data.guesses import PARTS, PartName, folded, part_named, shows_drawings, shows_generated
+from xraytune.data.images import ImageFile
 from xraytune.data.patients import PATIENTS_CSV
 
-SINGLE_CLASS = ("image",)
-"""The only class of images with masks, or with findings."""
 PROVENANCE_FILE = "provenance.json"
 """The origin of images that `generator sample` drew, next to them: they show nobody."""
 ADD_IMAGES = (
@@ -31,28 +30,19 @@ ADD_IMAGES = (
 )
 
 
-class Listed(NamedTuple):
-    """What a reader says about an image: its class, part and findings, and its masks, which are to be merged."""
-
-    label: int
-    part: PartName
-    masks: tuple[Path, ...] = ()
-    findings: str = ""
-
-
 @dataclass(frozen=True, slots=True)
 class Listing:
     """What a reader finds in a data folder; `problems` are of unknown classes, unpaired masks or classes without images."""
 
     class_names: tuple[str, ...]
-    images: Mapping[Path, Listed]
+    images: tuple[ImageFile, ...]
     problems: tuple[Problem, ...] = ()
     warnings: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()
 
 
 def missing_classes(
-    images: Iterable[Listed], parts: Mapping[PartName, Path], class_names: Sequence[str], fix: str
+    images: Iterable[ImageFile], parts: Mapping[PartName, Path], class_names: Sequence[str], fix: str
 ) -> list[Problem]:
     """Return a problem for train and val together, and one for test, if they have no images of some classes."""
     there = {(image.part == "test", image.label) for image in images}
@@ -156,16 +146,24 @@ def walk_folder(folder: Path, root: Path, *, report_others: bool = True) -> tupl
     inside = root.resolve()
     images: list[Path] = []
     others: Counter[str] = Counter()
-    links, drawings = 0, list[str]()
+    links = 0
+    drawings: list[str] = []
+    generated: list[str] = []
     for parent, folder_names, file_names in os.walk(folder, onerror=_refuse_unreadable):
-        visible = [name for name in folder_names if not name.startswith(".")]
-        aside = [] if folder.name.casefold() == "masks" else [name for name in visible if shows_drawings(name)]
-        folder_names[:] = [name for name in visible if name not in aside]
-        drawings += [Path(parent, name).relative_to(folder).as_posix() for name in aside]
+        visible = sorted(name for name in folder_names if not name.startswith("."))
+        folder_names.clear()
+        for name in visible:
+            inner = Path(parent, name)
+            if folder.name.casefold() != "masks" and shows_drawings(name):
+                drawings.append(inner.relative_to(folder).as_posix())
+            elif _holds_generated(inner):
+                generated.append(inner.relative_to(folder).as_posix())
+            else:
+                folder_names.append(name)
         links += sum((Path(parent) / name).is_symlink() for name in folder_names)
         for file in (Path(parent, name) for name in file_names if not name.startswith(".")):
             # Unlike Path's methods, these do not raise if access is refused, which decoding reports.
-            if os.path.islink(file) and not _leads_inside(file, inside):  # noqa: PTH114
+            if os.path.islink(file) and not Path(os.path.realpath(file)).is_relative_to(inside):  # noqa: PTH114
                 links += 1
             elif os.path.exists(file) and not os.path.isfile(file):  # noqa: PTH110, PTH113  reading it may never end
                 others["pipe or device"] += 1
@@ -185,9 +183,19 @@ def walk_folder(folder: Path, root: Path, *, report_others: bool = True) -> tupl
         notes.append(f"files without an image suffix are ignored: {counts}")
     if drawings:
         notes.append(f"masks or drawings are left out: {join_names(sorted(drawings), 3)}")
+    if generated:
+        notes.append(f"generated images are left out: {join_names(sorted(generated), 3)}")
     if links:
         notes.append(f"links to folders, or out of the data folder, are not followed: {links}")
     return tuple(sorted(images, key=lambda image: image.parts)), tuple(notes)
+
+
+def _holds_generated(folder: Path) -> bool:
+    """Return whether a folder inside a data folder holds generated images: by their record, or by its name.
+
+    A folder that is called so may also be a class; then it has no folders of classes in it.
+    """
+    return (folder / PROVENANCE_FILE).is_file() or (shows_generated(folder.name) and bool(subfolders(folder)))
 
 
 def _is_image_name(file: Path) -> bool:
@@ -203,15 +211,6 @@ def _is_image_name(file: Path) -> bool:
     with suppress(OSError), file.open("rb") as stream:
         return is_dicom(stream.read(132))
     return False
-
-
-def _leads_inside(link: Path, inside: Path) -> bool:
-    try:
-        with suppress(FileNotFoundError):
-            link.stat()
-        return link.resolve().is_relative_to(inside)
-    except (OSError, RuntimeError):  # a loop of links: from Python 3.13 on, only `stat` raises
-        return False
 
 
 def _refuse_unreadable(error: OSError) -> NoReturn:

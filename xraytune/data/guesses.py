@@ -23,9 +23,10 @@ _PART_WORDS: Mapping[str, PartName] = {
     **dict.fromkeys(("test", "testing", "held-out", "holdout"), "test"),
 }
 _DRAWINGS = re.compile(
-    r".*masks?|masks?[ _-].*|(heat|saliency)[ _-]?maps?|overlays?|segmentations?|annotations?|labels(tr|ts)?",
+    r"(.*[ _-])?masks?|masks?[ _-].*|(heat|saliency)[ _-]?maps?|overlays?|segmentations?|annotations?|labels(tr|ts)?",
     re.IGNORECASE,
 )
+_GENERATED = re.compile(r"(.*[ _-])?(generated|synthetic|synthesi[sz]ed|fakes?|gan)([ _-].*)?", re.IGNORECASE)
 OTHER_WORDS = {"bacteria": "bacterial", "virus": "viral"}
 """Of `classes: three`."""
 _KERMANY_NAME = re.compile(
@@ -43,12 +44,15 @@ EMPTY = frozenset(["", "n/a", "na", "nan", "none", "null", "unknown"])
 _NO_DISEASE = NO.difference("n").union(
     "benign clear control controls healthy nofinding nofindings none normal normals unremarkable".split()
 )
-_DISEASE = YES.difference("1y").union(["abnormal", "disease", "malignant", "pneumonia", "sick"])
+_DISEASE = YES.difference("1y").union(["abnormal", "disease", "ill", "malignant", "pneumonia", "sick"])
 _NEGATIONS = frozenset({"no", "non", "not", "without"})
 _WORD = re.compile(r"[^\W_]+")
-_VIEW_COLUMN = re.compile("view|projection|lateral|modality", re.IGNORECASE)
+_VIEW_COLUMN = re.compile(r"(view|projection)(position|type|code|s)?|frontallateral|(is)?lateral|(image)?modality")
+"""Names of columns, without capitals, blanks and the like."""
 _LATERAL = re.compile(r"(?<![a-z])lateral(?![a-z])", re.IGNORECASE)
-_OTHER_VIEW = re.compile(r"(?<![a-z])(lateral|lat|l|ll|rl|axial|coronal|sagittal|ct)(?![a-z])", re.IGNORECASE)
+_OTHER_VIEW = re.compile(
+    r"(?<![a-z])(lateral|lat|[lr]?l[do]?|rl|axial|coronal|sagittal|ct|mr|mri)(?![a-z])", re.IGNORECASE
+)
 _CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
@@ -74,7 +78,12 @@ def inner_folders(file: PurePath) -> tuple[str, ...]:
 
 def shows_drawings(folder_name: str) -> bool:
     """Return whether a folder holds masks, overlays or heat maps of X-rays, which are no X-rays."""
-    return _DRAWINGS.fullmatch(folder_name) is not None
+    return _DRAWINGS.fullmatch(_CAMEL_CASE.sub(" ", folder_name)) is not None
+
+
+def shows_generated(folder_name: str) -> bool:
+    """Return whether the name of a folder says that its X-rays were generated."""
+    return _GENERATED.fullmatch(_CAMEL_CASE.sub(" ", folder_name)) is not None
 
 
 def shows_other_view(file: str) -> bool:
@@ -84,11 +93,11 @@ def shows_other_view(file: str) -> bool:
 
 def is_view_column(name: str) -> bool:
     """Return whether a column of a table says what an image shows: `view`, `ViewPosition`, `modality`."""
-    return _VIEW_COLUMN.search(name) is not None
+    return _VIEW_COLUMN.fullmatch(re.sub(r"[\W_]", "", name.casefold())) is not None
 
 
 def says_other_view(cell: str) -> bool:
-    """Return whether a cell of such a column means a lateral view or CT."""
+    """Return whether a cell of such a column, or a DICOM header, means a lateral view, CT or MR."""
     return _OTHER_VIEW.search(cell) is not None
 
 

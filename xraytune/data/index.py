@@ -13,8 +13,8 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
 from xraytune.base.cores import map_on_cores
 from xraytune.base.errors import ConfigError, DataError, Problem, join_names
@@ -24,7 +24,6 @@ from xraytune.data.class_folders import STANDARD_CLASSES, list_class_folders
 from xraytune.data.dicom import ImageHeader
 from xraytune.data.folders import (
     PROVENANCE_FILE,
-    SINGLE_CLASS,
     Listing,
     holds_pairs,
     list_images,
@@ -35,6 +34,7 @@ from xraytune.data.folders import (
 )
 from xraytune.data.formats import NAMING_SUFFIXES, ignore_decoder_warnings, read_header
 from xraytune.data.guesses import PartName, PositiveClass, part_named, patient_of, positive_class
+from xraytune.data.images import SINGLE_CLASS, ImageFile
 from xraytune.data.label_table import list_table
 from xraytune.data.pairs import list_pairs
 from xraytune.data.patients import (
@@ -52,34 +52,6 @@ from xraytune.space.load import data_settings, is_data_file
 from xraytune.space.settings import DataSettings, SplitSettings
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageFile:
-    """One image.
-
-    Attributes:
-        file: Path below the index's root, with forward slashes, like `masks`, which are to be merged.
-        label: Position of its class in the index's class names.
-        findings: One character for each of the index's findings: 1 (present), 0 (absent) or ? (unknown); empty without any.
-        sha256: Hash of the file's bytes; empty if the file cannot be read. Equal images are of one patient.
-        width_px: From the file's header, upright, like `height_px`; 0 if the header is broken, which decoding reports.
-        masks_sha256: Hash of the masks' bytes; empty without masks.
-        patient_id: From the DICOM header that names the patient, or empty; for messages only, never stored.
-        part: As the data folder gives it, before the split.
-    """
-
-    file: str
-    label: int
-    patient: str
-    sha256: str
-    width_px: int
-    height_px: int
-    masks: tuple[str, ...] = ()
-    masks_sha256: str = ""
-    findings: str = ""
-    patient_id: str = field(default="", compare=False, repr=False)
-    part: PartName = field(default="train", compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,8 +115,8 @@ def read_index(settings: DataSettings, *, pairs: bool = False, on_progress: Prog
     ]
     differ = "has other findings in another file" if listing.findings else "is in two classes"
     doubts = [f"the same image {differ}: {join_names(in_two_classes, 3)}"] if in_two_classes else []
-    if others := other_views([image.file for image in images], table):
-        what = f"{len(others):,} of {len(images):,} images are lateral views or CT, by their names or the table"
+    if others := other_views(images, table):
+        what = f"{len(others):,} of {len(images):,} images are lateral views or CT, by name, header or table"
         doubts.append(
             f"{what} ({join_names(others, 3)}); for a classifier of frontal X-rays, remove them, or choose rows by "
             "data.table.rows"
@@ -249,7 +221,7 @@ def read_labelled(
         table = _find_table(data, pairs=pairs)
         assert table is not None, "it is given"
         listing = list_table(data, table, class_names)
-        test = {file: image for file, image in listing.images.items() if image.part == "test"}
+        test = tuple(image for image in listing.images if image.part == "test")
         if not listing.images:
             what = f"no image of the table has {'a known finding' if findings else 'a class'}"
             raise DataError(Problem(what, table.path, f"correct data.{'findings' if findings else 'table.labels'}"))
@@ -341,40 +313,35 @@ def _read_images(
     data: DataSettings, table: LabelTable | None, listing: Listing, on_progress: Progress
 ) -> tuple[tuple[ImageFile, ...], tuple[str, ...]]:
     """Hash every file and its masks, read its header and find its patient; return records, sorted by file, and warnings."""
-    root, warnings = data.path, tuple[str, ...]()
-    by_file = {path.relative_to(root).as_posix(): (path, listed) for path, listed in listing.images.items()}
-    files = sorted(by_file)
+    listed = sorted(listing.images, key=lambda image: image.file)
+    files = [image.file for image in listed]
     patients = table.patients_of(files) if table else None
     if patients is None and data.split.group_regex is not None:  # its errors come before thousands of files are read
         patients = patients_by_regex(data.split.group_regex, files)
     ignore_decoder_warnings()
 
-    def read(file: str) -> ImageFile:
-        path, listed = by_file[file]
-        sha256, header = _read_content(path)
-        masks = "\n".join(_read_content(mask)[0] for mask in listed.masks)
-        return ImageFile(
-            file=file,
-            label=listed.label,
-            patient="",
+    def read(image: ImageFile) -> ImageFile:
+        sha256, header = _read_content(data.path / image.file)
+        masks = "\n".join(_read_content(data.path / mask)[0] for mask in image.masks)
+        return replace(
+            image,
             sha256=sha256,
             width_px=header.width_px,
             height_px=header.height_px,
-            masks=tuple(mask.relative_to(root).as_posix() for mask in listed.masks),
             masks_sha256=hashlib.sha256(masks.encode()).hexdigest() if masks else "",
-            findings=listed.findings,
             patient_id=header.patient_id if patients is None else "",
-            part=listed.part,
+            view=header.view,
         )
 
-    images = list[ImageFile]()
-    for image in map_on_cores(read, files):
+    images: list[ImageFile] = []
+    for image in map_on_cores(read, listed):
         images.append(image)
         on_progress("reading images", len(images), len(files))
+    warnings: tuple[str, ...] = ()
     if patients is None:
         patient_ids, joined = join_numbers({image.file: image.patient_id for image in images if image.patient_id})
         patients, warnings = patients_by_name(files, patient_ids)
-        warnings = () if (root / PROVENANCE_FILE).is_file() else warnings
+        warnings = () if (data.path / PROVENANCE_FILE).is_file() else warnings
     else:
         patients, joined = join_numbers(patients)
     # Broken files are not compared: empty ones are all alike.
@@ -384,7 +351,8 @@ def _read_images(
 
 def _read_content(path: Path) -> tuple[str, ImageHeader]:
     """Return the hash of a file's bytes, and its header; decoding reports what cannot be read."""
-    sha256, header = "", ImageHeader(width_px=0, height_px=0)
+    sha256 = ""
+    header = ImageHeader(width_px=0, height_px=0)
     with suppress(OSError, DataError):
         content = read_bytes(path, DataError)
         sha256 = hashlib.sha256(content).hexdigest()
@@ -398,10 +366,11 @@ def _same_name_problems(root: Path, listing: Listing) -> list[Problem]:
     Other images are identified by their path: each folder may count from 1.
     """
     by_name: dict[tuple[bool, str], list[str]] = defaultdict(list)
-    for image, listed in listing.images.items():
-        if image.suffix.lower() in NAMING_SUFFIXES:  # scanners repeat names of DICOM files
-            name = image.stem if patient_of(image.name) else str(image.with_suffix(""))
-            by_name[listed.part == "test", name.casefold()].append(image.relative_to(root).as_posix())
+    for image in listing.images:
+        path = PurePosixPath(image.file)
+        if path.suffix.lower() in NAMING_SUFFIXES:  # scanners repeat names of DICOM files
+            name = path.stem if patient_of(image.file) else str(path.with_suffix(""))
+            by_name[image.part == "test", name.casefold()].append(image.file)
     same = [" and ".join(sorted(files)) for _, files in sorted(by_name.items()) if len(files) > 1]
     fix = f"remove or rename one of them, or list the patients in {PATIENTS_CSV}"
     return [Problem(f"files with the same name: {join_names(same)}", root, fix)] if same else []
@@ -420,6 +389,17 @@ def shared_patients_problems(
         return []
     what = f"{len(shared)} {'patient is' if len(shared) == 1 else 'patients are'} both in {parts}: {join_names(shared)}"
     return [with_headers(what, where, fix, [image for image in first if image.patient in in_second])]
+
+
+def require_apart(index: ImageIndex, extra: Path, images: Iterable[ImageFile]) -> None:
+    """Raise DataError if images of a data folder are also among extra `images`, whose folder is `extra`."""
+    here = extra.resolve()
+    there = index.root.resolve()
+    files = {here / image.file for image in images}
+    shared = [image.file for image in index.images if there / image.file in files]
+    if shared:
+        what = f"{len(shared)} of these extra images are among the images of {index.root}: {join_names(shared, 3)}"
+        raise DataError(Problem(what, extra, "move the extra images out of the data folder: they would count as real"))
 
 
 def with_headers(what: str, where: Path | str, fix: str, images: Iterable[ImageFile]) -> Problem:

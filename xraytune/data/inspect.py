@@ -21,7 +21,8 @@ from sklearn.preprocessing import StandardScaler
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.decoding import BrokenImage, SquareImage, decode_files
 from xraytune.data.findings import ABSENT, PRESENT, UNKNOWN
-from xraytune.data.index import ImageFile, ImageIndex, identical_images, read_folder
+from xraytune.data.images import ImageFile
+from xraytune.data.index import ImageIndex, identical_images, read_folder
 from xraytune.data.masks import connected_parts, map_masks
 from xraytune.data.near_duplicates import HASH_SIZE_PX, Hashes, NearDuplicates, find_near_duplicates, perceptual_hash
 from xraytune.data.pixels import odd_depth_warnings

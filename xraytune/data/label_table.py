@@ -17,8 +17,6 @@ from xraytune.base.files import read_bytes
 from xraytune.data.class_folders import STANDARD_CLASSES, folder_class, spelled_class
 from xraytune.data.findings import ABSENT, PRESENT, UNKNOWN, disputed_findings, united
 from xraytune.data.folders import (
-    SINGLE_CLASS,
-    Listed,
     Listing,
     missing_classes,
     no_images,
@@ -26,6 +24,7 @@ from xraytune.data.folders import (
     walk_folder,
 )
 from xraytune.data.guesses import PartName, composed, folded, inner_folders, part_named
+from xraytune.data.images import SINGLE_CLASS, ImageFile
 from xraytune.data.table import JOIN, KNOWN_CELLS, LabelTable, TableRow, match_names
 from xraytune.space.messages import nearest
 from xraytune.space.settings import DataSettings
@@ -41,92 +40,110 @@ def list_table(data: DataSettings, table: LabelTable, class_names: Sequence[str]
     images, ignored = walk_folder(root, root, report_others=False)
     if not images:
         raise no_images(root, walk_folder(root, root)[1])
-    files = {image.relative_to(root).as_posix(): image for image in images}
+    files = [image.relative_to(root).as_posix() for image in images]
     row_names = table.rows_of(files)
     if not row_names:
-        named, there = join_names([*table.rows], 2), join_names(sorted(files), 2)
-        what = f"none of its {len(table.rows):,} rows matches an image in {root}: they name {named}, not {there}"
+        named = join_names([*table.rows], 2)
+        what = f"none of its {len(table.rows):,} rows matches an image in {root}"
         fix = f"check data.path, and the column data.table.image: {table.settings.image}; {JOIN}"
-        raise DataError(Problem(what, table.path, fix))
+        raise DataError(Problem(f"{what}: they name {named}, not {join_names(sorted(files), 2)}", table.path, fix))
     all_rows = {file: table.rows[name] for file, name in row_names.items()}
     rows = {file: row for file, row in all_rows.items() if row.left_out_as is None}
     parts = _parts_of(root, table, rows)
-    by_file = {files[file]: (rows[file], part) for file, part in sorted(parts.items())}
+    by_file = {file: (rows[file], part) for file, part in sorted(parts.items())}
     if data.findings is None:
         listing = _list_classes(data, table, by_file, class_names)
     else:
         listing = _list_findings(table, by_file, is_auto=data.findings == "auto", is_of_model=class_names is not None)
-    missing = [file for file in parts if files[file] not in listing.images]
-    without = missing if data.findings else [file for file in missing if len(rows[file].votes) < 2]
+    listed = {image.file for image in listing.images}
+    without = [file for file in parts if file not in listed and (data.findings or len(rows[file].votes) < 2)]
     excluded = Counter(row.left_out_as for row in all_rows.values() if row.left_out_as)
     notes = _left_out(table, files, row_names, len(rows) - len(parts), without, excluded)
     return replace(listing, warnings=(*notes, *listing.warnings, *_odd_cells(table), *ignored))
 
 
-_Rows: TypeAlias = Mapping[Path, tuple[TableRow, PartName]]
+_Rows: TypeAlias = Mapping[str, tuple[TableRow, PartName]]
 """The row and the part of each image."""
 
 
 def _list_classes(data: DataSettings, table: LabelTable, images: _Rows, class_names: Sequence[str] | None) -> Listing:
-    names = tuple(class_names or STANDARD_CLASSES.get(data.classes) or _found_classes(table, data.path, images))
-    listed: dict[Path, Listed] = {}
+    names = tuple(class_names or STANDARD_CLASSES.get(data.classes) or _found_classes(table, images))
+    listed: list[ImageFile] = []
     unknown: set[str] = set()
-    for image, (row, part) in images.items():
-        written = row.class_name
-        if not table.settings.gives_classes:
-            name = folder_class(inner_folders(image.relative_to(data.path)), image, names)
-        elif (name := written and spelled_class(written, names)) is None and written:
-            unknown.add(written)
+    for file, (row, part) in images.items():
+        if table.settings.gives_classes:
+            name = spelled_class(row.class_name, names) if row.class_name else None
+            if row.class_name and name is None:
+                unknown.add(row.class_name)
+        else:
+            path = PurePosixPath(file)
+            name = folder_class(inner_folders(path), path, names)
         if name:
-            listed[image] = Listed(names.index(name), part)
+            listed.append(ImageFile(file=file, label=names.index(name), part=part))
     if unknown:
         what = f"the table has classes other than {', '.join(names)}: {join_names(sorted(unknown))}"
         raise DataError(Problem(what, table.path, "correct data.table.labels, or set data.classes: auto"))
     sides: dict[PartName, Path] = {"train": table.path}
-    sides |= {"test": table.path} if "test" in {part for _, part in images.values()} else {}
+    if any(part == "test" for _, part in images.values()):
+        sides["test"] = table.path
     fix = "correct data.table.labels and data.table.side, or add images"
     if not table.settings.gives_classes:
         fix = "give data.table.label, or put them into folders of these names; for images with findings, use task: findings"
     if table.cells:
         fix += f"; the columns {', '.join(table.settings.labels)} contain {_counted(table.cells)}"
-    problems = tuple(missing_classes(listed.values(), sides, names, fix))
-    disputed = {image.relative_to(data.path): row.votes for image, (row, _) in images.items() if len(row.votes) > 1}
-    return Listing(names, listed, problems, (*_disagreements(table, disputed, len(images)),))
+    problems = tuple(missing_classes(listed, sides, names, fix))
+    disputed = {file: row.votes for file, (row, _) in images.items() if len(row.votes) > 1}
+    return Listing(names, tuple(listed), problems, _disagreements(table, disputed, len(images)))
 
 
 def _list_findings(table: LabelTable, images: _Rows, *, is_auto: bool, is_of_model: bool) -> Listing:
     """List images with their findings; those of `auto` need positive and negative training images."""
-    disagree, names, problems = table.settings.disagree, table.findings, list[Problem]()
-    united_rows = {image: united(row.findings, disagree) for image, (row, _) in images.items() if row.findings}
-    known = {image: findings for image, findings in united_rows.items() if findings.strip(UNKNOWN)}
-    training = [findings for image, findings in known.items() if images[image][1] != "test"]
-    counts = dict(zip(names, map(Counter, zip(*training, strict=True)), strict=False))
-    for name in names if not is_of_model else ():
-        count = counts.get(name, Counter())
-        if count[PRESENT] and count[ABSENT]:
-            continue
-        names = tuple(other for other in names if other != name or not is_auto)
-        of = f"of {len(training):,} training images; the columns contain {_counted(table.cells) or 'nothing else'}"
-        what = f"{name} is present in {count[PRESENT]:,} and absent in {count[ABSENT]:,} {of}"
-        problems += [] if is_auto else [Problem(what, table.path, nearest(name, table.known, "remove it"))]
-    if len(names) < 2 and not is_of_model:
-        what = f"data.findings: auto finds {join_names(names) or 'nothing'}, with both present and absent ones"
-        problems.append(Problem(what, table.path, "a single finding is two classes: use task: classification"))
-    kept = [place for place, name in enumerate(table.findings) if name in names]
-    listed = {
-        image: Listed(0, images[image][1], findings="".join(findings[place] for place in kept))
-        for image, findings in known.items()
+    names = table.findings
+    problems: list[Problem] = []
+    united_rows = {
+        file: united(row.findings, table.settings.disagree) for file, (row, _) in images.items() if row.findings
     }
-    disputed = {image.name: disputed_findings(table.findings, row.findings) for image, (row, _) in images.items()}
-    notes = _disagreements(table, {image: votes for image, votes in disputed.items() if votes}, len(images))
+    known = {file: findings for file, findings in united_rows.items() if findings.strip(UNKNOWN)}
+    training = [findings for file, findings in known.items() if images[file][1] != "test"]
+    counts = [Counter(states) for states in zip(*training, strict=True)] or [Counter() for _ in names]
+    notes = list(_disagreements_of_findings(table, images))
+    if not is_of_model:
+        has_both = {name: bool(count[PRESENT] and count[ABSENT]) for name, count in zip(names, counts, strict=True)}
+        for name, count in zip(names, counts, strict=True):
+            if not has_both[name] and not is_auto:
+                of = f"of {len(training):,} training images; the columns contain {_counted(table.cells) or 'nothing else'}"
+                what = f"{name} is present in {count[PRESENT]:,} and absent in {count[ABSENT]:,} {of}"
+                problems.append(Problem(what, table.path, nearest(name, table.known, "remove it")))
+        if is_auto:
+            names = tuple(name for name in names if has_both[name])
+        if len(names) < 2:
+            what = f"data.findings: auto finds {join_names(names) or 'nothing'}, with both present and absent ones"
+            problems.append(Problem(what, table.path, "a single finding is two classes: use task: classification"))
+    if is_auto and table.settings.label is None:
+        settings = table.settings
+        used = {settings.image, settings.patient, settings.side and settings.side.column, *settings.rows, *names}
+        others = [column for column in table.columns if column not in used]
+        if others:
+            notes.append(f"{table.path.name}: data.findings: auto leaves out the columns {join_names(others)}")
+    kept = [place for place, name in enumerate(table.findings) if name in names]
+    listed = tuple(
+        ImageFile(file=file, label=0, part=images[file][1], findings="".join(findings[place] for place in kept))
+        for file, findings in known.items()
+    )
     return Listing(SINGLE_CLASS, listed, tuple(problems), tuple(notes), names)
 
 
-def _found_classes(table: LabelTable, root: Path, images: _Rows) -> tuple[str, ...]:
+def _disagreements_of_findings(table: LabelTable, images: _Rows) -> tuple[str, ...]:
+    disputed = {file: disputed_findings(table.findings, row.findings) for file, (row, _) in images.items()}
+    return _disagreements(table, {file: votes for file, votes in disputed.items() if votes}, len(images))
+
+
+def _found_classes(table: LabelTable, images: _Rows) -> tuple[str, ...]:
     """Return the classes of `classes: auto`: those of the mapping, of the cells, or the folders of the images."""
     classes = [*table.settings.labels.values()] or [row.class_name for row, _ in images.values() if row.class_name]
     if not table.settings.gives_classes:
-        classes = [inner[0] for image in images if (inner := inner_folders(image.relative_to(root)))]
+        inner = [inner_folders(PurePosixPath(file)) for file in images]
+        classes = [folders[0] for folders in inner if folders]
     names = tuple(sorted({folded(name): composed(name) for name in classes}.values()))
     if len(names) < 2:
         have = f"there is only one class, {names[0]}" if names else "there are no classes"
@@ -213,26 +230,21 @@ def _left_out(
     return [f"{table.path.name} leaves out {'; '.join(notes)}"] if notes else []
 
 
-def _disagreements(table: LabelTable, disputed: Mapping[Any, Mapping[Any, int]], count: int) -> Iterator[str]:
-    """Yield a note about images whose rows disagree, by their votes."""
-    if disputed:
-        example, cast = next(iter(disputed.items()))
-        votes = {name or "none of the labels": number for name, number in cast.items()}
-        rules = {
-            "first": "the first entry of data.table.labels that applies decides",
-            "majority": "the class of most rows counts, or that of the earliest",
-            "leave_out": "they are left out",
-        }
-        if table.findings:
-            rules = {
-                "first": "one row suffices",
-                "majority": "most rows count",
-                "leave_out": "what they disagree on is unknown",
-            }
-        yield (
-            f"{table.path.name}: the rows of {len(disputed):,} of {count:,} images disagree, such as those of "
-            f"{example} ({_counted(votes)}); {rules[table.settings.disagree]} (data.table.disagree)"
-        )
+def _disagreements(table: LabelTable, disputed: Mapping[str, Mapping[Any, int]], count: int) -> tuple[str, ...]:
+    """Return a note about images whose rows disagree, by their votes."""
+    if not disputed:
+        return ()
+    example, cast = next(iter(disputed.items()))
+    votes = {name or "none of the labels": number for name, number in cast.items()}
+    rules = {
+        "first": "one row suffices" if table.findings else "the first entry of data.table.labels that applies decides",
+        "majority": "what most rows say counts",
+        "leave_out": "what they disagree on is left out",
+    }
+    return (
+        f"{table.path.name}: the rows of {len(disputed):,} of {count:,} images disagree, such as those of "
+        f"{example} ({_counted(votes)}); {rules[table.settings.disagree]} (data.table.disagree)",
+    )
 
 
 def _odd_cells(table: LabelTable) -> Iterator[str]:

@@ -20,7 +20,7 @@ from xraytune.base.cores import map_on_cores
 from xraytune.base.errors import DataError, Problem, join_names
 from xraytune.data.decoding import BrokenImage, Resize, read_image, square_box
 from xraytune.data.formats import LARGEST_SIDE_PX, ignore_decoder_warnings
-from xraytune.data.index import ImageFile
+from xraytune.data.images import ImageFile
 
 Result = TypeVar("Result")
 _TWO_VALUES = "save it with 0 for the background and one other value, or leave it out with --skip-broken"

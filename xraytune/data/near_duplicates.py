@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.fft import dctn  # type: ignore[import-untyped]
 
 from xraytune.base.records import Progress, ignore_progress
-from xraytune.data.index import ImageFile
+from xraytune.data.images import ImageFile
 
 HASH_SIZE_PX = 64
 """Side of the square images to hash."""

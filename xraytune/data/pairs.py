@@ -15,8 +15,6 @@ from pathlib import Path
 
 from xraytune.base.errors import DataError, Problem, join_names
 from xraytune.data.folders import (
-    SINGLE_CLASS,
-    Listed,
     Listing,
     bare_name,
     no_images,
@@ -26,14 +24,16 @@ from xraytune.data.folders import (
     walk_folder,
 )
 from xraytune.data.guesses import PartName
+from xraytune.data.images import SINGLE_CLASS, ImageFile
 
 _MASK_SUFFIXES = frozenset({".bmp", ".gif", ".png", ".tif", ".tiff"})
 
 
 def list_pairs(folders: Mapping[PartName, Path], root: Path) -> Listing:
     """Pair the images and masks of parts, which are the data folder `root` or in it; DataError if a part lacks them."""
-    listed = dict[Path, Listed]()
-    problems, warnings = list[Problem](), list[str]()
+    listed: list[ImageFile] = []
+    problems: list[Problem] = []
+    warnings: list[str] = []
     for part, folder in folders.items():
         if len(folders) == 1:
             refuse_inner_parts(folder, walk_folder(folder, root)[0])
@@ -58,8 +58,10 @@ def list_pairs(folders: Mapping[PartName, Path], root: Path) -> Listing:
             example = f"{' and '.join(_names(folder, masks_of[several[0]]))} for {several[0].name}"
             notes.append(f"{len(several)} of {len(images)} images have several masks, which are merged ({example})")
         warnings += [f"{folder}: {note}" for note in notes]
-        listed |= {image: Listed(0, part, tuple(merged)) for image, merged in masks_of.items()}
-    return Listing(SINGLE_CLASS, listed, tuple(problems), tuple(warnings))
+        for image, merged in masks_of.items():
+            file, *mask_files = _names(root, [image, *merged])
+            listed.append(ImageFile(file=file, label=0, part=part, masks=tuple(mask_files)))
+    return Listing(SINGLE_CLASS, tuple(listed), tuple(problems), tuple(warnings))
 
 
 def _require_pair_folders(folder: Path) -> dict[str, Path]:

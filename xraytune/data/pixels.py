@@ -9,7 +9,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,14 +25,6 @@ from xraytune.data.formats import UNUSED_BITS
 PIXELS_FILE = "pixels.npy"
 MASKS_FILE = "masks.npy"
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredFiles:
-    """The file of each row of a pixel store, in order, and the broken files, which have no row."""
-
-    files: tuple[str, ...]
-    broken: tuple[BrokenImage, ...]
 
 
 def decode_images(
@@ -125,11 +117,10 @@ def _mapped(file: Path) -> NDArray[np.uint8]:
     return mapped
 
 
-def stored_files(folder: Path) -> StoredFiles:
-    """Read the file names of a store."""
+def stored_files(folder: Path) -> tuple[tuple[str, ...], tuple[BrokenImage, ...]]:
+    """Return the file of each row of a store, in order, and the broken files, which have no row."""
     content = read_json(folder / "files.json")
-    broken = tuple(BrokenImage(**image) for image in content["broken"])
-    return StoredFiles(files=tuple(content["files"]), broken=broken)
+    return tuple(content["files"]), tuple(BrokenImage(**image) for image in content["broken"])
 
 
 def broken_images_error(

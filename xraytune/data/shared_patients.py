@@ -15,16 +15,15 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from xraytune.data.folders import bare_name
 from xraytune.data.guesses import patient_of
-from xraytune.data.index import ImageFile
+from xraytune.data.images import ImageFile
 from xraytune.data.patients import match_patients, patient_key
-from xraytune.data.prepare import PreparedImage
 from xraytune.data.table import LabelTable
 
 
 def shared_patients(
     images: Sequence[ImageFile],
     table: LabelTable | None,
-    known: Iterable[ImageFile | PreparedImage],
+    known: Iterable[ImageFile],
     *,
     group_regex: str | None = None,
     aliases: Iterable[str] = (),
@@ -53,7 +52,7 @@ def shared_patients(
 
 
 def patient_aliases(
-    images: Collection[ImageFile | PreparedImage],
+    images: Collection[ImageFile],
     table: LabelTable | None,
     group_regex: str | None,
     owners: Mapping[str, str] | None = None,
@@ -63,7 +62,7 @@ def patient_aliases(
 
 
 def names_by_file(
-    images: Collection[ImageFile | PreparedImage],
+    images: Collection[ImageFile],
     table: LabelTable | None,
     group_regex: str | None,
     owners: Mapping[str, str] | None = None,
@@ -91,7 +90,7 @@ def names_by_file(
     return names
 
 
-def patients_by_file_name(images: Iterable[ImageFile | PreparedImage]) -> dict[str, str]:
+def patients_by_file_name(images: Iterable[ImageFile]) -> dict[str, str]:
     """Return the patient of each file name, without folder and suffix, where the name identifies one.
 
     A name that images of several patients share (a scanner's IM000001, numbers that restart in each class folder) identifies
@@ -108,7 +107,7 @@ def patients_by_file_name(images: Iterable[ImageFile | PreparedImage]) -> dict[s
 def ambiguous_files(
     images: Sequence[ImageFile],
     table: LabelTable | None,
-    known: Iterable[ImageFile | PreparedImage],
+    known: Iterable[ImageFile],
     group_regex: str | None,
     owners: Mapping[str, str],
 ) -> list[str]:
@@ -118,7 +117,7 @@ def ambiguous_files(
     return [image.file for image in images if _is_anonymous(image, names) and bare_name(image.file) in study_names]
 
 
-def _is_anonymous(image: ImageFile | PreparedImage, names: Mapping[str, set[str]]) -> bool:
+def _is_anonymous(image: ImageFile, names: Mapping[str, set[str]]) -> bool:
     """Return whether neither a name nor a DICOM header was found: such an image counts as a patient of its own."""
     return not names[image.file] and image.patient in names
 

@@ -12,8 +12,9 @@ import numpy as np
 
 from xraytune.base.errors import Problem, join_names
 from xraytune.data.findings import targets_of
-from xraytune.data.index import ImageFile, ImageIndex
-from xraytune.data.prepare import Prepared, PreparedImage, SideName
+from xraytune.data.images import ImageFile, SideName
+from xraytune.data.index import ImageIndex
+from xraytune.data.prepare import Prepared
 from xraytune.data.split import split_by_patient
 from xraytune.space.settings import DataSettings
 from xraytune.stats.classification import FEWEST_LABELS, scored_findings
@@ -82,9 +83,12 @@ def side_sizes(prepared: Prepared) -> tuple[SideSize, ...]:
 def sizes_of_index(index: ImageIndex, data: DataSettings) -> tuple[SideSize, ...]:
     """Return the sizes of the sides that a search would split a data folder into, and of the test part if there is one."""
     split = split_by_patient(index.images, data.split, data.train_patients)
-    positions = {"train": split.train, "val-A": split.val_a, "val-B": split.val_b}
-    sides = {name: [index.images[position] for position in chosen] for name, chosen in positions.items()}
-    sides |= {"test": [*index.test]} if index.test else {}
+    sides = {
+        name: [image for image, its_side in zip(index.images, split, strict=True) if its_side == side]
+        for side, name in _NAMES.items()
+    }
+    if index.test:
+        sides["test"] = [*index.test]
     return tuple(side_size(name, images, index.outputs, index.positive) for name, images in sides.items())
 
 
@@ -131,9 +135,7 @@ def chance_warning(sizes: Iterable[SideSize]) -> str:
     )
 
 
-def side_size(
-    name: str, images: Sequence[ImageFile | PreparedImage], outputs: Sequence[str], positive: int
-) -> SideSize:
+def side_size(name: str, images: Sequence[ImageFile], outputs: Sequence[str], positive: int) -> SideSize:
     """Return the size of a side with these images, of the classes or with the findings `outputs`."""
     targets = targets_of([image.label for image in images], [image.findings for image in images])
     patients = np.array([image.patient for image in images])

@@ -20,7 +20,8 @@ from xraytune.base.errors import DataError, Problem, counted, join_names
 from xraytune.base.seeding import derive_seed
 from xraytune.data.findings import rarest_findings, targets_of
 from xraytune.data.guesses import PARTS, PartName, part_named
-from xraytune.data.index import ImageFile, ImageIndex, shared_patients_problems, with_headers
+from xraytune.data.images import ImageFile, SideName
+from xraytune.data.index import ImageIndex, shared_patients_problems, with_headers
 from xraytune.space.settings import SplitSettings, ValUse
 
 _VAL = "data.split.val"
@@ -31,15 +32,6 @@ _USES: Mapping[ValUse, Mapping[PartName, str]] = {
     },
     "folder": {"train": "all for training", "val": "split by patient into val-A and val-B"},
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Split:
-    """Three sides, as ascending positions in the sequence of images."""
-
-    train: tuple[int, ...]
-    val_a: tuple[int, ...]
-    val_b: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +47,8 @@ def split_by_patient(
     train_patients: int | None = None,
     *,
     seen: Collection[str] = (),
-) -> Split:
-    """Split `images`; fractions are of images, met in each class as closely as whole patients allow.
+) -> tuple[SideName, ...]:
+    """Return the side of each image; fractions are of images, met in each class as closely as whole patients allow.
 
     `train_patients` is the number of patients to keep on the train side; None: all. Patients in `seen` are on no validation
     side, and the last to be kept.
@@ -84,7 +76,12 @@ def split_by_patient(
     if train_patients is not None:
         in_train.sort(key=lambda patient: patient.name in seen)
         in_train = _first_patients(in_train, train_patients, needs_all=not has_findings)
-    return Split(train=_positions(in_train), val_a=_positions(val_a), val_b=_positions(val_b))
+    sides: list[SideName] = ["unused"] * len(images)
+    for side, members in (("train", in_train), ("val_a", val_a), ("val_b", val_b)):
+        for patient in members:
+            for position in patient.positions:
+                sides[position] = side
+    return tuple(sides)
 
 
 def nested_order(patients: Sequence[str], targets: NDArray[np.int64], seed: int) -> list[tuple[int, ...]]:
@@ -245,7 +242,3 @@ def _refuse_missing_classes(images: Sequence[ImageFile], sides: Mapping[str, Seq
     if problems:
         fix = "add patients: every class needs one for each side; data.split.val says which sides train/ and val/ make"
         raise DataError(with_headers(join_names(problems, 3), "data.split", fix, few))
-
-
-def _positions(patients: Iterable[_Patient]) -> tuple[int, ...]:
-    return tuple(sorted(position for patient in patients for position in patient.positions))

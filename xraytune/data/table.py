@@ -35,6 +35,7 @@ from xraytune.data.guesses import (
     says_other_view,
     shows_other_view,
 )
+from xraytune.data.images import ImageFile
 from xraytune.data.patients import PATIENTS_CSV, patient_key
 from xraytune.space.messages import nearest
 from xraytune.space.settings import FOLDER_NAME, DataSettings, TableSettings
@@ -70,7 +71,7 @@ class LabelTable:
     """The rows of a table, each under the name that it gives its image, in order; of several tables, `path` is the first.
 
     `cells` counts the words in columns that are labels or findings. `findings` are the names of those that the rows have;
-    `known` are all columns or labels that can be findings.
+    `known` are all columns or labels that can be findings, `columns` all columns of the tables.
     """
 
     path: Path
@@ -79,6 +80,7 @@ class LabelTable:
     cells: Mapping[str, int]
     findings: tuple[str, ...] = ()
     known: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
     def rows_of(self, files: Collection[str]) -> dict[str, str]:
         """Return the row of each file (a path below the data folder) that has one; DataError if that is ambiguous."""
@@ -165,11 +167,15 @@ def _path(name: str) -> str:
     return composed(without_suffix(name)).replace("\\", "/")
 
 
-def other_views(files: Sequence[str], table: LabelTable | None) -> list[str]:
-    """Return the files that are no frontal X-rays by their names or the table."""
-    rows = table.rows_of(files) if table else {}
+def other_views(images: Sequence[ImageFile], table: LabelTable | None) -> list[str]:
+    """Return the files that are no frontal X-rays by their names, their DICOM headers or the table."""
+    rows = table.rows_of([image.file for image in images]) if table else {}
     in_table = {file for file, row in rows.items() if table and table.rows[row].is_other_view}
-    return [file for file in files if file in in_table or shows_other_view(file)]
+    return [
+        image.file
+        for image in images
+        if image.file in in_table or shows_other_view(image.file) or says_other_view(image.view)
+    ]
 
 
 def find_table(root: Path, data: DataSettings | None = None) -> LabelTable | None:
@@ -372,7 +378,9 @@ def _read_table(root: Path, settings: TableSettings, data: DataSettings | None =
     if problems:
         raise DataError(*problems)
     findings = reader.names if reader else ()
-    return LabelTable(path=paths[0], settings=settings, rows=rows, cells=found, findings=findings, known=known)
+    return LabelTable(
+        path=paths[0], settings=settings, rows=rows, cells=found, findings=findings, known=known, columns=tuple(columns)
+    )
 
 
 def _finding_reader(root: Path, settings: TableSettings, data: DataSettings) -> tuple[FindingReader, tuple[str, ...]]:

@@ -135,7 +135,7 @@ def card_metrics(prepared: Prepared, threshold: float, validated: Validated) -> 
 def write_card(folder: Path, record: BundleRecord, experiment: Experiment, training: FinalTraining) -> None:
     """Write the card as Markdown, from `templates/card.md`. It holds no path, time or date, and may be edited."""
     used, patients = record.trained_on, training.validated.patients
-    sides = Counter(side.replace("_a", "-A").replace("_b", "-B") for side in training.prepared.images.side)
+    sides = Counter(image.side.replace("_a", "-A").replace("_b", "-B") for image in training.prepared.images)
     environment = Environment(
         loader=PackageLoader("xraytune.model"),
         undefined=StrictUndefined,

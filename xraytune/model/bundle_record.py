@@ -11,7 +11,7 @@ from xraytune.base.errors import ArtifactError, Problem
 from xraytune.base.files import read_bytes
 from xraytune.base.records import Compute
 from xraytune.data.decoding import InputFormat
-from xraytune.data.folders import SINGLE_CLASS
+from xraytune.data.images import SINGLE_CLASS
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.rules import RULES
 from xraytune.space.settings import HeadName, LossName, TaskName

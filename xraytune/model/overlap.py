@@ -13,7 +13,8 @@ from xraytune.base.files import read_jsonl
 from xraytune.base.records import Json, to_json
 from xraytune.confirm.test_access import TEST_ACCESS_FILE, accesses, log_test_access, study_logs
 from xraytune.data.decoding import BrokenImage
-from xraytune.data.index import ImageFile, LabelledImages, content_fingerprint, read_labelled_folder
+from xraytune.data.images import ImageFile
+from xraytune.data.index import LabelledImages, content_fingerprint, read_labelled_folder
 from xraytune.data.prepare import patients_seen
 from xraytune.data.shared_patients import patient_aliases, patients_by_file_name, shared_patients
 from xraytune.data.table import find_table

@@ -257,7 +257,7 @@ def _study_of_trial(settings: Settings, note: Callable[[str], None]) -> StudyFol
 
 def _trained_on(experiment: Experiment, prepared: Prepared, index: ImageIndex, cache: Path) -> TrainedOn:
     """Count training images, images kept for validation, and all that could be decoded."""
-    files = {*stored_files(cache / prepared.pixels).files}
+    files = {*stored_files(cache / prepared.pixels)[0]}
     patients = [image.patient for image in index.images if image.file in files]
     kept = [image.patient for image in prepared.images if image.side != "train"]
     return TrainedOn(

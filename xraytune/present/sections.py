@@ -83,7 +83,7 @@ def page_content(data: StudyData) -> dict[str, Any]:
         "mistakes": _find_mistakes(data),
         "generators": _describe_generators(data),
         "images": prepared.images,
-        "copies": len(prepared.images) - len(set(prepared.images.sha256)),
+        "copies": len(prepared.images) - len({image.sha256 for image in prepared.images}),
         "scored_by": "",
         "sides": sides_table(view.sides),
         "warning": chance_warning(view.sides),

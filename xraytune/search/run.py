@@ -181,7 +181,10 @@ def _notes(space: Space, prepared: Prepared, index: ImageIndex) -> Iterator[str]
     has_test = bool(index.test) and settings.data.train_patients is None
     if has_test and (few := too_few_tested(index.test, index.outputs)):
         yield f"`confirm` cannot score test/: {few}"
-    asked, unused = settings.confirm, len({image.patient for image in index.images}) - len({*prepared.images.patient})
+    asked, unused = (
+        settings.confirm,
+        len({image.patient for image in index.images}) - len({image.patient for image in prepared.images}),
+    )
     lacking = too_few_unused(unused, prepared.train_patients, replicates=asked.replicates, fewest=asked.min_patients)
     if lacking and settings.data.train_patients and asked.test != "folder":
         yield f"`confirm` cannot score unused patients: {lacking.what}; {lacking.fix}"

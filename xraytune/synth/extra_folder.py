@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xraytune.base.errors import DataError, Problem, join_names
-from xraytune.data.index import ImageFile, ImageIndex, read_labelled_folder
+from xraytune.data.images import ImageFile
+from xraytune.data.index import ImageIndex, read_labelled_folder, require_apart
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.prepare import HELD_OUT, Prepared, require_unbroken, store_images
 from xraytune.data.shared_patients import ambiguous_files, patient_aliases, patients_by_file_name, shared_patients
@@ -36,12 +37,14 @@ def store_folder(
         DataError: The folder is malformed, has a broken image, no usable image, or an image of a test patient.
     """
     listed = read_labelled_folder(root, prepared.class_names, pairs=prepared.has_masks, findings=prepared.findings)
+    folder = data_settings(root, DataSettings(path=root)).path
     if index is not None:
+        require_apart(index, folder, listed)
         _require_no_test_patients(listed, root, index, data.split.group_regex)
     usable = _without_validation(listed, root, prepared, data.split.group_regex)
     # Sorted by content, so that the first images are a fair sample whatever the files are called.
     images = tuple(sorted(usable, key=lambda image: (image.sha256, image.file)))
-    store = store_images(data_settings(root, DataSettings(path=root)).path, images, data, cache=cache)
+    store = store_images(folder, images, data, cache=cache)
     require_unbroken(store, root, "repair or remove them")
     return images, store
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from xraytune.base.artifacts import build_once, fingerprint
 from xraytune.base.errors import Problem, TrialError
 from xraytune.base.files import read_json, write_bytes, write_json
-from xraytune.data.prepare import RunContext, SideName, side_images
+from xraytune.data.images import SideName
+from xraytune.data.prepare import RunContext, side_images
 from xraytune.space.settings import Experiment
 from xraytune.synth.grids import image_grid, png_bytes
 from xraytune.synth.memorisation import Closeness, Memorisation, closeness, compare_with_unseen, unseen_closeness

@@ -23,7 +23,8 @@ from torch import nn
 from xraytune.base.artifacts import build_once, releases
 from xraytune.base.errors import MachineError, join_names
 from xraytune.base.files import read_json, sha256_of, write_array, write_json
-from xraytune.data.prepare import Prepared, RunContext, SideName, side_images
+from xraytune.data.images import SideName
+from xraytune.data.prepare import Prepared, RunContext, side_images
 from xraytune.data.sides import side_sizes
 from xraytune.nets.backbones import build_backbone, fold_batch_norms
 from xraytune.nets.compute import autocast
