@@ -98,7 +98,12 @@ LAYOUTS: dict[str, tuple[str, dict[str, str], dict[str, Any] | str, str | dict[s
         ": 1 .img, 1 .nii.gz, 1 .npz\n.*Other fo",
     ),
     "Roboflow": (ROBOFLOW, {}, {}, "4 patients are both in training and in test: IM:0001"),
-    "nnU-Net": ("images{Tr,Ts}/a_0000.png labelsTr/a.png", {}, {"classes": "auto"}, "imagesTr: there are no class fol"),
+    "nnU-Net": (
+        "images{Tr,Ts}/a_0000.png labelsTr/a.png",
+        {},
+        {},
+        "none of the classes NORMAL, PNEUMONIA: imagesTr, imagesTs",
+    ),
     "a spreadsheet": ("images/1.png", {"labels.xlsx": ""}, {}, "describe labels.xlsx in a data file"),
     "a packed table": ("a.png", {"l.csv.gz": "\x1f\udc8b"}, table(["l.csv.gz"], "a"), r"fix: unpack it \(gunzip\)"),
 }
