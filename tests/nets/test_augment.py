@@ -63,18 +63,6 @@ def test_contrast_spreads_around_the_mean_and_brightness_adds() -> None:
     torch.testing.assert_close(brightened, images + 0.1)
 
 
-@pytest.mark.parametrize("classical", [2, 3])
-def test_augmented_images_stay_in_range_and_are_alike_but_not_equal(classical: int) -> None:
-    images = torch.rand(64, 1, 16, 16)
-    views = torch.from_numpy(view_table(1, "step", image_count=64, views=1, classical=classical)[:, 0])
-
-    changed = augment(images, views)
-
-    assert changed.shape == images.shape
-    assert 0 <= float(changed.min()) < float(changed.max()) <= 1
-    assert all(not torch.equal(a, b) for a, b in zip(changed, images, strict=True))
-
-
 @pytest.mark.slow
 def test_weakest_augmentation_only_flips() -> None:
     images = torch.rand(64, 1, 16, 16)
@@ -98,13 +86,6 @@ def test_tables_depend_on_seed_and_purpose_and_a_longer_one_starts_with_a_shorte
     assert not np.array_equal(table(7, "real"), table(8, "real"))
     assert not np.array_equal(table(7, "real"), table(7, "extra"))
     assert len(np.unique(table(7, "real").reshape(12, -1), axis=0)) == 12
-
-
-def test_without_classical_augmentation_the_one_view_is_the_image() -> None:
-    views = view_table(7, "real", image_count=4, views=8, classical=0)
-
-    assert views.shape == (4, 1, len(VIEW_COLUMNS))
-    assert (views == np.array(IDENTITY_VIEW)).all()
 
 
 def test_strengths_scale_the_same_draws_within_their_bounds() -> None:

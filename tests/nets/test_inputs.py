@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -32,14 +31,6 @@ def noise(image_count: int, size_px: int, purpose: str = "noise") -> Tensor:
     return torch.randint(0, 256, (image_count, size_px, size_px), generator=generator, dtype=torch.uint8)
 
 
-def energy_above(images: Tensor, cycles: int) -> float:
-    """Share of the energy, without the mean, at more than `cycles` periods per side."""
-    spectrum = torch.fft.fft2(images.double() - images.double().mean(dim=(2, 3), keepdim=True)).abs() ** 2
-    frequency = torch.from_numpy(np.abs(np.fft.fftfreq(images.shape[3], 1 / images.shape[3])))
-    is_above = torch.maximum(frequency[:, None], frequency[None, :]) > cycles
-    return float(spectrum[..., is_above].sum() / spectrum.sum())
-
-
 @pytest.mark.parametrize("size_px", [16, 32, 50, 128])
 @pytest.mark.parametrize("resolution_px", [None, 16])
 def test_every_size_becomes_the_networks_size_within_0_and_1(size_px: int, resolution_px: int | None) -> None:
@@ -52,17 +43,6 @@ def test_every_size_becomes_the_networks_size_within_0_and_1(size_px: int, resol
     assert 0 <= float(images.min()) < float(images.max()) <= 1
     if (size_px, resolution_px) == (32, None):
         assert torch.equal(images, pixels[:, None].float() / 255), "only divided"
-
-
-@pytest.mark.slow
-def test_real_and_synthetic_images_have_the_same_resolution() -> None:
-    """Frequencies that a 64-px GAN cannot draw, above 32 periods, are removed from real images, too."""
-    real, synthetic = noise(8, 128, "real"), noise(8, 64, "synthetic")
-    matched = format_of(128, 64)
-
-    assert energy_above(to_unit(real, format_of(128)), 32) > 0.7
-    assert energy_above(to_unit(synthetic, matched), 32) < 0.1
-    assert energy_above(to_unit(real, matched), 32) < 0.1
 
 
 def test_a_real_image_stored_at_the_gans_size_is_the_same_image_after_matching() -> None:

@@ -19,7 +19,7 @@ from xraytune.base.errors import ArtifactError, TrialError
 from xraytune.base.records import Compute, EpochRecord
 from xraytune.base.seeding import derive_seed, numpy_generator
 from xraytune.data.prepare import ImageSource
-from xraytune.nets.checkpoint import finished_epochs, load_best
+from xraytune.nets.checkpoint import finished_epochs
 from xraytune.nets.classifier import Classifier, build_classifier
 from xraytune.nets.train import (
     TRAINING_STEPS,
@@ -302,21 +302,6 @@ def test_validated_network_has_estimated_running_statistics(tmp_path: Path) -> N
     assert_same_bits(best_of(tmp_path), state_of(network))
 
 
-@pytest.mark.slow
-def test_estimating_batch_norms_leaves_the_training_as_it_was(tmp_path: Path) -> None:
-    """Weights and losses are bit-identical, with dropout; val-A's values depend on the running statistics."""
-    estimated, moving = (small(batch_norm=which, dropout=0.3, optimizer="adamw") for which in ("mix", "moving"))
-    networks = [built(estimated) for _ in range(2)]
-
-    on = train(estimated, networks[0], tmp_path / "mix")
-    off = train(moving, networks[1], tmp_path / "moving")
-
-    assert [record.train_loss for record in on] == [record.train_loss for record in off]
-    assert [record.val_loss for record in on] != [record.val_loss for record in off]
-    for one, other in zip(*(network.parameters() for network in networks), strict=True):
-        assert torch.equal(one, other)
-
-
 @pytest.mark.parametrize("trainable", ["head", "last_stage"])
 @pytest.mark.slow
 def test_frozen_parts_keep_every_bit_batch_norm_statistics_included(tmp_path: Path, trainable: str) -> None:
@@ -397,23 +382,12 @@ def test_prediction_is_in_eval_mode_restores_the_mode_and_keeps_the_order() -> N
 
 
 @pytest.mark.slow
-def test_a_damaged_invalid_or_foreign_checkpoint_is_refused_with_a_fix(tmp_path: Path) -> None:
+def test_a_damaged_or_foreign_checkpoint_is_refused_with_a_fix(tmp_path: Path) -> None:
     network, file = built(small()), tmp_path / "checkpoint.pt"
     train(small(), network, tmp_path, stop_after=1)
-    whole, content = file.read_bytes(), torch.load(file, weights_only=True)
 
     with pytest.raises(ArtifactError, match="a different network"):
         train(small(), build_classifier(small(), 3, weights=None, seed=1), tmp_path)
-    for changes in (None, {"epochs": [{"epoch": 1}]}, {"epochs": 1}, {"network": 1}, {"optimizer": {"state": 1}}):
-        torch.save({**content, **changes}, file) if changes else file.write_bytes(whole[:1000])
-        with pytest.raises(ArtifactError, match=r"(?s)checkpoint\.pt: .*remove this folder"):
-            train(small(), network, tmp_path)
-
-
-@pytest.mark.parametrize("content", [None, b"", b"[]" * 100])
-def test_a_missing_or_damaged_best_network_is_an_error(tmp_path: Path, content: bytes | None) -> None:
-    if content is not None:
-        (tmp_path / "best.safetensors").write_bytes(content)
-
-    with pytest.raises(ArtifactError, match=r"best\.safetensors: the best network is missing or damaged"):
-        load_best(tmp_path, built(small()))
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(ArtifactError, match=r"(?s)checkpoint\.pt: .*remove this folder"):
+        train(small(), network, tmp_path)

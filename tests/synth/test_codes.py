@@ -27,11 +27,6 @@ def test_codes_are_uncorrelated_components_of_variance_1() -> None:
     torch.testing.assert_close(covariance[:2, :2], torch.eye(2).double(), atol=1e-5, rtol=0)
 
 
-def test_code_of_an_image_without_others_is_0() -> None:
-    assert torch.equal(ClassCodes(1, 3).find_components(_moons(1)), torch.zeros(1, 3))
-    assert torch.equal(ClassCodes(1, 8).find_components(_moons(3))[:, 2:], torch.zeros(3, 6))
-
-
 def test_other_images_get_codes_in_the_components_that_were_found() -> None:
     prior, images = ClassCodes(1, 5), _moons(50)
     codes = prior.find_components(images)

@@ -33,14 +33,6 @@ def test_kid_equals_the_definition() -> None:
 
 
 @pytest.mark.slow
-def test_kid_of_equal_distributions_is_zero_on_average() -> None:
-    """A biased estimate would be above 0."""
-    found = [kernel_inception_distance(features(2 * seed, 20), features(2 * seed + 1, 20)) for seed in range(200)]
-
-    assert abs(np.mean(found)) < 3 * np.std(found) / np.sqrt(len(found))
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(("shift", "count"), [(0.0, 80), (0.7, 80), (0.3, 130)])
 def test_coverage_equals_that_of_prdc(shift: float, count: int) -> None:
     from prdc import compute_prdc  # type: ignore[import-untyped]
@@ -50,13 +42,6 @@ def test_coverage_equals_that_of_prdc(shift: float, count: int) -> None:
         expected = compute_prdc(real, synthetic, nearest_k=5)
 
     assert coverage(real, synthetic) == pytest.approx(expected["coverage"])
-
-
-def test_copies_of_one_image_cover_little() -> None:
-    real = features(5, 60)
-
-    assert coverage(real, np.repeat(real[:1], 60, axis=0) + features(6, 60) * 1e-3) < 0.3
-    assert coverage(real, real) == 1
 
 
 def test_transfer_auroc_shows_whether_classes_mean_the_same() -> None:

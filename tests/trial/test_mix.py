@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.trial.conftest import Bench
 from xraytune.base.errors import DataError
-from xraytune.space.settings import FolderSettings, Parameters
+from xraytune.space.settings import Parameters
 from xraytune.trial.mix import apportion, mix_label, plan_mix, require_enough
 
 counts = st.lists(st.integers(1, 60), min_size=2, max_size=5)
@@ -80,12 +80,6 @@ def test_pretraining_divides_the_steps(ratio: float, first: int) -> None:
     assert mixed(ratio).pretraining_steps(120) == 0
 
 
-def test_no_source_has_no_extra_images() -> None:
-    mix = Parameters(source="none", synthetic_ratio=2.0)
-
-    assert (mix.extra_per_step, len(plan_mix([40, 60], mix))) == (0, 0)
-
-
 @pytest.mark.parametrize(
     ("values", "words"),
     [
@@ -97,17 +91,6 @@ def test_no_source_has_no_extra_images() -> None:
 def test_inconsistent_mix_is_refused(values: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Parameters.model_validate(values)
-
-
-def test_settings_that_a_source_does_not_use_are_dropped() -> None:
-    """Two trials that train the same have the same settings."""
-    plain = Parameters(source="none")
-    with_leftovers = Parameters.model_validate(
-        {"source": "none", "synthetic_ratio": 2.0, "balance": "equal", "gan": {"steps": 5}, "folder": {"path": "x"}}
-        | {"folder": FolderSettings.model_validate_json('{"path": "x"}')}
-    )
-
-    assert with_leftovers == plain
 
 
 def test_a_mix_that_needs_more_images_of_a_class_than_there_are_is_refused(bench: Bench) -> None:

@@ -17,13 +17,9 @@ from xraytune.base.files import read_json
 from xraytune.data.images import ImageFile, SideName
 from xraytune.data.prepare import PIXELS_STAGE, ImageSource, Prepared, RunContext
 from xraytune.model.generator_folder import fill_generator_folder, generator_sample
-from xraytune.space.settings import Experiment, GanSettings, Parameters, Settings
-from xraytune.synth.memorisation import closeness, compare_with_unseen, unseen_closeness
-from xraytune.synth.memorisation_gate import measure_memorisation
-from xraytune.synth.pool import mask_range
-from xraytune.synth.sources import POOL_STAGE, generator_of, pool_block, pool_reader, typical_masks
+from xraytune.space.settings import Experiment, Parameters, Settings
+from xraytune.synth.sources import POOL_STAGE, generator_of, pool_block, typical_masks
 from xraytune.synth.synthesize import trained_generator
-from xraytune.synth.train import resize_pixels
 from xraytune.trial.training_set import build_training_set
 
 pytestmark = pytest.mark.slow
@@ -113,29 +109,9 @@ def test_a_pool_holds_plausible_pairs_and_the_training_set_has_their_masks(pairs
     assert np.array_equal(extra.read_masks(np.arange(5)), masks[:5])
 
 
-def test_typical_masks_are_those_of_the_train_side_at_the_gans_size(pairs: Pairs) -> None:
-    _, masks = draw_pairs()
-    small = np.where(resize_pixels(masks[:28], 32) >= 128, 255, 0).astype(np.uint8)
-
-    assert typical_masks(GanSettings(image_size=32), pairs.prepared, pairs.cache) == mask_range(small)
-
-
 def test_an_untrained_gan_is_refused_for_its_masks(pairs: Pairs) -> None:
     with pytest.raises(TrialError, match=r"first 256 masks are plausible, fewer than 25 %(.|\n)*gan\.steps"):
         pairs.pool(pairs.experiment(steps=1, architecture="dcgan"))
-
-
-def test_the_memorisation_gate_compares_images_without_their_masks(pairs: Pairs) -> None:
-    experiment = pairs.experiment()
-    pixels = pairs.pool(experiment).read()
-
-    found, _ = measure_memorisation(pairs.context, pool_reader(experiment, pairs.context))
-
-    images, _ = draw_pairs()
-    small, patients = resize_pixels(images, 32), [f"{row}" for row in range(COUNT)]
-    train = small[:28], patients[:28]
-    unseen = unseen_closeness(small[28:34], patients[28:34], *train)
-    assert found["image"] == compare_with_unseen(closeness(pixels, *train).ratio, unseen)
 
 
 def test_drawn_pairs_are_png_files_of_images_and_masks_and_those_of_a_search(pairs: Pairs, tmp_path: Path) -> None:

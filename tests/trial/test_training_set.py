@@ -117,21 +117,6 @@ def test_both_names_of_a_validation_patient_are_excluded(bench: Bench, tmp_path:
     assert [image.patient for image in used] == [trained.patient]
 
 
-def test_whitespace_around_patient_name_is_ignored(bench: Bench, tmp_path: Path) -> None:
-    """A regular expression may keep them; a table of patients is read without them."""
-    seen, trained = one_of_each(bench)
-    prepared = replace(bench.prepared, images=(replace(seen, patient=" anna"), trained))
-    root = copy_renamed(bench, tmp_path / "extra", [trained])
-    write_negatives(bench, root, [trained])
-    other = root / bench.prepared.class_names[trained.label] / f"{Path(trained.file).stem}.png"
-    table = f"copy0.jpeg,bert\n{other.name},anna\n"
-    (root / "patients.csv").write_text(f"file,patient\n{table}", encoding="utf-8")
-
-    used = used_of(bench, root, prepared)
-
-    assert [image.patient for image in used] == ["bert"]
-
-
 def test_copies_matched_by_study_regex_are_excluded(bench: Bench, tmp_path: Path) -> None:
     seen, trained = one_of_each(bench)
     prepared = replace(bench.prepared, images=(replace(seen, patient="p1"), replace(trained, patient="p2")))
