@@ -20,7 +20,7 @@ from xraytune.stats.classification import (
     sensitivity_at,
     weighted_metrics,
 )
-from xraytune.stats.intervals import patient_bootstrap
+from xraytune.stats.intervals import measure
 from xraytune.stats.placements import structural_components
 from xraytune.stats.threshold import balanced_threshold
 
@@ -143,7 +143,7 @@ def test_scores_that_are_not_finite_are_refused_by_every_metric(value: float) ->
         lambda: auprc(labels, both, positive=1),
         lambda: sensitivity_at(labels, both, positive=1, specificity=0.9),
         lambda: classification_metrics(images),
-        lambda: patient_bootstrap(images, patients, seed=1),
+        lambda: measure(images, patients, seed=1),
         lambda: structural_components(labels, both[None], patients, positive=1),
         lambda: balanced_threshold(labels == 1, scores),
     ):

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from xraytune.base.errors import DataError
 from xraytune.base.seeding import numpy_generator
 from xraytune.stats.classification import ScoredImages, classification_metrics
-from xraytune.stats.intervals import patient_bootstrap
+from xraytune.stats.intervals import Bounds, measure
 
 
 def overlapping_classes(image_count: int = 80) -> tuple[ScoredImages, list[str]]:
@@ -20,6 +20,12 @@ def overlapping_classes(image_count: int = 80) -> tuple[ScoredImages, list[str]]
     return of_two_classes(labels, scores), [f"patient{number}" for number in range(image_count)]
 
 
+def intervals_of(
+    images: ScoredImages, patients: list[str], *, replicates: int = 2000, seed: int = 1
+) -> dict[str, Bounds]:
+    return measure(images, patients, replicates=replicates, seed=seed).intervals
+
+
 def of_two_classes(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> ScoredImages:
     return ScoredImages(labels, np.stack([1 - scores, scores], axis=1), positive=1)
 
@@ -28,7 +34,7 @@ def test_intervals_contain_the_estimate_and_repeat_with_the_seed() -> None:
     images, patients = overlapping_classes()
     figures = classification_metrics(images)
 
-    first, again, other = (patient_bootstrap(images, patients, replicates=300, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (intervals_of(images, patients, replicates=300, seed=seed) for seed in (1, 1, 2))
 
     assert set(first) == figures.keys()
     for name, (low, high) in first.items():
@@ -50,7 +56,7 @@ def test_intervals_contain_the_estimate_and_repeat_with_the_seed() -> None:
 def test_intervals_do_not_change_between_versions(replicates: dict[str, int], brier: tuple[float, float]) -> None:
     images, patients = overlapping_classes(20)
 
-    again = patient_bootstrap(images, patients, seed=1, **replicates)
+    again = intervals_of(images, patients, **replicates)
 
     assert again["brier"] == pytest.approx(brier, rel=1e-9)
 
@@ -60,9 +66,9 @@ def test_copies_of_each_patients_image_do_not_shrink_the_interval() -> None:
     images, patients = overlapping_classes()
     copies = replace(images, labels=np.tile(images.labels, 10), probabilities=np.tile(images.probabilities, (10, 1)))
 
-    once = patient_bootstrap(images, patients, replicates=300, seed=1)
-    copied = patient_bootstrap(copies, patients * 10, replicates=300, seed=1)
-    as_if_independent = patient_bootstrap(copies, [str(number) for number in range(800)], replicates=300, seed=1)
+    once = intervals_of(images, patients, replicates=300)
+    copied = intervals_of(copies, patients * 10, replicates=300)
+    as_if_independent = intervals_of(copies, [str(number) for number in range(800)], replicates=300)
 
     assert copied["auroc"] == pytest.approx(once["auroc"])
     width, width_of_independent = (high - low for low, high in (copied["auroc"], as_if_independent["auroc"]))
@@ -77,7 +83,7 @@ def test_auroc_interval_has_the_width_of_the_hanley_mcneil_standard_error() -> N
     q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
     standard_error = np.sqrt((area * (1 - area) + 199 * (q1 - area**2) + 199 * (q2 - area**2)) / 200**2)
 
-    low, high = patient_bootstrap(images, patients, replicates=500, seed=1)["auroc"]
+    low, high = intervals_of(images, patients, replicates=500)["auroc"]
 
     assert high - low == pytest.approx(2 * 1.96 * standard_error, rel=0.2)
 
@@ -85,11 +91,11 @@ def test_auroc_interval_has_the_width_of_the_hanley_mcneil_standard_error() -> N
 def test_no_replicate_loses_a_class_even_with_one_patient_in_it_or_patients_in_both() -> None:
     images = of_two_classes(np.array([0, 0, 0, 1, 0, 1]), np.linspace(0.1, 0.8, 6))
 
-    intervals = patient_bootstrap(images, ["a", "b", "c", "d", "both", "both"], replicates=200, seed=1)
+    intervals = intervals_of(images, ["a", "b", "c", "d", "both", "both"], replicates=200)
 
     assert all(np.isfinite(interval).all() for interval in intervals.values())
 
 
 def test_one_class_only_is_refused() -> None:
     with pytest.raises(DataError, match="has no image"):
-        patient_bootstrap(of_two_classes(np.zeros(3, dtype=np.int64), np.full(3, 0.5)), ["a", "b", "c"], seed=1)
+        intervals_of(of_two_classes(np.zeros(3, dtype=np.int64), np.full(3, 0.5)), ["a", "b", "c"])

@@ -11,14 +11,13 @@ from safetensors.torch import save_file
 from tests.in_process import CPU
 from tests.trial.conftest import Bench
 from xraytune.base.errors import DataError
-from xraytune.data.findings import rarest_findings
 from xraytune.data.index import read_labelled
 from xraytune.data.phantom import FINDINGS, draw_phantoms
 from xraytune.data.prepare import read_prepared, write_prepared
 from xraytune.nets.backbones import build_backbone
 from xraytune.space.load import load_space
 from xraytune.space.settings import GanSettings, without_gate
-from xraytune.stats.classification import auroc
+from xraytune.stats.classification import auroc, rarest_findings
 from xraytune.synth.gan import RealImages, new_training
 from xraytune.trial.inputs import TrialInputs
 from xraytune.trial.prepare import prepare_space

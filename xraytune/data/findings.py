@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from xraytune.base.seeding import numpy_generator
 from xraytune.data.guesses import EMPTY, NO, UNCERTAIN, YES, folded, is_view_column, means_no_disease
 from xraytune.space.settings import DataSettings, TableSettings
+from xraytune.stats.classification import rarest_findings
 
 PRESENT, ABSENT, UNKNOWN = "10?"
 
@@ -34,12 +35,6 @@ def numbers_of(findings: Sequence[str]) -> NDArray[np.int64]:
 def present_findings(names: Sequence[str], findings: NDArray[np.int64]) -> list[str]:
     """Return the present findings of images, [N, C], as texts such as `Edema, Pleural Effusion`; else `no finding`."""
     return [", ".join(compress(names, states == 1)) or "no finding" for states in findings]
-
-
-def rarest_findings(has: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return the rarest finding that each image or patient has, [N, C] to [N]; C if it has none."""
-    counts = np.where(has, has.sum(axis=0), np.inf)
-    return np.asarray(np.where(has.any(axis=1), counts.argmin(axis=1), has.shape[1]))
 
 
 def levelling_order(targets: NDArray[np.int64], total: int, seed: int) -> NDArray[np.int64]:

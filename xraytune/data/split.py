@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from xraytune.base.errors import DataError, Problem, counted, join_names
 from xraytune.base.seeding import derive_seed
-from xraytune.data.findings import rarest_findings, targets_of
+from xraytune.data.findings import targets_of
 from xraytune.data.guesses import PARTS, PartName, part_named
 from xraytune.data.images import ImageFile, SideName
 from xraytune.data.index import ImageIndex, shared_patients_problems, with_headers
 from xraytune.space.settings import SplitSettings, ValUse
+from xraytune.stats.classification import rarest_findings
 
 _VAL = "data.split.val"
 _USES: Mapping[ValUse, Mapping[PartName, str]] = {

@@ -13,12 +13,10 @@ import numpy as np
 from xraytune.stats.classification import (
     Floats,
     ScoredImages,
-    classification_metrics,
-    known,
     reported_metrics,
     weighted_class_metrics,
 )
-from xraytune.stats.intervals import Measured, defined_intervals, patient_bootstrap, patient_intervals
+from xraytune.stats.intervals import Measured, bootstrap, measure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,19 +35,21 @@ def class_breakdown(
     """
     classes = images.classes(None if images.labels.ndim == 2 else range(images.class_count))
 
-    def statistics(weights: Floats) -> dict[str, Floats]:
-        columns = [weighted_class_metrics(scored, weights) for scored in classes]
-        return {name: np.stack([column[name] for column in columns], axis=1) for name in columns[0]}
+    def statistics(weights: Floats) -> dict[tuple[int, str], Floats]:
+        return {
+            (place, name): values
+            for place, scored in enumerate(classes)
+            for name, values in weighted_class_metrics(scored, weights).items()
+        }
 
-    values = statistics(np.ones((1, len(images.labels))))
-    bounds = patient_intervals(statistics, images.labels, patients, replicates=replicates, seed=seed)
+    metrics, intervals = bootstrap(statistics, images.labels, patients, replicates=replicates, seed=seed)
     return tuple(
         ClassMetrics(
             images=int(scored.is_class.sum()),
-            metrics={name: known(value[0, label]) for name, value in values.items()},
-            intervals=defined_intervals({name: ends[:, label] for name, ends in bounds.items()}),
+            metrics={name: value for (of, name), value in metrics.items() if of == place},
+            intervals={name: ends for (of, name), ends in intervals.items() if of == place},
         )
-        for label, scored in enumerate(classes)
+        for place, scored in enumerate(classes)
     )
 
 
@@ -61,17 +61,14 @@ def patient_means(
     Patients whose images are of several classes are left out, and returned last.
     """
     names, patient_of_image = np.unique(np.asarray(patients), return_inverse=True)
-    image_counts = np.bincount(patient_of_image)[:, None]
-    sums = np.stack([np.bincount(patient_of_image, column) for column in images.probabilities.T], axis=1)
-    has_class = np.zeros((len(names), images.class_count), dtype=np.bool_)
+    sums = np.zeros((len(names), images.class_count))
+    np.add.at(sums, patient_of_image, images.probabilities)
+    means = sums / np.bincount(patient_of_image)[:, None]
+    has_class = np.zeros(sums.shape, dtype=np.bool_)
     has_class[patient_of_image, images.labels] = True
     has_one = has_class.sum(axis=1) == 1
-    labels, means = has_class.argmax(axis=1)[has_one], (sums / image_counts)[has_one]
-    return (
-        replace(images, labels=labels, probabilities=means),
-        tuple(names[has_one].tolist()),
-        tuple(names[~has_one].tolist()),
-    )
+    scored = replace(images, labels=has_class.argmax(axis=1)[has_one], probabilities=means[has_one])
+    return scored, tuple(names[has_one].tolist()), tuple(names[~has_one].tolist())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +100,7 @@ def subgroup_metrics(
 ) -> tuple[Subgroup, ...]:
     """Return the metrics of the images with each value of a column, sorted; files without a value are in no subgroup.
 
-    `values` has the value of each file; other arguments are those of `patient_bootstrap`. Every class has an image.
+    `values` has the value of each file; other arguments are those of `measure`. Every class has an image.
     """
     value_of_image = np.array([values.get(file, "") for file in files])
     names = np.asarray(patients)
@@ -114,11 +111,12 @@ def subgroup_metrics(
         other = 1 - int(classes[0]) if images.class_count == 2 and len(classes) == 1 else None
         rows = has_value if other is None else has_value | (images.labels == other)
         scored = images.select(rows)
-        patient_counts = [len(np.unique(names[rows & (images.labels == n)])) for n in range(images.class_count)]
-        metrics = classification_metrics(scored) if min(patient_counts) > 0 else {}
-        intervals = {}
-        if min(patient_counts) > 1:
-            intervals = patient_bootstrap(scored, names[rows].tolist(), replicates=replicates, seed=seed)
+        owners = names[rows]
+        patient_counts = [len(np.unique(owners[scored.labels == number])) for number in range(images.class_count)]
+        measured = Measured(metrics={}, intervals={})
+        if min(patient_counts) > 0:
+            measured = measure(scored, owners.tolist(), replicates=replicates, seed=seed)
+        intervals = measured.intervals if min(patient_counts) > 1 else {}
         reported = [metric.name for metric in reported_metrics(images.class_count, "subgroups")]
         # The recall of the other class is that of images outside the subgroup.
         outside = None if other is None else "sensitivity" if other == images.positive else "specificity"
@@ -128,7 +126,7 @@ def subgroup_metrics(
                 images=int(has_value.sum()),
                 patients=len(np.unique(names[has_value])),
                 compared_with=other,
-                metrics={name: None if name == outside else metrics.get(name) for name in reported},
+                metrics={name: None if name == outside else measured.metrics.get(name) for name in reported},
                 intervals={name: intervals[name] for name in reported if name in intervals and name != outside},
             )
         )

@@ -1,16 +1,17 @@
 """Classification metrics for one set of images or for many resamples: AUROC, AUPRC and the metrics at a threshold.
 
-A metric is one entry of `METRICS`; intervals, tables, JSON and the model card follow from it. Each is defined over
-weighted images: all weights are 1 for a model's own metrics, and in a bootstrap replicate an image's weight is how often it
-was drawn.
+`METRICS` names them; intervals, tables, JSON and the model card follow from it. Each is defined over
+weighted images: all weights are 1 for a model's own metrics, and in a bootstrap replicate an image's
+weight is how often it was drawn. All replicates are computed at once, hundreds of times faster than
+with scikit-learn, whose values they are (tests/stats/).
 
-With more than two classes the prediction is the most probable class; metrics of one class are macro one-vs-rest averages,
-and `positive` is not used.
+With more than two classes the prediction is the most probable class; metrics of one class are macro
+one-vs-rest averages, and `positive` is not used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -95,13 +96,11 @@ class ScoredClass:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A metric: what to call it, how to compute it, and where to show it.
+    """What to call a metric, and where to show it.
 
     Attributes:
         name: In JSON, CSV and Python.
         label: For people.
-        function: For masks, from predicted and true ones, bool [N, H, W]: float64 [N]. For classes, from `ScoredImages`, or
-            with `of_class` from a `ScoredClass`, and weights, float64 [R, N]: float64 [R], NaN where it is undefined.
         of_class: Whether it is of one class against the others. With two classes, it is the positive one's.
         by_class_only: Whether, with more than two classes, the average over the classes is not reported.
         is_symmetric: Whether both of two classes have the same value, so the class need not be named.
@@ -112,7 +111,6 @@ class Metric:
 
     name: str
     label: str
-    function: Callable[..., Floats]
     _: KW_ONLY
     of_class: bool = False
     by_class_only: bool = False
@@ -123,14 +121,48 @@ class Metric:
 
     def of(self, text: str, positive: str | None) -> str:
         """Add the positive of two classes to the name or label, if the metric is about it."""
-        return f"{text} ({positive})" if self.of_class and not self.is_symmetric and positive is not None else text
+        is_about_it = self.of_class and not self.is_symmetric and positive is not None
+        return f"{text} ({positive})" if is_about_it else text
+
+
+_EVERYWHERE: tuple[Summary, ...] = ("card", "patients", "subgroups")
+_rate = partial(Metric, of_class=True, by_class_only=True, at_threshold=True)
+METRICS = (
+    Metric("auroc", "AUROC", of_class=True, is_symmetric=True, summaries=_EVERYWHERE),
+    Metric("auprc", "AUPRC", of_class=True, summaries=("card",)),
+    Metric("accuracy", "accuracy", at_threshold=True, summaries=("patients",)),
+    Metric("balanced_accuracy", "balanced accuracy", at_threshold=True, summaries=("card",)),
+    _rate("sensitivity", "sensitivity", summaries=_EVERYWHERE),
+    _rate("specificity", "specificity", summaries=_EVERYWHERE),
+    _rate("ppv", "PPV"),
+    _rate("npv", "NPV"),
+    Metric("f1", "F1", of_class=True, at_threshold=True),
+    Metric("brier", "Brier score"),
+)
+CLASS_METRICS = tuple(metric for metric in METRICS if metric.of_class)
+
+
+def reported_metrics(class_count: int, summary: Summary | None = None) -> tuple[Metric, ...]:
+    """Return the metrics of all images with this many classes, 0 for findings; or only those in a short table."""
+    return tuple(
+        metric
+        for metric in METRICS
+        if (class_count == 2 or not metric.by_class_only)
+        and (class_count or metric.of_class)
+        and (summary is None or summary in metric.summaries)
+    )
 
 
 def scored_findings(findings: Labels) -> list[int]:
     """Return the numbers of the findings, [N, C], that have a score: at least `FEWEST_LABELS` positives and negatives."""
-    return np.flatnonzero(
-        np.minimum((findings == 1).sum(axis=0), (findings == 0).sum(axis=0)) >= FEWEST_LABELS
-    ).tolist()
+    fewest = np.minimum((findings == 1).sum(axis=0), (findings == 0).sum(axis=0))
+    return np.flatnonzero(fewest >= FEWEST_LABELS).tolist()
+
+
+def rarest_findings(has: Flags) -> Labels:
+    """Return the rarest finding that each image or patient has, [N, C] to [N]; C if it has none."""
+    counts = np.where(has, has.sum(axis=0), np.inf)
+    return np.asarray(np.where(has.any(axis=1), counts.argmin(axis=1), has.shape[1]))
 
 
 def one_against_rest(
@@ -159,12 +191,12 @@ def auroc(labels: Labels, probabilities: Floats, *, positive: int) -> float:
         DataError: A class has no image, or no finding has enough positives and negatives.
         ValueError: A probability is not finite.
     """
-    return _mean_score(_auroc, labels, probabilities, positive)
+    return _mean_areas(labels, probabilities, positive)[0]
 
 
 def auprc(labels: Labels, probabilities: Floats, *, positive: int) -> float:
     """Return the average precision. Arguments, errors and the average over more than two classes are those of `auroc`."""
-    return _mean_score(_average_precision, labels, probabilities, positive)
+    return _mean_areas(labels, probabilities, positive)[1]
 
 
 def sensitivity_at(labels: Labels, probabilities: Floats, *, positive: int, specificity: float) -> float:
@@ -174,28 +206,29 @@ def sensitivity_at(labels: Labels, probabilities: Floats, *, positive: int, spec
     sensitivity is 0 and specificity 1. Arguments and errors are those of `auroc`.
     """
     require_scorable(labels, probabilities, 2)
-    positives, others = weights_by_score(labels == positive, probabilities[:, positive], _ones(labels))
+    positives, others = _weights_by_score(labels == positive, probabilities[:, positive], _ones(labels))
     # Where the threshold is just above each score.
     is_specific = np.cumsum(others, axis=1) / others.sum() >= specificity
     missed = np.cumsum(positives, axis=1)[is_specific].min()
     return float((positives.sum() - missed) / positives.sum())
 
 
-def _mean_score(
-    function: Callable[[ScoredClass, Floats], Floats], labels: Labels, probabilities: Floats, positive: int
-) -> float:
+def _mean_areas(labels: Labels, probabilities: Floats, positive: int) -> tuple[float, float]:
     images = ScoredImages(labels, probabilities, positive=positive)
     require_scorable(labels, probabilities, images.class_count)
-    return float(_mean_over_classes(function, images, _ones(labels))[0])
+    areas = [_areas(scored, scored.is_known[None].astype(np.float64)) for scored in images.classes()]
+    aurocs, precisions = zip(*areas, strict=True)
+    return float(np.mean(aurocs)), float(np.mean(precisions))
 
 
 def classification_metrics(images: ScoredImages) -> dict[str, float | None]:
     """Return the metrics of `weighted_metrics` by name, None if undefined; errors as for `auroc`."""
     require_scorable(images.labels, images.probabilities, images.class_count)
-    return {name: known(value[0]) for name, value in weighted_metrics(images, _ones(images.labels)).items()}
+    values = weighted_metrics(images, _ones(images.labels))
+    return {name: none_if_nan(value[0]) for name, value in values.items()}
 
 
-def known(value: float) -> float | None:
+def none_if_nan(value: float) -> float | None:
     """Return a value, or None for NaN, which stands for 0 / 0 in the weighted metrics."""
     return None if np.isnan(value) else float(value)
 
@@ -219,7 +252,8 @@ def require_results(results: Floats, shape: tuple[int, int], *, of_findings: boo
         raise ValueError(f"{results.dtype} {results.shape} instead of float64 {shape}")
     if not ((results >= 0) & (results <= 1)).all():  # also of NaN
         raise ValueError("a result is not between 0 and 1")
-    if shape[1] > 1 and not of_findings and not np.allclose(results.sum(axis=1), 1, rtol=0, atol=1e-6):
+    is_of_classes = shape[1] > 1 and not of_findings
+    if is_of_classes and not np.allclose(results.sum(axis=1), 1, rtol=0, atol=1e-6):
         raise ValueError("the probabilities of an image do not sum to 1")
 
 
@@ -247,153 +281,80 @@ def require_scorable(labels: Labels, scores: Floats, class_count: int) -> None:
 def weighted_metrics(images: ScoredImages, weights: Floats) -> dict[str, Floats]:
     """Return all `METRICS`, of findings the `CLASS_METRICS`, for many weightings of the same images: name -> float64 [R].
 
-    `weights` is how often each image counts, float64 [R, N]; in every row each class has some weight. A predictive value
-    is NaN where no image is predicted so.
+    `weights` is how often each image counts, float64 [R, N]; in every row each class has some weight. A
+    predictive value is NaN where no image is predicted so. The Brier score is the mean squared error of
+    the positive class's probability, 0 to 1; with more than two classes summed over the classes, 0 to 2
+    (Brier 1950).
     """
-    metrics = CLASS_METRICS if images.labels.ndim == 2 else METRICS
-    return {
-        metric.name: _mean_over_classes(metric.function, images, weights)
-        if metric.of_class
-        else metric.function(images, weights)
-        for metric in metrics
+    of_classes = [weighted_class_metrics(scored, weights) for scored in images.classes()]
+    metrics = {metric.name: np.mean([values[metric.name] for values in of_classes], axis=0) for metric in CLASS_METRICS}
+    labels = images.labels
+    if labels.ndim == 2:
+        return metrics
+
+    is_right = images.predicted == labels
+    recalls = [
+        weights @ (is_right & (labels == number)) / (weights @ (labels == number)) for number in np.unique(labels)
+    ]
+    errors = (images.probabilities - np.eye(images.class_count)[labels]) ** 2
+    error = errors[:, images.positive] if images.class_count == 2 else errors.sum(axis=1)
+    total = weights.sum(axis=1)
+    return metrics | {
+        "accuracy": np.asarray(weights @ is_right / total),
+        "balanced_accuracy": np.asarray(np.mean(recalls, axis=0)),
+        "brier": np.asarray(weights @ error / total),
     }
 
 
 def weighted_class_metrics(scored: ScoredClass, weights: Floats) -> dict[str, Floats]:
-    """Return the metrics of one class against the others, as `weighted_metrics` does: name -> float64 [R]."""
-    with np.errstate(invalid="ignore"):  # of a finding that no image of a resample has
-        return {metric.name: metric.function(scored, weights * scored.is_known) for metric in CLASS_METRICS}
-
-
-def weighted_accuracy(labels: Labels, predicted: Labels, weights: Floats) -> Floats:
-    """Return the accuracy of predicted classes, int64 [N], under weights [R, N]: float64 [R]."""
-    return np.asarray(weights @ (predicted == labels) / weights.sum(axis=1))
-
-
-def _balanced_accuracy(images: ScoredImages, weights: Floats) -> Floats:
-    """Return the mean recall of the classes, [R]."""
-    is_right = images.predicted == images.labels
-    recalls = [_share(is_right, images.labels == number, weights) for number in np.unique(images.labels)]
-    return np.asarray(np.mean(recalls, axis=0))
-
-
-def weighted_brier_score(labels: Labels, probabilities: Floats, weights: Floats, *, positive: int) -> Floats:
-    """Return the Brier score of probabilities, [N, C], under weights [R, N]: float64 [R].
-
-    It is the mean squared error of the positive class's probability, 0 to 1; with more than two classes summed over the
-    classes, 0 to 2 (Brier 1950).
-    """
-    if probabilities.shape[1] == 2:
-        errors = (probabilities[:, positive] - (labels == positive)) ** 2
-    else:
-        errors = ((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(axis=1)
-    return np.asarray(weights @ errors / weights.sum(axis=1))
-
-
-def _share(of: Flags, among: Flags, weights: Floats) -> Floats:
+    """Return the `CLASS_METRICS` of one class against the others, as `weighted_metrics` does."""
+    weights = weights * scored.is_known
+    total = weights.sum(axis=1)
+    positives = weights @ scored.is_class
+    predicted = weights @ scored.is_predicted
+    true_positives = weights @ (scored.is_class & scored.is_predicted)
+    true_negatives = total - positives - predicted + true_positives
     with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
-        return np.asarray((weights @ (of & among)) / (weights @ among))
+        auroc, auprc = _areas(scored, weights)
+        return {
+            "auroc": auroc,
+            "auprc": auprc,
+            "sensitivity": true_positives / positives,
+            "specificity": true_negatives / (total - positives),
+            "ppv": true_positives / predicted,
+            "npv": true_negatives / (total - predicted),
+            "f1": 2 * true_positives / (predicted + positives),
+        }
 
 
-def _ones(labels: Labels) -> Floats:
-    return np.ones((1, len(labels)))
+def _areas(scored: ScoredClass, weights: Floats) -> tuple[Floats, Floats]:
+    """Return the areas under the ROC curve and the precision-recall curve, both [R].
 
-
-def _mean_over_classes(
-    function: Callable[[ScoredClass, Floats], Floats], images: ScoredImages, weights: Floats
-) -> Floats:
-    with np.errstate(invalid="ignore"):  # of a finding that no image of a resample has
-        return np.asarray(np.mean([function(scored, weights * scored.is_known) for scored in images.classes()], axis=0))
-
-
-def _auroc(scored: ScoredClass, weights: Floats) -> Floats:
-    """Return Mann-Whitney's U over the number of pairs, [R]; ties count one half."""
-    positive, other = weights_by_score(scored.is_class, scored.scores, weights)
+    The first is Mann-Whitney's U over the number of pairs, where ties count one half; the second the sum
+    over thresholds of precision times the increase in recall.
+    """
+    positive, other = _weights_by_score(scored.is_class, scored.scores, weights)
     other_below = np.cumsum(other, axis=1) - other
     pairs_won = ((other_below + other / 2) * positive).sum(axis=1)
-    return np.asarray(pairs_won / (positive.sum(axis=1) * other.sum(axis=1)))
+    auroc = pairs_won / (positive.sum(axis=1) * other.sum(axis=1))
 
-
-def _average_precision(scored: ScoredClass, weights: Floats) -> Floats:
-    """Return the sum over thresholds of precision times the increase in recall, [R]."""
-    by_score = weights_by_score(scored.is_class, scored.scores, weights)
-    positive, other = (ascending[:, ::-1] for ascending in by_score)
-    true = np.cumsum(positive, axis=1)
-    predicted = true + np.cumsum(other, axis=1)
+    descending = positive[:, ::-1]
+    true = np.cumsum(descending, axis=1)
+    predicted = true + np.cumsum(other[:, ::-1], axis=1)
     # Where nothing is predicted positive yet, the weight is 0, so any denominator works.
     precision = true / np.where(predicted > 0, predicted, 1)
-    return np.asarray((precision * positive).sum(axis=1) / true[:, -1])
+    average_precision = (precision * descending).sum(axis=1) / true[:, -1]
+    return np.asarray(auroc), np.asarray(average_precision)
 
 
-def _sensitivity(scored: ScoredClass, weights: Floats) -> Floats:
-    return _share(scored.is_predicted, scored.is_class, weights)
-
-
-def _specificity(scored: ScoredClass, weights: Floats) -> Floats:
-    return _share(~scored.is_predicted, ~scored.is_class, weights)
-
-
-def _ppv(scored: ScoredClass, weights: Floats) -> Floats:
-    """Return the share of the images predicted as the class that are of it (precision), [R]; NaN if there are none."""
-    return _share(scored.is_class, scored.is_predicted, weights)
-
-
-def _npv(scored: ScoredClass, weights: Floats) -> Floats:
-    """Return the share of the images not predicted as the class that are not of it, [R]; NaN if there are none."""
-    return _share(~scored.is_class, ~scored.is_predicted, weights)
-
-
-def _f1(scored: ScoredClass, weights: Floats) -> Floats:
-    """Return 2 TP / (2 TP + FP + FN), [R]."""
-    true = weights @ (scored.is_predicted & scored.is_class)
-    return np.asarray(2 * true / (weights @ scored.is_predicted + weights @ scored.is_class))
-
-
-def weights_by_score(is_positive: Flags, scores: Floats, weights: Floats) -> tuple[Floats, Floats]:
+def _weights_by_score(is_positive: Flags, scores: Floats, weights: Floats) -> tuple[Floats, Floats]:
     """Return the weights of the positive and the other images at each distinct score, ascending: both [R, G]."""
     order = np.argsort(scores, kind="stable")
-    sorted_scores = scores[order]
-    starts = np.flatnonzero(np.concatenate([[True], sorted_scores[1:] != sorted_scores[:-1]]))
+    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
     sorted_weights = weights[:, order]
     positive = np.add.reduceat(sorted_weights * is_positive[order], starts, axis=1)
     return positive, np.add.reduceat(sorted_weights, starts, axis=1) - positive
 
 
-_EVERYWHERE: tuple[Summary, ...] = ("card", "patients", "subgroups")
-_rate = partial(Metric, of_class=True, by_class_only=True, at_threshold=True)
-METRICS = (
-    Metric("auroc", "AUROC", _auroc, of_class=True, is_symmetric=True, summaries=_EVERYWHERE),
-    Metric("auprc", "AUPRC", _average_precision, of_class=True, summaries=("card",)),
-    Metric(
-        "accuracy",
-        "accuracy",
-        lambda images, weights: weighted_accuracy(images.labels, images.predicted, weights),
-        at_threshold=True,
-        summaries=("patients",),
-    ),
-    Metric("balanced_accuracy", "balanced accuracy", _balanced_accuracy, at_threshold=True, summaries=("card",)),
-    _rate("sensitivity", "sensitivity", _sensitivity, summaries=_EVERYWHERE),
-    _rate("specificity", "specificity", _specificity, summaries=_EVERYWHERE),
-    _rate("ppv", "PPV", _ppv),
-    _rate("npv", "NPV", _npv),
-    Metric("f1", "F1", _f1, of_class=True, at_threshold=True),
-    Metric(
-        "brier",
-        "Brier score",
-        lambda images, weights: weighted_brier_score(
-            images.labels, images.probabilities, weights, positive=images.positive
-        ),
-    ),
-)
-CLASS_METRICS = tuple(metric for metric in METRICS if metric.of_class)
-
-
-def reported_metrics(class_count: int, summary: Summary | None = None) -> tuple[Metric, ...]:
-    """Return the metrics of all images with this many classes, 0 for findings; or only those in a short table."""
-    return tuple(
-        metric
-        for metric in METRICS
-        if (class_count == 2 or not metric.by_class_only)
-        and (class_count or metric.of_class)
-        and (summary is None or summary in metric.summaries)
-    )
+def _ones(labels: Labels) -> Floats:
+    return np.ones((1, len(labels)))

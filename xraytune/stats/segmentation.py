@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xraytune.base.errors import MachineError, Problem
-from xraytune.stats.classification import Floats, Metric, known
-from xraytune.stats.intervals import Measured, defined_intervals, patient_intervals
+from xraytune.stats.classification import Floats, Metric, none_if_nan
+from xraytune.stats.intervals import Measured, bootstrap
 
 Masks: TypeAlias = NDArray[np.bool_]
 
@@ -69,15 +69,17 @@ def hd95(predicted: Masks, true: Masks) -> Floats:
 
 
 MASK_METRICS = (
-    Metric("dice", "Dice", dice),
-    Metric("iou", "IoU", iou),
-    Metric("hd95_px", "HD95 (pixels)", hd95, decimals=1),
+    Metric("dice", "Dice"),
+    Metric("iou", "IoU"),
+    Metric("hd95_px", "HD95 (pixels)", decimals=1),
 )
 
 
 def scored_mask(predicted: Masks, true: Masks, *, file: str, patient: str) -> ScoredMask:
     """Return the metrics of one image's mask, [H, W]; raises MachineError if MONAI is not installed."""
-    metrics = {metric.name: known(metric.function(predicted[None], true[None])[0]) for metric in MASK_METRICS}
+    pair = (predicted[None], true[None])
+    values = {"dice": dice(*pair), "iou": iou(*pair), "hd95_px": hd95(*pair)}
+    metrics = {name: none_if_nan(value[0]) for name, value in values.items()}
     return ScoredMask(file=file, patient=patient, metrics=metrics, area=float(predicted.mean()))
 
 
@@ -110,13 +112,9 @@ def measure_means(values: Mapping[str, Floats], patients: Sequence[str], *, repl
                 means[name] = counts @ np.nan_to_num(image_values) / counts.sum(axis=1)
         return means
 
-    means = statistics(np.ones((1, len(patients))))
     one_class = np.zeros(len(patients), dtype=np.int64)
-    bounds = patient_intervals(statistics, one_class, patients, replicates=replicates, seed=seed)
-    return Measured(
-        metrics={name: known(mean[0]) for name, mean in means.items()},
-        intervals=defined_intervals(bounds) if len({*patients}) > 1 else {},
-    )
+    metrics, intervals = bootstrap(statistics, one_class, patients, replicates=replicates, seed=seed)
+    return Measured(metrics=metrics, intervals=intervals if len({*patients}) > 1 else {})
 
 
 def _by_monai(metric: str, predicted: Masks, true: Masks, **options: Any) -> Floats:
