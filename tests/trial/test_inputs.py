@@ -52,9 +52,10 @@ def test_images_too_large_for_the_device_are_brought_in_parts(
     own: dict[str, Any] = {"gan": gan()} if source == "gan" else {}
     mix = {"source": source, "mixing": "pretrain" if trainable == "all" else "additive", "classical": 2, **own}
     experiment = with_parameters(frozen(bench, tmp_path, **mix), trainable=trainable)
-    at_once = TrialInputs(experiment, bench.context)
-    monkeypatch.setattr("xraytune.trial.device_rows.TRANSFER_BYTES", 0)
+    monkeypatch.setattr("xraytune.trial.inputs.TRANSFER_BYTES", 0)
     in_parts = TrialInputs(experiment, bench.context)
+    monkeypatch.setattr("xraytune.trial.device_rows.room_bytes", lambda _: np.inf)
+    at_once = TrialInputs(experiment, bench.context)
 
     steps = range(12)
     for whole, part in zip(at_once.draws(steps), in_parts.draws(steps), strict=True):

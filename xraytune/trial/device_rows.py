@@ -1,6 +1,6 @@
 """Rows of arrays, such as pixels or cached features, on the device, where training steps look them up.
 
-All rows are copied there once if they take no more than a quarter of the free memory. Otherwise the
+All rows are copied to a GPU once if they take no more than a quarter of its free memory. Otherwise the
 rows of several steps are copied from pinned memory, while the device still computes the steps before.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor
 Array: TypeAlias = tuple[int, Callable[[NDArray[np.int64]], NDArray[Any]]]
 """The number of rows, and a function that reads some of them."""
 TRANSFER_BYTES = 2**25
-"""The most that is copied at once, and the most that a CPU keeps a copy of."""
+"""The most that is copied at once."""
 _ROWS_AT_ONCE = 1024
 
 
@@ -35,7 +35,7 @@ class DeviceRows:
         self._all: Tensor | None = None
         self.row_bytes = self._first_row.nbytes
         total = int(self._ends[-1])
-        if total * self.row_bytes <= _room_bytes(device):
+        if total * self.row_bytes <= room_bytes(device):
             parts = np.array_split(np.arange(total), -(-total // _ROWS_AT_ONCE))
             self._all = torch.cat([pinned(self._read(part), device).to(device) for part in parts])
             self.row_bytes = self._ends.itemsize
@@ -64,8 +64,9 @@ def pinned(array: NDArray[Any], device: str) -> Tensor:
     return tensor if device == "cpu" else tensor.pin_memory()
 
 
-def _room_bytes(device: str) -> float:
+def room_bytes(device: str) -> float:
+    """Return how much of a device's memory may hold rows; a CPU reads the memory-mapped arrays at each step instead."""
     if device == "cpu":
-        return TRANSFER_BYTES
+        return 0
     free, total = torch.cuda.mem_get_info()
     return min(free, torch.cuda.get_per_process_memory_fraction() * total) / 4

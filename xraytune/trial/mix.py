@@ -30,7 +30,7 @@ def plan_mix(real_counts: Sequence[int], parameters: Parameters) -> NDArray[np.i
     total = extra_images(parameters.synthetic_ratio, sum(real_counts))
     if parameters.balance == "natural":
         return apportion(real_counts, total)
-    return _in_order([np.arange(total) + float(count) for count in real_counts], total)
+    return _lowest([np.arange(total) + float(count) for count in real_counts], total)
 
 
 def apportion(weights: Sequence[int], total: int) -> NDArray[np.int64]:
@@ -41,9 +41,8 @@ def apportion(weights: Sequence[int], total: int) -> NDArray[np.int64]:
 
     Source: Balinski and Young 1982, "Fair Representation".
     """
-    return _in_order(
-        [(np.arange(total) + 0.5) / weight if weight else np.full(total, np.inf) for weight in weights], total
-    )
+    ranks = [(np.arange(total) + 0.5) / weight if weight else np.full(total, np.inf) for weight in weights]
+    return _lowest(ranks, total)
 
 
 def require_enough(labels: Sequence[int], parameters: Parameters, prepared: Prepared) -> None:
@@ -71,6 +70,7 @@ def mix_label(parameters: Parameters) -> str:
     return f"{mix} +classical {parameters.classical}" if parameters.classical else mix
 
 
-def _in_order(ranks: Sequence[NDArray[np.floating[Any]]], total: int) -> NDArray[np.int64]:
+def _lowest(ranks: Sequence[NDArray[np.floating[Any]]], total: int) -> NDArray[np.int64]:
     """Return the classes of the `total` lowest ranks; `ranks` has, for each class, those of its 1st, 2nd ... extra image."""
-    return np.argsort(np.concatenate(ranks), kind="stable")[:total] // max(total, 1)
+    classes = np.repeat(np.arange(len(ranks)), total)
+    return classes[np.argsort(np.concatenate(ranks), kind="stable")[:total]]

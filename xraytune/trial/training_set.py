@@ -61,17 +61,21 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
         else:
             counts = enumerate(np.bincount(extra_labels).tolist())
             sources += tuple(read(label, block) for label, count in counts for block in range(blocks_for(count)))
+    targets = np.concatenate([source.targets for source in sources])
+    real_numbers = np.arange(len(real.rows))
+    repeats_real = len(sources) == 1
+    seed = experiment.settings.seed
+    if repeats_real and real.findings is not None and experiment.parameters.balance == "equal":
+        extra = levelling_order(real.targets, len(extra_labels), seed)
+        return TrainingSet(sources=sources, targets=targets, real=real_numbers, extra=extra)
     labels = np.concatenate([source.labels for source in sources])
+    usable = real_numbers if repeats_real else np.arange(len(real_numbers), len(labels))
     extra = np.empty(len(extra_labels), dtype=np.int64)
     for label in np.unique(extra_labels).tolist():
-        chosen = np.flatnonzero(extra_labels == label)
-        members = np.flatnonzero(labels == label)
-        if len(sources) > 1:
-            members = members[members >= len(real.rows)]
-        if len(sources) == 1 or experiment.has_real_extra:  # other real images in each replicate
-            members = numpy_generator(experiment.settings.seed, "duplicates", label).permutation(members)
-        extra[chosen] = np.resize(members, len(chosen)) if len(sources) == 1 else members[: len(chosen)]
-    if real.findings is not None and experiment.parameters.balance == "equal" and len(sources) == 1:
-        extra = levelling_order(real.targets, len(extra), experiment.settings.seed)
-    targets = np.concatenate([source.targets for source in sources])
-    return TrainingSet(sources=sources, targets=targets, real=np.arange(len(real.rows)), extra=extra)
+        chosen = extra_labels == label
+        members = usable[labels[usable] == label]
+        if repeats_real or experiment.has_real_extra:  # other real images in each replicate
+            members = numpy_generator(seed, "duplicates", label).permutation(members)
+        count = int(chosen.sum())
+        extra[chosen] = np.resize(members, count) if repeats_real else members[:count]
+    return TrainingSet(sources=sources, targets=targets, real=real_numbers, extra=extra)
