@@ -388,6 +388,17 @@ def test_rows_without_image_are_counted_and_patients_csv_would_be_ignored(xrays:
     assert "data.table is given, so patients.csv would be ignored" in refusal(data_of(xrays))
 
 
+def test_a_class_that_is_missing_is_refused_with_the_rows_that_have_no_image(xrays: Path) -> None:
+    """The cause: the table describes images that are elsewhere."""
+    for number in range(4):
+        (xrays / f"images/a{number}.png").unlink()
+
+    message = refusal(data_of(xrays, labels={"ill": "ill", "well": "well"}))
+
+    assert "no training images of ill" in message
+    assert "labels.csv leaves out rows without an image: 4 of 8" in message
+
+
 def test_further_columns_by_file(xrays: Path) -> None:
     rows = [
         ("a0.png", "p0", "ill", "AP", "40"),

@@ -101,7 +101,7 @@ def read_index(settings: DataSettings, *, pairs: bool = False, on_progress: Prog
         problems += [positive] if given or not problems else []
         positive = PositiveClass(len(listing.class_names) - 1, "")
     if problems:
-        raise DataError(*problems)
+        raise DataError(*problems, *listing.warnings)  # what was left out may be the cause
     images, notes = _read_images(settings, table, listing, on_progress)
     training = tuple(image for image in images if image.part != "test")
     test = tuple(image for image in images if image.part == "test")
