@@ -81,7 +81,7 @@ def test_the_folder_records_how_it_was_made_and_its_counts_are_told(phantoms: Ph
     images = _images(phantoms.path)
     parts = {part: {_patient(image) for image in images if image.parts[-3] == part} for part in ("train", "test")}
 
-    assert settings == {"version": 1, "seed": 7, "patients": 25, "image_size_px": _SIDE, "difficulty": 0.3}
+    assert settings == {"version": 2, "seed": 7, "patients": 25, "image_size_px": _SIDE, "difficulty": 0.3}
     assert phantoms.image_count == len(images)
     assert phantoms.patient_count == len(parts["train"] | parts["test"]) == 25
     assert (len(parts["test"]), parts["train"] & parts["test"]) == (5, set())
