@@ -75,7 +75,8 @@ def augment(images: Tensor, views: Tensor) -> Tensor:
     Images are float32 [B, 1, S, S] in [0, 1], before and after; views are float32 [B, 7] on the same device, with the
     columns `VIEW_COLUMNS`. For an identity view, the result is bit-identical to the image.
     """
-    contrast, brightness = views[:, 5, None, None, None], views[:, 6, None, None, None]
+    contrast = views[:, 5, None, None, None]
+    brightness = views[:, 6, None, None, None]
     moved = _move(images, views)
     mean = moved.mean(dim=(1, 2, 3), keepdim=True)
     augmented = torch.addcmul(mean * (1 - contrast) + brightness, moved, contrast).clamp_(0, 1)
@@ -104,7 +105,8 @@ def _is_identity(views: Tensor) -> Tensor:
 def _inverse_affine(views: Tensor) -> Tensor:
     """Map output to input coordinates in [-1, 1], [B, 2, 3]: of x -> s R F x + d the inverse x = F R' (y - d) / s."""
     flip, angle, shift_x, shift_y, scale = views[:, :5].unbind(dim=1)
-    cosine, sine = torch.cos(angle) / scale, torch.sin(angle) / scale
+    cosine = torch.cos(angle) / scale
+    sine = torch.sin(angle) / scale
     rotation = torch.stack([torch.stack([flip * cosine, flip * sine], 1), torch.stack([-sine, cosine], 1)], dim=1)
     shift = 2 * torch.stack([shift_x, shift_y], dim=1)[:, :, None]  # a side is 2 long
     return torch.cat([rotation, -rotation @ shift], dim=2)

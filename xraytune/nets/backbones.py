@@ -49,7 +49,8 @@ def build_backbone(name: str, *, weights: Path | None = None, input_channels: in
         MachineError: The weights cannot be read or are for another network, or timm is not installed.
     """
     if name == "small_cnn":
-        network, feature_count = _small_cnn(), _SMALL_CNN_WIDTHS[-1]
+        network = _small_cnn()
+        feature_count = _SMALL_CNN_WIDTHS[-1]
     elif is_of_torchvision(name):
         # Without `init_weights` these two print a warning.
         options = {"aux_logits": False, "init_weights": True} if name in _INCEPTIONS else {}
@@ -120,10 +121,12 @@ def pixel_constants(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation, of each channel, of the pixels in [0, 1] that pretrained weights expect."""
     if BACKBONES.is_of_library(name):
         given = timm_config(name)
-        mean, std = given["mean"], given["std"]
+        mean = given["mean"]
+        std = given["std"]
     elif is_of_torchvision(name) and name not in _INCEPTIONS:
         given = torchvision_models().get_model_weights(name).DEFAULT.transforms()
-        mean, std = given.mean, given.std
+        mean = given.mean
+        std = given.std
     else:
         mean, std = ((0.5,), (0.5,)) if name in _INCEPTIONS else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     return (*mean,) * (3 // len(mean)), (*std,) * (3 // len(std))
@@ -167,7 +170,8 @@ def _of_timm(name: str) -> Any:
         raise MachineError(*problems)
     import timm
 
-    model, names = name.partition("/")[2], [*timm.list_models(), *timm.list_pretrained()]
+    model = name.partition("/")[2]
+    names = [*timm.list_models(), *timm.list_pretrained()]
     if model not in names and not model.startswith("hf-hub:"):
         fix = nearest(model, names, "`timm.list_models()` returns its names")
         raise ConfigError(Problem(f"timm has no model {model}", "backbone", fix))
@@ -217,7 +221,8 @@ def load_weights(network: nn.Module, name: str, path: Path) -> None:
     top_level = {key.partition(".")[0] for key in expected}
     removed = tuple(f"{layer}." for layer, module in network.named_modules() if isinstance(module, nn.Identity))
     for key in list(weights):  # in place, to keep the metadata of torch
-        tensor, new_key = weights.pop(key), _OLD_DENSENET_NAME.sub(r"\1\2", key)
+        tensor = weights.pop(key)
+        new_key = _OLD_DENSENET_NAME.sub(r"\1\2", key)
         is_head = key.partition(".")[0] not in top_level or key.startswith(removed)
         shape = expected[new_key].shape if new_key in expected else tensor.shape
         if shape[1:2] == (3,) and tensor.shape == (shape[0], 1, *shape[2:]):

@@ -38,7 +38,9 @@ class CapturedStep:
     """
 
     def __init__(self, step: Step) -> None:
-        self._step, self._calls, self._can_capture = step, 0, True
+        self._step = step
+        self._calls = 0
+        self._can_capture = True
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._draws: Draws = ()
         self._shapes: list[torch.Size] = []
@@ -47,7 +49,8 @@ class CapturedStep:
     def __call__(self, draws: Draws) -> Tensor:
         """Run the step on these draws and return its losses."""
         if (shapes := [draw.shape for draw in draws]) != self._shapes:
-            self._shapes, self._calls = shapes, 0
+            self._shapes = shapes
+            self._calls = 0
         self._calls += 1
         if self._calls <= _WARM_UP_STEPS:
             self._stream.wait_stream(torch.cuda.current_stream())

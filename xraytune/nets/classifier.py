@@ -72,7 +72,8 @@ def build_head(parameters: Parameters, feature_count: int, class_count: int, *, 
         if parameters.head == "linear":
             layers = [nn.Dropout(parameters.dropout), nn.Linear(feature_count, outputs)]
         else:
-            hidden, dropout = nn.Linear(feature_count, _VGG16_HIDDEN), nn.Dropout(parameters.dropout)
+            hidden = nn.Linear(feature_count, _VGG16_HIDDEN)
+            dropout = nn.Dropout(parameters.dropout)
             layers = [hidden, nn.ReLU(), dropout, nn.Linear(_VGG16_HIDDEN, outputs)]
     if parameters.loss == "bce":
         layers.append(nn.ConstantPad1d((1, 0), 0.0))  # logits (0, z) of the two classes

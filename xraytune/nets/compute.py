@@ -80,7 +80,8 @@ def allocation_of(settings: Settings, *, has_gpu: bool) -> Allocation:
 
     `has_gpu` is about the machines that run trials, which may be others than this one.
     """
-    chosen, wanted = settings.resources, settings.resources.generator
+    chosen = settings.resources
+    wanted = settings.resources.generator
     gpus = float(has_gpu) if chosen.gpus_per_trial == "auto" else whole_part(chosen.gpus_per_trial)
     trial = Share(cpus=chosen.cpus_per_trial, gpus=gpus)
     generator = replace(trial, gpus=gpus if wanted.gpus == "auto" else whole_part(wanted.gpus))
@@ -115,7 +116,8 @@ def require_device(compute: Compute, study: Path) -> None:
         raise MachineError(Problem("the study was searched on a GPU, but torch sees no GPU here", study, fix))
 
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
 """Parameters of glibc's `mallopt`."""
 
 

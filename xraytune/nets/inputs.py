@@ -21,13 +21,16 @@ def input_format(experiment: Experiment, *, train_mean: float, train_std: float)
 
     `train_mean` and `train_std` are those of the real training pixels, in [0, 1].
     """
-    parameters, data = experiment.parameters, experiment.settings.data
+    parameters = experiment.parameters
+    data = experiment.settings.data
     channels = parameters.input_channels
-    mean, std = (train_mean,) * channels, (train_std,) * channels
+    mean = (train_mean,) * channels
+    std = (train_std,) * channels
     if parameters.weights != "none":
         mean, std = pixel_constants(parameters.backbone)
         if channels == 1:
-            mean, std = (sum(mean) / 3,), (sum(std) / 3,)
+            mean = (sum(mean) / 3,)
+            std = (sum(std) / 3,)
     return InputFormat(
         image_size_px=data.image_size, resize=data.resize, resolution_px=experiment.resolution_px, mean=mean, std=std
     )

@@ -114,12 +114,16 @@ def learning_rate(parameters: Parameters, step: int, *, total_steps: int, val_lo
 
 
 def _count_plateaus(val_losses: Sequence[float]) -> int:
-    best, bad_epochs, plateaus = math.inf, 0, 0
+    best = math.inf
+    bad_epochs = 0
+    plateaus = 0
     for loss in val_losses:
         if loss < best * (1 - _PLATEAU_THRESHOLD):
-            best, bad_epochs = loss, 0
+            best = loss
+            bad_epochs = 0
         else:
             bad_epochs += 1
         if bad_epochs > PLATEAU_PATIENCE_EPOCHS:
-            bad_epochs, plateaus = 0, plateaus + 1
+            bad_epochs = 0
+            plateaus += 1
     return plateaus

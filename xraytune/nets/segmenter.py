@@ -97,12 +97,15 @@ def segment(
 
     Source: Dice 1945, "Measures of the amount of ecologic association between species": 2 |A and B| / (|A| + |B|).
     """
-    losses, dices, start = list[Tensor](), list[Tensor](), 0
+    losses: list[Tensor] = []
+    dices: list[Tensor] = []
+    start = 0
     for logits in outputs_of(network, batches, compute=compute):
         masks = torch.from_numpy(read_masks(slice(start, start + len(logits))) > 0).to(logits.device)[:, None]
         start += len(logits)
         losses.append(F.binary_cross_entropy_with_logits(logits, masks.float(), reduction="none").mean((1, 2, 3)))
         predicted = logits.sigmoid() >= MASK_THRESHOLD
-        overlap, sizes = (predicted & masks).sum((1, 2, 3)), predicted.sum((1, 2, 3)) + masks.sum((1, 2, 3))
+        overlap = (predicted & masks).sum((1, 2, 3))
+        sizes = predicted.sum((1, 2, 3)) + masks.sum((1, 2, 3))
         dices.append(2 * overlap.double() / sizes)
     return torch.cat(losses).double().cpu().numpy(), torch.cat(dices).cpu().numpy()

@@ -89,11 +89,14 @@ def train_network(
         TrialError: The loss is not finite.
         ArtifactError: The checkpoint is damaged or from another network.
     """
-    parameters, network, folder = training.parameters, training.network, training.checkpoint_dir
+    parameters = training.parameters
+    network = training.network
+    folder = training.checkpoint_dir
     optimizer = optimizer_of(parameters, network)
     records = resume(folder, network, optimizer)
     update = replayed(partial(train_step, training, optimizer), training.compute)
-    best, saved_at = dict[str, Tensor](), time.monotonic()
+    best: dict[str, Tensor] = {}
+    saved_at = time.monotonic()
     is_over = _is_over(training, records)
     while not is_over:
         started = time.perf_counter()
@@ -121,7 +124,8 @@ def train_network(
         is_over = _is_over(training, records)
         if is_over or time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
             _save(folder, network, optimizer, records, best)
-            best, saved_at = {}, time.monotonic()
+            best = {}
+            saved_at = time.monotonic()
         try:
             yield record
         except GeneratorExit:
@@ -142,7 +146,9 @@ def _train_epoch(
     training: NetworkTraining, optimizer: Optimizer, update: Step, epoch: int, *, val_losses: Sequence[float]
 ) -> tuple[float, float]:
     """Train an epoch, and estimate batch norms; return the mean loss of its steps, and the last learning rate."""
-    parameters, network, compute = training.parameters, training.network, training.compute
+    parameters = training.parameters
+    network = training.network
+    compute = training.compute
     total_steps = training.max_epochs * training.steps_per_epoch
     steps = range((epoch - 1) * training.steps_per_epoch, epoch * training.steps_per_epoch)
     total_loss = torch.zeros((), dtype=torch.float64, device=compute.device)  # read from the device once
@@ -257,7 +263,8 @@ def probabilities(logits: NDArray[np.float32], *, of_findings: bool) -> NDArray[
 
 def _is_over(training: NetworkTraining, records: Sequence[EpochRecord]) -> bool:
     """Return whether the last epoch was trained, or the best val-A score is `early_stop_epochs` old."""
-    patience, first = training.parameters.early_stop_epochs, training.pretraining_epochs
+    patience = training.parameters.early_stop_epochs
+    first = training.pretraining_epochs
     scores = [record.val_score for record in records[first:]]
     if patience is not None and len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience]):
         return True

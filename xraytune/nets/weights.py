@@ -48,7 +48,8 @@ def find_weights(backbone: str, weights: str, weights_dir: Path | None) -> Path 
     if not urls:
         fix = f"use one of: {', '.join(['imagenet', *official])}" if official else "use weights: none"
         raise ConfigError(Problem(f"{backbone} has no weight set {weights}", "weights", fix))
-    names, source = " or ".join(Path(url).name for url in urls), f"(from {urls[0].rpartition('/')[0]}/)"
+    names = " or ".join(Path(url).name for url in urls)
+    source = f"(from {urls[0].rpartition('/')[0]}/)"
     if weights_dir is None:
         return _download(urls[0], f"{names} {source}")
     for url in urls:

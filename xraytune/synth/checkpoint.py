@@ -25,8 +25,6 @@ from xraytune.synth.gan import GanTraining
 from xraytune.synth.networks import Generator
 
 CHECKPOINT_NAME = "checkpoint.pt"
-_MAX_CLASSES = 1000
-"""Limits the memory that a damaged file can ask for."""
 _OTHER_NETWORK = "this generator has a different network"
 _logger = logging.getLogger(__name__)
 
@@ -108,9 +106,8 @@ def known_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _load(about: Mapping[str, Any], weights: dict[str, Tensor]) -> Generator:
-    class_count, channels = int(about["class_count"]), int(about["channels"])
-    if not 1 <= class_count <= _MAX_CLASSES or channels not in (1, 2):
-        raise ValueError(f"{class_count} classes, {channels} channels")
+    class_count = int(about["class_count"])
+    channels = int(about["channels"])
     settings = GanSettings.model_validate_json(json.dumps(known_settings(json.loads(about["settings"]))))
     with torch.random.fork_rng(devices=[]):
         generator = Generator(settings, class_count, channels)

@@ -27,7 +27,8 @@ _LEAST_DEVIATION = 1e-6
 """Components with a smaller standard deviation, relative to the first, are rounding errors."""
 _RIDGE = 1e-4
 """Added to the variances, so that the covariance of a class with few images has a Cholesky factor."""
-_COMBINED, _NOISE = 24, 0.25
+_COMBINED = 24
+_NOISE = 0.25
 """In evaluation mode: training images per code, at most half of the class, rounded up; and the share of variance that is
 independent of them, which is larger if they are fewer. With fewer images or less noise, too many images are copies."""
 
@@ -171,10 +172,12 @@ def _described(images: Tensor, features: Tensor | None) -> list[Tensor]:
 
 def _components(rows: Tensor, code_dim: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the mean of rows [N, P], their principal components [N, code_dim], and the axes [P, code_dim]."""
-    origin, scale = rows.mean(dim=0), math.sqrt(max(len(rows) - 1, 1))
+    origin = rows.mean(dim=0)
+    scale = math.sqrt(max(len(rows) - 1, 1))
     components, deviations, axes = torch.linalg.svd(rows - origin, full_matrices=False)
     count = min(code_dim, int((deviations > _LEAST_DEVIATION * deviations[0]).sum()))
-    codes, kept = torch.zeros(len(rows), code_dim), torch.zeros(len(origin), code_dim)
+    codes = torch.zeros(len(rows), code_dim)
+    kept = torch.zeros(len(origin), code_dim)
     codes[:, :count] = components[:, :count] * math.sqrt(len(rows) - 1)
     kept[:, :count] = axes[:count].T / deviations[:count] * scale
     return origin, codes, kept

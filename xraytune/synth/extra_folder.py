@@ -67,7 +67,8 @@ def _without_validation(
     listed: tuple[ImageFile, ...], root: Path, prepared: Prepared, group_regex: str | None
 ) -> tuple[ImageFile, ...]:
     validation = [image for image in prepared.images if image.side in HELD_OUT]
-    owners, table = patients_by_file_name(prepared.images), find_table(root)
+    owners = patients_by_file_name(prepared.images)
+    table = find_table(root)
     if ambiguous := ambiguous_files(listed, table, prepared.images, group_regex, owners):
         _logger.warning(
             "%s: %d extra images, such as %s, have a file name that several patients of the study share. They count as "

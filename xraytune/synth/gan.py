@@ -29,7 +29,9 @@ _RECONSTRUCTION_WEIGHT = 10.0
 _FEATURE_WEIGHT = 2.0
 """Weight of the mean squared error between features of training images and of their reconstructions, relative to the
 variance of the features."""
-_FEATURE_BACKBONE, _FEATURE_PX, _FEATURE_BATCH = "mobilenet_v2", 128, 64
+_FEATURE_BACKBONE = "mobilenet_v2"
+_FEATURE_PX = 128
+_FEATURE_BATCH = 64
 _MAX_SHIFT = 0.125
 """Of a real or generated image, as a share of its side."""
 _EMA_WARM_UP = 0.05
@@ -135,7 +137,9 @@ class GanTraining:
 
         A training that starts from another generator keeps its components.
         """
-        prior, ema_prior, images = self.generator.prior, self.ema_generator.prior, real.images
+        prior = self.generator.prior
+        ema_prior = self.ema_generator.prior
+        images = real.images
         if self.backbone is not None:
             batches = torch.split(torch.arange(len(images), device=images.device), _FEATURE_BATCH)
             self.features = torch.cat([frozen_features(self.backbone, real.batch(rows)[0]) for rows in batches])
@@ -163,7 +167,8 @@ class GanTraining:
 
     def update(self, real: RealImages, compute: Compute, draws: Draws) -> Tensor:
         """Train one step and return its losses, float32 [len(losses)] on the device; see `CapturedStep`."""
-        settings, drawn = self.settings, GanDraws(*draws)
+        settings = self.settings
+        drawn = GanDraws(*draws)
         images, labels = real.batch(drawn.rows)
 
         def discriminate(images: Tensor, shifts: Tensor) -> Tensor:
@@ -237,7 +242,8 @@ def frozen_features(backbone: nn.Module, images: Tensor) -> Tensor:
     """
     mean, std = (constants(values, images.device)[:, None, None] for values in pixel_constants(_FEATURE_BACKBONE))
     side_px = images.shape[-1]
-    unit, shape = torch.eye(side_px, device=images.device)[None, None], (_FEATURE_PX, side_px)
+    unit = torch.eye(side_px, device=images.device)[None, None]
+    shape = (_FEATURE_PX, side_px)
     resize = F.interpolate(unit, size=shape, mode="bilinear", antialias=side_px > _FEATURE_PX)
     resized = resize @ ((images[:, :1] + 1) / 2) @ resize.mT
     features: Tensor = backbone(((resized - mean) / std).contiguous(memory_format=torch.channels_last))

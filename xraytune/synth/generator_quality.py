@@ -136,7 +136,8 @@ def transfer_auroc(train: LabelledFeatures, scored: LabelledFeatures, *, positiv
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    (features, targets), (others, truth) = train, scored
+    features, targets = train
+    others, truth = scored
 
     def probabilities(labels: Labels) -> Floats:
         if len(np.unique(labels[labels >= 0])) < 2:

@@ -10,12 +10,14 @@ from PIL import Image
 
 from xraytune.data.masks import outlined
 
-_GAP_PX, _OUTLINED_PX = 2, 128
+_GAP_PX = 2
+_OUTLINED_PX = 128
 
 
 def image_grid(images: NDArray[np.uint8], columns: int) -> Image.Image:
     """Arrange images [n, S, S] or [n, S, S, 3] in rows of `columns` on white; the last row may be short."""
-    gap, colours = (_GAP_PX, 0), [(0, 0)] * (images.ndim - 3)
+    gap = (_GAP_PX, 0)
+    colours = [(0, 0)] * (images.ndim - 3)
     cells = np.pad(images, ((0, -len(images) % columns), gap, gap, *colours), constant_values=255)
     _, height, width, *rest = cells.shape
     sheet = cells.reshape(-1, columns, height, width, *rest).swapaxes(1, 2).reshape(-1, columns * width, *rest)

@@ -180,7 +180,8 @@ def _unit_vectors(images: Tensor) -> Tensor:
 
 def _distances(images: Tensor, templates: Tensor, shift_px: int) -> Tensor:
     """Minimise the distance over flips and shifts: images [n, S, S], templates [(S - 2 shift)^2, N] -> [n, N] in [0, 2]."""
-    side, shifts = images.shape[1] - 2 * shift_px, range(2 * shift_px + 1)
+    side = images.shape[1] - 2 * shift_px
+    shifts = range(2 * shift_px + 1)
     highest = torch.full((len(images), templates.shape[1]), -1.0)
     product = torch.empty_like(highest)
     for flipped, top, left in itertools.product((images, images.flip(2)), shifts, shifts):

@@ -45,7 +45,8 @@ def refuse_memorised(experiment: Experiment, context: RunContext, read: ReadBloc
             f"synthetic images are copies of training images: {copies} are nearer to a training image than 99 % of unseen "
             f"X-rays; the nearest pairs are shown in {folder.relative_to(context.cache).as_posix()} of the cache"
         )
-        where, fix = f"source: {experiment.parameters.source}", "replace the images"
+        where = f"source: {experiment.parameters.source}"
+        fix = "replace the images"
         if (used := experiment.parameters.gan) is not None:
             size = f"{used.steps} steps, {used.image_size} px, width {used.width}"
             where = f"gan of {size}, seed {used.seed}"
@@ -67,7 +68,8 @@ def measure_memorisation(context: RunContext, read: ReadBlock) -> tuple[dict[str
 
     Classes without synthetic images are left out.
     """
-    prepared, cache = context.prepared, context.cache
+    prepared = context.prepared
+    cache = context.cache
     blocks = {name: read(label, 0) for label, name in enumerate(prepared.class_names)}
     blocks = {name: block for name, block in blocks.items() if len(block.rows)}
     size_px = next(iter(blocks.values())).pixels.shape[1]
@@ -85,7 +87,8 @@ def measure_memorisation(context: RunContext, read: ReadBlock) -> tuple[dict[str
     def build(folder: Path) -> None:
         record = {}
         for name, block in blocks.items():
-            label, synthetic = prepared.class_names.index(name), block.read()
+            label = prepared.class_names.index(name)
+            synthetic = block.read()
             train, _, patients = class_images(("train",), label, size_px, context)
             unseen, _, others = class_images(("val_a",), label, size_px, context)
             to_train = closeness(synthetic, train, patients)
@@ -105,9 +108,12 @@ def class_images(
     sides: Sequence[SideName], label: int, size_px: int, context: RunContext
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
     """Return the real images of a class on some sides, uint8 [n, S, S], their labels or findings, and their patients."""
-    images, targets, patients = list[NDArray[np.uint8]](), list[NDArray[np.int64]](), list[str]()
+    images: list[NDArray[np.uint8]] = []
+    targets: list[NDArray[np.int64]] = []
+    patients: list[str] = []
     for name in sides:
-        side, owners = side_images(name, context.prepared, context.cache), context.prepared.side(name).patients
+        side = side_images(name, context.prepared, context.cache)
+        owners = context.prepared.side(name).patients
         chosen = np.flatnonzero(side.labels == label)
         images.append(resize_pixels(side.read(chosen), size_px))
         targets.append(side.targets[chosen])

@@ -91,7 +91,8 @@ class ClassAffine(nn.Module):
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         """Scale x [B, width, h, w] by 1 + gain and add the bias of its label."""
         embedded = self.embedding(labels)
-        gain, bias = 1 + self.gain(embedded), self.bias(embedded)
+        gain = 1 + self.gain(embedded)
+        bias = self.bias(embedded)
         return torch.addcmul(bias[:, :, None, None].to(x.dtype), x, gain[:, :, None, None].to(x.dtype))
 
 

@@ -43,13 +43,15 @@ class MaskRange:
 
     def includes(self, masks: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Return whether area and number of components of each mask [n, S, S] are in range, bool [n]."""
-        areas, parts = _areas(masks), mask_parts(masks)
+        areas = _areas(masks)
+        parts = mask_parts(masks)
         has_area = (self.area[0] <= areas) & (areas <= self.area[1])
         return has_area & (self.parts[0] <= parts) & (parts <= self.parts[1])
 
     def __str__(self) -> str:
         """Describe the ranges: "18.5 to 45.8 % of the image in 2 components"."""
-        (smallest, largest), (fewest, most) = self.area, self.parts
+        smallest, largest = self.area
+        fewest, most = self.parts
         parts = counted(most, "component") if fewest == most else f"{fewest} to {most} components"
         return f"{100 * smallest:.3g} to {100 * largest:.3g} % of the image in {parts}"
 
@@ -61,7 +63,8 @@ def binarise(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def mask_range(masks: NDArray[np.uint8]) -> MaskRange:
     """Return the ranges of training masks [n, S, S], n >= 1, at the size of the GAN."""
-    areas, parts = _areas(masks), mask_parts(masks)
+    areas = _areas(masks)
+    parts = mask_parts(masks)
     return MaskRange(area=(float(areas.min()), float(areas.max())), parts=(int(parts.min()), int(parts.max())))
 
 

@@ -47,10 +47,13 @@ from xraytune.synth.pool import BLOCK
 from xraytune.synth.sources import ReadBlock, first_images, pool_reader
 from xraytune.synth.train import resize_pixels
 
-QUALITY_STAGE, REAL_STAGE = "quality-4", "quality-real-4"
-MOST_IMAGES, FEWEST_IMAGES = 2 * BLOCK, 50
+QUALITY_STAGE = "quality-4"
+REAL_STAGE = "quality-real-4"
+MOST_IMAGES = 2 * BLOCK
+FEWEST_IMAGES = 50
 """The most images of a class that are compared, and the fewest that val-A, val-B and the pool must have."""
-_FEWEST_PX, _BATCH = 32, 32
+_FEWEST_PX = 32
+_BATCH = 32
 _QUALITY = TypeAdapter(Quality)
 
 
@@ -145,7 +148,8 @@ def _few(counts: Mapping[str, int]) -> str:
 
 def feature_parameters(experiment: Experiment) -> Parameters | None:
     """Return the backbone and weights of the features; None if it is the trial's own backbone and not pretrained."""
-    quality, trial = experiment.settings.quality, experiment.parameters
+    quality = experiment.settings.quality
+    trial = experiment.parameters
     backbone, weights = (quality.backbone, quality.weights) if quality.backbone else (trial.backbone, trial.weights)
     return None if weights == "none" else Parameters(backbone=backbone, weights=weights)
 
@@ -156,10 +160,14 @@ class Features:
     def __init__(self, experiment: Experiment, network: Parameters, resolution_px: int, context: RunContext) -> None:
         weights = find_weights(network.backbone, network.weights, experiment.settings.weights_dir)
         assert weights is not None, "features come from pretrained weights"
-        self._network, self._weights, self._context, compute = network, weights, context, context.compute
+        self._network = network
+        self._weights = weights
+        self._context = context
+        compute = context.compute
         with_network = Experiment(settings=experiment.settings, parameters=network)
         self._form = input_format(with_network, train_mean=0.5, train_std=0.5)
-        self.resolution_px, self._class_count = resolution_px, len(context.prepared.class_names)
+        self.resolution_px = resolution_px
+        self._class_count = len(context.prepared.class_names)
         self.name = f"{network.backbone} ({weights.name})"
         self.inputs = {
             "backbone": BACKBONES.identity(network.backbone),
@@ -185,7 +193,8 @@ class Features:
 
         They are an artifact, shared by the draws of a confirmation, whose validation sides are the same.
         """
-        side, class_count = side_images(name, self._context.prepared, self._context.cache), self._class_count
+        side = side_images(name, self._context.prepared, self._context.cache)
+        class_count = self._class_count
         rows = [spread(side.rows[side.labels == label], MOST_IMAGES) for label in range(class_count)]
 
         def build(folder: Path) -> None:

@@ -93,5 +93,12 @@ def draw_saved(
     """Draw a block of 256 images of a class, or with findings [256, C] in the generator's order; see `draw_block`."""
     network = load_generator(folder / NETWORK_FILE)
     label = [*saved.class_counts].index(class_name)
-    network, typical = network.to(compute.device), saved.masks
-    return draw_block(network, label, block, seed=seed, compute=compute, typical=typical, findings=findings)
+    return draw_block(
+        network.to(compute.device),
+        label,
+        block,
+        seed=seed,
+        compute=compute,
+        typical=saved.masks,
+        findings=findings,
+    )

@@ -49,7 +49,8 @@ def seen_images(mix: Parameters) -> frozenset[str] | None:
 
 
 def _seen_for_folder(folder: FolderSettings) -> frozenset[str] | None:
-    seen, provenance = folder.seen, folder.path / PROVENANCE_FILE
+    seen = folder.seen
+    provenance = folder.path / PROVENANCE_FILE
     if seen is not None and seen.is_dir():
         return frozenset(map(sha256_of, list_images(seen)))
     try:

@@ -49,7 +49,8 @@ def pool_reader(experiment: Experiment, context: RunContext) -> ReadBlock:
     if parameters.folder is not None:
         return folder_reader(folder_images(experiment, context))
     if parameters.generator is not None:
-        seed, folder = experiment.settings.seed, parameters.generator.path
+        seed = experiment.settings.seed
+        folder = parameters.generator.path
         return partial(given_block, folder, context, seed=seed, balance=parameters.balance)
     return partial(extension_block, parameters.source, context, seed=experiment.settings.seed)
 
@@ -62,7 +63,9 @@ def pool_block(
     Raises:
         TrialError: Too few masks are plausible.
     """
-    prepared, compute, cache = context.prepared, context.compute, context.cache
+    prepared = context.prepared
+    compute = context.compute
+    cache = context.cache
     generator = trained_generator(settings, context)
     inputs = {"generator": generator.name, "label": label, "block": block, "seed": settings.seed}
     findings = block_findings(prepared, block, settings.seed, balance)
@@ -103,8 +106,11 @@ def given_block(
     folder: Path, context: RunContext, label: int, block: int, *, seed: int, balance: Balance
 ) -> ImageSource:
     """Like `pool_block`, for a generator that was trained before; larger images are reduced to the study's size."""
-    prepared, compute, saved = context.prepared, context.compute, read_generator(folder)
-    name, size_px = prepared.class_names[label], prepared.image_size_px
+    prepared = context.prepared
+    compute = context.compute
+    saved = read_generator(folder)
+    name = prepared.class_names[label]
+    size_px = prepared.image_size_px
     findings = block_findings(prepared, block, seed, balance)
     learnt = None if findings is None else in_order_of(saved.findings, prepared.findings, findings)
     inputs = {
@@ -168,7 +174,8 @@ def _stored_block(
     path = build_once(
         context.cache, POOL_STAGE, inputs, build, waiting=lambda: context.on_progress(waits_for, 0, BLOCK)
     )
-    label, block = inputs["label"], inputs["block"]
+    label = inputs["label"]
+    block = inputs["block"]
     return ImageSource(
         name=f"{source} {label} {block}",
         pixels=open_pixels(path),
@@ -183,7 +190,8 @@ def _stored_block(
 
 def folder_images(experiment: Experiment, context: RunContext) -> ImageSource:
     """Return the images of `source: folder`, see `store_folder`."""
-    parameters, prepared = experiment.parameters, context.prepared
+    parameters = experiment.parameters
+    prepared = context.prepared
     assert parameters.folder is not None, "source: folder has a path"
     images, store = store_folder(parameters.folder.path, prepared, experiment.settings.data, cache=context.cache)
     return stored_images(store, images, name="folder", title="images of the extra folder")

@@ -77,8 +77,12 @@ def _without_steps(inputs: dict[str, Any]) -> dict[str, Any]:
 
 def trained_generator(settings: GanSettings, context: RunContext) -> Path:
     """Return the artifact of a generator, `generator.safetensors`, `checkpoint.pt` and `grids/`; see `train_generator`."""
-    prepared, compute, cache, on_progress = context.prepared, context.compute, context.cache, context.on_progress
-    stage, inputs = GAN_STAGE, generator_inputs(settings, prepared, compute)
+    prepared = context.prepared
+    compute = context.compute
+    cache = context.cache
+    on_progress = context.on_progress
+    stage = GAN_STAGE
+    inputs = generator_inputs(settings, prepared, compute)
     work = work_path(cache, stage, inputs)
     what = "training the GAN (steps)"
 
@@ -89,7 +93,8 @@ def trained_generator(settings: GanSettings, context: RunContext) -> Path:
         _start_from_shorter_run(cache, stage, inputs, work)
         if not (work / CHECKPOINT_NAME).exists():
             on_progress(what, 0, settings.steps)  # the pace is known sooner
-        checkpoint, step = folder / CHECKPOINT_NAME, -1
+        checkpoint = folder / CHECKPOINT_NAME
+        step = -1
         while step < settings.steps:  # a process that slept may have replaced the last checkpoint by an earlier one
             for progress in train_generator(
                 settings,

@@ -130,7 +130,8 @@ def _is_due(first: int, training: GanTraining, every_steps: int) -> bool:
 
 
 def _save_sample_grid(training: GanTraining, compute: Compute, folder: Path) -> None:
-    generator, settings = training.ema_generator, training.settings
+    generator = training.ema_generator
+    settings = training.settings
     labels = torch.from_numpy(_grid_labels(generator.class_count))
     z = draw_noise(generator, len(labels), derive_seed(settings.seed, "gan", "grid"))
     sheet = image_grid(with_outlines(*generate(generator, z, labels, compute)), _GRID_COLUMNS)

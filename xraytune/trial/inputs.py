@@ -125,7 +125,8 @@ class TrialInputs:
 
     def validate(self, network: nn.Module) -> tuple[float, float]:
         """Return loss and score of a network on val-A."""
-        task, compute = self.network.task, self.network.compute
+        task = self.network.task
+        compute = self.network.compute
         batches = self._val_a_features if self.network.has_cached_features else self.network.batches(self.val_a)
         return task.validate(network, batches, self.val_a, positive=self._positive, compute=compute)
 

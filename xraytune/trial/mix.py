@@ -50,7 +50,8 @@ def require_enough(labels: Sequence[int], parameters: Parameters, prepared: Prep
     folder = parameters.folder.path if parameters.folder else ""
     needed = plan_mix(prepared.train_counts, parameters)
     for label, name in enumerate(prepared.class_names):
-        there, used = labels.count(label), int(np.count_nonzero(needed == label))
+        there = labels.count(label)
+        used = int(np.count_nonzero(needed == label))
         if there < used:
             images = "pairs" if prepared.has_masks else "images"
             images += f" of {name}" if len(prepared.class_names) > 1 else ""

@@ -48,7 +48,9 @@ class Network:
     """
 
     def __init__(self, experiment: Experiment, context: RunContext) -> None:
-        self.experiment, self.compute, self._context = experiment, context.compute, context
+        self.experiment = experiment
+        self.compute = context.compute
+        self._context = context
         self.task = task_of(experiment.settings)
         self._output_count = len(context.prepared.outputs)
         parameters = experiment.parameters
@@ -61,7 +63,8 @@ class Network:
     @cached_property
     def whole(self) -> nn.Module:
         """The whole network, on the device."""
-        parameters, seed = self.experiment.parameters, self.experiment.settings.seed
+        parameters = self.experiment.parameters
+        seed = self.experiment.settings.seed
         network = self.task.build_network(parameters, self._output_count, weights=self._weights, seed=seed)
         return network.to(self.compute.device)
 
@@ -96,7 +99,9 @@ class Network:
         `classical` is 0. Equal views share a row, and views that change nothing are those of `classical: 0`.
         Progress counts `earlier` images of other sources with the same title, of `total`.
         """
-        seed, views, count = self.experiment.settings.seed, self.experiment.parameters.views, len(source.rows)
+        seed = self.experiment.settings.seed
+        views = self.experiment.parameters.views
+        count = len(source.rows)
         table = view_table(seed, "views", source.name, image_count=count, views=views, classical=classical)
         numbers, changes, rows = distinct_views(table)
         shown = partial(self._cached_features, source, earlier=earlier, total=total or count)
@@ -121,7 +126,8 @@ class Network:
         total: int,
     ) -> NDArray[np.float32]:
         """Return the features of images, given by ascending numbers [m], in views [m, 7]; float32 [m, D], memory-mapped."""
-        parameters, compute = self.experiment.parameters, self.compute
+        parameters = self.experiment.parameters
+        compute = self.compute
         what = f"features of {source.title}"
         inputs = {
             "group": [source.name, source.inputs],

@@ -106,7 +106,8 @@ def require_networks(space: Space) -> None:
 
     The network of an extension, or with a custom weights file, whose hash is unknown, is built once to see that it fits.
     """
-    settings, size_px = space.settings, space.settings.data.image_size
+    settings = space.settings
+    size_px = space.settings.data.image_size
     sizes = {(backbone, size_px) for backbone, _ in space.networks()}
     if final := settings.final:
         names = [final.backbone] if final.backbone else [str(name) for (name,) in space.combinations("backbone")]

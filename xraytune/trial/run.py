@@ -64,7 +64,8 @@ def trial_epochs(
     experiment: Experiment, context: RunContext, trial_dir: Path
 ) -> Generator[EpochRecord, None, TrialResult]:
     """Yield the epochs of a trial, each after it was written to `epochs.jsonl`, then score the best; see `run_trial`."""
-    prepared, task = context.prepared, task_of(experiment.settings)
+    prepared = context.prepared
+    task = task_of(experiment.settings)
     train_own_generator(experiment, context)
     if experiment.parameters.has_synthetic_images and not (trial_dir / QUALITY_FILE).exists():
         write_json(trial_dir / QUALITY_FILE, {"version": 1, **asdict(report_pool(experiment, context))})
@@ -79,7 +80,8 @@ def trial_epochs(
     except ArtifactError:  # a retry trains the same epochs again
         shutil.rmtree(training.checkpoint_dir)
         raise
-    validated, val_b = validate(inputs, prepared), inputs.val_b.targets
+    validated = validate(inputs, prepared)
+    val_b = inputs.val_b.targets
     val_b_results = validated.results[-len(val_b) :]
     write_array(trial_dir / "val_b.npy", val_b_results, is_recorded=True)
     best = max(records, key=lambda record: record.val_score)  # of equals the first, whose network was kept

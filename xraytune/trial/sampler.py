@@ -47,7 +47,8 @@ def image_stream(seed: int, purpose: str, *, image_count: int, per_step: int, vi
     def draw(step: int) -> Batch:
         if image_count == 0 or per_step == 0:
             return NOTHING
-        first, last = step * per_step, (step + 1) * per_step
+        first = step * per_step
+        last = (step + 1) * per_step
         numbers = []
         views = []
         for number in range(first // image_count, (last - 1) // image_count + 1):

@@ -20,10 +20,12 @@ from xraytune.synth.sources import generator_of, pool_reader
 from xraytune.synth.synthesize import generator_path
 from xraytune.synth.train import resize_planes
 
-COLUMNS, LINES = 5, 2
+COLUMNS = 5
+LINES = 2
 """Images of a class side by side and one above the other, in each block."""
 BLOCK_PX = (592, 240)
-MARGIN_PX, CAPTION_PX = 24, 28
+MARGIN_PX = 24
+CAPTION_PX = 28
 _FONT = ImageFont.load_default(16)
 
 
@@ -32,12 +34,14 @@ def save_generator_grid(experiment: Experiment, context: RunContext, folder: Pat
 
     All images have the size of the generated ones, so that these can be compared with what the generator has seen.
     """
-    settings, prepared = generator_of(experiment), context.prepared
+    settings = generator_of(experiment)
+    prepared = context.prepared
     name = generator_path(settings, prepared, context.compute, context.cache).name[:8]
     file = folder / f"gan-{name}.png"
     if file.exists():
         return file
-    read, real = pool_reader(experiment, context), side_images("train", prepared, context.cache)
+    read = pool_reader(experiment, context)
+    real = side_images("train", prepared, context.cache)
     width_px, height_px = BLOCK_PX
     pitch_px = CAPTION_PX + height_px + MARGIN_PX
     size = (2 * width_px + 3 * MARGIN_PX, CAPTION_PX + MARGIN_PX + len(prepared.class_names) * pitch_px)
@@ -55,7 +59,8 @@ def save_generator_grid(experiment: Experiment, context: RunContext, folder: Pat
             ),
             "generated images": read(label, 0).planes(np.arange(COLUMNS * LINES)),
         }
-        x, y = MARGIN_PX, CAPTION_PX + MARGIN_PX + label * pitch_px
+        x = MARGIN_PX
+        y = CAPTION_PX + MARGIN_PX + label * pitch_px
         for caption, planes in blocks.items():
             draw.text((x, y), caption, fill="black", font=_FONT)
             outlined = with_outlines(planes[:, 0], planes[:, 1] if prepared.has_masks else None)
