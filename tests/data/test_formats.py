@@ -243,26 +243,16 @@ def test_format_is_detected_by_content(kind: str) -> None:
 TWELVE_BITS = bytearray(encoded(GREY, "JPEG"))
 TWELVE_BITS[TWELVE_BITS.index(b"\xff\xc0") + 4] = 12
 RAMP = gradient(64, 64)
-WIDTH = struct.pack("<HHI", 256, 4, 1)
 JPEG, PNG, TIFF = (encoded(Image.fromarray(RAMP), kind) for kind in ("JPEG", "PNG", "TIFF"))
 DARK_ROW = b"\0" + struct.pack(">3H", 4095, 4095, 4095) * 8
 BROKEN = {
     "empty": (b"", "the file is empty"),
     "text": (b"dear reader" * 20, "this is no JPEG, PNG, TIFF, BMP, GIF, WebP or DICOM image"),
-    "zeros": (bytes(200), "this is no JPEG, PNG,"),
-    "gif_cut_in_its_pixels": (encoded(Image.fromarray(RAMP), "GIF")[:-1000], "the image is truncated or damaged"),
-    "bmp_cut_in_its_pixels": (encoded(Image.fromarray(RAMP), "BMP")[:-1000], "the image is truncated or damaged"),
-    "webp_cut": (encoded(Image.fromarray(RAMP), "WEBP")[:-100], "the image's header is damaged"),
-    "wave": (b"RIFF$\0\0\0WAVEfmt ", "this is no JPEG, PNG,"),
     "jpeg_cut_in_its_header": (JPEG[:30], "the image's header is damaged"),
     "jpeg_cut_in_its_pixels": (JPEG[:-100], "the image is truncated or damaged"),
     "jpeg_of_12_bits": (bytes(TWELVE_BITS), "or its header is damaged"),
-    "png_cut_in_its_header": (PNG[:20], "the image's header is damaged"),
     "png_cut_in_its_pixels": (PNG[:-100], "the image is truncated or damaged"),
-    "png_without_pixels": (png(100, 100, 8, 0, b""), "the image is truncated or damaged"),
     "png_of_dark_16_bit_colours": (png(8, 8, 16, 2, DARK_ROW * 8), "16-bit colours, none above 4095: too dark to"),
-    "tiff_cut_in_its_header": (TIFF[:6], "or its header is damaged"),
-    "tiff_cut_in_its_directory": (tiff(RAMP)[:-60], "or its header is damaged"),
     "tiff_cut_in_its_pixels": (TIFF[:-1000], "the image is truncated or damaged"),
     "tiff_of_two_pages": (
         encoded(GREY, "TIFF", save_all=True, append_images=[GREY]),
@@ -275,10 +265,7 @@ BROKEN = {
     "tiff_of_32_bits": (tiff(RAMP.astype(np.uint32) * 1000), "this TIFF contains numbers from 0 to 240000; integers"),
     "tiff_below_zero": (tiff(RAMP.astype(np.int16) - 100, sample_format=2), "this TIFF contains numbers from -100"),
     "jpeg_2000": (encoded(GREY, "JPEG2000"), "this is no JPEG, PNG,"),
-    "tiff_of_an_unknown_kind": (tiff(RAMP.astype(np.uint64)), "or its header is damaged"),
     "png_bomb": (png(19_000, 19_000, 8, 0, b"\0"), "too many pixels for an X-ray"),
-    "tiff_bomb": (tiff(RAMP).replace(WIDTH + b"@\0\0\0", WIDTH + b"\0\0\0\x80"), "too many pixels for an X-ray"),
-    "tiff_of_no_width": (tiff(RAMP).replace(WIDTH + b"@\0\0\0", WIDTH + bytes(4)), "or its header is damaged"),
 }
 
 

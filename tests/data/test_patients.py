@@ -120,17 +120,6 @@ def test_table_path_matches_only_that_file(tmp_path: Path) -> None:
     assert patients_in(tmp_path, ["1.png", "A/1.png"]) == {"1.png": "a", "A/1.png": "b"}
 
 
-@pytest.mark.parametrize("start", ["", "D:\\data\\chest\\"])
-def test_a_table_from_windows_names_patients(tmp_path: Path, start: str) -> None:
-    rows = [f"{start}NORMAL\\{number}.png,p{number}" for number in range(3)]
-    (tmp_path / "patients.csv").write_text("\r\n".join(["file,patient", *rows]), encoding="utf-8")
-
-    files = [f"NORMAL/{number}.png" for number in range(3)]
-    assert patients_in(tmp_path, files) == {file: f"p{number}" for number, file in enumerate(files)}
-    with pytest.raises(DataError, match=r"2 of 2 images have no row.*(\n.*)?which names .*NORMAL"):
-        patients_in(tmp_path, ["x/7.png", "x/8.png"])
-
-
 def test_images_of_our_own_generator_show_nobody(tmp_path: Path, write: WriteImages) -> None:
     write(tmp_path, (f"{name}/gan_00000{number}.png" for name in ("NORMAL", "PNEUMONIA") for number in range(3)))
     assert "do not identify the patient" in " ".join(read_index(DataSettings(path=tmp_path)).warnings)

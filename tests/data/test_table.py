@@ -55,6 +55,7 @@ def refusal(data: DataSettings) -> str:
             for start in (
                 "set/train/p1/",
                 "train/p1/",
+                "./train//p1/",
                 "p1/",
                 "",
                 "train\\p1\\",

@@ -23,7 +23,17 @@ from xraytune.data.folders import (
     subfolders,
     walk_folder,
 )
-from xraytune.data.guesses import OTHER_WORDS, PartName, composed, folded, inner_folders, patient_of, pneumonia_type
+from xraytune.data.guesses import (
+    OTHER_WORDS,
+    PartName,
+    composed,
+    folded,
+    inner_folders,
+    patient_of,
+    pneumonia_type,
+    shows_drawings,
+    shows_generated,
+)
 from xraytune.data.images import ImageFile
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.table import LabelTable
@@ -114,7 +124,8 @@ def _empty_folders(folders: Mapping[PartName, Path], base: Path, files: Collecti
     with_images = {parent for file in files for parent in (base / file).parents}
     notes = []
     for folder in folders.values():
-        empty = [inner.name for inner in subfolders(folder) if inner not in with_images]
+        inner_names = [inner.name for inner in subfolders(folder) if inner not in with_images]
+        empty = [name for name in inner_names if not shows_generated(name) and not shows_drawings(name)]
         if empty:
             shown = join_names(empty, 3)
             notes.append(f"{folder}: folders without images are no classes: {len(empty)} ({shown})")

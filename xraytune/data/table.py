@@ -13,7 +13,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeAlias
 
 from xraytune.base.errors import ConfigError, DataError, Problem, SourceLine, join_names
@@ -164,7 +164,7 @@ def match_names(names: Collection[str], files: Iterable[str]) -> Matches:
 
 
 def _path(name: str) -> str:
-    return composed(without_suffix(name)).replace("\\", "/")
+    return PurePosixPath(composed(without_suffix(name)).replace("\\", "/")).as_posix()
 
 
 def other_views(images: Sequence[ImageFile], table: LabelTable | None) -> list[str]:
