@@ -92,18 +92,19 @@ def _main_table(evaluation: Evaluation) -> Table:
     """Show all metrics; of two classes, also those in validation, and at 0.5 or not calibrated."""
     metrics = reported_metrics(len(evaluation.class_counts))
     if evaluation.threshold is None:
-        return _tall_table(evaluation, metrics, None, value="most probable class")
+        return _tall_table(evaluation, metrics, value="most probable class")
     validation = {metric.name: metric.value for metric in evaluation.validation}
-    rows: list[Row] = []
+    value = f"threshold\n{evaluation.threshold:.3f}"
+    rows = []
     for metric in metrics:
-        row = _tall_row(evaluation, metric, evaluation.positive, f"threshold\n{evaluation.threshold:.3f}")
         name = metric.of(metric.label, evaluation.positive)
+        row = _tall_row(evaluation, metric, name, value)
         row["in\nvalidation"] = _number(validation[name], metric) if name in validation else ""
         if evaluation.uncalibrated:
             row["not\ncalibrated"] = _number(evaluation.uncalibrated[metric.name], metric)
         elif evaluation.at_half:
-            at_half = evaluation.at_half[metric.name] if metric.at_threshold else None
-            row["threshold\n0.5"] = _number(at_half, metric) if metric.at_threshold else ""
+            at_half = _number(evaluation.at_half[metric.name], metric)
+            row["threshold\n0.5"] = at_half if metric.at_threshold else ""
         rows.append(row)
     return Table(rows)
 
@@ -111,21 +112,26 @@ def _main_table(evaluation: Evaluation) -> Table:
 def _tall_table(
     measured: Measured,
     metrics: Sequence[Metric],
-    positive: str | None,
+    *,
+    positive: str | None = None,
+    average: str = "macro",
     title: str = "",
     value: str = "value",
 ) -> Table:
-    """Show each metric in a row."""
-    return Table([_tall_row(measured, metric, positive, value) for metric in metrics], title)
+    """Show each metric in a row: of the positive class, or an average of the classes or findings."""
+    rows = []
+    for metric in metrics:
+        name = metric.of(metric.label, positive)
+        if metric.of_class and positive is None:
+            name += f" ({average})"
+        rows.append(_tall_row(measured, metric, name, value))
+    return Table(rows, title)
 
 
-def _tall_row(measured: Measured, metric: Metric, positive: str | None, value: str) -> dict[str, Entry]:
-    label = metric.of(metric.label, positive)
-    if metric.of_class and positive is None:
-        label += " (mean)"
+def _tall_row(measured: Measured, metric: Metric, name: str, value: str) -> dict[str, Entry]:
     ends = measured.intervals.get(metric.name, ())
     return {
-        "": Cell(label, "strong" if metric.name == "auroc" else "plain"),
+        "": Cell(name, "strong" if metric.name == "auroc" else "plain"),
         value: _number(measured.metrics[metric.name], metric),
         "95 % interval": " to ".join(_number(end, metric) for end in ends),
     }
@@ -169,14 +175,14 @@ def _patient_level(evaluation: Evaluation, positive: str | None) -> _Parts:
         return
     metrics = reported_metrics(len(evaluation.class_counts), "patients")
     title = "By patient: the mean probability of each patient's images"
-    yield _tall_table(by_patient, metrics, positive, title)
+    yield _tall_table(by_patient, metrics, positive=positive, title=title)
     if by_patient.left_out:
         left_out = join_names(by_patient.left_out, 5)
         yield Cell(f"left out, with images of several classes: {left_out}", "busy")
 
 
 def _finding_parts(evaluation: FindingEvaluation) -> _Parts:
-    yield _tall_table(evaluation, reported_metrics(0), None, value="mean")
+    yield _tall_table(evaluation, reported_metrics(0), average="mean", value="mean")
     counts = {"present": "images", "absent": "absent", "threshold": "threshold"}
     yield _wide_table(evaluation.findings, CLASS_METRICS, counts)
     if evaluation.left_out:
@@ -193,7 +199,7 @@ def _finding_parts(evaluation: FindingEvaluation) -> _Parts:
 
 
 def _segmenter_parts(evaluation: MaskEvaluation) -> _Parts:
-    yield _tall_table(evaluation, MASK_METRICS, None, value="mean")
+    yield _tall_table(evaluation, MASK_METRICS, value="mean")
     if evaluation.empty_predictions:
         text = f"empty predictions: {evaluation.empty_predictions} (Dice 0, HD95 undefined)"
         yield Cell(text, "busy")
