@@ -22,6 +22,8 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLSLossless,
     RLELossless,
 )
 
@@ -271,6 +273,27 @@ def test_without_a_window_the_depth_of_the_content_counts(levels: NDArray[Any], 
         assert read_grey(dicom(levels, bits, **window), FILE, needed_px=8).kind == f"DICOM {bits}-bit"
 
 
+@pytest.mark.parametrize(
+    ("attributes", "is_inverted"),
+    [
+        ({"PhotometricInterpretation": None}, False),
+        ({"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": "INVERSE"}, True),
+        ({"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": "IDENTITY"}, True),
+        ({"RescaleSlope": -1}, True),
+        ({"RescaleIntercept": -1024}, False),
+        ({"SmallestImagePixelValue": 1000, "LargestImagePixelValue": 2000}, False),
+    ],
+)
+def test_incomplete_and_redundant_headers(attributes: dict[str, Any], is_inverted: bool) -> None:
+    """Without a colour model large values are bright, as in viewers; devices write wrong shapes of the presentation LUT."""
+    levels = ramp(0, 4095)
+
+    expected = levels / 4095 * 255
+    np.testing.assert_allclose(
+        grey_of(dicom(levels, 12, **attributes)), 255 - expected if is_inverted else expected, atol=0.51
+    )
+
+
 @pytest.mark.parametrize(("bits", "kind"), [(8, np.uint8), (16, np.uint16)])
 def test_colours_become_grey(bits: int, kind: type[np.generic]) -> None:
     colours = np.stack([ramp(0, 2**bits - 1, kind), ramp(0, 2**bits - 1, kind) // 2, ramp(0, 9, kind)], axis=-1)
@@ -287,6 +310,45 @@ def encoded(levels: NDArray[Any], kind: str, **options: object) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(levels).save(stream, kind, **options)
     return encapsulate([stream.getvalue()])
+
+
+def test_compressed_dicom_is_read() -> None:
+    levels = ramp(0, 255, np.uint8)
+    baseline = dicom(levels, 8, JPEGBaseline8Bit, PixelData=encoded(levels, "JPEG", quality=100))
+
+    np.testing.assert_allclose(grey_of(baseline), levels, atol=3)
+
+
+SHORT = lut(np.arange(100, dtype=np.uint16), 0, 12)
+SHORT[0].LUTDescriptor = [4096, 0, 12]
+GOOD = dicom(ramp(0, 4095), 12, PatientID="77", WindowCenter=2000, WindowWidth=4000)
+BROKEN: dict[str, tuple[bytes, str]] = {
+    "a_report": (dicom(None), "this DICOM file contains no pixels, or is truncated"),
+    "no_pixels": (dicom(None, Rows=8, Columns=8), "this DICOM file contains no pixels, or is truncated"),
+    "several_frames": (dicom(ramp(0, 9), 12, NumberOfFrames=3), "this DICOM file contains 3 frames, and it is"),
+    "no_decoder": (dicom(ramp(0, 9), 12, JPEGLSLossless, PixelData=encapsulate([b"pixels"])), "its pixels are"),
+    "unknown_syntax": (
+        dicom(ramp(0, 9), 12, PixelData=bytes(8)).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.9.9.9\0"),
+        "its pixels are compressed as 1.2.840.10008.9.9.9, for which no decoder is installed",
+    ),
+    "palette": (dicom(ramp(0, 9), 12, PhotometricInterpretation="PALETTE COLOR"), "the colour model PALETTE COLOR of"),
+    "cut_in_its_header": (GOOD[:400], "this DICOM file contains no pixels, or is truncated"),
+    "cut_in_its_pixels": (GOOD[:-1000], "the DICOM pixels are truncated or damaged"),
+    "cut_at_its_start": (GOOD[:141], "the DICOM header is truncated or damaged"),
+    "unknown_kind_of_value": (GOOD.replace(b"\x28\x00\x04\x00CS", b"\x28\x00\x04\x00ES"), "the DICOM pixels are"),
+    "grey_with_three_values": (
+        dicom(np.stack([ramp(0, 9)] * 3, axis=-1), 12, PhotometricInterpretation="MONOCHROME2"),
+        "the colour model MONOCHROME2 of this DICOM file, with 3 values per pixel",
+    ),
+    "a_short_table": (dicom(ramp(0, 9), 12, VOILUTSequence=SHORT), "the DICOM pixels are truncated or damaged"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_is_refused_for_a_clear_reason(name: str) -> None:
+    content, reason = BROKEN[name]
+
+    assert reason in reason_of(content)
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])

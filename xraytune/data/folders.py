@@ -163,7 +163,7 @@ def walk_folder(folder: Path, root: Path, *, report_others: bool = True) -> tupl
         links += sum((Path(parent) / name).is_symlink() for name in folder_names)
         for file in (Path(parent, name) for name in file_names if not name.startswith(".")):
             # Unlike Path's methods, these do not raise if access is refused, which decoding reports.
-            if os.path.islink(file) and not Path(os.path.realpath(file)).is_relative_to(inside):  # noqa: PTH114
+            if os.path.islink(file) and not _leads_inside(file, inside):  # noqa: PTH114
                 links += 1
             elif os.path.exists(file) and not os.path.isfile(file):  # noqa: PTH110, PTH113  reading it may never end
                 others["pipe or device"] += 1
@@ -211,6 +211,15 @@ def _is_image_name(file: Path) -> bool:
     with suppress(OSError), file.open("rb") as stream:
         return is_dicom(stream.read(132))
     return False
+
+
+def _leads_inside(link: Path, inside: Path) -> bool:
+    try:
+        with suppress(FileNotFoundError):
+            link.stat()
+        return link.resolve().is_relative_to(inside)
+    except (OSError, RuntimeError):  # a loop of links: from Python 3.13 on, only `stat` raises
+        return False
 
 
 def _refuse_unreadable(error: OSError) -> NoReturn:
