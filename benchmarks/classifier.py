@@ -27,9 +27,11 @@ from xraytune.nets.compute import autocast, choose_compute, gpu_count, pin
 from xraytune.nets.train import NetworkTraining, train_network
 from xraytune.space.settings import Experiment, Parameters, Settings
 from xraytune.trial.inputs import TrialInputs
+from xraytune.trial.run import run_trial
 from xraytune.trial.task import task_of
 
 _IMAGE_PX, _BATCH, _ROUNDS = 128, 32, 5
+_HEADS = 20
 _EPOCH_STEPS = 9
 """As in README's CPU search: 279 images in batches of 32. Each of our epochs writes a checkpoint."""
 _WEIGHTS = "mobilenet_v2.pth"
@@ -70,6 +72,34 @@ def measure() -> Iterator[Figure]:
                 yield figure(f"classifier: {case.name} on {where}, {who}", speed, "images/s")
             *bare, ours = speeds.values()
             yield figure(f"classifier: {case.name} on {where}, ours / faster bare loop", ours / max(bare), "x", bar)
+        if compute.device == "cpu":
+            name = "classifier: 200 trials of a head on cached features, one after the other"
+            yield figure(name, 200 * _seconds_of_a_head(folder, compute), "s of CPU time", "<= 4")
+
+
+def _seconds_of_a_head(folder: Path, compute: Compute) -> float:
+    """Return the median CPU time of whole trials: inputs, 27 epochs of 9 steps, each validated, and files."""
+    settings = Settings.model_validate(
+        {
+            "name": "heads",
+            "data": {"path": folder / "xrays", "image_size": _IMAGE_PX},
+            "budget": {"max_epochs": 27, "steps_per_epoch": _EPOCH_STEPS},
+        }
+    )
+    prepared, _ = prepare(settings, folder / "cache")
+    context = RunContext(prepared=prepared, cache=folder / "cache", compute=compute)
+    values = {"backbone": "mobilenet_v2", "weights": str(folder / _WEIGHTS), "trainable": "head"}
+    pin(compute)
+    seconds = []
+    for seed in range(_HEADS + 1):
+        experiment = Experiment(
+            settings=settings.model_copy(update={"seed": seed}),
+            parameters=Parameters.model_validate(values),
+        )
+        started = time.process_time()
+        run_trial(experiment, context, trial_dir=folder / f"head {seed}", on_epoch=lambda _: None)
+        seconds.append(time.process_time() - started)
+    return statistics.median(seconds[1:])  # the first computes the features
 
 
 def _speeds(case: _Case, folder: Path, own: Path, compute: Compute) -> dict[str, float]:
