@@ -31,13 +31,11 @@ neither torch nor Ray.
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import wraps
 from importlib import import_module
-from inspect import getsource, isfunction, signature
+from inspect import isfunction, signature
 from pathlib import Path
-from sys import modules
 from typing import TYPE_CHECKING, Any
 
 # A function may not be called `audit`, `search` or `confirm`: these are a module and packages.
@@ -97,21 +95,46 @@ __all__ = [
     "write_report",
 ]
 
+_PLACES = {
+    "Callbacks": "xraytune.search.callbacks:Callbacks",
+    "DataSettings": "xraytune.space.settings:DataSettings",
+    "XraytuneError": "xraytune.base.errors:XraytuneError",
+    "clean_cache": "xraytune.study.clean:clean_cache",
+    "confirm_study": "xraytune.confirm.run:confirm",
+    "copy_space": "xraytune.space.shipped:copy_space",
+    "demo": "xraytune.cli.getting_started:demo",
+    "doctor": "xraytune.search.doctor:doctor",
+    "draw_phantoms": "xraytune.data.phantom:draw_phantoms",
+    "evaluate": "xraytune.model.evaluate:evaluate",
+    "export_best": "xraytune.model.best:export",
+    "generator_sample": "xraytune.model.generator_folder:generator_sample",
+    "generator_train": "xraytune.model.generator_folder:generator_train",
+    "inspect_folder": "xraytune.data.inspect:inspect_folder",
+    "list_spaces": "xraytune.space.shipped:list_spaces",
+    "list_studies": "xraytune.present.studies:list_studies",
+    "load_space": "xraytune.space.load:load_space",
+    "measure_headroom": "xraytune.confirm.headroom:headroom",
+    "predict": "xraytune.model.predict:predict",
+    "run_audit": "xraytune.audit:audit",
+    "run_search": "xraytune.search.run:search",
+    "show_progress": "xraytune.cli.console:progress",
+    "show_search": "xraytune.cli.search:SearchScreen",
+    "status": "xraytune.study.status:status",
+    "train": "xraytune.model.train:train",
+    "trials_dataframe": "xraytune.study.status:trials_dataframe",
+    "write_report": "xraytune.present.page:write_report",
+}
+"""The module of each public name, and its name there, as in the imports above."""
+
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _PLACES:
         raise AttributeError(f"module 'xraytune' has no attribute {name!r}")
-    module, attribute = _locations()[name]
+    module, _, attribute = _PLACES[name].partition(":")
     public = getattr(import_module(module), attribute)
-    globals()[name] = public = _taking_text(public) if isfunction(public) else public
+    public = _taking_text(public) if isfunction(public) else public
+    globals()[name] = public
     return public
-
-
-@cache
-def _locations() -> dict[str, tuple[str, str]]:
-    """Return the module of each public name and its name there, as in the imports above, which nothing executes."""
-    imports = [node for node in ast.walk(ast.parse(getsource(modules[__name__]))) if isinstance(node, ast.ImportFrom)]
-    return {alias.asname or alias.name: (node.module or "", alias.name) for node in imports for alias in node.names}
 
 
 def _taking_text(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -128,23 +128,6 @@ def test_pairs_are_drawn_and_inspected_and_broken_masks_listed(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_an_inspection_asks_for_classes_and_the_positive_one(tmp_path: Path) -> None:
-    run("data", "phantom", tmp_path / "xrays", "--patients", 20, "--size", 32)
-    for part in ("train", "test"):
-        for old, new in (("NORMAL", "alpha"), ("PNEUMONIA", "beta")):
-            (tmp_path / "xrays" / part / old).rename(tmp_path / "xrays" / part / new)
-
-    words = run("data", "inspect", tmp_path / "xrays")
-    asked = run("data", "inspect", tmp_path / "xrays", "--classes", "auto")
-    given = run("data", "inspect", tmp_path / "xrays", "--classes", "auto", "--positive", "beta")
-
-    assert (words.exit_code, asked.exit_code, given.exit_code) == (3, 3, 0)
-    assert "data.classes: auto" in words.stderr
-    assert "data.positive: beta" in asked.stderr
-    assert "beta (as given)" in given.stdout
-
-
-@pytest.mark.slow
 def test_a_gan_is_trained_and_drawn_from(space: Path, tmp_path: Path) -> None:
     run("data", "phantom", tmp_path / "xrays", "--patients", 20, "--size", 32)
     gan, images = tmp_path / "gan", tmp_path / "images"

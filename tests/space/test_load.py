@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from xraytune.base.errors import ConfigError, SourceLine
+from xraytune.base.errors import ConfigError
 from xraytune.space.domains import Choices, Domain, Range
 from xraytune.space.load import experiment_from_json, load_space
 from xraytune.space.settings import GanSettings, Parameters
@@ -64,27 +64,22 @@ def require_problem(path: Path, overrides: list[str], place: str, words: tuple[s
         ("lr: 1e-3", ("mapping", "{value: 0.001}")),
         ("lr: [1e-3, 1e-4]", ("a list", "values: [...]")),
         ("lr:", ("empty",)),
-        ("lr: {when: {source: gan}}", ("no value",)),
         ("lr: {values: [1, 2, 1.0]}", ("twice",)),
         ("lr: {value: 1, values: [2, 3]}", ("both value and values",)),
-        ("lr: {min: 1e-4}", ("no max",)),
         ("lr: {min: 2, max: 1}", ("min 2", "max 1")),
         ("lr: {min: 1, max: 2, distribution: unifrm}", ("'uniform'?",)),
         ("dropout: {min: 0, max: .5, distribution: log_uniform_values}", ("logarithm",)),
         ("backbone: {min: 1, max: 2}", ("order",)),
         # Values.
         ("lr: {value: 1e-4x}", ("number",)),
-        ("lr: {value: 010}", ("number",)),
         ("lr: {value: .nan}", ("finite",)),
         ("lr: {value: -1}", ("bounds",)),
         ("classical: {min: 0, max: 7}", ("bounds",)),
-        ("views: {value: 8.0}", ("whole",)),
         ("backbone: {value: vgg}", ("'vgg1",)),
         ("mixing: {values: [additive, replace]}", ("replace", "removed")),
         # Conditions.
         ("lr: {value: 1, when: {source: [gann]}}", ("'gan'?",)),
         ("lr: {value: 1, when: {steps: 500}}", ("'gan.steps'?",)),
-        ("lr: {value: 1, when: gan}", ("when", "condition")),
         ("lr: {values: [1, 2], when: {views: 4}}", ("views is 4 is never true",)),
         # Values that exclude each other.
         ("backbone: {values: [small_cnn, resnet18]}", ("small_cnn", "weights")),
@@ -130,16 +125,12 @@ def test_a_parameter_that_does_not_fit_another_one_is_reported_at_its_line(
     ("line", "words"),
     [
         ("method: bayes", ("'sampler'?",)),
-        ("n_trials: 50", ("'budget.trials'?",)),
         ("budget: {epochs: 30}", ("'max_epochs'?",)),
         ("lr: {value: 1e-3}", ("'parameters.lr'?",)),
         ("scheduler: asha", ("{name: ...}",)),
         ("budget: {hours: 1:30}", ("budget.hours", "number")),
         ("resources: {gpus_per_trial: -1}", ("resources.gpus_per_trial", "bounds")),
-        ("objective: {metric: test_auroc}", ("test_auroc",)),
         ("objective: {specificity: .9}", ("objective.specificity",)),
-        ("version: 2", ("write 1",)),
-        ("seed: true", ("whole",)),
         ("prompts: {NORMAL: a chest}", ("removed", "folder_from_pipeline.py")),
         ("points_to_evaluate: {source: none}", ("list",)),
         ("points_to_evaluate: [{gan: {steps: x}}]", ("gan.steps", "whole")),
@@ -159,7 +150,6 @@ def test_a_wrong_setting_is_reported_at_its_line(write_space: WriteSpace, line: 
         ("lr: {min: 1e-5, max: 1e-3}", "sampler: {name: grid}", 4, ("lr", "grid")),
         ("backbone: {value: swin_t}", "task: segmentation", 4, ("U-Net",)),
         ("loss: {value: bce}", "task: segmentation", 4, ("loss",)),
-        ("dropout: {min: 0, max: .3}", "task: segmentation", 4, ("dropout",)),
     ],
 )
 def test_a_parameter_that_does_not_fit_a_setting_is_reported(
@@ -177,9 +167,7 @@ def test_a_parameter_that_does_not_fit_a_setting_is_reported(
         ("lrr=1", ("'lr'?",)),
         ("gan=3", ("unknown key 'gan'",)),
         ("views=[1", ("YAML",)),
-        ("views=", ("empty",)),
         ("backbone=resnet5O", ("'resnet50'?",)),
-        ("budget.trails=3", ("'trials'?",)),
         ("parameters.gan.parameters.steps.value=5", ("'gan.steps'?",)),
         ("source=off", ("none", "duplicate", "folder", "gan")),
         ("source=diffusion", ("source: folder",)),
@@ -223,11 +211,9 @@ def test_parameters_are_a_mapping_or_left_out(tmp_path: Path, complaints: Compla
         ("lr", "{value: 1e-3}", Choices((1e-3,))),
         ("lr", "{values: [1e-3, 1]}", Choices((1e-3, 1.0))),
         ("lr", "{min: 1e-3, max: 1}", Range(low=1e-3, high=1.0)),
-        ("lr", "{min: 1e-3, max: 1, distribution: uniform}", Range(low=1e-3, high=1.0)),
         ("lr", "{min: 0.5, max: 2, distribution: log_uniform_values}", Range(low=0.5, high=2.0, is_log=True)),
         ("lr", "{min: 2, max: 2}", Choices((2.0,))),
         ("batch_size", "{min: 8, max: 32}", integers(low=8, high=32)),
-        ("batch_size", "{min: 8, max: 32, distribution: int_uniform}", integers(low=8, high=32)),
         ("views", "{min: 1, max: 8, distribution: log_uniform_values}", integers(low=1, high=8, is_log=True)),
         ("early_stop_epochs", "{min: 1, max: 1000000000000001}", integers(low=1, high=10**15 + 1)),
     ],
@@ -238,47 +224,6 @@ def test_a_declaration_is_read_as_its_domain(write_space: WriteSpace, name: str,
     assert [spec.domain for spec in specs if spec.name == name] == [domain]
 
 
-def test_each_wrong_value_is_reported_at_its_own_line(tmp_path: Path) -> None:
-    path = tmp_path / "space.yaml"
-    lines = """name: x
-data: {path: xrays}
-parameters:
-  backbone:
-    values:
-    - resnet18
-    - resnet5O
-    - vgg17
-  dropout:
-    value: much
-  lr:
-    min: few
-    max: 1e-3
-  synthetic_ratio:
-    max: 0.5
-    min: 0
-    distribution: log_uniform_values
-  batch_size:
-    max: 64
-    min: 128
-  views:
-    min: 1
-    max: 8
-    distribution: uniform
-  classical:
-    values:
-    - 1
-    - 2
-    - 1
-"""
-    path.write_text(lines, encoding="utf-8")
-
-    with pytest.raises(ConfigError) as caught:
-        load_space(path)
-
-    lines_of = [problem.where.line for problem in caught.value.problems if isinstance(problem.where, SourceLine)]
-    assert lines_of == [7, 8, 10, 12, 16, 20, 24, 29]
-
-
 def test_missing_settings_are_named_with_what_to_write(tmp_path: Path, complaints: Complaints) -> None:
     path = tmp_path / "space.yaml"
     path.write_text("seed: 3\n", encoding="utf-8")
@@ -287,17 +232,6 @@ def test_missing_settings_are_named_with_what_to_write(tmp_path: Path, complaint
 
     assert "name: is missing\n  fix: write name: my-study" in message
     assert "data: is missing\n  fix: write data: {path: FOLDER}, or give --data FOLDER" in message
-
-
-def test_messages_contain_no_pydantic_jargon(write_space: WriteSpace, complaints: Complaints) -> None:
-    path = write_space(
-        "lr: {value: [1]}", "weights: {value: 3}", "views: {value: {a: 1}}", after="budget: [1]\nweights_dir: 3\n"
-    )
-
-    message = complaints(path)
-
-    for word in ("pydantic", "Input should", "http", "type=", "Error"):
-        assert word not in message
 
 
 def test_conditions_can_exclude_incompatible_values(write_space: WriteSpace) -> None:

@@ -42,10 +42,9 @@ class Document:
         """Return the place of a key path, or of its nearest parent."""
         return self.places[self.placed_path(path)]
 
-    def option(self, path: KeyPath) -> str:
-        """Return the option of the command line that sets a key path; "" if it is in a file."""
-        place = self.place(path)
-        return place if isinstance(place, str) else ""
+    def is_option(self, path: KeyPath) -> bool:
+        """Return whether an option of the command line sets a key path."""
+        return isinstance(self.place(path), str)
 
     def folder(self, path: KeyPath) -> Path:
         """Return what a file path there is relative to: the file's folder or, on the command line, the current one."""
@@ -116,7 +115,8 @@ class Problems:
     def raise_all(self) -> None:
         """Raise all problems as one `ConfigError`, in document order; do nothing if there are none."""
         if self._paths:
-            order, placed = [*self.document.places], self.document.placed_path
+            order = [*self.document.places]
+            placed = self.document.placed_path
             raise ConfigError(*sorted(self._paths, key=lambda problem: order.index(placed(self._paths[problem]))))
 
 
@@ -145,7 +145,23 @@ _LINE_LENGTH = 110
 
 
 class _Loader(yaml.SafeLoader):
-    """Resolve unquoted scalars as the dialect does, not as YAML 1.1."""
+    """Resolve unquoted scalars as the dialect does, and refuse aliases and deep nesting before they cost anything."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
+        """Compose one node of the document."""
+        event = self.peek_event()
+        if self.check_event(yaml.AliasEvent):
+            what = "aliases are not supported: write the values out"
+            raise yaml.composer.ComposerError(None, None, what, event.start_mark)
+        if self.depth > _MAX_DEPTH:
+            what = "nested too deeply: a space needs no more than five levels"
+            raise yaml.composer.ComposerError(None, None, what, event.start_mark)
+        self.depth += 1
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 _Loader.yaml_implicit_resolvers = {}
@@ -180,84 +196,63 @@ def parse_yaml(text: str, where: Callable[[int], Place]) -> Document:
 
     `where` returns the position of a line, counted from 1, for messages.
     """
-    reader = _Reader(where)
-    try:
-        node = yaml.compose(text, Loader=_Loader)
-        content = reader.read(node, ()) if node else None
-    except yaml.MarkedYAMLError as error:
-        raise ConfigError(*_syntax_problems(error, text, where)) from None
-    except RecursionError:
-        raise ConfigError(_too_deep(where(1))) from None
-    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last two: an escape beyond Unicode
-        what = f"not valid YAML: {str(error).splitlines()[0]}"
-        raise ConfigError(Problem(what, where(1), "remove the character")) from None
-    if reader.problems:
-        raise ConfigError(*reader.problems)
-    return Document(content=content, places=reader.places)
+    places: dict[KeyPath, Place] = {(): where(1)}
+    problems: list[Problem] = []
 
+    def add(node: yaml.Node, what: str, fix: str) -> None:
+        problems.append(Problem(what, where(_line(node)), fix))
 
-class _Reader:
-    """Build plain objects from PyYAML's nodes, and record the place of every key and all problems."""
-
-    def __init__(self, where: Callable[[int], Place]) -> None:
-        self._where = where
-        self._nodes: set[yaml.Node] = set()
-        self.places: dict[KeyPath, Place] = {(): where(1)}
-        self.problems: list[Problem] = []
-
-    def read(self, node: yaml.Node, path: KeyPath) -> Json:
-        name, tag = f"{dotted(path)}: " if path else "", node.tag.removeprefix(_TAG)
-        if len(path) > _MAX_DEPTH:
-            raise ConfigError(_too_deep(self._place(node)))
-        if node in self._nodes:
-            place = self.places[path if path in self.places else path[:-1]]
-            fix = "write the values out: aliases are not supported"
-            self.problems.append(Problem(f"{name}is an alias", place, fix))
-            return None
-        self.places.setdefault(path, self._place(node))
-        self._nodes.add(node)
+    def read(node: yaml.Node, path: KeyPath) -> Json:
+        places.setdefault(path, where(_line(node)))
+        name = f"{dotted(path)}: " if path else ""
+        tag = node.tag.removeprefix(_TAG)
         if tag not in (*_SCALARS, "str", "map", "seq"):
-            self._add(node, f"{name}the tag {node.tag} is not supported", "write plain text or a number")
+            add(node, f"{name}the tag {node.tag} is not supported", "write plain text or a number")
         if isinstance(node, yaml.MappingNode):
-            return self._read_mapping(node, path)
+            return read_mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
-            return [self.read(item, (*path, index)) for index, item in enumerate(node.value)]
-        text = self._text(node, name)
+            return [read(item, (*path, index)) for index, item in enumerate(node.value)]
+        text = read_text(node, name)
         return _SCALARS[tag][1](text) if tag in _SCALARS else text
 
-    def _read_mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Json]:
+    def read_mapping(node: yaml.MappingNode, path: KeyPath) -> dict[str, Json]:
         mapping: dict[str, Json] = {}
         lines: dict[str, int] = {}
         for key_node, value in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                raise ConfigError(Problem("a key must be one word", self._place(key_node), "write key: value"))
-            key = self._text(key_node, "")
+                add(key_node, "a key must be one word", "write key: value")
+                continue
+            key = read_text(key_node, "")
             if key in mapping:
-                self._add(key_node, f"'{key}' is given twice, first on line {lines[key]}", "keep one")
-            self.places[*path, key], lines[key] = self._place(key_node), _line(key_node)
-            mapping[key] = self.read(value, (*path, key))
+                add(key_node, f"'{key}' is given twice, first on line {lines[key]}", "keep one")
+            lines[key] = _line(key_node)
+            places[*path, key] = where(lines[key])
+            mapping[key] = read(value, (*path, key))
         return mapping
 
-    def _text(self, node: yaml.Node, name: str) -> str:
+    def read_text(node: yaml.Node, name: str) -> str:
         text = str(node.value)
         if _UNSTORABLE.search(text):
-            what = f"{name}contains a character (\\0 or half of a surrogate pair) that cannot be stored"
-            self._add(node, what, "remove it")
+            add(
+                node, f"{name}contains a character (\\0 or half of a surrogate pair) that cannot be stored", "remove it"
+            )
         return text
 
-    def _place(self, node: yaml.Node) -> Place:
-        return self._where(_line(node))
-
-    def _add(self, node: yaml.Node, what: str, fix: str) -> None:
-        self.problems.append(Problem(what, self._place(node), fix))
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+        content = read(node, ()) if node else None
+    except yaml.MarkedYAMLError as error:
+        raise ConfigError(*_syntax_problems(error, text, where)) from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last two: an escape beyond Unicode
+        what = f"not valid YAML: {str(error).splitlines()[0]}"
+        raise ConfigError(Problem(what, where(1), "remove the character")) from None
+    if problems:
+        raise ConfigError(*problems)
+    return Document(content=content, places=places)
 
 
 def _line(node: yaml.Node) -> int:
     return int(node.start_mark.line) + 1
-
-
-def _too_deep(place: Place) -> Problem:
-    return Problem("nested too deeply", place, "a space needs no more than five levels")
 
 
 def _syntax_problems(error: yaml.MarkedYAMLError, text: str, where: Callable[[int], Place]) -> tuple[Problem, ...]:
@@ -265,6 +260,9 @@ def _syntax_problems(error: yaml.MarkedYAMLError, text: str, where: Callable[[in
     if tabbed:
         return tuple(Problem("a tab: YAML indents with spaces", where(n), "use spaces instead") for n in tabbed)
     mark = error.problem_mark or error.context_mark
+    if isinstance(error, yaml.composer.ComposerError) and mark:  # of `_Loader`, or a second document
+        what, _, fix = str(error.problem).partition(": ")
+        return (Problem(what, where(mark.line + 1), fix or "keep one document"),)
     fix = "check the indentation, colons and brackets of this line and the one above"
     for context, opened in (("while parsing a flow", "bracket"), ("while scanning a quoted", "quote")):
         if error.context_mark and str(error.context).startswith(context):

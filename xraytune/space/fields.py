@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -43,7 +42,7 @@ class ParameterField:
     def read(self, value: Json) -> Value:
         """Convert a value to the parameter's type, such as 1 to 1.0; ValueError(what is wrong, the fix) if it is invalid."""
         try:
-            read = self.adapter.validate_json(json.dumps(value))
+            read = self.adapter.validate_python(value)
         except ValidationError as error:
             raise ValueError(*explain(self.name, error.errors()[0])) from None
         return str(read) if isinstance(read, Path) else read
@@ -90,7 +89,7 @@ def parameters_from(values: Mapping[str, Value], relative_to: Path | None = None
     for name, value in values.items():
         block, _, key = name.rpartition(".")
         (nested.setdefault(block, {}) if block else nested)[key] = value
-    return Parameters.model_validate_json(json.dumps(nested), context=relative_to)
+    return Parameters.model_validate(nested, context=relative_to)
 
 
 def flat_values(parameters: Parameters, relative_to: Path | None = None) -> dict[str, Value]:

@@ -41,7 +41,7 @@ def when_paths(document: Document, name: str) -> list[KeyPath]:
 
 def is_overridden(document: Document, names: Iterable[str]) -> bool:
     """Return whether a command-line option sets one of these parameters."""
-    return any(document.option(path_of(document, name)) for name in names)
+    return any(document.is_option(path_of(document, name)) for name in names)
 
 
 def read_values(
@@ -279,7 +279,7 @@ def _in_space(row: Point, paths: Mapping[str, KeyPath], specs: Sequence[Paramete
         elif refusal:
             what, fix = refusal
             problems.add(paths[spec.name], f"points_to_evaluate: {what}", fix)
-    if not any(path[:1] == ROOT and document.option(path) for path in document.places):
+    if not any(path[:1] == ROOT and document.is_option(path) for path in document.places):
         for name in row.keys() - by_name:
             problems.add(paths[name], f"points_to_evaluate: {name} is never active in this space", f"remove {name}")
     return {name: given[name] for name, spec in by_name.items() if name in given and spec.domain.is_open}

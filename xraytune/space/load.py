@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import groupby
@@ -223,7 +222,7 @@ def read_settings(problems: Problems) -> Settings | None:
     assert isinstance(content, dict)
     try:
         given = {key: value for key, value in content.items() if key not in _NON_SETTING_KEYS}
-        return Settings.model_validate_json(json.dumps(given))
+        return Settings.model_validate(given)
     except ValidationError as error:
         # `objective` has no default if another setting, on which its default depends, is invalid.
         details = [detail for detail in error.errors() if detail["type"] != "default_factory_not_called"]
@@ -295,4 +294,4 @@ def experiment_to_json(experiment: Experiment, relative_to: Path) -> dict[str, J
 
 def experiment_from_json(content: Any, relative_to: Path) -> Experiment:
     """Return the experiment of `experiment_to_json`; ValueError if the content is damaged."""
-    return Experiment.model_validate_json(json.dumps(content), context=relative_to)
+    return Experiment.model_validate(content, context=relative_to)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from math import ceil
 
 from xraytune.base.errors import ConfigError, Problem, join_names
 from xraytune.space.backbones import ENCODER_STRIDE_PX, ENCODERS
@@ -28,84 +29,105 @@ from xraytune.space.settings import (
     pretraining_steps,
 )
 from xraytune.space.space import Condition, ParameterSpec, Space, corner_points, family_of
-from xraytune.space.strict_model import Rule
+from xraytune.space.strict_model import Refusals, Rule, reads
 
 FACTS = ("class_count", "training_images", "total_steps")
 """What rules read of the images: the number of classes, of real training images, and of the steps of a full run."""
 
+
+@reads("source", "task")
+def _extensions_only_classify(source: str, task: str) -> Refusals:
+    if task != "classification" and SOURCES.has(source):
+        yield f"source: {source} does not apply to task: {task}", "use gan, generator, folder, duplicate or none"
+
+
+@reads("balance", "source", "task")
+def _findings_keep_their_proportions(balance: str, source: str, task: str) -> Refusals:
+    if (balance, source, task) == ("equal", "folder", "findings"):
+        what = "balance: equal does not apply to a folder of images with findings"
+        yield what, "write balance: natural, or leave images out of the folder's table"
+
+
+@reads("backbone", "task")
+def _segmenter_has_encoder(backbone: str, task: str) -> Refusals:
+    if task == "segmentation" and backbone not in ENCODERS:
+        fix = nearest(backbone, ENCODERS, f"use one of: {', '.join(ENCODERS)}")
+        yield f"backbone: {backbone} cannot be the encoder of a U-Net", fix
+
+
+@reads("data.image_size", "task")
+def _segmenter_halves_the_image(size_px: int, task: str) -> Refusals:
+    if task == "segmentation" and size_px % ENCODER_STRIDE_PX != 0:
+        what = f"data.image_size: {size_px} is not a multiple of {ENCODER_STRIDE_PX}, which a U-Net needs"
+        yield what, f"write {ceil(size_px / ENCODER_STRIDE_PX) * ENCODER_STRIDE_PX}"
+
+
+@reads("gan.image_size", "data.image_size")
+def _generated_images_are_not_reduced(generated_px: int | None, size_px: int) -> Refusals:
+    if generated_px is not None and generated_px > size_px:
+        what = f"gan.image_size: {generated_px} is more than data.image_size, {size_px}"
+        yield what, f"set data.image_size: {generated_px} or more, or a smaller gan.image_size"
+
+
+@reads("data.findings", "task")
+def _findings_are_used(findings: object, task: str) -> Refusals:
+    if task != "findings" and findings is not None:
+        yield f"data.findings has no use for task: {task}", "use task: findings"
+
+
+@reads("data.split.group_regex")
+def _regex_finds_patients(group_regex: str | None) -> Refusals:
+    what, fix = group_regex_problem(group_regex) if group_regex is not None else ("", "")
+    if what:
+        yield f"data.split.group_regex: {what}", fix
+
+
+@reads("loss", "class_count")
+def _single_neuron_has_two_classes(loss: str, class_count: int) -> Refusals:
+    if loss == "bce" and class_count != 2:
+        yield f"loss: bce requires two classes, but the images have {class_count}", "use loss: cross_entropy"
+
+
+@reads("objective.metric", "class_count")
+def _sensitivity_has_two_classes(metric: str, class_count: int) -> Refusals:
+    if metric == "val_sensitivity" and class_count != 2:
+        what = f"objective.metric: val_sensitivity requires two classes, but the images have {class_count}"
+        yield what, "write val_auprc"
+
+
+@reads("synthetic_ratio", "source", "training_images")
+def _ratio_adds_an_image(ratio: float, source: str, images: int) -> Refusals:
+    if source != "none" and extra_images(ratio, images) == 0:
+        what = f"{ratio:g} of {images} training images rounds to zero extra images"
+        yield what, f"use {1 / images:.2g} or more"
+
+
+@reads("mixing", "synthetic_ratio", "source", "total_steps")
+def _pretraining_leaves_steps(mixing: str, ratio: float, source: str, steps: int) -> Refusals:
+    if source == "none" or mixing != "pretrain":
+        return
+    extra = pretraining_steps(ratio, steps)
+    if not 0 < extra < steps:
+        what = (
+            f"pretrain at synthetic_ratio: {ratio:g} divides {steps} steps into {extra} with extra images and "
+            f"{steps - extra} with real ones"
+        )
+        yield what, "use a synthetic_ratio closer to 1, or more steps"
+
+
 RULES: tuple[Rule, ...] = (
     *Parameters.rules,
-    Rule(
-        ("source", "task"),
-        lambda source, task: task == "classification" or not SOURCES.has(source),
-        "source: {source} does not apply to task: {task}",
-        "use gan, generator, folder, duplicate or none",
-    ),
-    Rule(
-        ("balance", "source", "task"),
-        lambda balance, source, task: (balance, source, task) != ("equal", "folder", "findings"),
-        "balance: equal does not apply to a folder of images with findings",
-        "write balance: natural, or leave images out of the folder's table",
-    ),
-    Rule(
-        ("backbone", "task"),
-        lambda backbone, task: task != "segmentation" or backbone in ENCODERS,
-        "backbone: {backbone} cannot be the encoder of a U-Net",
-        lambda backbone, _: nearest(backbone, ENCODERS, f"use one of: {', '.join(ENCODERS)}"),
-    ),
-    Rule(
-        ("data.image_size", "task"),
-        lambda size_px, task: task != "segmentation" or size_px % ENCODER_STRIDE_PX == 0,
-        f"data.image_size: {{data_image_size}} is not a multiple of {ENCODER_STRIDE_PX}, which a U-Net needs",
-        lambda size_px, _: f"write {-(-size_px // ENCODER_STRIDE_PX) * ENCODER_STRIDE_PX}",
-    ),
-    Rule(
-        ("gan.image_size", "data.image_size"),
-        lambda generated_px, size_px: generated_px is None or generated_px <= size_px,
-        "gan.image_size: {gan_image_size} is more than data.image_size, {data_image_size}",
-        "set data.image_size: {gan_image_size} or more, or a smaller gan.image_size",
-    ),
-    Rule(
-        ("data.findings", "task"),
-        lambda findings, task: task == "findings" or findings is None,
-        "data.findings has no use for task: {task}",
-        "use task: findings",
-    ),
-    Rule(
-        ("data.split.group_regex",),
-        lambda group_regex: group_regex is None or group_regex_problem(group_regex) == ("", ""),
-        lambda group_regex: f"data.split.group_regex: {group_regex_problem(group_regex)[0]}",
-        lambda group_regex: group_regex_problem(group_regex)[1],
-    ),
-    Rule(
-        ("loss", "class_count"),
-        lambda loss, class_count: loss != "bce" or class_count == 2,
-        "loss: bce requires two classes, but the images have {class_count}",
-        "use loss: cross_entropy",
-    ),
-    Rule(
-        ("objective.metric", "class_count"),
-        lambda metric, class_count: metric != "val_sensitivity" or class_count == 2,
-        "objective.metric: val_sensitivity requires two classes, but the images have {class_count}",
-        "write val_auprc",
-    ),
-    Rule(
-        ("synthetic_ratio", "source", "training_images"),
-        lambda ratio, source, images: source == "none" or extra_images(ratio, images) > 0,
-        "{synthetic_ratio:g} of {training_images} training images rounds to zero extra images",
-        lambda _ratio, _source, images: f"use {1 / images:.2g} or more",
-    ),
-    Rule(
-        ("mixing", "synthetic_ratio", "source", "total_steps"),
-        lambda mixing, ratio, source, steps: (
-            source == "none" or mixing != "pretrain" or 0 < pretraining_steps(ratio, steps) < steps
-        ),
-        lambda _mixing, ratio, _source, steps: (
-            f"pretrain at synthetic_ratio: {ratio:g} divides {steps} steps into {pretraining_steps(ratio, steps)} with "
-            f"extra images and {steps - pretraining_steps(ratio, steps)} with real ones"
-        ),
-        "use a synthetic_ratio closer to 1, or more steps",
-    ),
+    _extensions_only_classify,
+    _findings_keep_their_proportions,
+    _segmenter_has_encoder,
+    _segmenter_halves_the_image,
+    _generated_images_are_not_reduced,
+    _findings_are_used,
+    _regex_finds_patients,
+    _single_neuron_has_two_classes,
+    _sensitivity_has_two_classes,
+    _ratio_adds_an_image,
+    _pretraining_leaves_steps,
 )
 
 

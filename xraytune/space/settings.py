@@ -17,7 +17,7 @@ from xraytune.base.records import Json
 from xraytune.space.backbones import BACKBONES, has_weights
 from xraytune.space.extensions import Extensions
 from xraytune.space.paths import FilePath, WeightsName, is_path
-from xraytune.space.strict_model import Rule, StrictModel
+from xraytune.space.strict_model import Refusals, Several, StrictModel, reads
 
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -63,6 +63,12 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
 """The packages that a task or backbone needs beyond the base installation; the extra has its name."""
 
 
+@reads("val_a", "val_b")
+def _sides_leave_training_images(val_a: float, val_b: float) -> Refusals:
+    if val_a + val_b >= 0.9:
+        yield "data.split: val_a and val_b leave less than a tenth of the images for training", "lower one of them"
+
+
 class SplitSettings(StrictModel):
     """The split of the training images into train, val-A and val-B, by patient."""
 
@@ -75,20 +81,20 @@ class SplitSettings(StrictModel):
     group_regex: str | None = None
     """A regular expression for the path relative to the data folder; its first group is the patient."""
 
-    rules = (
-        Rule(
-            ("val_a", "val_b"),
-            lambda val_a, val_b: val_a + val_b < 0.9,
-            "data.split: val_a and val_b leave less than a tenth of the images for training",
-            "lower one of them",
-        ),
-    )
+    rules = (_sides_leave_training_images,)
 
 
 _LISTED = BeforeValidator(
-    lambda files: (files,) if isinstance(files, str) else tuple(files) if isinstance(files, list) else files,
+    lambda files: (files,) if isinstance(files, str) else files,
     json_schema_input_type=str | tuple[str, ...],
 )
+
+
+@reads("column", "train", "val", "test")
+def _side_is_column_or_lists(column: str | None, *lists: str | None) -> Refusals:
+    has_lists = any(files is not None for files in lists)
+    if (column is not None) == has_lists:
+        yield "data.table.side must be either a column or lists", "write one of them"
 
 
 class TableSides(StrictModel):
@@ -103,14 +109,7 @@ class TableSides(StrictModel):
     test: str | None = None
     """Like `train`; if only `val` or `test` are given, all other images are training images."""
 
-    rules = (
-        Rule(
-            ("column", "train", "val", "test"),
-            lambda column, *lists: (column is None) == any(files is not None for files in lists),
-            "data.table.side must be either a column or lists",
-            "write one of them",
-        ),
-    )
+    rules = (_side_is_column_or_lists,)
 
 
 _BY_COLUMN = BeforeValidator(
@@ -121,7 +120,7 @@ _BY_COLUMN = BeforeValidator(
 class TableSettings(StrictModel):
     """A table of images: its columns for the image, the patient, the label and the side."""
 
-    file: Annotated[tuple[str, ...], _LISTED, Field(min_length=1)]
+    file: Annotated[Several[str], _LISTED, Field(min_length=1)]
     """A CSV file relative to `data.path`, or several that are read as one."""
     image: str
     """The column of the image: its path, the end of its path, or its name, with or without suffix."""
@@ -137,7 +136,7 @@ class TableSettings(StrictModel):
     """If rows of an image give different classes: the first entry of `labels` that applies to any of them, the class of most
     rows (of as many, that of the earliest), or leave the image out. If they differ in a finding: present if a row says so,
     what most rows say, or unknown."""
-    rows: dict[str, Annotated[tuple[str, ...], _LISTED, Field(min_length=1)]] = Field(default={})
+    rows: dict[str, Annotated[Several[str], _LISTED, Field(min_length=1)]] = Field(default={})
     """The rows to use, by the cells of a column: `{view: [PA, AP]}`; other images are left out."""
     side: Annotated[TableSides | None, _BY_COLUMN] = None
     """Which images are train, val and test; without it, the folders of these names decide."""
@@ -160,7 +159,7 @@ class DataSettings(StrictModel):
     """`squash` ignores the aspect ratio; `crop` scales the shorter side to the size and crops the centre."""
     table: TableSettings | None = None
     """A table of labels and patients; without it, folders and `patients.csv` give them."""
-    findings: tuple[str, ...] | Literal["auto"] | None = None
+    findings: Several[str] | Literal["auto"] | None = None
     """For `task: findings`, the columns of the table or, with `table.label`, the labels of a cell; `auto`: all of them. `No
     Finding` without such a column is the absence of all others. With classes, findings of a data file are not used."""
     uncertain: UncertainUse | dict[str, UncertainUse] = "ignore"
@@ -170,6 +169,12 @@ class DataSettings(StrictModel):
     split: SplitSettings = SplitSettings()
     train_patients: Count | None = None
     """Number of patients of the train side to use; null: all of them."""
+
+
+@reads("specificity", "metric")
+def _specificity_is_for_sensitivity(specificity: float | None, metric: str) -> Refusals:
+    if (specificity is not None) != (metric == "val_sensitivity"):
+        yield "objective.specificity is only for metric: val_sensitivity, which needs one", "remove it"
 
 
 class Objective(StrictModel):
@@ -183,14 +188,7 @@ class Objective(StrictModel):
     )
     """For `val_sensitivity`, the highest sensitivity at any threshold with at least this specificity; default: 0.9."""
 
-    rules = (
-        Rule(
-            ("specificity", "metric"),
-            lambda specificity, metric: (specificity is not None) == (metric == "val_sensitivity"),
-            "objective.specificity is only for metric: val_sensitivity, which needs one",
-            "remove it",
-        ),
-    )
+    rules = (_specificity_is_for_sensitivity,)
 
 
 class GanSettings(StrictModel):
@@ -282,9 +280,60 @@ def pretraining_steps(synthetic_ratio: float, total_steps: int) -> int:
     return extra_images(synthetic_ratio / (1 + synthetic_ratio), total_steps)
 
 
-def _weights_fix(_weights: str, backbone: str) -> str:
+def _weights_fix(backbone: str) -> str:
     names = [name for name in ("imagenet", "hub") if has_weights(name, backbone)]
     return f"use weights: {' or '.join([*names, 'none'])}, or the path of a file"
+
+
+@reads("source", "folder.path")
+def _folder_has_path(source: str, path: str | None) -> Refusals:
+    if source == "folder" and path is None:
+        yield "source: folder needs a folder", "give folder.path"
+
+
+@reads("source", "generator.path")
+def _generator_has_path(source: str, path: str | None) -> Refusals:
+    if source == "generator" and path is None:
+        yield "source: generator needs a folder", "give generator.path"
+
+
+@reads("gan.steps", "gan.start_from")
+def _gan_is_trained(steps: int | None, start_from: str | None) -> Refusals:
+    if steps == 0 and start_from is None:
+        yield "gan.steps: 0 leaves a generator untrained", "train at least one step, or give gan.start_from"
+
+
+@reads("gan.features", "gan.architecture", "gan.z_dim")
+def _features_are_half_of_pca(features: str | None, architecture: str, size: int) -> Refusals:
+    if features is not None and (architecture != "pca" or size % 2 == 1):
+        what = "gan.features needs gan.architecture: pca and an even gan.z_dim"
+        yield what, "remove gan.features, or write z_dim: 128"
+
+
+@reads("synthetic_ratio", "source")
+def _ratio_adds_images(ratio: float, source: str) -> Refusals:
+    if ratio == 0 and source != "none":
+        yield "synthetic_ratio: 0 is the same as source: none", "give a ratio above 0"
+
+
+@reads("weights", "backbone")
+def _backbone_has_weights(weights: str, backbone: str) -> Refusals:
+    if not has_weights(weights, backbone):
+        yield f"weights: {backbone} has no weights called {weights}", _weights_fix(backbone)
+
+
+@reads("trainable", "weights")
+def _random_layers_are_trained(trainable: str, weights: str) -> Refusals:
+    if trainable != "all" and weights == "none":
+        what = f"trainable: {trainable} with weights: none leaves random layers untrained"
+        yield what, "use trainable: all"
+
+
+@reads("synthetic_ratio", "batch_size", "mixing", "source")
+def _batches_have_extra_images(ratio: float, size: int, mixing: str, source: str) -> Refusals:
+    if source != "none" and ratio > 0 and extra_per_step(ratio, size, mixing) == 0:
+        what = f"synthetic_ratio: {ratio:g} of batch_size: {size} rounds to zero extra images"
+        yield what, "raise one of them"
 
 
 class Parameters(StrictModel):
@@ -342,53 +391,14 @@ class Parameters(StrictModel):
         return kept
 
     rules = (
-        *(
-            Rule(
-                ("source", f"{block}.path"),
-                lambda source, path, block=block: source != block or path is not None,
-                f"source: {block} needs a folder",
-                f"give {block}.path",
-            )
-            for block in ("folder", "generator")
-        ),
-        Rule(
-            ("gan.steps", "gan.start_from"),
-            lambda steps, start: steps != 0 or start is not None,
-            "gan.steps: 0 leaves a generator untrained",
-            "train at least one step, or give gan.start_from",
-        ),
-        Rule(
-            ("gan.features", "gan.architecture", "gan.z_dim"),
-            lambda features, architecture, size: features is None or (architecture == "pca" and size % 2 == 0),
-            "gan.features needs gan.architecture: pca and an even gan.z_dim",
-            "remove gan.features, or write z_dim: 128",
-        ),
-        Rule(
-            ("synthetic_ratio", "source"),
-            lambda ratio, source: ratio > 0 or source == "none",
-            "synthetic_ratio: 0 is the same as source: none",
-            "give a ratio above 0",
-        ),
-        Rule(
-            ("weights", "backbone"),
-            has_weights,
-            "weights: {backbone} has no weights called {weights}",
-            _weights_fix,
-        ),
-        Rule(
-            ("trainable", "weights"),
-            lambda trainable, weights: trainable == "all" or weights != "none",
-            "trainable: {trainable} with weights: none leaves random layers untrained",
-            "use trainable: all",
-        ),
-        Rule(
-            ("synthetic_ratio", "batch_size", "mixing", "source"),
-            lambda ratio, size, mixing, source: (
-                source == "none" or ratio == 0 or extra_per_step(ratio, size, mixing) > 0
-            ),
-            "synthetic_ratio: {synthetic_ratio:g} of batch_size: {batch_size} rounds to zero extra images",
-            "raise one of them",
-        ),
+        _folder_has_path,
+        _generator_has_path,
+        _gan_is_trained,
+        _features_are_half_of_pca,
+        _ratio_adds_images,
+        _backbone_has_weights,
+        _random_layers_are_trained,
+        _batches_have_extra_images,
     )
 
     def with_gan(self, **changes: object) -> Self:
@@ -493,6 +503,14 @@ class Resources(StrictModel):
     """A trial whose process reports nothing for this long counts as failed."""
 
 
+@reads("weights", "backbone")
+def _quality_has_weights(weights: str, backbone: str | None) -> Refusals:
+    if backbone is not None and weights == "none":
+        yield "quality.weights: none gives random features", "write imagenet, or the path of a file"
+    elif backbone is not None and not has_weights(weights, backbone):
+        yield f"quality.weights: {backbone} has no weights called {weights}", _weights_fix(backbone)
+
+
 class QualitySettings(StrictModel):
     """How the quality of synthetic images is measured, and which images are refused. No setting changes the images."""
 
@@ -503,38 +521,25 @@ class QualitySettings(StrictModel):
     allow_memorised: bool = False
     """Use synthetic images even if too many of them are near-duplicates of training images."""
 
-    rules = (
-        Rule(
-            ("weights", "backbone"),
-            lambda weights, backbone: backbone is None or weights != "none",
-            "quality.weights: none gives random features",
-            "write imagenet, or the path of a file",
-        ),
-        Rule(
-            ("weights", "backbone"),
-            lambda weights, backbone: backbone is None or has_weights(weights, backbone),
-            "quality.weights: {backbone} has no weights called {weights}",
-            _weights_fix,
-        ),
-    )
+    rules = (_quality_has_weights,)
+
+
+@reads("matched", "tuned")
+def _there_are_controls(matched: tuple[str, ...], tuned: tuple[str, ...]) -> Refusals:
+    if not (matched or tuned):
+        what = "confirm.controls: without controls there is nothing to compare with"
+        yield what, "keep one in matched or tuned"
 
 
 class Controls(StrictModel):
     """The control arms that a finalist is compared with."""
 
-    matched: tuple[Literal["none", "duplicate"], ...] = ("none", "duplicate")
+    matched: Several[Literal["none", "duplicate"]] = ("none", "duplicate")
     """The finalist's settings with another source."""
-    tuned: tuple[Literal["real_only", "classical", "duplicate"], ...] = ("real_only", "classical", "duplicate")
+    tuned: Several[Literal["real_only", "classical", "duplicate"]] = ("real_only", "classical", "duplicate")
     """The best trial of each of these arms, from the search and the top-ups."""
 
-    rules = (
-        Rule(
-            ("matched", "tuned"),
-            lambda matched, tuned: bool(matched or tuned),
-            "confirm.controls: without controls there is nothing to compare with",
-            "keep one in matched or tuned",
-        ),
-    )
+    rules = (_there_are_controls,)
 
 
 class Confirm(StrictModel):
@@ -578,7 +583,7 @@ class ExportedFrom(StrictModel):
     """Training images of the trial, by which `budget.steps_per_epoch` is scaled; None if the file repeats the trial."""
     patients: Count | None = None
     """Training patients of the trial."""
-    changes: tuple[str, ...] = ()
+    changes: Several[str] = ()
     """What `final` changed, one line each."""
 
     @property
@@ -619,6 +624,35 @@ class FinalSettings(StrictModel):
         return settings.model_copy(update={"data": data, "budget": budget, "final": None})
 
 
+@reads("objective.metric", "task")
+def _task_has_metric(metric: ObjectiveName, task: TaskName) -> Refusals:
+    if metric not in OBJECTIVES[task]:
+        yield f"objective.metric: {metric} does not apply to {task}", f"write {' or '.join(OBJECTIVES[task])}"
+
+
+@reads("data.classes", "data.positive", "data.table", "data.findings", "task")
+def _segmentation_has_no_classes(
+    classes: str, positive: object, table: object, findings: object, task: TaskName
+) -> Refusals:
+    if task == "segmentation" and (classes, positive, table, findings) != ("binary", None, None, None):
+        what = "data.classes, data.positive, data.table and data.findings do not apply to task: segmentation"
+        yield what, "remove them"
+
+
+@reads("data.findings", "data.table", "task")
+def _findings_have_a_table(findings: object, table: TableSettings | None, task: TaskName) -> Refusals:
+    if task == "findings" and (findings is None or table is None):
+        fix = "describe the table, and write data.findings: auto or a list of its columns or labels"
+        yield "task: findings needs data.table and data.findings", fix
+
+
+@reads("data.findings", "task")
+def _there_are_several_findings(findings: tuple[str, ...] | str | None, task: TaskName) -> Refusals:
+    if task == "findings" and isinstance(findings, tuple) and len({*findings}) < 2:
+        what = f"data.findings: {findings} is a single finding, which is the same as two classes"
+        yield what, "use task: classification"
+
+
 class Settings(StrictModel):
     """Everything in a space file except the parameters."""
 
@@ -647,32 +681,10 @@ class Settings(StrictModel):
     final: FinalSettings | None = None
 
     rules = (
-        Rule(
-            ("objective.metric", "task"),
-            lambda metric, task: metric in OBJECTIVES[task],
-            "objective.metric: {objective_metric} does not apply to {task}",
-            lambda _metric, task: f"write {' or '.join(OBJECTIVES[task])}",
-        ),
-        Rule(
-            ("data.classes", "data.positive", "data.table", "data.findings", "task"),
-            lambda classes, positive, table, findings, task: (
-                task != "segmentation" or (classes, positive, table, findings) == ("binary", None, None, None)
-            ),
-            "data.classes, data.positive, data.table and data.findings do not apply to task: segmentation",
-            "remove them",
-        ),
-        Rule(
-            ("data.findings", "data.table", "task"),
-            lambda findings, table, task: task != "findings" or (findings is not None and table is not None),
-            "task: findings needs data.table and data.findings",
-            "describe the table, and write data.findings: auto or a list of its columns or labels",
-        ),
-        Rule(
-            ("data.findings", "task"),
-            lambda findings, task: task != "findings" or findings == "auto" or len({*(findings or "  ")}) > 1,
-            "data.findings: {data_findings} is a single finding, which is the same as two classes",
-            "use task: classification",
-        ),
+        _task_has_metric,
+        _segmentation_has_no_classes,
+        _findings_have_a_table,
+        _there_are_several_findings,
     )
 
     def identity(self) -> dict[str, Json]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Strict, model_validator
 from pydantic_core import PydanticCustomError
+
+Refusals: TypeAlias = Iterator[tuple[str, str]]
+"""What is wrong, and how to fix it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,25 +19,26 @@ class Rule:
 
     Attributes:
         reads: Their dotted names; a problem is reported at the first one that the user has written.
-        holds: Of their values, in this order; the value of a parameter of a block that is not used is None.
-        what: What is wrong. A text is a template: `{lr:g}`, `{data_image_size}`; a function gets the values.
-        fix: How to fix it, likewise.
+        check: Gets their values, in this order, and yields what is wrong with them. The value of a parameter of a block
+            that is not used is None.
     """
 
     reads: tuple[str, ...]
-    holds: Callable[..., bool]
-    what: str | Callable[..., str]
-    fix: str | Callable[..., str]
+    check: Callable[..., Refusals]
 
     def refusal(self, values: Mapping[str, Any]) -> tuple[str, str] | None:
         """Return what is wrong with these values, and the fix; None if the rule holds."""
-        if self.holds(*(values[name] for name in self.reads)):
-            return None
-        read = {name.replace(".", "_"): values[name] for name in self.reads}
-        what, fix = (
-            text.format(**read) if isinstance(text, str) else text(*read.values()) for text in (self.what, self.fix)
-        )
-        return what, fix
+        return next(self.check(*(values[name] for name in self.reads)), None)
+
+
+def reads(*names: str) -> Callable[[Callable[..., Refusals]], Rule]:
+    """Make a function the check of a `Rule` that reads these settings and parameters."""
+    return lambda check: Rule(names, check)
+
+
+Item = TypeVar("Item")
+Several = Annotated[tuple[Item, ...], Strict(False)]
+"""A tuple, which YAML and JSON write as a list."""
 
 
 class StrictModel(BaseModel):
