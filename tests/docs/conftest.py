@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_label_tables import nih
 from tests.docs.commands import ROOT, commands_to_run
+from tests.docs.nih import nih
 from tests.in_process import InProcess, command
 from xraytune.confirm import study as confirm_study
 from xraytune.data.phantom import draw_phantoms

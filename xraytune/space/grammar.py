@@ -17,7 +17,7 @@ from xraytune.space.domains import Choices, Domain, Range, Value
 from xraytune.space.fields import ParameterField, parameter_fields
 from xraytune.space.messages import format_value, nearest
 from xraytune.space.paths import absolute_path, is_path
-from xraytune.space.settings import BLOCKS
+from xraytune.space.settings import BLOCKS, old_gan_values
 from xraytune.space.space import Condition, ParameterSpec, Point, corner_points, family_of
 
 ROOT: KeyPath = ("parameters",)
@@ -90,8 +90,12 @@ def _declared_paths(problems: Problems) -> Iterator[tuple[str, KeyPath]]:
         fix = "write parameters: {lr: {value: 1e-4}}"
         problems.add(ROOT, f"parameters: {format_value(entries)} is not a mapping", fix)
         return
+    architecture = problems.document.get((*path_of(problems.document, "gan.architecture"), "value")) or "pca"
+    old = {f"gan.{key}": value for key, value in old_gan_values(architecture).items()}
     for name in entries:
         path = (*ROOT, name)
+        if name in old and problems.document.get((*path, "value")) == old[name]:
+            continue
         if name in parameter_fields():
             yield name, path
         elif name in BLOCKS:

@@ -32,7 +32,7 @@ _WRONG_TYPES = {
         "use up to 64 letters, digits, '.', '_' and '-', starting with a letter or digit",
     ),
 }
-_NAMES_SHOWN, _RELATED_SHOWN = 40, 4
+_NAMES_SHOWN = 40
 _SYNONYMS = {
     "learning_rate": "lr",
     "base_lr": "lr",
@@ -67,36 +67,21 @@ REMOVED = {
 def nearest(word: object, known: Iterable[str], otherwise: str = "") -> str:
     """Return the fix for an unknown word.
 
-    That is the nested or most similar known word, or else those that share the most parts with it (`ratio` and
-    `synthetic_ratio`), else `otherwise`, else all known words.
+    That is the known word that ends with it (`gan.steps`, `synthetic_ratio`), or else the most similar one, else
+    `otherwise`, else all known words.
     """
     if (name := str(word).rpartition(".")[2]) in REMOVED:
         return f"it was removed: {REMOVED[name]}"
-    names = list(known)
-    by_lower = {name.lower(): name for name in names}
+    names = {name.lower(): name for name in known}
     meant = _SYNONYMS.get(str(word).lower(), str(word).lower())
-    close = difflib.get_close_matches(meant, by_lower, n=1, cutoff=0.6)
-    inner = [name for name in names if name.endswith(f".{meant}") and meant not in by_lower]
-    if similar := inner or [by_lower[name] for name in close]:
-        return f"did you mean '{min(similar, key=len)}'?"
-    if related := _related(meant, names):
-        return f"did you mean {' or '.join(map(repr, related))}?"
-    if otherwise or len(names) == 1:
-        return otherwise or f"write {names[0]}"
-    return f"use one of: {join_names(names, _NAMES_SHOWN)}"
-
-
-def _related(word: str, names: Iterable[str]) -> list[str]:
-    """Return the names that share the most parts with a word; none if many do."""
-    shared = {name: len(_parts(word) & _parts(name)) for name in names}
-    most = max(shared.values(), default=0)
-    related = [name for name, count in shared.items() if count == most > 0]
-    return related if len(related) <= _RELATED_SHOWN else []
-
-
-def _parts(name: str) -> set[str]:
-    """Return the parts of a name that mean something: `synthetic` and `ratio` of `synthetic_ratio`."""
-    return {part for part in re.split(r"[._]", name.lower()) if len(part) > 2}
+    longer = [name for name in names if name.endswith((f".{meant}", f"_{meant}")) and meant not in names]
+    similar = longer or difflib.get_close_matches(meant, names, n=1)
+    if similar:
+        return f"did you mean '{names[min(similar, key=len)]}'?"
+    shown = [*names.values()]
+    if otherwise or len(shown) == 1:
+        return otherwise or f"write {shown[0]}"
+    return f"use one of: {join_names(shown, _NAMES_SHOWN)}"
 
 
 def format_value(value: object) -> str:

@@ -17,7 +17,7 @@ from xraytune.base.records import Json
 from xraytune.space.backbones import BACKBONES, has_weights
 from xraytune.space.extensions import Extensions
 from xraytune.space.paths import FilePath, WeightsName, is_path
-from xraytune.space.strict_model import Refusals, Several, StrictModel, reads
+from xraytune.space.strict_model import Refusals, Several, StrictModel, drop_old_values, reads
 
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -191,6 +191,12 @@ class Objective(StrictModel):
     rules = (_specificity_is_for_sensitivity,)
 
 
+def old_gan_values(architecture: object) -> dict[str, Json]:
+    """Return settings of a GAN in earlier versions, with the values that an architecture has today."""
+    is_pca = architecture == "pca"
+    return {"loss": "hinge" if is_pca else "bce", "spectral_norm": is_pca, "conditional": True}
+
+
 class GanSettings(StrictModel):
     """A GAN. The defaults suit a few hundred images."""
 
@@ -220,6 +226,13 @@ class GanSettings(StrictModel):
     start_from: FilePath | None = None
     """A folder from `xraytune generator train` whose weights training starts from; then, `steps` may be 0."""
     seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_old(cls, given: object) -> object:
+        if not isinstance(given, dict):
+            return given
+        return drop_old_values(given, old_gan_values(given.get("architecture", "pca")))
 
 
 class FolderSettings(StrictModel):
@@ -383,6 +396,7 @@ class Parameters(StrictModel):
         if not isinstance(values, dict):
             return values
         source = values.get("source", "none")
+        values = drop_old_values(values, {"diffusion": None, "pipeline": None})
         kept = {name: value for name, value in values.items() if has_effect_with(source, name)}
         if source == "none":
             kept["synthetic_ratio"] = 0.0
@@ -679,6 +693,11 @@ class Settings(StrictModel):
     tracking: Tracking = Tracking()
     exported_from: ExportedFrom | None = None
     final: FinalSettings | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_old(cls, given: object) -> object:
+        return drop_old_values(given, {"prompts": {}}) if isinstance(given, dict) else given
 
     rules = (
         _task_has_metric,

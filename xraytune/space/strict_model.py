@@ -41,6 +41,11 @@ Several = Annotated[tuple[Item, ...], Strict(False)]
 """A tuple, which YAML and JSON write as a list."""
 
 
+def drop_old_values(given: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out settings of earlier versions whose value means what is always done today: studies store all settings."""
+    return {name: value for name, value in given.items() if name not in old or old[name] != value}
+
+
 class StrictModel(BaseModel):
     """A strict and frozen model: rejects unknown keys, wrong types, NaN, infinity, and values that break its rules."""
 

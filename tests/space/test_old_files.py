@@ -1,0 +1,48 @@
+"""Files of earlier versions: their studies stored every setting, also those that were removed since."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.space.conftest import Complaints, WriteSpace
+from xraytune.space.load import experiment_from_json, load_space
+
+PCA = {"gan.loss": "hinge", "gan.spectral_norm": "true", "gan.conditional": "true"}
+DCGAN = {"gan.architecture": "dcgan", "gan.loss": "bce", "gan.spectral_norm": "false"}
+
+
+def declare(values: dict[str, str]) -> list[str]:
+    return [f"{name}: {{value: {value}, when: {{source: gan}}}}" for name, value in values.items()]
+
+
+@pytest.mark.parametrize("values", [PCA, DCGAN])
+def test_a_removed_setting_with_the_value_that_is_left_is_dropped(
+    write_space: WriteSpace, values: dict[str, str]
+) -> None:
+    lines = ["source: {values: [none, gan]}", *declare(values)]
+
+    old = load_space(write_space(*lines, after="prompts: {}\n"))
+
+    kept = [line for line in lines if "architecture" in line or "source: {values" in line]
+    assert old == load_space(write_space(*kept))
+
+
+@pytest.mark.parametrize("values", [{"gan.conditional": "false"}, DCGAN | {"gan.loss": "hinge"}])
+def test_a_removed_setting_with_another_value_says_what_to_use(
+    write_space: WriteSpace, complaints: Complaints, values: dict[str, str]
+) -> None:
+    message = complaints(write_space("source: {value: gan}", *declare(values)))
+
+    assert message.count("it was removed: ") == 1
+
+
+def test_a_trial_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    gan = {"steps": 7, "loss": "hinge", "spectral_norm": True, "conditional": True}
+    parameters = {"source": "gan", "gan": gan, "diffusion": None, "pipeline": None}
+    settings: dict[str, Any] = {"name": "old", "data": {"path": "xrays"}, "prompts": {}}
+
+    experiment = experiment_from_json({"settings": settings, "parameters": parameters}, tmp_path)
+
+    assert experiment.parameters.gan is not None
+    assert experiment.parameters.gan.steps == 7
