@@ -25,24 +25,6 @@ def scored(
     return images, labels, probabilities, [f"{label}-{n // 3}" for n, label in enumerate(labels)]
 
 
-def test_class_metrics_equal_scikit_learn() -> None:
-    images, labels, probabilities, patients = scored(3)
-    predicted = probabilities.argmax(axis=1)
-
-    found = class_breakdown(images, patients, replicates=20, seed=0)
-
-    for number, one in enumerate(found):
-        truth, score, is_predicted = labels == number, probabilities[:, number], predicted == number
-        assert one.images == truth.sum()
-        assert one.metrics["auroc"] == pytest.approx(reference.roc_auc_score(truth, score))
-        assert one.metrics["auprc"] == pytest.approx(reference.average_precision_score(truth, score))
-        assert one.metrics["sensitivity"] == pytest.approx(reference.recall_score(truth, is_predicted))
-        assert one.metrics["specificity"] == pytest.approx(reference.recall_score(~truth, ~is_predicted))
-        assert one.metrics["ppv"] == pytest.approx(reference.precision_score(truth, is_predicted))
-        assert one.metrics["npv"] == pytest.approx(reference.precision_score(~truth, ~is_predicted))
-        assert one.metrics["f1"] == pytest.approx(reference.f1_score(truth, is_predicted))
-
-
 def test_a_class_that_is_never_predicted_has_no_predictive_value() -> None:
     images, _, probabilities, patients = scored(3)
 

@@ -92,22 +92,3 @@ def test_the_loss_is_the_mean_over_known_labels() -> None:
     )
     assert float(balanced(logits, targets)) == pytest.approx(float(each[known].mean()), abs=1e-6)
     assert float(TASK.loss(logits, torch.full_like(targets, -1))) == 0, "of a step whose labels are all unknown"
-
-
-def test_one_finding_is_the_positive_class_of_two() -> None:
-    """With `loss: bce`, two classes have the logits (0, z); z is the logit of the finding."""
-    labels, scores, patients = images()
-    known = labels[:, 0] >= 0
-    z, of_class, owners = torch.from_numpy(scores[0, known, :1]), labels[known, 0], [*np.array(patients)[known]]
-    pair = torch.cat([torch.zeros_like(z), z], dim=1)
-    two, one = pair.softmax(dim=1).numpy(), z.sigmoid().numpy()
-    assert float(TASK.loss(z, torch.from_numpy(of_class[:, None]))) == pytest.approx(
-        float(TASKS["classification"].loss(pair, torch.from_numpy(of_class))), abs=1e-6
-    )
-    assert auroc(of_class, two, positive=1) == pytest.approx(auroc(of_class[:, None], one, positive=0), abs=1e-12)
-    first, second = (
-        structural_components(of_class, two[None], owners, 1),
-        structural_components(of_class[:, None], one[None], owners, 0),
-    )
-    assert np.allclose(first.components, second.components)
-    assert first.effective_patients == pytest.approx(second.effective_patients)

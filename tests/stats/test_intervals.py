@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from xraytune.base.errors import DataError
 from xraytune.base.seeding import numpy_generator
 from xraytune.stats.classification import ScoredImages, classification_metrics
 from xraytune.stats.intervals import Bounds, measure
@@ -94,8 +93,3 @@ def test_no_replicate_loses_a_class_even_with_one_patient_in_it_or_patients_in_b
     intervals = intervals_of(images, ["a", "b", "c", "d", "both", "both"], replicates=200)
 
     assert all(np.isfinite(interval).all() for interval in intervals.values())
-
-
-def test_one_class_only_is_refused() -> None:
-    with pytest.raises(DataError, match="has no image"):
-        intervals_of(of_two_classes(np.zeros(3, dtype=np.int64), np.full(3, 0.5)), ["a", "b", "c"])

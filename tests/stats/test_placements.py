@@ -59,17 +59,6 @@ def test_two_class_aurocs_equal_scikit_learn_and_the_metric_of_one_model(positiv
         assert found.scores[model] == pytest.approx(auroc(labels, probabilities[model], positive=positive), abs=1e-12)
 
 
-def test_three_class_aurocs_equal_scikit_learn_macro_one_versus_rest() -> None:
-    generator = numpy_generator(1, "three")
-    labels = np.arange(60) % 3
-    raw = generator.integers(1, 6, (4, 60, 3)) + 2.0 * np.eye(3)[labels]
-    probabilities = raw / raw.sum(axis=2, keepdims=True)
-
-    found = structural_components(labels, probabilities, one_patient_each(labels), positive=2)
-
-    assert found.scores == pytest.approx([roc_auc_score(labels, one, multi_class="ovr") for one in probabilities])
-
-
 def test_with_one_image_each_the_covariance_is_de_longs() -> None:
     labels, probabilities = two_models()
 
@@ -113,26 +102,6 @@ def test_with_patients_of_one_class_each_the_covariance_is_obuchowskis() -> None
     assert covariance(found) == pytest.approx(expected, rel=1e-10)
 
 
-def test_patients_on_both_sides_differ_from_obuchowski_in_the_factor_of_the_cross_term_alone() -> None:
-    labels, probabilities = two_models()
-    clusters = np.minimum(np.arange(90), 59) // 2  # some patients have both classes, some one, the last has 31 images
-    sums = np.zeros((2, 30))
-    for side, placed in enumerate(placements(labels, probabilities[0, :, 1])):
-        np.add.at(sums[side], clusters[labels == 1 - side], (placed - placed.mean()) / len(placed))
-    on_side = [len(np.unique(clusters[labels == 1 - side])) for side in range(2)]
-    factors = [count / (count - 1) for count in on_side]
-    own = sum(factor * (one**2).sum() for factor, one in zip(factors, sums, strict=True))
-    cross = 2 * (sums[0] * sums[1]).sum()
-
-    found = structural_components(labels, probabilities, [f"p{number:02d}" for number in clusters], positive=1)
-
-    variance = covariance(found)[0, 0]
-    assert len(set(on_side)) == 2
-    assert abs(cross) > 0.05 * variance
-    assert variance == pytest.approx(own + np.sqrt(factors[0] * factors[1]) * cross, rel=1e-10)
-    assert variance == pytest.approx(own + 30 / 29 * cross, rel=0.01)
-
-
 def test_the_variance_is_near_that_of_leaving_one_patient_out() -> None:
     """The jackknife is independent of it: it ranks the remaining images again."""
     labels, probabilities = two_models(300)
@@ -157,13 +126,6 @@ def test_a_class_without_images_or_of_a_single_patient_is_refused() -> None:
         structural_components(np.zeros(4, dtype=np.int64), probabilities, ["a", "b", "c", "d"], positive=1)
     with pytest.raises(DataError, match=r"belong to one patient(.|\n)*fix: evaluate on at least two patients of every"):
         structural_components(np.array([0, 0, 1, 1]), probabilities, ["a", "b", "c", "c"], positive=1)
-
-
-def test_effective_patients_are_the_patients_where_each_class_has_half_of_them() -> None:
-    labels = np.arange(40) % 2
-
-    assert effective_patients(labels, one_patient_each(labels), positive=1) == pytest.approx(40)
-    assert effective_patients(labels, [f"p{number // 4}" for number in range(40)], positive=1) == pytest.approx(20)
 
 
 @pytest.mark.parametrize(
@@ -260,16 +222,3 @@ def test_a_mean_over_one_patient_or_of_results_that_are_not_finite_is_refused() 
     with pytest.raises(ValueError, match="finite"):
         mean_components(np.array([[0.9, np.nan]]), ["a", "b"])
     assert covariance(mean_components(np.array([[0.7, 0.9]]), ["a", "b"]))[0, 0] == pytest.approx(0.02 / 2)
-
-
-def test_the_assumed_variance_of_dice_is_that_of_simulated_errors() -> None:
-    """Errors of two arms vary by half their mean, and correlate by .85 within an arm and by .8 across arms."""
-    means = np.array([0.05, 0.05, 0.07, 0.07])
-    correlations = np.full((4, 4), 0.8)
-    correlations[:2, :2] = correlations[2:, 2:] = 0.85
-    np.fill_diagonal(correlations, 1)
-    covariances = correlations * np.outer(means / 2, means / 2)
-
-    difference = covariances[:2, :2] + covariances[2:, 2:] - covariances[:2, 2:] - covariances[2:, :2]
-
-    assert 4 * float(error_variance(0.95, 0.93)) == pytest.approx(difference[0, 1])

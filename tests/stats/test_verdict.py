@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import pytest
 
 from xraytune.stats.placements import placement_variance
@@ -19,7 +17,6 @@ from xraytune.stats.verdict import (
     fixed_sequence,
     judge_pair,
     overall_verdict,
-    verdict_text,
 )
 
 
@@ -46,17 +43,6 @@ def against(
         p_better_by_rope=p_better_by_rope,
     )
     return AgainstControl(control=control, kind=kind, verdict=verdict)
-
-
-def test_each_verdict_has_its_words() -> None:
-    words = {word: verdict_text(word, "AUROC") for word in get_args(Overall)}
-
-    assert words == {
-        "helps": "synthetic images help",
-        "hurts": "synthetic images hurt",
-        "no_better": "synthetic images do not improve AUROC",
-        "undecided": "inconclusive: neither an improvement nor its absence was shown",
-    }
 
 
 def of_p_values(*p_values: float) -> OverallVerdict:
