@@ -55,21 +55,6 @@ def test_as_many_trials_are_counted_as_ray_places(gpu_count: int, share: float, 
     assert share <= each.gpus
 
 
-@pytest.mark.parametrize("share", [0.125, 0.25, 0.3, 0.5, 0.7, 1, 2])
-@pytest.mark.parametrize("times", [2, 4, 8])
-def test_a_retry_holds_the_slots_whose_share_it_gets(share: float, times: int) -> None:
-    """Beside it, trials fill the rest of the GPUs."""
-    resources, nodes = allocation(share), [Node(cpus=64, gpus=8)]
-
-    retried = held(resources, nodes, times=times)
-
-    slots, trial = count_slots(resources, nodes), held(resources, nodes).gpus
-    assert min(times * share, max(share, 1), 8) <= retried.gpus + 1e-9
-    assert retried.slots >= min(times, slots)
-    others = [trial] * (slots - retried.slots)
-    assert placed([retried.gpus, *others], 8) == 1 + len(others)
-
-
 @pytest.mark.parametrize(
     ("gpus", "generator", "expected"),
     [

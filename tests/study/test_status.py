@@ -156,16 +156,5 @@ def test_the_time_left_falls_while_trials_start() -> None:
     assert left == [300.0, 290.0, 250.0]
 
 
-def test_time_left_of_trials_side_by_side_of_a_long_gan_and_before_the_first_end() -> None:
-    """Two at once: each took a minute, both in the same one; two run since half a minute, and two are to come."""
-    ended, running = [_trial(number, "complete", seconds=60.0) for number in (0, 1)], [_trial(2, "running")]
-    side_by_side = (*ended, *running, _trial(3, "running"))
-    with_gan = (_trial(0, "complete", seconds=10.0), _trial(2, "running").model_copy(update={"busy_seconds": 45.0}))
-
-    assert seconds_left(side_by_side, 6, Times(seconds=90.0, trials={2: 30.0, 3: 30.0})) == 90.0
-    assert seconds_left(with_gan, 2, Times(seconds=70.0, trials={2: 60.0})) == 45.0, "at least as long as its GAN"
-    assert seconds_left(running, 6, Times(seconds=60.0, trials={2: 60.0})) is None
-
-
 def _trial(number: int, status: Literal["complete", "running"], seconds: float | None = None) -> TrialView:
     return TrialView(number=number, mix="real_only", status=status, parameters=Parameters(), seconds=seconds)

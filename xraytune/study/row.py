@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import ConfigDict, Field, NonNegativeInt, PlainSerializer, PositiveInt, ValidationError
 
-from xraytune.base.errors import ArtifactError
 from xraytune.base.files import append_jsonl, read_jsonl, write_text
 from xraytune.space.domains import Value
 from xraytune.space.fields import flat_values
@@ -119,12 +118,12 @@ def append_row(file: Path, row: TrialRow | RunRow) -> None:
 def write_trials(folder: StudyFolder, rows: Iterable[TrialRow]) -> None:
     """Write `trials.jsonl` again unless it has exactly these rows, which the journal has."""
     contents = [row.model_dump(mode="json", context=folder.path) for row in rows]
+    lines = [json.dumps(content, ensure_ascii=False) for content in contents]
     try:
-        written = read_jsonl(folder.rows_path)
-    except ArtifactError:  # damaged, but derived from the journal
+        written = folder.rows_path.read_text("utf-8").splitlines()
+    except (FileNotFoundError, UnicodeDecodeError):
         written = []
-    lines, written_lines = ([json.dumps(row, ensure_ascii=False) for row in table] for table in (contents, written))
-    if sorted(lines) != sorted(written_lines):
+    if sorted(lines) != sorted(written):
         write_text(folder.rows_path, "".join(f"{line}\n" for line in lines))
 
 

@@ -14,8 +14,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray.air.execution._internal.actor_manager import RayActorManager
-from ray.exceptions import OutOfMemoryError
 from ray.tune.search import Searcher
 
 from tests.study.studies import direct, ended
@@ -23,26 +21,10 @@ from xraytune.nets.compute import Allocation, Share
 from xraytune.search.loop import TrialLoop
 from xraytune.search.messages import MachineStopped, TrialMessage
 from xraytune.search.ray.driver import JournalScheduler, JournalSearcher, Search
-from xraytune.search.ray.internals import install_guards
 from xraytune.search.ray.nodes import Nodes
 from xraytune.search.ray.process import TuneRun
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import ended_trials
-
-
-def test_a_process_that_ray_kills_for_want_of_memory_is_lost_and_does_not_end_tune() -> None:
-    assert install_guards(is_local=False) == ""
-    manager, errors = RayActorManager.__new__(RayActorManager), list[Any]()
-    manager._failed_actor_ids = set()
-    actor = SimpleNamespace(actor_id=1, _on_error=lambda _, error: errors.append(error))
-    task = SimpleNamespace(_tracked_actor=actor, _on_error=lambda _, error: errors.append(error))
-    manager._cleanup_actor = lambda *_, **__: None  # type: ignore[method-assign]
-
-    error = OutOfMemoryError("1 worker was killed")  # type: ignore[no-untyped-call]
-    manager._actor_task_failed(tracked_actor_task=task, exception=error)  # type: ignore[arg-type]  # as Ray does
-
-    assert errors
-    assert all("OutOfMemory" in str(error) for error in errors)
 
 
 @pytest.mark.slow

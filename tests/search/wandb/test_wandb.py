@@ -95,20 +95,6 @@ def test_trial_is_one_run_with_curves_status_and_the_picture_of_its_generator_fi
         assert shown.size == (12, 8)
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("default")  # wandb's own
-def test_a_failed_trial_is_a_failed_run_without_the_key(trial: TrackedRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    key = "0f" * 20
-    monkeypatch.setenv("WANDB_API_KEY", key)
-    run = run_of(trial, EPOCHS[0], status="failed")
-    run.finish("complete")
-
-    written = read_run(run_files(trial.folder)[0])
-    assert (written.summary["status"], written.exit_code) == ("failed", 1)
-    files = [file for file in trial.folder.rglob("*") if file.is_file()]
-    assert not [file for file in files if key.encode() in file.read_bytes()]
-
-
 def test_a_run_belongs_to_one_study_and_one_trial(trial: TrackedRun) -> None:
     """Two studies of the same name in different folders do not share runs."""
     same = replace(trial, folder=trial.folder.parent / "moved", label="another")
