@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.figures import Figure, figure
-from xraytune.base.records import Compute, EpochRecord, TrialResult
+from xraytune.base.records import Compute, EpochRecord, Node, TrialResult
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare
 from xraytune.nets.compute import Allocation, allocation_of
 from xraytune.search import messages
 from xraytune.search.loop import TrialLoop
-from xraytune.search.slots import Node, count_slots, held
+from xraytune.search.slots import count_slots, held
 from xraytune.search.trials import SearchTrials
 from xraytune.space.load import load_space
 from xraytune.space.settings import GanSettings

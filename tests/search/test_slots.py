@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import pytest
 
 from xraytune.base.errors import MachineError
+from xraytune.base.records import Node
 from xraytune.nets.compute import Allocation, Share, allocation_of
-from xraytune.search.slots import Node, count_slots, held
+from xraytune.search.slots import count_slots, held
 from xraytune.space.settings import Resources, Settings
 
 

@@ -9,9 +9,8 @@ from xraytune.base.records import Compute, EpochRecord, TrialResult
 from xraytune.data.images import ImageFile, SideName
 from xraytune.data.prepare import Prepared
 from xraytune.search.callbacks import Callbacks
-from xraytune.search.loop import TrialLoop
+from xraytune.search.loop import GeneratorNeeds, TrialLoop
 from xraytune.search.messages import EpochEnded, TrialEnded
-from xraytune.search.order import GeneratorNeeds
 from xraytune.search.trials import SearchTrials
 from xraytune.space.load import load_space
 from xraytune.space.settings import GanSettings

@@ -64,6 +64,14 @@ def to_json(record: object) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """The CPU cores and GPUs of one node."""
+
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Compute:
     """Device, threads and precision; part of the fingerprint of artifacts, since results depend on them bit by bit.
 

@@ -18,8 +18,7 @@ from xraytune.confirm.arms import Plan, replicate
 from xraytune.confirm.study import OpenStudy
 from xraytune.data.prepare import Prepared, write_prepared
 from xraytune.search.callbacks import Callbacks
-from xraytune.search.loop import TrialLoop, TrialSource
-from xraytune.search.order import GeneratorNeeds
+from xraytune.search.loop import GeneratorNeeds, TrialLoop, TrialSource
 from xraytune.space.settings import Experiment
 from xraytune.study.clock import StudyClock
 from xraytune.study.folder import StudyFolder, other_releases

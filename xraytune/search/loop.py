@@ -14,8 +14,10 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict
+from functools import cache
 from typing import Any, Literal, Protocol, TypeAlias
 
 from xraytune.base.errors import MachineError, Problem, TrialError
@@ -23,9 +25,8 @@ from xraytune.base.files import write_json, write_text
 from xraytune.base.records import EpochRecord
 from xraytune.nets.checkpoint import SAVE_FILE
 from xraytune.search import messages
-from xraytune.search.order import GeneratorNeeds, in_order
 from xraytune.space.load import experiment_to_json
-from xraytune.space.settings import Experiment
+from xraytune.space.settings import Experiment, GanSettings
 from xraytune.study.clock import StudyClock
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import Status
@@ -36,6 +37,9 @@ _SAME_FAILURES = _STOPPED_NODES = 3
 _DRAWN_AHEAD = 4
 """Trials drawn ahead for each slot while generators are being trained: the further ahead, the less the sampler knows."""
 
+
+GeneratorNeeds: TypeAlias = Callable[[GanSettings | None], str | None]
+"""From a trial's generator, if it has one, to its lineage; None if it need not be trained first."""
 
 Upcoming: TypeAlias = Literal["fixed", "drawn", "none", "out of time"]
 """The next new trial: does not depend on results, does, or does not exist; out of time, only trials that have begun run."""
@@ -167,7 +171,7 @@ class TrialLoop:
         if self.source.copies_results:
             running = {trial.parameters for trial in self._running.values()}
             waiting = [trial for trial in waiting if trial.parameters not in running]
-        return in_order(waiting, in_training, self.generator_need)
+        return _put_in_order(waiting, in_training, self.generator_need)
 
     def _start(self, trial: Trial) -> None:
         path = self.folder.trial_path(trial.number)
@@ -277,3 +281,26 @@ class TrialLoop:
     def slots_in_use(self) -> int:
         """Return the slots that running trials occupy."""
         return sum(trial.slots for trial in self._running.values())
+
+
+def _put_in_order(
+    waiting: Iterable[Trial], in_training: Collection[str | None], generator_need: GeneratorNeeds
+) -> list[Trial]:
+    """Return the waiting trials that can start now, the best one first.
+
+    Those that train their generator come before those that need none: the longest chain of runs first, and of a chain
+    the shortest run, from which the others continue. Trials whose generator is `in_training` wait.
+    """
+    need = cache(generator_need)
+    ready, chains = list[Trial](), defaultdict[str, list[Trial]](list)
+    for trial in waiting:
+        lineage = None if trial.has_trained_generator else need(trial.parameters.gan)
+        if lineage is None:
+            ready.append(trial)
+        elif lineage not in in_training:
+            chains[lineage].append(trial)
+    longest_first = sorted(
+        chains.values(), key=lambda chain: max(trial.generator_steps for trial in chain), reverse=True
+    )
+    shortest_runs = (min(chain, key=lambda trial: trial.generator_steps) for chain in longest_first)
+    return [*shortest_runs, *ready]

@@ -10,15 +10,15 @@ from typing import Any
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import Problem, TrialError, counted
 from xraytune.base.files import require_writable
-from xraytune.base.records import Compute
+from xraytune.base.records import Compute, Node
 from xraytune.data.index import ImageIndex
 from xraytune.data.prepare import Prepared, restore_pixels
 from xraytune.data.sides import chance_warning, side_sizes, too_few_tested, too_few_unused
 from xraytune.nets.compute import Allocation, allocation_of, gpu_count, require_device
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
-from xraytune.search.order import GeneratorNeeds
+from xraytune.search.loop import GeneratorNeeds
 from xraytune.search.ray.runner import Runner
-from xraytune.search.slots import Node, count_slots
+from xraytune.search.slots import count_slots
 from xraytune.search.trials import SearchTrials, search_loop
 from xraytune.search.wandb import note_on_outer_run
 from xraytune.space.cost import describe_slow_search

@@ -8,23 +8,15 @@ their share of a GPU is then that of so many trials, or whole GPUs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import ceil
 from typing import NamedTuple
 
 from xraytune.base.errors import MachineError, Problem
+from xraytune.base.records import Node
 from xraytune.nets.compute import Allocation, Share
 
 _ROUNDING = 1e-3
 """Larger than the errors of multiples of .3333, smaller than any part of a slot."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
-    """The CPU cores and GPUs of one node."""
-
-    cpus: float
-    gpus: float
 
 
 class Held(NamedTuple):

@@ -8,8 +8,7 @@ from typing import Any, Literal
 from xraytune.base.records import EpochRecord
 from xraytune.search.asha import rungs_of
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
-from xraytune.search.loop import TrialLoop, TrialSource, Upcoming
-from xraytune.search.order import GeneratorNeeds
+from xraytune.search.loop import GeneratorNeeds, TrialLoop, TrialSource, Upcoming
 from xraytune.space.settings import Experiment
 from xraytune.space.space import Space
 from xraytune.study.clock import StudyClock

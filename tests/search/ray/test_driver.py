@@ -20,9 +20,9 @@ from tests.study.studies import direct, ended
 from xraytune.nets.compute import Allocation, Share
 from xraytune.search.loop import TrialLoop
 from xraytune.search.messages import MachineStopped, TrialMessage
-from xraytune.search.ray.driver import JournalScheduler, JournalSearcher, Search
 from xraytune.search.ray.nodes import Nodes
-from xraytune.search.ray.process import TuneRun
+from xraytune.search.ray.orders import TuneRun
+from xraytune.search.ray.tuning import JournalScheduler, JournalSearcher, Search
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import ended_trials
 

@@ -32,8 +32,8 @@ BEGINS = """
 import sys, time
 from importlib.metadata import version
 from multiprocessing.connection import Connection
-from xraytune.search.ray.process import *
-from xraytune.search.slots import Node
+from xraytune.search.ray.orders import *
+from xraytune.base.records import Node
 connection = Connection(int(sys.argv[1]))
 """
 STARTS = (
@@ -304,7 +304,7 @@ def test_interrupted_search_does_not_wait_forever(
     study: StudyFolder, program: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As Tune would for a trial that does not fit."""
-    monkeypatch.setattr("xraytune.search.ray.process._STOP_SECONDS", 0.5)
+    monkeypatch.setattr("xraytune.search.ray.runner._STOP_SECONDS", 0.5)
     waits = f"import signal, time\nsignal.signal(signal.SIGUSR1, signal.SIG_IGN)\n{STARTS}time.sleep(20)\n"
     program(f"{waits}open('{tmp_path}/waited', 'w')")
 

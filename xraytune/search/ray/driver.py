@@ -1,207 +1,44 @@
 """The process in which Ray Tune runs: `python -m xraytune.search.ray.driver PIPE FOLDER ADDRESS CPUS SEARCH STUDY`.
 
-It starts Ray, or connects to the cluster at ADDRESS if that is not empty. `JournalSearcher` gives Tune its trials and
-`JournalScheduler` stops them, as the loop of the search decides, which records each decision before Tune hears of it. So
-this process may die at any moment, with all of Ray: the search, its parent, starts another one, whose loop continues from
-the same files. It ends itself when the process SEARCH or one of Ray is gone, since Tune would wait forever. Tune starts
-afresh each time; its own state is never restored.
+It starts Ray, or connects to the cluster at ADDRESS if that is not empty, and does what the search, its parent, orders. It
+may die at any moment, with all of Ray: the search starts another one, whose loop continues from the same files. It ends
+itself when the process SEARCH or one of Ray is gone, since Tune would wait forever.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import shutil
 import subprocess
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, fields
+from contextlib import suppress
+from importlib import import_module
 from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any
 
 import ray
-from ray import tune
 from ray.job_config import JobConfig
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
-from ray.tune.search import Searcher
 
-from xraytune.base.errors import MachineError, Problem, XraytuneError
-from xraytune.base.locks import build_lock
-from xraytune.search.callbacks import Callbacks
-from xraytune.search.loop import TrialLoop
-from xraytune.search.messages import Job, MachineStopped
-from xraytune.search.ray.actor import TrialActor
-from xraytune.search.ray.dashboard import ShowTrials
+from xraytune.base.errors import MachineError, Problem
 from xraytune.search.ray.internals import exit_codes, free_agent_port, install_guards
 from xraytune.search.ray.nodes import Nodes
-from xraytune.search.ray.process import Needs, RayDiedError, RayStarted, TokenRefusedError, TuneRun
-from xraytune.search.slots import Held, count_slots, held
-from xraytune.study.folder import SCRATCH_NAME
-from xraytune.study.trial import Trial
+from xraytune.search.ray.orders import Needs, RayDiedError, RayStarted, TokenRefusedError, TuneRun
 
-_LIST_NODES_SECONDS = 2.0
 _LOOK_SECONDS = 0.05
-_RAY_DIES_SECONDS = 0.5
-"""Longer than `_end_with` takes to see that a process of Ray is gone."""
 _OBJECT_STORE_BYTES = 200 * 2**20  # trials exchange paths, not arrays
-
-
-class Search:
-    """The parent process: it hears the callbacks of the loop, and raises what the loop raises."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def send(self, message: object) -> None:
-        """Send an answer or an event."""
-        self._connection.send(message)
-
-    def receive(self) -> Needs | TuneRun:
-        """Return the next order; raise EOFError when there are no more."""
-        order: Needs | TuneRun = self._connection.recv()
-        return order
-
-    def callbacks(self) -> Callbacks:
-        """Return callbacks that are called in the parent process."""
-
-        def forward(name: str) -> Callable[..., None]:
-            return lambda *arguments: self.send((name, arguments))
-
-        return Callbacks(**{field.name: forward(field.name) for field in fields(Callbacks)})
-
-    @contextmanager
-    def told_of_errors(self) -> Iterator[None]:
-        """Let the parent raise an error of the block, and end this process: Tune would treat it as that of a trial."""
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001  passed on
-            if not isinstance(error, XraytuneError):
-                error.add_note(traceback.format_exc())
-            self.send(error)
-            threading.Event().wait()
-
-
-class JournalSearcher(Searcher):
-    """Give Tune the trials of the loop."""
-
-    def __init__(self, search: Search, loop: TrialLoop, order: TuneRun, nodes: Nodes) -> None:
-        super().__init__()
-        self._search, self._loop, self._order, self._nodes = search, loop, order, nodes
-        self._process_name = f"{order.study}: several trials in turn" if order.reuse_processes else ""
-        self._listed = time.monotonic()
-        self._waits_for_nodes = False
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a str
-        """Return the config of a trial for a free slot; None: ask again later; FINISHED: all trials have ended."""
-        with self._search.told_of_errors():
-            self._loop.heartbeat()
-            slots = self._count_slots()
-            trial = self._loop.next_trial(slots, lambda trial: self._held(trial).slots) if slots else "wait"
-            if isinstance(trial, Trial):
-                return self._config(trial)
-            return str(Searcher.FINISHED) if trial == "done" else None
-        return None
-
-    def _count_slots(self) -> int:
-        """Return how many trials run at once; 0 if all nodes that can run one have left, in which case others may join.
-
-        Raises MachineError if the last ones were left out.
-        """
-        if time.monotonic() - self._listed >= _LIST_NODES_SECONDS:
-            self._listed = time.monotonic()
-            self._nodes.update()  # they may join and leave
-        left_out, self._nodes.left_out = self._nodes.left_out, []
-        note = self._search.callbacks().note
-        for why in left_out:
-            note(f"left out: {why}")
-        try:
-            slots = count_slots(self._order.allocation, self._nodes.usable())
-        except MachineError as error:
-            if left_out:
-                raise MachineError(*left_out) from error
-            if not self._waits_for_nodes:
-                note(f"waiting for a machine to join: {error.problems[0].what}")
-            self._waits_for_nodes = True
-            return 0
-        self._waits_for_nodes = False
-        return slots
-
-    def _held(self, trial: Trial) -> Held:
-        return held(
-            self._order.allocation, self._nodes.usable(), only_generator=trial.only_generator, times=trial.share
-        )
-
-    def _config(self, trial: Trial) -> dict[str, Any]:
-        room = self._held(trial)
-        self._loop.clock.start(trial.number, room.gpus)
-        label = f"{self._order.study} {self._loop.source.label(trial)}"
-        job = Job(
-            study=str(self._order.folder),
-            cache=str(self._order.cache),
-            number=trial.number,
-            only_generator=trial.only_generator,
-            every_epoch=self._loop.source.stops_trials,
-            label=label,
-            gpu_share=room.gpus,
-        )
-        return {
-            "job": asdict(job),
-            "process": self._process_name or label,
-            "resources": room.resources,
-            "avoided": self._nodes.avoided(),
-        }
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Do nothing: the scheduler tells the loop."""
-
-    def save(self, checkpoint_path: str) -> None:
-        """Do nothing: the study's journal has everything."""
-
-
-class JournalScheduler(FIFOScheduler):
-    """Tell the loop what trials report: it records it, and decides by ASHA whether a trial continues."""
-
-    def __init__(self, search: Search, loop: TrialLoop, nodes: Nodes) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._search, self._loop, self._nodes = search, loop, nodes
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Continue or stop, as the loop decides, or since the node is drained."""
-        with self._search.told_of_errors():
-            number, message, node = trial.config["job"]["number"], result["message"], result["node"]
-            self._search.send("has results")
-            if isinstance(message, MachineStopped):
-                self._nodes.leave_out(node, message.reason)
-            others = len(self._nodes.usable())
-            should_continue = self._loop.on_result(number, message, node=node, other_nodes=others)
-            if should_continue and node in self._nodes.drained:
-                self._loop.on_node_left(number)
-                should_continue = False
-        return str(TrialScheduler.CONTINUE if should_continue else TrialScheduler.STOP)
-
-    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Tell the loop of a lost process; if Ray itself died, this process ends before it can."""
-        time.sleep(_RAY_DIES_SECONDS)
-        number = trial.config["job"]["number"]
-        error = Path(trial.error_file).read_text(encoding="utf-8")  # `get_error` reads a copy, which Tune makes later
-        with self._search.told_of_errors():
-            if "its node has died" in error:
-                self._loop.on_node_left(number)
-            else:
-                out_of_memory = "OutOfMemory" in error or "running low on memory" in error
-                self._loop.on_trial_lost(number, out_of_memory=out_of_memory)
 
 
 def main(descriptor: int, folder: str, address: str, cpus: int, search: int, study: str) -> None:
     """Serve the search until it closes the pipe; if the search is killed, delete its folder of temporary files."""
     os.set_inheritable(descriptor, False)
-    connection = Search(Connection(descriptor))
+    connection = Connection(descriptor)
     threading.Thread(target=_end_with, args=(search, folder), daemon=True).start()
+    import_module("ray.tune")
+    # torch, which the loop needs, takes seconds to import. Meanwhile, Ray starts.
+    importing = threading.Thread(target=import_module, args=("xraytune.search.trials",))
+    importing.start()
     with suppress(EOFError):
         try:
             connection.send(_start_ray(address, cpus, study))
@@ -209,15 +46,18 @@ def main(descriptor: int, folder: str, address: str, cpus: int, search: int, stu
             connection.send(error)
             return
         nodes = Nodes()
+        importing.join()
+        from xraytune.search.ray.tuning import Search, run_trials
+
         while True:
-            order = connection.receive()
+            order: Needs | TuneRun = connection.recv()
             if isinstance(order, Needs):
                 nodes.needs = order
                 connection.send(nodes.look_at_all())
             else:
                 nodes.needs = order.needs
                 nodes.update()
-                _run(connection, order, nodes)
+                run_trials(Search(connection), order, nodes)
     ray.shutdown()
 
 
@@ -252,33 +92,6 @@ def _start_ray(address: str, cpus: int, study: str) -> RayStarted:
     nodes, warning = Nodes(), install_guards(is_local=not address)
     nodes.update()
     return RayStarted(dashboard=dashboard, nodes=nodes.usable(), warning=warning)
-
-
-def _run(search: Search, order: TuneRun, nodes: Nodes) -> None:
-    """Run trials until all have ended, or until SIGUSR1, Tune's own signal to stop."""
-    scratch = order.folder / SCRATCH_NAME
-    with search.told_of_errors(), build_lock(order.driver_lock):
-        loop = order.make_loop(search.callbacks())
-        try:
-            tune.run(
-                TrialActor,
-                name="tune",
-                storage_path=str(scratch),
-                num_samples=-1,
-                search_alg=JournalSearcher(search, loop, order, nodes),
-                scheduler=JournalScheduler(search, loop, nodes),
-                callbacks=[ShowTrials()],
-                max_failures=0,  # the loop decides on retries
-                raise_on_failed_trial=False,
-                reuse_actors=order.reuse_processes,
-                trial_name_creator=lambda trial: trial.config["job"]["label"],
-                trial_dirname_creator=lambda trial: f"{trial.config['job']['number']:04d}-{trial.trial_id}",
-                verbose=0,
-            )
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-            loop.clock.save()
-    search.send("done" if loop.is_done else "stopped")
 
 
 def _end_with(search: int, folder: str) -> None:

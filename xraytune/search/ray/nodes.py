@@ -17,9 +17,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from xraytune.base.errors import MachineError, Problem, join_names
 from xraytune.base.files import nearest_folder, temporary_name, write_text
+from xraytune.base.records import Node
 from xraytune.search.ray.internals import draining_nodes
-from xraytune.search.ray.process import Needs
-from xraytune.search.slots import Node
+from xraytune.search.ray.orders import Needs
 
 _ANSWER_SECONDS, _POLL_SECONDS = 60.0, 0.5
 _MOUNT = "mount the storage of the search there, at the same path"
