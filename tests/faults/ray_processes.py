@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import random
 import re
@@ -11,11 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import psutil  # type: ignore[import-untyped]
+import requests
 import torch
 
 from xraytune.base.files import read_jsonl
@@ -182,22 +183,14 @@ def kill(kind: Kind, search: subprocess.Popen[bytes], dice: random.Random) -> bo
 
 def descendants(pid: int) -> Iterator[tuple[int, str]]:
     """The processes below a process, with their command lines."""
-    children: dict[int, list[int]] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            parent = int((folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(folder.name))
-    waiting = list(children.get(pid, ()))
-    while waiting:
-        one = waiting.pop()
-        waiting += children.get(one, ())
-        with suppress(FileNotFoundError, ProcessLookupError):
-            yield one, Path(f"/proc/{one}/cmdline").read_text(encoding="utf-8").replace("\0", " ")
+    with suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                yield child.pid, " ".join(child.cmdline())
 
 
 def asked(port: int, path: str, token: str = "") -> tuple[int, str]:
     """The status and the text with which an HTTP server of this machine answers."""
-    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
-        connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
-        answer = connection.getresponse()
-        return answer.status, answer.read().decode()
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    answer = requests.get(f"http://127.0.0.1:{port}{path}", headers=headers, timeout=60)
+    return answer.status_code, answer.text

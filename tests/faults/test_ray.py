@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import random
 import re
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from tests.faults.ray_processes import HEADS, IS_LONG, SPACE, TRIAL, Killable, Kind, asked, descendants, kill, killable
@@ -38,20 +38,12 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 def listeners(pid: int) -> dict[int, tuple[str, str]]:
     """The TCP ports on which the processes below a process listen: address and command line."""
-    owners: dict[str, str] = {}
-    for one, line in descendants(pid):
-        for descriptor in Path(f"/proc/{one}/fd").glob("*"):
-            with suppress(FileNotFoundError):
-                owners[str(descriptor.readlink())] = line.strip()
     found = {}
-    for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
-        for row in Path(f"/proc/net/{table}").read_text(encoding="utf-8").splitlines()[1:]:
-            fields = row.split()
-            owner = owners.get(f"socket:[{fields[9]}]")
-            if fields[3] == "0A" and owner is not None:  # listens
-                address, port = fields[1].split(":")
-                words = [bytes.fromhex(address[start : start + 8])[::-1] for start in range(0, len(address), 8)]
-                found[int(port, 16)] = (socket.inet_ntop(family, b"".join(words)).removeprefix("::ffff:"), owner)
+    for one, line in descendants(pid):
+        with suppress(psutil.NoSuchProcess):
+            for connection in psutil.Process(one).net_connections("tcp"):
+                if connection.status == psutil.CONN_LISTEN:
+                    found[connection.laddr.port] = connection.laddr.ip.removeprefix("::ffff:"), line
     return found
 
 
