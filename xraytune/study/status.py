@@ -202,13 +202,15 @@ class StudyWatcher:
         trial_budget = max(self.space.trial_budget(), len(trials))
         times, budget = read_times(self._folder.path / "wall.json"), self.space.settings.budget
         seconds_budget = None if budget.hours is None else budget.hours * 3600
-        left = seconds_left(trials, trial_budget, times) if is_running else None
-        if left is not None and seconds_budget is not None:
-            left = max(0.0, min(left, seconds_budget - times.seconds))
         gpu_seconds = sum(trial.gpu_seconds for trial in trials) + sum(times.gpu_seconds.values())
         gpu_seconds_budget = None if budget.gpu_hours is None else budget.gpu_hours * 3600
-        if left is not None and gpu_seconds_budget is not None and gpu_seconds:
-            left = max(0.0, min(left, (gpu_seconds_budget / gpu_seconds - 1) * times.seconds))
+        left = seconds_left(trials, trial_budget, times) if is_running else None
+        if left is not None:
+            if seconds_budget is not None:
+                left = min(left, seconds_budget - times.seconds)
+            if gpu_seconds_budget is not None and gpu_seconds:
+                left = min(left, (gpu_seconds_budget / gpu_seconds - 1) * times.seconds)
+            left = max(0.0, left)
         return StudyView(
             path=self._folder.path,
             metric=self.space.settings.metric,
