@@ -1,14 +1,17 @@
 """The decision rule of ASHA (`Rungs.should_continue`): which trials continue past a rung, and which are pruned there.
 
-A rung is an epoch at which a trial's value so far is compared with those of the trials that reached it before; the trial
-continues if it is among the best 1/reduction of them. The state depends only on the values and their order of arrival,
-so after a restart the rungs are rebuilt by replaying them. `TrialLoop` (loop.py) ends a trial that may not continue.
+A rung is an epoch at which a trial's value so far is compared with those of the trials that reached
+it before; the trial continues if it is among the best 1/reduction of them. The state depends only
+on the values and their order of arrival, so after a restart the rungs are rebuilt by replaying
+them. `TrialLoop` (loop.py) ends a trial that may not continue.
 
-With `within: arm`, a trial is compared only with trials of its arm: with extra images in each step a network learns later,
-so shared rungs would prune whole arms before they can be compared (docs/report.md, "Pruned trials").
+With `within: arm`, a trial is compared only with trials of its arm: with extra images in each step
+a network learns later, so shared rungs would prune whole arms before they can be compared
+(docs/report.md, "Pruned trials").
 
-Source: Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning", in the stopping form of Ray Tune's
-`AsyncHyperBandScheduler`, which makes the same decisions with `within: all` (tested).
+Source: Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning", in the stopping
+form of Ray Tune's `AsyncHyperBandScheduler`, which makes the same decisions with `within: all`
+(tested).
 """
 
 from __future__ import annotations
@@ -48,9 +51,10 @@ class Rungs:
     def should_continue(self, trial: Hashable, epoch: int, value: float, *, arm: str = "") -> bool:
         """Return whether a trial that has `value` after `epoch` continues.
 
-        The cutoff is the (1 - 1/reduction) quantile of the values that reached the rung before, in the trial's arm or in all
-        of them. Only the first value counts: a repeated call returns the same answer, even with another value, as after a
-        restart on a machine that rounds differently.
+        The cutoff is the (1 - 1/reduction) quantile of the values that reached the rung before, in
+        the trial's arm or in all of them. Only the first value counts: a repeated call returns the
+        same answer, even with another value, as after a restart on a machine that rounds
+        differently.
         """
         if epoch not in self.epochs:
             return True

@@ -1,7 +1,7 @@
 """Check that this machine has what xraytune needs, and explain how to get what is missing.
 
-Nothing is downloaded or left behind. torch and Ray are imported in separate processes, so that a broken
-installation is reported and does not crash `doctor`.
+Nothing is downloaded or left behind. torch and Ray are imported in separate processes, so that a
+broken installation is reported and does not crash `doctor`.
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
 """The decisions of a search and of a confirmation: which trial starts next, whether one continues, is retried, or ends.
 
-Ray Tune asks for them (`search/ray/driver.py`). Each is recorded before it is answered, so that a `TrialLoop` can be lost at
-any moment: the next one, from the same files, continues. A `TrialSource` says where trials come from, whether one
-continues after an epoch, and where its end is recorded: `search/trials.py` draws the trials of a search and records them in
-the journal, `confirm/run_list.py` has a fixed list.
+Ray Tune asks for them (`search/ray/tuning.py`). Each is recorded before it is answered, so that a
+`TrialLoop` can be lost at any moment: the next one, from the same files, continues. A `TrialSource`
+says where trials come from, whether one continues after an epoch, and where its end is recorded:
+`search/trials.py` draws the trials of a search and records them in the journal,
+`confirm/run_list.py` has a fixed list.
 
-A trial whose generator is not in the cache trains it first, with `resources.generator`, and then waits for a slot.
-Meanwhile, other trials that need this generator wait without a slot, so each generator is trained only once.
+A trial whose generator is not in the cache trains it first, with `resources.generator`, and then
+waits for a slot. Meanwhile, other trials that need this generator wait without a slot, so each
+generator is trained only once.
 """
 
 from __future__ import annotations
@@ -105,7 +107,8 @@ class TrialSource(Protocol):
 class TrialLoop:
     """The trials of a source, from the first to the end of the last. All calls come from one thread.
 
-    `generator_need` is called each time anew, since a generator may have been trained in the meantime.
+    `generator_need` is called each time anew, since a generator may have been trained in the
+    meantime.
     """
 
     def __init__(self, source: TrialSource, *, generator_need: GeneratorNeeds) -> None:
@@ -126,7 +129,8 @@ class TrialLoop:
     ) -> Trial | Literal["wait", "done"]:
         """Ask for a trial and start it: first one that trains a generator, then a waiting one, else a new one.
 
-        `slots` is the number of all slots, free or not, `slots_of` how many of them a trial occupies.
+        `slots` is the number of all slots, free or not, `slots_of` how many of them a trial
+        occupies.
         """
         if self.is_done:
             return "done"
@@ -261,7 +265,8 @@ class TrialLoop:
     def _end(self, number: int, status: Status, outcome: dict[str, Any], *, is_of_machine: bool = False) -> None:
         """Record the end of a trial. If the last three failed for the same reason, the next ones would too: stop.
 
-        After the first three, only failures of the machine count: settings may fail in one corner of the space.
+        After the first three, only failures of the machine count: settings may fail in one corner
+        of the space.
         """
         self._remove(number)
         self.source.record(number, status, outcome)
@@ -288,8 +293,9 @@ def _put_in_order(
 ) -> list[Trial]:
     """Return the waiting trials that can start now, the best one first.
 
-    Those that train their generator come before those that need none: the longest chain of runs first, and of a chain
-    the shortest run, from which the others continue. Trials whose generator is `in_training` wait.
+    Those that train their generator come before those that need none: the longest chain of runs
+    first, and of a chain the shortest run, from which the others continue. Trials whose generator
+    is `in_training` wait.
     """
     need = cache(generator_need)
     ready, chains = list[Trial](), defaultdict[str, list[Trial]](list)

@@ -1,8 +1,9 @@
 """How many trials run at once, and what each of them holds: all that follows from the shares of an `Allocation`.
 
-A slot is the room for one trial. Ray places a process on one node, and its share of a GPU on one GPU. So a GPU has floor(1 /
-share) slots, whatever is left over. The training of a generator, and a trial that ran out of memory, may need several slots;
-their share of a GPU is then that of so many trials, or whole GPUs.
+A slot is the room for one trial. Ray places a process on one node, and its share of a GPU on one
+GPU. So a GPU has floor(1 / share) slots, whatever is left over. The training of a generator, and a
+trial that ran out of memory, may need several slots; their share of a GPU is then that of so many
+trials, or whole GPUs.
 """
 
 from __future__ import annotations

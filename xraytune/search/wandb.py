@@ -1,7 +1,8 @@
 """Optional tracking with Weights & Biases: one run per trial, grouped by study. Only this file imports wandb.
 
-A resumed trial continues its run, whose ID depends only on the study and the trial number. Runs that cannot be
-sent are written to the trial's folder, for `wandb sync`. A final model is a run of its own.
+A resumed trial continues its run, whose ID depends only on the study and the trial number. Runs
+that cannot be sent are written to the trial's folder, for `wandb sync`. A final model is a run of
+its own.
 """
 
 from __future__ import annotations

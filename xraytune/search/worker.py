@@ -1,8 +1,8 @@
 """One trial in a worker process; each `step` trains one epoch and returns a message.
 
-Errors of the trial are messages too, with a cause, so that the search can retry it. The process ends itself when
-nobody waits for it any more: its parent is gone, or a later attempt at the trial has begun. It then writes nothing,
-even if it was suspended for a while and did not notice.
+Errors of the trial are messages too, with a cause, so that the search can retry it. The process
+ends itself when nobody waits for it any more: its parent is gone, or a later attempt at the trial
+has begun. It then writes nothing, even if it was suspended for a while and did not notice.
 """
 
 from __future__ import annotations
@@ -208,7 +208,8 @@ def _cause(error: Exception) -> Cause:
 class HangGuard:
     """A context manager that ends the process, with its traceback in `hang.txt`, unless it is `alive` every few seconds.
 
-    The timer is faulthandler's: it does not need the interpreter lock, which a hanging library may hold.
+    The timer is faulthandler's: it does not need the interpreter lock, which a hanging library may
+    hold.
     """
 
     def __init__(self, trial_dir: Path, seconds: float) -> None:

@@ -89,7 +89,8 @@ def has_standard_error(folder: StudyFolder) -> bool:
 def differences_on_val_b(folder: StudyFolder, numbers: Sequence[int]) -> tuple[Floats, Floats]:
     """Return the score of each complete trial on val-B minus that of the first, and its standard error over patients, [n].
 
-    The trials are compared on the same images, so the standard error is that of a paired difference.
+    The trials are compared on the same images, so the standard error is that of a paired
+    difference.
 
     Raises:
         StudyError: The results of a trial are missing or damaged.

@@ -1,7 +1,8 @@
 """Free disk space in an artifact cache, which several studies and users may share.
 
-Only what the next search, confirm or train can compute again is removed: folders with the manifest of an artifact, and
-temporary files, in a folder that xraytune tagged as its cache. Nothing behind a symbolic link is listed or removed.
+Only what the next search, confirm or train can compute again is removed: folders with the manifest
+of an artifact, and temporary files, in a folder that xraytune tagged as its cache. Nothing behind a
+symbolic link is listed or removed.
 """
 
 from __future__ import annotations

@@ -53,8 +53,9 @@ def read_inputs(
 ) -> dict[Path, str]:
     """Return the content of each input: the SHA-256 of a file, a fingerprint of the usable images of a folder.
 
-    The images are decoded, so that broken ones are found before any trial starts. If the study's data folder is given as
-    `index`, patients of its sealed test folder are refused among them. `mixes` may be of the folder of extra images.
+    The images are decoded, so that broken ones are found before any trial starts. If the study's
+    data folder is given as `index`, patients of its sealed test folder are refused among them.
+    `mixes` may be of the folder of extra images.
 
     Raises:
         ArtifactError: A saved generator is damaged.
@@ -96,7 +97,8 @@ def require_same_inputs(folder: StudyFolder, contents: Mapping[Path, str]) -> No
 def usable_generator(folder: Path, prepared: Prepared, *, is_start: bool) -> str:
     """Return the SHA-256 of the record of a saved generator; raise DataError if it cannot make the study's images.
 
-    A network that training starts from must have learnt the same classes or findings in the same order.
+    A network that training starts from must have learnt the same classes or findings in the same
+    order.
     """
     saved, names = read_generator(folder), prepared.outputs
     known = saved.findings or (*saved.class_counts,)

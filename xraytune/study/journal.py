@@ -1,8 +1,8 @@
 """The study's source of truth: an Optuna journal of all trials, every value in its order of arrival, and every end.
 
-Each suggestion, value and end is flushed to disk once, and each line has a checksum. Everything else about a study, such
-as its rungs and `trials.jsonl`, follows from the journal. One process writes, under the study's lock; others may read at
-any time. Paths in it are relative to the study.
+Each suggestion, value and end is flushed to disk once, and each line has a checksum. Everything
+else about a study, such as its rungs and `trials.jsonl`, follows from the journal. One process
+writes, under the study's lock; others may read at any time. Paths in it are relative to the study.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ _REPORT_OPERATION = 7
 class Journal:
     """An open journal. It raises a StudyError if it is damaged.
 
-    Under the study's lock it is `writable`: a line that a crash left half-written is cut off. `study` is the study as Optuna
-    sees it, to be read only.
+    Under the study's lock it is `writable`: a line that a crash left half-written is cut off.
+    `study` is the study as Optuna sees it, to be read only.
     """
 
     def __init__(self, path: Path, space: Space, *, writable: bool) -> None:
@@ -206,7 +206,8 @@ class Journal:
 class _CheckedLines(JournalFileBackend):
     """Optuna's file with checksums, and with only whole lines even on a full disk.
 
-    Optuna locks and flushes the file for each line; here, the study's lock and one flush for several lines suffice.
+    Optuna locks and flushes the file for each line; here, the study's lock and one flush for
+    several lines suffice.
     """
 
     _is_deferred = False
@@ -265,8 +266,8 @@ def create_journal(path: Path, name: str, objective: Objective) -> None:
 class _NumberedSampler(BaseSampler):
     """The sampler of one trial, seeded by its number and, where it draws one parameter at a time, by the parameter's name.
 
-    So a restart shifts no draw: a trial that was killed between two parameters gets the same remaining ones. The points of
-    `grid` are enqueued, so nothing is left to sample.
+    So a restart shifts no draw: a trial that was killed between two parameters gets the same
+    remaining ones. The points of `grid` are enqueued, so nothing is left to sample.
     """
 
     def __init__(self, settings: SamplerSettings, number: int) -> None:

@@ -1,7 +1,8 @@
 """The row of an ended trial, and the ranking of trials.
 
-A `TrialRow` is a line of a study's `trials.jsonl` and follows from the journal; a `RunRow` is a line of the `runs.jsonl` of
-a confirmation. A row is validated when it is built, so its readers can rely on types and ranges.
+A `TrialRow` is a line of a study's `trials.jsonl` and follows from the journal; a `RunRow` is a
+line of the `runs.jsonl` of a confirmation. A row is validated when it is built, so its readers can
+rely on types and ranges.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Start a study, or resume it: only with the same space and images.
 
-A resumed study may have other settings that change no trial, such as its budget, and other releases of its packages;
-both are recorded.
+A resumed study may have other settings that change no trial, such as its budget, and other releases
+of its packages; both are recorded.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ def require_free(folder: StudyFolder) -> None:
 def with_recorded_images(folder: StudyFolder, space: Space) -> Space:
     """Return a space with the images of its study, if there are none at its own `data.path`.
 
-    What a data file may have said about them is taken from the study, too, unless the space says it.
+    What a data file may have said about them is taken from the study, too, unless the space says
+    it.
     """
     settings, recorded = space.settings, folder.space().settings
     if settings.data.path.exists():

@@ -150,10 +150,11 @@ def status(study: Path) -> StudyView:
 def trials_dataframe(study: Path) -> pd.DataFrame:
     """Return the trials of a study as a table, a row for each trial; a search may be running on it.
 
-    The index is the trial's number. The columns are `status`, `arm`, `mix`, `epochs`, `val_a_score` (the best so far),
-    `val_b_score`, `seconds`, and each searched parameter under its name in the space file, such as `gan.steps`; then, if the
-    quality of synthetic images was measured, `gan_kid` and other figures (docs/generators.md). A value is missing where a
-    trial has none, as `gan.steps` without a GAN.
+    The index is the trial's number. The columns are `status`, `arm`, `mix`, `epochs`, `val_a_score`
+    (the best so far), `val_b_score`, `seconds`, and each searched parameter under its name in the
+    space file, such as `gan.steps`; then, if the quality of synthetic images was measured,
+    `gan_kid` and other figures (docs/generators.md). A value is missing where a trial has none, as
+    `gan.steps` without a GAN.
 
     Args:
         study: The study's folder.

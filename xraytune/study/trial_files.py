@@ -4,7 +4,8 @@
     samples.json    the sample grid of its generator
     quality.json    quality and memorisation of its synthetic images
 
-A file may be missing, since the trial has not written it yet, or damaged: then there is nothing to tell.
+A file may be missing, since the trial has not written it yet, or damaged: then there is nothing to
+tell.
 """
 
 from __future__ import annotations

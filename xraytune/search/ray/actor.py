@@ -1,6 +1,7 @@
 """A trial as a Ray actor: `search/worker.py` under the name that the dashboard shows.
 
-The driver process imports this class but not what a trial needs: that is imported where the trial runs.
+The driver process imports this class but not what a trial needs: that is imported where the trial
+runs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What Ray's dashboard and metrics show of the trials: which one each process trains, and its score.
 
-Processes are reused, and Ray fixes the name of an actor when it starts. So each call of an actor, one
-epoch, is named after its trial.
+Processes are reused, and Ray fixes the name of an actor when it starts. So each call of an actor,
+one epoch, is named after its trial.
 """
 
 from __future__ import annotations

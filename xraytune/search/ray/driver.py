@@ -1,8 +1,9 @@
 """The process in which Ray Tune runs: `python -m xraytune.search.ray.driver PIPE FOLDER ADDRESS CPUS SEARCH STUDY`.
 
-It starts Ray, or connects to the cluster at ADDRESS if that is not empty, and does what the search, its parent, orders. It
-may die at any moment, with all of Ray: the search starts another one, whose loop continues from the same files. It ends
-itself when the process SEARCH or one of Ray is gone, since Tune would wait forever.
+It starts Ray, or connects to the cluster at ADDRESS if that is not empty, and does what the search,
+its parent, orders. It may die at any moment, with all of Ray: the search starts another one, whose
+loop continues from the same files. It ends itself when the process SEARCH or one of Ray is gone,
+since Tune would wait forever.
 """
 
 from __future__ import annotations

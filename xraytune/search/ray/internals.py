@@ -1,8 +1,9 @@
 """What the search uses of Ray without a promise of Ray's, as tested with Ray 2.60.
 
-Private attributes are used against two faults: Tune crashes when Ray's memory monitor kills the process of a trial, and
-waits forever when Ray's raylet or GCS dies. Undocumented variables keep Ray off the network and save time. With a Ray that
-has changed, the search runs without those guards, and says so.
+Private attributes are used against two faults: Tune crashes when Ray's memory monitor kills the
+process of a trial, and waits forever when Ray's raylet or GCS dies. Undocumented variables keep Ray
+off the network and save time. With a Ray that has changed, the search runs without those guards,
+and says so.
 
 Only functions import Ray here: the search itself reads the variables.
 """

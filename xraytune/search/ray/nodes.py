@@ -1,6 +1,7 @@
 """The nodes that may run trials: all of a local Ray; of a cluster, those that lack nothing.
 
-A node is looked at when the search starts, or when it joins. It is avoided once it lacks something, and while it is drained.
+A node is looked at when the search starts, or when it joins. It is avoided once it lacks something,
+and while it is drained.
 """
 
 from __future__ import annotations
@@ -133,7 +134,8 @@ def missing_storage(files: Iterable[Path], data: Path) -> Iterator[Problem]:
 def look(needs: Needs, files: list[Path]) -> tuple[str, list[Problem], dict[str, Any]]:
     """Return the name of the node that runs this, what it lacks, and its `environment`.
 
-    It holds no resources, so it need not wait for any. It reads and replaces `files`, which the search has just written.
+    It holds no resources, so it need not wait for any. It reads and replaces `files`, which the
+    search has just written.
     """
     from xraytune.nets.compute import choose_compute
     from xraytune.study.folder import format_versions, numeric_releases

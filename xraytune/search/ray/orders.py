@@ -1,7 +1,7 @@
 """What the search and Ray's process send each other, pickled, over a pipe: an order, and what has been done.
 
-Meanwhile, the process sends the callbacks of the search, each as a name and arguments. An exception that it sends is raised
-by the search.
+Meanwhile, the process sends the callbacks of the search, each as a name and arguments. An exception
+that it sends is raised by the search.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Run trials on Ray, from a process that survives Ray.
 
-A child process starts Ray, runs Tune and makes all decisions, each of which it records first (`search/ray/driver.py`). This
-one supervises it: if Ray dies, the child dies with it and is started again, and the trials that ran resume from their
-checkpoints.
+A child process starts Ray, runs Tune and makes all decisions, each of which it records first
+(`search/ray/tuning.py`). This one supervises it: if Ray dies, the child dies with it and is started
+again, and the trials that ran resume from their checkpoints.
 """
 
 from __future__ import annotations
@@ -61,8 +61,9 @@ _TOKEN_FIX = (
 class Runner:
     """Ray, started by `start` or for the first trial; a context manager that shuts it down.
 
-    Without the `address` of a cluster, Ray starts on this machine. If it ends repeatedly, its output is in the study's
-    `.ray.log`. The `allocation` is set before `run`; on a cluster, by `survey`.
+    Without the `address` of a cluster, Ray starts on this machine. If it ends repeatedly, its
+    output is in the study's `.ray.log`. The `allocation` is set before `run`; on a cluster, by
+    `survey`.
     """
 
     allocation: Allocation
@@ -161,8 +162,8 @@ class Runner:
     ) -> None:
         """Run the trials of a folder, which also contains the split and the environment, until there are no more.
 
-        `make_loop` is called in Ray's process, each time it starts. With `reuse_processes`, a process runs several trials in
-        turn, which then start seconds sooner.
+        `make_loop` is called in Ray's process, each time it starts. With `reuse_processes`, a
+        process runs several trials in turn, which then start seconds sooner.
 
         Raises:
             XraytuneError: From the loop, such as a full disk.
@@ -256,7 +257,8 @@ class Runner:
     def survey(self, settings: Settings, recorded: Compute | None) -> dict[str, Any]:
         """Look at each node of the cluster that has room for a trial; return the `environment` of one.
 
-        Trials use the cluster's GPUs if it has any or no cores yet, or what is `recorded` of their study.
+        Trials use the cluster's GPUs if it has any or no cores yet, or what is `recorded` of their
+        study.
 
         Raises:
             MachineError: No cluster answers, it has no room for a trial, or nodes lack something; all of them are named.

@@ -1,7 +1,8 @@
 """What Ray needs on this machine, checked before it starts: Ray fails late and with unclear errors.
 
-It also keeps other users of the machine out. Ray writes its token so that everyone can read it, and opens its folders to
-everyone; anyone who has the token, or can write to those folders, can run code as the user who started Ray.
+It also keeps other users of the machine out. Ray writes its token so that everyone can read it, and
+opens its folders to everyone; anyone who has the token, or can write to those folders, can run code
+as the user who started Ray.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """A `tune.run` whose trials come from the loop of the search, and which it stops.
 
-`JournalSearcher` gives Tune its trials, and `JournalScheduler` tells the loop what they report. The loop records each
-decision before Tune hears of it. Tune starts afresh each time; its own state is never restored.
+`JournalSearcher` gives Tune its trials, and `JournalScheduler` tells the loop what they report. The
+loop records each decision before Tune hears of it. Tune starts afresh each time; its own state is
+never restored.
 """
 
 from __future__ import annotations
