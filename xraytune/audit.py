@@ -1,7 +1,6 @@
 """Audit a folder of synthetic images against real ones: copies, realism, and whether they help a classifier.
 
-An audit is a study with the shipped space `audit`: a search over no extra images, repeated real ones and those of the
-folder, a confirmation, and a report.
+An audit is a study with the shipped space `audit`: a search, a confirmation, and a report.
 """
 
 from __future__ import annotations
@@ -34,18 +33,13 @@ from xraytune.synth.seen import seen_by
 from xraytune.trial.mix import require_enough
 from xraytune.trial.prepare import open_space
 
-_RATIOS = (0.25, 0.5, 1.0, 2.0)
 _FEWEST_PATIENTS, _MOST_PATIENTS = 25, 100
 """Of a replicate's own training set."""
-_QUICK = "it needs training: run the command without --quick"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """The content of `audit.json`: how many images are `identical` to training images, and whether they help.
-
-    The `verdict` is None if the benefit was not measured, and `why_not` says why.
-    """
+    """The content of `audit.json`; `identical` images are training images, `why_not` says why there is no verdict."""
 
     study: Path
     identical: int
@@ -86,9 +80,19 @@ def audit(
 ) -> Audit:
     """Audit synthetic images; after training, write `audit.json` and `report.html` to the study `studies/audit-FOLDER`.
 
-    `real` is an image folder or data file, `synthetic` a folder with class folders named like the real ones, or for findings
-    its data file. With `quick`, nothing is trained or written. All else is as for `search` and `confirm`; `overrides` are of
-    the shipped space `audit`. Repeat the same call after an interruption.
+    Errors are those of `search` and `confirm`; after an interruption, the same call resumes.
+
+    Args:
+        real: Image folder or data file.
+        synthetic: Folder with class folders named like the real ones; for findings, its data file.
+        quick: Only measure the images: nothing is trained or written.
+        weights_dir: See `search`.
+        overrides: See `search`; they replace settings of the shipped space `audit`.
+        studies: See `search`.
+        cache: See `search`.
+        skip_broken: See `search`.
+        callbacks: See `search`.
+        before_test: See `confirm`.
     """
     folder = synthetic.resolve().parent if synthetic.is_file() else synthetic.resolve()
     name = f"audit-{re.sub(r'[^A-Za-z0-9._-]+', '-', folder.name)}"[:64]
@@ -111,22 +115,23 @@ def audit(
     report = report_pool(space.experiment(), context)
     training = {image.sha256 for image in prepared.images if image.side == "train"}
     identical = sum(image.sha256 in training for image in images)
-    result = Audit(study=study.path, identical=identical, report=report, verdict=None, why_not=_QUICK)
+    result = Audit(study=study.path, identical=identical, report=report, verdict=None, why_not="omit --quick to train")
     if quick:
         for warning in warnings:
             callbacks.note(warning)
         return result
 
     # Each replicate has its own training set if there are enough patients; otherwise all are trained on all patients.
-    patients = data.train_patients
-    if patients is None and prepared.train_patients >= _FEWEST_PATIENTS * (1 + space.settings.confirm.replicates):
-        patients = min(_MOST_PATIENTS, prepared.train_patients // (1 + space.settings.confirm.replicates))
+    patients, each = data.train_patients, prepared.train_patients // (1 + space.settings.confirm.replicates)
+    if patients is None and each >= _FEWEST_PATIENTS:
+        patients = min(each, _MOST_PATIENTS)
     prepared, _ = prepare(data.model_copy(update={"train_patients": patients}))
-    labels = [image.label for image in images]
     verdict, why_not, ratios = None, "", list[float]()
-    for ratio in _RATIOS:
+    for ratio in (0.25, 0.5, 1.0, 2.0):
         try:
-            require_enough(labels, mix.model_copy(update={"synthetic_ratio": ratio}), prepared)
+            require_enough(
+                [image.label for image in images], mix.model_copy(update={"synthetic_ratio": ratio}), prepared
+            )
         except DataError as error:
             why_not = f"there are only {error.problems[0].what}"
             break
@@ -143,6 +148,6 @@ def audit(
             why_not = error.problems[0].what
         write_report(study.path, cache=cache)
     result = replace(result, verdict=verdict, why_not=why_not)
-    if study.space_path.exists():
+    if ratios:
         write_json(study.path / "audit.json", result.to_json())
     return result
