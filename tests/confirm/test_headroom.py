@@ -78,12 +78,6 @@ def test_draws_leave_patients_to_score_on(patients: int, wanted: int, ratio: flo
         assert draws * count * (1 + ratio) <= 0.75 * patients
 
 
-def test_only_if_all_numbers_of_patients_are_too_large_is_the_largest_possible_one_tried() -> None:
-    """Of 708 patients, 52 can be in a draw: 50, half of those of the space, or with 200 in the space all of them."""
-    assert [count for count, _ in designs(708, 100, 2.0)] == [50]
-    assert [count for count, _ in designs(708, 200, 2.0)] == [52]
-
-
 def test_a_space_without_a_ratio_or_with_too_few_patients_is_refused_before_the_training(
     root: Path, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from xraytune.confirm.arms import (
     replicate,
     write_plan,
 )
-from xraytune.confirm.controls import belongs_to_control, draw_control, missing_trials, pruned_to_finish, tuned_control
+from xraytune.confirm.controls import belongs_to_control, choose_tuned, draw_control
 from xraytune.confirm.plan import choose_finalists
 from xraytune.space.load import load_space
 from xraytune.space.settings import Parameters
@@ -44,10 +45,6 @@ def trial(number: int, val_b: float, source: str, **changes: Any) -> FinishedTri
     return FinishedTrial(name=f"#{number}", parameters=parameters(source, **changes), val_b_score=val_b)
 
 
-def pruned(**about: Any) -> FinishedTrial:
-    return FinishedTrial(status="pruned", **about)
-
-
 TRIALS = (
     trial(0, 0.99, "none"),
     trial(1, 0.95, "gan", lr=1e-3),
@@ -66,40 +63,16 @@ GAN = Arm(
 NONE = Arm(name="none, matched to #1", role="matched", trial="#1", parameters=Parameters(), resolution_px=64)
 
 
+def tuned(trials: Sequence[FinishedTrial], *controls: str) -> list[str]:
+    """The trials that become tuned controls."""
+    return [arm.trial for arm in choose_tuned(controls, trials, lambda unfinished: unfinished, [])]
+
+
 @pytest.fixture
 def space(tmp_path: Path) -> Space:
     path = tmp_path / "small.yaml"
     path.write_text(SPACE, encoding="utf-8")
     return load_space(path)
-
-
-def test_finalists_are_the_best_different_trials_with_synthetic_images_by_val_b() -> None:
-    assert [finalist.name for finalist in choose_finalists(TRIALS, 3, Path("s"))] == ["#2", "#1", "#4"]
-    assert [finalist.name for finalist in choose_finalists(TRIALS, 1, Path("s"))] == ["#2"]
-
-
-def test_if_asha_pruned_a_whole_arm_the_trials_that_got_furthest_are_finished() -> None:
-    """Those with synthetic images, or those of a control; of equal settings, one."""
-    stopped = (
-        pruned(name="#8", parameters=parameters("gan", lr=1e-3), epochs=3, value=0.99),
-        pruned(name="#9", parameters=parameters("gan", lr=2e-3), epochs=9, value=0.95),
-        pruned(name="#10", parameters=parameters("gan", lr=3e-3), epochs=9, value=0.97),
-        pruned(name="#11", parameters=parameters("gan", lr=3e-3), epochs=9, value=0.97),
-        pruned(name="#12", parameters=parameters("none", lr=1e-3), epochs=3, value=0.9),
-        pruned(name="top-up 0", parameters=parameters("none", lr=2e-3), epochs=9, value=0.8),
-    )
-    without_gan = tuple(trial for trial in TRIALS if trial.parameters.source != "gan")
-
-    def unfinished(complete: tuple[FinishedTrial, ...], control: str | None, count: int) -> list[str]:
-        def belongs(found: Parameters) -> bool:
-            return found.has_synthetic_images if control is None else belongs_to_control(found, control)
-
-        return [one.name for one in pruned_to_finish((*complete, *stopped), belongs, count)]
-
-    assert unfinished(without_gan, None, 2) == ["#10", "#9"]
-    assert unfinished(TRIALS, None, 2) == []
-    assert unfinished(TRIALS[1:], "real_only", 1) == ["top-up 0"]
-    assert unfinished(TRIALS[1:], "classical", 1) == []
 
 
 @pytest.mark.parametrize(
@@ -141,6 +114,12 @@ def test_controls_of_a_pretrained_finalist_pretrain_on_duplicates_or_not_at_all(
     assert duplicate.parameters.pretraining_steps(100) == finalist.parameters.pretraining_steps(100) == 33
 
 
+def test_finalists_and_tuned_controls_are_the_best_different_trials_by_val_b() -> None:
+    assert [finalist.name for finalist in choose_finalists(TRIALS, 3, Path("s"))] == ["#2", "#1", "#4"]
+    assert tuned(TRIALS, "real_only", "classical", "duplicate") == ["#0", "#5", "#6"]
+    assert tuned(TRIALS[1:3], "real_only") == []
+
+
 def test_of_equals_on_val_b_the_simpler_and_cheaper_trial_comes_first() -> None:
     equals = [
         trial(0, 0.9, "gan", classical=1, synthetic_ratio=0.5),
@@ -153,33 +132,7 @@ def test_of_equals_on_val_b_the_simpler_and_cheaper_trial_comes_first() -> None:
     ]
 
     assert [one.name for one in choose_finalists(equals, 3, Path("s"))] == ["#2", "#1", "#0"]
-    best = [tuned_control(equals, control) for control in ("classical", "duplicate")]
-    assert [arm.trial for arm in best if arm] == ["#6", "#4"]
-
-
-def test_a_tuned_control_is_the_best_of_its_arm_by_val_b() -> None:
-    best = {control: tuned_control(TRIALS, control) for control in ("real_only", "classical", "duplicate")}
-
-    trials = {control: arm.trial for control, arm in best.items() if arm}
-    assert trials == {"real_only": "#0", "classical": "#5", "duplicate": "#6"}
-    assert tuned_control(TRIALS[1:3], "real_only") is None
-
-
-def test_each_controls_arm_is_topped_up_to_as_many_sampled_trials_as_the_finalists_source_had() -> None:
-    """Of the GAN trials four are complete, two pruned and one failed; each control's arm has one complete trial."""
-    stopped = tuple(
-        pruned(name=f"#{number}", parameters=parameters(source), epochs=1, value=0.5)
-        for number, source in enumerate(("gan", "gan", "none"), start=7)
-    )
-    sampled = [*(one.parameters for one in (*TRIALS, *stopped)), parameters("gan"), parameters("duplicate")]
-    finalists = choose_finalists(TRIALS, 1, Path("s"))
-
-    missing = {
-        control: missing_trials(sampled, finalists, control) for control in ("real_only", "classical", "duplicate")
-    }
-
-    assert missing == {"real_only": 7 - 2, "classical": 7 - 1, "duplicate": 7 - 2}
-    assert missing_trials((*sampled, *[parameters("none")] * 5), finalists, "real_only") == 0
+    assert tuned(equals, "classical", "duplicate") == ["#6", "#4"]
 
 
 @pytest.mark.parametrize("control", ["real_only", "classical", "duplicate"])
@@ -217,7 +170,7 @@ def test_with_draws_each_finalist_has_an_arm_of_real_images_in_the_place_of_its_
     assert [arm.name for arm in perfect] == [f"real images of other patients, as #{number}" for number in (1, 2)]
     assert [arm.parameters for arm in perfect] == [arm.parameters for arm in duplicates]
     assert {*plan.numbers(perfect[0])}.isdisjoint(plan.numbers(duplicates[0]))
-    assert not {arm.name for arm in perfect} & {control.name for _, control in plan.pairs()}
+    assert not [control for finalist in plan.finalists for control in plan.controls(finalist) if control in perfect]
     experiments = [replicate(arm, space.settings, 1, "unused") for arm in (perfect[0], duplicates[0])]
     assert [(one.draw, one.has_real_extra) for one in experiments] == [(1, True), (1, False)]
     assert not [arm for arm in compared_arms(TRIALS[1:3], space.settings, "folder") if arm.role == "perfect"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from xraytune.base.errors import DataError, StudyError, XraytuneError
-from xraytune.confirm.sealed import SealedTest, choose_test, load_test_images
+from xraytune.confirm.sealed import SealedTest, choose_test
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import Prepared, prepare
 from xraytune.space.settings import DataSettings, Parameters, Settings, SplitSettings
@@ -49,18 +49,6 @@ def lab(tmp_path: Path, phantoms: Path) -> Lab:
     return Lab(tmp_path, phantoms)
 
 
-def test_the_studys_own_test_folder_is_found_and_opened(lab: Lab) -> None:
-    prepared = lab.prepared()
-
-    sealed = lab.sealed(prepared=prepared)
-    group = load_test_images(sealed, prepared, lab.settings.data, lab.cache)
-
-    assert sealed.fingerprint == prepared.test_fingerprint
-    assert group.labels.tolist() == [image.label for image in sealed.images]
-    assert group.pixels.shape == (len(sealed.images), 32, 32)
-    assert not {image.patient for image in sealed.images} & {image.patient for image in prepared.images}
-
-
 def test_a_second_test_folder_and_images_that_changed_are_refused(lab: Lab) -> None:
     prepared = lab.prepared()
 
@@ -85,17 +73,6 @@ def test_other_patients_of_the_test_images_are_refused(lab: Lab) -> None:
     write_table(lab.xrays, **{first.stem: "anna", second.stem: "anna"})
     with pytest.raises(StudyError, match="the patients of the test folder changed"):
         lab.sealed(prepared=prepared)
-
-
-def test_without_a_test_folder_the_given_one_is_used(lab: Lab, tmp_path: Path) -> None:
-    shutil.move(lab.xrays / "test", tmp_path / "elsewhere")
-    prepared = lab.prepared()
-
-    with pytest.raises(DataError, match=r"the study has no test/ folder\n.*--test DIR"):
-        lab.sealed(prepared=prepared)
-    sealed = lab.sealed(tmp_path / "elsewhere", prepared=prepared)
-
-    assert len(sealed.images) > 10
 
 
 def test_a_label_table_can_give_the_test_images(lab: Lab, tmp_path: Path) -> None:
@@ -133,31 +110,6 @@ def write_table(root: Path, **patients: str) -> None:
     (root / "patients.csv").write_text("file,patient\n" + "".join(lines), encoding="utf-8")
 
 
-def test_every_name_of_patients_who_share_an_image_is_known(lab: Lab, tmp_path: Path) -> None:
-    """The study knows them by one name, the test folder by the other."""
-    other = Path(shutil.move(lab.xrays / "test", tmp_path / "other"))
-    train = lab.xrays / "train"
-    shutil.copy(pneumonia(train)[0], train / "PNEUMONIA" / "person7001_virus_1.jpeg")
-    shutil.copy(pneumonia(train)[0], train / "PNEUMONIA" / "person7000_virus_1.jpeg")
-    prepared = lab.prepared()
-    pneumonia(other)[0].rename(other / "PNEUMONIA" / "person7001_virus_2.jpeg")
-    pneumonia(other)[1].rename(other / "PNEUMONIA" / "person7000_virus_2.jpeg")
-
-    with pytest.raises(DataError, match=r"used for training or validation: .*person7000_virus_2.*person7001_virus_2"):
-        lab.sealed(other, prepared=prepared)
-
-
-def test_names_in_the_studys_table_are_known(lab: Lab, tmp_path: Path) -> None:
-    other = Path(shutil.move(lab.xrays / "test", tmp_path / "other"))
-    first, second = pneumonia(lab.xrays / "train")[:2]
-    shutil.copy(first, second)
-    write_table(lab.xrays, **{first.stem: "anna", second.stem: "bert"})
-    write_table(other, **{pneumonia(other)[0].stem: "bert"})
-
-    with pytest.raises(DataError, match=f"used for training or validation: .*{pneumonia(other)[0].stem}"):
-        lab.sealed(other)
-
-
 @pytest.mark.parametrize("is_own", [True, False])
 @pytest.mark.parametrize("by", ["patient", "file"])
 def test_patients_of_a_folder_of_extra_images_are_named(lab: Lab, tmp_path: Path, by: str, is_own: bool) -> None:
@@ -189,18 +141,6 @@ def test_a_processed_copy_is_recognised_by_file_name_if_the_study_has_a_patient_
 
     with pytest.raises(DataError, match=r"1 test images belong to patients used for training .*: PNEUMONIA/img1\.jpeg"):
         lab.sealed(other)
-
-
-def test_a_patient_table_in_the_test_folder_overrides_the_studys_regular_expression(lab: Lab, tmp_path: Path) -> None:
-    other = Path(shutil.move(lab.xrays / "test", tmp_path / "other"))
-    split = lab.settings.data.split.model_copy(update={"group_regex": r"/(person\d+|(?:NORMAL2-)?IM-\d+)"})
-    data = lab.settings.data.model_copy(update={"split": split})
-    lab.settings = lab.settings.model_copy(update={"data": data})
-    write_table(other, **{pneumonia(other)[0].stem: "anna"})
-
-    sealed = lab.sealed(other)
-
-    assert "anna" in {image.patient for image in sealed.images}
 
 
 def test_too_few_patients_in_a_class_are_refused(lab: Lab) -> None:

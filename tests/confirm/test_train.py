@@ -11,7 +11,7 @@ import pytest
 
 from tests.confirm.test_plan import parameters
 from tests.study.studies import CPU, ended, epoch, two_images, write_space
-from xraytune.base.errors import StudyError, TrialError
+from xraytune.base.errors import TrialError
 from xraytune.base.files import read_jsonl
 from xraytune.confirm.arms import FinishedTrial, Plan
 from xraytune.confirm.plan import make_plan
@@ -36,8 +36,8 @@ STOPPED = tuple(
 )
 SMALL = "confirm={replicates: 2, controls: {matched: [none], tuned: [real_only]}}"
 
-SEALED = SealedTest(name="test", data=DataSettings(path=Path("xrays")), table=None, images=())
-TEST_FOLDER = TestChoice(prepared=two_images(), sealed=SEALED)
+SEALED = SealedTest(data=DataSettings(path=Path("xrays")), table=None, images=())
+TEST_FOLDER = TestChoice(kind="folder", prepared=two_images(), sealed=SEALED)
 
 Says = Callable[[StudyFolder, int], Iterable[TrialMessage]]
 Report = tuple[int, int, float]
@@ -110,26 +110,6 @@ def tuned(plan: Plan) -> list[str]:
 def ends(study: OpenStudy) -> list[tuple[int, str, str]]:
     rows = read_jsonl(study.top_up_folder.runs_path)
     return [(row["number"], row["label"], row["status"]) for row in rows]
-
-
-@pytest.mark.slow
-def test_trials_finished_for_other_finalists_are_not_used_for_controls(tmp_path: Path) -> None:
-    """Three trials were finished, then one finalist is requested: run 1 belongs to no control."""
-
-    def interrupted(folder: StudyFolder, number: int) -> list[TrialMessage]:
-        if number == len(STOPPED):
-            raise KeyboardInterrupt
-        return well(folder, number)
-
-    with pytest.raises(KeyboardInterrupt):
-        train(open_study(tmp_path, says=interrupted), stopped=STOPPED)
-
-    with pytest.raises(
-        StudyError, match=r"0001/config.json: this run was started with other settings(.|\n)*move top_up/"
-    ):
-        train(open_study(tmp_path), stopped=STOPPED, finalists=1)
-
-    assert [arm.trial for arm in train(open_study(tmp_path), stopped=STOPPED).arms if arm.role == "finalist"]
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ Arms with equal settings share their runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -109,10 +109,6 @@ class Plan(StrictModel):
         return tuple(
             arm for arm in self.arms if arm.role == "tuned" or (arm.role == "matched" and arm.trial == finalist.trial)
         )
-
-    def pairs(self) -> Iterator[tuple[Arm, Arm]]:
-        """Yield each finalist with each of its controls."""
-        return ((finalist, control) for finalist in self.finalists for control in self.controls(finalist))
 
     def numbers(self, arm: Arm) -> list[int]:
         """Return the run of each replicate of an arm."""

@@ -32,17 +32,6 @@ def belongs_to_control(parameters: Parameters, control: str) -> bool:
     return parameters.source == "none" and (parameters.classical > 0) == (control == "classical")
 
 
-def missing_trials(sampled: Sequence[Parameters], finalists: Iterable[FinishedTrial], control: str) -> int:
-    """Return how many trials a tuned control's arm lacks to have as many sampled ones as a finalist's source.
-
-    `gan` and `classical+gan` are one source; with several sources, the one with the most trials counts. `sampled` has the
-    settings of all trials of the search: complete, pruned and failed.
-    """
-    sources = {finalist.parameters.source for finalist in finalists}
-    wanted = max(sum(parameters.source == source for parameters in sampled) for source in sources)
-    return max(0, wanted - sum(belongs_to_control(parameters, control) for parameters in sampled))
-
-
 def draw_control(space: Space, control: str, count: int, known: Iterable[Parameters]) -> tuple[Parameters, ...]:
     """Sample up to `count` new, different settings of a control's arm; fewer if the space has no more.
 
@@ -58,16 +47,6 @@ def draw_control(space: Space, control: str, count: int, known: Iterable[Paramet
             if len(sampled) == count:
                 break
     return tuple(sampled)
-
-
-def tuned_control(trials: Iterable[FinishedTrial], control: str) -> Arm | None:
-    """Return the best complete trial of a control's arm by val-B, if there is one; of equals the simpler one."""
-    of_arm = (trial for trial in trials if belongs_to_control(trial.parameters, control))
-    best = next(iter(ranked_on_val_b(of_arm)), None)
-    if best is None:
-        return None
-    name = f"tuned {best.parameters.arm} {best.name}"
-    return Arm(name=name, role="tuned", parameters=best.parameters, trial=best.name)
 
 
 def pruned_to_finish(
@@ -109,16 +88,23 @@ def train_trials(study: OpenStudy, trials: Sequence[FinishedTrial], *, first: in
 
 
 def draw_top_ups(study: OpenStudy, finalists: Sequence[FinishedTrial], notes: list[str]) -> list[Parameters]:
-    """Draw the settings that the tuned controls' arms lack to have as many sampled trials as a finalist's source."""
-    sampled, drawn = [trial.parameters for trial in study.searched], list[Parameters]()
+    """Sample settings until each tuned control's arm has as many trials as a finalist's source.
+
+    All trials of the search count: complete, pruned and failed. `gan` and `classical+gan` are one source; with several
+    sources, the one with the most trials counts.
+    """
+    sampled = [trial.parameters for trial in study.searched]
+    sources = {finalist.parameters.source for finalist in finalists}
+    wanted = max(sum(parameters.source == source for parameters in sampled) for source in sources)
+    top_ups: list[Parameters] = []
     for control in study.settings.confirm.controls.tuned:
-        missing = missing_trials(sampled, finalists, control)
+        there = sum(belongs_to_control(parameters, control) for parameters in sampled)
+        missing = max(0, wanted - there)
         further = draw_control(study.space, control, missing, sampled)
-        has_arm = further or any(belongs_to_control(parameters, control) for parameters in sampled)
-        if len(further) < missing and has_arm:
+        if len(further) < missing and (further or there):
             notes.append(f"the space has only {len(further)} of {missing} further settings of the arm {control}")
-        drawn += further
-    return drawn
+        top_ups += further
+    return top_ups
 
 
 def choose_tuned(
@@ -127,7 +113,10 @@ def choose_tuned(
     finish: Callable[[Sequence[FinishedTrial]], Sequence[FinishedTrial]],
     notes: list[str],
 ) -> list[Arm]:
-    """Choose the tuned controls. If ASHA pruned a whole arm, `finish` first trains its furthest trial to the end."""
+    """Choose the tuned controls: the best complete trial of each arm by val-B, if there is one; of equals the simpler one.
+
+    If ASHA pruned a whole arm, `finish` first trains its furthest trial to the end.
+    """
     unfinished: list[FinishedTrial] = []
     for control in controls:
         for trial in pruned_to_finish(trials, partial(belongs_to_control, control=control), 1):
@@ -138,11 +127,13 @@ def choose_tuned(
     trials = (*trials, *finish(unfinished))
     tuned = []
     for control in controls:
-        if arm := tuned_control(trials, control):
-            tuned.append(arm)
+        of_arm = [trial for trial in trials if belongs_to_control(trial.parameters, control)]
+        if ranked := ranked_on_val_b(of_arm):
+            best = ranked[0]
+            name = f"tuned {best.parameters.arm} {best.name}"
+            tuned.append(Arm(name=name, role="tuned", parameters=best.parameters, trial=best.name))
         else:
-            had_trials = any(belongs_to_control(trial.parameters, control) for trial in trials)
-            why = f"all trials of the arm {control} failed" if had_trials else f"the space has no {control} arm"
+            why = f"all trials of the arm {control} failed" if of_arm else f"the space has no {control} arm"
             notes.append(f"{why}, so it has no tuned control")
     return tuned
 

@@ -37,7 +37,7 @@ from xraytune.trial.mix import mix_label
 from xraytune.trial.network import Network
 from xraytune.trial.prepare import open_space, prepare_space
 from xraytune.trial.run import training_of
-from xraytune.trial.task import Results, Task, task_of
+from xraytune.trial.task import Results, task_of
 from xraytune.trial.training_set import TrainingSet
 
 _MOST_DRAWS, _FEWEST_DRAWS = 5, 3
@@ -181,7 +181,22 @@ def headroom(
                 trained += 1
                 on_progress("training on draws of patients (networks)", trained, total)
         test = np.array([*chain(*patients[draws * size :])])
-        gains += _gains(task, everyone, side.patients, prepared.positive, test, results, count, ratios)
+        of_test = [side.patients[number] for number in test]
+        tested = np.stack([result[test] for result in results])
+        measured = task.components(everyone.targets[test], tested, of_test, prepared.positive)
+        scores = measured.scores.reshape(len(arms), draws)
+        components = measured.components.reshape(len(arms), draws, -1)
+        for number, ratio in enumerate(ratios, start=1):
+            pair = replace(measured, scores=scores[[number, 0]], components=components[[number, 0]])
+            gain = Gain(
+                patients=count,
+                ratio=ratio,
+                draws=draws,
+                test_patients=len({*of_test}),
+                baseline=float(scores[0].mean()),
+                interval=compare(pair).interval,
+            )
+            gains.append(gain)
     return Headroom(
         name=settings.name,
         metric=task.metric,
@@ -292,31 +307,3 @@ def train_on_draw(
             pass
         load_best(training.checkpoint_dir, inputs.trained)
         return inputs.results(everyone)
-
-
-def _gains(
-    task: Task,
-    everyone: ImageSource,
-    patients: Sequence[str],
-    positive: int,
-    test: Numbers,
-    results: Sequence[Results],
-    count: int,
-    ratios: Sequence[float],
-) -> Iterator[Gain]:
-    """Yield the gain at each ratio; `results` has those of all draws for the baseline, then for each ratio in turn."""
-    of_test = [patients[number] for number in test]
-    scored = task.components(everyone.targets[test], np.stack([each[test] for each in results]), of_test, positive)
-    arms = 1 + len(ratios)
-    scores = scored.scores.reshape(arms, -1)
-    components = scored.components.reshape(*scores.shape, -1)
-    for number, ratio in enumerate(ratios, start=1):
-        pair = replace(scored, scores=scores[[number, 0]], components=components[[number, 0]])
-        yield Gain(
-            patients=count,
-            ratio=ratio,
-            draws=scores.shape[1],
-            test_patients=len({*of_test}),
-            baseline=float(scores[0].mean()),
-            interval=compare(pair).interval,
-        )

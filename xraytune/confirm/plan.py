@@ -32,12 +32,14 @@ def make_plan(study: OpenStudy, *, finalists: int, replicates: int, choice: Test
     Raises StudyError if there is no trial with synthetic images, or a finalist has no control; TrialError if runs failed.
     """
     notes = [*choice.notes]
-    if pruned := _unfinished(study, finalists):
+    first = candidates(study, finalists)
+    pruned = [trial for trial in first if trial.status == "pruned"]
+    if pruned:
         furthest = join_names([trial.name for trial in pruned])
         notes.append(f"ASHA pruned all trials with synthetic images; confirm trained {furthest} to the end")
     top_ups = [
         FinishedTrial(name=f"top-up {number}", parameters=parameters)
-        for number, parameters in enumerate(draw_top_ups(study, candidates(study, finalists), notes), len(pruned))
+        for number, parameters in enumerate(draw_top_ups(study, first, notes), len(pruned))
     ]
     trained = train_trials(study, (*pruned, *top_ups))
     ended = (*study.searched, *trained)
@@ -70,11 +72,8 @@ def candidates(study: OpenStudy, count: int) -> tuple[FinishedTrial, ...]:
 
     Raises StudyError if there is no trial with synthetic images.
     """
-    return _unfinished(study, count) or choose_finalists(study.searched, count, study.folder.path)
-
-
-def _unfinished(study: OpenStudy, count: int) -> tuple[FinishedTrial, ...]:
-    return pruned_to_finish(study.searched, lambda parameters: parameters.has_synthetic_images, count)
+    pruned = pruned_to_finish(study.searched, lambda parameters: parameters.has_synthetic_images, count)
+    return pruned or choose_finalists(study.searched, count, study.folder.path)
 
 
 def choose_finalists(trials: Iterable[FinishedTrial], count: int, study: Path) -> tuple[FinishedTrial, ...]:

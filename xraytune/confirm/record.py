@@ -5,7 +5,6 @@ The records load neither torch nor Ray, so that `report` and `export` can read t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,47 +23,6 @@ if TYPE_CHECKING:
 
 VERDICT_FILE = "verdict.json"
 VERDICT_FIX = "run the same `xraytune confirm` again: it rewrites the file without training"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FindingDifference:
-    """A finalist minus a control in the AUROC of one finding, with a 95 % interval over patients and replicates.
-
-    The p-value is adjusted for the number of findings (Holm).
-    """
-
-    finding: str
-    finalist: str
-    control: str
-    value: float
-    control_value: float
-    difference: float
-    low: float
-    high: float
-    p_value: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FigureSpread:
-    """Median and range of a figure over generators."""
-
-    median: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GeneratorQuality:
-    """The quality of a finalist's synthetic images: one pool per replicate, of which `measured` have figures.
-
-    The figures are `Quality.columns`. Pools that copy training images are not excluded.
-    """
-
-    arm: str
-    generators: int
-    measured: int
-    figures: Mapping[str, FigureSpread]
-    sentence: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,8 +98,6 @@ class Confirmation:
     train_patients: int
     test: HeldOutSet
     finalists: tuple[FinalistVerdict, ...]
-    findings: tuple[FindingDifference, ...] = ()
-    generators: tuple[GeneratorQuality, ...] = ()
     notes: tuple[str, ...]
 
     @property
@@ -175,7 +131,7 @@ class Confirmation:
     def to_json(self) -> dict[str, Any]:
         """Return the content of `verdict.json`."""
         return to_json(self) | {
-            "version": 6,
+            "version": 7,
             "study": self.study.name,
             "verdict": self.verdict,
             "answer": answer_paragraph(self),
@@ -227,7 +183,6 @@ def methods_paragraph(confirmation: Confirmation) -> str:
         confirmation,
         matched={result.kind for result in controls if result.kind != "tuned"},
         tuned=sorted({result.arm for result in controls if result.kind == "tuned"}),
-        findings=[*dict.fromkeys(difference.finding for difference in confirmation.findings)],
     )
 
 

@@ -14,14 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from xraytune.base.errors import Problem, StudyError
-from xraytune.confirm.arms import CONFIRM_FOLDER, Plan, read_plan
+from xraytune.confirm.arms import CONFIRM_FOLDER, read_plan
 from xraytune.confirm.judge import judge
 from xraytune.confirm.plan import candidates, make_plan, mark_earlier_access
 from xraytune.confirm.record import Confirmation, write_verdict
 from xraytune.confirm.run_list import train_replicates
 from xraytune.confirm.score import has_any_results, is_scored, score_sealed, scoring_compute
-from xraytune.confirm.sealed import TestChoice, choose_test, require_scored_test
-from xraytune.confirm.study import OpenStudy, open_study
+from xraytune.confirm.sealed import choose_test, require_scored_test
+from xraytune.confirm.study import open_study
 from xraytune.confirm.test_access import CONFIRM, TEST_ACCESS_FILE, accesses, accesses_before
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 
@@ -67,21 +67,26 @@ def confirm(
     where = {"data": data, "weights_dir": weights_dir, "cache": cache}
     with open_study(study, **where, address=address, callbacks=callbacks) as opened:
         folder, wanted = opened.runs_folder, opened.settings.confirm
-        planned = _planned(opened, replicates)
-        count = planned.replicates if planned else replicates or wanted.replicates
-        if planned and finalists and finalists != (known := len(planned.finalists)):
+        plan = read_plan(folder.path)
+        if plan and replicates and replicates != plan.replicates:
+            what = f"this confirmation has {plan.replicates} replicates, and {replicates} were asked for"
+            again = f"move {CONFIRM_FOLDER}/ away to start over; trained generators stay in the cache"
+            raise StudyError(Problem(what, folder.path, f"omit --replicates, or {again}"))
+        if plan and finalists and finalists != (known := len(plan.finalists)):
             callbacks.note(f"--finalists {finalists} is ignored: this confirmation was planned with {known}")
-        if not planned:  # else there may be nothing left to do
+        finalists = finalists or wanted.finalists
+        replicates = plan.replicates if plan else replicates or wanted.replicates
+        if not plan:  # else there may be nothing left to do
             opened.runner.start()
-        chosen = planned.finalists if planned else candidates(opened, finalists or wanted.finalists)
+        chosen = plan.finalists if plan else candidates(opened, finalists)
         compared = [finalist.parameters for finalist in chosen]
         choice = choose_test(
             opened.settings,
             opened.prepared,
             opened.cache,
-            replicates=count,
+            replicates=replicates,
             compared=compared,
-            planned=planned.test if planned else None,
+            planned=plan.test if plan else None,
             test=test,
             on_progress=callbacks.on_progress,
         )
@@ -91,39 +96,22 @@ def confirm(
         opened.require_same_inputs(compared)
         if has_any_results(folder):
             require_scored_test(sealed, opened.folder.path / TEST_ACCESS_FILE)
-        plan = planned or mark_earlier_access(
-            opened,
-            make_plan(opened, finalists=finalists or wanted.finalists, replicates=count, choice=choice),
-            accesses(opened.folder.path, sealed.fingerprint, sealed.contents),
-        )
+        if not plan:
+            plan = make_plan(opened, finalists=finalists, replicates=replicates, choice=choice)
+            earlier = accesses(opened.folder.path, sealed.fingerprint, sealed.contents)
+            plan = mark_earlier_access(opened, plan, earlier)
         for why in plan.why_exploratory:
             callbacks.note(f"the verdict will be exploratory: {why}")
         train_replicates(opened, plan)
         opened.runner.close()
-        confirmation = _score_and_judge(opened, plan, choice, reason, before_test)
+
+        compute = scoring_compute(opened, plan)
+        if not has_any_results(folder):
+            before_test()
+        if not is_scored(folder, plan.runs):
+            earlier = accesses_before(opened.folder.path, CONFIRM, sealed.fingerprint, sealed.contents)
+            plan = mark_earlier_access(opened, plan, earlier)
+        scores = score_sealed(opened, plan, sealed, compute, reason=reason)
+        confirmation = judge(opened, scores, sealed=sealed, compute=compute)
         write_verdict(folder.path, confirmation)
     return confirmation
-
-
-def _score_and_judge(
-    study: OpenStudy, plan: Plan, choice: TestChoice, reason: str, before_test: Callable[[], None]
-) -> Confirmation:
-    folder, sealed = study.runs_folder, choice.sealed
-    compute = scoring_compute(study, plan)
-    if not has_any_results(folder):
-        before_test()
-    if not is_scored(folder, plan.runs):
-        known = accesses_before(study.folder.path, CONFIRM, sealed.fingerprint, sealed.contents)
-        plan = mark_earlier_access(study, plan, known)
-    test_scores = score_sealed(study, plan, sealed, compute, reason=reason)
-    return judge(study, plan, test_scores, sealed=sealed, compute=compute)
-
-
-def _planned(study: OpenStudy, replicates: int | None) -> Plan | None:
-    """Return the plan of an earlier call; raise StudyError if it has another number of replicates."""
-    plan = read_plan(study.runs_folder.path)
-    if plan and replicates and replicates != plan.replicates:
-        what = f"this confirmation has {plan.replicates} replicates, and {replicates} were asked for"
-        fix = f"omit --replicates, or move {CONFIRM_FOLDER}/ away to start over; trained generators stay in the cache"
-        raise StudyError(Problem(what, study.runs_folder.path, fix))
-    return plan

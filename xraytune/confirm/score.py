@@ -19,8 +19,7 @@ from xraytune.base.errors import Problem, StudyError
 from xraytune.base.files import read_json, sha256_of, write_array, write_json
 from xraytune.base.records import Compute
 from xraytune.confirm.arms import Arm, Plan
-from xraytune.confirm.draws import TEST
-from xraytune.confirm.sealed import SealedTest, load_test_images
+from xraytune.confirm.sealed import TEST, SealedTest, load_test_images
 from xraytune.confirm.study import OpenStudy
 from xraytune.confirm.test_access import CONFIRM, TEST_ACCESS_FILE, last_access, log_test_access, study_logs
 from xraytune.data.prepare import ImageSource, RunContext
@@ -39,36 +38,21 @@ ArmResults = Callable[[Arm], Floats]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluationSet:
-    """The images that all arms are scored on.
+class ArmScores:
+    """The results of a plan's arms on images with labels, [N], or the named findings, [N, C], and patients, [N]."""
 
-    They have labels, [N], or the named findings, [N, C]; patients, [N]; a positive class and a task.
-    """
-
+    plan: Plan
+    results: ArmResults
     labels: Labels
     patients: tuple[str, ...]
     positive: int
     task: Task
     findings: tuple[str, ...] = ()
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArmScores:
-    """The results of a plan's arms on one set of images."""
-
-    plan: Plan
-    images: EvaluationSet
-    results: ArmResults
-
-    def of_finding(self, number: int) -> ArmScores:
-        """Return the results of one finding alone."""
-        images = replace(self.images, labels=self.images.labels[:, [number]])
-        return replace(self, images=images, results=lambda arm: self.results(arm)[..., [number]])
-
     def measure(self, *arms: Arm) -> StructuralComponents:
         """Return the scores [A, K] and structural components [A, K, P] of A arms."""
-        images, results = self.images, np.concatenate([self.results(arm) for arm in arms])
-        measured = images.task.components(images.labels, results, images.patients, images.positive)
+        results = np.concatenate([self.results(arm) for arm in arms])
+        measured = self.task.components(self.labels, results, self.patients, self.positive)
         scores = measured.scores.reshape(len(arms), -1)
         return replace(measured, scores=scores, components=measured.components.reshape(*scores.shape, -1))
 
@@ -112,19 +96,20 @@ def has_any_results(folder: StudyFolder) -> bool:
 def arm_scores(folder: StudyFolder, plan: Plan, images: SealedTest, task: Task) -> ArmScores:
     """Return the results on these images; they are read when they are needed."""
     prepared = folder.prepared()
-    scored = EvaluationSet(
+
+    def of_arm(arm: Arm) -> Floats:
+        results = (folder.results(number, TEST, len(images.images), prepared) for number in plan.numbers(arm))
+        return np.array([*results])
+
+    return ArmScores(
+        plan=plan,
+        results=of_arm,
         labels=images.targets,
         patients=images.patients,
         positive=prepared.positive,
         task=task,
         findings=prepared.findings,
     )
-
-    def of_arm(arm: Arm) -> Floats:
-        results = (folder.results(number, TEST, len(images.images), prepared) for number in plan.numbers(arm))
-        return np.array([*results])
-
-    return ArmScores(plan=plan, images=scored, results=of_arm)
 
 
 def score_sealed(study: OpenStudy, plan: Plan, sealed: SealedTest, compute: Compute, *, reason: str) -> ArmScores:
@@ -133,7 +118,20 @@ def score_sealed(study: OpenStudy, plan: Plan, sealed: SealedTest, compute: Comp
     if not is_scored(folder, plan.runs):
         missing = [number for number in plan.runs if not is_scored(folder, [number])]
         require_trained_networks(folder, missing)
-        _log_access(study, sealed, len(plan.runs), reason)
+        path = study.folder.path
+        access: dict[str, Any] = {"fingerprint": sealed.fingerprint, "order": sealed.order, "runs": len(plan.runs)}
+        access |= {"contents": [*sealed.contents]} if sealed.contents else {}
+        last = last_access(path / TEST_ACCESS_FILE, CONFIRM) or {}
+        # A scoring that was killed has already logged it.
+        if not has_any_results(folder) or access != {name: last.get(name) for name in access}:
+            log_test_access(
+                *study_logs(path),
+                command=CONFIRM,
+                study=path.name,
+                reason=reason,
+                image_count=len(sealed.images),
+                **access,
+            )
         data, progress = study.settings.data, study.callbacks.on_progress
         images = load_test_images(sealed, study.prepared, data, study.cache, on_progress=progress)
         for done, number in enumerate(missing, start=1):
@@ -154,24 +152,6 @@ def require_trained_networks(folder: StudyFolder, numbers: Iterable[int]) -> Non
             append_row(folder.runs_path, rows[number].model_copy(update={"status": "failed", "reason": reason}))
     if problems:
         raise StudyError(*problems)
-
-
-def _log_access(study: OpenStudy, sealed: SealedTest, runs: int, reason: str) -> None:
-    """Log the access to sealed images, unless a scoring that was killed has already logged it."""
-    path = study.folder.path
-    access: dict[str, Any] = {"fingerprint": sealed.fingerprint, "order": sealed.order, "runs": runs}
-    access |= {"contents": [*sealed.contents]} if sealed.contents else {}
-    last = last_access(path / TEST_ACCESS_FILE, CONFIRM) or {}
-    if has_any_results(study.runs_folder) and access == {name: last.get(name) for name in access}:
-        return
-    log_test_access(
-        *study_logs(path),
-        command=CONFIRM,
-        study=path.name,
-        reason=reason,
-        image_count=len(sealed.images),
-        **access,
-    )
 
 
 def score(folder: StudyFolder, number: int, images: ImageSource, *, compute: Compute, cache: Path) -> None:

@@ -9,12 +9,7 @@ from xraytune.present.tables import Cell, Row, Section, Table, Tone, sentence
 from xraytune.stats.verdict import verdict_text
 
 if TYPE_CHECKING:
-    from xraytune.confirm.record import (
-        Confirmation,
-        ControlVerdict,
-        FinalistVerdict,
-        FindingDifference,
-    )
+    from xraytune.confirm.record import Confirmation, FinalistVerdict
 
 _TONES: dict[str, Tone] = {"helps": "good", "better": "good", "hurts": "bad", "worse": "bad"}
 _TOP_UPS = (
@@ -24,19 +19,13 @@ _TOP_UPS = (
 
 def verdict_section(record: Confirmation) -> Section:
     """Show the verdict on the first finalist, and the comparisons behind it."""
-    first = record.finalists[0].arm
-    tables = [_comparisons(finalist, record.metric) for finalist in record.finalists]
-    findings = [_finding(row) for row in record.findings if row.finalist == first]
-    if findings:
-        title = f"{first}: AUROC of each finding, not part of the verdict"
-        tables.append(Table(findings, title, text=("finding", "control"), details=True))
     exploratory = "exploratory: " if record.exploratory else ""
     verdict = verdict_text(record.verdict, record.metric)
     return Section(
         lead=sentence(f"{exploratory}{record.scope}{verdict}"),
         tone=_TONES.get(record.verdict, "strong"),
         notes=[*_notes(record)],
-        tables=tables,
+        tables=[_comparisons(finalist, record.metric) for finalist in record.finalists],
     )
 
 
@@ -56,9 +45,6 @@ def _notes(record: Confirmation) -> Iterator[str]:
         yield f"Headroom: real images of other patients in their place gained {gain}{share}."
     if any("top-up" in row.control for finalist in record.finalists for row in finalist.comparisons):
         yield _TOP_UPS
-    for generator in record.generators:
-        if generator.arm == first.arm:
-            yield generator.sentence
     yield from map(sentence, record.notes)
 
 
@@ -71,7 +57,8 @@ def _comparisons(finalist: FinalistVerdict, metric: str) -> Table:
             {
                 "control": comparison.control,
                 metric: f"{comparison.control_score:.3f}",
-                **_difference(comparison),
+                "difference": f"{comparison.difference:+.4f}",
+                "95 % interval": f"{comparison.low:+.4f} to {comparison.high:+.4f}",
                 "p (gain >= ROPE)": "< 0.001" if chance < 0.001 else f"{chance:.3f}",
                 "result": Cell(", ".join(words), _TONES.get(words[0], "plain")),
             }
@@ -79,21 +66,3 @@ def _comparisons(finalist: FinalistVerdict, metric: str) -> Table:
     verdict = finalist.verdict.replace("_", " ")
     title = f"{finalist.arm}, {metric} {finalist.score:.3f}: {verdict}"
     return Table(rows, title, text=("control", "result"), optional=("p (gain >= ROPE)",))
-
-
-def _finding(row: FindingDifference) -> Row:
-    return {
-        "finding": row.finding,
-        "control": row.control,
-        "AUROC of the finalist": f"{row.value:.3f}",
-        "of the control": f"{row.control_value:.3f}",
-        **_difference(row),
-        "p (Holm)": f"{row.p_value:.3f}",
-    }
-
-
-def _difference(row: FindingDifference | ControlVerdict) -> Row:
-    return {
-        "difference": f"{row.difference:+.4f}",
-        "95 % interval": f"{row.low:+.4f} to {row.high:+.4f}",
-    }

@@ -312,16 +312,6 @@ def judge_pair(evidence: Evidence, *, rope: float) -> PairVerdict:
     )
 
 
-def holm(p_values: Sequence[float]) -> tuple[float, ...]:
-    """Return p-values adjusted for their number.
-
-    Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
-    """
-    ranks = np.argsort(np.argsort(p_values, kind="stable"))
-    steps = np.sort(np.asarray(p_values, dtype=np.float64)) * np.arange(len(p_values), 0, -1)
-    return tuple(np.maximum.accumulate(steps).clip(max=1)[ranks].tolist())
-
-
 def overall_verdict(comparisons: Sequence[AgainstControl]) -> OverallVerdict:
     """Judge a finalist by its comparisons with all controls.
 
