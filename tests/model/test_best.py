@@ -114,33 +114,26 @@ def test_exported_file_contains_trial_and_origin(copy_lab: CopyLab, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("word", "said"),
+    ("word", "exploratory", "said"),
     [
-        (None, "not confirmed: xraytune confirm has not compared"),
-        ("hurts", "refuted"),
-        ("no_better", "not confirmed: the mix does not improve AUROC"),
-        ("undecided", "not confirmed: the result is inconclusive"),
+        (None, (), "not confirmed: xraytune confirm has not compared"),
+        ("hurts", (), "refuted"),
+        ("no_better", (), "not confirmed: the mix does not improve AUROC"),
+        ("undecided", (), "not confirmed: the result is inconclusive"),
+        ("helps", ("accessed before",), "not confirmed: the verdict of xraytune confirm is exploratory"),
     ],
 )
-def test_unconfirmed_images_are_reported(made: Made, tmp_path: Path, word: str | None, said: str) -> None:
+def test_unconfirmed_images_are_reported(
+    made: Made, tmp_path: Path, word: str | None, exploratory: tuple[str, ...], said: str
+) -> None:
     study, out = made([(0.9, 0.9), (0.8, 0.7)]).path, tmp_path / "best.yaml"
     if word:
-        write_verdict(study, {0: word})
+        write_verdict(study, {0: word}, exploratory=exploratory)
 
     exported = export(study, out=out, trial=0)
 
     assert exported.synthetic.startswith(said)
     assert f"# The benefit of its synthetic images is {exported.synthetic}." in out.read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("word", ["helps", "hurts", "no_better"])
-def test_an_exploratory_verdict_confirms_nothing(made: Made, tmp_path: Path, word: str) -> None:
-    study = made([(0.9, 0.7), (0.8, 0.8)]).path
-    write_verdict(study, {0: word}, exploratory=("test images had been accessed before",))
-
-    exported = export(study, out=tmp_path / "best.yaml", trial=0)
-
-    assert exported.synthetic == "not confirmed: the verdict of xraytune confirm is exploratory"
 
 
 def test_a_stopped_trial_that_a_confirmation_finished_is_exported(made: Made, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """`evaluate`: its metrics, errors and figure, and the log of access to the test folder."""
 
-import re
 import shutil
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from PIL import Image
 from sklearn import metrics as sk
 
 from tests.in_process import command
-from tests.model.conftest import CopyLab, Lab, change_record, read_rows
+from tests.model.conftest import CopyLab, Lab, read_rows
 from tests.model.conftest import evaluate_classes as evaluate
 from tests.model.conftest import predict_classes as predict
 from xraytune.base.errors import ConfigError, DataError
@@ -54,18 +53,6 @@ def test_patients_of_the_model_are_found_on_images_with_other_bytes(copy_lab: Co
     assert found.to_json()["known_patients"] == 1
     output = " ".join(command("evaluate", lab.model, "--data", folder).stdout.split())
     assert "1 of these images belong to 1 patient in the model's own training or validation set" in output
-
-
-def test_with_a_patient_table_equal_file_names_are_other_patients(copy_lab: CopyLab, tmp_path: Path) -> None:
-    lab = copy_lab()
-    folder = side_folder(lab.model, lab.xrays, tmp_path / "images", "val_b")
-    for image in sorted(folder.rglob("*.jpeg")):
-        other_bytes(image)
-    assert evaluate(lab.model, data=folder, replicates=10).known_patients
-    lines = [f"{path.name},somebody {number}\n" for number, path in enumerate(sorted(folder.rglob("*.png")))]
-    (folder / "patients.csv").write_text("file,patient\n" + "".join(lines), encoding="utf-8")
-
-    assert evaluate(lab.model, data=folder, replicates=10).known_patients == 0
 
 
 def test_the_metrics_on_the_validation_images_are_shown_beside_those_of_the_folder(
@@ -120,7 +107,7 @@ def test_test_set_access_is_logged_also_for_a_renamed_folder(copy_lab: CopyLab, 
 
 
 def test_patients_of_the_test_folder_are_those_of_the_data_folder(copy_lab: CopyLab) -> None:
-    """By its table, unless that lacks some, or by a regular expression for paths below the data folder."""
+    """By its table, unless that lacks some."""
     lab = copy_lab()
     data, table = lab.xrays / "test", lab.xrays / "patients.csv"
     files = sorted(path.relative_to(lab.xrays).as_posix() for path in data.rglob("*.jpeg"))
@@ -133,10 +120,6 @@ def test_patients_of_the_test_folder_are_those_of_the_data_folder(copy_lab: Copy
     found = evaluate(lab.model, data=data, replicates=10)
     assert (found.opened_test, found.patients) == (True, -(-len(files) // 4))
     assert sum(found.class_counts.values()) == len(files)
-    table.unlink()
-    change_record(lab.model, group_regex=r"^(?:train|test)/[^/]+/(.+)[_-][0-9]+[.]jpeg$")
-    names = {re.sub("[_-][0-9]+$", "", Path(file).stem) for file in files}
-    assert evaluate(lab.model, data=data, replicates=10).patients == len(names)
 
 
 def test_test_access_is_counted_without_the_study_not_for_other_images(copy_lab: CopyLab, tmp_path: Path) -> None:
@@ -198,10 +181,6 @@ def test_the_folder_of_an_evaluation_agrees_with_its_predictions(lab: Lab, tmp_p
     assert metrics["at_half"]["accuracy"] == pytest.approx(sk.accuracy_score(truth, scores >= 0.5))
     low, high = metrics["intervals"]["auroc"]
     assert low <= metrics["auroc"] <= high
-    predict(lab.model, data, out=tmp_path / "table.csv")
-    again = {row["file"]: row["probability_PNEUMONIA"] for row in read_rows(tmp_path / "table.csv")}
-    assert again == {row["file"]: row["probability_PNEUMONIA"] for row in predictions}
-    assert not {"sensitivity", "specificity"} & {*metrics, *metrics["intervals"], *metrics["at_half"]}
     assert metrics["confusion"] == sk.confusion_matrix(truth, called).tolist()
     assert [*metrics["classes"]] == names
     assert metrics["classes"]["NORMAL"]["metrics"]["sensitivity"] == pytest.approx(sk.recall_score(~truth, ~called))
@@ -221,7 +200,6 @@ def test_the_folder_of_an_evaluation_agrees_with_its_predictions(lab: Lab, tmp_p
     by_odd = "By odd, sensitivity and specificity of PNEUMONIA (exploratory)"
     for text in ("sensitivity (PNEUMONIA)", "Confusion matrix", "By patient", by_odd, "results"):
         assert text in done.stdout
-    assert max(len(line) for line in done.stdout.splitlines() if str(tmp_path) not in line) <= 80
 
 
 def test_an_evaluation_is_refused_before_anything_is_read(lab: Lab, tmp_path: Path) -> None:
@@ -255,7 +233,6 @@ def test_images_that_do_not_suit_are_refused(lab: Lab, tmp_path: Path, folder: s
     [
         ("", "sex", "has this column, or it is empty(.|\n)*use one of: pneumonia"),
         ("file,patient,age,sex\n{}", "aeg", r"has this column(.|\n)*did you mean 'age'\?"),
-        ("file,patient,age,sex\n{}", "sex", "it is empty for them"),
         ("file,patient,name,\n{}", "name", "[0-9]+ different values"),
     ],
 )
@@ -343,18 +320,12 @@ def test_three_classes_are_called_by_probability(
         evaluate(lab.path / "three", data=lab.xrays / "train", calibrate_on=lab.xrays / "test")
     assert list(evaluation.class_counts) == ["normal", "bacterial", "viral"]
     assert (evaluation.threshold, evaluation.at_half) == (None, None)
-    assert evaluation.validation[0].name == "AUROC"
-    figures = evaluation.to_json()
-    assert "auroc" in figures
-    assert not [key for key in figures if key.startswith(("sensitivity", "ppv"))]
-    assert list(evaluation.classes) == ["normal", "bacterial", "viral"]
+    assert not [key for key in evaluation.to_json() if key.startswith(("sensitivity", "ppv"))]
     assert evaluation.metrics["auroc"] == pytest.approx(
         np.mean([one.value_of("auroc") for one in evaluation.classes.values()])
     )
     show_evaluation(evaluation)
-    shown = capsys.readouterr().out
-    assert "AUROC (macro)" in shown
-    assert "(PNEUMONIA)" not in shown
+    assert "AUROC (macro)" in capsys.readouterr().out
     for row in read_rows(tmp_path / "table.csv"):
         shares = {name: float(row[f"probability_{name}"]) for name in evaluation.class_counts}
         assert sum(shares.values()) == pytest.approx(1)

@@ -1,21 +1,17 @@
 """The final model of a search on a subset: its images, its threshold and what it says of itself."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from tests.in_process import command, one_core, search_in_process
-from xraytune.base.errors import ConfigError, DataError
+from xraytune.base.errors import DataError
 from xraytune.base.files import read_jsonl
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import Prepared, prepare
 from xraytune.model.best import export
-from xraytune.model.bundle import write_card
 from xraytune.model.bundle_record import TrainedOn
 from xraytune.model.load import Bundle, open_bundle
 from xraytune.model.train import train
@@ -154,20 +150,6 @@ def test_the_model_card_names_data_metrics_and_limits(final: Final) -> None:
     assert str(final.bundle.path.parent) not in final.card
 
 
-def test_class_names_are_no_markup_in_the_model_card(final: Final, tmp_path: Path) -> None:
-    record = final.bundle.record.model_copy(
-        update={"class_names": ("<img src=x onerror=y>", "[x](javascript:z)\u202e|`"), "positive": "a\n# b"}
-    )
-    none: Any = SimpleNamespace(validated=SimpleNamespace(patients=()), prepared=final.bundle.prepared(), epochs=())
-
-    write_card(tmp_path, record, final.bundle.experiment(), none)
-
-    card = (tmp_path / "README.md").read_text("utf-8")
-    assert r"&lt;img src=x onerror=y&gt; or \[x\](javascript:z)\\u202e\|\`" in card
-    assert r"The positive class is a\\n# b." in card
-    assert not re.search(r"<img|(?<!\\)\[|\u202e|\n# b", card)
-
-
 def test_a_study_is_exported_and_trained_by_one_command_with_its_final_settings(root: Path, tmp_path: Path) -> None:
     final = "final: {image_size: 64, max_epochs: 2, lr: 0.003, optimizer: sgd}"
     changed = SPACE.replace("name: subset", "name: finished").replace("parameters:", f"{final}\nparameters:", 1)
@@ -188,11 +170,3 @@ def test_a_study_is_exported_and_trained_by_one_command_with_its_final_settings(
     changes = "\n".join(open_bundle(model).record.trained_on.changes)
     assert "data.image_size: 64 (trial: 32)" in changes
     assert "optimizer: sgd (trial: adam)" in changes
-
-
-def test_a_final_training_that_no_mix_allows_is_refused_with_the_space(root: Path) -> None:
-    text = SPACE.replace("parameters:", "final: {trainable: head}\nparameters:", 1)
-    (root / "wrong.yaml").write_text(text, encoding="utf-8")
-
-    with pytest.raises(ConfigError, match=r"wrong.yaml:3: final: trainable: head with weights: none"):
-        load_space(root / "wrong.yaml")

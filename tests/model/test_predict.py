@@ -90,9 +90,6 @@ def test_nothing_is_written_when_images_are_missing_or_broken(lab: Lab, tmp_path
     assert not out.exists()
 
 
-FORMULA = "=cmd|' /C calc'!A1"
-
-
 PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
 
 

@@ -8,7 +8,7 @@ unless the trial is exported exactly.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -89,6 +89,7 @@ def export(study: Path, *, out: Path, trial: int | None = None, exact: bool = Fa
     """
     require_new(out)
     search = _read_search(StudyFolder(study.resolve()))
+    command = "xraytune train --config {} -o model"
     if trial is None:
         row, reason = _choose(search)
     else:
@@ -107,10 +108,14 @@ def export(study: Path, *, out: Path, trial: int | None = None, exact: bool = Fa
         val_b_score=row.val_b_score,
         synthetic=benefit,
         reason=reason,
-        command=_command(str(out)),
+        command=command.format(quote(str(out))),
     )
+    header = f"From {exported.sentence}.\n"
+    if benefit:
+        header += f"The benefit of its synthetic images is {benefit}.\n"
+    header += f"{exported.final_training}.\n\n    {command.format(quote(out.name))}\n\nPaths are relative to this file."
     experiment = _experiment(search, row, benefit, exact=exact)
-    write_text(out, experiment_to_yaml(experiment, out.resolve().parent, _header(exported)))
+    write_text(out, experiment_to_yaml(experiment, out.resolve().parent, header))
     return exported
 
 
@@ -247,39 +252,21 @@ def _experiment(search: _Search, row: TrialRow, benefit: str, *, exact: bool) ->
     trial = Experiment(settings=settings, parameters=row.parameters)
     if exact:
         return trial
-    changes = settings.final or FinalSettings()
-    parameters = row.parameters.model_copy(update=changes.parameters)
+    final = settings.final or FinalSettings()
+    parameters = row.parameters.model_copy(update=final.parameters)
     generator = parameters.gan
-    if generator and changes.image_size in get_args(type(generator).model_fields["image_size"].annotation):
-        parameters = parameters.with_gan(image_size=changes.image_size)
-    final = Experiment(settings=changes.settings_of(settings), parameters=parameters)
+    if generator and final.image_size in get_args(type(generator).model_fields["image_size"].annotation):
+        parameters = parameters.with_gan(image_size=final.image_size)
+    settings = final.settings_of(settings)
+
+    names = ("data.image_size", "budget.max_epochs")
+    before = {name: trial.settings.at(name) for name in names} | flat_values(trial.parameters)
+    now = {name: settings.at(name) for name in names} | flat_values(parameters)
     prepared = search.folder.prepared()
     of_trial = {
         "images": sum(prepared.train_counts),
         "patients": prepared.train_patients,
-        "changes": tuple(_changes(trial, final)),
+        "changes": tuple(f"{name}: {now[name]} (trial: {before[name]})" for name in now if now[name] != before[name]),
     }
-    origin = origin.model_copy(update=of_trial)
-    settings = final.settings.model_copy(update={"exported_from": origin})
-    return final.model_copy(update={"settings": settings})
-
-
-def _changes(trial: Experiment, final: Experiment) -> Iterator[str]:
-    """Yield the settings and parameters that `final` changed, one line each."""
-    for name in ("data.image_size", "budget.max_epochs"):
-        if (now := final.settings.at(name)) != (before := trial.settings.at(name)):
-            yield f"{name}: {now} (trial: {before})"
-    values, before_values = flat_values(final.parameters), flat_values(trial.parameters)
-    for name, now in values.items():
-        if now != (before := before_values[name]):
-            yield f"{name}: {now} (trial: {before})"
-
-
-def _command(config: str) -> str:
-    return f"xraytune train --config {quote(config)} -o model"
-
-
-def _header(exported: Exported) -> str:
-    synthetic = f"The benefit of its synthetic images is {exported.synthetic}.\n" if exported.synthetic else ""
-    about = f"From {exported.sentence}.\n{synthetic}{exported.final_training}."
-    return f"{about}\n\n    {_command(exported.path.name)}\n\nPaths are relative to this file."
+    settings = settings.model_copy(update={"exported_from": origin.model_copy(update=of_trial)})
+    return Experiment(settings=settings, parameters=parameters)

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from torch import nn
 
 from xraytune.base.files import markdown, sha256_of, write_json, write_text
-from xraytune.base.records import Compute
+from xraytune.base.records import Compute, EpochRecord
 from xraytune.base.tensors import save_state
+from xraytune.data.decoding import InputFormat
 from xraytune.data.prepare import Prepared, write_prepared
 from xraytune.model.bundle_record import BundleRecord, CardMetric, TrainedOn
-from xraytune.model.final import FinalTraining
 from xraytune.model.load import (
     BUNDLE_FILES,
     CONFIG_FILE,
@@ -45,6 +46,27 @@ NETWORK_PACKAGES: Mapping[TaskName, tuple[str, ...]] = {
 """The packages that the network and its results depend on."""
 _OF_TRAINING = ("threshold", "input_format", "val_score", "val_b_score", "best_epoch")
 _REPLICATES = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinalTraining:
+    """A trained network, whole even if only its head was trained, and what its validation found.
+
+    Attributes:
+        val_score: On val-A, as `val_b_score` on val-B.
+        threshold: The probability from which an image of two classes is positive, or a pixel belongs to the mask.
+        validated: The images of val-A and then val-B.
+    """
+
+    network: nn.Module
+    input_format: InputFormat
+    prepared: Prepared
+    epochs: Sequence[EpochRecord]
+    best_epoch: int
+    val_score: float
+    val_b_score: float
+    threshold: float
+    validated: Validated
 
 
 def write_bundle(
@@ -116,17 +138,15 @@ def card_metrics(prepared: Prepared, threshold: float, validated: Validated) -> 
         return (CardMetric(name=name, value=means.value_of("dice"), interval=means.intervals.get("dice")),)
     scored = ScoredImages(labels, results, positive=prepared.positive, threshold=threshold)
     measured = measure(scored, patients, replicates=_REPLICATES, seed=0)
+    positive = prepared.class_names[prepared.positive] if scored.class_count == 2 else None
+    shown = []
+    for metric in reported_metrics(0 if prepared.findings else scored.class_count, "card"):
+        label = f"{metric.label} (mean over findings)" if prepared.findings else metric.of(metric.label, positive)
+        shown.append((label, metric.name, measured))
     if prepared.findings:
-        shown = [
-            (f"{metric.label} (mean over findings)", metric.name, measured) for metric in reported_metrics(0, "card")
-        ]
         each = class_breakdown(scored, patients, replicates=_REPLICATES, seed=0)
-        names = [prepared.findings[number] for number in scored_findings(labels)]
-        shown += [(f"AUROC ({name})", "auroc", of_finding) for name, of_finding in zip(names, each, strict=True)]
-    else:
-        positive = prepared.class_names[prepared.positive] if scored.class_count == 2 else None
-        metrics = reported_metrics(scored.class_count, "card")
-        shown = [(metric.of(metric.label, positive), metric.name, measured) for metric in metrics]
+        for number, of_finding in zip(scored_findings(labels), each, strict=True):
+            shown.append((f"AUROC ({prepared.findings[number]})", "auroc", of_finding))
     return tuple(
         CardMetric(name=name, value=of.metrics[key], interval=of.intervals.get(key)) for name, key, of in shown
     )

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
 from xraytune.base.errors import ArtifactError, Problem
 from xraytune.base.files import read_bytes
 from xraytune.base.records import Compute
 from xraytune.data.decoding import InputFormat
-from xraytune.data.images import SINGLE_CLASS
 from xraytune.space.backbones import BACKBONES
-from xraytune.space.rules import RULES
 from xraytune.space.settings import HeadName, LossName, TaskName
 from xraytune.space.strict_model import StrictModel
 from xraytune.stats.intervals import Bounds
-
-_LARGEST_SIDE_PX = 1024
-_TRAIN_AGAIN = "train the model again with this version"
 
 
 class TrainedOn(StrictModel):
@@ -67,7 +62,7 @@ class BundleRecord(StrictModel):
 
     version: Literal[1] = 1
     task: TaskName
-    class_names: Annotated[tuple[str, ...], Field(max_length=1000)]
+    class_names: tuple[str, ...]
     positive: str | None
     threshold: float
     thresholds: dict[str, float] = Field(default={})
@@ -84,33 +79,12 @@ class BundleRecord(StrictModel):
     train_fingerprint: str
     test_fingerprint: str | None
     group_regex: str | None
-    study: Annotated[str, Field(pattern=r"^[^\x00]*$")] | None
+    study: str | None
     trial: int | None
     overrides: tuple[str, ...]
     compute: Compute
     packages: dict[str, str]
     metrics: tuple[CardMetric, ...]
-
-    @model_validator(mode="after")
-    def _has_classes_or_masks(self) -> Self:
-        names = self.class_names
-        has_classes = len(names) > 1 and len({*names}) == len(names) and self.positive in names
-        has_masks = names == SINGLE_CLASS and self.positive is None
-        has_findings = len(names) > 1 and {*names} == {*self.thresholds} and self.positive is None
-        if not {"segmentation": has_masks, "findings": has_findings}.get(self.task, has_classes):
-            raise ValueError("class_names: not valid for this task")
-        return self
-
-    @model_validator(mode="after")
-    def _can_be_used(self) -> Self:
-        form = self.input_format
-        values = {"task": self.task, "backbone": self.backbone, "data.image_size": form.image_size_px}
-        is_possible = 0 < form.image_size_px <= _LARGEST_SIDE_PX
-        if not is_possible or any(rule.refusal(values) for rule in RULES if values.keys() >= {*rule.reads}):
-            raise ValueError("input_format: unsupported image size, or a backbone that is no encoder of a U-Net")
-        if {len(form.mean), len(form.std)} != {self.input_channels}:
-            raise ValueError("input_format: needs one mean and std per channel")
-        return self
 
     @property
     def positive_name(self) -> str:
@@ -119,22 +93,17 @@ class BundleRecord(StrictModel):
         return self.positive
 
 
-def not_valid(file: Path) -> ArtifactError:
-    """Return the error for a model file that is not valid in this version."""
-    return ArtifactError(Problem("this file is not valid in this version of xraytune", file, _TRAIN_AGAIN))
-
-
 def read_record(file: Path) -> BundleRecord:
     """Read a `bundle.json`; raise ArtifactError if it is not valid in this version."""
     try:
         return BundleRecord.model_validate_json(read_bytes(file))
     except ValidationError as error:
         first = error.errors()[0]
-        if first["type"] != "literal_error" or first["loc"] not in {("version",), ("backbone",)}:
-            raise not_valid(file) from error
-        what = f"the backbone {first['input']!r} is not part of xraytune, and no installed package provides it"
-        fix = "install its package"
+        what, fix = "this file is not valid in this version of xraytune", ""
         if first["loc"] == ("version",):
             what = f"its format has version {first['input']!r}, but this xraytune reads version 1"
-            fix = "update xraytune"
-        raise ArtifactError(Problem(what, file, f"{fix}, or {_TRAIN_AGAIN}")) from error
+            fix = "update xraytune, or "
+        elif first["loc"] == ("backbone",):
+            what = f"the backbone {first['input']!r} is not part of xraytune, and no installed package provides it"
+            fix = "install its package, or "
+        raise ArtifactError(Problem(what, file, f"{fix}train the model again with this version")) from error

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -106,23 +105,29 @@ def evaluate_classes(
     about: About,
 ) -> tuple[Evaluation, Write]:
     """Predict the classes of labelled images and compute all metrics; DataError if a class has no images."""
-    names, threshold = bundle.record.class_names, bundle.record.threshold
+    names = bundle.record.class_names
+    is_binary = len(names) == 2
     files, probabilities, broken = predict_images(bundle.predictor(), images)
     by_file = {image.file: image for image in labelled.images}
     labels = np.array([by_file[file].label for file in files], dtype=np.int64)
     patients = [by_file[file].patient for file in files]
-    scored = ScoredImages(labels, probabilities, positive=bundle.positive, threshold=threshold)
-    uncalibrated = classification_metrics(scored) if calibration else None
-    if calibration:
-        threshold = calibration.threshold
-        calibrated = calibration.apply(probabilities, bundle.positive)
-        scored = replace(scored, probabilities=calibrated, threshold=threshold)
-    counts, is_binary = _counts(names, scored), len(names) == 2
     require_every_class(names, labels.tolist(), images.root)  # again, without broken images
+    scored = ScoredImages(labels, probabilities, positive=bundle.positive, threshold=bundle.record.threshold)
+    uncalibrated = None
+    if calibration:
+        uncalibrated = classification_metrics(scored)
+        calibrated = calibration.apply(probabilities, bundle.positive)
+        scored = replace(scored, probabilities=calibrated, threshold=calibration.threshold)
+
     shared = about(files, broken)
     sampling = {"replicates": replicates, "seed": BOOTSTRAP_SEED}
     total = measure(scored, patients, **sampling)
-    breakdown = class_breakdown(scored, patients, **sampling)
+    means, means_of, left_out = patient_means(scored, patients)
+    patient_counts = _count_classes(names, means)
+    of_patients = Measured(metrics={}, intervals={})
+    if all(patient_counts.values()):
+        of_patients = measure(means, means_of, **sampling)
+    confusion = confusion_matrix(labels, scored.predicted, labels=range(len(names)))
     evaluation = Evaluation(
         **shared,
         metrics=total.metrics,
@@ -130,20 +135,39 @@ def evaluate_classes(
         images=len(labels),
         patients=len({*patients}),
         positive=names[scored.positive],
-        class_counts=counts,
-        threshold=threshold if is_binary else None,
+        class_counts=_count_classes(names, scored),
+        threshold=float(scored.threshold) if is_binary else None,
         calibration=calibration,
         uncalibrated=uncalibrated,
         at_half=classification_metrics(replace(scored, threshold=0.5)) if is_binary else None,
-        classes=dict(zip(names, breakdown, strict=True)),
-        confusion=tuple(map(tuple, confusion_matrix(labels, scored.predicted, labels=range(len(names))).tolist())),
-        patient_level=_patient_level(names, scored, patients, sampling),
+        classes=dict(zip(names, class_breakdown(scored, patients, **sampling), strict=True)),
+        confusion=tuple(map(tuple, confusion.tolist())),
+        patient_level=PatientLevel(
+            metrics=of_patients.metrics,
+            intervals=of_patients.intervals,
+            class_counts=patient_counts,
+            left_out=left_out,
+        ),
         subgroups={
             name: subgroup_metrics(files, scored, patients, values, **sampling) for name, values in columns.items()
         },
         validation=bundle.record.metrics,
     )
-    return evaluation, partial(_write, evaluation, scored, files, patients)
+
+    def write(folder: Path) -> None:
+        about_files = {"patient": patients, "label": [names[label] for label in labels]}
+        table = predictions_csv(names, files, scored.probabilities, scored.predicted, about=about_files)
+        write_text(folder / "predictions.csv", table)
+        drawn = {}
+        for name, one_class in zip([evaluation.positive] if is_binary else names, scored.classes(), strict=True):
+            brier = float(((one_class.scores - one_class.is_class) ** 2).mean())
+            caption = with_interval(brier, total.intervals.get("brier") if is_binary else None)
+            drawn[name] = DrawnClass(scored=one_class, metrics=evaluation.classes[name], brier=caption)
+        note = f"{len(labels):,} images of {len({*patients}):,} patients. In brackets: 95% intervals over patients."
+        figures = [folder / "evaluation.png", folder / "evaluation.svg"]
+        draw_evaluation(drawn, confusion, names, figures, threshold=evaluation.threshold, note=note)
+
+    return evaluation, write
 
 
 def require_every_class(names: Sequence[str], labels: Sequence[int], where: Path) -> None:
@@ -154,44 +178,5 @@ def require_every_class(names: Sequence[str], labels: Sequence[int], where: Path
         raise DataError(Problem(what, where, fix))
 
 
-def _counts(names: Sequence[str], scored: ScoredImages) -> dict[str, int]:
+def _count_classes(names: Sequence[str], scored: ScoredImages) -> dict[str, int]:
     return dict(zip(names, np.bincount(scored.labels, minlength=len(names)).tolist(), strict=True))
-
-
-def _patient_level(
-    names: Sequence[str], scored: ScoredImages, patients: Sequence[str], sampling: Mapping[str, int]
-) -> PatientLevel:
-    means, means_of, left_out = patient_means(scored, patients)
-    counts, measured = _counts(names, means), Measured(metrics={}, intervals={})
-    if all(counts.values()):
-        measured = measure(means, means_of, **sampling)
-    return PatientLevel(metrics=measured.metrics, intervals=measured.intervals, class_counts=counts, left_out=left_out)
-
-
-def _write(
-    evaluation: Evaluation,
-    scored: ScoredImages,
-    files: Sequence[str],
-    patients: Sequence[str],
-    folder: Path,
-) -> None:
-    """Write the tables and the figure."""
-    names, is_binary = [*evaluation.class_counts], evaluation.threshold is not None
-    drawn = {}
-    for name, one_class in zip([evaluation.positive] if is_binary else names, scored.classes(), strict=True):
-        brier = float(((one_class.scores - one_class.is_class) ** 2).mean())
-        drawn[name] = DrawnClass(
-            scored=one_class,
-            metrics=evaluation.classes[name],
-            brier=with_interval(brier, evaluation.intervals.get("brier") if is_binary else None),
-        )
-    labels = [names[label] for label in scored.labels]
-    table = predictions_csv(
-        names, files, scored.probabilities, scored.predicted, about={"patient": patients, "label": labels}
-    )
-    write_text(folder / "predictions.csv", table)
-    note = (
-        f"{evaluation.images:,} images of {evaluation.patients:,} patients. In brackets: 95% intervals over patients."
-    )
-    figures = [folder / "evaluation.png", folder / "evaluation.svg"]
-    draw_evaluation(drawn, np.array(evaluation.confusion), names, figures, threshold=evaluation.threshold, note=note)

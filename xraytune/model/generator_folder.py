@@ -42,9 +42,10 @@ from xraytune.data.prepare import RunContext, prepare
 from xraytune.nets.compute import allocation_of, compute_like, gpu_count, pin
 from xraytune.nets.weights import find_weights
 from xraytune.space.document import write_yaml
+from xraytune.space.domains import Value
 from xraytune.space.fields import parameters_from
 from xraytune.space.load import SEARCH_ONLY, load_space, refuse_unused
-from xraytune.space.settings import Experiment, GanSettings, Settings
+from xraytune.space.settings import Experiment, GanSettings
 from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
@@ -127,7 +128,12 @@ def generator_train(
     experiment = fixed_generator(loaded)
     settings, generator = experiment.settings, generator_of(experiment)
     refuse_unused(overrides, "generator train", _UNUSED)
-    compute = _choose_compute(settings)
+    compute = allocation_of(settings, has_gpu=gpu_count() > 0).compute()
+    origin = settings.exported_from
+    if origin and origin.is_exact and StudyFolder(origin.study).space_path.is_file():
+        # The generator of this trial is in the cache, if it is computed as in the study.
+        recorded = StudyFolder(origin.study).compute()
+        compute = compute_like(recorded, threads=recorded.threads)
     pin(compute)
     cache = (cache or Path("cache")).resolve()
     if (settings.quality.backbone or settings.weights_dir) and (network := feature_parameters(experiment)):
@@ -156,42 +162,31 @@ def generator_train(
     )
 
 
-def _choose_compute(settings: Settings) -> Compute:
-    """Return what a study computed on, if the file repeats one of its trials: their generator is in the cache."""
-    origin = settings.exported_from
-    if origin is not None and origin.is_exact:
-        study = StudyFolder(origin.study)
-        if study.space_path.is_file():
-            return compute_like(study.compute(), threads=study.compute().threads)
-    return allocation_of(settings, has_gpu=gpu_count() > 0).compute()
-
-
 def fixed_generator(space: Space) -> Experiment:
     """Return an experiment with the GAN of a space; parameters that do not affect its images may be searched.
 
     Raises:
         ConfigError: There is none, or parameters that affect its images are searched; lists all of them.
     """
-    searched = {spec.name: spec.domain for spec in space.specs}
-    domains = {name: domain for name, domain in searched.items() if name.startswith("gan.")}
-    if not domains:
-        raise ConfigError(Problem("no GAN in this space", space.settings.name, "add --set source=gan"))
-    network = {name: domain for name, domain in searched.items() if name in _NETWORK_PARAMETERS}
-    values = {name: domain.corners(())[0] for name, domain in (domains | network).items()}
-    if any(domain.is_open for domain in network.values()):  # then only quality.backbone can give features
-        values["weights"] = "none"
-    problems = [
-        Problem(
-            f"{name} is {domain}, but training one generator needs a fixed value",
-            space.settings.name,
-            f"add --set {name}={values[name]}",
-        )
-        for name, domain in domains.items()
-        if domain.is_open
-    ]
+    values: dict[str, Value] = {"source": "gan"}
+    problems = []
+    has_open_network = False
+    for spec in space.specs:
+        name, domain = spec.name, spec.domain
+        if name in _NETWORK_PARAMETERS or name.startswith("gan."):
+            values[name] = domain.corners(())[0]
+        if name in _NETWORK_PARAMETERS:
+            has_open_network |= domain.is_open
+        elif name.startswith("gan.") and domain.is_open:
+            what = f"{name} is {domain}, but training one generator needs a fixed value"
+            problems.append(Problem(what, space.settings.name, f"add --set {name}={values[name]}"))
+    if not any(name.startswith("gan.") for name in values):
+        problems = [Problem("no GAN in this space", space.settings.name, "add --set source=gan")]
     if problems:
         raise ConfigError(*problems)
-    return Experiment(settings=space.settings, parameters=parameters_from({"source": "gan", **values}))
+    if has_open_network:  # then only quality.backbone can give features
+        values["weights"] = "none"
+    return Experiment(settings=space.settings, parameters=parameters_from(values))
 
 
 def fill_generator_folder(

@@ -25,12 +25,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from xraytune.base.cores import cpu_count
-from xraytune.base.errors import ArtifactError, ConfigError, Problem
+from xraytune.base.errors import ArtifactError, Problem
 from xraytune.base.files import read_json, sha256_of
 from xraytune.base.records import Compute
 from xraytune.base.tensors import explain_unreadable, load_tensors
 from xraytune.data.prepare import Prepared, read_prepared
-from xraytune.model.bundle_record import BundleRecord, not_valid, read_record
+from xraytune.model.bundle_record import BundleRecord, read_record
 from xraytune.nets.backbones import fold_batch_norms
 from xraytune.nets.compute import compute_like, pin
 from xraytune.nets.inputs import normalise, to_unit
@@ -85,19 +85,11 @@ class Bundle:
 
     def experiment(self) -> Experiment:
         """Return the experiment that was trained."""
-        file = self.path / CONFIG_FILE
-        try:
-            return load_space(file).experiment()
-        except ConfigError as error:
-            raise not_valid(file) from error
+        return load_space(self.path / CONFIG_FILE).experiment()
 
     def prepared(self) -> Prepared:
         """Return the images of the training and of the validation."""
-        file = self.path / SPLIT_FILE
-        try:
-            return read_prepared(file)
-        except ValueError as error:
-            raise not_valid(file) from error
+        return read_prepared(self.path / SPLIT_FILE)
 
     def network(self, compute: Compute) -> nn.Module:
         """Return the trained network on the device, in evaluation mode."""
@@ -113,11 +105,10 @@ class Bundle:
         compute = compute_like(self.record.compute, threads=cpu_count())
         pin(compute)
         network = fold_batch_norms(self.network(compute))
-        form = self.record.input_format
+        form, of_findings = self.record.input_format, TASKS[self.record.task].has_findings
 
         def run(pixels: Pixels) -> NDArray[Any]:
             inputs = normalise(to_unit(torch.from_numpy(pixels).to(compute.device), form), form)
-            of_findings = TASKS[self.record.task].has_findings
             return predict_probabilities(network, [inputs], compute=compute, where=self.path, of_findings=of_findings)
 
         return Predictor(record=self.record, run=run)

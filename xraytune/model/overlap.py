@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BOOTSTRAP_SEED = 0
+_GONE = (ArtifactError, ConfigError, DataError, MachineError, OSError)
 About: TypeAlias = Callable[[Sequence[str], Sequence[BrokenImage]], dict[str, Any]]
 """Called once, before any metric can be seen: the files used and the images left out -> the fields of `Evaluated`."""
 Write: TypeAlias = Callable[[Path], None]
@@ -84,79 +86,70 @@ def overlap_of(bundle: Bundle, labelled: LabelledImages, used: Sequence[str], *,
     fingerprint, files = content_fingerprint(labelled.images), {*used}
     images = [image for image in labelled.images if image.file in files]
     is_test = fingerprint == bundle.record.test_fingerprint
-    access_count = _log_access(bundle, fingerprint, reason=reason, image_count=len(used)) if is_test else 0
+    test_access = 0
+    if is_test:
+        model = bundle.path.resolve()
+        logs, about = [model], {}
+        study = StudyFolder(bundle.study.resolve()) if bundle.study else None
+        if (
+            study and study.space_path.is_file() and study.prepared().test_fingerprint == fingerprint
+        ):  # else it was moved
+            logs += study_logs(study.path)
+            about = {"study": study.path.name}
+        log_test_access(
+            *logs,
+            command="evaluate",
+            fingerprint=fingerprint,
+            reason=reason,
+            image_count=len(used),
+            model=model,
+            model_sha256=bundle.model_sha256,
+            **about,
+        )
+        test_access = sum(row["fingerprint"] == fingerprint for row in read_jsonl(model / TEST_ACCESS_FILE))
+        if study and about:
+            test_access = max(test_access, len(accesses(study.path, fingerprint)))
     contents, patients = _known(bundle, labelled, images, is_test=is_test)
     return {
         "known_images": sum(image.sha256 in contents for image in images),
         "known_patients": len(patients),
         "images_of_known_patients": sum(image.patient in patients for image in images),
         "opened_test": is_test,
-        "test_access": access_count,
+        "test_access": test_access,
     }
-
-
-def _log_access(bundle: Bundle, fingerprint: str, *, reason: str, image_count: int) -> int:
-    """Log access to the test folder, with the model and with its study; return the number of known accesses."""
-    model, study = bundle.path.resolve(), None
-    if bundle.study is not None:
-        folder = StudyFolder(bundle.study.resolve())
-        if folder.space_path.is_file() and folder.prepared().test_fingerprint == fingerprint:  # else it was moved
-            study = folder.path
-    log_test_access(
-        model,
-        *(study_logs(study) if study else ()),
-        command="evaluate",
-        fingerprint=fingerprint,
-        reason=reason,
-        image_count=image_count,
-        model=model,
-        model_sha256=bundle.model_sha256,
-        **({"study": study.name} if study else {}),
-    )
-    with_model = [row for row in read_jsonl(model / TEST_ACCESS_FILE) if row["fingerprint"] == fingerprint]
-    return max(len(with_model), len(accesses(study, fingerprint)) if study else 0)
 
 
 def _known(
     bundle: Bundle, labelled: LabelledImages, images: Sequence[ImageFile], *, is_test: bool
 ) -> tuple[set[str], set[str]]:
-    """Return the hashes of images that the model or its generator has seen, and the patients of `images` among theirs."""
-    known = bundle.prepared().images
+    """Return the hashes of images that the model or its generator has seen, and the patients of `images` among theirs.
+
+    Folders that the training used may be gone by now, and then add nothing.
+    """
+    record, known = bundle.record, bundle.prepared().images
     known_in = partial(shared_patients, images, labelled.table, group_regex=labelled.data.split.group_regex)
-    extra, names = _extra_images(bundle, patients_by_file_name([*known, *images]))
-    seen = _seen(bundle)
-    patients = known_in(extra, aliases=names) | patients_seen(images, seen)
+    experiment = None
+    seen: frozenset[str] = frozenset()
+    extra: tuple[ImageFile, ...] = ()
+    patients: set[str] = set()
+    further_names: set[str] = set()
+    with suppress(*_GONE):
+        experiment = bundle.experiment()
+        seen = seen_by([experiment.parameters])
+        patients |= patients_seen(images, seen)
+    folder = experiment.parameters.folder if experiment else None
+    if folder:
+        with suppress(*_GONE):
+            task = TASKS[record.task]
+            findings = record.class_names if task.has_findings else ()
+            extra = read_labelled_folder(folder.path, record.class_names, pairs=task.has_pairs, findings=findings)
+            owners = patients_by_file_name([*known, *images])
+            names = patient_aliases(extra, find_table(folder.path), record.group_regex, owners)
+            patients |= known_in(extra, aliases=names)
     if not is_test:  # the search has checked that the sealed test folder shares no patient with training
-        patients |= known_in(known, aliases=_further_names(bundle), owners=patients_by_file_name(known))
+        if experiment:
+            data = experiment.settings.data
+            with suppress(*_GONE):
+                further_names = patient_aliases(known, find_table(data.path, data), record.group_regex)
+        patients |= known_in(known, aliases=further_names, owners=patients_by_file_name(known))
     return {image.sha256 for image in (*known, *extra)} | seen, patients
-
-
-def _seen(bundle: Bundle) -> frozenset[str]:
-    """Return the images that the maker of the model's extra images has seen; empty if that can no longer be read."""
-    try:
-        return seen_by([bundle.experiment().parameters])
-    except (ArtifactError, DataError, OSError):
-        return frozenset()
-
-
-def _further_names(bundle: Bundle) -> set[str]:
-    """Return the names of the model's patients that only its data folder gives; empty if it can no longer be read."""
-    try:
-        data = bundle.experiment().settings.data
-        return patient_aliases(bundle.prepared().images, find_table(data.path, data), bundle.record.group_regex)
-    except (ArtifactError, ConfigError, DataError, OSError):
-        return set()
-
-
-def _extra_images(bundle: Bundle, owners: Mapping[str, str]) -> tuple[tuple[ImageFile, ...], set[str]]:
-    """Return the model's folder of extra images and the names of their patients; empty if it can no longer be read."""
-    try:
-        folder = bundle.experiment().parameters.folder
-        if folder is None:
-            return (), set()
-        task, names = TASKS[bundle.record.task], bundle.record.class_names
-        findings = names if task.has_findings else ()
-        images = read_labelled_folder(folder.path, names, pairs=task.has_pairs, findings=findings)
-        return images, patient_aliases(images, find_table(folder.path), bundle.record.group_regex, owners)
-    except (ArtifactError, DataError, MachineError, OSError):
-        return (), set()

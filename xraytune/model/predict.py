@@ -7,8 +7,9 @@ threshold. With `resize: crop`, everything outside the crop is background. docs/
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -141,14 +142,7 @@ def map_outputs(
     """
     form = model.record.input_format
     broken: list[BrokenImage] = []
-    batch: dict[str, Pixels] = {}
     results: list[Result] = []
-
-    def run_batch() -> None:
-        outputs = model.run(np.stack([*batch.values()]))
-        results.extend(map_on_cores(lambda output: use(*output), [*zip(batch, outputs, strict=True)]))
-        batch.clear()
-
     decoded = decode_images(
         images.root,
         images.files,
@@ -156,20 +150,24 @@ def map_outputs(
         resize=form.resize,
         on_progress=lambda _, done, total: images.on_progress(title, done, total),
     )
-    for file, image in zip(images.files, decoded, strict=True):
-        if isinstance(image, BrokenImage):
-            broken.append(image)
-        elif images.skip_broken or not broken:  # otherwise only decoded, to list all broken ones
-            batch[file] = image
-            if len(batch) == _BATCH_SIZE:
-                run_batch()
+
+    def usable() -> Iterator[tuple[str, Pixels]]:
+        for file, image in zip(images.files, decoded, strict=True):
+            if isinstance(image, BrokenImage):
+                broken.append(image)
+            elif images.skip_broken or not broken:  # otherwise only decoded, to list all broken ones
+                yield file, image
+
+    pairs = usable()
+    while batch := [*islice(pairs, _BATCH_SIZE)]:
+        files, pixels = zip(*batch, strict=True)
+        outputs = model.run(np.stack(pixels))
+        results += map_on_cores(lambda output: use(*output), [*zip(files, outputs, strict=True)])
     if broken and not images.skip_broken:
         raise broken_images_error(broken, images.root)
     if len(broken) == len(images.files):
         what = f"all {len(broken)} images are broken"
         raise DataError(Problem(what, images.root, f"the first one: {broken[0].reason}"))
-    if batch:
-        run_batch()
     return results, tuple(broken)
 
 
@@ -197,15 +195,15 @@ def predictions_csv(
     With findings, bool [N, C], each has a column `predicted_FINDING` of 0 or 1.
     """
     columns: dict[str, Sequence[PurePosixPath | str | float]] = {"file": [*map(PurePosixPath, files)], **(about or {})}
-    columns |= {f"probability_{name}": probabilities[:, label].tolist() for label, name in enumerate(class_names)}
-    columns |= {} if threshold is None else {"threshold": [threshold] * len(files)}
-    if predicted.ndim == 2:
-        columns |= {
-            f"predicted_{name}": column.tolist()
-            for name, column in zip(class_names, predicted.T.astype(int), strict=True)
-        }
-    else:
+    for name, column in zip(class_names, probabilities.T, strict=True):
+        columns[f"probability_{name}"] = column.tolist()
+    if threshold is not None:
+        columns["threshold"] = [threshold] * len(files)
+    if predicted.ndim == 1:
         columns["predicted"] = [class_names[label] for label in predicted]
+    else:
+        for name, has_finding in zip(class_names, predicted.T.astype(int), strict=True):
+            columns[f"predicted_{name}"] = has_finding.tolist()
     return csv_table([*columns], zip(*columns.values(), strict=True))
 
 

@@ -26,9 +26,9 @@ from xraytune.base.records import Compute, EpochRecord, Progress, ignore_progres
 from xraytune.data.index import ImageIndex
 from xraytune.data.pixels import stored_files
 from xraytune.data.prepare import Prepared, RunContext
-from xraytune.model.bundle import NETWORK_PACKAGES, write_bundle, write_card
+from xraytune.model.bundle import NETWORK_PACKAGES, FinalTraining, write_bundle, write_card
 from xraytune.model.bundle_record import TrainedOn
-from xraytune.model.final import FinalTraining, changes_of, train_final
+from xraytune.nets.checkpoint import load_best
 from xraytune.nets.compute import allocation_of, gpu_count, pin
 from xraytune.nets.weights import find_weights
 from xraytune.search.wandb import TrackedRun, enabled, publish
@@ -37,12 +37,14 @@ from xraytune.space.load import SEARCH_ONLY, refuse_unused
 from xraytune.space.paths import PATHS
 from xraytune.space.settings import Experiment, Settings, extensions_of
 from xraytune.space.shipped import describe_space
-from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.inputs import inputs_of_trials, read_inputs, require_same_inputs
 from xraytune.study.row import ended_trials
 from xraytune.synth.synthesize import copy_file
+from xraytune.trial.inputs import TrialInputs
+from xraytune.trial.mix import plan_mix
 from xraytune.trial.prepare import open_space, prepare_space
+from xraytune.trial.run import run_trial, validate
 from xraytune.trial.samples import save_generator_grid
 
 TRAIN_STAGE = "train-1"
@@ -134,7 +136,14 @@ def train(
     if space.searched:
         chosen = ", ".join(f"{name} {value}" for name, value in space.points_to_evaluate[0].items())
         note(f"{config} is a search space: training the first entry of its points_to_evaluate ({chosen})")
-    study = _study_of_trial(space.settings, note)
+    experiment = space.experiment()
+    settings, parameters = experiment.settings, experiment.parameters
+
+    origin = settings.exported_from
+    study = StudyFolder(origin.study) if origin else None
+    if study and not study.space_path.is_file():
+        note(f"the study of the exported trial does not exist here: {study.path}")
+        study = None
     cache = (cache or (Path("cache") if study is None else study.default_cache)).resolve()
     prepared, index = prepare_space(
         space.at(point),
@@ -145,25 +154,102 @@ def train(
         note=note,
         on_progress=on_progress,
     )
-    plan = _plan(space, study, prepared, index, cache, note)
+    weights = find_weights(parameters.backbone, parameters.weights, settings.weights_dir)
+    contents = [sha256_of(weights) if weights else None]
+    if study and weights:
+        require_same_inputs(study, {weights: str(contents[0])})
+    inputs = {given for given in inputs_of_trials([parameters]) if given[0] in PATHS}
+    contents += read_inputs(inputs, settings, prepared, cache, mixes=[parameters]).values()
+
+    # Whether this repeats the exported trial. One that ASHA stopped and `confirm` completed has no scores of its own.
+    repeated, trial = None, None
+    if study and origin and origin.is_exact:
+        if study.prepared().fingerprint == prepared.fingerprint:
+            repeated = study
+            trial = ended_trials(study).get(origin.trial)
+        else:
+            note(f"the images or their split differ from those of study {study.path.name}: so will the metrics")
+    compute = _compute(settings, repeated, note)
+    pin(compute)
+
+    trained_on = _trained_on(experiment, prepared, index, cache)
+    note(_sentence(trained_on, settings))
+    for change in trained_on.changes:
+        note(f"  {change}")
+    steps = prepared.steps_per_epoch(settings)
+    note(f"training: {counted(settings.budget.max_epochs, 'epoch')} of {steps:,} steps")
+    depends_on: dict[str, Any] = {
+        "space": space.identity(),
+        "images": prepared.fingerprint,
+        "steps_per_epoch": steps,
+        "contents": contents,
+        "compute": asdict(compute),
+        "releases": releases(*NETWORK_PACKAGES[settings.task]),
+        "extensions": extensions_of(parameters.backbone, parameters.source),
+    }
+    work = start_work(cache, TRAIN_STAGE, depends_on)
     samples: list[Path] = []
 
     def show_samples(experiment: Experiment, context: RunContext) -> None:
-        samples.append(save_generator_grid(experiment, context, plan.work_folder / "samples"))
+        samples.append(save_generator_grid(experiment, context, work / "samples"))
         note(
             f"the generator has been trained; its images next to real ones: {samples[-1]} (at the end: {out / SAMPLES})"
         )
 
     context = RunContext(
-        prepared=prepared, cache=cache, compute=plan.compute, on_progress=on_progress, on_generator=show_samples
+        prepared=prepared, cache=cache, compute=compute, on_progress=on_progress, on_generator=show_samples
     )
-    with _locked(plan.work_folder):
-        training = train_final(plan.experiment, context, plan.work_folder, on_epoch)
-        _write(plan, training, out, overrides, samples[-1:])
-        shutil.rmtree(plan.work_folder)
-    _publish(plan, training, out)
-    repeats_trial = plan.trial_scores is not None and not overrides
-    return _trained(plan, prepared, training, out, repeats_trial=repeats_trial, seconds=time.monotonic() - started)
+    with _locked(work):
+        training = _train_final(experiment, context, work, on_epoch)
+        with new_folder(out) as folder:
+            record = write_bundle(
+                folder,
+                out,
+                experiment=experiment,
+                overrides=overrides,
+                training=training,
+                trained_on=trained_on,
+                compute=compute,
+            )
+            write_card(folder, record, experiment, training)
+            for grid in samples[-1:]:
+                copy_file(grid, folder / SAMPLES)
+        shutil.rmtree(work)
+    if (tracking := enabled(settings.tracking.wandb)) is not None:
+        run = TrackedRun(
+            kind="train",
+            study=settings.name,
+            study_identity=study.identity() if study else work.name,
+            key=work.name,
+            label=f"{settings.name} final {parameters.arm}",
+            parameters={**flat_values(parameters, out), "arm": parameters.arm},
+            metric=settings.objective.metric,
+            folder=out.parent,
+        )
+        summary = {"value": training.val_score, "val_b_score": training.val_b_score, "threshold": training.threshold}
+        publish(tracking, run, summary, epochs=training.epochs, model=out)
+
+    equals_trial = None
+    if trial and trial.status == "complete" and not overrides:
+        equals_trial = (trial.value, trial.val_b_score) == (training.val_score, training.val_b_score)
+    test_folder = settings.data.path / "test"
+    return Trained(
+        path=out,
+        arm=parameters.arm,
+        trained_on=trained_on,
+        metric=settings.metric,
+        val_score=training.val_score,
+        val_b_score=training.val_b_score,
+        test_folder=test_folder if test_folder.is_dir() else None,
+        positive=prepared.class_names[prepared.positive] if len(prepared.class_names) == 2 else None,
+        threshold=training.threshold,
+        validation_images=len(training.validated.labels),
+        validation_patients=len({*training.validated.patients}),
+        best_epoch=training.best_epoch,
+        epochs=len(training.epochs),
+        seconds=time.monotonic() - started,
+        equals_trial=equals_trial,
+    )
 
 
 @contextmanager
@@ -183,78 +269,6 @@ def _space_file(config: Path, note: Callable[[str], None]) -> Iterator[Path]:
         yield exported.path
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
-    """What is trained, on which images, and where; `study` and `trial_scores` are those of the exported trial, if known."""
-
-    experiment: Experiment
-    study: StudyFolder | None
-    trial_scores: tuple[float | None, float | None] | None
-    trained_on: TrainedOn
-    compute: Compute
-    work_folder: Path
-
-
-def _plan(
-    space: Space,
-    study: StudyFolder | None,
-    prepared: Prepared,
-    index: ImageIndex,
-    cache: Path,
-    note: Callable[[str], None],
-) -> _Plan:
-    """Compare the images with those of the exported trial, pin the process, and say what will be trained."""
-    experiment = space.experiment()
-    settings, parameters = experiment.settings, experiment.parameters
-    weights = find_weights(parameters.backbone, parameters.weights, settings.weights_dir)
-    contents = [sha256_of(weights) if weights else None, *_extra_images(experiment, prepared, cache)]
-    if study and weights:
-        require_same_inputs(study, {weights: str(contents[0])})
-    origin = settings.exported_from
-    repeated = None
-    if study and origin and origin.is_exact:
-        repeated = study if study.prepared().fingerprint == prepared.fingerprint else None
-        if repeated is None:
-            note(f"the images or their split differ from those of study {study.path.name}: so will the metrics")
-    # A trial that ASHA stopped and `confirm` completed has no scores of its own.
-    trial = ended_trials(repeated).get(origin.trial) if repeated and origin else None
-    compute = _compute(settings, repeated, note)
-    pin(compute)
-    trained_on = _trained_on(experiment, prepared, index, cache)
-    note(_sentence(trained_on, settings))
-    for change in trained_on.changes:
-        note(f"  {change}")
-    depends_on: dict[str, Any] = {
-        "space": space.identity(),
-        "images": prepared.fingerprint,
-        "steps_per_epoch": prepared.steps_per_epoch(settings),
-        "contents": contents,
-        "compute": asdict(compute),
-        "releases": releases(*NETWORK_PACKAGES[settings.task]),
-        "extensions": extensions_of(parameters.backbone, parameters.source),
-    }
-    note(f"training: {counted(settings.budget.max_epochs, 'epoch')} of {prepared.steps_per_epoch(settings):,} steps")
-    return _Plan(
-        experiment=experiment,
-        study=study,
-        trial_scores=(trial.value, trial.val_b_score) if trial and trial.status == "complete" else None,
-        trained_on=trained_on,
-        compute=compute,
-        work_folder=start_work(cache, TRAIN_STAGE, depends_on),
-    )
-
-
-def _study_of_trial(settings: Settings, note: Callable[[str], None]) -> StudyFolder | None:
-    """Return the study that the configuration was exported from; None without one, or if it is not here."""
-    if settings.exported_from is None:
-        return None
-    study = StudyFolder(settings.exported_from.study)
-    if study.space_path.is_file():
-        return study
-    note(f"the study of the exported trial does not exist here: {study.path}")
-    return None
-
-
 def _trained_on(experiment: Experiment, prepared: Prepared, index: ImageIndex, cache: Path) -> TrainedOn:
     """Count training images, images kept for validation, and all that could be decoded."""
     files = {*stored_files(cache / prepared.pixels)[0]}
@@ -267,68 +281,8 @@ def _trained_on(experiment: Experiment, prepared: Prepared, index: ImageIndex, c
         kept_patients=len({*kept}),
         of_images=len(patients),
         of_patients=len({*patients}),
-        changes=tuple(changes_of(experiment, prepared)),
+        changes=tuple(_changes_of(experiment, prepared)),
     )
-
-
-def _write(plan: _Plan, training: FinalTraining, out: Path, overrides: Sequence[str], samples: Sequence[Path]) -> None:
-    """Write the bundle with its card, and the samples of the generator, if any."""
-    with new_folder(out) as folder:
-        record = write_bundle(
-            folder,
-            out,
-            experiment=plan.experiment,
-            overrides=overrides,
-            training=training,
-            trained_on=plan.trained_on,
-            compute=plan.compute,
-        )
-        write_card(folder, record, plan.experiment, training)
-        for grid in samples:
-            copy_file(grid, folder / SAMPLES)
-
-
-def _trained(
-    plan: _Plan, prepared: Prepared, training: FinalTraining, out: Path, *, repeats_trial: bool, seconds: float
-) -> Trained:
-    validated, is_binary = training.validated, len(prepared.class_names) == 2
-    test_folder = plan.experiment.settings.data.path / "test"
-    return Trained(
-        path=out,
-        arm=plan.experiment.parameters.arm,
-        trained_on=plan.trained_on,
-        metric=plan.experiment.settings.metric,
-        val_score=training.val_score,
-        val_b_score=training.val_b_score,
-        test_folder=test_folder if test_folder.is_dir() else None,
-        positive=prepared.class_names[prepared.positive] if is_binary else None,
-        threshold=training.threshold,
-        validation_images=len(validated.labels),
-        validation_patients=len({*validated.patients}),
-        best_epoch=training.best_epoch,
-        epochs=len(training.epochs),
-        seconds=seconds,
-        equals_trial=plan.trial_scores == (training.val_score, training.val_b_score) if repeats_trial else None,
-    )
-
-
-def _publish(plan: _Plan, training: FinalTraining, out: Path) -> None:
-    """Send the curves and the bundle to W&B, with `tracking.wandb`."""
-    settings, parameters = plan.experiment.settings, plan.experiment.parameters
-    if (tracking := enabled(settings.tracking.wandb)) is None:
-        return
-    run = TrackedRun(
-        kind="train",
-        study=settings.name,
-        study_identity=plan.study.identity() if plan.study else plan.work_folder.name,
-        key=plan.work_folder.name,
-        label=f"{settings.name} final {parameters.arm}",
-        parameters={**flat_values(parameters, out), "arm": parameters.arm},
-        metric=settings.objective.metric,
-        folder=out.parent,
-    )
-    summary = {"value": training.val_score, "val_b_score": training.val_b_score, "threshold": training.threshold}
-    publish(tracking, run, summary, epochs=training.epochs, model=out)
 
 
 def _sentence(data: TrainedOn, settings: Settings) -> str:
@@ -342,11 +296,51 @@ def _sentence(data: TrainedOn, settings: Settings) -> str:
     return text
 
 
-def _extra_images(experiment: Experiment, prepared: Prepared, cache: Path) -> list[str]:
-    """Return the content of the folder or the generator of extra images, if any; DataError if it has too few."""
-    parameters = experiment.parameters
-    inputs = {given for given in inputs_of_trials([parameters]) if given[0] in PATHS}
-    return [*read_inputs(inputs, experiment.settings, prepared, cache, mixes=[parameters]).values()]
+def _changes_of(experiment: Experiment, prepared: Prepared) -> Iterator[str]:
+    """Yield what differs from the exported trial, one line each."""
+    settings, parameters, origin = experiment.settings, experiment.parameters, experiment.settings.exported_from
+    if origin is None or origin.images is None:
+        return
+    yield from origin.changes
+    counts, generator = prepared.train_counts, parameters.gan
+    if generator and generator.image_size < settings.data.image_size and experiment.resolution_px is None:
+        enlarged = f"{generator.image_size} px, enlarged to {settings.data.image_size} px"
+        yield f"images of the GAN: {enlarged}; real images are not matched to them"
+    if origin.images == sum(counts):
+        return
+    images, of_patients = origin.images, f" of {origin.patients:,} patients"
+    yield f"training images: {sum(counts):,} of {prepared.train_patients:,} patients (trial: {images:,}{of_patients})"
+    if parameters.source != "none":
+        extra, before = len(plan_mix(counts, parameters)), len(plan_mix([images], parameters))
+        yield f"extra images: {extra:,} (trial: {before:,}), at the same ratio of {parameters.synthetic_ratio:g}"
+    if generator:
+        yield f"GAN: trained anew on these images, for the same {generator.steps:,} steps"
+
+
+def _train_final(
+    experiment: Experiment, context: RunContext, folder: Path, on_epoch: Callable[[EpochRecord], None]
+) -> FinalTraining:
+    """Train as a trial does, in a folder; with the study's images and threads, to the same metrics bit by bit."""
+    epochs: list[EpochRecord] = []
+
+    def collect(record: EpochRecord) -> None:
+        epochs.append(record)
+        on_epoch(record)
+
+    result = run_trial(experiment, context, trial_dir=folder, on_epoch=collect)
+    inputs = TrialInputs(experiment, context)
+    load_best(folder / "checkpoint", inputs.trained)
+    return FinalTraining(
+        network=inputs.whole(),
+        input_format=inputs.network.form,
+        prepared=context.prepared,
+        epochs=epochs,
+        best_epoch=result.best_epoch,
+        val_score=result.value,
+        val_b_score=result.val_b_score,
+        threshold=result.threshold,
+        validated=validate(inputs, context.prepared),
+    )
 
 
 def _compute(settings: Settings, study: StudyFolder | None, note: Callable[[str], None]) -> Compute:
