@@ -40,7 +40,7 @@ _MANY = 40
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """A figure without colours of text, grid and background; `alt` describes it to a screen reader."""
+    """A figure without the colours of the theme; `alt` describes it to a screen reader."""
 
     figure: Any
     alt: str
@@ -84,8 +84,8 @@ def plot_differences(finalist: FinalistVerdict, metric: str, rope: float) -> Cha
 def plot_learning_curves(view: StudyView, rungs: Sequence[int]) -> Chart:
     """Plot the best score so far of each trial after each epoch, by arm.
 
-    Pruned trials are pale; of many trials, all but the best of each arm are. `meta` of a trace has a
-    label for each of its lines, which page.js turns into `text`.
+    Pruned trials are pale; of many trials, all but the best of each arm are. `meta` of a trace has
+    a label for each of its lines, which page.js turns into `text`.
     """
     strong = {trial.number for trial in view.ranked}
     which = "complete"
@@ -137,15 +137,16 @@ def plot_learning_curves(view: StudyView, rungs: Sequence[int]) -> Chart:
 def plot_parameter(name: str, view: StudyView) -> Chart:
     """Plot the score of each complete trial at its value of one parameter.
 
-    Numbers that span more than a factor of ten are on a logarithmic axis. At a choice, sources stand
-    side by side.
+    Numbers that span more than a factor of ten are on a logarithmic axis. At a choice, sources
+    stand side by side.
     """
     groups: dict[str, list[TrialView]] = {}
     for trial in view.ranked:
         if trial.values and trial.by_name.get(name) is not None:
             groups.setdefault(trial.parameters.source, []).append(trial)
     values: list[Any] = [trial.by_name[name] for trials in groups.values() for trial in trials]
-    is_number = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    is_number = all(type(value) in (int, float) for value in values)
+    size = 9 if len(view.trials) <= _MANY else 6
 
     figure = go.Figure()
     for source, trials in sorted(groups.items()):
@@ -156,7 +157,7 @@ def plot_parameter(name: str, view: StudyView) -> Chart:
             "text": [_label(trial) for trial in trials],
             "hovertemplate": "%{text}<br>%{x}: %{y:.4f}<extra></extra>",
             "name": source,
-            "marker": {"color": colour, "size": 9 if len(view.trials) <= _MANY else 6, "opacity": 0.85},
+            "marker": {"color": colour, "size": size, "opacity": 0.85},
         }
         if is_number:
             figure.add_scatter(mode="markers", **shared)
@@ -186,7 +187,7 @@ def _label(trial: TrialView) -> str:
 
 
 def _score_axis(view: StudyView, trials: Sequence[TrialView]) -> Mapping[str, Any]:
-    """Return an axis for the upper three quarters of the last scores, where trials differ little."""
+    """Return an axis for the upper three quarters of the scores, where trials differ little."""
     axis: dict[str, Any] = {"title": f"val-A {view.metric}"}
     scores = [trial.values[-1] for trial in trials if trial.values]
     if len(scores) >= 4:

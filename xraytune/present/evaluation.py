@@ -118,7 +118,7 @@ def _tall_table(
     title: str = "",
     value: str = "value",
 ) -> Table:
-    """Show each metric in a row: of the positive class, or an average of the classes or findings."""
+    """Show each metric in a row: of the positive class, or an average of all."""
     rows = []
     for metric in metrics:
         name = metric.of(metric.label, positive)
@@ -143,7 +143,7 @@ def _wide_table(
     attributes: Mapping[str, str],
     title: str = "",
 ) -> Table:
-    """Show each class, finding or subgroup in a row, with counts and metrics, each above its interval."""
+    """Show each class, finding or subgroup in a row, with each metric above its interval."""
     rows: list[Row] = []
     for name, measured in by_name.items():
         row: dict[str, Entry] = {"": Cell(name, "strong")}
@@ -203,10 +203,10 @@ def _segmenter_parts(evaluation: MaskEvaluation) -> _Parts:
     if evaluation.empty_predictions:
         text = f"empty predictions: {evaluation.empty_predictions} (Dice 0, HD95 undefined)"
         yield Cell(text, "busy")
-    worst = [
-        {"": mask.file} | {metric.label: _number(mask.metrics[metric.name], metric) for metric in MASK_METRICS}
-        for mask in evaluation.worst
-    ]
+    worst: list[Row] = []
+    for mask in evaluation.worst:
+        values = {metric.label: _number(mask.metrics[metric.name], metric) for metric in MASK_METRICS}
+        worst.append({"": mask.file, **values})
     yield Table(worst, "The images with the lowest Dice")
     counts = {"images": "images", "patients": "patients", "empty": "empty_predictions"}
     for column, subgroups in evaluation.subgroups.items():

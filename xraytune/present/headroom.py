@@ -22,8 +22,8 @@ def headroom_frame(headroom: Headroom) -> Frame:
     draws = _range([gain.draws for gain in gains])
     scored = _range([gain.test_patients for gain in gains])
     design = (
-        f"{draws} draws of patients, scored on {scored} held-out patients; gains, with 95 % intervals, "
-        f"over {headroom.baseline}"
+        f"{draws} draws of patients, scored on {scored} held-out patients; gains, with 95 % "
+        f"intervals, over {headroom.baseline}"
     )
     return Cell(first, "strong"), *others, Cell(design, "dim"), Table(rows)
 

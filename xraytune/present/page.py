@@ -1,4 +1,4 @@
-"""Render a report as one HTML file that needs no network: Plotly, charts, pictures and style are inside."""
+"""Render a report as one HTML file that needs no network: Plotly and pictures are inside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the sections of a report show, computed from a study; `templates/page.html` has the words around it."""
+"""What the sections of a report show; `templates/page.html` has the words around it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from xraytune.study.status import TrialView
 _MOST_SAMPLES = 6
 _MOST_MISTAKES = 9
 _GRAD_CAM_NOTE = (
-    "Those with the highest predicted probability. Orange: image regions that support the predicted "
-    "class (Grad-CAM). The maps are coarse, and show where the network looks, not why."
+    "Those with the highest predicted probability. Orange: image regions that support the "
+    "predicted class (Grad-CAM). The maps are coarse, and show where the network looks, not why."
 )
 _OUTLINES_NOTE = "Left: the outline of the mask; right: of the prediction."
 
@@ -66,7 +66,7 @@ def page_content(data: StudyData) -> dict[str, Any]:
     view = data.view
     prepared = data.prepared
     best = data.chosen if data.chosen and data.chosen.values else None
-    varied = [name for name in view.searched if len({trial.by_name.get(name) for trial in view.ranked}) > 1]
+    values_of = {name: {trial.by_name.get(name) for trial in view.ranked} for name in view.searched}
     has_scores = any(trial.values for trial in view.trials)
     settings = data.space.settings
     content = {
@@ -79,7 +79,7 @@ def page_content(data: StudyData) -> dict[str, Any]:
         "verdict": verdict_section(data.verdict) if data.verdict else None,
         "curves": plot_learning_curves(view, rungs_of(settings).epochs) if has_scores else None,
         "gpu_hours": sum(trial.gpu_seconds for trial in view.trials) / 3600,
-        "slices": [plot_parameter(name, view) for name in varied],
+        "slices": [plot_parameter(name, view) for name, values in values_of.items() if len(values) > 1],
         "mistakes": _find_mistakes(data),
         "generators": _describe_generators(data),
         "images": prepared.images,
@@ -123,7 +123,10 @@ def _find_mistakes(data: StudyData) -> Mistakes | None:
     results = scored.results
     if data.prepared.has_masks:
         worst = np.argsort(results[:, 0], kind="stable")[:_MOST_MISTAKES]
-        captions = [f"{Path(scored.files[place]).name}: Dice {results[place, 0]:.3f}" for place in worst.tolist()]
+        captions = []
+        for place in worst.tolist():
+            file = scored.files[place]
+            captions.append(f"{Path(file).name}: Dice {results[place, 0]:.3f}")
         pictures, note = _explain(data, scored.trial, worst, captions)
         return Mistakes(title="Worst segmentations", note=note, pictures=pictures)
 
@@ -177,10 +180,13 @@ def _describe_generators(data: StudyData) -> Generators | None:
         if trial.report is None or quality is None:
             continue
         gan = trial.parameters.gan
+        kid, coverage, gan_train = quality.columns().values()
         row: Row = {
             "source": trial.parameters.source,
             "steps": gan.steps if gan else None,
-            **dict(zip(("KID", "coverage", "GAN-train AUROC"), quality.columns().values(), strict=True)),
+            "KID": kid,
+            "coverage": coverage,
+            "GAN-train AUROC": gan_train,
             "copies of training images": trial.report.copies,
         }
         if row not in rows:

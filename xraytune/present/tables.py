@@ -63,7 +63,7 @@ Frame: TypeAlias = Sequence[Cell | str | Table]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A verdict in the terminal or on a page: its main sentence, in a `tone`, with notes and tables."""
+    """A verdict, in the terminal or on a page: its main sentence, notes and tables."""
 
     lead: str = ""
     tone: Tone = "plain"
@@ -73,7 +73,8 @@ class Section:
 
 def facts(*rows: tuple[str, str]) -> Table:
     """Return a table of names and values, without those whose value is empty."""
-    return Table([{"": Cell(name, "dim"), " ": value} for name, value in rows if value], text=("", " "))
+    shown: list[Row] = [{"": Cell(name, "dim"), " ": value} for name, value in rows if value]
+    return Table(shown, text=("", " "))
 
 
 def text_of(entry: Entry) -> str:

@@ -1,4 +1,4 @@
-"""The trials and sides of a study as lines and tables: for a running search, for `status`, and for the report."""
+"""The trials and sides of a study as lines and tables, for a search, `status` and the report."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def live_frame(view: StudyView, *, dashboard: str = "") -> Frame:
 
 
 def status_frame(view: StudyView) -> Frame:
-    """Lay out the trials of a study, with their searched parameters and the reasons for failures."""
+    """Lay out the trials of a study, with searched parameters and the reasons for failures."""
     parts: list[Cell | str | Table] = [*heading(view), *arms_frame(view)]
     if view.sides:
         parts += sides_frame(view.sides)
@@ -85,7 +85,7 @@ def _trials_table(view: StudyView) -> Table:
         parameters = {titles[name]: _parameter(trial.by_name.get(name)) for name in names}
         row = {**_result(trial, view), **parameters, curves.title: curves.draw(trial)}
         rows.append(row | {"state": _state(trial, view)})
-    texts = [titles[name] for name in names if any(isinstance(trial.by_name.get(name), str) for trial in view.trials)]
+    texts = {titles[name] for name in names for trial in view.trials if isinstance(trial.by_name.get(name), str)}
     optional = [titles[name] for name in names[1:]]
     return Table(
         rows,
@@ -135,8 +135,8 @@ def all_trials(view: StudyView) -> Table:
         {name: _rounded(value) for name, value in zip(columns, values, strict=True)}
         for values in zip(*columns.values(), strict=True)
     ]
-    texts = [name for name, values in columns.items() if not any(isinstance(value, int | float) for value in values)]
-    return Table(rows, "All trials", text=texts, sortable=True)
+    numbers = {name for name, values in columns.items() for value in values if isinstance(value, int | float)}
+    return Table(rows, "All trials", text=columns.keys() - numbers, sortable=True)
 
 
 def _rounded(value: Value) -> Entry:
@@ -182,7 +182,7 @@ class _Curves:
 
 
 def curve(values: Sequence[float], low: float, high: float) -> str:
-    """Draw values as up to eight bars, scaled from `low` to `high`; each shows the last of its segment.
+    """Draw values as up to eight bars from `low` to `high`; each shows the last of its segment.
 
     Values beyond the range have the lowest or the highest bar.
     """
@@ -194,14 +194,14 @@ def curve(values: Sequence[float], low: float, high: float) -> str:
 
 
 def sides_frame(sizes: Sequence[SideSize]) -> Frame:
-    """Lay out the sides of a split with their sizes, and a warning if they are too small to rank trials."""
+    """Lay out the sides of a split, and a warning if they are too small to rank trials."""
     warning = chance_warning(sizes)
     lines = [Cell(f"note: {warning}", "busy")] if warning else []
     return *lines, sides_table(sizes)
 
 
 def sides_table(sizes: Sequence[SideSize]) -> Table:
-    """Lay out the sides of a split with their sizes; those of each class or finding, and which have too few to score."""
+    """Lay out the sizes of the sides of a split, also of each class or finding."""
     rows: list[Row] = []
     for size in sizes:
         row: dict[str, Entry] = {
