@@ -190,7 +190,7 @@ def test_broken_images_are_left_out_and_listed_on_request_and_a_prediction_print
     assert (answer["positive"], answer["threshold"]) == ("PNEUMONIA", record["threshold"])
 
 
-def test_pipes_are_skipped_and_circular_links_are_broken_images(here: Path) -> None:
+def test_pipes_and_circular_links_are_skipped(here: Path) -> None:
     folder = images_of(here)[0].parent
     (folder / "IM-0001-0001.jpeg").symlink_to("IM-0001-0001.jpeg")
     os.mkfifo(folder / "pipe.jpeg")
@@ -198,7 +198,7 @@ def test_pipes_are_skipped_and_circular_links_are_broken_images(here: Path) -> N
     text = " ".join(run("data", "inspect", "xrays").stdout.split())
 
     assert "1 pipe or device" in text
-    assert "IM-0001-0001.jpeg: cannot be read (Too many levels of symbolic links)" in text
+    assert "are not followed: 1" in text
 
 
 def test_unreadable_file_is_reported_without_traceback(here: Path) -> None:

@@ -50,7 +50,7 @@ class Table:
     @property
     def columns(self) -> list[str]:
         """The names of the columns."""
-        return list(self.rows[0])
+        return list(self.rows[0]) if self.rows else []
 
     def is_text(self, column: str) -> bool:
         """Return whether a column may wrap."""
