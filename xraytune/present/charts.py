@@ -32,7 +32,6 @@ _MARKERS = {
     "no better": {"symbol": "square", "color": "#7a5fb5"},
     "undecided": {"symbol": "diamond", "color": "#8c8c8c"},
 }
-_LINE = {"line_color": "#8c8c8c", "line_width": 1, "layer": "below"}
 _LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
 _MANY = 40
 """Trials from which on points are small and only the best curves strong."""
@@ -73,7 +72,7 @@ def plot_differences(finalist: FinalistVerdict, metric: str, rope: float) -> Cha
             },
         )
     figure.add_vrect(-rope, rope, fillcolor="rgba(140,140,140,0.18)", line_width=0, layer="below")
-    figure.add_vline(0, **_LINE)
+    _add_line(figure, 0, "solid")
     figure.update_xaxes(title=f"difference in {metric}<br>grey: ROPE ±{rope:g}", nticks=6)
     figure.update_yaxes(categoryorder="array", categoryarray=[*names.values()], showgrid=False)
     figure.update_layout(legend=_LEGEND, height=160 + 44 * len(names))
@@ -120,7 +119,7 @@ def plot_learning_curves(view: StudyView, rungs: Sequence[int]) -> Chart:
             showlegend=is_strong or (True, arm) not in groups,
         )
     for epoch in rungs:
-        figure.add_vline(epoch, line_dash="dot", **_LINE)
+        _add_line(figure, epoch, "dot")
     figure.update_xaxes(title="epoch", rangemode="tozero")
     figure.update_yaxes(_score_axis(view, view.trials))
     figure.update_layout(legend=_LEGEND, height=420)
@@ -180,6 +179,12 @@ def plot_parameter(name: str, view: StudyView) -> Chart:
     boxmode = "overlay" if name == "source" else "group"
     figure.update_layout(boxmode=boxmode, showlegend=False, margin_t=16, height=270)
     return Chart(figure=figure, alt=f"score of each complete trial over {name}")
+
+
+def _add_line(figure: Any, x: float, dash: str) -> None:
+    """Add a vertical line; that of `add_vline` would be hidden by the grid."""
+    line = {"color": "#8c8c8c", "width": 1, "dash": dash}
+    figure.add_shape(type="line", x0=x, x1=x, y0=0, y1=1, yref="paper", layer="below", line=line)
 
 
 def _label(trial: TrialView) -> str:
