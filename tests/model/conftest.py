@@ -41,7 +41,7 @@ budget: {trials: 5, max_epochs: 3, steps_per_epoch: 6}
 scheduler: {name: asha, grace: 1, reduction: 2, within: all}
 points_to_evaluate:
   - {source: gan, lr: 1e-3}
-  - {source: none, lr: 5e-3}
+  - {source: none, lr: 2e-3}
   - {source: none, lr: 1e-9}
   - {source: none, lr: 1e+30}
   - {source: none, lr: 1e-3}

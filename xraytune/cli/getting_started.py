@@ -53,7 +53,7 @@ def demo(
         if is_missing(hospital):
             data.phantom(hospital, patients=patients, seed=seed, size=_SIZE_PX, difficulty=0)
 
-    of_a = ["data.train_patients=null", f"gan.steps={500 if quick else 2000}"]
+    of_a = ["data.train_patients=null", f"gan.steps={500 if quick else 1500}"]
     command = ("generator", "train", "--space", _SPACE, "--data", hospital_a, *_settings(of_a), "-o", gan)
     announce("Hospital A trains a GAN, and gives it away.", *command)
     if is_missing(gan):
