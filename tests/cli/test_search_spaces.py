@@ -107,7 +107,7 @@ def test_gan_spaces_include_both_controls(file: Path) -> None:
 
 
 def first_trials(space: Space) -> list[Experiment]:
-    """The entries of `points_to_evaluate`, and one sampled trial; none needs a generator that was trained elsewhere."""
+    """The entries of `points_to_evaluate`, and one sampled trial; none needs images or a generator made elsewhere."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
     points = space.points_to_evaluate
     for point in points:
@@ -116,7 +116,7 @@ def first_trials(space: Space) -> list[Experiment]:
     return [
         Experiment(settings=space.settings, parameters=parameters)
         for parameters in suggested
-        if not (parameters.generator or (parameters.gan and parameters.gan.start_from))
+        if not (parameters.generator or parameters.folder or (parameters.gan and parameters.gan.start_from))
     ]
 
 

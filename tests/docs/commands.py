@@ -31,6 +31,7 @@ ONLY_PARSED = {
     r"xraytune confirm .*(gan-segmentation|jsrt)": "long GAN trainings: tests/confirm/test_confirm_segmentation.py",
     r"xraytune (search|confirm) .*(findings|b-100)": "needs hundreds of images or given generators: tests/confirm/",
     r"xraytune search .*folder.path=generated": "needs a pipeline: tests/examples/test_folder_from_pipeline.py",
+    r"xraytune evaluate .*--calibrate-on": "needs two folders of other patients: tests/model/test_evaluate.py",
     r"xraytune headroom": "needs hundreds of patients: tests/confirm/test_headroom.py",
     r"xraytune (search .*--set name=own|(export|train) .*own)": "needs the examples: tests/examples/test_examples.py",
     r"xraytune evaluate model --data chest_xray/test$": "needs the model of the examples: tests/examples/test_examples.py",
