@@ -41,7 +41,8 @@ def _notes(record: Confirmation) -> Iterator[str]:
         gain = f"{reached.gain:+.4f} ({reached.low:+.4f} to {reached.high:+.4f}) {record.metric}"
         share = ""
         if reached.share is not None:
-            share = f"; the synthetic images reached {reached.share:.0%} of that"
+            reached_share = f"{reached.share:.0%}" if reached.share > 0 else "none"
+            share = f"; the synthetic images reached {reached_share} of that"
         yield f"Headroom: real images of other patients in their place gained {gain}{share}."
     if any("top-up" in row.control for finalist in record.finalists for row in finalist.comparisons):
         yield _TOP_UPS
