@@ -128,7 +128,7 @@ def on_unused_patients() -> Confirmation:
 
 
 @pytest.mark.slow
-def test_the_answer_says_for_whom_it_holds_and_whether_it_is_exploratory() -> None:
+def test_the_answer_names_its_patients_and_says_whether_it_is_exploratory() -> None:
     accessed = "the test folder had been accessed"
     exploratory = confirmation(scores(gan=0.8), accessed).to_json()
     of_draws = on_unused_patients().to_json()
