@@ -253,6 +253,8 @@ applies only if this condition holds. The parameters of `gan` and `folder` can a
 
 def space_reference() -> str:
     """Return the reference of space files: every key with its values, default and meaning."""
+    from pydantic import TypeAdapter
+
     from xraytune.space.fields import parameter_fields
     from xraytune.space.grammar import DISTRIBUTIONS
     from xraytune.space.settings import Settings
@@ -260,7 +262,7 @@ def space_reference() -> str:
     schema: Any = Settings.model_json_schema()
     definitions, top = schema["$defs"], schema["properties"]
     fields = parameter_fields()
-    values = {name: field.adapter.json_schema() for name, field in fields.items()}
+    values = {name: TypeAdapter(field.annotation).json_schema() for name, field in fields.items()}
     return _SPACE_PAGE.format(
         top=_setting_table(top, definitions),
         blocks="\n\n".join(
@@ -270,15 +272,15 @@ def space_reference() -> str:
             for title, model in _blocks_of(top, definitions)
         ),
         distributions=_codes(DISTRIBUTIONS),
-        parameters="\n".join(_parameter_row(field, values[name]) for name, field in fields.items()),
+        parameters="\n".join(_parameter_row(name, field, values[name]) for name, field in fields.items()),
         backbones=_codes([*values["backbone"]["anyOf"][0]["enum"], "timm/NAME"]),
     )
 
 
-def _parameter_row(field: ParameterField, values: Mapping[str, Any]) -> str:
-    shown = "one of the [backbones](#backbones)" if field.name == "backbone" else _values(values)
+def _parameter_row(name: str, field: ParameterField, values: Mapping[str, Any]) -> str:
+    shown = "one of the [backbones](#backbones)" if name == "backbone" else _values(values)
     default = "required" if field.is_required else _codes([field.default])
-    return f"| `{field.name}` | {shown} | {default} | {_cell(field.description)} |"
+    return f"| `{name}` | {shown} | {default} | {_cell(field.description)} |"
 
 
 def _blocks_of(properties: Mapping[str, Any], definitions: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

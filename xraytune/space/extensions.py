@@ -83,7 +83,7 @@ class Extensions:
 
     def _read(self, name: Any) -> str:
         if isinstance(name, str) and (not self.has(name) or name in self.names()):
-            return name
+            return str(name)
         expected = ", ".join(map(repr, (*self.built_in, *self.names())))
         raise PydanticKnownError("literal_error", {"expected": expected})
 

@@ -5,36 +5,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import cache
-from itertools import groupby
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, get_args
-
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
+from typing import Any
 
 from xraytune.base.errors import ConfigError, Problem
 from xraytune.base.records import Json
-from xraytune.space.document import (
-    Document,
-    KeyPath,
-    Problems,
-    dotted,
-    parse_yaml,
-    read_document,
-    with_value,
-    write_yaml,
-)
+from xraytune.space.document import Node, Problems, RejectedError, parse_yaml, read_document, write_yaml
 from xraytune.space.fields import flat_values, parameter_fields
-from xraytune.space.grammar import ROOT, SPEC_KEYS, path_of, read_initial_points, read_parameters
-from xraytune.space.messages import explain, format_value, nearest
-from xraytune.space.paths import absolute_path, is_path
+from xraytune.space.grammar import path_of, read_initial_points, read_parameters
+from xraytune.space.messages import nearest
 from xraytune.space.rules import check_space, complete_specs
 from xraytune.space.settings import BLOCKS, DataSettings, Experiment, Settings, has_effect_in
 from xraytune.space.shipped import find_space
 from xraytune.space.space import ParameterSpec, Space, settings_content
-from xraytune.space.strict_model import StrictModel
+from xraytune.space.validation import SPEC_KEYS, setting_names, validate
 
 _FINDING_KEYS = ("findings", "uncertain", "empty")
 DATA_FILE_KEYS = ("path", "classes", "positive", "table", "split", *_FINDING_KEYS)
@@ -48,12 +34,6 @@ SEARCH_ONLY = dict.fromkeys(
     "omit it",
 )
 """Settings that only `search` and `confirm` use; for `refuse_unused`."""
-_PATHS: tuple[KeyPath, ...] = (("data", "path"), ("weights_dir",), ("exported_from", "study"))
-_MISSING = {
-    "name": "write name: my-study",
-    "data": "write data: {path: FOLDER}, or give --data FOLDER",
-    "data.path": "write path: FOLDER, or give --data FOLDER",
-}
 
 
 def load_space(
@@ -71,33 +51,39 @@ def load_space(
     Raises:
         ConfigError: With all problems, in file order.
     """
-    return space_of_document(read_document(find_space(path)), overrides, data=data, weights_dir=weights_dir)
-
-
-def space_of_document(
-    document: Document, overrides: Sequence[str] = (), *, data: Path | None = None, weights_dir: Path | None = None
-) -> Space:
-    """Like `load_space`, for a file that has been read, or a document that comes from none."""
+    root = read_document(find_space(path))
     for override in overrides:  # the last one for a key wins
-        document = _with_override(document, override)
+        _apply_override(root, override)
     if data is not None and is_data_file(data):
-        has_classes = document.get(("task",)) in (None, "classification")
-        document = _with_data_file(document, data, without=_FINDING_KEYS if has_classes else ())
+        task = root.get("task")
+        has_classes = task is None or task.content == "classification"
+        _apply_data_file(root, data, without=_FINDING_KEYS if has_classes else ())
     elif data is not None:
-        document = document.with_value(("data", "path"), str(data), f"--data {data}")
+        root.put(("data", "path"), Node(data.absolute(), f"--data {data}"))
     if weights_dir is not None:
-        document = document.with_value(("weights_dir",), str(weights_dir), f"--weights-dir {weights_dir}")
-    problems = Problems(document)
-    settings = read_settings(problems)
-    declared = read_parameters(problems)
-    specs = complete_specs(declared, problems)
-    points_to_evaluate = read_initial_points(specs, problems)
+        root.put(("weights_dir",), Node(weights_dir.absolute(), f"--weights-dir {weights_dir}"))
+
+    problems = Problems(root)
+    settings: Settings | None = None
+    specs: tuple[ParameterSpec, ...] = ()
+    with suppress(RejectedError):
+        settings = read_settings(problems)
+    with suppress(RejectedError):
+        specs = complete_specs(read_parameters(problems), problems)
+    points_to_evaluate = read_initial_points(problems, specs)
     if specs:
         check_space(specs, settings, problems)
         _refuse_inactive(overrides, specs, problems)
     problems.raise_all()
     assert settings is not None
     return Space(settings=settings, specs=specs, points_to_evaluate=points_to_evaluate)
+
+
+def read_settings(problems: Problems) -> Settings:
+    """Return the settings of a file, with absolute paths; RejectedError if there are problems with them."""
+    given = {key: node for key, node in problems.root.mapping.items() if key not in _NON_SETTING_KEYS}
+    names = (*_NON_SETTING_KEYS, *(f"parameters.{name}" for name in (*BLOCKS, *parameter_fields())))
+    return validate(problems, Settings, Node(given, problems.root.place), names=names)
 
 
 def data_settings(source: Path, base: DataSettings) -> DataSettings:
@@ -109,12 +95,13 @@ def data_settings(source: Path, base: DataSettings) -> DataSettings:
     """
     if not is_data_file(source):
         return base.model_copy(update={"path": source})
-    content: Json = {"name": "data", "data": base.model_dump(mode="json")}
-    problems = Problems(_with_data_file(Document(content=content, places={(): str(source)}), source))
-    settings = read_settings(problems)
+    root = parse_yaml(write_yaml({"name": "data", "data": base.model_dump(mode="json")}), lambda _: str(source))
+    _apply_data_file(root, source)
+    problems = Problems(root)
+    with suppress(RejectedError):
+        return read_settings(problems).data
     problems.raise_all()
-    assert settings is not None
-    return settings.data
+    raise AssertionError("a rejected setting has a problem")
 
 
 def is_data_file(source: Path) -> bool:
@@ -122,33 +109,30 @@ def is_data_file(source: Path) -> bool:
     return source.suffix.lower() in {".yaml", ".yml"} and not source.is_dir()
 
 
-def _with_data_file(document: Document, file: Path, *, without: Collection[str] = ()) -> Document:
-    """Replace keys of `data`; their problems come after those of the document. A table and its patients come as a whole.
-
-    A file may be for several tasks: `without` keys of other ones.
-    """
-    data_document = read_document(file, start="data:")
-    problems = Problems(data_document)
-    for key in data_document.mapping().keys() - {"data"}:
-        problems.add((key,), f"'{key}' is outside of data:", "move all keys under data:; a data file has no others")
-    data = data_document.mapping(("data",))
-    for key in data.keys() & DataSettings.model_fields.keys() - {*DATA_FILE_KEYS}:
-        problems.add(("data", key), f"data.{key} belongs to the space file", "write it there")
-    if data_document.get(("data",)) not in (None, data):
-        problems.add(("data",), "data: is not a mapping", "write data: {path: FOLDER}")
+def _apply_data_file(root: Node, file: Path, *, without: Sequence[str] = ()) -> None:
+    """Replace keys of `data`; a table and its patients come as a whole. A file may be for several tasks: `without` keys."""
+    read = read_document(file, start="data:")
+    problems = Problems(read)
+    for key in read.mapping.keys() - {"data"}:
+        what = f"'{key}' is outside of data:"
+        problems.add(read.mapping[key], what, "move all keys under data:; a data file has no others")
+    data = read.get("data") or Node({}, file)
+    if not isinstance(data.content, dict):
+        problems.add(data, "data: is not a mapping", "write data: {path: FOLDER}")
+    for key in data.mapping.keys() & DataSettings.model_fields.keys() - {*DATA_FILE_KEYS}:
+        problems.add(data.mapping[key], f"data.{key} belongs to the space file", "write it there")
     problems.raise_all()
-    group_regex = ("data", "split", "group_regex")
-    if data_document.get(("data", "table", "patient")) and document.get(group_regex) is not None:
-        document = document.with_value(group_regex, None, file)
-    document = document.with_value(("data", "path"), str(file.parent.absolute()), file)
-    document = document.with_value(("data", "table"), None, file)
-    for key, value in data.items():
-        if key in without:
-            continue
-        inner = [*value] if key == "split" and isinstance(value, dict) else None
-        for path in [("data", key)] if inner is None else [("data", key, name) for name in inner]:
-            document = document.grafted(path, data_document.branch(path))
-    return document
+
+    if data.get("table", "patient"):
+        root.put(("data", "split", "group_regex"), Node(None, file))
+    root.put(("data", "path"), Node(file.parent.absolute(), file))
+    root.put(("data", "table"), Node(None, file))
+    for key, node in data.mapping.items():
+        if key == "split" and node.mapping:
+            for name, inner in node.mapping.items():
+                root.put(("data", "split", name), inner)
+        elif key not in without:
+            root.put(("data", key), node)
 
 
 def refuse_unused(overrides: Sequence[str], command: str, unused: Mapping[str, str]) -> None:
@@ -159,7 +143,7 @@ def refuse_unused(overrides: Sequence[str], command: str, unused: Mapping[str, s
     problems = []
     for override in overrides:
         key, _, text = override.partition("=")
-        for name in _names_below(key.strip(), parse_yaml(text, lambda _: "--set").content):
+        for name in _names_below(key.strip(), parse_yaml(text, lambda _: "--set")):
             fixes = [fix for start, fix in unused.items() if f"{name}.".startswith(f"{start}.")]
             if fixes:
                 problems.append(Problem(f"{name}: `{command}` does not use it", f"--set {override}", fixes[0]))
@@ -167,11 +151,10 @@ def refuse_unused(overrides: Sequence[str], command: str, unused: Mapping[str, s
         raise ConfigError(*problems)
 
 
-def _names_below(name: str, content: Json) -> Iterator[str]:
-    if isinstance(content, dict) and content:
-        for key, inner in content.items():
-            yield from _names_below(f"{name}.{key}", inner)
-    else:
+def _names_below(name: str, node: Node) -> Iterator[str]:
+    for key, inside in node.mapping.items():
+        yield from _names_below(f"{name}.{key}", inside)
+    if not node.mapping:
         yield name
 
 
@@ -182,107 +165,34 @@ def _refuse_inactive(overrides: Sequence[str], specs: Sequence[ParameterSpec], p
         if name in parameter_fields() and name not in active:
             block = name.partition(".")[0]
             fix = f"omit it, or add --set source={block}" if block in BLOCKS else "omit it"
-            problems.add(path_of(problems.document, name), f"{name}: no trial of this space uses it", fix)
+            problems.add(Node(None, f"--set {override}"), f"{name}: no trial of this space uses it", fix)
 
 
-def _with_override(document: Document, override: str) -> Document:
+def _apply_override(root: Node, override: str) -> None:
     key, equals, text = override.partition("=")
-    key, place = key.strip(), f"--set {override}"
+    key = key.strip()
+    place = f"--set {override}"
     if not equals:
         raise ConfigError(Problem("not key=value", place, f"write --set {key or 'lr'}=VALUE"))
     value = parse_yaml(text, lambda _: place)
-    path = _path(document, key, place)
-    if path[:1] != ROOT:
-        return document.grafted(path, value)
-    if not isinstance(value.content, dict) or value.content.keys().isdisjoint(SPEC_KEYS):
-        value = Document(content={}, places={(): place}).grafted(("value",), value)
-    if (*path, "when") in document.places and ("when",) not in value.places:
-        value = value.grafted(("when",), document.branch((*path, "when")))
-    return document.grafted(path, value)
-
-
-def _path(document: Document, key: str, place: str) -> KeyPath:
     if key in parameter_fields():
-        return path_of(document, key)
-    if key.partition(".")[0] in (*Settings.model_fields, "points_to_evaluate"):
-        return tuple(key.split("."))
-    bare = key.replace("parameters.", "").removesuffix(".value")  # as the file nests it
-    fix = nearest(bare, [*parameter_fields(), *_dotted_settings()], "give a parameter or a setting")
-    raise ConfigError(Problem(f"unknown key '{key}'", place, fix))
-
-
-def read_settings(problems: Problems) -> Settings | None:
-    """Return the settings, with absolute paths; None if there are problems with them."""
-    document = problems.document
-    content = document.content
-    weights = [(block, "weights") for block in ("quality", "final")]
-    for path in (*_PATHS, *(path for path in weights if is_path("weights", document.get(path)))):
-        if isinstance(text := document.get(path), str):
-            content = with_value(content, path, absolute_path(text, document.folder(path)))
-    assert isinstance(content, dict)
-    try:
-        given = {key: value for key, value in content.items() if key not in _NON_SETTING_KEYS}
-        return Settings.model_validate(given)
-    except ValidationError as error:
-        # `objective` has no default if another setting, on which its default depends, is invalid.
-        details = [detail for detail in error.errors() if detail["type"] != "default_factory_not_called"]
-        for path, errors in groupby(details, key=_path_of):
-            problems.add(path, *_explained(path, list(errors)))
-        return None
-
-
-@cache
-def setting_blocks() -> Mapping[KeyPath, type[StrictModel]]:
-    """Return the model of each block of settings by its path; () is the whole file."""
-    return dict(_blocks_of(Settings, ()))
-
-
-def _blocks_of(model: type[StrictModel], path: KeyPath) -> Iterator[tuple[KeyPath, type[StrictModel]]]:
-    yield path, model
-    for name, info in model.model_fields.items():
-        for member in (info.annotation, *get_args(info.annotation)):
-            if isinstance(member, type) and issubclass(member, StrictModel):
-                yield from _blocks_of(member, (*path, name))
-
-
-def _dotted_settings() -> list[str]:
-    return [dotted((*path, name)) for path, model in setting_blocks().items() for name in model.model_fields]
-
-
-def _path_of(error: ErrorDetails) -> KeyPath:
-    """Return the setting of an error, without what pydantic adds below it, such as the members of a union."""
-    location: KeyPath = error["loc"]
-    if error["type"] == "rule":
-        location += tuple(error["ctx"]["name"].split("."))
-    return tuple(key for index, key in enumerate(location) if location[:index] in setting_blocks())
-
-
-def _explained(path: KeyPath, errors: Sequence[ErrorDetails]) -> tuple[str, str]:
-    name, value, kind = dotted(path), errors[0]["input"], errors[0]["type"]
-    if kind == "extra_forbidden":
-        return _unknown_key(path)
-    if kind == "missing":
-        return f"{name}: is missing", _MISSING.get(name, f"write {path[-1]}:")
-    if kind == "model_type" and (model := setting_blocks().get(path)):
-        fix = f"write {name}: {{{next(iter(model.model_fields))}: ...}}"
-        return f"{name}: {format_value(value)} is not a mapping", fix
-    if len(errors) > 1 and kind == "literal_error" and not isinstance(value, str):  # as of `auto` or a number
-        return explain(name, errors[-1])
-    return explain(name, errors[0])
-
-
-def _unknown_key(path: KeyPath) -> tuple[str, str]:
-    key, block = str(path[-1]), path[:-1]
-    if block:
-        return f"{dotted(block)}: unknown key '{key}'", nearest(key, setting_blocks()[block].model_fields)
-    if key in (*BLOCKS, *parameter_fields()):
-        return f"unknown key '{key}'", f"did you mean 'parameters.{key}'?"
-    return f"unknown key '{key}'", nearest(key, [*_NON_SETTING_KEYS, *_dotted_settings()])
+        path = path_of(root, key)
+        spec = value if value.mapping.keys() & {*SPEC_KEYS} else Node({"value": value}, place)
+        if (when := root.get(*path, "when")) and "when" not in spec.mapping:
+            spec.content["when"] = when
+        root.put(path, spec)
+    elif key.partition(".")[0] in (*Settings.model_fields, "points_to_evaluate"):
+        root.put(key.split("."), value)
+    else:
+        bare = key.replace("parameters.", "").removesuffix(".value")  # as the file nests it
+        fix = nearest(bare, [*parameter_fields(), *setting_names(Settings)], "give a parameter or a setting")
+        raise ConfigError(Problem(f"unknown key '{key}'", place, fix))
 
 
 def experiment_to_yaml(experiment: Experiment, relative_to: Path, header: str = "") -> str:
     """Return a space file, in the folder `relative_to`, in which everything is fixed; `header` becomes comment lines."""
-    settings, values = experiment.settings, flat_values(experiment.parameters, relative_to)
+    settings = experiment.settings
+    values = flat_values(experiment.parameters, relative_to)
     parameters: Json = {name: {"value": value} for name, value in values.items() if has_effect_in(settings.task, name)}
     return write_yaml({**settings_content(settings, relative_to), "parameters": parameters}, header)
 

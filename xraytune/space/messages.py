@@ -1,37 +1,13 @@
-"""Error messages for values that pydantic rejects: what is wrong, and the fix."""
+"""Parts of error messages: values as a user writes them, and the name that a user may have meant."""
 
 from __future__ import annotations
 
 import difflib
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from xraytune.base.errors import join_names
 
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
-
-_COMPARISONS = {
-    "greater_than": ("gt", "a number above {:g}"),
-    "greater_than_equal": ("ge", "{:g} or more"),
-    "less_than": ("lt", "a number below {:g}"),
-    "less_than_equal": ("le", "{:g} or less"),
-}
-_WRONG_TYPES = {
-    **dict.fromkeys(("int_type", "int_from_float"), ("is not a whole number", "write a whole number")),
-    **dict.fromkeys(("string_type", "path_type"), ("is not text", "write one text, in quotes")),
-    "float_type": ("is not a number", "write a number"),
-    "finite_number": ("is not a finite number", "write a finite number"),
-    "bool_type": ("is neither true nor false", "write true or false"),
-    "tuple_type": ("is not a list", "write [A, B]"),
-    "dict_type": ("is not a mapping", "write {A: B}"),
-    "too_short": ("is empty", "give at least one"),
-    "string_pattern_mismatch": (
-        "cannot be a folder's name on every machine",
-        "use up to 64 letters, digits, '.', '_' and '-', starting with a letter or digit",
-    ),
-}
 _NAMES_SHOWN = 40
 _SYNONYMS = {
     "learning_rate": "lr",
@@ -95,31 +71,11 @@ def format_value(value: object) -> str:
     return "nothing" if value is None else str(value)
 
 
-def explain(name: str, error: ErrorDetails) -> tuple[str, str]:
-    """Return what is wrong with the value of `name` (dotted), and the fix."""
-    value, kind, context = error["input"], error["type"], error.get("ctx", {})
-    if value is None and kind != "value_error":
-        return f"{name}: is empty", "give it a value, or leave it out"
-    if kind == "rule":
-        return context["what"], context["fix"]
-    if kind in _COMPARISONS:
-        bound, words = _COMPARISONS[kind]
-        return f"{name}: {format_value(value)} is out of bounds", f"write {words.format(context[bound])}"
-    if kind == "value_error":
-        what, _, fix = str(context["error"]).partition("; ")
-        return what, fix
-    if kind == "literal_error":
-        choices = [word for word in re.findall(r"[\w.+-]+", context["expected"]) if word != "or"]
-        return f"{name}: unknown value {format_value(value)}", nearest(value, choices)
-    what, fix = _WRONG_TYPES.get(kind, (error["msg"], ""))
-    return f"{name}: {format_value(value)} {what}", fix
-
-
 def group_regex_problem(group_regex: str) -> tuple[str, str]:
     """Return why a `group_regex` cannot identify patients, and the fix; empty if it can."""
     try:
         expression = re.compile(group_regex)
-    except (re.error, OverflowError, RecursionError) as error:
+    except re.error as error:
         return f"not a regular expression: {error}", "write a regular expression as Python's re understands it"
     if expression.groups == 0:
         return "there is no group in it", "put the part that identifies the patient in parentheses: (p[0-9]+)_"

@@ -1,6 +1,7 @@
 """Paths in files: written relative to the file's folder, so that a study can be moved together with its images.
 
-A model with a `FilePath` or `WeightsName` takes the folder as its validation and serialization context.
+A model with a `FilePath` or `WeightsName` takes the folder as its validation and serialization context. A `Text` of a space
+file or an option knows its own.
 """
 
 from __future__ import annotations
@@ -8,9 +9,9 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, PlainSerializer, SerializationInfo, Strict, ValidationInfo
+from pydantic import BeforeValidator, PlainSerializer, SerializationInfo, Strict, ValidationInfo
 
 from xraytune.space.domains import Value
 
@@ -43,12 +44,13 @@ def relative_value(name: str, value: Value, folder: Path | None) -> Value:
     return value if folder is None or not is_path(name, value) else relative_path(str(value), folder)
 
 
-def _read_path(path: Path, info: ValidationInfo) -> Path:
-    return path if info.context is None else Path(absolute_path(path, info.context))
+def _read_path(path: Any, info: ValidationInfo) -> Any:
+    folder = getattr(path, "folder", info.context)
+    return path if folder is None or not isinstance(path, str) else absolute_path(path, folder)
 
 
-def _read_weights(weights: str, info: ValidationInfo) -> str:
-    return weights if info.context is None or not is_path("weights", weights) else absolute_path(weights, info.context)
+def _read_weights(weights: Any, info: ValidationInfo) -> Any:
+    return _read_path(weights, info) if is_path("weights", weights) else weights
 
 
 def _write(path: Path | str, info: SerializationInfo) -> str:
@@ -56,5 +58,5 @@ def _write(path: Path | str, info: SerializationInfo) -> str:
     return str(path) if info.context is None or is_name else relative_path(path, info.context)
 
 
-FilePath = Annotated[Path, Strict(False), AfterValidator(_read_path), PlainSerializer(_write, when_used="json")]
-WeightsName = Annotated[str, AfterValidator(_read_weights), PlainSerializer(_write, when_used="json")]
+FilePath = Annotated[Path, Strict(False), BeforeValidator(_read_path), PlainSerializer(_write, when_used="json")]
+WeightsName = Annotated[str, BeforeValidator(_read_weights), PlainSerializer(_write, when_used="json")]

@@ -14,10 +14,10 @@ from math import ceil
 
 from xraytune.base.errors import ConfigError, Problem, join_names
 from xraytune.space.backbones import ENCODER_STRIDE_PX, ENCODERS
-from xraytune.space.document import KeyPath, Problems, RejectedError
+from xraytune.space.document import Problems
 from xraytune.space.domains import Choices, Range
 from xraytune.space.fields import parameter_fields
-from xraytune.space.grammar import is_overridden, join_conditions, path_of, when_paths
+from xraytune.space.grammar import is_overridden, join_conditions, path_of, when_nodes
 from xraytune.space.messages import group_regex_problem, nearest
 from xraytune.space.settings import (
     SOURCES,
@@ -154,30 +154,24 @@ def _plain(name: str) -> str:
     return "".join(filter(str.isalnum, name.lower()))
 
 
-def complete_specs(declared: Mapping[str, ParameterSpec | None], problems: Problems) -> tuple[ParameterSpec, ...]:
-    """Return all parameters of the space, parents first; none if one is invalid, or conditions form a cycle."""
-    written = {name: spec for name, spec in declared.items() if spec}
+def complete_specs(declared: Mapping[str, ParameterSpec], problems: Problems) -> tuple[ParameterSpec, ...]:
+    """Return all parameters of the space, parents first; RejectedError if conditions form a cycle."""
     specs = {
-        name: written.get(name) or ParameterSpec(name=name, domain=Choices((field.default,)))
+        name: declared.get(name) or ParameterSpec(name=name, domain=Choices((field.default,)))
         for name, field in parameter_fields().items()
-        if name in written or not field.is_required
+        if name in declared or not field.is_required
     }
     specs = {name: _where_it_has_an_effect(spec, specs["source"]) for name, spec in specs.items()}
-    try:
-        ordered = _parents_first(specs, problems)
-    except RejectedError:
-        return ()
+    ordered = _parents_first(specs, problems)
     active = [
         spec for spec in ordered if not spec.when or any(spec.name in p for p in corner_points(ordered, [spec.name]))
     ]
-    if None in declared.values():
-        return ()
-    for name in written.keys() - {spec.name for spec in active}:
-        parents = [condition.parameter for condition in written[name].when]
-        if parents and not is_overridden(problems.document, family_of(parents, specs)):
-            what = f"when: {' and '.join(map(str, written[name].when))} is never true in this space"
-            fix = f"change the condition, or the values of {' and '.join(parents)}"
-            problems.add(when_paths(problems.document, name)[0], what, fix)
+    for name in declared.keys() - {spec.name for spec in active}:
+        when = declared[name].when
+        if when and not is_overridden(problems.root, family_of([condition.parameter for condition in when], specs)):
+            what = f"when: {' and '.join(map(str, when))} is never true in this space"
+            fix = f"change the condition, or the values of {' and '.join(condition.parameter for condition in when)}"
+            problems.add(when_nodes(problems.root, name)[0], what, fix)
     return tuple(active)
 
 
@@ -197,9 +191,9 @@ def _parents_first(specs: Mapping[str, ParameterSpec], problems: Problems) -> tu
     def place(name: str, *children: str) -> None:
         if name in children:
             cycle = [name, *children[: children.index(name) + 1]]
-            path = next(path for member in cycle for path in when_paths(problems.document, member))
+            when = next(node for member in cycle for node in when_nodes(problems.root, member))
             what = f"{name}: its condition depends on itself ({' <- '.join(cycle)})"
-            problems.reject(path, what, "remove one of these conditions")
+            problems.reject(when, what, "remove one of these conditions")
         if name in specs and name not in ordered:
             for condition in specs[name].when:
                 place(condition.parameter, name, *children)
@@ -212,22 +206,20 @@ def _parents_first(specs: Mapping[str, ParameterSpec], problems: Problems) -> tu
 
 def check_space(specs: Sequence[ParameterSpec], settings: Settings | None, problems: Problems) -> None:
     """Check that every point of a space can run; of rules that read settings, only if these are valid."""
-    if problems.document.get(("sampler", "name")) == "grid":
+    root = problems.root
+    if settings and settings.sampler.name == "grid":
         for spec in specs:
             if spec.domain.points() is None:
                 what = f"{spec.name}: sampler: grid cannot list all numbers from {spec.domain}"
-                fix = "give values:, or choose another sampler"
-                problems.add(path_of(problems.document, spec.name), what, fix)
-    document = problems.document
+                problems.add(root.nearest(path_of(root, spec.name)), what, "give values:, or choose another sampler")
     for rule in RULES:
-        paths: list[KeyPath] = [
-            path_of(document, name) if name in parameter_fields() else (*name.split("."),) for name in rule.reads
-        ]
+        searched = [name for name in rule.reads if name in parameter_fields()]
         refusals = _refusals(rule, specs, settings, {})
-        can_be_kept_apart = None in refusals and len([name for name in rule.reads if name in parameter_fields()]) > 1
-        for what, fix in {fix: (what, fix) for what, fix in filter(None, reversed(refusals))}.values():
-            advice = f"{fix}, or keep the values apart with when:" if can_be_kept_apart else fix
-            problems.add(next((path for path in paths if path in document.places), paths[0]), what, advice)
+        advice = ", or keep the values apart with when:" if None in refusals and len(searched) > 1 else ""
+        paths = [path_of(root, name) if name in searched else name.split(".") for name in rule.reads]
+        written = [node for path in paths if (node := root.get(*path))]
+        for fix, what in {fix: what for what, fix in filter(None, reversed(refusals))}.items():
+            problems.add((written or [root.nearest(paths[0])])[0], what, f"{fix}{advice}")
     if settings:
         _check_effects(specs, settings, problems)
         _check_final(specs, settings, problems)
@@ -244,7 +236,7 @@ def _check_final(specs: Sequence[ParameterSpec], settings: Settings, problems: P
     for rule in RULES:
         if not names.isdisjoint(rule.reads):
             for what, fix in filter(None, _refusals(rule, changed, settings.final.settings_of(settings), {})):
-                problems.add(("final",), f"final: {what}", fix)
+                problems.add(problems.root.nearest(["final"]), f"final: {what}", fix)
 
 
 def check_images(space: Space, **facts: int) -> None:
@@ -278,4 +270,4 @@ def _check_effects(specs: Sequence[ParameterSpec], settings: Settings, problems:
     unused = [spec for spec in specs if not has_effect_in(settings.task, spec.name)]
     if changed := [spec.name for spec in unused if spec.domain != Choices((fields[spec.name].default,))]:
         what = f"task: {settings.task} has no use for {join_names(changed)}"
-        problems.add(path_of(problems.document, changed[0]), what, "remove them")
+        problems.add(problems.root.nearest(path_of(problems.root, changed[0])), what, "remove them")

@@ -7,8 +7,6 @@ are an `Experiment`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, model_validator
@@ -17,9 +15,10 @@ from xraytune.base.records import Json
 from xraytune.space.backbones import BACKBONES, has_weights
 from xraytune.space.extensions import Extensions
 from xraytune.space.paths import FilePath, WeightsName, is_path
-from xraytune.space.strict_model import Refusals, Several, StrictModel, drop_old_values, reads
+from xraytune.space.strict_model import Refusals, Several, StrictModel, reads
 
 Count = Annotated[int, Field(ge=1)]
+OptionalCount = Annotated[int | None, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 AboveZero = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -85,9 +84,10 @@ class SplitSettings(StrictModel):
 
 
 _LISTED = BeforeValidator(
-    lambda files: (files,) if isinstance(files, str) else files,
-    json_schema_input_type=str | tuple[str, ...],
+    lambda texts: (texts,) if isinstance(texts, str) else texts, json_schema_input_type=str | tuple[str, ...]
 )
+OneOrMore = Annotated[Several[str], _LISTED, Field(min_length=1)]
+"""A list of texts, or a single one."""
 
 
 @reads("column", "train", "val", "test")
@@ -120,7 +120,7 @@ _BY_COLUMN = BeforeValidator(
 class TableSettings(StrictModel):
     """A table of images: its columns for the image, the patient, the label and the side."""
 
-    file: Annotated[Several[str], _LISTED, Field(min_length=1)]
+    file: OneOrMore
     """A CSV file relative to `data.path`, or several that are read as one."""
     image: str
     """The column of the image: its path, the end of its path, or its name, with or without suffix."""
@@ -136,7 +136,7 @@ class TableSettings(StrictModel):
     """If rows of an image give different classes: the first entry of `labels` that applies to any of them, the class of most
     rows (of as many, that of the earliest), or leave the image out. If they differ in a finding: present if a row says so,
     what most rows say, or unknown."""
-    rows: dict[str, Annotated[Several[str], _LISTED, Field(min_length=1)]] = Field(default={})
+    rows: dict[str, OneOrMore] = Field(default={})
     """The rows to use, by the cells of a column: `{view: [PA, AP]}`; other images are left out."""
     side: Annotated[TableSides | None, _BY_COLUMN] = None
     """Which images are train, val and test; without it, the folders of these names decide."""
@@ -167,7 +167,7 @@ class DataSettings(StrictModel):
     empty: Literal["ignore", "zeros"] = "ignore"
     """Findings with an empty cell are unknown (`ignore`) or absent (`zeros`)."""
     split: SplitSettings = SplitSettings()
-    train_patients: Count | None = None
+    train_patients: OptionalCount = None
     """Number of patients of the train side to use; null: all of them."""
 
 
@@ -189,12 +189,6 @@ class Objective(StrictModel):
     """For `val_sensitivity`, the highest sensitivity at any threshold with at least this specificity; default: 0.9."""
 
     rules = (_specificity_is_for_sensitivity,)
-
-
-def old_gan_values(architecture: object) -> dict[str, Json]:
-    """Return settings of a GAN in earlier versions, with the values that an architecture has today."""
-    is_pca = architecture == "pca"
-    return {"loss": "hinge" if is_pca else "bce", "spectral_norm": is_pca, "conditional": True}
 
 
 class GanSettings(StrictModel):
@@ -221,18 +215,17 @@ class GanSettings(StrictModel):
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
     diffaugment: bool = True
     """Randomly shift all images that the discriminator sees (only the translation of DiffAugment)."""
-    ema_half_life_images: Count | None = 10_000
+    ema_half_life_images: OptionalCount = 10_000
     """Half-life of the EMA of the generator's weights, in training images; null: no EMA."""
     start_from: FilePath | None = None
     """A folder from `xraytune generator train` whose weights training starts from; then, `steps` may be 0."""
     seed: int = 0
 
-    @model_validator(mode="before")
     @classmethod
-    def _drop_old(cls, given: object) -> object:
-        if not isinstance(given, dict):
-            return given
-        return drop_old_values(given, old_gan_values(given.get("architecture", "pca")))
+    def old_values(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return settings of earlier versions, with the values that an architecture has today."""
+        is_pca = given.get("architecture", "pca") == "pca"
+        return {"loss": "hinge" if is_pca else "bce", "spectral_norm": is_pca, "conditional": True}
 
 
 class FolderSettings(StrictModel):
@@ -250,32 +243,24 @@ class GivenGenerator(StrictModel):
     path: FilePath
 
 
-BLOCKS = ("gan", "folder", "generator")
+BLOCKS: Mapping[str, type[StrictModel]] = {"gan": GanSettings, "folder": FolderSettings, "generator": GivenGenerator}
 """The blocks of parameters; the source of the same name uses them."""
-
-
-@dataclass(frozen=True, slots=True)
-class NoEffect:
-    """Annotates a parameter that has no effect with a source or in some tasks."""
-
-    source: str = ""
-    tasks: tuple[TaskName, ...] = ()
+_NEED_IMAGES = ("synthetic_ratio", "balance", "mixing")
+_UNUSED_BY: Mapping[TaskName, tuple[str, ...]] = {
+    "classification": ("pos_weight",),
+    "findings": ("head", "loss"),
+    "segmentation": ("balance", "head", "loss", "pos_weight", "dropout"),
+}
 
 
 def has_effect_with(source: object, name: str) -> bool:
     """Return whether a parameter or block has an effect with a source; `Parameters` and spaces drop it otherwise."""
-    return source == name if name in BLOCKS else _annotation(name).source != source
+    return source == name if name in BLOCKS else source != "none" or name not in _NEED_IMAGES
 
 
 def has_effect_in(task: TaskName, name: str) -> bool:
     """Return whether a parameter, by its dotted name, can have an effect in a task."""
-    return task not in _annotation(name).tasks
-
-
-@cache
-def _annotation(name: str) -> NoEffect:
-    field = Parameters.model_fields.get(name)
-    return next((marker for marker in (field.metadata if field else ()) if isinstance(marker, NoEffect)), NoEffect())
+    return name not in _UNUSED_BY[task]
 
 
 def extra_images(synthetic_ratio: float, real_count: int) -> int:
@@ -353,10 +338,10 @@ class Parameters(StrictModel):
     """The parameters of one trial: everything that a space can search."""
 
     source: Annotated[str, SOURCES] = "none"
-    synthetic_ratio: Annotated[float, Field(ge=0, le=100), NoEffect(source="none")] = 1.0
+    synthetic_ratio: Annotated[float, Field(ge=0, le=100)] = 1.0
     """Extra images per real image; 0 for `source: none`."""
-    balance: Annotated[Balance, NoEffect(source="none", tasks=("segmentation",))] = "natural"
-    mixing: Annotated[Literal["additive", "pretrain"], NoEffect(source="none")] = "additive"
+    balance: Balance = "natural"
+    mixing: Literal["additive", "pretrain"] = "additive"
     """`additive`: a step draws extra images on top of its real ones; `pretrain`: the first r/(1+r) of all steps draw only
     extra images, the remaining ones only real images."""
     gan: GanSettings | None = None
@@ -375,28 +360,32 @@ class Parameters(StrictModel):
     batch_norm: Literal["mix", "moving"] = "mix"
     """Running statistics of trainable batch norm layers: recomputed after each epoch on the training mix (real images with
     `mixing: pretrain`), or the moving average of training (`moving`)."""
-    head: Annotated[HeadName, NoEffect(tasks=("segmentation", "findings"))] = "linear"
+    head: HeadName = "linear"
     """`vgg16_two_class`: 256 hidden units, ReLU, dropout and log-softmax, as published with a VGG-16."""
-    loss: Annotated[LossName, NoEffect(tasks=("segmentation", "findings"))] = "cross_entropy"
+    loss: LossName = "cross_entropy"
     """`bce`: one output unit and binary cross entropy, for two classes."""
-    pos_weight: Annotated[PosWeight, NoEffect(tasks=("segmentation", "classification"))] = "none"
+    pos_weight: PosWeight = "none"
     """`balanced`: in the loss of a finding, positives weigh as much as negatives, by their numbers among the real images."""
-    dropout: Annotated[float, Field(ge=0, lt=1), NoEffect(tasks=("segmentation",))] = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     lr: AboveZero = 1e-4
     optimizer: OptimizerName = "adam"
     weight_decay: NonNegative = 0.0
     batch_size: BatchSize = 32
     schedule: ScheduleName = "constant"
-    early_stop_epochs: Count | None = None
+    early_stop_epochs: OptionalCount = None
+
+    @classmethod
+    def old_values(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG003
+        """Return blocks of earlier versions, as trials that do not use them store them."""
+        return {"diffusion": None, "pipeline": None}
 
     @model_validator(mode="before")
     @classmethod
-    def _drop_unused(cls, values: object) -> object:
+    def _drop_unused(cls, values: Any) -> Any:
         """Make trials equal if they differ only in parameters that their source does not use."""
         if not isinstance(values, dict):
             return values
         source = values.get("source", "none")
-        values = drop_old_values(values, {"diffusion": None, "pipeline": None})
         kept = {name: value for name, value in values.items() if has_effect_with(source, name)}
         if source == "none":
             kept["synthetic_ratio"] = 0.0
@@ -468,7 +457,7 @@ class Budget(StrictModel):
 
     trials: Count = 60
     max_epochs: Count = 27
-    steps_per_epoch: Count | None = None
+    steps_per_epoch: OptionalCount = None
     """Optimiser steps per epoch; by default one pass at 32 images per step, at least 8."""
     hours: AboveZero | None = None
     """Wall time of the search, over all its starts."""
@@ -510,7 +499,7 @@ class Resources(StrictModel):
     gpus_per_trial: Literal["auto"] | NonNegative = "auto"
     cpus_per_trial: Count = 1
     generator: GeneratorResources = GeneratorResources()
-    concurrent: Count | None = None
+    concurrent: OptionalCount = None
     retries: Annotated[int, Field(ge=0)] = 2
     """Retries of a trial, from its last checkpoint, after a failure that its settings did not cause."""
     hang_minutes: Annotated[float, Field(gt=0)] = 30.0
@@ -593,9 +582,9 @@ class ExportedFrom(StrictModel):
     trial: Annotated[int, Field(ge=0)]
     synthetic: str = ""
     """Whether `confirm` has shown that its synthetic images help; for the model card."""
-    images: Count | None = None
+    images: OptionalCount = None
     """Training images of the trial, by which `budget.steps_per_epoch` is scaled; None if the file repeats the trial."""
-    patients: Count | None = None
+    patients: OptionalCount = None
     """Training patients of the trial."""
     changes: Several[str] = ()
     """What `final` changed, one line each."""
@@ -611,7 +600,7 @@ class FinalSettings(StrictModel):
 
     image_size: ImageSize | None = None
     """`data.image_size`. A generator is trained at this size if it supports it; otherwise, its images are enlarged."""
-    max_epochs: Count | None = None
+    max_epochs: OptionalCount = None
     """`budget.max_epochs`. If given, an epoch is one pass over the real images; `budget.steps_per_epoch` is ignored."""
     backbone: Annotated[str, BACKBONES] | None = None
     weights: WeightsName | None = None
@@ -622,7 +611,7 @@ class FinalSettings(StrictModel):
     weight_decay: NonNegative | None = None
     batch_size: BatchSize | None = None
     schedule: ScheduleName | None = None
-    early_stop_epochs: Count | None = None
+    early_stop_epochs: OptionalCount = None
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -631,8 +620,9 @@ class FinalSettings(StrictModel):
 
     def settings_of(self, settings: Settings) -> Settings:
         """Return the settings of the final training, on all patients."""
-        size_px, budget = self.image_size or settings.data.image_size, settings.budget
+        size_px = self.image_size or settings.data.image_size
         data = settings.data.model_copy(update={"image_size": size_px, "train_patients": None})
+        budget = settings.budget
         if self.max_epochs:
             budget = budget.model_copy(update={"max_epochs": self.max_epochs, "steps_per_epoch": None})
         return settings.model_copy(update={"data": data, "budget": budget, "final": None})
@@ -694,10 +684,10 @@ class Settings(StrictModel):
     exported_from: ExportedFrom | None = None
     final: FinalSettings | None = None
 
-    @model_validator(mode="before")
     @classmethod
-    def _drop_old(cls, given: object) -> object:
-        return drop_old_values(given, {"prompts": {}}) if isinstance(given, dict) else given
+    def old_values(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG003
+        """Return the settings of earlier versions, as studies without them store them."""
+        return {"prompts": {}}
 
     rules = (
         _task_has_metric,
@@ -711,18 +701,14 @@ class Settings(StrictModel):
 
         The number of trials, time limits, resources, tracking and locations of files may change.
         """
-        return self.model_dump(
-            mode="json",
-            exclude={
-                **dict.fromkeys(
-                    ("resources", "tracking", "weights_dir", "pretrained_on", "exported_from", "final"), True
-                ),
-                "budget": {"trials", "hours", "gpu_hours"},
-                "data": {"path"},
-                # The content of a file of weights is in inputs.json.
-                **({"quality": {"weights"}} if is_path("weights", self.quality.weights) else {}),
-            },
-        )
+        notes = {"resources", "tracking", "weights_dir", "pretrained_on", "exported_from", "final"}
+        content = self.model_dump(mode="json", exclude=notes)
+        del content["data"]["path"]
+        for name in ("trials", "hours", "gpu_hours"):
+            del content["budget"][name]
+        if is_path("weights", self.quality.weights):  # the content of the file is in inputs.json
+            del content["quality"]["weights"]
+        return content
 
     @property
     def class_count(self) -> int | None:
@@ -754,7 +740,7 @@ class Experiment(StrictModel):
 
     settings: Settings
     parameters: Parameters
-    inherited_resolution_px: Count | None = None
+    inherited_resolution_px: OptionalCount = None
     """For an arm of a confirmation, the resolution of its finalist."""
     draw: Annotated[int, Field(ge=0)] | None = None
     """For a replicate of a confirmation, the draw of unused patients that it is trained on; None: the search's patients."""

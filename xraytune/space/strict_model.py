@@ -41,11 +41,6 @@ Several = Annotated[tuple[Item, ...], Strict(False)]
 """A tuple, which YAML and JSON write as a list."""
 
 
-def drop_old_values(given: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out settings of earlier versions whose value means what is always done today: studies store all settings."""
-    return {name: value for name, value in given.items() if name not in old or old[name] != value}
-
-
 class StrictModel(BaseModel):
     """A strict and frozen model: rejects unknown keys, wrong types, NaN, infinity, and values that break its rules."""
 
@@ -53,6 +48,22 @@ class StrictModel(BaseModel):
         strict=True, frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
     )
     rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @classmethod
+    def old_values(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG003
+        """Return settings of earlier versions, with the values that mean what is always done today.
+
+        Studies store all settings, so these are left out when a study is read.
+        """
+        return {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_old_values(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        old = cls.old_values(given)
+        return {name: value for name, value in given.items() if name not in old or value != old[name]}
 
     @model_validator(mode="after")
     def _keep_rules(self) -> Self:

@@ -1,0 +1,148 @@
+"""Validate a part of a file with a pydantic model: every error becomes a problem at its line, with a fix."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import groupby
+from typing import NoReturn, TypeAlias, TypeVar, get_args
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from xraytune.space.document import Node, Problems, RejectedError
+from xraytune.space.messages import format_value, nearest
+from xraytune.space.strict_model import StrictModel
+
+Model = TypeVar("Model", bound=StrictModel)
+Path: TypeAlias = tuple[str | int, ...]
+SPEC_KEYS = ("value", "values", "min", "max", "distribution", "when")
+"""The keys of a parameter."""
+_COMPARISONS = {
+    "greater_than": ("gt", "a number above {:g}"),
+    "greater_than_equal": ("ge", "{:g} or more"),
+    "less_than": ("lt", "a number below {:g}"),
+    "less_than_equal": ("le", "{:g} or less"),
+}
+_WRONG_TYPES = {
+    **dict.fromkeys(("int_type", "int_from_float"), ("is not a whole number", "write a whole number")),
+    **dict.fromkeys(("string_type", "path_type"), ("is not text", "write one text, in quotes")),
+    "float_type": ("is not a number", "write a number"),
+    "finite_number": ("is not a finite number", "write a finite number"),
+    "bool_type": ("is neither true nor false", "write true or false"),
+    "tuple_type": ("is not a list", "write [A, B]"),
+    "dict_type": ("is not a mapping", "write {A: B}"),
+    "too_short": ("is empty", "give at least one"),
+    "string_pattern_mismatch": (
+        "cannot be a folder's name on every machine",
+        "use up to 64 letters, digits, '.', '_' and '-', starting with a letter or digit",
+    ),
+}
+_MISSING = {
+    "name": "write name: my-study",
+    "data": "write data: {path: FOLDER}, or give --data FOLDER",
+    "data.path": "write path: FOLDER, or give --data FOLDER",
+}
+
+
+def validate(
+    problems: Problems, model: type[Model], node: Node, *, prefix: str = "", names: Sequence[str] = ()
+) -> Model:
+    """Return the model of a node; RejectedError if there are problems, whose messages begin with `prefix`.
+
+    `names` are what a user may mean by an unknown key, besides those of the model.
+    """
+    try:
+        return model.model_validate(node.plain())
+    except ValidationError as error:
+        details = [detail for detail in error.errors() if not _is_consequence(detail)]
+
+    def locate(detail: ErrorDetails) -> tuple[str, int]:
+        """The members of a union have one place."""
+        return _name_of(model, _path_of(detail)), id(node.nearest(_path_of(detail)))
+
+    for (name, _), errors in groupby(details, key=locate):
+        first, *others = errors
+        path = _path_of(first)
+        if first["type"] == "extra_forbidden":
+            what, fix = _explain_unknown(model, path, names)
+        elif first["type"] == "model_type":
+            example = next(iter(blocks_of(model)[path].model_fields))
+            label = f"{name}: " if name else ""
+            what = f"{label}{format_value(first['input'])} is not a mapping"
+            fix = f"write {label}{{{example}: ...}}"
+        else:
+            is_number = others and not isinstance(first["input"], str)  # instead of `auto`
+            what, fix = _explain(name, others[-1] if is_number else first)
+        problems.add(node.nearest(path), prefix + what, fix)
+    raise RejectedError
+
+
+def refuse(name: str, what: str, fix: str) -> NoReturn:
+    """Refuse a value from within a pydantic validator; the problem is reported at the setting of this name."""
+    raise PydanticCustomError("rule", "{what}; {fix}", {"name": name, "what": what, "fix": fix})
+
+
+@cache
+def blocks_of(model: type[StrictModel]) -> Mapping[Path, type[StrictModel]]:
+    """Return the model of each block of settings by its path; () is the model itself."""
+    blocks: dict[Path, type[StrictModel]] = {(): model}
+    for name, info in model.model_fields.items():
+        for member in (info.annotation, *get_args(info.annotation)):
+            if isinstance(member, type) and issubclass(member, StrictModel):
+                blocks |= {(name, *path): block for path, block in blocks_of(member).items()}
+    return blocks
+
+
+def setting_names(model: type[StrictModel]) -> list[str]:
+    """Return every setting of a model and of its blocks, by its dotted name."""
+    return [
+        ".".join(map(str, (*path, name))) for path, block in blocks_of(model).items() for name in block.model_fields
+    ]
+
+
+def _is_consequence(detail: ErrorDetails) -> bool:
+    """Return whether an error only says that there are others: no default for `objective`, no valid item of a list."""
+    kind = detail["type"]
+    return kind == "default_factory_not_called" or (kind == "too_short" and bool(detail["input"]))
+
+
+def _path_of(detail: ErrorDetails) -> Path:
+    return detail["loc"] + tuple(detail["ctx"]["name"].split(".") if detail["type"] == "rule" else ())
+
+
+def _name_of(model: type[StrictModel], path: Path) -> str:
+    """Return the dotted name of a setting, without what pydantic adds below it, such as the members of a union."""
+    return ".".join(str(key) for index, key in enumerate(path) if path[:index] in blocks_of(model))
+
+
+def _explain_unknown(model: type[StrictModel], path: Path, names: Sequence[str]) -> tuple[str, str]:
+    block, key = path[:-1], path[-1]
+    if block:
+        known = blocks_of(model)[block].model_fields if block in blocks_of(model) else SPEC_KEYS
+        return f"{_name_of(model, block)}: unknown key '{key}'", nearest(key, known)
+    if f"parameters.{key}" in names:
+        return f"unknown key '{key}'", f"did you mean 'parameters.{key}'?"
+    return f"unknown key '{key}'", nearest(key, [*setting_names(model), *names])
+
+
+def _explain(name: str, error: ErrorDetails) -> tuple[str, str]:
+    """Return what is wrong with the value of a setting, and the fix."""
+    value = error["input"]
+    kind = error["type"]
+    context = error.get("ctx", {})
+    if kind == "rule":
+        return context["what"], context["fix"]
+    if kind == "missing":
+        return f"{name}: is missing", _MISSING.get(name, f"write {name.rpartition('.')[2]}:")
+    if value is None:
+        return f"{name}: is empty", "give it a value, or leave it out"
+    if kind in _COMPARISONS:
+        bound, words = _COMPARISONS[kind]
+        return f"{name}: {format_value(value)} is out of bounds", f"write {words.format(context[bound])}"
+    if kind == "literal_error":
+        choices = [word for word in re.findall(r"[\w.+-]+", context["expected"]) if word != "or"]
+        return f"{name}: unknown value {format_value(value)}", nearest(value, choices)
+    what, fix = _WRONG_TYPES.get(kind, (error["msg"], ""))
+    return f"{name}: {format_value(value)} {what}", fix
