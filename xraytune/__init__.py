@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from xraytune.base.errors import XraytuneError
     from xraytune.cli.console import progress as show_progress
     from xraytune.cli.getting_started import demo
-    from xraytune.cli.search import SearchScreen as show_search
+    from xraytune.cli.search import follow_search as show_search
     from xraytune.confirm.headroom import headroom as measure_headroom
     from xraytune.confirm.run import confirm as confirm_study
     from xraytune.data.inspect import inspect_folder
@@ -118,7 +118,7 @@ _PLACES = {
     "run_audit": "xraytune.audit:audit",
     "run_search": "xraytune.search.run:search",
     "show_progress": "xraytune.cli.console:progress",
-    "show_search": "xraytune.cli.search:SearchScreen",
+    "show_search": "xraytune.cli.search:follow_search",
     "status": "xraytune.study.status:status",
     "train": "xraytune.model.train:train",
     "trials_dataframe": "xraytune.study.status:trials_dataframe",

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from tests.in_process import command as run
 from xraytune.base.errors import ConfigError, DataError, Problem, StudyError
-from xraytune.cli.main import Command, build_app
+from xraytune.cli.command import Command
+from xraytune.cli.main import build_app
 from xraytune.space.load import load_space
 
 UNIFORM = "lr={min: 1e-5, max: 1e-1}"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from xraytune.cli.search import SearchScreen
+from xraytune.cli.search import follow_search
 from xraytune.space.settings import Parameters
 from xraytune.study.row import TrialRow
 from xraytune.study.trial import Trial
@@ -11,7 +11,7 @@ from xraytune.study.trial import Trial
 def test_a_log_has_a_line_for_each_start_and_end(capsys: pytest.CaptureFixture[str]) -> None:
     parameters = Parameters.model_validate({"source": "duplicate", "synthetic_ratio": 0.5})
 
-    with SearchScreen() as callbacks:
+    with follow_search() as callbacks:
         callbacks.on_progress("reading images", 1, 2)
         callbacks.on_progress("reading images", 2, 2)
         callbacks.on_trial_start(Trial(number=3, parameters=parameters))

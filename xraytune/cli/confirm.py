@@ -2,24 +2,62 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Exit, Option
 
-from xraytune.base.records import Progress, ignore_progress
 from xraytune.cli import console, options
+from xraytune.cli.command import Options, calls
 from xraytune.cli.search import log_dashboard
 from xraytune.present.tables import Section, shown_path
 
 if TYPE_CHECKING:
     from xraytune.audit import Audit
     from xraytune.confirm.record import Confirmation
+
+
+@contextmanager
+def _show_confirmation(given: Options) -> Iterator[Options]:
+    """Show the progress of a confirmation, and ask before it accesses test images, if there is a terminal."""
     from xraytune.search.callbacks import Callbacks
 
+    with ExitStack() as drawing:
+        on_progress = drawing.enter_context(console.progress())
 
+        def before_test() -> None:
+            nonlocal on_progress
+            if given.get("yes") or given.get("as_json"):
+                return
+            drawing.close()
+            if not console.agreed("All replicates are trained. Access the test images now?"):
+                console.write("the test images stay sealed; run the same command again to access them")
+                raise Exit
+            on_progress = drawing.enter_context(console.progress())
+
+        callbacks = Callbacks(
+            note=console.event,
+            on_start=lambda _, dashboard: log_dashboard(dashboard),
+            on_progress=lambda what, done, total: on_progress(what, done, total),
+        )
+        yield {"callbacks": callbacks, "before_test": before_test}
+
+
+def show_verdict(confirmation: Confirmation) -> None:
+    """Print the verdict, the comparisons behind it, and where it is written."""
+    from xraytune.present.verdict import verdict_section
+
+    console.show_section(verdict_section(confirmation))
+    study = shown_path(confirmation.study)
+    console.write(f"all results: {study}/confirm/verdict.json; text for a paper: {study}/confirm/methods.md")
+    console.propose("report", study)
+    console.propose("export", study, "-o", "best.yaml", when="then")
+
+
+@calls("confirm_study", show_verdict, screen=_show_confirmation)
 def confirm(
     study: options.StudyArgument,
     test: Annotated[
@@ -46,106 +84,6 @@ def confirm(
     as_json: options.AsJson = False,
 ) -> None:
     """Test the best mixes against matched and tuned controls, with new seeds, on patients that no trial has seen."""
-    from xraytune.confirm.run import confirm
-
-    with ConfirmScreen(ask=not (yes or as_json)) as screen:
-        confirmation = confirm(
-            study,
-            test=test,
-            finalists=finalists,
-            replicates=replicates,
-            data=data,
-            weights_dir=weights_dir,
-            cache=cache,
-            address=address,
-            reason=reason,
-            callbacks=screen.callbacks,
-            before_test=screen.before_test,
-        )
-    console.show_result(confirmation, show_verdict, as_json=as_json)
-
-
-@dataclass(slots=True)
-class ConfirmScreen:
-    """Show the progress of a confirmation; `ask` before accessing test images, if there is a terminal."""
-
-    ask: bool = False
-    _drawing: ExitStack = field(default_factory=ExitStack)
-    _bars: Progress = ignore_progress
-
-    def __enter__(self) -> ConfirmScreen:
-        self._bars = self._drawing.enter_context(console.progress())
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._drawing.close()
-
-    @property
-    def callbacks(self) -> Callbacks:
-        """The screen as the callbacks of `confirm`."""
-        from xraytune.search.callbacks import Callbacks
-
-        return Callbacks(
-            note=console.event,
-            on_start=lambda _, dashboard: log_dashboard(dashboard),
-            on_progress=lambda what, done, total: self._bars(what, done, total),
-        )
-
-    def before_test(self) -> None:
-        """Ask whether to access the test images, and exit if they are to stay sealed."""
-        if not self.ask:
-            return
-        self._drawing.close()
-        if not console.agreed("All replicates are trained. Access the test images now?"):
-            console.write("the test images stay sealed; run the same command again to access them")
-            raise Exit
-        self._bars = self._drawing.enter_context(console.progress())
-
-
-def show_verdict(confirmation: Confirmation) -> None:
-    """Print the verdict, the comparisons behind it, and where it is written."""
-    from xraytune.present.verdict import verdict_section
-
-    console.show_section(verdict_section(confirmation))
-    study = shown_path(confirmation.study)
-    console.write(f"all results: {study}/confirm/verdict.json; text for a paper: {study}/confirm/methods.md")
-    console.propose("report", study)
-    console.propose("export", study, "-o", "best.yaml", when="then")
-
-
-def audit(
-    real: options.DataSource,
-    synthetic: Annotated[
-        Path, Argument(metavar="SYNTHETIC", help="Synthetic images, in class folders named like the real ones.")
-    ],
-    quick: Annotated[
-        bool, Option("--quick", help="Only measure the images; no training, and the test folder stays sealed.")
-    ] = False,
-    weights_dir: options.WeightsDir = None,
-    overrides: options.Overrides = None,
-    studies: options.Studies = Path("studies"),
-    cache: options.Cache = None,
-    skip_broken: options.SkipBroken = False,
-    yes: options.Yes = False,
-    as_json: options.AsJson = False,
-) -> None:
-    """Evaluate synthetic images against real ones: copies, realism, and benefit to a classifier."""
-    from xraytune.audit import audit
-
-    with ConfirmScreen(ask=not (yes or as_json)) as screen:
-        result = audit(
-            real,
-            synthetic,
-            quick=quick,
-            weights_dir=weights_dir,
-            overrides=overrides or (),
-            studies=studies,
-            cache=cache,
-            skip_broken=skip_broken,
-            callbacks=screen.callbacks,
-            before_test=screen.before_test,
-        )
-    console.show_result(result, _show_audit, as_json=as_json)
 
 
 def _show_audit(result: Audit) -> None:
@@ -161,3 +99,24 @@ def _show_audit(result: Audit) -> None:
     folder = shown_path(result.study)
     if result.verdict:
         console.write(f"report: {folder}/report.html; all figures: {folder}/audit.json")
+
+
+@calls("run_audit", _show_audit, screen=_show_confirmation)
+def audit(
+    real: options.DataSource,
+    synthetic: Annotated[
+        Path, Argument(metavar="SYNTHETIC", help="Synthetic images, in class folders named like the real ones.")
+    ],
+    quick: Annotated[
+        bool,
+        Option("--quick", help="Only measure the images; no training, and the test folder stays sealed."),
+    ] = False,
+    weights_dir: options.WeightsDir = None,
+    overrides: options.Overrides = None,
+    studies: options.Studies = Path("studies"),
+    cache: options.Cache = None,
+    skip_broken: options.SkipBroken = False,
+    yes: options.Yes = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Evaluate synthetic images against real ones: copies, realism, and benefit to a classifier."""

@@ -13,19 +13,19 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TextIO, TypeVar, cast
+from typing import Any, Literal, TextIO, TypeVar, cast
 
 import typer
 from rich import box
 from rich import progress as bars
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
-from rich.measure import measure_renderables
+from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -39,10 +39,6 @@ _STYLES: dict[Tone, str] = {"plain": "", "strong": "bold", "dim": "dim", "good":
 _LOG_EVERY_SECONDS = 10.0
 _FRAME_EVERY_SECONDS = 1.0
 _SUMMARY_EVERY_SECONDS = 30.0
-_GAP = 2
-"""Between two columns of a table."""
-_FOLDED_WIDTH = 20
-"""Longer words of a column that wraps may be folded."""
 _WIDEST = 10_000
 
 
@@ -80,17 +76,13 @@ def write_command(command: str, before: str = "$ ") -> None:
     _OUT.print(_text(before).append(_text(Cell(command, "busy"))), soft_wrap=True)
 
 
-def propose(
-    *words: object,
-    data: Path | None = None,
-    weights_dir: Path | None = None,
-    overrides: Iterable[str] = (),
-    when: str = "next",
-) -> None:
+def propose(*words: object, given: Mapping[str, Any] | None = None, when: str = "next") -> None:
     """Print the next command, with the options of this one that it also needs."""
-    options = [("--data", data), ("--weights-dir", weights_dir), *(("--set", line) for line in overrides)]
-    given = [word for name, value in options if value is not None for word in (name, value)]
-    shown = [shown_path(word) if isinstance(word, Path) else word for word in (*words, *given)]
+    options = given or {}
+    shared = [("--data", options.get("data")), ("--weights-dir", options.get("weights_dir"))]
+    shared += [("--set", line) for line in options.get("overrides") or ()]
+    named = [word for option, value in shared if value is not None for word in (option, value)]
+    shown = [shown_path(word) if isinstance(word, Path) else word for word in (*words, *named)]
     write_command(shlex.join(["xraytune", *map(str, shown)]), f"{when}: ")
 
 
@@ -244,50 +236,36 @@ class _DrawnTable:
 
     def __rich_console__(self, screen: Console, options: ConsoleOptions) -> RenderResult:
         table = self.table
-        columns = {name: [_text(name), *(_text(row[name]) for row in table.rows)] for name in table.columns}
+        shown = list(table.columns)
         room = options.update(max_width=_WIDEST)
-        sizes = {name: measure_renderables(screen, room, cells) for name, cells in columns.items()}
-        natural = {name: size.maximum for name, size in sizes.items()}
-        least = {
-            name: min(size.minimum, _FOLDED_WIDTH) if table.is_text(name) else size.maximum
-            for name, size in sizes.items()
-        }
-        shown = [*columns]
-
-        def fits(widths: dict[str, int]) -> bool:
-            return sum(widths[name] + _GAP for name in shown) - _GAP <= options.max_width
-
-        for name in reversed(columns):
-            if name in table.optional and not fits(natural):
+        needed = Measurement.get(screen, room, self._grid(shown)).maximum
+        optional = [name for name in reversed(shown) if name in table.optional]
+        for name in (*optional, *reversed(shown[2:])):
+            size = Measurement.get(screen, room, self._grid(shown))
+            if name in shown and (size.maximum if name in optional else size.minimum) > options.max_width:
                 shown.remove(name)
-        for name in reversed(shown[2:]):
-            if not fits(least):
-                shown.remove(name)
-        grid = RichTable(
-            box=box.SIMPLE_HEAD,
-            padding=(0, 1, 0, 0),
-            pad_edge=False,
-            show_edge=False,
-            show_header=any(name.strip() for name in shown),
-        )
-        for name in shown:
-            grid.add_column(
-                columns[name][0],
-                justify="left" if table.is_text(name) else "right",
-                overflow="fold",
-                no_wrap=fits(least) and not table.is_text(name),
-                header_style="dim",
-            )
-        for row in zip(*(columns[name][1:] for name in shown), strict=True):
-            grid.add_row(*row)
         yield Text()
         if table.title:
             yield _text(Cell(table.title, "strong"))
-        yield grid
-        if hidden := [name.replace("\n", " ") for name in columns if name not in shown]:
-            needed = sum(natural.values()) + _GAP * (len(columns) - 1)
+        yield self._grid(shown)
+        if hidden := [name.replace("\n", " ") for name in table.columns if name not in shown]:
             note = f"left out on this narrow screen: {', '.join(hidden)} (COLUMNS={needed} shows all)"
             yield _text(Cell(note, "dim"))
+
+    def _grid(self, columns: Sequence[str]) -> RichTable:
+        has_header = any(name.strip() for name in columns)
+        grid = RichTable(
+            box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, show_header=has_header
+        )
+        cells = [[_text(name), *(_text(row[name]) for row in self.table.rows)] for name in columns]
+        for name, column in zip(columns, cells, strict=True):
+            is_text = self.table.is_text(name)
+            side: Literal["left", "right"] = "left" if is_text else "right"
+            width = None if is_text else max(line.cell_len for cell in column for line in cell.split())
+            grid.add_column(column[0], justify=side, min_width=width, overflow="fold", header_style="dim")
+        for row in zip(*(column[1:] for column in cells), strict=True):
+            grid.add_row(*row)
+        return grid
 
 
 def _text(entry: Entry) -> Text:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Argument, Option
 
 from xraytune.base.records import to_json
 from xraytune.cli import console, options
+from xraytune.cli.command import calls
+
+if TYPE_CHECKING:
+    from xraytune.data.phantom import PhantomSet
 
 
 def inspect(
@@ -59,38 +63,33 @@ def inspect(
         overrides += [f"data.split.group_regex={group_regex}"] if group_regex else []
         has_masks, has_findings = inspection.masks is not None, bool(inspection.findings)
         space = "gan_segmentation_cpu" if has_masks else "findings_ratio_cpu" if has_findings else "gan_ratio_cpu"
-        console.propose("headroom", "--space", space, data=source, overrides=overrides)
+        console.propose("headroom", "--space", space, given={"data": source, "overrides": overrides})
 
 
+def _show_phantoms(drawn: PhantomSet) -> None:
+    what = ", with a table of findings, data.yaml" if (drawn.path / "data.yaml").exists() else ""
+    console.write(f"{drawn.path}: {drawn.image_count} phantom X-rays of {drawn.patient_count} patients{what}")
+
+
+@calls("draw_phantoms", _show_phantoms)
 def phantom(
     out: Annotated[Path, Argument(metavar="OUT", help="Folder to create.")],
     patients: Annotated[int, Option(help="Number of patients, with one to four images each.")] = 200,
     seed: Annotated[int, Option(help="Random seed; the same seed writes the same bytes.")] = 0,
-    size: Annotated[int, Option(metavar="PX", help="Side length of the images.")] = 256,
+    image_size_px: Annotated[int, Option("--size", metavar="PX", help="Side length of the images.")] = 256,
     difficulty: Annotated[float, Option(help="From 0, obvious lesions, to 1, invisible ones.")] = 0.3,
-    masks: Annotated[
-        bool, Option("--masks", help="Use the layout for segmentation: images/, and masks/ of the lungs; no classes.")
+    pairs: Annotated[
+        bool,
+        Option("--masks", help="Use the layout for segmentation: images/, and masks/ of the lungs; no classes."),
     ] = False,
     findings: Annotated[
         bool,
-        Option("--findings", help="Draw lobar and diffuse opacities and effusions, and a table of them; no classes."),
+        Option(
+            "--findings",
+            metavar="",
+            help="Draw lobar and diffuse opacities and effusions, and a table of them; no classes.",
+        ),
     ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Draw phantom chest X-rays."""
-    from xraytune.data.phantom import draw_phantoms
-
-    with console.progress() as on_progress:
-        drawn = draw_phantoms(
-            out,
-            patients=patients,
-            seed=seed,
-            image_size_px=size,
-            difficulty=difficulty,
-            pairs=masks,
-            findings=findings,
-            on_progress=on_progress,
-        )
-    what = ", with a table of findings, data.yaml" if findings else ", with masks" if masks else ""
-    text = f"{drawn.path}: {drawn.image_count} phantom X-rays of {drawn.patient_count} patients{what}"
-    console.show_result(drawn, lambda _: console.write(text), as_json=as_json)

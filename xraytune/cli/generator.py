@@ -8,54 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from xraytune.cli import console, options
+from xraytune.cli.command import Options, calls
 from xraytune.present.tables import counts_text
 
 if TYPE_CHECKING:
-    from xraytune.model.generator_folder import TrainedGenerator
-
-
-def train(
-    space: options.SpaceFile,
-    out: options.OutFolder,
-    data: options.Data = None,
-    overrides: options.Overrides = None,
-    weights_dir: options.WeightsDir = None,
-    cache: options.Cache = None,
-    skip_broken: options.SkipBroken = False,
-    as_json: options.AsJson = False,
-) -> None:
-    """Train the GAN of a search space file and save it to a folder. Run again to resume."""
-    from xraytune.model.generator_folder import generator_train
-
-    with console.progress() as on_progress:
-        trained = generator_train(
-            space,
-            out=out,
-            data=data,
-            overrides=overrides or (),
-            weights_dir=weights_dir,
-            cache=cache,
-            skip_broken=skip_broken,
-            note=console.log,
-            on_progress=on_progress,
-        )
-    console.show_result(trained, _show_trained, as_json=as_json)
-    if as_json:
-        return
-    if len(trained.class_counts) > 1:
-        for_search = [
-            line
-            for line in overrides or ()
-            if line.startswith(("data.classes", "data.positive", "data.split.group_regex"))
-        ]
-        console.propose(
-            *("search", "--space", "other_hospital_cpu"),
-            data=data,
-            weights_dir=weights_dir,
-            overrides=[*for_search, f"generator.path={trained.path}"],
-        )
-    else:
-        console.propose("generator", "sample", trained.path, "-n", 500, "-o", "generated")
+    from xraytune.model.generator_folder import GeneratorSample, TrainedGenerator
 
 
 def _show_trained(trained: TrainedGenerator) -> None:
@@ -70,6 +27,36 @@ def _show_trained(trained: TrainedGenerator) -> None:
         console.write(f"its images copy training images: {copies}")
 
 
+def _propose_search(trained: TrainedGenerator, given: Options) -> None:
+    if len(trained.class_counts) == 1:
+        console.propose("generator", "sample", trained.path, "-n", 500, "-o", "generated")
+        return
+    of_data = ("data.classes", "data.positive", "data.split.group_regex")
+    overrides = [line for line in given.get("overrides") or () if line.startswith(of_data)]
+    overrides.append(f"generator.path={trained.path}")
+    console.propose("search", "--space", "other_hospital_cpu", given={**given, "overrides": overrides})
+
+
+@calls("generator_train", _show_trained, propose=_propose_search)
+def train(
+    space: options.SpaceFile,
+    out: options.OutFolder,
+    data: options.Data = None,
+    overrides: options.Overrides = None,
+    weights_dir: options.WeightsDir = None,
+    cache: options.Cache = None,
+    skip_broken: options.SkipBroken = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Train the GAN of a search space file and save it to a folder. Run again to resume."""
+
+
+def _show_sample(drawn: GeneratorSample) -> None:
+    counts = _counts(drawn.counts, drawn.has_masks)
+    console.write(f"{drawn.path}: {counts} ({drawn.image_size_px} px), with provenance.json")
+
+
+@calls("generator_sample", _show_sample)
 def sample(
     generator: Annotated[Path, Argument(metavar="FOLDER", help="Folder from `generator train`.")],
     out: options.OutFolder,
@@ -80,13 +67,6 @@ def sample(
 
     Classes have their training proportions. The first 100 of 500 images are the same as with -n 100.
     """
-    from xraytune.model.generator_folder import generator_sample
-
-    with console.progress() as on_progress:
-        drawn = generator_sample(generator, count=count, out=out, on_progress=on_progress)
-    counts = _counts(drawn.counts, drawn.has_masks)
-    text = f"{drawn.path}: {counts} ({drawn.image_size_px} px), with provenance.json"
-    console.show_result(drawn, lambda _: console.write(text), as_json=as_json)
 
 
 def _counts(counts: dict[str, int], has_masks: bool) -> str:

@@ -51,7 +51,7 @@ def demo(
         size = ("--size", _SIZE_PX, "--difficulty", 0)
         announce(why, "data", "phantom", hospital, "--patients", patients, "--seed", seed, *size)
         if is_missing(hospital):
-            data.phantom(hospital, patients=patients, seed=seed, size=_SIZE_PX, difficulty=0)
+            data.phantom(hospital, patients=patients, seed=seed, image_size_px=_SIZE_PX, difficulty=0)
 
     of_a = ["data.train_patients=null", f"gan.steps={500 if quick else 1500}"]
     command = ("generator", "train", "--space", _SPACE, "--data", hospital_a, *_settings(of_a), "-o", gan)

@@ -1,7 +1,7 @@
-"""The command line. Each command parses its options, calls the Python function of its name, and prints the result.
+"""The command line: all commands, in the order in which a new user needs them.
 
 Exit codes: 0 success, 1 a bug, 2 wrong usage, 130 interrupted; the others are those of the classes in `errors.py`.
-Commands import what they run in their body, so that `--help` loads neither torch nor Ray.
+What a command runs is imported when it runs, so that `--help` loads neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -9,69 +9,17 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
-from xraytune.base.errors import INTERRUPTED_EXIT_CODE, MachineError, Problem, XraytuneError, is_out_of_memory
-from xraytune.base.files import explain_disk_errors
 from xraytune.cli import confirm, console, data, generator, getting_started, model, search, space, study
+from xraytune.cli.command import Command, Group
 
 _SPIN_COUNT = "1000"
 """How often a waiting thread of torch looks again before it sleeps. Threads that spin for long take the core that another
 one waits for: beside other work, a command becomes many times as slow (docs/results.md#beside-other-work)."""
 _START, _SEARCH, _MODEL = "Getting started", "Search", "Final model"
-
-
-def _without_flag_types(params: list[Any]) -> list[Any]:
-    for param in params:
-        if getattr(param, "is_flag", False):
-            param.metavar = ""  # typer shows <bool>
-    return params
-
-
-class _Group(TyperGroup):
-    def get_params(self, ctx: Any) -> list[Any]:
-        return _without_flag_types(super().get_params(ctx))
-
-
-class Command(TyperCommand):
-    """A command that turns exceptions into exit codes. Only an unexpected error prints its traceback."""
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        """Return the parameters; flags without a type in the help."""
-        return _without_flag_types(super().get_params(ctx))
-
-    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # typer's own context
-        """Run the command; raise `typer.Exit` with the exit code of an error."""
-        try:
-            _require_working_folder()
-            with explain_disk_errors(Path()):
-                return super().invoke(ctx)
-        except (typer.Exit, typer.BadParameter, BrokenPipeError):  # handled by typer
-            raise
-        except XraytuneError as error:
-            console.show_error(error)
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            console.log("interrupted: run the same command again to resume", "strong")
-            raise typer.Exit(INTERRUPTED_EXIT_CODE) from None
-        except Exception as error:  # noqa: BLE001  the outermost boundary; the traceback is shown
-            if is_out_of_memory(error):
-                fix = "run fewer trials at the same time, or set a smaller batch_size or image_size"
-                console.show_error(MachineError(Problem("out of memory", fix=fix)))
-                raise typer.Exit(MachineError.exit_code) from None
-            console.show_traceback("this is a bug in xraytune: please report it with the lines above")
-            raise typer.Exit(1) from None
-
-
-def _require_working_folder() -> None:
-    try:
-        Path.cwd()
-    except FileNotFoundError:
-        raise MachineError(Problem("the working folder no longer exists", fix="cd to another folder")) from None
 
 
 def build_app() -> typer.Typer:
@@ -126,7 +74,7 @@ def main() -> None:
 
 def _group(about: str) -> typer.Typer:
     return typer.Typer(
-        cls=_Group,
+        cls=Group,
         help=about,
         no_args_is_help=True,
         pretty_exceptions_enable=False,

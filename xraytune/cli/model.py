@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
 from xraytune.base.errors import ConfigError, Problem
+from xraytune.base.records import EpochRecord
 from xraytune.cli import console, options
+from xraytune.cli.command import Options, calls
 from xraytune.present.tables import counts_text
 
 if TYPE_CHECKING:
@@ -19,6 +23,37 @@ if TYPE_CHECKING:
     from xraytune.model.train import Trained
 
 
+@contextmanager
+def _show_epochs(given: Options) -> Iterator[Options]:
+    sources = [given[name] for name in ("study", "config") if given.get(name)]
+    if len(sources) != 1:
+        fix = "write e.g. xraytune train studies/NAME -o model"
+        raise ConfigError(Problem("give a study or --config FILE", fix=fix))
+    with console.progress() as on_progress:
+        yield {"config": sources[0], "on_progress": on_progress, "note": console.event, "on_epoch": _log_epoch}
+
+
+def _log_epoch(epoch: EpochRecord) -> None:
+    losses = f"train loss {epoch.train_loss:.4f}  val-A loss {epoch.val_loss:.4f}"
+    console.event(f"epoch {epoch.epoch:3d}  {losses}  val-A score {epoch.val_score:.4f}")
+
+
+def show_training(trained: Trained) -> None:
+    """Print the metrics of a trained model and the next command."""
+    scores = f"val-A {trained.metric} {trained.val_score:.3f}, val-B {trained.metric} {trained.val_b_score:.3f}"
+    console.write(f"{trained.path}: arm {trained.arm}, epoch {trained.best_epoch} of {trained.epochs}, {scores}")
+    if trained.positive:
+        threshold = f"threshold for {trained.positive}: {trained.threshold:.3f}"
+        images = f"{trained.validation_images:,} images of {trained.validation_patients:,} patients"
+        console.write(f"{threshold}, chosen for balanced accuracy on val-A and val-B ({images})")
+    if trained.equals_trial:
+        console.write("metrics are bit-identical to those of the exported trial", "good")
+    elif trained.equals_trial is False:
+        console.write("metrics differ from those of the exported trial: other hardware or package versions", "busy")
+    console.propose("evaluate", trained.path, given={"data": trained.test_folder or "FOLDER"})
+
+
+@calls("train", show_training, screen=_show_epochs)
 def train(
     out: Annotated[Path, Option("--out", "-o", metavar="MODEL", help="Folder to create.")],
     study: Annotated[
@@ -39,47 +74,18 @@ def train(
     Given a study, this runs `export` and trains the exported file: the mix that `confirm` found to help, or else the
     simplest one that is about as good as the best, with the settings of `final:`.
     """
-    from xraytune.model.train import train
-
-    source = study or config
-    if source is None or None not in (study, config):
-        raise ConfigError(
-            Problem("give a study or --config FILE", fix="write e.g. xraytune train studies/NAME -o model")
-        )
-    with console.progress() as on_progress:
-        trained = train(
-            source,
-            out=out,
-            data=data,
-            weights_dir=weights_dir,
-            overrides=overrides or (),
-            cache=cache,
-            skip_broken=skip_broken,
-            on_epoch=lambda epoch: console.event(
-                f"epoch {epoch.epoch:3d}  train loss {epoch.train_loss:.4f}  val-A loss {epoch.val_loss:.4f}  "
-                f"val-A score {epoch.val_score:.4f}"
-            ),
-            on_progress=on_progress,
-            note=console.event,
-        )
-    console.show_result(trained, show_training, as_json=as_json)
 
 
-def show_training(trained: Trained) -> None:
-    """Print the metrics of a trained model and the next command."""
-    scores = f"val-A {trained.metric} {trained.val_score:.3f}, val-B {trained.metric} {trained.val_b_score:.3f}"
-    console.write(f"{trained.path}: arm {trained.arm}, epoch {trained.best_epoch} of {trained.epochs}, {scores}")
-    if trained.positive:
-        threshold = f"threshold for {trained.positive}: {trained.threshold:.3f}"
-        images = f"{trained.validation_images:,} images of {trained.validation_patients:,} patients"
-        console.write(f"{threshold}, chosen for balanced accuracy on val-A and val-B ({images})")
-    if trained.equals_trial:
-        console.write("metrics are bit-identical to those of the exported trial", "good")
-    elif trained.equals_trial is False:
-        console.write("metrics differ from those of the exported trial: other hardware or package versions", "busy")
-    console.propose("evaluate", trained.path, data=trained.test_folder or Path("FOLDER"))
+def show_evaluation(evaluation: Evaluation | FindingEvaluation | MaskEvaluation) -> None:
+    """Print the metrics, and where the files were written."""
+    from xraytune.present.evaluation import evaluation_frame
+
+    console.show(*evaluation_frame(evaluation))
+    if evaluation.out:
+        console.write(f"\n{evaluation.out}: metrics.json, predictions (CSV) and pictures")
 
 
+@calls("evaluate", show_evaluation)
 def evaluate(
     model: options.ModelArgument,
     data: Annotated[
@@ -111,52 +117,6 @@ def evaluate(
     as_json: options.AsJson = False,
 ) -> None:
     """Evaluate a model on labelled images or pairs, with 95 % confidence intervals over patients."""
-    from xraytune.model.evaluate import evaluate
-
-    with console.progress() as on_progress:
-        evaluation = evaluate(
-            model,
-            data=data,
-            out=out,
-            by=by or (),
-            calibrate_on=calibrate_on,
-            skip_broken=skip_broken,
-            reason=reason,
-            on_progress=on_progress,
-        )
-    console.show_result(evaluation, show_evaluation, as_json=as_json)
-
-
-def show_evaluation(evaluation: Evaluation | FindingEvaluation | MaskEvaluation) -> None:
-    """Print the metrics, and where the files were written."""
-    from xraytune.present.evaluation import evaluation_frame
-
-    console.show(*evaluation_frame(evaluation))
-    if evaluation.out:
-        console.write(f"\n{evaluation.out}: metrics.json, predictions (CSV) and pictures")
-
-
-def predict(
-    model: options.ModelArgument,
-    images: Annotated[Path, Argument(metavar="FOLDER", help="Folder of images, or one image.")],
-    out: Annotated[
-        Path, Option("--out", "-o", metavar="OUT", help="CSV file to write; for a segmenter, folder to create.")
-    ],
-    skip_broken: options.SkipBroken = False,
-    as_json: options.AsJson = False,
-) -> None:
-    """Write the class probabilities of images to a CSV file, or their masks and overlays to a folder."""
-    from xraytune.model.predict import predict
-
-    with console.progress() as on_progress:
-        predicted = predict(
-            model,
-            images,
-            out=out,
-            skip_broken=skip_broken,
-            on_progress=on_progress,
-        )
-    console.show_result(predicted, _show_predicted, as_json=as_json)
 
 
 def _show_predicted(predicted: Predicted | PredictedMasks) -> None:
@@ -172,3 +132,16 @@ def _show_predicted(predicted: Predicted | PredictedMasks) -> None:
         text = f"{predicted.images} masks{empty}, mean area {predicted.area:.0%} of the image"
         text += "; masks/, overlays/ and predictions.csv"
     console.write(f"{predicted.path}: {text}")
+
+
+@calls("predict", _show_predicted)
+def predict(
+    model: options.ModelArgument,
+    images: Annotated[Path, Argument(metavar="FOLDER", help="Folder of images, or one image.")],
+    out: Annotated[
+        Path, Option("--out", "-o", metavar="OUT", help="CSV file to write; for a segmenter, folder to create.")
+    ],
+    skip_broken: options.SkipBroken = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Write the class probabilities of images to a CSV file, or their masks and overlays to a folder."""

@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from xraytune.cli import console, options
+from xraytune.cli.command import calls
 from xraytune.present.tables import Table
 
 if TYPE_CHECKING:
     from xraytune.space.space import Space
 
 
+def _show_list(spaces: dict[str, str]) -> None:
+    rows = [{"name": name, "what it is for": purpose} for name, purpose in spaces.items()]
+    console.show(Table(rows, text=("name", "what it is for")))
+
+
+@calls("list_spaces", _show_list)
 def list_(as_json: options.AsJson = False) -> None:
     """List the space files that come with xraytune, and what each is for. Use one with `--space NAME`."""
-    from xraytune.space.shipped import list_spaces
-
-    spaces = list_spaces()
-    table = Table(
-        [{"name": name, "what it is for": purpose} for name, purpose in spaces.items()], text=("name", "what it is for")
-    )
-    console.show_result(spaces, lambda _: console.show(table), as_json=as_json)
 
 
 def copy(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from xraytune.cli import console, options
+from xraytune.cli.command import calls
 from xraytune.present.tables import Cell, Table, shown_path
 
 if TYPE_CHECKING:
@@ -54,25 +55,6 @@ def report(
     console.show_result({"report": file}, lambda _: console.write(str(shown_path(file))), as_json=as_json)
 
 
-def export(
-    study: options.StudyArgument,
-    out: Annotated[Path, Option("--out", "-o", metavar="FILE", help="YAML file to write.")] = Path("best.yaml"),
-    trial: Annotated[int | None, Option(metavar="NUMBER", help="Trial to export instead.")] = None,
-    exact: Annotated[
-        bool, Option("--exact", help="Write the trial's own settings, so that `train` reproduces it bit for bit.")
-    ] = False,
-    as_json: options.AsJson = False,
-) -> None:
-    """Write the configuration of a study's best mix to a file for `train`, and say why it is this one.
-
-    With this file, `train` uses all patients, including those that `data.train_patients` left out of the search.
-    """
-    from xraytune.model.best import export
-
-    exported = export(study, out=out, trial=trial, exact=exact)
-    console.show_result(exported, show_export, as_json=as_json)
-
-
 def show_export(exported: Exported) -> None:
     """Print the exported trial and the next command."""
     console.write(f"{exported.path}: {exported.sentence}")
@@ -82,19 +64,21 @@ def show_export(exported: Exported) -> None:
     console.write_command(exported.command, "next: ")
 
 
-def clean_cache(
-    max_size: Annotated[str, Option(metavar="SIZE", help="Maximum size of the cache, e.g. 50GB or 50GiB.")],
-    cache: Annotated[Path, Option("--cache", metavar="DIR", help="Cache folder.")] = Path("cache"),
-    dry_run: options.DryRun = False,
+@calls("export_best", show_export)
+def export(
+    study: options.StudyArgument,
+    out: Annotated[Path, Option("--out", "-o", metavar="FILE", help="YAML file to write.")] = Path("best.yaml"),
+    trial: Annotated[int | None, Option(metavar="NUMBER", help="Trial to export instead.")] = None,
+    exact: Annotated[
+        bool,
+        Option("--exact", help="Write the trial's own settings, so that `train` reproduces it bit for bit."),
+    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Remove the least recently used artifacts until the cache is no larger than SIZE.
+    """Write the configuration of a study's best mix to a file for `train`, and say why it is this one.
 
-    Artifacts that running commands use are kept. What is removed is computed again when it is needed.
+    With this file, `train` uses all patients, including those that `data.train_patients` left out of the search.
     """
-    from xraytune.study.clean import clean_cache
-
-    console.show_result(clean_cache(cache, max_size=max_size, dry_run=dry_run), _show_cleaned, as_json=as_json)
 
 
 def _show_cleaned(cleaned: Cleaned) -> None:
@@ -106,3 +90,16 @@ def _show_cleaned(cleaned: Cleaned) -> None:
         *([Cell(f"note: {cleaned.note}", "dim")] if cleaned.note else []),
         *([Table(rows)] if rows else []),
     )
+
+
+@calls("clean_cache", _show_cleaned)
+def clean_cache(
+    max_size: Annotated[str, Option(metavar="SIZE", help="Maximum size of the cache, e.g. 50GB or 50GiB.")],
+    cache: Annotated[Path, Option("--cache", metavar="DIR", help="Cache folder.")] = Path("cache"),
+    dry_run: options.DryRun = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Remove the least recently used artifacts until the cache is no larger than SIZE.
+
+    Artifacts that running commands use are kept. What is removed is computed again when it is needed.
+    """

@@ -15,7 +15,7 @@ from xraytune.base.records import Json
 from xraytune.space.backbones import BACKBONES, has_weights
 from xraytune.space.extensions import Extensions
 from xraytune.space.paths import FilePath, WeightsName, is_path
-from xraytune.space.strict_model import Refusals, Several, StrictModel, reads
+from xraytune.space.strict_model import Refusals, Several, StoredModel, StrictModel, reads
 
 Count = Annotated[int, Field(ge=1)]
 OptionalCount = Annotated[int | None, Field(ge=1)]
@@ -191,7 +191,7 @@ class Objective(StrictModel):
     rules = (_specificity_is_for_sensitivity,)
 
 
-class GanSettings(StrictModel):
+class GanSettings(StoredModel):
     """A GAN. The defaults suit a few hundred images."""
 
     architecture: Literal["dcgan", "pca"] = "pca"
@@ -334,7 +334,7 @@ def _batches_have_extra_images(ratio: float, size: int, mixing: str, source: str
         yield what, "raise one of them"
 
 
-class Parameters(StrictModel):
+class Parameters(StoredModel):
     """The parameters of one trial: everything that a space can search."""
 
     source: Annotated[str, SOURCES] = "none"
@@ -657,7 +657,7 @@ def _there_are_several_findings(findings: tuple[str, ...] | str | None, task: Ta
         yield what, "use task: classification"
 
 
-class Settings(StrictModel):
+class Settings(StoredModel):
     """Everything in a space file except the parameters."""
 
     version: Literal[1] = 1

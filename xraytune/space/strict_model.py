@@ -49,6 +49,25 @@ class StrictModel(BaseModel):
     )
     rules: ClassVar[tuple[Rule, ...]] = ()
 
+    @model_validator(mode="after")
+    def _keep_rules(self) -> Self:
+        for rule in self.rules:
+            if refusal := rule.refusal({name: self.at(name) for name in rule.reads}):
+                what, fix = refusal
+                raise PydanticCustomError("rule", "{what}; {fix}", {"name": rule.reads[0], "what": what, "fix": fix})
+        return self
+
+    def at(self, name: str) -> Any:
+        """Return the value of a field by its dotted name; None inside a block that is None."""
+        value: Any = self
+        for key in name.split("."):
+            value = getattr(value, key, None)
+        return value
+
+
+class StoredModel(StrictModel):
+    """A model that studies of earlier versions have stored, with settings that were removed since."""
+
     @classmethod
     def old_values(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG003
         """Return settings of earlier versions, with the values that mean what is always done today.
@@ -64,18 +83,3 @@ class StrictModel(BaseModel):
             return given
         old = cls.old_values(given)
         return {name: value for name, value in given.items() if name not in old or value != old[name]}
-
-    @model_validator(mode="after")
-    def _keep_rules(self) -> Self:
-        for rule in self.rules:
-            if refusal := rule.refusal({name: self.at(name) for name in rule.reads}):
-                what, fix = refusal
-                raise PydanticCustomError("rule", "{what}; {fix}", {"name": rule.reads[0], "what": what, "fix": fix})
-        return self
-
-    def at(self, name: str) -> Any:
-        """Return the value of a field by its dotted name; None inside a block that is None."""
-        value: Any = self
-        for key in name.split("."):
-            value = getattr(value, key, None)
-        return value
