@@ -32,7 +32,6 @@ from xraytune.nets.backbones import build_backbone
 from xraytune.nets.compute import choose_compute
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.loop import TrialLoop
-from xraytune.search.messages import EpochEnded, TrialEnded
 from xraytune.search.run import search
 from xraytune.search.trials import SearchTrials
 from xraytune.space.load import load_space
@@ -172,7 +171,7 @@ def _end_trials(loop: TrialLoop, count: int) -> None:
         for epoch in range(1, _EPOCHS + 1):
             losses = {"train_loss": 0.5, "val_loss": 0.5, "val_score": value, "best_val_score": value}
             record = EpochRecord(epoch=epoch, steps=epoch, lr=1e-3, seconds=1.0, **losses)
-            if not loop.on_result(suggestion.number, EpochEnded(record=record)):
+            if not loop.on_result(suggestion.number, record):
                 break
         result = TrialResult(value=value, best_epoch=1, epochs=_EPOCHS, val_b_score=value, threshold=0.5)
-        loop.on_result(suggestion.number, TrialEnded(result=result))
+        loop.on_result(suggestion.number, result)

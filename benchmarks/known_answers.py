@@ -29,7 +29,7 @@ from benchmarks.figures import Figure, figure
 from xraytune.base.files import write_json
 from xraytune.base.records import Compute
 from xraytune.base.seeding import derive_seed, numpy_generator
-from xraytune.confirm.arms import FinishedTrial, Plan, finalist_arm, matched_control, replicate
+from xraytune.confirm.arms import Plan, finalist_arm, matched_control, replicate
 from xraytune.confirm.judge import judge_finalists
 from xraytune.confirm.record import ControlVerdict, FinalistVerdict
 from xraytune.confirm.score import arm_scores, score
@@ -41,6 +41,7 @@ from xraytune.nets.compute import pin
 from xraytune.space.load import data_settings, experiment_to_json
 from xraytune.space.settings import Parameters, Settings
 from xraytune.study.folder import StudyFolder
+from xraytune.study.row import TrialRow
 from xraytune.trial.run import run_trial
 from xraytune.trial.task import TASKS
 
@@ -226,7 +227,7 @@ def _plan(question: Question, extra: Path, settings: Settings) -> Plan:
             "schedule": "cosine",
         }
     )
-    finalist = finalist_arm(FinishedTrial(name="#0", parameters=parameters, val_b_score=0.5), None)
+    finalist = finalist_arm(TrialRow(number=0, status="complete", parameters=parameters, val_b_score=0.5), None)
     controls = [matched_control(finalist, source) for source in settings.confirm.controls.matched]
     arms = [finalist, *(control for control in controls if control is not None)]
     return Plan(test="folder", replicates=settings.confirm.replicates, arms=tuple(arms))

@@ -110,9 +110,9 @@ class SimulatedNode:
                 lr=1e-3,
                 seconds=seconds,
             )
-            self.queue.append((when, number, seconds, messages.EpochEnded(record=record)))
+            self.queue.append((when, number, seconds, record))
         result = TrialResult(value=best, best_epoch=1, epochs=_EPOCHS, val_b_score=best, threshold=0.5)
-        self.queue.append((when + 1e-6, number, 0.0, messages.TrialEnded(result=result)))
+        self.queue.append((when + 1e-6, number, 0.0, result))
 
 
 def measure() -> Iterator[Figure]:

@@ -11,7 +11,6 @@ import pytest
 from xraytune.base.errors import StudyError
 from xraytune.confirm.arms import (
     Arm,
-    FinishedTrial,
     Plan,
     compared_arms,
     finalist_arm,
@@ -25,6 +24,7 @@ from xraytune.confirm.plan import choose_finalists
 from xraytune.space.load import load_space
 from xraytune.space.settings import Parameters
 from xraytune.space.space import Space
+from xraytune.study.row import TrialRow
 
 SPACE = """\
 name: small
@@ -41,8 +41,8 @@ def parameters(source: str, **changes: Any) -> Parameters:
     return Parameters.model_validate({"source": source, **changes})
 
 
-def trial(number: int, val_b: float, source: str, **changes: Any) -> FinishedTrial:
-    return FinishedTrial(name=f"#{number}", parameters=parameters(source, **changes), val_b_score=val_b)
+def trial(number: int, val_b: float, source: str, **changes: Any) -> TrialRow:
+    return TrialRow(number=number, status="complete", parameters=parameters(source, **changes), val_b_score=val_b)
 
 
 TRIALS = (
@@ -63,7 +63,7 @@ GAN = Arm(
 NONE = Arm(name="none, matched to #1", role="matched", trial="#1", parameters=Parameters(), resolution_px=64)
 
 
-def tuned(trials: Sequence[FinishedTrial], *controls: str) -> list[str]:
+def tuned(trials: Sequence[TrialRow], *controls: str) -> list[str]:
     """The trials that become tuned controls."""
     return [arm.trial for arm in choose_tuned(controls, trials, lambda unfinished: unfinished, [])]
 
@@ -78,7 +78,7 @@ def space(tmp_path: Path) -> Space:
 @pytest.mark.parametrize(
     ("trials", "what"), [((), "no trial is complete"), (TRIALS[:1], "no complete trial has synthetic images")]
 )
-def test_a_study_without_a_finalist_is_refused_with_a_fix(trials: tuple[FinishedTrial, ...], what: str) -> None:
+def test_a_study_without_a_finalist_is_refused_with_a_fix(trials: tuple[TrialRow, ...], what: str) -> None:
     with pytest.raises(StudyError, match=f"{what}(.|\n)*fix:"):
         choose_finalists(trials, 3, Path("s"))
 
@@ -115,7 +115,7 @@ def test_controls_of_a_pretrained_finalist_pretrain_on_duplicates_or_not_at_all(
 
 
 def test_finalists_and_tuned_controls_are_the_best_different_trials_by_val_b() -> None:
-    assert [finalist.name for finalist in choose_finalists(TRIALS, 3, Path("s"))] == ["#2", "#1", "#4"]
+    assert [finalist.label for finalist in choose_finalists(TRIALS, 3, Path("s"))] == ["#2", "#1", "#4"]
     assert tuned(TRIALS, "real_only", "classical", "duplicate") == ["#0", "#5", "#6"]
     assert tuned(TRIALS[1:3], "real_only") == []
 
@@ -131,7 +131,7 @@ def test_of_equals_on_val_b_the_simpler_and_cheaper_trial_comes_first() -> None:
         trial(6, 0.9, "none", classical=1),
     ]
 
-    assert [one.name for one in choose_finalists(equals, 3, Path("s"))] == ["#2", "#1", "#0"]
+    assert [one.label for one in choose_finalists(equals, 3, Path("s"))] == ["#2", "#1", "#0"]
     assert tuned(equals, "classical", "duplicate") == ["#6", "#4"]
 
 

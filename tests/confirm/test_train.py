@@ -13,7 +13,7 @@ from tests.confirm.test_plan import parameters
 from tests.study.studies import CPU, ended, epoch, two_images, write_space
 from xraytune.base.errors import TrialError
 from xraytune.base.files import read_jsonl
-from xraytune.confirm.arms import FinishedTrial, Plan
+from xraytune.confirm.arms import Plan
 from xraytune.confirm.plan import make_plan
 from xraytune.confirm.run_list import train_replicates
 from xraytune.confirm.sealed import SealedTest, TestChoice
@@ -25,13 +25,14 @@ from xraytune.search.messages import TrialFailed, TrialMessage
 from xraytune.search.ray.runner import Runner
 from xraytune.space.settings import DataSettings
 from xraytune.study.folder import StudyFolder
+from xraytune.study.row import TrialRow
 from xraytune.study.start import environment
 from xraytune.study.trial import Trial
 
-REAL = FinishedTrial(name="#0", parameters=parameters("none", lr=1e-3), val_b_score=0.8)
-GAN = FinishedTrial(name="#1", parameters=parameters("gan", lr=1e-3), val_b_score=0.9)
+REAL = TrialRow(number=0, status="complete", parameters=parameters("none", lr=1e-3), val_b_score=0.8)
+GAN = TrialRow(number=1, status="complete", parameters=parameters("gan", lr=1e-3), val_b_score=0.9)
 STOPPED = tuple(
-    FinishedTrial(status="pruned", name=f"#{number}", parameters=parameters("gan", lr=lr), epochs=9 - number, value=0.9)
+    TrialRow(number=number, status="pruned", parameters=parameters("gan", lr=lr), epochs=9 - number, value=0.9)
     for number, lr in enumerate((1e-3, 2e-3, 3e-3), start=1)
 )
 SMALL = "confirm={replicates: 2, controls: {matched: [none], tuned: [real_only]}}"
@@ -92,8 +93,8 @@ def open_study(root: Path, *overrides: str, says: Says = well) -> OpenStudy:
 
 def train(
     study: OpenStudy,
-    *complete: FinishedTrial,
-    stopped: tuple[FinishedTrial, ...] = (),
+    *complete: TrialRow,
+    stopped: tuple[TrialRow, ...] = (),
     finalists: int = 3,
     reports: Iterable[Report] = (),
 ) -> Plan:
@@ -189,7 +190,7 @@ def test_settings_of_pruned_or_failed_trials_are_not_sampled_again(
 ) -> None:
     """The space has two settings of `real_only`, of which one was pruned."""
     monkeypatch.setattr("xraytune.confirm.controls._DRAWS", 500)
-    pruned = FinishedTrial(status="pruned", name="#0", parameters=parameters("none", lr=1.0), epochs=1, value=0.5)
+    pruned = TrialRow(number=0, status="pruned", parameters=parameters("none", lr=1.0), epochs=1, value=0.5)
     asked = open_study(tmp_path, "lr={values: [1.0, 2.0]}")
 
     plan = train(asked, GAN, stopped=(pruned, *STOPPED))

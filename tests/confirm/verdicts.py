@@ -6,7 +6,7 @@ from typing import Any
 
 from xraytune.base.files import write_json
 from xraytune.base.records import to_json
-from xraytune.confirm.arms import FinishedTrial, Plan, compared_arms, write_plan
+from xraytune.confirm.arms import Plan, compared_arms, write_plan
 from xraytune.confirm.record import Confirmation, ControlVerdict, FinalistVerdict, HeldOutSet
 from xraytune.stats.verdict import VarianceComponents
 from xraytune.study.folder import StudyFolder
@@ -48,9 +48,7 @@ def _measured(folder: StudyFolder, words: Mapping[int, Any], scores: Mapping[str
     ((trial, word),) = words.items()
     space = folder.space()
     row = next(row for row in Journal(folder.journal_path, space, writable=False).rows() if row.number == trial)
-    finalist, *others = compared_arms(
-        [FinishedTrial.of_row(f"#{trial}", row.parameters, row)], space.settings, "unused"
-    )
+    finalist, *others = compared_arms([row], space.settings, "unused")
     (folder.path / "confirm").mkdir()
     write_plan(Plan(test="unused", replicates=2, arms=(finalist, *others)), folder.path / "confirm")
     controls = [arm for arm in others if arm.role == "matched"]

@@ -115,7 +115,7 @@ def test_a_worker_trains_the_head_of_the_backbone_on_images_of_the_source(lab: P
     done = subprocess.run(worker, capture_output=True, text=True, check=False, env=env)
 
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == ["EpochEnded", "EpochEnded", "TrialEnded"]
+    assert json.loads(done.stdout) == ["EpochRecord", "EpochRecord", "TrialResult"]
     backbones = {inputs["network"]["backbone"] for inputs in manifests(lab, FEATURES_STAGE)}
     assert [one.rpartition(" ")[0] for one in backbones] == ["tiny_net of xraytune-examples 0.1.0"]
     environment = read_json(lab / "studies" / "own" / "environment.json")

@@ -13,8 +13,8 @@ from xraytune.base.files import read_json, read_jsonl, sha256_of
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
 
-_LOOKED_AT_ONLY = ("progress.json", "hang.txt", "step_*.png")
-"""What a trial does before its first epoch, where it hung, and how its GAN draws: nothing follows from them."""
+_LOOKED_AT_ONLY = ("progress.json", "step_*.png")
+"""What a trial does before its first epoch, and how its GAN draws: nothing follows from them."""
 
 
 def read_marks(path: Path) -> Counter[tuple[Any, ...]]:
@@ -41,7 +41,7 @@ def told_and_missing(tree: Tree, marks: Path) -> list[str]:
         elif what == "ended":
             if number not in rows:
                 missing.append(f"the row of {number}")
-            if journal and journal.status(number) is None:
+            if journal and journal.row(number).status == "unfinished":
                 missing.append(f"the end of {number} in the journal")
     return missing
 

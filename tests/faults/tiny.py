@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from tests.in_process import CPU, job_of
+from xraytune.base.records import EpochRecord
 from xraytune.confirm.run_list import Run, RunList, complete_folder
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare, read_prepared, write_prepared
 from xraytune.nets import train
 from xraytune.search.loop import TrialLoop
-from xraytune.search.messages import EpochEnded
 from xraytune.search.trials import SearchTrials
 from xraytune.search.worker import TrialWorker
 from xraytune.space.load import load_space
@@ -199,7 +199,7 @@ def _run(work: TrialLoop, cache: Path, marks: Marks, is_lost: Callable[[int, int
         while should_continue:
             message = worker.step()
             should_continue = work.on_result(suggestion.number, message)
-            epoch = message.record.epoch if isinstance(message, EpochEnded) else 0
+            epoch = message.epoch if isinstance(message, EpochRecord) else 0
             marks.add("told", suggestion.number, epoch)
             if not should_continue:
                 marks.add("ended", suggestion.number)

@@ -13,7 +13,6 @@ from xraytune.base.errors import StudyError, TrialError
 from xraytune.base.files import append_jsonl
 from xraytune.base.records import TrialResult
 from xraytune.model.best import export, trial_to_export
-from xraytune.search.messages import TrialEnded
 from xraytune.space.load import load_space
 from xraytune.space.settings import ExportedFrom
 from xraytune.study.folder import StudyFolder
@@ -40,7 +39,7 @@ def made(lab: Lab, tmp_path: Path) -> Made:
             suggestion = loop.next_trial()
             assert isinstance(suggestion, Trial)
             result = TrialResult(value=value, val_b_score=val_b_score, best_epoch=1, epochs=1, threshold=0.5)
-            loop.on_result(suggestion.number, TrialEnded(result=result))
+            loop.on_result(suggestion.number, result)
         return folder
 
     return make

@@ -11,10 +11,11 @@ from xraytune.present.charts import plot_parameter
 from xraytune.present.tables import Frame, Table, text_of
 from xraytune.present.trials import curve, live_frame, sides_frame, status_frame
 from xraytune.space.settings import GanSettings, Parameters
-from xraytune.study.status import StudyView, TrialView
+from xraytune.study.row import TrialRow
+from xraytune.study.status import StudyView
 
 
-def trial(number: int, status: str, *values: float, **more: object) -> TrialView:
+def trial(number: int, status: str, *values: float, **more: object) -> TrialRow:
     fields = {
         "number": number,
         "mix": f"gan r={number}",
@@ -25,10 +26,10 @@ def trial(number: int, status: str, *values: float, **more: object) -> TrialView
         "parameters": Parameters(),
         "seconds": 7.0 if status in {"complete", "pruned", "failed"} else None,
     }
-    return TrialView(**{**fields, **more})  # type: ignore[arg-type]
+    return TrialRow(**{**fields, **more})  # type: ignore[arg-type]
 
 
-def study(*trials: TrialView, **more: object) -> StudyView:
+def study(*trials: TrialRow, **more: object) -> StudyView:
     fields = {
         "path": Path("small"),
         "metric": "AUROC",

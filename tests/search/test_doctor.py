@@ -25,7 +25,7 @@ def test_an_import_is_reported_with_its_version_or_the_reason_of_its_failure() -
 def test_doctor_checks_the_machine_and_the_weights_of_a_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also for weights that a condition leaves at their default; the images of the file are not needed."""
     monkeypatch.setenv("RAY_TMPDIR", f"/tmp/{'s' * 80}")
-    monkeypatch.setitem(PACKAGES, "timm", ("numpy", "no-such-package"))
+    monkeypatch.setitem(PACKAGES, "classification", ("numpy", "no-such-package"))
     space = tmp_path / "space.yaml"
     space.write_text(
         """
@@ -45,7 +45,8 @@ parameters:
 
     assert checks["torch"].status == checks["Ray"].status == "ok"
     assert (checks["Ray startup"].status, checks["Ray startup"].fix) == ("missing", "export RAY_TMPDIR=/tmp")
-    assert (checks["timm"].status, checks["timm"].found) == ("warning", "not installed: no-such-package")
+    assert checks["packages"].status == "missing"
+    assert "needs no-such-package" in checks["packages"].found
     assert any(name.startswith("free disk at") for name in checks)
     assert all(bool(check.fix) == (check.status != "ok") for check in checks.values())
     weights = {name.removeprefix("weights of "): check for name, check in checks.items() if name.startswith("weights")}

@@ -12,7 +12,7 @@ from tests.study.studies import DirectSearch, Watching, direct, ended, epoch
 from xraytune.base.errors import MachineError, TrialError
 from xraytune.base.files import read_jsonl
 from xraytune.search.asha import rungs_of
-from xraytune.search.messages import GeneratorTrained, MachineStopped, TrialFailed, TrialMessage
+from xraytune.search.messages import GeneratorTrained, TrialFailed, TrialMessage
 from xraytune.space.settings import GanSettings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import ended_trials
@@ -47,10 +47,10 @@ def statuses(study: StudyFolder) -> dict[int, str]:
     return {number: row.status for number, row in ended_trials(study).items()}
 
 
-def test_running_trials_finish_after_gpu_hours_are_spent(study: StudyFolder) -> None:
-    loop = direct(study, "budget.gpu_hours=1e-9")
+def test_running_trials_finish_after_the_hours_are_spent(study: StudyFolder, clock: Clock) -> None:
+    loop = direct(study, "budget.hours=1")
     running = start(loop)
-    loop.clock.start(running.number, 1.0)
+    clock.now += 3601
     loop.on_result(running.number, epoch(1, 0.6))
 
     assert loop.next_trial() == "wait"
@@ -58,29 +58,24 @@ def test_running_trials_finish_after_gpu_hours_are_spent(study: StudyFolder) -> 
     complete(loop, running.number)
     assert loop.next_trial() == "done"
     assert loop.is_done
-    assert direct(study, "budget.hours=1e-9").next_trial() == "done"
+    loop.close()
+    assert direct(study, "budget.hours=1").next_trial() == "done"
 
 
-def test_gpu_hours_count_gpus_of_each_attempt(study: StudyFolder, clock: Clock) -> None:
-    """A quarter of a GPU for 80 s, half of one for 80 s, and after a restart 80 s more: 100 GPU seconds."""
-    budget = "budget.gpu_hours=0.027"  # 97.2 s
-    loop = direct(study, budget)
+def test_gpu_seconds_count_the_gpus_of_each_attempt(study: StudyFolder, clock: Clock) -> None:
+    """A quarter of a GPU for 80 s, and after a restart half of one for 80 s."""
+    loop = direct(study)
     loop.clock.start(start(loop).number, 0.25)
-    clock.now += 80
-    loop.on_trial_lost(0, out_of_memory=True)
-    loop.clock.start(start(loop).number, 0.5)
     clock.now += 80
     loop.close()
 
-    again = direct(study, budget)
+    again = direct(study)
     again.clock.start(start(again).number, 0.5)
-    before = again.used_up
     clock.now += 80
-    assert (before, again.used_up) == ("", "gpu_hours")
     complete(again, 0)
 
-    assert direct(study, budget).used_up == "gpu_hours"
-    assert direct(study, "budget.gpu_hours=0.0279").used_up == ""  # 100.4 s
+    (row,) = read_jsonl(study.rows_path)
+    assert (row["seconds"], row["gpu_seconds"]) == (160.0, 60.0)
 
 
 def test_asha_prunes_a_weak_trial_and_reports_it(study: StudyFolder) -> None:
@@ -109,21 +104,15 @@ def test_failed_trial_records_its_reason(study: StudyFolder, message: TrialMessa
     assert start(loop).number == 1, "the search continues"
 
 
-@pytest.mark.parametrize(
-    ("hangs", "reason"),
-    [(False, "its process was lost (killed, or its node)"), (True, "it hung (traceback: 0000/hang.txt)")],
-)
-def test_trial_of_lost_process_is_retried_up_to_retries(study: StudyFolder, hangs: bool, reason: str) -> None:
+def test_trial_of_lost_process_is_retried_up_to_retries(study: StudyFolder) -> None:
     """Also if the search restarts between them."""
     for _ in range(3):
         loop = direct(study, "resources.retries=2")
         number = start(loop).number
-        if hangs:
-            (study.trial_path(number) / "hang.txt").write_text("Timeout (0:30:00)!\n", encoding="utf-8")
         loop.on_trial_lost(number, out_of_memory=False)
 
     assert statuses(study) == {0: "failed"}
-    assert reason in ended_trials(study)[0].reason
+    assert "its process was lost" in ended_trials(study)[0].reason
 
 
 def test_search_waits_for_its_last_trial_and_a_new_epoch_resets_its_retry_count(study: StudyFolder) -> None:
@@ -152,27 +141,20 @@ def test_out_of_memory_doubles_the_share_and_keeps_settings(study: StudyFolder) 
 def test_machine_error_ends_the_search_not_the_trial(study: StudyFolder) -> None:
     loop = direct(study)
     with pytest.raises(MachineError, match="the disk is full"):
-        loop.on_result(start(loop).number, MachineStopped(reason="the disk is full"))
+        loop.on_result(start(loop).number, TrialFailed(reason="the disk is full", cause="machine"))
 
     assert statuses(study) == {}
     assert start(direct(study)).number == 0
 
 
-def test_a_trial_whose_node_cannot_run_it_goes_to_another_and_three_such_nodes_end_the_search(
-    study: StudyFolder,
-) -> None:
-    """It never fails for a reason of its node, however many there are, as long as trials report from others."""
+def test_a_trial_whose_node_cannot_run_it_goes_to_another(study: StudyFolder) -> None:
+    """It never fails for a reason of its node, however many there are."""
     loop = direct(study, "resources.retries=0")
-    stale = MachineStopped(reason="the storage does not answer")
-    for number in range(4):
-        assert not loop.on_result(start(loop).number, stale, node=f"{number}", other_nodes=9)
-        assert loop.on_result(start(loop).number, epoch(number + 1, 0.9))
-        loop.on_node_left(0)
-
-    for node in ("a", "b", "b"):
-        loop.on_result(start(loop).number, stale, node=node, other_nodes=9)
+    stale = TrialFailed(reason="the storage does not answer", cause="machine")
+    for _ in range(4):
+        assert not loop.on_result(start(loop).number, stale, other_nodes=9)
     with pytest.raises(MachineError, match="the storage does not answer"):
-        loop.on_result(start(loop).number, stale, node="c", other_nodes=9)
+        loop.on_result(start(loop).number, stale, other_nodes=0)
 
     assert statuses(study) == {}
 
@@ -271,11 +253,11 @@ def test_unfinished_trial_uses_current_settings(study: StudyFolder, tmp_path: Pa
     """Some settings may change between two starts, such as the folder of weights."""
     suggestion = start(direct(study, f"weights_dir={tmp_path / 'old'}"))
 
-    start(direct(study, f"weights_dir={tmp_path / 'new'}", "resources.hang_minutes=90"))
+    start(direct(study, f"weights_dir={tmp_path / 'new'}", "resources.retries=90"))
 
     experiment = study.experiment(suggestion.number)
     assert experiment.settings.weights_dir == tmp_path / "new"
-    assert experiment.settings.resources.hang_minutes == 90
+    assert experiment.settings.resources.retries == 90
     assert experiment.parameters == suggestion.parameters
 
 

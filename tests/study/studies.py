@@ -10,7 +10,6 @@ from xraytune.data.images import ImageFile, SideName
 from xraytune.data.prepare import Prepared
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.loop import GeneratorNeeds, TrialLoop
-from xraytune.search.messages import EpochEnded, TrialEnded
 from xraytune.search.trials import SearchTrials
 from xraytune.space.load import load_space
 from xraytune.space.settings import GanSettings
@@ -119,14 +118,12 @@ def direct(study: StudyFolder, *overrides: str, **options: Any) -> DirectSearch:
     return DirectSearch(study, write_space(study.path.parent.parent, *overrides), **options)
 
 
-def epoch(number: int, value: float) -> EpochEnded:
+def epoch(number: int, value: float) -> EpochRecord:
     """A trial's message after an epoch."""
     scores = {"val_score": value, "best_val_score": value}
-    record = EpochRecord(epoch=number, steps=8 * number, train_loss=0.5, val_loss=0.5, lr=1e-3, seconds=1.0, **scores)
-    return EpochEnded(record=record)
+    return EpochRecord(epoch=number, steps=8 * number, train_loss=0.5, val_loss=0.5, lr=1e-3, seconds=1.0, **scores)
 
 
-def ended(value: float, epochs: int = 9) -> TrialEnded:
+def ended(value: float, epochs: int = 9) -> TrialResult:
     """A trial's message at its end."""
-    result = TrialResult(value=value, best_epoch=1, epochs=epochs, val_b_score=value - 0.01, threshold=0.5)
-    return TrialEnded(result=result)
+    return TrialResult(value=value, best_epoch=1, epochs=epochs, val_b_score=value - 0.01, threshold=0.5)

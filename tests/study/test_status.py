@@ -7,13 +7,13 @@ from typing import Literal
 
 import pytest
 
-from tests.study.studies import CPU, direct, ended, epoch, two_images, write_space
+from tests.study.studies import direct, ended, epoch
 from xraytune.search.messages import TrialFailed
 from xraytune.space.settings import Parameters
 from xraytune.study.clock import Times
 from xraytune.study.folder import StudyFolder, locked
-from xraytune.study.start import create_study
-from xraytune.study.status import StudyWatcher, TrialView, seconds_left, status, trials_dataframe
+from xraytune.study.row import TrialRow
+from xraytune.study.status import StudyWatcher, seconds_left, status, trials_dataframe
 from xraytune.study.trial_files import ProgressFile, read_progress, write_samples
 
 
@@ -106,26 +106,6 @@ def test_while_a_study_is_confirmed_no_time_is_counted_and_no_trial_runs(study: 
     assert (view.is_running, view.trials[0].status) == (False, "unfinished")
 
 
-@pytest.mark.slow
-def test_time_left_ends_with_the_gpu_hours(tmp_path: Path) -> None:
-    """Half a GPU was used on average, so 200 GPU seconds are reached after 400 s, of which 100 have passed."""
-    folder = StudyFolder(tmp_path / "studies" / "gpu")
-    create_study(
-        folder, write_space(tmp_path, "budget.trials=1000", f"budget.gpu_hours={200 / 3600}"), two_images(), CPU
-    )
-    loop = direct(folder, "budget.trials=1000", f"budget.gpu_hours={200 / 3600}")
-    loop.next_trial()
-    loop.on_result(0, ended(0.9))
-    loop.next_trial()
-    content = '{"version": 1, "seconds": 100.0, "gpu_seconds": {"1": 50.0}}'
-    (folder.path / "wall.json").write_text(content, encoding="utf-8")
-
-    with locked(folder):
-        view = StudyWatcher(folder).look()
-
-    assert view.seconds_left == pytest.approx(300, rel=0.1)
-
-
 def test_trials_are_a_dataframe_with_the_searched_parameters(study: StudyFolder) -> None:
     none = trials_dataframe(study.path)
     loop = direct(study, "points_to_evaluate=[{source: none, lr: 1e-3}, {source: gan, gan.steps: 200, lr: 1e-4}]")
@@ -156,5 +136,5 @@ def test_the_time_left_falls_while_trials_start() -> None:
     assert left == [300.0, 290.0, 250.0]
 
 
-def _trial(number: int, status: Literal["complete", "running"], seconds: float | None = None) -> TrialView:
-    return TrialView(number=number, mix="real_only", status=status, parameters=Parameters(), seconds=seconds)
+def _trial(number: int, status: Literal["complete", "running"], seconds: float | None = None) -> TrialRow:
+    return TrialRow(number=number, mix="real_only", status=status, parameters=Parameters(), seconds=seconds)

@@ -77,7 +77,7 @@ def _log_end(row: TrialRow) -> None:
     if row.value is None:
         console.event(f"#{row.number} failed: {row.reason.splitlines()[0]}")
     elif not console.is_live():
-        ended = f"{row.status} after {counted(row.epochs, 'epoch')}, {duration(row.seconds)}"
+        ended = f"{row.status} after {counted(row.epochs, 'epoch')}, {duration(row.seconds or 0.0)}"
         console.event(f"#{row.number} {ended}: val-A {row.value:.3f}")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from pydantic import NonNegativeInt, PositiveInt, ValidationError
+from pydantic import PositiveInt, ValidationError
 
 from xraytune.base.errors import Problem, StudyError
 from xraytune.base.files import read_bytes, write_json
@@ -19,7 +19,7 @@ from xraytune.data.sides import FEWEST_REPLICATES
 from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.settings import Experiment, Parameters, Settings, without_gate
 from xraytune.space.strict_model import StrictModel
-from xraytune.study.row import RunOutcome, RunRow, Status, TrialRecord, TrialRow
+from xraytune.study.row import TrialRow
 
 CONFIRM_FOLDER = "confirm"
 TOP_UP_FOLDER = "top_up"
@@ -33,23 +33,9 @@ never used, and the rest of them are scored. `draws`: likewise, but a test folde
 scored, and all replicates are trained on the search's patients."""
 
 
-class FinishedTrial(TrialRecord):
-    """A trial of the search (`#12`) or a top-up (`top-up 3`) that has ended."""
-
-    name: str
-    number: NonNegativeInt = 0
-    status: Status = "complete"
-
-    @classmethod
-    def of_row(cls, name: str, parameters: Parameters, row: TrialRow | RunRow) -> FinishedTrial:
-        """Return a trial from its row of results."""
-        outcome = row.model_dump(include={*RunOutcome.model_fields})
-        return cls(**{**outcome, "name": name, "parameters": parameters})
-
-
-def finished_label(name: str) -> str:
+def finished_label(trial: str) -> str:
     """Return the label of the run that trains a pruned trial, such as `#12`, to the end."""
-    return f"{name} to its end"
+    return f"{trial} to its end"
 
 
 class Arm(StrictModel):
@@ -157,7 +143,7 @@ def replicate(arm: Arm, settings: Settings, number: int, test: TestKind) -> Expe
     )
 
 
-def compared_arms(finalists: Sequence[FinishedTrial], settings: Settings, test: TestKind) -> list[Arm]:
+def compared_arms(finalists: Sequence[TrialRow], settings: Settings, test: TestKind) -> list[Arm]:
     """Return the finalists, each with its matched controls; with draws, also with real images of other patients."""
     arms = list[Arm]()
     for finalist in finalists:
@@ -165,15 +151,15 @@ def compared_arms(finalists: Sequence[FinishedTrial], settings: Settings, test: 
         arm = finalist_arm(finalist, resolution_px)
         arms += [arm, *filter(None, (matched_control(arm, source) for source in settings.confirm.controls.matched))]
         if test != "folder" and (perfect := matched_control(arm, "duplicate")):
-            name = f"real images of other patients, as {finalist.name}"
+            name = f"real images of other patients, as {finalist.label}"
             arms.append(perfect.model_copy(update={"name": name, "role": "perfect"}))
     return arms
 
 
-def finalist_arm(finalist: FinishedTrial, resolution_px: int | None) -> Arm:
+def finalist_arm(finalist: TrialRow, resolution_px: int | None) -> Arm:
     """Return the arm of a finalist."""
-    parameters, name = finalist.parameters, f"{finalist.parameters.arm} {finalist.name}"
-    return Arm(name=name, role="finalist", parameters=parameters, trial=finalist.name, resolution_px=resolution_px)
+    parameters, name = finalist.parameters, f"{finalist.parameters.arm} {finalist.label}"
+    return Arm(name=name, role="finalist", parameters=parameters, trial=finalist.label, resolution_px=resolution_px)
 
 
 def matched_control(finalist: Arm, source: str) -> Arm | None:

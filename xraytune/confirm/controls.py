@@ -12,7 +12,7 @@ from itertools import islice
 from xraytune.base.files import append_jsonl, read_jsonl
 from xraytune.base.records import EpochRecord
 from xraytune.base.seeding import derive_seed
-from xraytune.confirm.arms import Arm, FinishedTrial, finished_label
+from xraytune.confirm.arms import Arm, finished_label
 from xraytune.confirm.run_list import Run, train_runs
 from xraytune.confirm.study import OpenStudy
 from xraytune.search.asha import Rungs
@@ -20,7 +20,7 @@ from xraytune.space.settings import Experiment, Parameters
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, damage_explained
 from xraytune.study.journal import random_parameters
-from xraytune.study.row import ranked_on_val_b
+from xraytune.study.row import TrialRow, ranked_on_val_b
 
 _DRAWS = 5000
 
@@ -50,8 +50,8 @@ def draw_control(space: Space, control: str, count: int, known: Iterable[Paramet
 
 
 def pruned_to_finish(
-    trials: Iterable[FinishedTrial], is_wanted: Callable[[Parameters], bool], count: int
-) -> tuple[FinishedTrial, ...]:
+    trials: Iterable[TrialRow], is_wanted: Callable[[Parameters], bool], count: int
+) -> tuple[TrialRow, ...]:
     """Choose pruned trials to train to the end, if no trial with wanted settings is complete.
 
     The first `count` different ones in the order of epochs trained, then AUROC on val-A.
@@ -63,31 +63,32 @@ def pruned_to_finish(
     return different_trials(sorted(pruned, key=lambda trial: (-trial.epochs, -(trial.value or 0))))[:count]
 
 
-def different_trials(trials: Iterable[FinishedTrial]) -> tuple[FinishedTrial, ...]:
+def different_trials(trials: Iterable[TrialRow]) -> tuple[TrialRow, ...]:
     """Drop trials with the settings of an earlier one."""
-    first: dict[Parameters, FinishedTrial] = {}
+    first: dict[Parameters, TrialRow] = {}
     for trial in trials:
         first.setdefault(trial.parameters, trial)
     return tuple(first.values())
 
 
-def train_trials(study: OpenStudy, trials: Sequence[FinishedTrial], *, first: int = 0) -> tuple[FinishedTrial, ...]:
+def train_trials(study: OpenStudy, trials: Sequence[TrialRow], *, first: int = 0) -> tuple[TrialRow, ...]:
     """Train pruned trials to the end, and top-up trials under ASHA, as runs numbered from `first`."""
     runs = []
     pruned = {number for number, trial in enumerate(trials, first) if trial.status == "pruned"}
     for number, trial in enumerate(trials, first):
-        label = finished_label(trial.name) if number in pruned else f"{trial.name} {trial.parameters.arm}"
+        label = finished_label(trial.label) if number in pruned else f"{trial.label} {trial.parameters.arm}"
         experiment = Experiment(settings=study.settings, parameters=trial.parameters)
         runs.append(Run(number=number, label=label, experiment=experiment))
 
     make_asha = partial(TopUpRungs, study.top_up_folder, study.rungs, to_the_end=pruned)
     rows = train_runs(study, study.top_up_folder, runs, "further trials", make_asha)
     return tuple(
-        FinishedTrial.of_row(trial.name, trial.parameters, rows[number]) for number, trial in enumerate(trials, first)
+        TrialRow(**{**rows[number].model_dump(), "label": trial.label, "parameters": trial.parameters})
+        for number, trial in enumerate(trials, first)
     )
 
 
-def draw_top_ups(study: OpenStudy, finalists: Sequence[FinishedTrial], notes: list[str]) -> list[Parameters]:
+def draw_top_ups(study: OpenStudy, finalists: Sequence[TrialRow], notes: list[str]) -> list[Parameters]:
     """Sample settings until each tuned control's arm has as many trials as a finalist's source.
 
     All trials of the search count: complete, pruned and failed. `gan` and `classical+gan` are one source; with several
@@ -109,19 +110,19 @@ def draw_top_ups(study: OpenStudy, finalists: Sequence[FinishedTrial], notes: li
 
 def choose_tuned(
     controls: Sequence[str],
-    trials: Sequence[FinishedTrial],
-    finish: Callable[[Sequence[FinishedTrial]], Sequence[FinishedTrial]],
+    trials: Sequence[TrialRow],
+    finish: Callable[[Sequence[TrialRow]], Sequence[TrialRow]],
     notes: list[str],
 ) -> list[Arm]:
     """Choose the tuned controls: the best complete trial of each arm by val-B, if there is one; of equals the simpler one.
 
     If ASHA pruned a whole arm, `finish` first trains its furthest trial to the end.
     """
-    unfinished: list[FinishedTrial] = []
+    unfinished: list[TrialRow] = []
     for control in controls:
         for trial in pruned_to_finish(trials, partial(belongs_to_control, control=control), 1):
             notes.append(
-                f"ASHA pruned all trials of the arm {control}; {trial.name} got furthest and was trained to the end"
+                f"ASHA pruned all trials of the arm {control}; {trial.label} got furthest and was trained to the end"
             )
             unfinished.append(trial)
     trials = (*trials, *finish(unfinished))
@@ -130,8 +131,8 @@ def choose_tuned(
         of_arm = [trial for trial in trials if belongs_to_control(trial.parameters, control)]
         if ranked := ranked_on_val_b(of_arm):
             best = ranked[0]
-            name = f"tuned {best.parameters.arm} {best.name}"
-            tuned.append(Arm(name=name, role="tuned", parameters=best.parameters, trial=best.name))
+            name = f"tuned {best.parameters.arm} {best.label}"
+            tuned.append(Arm(name=name, role="tuned", parameters=best.parameters, trial=best.label))
         else:
             why = f"all trials of the arm {control} failed" if of_arm else f"the space has no {control} arm"
             notes.append(f"{why}, so it has no tuned control")

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from xraytune.base.errors import DataError, Problem, StudyError, join_names
-from xraytune.confirm.arms import Arm, FinishedTrial, Plan, compared_arms, write_plan
+from xraytune.confirm.arms import Arm, Plan, compared_arms, write_plan
 from xraytune.confirm.controls import (
     choose_tuned,
     different_trials,
@@ -21,7 +21,7 @@ from xraytune.confirm.controls import (
 from xraytune.confirm.sealed import TestChoice
 from xraytune.confirm.study import OpenStudy
 from xraytune.confirm.test_access import TestAccess
-from xraytune.study.row import ranked_on_val_b
+from xraytune.study.row import TrialRow, ranked_on_val_b
 from xraytune.synth.extra_folder import store_folder
 from xraytune.trial.mix import require_enough
 
@@ -35,10 +35,10 @@ def make_plan(study: OpenStudy, *, finalists: int, replicates: int, choice: Test
     first = candidates(study, finalists)
     pruned = [trial for trial in first if trial.status == "pruned"]
     if pruned:
-        furthest = join_names([trial.name for trial in pruned])
+        furthest = join_names([trial.label for trial in pruned])
         notes.append(f"ASHA pruned all trials with synthetic images; confirm trained {furthest} to the end")
     top_ups = [
-        FinishedTrial(name=f"top-up {number}", parameters=parameters)
+        TrialRow(number=number, status="waiting", label=f"top-up {number}", parameters=parameters)
         for number, parameters in enumerate(draw_top_ups(study, first, notes), len(pruned))
     ]
     trained = train_trials(study, (*pruned, *top_ups))
@@ -67,7 +67,7 @@ def mark_earlier_access(study: OpenStudy, plan: Plan, earlier: Sequence[TestAcce
     return plan
 
 
-def candidates(study: OpenStudy, count: int) -> tuple[FinishedTrial, ...]:
+def candidates(study: OpenStudy, count: int) -> tuple[TrialRow, ...]:
     """Return the finalists of a new plan; if no candidate is complete, the pruned trials to train to the end.
 
     Raises StudyError if there is no trial with synthetic images.
@@ -76,7 +76,7 @@ def candidates(study: OpenStudy, count: int) -> tuple[FinishedTrial, ...]:
     return pruned or choose_finalists(study.searched, count, study.folder.path)
 
 
-def choose_finalists(trials: Iterable[FinishedTrial], count: int, study: Path) -> tuple[FinishedTrial, ...]:
+def choose_finalists(trials: Iterable[TrialRow], count: int, study: Path) -> tuple[TrialRow, ...]:
     """Return complete trials with synthetic images and different settings, best on val-B first; raise StudyError if none.
 
     Among equals, the simpler trial comes first (`Parameters.simplicity`).

@@ -22,7 +22,7 @@ from xraytune.search.loop import GeneratorNeeds, TrialLoop, TrialSource
 from xraytune.space.settings import Experiment
 from xraytune.study.clock import StudyClock
 from xraytune.study.folder import StudyFolder, other_releases
-from xraytune.study.row import RunRow, Status, append_row, ended_runs, reasons_of
+from xraytune.study.row import RunRow, Status, TrialStatus, append_row, ended_runs, reasons_of
 from xraytune.study.trial import Trial
 from xraytune.study.trial_files import read_progress
 from xraytune.synth.synthesize import generator_need
@@ -68,7 +68,7 @@ class RunList(TrialSource):
         self._runs = {run.number: run for run in runs}
         self._what, self._on_progress, self._asha, self.stops_trials = what, on_progress, asha, asha is not None
         self._shown = dict[int, int]()  # steps of generators that were reported last
-        self._ended: dict[int, Status] = {
+        self._ended: dict[int, TrialStatus] = {
             number: row.status
             for number, row in ended_runs(folder).items()
             if number in self._runs and row.status != "failed"

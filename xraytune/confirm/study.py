@@ -10,7 +10,7 @@ from pathlib import Path
 
 from xraytune.base.files import require_writable
 from xraytune.base.records import Compute, Json
-from xraytune.confirm.arms import CONFIRM_FOLDER, TOP_UP_FOLDER, FinishedTrial
+from xraytune.confirm.arms import CONFIRM_FOLDER, TOP_UP_FOLDER
 from xraytune.data.prepare import Prepared, restore_pixels
 from xraytune.nets.compute import allocation_of, require_device
 from xraytune.search.asha import Rungs, rungs_of
@@ -21,6 +21,7 @@ from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.inputs import inputs_of_trials, read_inputs, require_same_inputs
 from xraytune.study.journal import Journal
+from xraytune.study.row import TrialRow
 from xraytune.study.start import environment
 from xraytune.trial.task import task_of
 
@@ -43,7 +44,7 @@ class OpenStudy:
     compute: Compute
     machine: Callable[[], Mapping[str, Json]]
     cache: Path
-    searched: Sequence[FinishedTrial]
+    searched: Sequence[TrialRow]
     rungs: Rungs
     runner: Runner
     callbacks: Callbacks
@@ -115,7 +116,7 @@ def open_study(
             compute=compute,
             machine=machine,
             cache=cache,
-            searched=tuple(FinishedTrial.of_row(f"#{row.number}", row.parameters, row) for row in journal.rows()),
+            searched=journal.rows(),
             rungs=rungs_of(space.settings, journal.reports(), journal.arm),
             runner=runner,
             callbacks=callbacks,

@@ -15,7 +15,8 @@ import numpy as np
 import plotly.graph_objects as go
 
 from xraytune.confirm.record import FinalistVerdict
-from xraytune.study.status import StudyView, TrialView
+from xraytune.study.row import TrialRow
+from xraytune.study.status import StudyView
 
 _SOURCE_COLOURS = {
     "none": "#8c8c8c",
@@ -91,7 +92,7 @@ def plot_learning_curves(view: StudyView, rungs: Sequence[int]) -> Chart:
     if len(strong) > _MANY:
         strong = {trial.number for trial in {row.arm: row for row in view.ranked[::-1]}.values()}
         which = "the best trial of each arm"
-    groups: dict[tuple[bool, str], list[TrialView]] = {}
+    groups: dict[tuple[bool, str], list[TrialRow]] = {}
     for trial in view.trials:
         if trial.values:
             groups.setdefault((trial.number in strong, trial.arm), []).append(trial)
@@ -139,7 +140,7 @@ def plot_parameter(name: str, view: StudyView) -> Chart:
     Numbers that span more than a factor of ten are on a logarithmic axis. At a choice, sources
     stand side by side.
     """
-    groups: dict[str, list[TrialView]] = {}
+    groups: dict[str, list[TrialRow]] = {}
     for trial in view.ranked:
         if trial.values and trial.by_name.get(name) is not None:
             groups.setdefault(trial.parameters.source, []).append(trial)
@@ -187,11 +188,11 @@ def _add_line(figure: Any, x: float, dash: str) -> None:
     figure.add_shape(type="line", x0=x, x1=x, y0=0, y1=1, yref="paper", layer="below", line=line)
 
 
-def _label(trial: TrialView) -> str:
+def _label(trial: TrialRow) -> str:
     return f"#{trial.number} {trial.mix}"
 
 
-def _score_axis(view: StudyView, trials: Sequence[TrialView]) -> Mapping[str, Any]:
+def _score_axis(view: StudyView, trials: Sequence[TrialRow]) -> Mapping[str, Any]:
     """Return an axis for the upper three quarters of the scores, where trials differ little."""
     axis: dict[str, Any] = {"title": f"val-A {view.metric}"}
     scores = [trial.values[-1] for trial in trials if trial.values]

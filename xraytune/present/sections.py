@@ -21,7 +21,7 @@ from xraytune.present.tables import Row, Table
 from xraytune.present.trials import all_trials, arms_table, sides_table
 from xraytune.present.verdict import verdict_section
 from xraytune.search.asha import rungs_of
-from xraytune.study.status import TrialView
+from xraytune.study.row import TrialRow
 
 _MOST_SAMPLES = 6
 _MOST_MISTAKES = 9
@@ -102,7 +102,7 @@ def page_content(data: StudyData) -> dict[str, Any]:
     return content
 
 
-def _interval(best: TrialView, data: StudyData) -> tuple[float, float] | None:
+def _interval(best: TrialRow, data: StudyData) -> tuple[float, float] | None:
     """Return the interval of the best trial's AUROC on val-B."""
     if best.val_b_score is None or data.view.metric != "AUROC":
         return None
@@ -155,7 +155,7 @@ def _find_mistakes(data: StudyData) -> Mistakes | None:
 
 
 def _explain(
-    data: StudyData, trial: TrialView, places: NDArray[np.int64], captions: Sequence[str]
+    data: StudyData, trial: TrialRow, places: NDArray[np.int64], captions: Sequence[str]
 ) -> tuple[list[Picture], str]:
     """Return pictures of images of val-B with these captions, and a note on them."""
     if not len(places):
@@ -211,7 +211,7 @@ def _describe_generators(data: StudyData) -> Generators | None:
 
 def _find_pictures(data: StudyData) -> Iterator[tuple[Path, str]]:
     """Yield the pictures of the generators, with captions."""
-    trials_of: dict[str, list[TrialView]] = {}
+    trials_of: dict[str, list[TrialRow]] = {}
     for trial in data.view.trials:
         if trial.samples:
             trials_of.setdefault(trial.samples, []).append(trial)

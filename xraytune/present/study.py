@@ -21,7 +21,8 @@ from xraytune.present.tables import shown_path
 from xraytune.space.space import Space
 from xraytune.stats.classification import Floats, Labels, predicted_classes
 from xraytune.study.folder import StudyFolder, damage_explained
-from xraytune.study.status import StudyView, StudyWatcher, TrialView
+from xraytune.study.row import TrialRow
+from xraytune.study.status import StudyView, StudyWatcher
 from xraytune.synth.memorisation_gate import MEMORISATION_STAGE
 from xraytune.synth.synthesize import generator_path
 
@@ -34,7 +35,7 @@ class ValidationResults:
     classes (of two at the trial's threshold) are int64 [N].
     """
 
-    trial: TrialView
+    trial: TrialRow
     files: tuple[str, ...]
     labels: NDArray[np.int64]
     results: Floats
@@ -55,7 +56,7 @@ class StudyData:
     verdict: Confirmation | None
     environment: Mapping[str, Any]
     cache: Path
-    chosen: TrialView | None
+    chosen: TrialRow | None
     reason: str
 
     @property
@@ -69,7 +70,7 @@ class StudyData:
         trials = [trial for trial in (self.chosen, self.view.for_export) if trial is not None]
         return next(filter(None, map(self._val_b, trials)), None)
 
-    def _val_b(self, trial: TrialView) -> ValidationResults | None:
+    def _val_b(self, trial: TrialRow) -> ValidationResults | None:
         if not self.folder.results_path(trial.number, "val_b").exists():
             return None
         side, positive = self.prepared.side("val_b"), self.prepared.positive
@@ -83,7 +84,7 @@ class StudyData:
             predicted=predicted_classes(results, positive=positive, threshold=threshold),
         )
 
-    def nearest_pictures(self, trial: TrialView) -> Iterator[Path]:
+    def nearest_pictures(self, trial: TrialRow) -> Iterator[Path]:
         """Yield cached pictures of the images of a trial's generator beside the nearest training images."""
         settings = trial.parameters.gan
         if settings is None:

@@ -14,7 +14,8 @@ from xraytune.study.status import trial_table
 if TYPE_CHECKING:
     from xraytune.data.sides import SideSize
     from xraytune.space.domains import Value
-    from xraytune.study.status import StudyView, TrialView
+    from xraytune.study.row import TrialRow
+    from xraytune.study.status import StudyView
 
 _BARS = "▁▂▃▄▅▆▇█"
 _CURVE_WIDTH = 8
@@ -143,7 +144,7 @@ def _rounded(value: Value) -> Entry:
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
-def _result(trial: TrialView, view: StudyView) -> dict[str, Entry]:
+def _result(trial: TrialRow, view: StudyView) -> dict[str, Entry]:
     """Return a trial's number, mix, epochs and scores; the best one's are strong."""
     tone: Tone = "strong" if view.best and trial.number == view.best.number else "plain"
     return {
@@ -177,7 +178,7 @@ class _Curves:
         ends = [f"{end:.2f}".removeprefix("0") for end in (self._low, self._high)]
         self.title = f"curve\n{'-'.join(ends)}"
 
-    def draw(self, trial: TrialView) -> Cell:
+    def draw(self, trial: TrialRow) -> Cell:
         return Cell(curve(trial.values, self._low, self._high), _TONES[trial.status])
 
 
@@ -237,7 +238,7 @@ def summary_line(view: StudyView) -> str:
     return "; ".join(parts)
 
 
-def _state(trial: TrialView, view: StudyView) -> Cell:
+def _state(trial: TrialRow, view: StudyView) -> Cell:
     text: str = trial.status
     if trial.status == "running":
         text = "starting"
@@ -266,11 +267,7 @@ def heading(view: StudyView) -> Iterator[Cell | str]:
         time += f", about {duration(view.seconds_left)} left"
     yield f"{'running' if view.is_running else 'not running'}, {time}"
     if view.gpu_seconds:
-        limit = ""
-        if most := view.gpu_seconds_budget:
-            left = max(0.0, most - view.gpu_seconds)
-            limit = f" of at most {most / 3600:,.2f}, {left / 3600:,.2f} left"
-        yield f"GPU hours: {view.gpu_seconds / 3600:,.2f} used{limit}"
+        yield f"GPU hours: {view.gpu_seconds / 3600:,.2f} used"
     if view.pruning:
         yield view.pruning
 

@@ -1,4 +1,4 @@
-"""Check that this machine has what xraytune needs, and explain how to get what is missing.
+"""Check what a user of this machine cannot see otherwise, and explain how to get what is missing.
 
 Nothing is downloaded or left behind. torch and Ray are imported in separate processes, so that a
 broken installation is reported and does not crash `doctor`.
@@ -6,13 +6,11 @@ broken installation is reported and does not crash `doctor`.
 
 from __future__ import annotations
 
-import platform
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -20,11 +18,10 @@ from xraytune.base.errors import ConfigError, MachineError
 from xraytune.base.files import nearest_folder
 from xraytune.search.ray.setup import ray_parent, why_ray_cannot_start
 from xraytune.space.load import load_space
-from xraytune.space.settings import PACKAGES
-from xraytune.space.space import missing_packages, needed_by, needed_extras
+from xraytune.space.space import needed_extras, package_problems
 
 _GIB = 2**30
-_MIN_DISK_GIB, _MIN_SHARED_MEMORY_GIB = 10, 0.5
+_MIN_DISK_GIB = 10
 _TORCH_PROBE = 'import torch, torchvision; print(torch.__version__, "with torchvision", torchvision.__version__)'
 _RAY_PROBE = 'import ray, ray.tune; print(ray.__version__, "with Tune")'
 
@@ -43,29 +40,30 @@ def doctor(*, space: Path | None = None, weights_dir: Path | None = None, folder
     """Check this machine.
 
     Args:
-        space: Search space file; checks the weights that its trials need, too.
+        space: Search space file; checks the packages and weights that its trials need, too.
         weights_dir: Folder of official weight files; default: that of the file, else torch's download cache.
         folder: Folder for studies and cache, whose disk is checked.
 
     Raises:
         ConfigError: The search space file is invalid.
     """
-    networks, needed = tuple[tuple[str, str], ...](), tuple[str, ...]()
+    checks = [probe("torch", _TORCH_PROBE)]
+    if checks[0].status == "ok":
+        checks += _devices()
+    checks.append(probe("Ray", _RAY_PROBE))
+    if problem := why_ray_cannot_start():
+        checks.append(Check("Ray startup", "missing", f"{problem.where}: {problem.what}", problem.fix))
+    else:
+        checks.append(Check("Ray startup", "ok", f"in {ray_parent()}"))
+    free_gib = shutil.disk_usage(nearest_folder(folder)).free / _GIB
+    fix = "" if free_gib >= _MIN_DISK_GIB else "free some space, or use another disk (--studies, --cache)"
+    checks.append(Check(f"free disk at {folder}", "warning" if fix else "ok", f"{free_gib:.1f} GiB", fix))
     if space:
         loaded = load_space(space, data=Path(), weights_dir=weights_dir)  # its images are not needed
-        networks, weights_dir, needed = loaded.networks(), loaded.settings.weights_dir, needed_extras(loaded)
-    torch = probe("torch", _TORCH_PROBE)
-    checks = [Check("Python", "ok", platform.python_version()), torch]
-    if torch.status == "ok":
-        checks += [*_devices(), *_weights(networks, weights_dir)]
-    checks += [_extra(name, is_needed=name in needed) for name in PACKAGES]
-    checks += [probe("Ray", _RAY_PROBE), *_ray()]
-    if (shared := Path("/dev/shm")).is_dir():
-        fix = "start a container with --shm-size=2g; otherwise Ray uses the disk"
-        checks.append(_size("shared memory", shutil.disk_usage(shared).total, _MIN_SHARED_MEMORY_GIB, fix))
-    fix = "free some space, or use another disk for studies and cache (--studies, --cache)"
-    free_bytes = shutil.disk_usage(nearest_folder(folder)).free
-    return (*checks, _size(f"free disk at {folder}", free_bytes, _MIN_DISK_GIB, fix))
+        missing = package_problems(*needed_extras(loaded))
+        checks += [Check("packages", "missing", problem.what, problem.fix) for problem in missing]
+        checks += _weights(loaded.networks(), loaded.settings.weights_dir)
+    return tuple(checks)
 
 
 def probe(name: str, code: str) -> Check:
@@ -91,8 +89,9 @@ def _devices() -> Iterator[Check]:
         fix = "install a CUDA build of torch that the driver supports (see `nvidia-smi`)"
         yield Check("GPU", "missing", "there is an NVIDIA driver, but torch finds no GPU", fix)
     elif gpu_count() == 0:
-        fix = "not needed for small searches (--space gan_ratio_cpu), but for large ones"
-        yield Check("GPU", "warning", "none", fix)
+        yield Check(
+            "GPU", "warning", "none", "not needed for small searches (--space gan_ratio_cpu), but for large ones"
+        )
 
 
 def _weights(networks: Iterable[tuple[str, str]], weights_dir: Path | None) -> Iterator[Check]:
@@ -111,25 +110,3 @@ def _weights(networks: Iterable[tuple[str, str]], weights_dir: Path | None) -> I
             is_downloaded = weights_dir is None and problem.where == downloads
             fix = f"downloaded on first use; without network access: {problem.fix}" if is_downloaded else problem.fix
             yield Check(name, "warning", f"{problem.what} in {problem.where}", fix)
-
-
-def _extra(name: str, *, is_needed: bool) -> Check:
-    if missing := missing_packages(name):
-        fix = f"pip install 'xraytune[{name}]'; only `{needed_by(name)}` needs it"
-        return Check(name, "missing" if is_needed else "warning", f"not installed: {', '.join(missing)}", fix)
-    return Check(name, "ok", " and ".join(f"{package} {version(package)}" for package in PACKAGES[name]))
-
-
-def _ray() -> Iterator[Check]:
-    if problem := why_ray_cannot_start():
-        found = f"{problem.where}: {problem.what}" if str(problem.where) else problem.what
-        yield Check("Ray startup", "missing", found, problem.fix)
-    else:
-        yield Check("Ray startup", "ok", f"in {ray_parent()}")
-
-
-def _size(name: str, size_bytes: int, minimum_gib: float, fix: str) -> Check:
-    found = f"{size_bytes / _GIB:.1f} GiB"
-    if size_bytes >= minimum_gib * _GIB:
-        return Check(name, "ok", found)
-    return Check(name, "warning", f"{found}, less than {minimum_gib:g}", fix)

@@ -16,26 +16,22 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
-from functools import cache
 from typing import Any, Literal, Protocol, TypeAlias
 
 from xraytune.base.errors import MachineError, Problem, TrialError
-from xraytune.base.files import write_json, write_text
-from xraytune.base.records import EpochRecord
-from xraytune.nets.checkpoint import SAVE_FILE
-from xraytune.search import messages
+from xraytune.base.files import write_json
+from xraytune.base.records import EpochRecord, TrialResult
+from xraytune.search.messages import GeneratorTrained, TrialFailed, TrialMessage
 from xraytune.space.load import experiment_to_json
 from xraytune.space.settings import Experiment, GanSettings
 from xraytune.study.clock import StudyClock
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import Status
 from xraytune.study.trial import Cause, Failure, Trial
-from xraytune.study.trial_files import HANG_FILE
 
-_SAME_FAILURES = _STOPPED_NODES = 3
+_SAME_FAILURES = 3
 _DRAWN_AHEAD = 4
 """Trials drawn ahead for each slot while generators are being trained: the further ahead, the less the sampler knows."""
 
@@ -112,10 +108,12 @@ class TrialLoop:
     """
 
     def __init__(self, source: TrialSource, *, generator_need: GeneratorNeeds) -> None:
-        self.source, self.folder, self.clock, self.generator_need = source, source.folder, source.clock, generator_need
+        self.source = source
+        self.folder = source.folder
+        self.clock = source.clock
+        self.generator_need = generator_need
         self._waiting = {trial.number: trial for trial in source.unfinished()}
         self._running: dict[int, Trial] = {}
-        self._stopped_nodes: dict[str, str] = {}  # why, since the last result of a trial
         # Why each ended trial failed, "" if it did not; those that failed in an earlier start do not count.
         self._reasons = [""] * source.successful_count()
 
@@ -154,7 +152,11 @@ class TrialLoop:
         trial.slots = slots_of(trial)
         if self._running and trial.slots > free:
             return "wait"
-        self._start(trial)
+        # At each start: resources, tracking and the locations of files may have changed since the last one.
+        path = self.folder.trial_path(trial.number)
+        write_json(path / "config.json", experiment_to_json(self.source.begin(trial), path))
+        self._running[trial.number] = self._waiting.pop(trial.number)
+        self.clock.start(trial.number, 0.0)
         return trial
 
     def _ask(self) -> None:
@@ -169,51 +171,63 @@ class TrialLoop:
         return [trial for trial in waiting if (self.folder.trial_path(trial.number) / "config.json").exists()]
 
     def _runnable(self) -> list[Trial]:
-        """Return the trials that can start now; one whose settings a running trial has waits for its result."""
-        in_training = {trial.lineage for trial in self._running.values()}
-        waiting = self._startable()
-        if self.source.copies_results:
-            running = {trial.parameters for trial in self._running.values()}
-            waiting = [trial for trial in waiting if trial.parameters not in running]
-        return _put_in_order(waiting, in_training, self.generator_need)
+        """Return the trials that can start now, the best one first.
 
-    def _start(self, trial: Trial) -> None:
-        path = self.folder.trial_path(trial.number)
-        # At each start: resources, tracking and the locations of files may have changed since the last one.
-        write_json(path / "config.json", experiment_to_json(self.source.begin(trial), path))
-        self._running[trial.number] = self._waiting.pop(trial.number)
-        self.clock.start(trial.number, 0.0)
+        Those that train their generator come before those that need none: the longest chain of
+        runs first, and of a chain the shortest run, from which the others continue. A trial waits
+        if its generator is in training, or a running trial has its settings, whose result it gets.
+        """
+        running = self._running.values()
+        in_training = {trial.lineage for trial in running}
+        settings = {trial.parameters for trial in running} if self.source.copies_results else set()
+        ready: list[Trial] = []
+        chains: dict[str, list[Trial]] = {}
+        needs: dict[GanSettings | None, str | None] = {}
+        for trial in self._startable():
+            gan = trial.parameters.gan
+            if trial.parameters in settings:
+                continue
+            if not trial.has_trained_generator and gan not in needs:
+                needs[gan] = self.generator_need(gan)
+            lineage = None if trial.has_trained_generator else needs[gan]
+            if lineage is None:
+                ready.append(trial)
+            elif lineage not in in_training:
+                chains.setdefault(lineage, []).append(trial)
+        by_steps = [sorted(chain, key=lambda trial: trial.generator_steps) for chain in chains.values()]
+        by_steps.sort(key=lambda chain: chain[-1].generator_steps, reverse=True)
+        return [*(chain[0] for chain in by_steps), *ready]
 
-    def on_result(self, number: int, message: messages.TrialMessage, *, node: str = "", other_nodes: int = 0) -> bool:
+    def on_result(self, number: int, message: TrialMessage, *, other_nodes: int = 0) -> bool:
         """Report what a trial says, and decide whether it continues. Repeated messages change nothing.
 
         Raises:
-            MachineError: Its node and two others before, or all there are, cannot run trials; this one stays unfinished.
+            MachineError: Its machine cannot run trials, and there are no `other_nodes`; it stays unfinished.
             TrialError: Three trials in a row failed for the same reason.
         """
         if number not in self._running:
             return False
-        if isinstance(message, messages.MachineStopped):
-            self._stopped_nodes[node] = message.reason
-            if not other_nodes or len(self._stopped_nodes) == _STOPPED_NODES:
-                raise MachineError(*self._stopped_nodes.values())
+        if isinstance(message, TrialFailed) and message.cause == "machine":
+            if not other_nodes:
+                raise MachineError(message.reason)
             self._wait_again(number)
             return False
-        self._stopped_nodes.clear()
         match message:
-            case messages.EpochEnded(record=record):
-                return self._on_epoch(number, record)
-            case messages.GeneratorTrained():
+            case EpochRecord():
+                return self._on_epoch(number, message)
+            case GeneratorTrained():
                 self._running[number].has_trained_generator = True
                 self._wait_again(number)
-            case messages.TrialEnded(result=result):
-                self._end(number, "complete", asdict(result))
-            case messages.TrialFailed(reason=reason, cause=cause):
+            case TrialResult():
+                self._end(number, "complete", asdict(message))
+            case TrialFailed(reason=reason, cause=cause):
+                assert cause != "machine"
                 self._fail(number, reason, cause)
         return False
 
     def _on_epoch(self, number: int, record: EpochRecord) -> bool:
-        trial, value = self._running[number], record.best_val_score
+        trial = self._running[number]
+        value = record.best_val_score
         if not math.isfinite(value):
             self._fail(number, f"val_score is {value} after epoch {record.epoch}", "settings")
             return False
@@ -228,39 +242,31 @@ class TrialLoop:
         """Handle a trial's process that ended without a message."""
         if number not in self._running:
             return
-        hang = self.folder.trial_path(number) / HANG_FILE
-        if hang.exists() and hang.stat().st_size:
-            reason = f"it hung (traceback: {hang.parent.name}/{hang.name})"
-        elif out_of_memory:
-            reason = "its process was killed: out of memory"
+        if out_of_memory:
+            self._fail(number, "its process was killed: out of memory", "memory")
         else:
-            reason = "its process was lost (killed, or its node)"
-        self._fail(number, reason, "memory" if out_of_memory else "fault", is_lost=True)
+            self._fail(number, "its process was lost (killed, or its node)", "lost")
 
     def on_node_left(self, number: int) -> None:
-        """Restart a trial elsewhere, without counting a failure: its node is lost, or its process saves it and ends."""
+        """Restart a trial whose node is lost elsewhere, without counting a failure."""
         if number in self._running:
-            write_text(self.folder.checkpoint_path(number).with_name(SAVE_FILE), "", durable=False)
             self._wait_again(number)
 
-    def _fail(self, number: int, reason: str, cause: Cause, *, is_lost: bool = False) -> None:
+    def _fail(self, number: int, reason: str, cause: Cause) -> None:
         """Retry a trial, or end it; a new epoch resets the count of retries."""
         trial = self._running[number]
-        failure = Failure(epochs=trial.epochs, cause=cause)
-        attempts = sum(earlier.epochs == failure.epochs for earlier in trial.failures)
+        attempts = sum(earlier.epochs == trial.epochs for earlier in trial.failures)
         if cause == "settings" or attempts >= self.source.retries:
-            self._end(number, "failed", {"reason": reason}, is_of_machine=cause == "fault" and not is_lost)
+            self._end(number, "failed", {"reason": reason}, is_of_machine=cause == "fault")
             return
+        failure = Failure(epochs=trial.epochs, cause=cause)
         trial.failures.append(failure)
         self.source.on_retry(number, failure, reason)
         self._wait_again(number)
 
     def _wait_again(self, number: int) -> None:
-        self._waiting[number] = self._remove(number)
-
-    def _remove(self, number: int) -> Trial:
         self.clock.stop(number)
-        return self._running.pop(number)
+        self._waiting[number] = self._running.pop(number)
 
     def _end(self, number: int, status: Status, outcome: dict[str, Any], *, is_of_machine: bool = False) -> None:
         """Record the end of a trial. If the last three failed for the same reason, the next ones would too: stop.
@@ -268,11 +274,13 @@ class TrialLoop:
         After the first three, only failures of the machine count: settings may fail in one corner
         of the space.
         """
-        self._remove(number)
+        self.clock.stop(number)
+        del self._running[number]
         self.source.record(number, status, outcome)
         reason = outcome["reason"] if status == "failed" else ""
         self._reasons.append(re.sub(r"\d+", "#", reason.partition("\n")[0]))
-        last, are_first = self._reasons[-_SAME_FAILURES:], len(self._reasons) == _SAME_FAILURES
+        are_first = len(self._reasons) == _SAME_FAILURES
+        last = self._reasons[-_SAME_FAILURES:]
         if reason and (are_first or is_of_machine) and last == [last[-1]] * _SAME_FAILURES:
             which = f"the {'first' if are_first else 'last'} {_SAME_FAILURES} trials"
             what = f"{which} all failed for the same reason, so no more were started: {reason}"
@@ -286,27 +294,3 @@ class TrialLoop:
     def slots_in_use(self) -> int:
         """Return the slots that running trials occupy."""
         return sum(trial.slots for trial in self._running.values())
-
-
-def _put_in_order(
-    waiting: Iterable[Trial], in_training: Collection[str | None], generator_need: GeneratorNeeds
-) -> list[Trial]:
-    """Return the waiting trials that can start now, the best one first.
-
-    Those that train their generator come before those that need none: the longest chain of runs
-    first, and of a chain the shortest run, from which the others continue. Trials whose generator
-    is `in_training` wait.
-    """
-    need = cache(generator_need)
-    ready, chains = list[Trial](), defaultdict[str, list[Trial]](list)
-    for trial in waiting:
-        lineage = None if trial.has_trained_generator else need(trial.parameters.gan)
-        if lineage is None:
-            ready.append(trial)
-        elif lineage not in in_training:
-            chains[lineage].append(trial)
-    longest_first = sorted(
-        chains.values(), key=lambda chain: max(trial.generator_steps for trial in chain), reverse=True
-    )
-    shortest_runs = (min(chain, key=lambda trial: trial.generator_steps) for chain in longest_first)
-    return [*shortest_runs, *ready]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from xraytune.base.records import EpochRecord, TrialResult
 from xraytune.study.trial import Cause
@@ -28,56 +28,18 @@ class Job:
     gpu_share: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EpochEnded:
-    """An epoch of a trial has ended."""
-
-    record: EpochRecord
-
-    def __str__(self) -> str:
-        record = self.record
-        scores = f"val-A {record.val_score:.4f} (best {record.best_val_score:.4f})"
-        return f"epoch {record.epoch}: {scores}, training loss {record.train_loss:.4f}"
-
-
 @dataclass(frozen=True, slots=True)
 class GeneratorTrained:
     """The generator of a trial is trained; the rest of the trial can run."""
 
-    def __str__(self) -> str:
-        return "its generator is trained"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrialEnded:
-    """A trial is complete."""
-
-    result: TrialResult
-
-    def __str__(self) -> str:
-        return f"complete, val-A {self.result.value:.4f} in epoch {self.result.best_epoch}"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialFailed:
-    """A trial failed."""
+    """An attempt at a trial failed; `machine`: its machine lacks something, such as disk space or the study."""
 
     reason: str
-    cause: Cause
-
-    def __str__(self) -> str:
-        return f"failed: {self.reason}"
+    cause: Cause | Literal["machine"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MachineStopped:
-    """The machine of a trial lacks something, such as disk space or the study."""
-
-    reason: str
-
-    def __str__(self) -> str:
-        return self.reason
-
-
-TrialMessage: TypeAlias = EpochEnded | GeneratorTrained | TrialEnded | TrialFailed | MachineStopped
-"""What a trial reports."""
+TrialMessage: TypeAlias = EpochRecord | GeneratorTrained | TrialResult | TrialFailed
+"""What a trial reports: an epoch or the training of its generator, and at its end a result or a failure."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,9 +75,10 @@ def search(
         TrialError: No trial completed.
         KeyboardInterrupt: Ctrl-C, after a clean shutdown.
     """
-    loaded = open_space(space, overrides, data=data, weights_dir=weights_dir, note=callbacks.note)
-    settings = loaded.settings
-    folder = StudyFolder((studies / settings.name).resolve())
+    note = callbacks.note
+    on_progress = callbacks.on_progress
+    loaded = open_space(space, overrides, data=data, weights_dir=weights_dir, note=note)
+    folder = StudyFolder((studies / loaded.settings.name).resolve())
     cache = (cache or folder.default_cache).resolve()
     require_writable(folder.path)
     require_free(folder)
@@ -86,42 +87,37 @@ def search(
     if is_resumed:
         if data is None:
             loaded = with_recorded_images(folder, loaded)
-            settings = loaded.settings
         require_same_space(folder, loaded)
         recorded = folder.prepared()
         with locked(folder):  # refuse a second search before reading the images
             pass
+    settings = loaded.settings
     with Runner(folder, cache=cache, address=address, callbacks=callbacks) as runner:
         machine = _where_trials_run(settings, folder.compute() if is_resumed else None, runner)
         if not is_resumed:  # else there may be nothing left to do
             runner.start()
         prepared, index = prepare_space(
-            loaded,
-            cache,
-            recorded=recorded,
-            skip_broken=skip_broken,
-            note=callbacks.note,
-            on_progress=callbacks.on_progress,
+            loaded, cache, recorded=recorded, skip_broken=skip_broken, note=note, on_progress=on_progress
         )
-        for note in _notes(loaded, prepared, index):
-            callbacks.note(note)
+        for text in _notes(loaded, prepared, index):
+            note(text)
         if runner.allocation.trial.gpus == 0 and not (is_resumed or address):
             images = prepared.steps_per_epoch(settings) * 32
             slow = describe_slow_search(loaded, images_per_epoch=images, cores=cpu_count())
             if slow is not None:
-                callbacks.note(slow)
-        used, mixes = inputs_of_space(loaded), mixes_of(loaded)
-        contents = read_inputs(used, settings, prepared, cache, index=index, mixes=mixes)
+                note(slow)
+        inputs = inputs_of_space(loaded)
+        contents = read_inputs(inputs, settings, prepared, cache, index=index, mixes=mixes_of(loaded))
         if not is_resumed:
             create_study(folder, loaded, prepared, machine)
         with locked(folder):
             require_same_space(folder, loaded)  # again: another search may have run in the meantime
             prepared = require_same_images(folder, prepared)
             record_settings(folder, loaded)
-            restore_pixels(settings, prepared, cache, on_progress=callbacks.on_progress)
+            restore_pixels(settings, prepared, cache, on_progress=on_progress)
             record_inputs(folder, contents)
             need = partial(generator_need, prepared=prepared, compute=folder.compute(), cache=cache)
-            _run_trials(folder, loaded, runner, need, callbacks)
+            _run_trials(folder, loaded, runner, need, note)
     view = StudyWatcher(folder).look()
     if view.best is None:
         what = f"no trial completed{reasons_of(view.trials)}"
@@ -152,18 +148,21 @@ def resources_here(settings: Settings) -> tuple[Allocation, Compute]:
     return allocation, compute
 
 
-def _run_trials(folder: StudyFolder, space: Space, runner: Runner, need: GeneratorNeeds, callbacks: Callbacks) -> None:
+def _run_trials(
+    folder: StudyFolder, space: Space, runner: Runner, need: GeneratorNeeds, note: Callable[[str], None]
+) -> None:
     make_loop = partial(search_loop, folder, space, need)
     loop = make_loop(NO_CALLBACKS)
     if loop.is_done:
         assert isinstance(loop.source, SearchTrials)
-        used, count = loop.source.used_up, loop.source.journal.count
+        used = loop.source.used_up
+        count = loop.source.journal.count
         is_whole_grid = used == "trials" and count < space.settings.budget.trials
         how = "add values to the grid" if is_whole_grid else f"raise it with --set budget.{used}=N"
-        callbacks.note(f"budget.{used} is used up after {counted(count, 'trial')}; to continue, {how}")
+        note(f"budget.{used} is used up after {counted(count, 'trial')}; to continue, {how}")
         return
     if change := continue_under_releases(folder):
-        callbacks.note(change)
+        note(change)
     # A process runs several trials where its start takes longer than they do: on cached features, and on a GPU.
     reuse_processes = runner.allocation.trial.gpus > 0 or set(space.combinations("trainable")) == {("head",)}
     runner.run(folder, make_loop, reuse_processes=reuse_processes)
@@ -171,33 +170,40 @@ def _run_trials(folder: StudyFolder, space: Space, runner: Runner, need: Generat
 
 def _notes(space: Space, prepared: Prepared, index: ImageIndex) -> Iterator[str]:
     """Yield the size of each side, and what speaks against the design of a search, or against confirming it."""
-    sizes, settings = side_sizes(prepared), space.settings
-    yield from (f"{size.name}: {size.image_count:,} images of {size.patient_count:,} patients" for size in sizes)
+    sizes = side_sizes(prepared)
+    settings = space.settings
+    data = settings.data
+    for size in sizes:
+        yield f"{size.name}: {size.image_count:,} images of {size.patient_count:,} patients"
     outer_run = note_on_outer_run(settings.tracking.wandb)
     yield from filter(None, (chance_warning(sizes), settings.idle_asha, _note_on_asha(space), outer_run))
-    points, trials = len(space.points()), settings.budget.trials
+    points = len(space.points())
+    trials = settings.budget.trials
     if settings.sampler.name == "grid" and points > trials:
         yield f"the grid has {points:,} points, of which the first {trials:,} (budget.trials) are evaluated, in order"
-    has_test = bool(index.test) and settings.data.train_patients is None
-    if has_test and (few := too_few_tested(index.test, index.outputs)):
-        yield f"`confirm` cannot score test/: {few}"
-    asked, unused = (
-        settings.confirm,
-        len({image.patient for image in index.images}) - len({image.patient for image in prepared.images}),
-    )
-    lacking = too_few_unused(unused, prepared.train_patients, replicates=asked.replicates, fewest=asked.min_patients)
-    if lacking and settings.data.train_patients and asked.test != "folder":
-        yield f"`confirm` cannot score unused patients: {lacking.what}; {lacking.fix}"
+    if data.train_patients is None:
+        few = too_few_tested(index.test, index.outputs) if index.test else ""
+        if few:
+            yield f"`confirm` cannot score test/: {few}"
+    elif settings.confirm.test != "folder":
+        unused = {image.patient for image in index.images} - {image.patient for image in prepared.images}
+        asked = settings.confirm
+        lacking = too_few_unused(
+            len(unused), prepared.train_patients, replicates=asked.replicates, fewest=asked.min_patients
+        )
+        if lacking:
+            yield f"`confirm` cannot score unused patients: {lacking.what}; {lacking.fix}"
 
 
 def _note_on_asha(space: Space) -> str:
     """Return a note if ASHA compares trials before those that pretrain have seen real images."""
-    settings, mixes = space.settings, space.combinations("synthetic_ratio", "mixing")
+    settings = space.settings
+    mixes = space.combinations("synthetic_ratio", "mixing")
     ratio = max((ratio for ratio, mixing in mixes if mixing == "pretrain" and isinstance(ratio, float)), default=0.0)
-    grace, first = settings.scheduler.grace, int(settings.budget.max_epochs * ratio / (1 + ratio)) + 1
-    if settings.scheduler.name != "asha" or grace >= first:
+    first = int(settings.budget.max_epochs * ratio / (1 + ratio)) + 1
+    if settings.scheduler.name != "asha" or settings.scheduler.grace >= first:
         return ""
     return (
-        f"ASHA compares trials from epoch {grace} on, but trials with mixing: pretrain may not see a real image before "
-        f"epoch {first}; for a fair comparison, set scheduler.grace: {first} or scheduler.name: none"
+        f"ASHA compares trials from epoch {settings.scheduler.grace} on, but trials with mixing: pretrain may not see a "
+        f"real image before epoch {first}; for a fair comparison, set scheduler.grace: {first} or scheduler.name: none"
     )

@@ -32,6 +32,11 @@ class Held(NamedTuple):
         return self.resources.get("GPU", 0.0)
 
 
+def ray_resources(cpus: float, gpus: float) -> dict[str, float]:
+    """Return cores and GPUs as Ray takes them."""
+    return {"CPU": float(cpus), "GPU": float(gpus)} if gpus else {"CPU": float(cpus)}
+
+
 def count_slots(allocation: Allocation, nodes: Sequence[Node]) -> int:
     """Return how many trials run at once, each on one node; raise MachineError if no node has room for one."""
     trial = allocation.trial
@@ -50,28 +55,24 @@ def held(allocation: Allocation, nodes: Sequence[Node], *, only_generator: bool 
     """
     trial = allocation.trial
     share = allocation.generator if only_generator else trial
-    # A process computes on one GPU, however many it holds.
-    cpus, gpus = float(share.cpus * times), _in_slots(min(share.gpus * times, max(share.gpus, 1.0)), trial)
-    fitting = (node for node in nodes if _slots_on(node, trial))
-    gpus, cpus = max((min(gpus, node.gpus), min(cpus, node.cpus)) for node in fitting)
-    by_gpu = ceil(gpus * _per_gpu(trial) - _ROUNDING) if trial.gpus else 1
-    resources = {name: value for name, value in (("CPU", cpus), ("GPU", gpus)) if value}
-    return Held(resources, slots=max(ceil(cpus / trial.cpus), by_gpu))
+    per_gpu = _slots_per_gpu(trial)
+    cpus = float(share.cpus * times)
+    gpus = min(share.gpus * times, max(share.gpus, 1.0))  # a process computes on one GPU, however many it holds
+    if gpus > trial.gpus:  # of whole slots, or whole GPUs
+        slots = ceil(gpus / trial.gpus - _ROUNDING)
+        gpus = slots * trial.gpus if slots < per_gpu else float(ceil(gpus - _ROUNDING))
+    gpus, cpus = max((min(gpus, node.gpus), min(cpus, node.cpus)) for node in nodes if _slots_on(node, trial))
+    by_gpu = ceil(gpus * per_gpu - _ROUNDING) if trial.gpus else 1
+    return Held(ray_resources(cpus, gpus), slots=max(ceil(cpus / trial.cpus), by_gpu))
 
 
 def _slots_on(node: Node, trial: Share) -> int:
     by_cpu = int(node.cpus / trial.cpus)
-    return min(by_cpu, int(node.gpus * _per_gpu(trial) + _ROUNDING)) if trial.gpus else by_cpu
+    return min(by_cpu, int(node.gpus * _slots_per_gpu(trial) + _ROUNDING)) if trial.gpus else by_cpu
 
 
-def _per_gpu(trial: Share) -> float:
-    """Return the slots of a GPU: a whole number, or less than 1 if a trial has several GPUs."""
-    return int(1 / trial.gpus + _ROUNDING) if trial.gpus <= 1 else 1 / trial.gpus
-
-
-def _in_slots(gpus: float, trial: Share) -> float:
-    """Return GPUs, rounded up to those of whole slots, or to whole GPUs; less than a slot stays as it is."""
-    if gpus <= trial.gpus:
-        return gpus
-    slots, per_gpu = ceil(gpus / trial.gpus - _ROUNDING), _per_gpu(trial)
-    return slots * trial.gpus if slots < per_gpu else float(ceil(gpus - _ROUNDING))
+def _slots_per_gpu(trial: Share) -> float:
+    """Return a whole number, or less than 1 if a trial has several GPUs; 0 if it has none."""
+    if trial.gpus > 1:
+        return 1 / trial.gpus
+    return int(1 / trial.gpus + _ROUNDING) if trial.gpus else 0

@@ -14,7 +14,7 @@ from xraytune.space.space import Space
 from xraytune.study.clock import StudyClock
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
-from xraytune.study.row import Status, append_row, write_trials
+from xraytune.study.row import Status, TrialRow, append_row, write_trials
 from xraytune.study.trial import Failure, Trial
 from xraytune.study.trial_files import read_pool_report
 from xraytune.trial.mix import mix_label
@@ -30,16 +30,16 @@ class SearchTrials(TrialSource):
         self, folder: StudyFolder, space: Space, journal: Journal, *, callbacks: Callbacks = NO_CALLBACKS
     ) -> None:
         self.folder, self.space, self.journal, self.callbacks = folder, space, journal, callbacks
+        rows = journal.rows()
         self.clock = StudyClock(folder.path / "wall.json", journal.unfinished())
         self.retries = space.settings.resources.retries
         self._rungs = rungs_of(space.settings, journal.reports(), journal.arm)
-        self._points, self._trial_budget = space.points(), space.trial_budget()
-        self._rows = journal.rows()
-        self._complete = {row.parameters: row for row in reversed(self._rows) if row.status == "complete"}
-        self._gpu_seconds = sum(row.gpu_seconds for row in self._rows)
-        write_trials(folder, self._rows)
-        for row in self._rows:  # the search may have been killed between a trial's end and this
-            folder.drop_checkpoint(row.number)
+        self._points = space.points()
+        self._trial_budget = space.trial_budget()
+        self._complete: dict[Any, TrialRow] = {}  # the first with each settings
+        write_trials(folder, rows)
+        for row in rows:
+            self._note_end(row)  # the search may have been killed before this
 
     def unfinished(self) -> Iterator[Trial]:
         """Yield the trials that have begun, with their failed attempts."""
@@ -47,15 +47,11 @@ class SearchTrials(TrialSource):
             yield self.journal.resume(number)
 
     @property
-    def used_up(self) -> Literal["", "trials", "hours", "gpu_hours"]:
+    def used_up(self) -> Literal["", "trials", "hours"]:
         """The part of the budget that is used up, so that no new trial starts; "" if none is."""
-        budget = self.space.settings.budget
-        if budget.hours is not None and self.clock.times().seconds >= budget.hours * 3600:
+        hours = self.space.settings.budget.hours
+        if hours is not None and self.clock.times().seconds >= hours * 3600:
             return "hours"
-        if budget.gpu_hours is not None:
-            unfinished = sum(self.clock.times().gpu_seconds.values())
-            if self._gpu_seconds + unfinished >= budget.gpu_hours * 3600:
-                return "gpu_hours"
         return "trials" if self.journal.count >= self._trial_budget else ""
 
     def upcoming(self) -> Upcoming:
@@ -70,14 +66,14 @@ class SearchTrials(TrialSource):
 
     def copy_result(self, trial: Trial) -> bool:
         """Record a trial as a copy of a complete one with the same settings: it would have the same result to the bit."""
-        if (original := self._complete.get(trial.parameters)) is None:
+        if trial.parameters not in self._complete:
             return False
-        number = trial.number
+        original = self._complete[trial.parameters]
         for epoch, value in sorted(self.journal.reported(original.number).items()):
-            self._should_continue(number, epoch, value)
+            self._should_continue(trial.number, epoch, value)
         outcome = original.model_dump(include={"value", "val_b_score", "threshold"})
-        self.record(number, "complete", {**outcome, "reason": f"a copy of #{original.number}"})
-        self.callbacks.note(f"#{number} has the settings of #{original.number}, so its result was copied")
+        self.record(trial.number, "complete", {**outcome, "reason": f"a copy of {original.label}"})
+        self.callbacks.note(f"#{trial.number} has the settings of {original.label}, so its result was copied")
         return True
 
     def label(self, trial: Trial) -> str:
@@ -112,15 +108,16 @@ class SearchTrials(TrialSource):
         if (report := read_pool_report(self.folder.trial_path(number))) and report.quality:
             used["quality"] = report.quality.columns()
         self.journal.tell(number, status, outcome.get("value"), {**outcome, **used})
-        self._gpu_seconds += used["gpu_seconds"]
         self.clock.drop(number)
         row = self.journal.row(number)
-        self._rows.append(row)
-        if status == "complete":
-            self._complete.setdefault(row.parameters, row)
         append_row(self.folder.rows_path, row)
-        self.folder.drop_checkpoint(number)
+        self._note_end(row)
         self.callbacks.on_trial_end(row)
+
+    def _note_end(self, row: TrialRow) -> None:
+        if row.status == "complete":
+            self._complete.setdefault(row.parameters, row)
+        self.folder.drop_checkpoint(row.number)
 
     def on_retry(self, number: int, failure: Failure, reason: str) -> None:
         """Record a failed attempt in the journal."""
@@ -129,7 +126,7 @@ class SearchTrials(TrialSource):
 
     def successful_count(self) -> int:
         """Return how many trials are complete or pruned."""
-        return sum(row.status != "failed" for row in self._rows)
+        return sum(row.status != "failed" for row in self.journal.rows())
 
 
 def search_loop(folder: StudyFolder, space: Space, need: GeneratorNeeds, callbacks: Callbacks) -> TrialLoop:

@@ -14,10 +14,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from xraytune.base.records import EpochRecord, Json
 from xraytune.space.settings import ObjectiveName, WandbSettings
+from xraytune.study.row import TrialStatus
 
 if TYPE_CHECKING:
     import wandb
@@ -28,8 +29,6 @@ _FINISH_SECONDS = 8.0  # Tune kills a process that is still busy ten seconds aft
 _PUBLISH_SECONDS = 120.0
 _OUTER_RUN = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_SERVICE")
 """Variables of a run or a sweep in which the search was started: all trials would become that run."""
-
-RunStatus = Literal["complete", "pruned", "failed", "unfinished"]
 
 
 def enabled(settings: WandbSettings | None) -> WandbSettings | None:
@@ -79,7 +78,7 @@ class TrackedRun:
         return f"{self.study} {self.study_identity[:6]}"
 
 
-def name_scores(values: Mapping[str, Json], metric: ObjectiveName) -> dict[str, Json]:
+def name_scores(values: Mapping[str, Any], metric: ObjectiveName) -> dict[str, Any]:
     """Name scores after their metric: `val_score` becomes `val_auroc` or `val_dice`."""
     score = metric.removeprefix("val_")
     return {name.replace("val_score", metric).replace("score", score): value for name, value in values.items()}
@@ -97,8 +96,7 @@ def publish(
     run = WandbRun(settings, tracked, finish_seconds=_PUBLISH_SECONDS)
     for epoch in epochs:
         run.log(epoch)
-    run.attach_model(model)
-    run.finish("complete", summary)
+    run.finish("complete", summary, model=model)
 
 
 class WandbRun:
@@ -144,23 +142,13 @@ class WandbRun:
                 picture = wandb.Image(str(grid), caption=caption)
                 self._run.log({"epoch": 0, "samples": picture}, step=0, commit=True)
 
-    def attach_model(self, model: Path) -> None:
-        """Send a model bundle as an artifact."""
+    def finish(self, status: TrialStatus, outcome: Mapping[str, Json], *, model: Path | None = None) -> None:
+        """End the run with its status, best value and other results, and a model bundle as an artifact."""
         with self._surviving():
             if self._run:
-                import wandb
-
-                card = (model / "README.md").read_text("utf-8")
-                artifact = wandb.Artifact(self._tracked.study, type="model", description=card)
-                # With these options, files are not copied to the home directory.
-                artifact.add_dir(str(model), policy="immutable", skip_cache=True)
-                self._run.log_artifact(artifact)
-
-    def finish(self, status: RunStatus, outcome: Mapping[str, Json] | None = None) -> None:
-        """End the run with its status, best value and other results; further calls do nothing."""
-        summary = {**self._best, **(outcome or {}), "status": status}
-        with self._surviving():
-            if self._run:
+                if model:
+                    _attach_model(self._run, self._tracked.study, model)
+                summary = {**self._best, **outcome, "status": status}
                 self._run.summary.update(name_scores(summary, self._tracked.metric))
                 self._run.finish(exit_code=int(status in ("failed", "unfinished")))
                 _teardown()
@@ -206,6 +194,15 @@ def _start(settings: WandbSettings, tracked: TrackedRun, finish_seconds: float) 
             x_save_requirements=False,
         ),
     )
+
+
+def _attach_model(run: wandb.Run, study: str, model: Path) -> None:
+    import wandb
+
+    artifact = wandb.Artifact(study, type="model", description=(model / "README.md").read_text("utf-8"))
+    # With these options, files are not copied to the home directory.
+    artifact.add_dir(str(model), policy="immutable", skip_cache=True)
+    run.log_artifact(artifact)
 
 
 def _warn(what: str, error: Exception) -> None:

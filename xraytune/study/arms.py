@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 
 from xraytune.data.sides import FEWEST_OF_CLASS, side_sizes
 from xraytune.stats.classification import Floats
 from xraytune.study.folder import StudyFolder
-from xraytune.study.row import TrialRecord, ranked_on_val_a, ranked_on_val_b
+from xraytune.study.row import TrialRow, ranked_on_val_a, ranked_on_val_b
 from xraytune.trial.task import task_of
 
-_Trial = TypeVar("_Trial", bound=TrialRecord)
 _REFERENCE = "real_only"
 
 
@@ -40,23 +38,24 @@ class ArmSummary:
     standard_error: float | None = None
 
 
-def summarise_arms(folder: StudyFolder, trials: Sequence[_Trial]) -> list[ArmSummary]:
+def summarise_arms(folder: StudyFolder, trials: Sequence[TrialRow]) -> list[ArmSummary]:
     """Return a summary of each arm that has trials, the simplest first; errors are those of `differences_on_val_b`."""
-    by_arm: dict[str, list[_Trial]] = {}
+    by_arm: dict[str, list[TrialRow]] = {}
     for trial in sorted(trials, key=lambda trial: trial.parameters.simplicity[:2]):
         by_arm.setdefault(trial.arm, []).append(trial)
-    best_on_b = {arm: ranked[0] for arm, members in by_arm.items() if (ranked := ranked_on_val_b(members))}
-    differences = _differences(folder, best_on_b)
+    best = {arm: ranked[0] for arm, members in by_arm.items() if (ranked := ranked_on_val_b(members))}
+    differences = _differences(folder, best)
     summaries = []
     for arm, members in by_arm.items():
-        best_on_a, on_b = ranked_on_val_a(members)[:1], best_on_b.get(arm)
+        val_a = [(trial.number, trial.value) for trial in ranked_on_val_a(members)[:1] if trial.value is not None]
+        on_b = best.get(arm)
         difference, error = differences.get(arm, (None, None))
         summaries.append(
             ArmSummary(
                 arm=arm,
                 trials=dict(Counter(trial.status for trial in members)),
-                val_a=next(((trial.number, trial.value) for trial in best_on_a if trial.value is not None), None),
-                val_b=(on_b.number, on_b.val_b_score) if on_b and on_b.val_b_score is not None else None,
+                val_a=val_a[0] if val_a else None,
+                val_b=(on_b.number, on_b.val_b_score or 0.0) if on_b else None,
                 difference=difference,
                 standard_error=error,
             )
@@ -64,18 +63,19 @@ def summarise_arms(folder: StudyFolder, trials: Sequence[_Trial]) -> list[ArmSum
     return summaries
 
 
-def _differences(folder: StudyFolder, best: dict[str, _Trial]) -> dict[str, tuple[float, float | None]]:
+def _differences(folder: StudyFolder, best: dict[str, TrialRow]) -> dict[str, tuple[float, float | None]]:
     """Return difference and standard error of the best trial of each arm from that of the reference, if there is one."""
-    if (reference := best.get(_REFERENCE)) is None:
+    if _REFERENCE not in best:
         return {}
-    others = {arm: trial for arm, trial in best.items() if arm != _REFERENCE}
-    leads = {arm: (trial.val_b_score or 0.0) - (reference.val_b_score or 0.0) for arm, trial in others.items()}
-    numbers = [reference.number, *(trial.number for trial in others.values())]
+    reference = best[_REFERENCE]
+    trials = [reference, *(trial for arm, trial in best.items() if arm != _REFERENCE)]
+    numbers = [trial.number for trial in trials]
+    errors: Sequence[float | None] = [None] * len(trials)
     has_results = all(folder.results_path(number, "val_b").exists() for number in numbers)
-    if not (others and has_results and has_standard_error(folder)):
-        return {arm: (lead, None) for arm, lead in leads.items()}
-    _, errors = differences_on_val_b(folder, numbers)
-    return {arm: (lead, float(error)) for (arm, lead), error in zip(leads.items(), errors[1:], strict=True)}
+    if len(trials) > 1 and has_results and has_standard_error(folder):
+        errors = differences_on_val_b(folder, numbers)[1].tolist()
+    leads = [(trial.val_b_score or 0.0) - (reference.val_b_score or 0.0) for trial in trials]
+    return {trial.arm: (lead, error) for trial, lead, error in zip(trials[1:], leads[1:], errors[1:], strict=True)}
 
 
 def has_standard_error(folder: StudyFolder) -> bool:

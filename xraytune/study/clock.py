@@ -41,28 +41,29 @@ class StudyClock:
     """
 
     def __init__(self, path: Path | None = None, unfinished: Collection[int] = ()) -> None:
-        self._path, self._last = path, time.monotonic()
+        self._path = path
+        self._last = time.monotonic()
         self._times = read_times(path) if path else Times()
-        for ended in [number for number in self._times.trials if number not in unfinished]:
-            self.drop(ended)
         self._gpus: dict[int, float] = {}  # of the running trials
+        for ended in self._times.trials.keys() - {*unfinished}:
+            self.drop(ended)
         self.save()
 
     def times(self) -> Times:
         """Return the time used until now, which later calls update in place."""
-        now, times = time.monotonic(), self._times
-        passed, self._last = now - self._last, now
+        now = time.monotonic()
+        passed = now - self._last
+        self._last = now
+        times = self._times
         times.seconds += passed
         for number, gpus in self._gpus.items():
-            times.trials[number] += passed
-            times.gpu_seconds[number] += passed * gpus
+            times.trials[number] = times.trials.get(number, 0.0) + passed
+            times.gpu_seconds[number] = times.gpu_seconds.get(number, 0.0) + passed * gpus
         return times
 
     def start(self, number: int, gpus: float) -> None:
         """Start counting the time of a trial and of the GPUs that it holds, or change the GPUs."""
-        times = self.times()
-        times.trials.setdefault(number, 0.0)
-        times.gpu_seconds.setdefault(number, 0.0)
+        self.times()
         self._gpus[number] = gpus
 
     def stop(self, number: int) -> None:

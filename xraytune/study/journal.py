@@ -42,12 +42,9 @@ _STATES: dict[Status, TrialState] = {
     "failed": TrialState.FAIL,
 }
 _STATUSES = {state: status for status, state in _STATES.items()}
-ROW_ATTRIBUTES = ("val_b_score", "threshold", "seconds", "gpu_seconds", "reason")
-_OUTCOME = (*ROW_ATTRIBUTES, "best_epoch", "quality")
+_ATTRIBUTES = ("val_b_score", "threshold", "seconds", "gpu_seconds", "reason", "best_epoch", "quality")
 """User attributes of an ended trial, besides `status` and `arm`; its value and epochs are Optuna's own."""
 _FAILURES = "failures"
-VALUE_NAME = "val_a_score"
-"""The column of the search's objective."""
 _LOST = "restore it from a backup, or search the space again under another name: the study cannot be used without it"
 # The operation code of Optuna's journal for a reported value; a test reads a journal that Optuna wrote.
 _REPORT_OPERATION = 7
@@ -113,11 +110,7 @@ class Journal:
         return Trial(number=number, parameters=parameters, epochs=epochs, failures=self.failures(number))
 
     def parameters(self, number: int) -> Parameters:
-        """Return the settings of a trial.
-
-        Raises:
-            ValueError: They are still being drawn.
-        """
+        """Return the settings of a trial; ValueError if they are still being drawn."""
         if number not in self._parameters:
             try:
                 self._parameters[number] = self._suggest(FixedTrial(self._frozen(number).params))
@@ -128,10 +121,6 @@ class Journal:
     def arm(self, number: int) -> str:
         """Return the arm of a trial; errors are those of `parameters`."""
         return self.parameters(number).arm
-
-    def status(self, number: int) -> Status | None:
-        """Return how a trial ended; None if it has not."""
-        return _STATUSES.get(self._frozen(number).state)
 
     def report(self, number: int, epoch: int, value: float) -> None:
         """Record the value of a trial after an epoch."""
@@ -162,11 +151,11 @@ class Journal:
             return
         trial = self._trial(number)
         # The reason always: an end that was recorded only in part, before a crash, may have left another one.
-        known = {name: outcome[name] for name in _OUTCOME if name in outcome}
-        attributes = {"status": status, "arm": self.arm(number), "reason": "", **known}
+        attributes = {"status": status, "arm": self.arm(number), "reason": "", **outcome}
         with self._backend.flushed_once():
-            for name, attribute in attributes.items():
-                trial.set_user_attr(name, attribute)
+            for name in ("status", "arm", *_ATTRIBUTES):
+                if name in attributes:
+                    trial.set_user_attr(name, attributes[name])
             self.study.tell(number, value if status == "complete" else None, state=_STATES[status])
 
     def rows(self) -> list[TrialRow]:
@@ -174,17 +163,18 @@ class Journal:
         return [self.row(trial.number) for trial in self.trials if trial.state.is_finished()]
 
     def row(self, number: int) -> TrialRow:
-        """Return the row of one ended trial."""
-        trial, status = self._frozen(number), self.status(number)
-        attributes = trial.user_attrs
+        """Return the row of a trial, `unfinished` if it has not ended; errors are those of `parameters`."""
+        trial = self._frozen(number)
+        has_ended = trial.state.is_finished()
+        values = [value for _, value in sorted(trial.intermediate_values.items())]
         content = {
+            **(trial.user_attrs if has_ended else {}),  # an end may have been recorded in part
             "number": number,
-            "status": status,
+            "status": _STATUSES.get(trial.state, "unfinished"),
             "parameters": self.parameters(number),
-            "value": None if status == "failed" else trial.value,
-            "epochs": len(trial.intermediate_values),
-            **{name: attributes[name] for name in ROW_ATTRIBUTES if name in attributes},
-            **attributes.get("quality", {}),
+            "value": trial.value if has_ended else next(reversed(values), None),
+            "epochs": len(values),
+            "values": tuple(values),
         }
         return TrialRow.model_validate(content)
 
@@ -213,12 +203,11 @@ class _CheckedLines(JournalFileBackend):
     _is_deferred = False
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        path = Path(self._file_path)
         lines = [json.dumps(log | {"crc": _checksum(log)}, separators=(",", ":")) + "\n" for log in logs]
-        with self._whole(), path.open("ab") as stream:
-            stream.write("".join(lines).encode())
-        if not self._is_deferred:
-            with self._whole():
+        with self._whole_lines() as path:
+            with path.open("ab") as stream:
+                stream.write("".join(lines).encode())
+            if not self._is_deferred:
                 sync(path)
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
@@ -235,17 +224,17 @@ class _CheckedLines(JournalFileBackend):
         self._is_deferred = True
         try:
             yield
-            with self._whole():
-                sync(Path(self._file_path))
+            with self._whole_lines() as path:
+                sync(path)
         finally:
             self._is_deferred = False
 
     @contextmanager
-    def _whole(self) -> Iterator[None]:
+    def _whole_lines(self) -> Iterator[Path]:
         path = Path(self._file_path)
         with explain_disk_errors(path):
             try:
-                yield
+                yield path
             except OSError:
                 cut_torn_line(path)  # half a line would make the next one unreadable
                 raise

@@ -7,8 +7,8 @@ from typing import Literal, TypeAlias
 
 from xraytune.space.settings import Parameters
 
-Cause: TypeAlias = Literal["settings", "memory", "fault"]
-"""Why a trial failed: its settings (a retry would fail again), too little memory, or anything else."""
+Cause: TypeAlias = Literal["settings", "memory", "fault", "lost"]
+"""Why a trial failed: its settings (a retry would fail again), too little memory, another error, or its process was lost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,9 +25,6 @@ from xraytune.base.files import read_json, write_json, write_text
 from xraytune.base.records import Pace, progress_text
 from xraytune.synth.generator_quality import QUALITY_FILE, PoolReport
 
-HANG_FILE = "hang.txt"
-"""In a trial's folder: the traceback of a process that hung; empty if it did not."""
-
 _ATTEMPT_FILE = ".owner"
 """In a trial's folder: a token of the attempt at it that runs now, or ran last, and its node."""
 

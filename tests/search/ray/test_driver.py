@@ -19,10 +19,10 @@ from ray.tune.search import Searcher
 from tests.study.studies import direct, ended
 from xraytune.nets.compute import Allocation, Share
 from xraytune.search.loop import TrialLoop
-from xraytune.search.messages import MachineStopped, TrialMessage
+from xraytune.search.messages import TrialFailed, TrialMessage
 from xraytune.search.ray.nodes import Nodes
 from xraytune.search.ray.orders import TuneRun
-from xraytune.search.ray.tuning import JournalScheduler, JournalSearcher, Search
+from xraytune.search.ray.tuning import JournalScheduler, JournalSearcher
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import ended_trials
 
@@ -53,7 +53,7 @@ def test_a_search_killed_while_its_driver_is_imported_leaves_neither_process_nor
         while folder.exists() and time.monotonic() < end:
             time.sleep(0.1)
 
-        assert (code, folder.exists()) == (-signal.SIGKILL, False)
+        assert (code, folder.exists()) == (1, False)
 
 
 def shares(cpus: int, gpus: float) -> Allocation:
@@ -79,8 +79,8 @@ class Tune:
             needs=None,
             reuse_processes=False,
         )
-        self.searcher = JournalSearcher(Search(theirs), loop, order, self.nodes)
-        self.scheduler = JournalScheduler(Search(theirs), loop, self.nodes)
+        self.searcher = JournalSearcher(theirs, loop, order, self.nodes)
+        self.scheduler = JournalScheduler(theirs, loop, self.nodes)
 
     def has(self, *nodes: tuple[int, int]) -> None:
         """Ray has these nodes from now on."""
@@ -99,7 +99,7 @@ class Tune:
 
     def report(self, number: int, message: TrialMessage) -> str:
         """What Tune does after a message of a trial."""
-        trial = SimpleNamespace(config={"job": {"number": number}})
+        trial = SimpleNamespace(config={"job": SimpleNamespace(number=number)})
         return self.scheduler.on_trial_result(None, trial, {"message": message, "node": "0"})
 
 
@@ -113,7 +113,7 @@ def test_without_nodes_it_waits_and_says_so_once(study: StudyFolder, monkeypatch
     name, (note,) = tune.search.recv()
     assert (name, "waiting for a machine to join" in note, tune.search.poll()) == ("note", True, False)
     tune.has((1, 0))
-    assert tune.start()["job"]["number"] == 0
+    assert tune.start()["job"].number == 0
 
 
 def test_resources_after_out_of_memory_are_on_one_machine(study: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +123,7 @@ def test_resources_after_out_of_memory_are_on_one_machine(study: StudyFolder, mo
     taken = []
     for _ in range(3):
         config = tune.start()
-        taken.append((config["resources"], config["job"]["gpu_share"]))
+        taken.append((config["resources"], config["job"].gpu_share))
         tune.loop.on_trial_lost(0, out_of_memory=True)
 
     assert taken == [
@@ -148,7 +148,7 @@ def test_no_trial_waits_while_a_share_of_eight_gpus_is_free(
             gpus = config["resources"]["GPU"]
             gpu = min((left, gpu) for gpu, left in enumerate(free) if left >= gpus)[1]
             free[gpu] -= gpus
-            running[config["job"]["number"]] = gpu, gpus
+            running[config["job"].number] = gpu, gpus
             continue
         counts.append(len(running))
         number = min(running, key=lambda number: (number * 7) % 27)
@@ -164,7 +164,7 @@ def test_what_the_loop_raises_is_raised_by_the_search_and_no_fault_of_a_trial(
     tune = Tune(direct(study), shares(1, 0.0), monkeypatch)
     tune.has((1, 0))
     tune.start()
-    stopped = MachineStopped(reason="the disk is full")
+    stopped = TrialFailed(reason="the disk is full", cause="machine")
 
     threading.Thread(target=tune.report, args=(0, stopped), daemon=True).start()  # it waits for its end
 

@@ -38,7 +38,7 @@ for key in (7, 8):
     run = WandbRun(WandbSettings(mode=sys.argv[2]), trial)
     for record in EPOCHS:
         run.log(record)
-    run.finish("complete")
+    run.finish("complete", {})
 print("the trials have ended")
 """
 

@@ -8,8 +8,9 @@ from PIL import Image
 
 from tests.search.wandb.offline_runs import read_run, run_files
 from xraytune.base.records import EpochRecord
-from xraytune.search.wandb import RunStatus, TrackedRun, WandbRun, enabled, note_on_outer_run
+from xraytune.search.wandb import TrackedRun, WandbRun, enabled, note_on_outer_run
 from xraytune.space.settings import WandbSettings
+from xraytune.study.row import TrialStatus
 
 
 def epoch(number: int, val_score: float, best: float) -> EpochRecord:
@@ -54,7 +55,7 @@ def trial(tmp_path: Path) -> TrackedRun:
 
 
 def run_of(
-    trial: TrackedRun, *epochs: EpochRecord, status: RunStatus = "complete", samples: Path | None = None
+    trial: TrackedRun, *epochs: EpochRecord, status: TrialStatus = "complete", samples: Path | None = None
 ) -> WandbRun:
     run = WandbRun(WandbSettings(mode="offline"), trial)
     if samples:
@@ -114,7 +115,7 @@ def test_auto_is_offline_without_a_key_or_if_wandb_mode_says_so(
     monkeypatch.setenv("WANDB_API_KEY", "0f" * 20)
     monkeypatch.setenv(*variable.split("="))
 
-    WandbRun(WandbSettings(mode="auto"), trial).finish("complete")
+    WandbRun(WandbSettings(mode="auto"), trial).finish("complete", {})
 
     assert len(run_files(trial.folder)) == 1
     assert "W&B failed" not in caplog.text

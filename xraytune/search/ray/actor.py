@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray import tune
 
-from xraytune.search.messages import EpochEnded, Job
+from xraytune.base.records import EpochRecord, TrialResult
+from xraytune.search.messages import Job, TrialFailed, TrialMessage
 from xraytune.search.wandb import name_scores
 
 if TYPE_CHECKING:
@@ -31,10 +32,8 @@ class TrialActor(tune.Trainable):
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
         """Return the resources that a node must have free, and which nodes are avoided."""
-        avoided = ",".join(config["avoided"])
-        elsewhere: dict[str, Any] = (
-            {"bundle_label_selector": [{"ray.io/node-id": f"!in({avoided})"}]} if avoided else {}
-        )
+        selector = {"ray.io/node-id": f"!in({','.join(config['avoided'])})"}
+        elsewhere: dict[str, Any] = {"bundle_label_selector": [selector]} if config["avoided"] else {}
         return tune.PlacementGroupFactory([config["resources"]], **elsewhere)
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -43,10 +42,10 @@ class TrialActor(tune.Trainable):
 
         logging.basicConfig(stream=sys.stdout, format="%(asctime)s %(message)s")  # the dashboard shows stdout
         _logger.setLevel(logging.INFO)
-        job = Job(**config["job"])
-        self._process, self._label = config["process"], job.label
-        _logger.info("%s: start", self._label)
-        self._worker = TrialWorker(job)
+        self._process = config["process"]
+        self._job: Job = config["job"]
+        _logger.info("%s: start", self._job.label)
+        self._worker = TrialWorker(self._job)
 
     def __repr__(self) -> str:
         """Return the name in the dashboard."""
@@ -56,9 +55,9 @@ class TrialActor(tune.Trainable):
         """Train one epoch; return the trial's message, the node, and the metrics of the epoch."""
         assert self._worker is not None
         message = self._worker.step()
-        _logger.info("%s: %s", self._label, message)
+        _logger.info("%s: %s", self._job.label, _describe(message))
         node = ray.get_runtime_context().get_node_id()
-        metrics = name_scores(asdict(message.record), self._worker.metric) if isinstance(message, EpochEnded) else {}
+        metrics = name_scores(asdict(message), self._worker.metric) if isinstance(message, EpochRecord) else {}
         return {"message": message, "node": node, **metrics}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -72,4 +71,15 @@ class TrialActor(tune.Trainable):
         if self._worker is not None:
             self._worker.close()
             self._worker = None
-            _logger.info("%s: end", self._label)
+            _logger.info("%s: end", self._job.label)
+
+
+def _describe(message: TrialMessage) -> str:
+    match message:
+        case EpochRecord(epoch=epoch, val_score=score, best_val_score=best, train_loss=loss):
+            return f"epoch {epoch}: val-A {score:.4f} (best {best:.4f}), training loss {loss:.4f}"
+        case TrialResult(value=value, best_epoch=epoch):
+            return f"complete, val-A {value:.4f} in epoch {epoch}"
+        case TrialFailed(reason=reason):
+            return f"failed: {reason}"
+    return "its generator is trained"

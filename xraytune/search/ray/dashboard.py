@@ -11,7 +11,7 @@ from typing import Any
 from ray import tune
 from ray.util.metrics import Gauge
 
-from xraytune.search.messages import EpochEnded
+from xraytune.base.records import EpochRecord
 from xraytune.search.ray.internals import name_next_epoch
 
 
@@ -24,15 +24,15 @@ class ShowTrials(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Name the first epoch, or the training of a generator."""
         job = trial.config["job"]
-        what = "trains its generator" if job["only_generator"] else "starts"
-        name_next_epoch(trial, f"{job['label']}: {what}")
+        what = "trains its generator" if job.only_generator else "starts"
+        name_next_epoch(trial, f"{job.label}: {what}")
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Name the epoch that follows after the trial's score so far."""
-        if not isinstance(message := result["message"], EpochEnded):
-            return
-        label, score = trial.config["job"]["label"], message.record.best_val_score
-        self._score.set(score, {"trial": label})
-        name_next_epoch(trial, f"{label}: {score:.4f} after epoch {message.record.epoch}")
+        message = result["message"]
+        if isinstance(message, EpochRecord):
+            label, score = trial.config["job"].label, message.best_val_score
+            self._score.set(score, {"trial": label})
+            name_next_epoch(trial, f"{label}: {score:.4f} after epoch {message.epoch}")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -18,51 +17,55 @@ import traceback
 from contextlib import suppress
 from importlib import import_module
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import ray
 from ray.job_config import JobConfig
 
 from xraytune.base.errors import MachineError, Problem
-from xraytune.search.ray.internals import exit_codes, free_agent_port, install_guards
-from xraytune.search.ray.nodes import Nodes
-from xraytune.search.ray.orders import Needs, RayDiedError, RayStarted, TokenRefusedError, TuneRun
+from xraytune.search.ray.internals import free_agent_port, survive_memory_monitor
+from xraytune.search.ray.orders import RayDiedError, RayStarted
+from xraytune.search.ray.setup import processes_of, remove_with_processes
 
 _LOOK_SECONDS = 0.05
 _OBJECT_STORE_BYTES = 200 * 2**20  # trials exchange paths, not arrays
+_TOKEN_FIX = (
+    "put the output of `ray get-auth-token` on the cluster's head node into ~/.ray/auth_token here; "
+    "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, if set, takes precedence"
+)
 
 
 def main(descriptor: int, folder: str, address: str, cpus: int, search: int, study: str) -> None:
     """Serve the search until it closes the pipe; if the search is killed, delete its folder of temporary files."""
     os.set_inheritable(descriptor, False)
     connection = Connection(descriptor)
-    threading.Thread(target=_end_with, args=(search, folder), daemon=True).start()
+    vital: list[int] = []
+    threading.Thread(target=_end_with, args=(search, folder, vital), daemon=True).start()
     import_module("ray.tune")
     # torch, which the loop needs, takes seconds to import. Meanwhile, Ray starts.
     importing = threading.Thread(target=import_module, args=("xraytune.search.trials",))
     importing.start()
     with suppress(EOFError):
         try:
-            connection.send(_start_ray(address, cpus, study))
-        except (RayDiedError, TokenRefusedError, MachineError) as error:
+            dashboard = _start_ray(address, cpus, study)
+        except (RayDiedError, MachineError) as error:
             connection.send(error)
             return
-        nodes = Nodes()
+        if folder:
+            vital += [pid for pid, name in processes_of(Path(folder)).items() if name in ("raylet", "gcs_server")]
+        is_tested = survive_memory_monitor() and (bool(vital) or not folder)
+        lack = "a trial that runs out of memory, or a crash of Ray, may end the search"
+        warning = "" if is_tested else f"Ray {ray.__version__} differs from the tested ones: {lack}"
+        connection.send((RayStarted(dashboard=dashboard, warning=warning),))
         importing.join()
-        from xraytune.search.ray.tuning import Search, run_trials
+        from xraytune.search.ray.tuning import serve
 
-        while True:
-            order: Needs | TuneRun = connection.recv()
-            if isinstance(order, Needs):
-                nodes.needs = order
-                connection.send(nodes.look_at_all())
-            else:
-                nodes.needs = order.needs
-                nodes.update()
-                run_trials(Search(connection), order, nodes)
+        serve(connection)
     ray.shutdown()
 
 
-def _start_ray(address: str, cpus: int, study: str) -> RayStarted:
+def _start_ray(address: str, cpus: int, study: str) -> str:
+    """Start Ray, or connect to the cluster; return the address of the dashboard, "" if there is none."""
     local = {
         "address": "local",  # a bare init() would wait for a dead cluster whose address an earlier run left behind
         "num_cpus": cpus,
@@ -80,28 +83,39 @@ def _start_ray(address: str, cpus: int, study: str) -> RayStarted:
             log_to_driver=False,
         )
     except Exception as error:
-        if address and "AuthenticationError" in (text := traceback.format_exc()):  # often only in a cause's text
+        text = traceback.format_exc()
+        if address and "AuthenticationError" in text:  # often only in a cause's text
+            if os.environ["RAY_AUTH_MODE"] == "disabled":
+                # A cluster without tokens would lose every trial of a search that has one, so that comes second.
+                os.environ["RAY_AUTH_MODE"] = "token"
+                os.set_inheritable(int(sys.argv[1]), True)
+                os.execv(sys.executable, sys.orig_argv)
             lack = "has another one" if "InvalidAuthToken" in text else "has none"
-            raise TokenRefusedError(f"the Ray cluster requires a token, but this machine {lack}") from error
+            what = f"the Ray cluster requires a token, but this machine {lack}"
+            raise MachineError(Problem(what, address, _TOKEN_FIX)) from error
         if address and isinstance(error, ConnectionError):
             fix = "start it (`ray start --head`), or omit --address to use this machine alone"
             raise MachineError(Problem(f"no Ray cluster answers: {error}", address, fix)) from error
-        traceback.print_exc()  # into this process's log, which the search names if it gives up
+        sys.stderr.write(text)  # into this process's log, which the search names if it gives up
         first_line = str(error).strip().partition("\n")[0]
         raise RayDiedError(f"Ray did not start: {first_line}") from error
-    dashboard = f"http://{url}" if (url := context.dashboard_url) else ""
-    nodes, warning = Nodes(), install_guards(is_local=not address)
-    nodes.update()
-    return RayStarted(dashboard=dashboard, nodes=nodes.usable(), warning=warning)
+    return f"http://{context.dashboard_url}" if context.dashboard_url else ""
 
 
-def _end_with(search: int, folder: str) -> None:
+def _end_with(search: int, folder: str, vital: list[int]) -> None:
     """End this process, and with it Ray, when the search or a vital process of Ray is gone."""
-    while os.getppid() == search and {*exit_codes()} <= {None}:
+    while os.getppid() == search and not any(map(_has_ended, vital)):
         time.sleep(_LOOK_SECONDS)
-    # Ray's agents would live for another minute and write: kill them before their folder is removed.
-    command = ["/bin/sh", "-c", 'kill -KILL -"$0"; sleep 1; rm -rf -- "$1"', str(os.getpgrp()), folder]
-    subprocess.Popen(command, start_new_session=True)
+    if folder:
+        remove_with_processes(Path(folder))
+    os._exit(1)
+
+
+def _has_ended(child: int) -> bool:
+    try:
+        return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:  # Ray has waited for it
+        return True
 
 
 if __name__ == "__main__":

@@ -7,10 +7,13 @@ as the user who started Ray.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import shutil
+import signal
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +24,7 @@ _LONGEST_SOCKET_BYTES = 107
 _LEAST_FREE_BYTES = 100 * 2**20
 """For Ray's logs, and the temporary files of trials."""
 _PREFIX = "xray-"
+_REMOVE_SECONDS = 5.0
 _SOCKET = _PREFIX + "12345678/ray/session_2026-01-31_23-59-59_123456_{pid}/sockets/dash_MetricsHead"
 """The longest of Ray's socket paths."""
 
@@ -48,11 +52,62 @@ def ray_parent() -> Path:
     return usual if _excess_bytes(usual) <= 0 else Path("/tmp")
 
 
-def private_folder() -> tempfile.TemporaryDirectory[str]:
-    """Create a folder that only this user can open, for the temporary files of Ray and of trials."""
-    parent = ray_parent()
-    parent.mkdir(parents=True, exist_ok=True)
-    return tempfile.TemporaryDirectory(prefix=_PREFIX, dir=parent, ignore_cleanup_errors=True)
+class PrivateFolder:
+    """A folder that only this user can open, for the temporary files of Ray and of trials.
+
+    It is locked while it is used. Those of searches that were killed are removed first.
+    """
+
+    def __init__(self) -> None:
+        parent = ray_parent()
+        parent.mkdir(parents=True, exist_ok=True)
+        for folder in parent.glob(f"{_PREFIX}*"):
+            with suppress(OSError):  # it is in use, or another user's
+                os.close(_lock(folder))
+                remove_with_processes(folder)
+        hidden = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}", dir=parent))  # until it is locked
+        self._lock = _lock(hidden)
+        self.path = hidden.rename(parent / hidden.name[1:])
+
+    def remove(self) -> None:
+        """Kill the processes of a Ray that uses it, and remove it."""
+        remove_with_processes(self.path)
+        os.close(self._lock)
+
+
+def _lock(folder: Path) -> int:
+    """Lock a folder until this process ends, or closes the descriptor; OSError if another one has locked it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def processes_of(folder: Path) -> dict[int, str]:
+    """Return the processes of the Ray that uses a private folder, with their names."""
+    variable = b"RAY_TMPDIR=" + os.fsencode(folder)
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended, or is another user's
+            if variable in (process / "environ").read_bytes().split(b"\0"):
+                found[int(process.name)] = (process / "comm").read_text().strip()
+    return found
+
+
+def remove_with_processes(folder: Path) -> None:
+    """Kill the processes of the Ray that uses a private folder, except this one, and remove it."""
+    until = time.monotonic() + _REMOVE_SECONDS
+    while True:
+        for process in processes_of(folder).keys() - {os.getpid()}:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists() or time.monotonic() > until:
+            return
+        time.sleep(0.1)  # a process that ends may still write
 
 
 def protect_token() -> None:

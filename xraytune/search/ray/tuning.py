@@ -11,9 +11,10 @@ import shutil
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import fields
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,11 @@ from xraytune.base.errors import MachineError, XraytuneError
 from xraytune.base.locks import build_lock
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.loop import TrialLoop
-from xraytune.search.messages import Job, MachineStopped
+from xraytune.search.messages import Job, TrialFailed
 from xraytune.search.ray.actor import TrialActor
 from xraytune.search.ray.dashboard import ShowTrials
 from xraytune.search.ray.nodes import Nodes
-from xraytune.search.ray.orders import TuneRun
+from xraytune.search.ray.orders import Survey, TuneRun
 from xraytune.search.slots import Held, count_slots, held
 from xraytune.study.folder import SCRATCH_NAME
 from xraytune.study.trial import Trial
@@ -40,49 +41,61 @@ _RAY_DIES_SECONDS = 0.5
 """Longer than this process takes to see that one of Ray is gone, and to end."""
 
 
-class Search:
-    """The parent process: it hears the callbacks of the loop, and raises what the loop raises."""
+def serve(connection: Connection) -> None:
+    """Do what the search, the parent process, orders, until it closes the pipe."""
+    nodes = Nodes()
+    callbacks = forwarded(connection)
+    while True:
+        order: Survey | TuneRun = connection.recv()
+        with told_of_errors(connection):
+            if isinstance(order, Survey):
+                answer: object = nodes.survey(order, callbacks.note)
+            else:
+                nodes.needs = order.needs
+                nodes.update()
+                answer = run_trials(connection, order, nodes)
+        connection.send((answer,))
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
 
-    def send(self, message: object) -> None:
-        """Send an answer or an event."""
-        self._connection.send(message)
+def forwarded(connection: Connection) -> Callbacks:
+    """Return callbacks that are called in the parent process."""
 
-    def callbacks(self) -> Callbacks:
-        """Return callbacks that are called in the parent process."""
+    def call(name: str, *arguments: object) -> None:
+        connection.send((name, arguments))
 
-        def forward(name: str) -> Callable[..., None]:
-            return lambda *arguments: self.send((name, arguments))
+    return Callbacks(**{field.name: partial(call, field.name) for field in fields(Callbacks)})
 
-        return Callbacks(**{field.name: forward(field.name) for field in fields(Callbacks)})
 
-    @contextmanager
-    def told_of_errors(self) -> Iterator[None]:
-        """Let the parent raise an error of the block, and end this process: Tune would treat it as that of a trial."""
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001  passed on
-            if not isinstance(error, XraytuneError):
-                error.add_note(traceback.format_exc())
-            self.send(error)
-            threading.Event().wait()
+@contextmanager
+def told_of_errors(connection: Connection) -> Iterator[None]:
+    """Let the parent raise an error of the block, and end this process: Tune would treat it as that of a trial."""
+    try:
+        yield
+    except EOFError:
+        raise
+    except Exception as error:  # noqa: BLE001  passed on
+        if not isinstance(error, XraytuneError):
+            error.add_note(traceback.format_exc())
+        connection.send(error)
+        threading.Event().wait()
 
 
 class JournalSearcher(Searcher):
     """Give Tune the trials of the loop."""
 
-    def __init__(self, search: Search, loop: TrialLoop, order: TuneRun, nodes: Nodes) -> None:
+    def __init__(self, connection: Connection, loop: TrialLoop, order: TuneRun, nodes: Nodes) -> None:
         super().__init__()
-        self._search, self._loop, self._order, self._nodes = search, loop, order, nodes
-        self._process_name = f"{order.study}: several trials in turn" if order.reuse_processes else ""
+        self._connection = connection
+        self._note = forwarded(connection).note
+        self._loop = loop
+        self._order = order
+        self._nodes = nodes
         self._listed = time.monotonic()
         self._waits_for_nodes = False
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a str
         """Return the config of a trial for a free slot; None: ask again later; FINISHED: all trials have ended."""
-        with self._search.told_of_errors():
+        with told_of_errors(self._connection):
             self._loop.heartbeat()
             slots = self._count_slots()
             trial = self._loop.next_trial(slots, lambda trial: self._held(trial).slots) if slots else "wait"
@@ -99,34 +112,33 @@ class JournalSearcher(Searcher):
         if time.monotonic() - self._listed >= _LIST_NODES_SECONDS:
             self._listed = time.monotonic()
             self._nodes.update()  # they may join and leave
-        left_out, self._nodes.left_out = self._nodes.left_out, []
-        note = self._search.callbacks().note
+        left_out = self._nodes.left_out
+        self._nodes.left_out = []
         for why in left_out:
-            note(f"left out: {why}")
+            self._note(f"left out: {why}")
         try:
             slots = count_slots(self._order.allocation, self._nodes.usable())
         except MachineError as error:
             if left_out:
                 raise MachineError(*left_out) from error
             if not self._waits_for_nodes:
-                note(f"waiting for a machine to join: {error.problems[0].what}")
-            self._waits_for_nodes = True
-            return 0
-        self._waits_for_nodes = False
+                self._note(f"waiting for a machine to join: {error.problems[0].what}")
+            slots = 0
+        self._waits_for_nodes = slots == 0
         return slots
 
     def _held(self, trial: Trial) -> Held:
-        return held(
-            self._order.allocation, self._nodes.usable(), only_generator=trial.only_generator, times=trial.share
-        )
+        nodes = self._nodes.usable()
+        return held(self._order.allocation, nodes, only_generator=trial.only_generator, times=trial.share)
 
     def _config(self, trial: Trial) -> dict[str, Any]:
+        order = self._order
         room = self._held(trial)
         self._loop.clock.start(trial.number, room.gpus)
-        label = f"{self._order.study} {self._loop.source.label(trial)}"
+        label = f"{order.study} {self._loop.source.label(trial)}"
         job = Job(
-            study=str(self._order.folder),
-            cache=str(self._order.cache),
+            study=str(order.folder),
+            cache=str(order.cache),
             number=trial.number,
             only_generator=trial.only_generator,
             every_epoch=self._loop.source.stops_trials,
@@ -134,8 +146,8 @@ class JournalSearcher(Searcher):
             gpu_share=room.gpus,
         )
         return {
-            "job": asdict(job),
-            "process": self._process_name or label,
+            "job": job,
+            "process": f"{order.study}: several trials in turn" if order.reuse_processes else label,
             "resources": room.resources,
             "avoided": self._nodes.avoided(),
         }
@@ -150,30 +162,30 @@ class JournalSearcher(Searcher):
 class JournalScheduler(FIFOScheduler):
     """Tell the loop what trials report: it records it, and decides by ASHA whether a trial continues."""
 
-    def __init__(self, search: Search, loop: TrialLoop, nodes: Nodes) -> None:
+    def __init__(self, connection: Connection, loop: TrialLoop, nodes: Nodes) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._search, self._loop, self._nodes = search, loop, nodes
+        self._connection = connection
+        self._loop = loop
+        self._nodes = nodes
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Continue or stop, as the loop decides, or since the node is drained."""
-        with self._search.told_of_errors():
-            number, message, node = trial.config["job"]["number"], result["message"], result["node"]
-            self._search.send("has results")
-            if isinstance(message, MachineStopped):
-                self._nodes.leave_out(node, message.reason)
+        """Continue or stop, as the loop decides."""
+        message = result["message"]
+        with told_of_errors(self._connection):
+            self._connection.send("has results")
+            if isinstance(message, TrialFailed) and message.cause == "machine":
+                self._nodes.leave_out(result["node"], message.reason)
             others = len(self._nodes.usable())
-            should_continue = self._loop.on_result(number, message, node=node, other_nodes=others)
-            if should_continue and node in self._nodes.drained:
-                self._loop.on_node_left(number)
-                should_continue = False
-        return str(TrialScheduler.CONTINUE if should_continue else TrialScheduler.STOP)
+            if self._loop.on_result(trial.config["job"].number, message, other_nodes=others):
+                return str(TrialScheduler.CONTINUE)
+        return str(TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Tell the loop of a lost process; if Ray itself died, this process ends before it can."""
         time.sleep(_RAY_DIES_SECONDS)
-        number = trial.config["job"]["number"]
+        number = trial.config["job"].number
         error = Path(trial.error_file).read_text(encoding="utf-8")  # `get_error` reads a copy, which Tune makes later
-        with self._search.told_of_errors():
+        with told_of_errors(self._connection):
             if "its node has died" in error:
                 self._loop.on_node_left(number)
             else:
@@ -181,28 +193,28 @@ class JournalScheduler(FIFOScheduler):
                 self._loop.on_trial_lost(number, out_of_memory=out_of_memory)
 
 
-def run_trials(search: Search, order: TuneRun, nodes: Nodes) -> None:
-    """Run trials until all have ended, or until SIGUSR1, Tune's own signal to stop."""
+def run_trials(connection: Connection, order: TuneRun, nodes: Nodes) -> bool:
+    """Run trials until all have ended, or until SIGUSR1, Tune's own signal to stop; return whether all have ended."""
     scratch = order.folder / SCRATCH_NAME
-    with search.told_of_errors(), build_lock(order.driver_lock):
-        loop = order.make_loop(search.callbacks())
+    with build_lock(order.driver_lock):
+        loop = order.make_loop(forwarded(connection))
         try:
             tune.run(
                 TrialActor,
                 name="tune",
                 storage_path=str(scratch),
                 num_samples=-1,
-                search_alg=JournalSearcher(search, loop, order, nodes),
-                scheduler=JournalScheduler(search, loop, nodes),
+                search_alg=JournalSearcher(connection, loop, order, nodes),
+                scheduler=JournalScheduler(connection, loop, nodes),
                 callbacks=[ShowTrials()],
                 max_failures=0,  # the loop decides on retries
                 raise_on_failed_trial=False,
                 reuse_actors=order.reuse_processes,
-                trial_name_creator=lambda trial: trial.config["job"]["label"],
-                trial_dirname_creator=lambda trial: f"{trial.config['job']['number']:04d}-{trial.trial_id}",
+                trial_name_creator=lambda trial: trial.config["job"].label,
+                trial_dirname_creator=lambda trial: f"{trial.config['job'].number:04d}-{trial.trial_id}",
                 verbose=0,
             )
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
             loop.clock.save()
-    search.send("done" if loop.is_done else "stopped")
+    return loop.is_done
