@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tests.space.conftest import Complaints, WriteSpace
+from xraytune.base.errors import ConfigError
 from xraytune.space.load import experiment_from_json, load_space
 
 PCA = {"gan.loss": "hinge", "gan.spectral_norm": "true", "gan.conditional": "true"}
@@ -37,10 +38,25 @@ def test_a_removed_setting_with_another_value_says_what_to_use(
     assert message.count("it was removed: ") == 1
 
 
+def test_limits_of_earlier_versions_are_read_in_a_study_and_refused_in_a_file(
+    write_space: WriteSpace, complaints: Complaints
+) -> None:
+    limits = "budget: {trials: 3, gpu_hours: 40}\nresources: {hang_minutes: 30.0}\n"
+    file = write_space("lr: {value: 1e-3}", after=limits)
+
+    message = complaints(file)
+    file = file.rename(file.with_name("study.yaml"))
+
+    assert "it was removed: use budget.hours" in message
+    assert load_space(file).settings.budget.trials == 3
+    with pytest.raises(ConfigError, match="it was removed"):
+        load_space(file, ["resources.hang_minutes=90"])
+
+
 def test_a_trial_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     gan = {"steps": 7, "loss": "hinge", "spectral_norm": True, "conditional": True}
     parameters = {"source": "gan", "gan": gan, "diffusion": None, "pipeline": None}
-    settings: dict[str, Any] = {"name": "old", "data": {"path": "xrays"}, "prompts": {}}
+    settings: dict[str, Any] = {"name": "old", "data": {"path": "xrays"}, "prompts": {}, "budget": {"gpu_hours": 40.0}}
 
     experiment = experiment_from_json({"settings": settings, "parameters": parameters}, tmp_path)
 

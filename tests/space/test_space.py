@@ -220,7 +220,7 @@ def test_identity_ignores_what_may_change_when_a_study_resumes(write_space: Writ
     path = write_space("lr: {values: [1e-3, 1e-4]}")
     space = load_space(path)
 
-    same = ["budget.trials=3", "budget.hours=2", "budget.gpu_hours=1", "resources.cpus_per_trial=4", "data.path=moved"]
+    same = ["budget.trials=3", "budget.hours=2", "resources.cpus_per_trial=4", "data.path=moved"]
     other = ["budget.max_epochs=3", "seed=1", "lr={values: [1e-4, 1e-3]}", "views=4", "data.image_size=64"]
 
     for override in same:

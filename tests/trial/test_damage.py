@@ -143,7 +143,7 @@ def test_work_deleted_in_use_is_rebuilt_by_next_trial(done: Done, cache: Path, t
 
 
 def test_waiting_for_another_process_is_reported(done: Done, cache: Path, tmp_path: Path) -> None:
-    """Each progress event is a sign of life: without one for `resources.hang_minutes`, the process ends itself."""
+    """`status` shows it."""
     said: list[tuple[str, int]] = []
     others = (PIXELS_STAGE, GAN_STAGE, FEATURES_STAGE)
 

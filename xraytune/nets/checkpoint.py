@@ -24,8 +24,6 @@ from xraytune.nets.optimizer import Optimizer
 
 _CHECKPOINT_NAME = "checkpoint.pt"
 _BEST_NAME = "best.safetensors"
-SAVE_FILE = "save"
-"""In the folder of a checkpoint: asks a training that is stopped to write its last epoch, since it continues elsewhere."""
 _FIX = "remove this folder: the trial then starts from scratch"
 _logger = logging.getLogger(__name__)
 _EPOCHS = TypeAdapter(list[EpochRecord])
@@ -43,7 +41,6 @@ def save_checkpoint(folder: Path, network: nn.Module, optimizer: Optimizer, epoc
 
 def resume(folder: Path, network: nn.Module, optimizer: Optimizer) -> list[EpochRecord]:
     """Load network and optimizer from the checkpoint; return its epochs, none without a checkpoint."""
-    (folder / SAVE_FILE).unlink(missing_ok=True)
     content, epochs = _read(folder)
     if epochs:
         with explain_unreadable("this checkpoint belongs to a different network", folder / _CHECKPOINT_NAME, _FIX):

@@ -24,7 +24,7 @@ from xraytune.base.errors import ArtifactError, Problem, TrialError
 from xraytune.base.records import Compute, EpochRecord, Progress, ignore_progress
 from xraytune.base.seeding import derive_seed
 from xraytune.nets.captured import Draws, Step, replayed
-from xraytune.nets.checkpoint import SAVE_FILE, resume, save_best, save_checkpoint
+from xraytune.nets.checkpoint import resume, save_best, save_checkpoint
 from xraytune.nets.compute import autocast
 from xraytune.nets.optimizer import Optimizer, learning_rate, optimizer_of
 from xraytune.space.settings import Parameters
@@ -126,12 +126,7 @@ def train_network(
             _save(folder, network, optimizer, records, best)
             best = {}
             saved_at = time.monotonic()
-        try:
-            yield record
-        except GeneratorExit:
-            if (folder / SAVE_FILE).exists():
-                _save(folder, network, optimizer, records, best)
-            raise
+        yield record
 
 
 def _save(

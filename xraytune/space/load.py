@@ -15,7 +15,7 @@ from xraytune.base.records import Json
 from xraytune.space.document import Node, Problems, RejectedError, parse_yaml, read_document, write_yaml
 from xraytune.space.fields import flat_values, parameter_fields
 from xraytune.space.grammar import path_of, read_initial_points, read_parameters
-from xraytune.space.messages import nearest
+from xraytune.space.messages import REMOVED, nearest
 from xraytune.space.rules import check_space, complete_specs
 from xraytune.space.settings import BLOCKS, DataSettings, Experiment, Settings, has_effect_in
 from xraytune.space.shipped import find_space
@@ -26,10 +26,12 @@ _FINDING_KEYS = ("findings", "uncertain", "empty")
 DATA_FILE_KEYS = ("path", "classes", "positive", "table", "split", *_FINDING_KEYS)
 """The keys of `data` that a data file may have."""
 _NON_SETTING_KEYS = ("parameters", "points_to_evaluate")
+STUDY_NAME = "study.yaml"
+"""The file of a study's space; it may have settings of earlier versions that changed no trial."""
 SEARCH_ONLY = dict.fromkeys(
     (
-        *("budget.trials", "budget.hours", "budget.gpu_hours", "scheduler", "sampler", "confirm"),
-        *("resources.concurrent", "resources.generator", "resources.hang_minutes", "resources.retries"),
+        *("budget.trials", "budget.hours", "scheduler", "sampler", "confirm"),
+        *("resources.concurrent", "resources.generator", "resources.retries"),
     ),
     "omit it",
 )
@@ -64,6 +66,8 @@ def load_space(
         root.put(("weights_dir",), Node(weights_dir.absolute(), f"--weights-dir {weights_dir}"))
 
     problems = Problems(root)
+    if (limit := root.get("budget", "gpu_hours")) and path.name != STUDY_NAME:
+        problems.add(limit, "unknown key 'budget.gpu_hours'", f"it was removed: {REMOVED['gpu_hours']}")
     settings: Settings | None = None
     specs: tuple[ParameterSpec, ...] = ()
     with suppress(RejectedError):

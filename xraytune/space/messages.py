@@ -35,6 +35,8 @@ REMOVED = {
     "replace": "use mixing: additive or pretrain",
     "conditional": "one network is trained for all classes",
     "spectral_norm": "gan.architecture: pca has it, dcgan does not",
+    "gpu_hours": "use budget.hours or budget.trials",
+    "hang_minutes": "omit it; a trial that hangs is ended by hand",
     "loss": "gan.architecture decides: pca has a hinge loss, dcgan binary cross-entropy",
 }
 """What to use instead of settings and values of earlier versions."""

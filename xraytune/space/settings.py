@@ -461,8 +461,11 @@ class Budget(StrictModel):
     """Optimiser steps per epoch; by default one pass at 32 images per step, at least 8."""
     hours: AboveZero | None = None
     """Wall time of the search, over all its starts."""
-    gpu_hours: AboveZero | None = None
-    """Hours of all trials, each times the GPUs that it holds."""
+
+    @classmethod
+    def old_values(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a limit of earlier versions, which is in the settings of studies and changed no trial."""
+        return {"gpu_hours": given.get("gpu_hours")}
 
 
 class SchedulerSettings(StrictModel):
@@ -502,8 +505,11 @@ class Resources(StrictModel):
     concurrent: OptionalCount = None
     retries: Annotated[int, Field(ge=0)] = 2
     """Retries of a trial, from its last checkpoint, after a failure that its settings did not cause."""
-    hang_minutes: Annotated[float, Field(gt=0)] = 30.0
-    """A trial whose process reports nothing for this long counts as failed."""
+
+    @classmethod
+    def old_values(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG003
+        """Return the default of a setting of earlier versions."""
+        return {"hang_minutes": 30.0}
 
 
 @reads("weights", "backbone")
@@ -704,7 +710,7 @@ class Settings(StoredModel):
         notes = {"resources", "tracking", "weights_dir", "pretrained_on", "exported_from", "final"}
         content = self.model_dump(mode="json", exclude=notes)
         del content["data"]["path"]
-        for name in ("trials", "hours", "gpu_hours"):
+        for name in ("trials", "hours"):
             del content["budget"][name]
         if is_path("weights", self.quality.weights):  # the content of the file is in inputs.json
             del content["quality"]["weights"]

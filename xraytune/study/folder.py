@@ -32,7 +32,7 @@ from xraytune.base.files import read_json, require_recorded
 from xraytune.base.locks import LockHeldError, build_lock, current_owner, hold
 from xraytune.base.records import Compute, Json
 from xraytune.data.prepare import Prepared, read_prepared
-from xraytune.space.load import experiment_from_json, load_space
+from xraytune.space.load import STUDY_NAME, experiment_from_json, load_space
 from xraytune.space.settings import Experiment
 from xraytune.space.space import Space
 from xraytune.stats.classification import Floats, require_results
@@ -54,7 +54,7 @@ class StudyFolder:
     @property
     def space_path(self) -> Path:
         """The resolved space."""
-        return self.path / "study.yaml"
+        return self.path / STUDY_NAME
 
     @property
     def journal_path(self) -> Path:
