@@ -2,8 +2,8 @@
 
     uv run examples/export_onnx.py MODEL model.onnx
 
-The input `pixels` is uint8 [n, S, S], decoded as in docs/serving.md. The output is float32: the probability of each class,
-[n, C], or of the mask, [n, S, S]. Not for models with `resolution_px`: there, PyTorch and ONNX interpolate differently.
+The input `pixels` is uint8 [n, S, S], decoded as in docs/final-model.md. The output is float32: the probability of each
+class, [n, C], or of the mask, [n, S, S]. Not for models with `resolution_px`: there, PyTorch and ONNX interpolate differently.
 """
 # /// script
 # requires-python = ">=3.11"

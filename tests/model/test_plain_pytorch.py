@@ -21,7 +21,8 @@ def test_the_page_loads_the_network_in_plain_pytorch(tmp_path: Path, monkeypatch
     trained = build_classifier(parameters, 2, weights=None, seed=1).eval()
     (tmp_path / "model").mkdir()
     save_state(trained.state_dict(), tmp_path / "model" / "model.safetensors")
-    (code,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    (code,) = (block for block in blocks if "load_state_dict" in block)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
 
