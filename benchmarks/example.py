@@ -65,7 +65,7 @@ def _generator(number: int) -> Path:
     folder = Path(os.environ["KEEP"]) / f"{number}"
     generator = folder / "hospital_a"
     if not generator.exists():
-        settings = ["data.train_patients=1200", "gan.steps=6000", f"gan.seed={number}", f"data.split.seed={number}"]
+        settings = ["data.train_patients=1200", "gan.steps=4000", f"gan.seed={number}", f"data.split.seed={number}"]
         _run(folder, "generator train", "--space", "gan_ratio_cpu", "-o", generator, settings=settings)
     return generator
 

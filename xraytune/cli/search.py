@@ -125,7 +125,7 @@ def _show_headroom(measured: Headroom) -> None:
 
 def _propose_search(_: Headroom, given: Options) -> None:
     console.propose("search", "--space", given["space"], given=given)
-    others = ("--data", "OTHER_XRAYS", "--set", "gan.steps=6000", "-o", "generator")
+    others = ("--data", "OTHER_XRAYS", "--set", "gan.steps=4000", "-o", "generator")
     console.propose(
         *("generator", "train", "--space", "gan_ratio_cpu", *others),
         given={"weights_dir": given.get("weights_dir")},
