@@ -32,14 +32,20 @@ NAMES = (
 def main(chosen: list[str]) -> int:
     """Run the chosen benchmarks, or all; 1 where a bar is missed, 2 where a name is unknown."""
     if unknown := set(chosen) - set(NAMES):
-        print(f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}", file=sys.stderr)
+        print(
+            f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}",
+            file=sys.stderr,
+        )
         return 2
     figures = []
     for name in chosen or NAMES:
         module: ModuleType = importlib.import_module(f"benchmarks.{name}")
         missing = [need for need in getattr(module, "NEEDS", ()) if need not in os.environ]
         if missing:
-            print(f"{name}: not run; it needs {' '.join(f'{need}=...' for need in missing)}", file=sys.stderr)
+            print(
+                f"{name}: not run; it needs {' '.join(f'{need}=...' for need in missing)}",
+                file=sys.stderr,
+            )
             continue
         figures += list(module.measure())
         write(figures)

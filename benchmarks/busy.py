@@ -1,7 +1,8 @@
 """How much slower two threads of torch become beside two busy processes, by the way in which its threads wait.
 
-Each kind of work is timed in processes of its own, idle and beside the busy processes: linear heads on features, a GAN of
-width 16 and one of width 64, frozen features, and a network whose layers are all trained.
+Each kind of work is timed in processes of its own, idle and beside the busy processes: linear heads
+on features, a GAN of width 16 and one of width 64, frozen features, and a network whose layers are
+all trained.
 """
 
 from __future__ import annotations
@@ -35,8 +36,12 @@ def measure() -> Iterator[Figure]:
             for work in _WORK:
                 for name, (variables, threads) in _SETTINGS.items():
                     command = [sys.executable, "-m", "benchmarks.busy", work, str(threads)]
-                    environment = {key: value for key, value in os.environ.items() if "OMP" not in key} | variables
-                    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+                    environment = {
+                        key: value for key, value in os.environ.items() if "OMP" not in key
+                    } | variables
+                    done = subprocess.run(
+                        command, env=environment, capture_output=True, text=True, check=True
+                    )
                     yield figure(f"busy: {work}, {name}, beside {busy}", float(done.stdout), "s")
         finally:
             for other in others:
@@ -86,7 +91,9 @@ def _step(work: str) -> tuple[Callable[[], object], int]:
         images = np.random.default_rng(0).integers(0, 256, (64, 1, 64, 64), dtype=np.uint8)
         real = real_images(images, np.arange(64) % 2, compute)
         training.fit(real)
-        return lambda: training.update(real, compute, training.draw(real, compute)), 40 if work == "gan 16" else 6
+        return lambda: training.update(
+            real, compute, training.draw(real, compute)
+        ), 40 if work == "gan 16" else 6
     network = torchvision.models.mobilenet_v2().to(memory_format=torch.channels_last)
     if work == "all layers":
         return trained(network.train(), 16, 3, 64, 64), 4

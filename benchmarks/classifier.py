@@ -1,7 +1,7 @@
 """Images per second of a trial's training loop, compared with bare loops of the same network; the loops take turns.
 
-The bare loops, eager and compiled, reuse one batch that is already on the device, in channels_last and our precision.
-Ours draws, reads, scales, augments and normalises each batch.
+The bare loops, eager and compiled, reuse one batch that is already on the device, in channels_last
+and our precision. Ours draws, reads, scales, augments and normalises each batch.
 """
 
 from __future__ import annotations
@@ -53,7 +53,11 @@ _CASES = (
         parameters={"backbone": "small_cnn", "weights": "none", "classical": 2},
         steps=_EPOCH_STEPS,
     ),
-    _Case(name="last stage of mobilenet_v2", parameters={"trainable": "last_stage"}, steps=_EPOCH_STEPS),
+    _Case(
+        name="last stage of mobilenet_v2",
+        parameters={"trainable": "last_stage"},
+        steps=_EPOCH_STEPS,
+    ),
     _Case(name="head of mobilenet_v2", parameters={"trainable": "head"}, steps=1000),
 )
 
@@ -65,13 +69,22 @@ def measure() -> Iterator[Figure]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         draw_phantoms(folder / "xrays", patients=200, seed=3, image_size_px=_IMAGE_PX)
-        torch.save(get_model("mobilenet_v2", weights=None).state_dict(), folder / _WEIGHTS)  # frozen layers need a file
-        for number, case in enumerate(_CASES[:-1] if compute.device == "cuda" else _CASES):  # a head leaves a GPU idle
+        torch.save(
+            get_model("mobilenet_v2", weights=None).state_dict(), folder / _WEIGHTS
+        )  # frozen layers need a file
+        for number, case in enumerate(
+            _CASES[:-1] if compute.device == "cuda" else _CASES
+        ):  # a head leaves a GPU idle
             speeds = _speeds(case, folder, folder / str(number), compute)
             for who, speed in speeds.items():
                 yield figure(f"classifier: {case.name} on {where}, {who}", speed, "images/s")
             *bare, ours = speeds.values()
-            yield figure(f"classifier: {case.name} on {where}, ours / faster bare loop", ours / max(bare), "x", bar)
+            yield figure(
+                f"classifier: {case.name} on {where}, ours / faster bare loop",
+                ours / max(bare),
+                "x",
+                bar,
+            )
         if compute.device == "cpu":
             name = "classifier: 200 trials of a head on cached features, one after the other"
             yield figure(name, 200 * _seconds_of_a_head(folder, compute), "s of CPU time", "<= 4")
@@ -109,7 +122,8 @@ def _speeds(case: _Case, folder: Path, own: Path, compute: Compute) -> dict[str,
     settings = Settings.model_validate_json(document)
     prepared, _ = prepare(settings, folder / "cache")
     pretrained = {"backbone": "mobilenet_v2", "weights": str(folder / _WEIGHTS)}
-    # With so few steps per epoch, estimating batch norm statistics would weigh ten times as much as in a trial.
+    # With so few steps per epoch, estimating batch norm statistics would weigh ten times as much as
+    # in a trial.
     values = {"batch_size": _BATCH, "batch_norm": "moving", **pretrained, **case.parameters}
     parameters = Parameters.model_validate(values)
     context = RunContext(prepared=prepared, cache=folder / "cache", compute=compute)
@@ -117,7 +131,9 @@ def _speeds(case: _Case, folder: Path, own: Path, compute: Compute) -> dict[str,
     pin(compute)
     loops = {
         "bare loop": _bare(TrialInputs(experiment, context), compute, case.steps),
-        "bare loop, compiled": _bare(TrialInputs(experiment, context), compute, case.steps, is_compiled=True),
+        "bare loop, compiled": _bare(
+            TrialInputs(experiment, context), compute, case.steps, is_compiled=True
+        ),
         "ours": _ours(experiment, context, case.steps, own),
     }
     clock = (
@@ -126,14 +142,20 @@ def _speeds(case: _Case, folder: Path, own: Path, compute: Compute) -> dict[str,
     seconds = {who: list[float]() for who in loops}
     for _ in range(_ROUNDS + 1):
         for who, run in loops.items():
-            torch.set_deterministic_debug_mode("error" if who == "ours" and compute.device == "cpu" else "default")
+            torch.set_deterministic_debug_mode(
+                "error" if who == "ours" and compute.device == "cpu" else "default"
+            )
             started = clock()
             run()
             seconds[who].append(clock() - started)
-    return {who: case.steps * _BATCH / statistics.median(found[1:]) for who, found in seconds.items()}
+    return {
+        who: case.steps * _BATCH / statistics.median(found[1:]) for who, found in seconds.items()
+    }
 
 
-def _ours(experiment: Experiment, context: RunContext, steps: int, folder: Path) -> Callable[[], object]:
+def _ours(
+    experiment: Experiment, context: RunContext, steps: int, folder: Path
+) -> Callable[[], object]:
     """Return a function that runs one epoch, with its checkpoint, without validation."""
     inputs = TrialInputs(experiment, context)
     training = NetworkTraining(
@@ -153,11 +175,15 @@ def _ours(experiment: Experiment, context: RunContext, steps: int, folder: Path)
     return lambda: next(epochs)
 
 
-def _bare(trial: TrialInputs, compute: Compute, steps: int, *, is_compiled: bool = False) -> Callable[[], object]:
+def _bare(
+    trial: TrialInputs, compute: Compute, steps: int, *, is_compiled: bool = False
+) -> Callable[[], object]:
     """Return a training loop with nothing but the network, its loss and Adam, fused as ours is."""
     images, labels = trial.batch(0)
     network: nn.Module = trial.trained.train()
-    optimizer = torch.optim.Adam([one for one in network.parameters() if one.requires_grad], lr=1e-4, fused=True)
+    optimizer = torch.optim.Adam(
+        [one for one in network.parameters() if one.requires_grad], lr=1e-4, fused=True
+    )
     model: Callable[[Tensor], Tensor] = torch.compile(network) if is_compiled else network
 
     def run() -> None:

@@ -1,8 +1,9 @@
 """Whether intervals over disjoint draws of real patients cover what other draws gain, on real X-rays.
 
-At `_PATIENTS` patients, real images of other patients at ratio 1 are a perfect generator of unknown gain. Twenty disjoint
-draws are divided into four groups of five, as many as `confirm` has replicates; each group's 95 % interval should cover the
-mean gain of the other fifteen draws, on the same scored patients. Five orders of the patients make twenty intervals.
+At `_PATIENTS` patients, real images of other patients at ratio 1 are a perfect generator of unknown
+gain. Twenty disjoint draws are divided into four groups of five, as many as `confirm` has
+replicates; each group's 95 % interval should cover the mean gain of the other fifteen draws, on the
+same scored patients. Five orders of the patients make twenty intervals.
 
     make bench ONLY=draws DATA=chest_xray WEIGHTS=weights
 """
@@ -46,15 +47,21 @@ def measure() -> Iterator[Figure]:
     covered, shown, gains, widths = 0, 0, list[float](), list[float]()
     with tempfile.TemporaryDirectory() as folder:
         space = open_space(_SPACE, ["data.train_patients=null"], data=data, weights_dir=weights)
-        prepared, _ = prepare_space(space, Path(folder), skip_broken=False, note=print, on_progress=ignore_progress)
+        prepared, _ = prepare_space(
+            space, Path(folder), skip_broken=False, note=print, on_progress=ignore_progress
+        )
         context = RunContext(prepared=prepared, cache=Path(folder), compute=compute)
         for order in range(_ORDERS):
-            pairs = _draws(Experiment(settings=space.settings, parameters=_BASELINE), context, order)
+            pairs = _draws(
+                Experiment(settings=space.settings, parameters=_BASELINE), context, order
+            )
             by_draw = pairs.scores[0] - pairs.scores[1]
             for group in range(_GROUPS):
                 inside = [*range(group * _REPLICATES, (group + 1) * _REPLICATES)]
                 outside = np.delete(by_draw, inside).mean()
-                chosen = replace(pairs, scores=pairs.scores[:, inside], components=pairs.components[:, inside])
+                chosen = replace(
+                    pairs, scores=pairs.scores[:, inside], components=pairs.components[:, inside]
+                )
                 interval = compare(chosen).interval
                 covered += bool(interval.low <= outside <= interval.high)
                 shown += bool(interval.low > 0)
@@ -62,7 +69,10 @@ def measure() -> Iterator[Figure]:
             gains.append(float(by_draw.mean()))
     count = _GROUPS * _ORDERS
     yield figure(
-        f"draws: intervals of five draws that cover the other fifteen, of {count}", covered, "intervals", ">= 18"
+        f"draws: intervals of five draws that cover the other fifteen, of {count}",
+        covered,
+        "intervals",
+        ">= 18",
     )
     yield figure(f"draws: intervals above 0, of {count}", shown, "intervals")
     yield figure("draws: mean gain", float(np.mean(gains)), "AUROC")
@@ -71,13 +81,19 @@ def measure() -> Iterator[Figure]:
 
 def _draws(experiment: Experiment, context: RunContext, seed: int) -> StructuralComponents:
     """Return the scores [2, K] and components of networks with and without other patients, on the patients left over."""
-    side, everyone = context.prepared.side("train"), side_images("train", context.prepared, context.cache)
+    side, everyone = (
+        context.prepared.side("train"),
+        side_images("train", context.prepared, context.cache),
+    )
     patients = nested_order(side.patients, side.labels.tolist(), seed)
     size, count = 2 * _PATIENTS + _SPARE, _GROUPS * _REPLICATES
     results = []
     for arm in (with_extra(_BASELINE, _RATIO), _BASELINE):
         for draw in range(count):
-            real, others = (np.array([*chain(*part)]) for part in draw_and_others(patients, draw, _PATIENTS, size))
+            real, others = (
+                np.array([*chain(*part)])
+                for part in draw_and_others(patients, draw, _PATIENTS, size)
+            )
             extra = others[: extra_images(arm.synthetic_ratio, len(real))]
             results.append(train_on_draw(experiment, arm, context, everyone, real, extra))
     test = np.array([*chain(*patients[count * size :])])
@@ -88,4 +104,8 @@ def _draws(experiment: Experiment, context: RunContext, seed: int) -> Structural
         context.prepared.positive,
     )
     shape = (2, count)
-    return replace(scored, scores=scored.scores.reshape(shape), components=scored.components.reshape(*shape, -1))
+    return replace(
+        scored,
+        scores=scored.scores.reshape(shape),
+        components=scored.components.reshape(*shape, -1),
+    )

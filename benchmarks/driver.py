@@ -1,12 +1,14 @@
 """What a search costs per trial besides training.
 
-A no-op trial is the cheapest that a search can run: it trains one step on cached features of 24 small images and writes all
-files of a trial. Its marginal cost is compared with that of the function in Ray Tune's tutorial, which returns a number, run
-with the defaults. Both exclude starting Ray: ours is the slope between the ends of an earlier and the last trial, Tune's
-the difference between two runs of different length.
+A no-op trial is the cheapest that a search can run: it trains one step on cached features of 24
+small images and writes all files of a trial. Its marginal cost is compared with that of the
+function in Ray Tune's tutorial, which returns a number, run with the defaults. Both exclude
+starting Ray: ours is the slope between the ends of an earlier and the last trial, Tune's the
+difference between two runs of different length.
 
-The cost of the search process alone, which draws trials and records their epochs and ends, is measured alternately in
-studies of 200 and of 2,000 ended trials. The sampler is random, since TPE's own cost grows with the number of trials.
+The cost of the search process alone, which draws trials and records their epochs and ends, is
+measured alternately in studies of 200 and of 2,000 ended trials. The sampler is random, since TPE's
+own cost grows with the number of trials.
 """
 
 from __future__ import annotations
@@ -100,14 +102,19 @@ def measure() -> Iterator[Figure]:
 
 def _no_op_trials(root: Path) -> Iterator[Figure]:
     backbone, _ = build_backbone("small_cnn")
-    save_file({name: one.contiguous() for name, one in backbone.state_dict().items()}, root / "backbone.safetensors")
+    save_file(
+        {name: one.contiguous() for name, one in backbone.state_dict().items()},
+        root / "backbone.safetensors",
+    )
     (root / "no-op.yaml").write_text(_NO_OP, encoding="utf-8")
     ours = [_our_seconds(root, round_) for round_ in range(_ROUNDS - 1)]
     theirs = _tune_seconds(root)
     ours.append(_our_seconds(root, _ROUNDS))
     yield figure("driver: no-op trial, xraytune", 1000 * statistics.median(ours), "ms")
     yield figure("driver: no-op trial, Ray Tune with its defaults", 1000 * theirs, "ms")
-    yield figure("driver: no-op trial, xraytune / Ray Tune", statistics.median(ours) / theirs, "x", "<= 0.05")
+    yield figure(
+        "driver: no-op trial, xraytune / Ray Tune", statistics.median(ours) / theirs, "x", "<= 0.05"
+    )
 
 
 def _our_seconds(root: Path, round_: int) -> float:
@@ -123,7 +130,9 @@ def _our_seconds(root: Path, round_: int) -> float:
 
 def _tune_seconds(root: Path) -> float:
     (root / "tune.py").write_text(_TUNE, encoding="utf-8")
-    found = subprocess.run([sys.executable, root / "tune.py"], cwd=root, check=True, capture_output=True, text=True)
+    found = subprocess.run(
+        [sys.executable, root / "tune.py"], cwd=root, check=True, capture_output=True, text=True
+    )
     return float(json.loads(found.stdout.strip().rpartition("\n")[2]))
 
 
@@ -144,9 +153,16 @@ def _search_process(root: Path) -> Iterator[Figure]:
     for what, found in (("wall time", wall), ("CPU time", cpu)):
         at = {size: statistics.median(found[size]) for size in _SIZES}
         for size in _SIZES:
-            yield figure(f"driver: search process, {what} per trial after {size} trials", 1000 * at[size], "ms")
+            yield figure(
+                f"driver: search process, {what} per trial after {size} trials",
+                1000 * at[size],
+                "ms",
+            )
         yield figure(
-            f"driver: search process, {what} per trial after {many} / after {few}", at[many] / at[few], "x", "<= 1.3"
+            f"driver: search process, {what} per trial after {many} / after {few}",
+            at[many] / at[few],
+            "x",
+            "<= 1.3",
         )
 
 
@@ -169,9 +185,16 @@ def _end_trials(loop: TrialLoop, count: int) -> None:
         assert isinstance(suggestion, Trial)
         value = random.Random(suggestion.number).random()
         for epoch in range(1, _EPOCHS + 1):
-            losses = {"train_loss": 0.5, "val_loss": 0.5, "val_score": value, "best_val_score": value}
+            losses = {
+                "train_loss": 0.5,
+                "val_loss": 0.5,
+                "val_score": value,
+                "best_val_score": value,
+            }
             record = EpochRecord(epoch=epoch, steps=epoch, lr=1e-3, seconds=1.0, **losses)
             if not loop.on_result(suggestion.number, record):
                 break
-        result = TrialResult(value=value, best_epoch=1, epochs=_EPOCHS, val_b_score=value, threshold=0.5)
+        result = TrialResult(
+            value=value, best_epoch=1, epochs=_EPOCHS, val_b_score=value, threshold=0.5
+        )
         loop.on_result(suggestion.number, result)

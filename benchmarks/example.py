@@ -2,8 +2,9 @@
 
     make bench ONLY=example DATA=chest_xray WEIGHTS=weights KEEP=kept [REPETITIONS=20] [GENERATORS=20]
 
-Each repetition has its own split, draws of patients and networks, and runs the commands of README in KEEP/NUMBER. They
-take turns in using the GANs. What is done is not run again, so the same command resumes.
+Each repetition has its own split, draws of patients and networks, and runs the commands of README
+in KEEP/NUMBER. They take turns in using the GANs. What is done is not run again, so the same
+command resumes.
 """
 
 from __future__ import annotations
@@ -65,8 +66,21 @@ def _generator(number: int) -> Path:
     folder = Path(os.environ["KEEP"]) / f"{number}"
     generator = folder / "hospital_a"
     if not generator.exists():
-        settings = ["data.train_patients=1200", "gan.steps=4000", f"gan.seed={number}", f"data.split.seed={number}"]
-        _run(folder, "generator train", "--space", "gan_ratio_cpu", "-o", generator, settings=settings)
+        settings = [
+            "data.train_patients=1200",
+            "gan.steps=4000",
+            f"gan.seed={number}",
+            f"data.split.seed={number}",
+        ]
+        _run(
+            folder,
+            "generator train",
+            "--space",
+            "gan_ratio_cpu",
+            "-o",
+            generator,
+            settings=settings,
+        )
     return generator
 
 
@@ -80,7 +94,9 @@ def _run(folder: Path, command: str, *arguments: object, settings: list[str] | N
         words += [word for setting in settings for word in ("--set", setting)]
     started = time.monotonic()
     with (folder / "log.txt").open("a", encoding="utf-8") as log:
-        subprocess.run([sys.executable, "-m", "xraytune", *words], stdout=log, stderr=log, check=True)
+        subprocess.run(
+            [sys.executable, "-m", "xraytune", *words], stdout=log, stderr=log, check=True
+        )
     file = folder / "seconds.json"
     seconds = read_json(file) if file.exists() else {}
     write_json(file, {**seconds, command: round(time.monotonic() - started)})
@@ -91,4 +107,7 @@ def _print_row(number: int, finalist: dict[str, Any]) -> None:
         f"{row['kind']} {row['difference']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})"
         for row in finalist["comparisons"]
     )
-    print(f"{number}: {finalist['verdict']}, AUROC {finalist['score']:.4f}; minus {differences}", flush=True)
+    print(
+        f"{number}: {finalist['verdict']}, AUROC {finalist['score']:.4f}; minus {differences}",
+        flush=True,
+    )

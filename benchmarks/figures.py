@@ -72,7 +72,9 @@ def machine() -> str:
     """Cores, memory and processor, in words."""
     model = platform.processor() or platform.machine()
     for line in (
-        Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else ()
+        Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        if Path("/proc/cpuinfo").exists()
+        else ()
     ):
         if line.startswith("model name"):
             model = line.partition(":")[2].strip()
@@ -85,9 +87,13 @@ def commit() -> str:
     """The short hash of HEAD."""
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.strip()
+        return subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, check=False
+        ).stdout.strip()
 
-    return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    return git("rev-parse", "--short", "HEAD") + (
+        "+" if git("status", "--porcelain", "--untracked-files=no") else ""
+    )
 
 
 def write(figures: Iterable[Figure]) -> None:
@@ -103,10 +109,17 @@ def write(figures: Iterable[Figure]) -> None:
 def table(figures: Iterable[Figure]) -> str:
     """The figures as text in columns."""
     rows = [("figure", "value", "unit", "bar", "")] + [
-        (one.name, f"{one.value:g}", one.unit, one.bar, {True: "holds", False: "MISSED", None: ""}[one.holds])
+        (
+            one.name,
+            f"{one.value:g}",
+            one.unit,
+            one.bar,
+            {True: "holds", False: "MISSED", None: ""}[one.holds],
+        )
         for one in figures
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
     )

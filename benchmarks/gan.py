@@ -1,7 +1,8 @@
 """Steps a second of a GAN at 64 px beside PyTorch's DCGAN example, with the same networks and batch, in turns.
 
-The example's loop is written out as the tutorial teaches it: float32, default memory format, Adam's default, and a transfer
-of each loss to Python in each step. On a GPU, ours is replayed as a CUDA graph.
+The example's loop is written out as the tutorial teaches it: float32, default memory format, Adam's
+default, and a transfer of each loss to Python in each step. On a GPU, ours is replayed as a CUDA
+graph.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ def measure() -> Iterator[Figure]:
     steps = {
         f"gan: PyTorch's example on {where}": _example(cores),
         f"gan: the same networks, ours, on {where}": _ours(_TUTORIAL, 1, cores),
-        f"gan: default (width 32, batches of 16) on {where}, one thread": _ours(GanSettings(width=32), 2, 1),
+        f"gan: default (width 32, batches of 16) on {where}, one thread": _ours(
+            GanSettings(width=32), 2, 1
+        ),
     }
     runs = {name: list[float]() for name in steps}
     for _ in range(_RUNS):
@@ -46,12 +49,19 @@ def measure() -> Iterator[Figure]:
     for name, speed in speeds.items():
         yield figure(name, speed, "steps/s")
     example, ours, _ = speeds.values()
-    yield figure(f"gan: ours over PyTorch's example on {where}", ours / example, "x", f">= {2 if gpu_count() else 1.5}")
+    yield figure(
+        f"gan: ours over PyTorch's example on {where}",
+        ours / example,
+        "x",
+        f">= {2 if gpu_count() else 1.5}",
+    )
 
 
 def _steps_per_second(threads: int, step: Callable[[], object], *, is_example: bool) -> float:
     torch.set_num_threads(threads)
-    torch.set_deterministic_debug_mode("default" if is_example or gpu_count() else "error")  # as `pin` does
+    torch.set_deterministic_debug_mode(
+        "default" if is_example or gpu_count() else "error"
+    )  # as `pin` does
     for _ in range(_WARM_UP):
         step()
     _wait()
@@ -71,7 +81,10 @@ def _ours(settings: GanSettings, classes: int, threads: int) -> tuple[int, Calla
     compute = choose_compute(gpus=min(1, gpu_count()), threads=threads)
     pin(compute)
     labels = np.arange(_IMAGES, dtype=np.int64) % classes
-    training, real = new_training(settings, classes, compute, 1), real_images(_PLANES, labels, compute)
+    training, real = (
+        new_training(settings, classes, compute, 1),
+        real_images(_PLANES, labels, compute),
+    )
     training.fit(real)
     update = replayed(partial(training.update, real, compute), compute)
 
@@ -85,7 +98,10 @@ def _ours(settings: GanSettings, classes: int, threads: int) -> tuple[int, Calla
 def _example(threads: int) -> tuple[int, Callable[[], object]]:
     """The training loop of pytorch.org/tutorials/beginner/dcgan_faces_tutorial.html; its networks are ours."""
     device = "cuda" if gpu_count() else "cpu"
-    generator, discriminator = Generator(_TUTORIAL, 1).to(device), Discriminator(_TUTORIAL, 1).to(device)
+    generator, discriminator = (
+        Generator(_TUTORIAL, 1).to(device),
+        Discriminator(_TUTORIAL, 1).to(device),
+    )
     criterion, labels = nn.BCEWithLogitsLoss(), torch.zeros(64, dtype=torch.int64, device=device)
     betas = 0.5, 0.999
     optimizer_g = torch.optim.Adam(generator.parameters(), lr=2e-4, betas=betas)

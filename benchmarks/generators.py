@@ -4,9 +4,9 @@ Needs a folder of X-rays in Kaggle's layout and MobileNetV2's official weights:
 
     make bench ONLY=generators DATA=chest_xray WEIGHTS=weights [KEEP=folder] [SEEDS=3]
 
-The default GAN has width 16. The tutorial's GAN is trained twice: for 5,000 steps, on batches of the same size; and on its
-own batches of 128, for 1,000 steps. Reports the figures of `generator train`. Takes at most twenty minutes per seed on two
-cores; KEEP continues an interrupted run.
+The default GAN has width 16. The tutorial's GAN is trained twice: for 5,000 steps, on batches of
+the same size; and on its own batches of 128, for 1,000 steps. Reports the figures of `generator
+train`. Takes at most twenty minutes per seed on two cores; KEEP continues an interrupted run.
 """
 
 from __future__ import annotations
@@ -63,24 +63,38 @@ def measure() -> Iterator[Figure]:
             kids[name] = [row["gan_kid"] for row in found]
             for column in found[0]:
                 values = [row[column] for row in found]
-                yield figure(f"generators: {name}, {column}, median of {_SEEDS} seeds", median(values), "")
+                yield figure(
+                    f"generators: {name}, {column}, median of {_SEEDS} seeds", median(values), ""
+                )
             if _SEEDS > 1:
-                yield figure(f"generators: {name}, standard error of gan_kid", stdev(kids[name]) / _SEEDS**0.5, "")
+                yield figure(
+                    f"generators: {name}, standard error of gan_kid",
+                    stdev(kids[name]) / _SEEDS**0.5,
+                    "",
+                )
         for name in (name for name in _GANS if name.startswith("tutorial")):
             ratio = mean(kids["default"]) / mean(kids[name])
             yield figure(f"generators: gan_kid, default over {name}", ratio, "", "<= 0.5")
 
 
-def _measure(changes: tuple[str, ...], seed: int, compute: Compute, cache: Path) -> dict[str, float]:
+def _measure(
+    changes: tuple[str, ...], seed: int, compute: Compute, cache: Path
+) -> dict[str, float]:
     """Return the seconds of the training and the quality columns of a study."""
     overrides = (*_FIXED, f"gan.seed={seed}", *changes)
-    space = load_space(_SPACE, overrides, data=Path(os.environ["DATA"]), weights_dir=Path(os.environ["WEIGHTS"]))
+    space = load_space(
+        _SPACE, overrides, data=Path(os.environ["DATA"]), weights_dir=Path(os.environ["WEIGHTS"])
+    )
     experiment = fixed_generator(space)
     settings = experiment.parameters.gan
     assert settings is not None, "the space trains a GAN"
     prepared, _ = prepare(space.settings, cache)
     started = time.monotonic()
-    seconds = cache / "seconds" / artifact_path(cache, GAN_STAGE, generator_inputs(settings, prepared, compute)).name
+    seconds = (
+        cache
+        / "seconds"
+        / artifact_path(cache, GAN_STAGE, generator_inputs(settings, prepared, compute)).name
+    )
     context = RunContext(prepared=prepared, cache=cache, compute=compute)
     trained_generator(settings, context)
     if not seconds.exists():

@@ -2,10 +2,11 @@
 
     python -m benchmarks.gpu [PART ...] [--out FOLDER]
 
-runs the parts that are named, or all: tests of trials on a GPU; the first epoch of a process beside its later ones; images
-per second of our training step, eager and replayed as a CUDA graph, and a GAN's steps, beside bare loops; trials per hour of
-README's space with less training, 1 to 8 at once; tests of a search. Each row is written once it is known.
-Without a GPU, it says so and runs the same code on a few images, which shows that the benchmark works and measures nothing.
+runs the parts that are named, or all: tests of trials on a GPU; the first epoch of a process beside
+its later ones; images per second of our training step, eager and replayed as a CUDA graph, and a
+GAN's steps, beside bare loops; trials per hour of README's space with less training, 1 to 8 at
+once; tests of a search. Each row is written once it is known. Without a GPU, it says so and runs
+the same code on a few images, which shows that the benchmark works and measures nothing.
 """
 
 from __future__ import annotations
@@ -68,28 +69,48 @@ def _tests(file: str, _: Path) -> Iterator[Figure]:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/gpu/{file}"]
     said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     summary = said.strip().splitlines()[-1]
-    counts = {outcome: int(count) for count, outcome in pairwise(summary.replace(",", "").split()) if count.isdigit()}
+    counts = {
+        outcome: int(count)
+        for count, outcome in pairwise(summary.replace(",", "").split())
+        if count.isdigit()
+    }
     print(said if counts.get("failed") or counts.get("error") else summary, file=sys.stderr)
     yield figure(f"gpu: {file}, passed", counts.get("passed", 0), "tests", ">= 1" if GPUS else "")
-    yield figure(f"gpu: {file}, failed", counts.get("failed", 0) + counts.get("error", 0), "tests", "<= 0")
+    yield figure(
+        f"gpu: {file}, failed", counts.get("failed", 0) + counts.get("error", 0), "tests", "<= 0"
+    )
 
 
 def _first_epochs(root: Path) -> Iterator[Figure]:
     """The last stage of MobileNetV2, as in `confirm`: one process, another, then several at once."""
-    torch.save(get_model("mobilenet_v2", weights=None).state_dict(), root / _WEIGHTS)  # frozen layers need a file
+    torch.save(
+        get_model("mobilenet_v2", weights=None).state_dict(), root / _WEIGHTS
+    )  # frozen layers need a file
     for place, at_once in enumerate((1, 1, 8) if GPUS else (1, 1)):
         code = f"from benchmarks.gpu import print_epochs; print_epochs({str(root)!r}, '{place}-NUMBER')"
-        trials = [[sys.executable, "-c", code.replace("NUMBER", str(number))] for number in range(at_once)]
+        trials = [
+            [sys.executable, "-c", code.replace("NUMBER", str(number))] for number in range(at_once)
+        ]
         processes = [subprocess.Popen(trial, stdout=subprocess.PIPE, text=True) for trial in trials]
         seconds = [json.loads(process.communicate()[0]) for process in processes]
         who = f"process {place + 1}" if at_once == 1 else f"{at_once} processes at once"
-        yield figure(f"gpu: {who}, first epoch", statistics.median(first for first, *_ in seconds), "s")
-        yield figure(f"gpu: {who}, later epochs", statistics.median(one for _, *later in seconds for one in later), "s")
+        yield figure(
+            f"gpu: {who}, first epoch", statistics.median(first for first, *_ in seconds), "s"
+        )
+        yield figure(
+            f"gpu: {who}, later epochs",
+            statistics.median(one for _, *later in seconds for one in later),
+            "s",
+        )
 
 
 def print_epochs(root: str, name: str) -> None:
     """Train in this process and print the seconds of each epoch."""
-    values = {"backbone": "mobilenet_v2", "weights": str(Path(root) / _WEIGHTS), "trainable": "last_stage"}
+    values = {
+        "backbone": "mobilenet_v2",
+        "weights": str(Path(root) / _WEIGHTS),
+        "trainable": "last_stage",
+    }
     experiment, context = _prepared(Path(root), values, epochs=4)
     times = [time.perf_counter()]
     with closing(trial_epochs(experiment, context, Path(root) / name)) as epochs:
@@ -100,7 +121,9 @@ def print_epochs(root: str, name: str) -> None:
 def _prepared(root: Path, values: dict[str, Any], *, epochs: int) -> tuple[Experiment, RunContext]:
     pin(compute := choose_compute(gpus=min(1, GPUS), threads=1))
     data = {"path": root / _XRAYS, "image_size": _IMAGE_PX}
-    settings = Settings.model_validate({"name": "speed", "data": data, "budget": {"max_epochs": epochs}})
+    settings = Settings.model_validate(
+        {"name": "speed", "data": data, "budget": {"max_epochs": epochs}}
+    )
     prepared, _ = prepare(settings, root / "cache")
     context = RunContext(prepared=prepared, cache=root / "cache", compute=compute)
     return Experiment(settings=settings, parameters=Parameters.model_validate(values)), context
@@ -121,7 +144,9 @@ def _steps(root: Path) -> Iterator[Figure]:
     for how in ("eager", "replayed"):
         inputs = TrialInputs(experiment, context)
         training = training_of(experiment, context, inputs, root / how)
-        step = partial(train_step, training, optimizer_of(experiment.parameters, inputs.trained.train()))
+        step = partial(
+            train_step, training, optimizer_of(experiment.parameters, inputs.trained.train())
+        )
         update = step if how == "eager" else replayed(step, context.compute)
         loss = torch.zeros((), device=context.compute.device)
         started = time.perf_counter()
@@ -139,7 +164,9 @@ def _steps(root: Path) -> Iterator[Figure]:
 
 def _searches(root: Path) -> Iterator[Figure]:
     for at_once in (1, 8, 2, 4) if GPUS else (1,):
-        speed = _trials_per_hour(root, f"{at_once}-on-a-gpu", 1 / at_once if GPUS else 0, devices="0")
+        speed = _trials_per_hour(
+            root, f"{at_once}-on-a-gpu", 1 / at_once if GPUS else 0, devices="0"
+        )
         yield figure(f"gpu: trials per hour, {at_once} at once on one GPU", speed, "trials/h")
     if GPUS > 1:
         speed = _trials_per_hour(root, "all", 0.5, devices=os.environ.get("CUDA_VISIBLE_DEVICES"))
@@ -179,8 +206,14 @@ def main() -> int:
     if unknown := {*asked.parts} - {*_PARTS}:
         parser.error(f"no such part: {', '.join(unknown)}; there are {', '.join(_PARTS)}")
     if not GPUS:
-        print("NO GPU WAS FOUND: this run measures nothing, it only shows that the benchmark works", file=sys.stderr)
-    names = ", ".join(torch.cuda.get_device_name(number) for number in range(GPUS)) or "no GPU was found"
+        print(
+            "NO GPU WAS FOUND: this run measures nothing, it only shows that the benchmark works",
+            file=sys.stderr,
+        )
+    names = (
+        ", ".join(torch.cuda.get_device_name(number) for number in range(GPUS))
+        or "no GPU was found"
+    )
     where, prefix = f"{names}, {machine()}", "" if GPUS else f"{names}: "
     figures, failed = list[Figure](), False
     with tempfile.TemporaryDirectory() as folder:
@@ -189,13 +222,21 @@ def main() -> int:
             started, before = time.monotonic(), len(figures)
             try:
                 for one in _PARTS[name](Path(folder)):
-                    figures += [replace(one, name=prefix + one.name, command="make gpu-bench", machine=where)]
+                    figures += [
+                        replace(
+                            one, name=prefix + one.name, command="make gpu-bench", machine=where
+                        )
+                    ]
                     rows = json.dumps([asdict(row) for row in figures], indent=1)
                     (asked.out / "gpu.json").write_text(rows + "\n", encoding="utf-8")
             except Exception:  # the other parts still run
                 logging.exception("%s failed", name)
                 failed = True
-            print(table(figures[before:]), f"\n{prefix}{name} took {time.monotonic() - started:.0f} s", flush=True)
+            print(
+                table(figures[before:]),
+                f"\n{prefix}{name} took {time.monotonic() - started:.0f} s",
+                flush=True,
+            )
     return int(failed or any(one.holds is False for one in figures))
 
 

@@ -1,13 +1,14 @@
 """Whether confirm answers rightly where the answer is known: studies of phantoms with extra images in a folder.
 
-Images of new patients truly help, copies of training images do nothing that `duplicate` does not, and wrongly labelled
-ones truly hurt; the same goes for images with several findings, where the wrong ones are those of other images. A GAN of
-other patients truly helps; one of the study's own patients adds no information. Each study has its own patients, trains a
-finalist and its two matched controls with fresh seeds, opens its test folder and judges, all by confirm's own functions;
-only the search before it and Ray are left out.
+Images of new patients truly help, copies of training images do nothing that `duplicate` does not,
+and wrongly labelled ones truly hurt; the same goes for images with several findings, where the
+wrong ones are those of other images. A GAN of other patients truly helps; one of the study's own
+patients adds no information. Each study has its own patients, trains a finalist and its two matched
+controls with fresh seeds, opens its test folder and judges, all by confirm's own functions; only
+the search before it and Ray are left out.
 
-Ratios and ROPE were chosen on pilots with other patients. Seeds are fixed; one process, one thread; about an hour and a
-half on one core.
+Ratios and ROPE were chosen on pilots with other patients. Seeds are fixed; one process, one thread;
+about an hour and a half on one core.
 """
 
 from __future__ import annotations
@@ -100,11 +101,29 @@ QUESTIONS = (
     Question(extra="new patients", ratio=1.25, right="helps", opposite=("hurts",)),
     Question(extra="copies", ratio=0.5, right="no_better", opposite=("helps", "hurts")),
     Question(extra="wrong labels", ratio=0.25, right="hurts", opposite=("helps",)),
-    Question(extra="GAN of others", ratio=4, right="helps", opposite=("hurts",), replicates=5, studies=10),
+    Question(
+        extra="GAN of others", ratio=4, right="helps", opposite=("hurts",), replicates=5, studies=10
+    ),
     Question(extra="own GAN", ratio=4, right="", opposite=("helps",), replicates=5, studies=10),
-    Question(extra="new patients", ratio=1.25, right="helps", opposite=("hurts",), studies=10, findings=True),
-    Question(extra="copies", ratio=0.5, right="no_better", opposite=("helps", "hurts"), studies=10, findings=True),
-    Question(extra="wrong labels", ratio=2, right="hurts", opposite=("helps",), studies=10, findings=True),
+    Question(
+        extra="new patients",
+        ratio=1.25,
+        right="helps",
+        opposite=("hurts",),
+        studies=10,
+        findings=True,
+    ),
+    Question(
+        extra="copies",
+        ratio=0.5,
+        right="no_better",
+        opposite=("helps", "hurts"),
+        studies=10,
+        findings=True,
+    ),
+    Question(
+        extra="wrong labels", ratio=2, right="hurts", opposite=("helps",), studies=10, findings=True
+    ),
 )
 
 
@@ -172,13 +191,23 @@ def _draw_study(question: Question, root: Path, seed: int) -> None:
     if question.findings:
         _draw_findings(root, _PATIENTS_WITH_FINDINGS, seed)
         return
-    for part, patients in (("train", range(_PATIENTS)), ("test", range(_PATIENTS, _PATIENTS + question.test_patients))):
+    for part, patients in (
+        ("train", range(_PATIENTS)),
+        ("test", range(_PATIENTS, _PATIENTS + question.test_patients)),
+    ):
         for image in phantoms(seed, patients):
             write_image(image.pixels, root / part / class_of(image) / f"{image.stem}.png")
 
 
 def _draw_findings(out: Path, patients: int, seed: int) -> None:
-    draw_phantoms(out, patients=patients, seed=seed, image_size_px=IMAGE_SIZE_PX, difficulty=_DIFFICULTY, findings=True)
+    draw_phantoms(
+        out,
+        patients=patients,
+        seed=seed,
+        image_size_px=IMAGE_SIZE_PX,
+        difficulty=_DIFFICULTY,
+        findings=True,
+    )
 
 
 def _confirmed(question: Question, folder: Path, settings: Settings) -> FinalistVerdict:
@@ -227,15 +256,23 @@ def _plan(question: Question, extra: Path, settings: Settings) -> Plan:
             "schedule": "cosine",
         }
     )
-    finalist = finalist_arm(TrialRow(number=0, status="complete", parameters=parameters, val_b_score=0.5), None)
+    finalist = finalist_arm(
+        TrialRow(number=0, status="complete", parameters=parameters, val_b_score=0.5), None
+    )
     controls = [matched_control(finalist, source) for source in settings.confirm.controls.matched]
     arms = [finalist, *(control for control in controls if control is not None)]
     return Plan(test="folder", replicates=settings.confirm.replicates, arms=tuple(arms))
 
 
-def train(plan: Plan, runs: StudyFolder, settings: Settings, prepared: Prepared, cache: Path) -> None:
+def train(
+    plan: Plan, runs: StudyFolder, settings: Settings, prepared: Prepared, cache: Path
+) -> None:
     """Train all runs of a plan."""
-    pairs = [(replicate_number, arm) for replicate_number in range(plan.replicates) for arm in plan.trainings.values()]
+    pairs = [
+        (replicate_number, arm)
+        for replicate_number in range(plan.replicates)
+        for arm in plan.trainings.values()
+    ]
     for number, (replicate_number, arm) in enumerate(pairs):
         experiment = replicate(arm, settings, replicate_number, plan.test)
         trial = runs.trial_path(number)
@@ -244,7 +281,9 @@ def train(plan: Plan, runs: StudyFolder, settings: Settings, prepared: Prepared,
         run_trial(experiment, context, trial_dir=trial, on_epoch=lambda _: None)
 
 
-def _extra_with_findings(question: Question, root: Path, prepared: Prepared, out: Path, seed: int) -> Path:
+def _extra_with_findings(
+    question: Question, root: Path, prepared: Prepared, out: Path, seed: int
+) -> Path:
     """Write images of new patients or copies, a grey level darker, with a table of findings; return its data file."""
     source, first = root, {image.file for image in prepared.images if image.side == "train"}
     if question.extra != "copies":
@@ -254,11 +293,18 @@ def _extra_with_findings(question: Question, root: Path, prepared: Prepared, out
     rows = [row for row in rows if question.extra != "copies" or row[0] in first]
     findings = [row[3:] for row in rows]
     if question.extra == "wrong labels":
-        findings = [findings[place] for place in numpy_generator(seed, "wrong").permutation(len(findings))]
+        findings = [
+            findings[place] for place in numpy_generator(seed, "wrong").permutation(len(findings))
+        ]
     for row in rows:
         pixels = np.asarray(Image.open(source / row[0]))
-        write_image(pixels - (pixels > 0) if question.extra == "copies" else pixels, out / f"{row[0]}.png")
-    table = [header, *([f"{row[0]}.png", *row[1:3], *own] for row, own in zip(rows, findings, strict=True))]
+        write_image(
+            pixels - (pixels > 0) if question.extra == "copies" else pixels, out / f"{row[0]}.png"
+        )
+    table = [
+        header,
+        *([f"{row[0]}.png", *row[1:3], *own] for row, own in zip(rows, findings, strict=True)),
+    ]
     (out / "labels.csv").write_text("\n".join(map(",".join, table)))
     copyfile(source / "data.yaml", out / "data.yaml")
     return out / "data.yaml"
@@ -269,15 +315,21 @@ def _copy_training_images(root: Path, prepared: Prepared, out: Path) -> None:
     for image in prepared.images:
         if image.side == "train":
             pixels = np.asarray(Image.open(root / image.file))
-            write_image(pixels - (pixels > 0), out / prepared.class_names[image.label] / Path(image.file).name)
+            write_image(
+                pixels - (pixels > 0),
+                out / prepared.class_names[image.label] / Path(image.file).name,
+            )
 
 
 def _train_gan_of_others(folder: Path, out: Path, settings: Settings) -> None:
     first = _PATIENTS + QUESTIONS[0].test_patients
     for image in phantoms(settings.seed, range(first, first + _OTHERS)):
-        write_image(image.pixels, folder / "others" / "train" / class_of(image) / f"{image.stem}.png")
+        write_image(
+            image.pixels, folder / "others" / "train" / class_of(image) / f"{image.stem}.png"
+        )
     gan = ", ".join(
-        f"{name}: {{value: {value}}}" for name, value in (_GAN | {"steps": _STEPS["GAN of others"]}).items()
+        f"{name}: {{value: {value}}}"
+        for name, value in (_GAN | {"steps": _STEPS["GAN of others"]}).items()
     )
     space = f"""
         name: others
@@ -329,7 +381,9 @@ def against(found: FinalistVerdict, source: str) -> ControlVerdict:
 
 
 def _tell(question: Question, number: int, found: FinalistVerdict, seconds: float) -> None:
-    differences = ", ".join(f"{result.kind} {result.difference:+.3f}" for result in found.comparisons)
+    differences = ", ".join(
+        f"{result.kind} {result.difference:+.3f}" for result in found.comparisons
+    )
     mark = "right" if is_right(question, found) else "not right"
     what = f"{question.name} {number + 1}/{question.studies}: {found.verdict} ({mark}); less {differences}; {seconds:.0f} s"
     print(what, file=sys.stderr, flush=True)

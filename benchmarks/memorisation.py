@@ -2,8 +2,8 @@
 
     make bench ONLY=memorisation DATA=chest_xray
 
-Images of new patients stand in for a pool, over many random splits; then altered copies of training images replace a share
-of such a pool.
+Images of new patients stand in for a pool, over many random splits; then altered copies of training
+images replace a share of such a pool.
 """
 
 from __future__ import annotations
@@ -43,20 +43,30 @@ def measure() -> Iterator[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder)
         pin(choose_compute(gpus=0, threads=1))
-        prepared, _ = prepare(load_space(_SPACE, changes, data=Path(os.environ["DATA"])).settings, cache)
-        classes = [_ClassImages.of(label, prepared, cache) for label in range(len(prepared.class_names))]
+        prepared, _ = prepare(
+            load_space(_SPACE, changes, data=Path(os.environ["DATA"])).settings, cache
+        )
+        classes = [
+            _ClassImages.of(label, prepared, cache) for label in range(len(prepared.class_names))
+        ]
         for training in (200, 1000):
             for unseen in (20, 100):
-                refused = [_refused(classes, training, unseen, split, lambda new, _: new) for split in range(_SPLITS)]
+                refused = [
+                    _refused(classes, training, unseen, split, lambda new, _: new)
+                    for split in range(_SPLITS)
+                ]
                 name = f"memorisation: new patients refused, {training} training images, {unseen} unseen patients"
                 yield figure(name, float(np.mean(refused)), "of splits", f"<= {FALSE_ALARMS}")
         for share in (0.05, 0.2, 1.0):
             for name, disguise in _DISGUISES.items():
                 found = [
-                    _refused(classes, 200, 100, split, _with_copies(share, disguise)) for split in range(_COPY_SPLITS)
+                    _refused(classes, 200, 100, split, _with_copies(share, disguise))
+                    for split in range(_COPY_SPLITS)
                 ]
                 yield figure(
-                    f"memorisation: pools with {share:.0%} copies refused, {name}", float(np.mean(found)), "of splits"
+                    f"memorisation: pools with {share:.0%} copies refused, {name}",
+                    float(np.mean(found)),
+                    "of splits",
                 )
 
 
@@ -101,12 +111,16 @@ def _refused(
         pool = closeness(pool_of(one.images[new], images), images, patients).ratio
         others = [str(number) for number in one.patients[held_out]]
         chances.append(
-            compare_with_unseen(pool, unseen_closeness(one.images[held_out], others, images, patients)).chance
+            compare_with_unseen(
+                pool, unseen_closeness(one.images[held_out], others, images, patients)
+            ).chance
         )
     return min(chances) <= FALSE_ALARMS / len(classes)
 
 
-def _with_copies(share: float, disguise: Callable[[Images], Images]) -> Callable[[Images, Images], Images]:
+def _with_copies(
+    share: float, disguise: Callable[[Images], Images]
+) -> Callable[[Images, Images], Images]:
     def pool_of(new: Images, training: Images) -> Images:
         count = round(share * len(new))
         copies = disguise(training[np.arange(count) % len(training)])

@@ -1,7 +1,7 @@
 """What another hospital's generator is worth, by the number of patients (docs/studies/other_hospital.md).
 
-Prints gains over no extra images and shares of the headroom, from a confirmation for each number of patients, and draws the
-gains at one ratio into PICTURES.
+Prints gains over no extra images and shares of the headroom, from a confirmation for each number of
+patients, and draws the gains at one ratio into PICTURES.
 
     make bench ONLY=other_hospital STUDIES=studies/b-25,studies/b-50,studies/b-100,studies/b-200 PICTURES=docs/studies
 """
@@ -41,7 +41,10 @@ def measure() -> Iterator[Figure]:
         patients, contrasts = f"{study.space().settings.data.train_patients}", read(study)
         for arm in contrasts.plan.finalists:
             none, gains = contrasts.none(arm), by_source[arm.parameters.synthetic_ratio]
-            others = {_REAL: contrasts.beside(arm, "perfect", "duplicate"), _source(arm.parameters): arm}
+            others = {
+                _REAL: contrasts.beside(arm, "perfect", "duplicate"),
+                _source(arm.parameters): arm,
+            }
             others["own images again"] = contrasts.beside(arm, "matched", "duplicate")
             for name, other in others.items():
                 if other:
@@ -50,9 +53,16 @@ def measure() -> Iterator[Figure]:
         for name, compared in gains.items():
             for patients, result in compared.items():
                 interval, real = result.interval, gains[_REAL].get(patients)
-                share = interval.difference / real.interval.difference if real and real.interval.low > 0 else None
+                share = (
+                    interval.difference / real.interval.difference
+                    if real and real.interval.low > 0
+                    else None
+                )
                 text = f"{interval.difference:+.4f} ({interval.low:+.4f} to {interval.high:+.4f})"
-                print(f"ratio {ratio:g}, {patients} patients, {name}: {text}", "" if share is None else f"{share:.2f}")
+                print(
+                    f"ratio {ratio:g}, {patients} patients, {name}: {text}",
+                    "" if share is None else f"{share:.2f}",
+                )
                 if name == _BEST:
                     yield half_width(f"{name}, ratio {ratio:g}, {patients} patients", result)
     _draw(by_source[_DRAWN_RATIO], Path(os.environ["PICTURES"]) / "other_hospital.svg")

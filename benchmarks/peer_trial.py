@@ -1,7 +1,8 @@
 """A trial written as in the tutorials of PyTorch and Ray Tune: one function that trains a GAN, then a classifier.
 
-It shares nothing with other trials. Networks, steps, batch sizes and bfloat16 are those of `benchmarks.peers`, so only the
-work differs. Torchvision's `ImageFolder` reads the images from the folders `train` and `val` of `config["data"]`.
+It shares nothing with other trials. Networks, steps, batch sizes and bfloat16 are those of
+`benchmarks.peers`, so only the work differs. Torchvision's `ImageFolder` reads the images from the
+folders `train` and `val` of `config["data"]`.
 """
 
 from __future__ import annotations
@@ -76,12 +77,24 @@ def train_gan(config: dict[str, Any]) -> Generator:
     """Train as in PyTorch's DCGAN tutorial, but conditioned on labels."""
     side = int(config["gan_image_size"])
     settings = GAN.model_copy(update={"image_size": side, "width": int(config["gan_width"])})
-    shown = [transforms.Grayscale(1), transforms.Resize(side), transforms.ToTensor(), transforms.Normalize(0.5, 0.5)]
+    shown = [
+        transforms.Grayscale(1),
+        transforms.Resize(side),
+        transforms.ToTensor(),
+        transforms.Normalize(0.5, 0.5),
+    ]
     images = ImageFolder(str(Path(config["data"]) / "train"), transforms.Compose(shown))
     batches = forever(DataLoader(images, batch_size=GAN.batch_size, shuffle=True, drop_last=True))
-    generator, discriminator = Generator(settings, len(images.classes)), Discriminator(settings, len(images.classes))
-    optimizer_g = torch.optim.Adam(generator.parameters(), lr=GAN.lr_g, betas=(GAN.beta1, GAN.beta2))
-    optimizer_d = torch.optim.Adam(discriminator.parameters(), lr=GAN.lr_d, betas=(GAN.beta1, GAN.beta2))
+    generator, discriminator = (
+        Generator(settings, len(images.classes)),
+        Discriminator(settings, len(images.classes)),
+    )
+    optimizer_g = torch.optim.Adam(
+        generator.parameters(), lr=GAN.lr_g, betas=(GAN.beta1, GAN.beta2)
+    )
+    optimizer_d = torch.optim.Adam(
+        discriminator.parameters(), lr=GAN.lr_d, betas=(GAN.beta1, GAN.beta2)
+    )
     criterion = nn.BCEWithLogitsLoss()
     ones, zeros = torch.ones(GAN.batch_size), torch.zeros(GAN.batch_size)
     for _ in range(int(config["gan_steps"])):
@@ -91,7 +104,10 @@ def train_gan(config: dict[str, Any]) -> Generator:
             logits = discriminator(real, labels)
             fake = generator(torch.randn(GAN.batch_size, GAN.z_dim), labels)
             fake_logits = discriminator(fake.detach(), labels)
-        error_real, error_fake = criterion(logits.float(), ones), criterion(fake_logits.float(), zeros)
+        error_real, error_fake = (
+            criterion(logits.float(), ones),
+            criterion(fake_logits.float(), zeros),
+        )
         torch.autograd.backward(error_real + error_fake)
         optimizer_d.step()
         generator.zero_grad()
@@ -104,10 +120,14 @@ def train_gan(config: dict[str, Any]) -> Generator:
 
 
 @torch.no_grad()
-def synthetic_images(generator: Generator, real_labels: list[int], count: int) -> tuple[Tensor, Tensor]:
+def synthetic_images(
+    generator: Generator, real_labels: list[int], count: int
+) -> tuple[Tensor, Tensor]:
     """Return `count` images at the classifier's size and their labels, with the class proportions of real images."""
     generator.eval()
-    labels = torch.tensor(real_labels)[torch.linspace(0, len(real_labels) - 1, count).round().long()]
+    labels = torch.tensor(real_labels)[
+        torch.linspace(0, len(real_labels) - 1, count).round().long()
+    ]
     drawn = []
     for part in torch.split(labels, 64):
         with bfloat16():

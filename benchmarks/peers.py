@@ -1,8 +1,9 @@
 """The same fixed trials run by xraytune, by other tuners and by a script that shares work by hand, and a lower bound.
 
-Trials train a GAN and a MobileNetV2, with four ratios, GANs of 500 and of 1,500 steps, and either three learning rates with
-a frozen backbone or one with all layers. Networks, steps, batch sizes, bfloat16 and two slots of one thread are the same for
-all. The others start from decoded, scaled and split images; for xraytune, this work is part of the search.
+Trials train a GAN and a MobileNetV2, with four ratios, GANs of 500 and of 1,500 steps, and either
+three learning rates with a frozen backbone or one with all layers. Networks, steps, batch sizes,
+bfloat16 and two slots of one thread are the same for all. The others start from decoded, scaled and
+split images; for xraytune, this work is part of the search.
 
 Needs a folder of X-rays in Kaggle's layout and the folder with MobileNetV2's weights:
 
@@ -99,7 +100,16 @@ def _compare(folder: Path, search: _Search) -> Iterator[Figure]:
     seconds, ours = list[float](), dict[tuple[Any, ...], float]()
     for number in range(_ROUNDS):
         seconds.append(
-            _run([_PROGRAM, "search", "--space", str(space), "--studies", str(folder / f"{number}" / "studies")])
+            _run(
+                [
+                    _PROGRAM,
+                    "search",
+                    "--space",
+                    str(space),
+                    "--studies",
+                    str(folder / f"{number}" / "studies"),
+                ]
+            )
         )
         study = StudyFolder(folder / f"{number}" / "studies" / "peers")
         ours = {
@@ -126,7 +136,14 @@ def _compare(folder: Path, search: _Search) -> Iterator[Figure]:
     (folder / "trials.json").write_text(json.dumps(trials), encoding="utf-8")
     for peer, title in _PEERS.items():
         out = folder / f"{peer}.json"
-        command = [sys.executable, "-m", "benchmarks.peer_tuners", peer, str(folder / "trials.json"), str(out)]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.peer_tuners",
+            peer,
+            str(folder / "trials.json"),
+            str(out),
+        ]
         theirs_seconds = _run(command)
         theirs = {
             (point["ratio"], point["lr"], point["gan_steps"]): value
@@ -136,9 +153,13 @@ def _compare(folder: Path, search: _Search) -> Iterator[Figure]:
         differences = [ours[point] - theirs[point] for point in ours]
         bar = 1.0 if peer == "hand_shared" else search.bar
         yield figure(f"peers, {search.name}: {title}", theirs_seconds, "s")
-        yield figure(f"peers, {search.name}: {title} / xraytune", theirs_seconds / median, "x", f">= {bar:g}")
         yield figure(
-            f"peers, {search.name}: AUROC of xraytune minus {title}, mean", statistics.fmean(differences), "AUROC"
+            f"peers, {search.name}: {title} / xraytune", theirs_seconds / median, "x", f">= {bar:g}"
+        )
+        yield figure(
+            f"peers, {search.name}: AUROC of xraytune minus {title}, mean",
+            statistics.fmean(differences),
+            "AUROC",
         )
         yield figure(
             f"peers, {search.name}: AUROC, largest difference from {title}",
@@ -152,7 +173,10 @@ def _run(command: list[str]) -> float:
     started = time.perf_counter()
     # Without a terminal, a search prints few lines; the other tuners print pages.
     subprocess.run(
-        command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": "."}
+        command,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": "."},
     )
     return time.perf_counter() - started
 
@@ -175,7 +199,10 @@ def _write_space(folder: Path, search: _Search) -> Path:
             "source": {"value": "gan"},
             "synthetic_ratio": {"values": grid["ratio"]},
             "gan": {
-                "parameters": {**{k: {"value": v} for k, v in gan.items()}, "steps": {"values": grid["gan_steps"]}}
+                "parameters": {
+                    **{k: {"value": v} for k, v in gan.items()},
+                    "steps": {"values": grid["gan_steps"]},
+                }
             },
             "classical": {"value": 0},
             "backbone": {"value": "mobilenet_v2"},
@@ -189,7 +216,8 @@ def _write_space(folder: Path, search: _Search) -> Path:
         "sampler": {"name": "random"},
         "resources": {"gpus_per_trial": 0, "cpus_per_trial": 1},
         "points_to_evaluate": [
-            {"synthetic_ratio": ratio, "lr": lr, "gan.steps": steps} for ratio, lr, steps in product(*grid.values())
+            {"synthetic_ratio": ratio, "lr": lr, "gan.steps": steps}
+            for ratio, lr, steps in product(*grid.values())
         ],
     }
     path = folder / "peers.yaml"
@@ -206,15 +234,18 @@ def _write_images(space: Path, folder: Path) -> Path:
         for place, label in enumerate(prepared.side(side).labels):
             target = folder / name / prepared.class_names[label]
             target.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.asarray(images.read(slice(place, place + 1)))[0]).save(target / f"{place}.png")
+            Image.fromarray(np.asarray(images.read(slice(place, place + 1)))[0]).save(
+                target / f"{place}.png"
+            )
     return folder
 
 
 def _limit_seconds(space: Path, folder: Path) -> float:
     """Return the seconds that all distinct stages take with perfect packing.
 
-    One process runs them one after another, without Ray; starting Python and importing torch are not counted. Only GANs use
-    two threads, so they fill both slots and no slot idles until the last GAN is trained; the rest is divided by two.
+    One process runs them one after another, without Ray; starting Python and importing torch are
+    not counted. Only GANs use two threads, so they fill both slots and no slot idles until the last
+    GAN is trained; the rest is divided by two.
     """
     loaded = load_space(space)
     settings, study = loaded.settings, StudyFolder(space.parent / "0" / "studies" / "peers")

@@ -34,7 +34,9 @@ _OUTCOME = (
     *("arms with fewer than two complete trials", "orders without a complete GAN trial"),
 )
 SCHEDULERS = {
-    f"{within} {grace}/{reduction}": SchedulerSettings(grace=grace, reduction=reduction, within=within)
+    f"{within} {grace}/{reduction}": SchedulerSettings(
+        grace=grace, reduction=reduction, within=within
+    )
     for within in ("all", "arm")
     for grace, reduction in ((1, 3), (3, 2), (3, 3), (9, 3))
 }

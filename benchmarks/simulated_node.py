@@ -1,9 +1,10 @@
 """How busy a search keeps a node of 8 GPUs and 64 cores: the real loop, with simulated trials and time.
 
-It runs `gan_ratio.yaml`. Durations are those of docs/results.md, "On a GPU": steps of GAN and network on an H100, the start
-of a process, and on an H200 the first epoch in a new one. It is assumed that a trial alone
-computes for 40 % of its time, and that trials on a GPU slow each other down beyond 100 %. Shares are of the slots from the
-end of the first GAN to the start of the last trial.
+It runs `gan_ratio.yaml`. Durations are those of docs/results.md, "On a GPU": steps of GAN and
+network on an H100, the start of a process, and on an H200 the first epoch in a new one. It is
+assumed that a trial alone computes for 40 % of its time, and that trials on a GPU slow each other
+down beyond 100 %. Shares are of the slots from the end of the first GAN to the start of the last
+trial.
 """
 
 from __future__ import annotations
@@ -73,7 +74,9 @@ class SimulatedNode:
             slots, trial = sum(map(self.slots_of, self.running.values())), self.running[number]
             self.log.append((when, slots * (when - self.now), self.slots_of(trial) * training))
             self.now = when
-            if isinstance(message, messages.GeneratorTrained) and (generator := trial.parameters.gan):
+            if isinstance(message, messages.GeneratorTrained) and (
+                generator := trial.parameters.gan
+            ):
                 self.steps_trained = generator.steps
                 self.first_gan = self.first_gan or when
             if not loop.on_result(number, message):
@@ -111,7 +114,9 @@ class SimulatedNode:
                 seconds=seconds,
             )
             self.queue.append((when, number, seconds, record))
-        result = TrialResult(value=best, best_epoch=1, epochs=_EPOCHS, val_b_score=best, threshold=0.5)
+        result = TrialResult(
+            value=best, best_epoch=1, epochs=_EPOCHS, val_b_score=best, threshold=0.5
+        )
         self.queue.append((when + 1e-6, number, 0.0, result))
 
 
@@ -124,7 +129,11 @@ def measure() -> Iterator[Figure]:
 
 
 def _simulated(root: Path, share: float) -> Iterator[Figure]:
-    overrides = [f"resources.gpus_per_trial={share}", "data.train_patients=null", "data.split.val_a=0.25"]
+    overrides = [
+        f"resources.gpus_per_trial={share}",
+        "data.train_patients=null",
+        "data.split.val_a=0.25",
+    ]
     space = load_space(_SPACE, overrides, data=root / "xrays")
     folder, (prepared, _) = StudyFolder(root / f"{share}"), prepare(space.settings, root / "cache")
     create_study(folder, space, prepared, Compute(device="cuda", threads=2, precision="bfloat16"))
@@ -136,5 +145,9 @@ def _simulated(root: Path, share: float) -> Iterator[Figure]:
     what = f"simulated node, gpus_per_trial {share:g}"
     yield figure(f"{what}: seconds", node.now, "s")
     if slot_seconds:  # else all trials started at once
-        yield figure(f"{what}: slots busy", sum(busy for _, busy, _ in counted) / slot_seconds, "", ">= 0.85")
-        yield figure(f"{what}: training", sum(training for *_, training in counted) / slot_seconds, "")
+        yield figure(
+            f"{what}: slots busy", sum(busy for _, busy, _ in counted) / slot_seconds, "", ">= 0.85"
+        )
+        yield figure(
+            f"{what}: training", sum(training for *_, training in counted) / slot_seconds, ""
+        )

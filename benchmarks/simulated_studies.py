@@ -1,9 +1,10 @@
 """Studies whose truth is known: scores of several arms' replicates on the images of a test folder, from a binormal model.
 
-A replicate's score of an image is its separation, for an image of pneumonia, plus an error of variance 1. Of the error, .8
-is common to all replicates of all arms (the image is hard), .05 to all of an arm and .15 is the replicate's own; each of
-these is to 60 % the patient's and to 40 % the image's. The separation varies with the replicate. So the true AUROC of an
-arm over patients and replicates has a closed form.
+A replicate's score of an image is its separation, for an image of pneumonia, plus an error of
+variance 1. Of the error, .8 is common to all replicates of all arms (the image is hard), .05 to all
+of an arm and .15 is the replicate's own; each of these is to 60 % the patient's and to 40 % the
+image's. The separation varies with the replicate. So the true AUROC of an arm over patients and
+replicates has a closed form.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ from scipy.stats import norm  # type: ignore[import-untyped]
 
 from xraytune.base.seeding import numpy_generator
 from xraytune.stats.classification import Floats
-from xraytune.stats.placements import StructuralComponents, placement_variance, structural_components
+from xraytune.stats.placements import (
+    StructuralComponents,
+    placement_variance,
+    structural_components,
+)
 from xraytune.stats.verdict import Evidence, gather
 
 IMAGES_OF_NORMAL_PATIENTS = {1: 1141, 2: 13, 3: 54, 4: 3}
@@ -39,9 +44,8 @@ _Singles = NDArray[np.float32]
 class Arm:
     """What is true of an arm.
 
-    Attributes:
-        auroc: Mean over patients and replicates.
-        replicates_sd: Standard deviation of the AUROC over replicates, with patients without number, at AUROC .955.
+    Attributes: auroc: Mean over patients and replicates. replicates_sd: Standard deviation of the
+        AUROC over replicates, with patients without number, at AUROC .955.
     """
 
     auroc: float
@@ -73,7 +77,9 @@ def simulate(
         shape = (min(_AT_ONCE, studies - start), len(arms), replicates)
         scores = _scores(generator, arms, shape, labels, patient_of_image).reshape(-1, len(labels))
         names = [f"{number:06d}" for number in patient_of_image]
-        found = structural_components(labels, np.stack([-scores, scores], axis=2), names, positive=1)
+        found = structural_components(
+            labels, np.stack([-scores, scores], axis=2), names, positive=1
+        )
         aurocs, components = found.scores.reshape(shape), found.components.reshape(*shape, patients)
         for number in range(len(aurocs)):
             yield Study(
@@ -90,12 +96,19 @@ def against_controls(studies: Sequence[Study]) -> list[list[Evidence]]:
     return [[gather(study.pair(0, control)) for control in controls] for study in studies]
 
 
-def _test_folder(generator: np.random.Generator, patients: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _test_folder(
+    generator: np.random.Generator, patients: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Labels and patients of the images, [N]; each patient has images of one class."""
     normal = round(_NORMAL_SHARE * patients)
     sizes = [
-        generator.choice(list(counts), size, p=np.array(list(counts.values())) / sum(counts.values()))
-        for counts, size in ((IMAGES_OF_NORMAL_PATIENTS, normal), (IMAGES_OF_PNEUMONIA_PATIENTS, patients - normal))
+        generator.choice(
+            list(counts), size, p=np.array(list(counts.values())) / sum(counts.values())
+        )
+        for counts, size in (
+            (IMAGES_OF_NORMAL_PATIENTS, normal),
+            (IMAGES_OF_PNEUMONIA_PATIENTS, patients - normal),
+        )
     ]
     patient_of_image = np.repeat(np.arange(patients), np.concatenate(sizes))
     return (patient_of_image >= normal).astype(np.int64), patient_of_image
@@ -112,7 +125,9 @@ def _scores(
     studies, arm_count, _ = shape
 
     def error(variance: float, *levels: int) -> _Singles:
-        of_patient = generator.standard_normal((*levels, patient_of_image[-1] + 1), dtype=np.float32)
+        of_patient = generator.standard_normal(
+            (*levels, patient_of_image[-1] + 1), dtype=np.float32
+        )
         of_image = generator.standard_normal((*levels, len(labels)), dtype=np.float32)
         of_patient *= np.float32(np.sqrt(variance * _PATIENTS_SHARE))
         of_image *= np.float32(np.sqrt(variance * (1 - _PATIENTS_SHARE)))
@@ -127,11 +142,13 @@ def _scores(
     return scores.astype(np.float64)
 
 
-def _separations(generator: np.random.Generator, arms: Sequence[Arm], shape: tuple[int, int, int]) -> Floats:
+def _separations(
+    generator: np.random.Generator, arms: Sequence[Arm], shape: tuple[int, int, int]
+) -> Floats:
     """Of the two classes' scores, [studies, arms, K].
 
-    Two images' difference in score is normal with the mean m and the variance 2 + s^2, s^2 the replicates': AUROC = Phi(m /
-    sqrt(2 + s^2)).
+    Two images' difference in score is normal with the mean m and the variance 2 + s^2, s^2 the
+    replicates': AUROC = Phi(m / sqrt(2 + s^2)).
     """
     auroc_for_separation = norm.pdf(norm.ppf(0.955)) / np.sqrt(2)
     deviation = np.array([arm.replicates_sd for arm in arms]) / auroc_for_separation

@@ -56,10 +56,17 @@ def _coverage() -> Iterator[Figure]:
     for replicates in (3, 5, 10):
         shares = []
         for auroc, patients, sd in product((0.985, 0.955, 0.9), (600, 2500), (0.002, 0.006, 0.01)):
-            arms = [Arm(auroc=auroc, replicates_sd=sd), Arm(auroc=auroc - _ROPE / 2, replicates_sd=sd)]
+            arms = [
+                Arm(auroc=auroc, replicates_sd=sd),
+                Arm(auroc=auroc - _ROPE / 2, replicates_sd=sd),
+            ]
             studies = _studies(arms, patients, seed=2, replicates=replicates, count=_CELLS)
             shares.append(_covered(against_controls(studies), _ROPE / 2))
-        for what, share in (("lowest", min(shares)), ("highest", max(shares)), ("mean", float(np.mean(shares)))):
+        for what, share in (
+            ("lowest", min(shares)),
+            ("highest", max(shares)),
+            ("mean", float(np.mean(shares))),
+        ):
             name = f"statistics: {what} coverage of {len(shares)} cells, {replicates} replicates"
             yield figure(name, share, "share", "0.93 to 0.97")
 
@@ -68,7 +75,9 @@ def _power() -> Iterator[Figure]:
     """Of `helps` over five controls that are worse by one or two ROPE."""
     for gain, replicates in product((_ROPE, 2 * _ROPE), (5, 10)):
         for patients in (_TEST_FOLDER_PATIENTS, _PATIENTS):
-            studies = _studies(_finalist_and_controls(_AUROC, gain), patients, seed=17, replicates=replicates)
+            studies = _studies(
+                _finalist_and_controls(_AUROC, gain), patients, seed=17, replicates=replicates
+            )
             name = f"statistics: helps at a true gain of {gain:g}, {replicates} replicates, {patients} patients"
             bar = ">= 0.8" if (gain, patients) == (2 * _ROPE, _PATIENTS) else ""
             yield figure(name, _verdicts(studies)["helps"], "share", bar)
@@ -84,8 +93,15 @@ def _near_the_ceiling() -> Iterator[Figure]:
             evidence = against_controls(_studies(arms, patients, seed=11))
             coverage.append(_covered(evidence, better - worse))
             equivalent.append(_equivalents(evidence))
-    yield figure("statistics: coverage near the ceiling, worst of twelve cells", min(coverage), "share", ">= 0.92")
-    yield figure("statistics: false equivalent in these cells, worst", max(equivalent), "share", "<= 0.05")
+    yield figure(
+        "statistics: coverage near the ceiling, worst of twelve cells",
+        min(coverage),
+        "share",
+        ">= 0.92",
+    )
+    yield figure(
+        "statistics: false equivalent in these cells, worst", max(equivalent), "share", "<= 0.05"
+    )
 
 
 def _helps() -> Iterator[Figure]:
@@ -102,7 +118,9 @@ def _no_better() -> Iterator[Figure]:
     """Five equal controls, and a finalist that is better than all of them by one ROPE or not at all."""
     for difference, bar in ((_ROPE, "<= 0.05"), (0.0, "")):
         for patients in (144, _TEST_FOLDER_PATIENTS, _PATIENTS):
-            share = _verdicts(_studies(_finalist_and_controls(_AUROC, difference), patients, seed=13))["no_better"]
+            share = _verdicts(
+                _studies(_finalist_and_controls(_AUROC, difference), patients, seed=13)
+            )["no_better"]
             case = f"better than all five by {difference / _ROPE:g} ROPE, {patients} patients"
             yield figure(f"statistics: no_better when {case}", share, "share", bar)
 
@@ -111,9 +129,16 @@ def _hurts() -> Iterator[Figure]:
     """`none` beats the finalist; `duplicate` equals the finalist (more images per step hurt) or `none` (the images do)."""
     for none, duplicate, bar in ((0.01, 0.0, "<= 0.05"), (0.03, 0.03, "")):
         for patients in (144, _TEST_FOLDER_PATIENTS, _PATIENTS):
-            arms = [Arm(auroc=_AUROC - 0.01 + more, replicates_sd=_SD) for more in (0.0, none, duplicate)]
+            arms = [
+                Arm(auroc=_AUROC - 0.01 + more, replicates_sd=_SD)
+                for more in (0.0, none, duplicate)
+            ]
             share = _verdicts(_studies(arms, patients, seed=14))["hurts"]
-            case = f"{none} below none and duplicate" if duplicate else f"{none} below none, equal to duplicate"
+            case = (
+                f"{none} below none and duplicate"
+                if duplicate
+                else f"{none} below none, equal to duplicate"
+            )
             yield figure(f"statistics: hurts when {case}, {patients} patients", share, "share", bar)
 
 
@@ -136,14 +161,26 @@ def _example() -> Iterator[Figure]:
         slightly_worse = Arm(auroc=auroc - 0.002, replicates_sd=sd)
         cases: tuple[tuple[str, list[Arm], Overall, str], ...] = (
             ("helps although a control is equal", [equal, equal, *[worse] * 4], "helps", "<= 0.05"),
-            ("no_better although better than all five by one ROPE", [better, *[equal] * 5], "no_better", "<= 0.05"),
-            ("hurts although equal to duplicate", [equal, better, *[equal] * 4], "hurts", "<= 0.05"),
+            (
+                "no_better although better than all five by one ROPE",
+                [better, *[equal] * 5],
+                "no_better",
+                "<= 0.05",
+            ),
+            (
+                "hurts although equal to duplicate",
+                [equal, better, *[equal] * 4],
+                "hurts",
+                "<= 0.05",
+            ),
             ("undecided against five equal controls", [equal] * 6, "undecided", ""),
             ("undecided if .002 below all five", [slightly_worse, *[equal] * 5], "undecided", ""),
         )
         for case, arms, verdict, bar in cases:
             studies = _studies(arms, 1500, seed=19, replicates=10)
-            yield figure(f"statistics: example, sd {sd:g}, {case}", _verdicts(studies)[verdict], "share", bar)
+            yield figure(
+                f"statistics: example, sd {sd:g}, {case}", _verdicts(studies)[verdict], "share", bar
+            )
             if verdict == "no_better":
                 covered = _covered(against_controls(studies), _ROPE)
                 yield figure(f"statistics: example, sd {sd:g}, coverage", covered, "share")
@@ -151,7 +188,9 @@ def _example() -> Iterator[Figure]:
 
 def _finalist_and_controls(auroc: float, difference: float) -> list[Arm]:
     """Return a finalist that is better by `difference` than five equal controls of this AUROC."""
-    return [Arm(auroc=auroc + more, replicates_sd=_SD) for more in (difference, *[0.0] * len(_CONTROLS))]
+    return [
+        Arm(auroc=auroc + more, replicates_sd=_SD) for more in (difference, *[0.0] * len(_CONTROLS))
+    ]
 
 
 def _studies(
@@ -165,7 +204,9 @@ def _verdicts(studies: Sequence[Study]) -> dict[Overall, float]:
     counts = Counter[Overall]()
     for row in against_controls(studies):
         controls = [
-            AgainstControl(control=f"{place}", kind=_CONTROLS[place], verdict=judge_pair(evidence, rope=_ROPE))
+            AgainstControl(
+                control=f"{place}", kind=_CONTROLS[place], verdict=judge_pair(evidence, rope=_ROPE)
+            )
             for place, evidence in enumerate(row)
         ]
         counts[overall_verdict(controls).word] += 1
@@ -179,4 +220,6 @@ def _equivalents(evidence: Sequence[Sequence[Evidence]]) -> float:
 
 def _covered(evidence: Sequence[Sequence[Evidence]], truth: float) -> float:
     """Return the share of studies whose 95 % interval of the first pair covers the truth."""
-    return float(np.mean([min(map(float, p_values(row[0], truth))) >= LEVEL / 2 for row in evidence]))
+    return float(
+        np.mean([min(map(float, p_values(row[0], truth))) >= LEVEL / 2 for row in evidence])
+    )

@@ -41,7 +41,9 @@ PROGRAMS = frozenset(
 )
 """The commands that code blocks may run."""
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#)(?P<path>[^)#\s]+)(?P<anchor>#[^)\s]*)?(?=\))")
-_PICTURE = re.compile(r'<picture>.*?alt="(?P<alt>[^"]*)" src="docs/(?P<light>[^"]+)".*?</picture>', re.DOTALL)
+_PICTURE = re.compile(
+    r'<picture>.*?alt="(?P<alt>[^"]*)" src="docs/(?P<light>[^"]+)".*?</picture>', re.DOTALL
+)
 _log = logging.getLogger("mkdocs.hooks")
 
 
@@ -80,7 +82,9 @@ def _tokens(markdown: str) -> Sequence[Any]:
 
 
 def _language(text: str) -> str:
-    first = next((line for line in text.splitlines() if line.strip() and not line.startswith("#")), "")
+    first = next(
+        (line for line in text.splitlines() if line.strip() and not line.startswith("#")), ""
+    )
     words = [word for word in re.split(r"[\s(;]+", first) if word and not re.match(r"\w+=", word)]
     if words and posixpath.basename(words[0]) in PROGRAMS:
         return "bash"
@@ -126,7 +130,9 @@ def _expanded(entry: Any) -> Any:
 
 
 def _pages_of(folder: str) -> list[str]:
-    return sorted(path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs" / folder).glob("*.md"))
+    return sorted(
+        path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs" / folder).glob("*.md")
+    )
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -160,7 +166,9 @@ def _linked_files(uris: Sequence[str]) -> dict[str, str]:
             if target.is_file() and _uri(target).startswith("files/"):
                 language = {".py": "python"}.get(target.suffix, target.suffix[1:])
                 content = target.read_text(encoding="utf-8")
-                found[_uri(target)] = f"# {target.relative_to(ROOT)}\n\n``` {language}\n{content.rstrip()}\n```\n"
+                found[_uri(target)] = (
+                    f"# {target.relative_to(ROOT)}\n\n``` {language}\n{content.rstrip()}\n```\n"
+                )
     return found
 
 
@@ -195,15 +203,26 @@ def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
         return markdown
     lines = markdown.splitlines()
     for token in _tokens(markdown):
-        if token.type in ("bullet_list_open", "ordered_list_open", "table_open") and token.level == 0 and token.map:
+        if (
+            token.type in ("bullet_list_open", "ordered_list_open", "table_open")
+            and token.level == 0
+            and token.map
+        ):
             before = lines[token.map[0] - 1] if token.map[0] else ""
             if before.strip() and not before.startswith("#"):
                 _log.warning(
-                    "%s:%d: a list or table needs an empty line before it", _source(page.file.src_uri), token.map[0] + 1
+                    "%s:%d: a list or table needs an empty line before it",
+                    _source(page.file.src_uri),
+                    token.map[0] + 1,
                 )
     for block in reversed(blocks(markdown)):
         if block.is_indented:
-            lines[slice(*block.lines)] = [f"``` {block.language}", *block.text.splitlines(), "```", ""]
+            lines[slice(*block.lines)] = [
+                f"``` {block.language}",
+                *block.text.splitlines(),
+                "```",
+                "",
+            ]
     adapted = _PICTURE.sub(_for_both_schemes, "\n".join(lines))
     return _LINK.sub(lambda link: _site_link(link, path, page.file.src_uri), adapted)
 
@@ -267,12 +286,18 @@ def space_reference() -> str:
         top=_setting_table(top, definitions),
         blocks="\n\n".join(
             "\n\n".join(
-                (f"## {title}", model["description"], _setting_table(model["properties"], definitions, f"{title}."))
+                (
+                    f"## {title}",
+                    model["description"],
+                    _setting_table(model["properties"], definitions, f"{title}."),
+                )
             )
             for title, model in _blocks_of(top, definitions)
         ),
         distributions=_codes(DISTRIBUTIONS),
-        parameters="\n".join(_parameter_row(name, field, values[name]) for name, field in fields.items()),
+        parameters="\n".join(
+            _parameter_row(name, field, values[name]) for name, field in fields.items()
+        ),
         backbones=_codes([*values["backbone"]["anyOf"][0]["enum"], "timm/NAME"]),
     )
 
@@ -283,7 +308,9 @@ def _parameter_row(name: str, field: ParameterField, values: Mapping[str, Any]) 
     return f"| `{name}` | {shown} | {default} | {_cell(field.description)} |"
 
 
-def _blocks_of(properties: Mapping[str, Any], definitions: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _blocks_of(
+    properties: Mapping[str, Any], definitions: Any, prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
     for name, value in properties.items():
         if model := _model(value):
             yield f"{prefix}{name}", definitions[model]
@@ -303,7 +330,11 @@ def _setting_table(properties: Mapping[str, Any], definitions: Any, prefix: str 
         key, default = f"`{name}`", _codes([value["default"]]) if "default" in value else ""
         if model:
             anchor = f"{prefix}{name}".replace(".", "")
-            key, default, about = f"[`{name}`](#{anchor})", "", about or definitions[model].get("description", "")
+            key, default, about = (
+                f"[`{name}`](#{anchor})",
+                "",
+                about or definitions[model].get("description", ""),
+            )
         rows.append(f"| {key} | {_values(value)} | {default} | {_cell(about)} |")
     return "\n".join(rows)
 
@@ -321,18 +352,24 @@ def _values(schema: Mapping[str, Any]) -> str:
     if kind == "string":
         return "path" if schema.get("format") == "path" else "text"
     bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    limits = ", ".join(f"{sign} {schema[bound]:g}" for bound, sign in bounds.items() if bound in schema)
+    limits = ", ".join(
+        f"{sign} {schema[bound]:g}" for bound, sign in bounds.items() if bound in schema
+    )
     names = {"null": "`null`", "boolean": "`true`, `false`", "object": "mapping"}
     return f"{names.get(kind, kind)} {limits}".strip()
 
 
 def _codes(values: Sequence[object]) -> str:
-    return ", ".join(f"`{value if isinstance(value, str) else json.dumps(value)}`" for value in values)
+    return ", ".join(
+        f"`{value if isinstance(value, str) else json.dumps(value)}`" for value in values
+    )
 
 
 def _cell(text: str) -> str:
     """Return text for a table cell on a page of reference/."""
-    return re.sub(r"\bdocs/(\w+)\.md\b", r"[\1](../\1.md)", " ".join(text.split()).replace("|", "\\|"))
+    return re.sub(
+        r"\bdocs/(\w+)\.md\b", r"[\1](../\1.md)", " ".join(text.split()).replace("|", "\\|")
+    )
 
 
 _CLI_PAGE = """\
@@ -358,7 +395,9 @@ def cli_reference() -> str:
     from xraytune.cli.main import build_app
 
     return _CLI_PAGE.format(
-        commands="\n\n".join(_command_section(*one) for one in commands(get_command(build_app()), "xraytune")),
+        commands="\n\n".join(
+            _command_section(*one) for one in commands(get_command(build_app()), "xraytune")
+        ),
         errors=inspect.cleandoc((xraytune.base.errors.__doc__ or "").partition("\n\n")[2]),
     )
 
@@ -367,7 +406,13 @@ def _command_section(name: str, command: Any) -> str:
     options = [param for param in command.params if param.name != "help"]
     arguments = [_option_name(param) for param in options if param.param_type_name == "argument"]
     example = (command.epilog or "").removeprefix("Example: ")
-    lines = [f"## {name}", "", _prose(command.help or ""), "", f"``` bash\n{' '.join([name, *arguments, '[OPTIONS]'])}"]
+    lines = [
+        f"## {name}",
+        "",
+        _prose(command.help or ""),
+        "",
+        f"``` bash\n{' '.join([name, *arguments, '[OPTIONS]'])}",
+    ]
     lines += [f"{example}  # example\n```", "", "| option | default | meaning |", "|---|---|---|"]
     return "\n".join([*lines, *(_option_row(param) for param in options)])
 
@@ -390,14 +435,28 @@ def _option_name(param: Any) -> str:
         return str(param.metavar or param.name.upper())
     names = ", ".join([*param.opts, *param.secondary_opts])
     value = param.metavar or getattr(annotation, "__name__", "").upper()
-    return names if param.is_flag else f"{names} {'VALUE' if get_origin(annotation) is Literal else value}"
+    return (
+        names
+        if param.is_flag
+        else f"{names} {'VALUE' if get_origin(annotation) is Literal else value}"
+    )
 
 
 def _option_row(param: Any) -> str:
     annotation = param.type_descriptor.annotation
-    choices = f" One of {_codes(get_args(annotation))}." if get_origin(annotation) is Literal else ""
-    default = "required" if param.required else "" if param.default in (None, False, (), []) else f"`{param.default}`"
-    return f"| `{_option_name(param)}` | {default} | {_cell(_prose((param.help or '') + choices))} |"
+    choices = (
+        f" One of {_codes(get_args(annotation))}." if get_origin(annotation) is Literal else ""
+    )
+    default = (
+        "required"
+        if param.required
+        else ""
+        if param.default in (None, False, (), [])
+        else f"`{param.default}`"
+    )
+    return (
+        f"| `{_option_name(param)}` | {default} | {_cell(_prose((param.help or '') + choices))} |"
+    )
 
 
 def python_reference() -> str:

@@ -2,8 +2,9 @@
 
     uv run examples/export_onnx.py MODEL model.onnx
 
-The input `pixels` is uint8 [n, S, S], decoded as in docs/final-model.md. The output is float32: the probability of each
-class, [n, C], or of the mask, [n, S, S]. Not for models with `resolution_px`: there, PyTorch and ONNX interpolate differently.
+The input `pixels` is uint8 [n, S, S], decoded as in docs/final-model.md. The output is float32: the
+probability of each class, [n, C], or of the mask, [n, S, S]. Not for models with `resolution_px`:
+there, PyTorch and ONNX interpolate differently.
 """
 # /// script
 # requires-python = ">=3.11"
@@ -34,7 +35,9 @@ class FromPixels(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Return the probabilities of each class, or of the mask."""
         logits = self.network(normalise(pixels[:, None] / 255, self.record.input_format))
-        return logits[:, 0].sigmoid() if self.record.task == "segmentation" else logits.softmax(dim=1)
+        return (
+            logits[:, 0].sigmoid() if self.record.task == "segmentation" else logits.softmax(dim=1)
+        )
 
 
 def main(model: Path, out: Path) -> None:
@@ -45,7 +48,9 @@ def main(model: Path, out: Path) -> None:
         sys.exit("models with resolution matching are not supported")
     pixels = torch.randint(256, (2, form.image_size_px, form.image_size_px), dtype=torch.uint8)
     dynamic = ({0: torch.export.Dim("images")},)
-    torch.onnx.export(network, (pixels,), out, input_names=["pixels"], dynamic_shapes=dynamic, external_data=False)
+    torch.onnx.export(
+        network, (pixels,), out, input_names=["pixels"], dynamic_shapes=dynamic, external_data=False
+    )
     (found,) = onnxruntime.InferenceSession(out).run(None, {"pixels": pixels.numpy()})
     np.testing.assert_allclose(found, network(pixels), atol=1e-4)
 

@@ -2,8 +2,8 @@
 
     python examples/folder_from_pipeline.py PIPELINE generated -n 500 NORMAL="normal chest X-ray" PNEUMONIA="lobar pneumonia"
 
-PIPELINE is a local folder with weights in safetensors. Each image has its own seed, so that the first 100 of 500 are the
-same as with -n 100. Requires `pip install diffusers transformers`.
+PIPELINE is a local folder with weights in safetensors. Each image has its own seed, so that the
+first 100 of 500 are the same as with -n 100. Requires `pip install diffusers transformers`.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ def folder_from_pipeline(
 ) -> None:
     """Write `count` grey images of each class to `out/CLASS/`, and `out/provenance.json`.
 
-    `prompts` has the prompt of each class. `seen` is a text file with the SHA-256 of each image that the pipeline was
-    trained on, one per line; without it, xraytune cannot exclude that their patients are scored. Size and number of steps
-    are the pipeline's own by default.
+    `prompts` has the prompt of each class. `seen` is a text file with the SHA-256 of each image
+    that the pipeline was trained on, one per line; without it, xraytune cannot exclude that their
+    patients are scored. Size and number of steps are the pipeline's own by default.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.float16 if device == "cuda" else torch.float32
-    pipeline = DiffusionPipeline.from_pretrained(pipeline_folder, dtype=dtype, use_safetensors=True).to(device)
+    pipeline = DiffusionPipeline.from_pretrained(
+        pipeline_folder, dtype=dtype, use_safetensors=True
+    ).to(device)
     chosen = {"height": image_size_px, "width": image_size_px, "num_inference_steps": steps}
     options = {name: value for name, value in chosen.items() if value is not None}
 
@@ -66,7 +68,9 @@ if __name__ == "__main__":
     parser.add_argument("out", type=Path, help="new folder")
     parser.add_argument("prompts", nargs="+", metavar="CLASS=PROMPT")
     parser.add_argument("-n", "--count", type=int, required=True, help="images of each class")
-    parser.add_argument("--seen", type=Path, help="SHA-256 of the pipeline's training images, one per line")
+    parser.add_argument(
+        "--seen", type=Path, help="SHA-256 of the pipeline's training images, one per line"
+    )
     parser.add_argument("--image-size", type=int, help="side in pixels; a multiple of 8")
     parser.add_argument("--steps", type=int, help="denoising steps")
     given = parser.parse_args()

@@ -19,5 +19,7 @@ def mixup(pixels: NDArray[np.uint8], *, seed: int, **_: Any) -> NDArray[np.uint8
     random = np.random.default_rng(seed)
     first, second = random.integers(len(pixels), size=(2, 256))
     share = random.uniform(0.2, 0.8, size=(256, 1, 1))
-    mixes: NDArray[np.uint8] = (share * pixels[first] + (1 - share) * pixels[second]).round().astype(np.uint8)
+    mixes: NDArray[np.uint8] = (
+        (share * pixels[first] + (1 - share) * pixels[second]).round().astype(np.uint8)
+    )
     return mixes

@@ -2,8 +2,9 @@
 
     python examples/transform_folder.py chest_xray copies --copies 2 --classical 3
 
-Copies keep the patient of their original in `patients.csv`, so that no patient is on two sides of a split. The test folder
-is not read. `xraytune/nets/augment.py` lists what each strength (`--classical`) changes.
+Copies keep the patient of their original in `patients.csv`, so that no patient is on two sides of a
+split. The test folder is not read. `xraytune/nets/augment.py` lists what each strength
+(`--classical`) changes.
 """
 
 from __future__ import annotations
@@ -24,17 +25,26 @@ from xraytune.space.load import data_settings
 from xraytune.space.settings import DataSettings
 
 
-def transform_folder(data: Path, out: Path, *, copies: int = 2, classical: int = 3, seed: int = 0) -> None:
+def transform_folder(
+    data: Path, out: Path, *, copies: int = 2, classical: int = 3, seed: int = 0
+) -> None:
     """Write `out/CLASS/STEM__tN.png`, each square and as large as the longer side of its original, and `patients.csv`."""
     index = read_index(data_settings(data, DataSettings(path=data)))
     rows = []
     for image in index.images:
-        original = np.asarray(read_image(index.root / image.file, LARGEST_SIDE_PX).image, dtype=np.float32) / 255
+        original = (
+            np.asarray(read_image(index.root / image.file, LARGEST_SIDE_PX).image, dtype=np.float32)
+            / 255
+        )
         side = max(original.shape)
         square = torch.zeros(1, 1, side, side)
         top, left = ((side - length) // 2 for length in original.shape)
-        square[0, 0, top : top + original.shape[0], left : left + original.shape[1]] = torch.from_numpy(original)
-        table = view_table(seed, "transform", image.file, image_count=copies, views=1, classical=classical)
+        square[0, 0, top : top + original.shape[0], left : left + original.shape[1]] = (
+            torch.from_numpy(original)
+        )
+        table = view_table(
+            seed, "transform", image.file, image_count=copies, views=1, classical=classical
+        )
         views = table[:, 0]
         for number, view in enumerate(torch.from_numpy(views), start=1):
             stem = "__".join(PurePosixPath(image.file).with_suffix("").parts)
@@ -48,12 +58,18 @@ def transform_folder(data: Path, out: Path, *, copies: int = 2, classical: int =
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Write transformed copies of the training images of a data folder.")
-    parser.add_argument("data", type=Path, help="folder with one subfolder per class, as for xraytune search")
+    parser = argparse.ArgumentParser(
+        description="Write transformed copies of the training images of a data folder."
+    )
+    parser.add_argument(
+        "data", type=Path, help="folder with one subfolder per class, as for xraytune search"
+    )
     parser.add_argument("out", type=Path, help="new folder")
     parser.add_argument("--copies", type=int, default=2, help="copies of each image")
     parser.add_argument("--classical", type=int, default=3, choices=(1, 2, 3), help="strength")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     given.out.mkdir(parents=True)
-    transform_folder(given.data, given.out, copies=given.copies, classical=given.classical, seed=given.seed)
+    transform_folder(
+        given.data, given.out, copies=given.copies, classical=given.classical, seed=given.seed
+    )

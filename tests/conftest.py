@@ -10,10 +10,15 @@ from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
-settings.register_profile("any machine", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "any machine", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("any machine")
-os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 would have its tests wait for all others
-# Test processes share the cores: each computes in one thread unless it asks for more, and idle threads do not spin.
+os.environ.setdefault(
+    "RAY_worker_niceness", "0"
+)  # Ray's 15 would have its tests wait for all others
+# Test processes share the cores: each computes in one thread unless it asks for more, and idle
+# threads do not spin.
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
 
 _TESTS = Path(__file__).parent
@@ -63,5 +68,12 @@ def unset_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Skip torchvision's initialisation of weights, which takes seconds."""
     from torch import nn
 
-    for name in ("kaiming_normal_", "kaiming_uniform_", "trunc_normal_", "normal_", "xavier_uniform_", "uniform_"):
+    for name in (
+        "kaiming_normal_",
+        "kaiming_uniform_",
+        "trunc_normal_",
+        "normal_",
+        "xavier_uniform_",
+        "uniform_",
+    ):
         monkeypatch.setattr(nn.init, name, lambda tensor, *_, **__: tensor)

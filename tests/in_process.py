@@ -81,7 +81,9 @@ class InProcess:
     allocation: Allocation
     address: str | None = None
 
-    def __init__(self, folder: StudyFolder, *, cache: Path, callbacks: Callbacks = NO_CALLBACKS, **_: Any) -> None:
+    def __init__(
+        self, folder: StudyFolder, *, cache: Path, callbacks: Callbacks = NO_CALLBACKS, **_: Any
+    ) -> None:
         self.study = folder
         self._cache, self._callbacks = cache, callbacks
 
@@ -94,7 +96,9 @@ class InProcess:
 
     def close(self) -> None: ...
 
-    def run(self, folder: StudyFolder, make_loop: Callable[[Callbacks], TrialLoop], **_: Any) -> None:
+    def run(
+        self, folder: StudyFolder, make_loop: Callable[[Callbacks], TrialLoop], **_: Any
+    ) -> None:
         """Run a loop as Ray's process does."""
         del folder
         loop = make_loop(self._callbacks)

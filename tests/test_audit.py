@@ -80,7 +80,15 @@ def settings(*more: str) -> list[str]:
 
 
 def quick(clinic: Path, kind: str | Path, *more: str) -> dict[str, Any]:
-    return said("audit", clinic / "xrays", clinic / kind, "--quick", "--cache", clinic / "cache", *settings(*more))
+    return said(
+        "audit",
+        clinic / "xrays",
+        clinic / kind,
+        "--quick",
+        "--cache",
+        clinic / "cache",
+        *settings(*more),
+    )
 
 
 @pytest.mark.parametrize(
@@ -91,8 +99,12 @@ def quick(clinic: Path, kind: str | Path, *more: str) -> dict[str, Any]:
         ("copies", "These images are copies of training images."),
     ],
 )
-def test_a_quick_audit_names_the_fault_and_writes_nothing(clinic: Path, here: Path, kind: str, headline: str) -> None:
-    found = quick(clinic, kind, "quality.backbone=small_cnn", f"quality.weights={clinic / 'net.safetensors'}")
+def test_a_quick_audit_names_the_fault_and_writes_nothing(
+    clinic: Path, here: Path, kind: str, headline: str
+) -> None:
+    found = quick(
+        clinic, kind, "quality.backbone=small_cnn", f"quality.weights={clinic / 'net.safetensors'}"
+    )
 
     assert found["headline"].startswith(headline)
     assert found["verdict"] is None
@@ -100,7 +112,9 @@ def test_a_quick_audit_names_the_fault_and_writes_nothing(clinic: Path, here: Pa
 
 
 def test_images_with_findings_are_audited_by_their_data_file(clinic: Path, here: Path) -> None:
-    draw_phantoms(here / "xrays", patients=200, seed=3, image_size_px=32, findings=True, difficulty=0)
+    draw_phantoms(
+        here / "xrays", patients=200, seed=3, image_size_px=32, findings=True, difficulty=0
+    )
     draw_phantoms(here / "new", patients=120, seed=4, image_size_px=32, findings=True, difficulty=0)
     features = ("quality.backbone=small_cnn", f"quality.weights={clinic / 'net.safetensors'}")
 
@@ -120,7 +134,10 @@ def test_an_interrupted_audit_resumes_and_ends_with_a_verdict(clinic: Path, here
 
     with pytest.raises(KeyboardInterrupt):
         run_audit(
-            clinic / "xrays", Path("new"), overrides=SMALL, callbacks=replace(NO_CALLBACKS, on_trial_end=interrupt)
+            clinic / "xrays",
+            Path("new"),
+            overrides=SMALL,
+            callbacks=replace(NO_CALLBACKS, on_trial_end=interrupt),
         )
     found = said("audit", clinic / "xrays", "new", *settings())
     study = here / "studies" / "audit-new"
@@ -131,12 +148,16 @@ def test_an_interrupted_audit_resumes_and_ends_with_a_verdict(clinic: Path, here
     assert verdict["finalists"][0]["arm"].startswith("folder")
     assert found["report"]["copies"] == ""
     assert "not pretrained" in found["report"]["note"]
-    assert {"none", "duplicate"} == {control["kind"] for control in verdict["finalists"][0]["comparisons"]}
+    assert {"none", "duplicate"} == {
+        control["kind"] for control in verdict["finalists"][0]["comparisons"]
+    }
     assert 'id="verdict"' in (study / "report.html").read_text("utf-8")
     assert len((here / "studies" / "test_access.jsonl").read_text("utf-8").splitlines()) == 1
 
 
-def test_other_class_names_or_a_folder_of_the_same_name_are_refused(clinic: Path, here: Path) -> None:
+def test_other_class_names_or_a_folder_of_the_same_name_are_refused(
+    clinic: Path, here: Path
+) -> None:
     shutil.copytree(clinic / "new" / "NORMAL", here / "given" / "healthy")
     note = here / "studies" / "audit-copies" / "notes.txt"
     note.parent.mkdir(parents=True)

@@ -60,7 +60,10 @@ def files() -> Iterator[tuple[Path, str]]:
 
 
 def test_every_folder_has_a_layer() -> None:
-    names = {path.split("/")[0].removesuffix(".py") for _, path in files()} - {"__init__", "__main__"}
+    names = {path.split("/")[0].removesuffix(".py") for _, path in files()} - {
+        "__init__",
+        "__main__",
+    }
 
     assert names == set(HEIGHT)
 
@@ -98,14 +101,17 @@ def test_architecture_lists_every_folder_and_files_have_docstrings() -> None:
 
     assert named == {path.partition("/")[0] for path in modules}
     assert [
-        str(file) for file, _ in files() if not ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
+        str(file)
+        for file, _ in files()
+        if not ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
     ] == []
 
 
 def test_there_are_no_import_cycles() -> None:
     """Also between files of one folder; what a function imports in its body may not either."""
     module_of = {
-        path: "xraytune." + path.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for _, path in files()
+        path: "xraytune." + path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        for _, path in files()
     }
     modules = set(module_of.values())
     graph = {

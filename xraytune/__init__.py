@@ -23,10 +23,10 @@ Every command has a function here, with the same arguments:
     xraytune evaluate           evaluate
     xraytune predict            predict
 
-Functions raise a subclass of `XraytuneError` where a command prints an error, and print nothing, except `demo`.
-`show_progress()` and `show_search()` show what a command shows while it runs. Paths may be text or `Path` objects.
-docs/python.md goes through a whole search. Functions are imported on first use, so `import xraytune` is fast and loads
-neither torch nor Ray.
+Functions raise a subclass of `XraytuneError` where a command prints an error, and print nothing,
+except `demo`. `show_progress()` and `show_search()` show what a command shows while it runs. Paths
+may be text or `Path` objects. docs/python.md goes through a whole search. Functions are imported on
+first use, so `import xraytune` is fast and loads neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -140,13 +140,19 @@ def __getattr__(name: str) -> Any:
 def _taking_text(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the function with text converted to a `Path` in every argument that is one."""
     parameters = signature(function)
-    paths = {name for name, parameter in parameters.parameters.items() if "Path" in str(parameter.annotation)}
+    paths = {
+        name
+        for name, parameter in parameters.parameters.items()
+        if "Path" in str(parameter.annotation)
+    }
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         bound = parameters.bind(*args, **kwargs)
         bound.arguments |= {
-            name: Path(given) for name, given in bound.arguments.items() if name in paths and isinstance(given, str)
+            name: Path(given)
+            for name, given in bound.arguments.items()
+            if name in paths and isinstance(given, str)
         }
         return function(*bound.args, **bound.kwargs)
 

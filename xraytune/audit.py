@@ -50,7 +50,11 @@ class Audit:
     def to_json(self) -> dict[str, Json]:
         """Return the content of `audit.json`."""
         verdict = self.verdict.to_json() if self.verdict else None
-        return to_json(self) | {"headline": self.headline, "study": self.study.name, "verdict": verdict}
+        return to_json(self) | {
+            "headline": self.headline,
+            "study": self.study.name,
+            "verdict": verdict,
+        }
 
     @property
     def headline(self) -> str:
@@ -58,7 +62,11 @@ class Audit:
         if self.report.copies:
             return "These images are copies of training images."
         quality = self.report.quality
-        if quality and quality.gan_train is not None and quality.gan_train < 0.5 < (quality.real_train or 0.0):
+        if (
+            quality
+            and quality.gan_train is not None
+            and quality.gan_train < 0.5 < (quality.real_train or 0.0)
+        ):
             return "These images teach a classifier the opposite of real ones: are their labels swapped?"
         if self.verdict is None:
             return f"Whether these images help was not measured: {self.why_not}."
@@ -106,23 +114,39 @@ def audit(
 
     # Images are compared with those of all patients, since a generator may have copied any of them.
     index = read_index(data, on_progress=callbacks.on_progress)
-    prepare = partial(prepare_index, index, cache=cache, seen=seen_by([mix]), skip_broken=skip_broken)
-    prepared, warnings = prepare(data.model_copy(update={"train_patients": None}), on_progress=callbacks.on_progress)
+    prepare = partial(
+        prepare_index, index, cache=cache, seen=seen_by([mix]), skip_broken=skip_broken
+    )
+    prepared, warnings = prepare(
+        data.model_copy(update={"train_patients": None}), on_progress=callbacks.on_progress
+    )
     images, _ = store_folder(synthetic, prepared, data, index=index, cache=cache)
     _, compute = resources_here(space.settings)
     pin(compute)
-    context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=callbacks.on_progress)
+    context = RunContext(
+        prepared=prepared, cache=cache, compute=compute, on_progress=callbacks.on_progress
+    )
     report = report_pool(space.experiment(), context)
     training = {image.sha256 for image in prepared.images if image.side == "train"}
     identical = sum(image.sha256 in training for image in images)
-    result = Audit(study=study.path, identical=identical, report=report, verdict=None, why_not="omit --quick to train")
+    result = Audit(
+        study=study.path,
+        identical=identical,
+        report=report,
+        verdict=None,
+        why_not="omit --quick to train",
+    )
     if quick:
         for warning in warnings:
             callbacks.note(warning)
         return result
 
-    # Each replicate has its own training set if there are enough patients; otherwise all are trained on all patients.
-    patients, each = data.train_patients, prepared.train_patients // (1 + space.settings.confirm.replicates)
+    # Each replicate has its own training set if there are enough patients; otherwise all are
+    # trained on all patients.
+    patients, each = (
+        data.train_patients,
+        prepared.train_patients // (1 + space.settings.confirm.replicates),
+    )
     if patients is None and each >= _FEWEST_PATIENTS:
         patients = min(each, _MOST_PATIENTS)
     prepared, _ = prepare(data.model_copy(update={"train_patients": patients}))
@@ -130,18 +154,42 @@ def audit(
     for ratio in (0.25, 0.5, 1.0, 2.0):
         try:
             require_enough(
-                [image.label for image in images], mix.model_copy(update={"synthetic_ratio": ratio}), prepared
+                [image.label for image in images],
+                mix.model_copy(update={"synthetic_ratio": ratio}),
+                prepared,
             )
         except DataError as error:
             why_not = f"there are only {error.problems[0].what}"
             break
         ratios.append(ratio)
     if ratios:
-        points = [{"source": source, "synthetic_ratio": r} for source in ("folder", "duplicate") for r in ratios]
-        changes += [f"synthetic_ratio={{values: {ratios}}}", f"points_to_evaluate={[*points, {'source': 'none'}]}"]
-        changes += [f"budget.trials={len(points) + 1}", f"data.train_patients={patients or 'null'}", *overrides]
-        options: dict[str, Any] = {"weights_dir": weights_dir, "cache": cache, "callbacks": callbacks}
-        search(Path("audit"), data=real, overrides=changes, studies=studies, skip_broken=skip_broken, **options)
+        points = [
+            {"source": source, "synthetic_ratio": r}
+            for source in ("folder", "duplicate")
+            for r in ratios
+        ]
+        changes += [
+            f"synthetic_ratio={{values: {ratios}}}",
+            f"points_to_evaluate={[*points, {'source': 'none'}]}",
+        ]
+        changes += [
+            f"budget.trials={len(points) + 1}",
+            f"data.train_patients={patients or 'null'}",
+            *overrides,
+        ]
+        options: dict[str, Any] = {
+            "weights_dir": weights_dir,
+            "cache": cache,
+            "callbacks": callbacks,
+        }
+        search(
+            Path("audit"),
+            data=real,
+            overrides=changes,
+            studies=studies,
+            skip_broken=skip_broken,
+            **options,
+        )
         try:
             verdict = confirm(study.path, reason="audit", before_test=before_test, **options)
         except DataError as error:

@@ -47,7 +47,9 @@ def test_existing_artifact_is_not_rebuilt(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", [("pixels-2", INPUTS), ("pixels-1", INPUTS | {"seed": 8})])
-def test_another_version_or_input_is_another_artifact(tmp_path: Path, other: tuple[str, dict[str, object]]) -> None:
+def test_another_version_or_input_is_another_artifact(
+    tmp_path: Path, other: tuple[str, dict[str, object]]
+) -> None:
     assert artifact_path(tmp_path, "pixels-1", INPUTS) != artifact_path(tmp_path, *other)
     assert len(fingerprint(*other)) == 32
 
@@ -66,12 +68,16 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
     "flipped": lambda path: (path / "pixels.bin").write_bytes(b"y" + b"x" * 999),
     "truncated": lambda path: (path / "pixels.bin").write_bytes(b"x" * 999),
     "deleted": lambda path: (path / "pixels.bin").unlink(),
-    "a link": lambda path: put_instead(path / "pixels.bin", lambda file: file.symlink_to("../elsewhere")),
+    "a link": lambda path: put_instead(
+        path / "pixels.bin", lambda file: file.symlink_to("../elsewhere")
+    ),
     "manifest torn": lambda path: (path / "manifest.json").write_text("{", encoding="utf-8"),
     "manifest deleted": lambda path: (path / "manifest.json").unlink(),
     "of another version": lambda path: put_another_manifest(path, stage="pixels-0"),
     "manifest a pipe": lambda path: put_instead(path / "manifest.json", os.mkfifo),
-    "a link instead": lambda path: put_instead(path, lambda folder: folder.symlink_to("../elsewhere")),
+    "a link instead": lambda path: put_instead(
+        path, lambda folder: folder.symlink_to("../elsewhere")
+    ),
 }
 
 
@@ -92,7 +98,9 @@ def test_damaged_artifact_is_rebuilt(tmp_path: Path, damage: str) -> None:
     assert is_intact(path)
     assert not path.is_symlink()
     assert (path / "pixels.bin").read_bytes() == b"x" * 1000
-    assert {entry.name for entry in path.parent.iterdir()} - {"elsewhere"} == {path.name}, "no leftovers"
+    assert {entry.name for entry in path.parent.iterdir()} - {"elsewhere"} == {path.name}, (
+        "no leftovers"
+    )
     assert [*tmp_path.rglob("elsewhere")] == elsewhere
 
 
@@ -170,7 +178,9 @@ def test_one_process_rebuilds_a_damaged_artifact_and_the_next_takes_over_when_it
     tmp_path: Path, is_killed: bool
 ) -> None:
     cache, counted = tmp_path / "cache", tmp_path / "builds"
-    path = build_once(cache, "pixels-1", {"seed": 7}, lambda folder: (folder / "pixels.bin").touch())
+    path = build_once(
+        cache, "pixels-1", {"seed": 7}, lambda folder: (folder / "pixels.bin").touch()
+    )
     (path / "pixels.bin").unlink()
 
     def builder() -> subprocess.Popen[str]:
@@ -190,7 +200,9 @@ def test_one_process_rebuilds_a_damaged_artifact_and_the_next_takes_over_when_it
     assert counted.read_text(encoding="utf-8") == ("xx" if is_killed else "x")
     assert is_intact(path)
     assert (path / "pixels.bin").read_bytes() == b"1"
-    assert [entry.name for entry in path.parent.iterdir() if not entry.name.startswith(".")] == [path.name]
+    assert [entry.name for entry in path.parent.iterdir() if not entry.name.startswith(".")] == [
+        path.name
+    ]
 
 
 def test_nothing_is_written_through_a_link_in_place_of_a_stage(tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ def draw(folder: Path, names: list[str], height: float = 3) -> tuple[Path, Path]
     with new_figure((png, svg), height) as figure:
         axes = figure.add_subplot()
         axes.barh(range(len(names)), 1)
-        axes.set_yticks(range(len(names)), labels=[drawable(name) for name in names], parse_math=False)
+        axes.set_yticks(
+            range(len(names)), labels=[drawable(name) for name in names], parse_math=False
+        )
     return png, svg
 
 
@@ -26,7 +28,11 @@ def test_any_folder_name_is_text(tmp_path: Path) -> None:
     _, svg = draw(tmp_path, names)
 
     shown = {
-        (name if len(name) < 25 else name[:23] + "…").replace("\x1b", "\ufffd").replace("\n", "\ufffd")
+        (name if len(name) < 25 else name[:23] + "…")
+        .replace("\x1b", "\ufffd")
+        .replace("\n", "\ufffd")
         for name in names
     }
-    assert shown <= {element.text for element in ElementTree.parse(svg).iter("{http://www.w3.org/2000/svg}text")}
+    assert shown <= {
+        element.text for element in ElementTree.parse(svg).iter("{http://www.w3.org/2000/svg}text")
+    }

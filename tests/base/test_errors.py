@@ -14,7 +14,9 @@ ALL: list[type[XraytuneError]] = [XraytuneError, *XraytuneError.__subclasses__()
 @pytest.mark.parametrize("kind", ALL)
 def test_every_error_survives_pickling(kind: type[XraytuneError]) -> None:
     """Ray sends them between processes."""
-    error = kind(Problem("unknown value", SourceLine(Path("a.yaml"), 3, "x: y"), "write z"), "and this")
+    error = kind(
+        Problem("unknown value", SourceLine(Path("a.yaml"), 3, "x: y"), "write z"), "and this"
+    )
 
     again = pickle.loads(pickle.dumps(error))  # noqa: S301 (made here)
 

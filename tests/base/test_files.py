@@ -83,16 +83,23 @@ def _new_folder(path: Path) -> None:
 def flushed(monkeypatch: pytest.MonkeyPatch) -> set[Path]:
     """The files and folders that are flushed."""
     flushed: set[Path] = set()
-    monkeypatch.setattr("os.fsync", lambda number: flushed.add(Path(f"/proc/self/fd/{number}").readlink()))
+    monkeypatch.setattr(
+        "os.fsync", lambda number: flushed.add(Path(f"/proc/self/fd/{number}").readlink())
+    )
     return flushed
 
 
 @pytest.mark.parametrize("write", WRITERS)
-def test_new_file_and_parent_folders_are_flushed(write: str, tmp_path: Path, flushed: set[Path]) -> None:
+def test_new_file_and_parent_folders_are_flushed(
+    write: str, tmp_path: Path, flushed: set[Path]
+) -> None:
     """After a power loss a name is missing, with everything below it, unless its folder was flushed."""
     WRITERS[write](tmp_path / "trials" / "0007" / "checkpoint" / "what")
 
-    assert {tmp_path, *(tmp_path / name for name in ("trials", "trials/0007", "trials/0007/checkpoint"))} <= flushed
+    assert {
+        tmp_path,
+        *(tmp_path / name for name in ("trials", "trials/0007", "trials/0007/checkpoint")),
+    } <= flushed
 
 
 def test_file_of_appended_row_is_flushed_after_a_kill(tmp_path: Path, flushed: set[Path]) -> None:
@@ -121,7 +128,9 @@ def test_a_folder_is_created_whole_or_not_at_all(tmp_path: Path, fails: bool) ->
 @pytest.mark.parametrize("is_shared", [True, False])
 def test_a_folder_that_another_process_created_first_stays(tmp_path: Path, is_shared: bool) -> None:
     """If it is not shared, an error says that the new one was not created."""
-    refusal = nullcontext() if is_shared else pytest.raises(ConfigError, match="this path already exists")
+    refusal = (
+        nullcontext() if is_shared else pytest.raises(ConfigError, match="this path already exists")
+    )
     with refusal, new_folder(tmp_path / "model", is_shared=is_shared) as folder:
         (folder / "a.txt").write_text("ours", encoding="utf-8")
         write_text(tmp_path / "model" / "a.txt", "theirs")
@@ -139,7 +148,9 @@ def test_a_damaged_line_is_reported_with_its_number(tmp_path: Path, line: bytes)
         read_jsonl(log)
 
 
-def test_content_that_a_kill_kept_from_replacing_the_recorded_one_is_still_read(tmp_path: Path) -> None:
+def test_content_that_a_kill_kept_from_replacing_the_recorded_one_is_still_read(
+    tmp_path: Path,
+) -> None:
     """The checksum is recorded first: a kill before the file itself is written leaves the old content."""
     file = tmp_path / "file.json"
     write_json(file, {"score": 0.5}, is_recorded=True)

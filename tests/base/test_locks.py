@@ -26,7 +26,10 @@ with (hold if sys.argv[1] == "held" else build_lock)(Path(sys.argv[2])):
 def another_process(kind: str, path: Path) -> subprocess.Popen[str]:
     """Start a process that holds the lock when this returns, until its stdin is closed."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, kind, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD, kind, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "mine\n"
@@ -75,7 +78,10 @@ def test_storage_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     monkeypatch.setattr("fcntl.flock", no_flock)
-    with pytest.raises(MachineError, match="this storage has no file locks"), hold(tmp_path / "lock"):
+    with (
+        pytest.raises(MachineError, match="this storage has no file locks"),
+        hold(tmp_path / "lock"),
+    ):
         pass
 
 

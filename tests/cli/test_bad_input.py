@@ -57,7 +57,11 @@ def images_of(here: Path, class_name: str = "NORMAL") -> list[Path]:
 
 def content_of(here: Path) -> dict[Path, bytes]:
     """Every file but those of the cache."""
-    files = (file for file in here.rglob("*") if file.is_file() and not file.is_relative_to(here / "cache"))
+    files = (
+        file
+        for file in here.rglob("*")
+        if file.is_file() and not file.is_relative_to(here / "cache")
+    )
     return {file: file.read_bytes() for file in files}
 
 
@@ -130,7 +134,9 @@ def change_a_byte(here: Path) -> None:
     (here / "model" / "model.safetensors").write_bytes(content)
 
 
-BROKEN = "truncated|empty|no JPEG, PNG, TIFF, BMP, GIF|too many pixels|4 images are broken|--skip-broken"
+BROKEN = (
+    "truncated|empty|no JPEG, PNG, TIFF, BMP, GIF|too many pixels|4 images are broken|--skip-broken"
+)
 NEEDS_FOLDER, EXISTS = "notes.txt: this is a file, but a folder", "this path already exists"
 REFUSED: list[tuple[Callable[[Path], object], str, int, str]] = [
     (remove_a_class, SEARCH, 3, "NORMAL"),
@@ -144,7 +150,12 @@ REFUSED: list[tuple[Callable[[Path], object], str, int, str]] = [
     (nothing, f"{SEARCH} --set weights=notes.txt", 4, "notes.txt"),
     (cut_weights, f"{OF_MOBILENET}imagenet", 4, "mobilenet_v2-b0353104.pth|hash"),
     (cut_weights, f"{OF_MOBILENET}IMAGENET1K_V2", 4, "no official weights of mobilenet_v2"),
-    (cut_weights, f"{OF_MOBILENET}model/model.safetensors", 4, "model.safetensors|not for mobilenet_v2"),
+    (
+        cut_weights,
+        f"{OF_MOBILENET}model/model.safetensors",
+        4,
+        "model.safetensors|not for mobilenet_v2",
+    ),
     (nothing, f"{OF_MOBILENET}imagenet", 4, "weights: there is no such weights folder"),
     (nothing, f"{OF_FOLDER}nowhere", 3, "nowhere: there is no such folder"),
     (break_an_extra_image, f"{OF_FOLDER}extra/train", 3, "extra/train/NORMAL|is empty"),
@@ -156,7 +167,12 @@ REFUSED: list[tuple[Callable[[Path], object], str, int, str]] = [
     (nothing, "export studies/small -o space.yaml", 2, EXISTS),
     (nothing, "predict model xrays/test -o notes.txt", 2, EXISTS),
     (nothing, "data inspect xrays/train/NORMAL", 3, "xrays/train/NORMAL|PNEUMONIA/"),
-    (nothing, "generator train --space experiment.yaml --set gan.steps=2 -o gan", 2, "--set source=gan"),
+    (
+        nothing,
+        "generator train --space experiment.yaml --set gan.steps=2 -o gan",
+        2,
+        "--set source=gan",
+    ),
     (damage_the_gan, "generator sample gan -o images -n 3", 5, "generator.json is damaged"),
     (change_a_byte, "predict model xrays/test -o table.csv", 5, "model.safetensors|SHA-256"),
     (put_a_thesis, SEARCH, 5, "studies/small|not a study|--set name="),
@@ -176,7 +192,9 @@ def test_bad_input_is_refused_and_changes_no_file(
     assert content_of(here) == before
 
 
-def test_broken_images_are_left_out_and_listed_on_request_and_a_prediction_prints_its_threshold(here: Path) -> None:
+def test_broken_images_are_left_out_and_listed_on_request_and_a_prediction_prints_its_threshold(
+    here: Path,
+) -> None:
     spoil_images(here)
 
     result = run(*f"{TRAIN} out --skip-broken".split())
@@ -204,8 +222,12 @@ def test_pipes_and_circular_links_are_skipped(here: Path) -> None:
 def test_unreadable_file_is_reported_without_traceback(here: Path) -> None:
     (here / "model" / "manifest.json").chmod(0)
     # Root reads everything, unless it gives that up before.
-    bound = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
-    if bound and (shutil.which("setpriv") is None or subprocess.run([*bound, "true"], check=False).returncode):
+    bound = (
+        ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    )
+    if bound and (
+        shutil.which("setpriv") is None or subprocess.run([*bound, "true"], check=False).returncode
+    ):
         pytest.skip("root cannot give up its right to read everything here")
 
     command = [*bound, PROGRAM, "predict", "model", "xrays/test", "-o", "table.csv"]
@@ -233,12 +255,22 @@ def test_another_space_of_the_same_name_is_refused_with_each_difference(study: S
 
     result = run(*f"{SEARCH} --set gan.width=8 --set budget.max_epochs=3".split())
 
-    refused(result, 5, "another space", '-gan.width: {"value": 4', '+gan.width: {"value": 8', "+budget.max_epochs: 3")
+    refused(
+        result,
+        5,
+        "another space",
+        '-gan.width: {"value": 4',
+        '+gan.width: {"value": 8',
+        "+budget.max_epochs: 3",
+    )
     assert {file: file.read_bytes() for file in study.path.rglob("*")} == before
 
 
 def test_a_damaged_study_is_refused_and_status_creates_no_journal(study: StudyFolder) -> None:
-    for file in (study.path / name for name in ("split.json", "environment.json", "optuna.journal", "study.yaml")):
+    for file in (
+        study.path / name
+        for name in ("split.json", "environment.json", "optuna.journal", "study.yaml")
+    ):
         whole = file.read_bytes()
         file.unlink()
         refused(run(*SEARCH.split()), 5, "studies/small")

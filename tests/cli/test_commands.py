@@ -36,17 +36,24 @@ def test_space_check_notes_missing_images_and_an_asha_without_a_rung(space: Path
     missing = " ".join(run("space", "check", space, "--set", "budget.max_epochs=1").stdout.split())
     (space.parent / "xrays").mkdir()
     there = " ".join(run("space", "check", space, "--set", "budget.max_epochs=2").stdout.split())
-    no_asha = run("space", "check", space, "--set", "budget.max_epochs=1", "--set", "scheduler.name=none").stdout
+    no_asha = run(
+        "space", "check", space, "--set", "budget.max_epochs=1", "--set", "scheduler.name=none"
+    ).stdout
     lr = run("space", "check", space, "--set", UNIFORM).stdout
 
-    assert ("does not exist: give --data DIR" in missing, "does not exist" in there) == (True, False)
+    assert ("does not exist: give --data DIR" in missing, "does not exist" in there) == (
+        True,
+        False,
+    )
     assert ["stops no trial" in text for text in (missing, there, no_asha)] == [True, False, False]
     assert ["drawn uniformly" in text for text in (missing, lr)] == [False, True]
 
 
 def test_space_check_json_is_one_object(space: Path) -> None:
     valid = json.loads(run("space", "check", space, "--json").stdout)
-    (warning,) = json.loads(run("space", "check", space, "--set", UNIFORM, "--json").stdout)["warnings"]
+    (warning,) = json.loads(run("space", "check", space, "--set", UNIFORM, "--json").stdout)[
+        "warnings"
+    ]
 
     assert (valid["searched"], valid["warnings"]) == (["source", "gan.steps", "lr"], [])
     assert "is drawn uniformly" in warning
@@ -72,7 +79,9 @@ WRONG = """
 
 
 @pytest.mark.parametrize("case", WRONG.strip().splitlines())
-def test_an_error_has_its_exit_code_and_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+def test_an_error_has_its_exit_code_and_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     line, _, expected = case.strip().partition(" -> ")
 
@@ -87,7 +96,9 @@ def test_an_error_has_its_exit_code_and_one_message(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.slow
-def test_phantoms_are_drawn_and_inspected_with_their_parts_sides_and_positive_class(tmp_path: Path) -> None:
+def test_phantoms_are_drawn_and_inspected_with_their_parts_sides_and_positive_class(
+    tmp_path: Path,
+) -> None:
     drawn = run("data", "phantom", tmp_path / "xrays", "--patients", 20, "--size", 32, "--json")
 
     shown = run("data", "inspect", tmp_path / "xrays").stdout
@@ -118,7 +129,11 @@ def test_pairs_are_drawn_and_inspected_and_broken_masks_listed(tmp_path: Path) -
     damaged = json.loads(run("data", "inspect", tmp_path / "pairs", "--json").stdout)
 
     assert drawn.exit_code == shown.exit_code == 0
-    assert {file.name for file in (tmp_path / "pairs").iterdir()} == {"train", "test", "phantom.json"}
+    assert {file.name for file in (tmp_path / "pairs").iterdir()} == {
+        "train",
+        "test",
+        "phantom.json",
+    }
     assert answer["masks"]["files_per_image"] == [1, 1]
     assert answer["masks"]["connected_parts"] == {"2": len(masks)}
     assert "pairs of images and masks" in " ".join(shown.stdout.split())
@@ -133,7 +148,18 @@ def test_a_gan_is_trained_and_drawn_from(space: Path, tmp_path: Path) -> None:
     run("data", "phantom", tmp_path / "xrays", "--patients", 20, "--size", 32)
     gan, images = tmp_path / "gan", tmp_path / "images"
 
-    train = ("generator", "train", "--space", space, "--set", "gan.steps=2", "-o", gan, "--cache", tmp_path / "cache")
+    train = (
+        "generator",
+        "train",
+        "--space",
+        space,
+        "--set",
+        "gan.steps=2",
+        "-o",
+        gan,
+        "--cache",
+        tmp_path / "cache",
+    )
     trained = run(*train, "--json")
     drawn = run("generator", "sample", gan, "-o", images, "-n", 6)
 
@@ -163,7 +189,9 @@ def failing_app(error: BaseException) -> typer.Typer:
         (KeyboardInterrupt(), 130, "interrupted: run the same command again to resume\n"),
     ],
 )
-def test_an_error_is_printed_without_a_traceback(error: BaseException, exit_code: int, message: str) -> None:
+def test_an_error_is_printed_without_a_traceback(
+    error: BaseException, exit_code: int, message: str
+) -> None:
     result = CliRunner().invoke(failing_app(error))
 
     assert (result.exit_code, result.stderr) == (exit_code, message)
@@ -180,12 +208,16 @@ def test_a_bug_keeps_its_traceback() -> None:
 @pytest.mark.slow
 def test_python_m_xraytune_is_the_command_with_its_exit_codes() -> None:
     version, unknown = (
-        subprocess.run([sys.executable, "-m", "xraytune", *words], capture_output=True, text=True, check=False)
+        subprocess.run(
+            [sys.executable, "-m", "xraytune", *words], capture_output=True, text=True, check=False
+        )
         for words in (["--version"], ["status", "nowhere"])
     )
 
     assert version.returncode == 0
-    assert re.fullmatch(r"xraytune [\d.]+ \(torch [\w.+]+, Ray [\d.]+, Python [\d.]+\)\n", version.stdout)
+    assert re.fullmatch(
+        r"xraytune [\d.]+ \(torch [\w.+]+, Ray [\d.]+, Python [\d.]+\)\n", version.stdout
+    )
     assert (unknown.returncode, "no study here" in unknown.stderr) == (5, True)
 
 
@@ -198,6 +230,13 @@ def test_python_m_xraytune_is_the_command_with_its_exit_codes() -> None:
     ],
 )
 def test_shell_completes_commands_and_options(words: str, completed: list[str]) -> None:
-    env = {"_XRAYTUNE_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": f"{len(words.split(' ')) - 1}"}
+    env = {
+        "_XRAYTUNE_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": f"{len(words.split(' ')) - 1}",
+    }
 
-    assert CliRunner().invoke(build_app(), [], prog_name="xraytune", env=env).stdout.split() == completed
+    assert (
+        CliRunner().invoke(build_app(), [], prog_name="xraytune", env=env).stdout.split()
+        == completed
+    )

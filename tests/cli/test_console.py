@@ -20,11 +20,19 @@ from xraytune.cli import console
 from xraytune.present.tables import Table, duration
 
 OF_A_GAN = {4000: 0.0, 4010: 4.0, 4100: 20.0, 4300: 25.0, 4500: 40.0, 5000: 70.0}
-SHOWN_OF_A_GAN = ["4,100 of 5,000 steps, 2:40 left", "4,500 of 5,000 steps, 0:37 left", "5,000 of 5,000 steps"]
+SHOWN_OF_A_GAN = [
+    "4,100 of 5,000 steps, 2:40 left",
+    "4,500 of 5,000 steps, 0:37 left",
+    "5,000 of 5,000 steps",
+]
 
 
 @pytest.mark.parametrize(
-    ("pace", "shown"), [([*OF_A_GAN.items()], SHOWN_OF_A_GAN), ([(0, 0.0), (0, 5.0), (0, 11.0)], ["0 of 5,000 steps"])]
+    ("pace", "shown"),
+    [
+        ([*OF_A_GAN.items()], SHOWN_OF_A_GAN),
+        ([(0, 0.0), (0, 5.0), (0, 11.0)], ["0 of 5,000 steps"]),
+    ],
 )
 def test_a_log_shows_progress_and_the_time_left(
     pace: list[tuple[int, float]],
@@ -42,7 +50,9 @@ def test_a_log_shows_progress_and_the_time_left(
     assert lines == [f"training the GAN: {text}" for text in shown]
 
 
-@pytest.mark.parametrize(("seconds", "expected"), [(6.6, "0:07"), (750, "12:30"), (11100, "3:05:00")])
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(6.6, "0:07"), (750, "12:30"), (11100, "3:05:00")]
+)
 def test_durations_are_formatted_as_clock_time(seconds: float, expected: str) -> None:
     assert duration(seconds) == expected
 
@@ -61,12 +71,21 @@ def test_paths_below_the_current_folder_are_shown_relative(
 
 
 @pytest.mark.parametrize("is_live", [True, False])
-def test_work_continues_after_terminal_closes(monkeypatch: pytest.MonkeyPatch, is_live: bool) -> None:
+def test_work_continues_after_terminal_closes(
+    monkeypatch: pytest.MonkeyPatch, is_live: bool
+) -> None:
     """For example when a connection breaks, or the disk of a log is full."""
-    ours, theirs = os.openpty() if is_live else (os.open(os.devnull, os.O_RDONLY), os.open("/dev/full", os.O_WRONLY))
+    ours, theirs = (
+        os.openpty()
+        if is_live
+        else (os.open(os.devnull, os.O_RDONLY), os.open("/dev/full", os.O_WRONLY))
+    )
     monkeypatch.setenv("TERM", "xterm")
     went_on = False
-    with suppress(OSError), os.fdopen(theirs, "w") as screen:  # raised again when the file is closed
+    with (
+        suppress(OSError),
+        os.fdopen(theirs, "w") as screen,
+    ):  # raised again when the file is closed
         monkeypatch.setattr("sys.stderr", screen)
         assert console.is_live() == is_live
         with console.watching(lambda: ("drawn",), lambda: "drawn"):
@@ -107,19 +126,28 @@ FINDINGS = {
 
 @pytest.mark.parametrize("width", [30, 40, 60, 80, 100, 160])
 def test_a_column_is_shown_whole_or_named_as_left_out(width: int) -> None:
-    table = Table([dict(zip(FINDINGS, cells, strict=True)) for cells in zip(*FINDINGS.values(), strict=True)])
+    table = Table(
+        [dict(zip(FINDINGS, cells, strict=True)) for cells in zip(*FINDINGS.values(), strict=True)]
+    )
     screen = io.StringIO()
 
     Console(width=width, file=screen).print(console.drawn([table]))
 
     lines = screen.getvalue().splitlines()
-    shown, _, left_out = " ".join(" ".join(lines).split()).partition("left out on this narrow screen: ")
+    shown, _, left_out = " ".join(" ".join(lines).split()).partition(
+        "left out on this narrow screen: "
+    )
     hidden = left_out.rpartition(" (COLUMNS=")[0].split(", ") if left_out else []
     assert max(map(len, lines)) <= width
     for name, cells in [*FINDINGS.items()][1:]:
         is_hidden = " ".join(name.split()) in hidden
         assert [cell in shown for cell in cells] == [not is_hidden] * 2
-        assert not [digits for cell in cells for digits in re.findall(r"\d.\d+", cell) if is_hidden and digits in shown]
+        assert not [
+            digits
+            for cell in cells
+            for digits in re.findall(r"\d.\d+", cell)
+            if is_hidden and digits in shown
+        ]
     assert all(word in shown for name in FINDINGS[""] for word in name.split())
     assert "present" not in hidden
     assert (hidden == []) == (width >= 100)
@@ -157,7 +185,9 @@ def in_progress(text: str) -> None:
         in_a_table,
         in_a_bug,
         in_progress,
-        lambda text: console.show_error(StudyError(Problem(f"no {text}\n    second line", Path(text), text))),
+        lambda text: console.show_error(
+            StudyError(Problem(f"no {text}\n    second line", Path(text), text))
+        ),
         lambda text: logging.getLogger("xraytune").warning("%s is broken", text),
     ],
 )

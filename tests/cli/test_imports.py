@@ -51,13 +51,18 @@ training.fit(real_images(images, numpy.arange(8) % 2, compute))
 
 def loaded_by(code: str, *arguments: str, names: tuple[str, ...] = HEAVY) -> list[str]:
     code = f"import sys\n{code}\nprint(*(name for name in {names} if name in sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+    )
     return done.stdout.splitlines()[-1].split()
 
 
 def test_quick_commands_load_nothing_heavy(tmp_path: Path) -> None:
     space = tmp_path / "space.yaml"
-    space.write_text("name: small\ndata: {path: x}\nparameters:\n  lr: {min: 1e-5, max: 1e-3}\n", encoding="utf-8")
+    space.write_text(
+        "name: small\ndata: {path: x}\nparameters:\n  lr: {min: 1e-5, max: 1e-3}\n",
+        encoding="utf-8",
+    )
 
     assert loaded_by(COMMANDS, "--help", "train --help", "--version", f"space check {space}") == []
 

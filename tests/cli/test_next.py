@@ -40,9 +40,13 @@ def test_a_trained_generator_is_proposed_to_the_search_over_it() -> None:
     used = ("data.", "gan.", "quality.", "backbone", "weights", "trainable")
     overrides = [word for line in TINY if line.startswith(used) for word in ("--set", line)]
 
-    done = command("generator", "train", "--space", "gan_ratio_cpu", "--data", "xrays", *overrides, "-o", "gan")
+    done = command(
+        "generator", "train", "--space", "gan_ratio_cpu", "--data", "xrays", *overrides, "-o", "gan"
+    )
 
-    search = "next: xraytune search --space other_hospital_cpu --data xrays --set generator.path=gan"
+    search = (
+        "next: xraytune search --space other_hospital_cpu --data xrays --set generator.path=gan"
+    )
     assert done.stdout.splitlines()[-1:] == [search], done.stderr
 
 
@@ -50,7 +54,10 @@ def test_a_search_proposes_confirm_or_export_and_confirm_the_report_and_export(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = StudyFolder(here / "studies" / "my study")
-    points = ("trials=1", "points_to_evaluate=[{source: gan, synthetic_ratio: 0.5, gan.steps: 100, lr: 1e-3}]")
+    points = (
+        "trials=1",
+        "points_to_evaluate=[{source: gan, synthetic_ratio: 0.5, gan.steps: 100, lr: 1e-3}]",
+    )
     overrides = ("scheduler.name=none", f"budget.{points[0]}", points[1])
     create_study(folder, write_space(here, *overrides), two_images(), CPU)
     loop = direct(folder, *overrides)

@@ -15,10 +15,14 @@ def test_a_log_has_a_line_for_each_start_and_end(capsys: pytest.CaptureFixture[s
         callbacks.on_progress("reading images", 1, 2)
         callbacks.on_progress("reading images", 2, 2)
         callbacks.on_trial_start(Trial(number=3, parameters=parameters))
-        pruned = TrialRow(number=3, status="pruned", parameters=parameters, epochs=2, seconds=61.2, value=0.75)
+        pruned = TrialRow(
+            number=3, status="pruned", parameters=parameters, epochs=2, seconds=61.2, value=0.75
+        )
         callbacks.on_trial_end(pruned)
         reason = "the loss is not finite\nat step 3"
-        callbacks.on_trial_end(TrialRow(number=4, status="failed", parameters=parameters, reason=reason))
+        callbacks.on_trial_end(
+            TrialRow(number=4, status="failed", parameters=parameters, reason=reason)
+        )
 
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -46,7 +46,9 @@ def test_a_shipped_space_is_found_by_name_unless_a_file_has_that_name(
     (tmp_path / "demo").mkdir()
     shipped = load_space(Path("demo"))
     (tmp_path / "demo").rmdir()
-    (tmp_path / "demo").write_text((SPACES / "demo.yaml").read_text("utf-8").replace("name: demo", "name: mine"))
+    (tmp_path / "demo").write_text(
+        (SPACES / "demo.yaml").read_text("utf-8").replace("name: demo", "name: mine")
+    )
 
     assert (shipped.settings.name, load_space(Path("demo")).settings.name) == ("demo", "mine")
     with pytest.raises(ConfigError, match="no such file"):
@@ -65,7 +67,9 @@ def test_every_way_to_name_a_shipped_space_works_in_an_empty_folder(
     assert checked.stdout.startswith("space: shipped gan_ratio; `xraytune space copy gan_ratio`")
 
 
-def test_a_command_says_first_which_space_it_uses(space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_says_first_which_space_it_uses(
+    space: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(space.parent)
     for name, what in [("space.yaml", "file space.yaml"), ("gan_ratio.yaml", "shipped gan_ratio")]:
         for words in [["headroom"], ["search"], ["generator", "train", "-o", "gan"]]:
@@ -74,10 +78,14 @@ def test_a_command_says_first_which_space_it_uses(space: Path, monkeypatch: pyte
             assert f"space: {what}" in done.stderr.splitlines()[0]
 
 
-def test_a_misspelt_space_gets_the_nearest_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_misspelt_space_gets_the_nearest_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
 
-    assert "did you mean 'gan_ratio_cpu'?" in command("search", "--space", "gan_ratio_cp.yaml").stderr
+    assert (
+        "did you mean 'gan_ratio_cpu'?" in command("search", "--space", "gan_ratio_cp.yaml").stderr
+    )
 
 
 def test_shipped_spaces_are_listed_with_their_purpose_and_copied_once(
@@ -91,8 +99,14 @@ def test_shipped_spaces_are_listed_with_their_purpose_and_copied_once(
     assert len({*purposes.values()}) == len(purposes)
     assert purposes["imbalance"].startswith("Can GAN images balance the classes?")
     assert copied.stdout == "imbalance.yaml\n"
-    assert load_space(tmp_path / "imbalance.yaml").searched == load_space(SPACES / "imbalance.yaml").searched
-    assert (again.exit_code, "this path already exists" in again.stderr) == (ConfigError.exit_code, True)
+    assert (
+        load_space(tmp_path / "imbalance.yaml").searched
+        == load_space(SPACES / "imbalance.yaml").searched
+    )
+    assert (again.exit_code, "this path already exists" in again.stderr) == (
+        ConfigError.exit_code,
+        True,
+    )
     assert "did you mean 'imbalance'?" in command("space", "copy", "imbalanced").stderr
 
 
@@ -100,7 +114,9 @@ def test_shipped_spaces_are_listed_with_their_purpose_and_copied_once(
 def test_gan_spaces_include_both_controls(file: Path) -> None:
     space = load_space(file)
     sources = {source for (source,) in space.combinations("source")}
-    if not space.settings.confirm.controls.tuned:  # nothing is tuned, so the matched ones are enough
+    if (
+        not space.settings.confirm.controls.tuned
+    ):  # nothing is tuned, so the matched ones are enough
         sources |= {*space.settings.confirm.controls.matched}
 
     assert "gan" not in sources or sources - {"generator"} == {"none", "duplicate", "gan"}
@@ -116,7 +132,11 @@ def first_trials(space: Space) -> list[Experiment]:
     return [
         Experiment(settings=space.settings, parameters=parameters)
         for parameters in suggested
-        if not (parameters.generator or parameters.folder or (parameters.gan and parameters.gan.start_from))
+        if not (
+            parameters.generator
+            or parameters.folder
+            or (parameters.gan and parameters.gan.start_from)
+        )
     ]
 
 
@@ -126,7 +146,10 @@ def first_trials(space: Space) -> list[Experiment]:
 def test_the_first_trials_of_every_space_run(file: Path, phantoms: Path, tmp_path: Path) -> None:
     data, tiny = {
         "classification": ("xrays", TINY),
-        "findings": ("findings/data.yaml", (*TINY, "data.split.val_a=0.35", "data.split.val_b=0.35")),
+        "findings": (
+            "findings/data.yaml",
+            (*TINY, "data.split.val_a=0.35", "data.split.val_b=0.35"),
+        ),
         "segmentation": ("pairs", TINY_PAIRS),
     }[load_space(file).settings.task]
     space = load_space(file, (*used_by(file, tiny), "budget.trials=6"), data=phantoms / data)

@@ -17,7 +17,12 @@ pytestmark = pytest.mark.slow
 def test_a_narrow_screen_shows_the_learning_rate_and_names_what_is_left_out(tmp_path: Path) -> None:
     study = StudyFolder(tmp_path / "studies" / "small")
     points = "points_to_evaluate=[{source: none, classical: 0, lr: 3e-3}, {source: gan, classical: 1, lr: 1e-3}]"
-    overrides = ("classical={min: 0, max: 1}", "weight_decay={values: [0.0, 1e-4]}", points, "scheduler.name=none")
+    overrides = (
+        "classical={min: 0, max: 1}",
+        "weight_decay={values: [0.0, 1e-4]}",
+        points,
+        "scheduler.name=none",
+    )
     create_study(study, write_space(tmp_path, *overrides), two_images(), CPU)
     loop = direct(study, *overrides)
     for number, value in enumerate((0.8, 0.95)):
@@ -25,7 +30,13 @@ def test_a_narrow_screen_shows_the_learning_rate_and_names_what_is_left_out(tmp_
         loop.on_result(number, epoch(1, value))
         loop.on_result(number, ended(value, epochs=1))
     # In a process of its own: the width of the terminal is read once.
-    command = [sys.executable, "-c", "from xraytune.cli.main import main; main()", "status", str(study.path)]
+    command = [
+        sys.executable,
+        "-c",
+        "from xraytune.cli.main import main; main()",
+        "status",
+        str(study.path),
+    ]
     env = {**os.environ, "COLUMNS": "80"}
 
     shown = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout

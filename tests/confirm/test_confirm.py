@@ -115,7 +115,9 @@ def test_a_folder_of_unknown_origin_adds_a_note_on_leakage(first: Confirmation) 
     assert "leakage cannot be excluded" in note
 
 
-def test_a_confirm_resumes_with_its_own_test_images_and_refuses_others(done: Lab, first: Confirmation) -> None:
+def test_a_confirm_resumes_with_its_own_test_images_and_refuses_others(
+    done: Lab, first: Confirmation
+) -> None:
     """After it was killed while it scored; a copy of the folder has the same images, in the same order."""
     other = shutil.copytree(done.test, done.path / "other")
     copy = shutil.copytree(done.test, done.path / "harmless")
@@ -125,21 +127,30 @@ def test_a_confirm_resumes_with_its_own_test_images_and_refuses_others(done: Lab
     last.rename(one)
     (done.path / "one").rename(last)
 
-    with pytest.raises(StudyError, match=r"scored on other test images\n.*use those, or move confirm/ away"):
+    with pytest.raises(
+        StudyError, match=r"scored on other test images\n.*use those, or move confirm/ away"
+    ):
         confirm(done.study, test=other)
-    with pytest.raises(StudyError, match=r"renamed since this confirmation scored them(.|\n)*fix: restore their names"):
+    with pytest.raises(
+        StudyError,
+        match=r"renamed since this confirmation scored them(.|\n)*fix: restore their names",
+    ):
         done.confirm()
     next((done.study / "confirm").rglob("test.npy")).unlink()
 
     assert confirm(done.study, test=copy).to_json() == first.to_json()
-    assert [row["fingerprint"] for row in read_jsonl(done.study / TEST_ACCESS_FILE)] == [first.test.fingerprint]
+    assert [row["fingerprint"] for row in read_jsonl(done.study / TEST_ACCESS_FILE)] == [
+        first.test.fingerprint
+    ]
 
 
 class Stopped(Exception):
     """Raised after all training to leave the test images sealed."""
 
 
-def test_the_test_images_stay_sealed_if_asked_and_their_access_is_logged_before_they_are_scored(lab: Lab) -> None:
+def test_the_test_images_stay_sealed_if_asked_and_their_access_is_logged_before_they_are_scored(
+    lab: Lab,
+) -> None:
     """Four: with fewer, it would be exploratory."""
 
     def leave_sealed() -> None:
@@ -154,7 +165,10 @@ def test_the_test_images_stay_sealed_if_asked_and_their_access_is_logged_before_
 
     assert not (lab.study / TEST_ACCESS_FILE).exists()
     assert not list(lab.study.rglob("test.npy"))
-    with pytest.raises(StudyError, match=r"4 replicates, and 5 were asked for\n.*omit --replicates, or move confirm/"):
+    with pytest.raises(
+        StudyError,
+        match=r"4 replicates, and 5 were asked for\n.*omit --replicates, or move confirm/",
+    ):
         lab.confirm(replicates=5)
     with pytest.raises(Stopped):
         lab.confirm(callbacks=Callbacks(on_progress=stop_while_scoring))
@@ -170,16 +184,26 @@ ONCE_BEFORE = "test images had been accessed once before, by `confirm` of study 
 FEW = "it has only 2 replicates, and the 95 % intervals need at least 4"
 
 
-def test_results_that_were_changed_are_refused_until_they_are_computed_again(done: Lab, first: Confirmation) -> None:
+def test_results_that_were_changed_are_refused_until_they_are_computed_again(
+    done: Lab, first: Confirmation
+) -> None:
     """Scores that could be real, and a verdict."""
-    scores, verdict = next((done.study / "confirm").rglob("test.npy")), done.study / "confirm" / "verdict.json"
+    scores, verdict = (
+        next((done.study / "confirm").rglob("test.npy")),
+        done.study / "confirm" / "verdict.json",
+    )
     np.save(scores, np.load(scores)[:, ::-1])
     edit(verdict, "test", images="many")
 
-    with pytest.raises(StudyError, match=r"(?s)test\.npy: .*not what was written.*remove it, and run the same command"):
+    with pytest.raises(
+        StudyError,
+        match=r"(?s)test\.npy: .*not what was written.*remove it, and run the same command",
+    ):
         done.confirm()
     for read in (write_report, partial(export, out=done.path / "best.yaml")):
-        with pytest.raises(StudyError, match=r"(?s)verdict\.json: .*not what was written.*`xraytune confirm` again"):
+        with pytest.raises(
+            StudyError, match=r"(?s)verdict\.json: .*not what was written.*`xraytune confirm` again"
+        ):
             read(done.study)
 
     scores.unlink()
@@ -188,7 +212,9 @@ def test_results_that_were_changed_are_refused_until_they_are_computed_again(don
 
 
 @pytest.mark.parametrize("fault", ["a flipped bit", "the network of another replicate"])
-def test_only_the_network_that_a_run_trained_is_scored(done: Lab, first: Confirmation, fault: str) -> None:
+def test_only_the_network_that_a_run_trained_is_scored(
+    done: Lab, first: Confirmation, fault: str
+) -> None:
     """Any other is found before the test images are accessed, and trained again by the next start."""
     scored = sorted((done.study / "confirm").rglob("test.npy"))
     networks = [file.parent / "checkpoint" / "best.safetensors" for file in scored]
@@ -199,7 +225,10 @@ def test_only_the_network_that_a_run_trained_is_scored(done: Lab, first: Confirm
         file.unlink()
     logged = read_jsonl(done.study / TEST_ACCESS_FILE)
 
-    with pytest.raises(StudyError, match=r"0000/.*: this is not the network that was trained\n.*run the same command"):
+    with pytest.raises(
+        StudyError,
+        match=r"0000/.*: this is not the network that was trained\n.*run the same command",
+    ):
         done.confirm()
 
     assert not [*(done.study / "confirm").rglob("test.npy")]
@@ -212,7 +241,9 @@ def test_only_the_network_that_a_run_trained_is_scored(done: Lab, first: Confirm
 def another_study(lab: Lab) -> Path:
     """A second study of the same images, which is not confirmed."""
     names = ("confirm", TEST_ACCESS_FILE)
-    return shutil.copytree(lab.study, lab.study.with_name("other"), ignore=shutil.ignore_patterns(*names))
+    return shutil.copytree(
+        lab.study, lab.study.with_name("other"), ignore=shutil.ignore_patterns(*names)
+    )
 
 
 def test_a_second_study_on_the_same_test_folder_is_exploratory_and_names_the_first(
@@ -229,9 +260,13 @@ def test_a_second_study_on_the_same_test_folder_is_exploratory_and_names_the_fir
     assert second.to_json()["answer"].startswith("Exploratory, not a confirmation: ")
 
 
-def test_an_access_by_another_study_during_the_training_makes_the_verdict_exploratory(done: Lab) -> None:
+def test_an_access_by_another_study_during_the_training_makes_the_verdict_exploratory(
+    done: Lab,
+) -> None:
     other = another_study(done)
-    shutil.copytree(done.study / "confirm", other / "confirm")  # as if it had been planned and trained before
+    shutil.copytree(
+        done.study / "confirm", other / "confirm"
+    )  # as if it had been planned and trained before
     (other / "confirm" / "verdict.json").unlink()
     for scores in other.glob("confirm/trials/*/test.npy"):
         scores.unlink()
@@ -240,7 +275,9 @@ def test_an_access_by_another_study_during_the_training_makes_the_verdict_explor
         assert confirm(other, test=done.test).exploratory == (ONCE_BEFORE, FEW)
 
 
-def test_test_images_among_the_extra_images_are_refused_before_anything_is_trained(lab: Lab) -> None:
+def test_test_images_among_the_extra_images_are_refused_before_anything_is_trained(
+    lab: Lab,
+) -> None:
     leaked = next((lab.test / "NORMAL").iterdir())
     shutil.copy(leaked, lab.path / "copies" / "NORMAL" / "synthetic.jpeg")
     with (lab.path / "copies" / "patients.csv").open("a", encoding="utf-8") as table:
@@ -298,16 +335,25 @@ def test_scores_of_a_gpu_and_of_a_cpu_are_never_compared(done: Lab) -> None:
     assert read_json(done.study / "confirm" / "scoring.json")["compute"]["device"] == "cpu"
 
 
-def test_replicates_of_two_versions_of_torch_are_never_compared(done: Lab, first: Confirmation) -> None:
+def test_replicates_of_two_versions_of_torch_are_never_compared(
+    done: Lab, first: Confirmation
+) -> None:
     """Nor are those of another version than in the search, without a note."""
     edit(done.study / "environment.json", "packages", torch="2.0.0")
     found = done.confirm()
     assert found.verdict == first.verdict
-    assert any(note.startswith("trials of the search were trained with torch 2.0.0") for note in found.notes)
+    assert any(
+        note.startswith("trials of the search were trained with torch 2.0.0")
+        for note in found.notes
+    )
 
     edit(done.study / "confirm" / "environment.json", "packages", torch="2.0.1")
     assert done.confirm().verdict == first.verdict, "nothing is left to train"
     runs = done.study / "confirm" / "runs.jsonl"
-    runs.write_text("".join(runs.read_text("utf-8").splitlines(keepends=True)[:-1]), encoding="utf-8")
-    with pytest.raises(StudyError, match=r"trained with torch 2\.0\.1 .* is installed(.|\n)*move confirm/ away"):
+    runs.write_text(
+        "".join(runs.read_text("utf-8").splitlines(keepends=True)[:-1]), encoding="utf-8"
+    )
+    with pytest.raises(
+        StudyError, match=r"trained with torch 2\.0\.1 .* is installed(.|\n)*move confirm/ away"
+    ):
         done.confirm()

@@ -52,7 +52,11 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (lab / "space.yaml").write_text(SPACE, encoding="utf-8")
     search_in_process(load_space(lab / "space.yaml", data=lab / "xrays/data.yaml"), lab)
     study = lab / "studies" / "small"
-    with confirm_in_process(), (lab / "shown.txt").open("w", encoding="utf-8") as shown, redirect_stdout(shown):
+    with (
+        confirm_in_process(),
+        (lab / "shown.txt").open("w", encoding="utf-8") as shown,
+        redirect_stdout(shown),
+    ):
         show_verdict(confirm(study))
     with one_core():
         train(study, out=lab / "model")
@@ -64,7 +68,12 @@ def test_arms_are_compared_by_the_mean_over_the_findings_with_enough_images(lab:
     record, results = read_json(folder / "verdict.json"), np.load(folder / "trials/0000/test.npy")
     (finalist,) = record["finalists"]
 
-    labels = numbers_of([image.findings for image in read_index(StudyFolder(folder.parent).space().settings.data).test])
+    labels = numbers_of(
+        [
+            image.findings
+            for image in read_index(StudyFolder(folder.parent).space().settings.data).test
+        ]
+    )
     aurocs = {}
     for number, name in enumerate(FINDINGS):
         known = labels[:, number] >= 0
@@ -81,12 +90,16 @@ def test_arms_are_compared_by_the_mean_over_the_findings_with_enough_images(lab:
 
 
 def test_the_final_model_is_evaluated_and_predicts_by_finding(lab: Path) -> None:
-    evaluation = evaluate(lab / "model", data=lab / "xrays/data.yaml", out=lab / "ev", replicates=50)
+    evaluation = evaluate(
+        lab / "model", data=lab / "xrays/data.yaml", out=lab / "ev", replicates=50
+    )
     assert isinstance(evaluation, FindingEvaluation)
     table = [*csv.DictReader((lab / "ev/predictions.csv").read_text(encoding="utf-8").splitlines())]
     for name, measured in evaluation.findings.items():
         known = [row for row in table if row[f"label_{name}"] != "?"]
-        true, scores = ([float(row[f"{kind}_{name}"]) for row in known] for kind in ("label", "probability"))
+        true, scores = (
+            [float(row[f"{kind}_{name}"]) for row in known] for kind in ("label", "probability")
+        )
         assert measured.metrics["auroc"] == pytest.approx(roc_auc_score(true, scores))
         called = np.array(scores) >= measured.threshold
         assert measured.metrics["sensitivity"] == pytest.approx(called[np.array(true) == 1].mean())

@@ -53,7 +53,11 @@ def confirmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy(file, lab / "more" / inner / f"other{file.name}")
     (lab / "space.yaml").write_text(SPACE, encoding="utf-8")
     search_in_process(load_space(lab / "space.yaml"), lab)
-    with confirm_in_process(), (lab / "shown.txt").open("w", encoding="utf-8") as shown, redirect_stdout(shown):
+    with (
+        confirm_in_process(),
+        (lab / "shown.txt").open("w", encoding="utf-8") as shown,
+        redirect_stdout(shown),
+    ):
         show_verdict(confirm(lab / "studies" / "small", test=lab / "test"))
     return lab
 
@@ -67,9 +71,15 @@ def lab(confirmed: Path, tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_segmentation_study_is_confirmed_in_dice(confirmed: Path) -> None:
-    folder, shown = confirmed / "studies" / "small" / "confirm", (confirmed / "shown.txt").read_text(encoding="utf-8")
+    folder, shown = (
+        confirmed / "studies" / "small" / "confirm",
+        (confirmed / "shown.txt").read_text(encoding="utf-8"),
+    )
 
-    record, dices = read_json(folder / "verdict.json"), np.load(folder / "trials" / "0000" / "test.npy")
+    record, dices = (
+        read_json(folder / "verdict.json"),
+        np.load(folder / "trials" / "0000" / "test.npy"),
+    )
     about = (record["metric"], record["network"], record["test"]["positive"])
     assert about == ("Dice", "segmenter", "")
     assert dices.shape == (record["test"]["images"], 1)

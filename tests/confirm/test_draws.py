@@ -136,8 +136,12 @@ def test_no_patient_is_on_two_sides(ended: Lab, tmp_path: Path, replicates: int,
     assert {name: sides[name] for name in own} == own, "the search's sides stay as they were"
     everyone = [patient for patients in sides.values() for patient in patients]
     assert max(Counter(everyone).values()) == 1
-    assert max(Counter(image.patient for image in choice.prepared.images).values()) > 1, "several images of a patient"
-    assert {image.patient for image in read_index(settings.data).images} == {*everyone}, "nobody is left out"
+    assert max(Counter(image.patient for image in choice.prepared.images).values()) > 1, (
+        "several images of a patient"
+    )
+    assert {image.patient for image in read_index(settings.data).images} == {*everyone}, (
+        "nobody is left out"
+    )
     assert [len(sides[draw]) for draw in draws] == [TRAINED_ON] * replicates
     assert len(sides["test"]) >= FEWEST
     ill = {image.patient for image in choice.prepared.images if image.label == 1}
@@ -147,7 +151,9 @@ def test_no_patient_is_on_two_sides(ended: Lab, tmp_path: Path, replicates: int,
     }
     assert (choice.kind, choice.notes) == ("unused", ())
     again = choose_test(settings, searched, tmp_path, replicates=replicates)
-    assert (again.prepared, again.sealed) == (choice.prepared, choice.sealed), "also if the cache was lost"
+    assert (again.prepared, again.sealed) == (choice.prepared, choice.sealed), (
+        "also if the cache was lost"
+    )
 
 
 def test_a_replicate_sees_only_its_own_draw(ended: Lab) -> None:
@@ -161,7 +167,12 @@ def test_a_replicate_sees_only_its_own_draw(ended: Lab) -> None:
         parameters = Parameters.model_validate({"source": "duplicate", "synthetic_ratio": 2.0})
         real, extra = (
             build_training_set(
-                Experiment(settings=ended.settings, parameters=parameters, draw=draw, has_real_extra=has_real_extra),
+                Experiment(
+                    settings=ended.settings,
+                    parameters=parameters,
+                    draw=draw,
+                    has_real_extra=has_real_extra,
+                ),
                 RunContext(prepared=prepared, cache=ended.path / "cache", compute=CPU),
             )
             for has_real_extra in (False, True)
@@ -177,21 +188,32 @@ def test_a_replicate_sees_only_its_own_draw(ended: Lab) -> None:
         others = extra.sources[1].rows[extra.extra - len(extra.real)].tolist()
         assert len({*others}) == len(others) == len(extra.extra) > len(extra.real), "no image twice"
         allowed = {"train", *(f"draw_{other}" for other in range(REPLICATES) if other != draw)}
-        assert {owner[row] for row in others} == allowed, "of any other patients, not of the first ones"
+        assert {owner[row] for row in others} == allowed, (
+            "of any other patients, not of the first ones"
+        )
 
 
-def test_generators_and_networks_of_a_replicate_are_trained_on_its_draw(confirmed: tuple[Lab, Confirmation]) -> None:
+def test_generators_and_networks_of_a_replicate_are_trained_on_its_draw(
+    confirmed: tuple[Lab, Confirmation],
+) -> None:
     lab, found = confirmed
     folder, plan = StudyFolder(lab.study / "confirm"), read_plan(lab.study / "confirm")
     assert plan is not None
     drawn = [folder.prepared(draw).train_fingerprint for draw in range(REPLICATES)]
 
-    generators = [read_json(file)["inputs"]["train"] for file in (lab.path / "cache").glob("gan-*/*/manifest.json")]
+    generators = [
+        read_json(file)["inputs"]["train"]
+        for file in (lab.path / "cache").glob("gan-*/*/manifest.json")
+    ]
 
     assert len({*drawn}) == REPLICATES
-    assert Counter(generators) == Counter([*drawn, StudyFolder(lab.study).prepared().train_fingerprint])
+    assert Counter(generators) == Counter(
+        [*drawn, StudyFolder(lab.study).prepared().train_fingerprint]
+    )
     for arm in plan.arms:
-        assert [folder.experiment(number).draw for number in plan.numbers(arm)] == [*range(REPLICATES)]
+        assert [folder.experiment(number).draw for number in plan.numbers(arm)] == [
+            *range(REPLICATES)
+        ]
     assert [arm.role for arm in plan.arms] == ["finalist", "matched", "perfect"]
     assert (found.test.kind, found.train_patients) == ("unused", TRAINED_ON)
     assert found.exploratory == found.notes == ()
@@ -217,7 +239,9 @@ def test_too_few_unused_patients_are_refused_or_the_test_folder_is_scored(ended:
     assert instead.kind == "draws"
     assert instead.notes[0].startswith("the test folder is scored: ")
     of_draws = sides_of(instead.prepared)
-    assert [len(of_draws[f"draw_{number}"]) for number in range(REPLICATES)] == [TRAINED_ON] * REPLICATES
+    assert [len(of_draws[f"draw_{number}"]) for number in range(REPLICATES)] == [
+        TRAINED_ON
+    ] * REPLICATES
     assert "test" not in of_draws
 
     few = choose("folder", 1, replicates=50)
@@ -232,31 +256,50 @@ def test_images_of_unknown_origin_are_judged_on_the_test_folder(ended: Lab, tmp_
     known = next(image.file for image in searched.images if image.side == "train")
     (tmp_path / "extra" / "NORMAL").mkdir(parents=True)
     shutil.copy(ended.path / "xrays" / known, tmp_path / "extra" / "NORMAL" / "another.jpeg")
-    compared = [Parameters.model_validate({"source": "folder", "folder": {"path": tmp_path / "extra"}})]
+    compared = [
+        Parameters.model_validate({"source": "folder", "folder": {"path": tmp_path / "extra"}})
+    ]
 
     choice = ended.choose(ended.settings, searched, compared=compared)
 
     assert choice.kind == "draws"
     assert "leakage cannot be excluded" in choice.notes[0]
-    with pytest.raises(DataError, match=r"(?s)leakage cannot be excluded.*use confirm.test: folder"):
-        ended.choose(changed(ended.settings, confirm={"test": "unused"}), searched, compared=compared)
+    with pytest.raises(
+        DataError, match=r"(?s)leakage cannot be excluded.*use confirm.test: folder"
+    ):
+        ended.choose(
+            changed(ended.settings, confirm={"test": "unused"}), searched, compared=compared
+        )
 
     (tmp_path / "seen.txt").write_text(sha256_of(ended.path / "xrays" / known), encoding="utf-8")
     for seen in (tmp_path / "extra", tmp_path / "seen.txt"):
         declared = {"source": "folder", "folder": {"path": tmp_path / "extra", "seen": seen}}
-        assert ended.choose(ended.settings, searched, compared=[Parameters.model_validate(declared)]).kind == "unused"
+        assert (
+            ended.choose(
+                ended.settings, searched, compared=[Parameters.model_validate(declared)]
+            ).kind
+            == "unused"
+        )
 
 
-def test_patients_that_a_generator_has_seen_are_neither_drawn_nor_scored(ended: Lab, tmp_path: Path) -> None:
+def test_patients_that_a_generator_has_seen_are_neither_drawn_nor_scored(
+    ended: Lab, tmp_path: Path
+) -> None:
     searched, _ = prepare(ended.settings, ended.path / "cache")
     index = read_index(ended.settings.data)
-    unused = [image for image in index.images if image.patient not in {image.patient for image in searched.images}]
+    unused = [
+        image
+        for image in index.images
+        if image.patient not in {image.patient for image in searched.images}
+    ]
     seen = [*unused[::9], *index.test[:2]]
     (tmp_path / "seen.txt").write_text("\n".join(image.sha256 for image in seen), encoding="utf-8")
     folder = {"path": tmp_path, "seen": tmp_path / "seen.txt"}
     compared = [Parameters.model_validate({"source": "folder", "folder": folder})]
     (tmp_path / "NORMAL").mkdir()
-    shutil.copy(ended.path / "xrays" / searched.images[0].file, tmp_path / "NORMAL" / "another.jpeg")
+    shutil.copy(
+        ended.path / "xrays" / searched.images[0].file, tmp_path / "NORMAL" / "another.jpeg"
+    )
 
     fewer = changed(ended.settings, confirm={"min_patients": 10})
     choice = ended.choose(fewer, searched, compared=compared)
@@ -268,14 +311,18 @@ def test_patients_that_a_generator_has_seen_are_neither_drawn_nor_scored(ended: 
     assert patients.isdisjoint(choice.sealed.patients)
 
 
-def test_without_a_test_folder_too_few_unused_patients_are_refused(ended: Lab, tmp_path: Path) -> None:
+def test_without_a_test_folder_too_few_unused_patients_are_refused(
+    ended: Lab, tmp_path: Path
+) -> None:
     """Unless --test gives one; and with all patients in the search, none are unused."""
     lab = copy_of(ended, tmp_path)
     elsewhere = Path(shutil.move(lab.path / "xrays" / "test", tmp_path / "elsewhere"))
     few = changed(lab.settings, confirm={"min_patients": 1000})
     prepared, _ = prepare(few, lab.path / "cache")
 
-    with pytest.raises(DataError, match=r"fewer than needed(.|\n)*xraytune confirm STUDY --test DIR") as refused:
+    with pytest.raises(
+        DataError, match=r"fewer than needed(.|\n)*xraytune confirm STUDY --test DIR"
+    ) as refused:
         lab.choose(few, prepared)
     assert "confirm.test: folder" not in str(refused.value)
     assert lab.choose(few, prepared, test=elsewhere).kind == "draws"
@@ -288,7 +335,9 @@ def test_a_second_study_that_scores_some_of_the_same_patients_is_exploratory(
     done: Lab, confirmed: tuple[Lab, Confirmation]
 ) -> None:
     """It has other draws; a ratio of 8 leaves too few images for an arm of real ones."""
-    other = done.search("name=other", "data.split.seed=1", "synthetic_ratio=8.0", "confirm.replicates=2")
+    other = done.search(
+        "name=other", "data.split.seed=1", "synthetic_ratio=8.0", "confirm.replicates=2"
+    )
 
     second, first = confirm(other), confirm(done.study)
 
@@ -307,7 +356,9 @@ def test_a_second_study_that_scores_some_of_the_same_patients_is_exploratory(
     assert second.finalists[0].headroom is None
 
 
-@pytest.mark.parametrize(("change", "is_confirmed"), [("changed", True), ("removed", False), ("added", False)])
+@pytest.mark.parametrize(
+    ("change", "is_confirmed"), [("changed", True), ("removed", False), ("added", False)]
+)
 def test_other_unused_images_than_at_the_search_are_refused(
     confirmed: tuple[Lab, Confirmation], ended: Lab, tmp_path: Path, change: str, is_confirmed: bool
 ) -> None:
@@ -316,7 +367,9 @@ def test_other_unused_images_than_at_the_search_are_refused(
     known = {image.file for image in searched.images}
     xrays = lab.path / "xrays"
     first, second, *_ = sorted(
-        file for file in (xrays / "train" / "NORMAL").iterdir() if file.relative_to(xrays).as_posix() not in known
+        file
+        for file in (xrays / "train" / "NORMAL").iterdir()
+        if file.relative_to(xrays).as_posix() not in known
     )
     if change == "removed":
         first.unlink()
@@ -333,12 +386,20 @@ def test_other_unused_images_than_at_the_search_are_refused(
 def write_patients(xrays: Path, images_of_a_patient: int) -> None:
     """A table in which so many successive images are of one patient, of either class."""
     files = sorted(file.relative_to(xrays).as_posix() for file in xrays.rglob("*.jpeg"))
-    by_part = [[file for file in files if file.startswith(part)] for part in ("train/N", "train/P", "test")]
-    rows = [f"{file},{of[0]}{place // images_of_a_patient}" for of in by_part for place, file in enumerate(of)]
+    by_part = [
+        [file for file in files if file.startswith(part)] for part in ("train/N", "train/P", "test")
+    ]
+    rows = [
+        f"{file},{of[0]}{place // images_of_a_patient}"
+        for of in by_part
+        for place, file in enumerate(of)
+    ]
     (xrays / "patients.csv").write_text("\n".join(["file,patient", *rows]) + "\n", encoding="utf-8")
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, None), (None, 2), (2, 3)], ids=["lost", "added", "edited"])
+@pytest.mark.parametrize(
+    ("before", "after"), [(2, None), (None, 2), (2, 3)], ids=["lost", "added", "edited"]
+)
 def test_other_patients_than_at_the_search_are_refused(
     ended: Lab, tmp_path: Path, before: int | None, after: int | None
 ) -> None:

@@ -43,9 +43,13 @@ def test_the_gain_of_each_ratio_is_measured_and_repeats(root: Path) -> None:
     """The command prints the answer first."""
     with one_core():
         found = headroom(root / "space.yaml", cache=root / "cache")
-        shown = command("headroom", "--space", root / "space.yaml", "--cache", root / "cache").stdout
+        shown = command(
+            "headroom", "--space", root / "space.yaml", "--cache", root / "cache"
+        ).stdout
 
-    assert found.ladder == (16,), "whole networks are trained, so only at the number of patients of the space"
+    assert found.ladder == (16,), (
+        "whole networks are trained, so only at the number of patients of the space"
+    )
     assert [gain.ratio for gain in found.gains] == [0.5, 1.0]
     for gain in found.gains:
         assert 3 <= gain.draws <= 5
@@ -67,7 +71,14 @@ def test_each_draw_and_its_others_have_the_class_shares_of_all() -> None:
 
 @pytest.mark.parametrize(
     ("patients", "wanted", "ratio"),
-    [(2947, 200, 2.0), (2947, 50, 4.0), (500, 500, 1.0), (206, 206, 0.5), (1000, 50, 10.0), (4000, 7, 2.0)],
+    [
+        (2947, 200, 2.0),
+        (2947, 50, 4.0),
+        (500, 500, 1.0),
+        (206, 206, 0.5),
+        (1000, 50, 10.0),
+        (4000, 7, 2.0),
+    ],
 )
 def test_draws_leave_patients_to_score_on(patients: int, wanted: int, ratio: float) -> None:
     found = [*designs(patients, wanted, ratio)]
@@ -86,11 +97,22 @@ def test_a_space_without_a_ratio_or_with_too_few_patients_is_refused_before_the_
         file.unlink()
 
     with pytest.raises(ConfigError, match="no ratio"):
-        headroom(root / "space.yaml", overrides=["source=none", "points_to_evaluate=[]"], cache=root / "cache")
+        headroom(
+            root / "space.yaml",
+            overrides=["source=none", "points_to_evaluate=[]"],
+            cache=root / "cache",
+        )
     with pytest.raises(DataError, match="too few"):
         headroom(root / "space.yaml", overrides=["synthetic_ratio=20"], cache=root / "cache")
-    with pytest.raises(DataError, match=r"patients has too few of a class: NORMAL \d, and \d are needed"):
-        headroom(root / "space.yaml", overrides=["synthetic_ratio=0.5"], data=xrays, cache=tmp_path / "cache")
+    with pytest.raises(
+        DataError, match=r"patients has too few of a class: NORMAL \d, and \d are needed"
+    ):
+        headroom(
+            root / "space.yaml",
+            overrides=["synthetic_ratio=0.5"],
+            data=xrays,
+            cache=tmp_path / "cache",
+        )
 
 
 @pytest.mark.parametrize(
@@ -101,10 +123,20 @@ def test_a_space_without_a_ratio_or_with_too_few_patients_is_refused_before_the_
         (0.04, 0.03, 0.05, "4.0"),
     ],
 )
-def test_the_sentence_compares_the_gain_with_the_margin(gain: float, low: float, high: float, says: str) -> None:
-    figures = dict.fromkeys(Interval.__dataclass_fields__, 0.01) | {"difference": gain, "low": low, "high": high}
+def test_the_sentence_compares_the_gain_with_the_margin(
+    gain: float, low: float, high: float, says: str
+) -> None:
+    figures = dict.fromkeys(Interval.__dataclass_fields__, 0.01) | {
+        "difference": gain,
+        "low": low,
+        "high": high,
+    }
     interval = Interval(**figures)
-    measured = Gain(patients=50, ratio=2.0, draws=5, test_patients=900, baseline=0.9, interval=interval)
-    room = Headroom(name="x", metric="AUROC", margin=0.01, patients=50, baseline="none", gains=(measured,))
+    measured = Gain(
+        patients=50, ratio=2.0, draws=5, test_patients=900, baseline=0.9, interval=interval
+    )
+    room = Headroom(
+        name="x", metric="AUROC", margin=0.01, patients=50, baseline="none", gains=(measured,)
+    )
 
     assert says in room.sentences[0]

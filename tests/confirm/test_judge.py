@@ -16,7 +16,13 @@ from xraytune.base.files import read_json
 from xraytune.base.seeding import numpy_generator
 from xraytune.confirm.arms import Arm, Plan
 from xraytune.confirm.judge import headroom_reached, judge_finalists
-from xraytune.confirm.record import Confirmation, HeldOutSet, methods_paragraph, read_verdict, write_verdict
+from xraytune.confirm.record import (
+    Confirmation,
+    HeldOutSet,
+    methods_paragraph,
+    read_verdict,
+    write_verdict,
+)
 from xraytune.confirm.score import ArmScores
 from xraytune.present.tables import text_of
 from xraytune.present.verdict import verdict_section
@@ -44,11 +50,17 @@ ARMS = (
     arm("duplicate, matched to #1", "matched", source="duplicate"),
     arm("tuned classical #9", "tuned", classical=2),
 )
-KINDS = {"none, matched to #1": "none", "duplicate, matched to #1": "duplicate", "tuned classical #9": "tuned"}
+KINDS = {
+    "none, matched to #1": "none",
+    "duplicate, matched to #1": "duplicate",
+    "tuned classical #9": "tuned",
+}
 
 
 def plan(*exploratory: str, arms: tuple[Arm, ...] = ARMS) -> Plan:
-    return Plan(test="folder", replicates=REPLICATES, arms=arms, notes=("a note",), exploratory=exploratory)
+    return Plan(
+        test="folder", replicates=REPLICATES, arms=arms, notes=("a note",), exploratory=exploratory
+    )
 
 
 def scores(own_noise: float = 0.1, **separation: float) -> Any:
@@ -66,7 +78,9 @@ def scores(own_noise: float = 0.1, **separation: float) -> Any:
     return of_arm
 
 
-def arm_scores(results: Any, images: dict[str, Any] = SEALED, arms: tuple[Arm, ...] = ARMS) -> ArmScores:
+def arm_scores(
+    results: Any, images: dict[str, Any] = SEALED, arms: tuple[Arm, ...] = ARMS
+) -> ArmScores:
     return ArmScores(plan=plan(arms=arms), results=results, **images)
 
 
@@ -104,23 +118,33 @@ def helped() -> Confirmation:
     ],
 )
 @pytest.mark.slow
-def test_the_verdict_follows_from_every_control(separation: dict[str, float], word: str, because_of: list[str]) -> None:
+def test_the_verdict_follows_from_every_control(
+    separation: dict[str, float], word: str, because_of: list[str]
+) -> None:
     found = confirmation(scores(**separation)).to_json()
 
     (finalist,) = found["finalists"]
-    assert (found["verdict"], finalist["verdict"], finalist["because_of"]) == (word, word, because_of)
+    assert (found["verdict"], finalist["verdict"], finalist["because_of"]) == (
+        word,
+        word,
+        because_of,
+    )
     assert [(one["control"], one["kind"]) for one in finalist["comparisons"]] == [*KINDS.items()]
 
 
 def test_a_control_over_which_a_gain_is_ruled_out_does_not_look_undecided() -> None:
     first = helped().finalists[0]
     controls = tuple(replace(one, verdict=("undecided",)) for one in first.comparisons)
-    finalist = replace(first, verdict="no_better", because_of=(controls[0].control,), comparisons=controls)
+    finalist = replace(
+        first, verdict="no_better", because_of=(controls[0].control,), comparisons=controls
+    )
 
     (table, *_) = verdict_section(replace(helped(), finalists=(finalist,))).tables
 
     words = {row["control"]: text_of(row["result"]) for row in table.rows}
-    assert words == {one.control: "undecided" for one in controls} | {controls[0].control: "no better"}
+    assert words == {one.control: "undecided" for one in controls} | {
+        controls[0].control: "no better"
+    }
 
 
 def on_unused_patients() -> Confirmation:
@@ -134,7 +158,9 @@ def test_the_answer_names_its_patients_and_says_whether_it_is_exploratory() -> N
     of_draws = on_unused_patients().to_json()
     answer = helped().to_json()["answer"]
 
-    assert answer.startswith("For these 30 training patients, synthetic images improved AUROC: gan #1 was better")
+    assert answer.startswith(
+        "For these 30 training patients, synthetic images improved AUROC: gan #1 was better"
+    )
     assert "these 40 images in this split" in answer
     assert exploratory["answer"].startswith("Exploratory, not a confirmation: ")
     assert all(accessed in exploratory[text] for text in ("answer", "methods"))
@@ -153,7 +179,12 @@ def test_the_methods_describe_the_controls_that_there_were() -> None:
     whole = methods_paragraph(replace(found, objective="AUPRC"))
     duplicate_alone = methods_paragraph(replace(found, finalists=only_duplicate))
 
-    for words in ("no extra images or repeated real images", "(classical)", "(val-B) by AUPRC", "Differences in AUROC"):
+    for words in (
+        "no extra images or repeated real images",
+        "(classical)",
+        "(val-B) by AUPRC",
+        "Differences in AUROC",
+    ):
         assert words in whole
     assert "all of its settings but repeated real images" in duplicate_alone
     assert "tuned controls" not in duplicate_alone
@@ -169,9 +200,12 @@ def test_a_verdict_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("mixing", "cause"), [("additive", "drawing more images per step"), ("pretrain", "pretraining on extra images")]
+    ("mixing", "cause"),
+    [("additive", "drawing more images per step"), ("pretrain", "pretraining on extra images")],
 )
-def test_worse_than_none_but_not_than_duplicate_is_attributed_to_the_mixing(mixing: str, cause: str) -> None:
+def test_worse_than_none_but_not_than_duplicate_is_attributed_to_the_mixing(
+    mixing: str, cause: str
+) -> None:
     finalist = arm("gan #1", "finalist", source="gan", mixing=mixing)
     both_worse = confirmation(scores(gan=0.8, duplicate=0.8), arms=(finalist, *ARMS[1:]))
 
@@ -185,19 +219,29 @@ def test_worse_than_none_but_not_than_duplicate_is_attributed_to_the_mixing(mixi
         f"It was worse than none, matched to #1 but not worse than duplicate, matched to #1: {cause} reduced AUROC; an"
         in words
     )
-    assert ("the first r/(1+r) of the steps" in methods_paragraph(both_worse)) == (mixing == "pretrain")
+    assert ("the first r/(1+r) of the steps" in methods_paragraph(both_worse)) == (
+        mixing == "pretrain"
+    )
 
 
-PERFECT = arm("real images of other patients, as #1", "perfect", source="duplicate", synthetic_ratio=1.0)
+PERFECT = arm(
+    "real images of other patients, as #1", "perfect", source="duplicate", synthetic_ratio=1.0
+)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("gan", "real", "is_clear"), [(2.0, 3.0, True), (1.0, 3.0, True), (2.0, 1.5, False)])
-def test_the_share_of_the_headroom_is_of_a_gain_that_is_clear(gan: float, real: float, is_clear: bool) -> None:
+@pytest.mark.parametrize(
+    ("gan", "real", "is_clear"), [(2.0, 3.0, True), (1.0, 3.0, True), (2.0, 1.5, False)]
+)
+def test_the_share_of_the_headroom_is_of_a_gain_that_is_clear(
+    gan: float, real: float, is_clear: bool
+) -> None:
     """Over the control without extra images: (finalist - none) / (real images - none); negative if the finalist loses."""
     arms = (*ARMS, PERFECT)
     test = arm_scores(scores(gan=gan, real=real), arms=arms)
-    of_gan, of_none, of_real = (float(test.measure(one).scores.mean()) for one in (ARMS[0], ARMS[1], PERFECT))
+    of_gan, of_none, of_real = (
+        float(test.measure(one).scores.mean()) for one in (ARMS[0], ARMS[1], PERFECT)
+    )
 
     found = headroom_reached(test, ARMS[0])
 
@@ -205,7 +249,9 @@ def test_the_share_of_the_headroom_is_of_a_gain_that_is_clear(gan: float, real: 
     assert found.gain == pytest.approx(of_real - of_none)
     assert found.low < found.gain < found.high
     assert (found.low > 0) == is_clear
-    assert found.share == (pytest.approx((of_gan - of_none) / (of_real - of_none)) if is_clear else None)
+    assert found.share == (
+        pytest.approx((of_gan - of_none) / (of_real - of_none)) if is_clear else None
+    )
     answer = confirmation(scores(gan=gan, real=real), arms=arms).to_json()["answer"]
     assert f"{found.gain:+.4f} AUROC" in answer
     assert ("the synthetic images reached" in answer) == is_clear
@@ -215,7 +261,13 @@ def keys(content: Any) -> Iterator[str]:
     """Every key of a JSON value, at whatever depth."""
     if isinstance(content, dict):
         yield from content
-    for inner in content.values() if isinstance(content, dict) else content if isinstance(content, list) else ():
+    for inner in (
+        content.values()
+        if isinstance(content, dict)
+        else content
+        if isinstance(content, list)
+        else ()
+    ):
         yield from keys(inner)
 
 
@@ -254,7 +306,9 @@ def test_a_verdict_on_dice_is_of_the_mean_over_images(gain: float, word: str) ->
     scores = arm_scores(dices(gain), DICE_SET)
 
     found = judge_finalists(scores, rope=0.01)
-    whole = replace(helped(), finalists=found, metric="Dice", objective="Dice", network="segmenter").to_json()
+    whole = replace(
+        helped(), finalists=found, metric="Dice", objective="Dice", network="segmenter"
+    ).to_json()
 
     (finalist,) = whole["finalists"]
     assert (finalist["verdict"], whole["metric"]) == (word, "Dice")

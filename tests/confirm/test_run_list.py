@@ -15,7 +15,13 @@ from xraytune.confirm.run_list import Run, RunList
 from xraytune.search.asha import Rungs
 from xraytune.search.loop import TrialLoop
 from xraytune.search.messages import TrialFailed
-from xraytune.space.settings import DataSettings, Experiment, Parameters, SchedulerSettings, Settings
+from xraytune.space.settings import (
+    DataSettings,
+    Experiment,
+    Parameters,
+    SchedulerSettings,
+    Settings,
+)
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import completed_runs
 from xraytune.study.trial import Trial
@@ -30,8 +36,12 @@ def folder(tmp_path: Path) -> StudyFolder:
 
 def work(folder: StudyFolder, count: int, **options: Any) -> TrialLoop:
     experiment = Experiment(settings=SETTINGS, parameters=Parameters())
-    runs = [Run(number=number, label=f"run {number}", experiment=experiment) for number in range(count)]
-    return TrialLoop(RunList(folder, runs, what="runs", retries=1, **options), generator_need=no_gan)
+    runs = [
+        Run(number=number, label=f"run {number}", experiment=experiment) for number in range(count)
+    ]
+    return TrialLoop(
+        RunList(folder, runs, what="runs", retries=1, **options), generator_need=no_gan
+    )
 
 
 def top_ups(folder: StudyFolder, *searched: tuple[int, int, float]) -> TrialLoop:
@@ -52,7 +62,9 @@ def test_each_run_ends_once_and_restart_resumes(folder: StudyFolder) -> None:
     progress: list[tuple[str, int, int]] = []
     first = work(folder, 3, on_progress=lambda *said: progress.append(said))
     assert [started(first), started(first)] == [0, 1]
-    assert all(first.on_result(1, epoch(place, 0.5)) for place in range(1, 30)), "it trains all of its epochs"
+    assert all(first.on_result(1, epoch(place, 0.5)) for place in range(1, 30)), (
+        "it trains all of its epochs"
+    )
     first.on_result(1, ended(0.9))
 
     second = work(folder, 3)
@@ -64,13 +76,23 @@ def test_each_run_ends_once_and_restart_resumes(folder: StudyFolder) -> None:
     second.on_result(2, ended(0.7))
     assert second.next_trial() == "done"
     assert second.is_done
-    assert {number: row.value for number, row in completed_runs(folder).items()} == {1: 0.9, 0: 0.8, 2: 0.7}
+    assert {number: row.value for number, row in completed_runs(folder).items()} == {
+        1: 0.9,
+        0: 0.8,
+        2: 0.7,
+    }
 
 
-@pytest.mark.parametrize("is_killed", [False, True], ids=["ends normally", "is killed before it removes checkpoints"])
-def test_only_unfinished_and_failed_runs_keep_their_checkpoints(folder: StudyFolder, is_killed: bool) -> None:
+@pytest.mark.parametrize(
+    "is_killed", [False, True], ids=["ends normally", "is killed before it removes checkpoints"]
+)
+def test_only_unfinished_and_failed_runs_keep_their_checkpoints(
+    folder: StudyFolder, is_killed: bool
+) -> None:
     first = work(folder, 3)
-    checkpoints = [folder.trial_path(started(first)) / "checkpoint" / "checkpoint.pt" for _ in range(3)]
+    checkpoints = [
+        folder.trial_path(started(first)) / "checkpoint" / "checkpoint.pt" for _ in range(3)
+    ]
 
     def write_checkpoints() -> None:
         for checkpoint in checkpoints:
@@ -109,7 +131,9 @@ def test_top_up_killed_before_recorded_end_is_pruned_on_resume(folder: StudyFold
 
     second = top_ups(folder, (0, 1, 0.8), (1, 1, 0.9))
 
-    assert not second.on_result(started(second), epoch(1, 0.99)), "its first value at the rung counts"
+    assert not second.on_result(started(second), epoch(1, 0.99)), (
+        "its first value at the rung counts"
+    )
 
 
 def test_settings_without_effect_on_results_can_change(folder: StudyFolder) -> None:
@@ -126,7 +150,13 @@ def test_settings_without_effect_on_results_can_change(folder: StudyFolder) -> N
 
 
 def arm(**changes: Any) -> Arm:
-    return Arm(name="any", role="finalist", trial="#1", parameters=Parameters.model_validate(changes), resolution_px=64)
+    return Arm(
+        name="any",
+        role="finalist",
+        trial="#1",
+        parameters=Parameters.model_validate(changes),
+        resolution_px=64,
+    )
 
 
 def test_replicate_has_new_seeds_and_all_steps() -> None:

@@ -28,20 +28,30 @@ class Lab:
 
     def __init__(self, folder: Path, phantoms: Path) -> None:
         self.xrays, self.cache = shutil.copytree(phantoms, folder / "xrays"), folder / "cache"
-        data = DataSettings(path=self.xrays, image_size=32, split=SplitSettings(val_a=0.2, val_b=0.2))
+        data = DataSettings(
+            path=self.xrays, image_size=32, split=SplitSettings(val_a=0.2, val_b=0.2)
+        )
         self.settings = Settings(name="any", data=data)
 
     def prepared(self) -> Prepared:
         return prepare(self.settings, self.cache)[0]
 
     def sealed(
-        self, test: Path | None = None, *, prepared: Prepared | None = None, extra: Path | None = None
+        self,
+        test: Path | None = None,
+        *,
+        prepared: Prepared | None = None,
+        extra: Path | None = None,
     ) -> SealedTest:
         """The images that a confirmation of a finalist with these extra images scores."""
         prepared, compared = prepared or self.prepared(), list[Parameters]()
         if extra:
-            compared.append(Parameters.model_validate({"source": "folder", "folder": {"path": extra}}))
-        return choose_test(self.settings, prepared, self.cache, replicates=2, compared=compared, test=test).sealed
+            compared.append(
+                Parameters.model_validate({"source": "folder", "folder": {"path": extra}})
+            )
+        return choose_test(
+            self.settings, prepared, self.cache, replicates=2, compared=compared, test=test
+        ).sealed
 
 
 @pytest.fixture
@@ -59,7 +69,9 @@ def test_a_second_test_folder_and_images_that_changed_are_refused(lab: Lab) -> N
         lab.sealed(prepared=prepared)
     shutil.copy(lab.xrays / prepared.images[-1].file, lab.xrays / prepared.images[0].file)
 
-    with pytest.raises(XraytuneError, match="the images changed since the study began: 1 changed or gone"):
+    with pytest.raises(
+        XraytuneError, match="the images changed since the study began: 1 changed or gone"
+    ):
         lab.sealed(prepared=prepared)
 
 
@@ -95,7 +107,9 @@ def test_a_label_table_can_give_the_test_images(lab: Lab, tmp_path: Path) -> Non
     assert (sealed.data.path, len(sealed.images)) == (flat, len(rows) - 1)
     rows[1] = rows[1].replace(f",{rows[1].split(',')[0]},", f",{first.patient},")
     (flat / "labels.csv").write_text("\n".join(rows), encoding="utf-8")
-    with pytest.raises(DataError, match="1 test images belong to patients used for training or validation"):
+    with pytest.raises(
+        DataError, match="1 test images belong to patients used for training or validation"
+    ):
         lab.sealed(flat / "data.yaml")
 
 
@@ -106,13 +120,18 @@ def pneumonia(root: Path) -> list[Path]:
 def write_table(root: Path, **patients: str) -> None:
     """Write `patients.csv` with patients by file stem; every other file is its own patient."""
     files = sorted(path for path in root.rglob("*.jpeg") if "masks" not in path.parts)
-    lines = [f"{file.relative_to(root).as_posix()},{patients.get(file.stem, file.stem)}\n" for file in files]
+    lines = [
+        f"{file.relative_to(root).as_posix()},{patients.get(file.stem, file.stem)}\n"
+        for file in files
+    ]
     (root / "patients.csv").write_text("file,patient\n" + "".join(lines), encoding="utf-8")
 
 
 @pytest.mark.parametrize("is_own", [True, False])
 @pytest.mark.parametrize("by", ["patient", "file"])
-def test_patients_of_a_folder_of_extra_images_are_named(lab: Lab, tmp_path: Path, by: str, is_own: bool) -> None:
+def test_patients_of_a_folder_of_extra_images_are_named(
+    lab: Lab, tmp_path: Path, by: str, is_own: bool
+) -> None:
     """For the study's own test folder and another one, by the patient's name and by the file's content."""
     test, given = lab.xrays / "test", None
     if not is_own:
@@ -129,17 +148,24 @@ def test_patients_of_a_folder_of_extra_images_are_named(lab: Lab, tmp_path: Path
         if is_own
         else "remove them, or list them in patients.csv there as other patients"
     )
-    with pytest.raises(DataError, match=f"used for training or validation: .*{known.name}.*\n.*fix: {fix}: "):
+    with pytest.raises(
+        DataError, match=f"used for training or validation: .*{known.name}.*\n.*fix: {fix}: "
+    ):
         lab.sealed(given, prepared=prepared, extra=extra)
 
 
-def test_a_processed_copy_is_recognised_by_file_name_if_the_study_has_a_patient_table(lab: Lab, tmp_path: Path) -> None:
+def test_a_processed_copy_is_recognised_by_file_name_if_the_study_has_a_patient_table(
+    lab: Lab, tmp_path: Path
+) -> None:
     other = Path(shutil.move(lab.xrays / "test", tmp_path / "other"))
     ours = pneumonia(lab.xrays / "train")[0].rename(lab.xrays / "train" / "PNEUMONIA" / "img1.jpeg")
     write_table(lab.xrays)
     (other / "PNEUMONIA" / "img1.jpeg").write_bytes(ours.read_bytes() + b"processed")
 
-    with pytest.raises(DataError, match=r"1 test images belong to patients used for training .*: PNEUMONIA/img1\.jpeg"):
+    with pytest.raises(
+        DataError,
+        match=r"1 test images belong to patients used for training .*: PNEUMONIA/img1\.jpeg",
+    ):
         lab.sealed(other)
 
 
@@ -149,5 +175,7 @@ def test_too_few_patients_in_a_class_are_refused(lab: Lab) -> None:
         file.unlink()
     prepared = lab.prepared()
 
-    with pytest.raises(DataError, match="too few test patients: NORMAL 1; an interval needs 5 or more"):
+    with pytest.raises(
+        DataError, match="too few test patients: NORMAL 1; an interval needs 5 or more"
+    ):
         lab.sealed(prepared=prepared)

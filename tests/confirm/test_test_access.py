@@ -25,7 +25,12 @@ for number in range(15):
 
 def opened(study: Path, fingerprint: str) -> None:
     log_test_access(
-        *study_logs(study), command="confirm", fingerprint=fingerprint, reason="", image_count=9, study=study.name
+        *study_logs(study),
+        command="confirm",
+        fingerprint=fingerprint,
+        reason="",
+        image_count=9,
+        study=study.name,
     )
 
 

@@ -29,10 +29,18 @@ from xraytune.study.row import TrialRow
 from xraytune.study.start import environment
 from xraytune.study.trial import Trial
 
-REAL = TrialRow(number=0, status="complete", parameters=parameters("none", lr=1e-3), val_b_score=0.8)
+REAL = TrialRow(
+    number=0, status="complete", parameters=parameters("none", lr=1e-3), val_b_score=0.8
+)
 GAN = TrialRow(number=1, status="complete", parameters=parameters("gan", lr=1e-3), val_b_score=0.9)
 STOPPED = tuple(
-    TrialRow(number=number, status="pruned", parameters=parameters("gan", lr=lr), epochs=9 - number, value=0.9)
+    TrialRow(
+        number=number,
+        status="pruned",
+        parameters=parameters("gan", lr=lr),
+        epochs=9 - number,
+        value=0.9,
+    )
     for number, lr in enumerate((1e-3, 2e-3, 3e-3), start=1)
 )
 SMALL = "confirm={replicates: 2, controls: {matched: [none], tuned: [real_only]}}"
@@ -50,7 +58,9 @@ class Told:
     def __init__(self, says: Says) -> None:
         self._says = says
 
-    def run(self, _: StudyFolder, make_loop: Callable[[Callbacks], TrialLoop], *, reuse_processes: bool) -> None:
+    def run(
+        self, _: StudyFolder, make_loop: Callable[[Callbacks], TrialLoop], *, reuse_processes: bool
+    ) -> None:
         del reuse_processes
         work = make_loop(NO_CALLBACKS)
         while isinstance(asked := work.next_trial(), Trial):
@@ -138,7 +148,9 @@ def test_pruned_top_up_is_not_a_tuned_control(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_if_asha_prunes_a_whole_arm_its_furthest_trial_is_trained_to_the_end(tmp_path: Path) -> None:
+def test_if_asha_prunes_a_whole_arm_its_furthest_trial_is_trained_to_the_end(
+    tmp_path: Path,
+) -> None:
     """As for finalists; top-up 1 is pruned at the second rung, the others at the first."""
     asked = open_study(tmp_path, says=each(0.4, 0.8, 0.3, 0.2, 0.7))
 
@@ -148,7 +160,9 @@ def test_if_asha_prunes_a_whole_arm_its_furthest_trial_is_trained_to_the_end(tmp
     assert [status for _, _, status in ends(asked)[:-1]] == ["pruned"] * 4
     assert tuned(plan) == ["top-up 1"]
     (note,) = plan.notes
-    assert note == ("ASHA pruned all trials of the arm real_only; top-up 1 got furthest and was trained to the end")
+    assert note == (
+        "ASHA pruned all trials of the arm real_only; top-up 1 got furthest and was trained to the end"
+    )
 
 
 @pytest.mark.slow
@@ -181,7 +195,10 @@ def test_a_controls_arm_gets_as_many_sampled_trials_as_the_gan_under_the_same_as
     assert ends(broken) == ends(straight) == statuses
     assert plans[0] == plans[1]
     assert tuned(plans[0]) == ["top-up 2"]
-    assert train(open_study(folders[1], says=no_run), REAL, GAN, stopped=STOPPED, reports=reports) == plans[0]
+    assert (
+        train(open_study(folders[1], says=no_run), REAL, GAN, stopped=STOPPED, reports=reports)
+        == plans[0]
+    )
 
 
 @pytest.mark.slow
@@ -190,7 +207,9 @@ def test_settings_of_pruned_or_failed_trials_are_not_sampled_again(
 ) -> None:
     """The space has two settings of `real_only`, of which one was pruned."""
     monkeypatch.setattr("xraytune.confirm.controls._DRAWS", 500)
-    pruned = TrialRow(number=0, status="pruned", parameters=parameters("none", lr=1.0), epochs=1, value=0.5)
+    pruned = TrialRow(
+        number=0, status="pruned", parameters=parameters("none", lr=1.0), epochs=1, value=0.5
+    )
     asked = open_study(tmp_path, "lr={values: [1.0, 2.0]}")
 
     plan = train(asked, GAN, stopped=(pruned, *STOPPED))

@@ -22,7 +22,8 @@ def write_verdict(
 ) -> None:
     """Write the verdicts on some trials, by number.
 
-    With `scores` of arms by their source, only one trial has a verdict, and it was compared with its matched controls.
+    With `scores` of arms by their source, only one trial has a verdict, and it was compared with
+    its matched controls.
     """
     finalists = tuple(_finalist(f"gan #{trial}", trial, word) for trial, word in words.items())
     if scores:
@@ -44,10 +45,16 @@ def write_verdict(
     write_json(study / "confirm" / "verdict.json", to_json(record), is_recorded=True)
 
 
-def _measured(folder: StudyFolder, words: Mapping[int, Any], scores: Mapping[str, float]) -> FinalistVerdict:
+def _measured(
+    folder: StudyFolder, words: Mapping[int, Any], scores: Mapping[str, float]
+) -> FinalistVerdict:
     ((trial, word),) = words.items()
     space = folder.space()
-    row = next(row for row in Journal(folder.journal_path, space, writable=False).rows() if row.number == trial)
+    row = next(
+        row
+        for row in Journal(folder.journal_path, space, writable=False).rows()
+        if row.number == trial
+    )
     finalist, *others = compared_arms([row], space.settings, "unused")
     (folder.path / "confirm").mkdir()
     write_plan(Plan(test="unused", replicates=2, arms=(finalist, *others)), folder.path / "confirm")
@@ -57,7 +64,11 @@ def _measured(folder: StudyFolder, words: Mapping[int, Any], scores: Mapping[str
 
 
 def _finalist(
-    arm: str, trial: int, word: Any, score: float = 0.8, comparisons: tuple[ControlVerdict, ...] = ()
+    arm: str,
+    trial: int,
+    word: Any,
+    score: float = 0.8,
+    comparisons: tuple[ControlVerdict, ...] = (),
 ) -> FinalistVerdict:
     return FinalistVerdict(
         arm=arm,
@@ -74,14 +85,25 @@ def _finalist(
 
 
 def _comparison(control: str, score: float) -> ControlVerdict:
-    numbers = ("difference", "standard_error", "degrees_of_freedom", "low", "high", "low_90", "high_90", "p_value")
+    numbers = (
+        "difference",
+        "standard_error",
+        "degrees_of_freedom",
+        "low",
+        "high",
+        "low_90",
+        "high_90",
+        "p_value",
+    )
     return ControlVerdict(
         control=control,
         arm="real_only",
         kind="none",
         control_score=score,
         verdict=("undecided",),
-        variance_components=VarianceComponents(replicate=0.0, patient=0.0, patient_by_replicate=0.0),
+        variance_components=VarianceComponents(
+            replicate=0.0, patient=0.0, patient_by_replicate=0.0
+        ),
         p_better_by_rope=0.5,
         **dict.fromkeys(numbers, 0.0),
     )

@@ -27,7 +27,14 @@ def settings_of(root: Path, **data: Any) -> Settings:
     """Half of the patients are unused."""
     table = {"file": "labels.csv", "image": "image", "patient": "who", "label": "finding"}
     split = {"val_a": 0.2, "val_b": 0.2}
-    content = {"path": root, "image_size": 32, "train_patients": 6, "split": split, "classes": "auto", "table": table}
+    content = {
+        "path": root,
+        "image_size": 32,
+        "train_patients": 6,
+        "split": split,
+        "classes": "auto",
+        "table": table,
+    }
     return Settings.model_validate({"name": "any", "data": content | data})
 
 
@@ -80,7 +87,12 @@ def test_every_patient_of_the_folder_is_recorded_once(prepared: Prepared) -> Non
 
 @pytest.mark.parametrize("is_complete", [True, False])
 def test_the_same_data_elsewhere_and_with_new_images_are_the_same(
-    settings: Settings, prepared: Prepared, root: Path, tmp_path: Path, write: WriteImages, is_complete: bool
+    settings: Settings,
+    prepared: Prepared,
+    root: Path,
+    tmp_path: Path,
+    write: WriteImages,
+    is_complete: bool,
 ) -> None:
     copy = Path(shutil.copytree(root, tmp_path / "copy"))
     write(copy, ["new.png"])
@@ -94,7 +106,12 @@ def test_the_same_data_elsewhere_and_with_new_images_are_the_same(
 @pytest.mark.parametrize("is_used", [True, False])
 @pytest.mark.parametrize("change", ["renamed", "joined with one of another side", "another label"])
 def test_other_patients_and_labels_are_refused_with_their_number(
-    settings: Settings, prepared: Prepared, root: Path, change: str, is_used: bool, is_complete: bool
+    settings: Settings,
+    prepared: Prepared,
+    root: Path,
+    change: str,
+    is_used: bool,
+    is_complete: bool,
 ) -> None:
     """Also those of a patient that the study does not use."""
     ours, others = prepared.images, prepared.unused
@@ -103,7 +120,8 @@ def test_other_patients_and_labels_are_refused_with_their_number(
     if change == "another label":
         label = ROWS[int(name[1:]) * 2].split(",")[2]
         rows = tuple(
-            row.replace(label, "ill" if label == "well" else "well") if f",{name}," in row else row for row in ROWS
+            row.replace(label, "ill" if label == "well" else "well") if f",{name}," in row else row
+            for row in ROWS
         )
         write_rows(root, rows)
     else:
@@ -117,7 +135,9 @@ def test_other_patients_and_labels_are_refused_with_their_number(
     assert "start a study with another name" in str(refused.value)
 
 
-def test_a_lost_patient_column_or_table_is_refused(settings: Settings, prepared: Prepared, root: Path) -> None:
+def test_a_lost_patient_column_or_table_is_refused(
+    settings: Settings, prepared: Prepared, root: Path
+) -> None:
     table = settings.data.table
     assert table is not None
     lost = settings_of(root, table=table.model_dump() | {"patient": None})
@@ -130,17 +150,26 @@ def test_another_finding_is_another_label(root: Path, tmp_path: Path) -> None:
     table = {"file": "labels.csv", "image": "image", "patient": "who"}
     findings = {"table": table, "findings": ("Edema", "Effusion"), "classes": "binary"}
     settings = settings_of(root, **findings)
-    settings = Settings.model_validate({"name": "any", "task": "findings", "data": settings.data.model_dump()})
+    settings = Settings.model_validate(
+        {"name": "any", "task": "findings", "data": settings.data.model_dump()}
+    )
     prepared, _ = prepare(settings, tmp_path / "cache")
     check(settings, prepared)
 
-    write_rows(root, tuple(row.removesuffix(",1,1") + ",1," if row.startswith("p5_1.png") else row for row in ROWS))
+    write_rows(
+        root,
+        tuple(
+            row.removesuffix(",1,1") + ",1," if row.startswith("p5_1.png") else row for row in ROWS
+        ),
+    )
 
     with pytest.raises(StudyError, match=r"1 with another label: p5_1\.png \(Effusion 1, now \?\)"):
         check(settings, prepared)
 
 
-def test_an_image_that_was_moved_to_another_class_folder_has_another_label(kermany: Path, tmp_path: Path) -> None:
+def test_an_image_that_was_moved_to_another_class_folder_has_another_label(
+    kermany: Path, tmp_path: Path
+) -> None:
     """And it is gone from its own, which only a final training on more images may accept."""
     settings = Settings.model_validate({"name": "any", "data": {"path": kermany, "image_size": 32}})
     prepared, _ = prepare(settings, tmp_path / "cache")
@@ -182,4 +211,8 @@ def test_the_class_folders_alone_without_the_table_above_them_have_other_patient
     prepared, _ = prepare(settings, tmp_path / "cache")
 
     with pytest.raises(StudyError, match="12 with another patient"):
-        check(Settings.model_validate({"name": "any", "data": {"path": whole / "train"}}), prepared, is_complete=False)
+        check(
+            Settings.model_validate({"name": "any", "data": {"path": whole / "train"}}),
+            prepared,
+            is_complete=False,
+        )

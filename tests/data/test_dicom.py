@@ -42,13 +42,18 @@ def ramp(lowest: int, highest: int, kind: type[np.generic] = np.uint16) -> NDArr
 
 
 def dicom(
-    pixels: NDArray[Any] | None, bits: int = 16, syntax: UID = ExplicitVRLittleEndian, **attributes: Any
+    pixels: NDArray[Any] | None,
+    bits: int = 16,
+    syntax: UID = ExplicitVRLittleEndian,
+    **attributes: Any,
 ) -> bytes:
     """A DICOM file of these stored values; `attributes` add to its header, or replace what is there."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = syntax
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = DigitalXRayImageStorageForPresentation
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = (
+        DigitalXRayImageStorageForPresentation
+    )
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = UID("1.2.3.4")
     if pixels is not None:
         dataset.Rows, dataset.Columns = pixels.shape[:2]
@@ -90,14 +95,18 @@ def test_without_a_window_all_levels_are_shown(
     content = dicom(levels, bits, **attributes)
     expected = (levels - float(levels.min())) / (2**bits - 1) * 255
 
-    np.testing.assert_allclose(grey_of(content), 255 - expected if is_inverted else expected, atol=0.51)
+    np.testing.assert_allclose(
+        grey_of(content), 255 - expected if is_inverted else expected, atol=0.51
+    )
     assert read_grey(content, FILE, needed_px=8).kind == f"DICOM {bits}-bit"
 
 
 @pytest.mark.parametrize("function", ["", "LINEAR", "LINEAR_EXACT", "SIGMOID"])
 @pytest.mark.parametrize(("center", "width"), [(2000, 1000), (100, 400), (1500.5, 40)])
 @pytest.mark.parametrize(("slope", "intercept"), [(1, 0), (2, -1000), (-1, 4095)])
-def test_windows_follow_the_standard(function: str, center: float, width: float, slope: int, intercept: int) -> None:
+def test_windows_follow_the_standard(
+    function: str, center: float, width: float, slope: int, intercept: int
+) -> None:
     """By the formulas of PS3.3, sections C.11.2.1.2.1 and C.11.2.1.3."""
     levels = ramp(0, 4095)
     window: dict[str, Any] = {"WindowCenter": center, "WindowWidth": width}
@@ -137,7 +146,9 @@ def lut(entries: NDArray[np.uint16], first: int, bits: int) -> Sequence:
     return Sequence([item])
 
 
-def words(entries: NDArray[np.uint16], first: int, bits: int, kind: type[np.generic] = np.uint16) -> Sequence:
+def words(
+    entries: NDArray[np.uint16], first: int, bits: int, kind: type[np.generic] = np.uint16
+) -> Sequence:
     """A table whose entries are bytes: words, or two entries of 8 bits in each."""
     (item,) = table = lut(entries, first, bits)
     del item.LUTData
@@ -158,12 +169,23 @@ SIGNED_ENTRIES[0].add_new("LUTData", "SS", (np.arange(4096) * 16).astype(np.int1
         (words(SQUARES // 16, 0, 8, np.uint8), SQUARES // 16 / 255, {}),
         (words(SQUARES, 0, 12), SQUARES / 4095, {}),
         (lut(SQUARES, 0, 16), SQUARES / 4095, {}),
-        (lut(SQUARES, 2**16 - 1024, 12), SQUARES / 4095, {"RescaleSlope": 1, "RescaleIntercept": -1024}),
+        (
+            lut(SQUARES, 2**16 - 1024, 12),
+            SQUARES / 4095,
+            {"RescaleSlope": 1, "RescaleIntercept": -1024},
+        ),
         (lut(SQUARES, 0, 12), SQUARES / 4095, {"WindowCenter": 5, "WindowWidth": 1}),
         (SIGNED_ENTRIES, np.arange(4096) * 16 / 65535, {}),
     ],
     ids=[
-        *("8 bits", "8 bits in words", "8 bits, packed", "words", "16 bits for 12", "negative first"),
+        *(
+            "8 bits",
+            "8 bits in words",
+            "8 bits, packed",
+            "words",
+            "16 bits for 12",
+            "negative first",
+        ),
         *("before a window", "signed entries"),
     ],
 )
@@ -196,12 +218,21 @@ def compressed(stored: NDArray[Any], syntax: UID) -> dict[str, Any]:
         dataset.compress(RLELossless)
         return {"PixelData": dataset.PixelData}
     return {
-        "PixelData": stored.astype(stored.dtype.newbyteorder(">" if syntax == ExplicitVRBigEndian else "<")).tobytes()
+        "PixelData": stored.astype(
+            stored.dtype.newbyteorder(">" if syntax == ExplicitVRBigEndian else "<")
+        ).tobytes()
     }
 
 
 @pytest.mark.parametrize(
-    "syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless, JPEG2000Lossless]
+    "syntax",
+    [
+        ExplicitVRLittleEndian,
+        ImplicitVRLittleEndian,
+        ExplicitVRBigEndian,
+        RLELossless,
+        JPEG2000Lossless,
+    ],
 )
 @pytest.mark.parametrize("signed", [False, True])
 def test_bits_above_those_stored_show_nothing(syntax: UID, signed: bool) -> None:
@@ -224,7 +255,9 @@ def test_bits_above_those_stored_show_nothing(syntax: UID, signed: bool) -> None
         (0, {"PixelPaddingValue": 0, "WindowCenter": 2048, "WindowWidth": 4096}),
     ],
 )
-def test_padding_at_the_border_is_black(photometric: str, padding: int, attributes: dict[str, Any]) -> None:
+def test_padding_at_the_border_is_black(
+    photometric: str, padding: int, attributes: dict[str, Any]
+) -> None:
     """A saturated pixel inside the image has the same value, and keeps its grey."""
     levels = ramp(50, 3900)
     levels[:, :6], levels[-2:], levels[10, 20] = padding, padding, padding
@@ -247,7 +280,9 @@ def test_padding_does_not_count_as_content(vr: str) -> None:
     stream = io.BytesIO()
     dataset.save_as(stream)
 
-    np.testing.assert_allclose(grey_of(stream.getvalue()), np.maximum(levels, 0) / 4095 * 255, atol=0.51)
+    np.testing.assert_allclose(
+        grey_of(stream.getvalue()), np.maximum(levels, 0) / 4095 * 255, atol=0.51
+    )
 
 
 @pytest.mark.parametrize(
@@ -262,15 +297,21 @@ def test_padding_does_not_count_as_content(vr: str) -> None:
         (np.stack([ramp(0, 255)] * 3, axis=-1), 16, "DICOM 16-bit with 8-bit content"),
     ],
 )
-def test_without_a_window_the_depth_of_the_content_counts(levels: NDArray[Any], bits: int, kind: str) -> None:
+def test_without_a_window_the_depth_of_the_content_counts(
+    levels: NDArray[Any], bits: int, kind: str
+) -> None:
     found = read_grey(dicom(levels, bits), FILE, needed_px=8)
 
     grey = np.asarray(found.image).astype(int)
     assert (grey.min(), grey.max(), found.kind) == (0, 255, kind)
     np.testing.assert_allclose(grey, ramp(0, 255), atol=1.01)
-    window: dict[str, Any] = {} if levels.ndim == 3 else {"WindowCenter": 30000, "WindowWidth": 60000}
+    window: dict[str, Any] = (
+        {} if levels.ndim == 3 else {"WindowCenter": 30000, "WindowWidth": 60000}
+    )
     if window and not kind.endswith("32-bit with 12-bit content"):
-        assert read_grey(dicom(levels, bits, **window), FILE, needed_px=8).kind == f"DICOM {bits}-bit"
+        assert (
+            read_grey(dicom(levels, bits, **window), FILE, needed_px=8).kind == f"DICOM {bits}-bit"
+        )
 
 
 @pytest.mark.parametrize(
@@ -290,20 +331,29 @@ def test_incomplete_and_redundant_headers(attributes: dict[str, Any], is_inverte
 
     expected = levels / 4095 * 255
     np.testing.assert_allclose(
-        grey_of(dicom(levels, 12, **attributes)), 255 - expected if is_inverted else expected, atol=0.51
+        grey_of(dicom(levels, 12, **attributes)),
+        255 - expected if is_inverted else expected,
+        atol=0.51,
     )
 
 
 @pytest.mark.parametrize(("bits", "kind"), [(8, np.uint8), (16, np.uint16)])
 def test_colours_become_grey(bits: int, kind: type[np.generic]) -> None:
-    colours = np.stack([ramp(0, 2**bits - 1, kind), ramp(0, 2**bits - 1, kind) // 2, ramp(0, 9, kind)], axis=-1)
+    colours = np.stack(
+        [ramp(0, 2**bits - 1, kind), ramp(0, 2**bits - 1, kind) // 2, ramp(0, 9, kind)], axis=-1
+    )
     ybr = np.stack([ramp(0, 255, np.uint8), *np.full((2, 24, 32), 128, dtype=np.uint8)], axis=-1)
 
     expected = colours @ np.array([0.299, 0.587, 0.114]) / (2**bits - 1) * 255
     np.testing.assert_allclose(grey_of(dicom(colours, bits)), expected, atol=1.1)
-    planes: dict[str, Any] = {"PixelData": colours.transpose(2, 0, 1).tobytes(), "PlanarConfiguration": 1}
+    planes: dict[str, Any] = {
+        "PixelData": colours.transpose(2, 0, 1).tobytes(),
+        "PlanarConfiguration": 1,
+    }
     np.testing.assert_allclose(grey_of(dicom(colours, bits, **planes)), expected, atol=1.1)
-    np.testing.assert_allclose(grey_of(dicom(ybr, 8, PhotometricInterpretation="YBR_FULL")), ybr[..., 0], atol=1)
+    np.testing.assert_allclose(
+        grey_of(dicom(ybr, 8, PhotometricInterpretation="YBR_FULL")), ybr[..., 0], atol=1
+    )
 
 
 def encoded(levels: NDArray[Any], kind: str, **options: object) -> bytes:
@@ -324,23 +374,43 @@ SHORT[0].LUTDescriptor = [4096, 0, 12]
 GOOD = dicom(ramp(0, 4095), 12, PatientID="77", WindowCenter=2000, WindowWidth=4000)
 BROKEN: dict[str, tuple[bytes, str]] = {
     "a_report": (dicom(None), "this DICOM file contains no pixels, or is truncated"),
-    "no_pixels": (dicom(None, Rows=8, Columns=8), "this DICOM file contains no pixels, or is truncated"),
-    "several_frames": (dicom(ramp(0, 9), 12, NumberOfFrames=3), "this DICOM file contains 3 frames, and it is"),
-    "no_decoder": (dicom(ramp(0, 9), 12, JPEGLSLossless, PixelData=encapsulate([b"pixels"])), "its pixels are"),
+    "no_pixels": (
+        dicom(None, Rows=8, Columns=8),
+        "this DICOM file contains no pixels, or is truncated",
+    ),
+    "several_frames": (
+        dicom(ramp(0, 9), 12, NumberOfFrames=3),
+        "this DICOM file contains 3 frames, and it is",
+    ),
+    "no_decoder": (
+        dicom(ramp(0, 9), 12, JPEGLSLossless, PixelData=encapsulate([b"pixels"])),
+        "its pixels are",
+    ),
     "unknown_syntax": (
-        dicom(ramp(0, 9), 12, PixelData=bytes(8)).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.9.9.9\0"),
+        dicom(ramp(0, 9), 12, PixelData=bytes(8)).replace(
+            b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.9.9.9\0"
+        ),
         "its pixels are compressed as 1.2.840.10008.9.9.9, for which no decoder is installed",
     ),
-    "palette": (dicom(ramp(0, 9), 12, PhotometricInterpretation="PALETTE COLOR"), "the colour model PALETTE COLOR of"),
+    "palette": (
+        dicom(ramp(0, 9), 12, PhotometricInterpretation="PALETTE COLOR"),
+        "the colour model PALETTE COLOR of",
+    ),
     "cut_in_its_header": (GOOD[:400], "this DICOM file contains no pixels, or is truncated"),
     "cut_in_its_pixels": (GOOD[:-1000], "the DICOM pixels are truncated or damaged"),
     "cut_at_its_start": (GOOD[:141], "the DICOM header is truncated or damaged"),
-    "unknown_kind_of_value": (GOOD.replace(b"\x28\x00\x04\x00CS", b"\x28\x00\x04\x00ES"), "the DICOM pixels are"),
+    "unknown_kind_of_value": (
+        GOOD.replace(b"\x28\x00\x04\x00CS", b"\x28\x00\x04\x00ES"),
+        "the DICOM pixels are",
+    ),
     "grey_with_three_values": (
         dicom(np.stack([ramp(0, 9)] * 3, axis=-1), 12, PhotometricInterpretation="MONOCHROME2"),
         "the colour model MONOCHROME2 of this DICOM file, with 3 values per pixel",
     ),
-    "a_short_table": (dicom(ramp(0, 9), 12, VOILUTSequence=SHORT), "the DICOM pixels are truncated or damaged"),
+    "a_short_table": (
+        dicom(ramp(0, 9), 12, VOILUTSequence=SHORT),
+        "the DICOM pixels are truncated or damaged",
+    ),
 }
 
 
@@ -362,27 +432,43 @@ def test_a_file_without_preamble_is_read(syntax: UID, start: bytes) -> None:
 
     assert read_header(bare, FILE) == read_header(whole, FILE) == (32, 24, "77", "")
     np.testing.assert_array_equal(grey_of(bare), grey_of(whole))
-    assert "does not say how the pixels are stored" in reason_of(compressed[compressed.index(b"\x08\x00\x16\x00") :])
+    assert "does not say how the pixels are stored" in reason_of(
+        compressed[compressed.index(b"\x08\x00\x16\x00") :]
+    )
 
 
 @pytest.mark.parametrize("ids", [("ANONYMOUS", "ANONYMOUS"), ("CLASS A", "CLASS B")])
-def test_a_placeholder_for_all_patients_is_named_and_can_be_overridden(tmp_path: Path, ids: tuple[str, str]) -> None:
-    for number, (name, patient_id) in enumerate(zip(("NORMAL", "PNEUMONIA") * 10, ids * 10, strict=True)):
+def test_a_placeholder_for_all_patients_is_named_and_can_be_overridden(
+    tmp_path: Path, ids: tuple[str, str]
+) -> None:
+    for number, (name, patient_id) in enumerate(
+        zip(("NORMAL", "PNEUMONIA") * 10, ids * 10, strict=True)
+    ):
         (tmp_path / name).mkdir(exist_ok=True)
-        (tmp_path / name / f"{number}.dcm").write_bytes(dicom(ramp(number, 4095), 12, PatientID=patient_id))
+        (tmp_path / name / f"{number}.dcm").write_bytes(
+            dicom(ramp(number, 4095), 12, PatientID=patient_id)
+        )
     each_file = SplitSettings(group_regex="(.+)")
 
     index = index_of(tmp_path)
-    with pytest.raises(DataError, match=f"PatientID in their DICOM headers: {', '.join(sorted({*ids}))}\n") as refusal:
+    with pytest.raises(
+        DataError, match=f"PatientID in their DICOM headers: {', '.join(sorted({*ids}))}\n"
+    ) as refusal:
         split_by_patient(index.images, SplitSettings())
 
     assert "'(.+)' makes each file a patient of its own" in str(refusal.value)
     assert "DICOM headers have the same PatientID; if the ID is a placeholder" in index.warnings[0]
-    assert split_by_patient(read_index(DataSettings(path=tmp_path, split=each_file)).images, each_file).count("val_b")
+    assert split_by_patient(
+        read_index(DataSettings(path=tmp_path, split=each_file)).images, each_file
+    ).count("val_b")
 
 
-@pytest.mark.parametrize("header", [{"ViewPosition": "LL"}, {"Modality": "CT"}, {"ViewPosition": "LATERAL"}])
-def test_lateral_views_and_ct_are_noted_by_their_headers(tmp_path: Path, header: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "header", [{"ViewPosition": "LL"}, {"Modality": "CT"}, {"ViewPosition": "LATERAL"}]
+)
+def test_lateral_views_and_ct_are_noted_by_their_headers(
+    tmp_path: Path, header: dict[str, Any]
+) -> None:
     for name in ("NORMAL", "PNEUMONIA"):
         (tmp_path / name).mkdir()
         frontal: dict[str, Any] = {"ViewPosition": "PA", "Modality": "DX"}
@@ -401,7 +487,9 @@ def hospital(tmp_path: Path) -> Path:
     """Five patients of each class with two images each, as a scanner names them, one of them without a preamble."""
     for label, name in enumerate(("NORMAL", "PNEUMONIA")):
         for patient in range(5):
-            for view, file in enumerate(("IM000001", f"1.2.840.{patient}", "c.dcm")[patient % 2 :][:2]):
+            for view, file in enumerate(
+                ("IM000001", f"1.2.840.{patient}", "c.dcm")[patient % 2 :][:2]
+            ):
                 folder = tmp_path / name / f"study{patient}"
                 folder.mkdir(parents=True, exist_ok=True)
                 levels = ramp(view, 1000 + 100 * patient + label)
@@ -424,26 +512,36 @@ def test_header_patients_override_file_names(hospital: Path) -> None:
     assert len({image.patient for image in index.images}) == 10
     assert index.images[0].patient == f"dicom:{hashlib.sha256(b'NORMAL0').hexdigest()[:12]}"
     assert "NORMAL" not in "".join(image.patient for image in index.images)
-    assert index.warnings == (f"{hospital}: files without an image suffix are ignored: 2 no suffix",)
+    assert index.warnings == (
+        f"{hospital}: files without an image suffix are ignored: 2 no suffix",
+    )
 
 
 @pytest.mark.slow
 def test_an_expression_overrides_headers_and_a_table_overrides_both(hospital: Path) -> None:
     """One file has PNG content, which counts."""
     Image.fromarray(ramp(0, 200, np.uint8)).save(hospital / "NORMAL/study1/c.dcm", "PNG")
-    by_expression = read_index(DataSettings(path=hospital, split=SplitSettings(group_regex="(.+)/")))
+    by_expression = read_index(
+        DataSettings(path=hospital, split=SplitSettings(group_regex="(.+)/"))
+    )
     files = [image.file for image in by_expression.images]
     rows = [f"{file},p{number}" for number, file in enumerate(files)]
     (hospital / "patients.csv").write_text("\n".join(["file,patient", *rows]), encoding="utf-8")
 
     by_table = index_of(hospital)
 
-    assert [image.patient for image in by_expression.images] == [file.rpartition("/")[0] for file in files]
-    assert [image.patient for image in by_table.images] == [f"p{number}" for number in range(len(files))]
+    assert [image.patient for image in by_expression.images] == [
+        file.rpartition("/")[0] for file in files
+    ]
+    assert [image.patient for image in by_table.images] == [
+        f"p{number}" for number in range(len(files))
+    ]
     assert all(isinstance(image, np.ndarray) for image in decode_images(hospital, files, 16))
 
 
-@pytest.mark.parametrize("use", [index_of, lambda root: list(decode_images(root, ["NORMAL/study0/IM000001"], 16))])
+@pytest.mark.parametrize(
+    "use", [index_of, lambda root: list(decode_images(root, ["NORMAL/study0/IM000001"], 16))]
+)
 def test_missing_pydicom_is_named(
     hospital: Path, monkeypatch: pytest.MonkeyPatch, use: Callable[[Path], object]
 ) -> None:

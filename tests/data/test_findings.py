@@ -27,7 +27,10 @@ CHEXPERT = (
         "CheXpert-v1.0-small/train/d.png,Male,Lateral,,0.0,1.0",
     ),
 )
-NIH = "Image Index,Finding Labels", ("a.png,No Finding", "b.png,Edema|Mass", "c.png,Mass", "d.png,Edema")
+NIH = (
+    "Image Index,Finding Labels",
+    ("a.png,No Finding", "b.png,Edema|Mass", "c.png,Mass", "d.png,Edema"),
+)
 PADCHEST = (
     "ImageID,Projection,Labels",
     (
@@ -37,24 +40,42 @@ PADCHEST = (
         "d.png,L,",
     ),
 )
-VINDR = "image_id,rad_id,Edema,Mass", ("a,1,1,0", "a,2,0,0", "a,3,0,0", "b,1,0,1", "b,2,0,1", "c,1,1,1", "d,1,0,0")
-WORDS = "image,Edema,Mass", ("a,Positive,no", "b,NEGATIVE,Yes", "c,Uncertain,TRUE", "d,maybe,absent")
+VINDR = (
+    "image_id,rad_id,Edema,Mass",
+    ("a,1,1,0", "a,2,0,0", "a,3,0,0", "b,1,0,1", "b,2,0,1", "c,1,1,1", "d,1,0,0"),
+)
+WORDS = (
+    "image,Edema,Mass",
+    ("a,Positive,no", "b,NEGATIVE,Yes", "c,Uncertain,TRUE", "d,maybe,absent"),
+)
 ED_MASS: dict[str, Any] = {"findings": ["Edema", "Mass"]}
-PATH, INDEX, IMAGE_ID, IMAGE = ({"image": name} for name in ("Path", "Image Index", "image_id", "image"))
+PATH, INDEX, IMAGE_ID, IMAGE = (
+    {"image": name} for name in ("Path", "Image Index", "image_id", "image")
+)
 LABELS = {"image": "Image Index", "label": "Finding Labels"}
 PAD = {"image": "ImageID", "label": "Labels"}
 CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any], str]] = {
     "CheXpert, empty is unknown": (CHEXPERT, PATH, ED_MASS, "b10 c?1 d01"),
     "CheXpert, empty is absent": (CHEXPERT, PATH, ED_MASS | {"empty": "zeros"}, "a00 b10 c?1 d01"),
     "CheXpert, U-Ones": (CHEXPERT, PATH, ED_MASS | {"uncertain": "ones"}, "b10 c11 d01"),
-    "CheXpert, by finding": (CHEXPERT, PATH, ED_MASS | {"uncertain": {"Edema": "zeros"}}, "b10 c01 d01"),
+    "CheXpert, by finding": (
+        CHEXPERT,
+        PATH,
+        ED_MASS | {"uncertain": {"Edema": "zeros"}},
+        "b10 c01 d01",
+    ),
     "CheXpert, frontal": (
         CHEXPERT,
         PATH | {"rows": {"Frontal/Lateral": "frontal"}},
         ED_MASS | {"empty": "zeros"},
         "a00 b10 c?1",
     ),
-    "CheXpert, auto": (CHEXPERT, PATH, {"findings": "auto", "empty": "zeros"}, "a100 b010 c0?1 d001"),
+    "CheXpert, auto": (
+        CHEXPERT,
+        PATH,
+        {"findings": "auto", "empty": "zeros"},
+        "a100 b010 c0?1 d001",
+    ),
     "No Finding is derived": (
         ("image,Edema,Mass", ("a,0,0", "b,1,0", "c,-1,0", "d,0,1")),
         IMAGE,
@@ -76,8 +97,18 @@ CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any], str]] = {
     "VinDr, most readers": (VINDR, IMAGE_ID | {"disagree": "majority"}, ED_MASS, "a00 b01 c11 d00"),
     "VinDr, unanimous": (VINDR, IMAGE_ID | {"disagree": "leave_out"}, ED_MASS, "a?0 b01 c11 d00"),
     "words": (WORDS, IMAGE, ED_MASS, "a10 b01 c?1 d?0"),
-    "never present": (("image,Edema,Mass", ("a,1,0", "b,0,")), IMAGE, ED_MASS, "Mass is present in 0 and absent in 1"),
-    "all unknown": (("image,Edema,Mass", ("a,-1,1", "b,,0")), IMAGE, ED_MASS, "Edema is present in 0 and absent in 0"),
+    "never present": (
+        ("image,Edema,Mass", ("a,1,0", "b,0,")),
+        IMAGE,
+        ED_MASS,
+        "Mass is present in 0 and absent in 1",
+    ),
+    "all unknown": (
+        ("image,Edema,Mass", ("a,-1,1", "b,,0")),
+        IMAGE,
+        ED_MASS,
+        "Edema is present in 0 and absent in 0",
+    ),
     "misspelt": (
         CHEXPERT,
         PATH,
@@ -99,10 +130,14 @@ CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any], str]] = {
 }
 
 
-def data_of(root: Path, rows: tuple[str, tuple[str, ...]], table: dict[str, Any], data: dict[str, Any]) -> DataSettings:
+def data_of(
+    root: Path, rows: tuple[str, tuple[str, ...]], table: dict[str, Any], data: dict[str, Any]
+) -> DataSettings:
     header, lines = rows
     (root / "labels.csv").write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
-    return DataSettings.model_validate({"path": root, "table": {"file": "labels.csv", **table}, **data}, strict=False)
+    return DataSettings.model_validate(
+        {"path": root, "table": {"file": "labels.csv", **table}, **data}, strict=False
+    )
 
 
 def found(index: ImageIndex) -> str:
@@ -110,7 +145,9 @@ def found(index: ImageIndex) -> str:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_findings_of_a_public_table_are_read_or_refused(tmp_path: Path, write: WriteImages, name: str) -> None:
+def test_findings_of_a_public_table_are_read_or_refused(
+    tmp_path: Path, write: WriteImages, name: str
+) -> None:
     rows, table, data, expected = CASES[name]
     write(tmp_path, FILES)
     (tmp_path / "test.txt").write_text("d.png\n", encoding="utf-8")
@@ -122,27 +159,46 @@ def test_findings_of_a_public_table_are_read_or_refused(tmp_path: Path, write: W
             read_index(settings)
 
 
-def test_tables_are_joined_by_image_and_rows_chosen_by_either(tmp_path: Path, write: WriteImages) -> None:
+def test_tables_are_joined_by_image_and_rows_chosen_by_either(
+    tmp_path: Path, write: WriteImages
+) -> None:
     """MIMIC-CXR: the labels in one table, the views in another; views in neither count as unchosen."""
     write(tmp_path, FILES)
-    (tmp_path / "views.csv").write_text("dicom_id,ViewPosition\na,PA\nb,AP\nc,LATERAL\nd,PA\n", encoding="utf-8")
-    table = {"file": ["labels.csv", "views.csv"], "image": "dicom_id", "rows": {"ViewPosition": ["PA", "AP"]}}
+    (tmp_path / "views.csv").write_text(
+        "dicom_id,ViewPosition\na,PA\nb,AP\nc,LATERAL\nd,PA\n", encoding="utf-8"
+    )
+    table = {
+        "file": ["labels.csv", "views.csv"],
+        "image": "dicom_id",
+        "rows": {"ViewPosition": ["PA", "AP"]},
+    }
     labels = "dicom_id,Edema,Mass", ("a,1,", "b,0,1", "c,1,1", "d,-1,0")
     index = read_index(data_of(tmp_path, labels, table, ED_MASS | {"empty": "zeros"}))
     assert found(index) == "a10 b01 d?0"
-    assert any("images by data.table.rows: 1 (ViewPosition LATERAL 1)" in warning for warning in index.warnings)
+    assert any(
+        "images by data.table.rows: 1 (ViewPosition LATERAL 1)" in warning
+        for warning in index.warnings
+    )
 
 
 def test_rows_are_chosen_for_classes_too(tmp_path: Path, write: WriteImages) -> None:
     write(tmp_path, FILES)
-    table = PATH | {"rows": {"Frontal/Lateral": "Frontal"}, "labels": {"Mass": "PNEUMONIA", "No Finding": "NORMAL"}}
-    assert [image.file for image in read_index(data_of(tmp_path, CHEXPERT, table, {})).images] == ["a.png", "c.png"]
+    table = PATH | {
+        "rows": {"Frontal/Lateral": "Frontal"},
+        "labels": {"Mass": "PNEUMONIA", "No Finding": "NORMAL"},
+    }
+    assert [image.file for image in read_index(data_of(tmp_path, CHEXPERT, table, {})).images] == [
+        "a.png",
+        "c.png",
+    ]
 
 
 def test_readers_that_disagree_are_counted(tmp_path: Path, write: WriteImages) -> None:
     write(tmp_path, FILES)
     (warning,) = (
-        text for text in read_index(data_of(tmp_path, VINDR, IMAGE_ID, ED_MASS)).warnings if "disagree" in text
+        text
+        for text in read_index(data_of(tmp_path, VINDR, IMAGE_ID, ED_MASS)).warnings
+        if "disagree" in text
     )
     assert "the rows of 1 of 4 images disagree, such as those of a.png (Edema 1)" in warning
 
@@ -163,16 +219,22 @@ def test_columns_that_are_no_findings_are_listed(tmp_path: Path, write: WriteIma
     assert "1 of 4 images are lateral views" in notes
 
 
-def test_inspect_counts_what_is_present_absent_and_unknown(tmp_path: Path, write: WriteImages) -> None:
+def test_inspect_counts_what_is_present_absent_and_unknown(
+    tmp_path: Path, write: WriteImages
+) -> None:
     write(tmp_path, FILES)
     inspection = inspect_folder(data_of(tmp_path, CHEXPERT, PATH, ED_MASS))
     assert inspection.findings["Edema"] == {"present": 1, "absent": 1, "unknown": 1}
 
 
-def test_a_table_of_another_hospital_may_lack_findings_of_the_model(tmp_path: Path, write: WriteImages) -> None:
+def test_a_table_of_another_hospital_may_lack_findings_of_the_model(
+    tmp_path: Path, write: WriteImages
+) -> None:
     write(tmp_path, FILES)
     data_of(tmp_path, WORDS, IMAGE, {})
-    (tmp_path / "data.yaml").write_text("data: {table: {file: labels.csv, image: image}}\n", encoding="utf-8")
+    (tmp_path / "data.yaml").write_text(
+        "data: {table: {file: labels.csv, image: image}}\n", encoding="utf-8"
+    )
     labelled = read_labelled(tmp_path / "data.yaml", ("image",), findings=("Fracture", "Mass"))
     assert [image.findings for image in labelled.images] == ["?0", "?1", "?1", "?0"]
 
@@ -181,13 +243,21 @@ def test_a_table_of_another_hospital_may_lack_findings_of_the_model(tmp_path: Pa
     ("content", "problem"),
     [
         ("task: findings\ndata: {path: x}", "task: findings needs data.table and data.findings"),
-        ("task: findings\ndata: {path: x, findings: [a], table: {file: l.csv, image: i}}", "a single finding"),
-        ("task: segmentation\ndata: {path: x, findings: [a, b]}", "do not apply to task: segmentation"),
+        (
+            "task: findings\ndata: {path: x, findings: [a], table: {file: l.csv, image: i}}",
+            "a single finding",
+        ),
+        (
+            "task: segmentation\ndata: {path: x, findings: [a, b]}",
+            "do not apply to task: segmentation",
+        ),
         ("data: {path: x, findings: [a, b], table: {file: l.csv, image: i}}", "use task: findings"),
     ],
 )
 def test_findings_need_their_task_and_a_table(tmp_path: Path, content: str, problem: str) -> None:
-    (tmp_path / "space.yaml").write_text(f"version: 1\nname: x\n{content}\nparameters: {{lr: {{value: 0.1}}}}\n")
+    (tmp_path / "space.yaml").write_text(
+        f"version: 1\nname: x\n{content}\nparameters: {{lr: {{value: 0.1}}}}\n"
+    )
     with pytest.raises(Exception, match=problem):
         load_space(tmp_path / "space.yaml")
 
@@ -200,12 +270,17 @@ def test_the_findings_of_a_generator_that_a_study_has_not_are_absent() -> None:
 
 
 def test_a_data_file_serves_classes_and_findings(tmp_path: Path) -> None:
-    (tmp_path / "data.yaml").write_text("data: {findings: auto, table: {file: l.csv, image: i, labels: {a: NORMAL}}}\n")
+    (tmp_path / "data.yaml").write_text(
+        "data: {findings: auto, table: {file: l.csv, image: i, labels: {a: NORMAL}}}\n"
+    )
     table = "findings: auto, table: {file: l.csv, image: i}"
     for task, data, findings in (("classification", "", None), ("findings", f", {table}", "auto")):
         content = f"version: 1\nname: x\ntask: {task}\ndata: {{path: x{data}}}\nparameters: {{lr: {{value: 0.1}}}}\n"
         (tmp_path / "space.yaml").write_text(content)
-        assert load_space(tmp_path / "space.yaml", data=tmp_path / "data.yaml").settings.data.findings == findings
+        assert (
+            load_space(tmp_path / "space.yaml", data=tmp_path / "data.yaml").settings.data.findings
+            == findings
+        )
 
 
 def test_patients_are_split_evenly_by_finding() -> None:
@@ -228,7 +303,10 @@ def test_patients_are_split_evenly_by_finding() -> None:
         for k in range(1 + n % 3)
     ]
     split = split_by_patient(images, SplitSettings(val_a=0.2, val_b=0.2))
-    sides = [[place for place, its in enumerate(split) if its == side] for side in ("train", "val_a", "val_b")]
+    sides = [
+        [place for place, its in enumerate(split) if its == side]
+        for side in ("train", "val_a", "val_b")
+    ]
     owners = [{images[place].patient for place in side} for side in sides]
     assert not (owners[0] & owners[1])
     assert not (owners[0] & owners[2])

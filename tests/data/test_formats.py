@@ -20,7 +20,15 @@ from xraytune.data.formats import read_grey, read_header
 
 FILE = Path("a.jpeg")
 """The name says JPEG, whatever the content."""
-ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+ADAM7 = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
 """First column and row, and the steps, of each pass over an interlaced PNG (PNG specification, section 8.2)."""
 
 
@@ -36,31 +44,59 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     return stream.getvalue()
 
 
-def png(width: int, height: int, bits: int, colour_type: int, rows: bytes, *, interlaced: bool = False) -> bytes:
+def png(
+    width: int, height: int, bits: int, colour_type: int, rows: bytes, *, interlaced: bool = False
+) -> bytes:
     """A PNG of these filtered rows; 0 is grey, 2 is RGB."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        return (
+            struct.pack(">I", len(content))
+            + name
+            + content
+            + struct.pack(">I", zlib.crc32(name + content))
+        )
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, interlaced))
+    header = chunk(
+        b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, interlaced)
+    )
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def tiff(
-    levels: NDArray[Any], *, photometric: int = 1, sample_format: int = 1, order: Literal["<", ">"] = "<"
+    levels: NDArray[Any],
+    *,
+    photometric: int = 1,
+    sample_format: int = 1,
+    order: Literal["<", ">"] = "<",
 ) -> bytes:
     """An uncompressed grey TIFF, written out by hand: width, height, bits, photometric, strip, sample format."""
     height, width = levels.shape
     bits = levels.dtype.itemsize * 8
     pixels = levels.astype(levels.dtype.newbyteorder(order)).tobytes()
-    tags = [(256, 4, width), (257, 4, height), (258, 3, bits), (259, 3, 1), (262, 3, photometric), (273, 4, 8)]
+    tags = [
+        (256, 4, width),
+        (257, 4, height),
+        (258, 3, bits),
+        (259, 3, 1),
+        (262, 3, photometric),
+        (273, 4, 8),
+    ]
     tags += [(277, 3, 1), (278, 4, height), (279, 4, len(pixels)), (339, 3, sample_format)]
     directory = struct.pack(f"{order}H", len(tags))
     for tag, kind, value in tags:
         directory += struct.pack(f"{order}HHI", tag, kind, 1)
-        directory += struct.pack(f"{order}HH", value, 0) if kind == 3 else struct.pack(f"{order}I", value)
+        directory += (
+            struct.pack(f"{order}HH", value, 0) if kind == 3 else struct.pack(f"{order}I", value)
+        )
     start = b"II*\0" if order == "<" else b"MM\0*"
-    return start + struct.pack(f"{order}I", 8 + len(pixels)) + pixels + directory + struct.pack(f"{order}I", 0)
+    return (
+        start
+        + struct.pack(f"{order}I", 8 + len(pixels))
+        + pixels
+        + directory
+        + struct.pack(f"{order}I", 0)
+    )
 
 
 def grey_of(content: bytes) -> NDArray[np.int64]:
@@ -100,7 +136,12 @@ def test_colours_use_luminance_weights() -> None:
     colours = np.zeros((8, 8, 3), dtype=np.uint8)
     colours[...] = (200, 100, 50)
 
-    assert abs(grey_of(encoded(Image.fromarray(colours))) - (0.299 * 200 + 0.587 * 100 + 0.114 * 50)).max() <= 1
+    assert (
+        abs(
+            grey_of(encoded(Image.fromarray(colours))) - (0.299 * 200 + 0.587 * 100 + 0.114 * 50)
+        ).max()
+        <= 1
+    )
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
@@ -127,7 +168,9 @@ def test_a_palette_is_resolved(transparency: int | bytes | None) -> None:
 def test_one_bit_is_black_and_white(kind: str) -> None:
     is_bright = gradient() > 100
 
-    np.testing.assert_array_equal(grey_of(encoded(Image.fromarray(is_bright), kind)), np.where(is_bright, 255, 0))
+    np.testing.assert_array_equal(
+        grey_of(encoded(Image.fromarray(is_bright), kind)), np.where(is_bright, 255, 0)
+    )
 
 
 @pytest.mark.slow
@@ -140,16 +183,24 @@ def test_sixteen_bits_are_scaled_and_not_clipped(level: int, kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("largest", "kind"),
-    [(255, "PNG 16-bit with 8-bit content"), (4095, "PNG 16-bit with 12-bit content"), (4096, "PNG 16-bit")],
+    [
+        (255, "PNG 16-bit with 8-bit content"),
+        (4095, "PNG 16-bit with 12-bit content"),
+        (4096, "PNG 16-bit"),
+    ],
 )
-def test_a_deep_file_with_shallow_content_is_read_at_the_depth_of_its_content(largest: int, kind: str) -> None:
+def test_a_deep_file_with_shallow_content_is_read_at_the_depth_of_its_content(
+    largest: int, kind: str
+) -> None:
     levels = np.full((8, 8), largest, dtype=np.uint16)
     levels[0, 0] = largest // 2
 
     found = read_grey(encoded(Image.fromarray(levels)), FILE, needed_px=8)
 
     full_range = {255: 255, 4095: 4095}.get(largest, 65535)
-    np.testing.assert_allclose(np.asarray(found.image).astype(float), levels * (255 / full_range), atol=0.51)
+    np.testing.assert_allclose(
+        np.asarray(found.image).astype(float), levels * (255 / full_range), atol=0.51
+    )
     assert kind == found.kind
 
 
@@ -160,13 +211,21 @@ TWELVE = (gradient() * (4095 / 255)).round().astype(np.uint16)
 def with_significant_bits(content: bytes, bits: int) -> bytes:
     """A PNG with an sBIT chunk after its header: its values were scaled up from so many bits (PNG, section 11.3.2.4)."""
     chunk = b"sBIT" + bytes([bits])
-    return content[:33] + struct.pack(">I", 1) + chunk + struct.pack(">I", zlib.crc32(chunk)) + content[33:]
+    return (
+        content[:33]
+        + struct.pack(">I", 1)
+        + chunk
+        + struct.pack(">I", zlib.crc32(chunk))
+        + content[33:]
+    )
 
 
 def ycck_jpeg() -> bytes:
     """Made from a CMYK file by saying in its Adobe marker that its channels are Y, Cb, Cr, K, stored inverted."""
     level = gradient()
-    inks = np.stack([level, np.full_like(level, 127), np.full_like(level, 127), np.zeros_like(level)], axis=-1)
+    inks = np.stack(
+        [level, np.full_like(level, 127), np.full_like(level, 127), np.zeros_like(level)], axis=-1
+    )
     content = bytearray(encoded(Image.fromarray(inks, "CMYK"), "JPEG", quality=100, subsampling=0))
     content[content.index(b"Adobe") + 11] = 2
     return bytes(content)
@@ -174,7 +233,14 @@ def ycck_jpeg() -> bytes:
 
 def interlaced_png() -> bytes:
     passes = [gradient()[y::step_y, x::step_x] for x, y, step_x, step_y in ADAM7]
-    return png(32, 32, 8, 0, b"".join(b"\0" + row.tobytes() for part in passes for row in part), interlaced=True)
+    return png(
+        32,
+        32,
+        8,
+        0,
+        b"".join(b"\0" + row.tobytes() for part in passes for row in part),
+        interlaced=True,
+    )
 
 
 GREY = Image.fromarray(gradient())
@@ -185,11 +251,17 @@ LOSSLESS = {
     "white is zero": tiff(255 - gradient(), photometric=0),
     "white is zero, 16 bits": tiff(65535 - SIXTEEN, photometric=0),
     "white is zero, 12 bits in 16": tiff(4095 - TWELVE, photometric=0),
-    "a PNG that states significant bits": with_significant_bits(encoded(Image.fromarray(SIXTEEN)), 12),
+    "a PNG that states significant bits": with_significant_bits(
+        encoded(Image.fromarray(SIXTEEN)), 12
+    ),
     "32 bits that 16 would hold": tiff(SIXTEEN.astype(np.int32), sample_format=2),
-    "the first frame of a GIF": encoded(GREY, "GIF", save_all=True, append_images=[Image.new("L", GREY.size)]),
+    "the first frame of a GIF": encoded(
+        GREY, "GIF", save_all=True, append_images=[Image.new("L", GREY.size)]
+    ),
     **{
-        f"{compression} {levels.dtype}": encoded(Image.fromarray(levels), "TIFF", compression=compression)
+        f"{compression} {levels.dtype}": encoded(
+            Image.fromarray(levels), "TIFF", compression=compression
+        )
         for compression in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "zstd")
         for levels in (gradient(), SIXTEEN)
     },
@@ -197,13 +269,17 @@ LOSSLESS = {
 LOSSY = {
     "YCCK": ycck_jpeg(),
     "a TIFF with JPEG inside": encoded(GREY, "TIFF", compression="jpeg", quality=100),
-    "damaged metadata": encoded(GREY, "JPEG", quality=100, exif=b"Exif\0\0MM\0*nonsense, and too short"),
+    "damaged metadata": encoded(
+        GREY, "JPEG", quality=100, exif=b"Exif\0\0MM\0*nonsense, and too short"
+    ),
 }
 
 
 @pytest.mark.parametrize("name", [*LOSSLESS, *LOSSY])
 def test_a_grey_file_is_read(name: str) -> None:
-    np.testing.assert_allclose(grey_of((LOSSLESS | LOSSY)[name]), gradient(), atol=0 if name in LOSSLESS else 4)
+    np.testing.assert_allclose(
+        grey_of((LOSSLESS | LOSSY)[name]), gradient(), atol=0 if name in LOSSLESS else 4
+    )
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -214,7 +290,9 @@ def test_exif_orientation_is_applied(kind: str, orientation: int) -> None:
     exif[0x0112] = orientation
     quality = {"quality": 100, "lossless": True} if kind in ("JPEG", "WEBP") else {}
 
-    found = read_grey(encoded(Image.fromarray(stored), kind, exif=exif, **quality), FILE, needed_px=48)
+    found = read_grey(
+        encoded(Image.fromarray(stored), kind, exif=exif, **quality), FILE, needed_px=48
+    )
 
     upright = {
         1: stored,
@@ -252,7 +330,10 @@ BROKEN = {
     "jpeg_cut_in_its_pixels": (JPEG[:-100], "the image is truncated or damaged"),
     "jpeg_of_12_bits": (bytes(TWELVE_BITS), "or its header is damaged"),
     "png_cut_in_its_pixels": (PNG[:-100], "the image is truncated or damaged"),
-    "png_of_dark_16_bit_colours": (png(8, 8, 16, 2, DARK_ROW * 8), "16-bit colours, none above 4095: too dark to"),
+    "png_of_dark_16_bit_colours": (
+        png(8, 8, 16, 2, DARK_ROW * 8),
+        "16-bit colours, none above 4095: too dark to",
+    ),
     "tiff_cut_in_its_pixels": (TIFF[:-1000], "the image is truncated or damaged"),
     "tiff_of_two_pages": (
         encoded(GREY, "TIFF", save_all=True, append_images=[GREY]),
@@ -262,8 +343,14 @@ BROKEN = {
         tiff(RAMP.astype(np.float32), sample_format=3),
         "this TIFF contains numbers from 0 to 240; integers",
     ),
-    "tiff_of_32_bits": (tiff(RAMP.astype(np.uint32) * 1000), "this TIFF contains numbers from 0 to 240000; integers"),
-    "tiff_below_zero": (tiff(RAMP.astype(np.int16) - 100, sample_format=2), "this TIFF contains numbers from -100"),
+    "tiff_of_32_bits": (
+        tiff(RAMP.astype(np.uint32) * 1000),
+        "this TIFF contains numbers from 0 to 240000; integers",
+    ),
+    "tiff_below_zero": (
+        tiff(RAMP.astype(np.int16) - 100, sample_format=2),
+        "this TIFF contains numbers from -100",
+    ),
     "jpeg_2000": (encoded(GREY, "JPEG2000"), "this is no JPEG, PNG,"),
     "png_bomb": (png(19_000, 19_000, 8, 0, b"\0"), "too many pixels for an X-ray"),
 }

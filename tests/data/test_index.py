@@ -64,18 +64,42 @@ def case(files: str, *words: str, table: str = "", **settings: Any) -> Any:
             classes="three",
         ),
         case(f"train/{PAIR}.png test/NORMAL/d.png", "test: no test images of PNEUM"),
-        case(f"train/{PAIR}.png test/{{COVID,PNEUMONIA}}/d.png", f"test/COVID: {UNKNOWN}COVID", "data.classes: auto"),
+        case(
+            f"train/{PAIR}.png test/{{COVID,PNEUMONIA}}/d.png",
+            f"test/COVID: {UNKNOWN}COVID",
+            "data.classes: auto",
+        ),
         case(
             "{train,val,test}/{covid,healthy,tb}/{a,b}.png",
             f"{UNKNOWN}covid, healthy, tb\n  fix: use data.classes: auto (--classes), if each folder is a class, or rename",
         ),
-        case("{NORMAL,BACTERIA,VIRUS}/{a,b}.png", f"{UNKNOWN}BACTERIA, VIRUS", "fix: use data.classes: three"),
-        case("{train,test}/{NORMAL,PNEUMONIA}/{1,2,3}.png", "bacterial or viral: 6 (", classes="three"),
-        case("{a,b,c}.png", "none of the 3 images has a class, by a class folder or by its file", "or give"),
+        case(
+            "{NORMAL,BACTERIA,VIRUS}/{a,b}.png",
+            f"{UNKNOWN}BACTERIA, VIRUS",
+            "fix: use data.classes: three",
+        ),
+        case(
+            "{train,test}/{NORMAL,PNEUMONIA}/{1,2,3}.png",
+            "bacterial or viral: 6 (",
+            classes="three",
+        ),
+        case(
+            "{a,b,c}.png",
+            "none of the 3 images has a class, by a class folder or by its file",
+            "or give",
+        ),
         case(f"{{val,test}}/{PAIR}.png", "it contains val/ and test/ but no train/"),
         case(f"train/{PAIR}.png {{test,Testing}}/{PAIR}.png", "Testing/ and test/ are both test"),
-        case("a/b/c/{train,test}/{NORMAL,PNEUMONIA}/a.png", "it contains a/b/c/test/, a/b/c/train/, and", "/a/b/c"),
-        case("{NORMAL,PNEUMONIA}/{train,test}/a.png", "and it is unclear which", "move train/ and test/ above them"),
+        case(
+            "a/b/c/{train,test}/{NORMAL,PNEUMONIA}/a.png",
+            "it contains a/b/c/test/, a/b/c/train/, and",
+            "/a/b/c",
+        ),
+        case(
+            "{NORMAL,PNEUMONIA}/{train,test}/a.png",
+            "and it is unclear which",
+            "move train/ and test/ above them",
+        ),
         case(
             "{a,b,c}.png",
             "patients.csv gives classes that are none of NORMAL, PNEUMONIA, or not those of the folders: c.png (odd)",
@@ -96,12 +120,24 @@ def case(files: str, *words: str, table: str = "", **settings: Any) -> Any:
             "files with the same name: NORMAL/IM-0001-0001.png and PNEUMONIA/IM-0001-0001.jpeg",
         ),
         case(f"{PAIR}.png NORMAL/a.jpeg", "NORMAL/a.jpeg and NORMAL/a.png"),
-        case("NORMAL/{a,b}.png PNEUMONIA/c.png", "has 1 patient: none", table="a.png,x b.png,x c.png,x"),
-        case("NORMAL/{a,b}.png PNEUMONIA/{c,d,e}.png", "the class of NORMAL/a.png has 2 patients: none for val-A and"),
+        case(
+            "NORMAL/{a,b}.png PNEUMONIA/c.png",
+            "has 1 patient: none",
+            table="a.png,x b.png,x c.png,x",
+        ),
+        case(
+            "NORMAL/{a,b}.png PNEUMONIA/{c,d,e}.png",
+            "the class of NORMAL/a.png has 2 patients: none for val-A and",
+        ),
     ],
 )
 def test_a_folder_is_refused_with_one_problem(
-    tmp_path: Path, write: WriteImages, files: str, table: str, settings: dict[str, Any], words: tuple[str, ...]
+    tmp_path: Path,
+    write: WriteImages,
+    files: str,
+    table: str,
+    settings: dict[str, Any],
+    words: tuple[str, ...],
 ) -> None:
     write(tmp_path, paths(files))
     if table:
@@ -126,12 +162,17 @@ def test_all_folder_problems_are_reported_at_once(kermany: Path, write: WriteIma
 
     message = refusal_of(kermany, positive="COVID")
 
-    assert all(part in message for part in ("none of the classes", "same name", "no class is called 'COVID'"))
+    assert all(
+        part in message
+        for part in ("none of the classes", "same name", "no class is called 'COVID'")
+    )
 
 
 def test_one_folder_of_class_folders_is_all_training(kermany: Path) -> None:
     calls: list[tuple[str, int, int]] = []
-    index = read_index(DataSettings(path=kermany), on_progress=lambda *progress: calls.append(progress))
+    index = read_index(
+        DataSettings(path=kermany), on_progress=lambda *progress: calls.append(progress)
+    )
 
     assert (index.class_names, index.positive) == (CLASSES, 1)
     assert [image.file for image in index.images] == sorted(image.file for image in index.images)
@@ -150,10 +191,17 @@ def test_val_is_folded_into_training_and_test_is_kept_apart(official: Path) -> N
     assert "val/NORMAL/IM-0050-0001.jpeg" in {image.file for image in index.images}
     tests = ["test/NORMAL/IM-0090-0001.jpeg", "test/PNEUMONIA/person90_virus_90.jpeg"]
     assert [image.file for image in index.test] == tests
-    assert Counter(image.part for image in (*index.images, *index.test)) == {"train": 12, "val": 2, "test": 2}
+    assert Counter(image.part for image in (*index.images, *index.test)) == {
+        "train": 12,
+        "val": 2,
+        "test": 2,
+    }
     assert index.warnings == ()
     shutil.rmtree(official / "test")
-    assert "without test/ no images are held out" in read_index(DataSettings(path=official)).warnings[0]
+    assert (
+        "without test/ no images are held out"
+        in read_index(DataSettings(path=official)).warnings[0]
+    )
 
 
 SITES = "NORMAL/a/b/{1,2,3} site1/NORMAL/{4,5,6} site2/2019/Pneumonia/{7,8,9} PNEUMONIA/{10,11,12}"
@@ -163,7 +211,12 @@ GERMS = "{BACTERIA,Viral}-{1,2,3}-0001.png"
 @pytest.mark.parametrize(
     ("files", "classes", "names", "counts"),
     [
-        ("NORMAL/IM-000{1,2,3}-0001.png PNEUMONIA/person{1,2,3}_{virus,bacteria}_1.png", "three", THREE, [3, 3, 3]),
+        (
+            "NORMAL/IM-000{1,2,3}-0001.png PNEUMONIA/person{1,2,3}_{virus,bacteria}_1.png",
+            "three",
+            THREE,
+            [3, 3, 3],
+        ),
         ("NORMAL/{1,2,3}.png BACTERIA/{4,5,6}.png VIRUS/{7,8,9}.png", "three", THREE, [3, 3, 3]),
         ("Normal/{1,2,3}.png Bacterial/{4,5,6}.png virus/{7,8,9}.png", "three", THREE, [3, 3, 3]),
         (f"NORMAL/NORMAL-{{1,2,3}}-0001.png PNEUMONIA/{GERMS}", "three", THREE, [3, 3, 3]),
@@ -177,7 +230,12 @@ GERMS = "{BACTERIA,Viral}-{1,2,3}-0001.png"
     ],
 )
 def test_classes_come_from_folders_or_file_names(
-    tmp_path: Path, write: WriteImages, files: str, classes: Any, names: tuple[str, ...], counts: list[int]
+    tmp_path: Path,
+    write: WriteImages,
+    files: str,
+    classes: Any,
+    names: tuple[str, ...],
+    counts: list[int],
 ) -> None:
     write(tmp_path, paths(files))
 
@@ -187,20 +245,30 @@ def test_classes_come_from_folders_or_file_names(
     assert not [warning for warning in index.warnings if "ignored" in warning]
 
 
-def test_masks_and_drawings_in_class_folders_are_left_out(tmp_path: Path, write: WriteImages) -> None:
+def test_masks_and_drawings_in_class_folders_are_left_out(
+    tmp_path: Path, write: WriteImages
+) -> None:
     """The layout of the COVID-19 Radiography set."""
     names = ("COVID", "Lung_Opacity", "Normal")
     kinds = ("images", "infection masks", "Heat Maps")
-    write(tmp_path, (f"{name}/{kind}/{name}-{i}.png" for name in names for kind in kinds for i in range(3)))
+    write(
+        tmp_path,
+        (f"{name}/{kind}/{name}-{i}.png" for name in names for kind in kinds for i in range(3)),
+    )
     write(tmp_path, ["overlays/a.png", "COVID/images/COVID-0_mask.png"])
 
     index = read_index(DataSettings(path=tmp_path, classes="auto"))
 
     assert (index.class_names, labels_of(index)) == (names, {0: 3, 1: 3, 2: 3})
-    assert "masks or drawings are left out: COVID/Heat Maps, COVID/images/COVID-0_mask.png, COVID" in index.warnings[0]
+    assert (
+        "masks or drawings are left out: COVID/Heat Maps, COVID/images/COVID-0_mask.png, COVID"
+        in index.warnings[0]
+    )
 
 
-@pytest.mark.parametrize("folder", ["generated", "train/Synthetic_images", "train/x/gan", "recorded"])
+@pytest.mark.parametrize(
+    "folder", ["generated", "train/Synthetic_images", "train/x/gan", "recorded"]
+)
 def test_generated_images_inside_the_folder_of_real_ones_are_left_out(
     tmp_path: Path, write: WriteImages, folder: str
 ) -> None:
@@ -219,18 +287,30 @@ def test_generated_images_inside_the_folder_of_real_ones_are_left_out(
 def test_a_class_may_be_called_synthetic(tmp_path: Path, write: WriteImages) -> None:
     write(tmp_path, (f"{name}/{i}.png" for name in ("real", "synthetic") for i in range(3)))
 
-    assert read_index(DataSettings(path=tmp_path, classes="auto", positive="synthetic")).class_names == (
+    assert read_index(
+        DataSettings(path=tmp_path, classes="auto", positive="synthetic")
+    ).class_names == (
         "real",
         "synthetic",
     )
 
 
 @pytest.mark.parametrize(
-    "words", [("train", "validation", "test"), ("TRAINING", "Valid", "Testing"), ("train_set", "dev", "TestSet")]
+    "words",
+    [
+        ("train", "validation", "test"),
+        ("TRAINING", "Valid", "Testing"),
+        ("train_set", "dev", "TestSet"),
+    ],
 )
-def test_part_folders_may_have_other_names(tmp_path: Path, write: WriteImages, words: tuple[str, str, str]) -> None:
+def test_part_folders_may_have_other_names(
+    tmp_path: Path, write: WriteImages, words: tuple[str, str, str]
+) -> None:
     """Otherwise, the test images would be trained on."""
-    write(tmp_path, (f"{word}/{name}/{word}{i}.png" for word in words for name in CLASSES for i in range(3)))
+    write(
+        tmp_path,
+        (f"{word}/{name}/{word}{i}.png" for word in words for name in CLASSES for i in range(3)),
+    )
 
     index = read_index(DataSettings(path=tmp_path))
 
@@ -241,7 +321,9 @@ def test_part_folders_may_have_other_names(tmp_path: Path, write: WriteImages, w
 def test_other_files_are_ignored_and_counted(kermany: Path, write: WriteImages) -> None:
     (kermany / "NORMAL" / "notes.txt").write_text("x", encoding="utf-8")
     (kermany / "NORMAL" / ".DS_Store").write_text("x", encoding="utf-8")
-    (kermany / "NORMAL" / "patients.csv").write_text("x", encoding="utf-8")  # read only beside the class folders
+    (kermany / "NORMAL" / "patients.csv").write_text(
+        "x", encoding="utf-8"
+    )  # read only beside the class folders
     write(kermany, ["odd.jpeg", ".hidden/IM-0098-0001.jpeg"])
 
     index = read_index(DataSettings(path=kermany))
@@ -253,9 +335,13 @@ def test_other_files_are_ignored_and_counted(kermany: Path, write: WriteImages) 
     ]
 
 
-def test_links_that_lead_out_of_the_folder_are_not_followed(kermany: Path, tmp_path: Path, write: WriteImages) -> None:
+def test_links_that_lead_out_of_the_folder_are_not_followed(
+    kermany: Path, tmp_path: Path, write: WriteImages
+) -> None:
     write(tmp_path / "elsewhere", ["IM-0099-0001.jpeg"])
-    (kermany / "NORMAL" / "IM-0099-0001.jpeg").symlink_to(tmp_path / "elsewhere" / "IM-0099-0001.jpeg")
+    (kermany / "NORMAL" / "IM-0099-0001.jpeg").symlink_to(
+        tmp_path / "elsewhere" / "IM-0099-0001.jpeg"
+    )
     (kermany / "NORMAL" / "more").symlink_to(tmp_path / "elsewhere")
 
     index = read_index(DataSettings(path=kermany))
@@ -276,10 +362,14 @@ def test_identical_files_share_a_patient_and_empty_ones_do_not(kermany: Path) ->
     patients = {image.file.partition("/")[2]: image.patient for image in index.images}
     assert patients["IM-0033-0001.jpeg"] == patients["person9_virus_9.jpeg"] == "IM:0001"
     assert (patients["IM-0002-0001.jpeg"], patients["IM-0003-0001.jpeg"]) == ("IM:0002", "IM:0003")
-    assert "the same image is in two classes: NORMAL/IM-0001-0001.jpeg = NORMAL" in index.warnings[0]
+    assert (
+        "the same image is in two classes: NORMAL/IM-0001-0001.jpeg = NORMAL" in index.warnings[0]
+    )
 
 
-def test_train_and_test_can_use_different_folders_for_three_classes(official: Path, write: WriteImages) -> None:
+def test_train_and_test_can_use_different_folders_for_three_classes(
+    official: Path, write: WriteImages
+) -> None:
     shutil.rmtree(official / "test")
     write(official / "test", ["normal/a.png", "bacterial/b.png", "viral/c.png"])
 
@@ -299,18 +389,30 @@ def test_the_table_gives_the_classes_of_images_in_no_class_folder(
     write(tmp_path, (f"{path}.png" for path in (*(f"{folder}{name}" for name in names), *new)))
     rows = [f"{name}.png,p{number},{name[:-1]}" for number, name in enumerate(names)]
     rows += [f"{name}.png,{name}," for name in new]
-    (tmp_path / "patients.csv").write_text("\n".join(["file,patient,class", *rows]) + "\n", encoding="utf-8")
+    (tmp_path / "patients.csv").write_text(
+        "\n".join(["file,patient,class", *rows]) + "\n", encoding="utf-8"
+    )
 
     index = read_index(DataSettings(path=tmp_path, classes="auto"))
 
     classes = ("NEW", "odd", "sick", "well")[not has_class_folder :]
     assert (index.class_names, labels_of(index)) == (classes, dict.fromkeys(range(len(classes)), 3))
-    assert {image.file.rpartition("/")[2]: image.patient for image in index.images}["sick1.png"] == "p1"
+    assert {image.file.rpartition("/")[2]: image.patient for image in index.images}[
+        "sick1.png"
+    ] == "p1"
 
 
 def test_class_folders_can_both_number_images_from_one(tmp_path: Path, write: WriteImages) -> None:
     """The usual layout of a set that was collected class by class."""
-    write(tmp_path, (f"{part}/{name}/{i}.png" for part in ("train", "test") for name in CLASSES for i in range(1, 5)))
+    write(
+        tmp_path,
+        (
+            f"{part}/{name}/{i}.png"
+            for part in ("train", "test")
+            for name in CLASSES
+            for i in range(1, 5)
+        ),
+    )
     shutil.copy(tmp_path / "train/NORMAL/1.png", tmp_path / "train/PNEUMONIA/1.png")
 
     index = read_index(DataSettings(path=tmp_path))
@@ -322,32 +424,50 @@ def test_class_folders_can_both_number_images_from_one(tmp_path: Path, write: Wr
 
 
 @pytest.mark.parametrize("last", [",", ",NORMAL"])
-def test_table_needs_paths_for_equal_file_names(tmp_path: Path, write: WriteImages, last: str) -> None:
+def test_table_needs_paths_for_equal_file_names(
+    tmp_path: Path, write: WriteImages, last: str
+) -> None:
     files = [f"{name}/{i}.png" for name in CLASSES for i in range(1, 4)]
     write(tmp_path, files)
     table = tmp_path / "patients.csv"
-    table.write_text("file,patient,class\n" + "".join(f"{i}.png,p{i}{last}\n" for i in range(1, 4)), encoding="utf-8")
+    table.write_text(
+        "file,patient,class\n" + "".join(f"{i}.png,p{i}{last}\n" for i in range(1, 4)),
+        encoding="utf-8",
+    )
 
     message = refusal_of(tmp_path)
-    table.write_text("file,patient\n" + "".join(f"{file},p{i}\n" for i, file in enumerate(files)), encoding="utf-8")
+    table.write_text(
+        "file,patient\n" + "".join(f"{file},p{i}\n" for i, file in enumerate(files)),
+        encoding="utf-8",
+    )
 
     assert "1.png (NORMAL/1.png, PNEUMONIA/1.png)" in message
     assert "write their paths below the data folder into the table" in message
-    assert [image.patient for image in read_index(DataSettings(path=tmp_path)).images] == [f"p{i}" for i in range(6)]
+    assert [image.patient for image in read_index(DataSettings(path=tmp_path)).images] == [
+        f"p{i}" for i in range(6)
+    ]
 
 
 def test_patients_in_training_and_in_test_are_named(official: Path, write: WriteImages) -> None:
     write(official, ["test/NORMAL/IM-0001-0001-0002.jpeg"])
-    shutil.copy(official / "val/PNEUMONIA/person50_virus_50.jpeg", official / "test/PNEUMONIA/person77_virus_77.jpeg")
+    shutil.copy(
+        official / "val/PNEUMONIA/person50_virus_50.jpeg",
+        official / "test/PNEUMONIA/person77_virus_77.jpeg",
+    )
 
     message = refusal_of(official)
 
     assert "2 patients are both in training and in test: IM:0001" in message
     assert "IM:0001 (train/NORMAL/IM-0001-0001.jpeg, test/NORMAL/IM-0001-0001-0002.jpeg)" in message
-    assert "virus:50 (val/PNEUMONIA/person50_virus_50.jpeg, test/PNEUMONIA/person77_virus_77.jpeg)" in message
+    assert (
+        "virus:50 (val/PNEUMONIA/person50_virus_50.jpeg, test/PNEUMONIA/person77_virus_77.jpeg)"
+        in message
+    )
 
 
-def test_a_labelled_folder_can_lack_a_class_but_has_no_other(kermany: Path, write: WriteImages) -> None:
+def test_a_labelled_folder_can_lack_a_class_but_has_no_other(
+    kermany: Path, write: WriteImages
+) -> None:
     """A model has its classes: choosing others is no way out."""
     shutil.rmtree(kermany / "NORMAL")
     assert {image.label for image in read_labelled_folder(kermany, CLASSES)} == {1}
@@ -356,7 +476,9 @@ def test_a_labelled_folder_can_lack_a_class_but_has_no_other(kermany: Path, writ
     with pytest.raises(DataError) as refusal:
         read_labelled_folder(kermany, CLASSES)
 
-    assert str(refusal.value).endswith("COVID\n  fix: rename them to one of these classes, or move them away")
+    assert str(refusal.value).endswith(
+        "COVID\n  fix: rename them to one of these classes, or move them away"
+    )
 
 
 def test_non_utf8_folder_name_is_reported(tmp_path: Path, write: WriteImages) -> None:

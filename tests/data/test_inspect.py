@@ -35,16 +35,22 @@ def test_an_inspection_counts_images_patients_duplicates_and_broken_files(offici
     assert found.images_per_patient == (1, 1.0, 2)
     assert (found.width_px, found.height_px) == ((16, 16), (12, 12))
     assert found.formats == {"JPEG 8-bit": 14}
-    assert found.duplicates == (("train/NORMAL/IM-0001-0001-0002.jpeg", "train/NORMAL/IM-0001-0001.jpeg"),)
+    assert found.duplicates == (
+        ("train/NORMAL/IM-0001-0001-0002.jpeg", "train/NORMAL/IM-0001-0001.jpeg"),
+    )
     assert [image.file for image in found.broken] == ["train/NORMAL/IM-0002-0001.jpeg"]
     assert json.loads(json.dumps(to_json(found)))["images"]["val"] == {"NORMAL": 1, "PNEUMONIA": 1}
 
 
 @pytest.mark.slow
-def test_copies_of_an_image_under_other_patients_are_found_in_training_and_test(tmp_path: Path) -> None:
+def test_copies_of_an_image_under_other_patients_are_found_in_training_and_test(
+    tmp_path: Path,
+) -> None:
     draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=128)
     train, test = tmp_path / "xrays/train", tmp_path / "xrays/test"
-    half, saved_again, brighter = (sorted((train / "NORMAL").iterdir())[number] for number in range(3))
+    half, saved_again, brighter = (
+        sorted((train / "NORMAL").iterdir())[number] for number in range(3)
+    )
     with Image.open(half) as image:
         image.resize((64, 64)).save(train / "NORMAL/IM-9001-0001.png")
     with Image.open(saved_again) as image:
@@ -57,7 +63,9 @@ def test_copies_of_an_image_under_other_patients_are_found_in_training_and_test(
     found = inspect_folder(DataSettings(path=tmp_path / "xrays")).near_duplicates
 
     assert (found.pairs, found.in_training_and_test, found.in_two_classes) == (3, 1, 1)
-    assert [(set(pair.files), pair.in_training_and_test, pair.in_two_classes) for pair in found.examples] == [
+    assert [
+        (set(pair.files), pair.in_training_and_test, pair.in_two_classes) for pair in found.examples
+    ] == [
         ({f"train/NORMAL/{saved_again.name}", "test/NORMAL/IM-9002-0001.jpeg"}, True, False),
         ({f"train/NORMAL/{brighter.name}", "train/PNEUMONIA/person9003_virus_1.jpeg"}, False, True),
         ({f"train/NORMAL/{half.name}", "train/NORMAL/IM-9001-0001.png"}, False, False),
@@ -76,7 +84,9 @@ def test_formats_are_counted_and_odd_depths_reported(tmp_path: Path) -> None:
     for folder in ("NORMAL", "PNEUMONIA"):
         (tmp_path / folder).mkdir()
         for number in range(3):
-            levels = np.full((8, 8), 4000 + number if number else 9, dtype=np.uint16 if number else np.uint8)
+            levels = np.full(
+                (8, 8), 4000 + number if number else 9, dtype=np.uint16 if number else np.uint8
+            )
             Image.fromarray(levels).save(tmp_path / folder / f"{folder}{number}.png")
 
     found = inspect_folder(DataSettings(path=tmp_path))
@@ -87,12 +97,16 @@ def test_formats_are_counted_and_odd_depths_reported(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("widths", "auroc"), [((40, 60), 1.0), ((50, 50), 0.5)])
 @pytest.mark.slow
-def test_the_shortcut_baseline_finds_a_class_by_its_size(tmp_path: Path, widths: tuple[int, int], auroc: float) -> None:
+def test_the_shortcut_baseline_finds_a_class_by_its_size(
+    tmp_path: Path, widths: tuple[int, int], auroc: float
+) -> None:
     for folder, width in zip(("NORMAL", "PNEUMONIA"), widths, strict=True):
         (tmp_path / folder).mkdir()
         for number in range(150):
             noise = numpy_generator(number, folder)
-            pixels = noise.integers(0, 256, (20, width + int(noise.integers(-3, 4))), dtype=np.uint8)
+            pixels = noise.integers(
+                0, 256, (20, width + int(noise.integers(-3, 4))), dtype=np.uint8
+            )
             Image.fromarray(pixels).save(tmp_path / folder / f"{folder}{number}.png")
 
     found = inspect_folder(DataSettings(path=tmp_path))
@@ -121,7 +135,11 @@ def test_every_pair_within_the_threshold_is_found_once() -> None:
         flips &= random.integers(0, 2**64, (300, 4), dtype=np.uint64)
     hashes = base[random.integers(0, 40, 300)] ^ flips
 
-    found = [(int(a), int(b)) for first, second in close_pairs(hashes) for a, b in zip(first, second, strict=True)]
+    found = [
+        (int(a), int(b))
+        for first, second in close_pairs(hashes)
+        for a, b in zip(first, second, strict=True)
+    ]
 
     def bits(a: int, b: int) -> int:
         return sum((int(x) ^ int(y)).bit_count() for x, y in zip(hashes[a], hashes[b], strict=True))
@@ -133,11 +151,18 @@ def test_every_pair_within_the_threshold_is_found_once() -> None:
 def test_pairs_are_counted_and_worst_shown_first() -> None:
     """Blank images all look alike."""
     image = ImageFile(file="0.png", label=0, patient="0", sha256="", width_px=1, height_px=1)
-    images = [replace(image, patient=f"{number}", part="test" if number >= 150 else "train") for number in range(300)]
+    images = [
+        replace(image, patient=f"{number}", part="test" if number >= 150 else "train")
+        for number in range(300)
+    ]
     images[-1] = replace(images[-1], label=1)
 
     found = find_near_duplicates(images, [np.zeros(4, dtype=np.uint64)] * 300)
 
-    assert (found.pairs, found.in_training_and_test, found.in_two_classes) == (300 * 299 // 2, 150 * 150, 299)
+    assert (found.pairs, found.in_training_and_test, found.in_two_classes) == (
+        300 * 299 // 2,
+        150 * 150,
+        299,
+    )
     assert len(found.examples) == 100
     assert all(pair.in_training_and_test and pair.in_two_classes for pair in found.examples)

@@ -13,7 +13,13 @@ from tests.pair_files import HEIGHT_PX, WIDTH_PX, block, save, write_pairs
 from xraytune.base.errors import ConfigError, DataError
 from xraytune.data.decoding import BrokenImage, decode_file
 from xraytune.data.images import ImageFile
-from xraytune.data.index import ImageIndex, read_folder, read_index, read_labelled, read_labelled_folder
+from xraytune.data.index import (
+    ImageIndex,
+    read_folder,
+    read_index,
+    read_labelled,
+    read_labelled_folder,
+)
 from xraytune.data.masks import connected_parts, map_masks, outlined, read_mask, square_mask
 from xraytune.data.split import split_by_patient
 from xraytune.space.settings import DataSettings, SplitSettings
@@ -28,7 +34,9 @@ def pairs(tmp_path: Path) -> Path:
 
 
 def read(root: Path, group_regex: str | None = None) -> ImageIndex:
-    return read_index(DataSettings(path=root, split=SplitSettings(group_regex=group_regex)), pairs=True)
+    return read_index(
+        DataSettings(path=root, split=SplitSettings(group_regex=group_regex)), pairs=True
+    )
 
 
 def refusal(root: Path) -> str:
@@ -39,7 +47,9 @@ def refusal(root: Path) -> str:
 
 def test_all_masks_of_an_image_belong_to_it_and_the_longest_name_decides(pairs: Path) -> None:
     save(pairs / "images" / "p1_2.JPG", np.zeros((32, 48), dtype=np.uint8))
-    masks_added = "P1_2_left.PNG right/p1-2.png p1_2-right.tif p2_mask.png leftMask/p3.gif right/p3.tiff"
+    masks_added = (
+        "P1_2_left.PNG right/p1-2.png p1_2-right.tif p2_mask.png leftMask/p3.gif right/p3.tiff"
+    )
     for mask in masks_added.split():
         save(pairs / "masks" / mask, block(1))
 
@@ -52,11 +62,14 @@ def test_all_masks_of_an_image_belong_to_it_and_the_longest_name_decides(pairs: 
     assert masks["p3"] == ["masks/leftMask/p3.gif", "masks/p3.png", "masks/right/p3.tiff"]
     (note,) = [warning for warning in index.warnings if "several masks" in warning]
     assert (
-        "4 of 5 images have several masks, which are merged (masks/p1.png and masks/right/p1-2.png for p1.png)" in note
+        "4 of 5 images have several masks, which are merged (masks/p1.png and masks/right/p1-2.png for p1.png)"
+        in note
     )
 
 
-def test_unpaired_images_and_masks_are_counted_and_named_in_one_error(pairs: Path, tmp_path: Path) -> None:
+def test_unpaired_images_and_masks_are_counted_and_named_in_one_error(
+    pairs: Path, tmp_path: Path
+) -> None:
     mask = (pairs / "masks" / "p1.png").rename(tmp_path / "elsewhere.png")
     (pairs / "masks" / "p1.png").symlink_to(mask)
     (pairs / "masks" / "p2.png").rename(pairs / "masks" / "p22.png")
@@ -64,7 +77,8 @@ def test_unpaired_images_and_masks_are_counted_and_named_in_one_error(pairs: Pat
     text = refusal(pairs)
 
     assert (
-        "2 of 4 images without a mask: images/p1.png, images/p2.png; 1 of 3 masks without an image: masks/p22" in text
+        "2 of 4 images without a mask: images/p1.png, images/p2.png; 1 of 3 masks without an image: masks/p22"
+        in text
     )
     assert "masks of X.png are named X.png, X_left.png or X-mask.tif" in text
     assert "links to folders, or out of the data folder, are not followed: 1" in text
@@ -80,11 +94,16 @@ def test_images_of_one_name_and_masks_with_loss_are_refused_together(pairs: Path
     assert "have another format: masks/p2_left.jpeg" in text
 
 
-def test_a_folder_without_images_or_masks_is_refused(pairs: Path, parts: Path, kermany: Path) -> None:
+def test_a_folder_without_images_or_masks_is_refused(
+    pairs: Path, parts: Path, kermany: Path
+) -> None:
     (pairs / "masks").rename(pairs / "NORMAL")
     (parts / "test" / "masks").rename(parts / "test" / "lungs")
 
-    assert "there is no masks/ here, and segmentation needs both (folders found: NORMAL/" in refusal(pairs)
+    assert (
+        "there is no masks/ here, and segmentation needs both (folders found: NORMAL/"
+        in refusal(pairs)
+    )
     assert "there is no images/ and no masks/ here" in refusal(kermany)
     assert f"{parts / 'test'}: there is no masks/ here" in refusal(parts)
 
@@ -99,9 +118,20 @@ def test_pairs_are_refused_for_classification(pairs: Path) -> None:
 
 
 def test_pairs_with_classes_in_a_table_can_be_classified(pairs: Path) -> None:
-    classes = {"p1": "NORMAL", "p2": "NORMAL", "p3": "NORMAL", "p4": "PNEUMONIA", "p5": "PNEUMONIA", "p6": "PNEUMONIA"}
+    classes = {
+        "p1": "NORMAL",
+        "p2": "NORMAL",
+        "p3": "NORMAL",
+        "p4": "PNEUMONIA",
+        "p5": "PNEUMONIA",
+        "p6": "PNEUMONIA",
+    }
     write_pairs(pairs, classes)
-    rows = [f"{folder}/{stem}.png,{stem},{name}" for stem, name in classes.items() for folder in ("images", "masks")]
+    rows = [
+        f"{folder}/{stem}.png,{stem},{name}"
+        for stem, name in classes.items()
+        for folder in ("images", "masks")
+    ]
     (pairs / "patients.csv").write_text("file,patient,class\n" + "\n".join(rows), encoding="utf-8")
 
     assert read_index(DataSettings(path=pairs)).class_names == ("NORMAL", "PNEUMONIA")
@@ -148,11 +178,18 @@ def test_patients_csv_names_the_patients_of_images_by_their_bare_name(parts: Pat
     assert labelled.data.path == parts
 
 
-def test_an_expression_names_the_patients_in_the_data_folder_and_in_its_test_part(parts: Path) -> None:
+def test_an_expression_names_the_patients_in_the_data_folder_and_in_its_test_part(
+    parts: Path,
+) -> None:
     index = read(parts, "/images/([a-z][0-9])")
 
     assert [image.patient for image in index.images] == [*STEMS]
-    assert read_labelled(parts / "test", CLASSES, pairs=True, group_regex="/images/([a-z][0-9])").images == index.test
+    assert (
+        read_labelled(
+            parts / "test", CLASSES, pairs=True, group_regex="/images/([a-z][0-9])"
+        ).images
+        == index.test
+    )
 
 
 def test_pairs_to_score_come_from_one_part(parts: Path, pairs: Path, kermany: Path) -> None:
@@ -238,7 +275,10 @@ def greys(*values: int) -> NDArray[np.uint8]:
         (greys(1, 2), r"the mask has 2 values \(1, 2\)"),
         (greys(0), "the mask is empty"),
         (greys(255), "the mask is full: it covers the whole image"),
-        (~MASK, "the mask looks inverted: it covers 80% of the image and 100% of its border; swap its values"),
+        (
+            ~MASK,
+            "the mask looks inverted: it covers 80% of the image and 100% of its border; swap its values",
+        ),
         (MASK[:20], "the mask has 48 x 20 pixels, but its image has 48 x 32"),
     ],
 )
@@ -283,7 +323,13 @@ def test_all_unusable_masks_of_an_image_are_named(tmp_path: Path) -> None:
     save(tmp_path / "small.png", MASK[:20])
     (tmp_path / "broken.png").write_bytes(b"no image")
     good = ImageFile(
-        file="x", label=0, patient="x", sha256="x", width_px=WIDTH_PX, height_px=HEIGHT_PX, masks=("good.png",)
+        file="x",
+        label=0,
+        patient="x",
+        sha256="x",
+        width_px=WIDTH_PX,
+        height_px=HEIGHT_PX,
+        masks=("good.png",),
     )
     bad = replace(good, masks=("good.png", "small.png", "broken.png", "missing.png"))
 
@@ -292,7 +338,9 @@ def test_all_unusable_masks_of_an_image_are_named(tmp_path: Path) -> None:
     assert usable == 1
     assert isinstance(broken, list)
     assert [one.file for one in broken] == ["small.png", "broken.png", "missing.png"]
-    assert broken[0] == BrokenImage(file="small.png", reason="the mask has 48 x 20 pixels, but its image has 48 x 32")
+    assert broken[0] == BrokenImage(
+        file="small.png", reason="the mask has 48 x 20 pixels, but its image has 48 x 32"
+    )
 
 
 def test_an_outline_lies_around_the_mask() -> None:

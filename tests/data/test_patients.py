@@ -57,7 +57,10 @@ def test_a_table_names_patients_by_path_or_by_file_name(tmp_path: Path) -> None:
     assert named == {"train/A/1.png": "p1", "train/B/2.png": "p2"}
     found = find_table(tmp_path)
     assert found is not None
-    assert {name: row.class_name for name, row in found.rows.items()} == {"train/A/1.png": "viral", "2.png": None}
+    assert {name: row.class_name for name, row in found.rows.items()} == {
+        "train/A/1.png": "viral",
+        "2.png": None,
+    }
 
 
 @pytest.mark.parametrize(
@@ -66,11 +69,16 @@ def test_a_table_names_patients_by_path_or_by_file_name(tmp_path: Path) -> None:
         ("image;who\n1.png;a\n", "there is no column 'file'; found image, who"),
         ("", "there is no column 'file'; found nothing"),
         ("file,patient\n,a\n", "patients.csv:2: a cell is empty"),
-        ("file,patient\n1.png,a\n1.png,b\n", "patients.csv:3: 1.png belongs to patient b here, but to a in /"),
+        (
+            "file,patient\n1.png,a\n1.png,b\n",
+            "patients.csv:3: 1.png belongs to patient b here, but to a in /",
+        ),
         ("file,patient\n1.png,M\xfcller\n", "not a table in UTF-8"),
     ],
 )
-def test_a_malformed_table_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+def test_a_malformed_table_is_refused_with_its_line(
+    tmp_path: Path, text: str, message: str
+) -> None:
     (tmp_path / "patients.csv").write_text(text, encoding="latin-1")
 
     with pytest.raises(DataError) as refusal:
@@ -83,12 +91,19 @@ SPELLINGS = ["0012", "12", "12.0", "00012"]
 
 
 @pytest.mark.parametrize("rule", ["table", "two rows of an image", "expression"])
-def test_numbers_with_and_without_leading_zeros_are_one_patient(tmp_path: Path, write: WriteImages, rule: str) -> None:
+def test_numbers_with_and_without_leading_zeros_are_one_patient(
+    tmp_path: Path, write: WriteImages, rule: str
+) -> None:
     """Spreadsheets remove the zeros, and pandas writes floats."""
-    files = [f"NORMAL/{number}-{place}.png" for place, number in enumerate([*SPELLINGS, "0", "00", "120", "x12"])]
+    files = [
+        f"NORMAL/{number}-{place}.png"
+        for place, number in enumerate([*SPELLINGS, "0", "00", "120", "x12"])
+    ]
     write(tmp_path, [*files, "PNEUMONIA/7-1.png"])
     names = [Path(file).name.partition("-")[0] for file in files]
-    rows = [f"{file},{name}\n" for file, name in zip(files, names, strict=True)] + ["PNEUMONIA/7-1.png,007\n"]
+    rows = [f"{file},{name}\n" for file, name in zip(files, names, strict=True)] + [
+        "PNEUMONIA/7-1.png,007\n"
+    ]
     rows += [f"{files[0]},12\n"] if rule == "two rows of an image" else []
     settings = SplitSettings(group_regex="/([^/-]+)-") if rule == "expression" else SplitSettings()
     if rule != "expression":
@@ -97,7 +112,9 @@ def test_numbers_with_and_without_leading_zeros_are_one_patient(tmp_path: Path, 
     index = read_index(DataSettings(path=tmp_path, split=settings))
 
     patients = {image.file: image.patient for image in index.images}
-    groups = [{file for file in files if patients[file] == patient} for patient in {*patients.values()}]
+    groups = [
+        {file for file in files if patients[file] == patient} for patient in {*patients.values()}
+    ]
     assert {*files[:4]} in groups
     assert {*files[4:6]} in groups
     assert len({*patients.values()}) == 5
@@ -121,8 +138,17 @@ def test_table_path_matches_only_that_file(tmp_path: Path) -> None:
 
 
 def test_images_of_our_own_generator_show_nobody(tmp_path: Path, write: WriteImages) -> None:
-    write(tmp_path, (f"{name}/gan_00000{number}.png" for name in ("NORMAL", "PNEUMONIA") for number in range(3)))
-    assert "do not identify the patient" in " ".join(read_index(DataSettings(path=tmp_path)).warnings)
+    write(
+        tmp_path,
+        (
+            f"{name}/gan_00000{number}.png"
+            for name in ("NORMAL", "PNEUMONIA")
+            for number in range(3)
+        ),
+    )
+    assert "do not identify the patient" in " ".join(
+        read_index(DataSettings(path=tmp_path)).warnings
+    )
 
     (tmp_path / "provenance.json").write_text("{}", encoding="utf-8")
 
@@ -130,7 +156,9 @@ def test_images_of_our_own_generator_show_nobody(tmp_path: Path, write: WriteIma
 
 
 def test_a_header_comes_before_the_file_name_and_an_unidentified_file_is_its_own_patient() -> None:
-    named, warnings = patients_by_name(["x.png", "IM-0001-0001.jpeg", "IM-0002-0001.jpeg"], {"IM-0001-0001.jpeg": "a"})
+    named, warnings = patients_by_name(
+        ["x.png", "IM-0001-0001.jpeg", "IM-0002-0001.jpeg"], {"IM-0001-0001.jpeg": "a"}
+    )
 
     assert [*named.values()] == ["x.png", "dicom:ca978112ca1b", "IM:0002"]
     (warning,) = warnings
@@ -159,7 +187,9 @@ def test_class_name_escaping_folder_is_refused_with_line(tmp_path: Path, name: s
     table = tmp_path / "patients.csv"
     table.write_text(f"file,patient,class\na.png,p1,NORMAL\nb.png,p2,{name}\n", encoding="utf-8")
 
-    with pytest.raises(DataError, match=r"patients\.csv:3: the class .* cannot be the name of a folder"):
+    with pytest.raises(
+        DataError, match=r"patients\.csv:3: the class .* cannot be the name of a folder"
+    ):
         find_table(tmp_path)
 
 
@@ -207,9 +237,15 @@ def test_a_given_class_comes_before_the_words() -> None:
 @pytest.mark.parametrize(
     ("given", "names", "words"),
     [
-        ("viral", ("normal", "bacterial", "viral"), "there are 3 classes; only one of two classes can be the positive"),
+        (
+            "viral",
+            ("normal", "bacterial", "viral"),
+            "there are 3 classes; only one of two classes can be the positive",
+        ),
         ("pnuemonia", ("NORMAL", "PNEUMONIA"), "did you mean 'PNEUMONIA'?"),
     ],
 )
-def test_a_class_that_cannot_be_the_positive_one_is_refused(given: str, names: tuple[str, ...], words: str) -> None:
+def test_a_class_that_cannot_be_the_positive_one_is_refused(
+    given: str, names: tuple[str, ...], words: str
+) -> None:
     assert words in str(positive_class(given, names))

@@ -25,13 +25,17 @@ _SIDE = 64
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> PhantomSet:
     """Twenty-five patients: each diagnosis is on both sides of the split."""
-    return draw_phantoms(tmp_path_factory.mktemp("phantoms") / "set", patients=25, seed=7, image_size_px=_SIDE)
+    return draw_phantoms(
+        tmp_path_factory.mktemp("phantoms") / "set", patients=25, seed=7, image_size_px=_SIDE
+    )
 
 
 @pytest.fixture(scope="module")
 def many_patients(tmp_path_factory: pytest.TempPathFactory) -> PhantomSet:
     """Enough to measure how well features separate the classes."""
-    return draw_phantoms(tmp_path_factory.mktemp("phantoms") / "set", patients=200, seed=11, image_size_px=32)
+    return draw_phantoms(
+        tmp_path_factory.mktemp("phantoms") / "set", patients=200, seed=11, image_size_px=32
+    )
 
 
 def _images(root: Path) -> list[Path]:
@@ -41,7 +45,8 @@ def _images(root: Path) -> list[Path]:
 def _patient(image: Path) -> str:
     """Series and number in a Kermany file name."""
     match = re.fullmatch(
-        r"(?:(NORMAL2-IM|IM)-(\d{4})-0001(?:-\d{4})?|person(\d+)_(bacteria|virus)_\d+)\.jpeg", image.name
+        r"(?:(NORMAL2-IM|IM)-(\d{4})-0001(?:-\d{4})?|person(\d+)_(bacteria|virus)_\d+)\.jpeg",
+        image.name,
     )
     assert match, f"{image.name} is not a Kermany name"
     return "-".join(part for part in match.groups() if part)
@@ -52,10 +57,14 @@ def _pixels(image: Path) -> NDArray[np.float64]:
 
 
 def _contents(root: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(root)): file.read_bytes() for file in root.rglob("*") if file.is_file()}
+    return {
+        str(file.relative_to(root)): file.read_bytes() for file in root.rglob("*") if file.is_file()
+    }
 
 
-def test_the_same_arguments_give_the_same_bytes_and_another_seed_other_patients(tmp_path: Path) -> None:
+def test_the_same_arguments_give_the_same_bytes_and_another_seed_other_patients(
+    tmp_path: Path,
+) -> None:
     for name, seed in (("one", 3), ("two", 3), ("other", 4)):
         draw_phantoms(tmp_path / name, patients=10, seed=seed, image_size_px=_SIDE)
 
@@ -79,15 +88,26 @@ def test_a_larger_set_contains_the_smaller(phantoms: PhantomSet, tmp_path: Path)
 def test_the_folder_records_how_it_was_made_and_its_counts_are_told(phantoms: PhantomSet) -> None:
     settings = json.loads((phantoms.path / "phantom.json").read_text(encoding="utf-8"))
     images = _images(phantoms.path)
-    parts = {part: {_patient(image) for image in images if image.parts[-3] == part} for part in ("train", "test")}
+    parts = {
+        part: {_patient(image) for image in images if image.parts[-3] == part}
+        for part in ("train", "test")
+    }
 
-    assert settings == {"version": 2, "seed": 7, "patients": 25, "image_size_px": _SIDE, "difficulty": 0.3}
+    assert settings == {
+        "version": 2,
+        "seed": 7,
+        "patients": 25,
+        "image_size_px": _SIDE,
+        "difficulty": 0.3,
+    }
     assert phantoms.image_count == len(images)
     assert phantoms.patient_count == len(parts["train"] | parts["test"]) == 25
     assert (len(parts["test"]), parts["train"] & parts["test"]) == (5, set())
 
 
-def test_the_disease_can_be_learnt_from_the_pixels_but_not_from_trivial_statistics(many_patients: PhantomSet) -> None:
+def test_the_disease_can_be_learnt_from_the_pixels_but_not_from_trivial_statistics(
+    many_patients: PhantomSet,
+) -> None:
     images = _images(many_patients.path)
     statistics = np.array([[_pixels(image).mean(), _pixels(image).std()] for image in images])
     pixels = np.array([_pixels(image)[::2, ::2].ravel() for image in images])
@@ -102,11 +122,15 @@ def _patientwise_auroc(features: NDArray[np.float64], images: list[Path]) -> flo
     patients = [_patient(image) for image in images]
     components = PCA(n_components=min(40, features.shape[1]), whiten=True, random_state=0)
     model = make_pipeline(components, LogisticRegression(C=0.1))
-    scores = cross_val_predict(model, features, labels, groups=patients, cv=GroupKFold(5), method="decision_function")
+    scores = cross_val_predict(
+        model, features, labels, groups=patients, cv=GroupKFold(5), method="decision_function"
+    )
     return float(roc_auc_score(labels, scores))
 
 
-def test_an_existing_folder_is_refused_and_unchanged_and_a_wrong_argument_is_named(tmp_path: Path) -> None:
+def test_an_existing_folder_is_refused_and_unchanged_and_a_wrong_argument_is_named(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "mine.txt").write_text("precious", encoding="utf-8")
 
     with pytest.raises(ConfigError, match="this path already exists"):
@@ -130,4 +154,7 @@ def test_pairs_are_the_same_images_with_masks_of_the_lungs_which_are_darker_than
         assert (part / "images" / file.name).read_bytes() == file.read_bytes()
         assert pixels.shape == lungs.shape == (_SIDE, _SIDE)
         assert 0.12 < lungs.mean() < 0.5
-        assert pixels[lungs].mean() < pixels[_SIDE // 3 :, _SIDE * 7 // 16 : _SIDE * 9 // 16].mean() - 20
+        assert (
+            pixels[lungs].mean()
+            < pixels[_SIDE // 3 :, _SIDE * 7 // 16 : _SIDE * 9 // 16].mean() - 20
+        )

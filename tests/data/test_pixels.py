@@ -12,7 +12,9 @@ from xraytune.data.decoding import BrokenImage, SquareImage, decode_file, decode
 from xraytune.data.pixels import broken_images_error, open_pixels, store_pixels, stored_files
 
 
-def test_an_image_of_the_right_size_keeps_its_grey_levels_and_a_large_jpeg_is_decoded_small(tmp_path: Path) -> None:
+def test_an_image_of_the_right_size_keeps_its_grey_levels_and_a_large_jpeg_is_decoded_small(
+    tmp_path: Path,
+) -> None:
     large = Image.fromarray(gradient(900, 1200))
     large.save(tmp_path / "a.jpeg", quality=95)
     Image.fromarray(gradient(32, 32)).save(tmp_path / "a.png")
@@ -22,7 +24,9 @@ def test_an_image_of_the_right_size_keeps_its_grey_levels_and_a_large_jpeg_is_de
     np.testing.assert_array_equal(decoded, gradient(32, 32))
     assert decoded.dtype == np.uint8
     whole = np.asarray(large.resize((64, 64), Image.Resampling.BOX))
-    np.testing.assert_allclose(decode_file(tmp_path / "a.jpeg", 64).pixels.astype(int), whole, atol=3)
+    np.testing.assert_allclose(
+        decode_file(tmp_path / "a.jpeg", 64).pixels.astype(int), whole, atol=3
+    )
 
 
 def test_a_fine_pattern_becomes_its_mean_and_not_stripes(tmp_path: Path) -> None:
@@ -44,12 +48,16 @@ def test_crop_equals_torchvision(tmp_path: Path, size: tuple[int, int], kind: st
 
     width, height = size
     noise = numpy_generator(1, "noise").integers(0, 90, (height, width))
-    Image.fromarray((gradient(height, width) // 2 + noise).astype(np.uint8)).save(tmp_path / "a", kind, quality=100)
+    Image.fromarray((gradient(height, width) // 2 + noise).astype(np.uint8)).save(
+        tmp_path / "a", kind, quality=100
+    )
 
     expected = functional.center_crop(functional.resize(Image.open(tmp_path / "a"), [64]), [64])
     decoded = decode_file(tmp_path / "a", 64, resize="crop").pixels
 
-    reduced = kind == "JPEG" and min(size) > 256  # the decoder's own reduction averages a little differently
+    reduced = (
+        kind == "JPEG" and min(size) > 256
+    )  # the decoder's own reduction averages a little differently
     np.testing.assert_allclose(decoded.astype(int), np.asarray(expected), atol=9 if reduced else 1)
 
 
@@ -61,7 +69,9 @@ def test_a_turned_jpeg_is_cropped_upright(tmp_path: Path) -> None:
 
     expected = np.asarray(upright.crop((0, 300, 400, 700)).resize((64, 64)))
 
-    np.testing.assert_allclose(decode_file(tmp_path / "a.jpeg", 64, resize="crop").pixels.astype(int), expected, atol=4)
+    np.testing.assert_allclose(
+        decode_file(tmp_path / "a.jpeg", 64, resize="crop").pixels.astype(int), expected, atol=4
+    )
 
 
 def test_a_very_long_image_is_cropped_without_being_scaled_as_a_whole(tmp_path: Path) -> None:
@@ -97,7 +107,10 @@ def test_the_refusal_lists_ten_broken_images_and_counts_all(tmp_path: Path) -> N
 
     assert "0.png: the file is empty" in message
     assert "10.png" not in message
-    assert "12 images are broken\n  fix: repair or remove them, or leave them out with --skip-broken" in message
+    assert (
+        "12 images are broken\n  fix: repair or remove them, or leave them out with --skip-broken"
+        in message
+    )
 
 
 FILES = 200
@@ -114,12 +127,16 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (image.convert("RGB") if kind == 2 else image).save(root / f"kind{kind}.jpeg")
     (root / "broken.jpeg").write_bytes(b"text")
     for number in range(FILES):
-        (root / f"{number}.jpeg").hardlink_to(root / ("broken.jpeg" if number % 50 == 5 else f"kind{number % 5}.jpeg"))
+        (root / f"{number}.jpeg").hardlink_to(
+            root / ("broken.jpeg" if number % 50 == 5 else f"kind{number % 5}.jpeg")
+        )
     return root
 
 
 @pytest.mark.slow
-def test_several_threads_give_the_same_as_one_after_the_other(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_threads_give_the_same_as_one_after_the_other(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("xraytune.base.cores.cpu_count", lambda: 4)
 
     together = list(decode_files(images, NAMES, 96, "crop"))
@@ -131,7 +148,8 @@ def test_several_threads_give_the_same_as_one_after_the_other(images: Path, monk
             assert image.kind == alone.kind
         else:
             assert image == BrokenImage(
-                file=name, reason="this is no JPEG, PNG, TIFF, BMP, GIF, WebP or DICOM image, or its header is damaged"
+                file=name,
+                reason="this is no JPEG, PNG, TIFF, BMP, GIF, WebP or DICOM image, or its header is damaged",
             )
     broken = [number for number, image in enumerate(together) if isinstance(image, BrokenImage)]
     assert broken == list(range(5, FILES, 50))

@@ -36,20 +36,45 @@ def table(files: list[str], image: str, label: str | None = None) -> dict[str, A
 
 def rows(header: str, *lines: str) -> str:
     """A table with each line four times, with 0 to 3 in the place of {n}."""
-    return "\n".join([header, *(line.format(n=number) for line in lines for number in range(4))]) + "\n"
+    return (
+        "\n".join([header, *(line.format(n=number) for line in lines for number in range(4))])
+        + "\n"
+    )
 
 
-MIMIC = {"split.csv": rows("dicom_id,study_id", "{n},{n}"), "labels.csv": rows("study_id,ILL,NORMAL", "{n},1,0")}
+MIMIC = {
+    "split.csv": rows("dicom_id,study_id", "{n},{n}"),
+    "labels.csv": rows("study_id,ILL,NORMAL", "{n},1,0"),
+}
 LABELS = "annotations/image_labels"
 VINDR = {
-    f"{LABELS}_train.csv": rows("image_id,rad_id,Pneumonia,No finding", "a{n},1,1,0", "a{n},2,0,1", "b{n},1,0,1"),
+    f"{LABELS}_train.csv": rows(
+        "image_id,rad_id,Pneumonia,No finding", "a{n},1,1,0", "a{n},2,0,1", "b{n},1,0,1"
+    ),
     f"{LABELS}_test.csv": rows("image_id,Pneumonia,No finding", "c{n},1,0", "d{n},0,1"),
 }
-SIIM = {"train-rle.csv": rows("ImageId, EncodedPixels", "1.{n}, -1", "2.{n},{n} 20 30", "2.{n},{n} 50 60")}
+SIIM = {
+    "train-rle.csv": rows(
+        "ImageId, EncodedPixels", "1.{n}, -1", "2.{n},{n} 20 30", "2.{n},{n} 50 60"
+    )
+}
 LISTS = ("a{n}.png,a{n},PA,['normal']", "\"b{n}.png\",b{n},AP,\"['rib fracture', 'pneumonia']\"")
-PADCHEST = {"PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv": rows("ImageID,PatientID,Projection,Labels", *LISTS)}
-BIMCV = {"x/posi.tsv": rows("PatientID\tReportID\tLabels", "S{n}\tE{n}\t['NORMAL']", "T{n}\tF{n}\t['ILL', 'b']")}
-RSNA = ("a{n},Normal", "b{n},Lung Opacity", "b{n},Lung Opacity", "c{n},No Lung Opacity / Not Normal")
+PADCHEST = {
+    "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv": rows(
+        "ImageID,PatientID,Projection,Labels", *LISTS
+    )
+}
+BIMCV = {
+    "x/posi.tsv": rows(
+        "PatientID\tReportID\tLabels", "S{n}\tE{n}\t['NORMAL']", "T{n}\tF{n}\t['ILL', 'b']"
+    )
+}
+RSNA = (
+    "a{n},Normal",
+    "b{n},Lung Opacity",
+    "b{n},Lung Opacity",
+    "c{n},No Lung Opacity / Not Normal",
+)
 
 
 def chexpert(part: str, healthy: int, ill: int) -> str:
@@ -67,7 +92,12 @@ def chexpert(part: str, healthy: int, ill: int) -> str:
 CHEXPERT = {"train.csv": chexpert("train", 1, 2), "valid.csv": chexpert("valid", 3, 4)}
 VIEWS = f"{N}/study1/{{view1_frontal,view2_lateral}}.jpg"
 LAYOUTS: dict[str, tuple[str, dict[str, str], dict[str, Any] | str, str | dict[str, int]]] = {
-    "MIMIC-CXR": ("files/1.png", MIMIC, table([*MIMIC], "dicom_id"), f"no column 'dicom_id'.*{JOIN}"),
+    "MIMIC-CXR": (
+        "files/1.png",
+        MIMIC,
+        table([*MIMIC], "dicom_id"),
+        f"no column 'dicom_id'.*{JOIN}",
+    ),
     "VinDr-CXR": (f"train/{{a,b}}{N}.png test/{{c,d}}{N}.png", VINDR, "vindr_cxr.yaml", ALL_SIDES),
     "RSNA": (
         f"stage_2_train_images/{{a,b,c}}{N}.png stage_2_test_images/d.png",
@@ -81,16 +111,36 @@ LAYOUTS: dict[str, tuple[str, dict[str, str], dict[str, Any] | str, str | dict[s
         "chexpert.yaml",
         ALL_SIDES,
     ),
-    "SIIM": (f"images-train/x/{{1,2}}.{N}.png", SIIM, "siim.yaml", {"train NORMAL": 4, "train PNEUMOTHORAX": 4}),
-    "PadChest": (f"0/a{N}.png 54/b{N}.png", PADCHEST, "padchest.yaml", {"train NORMAL": 4, "train PNEUMONIA": 4}),
-    "COVID-QU-Ex": (COVID_QU + f"{N}.png", {}, {}, ALL_SIDES | {"val NORMAL": 4, "val PNEUMONIA": 4}),
+    "SIIM": (
+        f"images-train/x/{{1,2}}.{N}.png",
+        SIIM,
+        "siim.yaml",
+        {"train NORMAL": 4, "train PNEUMOTHORAX": 4},
+    ),
+    "PadChest": (
+        f"0/a{N}.png 54/b{N}.png",
+        PADCHEST,
+        "padchest.yaml",
+        {"train NORMAL": 4, "train PNEUMONIA": 4},
+    ),
+    "COVID-QU-Ex": (
+        COVID_QU + f"{N}.png",
+        {},
+        {},
+        ALL_SIDES | {"val NORMAL": 4, "val PNEUMONIA": 4},
+    ),
     "BIMCV": (
         "sub-S1/ses-E1/S1_E1.png",
         BIMCV,
         table([*BIMCV], "ReportID", "Labels"),
         f"rows matches an image.*{JOIN}",
     ),
-    "Shenzhen, medigan": ("CHNCXR_1_1.png", {"a.txt": ""}, {}, "fix: put the images of each class into a folder of"),
+    "Shenzhen, medigan": (
+        "CHNCXR_1_1.png",
+        {"a.txt": ""},
+        {},
+        "fix: put the images of each class into a folder of",
+    ),
     "PneumoniaMNIST, JSRT": (
         "",
         {"a.npz": "", "b.IMG": "", "c.nii.gz": ""},
@@ -104,8 +154,18 @@ LAYOUTS: dict[str, tuple[str, dict[str, str], dict[str, Any] | str, str | dict[s
         {},
         "none of the classes NORMAL, PNEUMONIA: imagesTr, imagesTs",
     ),
-    "a spreadsheet": ("images/1.png", {"labels.xlsx": ""}, {}, "describe labels.xlsx in a data file"),
-    "a packed table": ("a.png", {"l.csv.gz": "\x1f\udc8b"}, table(["l.csv.gz"], "a"), r"fix: unpack it \(gunzip\)"),
+    "a spreadsheet": (
+        "images/1.png",
+        {"labels.xlsx": ""},
+        {},
+        "describe labels.xlsx in a data file",
+    ),
+    "a packed table": (
+        "a.png",
+        {"l.csv.gz": "\x1f\udc8b"},
+        table(["l.csv.gz"], "a"),
+        r"fix: unpack it \(gunzip\)",
+    ),
 }
 
 
@@ -113,12 +173,16 @@ def counts(data: DataSettings) -> dict[str, int]:
     """Images by part and class."""
     index = read_folder(data)
     split_by_patient(index.images, data.split)
-    return Counter(f"{image.part} {index.class_names[image.label]}" for image in (*index.images, *index.test))
+    return Counter(
+        f"{image.part} {index.class_names[image.label]}" for image in (*index.images, *index.test)
+    )
 
 
 def shipped(name: str, folder: Path) -> DataSettings:
     """What a shipped data file says about the folder that it is copied to."""
-    return data_settings(Path(shutil.copy(ROOT / "search_spaces/data" / name, folder)), DataSettings(path=folder))
+    return data_settings(
+        Path(shutil.copy(ROOT / "search_spaces/data" / name, folder)), DataSettings(path=folder)
+    )
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -149,20 +213,34 @@ def test_what_the_page_joins_and_converts_is_read(
     write(tmp_path, paths(f"mimic_cxr/{{a,b}}{N}.png bimcv/sub-S{{1,2}}{N}/ses-E/x.png"))
     for file in sorted((tmp_path / "bimcv").rglob("*.png")):
         file.rename(file.with_name(f"ses-E{file.parts[-3][-2:]}.png"))
-    split = rows("dicom_id,study_id,subject_id,split", "a{n},1{n},1{n},train", "b{n},2{n},2{n},validate")
+    split = rows(
+        "dicom_id,study_id,subject_id,split", "a{n},1{n},1{n},train", "b{n},2{n},2{n},validate"
+    )
     labels = rows("subject_id,study_id,Pneumonia,No Finding", "1{n},1{n},1,", "2{n},2{n},,1")
     for name, text in (("split", split), ("chexpert", labels)):
-        (tmp_path / f"mimic_cxr/mimic-cxr-2.0.0-{name}.csv.gz").write_bytes(gzip.compress(text.encode()))
-    studies = rows("PatientID\tReportID\tLabels", "S1{n}\tE1{n}\t['normal']", "S2{n}\tE2{n}\t['pneumonia', 'b']")
+        (tmp_path / f"mimic_cxr/mimic-cxr-2.0.0-{name}.csv.gz").write_bytes(
+            gzip.compress(text.encode())
+        )
+    studies = rows(
+        "PatientID\tReportID\tLabels",
+        "S1{n}\tE1{n}\t['normal']",
+        "S2{n}\tE2{n}\t['pneumonia', 'b']",
+    )
     for folder in ("bimcv/derivatives/labels", "mnist", "jsrt/All247images"):
         (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "bimcv/derivatives/labels/labels_covid19_posi.tsv").write_text(studies, encoding="utf-8")
+    (tmp_path / "bimcv/derivatives/labels/labels_covid19_posi.tsv").write_text(
+        studies, encoding="utf-8"
+    )
     pixels = numpy_generator(0, "mnist").integers(0, 256, (24, 28, 28), dtype=np.uint8)
-    arrays: dict[str, Any] = {f"{part}_images": pixels[8 * n : 8 * n + 8] for n, part in enumerate(PARTS)}
+    arrays: dict[str, Any] = {
+        f"{part}_images": pixels[8 * n : 8 * n + 8] for n, part in enumerate(PARTS)
+    }
     arrays |= {f"{part}_labels": np.arange(8)[:, None] % 2 for part in PARTS}
     np.savez(tmp_path / "mnist/pneumoniamnist.npz", **arrays)
     for number in range(3):
-        np.full((2048, 2048), 4000 + number, dtype=">u2").tofile(tmp_path / f"jsrt/All247images/{number}.IMG")
+        np.full((2048, 2048), 4000 + number, dtype=">u2").tofile(
+            tmp_path / f"jsrt/All247images/{number}.IMG"
+        )
         save(tmp_path / f"jsrt/masks/left lung/{number}.gif", np.eye(1024, dtype=np.bool_))
 
     page = (ROOT / "docs/data.md").read_text(encoding="utf-8")

@@ -13,7 +13,14 @@ def sizes(train: int, val_a: int, val_b: int) -> tuple[SideSize, ...]:
     """Sides with this many patients of each of two classes, each with two images."""
     counts: dict[SideName, int] = {"train": train, "val_a": val_a, "val_b": val_b}
     images = [
-        ImageFile(file="", patient=f"{side} {label} {number // 2}", label=label, side=side, row=0, sha256="")
+        ImageFile(
+            file="",
+            patient=f"{side} {label} {number // 2}",
+            label=label,
+            side=side,
+            row=0,
+            sha256="",
+        )
         for side, count in counts.items()
         for label in (0, 1)
         for number in range(2 * count)
@@ -45,7 +52,9 @@ def test_sides_on_which_chance_ranks_the_trials_are_named_with_what_to_do() -> N
         "val-B (12 patients) is too small to rank trials: two equally good trials can differ by 0.12 in AUROC by "
         "chance alone (95 %); use larger validation sides (data.split), or more patients"
     )
-    assert "val-A (8 patients) and val-B (12 patients) are too small" in chance_warning(sizes(50, 4, 6))
+    assert "val-A (8 patients) and val-B (12 patients) are too small" in chance_warning(
+        sizes(50, 4, 6)
+    )
 
 
 def test_a_side_without_a_class_has_no_interval() -> None:

@@ -54,7 +54,9 @@ def patients_on(images: Sequence[ImageFile], side: Sequence[int]) -> set[str]:
 
 @pytest.mark.slow
 @given(sizes=group_sizes, settings=split_settings)
-def test_each_side_has_its_share_of_each_class_and_its_own_patients(sizes: GroupSizes, settings: SplitSettings) -> None:
+def test_each_side_has_its_share_of_each_class_and_its_own_patients(
+    sizes: GroupSizes, settings: SplitSettings
+) -> None:
     images = images_of(sizes)
 
     split = split_by_patient(images, settings)
@@ -63,11 +65,16 @@ def test_each_side_has_its_share_of_each_class_and_its_own_patients(sizes: Group
     assert not train & val_a
     assert not train & val_b
     assert not val_a & val_b
-    assert sorted(position for side in sides(split) for position in side) == list(range(len(images)))
+    assert sorted(position for side in sides(split) for position in side) == list(
+        range(len(images))
+    )
     for side in sides(split):
         assert {images[position].label for position in side} == set(range(len(sizes)))
     for label, patients in enumerate(sizes):
-        for side, fraction in ((places(split, "val_a"), settings.val_a), (places(split, "val_b"), settings.val_b)):
+        for side, fraction in (
+            (places(split, "val_a"), settings.val_a),
+            (places(split, "val_b"), settings.val_b),
+        ):
             count = sum(images[position].label == label for position in side)
             assert abs(count - fraction * sum(patients)) <= max(patients)
 
@@ -92,13 +99,17 @@ def test_the_order_of_the_images_does_not_matter(
     other = split_by_patient(shuffled, settings)
 
     for side, same in zip(sides(straight), sides(other), strict=True):
-        assert {images[position].file for position in side} == {shuffled[position].file for position in same}
+        assert {images[position].file for position in side} == {
+            shuffled[position].file for position in same
+        }
 
 
 def test_another_seed_gives_another_split() -> None:
     images = images_of([[1] * 50, [1] * 50])
 
-    assert split_by_patient(images, SplitSettings(seed=1)) != split_by_patient(images, SplitSettings(seed=2))
+    assert split_by_patient(images, SplitSettings(seed=1)) != split_by_patient(
+        images, SplitSettings(seed=2)
+    )
 
 
 @pytest.mark.slow
@@ -118,7 +129,10 @@ def test_fewer_train_patients_are_a_subset(sizes: GroupSizes, settings: SplitSet
         patients = patients_on(images, places(part, "train"))
         assert len(patients) == count
         assert previous <= patients
-        assert (places(part, "val_a"), places(part, "val_b")) == (places(whole, "val_a"), places(whole, "val_b"))
+        assert (places(part, "val_a"), places(part, "val_b")) == (
+            places(whole, "val_a"),
+            places(whole, "val_b"),
+        )
         previous = patients
     assert previous == patients_on(images, places(whole, "train"))
 
@@ -129,12 +143,18 @@ def test_patients_that_a_generator_has_seen_are_on_no_validation_side(
     sizes: GroupSizes, settings: SplitSettings, every: int
 ) -> None:
     images = images_of(sizes)
-    seen = {f"{label}:{patient}" for label, owners in enumerate(sizes) for patient in range(3, len(owners), every)}
+    seen = {
+        f"{label}:{patient}"
+        for label, owners in enumerate(sizes)
+        for patient in range(3, len(owners), every)
+    }
 
     split = split_by_patient(images, settings, seen=seen)
 
     assert seen.isdisjoint(patients_on(images, [*places(split, "val_a"), *places(split, "val_b")]))
-    assert sorted([*places(split, "train"), *places(split, "val_a"), *places(split, "val_b")]) == [*range(len(images))]
+    assert sorted([*places(split, "train"), *places(split, "val_a"), *places(split, "val_b")]) == [
+        *range(len(images))
+    ]
     unseen = patients_on(images, places(split, "train")) - seen
     part = split_by_patient(images, settings, len(unseen), seen=seen)
     assert patients_on(images, places(part, "train")) == unseen
@@ -153,11 +173,23 @@ def test_the_first_train_patients_have_the_classes_shares() -> None:
     [
         ([[1] * 10, [1] * 10], "merge", 17, "the train side has only 16 patients, fewer than 17"),
         ([[1] * 10, [1] * 100], "merge", 1, r"do not cover every class\n  fix: set at least [56]"),
-        ([[5, 5], [1] * 10], "merge", None, r"the class of 0/0-0\.png has 2 patients: none for val-A and val-B"),
-        ([[1] * 9], "folder", None, r"data\.split\.val: folder needs images in val/, but there are none"),
+        (
+            [[5, 5], [1] * 10],
+            "merge",
+            None,
+            r"the class of 0/0-0\.png has 2 patients: none for val-A and val-B",
+        ),
+        (
+            [[1] * 9],
+            "folder",
+            None,
+            r"data\.split\.val: folder needs images in val/, but there are none",
+        ),
     ],
 )
-def test_too_few_patients_are_refused(sizes: GroupSizes, use: ValUse, train_patients: int | None, message: str) -> None:
+def test_too_few_patients_are_refused(
+    sizes: GroupSizes, use: ValUse, train_patients: int | None, message: str
+) -> None:
     with pytest.raises(DataError, match=message):
         split_by_patient(images_of(sizes), SplitSettings(val=use), train_patients)
 
@@ -184,7 +216,9 @@ def with_own_val(train: GroupSizes, val: GroupSizes) -> list[ImageFile]:
 
 @pytest.mark.slow
 @given(train=group_sizes, val=group_sizes, settings=split_settings)
-def test_an_own_val_folder_is_never_trained_on(train: GroupSizes, val: GroupSizes, settings: SplitSettings) -> None:
+def test_an_own_val_folder_is_never_trained_on(
+    train: GroupSizes, val: GroupSizes, settings: SplitSettings
+) -> None:
     classes = min(len(train), len(val))
     images = with_own_val(train[:classes], val[:classes])
     own = {position for position, image in enumerate(images) if image.part == "val"}
@@ -192,10 +226,15 @@ def test_an_own_val_folder_is_never_trained_on(train: GroupSizes, val: GroupSize
     split = split_by_patient(images, settings.model_copy(update={"val": "folder"}))
 
     assert own == {*places(split, "val_a"), *places(split, "val_b")}
-    assert sorted(position for side in sides(split) for position in side) == list(range(len(images)))
+    assert sorted(position for side in sides(split) for position in side) == list(
+        range(len(images))
+    )
     on_sides = [patients_on(images, side) for side in sides(split)]
     assert sum(map(len, on_sides)) == len(set().union(*on_sides))
-    assert all({images[position].label for position in side} == set(range(classes)) for side in sides(split))
+    assert all(
+        {images[position].label for position in side} == set(range(classes))
+        for side in sides(split)
+    )
 
 
 def test_an_own_val_folder_is_divided_in_the_ratio_of_the_sides() -> None:
@@ -217,14 +256,19 @@ def test_fewer_train_patients_leave_an_own_val_folder_alone() -> None:
     whole, some, fewer = (split_by_patient(images, settings, count) for count in (None, 20, 10))
 
     assert set(places(fewer, "train")) < set(places(some, "train")) < set(places(whole, "train"))
-    assert (places(fewer, "val_a"), places(fewer, "val_b")) == (places(whole, "val_a"), places(whole, "val_b"))
+    assert (places(fewer, "val_a"), places(fewer, "val_b")) == (
+        places(whole, "val_a"),
+        places(whole, "val_b"),
+    )
 
 
 def test_a_patient_in_train_and_in_an_own_val_folder_is_refused() -> None:
     images = with_own_val([[1] * 9, [1] * 9], [[1] * 3, [1] * 3])
     shared = [*images[:-1], replace(images[-1], patient=images[0].patient)]
 
-    with pytest.raises(DataError, match=r"1 patient is both in train and in val: train/0:0 \(train/0/0-0.png, val/"):
+    with pytest.raises(
+        DataError, match=r"1 patient is both in train and in val: train/0:0 \(train/0/0-0.png, val/"
+    ):
         split_by_patient(shared, SplitSettings(val="folder"))
 
     assert "val_b" in split_by_patient(shared, SplitSettings())

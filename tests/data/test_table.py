@@ -19,7 +19,12 @@ FILES = tuple(f"images/{kind}{number}.png" for kind in "ab" for number in range(
 
 
 def data_of(root: Path, classes: str = "auto", **table: Any) -> DataSettings:
-    content = {"file": "labels.csv", "image": "image", "patient": "patient", "label": "finding"} | table
+    content = {
+        "file": "labels.csv",
+        "image": "image",
+        "patient": "patient",
+        "label": "finding",
+    } | table
     content = {key: value for key, value in content.items() if value is not None}
     return DataSettings.model_validate({"path": root, "classes": classes, "table": content})
 
@@ -28,17 +33,28 @@ def data_of(root: Path, classes: str = "auto", **table: Any) -> DataSettings:
 def xrays(tmp_path: Path, write: WriteImages) -> Path:
     """Images a0 to a3 are ill, b0 to b3 healthy."""
     write(tmp_path, FILES)
-    write_rows(tmp_path, ((Path(file).name, f"p{file[7:9]}", "ill" if "a" in file[7:] else "well") for file in FILES))
+    write_rows(
+        tmp_path,
+        (
+            (Path(file).name, f"p{file[7:9]}", "ill" if "a" in file[7:] else "well")
+            for file in FILES
+        ),
+    )
     return tmp_path
 
 
-def write_rows(root: Path, rows: Iterable[Iterable[str]], header: str = "image,patient,finding") -> None:
+def write_rows(
+    root: Path, rows: Iterable[Iterable[str]], header: str = "image,patient,finding"
+) -> None:
     lines = [header, *(",".join(row) for row in rows)]
     (root / "labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def classes_in(index: ImageIndex) -> dict[str, str]:
-    return {Path(image.file).stem: index.class_names[image.label] for image in (*index.images, *index.test)}
+    return {
+        Path(image.file).stem: index.class_names[image.label]
+        for image in (*index.images, *index.test)
+    }
 
 
 def refusal(data: DataSettings) -> str:
@@ -70,13 +86,18 @@ def test_row_names_image_by_path_end_of_path_or_name(name: str, is_a: bool) -> N
     found = match_names([name], ["train/p1/a.png", "train/p1/b.png"]).by_file
 
     assert found == ({"train/p1/a.png": name} if is_a else {})
-    assert match_names(["a.png", "a.jpg"], ["x/a.jpg", "x/a.png"]).by_file == {"x/a.png": "a.png", "x/a.jpg": "a.jpg"}
+    assert match_names(["a.png", "a.jpg"], ["x/a.jpg", "x/a.png"]).by_file == {
+        "x/a.png": "a.png",
+        "x/a.jpg": "a.jpg",
+    }
 
 
 def test_ambiguous_row_is_refused(xrays: Path, write: WriteImages) -> None:
     write(xrays, ["others/a1.png"])
 
-    assert "names that belong to several files: a1.png (images/a1.png, others/a1.png)" in refusal(data_of(xrays))
+    assert "names that belong to several files: a1.png (images/a1.png, others/a1.png)" in refusal(
+        data_of(xrays)
+    )
 
 
 @pytest.mark.parametrize(
@@ -84,7 +105,16 @@ def test_ambiguous_row_is_refused(xrays: Path, write: WriteImages) -> None:
     [
         (["ill"] * 4 + ["well"] * 4, {}, "ill ill ill ill well well well well", ""),
         (
-            ["Mass|Pneumonia", "Pneumonia|Mass", "Mass", "Pneumonia", "Edema|Pneumonia", "Edema", "None", "None"],
+            [
+                "Mass|Pneumonia",
+                "Pneumonia|Mass",
+                "Mass",
+                "Pneumonia",
+                "Edema|Pneumonia",
+                "Edema",
+                "None",
+                "None",
+            ],
             {"Mass": "mass", "None": "well", "*": "lungs"},
             "mass mass mass lungs lungs lungs well well",
             "",
@@ -115,7 +145,10 @@ def test_cells_or_columns_give_the_classes(
     xrays: Path, cells: list[str], labels: dict[str, str], expected: str, warning: str
 ) -> None:
     columns = "Ill" in labels
-    rows = ((Path(file).stem, file, cell if columns else f'"{cell}"') for file, cell in zip(FILES, cells, strict=True))
+    rows = (
+        (Path(file).stem, file, cell if columns else f'"{cell}"')
+        for file, cell in zip(FILES, cells, strict=True)
+    )
     write_rows(xrays, rows, f"image,patient,{'Ill,Well' if columns else 'finding'}")
 
     index = read_index(data_of(xrays, label=None if columns else "finding", labels=labels))
@@ -127,7 +160,10 @@ def test_cells_or_columns_give_the_classes(
 
 @pytest.mark.parametrize(
     ("cell", "message"),
-    [("seen", "the columns Ill, Well contain 0 8, probable 4, seen 4"), ("0", "contain 0 12, probable 4")],
+    [
+        ("seen", "the columns Ill, Well contain 0 8, probable 4, seen 4"),
+        ("0", "contain 0 12, probable 4"),
+    ],
 )
 def test_without_any_yes_the_cells_are_shown(xrays: Path, cell: str, message: str) -> None:
     rows = ((file, file, cell if "a" in file[7:] else "probable", "0") for file in FILES)
@@ -144,31 +180,50 @@ def test_cells_that_say_neither_yes_nor_no_are_counted(xrays: Path) -> None:
     index = read_index(data_of(xrays, label=None, labels={"Ill": "ill", "Well": "well"}))
 
     assert len(index.images) == 6
-    assert "labels.csv: cells that say neither yes nor no are no label: probable 1, x 1" in index.warnings
+    assert (
+        "labels.csv: cells that say neither yes nor no are no label: probable 1, x 1"
+        in index.warnings
+    )
 
 
-READERS = ["1,0", "0,1", "0,1"], ["1,0", "1,0", "0,1"], ["1,0", "0,0", "0,0"], ["1,0", ",", ","], ["0,1", "0,1"]
+READERS = (
+    ["1,0", "0,1", "0,1"],
+    ["1,0", "1,0", "0,1"],
+    ["1,0", "0,0", "0,0"],
+    ["1,0", ",", ","],
+    ["0,1", "0,1"],
+)
 """What readers say about a0 to a3 and b0: whether it is ill, and whether it is well."""
 
 
 @pytest.mark.parametrize("labels", [{"Ill": "ill", "Well": "well"}, {"Well": "well", "Ill": "ill"}])
 @pytest.mark.parametrize(
     ("disagree", "expected"),
-    [("first", "{0} {0} ill ill well"), ("majority", "well ill - ill well"), ("leave_out", "- - - ill well")],
+    [
+        ("first", "{0} {0} ill ill well"),
+        ("majority", "well ill - ill well"),
+        ("leave_out", "- - - ill well"),
+    ],
 )
 def test_disagreeing_rows_are_counted_and_settled(
     xrays: Path, disagree: str, expected: str, labels: dict[str, str]
 ) -> None:
     """A reader who says no to all labels disagrees with one who says yes; one who says nothing does not."""
-    rows = [(file, file, cell) for file, cells in zip(FILES, READERS, strict=False) for cell in cells]
+    rows = [
+        (file, file, cell) for file, cells in zip(FILES, READERS, strict=False) for cell in cells
+    ]
     write_rows(xrays, rows, "image,patient,Ill,Well")
 
     index = read_index(data_of(xrays, label=None, labels=labels, disagree=disagree))
 
     first = next(iter(labels.values()))
-    assert [classes_in(index).get(Path(file).stem, "-") for file in FILES[:5]] == expected.format(first).split()
+    assert [classes_in(index).get(Path(file).stem, "-") for file in FILES[:5]] == expected.format(
+        first
+    ).split()
     (note,) = (warning for warning in index.warnings if "disagree" in warning)
-    assert "the rows of 3 of 5 images disagree, such as those of images/a0.png (well 2, ill 1)" in note
+    assert (
+        "the rows of 3 of 5 images disagree, such as those of images/a0.png (well 2, ill 1)" in note
+    )
 
 
 def test_disagreeing_cells_are_settled_or_refused(xrays: Path) -> None:
@@ -202,21 +257,43 @@ UNRELATED = ("age", "reviewer", "Bilateral_Opacities")
     ],
 )
 def test_lateral_views_are_noted(xrays: Path, column: str, cells: list[str]) -> None:
-    rows = ((file, file, "ill" if "a" in file[7:] else "well", cells[int(file[8])]) for file in FILES)
+    rows = (
+        (file, file, "ill" if "a" in file[7:] else "well", cells[int(file[8])]) for file in FILES
+    )
     write_rows(xrays, rows, f"image,patient,finding,{column}")
 
-    notes = [warning for warning in read_index(data_of(xrays)).warnings if "lateral views or CT" in warning]
+    notes = [
+        warning
+        for warning in read_index(data_of(xrays)).warnings
+        if "lateral views or CT" in warning
+    ]
 
-    assert [note.partition(" are")[0] for note in notes] == ([] if column in UNRELATED else ["4 of 8 images"])
+    assert [note.partition(" are")[0] for note in notes] == (
+        [] if column in UNRELATED else ["4 of 8 images"]
+    )
 
 
 def test_lateral_views_are_noted_by_their_names(tmp_path: Path, write: WriteImages) -> None:
     names = ("p1_lateral", "view2_Lateral", "bilateral", "frontal")
-    write(tmp_path, (f"{name}/{file}{n}.png" for name in ("NORMAL", "PNEUMONIA") for n in range(2) for file in names))
+    write(
+        tmp_path,
+        (
+            f"{name}/{file}{n}.png"
+            for name in ("NORMAL", "PNEUMONIA")
+            for n in range(2)
+            for file in names
+        ),
+    )
 
-    (note,) = (warning for warning in read_index(DataSettings(path=tmp_path)).warnings if "lateral views" in warning)
+    (note,) = (
+        warning
+        for warning in read_index(DataSettings(path=tmp_path)).warnings
+        if "lateral views" in warning
+    )
 
-    assert note.startswith("8 of 16 images are lateral views or CT, by name, header or table (NORMAL/p1_lateral0.png")
+    assert note.startswith(
+        "8 of 16 images are lateral views or CT, by name, header or table (NORMAL/p1_lateral0.png"
+    )
 
 
 def test_rows_of_several_tables_are_united(xrays: Path) -> None:
@@ -236,7 +313,9 @@ def test_side_column_and_part_folders_have_synonyms(xrays: Path, write: WriteIma
     words = ["train", "Training", "valid", "test"]
     parts = ["train", "train", "val", "test"] * 2
     sides = dict(zip(FILES, words * 2, strict=True))
-    rows = ((file, file, "ill" if "a" in file[7:] else "well", side) for file, side in sides.items())
+    rows = (
+        (file, file, "ill" if "a" in file[7:] else "well", side) for file, side in sides.items()
+    )
     write_rows(xrays, rows, "image,patient,finding,fold")
     by_column = read_index(data_of(xrays, side="fold"))
     shutil.rmtree(xrays / "images")
@@ -252,7 +331,9 @@ def test_side_column_and_part_folders_have_synonyms(xrays: Path, write: WriteIma
 
 def test_sides_by_lists(xrays: Path) -> None:
     (xrays / "held.txt").write_text("a3.png\n\nb3.png\nnot_downloaded.png\n", encoding="utf-8")
-    (xrays / "train.txt").write_text("\n".join(f"{kind}{i}" for kind in "ab" for i in range(3)), encoding="utf-8")
+    (xrays / "train.txt").write_text(
+        "\n".join(f"{kind}{i}" for kind in "ab" for i in range(3)), encoding="utf-8"
+    )
 
     with (xrays / "labels.csv").open("a", encoding="utf-8") as table:
         table.write("not_downloaded.png,p9,ill\n")
@@ -266,7 +347,9 @@ def test_sides_by_lists(xrays: Path) -> None:
     message = refusal(data_of(xrays, side={"train": "train.txt", "test": "test.txt"}))
     assert "test.txt: 1 images are also in train.txt: images/a2.png" in message
     (xrays / "test.txt").write_text("a3.png 1", encoding="utf-8")
-    assert "1 of its 1 lines name no image of the table: a3.png 1" in refusal(data_of(xrays, side={"test": "test.txt"}))
+    assert "1 of its 1 lines name no image of the table: a3.png 1" in refusal(
+        data_of(xrays, side={"test": "test.txt"})
+    )
 
 
 def test_table_without_labels_keeps_class_folders(tmp_path: Path, write: WriteImages) -> None:
@@ -278,16 +361,24 @@ def test_table_without_labels_keeps_class_folders(tmp_path: Path, write: WriteIm
 
     assert index.class_names == ("NORMAL", "PNEUMONIA")
     assert [image.patient for image in index.images] == [f"p{i}" for i in range(8)]
-    assert index.warnings == ("labels.csv leaves out images without a row: 1 (train/NORMAL/extra.png)",)
+    assert index.warnings == (
+        "labels.csv leaves out images without a row: 1 (train/NORMAL/extra.png)",
+    )
 
 
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"image": "imag"}, "data.table.image: there is no column 'imag'; found image, patient, finding"),
+        (
+            {"image": "imag"},
+            "data.table.image: there is no column 'imag'; found image, patient, finding",
+        ),
         ({"label": "findings"}, "data.table.label: there is no column 'findings'"),
         ({"patient": "Patient"}, "did you mean 'patient'?"),
-        ({"label": None, "labels": {"Ill": "ill", "x": "well"}}, "data.table.labels: there is no column 'Ill'"),
+        (
+            {"label": None, "labels": {"Ill": "ill", "x": "well"}},
+            "data.table.labels: there is no column 'Ill'",
+        ),
         ({"labels": {"il": "ill", "well": "well"}}, "no cell of column finding has the label 'il'"),
         ({"labels": {"il": "ill", "well": "well"}}, "did you mean 'ill'?"),
         ({"labels": {"ill": "ill"}}, "there is only one class, ill"),
@@ -310,7 +401,11 @@ def test_wrong_settings_are_explained(xrays: Path, table: dict[str, Any], messag
             "pb3,well\na0.png,pb3,ill\n",
             "labels.csv:10: a0.png belongs to patient pb3 here, but to pa0 in",
         ),
-        ("pb3,well\n", "pb3,well\na0.png,pa0,well\n", "labels.csv:2: a0.png has several classes: ill, well"),
+        (
+            "pb3,well\n",
+            "pb3,well\na0.png,pa0,well\n",
+            "labels.csv:2: a0.png has several classes: ill, well",
+        ),
         ("pb3,well\n", "pb3,well\n,pa0,well\n", "labels.csv:10: a cell is empty"),
         (
             "pb3,well\n",
@@ -328,11 +423,14 @@ def test_contradicting_rows_are_refused(xrays: Path, old: str, new: str, message
 
 
 ROWS = [
-    f"{name}.png,p{name},seen,{'ill' if name[0] == 'a' else 'well'}" for name in ("a0", "a1", "a2", "b0", "b1", "b2")
+    f"{name}.png,p{name},seen,{'ill' if name[0] == 'a' else 'well'}"
+    for name in ("a0", "a1", "a2", "b0", "b1", "b2")
 ]
 
 
-def write_comments(root: Path, changes: dict[int, str], header: str = "image,patient,comment,finding") -> None:
+def write_comments(
+    root: Path, changes: dict[int, str], header: str = "image,patient,comment,finding"
+) -> None:
     """Write `ROWS` below a header, which is line 1; some lines are other ones."""
     lines = [header, *ROWS]
     for number, line in changes.items():
@@ -343,13 +441,25 @@ def write_comments(root: Path, changes: dict[int, str], header: str = "image,pat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({3: "a1.png,pa1,opacity, left lung,ill"}, "labels.csv:3: the header has 4 cells, but line 3 has 5"),
-        ({3: "a1.png,pa1,ill", 5: "b0.png"}, "labels.csv:3: the header has 4 cells, but line 3 has 3, line 5 has 1"),
-        ({1: "image,patient,comment, left,finding"}, "labels.csv:2: the header has 5 cells, but line 2 has 4"),
+        (
+            {3: "a1.png,pa1,opacity, left lung,ill"},
+            "labels.csv:3: the header has 4 cells, but line 3 has 5",
+        ),
+        (
+            {3: "a1.png,pa1,ill", 5: "b0.png"},
+            "labels.csv:3: the header has 4 cells, but line 3 has 3, line 5 has 1",
+        ),
+        (
+            {1: "image,patient,comment, left,finding"},
+            "labels.csv:2: the header has 5 cells, but line 2 has 4",
+        ),
         ({1: "image,patient,finding,finding"}, "columns 3 and 4 have the same name, 'finding'"),
         ({3: 'a1.png,pa1,"5 mm,ill'}, "labels.csv:3: not a row of a table: unexpected end of data"),
         ({3: 'a1.png,pa1,"5 mm,ill', 5: 'b0.png,pb0,"well",well'}, "labels.csv:3: not a row"),
-        ({3: 'a1.png,pa1,"5 mm,ill', 4: 'a2.png,pa2,5 mm",ill'}, "labels.csv:3: a quotation mark in this row encloses"),
+        (
+            {3: 'a1.png,pa1,"5 mm,ill', 4: 'a2.png,pa2,5 mm",ill'},
+            "labels.csv:3: a quotation mark in this row encloses",
+        ),
         (
             {3: 'a1.png,pa1,"5 mm,ill', 6: 'b1.png,pb1,5 mm",well'},
             "labels.csv:3: a quotation mark in this row encloses",
@@ -376,14 +486,18 @@ def test_tables_as_programs_write_them_are_read(xrays: Path, separator: str, sta
 
     index = read_index(data_of(xrays))
 
-    expected = {name: "ill" if name[0] == "a" else "well" for name in ("a0", "a1", "a2", "b0", "b1", "b2")}
+    expected = {
+        name: "ill" if name[0] == "a" else "well" for name in ("a0", "a1", "a2", "b0", "b1", "b2")
+    }
     assert classes_in(index) == expected
     assert {image.patient for image in index.images} == {f"p{name}" for name in expected}
 
 
 def test_rows_without_image_are_counted_and_patients_csv_would_be_ignored(xrays: Path) -> None:
     (xrays / "images" / "a0.png").unlink()
-    assert read_index(data_of(xrays)).warnings == ("labels.csv leaves out rows without an image: 1 of 8",)
+    assert read_index(data_of(xrays)).warnings == (
+        "labels.csv leaves out rows without an image: 1 of 8",
+    )
 
     (xrays / "patients.csv").write_text("file,patient\na0.png,p\n", encoding="utf-8")
     assert "data.table is given, so patients.csv would be ignored" in refusal(data_of(xrays))
@@ -430,9 +544,15 @@ def test_side_by_a_folder(tmp_path: Path, write: WriteImages, folder: str) -> No
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
-def test_umlauts_of_one_or_two_code_points_are_the_same(tmp_path: Path, write: WriteImages, form: Any) -> None:
+def test_umlauts_of_one_or_two_code_points_are_the_same(
+    tmp_path: Path, write: WriteImages, form: Any
+) -> None:
     """Archives from macOS decompose the umlauts in the names of files and folders, but a table or a setting may not."""
-    files = [f"{name}/Röntgen{name}{number}.png" for name in ("gesund", "Entzündung") for number in range(3)]
+    files = [
+        f"{name}/Röntgen{name}{number}.png"
+        for name in ("gesund", "Entzündung")
+        for number in range(3)
+    ]
     write(tmp_path, (normalize("NFD", file) for file in files))
     rows = "\n".join(f"{normalize(form, file)},p{number}" for number, file in enumerate(files))
     (tmp_path / "patients.csv").write_text(f"file,patient\n{rows}\n", encoding="utf-8")

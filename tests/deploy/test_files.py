@@ -31,7 +31,9 @@ def test_shell_scripts_pass_shellcheck() -> None:
 
 def test_commands_in_the_files_have_options_that_exist() -> None:
     """Parsing fails for an option that does not exist."""
-    in_compose = re.search(r"exec head xraytune (search .*?--address head:6379)", re.sub(r"\\?\n# +", " ", COMPOSE))
+    in_compose = re.search(
+        r"exec head xraytune (search .*?--address head:6379)", re.sub(r"\\?\n# +", " ", COMPOSE)
+    )
     assert in_compose is not None
     program, *words = shlex.split(RAYJOB["spec"]["entrypoint"])
 

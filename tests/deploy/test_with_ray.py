@@ -48,7 +48,9 @@ def free_port(first: int) -> int:
 
 
 @contextmanager
-def running(command: list[str], env: dict[str, str], log: Path) -> Iterator[Callable[[Callable[[], object]], None]]:
+def running(
+    command: list[str], env: dict[str, str], log: Path
+) -> Iterator[Callable[[Callable[[], object]], None]]:
     """Run a command with its output in `log`; gives a function that waits for an event while it runs. Ends with SIGTERM."""
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(command, env=env, stdout=output, stderr=subprocess.STDOUT)
@@ -87,18 +89,31 @@ def test_search_that_slurm_stops_at_its_time_limit_is_resumed_by_a_ray_job(tmp_p
     path = os.pathsep.join((str(tmp_path), str(PROGRAMS), os.environ["PATH"]))
 
     job = free_port(20_000) - 20_000
-    slurm = {"SLURM_JOB_ID": f"{job}", "SLURM_JOB_NODELIST": "nodes[1-2]", "SLURM_CPUS_PER_TASK": "1"}
+    slurm = {
+        "SLURM_JOB_ID": f"{job}",
+        "SLURM_JOB_NODELIST": "nodes[1-2]",
+        "SLURM_CPUS_PER_TASK": "1",
+    }
     env = os.environ | slurm | {"PATH": path, "STEPS": str(tmp_path / "steps")}
     with running([str(SBATCH), *options], env, tmp_path / "slurm.log") as wait_for:
         wait_for(lambda: [*study.path.glob("trials/*/epochs.jsonl")])
 
     log = (tmp_path / "slurm.log").read_text(encoding="utf-8")
-    steps = [" ".join(line.split()[:3]) for line in (tmp_path / "steps").read_text(encoding="utf-8").splitlines()]
+    steps = [
+        " ".join(line.split()[:3])
+        for line in (tmp_path / "steps").read_text(encoding="utf-8").splitlines()
+    ]
     address = f"--address=127.0.0.1:{20_000 + job}"
     assert log.endswith("exit code 130\n"), log
     assert log.count("Ray runtime started.") == 2
     folder = steps[-1].removeprefix("rm -rf ")
-    assert steps == ["getent ahostsv4 localhost", "mkdir -m 700", "ray start --head", f"ray start {address}", steps[-1]]
+    assert steps == [
+        "getent ahostsv4 localhost",
+        "mkdir -m 700",
+        "ray start --head",
+        f"ray start {address}",
+        steps[-1],
+    ]
     assert re.fullmatch("/tmp/xray-[0-9a-f]{8}", folder), "a name that nobody can take before"
     assert not Path(folder).exists()
     assert ended_trials(study) == {}
@@ -110,16 +125,41 @@ def test_search_that_slurm_stops_at_its_time_limit_is_resumed_by_a_ray_job(tmp_p
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         }
-        head = ["start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={free_port(23_000)}"]
-        ports = [f"--dashboard-port={dashboard.rpartition(':')[2]}", "--dashboard-agent-listen-port=0"]
-        start = [str(PROGRAMS / "ray"), *head, *ports, "--num-cpus=2", f"--temp-dir={temporary}/ray"]
+        head = [
+            "start",
+            "--head",
+            "--block",
+            "--node-ip-address=127.0.0.1",
+            f"--port={free_port(23_000)}",
+        ]
+        ports = [
+            f"--dashboard-port={dashboard.rpartition(':')[2]}",
+            "--dashboard-agent-listen-port=0",
+        ]
+        start = [
+            str(PROGRAMS / "ray"),
+            *head,
+            *ports,
+            "--num-cpus=2",
+            f"--temp-dir={temporary}/ray",
+        ]
         with running(start, env, tmp_path / "head.log") as wait_for:
-            wait_for(lambda: "Ray runtime started." in (tmp_path / "head.log").read_text(encoding="utf-8"))
+            wait_for(
+                lambda: (
+                    "Ray runtime started." in (tmp_path / "head.log").read_text(encoding="utf-8")
+                )
+            )
             submit = [str(PROGRAMS / "ray"), "job", "submit", f"--address={dashboard}", "--"]
             search = [str(PROGRAMS / "xraytune"), "search", *options, "--address=auto"]
-            done = subprocess.run([*submit, *search], env=env, capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                [*submit, *search], env=env, capture_output=True, text=True, check=False
+            )
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [(row.status, row.epochs) for row in ended_trials(study).values()] == [("complete", 12)] * 2
+    assert [(row.status, row.epochs) for row in ended_trials(study).values()] == [
+        ("complete", 12)
+    ] * 2
     for epochs in study.path.glob("trials/*/epochs.jsonl"):
-        assert len(epochs.read_text(encoding="utf-8").splitlines()) == 12, "no epoch was trained twice"
+        assert len(epochs.read_text(encoding="utf-8").splitlines()) == 12, (
+            "no epoch was trained twice"
+        )

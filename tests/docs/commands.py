@@ -1,8 +1,8 @@
 """The commands on the pages, which of them are run, and how these are shrunk.
 
-A command is run with the options of `SHRUNK` in addition, which replace equal ones on the page and make its networks, images
-and budgets small. If that makes commands with a space file equal, only the first is run. A block without new
-commands is not run.
+A command is run with the options of `SHRUNK` in addition, which replace equal ones on the page and
+make its networks, images and budgets small. If that makes commands with a space file equal, only
+the first is run. A block without new commands is not run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ from xraytune.space.load import load_space
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "examples/README.md")]
 PAGES += sorted((ROOT / "docs").rglob("*.md"))
-BLOCKS = [(page.relative_to(ROOT).as_posix(), block) for page in PAGES for block in blocks(page.read_text("utf-8"))]
+BLOCKS = [
+    (page.relative_to(ROOT).as_posix(), block)
+    for page in PAGES
+    for block in blocks(page.read_text("utf-8"))
+]
 
 RUN_AS_A_WHOLE = {
     "docs/tutorial.md": "test_the_tutorial_shows_what_its_commands_print",
@@ -52,13 +56,23 @@ TINY = (
 )
 TINY_PAIRS = (
     *(one for one in TINY if not one.startswith(("backbone", "gan."))),
-    *("backbone=resnet18", "gan.image_size=32", "gan.width=8", "gan.batch_size=8", "gan.lr_g=2e-3", "gan.steps=200"),
+    *(
+        "backbone=resnet18",
+        "gan.image_size=32",
+        "gan.width=8",
+        "gan.batch_size=8",
+        "gan.lr_g=2e-3",
+        "gan.steps=200",
+    ),
     "gan.ema_half_life_images=300",  # enough for plausible masks
 )
 SHRUNK = {
     r"(search|train|generator train) (?!.*(gan.segmentation|lung_segmenter|jsrt_|best.yaml|exact.yaml))": TINY,
     r"(search|train|generator train) .*(gan.segmentation|lung_segmenter|jsrt_)": TINY_PAIRS,
-    r"train .*lung_segmenter": ("budget.steps_per_epoch=20", "data.train_patients=null"),  # enough for plausible masks
+    r"train .*lung_segmenter": (
+        "budget.steps_per_epoch=20",
+        "data.train_patients=null",
+    ),  # enough for plausible masks
     r"search .*CXR8": ("data.train_patients=null",),
     r"audit": tuple(one for one in TINY if not one.startswith("budget.trials")),
     r"generator sample": ("-n 20",),
@@ -77,7 +91,12 @@ def of_xraytune(words: list[str]) -> list[str] | None:
     """The words after `xraytune`, if that is what the command runs."""
     if words[0] == "xraytune":
         return words[1:]
-    if words[0] in RUNNERS and "xraytune" in words and words[1] != "build" and "--entrypoint" not in words:
+    if (
+        words[0] in RUNNERS
+        and "xraytune" in words
+        and words[1] != "build"
+        and "--entrypoint" not in words
+    ):
         return words[words.index("xraytune") + 1 :]
     return None
 
@@ -93,13 +112,19 @@ def is_run(page: str, words: list[str]) -> bool:
 
 
 def used_by(
-    file: str | Path, overrides: Iterable[str], given: Sequence[str] = (), *, is_trained: bool = False
+    file: str | Path,
+    overrides: Iterable[str],
+    given: Sequence[str] = (),
+    *,
+    is_trained: bool = False,
 ) -> list[str]:
     """Return the overrides that have an effect on a space with others that are given, or on its first point."""
     path = ROOT / file
     space = load_space(path if path.exists() else Path(file), given, data=Path("xrays"))
     active = space.first_point().keys() if is_trained else {spec.name for spec in space.specs}
-    return [one for one in overrides if not one.startswith("gan.") or one.partition("=")[0] in active]
+    return [
+        one for one in overrides if not one.startswith("gan.") or one.partition("=")[0] in active
+    ]
 
 
 def shrunk(arguments: Sequence[str]) -> tuple[str, ...]:
@@ -110,18 +135,28 @@ def shrunk(arguments: Sequence[str]) -> tuple[str, ...]:
     if added and re.match("search|train|generator train|audit", line):
         pairs = [*itertools.pairwise(arguments)]
         files = [
-            word.replace("SPACE.yaml", "gan_ratio_cpu") for before, word in pairs if before in ("--space", "--config")
+            word.replace("SPACE.yaml", "gan_ratio_cpu")
+            for before, word in pairs
+            if before in ("--space", "--config")
         ]
         given = [word for before, word in pairs if before == "--set"]
         is_trained = bool(files) and arguments[0] == "train"
-        added = used_by(files[0] if files else "audit", added, given, is_trained=is_trained)  # a trial may have no GAN
-    words = [*arguments, *(word for one in added for word in (one.split() if one[0] == "-" else ("--set", one)))]
+        added = used_by(
+            files[0] if files else "audit", added, given, is_trained=is_trained
+        )  # a trial may have no GAN
+    words = [
+        *arguments,
+        *(word for one in added for word in (one.split() if one[0] == "-" else ("--set", one))),
+    ]
     options: dict[str, tuple[str, ...]] = {}
     rest = iter(words)
     for number, word in enumerate(rest):
         if word in ("--set", "-n", "--patients", "--size", "--weights-dir"):
             value = next(rest)
-            options[f"{word} {value.partition('=')[0]}" if word == "--set" else word] = (word, value)
+            options[f"{word} {value.partition('=')[0]}" if word == "--set" else word] = (
+                word,
+                value,
+            )
         else:
             options[f"{number}"] = (word,)
     options.pop("--weights-dir", None)

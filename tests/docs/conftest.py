@@ -50,12 +50,20 @@ def segmenter(main_job: Path) -> Path:
         (folder / "generated" / file.parent.name).mkdir(parents=True, exist_ok=True)
         shutil.copy(file, folder / "generated" / file.parent.name / f"image_{number}.jpeg")
     hospital = Path(shutil.copytree(folder / "others" / "test", folder / "hospital" / "test"))
-    rows = (f"{file.name},{number},{'FM'[number % 2]}" for number, file in enumerate(sorted(hospital.rglob("*.jpeg"))))
-    (hospital / "patients.csv").write_text("\n".join(["file,patient,sex", *rows]) + "\n", encoding="utf-8")
+    rows = (
+        f"{file.name},{number},{'FM'[number % 2]}"
+        for number, file in enumerate(sorted(hospital.rglob("*.jpeg")))
+    )
+    (hospital / "patients.csv").write_text(
+        "\n".join(["file,patient,sex", *rows]) + "\n", encoding="utf-8"
+    )
     nih(folder / "CXR8")
     shutil.copy(ROOT / "search_spaces" / "data" / "nih_chestxray14.yaml", folder / "CXR8")
     (words,) = (
-        one for _, _, commands in commands_to_run() for one in commands if "lung_segmenter_cpu" in " ".join(one)
+        one
+        for _, _, commands in commands_to_run()
+        for one in commands
+        if "lung_segmenter_cpu" in " ".join(one)
     )
     (main_job / "jsrt").symlink_to("pairs")
     run_all([words], main_job)

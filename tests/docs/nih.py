@@ -12,7 +12,9 @@ from xraytune.base.seeding import numpy_generator
 def draw(path: Path, *, is_bright: bool) -> None:
     """A small image of its own; the ill are brighter, so that a classifier has something to learn."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    grey = numpy_generator(0, str(path.name), str(path.parent)).integers(0, 120, (40, 40), dtype=np.uint8)
+    grey = numpy_generator(0, str(path.name), str(path.parent)).integers(
+        0, 120, (40, 40), dtype=np.uint8
+    )
     Image.fromarray(grey + np.uint8(100 * is_bright)).save(path)
 
 
@@ -27,7 +29,9 @@ def nih(root: Path) -> None:
         labels = "Cardiomegaly" if patient == 1 and visit else labels
         rows.append(f"{name},{labels},{visit},{patient},{50 + patient},F,PA,2500,2048,0.14,0.14,")
         lists["test_list.txt" if patient > 14 else "train_val_list.txt"].append(name)
-    header = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position"
+    header = (
+        "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position"
+    )
     header += ",OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"
     for file, lines in {"Data_Entry_2017.csv": [header, *rows], **lists}.items():
         (root / file).write_text("\n".join(lines), encoding="utf-8")

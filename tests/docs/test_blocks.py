@@ -1,8 +1,10 @@
 """Every code block of README and docs/ is valid.
 
-- Shell: each command of xraytune exists, with its options, and its space file is valid with its overrides. Two other files
-  run commands: two pages from top to bottom, and all other commands except those of `ONLY_PARSED`.
-- YAML is a valid space or another known file, JSON is valid, and Python is run by the tests that `PYTHON` names.
+- Shell: each command of xraytune exists, with its options, and its space file is valid with its
+  overrides. Two other files run commands: two pages from top to bottom, and all other commands
+  except those of `ONLY_PARSED`.
+- YAML is a valid space or another known file, JSON is valid, and Python is run by the tests that
+`PYTHON` names.
 - Other blocks show output.
 """
 
@@ -57,12 +59,16 @@ def parse(words: Sequence[str]) -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize(("page", "block"), all_of("bash"))
 def test_every_command_exists_with_its_options(page: str, block: Block) -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(
+        re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    )
     for words in shell_commands(block.text):
         assert Path(words[0]).name in PROGRAMS
         if words[0] == "make":
             assert words[1] in targets
-            (chosen,) = [word.removeprefix("ONLY=") for word in words if word.startswith("ONLY=")] or [""]
+            (chosen,) = [
+                word.removeprefix("ONLY=") for word in words if word.startswith("ONLY=")
+            ] or [""]
             assert chosen in {"", "name", *BENCHMARKS}
         if (arguments := of_xraytune(words)) is not None:
             given = parse(arguments).params
@@ -73,41 +79,64 @@ def test_every_command_exists_with_its_options(page: str, block: Block) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    sorted({" ".join(line.split()) for page in PAGES for line in INLINE.findall(page.read_text(encoding="utf-8"))}),
+    sorted(
+        {
+            " ".join(line.split())
+            for page in PAGES
+            for line in INLINE.findall(page.read_text(encoding="utf-8"))
+        }
+    ),
 )
 def test_every_command_within_a_sentence_has_its_options(line: str) -> None:
     ((_, *words),) = shell_commands(line)[:1]
     current = get_command(build_app())
     while hasattr(current, "commands") and words and words[0] in current.commands:
         current = current.commands[words.pop(0)]
-    known = {"--help", *(name for param in current.params for name in (*param.opts, *param.secondary_opts))}
+    known = {
+        "--help",
+        *(name for param in current.params for name in (*param.opts, *param.secondary_opts)),
+    }
 
     assert not hasattr(current, "commands") or all(word.startswith("-") for word in words), line
     assert {word for word in words if word.startswith("-")} <= known
 
 
 @pytest.mark.parametrize(("page", "block"), [*all_of("yaml"), *all_of("json")])
-def test_yaml_is_a_valid_space_or_another_known_file(page: str, block: Block, tmp_path: Path) -> None:
-    content = json.loads(block.text) if block.language == "json" else next(yaml.safe_load_all(block.text))
+def test_yaml_is_a_valid_space_or_another_known_file(
+    page: str, block: Block, tmp_path: Path
+) -> None:
+    content = (
+        json.loads(block.text) if block.language == "json" else next(yaml.safe_load_all(block.text))
+    )
     if block.language == "json" or OTHER_YAML.keys() & content.keys():
         return
     assert content.keys() <= {*Settings.model_fields, "parameters", "points_to_evaluate"}, page
     file = tmp_path / "space.yaml"
-    file.write_text(block.text if "name" in content else f"name: page\n{block.text}", encoding="utf-8")
+    file.write_text(
+        block.text if "name" in content else f"name: page\n{block.text}", encoding="utf-8"
+    )
     has_path = "path" in content.get("data", {})
 
     assert load_space(file, data=None if has_path else Path("chest_xray")).settings.name
 
 
 def test_the_troubleshooting_page_starts_from_messages_that_are_printed() -> None:
-    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in (ROOT / "xraytune").rglob("*.py")]
-    texts = {node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    trees = [
+        ast.parse(file.read_text(encoding="utf-8")) for file in (ROOT / "xraytune").rglob("*.py")
+    ]
+    texts = {
+        node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)
+    }
     printed = "\n".join(text for text in texts if isinstance(text, str))
     page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8").partition("\n## ")[0]
 
     seen = [
-        message for row in re.findall(r"^\| ([^|]*) \|", page, re.MULTILINE) for message in re.findall("`(.*?)`", row)
+        message
+        for row in re.findall(r"^\| ([^|]*) \|", page, re.MULTILINE)
+        for message in re.findall("`(.*?)`", row)
     ]
 
     assert len(seen) > 10
-    assert [part for message in seen for part in message.split("...") if part.strip() not in printed] == []
+    assert [
+        part for message in seen for part in message.split("...") if part.strip() not in printed
+    ] == []

@@ -1,6 +1,7 @@
 """The commands of the pages work as they stand, but for their size (tests/docs/commands.py).
 
-Pages whose commands build on each other are run from top to bottom: the tutorial as it stands, and another modality.
+Pages whose commands build on each other are run from top to bottom: the tutorial as it stands, and
+another modality.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ pytestmark = pytest.mark.slow
 
 ON_GPUS, ON_A_LAPTOP, *OTHERS = commands_to_run()
 PARAMETERS = [
-    pytest.param([one for one in commands if SEGMENTER not in one], id=f"{page}:{block.lines[0] + 1}")
+    pytest.param(
+        [one for one in commands if SEGMENTER not in one], id=f"{page}:{block.lines[0] + 1}"
+    )
     for page, block, commands in OTHERS
 ]
 
@@ -55,10 +58,8 @@ def test_commands_run(commands: list[tuple[str, ...]], main_job: Path, world: Pa
 def run_page(name: str, folder: Path, *options: str) -> dict[str, str]:
     """Run the commands of a page in their order, and return what each printed.
 
-    Args:
-        name: A page of docs/. Its YAML blocks are written to `NAME.yaml`, with the name of the space.
-        folder: The current folder of the commands.
-        options: Added to each `search`.
+    Args: name: A page of docs/. Its YAML blocks are written to `NAME.yaml`, with the name of the
+        space. folder: The current folder of the commands. options: Added to each `search`.
     """
     printed: dict[str, str] = {}
     for block in blocks((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")):
@@ -114,7 +115,12 @@ def test_another_modality_is_searched_confirmed_and_trained(tmp_path: Path) -> N
     (tmp_path / "ultrasound.yaml").write_text(space, encoding="utf-8")
     commands = (
         ["data", "inspect", "ultrasound", "--classes", "auto", "--group-regex", "p([0-9]+)_"],
-        ["search", "--space", "ultrasound.yaml", *(word for one in TINY for word in ("--set", one))],
+        [
+            "search",
+            "--space",
+            "ultrasound.yaml",
+            *(word for one in TINY for word in ("--set", one)),
+        ],
         ["confirm", "studies/ultrasound", "--yes"],
         ["train", "studies/ultrasound", "-o", "model"],
         ["predict", "model", "ultrasound/test", "-o", "predictions.csv"],

@@ -9,10 +9,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs" / "decisions").glob("*.md"))]
 CODE = [ROOT / "Makefile", ROOT / "pyproject.toml"]
-CODE += [file for folder in ("xraytune", "tests", "benchmarks") for file in (ROOT / folder).rglob("*.py")]
+CODE += [
+    file for folder in ("xraytune", "tests", "benchmarks") for file in (ROOT / folder).rglob("*.py")
+]
 CODE += (ROOT / "search_spaces").rglob("*.yaml")
 IN_BACKTICKS = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
-OPTION_PATH_OR_NAME = re.compile(r"(--[a-z-]+)|([\w./-]*/[\w./-]+|[\w-]+\.(?:py|md|toml|cff))|(\w*[A-Za-z_]\w*)")
+OPTION_PATH_OR_NAME = re.compile(
+    r"(--[a-z-]+)|([\w./-]*/[\w./-]+|[\w-]+\.(?:py|md|toml|cff))|(\w*[A-Za-z_]\w*)"
+)
 OF_OTHERS = {"should_stop"}
 """Names of earlier designs and of other programs."""
 

@@ -44,13 +44,21 @@ points_to_evaluate:
 
 
 def xraytune(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([PROGRAM, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [PROGRAM, *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
 
 
-def search_until_a_trial_ends(folder: Path, *arguments: str, then: signal.Signals) -> subprocess.Popen[str]:
+def search_until_a_trial_ends(
+    folder: Path, *arguments: str, then: signal.Signals
+) -> subprocess.Popen[str]:
     """Start a search, send it a signal after its first trial, and wait for it to end."""
     process = subprocess.Popen(
-        [PROGRAM, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [PROGRAM, *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     assert process.stdout is not None
     for line in process.stdout:
@@ -66,7 +74,9 @@ def search_until_a_trial_ends(folder: Path, *arguments: str, then: signal.Signal
 def test_from_images_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Search, interrupt, resume, status, export, train, evaluate, predict, and a complete trial again."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "random.py").write_text("raise ImportError", encoding="utf-8")  # Ray must not import it
+    (tmp_path / "random.py").write_text(
+        "raise ImportError", encoding="utf-8"
+    )  # Ray must not import it
     (tmp_path / "small.yaml").write_text(SPACE, encoding="utf-8")
     said("data", "phantom", "xrays", "--patients", 40, "--seed", 1, "--size", 64)
     said("data", "phantom", "others", "--patients", 20, "--seed", 2, "--size", 64)
@@ -80,7 +90,9 @@ def test_from_images_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     done = xraytune(tmp_path, *search)
 
     assert done.returncode == 0, done.stderr
-    rows = sorted(read_jsonl(tmp_path / "studies/small/trials.jsonl"), key=lambda row: int(row["number"]))
+    rows = sorted(
+        read_jsonl(tmp_path / "studies/small/trials.jsonl"), key=lambda row: int(row["number"])
+    )
     assert [row["number"] for row in rows] == [0, 1, 2], "each trial exactly once"
     assert {row["status"] for row in rows} <= {"complete", "pruned"}
     assert [row["arm"] for row in rows][:2] == ["classical+gan", "gan"]
@@ -91,14 +103,23 @@ def test_from_images_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert trained["val_b_score"] > 0.5
 
     evaluated = said("evaluate", "model", "--data", "others/test")
-    assert {"auroc", "accuracy", "sensitivity (PNEUMONIA)", "f1 (PNEUMONIA)", "images", "intervals"} <= evaluated.keys()
+    assert {
+        "auroc",
+        "accuracy",
+        "sensitivity (PNEUMONIA)",
+        "f1 (PNEUMONIA)",
+        "images",
+        "intervals",
+    } <= evaluated.keys()
     said("predict", "model", "others/test", "-o", "predictions.csv")
     with (tmp_path / "predictions.csv").open(encoding="utf-8", newline="") as stream:
         assert len(list(csv.DictReader(stream))) == evaluated["images"]
 
     complete = next(row["number"] for row in rows if row["status"] == "complete")
     said("export", "studies/small", "--trial", complete, "--exact", "-o", "exact.yaml")
-    assert said("train", "--config", "exact.yaml", "-o", "exact")["equals_trial"], "it differs without Ray"
+    assert said("train", "--config", "exact.yaml", "-o", "exact")["equals_trial"], (
+        "it differs without Ray"
+    )
 
     assert sum(said(*search)["counts"].values()) == 3, "a finished search runs no more trials"
 
@@ -117,7 +138,9 @@ def interrupt_after_a_run(folder: Path, study: Path) -> int:
     """Start a confirmation, interrupt it after its first replicate, and return its exit code."""
     ended = study / "confirm" / "runs.jsonl"
     with (folder / "interrupted.log").open("w", encoding="utf-8") as log:
-        process = subprocess.Popen([PROGRAM, "confirm", str(study)], cwd=folder, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [PROGRAM, "confirm", str(study)], cwd=folder, stdout=log, stderr=log
+        )
         while process.poll() is None and not (ended.exists() and ended.stat().st_size):
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
@@ -126,7 +149,9 @@ def interrupt_after_a_run(folder: Path, study: Path) -> int:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_confirm_resumes_after_an_interruption_and_accesses_the_test_folder_once(tmp_path: Path) -> None:
+def test_a_confirm_resumes_after_an_interruption_and_accesses_the_test_folder_once(
+    tmp_path: Path,
+) -> None:
     draw_phantoms(tmp_path / "xrays", patients=60, seed=0, image_size_px=32)
     (tmp_path / "small.yaml").write_text(SPACE + CONFIRM, encoding="utf-8")
     study = search_in_process(load_space(tmp_path / "small.yaml", QUICK), tmp_path).path
@@ -149,7 +174,9 @@ def test_a_confirm_resumes_after_an_interruption_and_accesses_the_test_folder_on
     assert (access["command"], access["images"]) == ("confirm", found["test"]["images"])
     assert found == json.loads((study / "confirm" / "verdict.json").read_text(encoding="utf-8"))
     assert found["verdict"] in {"helps", "hurts", "no_better", "undecided"}
-    assert found["exploratory"] == ["it has only 2 replicates, and the 95 % intervals need at least 4"]
+    assert found["exploratory"] == [
+        "it has only 2 replicates, and the 95 % intervals need at least 4"
+    ]
 
     again = said("confirm", study)
 

@@ -80,25 +80,36 @@ def lab(tmp_path_factory: pytest.TempPathFactory, examples_path: list[str]) -> P
     """A folder with `xrays`, space files of the examples, and the `model` that `xraytune train` made of one."""
     lab = tmp_path_factory.mktemp("lab")
     draw_phantoms(lab / "xrays", patients=40, seed=3, image_size_px=48)
-    (lab / "own.yaml").write_text(SPACE.replace("WEIGHTS", "none").replace("TRAINABLE", "all"), encoding="utf-8")
+    (lab / "own.yaml").write_text(
+        SPACE.replace("WEIGHTS", "none").replace("TRAINABLE", "all"), encoding="utf-8"
+    )
     frozen = SPACE.replace("WEIGHTS", "tiny_net.pth").replace("TRAINABLE", "head")
     (lab / "frozen.yaml").write_text(frozen, encoding="utf-8")
     with on_path(*map(Path, examples_path[:2])):
-        done = command("train", "--config", lab / "own.yaml", "-o", lab / "model", "--cache", lab / "cache")
+        done = command(
+            "train", "--config", lab / "own.yaml", "-o", lab / "model", "--cache", lab / "cache"
+        )
     assert done.exit_code == 0, done.stderr
     return lab
 
 
 def manifests(lab: Path, stage: str) -> list[dict[str, Any]]:
-    return [read_json(path)["inputs"] for path in sorted((lab / "cache" / stage).glob("*/manifest.json"))]
+    return [
+        read_json(path)["inputs"]
+        for path in sorted((lab / "cache" / stage).glob("*/manifest.json"))
+    ]
 
 
-def test_model_records_the_versions_of_its_extensions_and_is_refused_without_them(lab: Path) -> None:
+def test_model_records_the_versions_of_its_extensions_and_is_refused_without_them(
+    lab: Path,
+) -> None:
     packages = read_json(lab / "model" / "bundle.json")["packages"]
 
     assert packages["backbone tiny_net"].startswith("tiny_net of xraytune-examples 0.1.0 ")
     assert packages["source mixup"].startswith("mixup of xraytune-examples 0.1.0 ")
-    with pytest.raises(ArtifactError, match="backbone 'tiny_net' is not part of xraytune, and no installed package"):
+    with pytest.raises(
+        ArtifactError, match="backbone 'tiny_net' is not part of xraytune, and no installed package"
+    ):
         open_bundle(lab / "model")
 
 
@@ -107,7 +118,9 @@ def test_model_is_evaluated_where_its_extensions_are_installed(lab: Path) -> Non
     assert 0 <= said("evaluate", lab / "model", "--data", lab / "xrays" / "test")["auroc"] <= 1
 
 
-def test_a_worker_trains_the_head_of_the_backbone_on_images_of_the_source(lab: Path, examples_path: list[str]) -> None:
+def test_a_worker_trains_the_head_of_the_backbone_on_images_of_the_source(
+    lab: Path, examples_path: list[str]
+) -> None:
     """In a process of its own."""
     env = os.environ | {"PYTHONPATH": os.pathsep.join(examples_path)}
 
@@ -141,18 +154,27 @@ def test_readme_commands_are_valid() -> None:
     arguments = shlex.split(line)
     options = arguments[arguments.index("--set") :]
 
-    assert "source" in said("space", "check", ROOT / arguments[arguments.index("--space") + 1], *options)["searched"]
+    assert (
+        "source"
+        in said("space", "check", ROOT / arguments[arguments.index("--space") + 1], *options)[
+            "searched"
+        ]
+    )
 
 
 @pytest.mark.usefixtures("installed")
 def test_an_unknown_name_suggests_an_installed_extension() -> None:
-    done = command("space", "check", ROOT / "search_spaces" / "demo.yaml", "--set", "backbone=tinynet")
+    done = command(
+        "space", "check", ROOT / "search_spaces" / "demo.yaml", "--set", "backbone=tinynet"
+    )
 
     assert done.exit_code == 2
     assert "backbone: unknown value 'tinynet'\n  fix: did you mean 'tiny_net'?" in done.stderr
 
 
-def test_transformed_copies_are_a_data_folder_with_the_patients_of_their_originals(tmp_path: Path) -> None:
+def test_transformed_copies_are_a_data_folder_with_the_patients_of_their_originals(
+    tmp_path: Path,
+) -> None:
     xrays, copies = tmp_path / "xrays", tmp_path / "copies"
     draw_phantoms(xrays, patients=12, seed=1, image_size_px=32)
 
@@ -160,6 +182,12 @@ def test_transformed_copies_are_a_data_folder_with_the_patients_of_their_origina
 
     originals, copied = (read_index(DataSettings(path=folder)) for folder in (xrays, copies))
     assert len(copied.images) == 2 * len(originals.images)
-    assert {image.sha256 for image in copied.images}.isdisjoint(image.sha256 for image in originals.images)
-    assert {image.patient for image in copied.images} == {image.patient for image in originals.images}
-    assert "test__" not in (copies / "patients.csv").read_text(encoding="utf-8"), "the test folder stays sealed"
+    assert {image.sha256 for image in copied.images}.isdisjoint(
+        image.sha256 for image in originals.images
+    )
+    assert {image.patient for image in copied.images} == {
+        image.patient for image in originals.images
+    }
+    assert "test__" not in (copies / "patients.csv").read_text(encoding="utf-8"), (
+        "the test folder stays sealed"
+    )

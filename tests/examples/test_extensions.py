@@ -58,9 +58,13 @@ def test_a_change_to_the_file_is_another_version(package: Path) -> None:
 
 
 @pytest.mark.usefixtures("package")
-def test_extensions_that_cannot_be_imported_are_refused_with_those_installed(tmp_path: Path) -> None:
+def test_extensions_that_cannot_be_imported_are_refused_with_those_installed(
+    tmp_path: Path,
+) -> None:
     space = tmp_path / "space.yaml"
-    space.write_text("name: x\ndata: {path: xrays}\nparameters: {weights: {value: none}}\n", encoding="utf-8")
+    space.write_text(
+        "name: x\ndata: {path: xrays}\nparameters: {weights: {value: none}}\n", encoding="utf-8"
+    )
 
     with pytest.raises(MachineError) as caught:
         require_extensions(load_space(space, ["source={values: [none, few, lost]}"]))
@@ -86,7 +90,9 @@ def test_a_source_without_masks_is_refused_in_segmentation(tmp_path: Path) -> No
 @pytest.mark.usefixtures("package")
 def test_backbone_without_its_last_stage_is_reported() -> None:
     network, _ = build_backbone("whole")
-    with pytest.raises(ConfigError, match="backbone whole does not define where its last stage starts"):
+    with pytest.raises(
+        ConfigError, match="backbone whole does not define where its last stage starts"
+    ):
         last_stage("whole", network)
 
 
@@ -101,20 +107,33 @@ def test_extension_backbone_is_built_like_builtin_ones(tmp_path: Path) -> None:
     assert feature_count == 64
     torch.testing.assert_close(grey(images), network(images.repeat(1, 3, 1, 1)))
     assert network.training
-    assert trained_from(last_stage("tiny_net", network), network) == {"layers.4.weight", "layers.4.bias"}
+    assert trained_from(last_stage("tiny_net", network), network) == {
+        "layers.4.weight",
+        "layers.4.bias",
+    }
     assert takes("tiny_net", 32)
 
 
 @pytest.mark.usefixtures("package")
-@pytest.mark.parametrize(("source", "given"), [("floats", r"float64 \[256, 32, 32\]"), ("few", r"uint8 \[1, 32, 32\]")])
+@pytest.mark.parametrize(
+    ("source", "given"), [("floats", r"float64 \[256, 32, 32\]"), ("few", r"uint8 \[1, 32, 32\]")]
+)
 @pytest.mark.slow
 def test_source_with_invalid_output_is_reported(tmp_path: Path, source: str, given: str) -> None:
     draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
-    settings = Settings.model_validate({"name": "x", "data": {"path": tmp_path / "xrays", "image_size": 32}})
+    settings = Settings.model_validate(
+        {"name": "x", "data": {"path": tmp_path / "xrays", "image_size": 32}}
+    )
     prepared, _ = prepare(settings, tmp_path / "cache")
 
     with pytest.raises(MachineError, match=f"source {source} returned {given}"):
-        extension_block(source, RunContext(prepared=prepared, cache=tmp_path / "cache", compute=CPU), 0, 0, seed=0)
+        extension_block(
+            source,
+            RunContext(prepared=prepared, cache=tmp_path / "cache", compute=CPU),
+            0,
+            0,
+            seed=0,
+        )
 
 
 @pytest.mark.usefixtures("installed")

@@ -15,10 +15,26 @@ transformers = pytest.importorskip("transformers", reason="pip install transform
 pytestmark = pytest.mark.nightly
 WORDS = [*"chest", "t</w>", "<|startoftext|>", "<|endoftext|>", *"lobardifun"]
 SMALL = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-TEXT = {**SMALL, "vocab_size": len(WORDS), "max_position_embeddings": 16, "bos_token_id": 6, "eos_token_id": 7}
+TEXT = {
+    **SMALL,
+    "vocab_size": len(WORDS),
+    "max_position_embeddings": 16,
+    "bos_token_id": 6,
+    "eos_token_id": 7,
+}
 VAE = {"block_out_channels": [8], "norm_num_groups": 4, "latent_channels": 4, "sample_size": 16}
-BLOCKS = {"down_block_types": ["CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D"], "layers_per_block": 1}
-UNET = {**BLOCKS, "block_out_channels": [8], "norm_num_groups": 4, "cross_attention_dim": 8, "attention_head_dim": 4}
+BLOCKS = {
+    "down_block_types": ["CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D"],
+    "layers_per_block": 1,
+}
+UNET = {
+    **BLOCKS,
+    "block_out_channels": [8],
+    "norm_num_groups": 4,
+    "cross_attention_dim": 8,
+    "attention_head_dim": 4,
+}
 PROMPTS = {"NORMAL": "chest", "PNEUMONIA": "lobar"}
 
 
@@ -29,7 +45,9 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vocabulary = {word: number for number, word in enumerate(WORDS)}
     diffusers.StableDiffusionPipeline(
         vae=diffusers.AutoencoderKL(**VAE),
-        text_encoder=transformers.CLIPTextModel(transformers.CLIPTextConfig(**TEXT, pad_token_id=7)),
+        text_encoder=transformers.CLIPTextModel(
+            transformers.CLIPTextConfig(**TEXT, pad_token_id=7)
+        ),
         tokenizer=transformers.CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=16),
         unet=diffusers.UNet2DConditionModel(sample_size=16, **UNET),
         scheduler=diffusers.DDIMScheduler(clip_sample=False, steps_offset=1),
@@ -44,15 +62,26 @@ def test_a_pipeline_fills_a_folder_of_extra_images(pipeline: Path, tmp_path: Pat
     seen = tmp_path / "seen.txt"
     seen.write_text("a1\nb2\n", encoding="utf-8")
 
-    folder_from_pipeline(pipeline, tmp_path / "out", PROMPTS, count=2, seen=seen, image_size_px=32, steps=2)
+    folder_from_pipeline(
+        pipeline, tmp_path / "out", PROMPTS, count=2, seen=seen, image_size_px=32, steps=2
+    )
     folder_from_pipeline(pipeline, tmp_path / "fewer", PROMPTS, count=1, image_size_px=32, steps=2)
 
-    files = sorted(file.relative_to(tmp_path / "out").as_posix() for file in (tmp_path / "out").rglob("*.png"))
-    assert files == ["NORMAL/000000.png", "NORMAL/000001.png", "PNEUMONIA/000000.png", "PNEUMONIA/000001.png"]
+    files = sorted(
+        file.relative_to(tmp_path / "out").as_posix() for file in (tmp_path / "out").rglob("*.png")
+    )
+    assert files == [
+        "NORMAL/000000.png",
+        "NORMAL/000001.png",
+        "PNEUMONIA/000000.png",
+        "PNEUMONIA/000001.png",
+    ]
     with Image.open(tmp_path / "out" / files[0]) as image:
         assert (image.mode, image.size) == ("L", (32, 32))
     first = tmp_path / "fewer" / files[0]
-    assert first.read_bytes() == (tmp_path / "out" / files[0]).read_bytes(), "fewer images are the first ones"
+    assert first.read_bytes() == (tmp_path / "out" / files[0]).read_bytes(), (
+        "fewer images are the first ones"
+    )
 
     def seen_by(folder: str) -> frozenset[str] | None:
         given = {"source": "folder", "folder": {"path": tmp_path / folder}}

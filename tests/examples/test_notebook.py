@@ -18,8 +18,15 @@ def test_the_notebook_goes_from_images_to_a_verdict_and_the_report(tmp_path: Pat
 
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
 
-    results = [output.data for cell in notebook.cells for output in cell.get("outputs", []) if "data" in output]
+    results = [
+        output.data
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if "data" in output
+    ]
     pages = [result.get("text/html", "") for result in results]
     assert any("<b>demo</b>: " in page and "val_b_score" in page for page in pages)
     assert any("<iframe" in page for page in pages)
-    assert {"'helps'", "'hurts'", "'no_better'", "'undecided'"} & {result["text/plain"] for result in results}
+    assert {"'helps'", "'hurts'", "'no_better'", "'undecided'"} & {
+        result["text/plain"] for result in results
+    }

@@ -1,7 +1,8 @@
 """Where a process may be killed, and what its files may hold then.
 
-`Operations` numbers everything that a process does to the files below a folder: opening for writing, flushing, renaming,
-removing, making folders and links. Between two of them nothing on the disk changes but the bytes that a flush then confirms.
+`Operations` numbers everything that a process does to the files below a folder: opening for
+writing, flushing, renaming, removing, making folders and links. Between two of them nothing on the
+disk changes but the bytes that a flush then confirms.
 """
 
 from __future__ import annotations
@@ -82,7 +83,11 @@ class Operations:
         path = str(Path(f"/proc/self/fd/{descriptor}").readlink())
         if self._is_below_root(path):
             is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
-            self._number(Operation(kind="flush", path=path, added_from=self._sizes.get(path, 0) if is_file else -1))
+            self._number(
+                Operation(
+                    kind="flush", path=path, added_from=self._sizes.get(path, 0) if is_file else -1
+                )
+            )
 
     def _is_below_root(self, path: str) -> bool:
         return f"{path}/".startswith(f"{self._root}/")

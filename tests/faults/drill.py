@@ -2,7 +2,8 @@
 
     python -m tests.faults.drill FOLDER [--all]
 
-Works in FOLDER, prints one line of JSON for each drill. A process of its own, without threads: it forks the searches.
+Works in FOLDER, prints one line of JSON for each drill. A process of its own, without threads: it
+forks the searches.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ def points_of(operations: Sequence[Operation]) -> list[Point]:
     return [*points, (len(operations), "whole")]
 
 
-def one_of_each_kind(operations: Sequence[Operation], points: Sequence[Point], count: int) -> list[Point]:
+def one_of_each_kind(
+    operations: Sequence[Operation], points: Sequence[Point], count: int
+) -> list[Point]:
     """Some points: as many different kinds of operations as there are places, drawn with a fixed seed."""
     kinds = defaultdict(list)
     for point in points:

@@ -29,8 +29,9 @@ _PATIENCE_SECONDS = 120.0
 class Verdict:
     """What a drill came to: how many searches were cut off, and each fault found, with its kind and place.
 
-    The kinds: `lost` had been written, and was not there; `twice` was trained again beyond what may be; `counted twice`,
-    time; `by hand`, a search that did not go on by itself; `different`, a study unlike that of an undisturbed search.
+    The kinds: `lost` had been written, and was not there; `twice` was trained again beyond what may
+    be; `counted twice`, time; `by hand`, a search that did not go on by itself; `different`, a
+    study unlike that of an undisturbed search.
     """
 
     points: int = 0
@@ -72,7 +73,9 @@ class Lab:
         if problem := self.attempt(tree, marks, note):
             raise RuntimeError(problem)
         self.unbroken, self.trained = _plain(picture(tree)), read_marks(marks)
-        return [Operation(**json.loads(line)) for line in log.read_text(encoding="utf-8").splitlines()]
+        return [
+            Operation(**json.loads(line)) for line in log.read_text(encoding="utf-8").splitlines()
+        ]
 
     def copy(self, name: str) -> tuple[Tree, Path]:
         """A new tree, and the file for its marks beside it."""
@@ -116,7 +119,9 @@ class Lab:
         verdict.add("different", _differences(self.unbroken, found))
         verdict.add("twice", _trained_again(self.trained, trained, losses))
         if counted := wall(tree)["trials"]:
-            verdict.add("counted twice", [f"the clock still counts trials that have ended: {counted}"])
+            verdict.add(
+                "counted twice", [f"the clock still counts trials that have ended: {counted}"]
+            )
         outcome = self.attempt(tree, marks)
         if outcome or _plain(picture(tree)) != found or read_marks(marks) != trained:
             verdict.add("by hand", [f"started once more after its end, it did something {outcome}"])
@@ -132,7 +137,9 @@ def told_of(point: object, verdict: Verdict) -> Iterator[None]:
     verdict.faults[:] = [f"{point}: {fault}" for fault in verdict.faults]
 
 
-def _lost(tree: Tree, marks: Path, before: Counter[tuple[Any, ...]], seconds: float) -> Iterator[str]:
+def _lost(
+    tree: Tree, marks: Path, before: Counter[tuple[Any, ...]], seconds: float
+) -> Iterator[str]:
     """Yield what was reported, before this start or since, but is missing now; also the time used, if some is lost."""
     yield from told_and_missing(tree, marks)
     if wall(tree)["seconds"] < seconds:
@@ -172,7 +179,11 @@ def _outcome(process: int, error: Path) -> str:
     code = os.waitstatus_to_exitcode(status)
     if code == -9:
         return "killed"
-    return "" if code == 0 else f"ended with {code}\n" + (error.read_text(encoding="utf-8") if error.exists() else "")
+    return (
+        ""
+        if code == 0
+        else f"ended with {code}\n" + (error.read_text(encoding="utf-8") if error.exists() else "")
+    )
 
 
 def _kill(at: int, cut: Cut, number: int, operation: Operation) -> None:
@@ -181,10 +192,16 @@ def _kill(at: int, cut: Cut, number: int, operation: Operation) -> None:
         die()
 
 
-def _trained_again(once: Counter[tuple[Any, ...]], found: Counter[tuple[Any, ...]], losses: int) -> Iterator[str]:
+def _trained_again(
+    once: Counter[tuple[Any, ...]], found: Counter[tuple[Any, ...]], losses: int
+) -> Iterator[str]:
     """What was trained again beyond what each loss may cost: an epoch, or a GAN's steps since its checkpoint."""
     for what, allowed in (("epoch", losses), ("GAN step", losses * GAN_CHECKPOINT_STEPS)):
-        again = {mark: count - once[mark] for mark, count in found.items() if mark[0] == what and count > once[mark]}
+        again = {
+            mark: count - once[mark]
+            for mark, count in found.items()
+            if mark[0] == what and count > once[mark]
+        }
         if sum(again.values()) > allowed:
             yield f"trained again, of which {allowed} may be: {again}"
 

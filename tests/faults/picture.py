@@ -19,7 +19,9 @@ _LOOKED_AT_ONLY = ("progress.json", "step_*.png")
 
 def read_marks(path: Path) -> Counter[tuple[Any, ...]]:
     """How often each thing happened."""
-    return Counter(tuple(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines())
+    return Counter(
+        tuple(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()
+    )
 
 
 def told_and_missing(tree: Tree, marks: Path) -> list[str]:
@@ -29,12 +31,16 @@ def told_and_missing(tree: Tree, marks: Path) -> list[str]:
     if told[("created",)] and not is_search:
         return ["the study"]
     folder = tree.study if is_search else tree.runs
-    rows = {row["number"] for row in read_jsonl(folder.rows_path if is_search else folder.runs_path)}
+    rows = {
+        row["number"] for row in read_jsonl(folder.rows_path if is_search else folder.runs_path)
+    }
     journal = Journal(folder.journal_path, folder.space(), writable=False) if is_search else None
     missing = []
     for what, number, epoch in ((*mark, 0)[:3] for mark in told if mark[0] in ("told", "ended")):
         if what == "told" and epoch:
-            if epoch not in {row["epoch"] for row in read_jsonl(folder.trial_path(number) / "epochs.jsonl")}:
+            if epoch not in {
+                row["epoch"] for row in read_jsonl(folder.trial_path(number) / "epochs.jsonl")
+            }:
                 missing.append(f"epoch {epoch} of {number} in epochs.jsonl")
             if journal and epoch not in journal.reported(number):
                 missing.append(f"epoch {epoch} of {number} in the journal")

@@ -102,7 +102,15 @@ class Killable:
                 return
             assert self._process.returncode in {0, -signal.SIGKILL}, self.log()
             self.trials += 0 if self._process.returncode else _TRIALS
-        command = [PROGRAM, "search", "--space", "space.yaml", "--set", f"budget.trials={self.trials}", *self.arguments]
+        command = [
+            PROGRAM,
+            "search",
+            "--space",
+            "space.yaml",
+            "--set",
+            f"budget.trials={self.trials}",
+            *self.arguments,
+        ]
         with (self.root / "log.txt").open("a", encoding="utf-8") as log:
             self._process = subprocess.Popen(command, cwd=self.root, stdout=log, stderr=log)
 
@@ -151,7 +159,9 @@ class Killable:
         for row in rows:
             log = read_jsonl(folder.trial_path(row.number) / "epochs.jsonl")
             assert [epoch["epoch"] for epoch in log] == list(range(1, len(log) + 1))
-            assert journal.reported(row.number) == {e["epoch"]: e["best_val_score"] for e in log[: row.epochs]}
+            assert journal.reported(row.number) == {
+                e["epoch"]: e["best_val_score"] for e in log[: row.epochs]
+            }
             assert row.status in {"complete", "pruned"}, row.reason
 
 

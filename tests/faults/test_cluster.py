@@ -78,7 +78,9 @@ def _collected() -> Iterator[None]:
 @contextmanager
 def waited_for(*nodes: Any) -> Iterator[None]:
     """The processes of nodes that the block ends are waited for, which Ray does not do."""
-    processes = [one.process for node in nodes for started in node.all_processes.values() for one in started]
+    processes = [
+        one.process for node in nodes for started in node.all_processes.values() for one in started
+    ]
     yield
     for process in processes:
         process.wait()
@@ -118,7 +120,9 @@ def space(tmp_path: Path) -> Path:
     """A space of one short trial, `gpus_per_trial: auto`."""
     draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
     file = tmp_path / "space.yaml"
-    file.write_text(SPACE.replace("max_epochs: 12, steps_per_epoch: 40", "max_epochs: 1"), encoding="utf-8")
+    file.write_text(
+        SPACE.replace("max_epochs: 12, steps_per_epoch: 40", "max_epochs: 1"), encoding="utf-8"
+    )
     return file
 
 
@@ -128,7 +132,9 @@ ONE_TRIAL = ["source=none", "scheduler={name: none}"]
 @pytest.mark.nightly
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.skipif(gpu_count() > 0, reason="the node of this test has the machine's torch, which must see no GPU")
+@pytest.mark.skipif(
+    gpu_count() > 0, reason="the node of this test has the machine's torch, which must see no GPU"
+)
 def test_a_gpu_node_whose_torch_sees_no_gpu_is_named_before_anything_is_written(
     space: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,11 +157,15 @@ def node_apart(cluster: Cluster, hidden: Path) -> Iterator[None]:
     client = GcsClient(address=cluster.address)
     before = len(client.get_all_node_info())
     mount = f"mount -t tmpfs tmpfs {hidden}"
-    if subprocess.run(["unshare", "--mount", "sh", "-c", mount], check=False, capture_output=True).returncode:
+    if subprocess.run(
+        ["unshare", "--mount", "sh", "-c", mount], check=False, capture_output=True
+    ).returncode:
         pytest.skip("a node cannot have other mounts here: `unshare --mount` is not allowed")
     ray = Path(sys.executable).with_name("ray")
     start = f"{mount} && exec {ray} start --address={cluster.address} --num-cpus=2 --block"
-    with subprocess.Popen(["unshare", "--mount", "sh", "-c", start], stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        ["unshare", "--mount", "sh", "-c", start], stdout=subprocess.DEVNULL
+    ) as process:
         try:
             while len(client.get_all_node_info()) == before:
                 assert process.poll() is None, "the node has not started"
@@ -167,7 +177,9 @@ def node_apart(cluster: Cluster, hidden: Path) -> Iterator[None]:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_node_that_does_not_see_the_study_is_named_before_anything_is_written(space: Path) -> None:
+def test_a_node_that_does_not_see_the_study_is_named_before_anything_is_written(
+    space: Path,
+) -> None:
     studies = space.parent / "studies"
     studies.mkdir()
 
@@ -175,7 +187,10 @@ def test_a_node_that_does_not_see_the_study_is_named_before_anything_is_written(
         with pytest.raises(MachineError) as refusal:
             search(space, studies=studies, overrides=ONE_TRIAL, address=cluster.address)
 
-    assert f"{studies}: on {platform.node()}: the files that the search writes here are missing" in str(refusal.value)
+    assert (
+        f"{studies}: on {platform.node()}: the files that the search writes here are missing"
+        in str(refusal.value)
+    )
     assert [*studies.iterdir()] == []
 
 
@@ -206,7 +221,9 @@ def test_a_search_waits_for_the_first_node_of_a_head_without_cores(space: Path) 
 def test_a_joining_node_on_another_disk_is_left_out(tmp_path: Path) -> None:
     with cluster_of(1, num_cpus=0, _system_config=HEALTH) as cluster:
         search = killable(tmp_path, "--address", cluster.address)
-        search.trials = 6  # while the node is there, it must not end: its next start would be refused
+        search.trials = (
+            6  # while the node is there, it must not end: its next start would be refused
+        )
         search.train_on(more_epochs=2, trials_at_once=2)
         with node_apart(cluster, search.study.parent):
             search.wait_for(lambda: "left out: " in search.log())
@@ -225,12 +242,17 @@ def test_trials_of_a_lost_node_resume_elsewhere_and_new_node_is_used(tmp_path: P
             began = time.monotonic()
             search.train_on(more_epochs=2, trials_at_once=2)
             search.wait_for(lambda: any(map(runs_a_trial, cluster.worker_nodes)))
-            before, victim = search.claims(), dice.choice([*filter(runs_a_trial, cluster.worker_nodes)])
+            before, victim = (
+                search.claims(),
+                dice.choice([*filter(runs_a_trial, cluster.worker_nodes)]),
+            )
             struck = time.monotonic()
             back = fault(victim)
             search.wait_for(lambda before=before: search.claims() != before)  # type: ignore[misc]
             if any(search.claims()[trial] != process for trial, process in before.items()):
-                took[fault].append(time.monotonic() - struck)  # else it had just ended, and another one began
+                took[fault].append(
+                    time.monotonic() - struck
+                )  # else it had just ended, and another one began
             back()
             with waited_for(victim):
                 cluster.remove_node(victim, allow_graceful=False)

@@ -80,9 +80,13 @@ def test_decoding_on_a_full_disk(bench: Bench, disk: SmallDisk, pages_left: int)
 
 
 @pytest.mark.nightly
-def test_trial_survives_disk_full_at_any_point(bench: Bench, disk: SmallDisk, tmp_path: Path) -> None:
+def test_trial_survives_disk_full_at_any_point(
+    bench: Bench, disk: SmallDisk, tmp_path: Path
+) -> None:
     """GAN, pool, comparison, features, checkpoints: wherever it stops, it is said, and in the end the value is the same."""
-    experiment = frozen(bench, tmp_path, source="gan", gan=GanSettings.model_validate(GAN), classical=1)
+    experiment = frozen(
+        bench, tmp_path, source="gan", gan=GanSettings.model_validate(GAN), classical=1
+    )
     shutil.copytree(bench.cache, tmp_path / "cache")
 
     def run(root: Path) -> tuple[float, float | None]:
@@ -109,7 +113,9 @@ def test_trial_survives_disk_full_at_any_point(bench: Bench, disk: SmallDisk, tm
 
     assert again == straight
     assert all("the disk is full" in str(refusal) for refusal in refusals)
-    where = {Path(str(refusal.problems[0].where)).relative_to(disk.path).parts[1] for refusal in refusals}
+    where = {
+        Path(str(refusal.problems[0].where)).relative_to(disk.path).parts[1] for refusal in refusals
+    }
     assert where >= {"gan-5.work", "gan-5", "pool-1", "features-5"}
 
 
@@ -136,7 +142,9 @@ def study(disk: SmallDisk) -> StudyFolder:
     return folder
 
 
-def test_search_on_full_disk_stays_readable_and_resumes(study: StudyFolder, disk: SmallDisk) -> None:
+def test_search_on_full_disk_stays_readable_and_resumes(
+    study: StudyFolder, disk: SmallDisk
+) -> None:
     """Whichever write fails, the end of a trial is recorded once, and an unfinished trial resumes."""
     told = 0
     for pages_left in (0, 0, 1, 2, 3, 0, 1, 0):
@@ -145,17 +153,24 @@ def test_search_on_full_disk_stays_readable_and_resumes(study: StudyFolder, disk
         try:
             while isinstance(suggestion := loop.next_trial(), Trial):
                 for number in range(1, 3):
-                    if not loop.on_result(suggestion.number, epoch(number, 0.5 + suggestion.number / 100)):
+                    if not loop.on_result(
+                        suggestion.number, epoch(number, 0.5 + suggestion.number / 100)
+                    ):
                         break
                 else:
-                    loop.on_result(suggestion.number, ended(0.5 + suggestion.number / 100, epochs=2))
+                    loop.on_result(
+                        suggestion.number, ended(0.5 + suggestion.number / 100, epochs=2)
+                    )
         except MachineError as error:
             told += "the disk is full" in str(error)
         seen = status(study.path).trials
         disk.free()
 
         assert [trial.number for trial in seen] == list(range(len(seen)))
-        assert all(row["number"] == number for number, row in enumerate(read_jsonl(study.rows_path)[: len(seen) - 1]))
+        assert all(
+            row["number"] == number
+            for number, row in enumerate(read_jsonl(study.rows_path)[: len(seen) - 1])
+        )
     loop = direct(study, "budget.trials=60")
     rows = read_jsonl(study.rows_path)
 
@@ -164,7 +179,9 @@ def test_search_on_full_disk_stays_readable_and_resumes(study: StudyFolder, disk
     assert isinstance(loop.next_trial(), Trial)
 
 
-def test_journal_on_full_disk_keeps_only_complete_lines(study: StudyFolder, disk: SmallDisk) -> None:
+def test_journal_on_full_disk_keeps_only_complete_lines(
+    study: StudyFolder, disk: SmallDisk
+) -> None:
     """Optuna writes half a line; a further append to that would make the journal unreadable for good."""
     space = write_space(disk.path)
     journal = Journal(study.journal_path, space, writable=True)

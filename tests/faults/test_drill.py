@@ -1,6 +1,7 @@
 """A search is killed at any of its writes, and resumes as if nothing had happened.
 
-In short; with `XRAYTUNE_FAULTS=all` at every write, which takes many minutes, and `pytest -s` prints what came out.
+In short; with `XRAYTUNE_FAULTS=all` at every write, which takes many minutes, and `pytest -s`
+prints what came out.
 """
 
 from __future__ import annotations
@@ -29,7 +30,13 @@ pytestmark = pytest.mark.slow
 def verdict_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Verdict]]:
     """Waits for the verdict of a drill. All run one after the other in one process that forks, so it has no threads."""
     folder = tmp_path_factory.mktemp("drill")
-    command = [sys.executable, "-m", "tests.faults.drill", str(folder), *(["--all"] if _IS_ALL else [])]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.faults.drill",
+        str(folder),
+        *(["--all"] if _IS_ALL else []),
+    ]
     verdicts: dict[str, Verdict] = {}
     with subprocess.Popen(
         command, cwd=_ROOT, env=os.environ | _ONE_THREAD, stdout=subprocess.PIPE, text=True
@@ -55,7 +62,9 @@ def require_no_faults(verdict: Verdict) -> None:
     assert verdict.faults == []
 
 
-def test_search_killed_at_any_write_resumes_identically(verdict_of: Callable[[str], Verdict]) -> None:
+def test_search_killed_at_any_write_resumes_identically(
+    verdict_of: Callable[[str], Verdict],
+) -> None:
     """The same trials, settings, values, ends, rungs and networks as in an undisturbed search, bit for bit."""
     require_no_faults(verdict_of("kill at each write"))
 

@@ -86,7 +86,9 @@ def test_malicious_pickle_is_refused_and_not_executed(tmp_path: Path, name: str)
 
 
 @pytest.mark.slow
-def test_keys_of_the_environment_are_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_of_the_environment_are_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     keys = {name: uuid.uuid4().hex for name in ("WANDB_API_KEY", "RAY_AUTH_TOKEN", "HF_TOKEN")}
     for name, key in keys.items():
         monkeypatch.setenv(name, key)
@@ -97,7 +99,9 @@ def test_keys_of_the_environment_are_not_written(tmp_path: Path, monkeypatch: py
     search_in_process(write_space(tmp_path, *small, *budget), tmp_path)
 
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
-    assert {"optuna.journal", "environment.json", "config.json", "manifest.json"} <= {file.name for file in files}
+    assert {"optuna.journal", "environment.json", "config.json", "manifest.json"} <= {
+        file.name for file in files
+    }
     for file in files:
         content = file.read_bytes()
         assert [name for name, key in keys.items() if key.encode() in content] == []

@@ -17,7 +17,18 @@ from tempfile import TemporaryDirectory
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from tests.faults.ray_processes import HEADS, IS_LONG, SPACE, TRIAL, Killable, Kind, asked, descendants, kill, killable
+from tests.faults.ray_processes import (
+    HEADS,
+    IS_LONG,
+    SPACE,
+    TRIAL,
+    Killable,
+    Kind,
+    asked,
+    descendants,
+    kill,
+    killable,
+)
 from xraytune.base.files import read_json, read_jsonl
 
 ALL: tuple[Kind, ...] = ("worker", "raylet", "gcs", "ray driver", "driver", "all at once")
@@ -30,7 +41,9 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "home").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))  # torch creates it and leaves it
+    monkeypatch.setenv(
+        "TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor")
+    )  # torch creates it and leaves it
     with TemporaryDirectory(prefix="t", dir="/tmp") as folder:
         monkeypatch.setenv("TMPDIR", folder)
         yield Path(folder)
@@ -51,14 +64,22 @@ def require_private(search: Killable, temporary: Path) -> None:
     """Ray listens only on this machine, its folder and token are private, and the dashboard asks for the token."""
     found = listeners(search.process.pid)
     assert {line for address, line in found.values() if address != "127.0.0.1"} == set()
-    for name in ("gcs_server", "raylet/raylet", "dashboard/dashboard.py", "ray::DashboardAgent", TRIAL):
+    for name in (
+        "gcs_server",
+        "raylet/raylet",
+        "dashboard/dashboard.py",
+        "ray::DashboardAgent",
+        TRIAL,
+    ):
         assert any(re.search(name, line) for _, line in found.values()), f"{name} was not looked at"
     (folder,) = temporary.glob("xray-*")
     token = search.root / "home" / ".ray" / "auth_token"
     assert [*folder.glob("ray/session_*")]
     assert (folder.stat().st_mode & 0o077, token.stat().st_mode & 0o077) == (0, 0)
     port, text = search.dashboard_port(), token.read_text(encoding="utf-8")
-    assert [asked(port, *request)[0] for request in (("/",), ("/api/jobs/",), ("/api/jobs/", text))] == [200, 401, 200]
+    assert [
+        asked(port, *request)[0] for request in (("/",), ("/api/jobs/",), ("/api/jobs/", text))
+    ] == [200, 401, 200]
     actors = json.loads(asked(port, "/logical/actors", text)[1])["data"]["actors"].values()
     assert any(actor["state"] == "ALIVE" for actor in actors)
 
@@ -82,7 +103,9 @@ def test_search_is_private_resumes_after_any_kill_and_leaves_no_temporary_files(
     require_private(search, temporary)
     assert [*search.study.rglob(".tune/*")]
     assert [*search.study.rglob("events.out.*")] == [], "Tune writes no logs for TensorBoard"
-    kinds: list[Kind] = [*(dice.choice(ALL) for _ in range(40))] if IS_LONG else ["worker", "raylet"]
+    kinds: list[Kind] = (
+        [*(dice.choice(ALL) for _ in range(40))] if IS_LONG else ["worker", "raylet"]
+    )
     kinds.append("driver")
     for kind in kinds:
         search.train_on(more_epochs=1)
@@ -92,7 +115,9 @@ def test_search_is_private_resumes_after_any_kill_and_leaves_no_temporary_files(
     search.finish()
     require_empty(temporary)
     assert "its process was lost" in search.log()
-    assert "differs from the tested ones" not in search.log(), "a Ray without the guards of search/ray/internals.py"
+    assert "differs from the tested ones" not in search.log(), (
+        "a Ray without the guards of search/ray/internals.py"
+    )
 
     used = read_json(search.study / "wall.json")["seconds"]
     assert used >= sum(row["seconds"] for row in read_jsonl(search.study / "trials.jsonl")) / 2

@@ -1,7 +1,8 @@
 """A tiny study, searched in this process, one trial at a time and without Ray.
 
-Real trials on phantom X-rays: a GAN, copies, real images alone; one that its process loses once, one that is lost for good,
-at least one that ASHA stops. What was trained and reported to the loop is recorded outside the study.
+Real trials on phantom X-rays: a GAN, copies, real images alone; one that its process loses once,
+one that is lost for good, at least one that ASHA stops. What was trained and reported to the loop
+is recorded outside the study.
 """
 
 from __future__ import annotations
@@ -27,7 +28,13 @@ from xraytune.space.load import load_space
 from xraytune.space.settings import Experiment, Parameters, Settings
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.journal import Journal
-from xraytune.study.start import create_study, environment, require_free, require_same_images, require_same_space
+from xraytune.study.start import (
+    create_study,
+    environment,
+    require_free,
+    require_same_images,
+    require_same_space,
+)
 from xraytune.study.trial import Trial
 from xraytune.synth import gan, synthesize
 from xraytune.synth import train as generator_train
@@ -57,7 +64,9 @@ TRIALS = 5
 GAN_CHECKPOINT_STEPS = 2
 _LOST_ONCE, _LOST_FOR_GOOD = 2, 3
 _RUNS = (
-    Parameters.model_validate({"source": "gan", "gan": {"steps": 3, "image_size": 32, "batch_size": 8, "width": 4}}),
+    Parameters.model_validate(
+        {"source": "gan", "gan": {"steps": 3, "image_size": 32, "batch_size": 8, "width": 4}}
+    ),
     Parameters(source="none"),
     Parameters(source="duplicate"),
 )
@@ -130,7 +139,11 @@ class Marks:
             self.add("GAN step", training.settings.steps, training.step)
             return step(training, *arguments)
 
-        often = {"checkpoint_every_steps": GAN_CHECKPOINT_STEPS, "grid_every_steps": 3, "report_every_steps": 1}
+        often = {
+            "checkpoint_every_steps": GAN_CHECKPOINT_STEPS,
+            "grid_every_steps": 3,
+            "report_every_steps": 1,
+        }
         for module, name, function in (
             (train, "_CHECKPOINT_SECONDS", -1.0),  # one after each epoch
             (train, "_train_epoch", marked_epoch),
@@ -170,7 +183,10 @@ def run_list(tree: Tree, marks: Marks) -> None:
     """What a confirmation does with its runs."""
     settings = load_space(tree.space).settings
     prepared = read_prepared(tree.path / "split.json")
-    runs = [Run(number=number, label=f"run {number}", experiment=each) for number, each in enumerate(_runs(settings))]
+    runs = [
+        Run(number=number, label=f"run {number}", experiment=each)
+        for number, each in enumerate(_runs(settings))
+    ]
     tree.runs.path.mkdir(exist_ok=True)
     with locked(tree.runs):
         complete_folder(tree.runs, prepared, lambda: environment(CPU))
@@ -185,7 +201,10 @@ def _never(number: int, epoch: int) -> bool:
 
 
 def _runs(settings: Settings) -> list[Experiment]:
-    return [Experiment(settings=settings, parameters=parameters.model_copy(update=_SMALL)) for parameters in _RUNS]
+    return [
+        Experiment(settings=settings, parameters=parameters.model_copy(update=_SMALL))
+        for parameters in _RUNS
+    ]
 
 
 def _run(work: TrialLoop, cache: Path, marks: Marks, is_lost: Callable[[int, int], bool]) -> None:

@@ -29,13 +29,24 @@ def test_from_images_to_a_model(tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(SPACE, encoding="utf-8")
     said(tmp_path, "data", "phantom", "xrays", "--patients", "40", "--seed", "1", "--size", "64")
     said(tmp_path, "data", "phantom", "others", "--patients", "20", "--seed", "2", "--size", "64")
-    search = ("search", "--space", "small.yaml", "--set", "resources.gpus_per_trial=0.25", "--set", "budget.trials=8")
+    search = (
+        "search",
+        "--space",
+        "small.yaml",
+        "--set",
+        "resources.gpus_per_trial=0.25",
+        "--set",
+        "budget.trials=8",
+    )
     search_until_a_trial_ends(tmp_path, *search, then=signal.SIGKILL)
 
     done = xraytune(tmp_path, *search)
 
     assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in (tmp_path / "studies/small/trials.jsonl").read_text("utf-8").splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (tmp_path / "studies/small/trials.jsonl").read_text("utf-8").splitlines()
+    ]
     assert sorted(row["number"] for row in rows) == list(range(8)), "each trial exactly once"
     assert {row["status"] for row in rows} <= {"complete", "pruned"}
 
@@ -44,8 +55,13 @@ def test_from_images_to_a_model(tmp_path: Path) -> None:
     assert abs(trained["val_b_score"] - exported["val_b_score"]) < 0.1
 
     on_gpu = said(tmp_path, "evaluate", "model", "--data", "others/test")
-    command, no_gpu = [PROGRAM, "evaluate", "model", "--data", "others/test", "--json"], {"CUDA_VISIBLE_DEVICES": ""}
-    without = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True, env=os.environ | no_gpu)
+    command, no_gpu = (
+        [PROGRAM, "evaluate", "model", "--data", "others/test", "--json"],
+        {"CUDA_VISIBLE_DEVICES": ""},
+    )
+    without = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, check=True, env=os.environ | no_gpu
+    )
     assert abs(json.loads(without.stdout)["auroc"] - on_gpu["auroc"]) < 0.02
 
 

@@ -37,41 +37,65 @@ from xraytune.trial.run import training_of, trial_epochs
 
 pytestmark = pytest.mark.gpu
 
-GAN = GanSettings.model_validate({"image_size": 32, "width": 8, "batch_size": 16, "z_dim": 16, "steps": 40})
+GAN = GanSettings.model_validate(
+    {"image_size": 32, "width": 8, "batch_size": 16, "z_dim": 16, "steps": 40}
+)
 
 
 def epochs(
     bench: Bench, experiment: Experiment, folder: Path, compute: Compute, count: int | None = None
 ) -> list[EpochRecord]:
     """The epochs of a trial, all or the first `count`."""
-    with closing(trial_epochs(experiment, replace(bench.context, compute=compute), folder)) as trial:
+    with closing(
+        trial_epochs(experiment, replace(bench.context, compute=compute), folder)
+    ) as trial:
         return [*islice(trial, count)]
 
 
-def gan_steps(compute: Compute, folder: Path, stop_after: int | None = None) -> list[TrainingProgress]:
-    return train(GAN, folder, compute=compute, stop_after=stop_after, report_every_steps=5, checkpoint_every_steps=10)
+def gan_steps(
+    compute: Compute, folder: Path, stop_after: int | None = None
+) -> list[TrainingProgress]:
+    return train(
+        GAN,
+        folder,
+        compute=compute,
+        stop_after=stop_after,
+        report_every_steps=5,
+        checkpoint_every_steps=10,
+    )
 
 
 def weights_of(networks: Iterable[nn.Module]) -> list[torch.Tensor]:
-    return [torch.cat([weights.detach().flatten() for weights in network.parameters()]) for network in networks]
+    return [
+        torch.cat([weights.detach().flatten() for weights in network.parameters()])
+        for network in networks
+    ]
 
 
 @pytest.mark.parametrize("trainable", ["head", "last_stage", "all"])
 @pytest.mark.parametrize("arm", ARMS)
-def test_every_arm_trains_the_same_steps(bench: Bench, tmp_path: Path, gpu: Compute, arm: str, trainable: str) -> None:
+def test_every_arm_trains_the_same_steps(
+    bench: Bench, tmp_path: Path, gpu: Compute, arm: str, trainable: str
+) -> None:
     random = build_classifier(bench.experiment().parameters, 2, weights=None, seed=9)
     tensors = {name: tensor.contiguous() for name, tensor in random.backbone.state_dict().items()}
     save_file(tensors, tmp_path / "backbone.safetensors")
     weights = str(tmp_path / "backbone.safetensors")
 
-    records = epochs(bench, bench.experiment(**ARMS[arm], trainable=trainable, weights=weights), tmp_path, gpu)
+    records = epochs(
+        bench, bench.experiment(**ARMS[arm], trainable=trainable, weights=weights), tmp_path, gpu
+    )
 
     assert [record.steps for record in records] == [4, 8, 12]
-    assert np.isfinite([[record.train_loss, record.val_loss, record.val_score] for record in records]).all()
+    assert np.isfinite(
+        [[record.train_loss, record.val_loss, record.val_score] for record in records]
+    ).all()
 
 
 @pytest.mark.parametrize("arm", ["classical", "gan"])
-def test_a_trial_matches_the_cpu_up_to_rounding(bench: Bench, tmp_path: Path, gpu: Compute, arm: str) -> None:
+def test_a_trial_matches_the_cpu_up_to_rounding(
+    bench: Bench, tmp_path: Path, gpu: Compute, arm: str
+) -> None:
     """The CPU's float32 against the GPU's bfloat16, from the same initial weights and the same images."""
     experiment = bench.experiment(**ARMS[arm], trainable="all")
     on_cpu = epochs(bench, experiment, tmp_path / "cpu", CPU, count=1)
@@ -89,7 +113,9 @@ def test_an_interrupted_trial_resumes(bench: Bench, tmp_path: Path, gpu: Compute
     epochs(bench, experiment, tmp_path / "resumed", gpu, count=2)
     resumed = epochs(bench, experiment, tmp_path / "resumed", gpu)
 
-    assert [record.epoch for record in resumed] == [1, 2, 3], "two are reported again, the third is trained"
+    assert [record.epoch for record in resumed] == [1, 2, 3], (
+        "two are reported again, the third is trained"
+    )
     losses = [[record.train_loss for record in records] for records in (straight, resumed)]
     assert losses[1] == pytest.approx(losses[0], abs=0.05)
 
@@ -195,7 +221,9 @@ def test_batch_norms_are_estimated_without_a_wait_for_the_device(gpu: Compute) -
             torch.cuda.set_sync_debug_mode("default")
         means.append(first.get_buffer("running_mean").tolist())
 
-    assert means[1] == pytest.approx(means[0], abs=0.01), "of all images at once, and of three batches"
+    assert means[1] == pytest.approx(means[0], abs=0.01), (
+        "of all images at once, and of three batches"
+    )
 
 
 def test_a_pool_is_the_same_on_gpu_and_cpu_up_to_rounding(tmp_path: Path, gpu: Compute) -> None:
@@ -211,7 +239,9 @@ def test_a_pool_is_the_same_on_gpu_and_cpu_up_to_rounding(tmp_path: Path, gpu: C
     assert np.abs(on_cpu - on_gpu).mean() < 2, "grey levels of 255"
 
 
-@pytest.mark.parametrize("backbone", ["small_cnn", "resnet18", "mobilenet_v2", "densenet121", "vgg16"])
+@pytest.mark.parametrize(
+    "backbone", ["small_cnn", "resnet18", "mobilenet_v2", "densenet121", "vgg16"]
+)
 def test_a_network_gives_the_same_on_gpu_and_cpu(gpu: Compute, backbone: str) -> None:
     parameters = Parameters.model_validate({"backbone": backbone, "weights": "none"})
     network = build_classifier(parameters, 2, weights=None, seed=1)
@@ -233,7 +263,9 @@ def test_out_of_memory_is_reported_as_such(bench: Bench, tmp_path: Path, gpu: Co
     pin(gpu, gpu_share=share)
     experiment = bench.experiment(source="none", backbone="vgg16", trainable="all")
 
-    message = next_message(trial_epochs(experiment, replace(bench.context, compute=gpu), tmp_path), tmp_path)
+    message = next_message(
+        trial_epochs(experiment, replace(bench.context, compute=gpu), tmp_path), tmp_path
+    )
 
     assert isinstance(message, TrialFailed)
     assert message.cause == "memory"

@@ -135,7 +135,11 @@ def copy_lab(lab: Lab, tmp_path: Path) -> CopyLab:
 
 def search_in_process(lab: Lab) -> None:
     """Run the trials of the search one by one; the last one starts, but has no epoch."""
-    space, cache, folder = load_space(lab.path / "space.yaml"), lab.path / "cache", StudyFolder(lab.study)
+    space, cache, folder = (
+        load_space(lab.path / "space.yaml"),
+        lab.path / "cache",
+        StudyFolder(lab.study),
+    )
     prepared, _ = prepare(space.settings, cache)
     create_study(folder, space, prepared, CPU)
     with one_thread(), locked(folder):

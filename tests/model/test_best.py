@@ -38,7 +38,9 @@ def made(lab: Lab, tmp_path: Path) -> Made:
         for value, val_b_score in scores:
             suggestion = loop.next_trial()
             assert isinstance(suggestion, Trial)
-            result = TrialResult(value=value, val_b_score=val_b_score, best_epoch=1, epochs=1, threshold=0.5)
+            result = TrialResult(
+                value=value, val_b_score=val_b_score, best_epoch=1, epochs=1, threshold=0.5
+            )
             loop.on_result(suggestion.number, result)
         return folder
 
@@ -53,7 +55,12 @@ def made(lab: Lab, tmp_path: Path) -> Made:
         ([(0.9, 0.805), (0.99, 0.79), (0.8, 0.8)], 2),
         ([(0.9, 0.805), (0.9, 0.79)], 0),
     ],
-    ids=["the best", "of equals the simpler, then the earlier", "simpler within the margin", "simpler but too low"],
+    ids=[
+        "the best",
+        "of equals the simpler, then the earlier",
+        "simpler within the margin",
+        "simpler but too low",
+    ],
 )
 def test_without_a_confirmation_val_b_decides(
     made: Made, tmp_path: Path, scores: list[tuple[float, float]], exported: int
@@ -105,7 +112,11 @@ def test_exported_file_contains_trial_and_origin(copy_lab: CopyLab, tmp_path: Pa
     untested = "not confirmed: xraytune confirm has not compared the mix with its controls"
     train = StudyFolder(lab.study).prepared().side("train")
     assert experiment.settings.exported_from == ExportedFrom(
-        study=lab.study, trial=0, synthetic=untested, images=len(train.rows), patients=len({*train.patients})
+        study=lab.study,
+        trial=0,
+        synthetic=untested,
+        images=len(train.rows),
+        patients=len({*train.patients}),
     )
     assert f"# From {exported.sentence}." in text
     assert "xraytune train --config trial.yaml -o model" in text
@@ -119,7 +130,11 @@ def test_exported_file_contains_trial_and_origin(copy_lab: CopyLab, tmp_path: Pa
         ("hurts", (), "refuted"),
         ("no_better", (), "not confirmed: the mix does not improve AUROC"),
         ("undecided", (), "not confirmed: the result is inconclusive"),
-        ("helps", ("accessed before",), "not confirmed: the verdict of xraytune confirm is exploratory"),
+        (
+            "helps",
+            ("accessed before",),
+            "not confirmed: the verdict of xraytune confirm is exploratory",
+        ),
     ],
 )
 def test_unconfirmed_images_are_reported(
@@ -132,10 +147,14 @@ def test_unconfirmed_images_are_reported(
     exported = export(study, out=out, trial=0)
 
     assert exported.synthetic.startswith(said)
-    assert f"# The benefit of its synthetic images is {exported.synthetic}." in out.read_text(encoding="utf-8")
+    assert f"# The benefit of its synthetic images is {exported.synthetic}." in out.read_text(
+        encoding="utf-8"
+    )
 
 
-def test_a_stopped_trial_that_a_confirmation_finished_is_exported(made: Made, tmp_path: Path) -> None:
+def test_a_stopped_trial_that_a_confirmation_finished_is_exported(
+    made: Made, tmp_path: Path
+) -> None:
     """If ASHA pruned all trials with synthetic images, a confirmation completes the longest ones."""
     folder = made([(0.9, 0.7)])
     journal = Journal(folder.journal_path, folder.space(), writable=True)
@@ -154,15 +173,28 @@ def test_a_stopped_trial_that_a_confirmation_finished_is_exported(made: Made, tm
 
     exported = export(folder.path, out=tmp_path / "best.yaml")
 
-    assert (exported.trial, exported.val_score, exported.val_b_score) == (suggestion.number, 0.75, 0.625)
+    assert (exported.trial, exported.val_score, exported.val_b_score) == (
+        suggestion.number,
+        0.75,
+        0.625,
+    )
 
 
 @pytest.mark.parametrize(
     ("trial", "reason"),
-    [(PRUNED, "stopped by ASHA"), (FAILED, "not finite"), (WITHOUT_EPOCH, "has not ended"), (77, "does not exist")],
+    [
+        (PRUNED, "stopped by ASHA"),
+        (FAILED, "not finite"),
+        (WITHOUT_EPOCH, "has not ended"),
+        (77, "does not exist"),
+    ],
 )
-def test_only_a_complete_trial_can_be_chosen(lab: Lab, tmp_path: Path, trial: int, reason: str) -> None:
-    with pytest.raises(StudyError, match=f"(?s)trial #{trial}: .*{reason}.*choose a completed one: #"):
+def test_only_a_complete_trial_can_be_chosen(
+    lab: Lab, tmp_path: Path, trial: int, reason: str
+) -> None:
+    with pytest.raises(
+        StudyError, match=f"(?s)trial #{trial}: .*{reason}.*choose a completed one: #"
+    ):
         export(lab.study, out=tmp_path / "best.yaml", trial=trial)
 
     assert not (tmp_path / "best.yaml").exists()

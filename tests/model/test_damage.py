@@ -43,7 +43,9 @@ def test_a_bundle_records_what_it_was_made_from(lab: Lab) -> None:
     assert bundle.record.arm == experiment.parameters.arm
     assert bundle.study == lab.study
     assert bundle.prepared().test_fingerprint == bundle.record.test_fingerprint
-    assert str(lab.path) not in "".join((lab.model / name).read_text("utf-8") for name in FILES[:-1])
+    assert str(lab.path) not in "".join(
+        (lab.model / name).read_text("utf-8") for name in FILES[:-1]
+    )
     assert len({(lab.model / name).stat().st_mode for name in FILES}) == 1
 
 
@@ -52,7 +54,10 @@ def test_every_missing_file_is_named(copy_model: CopyModel) -> None:
     (model / "config.yaml").unlink()
     (model / "split.json").unlink()
 
-    with pytest.raises(ArtifactError, match=r"(?s)config\.yaml: the file is missing.*split\.json: the file is missing"):
+    with pytest.raises(
+        ArtifactError,
+        match=r"(?s)config\.yaml: the file is missing.*split\.json: the file is missing",
+    ):
         open_bundle(model)
 
 
@@ -61,20 +66,31 @@ def test_every_missing_file_is_named(copy_model: CopyModel) -> None:
     [{"compute": {"device": "tape", "threads": 1, "precision": "float32"}}, {"version": 2}],
     ids=str,
 )
-def test_an_invalid_bundle_or_one_of_another_version_is_refused(copy_model: CopyModel, values: dict[str, Any]) -> None:
+def test_an_invalid_bundle_or_one_of_another_version_is_refused(
+    copy_model: CopyModel, values: dict[str, Any]
+) -> None:
     model = copy_model()
     change_record(model, **values)
 
-    what = "its format has version 2, but this xraytune reads version 1" if "version" in values else "not valid in this"
+    what = (
+        "its format has version 2, but this xraytune reads version 1"
+        if "version" in values
+        else "not valid in this"
+    )
     with pytest.raises(ArtifactError, match=rf"bundle\.json: .*{what}"):
         open_bundle(model)
 
 
-def test_a_network_whose_output_is_not_finite_is_refused_instead_of_scored(copy_lab: CopyLab) -> None:
+def test_a_network_whose_output_is_not_finite_is_refused_instead_of_scored(
+    copy_lab: CopyLab,
+) -> None:
     """NaN sorts last, so its AUROC could be 1."""
     lab = copy_lab()
     weights = safetensors.torch.load_file(lab.model / "model.safetensors")
-    weights = {name: one * float("nan") if one.is_floating_point() else one for name, one in weights.items()}
+    weights = {
+        name: one * float("nan") if one.is_floating_point() else one
+        for name, one in weights.items()
+    }
     safetensors.torch.save_file(weights, lab.model / "model.safetensors")
     seal(lab.model / "model.safetensors")
     test = lab.xrays / "test"
@@ -99,7 +115,9 @@ def no_training(what: str, done: int, total: int) -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_images_of_a_trials_gan_are_those_that_it_trained_on(copy_lab: CopyLab, precision: str) -> None:
+def test_images_of_a_trials_gan_are_those_that_it_trained_on(
+    copy_lab: CopyLab, precision: str
+) -> None:
     """Also where this machine would choose another precision than the study has."""
     lab = copy_lab()
     environment = read_json(lab.study / "environment.json")
@@ -109,7 +127,9 @@ def test_images_of_a_trials_gan_are_those_that_it_trained_on(copy_lab: CopyLab, 
     gan = study.experiment(0).parameters.gan
     assert gan is not None
     with one_thread():
-        pool = pool_block(gan, RunContext(prepared=study.prepared(), cache=cache, compute=study.compute()), 1, 0).read()
+        pool = pool_block(
+            gan, RunContext(prepared=study.prepared(), cache=cache, compute=study.compute()), 1, 0
+        ).read()
 
     exported = export(lab.study, out=lab.path / "trial.yaml", trial=0, exact=True)
     generator_train(exported.path, out=lab.path / "gan", cache=cache, on_progress=no_training)

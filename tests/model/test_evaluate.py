@@ -38,10 +38,14 @@ def other_bytes(image: Path) -> None:
     image.unlink()
 
 
-def test_patients_of_the_model_are_found_on_images_with_other_bytes(copy_lab: CopyLab, tmp_path: Path) -> None:
+def test_patients_of_the_model_are_found_on_images_with_other_bytes(
+    copy_lab: CopyLab, tmp_path: Path
+) -> None:
     lab = copy_lab()
     folder = shutil.copytree(lab.xrays / "test", tmp_path / "images")
-    trained = next(image for image in open_bundle(lab.model).prepared().images if image.side == "train")
+    trained = next(
+        image for image in open_bundle(lab.model).prepared().images if image.side == "train"
+    )
     copy = folder / Path(trained.file).relative_to("train")
     shutil.copy(lab.xrays / trained.file, copy)
     other_bytes(copy)
@@ -52,7 +56,10 @@ def test_patients_of_the_model_are_found_on_images_with_other_bytes(copy_lab: Co
     assert (found.known_images, found.known_patients, found.images_of_known_patients) == (0, 1, 1)
     assert found.to_json()["known_patients"] == 1
     output = " ".join(command("evaluate", lab.model, "--data", folder).stdout.split())
-    assert "1 of these images belong to 1 patient in the model's own training or validation set" in output
+    assert (
+        "1 of these images belong to 1 patient in the model's own training or validation set"
+        in output
+    )
 
 
 def test_the_metrics_on_the_validation_images_are_shown_beside_those_of_the_folder(
@@ -76,7 +83,12 @@ def test_images_of_the_models_folder_of_extra_images_are_known(copy_lab: CopyLab
     leaked = sorted((data / "NORMAL").iterdir())[:3]
     for number, file in enumerate(leaked):
         shutil.copy(file, copies / "NORMAL" / f"synthetic{number}.jpeg")
-    mix = ("source=folder", "quality.allow_memorised=true", f"folder.path={copies}", "synthetic_ratio=0.5")
+    mix = (
+        "source=folder",
+        "quality.allow_memorised=true",
+        f"folder.path={copies}",
+        "synthetic_ratio=0.5",
+    )
     train(lab.best, out=lab.path / "mixed", overrides=[*mix, "budget.max_epochs=1"])
 
     found = evaluate(lab.path / "mixed", data=data, replicates=10)
@@ -87,7 +99,9 @@ def test_images_of_the_models_folder_of_extra_images_are_known(copy_lab: CopyLab
     assert evaluate(lab.path / "mixed", data=data, replicates=10).known_patients == 0
 
 
-def test_test_set_access_is_logged_also_for_a_renamed_folder(copy_lab: CopyLab, tmp_path: Path) -> None:
+def test_test_set_access_is_logged_also_for_a_renamed_folder(
+    copy_lab: CopyLab, tmp_path: Path
+) -> None:
     lab = copy_lab()
     renamed = shutil.copytree(lab.xrays / "test", tmp_path / "harmless")
 
@@ -100,7 +114,9 @@ def test_test_set_access_is_logged_also_for_a_renamed_folder(copy_lab: CopyLab, 
         log = folder / "test_access.jsonl"
         rows = read_jsonl(log)
         assert [row["reason"] for row in rows] == ["final figures", ""]
-        assert {row["fingerprint"] for row in rows} == {open_bundle(lab.model).record.test_fingerprint}
+        assert {row["fingerprint"] for row in rows} == {
+            open_bundle(lab.model).record.test_fingerprint
+        }
         assert rows[0]["images"] == first.images
         assert (log.parent / rows[0]["model"]).resolve() == lab.model
         assert rows[0]["time"].endswith("+00:00")
@@ -122,9 +138,15 @@ def test_patients_of_the_test_folder_are_those_of_the_data_folder(copy_lab: Copy
     assert sum(found.class_counts.values()) == len(files)
 
 
-def test_test_access_is_counted_without_the_study_not_for_other_images(copy_lab: CopyLab, tmp_path: Path) -> None:
+def test_test_access_is_counted_without_the_study_not_for_other_images(
+    copy_lab: CopyLab, tmp_path: Path
+) -> None:
     lab = copy_lab()
-    other = evaluate(lab.model, data=side_folder(lab.model, lab.xrays, tmp_path / "val_b", "val_b"), replicates=10)
+    other = evaluate(
+        lab.model,
+        data=side_folder(lab.model, lab.xrays, tmp_path / "val_b", "val_b"),
+        replicates=10,
+    )
     assert (other.opened_test, other.test_access) == (False, 0)
     assert not (lab.model / "test_access.jsonl").exists()
     lab.study.rename(lab.path / "away")
@@ -164,8 +186,17 @@ def test_the_folder_of_an_evaluation_agrees_with_its_predictions(lab: Lab, tmp_p
     files = ["evaluation.png", "evaluation.svg", "metrics.json", "predictions.csv"]
     assert sorted(file.name for file in out.iterdir()) == files
     metrics, predictions = read_json(out / "metrics.json"), read_rows(out / "predictions.csv")
-    assert list(predictions[0]) == ["file", "patient", "label", *(f"probability_{name}" for name in names), "predicted"]
-    assert all((data / row["file"]).is_file() and row["file"].startswith(row["label"]) for row in predictions)
+    assert list(predictions[0]) == [
+        "file",
+        "patient",
+        "label",
+        *(f"probability_{name}" for name in names),
+        "predicted",
+    ]
+    assert all(
+        (data / row["file"]).is_file() and row["file"].startswith(row["label"])
+        for row in predictions
+    )
     truth = np.array([row["label"] == "PNEUMONIA" for row in predictions])
     scores = np.array([float(row["probability_PNEUMONIA"]) for row in predictions])
     called = np.array([row["predicted"] == "PNEUMONIA" for row in predictions])
@@ -183,15 +214,20 @@ def test_the_folder_of_an_evaluation_agrees_with_its_predictions(lab: Lab, tmp_p
     assert low <= metrics["auroc"] <= high
     assert metrics["confusion"] == sk.confusion_matrix(truth, called).tolist()
     assert [*metrics["classes"]] == names
-    assert metrics["classes"]["NORMAL"]["metrics"]["sensitivity"] == pytest.approx(sk.recall_score(~truth, ~called))
+    assert metrics["classes"]["NORMAL"]["metrics"]["sensitivity"] == pytest.approx(
+        sk.recall_score(~truth, ~called)
+    )
     assert metrics["classes"]["PNEUMONIA"]["intervals"]["auroc"] == metrics["intervals"]["auroc"]
     by_patient = {row["patient"]: row["label"] for row in predictions}
     of_patients = [
-        np.mean([s for s, row in zip(scores, predictions, strict=True) if row["patient"] == one]) for one in by_patient
+        np.mean([s for s, row in zip(scores, predictions, strict=True) if row["patient"] == one])
+        for one in by_patient
     ]
     by_mean = sk.roc_auc_score([label == "PNEUMONIA" for label in by_patient.values()], of_patients)
     assert metrics["patient_level"]["metrics"]["auroc"] == pytest.approx(by_mean)
-    assert sum(metrics["patient_level"]["class_counts"].values()) == len(by_patient) < len(predictions)
+    assert (
+        sum(metrics["patient_level"]["class_counts"].values()) == len(by_patient) < len(predictions)
+    )
     assert [group["value"] for group in metrics["subgroups"]["odd"]] == ["0", "1"]
     assert sum(group["images"] for group in metrics["subgroups"]["odd"]) == len(predictions)
     with Image.open(out / "evaluation.png") as opened:
@@ -208,7 +244,9 @@ def test_an_evaluation_is_refused_before_anything_is_read(lab: Lab, tmp_path: Pa
     with pytest.raises(ConfigError, match="this path already exists"):
         evaluate(tmp_path / "no model", data=lab.xrays / "train", out=tmp_path / "there")
     with pytest.raises(ConfigError, match="mistaken for an X-ray"):
-        evaluate(tmp_path / "no model", data=lab.xrays / "train", out=lab.xrays / "train" / "results")
+        evaluate(
+            tmp_path / "no model", data=lab.xrays / "train", out=lab.xrays / "train" / "results"
+        )
 
 
 @pytest.mark.parametrize(
@@ -218,7 +256,9 @@ def test_an_evaluation_is_refused_before_anything_is_read(lab: Lab, tmp_path: Pa
         ("one class", "no images of PNEUMONIA, so AUROC is undefined"),
     ],
 )
-def test_images_that_do_not_suit_are_refused(lab: Lab, tmp_path: Path, folder: str, what: str) -> None:
+def test_images_that_do_not_suit_are_refused(
+    lab: Lab, tmp_path: Path, folder: str, what: str
+) -> None:
     data = lab.xrays / folder
     if folder == "one class":
         data = tmp_path / "images"
@@ -236,9 +276,13 @@ def test_images_that_do_not_suit_are_refused(lab: Lab, tmp_path: Path, folder: s
         ("file,patient,name,\n{}", "name", "[0-9]+ different values"),
     ],
 )
-def test_a_column_without_subgroups_is_refused(lab: Lab, tmp_path: Path, table: str, column: str, what: str) -> None:
+def test_a_column_without_subgroups_is_refused(
+    lab: Lab, tmp_path: Path, table: str, column: str, what: str
+) -> None:
     data = shutil.copytree(lab.xrays / "train", tmp_path / "images")
-    rows = "".join(f"{file.name},{file.stem},{file.name},\n" for file in sorted(data.rglob("*.jpeg")))
+    rows = "".join(
+        f"{file.name},{file.stem},{file.name},\n" for file in sorted(data.rglob("*.jpeg"))
+    )
     if table:
         (data / "patients.csv").write_text(table.format(rows), encoding="utf-8")
 
@@ -260,10 +304,14 @@ def test_a_calibration_on_other_patients_gives_probabilities_and_a_threshold(
 ) -> None:
     """The ranking stays; the metrics without it are those of a plain evaluation."""
     few = hospital(lab, tmp_path / "few", "IM-0026", "NORMAL2-IM-0001", "person25")
-    others = hospital(lab, tmp_path / "others", "NORMAL2-IM-0019", "person13", "person32", "person38", "person7")
+    others = hospital(
+        lab, tmp_path / "others", "NORMAL2-IM-0019", "person13", "person32", "person38", "person7"
+    )
     plain = evaluate(lab.model, data=others, out=tmp_path / "plain", replicates=10)
 
-    found = evaluate(lab.model, data=others, calibrate_on=few, out=tmp_path / "calibrated", replicates=10)
+    found = evaluate(
+        lab.model, data=others, calibrate_on=few, out=tmp_path / "calibrated", replicates=10
+    )
 
     fit = found.calibration
     assert fit is not None
@@ -272,22 +320,33 @@ def test_a_calibration_on_other_patients_gives_probabilities_and_a_threshold(
     assert found.uncalibrated == plain.metrics
     assert found.metrics["auroc"] == plain.metrics["auroc"]
     before, after = (
-        np.array([float(row["probability_PNEUMONIA"]) for row in read_rows(tmp_path / name / "predictions.csv")])
+        np.array(
+            [
+                float(row["probability_PNEUMONIA"])
+                for row in read_rows(tmp_path / name / "predictions.csv")
+            ]
+        )
         for name in ("plain", "calibrated")
     )
-    assert np.log(after / (1 - after)) == pytest.approx(fit.slope * np.log(before / (1 - before)) + fit.intercept)
+    assert np.log(after / (1 - after)) == pytest.approx(
+        fit.slope * np.log(before / (1 - before)) + fit.intercept
+    )
     assert read_json(tmp_path / "calibrated" / "metrics.json")["calibration"]["images"] == 5
     show_evaluation(found)
     assert "calibrated on 5 images of 3 patients" in capsys.readouterr().out
 
 
-def test_a_calibration_on_patients_who_are_evaluated_or_known_is_refused(lab: Lab, tmp_path: Path) -> None:
+def test_a_calibration_on_patients_who_are_evaluated_or_known_is_refused(
+    lab: Lab, tmp_path: Path
+) -> None:
     """Their images need not be the same."""
     few = hospital(lab, tmp_path / "few", "IM-0026", "person25_bacteria_97")
     others = hospital(lab, tmp_path / "others", "NORMAL2-IM-0019", "person25_bacteria_98")
     trained = side_folder(lab.model, lab.xrays, tmp_path / "trained", "train")
 
-    with pytest.raises(DataError, match="1 patient of the images to calibrate on: evaluated as well"):
+    with pytest.raises(
+        DataError, match="1 patient of the images to calibrate on: evaluated as well"
+    ):
         evaluate(lab.model, data=others, calibrate_on=few)
     with pytest.raises(DataError, match="in the model's training or validation set"):
         evaluate(lab.model, data=others, calibrate_on=trained)
@@ -299,7 +358,11 @@ def test_a_calibration_on_patients_who_are_evaluated_or_known_is_refused(lab: La
 def test_wrong_labels_calibrate_nothing(lab: Lab, tmp_path: Path) -> None:
     few = hospital(lab, tmp_path / "few", "IM-0026", "NORMAL2-IM-0001", "person25")
     others = hospital(lab, tmp_path / "others", "NORMAL2-IM-0019", "person7")
-    for source, target in (("NORMAL", "swapped"), ("PNEUMONIA", "NORMAL"), ("swapped", "PNEUMONIA")):
+    for source, target in (
+        ("NORMAL", "swapped"),
+        ("PNEUMONIA", "NORMAL"),
+        ("swapped", "PNEUMONIA"),
+    ):
         (few / source).rename(few / target)
 
     with pytest.raises(DataError, match="do not increase with PNEUMONIA"):
@@ -310,10 +373,16 @@ def test_three_classes_are_called_by_probability(
     copy_lab: CopyLab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lab = copy_lab()
-    other = ["exported_from=null", "data.classes=three", "budget.max_epochs=1"]  # the study has two classes
+    other = [
+        "exported_from=null",
+        "data.classes=three",
+        "budget.max_epochs=1",
+    ]  # the study has two classes
     train(lab.best, out=lab.path / "three", overrides=other, cache=lab.path / "cache")
 
-    evaluation = evaluate(lab.path / "three", data=lab.xrays / "train", out=tmp_path / "results", replicates=10)
+    evaluation = evaluate(
+        lab.path / "three", data=lab.xrays / "train", out=tmp_path / "results", replicates=10
+    )
     predict(lab.path / "three", lab.xrays / "train", out=tmp_path / "table.csv")
 
     with pytest.raises(ConfigError, match="only a classifier of two classes can be calibrated"):

@@ -88,7 +88,9 @@ def pinned() -> Iterator[None]:
 def everything(root: Path) -> Prepared:
     """All images on the sides of the study's split."""
     settings = load_space(root / "space.yaml").settings
-    whole = settings.model_copy(update={"data": settings.data.model_copy(update={"train_patients": None})})
+    whole = settings.model_copy(
+        update={"data": settings.data.model_copy(update={"train_patients": None})}
+    )
     prepared, _ = prepare(whole, root / "cache")
     return prepared
 
@@ -97,7 +99,9 @@ def sides(prepared: Prepared) -> dict[str, str]:
     return {image.sha256: image.side for image in prepared.images}
 
 
-def test_the_final_model_trains_on_all_others(study: StudyFolder, everything: Prepared, final: Final) -> None:
+def test_the_final_model_trains_on_all_others(
+    study: StudyFolder, everything: Prepared, final: Final
+) -> None:
     used = everything.side("train")
     searched = sides(study.prepared())
     assert sides(final.bundle.prepared()) == sides(everything)
@@ -108,21 +112,32 @@ def test_the_final_model_trains_on_all_others(study: StudyFolder, everything: Pr
     assert final.data.of_images == len(everything.images)
 
 
-def test_the_mix_keeps_its_ratio_an_epoch_its_passes(study: StudyFolder, everything: Prepared, final: Final) -> None:
+def test_the_mix_keeps_its_ratio_an_epoch_its_passes(
+    study: StudyFolder, everything: Prepared, final: Final
+) -> None:
     before, now = len(study.prepared().side("train").rows), len(everything.side("train").rows)
     steps = [row["steps"] for row in read_jsonl(final.bundle.path / "epochs.jsonl")]
     assert steps[0] == -(-2 * now // before)
     changes = "\n".join(final.data.changes)
-    assert f"training images: {now} of {final.data.patients} patients (trial: {before} of 8 patients)" in changes
+    assert (
+        f"training images: {now} of {final.data.patients} patients (trial: {before} of 8 patients)"
+        in changes
+    )
     assert f"extra images: {int(now / 2 + 0.5)} (trial: {int(before / 2 + 0.5)})" in changes
     assert "GAN: trained anew" in changes
     assert changes in "\n".join(final.card.split("\n- "))
 
 
-def test_a_folder_too_small_for_all_patients_is_refused_before_the_training(study: StudyFolder, tmp_path: Path) -> None:
+def test_a_folder_too_small_for_all_patients_is_refused_before_the_training(
+    study: StudyFolder, tmp_path: Path
+) -> None:
     draw_phantoms(tmp_path / "others", patients=12, seed=9, image_size_px=48)
     export(study.path, out=tmp_path / "best.yaml")
-    folder = ("source=folder", f"folder.path={tmp_path / 'others' / 'train'}", "synthetic_ratio=1.0")
+    folder = (
+        "source=folder",
+        f"folder.path={tmp_path / 'others' / 'train'}",
+        "synthetic_ratio=1.0",
+    )
     notes: list[str] = []
 
     with pytest.raises(DataError, match=r"but the mix needs"):
@@ -150,9 +165,13 @@ def test_the_model_card_names_data_metrics_and_limits(final: Final) -> None:
     assert str(final.bundle.path.parent) not in final.card
 
 
-def test_a_study_is_exported_and_trained_by_one_command_with_its_final_settings(root: Path, tmp_path: Path) -> None:
+def test_a_study_is_exported_and_trained_by_one_command_with_its_final_settings(
+    root: Path, tmp_path: Path
+) -> None:
     final = "final: {image_size: 64, max_epochs: 2, lr: 0.003, optimizer: sgd}"
-    changed = SPACE.replace("name: subset", "name: finished").replace("parameters:", f"{final}\nparameters:", 1)
+    changed = SPACE.replace("name: subset", "name: finished").replace(
+        "parameters:", f"{final}\nparameters:", 1
+    )
     (root / "finished.yaml").write_text(changed, encoding="utf-8")
     search_in_process(load_space(root / "finished.yaml"), root)
     study, model = root / "studies" / "finished", tmp_path / "model"

@@ -16,7 +16,9 @@ pytestmark = pytest.mark.slow
 PAGE = Path(__file__).parents[2] / "docs" / "final-model.md"
 
 
-def test_the_page_loads_the_network_in_plain_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_loads_the_network_in_plain_pytorch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     parameters = Parameters(backbone="mobilenet_v2", weights="none", trainable="all")
     trained = build_classifier(parameters, 2, weights=None, seed=1).eval()
     (tmp_path / "model").mkdir()

@@ -34,15 +34,22 @@ def test_every_image_at_any_depth_has_a_row_in_sorted_order(lab: Lab, tmp_path: 
     predicted = predict(lab.model, tmp_path / "images", out=tmp_path / "table.csv")
 
     rows = read_rows(tmp_path / "table.csv")
-    files = ["a, b.jpeg", *(f"ward/{file.relative_to(images).as_posix()}" for file in images.glob("*/*"))]
+    files = [
+        "a, b.jpeg",
+        *(f"ward/{file.relative_to(images).as_posix()}" for file in images.glob("*/*")),
+    ]
     assert [row["file"] for row in rows] == sorted(files)
     assert sum(predicted.counts.values()) == len(rows)
     by_file = {row["file"]: row for row in rows}
     assert by_file["a, b.jpeg"]["predicted"] == by_file[f"ward/NORMAL/{loose.name}"]["predicted"]
     assert {row["predicted"] for row in rows} == {"NORMAL", "PNEUMONIA"}
     for row in rows:
-        assert (row["predicted"] == "PNEUMONIA") == (float(row["probability_PNEUMONIA"]) >= threshold)
-        assert float(row["probability_NORMAL"]) + float(row["probability_PNEUMONIA"]) == pytest.approx(1)
+        assert (row["predicted"] == "PNEUMONIA") == (
+            float(row["probability_PNEUMONIA"]) >= threshold
+        )
+        assert float(row["probability_NORMAL"]) + float(
+            row["probability_PNEUMONIA"]
+        ) == pytest.approx(1)
 
 
 def test_dicom_and_json(lab: Lab, tmp_path: Path) -> None:
@@ -59,7 +66,9 @@ def test_dicom_and_json(lab: Lab, tmp_path: Path) -> None:
     assert [row["file"] for row in rows] == ["a.dcm", "ward/a.jpeg"]
     assert rows[0]["probability_PNEUMONIA"] == rows[1]["probability_PNEUMONIA"]
     assert {row["threshold"] for row in rows} == {str(open_bundle(lab.model).record.threshold)}
-    assert content["counts"] == {"NORMAL": 0, "PNEUMONIA": 0} | Counter(row["predicted"] for row in rows)
+    assert content["counts"] == {"NORMAL": 0, "PNEUMONIA": 0} | Counter(
+        row["predicted"] for row in rows
+    )
 
 
 def test_prediction_does_not_depend_on_batch(lab: Lab, tmp_path: Path) -> None:
@@ -73,7 +82,9 @@ def test_prediction_does_not_depend_on_batch(lab: Lab, tmp_path: Path) -> None:
 
         (alone,) = read_rows(out)
         assert alone["file"] == Path(row["file"]).name
-        assert float(alone["probability_NORMAL"]) == pytest.approx(float(row["probability_NORMAL"]), abs=1e-6)
+        assert float(alone["probability_NORMAL"]) == pytest.approx(
+            float(row["probability_NORMAL"]), abs=1e-6
+        )
 
 
 def test_nothing_is_written_when_images_are_missing_or_broken(lab: Lab, tmp_path: Path) -> None:
@@ -93,11 +104,15 @@ def test_nothing_is_written_when_images_are_missing_or_broken(lab: Lab, tmp_path
 PAGE = Path(__file__).parents[2] / "docs" / "final-model.md"
 
 
-def test_the_server_of_the_page_predicts(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_server_of_the_page_predicts(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     image = sorted(lab.xrays.glob("test/*/*.jpeg"))[0]
     predict(lab.model, image, out=tmp_path / "table.csv")
     (expected,) = read_rows(tmp_path / "table.csv")
-    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    blocks = re.findall(
+        r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
     (code,) = (block for block in blocks if "FastAPI" in block)
     monkeypatch.chdir(lab.path)
     names: dict[str, Any] = {}
@@ -113,7 +128,9 @@ def test_the_server_of_the_page_predicts(lab: Lab, tmp_path: Path, monkeypatch: 
     assert (refused.status_code, "detail" in refused.json()) == (422, True)
 
 
-def test_the_example_exports_a_model_that_predicts_as_pytorch_does(lab: Lab, tmp_path: Path) -> None:
+def test_the_example_exports_a_model_that_predicts_as_pytorch_does(
+    lab: Lab, tmp_path: Path
+) -> None:
     """The program compares them itself."""
     for package in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(package, reason="the example's own packages")

@@ -40,7 +40,9 @@ def draw_pairs(folder: Path, numbers: range) -> Path:
     y, x = np.ogrid[:HEIGHT_PX, :WIDTH_PX]
     for number in numbers:
         random = numpy_generator(number, "disc")
-        disc = (x - random.integers(15, 25)) ** 2 + (y - random.integers(20, 36)) ** 2 < random.integers(8, 12) ** 2
+        disc = (x - random.integers(15, 25)) ** 2 + (
+            y - random.integers(20, 36)
+        ) ** 2 < random.integers(8, 12) ** 2
         pixels = np.clip(random.normal(60 + 130 * disc, 12), 0, 255).astype(np.uint8)
         for kind, levels in (("images", pixels), ("masks", disc.astype(np.uint8) * 255)):
             (folder / kind).mkdir(parents=True, exist_ok=True)
@@ -60,7 +62,9 @@ def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train_in(folder: Path, name: str, *overrides: str) -> Trained:
-    return train(folder / "space.yaml", out=folder / name, overrides=overrides, cache=folder / "cache")
+    return train(
+        folder / "space.yaml", out=folder / name, overrides=overrides, cache=folder / "cache"
+    )
 
 
 def evaluated(model: Path, data: Path, **arguments: object) -> MaskEvaluation:
@@ -84,11 +88,15 @@ def read_mask(file: Path) -> NDArray[np.bool_]:
 
 @pytest.mark.parametrize("size", [(32, 32), (50, 90), (33, 400)])
 @pytest.mark.parametrize("resize", ["squash", "crop"])
-def test_a_mask_returns_to_where_its_object_is_in_the_image(tmp_path: Path, size: tuple[int, int], resize: str) -> None:
+def test_a_mask_returns_to_where_its_object_is_in_the_image(
+    tmp_path: Path, size: tuple[int, int], resize: str
+) -> None:
     """Squash and crop are undone, to the edge of the object within a pixel of the square image."""
     width, height = size
     y, x = np.ogrid[:height, :width]
-    true = (abs(x - width * 0.4) < width * 0.25) & (abs(y - height * 0.5) < min(width, height) * 0.3)
+    true = (abs(x - width * 0.4) < width * 0.25) & (
+        abs(y - height * 0.5) < min(width, height) * 0.3
+    )
     Image.fromarray(true.astype(np.uint8) * 255).save(tmp_path / "image.png")
 
     square = decode_file(tmp_path / "image.png", 32, resize).pixels / np.float32(255)  # type: ignore[arg-type]
@@ -102,9 +110,13 @@ def test_a_mask_returns_to_where_its_object_is_in_the_image(tmp_path: Path, size
 
 def test_beyond_a_crop_the_mask_is_background() -> None:
     for turned, (width, height) in ((False, (10, 30)), (True, (30, 10))):
-        found = whole_mask(np.ones((8, 8), dtype=np.float32), width, height, resize="crop", threshold=0.5)
+        found = whole_mask(
+            np.ones((8, 8), dtype=np.float32), width, height, resize="crop", threshold=0.5
+        )
 
-        assert (found.T if turned else found).any(axis=1).tolist() == [False] * 10 + [True] * 10 + [False] * 10
+        assert (found.T if turned else found).any(axis=1).tolist() == [False] * 10 + [True] * 10 + [
+            False
+        ] * 10
 
 
 def test_a_bundle_says_what_it_is(discs: Path) -> None:
@@ -150,18 +162,23 @@ def test_the_metrics_are_those_of_the_predicted_masks(discs: Path, tmp_path: Pat
     masks = {file.name: read_mask(file) for file in (tmp_path / "masks" / "masks").iterdir()}
     true = {name: read_mask(pairs / "masks" / name) for name in masks}
     dices = {
-        f"images/{name}": 2 * (own & true[name]).sum() / (own.sum() + true[name].sum()) for name, own in masks.items()
+        f"images/{name}": 2 * (own & true[name]).sum() / (own.sum() + true[name].sum())
+        for name, own in masks.items()
     }
     assert found.metrics["dice"] == pytest.approx(np.mean([*dices.values()]))
     assert found.images == found.patients == 7
     low, high = found.intervals["dice"]
     assert low < found.value_of("dice") < high
-    assert [one.file for one in found.worst] == sorted(dices, key=lambda file: (dices[file], file))[:5]
+    assert [one.file for one in found.worst] == sorted(dices, key=lambda file: (dices[file], file))[
+        :5
+    ]
     assert read_json(tmp_path / "out" / "metrics.json") == found.to_json()
     assert found.to_dataframe().loc["dice", "value"] == found.metrics["dice"]
     rows = read_rows(tmp_path / "out" / "per_image.csv")
     assert {row["file"]: float(row["dice"]) for row in rows} == pytest.approx(dices)
-    assert {opened(tmp_path / "out" / "worst" / one.file).size for one in found.worst} == {(2 * WIDTH_PX, HEIGHT_PX)}
+    assert {opened(tmp_path / "out" / "worst" / one.file).size for one in found.worst} == {
+        (2 * WIDTH_PX, HEIGHT_PX)
+    }
 
 
 def test_a_mask_that_cannot_be_used_is_named_or_left_out(discs: Path, tmp_path: Path) -> None:
@@ -175,7 +192,9 @@ def test_a_mask_that_cannot_be_used_is_named_or_left_out(discs: Path, tmp_path: 
         found = evaluated(discs / "model", pairs, out=tmp_path / f"{count}", skip_broken=True)
 
         assert found.images == count
-        assert [image.file for image in found.broken] == [f"masks/p4{number}.png" for number in range(count, 3)]
+        assert [image.file for image in found.broken] == [
+            f"masks/p4{number}.png" for number in range(count, 3)
+        ]
         assert len(list((tmp_path / f"{count}" / "worst").rglob("*.png"))) == count
 
 
@@ -187,10 +206,16 @@ Use = Callable[[Path, Path], object]
     [
         (True, lambda model, lab: evaluate(model, data=lab / "train"), "segmentation needs both"),
         (False, lambda model, pairs: evaluate(model, data=pairs / "test"), "for segmentation"),
-        (False, lambda model, pairs: predict(model, pairs / "test", out=model / "out"), "folder of pairs"),
+        (
+            False,
+            lambda model, pairs: predict(model, pairs / "test", out=model / "out"),
+            "folder of pairs",
+        ),
     ],
 )
-def test_data_of_the_other_task_are_refused(discs: Path, lab: Lab, of_segmenter: bool, use: Use, message: str) -> None:
+def test_data_of_the_other_task_are_refused(
+    discs: Path, lab: Lab, of_segmenter: bool, use: Use, message: str
+) -> None:
     model, data = (discs / "model", lab.xrays) if of_segmenter else (lab.model, discs / "pairs")
 
     with pytest.raises((DataError, ConfigError), match=message):

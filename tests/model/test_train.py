@@ -33,7 +33,9 @@ def test_an_exact_export_repeats_its_trial_to_the_bit(lab: Lab, tmp_path: Path, 
     with locked(study):
         trained = train(tmp_path / "trial.yaml", out=model, note=notes.append)
 
-    recorded, repeated = (read_jsonl(folder / "epochs.jsonl") for folder in (study.trial_path(trial), model))
+    recorded, repeated = (
+        read_jsonl(folder / "epochs.jsonl") for folder in (study.trial_path(trial), model)
+    )
     for row in recorded:
         del row["seconds"]
     assert repeated == recorded
@@ -59,16 +61,26 @@ def test_a_tracked_training_is_a_run_with_curves_and_the_model_as_an_artifact(
     run = read_run(file)
     assert (run.kind, run.name, run.exit_code) == ("train", f"mix final {trained.arm}", 0)
     assert run.epochs == [1, 2, 3]
-    assert (run.summary["value"], run.summary["val_b_auroc"]) == (trained.val_score, trained.val_b_score)
+    assert (run.summary["value"], run.summary["val_b_auroc"]) == (
+        trained.val_score,
+        trained.val_b_score,
+    )
     model = run.artifacts["model"]
-    assert (model.name, model.description) == ("mix", (lab.path / "again" / "README.md").read_text("utf-8"))
+    assert (model.name, model.description) == (
+        "mix",
+        (lab.path / "again" / "README.md").read_text("utf-8"),
+    )
     assert {entry.path for entry in model.manifest.contents} == {*files_of(lab.path / "again")}
     assert str(lab.path) not in str(run.config)
 
 
-def test_an_interrupted_training_resumes_to_the_same_files(copy_lab: CopyLab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_training_resumes_to_the_same_files(
+    copy_lab: CopyLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lab = copy_lab()
-    monkeypatch.setattr("xraytune.nets.train._CHECKPOINT_SECONDS", -1.0)  # as if each epoch took longer
+    monkeypatch.setattr(
+        "xraytune.nets.train._CHECKPOINT_SECONDS", -1.0
+    )  # as if each epoch took longer
     first, second = list[EpochRecord](), list[EpochRecord]()
 
     def interrupt(record: EpochRecord) -> None:
@@ -94,7 +106,9 @@ def test_an_interrupted_training_resumes_to_the_same_files(copy_lab: CopyLab, mo
         (False, "the study", "does not exist here"),
     ],
 )
-def test_a_change_since_the_study_is_noted(copy_lab: CopyLab, exact: bool, change: str, said: str) -> None:
+def test_a_change_since_the_study_is_noted(
+    copy_lab: CopyLab, exact: bool, change: str, said: str
+) -> None:
     """An image was removed, or the study moved away."""
     lab = copy_lab()
     export(lab.study, out=lab.path / "chosen.yaml", exact=exact)
@@ -106,14 +120,18 @@ def test_a_change_since_the_study_is_noted(copy_lab: CopyLab, exact: bool, chang
     notes: list[str] = []
 
     with one_core():
-        trained = train(lab.path / "chosen.yaml", out=lab.path / "again", note=notes.append, **options)
+        trained = train(
+            lab.path / "chosen.yaml", out=lab.path / "again", note=notes.append, **options
+        )
 
     assert trained.equals_trial is None
     assert any(said in note for note in notes)
 
 
 @pytest.mark.parametrize("change", ["patients", "label"])
-def test_other_patients_or_labels_than_those_of_the_study_are_refused(copy_lab: CopyLab, change: str) -> None:
+def test_other_patients_or_labels_than_those_of_the_study_are_refused(
+    copy_lab: CopyLab, change: str
+) -> None:
     lab = copy_lab()
     first = min(lab.xrays.glob("train/NORMAL/*"))
     if change == "label":
@@ -123,7 +141,9 @@ def test_other_patients_or_labels_than_those_of_the_study_are_refused(copy_lab: 
         rows = "".join(f"{file},patient {file}\n" for file in files)
         (lab.xrays / "patients.csv").write_text(f"file,patient\n{rows}", encoding="utf-8")
 
-    with pytest.raises(StudyError, match=rf"since the study began: \d+ with another {change.removesuffix('s')}"):
+    with pytest.raises(
+        StudyError, match=rf"since the study began: \d+ with another {change.removesuffix('s')}"
+    ):
         train(lab.study, out=lab.path / "again")
 
     assert not (lab.path / "again").exists()
@@ -147,11 +167,15 @@ def test_an_override_without_effect_is_refused_before_the_images_are_read(
         source = tmp_path / "plain.yaml"
         export(lab.study, out=source, trial=1)
 
-    with pytest.raises(ConfigError, match=f"(?s){re.escape(override)}.*{what}|{what}.*{re.escape(override)}"):
+    with pytest.raises(
+        ConfigError, match=f"(?s){re.escape(override)}.*{what}|{what}.*{re.escape(override)}"
+    ):
         train(source, out=tmp_path / "model", overrides=[override], data=tmp_path / "nowhere")
 
 
-def test_a_training_that_runs_already_is_not_started_again_and_overrides_are_kept(copy_lab: CopyLab) -> None:
+def test_a_training_that_runs_already_is_not_started_again_and_overrides_are_kept(
+    copy_lab: CopyLab,
+) -> None:
     lab, short = copy_lab(), ["budget.max_epochs=1"]
 
     def train_too(_: EpochRecord) -> None:
@@ -161,4 +185,6 @@ def test_a_training_that_runs_already_is_not_started_again_and_overrides_are_kep
     trained = train(lab.best, out=lab.path / "again", overrides=short, on_epoch=train_too)
 
     assert (trained.epochs, trained.equals_trial) == (1, None)
-    assert '"budget.max_epochs=1"' in (lab.path / "again" / "bundle.json").read_text(encoding="utf-8")
+    assert '"budget.max_epochs=1"' in (lab.path / "again" / "bundle.json").read_text(
+        encoding="utf-8"
+    )

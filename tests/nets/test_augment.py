@@ -42,7 +42,9 @@ def test_identity_view_is_bit_identical() -> None:
         ({"flip": -1.0, "angle_radians": math.pi / 2, "scale": 1.5, "shift_x": 0.1}, (-0.1, -0.6)),
     ],
 )
-def test_disc_moves_as_specified_by_the_view(changes: dict[str, float], where: tuple[float, float]) -> None:
+def test_disc_moves_as_specified_by_the_view(
+    changes: dict[str, float], where: tuple[float, float]
+) -> None:
     """The order is flip, turn (clockwise on the screen), scale, shift."""
     moved = augment(disc(0.4, 0.2), view(**changes))[0, 0]
 
@@ -89,7 +91,9 @@ def test_tables_depend_on_seed_and_purpose_and_a_longer_one_starts_with_a_shorte
 
 
 def test_strengths_scale_the_same_draws_within_their_bounds() -> None:
-    mild, strong = (view_table(7, "real", image_count=200, views=8, classical=strength) for strength in (2, 3))
+    mild, strong = (
+        view_table(7, "real", image_count=200, views=8, classical=strength) for strength in (2, 3)
+    )
     angle = VIEW_COLUMNS.index("angle_radians")
 
     np.testing.assert_allclose(strong[..., angle], 15 / 7 * mild[..., angle], rtol=1e-5)
@@ -99,7 +103,9 @@ def test_strengths_scale_the_same_draws_within_their_bounds() -> None:
 
 
 @pytest.mark.parametrize(("classical", "changed"), [(0, 0), (1, 50), (2, 400)])
-def test_each_view_of_a_table_is_found_among_the_distinct_ones(classical: int, changed: int) -> None:
+def test_each_view_of_a_table_is_found_among_the_distinct_ones(
+    classical: int, changed: int
+) -> None:
     table = view_table(7, "real", image_count=50, views=8, classical=classical)
 
     numbers, views, places = distinct_views(table)

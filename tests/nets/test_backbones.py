@@ -15,12 +15,35 @@ from xraytune.nets.last_stage import last_stage, trained_from
 from xraytune.space.backbones import BACKBONES, ENCODERS
 
 LIGHT = (
-    *("small_cnn", "densenet121", "efficientnet_b0", "inception_v3", "mobilenet_v3_small", "regnet_y_400mf"),
+    *(
+        "small_cnn",
+        "densenet121",
+        "efficientnet_b0",
+        "inception_v3",
+        "mobilenet_v3_small",
+        "regnet_y_400mf",
+    ),
     *("resnet18", "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t"),
 )
 HEAVY = (
-    *("alexnet", "convnext_tiny", "efficientnet_v2_s", "googlenet", "maxvit_t", "mnasnet0_5", "mobilenet_v2"),
-    *("regnet_x_400mf", "resnet50", "resnext50_32x4d", "swin_v2_t", "vgg11_bn", "vit_b_32", "wide_resnet50_2"),
+    *(
+        "alexnet",
+        "convnext_tiny",
+        "efficientnet_v2_s",
+        "googlenet",
+        "maxvit_t",
+        "mnasnet0_5",
+        "mobilenet_v2",
+    ),
+    *(
+        "regnet_x_400mf",
+        "resnet50",
+        "resnext50_32x4d",
+        "swin_v2_t",
+        "vgg11_bn",
+        "vit_b_32",
+        "wide_resnet50_2",
+    ),
 )
 
 
@@ -34,7 +57,9 @@ def fill(network: nn.Module) -> None:
     torch.manual_seed(1)
     with torch.no_grad():
         for weights in network.parameters():
-            weights.uniform_(0.5, 1.5) if weights.ndim < 2 else weights.normal_(std=weights[0].numel() ** -0.5)
+            weights.uniform_(0.5, 1.5) if weights.ndim < 2 else weights.normal_(
+                std=weights[0].numel() ** -0.5
+            )
 
 
 def side(backbone: str) -> int:
@@ -47,7 +72,9 @@ def test_the_names_are_torchvisions_classifiers() -> None:
     from torchvision import models  # seconds, which only this test should pay
 
     assert {*BACKBONES.built_in} - {"small_cnn"} == set(models.list_models(module=models))
-    assert {"densenet121", "mobilenet_v2", "resnet18", "vgg16"} < {*ENCODERS} < {*BACKBONES.built_in}
+    assert (
+        {"densenet121", "mobilenet_v2", "resnet18", "vgg16"} < {*ENCODERS} < {*BACKBONES.built_in}
+    )
 
 
 @pytest.mark.slow
@@ -78,7 +105,9 @@ def test_a_grey_image_gives_what_three_equal_channels_give(backbone: str) -> Non
         *nightly("alexnet", "convnext_tiny", "googlenet", "mnasnet0_5", "swin_t", "vit_b_32"),
     ],
 )
-def test_torchvisions_weights_give_the_features_that_its_own_head_receives(backbone: str, tmp_path: Path) -> None:
+def test_torchvisions_weights_give_the_features_that_its_own_head_receives(
+    backbone: str, tmp_path: Path
+) -> None:
     from torchvision import models  # seconds, which only this test should pay
 
     options = {"init_weights": True} if backbone in {"googlenet", "inception_v3"} else {}
@@ -87,7 +116,11 @@ def test_torchvisions_weights_give_the_features_that_its_own_head_receives(backb
     torch.save(official.state_dict(), tmp_path / "weights.pth")
     images = torch.rand(2, 3, side(backbone), side(backbone))
     seen: list[torch.Tensor] = []
-    heads = [m for m in official.modules() if getattr(m, "out_features", getattr(m, "out_channels", 0)) == 1000]
+    heads = [
+        m
+        for m in official.modules()
+        if getattr(m, "out_features", getattr(m, "out_channels", 0)) == 1000
+    ]
     heads[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
 
     backbone_alone = build_backbone(backbone, weights=tmp_path / "weights.pth")[0].eval()
@@ -116,7 +149,9 @@ def test_official_files_with_old_layer_names_are_read(
 ) -> None:
     path = tmp_path / f"{backbone}.pth"
     network = build_backbone(backbone)[0]
-    renamed = OrderedDict((re.sub(pattern, old_name, name), tensor) for name, tensor in network.state_dict().items())
+    renamed = OrderedDict(
+        (re.sub(pattern, old_name, name), tensor) for name, tensor in network.state_dict().items()
+    )
     assert renamed.keys() != network.state_dict().keys()
     renamed._metadata = OrderedDict()  # type: ignore[attr-defined]  # as of a version that had none
     torch.save(renamed, path)
@@ -146,7 +181,9 @@ def test_official_files_with_old_layer_names_are_read(
         ("vit_b_32", "encoder.layers.encoder_layer_11"),
     ],
 )
-def test_the_last_stage_is_the_coarsest_resolution_and_all_after_it(backbone: str, stage: str) -> None:
+def test_the_last_stage_is_the_coarsest_resolution_and_all_after_it(
+    backbone: str, stage: str
+) -> None:
     network, _ = build_backbone(backbone)
     names = [name for name, _ in network.named_parameters()]
 
@@ -157,7 +194,9 @@ def test_the_last_stage_is_the_coarsest_resolution_and_all_after_it(backbone: st
 
 
 def test_a_network_that_does_not_begin_with_a_colour_convolution_is_named() -> None:
-    with pytest.raises(MachineError, match=r"perceptron cannot take one channel.*\n.*input_channels: 3"):
+    with pytest.raises(
+        MachineError, match=r"perceptron cannot take one channel.*\n.*input_channels: 3"
+    ):
         to_one_channel(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)), "perceptron")
 
 
@@ -165,12 +204,21 @@ def test_a_network_that_does_not_begin_with_a_colour_convolution_is_named() -> N
 @pytest.mark.parametrize(
     ("backbone", "refused"),
     [
-        *[("alexnet", [32, 62]), ("inception_v3", [32, 62, 63, 74]), ("mobilenet_v2", []), ("small_cnn", [])],
+        *[
+            ("alexnet", [32, 62]),
+            ("inception_v3", [32, 62, 63, 74]),
+            ("mobilenet_v2", []),
+            ("small_cnn", []),
+        ],
         pytest.param("vit_b_32", [32, 62, 63, 74, 75, 128, 256], marks=pytest.mark.nightly),
     ],
 )
-def test_sizes_are_refused_that_do_not_work_in_the_network(backbone: str, refused: list[int]) -> None:
-    assert [side for side in (32, 62, 63, 74, 75, 128, 224, 256) if not takes(backbone, side)] == refused
+def test_sizes_are_refused_that_do_not_work_in_the_network(
+    backbone: str, refused: list[int]
+) -> None:
+    assert [
+        side for side in (32, 62, 63, 74, 75, 128, 224, 256) if not takes(backbone, side)
+    ] == refused
 
 
 @pytest.mark.slow
@@ -178,7 +226,10 @@ def test_sizes_are_refused_that_do_not_work_in_the_network(backbone: str, refuse
     ("backbone", "left"),
     [
         *(("small_cnn", 0), ("resnet18", 0), ("mobilenet_v3_small", 0), ("densenet121", 62)),
-        *(pytest.param(name, 0, marks=pytest.mark.nightly) for name in ("efficientnet_b0", "mobilenet_v2", "vgg11_bn")),
+        *(
+            pytest.param(name, 0, marks=pytest.mark.nightly)
+            for name in ("efficientnet_b0", "mobilenet_v2", "vgg11_bn")
+        ),
     ],
 )
 def test_folded_batch_norms_give_the_same_features(backbone: str, left: int) -> None:

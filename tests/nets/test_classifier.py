@@ -15,7 +15,9 @@ from xraytune.space.settings import Parameters
 pytestmark = pytest.mark.slow
 
 
-def new_classifier(backbone: str = "small_cnn", *, classes: int = 2, seed: int = 1, **changes: Any) -> Classifier:
+def new_classifier(
+    backbone: str = "small_cnn", *, classes: int = 2, seed: int = 1, **changes: Any
+) -> Classifier:
     """A classifier with random weights; the settings accept `trainable` only with `weights`."""
     weights = "none" if changes.get("trainable", "all") == "all" else "given"
     parameters = Parameters.model_validate({"backbone": backbone, "weights": weights, **changes})
@@ -31,7 +33,9 @@ def new_classifier(backbone: str = "small_cnn", *, classes: int = 2, seed: int =
         ("squeezenet1_1", {"input_channels": 1}),
     ],
 )
-def test_features_and_logits_have_the_promised_shapes(backbone: str, changes: dict[str, Any]) -> None:
+def test_features_and_logits_have_the_promised_shapes(
+    backbone: str, changes: dict[str, Any]
+) -> None:
     classifier = new_classifier(backbone, **changes).eval()
     images = torch.rand(2, changes.get("input_channels", 3), 32, 32)
 
@@ -50,7 +54,10 @@ def test_the_published_vgg16_has_its_published_number_of_parameters() -> None:
     assert sum(size for size, is_trained in sizes if is_trained) == 1_049_346
 
 
-FEATURES, LABELS = torch.randn(8, 5, generator=torch.Generator().manual_seed(2)), torch.tensor([0, 1] * 4)
+FEATURES, LABELS = (
+    torch.randn(8, 5, generator=torch.Generator().manual_seed(2)),
+    torch.tensor([0, 1] * 4),
+)
 
 
 def test_a_single_neuron_trains_as_with_binary_cross_entropy() -> None:
@@ -63,7 +70,9 @@ def test_a_single_neuron_trains_as_with_binary_cross_entropy() -> None:
 
     assert layer.weight.shape == (1, 5)
     torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(*(torch.autograd.grad(value, layer.weight)[0] for value in (loss, expected)))
+    torch.testing.assert_close(
+        *(torch.autograd.grad(value, layer.weight)[0] for value in (loss, expected))
+    )
     torch.testing.assert_close(head(FEATURES).softmax(dim=1)[:, 1], neuron.sigmoid())
 
 
@@ -71,7 +80,9 @@ def test_the_published_vgg_head_trains_as_with_negative_log_likelihood() -> None
     log_probabilities = build_head(Parameters(head="vgg16_two_class"), 5, 2, seed=1)(FEATURES)
 
     torch.testing.assert_close(log_probabilities.exp().sum(dim=1), torch.ones(8))
-    torch.testing.assert_close(F.cross_entropy(log_probabilities, LABELS), F.nll_loss(log_probabilities, LABELS))
+    torch.testing.assert_close(
+        F.cross_entropy(log_probabilities, LABELS), F.nll_loss(log_probabilities, LABELS)
+    )
 
 
 def test_the_same_seed_gives_the_same_weights_and_leaves_torchs_generator_alone() -> None:
@@ -98,7 +109,9 @@ def test_the_grad_cam_is_where_the_evidence_is(corner: int) -> None:
     conv, head = nn.Conv2d(1, 1, 1, bias=False), nn.Linear(1, 2, bias=False)
     nn.init.ones_(conv.weight)
     head.weight.data = torch.tensor([[1.0], [-1.0]])
-    network = Classifier(nn.Sequential(conv, nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()), head)
+    network = Classifier(
+        nn.Sequential(conv, nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()), head
+    )
     image = torch.zeros(1, 1, 8, 8)
     image[..., corner : corner + 3, corner : corner + 3] = 2.0
 

@@ -38,7 +38,9 @@ def test_a_generator_has_the_cores_of_a_trial_and_gpus_of_its_own(
 
 
 def test_a_generator_without_a_gpu_beside_trials_with_one_is_refused() -> None:
-    with pytest.raises(ConfigError, match="trials use 1 GPUs, but training their generators uses 0"):
+    with pytest.raises(
+        ConfigError, match="trials use 1 GPUs, but training their generators uses 0"
+    ):
         allocation_of(settings(gpus_per_trial=1, generator={"gpus": 0}), has_gpu=True)
 
 

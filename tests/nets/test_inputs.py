@@ -15,12 +15,16 @@ from xraytune.space.settings import Experiment, Parameters, Settings
 
 
 def format_of(image_size_px: int, resolution_px: int | None = None) -> InputFormat:
-    return InputFormat(image_size_px=image_size_px, resolution_px=resolution_px, mean=(0.5,), std=(0.25,))
+    return InputFormat(
+        image_size_px=image_size_px, resolution_px=resolution_px, mean=(0.5,), std=(0.25,)
+    )
 
 
 def format_for(data: dict[str, Any] | None = None, **parameters: Any) -> InputFormat:
     """The format of an experiment whose training images have mean 0.4 and standard deviation 0.2."""
-    settings = Settings.model_validate({"name": "any", "data": {"path": Path("images"), **(data or {})}})
+    settings = Settings.model_validate(
+        {"name": "any", "data": {"path": Path("images"), **(data or {})}}
+    )
     experiment = Experiment(settings=settings, parameters=Parameters.model_validate(parameters))
     return input_format(experiment, train_mean=0.4, train_std=0.2)
 
@@ -28,12 +32,16 @@ def format_for(data: dict[str, Any] | None = None, **parameters: Any) -> InputFo
 def noise(image_count: int, size_px: int, purpose: str = "noise") -> Tensor:
     """White noise: energy at all frequencies."""
     generator = torch.Generator().manual_seed(derive_seed(1, purpose))
-    return torch.randint(0, 256, (image_count, size_px, size_px), generator=generator, dtype=torch.uint8)
+    return torch.randint(
+        0, 256, (image_count, size_px, size_px), generator=generator, dtype=torch.uint8
+    )
 
 
 @pytest.mark.parametrize("size_px", [16, 32, 50, 128])
 @pytest.mark.parametrize("resolution_px", [None, 16])
-def test_every_size_becomes_the_networks_size_within_0_and_1(size_px: int, resolution_px: int | None) -> None:
+def test_every_size_becomes_the_networks_size_within_0_and_1(
+    size_px: int, resolution_px: int | None
+) -> None:
     pixels = noise(2, size_px)
 
     images = to_unit(pixels, format_of(32, resolution_px))
@@ -57,7 +65,9 @@ def test_a_real_image_stored_at_the_gans_size_is_the_same_image_after_matching()
     assert torch.equal(matched, to_unit(small.to(torch.uint8), format_of(128, 64)))
 
 
-def test_grey_images_use_the_mean_of_the_constants_and_untrained_networks_those_of_the_training_images() -> None:
+def test_grey_images_use_the_mean_of_the_constants_and_untrained_networks_those_of_the_training_images() -> (
+    None
+):
     grey = format_for(backbone="resnet18", input_channels=1)
     untrained = format_for(backbone="resnet18", weights="none")
 
@@ -76,7 +86,8 @@ def test_pretrained_backbones_use_the_constants_of_their_own_weights(backbone: s
     official = models.get_model_weights(backbone).DEFAULT
     mean, std = official.transforms().mean, official.transforms().std
     if backbone in {"googlenet", "inception_v3"}:
-        # torchvision undoes ImageNet's constants in the network (`transform_input`): pixels end up in [-1, 1].
+        # torchvision undoes ImageNet's constants in the network (`transform_input`): pixels end up
+        # in [-1, 1].
         mean = std = [0.5, 0.5, 0.5]
 
     form = format_for(backbone=backbone, weights="imagenet")
@@ -87,7 +98,9 @@ def test_pretrained_backbones_use_the_constants_of_their_own_weights(backbone: s
 @pytest.mark.slow
 def test_normalised_images_have_the_formats_channels() -> None:
     images = torch.rand(2, 1, 8, 8)
-    form = InputFormat(image_size_px=8, resolution_px=None, mean=(0.1, 0.2, 0.3), std=(1.0, 0.5, 0.25))
+    form = InputFormat(
+        image_size_px=8, resolution_px=None, mean=(0.1, 0.2, 0.3), std=(1.0, 0.5, 0.25)
+    )
 
     normalised = normalise(images, form)
 
@@ -98,7 +111,11 @@ def test_normalised_images_have_the_formats_channels() -> None:
 
 @pytest.mark.parametrize(
     ("parameters", "resolution_px"),
-    [({"source": "none"}, None), ({"source": "gan", "balance": "equal"}, 64), ({"source": "gan"}, None)],
+    [
+        ({"source": "none"}, None),
+        ({"source": "gan", "balance": "equal"}, 64),
+        ({"source": "gan"}, None),
+    ],
 )
 def test_a_format_has_the_size_and_resize_of_its_experiment_and_the_resolution_of_its_gan(
     parameters: dict[str, Any], resolution_px: int | None

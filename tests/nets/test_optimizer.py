@@ -8,7 +8,12 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
 
-from xraytune.nets.optimizer import PLATEAU_FACTOR, PLATEAU_PATIENCE_EPOCHS, Optimizer, learning_rate
+from xraytune.nets.optimizer import (
+    PLATEAU_FACTOR,
+    PLATEAU_PATIENCE_EPOCHS,
+    Optimizer,
+    learning_rate,
+)
 from xraytune.space.settings import Parameters
 
 Name = Literal["adam", "adamw", "sgd"]
@@ -67,10 +72,32 @@ def test_a_checkpoint_of_another_optimizer_or_network_is_refused() -> None:
     with pytest.raises(ValueError, match="another optimizer or network"):
         ours("adam", network).load_state_dict(momentum.state_dict())
     with pytest.raises(ValueError, match="another optimizer or network"):
-        ours("sgd", nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8))).load_state_dict(momentum.state_dict())
+        ours("sgd", nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8))).load_state_dict(
+            momentum.state_dict()
+        )
 
 
-LOSSES = [1.0, 0.9, 0.95, 0.9, 0.92, 0.89999, 0.93, 0.9, 0.8, 0.8, 0.8, 0.8, 0.7999, 0.7, 0.9, 0.9, 0.9, 0.9, 0.9]
+LOSSES = [
+    1.0,
+    0.9,
+    0.95,
+    0.9,
+    0.92,
+    0.89999,
+    0.93,
+    0.9,
+    0.8,
+    0.8,
+    0.8,
+    0.8,
+    0.7999,
+    0.7,
+    0.9,
+    0.9,
+    0.9,
+    0.9,
+    0.9,
+]
 
 
 @pytest.mark.slow
@@ -78,11 +105,15 @@ def test_cosine_and_plateau_equal_torchs() -> None:
     """The losses stall twice."""
     cosine, plateau = (SGD([nn.Parameter(torch.zeros(1))], lr=0.1) for _ in range(2))
     cosine_reference = CosineAnnealingLR(cosine, T_max=20)
-    plateau_reference = ReduceLROnPlateau(plateau, factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE_EPOCHS)
+    plateau_reference = ReduceLROnPlateau(
+        plateau, factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE_EPOCHS
+    )
     rates = []
 
     for step in range(20):
-        rate = learning_rate(Parameters(lr=0.1, schedule="cosine"), step, total_steps=20, val_losses=[])
+        rate = learning_rate(
+            Parameters(lr=0.1, schedule="cosine"), step, total_steps=20, val_losses=[]
+        )
         assert rate == pytest.approx(cosine.param_groups[0]["lr"])
         cosine.step()
         cosine_reference.step()

@@ -20,7 +20,9 @@ SIDE = 32
 
 
 def small(**values: object) -> Parameters:
-    return Parameters.model_validate({"backbone": "resnet18", "weights": "none", "lr": 3e-3, "batch_size": 8, **values})
+    return Parameters.model_validate(
+        {"backbone": "resnet18", "weights": "none", "lr": 3e-3, "batch_size": 8, **values}
+    )
 
 
 @pytest.fixture
@@ -35,20 +37,29 @@ def weights(tmp_path: Path) -> Path:
 def bright_squares(count: int) -> tuple[Tensor, Tensor]:
     """Noise images [N, 3, S, S] with a bright square of random place and size, and its masks [N, 1, S, S]."""
     generator = torch.Generator().manual_seed(1)
-    images, masks = torch.randn(count, 1, SIDE, SIDE, generator=generator), torch.zeros(count, 1, SIDE, SIDE)
+    images, masks = (
+        torch.randn(count, 1, SIDE, SIDE, generator=generator),
+        torch.zeros(count, 1, SIDE, SIDE),
+    )
     for number in range(count):
-        left, top, side = (int(torch.randint(low, 14, (1,), generator=generator)) for low in (2, 2, 6))
+        left, top, side = (
+            int(torch.randint(low, 14, (1,), generator=generator)) for low in (2, 2, 6)
+        )
         masks[number, 0, top : top + side, left : left + side] = 1
     return (images + 2 * masks).expand(-1, 3, -1, -1).contiguous(), masks
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", ["mobilenet_v2", pytest.param("vgg11_bn", marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(
+    "backbone", ["mobilenet_v2", pytest.param("vgg11_bn", marks=pytest.mark.nightly)]
+)
 def test_encoder_takes_torchvisions_weights(backbone: str, tmp_path: Path) -> None:
     network, _ = build_backbone(backbone)
     save_file(network.state_dict(), tmp_path / "w.safetensors")
 
-    built = build_segmenter(small(backbone=backbone, weights="given"), weights=tmp_path / "w.safetensors", seed=0)
+    built = build_segmenter(
+        small(backbone=backbone, weights="given"), weights=tmp_path / "w.safetensors", seed=0
+    )
 
     own = built.unet.encoder.state_dict()
     assert len(own) > 20
@@ -63,17 +74,29 @@ def test_frozen_encoder_keeps_weights_and_statistics(weights: Path, tmp_path: Pa
 
     run(network, parameters, tmp_path, epochs=1)
 
-    assert all(torch.equal(before[name], tensor) for name, tensor in network.unet.encoder.state_dict().items())
+    assert all(
+        torch.equal(before[name], tensor)
+        for name, tensor in network.unet.encoder.state_dict().items()
+    )
     assert network.unet.decoder.training
     assert not any(module.training for module in network.unet.encoder.modules())
-    partly = build_segmenter(small(trainable="last_stage", weights="given"), weights=weights, seed=0)
-    trained = {name.split(".")[0] for name, one in partly.unet.encoder.named_parameters() if one.requires_grad}
+    partly = build_segmenter(
+        small(trainable="last_stage", weights="given"), weights=weights, seed=0
+    )
+    trained = {
+        name.split(".")[0]
+        for name, one in partly.unet.encoder.named_parameters()
+        if one.requires_grad
+    }
     assert trained == {"layer4"}
 
 
 def test_loss_is_cross_entropy_plus_one_minus_soft_dice() -> None:
     random = np.random.default_rng(0)
-    logits, masks = random.normal(size=(3, 1, 8, 8)), (random.random((3, 1, 8, 8)) < 0.4).astype(float)
+    logits, masks = (
+        random.normal(size=(3, 1, 8, 8)),
+        (random.random((3, 1, 8, 8)) < 0.4).astype(float),
+    )
     p = 1 / (1 + np.exp(-logits))
     entropy = -(masks * np.log(p) + (1 - masks) * np.log(1 - p)).mean()
     axes = (1, 2, 3)
@@ -112,7 +135,9 @@ def test_dice_and_loss_of_each_image_across_batches() -> None:
     assert network.training
 
 
-def run(network: nn.Module, parameters: Parameters, folder: Path, *, epochs: int) -> list[EpochRecord]:
+def run(
+    network: nn.Module, parameters: Parameters, folder: Path, *, epochs: int
+) -> list[EpochRecord]:
     images, masks = bright_squares(48)
 
     def draws(steps: range) -> Iterable[tuple[Tensor]]:

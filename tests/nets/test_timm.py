@@ -18,15 +18,20 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    ("name", "stage"), [("test_resnet", "layer4"), ("test_convnext", "stages.3"), ("test_vit", "blocks.5")]
+    ("name", "stage"),
+    [("test_resnet", "layer4"), ("test_convnext", "stages.3"), ("test_vit", "blocks.5")],
 )
-def test_a_file_of_timm_gives_its_features_and_the_last_stage_is_found(name: str, stage: str, tmp_path: Path) -> None:
+def test_a_file_of_timm_gives_its_features_and_the_last_stage_is_found(
+    name: str, stage: str, tmp_path: Path
+) -> None:
     torch.manual_seed(1)
     official = timm.create_model(name, pretrained=False).eval()
     save_file(official.state_dict(), tmp_path / "weights.safetensors")
     images = torch.rand(2, 3, 160, 160)
 
-    network, feature_count = build_backbone(f"timm/{name}", weights=tmp_path / "weights.safetensors")
+    network, feature_count = build_backbone(
+        f"timm/{name}", weights=tmp_path / "weights.safetensors"
+    )
     with torch.inference_mode():
         features = network.eval()(images)
         expected = official.forward_head(official.forward_features(images), pre_logits=True)
@@ -44,30 +49,44 @@ def test_an_encoder_of_grey_images_gives_its_own_features(tmp_path: Path) -> Non
     images = torch.rand(2, 1, 64, 64)
 
     for channels in (1, 3):
-        network, _ = build_backbone("timm/test_resnet", weights=tmp_path / "grey.safetensors", input_channels=channels)
+        network, _ = build_backbone(
+            "timm/test_resnet", weights=tmp_path / "grey.safetensors", input_channels=channels
+        )
         with torch.inference_mode():
-            torch.testing.assert_close(network.eval()(images.expand(-1, channels, -1, -1)), official(images))
+            torch.testing.assert_close(
+                network.eval()(images.expand(-1, channels, -1, -1)), official(images)
+            )
 
 
 def test_sizes_and_constants_come_from_timm(tmp_path: Path) -> None:
     """A vision transformer takes only the size that it was made for."""
-    assert pixel_constants("timm/resnet18.a1_in1k") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert pixel_constants("timm/resnet18.a1_in1k") == (
+        (0.485, 0.456, 0.406),
+        (0.229, 0.224, 0.225),
+    )
     assert pixel_constants("timm/vit_tiny_patch16_224.augreg_in21k")[0] == (0.5, 0.5, 0.5)
     assert takes("timm/test_resnet", 96)
     file = tmp_path / "space.yaml"
     parameters = "{backbone: {value: timm/vit_tiny_patch16_224}, weights: {value: none}}"
     file.write_text(f"name: x\ndata: {{path: xrays}}\nparameters: {parameters}\n", encoding="utf-8")
 
-    with pytest.raises(ConfigError, match=r"timm/vit_tiny_patch16_224 does not take images of 128 px(.|\n)*write 224"):
+    with pytest.raises(
+        ConfigError,
+        match=r"timm/vit_tiny_patch16_224 does not take images of 128 px(.|\n)*write 224",
+    ):
         require_networks(load_space(file))
 
 
-def test_what_timm_does_not_have_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_timm_does_not_have_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(ConfigError, match="did you mean 'resnet18'"):
         build_backbone("timm/resnet8")
     with pytest.raises(ConfigError, match=r"timm has no model resnet18\.nowhere"):
         build_backbone("timm/resnet18.nowhere")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    with pytest.raises(MachineError, match=r"the weights of timm/resnet18\.a1_in1k cannot be downloaded"):
+    with pytest.raises(
+        MachineError, match=r"the weights of timm/resnet18\.a1_in1k cannot be downloaded"
+    ):
         find_weights("timm/resnet18.a1_in1k", "hub", None)

@@ -54,7 +54,11 @@ class TinyTask:
     def draws(self, steps: range) -> Iterable[tuple[Tensor]]:
         """Eight training images, drawn from each step."""
         for step in steps:
-            yield (torch.from_numpy(numpy_generator(1, "batch", step).integers(0, len(self.train_images), 8)),)
+            yield (
+                torch.from_numpy(
+                    numpy_generator(1, "batch", step).integers(0, len(self.train_images), 8)
+                ),
+            )
 
     def load(self, drawn: Tensor) -> tuple[Tensor, Tensor]:
         return self.train_images[drawn], self.train_labels[drawn]
@@ -68,8 +72,12 @@ class TinyTask:
     def validate(self, network: nn.Module) -> tuple[float, float]:
         """Loss and AUROC on the validation images."""
         places = np.arange(len(self.val_labels))
-        images = ImageSource(name="val", pixels=np.empty(0, np.uint8), rows=places, labels=self.val_labels, inputs={})
-        return TASKS["classification"].validate(network, self.val_batches(), images, positive=1, compute=CPU)
+        images = ImageSource(
+            name="val", pixels=np.empty(0, np.uint8), rows=places, labels=self.val_labels, inputs={}
+        )
+        return TASKS["classification"].validate(
+            network, self.val_batches(), images, positive=1, compute=CPU
+        )
 
 
 def tiny_task() -> TinyTask:
@@ -84,7 +92,9 @@ FROZEN = {"trainable": "head", "weights": "given"}
 
 
 def small(**changes: Any) -> Parameters:
-    return Parameters.model_validate({"backbone": "small_cnn", "weights": "none", "lr": 1e-3, **changes})
+    return Parameters.model_validate(
+        {"backbone": "small_cnn", "weights": "none", "lr": 1e-3, **changes}
+    )
 
 
 def built(parameters: Parameters, seed: int = 1) -> Classifier:
@@ -102,7 +112,9 @@ def train(
     compute: Compute = CPU,
     **options: Any,
 ) -> list[EpochRecord]:
-    run = epochs_of(parameters, network, folder, task=task, epochs=epochs, compute=compute, **options)
+    run = epochs_of(
+        parameters, network, folder, task=task, epochs=epochs, compute=compute, **options
+    )
     return list(islice(run, stop_after))
 
 
@@ -202,12 +214,20 @@ def test_an_epoch_is_in_the_checkpoint_before_it_is_reported_and_progress_begins
     parameters, seen = small(schedule="cosine"), list[tuple[str, int, int]]()
     network = built(parameters)
 
-    first = train(parameters, network, tmp_path, stop_after=1, on_progress=lambda *event: seen.append(event))
+    first = train(
+        parameters, network, tmp_path, stop_after=1, on_progress=lambda *event: seen.append(event)
+    )
 
     assert finished_epochs(tmp_path) == first
-    assert_same_bits(torch.load(tmp_path / "checkpoint.pt", weights_only=True)["network"], state_of(network))
-    assert seen == [(TRAINING_STEPS, step, 3 * STEPS_PER_EPOCH) for step in range(STEPS_PER_EPOCH + 1)]
-    records = first + train(parameters, network, tmp_path, on_progress=lambda *event: seen.append(event))
+    assert_same_bits(
+        torch.load(tmp_path / "checkpoint.pt", weights_only=True)["network"], state_of(network)
+    )
+    assert seen == [
+        (TRAINING_STEPS, step, 3 * STEPS_PER_EPOCH) for step in range(STEPS_PER_EPOCH + 1)
+    ]
+    records = first + train(
+        parameters, network, tmp_path, on_progress=lambda *event: seen.append(event)
+    )
     assert seen[STEPS_PER_EPOCH + 1] == (TRAINING_STEPS, STEPS_PER_EPOCH, 3 * STEPS_PER_EPOCH)
     assert [record.steps for record in records] == [4, 8, 12]
     assert records[-1].lr == pytest.approx(1e-3 * 0.5 * (1 + np.cos(np.pi * 11 / 12)))
@@ -217,7 +237,11 @@ def test_an_epoch_is_in_the_checkpoint_before_it_is_reported_and_progress_begins
 
 @pytest.mark.parametrize(
     ("schedule", "optimizer", "precision"),
-    [("constant", "adamw", "float32"), ("cosine", "sgd", "float32"), ("plateau", "adamw", "bfloat16")],
+    [
+        ("constant", "adamw", "float32"),
+        ("cosine", "sgd", "float32"),
+        ("plateau", "adamw", "bfloat16"),
+    ],
 )
 @pytest.mark.slow
 def test_two_epochs_and_a_resumed_third_equal_three_to_the_bit(
@@ -230,7 +254,9 @@ def test_two_epochs_and_a_resumed_third_equal_three_to_the_bit(
     before_training = torch.get_rng_state()
 
     all_epochs = train(parameters, unbroken, tmp_path / "unbroken", compute=compute)
-    assert torch.equal(torch.get_rng_state(), before_training), "dropout leaves torch's generator as it was"
+    assert torch.equal(torch.get_rng_state(), before_training), (
+        "dropout leaves torch's generator as it was"
+    )
     torch.manual_seed(8)  # dropout depends on the seed of the training alone
     before = train(parameters, first, tmp_path / "broken", stop_after=2, compute=compute)
     after = train(parameters, resumed, tmp_path / "broken", compute=compute)
@@ -262,7 +288,10 @@ def test_best_network_reproduces_best_value(tmp_path: Path) -> None:
 
     records = train(small(), network, tmp_path, epochs=6)
 
-    values, losses = [record.val_score for record in records], [record.train_loss or 0 for record in records]
+    values, losses = (
+        [record.val_score for record in records],
+        [record.train_loss or 0 for record in records],
+    )
     assert 0 < losses[-1] < losses[0]
     assert records[-1].best_val_score == max(values) > 0.7
     network.load_state_dict(best_of(tmp_path))
@@ -291,20 +320,30 @@ def test_validated_network_has_estimated_running_statistics(tmp_path: Path) -> N
     brighter = replace(task, train_images=task.train_images + 3)
     network = built(small())
 
-    (record,) = train(small(), network, tmp_path, task=replace(brighter, norm_images=task.train_images), stop_after=1)
+    (record,) = train(
+        small(),
+        network,
+        tmp_path,
+        task=replace(brighter, norm_images=task.train_images),
+        stop_after=1,
+    )
 
     with torch.no_grad():
         seen = network.get_submodule("backbone.0.0")(task.train_images)
     kept = network.state_dict()
     torch.testing.assert_close(kept["backbone.0.1.running_mean"], seen.mean(dim=(0, 2, 3)))
-    torch.testing.assert_close(kept["backbone.0.1.running_var"], seen.var(dim=(0, 2, 3)), rtol=0.05, atol=0)
+    torch.testing.assert_close(
+        kept["backbone.0.1.running_var"], seen.var(dim=(0, 2, 3)), rtol=0.05, atol=0
+    )
     assert_same_values(network, record.val_score)
     assert_same_bits(best_of(tmp_path), state_of(network))
 
 
 @pytest.mark.parametrize("trainable", ["head", "last_stage"])
 @pytest.mark.slow
-def test_frozen_parts_keep_every_bit_batch_norm_statistics_included(tmp_path: Path, trainable: str) -> None:
+def test_frozen_parts_keep_every_bit_batch_norm_statistics_included(
+    tmp_path: Path, trainable: str
+) -> None:
     parameters = small(weight_decay=0.1, optimizer="adamw", **FROZEN | {"trainable": trainable})
     network = built(parameters)
     before = state_of(network)
@@ -338,12 +377,16 @@ def test_patience_begins_with_real_images(
     records = train(parameters, network, tmp_path, epochs=10)
 
     assert len(records) == epochs
-    assert [record.epoch for record in records if record.lr == 1e-12] == [*range(1, at_full_rate + 1)]
+    assert [record.epoch for record in records if record.lr == 1e-12] == [
+        *range(1, at_full_rate + 1)
+    ]
     assert train(parameters, network, tmp_path, epochs=10) == [], "a resumed run has stopped, too"
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite_ends_the_trial_and_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_ends_the_trial_and_leaves_the_last_good_checkpoint(
+    tmp_path: Path,
+) -> None:
     network, task = built(small()), tiny_task()
     train(small(), network, tmp_path, stop_after=1)
     task.train_images.fill_(torch.inf)
@@ -360,7 +403,9 @@ def test_bfloat16_trains_depthwise_convolutions_like_float32_up_to_rounding(tmp_
     losses = {}
     for precision in ("float32", "bfloat16"):
         compute = Compute(device="cpu", threads=1, precision=precision)
-        records = train(parameters, built(parameters), tmp_path / precision, epochs=1, compute=compute)
+        records = train(
+            parameters, built(parameters), tmp_path / precision, epochs=1, compute=compute
+        )
         losses[precision] = records[0].train_loss
 
     assert losses["bfloat16"] != losses["float32"]

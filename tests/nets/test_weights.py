@@ -32,7 +32,9 @@ def test_imagenet_uses_newest_official_file_in_folder(official_mobilenet: Path) 
     with pytest.raises(MachineError, match=r"put mobilenet_v2-7ebf99e0\.pth there"):
         find_weights("mobilenet_v2", "IMAGENET1K_V2", official_mobilenet)
 
-    classifier = build_classifier(Parameters(backbone="mobilenet_v2", trainable="head"), 2, weights=path, seed=1)
+    classifier = build_classifier(
+        Parameters(backbone="mobilenet_v2", trainable="head"), 2, weights=path, seed=1
+    )
 
     given = read_weights(path)
     for name, tensor in classifier.backbone.state_dict().items():

@@ -35,15 +35,30 @@ budget: {trials: 1, max_epochs: 1, steps_per_epoch: 2}
 """
 
 
-def test_a_confirmed_study_shows_verdict_controls_and_trials(confirmed: Path, tmp_path: Path) -> None:
+def test_a_confirmed_study_shows_verdict_controls_and_trials(
+    confirmed: Path, tmp_path: Path
+) -> None:
     page = write_report(confirmed, out=tmp_path / "page.html").read_text("utf-8")
 
     verdict = read_json(confirmed / "confirm" / "verdict.json")
     content = page_content(read_study(confirmed))
-    drawn = {y: x for trace in content["differences"].figure.data for x, y in zip(trace.x, trace.y, strict=True)}
-    assert drawn == {one["control"]: one["difference"] for one in verdict["finalists"][0]["comparisons"]}
+    drawn = {
+        y: x
+        for trace in content["differences"].figure.data
+        for x, y in zip(trace.x, trace.y, strict=True)
+    }
+    assert drawn == {
+        one["control"]: one["difference"] for one in verdict["finalists"][0]["comparisons"]
+    }
     assert "score of each complete trial over lr" in page
-    headings = {"Verdict", "Best configuration", "Search", "Misclassified images", "Synthetic images", "Data"}
+    headings = {
+        "Verdict",
+        "Best configuration",
+        "Search",
+        "Misclassified images",
+        "Synthetic images",
+        "Data",
+    }
     assert headings <= {*re.findall(">([^<]*)</h2>", page)}
     assert f"#{verdict['finalists'][0]['arm'].rpartition('#')[2]} gan r=" in page
     # The sample grid, the nearest training images of both classes, and the mistakes.
@@ -54,7 +69,9 @@ def test_a_confirmed_study_shows_verdict_controls_and_trials(confirmed: Path, tm
     assert not re.search(r'(src|href)="(?!data:|#)', text), "something is loaded from elsewhere"
 
 
-def test_without_a_verdict_or_images_the_page_says_what_is_known(copy_study: CopyStudy, tmp_path: Path) -> None:
+def test_without_a_verdict_or_images_the_page_says_what_is_known(
+    copy_study: CopyStudy, tmp_path: Path
+) -> None:
     study = copy_study().rename(tmp_path / "alone")
     (study / "confirm" / "verdict.json").unlink()
 
@@ -84,7 +101,9 @@ def searched(root: Path, space: str, **phantoms: Any) -> Path:
 
 
 def test_a_study_of_segmentation_shows_the_worst_masks(tmp_path: Path) -> None:
-    page = write_report(searched(tmp_path, SEGMENTATION, patients=24, seed=4, pairs=True)).read_text("utf-8")
+    page = write_report(
+        searched(tmp_path, SEGMENTATION, patients=24, seed=4, pairs=True)
+    ).read_text("utf-8")
 
     assert "Worst segmentations" in page
     assert page.count("data:image/jpeg;base64,") == 9
@@ -95,11 +114,15 @@ HOSTILE = ['<script>alert("1")', "a'b\"c & d", "שלום עולם \u202e\x1b"]
 
 def test_names_from_the_data_are_escaped(tmp_path: Path) -> None:
     draw_phantoms(tmp_path / "drawn", patients=30, seed=1, image_size_px=32)
-    for number, (name, source) in enumerate(zip(HOSTILE, ["NORMAL", "PNEUMONIA", "NORMAL"], strict=True)):
+    for number, (name, source) in enumerate(
+        zip(HOSTILE, ["NORMAL", "PNEUMONIA", "NORMAL"], strict=True)
+    ):
         images = sorted((tmp_path / "drawn" / "train" / source).glob("*"))[number::2]
         (tmp_path / "xrays" / "train" / name).mkdir(parents=True)
         for place, image in enumerate(images):
-            (tmp_path / "xrays" / "train" / name / f"p{number}{place}_1{image.suffix}").write_bytes(image.read_bytes())
+            (tmp_path / "xrays" / "train" / name / f"p{number}{place}_1{image.suffix}").write_bytes(
+                image.read_bytes()
+            )
     text = SPACE.replace("val_b: 0.25", r"val_b: 0.25, group_regex: '(p\d+)_'").replace(
         "xrays,", "xrays, classes: auto,"
     )
@@ -120,7 +143,9 @@ def test_a_study_with_few_trials(copy_study: CopyStudy, kept: int) -> None:
     (study / "confirm" / "verdict.json").unlink()
     journal = study / "optuna.journal"
     lines = journal.read_text("utf-8").splitlines(keepends=True)
-    second = [place for place, line in enumerate(lines) if json.loads(line)["op_code"] == 4][kept:]  # CREATE_TRIAL
+    second = [place for place, line in enumerate(lines) if json.loads(line)["op_code"] == 4][
+        kept:
+    ]  # CREATE_TRIAL
     journal.write_text("".join(lines[: second[0]]), encoding="utf-8")
 
     page = write_report(study).read_text("utf-8")
@@ -128,7 +153,9 @@ def test_a_study_with_few_trials(copy_study: CopyStudy, kept: int) -> None:
     assert f"{kept} of" in page
 
 
-def test_those_who_cannot_read_a_study_cannot_read_its_page(copy_study: CopyStudy, tmp_path: Path) -> None:
+def test_those_who_cannot_read_a_study_cannot_read_its_page(
+    copy_study: CopyStudy, tmp_path: Path
+) -> None:
     study = copy_study()
     for of_folder, of_page in ((0o700, 0o600), (0o750, 0o640), (0o755, 0o644)):
         study.chmod(of_folder)

@@ -120,7 +120,12 @@ def test_a_chart_of_a_parameter_shows_complete_trials_alone() -> None:
 
 @pytest.mark.parametrize(
     ("values", "expected"),
-    [((), ""), ((0.5,), "▁"), ((0.5, 0.75, 1.0), "▁▅█"), (tuple(n / 15 for n in range(16)), "▁▂▃▄▅▆▇█")],
+    [
+        ((), ""),
+        ((0.5,), "▁"),
+        ((0.5, 0.75, 1.0), "▁▅█"),
+        (tuple(n / 15 for n in range(16)), "▁▂▃▄▅▆▇█"),
+    ],
 )
 def test_a_curve_has_a_bar_for_each_stretch(values: tuple[float, ...], expected: str) -> None:
     low = 0.0 if len(values) > 3 else 0.5

@@ -53,7 +53,12 @@ def test_every_decision_equals_ray_tune(
 ) -> None:
     ours = Rungs(shared(grace, reduction), max_epochs=10)
     theirs = tunes_scheduler(
-        time_attr="epoch", metric="value", mode="max", max_t=10, grace_period=grace, reduction_factor=reduction
+        time_attr="epoch",
+        metric="value",
+        mode="max",
+        max_t=10,
+        grace_period=grace,
+        reduction_factor=reduction,
     )
     stopped: set[int] = set()
     for trial in {trial for trial, _, _ in rows}:
@@ -63,7 +68,9 @@ def test_every_decision_equals_ray_tune(
         if trial in stopped:
             continue
         should_continue = ours.should_continue(trial, epoch, value)
-        decision = theirs.on_trial_result(None, TuneTrial(str(trial)), {"epoch": epoch, "value": value})
+        decision = theirs.on_trial_result(
+            None, TuneTrial(str(trial)), {"epoch": epoch, "value": value}
+        )
         assert should_continue == (decision == theirs.CONTINUE)
         if not should_continue:
             stopped.add(trial)
@@ -78,7 +85,9 @@ def test_replaying_values_rebuilds_the_rungs(rows: list[tuple[int, int, float]])
     for row in rows[:half]:
         again.should_continue(*row)
 
-    assert [first.should_continue(*row) for row in rows] == decisions, "asked again, it says the same"
+    assert [first.should_continue(*row) for row in rows] == decisions, (
+        "asked again, it says the same"
+    )
     assert [again.should_continue(*row) for row in rows[half:]] == decisions[half:]
 
 
@@ -92,7 +101,9 @@ def epochs_run(trials: list[tuple[str, list[float]]], scheduler: SchedulerSettin
     rungs, epochs = Rungs(scheduler, max_epochs=9), []
     for number, (arm, values) in enumerate(trials):
         reached = (
-            epoch for epoch, value in enumerate(values, 1) if not rungs.should_continue(number, epoch, value, arm=arm)
+            epoch
+            for epoch, value in enumerate(values, 1)
+            if not rungs.should_continue(number, epoch, value, arm=arm)
         )
         epochs.append(next(reached, 9))
     return epochs
@@ -107,7 +118,9 @@ def test_an_arm_that_starts_slower_and_ends_higher_is_completed() -> None:
     assert epochs_run([*real_only, *gan], SchedulerSettings(grace=1, reduction=3))[4:] == [9, 9]
 
 
-def test_the_first_two_trials_of_an_arm_are_completed_and_weak_ones_after_them_are_stopped() -> None:
+def test_the_first_two_trials_of_an_arm_are_completed_and_weak_ones_after_them_are_stopped() -> (
+    None
+):
     falling = [("gan", curve(0.90 - number / 100, 0.95 - number / 100)) for number in range(5)]
 
     assert epochs_run(falling, SchedulerSettings(grace=1, reduction=3)) == [9, 9, 1, 1, 1]
@@ -118,7 +131,9 @@ def test_the_first_two_trials_of_an_arm_are_completed_and_weak_ones_after_them_a
 def test_decisions_in_an_arm_do_not_depend_on_other_arms(
     rows: list[tuple[int, int, float]], others: list[tuple[int, int, float]], data: st.DataObject
 ) -> None:
-    alone, beside = (Rungs(SchedulerSettings(grace=1, reduction=3), max_epochs=10) for _ in range(2))
+    alone, beside = (
+        Rungs(SchedulerSettings(grace=1, reduction=3), max_epochs=10) for _ in range(2)
+    )
     decisions = [alone.should_continue(*row, arm="gan") for row in rows]
 
     for row, decision in zip(rows, decisions, strict=True):

@@ -14,15 +14,23 @@ from xraytune.space.space import require_extensions
 
 
 def test_an_import_is_reported_with_its_version_or_the_reason_of_its_failure() -> None:
-    here, gone = probe("here", "print('noise')\nprint('version 3')"), probe("gone", "import no_such_module_anywhere")
+    here, gone = (
+        probe("here", "print('noise')\nprint('version 3')"),
+        probe("gone", "import no_such_module_anywhere"),
+    )
 
     assert (here.status, here.found, here.fix) == ("ok", "version 3", "")
-    assert (gone.status, gone.found) == ("missing", "ModuleNotFoundError: No module named 'no_such_module_anywhere'")
+    assert (gone.status, gone.found) == (
+        "missing",
+        "ModuleNotFoundError: No module named 'no_such_module_anywhere'",
+    )
     assert "reinstall" in gone.fix
 
 
 @pytest.mark.slow
-def test_doctor_checks_the_machine_and_the_weights_of_a_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_checks_the_machine_and_the_weights_of_a_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also for weights that a condition leaves at their default; the images of the file are not needed."""
     monkeypatch.setenv("RAY_TMPDIR", f"/tmp/{'s' * 80}")
     monkeypatch.setitem(PACKAGES, "classification", ("numpy", "no-such-package"))
@@ -44,25 +52,40 @@ parameters:
     checks = {check.name: check for check in doctor(space=space, folder=tmp_path / "not" / "yet")}
 
     assert checks["torch"].status == checks["Ray"].status == "ok"
-    assert (checks["Ray startup"].status, checks["Ray startup"].fix) == ("missing", "export RAY_TMPDIR=/tmp")
+    assert (checks["Ray startup"].status, checks["Ray startup"].fix) == (
+        "missing",
+        "export RAY_TMPDIR=/tmp",
+    )
     assert checks["packages"].status == "missing"
     assert "needs no-such-package" in checks["packages"].found
     assert any(name.startswith("free disk at") for name in checks)
     assert all(bool(check.fix) == (check.status != "ok") for check in checks.values())
-    weights = {name.removeprefix("weights of "): check for name, check in checks.items() if name.startswith("weights")}
+    weights = {
+        name.removeprefix("weights of "): check
+        for name, check in checks.items()
+        if name.startswith("weights")
+    }
     assert {*weights} == {"resnet18", "resnet34", "vgg16, IMAGENET1K_FEATURES", "vgg16, none"}
     assert "hash" in weights["resnet18"].found
     assert "no official weights" in weights["resnet34"].found
-    assert "put resnet34-b627a593.pth there (from https://download.pytorch.org/models/)" in weights["resnet34"].fix
+    assert (
+        "put resnet34-b627a593.pth there (from https://download.pytorch.org/models/)"
+        in weights["resnet34"].fix
+    )
     assert "vgg16_features-amdegroot-88682ab5.pth" in weights["vgg16, IMAGENET1K_FEATURES"].fix
     assert weights["vgg16, none"].status == "ok"
 
 
-def test_missing_extras_are_refused_before_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_extras_are_refused_before_a_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     space = tmp_path / "space.yaml"
     parameters = "source: {value: none}, backbone: {value: resnet18}, weights: {value: none}"
     quality = "quality: {backbone: timm/resnet18, weights: hub}"
-    space.write_text(f"name: small\ntask: segmentation\n{quality}\nparameters: {{{parameters}}}\n", encoding="utf-8")
+    space.write_text(
+        f"name: small\ntask: segmentation\n{quality}\nparameters: {{{parameters}}}\n",
+        encoding="utf-8",
+    )
     for extra in ("segmentation", "timm"):
         monkeypatch.setitem(PACKAGES, extra, ("numpy", "no-such-package"))
 

@@ -86,12 +86,16 @@ def test_asha_prunes_a_weak_trial_and_reports_it(study: StudyFolder) -> None:
     assert loop.on_result(strong.number, epoch(1, 0.9))
     assert not loop.on_result(weak.number, epoch(1, 0.6))
 
-    assert [(row.number, row.status, row.value) for row in watching.ended_rows] == [(1, "pruned", 0.6)]
+    assert [(row.number, row.status, row.value) for row in watching.ended_rows] == [
+        (1, "pruned", 0.6)
+    ]
     assert "ASHA after epoch 1" in watching.ended_rows[0].reason
     assert loop.on_result(strong.number, epoch(2, 0.9))
 
 
-@pytest.mark.parametrize("message", [TrialFailed(reason="the loss is nan", cause="settings"), epoch(1, math.nan)])
+@pytest.mark.parametrize(
+    "message", [TrialFailed(reason="the loss is nan", cause="settings"), epoch(1, math.nan)]
+)
 def test_failed_trial_records_its_reason(study: StudyFolder, message: TrialMessage) -> None:
     loop = direct(study)
     number = start(loop).number
@@ -115,7 +119,9 @@ def test_trial_of_lost_process_is_retried_up_to_retries(study: StudyFolder) -> N
     assert "its process was lost" in ended_trials(study)[0].reason
 
 
-def test_search_waits_for_its_last_trial_and_a_new_epoch_resets_its_retry_count(study: StudyFolder) -> None:
+def test_search_waits_for_its_last_trial_and_a_new_epoch_resets_its_retry_count(
+    study: StudyFolder,
+) -> None:
     loop = direct(study, "resources.retries=1", "budget.trials=1")
     for number in range(1, 4):
         assert start(loop).number == 0
@@ -159,7 +165,10 @@ def test_a_trial_whose_node_cannot_run_it_goes_to_another(study: StudyFolder) ->
     assert statuses(study) == {}
 
 
-BAD_LAYER, BAD_FOLDER = "no such layer (traceback: 000{}/error.txt)", "FileNotFoundError: pixels-{}.npy"
+BAD_LAYER, BAD_FOLDER = (
+    "no such layer (traceback: 000{}/error.txt)",
+    "FileNotFoundError: pixels-{}.npy",
+)
 
 
 @pytest.mark.slow
@@ -167,14 +176,25 @@ BAD_LAYER, BAD_FOLDER = "no such layer (traceback: 000{}/error.txt)", "FileNotFo
     ("ends", "reported"),
     [
         ([BAD_LAYER] * 3, "first 3 trials all failed for the same reason.*no such layer"),
-        (["complete", *[BAD_FOLDER] * 3], "last 3 trials all failed for the same reason.*pixels-3.npy"),
+        (
+            ["complete", *[BAD_FOLDER] * 3],
+            "last 3 trials all failed for the same reason.*pixels-3.npy",
+        ),
         (["complete", *["lost"] * 3], ""),
         ([BAD_LAYER, "another reason", *[BAD_LAYER] * 3], ""),
         ([BAD_LAYER, "complete", *[BAD_LAYER] * 3], ""),
     ],
-    ids=["the first settings", "a missing folder", "a library crashes in a corner", "other reasons", "other settings"],
+    ids=[
+        "the first settings",
+        "a missing folder",
+        "a library crashes in a corner",
+        "other reasons",
+        "other settings",
+    ],
 )
-def test_search_stops_if_trials_fail_for_one_reason(study: StudyFolder, ends: list[str], reported: str) -> None:
+def test_search_stops_if_trials_fail_for_one_reason(
+    study: StudyFolder, ends: list[str], reported: str
+) -> None:
     """As when a folder is missing for an hour, which would otherwise use up the budget."""
     loop = direct(study, "resources.retries=0")
 
@@ -272,7 +292,9 @@ def test_concurrent_decisions_follow_journal_order(study: StudyFolder, within: s
         if draw.random() < 0.3:  # killed
             loop, running = direct(study, *overrides), {}
         elif len(running) < 3 and isinstance(suggestion := loop.next_trial(), Trial):
-            running[suggestion.number] = max(0, len(loop.journal.reported(suggestion.number)) - 1)  # reported again
+            running[suggestion.number] = max(
+                0, len(loop.journal.reported(suggestion.number)) - 1
+            )  # reported again
         elif running:
             number = draw.choice(list(running))
             running[number] += 1
@@ -285,14 +307,24 @@ def test_concurrent_decisions_follow_journal_order(study: StudyFolder, within: s
     reported = [(number, epoch) for number, epoch, _ in loop.journal.reports()]
     assert len({*reported}) == len(reported), "a repeated report is recorded once"
     rungs, arm = rungs_of(loop.trials.space.settings), loop.journal.arm
-    replayed = {report[0]: rungs.should_continue(*report, arm=arm(report[0])) for report in loop.journal.reports()}
-    assert statuses(study) == {number: "complete" if kept else "pruned" for number, kept in replayed.items()}
+    replayed = {
+        report[0]: rungs.should_continue(*report, arm=arm(report[0]))
+        for report in loop.journal.reports()
+    }
+    assert statuses(study) == {
+        number: "complete" if kept else "pruned" for number, kept in replayed.items()
+    }
     assert "pruned" in statuses(study).values()
 
 
 def test_settings_that_are_drawn_again_are_not_trained_again(study: StudyFolder) -> None:
     """Two combinations, six trials, two at a time: a trial waits for a running one with its settings, and copies it."""
-    overrides = ("lr={values: [0.05, 0.1]}", "source={value: none}", "budget.trials=6", "scheduler.name=none")
+    overrides = (
+        "lr={values: [0.05, 0.1]}",
+        "source={value: none}",
+        "budget.trials=6",
+        "scheduler.name=none",
+    )
     loop, started = direct(study, *overrides), list[int]()
     while not loop.is_done:
         while isinstance(suggestion := loop.next_trial(2), Trial):
@@ -353,9 +385,13 @@ def gan_points(*widths_and_steps: tuple[int, int]) -> str:
 WIDTHS = "gan.width={values: [8, 16]}"
 
 
-def gan_search(study: StudyFolder, points: str, *overrides: str, slots: int = 1) -> tuple[DirectSearch, Gans]:
+def gan_search(
+    study: StudyFolder, points: str, *overrides: str, slots: int = 1
+) -> tuple[DirectSearch, Gans]:
     gans = Gans()
-    return direct(study, WIDTHS, points, *overrides, generator_need=gans.need, generator_slots=slots), gans
+    return direct(
+        study, WIDTHS, points, *overrides, generator_need=gans.need, generator_slots=slots
+    ), gans
 
 
 def test_trial_waits_for_gan_in_training_while_others_run(study: StudyFolder) -> None:
@@ -377,7 +413,12 @@ def test_generators_are_trained_first_the_longest_chain_before_others_and_its_sh
 
     first = [start(loop) for _ in range(4)]
 
-    assert [(one.number, one.only_generator) for one in first] == [(3, True), (1, True), (0, False), (4, False)]
+    assert [(one.number, one.only_generator) for one in first] == [
+        (3, True),
+        (1, True),
+        (0, False),
+        (4, False),
+    ]
 
 
 def test_a_generator_in_training_occupies_its_slots(study: StudyFolder) -> None:
@@ -396,7 +437,9 @@ def test_a_generator_in_training_occupies_its_slots(study: StudyFolder) -> None:
 def test_no_other_trial_takes_the_slots_that_a_generator_waits_for(study: StudyFolder) -> None:
     gans = Gans()
     gans.trained.add((8, 100))
-    loop = direct(study, WIDTHS, gan_points((8, 100), (16, 100)), generator_need=gans.need, generator_slots=2)
+    loop = direct(
+        study, WIDTHS, gan_points((8, 100), (16, 100)), generator_need=gans.need, generator_slots=2
+    )
     gans.trained.add((16, 100))
     assert start(loop, 2).number == 0
 
@@ -418,17 +461,24 @@ def test_a_trial_whose_generator_fails_is_retried_with_its_training(study: Study
     assert loop.slots_in_use() == 4, "no other trial takes the slots of its doubled share"
 
 
-def test_a_trial_that_has_trained_its_generator_elsewhere_trains_it_no_second_time_alone(study: StudyFolder) -> None:
+def test_a_trial_that_has_trained_its_generator_elsewhere_trains_it_no_second_time_alone(
+    study: StudyFolder,
+) -> None:
     """As when the caches of two machines are not shared: it finds its own generator, or trains it like any trial."""
     loop, _ = gan_search(study, gan_points((8, 100)))
     assert start(loop).only_generator
 
     loop.on_result(0, GeneratorTrained())
 
-    assert [(one.number, one.only_generator) for one in (start(loop), start(loop))] == [(0, False), (1, False)]
+    assert [(one.number, one.only_generator) for one in (start(loop), start(loop))] == [
+        (0, False),
+        (1, False),
+    ]
 
 
-def test_when_the_time_is_used_up_only_trials_that_have_begun_continue(study: StudyFolder, clock: Clock) -> None:
+def test_when_the_time_is_used_up_only_trials_that_have_begun_continue(
+    study: StudyFolder, clock: Clock
+) -> None:
     loop, gans = gan_search(study, gan_points((8, 100)), "budget.hours=1")
     start(loop)
     clock.now += 3601
@@ -448,7 +498,9 @@ def test_when_the_time_is_used_up_only_trials_that_have_begun_continue(study: St
 def test_free_slot_waits_if_all_trials_need_one_gan(study: StudyFolder) -> None:
     """Trials are not drawn far ahead, when the sampler knows little."""
     gans = Gans()
-    loop = direct(study, "source=gan", "gan.steps=100", "budget.trials=20", generator_need=gans.need)
+    loop = direct(
+        study, "source=gan", "gan.steps=100", "budget.trials=20", generator_need=gans.need
+    )
     start(loop)
 
     assert loop.next_trial() == "wait"

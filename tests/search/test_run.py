@@ -51,7 +51,12 @@ def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def run(space: Path, *overrides: str, **callbacks: Any) -> None:
-    search(space, studies=space.parent / "studies", overrides=overrides, callbacks=Callbacks(**callbacks))
+    search(
+        space,
+        studies=space.parent / "studies",
+        overrides=overrides,
+        callbacks=Callbacks(**callbacks),
+    )
 
 
 def test_concurrently_created_study_is_not_continued(space: Path) -> None:
@@ -71,7 +76,9 @@ def test_concurrently_created_study_is_not_continued(space: Path) -> None:
 def test_a_study_resumes_without_the_data_option_since_it_knows_its_images(space: Path) -> None:
     """Also what a data file said about them; what the space says now is compared with the study, as ever."""
     root, studies = space.parent, space.parent / "studies"
-    (root / "data.yaml").write_text("data: {path: xrays, classes: auto, positive: NORMAL}\n", encoding="utf-8")
+    (root / "data.yaml").write_text(
+        "data: {path: xrays, classes: auto, positive: NORMAL}\n", encoding="utf-8"
+    )
     space.write_text(SPACE.replace("path: xrays, ", "path: elsewhere, "), encoding="utf-8")
     search(space, data=root / "data.yaml", studies=studies)
 
@@ -83,7 +90,9 @@ def test_a_study_resumes_without_the_data_option_since_it_knows_its_images(space
             search(space, studies=studies, overrides=[changed])
 
 
-def test_finished_search_reports_the_spent_budget_and_status_shows_that_of_the_last_start(space: Path) -> None:
+def test_finished_search_reports_the_spent_budget_and_status_shows_that_of_the_last_start(
+    space: Path,
+) -> None:
     run(space)
 
     for key, overrides in (("trials", []), ("hours", ["budget.trials=9", "budget.hours=1e-9"])):
@@ -132,7 +141,9 @@ def test_what_will_be_wrong_later_is_noted_before_the_study_is_created(space: Pa
     assert not (space.parent / "studies").exists()
 
 
-def test_a_search_that_leaves_too_few_patients_for_a_verdict_says_so_before_it_starts(space: Path) -> None:
+def test_a_search_that_leaves_too_few_patients_for_a_verdict_says_so_before_it_starts(
+    space: Path,
+) -> None:
     """Here without a test folder."""
     shutil.rmtree(space.parent / "xrays" / "test")
     notes = list[str]()
@@ -154,7 +165,12 @@ def test_ratio_with_no_or_too_many_extra_images_is_refused_before_writing(space:
     refused = r"synthetic_ratio: 0.002 of \d+ training images rounds to zero extra images\n +fix: use 0\.\d+ or more"
 
     with pytest.raises(ConfigError, match=refused):
-        run(space, "batch_size=512", "source={values: [none, duplicate]}", "synthetic_ratio={min: 0.002, max: 1.0}")
+        run(
+            space,
+            "batch_size=512",
+            "source={values: [none, duplicate]}",
+            "synthetic_ratio={min: 0.002, max: 1.0}",
+        )
     fixed = ["batch_size=512", "lr=1e-3", "source=duplicate", "synthetic_ratio=0.002"]
     with pytest.raises(ConfigError, match=refused):
         train(space, out=root / "model", overrides=fixed, cache=root / "cache")
@@ -162,7 +178,12 @@ def test_ratio_with_no_or_too_many_extra_images_is_refused_before_writing(space:
     (root / "extra" / "NORMAL").mkdir(parents=True)
     Image.new("L", (32, 32), 7).save(root / "extra" / "NORMAL" / "one.png")
     with pytest.raises(DataError, match="1 images of NORMAL, but the mix needs"):
-        run(space, "source={values: [none, folder]}", f"folder.path={root / 'extra'}", "synthetic_ratio=1.0")
+        run(
+            space,
+            "source={values: [none, folder]}",
+            f"folder.path={root / 'extra'}",
+            "synthetic_ratio=1.0",
+        )
 
     assert not (root / "studies").exists()
     assert not (root / "model").exists()

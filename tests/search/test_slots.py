@@ -16,7 +16,9 @@ from xraytune.space.settings import Resources, Settings
 def allocation(gpus: float, generator_gpus: float | None = None, cpus: int = 1) -> Allocation:
     """The resources of trials as in a space."""
     generator = {} if generator_gpus is None else {"gpus": generator_gpus}
-    resources = Resources.model_validate({"gpus_per_trial": gpus, "cpus_per_trial": cpus, "generator": generator})
+    resources = Resources.model_validate(
+        {"gpus_per_trial": gpus, "cpus_per_trial": cpus, "generator": generator}
+    )
     settings = Settings.model_validate({"name": "any", "data": {"path": "any"}})
     return allocation_of(settings.model_copy(update={"resources": resources}), has_gpu=True)
 
@@ -41,7 +43,9 @@ def placed(shares: Sequence[float], gpu_count: int) -> int:
     ("share", "per_gpu"),
     [(0.125, 8.0), (0.25, 4.0), (0.3, 3.0), (0.5, 2.0), (0.7, 1.0), (1, 1.0), (1.5, 0.5), (2, 0.5)],
 )
-def test_as_many_trials_are_counted_as_ray_places(gpu_count: int, share: float, per_gpu: float) -> None:
+def test_as_many_trials_are_counted_as_ray_places(
+    gpu_count: int, share: float, per_gpu: float
+) -> None:
     resources, nodes = allocation(share), [Node(cpus=64, gpus=gpu_count), Node(cpus=64, gpus=0)]
     if gpu_count * per_gpu < 1:
         with pytest.raises(MachineError, match="no machine has"):
@@ -69,7 +73,9 @@ def test_as_many_trials_are_counted_as_ray_places(gpu_count: int, share: float, 
         (1, 3, (3, 3)),
     ],
 )
-def test_a_generator_holds_whole_slots(gpus: float, generator: float, expected: tuple[float, int]) -> None:
+def test_a_generator_holds_whole_slots(
+    gpus: float, generator: float, expected: tuple[float, int]
+) -> None:
     found = held(allocation(gpus, generator), [Node(cpus=64, gpus=8)], only_generator=True)
 
     assert (found.gpus, found.slots) == expected
@@ -81,7 +87,9 @@ def test_of_the_cores_a_trial_gets_those_of_one_machine() -> None:
     small, large = Node(cpus=1, gpus=0), Node(cpus=5, gpus=0)
 
     assert count_slots(on_cpu, [small, large, Node(cpus=3, gpus=0)]) == 3
-    with pytest.raises(MachineError, match="has the 2 CPU cores and 0 GPUs that a trial needs, but only 1 and 0"):
+    with pytest.raises(
+        MachineError, match="has the 2 CPU cores and 0 GPUs that a trial needs, but only 1 and 0"
+    ):
         count_slots(on_cpu, [small, small])
     generator = held(on_cpu, [small, large], only_generator=True)
     assert (generator.resources, generator.slots) == ({"CPU": 3.0}, 2)
@@ -89,5 +97,7 @@ def test_of_the_cores_a_trial_gets_those_of_one_machine() -> None:
 
     gpu, cores = Node(cpus=8, gpus=1), Node(cpus=8, gpus=0)
     assert count_slots(allocation(1, cpus=2), [gpu, cores]) == 1
-    with pytest.raises(MachineError, match="2 CPU cores and 1 GPUs that a trial needs, but only 1 and 4, 8 and 0"):
+    with pytest.raises(
+        MachineError, match="2 CPU cores and 1 GPUs that a trial needs, but only 1 and 4, 8 and 0"
+    ):
         count_slots(allocation(1, cpus=2), [Node(cpus=1, gpus=4), cores])

@@ -80,7 +80,9 @@ def job(study: StudyFolder, number: int, tracking: Any = None, **parameters: obj
     content["settings"] |= {"tracking": tracking} if tracking else {}
     write_json(trial / "config.json", content)
     suggestion = Trial(number=number, parameters=experiment.parameters)
-    return replace(job_of(suggestion, study, study.path.parent.parent / "cache"), label=f"one #{number}")
+    return replace(
+        job_of(suggestion, study, study.path.parent.parent / "cache"), label=f"one #{number}"
+    )
 
 
 def steps(task: Job, count: int) -> list[TrialMessage]:
@@ -105,12 +107,17 @@ def test_worker_reports_epochs_and_end_and_an_offline_run_equals_them(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     tracking = {"wandb": {"project": "small", "mode": "offline"}}
-    tracked = job(study, 80, tracking=tracking, source="gan", synthetic_ratio=0.5, gan=GAN | {"steps": 3})
+    tracked = job(
+        study, 80, tracking=tracking, source="gan", synthetic_ratio=0.5, gan=GAN | {"steps": 3}
+    )
 
     with closing(TrialWorker(tracked)) as worker:
         *records, end = [worker.step() for _ in range(4)]
         assert isinstance(end, TrialResult)
-        append_row(study.runs_path, RunRow(number=80, status="complete", value=end.value, val_b_score=end.val_b_score))
+        append_row(
+            study.runs_path,
+            RunRow(number=80, status="complete", value=end.value, val_b_score=end.val_b_score),
+        )
 
     assert [message.epoch for message in records if isinstance(message, EpochRecord)] == [1, 2, 3]
     assert isinstance(records[-1], EpochRecord)
@@ -123,7 +130,9 @@ def test_worker_reports_epochs_and_end_and_an_offline_run_equals_them(
     assert (run.summary["value"], run.summary["val_b_auroc"]) == (end.value, end.val_b_score)
 
 
-def test_a_worker_whose_trial_is_never_stopped_reports_only_the_last_epoch_of_a_second(study: StudyFolder) -> None:
+def test_a_worker_whose_trial_is_never_stopped_reports_only_the_last_epoch_of_a_second(
+    study: StudyFolder,
+) -> None:
     (end,) = steps(replace(job(study, 81), every_epoch=False), 1)
 
     assert isinstance(end, TrialResult)
@@ -164,7 +173,9 @@ def torch_out_of_memory() -> Exception:
         (torch_out_of_memory(), "memory"),
     ],
 )
-def test_trial_error_is_reported_with_cause_and_traceback(tmp_path: Path, error: Exception, cause: str) -> None:
+def test_trial_error_is_reported_with_cause_and_traceback(
+    tmp_path: Path, error: Exception, cause: str
+) -> None:
     message = next_message(failing(error), tmp_path)
 
     assert isinstance(message, TrialFailed)
@@ -179,7 +190,9 @@ def test_missing_storage_or_disk_space_is_not_a_trial_failure(tmp_path: Path) ->
     away = OSError(errno.ESTALE, "Stale file handle", str(tmp_path / "pixels.npy"))
 
     node = f"on {platform.node()}: "
-    assert next_message(failing(full), tmp_path) == TrialFailed(reason=f"{node}the disk is full", cause="machine")
+    assert next_message(failing(full), tmp_path) == TrialFailed(
+        reason=f"{node}the disk is full", cause="machine"
+    )
     message = next_message(failing(away), tmp_path)
 
     assert isinstance(message, TrialFailed)
@@ -189,7 +202,9 @@ def test_missing_storage_or_disk_space_is_not_a_trial_failure(tmp_path: Path) ->
     )
 
 
-def test_an_error_on_a_machine_that_does_not_see_the_study_is_not_the_trials(study: StudyFolder) -> None:
+def test_an_error_on_a_machine_that_does_not_see_the_study_is_not_the_trials(
+    study: StudyFolder,
+) -> None:
     """As where another disk is mounted at its path: nothing is written there."""
     elsewhere = StudyFolder(study.path.with_name("another disk"))
     task = replace(job(study, 82), study=str(elsewhere.path))
@@ -212,7 +227,12 @@ def test_an_error_on_a_machine_that_does_not_see_the_study_is_not_the_trials(stu
     ids=["a lost GPU", "another torch", "a damaged file"],
 )
 def test_machine_that_cannot_run_the_study_stops_the_search_without_failing_trials(
-    study: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, change: dict[str, Any], reason: str
+    study: StudyFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    file: str,
+    change: dict[str, Any],
+    reason: str,
 ) -> None:
     """As a node of a cluster that was not upgraded; a damaged file is a fault of the trial."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
@@ -244,7 +264,10 @@ def process_of(study: StudyFolder, number: int, *prefix: str) -> subprocess.Pope
     """A process that has ended the first epoch of a new trial when this returns, and then hangs."""
     text = json.dumps(asdict(job(study, number)))
     process = subprocess.Popen(
-        [*prefix, sys.executable, "-c", WORKER, text, "600"], stdout=subprocess.PIPE, text=True, start_new_session=True
+        [*prefix, sys.executable, "-c", WORKER, text, "600"],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "EpochRecord\n"
@@ -279,7 +302,9 @@ def test_process_exits_when_its_parent_is_gone(study: StudyFolder) -> None:
     assert epochs(study, 5) == [1]
 
 
-def test_an_earlier_attempt_writes_nothing_more(study: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_earlier_attempt_writes_nothing_more(
+    study: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("xraytune.search.worker._LOOK_SECONDS", 3600.0)  # its check comes late
     worker = TrialWorker(job(study, 6))
     worker.step()

@@ -29,12 +29,15 @@ def test_a_search_that_needs_a_gpu_proposes_a_smaller_one(name: str, smaller: st
 
 
 @pytest.mark.parametrize(
-    ("override", "reason"), [("gan.steps=10", "layers of the backbone"), ("trainable=head", "up to 15,000 steps")]
+    ("override", "reason"),
+    [("gan.steps=10", "layers of the backbone"), ("trainable=head", "up to 15,000 steps")],
 )
 def test_the_warning_names_what_takes_the_time(override: str, reason: str) -> None:
     space = load_space(Path("gan_ratio"), [override])
 
     warning = str(describe_slow_search(space, images_per_epoch=700, cores=1))
 
-    assert [word in warning for word in ("layers of the backbone", "up to 15,000 steps")].count(True) == 1
+    assert [word in warning for word in ("layers of the backbone", "up to 15,000 steps")].count(
+        True
+    ) == 1
     assert reason in warning

@@ -40,7 +40,9 @@ def test_folder_replaces_only_the_path(tmp_path: Path) -> None:
 def test_data_file_replaces_keys_of_a_space(tmp_path: Path, file: Path) -> None:
     """Its path is its folder by default; a column of patients takes the place of the space's expression."""
     space = tmp_path / "fixed.yaml"
-    space.write_text(EXPERIMENT.replace("val_a: 0.2", "val_a: 0.2, group_regex: (p)"), encoding="utf-8")
+    space.write_text(
+        EXPERIMENT.replace("val_a: 0.2", "val_a: 0.2, group_regex: (p)"), encoding="utf-8"
+    )
 
     data = load_space(space, data=file).settings.data
 
@@ -56,10 +58,14 @@ def test_data_file_without_a_table_drops_that_of_the_space(tmp_path: Path, file:
     space.write_text(EXPERIMENT, encoding="utf-8")
     plain.write_text("data: {path: elsewhere}\n", encoding="utf-8")
     both = tmp_path / "both.yaml"
-    both.write_text(experiment_to_yaml(load_space(space, data=file).experiment(), tmp_path), encoding="utf-8")
+    both.write_text(
+        experiment_to_yaml(load_space(space, data=file).experiment(), tmp_path), encoding="utf-8"
+    )
 
     assert load_space(both).settings.data == load_space(space, data=file).settings.data
-    assert load_space(both, data=file.parent).settings.data.table is not None, "its table moved with the folder"
+    assert load_space(both, data=file.parent).settings.data.table is not None, (
+        "its table moved with the folder"
+    )
     data = load_space(both, data=plain).settings.data
     assert (data.path, data.table) == (tmp_path / "elsewhere", None)
 
@@ -72,14 +78,24 @@ def test_data_file_without_a_table_drops_that_of_the_space(tmp_path: Path, file:
         ("data: x\n", ["data.yaml:1: data: is not a mapping"]),
         ("", ["data.yaml: the file is empty"]),
         ("data:\n  image_size: 32\n", ["data.yaml:2: data.image_size belongs to the space file"]),
-        ("data:\n  tabel: {}\n", ["data.yaml:2: data: unknown key 'tabel'", "did you mean 'table'?"]),
+        (
+            "data:\n  tabel: {}\n",
+            ["data.yaml:2: data: unknown key 'tabel'", "did you mean 'table'?"],
+        ),
         (
             "data:\n  table:\n    image: x\n    labels: {a: 1, b: 2, c: 3}\n    side: {column: a, test: b}\n",
-            ["data.table.file: is missing", "data.table.labels: 1 is not text", "data.yaml:5: data.table.side must be"],
+            [
+                "data.table.file: is missing",
+                "data.table.labels: 1 is not text",
+                "data.yaml:5: data.table.side must be",
+            ],
         ),
         ("data: {table: {file: [], image: x}}\n", ["data.table.file: a list is empty"]),
         ("data: {table: {file: {}, image: x}}\n", ["data.table.file: a mapping is not a list"]),
-        ("data: {table: {file: a, image: x, labels: {a: b/c}}}\n", ["'b/c' cannot be a folder's name"]),
+        (
+            "data: {table: {file: a, image: x, labels: {a: b/c}}}\n",
+            ["'b/c' cannot be a folder's name"],
+        ),
     ],
 )
 def test_errors_name_the_line(tmp_path: Path, text: str | None, messages: list[str]) -> None:

@@ -18,7 +18,9 @@ Complaints = Callable[..., str]
 integers = partial(Range, is_integer=True)
 
 
-def test_all_problems_are_reported_at_once_in_file_order(write_space: WriteSpace, complaints: Complaints) -> None:
+def test_all_problems_are_reported_at_once_in_file_order(
+    write_space: WriteSpace, complaints: Complaints
+) -> None:
     path = write_space(
         "backbone: {values: [resnet5O, resnet18]}",
         "lr: {min: 1e-2, max: 1e-4, distribution: log_uniform_values}",
@@ -31,7 +33,10 @@ def test_all_problems_are_reported_at_once_in_file_order(write_space: WriteSpace
     message = complaints(path, "data.train_patients=few")
 
     places = [line.partition(": ")[0] for line in message.splitlines() if not line.startswith("  ")]
-    assert places == [*(f"space.yaml:{line}" for line in (4, 5, 7, 8, 8, 9, 10)), "--set data.train_patients=few"]
+    assert places == [
+        *(f"space.yaml:{line}" for line in (4, 5, 7, 8, 8, 9, 10)),
+        "--set data.train_patients=few",
+    ]
     assert message.count("\n  fix: ") == len(places)
     assert message.startswith(
         "space.yaml:4: backbone: unknown value 'resnet5O'\n"
@@ -87,7 +92,9 @@ def require_problem(path: Path, overrides: list[str], place: str, words: tuple[s
         ("source: {values: [none, folder]}", ("folder.path",)),
     ],
 )
-def test_a_wrong_parameter_is_reported_at_its_line(write_space: WriteSpace, line: str, words: tuple[str, ...]) -> None:
+def test_a_wrong_parameter_is_reported_at_its_line(
+    write_space: WriteSpace, line: str, words: tuple[str, ...]
+) -> None:
     path = write_space(line)
 
     require_problem(path, [], f"{path}:4", words)
@@ -137,7 +144,9 @@ def test_a_parameter_that_does_not_fit_another_one_is_reported_at_its_line(
         ("points_to_evaluate: [{gan: {steps: x}}]", ("gan.steps", "whole")),
     ],
 )
-def test_a_wrong_setting_is_reported_at_its_line(write_space: WriteSpace, line: str, words: tuple[str, ...]) -> None:
+def test_a_wrong_setting_is_reported_at_its_line(
+    write_space: WriteSpace, line: str, words: tuple[str, ...]
+) -> None:
     path = write_space(after=f"{line}\n")
 
     require_problem(path, [], f"{path}:4", words)
@@ -146,8 +155,18 @@ def test_a_wrong_setting_is_reported_at_its_line(write_space: WriteSpace, line: 
 @pytest.mark.parametrize(
     ("parameter", "setting", "place", "words"),
     [
-        ("lr: {values: [1e-3, 1e-2]}", "points_to_evaluate: [{lr: .1}, {lr: 1e-3}]", 5, ("0.1", "widen")),
-        ("source: {value: none}", "points_to_evaluate: [{gan.steps: 5}]", 5, ("gan.steps is never active",)),
+        (
+            "lr: {values: [1e-3, 1e-2]}",
+            "points_to_evaluate: [{lr: .1}, {lr: 1e-3}]",
+            5,
+            ("0.1", "widen"),
+        ),
+        (
+            "source: {value: none}",
+            "points_to_evaluate: [{gan.steps: 5}]",
+            5,
+            ("gan.steps is never active",),
+        ),
         ("lr: {min: 1e-5, max: 1e-3}", "sampler: {name: grid}", 4, ("lr", "grid")),
         ("backbone: {value: swin_t}", "task: segmentation", 4, ("U-Net",)),
         ("loss: {value: bce}", "task: segmentation", 4, ("loss",)),
@@ -175,22 +194,30 @@ def test_a_parameter_that_does_not_fit_a_setting_is_reported(
         ("gan.conditional=false", ("removed",)),
     ],
 )
-def test_a_wrong_override_is_reported(write_space: WriteSpace, override: str, words: tuple[str, ...]) -> None:
+def test_a_wrong_override_is_reported(
+    write_space: WriteSpace, override: str, words: tuple[str, ...]
+) -> None:
     require_problem(write_space(), [override], f"--set {override}", words)
 
 
-def test_each_row_of_points_to_evaluate_is_checked(write_space: WriteSpace, complaints: Complaints) -> None:
+def test_each_row_of_points_to_evaluate_is_checked(
+    write_space: WriteSpace, complaints: Complaints
+) -> None:
     rows = "points_to_evaluate: [3, {lrr: 1}, {lr: 5}, {lr: 1e-3}]\n"
 
     message = complaints(write_space("lr: {values: [1e-3, 1e-2]}", after=rows))
 
-    assert [word in message for word in ("3 is not a mapping", "unknown key 'lrr'", "lr: 5")] == [True] * 3
+    assert [word in message for word in ("3 is not a mapping", "unknown key 'lrr'", "lr: 5")] == [
+        True
+    ] * 3
 
 
 def test_a_parameter_in_its_block_and_by_its_dotted_name_is_declared_twice(
     write_space: WriteSpace, complaints: Complaints
 ) -> None:
-    message = complaints(write_space("gan.steps: {value: 1}", "gan: {parameters: {steps: {value: 2}}}", "lrr: 1"))
+    message = complaints(
+        write_space("gan.steps: {value: 1}", "gan: {parameters: {steps: {value: 2}}}", "lrr: 1")
+    )
 
     assert message.startswith("space.yaml:5: gan.steps: is declared twice, first at space.yaml:4")
     assert "space.yaml:6: lrr: 1 is not a mapping" in message
@@ -212,20 +239,32 @@ def test_parameters_are_a_mapping_or_left_out(tmp_path: Path, complaints: Compla
         ("lr", "{value: 1e-3}", Choices((1e-3,))),
         ("lr", "{values: [1e-3, 1]}", Choices((1e-3, 1.0))),
         ("lr", "{min: 1e-3, max: 1}", Range(low=1e-3, high=1.0)),
-        ("lr", "{min: 0.5, max: 2, distribution: log_uniform_values}", Range(low=0.5, high=2.0, is_log=True)),
+        (
+            "lr",
+            "{min: 0.5, max: 2, distribution: log_uniform_values}",
+            Range(low=0.5, high=2.0, is_log=True),
+        ),
         ("lr", "{min: 2, max: 2}", Choices((2.0,))),
         ("batch_size", "{min: 8, max: 32}", integers(low=8, high=32)),
-        ("views", "{min: 1, max: 8, distribution: log_uniform_values}", integers(low=1, high=8, is_log=True)),
+        (
+            "views",
+            "{min: 1, max: 8, distribution: log_uniform_values}",
+            integers(low=1, high=8, is_log=True),
+        ),
         ("early_stop_epochs", "{min: 1, max: 1000000000000001}", integers(low=1, high=10**15 + 1)),
     ],
 )
-def test_a_declaration_is_read_as_its_domain(write_space: WriteSpace, name: str, declared: str, domain: Domain) -> None:
+def test_a_declaration_is_read_as_its_domain(
+    write_space: WriteSpace, name: str, declared: str, domain: Domain
+) -> None:
     specs = load_space(write_space(f"{name}: {declared}")).specs
 
     assert [spec.domain for spec in specs if spec.name == name] == [domain]
 
 
-def test_missing_settings_are_named_with_what_to_write(tmp_path: Path, complaints: Complaints) -> None:
+def test_missing_settings_are_named_with_what_to_write(
+    tmp_path: Path, complaints: Complaints
+) -> None:
     path = tmp_path / "space.yaml"
     path.write_text("seed: 3\n", encoding="utf-8")
 
@@ -248,14 +287,33 @@ def test_conditions_can_exclude_incompatible_values(write_space: WriteSpace) -> 
 @pytest.mark.parametrize(
     ("rows", "overrides", "points"),
     [
-        ("[{source: gan, lr: 1e-3, classical: 1}]", ["classical=0"], [{"source": "gan", "lr": 1e-3}]),
-        ("[{source: gan, lr: 1e-3, classical: 1}]", ["source=none", "source=gan"], [{"lr": 1e-3, "classical": 1}]),
+        (
+            "[{source: gan, lr: 1e-3, classical: 1}]",
+            ["classical=0"],
+            [{"source": "gan", "lr": 1e-3}],
+        ),
+        (
+            "[{source: gan, lr: 1e-3, classical: 1}]",
+            ["source=none", "source=gan"],
+            [{"lr": 1e-3, "classical": 1}],
+        ),
         ("[{lr: 1e-3, classical: 0}, {lr: 1e-3, classical: 1}]", ["classical=1"], [{"lr": 1e-3}]),
         ("[{source: none, lr: 1e-3}, {source: gan, lr: 1e-4}]", ["source=gan"], [{"lr": 1e-4}]),
         ("[{lr: 1e-3}, {classical: 1}]", ["lr=1e-4"], [{"classical": 1}]),
-        ("[{source: gan, synthetic_ratio: 2}]", ["lr=1e-4"], [{"source": "gan", "synthetic_ratio": 2.0}]),
+        (
+            "[{source: gan, synthetic_ratio: 2}]",
+            ["lr=1e-4"],
+            [{"source": "gan", "synthetic_ratio": 2.0}],
+        ),
     ],
-    ids=["another value", "the last one counts", "equal points", "excluded source", "all values fixed", "unrelated"],
+    ids=[
+        "another value",
+        "the last one counts",
+        "equal points",
+        "excluded source",
+        "all values fixed",
+        "unrelated",
+    ],
 )
 def test_an_override_changes_initial_points_or_leaves_them_out(
     write_space: WriteSpace, rows: str, overrides: list[str], points: list[dict[str, Any]]
@@ -272,16 +330,29 @@ def test_an_override_changes_initial_points_or_leaves_them_out(
 
 
 def test_a_complete_first_initial_point_is_an_experiment(write_space: WriteSpace) -> None:
-    lines = ("source: {values: [none, gan]}", "lr: {min: 1e-5, max: 1e-3}", "synthetic_ratio: {values: [1, 2]}")
+    lines = (
+        "source: {values: [none, gan]}",
+        "lr: {min: 1e-5, max: 1e-3}",
+        "synthetic_ratio: {values: [1, 2]}",
+    )
 
-    whole = load_space(write_space(*lines, after="points_to_evaluate: [{source: none, lr: 1e-4}, {source: gan}]\n"))
-    partial = load_space(write_space(*lines, after="points_to_evaluate: [{source: gan, lr: 1e-4}]\n"))
+    whole = load_space(
+        write_space(*lines, after="points_to_evaluate: [{source: none, lr: 1e-4}, {source: gan}]\n")
+    )
+    partial = load_space(
+        write_space(*lines, after="points_to_evaluate: [{source: gan, lr: 1e-4}]\n")
+    )
     none = load_space(write_space(*lines))
 
-    assert (whole.experiment().parameters.source, whole.experiment().parameters.lr) == ("none", 1e-4)
+    assert (whole.experiment().parameters.source, whole.experiment().parameters.lr) == (
+        "none",
+        1e-4,
+    )
     with pytest.raises(ConfigError, match="still open: synthetic_ratio"):
         partial.experiment()
-    with pytest.raises(ConfigError, match=r"still open: source, lr\n  fix: .* xraytune export STUDY -o best.yaml"):
+    with pytest.raises(
+        ConfigError, match=r"still open: source, lr\n  fix: .* xraytune export STUDY -o best.yaml"
+    ):
         none.experiment()
 
 
@@ -297,9 +368,17 @@ def test_an_override_fixes_a_parameter_replaces_a_domain_and_changes_settings(
     without_parameters.write_text("name: small\ndata: {path: images}\n", encoding="utf-8")
 
     space = load_space(
-        path, ["gan.steps=500", "lr={min: 1e-5, max: 1e-3}", "budget.trials=20", "views={values: [1, 2]}"]
+        path,
+        [
+            "gan.steps=500",
+            "lr={min: 1e-5, max: 1e-3}",
+            "budget.trials=20",
+            "views={values: [1, 2]}",
+        ],
     )
-    parameters = load_space(path, ["gan.steps=500", "lr=1e-4", "source=gan"]).experiment().parameters
+    parameters = (
+        load_space(path, ["gan.steps=500", "lr=1e-4", "source=gan"]).experiment().parameters
+    )
 
     assert (space.searched, space.settings.budget.trials) == (("source", "views", "lr"), 20)
     assert parameters.gan is not None
@@ -310,16 +389,24 @@ def test_an_override_fixes_a_parameter_replaces_a_domain_and_changes_settings(
     assert found == [5, None], "all patients again"
 
 
-def test_an_override_keeps_the_condition_of_the_file_unless_it_has_one(write_space: WriteSpace) -> None:
-    path = write_space("views: {values: [1, 2], when: {classical: 1}}", "classical: {values: [0, 1]}")
+def test_an_override_keeps_the_condition_of_the_file_unless_it_has_one(
+    write_space: WriteSpace,
+) -> None:
+    path = write_space(
+        "views: {values: [1, 2], when: {classical: 1}}", "classical: {values: [0, 1]}"
+    )
 
     kept = load_space(path, ["views=4"]).to_yaml(path.parent)
     replaced = load_space(path, ["views={value: 4, when: {classical: 0}}"]).to_yaml(path.parent)
 
     assert "views: {value: 4, when: {classical: 1}}" in kept
     assert "views: {value: 4, when: {classical: 0}}" in replaced
-    path = write_space("source: {values: [none, gan]}", "synthetic_ratio: {values: [1, 2], when: {source: gan}}")
-    assert load_space(path, ["source=none"]).searched == (), "a ratio that only a GAN uses is dropped"
+    path = write_space(
+        "source: {values: [none, gan]}", "synthetic_ratio: {values: [1, 2], when: {source: gan}}"
+    )
+    assert load_space(path, ["source=none"]).searched == (), (
+        "a ratio that only a GAN uses is dropped"
+    )
 
 
 def test_paths_are_relative_to_the_file_and_options_to_the_current_folder(
@@ -336,7 +423,9 @@ def test_paths_are_relative_to_the_file_and_options_to_the_current_folder(
     monkeypatch.chdir(elsewhere)
 
     in_file = load_space(path).experiment()
-    by_option = load_space(path, ["folder.path=more"], data=Path("set"), weights_dir=Path("w")).experiment()
+    by_option = load_space(
+        path, ["folder.path=more"], data=Path("set"), weights_dir=Path("w")
+    ).experiment()
 
     assert in_file.settings.data.path == tmp_path / "images"
     assert in_file.settings.weights_dir == tmp_path / "official"
@@ -350,7 +439,9 @@ def test_paths_are_relative_to_the_file_and_options_to_the_current_folder(
 
 
 @pytest.mark.parametrize(
-    "content", [None, [], {}, {"settings": 1}, {"settings": {"data": []}, "parameters": {}}], ids=str
+    "content",
+    [None, [], {}, {"settings": 1}, {"settings": {"data": []}, "parameters": {}}],
+    ids=str,
 )
 def test_a_damaged_experiment_is_a_value_error(content: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 (pydantic's message)
@@ -361,7 +452,9 @@ def test_a_trial_keeps_the_block_of_its_own_source_alone(write_space: WriteSpace
     path = write_space("source: {value: gan}", "gan: {parameters: {steps: {value: 7}}}")
 
     parameters = load_space(path).experiment().parameters
-    unused = Parameters.model_validate({"source": "gan", "gan": {"steps": 7}, "folder": {"path": "images"}})
+    unused = Parameters.model_validate(
+        {"source": "gan", "gan": {"steps": 7}, "folder": {"path": "images"}}
+    )
 
     assert parameters == unused
     assert (parameters.folder, parameters.gan) == (None, GanSettings(steps=7))

@@ -56,7 +56,12 @@ def test_limits_of_earlier_versions_are_read_in_a_study_and_refused_in_a_file(
 def test_a_trial_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     gan = {"steps": 7, "loss": "hinge", "spectral_norm": True, "conditional": True}
     parameters = {"source": "gan", "gan": gan, "diffusion": None, "pipeline": None}
-    settings: dict[str, Any] = {"name": "old", "data": {"path": "xrays"}, "prompts": {}, "budget": {"gpu_hours": 40.0}}
+    settings: dict[str, Any] = {
+        "name": "old",
+        "data": {"path": "xrays"},
+        "prompts": {},
+        "budget": {"gpu_hours": 40.0},
+    }
 
     experiment = experiment_from_json({"settings": settings, "parameters": parameters}, tmp_path)
 

@@ -24,9 +24,7 @@ def space_of(ratios: list[float], mixing: str = "additive") -> Space:
 
 @pytest.mark.parametrize("ratio", [0.01, 50.0])
 def test_a_ratio_that_leaves_a_phase_without_steps_is_an_error(ratio: float) -> None:
-    words = (
-        r"^mixing: pretrain at synthetic_ratio: \S+ divides 20 steps into (0|20) with extra images and (20|0) with real"
-    )
+    words = r"^mixing: pretrain at synthetic_ratio: \S+ divides 20 steps into (0|20) with extra images and (20|0) with real"
     with pytest.raises(ConfigError, match=words) as error:
         check_images(space_of([1.0, ratio], "pretrain"), total_steps=20)
     assert error.value.problems[0].fix == "use a synthetic_ratio closer to 1, or more steps"
@@ -38,7 +36,9 @@ def test_a_ratio_that_leaves_a_phase_without_steps_is_an_error(ratio: float) -> 
     ("ratios", "is_valid"),
     [([], True), ([0.01], True), ([0.01, 2.0], True), ([0.0099], False), ([2.0, 0.0099], False)],
 )
-def test_a_ratio_that_adds_less_than_half_an_image_is_an_error(ratios: list[float], is_valid: bool) -> None:
+def test_a_ratio_that_adds_less_than_half_an_image_is_an_error(
+    ratios: list[float], is_valid: bool
+) -> None:
     if is_valid:
         check_images(space_of(ratios), training_images=50, total_steps=20)
         return
@@ -67,8 +67,12 @@ def test_a_single_point_is_checked_at_its_own_ratio_alone() -> None:
         (Choices((1e-5, 0.1)), False),
     ],
 )
-def test_a_uniform_range_over_orders_of_magnitude_gives_a_warning(domain: Domain, is_rarely_small: bool) -> None:
-    warnings = [*space_warnings(Space(settings=SETTINGS, specs=(ParameterSpec(name="lr", domain=domain),)))]
+def test_a_uniform_range_over_orders_of_magnitude_gives_a_warning(
+    domain: Domain, is_rarely_small: bool
+) -> None:
+    warnings = [
+        *space_warnings(Space(settings=SETTINGS, specs=(ParameterSpec(name="lr", domain=domain),)))
+    ]
 
     assert [warning.partition(";")[0] for warning in warnings] == [
         f"lr: {domain} is drawn uniformly: nine of ten values are above 0.01"
@@ -85,12 +89,20 @@ def test_a_single_neuron_is_refused_for_three_classes() -> None:
         check_images(space, class_count=3)
 
 
-@pytest.mark.parametrize(("folder", "is_seen"), [("data/CheXpert-v1.0-small", True), ("data/chest_xray", False)])
+@pytest.mark.parametrize(
+    ("folder", "is_seen"), [("data/CheXpert-v1.0-small", True), ("data/chest_xray", False)]
+)
 def test_weights_that_were_trained_on_the_images_give_a_warning(folder: str, is_seen: bool) -> None:
     data = SETTINGS.data.model_copy(update={"path": Path(folder)})
-    settings = SETTINGS.model_copy(update={"pretrained_on": "NIH ChestX-ray14, CheXpert", "data": data})
+    settings = SETTINGS.model_copy(
+        update={"pretrained_on": "NIH ChestX-ray14, CheXpert", "data": data}
+    )
 
     warnings = [*space_warnings(Space(settings=settings, specs=()))]
 
-    assert [warning.partition(",")[0] for warning in warnings] == ["the weights were trained on CheXpert"] * is_seen
-    assert settings.identity() == SETTINGS.model_copy(update={"data": data}).identity(), "it is a note"
+    assert [warning.partition(",")[0] for warning in warnings] == [
+        "the weights were trained on CheXpert"
+    ] * is_seen
+    assert settings.identity() == SETTINGS.model_copy(update={"data": data}).identity(), (
+        "it is a note"
+    )

@@ -19,7 +19,12 @@ from xraytune.base.records import Json
 from xraytune.space.document import write_yaml
 from xraytune.space.domains import Value
 from xraytune.space.fields import flat_values
-from xraytune.space.load import experiment_from_json, experiment_to_json, experiment_to_yaml, load_space
+from xraytune.space.load import (
+    experiment_from_json,
+    experiment_to_json,
+    experiment_to_yaml,
+    load_space,
+)
 from xraytune.space.settings import Experiment, ExportedFrom, Parameters
 from xraytune.space.space import Space
 
@@ -49,7 +54,10 @@ _CHOICES: dict[str, list[Json]] = {
     "gan.ema_half_life_images": [None, 1000],
 }
 _RANGES: dict[str, Specs] = {
-    "lr": {"log": {"min": 1e-5, "max": 1e-2, "distribution": "log_uniform_values"}, "plain": {"min": 1e-4, "max": 1}},
+    "lr": {
+        "log": {"min": 1e-5, "max": 1e-2, "distribution": "log_uniform_values"},
+        "plain": {"min": 1e-4, "max": 1},
+    },
     "dropout": {"plain": {"min": 0, "max": 0.6}},
     "batch_size": {
         "log": {"min": 8, "max": 64, "distribution": "log_uniform_values"},
@@ -64,13 +72,18 @@ def _values(name: str) -> st.SearchStrategy[list[Json]]:
 
 
 def _choice(name: str) -> st.SearchStrategy[dict[str, Json]]:
-    return _values(name).map(lambda values: {"value": values[0]} if len(values) == 1 else {"values": values})
+    return _values(name).map(
+        lambda values: {"value": values[0]} if len(values) == 1 else {"values": values}
+    )
 
 
 def _condition(parent: str) -> st.SearchStrategy[dict[str, Json]]:
     in_ranges: dict[str, list[Json]] = {"batch_size": [8, 16, 64], "views": [1, 3, 8]}
     accepted = st.lists(
-        st.sampled_from(in_ranges.get(parent) or _CHOICES[parent]), min_size=1, max_size=4, unique_by=json.dumps
+        st.sampled_from(in_ranges.get(parent) or _CHOICES[parent]),
+        min_size=1,
+        max_size=4,
+        unique_by=json.dumps,
     )
     return accepted.map(lambda condition: {parent: condition})
 
@@ -78,17 +91,26 @@ def _condition(parent: str) -> st.SearchStrategy[dict[str, Json]]:
 @st.composite
 def space_contents(draw: st.DrawFn) -> dict[str, Any]:
     """The content of a space file, which may be invalid."""
-    names = draw(st.lists(st.sampled_from([*_CHOICES, *_RANGES]), min_size=1, max_size=6, unique=True))
+    names = draw(
+        st.lists(st.sampled_from([*_CHOICES, *_RANGES]), min_size=1, max_size=6, unique=True)
+    )
     specs: Specs = {"folder.path": {"value": "extra"}}
     for name in names:
         ranges = _RANGES.get(name)
-        spec = dict(draw(_choice(name)) if ranges is None else draw(st.sampled_from(list(ranges.values()))))
+        spec = dict(
+            draw(_choice(name)) if ranges is None else draw(st.sampled_from(list(ranges.values())))
+        )
         parents = specs.keys() - {"folder.path", "lr", "dropout"}
         is_conditional: bool = draw(st.booleans())
         if parents and is_conditional:
             spec["when"] = draw(st.sampled_from(sorted(parents)).flatmap(_condition))
         specs[name] = spec
-    return {"name": "any", "data": {"path": "images"}, "budget": {"trials": 9, "hours": 1.5}, "parameters": specs}
+    return {
+        "name": "any",
+        "data": {"path": "images"},
+        "budget": {"trials": 9, "hours": 1.5},
+        "parameters": specs,
+    }
 
 
 def load(folder: Path, content: Mapping[str, Any]) -> Space:
@@ -131,7 +153,11 @@ def as_written(value: Any) -> Any:
 
 any_space = settings(
     max_examples=20,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much, HealthCheck.too_slow],
+    suppress_health_check=[
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.filter_too_much,
+        HealthCheck.too_slow,
+    ],
 )
 
 
@@ -150,7 +176,9 @@ def test_suggestions_lie_in_their_domains_and_can_be_replayed(
         for name, value in point.items():
             spec: dict[str, Any] = specs[name]
             assert "value" not in spec
-            assert value in spec["values"] if "values" in spec else spec["min"] <= value <= spec["max"]
+            assert (
+                value in spec["values"] if "values" in spec else spec["min"] <= value <= spec["max"]
+            )
             assert holds(point, spec.get("when", {}), specs)
         assert space.suggest(FixedTrial(trial.params)) == suggested
         assert set(trial.params) <= set(space.searched)
@@ -169,10 +197,14 @@ def test_a_space_and_an_experiment_survive_their_files(
     experiment = Experiment(settings=space.settings, parameters=parameters)
     elsewhere = tmp_path / "study"
     elsewhere.mkdir(exist_ok=True)
-    resolved, best, config = (elsewhere / name for name in ("study.yaml", "best.yaml", "config.json"))
+    resolved, best, config = (
+        elsewhere / name for name in ("study.yaml", "best.yaml", "config.json")
+    )
 
     resolved.write_text(space.to_yaml(elsewhere), encoding="utf-8")
-    best.write_text(experiment_to_yaml(experiment, elsewhere, "trial 7\nof a study"), encoding="utf-8")
+    best.write_text(
+        experiment_to_yaml(experiment, elsewhere, "trial 7\nof a study"), encoding="utf-8"
+    )
     write_json(config, experiment_to_json(experiment, elsewhere))
     shuffled = {key: content[key] for key in data.draw(st.permutations(list(content)))}
     specs = content["parameters"]
@@ -204,7 +236,9 @@ def test_a_grid_lists_each_distinct_trial_once(write_space: WriteSpace) -> None:
     assert points[0] == {"source": "none", "dropout": 0.0}
 
 
-def test_a_grid_begins_with_points_to_evaluate_and_has_no_point_twice(write_space: WriteSpace) -> None:
+def test_a_grid_begins_with_points_to_evaluate_and_has_no_point_twice(
+    write_space: WriteSpace,
+) -> None:
     path = write_space(
         "dropout: {values: [0, 0.1]}",
         "classical: {values: [0, 1]}",
@@ -213,7 +247,12 @@ def test_a_grid_begins_with_points_to_evaluate_and_has_no_point_twice(write_spac
 
     points = load_space(path).points()
 
-    assert [(point["dropout"], point["classical"]) for point in points] == [(0.1, 0), (0, 1), (0, 0), (0.1, 1)]
+    assert [(point["dropout"], point["classical"]) for point in points] == [
+        (0.1, 0),
+        (0, 1),
+        (0, 0),
+        (0.1, 1),
+    ]
 
 
 def test_identity_ignores_what_may_change_when_a_study_resumes(write_space: WriteSpace) -> None:
@@ -221,7 +260,13 @@ def test_identity_ignores_what_may_change_when_a_study_resumes(write_space: Writ
     space = load_space(path)
 
     same = ["budget.trials=3", "budget.hours=2", "resources.cpus_per_trial=4", "data.path=moved"]
-    other = ["budget.max_epochs=3", "seed=1", "lr={values: [1e-4, 1e-3]}", "views=4", "data.image_size=64"]
+    other = [
+        "budget.max_epochs=3",
+        "seed=1",
+        "lr={values: [1e-4, 1e-3]}",
+        "views=4",
+        "data.image_size=64",
+    ]
 
     for override in same:
         assert load_space(path, [override]).identity() == space.identity()
@@ -229,10 +274,14 @@ def test_identity_ignores_what_may_change_when_a_study_resumes(write_space: Writ
         assert load_space(path, [override]).identity() != space.identity()
 
 
-def test_the_origin_of_an_exported_file_is_kept_outside_its_identity(tmp_path: Path, write_space: WriteSpace) -> None:
+def test_the_origin_of_an_exported_file_is_kept_outside_its_identity(
+    tmp_path: Path, write_space: WriteSpace
+) -> None:
     written = "batch_norm: {value: mix}"  # as `export` writes every parameter
     plain = load_space(write_space(written))
-    exported = load_space(write_space(written, after="exported_from: {study: studies/mix, trial: 7}\n"))
+    exported = load_space(
+        write_space(written, after="exported_from: {study: studies/mix, trial: 7}\n")
+    )
     elsewhere = tmp_path / "out"
     elsewhere.mkdir()
 
@@ -241,8 +290,13 @@ def test_the_origin_of_an_exported_file_is_kept_outside_its_identity(tmp_path: P
     write_json(elsewhere / "config.json", experiment_to_json(exported.experiment(), elsewhere))
 
     assert "study: ../studies/mix" in best.read_text(encoding="utf-8")
-    assert load_space(best).settings.exported_from == ExportedFrom(study=tmp_path / "studies" / "mix", trial=7)
-    assert experiment_from_json(read_json(elsewhere / "config.json"), elsewhere) == exported.experiment()
+    assert load_space(best).settings.exported_from == ExportedFrom(
+        study=tmp_path / "studies" / "mix", trial=7
+    )
+    assert (
+        experiment_from_json(read_json(elsewhere / "config.json"), elsewhere)
+        == exported.experiment()
+    )
     assert exported.identity() == plain.identity()
 
 

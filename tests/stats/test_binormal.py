@@ -12,7 +12,8 @@ AUROCS = st.floats(0, 1)
 
 
 @pytest.mark.parametrize(
-    ("first", "second"), [(0.5, 0.5), (0.9, 0.9), (0.955, 0.945), (0.99, 0.975), (0.3, 0.8), (0.5, 0.7)]
+    ("first", "second"),
+    [(0.5, 0.5), (0.9, 0.9), (0.955, 0.945), (0.99, 0.975), (0.3, 0.8), (0.5, 0.7)],
 )
 def test_covariance_equals_scipy_bivariate_normal(first: float, second: float) -> None:
     def product_of_placements(one: float, other: float, correlation: float) -> float:
@@ -26,7 +27,9 @@ def test_covariance_equals_scipy_bivariate_normal(first: float, second: float) -
 
 
 @given(AUROCS, AUROCS)
-def test_the_order_of_the_arms_and_the_direction_of_the_scores_do_not_matter(first: float, second: float) -> None:
+def test_the_order_of_the_arms_and_the_direction_of_the_scores_do_not_matter(
+    first: float, second: float
+) -> None:
     variance = float(placement_variance(first, second))
 
     assert variance > 0
@@ -35,11 +38,17 @@ def test_the_order_of_the_arms_and_the_direction_of_the_scores_do_not_matter(fir
 
 
 @given(st.floats(0.6, 0.99), st.floats(0, 1), st.floats(0, 1))
-def test_at_one_mean_a_larger_difference_has_a_larger_variance(mean: float, one: float, other: float) -> None:
+def test_at_one_mean_a_larger_difference_has_a_larger_variance(
+    mean: float, one: float, other: float
+) -> None:
     smaller, larger = sorted((one, other))
     room = 2 * (1 - mean)
 
-    less, more = (float(placement_variance(*around(mean, share * room))) for share in (smaller, larger))
+    less, more = (
+        float(placement_variance(*around(mean, share * room))) for share in (smaller, larger)
+    )
 
     assert more >= less - 1e-9
-    assert float(placement_variance(*around(mean, -larger * room))) == pytest.approx(more, abs=1e-12)
+    assert float(placement_variance(*around(mean, -larger * room))) == pytest.approx(
+        more, abs=1e-12
+    )

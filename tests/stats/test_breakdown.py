@@ -52,17 +52,25 @@ def test_patients_are_scored_by_the_mean_of_their_images() -> None:
 
 def test_a_subgroup_has_the_metrics_of_its_images_and_files_without_a_value_are_in_none() -> None:
     images, labels, probabilities, patients = scored(2, threshold=0.4)
-    values = {file: "north" if number % 3 else "south" for number, file in enumerate(FILES) if number < 80}
+    values = {
+        file: "north" if number % 3 else "south" for number, file in enumerate(FILES) if number < 80
+    }
     values[FILES[80]] = ""
 
     north, south = subgroup_metrics(FILES, images, patients, values, replicates=50, seed=0)
 
     rows = np.array([values.get(file) == "north" for file in FILES])
-    alone = classification_metrics(ScoredImages(labels[rows], probabilities[rows], positive=1, threshold=0.4))
+    alone = classification_metrics(
+        ScoredImages(labels[rows], probabilities[rows], positive=1, threshold=0.4)
+    )
     assert (north.value, south.value, north.compared_with) == ("north", "south", None)
     assert (north.images, north.images + south.images) == (rows.sum(), 80)
-    assert north.patients == len({patient for patient, own in zip(patients, rows, strict=True) if own})
-    assert north.metrics == pytest.approx({name: alone[name] for name in ("auroc", "sensitivity", "specificity")})
+    assert north.patients == len(
+        {patient for patient, own in zip(patients, rows, strict=True) if own}
+    )
+    assert north.metrics == pytest.approx(
+        {name: alone[name] for name in ("auroc", "sensitivity", "specificity")}
+    )
     for name in ("auroc", "sensitivity", "specificity"):
         low, high = north.intervals[name]
         assert low <= north.value_of(name) <= high
@@ -71,7 +79,11 @@ def test_a_subgroup_has_the_metrics_of_its_images_and_files_without_a_value_are_
 def test_a_subgroup_of_positive_images_is_compared_with_all_negative_ones() -> None:
     """Such as bacterial pneumonia: no normal image is bacterial."""
     images, labels, probabilities, patients = scored(2, threshold=0.4)
-    values = {file: "bacterial" if number % 2 else "viral" for number, file in enumerate(FILES) if labels[number]}
+    values = {
+        file: "bacterial" if number % 2 else "viral"
+        for number, file in enumerate(FILES)
+        if labels[number]
+    }
 
     bacterial, viral = subgroup_metrics(FILES, images, patients, values, replicates=20, seed=0)
 
@@ -79,7 +91,9 @@ def test_a_subgroup_of_positive_images_is_compared_with_all_negative_ones() -> N
     rows = own | (labels == 0)
     assert (bacterial.compared_with, viral.compared_with) == (0, 0)
     assert bacterial.images == own.sum()
-    assert bacterial.metrics["auroc"] == pytest.approx(reference.roc_auc_score(labels[rows], probabilities[rows, 1]))
+    assert bacterial.metrics["auroc"] == pytest.approx(
+        reference.roc_auc_score(labels[rows], probabilities[rows, 1])
+    )
     assert bacterial.metrics["sensitivity"] == pytest.approx(np.mean(probabilities[own, 1] >= 0.4))
     assert bacterial.metrics["specificity"] is None
     assert set(bacterial.intervals) == {"auroc", "sensitivity"}
@@ -88,7 +102,9 @@ def test_a_subgroup_of_positive_images_is_compared_with_all_negative_ones() -> N
 def test_a_subgroup_with_one_patient_of_a_class_has_no_interval() -> None:
     images = ScoredImages(np.array([0, 1, 0, 1, 0]), scored(2)[2][:5], positive=1)
 
-    (found,) = subgroup_metrics(FILES[:5], images, ["a", "b", "c", "b", "d"], dict.fromkeys(FILES, "x"), seed=0)
+    (found,) = subgroup_metrics(
+        FILES[:5], images, ["a", "b", "c", "b", "d"], dict.fromkeys(FILES, "x"), seed=0
+    )
 
     assert found.metrics["auroc"] is not None
     assert found.intervals == {}

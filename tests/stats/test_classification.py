@@ -27,13 +27,19 @@ Labels = NDArray[np.int64]
 
 
 def of_two_classes(labels: Labels, scores: Floats, threshold: float = 0.5) -> ScoredImages:
-    return ScoredImages(labels, np.stack([1 - scores, scores], axis=1), positive=1, threshold=threshold)
+    return ScoredImages(
+        labels, np.stack([1 - scores, scores], axis=1), positive=1, threshold=threshold
+    )
 
 
-def images_with_ties(class_count: int, image_count: int = 120, seed: int = 3) -> tuple[Labels, Floats]:
+def images_with_ties(
+    class_count: int, image_count: int = 120, seed: int = 3
+) -> tuple[Labels, Floats]:
     """Draw labels of all classes, and probabilities on a coarse grid, so that many scores are equal."""
     generator = numpy_generator(seed, "images")
-    labels = np.concatenate([np.arange(class_count), generator.integers(0, class_count, image_count - class_count)])
+    labels = np.concatenate(
+        [np.arange(class_count), generator.integers(0, class_count, image_count - class_count)]
+    )
     raw = generator.integers(1, 6, (image_count, class_count)).astype(np.float64)
     raw[np.arange(image_count), labels] += 2
     return labels, raw / raw.sum(axis=1, keepdims=True)
@@ -42,7 +48,8 @@ def images_with_ties(class_count: int, image_count: int = 120, seed: int = 3) ->
 def test_exactly_the_metrics_at_the_threshold_depend_on_it() -> None:
     labels, probabilities = images_with_ties(2)
     low, high = (
-        classification_metrics(ScoredImages(labels, probabilities, positive=1, threshold=at)) for at in (0.3, 0.6)
+        classification_metrics(ScoredImages(labels, probabilities, positive=1, threshold=at))
+        for at in (0.3, 0.6)
     )
 
     assert {name for name in low if low[name] != high[name]} == {
@@ -50,7 +57,9 @@ def test_exactly_the_metrics_at_the_threshold_depend_on_it() -> None:
     }
 
 
-@pytest.mark.parametrize(("class_count", "positive", "threshold"), [(2, 0, 0.3), (2, 1, 0.5), (3, 2, 0.5)])
+@pytest.mark.parametrize(
+    ("class_count", "positive", "threshold"), [(2, 0, 0.3), (2, 1, 0.5), (3, 2, 0.5)]
+)
 def test_figures_equal_scikit_learn(class_count: int, positive: int, threshold: float) -> None:
     """Those of one class are of the positive one of two, else means over the classes."""
     labels, probabilities = images_with_ties(class_count)
@@ -83,8 +92,12 @@ def test_figures_equal_scikit_learn(class_count: int, positive: int, threshold: 
 def test_a_predictive_value_is_undefined_where_nothing_is_predicted() -> None:
     labels, probabilities = images_with_ties(2)
 
-    none_positive = classification_metrics(ScoredImages(labels, probabilities, positive=1, threshold=2.0))
-    all_positive = classification_metrics(ScoredImages(labels, probabilities, positive=1, threshold=0.0))
+    none_positive = classification_metrics(
+        ScoredImages(labels, probabilities, positive=1, threshold=2.0)
+    )
+    all_positive = classification_metrics(
+        ScoredImages(labels, probabilities, positive=1, threshold=0.0)
+    )
 
     assert (none_positive["ppv"], all_positive["npv"]) == (None, None)
     assert none_positive["npv"] == pytest.approx(np.mean(labels == 0))
@@ -97,17 +110,25 @@ def test_weighted_figures_equal_those_of_the_repeated_images() -> None:
     repeated = np.repeat(np.arange(len(labels)), counts)
 
     weighted = weighted_metrics(
-        ScoredImages(labels, probabilities, positive=1, threshold=0.4), counts[None].astype(np.float64)
+        ScoredImages(labels, probabilities, positive=1, threshold=0.4),
+        counts[None].astype(np.float64),
     )
 
-    figures = classification_metrics(ScoredImages(labels[repeated], probabilities[repeated], positive=1, threshold=0.4))
+    figures = classification_metrics(
+        ScoredImages(labels[repeated], probabilities[repeated], positive=1, threshold=0.4)
+    )
     for name, value in weighted.items():
         assert value[0] == pytest.approx(figures[name]), name
 
 
 def test_one_class_only_is_refused_with_the_missing_class_named() -> None:
-    with pytest.raises(DataError, match=r"class number 0 has no image among 4(.|\n)*fix: evaluate on images of every"):
-        classification_metrics(ScoredImages(np.ones(4, dtype=np.int64), np.full((4, 2), 0.5), positive=1))
+    with pytest.raises(
+        DataError,
+        match=r"class number 0 has no image among 4(.|\n)*fix: evaluate on images of every",
+    ):
+        classification_metrics(
+            ScoredImages(np.ones(4, dtype=np.int64), np.full((4, 2), 0.5), positive=1)
+        )
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -134,7 +155,9 @@ def test_outputs_that_are_not_finite_are_counted_by_image() -> None:
     outputs = np.array([[1.0, np.nan], [1.0, 2.0], [np.inf, np.nan], [0.0, 0.0]])
 
     require_finite_outputs(outputs[[1, 3]], TrialError, "trial 3")
-    with pytest.raises(TrialError, match=r"^trial 3: .* NaN or infinite for 2 of 4 images\n.*use a smaller lr"):
+    with pytest.raises(
+        TrialError, match=r"^trial 3: .* NaN or infinite for 2 of 4 images\n.*use a smaller lr"
+    ):
         require_finite_outputs(outputs, TrialError, "trial 3")
 
 
@@ -161,9 +184,13 @@ def test_stored_results_are_probabilities_or_dice_coefficients(
 
 
 @pytest.mark.parametrize("specificity", [0.5, 0.9, 0.99])
-def test_sensitivity_at_a_specificity_is_the_best_threshold_of_scikit_learns_roc_curve(specificity: float) -> None:
+def test_sensitivity_at_a_specificity_is_the_best_threshold_of_scikit_learns_roc_curve(
+    specificity: float,
+) -> None:
     labels, probabilities = images_with_ties(2)
-    false_rate, true_rate, _ = reference.roc_curve(labels == 1, probabilities[:, 1], drop_intermediate=False)
+    false_rate, true_rate, _ = reference.roc_curve(
+        labels == 1, probabilities[:, 1], drop_intermediate=False
+    )
 
     found = sensitivity_at(labels, probabilities, positive=1, specificity=specificity)
 

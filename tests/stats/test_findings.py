@@ -39,7 +39,10 @@ def test_scores_are_means_over_known_labels_of_frequent_findings(seed: int) -> N
     labels, (scores, *_), _ = images(seed)
     assert scored_findings(labels) == [0, 1, 2, 3]
     known = labels >= 0
-    for function, sklearn in ((auroc, reference.roc_auc_score), (auprc, reference.average_precision_score)):
+    for function, sklearn in (
+        (auroc, reference.roc_auc_score),
+        (auprc, reference.average_precision_score),
+    ):
         each = [sklearn(labels[known[:, c], c], scores[known[:, c], c]) for c in range(4)]
         assert function(labels, scores, positive=0) == pytest.approx(np.mean(each), abs=1e-9)
 
@@ -47,12 +50,16 @@ def test_scores_are_means_over_known_labels_of_frequent_findings(seed: int) -> N
 def test_rates_of_a_finding_use_its_threshold_and_known_labels() -> None:
     labels, (scores, *_), _ = images()
     thresholds = np.array([0.4, 0.5, 0.6, 0.7, 0.5])
-    for c, scored in enumerate(ScoredImages(labels, scores, positive=0, threshold=thresholds).classes()):
+    for c, scored in enumerate(
+        ScoredImages(labels, scores, positive=0, threshold=thresholds).classes()
+    ):
         known = labels[:, c] >= 0
         true, called = labels[known, c], scores[known, c] >= thresholds[c]
         found = weighted_class_metrics(scored, np.ones((1, 120)))
         assert found["sensitivity"][0] == pytest.approx(reference.recall_score(true, called))
-        assert found["specificity"][0] == pytest.approx(reference.recall_score(true, called, pos_label=0))
+        assert found["specificity"][0] == pytest.approx(
+            reference.recall_score(true, called, pos_label=0)
+        )
         assert found["f1"][0] == pytest.approx(reference.f1_score(true, called))
 
 
@@ -84,11 +91,15 @@ def test_the_loss_is_the_mean_over_known_labels() -> None:
     expected = F.binary_cross_entropy_with_logits(logits[known], targets[known].double())
     assert float(TASK.loss(logits, targets)) == pytest.approx(float(expected), abs=1e-6)
     weights = torch.tensor(
-        np.where((labels == 1).sum(0) > 0, (labels == 0).sum(0) / np.maximum((labels == 1).sum(0), 1), 1)
+        np.where(
+            (labels == 1).sum(0) > 0, (labels == 0).sum(0) / np.maximum((labels == 1).sum(0), 1), 1
+        )
     )
     balanced = TASK.loss_of(Parameters(pos_weight="balanced"), labels, "cpu")
     each = F.binary_cross_entropy_with_logits(
         logits, targets.clamp(min=0).double(), pos_weight=weights, reduction="none"
     )
     assert float(balanced(logits, targets)) == pytest.approx(float(each[known].mean()), abs=1e-6)
-    assert float(TASK.loss(logits, torch.full_like(targets, -1))) == 0, "of a step whose labels are all unknown"
+    assert float(TASK.loss(logits, torch.full_like(targets, -1))) == 0, (
+        "of a step whose labels are all unknown"
+    )

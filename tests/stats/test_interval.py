@@ -12,7 +12,12 @@ from scipy import stats  # type: ignore[import-untyped]
 from benchmarks.simulated_studies import Arm, simulate
 from xraytune.base.errors import ConfigError
 from xraytune.base.seeding import numpy_generator
-from xraytune.stats.placements import StructuralComponents, around, placement_variance, structural_components
+from xraytune.stats.placements import (
+    StructuralComponents,
+    around,
+    placement_variance,
+    structural_components,
+)
 from xraytune.stats.verdict import (
     PRIOR_PATIENTS,
     Comparison,
@@ -69,7 +74,10 @@ def replicates(shape: tuple[int, int, int]) -> tuple[Floats, Floats]:
 
 def measured(scores: Floats, components: Floats, effective_patients: float) -> StructuralComponents:
     return StructuralComponents(
-        scores=scores, components=components, effective_patients=effective_patients, variance=placement_variance
+        scores=scores,
+        components=components,
+        effective_patients=effective_patients,
+        variance=placement_variance,
     )
 
 
@@ -78,29 +86,39 @@ def of_scores(scores: Floats, labels: NDArray[np.int64], patients: list[str]) ->
     flat = scores.reshape(-1, scores.shape[-1])
     found = structural_components(labels, np.stack([-flat, flat], axis=2), patients, positive=1)
     shape = scores.shape[:2]
-    return compare(replace(found, scores=found.scores.reshape(shape), components=found.components.reshape(*shape, -1)))
+    return compare(
+        replace(
+            found,
+            scores=found.scores.reshape(shape),
+            components=found.components.reshape(*shape, -1),
+        )
+    )
 
 
-def hillis_interval(*, difference: float, mean_square: float, excess_covariance: float, readers: int) -> Interval:
+def hillis_interval(
+    *, difference: float, mean_square: float, excess_covariance: float, readers: int
+) -> Interval:
     """The published interval of Obuchowski & Rockette for two treatments, random readers and random cases.
 
-    It uses the variance at the estimate; `score_interval` gives the same interval if there are many patients.
+    It uses the variance at the estimate; `score_interval` gives the same interval if there are many
+    patients.
 
-    Args:
-        difference: Mean over readers.
-        mean_square: MS(treatment x reader): half the sample variance of the readers' differences.
-        excess_covariance: Cov2 - Cov3: how much more two readers' figures covary, over other cases, within a treatment than
+    Args: difference: Mean over readers. mean_square: MS(treatment x reader): half the sample
+        variance of the readers' differences. excess_covariance: Cov2 - Cov3: how much more two
+        readers' figures covary, over other cases, within a treatment than
             across treatments. A negative one counts as 0.
         readers: At least 2.
 
-    Source: Obuchowski & Rockette 1995, "Hypothesis testing of diagnostic accuracy for multiple readers and multiple tests";
-    degrees of freedom: Hillis 2007, "A comparison of denominator degrees of freedom methods for multiple observer ROC
-    analysis", equation 9.
+    Source: Obuchowski & Rockette 1995, "Hypothesis testing of diagnostic accuracy for multiple
+    readers and multiple tests"; degrees of freedom: Hillis 2007, "A comparison of denominator
+    degrees of freedom methods for multiple observer ROC analysis", equation 9.
     """
     denominator = mean_square + max(readers * excess_covariance, 0.0)
     standard_error = np.sqrt(2 / readers * denominator)
     degrees = (denominator / mean_square) ** 2 * (readers - 1)
-    width, width_90 = (stats.t.ppf(quantile, degrees) * standard_error for quantile in (0.975, 0.95))
+    width, width_90 = (
+        stats.t.ppf(quantile, degrees) * standard_error for quantile in (0.975, 0.95)
+    )
     return Interval(
         difference=difference,
         standard_error=standard_error,
@@ -125,7 +143,9 @@ def at_the_estimate(found: Evidence) -> Interval:
 
 def numbers(comparison: Comparison) -> Floats:
     """All figures of a comparison."""
-    return np.array([*astuple(comparison.interval), *comparison.scores, *astuple(comparison.components)])
+    return np.array(
+        [*astuple(comparison.interval), *comparison.scores, *astuple(comparison.components)]
+    )
 
 
 def test_van_dykes_study_has_the_published_digits() -> None:
@@ -141,7 +161,9 @@ def test_van_dykes_study_has_the_published_digits() -> None:
         readers=5,
     )
 
-    assert float(gaps.var(ddof=1)) / 2 == pytest.approx(0.0005510306, abs=1e-9)  # of AUROCs to seven digits
+    assert float(gaps.var(ddof=1)) / 2 == pytest.approx(
+        0.0005510306, abs=1e-9
+    )  # of AUROCs to seven digits
     assert found.difference == pytest.approx(-0.04380032, abs=2e-8)
     assert found.standard_error == pytest.approx(0.02074862, abs=5e-9)
     assert found.standard_error**2 * 5 / 2 == pytest.approx(0.001076263, abs=5e-10)
@@ -164,12 +186,18 @@ def test_the_evidence_is_obuchowski_rockettes_written_out(shape: tuple[int, int,
         return float(np.mean([components[first, g] @ components[second, h] for g, h in pairs]))
 
     residual = aurocs - aurocs.mean(axis=0) - aurocs.mean(axis=1, keepdims=True) + aurocs.mean()
-    excess_covariance = (covariance(0, 0) + covariance(1, 1)) / 2 - (covariance(0, 1) + covariance(1, 0)) / 2
+    excess_covariance = (covariance(0, 0) + covariance(1, 1)) / 2 - (
+        covariance(0, 1) + covariance(1, 0)
+    ) / 2
 
     found = compare(measured(aurocs, components, shape[1]))
 
-    assert found.evidence.replicate_variance == pytest.approx(2 * (residual**2).sum() / (readers - 1))
-    assert found.evidence.patient_variance == pytest.approx(2 * excess_covariance, rel=1e-6, abs=1e-12)
+    assert found.evidence.replicate_variance == pytest.approx(
+        2 * (residual**2).sum() / (readers - 1)
+    )
+    assert found.evidence.patient_variance == pytest.approx(
+        2 * excess_covariance, rel=1e-6, abs=1e-12
+    )
     assert found.interval.difference == pytest.approx(aurocs[0].mean() - aurocs[1].mean())
     assert found.scores == pytest.approx(tuple(aurocs.mean(axis=1)))
     assert found.evidence.mean_score == pytest.approx(np.mean(found.scores))
@@ -197,7 +225,9 @@ def test_swapped_arms_flip_the_sign_and_change_nothing_else(shape: tuple[int, in
 @pytest.mark.slow
 @settings(max_examples=200)
 @given(evidence())
-def test_the_interval_ends_at_the_differences_that_a_one_sided_test_just_rejects(found: Evidence) -> None:
+def test_the_interval_ends_at_the_differences_that_a_one_sided_test_just_rejects(
+    found: Evidence,
+) -> None:
     interval = score_interval(found)
 
     for side, end, level in (
@@ -206,8 +236,18 @@ def test_the_interval_ends_at_the_differences_that_a_one_sided_test_just_rejects
         (0, interval.low_90, 0.05),
         (1, interval.high_90, 0.05),
     ):
-        assert float(p_values(found, end)[side]) == pytest.approx(level, abs=1e-5) or abs(end) == pytest.approx(1)
-    assert -1 <= interval.low <= interval.low_90 <= interval.difference <= interval.high_90 <= interval.high <= 1
+        assert float(p_values(found, end)[side]) == pytest.approx(level, abs=1e-5) or abs(
+            end
+        ) == pytest.approx(1)
+    assert (
+        -1
+        <= interval.low
+        <= interval.low_90
+        <= interval.difference
+        <= interval.high_90
+        <= interval.high
+        <= 1
+    )
     assert interval.p_value == pytest.approx(min(1, 2 * min(map(float, p_values(found, 0)))))
 
 
@@ -233,10 +273,14 @@ def test_degrees_of_freedom_are_satterthwaites_with_an_eighth_of_the_patients() 
     interval = score_interval(found)
 
     assert interval.standard_error == pytest.approx(np.sqrt(patients + seeds))
-    assert interval.degrees_of_freedom == pytest.approx((patients + seeds) ** 2 / (seeds**2 / 4 + patients**2 / 100))
+    assert interval.degrees_of_freedom == pytest.approx(
+        (patients + seeds) ** 2 / (seeds**2 / 4 + patients**2 / 100)
+    )
 
 
-def test_the_patients_variance_at_the_estimate_is_the_estimated_one_with_a_prior_worth_twenty_patients() -> None:
+def test_the_patients_variance_at_the_estimate_is_the_estimated_one_with_a_prior_worth_twenty_patients() -> (
+    None
+):
     found = replace(MANY_PATIENTS, patient_variance=1e-3, effective_patients=60)
     binormal = 4 / 60 * float(placement_variance(0.902, 0.898))
 
@@ -284,7 +328,9 @@ def test_variance_components_are_recovered_from_simulated_studies() -> None:
 
     found = [
         astuple(
-            compare(measured(np.stack([gaps[s], zero[0]]), np.stack([components[s], zero[1]]), patients)).components
+            compare(
+                measured(np.stack([gaps[s], zero[0]]), np.stack([components[s], zero[1]]), patients)
+            ).components
         )
         for s in range(studies)
     ]
@@ -323,12 +369,17 @@ def test_identical_rankings_of_few_patients_do_not_show_equivalence() -> None:
 def test_a_single_replicate_is_refused() -> None:
     aurocs, components = replicates((2, 10, 1))
 
-    with pytest.raises(ConfigError, match=r"confirm\.replicates: a single one(.|\n)*fix: use at least 4, preferably 5"):
+    with pytest.raises(
+        ConfigError,
+        match=r"confirm\.replicates: a single one(.|\n)*fix: use at least 4, preferably 5",
+    ):
         gather(measured(aurocs[:, :1], components[:, :1], 10))
 
 
 def test_an_interval_that_excludes_no_difference_ends_at_the_largest_ones() -> None:
     """Two replicates far apart: Student's t has one degree of freedom."""
-    found = score_interval(replace(MANY_PATIENTS, difference=0.1, replicate_variance=4.0, replicates=2))
+    found = score_interval(
+        replace(MANY_PATIENTS, difference=0.1, replicate_variance=4.0, replicates=2)
+    )
 
     assert (found.low, found.high) == pytest.approx((-1.0, 1.0))

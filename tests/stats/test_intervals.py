@@ -33,7 +33,9 @@ def test_intervals_contain_the_estimate_and_repeat_with_the_seed() -> None:
     images, patients = overlapping_classes()
     figures = classification_metrics(images)
 
-    first, again, other = (intervals_of(images, patients, replicates=300, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (
+        intervals_of(images, patients, replicates=300, seed=seed) for seed in (1, 1, 2)
+    )
 
     assert set(first) == figures.keys()
     for name, (low, high) in first.items():
@@ -52,7 +54,9 @@ def test_intervals_contain_the_estimate_and_repeat_with_the_seed() -> None:
         ({"replicates": 50}, (0.07357726701103162, 0.18796485989893794)),
     ],
 )
-def test_intervals_do_not_change_between_versions(replicates: dict[str, int], brier: tuple[float, float]) -> None:
+def test_intervals_do_not_change_between_versions(
+    replicates: dict[str, int], brier: tuple[float, float]
+) -> None:
     images, patients = overlapping_classes(20)
 
     again = intervals_of(images, patients, **replicates)
@@ -63,14 +67,20 @@ def test_intervals_do_not_change_between_versions(replicates: dict[str, int], br
 def test_copies_of_each_patients_image_do_not_shrink_the_interval() -> None:
     """Patients are resampled: ten copies of an image are no new evidence."""
     images, patients = overlapping_classes()
-    copies = replace(images, labels=np.tile(images.labels, 10), probabilities=np.tile(images.probabilities, (10, 1)))
+    copies = replace(
+        images,
+        labels=np.tile(images.labels, 10),
+        probabilities=np.tile(images.probabilities, (10, 1)),
+    )
 
     once = intervals_of(images, patients, replicates=300)
     copied = intervals_of(copies, patients * 10, replicates=300)
     as_if_independent = intervals_of(copies, [str(number) for number in range(800)], replicates=300)
 
     assert copied["auroc"] == pytest.approx(once["auroc"])
-    width, width_of_independent = (high - low for low, high in (copied["auroc"], as_if_independent["auroc"]))
+    width, width_of_independent = (
+        high - low for low, high in (copied["auroc"], as_if_independent["auroc"])
+    )
     assert width > 2 * width_of_independent
 
 
@@ -80,7 +90,9 @@ def test_auroc_interval_has_the_width_of_the_hanley_mcneil_standard_error() -> N
     area = classification_metrics(images)["auroc"]
     assert area is not None
     q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
-    standard_error = np.sqrt((area * (1 - area) + 199 * (q1 - area**2) + 199 * (q2 - area**2)) / 200**2)
+    standard_error = np.sqrt(
+        (area * (1 - area) + 199 * (q1 - area**2) + 199 * (q2 - area**2)) / 200**2
+    )
 
     low, high = intervals_of(images, patients, replicates=500)["auroc"]
 

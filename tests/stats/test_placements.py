@@ -51,12 +51,16 @@ def covariance(found: StructuralComponents) -> Floats:
 def test_two_class_aurocs_equal_scikit_learn_and_the_metric_of_one_model(positive: int) -> None:
     labels, probabilities = two_models()
 
-    found = structural_components(labels, probabilities, one_patient_each(labels), positive=positive)
+    found = structural_components(
+        labels, probabilities, one_patient_each(labels), positive=positive
+    )
 
     for model in range(2):
         expected = roc_auc_score(labels == positive, probabilities[model, :, positive])
         assert found.scores[model] == pytest.approx(expected, abs=1e-12)
-        assert found.scores[model] == pytest.approx(auroc(labels, probabilities[model], positive=positive), abs=1e-12)
+        assert found.scores[model] == pytest.approx(
+            auroc(labels, probabilities[model], positive=positive), abs=1e-12
+        )
 
 
 def test_with_one_image_each_the_covariance_is_de_longs() -> None:
@@ -64,7 +68,9 @@ def test_with_one_image_each_the_covariance_is_de_longs() -> None:
 
     found = structural_components(labels, probabilities, one_patient_each(labels), positive=1)
 
-    of_positive, of_other = zip(*(placements(labels, one[:, 1]) for one in probabilities), strict=True)
+    of_positive, of_other = zip(
+        *(placements(labels, one[:, 1]) for one in probabilities), strict=True
+    )
     expected = np.cov(of_positive) / np.sum(labels == 1) + np.cov(of_other) / np.sum(labels == 0)
     assert covariance(found) == pytest.approx(expected, rel=1e-10)
 
@@ -89,7 +95,9 @@ def test_with_patients_of_one_class_each_the_covariance_is_obuchowskis() -> None
     labels, probabilities = labels[order], probabilities[:, order]
     clusters = np.repeat(np.arange(36), [1, 4] * 18)
 
-    found = structural_components(labels, probabilities, [f"p{number}" for number in clusters], positive=1)
+    found = structural_components(
+        labels, probabilities, [f"p{number}" for number in clusters], positive=1
+    )
 
     expected = np.zeros((2, 2))
     for side in range(2):
@@ -123,9 +131,16 @@ def test_a_class_without_images_or_of_a_single_patient_is_refused() -> None:
     probabilities = np.full((1, 4, 2), 0.5)
 
     with pytest.raises(DataError, match="class number 1 has no image"):
-        structural_components(np.zeros(4, dtype=np.int64), probabilities, ["a", "b", "c", "d"], positive=1)
-    with pytest.raises(DataError, match=r"belong to one patient(.|\n)*fix: evaluate on at least two patients of every"):
-        structural_components(np.array([0, 0, 1, 1]), probabilities, ["a", "b", "c", "c"], positive=1)
+        structural_components(
+            np.zeros(4, dtype=np.int64), probabilities, ["a", "b", "c", "d"], positive=1
+        )
+    with pytest.raises(
+        DataError,
+        match=r"belong to one patient(.|\n)*fix: evaluate on at least two patients of every",
+    ):
+        structural_components(
+            np.array([0, 0, 1, 1]), probabilities, ["a", "b", "c", "c"], positive=1
+        )
 
 
 @pytest.mark.parametrize(
@@ -133,13 +148,18 @@ def test_a_class_without_images_or_of_a_single_patient_is_refused() -> None:
     [
         ((10_000, 5), 4 / (1 / 10_000 + 1 / 5)),  # at most four of each patient of the rarer class
         ((5, 10_000), 4 / (1 / 10_000 + 1 / 5)),
-        ((10, 20, 30), np.mean([4 / (1 / one + 1 / (60 - one)) for one in (10, 20, 30)])),  # of each against the rest
+        (
+            (10, 20, 30),
+            np.mean([4 / (1 / one + 1 / (60 - one)) for one in (10, 20, 30)]),
+        ),  # of each against the rest
     ],
 )
 def test_effective_patients_of_unequal_classes(counts: tuple[int, ...], expected: float) -> None:
     labels = np.repeat(np.arange(len(counts)), counts)
 
-    assert effective_patients(labels, one_patient_each(labels), positive=1) == pytest.approx(expected)
+    assert effective_patients(labels, one_patient_each(labels), positive=1) == pytest.approx(
+        expected
+    )
 
 
 def scores_of_two_trials(patients: int, count: int) -> tuple[Floats, Floats]:
@@ -155,7 +175,9 @@ def scores_of_two_trials(patients: int, count: int) -> tuple[Floats, Floats]:
 
 
 @pytest.mark.parametrize("patients", [12, 60, 200])
-def test_the_interval_of_an_auroc_contains_the_true_one_in_95_percent_of_samples(patients: int) -> None:
+def test_the_interval_of_an_auroc_contains_the_true_one_in_95_percent_of_samples(
+    patients: int,
+) -> None:
     measured, _ = scores_of_two_trials(patients, 3000)
     intervals = {value: auroc_interval(value, patients) for value in np.unique(measured)}
 
@@ -165,7 +187,9 @@ def test_the_interval_of_an_auroc_contains_the_true_one_in_95_percent_of_samples
 
 
 @pytest.mark.parametrize("patients", [12, 60, 200])
-def test_two_equally_good_trials_rarely_differ_by_more_than_the_difference_of_chance(patients: int) -> None:
+def test_two_equally_good_trials_rarely_differ_by_more_than_the_difference_of_chance(
+    patients: int,
+) -> None:
     first, second = scores_of_two_trials(patients, 3000)
 
     share = np.mean(np.abs(first - second) <= chance_difference(0.9, patients))
@@ -198,7 +222,9 @@ def test_the_components_of_a_mean_are_the_covariance_of_means() -> None:
     assert found.variance is error_variance
 
 
-def test_the_variance_of_a_mean_over_images_of_several_patients_is_that_of_a_bootstrap_of_patients() -> None:
+def test_the_variance_of_a_mean_over_images_of_several_patients_is_that_of_a_bootstrap_of_patients() -> (
+    None
+):
     """The mean is over images: a patient with five images counts five times, and the number of images varies too."""
     sizes = np.tile([1, 1, 2, 5], 20)
     patients = np.repeat(np.arange(80), sizes)
@@ -213,12 +239,18 @@ def test_the_variance_of_a_mean_over_images_of_several_patients_is_that_of_a_boo
     assert found.scores == pytest.approx(dice.mean(axis=1))
     assert found.components.shape == (2, 80)
     assert covariance(found) == pytest.approx(bootstrap, rel=0.06)
-    assert covariance(found)[0, 0] > 1.15 * np.var(dice[0], ddof=1) / dice.shape[1], "images are not independent"
+    assert covariance(found)[0, 0] > 1.15 * np.var(dice[0], ddof=1) / dice.shape[1], (
+        "images are not independent"
+    )
 
 
 def test_a_mean_over_one_patient_or_of_results_that_are_not_finite_is_refused() -> None:
-    with pytest.raises(DataError, match=r"all images belong to one patient(.|\n)*at least two patients"):
+    with pytest.raises(
+        DataError, match=r"all images belong to one patient(.|\n)*at least two patients"
+    ):
         mean_components(np.full((1, 3), 0.9), ["a", "a", "a"])
     with pytest.raises(ValueError, match="finite"):
         mean_components(np.array([[0.9, np.nan]]), ["a", "b"])
-    assert covariance(mean_components(np.array([[0.7, 0.9]]), ["a", "b"]))[0, 0] == pytest.approx(0.02 / 2)
+    assert covariance(mean_components(np.array([[0.7, 0.9]]), ["a", "b"]))[0, 0] == pytest.approx(
+        0.02 / 2
+    )

@@ -39,7 +39,9 @@ def hd95_by_definition(first: Masks, second: Masks) -> float:
         distances = np.sort(np.sqrt(((a[:, None] - b[None]) ** 2).sum(axis=2)).min(axis=1))
         place = 0.95 * (len(distances) - 1)
         low, share = int(place), place - int(place)
-        return float(distances[low] * (1 - share) + distances[min(low + 1, len(distances) - 1)] * share)
+        return float(
+            distances[low] * (1 - share) + distances[min(low + 1, len(distances) - 1)] * share
+        )
 
     return max(quantile(first, second), quantile(second, first))
 
@@ -87,19 +89,29 @@ def test_means_are_over_images_and_count_empty_predictions_apart() -> None:
 
 def test_intervals_resample_patients_and_not_images() -> None:
     """Twenty images of one patient say no more about other patients than one does."""
-    few = [scored(dice, 1, patient) for dice, patient in zip((0.9, 0.8, 0.95, 0.7), "abcd", strict=True)]
+    few = [
+        scored(dice, 1, patient)
+        for dice, patient in zip((0.9, 0.8, 0.95, 0.7), "abcd", strict=True)
+    ]
 
     of_few = mask_metrics(few, replicates=300, seed=0).intervals["dice"]
-    of_many = mask_metrics([one for one in few for _ in range(20)], replicates=300, seed=0).intervals["dice"]
+    of_many = mask_metrics(
+        [one for one in few for _ in range(20)], replicates=300, seed=0
+    ).intervals["dice"]
 
     assert of_few == pytest.approx(of_many)
     assert (
-        mask_metrics([scored(one.metrics["dice"] or 0, 1, "a") for one in few], replicates=300, seed=0).intervals == {}
+        mask_metrics(
+            [scored(one.metrics["dice"] or 0, 1, "a") for one in few], replicates=300, seed=0
+        ).intervals
+        == {}
     )
 
 
 def test_without_any_distance_hd95_is_undefined() -> None:
-    found = mask_metrics([scored(0, None, "a", area=0), scored(0, None, "b", area=0)], replicates=20, seed=0)
+    found = mask_metrics(
+        [scored(0, None, "a", area=0), scored(0, None, "b", area=0)], replicates=20, seed=0
+    )
 
     assert found.metrics["hd95_px"] is None
     assert "hd95_px" not in found.intervals

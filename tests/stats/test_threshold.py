@@ -14,7 +14,9 @@ MIDDLE = 2.0
 """Logit at which the classes have equal density: the best threshold for balanced accuracy."""
 
 
-def overconfident_scores(count: int, seed: int, positive_share: float = 0.75) -> tuple[Flags, Floats]:
+def overconfident_scores(
+    count: int, seed: int, positive_share: float = 0.75
+) -> tuple[Flags, Floats]:
     """A classifier with AUROC .98 whose logits are too large, and lean towards the positive class by `MIDDLE`."""
     generator = numpy_generator(seed, "scores")
     is_positive = np.arange(count) < round(count * positive_share)
@@ -37,7 +39,9 @@ def test_resamples_of_one_validation_set_give_close_thresholds() -> None:
     generator = numpy_generator(1, "resamples")
     resamples = [generator.integers(1000, size=1000) for _ in range(50)]
 
-    thresholds = np.array([logit(balanced_threshold(is_positive[chosen], scores[chosen])) for chosen in resamples])
+    thresholds = np.array(
+        [logit(balanced_threshold(is_positive[chosen], scores[chosen])) for chosen in resamples]
+    )
 
     assert abs(thresholds.mean() - MIDDLE) < 0.5
     assert thresholds.std() < 0.3, "the largest Youden's J scatters by 0.46 here"
@@ -50,7 +54,8 @@ def test_threshold_of_few_images_improves_balanced_accuracy(count: int) -> None:
     half = balanced_accuracy(*unseen, 0.5)
 
     gains = [
-        balanced_accuracy(*unseen, balanced_threshold(*overconfident_scores(count, seed))) - half for seed in range(30)
+        balanced_accuracy(*unseen, balanced_threshold(*overconfident_scores(count, seed))) - half
+        for seed in range(30)
     ]
 
     assert np.mean(gains) > 0.005
@@ -66,7 +71,9 @@ def test_threshold_of_many_images_matches_logistic_regression() -> None:
     assert logit(balanced_threshold(is_positive, scores)) == pytest.approx(crossing, abs=0.02)
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.5 - 5e-10, 0.5 + 5e-10), (0.45, 0.55), (0.05, 0.95), (0.0, 1.0)])
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.5 - 5e-10, 0.5 + 5e-10), (0.45, 0.55), (0.05, 0.95), (0.0, 1.0)]
+)
 def test_separated_classes_are_separated(low: float, high: float) -> None:
     is_positive, scores = np.array([False] * 3 + [True] * 9), np.array([low] * 3 + [high] * 9)
 

@@ -47,7 +47,9 @@ def against(
 
 def of_p_values(*p_values: float) -> OverallVerdict:
     """The verdict on a finalist with these p-values at the ROPE against controls a, b, c and so on."""
-    return overall_verdict([against(name, p_better_by_rope=p) for name, p in zip("abcdef", p_values, strict=False)])
+    return overall_verdict(
+        [against(name, p_better_by_rope=p) for name, p in zip("abcdef", p_values, strict=False)]
+    )
 
 
 @pytest.mark.parametrize(
@@ -65,7 +67,9 @@ def of_p_values(*p_values: float) -> OverallVerdict:
         (0.0, 1e-5, ("equivalent",)),
     ],
 )
-def test_a_pair_gets_all_words_that_hold(difference: float, width: float, words: tuple[str, ...]) -> None:
+def test_a_pair_gets_all_words_that_hold(
+    difference: float, width: float, words: tuple[str, ...]
+) -> None:
     assert judge_pair(evidence(difference, width), rope=0.01).words == words
 
 
@@ -80,7 +84,9 @@ def test_equivalence_depends_on_the_90_percent_interval_and_the_rope() -> None:
 
 def test_p_better_by_rope_is_one_sided() -> None:
     assert judge_pair(evidence(0.01, 0.01), rope=0.01).p_better_by_rope == pytest.approx(0.5)
-    assert judge_pair(evidence(0.0, 0.01), rope=0.01).p_better_by_rope == pytest.approx(0.025, abs=1e-3)
+    assert judge_pair(evidence(0.0, 0.01), rope=0.01).p_better_by_rope == pytest.approx(
+        0.025, abs=1e-3
+    )
     assert judge_pair(evidence(-0.03, 0.01), rope=0.01).p_better_by_rope < 1e-6
 
 
@@ -101,8 +107,16 @@ NONE_WORSE = against("none", "worse", kind="none")
             ("none", "duplicate"),
         ),
         # Worse than `none` alone may come from more images per step, which the duplicates have too.
-        ([NONE_WORSE, against("duplicate", "undecided", kind="duplicate")], "undecided", ("none", "duplicate")),
-        ([NONE_WORSE, against("duplicate", "equivalent", kind="duplicate")], "undecided", ("none", "duplicate")),
+        (
+            [NONE_WORSE, against("duplicate", "undecided", kind="duplicate")],
+            "undecided",
+            ("none", "duplicate"),
+        ),
+        (
+            [NONE_WORSE, against("duplicate", "equivalent", kind="duplicate")],
+            "undecided",
+            ("none", "duplicate"),
+        ),
         ([NONE_WORSE, against("duplicate", "better", kind="duplicate")], "undecided", ("none",)),
         (  # better than every control, even if by too little to matter
             [
@@ -112,10 +126,22 @@ NONE_WORSE = against("none", "worse", kind="none")
             "helps",
             ("none", "tuned"),
         ),
-        ([NONE_BETTER, against("duplicate", "undecided"), against("tuned", "better")], "undecided", ("duplicate",)),
+        (
+            [NONE_BETTER, against("duplicate", "undecided"), against("tuned", "better")],
+            "undecided",
+            ("duplicate",),
+        ),
         ([NONE_BETTER, against("tuned", "worse", p_better_by_rope=0.005)], "no_better", ("tuned",)),
-        ([NONE_BETTER, against("tuned", "equivalent", p_better_by_rope=0.005)], "no_better", ("tuned",)),
-        ([NONE_BETTER, against("tuned", "undecided", p_better_by_rope=0.005)], "no_better", ("tuned",)),
+        (
+            [NONE_BETTER, against("tuned", "equivalent", p_better_by_rope=0.005)],
+            "no_better",
+            ("tuned",),
+        ),
+        (
+            [NONE_BETTER, against("tuned", "undecided", p_better_by_rope=0.005)],
+            "no_better",
+            ("tuned",),
+        ),
         # The verdict on a single pair is never `no_better`.
         ([NONE_BETTER, against("tuned", "worse")], "undecided", ("tuned",)),
         ([NONE_BETTER, against("tuned", "equivalent")], "undecided", ("tuned",)),
@@ -140,16 +166,23 @@ def test_controls_are_tested_in_the_order_of_their_p_values_as_holm_does() -> No
     """The first of five at a fifth of the level, after a rejection the next at a quarter, up to the first not rejected."""
     assert of_p_values(0.02, 0.5, 0.5, 0.5, 0.5).word == "undecided"
     assert of_p_values(0.005, 0.5, 0.5, 0.5, 0.5).word == "undecided"
-    assert of_p_values(0.5, 0.5, 0.5, 0.0045, 0.5) == OverallVerdict(word="no_better", controls=("d",))
+    assert of_p_values(0.5, 0.5, 0.5, 0.0045, 0.5) == OverallVerdict(
+        word="no_better", controls=("d",)
+    )
     assert of_p_values(0.0245) == OverallVerdict(word="no_better", controls=("a",))
     assert of_p_values(0.5, 0.006, 0.5, 0.0045, 0.5).controls == ("b", "d")
     assert of_p_values(0.5, 0.0065, 0.5, 0.0045, 0.5).controls == ("d",)
     assert of_p_values(0.0245, 0.012, 0.008, 0.006, 0.0045).controls == ("a", "b", "c", "d", "e")
-    assert of_p_values(0.008, 0.007, 0.0045, 0.5, 0.5).controls == ("c",), "the second fails, so .008 is not tested"
+    assert of_p_values(0.008, 0.007, 0.0045, 0.5, 0.5).controls == ("c",), (
+        "the second fails, so .008 is not tested"
+    )
 
 
 def test_finalists_are_tested_up_to_the_first_that_does_not_help() -> None:
-    helps, undecided = OverallVerdict(word="helps", controls=()), OverallVerdict(word="undecided", controls=())
+    helps, undecided = (
+        OverallVerdict(word="helps", controls=()),
+        OverallVerdict(word="undecided", controls=()),
+    )
 
     assert fixed_sequence([helps, undecided, helps]) == (helps, undecided, None)
     assert fixed_sequence([undecided, helps]) == (undecided, None)

@@ -121,9 +121,13 @@ def direct(study: StudyFolder, *overrides: str, **options: Any) -> DirectSearch:
 def epoch(number: int, value: float) -> EpochRecord:
     """A trial's message after an epoch."""
     scores = {"val_score": value, "best_val_score": value}
-    return EpochRecord(epoch=number, steps=8 * number, train_loss=0.5, val_loss=0.5, lr=1e-3, seconds=1.0, **scores)
+    return EpochRecord(
+        epoch=number, steps=8 * number, train_loss=0.5, val_loss=0.5, lr=1e-3, seconds=1.0, **scores
+    )
 
 
 def ended(value: float, epochs: int = 9) -> TrialResult:
     """A trial's message at its end."""
-    return TrialResult(value=value, best_epoch=1, epochs=epochs, val_b_score=value - 0.01, threshold=0.5)
+    return TrialResult(
+        value=value, best_epoch=1, epochs=epochs, val_b_score=value - 0.01, threshold=0.5
+    )

@@ -19,7 +19,9 @@ _PATIENTS = 80
 _LABELS = np.arange(_PATIENTS) % 2
 _SOURCES = ("none", "gan", "gan", "none", "none", "gan")
 _POINTS = "points_to_evaluate=[{}]".format(
-    ", ".join(f"{{source: {source}, lr: {number + 1}e-4}}" for number, source in enumerate(_SOURCES))
+    ", ".join(
+        f"{{source: {source}, lr: {number + 1}e-4}}" for number, source in enumerate(_SOURCES)
+    )
 )
 
 
@@ -28,7 +30,14 @@ def searched(tmp_path: Path) -> StudyFolder:
     """A study with 80 patients on val-B: three trials of `real_only` and three of `gan`, each the last one pruned."""
     folder = StudyFolder(tmp_path / "studies" / "small")
     val_b = [
-        ImageFile(file=f"{n}.png", patient=f"{n}", label=int(label), side="val_b", row=n + 2, sha256=f"{n}")
+        ImageFile(
+            file=f"{n}.png",
+            patient=f"{n}",
+            label=int(label),
+            side="val_b",
+            row=n + 2,
+            sha256=f"{n}",
+        )
         for n, label in enumerate(_LABELS)
     ]
     prepared = replace(two_images(), images=(*list(two_images().images)[:2], *val_b))
@@ -37,7 +46,9 @@ def searched(tmp_path: Path) -> StudyFolder:
     for number, value in enumerate((0.90, 0.80, 0.85, 0.92, 0.70, 0.60)):
         loop.next_trial()
         if loop.on_result(number, epoch(1, value)):
-            write_array(folder.results_path(number, "val_b"), probabilities(number), is_recorded=True)
+            write_array(
+                folder.results_path(number, "val_b"), probabilities(number), is_recorded=True
+            )
             loop.on_result(number, ended(value))
     return folder
 
@@ -51,7 +62,11 @@ def probabilities(number: int) -> np.ndarray:
 def test_each_arm_is_summarised_by_its_complete_trials(searched: StudyFolder) -> None:
     real_only, gan = status(searched.path).arms
 
-    assert (real_only.arm, real_only.trials, real_only.val_a) == ("real_only", {"complete": 2, "pruned": 1}, (3, 0.92))
+    assert (real_only.arm, real_only.trials, real_only.val_a) == (
+        "real_only",
+        {"complete": 2, "pruned": 1},
+        (3, 0.92),
+    )
     assert (gan.arm, gan.trials, gan.val_a) == ("gan", {"complete": 2, "pruned": 1}, (2, 0.85))
     assert (real_only.difference, real_only.standard_error) == (None, None)
     assert gan.val_b
@@ -79,7 +94,9 @@ def test_a_notebook_shows_the_arms_above_the_trials(searched: StudyFolder) -> No
     assert page.index("standard_error") < page.index("gan.steps")
 
 
-def test_epochs_of_stopped_trials_are_saved_and_without_any_nothing_is_reported(searched: StudyFolder) -> None:
+def test_epochs_of_stopped_trials_are_saved_and_without_any_nothing_is_reported(
+    searched: StudyFolder,
+) -> None:
     view = status(searched.path)
 
     assert view.pruning == "ASHA stopped 2 of 6 trials and saved 16 of 22 epochs"

@@ -45,8 +45,12 @@ def size(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
-def test_the_least_recently_used_artifacts_are_removed_until_the_cache_is_small_enough(tmp_path: Path) -> None:
-    first, second, third = (artifact(tmp_path, seed, hours_old=hours) for seed, hours in ((1, 30), (2, 20), (3, 10)))
+def test_the_least_recently_used_artifacts_are_removed_until_the_cache_is_small_enough(
+    tmp_path: Path,
+) -> None:
+    first, second, third = (
+        artifact(tmp_path, seed, hours_old=hours) for seed, hours in ((1, 30), (2, 20), (3, 10))
+    )
     limit = f"{size(second) + size(third)}B"
     assert is_intact(first), "counts as a use, so the second is now the oldest"
 
@@ -79,7 +83,9 @@ def test_what_was_used_or_written_in_the_last_hour_stays(tmp_path: Path, is_fini
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o002, 0o060), (0o022, 0o040)])
-def test_the_umask_decides_what_a_group_may_do_with_an_artifact(tmp_path: Path, umask: int, mode: int) -> None:
+def test_the_umask_decides_what_a_group_may_do_with_an_artifact(
+    tmp_path: Path, umask: int, mode: int
+) -> None:
     before = os.umask(umask)
     try:
         build_once(tmp_path / "cache", "pool-1", {}, fill)
@@ -100,8 +106,16 @@ def test_only_artifacts_are_removed_and_the_command_prints_each_path(tmp_path: P
     from tests.in_process import command, said  # seconds, which only this test should pay
 
     path = artifact(tmp_path, 1)
-    others = [tmp_path / "photos" / ("0" * 32), path.parent / "notes", tmp_path / "pool-1.bak" / ("0" * 32)]
-    others += [tmp_path / "images-2024" / ("0" * 32), tmp_path / "images-2024" / path.name, path.parent / ("0" * 32)]
+    others = [
+        tmp_path / "photos" / ("0" * 32),
+        path.parent / "notes",
+        tmp_path / "pool-1.bak" / ("0" * 32),
+    ]
+    others += [
+        tmp_path / "images-2024" / ("0" * 32),
+        tmp_path / "images-2024" / path.name,
+        path.parent / ("0" * 32),
+    ]
     for other in others:
         other.mkdir(parents=True)
         (other / "scan.dcm").write_bytes(b"x")
@@ -120,8 +134,12 @@ def test_only_artifacts_are_removed_and_the_command_prints_each_path(tmp_path: P
     assert "no cache here" in missing.stderr
 
 
-@pytest.mark.parametrize("content", ["", "Signature: 8a477f597d28d172789f06886806bc55\n# of another program"])
-def test_a_folder_that_xraytune_did_not_mark_is_refused_and_the_fix_marks_it(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    "content", ["", "Signature: 8a477f597d28d172789f06886806bc55\n# of another program"]
+)
+def test_a_folder_that_xraytune_did_not_mark_is_refused_and_the_fix_marks_it(
+    tmp_path: Path, content: str
+) -> None:
     cache = tmp_path / "my cache"
     (cache / "images-2024").mkdir(parents=True)
     if content:
@@ -147,7 +165,11 @@ def test_a_new_cache_is_marked_and_a_folder_with_files_is_not(tmp_path: Path) ->
     for cache in (tmp_path / "new", home):
         artifact(cache, 1)
 
-    assert (tmp_path / "new" / "CACHEDIR.TAG").read_text().startswith("Signature: 8a477f597d28d172789f06886806bc55")
+    assert (
+        (tmp_path / "new" / "CACHEDIR.TAG")
+        .read_text()
+        .startswith("Signature: 8a477f597d28d172789f06886806bc55")
+    )
     assert not (home / "CACHEDIR.TAG").exists()
 
 
@@ -183,7 +205,12 @@ def root(tmp_path: Path) -> Iterator[Path]:
     draw_phantoms(root / "xrays", patients=30, seed=3, image_size_px=48)
     (root / "space.yaml").write_text(SPACE, encoding="utf-8")
     space = load_space(root / "space.yaml")
-    create_study(StudyFolder(root / "studies" / "small"), space, prepare(space.settings, root / "cache")[0], CPU)
+    create_study(
+        StudyFolder(root / "studies" / "small"),
+        space,
+        prepare(space.settings, root / "cache")[0],
+        CPU,
+    )
     with one_thread():
         search(root, stop_in_trial=INTERRUPTED)
         yield root
@@ -253,7 +280,9 @@ def test_old_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
     assert mine.is_file(), "not a name that xraytune gives"
 
 
-@pytest.mark.parametrize("place", ["linked", "gan-4", "gan-4.work", f"pool-1/{'0' * 32}", f"gan-4.work/{'0' * 32}"])
+@pytest.mark.parametrize(
+    "place", ["linked", "gan-4", "gan-4.work", f"pool-1/{'0' * 32}", f"gan-4.work/{'0' * 32}"]
+)
 def test_links_in_a_cache_are_neither_followed_nor_removed(tmp_path: Path, place: str) -> None:
     elsewhere = tmp_path / "elsewhere"
     kept = elsewhere / ("f" * 32)

@@ -42,7 +42,10 @@ scheduler: {name: none}
 
 def write_weights(root: Path, seed: int) -> None:
     parameters = Parameters(backbone="small_cnn", weights="none")
-    save_state(build_classifier(parameters, 2, weights=None, seed=seed).backbone.state_dict(), root / "own.safetensors")
+    save_state(
+        build_classifier(parameters, 2, weights=None, seed=seed).backbone.state_dict(),
+        root / "own.safetensors",
+    )
 
 
 def draw_extra(root: Path, seed: int) -> None:
@@ -56,7 +59,10 @@ def draw_extra(root: Path, seed: int) -> None:
     shutil.rmtree(root / "drawn")
 
 
-CHANGES: dict[str, Callable[[Path, int], None]] = {"extra": draw_extra, "own.safetensors": write_weights}
+CHANGES: dict[str, Callable[[Path, int], None]] = {
+    "extra": draw_extra,
+    "own.safetensors": write_weights,
+}
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +91,17 @@ def search_lab(lab: Path, trials: int = 1) -> StudyFolder:
 
 def test_sealed_test_folder_as_extra_images_is_refused_unopened(lab: Path) -> None:
     with pytest.raises(
-        DataError, match=r"patients of \d+ held-out test images are among these extra images: test/NORMAL"
+        DataError,
+        match=r"patients of \d+ held-out test images are among these extra images: test/NORMAL",
     ):
-        search(lab / "small.yaml", studies=lab / "studies", overrides=[f"folder.path={lab}/xrays/test"])
+        search(
+            lab / "small.yaml", studies=lab / "studies", overrides=[f"folder.path={lab}/xrays/test"]
+        )
 
     assert not (lab / "studies" / "small").exists()
-    assert len(list((lab / "cache" / PIXELS_STAGE).iterdir())) == 1, "the training images, and no others"
+    assert len(list((lab / "cache" / PIXELS_STAGE).iterdir())) == 1, (
+        "the training images, and no others"
+    )
 
 
 def test_extra_images_inside_the_data_folder_are_refused(lab: Path) -> None:
@@ -98,12 +109,20 @@ def test_extra_images_inside_the_data_folder_are_refused(lab: Path) -> None:
     draw_extra(lab, 2)
     (lab / "extra").rename(lab / "xrays" / "train" / "more")
 
-    with pytest.raises(DataError, match=r"of these extra images are among the images of .*xrays: train/more/NORMAL"):
-        search(lab / "small.yaml", studies=lab / "studies", overrides=[f"folder.path={lab}/xrays/train/more"])
+    with pytest.raises(
+        DataError, match=r"of these extra images are among the images of .*xrays: train/more/NORMAL"
+    ):
+        search(
+            lab / "small.yaml",
+            studies=lab / "studies",
+            overrides=[f"folder.path={lab}/xrays/train/more"],
+        )
 
 
 @pytest.mark.parametrize("by", ["patient", "file"])
-def test_one_patient_of_the_sealed_test_folder_among_the_extra_images_is_refused(lab: Path, by: str) -> None:
+def test_one_patient_of_the_sealed_test_folder_among_the_extra_images_is_refused(
+    lab: Path, by: str
+) -> None:
     shutil.copytree(lab / "xrays" / "train", lab / "extra")
     known = next((lab / "xrays" / "test" / "PNEUMONIA").iterdir())
     stranger = next((lab / "extra" / "PNEUMONIA").iterdir())
@@ -112,12 +131,16 @@ def test_one_patient_of_the_sealed_test_folder_among_the_extra_images_is_refused
     else:
         shutil.copy(known, stranger.with_name("drawn1.jpeg"))
 
-    with pytest.raises(DataError, match=f"test images are among these extra images: .*{known.name}"):
+    with pytest.raises(
+        DataError, match=f"test images are among these extra images: .*{known.name}"
+    ):
         search(lab / "small.yaml", studies=lab / "studies")
 
 
 @pytest.mark.parametrize("changed", CHANGES)
-def test_extra_images_or_weights_that_changed_between_two_starts_are_refused_by_name(lab: Path, changed: str) -> None:
+def test_extra_images_or_weights_that_changed_between_two_starts_are_refused_by_name(
+    lab: Path, changed: str
+) -> None:
     """By `confirm` too, and other weights by `train`."""
     draw_extra(lab, 2)
     study = search_lab(lab)

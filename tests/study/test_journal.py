@@ -17,7 +17,9 @@ from xraytune.study.start import create_study
 
 
 def open_journal(study: StudyFolder, *overrides: str) -> Journal:
-    return Journal(study.journal_path, write_space(study.path.parent.parent, *overrides), writable=True)
+    return Journal(
+        study.journal_path, write_space(study.path.parent.parent, *overrides), writable=True
+    )
 
 
 @pytest.mark.slow
@@ -64,7 +66,9 @@ def test_moved_study_resumes(tmp_path: Path) -> None:
         journal.ask([{"source": "none", "weights": str(here / "w2.safetensors")}] * 2)
     journal.tell(0, "complete", 0.9, {"val_b_score": 0.8})
     write_trials(study, journal.rows())
-    assert str(tmp_path) not in study.journal_path.read_text("utf-8") + study.rows_path.read_text("utf-8")
+    assert str(tmp_path) not in study.journal_path.read_text("utf-8") + study.rows_path.read_text(
+        "utf-8"
+    )
 
     here.rename(there)
 
@@ -72,7 +76,10 @@ def test_moved_study_resumes(tmp_path: Path) -> None:
     journal = Journal(moved.journal_path, space_of_weights(there), writable=True)
     suggestion = [journal.parameters(0), journal.resume(1).parameters]
     assert [parameters.weights for parameters in suggestion] == [str(there / "w2.safetensors")] * 2
-    assert journal.ask(()).parameters.weights in {"none", *(str(there / f"w{which}.safetensors") for which in (1, 2))}
+    assert journal.ask(()).parameters.weights in {
+        "none",
+        *(str(there / f"w{which}.safetensors") for which in (1, 2)),
+    }
     assert '"weights":"../../w2.safetensors"' in moved.rows_path.read_text("utf-8").replace(" ", "")
 
 
@@ -107,7 +114,12 @@ def test_a_damaged_journal_is_an_error_that_names_it(study: StudyFolder) -> None
 
 @pytest.mark.parametrize(
     ("written", "instead"),
-    [(b'"values":[0.9]', b'"values":[0.8]'), (b"0.001", b"0.002"), (b"0.125", b"0.127"), (b'"seconds"', b'"Seconds"')],
+    [
+        (b'"values":[0.9]', b'"values":[0.8]'),
+        (b"0.001", b"0.002"),
+        (b"0.125", b"0.127"),
+        (b'"seconds"', b'"Seconds"'),
+    ],
     ids=["the value of a trial", "a parameter", "a reported value", "a name"],
 )
 def test_a_changed_character_is_an_error_that_names_the_line(
@@ -142,13 +154,21 @@ def test_optuna_itself_reads_the_journal(study: StudyFolder) -> None:
     """So does optuna-dashboard."""
     journal = open_journal(study)
     journal.ask([{"source": "none", "lr": 1e-3}])
-    journal.tell(0, "complete", 0.9, {"value": 0.9, "val_b_score": 0.88, "best_epoch": 3, "seconds": 7.0})
+    journal.tell(
+        0, "complete", 0.9, {"value": 0.9, "val_b_score": 0.88, "best_epoch": 3, "seconds": 7.0}
+    )
 
-    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(study.journal_path)))
+    storage = optuna.storages.JournalStorage(
+        optuna.storages.journal.JournalFileBackend(str(study.journal_path))
+    )
     shown = optuna.load_study(study_name="small", storage=storage)
 
     assert shown.metric_names == ["val_auroc"]
-    assert (len(shown.trials), shown.best_trial.value, shown.best_trial.params["lr"]) == (1, 0.9, 1e-3)
+    assert (len(shown.trials), shown.best_trial.value, shown.best_trial.params["lr"]) == (
+        1,
+        0.9,
+        1e-3,
+    )
     assert shown.best_trial.user_attrs == {
         "status": "complete",
         "arm": "real_only",
@@ -161,7 +181,9 @@ def test_optuna_itself_reads_the_journal(study: StudyFolder) -> None:
 
 def test_a_journal_with_another_study_is_refused(study: StudyFolder) -> None:
     """A trial's id is its number only in a journal of one study."""
-    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(study.journal_path)))
+    storage = optuna.storages.JournalStorage(
+        optuna.storages.journal.JournalFileBackend(str(study.journal_path))
+    )
     optuna.create_study(study_name="foreign", storage=storage)
 
     with pytest.raises(StudyError, match=r"the journal cannot be read: .*exactly 1 study"):

@@ -39,7 +39,11 @@ def test_status_shows_each_trial(study: StudyFolder) -> None:
     assert view.trials[3].busy_with == "training the GAN: 1,000 of 2,000 steps"
     assert view.best is not None
     assert (view.best.number, view.counts["pruned"], view.is_running) == (0, 1, True)
-    assert [(side.name, side.image_count) for side in view.sides] == [("train", 1), ("val-A", 1), ("val-B", 1)]
+    assert [(side.name, side.image_count) for side in view.sides] == [
+        ("train", 1),
+        ("val-A", 1),
+        ("val-B", 1),
+    ]
 
 
 def test_status_names_the_study_and_the_picture_of_a_trials_gan(
@@ -91,7 +95,9 @@ def test_a_trial_whose_generator_is_trained_waits_for_a_slot(study: StudyFolder)
         assert StudyWatcher(study).look().trials[0].status == "running"
 
 
-def test_while_a_study_is_confirmed_no_time_is_counted_and_no_trial_runs(study: StudyFolder) -> None:
+def test_while_a_study_is_confirmed_no_time_is_counted_and_no_trial_runs(
+    study: StudyFolder,
+) -> None:
     loop = direct(study)
     loop.next_trial()
     loop.close()
@@ -108,7 +114,10 @@ def test_while_a_study_is_confirmed_no_time_is_counted_and_no_trial_runs(study: 
 
 def test_trials_are_a_dataframe_with_the_searched_parameters(study: StudyFolder) -> None:
     none = trials_dataframe(study.path)
-    loop = direct(study, "points_to_evaluate=[{source: none, lr: 1e-3}, {source: gan, gan.steps: 200, lr: 1e-4}]")
+    loop = direct(
+        study,
+        "points_to_evaluate=[{source: none, lr: 1e-3}, {source: gan, gan.steps: 200, lr: 1e-4}]",
+    )
     for number, value in enumerate((0.9, 0.8)):
         loop.next_trial()
         loop.on_result(number, epoch(1, value))
@@ -122,7 +131,12 @@ def test_trials_are_a_dataframe_with_the_searched_parameters(study: StudyFolder)
         *("source", "synthetic_ratio", "gan.steps", "lr"),
     ]
     assert (len(none), list(none.columns), list(table.index)) == (0, list(table.columns), [0, 1])
-    assert table.loc[0, ["status", "arm", "val_b_score", "lr"]].to_list() == ["complete", "real_only", 0.89, 1e-3]
+    assert table.loc[0, ["status", "arm", "val_b_score", "lr"]].to_list() == [
+        "complete",
+        "real_only",
+        0.89,
+        1e-3,
+    ]
     assert table["gan.steps"].isna().to_list() == [True, False]
     assert list(table["lr"]) == [1e-3, 1e-4]
 
@@ -131,10 +145,17 @@ def test_the_time_left_falls_while_trials_start() -> None:
     """One at a time: the first took a minute, four more will, and of the one that runs so many seconds have passed."""
     trials = (_trial(0, "complete", seconds=60.0), _trial(1, "running"))
 
-    left = [seconds_left(trials, 6, Times(seconds=60.0 + passed, trials={1: passed})) for passed in (0.0, 10.0, 50.0)]
+    left = [
+        seconds_left(trials, 6, Times(seconds=60.0 + passed, trials={1: passed}))
+        for passed in (0.0, 10.0, 50.0)
+    ]
 
     assert left == [300.0, 290.0, 250.0]
 
 
-def _trial(number: int, status: Literal["complete", "running"], seconds: float | None = None) -> TrialRow:
-    return TrialRow(number=number, mix="real_only", status=status, parameters=Parameters(), seconds=seconds)
+def _trial(
+    number: int, status: Literal["complete", "running"], seconds: float | None = None
+) -> TrialRow:
+    return TrialRow(
+        number=number, mix="real_only", status=status, parameters=Parameters(), seconds=seconds
+    )

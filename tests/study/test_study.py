@@ -15,22 +15,38 @@ from xraytune.base.locks import build_lock, current_owner
 from xraytune.data.phantom import draw_phantoms
 from xraytune.search.run import search
 from xraytune.study.folder import StudyFolder, is_searched, locked
-from xraytune.study.start import continue_under_releases, create_study, require_same_images, require_same_space
+from xraytune.study.start import (
+    continue_under_releases,
+    create_study,
+    require_same_images,
+    require_same_space,
+)
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    "override", ["budget.trials=50", "budget.hours=2.0", "resources.concurrent=1", "tracking={wandb: {project: mine}}"]
+    "override",
+    [
+        "budget.trials=50",
+        "budget.hours=2.0",
+        "resources.concurrent=1",
+        "tracking={wandb: {project: mine}}",
+    ],
 )
-def test_more_trials_or_other_resources_are_the_same_space(study: StudyFolder, tmp_path: Path, override: str) -> None:
+def test_more_trials_or_other_resources_are_the_same_space(
+    study: StudyFolder, tmp_path: Path, override: str
+) -> None:
     require_same_space(study, write_space(tmp_path, override))
 
 
 def test_images_that_changed_are_refused(study: StudyFolder) -> None:
     prepared = study.prepared()
     first, second, *others = prepared.images
-    changed, new = replace(first, sha256="0" * 64), replace(second, file="train/NORMAL/new.jpeg", sha256="1" * 64)
+    changed, new = (
+        replace(first, sha256="0" * 64),
+        replace(second, file="train/NORMAL/new.jpeg", sha256="1" * 64),
+    )
 
     require_same_images(study, two_images())
     with pytest.raises(StudyError, match="the images changed") as refusal:
@@ -42,10 +58,17 @@ def test_images_that_changed_are_refused(study: StudyFolder) -> None:
 
 
 @pytest.mark.parametrize("work", ["searched", "confirmed"])
-def test_second_search_is_refused_with_the_owner(study: StudyFolder, work: Literal["searched", "confirmed"]) -> None:
+def test_second_search_is_refused_with_the_owner(
+    study: StudyFolder, work: Literal["searched", "confirmed"]
+) -> None:
     with locked(study, work):
         assert is_searched(study) == (work == "searched")
-        with pytest.raises(StudyError, match=rf"the study is being {work} by process \d+ on .*, since"), locked(study):
+        with (
+            pytest.raises(
+                StudyError, match=rf"the study is being {work} by process \d+ on .*, since"
+            ),
+            locked(study),
+        ):
             pass
 
     assert not is_searched(study)
@@ -53,7 +76,9 @@ def test_second_search_is_refused_with_the_owner(study: StudyFolder, work: Liter
         pass
 
 
-def test_a_second_search_is_refused_before_it_looks_at_the_images(study: StudyFolder, tmp_path: Path) -> None:
+def test_a_second_search_is_refused_before_it_looks_at_the_images(
+    study: StudyFolder, tmp_path: Path
+) -> None:
     with locked(study), pytest.raises(StudyError, match=r"searched by process"):
         search(tmp_path / "small.yaml", data=tmp_path / "nowhere", studies=study.path.parent)
 
@@ -73,7 +98,12 @@ def test_cache_is_shared_where_studies_is_a_symlink(tmp_path: Path) -> None:
     (tmp_path / "disk" / "studies").mkdir(parents=True)
     (tmp_path / "studies").symlink_to(tmp_path / "disk" / "studies")
     write_space(tmp_path)
-    begins_no_trial = ["backbone=small_cnn", "weights=none", "data.image_size=64", "budget.hours=1e-9"]
+    begins_no_trial = [
+        "backbone=small_cnn",
+        "weights=none",
+        "data.image_size=64",
+        "budget.hours=1e-9",
+    ]
 
     with pytest.raises(TrialError, match="no trial completed"):
         search(tmp_path / "small.yaml", overrides=begins_no_trial, studies=tmp_path / "studies")
@@ -89,7 +119,9 @@ def begun_with(study: StudyFolder, **packages: str) -> None:
     write_json(study.path / "environment.json", content)
 
 
-def test_continuing_with_another_torch_is_reported_once_and_no_trial_is_trained_with_both(study: StudyFolder) -> None:
+def test_continuing_with_another_torch_is_reported_once_and_no_trial_is_trained_with_both(
+    study: StudyFolder,
+) -> None:
     """An unfinished trial starts again."""
     installed, checkpoint = study.releases()[0], study.checkpoint_path(0)
     checkpoint.parent.mkdir(parents=True)
@@ -100,7 +132,10 @@ def test_continuing_with_another_torch_is_reported_once_and_no_trial_is_trained_
 
     told = continue_under_releases(study)
 
-    assert f"started with torch 2.0.1 and torchvision {installed['torchvision']}, and continues with torch" in told
+    assert (
+        f"started with torch 2.0.1 and torchvision {installed['torchvision']}, and continues with torch"
+        in told
+    )
     assert study.releases() == (installed | {"torch": "2.0.1"}, installed)
     assert not checkpoint.exists()
     assert continue_under_releases(study) == ""

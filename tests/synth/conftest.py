@@ -51,10 +51,20 @@ DISCS = np.where(BLOBS[0] > 128, 255, 0).astype(np.uint8)
 
 
 def train(
-    settings: GanSettings, folder: Path, images: Images = BLOBS, *, stop_after: int | None = None, **options: Any
+    settings: GanSettings,
+    folder: Path,
+    images: Images = BLOBS,
+    *,
+    stop_after: int | None = None,
+    **options: Any,
 ) -> list[TrainingProgress]:
     """Train a generator in a folder, up to its end or a step; return its progress."""
-    defaults: dict[str, Any] = {"class_count": 2, "compute": CPU, "report_every_steps": 2, "checkpoint_every_steps": 2}
+    defaults: dict[str, Any] = {
+        "class_count": 2,
+        "compute": CPU,
+        "report_every_steps": 2,
+        "checkpoint_every_steps": 2,
+    }
     records = []
     for record in train_generator(settings, *images, checkpoint_dir=folder, **defaults | options):
         records.append(record)
@@ -80,7 +90,9 @@ def assert_same_bits(one: Path, other: Path) -> None:
         found = contents[1][part]
         if part.startswith("optimizer"):
             for name, tensors in expected.items():
-                assert all(torch.equal(*pair) for pair in zip(tensors, found[name], strict=True)), f"{part}: {name}"
+                assert all(torch.equal(*pair) for pair in zip(tensors, found[name], strict=True)), (
+                    f"{part}: {name}"
+                )
         elif isinstance(expected, dict):
             for name, tensor in expected.items():
                 assert torch.equal(tensor, found[name]), f"{part}: {name}"

@@ -9,7 +9,12 @@ from torch.nn import functional as F
 
 from tests.synth.conftest import BLOBS, tiny, train
 from xraytune.base.errors import ArtifactError
-from xraytune.synth.checkpoint import CHECKPOINT_NAME, checkpoint_generator, load_generator, save_generator
+from xraytune.synth.checkpoint import (
+    CHECKPOINT_NAME,
+    checkpoint_generator,
+    load_generator,
+    save_generator,
+)
 from xraytune.synth.codes import ClassCodes
 from xraytune.synth.networks import Generator
 
@@ -42,14 +47,18 @@ def test_half_of_the_components_are_those_of_features() -> None:
 
     torch.testing.assert_close(codes[:, :5], ClassCodes(1, 5).find_components(images))
     torch.testing.assert_close(torch.cov(codes[:, 5:].T), torch.eye(5), atol=1e-4, rtol=0)
-    torch.testing.assert_close(prior.project(images.flip(0), features.flip(0)), codes.flip(0), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        prior.project(images.flip(0), features.flip(0)), codes.flip(0), atol=1e-4, rtol=1e-4
+    )
     with pytest.raises(ArtifactError, match=r"gan\.features"):
         prior.project(images)
 
 
 @pytest.mark.parametrize(("training", "within"), [(True, 0.03), (False, 0.15)])
 def test_codes_have_mean_and_covariance_of_their_class(training: bool, within: float) -> None:
-    codes = torch.randn(400, 16, generator=torch.Generator().manual_seed(2)) * torch.linspace(1, 0.2, 16)
+    codes = torch.randn(400, 16, generator=torch.Generator().manual_seed(2)) * torch.linspace(
+        1, 0.2, 16
+    )
     codes[:200, 1] = codes[:200, 0] / 2 + 4
     labels = torch.arange(400) // 200
     prior = ClassCodes(2, 16).train(training)
@@ -66,7 +75,10 @@ def test_codes_to_sample_from_combine_half_of_a_small_class_and_at_most_24_image
     """Their deviations from the mean are mostly in few directions, if the images' codes are orthogonal."""
     prior = ClassCodes(2, 128)
     prior.fit(torch.eye(128)[:110], torch.tensor([0] * 100 + [1] * 10))
-    z, labels = torch.randn(200, 128, generator=torch.Generator().manual_seed(4)), torch.arange(200) // 100
+    z, labels = (
+        torch.randn(200, 128, generator=torch.Generator().manual_seed(4)),
+        torch.arange(200) // 100,
+    )
     prior.factors.zero_()  # leaves what the training images contribute
 
     codes = prior.eval()(z, labels)
@@ -75,7 +87,9 @@ def test_codes_to_sample_from_combine_half_of_a_small_class_and_at_most_24_image
     for deviations, combined in ((large[:, :100], 24), (small[:, 100:110], 5)):
         unused = deviations.median(dim=1, keepdim=True).values
         assert ((deviations - unused).abs() > 1e-4).sum(dim=1).eq(combined).float().mean() > 0.9
-    assert small.square().sum(dim=1).mean() < large.square().sum(dim=1).mean() / 2, "more of a small class is noise"
+    assert small.square().sum(dim=1).mean() < large.square().sum(dim=1).mean() / 2, (
+        "more of a small class is noise"
+    )
     assert len(codes.unique(dim=0)) == 200
 
 

@@ -13,7 +13,9 @@ from xraytune.synth.generator_quality import (
 )
 
 
-def features(seed: int, count: int, shift: float = 0.0) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+def features(
+    seed: int, count: int, shift: float = 0.0
+) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
     return np.random.default_rng(seed).normal(shift, 1, (count, 12))
 
 
@@ -23,9 +25,14 @@ def test_kid_equals_the_definition() -> None:
     real, synthetic = features(0, 60), features(1, 60, 0.5)
 
     def kernel(first: object, second: object) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-        return np.array([[(x @ y / 12 + 1) ** 3 for y in np.asarray(second)] for x in np.asarray(first)])
+        return np.array(
+            [[(x @ y / 12 + 1) ** 3 for y in np.asarray(second)] for x in np.asarray(first)]
+        )
 
-    within = [(kernel(one, one).sum() - np.trace(kernel(one, one))) / (60 * 59) for one in (real, synthetic)]
+    within = [
+        (kernel(one, one).sum() - np.trace(kernel(one, one))) / (60 * 59)
+        for one in (real, synthetic)
+    ]
     expected = sum(within) - 2 * kernel(real, synthetic).mean()
     assert kernel_inception_distance(real, synthetic) == pytest.approx(expected, abs=1e-5)
     with pytest.raises(ValueError, match="60 real and 59 synthetic"):
@@ -56,7 +63,9 @@ def test_transfer_auroc_shows_whether_classes_mean_the_same() -> None:
 def test_transfer_auroc_of_findings_is_their_mean() -> None:
     """One that all training images have is at chance, one without enough images is left out, unknown ones do not count."""
     classes = np.repeat([0, 1], 60)
-    real, drawn = (np.concatenate([features(seed, 60), features(seed + 1, 60, 0.8)]) for seed in (7, 9))
+    real, drawn = (
+        np.concatenate([features(seed, 60), features(seed + 1, 60, 0.8)]) for seed in (7, 9)
+    )
     unknown = np.where(np.arange(120) % 3, classes, -1)
     rare = np.eye(120, dtype=np.int64)[0]
     scored = real, np.stack([classes, classes, rare], axis=1)

@@ -41,7 +41,9 @@ def test_specks_are_no_parts() -> None:
 def test_masks_outside_the_ranges_of_the_training_masks_are_not_plausible() -> None:
     typical = mask_range(np.stack([squares(10, 10), squares(12, 12)]))
 
-    asked = np.stack([squares(11, 11), squares(9, 9), squares(13, 13), squares(15), squares(8, 8, 8)])
+    asked = np.stack(
+        [squares(11, 11), squares(9, 9), squares(13, 13), squares(15), squares(8, 8, 8)]
+    )
 
     assert typical.includes(asked).tolist() == [True, False, False, False, False]
     assert str(typical) == "4.88 to 7.03 % of the image in 2 components"
@@ -52,7 +54,9 @@ def test_a_generator_of_pairs_learns_masks_that_fit_its_images(tmp_path: Path) -
     settings = tiny(steps=180, width=8, lr_g=2e-3, lr_d=2e-3)
     train(settings, tmp_path, masks=DISCS, grid_dir=tmp_path / "grids", report_every_steps=50)
 
-    drawn = sample_block(checkpoint_generator(tmp_path / CHECKPOINT_NAME), 0, 0, seed=0, compute=CPU)
+    drawn = sample_block(
+        checkpoint_generator(tmp_path / CHECKPOINT_NAME), 0, 0, seed=0, compute=CPU
+    )
 
     assert drawn.masks is not None
     assert set(np.unique(drawn.masks)) == {0, 255}
@@ -76,8 +80,13 @@ def test_masks_stay_binary_when_they_are_resized() -> None:
 @pytest.mark.slow
 def test_a_block_holds_the_plausible_pairs_of_its_rounds_in_order() -> None:
     generator = full_range_generator(1, channels=2)
-    rounds = [sample_block(generator, 0, 3, seed=1, compute=CPU, round_number=number) for number in range(2)]
-    areas = np.concatenate([(one.masks > 0).mean(axis=(1, 2)) for one in rounds if one.masks is not None])
+    rounds = [
+        sample_block(generator, 0, 3, seed=1, compute=CPU, round_number=number)
+        for number in range(2)
+    ]
+    areas = np.concatenate(
+        [(one.masks > 0).mean(axis=(1, 2)) for one in rounds if one.masks is not None]
+    )
     typical = MaskRange(area=(0.0, float(np.median(areas[:BLOCK]))), parts=(0, 1000))
 
     block = draw_block(generator, 0, 3, seed=1, compute=CPU, typical=typical)
@@ -87,7 +96,9 @@ def test_a_block_holds_the_plausible_pairs_of_its_rounds_in_order() -> None:
     assert typical.includes(block.masks).all()
     expected = np.concatenate([one.pixels for one in rounds])[areas <= typical.area[1]][:BLOCK]
     assert len(expected) > BLOCK / 2
-    assert not np.array_equal(rounds[0].pixels, rounds[1].pixels), "each round has random numbers of its own"
+    assert not np.array_equal(rounds[0].pixels, rounds[1].pixels), (
+        "each round has random numbers of its own"
+    )
     assert np.array_equal(block.pixels[: len(expected)], expected)
 
 

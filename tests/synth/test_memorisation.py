@@ -31,7 +31,9 @@ def chests(count: int, purpose: str, size_px: int = 32) -> Images:
     random = numpy_generator(0, purpose)
     rows, columns = np.mgrid[-1 : 1 : size_px * 1j, -1 : 1 : size_px * 1j]
     shared = 60 * np.exp(-4 * (np.abs(columns) - 0.45) ** 2 - rows**2)
-    smooth = gaussian_filter(random.normal(size=(count, size_px, size_px)), (0, size_px / 10, size_px / 10))
+    smooth = gaussian_filter(
+        random.normal(size=(count, size_px, size_px)), (0, size_px / 10, size_px / 10)
+    )
     detail = gaussian_filter(random.normal(size=(count, size_px, size_px)), (0, 1, 1))
     return as_pixels(120 - shared + 25 * smooth / smooth.std() + 8 * detail / detail.std())
 
@@ -74,7 +76,9 @@ def by_hand(image: Floats, training: Floats) -> tuple[float, int]:
     ratios = []
     image, training = resized(image, 32), np.stack([resized(one, 32) for one in training])
     for side_px, shift_px in ((32, 2), (16, 1)):
-        templates = [unit(resized(one, side_px)[shift_px:-shift_px, shift_px:-shift_px]) for one in training]
+        templates = [
+            unit(resized(one, side_px)[shift_px:-shift_px, shift_px:-shift_px]) for one in training
+        ]
         inner, shifts = side_px - 2 * shift_px, range(2 * shift_px + 1)
         small = resized(image, side_px)
         versions = [
@@ -83,14 +87,20 @@ def by_hand(image: Floats, training: Floats) -> tuple[float, int]:
             for top in shifts
             for left in shifts
         ]
-        distances = [min(float(np.linalg.norm(one - version)) for version in versions) for one in templates]
+        distances = [
+            min(float(np.linalg.norm(one - version)) for version in versions) for one in templates
+        ]
         nearest, *others = np.argsort(distances)[:51]
-        ratios.append((distances[nearest] / float(np.mean(np.take(distances, others))), int(nearest)))
+        ratios.append(
+            (distances[nearest] / float(np.mean(np.take(distances, others))), int(nearest))
+        )
     return min(ratios)
 
 
 def resized(image: Floats, side_px: int) -> Floats:
-    whole = Image.fromarray(image.astype(np.float32)).resize((side_px, side_px), Image.Resampling.BILINEAR)
+    whole = Image.fromarray(image.astype(np.float32)).resize(
+        (side_px, side_px), Image.Resampling.BILINEAR
+    )
     return np.asarray(whole, dtype=np.float64)
 
 
@@ -124,7 +134,12 @@ def test_copies_are_detected_under_every_transformation(disguise: str) -> None:
 @pytest.mark.slow
 def test_closeness_is_that_of_every_version_compared_one_by_one() -> None:
     large = chests(72, "large", size_px=80).astype(np.float64)
-    images = [large[70], large[71], np.roll(large[5], 7, axis=1), np.roll(large[6, :, ::-1], 10, axis=0)]
+    images = [
+        large[70],
+        large[71],
+        np.roll(large[5], 7, axis=1),
+        np.roll(large[6, :, ::-1], 10, axis=0),
+    ]
 
     found = closeness(as_pixels(np.stack(images)), as_pixels(large[:70]), patients(70))
 
@@ -180,7 +195,10 @@ def test_without_a_reference_no_image_is_near() -> None:
 
     assert closeness(TRAINING[:3], TRAINING[:4], ["a"] * 4).ratio.tolist() == [1, 1, 1]
     assert closeness(flat, flat, ["a", "b", "c"]).ratio.tolist() == [1, 1, 1]
-    assert all(closeness(one[None], one[None].repeat(3, axis=0), ["a", "b", "c"]).ratio == 1 for one in TRAINING[:9])
+    assert all(
+        closeness(one[None], one[None].repeat(3, axis=0), ["a", "b", "c"]).ratio == 1
+        for one in TRAINING[:9]
+    )
     assert closeness(flat, TRAINING, patients(80)).ratio == pytest.approx([1, 1, 1])
 
 
@@ -188,7 +206,9 @@ def test_without_a_reference_no_image_is_near() -> None:
 def test_the_chance_is_the_tail_of_a_beta_binomial(rank: int, observed: int) -> None:
     for count in (0, 1, 7, 40, 256):
         expected = betabinom.sf(count - 1, 256, rank, observed + 1 - rank)
-        assert exceedance_p_value(count, 256, rank, observed) == pytest.approx(expected, rel=1e-6, abs=1e-12)
+        assert exceedance_p_value(count, 256, rank, observed) == pytest.approx(
+            expected, rel=1e-6, abs=1e-12
+        )
 
 
 @pytest.mark.parametrize("unseen_count", [3, 20, 250])
@@ -196,7 +216,10 @@ def test_false_positive_rate_matches_the_promised_rate(unseen_count: int) -> Non
     """The quantile of 20 images is uncertain; the binomial tail would flag two thirds of such pools."""
     random = numpy_generator(4, "splits", unseen_count)
     chances = np.array(
-        [compare_with_unseen(random.random(256), random.random(unseen_count)).chance for _ in range(1000)]
+        [
+            compare_with_unseen(random.random(256), random.random(unseen_count)).chance
+            for _ in range(1000)
+        ]
     )
 
     assert (chances <= 0.05).mean() <= 0.065, "two standard errors above"
@@ -219,11 +242,15 @@ def test_threshold_is_first_percentile_or_minimum_of_few() -> None:
     def threshold(count: int) -> float:
         return compare_with_unseen(np.zeros(1), np.arange(1, count + 1) / 1000).threshold
 
-    assert [threshold(count) for count in (20, 198, 199, 500)] == pytest.approx([0.001, 0.001, 0.002, 0.005])
+    assert [threshold(count) for count in (20, 198, 199, 500)] == pytest.approx(
+        [0.001, 0.001, 0.002, 0.005]
+    )
 
 
 def test_a_side_without_images_is_refused() -> None:
     with pytest.raises(DataError, match="no training image"):
         closeness(UNSEEN, TRAINING[:0], [])
-    with pytest.raises(DataError, match=r"there is no image to compare(.|\n)*at least one synthetic and one unseen"):
+    with pytest.raises(
+        DataError, match=r"there is no image to compare(.|\n)*at least one synthetic and one unseen"
+    ):
         compare_with_unseen(np.zeros(3), np.zeros(0))

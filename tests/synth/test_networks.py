@@ -20,15 +20,21 @@ from xraytune.synth.networks import Discriminator, Generator
 def test_tutorial_settings_give_the_tutorials_networks() -> None:
     """Counted by hand from the tutorial's listing with nz=100, ngf=ndf=64, but nc=1; batch norm has 2 per feature map.
 
-    Generator:      16 * (100*512 + 512*256 + 256*128 + 128*64 + 64*1) + 2 * (512 + 256 + 128 + 64) = 3,574,656
-    Discriminator:  16 * (1*64 + 64*128 + 128*256 + 256*512 + 512*1) + 2 * (128 + 256 + 512)        = 2,763,520
-    With nc=3, the same sums give the tutorial's known counts: 3,576,704 and 2,765,568.
+    Generator:      16 * (100*512 + 512*256 + 256*128 + 128*64 + 64*1) + 2 * (512 + 256 + 128 + 64)
+    = 3,574,656 Discriminator:  16 * (1*64 + 64*128 + 128*256 + 256*512 + 512*1) + 2 * (128 + 256 +
+    512)        = 2,763,520 With nc=3, the same sums give the tutorial's known counts: 3,576,704 and
+    2,765,568.
     """
     tutorial = GanSettings(image_size=64, z_dim=100, width=64, architecture="dcgan")
 
-    generator, discriminator = Generator(tutorial, class_count=1), Discriminator(tutorial, class_count=1)
+    generator, discriminator = (
+        Generator(tutorial, class_count=1),
+        Discriminator(tutorial, class_count=1),
+    )
 
-    counts = [sum(one.numel() for one in network.parameters()) for network in (generator, discriminator)]
+    counts = [
+        sum(one.numel() for one in network.parameters()) for network in (generator, discriminator)
+    ]
     assert counts == [3_574_656, 2_763_520]
     assert sum(isinstance(layer, nn.BatchNorm2d) for layer in discriminator.modules()) == 3
 
@@ -48,18 +54,29 @@ def test_networks_support_every_image_size(size: int, class_count: int) -> None:
 
 
 @pytest.mark.parametrize("class_count", [1, 2])
-def test_class_label_changes_image_and_critic_output_if_there_are_several_classes(class_count: int) -> None:
-    generator, discriminator = Generator(tiny(), class_count).eval(), Discriminator(tiny(), class_count).eval()
+def test_class_label_changes_image_and_critic_output_if_there_are_several_classes(
+    class_count: int,
+) -> None:
+    generator, discriminator = (
+        Generator(tiny(), class_count).eval(),
+        Discriminator(tiny(), class_count).eval(),
+    )
     z, normal, pneumonia = torch.randn(3, tiny().z_dim), torch.zeros(3).long(), torch.ones(3).long()
 
     images = generator(z, normal)
 
     assert torch.equal(images, generator(z, pneumonia)) == (class_count == 1)
-    assert torch.equal(discriminator(images, normal), discriminator(images, pneumonia)) == (class_count == 1)
+    assert torch.equal(discriminator(images, normal), discriminator(images, pneumonia)) == (
+        class_count == 1
+    )
 
 
-@pytest.mark.parametrize(("half_life_images", "images_seen", "batches"), [(100 * 32, 10**9, 100), (10_000, 640, 1)])
-def test_after_a_half_life_half_of_the_average_is_left(half_life_images: int, images_seen: int, batches: int) -> None:
+@pytest.mark.parametrize(
+    ("half_life_images", "images_seen", "batches"), [(100 * 32, 10**9, 100), (10_000, 640, 1)]
+)
+def test_after_a_half_life_half_of_the_average_is_left(
+    half_life_images: int, images_seen: int, batches: int
+) -> None:
     """Early on, it is a twentieth of the images seen: of 640, one batch of 32."""
     decay = ema_decay(half_life_images=half_life_images, images_seen=images_seen, batch_size=32)
 
@@ -74,14 +91,19 @@ FAKE = torch.tensor([-3.0, 0.25])
 def test_cross_entropy_labels_fakes_as_fake_for_one_network_and_as_real_for_the_other() -> None:
     ones, zeros = torch.ones(2), torch.zeros(2)
 
-    expected_d = binary_cross_entropy_with_logits(REAL, ones) + binary_cross_entropy_with_logits(FAKE, zeros)
+    expected_d = binary_cross_entropy_with_logits(REAL, ones) + binary_cross_entropy_with_logits(
+        FAKE, zeros
+    )
 
     torch.testing.assert_close(discriminator_loss(REAL, FAKE, is_hinge=False), expected_d)
-    torch.testing.assert_close(generator_loss(FAKE, is_hinge=False), binary_cross_entropy_with_logits(FAKE, ones))
+    torch.testing.assert_close(
+        generator_loss(FAKE, is_hinge=False), binary_cross_entropy_with_logits(FAKE, ones)
+    )
 
 
 def test_hinge_loss_has_no_gradient_beyond_the_margin() -> None:
-    # real: max(0, 1 - 2) = 0 and max(0, 1.5) = 1.5; fake: max(0, -2) = 0 and max(0, 1.25) = 1.25; means 0.75 + 0.625
+    # real: max(0, 1 - 2) = 0 and max(0, 1.5) = 1.5; fake: max(0, -2) = 0 and max(0, 1.25) = 1.25;
+    # means 0.75 + 0.625
     assert discriminator_loss(REAL, FAKE, is_hinge=True).item() == pytest.approx(1.375)
     assert generator_loss(FAKE, is_hinge=True).item() == pytest.approx(1.375)  # -(-3 + 0.25) / 2
 

@@ -10,7 +10,9 @@ from xraytune.space.settings import Parameters
 from xraytune.synth.seen import seen_images
 
 
-def test_a_pipe_in_place_of_the_list_of_seen_images_is_refused_without_reading_it(tmp_path: Path) -> None:
+def test_a_pipe_in_place_of_the_list_of_seen_images_is_refused_without_reading_it(
+    tmp_path: Path,
+) -> None:
     os.mkfifo(tmp_path / "seen.txt")
     folder = {"path": tmp_path, "seen": tmp_path / "seen.txt"}
 

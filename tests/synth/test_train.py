@@ -18,7 +18,12 @@ from xraytune.base.errors import TrialError
 from xraytune.nets.backbones import build_backbone
 from xraytune.nets.compute import seeded
 from xraytune.space.settings import GanSettings
-from xraytune.synth.checkpoint import CHECKPOINT_NAME, checkpoint_generator, load_generator, save_generator
+from xraytune.synth.checkpoint import (
+    CHECKPOINT_NAME,
+    checkpoint_generator,
+    load_generator,
+    save_generator,
+)
 from xraytune.synth.gan import frozen_features
 from xraytune.synth.networks import Generator
 from xraytune.synth.pool import sample_block
@@ -63,7 +68,9 @@ def test_a_resumed_and_a_longer_run_equal_an_uninterrupted_one(
     assert [record.step for record in prolonged] == [4, 6]
     for other in ("stopped", "short"):
         assert_same_bits(tmp_path / "unbroken", tmp_path / other)
-    assert torch.equal(torch.random.get_rng_state(), random_state), "torch's generator is left alone"
+    assert torch.equal(torch.random.get_rng_state(), random_state), (
+        "torch's generator is left alone"
+    )
 
 
 def test_features_of_a_network_are_kept(tmp_path: Path) -> None:
@@ -98,14 +105,20 @@ def test_the_generator_to_sample_from_is_the_moving_average(trained: Path, tmp_p
     decay = 0.5 ** (8 / 2.4)
     for name, averaged in checkpoint_generator(trained / CHECKPOINT_NAME).state_dict().items():
         if averaged.is_floating_point():
-            torch.testing.assert_close(averaged, decay * average_before[name] + (1 - decay) * current[name])
-            assert name.startswith("prior.") or not torch.equal(averaged, current[name])  # the prior is not trained
+            torch.testing.assert_close(
+                averaged, decay * average_before[name] + (1 - decay) * current[name]
+            )
+            assert name.startswith("prior.") or not torch.equal(
+                averaged, current[name]
+            )  # the prior is not trained
 
 
 def test_it_learns_grey_values_and_class_differences(tmp_path: Path) -> None:
     records = train(tiny(steps=100, width=8, lr_g=2e-3, lr_d=2e-3), tmp_path, report_every_steps=50)
     generator = checkpoint_generator(tmp_path / CHECKPOINT_NAME)
-    left, right = (sample_block(generator, label, 0, seed=0, compute=CPU).pixels for label in (0, 1))
+    left, right = (
+        sample_block(generator, label, 0, seed=0, compute=CPU).pixels for label in (0, 1)
+    )
 
     assert all(np.isfinite([*record.losses.values()]).all() for record in records)
     assert_learned_blobs(left, right)
@@ -115,26 +128,42 @@ def test_it_learns_grey_values_and_class_differences(tmp_path: Path) -> None:
 def test_classes_are_sampled_equally_often(tmp_path: Path) -> None:
     """One dark image and 499 bright ones: drawn uniformly, the dark class would hardly ever be seen."""
     labels = np.array([0] + [1] * 499, dtype=np.int64)
-    pixels = np.where(labels == 0, 20, 230).astype(np.uint8)[:, None, None] * np.ones((1, 32, 32), dtype=np.uint8)
+    pixels = np.where(labels == 0, 20, 230).astype(np.uint8)[:, None, None] * np.ones(
+        (1, 32, 32), dtype=np.uint8
+    )
 
-    train(tiny(steps=60, width=8, lr_g=2e-3, lr_d=2e-3), tmp_path, (pixels, labels), report_every_steps=50)
+    train(
+        tiny(steps=60, width=8, lr_g=2e-3, lr_d=2e-3),
+        tmp_path,
+        (pixels, labels),
+        report_every_steps=50,
+    )
     generator = checkpoint_generator(tmp_path / CHECKPOINT_NAME)
-    dark, bright = (sample_block(generator, label, 0, seed=0, compute=CPU).pixels for label in (0, 1))
+    dark, bright = (
+        sample_block(generator, label, 0, seed=0, compute=CPU).pixels for label in (0, 1)
+    )
 
     assert dark.mean() < 80
     assert bright.mean() > 175
 
 
-def test_one_class_is_trained_without_labels_and_in_bfloat16_with_float32_weights(tmp_path: Path) -> None:
+def test_one_class_is_trained_without_labels_and_in_bfloat16_with_float32_weights(
+    tmp_path: Path,
+) -> None:
     pixels, labels = BLOBS
     images = pixels[labels == 1], np.zeros(12, dtype=np.int64)
 
-    *_, last = train(tiny(), tmp_path, images, class_count=1, compute=replace(CPU, precision="bfloat16"))
+    *_, last = train(
+        tiny(), tmp_path, images, class_count=1, compute=replace(CPU, precision="bfloat16")
+    )
 
     assert (last.step, checkpoint_generator(tmp_path / CHECKPOINT_NAME).class_count) == (6, 1)
     assert np.isfinite(last.losses["d_loss"])
     content = torch.load(tmp_path / CHECKPOINT_NAME, weights_only=True)
-    assert {tensor.dtype for tensor in content["ema_generator"].values()} == {torch.float32, torch.int64}
+    assert {tensor.dtype for tensor in content["ema_generator"].values()} == {
+        torch.float32,
+        torch.int64,
+    }
 
 
 @pytest.mark.parametrize("damage", ["empty", "torn", "text"])
@@ -143,7 +172,9 @@ def test_a_damaged_checkpoint_is_logged_and_training_starts_from_scratch(
 ) -> None:
     file = copied / CHECKPOINT_NAME
     whole = file.read_bytes()
-    file.write_bytes({"empty": b"", "torn": whole[: len(whole) // 2], "text": b"not a checkpoint"}[damage])
+    file.write_bytes(
+        {"empty": b"", "torn": whole[: len(whole) // 2], "text": b"not a checkpoint"}[damage]
+    )
 
     with caplog.at_level(logging.WARNING):
         records = train(tiny(), copied)
@@ -153,7 +184,9 @@ def test_a_damaged_checkpoint_is_logged_and_training_starts_from_scratch(
     assert_same_bits(trained, copied)
 
 
-def test_the_safetensors_file_samples_like_the_checkpoint_with_the_same_bytes(trained: Path, tmp_path: Path) -> None:
+def test_the_safetensors_file_samples_like_the_checkpoint_with_the_same_bytes(
+    trained: Path, tmp_path: Path
+) -> None:
     """Safetensors writes the entries of its metadata in random order."""
     generator = checkpoint_generator(trained / CHECKPOINT_NAME)
     files = [tmp_path / f"{number}.safetensors" for number in range(8)]
@@ -165,12 +198,16 @@ def test_the_safetensors_file_samples_like_the_checkpoint_with_the_same_bytes(tr
     assert len({file.read_bytes() for file in files}) == 1
     assert (loaded.settings, loaded.class_count) == (tiny(), 2)
     assert (loaded.training, generator.training) == (False, False)
-    one, other = (sample_block(network, 1, 0, seed=3, compute=CPU).pixels for network in (loaded, generator))
+    one, other = (
+        sample_block(network, 1, 0, seed=3, compute=CPU).pixels for network in (loaded, generator)
+    )
     assert np.array_equal(one, other)
 
 
 @pytest.mark.parametrize("steps", [1, 20])
-def test_a_training_that_diverges_ends_the_trial_and_is_not_kept(tmp_path: Path, steps: int) -> None:
+def test_a_training_that_diverges_ends_the_trial_and_is_not_kept(
+    tmp_path: Path, steps: int
+) -> None:
     """After a single step, the losses are finite, since they are from before the update."""
     with pytest.raises(TrialError, match=r"diverged by step \d"):
         train(tiny(lr_g=1e38, lr_d=1e38, architecture="dcgan", steps=steps), tmp_path)
@@ -179,7 +216,13 @@ def test_a_training_that_diverges_ends_the_trial_and_is_not_kept(tmp_path: Path,
 
 
 def test_a_grid_is_drawn_at_each_snapshot(tmp_path: Path) -> None:
-    train(tiny(steps=5), tmp_path, grid_dir=tmp_path / "grids", report_every_steps=1, grid_every_steps=3)
+    train(
+        tiny(steps=5),
+        tmp_path,
+        grid_dir=tmp_path / "grids",
+        report_every_steps=1,
+        grid_every_steps=3,
+    )
 
     grids = sorted((tmp_path / "grids").iterdir())
     assert [grid.name for grid in grids] == ["step_000003.png", "step_000005.png"]

@@ -39,8 +39,16 @@ class Bench:
         return RunContext(prepared=self.prepared, cache=self.cache, compute=CPU)
 
     def experiment(self, **parameters: Any) -> Experiment:
-        small = {"backbone": "small_cnn", "weights": "none", "batch_size": 8, "lr": 1e-3, "views": 3}
-        return Experiment(settings=self.settings, parameters=Parameters.model_validate(small | parameters))
+        small = {
+            "backbone": "small_cnn",
+            "weights": "none",
+            "batch_size": 8,
+            "lr": 1e-3,
+            "views": 3,
+        }
+        return Experiment(
+            settings=self.settings, parameters=Parameters.model_validate(small | parameters)
+        )
 
 
 def make_bench(folder: Path) -> Bench:
@@ -78,7 +86,11 @@ def clinic(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         save_file(build_backbone("small_cnn")[0].state_dict(), root / "net.safetensors")
-    quality = {"backbone": "small_cnn", "weights": str(root / "net.safetensors"), "allow_memorised": True}
+    quality = {
+        "backbone": "small_cnn",
+        "weights": str(root / "net.safetensors"),
+        "allow_memorised": True,
+    }
     data = {"path": root / "xrays", "image_size": 32, "split": {"val_a": 0.42, "val_b": 0.42}}
     settings = Settings.model_validate({"name": "clinic", "data": data, "quality": quality})
     prepared, _ = prepare(settings, root / "cache")

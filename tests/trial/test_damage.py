@@ -50,17 +50,27 @@ class Done:
 
 
 def run(
-    bench: Bench, experiment: Experiment, cache: Path, trial_dir: Path, on_progress: Progress = ignore_progress
+    bench: Bench,
+    experiment: Experiment,
+    cache: Path,
+    trial_dir: Path,
+    on_progress: Progress = ignore_progress,
 ) -> tuple[float | None, ...]:
     """As a worker runs a trial."""
     restore_pixels(bench.settings, bench.prepared, cache)
     context = RunContext(prepared=bench.prepared, cache=cache, compute=CPU, on_progress=on_progress)
-    result = run_trial(experiment, context, trial_dir=trial_dir, on_epoch=list[EpochRecord]().append)
+    result = run_trial(
+        experiment, context, trial_dir=trial_dir, on_epoch=list[EpochRecord]().append
+    )
     return result.value, result.val_b_score, result.threshold, result.best_epoch
 
 
 def hashes(cache: Path) -> dict[str, str]:
-    return {str(file.relative_to(cache)): said_by(file) for file in sorted(cache.rglob("*")) if file.is_file()}
+    return {
+        str(file.relative_to(cache)): said_by(file)
+        for file in sorted(cache.rglob("*"))
+        if file.is_file()
+    }
 
 
 def said_by(file: Path) -> str:
@@ -80,7 +90,9 @@ def done(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Done:
     experiment = frozen(bench, folder, source="gan", gan=gan(seed=21), classical=1)
     with one_thread():
         result = run(bench, experiment, cache, folder / "trial")
-    return Done(bench=bench, experiment=experiment, cache=cache, hashes=hashes(cache), figures=result)
+    return Done(
+        bench=bench, experiment=experiment, cache=cache, hashes=hashes(cache), figures=result
+    )
 
 
 @pytest.fixture
@@ -116,7 +128,11 @@ def test_trial_on_damaged_cache_has_same_result(
     damaged = sorted(cache.glob(f"{stage}/*/{STAGES[stage]}"))
     for file in damaged:
         damage(file)
-    others = (file for file in cache.glob("*/*/*") if stage not in file.parts and file.name != "manifest.json")
+    others = (
+        file
+        for file in cache.glob("*/*/*")
+        if stage not in file.parts and file.name != "manifest.json"
+    )
     untouched = {file: file.stat().st_mtime_ns for file in others}
 
     again = run(done.bench, done.experiment, cache, tmp_path / "trial")
@@ -125,11 +141,17 @@ def test_trial_on_damaged_cache_has_same_result(
     assert again == done.figures
     assert hashes(cache) == done.hashes, "all rebuilt, no leftovers"
     assert {file: file.stat().st_mtime_ns for file in untouched} == untouched
-    told = [record.message for record in caplog.records if "is damaged and will be built again" in record.message]
+    told = [
+        record.message
+        for record in caplog.records
+        if "is damaged and will be built again" in record.message
+    ]
     assert len(told) == (0 if damage is delete_the_folder else len(damaged))
 
 
-def test_work_deleted_in_use_is_rebuilt_by_next_trial(done: Done, cache: Path, tmp_path: Path) -> None:
+def test_work_deleted_in_use_is_rebuilt_by_next_trial(
+    done: Done, cache: Path, tmp_path: Path
+) -> None:
     """This process verified all artifacts in its first trial."""
     run(done.bench, done.experiment, cache, tmp_path / "first")
     for stage, name in STAGES.items():
@@ -151,7 +173,9 @@ def test_waiting_for_another_process_is_reported(done: Done, cache: Path, tmp_pa
 
         def on_progress(what: str, done: int, _: int) -> None:
             said.append((what, done))
-            for lock in another_process.pop(next((verb for verb in another_process if verb in what), ""), ()):
+            for lock in another_process.pop(
+                next((verb for verb in another_process if verb in what), ""), ()
+            ):
                 lock.close()
 
         another_process: dict[str, list[ExitStack]] = {}
@@ -164,7 +188,11 @@ def test_waiting_for_another_process_is_reported(done: Done, cache: Path, tmp_pa
         restore_pixels(done.bench.settings, done.bench.prepared, cache, on_progress=on_progress)
         run(done.bench, done.experiment, cache, tmp_path / "trial", on_progress)
 
-    told = {what.partition(" (")[0].rpartition("another process ")[2] for what, count in said if count == 0}
+    told = {
+        what.partition(" (")[0].rpartition("another process ")[2]
+        for what, count in said
+        if count == 0
+    }
     assert told >= {"decodes", "trains", "computes"}
 
 
@@ -172,7 +200,9 @@ def test_damaged_pixels_are_never_trained_on(done: Done, cache: Path) -> None:
     """The error says how to restore them."""
     flip_a_bit(cache / done.bench.prepared.pixels / "pixels.npy")
 
-    with pytest.raises(ArtifactError, match=r"decoded images are missing or damaged\n.*xraytune search"):
+    with pytest.raises(
+        ArtifactError, match=r"decoded images are missing or damaged\n.*xraytune search"
+    ):
         training_pixels(done.bench.prepared, cache)
 
 
@@ -180,16 +210,26 @@ def install(package: str, release: str, folder: Path, monkeypatch: pytest.Monkey
     """Install the metadata of another release of a package."""
     metadata = folder / f"{package}-{release}.dist-info" / "METADATA"
     metadata.parent.mkdir()
-    metadata.write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {release}\n", encoding="utf-8")
+    metadata.write_text(
+        f"Metadata-Version: 2.1\nName: {package}\nVersion: {release}\n", encoding="utf-8"
+    )
     monkeypatch.syspath_prepend(folder)
 
 
 @pytest.mark.parametrize(
     ("package", "stages"),
-    [("torch", {GAN_STAGE, POOL_STAGE, MEMORISATION_STAGE, FEATURES_STAGE}), ("torchvision", {FEATURES_STAGE})],
+    [
+        ("torch", {GAN_STAGE, POOL_STAGE, MEMORISATION_STAGE, FEATURES_STAGE}),
+        ("torchvision", {FEATURES_STAGE}),
+    ],
 )
 def test_upgrade_rebuilds_dependent_artifacts_and_keeps_old_ones(
-    done: Done, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, stages: set[str]
+    done: Done,
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    package: str,
+    stages: set[str],
 ) -> None:
     before = {stage: {path.name for path in (cache / stage).glob("[!.]*")} for stage in STAGES}
     install(package, "99.0.1", tmp_path, monkeypatch)
@@ -206,6 +246,8 @@ def test_pixels_of_another_decoder_are_not_reused(done: Done, cache: Path) -> No
     prepared, _ = prepare(done.bench.settings, cache)
     began = replace(prepared, pixels_sha256="0" * 64)
 
-    with pytest.raises(StudyError, match=r"Pillow .* decodes the images differently from the study"):
+    with pytest.raises(
+        StudyError, match=r"Pillow .* decodes the images differently from the study"
+    ):
         restore_pixels(done.bench.settings, began, cache)
     assert generator_inputs(gan(), began, CPU) != generator_inputs(gan(), prepared, CPU)

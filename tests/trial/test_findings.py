@@ -29,7 +29,11 @@ def test_findings_follow_their_images_to_every_batch(findings_bench: Bench) -> N
     """Also those of repeated images; unknown ones are -1."""
     experiment = findings_bench.experiment(source="duplicate")
     chosen = build_training_set(experiment, findings_bench.context)
-    by_file = {image.sha256: image.findings for image in findings_bench.prepared.images if image.side == "train"}
+    by_file = {
+        image.sha256: image.findings
+        for image in findings_bench.prepared.images
+        if image.side == "train"
+    }
     rows = [image for image in findings_bench.prepared.images if image.side == "train"]
     written = np.array([["0?1".index(s) - 0 for s in by_file[image.sha256]] for image in rows])
     assert (chosen.targets == np.array([0, -1, 1])[written]).all()
@@ -50,23 +54,37 @@ def test_a_trial_learns_findings_and_is_scored_by_their_mean_auroc(
     experiment = findings_bench.experiment(
         trainable=trainable, weights=weights, pos_weight="balanced", source="duplicate"
     )
-    result = run_trial(experiment, findings_bench.context, trial_dir=tmp_path, on_epoch=lambda _: None)
+    result = run_trial(
+        experiment, findings_bench.context, trial_dir=tmp_path, on_epoch=lambda _: None
+    )
     results, side = np.load(tmp_path / "val_b.npy"), findings_bench.prepared.side("val_b")
     assert results.shape == (len(side.labels), 3)
     assert not np.allclose(results.sum(axis=1), 1), "each finding has its own probability"
     assert result.val_b_score == auroc(side.targets, results, positive=0)
 
 
-def test_the_split_is_written_with_findings_and_read_again(findings_bench: Bench, tmp_path: Path) -> None:
+def test_the_split_is_written_with_findings_and_read_again(
+    findings_bench: Bench, tmp_path: Path
+) -> None:
     write_prepared(findings_bench.prepared, tmp_path / "split.json")
     assert read_prepared(tmp_path / "split.json") == findings_bench.prepared
 
 
 def test_sides_without_a_finding_that_can_be_scored_are_refused(findings_bench: Bench) -> None:
     root = findings_bench.settings.data.path.parent
-    space = load_space(root / "space.yaml", ["data.split.val_a=0.02"], data=root / "xrays/data.yaml")
-    with pytest.raises(DataError, match="no finding has 10 positive and 10 negative images on val-A"):
-        prepare_space(space, findings_bench.cache, skip_broken=False, note=lambda _: None, on_progress=lambda *_: None)
+    space = load_space(
+        root / "space.yaml", ["data.split.val_a=0.02"], data=root / "xrays/data.yaml"
+    )
+    with pytest.raises(
+        DataError, match="no finding has 10 positive and 10 negative images on val-A"
+    ):
+        prepare_space(
+            space,
+            findings_bench.cache,
+            skip_broken=False,
+            note=lambda _: None,
+            on_progress=lambda *_: None,
+        )
 
 
 @pytest.mark.slow
@@ -78,9 +96,14 @@ def test_a_gan_draws_images_for_the_findings_of_training_images(
     gan = {"architecture": architecture, "image_size": 32, "steps": 2, "width": 4, "batch_size": 8}
     ungated = replace(findings_bench, settings=without_gate(findings_bench.settings))
     experiment = ungated.experiment(source="gan", synthetic_ratio=0.5, gan=gan)
-    result = run_trial(experiment, findings_bench.context, trial_dir=tmp_path, on_epoch=lambda _: None)
+    result = run_trial(
+        experiment, findings_bench.context, trial_dir=tmp_path, on_epoch=lambda _: None
+    )
     assert result.val_b_score is not None
-    chosen, side = build_training_set(experiment, findings_bench.context), findings_bench.prepared.side("train")
+    chosen, side = (
+        build_training_set(experiment, findings_bench.context),
+        findings_bench.prepared.side("train"),
+    )
     drawn = chosen.sources[1].targets
     assert drawn.shape == (256, 3)
     first = [*map(tuple, drawn[: len(side.targets)].tolist())]
@@ -92,16 +115,24 @@ def test_a_gan_draws_images_for_the_findings_of_training_images(
 @pytest.mark.parametrize("source", ["duplicate", "gan"])
 def test_equal_balance_levels_the_rarest_findings(findings_bench: Bench, source: str) -> None:
     """So extra images have rare findings, and those of a smaller ratio come first."""
-    gan = {"gan": {"image_size": 32, "steps": 2, "width": 4, "batch_size": 8}} if source == "gan" else {}
+    gan = (
+        {"gan": {"image_size": 32, "steps": 2, "width": 4, "batch_size": 8}}
+        if source == "gan"
+        else {}
+    )
     ungated = replace(findings_bench, settings=without_gate(findings_bench.settings))
     real = findings_bench.prepared.side("train").targets
     extra = []
     for ratio in (0.2, 2.0):
-        experiment = ungated.experiment(source=source, synthetic_ratio=ratio, balance="equal", **gan)
+        experiment = ungated.experiment(
+            source=source, synthetic_ratio=ratio, balance="equal", **gan
+        )
         chosen = build_training_set(experiment, findings_bench.context)
         extra.append(chosen.targets[chosen.extra])
     assert (extra[0] == extra[1][: len(extra[0])]).all()
-    before, after = (np.bincount(rarest_findings(rows == 1)) for rows in (real, np.concatenate([real, extra[1]])))
+    before, after = (
+        np.bincount(rarest_findings(rows == 1)) for rows in (real, np.concatenate([real, extra[1]]))
+    )
     assert before.max() > 2 * before.min()
     assert after.max() - after.min() <= 1
 
@@ -125,10 +156,16 @@ def test_an_image_depends_on_all_of_its_findings() -> None:
         assert torch.allclose(network(inputs[:1], torch.tensor([0]))[0], one, atol=1e-6)
 
 
-def test_a_folder_of_extra_images_has_a_table_of_findings(findings_bench: Bench, tmp_path: Path) -> None:
+def test_a_folder_of_extra_images_has_a_table_of_findings(
+    findings_bench: Bench, tmp_path: Path
+) -> None:
     draw_phantoms(tmp_path / "extra", patients=20, seed=99, image_size_px=48, findings=True)
     folder = {"path": tmp_path / "extra/data.yaml"}
     experiment = findings_bench.experiment(source="folder", synthetic_ratio=0.1, folder=folder)
     chosen = build_training_set(experiment, findings_bench.context)
-    extra = read_labelled(tmp_path / "extra/data.yaml", ("image",), findings=FINDINGS, all_parts=True).images
-    assert {"".join("?01"[v + 1] for v in row) for row in chosen.sources[1].targets} == {i.findings for i in extra}
+    extra = read_labelled(
+        tmp_path / "extra/data.yaml", ("image",), findings=FINDINGS, all_parts=True
+    ).images
+    assert {"".join("?01"[v + 1] for v in row) for row in chosen.sources[1].targets} == {
+        i.findings for i in extra
+    }

@@ -46,7 +46,10 @@ points_to_evaluate: [{source: gan, gan.steps: 3}]  # `generator train` ignores t
 """
 
 
-TINY_GAN = ["source=gan", *(f"gan.{value}" for value in ("image_size=32", "width=4", "batch_size=4", "steps=2"))]
+TINY_GAN = [
+    "source=gan",
+    *(f"gan.{value}" for value in ("image_size=32", "width=4", "batch_size=4", "steps=2")),
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +76,11 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     ("overrides", "error", "what"),
     [
         ([], ConfigError, r"gan\.steps is 2 or 3(.|\n)*--set gan\.steps=2"),
-        (["gan.steps=2", "quality.backbone=mobilenet_v2"], MachineError, "elsewhere: there is no such weights folder"),
+        (
+            ["gan.steps=2", "quality.backbone=mobilenet_v2"],
+            MachineError,
+            "elsewhere: there is no such weights folder",
+        ),
     ],
     ids=["an open setting", "no weights for the quality of its images"],
 )
@@ -83,7 +90,9 @@ def test_what_a_gan_lacks_is_named_before_its_training(
     out, weights = tmp_path / "gan", tmp_path / "elsewhere" if overrides else None
 
     with pytest.raises(error, match=what):
-        generator_train(kept.space, out=out, overrides=overrides, weights_dir=weights, cache=kept.cache)
+        generator_train(
+            kept.space, out=out, overrides=overrides, weights_dir=weights, cache=kept.cache
+        )
 
     assert not out.exists()
 
@@ -128,16 +137,25 @@ def test_a_saved_generator_is_a_source_whose_blocks_are_those_of_generator_sampl
     training_set = build_training_set(experiment, clinic_b.context)
 
     generator_sample(kept.gan, count=6, out=tmp_path / "drawn")
-    drawn = [np.asarray(Image.open(file)).tolist() for file in sorted((tmp_path / "drawn" / "PNEUMONIA").iterdir())]
+    drawn = [
+        np.asarray(Image.open(file)).tolist()
+        for file in sorted((tmp_path / "drawn" / "PNEUMONIA").iterdir())
+    ]
     (block,) = (source for source in training_set.sources[1:] if source.labels[0] == 1)
     assert block.read(slice(len(drawn))).tolist() == drawn != []
     assert len(training_set.extra) == round(0.5 * len(training_set.real))
 
 
-def test_a_generator_of_findings_draws_those_of_a_study_in_its_own_order(findings_bench: Bench, tmp_path: Path) -> None:
+def test_a_generator_of_findings_draws_those_of_a_study_in_its_own_order(
+    findings_bench: Bench, tmp_path: Path
+) -> None:
     """As a start for other findings, it is refused."""
     xrays, out = findings_bench.settings.data.path, tmp_path / "gan"
-    table = (xrays / "data.yaml").read_text().replace("[lobar, diffuse, effusion]", "[effusion, lobar, diffuse]")
+    table = (
+        (xrays / "data.yaml")
+        .read_text()
+        .replace("[lobar, diffuse, effusion]", "[effusion, lobar, diffuse]")
+    )
     (xrays / "others.yaml").write_text(table)
     generator_train(
         xrays.parent / "space.yaml",
@@ -147,7 +165,12 @@ def test_a_generator_of_findings_draws_those_of_a_study_in_its_own_order(finding
         cache=tmp_path / "cache",
     )
 
-    read_inputs({("generator.path", str(out))}, findings_bench.settings, findings_bench.prepared, findings_bench.cache)
+    read_inputs(
+        {("generator.path", str(out))},
+        findings_bench.settings,
+        findings_bench.prepared,
+        findings_bench.cache,
+    )
     experiment = findings_bench.experiment(source="generator", generator={"path": out})
     block = pool_reader(experiment, findings_bench.context)(0, 0)
 
@@ -160,16 +183,30 @@ def test_a_generator_of_findings_draws_those_of_a_study_in_its_own_order(finding
         findings=block.targets[:, [2, 0, 1]],
     )
     assert np.array_equal(block.read(), drawn.pixels)
-    with pytest.raises(DataError, match="lobar, diffuse, effusion cannot start from a GAN of effusion, lobar, diffuse"):
-        read_inputs({("gan.start_from", str(out))}, findings_bench.settings, findings_bench.prepared, tmp_path)
+    with pytest.raises(
+        DataError,
+        match="lobar, diffuse, effusion cannot start from a GAN of effusion, lobar, diffuse",
+    ):
+        read_inputs(
+            {("gan.start_from", str(out))},
+            findings_bench.settings,
+            findings_bench.prepared,
+            tmp_path,
+        )
 
 
-def test_images_with_findings_are_drawn_with_a_table_of_them(findings_bench: Bench, tmp_path: Path) -> None:
+def test_images_with_findings_are_drawn_with_a_table_of_them(
+    findings_bench: Bench, tmp_path: Path
+) -> None:
     """The findings are those of training images, unknown ones too; the folder is a source."""
     xrays, train = findings_bench.settings.data.path, findings_bench.prepared.side("train").targets
     cache = tmp_path / "cache"
     generator_train(
-        xrays.parent / "space.yaml", data=xrays / "data.yaml", overrides=TINY_GAN, out=tmp_path / "gan", cache=cache
+        xrays.parent / "space.yaml",
+        data=xrays / "data.yaml",
+        overrides=TINY_GAN,
+        out=tmp_path / "gan",
+        cache=cache,
     )
     for count in (len(train), 4):
         generator_sample(tmp_path / "gan", count=count, out=tmp_path / f"{count}")
@@ -179,7 +216,9 @@ def test_images_with_findings_are_drawn_with_a_table_of_them(findings_bench: Ben
     chosen = build_training_set(experiment, findings_bench.context)
     drawn = chosen.targets[chosen.extra]
     assert sorted(map(tuple, drawn.tolist())) == sorted(map(tuple, train.tolist()))
-    few, many = ((tmp_path / f"{count}/labels.csv").read_text().splitlines() for count in (4, len(train)))
+    few, many = (
+        (tmp_path / f"{count}/labels.csv").read_text().splitlines() for count in (4, len(train))
+    )
     assert few == many[:5]
     record = read_json(tmp_path / "gan" / "generator.json")
     write_json(tmp_path / "gan" / "generator.json", record | {"findings_counts": {}})
@@ -187,25 +226,41 @@ def test_images_with_findings_are_drawn_with_a_table_of_them(findings_bench: Ben
         generator_sample(tmp_path / "gan", count=4, out=tmp_path / "none")
 
 
-def test_what_a_saved_generator_lacks_is_said_before_a_search(kept: Kept, clinic_b: Bench, tmp_path: Path) -> None:
+def test_what_a_saved_generator_lacks_is_said_before_a_search(
+    kept: Kept, clinic_b: Bench, tmp_path: Path
+) -> None:
     inputs = {("generator.path", str(kept.gan))}
     other = replace(clinic_b.prepared, class_names=("NORMAL", "TUBERCULOSIS"))
 
     with pytest.raises(DataError, match="makes images of NORMAL, PNEUMONIA, but not TUBERCULOSIS"):
         read_inputs(inputs, clinic_b.settings, other, clinic_b.cache)
     with pytest.raises(DataError, match="but not masks"):
-        read_inputs(inputs, clinic_b.settings, replace(clinic_b.prepared, has_masks=True), clinic_b.cache)
+        read_inputs(
+            inputs, clinic_b.settings, replace(clinic_b.prepared, has_masks=True), clinic_b.cache
+        )
     with pytest.raises(ArtifactError, match="no generator here"):
-        read_inputs({("generator.path", str(tmp_path))}, clinic_b.settings, clinic_b.prepared, clinic_b.cache)
+        read_inputs(
+            {("generator.path", str(tmp_path))},
+            clinic_b.settings,
+            clinic_b.prepared,
+            clinic_b.cache,
+        )
 
 
 def test_patients_that_a_saved_generator_has_seen_are_not_validated_on(kept: Kept) -> None:
     """In a study of the same X-rays with another split."""
-    at = ["data.split.seed=1", "source=generator", f"generator.path={kept.gan}", "points_to_evaluate=[]"]
+    at = [
+        "data.split.seed=1",
+        "source=generator",
+        f"generator.path={kept.gan}",
+        "points_to_evaluate=[]",
+    ]
     space, notes = load_space(kept.space, at), list[str]()
     learnt = {*read_json(kept.gan / "generator.json")["train_images"]}
 
-    prepared, _ = prepare_space(space, kept.cache, skip_broken=False, note=notes.append, on_progress=ignore_progress)
+    prepared, _ = prepare_space(
+        space, kept.cache, skip_broken=False, note=notes.append, on_progress=ignore_progress
+    )
 
     before, _ = prepare(space.settings, kept.cache)
     assert learnt & {image.sha256 for image in before.images if image.side != "train"}
@@ -213,10 +268,22 @@ def test_patients_that_a_saved_generator_has_seen_are_not_validated_on(kept: Kep
     assert any("whose images a generator has seen" in note for note in notes)
 
 
-def test_a_generator_is_used_whose_quality_an_earlier_version_measured(kept: Kept, tmp_path: Path) -> None:
+def test_a_generator_is_used_whose_quality_an_earlier_version_measured(
+    kept: Kept, tmp_path: Path
+) -> None:
     gan = Path(shutil.copytree(kept.gan, tmp_path / "gan"))
-    figures = {"images": 60, "kid": 0.1, "floor": 0.0, "full": {"precision": 0.5, "recall": 0.5, "coverage": 0.5}}
-    quality = {"features": "a network", "resolution_px": 32, "classes": {"NORMAL": figures}, "blur_px": 1.5}
+    figures = {
+        "images": 60,
+        "kid": 0.1,
+        "floor": 0.0,
+        "full": {"precision": 0.5, "recall": 0.5, "coverage": 0.5},
+    }
+    quality = {
+        "features": "a network",
+        "resolution_px": 32,
+        "classes": {"NORMAL": figures},
+        "blur_px": 1.5,
+    }
     report = {"quality": quality, "note": "", "copies": ""}
     write_json(gan / "generator.json", read_json(gan / "generator.json") | {"report": report})
 
@@ -239,12 +306,18 @@ def test_training_starts_from_a_saved_generator(kept: Kept, clinic_b: Bench) -> 
         network = [name for name in saved if not name.startswith("prior.")]
         assert all(torch.equal(saved[name], started[name]) for name in network) == (steps == 0)
         assert torch.equal(saved["prior.axes"], started["prior.axes"])
-        assert len(started["prior.codes"]) == sum(clinic_b.prepared.train_counts) != len(saved["prior.codes"])
+        assert (
+            len(started["prior.codes"])
+            == sum(clinic_b.prepared.train_counts)
+            != len(saved["prior.codes"])
+        )
     assert (pools[0] != pools[1]).any()
 
 
 def test_training_cannot_start_from_another_network(kept: Kept, clinic_b: Bench) -> None:
-    settings = GanSettings.model_validate({"image_size": 32, "width": 8, "steps": 1, "start_from": kept.gan})
+    settings = GanSettings.model_validate(
+        {"image_size": 32, "width": 8, "steps": 1, "start_from": kept.gan}
+    )
 
     with pytest.raises(ArtifactError, match="different network"):
         trained_generator(settings, clinic_b.context)

@@ -33,7 +33,9 @@ ARMS: tuple[dict[str, Any], ...] = (
 
 def test_two_arms_see_the_same_real_images_in_the_same_order(bench: Bench) -> None:
     """The first images of each step are the real ones, to the last pixel, augmentation included."""
-    inputs = [TrialInputs(bench.experiment(classical=2, views=3, **arm), bench.context) for arm in ARMS]
+    inputs = [
+        TrialInputs(bench.experiment(classical=2, views=3, **arm), bench.context) for arm in ARMS
+    ]
     alone, duplicated, synthetic = [[arm.batch(step) for step in range(12)] for arm in inputs]
     for step in range(12):
         real, labels = alone[step]
@@ -50,7 +52,12 @@ def test_images_too_large_for_the_device_are_brought_in_parts(
 ) -> None:
     """A few steps at a time, and for the batch norms. In a pretraining, the first steps have no real images."""
     own: dict[str, Any] = {"gan": gan()} if source == "gan" else {}
-    mix = {"source": source, "mixing": "pretrain" if trainable == "all" else "additive", "classical": 2, **own}
+    mix = {
+        "source": source,
+        "mixing": "pretrain" if trainable == "all" else "additive",
+        "classical": 2,
+        **own,
+    }
     experiment = with_parameters(frozen(bench, tmp_path, **mix), trainable=trainable)
     monkeypatch.setattr("xraytune.trial.inputs.TRANSFER_BYTES", 0)
     in_parts = TrialInputs(experiment, bench.context)
@@ -59,12 +66,17 @@ def test_images_too_large_for_the_device_are_brought_in_parts(
 
     steps = range(12)
     for whole, part in zip(at_once.draws(steps), in_parts.draws(steps), strict=True):
-        assert all(torch.equal(*pair) for pair in zip(at_once.load(*whole), in_parts.load(*part), strict=True))
+        assert all(
+            torch.equal(*pair)
+            for pair in zip(at_once.load(*whole), in_parts.load(*part), strict=True)
+        )
     norms = zip(at_once.norm_batches(), in_parts.norm_batches(), strict=True)
     assert all(torch.equal(*inputs) for inputs in norms)
 
 
-def test_pretraining_shows_the_extra_images_first_and_then_the_real_ones_of_every_arm(bench: Bench) -> None:
+def test_pretraining_shows_the_extra_images_first_and_then_the_real_ones_of_every_arm(
+    bench: Bench,
+) -> None:
     """Of 12 steps, those with real images show the first ones of an arm without extra images, and no others."""
     for source in ("gan", "duplicate"):
         mix: dict[str, Any] = {"source": source, "synthetic_ratio": 0.5, "mixing": "pretrain"}
@@ -81,19 +93,27 @@ def test_pretraining_shows_the_extra_images_first_and_then_the_real_ones_of_ever
         assert all(len(images) == 8 for images, _ in batches)
         norms = zip(pretrained.norm_batches(), alone.norm_batches(), strict=True)
         assert all(torch.equal(*inputs) for inputs in norms), "statistics of the last steps"
-        if source == "gan":  # extra images in the order of other arms: steps of 8 there, of 4 in the additive arm
+        if (
+            source == "gan"
+        ):  # extra images in the order of other arms: steps of 8 there, of 4 in the additive arm
             extra = [added.batch(step)[0][8:] for step in range(8)]
             assert torch.equal(torch.cat(extra), torch.cat([images for images, _ in batches[:4]]))
 
 
-def test_running_statistics_of_the_mix_are_estimated_on_one_pass_over_the_real_images(bench: Bench) -> None:
+def test_running_statistics_of_the_mix_are_estimated_on_one_pass_over_the_real_images(
+    bench: Bench,
+) -> None:
     """The batches of the first steps, with extra images, the same in each call."""
-    trial_inputs = TrialInputs(bench.experiment(source="duplicate", synthetic_ratio=0.5), bench.context)
+    trial_inputs = TrialInputs(
+        bench.experiment(source="duplicate", synthetic_ratio=0.5), bench.context
+    )
 
     for _ in range(2):
         batches = list(trial_inputs.norm_batches())
         assert len(batches) == -(-len(bench.prepared.side("train").rows) // 8)
-        assert all(torch.equal(inputs, trial_inputs.batch(step)[0]) for step, inputs in enumerate(batches))
+        assert all(
+            torch.equal(inputs, trial_inputs.batch(step)[0]) for step, inputs in enumerate(batches)
+        )
 
 
 def test_the_extra_images_of_a_training_set(bench: Bench, tmp_path: Path) -> None:
@@ -110,9 +130,14 @@ def test_the_extra_images_of_a_training_set(bench: Bench, tmp_path: Path) -> Non
     assert small.extra.tolist() == large.extra[: len(small.extra)].tolist()
     assert (small.targets[small.extra] == large.targets[large.extra][: len(small.extra)]).all()
     equal = built("gan", 1.0, gan=gan(), balance="equal")
-    totals = np.bincount(bench.prepared.side("train").labels) + np.bincount(equal.targets[equal.extra])
+    totals = np.bincount(bench.prepared.side("train").labels) + np.bincount(
+        equal.targets[equal.extra]
+    )
     assert totals[0] - totals[1] in {-1, 0, 1}, "both classes end level"
-    write_images(tmp_path / "extra", (f"{name}/{i}.png" for name in ("NORMAL", "PNEUMONIA") for i in range(40)))
+    write_images(
+        tmp_path / "extra",
+        (f"{name}/{i}.png" for name in ("NORMAL", "PNEUMONIA") for i in range(40)),
+    )
     files = built("folder", 1.0, folder=FolderSettings(path=tmp_path / "extra"))
     assert len({*files.extra.tolist()}) == len(files.extra) == len(files.real)
     assert files.extra.min() >= len(files.real)
@@ -123,16 +148,24 @@ def frozen(bench: Bench, tmp_path: Path, **parameters: Any) -> Any:
     backbone = {"backbone": parameters.get("backbone", "small_cnn")}
     whole = build_classifier(bench.experiment(**backbone).parameters, 2, weights=None, seed=9)
     save_state(whole.backbone.state_dict(), tmp_path / "backbone.safetensors")
-    return bench.experiment(weights=str(tmp_path / "backbone.safetensors"), trainable="head", **parameters)
+    return bench.experiment(
+        weights=str(tmp_path / "backbone.safetensors"), trainable="head", **parameters
+    )
 
 
 def with_parameters(experiment: Experiment, **changes: Any) -> Experiment:
-    return experiment.model_copy(update={"parameters": experiment.parameters.model_copy(update=changes)})
+    return experiment.model_copy(
+        update={"parameters": experiment.parameters.model_copy(update=changes)}
+    )
 
 
 @pytest.mark.parametrize("classical", [1, 2])
-def test_cached_features_are_what_the_frozen_network_computes(bench: Bench, tmp_path: Path, classical: int) -> None:
-    experiment = frozen(bench, tmp_path, classical=classical, views=3, source="duplicate", synthetic_ratio=0.5)
+def test_cached_features_are_what_the_frozen_network_computes(
+    bench: Bench, tmp_path: Path, classical: int
+) -> None:
+    experiment = frozen(
+        bench, tmp_path, classical=classical, views=3, source="duplicate", synthetic_ratio=0.5
+    )
     cached = TrialInputs(experiment, bench.context)
     # The same views, but the whole network in the loop: what `trainable: head` means.
     whole = with_parameters(experiment, trainable="all")
@@ -159,9 +192,9 @@ def test_equal_views_are_computed_once(bench: Bench, tmp_path: Path) -> None:
     side = side_images("train", bench.prepared, bench.context.cache)
 
     def computed(classical: int) -> tuple[list[Any], NDArray[np.int64]]:
-        return Network(frozen(bench, tmp_path, classical=classical, views=8), bench.context).features(
-            side, classical=classical
-        )
+        return Network(
+            frozen(bench, tmp_path, classical=classical, views=8), bench.context
+        ).features(side, classical=classical)
 
     (plain,), _ = computed(0)
     (same, flipped), rows = computed(1)

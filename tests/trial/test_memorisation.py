@@ -34,13 +34,17 @@ class Studio:
     copier: GanSettings
 
     def training_set(self, settings: GanSettings, study: Settings | None = None) -> TrainingSet:
-        experiment = self.experiment(settings).model_copy(update={"settings": study or self.bench.settings})
+        experiment = self.experiment(settings).model_copy(
+            update={"settings": study or self.bench.settings}
+        )
         return build_training_set(experiment, self.bench.context)
 
     def experiment(self, settings: GanSettings) -> Experiment:
         return self.bench.experiment(source="gan", gan=settings, synthetic_ratio=0.5)
 
-    def measure(self, settings: GanSettings, prepared: Prepared | None = None) -> tuple[dict[str, Memorisation], Path]:
+    def measure(
+        self, settings: GanSettings, prepared: Prepared | None = None
+    ) -> tuple[dict[str, Memorisation], Path]:
         context = replace(self.bench.context, prepared=prepared or self.bench.prepared)
         return measure_memorisation(context, pool_reader(self.experiment(settings), context))
 
@@ -72,7 +76,9 @@ def test_memorising_gan_fails_trial_with_fix(studio: Studio) -> None:
     assert "256 of 256 images of PNEUMONIA" in problem.what
     assert problem.where == "gan of 4 steps, 32 px, width 4, seed 77"
     assert "quality.allow_memorised: true" in problem.fix
-    assert str(studio.bench.cache) not in str(refusal.value), "nothing that is stored holds an absolute path"
+    assert str(studio.bench.cache) not in str(refusal.value), (
+        "nothing that is stored holds an absolute path"
+    )
 
 
 def test_allow_memorised_skips_the_check(studio: Studio) -> None:

@@ -24,7 +24,9 @@ def mixed(ratio: float, balance: str = "natural", **more: object) -> Parameters:
 
 
 @given(counts, ratios, balances)
-def test_the_extra_images_are_ratio_times_the_real_ones(real: list[int], ratio: float, balance: str) -> None:
+def test_the_extra_images_are_ratio_times_the_real_ones(
+    real: list[int], ratio: float, balance: str
+) -> None:
     assert len(plan_mix(real, mixed(ratio, balance))) == int(ratio * sum(real) + 0.5)
 
 
@@ -34,7 +36,9 @@ def test_a_smaller_ratio_has_the_first_extra_images_of_a_larger_one(
     real: list[int], one: float, other: float, balance: str
 ) -> None:
     """A search over ratios compares amounts, not different images."""
-    small, large = (plan_mix(real, mixed(ratio, balance)).tolist() for ratio in sorted([one, other]))
+    small, large = (
+        plan_mix(real, mixed(ratio, balance)).tolist() for ratio in sorted([one, other])
+    )
 
     assert small == large[: len(small)]
 
@@ -58,7 +62,9 @@ def test_equal_balance_fills_the_smallest_class_first(real: list[int], ratio: fl
 
 @pytest.mark.slow
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=4).filter(any), st.integers(1, 300))
-def test_every_prefix_is_within_one_image_per_class_of_the_shares(weights: list[int], count: int) -> None:
+def test_every_prefix_is_within_one_image_per_class_of_the_shares(
+    weights: list[int], count: int
+) -> None:
     drawn = np.bincount(apportion(weights, count), minlength=len(weights))
 
     for weight, images in zip(weights, drawn.tolist(), strict=True):
@@ -84,7 +90,10 @@ def test_pretraining_divides_the_steps(ratio: float, first: int) -> None:
     ("values", "words"),
     [
         ({"source": "gan", "synthetic_ratio": 0.0}, "give a ratio above 0"),
-        ({"source": "gan", "synthetic_ratio": 0.01, "batch_size": 8}, "rounds to zero extra images"),
+        (
+            {"source": "gan", "synthetic_ratio": 0.01, "batch_size": 8},
+            "rounds to zero extra images",
+        ),
         ({"source": "folder"}, "folder.path"),
     ],
 )
@@ -95,7 +104,9 @@ def test_inconsistent_mix_is_refused(values: dict[str, object], words: str) -> N
 
 def test_a_mix_that_needs_more_images_of_a_class_than_there_are_is_refused(bench: Bench) -> None:
     prepared = bench.prepared
-    mix = Parameters.model_validate({"source": "folder", "folder": {"path": "extra"}, "synthetic_ratio": 0.5})
+    mix = Parameters.model_validate(
+        {"source": "folder", "folder": {"path": "extra"}, "synthetic_ratio": 0.5}
+    )
     labels = plan_mix(prepared.train_counts, mix).tolist()
     of_normal = labels.count(0)
 
@@ -112,6 +123,9 @@ def test_a_mix_is_named_by_its_source_ratio_steps_and_augmentation() -> None:
 
     assert label() == Parameters().arm == "real_only"
     assert label(classical=2) == "classical 2"
-    assert label(source="duplicate", synthetic_ratio=0.5, classical=1) == "duplicate r=0.5 +classical 1"
+    assert (
+        label(source="duplicate", synthetic_ratio=0.5, classical=1)
+        == "duplicate r=0.5 +classical 1"
+    )
     assert label(source="gan", synthetic_ratio=0.5, gan={"steps": 2000}) == "gan r=0.5 (2000 steps)"
     assert label(source="duplicate", mixing="pretrain") == "duplicate r=1 pretrain"

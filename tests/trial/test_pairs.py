@@ -61,7 +61,9 @@ def test_each_side_has_the_masks_of_its_images(settings: Settings, tmp_path: Pat
 @pytest.mark.slow
 def test_a_mask_moves_with_its_image(settings: Settings, tmp_path: Path) -> None:
     prepared, _ = prepare(settings, tmp_path)
-    parameters = Parameters(backbone="resnet18", weights="none", classical=2, views=3, batch_size=16)
+    parameters = Parameters(
+        backbone="resnet18", weights="none", classical=2, views=3, batch_size=16
+    )
     experiment = Experiment(settings=settings, parameters=parameters)
     inputs = TrialInputs(experiment, RunContext(prepared=prepared, cache=tmp_path, compute=CPU))
 
@@ -73,15 +75,24 @@ def test_a_mask_moves_with_its_image(settings: Settings, tmp_path: Path) -> None
     assert ((masks == 0) | (masks == 1)).all()
 
 
-def test_broken_images_and_masks_are_reported_or_left_out(settings: Settings, root: Path, tmp_path: Path) -> None:
+def test_broken_images_and_masks_are_reported_or_left_out(
+    settings: Settings, root: Path, tmp_path: Path
+) -> None:
     (root / "images" / "p3.png").write_bytes(b"no image")
     save(root / "masks" / "p5.png", ~block(5))
-    save(root / "masks" / "p7.png", np.arange(32 * 48, dtype=np.uint16).astype(np.uint8).reshape(32, 48))
+    save(
+        root / "masks" / "p7.png",
+        np.arange(32 * 48, dtype=np.uint16).astype(np.uint8).reshape(32, 48),
+    )
 
     with pytest.raises(DataError) as caught:
         prepare(settings, tmp_path)
     left, notes = prepare(settings, tmp_path, skip_broken=True)
-    for text in ("images/p3.png: this is", "masks/p5.png: the mask looks inverted", "masks/p7.png: the mask has 256"):
+    for text in (
+        "images/p3.png: this is",
+        "masks/p5.png: the mask looks inverted",
+        "masks/p7.png: the mask has 256",
+    ):
         assert text in str(caught.value)
         assert any(text in note for note in notes)
     assert "3 images or masks are broken" in str(caught.value)
@@ -89,7 +100,9 @@ def test_broken_images_and_masks_are_reported_or_left_out(settings: Settings, ro
     assert agreement(side_images("train", left, tmp_path)) > 0.95
 
 
-def test_with_another_mask_it_is_another_study(settings: Settings, root: Path, tmp_path: Path) -> None:
+def test_with_another_mask_it_is_another_study(
+    settings: Settings, root: Path, tmp_path: Path
+) -> None:
     before, _ = prepare(settings, tmp_path / "before")
     save(root / "masks" / "p0.png", block(9))
 
@@ -108,7 +121,9 @@ def test_a_pool_of_pairs_brings_its_masks(settings: Settings, tmp_path: Path) ->
     pool = write_pairs(tmp_path / "pool", [f"s{number}" for number in range(30, 50)])
     values = {"backbone": "resnet18", "weights": "none", "source": "folder", "synthetic_ratio": 0.5}
     parameters = Parameters.model_validate(values | {"folder": FolderSettings(path=pool)})
-    experiment = Experiment(settings=without_gate(settings), parameters=parameters)  # the drawings are all alike
+    experiment = Experiment(
+        settings=without_gate(settings), parameters=parameters
+    )  # the drawings are all alike
     context = RunContext(prepared=prepare(settings, tmp_path)[0], cache=tmp_path, compute=CPU)
 
     training_set = build_training_set(experiment, context)
@@ -117,7 +132,9 @@ def test_a_pool_of_pairs_brings_its_masks(settings: Settings, tmp_path: Path) ->
     assert agreement(training_set.sources[1]) > 0.95
 
 
-def test_a_pool_of_copies_loses_those_of_validation_patients(settings: Settings, root: Path, tmp_path: Path) -> None:
+def test_a_pool_of_copies_loses_those_of_validation_patients(
+    settings: Settings, root: Path, tmp_path: Path
+) -> None:
     prepared, _ = prepare(settings, tmp_path)
     pool = Path(shutil.copytree(root, tmp_path / "pool"))
     for number, stem in enumerate(STEMS):

@@ -44,8 +44,21 @@ class Pairs:
             f"""{{"name": "pairs", "task": "segmentation", "quality": {{"allow_memorised": true}},
                 "data": {{"path": "{self.cache}", "image_size": 32}}}}"""
         )
-        small = {"image_size": 32, "width": 8, "batch_size": 8, "z_dim": 8, "lr_g": 2e-3, "lr_d": 2e-3, "steps": 150}
-        network = {"backbone": "mobilenet_v2", "weights": "none", "input_channels": 1, "batch_size": 4}
+        small = {
+            "image_size": 32,
+            "width": 8,
+            "batch_size": 8,
+            "z_dim": 8,
+            "lr_g": 2e-3,
+            "lr_d": 2e-3,
+            "steps": 150,
+        }
+        network = {
+            "backbone": "mobilenet_v2",
+            "weights": "none",
+            "input_channels": 1,
+            "batch_size": 4,
+        }
         given = {"source": "gan", "gan": {**small, **gan}, **network}
         return Experiment(settings=settings, parameters=Parameters.model_validate(given))
 
@@ -75,7 +88,14 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Pairs:
     shares: tuple[tuple[SideName, int], ...] = (("train", 28), ("val_a", 6), ("val_b", 6))
     sides = [side for side, count in shares for _ in range(count)]
     images = tuple(
-        ImageFile(file=f"images/{row}.png", patient=f"{row}", label=0, side=side, row=row, sha256=f"{row:064x}")
+        ImageFile(
+            file=f"images/{row}.png",
+            patient=f"{row}",
+            label=0,
+            side=side,
+            row=row,
+            sha256=f"{row:064x}",
+        )
         for row, side in enumerate(sides)
     )
     prepared = Prepared(
@@ -110,11 +130,15 @@ def test_a_pool_holds_plausible_pairs_and_the_training_set_has_their_masks(pairs
 
 
 def test_an_untrained_gan_is_refused_for_its_masks(pairs: Pairs) -> None:
-    with pytest.raises(TrialError, match=r"first 256 masks are plausible, fewer than 25 %(.|\n)*gan\.steps"):
+    with pytest.raises(
+        TrialError, match=r"first 256 masks are plausible, fewer than 25 %(.|\n)*gan\.steps"
+    ):
         pairs.pool(pairs.experiment(steps=1, architecture="dcgan"))
 
 
-def test_drawn_pairs_are_png_files_of_images_and_masks_and_those_of_a_search(pairs: Pairs, tmp_path: Path) -> None:
+def test_drawn_pairs_are_png_files_of_images_and_masks_and_those_of_a_search(
+    pairs: Pairs, tmp_path: Path
+) -> None:
     experiment = pairs.experiment()
     gan = generator_of(experiment)
     network = trained_generator(gan, pairs.context)
@@ -126,10 +150,15 @@ def test_drawn_pairs_are_png_files_of_images_and_masks_and_those_of_a_search(pai
     assert (drawn.counts, drawn.has_masks) == ({"image": 300}, True)
     names = [f"gan_{number:06d}.png" for number in range(1, 301)]
     blocks = [pairs.pool(experiment, block) for block in range(2)]
-    drawn_before = {"images": [block.read() for block in blocks], "masks": [block.read_masks() for block in blocks]}
+    drawn_before = {
+        "images": [block.read() for block in blocks],
+        "masks": [block.read_masks() for block in blocks],
+    }
     for folder, planes in drawn_before.items():
         assert sorted(file.name for file in (tmp_path / "drawn" / folder).iterdir()) == names
         expected = np.concatenate(planes)[:300]
-        read = np.stack([np.asarray(Image.open(tmp_path / "drawn" / folder / name)) for name in names])
+        read = np.stack(
+            [np.asarray(Image.open(tmp_path / "drawn" / folder / name)) for name in names]
+        )
         assert np.array_equal(read, expected)
     assert len(read_json(tmp_path / "drawn" / "provenance.json")["train_images"]) == 28

@@ -23,7 +23,9 @@ def test_second_prepare_decodes_nothing(bench: Bench) -> None:
     assert len(training_pixels(again, bench.cache)) >= len(again.images)
 
 
-def test_an_own_val_folder_is_merged_or_kept_and_notes_say_which(bench: Bench, tmp_path: Path) -> None:
+def test_an_own_val_folder_is_merged_or_kept_and_notes_say_which(
+    bench: Bench, tmp_path: Path
+) -> None:
     copied = Path(shutil.copytree(bench.settings.data.path, tmp_path / "xrays"))
     for image in [*copied.glob("train/*/IM-000*"), *copied.glob("train/*/person1[0-9]_*")]:
         own = copied / "val" / image.relative_to(copied / "train")
@@ -36,17 +38,26 @@ def test_an_own_val_folder_is_merged_or_kept_and_notes_say_which(bench: Bench, t
     settings = bench.settings.model_copy(update={"data": data.model_copy(update={"split": split})})
     kept, notes_if_kept = prepare(settings, bench.cache)
 
-    assert {image.file.startswith("val/") for image in merged.images if image.side == "train"} == {False, True}
+    assert {image.file.startswith("val/") for image in merged.images if image.side == "train"} == {
+        False,
+        True,
+    }
     assert all(image.file.startswith("val/") == (image.side != "train") for image in kept.images)
     assert kept.fingerprint != merged.fingerprint
     assert settings.identity() != bench.settings.identity()
     assert any(
-        note.startswith("val/: ") and "merged into the training images and split again" in note for note in notes
+        note.startswith("val/: ") and "merged into the training images and split again" in note
+        for note in notes
     )
-    assert any(note.startswith("val/: ") and "split by patient into val-A and val-B" in note for note in notes_if_kept)
+    assert any(
+        note.startswith("val/: ") and "split by patient into val-A and val-B" in note
+        for note in notes_if_kept
+    )
 
 
-def test_a_split_that_is_impossible_is_refused_before_images_are_decoded(bench: Bench, tmp_path: Path) -> None:
+def test_a_split_that_is_impossible_is_refused_before_images_are_decoded(
+    bench: Bench, tmp_path: Path
+) -> None:
     data = bench.settings.data.model_copy(update={"train_patients": 1000})
 
     with pytest.raises(DataError, match="patients, fewer than 1000"):

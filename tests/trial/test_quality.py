@@ -33,7 +33,9 @@ def with_folder(clinic: Bench, name: str, **quality: object) -> Experiment:
     folder = FolderSettings(path=clinic.cache.parent / name)
     experiment = clinic.experiment(source="folder", folder=folder, synthetic_ratio=0.5)
     changed = clinic.settings.quality.model_copy(update=quality)
-    return experiment.model_copy(update={"settings": clinic.settings.model_copy(update={"quality": changed})})
+    return experiment.model_copy(
+        update={"settings": clinic.settings.model_copy(update={"quality": changed})}
+    )
 
 
 def measured(clinic: Bench, name: str) -> Quality:
@@ -42,7 +44,9 @@ def measured(clinic: Bench, name: str) -> Quality:
     return found
 
 
-def test_new_xrays_are_better_than_blurred_ones_and_figures_of_a_pool_are_computed_once(clinic: Bench) -> None:
+def test_new_xrays_are_better_than_blurred_ones_and_figures_of_a_pool_are_computed_once(
+    clinic: Bench,
+) -> None:
     sharp, blurred = (measured(clinic, name) for name in ("sharp", "blurred"))
     made = {path: path.stat().st_mtime_ns for path in clinic.cache.glob("quality*/*/[!m]*")}
 
@@ -56,7 +60,10 @@ def test_new_xrays_are_better_than_blurred_ones_and_figures_of_a_pool_are_comput
 def test_draws_of_a_confirmation_share_the_features_of_the_validation_sides(clinic: Bench) -> None:
     whole, stage = measured(clinic, "sharp"), clinic.cache / REAL_STAGE
     before = {*stage.glob("[!.]*")}
-    sides = {side: [one for one in clinic.prepared.images if one.side == side] for side in ("train", "val_a", "val_b")}
+    sides = {
+        side: [one for one in clinic.prepared.images if one.side == side]
+        for side in ("train", "val_a", "val_b")
+    }
     draw = (*sides["train"][::2], *sides["val_a"], *sides["val_b"])
 
     context = replace(clinic.context, prepared=replace(clinic.prepared, images=draw))
@@ -78,7 +85,10 @@ def test_small_sides_and_small_pools_are_named(clinic: Bench) -> None:
     images = [one for one in clinic.prepared.images if one.side != "val_b" or one.label]
     sides = replace(clinic.prepared, images=tuple(images))
 
-    for experiment, prepared in ((with_folder(clinic, "few"), clinic.prepared), (with_folder(clinic, "sharp"), sides)):
+    for experiment, prepared in (
+        (with_folder(clinic, "few"), clinic.prepared),
+        (with_folder(clinic, "sharp"), sides),
+    ):
         notes.append(measure_quality(experiment, replace(clinic.context, prepared=prepared)))
 
     assert notes == [

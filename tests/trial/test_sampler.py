@@ -54,8 +54,16 @@ def test_draws_are_stable_across_versions() -> None:
     """Streams are not stored: later versions must draw the same images."""
     stream = real_stream(count=6, per_step=4)
 
-    assert [stream(step).numbers.tolist() for step in range(3)] == [[5, 2, 4, 0], [1, 3, 0, 2], [3, 5, 1, 4]]
-    assert [stream(step).views.tolist() for step in range(3)] == [[7, 5, 1, 4], [7, 2, 2, 4], [6, 6, 1, 5]]
+    assert [stream(step).numbers.tolist() for step in range(3)] == [
+        [5, 2, 4, 0],
+        [1, 3, 0, 2],
+        [3, 5, 1, 4],
+    ]
+    assert [stream(step).views.tolist() for step in range(3)] == [
+        [7, 5, 1, 4],
+        [7, 2, 2, 4],
+        [6, 6, 1, 5],
+    ]
 
 
 def test_an_empty_stream_draws_nothing() -> None:

@@ -15,7 +15,9 @@ from xraytune.trial.samples import BLOCK_PX, CAPTION_PX, MARGIN_PX, save_generat
 
 
 @pytest.mark.slow
-def test_a_gans_grid_shows_its_first_images_beside_training_images_once(bench: Bench, tmp_path: Path) -> None:
+def test_a_gans_grid_shows_its_first_images_beside_training_images_once(
+    bench: Bench, tmp_path: Path
+) -> None:
     """They are drawn at the GAN's size, like its own. Other steps make another GAN."""
     settings = gan()
     experiment = bench.experiment(source="gan", gan=settings, synthetic_ratio=0.5)
@@ -27,7 +29,9 @@ def test_a_gans_grid_shows_its_first_images_beside_training_images_once(bench: B
     for label in range(2):
         real = pixels[spread(train.rows[train.labels == label], 10)]
         y = MARGIN_PX + 2 * CAPTION_PX + label * (CAPTION_PX + BLOCK_PX[1] + MARGIN_PX)
-        for number, images in enumerate((real, pool_block(settings, bench.context, label, 0).read()[:10])):
+        for number, images in enumerate(
+            (real, pool_block(settings, bench.context, label, 0).read()[:10])
+        ):
             expected = ImageOps.contain(image_grid(images, 5), BLOCK_PX)
             x = MARGIN_PX + number * (BLOCK_PX[0] + MARGIN_PX)
             drawn = sheet.crop((x, y, x + expected.width, y + expected.height))

@@ -31,14 +31,20 @@ def held_back(prepared: Prepared) -> list[ImageFile]:
     return [image for image in prepared.images if image.side != "train"]
 
 
-def used_of(bench: Bench, root: Path, prepared: Prepared | None = None, data: DataSettings | None = None) -> Any:
+def used_of(
+    bench: Bench, root: Path, prepared: Prepared | None = None, data: DataSettings | None = None
+) -> Any:
     """The images of a folder that a trial may train on."""
-    return store_folder(root, prepared or bench.prepared, data or bench.settings.data, cache=root.parent / "cache")[0]
+    return store_folder(
+        root, prepared or bench.prepared, data or bench.settings.data, cache=root.parent / "cache"
+    )[0]
 
 
 def one_of_each(bench: Bench) -> tuple[ImageFile, ImageFile]:
     """An image of a validation side, and one of the train side."""
-    return held_back(bench.prepared)[0], next(image for image in bench.prepared.images if image.side == "train")
+    return held_back(bench.prepared)[0], next(
+        image for image in bench.prepared.images if image.side == "train"
+    )
 
 
 def write_negatives(bench: Bench, root: Path, images: Iterable[ImageFile]) -> Path:
@@ -67,16 +73,26 @@ def test_images_of_validation_patients_are_excluded_and_counted(
     root = write_negatives(bench, tmp_path / "extra", bench.prepared.images)
 
     with caplog.at_level(logging.WARNING, logger="xraytune.synth.extra_folder"):
-        used, store = store_folder(root, bench.prepared, bench.settings.data, cache=tmp_path / "cache")
+        used, store = store_folder(
+            root, bench.prepared, bench.settings.data, cache=tmp_path / "cache"
+        )
 
     in_validation = held_back(bench.prepared)
     assert {image.patient for image in used} == set(bench.prepared.side("train").patients)
     assert len(used) == len(bench.prepared.images) - len(in_validation)
     assert len(np.load(store / "pixels.npy")) == len(used)
-    (warning,) = [record.getMessage() for record in caplog.records if record.name == "xraytune.synth.extra_folder"]
-    assert f"{len(in_validation)} of {len(bench.prepared.images)} extra images are left out" in warning
+    (warning,) = [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "xraytune.synth.extra_folder"
+    ]
+    assert (
+        f"{len(in_validation)} of {len(bench.prepared.images)} extra images are left out" in warning
+    )
     assert "val-A or val-B" in warning
-    kept = write_negatives(bench, tmp_path / "kept", [i for i in bench.prepared.images if i.side == "train"])
+    kept = write_negatives(
+        bench, tmp_path / "kept", [i for i in bench.prepared.images if i.side == "train"]
+    )
     again = store_folder(kept, bench.prepared, bench.settings.data, cache=tmp_path / "cache")
     assert again == (used, store), "the fingerprint covers the usable files only"
 
@@ -119,12 +135,16 @@ def test_both_names_of_a_validation_patient_are_excluded(bench: Bench, tmp_path:
 
 def test_copies_matched_by_study_regex_are_excluded(bench: Bench, tmp_path: Path) -> None:
     seen, trained = one_of_each(bench)
-    prepared = replace(bench.prepared, images=(replace(seen, patient="p1"), replace(trained, patient="p2")))
+    prepared = replace(
+        bench.prepared, images=(replace(seen, patient="p1"), replace(trained, patient="p2"))
+    )
     root = copy_renamed(bench, tmp_path / "extra", [trained, trained, trained])
     class_folder = root / bench.prepared.class_names[trained.label]
     for number, name in enumerate(["p1_blurred", "p2_blurred", "somebody"]):
         copy = class_folder / f"copy{number}.jpeg"
-        copy.write_bytes(copy.read_bytes() + bytes([number]))  # different content: identical files are of one patient
+        copy.write_bytes(
+            copy.read_bytes() + bytes([number])
+        )  # different content: identical files are of one patient
         copy.rename(class_folder / f"{name}.jpeg")
     data = bench.settings.data.model_copy(update={"split": SplitSettings(group_regex=r"(p\d+)_")})
 
@@ -133,31 +153,46 @@ def test_copies_matched_by_study_regex_are_excluded(bench: Bench, tmp_path: Path
     assert sorted(Path(image.file).stem for image in used) == ["p2_blurred", "somebody"]
 
 
-def test_copies_named_like_validation_images_are_excluded_with_table(bench: Bench, tmp_path: Path) -> None:
-    renamed = [replace(image, file=f"IMG{n}.jpeg", patient=f"p{n}") for n, image in enumerate(bench.prepared.images)]
+def test_copies_named_like_validation_images_are_excluded_with_table(
+    bench: Bench, tmp_path: Path
+) -> None:
+    renamed = [
+        replace(image, file=f"IMG{n}.jpeg", patient=f"p{n}")
+        for n, image in enumerate(bench.prepared.images)
+    ]
     prepared = replace(bench.prepared, images=tuple(renamed))
     root = write_negatives(bench, tmp_path / "extra", bench.prepared.images)
     for before, after in zip(bench.prepared.images, renamed, strict=True):
         class_folder = root / bench.prepared.class_names[after.label]
-        (class_folder / f"{Path(before.file).stem}.png").rename(class_folder / f"{Path(after.file).stem.lower()}.png")
+        (class_folder / f"{Path(before.file).stem}.png").rename(
+            class_folder / f"{Path(after.file).stem.lower()}.png"
+        )
 
     used = used_of(bench, root, prepared)
 
-    assert {Path(i.file).stem for i in used} == {Path(i.file).stem.lower() for i in renamed if i.side == "train"}
+    assert {Path(i.file).stem for i in used} == {
+        Path(i.file).stem.lower() for i in renamed if i.side == "train"
+    }
 
 
 def test_a_folder_of_validation_patients_alone_is_refused(bench: Bench, tmp_path: Path) -> None:
     root = write_negatives(bench, tmp_path / "extra", held_back(bench.prepared))
 
-    with pytest.raises(DataError, match=r"extra images are left out(.|\n)*fix: use images of other patients"):
+    with pytest.raises(
+        DataError, match=r"extra images are left out(.|\n)*fix: use images of other patients"
+    ):
         used_of(bench, root)
 
 
-def test_a_trial_on_transformed_copies_sees_no_validation_patient(bench: Bench, tmp_path: Path) -> None:
+def test_a_trial_on_transformed_copies_sees_no_validation_patient(
+    bench: Bench, tmp_path: Path
+) -> None:
     """Copies are made before the split, of val-A and val-B too; only the table links their names to patients."""
     data = bench.settings.data
     transform_folder(data.path, tmp_path / "copies", copies=2, classical=1)
-    extra = bench.experiment(source="folder", folder=FolderSettings(path=tmp_path / "copies"), synthetic_ratio=2.0)
+    extra = bench.experiment(
+        source="folder", folder=FolderSettings(path=tmp_path / "copies"), synthetic_ratio=2.0
+    )
     with pytest.raises(TrialError, match="are copies of training images"):
         build_training_set(extra, bench.context)
     extra = extra.model_copy(update={"settings": without_gate(extra.settings)})
@@ -167,14 +202,19 @@ def test_a_trial_on_transformed_copies_sees_no_validation_patient(bench: Bench, 
 
     files, _ = stored_files(bench.cache / PIXELS_STAGE / training_set.sources[1].inputs["pixels"])
     used = {files[number - len(training_set.real)] for number in training_set.extra}
-    side_of = {"__".join(Path(image.file).with_suffix("").parts): image.side for image in bench.prepared.images}
+    side_of = {
+        "__".join(Path(image.file).with_suffix("").parts): image.side
+        for image in bench.prepared.images
+    }
     assert len(used) == 2 * len(training_set.real)
     assert {side_of[Path(file).name.rpartition("__t")[0]] for file in used} == {"train"}
     assert len(epochs) == 3
 
 
 @pytest.mark.parametrize("content", ["{", "\xff", "[]", '{"train_images": 1}'])
-def test_a_damaged_or_unrelated_record_is_refused(bench: Bench, tmp_path: Path, content: str) -> None:
+def test_a_damaged_or_unrelated_record_is_refused(
+    bench: Bench, tmp_path: Path, content: str
+) -> None:
     (tmp_path / PROVENANCE_FILE).write_bytes(content.encode("latin-1"))
 
     with pytest.raises(DataError, match=r"provenance\.json: .* cannot be read"):

@@ -33,7 +33,9 @@ def gan(**more: Any) -> GanSettings:
     return GanSettings.model_validate(SMALL_GAN | more)
 
 
-def run(bench: Bench, experiment: Experiment, trial_dir: Path, stop_after: int | None = None) -> list[EpochRecord]:
+def run(
+    bench: Bench, experiment: Experiment, trial_dir: Path, stop_after: int | None = None
+) -> list[EpochRecord]:
     """The epochs that a run reports; with `stop_after` it is stopped then."""
     epochs = trial_epochs(experiment, bench.context, trial_dir)
     with closing(epochs):
@@ -41,7 +43,10 @@ def run(bench: Bench, experiment: Experiment, trial_dir: Path, stop_after: int |
 
 
 def numbers(records: list[EpochRecord]) -> list[tuple[float | None, ...]]:
-    return [(r.epoch, r.steps, r.train_loss, r.val_loss, r.val_score, r.best_val_score, r.lr) for r in records]
+    return [
+        (r.epoch, r.steps, r.train_loss, r.val_loss, r.val_score, r.best_val_score, r.lr)
+        for r in records
+    ]
 
 
 ARMS: dict[str, dict[str, Any]] = {
@@ -57,7 +62,9 @@ ARMS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.slow
-def test_every_arm_trains_the_same_steps_and_resumes_identically(bench: Bench, tmp_path: Path, arm: str) -> None:
+def test_every_arm_trains_the_same_steps_and_resumes_identically(
+    bench: Bench, tmp_path: Path, arm: str
+) -> None:
     experiment = bench.experiment(**ARMS[arm])
 
     records = run(bench, experiment, tmp_path)
@@ -65,7 +72,9 @@ def test_every_arm_trains_the_same_steps_and_resumes_identically(bench: Bench, t
     assert [record.steps for record in records] == [4, 8, 12]
     assert np.isfinite([(record.train_loss, record.val_loss) for record in records]).all()
     rows = read_jsonl(tmp_path / "epochs.jsonl")
-    assert [(row["epoch"], row["val_score"]) for row in rows] == [(r.epoch, r.val_score) for r in records]
+    assert [(row["epoch"], row["val_score"]) for row in rows] == [
+        (r.epoch, r.val_score) for r in records
+    ]
     if arm in ("classical", "gan", "gan, pretrained"):
         assert len(run(bench, experiment, tmp_path / "resumed", stop_after=2)) == 2
         both = run(bench, experiment, tmp_path / "resumed")
@@ -79,15 +88,21 @@ def test_another_objective_changes_the_scores_alone(bench: Bench, tmp_path: Path
     settings = bench.settings.model_copy(update={"objective": objective})
     by_auroc = bench.experiment(source="none")
     by_sensitivity = by_auroc.model_copy(update={"settings": settings})
-    trained, again = (run(bench, one, tmp_path / f"{n}") for n, one in enumerate((by_auroc, by_sensitivity)))
+    trained, again = (
+        run(bench, one, tmp_path / f"{n}") for n, one in enumerate((by_auroc, by_sensitivity))
+    )
 
     losses, scores = (
-        [[getattr(one, name) for one in run] for run in (trained, again)] for name in ("val_loss", "val_score")
+        [[getattr(one, name) for one in run] for run in (trained, again)]
+        for name in ("val_loss", "val_score")
     )
     assert losses[0] == losses[1]
     assert scores[0] != scores[1]
     positives = int((bench.prepared.side("val_a").labels == bench.prepared.positive).sum())
-    assert all((one.val_score * positives) == pytest.approx(round(one.val_score * positives)) for one in again)
+    assert all(
+        (one.val_score * positives) == pytest.approx(round(one.val_score * positives))
+        for one in again
+    )
 
 
 @pytest.mark.slow
@@ -104,7 +119,10 @@ def test_two_trials_that_need_one_gan_train_it_once(bench: Bench, tmp_path: Path
             on_epoch=list[EpochRecord]().append,
         )
 
-    assert [entry[1:] for entry in progress if entry[0] == "training the GAN (steps)"] == [(0, 4), (4, 4)]
+    assert [entry[1:] for entry in progress if entry[0] == "training the GAN (steps)"] == [
+        (0, 4),
+        (4, 4),
+    ]
     assert generator_need(settings, bench.prepared, CPU, bench.cache) is None
 
 
@@ -117,7 +135,9 @@ def test_longer_gan_continues_shorter_one_bit_identically(bench: Bench, tmp_path
         (cache / "pixels-2").mkdir(parents=True, exist_ok=True)
         if not (cache / bench.prepared.pixels).exists():
             shutil.copytree(bench.cache / bench.prepared.pixels, cache / bench.prepared.pixels)
-        context = replace(bench.context, cache=cache, on_progress=lambda *progress: said.append(progress))
+        context = replace(
+            bench.context, cache=cache, on_progress=lambda *progress: said.append(progress)
+        )
         path = trained_generator(settings, context)
         return load_file(path / "generator.safetensors")
 
@@ -128,8 +148,14 @@ def test_longer_gan_continues_shorter_one_bit_identically(bench: Bench, tmp_path
     assert all(torch.equal(continued[name], straight[name]) for name in straight)
     steps = [done for _, done, _ in said]
     assert steps == [0, 25, 26, 50, 51, 0, 25, 50, 51], "the longer run starts from the shorter one"
-    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == [GAN_STAGE, f"{GAN_STAGE}.work", "pixels-2"]
-    assert not list((tmp_path / "one" / f"{GAN_STAGE}.work").iterdir()), "the work folder of a finished GAN is removed"
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == [
+        GAN_STAGE,
+        f"{GAN_STAGE}.work",
+        "pixels-2",
+    ]
+    assert not list((tmp_path / "one" / f"{GAN_STAGE}.work").iterdir()), (
+        "the work folder of a finished GAN is removed"
+    )
 
 
 def damage(file: Path, how: str) -> None:
@@ -155,7 +181,9 @@ def test_trial_with_damaged_checkpoint_or_best_network_is_trained_again_with_sam
         run(bench, experiment, tmp_path)
     assert numbers(run(bench, experiment, tmp_path)) == numbers(first)
     best = load_file(files / "best.safetensors")
-    broken = {name: one * float("nan") if one.is_floating_point() else one for name, one in best.items()}
+    broken = {
+        name: one * float("nan") if one.is_floating_point() else one for name, one in best.items()
+    }
     save_file(broken, files / "best.safetensors")
     with pytest.raises(TrialError, match="output is NaN or infinite for"):
         run(bench, experiment, tmp_path)
@@ -175,11 +203,19 @@ def test_trial_without_checkpoint_restarts_its_log(bench: Bench, tmp_path: Path)
     seen: list[EpochRecord] = []
     result = run_trial(experiment, bench.context, trial_dir=tmp_path, on_epoch=seen.append)
 
-    assert [(row["epoch"], row["val_score"]) for row in read_jsonl(log)] == [(r.epoch, r.val_score) for r in seen]
-    assert seen[result.best_epoch - 1].val_score == result.value == max(record.val_score for record in seen)
+    assert [(row["epoch"], row["val_score"]) for row in read_jsonl(log)] == [
+        (r.epoch, r.val_score) for r in seen
+    ]
+    assert (
+        seen[result.best_epoch - 1].val_score
+        == result.value
+        == max(record.val_score for record in seen)
+    )
     assert 0 < (result.threshold or -1) < 1
     inputs = TrialInputs(experiment, bench.context)
     load_best(tmp_path / "checkpoint", inputs.trained)
     of_val_b = inputs.results(inputs.val_b)
     assert np.array_equal(np.load(tmp_path / "val_b.npy"), of_val_b)
-    assert result.val_b_score == auroc(inputs.val_b.labels, of_val_b, positive=bench.context.prepared.positive)
+    assert result.val_b_score == auroc(
+        inputs.val_b.labels, of_val_b, positive=bench.context.prepared.positive
+    )

@@ -1,12 +1,14 @@
 """Compute shared results of trials once, and cache them by the fingerprint of everything they depend on.
 
-`build_once(cache, stage, inputs, build)` returns the folder of an artifact and builds it if it is missing or damaged. A
-manifest lists its inputs and the size and SHA-256 of every file. A lock saves a second process from repeating the work,
-but correctness does not depend on it: each builder fills a folder of its own, and the first to rename it wins. A killed
-builder leaves a hidden folder, which nothing reads and `cache clean` removes.
+`build_once(cache, stage, inputs, build)` returns the folder of an artifact and builds it if it is
+missing or damaged. A manifest lists its inputs and the size and SHA-256 of every file. A lock saves
+a second process from repeating the work, but correctness does not depend on it: each builder fills
+a folder of its own, and the first to rename it wins. A killed builder leaves a hidden folder, which
+nothing reads and `cache clean` removes.
 
-Each use of an artifact updates the modification time of its manifest, by which `cache clean` removes the oldest first. It
-removes only folders with such a manifest, in a cache with the tag that a new cache gets.
+Each use of an artifact updates the modification time of its manifest, by which `cache clean`
+removes the oldest first. It removes only folders with such a manifest, in a cache with the tag that
+a new cache gets.
 """
 
 from __future__ import annotations
@@ -44,8 +46,17 @@ CACHE_TAG = "CACHEDIR.TAG"
 """Marks a cache, also for backup programs; source: https://bford.info/cachedir/."""
 TAG_LINE = "Signature: 8a477f597d28d172789f06886806bc55"
 _MANIFEST = "manifest.json"
-# Errors that mean a damaged or removed file. Others, such as refused access or too many open files, do not.
-_DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.ESTALE, errno.ELOOP, errno.ENAMETOOLONG}
+# Errors that mean a damaged or removed file. Others, such as refused access or too many open files,
+# do not.
+_DAMAGE = {
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EIO,
+    errno.ESTALE,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+}
 _logger = logging.getLogger(__name__)
 
 
@@ -97,7 +108,10 @@ def is_cache(folder: Path) -> bool:
 def _tag_new_cache(cache: Path) -> None:
     """Tag a cache that does not exist or is empty; a folder with other content might be a user's."""
     if not cache.exists() or not any(cache.iterdir()):
-        write_text(cache / CACHE_TAG, f"{TAG_LINE}\n# A cache of xraytune, which can compute all of it again.\n")
+        write_text(
+            cache / CACHE_TAG,
+            f"{TAG_LINE}\n# A cache of xraytune, which can compute all of it again.\n",
+        )
 
 
 def build_once(
@@ -122,7 +136,9 @@ def build_once(
     return path
 
 
-def _build(path: Path, stage: str, inputs: Mapping[str, Any], build: Callable[[Path], None]) -> None:
+def _build(
+    path: Path, stage: str, inputs: Mapping[str, Any], build: Callable[[Path], None]
+) -> None:
     if os.path.lexists(path):
         _logger.warning("%s is damaged and will be built again", path)
         discard(path)
@@ -193,7 +209,10 @@ def manifest_inputs(path: Path) -> dict[str, Any] | None:
     """Return the inputs of an artifact, or of one in progress; None without a manifest that belongs to this folder."""
     with suppress(OSError, ValueError, KeyError, TypeError, ArtifactError):
         content = json.loads(_read_manifest(path))
-        if (content["stage"], fingerprint(content["stage"], content["inputs"])) == (path.parent.name, path.name):
+        if (content["stage"], fingerprint(content["stage"], content["inputs"])) == (
+            path.parent.name,
+            path.name,
+        ):
             return dict(content["inputs"])
     return None
 

@@ -24,7 +24,9 @@ def cpu_count() -> int:
     return int(joblib.cpu_count())
 
 
-def map_on_cores(function: Callable[[Item], Result], items: Sequence[Item]) -> Generator[Result, None, None]:
+def map_on_cores(
+    function: Callable[[Item], Result], items: Sequence[Item]
+) -> Generator[Result, None, None]:
     """Yield `function(item)` for each item, in order, computed in a thread for each core.
 
     When the caller stops early, calls that have not started are cancelled.

@@ -1,6 +1,7 @@
 """Figures as PNG and SVG; only this file imports matplotlib.
 
-The same records give the same bytes: no date, no random ids, no user settings. Text stays text in the SVG.
+The same records give the same bytes: no date, no random ids, no user settings. Text stays text in
+the SVG.
 """
 
 from __future__ import annotations
@@ -76,5 +77,7 @@ def new_figure(files: Sequence[Path], height: float) -> Iterator[Figure]:
         yield figure
         for file in files:
             content = BytesIO()
-            figure.savefig(content, format=file.suffix[1:], dpi=_DOTS_PER_INCH, metadata=_METADATA[file.suffix])
+            figure.savefig(
+                content, format=file.suffix[1:], dpi=_DOTS_PER_INCH, metadata=_METADATA[file.suffix]
+            )
             write_bytes(file, content.getvalue())

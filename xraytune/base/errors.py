@@ -1,6 +1,7 @@
 """The errors of xraytune, with their exit codes; any other exception is a bug.
 
-A message says what is wrong, where, and what to do. Errors take positional arguments only, so that they survive pickling.
+A message says what is wrong, where, and what to do. Errors take positional arguments only, so that
+they survive pickling.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from pathlib import Path
 from typing import ClassVar
 
 INTERRUPTED_EXIT_CODE = 130
-CONTROL_CHARACTERS = re.compile("[\0-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+CONTROL_CHARACTERS = re.compile(
+    "[\0-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
+)
 """Control characters except the line feed, and those that change the direction of text."""
 
 
@@ -118,5 +121,11 @@ class TrialError(XraytuneError):
 
 def is_out_of_memory(error: Exception) -> bool:
     """Return whether an error means out of memory, perhaps only by its text: torch raises generic errors."""
-    words = ("can't allocate memory", "Cannot allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+    words = (
+        "can't allocate memory",
+        "Cannot allocate memory",
+        "not enough memory",
+        "out of memory",
+        "ALLOC_FAILED",
+    )
     return isinstance(error, MemoryError) or any(part in str(error) for part in words)

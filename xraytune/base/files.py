@@ -1,10 +1,12 @@
 """Atomic, durable writes, and reads of regular files.
 
-A file is written under a temporary name, flushed to the disk and renamed, so `kill -9` or power loss leaves the old or the
-new content. JSONL logs grow by one `write` per row; readers skip a last line torn by a crash, the next append removes it.
-Only regular files are read (`require_file`), and nothing is deleted through a link (`require_no_link`).
+A file is written under a temporary name, flushed to the disk and renamed, so `kill -9` or power
+loss leaves the old or the new content. JSONL logs grow by one `write` per row; readers skip a last
+line torn by a crash, the next append removes it. Only regular files are read (`require_file`), and
+nothing is deleted through a link (`require_no_link`).
 
-Every write raises MachineError if the disk is full, the system refuses access or the storage does not answer.
+Every write raises MachineError if the disk is full, the system refuses access or the storage does
+not answer.
 """
 
 from __future__ import annotations
@@ -29,7 +31,15 @@ from functools import lru_cache, partial
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from xraytune.base.errors import ArtifactError, ConfigError, MachineError, Problem, SourceLine, XraytuneError, printable
+from xraytune.base.errors import (
+    ArtifactError,
+    ConfigError,
+    MachineError,
+    Problem,
+    SourceLine,
+    XraytuneError,
+    printable,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,7 +55,15 @@ _NOT_A_FILE = {
 _OTHER_FILE = "give the right file, or restore it from a backup"
 
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
-_AWAY = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.ESHUTDOWN, errno.EHOSTDOWN)
+_AWAY = (
+    errno.EIO,
+    errno.ESTALE,
+    errno.ENOTCONN,
+    errno.ENODEV,
+    errno.ENXIO,
+    errno.ESHUTDOWN,
+    errno.EHOSTDOWN,
+)
 _OTHER_PLACE = "give another path, or check the permissions of this one"
 _RERUN = "then run the same command again: nothing that was written is lost"
 AWAY_FIX = "run the same command again when it does: nothing that was written is lost"
@@ -91,14 +109,18 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
 
 def nearest_folder(path: Path) -> Path:
     """Return the path, or the nearest folder above it that exists."""
-    return next(place for place in (path.absolute(), *path.absolute().parents) if os.access(place, os.F_OK))
+    return next(
+        place for place in (path.absolute(), *path.absolute().parents) if os.access(place, os.F_OK)
+    )
 
 
 def require_writable(folder: Path) -> None:
     """Check, before any work, that files can be created in a folder, which need not exist; ConfigError if it is a file."""
     place = nearest_folder(folder)
     if not place.is_dir():
-        raise ConfigError(Problem("this is a file, but a folder is needed here", place, "give another path"))
+        raise ConfigError(
+            Problem("this is a file, but a folder is needed here", place, "give another path")
+        )
     if not os.access(place, os.W_OK | os.X_OK):
         raise MachineError(Problem("cannot write to this folder", place, _OTHER_PLACE))
 
@@ -107,7 +129,9 @@ def require_new(out: Path) -> None:
     """Check, before any work, that `out` does not exist (else ConfigError) and can be created."""
     require_writable(out.parent)
     if os.path.lexists(out):
-        raise ConfigError(Problem("this path already exists", out, "give a path that does not exist yet"))
+        raise ConfigError(
+            Problem("this path already exists", out, "give a path that does not exist yet")
+        )
 
 
 def require_file(path: Path | str, refusal: type[XraytuneError] = ArtifactError) -> None:
@@ -125,7 +149,9 @@ def require_file(path: Path | str, refusal: type[XraytuneError] = ArtifactError)
 def require_no_link(path: Path) -> None:
     """Check that what is about to be replaced or deleted is no symbolic link."""
     if path.is_symlink():
-        raise ArtifactError(Problem("this is a symbolic link, not a file or folder", path, "remove it"))
+        raise ArtifactError(
+            Problem("this is a symbolic link, not a file or folder", path, "remove it")
+        )
 
 
 def read_bytes(path: Path | str, refusal: type[XraytuneError] = ArtifactError) -> bytes:
@@ -157,12 +183,18 @@ def make_folder(path: Path) -> None:
 
 
 def write_bytes(
-    path: Path, content: bytes, *, durable: bool = True, mode: int = 0o666, is_recorded: bool = False
+    path: Path,
+    content: bytes,
+    *,
+    durable: bool = True,
+    mode: int = 0o666,
+    is_recorded: bool = False,
 ) -> None:
     """Write a whole file: afterwards `path` has the new content, or after a crash possibly still the old one.
 
-    Without `durable` this holds for a killed process, but not for power loss. The umask applies to `mode`. With
-    `is_recorded`, the content's SHA-256 is first appended to `sha256.jsonl` next to the file, for `require_recorded`.
+    Without `durable` this holds for a killed process, but not for power loss. The umask applies to
+    `mode`. With `is_recorded`, the content's SHA-256 is first appended to `sha256.jsonl` next to
+    the file, for `require_recorded`.
     """
     check_fences()
     if is_recorded:
@@ -216,7 +248,9 @@ def read_json(path: Path) -> Any:
     return json.loads(read_bytes(path))
 
 
-def csv_table(header: Sequence[str], rows: Iterable[Sequence[PurePath | str | float | None]]) -> str:
+def csv_table(
+    header: Sequence[str], rows: Iterable[Sequence[PurePath | str | float | None]]
+) -> str:
     """Return a table as CSV; None is an empty cell."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
@@ -225,7 +259,9 @@ def csv_table(header: Sequence[str], rows: Iterable[Sequence[PurePath | str | fl
 
 def markdown(text: str) -> str:
     r"""Return a line of Markdown that shows a text as it is: no HTML, link, code or cell; a line feed becomes `\n`."""
-    return re.sub(r"([\\`\[\]|])", r"\\\1", html.escape(printable(text).replace("\n", r"\n"), quote=False))
+    return re.sub(
+        r"([\\`\[\]|])", r"\\\1", html.escape(printable(text).replace("\n", r"\n"), quote=False)
+    )
 
 
 def append_jsonl(path: Path, row: Mapping[str, Any], *, durable: bool = True) -> None:
@@ -260,7 +296,9 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
                 rows.append({**json.loads(line)})
         except (ValueError, TypeError) as error:
             fix = "restore the file from a backup; trials.jsonl can be removed: the next search writes it again"
-            raise ArtifactError(Problem("this line is damaged", SourceLine(path, number), fix)) from error
+            raise ArtifactError(
+                Problem("this line is damaged", SourceLine(path, number), fix)
+            ) from error
     return rows
 
 
@@ -282,8 +320,8 @@ def cut_torn_line(path: Path) -> None:
 def new_folder(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
     """Fill a folder under a temporary name; it appears at `path` when the block ends without an error.
 
-    If another process was first, this is a ConfigError; if every process creates the same content (`is_shared`), its folder
-    is kept.
+    If another process was first, this is a ConfigError; if every process creates the same content
+    (`is_shared`), its folder is kept.
     """
     check_fences()
     path = path.resolve()

@@ -14,7 +14,8 @@ Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """`on_progress(what, done, total)`, called by long-running work.
 
-`what` is in the user's words, and may end with a unit in brackets: "decoding images", "training the GAN (steps)".
+`what` is in the user's words, and may end with a unit in brackets: "decoding images", "training the
+GAN (steps)".
 """
 
 
@@ -75,10 +76,9 @@ class Node:
 class Compute:
     """Device, threads and precision; part of the fingerprint of artifacts, since results depend on them bit by bit.
 
-    Attributes:
-        device: `cuda` is the first visible GPU.
-        threads: CPU threads of the process.
-        precision: Precision of matrix products under autocast; losses, metrics and averages are at least float32.
+    Attributes: device: `cuda` is the first visible GPU. threads: CPU threads of the process.
+        precision: Precision of matrix products under autocast; losses, metrics and averages are at
+        least float32.
     """
 
     device: Literal["cpu", "cuda"]
@@ -115,12 +115,10 @@ class EpochRecord:
 class TrialResult:
     """The result of a complete trial.
 
-    Attributes:
-        value: Best objective on val-A.
-        best_epoch: The epoch of that value, whose network is kept.
-        epochs: Epochs trained.
-        val_b_score: The kept network's objective on val-B.
-        threshold: Images with at least this probability are classified as positive, with two classes; set on val-A and
+    Attributes: value: Best objective on val-A. best_epoch: The epoch of that value, whose network
+        is kept. epochs: Epochs trained. val_b_score: The kept network's objective on val-B.
+        threshold: Images with at least this probability are classified as positive, with two
+        classes; set on val-A and
             val-B together (`stats/threshold.py`).
     """
 

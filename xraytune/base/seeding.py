@@ -1,8 +1,8 @@
 """Derived randomness: a seed for each purpose instead of global state.
 
-`derive_seed(7, "views", 3)` is the same number in every process and on every machine, and two purposes never share a
-stream. Loops derive a seed for each step, so its randomness depends on the step number alone: a resumed run needs no
-generator state, and a longer run repeats the shorter one.
+`derive_seed(7, "views", 3)` is the same number in every process and on every machine, and two
+purposes never share a stream. Loops derive a seed for each step, so its randomness depends on the
+step number alone: a resumed run needs no generator state, and a longer run repeats the shorter one.
 """
 
 from __future__ import annotations

@@ -30,7 +30,8 @@ UNREADABLE = (
 def explain_unreadable(what: str, where: Path, fix: str = "") -> Iterator[None]:
     """Raise ArtifactError, with this problem, if the block raises one of UNREADABLE.
 
-    A file that cannot be reached now, or that does not fit into memory, is not damaged: such errors stay what they are.
+    A file that cannot be reached now, or that does not fit into memory, is not damaged: such errors
+    stay what they are.
     """
     try:
         with explain_disk_errors(where):
@@ -62,7 +63,9 @@ def load_content(path: Path) -> dict[str, Any]:
     return content
 
 
-def save_state(state: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+def save_state(
+    state: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> None:
     """Write a network's state dict as safetensors."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     # Not save_file, whose files only their owner may read.
@@ -74,9 +77,10 @@ def load_tensors(
 ) -> tuple[list[str], list[str]]:
     """Load named tensors into a network; return missing and unexpected names.
 
-    A state dict saved by torch carries the version of each module in its metadata, by which torchvision translates old
-    names. Tensors without it, as from safetensors, are assumed to be from the installed version. Raises RuntimeError if a
-    shape differs, or with `strict` the names do.
+    A state dict saved by torch carries the version of each module in its metadata, by which
+    torchvision translates old names. Tensors without it, as from safetensors, are assumed to be
+    from the installed version. Raises RuntimeError if a shape differs, or with `strict` the names
+    do.
     """
     state = OrderedDict(tensors)
     state._metadata = getattr(tensors, "_metadata", network.state_dict()._metadata)  # type: ignore[attr-defined]
@@ -102,7 +106,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except UNREADABLE as error:
         fix = "use another copy: a state dict saved by torch.save, or a .safetensors file"
         raise MachineError(Problem("this weights file cannot be read", path, fix)) from error
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(value, Tensor) for value in content.values()
+    ):
         fix = "save model.state_dict() alone, not a checkpoint that contains it"
         raise MachineError(Problem("this file is not a state dict of named tensors", path, fix))
     return content

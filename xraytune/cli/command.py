@@ -13,7 +13,13 @@ from typing import Any, TypeAlias
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from xraytune.base.errors import INTERRUPTED_EXIT_CODE, MachineError, Problem, XraytuneError, is_out_of_memory
+from xraytune.base.errors import (
+    INTERRUPTED_EXIT_CODE,
+    MachineError,
+    Problem,
+    XraytuneError,
+    is_out_of_memory,
+)
 from xraytune.base.files import explain_disk_errors
 from xraytune.cli import console
 
@@ -36,11 +42,9 @@ def calls(
 ) -> Callable[[Body], Body]:
     """Make a function without a body a command that passes its options on to `xraytune.NAME`.
 
-    Args:
-        name: The function. Options that are not given have its defaults.
-        show: Prints the result, unless `--json` is given.
-        propose: Prints the next command after that.
-        screen: Shows the work while it runs; gives the callbacks, of which the function gets those that it has.
+    Args: name: The function. Options that are not given have its defaults. show: Prints the result,
+        unless `--json` is given. propose: Prints the next command after that. screen: Shows the
+        work while it runs; gives the callbacks, of which the function gets those that it has.
     """
 
     def decorate(body: Body) -> Body:
@@ -51,7 +55,11 @@ def calls(
             known = signature(function).parameters.keys()
             is_long = not known.isdisjoint(("on_progress", "callbacks"))
             with screen(options) if is_long else nullcontext({}) as callbacks:
-                given = {option: value for option, value in {**options, **callbacks}.items() if value is not None}
+                given = {
+                    option: value
+                    for option, value in {**options, **callbacks}.items()
+                    if value is not None
+                }
                 result = function(**{option: given[option] for option in given.keys() & known})
             as_json = options.get("as_json", False)
             console.show_result(result, show, as_json=as_json)
@@ -104,7 +112,9 @@ class Command(TyperCommand):
                 fix = "run fewer trials at the same time, or set a smaller batch_size or image_size"
                 console.show_error(MachineError(Problem("out of memory", fix=fix)))
                 raise typer.Exit(MachineError.exit_code) from None
-            console.show_traceback("this is a bug in xraytune: please report it with the lines above")
+            console.show_traceback(
+                "this is a bug in xraytune: please report it with the lines above"
+            )
             raise typer.Exit(1) from None
 
 
@@ -112,4 +122,6 @@ def _require_working_folder() -> None:
     try:
         Path.cwd()
     except FileNotFoundError:
-        raise MachineError(Problem("the working folder no longer exists", fix="cd to another folder")) from None
+        raise MachineError(
+            Problem("the working folder no longer exists", fix="cd to another folder")
+        ) from None

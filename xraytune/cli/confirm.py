@@ -34,7 +34,9 @@ def _show_confirmation(given: Options) -> Iterator[Options]:
                 return
             drawing.close()
             if not console.agreed("All replicates are trained. Access the test images now?"):
-                console.write("the test images stay sealed; run the same command again to access them")
+                console.write(
+                    "the test images stay sealed; run the same command again to access them"
+                )
                 raise Exit
             on_progress = drawing.enter_context(console.progress())
 
@@ -52,7 +54,9 @@ def show_verdict(confirmation: Confirmation) -> None:
 
     console.show_section(verdict_section(confirmation))
     study = shown_path(confirmation.study)
-    console.write(f"all results: {study}/confirm/verdict.json; text for a paper: {study}/confirm/methods.md")
+    console.write(
+        f"all results: {study}/confirm/verdict.json; text for a paper: {study}/confirm/methods.md"
+    )
     console.propose("report", study)
     console.propose("export", study, "-o", "best.yaml", when="then")
 
@@ -71,11 +75,18 @@ def confirm(
     data: options.MovedData = None,
     weights_dir: options.WeightsDir = None,
     finalists: Annotated[
-        int | None, Option(min=1, metavar="N", help="Number of best mixes to test; overrides the study's setting.")
+        int | None,
+        Option(
+            min=1, metavar="N", help="Number of best mixes to test; overrides the study's setting."
+        ),
     ] = None,
     replicates: Annotated[
         int | None,
-        Option(min=2, metavar="N", help="Number of trainings of each mix and control; overrides the study's setting."),
+        Option(
+            min=2,
+            metavar="N",
+            help="Number of trainings of each mix and control; overrides the study's setting.",
+        ),
     ] = None,
     yes: options.Yes = False,
     cache: options.Cache = None,
@@ -92,10 +103,15 @@ def _show_audit(result: Audit) -> None:
 
     copies = result.report.copies or "no more images than by chance are near a training image"
     quality = result.report.quality or result.report.note
-    notes = [f"Copies: {copies}; {result.identical:,} are byte-identical to one.", f"Quality: {quality}."]
+    notes = [
+        f"Copies: {copies}; {result.identical:,} are byte-identical to one.",
+        f"Quality: {quality}.",
+    ]
     section = verdict_section(result.verdict) if result.verdict else Section(tone="strong")
     tone = "bad" if result.report.copies else section.tone
-    console.show_section(replace(section, lead=result.headline, tone=tone, notes=[*notes, *section.notes]))
+    console.show_section(
+        replace(section, lead=result.headline, tone=tone, notes=[*notes, *section.notes])
+    )
     folder = shown_path(result.study)
     if result.verdict:
         console.write(f"report: {folder}/report.html; all figures: {folder}/audit.json")
@@ -105,11 +121,17 @@ def _show_audit(result: Audit) -> None:
 def audit(
     real: options.DataSource,
     synthetic: Annotated[
-        Path, Argument(metavar="SYNTHETIC", help="Synthetic images, in class folders named like the real ones.")
+        Path,
+        Argument(
+            metavar="SYNTHETIC", help="Synthetic images, in class folders named like the real ones."
+        ),
     ],
     quick: Annotated[
         bool,
-        Option("--quick", help="Only measure the images; no training, and the test folder stays sealed."),
+        Option(
+            "--quick",
+            help="Only measure the images; no training, and the test folder stays sealed.",
+        ),
     ] = False,
     weights_dir: options.WeightsDir = None,
     overrides: options.Overrides = None,

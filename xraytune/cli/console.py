@@ -1,7 +1,8 @@
 """Print to the terminal; no other file does. Results go to stdout, as text or as one JSON object; the rest to stderr.
 
-Commands pass text and the records of `present/tables.py`; this module formats them. On a terminal, progress is shown as bars
-and a search as a live table; otherwise, as in a log file, both are lines with the time.
+Commands pass text and the records of `present/tables.py`; this module formats them. On a terminal,
+progress is shown as bars and a search as a live table; otherwise, as in a log file, both are lines
+with the time.
 """
 
 from __future__ import annotations
@@ -32,10 +33,27 @@ from rich.text import Text
 from xraytune.base.cores import repeated
 from xraytune.base.errors import XraytuneError, printable
 from xraytune.base.records import Pace, Progress, progress_text, split_unit, to_json
-from xraytune.present.tables import Cell, Entry, Frame, Section, Table, Tone, duration, shown_path, text_of
+from xraytune.present.tables import (
+    Cell,
+    Entry,
+    Frame,
+    Section,
+    Table,
+    Tone,
+    duration,
+    shown_path,
+    text_of,
+)
 
 R = TypeVar("R")
-_STYLES: dict[Tone, str] = {"plain": "", "strong": "bold", "dim": "dim", "good": "green", "busy": "cyan", "bad": "red"}
+_STYLES: dict[Tone, str] = {
+    "plain": "",
+    "strong": "bold",
+    "dim": "dim",
+    "good": "green",
+    "busy": "cyan",
+    "bad": "red",
+}
 _LOG_EVERY_SECONDS = 10.0
 _FRAME_EVERY_SECONDS = 1.0
 _SUMMARY_EVERY_SECONDS = 30.0
@@ -93,7 +111,11 @@ def show(*frame: Cell | str | Table) -> None:
 
 def show_section(section: Section) -> None:
     """Print the text and tables of a section, without details."""
-    show(Cell(section.lead, section.tone), *section.notes, *(table for table in section.tables if not table.details))
+    show(
+        Cell(section.lead, section.tone),
+        *section.notes,
+        *(table for table in section.tables if not table.details),
+    )
 
 
 def show_result(result: R, show_text: Callable[[R], None], *, as_json: bool) -> None:
@@ -213,11 +235,15 @@ def watching(picture: Callable[[], Frame], line: Callable[[], str]) -> Iterator[
     with live or nullcontext() as screen:
 
         def try_to_refresh() -> None:
-            with suppress(OSError, XraytuneError):  # unreadable or gone: if it matters, the block raises
+            with suppress(
+                OSError, XraytuneError
+            ):  # unreadable or gone: if it matters, the block raises
                 screen.update(drawn(picture()), refresh=True) if screen else event(line())
 
         try:
-            with repeated(try_to_refresh, _FRAME_EVERY_SECONDS if screen else _SUMMARY_EVERY_SECONDS):
+            with repeated(
+                try_to_refresh, _FRAME_EVERY_SECONDS if screen else _SUMMARY_EVERY_SECONDS
+            ):
                 yield
         finally:
             try_to_refresh()
@@ -242,27 +268,40 @@ class _DrawnTable:
         optional = [name for name in reversed(shown) if name in table.optional]
         for name in (*optional, *reversed(shown[2:])):
             size = Measurement.get(screen, room, self._grid(shown))
-            if name in shown and (size.maximum if name in optional else size.minimum) > options.max_width:
+            if (
+                name in shown
+                and (size.maximum if name in optional else size.minimum) > options.max_width
+            ):
                 shown.remove(name)
         yield Text()
         if table.title:
             yield _text(Cell(table.title, "strong"))
         yield self._grid(shown)
         if hidden := [name.replace("\n", " ") for name in table.columns if name not in shown]:
-            note = f"left out on this narrow screen: {', '.join(hidden)} (COLUMNS={needed} shows all)"
+            note = (
+                f"left out on this narrow screen: {', '.join(hidden)} (COLUMNS={needed} shows all)"
+            )
             yield _text(Cell(note, "dim"))
 
     def _grid(self, columns: Sequence[str]) -> RichTable:
         has_header = any(name.strip() for name in columns)
         grid = RichTable(
-            box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, show_header=has_header
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+            pad_edge=False,
+            show_edge=False,
+            show_header=has_header,
         )
         cells = [[_text(name), *(_text(row[name]) for row in self.table.rows)] for name in columns]
         for name, column in zip(columns, cells, strict=True):
             is_text = self.table.is_text(name)
             side: Literal["left", "right"] = "left" if is_text else "right"
-            width = None if is_text else max(line.cell_len for cell in column for line in cell.split())
-            grid.add_column(column[0], justify=side, min_width=width, overflow="fold", header_style="dim")
+            width = (
+                None if is_text else max(line.cell_len for cell in column for line in cell.split())
+            )
+            grid.add_column(
+                column[0], justify=side, min_width=width, overflow="fold", header_style="dim"
+            )
         for row in zip(*(column[1:] for column in cells), strict=True):
             grid.add_row(*row)
         return grid
@@ -270,4 +309,6 @@ class _DrawnTable:
 
 def _text(entry: Entry) -> Text:
     """Return text for rich; all text passes through here."""
-    return Text(printable(text_of(entry)), style=_STYLES[entry.tone] if isinstance(entry, Cell) else "")
+    return Text(
+        printable(text_of(entry)), style=_STYLES[entry.tone] if isinstance(entry, Cell) else ""
+    )

@@ -19,7 +19,9 @@ def inspect(
     source: options.DataSource,
     classes: Annotated[
         Literal["binary", "three", "auto"],
-        Option(help="NORMAL and PNEUMONIA; normal, bacterial and viral; or one class per subfolder."),
+        Option(
+            help="NORMAL and PNEUMONIA; normal, bacterial and viral; or one class per subfolder."
+        ),
     ] = "binary",
     positive: Annotated[
         str | None,
@@ -30,7 +32,10 @@ def inspect(
     ] = None,
     group_regex: Annotated[
         str | None,
-        Option(metavar="REGEX", help="Regular expression for file paths; its first group is the patient."),
+        Option(
+            metavar="REGEX",
+            help="Regular expression for file paths; its first group is the patient.",
+        ),
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -47,7 +52,9 @@ def inspect(
     from xraytune.space.settings import DataSettings, SplitSettings
 
     split = SplitSettings(group_regex=group_regex)
-    settings = data_settings(source, DataSettings(path=source, classes=classes, positive=positive, split=split))
+    settings = data_settings(
+        source, DataSettings(path=source, classes=classes, positive=positive, split=split)
+    )
     with console.progress() as on_progress:
         index = read_folder(settings, on_progress=on_progress)
         sizes = sizes_of_index(index, settings)
@@ -62,25 +69,44 @@ def inspect(
         overrides += [f"data.positive={positive}"] if positive else []
         overrides += [f"data.split.group_regex={group_regex}"] if group_regex else []
         has_masks, has_findings = inspection.masks is not None, bool(inspection.findings)
-        space = "gan_segmentation_cpu" if has_masks else "findings_ratio_cpu" if has_findings else "gan_ratio_cpu"
-        console.propose("headroom", "--space", space, given={"data": source, "overrides": overrides})
+        space = (
+            "gan_segmentation_cpu"
+            if has_masks
+            else "findings_ratio_cpu"
+            if has_findings
+            else "gan_ratio_cpu"
+        )
+        console.propose(
+            "headroom", "--space", space, given={"data": source, "overrides": overrides}
+        )
 
 
 def _show_phantoms(drawn: PhantomSet) -> None:
     what = ", with a table of findings, data.yaml" if (drawn.path / "data.yaml").exists() else ""
-    console.write(f"{drawn.path}: {drawn.image_count} phantom X-rays of {drawn.patient_count} patients{what}")
+    console.write(
+        f"{drawn.path}: {drawn.image_count} phantom X-rays of {drawn.patient_count} patients{what}"
+    )
 
 
 @calls("draw_phantoms", _show_phantoms)
 def phantom(
     out: Annotated[Path, Argument(metavar="OUT", help="Folder to create.")],
-    patients: Annotated[int, Option(help="Number of patients, with one to four images each.")] = 200,
+    patients: Annotated[
+        int, Option(help="Number of patients, with one to four images each.")
+    ] = 200,
     seed: Annotated[int, Option(help="Random seed; the same seed writes the same bytes.")] = 0,
-    image_size_px: Annotated[int, Option("--size", metavar="PX", help="Side length of the images.")] = 256,
-    difficulty: Annotated[float, Option(help="From 0, obvious lesions, to 1, invisible ones.")] = 0.3,
+    image_size_px: Annotated[
+        int, Option("--size", metavar="PX", help="Side length of the images.")
+    ] = 256,
+    difficulty: Annotated[
+        float, Option(help="From 0, obvious lesions, to 1, invisible ones.")
+    ] = 0.3,
     pairs: Annotated[
         bool,
-        Option("--masks", help="Use the layout for segmentation: images/, and masks/ of the lungs; no classes."),
+        Option(
+            "--masks",
+            help="Use the layout for segmentation: images/, and masks/ of the lungs; no classes.",
+        ),
     ] = False,
     findings: Annotated[
         bool,

@@ -34,7 +34,9 @@ def _propose_search(trained: TrainedGenerator, given: Options) -> None:
     of_data = ("data.classes", "data.positive", "data.split.group_regex")
     overrides = [line for line in given.get("overrides") or () if line.startswith(of_data)]
     overrides.append(f"generator.path={trained.path}")
-    console.propose("search", "--space", "other_hospital_cpu", given={**given, "overrides": overrides})
+    console.propose(
+        "search", "--space", "other_hospital_cpu", given={**given, "overrides": overrides}
+    )
 
 
 @calls("generator_train", _show_trained, propose=_propose_search)
@@ -65,7 +67,8 @@ def sample(
 ) -> None:
     """Generate images with a saved generator, as PNG files in class folders (pairs: images/, masks/; findings: data.yaml).
 
-    Classes have their training proportions. The first 100 of 500 images are the same as with -n 100.
+    Classes have their training proportions. The first 100 of 500 images are the same as with -n
+    100.
     """
 
 

@@ -21,8 +21,12 @@ _TONES: dict[str, Tone] = {"ok": "good", "warning": "busy", "missing": "bad"}
 
 
 def demo(
-    folder: Annotated[Path, Argument(metavar="FOLDER", help="Folder for all files.")] = Path("demo"),
-    quick: Annotated[bool, Option("--quick", help="Run a smaller demo in FOLDER/quick: about a minute.")] = False,
+    folder: Annotated[Path, Argument(metavar="FOLDER", help="Folder for all files.")] = Path(
+        "demo"
+    ),
+    quick: Annotated[
+        bool, Option("--quick", help="Run a smaller demo in FOLDER/quick: about a minute.")
+    ] = False,
 ) -> None:
     """Run the whole pipeline on phantom X-rays in minutes, from the images to a verdict. Run again to resume."""
     here = folder / "quick" if quick else folder
@@ -42,32 +46,70 @@ def demo(
             console.write(f"{path} already exists and is kept")
         return not path.exists()
 
-    console.write("From X-rays to an answer, on phantom images. You can run each of these commands yourself.", "strong")
+    console.write(
+        "From X-rays to an answer, on phantom images. You can run each of these commands yourself.",
+        "strong",
+    )
 
     for hospital, patients, seed, why in (
         (hospital_a, 250 if quick else 500, 2, "Draw chest X-rays of the large hospital A."),
-        (hospital_b, 850 if quick else 1200, 1, "Draw those of hospital B. Its test/ folder stays sealed."),
+        (
+            hospital_b,
+            850 if quick else 1200,
+            1,
+            "Draw those of hospital B. Its test/ folder stays sealed.",
+        ),
     ):
         size = ("--size", _SIZE_PX, "--difficulty", 0)
         announce(why, "data", "phantom", hospital, "--patients", patients, "--seed", seed, *size)
         if is_missing(hospital):
-            data.phantom(hospital, patients=patients, seed=seed, image_size_px=_SIZE_PX, difficulty=0)
+            data.phantom(
+                hospital, patients=patients, seed=seed, image_size_px=_SIZE_PX, difficulty=0
+            )
 
     of_a = ["data.train_patients=null", f"gan.steps={500 if quick else 1500}"]
-    command = ("generator", "train", "--space", _SPACE, "--data", hospital_a, *_settings(of_a), "-o", gan)
+    command = (
+        "generator",
+        "train",
+        "--space",
+        _SPACE,
+        "--data",
+        hospital_a,
+        *_settings(of_a),
+        "-o",
+        gan,
+    )
     announce("Hospital A trains a GAN, and gives it away.", *command)
     if is_missing(gan):
         generator.train(_SPACE, out=gan, data=hospital_a, overrides=of_a, cache=here / "cache")
 
     of_b = [f"generator.path={gan}", *(QUICK_OVERRIDES if quick else ())]
     why = "Hospital B has 40 patients. It searches: no extra images, repeated ones, a GAN of its own, or the GAN of A?"
-    announce(why, "search", "--space", _SPACE, "--data", hospital_b, "--studies", study.parent, *_settings(of_b))
+    announce(
+        why,
+        "search",
+        "--space",
+        _SPACE,
+        "--data",
+        hospital_b,
+        "--studies",
+        study.parent,
+        *_settings(of_b),
+    )
     search.search(_SPACE, data=hospital_b, overrides=of_b, studies=study.parent)
 
-    announce("Confirm the best mix, on patients that the search never used.", "confirm", study, "--yes")
+    announce(
+        "Confirm the best mix, on patients that the search never used.", "confirm", study, "--yes"
+    )
     confirm.confirm(study, yes=True)
 
-    announce("Train the final model with the mix that helped, on all patients.", "train", study, "-o", trained)
+    announce(
+        "Train the final model with the mix that helped, on all patients.",
+        "train",
+        study,
+        "-o",
+        trained,
+    )
     if is_missing(trained):
         model.train(out=trained, study=study)
 
@@ -107,7 +149,8 @@ def _show_answer(study: Path) -> None:
 
 def doctor(
     space: Annotated[
-        Path | None, Option(metavar="FILE", help="Search space file; checks the weights that its trials need.")
+        Path | None,
+        Option(metavar="FILE", help="Search space file; checks the weights that its trials need."),
     ] = None,
     weights_dir: options.WeightsDir = None,
     folder: Annotated[
@@ -131,7 +174,11 @@ def doctor(
             }
             for check in checks
         ]
-        heading = Cell("ready; try: xraytune demo", "good") if is_ready else Cell("something is missing", "bad")
+        heading = (
+            Cell("ready; try: xraytune demo", "good")
+            if is_ready
+            else Cell("something is missing", "bad")
+        )
         console.show(heading, Table(rows, text=("check", "status", "result and fix")))
     if not is_ready:
         raise Exit(MachineError.exit_code)

@@ -30,7 +30,12 @@ def _show_epochs(given: Options) -> Iterator[Options]:
         fix = "write e.g. xraytune train studies/NAME -o model"
         raise ConfigError(Problem("give a study or --config FILE", fix=fix))
     with console.progress() as on_progress:
-        yield {"config": sources[0], "on_progress": on_progress, "note": console.event, "on_epoch": _log_epoch}
+        yield {
+            "config": sources[0],
+            "on_progress": on_progress,
+            "note": console.event,
+            "on_epoch": _log_epoch,
+        }
 
 
 def _log_epoch(epoch: EpochRecord) -> None:
@@ -41,7 +46,9 @@ def _log_epoch(epoch: EpochRecord) -> None:
 def show_training(trained: Trained) -> None:
     """Print the metrics of a trained model and the next command."""
     scores = f"val-A {trained.metric} {trained.val_score:.3f}, val-B {trained.metric} {trained.val_b_score:.3f}"
-    console.write(f"{trained.path}: arm {trained.arm}, epoch {trained.best_epoch} of {trained.epochs}, {scores}")
+    console.write(
+        f"{trained.path}: arm {trained.arm}, epoch {trained.best_epoch} of {trained.epochs}, {scores}"
+    )
     if trained.positive:
         threshold = f"threshold for {trained.positive}: {trained.threshold:.3f}"
         images = f"{trained.validation_images:,} images of {trained.validation_patients:,} patients"
@@ -49,7 +56,10 @@ def show_training(trained: Trained) -> None:
     if trained.equals_trial:
         console.write("metrics are bit-identical to those of the exported trial", "good")
     elif trained.equals_trial is False:
-        console.write("metrics differ from those of the exported trial: other hardware or package versions", "busy")
+        console.write(
+            "metrics differ from those of the exported trial: other hardware or package versions",
+            "busy",
+        )
     console.propose("evaluate", trained.path, given={"data": trained.test_folder or "FOLDER"})
 
 
@@ -57,10 +67,14 @@ def show_training(trained: Trained) -> None:
 def train(
     out: Annotated[Path, Option("--out", "-o", metavar="MODEL", help="Folder to create.")],
     study: Annotated[
-        Path | None, Argument(metavar="STUDY", help="Study whose best configuration to train; or use --config.")
+        Path | None,
+        Argument(metavar="STUDY", help="Study whose best configuration to train; or use --config."),
     ] = None,
     config: Annotated[
-        Path | None, Option("--config", metavar="FILE", help="Experiment file instead, e.g. from `xraytune export`.")
+        Path | None,
+        Option(
+            "--config", metavar="FILE", help="Experiment file instead, e.g. from `xraytune export`."
+        ),
     ] = None,
     data: options.Data = None,
     weights_dir: options.WeightsDir = None,
@@ -71,8 +85,8 @@ def train(
 ) -> None:
     """Train the final model, without Ray, and write it with a model card. Run the same command again to resume.
 
-    Given a study, this runs `export` and trains the exported file: the mix that `confirm` found to help, or else the
-    simplest one that is about as good as the best, with the settings of `final:`.
+    Given a study, this runs `export` and trains the exported file: the mix that `confirm` found to
+    help, or else the simplest one that is about as good as the best, with the settings of `final:`.
     """
 
 
@@ -98,11 +112,19 @@ def evaluate(
     ],
     out: Annotated[
         Path | None,
-        Option("--out", "-o", metavar="OUT", help="Folder to create: predictions, tables (CSV, JSON) and pictures."),
+        Option(
+            "--out",
+            "-o",
+            metavar="OUT",
+            help="Folder to create: predictions, tables (CSV, JSON) and pictures.",
+        ),
     ] = None,
     by: Annotated[
         list[str] | None,
-        Option(metavar="COLUMN", help="Also report subgroups by this column of the patient table; repeatable."),
+        Option(
+            metavar="COLUMN",
+            help="Also report subgroups by this column of the patient table; repeatable.",
+        ),
     ] = None,
     calibrate_on: Annotated[
         Path | None,
@@ -125,7 +147,11 @@ def _show_predicted(predicted: Predicted | PredictedMasks) -> None:
     for image in predicted.broken:
         console.log(f"left out: {image.file}: {image.reason}", "bad")
     if isinstance(predicted, Predicted):
-        rule = f" (threshold for {predicted.positive}: {predicted.threshold:.3f})" if predicted.positive else ""
+        rule = (
+            f" (threshold for {predicted.positive}: {predicted.threshold:.3f})"
+            if predicted.positive
+            else ""
+        )
         text = f"{predicted.images} images, predicted {counts_text(predicted.counts)}{rule}"
     else:
         empty = f" ({predicted.empty} empty)" if predicted.empty else ""
@@ -139,7 +165,13 @@ def predict(
     model: options.ModelArgument,
     images: Annotated[Path, Argument(metavar="FOLDER", help="Folder of images, or one image.")],
     out: Annotated[
-        Path, Option("--out", "-o", metavar="OUT", help="CSV file to write; for a segmenter, folder to create.")
+        Path,
+        Option(
+            "--out",
+            "-o",
+            metavar="OUT",
+            help="CSV file to write; for a segmenter, folder to create.",
+        ),
     ],
     skip_broken: options.SkipBroken = False,
     as_json: options.AsJson = False,

@@ -9,12 +9,18 @@ from typer import Argument, Option
 
 Data: TypeAlias = Annotated[
     Path | None,
-    Option("--data", metavar="SOURCE", help="Image folder, or data file (YAML), instead of data.path in the file."),
+    Option(
+        "--data",
+        metavar="SOURCE",
+        help="Image folder, or data file (YAML), instead of data.path in the file.",
+    ),
 ]
 MovedData: TypeAlias = Annotated[
     Path | None,
     Option(
-        "--data", metavar="SOURCE", help="New location of the study's images, if they were moved: folder or data file."
+        "--data",
+        metavar="SOURCE",
+        help="New location of the study's images, if they were moved: folder or data file.",
     ),
 ]
 WeightsDir: TypeAlias = Annotated[
@@ -27,7 +33,11 @@ WeightsDir: TypeAlias = Annotated[
 ]
 Overrides: TypeAlias = Annotated[
     list[str] | None,
-    Option("--set", metavar="KEY=VALUE", help="Override a setting of the file, e.g. budget.trials=6; repeatable."),
+    Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a setting of the file, e.g. budget.trials=6; repeatable.",
+    ),
 ]
 SpaceFile: TypeAlias = Annotated[
     Path,
@@ -39,7 +49,11 @@ SpaceFile: TypeAlias = Annotated[
 ]
 Studies: TypeAlias = Annotated[Path, Option(metavar="DIR", help="Folder of all studies.")]
 DataSource: TypeAlias = Annotated[
-    Path, Argument(metavar="SOURCE", help="Image folder, or data file (YAML) whose settings override these options.")
+    Path,
+    Argument(
+        metavar="SOURCE",
+        help="Image folder, or data file (YAML) whose settings override these options.",
+    ),
 ]
 Cache: TypeAlias = Annotated[
     Path | None,
@@ -50,15 +64,23 @@ Cache: TypeAlias = Annotated[
     ),
 ]
 SkipBroken: TypeAlias = Annotated[
-    bool, Option("--skip-broken", help="Leave out broken images and list them, instead of stopping.")
+    bool,
+    Option("--skip-broken", help="Leave out broken images and list them, instead of stopping."),
 ]
-AsJson: TypeAlias = Annotated[bool, Option("--json", help="Print one JSON object to stdout, and nothing else.")]
+AsJson: TypeAlias = Annotated[
+    bool, Option("--json", help="Print one JSON object to stdout, and nothing else.")
+]
 Address: TypeAlias = Annotated[
-    str | None, Option(metavar="HOST:PORT", help="Ray cluster to use; default: start Ray on this machine.")
+    str | None,
+    Option(metavar="HOST:PORT", help="Ray cluster to use; default: start Ray on this machine."),
 ]
 DryRun: TypeAlias = Annotated[bool, Option("--dry-run", help="Only print what would be removed.")]
 Yes: TypeAlias = Annotated[bool, Option("--yes", help="Access the test images without asking.")]
 Reason: TypeAlias = Annotated[str, Option(help="Reason to record in the test-set access log.")]
-OutFolder: TypeAlias = Annotated[Path, Option("--out", "-o", metavar="OUT", help="Folder to create.")]
+OutFolder: TypeAlias = Annotated[
+    Path, Option("--out", "-o", metavar="OUT", help="Folder to create.")
+]
 StudyArgument: TypeAlias = Annotated[Path, Argument(metavar="STUDY", help="Folder of a study.")]
-ModelArgument: TypeAlias = Annotated[Path, Argument(metavar="MODEL", help="Folder of a trained model.")]
+ModelArgument: TypeAlias = Annotated[
+    Path, Argument(metavar="MODEL", help="Folder of a trained model.")
+]

@@ -41,12 +41,15 @@ def follow_search() -> Iterator[Callbacks]:
         def on_start(study: Path, dashboard: str) -> None:
             drawing.close()
             watcher = StudyWatcher(StudyFolder(study))
-            console.event(f"study {shown_path(study)} (Ctrl-C stops it; run the same command again to resume)")
+            console.event(
+                f"study {shown_path(study)} (Ctrl-C stops it; run the same command again to resume)"
+            )
             log_dashboard(dashboard)
             shown = f"Ray dashboard: {dashboard}" if dashboard else ""
             drawing.enter_context(
                 console.watching(
-                    lambda: live_frame(watcher.look(), dashboard=shown), lambda: summary_line(watcher.look())
+                    lambda: live_frame(watcher.look(), dashboard=shown),
+                    lambda: summary_line(watcher.look()),
                 )
             )
 
@@ -99,7 +102,9 @@ def show_search(view: StudyView) -> None:
     study = shown_path(view.path)
     if is_confirmable:
         console.propose("confirm", study)
-    console.propose("export", study, "-o", "best.yaml", when="without a verdict" if is_confirmable else "next")
+    console.propose(
+        "export", study, "-o", "best.yaml", when="without a verdict" if is_confirmable else "next"
+    )
 
 
 @calls("run_search", show_search, screen=_show_callbacks)
@@ -145,7 +150,7 @@ def headroom(
 ) -> None:
     """Measure, before a search, how much even perfect images could gain: two minutes with a frozen backbone.
 
-    Real images of other patients stand in for synthetic ones, at each ratio of the space and, if the backbone is
-    frozen, for several numbers of patients. If they gain less than the margin of `confirm`, no generator can help. The
-    test folder stays sealed.
+    Real images of other patients stand in for synthetic ones, at each ratio of the space and, if
+    the backbone is frozen, for several numbers of patients. If they gain less than the margin of
+    `confirm`, no generator can help. The test folder stays sealed.
     """

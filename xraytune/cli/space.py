@@ -27,8 +27,12 @@ def list_(as_json: options.AsJson = False) -> None:
 
 
 def copy(
-    name: Annotated[str, Argument(metavar="NAME", help="Name of a space, as `xraytune space list` prints it.")],
-    out: Annotated[Path | None, Option("--out", "-o", metavar="FILE", help="New file; default: NAME.yaml.")] = None,
+    name: Annotated[
+        str, Argument(metavar="NAME", help="Name of a space, as `xraytune space list` prints it.")
+    ],
+    out: Annotated[
+        Path | None, Option("--out", "-o", metavar="FILE", help="New file; default: NAME.yaml.")
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Copy a space file that comes with xraytune, to change it. Never overwrites a file."""
@@ -39,7 +43,10 @@ def copy(
 
 
 def check(
-    file: Annotated[Path, Argument(metavar="FILE", help="Search space file (YAML), or the name of a shipped one.")],
+    file: Annotated[
+        Path,
+        Argument(metavar="FILE", help="Search space file (YAML), or the name of a shipped one."),
+    ],
     data: options.Data = None,
     weights_dir: options.WeightsDir = None,
     overrides: options.Overrides = None,
@@ -65,9 +72,15 @@ def _show(file: Path, space: Space, warnings: Sequence[str]) -> None:
     from xraytune.space.shipped import describe_space, find_space
 
     settings, searched = space.settings, len(space.searched)
-    fixed = sum(not spec.domain.is_open and has_effect_in(settings.task, spec.name) for spec in space.specs)
+    fixed = sum(
+        not spec.domain.is_open and has_effect_in(settings.task, spec.name) for spec in space.specs
+    )
     are = "parameter is" if searched == 1 else "parameters are"
-    what = f"{searched} {are} searched, {fixed} are fixed" if searched else "It is one experiment, for `xraytune train`"
+    what = (
+        f"{searched} {are} searched, {fixed} are fixed"
+        if searched
+        else "It is one experiment, for `xraytune train`"
+    )
     if find_space(file) != file:
         console.write(describe_space(file))
     console.write(f"{file}: valid. {what}.", "strong")

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def status(
-    study: Annotated[Path, Argument(metavar="STUDY", help="Folder of a study, or of several studies.")] = Path(
-        "studies"
-    ),
+    study: Annotated[
+        Path, Argument(metavar="STUDY", help="Folder of a study, or of several studies.")
+    ] = Path("studies"),
     as_json: options.AsJson = False,
 ) -> None:
     """Show the trials of a study, the best one so far and the time left, or list all studies. Works during a search, too."""
@@ -36,14 +36,21 @@ def status(
             console.show(*studies_frame(studies))
             console.write_command("xraytune status STUDY", "the trials of one: ")
     else:
-        console.show_result(status(study), lambda view: console.show(*status_frame(view)), as_json=as_json)
+        console.show_result(
+            status(study), lambda view: console.show(*status_frame(view)), as_json=as_json
+        )
 
 
 def report(
     study: options.StudyArgument,
     out: Annotated[
         Path | None,
-        Option("--out", "-o", metavar="FILE", help="HTML file to write; default: report.html in the study."),
+        Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="HTML file to write; default: report.html in the study.",
+        ),
     ] = None,
     cache: options.Cache = None,
     as_json: options.AsJson = False,
@@ -52,7 +59,9 @@ def report(
     from xraytune.present.page import write_report
 
     file = write_report(study, out=out, cache=cache)
-    console.show_result({"report": file}, lambda _: console.write(str(shown_path(file))), as_json=as_json)
+    console.show_result(
+        {"report": file}, lambda _: console.write(str(shown_path(file))), as_json=as_json
+    )
 
 
 def show_export(exported: Exported) -> None:
@@ -67,24 +76,34 @@ def show_export(exported: Exported) -> None:
 @calls("export_best", show_export)
 def export(
     study: options.StudyArgument,
-    out: Annotated[Path, Option("--out", "-o", metavar="FILE", help="YAML file to write.")] = Path("best.yaml"),
+    out: Annotated[Path, Option("--out", "-o", metavar="FILE", help="YAML file to write.")] = Path(
+        "best.yaml"
+    ),
     trial: Annotated[int | None, Option(metavar="NUMBER", help="Trial to export instead.")] = None,
     exact: Annotated[
         bool,
-        Option("--exact", help="Write the trial's own settings, so that `train` reproduces it bit for bit."),
+        Option(
+            "--exact",
+            help="Write the trial's own settings, so that `train` reproduces it bit for bit.",
+        ),
     ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Write the configuration of a study's best mix to a file for `train`, and say why it is this one.
 
-    With this file, `train` uses all patients, including those that `data.train_patients` left out of the search.
+    With this file, `train` uses all patients, including those that `data.train_patients` left out
+    of the search.
     """
 
 
 def _show_cleaned(cleaned: Cleaned) -> None:
     verb = "would free" if cleaned.is_dry_run else "freed"
-    head = f"{verb} {cleaned.total_bytes / 2**20:,.1f} MiB" if cleaned.removed else "nothing to remove"
-    rows = [{"path": str(path), "MiB": f"{size / 2**20:,.1f}"} for path, size in cleaned.removed.items()]
+    head = (
+        f"{verb} {cleaned.total_bytes / 2**20:,.1f} MiB" if cleaned.removed else "nothing to remove"
+    )
+    rows = [
+        {"path": str(path), "MiB": f"{size / 2**20:,.1f}"} for path, size in cleaned.removed.items()
+    ]
     console.show(
         Cell(head, "good"),
         *([Cell(f"note: {cleaned.note}", "dim")] if cleaned.note else []),
@@ -94,12 +113,15 @@ def _show_cleaned(cleaned: Cleaned) -> None:
 
 @calls("clean_cache", _show_cleaned)
 def clean_cache(
-    max_size: Annotated[str, Option(metavar="SIZE", help="Maximum size of the cache, e.g. 50GB or 50GiB.")],
+    max_size: Annotated[
+        str, Option(metavar="SIZE", help="Maximum size of the cache, e.g. 50GB or 50GiB.")
+    ],
     cache: Annotated[Path, Option("--cache", metavar="DIR", help="Cache folder.")] = Path("cache"),
     dry_run: options.DryRun = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Remove the least recently used artifacts until the cache is no larger than SIZE.
 
-    Artifacts that running commands use are kept. What is removed is computed again when it is needed.
+    Artifacts that running commands use are kept. What is removed is computed again when it is
+    needed.
     """

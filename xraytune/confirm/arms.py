@@ -1,7 +1,7 @@
 """The arms of a confirmation and their replicates, as recorded in `plan.json`.
 
-An arm is a finalist, one of its controls, or the same with real images of other patients in the place of synthetic ones.
-Arms with equal settings share their runs.
+An arm is a finalist, one of its controls, or the same with real images of other patients in the
+place of synthetic ones. Arms with equal settings share their runs.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ _PLAN_FILE = "plan.json"
 Content: TypeAlias = tuple[Parameters, int | None, bool]
 Role = Literal["finalist", "matched", "tuned", "perfect"]
 TestKind = Literal["unused", "draws", "folder"]
-"""What is scored, and what replicates are trained on. `unused`: each is trained on its own draw of patients whom the search
-never used, and the rest of them are scored. `draws`: likewise, but a test folder is scored. `folder`: a test folder is
-scored, and all replicates are trained on the search's patients."""
+"""What is scored, and what replicates are trained on. `unused`: each is trained on its own draw of
+patients whom the search never used, and the rest of them are scored. `draws`: likewise, but a test
+folder is scored. `folder`: a test folder is scored, and all replicates are trained on the search's
+patients."""
 
 
 def finished_label(trial: str) -> str:
@@ -75,7 +76,9 @@ class Plan(StrictModel):
     def why_exploratory(self) -> tuple[str, ...]:
         """Why the verdict is not confirmatory; empty if it is."""
         few = f"it has only {self.replicates} replicates, and the 95 % intervals need at least {FEWEST_REPLICATES}"
-        return self.exploratory if self.replicates >= FEWEST_REPLICATES else (*self.exploratory, few)
+        return (
+            self.exploratory if self.replicates >= FEWEST_REPLICATES else (*self.exploratory, few)
+        )
 
     @property
     def trainings(self) -> dict[Content, Arm]:
@@ -93,7 +96,9 @@ class Plan(StrictModel):
     def controls(self, finalist: Arm) -> tuple[Arm, ...]:
         """Return the controls that a finalist is compared with."""
         return tuple(
-            arm for arm in self.arms if arm.role == "tuned" or (arm.role == "matched" and arm.trial == finalist.trial)
+            arm
+            for arm in self.arms
+            if arm.role == "tuned" or (arm.role == "matched" and arm.trial == finalist.trial)
         )
 
     def numbers(self, arm: Arm) -> list[int]:
@@ -132,7 +137,9 @@ def replicate(arm: Arm, settings: Settings, number: int, test: TestKind) -> Expe
     seed = derive_seed(settings.seed, "confirm", number) % 2**31
     parameters, resolution_px, has_real_extra = arm.content
     if parameters.gan is not None:
-        parameters = parameters.with_gan(seed=derive_seed(parameters.gan.seed, "confirm", number) % 2**31)
+        parameters = parameters.with_gan(
+            seed=derive_seed(parameters.gan.seed, "confirm", number) % 2**31
+        )
     return Experiment(
         # Without gates: excluding replicates would select among them.
         settings=without_gate(settings.model_copy(update={"seed": seed})),
@@ -149,7 +156,12 @@ def compared_arms(finalists: Sequence[TrialRow], settings: Settings, test: TestK
     for finalist in finalists:
         resolution_px = Experiment(settings=settings, parameters=finalist.parameters).resolution_px
         arm = finalist_arm(finalist, resolution_px)
-        arms += [arm, *filter(None, (matched_control(arm, source) for source in settings.confirm.controls.matched))]
+        arms += [
+            arm,
+            *filter(
+                None, (matched_control(arm, source) for source in settings.confirm.controls.matched)
+            ),
+        ]
         if test != "folder" and (perfect := matched_control(arm, "duplicate")):
             name = f"real images of other patients, as {finalist.label}"
             arms.append(perfect.model_copy(update={"name": name, "role": "perfect"}))
@@ -159,12 +171,20 @@ def compared_arms(finalists: Sequence[TrialRow], settings: Settings, test: TestK
 def finalist_arm(finalist: TrialRow, resolution_px: int | None) -> Arm:
     """Return the arm of a finalist."""
     parameters, name = finalist.parameters, f"{finalist.parameters.arm} {finalist.label}"
-    return Arm(name=name, role="finalist", parameters=parameters, trial=finalist.label, resolution_px=resolution_px)
+    return Arm(
+        name=name,
+        role="finalist",
+        parameters=parameters,
+        trial=finalist.label,
+        resolution_px=resolution_px,
+    )
 
 
 def matched_control(finalist: Arm, source: str) -> Arm | None:
     """Return the finalist with `source` `none` or `duplicate`, or None if the settings exclude it."""
-    values = {name: value for name, value in flat_values(finalist.parameters).items() if "." not in name}
+    values = {
+        name: value for name, value in flat_values(finalist.parameters).items() if "." not in name
+    }
     try:
         parameters = parameters_from({**values, "source": source})
     except ValidationError:

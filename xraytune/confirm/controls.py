@@ -1,6 +1,7 @@
 """Tuned controls: an arm without synthetic images gets as many trials as a finalist's source; its best is the control.
 
-Top-up trials go through the ASHA of the search. If ASHA pruned a whole arm, its furthest trial is trained to the end.
+Top-up trials go through the ASHA of the search. If ASHA pruned a whole arm, its furthest trial is
+trained to the end.
 """
 
 from __future__ import annotations
@@ -32,11 +33,14 @@ def belongs_to_control(parameters: Parameters, control: str) -> bool:
     return parameters.source == "none" and (parameters.classical > 0) == (control == "classical")
 
 
-def draw_control(space: Space, control: str, count: int, known: Iterable[Parameters]) -> tuple[Parameters, ...]:
+def draw_control(
+    space: Space, control: str, count: int, known: Iterable[Parameters]
+) -> tuple[Parameters, ...]:
     """Sample up to `count` new, different settings of a control's arm; fewer if the space has no more.
 
-    A random sampler draws from the whole space and the arm's settings are kept, so that every condition of the space holds.
-    The seed is derived from the space's: the same study always gets the same top-ups.
+    A random sampler draws from the whole space and the arm's settings are kept, so that every
+    condition of the space holds. The seed is derived from the space's: the same study always gets
+    the same top-ups.
     """
     seen, sampled = set(known), list[Parameters]()
     seed = derive_seed(space.settings.seed, "confirm", "top up", control) % 2**32
@@ -60,7 +64,9 @@ def pruned_to_finish(
     if any(trial.status == "complete" for trial in wanted):
         return ()
     pruned = [trial for trial in wanted if trial.status == "pruned"]
-    return different_trials(sorted(pruned, key=lambda trial: (-trial.epochs, -(trial.value or 0))))[:count]
+    return different_trials(sorted(pruned, key=lambda trial: (-trial.epochs, -(trial.value or 0))))[
+        :count
+    ]
 
 
 def different_trials(trials: Iterable[TrialRow]) -> tuple[TrialRow, ...]:
@@ -71,28 +77,38 @@ def different_trials(trials: Iterable[TrialRow]) -> tuple[TrialRow, ...]:
     return tuple(first.values())
 
 
-def train_trials(study: OpenStudy, trials: Sequence[TrialRow], *, first: int = 0) -> tuple[TrialRow, ...]:
+def train_trials(
+    study: OpenStudy, trials: Sequence[TrialRow], *, first: int = 0
+) -> tuple[TrialRow, ...]:
     """Train pruned trials to the end, and top-up trials under ASHA, as runs numbered from `first`."""
     runs = []
     pruned = {number for number, trial in enumerate(trials, first) if trial.status == "pruned"}
     for number, trial in enumerate(trials, first):
-        label = finished_label(trial.label) if number in pruned else f"{trial.label} {trial.parameters.arm}"
+        label = (
+            finished_label(trial.label)
+            if number in pruned
+            else f"{trial.label} {trial.parameters.arm}"
+        )
         experiment = Experiment(settings=study.settings, parameters=trial.parameters)
         runs.append(Run(number=number, label=label, experiment=experiment))
 
     make_asha = partial(TopUpRungs, study.top_up_folder, study.rungs, to_the_end=pruned)
     rows = train_runs(study, study.top_up_folder, runs, "further trials", make_asha)
     return tuple(
-        TrialRow(**{**rows[number].model_dump(), "label": trial.label, "parameters": trial.parameters})
+        TrialRow(
+            **{**rows[number].model_dump(), "label": trial.label, "parameters": trial.parameters}
+        )
         for number, trial in enumerate(trials, first)
     )
 
 
-def draw_top_ups(study: OpenStudy, finalists: Sequence[TrialRow], notes: list[str]) -> list[Parameters]:
+def draw_top_ups(
+    study: OpenStudy, finalists: Sequence[TrialRow], notes: list[str]
+) -> list[Parameters]:
     """Sample settings until each tuned control's arm has as many trials as a finalist's source.
 
-    All trials of the search count: complete, pruned and failed. `gan` and `classical+gan` are one source; with several
-    sources, the one with the most trials counts.
+    All trials of the search count: complete, pruned and failed. `gan` and `classical+gan` are one
+    source; with several sources, the one with the most trials counts.
     """
     sampled = [trial.parameters for trial in study.searched]
     sources = {finalist.parameters.source for finalist in finalists}
@@ -103,7 +119,9 @@ def draw_top_ups(study: OpenStudy, finalists: Sequence[TrialRow], notes: list[st
         missing = max(0, wanted - there)
         further = draw_control(study.space, control, missing, sampled)
         if len(further) < missing and (further or there):
-            notes.append(f"the space has only {len(further)} of {missing} further settings of the arm {control}")
+            notes.append(
+                f"the space has only {len(further)} of {missing} further settings of the arm {control}"
+            )
         top_ups += further
     return top_ups
 
@@ -134,7 +152,11 @@ def choose_tuned(
             name = f"tuned {best.parameters.arm} {best.label}"
             tuned.append(Arm(name=name, role="tuned", parameters=best.parameters, trial=best.label))
         else:
-            why = f"all trials of the arm {control} failed" if of_arm else f"the space has no {control} arm"
+            why = (
+                f"all trials of the arm {control} failed"
+                if of_arm
+                else f"the space has no {control} arm"
+            )
             notes.append(f"{why}, so it has no tuned control")
     return tuned
 
@@ -142,12 +164,14 @@ def choose_tuned(
 class TopUpRungs:
     """Decide which top-up trials ASHA prunes, on the rungs that the search's trials have already reached.
 
-    `reports.jsonl` records each epoch of a top-up in its order of arrival, before the decision on it. After a restart these
-    values are replayed in that order, after those of the search, so a resumed confirmation decides as an uninterrupted one.
-    Raises StudyError if the file is damaged.
+    `reports.jsonl` records each epoch of a top-up in its order of arrival, before the decision on
+    it. After a restart these values are replayed in that order, after those of the search, so a
+    resumed confirmation decides as an uninterrupted one. Raises StudyError if the file is damaged.
     """
 
-    def __init__(self, folder: StudyFolder, rungs: Rungs, *, to_the_end: Collection[int] = ()) -> None:
+    def __init__(
+        self, folder: StudyFolder, rungs: Rungs, *, to_the_end: Collection[int] = ()
+    ) -> None:
         self._to_the_end = to_the_end
         self._path, self._rungs = folder.path / "reports.jsonl", rungs
         self._arm_of = cache(lambda number: folder.experiment(number).parameters.arm)
@@ -162,9 +186,13 @@ class TopUpRungs:
             return True
         value = record.best_val_score
         if (number, record.epoch) not in self._reported:
-            append_jsonl(self._path, {"version": 1, "number": number, "epoch": record.epoch, "value": value})
+            append_jsonl(
+                self._path, {"version": 1, "number": number, "epoch": record.epoch, "value": value}
+            )
         return self._replay(number, record.epoch, value)
 
     def _replay(self, number: int, epoch: int, value: float) -> bool:
         self._reported.add((number, epoch))
-        return self._rungs.should_continue(f"top-up {number}", epoch, value, arm=self._arm_of(number))
+        return self._rungs.should_continue(
+            f"top-up {number}", epoch, value, arm=self._arm_of(number)
+        )

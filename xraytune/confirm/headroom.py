@@ -1,8 +1,8 @@
 """How much any generator could help: real images of other patients stand in for perfect synthetic ones.
 
-The baseline of a space is trained on several draws of n patients, and on the same draws plus real images of other
-patients, at each ratio of the space, with equal steps and seeds. All networks are scored on the remaining training
-patients, who are in no draw. The test folder stays sealed.
+The baseline of a space is trained on several draws of n patients, and on the same draws plus real
+images of other patients, at each ratio of the space, with equal steps and seeds. All networks are
+scored on the remaining training patients, who are in no draw. The test folder stays sealed.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ Numbers = NDArray[np.int64]
 class Gain:
     """The mean gain over `draws` from adding `ratio` real images of other patients per image of `patients` patients.
 
-    `baseline` is the mean score without them, `test_patients` is the number of patients scored, and `interval` accounts
-    for both draws and scored patients.
+    `baseline` is the mean score without them, `test_patients` is the number of patients scored, and
+    `interval` accounts for both draws and scored patients.
     """
 
     patients: int
@@ -100,10 +100,14 @@ class Headroom:
     def sentences(self) -> tuple[str, ...]:
         """What the largest gain means: at the number of patients closest to the space's own, then at the others."""
         first = min(self.ladder, key=lambda count: abs(count - self.patients))
-        return tuple(self._sentence(count) for count in (first, *(n for n in self.ladder if n != first)))
+        return tuple(
+            self._sentence(count) for count in (first, *(n for n in self.ladder if n != first))
+        )
 
     def _sentence(self, count: int) -> str:
-        best = max((gain for gain in self.gains if gain.patients == count), key=lambda gain: gain.gain)
+        best = max(
+            (gain for gain in self.gains if gain.patients == count), key=lambda gain: gain.gain
+        )
         low, high = best.interval.low, best.interval.high
         if high < self.margin:
             means = f"less than the margin of {self.margin:g}: no generator can help here"
@@ -113,7 +117,9 @@ class Headroom:
             means = f"less than twice the margin of {self.margin:g}: only a nearly perfect generator could help"
         else:
             means = f"{best.gain / self.margin:.1f} times the margin of {self.margin:g}: a good generator can help"
-        gain = f"gain {best.gain:.3f} {self.metric} ({low:.3f} to {high:.3f}) at ratio {best.ratio:g}"
+        gain = (
+            f"gain {best.gain:.3f} {self.metric} ({low:.3f} to {high:.3f}) at ratio {best.ratio:g}"
+        )
         return f"At {count:,} patients, even perfect images {gain}, {means}."
 
 
@@ -130,8 +136,9 @@ def headroom(
 ) -> Headroom:
     """Measure, before a search, how much perfect images would gain.
 
-    With a frozen backbone, features are computed once, and several numbers of patients take about two minutes in all.
-    Otherwise, whole networks are trained, and only for the number of patients closest to the space's own.
+    With a frozen backbone, features are computed once, and several numbers of patients take about
+    two minutes in all. Otherwise, whole networks are trained, and only for the number of patients
+    closest to the space's own.
 
     Args:
         space: Search space (YAML).
@@ -153,10 +160,17 @@ def headroom(
     all_patients = [*overrides, "data.train_patients=null"]
     whole = open_space(space, all_patients, data=data, weights_dir=weights_dir)
     settings, task = whole.settings, task_of(whole.settings)
-    parameters, ratios = _baseline(whole).model_copy(update={"early_stop_epochs": None}), _ratios(whole)
+    parameters, ratios = (
+        _baseline(whole).model_copy(update={"early_stop_epochs": None}),
+        _ratios(whole),
+    )
     cache = cache.resolve()
-    prepared, _ = prepare_space(whole, cache, skip_broken=skip_broken, note=note, on_progress=on_progress)
-    compute = replace(allocation_of(settings, has_gpu=gpu_count() > 0).compute(), threads=cpu_count())
+    prepared, _ = prepare_space(
+        whole, cache, skip_broken=skip_broken, note=note, on_progress=on_progress
+    )
+    compute = replace(
+        allocation_of(settings, has_gpu=gpu_count() > 0).compute(), threads=cpu_count()
+    )
     pin(compute)
     context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
     side = prepared.side("train")
@@ -175,7 +189,10 @@ def headroom(
         results: list[Results] = []
         for arm in arms:
             for draw in range(draws):
-                real, others = (np.array([*chain(*part)]) for part in draw_and_others(patients, draw, count, size))
+                real, others = (
+                    np.array([*chain(*part)])
+                    for part in draw_and_others(patients, draw, count, size)
+                )
                 extra = others[: extra_images(arm.synthetic_ratio, len(real))]
                 results.append(train_on_draw(experiment, arm, context, everyone, real, extra))
                 trained += 1
@@ -217,24 +234,34 @@ def _baseline(space: Space) -> Parameters:
     drawn = islice(random_parameters(space, space.settings.seed), _TRIES)
     baselines = [parameters for parameters in drawn if parameters.source == "none"]
     if not baselines:
-        raise ConfigError(Problem("the space has no arm without extra images", space.settings.name, "add source: none"))
+        raise ConfigError(
+            Problem(
+                "the space has no arm without extra images", space.settings.name, "add source: none"
+            )
+        )
     return min(baselines, key=lambda parameters: parameters.simplicity)
 
 
 def _ratios(space: Space) -> list[float]:
     """Return the ratios of the space, ascending; for a range, its two ends."""
     ratios = {
-        ratio for (ratio,) in space.combinations("synthetic_ratio") if isinstance(ratio, int | float) and ratio > 0
+        ratio
+        for (ratio,) in space.combinations("synthetic_ratio")
+        if isinstance(ratio, int | float) and ratio > 0
     }
     if not ratios:
         what = "the space has no ratio of extra to real images"
-        raise ConfigError(Problem(what, space.settings.name, "add a source of extra images and synthetic_ratio"))
+        raise ConfigError(
+            Problem(what, space.settings.name, "add a source of extra images and synthetic_ratio")
+        )
     return sorted(map(float, ratios))
 
 
 def with_extra(parameters: Parameters, ratio: float) -> Parameters:
     """Return the baseline with a stream of extra images, as many per step as in a trial with this ratio."""
-    return parameters_from({**flat_values(parameters), "source": "duplicate", "synthetic_ratio": ratio})
+    return parameters_from(
+        {**flat_values(parameters), "source": "duplicate", "synthetic_ratio": ratio}
+    )
 
 
 def _pool_size(count: int, ratio: float) -> int:
@@ -246,7 +273,11 @@ def designs(patient_count: int, wanted: int, ratio: float) -> Iterator[tuple[int
     """Yield each number of patients, and how many disjoint draws of it leave enough patients to score on."""
     available = int((1 - _TEST_SHARE) * patient_count)
     largest = int(available // _FEWEST_DRAWS / (1 + _SPARE * ratio))
-    rungs = [count for factor in _LADDER if _FEWEST_PATIENTS <= (count := round(factor * wanted)) <= largest]
+    rungs = [
+        count
+        for factor in _LADDER
+        if _FEWEST_PATIENTS <= (count := round(factor * wanted)) <= largest
+    ]
     for count in rungs or ([largest] if largest >= _FEWEST_PATIENTS else []):
         yield count, min(_MOST_DRAWS, available // _pool_size(count, ratio))
 
@@ -255,12 +286,17 @@ def _possible_designs(
     prepared: Prepared, patients: Sequence[tuple[int, ...]], wanted: int, ratio: float, where: Path
 ) -> list[tuple[int, int]]:
     """Return the designs whose draws and scored patients have images of every class; DataError if there are none."""
-    missing = {design: _missing(prepared, patients, *design, ratio) for design in designs(len(patients), wanted, ratio)}
+    missing = {
+        design: _missing(prepared, patients, *design, ratio)
+        for design in designs(len(patients), wanted, ratio)
+    }
     if possible := [design for design, what in missing.items() if not what]:
         return possible
     needed = math.ceil(_FEWEST_DRAWS * _pool_size(_FEWEST_PATIENTS, ratio) / (1 - _TEST_SHARE))
     few = f"{len(patients):,} training patients are too few for a ratio of {ratio:g}, which needs {needed:,}"
-    raise DataError(Problem(next(iter(missing.values()), few), where, "lower the ratios, or add patients"))
+    raise DataError(
+        Problem(next(iter(missing.values()), few), where, "lower the ratios, or add patients")
+    )
 
 
 def draw_and_others(
@@ -268,15 +304,21 @@ def draw_and_others(
 ) -> tuple[Sequence[tuple[int, ...]], Sequence[tuple[int, ...]]]:
     """Return a draw of `count` patients and the others of its `size`, both with about the class shares of all.
 
-    `patients` are in nested order, so that successive ones have these shares; every third one, say, may be of one class.
+    `patients` are in nested order, so that successive ones have these shares; every third one, say,
+    may be of one class.
     """
     first = draw * size
     return patients[first : first + count], patients[first + count : first + size]
 
 
-def _missing(prepared: Prepared, patients: Sequence[tuple[int, ...]], count: int, draws: int, ratio: float) -> str:
+def _missing(
+    prepared: Prepared, patients: Sequence[tuple[int, ...]], count: int, draws: int, ratio: float
+) -> str:
     """Return why so many draws are impossible: one lacks a class, or too few patients are left to score on; else ""."""
-    images, size = [image for image in prepared.images if image.side == "train"], _pool_size(count, ratio)
+    images, size = (
+        [image for image in prepared.images if image.side == "train"],
+        _pool_size(count, ratio),
+    )
     parts = [("draw", 1, draw_and_others(patients, draw, count, size)[0]) for draw in range(draws)]
     for name, fewest, part in (*parts, ("test side", FEWEST_OF_CLASS, patients[draws * size :])):
         chosen = [images[place] for place in chain(*part)]
@@ -299,10 +341,17 @@ def train_on_draw(
     budget = settings.budget.model_copy(update={"steps_per_epoch": steps})
     trial = Experiment(settings=settings.model_copy(update={"budget": budget}), parameters=arm)
     inputs = TrialInputs(
-        trial, context, TrainingSet(sources=(everyone,), targets=everyone.targets, real=real, extra=extra)
+        trial,
+        context,
+        TrainingSet(sources=(everyone,), targets=everyone.targets, real=real, extra=extra),
     )
-    with TemporaryDirectory() as folder, in_one_thread() if inputs.network.has_cached_features else nullcontext():
-        training = training_of(trial, replace(context, on_progress=ignore_progress), inputs, Path(folder))
+    with (
+        TemporaryDirectory() as folder,
+        in_one_thread() if inputs.network.has_cached_features else nullcontext(),
+    ):
+        training = training_of(
+            trial, replace(context, on_progress=ignore_progress), inputs, Path(folder)
+        )
         for _ in train_network(training, inputs.validate):
             pass
         load_best(training.checkpoint_dir, inputs.trained)

@@ -8,17 +8,32 @@ from dataclasses import asdict
 from xraytune.base.errors import join_names
 from xraytune.base.records import Compute
 from xraytune.confirm.arms import Arm
-from xraytune.confirm.record import Confirmation, ControlVerdict, FinalistVerdict, HeadroomReached, HeldOutSet
+from xraytune.confirm.record import (
+    Confirmation,
+    ControlVerdict,
+    FinalistVerdict,
+    HeadroomReached,
+    HeldOutSet,
+)
 from xraytune.confirm.score import ArmScores
 from xraytune.confirm.sealed import SealedTest
 from xraytune.confirm.study import OpenStudy
 from xraytune.stats.classification import FEWEST_LABELS, scored_findings
-from xraytune.stats.verdict import AgainstControl, ControlKind, compare, fixed_sequence, judge_pair, overall_verdict
+from xraytune.stats.verdict import (
+    AgainstControl,
+    ControlKind,
+    compare,
+    fixed_sequence,
+    judge_pair,
+    overall_verdict,
+)
 from xraytune.study.folder import format_versions
 from xraytune.study.trial_files import read_pool_report
 
 
-def judge(study: OpenStudy, test: ArmScores, *, sealed: SealedTest, compute: Compute) -> Confirmation:
+def judge(
+    study: OpenStudy, test: ArmScores, *, sealed: SealedTest, compute: Compute
+) -> Confirmation:
     """Judge the finalists by their scores on the `sealed` images, which were computed on `compute`."""
     plan, prepared, confirm = test.plan, study.prepared, study.settings.confirm
     is_binary = len(prepared.class_names) == 2

@@ -1,6 +1,7 @@
 """The plan of a confirmation: which arms are compared, and the runs of each replicate.
 
-The finalists are chosen among the trials of the search, and the tuned controls after their top-up trials were trained.
+The finalists are chosen among the trials of the search, and the tuned controls after their top-up
+trials were trained.
 """
 
 from __future__ import annotations
@@ -29,14 +30,17 @@ from xraytune.trial.mix import require_enough
 def make_plan(study: OpenStudy, *, finalists: int, replicates: int, choice: TestChoice) -> Plan:
     """Train the top-up trials, and return a new plan with at most so many `finalists`, and write it.
 
-    Raises StudyError if there is no trial with synthetic images, or a finalist has no control; TrialError if runs failed.
+    Raises StudyError if there is no trial with synthetic images, or a finalist has no control;
+    TrialError if runs failed.
     """
     notes = [*choice.notes]
     first = candidates(study, finalists)
     pruned = [trial for trial in first if trial.status == "pruned"]
     if pruned:
         furthest = join_names([trial.label for trial in pruned])
-        notes.append(f"ASHA pruned all trials with synthetic images; confirm trained {furthest} to the end")
+        notes.append(
+            f"ASHA pruned all trials with synthetic images; confirm trained {furthest} to the end"
+        )
     top_ups = [
         TrialRow(number=number, status="waiting", label=f"top-up {number}", parameters=parameters)
         for number, parameters in enumerate(draw_top_ups(study, first, notes), len(pruned))
@@ -46,7 +50,12 @@ def make_plan(study: OpenStudy, *, finalists: int, replicates: int, choice: Test
     chosen = choose_finalists(ended, finalists, study.folder.path)
     finish = partial(train_trials, study, first=len(trained))
     tuned = choose_tuned(study.settings.confirm.controls.tuned, ended, finish, notes)
-    arms = (*_possible(study, compared_arms(chosen, study.settings, choice.kind), choice, replicates, notes), *tuned)
+    arms = (
+        *_possible(
+            study, compared_arms(chosen, study.settings, choice.kind), choice, replicates, notes
+        ),
+        *tuned,
+    )
     plan = Plan(test=choice.kind, replicates=replicates, notes=tuple(notes), arms=arms)
     if alone := [finalist.trial for finalist in plan.finalists if not plan.controls(finalist)]:
         what = f"there is no control to compare {join_names(alone)} with, neither matched nor tuned"
@@ -61,8 +70,12 @@ def mark_earlier_access(study: OpenStudy, plan: Plan, earlier: Sequence[TestAcce
     if not earlier or plan.exploratory:
         return plan
     times = "once" if len(earlier) == 1 else f"{len(earlier)} times"
-    by = " and ".join(dict.fromkeys(f"`{row['command']}` of study {row['study']}" for row in earlier))
-    plan = plan.model_copy(update={"exploratory": (f"test images had been accessed {times} before, by {by}",)})
+    by = " and ".join(
+        dict.fromkeys(f"`{row['command']}` of study {row['study']}" for row in earlier)
+    )
+    plan = plan.model_copy(
+        update={"exploratory": (f"test images had been accessed {times} before, by {by}",)}
+    )
     write_plan(plan, study.runs_folder.path)
     return plan
 
@@ -72,7 +85,9 @@ def candidates(study: OpenStudy, count: int) -> tuple[TrialRow, ...]:
 
     Raises StudyError if there is no trial with synthetic images.
     """
-    pruned = pruned_to_finish(study.searched, lambda parameters: parameters.has_synthetic_images, count)
+    pruned = pruned_to_finish(
+        study.searched, lambda parameters: parameters.has_synthetic_images, count
+    )
     return pruned or choose_finalists(study.searched, count, study.folder.path)
 
 
@@ -84,7 +99,9 @@ def choose_finalists(trials: Iterable[TrialRow], count: int, study: Path) -> tup
     complete = [trial for trial in trials if trial.status == "complete"]
     if not complete:
         fix = "continue the search until a trial is complete; `xraytune status` shows its progress"
-        raise StudyError(Problem("no trial is complete, so there is nothing to confirm", study, fix))
+        raise StudyError(
+            Problem("no trial is complete, so there is nothing to confirm", study, fix)
+        )
     synthetic = [trial for trial in complete if trial.parameters.has_synthetic_images]
     if not synthetic:
         what = "no complete trial has synthetic images, so there is no finalist to confirm"
@@ -93,7 +110,9 @@ def choose_finalists(trials: Iterable[TrialRow], count: int, study: Path) -> tup
     return different_trials(ranked_on_val_b(synthetic))[:count]
 
 
-def _possible(study: OpenStudy, arms: Sequence[Arm], choice: TestChoice, count: int, notes: list[str]) -> Iterator[Arm]:
+def _possible(
+    study: OpenStudy, arms: Sequence[Arm], choice: TestChoice, count: int, notes: list[str]
+) -> Iterator[Arm]:
     """Drop arms that a folder of extra images or the other draws are too small for."""
     trained_on = [study.prepared]
     if choice.kind == "unused":
@@ -103,9 +122,13 @@ def _possible(study: OpenStudy, arms: Sequence[Arm], choice: TestChoice, count: 
         try:
             for prepared in trained_on:
                 if arm.role == "perfect":
-                    require_enough(prepared.side("others").labels.tolist(), arm.parameters, prepared)
+                    require_enough(
+                        prepared.side("others").labels.tolist(), arm.parameters, prepared
+                    )
                 elif folder:
-                    images, _ = store_folder(folder.path, prepared, study.settings.data, cache=study.cache)
+                    images, _ = store_folder(
+                        folder.path, prepared, study.settings.data, cache=study.cache
+                    )
                     require_enough([image.label for image in images], arm.parameters, prepared)
         except DataError as error:
             if arm.role == "finalist":

@@ -15,7 +15,14 @@ from pydantic import TypeAdapter
 from xraytune.base.files import markdown, read_json, require_recorded, write_json, write_text
 from xraytune.base.records import to_json
 from xraytune.confirm.arms import TestKind
-from xraytune.stats.verdict import ControlKind, Interval, Overall, PairWord, VarianceComponents, can_show_harm
+from xraytune.stats.verdict import (
+    ControlKind,
+    Interval,
+    Overall,
+    PairWord,
+    VarianceComponents,
+    can_show_harm,
+)
 from xraytune.study.folder import damage_explained
 
 if TYPE_CHECKING:
@@ -40,7 +47,8 @@ class HeldOutSet:
 class HeadroomReached:
     """The gain from real images of other patients in the place of a finalist's synthetic images, with a 95 % interval.
 
-    `share` is the share of it that the synthetic images gained; None unless the interval lies above 0.
+    `share` is the share of it that the synthetic images gained; None unless the interval lies above
+    0.
     """
 
     gain: float
@@ -80,7 +88,11 @@ class FinalistVerdict:
     def words(self, comparison: ControlVerdict) -> tuple[str, ...]:
         """Return what to show: all words that hold, or `no better` if at least an improvement is ruled out."""
         is_ruled_out = self.verdict == "no_better" and comparison.control in self.because_of
-        return ("no better",) if is_ruled_out and comparison.verdict == ("undecided",) else comparison.verdict
+        return (
+            ("no better",)
+            if is_ruled_out and comparison.verdict == ("undecided",)
+            else comparison.verdict
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +122,11 @@ class Confirmation:
     @property
     def scope(self) -> str:
         """What the verdict is limited to, if all replicates were trained on the same patients; else ""."""
-        return f"for these {self.train_patients} training patients, " if self.test.kind == "folder" else ""
+        return (
+            f"for these {self.train_patients} training patients, "
+            if self.test.kind == "folder"
+            else ""
+        )
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return the differences in score as a table, a row for each finalist and control."""
@@ -143,7 +159,9 @@ def write_verdict(folder: Path, confirmation: Confirmation) -> None:
     """Write `verdict.json` and `methods.md`."""
     content = confirmation.to_json()
     write_json(folder / VERDICT_FILE, content, is_recorded=True)
-    write_text(folder / "methods.md", f"{markdown(content['answer'])}\n\n{markdown(content['methods'])}\n")
+    write_text(
+        folder / "methods.md", f"{markdown(content['answer'])}\n\n{markdown(content['methods'])}\n"
+    )
 
 
 def read_verdict(folder: Path) -> Confirmation | None:
@@ -160,8 +178,13 @@ def answer_paragraph(confirmation: Confirmation) -> str:
     first = confirmation.finalists[0]
     matched = [result for result in first.comparisons if result.kind != "tuned"]
     others = [result.control for result in matched if "worse" not in result.verdict]
-    # Worse than without extra images: this may come from how they are mixed in, unless it is worse than all, duplicates too.
-    worse = [result.control for result in matched if result.kind != "duplicate" and "worse" in result.verdict]
+    # Worse than without extra images: this may come from how they are mixed in, unless it is worse
+    # than all, duplicates too.
+    worse = [
+        result.control
+        for result in matched
+        if result.kind != "duplicate" and "worse" in result.verdict
+    ]
     is_due_to_images = can_show_harm([result.kind for result in matched]) and not others
     return _paragraph(
         "answer.txt",
@@ -188,7 +211,10 @@ def methods_paragraph(confirmation: Confirmation) -> str:
 
 def _paragraph(template: str, confirmation: Confirmation, **values: object) -> str:
     environment = Environment(
-        loader=PackageLoader("xraytune.confirm"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("xraytune.confirm"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     text = environment.get_template(template).render(
         record=confirmation,

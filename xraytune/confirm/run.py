@@ -2,9 +2,10 @@
 
     plan -> train -> score the test images -> judge -> record
 
-If the search left enough patients unused, each replicate trains on its own draw of them, and the rest are the test images;
-otherwise, all replicates train on the search's patients, and those of the test folder are scored. The same call again
-resumes after an interruption: all results are in the study's `confirm/`, and nothing is trained twice.
+If the search left enough patients unused, each replicate trains on its own draw of them, and the
+rest are the test images; otherwise, all replicates train on the search's patients, and those of the
+test folder are scored. The same call again resumes after an interruption: all results are in the
+study's `confirm/`, and nothing is trained twice.
 """
 
 from __future__ import annotations
@@ -42,22 +43,19 @@ def confirm(
 ) -> Confirmation:
     """Compare the finalists of a study with their controls. Everything is checked before anything is trained.
 
-    Args:
-        study: The study's folder; its search has ended.
-        test: Class folders of test images for the verdict, if the study's images have no `test/`.
-        data: New location of the study's images, if they moved.
-        weights_dir: New location of the official weight files, if they moved.
-        finalists: Overrides `confirm.finalists`; an existing plan keeps its own number.
+    Args: study: The study's folder; its search has ended. test: Class folders of test images for
+        the verdict, if the study's images have no `test/`. data: New location of the study's
+        images, if they moved. weights_dir: New location of the official weight files, if they
+        moved. finalists: Overrides `confirm.finalists`; an existing plan keeps its own number.
         replicates: Overrides `confirm.replicates`; refused if an existing plan has another number.
-        cache: The artifact cache; by default the one next to the studies.
-        address: A Ray cluster; by default Ray starts on this machine.
-        reason: Why test images are scored, for the test-set access log.
-        callbacks: Called as the confirmation proceeds.
-        before_test: Called after all training, before this confirmation scores test images for the first time; an
+        cache: The artifact cache; by default the one next to the studies. address: A Ray cluster;
+        by default Ray starts on this machine. reason: Why test images are scored, for the test-set
+        access log. callbacks: Called as the confirmation proceeds. before_test: Called after all
+        training, before this confirmation scores test images for the first time; an
             exception leaves them sealed.
 
-    Raises:
-        StudyError: No study, no finalist, changed images or weights, runs scored on other test images, or a plan with
+    Raises: StudyError: No study, no finalist, changed images or weights, runs scored on other test
+        images, or a plan with
             another number of replicates.
         DataError: No test images, or unusable ones.
         TrialError: Runs failed; the same call again retries them.
@@ -70,10 +68,14 @@ def confirm(
         plan = read_plan(folder.path)
         if plan and replicates and replicates != plan.replicates:
             what = f"this confirmation has {plan.replicates} replicates, and {replicates} were asked for"
-            again = f"move {CONFIRM_FOLDER}/ away to start over; trained generators stay in the cache"
+            again = (
+                f"move {CONFIRM_FOLDER}/ away to start over; trained generators stay in the cache"
+            )
             raise StudyError(Problem(what, folder.path, f"omit --replicates, or {again}"))
         if plan and finalists and finalists != (known := len(plan.finalists)):
-            callbacks.note(f"--finalists {finalists} is ignored: this confirmation was planned with {known}")
+            callbacks.note(
+                f"--finalists {finalists} is ignored: this confirmation was planned with {known}"
+            )
         finalists = finalists or wanted.finalists
         replicates = plan.replicates if plan else replicates or wanted.replicates
         if not plan:  # else there may be nothing left to do
@@ -109,7 +111,9 @@ def confirm(
         if not has_any_results(folder):
             before_test()
         if not is_scored(folder, plan.runs):
-            earlier = accesses_before(opened.folder.path, CONFIRM, sealed.fingerprint, sealed.contents)
+            earlier = accesses_before(
+                opened.folder.path, CONFIRM, sealed.fingerprint, sealed.contents
+            )
             plan = mark_earlier_access(opened, plan, earlier)
         scores = score_sealed(opened, plan, sealed, compute, reason=reason)
         confirmation = judge(opened, scores, sealed=sealed, compute=compute)

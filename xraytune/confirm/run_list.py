@@ -1,7 +1,8 @@
 """Runs of fixed settings, such as the replicates of a confirmation: trained in any order, none twice.
 
-A folder of runs looks like a study: `trials/0007/config.json` contains a run's settings. `runs.jsonl` has a row for each
-ended run; each start trains the runs that have no row, or that failed.
+A folder of runs looks like a study: `trials/0007/config.json` contains a run's settings.
+`runs.jsonl` has a row for each ended run; each start trains the runs that have no row, or that
+failed.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ class Run:
     experiment: Experiment
 
 
-def complete_folder(folder: StudyFolder, prepared: Prepared, machine: Callable[[], Mapping[str, Json]]) -> None:
+def complete_folder(
+    folder: StudyFolder, prepared: Prepared, machine: Callable[[], Mapping[str, Json]]
+) -> None:
     """Write what workers read in a folder of runs: the images and the machine."""
     if not (folder.path / "environment.json").exists():
         write_prepared(prepared, folder.path / "split.json")
@@ -50,8 +53,8 @@ def complete_folder(folder: StudyFolder, prepared: Prepared, machine: Callable[[
 class RunList(TrialSource):
     """A fixed list of runs, including those that have ended; StudyError if one of these had other settings.
 
-    `what` is their name in progress bars and errors. `asha` returns whether a run continues after an epoch; without it every
-    run trains to its last step.
+    `what` is their name in progress bars and errors. `asha` returns whether a run continues after
+    an epoch; without it every run trains to its last step.
     """
 
     def __init__(
@@ -66,7 +69,12 @@ class RunList(TrialSource):
     ) -> None:
         self.folder, self.clock, self.retries = folder, StudyClock(), retries
         self._runs = {run.number: run for run in runs}
-        self._what, self._on_progress, self._asha, self.stops_trials = what, on_progress, asha, asha is not None
+        self._what, self._on_progress, self._asha, self.stops_trials = (
+            what,
+            on_progress,
+            asha,
+            asha is not None,
+        )
         self._shown = dict[int, int]()  # steps of generators that were reported last
         self._ended: dict[int, TrialStatus] = {
             number: row.status
@@ -75,7 +83,9 @@ class RunList(TrialSource):
         }
         for number in self._ended:
             self._require_same(number)
-            folder.drop_checkpoint(number)  # the confirmation may have been killed between a run's end and this
+            folder.drop_checkpoint(
+                number
+            )  # the confirmation may have been killed between a run's end and this
         self._report_progress()
 
     def unfinished(self) -> Iterator[Trial]:
@@ -103,7 +113,14 @@ class RunList(TrialSource):
         label = self._runs[number].label
         network = self.folder.network_path(number)
         sha256 = sha256_of(network) if status == "complete" and network.exists() else None
-        row = RunRow(number=number, label=label, status=status, seconds=seconds, network_sha256=sha256, **outcome)
+        row = RunRow(
+            number=number,
+            label=label,
+            status=status,
+            seconds=seconds,
+            network_sha256=sha256,
+            **outcome,
+        )
         append_row(self.folder.runs_path, row)
         self._ended[number] = status
         if status != "failed":  # a failed run resumes from its checkpoint at the next start
@@ -114,10 +131,14 @@ class RunList(TrialSource):
         """Report the progress of the generators in training."""
         for trial in running:
             number = trial.number
-            progress = read_progress(self.folder.trial_path(number)) if trial.only_generator else None
+            progress = (
+                read_progress(self.folder.trial_path(number)) if trial.only_generator else None
+            )
             if progress and progress.done and progress.done != self._shown.get(number):
                 self._shown[number] = progress.done
-                self._on_progress(f"{self._runs[number].label} (steps)", progress.done, progress.total)
+                self._on_progress(
+                    f"{self._runs[number].label} (steps)", progress.done, progress.total
+                )
 
     def successful_count(self) -> int:
         """Return how many runs have ended, except failed ones."""
@@ -125,7 +146,11 @@ class RunList(TrialSource):
 
     def _require_same(self, number: int) -> None:
         config = self.folder.trial_path(number) / "config.json"
-        if config.exists() and self.folder.experiment(number).identity() != self._runs[number].experiment.identity():
+        if (
+            config.exists()
+            and self.folder.experiment(number).identity()
+            != self._runs[number].experiment.identity()
+        ):
             what = "this run was started with other settings: the study or the options have changed since"
             fix = f"use the same options, or move {self.folder.path.name}/ away to start over"
             raise StudyError(Problem(what, config, fix))
@@ -146,7 +171,9 @@ def run_loop(
 ) -> TrialLoop:
     """Return the loop of a list of runs, as their folder says; `make_asha` returns the `asha` of a `RunList`."""
     asha = make_asha() if make_asha else None
-    run_list = RunList(folder, runs, what=what, retries=retries, on_progress=callbacks.on_progress, asha=asha)
+    run_list = RunList(
+        folder, runs, what=what, retries=retries, on_progress=callbacks.on_progress, asha=asha
+    )
     return TrialLoop(run_list, generator_need=need)
 
 
@@ -159,7 +186,8 @@ def train_runs(
 ) -> dict[int, RunRow]:
     """Train the runs that have not ended and return the rows of all; arguments as for `run_loop`.
 
-    Raises StudyError if the versions of packages have changed since the first run, TrialError if runs failed.
+    Raises StudyError if the versions of packages have changed since the first run, TrialError if
+    runs failed.
     """
     if not runs:
         return {}
@@ -171,20 +199,30 @@ def train_runs(
         what=what,
         retries=study.settings.resources.retries,
         make_asha=make_asha,
-        need=partial(generator_need, prepared=study.prepared, compute=folder.compute(), cache=study.cache),
+        need=partial(
+            generator_need, prepared=study.prepared, compute=folder.compute(), cache=study.cache
+        ),
     )
     loop = make_loop(study.callbacks)
     if not loop.is_done:
         if other := other_releases(folder):
             fix = f"install those versions, or move {folder.path.name}/ away to train all runs with the current ones"
-            problem = f"the runs of this confirmation are {other}, so their AUROCs are not comparable"
+            problem = (
+                f"the runs of this confirmation are {other}, so their AUROCs are not comparable"
+            )
             raise StudyError(Problem(problem, folder.path, fix))
         study.runner.run(folder, make_loop, reuse_processes=True)
     numbers = {run.number for run in runs}
-    rows = {number: row for number, row in ended_runs(folder).items() if number in numbers}  # of this list alone
+    rows = {
+        number: row for number, row in ended_runs(folder).items() if number in numbers
+    }  # of this list alone
     if failed := [row for row in rows.values() if row.status == "failed"]:
         fix = "run the same command again to retry them; see trials/*/error.txt there"
-        raise TrialError(Problem(f"{len(failed)} of {len(runs)} {what} failed:{reasons_of(failed)}", folder.path, fix))
+        raise TrialError(
+            Problem(
+                f"{len(failed)} of {len(runs)} {what} failed:{reasons_of(failed)}", folder.path, fix
+            )
+        )
     return rows
 
 

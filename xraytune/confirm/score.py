@@ -1,7 +1,7 @@
 """The scores of each run on sealed images.
 
-Results, class probabilities or the Dice of each image, are stored with the run (as `test.npy`, float64 [N, C]), so that they
-are computed only once.
+Results, class probabilities or the Dice of each image, are stored with the run (as `test.npy`,
+float64 [N, C]), so that they are computed only once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ from xraytune.base.records import Compute
 from xraytune.confirm.arms import Arm, Plan
 from xraytune.confirm.sealed import TEST, SealedTest, load_test_images
 from xraytune.confirm.study import OpenStudy
-from xraytune.confirm.test_access import CONFIRM, TEST_ACCESS_FILE, last_access, log_test_access, study_logs
+from xraytune.confirm.test_access import (
+    CONFIRM,
+    TEST_ACCESS_FILE,
+    last_access,
+    log_test_access,
+    study_logs,
+)
 from xraytune.data.prepare import ImageSource, RunContext
 from xraytune.nets.backbones import fold_batch_norms
 from xraytune.nets.checkpoint import load_best
@@ -54,15 +60,17 @@ class ArmScores:
         results = np.concatenate([self.results(arm) for arm in arms])
         measured = self.task.components(self.labels, results, self.patients, self.positive)
         scores = measured.scores.reshape(len(arms), -1)
-        return replace(measured, scores=scores, components=measured.components.reshape(*scores.shape, -1))
+        return replace(
+            measured, scores=scores, components=measured.components.reshape(*scores.shape, -1)
+        )
 
 
 def scoring_compute(study: OpenStudy, plan: Plan) -> Compute:
     """Return the device for scoring sealed images, pinned: that of the training, or the CPU if there is no GPU.
 
-    Scores that are compared come from one kind of device and one release of torch. If some of the needed ones are missing,
-    and the existing ones were computed differently than is possible here, the existing ones are removed and all are computed
-    again.
+    Scores that are compared come from one kind of device and one release of torch. If some of the
+    needed ones are missing, and the existing ones were computed differently than is possible here,
+    the existing ones are removed and all are computed again.
     """
     folder = study.runs_folder
     file = folder.path / "scoring.json"
@@ -78,7 +86,9 @@ def scoring_compute(study: OpenStudy, plan: Plan) -> Compute:
         if (compute, numeric_releases()) != (recorded, scored_with):
             for old in sorted(folder.path.glob(f"trials/*/{TEST}.npy")):
                 discard(old)
-        write_json(file, {"version": 1, "compute": {**asdict(compute)}, "packages": {**numeric_releases()}})
+        write_json(
+            file, {"version": 1, "compute": {**asdict(compute)}, "packages": {**numeric_releases()}}
+        )
     pin(compute)
     return compute
 
@@ -98,7 +108,10 @@ def arm_scores(folder: StudyFolder, plan: Plan, images: SealedTest, task: Task) 
     prepared = folder.prepared()
 
     def of_arm(arm: Arm) -> Floats:
-        results = (folder.results(number, TEST, len(images.images), prepared) for number in plan.numbers(arm))
+        results = (
+            folder.results(number, TEST, len(images.images), prepared)
+            for number in plan.numbers(arm)
+        )
         return np.array([*results])
 
     return ArmScores(
@@ -112,14 +125,20 @@ def arm_scores(folder: StudyFolder, plan: Plan, images: SealedTest, task: Task) 
     )
 
 
-def score_sealed(study: OpenStudy, plan: Plan, sealed: SealedTest, compute: Compute, *, reason: str) -> ArmScores:
+def score_sealed(
+    study: OpenStudy, plan: Plan, sealed: SealedTest, compute: Compute, *, reason: str
+) -> ArmScores:
     """Score all runs on sealed images, after logging the access, if it is not done yet."""
     folder = study.runs_folder
     if not is_scored(folder, plan.runs):
         missing = [number for number in plan.runs if not is_scored(folder, [number])]
         require_trained_networks(folder, missing)
         path = study.folder.path
-        access: dict[str, Any] = {"fingerprint": sealed.fingerprint, "order": sealed.order, "runs": len(plan.runs)}
+        access: dict[str, Any] = {
+            "fingerprint": sealed.fingerprint,
+            "order": sealed.order,
+            "runs": len(plan.runs),
+        }
         access |= {"contents": [*sealed.contents]} if sealed.contents else {}
         last = last_access(path / TEST_ACCESS_FILE, CONFIRM) or {}
         # A scoring that was killed has already logged it.
@@ -147,19 +166,32 @@ def require_trained_networks(folder: StudyFolder, numbers: Iterable[int]) -> Non
     for number in numbers:
         network, trained = folder.network_path(number), rows[number].network_sha256
         if trained and not (network.exists() and sha256_of(network) == trained):
-            problems.append(Problem("this is not the network that was trained", network, "run the same command again"))
+            problems.append(
+                Problem(
+                    "this is not the network that was trained",
+                    network,
+                    "run the same command again",
+                )
+            )
             reason = "its network was changed after the training"
-            append_row(folder.runs_path, rows[number].model_copy(update={"status": "failed", "reason": reason}))
+            append_row(
+                folder.runs_path,
+                rows[number].model_copy(update={"status": "failed", "reason": reason}),
+            )
     if problems:
         raise StudyError(*problems)
 
 
-def score(folder: StudyFolder, number: int, images: ImageSource, *, compute: Compute, cache: Path) -> None:
+def score(
+    folder: StudyFolder, number: int, images: ImageSource, *, compute: Compute, cache: Path
+) -> None:
     """Predict the test images with the network of a run's best val-A epoch and store the results."""
     where, experiment = folder.trial_path(number), folder.experiment(number)
     context = RunContext(prepared=folder.prepared(experiment.draw), cache=cache, compute=compute)
     network, batches = untrained(experiment, context, images)
     load_best(where / "checkpoint", network)
     results_of = task_of(experiment.settings).results
-    results = results_of(fold_batch_norms(network), batches, images, compute=compute, error=StudyError, where=where)
+    results = results_of(
+        fold_batch_norms(network), batches, images, compute=compute, error=StudyError, where=where
+    )
     write_array(folder.results_path(number, TEST), results, is_recorded=True)

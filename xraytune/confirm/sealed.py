@@ -1,8 +1,8 @@
 """The images that a confirmation is judged on, checked before they are scored: of unused patients, or of a test folder.
 
-Unused patients are those of the training folder that `data.train_patients` left out. They are divided into a draw for each
-replicate, with as many patients as the search trained on, and a test side. Draws and test side have about the class shares
-of the folder, and share no patient.
+Unused patients are those of the training folder that `data.train_patients` left out. They are
+divided into a draw for each replicate, with as many patients as the search trained on, and a test
+side. Draws and test side have about the class shares of the folder, and share no patient.
 """
 
 from __future__ import annotations
@@ -58,7 +58,10 @@ _PREFERRED: dict[str, tuple[TestKind, ...]] = {
     "folder": ("draws", "folder"),
 }
 """By `confirm.test`: what is scored and trained on, as far as there are enough patients."""
-_INSTEAD = {"unused": "the test folder is scored", "draws": "all replicates train on the same patients"}
+_INSTEAD = {
+    "unused": "the test folder is scored",
+    "draws": "all replicates train on the same patients",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +83,9 @@ class SealedTest(LabelledImages):
     @property
     def targets(self) -> Labels:
         """The labels, or findings, int64 [N, C]."""
-        return targets_of([image.label for image in self.images], [image.findings for image in self.images])
+        return targets_of(
+            [image.label for image in self.images], [image.findings for image in self.images]
+        )
 
     @property
     def patients(self) -> tuple[str, ...]:
@@ -126,9 +131,9 @@ def choose_test(
 
     `planned` is what an earlier call chose; `test` is as for `confirm`.
 
-    Raises:
-        DataError: There are none, they share patients or files with the training images, or too few are of a class.
-        StudyError: The images changed since the search, or `test` was given for a study with a test folder.
+    Raises: DataError: There are none, they share patients or files with the training images, or too
+        few are of a class. StudyError: The images changed since the search, or `test` was given for
+        a study with a test folder.
     """
     compared = [*compared]
     where = settings.data.path
@@ -138,12 +143,16 @@ def choose_test(
         fix = f"omit --test, or move {CONFIRM_FOLDER}/ away to start over"
         raise StudyError(Problem("this confirmation scores unused patients", test, fix))
     if test and has_test:
-        raise StudyError(Problem("the study has its own test folder", test, "omit --test to use the study's own"))
+        raise StudyError(
+            Problem("the study has its own test folder", test, "omit --test to use the study's own")
+        )
 
     notes = []
     seen = seen_by(compared)
     if known := patients_seen((*index.images, *index.test), seen):
-        notes.append(f"{counted(len(known), 'patient')} whose images a generator has seen: neither drawn nor scored")
+        notes.append(
+            f"{counted(len(known), 'patient')} whose images a generator has seen: neither drawn nor scored"
+        )
     wanted = "folder" if test else settings.confirm.test
     if any(seen_images(parameters) is None for parameters in compared) and not planned:
         what = "it is not known which images the extra ones were made from, so leakage cannot be excluded"
@@ -162,12 +171,16 @@ def choose_test(
         raise DataError(Problem("the study has no test/ folder", where, _GIVE_TEST))
 
     for kind in kinds:
-        sealed = SealedTest(data=settings.data, table=index.table, images=_leave_out(index.test, seen))
+        sealed = SealedTest(
+            data=settings.data, table=index.table, images=_leave_out(index.test, seen)
+        )
         divided = prepared
         try:
             if kind != "folder":
                 fewest = settings.confirm.min_patients if kind == "unused" else 0
-                divided = divide_unused(prepared, settings, index, replicates, cache=cache, seen=seen, fewest=fewest)
+                divided = divide_unused(
+                    prepared, settings, index, replicates, cache=cache, seen=seen, fewest=fewest
+                )
             if kind == "unused":
                 tested = {image.file for image in divided.images if image.side == TEST}
                 images = tuple(image for image in index.images if image.file in tested)
@@ -177,7 +190,9 @@ def choose_test(
         except DataError as error:
             (problem, *_) = error.problems
             if wanted == "auto" and kinds == ["unused"] and not planned:
-                raise DataError(Problem(problem.what, where, f"{problem.fix}, or {_GIVE_TEST}")) from error
+                raise DataError(
+                    Problem(problem.what, where, f"{problem.fix}, or {_GIVE_TEST}")
+                ) from error
             if kind == kinds[-1]:
                 raise
             notes.append(f"{_INSTEAD[kind]}: {problem.what}")
@@ -223,12 +238,20 @@ def divide_unused(
     for draw in range(replicates):
         places = [*chain(*order[draw * size : (draw + 1) * size])]
         sides |= dict.fromkeys(places, f"draw_{draw}")
-        if missing := {*prepared.class_names} - {prepared.class_names[labels[place]] for place in places}:
+        if missing := {*prepared.class_names} - {
+            prepared.class_names[labels[place]] for place in places
+        }:
             what = f"a draw of {size} patients has no image of {join_names(sorted(missing))}"
-            raise DataError(Problem(what, "data.train_patients", "start a search with more patients"))
+            raise DataError(
+                Problem(what, "data.train_patients", "start a search with more patients")
+            )
     side_of = {unused[place].file: side for place, side in sides.items()}
     side_of |= {image.file: image.side for image in prepared.images}
-    divided = (replace(image, side=side_of[image.file]) for image in everyone.images if image.file in side_of)
+    divided = (
+        replace(image, side=side_of[image.file])
+        for image in everyone.images
+        if image.file in side_of
+    )
     return replace(prepared, images=tuple(divided), unused=())
 
 
@@ -237,10 +260,15 @@ def _read_unchanged(settings: Settings, prepared: Prepared, on_progress: Progres
     where = settings.data.path
     index = read_index(settings.data, pairs=task_of(settings).has_pairs, on_progress=on_progress)
     require_same_data(prepared, index, where)
-    if prepared.test_fingerprint is not None and index.test_fingerprint != prepared.test_fingerprint:
+    if (
+        prepared.test_fingerprint is not None
+        and index.test_fingerprint != prepared.test_fingerprint
+    ):
         raise StudyError(Problem("the test folder changed since the search", where, RESTORE))
     if prepared.test_patients not in (None, patients_fingerprint(index.test)):
-        raise StudyError(Problem("the patients of the test folder changed since the search", where, RESTORE))
+        raise StudyError(
+            Problem("the patients of the test folder changed since the search", where, RESTORE)
+        )
     return index
 
 
@@ -263,9 +291,13 @@ def _read_given(
         group_regex=group_regex,
         on_progress=on_progress,
     )
-    sealed = SealedTest(data=labelled.data, table=labelled.table, images=_leave_out(labelled.images, seen))
+    sealed = SealedTest(
+        data=labelled.data, table=labelled.table, images=_leave_out(labelled.images, seen)
+    )
     aliases = patient_aliases(prepared.images, index.table, group_regex)
-    _refuse_patients_of(prepared.images, aliases, sealed, _REMOVE, owners=patients_by_file_name(index.images))
+    _refuse_patients_of(
+        prepared.images, aliases, sealed, _REMOVE, owners=patients_by_file_name(index.images)
+    )
     return sealed
 
 
@@ -276,14 +308,22 @@ def _leave_out(images: tuple[ImageFile, ...], seen: Collection[str]) -> tuple[Im
 
 
 def _require_testable(
-    sealed: SealedTest, settings: Settings, prepared: Prepared, index: ImageIndex, extra: Iterable[Path]
+    sealed: SealedTest,
+    settings: Settings,
+    prepared: Prepared,
+    index: ImageIndex,
+    extra: Iterable[Path],
 ) -> None:
     """Refuse (DataError) too few patients of a class, or patients in `extra`, the folders that finalists are trained on."""
     owners = patients_by_file_name([*index.images, *sealed.images])
     pairs = task_of(settings).has_pairs
     for folder in extra:
-        images = read_labelled_folder(folder, prepared.class_names, pairs=pairs, findings=prepared.findings)
-        aliases = patient_aliases(images, find_table(folder), settings.data.split.group_regex, owners)
+        images = read_labelled_folder(
+            folder, prepared.class_names, pairs=pairs, findings=prepared.findings
+        )
+        aliases = patient_aliases(
+            images, find_table(folder), settings.data.split.group_regex, owners
+        )
         # The study's own images must not change.
         is_own = sealed.data.path == settings.data.path
         fix = f"start a new search without them in {folder}" if is_own else _REMOVE
@@ -311,7 +351,11 @@ def _refuse_patients_of(
     )
     if shared := [image.file for image in sealed.images if image.patient in patients]:
         what = f"{len(shared)} test images belong to patients used for training or validation: {join_names(shared)}"
-        raise DataError(Problem(what, sealed.data.path, f"{fix}: results on patients seen in training are biased"))
+        raise DataError(
+            Problem(
+                what, sealed.data.path, f"{fix}: results on patients seen in training are biased"
+            )
+        )
 
 
 def require_scored_test(sealed: SealedTest, log: Path) -> None:
@@ -321,7 +365,9 @@ def require_scored_test(sealed: SealedTest, log: Path) -> None:
         return
     if access["fingerprint"] != sealed.fingerprint:
         fix = "use those, or move confirm/ away to start from scratch"
-        raise StudyError(Problem("this confirmation was scored on other test images", sealed.data.path, fix))
+        raise StudyError(
+            Problem("this confirmation was scored on other test images", sealed.data.path, fix)
+        )
     if access["order"] != sealed.order:
         what = "test images were renamed since this confirmation scored them, which changed their order"
         fix = "restore their names, or move confirm/ away to start from scratch"

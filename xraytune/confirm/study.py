@@ -66,7 +66,9 @@ class OpenStudy:
 
     def require_same_inputs(self, compared: Iterable[Parameters]) -> None:
         """Refuse (StudyError) extra images and weights of these finalists that changed since the search."""
-        restore_pixels(self.settings, self.prepared, self.cache, on_progress=self.callbacks.on_progress)
+        restore_pixels(
+            self.settings, self.prepared, self.cache, on_progress=self.callbacks.on_progress
+        )
         inputs = read_inputs(inputs_of_trials(compared), self.settings, self.prepared, self.cache)
         require_same_inputs(self.folder, inputs)
 
@@ -83,8 +85,8 @@ def open_study(
 ) -> Iterator[OpenStudy]:
     """Lock a study and read its search, to train replicates; arguments as for `confirm`.
 
-    Raises StudyError if there is no study, it is in use, or a file of it is damaged; MachineError if the GPU, disk space or
-    the Ray cluster is missing.
+    Raises StudyError if there is no study, it is in use, or a file of it is damaged; MachineError
+    if the GPU, disk space or the Ray cluster is missing.
     """
     folder = StudyFolder(study.resolve())
     space = folder.space(data=data, weights_dir=weights_dir)
@@ -106,7 +108,9 @@ def open_study(
         where = environment(compute) if address is None else runner.survey(space.settings, compute)
         return {**where, "compute": {**asdict(compute)}}
 
-    runner = Runner(folder, allocation=allocation, cache=cache, address=address, callbacks=callbacks)
+    runner = Runner(
+        folder, allocation=allocation, cache=cache, address=address, callbacks=callbacks
+    )
     with locked(folder, "confirmed"), runner:
         journal = Journal(folder.journal_path, space, writable=False)
         yield OpenStudy(

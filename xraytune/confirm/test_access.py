@@ -1,9 +1,9 @@
 """The test-set access log: each further evaluation on a sealed test folder weakens its scores as evidence.
 
-A test folder is identified by its content, so a copy under another name is the same folder; of unused patients, the log has
-each image, because studies with other draws score some of the same. Each access is logged in the
-study's own `test_access.jsonl` and in the one next to the studies, which survives them: a second study on the same test
-images is no independent confirmation.
+A test folder is identified by its content, so a copy under another name is the same folder; of
+unused patients, the log has each image, because studies with other draws score some of the same.
+Each access is logged in the study's own `test_access.jsonl` and in the one next to the studies,
+which survives them: a second study on the same test images is no independent confirmation.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def log_test_access(
 ) -> None:
     """Add one access by `evaluate` or `confirm` to the log of each folder.
 
-    The folders are a study and that of the studies (`study_logs`), or a model; `fingerprint` is that of the test images.
+    The folders are a study and that of the studies (`study_logs`), or a model; `fingerprint` is
+    that of the test images.
     """
     row = {
         "version": 1,
@@ -53,7 +54,10 @@ def log_test_access(
     }
     for folder in folders:
         with build_lock(folder / f".{TEST_ACCESS_FILE}.turn"):  # several processes may append to it
-            append_jsonl(folder / TEST_ACCESS_FILE, row | ({"model": relative_path(model, folder)} if model else {}))
+            append_jsonl(
+                folder / TEST_ACCESS_FILE,
+                row | ({"model": relative_path(model, folder)} if model else {}),
+            )
 
 
 def study_logs(study: Path) -> tuple[Path, Path]:
@@ -69,25 +73,39 @@ def last_access(log: Path, command: str) -> TestAccess | None:
 def accesses(study: Path, fingerprint: str, contents: Collection[str] = ()) -> list[TestAccess]:
     """Return the accesses to some of these test images by a study and those next to it, each once and in order.
 
-    The log next to the studies has all of them, except those of a study that was moved here, which come first.
+    The log next to the studies has all of them, except those of a study that was moved here, which
+    come first.
     """
     with explain_disk_errors(study.parent):
         shared = read_jsonl(study.parent / TEST_ACCESS_FILE)
         studies = {study, *(path.parent for path in study.parent.glob("[!.]*/study.yaml"))}
         logged = [
-            {"study": path.name, **row} for path in sorted(studies) for row in read_jsonl(path / TEST_ACCESS_FILE)
+            {"study": path.name, **row}
+            for path in sorted(studies)
+            for row in read_jsonl(path / TEST_ACCESS_FILE)
         ]
     known = {row.get("id") for row in shared}
-    moved_here = sorted((row for row in logged if row.get("id") not in known), key=lambda row: str(row.get("time")))
+    moved_here = sorted(
+        (row for row in logged if row.get("id") not in known), key=lambda row: str(row.get("time"))
+    )
     each = {str(row.get("id")): row for row in (*moved_here, *shared)}
     return [
         row
         for row in each.values()
-        if row.get("fingerprint") == fingerprint or {*contents}.intersection(row.get("contents", ()))
+        if row.get("fingerprint") == fingerprint
+        or {*contents}.intersection(row.get("contents", ()))
     ]
 
 
-def accesses_before(study: Path, command: str, fingerprint: str, contents: Collection[str] = ()) -> list[TestAccess]:
+def accesses_before(
+    study: Path, command: str, fingerprint: str, contents: Collection[str] = ()
+) -> list[TestAccess]:
     """Return the accesses to some of these test images before the first one by a command on this study."""
-    by_command = {row.get("id") for row in read_jsonl(study / TEST_ACCESS_FILE) if row["command"] == command}
-    return list(takewhile(lambda row: row.get("id") not in by_command, accesses(study, fingerprint, contents)))
+    by_command = {
+        row.get("id") for row in read_jsonl(study / TEST_ACCESS_FILE) if row["command"] == command
+    }
+    return list(
+        takewhile(
+            lambda row: row.get("id") not in by_command, accesses(study, fingerprint, contents)
+        )
+    )

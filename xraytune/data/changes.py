@@ -1,7 +1,7 @@
 """Compare a data folder with the images that a study recorded when it began.
 
-Each command that reads the folder again does so. With other patients, one person could be both trained on and
-tested on; with other labels, a verdict would answer another question.
+Each command that reads the folder again does so. With other patients, one person could be both
+trained on and tested on; with other labels, a verdict would answer another question.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ RESTORE = "restore images, patients.csv or label table, or start a study with an
 _SHOWN = 3
 
 
-def require_same_data(recorded: Prepared, now: Prepared | ImageIndex, where: Path, *, is_complete: bool = True) -> None:
+def require_same_data(
+    recorded: Prepared, now: Prepared | ImageIndex, where: Path, *, is_complete: bool = True
+) -> None:
     """Refuse (StudyError) images of a study that have another patient or another label now.
 
     With `is_complete`, also refuse images that were changed or removed. New images may be there.
@@ -67,7 +69,9 @@ def _patient_of(image: ImageFile, files: Collection[str]) -> str:
 
 
 def _label_of(image: ImageFile, data: Prepared | ImageIndex) -> dict[str, str]:
-    label = dict(zip(data.findings, image.findings, strict=True)) or {"class": data.class_names[image.label]}
+    label = dict(zip(data.findings, image.findings, strict=True)) or {
+        "class": data.class_names[image.label]
+    }
     return label | {"mask": image.masks_sha256[:8]}
 
 

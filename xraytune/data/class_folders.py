@@ -1,7 +1,7 @@
 """Find the class of each image of a data folder by its folders, its `patients.csv` or its Kermany file name.
 
-A data folder holds `train/`, `val/` and `test/` with class folders in them, or class folders only; images may be nested
-deeper.
+A data folder holds `train/`, `val/` and `test/` with class folders in them, or class folders only;
+images may be nested deeper.
 """
 
 from __future__ import annotations
@@ -41,9 +41,14 @@ from xraytune.data.table import LabelTable
 ClassChoice: TypeAlias = Literal["binary", "three", "auto"]
 BINARY_CLASSES = ("NORMAL", "PNEUMONIA")
 THREE_CLASSES = ("normal", "bacterial", "viral")
-STANDARD_CLASSES: Mapping[ClassChoice, tuple[str, ...]] = {"binary": BINARY_CLASSES, "three": THREE_CLASSES}
+STANDARD_CLASSES: Mapping[ClassChoice, tuple[str, ...]] = {
+    "binary": BINARY_CLASSES,
+    "three": THREE_CLASSES,
+}
 """In the order of the labels; the classes of `auto` are found."""
-_CLASS_FOLDERS = f"put the images of each class into a folder of its own, or give {PATIENTS_CSV} a column class"
+_CLASS_FOLDERS = (
+    f"put the images of each class into a folder of its own, or give {PATIENTS_CSV} a column class"
+)
 
 
 def list_class_folders(
@@ -54,9 +59,10 @@ def list_class_folders(
 ) -> Listing:
     """Find the images of class folders, and their classes.
 
-    `folders` are the data folder `base` or its parts. `patients_csv` is the table of `base`, which may give the classes of
-    images outside of class folders. `classes` are `data.classes`; or those of a model or a study, of which some may have no
-    images. Raises DataError if there are no images, it is a folder of pairs, or `auto` finds fewer than two classes.
+    `folders` are the data folder `base` or its parts. `patients_csv` is the table of `base`, which
+    may give the classes of images outside of class folders. `classes` are `data.classes`; or those
+    of a model or a study, of which some may have no images. Raises DataError if there are no
+    images, it is a folder of pairs, or `auto` finds fewer than two classes.
     """
     train = folders["train"]
     root = base if len(folders) > 1 else train
@@ -71,11 +77,21 @@ def list_class_folders(
     if len(folders) == 1:
         refuse_inner_parts(train, [base / file for file in parts])
     rows = patients_csv.rows_of(sorted(parts)) if patients_csv else {}
-    in_table = {file: patients_csv.rows[row].class_name for file, row in rows.items()} if patients_csv else {}
+    in_table = (
+        {file: patients_csv.rows[row].class_name for file, row in rows.items()}
+        if patients_csv
+        else {}
+    )
     written = {file: name for file, name in in_table.items() if name}
     if not written and holds_pairs(root):
         what = "this is a folder of pairs (images/ and masks/), for segmentation; a classifier needs class folders"
-        raise DataError(Problem(what, root, "use task: segmentation, or give a folder with a subfolder for each class"))
+        raise DataError(
+            Problem(
+                what,
+                root,
+                "use task: segmentation, or give a folder with a subfolder for each class",
+            )
+        )
     inner = {
         file: inner_folders(PurePosixPath((base / file).relative_to(folders[part]).as_posix()))
         for file, part in parts.items()
@@ -83,7 +99,9 @@ def list_class_folders(
     if isinstance(classes, tuple):
         names = classes
     else:
-        in_train = [inner[file] for file, part in parts.items() if part == "train" and file not in written]
+        in_train = [
+            inner[file] for file, part in parts.items() if part == "train" and file not in written
+        ]
         names = STANDARD_CLASSES.get(classes) or _auto_classes(root, train, in_train, written)
 
     listed: list[ImageFile] = []
@@ -92,7 +110,9 @@ def list_class_folders(
     outside: dict[Path, list[str]] = defaultdict(list)
     for file, part in parts.items():
         path = PurePosixPath(file)
-        by_folder = folder_class(inner[file], path, names) if inner[file] else _file_name_class(path, names)
+        by_folder = (
+            folder_class(inner[file], path, names) if inner[file] else _file_name_class(path, names)
+        )
         name = spelled_class(written[file], names) if file in written else by_folder
         if file in written and (name is None or (inner[file] and by_folder not in (None, name))):
             wrong.append(f"{file} ({written[file]})")
@@ -106,7 +126,9 @@ def list_class_folders(
     problems = _unknown_classes(root, unknown, names, classes, has_table=bool(written))
     if wrong:
         what = f"{PATIENTS_CSV} gives classes that are none of {', '.join(names)}, or not those of the folders"
-        problems.append(Problem(f"{what}: {join_names(wrong)}", base, "correct them, or use data.classes: auto"))
+        problems.append(
+            Problem(f"{what}: {join_names(wrong)}", base, "correct them, or use data.classes: auto")
+        )
     if not problems and not listed:
         what = f"none of the {len(parts)} images has a class, by a class folder or by its file name"
         fix = f"{_class_fix(root, train)}; or give the parent folder, if it contains the class folders"
@@ -115,17 +137,25 @@ def list_class_folders(
         problems = missing_classes(listed, folders, names, ADD_IMAGES)
     for folder, left_out in outside.items():
         shown = join_names(left_out, 3)
-        notes.append(f"{folder}: images outside of class folders are ignored: {len(left_out)} ({shown})")
-    return Listing(names, tuple(listed), tuple(problems), (*notes, *_empty_folders(folders, base, parts)))
+        notes.append(
+            f"{folder}: images outside of class folders are ignored: {len(left_out)} ({shown})"
+        )
+    return Listing(
+        names, tuple(listed), tuple(problems), (*notes, *_empty_folders(folders, base, parts))
+    )
 
 
-def _empty_folders(folders: Mapping[PartName, Path], base: Path, files: Collection[str]) -> list[str]:
+def _empty_folders(
+    folders: Mapping[PartName, Path], base: Path, files: Collection[str]
+) -> list[str]:
     """Return a note for each part with folders that have no images."""
     with_images = {parent for file in files for parent in (base / file).parents}
     notes = []
     for folder in folders.values():
         inner_names = [inner.name for inner in subfolders(folder) if inner not in with_images]
-        empty = [name for name in inner_names if not shows_generated(name) and not shows_drawings(name)]
+        empty = [
+            name for name in inner_names if not shows_generated(name) and not shows_drawings(name)
+        ]
         if empty:
             shown = join_names(empty, 3)
             notes.append(f"{folder}: folders without images are no classes: {len(empty)} ({shown})")
@@ -139,8 +169,14 @@ def _auto_classes(
     outermost = [folders[0] for folders in inner if folders]
     names = {folded(name): composed(name) for name in (*in_table.values(), *outermost)}
     if len(names) < 2:
-        what = f"there is only one class, {', '.join(names.values())}" if names else "there are no class folders"
-        deeper = f"give {train / outermost[0]}, if its folders are classes; or " if outermost else ""
+        what = (
+            f"there is only one class, {', '.join(names.values())}"
+            if names
+            else "there are no class folders"
+        )
+        deeper = (
+            f"give {train / outermost[0]}, if its folders are classes; or " if outermost else ""
+        )
         raise DataError(Problem(what, train, f"{deeper}{_class_fix(root, train)}"))
     return tuple(sorted(names.values()))
 
@@ -176,13 +212,19 @@ def _unknown_classes(
 
 def _class_fix(*folders: Path) -> str:
     """Return how to give images their classes, perhaps by a table that is in one of these folders."""
-    files = [file for folder in folders for file in sorted(folder.iterdir()) if file.name != PATIENTS_CSV]
-    tables = [file.name for file in files if not {".csv", ".tsv", ".xlsx"}.isdisjoint(file.suffixes)]
+    files = [
+        file for folder in folders for file in sorted(folder.iterdir()) if file.name != PATIENTS_CSV
+    ]
+    tables = [
+        file.name for file in files if not {".csv", ".tsv", ".xlsx"}.isdisjoint(file.suffixes)
+    ]
     table = tables[0] if tables else "a label table"
     return f"{_CLASS_FOLDERS}, or describe {table} in a data file (docs/data.md, Label tables)"
 
 
-def folder_class(inner: Sequence[str], file: PurePosixPath, class_names: Sequence[str]) -> str | None:
+def folder_class(
+    inner: Sequence[str], file: PurePosixPath, class_names: Sequence[str]
+) -> str | None:
     """Return the class named by the outermost possible folder of an image, at any depth."""
     for folder_name in inner:
         name = spelled_class(folder_name, class_names)
@@ -206,7 +248,8 @@ def spelled_class(name: str, class_names: Sequence[str]) -> str | None:
 def _file_name_class(file: PurePosixPath, class_names: Sequence[str]) -> str | None:
     """Return the class that a file name states, among two or three classes; None for other names and classes.
 
-    It is a Kermany file name or, with three classes, begins with a word for one of them: `VIRUS-17-0001.jpeg`.
+    It is a Kermany file name or, with three classes, begins with a word for one of them:
+    `VIRUS-17-0001.jpeg`.
     """
     is_three = tuple(class_names) == THREE_CLASSES
     if patient_of(file.name) and (is_three or tuple(class_names) == BINARY_CLASSES):

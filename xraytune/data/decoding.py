@@ -46,9 +46,8 @@ class SquareImage:
 class InputFormat:
     """How pixels become a network's input (`nets/inputs.py`); stored with a trained model and used for its predictions.
 
-    Attributes:
-        resolution_px: Side to which all images are downsampled first (resolution matching), or None.
-        mean: Of each input channel, for pixels in [0, 1]; `std` is the standard deviation.
+    Attributes: resolution_px: Side to which all images are downsampled first (resolution matching),
+        or None. mean: Of each input channel, for pixels in [0, 1]; `std` is the standard deviation.
     """
 
     image_size_px: int
@@ -102,8 +101,9 @@ def square_box(
 ) -> tuple[float, float, float, float] | None:
     """Return the part of the image to scale to S x S (left, upper, right, lower); None is all of it.
 
-    A crop gives what `Resize(S)` and `CenterCrop(S)` would, but scales only that part: scaled as a whole, a long and narrow
-    image would fill the memory. Sizes are width and height; those of a JPEG decoded at a reduced size are rounded up.
+    A crop gives what `Resize(S)` and `CenterCrop(S)` would, but scales only that part: scaled as a
+    whole, a long and narrow image would fill the memory. Sizes are width and height; those of a
+    JPEG decoded at a reduced size are rounded up.
 
     Source: torchvision 0.21, `transforms.functional.resize` and `center_crop`.
     """

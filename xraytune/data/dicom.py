@@ -1,7 +1,8 @@
 """Decode DICOM files to 8-bit grey and read their headers; the only module that uses pydicom, which is optional.
 
-Stored values go through the modality LUT (or rescale), then the file's own VOI LUT or window. Without one, the range of
-their content becomes 0 to 255. MONOCHROME1, where large values are dark, is inverted. docs/data.md lists all attributes.
+Stored values go through the modality LUT (or rescale), then the file's own VOI LUT or window.
+Without one, the range of their content becomes 0 to 255. MONOCHROME1, where large values are dark,
+is inverted. docs/data.md lists all attributes.
 """
 
 from __future__ import annotations
@@ -38,7 +39,16 @@ def _damage() -> tuple[type[Exception], ...]:
     """Return what pydicom and its decoders raise for files that are truncated, overwritten or non-standard."""
     from pydicom.errors import BytesLengthException
 
-    python = (ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+    python = (
+        ArithmeticError,
+        AttributeError,
+        EOFError,
+        LookupError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    )
     return (*python, BytesLengthException, struct.error, Image.DecompressionBombError)
 
 
@@ -53,13 +63,16 @@ def is_dicom(content: bytes) -> bool:
 def open_dicom(content: bytes, path: Path | str, *, with_pixels: bool) -> tuple[Any, ImageHeader]:
     """Parse a file to pydicom's dataset, with its pixels (still encoded) if `with_pixels`; also return its header.
 
-    Raises DataError if it is damaged or does not hold exactly one image, and MachineError if pydicom is not installed.
+    Raises DataError if it is damaged or does not hold exactly one image, and MachineError if
+    pydicom is not installed.
     """
     try:
         from pydicom import dcmread
     except ImportError as error:
         fix = "pip install 'xraytune[dicom]'"
-        raise MachineError(Problem("this is a DICOM file, and pydicom is not installed", path, fix)) from error
+        raise MachineError(
+            Problem("this is a DICOM file, and pydicom is not installed", path, fix)
+        ) from error
     try:
         dataset = dcmread(BytesIO(content), stop_before_pixels=not with_pixels, force=True)
         rows = dataset.get("Rows")
@@ -68,7 +81,9 @@ def open_dicom(content: bytes, path: Path | str, *, with_pixels: bool) -> tuple[
         patient_id = str(dataset.get("PatientID") or "").strip()
         view = f"{dataset.get('Modality') or ''} {dataset.get('ViewPosition') or ''}".strip()
     except _damage() as error:
-        raise DataError(Problem("the DICOM header is truncated or damaged", path, REPAIR)) from error
+        raise DataError(
+            Problem("the DICOM header is truncated or damaged", path, REPAIR)
+        ) from error
     if not rows or not columns:
         raise DataError(Problem(_NO_PIXELS, path, REPAIR))
     if frames > 1:
@@ -86,13 +101,16 @@ def content_bits(stated_bits: int, largest: int) -> int:
 def dicom_grey(dataset: Any, path: Path | str) -> tuple[NDArray[np.uint8], int, int]:
     """Decode the pixels as a radiologist's screen shows them, [H, W] uint8; also return the bits stated and of the content.
 
-    Raises DataError if they are missing or damaged, or their compression or colour model is not supported.
+    Raises DataError if they are missing or damaged, or their compression or colour model is not
+    supported.
     """
     try:
         _require_supported(dataset, path)
         return _grey(dataset)
     except _damage() as error:  # pydicom parses a value on first use
-        raise DataError(Problem("the DICOM pixels are truncated or damaged", path, REPAIR)) from error
+        raise DataError(
+            Problem("the DICOM pixels are truncated or damaged", path, REPAIR)
+        ) from error
 
 
 def _require_supported(dataset: Any, path: Path | str) -> None:
@@ -101,12 +119,18 @@ def _require_supported(dataset: Any, path: Path | str) -> None:
 
     if "PixelData" not in dataset:
         raise DataError(Problem(_NO_PIXELS, path, REPAIR))
-    if dataset.preamble is None and not dataset["PixelData"].is_undefined_length:  # plain numbers (PS3.5, section 10)
-        end = {(True, True): "", (False, True): ".1", (False, False): ".2"}[dataset.original_encoding]
+    if (
+        dataset.preamble is None and not dataset["PixelData"].is_undefined_length
+    ):  # plain numbers (PS3.5, section 10)
+        end = {(True, True): "", (False, True): ".1", (False, False): ".2"}[
+            dataset.original_encoding
+        ]
         dataset.file_meta.setdefault("TransferSyntaxUID", f"1.2.840.10008.1.2{end}")
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax is None:
-        raise DataError(Problem("the DICOM header does not say how the pixels are stored", path, REPAIR))
+        raise DataError(
+            Problem("the DICOM header does not say how the pixels are stored", path, REPAIR)
+        )
     try:
         is_known = get_decoder(syntax).is_available
     except NotImplementedError:
@@ -127,7 +151,9 @@ def _require_supported(dataset: Any, path: Path | str) -> None:
 def _grey(dataset: Any) -> tuple[NDArray[np.uint8], int, int]:
     bits = int(dataset.BitsStored)
     stored = _clear_unused_bits(dataset.pixel_array, bits)
-    if dataset.PhotometricInterpretation in _COLOUR:  # RGB [H, W, 3]; grey by the weights of ITU-R 601
+    if (
+        dataset.PhotometricInterpretation in _COLOUR
+    ):  # RGB [H, W, 3]; grey by the weights of ITU-R 601
         depth = content_bits(bits, int(stored.max()))
         colours = np.rint(stored / (2**depth - 1) * 255).astype(np.uint8)
         return np.asarray(Image.fromarray(colours).convert("L")), bits, depth
@@ -167,7 +193,9 @@ def _find_background(is_padding: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.isin(regions, np.intersect1d(wide[wide > 0], at_border))
 
 
-def _show(stored: NDArray[Any], is_padding: NDArray[np.bool_], dataset: Any) -> tuple[NDArray[np.float64], int]:
+def _show(
+    stored: NDArray[Any], is_padding: NDArray[np.bool_], dataset: Any
+) -> tuple[NDArray[np.float64], int]:
     """Map stored values to 0 (black) .. 1 (white), before MONOCHROME1 is inverted; also return the bits of their content."""
     bits = int(dataset.BitsStored)
     content = stored if is_padding.all() else stored[~is_padding]
@@ -194,8 +222,9 @@ def _show(stored: NDArray[Any], is_padding: NDArray[np.bool_], dataset: Any) -> 
 def _look_up(values: NDArray[Any], lut: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Apply a modality or VOI LUT; return its values, and the first and last one of their depth.
 
-    The stated depth is often 16 bits for entries of 12. The first value mapped is often negative, but written as unsigned.
-    pydicom's own functions refuse some tables, and take positions modulo 256 in tables with entries of 8 bits.
+    The stated depth is often 16 bits for entries of 12. The first value mapped is often negative,
+    but written as unsigned. pydicom's own functions refuse some tables, and take positions modulo
+    256 in tables with entries of 8 bits.
     """
     count, first, bits = lut.LUTDescriptor
     data = lut.LUTData
@@ -208,7 +237,9 @@ def _look_up(values: NDArray[Any], lut: Any) -> tuple[NDArray[np.float64], NDArr
     if first > values.max():
         first -= 2**16
     positions = np.clip(np.rint(values) - first, 0, count - 1).astype(np.int64)
-    return entries[positions].astype(np.float64), np.array([0.0, 2.0 ** content_bits(bits, int(entries.max())) - 1])
+    return entries[positions].astype(np.float64), np.array(
+        [0.0, 2.0 ** content_bits(bits, int(entries.max())) - 1]
+    )
 
 
 def _apply_window(values: NDArray[np.float64], dataset: Any) -> NDArray[np.float64] | None:
@@ -218,7 +249,9 @@ def _apply_window(values: NDArray[np.float64], dataset: Any) -> NDArray[np.float
     """
     if dataset.get("WindowCenter") is None or dataset.get("WindowWidth") is None:
         return None
-    center, width = (float(np.ravel(dataset[name].value)[0]) for name in ("WindowCenter", "WindowWidth"))
+    center, width = (
+        float(np.ravel(dataset[name].value)[0]) for name in ("WindowCenter", "WindowWidth")
+    )
     function = str(dataset.get("VOILUTFunction")).upper()
     is_linear = function not in ("LINEAR_EXACT", "SIGMOID")
     if not np.isfinite([center, width]).all() or width < (1 if is_linear else 1e-9):

@@ -1,6 +1,7 @@
 """Findings: several labels of one image, each present, absent or unknown, as a label table gives them.
 
-An image's findings are a text with one character for each, such as `10?`; `numbers_of` returns them as numbers.
+An image's findings are a text with one character for each, such as `10?`; `numbers_of` returns them
+as numbers.
 """
 
 from __future__ import annotations
@@ -14,7 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xraytune.base.seeding import numpy_generator
-from xraytune.data.guesses import EMPTY, NO, UNCERTAIN, YES, folded, is_view_column, means_no_disease
+from xraytune.data.guesses import (
+    EMPTY,
+    NO,
+    UNCERTAIN,
+    YES,
+    folded,
+    is_view_column,
+    means_no_disease,
+)
 from xraytune.space.settings import DataSettings, TableSettings
 from xraytune.stats.classification import rarest_findings
 
@@ -28,7 +37,11 @@ def targets_of(labels: Sequence[int], findings: Sequence[str]) -> NDArray[np.int
 
 def numbers_of(findings: Sequence[str]) -> NDArray[np.int64]:
     """Return the findings of images as numbers, int64 [N, C]: 1, 0, or -1 if unknown."""
-    codes = np.frombuffer("".join(findings).encode(), dtype=np.uint8).reshape(len(findings), -1).astype(np.int64)
+    codes = (
+        np.frombuffer("".join(findings).encode(), dtype=np.uint8)
+        .reshape(len(findings), -1)
+        .astype(np.int64)
+    )
     return np.where(codes == ord(UNKNOWN), -1, codes - ord(ABSENT))
 
 
@@ -40,23 +53,31 @@ def present_findings(names: Sequence[str], findings: NDArray[np.int64]) -> list[
 def levelling_order(targets: NDArray[np.int64], total: int, seed: int) -> NDArray[np.int64]:
     """Return which images, [N, C], to repeat: `total` places that level the numbers of images by their rarest finding.
 
-    Each next image has the rarest finding that fewest images have by then; all such images are used before one is repeated.
+    Each next image has the rarest finding that fewest images have by then; all such images are used
+    before one is repeated.
     """
     rarest = rarest_findings(targets == 1)
     members = [np.flatnonzero(rarest == finding) for finding in np.unique(rarest)]
     numbers = np.concatenate([len(places) + np.arange(total) for places in members])
-    shuffled = (numpy_generator(seed, "levelled findings", int(places[0])).permutation(places) for places in members)
+    shuffled = (
+        numpy_generator(seed, "levelled findings", int(places[0])).permutation(places)
+        for places in members
+    )
     repeated = np.concatenate([np.resize(places, total) for places in shuffled])
     return repeated[np.argsort(numbers, kind="stable")[:total]]
 
 
-def in_order_of(learnt: Sequence[str], names: Sequence[str], findings: NDArray[np.int64]) -> NDArray[np.int64]:
+def in_order_of(
+    learnt: Sequence[str], names: Sequence[str], findings: NDArray[np.int64]
+) -> NDArray[np.int64]:
     """Return the findings `names` of images, [N, C], as those that a generator has learnt, [N, D].
 
     Its other findings are absent, and `No Finding` is present where no other is.
     """
     columns, is_free = dict(zip(names, findings.T, strict=True)), ~(findings == 1).any(axis=1)
-    return np.stack([columns.get(name, is_free * means_no_disease(name)) for name in learnt], axis=1).astype(np.int64)
+    return np.stack(
+        [columns.get(name, is_free * means_no_disease(name)) for name in learnt], axis=1
+    ).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,11 +95,15 @@ class FindingReader:
             return "".join(PRESENT if folded(name) in there else absent for name in self.names)
         if cells.keys().isdisjoint(self.names):
             return ""
-        states = [self._state(name, cells[name]) if name in cells else UNKNOWN for name in self.names]
+        states = [
+            self._state(name, cells[name]) if name in cells else UNKNOWN for name in self.names
+        ]
         for place, name in enumerate(self.names):
             if means_no_disease(name) and name not in cells and states[place] != PRESENT:
                 others = {*states[:place], *states[place + 1 :]}
-                states[place] = ABSENT if PRESENT in others else PRESENT if others == {ABSENT} else UNKNOWN
+                states[place] = (
+                    ABSENT if PRESENT in others else PRESENT if others == {ABSENT} else UNKNOWN
+                )
         return "".join(states)
 
     def _state(self, name: str, cell: str) -> str:
@@ -95,13 +120,21 @@ class FindingReader:
 
 def united(rows: Sequence[str], disagree: str) -> str:
     """Return the findings of an image by those of its rows; `disagree` is that of the table."""
-    return "".join(_vote([*states], disagree) for states in zip(*rows, strict=True)) if len({*rows}) > 1 else rows[0]
+    return (
+        "".join(_vote([*states], disagree) for states in zip(*rows, strict=True))
+        if len({*rows}) > 1
+        else rows[0]
+    )
 
 
 def disputed_findings(names: Sequence[str], rows: Sequence[str]) -> dict[str, int]:
     """Return the findings that an image's rows disagree on, with the number of rows in which they are present."""
-    votes = {name: Counter(states) for name, states in zip(names, zip(*rows, strict=True), strict=False)}
-    return {name: count[PRESENT] for name, count in votes.items() if count.keys() >= {PRESENT, ABSENT}}
+    votes = {
+        name: Counter(states) for name, states in zip(names, zip(*rows, strict=True), strict=False)
+    }
+    return {
+        name: count[PRESENT] for name, count in votes.items() if count.keys() >= {PRESENT, ABSENT}
+    }
 
 
 def _vote(states: Sequence[str], disagree: str) -> str:
@@ -115,8 +148,15 @@ def found_columns(
     settings: TableSettings, columns: Sequence[str], rows: Iterable[Mapping[str, str]]
 ) -> tuple[str, ...]:
     """Return the columns of a table that can be findings: all of their cells say yes, no or neither, and some yes."""
-    others = {settings.image, settings.patient, settings.side and settings.side.column, *settings.rows}
-    possible = {column: False for column in columns if column not in others and not is_view_column(column)}
+    others = {
+        settings.image,
+        settings.patient,
+        settings.side and settings.side.column,
+        *settings.rows,
+    }
+    possible = {
+        column: False for column in columns if column not in others and not is_view_column(column)
+    }
     for cells in rows:
         for column in [*possible]:
             word = cells[column].casefold()

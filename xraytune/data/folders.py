@@ -2,7 +2,8 @@
 
 Three readers fill a `Listing`: class folders, pairs, and label tables.
 
-Hidden files are ignored, other files are counted, and links are followed only to files inside the data folder.
+Hidden files are ignored, other files are counted, and links are followed only to files inside the
+data folder.
 """
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ from typing import NoReturn
 from xraytune.base.errors import DataError, Problem, join_names
 from xraytune.data.dicom import is_dicom
 from xraytune.data.formats import IMAGE_SUFFIXES, without_suffix
-from xraytune.data.guesses import PARTS, PartName, folded, part_named, shows_drawings, shows_generated
+from xraytune.data.guesses import (
+    PARTS,
+    PartName,
+    folded,
+    part_named,
+    shows_drawings,
+    shows_generated,
+)
 from xraytune.data.images import ImageFile
 from xraytune.data.patients import PATIENTS_CSV
 
@@ -42,13 +50,18 @@ class Listing:
 
 
 def missing_classes(
-    images: Iterable[ImageFile], parts: Mapping[PartName, Path], class_names: Sequence[str], fix: str
+    images: Iterable[ImageFile],
+    parts: Mapping[PartName, Path],
+    class_names: Sequence[str],
+    fix: str,
 ) -> list[Problem]:
     """Return a problem for train and val together, and one for test, if they have no images of some classes."""
     there = {(image.part == "test", image.label) for image in images}
     problems = []
     for part, where in parts.items():
-        missing = [name for label, name in enumerate(class_names) if (part == "test", label) not in there]
+        missing = [
+            name for label, name in enumerate(class_names) if (part == "test", label) not in there
+        ]
         if part != "val" and missing:
             what = f"no {'training' if part == 'train' else part} images of {join_names(missing)}"
             problems.append(Problem(what, where, fix.format(f"into {'/, '.join(missing)}/ there")))
@@ -66,18 +79,24 @@ def list_images(folder: Path) -> tuple[Path, ...]:
 
 def no_images(folder: Path, notes: Sequence[str]) -> DataError:
     """Return the error for a folder without images; the notes of `walk_folder` say what is there instead."""
-    return DataError(Problem("; ".join(["no images in it", *notes]), folder, ADD_IMAGES.format("there")))
+    return DataError(
+        Problem("; ".join(["no images in it", *notes]), folder, ADD_IMAGES.format("there"))
+    )
 
 
 def pair_folders(folder: Path) -> dict[str, Path]:
     """Return the subfolders `images` and `masks` of a folder, in any case, as far as they exist."""
-    folders = {inner.name.casefold(): inner for inner in subfolders(folder)} if folder.is_dir() else {}
+    folders = (
+        {inner.name.casefold(): inner for inner in subfolders(folder)} if folder.is_dir() else {}
+    )
     return {name: folders[name] for name in ("images", "masks") if name in folders}
 
 
 def holds_pairs(root: Path) -> bool:
     """Return whether a data folder, or a part of it (train/, val/, test/), holds pairs: it has images/ and masks/."""
-    parts = [folder for folder in subfolders(root) if part_named(folder.name)] if root.is_dir() else []
+    parts = (
+        [folder for folder in subfolders(root) if part_named(folder.name)] if root.is_dir() else []
+    )
     return any(len(pair_folders(folder)) == 2 for folder in (root, *parts))
 
 
@@ -89,7 +108,8 @@ def bare_name(file: str) -> str:
 def part_folders(root: Path) -> tuple[dict[PartName, Path], tuple[str, ...]]:
     """Return the existing folders of train, val and test, and warnings; without any of them, `train` is the root itself.
 
-    Raises DataError if there is no such folder, val/ or test/ has no train/ next to it, or two folders are the same part.
+    Raises DataError if there is no such folder, val/ or test/ has no train/ next to it, or two
+    folders are the same part.
     """
     require_folder(root)
     folders, parts = subfolders(root), dict[PartName, Path]()
@@ -117,19 +137,31 @@ def part_folders(root: Path) -> tuple[dict[PartName, Path], tuple[str, ...]]:
 def refuse_inner_parts(folder: Path, images: Iterable[Path]) -> None:
     """Raise DataError if images are in train/ or test/ at any depth of a folder, all of whose images would be used alike."""
     parents = {parent for image in images for parent in image.relative_to(folder).parents}
-    if inner := sorted(parent for parent in parents if part_named(parent.name) in ("train", "test")):
+    if inner := sorted(
+        parent for parent in parents if part_named(parent.name) in ("train", "test")
+    ):
         names = join_names([f"{part}/" for part in inner], 4)
         places = sorted({folder / part.parent for part in inner})
         fix = f"give {folder / inner[0] if places == [folder] else places[0]}"
-        fix += "; or, if these are classes, move train/ and test/ above them" if len(places) > 1 else ""
-        raise DataError(Problem(f"it contains {names}, and it is unclear which of its images to use", folder, fix))
+        fix += (
+            "; or, if these are classes, move train/ and test/ above them"
+            if len(places) > 1
+            else ""
+        )
+        raise DataError(
+            Problem(
+                f"it contains {names}, and it is unclear which of its images to use", folder, fix
+            )
+        )
 
 
 def require_folder(folder: Path) -> None:
     """Raise DataError if the folder is missing, or a file."""
     if not folder.is_dir():
         what = "this is a file, not a folder" if folder.exists() else "there is no such folder"
-        raise DataError(Problem(what, folder, "give the folder that contains the images; unpack archives first"))
+        raise DataError(
+            Problem(what, folder, "give the folder that contains the images; unpack archives first")
+        )
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -141,7 +173,9 @@ def subfolders(folder: Path) -> list[Path]:
     return sorted(entry for entry in entries if entry.is_dir() and not entry.is_symlink())
 
 
-def walk_folder(folder: Path, root: Path, *, report_others: bool = True) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+def walk_folder(
+    folder: Path, root: Path, *, report_others: bool = True
+) -> tuple[tuple[Path, ...], tuple[str, ...]]:
     """Return the images of a folder tree, the data folder `root` or in it, sorted; and notes about what was ignored."""
     inside = root.resolve()
     images: list[Path] = []
@@ -162,7 +196,8 @@ def walk_folder(folder: Path, root: Path, *, report_others: bool = True) -> tupl
                 folder_names.append(name)
         links += sum((Path(parent) / name).is_symlink() for name in folder_names)
         for file in (Path(parent, name) for name in file_names if not name.startswith(".")):
-            # Unlike Path's methods, these do not raise if access is refused, which decoding reports.
+            # Unlike Path's methods, these do not raise if access is refused, which decoding
+            # reports.
             if os.path.islink(file) and not _leads_inside(file, inside):  # noqa: PTH114
                 links += 1
             elif os.path.exists(file) and not os.path.isfile(file):  # noqa: PTH110, PTH113  reading it may never end
@@ -175,8 +210,12 @@ def walk_folder(folder: Path, root: Path, *, report_others: bool = True) -> tupl
                 suffix = "".join(file.suffixes[-2:]) if file.suffix == ".gz" else file.suffix
                 others[suffix.lower() or "no suffix"] += 1
     names = [image.relative_to(folder).as_posix() for image in images]
-    if bad := [text for name in names if (text := os.fsencode(name).decode(errors="replace")) != name]:
-        raise DataError(Problem(f"file names that are not UTF-8: {join_names(bad)}", folder, "rename the files"))
+    if bad := [
+        text for name in names if (text := os.fsencode(name).decode(errors="replace")) != name
+    ]:
+        raise DataError(
+            Problem(f"file names that are not UTF-8: {join_names(bad)}", folder, "rename the files")
+        )
     notes = []
     if others and report_others:
         counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
@@ -195,13 +234,16 @@ def _holds_generated(folder: Path) -> bool:
 
     A folder that is called so may also be a class; then it has no folders of classes in it.
     """
-    return (folder / PROVENANCE_FILE).is_file() or (shows_generated(folder.name) and bool(subfolders(folder)))
+    return (folder / PROVENANCE_FILE).is_file() or (
+        shows_generated(folder.name) and bool(subfolders(folder))
+    )
 
 
 def _is_image_name(file: Path) -> bool:
     """Return whether a file counts as an image: by its suffix or, if that is not known, by its DICOM marker.
 
-    DICOM files are often named IM000001, or with a UID of numbers and dots. DICOMDIR is a medium's table of contents.
+    DICOM files are often named IM000001, or with a UID of numbers and dots. DICOMDIR is a medium's
+    table of contents.
     """
     suffix = file.suffix.lower()
     if suffix in IMAGE_SUFFIXES:

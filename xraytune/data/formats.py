@@ -1,7 +1,8 @@
 """Decode a JPEG, PNG, TIFF, BMP, GIF, WebP or DICOM file to upright 8-bit grey, whatever its name says.
 
-Transparent parts are composited over black, like an X-ray's background. Of an animation, the first frame counts. A file that
-is not one picture of known grey levels (several pages, floating point, an unknown compression) is refused.
+Transparent parts are composited over black, like an X-ray's background. Of an animation, the first
+frame counts. A file that is not one picture of known grey levels (several pages, floating point, an
+unknown compression) is refused.
 
 DICOM files raise MachineError if pydicom is not installed.
 """
@@ -27,13 +28,25 @@ from xraytune.data.dicom import REPAIR, ImageHeader, content_bits, dicom_grey, i
 
 UNUSED_BITS = " with "
 """In the `kind` of images that have more bits than their content."""
-NAMING_SUFFIXES = frozenset({".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+NAMING_SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+)
 IMAGE_SUFFIXES = NAMING_SUFFIXES | {".dcm", ".dicom"}
 LARGEST_SIDE_PX = 20_000
 """As `needed_px`: decode at full size."""
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP")
 _SAVE_AGAIN = "save it as a grey PNG of 8 or 16 bits, or leave broken images out with --skip-broken"
-_DAMAGE = (OSError, SyntaxError, TypeError, ValueError, EOFError, LookupError, OverflowError, struct.error, zlib.error)
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    EOFError,
+    LookupError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+)
 """What Pillow raises for files that are truncated or overwritten, depending on where."""
 _METADATA = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
 """Where Pillow looks for an orientation tag."""
@@ -84,7 +97,9 @@ def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:
     stated_bits = {"PNG": content[24]}.get(image.format or "", 8)
     is_inverted = False
     try:
-        image.draft("L", (2 * needed_px, 2 * needed_px))  # the decoder itself scales by 1/2, 1/4 or 1/8
+        image.draft(
+            "L", (2 * needed_px, 2 * needed_px)
+        )  # the decoder itself scales by 1/2, 1/4 or 1/8
         if isinstance(image, TiffImageFile):
             _refuse_second_page(image, path)
             stated_bits = max(image.tag_v2.get(ExifTags.Base.BitsPerSample, (1,)))
@@ -97,11 +112,17 @@ def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:
             grey, bits = _sixteen_bit_grey(upright, stated_bits, path)
             if is_inverted:  # Pillow inverts 8-bit levels where 0 is white, but not 16-bit ones
                 grey = 255 - grey
-            return GreyImage(image=Image.fromarray(grey), kind=_kind(image.format or "", stated_bits, bits))
+            return GreyImage(
+                image=Image.fromarray(grey), kind=_kind(image.format or "", stated_bits, bits)
+            )
         grey_image = _eight_bit_grey(upright, stated_bits, path)
     except _DAMAGE as error:
         raise DataError(Problem("the image is truncated or damaged", path, REPAIR)) from error
-    return GreyImage(image=grey_image, kind=_kind(image.format or "", stated_bits, stated_bits), reduced_from=whole_px)
+    return GreyImage(
+        image=grey_image,
+        kind=_kind(image.format or "", stated_bits, stated_bits),
+        reduced_from=whole_px,
+    )
 
 
 def _open(content: bytes, path: Path | str) -> Any:
@@ -124,12 +145,16 @@ def _refuse_second_page(image: TiffImageFile, path: Path | str) -> None:
         raise DataError(Problem(what, path, "save the page that you need as a separate file"))
 
 
-def _sixteen_bit_grey(image: Image.Image, stated_bits: int, path: Path | str) -> tuple[NDArray[np.uint8], int]:
+def _sixteen_bit_grey(
+    image: Image.Image, stated_bits: int, path: Path | str
+) -> tuple[NDArray[np.uint8], int]:
     """Scale integer levels, at the depth of their content, to 8 bits; also return that depth."""
     levels = np.asarray(image)
     if image.mode == "F" or levels.min() < 0 or levels.max() > 65535:
         what = f"this TIFF contains numbers from {levels.min():g} to {levels.max():g}"
-        raise DataError(Problem(f"{what}; integers from 0 to 65535 are supported", path, _SAVE_AGAIN))
+        raise DataError(
+            Problem(f"{what}; integers from 0 to 65535 are supported", path, _SAVE_AGAIN)
+        )
     transparent = image.info.get("transparency")
     if transparent is not None:
         levels = np.where(levels == transparent, 0, levels)
@@ -139,7 +164,9 @@ def _sixteen_bit_grey(image: Image.Image, stated_bits: int, path: Path | str) ->
 
 
 def _kind(name: str, stated_bits: int, bits: int) -> str:
-    return f"{name} {stated_bits}-bit" + (f"{UNUSED_BITS}{bits}-bit content" if bits < min(stated_bits, 16) else "")
+    return f"{name} {stated_bits}-bit" + (
+        f"{UNUSED_BITS}{bits}-bit content" if bits < min(stated_bits, 16) else ""
+    )
 
 
 def _eight_bit_grey(image: Image.Image, bits: int, path: Path | str) -> Image.Image:
@@ -157,7 +184,9 @@ def _eight_bit_grey(image: Image.Image, bits: int, path: Path | str) -> Image.Im
 
 def _upright_size(image: Any) -> tuple[int, int]:
     width_px, height_px = image.size
-    if isinstance(image, TiffImageFile) or _METADATA.isdisjoint(image.info):  # Pillow turns a TIFF itself
+    if isinstance(image, TiffImageFile) or _METADATA.isdisjoint(
+        image.info
+    ):  # Pillow turns a TIFF itself
         return width_px, height_px
     with suppress(*_DAMAGE):
         if image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):

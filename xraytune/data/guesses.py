@@ -1,7 +1,7 @@
 """Everything that is guessed from names: parts, classes, patients, the disease of two classes, and what is no X-ray.
 
-A wrong guess would train on test images, or swap sensitivity and specificity without a trace, so only words that leave no
-doubt decide. Otherwise the user is asked.
+A wrong guess would train on test images, or swap sensitivity and specificity without a trace, so
+only words that leave no doubt decide. Otherwise the user is asked.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ _DRAWINGS = re.compile(
     r"(.*[ _-])?masks?|masks?[ _-].*|(heat|saliency)[ _-]?maps?|overlays?|segmentations?|annotations?|labels( ?(tr|ts))?",
     re.IGNORECASE,
 )
-_GENERATED = re.compile(r"(.*[ _-])?(generated|synthetic|synthesi[sz]ed|fakes?|gan)([ _-].*)?", re.IGNORECASE)
+_GENERATED = re.compile(
+    r"(.*[ _-])?(generated|synthetic|synthesi[sz]ed|fakes?|gan)([ _-].*)?", re.IGNORECASE
+)
 OTHER_WORDS = {"bacteria": "bacterial", "virus": "viral"}
 """Of `classes: three`."""
 _KERMANY_NAME = re.compile(
@@ -44,14 +46,19 @@ EMPTY = frozenset(["", "n/a", "na", "nan", "none", "null", "unknown"])
 _NO_DISEASE = NO.difference("n").union(
     "benign clear control controls healthy nofinding nofindings none normal normals unremarkable".split()
 )
-_DISEASE = YES.difference("1y").union(["abnormal", "disease", "ill", "malignant", "pneumonia", "sick"])
+_DISEASE = YES.difference("1y").union(
+    ["abnormal", "disease", "ill", "malignant", "pneumonia", "sick"]
+)
 _NEGATIONS = frozenset({"no", "non", "not", "without"})
 _WORD = re.compile(r"[^\W_]+")
-_VIEW_COLUMN = re.compile(r"(view|projection)(position|type|code|s)?|frontallateral|(is)?lateral|(image)?modality")
+_VIEW_COLUMN = re.compile(
+    r"(view|projection)(position|type|code|s)?|frontallateral|(is)?lateral|(image)?modality"
+)
 """Names of columns, without capitals, blanks and the like."""
 _LATERAL = re.compile(r"(?<![a-z])lateral(?![a-z])", re.IGNORECASE)
 _OTHER_VIEW = re.compile(
-    r"(?<![a-z])(lateral|lat|[lr]?l[do]?|rl|axial|coronal|sagittal|ct|mr|mri)(?![a-z])", re.IGNORECASE
+    r"(?<![a-z])(lateral|lat|[lr]?l[do]?|rl|axial|coronal|sagittal|ct|mr|mri)(?![a-z])",
+    re.IGNORECASE,
 )
 _CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
@@ -73,7 +80,9 @@ def part_named(name: str) -> PartName | None:
 
 def inner_folders(file: PurePath) -> tuple[str, ...]:
     """Return the folders in the path of a file that may name its class: all but images/ and parts such as train/."""
-    return tuple(name for name in file.parts[:-1] if name.casefold() != "images" and part_named(name) is None)
+    return tuple(
+        name for name in file.parts[:-1] if name.casefold() != "images" and part_named(name) is None
+    )
 
 
 def shows_drawings(folder_name: str) -> bool:
@@ -104,10 +113,15 @@ def says_other_view(cell: str) -> bool:
 def patient_of(file: str) -> str | None:
     """Return the patient in a Kermany file name, as `series:number`; None for other names.
 
-    Each of the series is numbered separately: `person12_bacteria` and `person12_virus` are two people.
+    Each of the series is numbered separately: `person12_bacteria` and `person12_virus` are two
+    people.
     """
     match = _KERMANY_NAME.fullmatch(PurePosixPath(file).stem)
-    return f"{match['germ'] or match['series']}:{match['person'] or match['number']}" if match else None
+    return (
+        f"{match['germ'] or match['series']}:{match['person'] or match['number']}"
+        if match
+        else None
+    )
 
 
 def pneumonia_type(file: str) -> str | None:
@@ -132,12 +146,18 @@ def positive_class(given: str | None, class_names: Sequence[str]) -> PositiveCla
     if len(class_names) != 2:
         if given is None:
             return PositiveClass(len(class_names) - 1, "")
-        what = f"there are {len(class_names)} classes; only one of two classes can be the positive one"
-        return Problem(what, POSITIVE, "remove it: sensitivity and specificity are means over the classes")
+        what = (
+            f"there are {len(class_names)} classes; only one of two classes can be the positive one"
+        )
+        return Problem(
+            what, POSITIVE, "remove it: sensitivity and specificity are means over the classes"
+        )
     if given is not None:
         return PositiveClass(class_names.index(given), "as given")
     meanings = [_says_disease(name) for name in class_names]
-    for label, (meaning, other_meaning) in enumerate(zip(meanings, reversed(meanings), strict=True)):
+    for label, (meaning, other_meaning) in enumerate(
+        zip(meanings, reversed(meanings), strict=True)
+    ):
         if meaning is True and other_meaning is not True:
             return PositiveClass(label, "its name means disease")
         if other_meaning is False and meaning is not False:

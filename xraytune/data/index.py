@@ -1,9 +1,10 @@
 """List the images of a data folder, each with its class, part, patient, hash and size.
 
-`val` is among the images to split by patient (see split.py); of the held-out `test`, only names and hashes are read. All
-problems of the folder are reported together, before any image is decoded. With `pairs`, the images are X-rays with masks, of
-a single class; else their classes come from `data.table`, or from folders and `patients.csv`. DICOM files raise MachineError
-if pydicom is not installed.
+`val` is among the images to split by patient (see split.py); of the held-out `test`, only names and
+hashes are read. All problems of the folder are reported together, before any image is decoded. With
+`pairs`, the images are X-rays with masks, of a single class; else their classes come from
+`data.table`, or from folders and `patients.csv`. DICOM files raise MachineError if pydicom is not
+installed.
 """
 
 from __future__ import annotations
@@ -58,12 +59,11 @@ _logger = logging.getLogger(__name__)
 class ImageIndex:
     """The images of a data folder, to be split (`images`) and held out (`test`), both sorted by file.
 
-    Attributes:
-        table: The folder's `data.table` or `patients.csv`, if it has one.
-        findings: Names of the findings of all images; empty unless `data.findings` is given.
-        positive: Label of the positive class; without two classes, of no meaning.
-        positive_reason: Why it is the positive one; empty without two classes.
-        test_fingerprint: Of the test part's content, independent of file names; None without a test part.
+    Attributes: table: The folder's `data.table` or `patients.csv`, if it has one. findings: Names
+        of the findings of all images; empty unless `data.findings` is given. positive: Label of the
+        positive class; without two classes, of no meaning. positive_reason: Why it is the positive
+        one; empty without two classes. test_fingerprint: Of the test part's content, independent of
+        file names; None without a test part.
     """
 
     root: Path
@@ -83,12 +83,14 @@ class ImageIndex:
         return self.findings or self.class_names
 
 
-def read_index(settings: DataSettings, *, pairs: bool = False, on_progress: Progress = ignore_progress) -> ImageIndex:
+def read_index(
+    settings: DataSettings, *, pairs: bool = False, on_progress: Progress = ignore_progress
+) -> ImageIndex:
     """Read the folder of `settings`; with `pairs`, X-rays and their masks instead of classes.
 
-    Raises:
-        ConfigError: `group_regex` is not a regular expression with a group, or there is a label table for pairs.
-        DataError: All problems of folders and file names; if there are none, all problems of the patients.
+    Raises: ConfigError: `group_regex` is not a regular expression with a group, or there is a label
+        table for pairs. DataError: All problems of folders and file names; if there are none, all
+        problems of the patients.
     """
     table = _find_table(settings, pairs=pairs)
     listing = _list(settings, table, pairs=pairs)
@@ -106,7 +108,9 @@ def read_index(settings: DataSettings, *, pairs: bool = False, on_progress: Prog
     training = tuple(image for image in images if image.part != "test")
     test = tuple(image for image in images if image.part == "test")
     fix = "move all images of a patient to one side: scores on training patients are biased"
-    if problems := shared_patients_problems(training, test, "training and in test", settings.path, fix):
+    if problems := shared_patients_problems(
+        training, test, "training and in test", settings.path, fix
+    ):
         raise DataError(*problems)
     in_two_classes = [
         " = ".join(image.file for image in same)
@@ -155,13 +159,21 @@ def _find_table(settings: DataSettings, *, pairs: bool) -> LabelTable | None:
     """Read the table of a data folder; refuse one for pairs, and two rules for patients."""
     if pairs and settings.table is not None:
         what = "label tables are for classification, and segmentation has no classes"
-        raise ConfigError(Problem(what, "data.table", "remove it; patients.csv names the patients of pairs"))
+        raise ConfigError(
+            Problem(what, "data.table", "remove it; patients.csv names the patients of pairs")
+        )
     require_group(settings.split.group_regex)
     table = find_table(settings.path, settings)
-    if table is not None and table.settings.patient is not None and settings.split.group_regex is not None:
+    if (
+        table is not None
+        and table.settings.patient is not None
+        and settings.split.group_regex is not None
+    ):
         named = PATIENTS_CSV if settings.table is None else "data.table.patient"
         fix = f"remove one of them; without data.split.group_regex, {named} is used"
-        raise ConfigError(Problem(f"both {named} and data.split.group_regex name the patients", table.path, fix))
+        raise ConfigError(
+            Problem(f"both {named} and data.split.group_regex name the patients", table.path, fix)
+        )
     return table
 
 
@@ -170,7 +182,11 @@ def _list(settings: DataSettings, table: LabelTable | None, *, pairs: bool = Fal
         return list_table(settings, table)
     root = settings.path
     folders, warnings = part_folders(root)
-    listing = list_pairs(folders, root) if pairs else list_class_folders(folders, root, table, settings.classes)
+    listing = (
+        list_pairs(folders, root)
+        if pairs
+        else list_class_folders(folders, root, table, settings.classes)
+    )
     return replace(listing, warnings=(*warnings, *listing.warnings))
 
 
@@ -178,9 +194,8 @@ def _list(settings: DataSettings, table: LabelTable | None, *, pairs: bool = Fal
 class LabelledImages:
     """Labelled images to score models on, sorted by file.
 
-    Attributes:
-        data: Their folder, which `file` is relative to, with the rules for their patients; for `table_columns`.
-        table: Its `data.table` or `patients.csv`, if it has one.
+    Attributes: data: Their folder, which `file` is relative to, with the rules for their patients;
+        for `table_columns`. table: Its `data.table` or `patients.csv`, if it has one.
     """
 
     data: DataSettings
@@ -200,18 +215,20 @@ def read_labelled(
 ) -> LabelledImages:
     """Read labelled images from a folder without parts, or from a YAML file with a `data:` block.
 
-    The data folder that contains the folder names the patients if it can (`_data_folder_of`). Of a file, the
-    test images are read; without any, the training images, and those of val in a table; with `all_parts`, all of a table.
-    `group_regex` is searched in each
-    path for its patient, unless a table or the file has a rule for patients. With `pairs`, see `read_index`. With
-    the `findings` of a model, these are read from the file's table; those that it lacks are unknown.
+    The data folder that contains the folder names the patients if it can (`_data_folder_of`). Of a
+    file, the test images are read; without any, the training images, and those of val in a table;
+    with `all_parts`, all of a table. `group_regex` is searched in each path for its patient, unless
+    a table or the file has a rule for patients. With `pairs`, see `read_index`. With the `findings`
+    of a model, these are read from the file's table; those that it lacks are unknown.
 
-    Raises:
-        ConfigError: The file or `group_regex` is invalid, or there is a label table for pairs.
-        DataError: No images, a folder of another class, or a folder that contains train/ or test/; the table is invalid, or
+    Raises: ConfigError: The file or `group_regex` is invalid, or there is a label table for pairs.
+        DataError: No images, a folder of another class, or a folder that contains train/ or test/;
+        the table is invalid, or
             images or masks are unpaired.
     """
-    data = data_settings(source, DataSettings(path=source, split=SplitSettings(group_regex=group_regex)))
+    data = data_settings(
+        source, DataSettings(path=source, split=SplitSettings(group_regex=group_regex))
+    )
     group_regex = data.split.group_regex
     data = data.model_copy(update={"findings": tuple(findings) or None})
     if findings and data.table is None:
@@ -224,14 +241,20 @@ def read_labelled(
         test = tuple(image for image in listing.images if image.part == "test")
         if not listing.images:
             what = f"no image of the table has {'a known finding' if findings else 'a class'}"
-            raise DataError(Problem(what, table.path, f"correct data.{'findings' if findings else 'table.labels'}"))
+            raise DataError(
+                Problem(
+                    what, table.path, f"correct data.{'findings' if findings else 'table.labels'}"
+                )
+            )
         chosen = listing.images if all_parts else test or listing.images
         return _labelled(data, table, replace(listing, images=chosen), on_progress)
     require_group(group_regex)
     if is_data_file(source):  # of a whole data folder
         parts, _ = part_folders(data.path)
         data = data.model_copy(update={"path": parts.get("test", parts["train"])})
-    return _read_one_part(data, class_names, _data_folder_of(data.path, group_regex), on_progress, pairs=pairs)
+    return _read_one_part(
+        data, class_names, _data_folder_of(data.path, group_regex), on_progress, pairs=pairs
+    )
 
 
 def read_labelled_folder(
@@ -243,11 +266,18 @@ def read_labelled_folder(
     """
     if findings:
         return read_labelled(root, class_names, findings=findings, all_parts=True).images
-    return _read_one_part(DataSettings(path=root), class_names, None, ignore_progress, pairs=pairs).images
+    return _read_one_part(
+        DataSettings(path=root), class_names, None, ignore_progress, pairs=pairs
+    ).images
 
 
 def _read_one_part(
-    data: DataSettings, class_names: Sequence[str], whole: Path | None, on_progress: Progress, *, pairs: bool
+    data: DataSettings,
+    class_names: Sequence[str],
+    whole: Path | None,
+    on_progress: Progress,
+    *,
+    pairs: bool,
 ) -> LabelledImages:
     """Read a folder without parts; with `whole`, the data folder that contains it gives paths and patients."""
     root = data.path
@@ -255,7 +285,11 @@ def _read_one_part(
     base, folder = (root, root) if whole is None else (whole, whole / root.resolve().name)
     table = find_table(base)
     folders: dict[PartName, Path] = {"train": folder}
-    listing = list_pairs(folders, base) if pairs else list_class_folders(folders, base, table, tuple(class_names))
+    listing = (
+        list_pairs(folders, base)
+        if pairs
+        else list_class_folders(folders, base, table, tuple(class_names))
+    )
     if listing.problems:
         raise DataError(*listing.problems)
     split = data.split if table is None else data.split.model_copy(update={"group_regex": None})
@@ -263,7 +297,9 @@ def _read_one_part(
     return _labelled(data, table, listing, on_progress)
 
 
-def _labelled(data: DataSettings, table: LabelTable | None, listing: Listing, on_progress: Progress) -> LabelledImages:
+def _labelled(
+    data: DataSettings, table: LabelTable | None, listing: Listing, on_progress: Progress
+) -> LabelledImages:
     images, notes = _read_images(data, table, listing, on_progress)
     for note in (*listing.warnings, *notes):
         _logger.warning("%s", note)
@@ -273,30 +309,41 @@ def _labelled(data: DataSettings, table: LabelTable | None, listing: Listing, on
 def _data_folder_of(part: Path, group_regex: str | None) -> Path | None:
     """Return the data folder that contains a part such as `test/`, if the patients of the part are named there; else None.
 
-    They are if its table has all images of the part, or if the expression matches all their paths below it. A table inside
-    the part itself comes first. Raises DataError if there is no such folder, or the table is malformed or ambiguous.
+    They are if its table has all images of the part, or if the expression matches all their paths
+    below it. A table inside the part itself comes first. Raises DataError if there is no such
+    folder, or the table is malformed or ambiguous.
     """
     require_folder(part)
     part = part.resolve()
     whole = part.parent
     table = find_table(whole)
-    if find_table(part) is not None or (table is None and (group_regex is None or part_named(part.name) is None)):
+    if find_table(part) is not None or (
+        table is None and (group_regex is None or part_named(part.name) is None)
+    ):
         return None
     files = [image.relative_to(whole).as_posix() for image in list_images(part)]
     if table is None:
-        return whole if group_regex and len(match_patients(group_regex, files)) == len(files) else None
+        return (
+            whole if group_regex and len(match_patients(group_regex, files)) == len(files) else None
+        )
     if not match_names(table.rows, files).by_file.keys() >= set(files):
         return None
     # A bare name must belong to one file only, in all parts.
     parts = {part, *(folder for folder in subfolders(whole) if part_named(folder.name))}
-    everywhere = [image.relative_to(whole).as_posix() for each in parts for image in walk_folder(each, whole)[0]]
+    everywhere = [
+        image.relative_to(whole).as_posix()
+        for each in parts
+        for image in walk_folder(each, whole)[0]
+    ]
     table.rows_of(everywhere)
     return whole
 
 
 def content_fingerprint(images: Iterable[ImageFile], *, in_order: bool = False) -> str:
     """Hash labels and bytes of images and masks to 32 hex digits; copies have the same, renamed ones unless `in_order`."""
-    lines = [f"{image.label} {image.sha256}{image.masks_sha256}{image.findings}" for image in images]
+    lines = [
+        f"{image.label} {image.sha256}{image.masks_sha256}{image.findings}" for image in images
+    ]
     return hashlib.sha256("\n".join(lines if in_order else sorted(lines)).encode()).hexdigest()[:32]
 
 
@@ -316,7 +363,9 @@ def _read_images(
     listed = sorted(listing.images, key=lambda image: image.file)
     files = [image.file for image in listed]
     patients = table.patients_of(files) if table else None
-    if patients is None and data.split.group_regex is not None:  # its errors come before thousands of files are read
+    if (
+        patients is None and data.split.group_regex is not None
+    ):  # its errors come before thousands of files are read
         patients = patients_by_regex(data.split.group_regex, files)
     ignore_decoder_warnings()
 
@@ -339,14 +388,21 @@ def _read_images(
         on_progress("reading images", len(images), len(files))
     warnings: tuple[str, ...] = ()
     if patients is None:
-        patient_ids, joined = join_numbers({image.file: image.patient_id for image in images if image.patient_id})
+        patient_ids, joined = join_numbers(
+            {image.file: image.patient_id for image in images if image.patient_id}
+        )
         patients, warnings = patients_by_name(files, patient_ids)
         warnings = () if (data.path / PROVENANCE_FILE).is_file() else warnings
     else:
         patients, joined = join_numbers(patients)
     # Broken files are not compared: empty ones are all alike.
-    patients = join_identical(patients, [(image.file, image.sha256) for image in images if image.width_px])
-    return tuple(replace(image, patient=patients[image.file]) for image in images), (*warnings, *joined)
+    patients = join_identical(
+        patients, [(image.file, image.sha256) for image in images if image.width_px]
+    )
+    return tuple(replace(image, patient=patients[image.file]) for image in images), (
+        *warnings,
+        *joined,
+    )
 
 
 def _read_content(path: Path) -> tuple[str, ImageHeader]:
@@ -383,12 +439,15 @@ def shared_patients_problems(
     in_first = {image.patient: image.file for image in reversed(first)}
     in_second = {image.patient: image.file for image in reversed(second)}
     shared = [
-        f"{patient} ({in_first[patient]}, {in_second[patient]})" for patient in sorted(in_first.keys() & in_second)
+        f"{patient} ({in_first[patient]}, {in_second[patient]})"
+        for patient in sorted(in_first.keys() & in_second)
     ]
     if not shared:
         return []
     what = f"{len(shared)} {'patient is' if len(shared) == 1 else 'patients are'} both in {parts}: {join_names(shared)}"
-    return [with_headers(what, where, fix, [image for image in first if image.patient in in_second])]
+    return [
+        with_headers(what, where, fix, [image for image in first if image.patient in in_second])
+    ]
 
 
 def require_apart(index: ImageIndex, extra: Path, images: Iterable[ImageFile]) -> None:
@@ -399,7 +458,13 @@ def require_apart(index: ImageIndex, extra: Path, images: Iterable[ImageFile]) -
     shared = [image.file for image in index.images if there / image.file in files]
     if shared:
         what = f"{len(shared)} of these extra images are among the images of {index.root}: {join_names(shared, 3)}"
-        raise DataError(Problem(what, extra, "move the extra images out of the data folder: they would count as real"))
+        raise DataError(
+            Problem(
+                what,
+                extra,
+                "move the extra images out of the data folder: they would count as real",
+            )
+        )
 
 
 def with_headers(what: str, where: Path | str, fix: str, images: Iterable[ImageFile]) -> Problem:

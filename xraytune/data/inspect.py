@@ -1,7 +1,7 @@
 """Inspect a data folder before training: counts, patients, duplicates, broken files, and shortcuts.
 
-The shortcut baseline is a logistic regression on width, height, aspect ratio and mean grey. It shows which AUROC a
-classifier can reach without looking at a lung.
+The shortcut baseline is a logistic regression on width, height, aspect ratio and mean grey. It
+shows which AUROC a classifier can reach without looking at a lung.
 """
 
 from __future__ import annotations
@@ -24,7 +24,13 @@ from xraytune.data.findings import ABSENT, PRESENT, UNKNOWN
 from xraytune.data.images import ImageFile
 from xraytune.data.index import ImageIndex, identical_images, read_folder
 from xraytune.data.masks import connected_parts, map_masks
-from xraytune.data.near_duplicates import HASH_SIZE_PX, Hashes, NearDuplicates, find_near_duplicates, perceptual_hash
+from xraytune.data.near_duplicates import (
+    HASH_SIZE_PX,
+    Hashes,
+    NearDuplicates,
+    find_near_duplicates,
+    perceptual_hash,
+)
 from xraytune.data.pixels import odd_depth_warnings
 from xraytune.space.load import data_settings
 from xraytune.space.settings import DataSettings
@@ -34,10 +40,9 @@ from xraytune.space.settings import DataSettings
 class MaskSummary:
     """The masks of training images, without broken ones. Several masks of one image are merged.
 
-    Attributes:
-        files_per_image: Minimum and maximum.
-        area_share: Minimum (in the image `smallest`), median and maximum (`largest`) share that a mask covers.
-        connected_parts: Number of connected components -> number of masks that have as many.
+    Attributes: files_per_image: Minimum and maximum. area_share: Minimum (in the image `smallest`),
+        median and maximum (`largest`) share that a mask covers. connected_parts: Number of
+        connected components -> number of masks that have as many.
     """
 
     files_per_image: tuple[int, int]
@@ -51,19 +56,16 @@ class MaskSummary:
 class Inspection:
     """The result of `inspect_folder`. Test images are only counted and compared with training images.
 
-    Attributes:
-        positive: The positive class of two, for `positive_reason`; None with more classes.
+    Attributes: positive: The positive class of two, for `positive_reason`; None with more classes.
         images: Part (train, val, test) -> class -> images; a folder without parts is all train.
-        patients: Training patients of each class.
-        images_per_patient: Minimum, median and maximum in the training part.
-        width_px: Minimum and maximum, like `height_px`, of training images.
-        duplicates: Groups of identical files, also of test/, sorted.
-        formats: Training images of each format and depth, such as `PNG 16-bit`, without broken ones.
-        broken: Training files that cannot be decoded, and unusable masks.
-        shortcut_auroc: Cross-validated by patient; with three or more classes, macro one-vs-rest.
-        shortcut: What `shortcut_auroc` means, in a sentence; empty for pairs.
-        masks: None for class folders.
-        findings: Finding -> `present`, `absent`, `unknown` -> training images, or all images of the table with classes.
+        patients: Training patients of each class. images_per_patient: Minimum, median and maximum
+        in the training part. width_px: Minimum and maximum, like `height_px`, of training images.
+        duplicates: Groups of identical files, also of test/, sorted. formats: Training images of
+        each format and depth, such as `PNG 16-bit`, without broken ones. broken: Training files
+        that cannot be decoded, and unusable masks. shortcut_auroc: Cross-validated by patient; with
+        three or more classes, macro one-vs-rest. shortcut: What `shortcut_auroc` means, in a
+        sentence; empty for pairs. masks: None for class folders. findings: Finding -> `present`,
+        `absent`, `unknown` -> training images, or all images of the table with classes.
     """
 
     class_names: tuple[str, ...]
@@ -85,16 +87,19 @@ class Inspection:
     findings: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
-def inspect_folder(folder: Path | DataSettings, *, on_progress: Progress = ignore_progress) -> Inspection:
+def inspect_folder(
+    folder: Path | DataSettings, *, on_progress: Progress = ignore_progress
+) -> Inspection:
     """Inspect a data folder of classes or pairs; every image is decoded once, at a small size. Broken images are listed.
 
-    Args:
-        folder: The folder, a YAML file with a `data:` block, or settings with its path, classes and patients.
-        on_progress: Called with the number of images read.
+    Args: folder: The folder, a YAML file with a `data:` block, or settings with its path, classes
+        and patients. on_progress: Called with the number of images read.
 
     Raises DataError if the folder is invalid; see `read_index`.
     """
-    settings = data_settings(folder, DataSettings(path=folder)) if isinstance(folder, Path) else folder
+    settings = (
+        data_settings(folder, DataSettings(path=folder)) if isinstance(folder, Path) else folder
+    )
     return inspect_index(read_folder(settings, on_progress=on_progress), on_progress=on_progress)
 
 
@@ -105,7 +110,9 @@ def inspect_index(index: ImageIndex, *, on_progress: Progress = ignore_progress)
     mean_greys: dict[str, float] = {}
     kinds: dict[str, str] = {}
     broken: list[BrokenImage] = []
-    decoded = decode_files(index.root, [image.file for image in images], HASH_SIZE_PX, on_progress=on_progress)
+    decoded = decode_files(
+        index.root, [image.file for image in images], HASH_SIZE_PX, on_progress=on_progress
+    )
     for image, square in zip(images, decoded, strict=True):
         is_training = image.part != "test"  # of test images, only the hashes are used
         if isinstance(square, SquareImage):
@@ -114,7 +121,9 @@ def inspect_index(index: ImageIndex, *, on_progress: Progress = ignore_progress)
                 mean_greys[image.file], kinds[image.file] = float(square.pixels.mean()), square.kind
         elif is_training:
             broken.append(square)
-    auroc = _shortcut_auroc([image for image in index.images if image.file in mean_greys], [*mean_greys.values()])
+    auroc = _shortcut_auroc(
+        [image for image in index.images if image.file in mean_greys], [*mean_greys.values()]
+    )
     sized = [image for image in index.images if image.width_px] or list(index.images)
     widths, heights = [image.width_px for image in sized], [image.height_px for image in sized]
     per_patient = Counter(image.patient for image in index.images).values()
@@ -131,9 +140,13 @@ def inspect_index(index: ImageIndex, *, on_progress: Progress = ignore_progress)
         images_per_patient=(min(per_patient), float(median(per_patient)), max(per_patient)),
         width_px=(min(widths), max(widths)),
         height_px=(min(heights), max(heights)),
-        duplicates=tuple(sorted(tuple(image.file for image in same) for same in identical_images(images))),
+        duplicates=tuple(
+            sorted(tuple(image.file for image in same) for same in identical_images(images))
+        ),
         near_duplicates=find_near_duplicates(
-            [image for image in images if image.file in hashes], [*hashes.values()], on_progress=on_progress
+            [image for image in images if image.file in hashes],
+            [*hashes.values()],
+            on_progress=on_progress,
         ),
         formats=dict(sorted(Counter(kinds.values()).items())),
         broken=(*broken, *bad_masks),
@@ -150,11 +163,14 @@ def finding_counts(names: Sequence[str], findings: Sequence[str]) -> dict[str, d
     words = {PRESENT: "present", ABSENT: "absent", UNKNOWN: "unknown"}
     columns = [*map(Counter, zip(*findings, strict=True))] if names else []
     return {
-        name: {word: count[state] for state, word in words.items()} for name, count in zip(names, columns, strict=True)
+        name: {word: count[state] for state, word in words.items()}
+        for name, count in zip(names, columns, strict=True)
     }
 
 
-def _summary_of_masks(index: ImageIndex, on_progress: Progress) -> tuple[MaskSummary | None, list[BrokenImage]]:
+def _summary_of_masks(
+    index: ImageIndex, on_progress: Progress
+) -> tuple[MaskSummary | None, list[BrokenImage]]:
     """Return a summary of the training masks, None if none is usable, and the broken ones."""
     images = [image for image in index.images if image.masks]
     measured: list[tuple[float, int, str]] = []
@@ -208,7 +224,11 @@ def _shortcut_auroc(images: Sequence[ImageFile], mean_greys: Sequence[float]) ->
 def _shortcut_as_text(auroc: float | None) -> str:
     if auroc is None:
         return "Too few patients to measure how well image size and mean grey alone separate the classes."
-    meaning = "no relevant shortcut" if auroc < 0.6 else "a classifier can reach this without looking at a lung"
+    meaning = (
+        "no relevant shortcut"
+        if auroc < 0.6
+        else "a classifier can reach this without looking at a lung"
+    )
     return f"Image size and mean grey alone reach an AUROC of {auroc:.2f}: {meaning}."
 
 
@@ -216,5 +236,6 @@ def _counts(index: ImageIndex) -> dict[str, dict[str, int]]:
     found = Counter((image.part, image.label) for image in (*index.images, *index.test))
     names = [*enumerate(index.class_names)]
     return {
-        part: {name: found[part, label] for label, name in names} for part in dict.fromkeys(part for part, _ in found)
+        part: {name: found[part, label] for label, name in names}
+        for part in dict.fromkeys(part for part, _ in found)
     }

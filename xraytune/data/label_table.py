@@ -1,7 +1,8 @@
 """Find the images that `data.table` describes, anywhere below the data folder, with their part (train, val, test) and class.
 
-With `data.findings`, all images are of a single class, and have findings. Images without a row or excluded by it, rows
-without an image, and images without one of the mapped labels or a known finding are left out and counted.
+With `data.findings`, all images are of a single class, and have findings. Images without a row or
+excluded by it, rows without an image, and images without one of the mapped labels or a known
+finding are left out and counted.
 """
 
 from __future__ import annotations
@@ -30,10 +31,13 @@ from xraytune.space.messages import nearest
 from xraytune.space.settings import DataSettings
 
 
-def list_table(data: DataSettings, table: LabelTable, class_names: Sequence[str] | None = None) -> Listing:
+def list_table(
+    data: DataSettings, table: LabelTable, class_names: Sequence[str] | None = None
+) -> Listing:
     """Match the rows of a table with the images below `data.path`; `class_names` of a model replace `data.classes`.
 
-    Raises DataError if no row has an image, a name is ambiguous, a list of a side is malformed, or a class is unknown.
+    Raises DataError if no row has an image, a name is ambiguous, a list of a side is malformed, or
+    a class is unknown.
     """
     root = data.path
     require_folder(root)
@@ -46,7 +50,11 @@ def list_table(data: DataSettings, table: LabelTable, class_names: Sequence[str]
         named = join_names([*table.rows], 2)
         what = f"none of its {len(table.rows):,} rows matches an image in {root}"
         fix = f"check data.path, and the column data.table.image: {table.settings.image}; {JOIN}"
-        raise DataError(Problem(f"{what}: they name {named}, not {join_names(sorted(files), 2)}", table.path, fix))
+        raise DataError(
+            Problem(
+                f"{what}: they name {named}, not {join_names(sorted(files), 2)}", table.path, fix
+            )
+        )
     all_rows = {file: table.rows[name] for file, name in row_names.items()}
     rows = {file: row for file, row in all_rows.items() if row.left_out_as is None}
     parts = _parts_of(root, table, rows)
@@ -54,9 +62,15 @@ def list_table(data: DataSettings, table: LabelTable, class_names: Sequence[str]
     if data.findings is None:
         listing = _list_classes(data, table, by_file, class_names)
     else:
-        listing = _list_findings(table, by_file, is_auto=data.findings == "auto", is_of_model=class_names is not None)
+        listing = _list_findings(
+            table, by_file, is_auto=data.findings == "auto", is_of_model=class_names is not None
+        )
     listed = {image.file for image in listing.images}
-    without = [file for file in parts if file not in listed and (data.findings or len(rows[file].votes) < 2)]
+    without = [
+        file
+        for file in parts
+        if file not in listed and (data.findings or len(rows[file].votes) < 2)
+    ]
     excluded = Counter(row.left_out_as for row in all_rows.values() if row.left_out_as)
     notes = _left_out(table, files, row_names, len(rows) - len(parts), without, excluded)
     return replace(listing, warnings=(*notes, *listing.warnings, *_odd_cells(table), *ignored))
@@ -66,8 +80,12 @@ _Rows: TypeAlias = Mapping[str, tuple[TableRow, PartName]]
 """The row and the part of each image."""
 
 
-def _list_classes(data: DataSettings, table: LabelTable, images: _Rows, class_names: Sequence[str] | None) -> Listing:
-    names = tuple(class_names or STANDARD_CLASSES.get(data.classes) or _found_classes(table, images))
+def _list_classes(
+    data: DataSettings, table: LabelTable, images: _Rows, class_names: Sequence[str] | None
+) -> Listing:
+    names = tuple(
+        class_names or STANDARD_CLASSES.get(data.classes) or _found_classes(table, images)
+    )
     listed: list[ImageFile] = []
     unknown: set[str] = set()
     for file, (row, part) in images.items():
@@ -82,7 +100,9 @@ def _list_classes(data: DataSettings, table: LabelTable, images: _Rows, class_na
             listed.append(ImageFile(file=file, label=names.index(name), part=part))
     if unknown:
         what = f"the table has classes other than {', '.join(names)}: {join_names(sorted(unknown))}"
-        raise DataError(Problem(what, table.path, "correct data.table.labels, or set data.classes: auto"))
+        raise DataError(
+            Problem(what, table.path, "correct data.table.labels, or set data.classes: auto")
+        )
     sides: dict[PartName, Path] = {"train": table.path}
     if any(part == "test" for _, part in images.values()):
         sides["test"] = table.path
@@ -96,51 +116,85 @@ def _list_classes(data: DataSettings, table: LabelTable, images: _Rows, class_na
     return Listing(names, tuple(listed), problems, _disagreements(table, disputed, len(images)))
 
 
-def _list_findings(table: LabelTable, images: _Rows, *, is_auto: bool, is_of_model: bool) -> Listing:
+def _list_findings(
+    table: LabelTable, images: _Rows, *, is_auto: bool, is_of_model: bool
+) -> Listing:
     """List images with their findings; those of `auto` need positive and negative training images."""
     names = table.findings
     problems: list[Problem] = []
     united_rows = {
-        file: united(row.findings, table.settings.disagree) for file, (row, _) in images.items() if row.findings
+        file: united(row.findings, table.settings.disagree)
+        for file, (row, _) in images.items()
+        if row.findings
     }
     known = {file: findings for file, findings in united_rows.items() if findings.strip(UNKNOWN)}
     training = [findings for file, findings in known.items() if images[file][1] != "test"]
-    counts = [Counter(states) for states in zip(*training, strict=True)] or [Counter() for _ in names]
+    counts = [Counter(states) for states in zip(*training, strict=True)] or [
+        Counter() for _ in names
+    ]
     notes = list(_disagreements_of_findings(table, images))
     if not is_of_model:
-        has_both = {name: bool(count[PRESENT] and count[ABSENT]) for name, count in zip(names, counts, strict=True)}
+        has_both = {
+            name: bool(count[PRESENT] and count[ABSENT])
+            for name, count in zip(names, counts, strict=True)
+        }
         for name, count in zip(names, counts, strict=True):
             if not has_both[name] and not is_auto:
                 of = f"of {len(training):,} training images; the columns contain {_counted(table.cells) or 'nothing else'}"
-                what = f"{name} is present in {count[PRESENT]:,} and absent in {count[ABSENT]:,} {of}"
+                what = (
+                    f"{name} is present in {count[PRESENT]:,} and absent in {count[ABSENT]:,} {of}"
+                )
                 problems.append(Problem(what, table.path, nearest(name, table.known, "remove it")))
         if is_auto:
             names = tuple(name for name in names if has_both[name])
         if len(names) < 2:
             what = f"data.findings: auto finds {join_names(names) or 'nothing'}, with both present and absent ones"
-            problems.append(Problem(what, table.path, "a single finding is two classes: use task: classification"))
+            problems.append(
+                Problem(
+                    what, table.path, "a single finding is two classes: use task: classification"
+                )
+            )
     if is_auto and table.settings.label is None:
         settings = table.settings
-        used = {settings.image, settings.patient, settings.side and settings.side.column, *settings.rows, *names}
+        used = {
+            settings.image,
+            settings.patient,
+            settings.side and settings.side.column,
+            *settings.rows,
+            *names,
+        }
         others = [column for column in table.columns if column not in used]
         if others:
-            notes.append(f"{table.path.name}: data.findings: auto leaves out the columns {join_names(others)}")
+            notes.append(
+                f"{table.path.name}: data.findings: auto leaves out the columns {join_names(others)}"
+            )
     kept = [place for place, name in enumerate(table.findings) if name in names]
     listed = tuple(
-        ImageFile(file=file, label=0, part=images[file][1], findings="".join(findings[place] for place in kept))
+        ImageFile(
+            file=file,
+            label=0,
+            part=images[file][1],
+            findings="".join(findings[place] for place in kept),
+        )
         for file, findings in known.items()
     )
     return Listing(SINGLE_CLASS, listed, tuple(problems), tuple(notes), names)
 
 
 def _disagreements_of_findings(table: LabelTable, images: _Rows) -> tuple[str, ...]:
-    disputed = {file: disputed_findings(table.findings, row.findings) for file, (row, _) in images.items()}
-    return _disagreements(table, {file: votes for file, votes in disputed.items() if votes}, len(images))
+    disputed = {
+        file: disputed_findings(table.findings, row.findings) for file, (row, _) in images.items()
+    }
+    return _disagreements(
+        table, {file: votes for file, votes in disputed.items() if votes}, len(images)
+    )
 
 
 def _found_classes(table: LabelTable, images: _Rows) -> tuple[str, ...]:
     """Return the classes of `classes: auto`: those of the mapping, of the cells, or the folders of the images."""
-    classes = [*table.settings.labels.values()] or [row.class_name for row, _ in images.values() if row.class_name]
+    classes = [*table.settings.labels.values()] or [
+        row.class_name for row, _ in images.values() if row.class_name
+    ]
     if not table.settings.gives_classes:
         inner = [inner_folders(PurePosixPath(file)) for file in images]
         classes = [folders[0] for folders in inner if folders]
@@ -179,7 +233,9 @@ def _members(root: Path, name: str, files: Collection[str], table: LabelTable) -
         folder, base = path.resolve(), root.resolve()
         members: Collection[str] = [file for file in files if (base / file).is_relative_to(folder)]
         if not members:
-            raise DataError(Problem("no image of the table is in it", path, "correct data.table.side"))
+            raise DataError(
+                Problem("no image of the table is in it", path, "correct data.table.side")
+            )
         return members
     try:
         lines = composed(read_bytes(path, DataError).decode("utf-8-sig")).splitlines()
@@ -187,7 +243,9 @@ def _members(root: Path, name: str, files: Collection[str], table: LabelTable) -
         raise DataError(Problem("not a list in UTF-8", path, "write one image per line")) from error
     except OSError as error:
         near = nearest(
-            name, [entry.name for entry in root.iterdir()], "give a path relative to data.path, or delete side"
+            name,
+            [entry.name for entry in root.iterdir()],
+            "give a path relative to data.path, or delete side",
         )
         what = f"the list of data.table.side cannot be read ({error.strerror})"
         raise DataError(Problem(what, path, near)) from error
@@ -218,7 +276,9 @@ def _left_out(
     what = "without a known finding" if table.findings else "without a class"
     if table.settings.labels and not table.findings:
         what = f"with none of the labels {', '.join(table.settings.labels)}"
-    counts = Counter(label for file in without_class for label in table.rows[row_names[file]].labels)
+    counts = Counter(
+        label for file in without_class for label in table.rows[row_names[file]].labels
+    )
     reasons = (
         (len(without_row), "images without a row", f" ({join_names(without_row, 3)})"),
         (without_image, "rows without an image", f" of {len(table.rows):,}"),
@@ -230,14 +290,18 @@ def _left_out(
     return [f"{table.path.name} leaves out {'; '.join(notes)}"] if notes else []
 
 
-def _disagreements(table: LabelTable, disputed: Mapping[str, Mapping[Any, int]], count: int) -> tuple[str, ...]:
+def _disagreements(
+    table: LabelTable, disputed: Mapping[str, Mapping[Any, int]], count: int
+) -> tuple[str, ...]:
     """Return a note about images whose rows disagree, by their votes."""
     if not disputed:
         return ()
     example, cast = next(iter(disputed.items()))
     votes = {name or "none of the labels": number for name, number in cast.items()}
     rules = {
-        "first": "one row suffices" if table.findings else "the first entry of data.table.labels that applies decides",
+        "first": "one row suffices"
+        if table.findings
+        else "the first entry of data.table.labels that applies decides",
         "majority": "what most rows say counts",
         "leave_out": "what they disagree on is left out",
     }
@@ -249,7 +313,9 @@ def _disagreements(table: LabelTable, disputed: Mapping[str, Mapping[Any, int]],
 
 def _odd_cells(table: LabelTable) -> Iterator[str]:
     """Yield a note about cells that say neither yes nor no."""
-    if odd := {cell: count for cell, count in table.cells.items() if cell.casefold() not in KNOWN_CELLS}:
+    if odd := {
+        cell: count for cell, count in table.cells.items() if cell.casefold() not in KNOWN_CELLS
+    }:
         yield f"{table.path.name}: cells that say neither yes nor no are no label: {_counted(odd)}"
 
 

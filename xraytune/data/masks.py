@@ -1,8 +1,9 @@
 """Read masks, which mark the pixels of an image that belong to a structure, such as the lungs.
 
-A mask is a PNG, TIFF, BMP or GIF of the same size as its image, with two values: 0 for the background and one other. Several
-masks of one image, such as left and right lung, are merged. Masks that are probably wrong (more than two values, empty, full
-or inverted) are refused, since a segmenter would silently learn them.
+A mask is a PNG, TIFF, BMP or GIF of the same size as its image, with two values: 0 for the
+background and one other. Several masks of one image, such as left and right lung, are merged. Masks
+that are probably wrong (more than two values, empty, full or inverted) are refused, since a
+segmenter would silently learn them.
 """
 
 from __future__ import annotations
@@ -23,24 +24,32 @@ from xraytune.data.formats import LARGEST_SIDE_PX, ignore_decoder_warnings
 from xraytune.data.images import ImageFile
 
 Result = TypeVar("Result")
-_TWO_VALUES = "save it with 0 for the background and one other value, or leave it out with --skip-broken"
+_TWO_VALUES = (
+    "save it with 0 for the background and one other value, or leave it out with --skip-broken"
+)
 OUTLINE_RGB = (230, 159, 0)
 """Stands out on grey, also for colour-blind readers."""
 
 
-def read_mask(root: Path, masks: Sequence[str], *, size_px: tuple[int, int] | None = None) -> NDArray[np.bool_]:
+def read_mask(
+    root: Path, masks: Sequence[str], *, size_px: tuple[int, int] | None = None
+) -> NDArray[np.bool_]:
     """Read the masks of an image below `root` and merge them, [H, W], upright and in their own size.
 
     `size_px` is the width and height of the image; None skips the check.
 
-    Raises DataError with one problem for each mask that cannot be read, has another size or not two values; or for a merged
-    mask that is empty, full or looks inverted.
+    Raises DataError with one problem for each mask that cannot be read, has another size or not two
+    values; or for a merged mask that is empty, full or looks inverted.
     """
     masks_read: list[NDArray[np.bool_]] = []
     problems: list[Problem] = []
     for mask in masks:
         try:
-            masks_read.append(_foreground(root / mask, size_px or (masks_read[0].shape[::-1] if masks_read else None)))
+            masks_read.append(
+                _foreground(
+                    root / mask, size_px or (masks_read[0].shape[::-1] if masks_read else None)
+                )
+            )
         except DataError as error:
             problems += error.problems
     if problems:
@@ -53,7 +62,9 @@ def read_mask(root: Path, masks: Sequence[str], *, size_px: tuple[int, int] | No
 def _foreground(path: Path, size_px: tuple[int, ...] | None) -> NDArray[np.bool_]:
     image = read_image(path, LARGEST_SIDE_PX).image
     if size_px is not None and image.size != size_px:
-        what = "the mask has {} x {} pixels, but its image has {} x {}".format(*image.size, *size_px)
+        what = "the mask has {} x {} pixels, but its image has {} x {}".format(
+            *image.size, *size_px
+        )
         raise DataError(Problem(what, path, "export it at the size of the image"))
     levels = np.asarray(image)
     values = np.flatnonzero(np.bincount(levels.ravel(), minlength=256)).tolist()
@@ -67,7 +78,11 @@ def _foreground(path: Path, size_px: tuple[int, ...] | None) -> NDArray[np.bool_
 def _refuse_implausible(mask: NDArray[np.bool_], where: Path) -> None:
     border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
     if not mask.any():
-        raise DataError(Problem("the mask is empty", where, "draw it, or leave its image out with --skip-broken"))
+        raise DataError(
+            Problem(
+                "the mask is empty", where, "draw it, or leave its image out with --skip-broken"
+            )
+        )
     if mask.all():
         raise DataError(Problem("the mask is full: it covers the whole image", where, _TWO_VALUES))
     if mask.mean() > 0.5 and border.mean() > 0.5:
@@ -97,7 +112,9 @@ def connected_parts(mask: NDArray[np.bool_]) -> int:
     return int(label(mask)[1])
 
 
-def outlined(images: NDArray[np.uint8], masks: NDArray[np.uint8] | NDArray[np.bool_]) -> NDArray[np.uint8]:
+def outlined(
+    images: NDArray[np.uint8], masks: NDArray[np.uint8] | NDArray[np.bool_]
+) -> NDArray[np.uint8]:
     """Return grey images [..., H, W] in colour, [..., H, W, 3], with a line around each mask [..., H, W], 0 or above."""
     from scipy.ndimage import maximum_filter
 
@@ -116,17 +133,25 @@ def map_masks(
     return map_on_cores(partial(use_mask, root, use=use), images)
 
 
-def use_mask(root: Path, image: ImageFile, use: Callable[[NDArray[np.bool_]], Result]) -> Result | list[BrokenImage]:
+def use_mask(
+    root: Path, image: ImageFile, use: Callable[[NDArray[np.bool_]], Result]
+) -> Result | list[BrokenImage]:
     """Apply `use`, which may raise DataError, to the merged mask of an image, [H, W].
 
     If its masks are unusable, return these and what is wrong with them.
     """
     try:
-        size_px = (image.width_px, image.height_px) if image.width_px else None  # else decoding the image fails
+        size_px = (
+            (image.width_px, image.height_px) if image.width_px else None
+        )  # else decoding the image fails
         return use(read_mask(root, image.masks, size_px=size_px))
     except DataError as error:
         broken = []
         for problem in error.problems:
-            file = str(problem.where.relative_to(root)) if isinstance(problem.where, Path) else image.masks[0]
+            file = (
+                str(problem.where.relative_to(root))
+                if isinstance(problem.where, Path)
+                else image.masks[0]
+            )
             broken.append(BrokenImage(file=file, reason=problem.what))
         return broken

@@ -1,10 +1,12 @@
 """Find copies of one X-ray under several names: resized, saved again, slightly brighter.
 
-Each image is reduced to 256 bits, the signs of its lowest frequencies relative to their median (pHash); copies differ in few
-bits, at most in the 24 that were measured (docs/data.md, Near duplicates).
+Each image is reduced to 256 bits, the signs of its lowest frequencies relative to their median
+(pHash); copies differ in few bits, at most in the 24 that were measured (docs/data.md, Near
+duplicates).
 
-Source: Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions", section 3.2.1; with 16 x 16
-frequencies instead of 8 x 8, which do not separate copies from X-rays of different patients.
+Source: Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions", section
+3.2.1; with 16 x 16 frequencies instead of 8 x 8, which do not separate copies from X-rays of
+different patients.
 """
 
 from __future__ import annotations
@@ -52,7 +54,10 @@ class NearDuplicates:
 
 
 def find_near_duplicates(
-    images: Sequence[ImageFile], hashes: Sequence[Hashes], *, on_progress: Progress = ignore_progress
+    images: Sequence[ImageFile],
+    hashes: Sequence[Hashes],
+    *,
+    on_progress: Progress = ignore_progress,
 ) -> NearDuplicates:
     """Compare all images with each other; `hashes` has a [4] uint64 for each."""
     _, patients = np.unique([image.patient for image in images], return_inverse=True)
@@ -60,7 +65,9 @@ def find_near_duplicates(
     is_test = np.array([image.part == "test" for image in images])
     counts = np.zeros(3, dtype=np.int64)
     examples: list[Lookalikes] = []
-    for first, second in close_pairs(np.array(hashes, dtype=np.uint64).reshape(-1, _WORDS), on_progress=on_progress):
+    for first, second in close_pairs(
+        np.array(hashes, dtype=np.uint64).reshape(-1, _WORDS), on_progress=on_progress
+    ):
         apart = patients[first] != patients[second]
         first, second = first[apart], second[apart]
         leaks, contradicts = is_test[first] != is_test[second], labels[first] != labels[second]
@@ -73,7 +80,9 @@ def find_near_duplicates(
             )
             for pair in np.lexsort((~contradicts, ~leaks))[:_MOST_EXAMPLES]
         ]
-        examples.sort(key=lambda pair: (not pair.in_training_and_test, not pair.in_two_classes, pair.files))
+        examples.sort(
+            key=lambda pair: (not pair.in_training_and_test, not pair.in_two_classes, pair.files)
+        )
         del examples[_MOST_EXAMPLES:]
     pairs, leaking, contradicting = counts.tolist()
     return NearDuplicates(pairs, leaking, contradicting, tuple(examples))
@@ -90,8 +99,8 @@ def close_pairs(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Find pairs of `hashes`, [N, 4], that differ in at most 24 of 256 bits.
 
-    Yields:
-        First and second positions of pairs, first < second, each pair once, in order; one block of images at a time.
+    Yields: First and second positions of pairs, first < second, each pair once, in order; one block
+        of images at a time.
     """
     for start in range(0, len(hashes), _BLOCK):
         block, rest = hashes[start : start + _BLOCK], hashes[start:]

@@ -1,9 +1,10 @@
 """List the pairs of a data folder: X-rays in `images/`, and their masks in `masks/`.
 
-Both folders are at the root, or in each of `train/`, `val/` and `test/`; files may be nested deeper. A mask belongs to the
-image with the same stem or, if there is none, to the one with the longest stem that the mask's stem continues with `_` or
-`-`: `X.png` has the masks `left/X.png`, `X_right.png` and `X-mask.tif`. All masks of an image are merged. The index has a
-single class; of the masks in `test/`, only names and hashes are read.
+Both folders are at the root, or in each of `train/`, `val/` and `test/`; files may be nested
+deeper. A mask belongs to the image with the same stem or, if there is none, to the one with the
+longest stem that the mask's stem continues with `_` or `-`: `X.png` has the masks `left/X.png`,
+`X_right.png` and `X-mask.tif`. All masks of an image are merged. The index has a single class; of
+the masks in `test/`, only names and hashes are read.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ def list_pairs(folders: Mapping[PartName, Path], root: Path) -> Listing:
         problems += _problems(folder, by_stem, masks, masks_of, alone, notes=notes)
         if several := [image for image, merged in masks_of.items() if len(merged) > 1]:
             example = f"{' and '.join(_names(folder, masks_of[several[0]]))} for {several[0].name}"
-            notes.append(f"{len(several)} of {len(images)} images have several masks, which are merged ({example})")
+            notes.append(
+                f"{len(several)} of {len(images)} images have several masks, which are merged ({example})"
+            )
         warnings += [f"{folder}: {note}" for note in notes]
         for image, merged in masks_of.items():
             file, *mask_files = _names(root, [image, *merged])
@@ -71,7 +74,9 @@ def _require_pair_folders(folder: Path) -> dict[str, Path]:
         what = f"there is no {' and no '.join(missing)} here, and segmentation needs both"
         what += f" (folders found: {join_names(others)})" if others else ""
         fix = "put the X-rays into images/, and their masks under the same names into masks/"
-        raise DataError(Problem(what, folder, f"{fix}; without masks, only task: classification is possible"))
+        raise DataError(
+            Problem(what, folder, f"{fix}; without masks, only task: classification is possible")
+        )
     return there
 
 
@@ -92,20 +97,33 @@ def _problems(
 ) -> tuple[Problem, ...]:
     """Return masks in lossy formats, images with the same name, and unpaired images and masks."""
     problems = []
-    if lossy := _names(folder, [mask for mask in masks if mask.suffix.lower() not in _MASK_SUFFIXES]):
+    if lossy := _names(
+        folder, [mask for mask in masks if mask.suffix.lower() not in _MASK_SUFFIXES]
+    ):
         what = f"masks must be PNG, TIFF, BMP or GIF; {len(lossy)} of {len(masks)} have another format: {join_names(lossy)}"
-        problems.append(Problem(what, folder, "save them as PNG with two values; JPEG blurs the outline"))
-    if same := [" and ".join(_names(folder, images)) for images in by_stem.values() if len(images) > 1]:
+        problems.append(
+            Problem(what, folder, "save them as PNG with two values; JPEG blurs the outline")
+        )
+    if same := [
+        " and ".join(_names(folder, images)) for images in by_stem.values() if len(images) > 1
+    ]:
         what = f"images with the same name, which makes their masks ambiguous: {join_names(same)}"
         problems.append(Problem(what, folder, "rename them and their masks, or remove all but one"))
     without = [image for image, masks_there in masks_of.items() if not masks_there]
-    unpaired = {f"{len(masks_of)} images without a mask": without, f"{len(masks)} masks without an image": alone}
+    unpaired = {
+        f"{len(masks_of)} images without a mask": without,
+        f"{len(masks)} masks without an image": alone,
+    }
     counts = [
-        f"{len(files)} of {text}: {join_names(_names(folder, files))}" for text, files in unpaired.items() if files
+        f"{len(files)} of {text}: {join_names(_names(folder, files))}"
+        for text, files in unpaired.items()
+        if files
     ]
     if counts:
         fix = "add the missing files or remove the others; masks of X.png are named X.png, X_left.png or X-mask.tif"
-        problems.append(Problem("; ".join(counts), folder, fix + "".join(f" ({note})" for note in notes)))
+        problems.append(
+            Problem("; ".join(counts), folder, fix + "".join(f" ({note})" for note in notes))
+        )
     return tuple(problems)
 
 

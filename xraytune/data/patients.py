@@ -1,8 +1,8 @@
 """Find the patient of each image, the unit by which images are split.
 
-In this order: a table (`data/table.py`), `data.split.group_regex`, a DICOM header, a file name of the Kermany set
-(`person12_virus_4.jpeg`). A file that matches none of these is a patient of its own. Patients who share identical files are
-joined into one.
+In this order: a table (`data/table.py`), `data.split.group_regex`, a DICOM header, a file name of
+the Kermany set (`person12_virus_4.jpeg`). A file that matches none of these is a patient of its
+own. Patients who share identical files are joined into one.
 """
 
 from __future__ import annotations
@@ -31,9 +31,14 @@ def require_group(group_regex: str | None) -> None:
         raise ConfigError(Problem(what, _GROUP_REGEX, fix))
 
 
-def patients_by_name(files: Sequence[str], patient_ids: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
+def patients_by_name(
+    files: Sequence[str], patient_ids: Mapping[str, str]
+) -> tuple[dict[str, str], tuple[str, ...]]:
     """Return the patient of every file: the hash of an ID in its header, what its name says or, with a warning, its path."""
-    hashes = {file: f"dicom:{hashlib.sha256(text.encode()).hexdigest()[:12]}" for file, text in patient_ids.items()}
+    hashes = {
+        file: f"dicom:{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        for file, text in patient_ids.items()
+    }
     patients = {file: hashes.get(file) or patient_of(file) for file in files}
     unknown = [file for file, patient in patients.items() if patient is None]
     warnings = []
@@ -46,7 +51,9 @@ def patients_by_name(files: Sequence[str], patient_ids: Mapping[str, str]) -> tu
         )
     most = max(Counter(hashes.values()).values(), default=0)
     if most >= 10 and most > len(hashes) / 3:
-        warnings.append(f"{most} of {len(hashes)} DICOM headers have the same PatientID; {OTHER_PATIENTS}")
+        warnings.append(
+            f"{most} of {len(hashes)} DICOM headers have the same PatientID; {OTHER_PATIENTS}"
+        )
     return {file: patient or file for file, patient in patients.items()}, tuple(warnings)
 
 
@@ -91,7 +98,9 @@ def join_numbers(patients: Mapping[str, str]) -> tuple[dict[str, str], tuple[str
     return {file: first[patient_key(name)] for file, name in patients.items()}, notes
 
 
-def join_identical(patients: Mapping[str, str], contents: Iterable[tuple[str, str]]) -> dict[str, str]:
+def join_identical(
+    patients: Mapping[str, str], contents: Iterable[tuple[str, str]]
+) -> dict[str, str]:
     """Join patients who share an identical file, directly or through others; they get the first of their sorted names.
 
     `patients` has the patient of every file, `contents` file and SHA-256 of the files to compare.

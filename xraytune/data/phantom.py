@@ -1,8 +1,9 @@
 """Draw phantom chest X-rays: images with known answers, for the demo, the tests and the benchmarks.
 
-A patient depends only on the seed and the patient's number, so a larger set contains the smaller one. A chest is a map of
-water-equivalent thickness: soft tissue and bone add to it, air subtracts from it, and disease replaces air by fluid.
-Coordinates run from -1 to 1 (x to the viewer's right, y down; one unit is about 15 cm of a child's chest).
+A patient depends only on the seed and the patient's number, so a larger set contains the smaller
+one. A chest is a map of water-equivalent thickness: soft tissue and bone add to it, air subtracts
+from it, and disease replaces air by fluid. Coordinates run from -1 to 1 (x to the viewer's right, y
+down; one unit is about 15 cm of a child's chest).
 """
 
 from __future__ import annotations
@@ -32,7 +33,11 @@ Field: TypeAlias = NDArray[Any]
 DEFAULT_DIFFICULTY = 0.3
 FINDINGS: tuple[Finding, ...] = ("lobar", "diffuse", "effusion")
 _CYCLE: tuple[Diagnosis, ...] = ("normal", "bacteria", "virus", "normal", "bacteria")
-_FINDINGS_OF: dict[Diagnosis, tuple[Finding, ...]] = {"normal": (), "bacteria": ("lobar",), "virus": ("diffuse",)}
+_FINDINGS_OF: dict[Diagnosis, tuple[Finding, ...]] = {
+    "normal": (),
+    "bacteria": ("lobar",),
+    "virus": ("diffuse",),
+}
 _DATA_FILE = """\
 data:
   path: .
@@ -80,15 +85,13 @@ def draw_phantoms(
 ) -> PhantomSet:
     """Draw a phantom set into a new folder; the same arguments give the same bytes.
 
-    Args:
-        out: The folder, with the layout and the file names of the Kermany set; it appears only when it is complete.
-        patients: 10 to 100,000, with 1 to 4 images each; two in five are normal, one in five is in `test/`.
-        seed: Seed of everything.
-        image_size_px: Side of the square images, 32 to 1024.
-        difficulty: From 0 (obvious lesions) to 1 (invisible lesions).
+    Args: out: The folder, with the layout and the file names of the Kermany set; it appears only
+        when it is complete. patients: 10 to 100,000, with 1 to 4 images each; two in five are
+        normal, one in five is in `test/`. seed: Seed of everything. image_size_px: Side of the
+        square images, 32 to 1024. difficulty: From 0 (obvious lesions) to 1 (invisible lesions).
         pairs: Use the layout for segmentation, with masks of the lungs; the images are the same.
-        findings: Draw up to three findings in one image instead of one pneumonia; add their table and a data file.
-        on_progress: Called after each patient.
+        findings: Draw up to three findings in one image instead of one pneumonia; add their table
+        and a data file. on_progress: Called after each patient.
 
     Raises ConfigError if an argument is out of bounds, or `out` exists.
     """
@@ -96,12 +99,16 @@ def draw_phantoms(
     bounds = {"patients": (patients, 10, 100_000), "image size": (image_size_px, 32, 1024)}
     for name, (value, least, most) in (bounds | {"difficulty": (difficulty, 0, 1)}).items():
         if not least <= value <= most:
-            raise ConfigError(Problem(f"{name} out of bounds: {value:g}", fix=f"give {least} to {most}"))
+            raise ConfigError(
+                Problem(f"{name} out of bounds: {value:g}", fix=f"give {least} to {most}")
+            )
     rows: list[list[str]] = []
     with new_folder(out.resolve()) as folder:
 
         def draw(patient: int) -> list[list[str]]:
-            images = list(draw_patient(seed, patient, image_size_px, difficulty, has_findings=findings))
+            images = list(
+                draw_patient(seed, patient, image_size_px, difficulty, has_findings=findings)
+            )
             for image in images:
                 inner = "NORMAL" if image.diagnosis == "normal" else "PNEUMONIA"
                 files: dict[str, NDArray[Any]] = {
@@ -114,17 +121,29 @@ def draw_phantoms(
                     file.parent.mkdir(parents=True, exist_ok=True)
                     Image.fromarray(pixels).save(file, quality=92)
             return [
-                [f"{image.part}/images/{image.stem}.jpeg", f"{seed}-{patient + 1}", image.part, *_read(seed, image)]
+                [
+                    f"{image.part}/images/{image.stem}.jpeg",
+                    f"{seed}-{patient + 1}",
+                    image.part,
+                    *_read(seed, image),
+                ]
                 for image in images
             ]
 
         for done, drawn in enumerate(map_on_cores(draw, range(patients)), start=1):
             rows += drawn
             on_progress("drawing phantoms (patients)", done, patients)
-        settings = {"seed": seed, "patients": patients, "image_size_px": image_size_px, "difficulty": difficulty}
+        settings = {
+            "seed": seed,
+            "patients": patients,
+            "image_size_px": image_size_px,
+            "difficulty": difficulty,
+        }
         write_json(folder / "phantom.json", {"version": 2, **settings})
         if findings:
-            write_text(folder / "labels.csv", csv_table(["file", "patient", "side", *FINDINGS], rows))
+            write_text(
+                folder / "labels.csv", csv_table(["file", "patient", "side", *FINDINGS], rows)
+            )
             write_text(folder / "data.yaml", _DATA_FILE)
     return PhantomSet(path=out, patient_count=patients, image_count=len(rows))
 
@@ -132,7 +151,10 @@ def draw_phantoms(
 def _read(seed: int, image: PhantomImage) -> list[str]:
     """Return what a reader says about each finding: it is there (1) or not (0), uncertain (-1), or not mentioned."""
     rng = numpy_generator(seed, "reader", image.stem)
-    return [rng.choice(["-1", "", str(int(name in image.findings))], p=(0.05, 0.05, 0.9)) for name in FINDINGS]
+    return [
+        rng.choice(["-1", "", str(int(name in image.findings))], p=(0.05, 0.05, 0.9))
+        for name in FINDINGS
+    ]
 
 
 def draw_patient(
@@ -153,7 +175,9 @@ def draw_patient(
         top, left = (chest.margin_px * image_rng.uniform(0.3, 0.7, 2)).astype(int)
         field = np.s_[top : top + image_size_px, left : left + image_size_px]
         yield PhantomImage(
-            stem=f"{seed}-{patient + 1}_{number + 1}" if has_findings else _stem(diagnosis, patient, number),
+            stem=f"{seed}-{patient + 1}_{number + 1}"
+            if has_findings
+            else _stem(diagnosis, patient, number),
             part="test" if place == cycle % len(_CYCLE) else "train",  # each diagnosis in turn
             diagnosis=diagnosis,
             findings=findings if has_findings else (),
@@ -197,20 +221,34 @@ class _Chest:
 
         rise = (self.base - self.y) / (self.base - self.apex)
         across = np.abs(np.abs(self.x) - self.centre + 0.1 * np.clip(rise, 0, 1)) / self.half_width
-        cavity = rng.uniform(0.62, 0.86) * np.maximum(1 - across**2.3 - np.maximum(rise, 0) ** 2.3, 0) ** 0.4
+        cavity = (
+            rng.uniform(0.62, 0.86)
+            * np.maximum(1 - across**2.3 - np.maximum(rise, 0) ** 2.3, 0) ** 0.4
+        )
         heart_x = rng.uniform(0.12, 0.18)
         heart_y = self.dome - rng.uniform(0.20, 0.28)
         organs = np.maximum.reduce(  # heart, great vessels and spine
             [
-                0.58 * self._ellipsoid(heart_x, heart_y, rng.uniform(0.26, 0.40), rng.uniform(0.28, 0.40)),
+                0.58
+                * self._ellipsoid(
+                    heart_x, heart_y, rng.uniform(0.26, 0.40), rng.uniform(0.28, 0.40)
+                ),
                 0.46 * self._ellipsoid(0.01, -0.20, 0.13, 0.70),
                 0.34 * self._ellipsoid(0, 0.1, 0.115, 1.6),
             ]
         )
-        above_dome = self.dome + rng.uniform(0.6, 1.6) * np.maximum(np.abs(self.x) - self.centre, 0) ** 2 - self.y
+        above_dome = (
+            self.dome
+            + rng.uniform(0.6, 1.6) * np.maximum(np.abs(self.x) - self.centre, 0) ** 2
+            - self.y
+        )
         self.air = np.maximum(cavity - organs, 0) * _step(above_dome, 0.006)
         edge = 1 / image_size_px
-        self.lungs = _step((cavity - 0.16) / 2, edge) * _step((0.20 - organs) / 3, edge) * _step(above_dome, edge)
+        self.lungs = (
+            _step((cavity - 0.16) / 2, edge)
+            * _step((0.20 - organs) / 3, edge)
+            * _step(above_dome, edge)
+        )
 
         texture = rng.uniform(0.7, 1.6) + 0.10 * self._noise(rng, 40) + 0.07 * self._noise(rng, 110)
         vessels = self._draw_branches(rng, 0.036, 5) * _step(self.air - 0.12, 0.03)
@@ -224,7 +262,11 @@ class _Chest:
 
     def draw_lesions(self, findings: tuple[Finding, ...], rng: np.random.Generator) -> Field:
         """Return the thickness that findings add, at most that of the air."""
-        draw = {"lobar": self._draw_lobar, "diffuse": self._draw_diffuse, "effusion": self._draw_effusion}
+        draw = {
+            "lobar": self._draw_lobar,
+            "diffuse": self._draw_diffuse,
+            "effusion": self._draw_effusion,
+        }
         extent = sum((draw[name](rng) for name in findings), np.zeros_like(self.air))
         return np.asarray(0.74 * self.air * np.minimum(extent, 1.3))
 
@@ -235,7 +277,9 @@ class _Chest:
             side = -1 if rng.random() < 0.55 else 1
             y = rng.uniform(self.apex + 0.25, self.dome - 0.12)
             x = side * rng.uniform(0.55, 0.85) * self._wall(y)
-            distance = np.hypot((self.x - x) / rng.uniform(0.20, 0.33), (self.y - y) / rng.uniform(0.18, 0.35))
+            distance = np.hypot(
+                (self.x - x) / rng.uniform(0.20, 0.33), (self.y - y) / rng.uniform(0.18, 0.35)
+            )
             area = _step(1 - distance + 0.22 * self._noise(rng, 9), 0.10) * (self.x * side > 0)
             extent = np.maximum(extent, area)
         patches = np.clip(0.85 + 0.22 * self._noise(rng, 14) + 0.12 * self._noise(rng, 40), 0, 1.4)
@@ -250,7 +294,9 @@ class _Chest:
             down = (self.y - y - 0.1) / rng.uniform(0.38, 0.62)
             extent = extent + rng.uniform(0.75, 1.0) * np.exp(-np.square(across) - np.square(down))
         extent = np.clip(extent * (1 + 0.35 * self._noise(rng, 7)), 0, 1)
-        lines = np.exp(-np.abs(self._noise(rng, 44)) / 0.25) + np.exp(-np.abs(self._noise(rng, 80)) / 0.25)
+        lines = np.exp(-np.abs(self._noise(rng, 44)) / 0.25) + np.exp(
+            -np.abs(self._noise(rng, 80)) / 0.25
+        )
         return np.asarray(0.7 * extent * (0.55 + 0.55 * lines))
 
     def _draw_effusion(self, rng: np.random.Generator) -> Field:
@@ -281,7 +327,9 @@ class _Chest:
         drop = rng.uniform(0.26, 0.60)
         radius = rng.uniform(0.019, 0.029)
         bones: Field = np.zeros_like(self.air)
-        for number in range(1, 12):  # half an ellipse: out from the spine, and back lower down in front
+        for number in range(
+            1, 12
+        ):  # half an ellipse: out from the spine, and back lower down in front
             height = drop * (0.20 + 0.045 * min(number, 8))
             middle = self.apex - 0.07 + pitch * number + height
             wall = self._wall(middle) + 0.015
@@ -293,7 +341,10 @@ class _Chest:
             bones += 1.8 * (1 - is_cartilage) * _tube(distance, radius)
         along = (np.abs(self.x) - 0.12) / 0.65
         line = self.apex + 0.05 - rng.uniform(0.02, 0.20) * np.abs(along) ** 1.5
-        return np.asarray(bones + 2.5 * _tube(self.y - line, 1.3 * radius) * _step(0.5 - np.abs(along - 0.5), 0.005))
+        return np.asarray(
+            bones
+            + 2.5 * _tube(self.y - line, 1.3 * radius) * _step(0.5 - np.abs(along - 0.5), 0.005)
+        )
 
     def _draw_branches(self, rng: np.random.Generator, width: float, levels: int) -> Field:
         """Return vessels or airways that fork from the hila outwards, with soft edges."""
@@ -340,10 +391,13 @@ def _tube(distance: Field, radius: float) -> Field:
 def _expose(thickness: Field, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Return the radiograph of a map of thickness; bone is bright, air dark.
 
-    Beer-Lambert gives the direct radiation exp(-attenuation), to which scatter adds. Photons are counted with noise
-    (Gaussian: there are hundreds) and shown on the logarithmic scale of computed radiography.
+    Beer-Lambert gives the direct radiation exp(-attenuation), to which scatter adds. Photons are
+    counted with noise (Gaussian: there are hundreds) and shown on the logarithmic scale of computed
+    radiography.
     """
-    direct = gaussian_filter(np.exp(-_ATTENUATION * thickness), rng.uniform(0.4, 0.8) * len(thickness) / 256)
+    direct = gaussian_filter(
+        np.exp(-_ATTENUATION * thickness), rng.uniform(0.4, 0.8) * len(thickness) / 256
+    )
     exposure = direct + rng.uniform(0.15, 0.45) * direct.mean()
     photons = math.exp(rng.uniform(math.log(2e4), math.log(1e5))) * exposure
     counted = photons + np.sqrt(photons) * rng.standard_normal(photons.shape, dtype=np.float32)
@@ -351,4 +405,6 @@ def _expose(thickness: Field, rng: np.random.Generator) -> NDArray[np.uint8]:
     black, white = np.percentile(attenuation, (rng.uniform(0, 8), rng.uniform(97, 99.8)))
     level = np.clip((attenuation - black) / (white - black), 0, 1.1)
     shoulder = rng.uniform(0.2, 1.4)
-    return np.asarray(np.round(225 * np.expm1(-shoulder * level) / np.expm1(-shoulder)), dtype=np.uint8)
+    return np.asarray(
+        np.round(225 * np.expm1(-shoulder * level) / np.expm1(-shoulder)), dtype=np.uint8
+    )

@@ -1,6 +1,7 @@
 """Decode images once, in parallel, to a uint8 array [N, S, S] on disk that every trial memory-maps.
 
-Images become grey, upright (`formats.py`) and square: squashed, as in the public 224-pixel sets, or cropped at the centre.
+Images become grey, upright (`formats.py`) and square: squashed, as in the public 224-pixel sets, or
+cropped at the centre.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ def store_pixels(
 ) -> None:
     """Write `pixels.npy` (uint8 [N, S, S], in order) and `files.json` to the folder `out`.
 
-    With `masks`, [S, S] for each file or what is wrong with it, also write `masks.npy`; a broken mask leaves its image out.
+    With `masks`, [S, S] for each file or what is wrong with it, also write `masks.npy`; a broken
+    mask leaves its image out.
     """
     stored: list[str] = []
     broken: list[BrokenImage] = []
@@ -81,7 +83,8 @@ def store_pixels(
     sources: dict[str, Iterable[Any]] = {PIXELS_FILE: decoded}
     sources |= {MASKS_FILE: masks} if masks is not None else {}
     with ExitStack() as opened:
-        # Streams and not memory maps: on a full disk a map ends the process with SIGBUS, a write raises an exception.
+        # Streams and not memory maps: on a full disk a map ends the process with SIGBUS, a write
+        # raises an exception.
         streams = [opened.enter_context((out / name).open("wb")) for name in sources]
         for stream in streams:
             _write_npy_header(stream, len(files), image_size_px)
@@ -113,7 +116,9 @@ def _mapped(file: Path) -> NDArray[np.uint8]:
     try:
         mapped: NDArray[np.uint8] = np.load(file, mmap_mode="r")
     except (ValueError, OverflowError) as error:  # a header that asks for more than the file has
-        raise ArtifactError(Problem("the file is damaged", file, "remove its folder: it is computed again")) from error
+        raise ArtifactError(
+            Problem("the file is damaged", file, "remove its folder: it is computed again")
+        ) from error
     return mapped
 
 
@@ -140,4 +145,6 @@ def broken_images_error(
 def _write_npy_header(stream: BinaryIO, rows: int, image_size_px: int) -> None:
     """Write the .npy header of uint8 [rows, S, S], which NumPy pads to a length that does not depend on `rows`."""
     shape = (rows, image_size_px, image_size_px)
-    np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(
+        stream, {"descr": "|u1", "fortran_order": False, "shape": shape}
+    )

@@ -2,8 +2,9 @@
 
     index = read_index(...); store = store_images(...); split = split_by_patient(...)
 
-`Prepared` is written to the study as the readable file `split.json`. Trials read it from there and use the pixel store
-(`side_images`); they never read the data folder. It holds a fingerprint of the held-out test folder, but none of its images.
+`Prepared` is written to the study as the readable file `split.json`. Trials read it from there and
+use the pixel store (`side_images`); they never read the data folder. It holds a fingerprint of the
+held-out test folder, but none of its images.
 """
 
 from __future__ import annotations
@@ -43,7 +44,11 @@ from xraytune.space.settings import DataSettings, Experiment, Settings
 PIXELS_STAGE = "pixels-2"
 HELD_OUT = ("val_a", "val_b", "test")
 """The sides that nothing is trained on."""
-_TITLES: dict[SideName, str] = {"train": "training images", "val_a": "val-A images", "val_b": "val-B images"}
+_TITLES: dict[SideName, str] = {
+    "train": "training images",
+    "val_a": "val-A images",
+    "val_b": "val-B images",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,17 +68,15 @@ class Side:
 class Prepared:
     """What all trials of a study share.
 
-    Attributes:
-        class_names: In the order of the labels.
-        findings: The findings of each image, of a single class; empty for classes and masks.
-        positive: The label that sensitivity refers to; without two classes, of no meaning.
-        pixels: The pixel artifact, relative to the cache.
-        pixels_sha256: Its content, with the masks; another release of the decoder may produce others from the same files.
-        test_fingerprint: Content of the held-out test folder; None if there is none.
-        test_patients: Which of its images are of the same patient; None also in studies that did not record it.
-        images: All images of the three sides, in the order of the index.
-        unused: The other images of the folder, except those of its test folder.
-        has_masks: Whether the pixel artifact has a mask of each image.
+    Attributes: class_names: In the order of the labels. findings: The findings of each image, of a
+        single class; empty for classes and masks. positive: The label that sensitivity refers to;
+        without two classes, of no meaning. pixels: The pixel artifact, relative to the cache.
+        pixels_sha256: Its content, with the masks; another release of the decoder may produce
+        others from the same files. test_fingerprint: Content of the held-out test folder; None if
+        there is none. test_patients: Which of its images are of the same patient; None also in
+        studies that did not record it. images: All images of the three sides, in the order of the
+        index. unused: The other images of the folder, except those of its test folder. has_masks:
+        Whether the pixel artifact has a mask of each image.
     """
 
     class_names: tuple[str, ...]
@@ -119,7 +122,9 @@ class Prepared:
     @property
     def train_counts(self) -> tuple[int, ...]:
         """Training images of each class."""
-        return tuple(np.bincount(self.side("train").labels, minlength=len(self.class_names)).tolist())
+        return tuple(
+            np.bincount(self.side("train").labels, minlength=len(self.class_names)).tolist()
+        )
 
     @property
     def train_patients(self) -> int:
@@ -143,7 +148,11 @@ class Prepared:
 
         A final training on more images than its trial takes proportionally more steps.
         """
-        images, steps, origin = sum(self.train_counts), settings.budget.steps_per_epoch, settings.exported_from
+        images, steps, origin = (
+            sum(self.train_counts),
+            settings.budget.steps_per_epoch,
+            settings.exported_from,
+        )
         if steps is None:
             return max(8, -(-images // 32))
         return -(-steps * images // origin.images) if origin and origin.images else steps
@@ -153,9 +162,8 @@ class Prepared:
 class RunContext:
     """What all work on the images of a study shares, besides its settings.
 
-    Attributes:
-        compute: Device, threads and precision; `pin` has set them.
-        on_generator: Called by a trial with its experiment and this context, once its generator is trained and before its
+    Attributes: compute: Device, threads and precision; `pin` has set them. on_generator: Called by
+        a trial with its experiment and this context, once its generator is trained and before its
             images are used.
     """
 
@@ -186,10 +194,15 @@ def prepare(
 
     Patients with images in `seen`, given as SHA-256, are on no validation side.
 
-    Raises DataError if the folder, its labels or an image is invalid; `skip_broken` leaves broken images out.
+    Raises DataError if the folder, its labels or an image is invalid; `skip_broken` leaves broken
+    images out.
     """
-    index = read_index(settings.data, pairs=settings.task == "segmentation", on_progress=on_progress)
-    return prepare_index(index, settings.data, cache, seen=seen, skip_broken=skip_broken, on_progress=on_progress)
+    index = read_index(
+        settings.data, pairs=settings.task == "segmentation", on_progress=on_progress
+    )
+    return prepare_index(
+        index, settings.data, cache, seen=seen, skip_broken=skip_broken, on_progress=on_progress
+    )
 
 
 def prepare_index(
@@ -203,7 +216,9 @@ def prepare_index(
 ) -> tuple[Prepared, tuple[str, ...]]:
     """Like `prepare`, for a folder that has already been indexed."""
     known = patients_seen(index.images, seen)
-    split_by_patient(index.images, data.split, data.train_patients, seen=known)  # an error comes before decoding
+    split_by_patient(
+        index.images, data.split, data.train_patients, seen=known
+    )  # an error comes before decoding
     store = store_images(index.root, index.images, data, cache=cache, on_progress=on_progress)
     if not skip_broken:
         require_unbroken(store, index.root)
@@ -212,13 +227,20 @@ def prepare_index(
     images = [image for image in index.images if image.file in row_of]
     try:
         if gone := {image.label for image in index.images} - {image.label for image in images}:
-            raise DataError(*(f"class {index.class_names[label]} has 0 patients" for label in sorted(gone)))
+            raise DataError(
+                *(f"class {index.class_names[label]} has 0 patients" for label in sorted(gone))
+            )
         sides = split_by_patient(images, data.split, data.train_patients, seen=known)
     except DataError as error:
         what = f"{len(broken)} broken images were left out"
-        raise DataError(*error.problems, Problem(what, index.root, "repair some of them")) from error
+        raise DataError(
+            *error.problems, Problem(what, index.root, "repair some of them")
+        ) from error
     recorded = [
-        ImageFile(**{name: getattr(image, name) for name in RECORDED} | {"side": side, "row": row_of[image.file]})
+        ImageFile(
+            **{name: getattr(image, name) for name in RECORDED}
+            | {"side": side, "row": row_of[image.file]}
+        )
         for image, side in zip(images, sides, strict=True)
     ]
     prepared = Prepared(
@@ -238,7 +260,12 @@ def prepare_index(
     left_out = (f"left out: {image.file}: {image.reason}" for image in broken)
     patients = counted(len(known), "patient")
     of_seen = f"{patients} whose images a generator has seen: on no validation or test side, and trained on last"
-    return prepared, (*part_notes(index, data.split.val), *index.warnings, *left_out, *([of_seen] if known else []))
+    return prepared, (
+        *part_notes(index, data.split.val),
+        *index.warnings,
+        *left_out,
+        *([of_seen] if known else []),
+    )
 
 
 def patients_seen(images: Iterable[ImageFile], seen: Collection[str]) -> set[str]:
@@ -256,15 +283,22 @@ def store_images(
 ) -> Path:
     """Decode images once, with any masks; return the artifact, with a row for each unbroken image in order (`stored_files`).
 
-    The size and `resize` of `data` apply. Raises MachineError if an image is DICOM, and pydicom is not installed.
+    The size and `resize` of `data` apply. Raises MachineError if an image is DICOM, and pydicom is
+    not installed.
     """
     image_size_px, resize = data.image_size, data.resize
     files = [image.file for image in images]
     has_masks = any(image.masks for image in images)
 
     def build(out: Path) -> None:
-        masks = map_masks(root, images, lambda mask: square_mask(mask, image_size_px, resize)) if has_masks else None
-        store_pixels(root, files, image_size_px, out, resize=resize, masks=masks, on_progress=on_progress)
+        masks = (
+            map_masks(root, images, lambda mask: square_mask(mask, image_size_px, resize))
+            if has_masks
+            else None
+        )
+        store_pixels(
+            root, files, image_size_px, out, resize=resize, masks=masks, on_progress=on_progress
+        )
 
     contents = [[image.file, image.sha256, *filter(None, [image.masks_sha256])] for image in images]
     return build_once(
@@ -272,20 +306,27 @@ def store_images(
         PIXELS_STAGE,
         {"files": contents, "image_size_px": image_size_px, "resize": resize, "decoder": DECODER},
         build,
-        waiting=lambda: on_progress("waiting for images, which another process decodes", 0, len(files)),
+        waiting=lambda: on_progress(
+            "waiting for images, which another process decodes", 0, len(files)
+        ),
     )
 
 
 def _content(store: Path) -> str:
     """Return the SHA-256 of a store's pixels or, with masks, of the hashes of both."""
     pixels = content_sha256(store, PIXELS_FILE)
-    return _hash([pixels, content_sha256(store, MASKS_FILE)]) if (store / MASKS_FILE).exists() else pixels
+    return (
+        _hash([pixels, content_sha256(store, MASKS_FILE)])
+        if (store / MASKS_FILE).exists()
+        else pixels
+    )
 
 
 def require_unbroken(store: Path, root: Path, fix: str = "") -> None:
     """Refuse a store with broken images: raise a DataError that lists them with their reasons.
 
-    The store is removed, so that the next try decodes again, from a repaired disk or with another decoder.
+    The store is removed, so that the next try decodes again, from a repaired disk or with another
+    decoder.
     """
     _, broken = stored_files(store)
     if broken:
@@ -299,7 +340,8 @@ def restore_pixels(
 ) -> None:
     """Decode a study's images again if the cache has lost or damaged their pixels.
 
-    Raises StudyError if the images have changed or Pillow decodes them differently, and DataError if they cannot be read.
+    Raises StudyError if the images have changed or Pillow decodes them differently, and DataError
+    if they cannot be read.
     """
     store = cache / prepared.pixels
     if is_intact(store) and _content(store) == prepared.pixels_sha256:
@@ -310,7 +352,9 @@ def restore_pixels(
         fix = "restore the images, or give the cache of the search (--cache)"
         raise StudyError(Problem(what, settings.data.path, fix))
     if again.pixels_sha256 != prepared.pixels_sha256:
-        what = f"Pillow {releases('pillow')['pillow']} decodes the images differently from the study"
+        what = (
+            f"Pillow {releases('pillow')['pillow']} decodes the images differently from the study"
+        )
         fix = "install the Pillow of its environment.json and remove this folder, or give the cache of the search (--cache)"
         raise StudyError(Problem(what, store, fix))
 
@@ -328,14 +372,12 @@ def training_pixels(prepared: Prepared, cache: Path) -> NDArray[np.uint8]:
 class ImageSource:
     """Images of one origin, such as a side of the split; `rows`, int64 [n] like `labels`, index `pixels`, uint8 [N, S, S].
 
-    Attributes:
-        name: Seeds the views of its images; the same in every trial.
-        pixels: Memory-mapped.
-        inputs: What the pixels depend on, for the fingerprint of what is computed from them.
-        title: What progress calls them.
-        masks: uint8 [N, S, S], 0 or 255, like `pixels`; None in classification.
-        findings: int64 [n, C]: 1, 0, or -1 if unknown; None without any.
-        file_size_px: The typical shorter side of the files that the pixels were decoded from; 0 if it is not known.
+    Attributes: name: Seeds the views of its images; the same in every trial. pixels: Memory-mapped.
+        inputs: What the pixels depend on, for the fingerprint of what is computed from them. title:
+        What progress calls them. masks: uint8 [N, S, S], 0 or 255, like `pixels`; None in
+        classification. findings: int64 [n, C]: 1, 0, or -1 if unknown; None without any.
+        file_size_px: The typical shorter side of the files that the pixels were decoded from; 0 if
+        it is not known.
     """
 
     name: str
@@ -367,7 +409,10 @@ class ImageSource:
     def planes(self, places: NDArray[Any]) -> NDArray[np.uint8]:
         """Return some images, with their masks if they have any, [n, C, S, S]."""
         return np.stack(
-            [self.read(places)] if self.masks is None else [self.read(places), self.read_masks(places)], axis=1
+            [self.read(places)]
+            if self.masks is None
+            else [self.read(places), self.read_masks(places)],
+            axis=1,
         )
 
 
@@ -379,14 +424,20 @@ def side_images(side_name: SideName, prepared: Prepared, cache: Path) -> ImageSo
         pixels=training_pixels(prepared, cache),
         rows=side.rows,
         labels=side.labels,
-        inputs={"pixels": prepared.pixels, "content": prepared.pixels_sha256, "rows": side.rows.tolist()},
+        inputs={
+            "pixels": prepared.pixels,
+            "content": prepared.pixels_sha256,
+            "rows": side.rows.tolist(),
+        },
         title=_TITLES.get(side_name, "images"),
         masks=open_masks(cache / prepared.pixels),
         findings=side.targets if prepared.findings else None,
     )
 
 
-def stored_images(store: Path, images: Sequence[ImageFile], *, name: str, title: str = "images") -> ImageSource:
+def stored_images(
+    store: Path, images: Sequence[ImageFile], *, name: str, title: str = "images"
+) -> ImageSource:
     """Return the images of an artifact of `store_images`, none of which is broken, as a data source."""
     return ImageSource(
         name=name,
@@ -406,7 +457,9 @@ def write_prepared(prepared: Prepared, path: Path) -> None:
     content = {field.name: getattr(prepared, field.name) for field in fields(prepared)}
     columns = RECORDED if prepared.findings else RECORDED[:-1]
     for name in ("images", "unused"):
-        content[name] = {column: [getattr(image, column) for image in content[name]] for column in columns}
+        content[name] = {
+            column: [getattr(image, column) for image in content[name]] for column in columns
+        }
     if not prepared.findings:
         del content["findings"]
     if not prepared.unused:

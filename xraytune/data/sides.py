@@ -1,6 +1,7 @@
 """Count the images and patients of each side of a split, and say how much an AUROC measured there can tell.
 
-Trials are ranked by their AUROC on val-A and val-B. With few patients, the difference between two trials is mostly chance.
+Trials are ranked by their AUROC on val-A and val-B. With few patients, the difference between two
+trials is mostly chance.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ _NAMES: dict[SideName, str] = {"train": "train", "val_a": "val-A", "val_b": "val
 class SideSize:
     """The size of one side, with the images and patients of each class, or those with each finding.
 
-    Attributes:
-        name: `train`, `val-A`, `val-B` or `test`.
-        image_count: Number of images; one may have several findings.
-        patient_count: Number of patients; one may have images of several classes.
-        unscored: Findings with too few positives or negatives for a score; None for classes and masks.
-        effective_patients: See `stats.placements.effective_patients`; 0 for train, or if a class is missing, and for
+    Attributes: name: `train`, `val-A`, `val-B` or `test`. image_count: Number of images; one may
+        have several findings. patient_count: Number of patients; one may have images of several
+        classes. unscored: Findings with too few positives or negatives for a score; None for
+        classes and masks. effective_patients: See `stats.placements.effective_patients`; 0 for
+        train, or if a class is missing, and for
             pairs of images and masks, which have no AUROC.
-        low, high: The 95 % interval of an AUROC of .9 measured there; None without effective patients.
+        low, high: The 95 % interval of an AUROC of .9 measured there; None without effective
+        patients.
     """
 
     name: str
@@ -64,7 +65,9 @@ class SideSize:
         if self.unscored is not None and len(self.unscored) < len(self.images):
             return ""
         few = [(name, count) for name, count in self.patients.items() if count < fewest]
-        return join_names([f"{name} {count}" if self.has_classes else f"{count}" for name, count in few])
+        return join_names(
+            [f"{name} {count}" if self.has_classes else f"{count}" for name, count in few]
+        )
 
     @property
     def has_classes(self) -> bool:
@@ -75,7 +78,12 @@ class SideSize:
 def side_sizes(prepared: Prepared) -> tuple[SideSize, ...]:
     """Return the sizes of train, val-A and val-B of a study."""
     return tuple(
-        side_size(name, [image for image in prepared.images if image.side == side], prepared.outputs, prepared.positive)
+        side_size(
+            name,
+            [image for image in prepared.images if image.side == side],
+            prepared.outputs,
+            prepared.positive,
+        )
         for side, name in _NAMES.items()
     )
 
@@ -84,12 +92,16 @@ def sizes_of_index(index: ImageIndex, data: DataSettings) -> tuple[SideSize, ...
     """Return the sizes of the sides that a search would split a data folder into, and of the test part if there is one."""
     split = split_by_patient(index.images, data.split, data.train_patients)
     sides = {
-        name: [image for image, its_side in zip(index.images, split, strict=True) if its_side == side]
+        name: [
+            image for image, its_side in zip(index.images, split, strict=True) if its_side == side
+        ]
         for side, name in _NAMES.items()
     }
     if index.test:
         sides["test"] = [*index.test]
-    return tuple(side_size(name, images, index.outputs, index.positive) for name, images in sides.items())
+    return tuple(
+        side_size(name, images, index.outputs, index.positive) for name, images in sides.items()
+    )
 
 
 def too_few_tested(images: Sequence[ImageFile], outputs: Sequence[str]) -> str:
@@ -107,19 +119,25 @@ def too_few_unused(unused: int, drawn: int, *, replicates: int, fewest: int) -> 
     needed = f"{replicates} draws of {drawn} patients"
     if fewest:
         needed += f", and {fewest} (confirm.min_patients) to test on"
-    what = f"the search leaves {unused:,} patients unused, {missing:,} fewer than needed for {needed}"
+    what = (
+        f"the search leaves {unused:,} patients unused, {missing:,} fewer than needed for {needed}"
+    )
     fitting, draws = (unused + drawn - fewest) // (replicates + 1), (unused - fewest) // drawn
     search = f"start a search with {fitting} patients or fewer (--set data.train_patients={fitting} --set name=NEW)"
     fix = search if fitting >= 2 else "add patients"
     if draws > 1:
-        fix += f", or use --replicates {draws}{' (exploratory)' if draws < FEWEST_REPLICATES else ''}"
+        fix += (
+            f", or use --replicates {draws}{' (exploratory)' if draws < FEWEST_REPLICATES else ''}"
+        )
     return Problem(what, "data.train_patients", fix)
 
 
 def chance_warning(sizes: Iterable[SideSize]) -> str:
     """Return a warning if val-A or val-B is too small to rank trials, else an empty text."""
     chances = {
-        f"{size.name} ({size.patient_count} patients)": chance_difference(USUAL_AUROC, size.effective_patients)
+        f"{size.name} ({size.patient_count} patients)": chance_difference(
+            USUAL_AUROC, size.effective_patients
+        )
         if size.effective_patients
         else 1.0
         for size in sizes
@@ -135,17 +153,30 @@ def chance_warning(sizes: Iterable[SideSize]) -> str:
     )
 
 
-def side_size(name: str, images: Sequence[ImageFile], outputs: Sequence[str], positive: int) -> SideSize:
+def side_size(
+    name: str, images: Sequence[ImageFile], outputs: Sequence[str], positive: int
+) -> SideSize:
     """Return the size of a side with these images, of the classes or with the findings `outputs`."""
     targets = targets_of([image.label for image in images], [image.findings for image in images])
     patients = np.array([image.patient for image in images])
-    is_output = targets.T == 1 if targets.ndim == 2 else [targets == label for label in range(len(outputs))]
-    by_class = {output: patients[has_it].tolist() for output, has_it in zip(outputs, is_output, strict=True)}
+    is_output = (
+        targets.T == 1 if targets.ndim == 2 else [targets == label for label in range(len(outputs))]
+    )
+    by_class = {
+        output: patients[has_it].tolist() for output, has_it in zip(outputs, is_output, strict=True)
+    }
     unscored, has_score = None, len(by_class) > 1 and all(by_class.values())
     if targets.ndim == 2:
         scored = scored_findings(targets)
-        unscored, has_score = tuple(name for place, name in enumerate(outputs) if place not in scored), bool(scored)
-    effective = effective_patients(targets, patients.tolist(), positive) if has_score and name != "train" else 0.0
+        unscored, has_score = (
+            tuple(name for place, name in enumerate(outputs) if place not in scored),
+            bool(scored),
+        )
+    effective = (
+        effective_patients(targets, patients.tolist(), positive)
+        if has_score and name != "train"
+        else 0.0
+    )
     low, high = auroc_interval(USUAL_AUROC, effective) if effective else (None, None)
     return SideSize(
         name=name,

@@ -1,9 +1,9 @@
 """Split the training images by patient into train, val-A and val-B; no patient is on two sides.
 
-The split is stratified by class, or by each patient's rarest finding, and depends only on the seed and the patients' names,
-not on the order of the images.
-`train_patients` keeps the first patients of a fixed order of the train side, so 50 patients are a subset of 100, and the
-validation sides do not change. With `data.split.val`, images of a given validation part are never trained on.
+The split is stratified by class, or by each patient's rarest finding, and depends only on the seed
+and the patients' names, not on the order of the images. `train_patients` keeps the first patients
+of a fixed order of the train side, so 50 patients are a subset of 100, and the validation sides do
+not change. With `data.split.val`, images of a given validation part are never trained on.
 """
 
 from __future__ import annotations
@@ -51,18 +51,20 @@ def split_by_patient(
 ) -> tuple[SideName, ...]:
     """Return the side of each image; fractions are of images, met in each class as closely as whole patients allow.
 
-    `train_patients` is the number of patients to keep on the train side; None: all. Patients in `seen` are on no validation
-    side, and the last to be kept.
+    `train_patients` is the number of patients to keep on the train side; None: all. Patients in
+    `seen` are on no validation side, and the last to be kept.
 
-    Raises DataError if a class would be missing on a side, a patient is in two parts, there is no part `val` to use, or the
-    train side has fewer patients than `train_patients`.
+    Raises DataError if a class would be missing on a side, a patient is in two parts, there is no
+    part `val` to use, or the train side has fewer patients than `train_patients`.
     """
     patients, given = _patients(images, keep_val=settings.val != "merge")
     given = [patient for patient in given if patient.name not in seen]
     divide = partial(_divide, seed=settings.seed, seen=seen)
     if settings.val != "merge" and not given:
         fix = "add val/, or use data.split.val: merge to split train/"
-        raise DataError(Problem(f"{settings.val} needs images in val/, but there are none", _VAL, fix))
+        raise DataError(
+            Problem(f"{settings.val} needs images in val/, but there are none", _VAL, fix)
+        )
     share_a, share_b = settings.val_a, settings.val_b
     if settings.val == "merge":
         val_a, val_b, train = divide(patients, share_a, share_b)
@@ -85,12 +87,16 @@ def split_by_patient(
     return tuple(sides)
 
 
-def nested_order(patients: Sequence[str], targets: NDArray[np.int64], seed: int) -> list[tuple[int, ...]]:
+def nested_order(
+    patients: Sequence[str], targets: NDArray[np.int64], seed: int
+) -> list[tuple[int, ...]]:
     """Return the positions of each patient's images; any first patients have about the class shares of all.
 
     `targets` are classes, [N], or findings, [N, C]. `train_patients` keeps patients in this order.
     """
-    return [patient.positions for patient in _nested_order(_strata(_grouped(patients, targets)), seed)]
+    return [
+        patient.positions for patient in _nested_order(_strata(_grouped(patients, targets)), seed)
+    ]
 
 
 def part_notes(index: ImageIndex, val: ValUse) -> tuple[str, ...]:
@@ -102,7 +108,9 @@ def part_notes(index: ImageIndex, val: ValUse) -> tuple[str, ...]:
     if "val" not in files:
         uses["train"] = "split by patient into train, val-A and val-B"
     if files.keys() == {"train"}:
-        return (f"all {len(index.images):,} images are {uses['train']}; none are held out for a test",)
+        return (
+            f"all {len(index.images):,} images are {uses['train']}; none are held out for a test",
+        )
     notes = []
     for part in (part for part in PARTS if part in files):
         folder, slash, _ = files[part][0].partition("/")
@@ -111,7 +119,9 @@ def part_notes(index: ImageIndex, val: ValUse) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _patients(images: Sequence[ImageFile], *, keep_val: bool) -> tuple[list[_Patient], list[_Patient]]:
+def _patients(
+    images: Sequence[ImageFile], *, keep_val: bool
+) -> tuple[list[_Patient], list[_Patient]]:
     """Return the patients to split, and those of the part `val` if it is used as it is; nobody may be in both."""
     validation = [image for image in images if keep_val and image.part == "val"]
     training = [image for image in images if not keep_val or image.part != "val"]
@@ -128,8 +138,9 @@ def _patients(images: Sequence[ImageFile], *, keep_val: bool) -> tuple[list[_Pat
 def _grouped(patients: Sequence[str], targets: NDArray[np.int64]) -> list[_Patient]:
     """Return each patient once, by the patient and the class or the findings of each image.
 
-    The label of a patient with findings is the rarest of them among all patients, the number of findings if there is none.
-    Strata of rarest findings divide rare ones evenly, as iterative stratification does, which starts with the rarest.
+    The label of a patient with findings is the rarest of them among all patients, the number of
+    findings if there is none. Strata of rarest findings divide rare ones evenly, as iterative
+    stratification does, which starts with the rarest.
 
     Source: Sechidis, Tsoumakas & Vlahavas 2011, "On the stratification of multi-label data".
     """
@@ -149,17 +160,25 @@ def _grouped(patients: Sequence[str], targets: NDArray[np.int64]) -> list[_Patie
 
 
 def _divide(
-    patients: Iterable[_Patient], share_a: float, share_b: float, *, seed: int, seen: Collection[str]
+    patients: Iterable[_Patient],
+    share_a: float,
+    share_b: float,
+    *,
+    seed: int,
+    seen: Collection[str],
 ) -> tuple[list[_Patient], list[_Patient], list[list[_Patient]]]:
     """Take these shares of the images of each stratum for val-A and val-B; return them, and the rest by stratum.
 
-    A stratum with too few patients for all of them stays whole. Patients in `seen` are among the rest.
+    A stratum with too few patients for all of them stays whole. Patients in `seen` are among the
+    rest.
     """
     val_a, val_b, rests = list[_Patient](), list[_Patient](), list[list[_Patient]]()
     for stratum in _strata(patients):
         image_count = sum(len(patient.positions) for patient in stratum)
         in_a, in_b = list[_Patient](), list[_Patient]()
-        rest = _shuffled((patient for patient in stratum if patient.name not in seen), seed, "split")
+        rest = _shuffled(
+            (patient for patient in stratum if patient.name not in seen), seed, "split"
+        )
         if share_a:
             in_a, rest = _take(rest, share_a * image_count, spare=2 if share_b else 1)
         if share_b and (in_a or not share_a):
@@ -179,10 +198,14 @@ def _strata(patients: Iterable[_Patient]) -> list[list[_Patient]]:
 
 
 def _shuffled(patients: Iterable[_Patient], seed: int, purpose: str) -> list[_Patient]:
-    return sorted(patients, key=lambda patient: (derive_seed(seed, purpose, patient.name), patient.name))
+    return sorted(
+        patients, key=lambda patient: (derive_seed(seed, purpose, patient.name), patient.name)
+    )
 
 
-def _take(patients: list[_Patient], target: float, spare: int) -> tuple[list[_Patient], list[_Patient]]:
+def _take(
+    patients: list[_Patient], target: float, spare: int
+) -> tuple[list[_Patient], list[_Patient]]:
     """Take about `target` images and at least one patient, but leave at least `spare` patients; return both groups.
 
     First fit in the given order, then one more patient if that comes closer.
@@ -227,18 +250,27 @@ def _first_patients(patients: list[_Patient], count: int, *, needs_all: bool) ->
     first_of_class = {label: number for number, patient in from_last for label in patient.labels}
     enough = max(first_of_class.values())
     if count < enough and needs_all:
-        raise DataError(Problem(f"{count} patients do not cover every class", where, f"set at least {enough}"))
+        raise DataError(
+            Problem(f"{count} patients do not cover every class", where, f"set at least {enough}")
+        )
     return patients[:count]
 
 
-def _refuse_missing_classes(images: Sequence[ImageFile], sides: Mapping[str, Sequence[_Patient]]) -> None:
+def _refuse_missing_classes(
+    images: Sequence[ImageFile], sides: Mapping[str, Sequence[_Patient]]
+) -> None:
     few, problems = list[ImageFile](), list[str]()
     for label in sorted({image.label for image in images}):
-        counts = {side: sum(label in member.labels for member in members) for side, members in sides.items()}
+        counts = {
+            side: sum(label in member.labels for member in members)
+            for side, members in sides.items()
+        }
         if missing := [side for side, count in counts.items() if not count]:
             same = [image for image in images if image.label == label]
             patients = counted(sum(counts.values()), "patient")
-            problems.append(f"the class of {same[0].file} has {patients}: none for {' and '.join(missing)}")
+            problems.append(
+                f"the class of {same[0].file} has {patients}: none for {' and '.join(missing)}"
+            )
             few += same
     if problems:
         fix = "add patients: every class needs one for each side; data.split.val says which sides train/ and val/ make"

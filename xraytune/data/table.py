@@ -1,8 +1,8 @@
 """Read tables that give images their patient, class and side: `data.table`, or the `patients.csv` of a data folder.
 
-A row names its image by the path below the data folder, by a longer path that ends with it, by the end of it, or by the
-bare file name; the suffix may be missing or another one, and Windows' separators are read too. Rows of one image are united,
-also those of several tables.
+A row names its image by the path below the data folder, by a longer path that ends with it, by the
+end of it, or by the bare file name; the suffix may be missing or another one, and Windows'
+separators are read too. Rows of one image are united, also those of several tables.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ _PROBLEMS_SHOWN = 10
 class TableRow:
     """What a table says about one image, united over its rows, which vote for its class or, with None, against all.
 
-    `findings` are those of each row; `left_out_as` is a cell that `data.table.rows` does not accept.
+    `findings` are those of each row; `left_out_as` is a cell that `data.table.rows` does not
+    accept.
     """
 
     where: SourceLine
@@ -70,8 +71,9 @@ class TableRow:
 class LabelTable:
     """The rows of a table, each under the name that it gives its image, in order; of several tables, `path` is the first.
 
-    `cells` counts the words in columns that are labels or findings. `findings` are the names of those that the rows have;
-    `known` are all columns or labels that can be findings, `columns` all columns of the tables.
+    `cells` counts the words in columns that are labels or findings. `findings` are the names of
+    those that the rows have; `known` are all columns or labels that can be findings, `columns` all
+    columns of the tables.
     """
 
     path: Path
@@ -99,10 +101,17 @@ class LabelTable:
             fix = f"write their paths into column {self.settings.image}, which names {join_names([*self.rows], 2)}"
         missing = [file for file in files if file not in rows]
         if not missing:
-            what, fix = f"images have no patient in column {self.settings.patient}", "fill in the cells"
+            what, fix = (
+                f"images have no patient in column {self.settings.patient}",
+                "fill in the cells",
+            )
             missing = [file for file, row in rows.items() if not self.rows[row].patient]
         if missing:
-            raise DataError(Problem(f"{len(missing)} of {len(files)} {what}: {join_names(missing)}", self.path, fix))
+            raise DataError(
+                Problem(
+                    f"{len(missing)} of {len(files)} {what}: {join_names(missing)}", self.path, fix
+                )
+            )
         return {file: self.rows[row].patient for file, row in rows.items()}
 
 
@@ -117,20 +126,27 @@ class Matches(NamedTuple):
         """Return one problem for names that mean several files, and one for files with several names."""
         problems = []
         if self.several_files:
-            shown = join_names([f"{name} ({join_names(files, 3)})" for name, files in self.several_files.items()])
+            shown = join_names(
+                [f"{name} ({join_names(files, 3)})" for name, files in self.several_files.items()]
+            )
             fix = "write their paths below the data folder into the table"
             problems.append(Problem(f"names that belong to several files: {shown}", table, fix))
         if self.several_names:
-            shown = join_names([f"{file} (as {' and '.join(names)})" for file, names in self.several_names.items()])
-            problems.append(Problem(f"images have several rows: {shown}", table, "keep one row for each image"))
+            shown = join_names(
+                [f"{file} (as {' and '.join(names)})" for file, names in self.several_names.items()]
+            )
+            problems.append(
+                Problem(f"images have several rows: {shown}", table, "keep one row for each image")
+            )
         return problems
 
 
 def match_names(names: Collection[str], files: Iterable[str]) -> Matches:
     """Find the file that each name means; see the head of this file.
 
-    A name that is the path of a file means only that one. Of files that differ only in their suffix, it means the one with
-    its own suffix. An umlaut of one or of two code points is the same.
+    A name that is the path of a file means only that one. Of files that differ only in their
+    suffix, it means the one with its own suffix. An umlaut of one or of two code points is the
+    same.
     """
     by_path: dict[str, list[str]] = defaultdict(list)
     for file in files:
@@ -189,21 +205,31 @@ def find_table(root: Path, data: DataSettings | None = None) -> LabelTable | Non
         return _read_table(root, PATIENTS_TABLE) if has_patients_csv else None
     if has_patients_csv and PATIENTS_CSV not in settings.file:
         fix = f"move it away; or describe it by data.table: {{file: {PATIENTS_CSV}, image: file, patient: patient}}"
-        raise ConfigError(Problem(f"data.table is given, so {PATIENTS_CSV} would be ignored", root / PATIENTS_CSV, fix))
+        raise ConfigError(
+            Problem(
+                f"data.table is given, so {PATIENTS_CSV} would be ignored", root / PATIENTS_CSV, fix
+            )
+        )
     return _read_table(root, settings, data)
 
 
 def table_columns(data: DataSettings, files: Collection[str]) -> dict[str, dict[str, str]]:
     """Return the further columns of a data folder's table, such as age or view: column -> file -> cell.
 
-    Columns that name the image, its patient, labels or side are left out. Several different cells of one image are joined
-    by `|`; files without a row and empty cells are missing. Raises like `find_table`.
+    Columns that name the image, its patient, labels or side are left out. Several different cells
+    of one image are joined by `|`; files without a row and empty cells are missing. Raises like
+    `find_table`.
     """
     table = find_table(data.path, data)
     if table is None:
         return {}
     settings = table.settings
-    used = {settings.image, settings.patient, settings.label, settings.side and settings.side.column}
+    used = {
+        settings.image,
+        settings.patient,
+        settings.label,
+        settings.side and settings.side.column,
+    }
     used |= set() if settings.label else {*settings.labels, *table.findings}
     by_row: dict[str, dict[str, dict[str, None]]] = defaultdict(lambda: defaultdict(dict))
     for file in settings.file:
@@ -214,16 +240,21 @@ def table_columns(data: DataSettings, files: Collection[str]) -> dict[str, dict[
                     by_row[column][cells[settings.image]][cell] = None
     rows = table.rows_of(files).items()
     return {
-        column: {file: "|".join(cells[row]) for file, row in rows if row in cells} for column, cells in by_row.items()
+        column: {file: "|".join(cells[row]) for file, row in rows if row in cells}
+        for column, cells in by_row.items()
     }
 
 
-def subgroup_columns(data: DataSettings, files: Collection[str], names: Sequence[str]) -> dict[str, Mapping[str, str]]:
+def subgroup_columns(
+    data: DataSettings, files: Collection[str], names: Sequence[str]
+) -> dict[str, Mapping[str, str]]:
     """Return the value of each file in some columns of a data folder's table: column -> file -> value.
 
-    `pneumonia` is bacterial or viral, as Kermany file names state, unless the table has a column of that name.
+    `pneumonia` is bacterial or viral, as Kermany file names state, unless the table has a column of
+    that name.
 
-    Raises ConfigError if a column is missing, empty for these files, or has too many values; else like `find_table`.
+    Raises ConfigError if a column is missing, empty for these files, or has too many values; else
+    like `find_table`.
     """
     if not names:
         return {}
@@ -240,7 +271,11 @@ def subgroup_columns(data: DataSettings, files: Collection[str], names: Sequence
             problems.append(Problem(what, f"--by {name}", nearest(name, known, fix)))
         elif count > _MOST_SUBGROUPS:
             what = f"this column has {count} different values; at most {_MOST_SUBGROUPS} make subgroups"
-            problems.append(Problem(what, f"--by {name}", "add a column with fewer values, such as an age group"))
+            problems.append(
+                Problem(
+                    what, f"--by {name}", "add a column with fewer values, such as an age group"
+                )
+            )
     if problems:
         raise ConfigError(*problems)
     return {name: known[name] for name in names}
@@ -253,7 +288,8 @@ _Rows: TypeAlias = Iterator[tuple[SourceLine, dict[str, str]]]
 def _read_rows(path: Path, image: str) -> tuple[list[str], _Rows]:
     """Return the named columns and the rows of a table; `image` is the column that names the images.
 
-    Raises DataError if two columns have the same name, and after the last row if some rows do not fit the header.
+    Raises DataError if two columns have the same name, and after the last row if some rows do not
+    fit the header.
     """
     lines = _read_lines(path)
     given = re.fullmatch(r'"?sep=(.)"?\s*', lines[0]) if lines else None  # Excel's
@@ -279,12 +315,16 @@ def _read_rows(path: Path, image: str) -> tuple[list[str], _Rows]:
                 continue
             if image in columns and _encloses_rows(cells, below, delimiter, columns.index(image)):
                 what = "a quotation mark in this row encloses the rows below"
-                raise DataError(Problem(what, where, "remove the quotation mark, or double it if it is text"))
+                raise DataError(
+                    Problem(what, where, "remove the quotation mark, or double it if it is text")
+                )
             yield where, {name: cell for name, cell in zip(columns, cells, strict=True) if name}
         if ragged:
             what = f"the header has {len(columns)} cells, but {join_names([*ragged.values()])}"
             fix = 'add missing cells, and put a cell that contains a separator into quotation marks: "a, b"'
-            raise DataError(Problem(what, SourceLine(path, min(ragged), lines[min(ragged) - 1]), fix))
+            raise DataError(
+                Problem(what, SourceLine(path, min(ragged), lines[min(ragged) - 1]), fix)
+            )
 
     return names, read()
 
@@ -295,15 +335,25 @@ def _read_lines(path: Path) -> list[str]:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             return [composed(line) for line in stream]
     except UnicodeDecodeError as error:
-        fix = "unpack it (gunzip), and correct data.table.file" if path.suffix == ".gz" else "save it as CSV in UTF-8"
+        fix = (
+            "unpack it (gunzip), and correct data.table.file"
+            if path.suffix == ".gz"
+            else "save it as CSV in UTF-8"
+        )
         raise DataError(Problem(f"not a table in UTF-8: {error}", path, fix)) from error
     except FileNotFoundError as error:
-        raise DataError(Problem("there is no such table", path, "data.table.file is relative to data.path")) from error
+        raise DataError(
+            Problem("there is no such table", path, "data.table.file is relative to data.path")
+        ) from error
     except OSError as error:
-        raise DataError(Problem(f"cannot be read ({error.strerror})", path, "check its permissions")) from error
+        raise DataError(
+            Problem(f"cannot be read ({error.strerror})", path, "check its permissions")
+        ) from error
 
 
-def _parse(path: Path, lines: Sequence[str], delimiter: str) -> Iterator[tuple[int, list[str], Sequence[str]]]:
+def _parse(
+    path: Path, lines: Sequence[str], delimiter: str
+) -> Iterator[tuple[int, list[str], Sequence[str]]]:
     """Yield each record that is not empty: the number of its first line, its cells, and its further lines."""
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     start = 0
@@ -331,7 +381,9 @@ def _encloses_rows(cells: Sequence[str], below: Sequence[str], delimiter: str, i
     return outline(cells[image]) in map(outline, names)
 
 
-def _read_table(root: Path, settings: TableSettings, data: DataSettings | None = None) -> LabelTable:
+def _read_table(
+    root: Path, settings: TableSettings, data: DataSettings | None = None
+) -> LabelTable:
     """Unite the rows of each image over all tables; raise DataError with the first of all problems."""
     rows: dict[str, TableRow] = {}
     columns: dict[str, None] = {}
@@ -350,16 +402,27 @@ def _read_table(root: Path, settings: TableSettings, data: DataSettings | None =
         views = [column for column in header if is_view_column(column)]
         for where, cells in lines:
             labels = reader.names if reader else settings.labels
-            said = [cells[label] for label in labels if label in cells] if settings.label is None else []
+            said = (
+                [cells[label] for label in labels if label in cells]
+                if settings.label is None
+                else []
+            )
             found.update(said)
             problems += _unite(rows, settings, where, cells, said, views, reader)
             for column in accepted.keys() & cells:
                 seen[column][cells[column]] += 1
-                if folded(cells[column]) not in accepted[column] and (row := rows.get(cells[settings.image])):
+                if folded(cells[column]) not in accepted[column] and (
+                    row := rows.get(cells[settings.image])
+                ):
                     row.left_out_as = f"{column} {cells[column] or '(nothing)'}"
-    needed = [("patient", settings.patient), ("side", settings.side.column if settings.side else None)]
+    needed = [
+        ("patient", settings.patient),
+        ("side", settings.side.column if settings.side else None),
+    ]
     needed += [("rows", column) for column in settings.rows]
-    needed += [("labels", column) for column in settings.labels if settings.label is None and not reader]
+    needed += [
+        ("labels", column) for column in settings.labels if settings.label is None and not reader
+    ]
     needed += [("label", settings.label)] if settings is not PATIENTS_TABLE else []
     problems += _missing_columns(settings, needed, sorted(columns), paths[0])
     for name, row in rows.items() if not reader else ():
@@ -368,7 +431,9 @@ def _read_table(root: Path, settings: TableSettings, data: DataSettings | None =
     for label in settings.labels if not reader else ():
         if settings.label is not None and label not in {*words, "*"} and not problems:
             what = f"data.table.labels: no cell of column {settings.label} has the label {label!r}"
-            problems.append(Problem(what, paths[0], nearest(label, sorted(words), "check its spelling")))
+            problems.append(
+                Problem(what, paths[0], nearest(label, sorted(words), "check its spelling"))
+            )
     for column, there in seen.items():
         if column in columns and accepted[column].isdisjoint(map(folded, there)):
             what = f"data.table.rows: no cell of column {column} is {join_names(settings.rows[column])}"
@@ -379,11 +444,19 @@ def _read_table(root: Path, settings: TableSettings, data: DataSettings | None =
         raise DataError(*problems)
     findings = reader.names if reader else ()
     return LabelTable(
-        path=paths[0], settings=settings, rows=rows, cells=found, findings=findings, known=known, columns=tuple(columns)
+        path=paths[0],
+        settings=settings,
+        rows=rows,
+        cells=found,
+        findings=findings,
+        known=known,
+        columns=tuple(columns),
     )
 
 
-def _finding_reader(root: Path, settings: TableSettings, data: DataSettings) -> tuple[FindingReader, tuple[str, ...]]:
+def _finding_reader(
+    root: Path, settings: TableSettings, data: DataSettings
+) -> tuple[FindingReader, tuple[str, ...]]:
     """Return a reader of `data.findings`, and all columns or labels of the tables that can be findings."""
     known = dict[str, None]()
     for file in settings.file:
@@ -391,20 +464,28 @@ def _finding_reader(root: Path, settings: TableSettings, data: DataSettings) -> 
         if settings.label is None:
             known |= dict.fromkeys(found_columns(settings, header, (cells for _, cells in lines)))
         elif settings.label in header:
-            labels = {label for _, cells in lines for label in _labels(settings, cells, are_several=True)}
+            labels = {
+                label for _, cells in lines for label in _labels(settings, cells, are_several=True)
+            }
             known |= dict.fromkeys(sorted(label for label in labels if not means_no_disease(label)))
     names = tuple(known) if data.findings == "auto" else tuple(map(composed, data.findings or ()))
     return FindingReader(names=names, data=data), tuple(known)
 
 
 def _missing_columns(
-    settings: TableSettings, needed: Iterable[tuple[str, str | None]], header: Sequence[str], path: Path
+    settings: TableSettings,
+    needed: Iterable[tuple[str, str | None]],
+    header: Sequence[str],
+    path: Path,
 ) -> Iterator[Problem]:
     """Report columns that are missing; each has a key in `data.table`."""
     for key, column in needed:
         if column is not None and column not in header:
             what = f"there is no column {column!r}; found {join_names(header, 20) or 'nothing'}"
-            name, fix = f"data.table.{key}: ", nearest(column, header, JOIN if key == "image" else "")
+            name, fix = (
+                f"data.table.{key}: ",
+                nearest(column, header, JOIN if key == "image" else ""),
+            )
             if settings is PATIENTS_TABLE:
                 name, fix = "", "make the first line: file,patient"
             yield Problem(name + what, path, fix)
@@ -424,7 +505,9 @@ def _unite(
     if not name:
         yield Problem("a cell is empty", where, "name the image")
         return
-    patient = re.sub(r"^(\d+)\.0$", r"\1", patient)  # pandas writes floats if some cells of the column are empty
+    patient = re.sub(
+        r"^(\d+)\.0$", r"\1", patient
+    )  # pandas writes floats if some cells of the column are empty
     row = rows.setdefault(name, TableRow(where))
     if row.patient and patient and patient_key(row.patient) != patient_key(patient):
         what = f"{name} belongs to patient {patient} here, but to {row.patient} in {row.where}"
@@ -442,19 +525,25 @@ def _unite(
     if side and side in cells:
         part = part_named(cells[side])
         if part is None:
-            yield Problem(f"the side {cells[side]!r} is not train, val or test", where, "correct the cell")
+            yield Problem(
+                f"the side {cells[side]!r} is not train, val or test", where, "correct the cell"
+            )
         elif row.part not in (None, part):
             what = f"{name} is {part} here, but {row.part} in another row"
             yield Problem(what, where, "keep one side for each image")
         row.part = row.part or part
 
 
-def _labels(settings: TableSettings, cells: Mapping[str, str], *, are_several: bool = False) -> list[str]:
+def _labels(
+    settings: TableSettings, cells: Mapping[str, str], *, are_several: bool = False
+) -> list[str]:
     if settings.label is None:  # a column for each label; -1 (uncertain) is no yes
         return [label for label in settings.labels if cells.get(label, "").casefold() in YES]
     cell = cells.get(settings.label, "")
     labels = cell.split(settings.separator) if settings.labels or are_several else [cell]
-    if cell.startswith("[") and cell.endswith("]") and cell not in settings.labels:  # a list, as Python writes it
+    if (
+        cell.startswith("[") and cell.endswith("]") and cell not in settings.labels
+    ):  # a list, as Python writes it
         labels = [label.strip().strip("'\"") for label in cell[1:-1].split(",")]
     return [label.strip() for label in labels if label.strip()]
 
@@ -463,14 +552,18 @@ def _class_of(settings: TableSettings, labels: Collection[str]) -> str | None:
     """Return the class of an image with these labels."""
     if not settings.labels or not labels:
         return min(labels, default=None)
-    return next((known for label, known in settings.labels.items() if label in labels or label == "*"), None)
+    return next(
+        (known for label, known in settings.labels.items() if label in labels or label == "*"), None
+    )
 
 
 def _classify(settings: TableSettings, name: str, row: TableRow) -> Iterator[Problem]:
     """Set the class of an image by its rows, or report what is wrong with them."""
     row.class_name = _class_of(settings, row.labels)
     if len(row.votes) > 1 and settings.disagree != "first":
-        row.class_name = None if settings.disagree == "leave_out" else row.votes.most_common(1)[0][0]
+        row.class_name = (
+            None if settings.disagree == "leave_out" else row.votes.most_common(1)[0][0]
+        )
     elif len(row.labels) > 1 and not settings.labels:
         what = f"{name} has several classes: {', '.join(sorted(row.labels))}"
         fix = "give data.table.labels, of which the first entry that applies is used, or data.table.disagree"

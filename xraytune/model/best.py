@@ -1,9 +1,9 @@
 """Choose the mix of the final model, and write its configuration to a YAML file for `train`.
 
-It is the mix that `confirm` found to help; otherwise, the simplest one whose mean score is within `confirm.rope` of the
-best. `confirm` gives the scores if it has run: those of its arms, on patients not used in the search. If not, they
-are those on val-B, which did not guide the search. `train` then uses the settings of `final` and all training patients,
-unless the trial is exported exactly.
+It is the mix that `confirm` found to help; otherwise, the simplest one whose mean score is within
+`confirm.rope` of the best. `confirm` gives the scores if it has run: those of its arms, on patients
+not used in the search. If not, they are those on val-B, which did not guide the search. `train`
+then uses the settings of `final` and all training patients, unless the trial is exported exactly.
 """
 
 from __future__ import annotations
@@ -38,11 +38,9 @@ _VERDICTS = {
 class Exported:
     """An exported trial, and the command that trains its final model.
 
-    Attributes:
-        trial: Number of the trial.
-        is_exact: Whether `train` will reproduce the trial exactly.
-        synthetic: Whether the benefit of its synthetic images is confirmed; empty if it has no such images.
-        reason: Why this trial was chosen.
+    Attributes: trial: Number of the trial. is_exact: Whether `train` will reproduce the trial
+        exactly. synthetic: Whether the benefit of its synthetic images is confirmed; empty if it
+        has no such images. reason: Why this trial was chosen.
     """
 
     path: Path
@@ -74,13 +72,12 @@ class Exported:
 def export(study: Path, *, out: Path, trial: int | None = None, exact: bool = False) -> Exported:
     """Write the configuration of the mix that the final model is trained with; see the top of this file.
 
-    Whatever `data.train_patients` was in the search, `train` will use all training patients, unless `exact` is set.
+    Whatever `data.train_patients` was in the search, `train` will use all training patients, unless
+    `exact` is set.
 
-    Args:
-        study: Folder of the study; a search may be running on it.
-        out: File to write.
-        trial: Number of a completed trial to export instead.
-        exact: Write the trial's own settings, so that `train` reproduces it bit for bit, not those of a final training.
+    Args: study: Folder of the study; a search may be running on it. out: File to write. trial:
+        Number of a completed trial to export instead. exact: Write the trial's own settings, so
+        that `train` reproduces it bit for bit, not those of a final training.
 
     Raises:
         ConfigError: `out` exists, or its folder is a file.
@@ -135,8 +132,8 @@ def trial_to_export(folder: StudyFolder) -> tuple[int, str] | None:
 class _Search:
     """The ended trials of a study by name, such as `#12`, and what `confirm` found.
 
-    Attributes:
-        complete: The completed trials, the best on val-B first; also those that `confirm` trained to the end.
+    Attributes: complete: The completed trials, the best on val-B first; also those that `confirm`
+        trained to the end.
     """
 
     folder: StudyFolder
@@ -184,7 +181,9 @@ def _choose(search: _Search) -> tuple[TrialRow, str]:
     return _simplest(scores, search.settings.confirm.rope, f"{search.settings.metric} on val-B")
 
 
-def _measured_by_confirm(search: _Search, confirmation: Confirmation) -> list[tuple[TrialRow, float]]:
+def _measured_by_confirm(
+    search: _Search, confirmation: Confirmation
+) -> list[tuple[TrialRow, float]]:
     """Return the completed trials whose mixes `confirm` has measured, with the mean scores of their arms.
 
     A finalist is itself a trial; a control stands for the best trial of its mix on val-B.
@@ -192,7 +191,9 @@ def _measured_by_confirm(search: _Search, confirmation: Confirmation) -> list[tu
     plan = read_plan(search.folder.path / CONFIRM_FOLDER)
     scores = {finalist.arm: finalist.score for finalist in confirmation.finalists}
     for finalist in confirmation.finalists:
-        scores |= {comparison.control: comparison.control_score for comparison in finalist.comparisons}
+        scores |= {
+            comparison.control: comparison.control_score for comparison in finalist.comparisons
+        }
     best_of_mix: dict[tuple[int, float], TrialRow] = {}
     for row in search.complete.values():
         best_of_mix.setdefault(row.parameters.mix_simplicity, row)
@@ -206,16 +207,24 @@ def _measured_by_confirm(search: _Search, confirmation: Confirmation) -> list[tu
     return measured
 
 
-def _simplest(scores: Sequence[tuple[TrialRow, float]], margin: float, what: str) -> tuple[TrialRow, str]:
+def _simplest(
+    scores: Sequence[tuple[TrialRow, float]], margin: float, what: str
+) -> tuple[TrialRow, str]:
     """Return the best trial of the simplest mix whose score is within a margin of the best, and why."""
     best, best_score = max(scores, key=lambda scored: scored[1])
     good = [(row, score) for row, score in scores if score >= best_score - margin]
     chosen, score = min(good, key=lambda scored: (scored[0].parameters.mix_simplicity, -scored[1]))
     mix, best_mix = _mix(chosen.parameters), _mix(best.parameters)
     if mix == best_mix:
-        return chosen, f"{mix} is the best mix, and none within {margin:g} of it is simpler ({what}: {score:.4f})"
+        return (
+            chosen,
+            f"{mix} is the best mix, and none within {margin:g} of it is simpler ({what}: {score:.4f})",
+        )
     against = f"{what}: {score:.4f} against {best_score:.4f}"
-    return chosen, f"{mix} is the simplest mix within {margin:g} of the best, {best_mix} ({against})"
+    return (
+        chosen,
+        f"{mix} is the simplest mix within {margin:g} of the best, {best_mix} ({against})",
+    )
 
 
 def _mix(parameters: Parameters) -> str:
@@ -255,7 +264,9 @@ def _experiment(search: _Search, row: TrialRow, benefit: str, *, exact: bool) ->
     final = settings.final or FinalSettings()
     parameters = row.parameters.model_copy(update=final.parameters)
     generator = parameters.gan
-    if generator and final.image_size in get_args(type(generator).model_fields["image_size"].annotation):
+    if generator and final.image_size in get_args(
+        type(generator).model_fields["image_size"].annotation
+    ):
         parameters = parameters.with_gan(image_size=final.image_size)
     settings = final.settings_of(settings)
 
@@ -266,7 +277,11 @@ def _experiment(search: _Search, row: TrialRow, benefit: str, *, exact: bool) ->
     of_trial = {
         "images": sum(prepared.train_counts),
         "patients": prepared.train_patients,
-        "changes": tuple(f"{name}: {now[name]} (trial: {before[name]})" for name in now if now[name] != before[name]),
+        "changes": tuple(
+            f"{name}: {now[name]} (trial: {before[name]})"
+            for name in now
+            if now[name] != before[name]
+        ),
     }
     settings = settings.model_copy(update={"exported_from": origin.model_copy(update=of_trial)})
     return Experiment(settings=settings, parameters=parameters)

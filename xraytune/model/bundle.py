@@ -52,10 +52,9 @@ _REPLICATES = 1000
 class FinalTraining:
     """A trained network, whole even if only its head was trained, and what its validation found.
 
-    Attributes:
-        val_score: On val-A, as `val_b_score` on val-B.
-        threshold: The probability from which an image of two classes is positive, or a pixel belongs to the mask.
-        validated: The images of val-A and then val-B.
+    Attributes: val_score: On val-A, as `val_b_score` on val-B. threshold: The probability from
+        which an image of two classes is positive, or a pixel belongs to the mask. validated: The
+        images of val-A and then val-B.
     """
 
     network: nn.Module
@@ -87,7 +86,9 @@ def write_bundle(
     record = BundleRecord(
         task=settings.task,
         class_names=prepared.outputs,
-        positive=None if prepared.has_masks or prepared.findings else prepared.class_names[prepared.positive],
+        positive=None
+        if prepared.has_masks or prepared.findings
+        else prepared.class_names[prepared.positive],
         thresholds=finding_thresholds(prepared, training.validated),
         **parameters.model_dump(include=NETWORK_PARAMETERS),
         **{name: getattr(training, name) for name in _OF_TRAINING},
@@ -100,7 +101,8 @@ def write_bundle(
         trial=None if origin is None else origin.trial,
         overrides=tuple(overrides),
         compute=compute,
-        packages={name: version(name) for name in packages} | extensions_of(parameters.backbone, parameters.source),
+        packages={name: version(name) for name in packages}
+        | extensions_of(parameters.backbone, parameters.source),
         metrics=card_metrics(prepared, training.threshold, training.validated),
     )
     unused = None if record.thresholds else {"thresholds"}
@@ -111,7 +113,9 @@ def write_bundle(
     rows = [{"version": 1, **asdict(epoch)} for epoch in training.epochs]
     for row in rows:
         del row["seconds"]
-    write_text(folder / "epochs.jsonl", "".join(f"{json.dumps(row, allow_nan=False)}\n" for row in rows))
+    write_text(
+        folder / "epochs.jsonl", "".join(f"{json.dumps(row, allow_nan=False)}\n" for row in rows)
+    )
     save_state(training.network.state_dict(), folder / MODEL_FILE)
     checksums = {name: sha256_of(folder / name) for name in BUNDLE_FILES}
     write_json(folder / MANIFEST_FILE, {"version": 1, "files": checksums})
@@ -123,39 +127,59 @@ def finding_thresholds(prepared: Prepared, validated: Validated) -> dict[str, fl
     thresholds = {}
     for number, name in enumerate(prepared.findings):
         is_known = validated.labels[:, number] >= 0
-        has_it, scores = validated.labels[is_known, number] == 1, validated.results[is_known, number]
-        thresholds[name] = balanced_threshold(has_it, scores) if len({*has_it.tolist()}) == 2 else 0.5
+        has_it, scores = (
+            validated.labels[is_known, number] == 1,
+            validated.results[is_known, number],
+        )
+        thresholds[name] = (
+            balanced_threshold(has_it, scores) if len({*has_it.tolist()}) == 2 else 0.5
+        )
     return thresholds
 
 
-def card_metrics(prepared: Prepared, threshold: float, validated: Validated) -> tuple[CardMetric, ...]:
+def card_metrics(
+    prepared: Prepared, threshold: float, validated: Validated
+) -> tuple[CardMetric, ...]:
     """Return the metrics of the model card, computed from the results on the validation images."""
     labels, results, patients = validated.labels, validated.results, validated.patients
     size_px = prepared.image_size_px
     if prepared.has_masks:
         means = measure_means({"dice": results[:, 0]}, patients, replicates=_REPLICATES, seed=0)
         name = f"mean Dice at {size_px} x {size_px} px"
-        return (CardMetric(name=name, value=means.value_of("dice"), interval=means.intervals.get("dice")),)
+        return (
+            CardMetric(
+                name=name, value=means.value_of("dice"), interval=means.intervals.get("dice")
+            ),
+        )
     scored = ScoredImages(labels, results, positive=prepared.positive, threshold=threshold)
     measured = measure(scored, patients, replicates=_REPLICATES, seed=0)
     positive = prepared.class_names[prepared.positive] if scored.class_count == 2 else None
     shown = []
     for metric in reported_metrics(0 if prepared.findings else scored.class_count, "card"):
-        label = f"{metric.label} (mean over findings)" if prepared.findings else metric.of(metric.label, positive)
+        label = (
+            f"{metric.label} (mean over findings)"
+            if prepared.findings
+            else metric.of(metric.label, positive)
+        )
         shown.append((label, metric.name, measured))
     if prepared.findings:
         each = class_breakdown(scored, patients, replicates=_REPLICATES, seed=0)
         for number, of_finding in zip(scored_findings(labels), each, strict=True):
             shown.append((f"AUROC ({prepared.findings[number]})", "auroc", of_finding))
     return tuple(
-        CardMetric(name=name, value=of.metrics[key], interval=of.intervals.get(key)) for name, key, of in shown
+        CardMetric(name=name, value=of.metrics[key], interval=of.intervals.get(key))
+        for name, key, of in shown
     )
 
 
-def write_card(folder: Path, record: BundleRecord, experiment: Experiment, training: FinalTraining) -> None:
+def write_card(
+    folder: Path, record: BundleRecord, experiment: Experiment, training: FinalTraining
+) -> None:
     """Write the card as Markdown, from `templates/card.md`. It holds no path, time or date, and may be edited."""
     used, patients = record.trained_on, training.validated.patients
-    sides = Counter(image.side.replace("_a", "-A").replace("_b", "-B") for image in training.prepared.images)
+    sides = Counter(
+        image.side.replace("_a", "-A").replace("_b", "-B") for image in training.prepared.images
+    )
     environment = Environment(
         loader=PackageLoader("xraytune.model"),
         undefined=StrictUndefined,

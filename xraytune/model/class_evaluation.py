@@ -1,7 +1,7 @@
 """The metrics of a classifier on labelled images, with confidence intervals over patients.
 
-The main metrics use the threshold from validation, because one chosen on the evaluated images is optimistically biased;
-those at the threshold 0.5 are reported next to them.
+The main metrics use the threshold from validation, because one chosen on the evaluated images is
+optimistically biased; those at the threshold 0.5 are reported next to them.
 """
 
 from __future__ import annotations
@@ -24,8 +24,19 @@ from xraytune.model.evaluation_figure import DrawnClass, draw_evaluation
 from xraytune.model.load import Bundle
 from xraytune.model.overlap import BOOTSTRAP_SEED, About, Evaluated, Write
 from xraytune.model.predict import ImageFiles, predict_images, predictions_csv
-from xraytune.stats.breakdown import ClassMetrics, Subgroup, class_breakdown, patient_means, subgroup_metrics
-from xraytune.stats.classification import METRICS, ScoredImages, classification_metrics, reported_metrics
+from xraytune.stats.breakdown import (
+    ClassMetrics,
+    Subgroup,
+    class_breakdown,
+    patient_means,
+    subgroup_metrics,
+)
+from xraytune.stats.classification import (
+    METRICS,
+    ScoredImages,
+    classification_metrics,
+    reported_metrics,
+)
 from xraytune.stats.intervals import Measured, measure
 
 
@@ -33,7 +44,8 @@ from xraytune.stats.intervals import Measured, measure
 class PatientLevel(Measured):
     """Metrics of patients, each scored by the mean probability of their images, at the model's threshold.
 
-    Patients with images of several classes are `left_out`; there are no metrics if none remains of some class.
+    Patients with images of several classes are `left_out`; there are no metrics if none remains of
+    some class.
     """
 
     class_counts: dict[str, int]
@@ -44,15 +56,13 @@ class PatientLevel(Measured):
 class Evaluation(Evaluated):
     """The metrics of a classifier on labelled images.
 
-    Attributes:
-        class_counts: Images of each class, in the order of the model's outputs.
-        threshold: Threshold of `metrics`; None with three or more classes, where the most probable class is predicted.
-        at_half: Metrics at the threshold 0.5; None with three or more classes.
-        calibration: What the model's probabilities were adapted by, if anything.
-        uncalibrated: Metrics without it, at the model's own threshold; None without a calibration.
-        classes: One-vs-rest metrics of each class.
-        confusion: Images by true class (rows) and predicted class (columns).
-        validation: The metrics of the model card, on the validation images.
+    Attributes: class_counts: Images of each class, in the order of the model's outputs. threshold:
+        Threshold of `metrics`; None with three or more classes, where the most probable class is
+        predicted. at_half: Metrics at the threshold 0.5; None with three or more classes.
+        calibration: What the model's probabilities were adapted by, if anything. uncalibrated:
+        Metrics without it, at the model's own threshold; None without a calibration. classes:
+        One-vs-rest metrics of each class. confusion: Images by true class (rows) and predicted
+        class (columns). validation: The metrics of the model card, on the validation images.
     """
 
     positive: str
@@ -72,7 +82,11 @@ class Evaluation(Evaluated):
         positive = None if self.threshold is None else self.positive
         metrics = reported_metrics(len(self.class_counts))
         return to_json(
-            {metric.of(metric.name, positive): values[metric.name] for metric in metrics if metric.name in values}
+            {
+                metric.of(metric.name, positive): values[metric.name]
+                for metric in metrics
+                if metric.name in values
+            }
         )
 
     def to_json(self) -> dict[str, Json]:
@@ -85,7 +99,8 @@ class Evaluation(Evaluated):
             "positive": None if self.threshold is None else self.positive,
             "intervals": self.named(self.intervals),
             "uncalibrated": self.uncalibrated and self.named(self.uncalibrated),
-            "at_half": self.at_half and self.named({name: self.at_half[name] for name in at_threshold}),
+            "at_half": self.at_half
+            and self.named({name: self.at_half[name] for name in at_threshold}),
             "patient_level": {
                 **content["patient_level"],
                 "metrics": self.named(self.patient_level.metrics),
@@ -112,7 +127,9 @@ def evaluate_classes(
     labels = np.array([by_file[file].label for file in files], dtype=np.int64)
     patients = [by_file[file].patient for file in files]
     require_every_class(names, labels.tolist(), images.root)  # again, without broken images
-    scored = ScoredImages(labels, probabilities, positive=bundle.positive, threshold=bundle.record.threshold)
+    scored = ScoredImages(
+        labels, probabilities, positive=bundle.positive, threshold=bundle.record.threshold
+    )
     uncalibrated = None
     if calibration:
         uncalibrated = classification_metrics(scored)
@@ -149,20 +166,27 @@ def evaluate_classes(
             left_out=left_out,
         ),
         subgroups={
-            name: subgroup_metrics(files, scored, patients, values, **sampling) for name, values in columns.items()
+            name: subgroup_metrics(files, scored, patients, values, **sampling)
+            for name, values in columns.items()
         },
         validation=bundle.record.metrics,
     )
 
     def write(folder: Path) -> None:
         about_files = {"patient": patients, "label": [names[label] for label in labels]}
-        table = predictions_csv(names, files, scored.probabilities, scored.predicted, about=about_files)
+        table = predictions_csv(
+            names, files, scored.probabilities, scored.predicted, about=about_files
+        )
         write_text(folder / "predictions.csv", table)
         drawn = {}
-        for name, one_class in zip([evaluation.positive] if is_binary else names, scored.classes(), strict=True):
+        for name, one_class in zip(
+            [evaluation.positive] if is_binary else names, scored.classes(), strict=True
+        ):
             brier = float(((one_class.scores - one_class.is_class) ** 2).mean())
             caption = with_interval(brier, total.intervals.get("brier") if is_binary else None)
-            drawn[name] = DrawnClass(scored=one_class, metrics=evaluation.classes[name], brier=caption)
+            drawn[name] = DrawnClass(
+                scored=one_class, metrics=evaluation.classes[name], brier=caption
+            )
         note = f"{len(labels):,} images of {len({*patients}):,} patients. In brackets: 95% intervals over patients."
         figures = [folder / "evaluation.png", folder / "evaluation.svg"]
         draw_evaluation(drawn, confusion, names, figures, threshold=evaluation.threshold, note=note)

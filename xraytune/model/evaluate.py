@@ -1,7 +1,7 @@
 """Evaluate a model on labelled images: classes, findings or masks (`class_evaluation.py` and so on).
 
-Access to the study's sealed test folder is logged. Images and patients of the model's training or validation set are
-counted, because they bias the metrics.
+Access to the study's sealed test folder is logged. Images and patients of the model's training or
+validation set are counted, because they bias the metrics.
 """
 
 from __future__ import annotations
@@ -40,25 +40,27 @@ def evaluate(
 ) -> Evaluation | FindingEvaluation | MaskEvaluation:
     """Compare a model's predictions with labels: classes or findings for a classifier, masks for a segmenter.
 
-    Args:
-        model: Model bundle.
-        data: Folder with one subfolder per class, or with images/ and masks/ for a segmenter; not a data folder with train/
-            or test/. For a `test/` without its own `patients.csv`, that of the data folder is used. Or a data file (YAML),
+    Args: model: Model bundle. data: Folder with one subfolder per class, or with images/ and masks/
+        for a segmenter; not a data folder with train/
+            or test/. For a `test/` without its own `patients.csv`, that of the data folder is used.
+            Or a data file (YAML),
             of which the test images are used; all images if there are none.
         out: Folder to create, with predictions, tables and pictures; docs/evaluate.md lists them.
-        by: Columns of the patient table that define subgroups; `pneumonia` also if Kermany file names state its type.
+        by: Columns of the patient table that define subgroups; `pneumonia` also if Kermany file
+        names state its type.
         skip_broken: Leave out broken images.
         reason: Reason to record in the test-set access log.
-        calibrate_on: Labelled images of the same hospital, but of other patients, to fit a `Calibration` to, which the
-            metrics then use; for two classes.
+        calibrate_on: Labelled images of the same hospital, but of other patients, to fit a
+            `Calibration` to, which the metrics then use; for two classes.
         replicates: Number of bootstrap samples.
         on_progress: Called with progress.
 
-    Raises:
-        ConfigError: `out` exists or is inside `data`, a column of `by` makes no subgroups, or `calibrate_on` is given for
+    Raises: ConfigError: `out` exists or is inside `data`, a column of `by` makes no subgroups, or
+        `calibrate_on` is given for
             another task or more classes.
         ArtifactError: The bundle is missing or damaged.
-        DataError: A folder or its images are invalid, a class has no images, or patients are in both folders.
+        DataError: A folder or its images are invalid, a class has no images, or patients are in
+        both folders.
         MachineError: The packages of a segmenter are not installed.
     """
     if out is not None:
@@ -85,8 +87,12 @@ def evaluate(
         )
         root, files = labelled.data.path, [image.file for image in labelled.images]
         if has_classes:
-            require_every_class(record.class_names, [image.label for image in labelled.images], root)
-        return labelled, ImageFiles(root=root, files=files, skip_broken=skip_broken, on_progress=on_progress)
+            require_every_class(
+                record.class_names, [image.label for image in labelled.images], root
+            )
+        return labelled, ImageFiles(
+            root=root, files=files, skip_broken=skip_broken, on_progress=on_progress
+        )
 
     labelled, images = read(data, skip_broken=skip_broken)
     if content_fingerprint(labelled.images) == record.test_fingerprint:
@@ -109,7 +115,9 @@ def evaluate(
     elif record.task == "findings":
         evaluation, write = evaluate_findings(bundle, labelled, images, columns, **options)
     else:
-        evaluation, write = evaluate_classes(bundle, labelled, images, columns, calibration, **options)
+        evaluation, write = evaluate_classes(
+            bundle, labelled, images, columns, calibration, **options
+        )
     if out is not None:
         with new_folder(out) as folder:
             write_json(folder / "metrics.json", evaluation.to_json())

@@ -50,8 +50,8 @@ def draw_evaluation(
 ) -> None:
     """Draw the four panels, with a note below them.
 
-    `drawn` has the positive one of two classes, or every class, and `confusion` the images by true and predicted class,
-    [C, C]. Without a `threshold` the most probable class is predicted.
+    `drawn` has the positive one of two classes, or every class, and `confusion` the images by true
+    and predicted class, [C, C]. Without a `threshold` the most probable class is predicted.
     """
     shown = {drawable(name): one_class for name, one_class in drawn.items()}
     of = f"({next(iter(shown))})" if len(shown) == 1 else "(each class against the others)"
@@ -60,22 +60,36 @@ def draw_evaluation(
         (roc, pr), (calibration, matrix) = figure.subplots(2, 2)
         for axes in (roc, calibration):
             axes.plot([0, 1], [0, 1], color=_FAINT, linewidth=0.7, linestyle="--")
-        for colour, (name, one_class) in zip(chain(COLOURS, repeat(_FAINT)), shown.items(), strict=False):
+        for colour, (name, one_class) in zip(
+            chain(COLOURS, repeat(_FAINT)), shown.items(), strict=False
+        ):
             _draw_curves(roc, pr, calibration, one_class, name, colour)
         if threshold is not None:
             (positive,) = shown.values()
-            sensitivity, specificity = (positive.metrics.value_of(name) for name in ("sensitivity", "specificity"))
+            sensitivity, specificity = (
+                positive.metrics.value_of(name) for name in ("sensitivity", "specificity")
+            )
             label = f"threshold {threshold:.3f}:\nsensitivity {sensitivity:.3f}\nspecificity {specificity:.3f}"
-            roc.plot(1 - specificity, sensitivity, "o", color=COLOURS[0], clip_on=False, label=label)
+            roc.plot(
+                1 - specificity, sensitivity, "o", color=COLOURS[0], clip_on=False, label=label
+            )
         _finish(roc, "A   ROC", "AUROC", f"1 - specificity {of}", f"sensitivity {of}")
         _finish(pr, "B   Precision and recall", "AUPRC", f"recall {of}", f"precision {of}")
-        _finish(calibration, "C   Calibration", "Brier score", f"predicted probability {of}", f"observed share {of}")
+        _finish(
+            calibration,
+            "C   Calibration",
+            "Brier score",
+            f"predicted probability {of}",
+            f"observed share {of}",
+        )
         rule = "most probable" if threshold is None else f"threshold {threshold:.3f}"
         _draw_matrix(matrix, confusion, [drawable(name) for name in class_names], rule)
         figure.supxlabel(note, x=0.012, ha="left", fontsize=8, color=_FAINT)
 
 
-def _draw_curves(roc: Axes, pr: Axes, calibration: Axes, drawn: DrawnClass, name: str, colour: str) -> None:
+def _draw_curves(
+    roc: Axes, pr: Axes, calibration: Axes, drawn: DrawnClass, name: str, colour: str
+) -> None:
     """Draw the curves of one class; of many classes, only the coloured ones are in the legends."""
     is_class, scores = drawn.scored.is_class, drawn.scored.scores
     captions = (drawn.caption("auroc"), drawn.caption("auprc"), drawn.brier)
@@ -84,10 +98,14 @@ def _draw_curves(roc: Axes, pr: Axes, calibration: Axes, drawn: DrawnClass, name
     roc.plot(false_rate, sensitivity, color=colour, label=labels[0], clip_on=False)
     precision, recall, _ = precision_recall_curve(is_class, scores)
     pr.plot(recall, precision, color=colour, label=labels[1], drawstyle="steps-post", clip_on=False)
-    pr.axhline(is_class.mean(), color=colour, alpha=0.6, linewidth=0.7, linestyle="--")  # the prevalence
+    pr.axhline(
+        is_class.mean(), color=colour, alpha=0.6, linewidth=0.7, linestyle="--"
+    )  # the prevalence
     bins = min(_MOST_BINS, max(1, len(scores) // _IMAGES_PER_BIN))
     share, probability = calibration_curve(is_class, scores, n_bins=bins, strategy="quantile")
-    calibration.plot(probability, share, "o-", color=colour, label=labels[2], markersize=4.5, clip_on=False)
+    calibration.plot(
+        probability, share, "o-", color=colour, label=labels[2], markersize=4.5, clip_on=False
+    )
 
 
 def _finish(axes: Axes, title: str, metric: str, x_label: str, y_label: str) -> None:
@@ -95,14 +113,20 @@ def _finish(axes: Axes, title: str, metric: str, x_label: str, y_label: str) -> 
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     axes.set_xlabel(x_label, fontsize=9.5)
     axes.set_ylabel(y_label, fontsize=9.5)
-    axes.legend(title=metric, alignment="left", fontsize=_TEXT, edgecolor="none").set_in_layout(False)
+    axes.legend(title=metric, alignment="left", fontsize=_TEXT, edgecolor="none").set_in_layout(
+        False
+    )
 
 
 def _draw_matrix(axes: Axes, confusion: NDArray[np.int64], names: Sequence[str], rule: str) -> None:
     has_numbers = len(names) <= _MOST_NUMBERED_CLASSES
     display = ConfusionMatrixDisplay(confusion, display_labels=names)
     display.plot(
-        ax=axes, cmap="Blues", colorbar=False, include_values=has_numbers, xticks_rotation=0 if len(names) < 4 else 90
+        ax=axes,
+        cmap="Blues",
+        colorbar=False,
+        include_values=has_numbers,
+        xticks_rotation=0 if len(names) < 4 else 90,
     )
     axes.set_title("D   Confusion matrix", loc="left", fontweight="bold", fontsize=11, pad=10)
     axes.set_xlabel(f"predicted class ({rule})", fontsize=9.5)

@@ -1,6 +1,7 @@
 """The metrics of a classifier of findings on labelled images: of each finding, and their means.
 
-A finding with fewer than `FEWEST_LABELS` positive or negative images has none, and is not in the means. The folder holds:
+A finding with fewer than `FEWEST_LABELS` positive or negative images has none, and is not in the
+means. The folder holds:
 
     metrics.json       all metrics, with 95 % intervals over patients
     predictions.csv    file, patient, label (1, 0 or ?), probability and prediction of each finding
@@ -74,7 +75,9 @@ def evaluate_findings(
         parts = {value: of_image == value for value in sorted({*of_image.tolist()} - {""})}
         return {
             value: {
-                names[number]: auroc(labels[rows][:, [number]], probabilities[rows][:, [number]], positive=0)
+                names[number]: auroc(
+                    labels[rows][:, [number]], probabilities[rows][:, [number]], positive=0
+                )
                 for number in scored_findings(labels[rows])
             }
             for value, rows in parts.items()
@@ -104,7 +107,11 @@ def evaluate_findings(
         states = zip(*(by_file[file].findings for file in files), strict=True)
         true = {f"label_{name}": [*column] for name, column in zip(names, states, strict=True)}
         table = predictions_csv(
-            names, files, probabilities, probabilities >= limits, about={"patient": patients, **true}
+            names,
+            files,
+            probabilities,
+            probabilities >= limits,
+            about={"patient": patients, **true},
         )
         write_text(folder / "predictions.csv", table)
 

@@ -5,8 +5,9 @@
     FOLDER/samples.png                              its images next to real ones
     FOLDER/grids/                                   samples drawn during training
 
-The generator is trained in the shared cache, as in a search, so both reuse each other's generators. The first n images are
-the same however many are drawn, and a search would train on the same images. In segmentation, each image has a mask.
+The generator is trained in the shared cache, as in a search, so both reuse each other's generators.
+The first n images are the same however many are drawn, and a search would train on the same images.
+In segmentation, each image has a mask.
 """
 
 from __future__ import annotations
@@ -52,7 +53,13 @@ from xraytune.study.folder import StudyFolder
 from xraytune.study.inputs import usable_generator
 from xraytune.synth.generator_quality import PoolReport
 from xraytune.synth.quality import feature_parameters, report_pool
-from xraytune.synth.saved_generator import GENERATOR_FILE, NETWORK_FILE, SavedGenerator, draw_saved, read_generator
+from xraytune.synth.saved_generator import (
+    GENERATOR_FILE,
+    NETWORK_FILE,
+    SavedGenerator,
+    draw_saved,
+    read_generator,
+)
 from xraytune.synth.seen import seen_by
 from xraytune.synth.sources import blocks_for, findings_of_block, generator_of, typical_masks
 from xraytune.synth.synthesize import (
@@ -67,7 +74,9 @@ from xraytune.trial.samples import save_generator_grid
 
 _SAMPLES = "samples.png"
 _NETWORK_PARAMETERS = ("backbone", "weights", "input_channels")
-_UNUSED = SEARCH_ONLY | dict.fromkeys(("budget", "final", "objective", "points_to_evaluate", "tracking"), "omit it")
+_UNUSED = SEARCH_ONLY | dict.fromkeys(
+    ("budget", "final", "objective", "points_to_evaluate", "tracking"), "omit it"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,26 +114,25 @@ def generator_train(
 ) -> TrainedGenerator:
     """Train the generator of a space file; its settings must be fixed. After an interruption, the same call resumes.
 
-    Args:
-        space: The YAML file; its `source` must include `gan`.
-        out: The folder to create.
-        data: A data folder instead of the file's.
-        overrides: `key=value` lines that replace the file's; `gan.steps=5000` fixes a searched setting.
-        weights_dir: Folder of official weight files, for the quality of its images.
-        cache: The artifact cache, shared with searches; by default `cache`.
-        skip_broken: Leave broken images out, with a note on each.
-        note: Called with warnings, and with the folder of the sample grids during training.
-        on_progress: Called with the progress of the preparation and the training.
+    Args: space: The YAML file; its `source` must include `gan`. out: The folder to create. data: A
+        data folder instead of the file's. overrides: `key=value` lines that replace the file's;
+        `gan.steps=5000` fixes a searched setting. weights_dir: Folder of official weight files, for
+        the quality of its images. cache: The artifact cache, shared with searches; by default
+        `cache`. skip_broken: Leave broken images out, with a note on each. note: Called with
+        warnings, and with the folder of the sample grids during training. on_progress: Called with
+        the progress of the preparation and the training.
 
-    Raises:
-        ConfigError: The file is invalid, has no generator, has two, or searches a setting of it; or `out` exists.
-        DataError: The images cannot be used, or the start is of others.
-        MachineError: A GPU is missing, the weights that measure quality, or a package that the generator needs.
-        TrialError: The generator's loss is not finite, or too few of its masks are plausible.
+    Raises: ConfigError: The file is invalid, has no generator, has two, or searches a setting of
+        it; or `out` exists. DataError: The images cannot be used, or the start is of others.
+        MachineError: A GPU is missing, the weights that measure quality, or a package that the
+        generator needs. TrialError: The generator's loss is not finite, or too few of its masks are
+        plausible.
     """
     require_new(out)
     note(describe_space(space))
-    loaded = load_space(space, (*overrides, "points_to_evaluate=[]"), data=data, weights_dir=weights_dir)
+    loaded = load_space(
+        space, (*overrides, "points_to_evaluate=[]"), data=data, weights_dir=weights_dir
+    )
     experiment = fixed_generator(loaded)
     settings, generator = experiment.settings, generator_of(experiment)
     refuse_unused(overrides, "generator train", _UNUSED)
@@ -136,11 +144,15 @@ def generator_train(
         compute = compute_like(recorded, threads=recorded.threads)
     pin(compute)
     cache = (cache or Path("cache")).resolve()
-    if (settings.quality.backbone or settings.weights_dir) and (network := feature_parameters(experiment)):
+    if (settings.quality.backbone or settings.weights_dir) and (
+        network := feature_parameters(experiment)
+    ):
         find_weights(network.backbone, network.weights, settings.weights_dir)
     require_writable(cache)
     seen = seen_by([experiment.parameters])
-    prepared, warnings = prepare(settings, cache, seen=seen, skip_broken=skip_broken, on_progress=on_progress)
+    prepared, warnings = prepare(
+        settings, cache, seen=seen, skip_broken=skip_broken, on_progress=on_progress
+    )
     for warning in warnings:
         note(warning)
     if generator.start_from:
@@ -165,8 +177,8 @@ def generator_train(
 def fixed_generator(space: Space) -> Experiment:
     """Return an experiment with the GAN of a space; parameters that do not affect its images may be searched.
 
-    Raises:
-        ConfigError: There is none, or parameters that affect its images are searched; lists all of them.
+    Raises: ConfigError: There is none, or parameters that affect its images are searched; lists all
+        of them.
     """
     values: dict[str, Value] = {"source": "gan"}
     problems = []
@@ -204,7 +216,9 @@ def fill_generator_folder(
     train = [image for image in prepared.images if image.side == "train"]
     learnt = {image.sha256 for image in train}
     record = SavedGenerator(
-        settings=settings.model_copy(update=dict.fromkeys({"start_from", "features"} & settings.model_fields_set)),
+        settings=settings.model_copy(
+            update=dict.fromkeys({"start_from", "features"} & settings.model_fields_set)
+        ),
         class_counts=dict(zip(prepared.class_names, prepared.train_counts, strict=True)),
         findings=prepared.findings,
         findings_counts=dict(Counter(image.findings for image in train if image.findings)),
@@ -225,9 +239,9 @@ def generator_sample(
 ) -> GeneratorSample:
     """Draw images from a generator as grey PNG files in class folders, with their origin in `provenance.json`.
 
-    The classes have their shares of the training images. Images with masks are in `images/`, and their masks, of the same
-    name, in `masks/`. Images with findings are in `images/` too, with the data file `data.yaml` and its table; the
-    findings are those of training images.
+    The classes have their shares of the training images. Images with masks are in `images/`, and
+    their masks, of the same name, in `masks/`. Images with findings are in `images/` too, with the
+    data file `data.yaml` and its table; the findings are those of training images.
 
     Args:
         generator: A folder written by `generator_train`.
@@ -246,7 +260,9 @@ def generator_sample(
     record = read_generator(generator)
     if record.findings and not record.findings_counts:
         what = f"{GENERATOR_FILE} does not say which findings occur together"
-        raise ArtifactError(Problem(what, generator, "search with `source: generator`, or train it again"))
+        raise ArtifactError(
+            Problem(what, generator, "search with `source: generator`, or train it again")
+        )
     names = list(record.class_counts)
     compute = compute_like(record.compute, threads=record.compute.threads)
     pin(compute)
@@ -257,7 +273,9 @@ def generator_sample(
     with explain_disk_errors(out), new_folder(out) as folder:
         for subfolder in chain(*folders.values()):
             (folder / subfolder).mkdir()
-        for number, label in enumerate(apportion([*record.class_counts.values()], count).tolist(), start=1):
+        for number, label in enumerate(
+            apportion([*record.class_counts.values()], count).tolist(), start=1
+        ):
             name = names[label]
             for subfolder, pixels in zip(folders[name], next(images[name]), strict=True):
                 Image.fromarray(pixels).save(folder / subfolder / f"gan_{number:06d}.png")
@@ -267,7 +285,9 @@ def generator_sample(
             _write_table(folder, record, count)
         provenance = {**to_json(replace(record, compute=compute)), "count": count, "counts": counts}
         write_json(folder / PROVENANCE_FILE, provenance)
-    return GeneratorSample(path=out, counts=counts, image_size_px=record.settings.image_size, has_masks=has_masks)
+    return GeneratorSample(
+        path=out, counts=counts, image_size_px=record.settings.image_size, has_masks=has_masks
+    )
 
 
 def _write_table(folder: Path, saved: SavedGenerator, count: int) -> None:
@@ -278,11 +298,16 @@ def _write_table(folder: Path, saved: SavedGenerator, count: int) -> None:
     rows = [[file, *row] for file, row in zip(files, states, strict=False)]
     write_text(folder / "labels.csv", csv_table(["file", *saved.findings], rows))
     table: Json = {"file": "labels.csv", "image": "file"}
-    write_text(folder / "data.yaml", write_yaml({"data": {"path": ".", "table": table, "findings": [*saved.findings]}}))
+    write_text(
+        folder / "data.yaml",
+        write_yaml({"data": {"path": ".", "table": table, "findings": [*saved.findings]}}),
+    )
 
 
 def _findings(saved: SavedGenerator, block: int) -> NDArray[np.int64]:
-    return findings_of_block(numbers_of([*Counter(saved.findings_counts).elements()]), block, saved.settings.seed)
+    return findings_of_block(
+        numbers_of([*Counter(saved.findings_counts).elements()]), block, saved.settings.seed
+    )
 
 
 def _images(
@@ -292,6 +317,12 @@ def _images(
     for block in count_from():
         findings = _findings(saved, block) if saved.findings else None
         images = draw_saved(
-            folder, saved, class_name, block, seed=saved.settings.seed, compute=compute, findings=findings
+            folder,
+            saved,
+            class_name,
+            block,
+            seed=saved.settings.seed,
+            compute=compute,
+            findings=findings,
         )
         yield from zip(*(planes for planes in images if planes is not None), strict=True)

@@ -56,8 +56,8 @@ _FIX = "train the model again, or copy the whole folder again"
 class Predictor:
     """A network with its record.
 
-    Attributes:
-        run: Maps square grey images, uint8 [n, S, S], to probabilities: of each class, [n, C], or of the mask, [n, S, S].
+    Attributes: run: Maps square grey images, uint8 [n, S, S], to probabilities: of each class, [n,
+        C], or of the mask, [n, S, S].
             Raises ArtifactError if an output is not finite.
     """
 
@@ -81,7 +81,9 @@ class Bundle:
     @property
     def study(self) -> Path | None:
         """Path of the study, unless it was moved; None if the configuration was not exported from one."""
-        return None if self.record.study is None else Path(absolute_path(self.record.study, self.path))
+        return (
+            None if self.record.study is None else Path(absolute_path(self.record.study, self.path))
+        )
 
     def experiment(self) -> Experiment:
         """Return the experiment that was trained."""
@@ -95,7 +97,9 @@ class Bundle:
         """Return the trained network on the device, in evaluation mode."""
         record, file = self.record, self.path / MODEL_FILE
         parameters = Parameters(weights="none", **record.model_dump(include=NETWORK_PARAMETERS))
-        network = TASKS[record.task].build_network(parameters, len(record.class_names), weights=None, seed=0)
+        network = TASKS[record.task].build_network(
+            parameters, len(record.class_names), weights=None, seed=0
+        )
         with explain_unreadable("the file does not match the network in bundle.json", file, _FIX):
             load_tensors(network, safetensors.torch.load_file(file))
         return network.to(compute.device).eval().requires_grad_(False)
@@ -109,7 +113,9 @@ class Bundle:
 
         def run(pixels: Pixels) -> NDArray[Any]:
             inputs = normalise(to_unit(torch.from_numpy(pixels).to(compute.device), form), form)
-            return predict_probabilities(network, [inputs], compute=compute, where=self.path, of_findings=of_findings)
+            return predict_probabilities(
+                network, [inputs], compute=compute, where=self.path, of_findings=of_findings
+            )
 
         return Predictor(record=self.record, run=run)
 
@@ -132,7 +138,11 @@ def open_bundle(path: Path) -> Bundle:
         if not file.exists():
             problems.append(Problem("the file is missing", file, _FIX))
         elif sha256_of(file) != expected.get(file.name):
-            problems.append(Problem("the file is damaged: its SHA-256 differs from the manifest", file, _FIX))
+            problems.append(
+                Problem("the file is damaged: its SHA-256 differs from the manifest", file, _FIX)
+            )
     if problems:
         raise ArtifactError(*problems)
-    return Bundle(path=path, record=read_record(path / RECORD_FILE), model_sha256=expected[MODEL_FILE])
+    return Bundle(
+        path=path, record=read_record(path / RECORD_FILE), model_sha256=expected[MODEL_FILE]
+    )

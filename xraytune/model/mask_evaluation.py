@@ -19,7 +19,14 @@ from xraytune.data.pixels import broken_images_error
 from xraytune.model.load import Bundle
 from xraytune.model.overlap import BOOTSTRAP_SEED, About, Evaluated, Write
 from xraytune.model.predict import ImageFiles, map_predicted, picture_names
-from xraytune.stats.segmentation import MASK_METRICS, MaskMetrics, Masks, ScoredMask, mask_metrics, scored_mask
+from xraytune.stats.segmentation import (
+    MASK_METRICS,
+    MaskMetrics,
+    Masks,
+    ScoredMask,
+    mask_metrics,
+    scored_mask,
+)
 
 _WORST = 5
 
@@ -47,7 +54,11 @@ def evaluate_masks(
 
     def score(file: str, _: NDArray[np.uint8], predicted: Masks) -> ScoredMask | list[BrokenImage]:
         image = by_file[file]
-        return use_mask(images.root, image, lambda true: scored_mask(predicted, true, file=file, patient=image.patient))
+        return use_mask(
+            images.root,
+            image,
+            lambda true: scored_mask(predicted, true, file=file, patient=image.patient),
+        )
 
     model = bundle.predictor()
     results, broken = map_predicted(model, images, score)
@@ -62,7 +73,9 @@ def evaluate_masks(
 
     def subgroups(values: Mapping[str, str]) -> dict[str, MaskMetrics]:
         names = sorted({values.get(mask.file, "") for mask in masks} - {""})
-        return {name: means([mask for mask in masks if values.get(mask.file) == name]) for name in names}
+        return {
+            name: means([mask for mask in masks if values.get(mask.file) == name]) for name in names
+        }
 
     total = means(masks)
     evaluation = MaskEvaluation(
@@ -78,15 +91,23 @@ def evaluate_masks(
 
     def write(folder: Path) -> None:
         header = ("file", "patient", *(metric.name for metric in MASK_METRICS), "area")
-        rows = ((PurePosixPath(mask.file), mask.patient, *mask.metrics.values(), mask.area) for mask in masks)
+        rows = (
+            (PurePosixPath(mask.file), mask.patient, *mask.metrics.values(), mask.area)
+            for mask in masks
+        )
         write_text(folder / "per_image.csv", csv_table(header, rows))
         files = [mask.file for mask in evaluation.worst]
         names = picture_names(files)
 
         def draw(file: str, image: NDArray[np.uint8], predicted: Masks) -> None:
-            true, picture = read_mask(images.root, by_file[file].masks), folder / "worst" / names[file]
+            true, picture = (
+                read_mask(images.root, by_file[file].masks),
+                folder / "worst" / names[file],
+            )
             picture.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.hstack([outlined(image, true), outlined(image, predicted)])).save(picture)
+            Image.fromarray(np.hstack([outlined(image, true), outlined(image, predicted)])).save(
+                picture
+            )
 
         map_predicted(model, replace(images, files=files, on_progress=ignore_progress), draw)
 

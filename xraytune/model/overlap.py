@@ -40,8 +40,8 @@ Write: TypeAlias = Callable[[Path], None]
 class Evaluated(Measured):
     """The metrics of a model on images of a folder, without those that are `broken`, which were left out.
 
-    Attributes:
-        known_images: Copies of the model's training or validation images, of its extra images if their folder exists, or
+    Attributes: known_images: Copies of the model's training or validation images, of its extra
+        images if their folder exists, or
             of those that their generator has seen.
         known_patients: Patients of these sets, by the rules of `shared_patients`.
         images_of_known_patients: Their images, including those of `known_images`.
@@ -78,7 +78,9 @@ class Evaluated(Measured):
         return {**content.pop("metrics"), **content}
 
 
-def overlap_of(bundle: Bundle, labelled: LabelledImages, used: Sequence[str], *, reason: str) -> dict[str, Any]:
+def overlap_of(
+    bundle: Bundle, labelled: LabelledImages, used: Sequence[str], *, reason: str
+) -> dict[str, Any]:
     """Log the access if these are the test images of the model's study; count used files and patients known to the model.
 
     Call this before any metric can be seen. Returns the fields of `Evaluated` with these counts.
@@ -92,7 +94,9 @@ def overlap_of(bundle: Bundle, labelled: LabelledImages, used: Sequence[str], *,
         logs, about = [model], {}
         study = StudyFolder(bundle.study.resolve()) if bundle.study else None
         if (
-            study and study.space_path.is_file() and study.prepared().test_fingerprint == fingerprint
+            study
+            and study.space_path.is_file()
+            and study.prepared().test_fingerprint == fingerprint
         ):  # else it was moved
             logs += study_logs(study.path)
             about = {"study": study.path.name}
@@ -106,7 +110,9 @@ def overlap_of(bundle: Bundle, labelled: LabelledImages, used: Sequence[str], *,
             model_sha256=bundle.model_sha256,
             **about,
         )
-        test_access = sum(row["fingerprint"] == fingerprint for row in read_jsonl(model / TEST_ACCESS_FILE))
+        test_access = sum(
+            row["fingerprint"] == fingerprint for row in read_jsonl(model / TEST_ACCESS_FILE)
+        )
         if study and about:
             test_access = max(test_access, len(accesses(study.path, fingerprint)))
     contents, patients = _known(bundle, labelled, images, is_test=is_test)
@@ -127,7 +133,9 @@ def _known(
     Folders that the training used may be gone by now, and then add nothing.
     """
     record, known = bundle.record, bundle.prepared().images
-    known_in = partial(shared_patients, images, labelled.table, group_regex=labelled.data.split.group_regex)
+    known_in = partial(
+        shared_patients, images, labelled.table, group_regex=labelled.data.split.group_regex
+    )
     experiment = None
     seen: frozenset[str] = frozenset()
     extra: tuple[ImageFile, ...] = ()
@@ -142,14 +150,20 @@ def _known(
         with suppress(*_GONE):
             task = TASKS[record.task]
             findings = record.class_names if task.has_findings else ()
-            extra = read_labelled_folder(folder.path, record.class_names, pairs=task.has_pairs, findings=findings)
+            extra = read_labelled_folder(
+                folder.path, record.class_names, pairs=task.has_pairs, findings=findings
+            )
             owners = patients_by_file_name([*known, *images])
             names = patient_aliases(extra, find_table(folder.path), record.group_regex, owners)
             patients |= known_in(extra, aliases=names)
-    if not is_test:  # the search has checked that the sealed test folder shares no patient with training
+    if (
+        not is_test
+    ):  # the search has checked that the sealed test folder shares no patient with training
         if experiment:
             data = experiment.settings.data
             with suppress(*_GONE):
-                further_names = patient_aliases(known, find_table(data.path, data), record.group_regex)
+                further_names = patient_aliases(
+                    known, find_table(data.path, data), record.group_regex
+                )
         patients |= known_in(known, aliases=further_names, owners=patients_by_file_name(known))
     return {image.sha256 for image in (*known, *extra)} | seen, patients

@@ -1,7 +1,8 @@
 """Predict images one batch at a time: their classes, in a CSV file, or their masks.
 
-A mask has the size of its image: the network's probabilities, S x S, are resized bilinearly and compared with the
-threshold. With `resize: crop`, everything outside the crop is background. docs/evaluate.md lists the files.
+A mask has the size of its image: the network's probabilities, S x S, are resized bilinearly and
+compared with the threshold. With `resize: crop`, everything outside the crop is background.
+docs/evaluate.md lists the files.
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ Result = TypeVar("Result")
 class Predicted:
     """Summary of predictions.
 
-    Attributes:
-        counts: Images predicted as each class, or as having each finding.
-        positive: The positive class of two, predicted from the probability `threshold`; both None with more classes.
+    Attributes: counts: Images predicted as each class, or as having each finding. positive: The
+        positive class of two, predicted from the probability `threshold`; both None with more
+        classes.
     """
 
     path: Path
@@ -73,12 +74,10 @@ def predict(
 ) -> Predicted | PredictedMasks:
     """Predict classes, written to a CSV file (see `predictions_csv`), or masks.
 
-    Args:
-        model: Model bundle.
-        images: One image, or a folder with images at any depth; `file` is relative to it, sorted.
-        out: CSV file to write, or for a segmenter the folder to create, with masks, overlays and a table.
-        skip_broken: Leave out broken images.
-        on_progress: Called with progress.
+    Args: model: Model bundle. images: One image, or a folder with images at any depth; `file` is
+        relative to it, sorted. out: CSV file to write, or for a segmenter the folder to create,
+        with masks, overlays and a table. skip_broken: Leave out broken images. on_progress: Called
+        with progress.
 
     Raises:
         ConfigError: `out` exists.
@@ -155,7 +154,9 @@ def map_outputs(
         for file, image in zip(images.files, decoded, strict=True):
             if isinstance(image, BrokenImage):
                 broken.append(image)
-            elif images.skip_broken or not broken:  # otherwise only decoded, to list all broken ones
+            elif (
+                images.skip_broken or not broken
+            ):  # otherwise only decoded, to list all broken ones
                 yield file, image
 
     pairs = usable()
@@ -171,12 +172,16 @@ def map_outputs(
     return results, tuple(broken)
 
 
-def predict_images(model: Predictor, images: ImageFiles) -> tuple[tuple[str, ...], Floats, tuple[BrokenImage, ...]]:
+def predict_images(
+    model: Predictor, images: ImageFiles
+) -> tuple[tuple[str, ...], Floats, tuple[BrokenImage, ...]]:
     """Return the files that could be decoded, in order, with their probabilities, float64 [N, C], and the broken images.
 
     Raises what `map_outputs` does.
     """
-    results, broken = map_outputs(model, images, lambda file, row: (file, row), title="classifying images")
+    results, broken = map_outputs(
+        model, images, lambda file, row: (file, row), title="classifying images"
+    )
     used, rows = zip(*results, strict=True)
     return used, np.stack(rows), broken
 
@@ -194,7 +199,10 @@ def predictions_csv(
 
     With findings, bool [N, C], each has a column `predicted_FINDING` of 0 or 1.
     """
-    columns: dict[str, Sequence[PurePosixPath | str | float]] = {"file": [*map(PurePosixPath, files)], **(about or {})}
+    columns: dict[str, Sequence[PurePosixPath | str | float]] = {
+        "file": [*map(PurePosixPath, files)],
+        **(about or {}),
+    }
     for name, column in zip(class_names, probabilities.T, strict=True):
         columns[f"probability_{name}"] = column.tolist()
     if threshold is not None:
@@ -212,8 +220,13 @@ def predict_masks(model: Predictor, images: ImageFiles, out: Path) -> PredictedM
     names = picture_names(images.files)
     with new_folder(out) as folder:
 
-        def write(file: str, image: NDArray[np.uint8], mask: Masks) -> tuple[PurePosixPath, PurePosixPath, float, int]:
-            for kind, pixels in (("masks", mask.astype(np.uint8) * 255), ("overlays", outlined(image, mask))):
+        def write(
+            file: str, image: NDArray[np.uint8], mask: Masks
+        ) -> tuple[PurePosixPath, PurePosixPath, float, int]:
+            for kind, pixels in (
+                ("masks", mask.astype(np.uint8) * 255),
+                ("overlays", outlined(image, mask)),
+            ):
                 target = folder / kind / names[file]
                 target.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels).save(target, compress_level=3)
@@ -223,7 +236,13 @@ def predict_masks(model: Predictor, images: ImageFiles, out: Path) -> PredictedM
         rows, broken = map_predicted(model, images, write)
         write_text(folder / "predictions.csv", csv_table(["file", "mask", "area", "parts"], rows))
     areas = [area for _, _, area, _ in rows]
-    return PredictedMasks(path=out, images=len(rows), empty=areas.count(0.0), area=float(np.mean(areas)), broken=broken)
+    return PredictedMasks(
+        path=out,
+        images=len(rows),
+        empty=areas.count(0.0),
+        area=float(np.mean(areas)),
+        broken=broken,
+    )
 
 
 def map_predicted(
@@ -237,20 +256,31 @@ def map_predicted(
 
     def use_one(file: str, probabilities: NDArray[np.float32]) -> Result:
         image = np.asarray(read_image(images.root / file, LARGEST_SIDE_PX).image)
-        return use(file, image, whole_mask(probabilities, *image.shape[::-1], resize=resize, threshold=threshold))
+        return use(
+            file,
+            image,
+            whole_mask(probabilities, *image.shape[::-1], resize=resize, threshold=threshold),
+        )
 
     return map_outputs(model, images, use_one, title="segmenting images")
 
 
 def whole_mask(
-    probabilities: NDArray[np.float32], width_px: int, height_px: int, *, resize: Resize, threshold: float
+    probabilities: NDArray[np.float32],
+    width_px: int,
+    height_px: int,
+    *,
+    resize: Resize,
+    threshold: float,
 ) -> Masks:
     """Return the mask of an image of any size, [H, W], from the network's probabilities, [S, S]."""
     side_px, size = len(probabilities), (width_px, height_px)
     left, upper, right, lower = square_box(size, size, side_px, resize) or (0, 0, *size)
     x, y = side_px / (right - left), side_px / (lower - upper)
     extent = (-left * x, -upper * y, (width_px - left) * x, (height_px - upper) * y)
-    resized = Image.fromarray(probabilities).transform(size, Image.Transform.EXTENT, extent, Image.Resampling.BILINEAR)
+    resized = Image.fromarray(probabilities).transform(
+        size, Image.Transform.EXTENT, extent, Image.Resampling.BILINEAR
+    )
     mask: Masks = np.asarray(resized) >= threshold
     return mask
 
@@ -258,5 +288,9 @@ def whole_mask(
 def picture_names(files: Sequence[str]) -> dict[str, str]:
     """Return the name of each file's picture: without the file's suffix, unless another file has or gets that name."""
     stems = {file: without_suffix(file) for file in files}
-    claims = Counter(claim for file, stem in stems.items() for claim in {folded(stem), folded(file)})
-    return {file: f"{stem if claims[folded(stem)] == 1 else file}.png" for file, stem in stems.items()}
+    claims = Counter(
+        claim for file, stem in stems.items() for claim in {folded(stem), folded(file)}
+    )
+    return {
+        file: f"{stem if claims[folded(stem)] == 1 else file}.png" for file, stem in stems.items()
+    }

@@ -1,8 +1,8 @@
 """Train the final model: one experiment, from its images to a model bundle, in this process.
 
-On the images of an exported trial, this is that trial without a search, and its metrics are bit-identical. An interrupted
-training resumes from its work folder in the cache, which is named by a hash
-of the experiment and its images.
+On the images of an exported trial, this is that trial without a search, and its metrics are
+bit-identical. An interrupted training resumes from its work folder in the cache, which is named by
+a hash of the experiment and its images.
 """
 
 from __future__ import annotations
@@ -64,11 +64,10 @@ _logger = logging.getLogger(__name__)
 class Trained:
     """Summary of a final training; scores and threshold are those of `FinalTraining`.
 
-    Attributes:
-        test_folder: `test/` of its data folder; None if there is none.
-        positive: The positive class of two; None with more classes.
-        validation_images: The number of images that set the threshold.
-        equals_trial: Whether both scores are those of the exported trial, to the bit; None if its study is missing or has no
+    Attributes: test_folder: `test/` of its data folder; None if there is none. positive: The
+        positive class of two; None with more classes. validation_images: The number of images that
+        set the threshold. equals_trial: Whether both scores are those of the exported trial, to the
+        bit; None if its study is missing or has no
             such scores, or if images or settings differ.
     """
 
@@ -106,8 +105,8 @@ def train(
 
     With `tracking.wandb`, then send the curves and the bundle to W&B; if that fails, only warn.
 
-    Args:
-        config: Study, whose best configuration is exported for this; or YAML file of an experiment, e.g. from `export`; of
+    Args: config: Study, whose best configuration is exported for this; or YAML file of an
+        experiment, e.g. from `export`; of
             a search space, the first entry of `points_to_evaluate`.
         out: Folder to create.
         data: Image folder, or data file (YAML); overrides the file's.
@@ -119,23 +118,27 @@ def train(
         on_progress: Called with the progress of preparation, generator and training steps.
         note: Called with messages for the user.
 
-    Raises:
-        ConfigError: The file is invalid, or `out` exists.
-        DataError: The images are invalid.
-        MachineError: Weights, GPUs or disk space are missing.
-        StudyError: The study of the exported trial is damaged, or its images have other patients or labels now.
-        TrialError: The loss is not finite.
-        ArtifactError: The same training is already running, or its checkpoint is damaged.
+    Raises: ConfigError: The file is invalid, or `out` exists. DataError: The images are invalid.
+        MachineError: Weights, GPUs or disk space are missing. StudyError: The study of the exported
+        trial is damaged, or its images have other patients or labels now. TrialError: The loss is
+        not finite. ArtifactError: The same training is already running, or its checkpoint is
+        damaged.
     """
     started = time.monotonic()
     require_new(out)
     with _space_file(config, note) as file:
         space = open_space(file, overrides, data=data, weights_dir=weights_dir)
     point = space.first_point()
-    refuse_unused(overrides, "train", _UNUSED | dict.fromkeys(parameter_fields().keys() - point.keys(), "omit it"))
+    refuse_unused(
+        overrides,
+        "train",
+        _UNUSED | dict.fromkeys(parameter_fields().keys() - point.keys(), "omit it"),
+    )
     if space.searched:
         chosen = ", ".join(f"{name} {value}" for name, value in space.points_to_evaluate[0].items())
-        note(f"{config} is a search space: training the first entry of its points_to_evaluate ({chosen})")
+        note(
+            f"{config} is a search space: training the first entry of its points_to_evaluate ({chosen})"
+        )
     experiment = space.experiment()
     settings, parameters = experiment.settings, experiment.parameters
 
@@ -161,14 +164,17 @@ def train(
     inputs = {given for given in inputs_of_trials([parameters]) if given[0] in PATHS}
     contents += read_inputs(inputs, settings, prepared, cache, mixes=[parameters]).values()
 
-    # Whether this repeats the exported trial. One that ASHA stopped and `confirm` completed has no scores of its own.
+    # Whether this repeats the exported trial. One that ASHA stopped and `confirm` completed has no
+    # scores of its own.
     repeated, trial = None, None
     if study and origin and origin.is_exact:
         if study.prepared().fingerprint == prepared.fingerprint:
             repeated = study
             trial = ended_trials(study).get(origin.trial)
         else:
-            note(f"the images or their split differ from those of study {study.path.name}: so will the metrics")
+            note(
+                f"the images or their split differ from those of study {study.path.name}: so will the metrics"
+            )
     compute = _compute(settings, repeated, note)
     pin(compute)
 
@@ -197,7 +203,11 @@ def train(
         )
 
     context = RunContext(
-        prepared=prepared, cache=cache, compute=compute, on_progress=on_progress, on_generator=show_samples
+        prepared=prepared,
+        cache=cache,
+        compute=compute,
+        on_progress=on_progress,
+        on_generator=show_samples,
     )
     with _locked(work):
         training = _train_final(experiment, context, work, on_epoch)
@@ -226,12 +236,19 @@ def train(
             metric=settings.objective.metric,
             folder=out.parent,
         )
-        summary = {"value": training.val_score, "val_b_score": training.val_b_score, "threshold": training.threshold}
+        summary = {
+            "value": training.val_score,
+            "val_b_score": training.val_b_score,
+            "threshold": training.threshold,
+        }
         publish(tracking, run, summary, epochs=training.epochs, model=out)
 
     equals_trial = None
     if trial and trial.status == "complete" and not overrides:
-        equals_trial = (trial.value, trial.val_b_score) == (training.val_score, training.val_b_score)
+        equals_trial = (trial.value, trial.val_b_score) == (
+            training.val_score,
+            training.val_b_score,
+        )
     test_folder = settings.data.path / "test"
     return Trained(
         path=out,
@@ -241,7 +258,9 @@ def train(
         val_score=training.val_score,
         val_b_score=training.val_b_score,
         test_folder=test_folder if test_folder.is_dir() else None,
-        positive=prepared.class_names[prepared.positive] if len(prepared.class_names) == 2 else None,
+        positive=prepared.class_names[prepared.positive]
+        if len(prepared.class_names) == 2
+        else None,
         threshold=training.threshold,
         validation_images=len(training.validated.labels),
         validation_patients=len({*training.validated.patients}),
@@ -269,7 +288,9 @@ def _space_file(config: Path, note: Callable[[str], None]) -> Iterator[Path]:
         yield exported.path
 
 
-def _trained_on(experiment: Experiment, prepared: Prepared, index: ImageIndex, cache: Path) -> TrainedOn:
+def _trained_on(
+    experiment: Experiment, prepared: Prepared, index: ImageIndex, cache: Path
+) -> TrainedOn:
     """Count training images, images kept for validation, and all that could be decoded."""
     files = {*stored_files(cache / prepared.pixels)[0]}
     patients = [image.patient for image in index.images if image.file in files]
@@ -292,18 +313,28 @@ def _sentence(data: TrainedOn, settings: Settings) -> str:
     if data.kept_images:
         text += f"; {data.kept_images:,} images of {data.kept_patients:,} patients are kept for validation"
     if left_out := data.of_images - data.images - data.kept_images:
-        text += f", {left_out:,} are left out by data.train_patients: {settings.data.train_patients}"
+        text += (
+            f", {left_out:,} are left out by data.train_patients: {settings.data.train_patients}"
+        )
     return text
 
 
 def _changes_of(experiment: Experiment, prepared: Prepared) -> Iterator[str]:
     """Yield what differs from the exported trial, one line each."""
-    settings, parameters, origin = experiment.settings, experiment.parameters, experiment.settings.exported_from
+    settings, parameters, origin = (
+        experiment.settings,
+        experiment.parameters,
+        experiment.settings.exported_from,
+    )
     if origin is None or origin.images is None:
         return
     yield from origin.changes
     counts, generator = prepared.train_counts, parameters.gan
-    if generator and generator.image_size < settings.data.image_size and experiment.resolution_px is None:
+    if (
+        generator
+        and generator.image_size < settings.data.image_size
+        and experiment.resolution_px is None
+    ):
         enlarged = f"{generator.image_size} px, enlarged to {settings.data.image_size} px"
         yield f"images of the GAN: {enlarged}; real images are not matched to them"
     if origin.images == sum(counts):
@@ -318,7 +349,10 @@ def _changes_of(experiment: Experiment, prepared: Prepared) -> Iterator[str]:
 
 
 def _train_final(
-    experiment: Experiment, context: RunContext, folder: Path, on_epoch: Callable[[EpochRecord], None]
+    experiment: Experiment,
+    context: RunContext,
+    folder: Path,
+    on_epoch: Callable[[EpochRecord], None],
 ) -> FinalTraining:
     """Train as a trial does, in a folder; with the study's images and threads, to the same metrics bit by bit."""
     epochs: list[EpochRecord] = []
@@ -349,7 +383,9 @@ def _compute(settings: Settings, study: StudyFolder | None, note: Callable[[str]
         recorded = study.compute()
         if recorded.device == "cpu" or gpu_count():
             return recorded
-        note("the study ran on a GPU, but torch finds none here: metrics will differ slightly from the trial")
+        note(
+            "the study ran on a GPU, but torch finds none here: metrics will differ slightly from the trial"
+        )
     compute = allocation_of(settings, has_gpu=gpu_count() > 0).compute()
     if settings.exported_from is not None and settings.exported_from.is_exact:
         return compute

@@ -1,10 +1,10 @@
 """Classical augmentation: seeded views of an image, computed in one batched operation on the device.
 
-A view is a row of seven numbers, drawn before training. So the features of a frozen backbone can be cached for all views,
-and a resumed or longer run sees the same images.
+A view is a row of seven numbers, drawn before training. So the features of a frozen backbone can be
+cached for all views, and a resumed or longer run sees the same images.
 
-The strength scales the same draws: an image turns the same way at 2 and 3, only further at 3. Pixels from outside the image
-are black.
+The strength scales the same draws: an image turns the same way at 2 and 3, only further at 3.
+Pixels from outside the image are black.
 """
 
 from __future__ import annotations
@@ -30,19 +30,24 @@ _MAX_CHANGE = {
     2: (0.0, math.radians(7), 0.05, 0.05, 0.10, 0.20, 0.10),
     3: (0.0, math.radians(15), 0.10, 0.10, 0.20, 0.30, 0.15),
 }
-"""The largest change of each of `VIEW_COLUMNS` at each strength of `classical`, up or down, uniform; flips are drawn apart.
-Shifts are shares of a side, brightness is of [0, 1]."""
+"""The largest change of each of `VIEW_COLUMNS` at each strength of `classical`, up or down,
+uniform; flips are drawn apart. Shifts are shares of a side, brightness is of [0, 1]."""
 
 
-def view_table(seed: int, *purpose: str | int, image_count: int, views: int, classical: int) -> NDArray[np.float32]:
+def view_table(
+    seed: int, *purpose: str | int, image_count: int, views: int, classical: int
+) -> NDArray[np.float32]:
     """Draw a table of views, float32 [image_count, views, 7], with one view if `classical` is 0.
 
-    Columns are `VIEW_COLUMNS`. A table of more images starts with that of fewer; each `purpose` has independent draws.
+    Columns are `VIEW_COLUMNS`. A table of more images starts with that of fewer; each `purpose` has
+    independent draws.
     """
     identity = np.array(IDENTITY_VIEW, dtype=np.float32)
     if classical == 0:
         return np.tile(identity, (image_count, 1, 1))
-    uniform = numpy_generator(seed, *purpose).random((image_count, views, len(identity)), dtype=np.float32)
+    uniform = numpy_generator(seed, *purpose).random(
+        (image_count, views, len(identity)), dtype=np.float32
+    )
     table = identity + (2 * uniform - 1) * np.array(_MAX_CHANGE[classical], dtype=np.float32)
     table[..., 0] = np.where(uniform[..., 0] < _FLIP_PROBABILITY, -1, 1)
     return table
@@ -53,8 +58,9 @@ def distinct_views(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
     """Return the m distinct views of a table [n, V, 7] that change their image, and where each view of the table is.
 
-    The first two arrays are the number of the image of each of them, int64 [m], ascending, and the view itself, [m, 7]. The
-    third, int64 [n, V], has n + its place among them, or, for a view that changes nothing, the number of the image.
+    The first two arrays are the number of the image of each of them, int64 [m], ascending, and the
+    view itself, [m, 7]. The third, int64 [n, V], has n + its place among them, or, for a view that
+    changes nothing, the number of the image.
     """
     count, views, columns = table.shape
     identity = np.broadcast_to(np.array(IDENTITY_VIEW, dtype=np.float32), (count, 1, columns))
@@ -72,30 +78,43 @@ def distinct_views(
 def augment(images: Tensor, views: Tensor) -> Tensor:
     """Flip, rotate, scale and shift images (bilinear), then change contrast and brightness.
 
-    Images are float32 [B, 1, S, S] in [0, 1], before and after; views are float32 [B, 7] on the same device, with the
-    columns `VIEW_COLUMNS`. For an identity view, the result is bit-identical to the image.
+    Images are float32 [B, 1, S, S] in [0, 1], before and after; views are float32 [B, 7] on the
+    same device, with the columns `VIEW_COLUMNS`. For an identity view, the result is bit-identical
+    to the image.
     """
     contrast = views[:, 5, None, None, None]
     brightness = views[:, 6, None, None, None]
     moved = _move(images, views)
     mean = moved.mean(dim=(1, 2, 3), keepdim=True)
     augmented = torch.addcmul(mean * (1 - contrast) + brightness, moved, contrast).clamp_(0, 1)
-    # Exact for weights of 0 and 1, and faster than torch.where, which is slow if it has to broadcast.
+    # Exact for weights of 0 and 1, and faster than torch.where, which is slow if it has to
+    # broadcast.
     return torch.lerp(augmented, images, _is_identity(views).to(images.dtype))
 
 
 def augment_masks(masks: Tensor, views: Tensor) -> Tensor:
     """Move masks, float32 [B, 1, S, S] of 0 and 1, as `augment` moves their images; bilinear, then 1 from 0.5."""
-    return torch.where(_is_identity(views), masks, (_move(masks, views) >= MASK_THRESHOLD).to(masks.dtype))
+    return torch.where(
+        _is_identity(views), masks, (_move(masks, views) >= MASK_THRESHOLD).to(masks.dtype)
+    )
 
 
 def _move(images: Tensor, views: Tensor) -> Tensor:
-    # One plane for x and one for y, each a sum over rows and columns: pairs (x, y) and F.affine_grid are slower.
+    # One plane for x and one for y, each a sum over rows and columns: pairs (x, y) and
+    # F.affine_grid are slower.
     side = images.shape[-1]
     centres = (torch.arange(side, device=images.device, dtype=images.dtype) * 2 + 1) / side - 1
-    from_x, from_y, constant = _inverse_affine(views)[:, :, None, None].unbind(dim=-1)  # [B, 2, 1, 1] each
+    from_x, from_y, constant = _inverse_affine(views)[:, :, None, None].unbind(
+        dim=-1
+    )  # [B, 2, 1, 1] each
     planes = from_x * centres + (from_y * centres[:, None] + constant)
-    return F.grid_sample(images, planes.permute(0, 2, 3, 1), mode="bilinear", padding_mode="zeros", align_corners=False)
+    return F.grid_sample(
+        images,
+        planes.permute(0, 2, 3, 1),
+        mode="bilinear",
+        padding_mode="zeros",
+        align_corners=False,
+    )
 
 
 def _is_identity(views: Tensor) -> Tensor:
@@ -107,6 +126,8 @@ def _inverse_affine(views: Tensor) -> Tensor:
     flip, angle, shift_x, shift_y, scale = views[:, :5].unbind(dim=1)
     cosine = torch.cos(angle) / scale
     sine = torch.sin(angle) / scale
-    rotation = torch.stack([torch.stack([flip * cosine, flip * sine], 1), torch.stack([-sine, cosine], 1)], dim=1)
+    rotation = torch.stack(
+        [torch.stack([flip * cosine, flip * sine], 1), torch.stack([-sine, cosine], 1)], dim=1
+    )
     shift = 2 * torch.stack([shift_x, shift_y], dim=1)[:, :, None]  # a side is 2 long
     return torch.cat([rotation, -rotation @ shift], dim=2)

@@ -1,7 +1,8 @@
 """Backbones: networks that map images to features, made from the classifiers of torchvision and timm.
 
-The last layer, which gives the classes, is removed. For one input channel, the filters of the first convolution are summed
-over its three, so that a grey image has the same features as its copy on three channels.
+The last layer, which gives the classes, is removed. For one input channel, the filters of the first
+convolution are summed over its three, so that a grey image has the same features as its copy on
+three channels.
 """
 
 from __future__ import annotations
@@ -31,22 +32,31 @@ _SMALL_CNN_WIDTHS = (16, 32, 64, 96)
 _INCEPTIONS = ("googlenet", "inception_v3")
 """They have auxiliary heads, and `transform_input` undoes ImageNet's constants: pixels end up in [-1, 1]."""
 
-_UNTRACEABLE = (AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError)
+_UNTRACEABLE = (
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 """Raised by tracing, which runs a network without values, if its path depends on them."""
 
 # Older files of DenseNet have `norm.1` for `norm1`.
 _OLD_DENSENET_NAME = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)")
 
 
-def build_backbone(name: str, *, weights: Path | None = None, input_channels: int = 3) -> tuple[nn.Module, int]:
+def build_backbone(
+    name: str, *, weights: Path | None = None, input_channels: int = 3
+) -> tuple[nn.Module, int]:
     """Build a network that maps images, float32 [B, C, S, S] of 1 or 3 channels, to features [B, D]; return it and D.
 
-    A file of `weights` has the names of torchvision, timm or the backbone's own package; None is random weights. If its
-    first convolution has one channel, as of an encoder of X-rays, grey images get the features that it gave them.
+    A file of `weights` has the names of torchvision, timm or the backbone's own package; None is
+    random weights. If its first convolution has one channel, as of an encoder of X-rays, grey
+    images get the features that it gave them.
 
-    Raises:
-        ConfigError: timm has no such backbone.
-        MachineError: The weights cannot be read or are for another network, or timm is not installed.
+    Raises: ConfigError: timm has no such backbone. MachineError: The weights cannot be read or are
+        for another network, or timm is not installed.
     """
     if name == "small_cnn":
         network = _small_cnn()
@@ -72,7 +82,8 @@ def build_backbone(name: str, *, weights: Path | None = None, input_channels: in
 def fold_batch_norms(network: nn.Module) -> nn.Module:
     """Return a network for inference alone: its batch norms are folded into the convolutions before them.
 
-    Outputs agree to rounding. A network that torch cannot trace is returned as it is, and so are batch norms elsewhere.
+    Outputs agree to rounding. A network that torch cannot trace is returned as it is, and so are
+    batch norms elsewhere.
     """
     try:
         folded: nn.Module = fuse(network.eval())
@@ -90,7 +101,9 @@ def torchvision_models() -> Any:
     if compiler in sys.modules:
         return import_module("torchvision.models")
     stand_in: Any = ModuleType(compiler)
-    stand_in.is_compile_supported = lambda device: import_module(compiler).is_compile_supported(device)
+    stand_in.is_compile_supported = lambda device: import_module(compiler).is_compile_supported(
+        device
+    )
     sys.modules[compiler] = stand_in
     try:
         return import_module("torchvision.models")
@@ -100,7 +113,9 @@ def torchvision_models() -> Any:
 
 def takes(name: str, side_px: int) -> bool:
     """Return whether a backbone takes images of this side."""
-    of_timm = BACKBONES.is_of_library(name)  # without values: on torch's `meta` device, which imports its compiler
+    of_timm = BACKBONES.is_of_library(
+        name
+    )  # without values: on torch's `meta` device, which imports its compiler
     network, _ = _without_values(build_backbone, name) if of_timm else build_backbone(name)
     device = "meta" if of_timm else "cpu"
     try:
@@ -128,7 +143,11 @@ def pixel_constants(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
         mean = given.mean
         std = given.std
     else:
-        mean, std = ((0.5,), (0.5,)) if name in _INCEPTIONS else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        mean, std = (
+            ((0.5,), (0.5,))
+            if name in _INCEPTIONS
+            else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        )
     return (*mean,) * (3 // len(mean)), (*std,) * (3 // len(std))
 
 
@@ -137,15 +156,23 @@ def to_one_channel(network: nn.Module, name: str) -> None:
     first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
     if first is None or first.in_channels != 3 or first.groups != 1:
         what = f"{name} cannot take one channel: its first layer is not a plain convolution with three channels"
-        raise MachineError(Problem(what, "input_channels", "set input_channels: 3, or use another backbone"))
+        raise MachineError(
+            Problem(what, "input_channels", "set input_channels: 3, or use another backbone")
+        )
     first.weight = nn.Parameter(first.weight.detach().sum(dim=1, keepdim=True))
     first.in_channels = 1
 
 
 def _remove_head(network: nn.Module) -> int:
     """Replace the last layer with 1,000 outputs by the identity, as timm does; return its inputs."""
-    layers = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
-    name, head = [(name, layer) for name, layer in layers if len(layer.weight) == _IMAGENET_CLASSES][-1]
+    layers = [
+        (name, layer)
+        for name, layer in network.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d)
+    ]
+    name, head = [
+        (name, layer) for name, layer in layers if len(layer.weight) == _IMAGENET_CLASSES
+    ][-1]
     network.set_submodule(name, nn.Identity())
     return head.weight.shape[1]
 
@@ -214,12 +241,15 @@ def _small_cnn() -> nn.Module:
 def load_weights(network: nn.Module, name: str, path: Path) -> None:
     """Load a file's tensors, except those of auxiliary heads and of the head, which is the identity here.
 
-    Raises MachineError if the file cannot be read, or is for another network than the backbone `name`.
+    Raises MachineError if the file cannot be read, or is for another network than the backbone
+    `name`.
     """
     weights = read_weights(path)
     expected = network.state_dict()
     top_level = {key.partition(".")[0] for key in expected}
-    removed = tuple(f"{layer}." for layer, module in network.named_modules() if isinstance(module, nn.Identity))
+    removed = tuple(
+        f"{layer}." for layer, module in network.named_modules() if isinstance(module, nn.Identity)
+    )
     for key in list(weights):  # in place, to keep the metadata of torch
         tensor = weights.pop(key)
         new_key = _OLD_DENSENET_NAME.sub(r"\1\2", key)

@@ -33,8 +33,9 @@ def replayed(step: Step, compute: Compute) -> Step:
 class CapturedStep:
     """A step that is captured as a CUDA graph at its fourth call, then replayed. A result lasts until the next call.
 
-    For draws of the same shapes, `step` must run the same operations; with other shapes, it is captured anew. A step that
-    cannot be captured, such as that of a custom backbone which waits for the device, is called each time.
+    For draws of the same shapes, `step` must run the same operations; with other shapes, it is
+    captured anew. A step that cannot be captured, such as that of a custom backbone which waits for
+    the device, is called each time.
     """
 
     def __init__(self, step: Step) -> None:
@@ -74,15 +75,21 @@ class CapturedStep:
         before = random.clone_state()
         try:
             # Other threads, such as a progress display's, may use the GPU meanwhile.
-            thread_local = torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local")
+            thread_local = torch.cuda.graph(
+                self._graph, stream=self._stream, capture_error_mode="thread_local"
+            )
             with _chosen_algorithms(), thread_local:
                 self._losses = self._step(self._draws)
         except RuntimeError as error:
-            random.graphsafe_set_state(before)  # otherwise, it believes that a capture is under way, and dropout fails
+            random.graphsafe_set_state(
+                before
+            )  # otherwise, it believes that a capture is under way, and dropout fails
             if is_out_of_memory(error):
                 raise
             self._can_capture = False
-            _logger.warning("training is slower, since its steps cannot be replayed as a CUDA graph: %s", error)
+            _logger.warning(
+                "training is slower, since its steps cannot be replayed as a CUDA graph: %s", error
+            )
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Files of a network's training: `checkpoint.pt` to resume from, and `best.safetensors`, the best network so far.
 
-A checkpoint holds the state of network and optimizer and the epochs' records, from which schedule, early stopping and the
-best value follow. Readers raise `ArtifactError` for a file that is damaged or from another network.
+A checkpoint holds the state of network and optimizer and the epochs' records, from which schedule,
+early stopping and the best value follow. Readers raise `ArtifactError` for a file that is damaged
+or from another network.
 """
 
 from __future__ import annotations
@@ -19,7 +20,13 @@ from torch import Tensor, nn
 from xraytune.base.errors import ArtifactError
 from xraytune.base.files import require_file
 from xraytune.base.records import EpochRecord
-from xraytune.base.tensors import explain_unreadable, load_content, load_tensors, save_content, save_state
+from xraytune.base.tensors import (
+    explain_unreadable,
+    load_content,
+    load_tensors,
+    save_content,
+    save_state,
+)
 from xraytune.nets.optimizer import Optimizer
 
 _CHECKPOINT_NAME = "checkpoint.pt"
@@ -29,7 +36,9 @@ _logger = logging.getLogger(__name__)
 _EPOCHS = TypeAdapter(list[EpochRecord])
 
 
-def save_checkpoint(folder: Path, network: nn.Module, optimizer: Optimizer, epochs: Sequence[EpochRecord]) -> None:
+def save_checkpoint(
+    folder: Path, network: nn.Module, optimizer: Optimizer, epochs: Sequence[EpochRecord]
+) -> None:
     """Write all that `resume` needs."""
     content = {
         "network": network.state_dict(),
@@ -43,7 +52,9 @@ def resume(folder: Path, network: nn.Module, optimizer: Optimizer) -> list[Epoch
     """Load network and optimizer from the checkpoint; return its epochs, none without a checkpoint."""
     content, epochs = _read(folder)
     if epochs:
-        with explain_unreadable("this checkpoint belongs to a different network", folder / _CHECKPOINT_NAME, _FIX):
+        with explain_unreadable(
+            "this checkpoint belongs to a different network", folder / _CHECKPOINT_NAME, _FIX
+        ):
             load_tensors(network, content["network"])
             optimizer.load_state_dict(content["optimizer"])
     return epochs

@@ -1,6 +1,7 @@
 """The network of a trial: a backbone that maps images to features, and a head that maps features to classes.
 
-Only trained parameters require gradients. Frozen modules stay in eval mode: no BatchNorm updates, no dropout.
+Only trained parameters require gradients. Frozen modules stay in eval mode: no BatchNorm updates,
+no dropout.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ def freeze(backbone: nn.Module, parameters: Parameters) -> None:
     """Leave only those parameters of a backbone to train that `trainable` names."""
     if parameters.trainable != "all":
         is_partly = parameters.trainable == "last_stage"
-        trained = trained_from(last_stage(parameters.backbone, backbone), backbone) if is_partly else ()
+        trained = (
+            trained_from(last_stage(parameters.backbone, backbone), backbone) if is_partly else ()
+        )
         for name, parameter in backbone.named_parameters():
             parameter.requires_grad_(name in trained)
 
@@ -64,7 +67,9 @@ def train_unless_frozen(network: nn.Module, mode: bool) -> None:
             module.train()
 
 
-def build_head(parameters: Parameters, feature_count: int, class_count: int, *, seed: int) -> nn.Sequential:
+def build_head(
+    parameters: Parameters, feature_count: int, class_count: int, *, seed: int
+) -> nn.Sequential:
     """Build the head, float32 [B, feature_count] -> logits [B, class_count]; the initial weights depend only on `seed`."""
     outputs = 1 if parameters.loss == "bce" else class_count
     layers: list[nn.Module]
@@ -78,12 +83,15 @@ def build_head(parameters: Parameters, feature_count: int, class_count: int, *, 
     if parameters.loss == "bce":
         layers.append(nn.ConstantPad1d((1, 0), 0.0))  # logits (0, z) of the two classes
     elif parameters.head == "vgg16_two_class":
-        # As published, with NLL loss. Cross entropy applies log-softmax once more, which changes nothing.
+        # As published, with NLL loss. Cross entropy applies log-softmax once more, which changes
+        # nothing.
         layers.append(nn.LogSoftmax(dim=1))
     return nn.Sequential(*layers)
 
 
-def build_classifier(parameters: Parameters, class_count: int, *, weights: Path | None, seed: int) -> Classifier:
+def build_classifier(
+    parameters: Parameters, class_count: int, *, weights: Path | None, seed: int
+) -> Classifier:
     """Build a trial's network, on the CPU, in train mode and channels_last; weights and errors as in `build_backbone`."""
     with seeded(seed, "classifier", "backbone"):
         backbone, feature_count = build_backbone(

@@ -1,6 +1,7 @@
 """Device, threads and precision: chosen once and pinned, so that equal settings give equal bits on similar machines.
 
-Also how many cores and GPUs a trial and the training of its generator get (`search/slots.py`: how many of them fit).
+Also how many cores and GPUs a trial and the training of its generator get (`search/slots.py`: how
+many of them fit).
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ def gpu_count() -> int:
 def choose_compute(*, gpus: float, threads: int) -> Compute:
     """Choose the device and precision of a process with this many GPUs and threads.
 
-    Matrix products use bfloat16 where the hardware supports it (AVX512-BF16 or AMX, Ampere and later), else float32. To
-    turn it off on a CPU, set torch's `ATEN_CPU_CAPABILITY=avx2`. `gpus` may be a share of one; MachineError if torch
-    sees fewer.
+    Matrix products use bfloat16 where the hardware supports it (AVX512-BF16 or AMX, Ampere and
+    later), else float32. To turn it off on a CPU, set torch's `ATEN_CPU_CAPABILITY=avx2`. `gpus`
+    may be a share of one; MachineError if torch sees fewer.
     """
     if gpus > gpu_count():
         what = f"{gpus:g} GPUs requested, but torch sees {gpu_count() or 'none'}"
@@ -87,14 +88,17 @@ def allocation_of(settings: Settings, *, has_gpu: bool) -> Allocation:
     generator = replace(trial, gpus=gpus if wanted.gpus == "auto" else whole_part(wanted.gpus))
     if bool(gpus) != bool(generator.gpus):
         what = f"trials use {gpus:g} GPUs, but training their generators uses {generator.gpus:g}"
-        raise ConfigError(Problem(what, "resources.generator.gpus", "use GPUs for both or for neither"))
+        raise ConfigError(
+            Problem(what, "resources.generator.gpus", "use GPUs for both or for neither")
+        )
     return Allocation(trial=trial, generator=generator, concurrent=chosen.concurrent)
 
 
 def whole_part(gpus: float) -> float:
     """Return the smallest share of GPUs, at least `gpus`, that leaves nothing over: 1/n of a GPU, or whole ones.
 
-    A process gets its share from one GPU. So three shares of .3 fit on a GPU, as of .3333, and one of 1.2 does not exist.
+    A process gets its share from one GPU. So three shares of .3 fit on a GPU, as of .3333, and one
+    of 1.2 does not exist.
     """
     if gpus == 0 or gpus > 1:
         return float(ceil(gpus))
@@ -113,7 +117,9 @@ def require_device(compute: Compute, study: Path) -> None:
     """Raise MachineError if a study was searched on a GPU and torch sees none: results on a CPU differ."""
     if compute.device == "cuda" and not gpu_count():
         fix = "run it on a machine with a GPU; `xraytune doctor` shows what torch sees"
-        raise MachineError(Problem("the study was searched on a GPU, but torch sees no GPU here", study, fix))
+        raise MachineError(
+            Problem("the study was searched on a GPU, but torch sees no GPU here", study, fix)
+        )
 
 
 _M_TRIM_THRESHOLD = -1
@@ -124,12 +130,14 @@ _M_MMAP_THRESHOLD = -3
 def pin(compute: Compute, *, gpu_share: float = 1.0) -> None:
     """Set this process's thread count, determinism and share of GPU memory.
 
-    CPU operations are deterministic. On a GPU, cuDNN's algorithms are not, so numbers agree to rounding only.
+    CPU operations are deterministic. On a GPU, cuDNN's algorithms are not, so numbers agree to
+    rounding only.
     """
     torch.set_num_threads(compute.threads)
     if compute.device == "cpu":
         _keep_freed_memory()
-    # As use_deterministic_algorithms(), but without importing the compiler, which takes four seconds.
+    # As use_deterministic_algorithms(), but without importing the compiler, which takes four
+    # seconds.
     torch.set_deterministic_debug_mode("error" if compute.device == "cpu" else "default")
     # Otherwise each new tensor is filled with NaN first.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -172,4 +180,6 @@ def constants(values: Sequence[float], device: torch.device) -> Tensor:
 
 def autocast(compute: Compute) -> torch.autocast:
     """Return a context for matrix products in `compute.precision`."""
-    return torch.autocast(compute.device, dtype=torch.bfloat16, enabled=compute.precision == "bfloat16")
+    return torch.autocast(
+        compute.device, dtype=torch.bfloat16, enabled=compute.precision == "bfloat16"
+    )

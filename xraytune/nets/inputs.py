@@ -1,7 +1,8 @@
 """From stored pixels to a network's input: resize, match the resolution, normalise.
 
-Real and synthetic images take the same path, so that no image has detail beyond the GAN's resolution; a GAN's images may
-still be blurrier within it. The `InputFormat` is stored with a trained model and repeated for predictions.
+Real and synthetic images take the same path, so that no image has detail beyond the GAN's
+resolution; a GAN's images may still be blurrier within it. The `InputFormat` is stored with a
+trained model and repeated for predictions.
 """
 
 from __future__ import annotations
@@ -32,21 +33,28 @@ def input_format(experiment: Experiment, *, train_mean: float, train_std: float)
             mean = (sum(mean) / 3,)
             std = (sum(std) / 3,)
     return InputFormat(
-        image_size_px=data.image_size, resize=data.resize, resolution_px=experiment.resolution_px, mean=mean, std=std
+        image_size_px=data.image_size,
+        resize=data.resize,
+        resolution_px=experiment.resolution_px,
+        mean=mean,
+        std=std,
     )
 
 
 def to_unit(pixels: Tensor, input_format: InputFormat) -> Tensor:
     """Resize images, uint8 [B, h, w], to the network's size, float32 [B, 1, S, S] in [0, 1].
 
-    Images larger than the resolution (or the size) are downsampled with antialiasing; smaller ones are upsampled to the
-    size. At the resolution, real images are rounded to 8 bits, as synthetic images have been.
+    Images larger than the resolution (or the size) are downsampled with antialiasing; smaller ones
+    are upsampled to the size. At the resolution, real images are rounded to 8 bits, as synthetic
+    images have been.
     """
     size_px = input_format.image_size_px
     resolution_px = min(size_px, input_format.resolution_px or size_px)
     images = pixels[:, None].to(torch.float32)
     if max(images.shape[2:]) > resolution_px:
-        images = F.interpolate(images, size=(resolution_px, resolution_px), mode="bilinear", antialias=True)
+        images = F.interpolate(
+            images, size=(resolution_px, resolution_px), mode="bilinear", antialias=True
+        )
         if resolution_px < size_px:
             images = images.round()
     if images.shape[2:] != (size_px, size_px):
@@ -56,5 +64,8 @@ def to_unit(pixels: Tensor, input_format: InputFormat) -> Tensor:
 
 def normalise(images: Tensor, input_format: InputFormat) -> Tensor:
     """Standardise images, float32 [B, 1, S, S] in [0, 1], to each channel: [B, C, S, S] in channels_last."""
-    mean, std = (constants(values, images.device)[:, None, None] for values in (input_format.mean, input_format.std))
+    mean, std = (
+        constants(values, images.device)[:, None, None]
+        for values in (input_format.mean, input_format.std)
+    )
     return (images - mean).div_(std).contiguous(memory_format=torch.channels_last)

@@ -1,7 +1,8 @@
 """The last stage of a backbone, which `trainable: last_stage` trains together with all after it.
 
-It is the layers of the coarsest resolution, found by passing the shape of an image through the network, or the last block
-of a transformer, whose layers all have one resolution. A backbone of another package says itself where it starts.
+It is the layers of the coarsest resolution, found by passing the shape of an image through the
+network, or the last block of a transformer, whose layers all have one resolution. A backbone of
+another package says itself where it starts.
 """
 
 from __future__ import annotations
@@ -46,7 +47,11 @@ def _coarsest(network: nn.Module) -> str:
         positions[layer] = output.numel() // len(module.get_parameter("weight"))
 
     probe = copy.deepcopy(network).eval()
-    layers = {name: layer for name, layer in probe.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
+    layers = {
+        name: layer
+        for name, layer in probe.named_modules()
+        if isinstance(layer, nn.Conv2d | nn.Linear)
+    }
     for name, layer in layers.items():
         layer.register_forward_hook(partial(note, name))
     first_weights, *_ = (layer.weight for layer in layers.values() if isinstance(layer, nn.Conv2d))
@@ -58,7 +63,9 @@ def _coarsest(network: nn.Module) -> str:
     first = min(several, key=several.__getitem__)
     if first == next(iter(several)):
         kinds = nn.Sequential | nn.ModuleList
-        containers = {name: module for name, module in probe.named_modules() if isinstance(module, kinds)}
+        containers = {
+            name: module for name, module in probe.named_modules() if isinstance(module, kinds)
+        }
         longest = max(containers, key=lambda name: len(containers[name]))
         *_, (last, _) = containers[longest].named_children()
         return f"{longest}.{last}"

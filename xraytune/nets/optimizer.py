@@ -1,7 +1,7 @@
 """Adam, AdamW and SGD by torch's fused functions, and learning rate schedules as functions of the step.
 
-The classes of `torch.optim` import torch's compiler, which nearly doubles the start-up time of a process
-(`docs/decisions/0002-one-process-for-each-trial.md`).
+The classes of `torch.optim` import torch's compiler, which nearly doubles the start-up time of a
+process (`docs/decisions/0002-one-process-for-each-trial.md`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,13 @@ from xraytune.space.settings import Parameters
 PLATEAU_PATIENCE_EPOCHS = 2
 PLATEAU_FACTOR = 0.3
 _PLATEAU_THRESHOLD = 1e-4
-_ADAM: dict[str, Any] = {"eps": 1e-8, "amsgrad": False, "maximize": False, "max_exp_avg_sqs": [], "fused": True}
+_ADAM: dict[str, Any] = {
+    "eps": 1e-8,
+    "amsgrad": False,
+    "maximize": False,
+    "max_exp_avg_sqs": [],
+    "fused": True,
+}
 _ALGORITHMS: dict[str, Callable[..., None]] = {
     "adam": partial(adam, **_ADAM),
     "adamw": partial(adamw, **_ADAM),
@@ -34,7 +40,8 @@ _ALGORITHMS: dict[str, Callable[..., None]] = {
 class Optimizer:
     """Update the trainable parameters of a network, bit-identical to `torch.optim` with its defaults and `fused=True`.
 
-    `name` is `adam`, `adamw` or `sgd`, which ignores `betas`. The learning rate is `lr` until `set_lr` sets another.
+    `name` is `adam`, `adamw` or `sgd`, which ignores `betas`. The learning rate is `lr` until
+    `set_lr` sets another.
     """
 
     def __init__(
@@ -53,7 +60,9 @@ class Optimizer:
         self._options = {"weight_decay": weight_decay}
         if self._name != "sgd":
             self._options |= {"beta1": betas[0], "beta2": betas[1]}
-            self._state["state_steps"] = [torch.zeros((), device=param.device) for param in self._params]
+            self._state["state_steps"] = [
+                torch.zeros((), device=param.device) for param in self._params
+            ]
         is_on_gpu = any(param.is_cuda for param in self._params)
         self._lr = torch.tensor(lr, device="cuda") if is_on_gpu else lr  # for a CUDA graph
 
@@ -91,20 +100,25 @@ class Optimizer:
 
 def optimizer_of(parameters: Parameters, network: nn.Module) -> Optimizer:
     """Return the optimizer of a trial."""
-    return Optimizer(parameters.optimizer, network, lr=parameters.lr, weight_decay=parameters.weight_decay)
+    return Optimizer(
+        parameters.optimizer, network, lr=parameters.lr, weight_decay=parameters.weight_decay
+    )
 
 
 def _shapes(state: Mapping[str, Sequence[Tensor]]) -> dict[str, list[torch.Size]]:
     return {name: [tensor.shape for tensor in tensors] for name, tensors in state.items()}
 
 
-def learning_rate(parameters: Parameters, step: int, *, total_steps: int, val_losses: Sequence[float]) -> float:
+def learning_rate(
+    parameters: Parameters, step: int, *, total_steps: int, val_losses: Sequence[float]
+) -> float:
     """Return the learning rate of a step, counted from 0, in a run of `total_steps`.
 
     - `constant`: `lr`.
-    - `cosine`: from `lr` at step 0 to 0 at `total_steps`, without restarts (Loshchilov & Hutter 2017, arXiv:1608.03983).
-    - `plateau`: as torch's `ReduceLROnPlateau`: times 0.3 after more than 2 epochs in a row whose loss on val-A did not
-      improve by 0.01 %. `val_losses` has the loss of each epoch so far.
+    - `cosine`: from `lr` at step 0 to 0 at `total_steps`, without restarts (Loshchilov & Hutter
+    2017, arXiv:1608.03983).
+    - `plateau`: as torch's `ReduceLROnPlateau`: times 0.3 after more than 2 epochs in a row whose
+      loss on val-A did not improve by 0.01 %. `val_losses` has the loss of each epoch so far.
     """
     if parameters.schedule == "cosine":
         return parameters.lr * 0.5 * (1 + math.cos(math.pi * step / total_steps))

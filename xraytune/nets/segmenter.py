@@ -1,8 +1,10 @@
 """Segmenters: U-Nets from segmentation-models-pytorch, with a backbone of torchvision's layers and weights as encoder.
 
-The package is optional and takes seconds to import, so it is imported only where a network is built.
+The package is optional and takes seconds to import, so it is imported only where a network is
+built.
 
-Source: Ronneberger et al. 2015, "U-Net: Convolutional Networks for Biomedical Image Segmentation" (arXiv:1505.04597).
+Source: Ronneberger et al. 2015, "U-Net: Convolutional Networks for Biomedical Image Segmentation"
+(arXiv:1505.04597).
 """
 
 from __future__ import annotations
@@ -54,8 +56,9 @@ class Segmenter(nn.Module):
 def build_segmenter(parameters: Parameters, *, weights: Path | None, seed: int) -> Segmenter:
     """Build the network of a trial, on the CPU, in train mode and channels_last; weights and errors as in `build_backbone`.
 
-    With `trainable: head`, the encoder is frozen; with `last_stage`, all but its last stage. The decoder is always trained.
-    Raises MachineError also if segmentation-models-pytorch is not installed.
+    With `trainable: head`, the encoder is frozen; with `last_stage`, all but its last stage. The
+    decoder is always trained. Raises MachineError also if segmentation-models-pytorch is not
+    installed.
     """
     if problems := package_problems("segmentation"):
         raise MachineError(*problems)
@@ -74,8 +77,8 @@ def build_segmenter(parameters: Parameters, *, weights: Path | None, seed: int) 
 def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
     """Return binary cross-entropy plus soft Dice loss, the mean over images; both float32 [B, 1, S, S], masks 0 or 1.
 
-    Source: Milletari et al. 2016, "V-Net" (arXiv:1606.04797), equation of section 3, without squares; the sum of both losses
-    as in Isensee et al. 2021, "nnU-Net".
+    Source: Milletari et al. 2016, "V-Net" (arXiv:1606.04797), equation of section 3, without
+    squares; the sum of both losses as in Isensee et al. 2021, "nnU-Net".
     """
     probabilities = logits.sigmoid()
     overlap = (probabilities * masks).sum(dim=(1, 2, 3))
@@ -93,17 +96,25 @@ def segment(
 ) -> tuple[Floats, Floats]:
     """Return binary cross-entropy, in nats, and Dice coefficient of each image, both float64 [N], in eval mode.
 
-    `read_masks` returns the masks of a slice of the images, [n, S, S]; pixels above 0 belong to the mask.
+    `read_masks` returns the masks of a slice of the images, [n, S, S]; pixels above 0 belong to the
+    mask.
 
-    Source: Dice 1945, "Measures of the amount of ecologic association between species": 2 |A and B| / (|A| + |B|).
+    Source: Dice 1945, "Measures of the amount of ecologic association between species": 2 |A and B|
+    / (|A| + |B|).
     """
     losses: list[Tensor] = []
     dices: list[Tensor] = []
     start = 0
     for logits in outputs_of(network, batches, compute=compute):
-        masks = torch.from_numpy(read_masks(slice(start, start + len(logits))) > 0).to(logits.device)[:, None]
+        masks = torch.from_numpy(read_masks(slice(start, start + len(logits))) > 0).to(
+            logits.device
+        )[:, None]
         start += len(logits)
-        losses.append(F.binary_cross_entropy_with_logits(logits, masks.float(), reduction="none").mean((1, 2, 3)))
+        losses.append(
+            F.binary_cross_entropy_with_logits(logits, masks.float(), reduction="none").mean(
+                (1, 2, 3)
+            )
+        )
         predicted = logits.sigmoid() >= MASK_THRESHOLD
         overlap = (predicted & masks).sum((1, 2, 3))
         sizes = predicted.sum((1, 2, 3)) + masks.sum((1, 2, 3))

@@ -1,7 +1,7 @@
 """The training loop and predictions of a network, whatever its task.
 
-Training is an iterator of epochs that can be left after any epoch and resumed. A network's inputs are either images or the
-cached features of a frozen backbone.
+Training is an iterator of epochs that can be left after any epoch and resumed. A network's inputs
+are either images or the cached features of a frozen backbone.
 """
 
 from __future__ import annotations
@@ -43,17 +43,18 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 class NetworkTraining:
     """A network with all that its training depends on.
 
-    Attributes:
-        network: The whole network, or only its head for cached features; on the device. Trained in place.
-        draws: A range of steps, counted from 0 -> what `load` needs for each of them; functions of the step only.
-        load: Draws of a step -> inputs (normalised images [B, C, S, S] or features [B, D]) and the targets of `loss`, all
+    Attributes: network: The whole network, or only its head for cached features; on the device.
+        Trained in place. draws: A range of steps, counted from 0 -> what `load` needs for each of
+        them; functions of the step only. load: Draws of a step -> inputs (normalised images [B, C,
+        S, S] or features [B, D]) and the targets of `loss`, all
             on the device.
         loss: Differentiable, of outputs in float32 and the targets.
         norm_batches: For `estimate_batch_norms`, unless `batch_norm` is `moving`.
         max_epochs: Epochs of a full run.
         seed: Seed of the dropout.
         compute: Images use `compute.precision`, features float32.
-        on_progress: Called before the first step of an epoch and after each step, with the steps of all epochs as total.
+        on_progress: Called before the first step of an epoch and after each step, with the steps of
+        all epochs as total.
     """
 
     parameters: Parameters
@@ -72,7 +73,10 @@ class NetworkTraining:
     @property
     def pretraining_epochs(self) -> int:
         """The number of whole epochs without real images."""
-        return self.parameters.pretraining_steps(self.max_epochs * self.steps_per_epoch) // self.steps_per_epoch
+        return (
+            self.parameters.pretraining_steps(self.max_epochs * self.steps_per_epoch)
+            // self.steps_per_epoch
+        )
 
 
 def train_network(
@@ -80,10 +84,11 @@ def train_network(
 ) -> Iterator[EpochRecord]:
     """Train; after each epoch get its loss and score on val-A from `validate`, then yield its record.
 
-    The checkpoint is written between two epochs, every few seconds and after the last. Yields only the epochs after it, if
-    there is one. On the CPU, a resumed run is bit-identical to an uninterrupted one. `best.safetensors` holds the weights
-    of the epoch with the best val-A score, the earliest of equals. With `mixing: pretrain`, early stopping and plateaus
-    count only epochs with real images.
+    The checkpoint is written between two epochs, every few seconds and after the last. Yields only
+    the epochs after it, if there is one. On the CPU, a resumed run is bit-identical to an
+    uninterrupted one. `best.safetensors` holds the weights of the epoch with the best val-A score,
+    the earliest of equals. With `mixing: pretrain`, early stopping and plateaus count only epochs
+    with real images.
 
     Raises:
         TrialError: The loss is not finite.
@@ -130,15 +135,26 @@ def train_network(
 
 
 def _save(
-    folder: Path, network: nn.Module, optimizer: Optimizer, records: Sequence[EpochRecord], best: Mapping[str, Tensor]
+    folder: Path,
+    network: nn.Module,
+    optimizer: Optimizer,
+    records: Sequence[EpochRecord],
+    best: Mapping[str, Tensor],
 ) -> None:
-    if best:  # first: if the run is killed in between, the epochs since the last checkpoint are repeated
+    if (
+        best
+    ):  # first: if the run is killed in between, the epochs since the last checkpoint are repeated
         save_best(folder, best)
     save_checkpoint(folder, network, optimizer, records)
 
 
 def _train_epoch(
-    training: NetworkTraining, optimizer: Optimizer, update: Step, epoch: int, *, val_losses: Sequence[float]
+    training: NetworkTraining,
+    optimizer: Optimizer,
+    update: Step,
+    epoch: int,
+    *,
+    val_losses: Sequence[float],
 ) -> tuple[float, float]:
     """Train an epoch, and estimate batch norms; return the mean loss of its steps, and the last learning rate."""
     parameters = training.parameters
@@ -146,12 +162,19 @@ def _train_epoch(
     compute = training.compute
     total_steps = training.max_epochs * training.steps_per_epoch
     steps = range((epoch - 1) * training.steps_per_epoch, epoch * training.steps_per_epoch)
-    total_loss = torch.zeros((), dtype=torch.float64, device=compute.device)  # read from the device once
+    total_loss = torch.zeros(
+        (), dtype=torch.float64, device=compute.device
+    )  # read from the device once
     network.train()
-    # Dropout uses torch's global generator; seeded for each epoch, it needs no place in the checkpoint.
-    with torch.random.fork_rng(devices=[] if compute.device == "cpu" else [torch.cuda.current_device()]):
+    # Dropout uses torch's global generator; seeded for each epoch, it needs no place in the
+    # checkpoint.
+    with torch.random.fork_rng(
+        devices=[] if compute.device == "cpu" else [torch.cuda.current_device()]
+    ):
         seed = derive_seed(training.seed, "epoch", epoch)
-        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` takes longer than a step where there is no GPU
+        torch.default_generator.manual_seed(
+            seed
+        )  # `torch.manual_seed` takes longer than a step where there is no GPU
         if compute.device == "cuda":
             torch.cuda.manual_seed(seed)
         training.on_progress(TRAINING_STEPS, steps.start, total_steps)
@@ -182,12 +205,13 @@ def train_step(training: NetworkTraining, optimizer: Optimizer, draws: Draws) ->
 def estimate_batch_norms(network: nn.Module, batches: Batches, *, compute: Compute) -> None:
     """Replace the running statistics of batch norms in train mode by their means over the batches.
 
-    Moving averages lag behind the weights in a short training, and the lag differs between arms. Each batch [B, C, S, S]
-    must be a sample of all images, since layers normalise it by its own statistics; B is at least 2, and similar for
-    all batches. `batches` is not called without a batch norm in train mode.
+    Moving averages lag behind the weights in a short training, and the lag differs between arms.
+    Each batch [B, C, S, S] must be a sample of all images, since layers normalise it by its own
+    statistics; B is at least 2, and similar for all batches. `batches` is not called without a
+    batch norm in train mode.
 
-    Source: Ioffe & Szegedy 2015 (arXiv:1502.03167), section 3.1; `torch.optim.swa_utils.update_bn` would reset frozen batch
-        norms, too.
+    Source: Ioffe & Szegedy 2015 (arXiv:1502.03167), section 3.1; `torch.optim.swa_utils.update_bn`
+        would reset frozen batch norms, too.
     """
     norms = [
         module
@@ -204,7 +228,9 @@ def estimate_batch_norms(network: nn.Module, batches: Batches, *, compute: Compu
             norm.reset_running_stats()
         for number, images in enumerate(batches(), start=1):
             for norm in norms:
-                norm.momentum = 1 / number  # the cumulative mean; with None, each norm would wait for the device
+                norm.momentum = (
+                    1 / number
+                )  # the cumulative mean; with None, each norm would wait for the device
             with autocast(compute):
                 network(images)
     finally:
@@ -213,18 +239,26 @@ def estimate_batch_norms(network: nn.Module, batches: Batches, *, compute: Compu
         network.train()
 
 
-def predict_logits(network: nn.Module, batches: Iterable[Tensor], *, compute: Compute) -> NDArray[np.float32]:
+def predict_logits(
+    network: nn.Module, batches: Iterable[Tensor], *, compute: Compute
+) -> NDArray[np.float32]:
     """Return the outputs of a network in eval mode, float32 [N, ...], for at least one batch on the device."""
-    logits: NDArray[np.float32] = torch.cat([*outputs_of(network, batches, compute=compute)]).cpu().numpy()
+    logits: NDArray[np.float32] = (
+        torch.cat([*outputs_of(network, batches, compute=compute)]).cpu().numpy()
+    )
     return logits
 
 
-def outputs_of(network: nn.Module, batches: Iterable[Tensor], *, compute: Compute) -> Iterator[Tensor]:
+def outputs_of(
+    network: nn.Module, batches: Iterable[Tensor], *, compute: Compute
+) -> Iterator[Tensor]:
     """Yield the outputs of a network in eval mode for each batch, float32 [B, ...], on the device."""
     was_training = network.training
     network.eval()
     try:
-        for inputs in batches:  # outside inference mode, since the iterable may keep tensors that are trained on later
+        for inputs in (
+            batches
+        ):  # outside inference mode, since the iterable may keep tensors that are trained on later
             with torch.inference_mode(), _autocast(inputs, compute):
                 outputs = network(inputs).float()
             yield outputs
@@ -233,11 +267,17 @@ def outputs_of(network: nn.Module, batches: Iterable[Tensor], *, compute: Comput
 
 
 def predict_probabilities(
-    network: nn.Module, batches: Iterable[Tensor], *, compute: Compute, where: Path, of_findings: bool = False
+    network: nn.Module,
+    batches: Iterable[Tensor],
+    *,
+    compute: Compute,
+    where: Path,
+    of_findings: bool = False,
 ) -> NDArray[Any]:
     """Return the probabilities of classes or findings, float64 [N, C], or masks, float32 [N, S, S], for at least one batch.
 
-    Raises ArtifactError, in which `where` names the network, for NaN or infinity, as metrics would rank them arbitrarily.
+    Raises ArtifactError, in which `where` names the network, for NaN or infinity, as metrics would
+    rank them arbitrarily.
     """
     logits = predict_logits(network, batches, compute=compute)
     require_finite_outputs(logits.reshape(len(logits), -1), ArtifactError, where)
@@ -261,7 +301,11 @@ def _is_over(training: NetworkTraining, records: Sequence[EpochRecord]) -> bool:
     patience = training.parameters.early_stop_epochs
     first = training.pretraining_epochs
     scores = [record.val_score for record in records[first:]]
-    if patience is not None and len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience]):
+    if (
+        patience is not None
+        and len(scores) > patience
+        and max(scores[-patience:]) <= max(scores[:-patience])
+    ):
         return True
     return len(records) == training.max_epochs
 
@@ -276,7 +320,9 @@ def _fast_backward(network: nn.Module, compute: Compute) -> Iterator[None]:
     """Compute strided depthwise convolutions in float32 on a CPU: in bfloat16, their backward pass is nine times as slow."""
     slow = []
     if compute.device == "cpu" and compute.precision == "bfloat16":
-        slow = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d) and _is_slow(layer)]
+        slow = [
+            layer for layer in network.modules() if isinstance(layer, nn.Conv2d) and _is_slow(layer)
+        ]
     for layer in slow:
         layer.forward = partial(_in_float32, layer.forward)  # type: ignore[method-assign]
     try:

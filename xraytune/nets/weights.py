@@ -22,8 +22,8 @@ _IMAGENET = ("IMAGENET1K_V2", "IMAGENET1K_V1", "IMAGENET1K_SWAG_LINEAR_V1")
 def find_weights(backbone: str, weights: str, weights_dir: Path | None) -> Path | None:
     """Return the file of pretrained weights, `Parameters.weights`, or None for `none`.
 
-    `imagenet` is the newest official file in `weights_dir`, a folder of torchvision's files under their official names;
-    without a folder, official files are downloaded to torch's cache.
+    `imagenet` is the newest official file in `weights_dir`, a folder of torchvision's files under
+    their official names; without a folder, official files are downloaded to torch's cache.
 
     Raises:
         ConfigError: The backbone has no such set.
@@ -44,9 +44,15 @@ def find_weights(backbone: str, weights: str, weights_dir: Path | None) -> Path 
         return Path(weights)
     sets = torchvision_models().get_model_weights(backbone) if is_of_torchvision(backbone) else ()
     official = {each.name: each.url for each in sets}
-    urls = [official[name] for name in (_IMAGENET if weights == "imagenet" else (weights,)) if name in official]
+    urls = [
+        official[name]
+        for name in (_IMAGENET if weights == "imagenet" else (weights,))
+        if name in official
+    ]
     if not urls:
-        fix = f"use one of: {', '.join(['imagenet', *official])}" if official else "use weights: none"
+        fix = (
+            f"use one of: {', '.join(['imagenet', *official])}" if official else "use weights: none"
+        )
         raise ConfigError(Problem(f"{backbone} has no weight set {weights}", "weights", fix))
     names = " or ".join(Path(url).name for url in urls)
     source = f"(from {urls[0].rpartition('/')[0]}/)"
@@ -55,8 +61,14 @@ def find_weights(backbone: str, weights: str, weights_dir: Path | None) -> Path 
     for url in urls:
         if (file := weights_dir / Path(url).name).is_file():
             return _verified(file, f"download it again from {url}")
-    what = f"no official weights of {backbone}" if weights_dir.is_dir() else "there is no such weights folder"
-    raise MachineError(Problem(what, weights_dir, f"put {names} there {source}, or set weights: none"))
+    what = (
+        f"no official weights of {backbone}"
+        if weights_dir.is_dir()
+        else "there is no such weights folder"
+    )
+    raise MachineError(
+        Problem(what, weights_dir, f"put {names} there {source}, or set weights: none")
+    )
 
 
 def _download(url: str, accepted: str) -> Path:
@@ -70,13 +82,17 @@ def _download(url: str, accepted: str) -> Path:
         except (OSError, RuntimeError, http.client.HTTPException) as error:
             folder = "into a folder and pass it as --weights-dir or `weights_dir`"
             fix = f"put {accepted} {folder}, or put {file.name} into {file.parent}; or set weights: none"
-            raise MachineError(Problem(f"the weights cannot be downloaded ({error})", url, fix)) from error
+            raise MachineError(
+                Problem(f"the weights cannot be downloaded ({error})", url, fix)
+            ) from error
     return _verified(file, "remove the file: it will be downloaded again")
 
 
 def _verified(file: Path, fix: str) -> Path:
     if not sha256_of(file).startswith(_hash_prefix(file)):
-        raise MachineError(Problem("the hash of these weights does not match the file name", file, fix))
+        raise MachineError(
+            Problem("the hash of these weights does not match the file name", file, fix)
+        )
     return file
 
 

@@ -205,7 +205,9 @@ def _segmenter_parts(evaluation: MaskEvaluation) -> _Parts:
         yield Cell(text, "busy")
     worst: list[Row] = []
     for mask in evaluation.worst:
-        values = {metric.label: _number(mask.metrics[metric.name], metric) for metric in MASK_METRICS}
+        values = {
+            metric.label: _number(mask.metrics[metric.name], metric) for metric in MASK_METRICS
+        }
         worst.append({"": mask.file, **values})
     yield Table(worst, "The images with the lowest Dice")
     counts = {"images": "images", "patients": "patients", "empty": "empty_predictions"}

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 _EXAMPLES = 3
 
 
-def inspection_frame(source: Path, inspection: Inspection, uses: Sequence[str], sizes: Sequence[SideSize]) -> Frame:
+def inspection_frame(
+    source: Path, inspection: Inspection, uses: Sequence[str], sizes: Sequence[SideSize]
+) -> Frame:
     """Show the images of each class, the sides of the split, and what may bias a study; `uses` says what parts are for."""
     images = sum(sum(counts.values()) for counts in inspection.images.values())
     has_classes = len(inspection.class_names) > 1
@@ -79,7 +81,9 @@ def _mask_facts(masks: MaskSummary) -> Iterator[tuple[str, str]]:
     yield "mask area", f"{low:.0%} to {high:.0%} of the image, median {median:.0%}"
     yield "smallest mask", masks.smallest
     yield "largest mask", masks.largest
-    parts = [f"{parts} in {counted(count, 'mask')}" for parts, count in masks.connected_parts.items()]
+    parts = [
+        f"{parts} in {counted(count, 'mask')}" for parts, count in masks.connected_parts.items()
+    ]
     yield "connected components", ", ".join(parts)
 
 

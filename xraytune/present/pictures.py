@@ -1,7 +1,7 @@
 """Validation images with what a trial's network makes of them: Grad-CAM maps of a classifier, masks of a segmenter.
 
-Grad-CAM shows the regions of an image that support the predicted class. Source: Selvaraju et al. 2017, "Grad-CAM: Visual
-Explanations from Deep Networks via Gradient-based Localization".
+Grad-CAM shows the regions of an image that support the predicted class. Source: Selvaraju et al.
+2017, "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization".
 """
 
 from __future__ import annotations
@@ -37,7 +37,12 @@ _OPACITY = 0.6
 
 
 def explain_images(
-    experiment: Experiment, trial_dir: Path, prepared: Prepared, places: NDArray[np.int64], *, cache: Path
+    experiment: Experiment,
+    trial_dir: Path,
+    prepared: Prepared,
+    places: NDArray[np.int64],
+    *,
+    cache: Path,
 ) -> list[bytes]:
     """Return pictures of a trial's images at these places in val-B, [n], as JPEG files; see `grad_cam`.
 
@@ -57,15 +62,19 @@ def explain_images(
     load_best(trial_dir / "checkpoint", whole)
     predicted = predict_probabilities(whole, [inputs], compute=_CPU, where=trial_dir)
     return [
-        *map(_jpeg_of_pair, outlined(pixels, images.read_masks(places)), outlined(pixels, predicted > MASK_THRESHOLD))
+        *map(
+            _jpeg_of_pair,
+            outlined(pixels, images.read_masks(places)),
+            outlined(pixels, predicted > MASK_THRESHOLD),
+        )
     ]
 
 
 def grad_cam(network: Classifier, inputs: Tensor) -> Floats:
     """Return the Grad-CAM maps of the predicted classes, float64 [n, S, S] in [0, 1], for inputs [n, C, S, S].
 
-    The network must be in eval mode, and its parameters must not require gradients. Raises ConfigError if the backbone, such
-    as a ViT, has no feature maps.
+    The network must be in eval mode, and its parameters must not require gradients. Raises
+    ConfigError if the backbone, such as a ViT, has no feature maps.
     """
     last_maps: list[Tensor] = []
 
@@ -81,7 +90,9 @@ def grad_cam(network: Classifier, inputs: Tensor) -> Floats:
         what = "Grad-CAM needs feature maps, which this backbone does not have"
         raise ConfigError(Problem(what, fix="leave out Grad-CAM"))
     (gradient,) = torch.autograd.grad(logits.max(dim=1).values.sum(), last_maps)
-    maps = F.relu((gradient.mean(dim=(2, 3), keepdim=True) * last_maps[0].detach()).sum(dim=1, keepdim=True))
+    maps = F.relu(
+        (gradient.mean(dim=(2, 3), keepdim=True) * last_maps[0].detach()).sum(dim=1, keepdim=True)
+    )
     maps = maps / maps.amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12)
     maps = F.interpolate(maps, size=inputs.shape[2:], mode="bilinear", align_corners=False)[:, 0]
     saliency: Floats = maps.double().cpu().numpy()

@@ -79,7 +79,9 @@ def page_content(data: StudyData) -> dict[str, Any]:
         "verdict": verdict_section(data.verdict) if data.verdict else None,
         "curves": plot_learning_curves(view, rungs_of(settings).epochs) if has_scores else None,
         "gpu_hours": sum(trial.gpu_seconds for trial in view.trials) / 3600,
-        "slices": [plot_parameter(name, view) for name, values in values_of.items() if len(values) > 1],
+        "slices": [
+            plot_parameter(name, view) for name, values in values_of.items() if len(values) > 1
+        ],
         "mistakes": _find_mistakes(data),
         "generators": _describe_generators(data),
         "images": prepared.images,

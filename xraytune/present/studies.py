@@ -23,11 +23,10 @@ _DELETE = "to delete a study, delete its folder; `xraytune cache clean` shrinks 
 class StudySummary:
     """One study of a folder.
 
-    Attributes:
-        state: `finished` once its budget of trials is used up, `damaged` if it cannot be read.
-        trials: The trials that have ended.
-        best: The best val-A score of a complete trial; None before there is one.
-        verdict: That of `confirm`, such as `no_better` or `helps (exploratory)`; None before it has run.
+    Attributes: state: `finished` once its budget of trials is used up, `damaged` if it cannot be
+        read. trials: The trials that have ended. best: The best val-A score of a complete trial;
+        None before there is one. verdict: That of `confirm`, such as `no_better` or `helps
+        (exploratory)`; None before it has run.
     """
 
     name: str
@@ -51,7 +50,11 @@ def list_studies(folder: Path = Path("studies")) -> tuple[StudySummary, ...]:
     """
     files = sorted(folder.glob(f"*/{StudyFolder(folder).space_path.name}"))
     if not files:
-        raise StudyError(Problem("no study here, nor in its subfolders", folder, "start one with `xraytune search`"))
+        raise StudyError(
+            Problem(
+                "no study here, nor in its subfolders", folder, "start one with `xraytune search`"
+            )
+        )
     return tuple(_summarise(StudyFolder(file.parent.resolve())) for file in files)
 
 

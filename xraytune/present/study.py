@@ -31,8 +31,8 @@ from xraytune.synth.synthesize import generator_path
 class ValidationResults:
     """The results of a complete trial's best network for the N images of val-B, whose files are below the data folder.
 
-    They are class probabilities, float64 [N, C]; in segmentation the Dice of each image, [N, 1]. Labels and predicted
-    classes (of two at the trial's threshold) are int64 [N].
+    They are class probabilities, float64 [N, C]; in segmentation the Dice of each image, [N, 1].
+    Labels and predicted classes (of two at the trial's threshold) are int64 [N].
     """
 
     trial: TrialRow
@@ -46,7 +46,8 @@ class ValidationResults:
 class StudyData:
     """A study at one moment: `environment` is the content of this file.
 
-    `chosen` is the trial that `export` writes, for this `reason`; if it would fail, the best on val-B.
+    `chosen` is the trial that `export` writes, for this `reason`; if it would fail, the best on
+    val-B.
     """
 
     folder: StudyFolder
@@ -91,7 +92,9 @@ class StudyData:
             return
         compute = self.folder.compute()
         for release in self.folder.releases():
-            generator = generator_path(settings, self.prepared, compute, self.cache, torch=release["torch"])
+            generator = generator_path(
+                settings, self.prepared, compute, self.cache, torch=release["torch"]
+            )
             for path, gate in artifacts_of(self.cache, MEMORISATION_STAGE):
                 if generator.name in (pool.get("generator") for pool in gate["pools"]):
                     yield from sorted(path.glob("nearest_*.png"))

@@ -86,7 +86,12 @@ def _trials_table(view: StudyView) -> Table:
         parameters = {titles[name]: _parameter(trial.by_name.get(name)) for name in names}
         row = {**_result(trial, view), **parameters, curves.title: curves.draw(trial)}
         rows.append(row | {"state": _state(trial, view)})
-    texts = {titles[name] for name in names for trial in view.trials if isinstance(trial.by_name.get(name), str)}
+    texts = {
+        titles[name]
+        for name in names
+        for trial in view.trials
+        if isinstance(trial.by_name.get(name), str)
+    }
     optional = [titles[name] for name in names[1:]]
     return Table(
         rows,
@@ -136,7 +141,12 @@ def all_trials(view: StudyView) -> Table:
         {name: _rounded(value) for name, value in zip(columns, values, strict=True)}
         for values in zip(*columns.values(), strict=True)
     ]
-    numbers = {name for name, values in columns.items() for value in values if isinstance(value, int | float)}
+    numbers = {
+        name
+        for name, values in columns.items()
+        for value in values
+        if isinstance(value, int | float)
+    }
     return Table(rows, "All trials", text=columns.keys() - numbers, sortable=True)
 
 
@@ -213,7 +223,8 @@ def sides_table(sizes: Sequence[SideSize]) -> Table:
         if any(size.has_classes for size in sizes):
             few = size.unscored if size.unscored and size.name != "train" else ()
             classes = [
-                f"{name} {size.images[name]:,} ({size.patients[name]:,})" + (": too few" if name in few else "")
+                f"{name} {size.images[name]:,} ({size.patients[name]:,})"
+                + (": too few" if name in few else "")
                 for name in size.images
             ]
             row["images (patients)\nof each class"] = ", ".join(classes)

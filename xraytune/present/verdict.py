@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     from xraytune.confirm.record import Confirmation, FinalistVerdict
 
 _TONES: dict[str, Tone] = {"helps": "good", "better": "good", "hurts": "bad", "worse": "bad"}
-_TOP_UPS = (
-    "A top-up is a trial that `confirm` added to a control's arm, so that it was tuned as much as the finalist's."
-)
+_TOP_UPS = "A top-up is a trial that `confirm` added to a control's arm, so that it was tuned as much as the finalist's."
 
 
 def verdict_section(record: Confirmation) -> Section:
@@ -44,7 +42,9 @@ def _notes(record: Confirmation) -> Iterator[str]:
             reached_share = f"{reached.share:.0%}" if reached.share > 0 else "none"
             share = f"; the synthetic images reached {reached_share} of that"
         yield f"Headroom: real images of other patients in their place gained {gain}{share}."
-    if any("top-up" in row.control for finalist in record.finalists for row in finalist.comparisons):
+    if any(
+        "top-up" in row.control for finalist in record.finalists for row in finalist.comparisons
+    ):
         yield _TOP_UPS
     yield from map(sentence, record.notes)
 

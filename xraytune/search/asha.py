@@ -70,7 +70,9 @@ class Rungs:
 
 
 def rungs_of(
-    settings: Settings, reports: Iterable[tuple[int, int, float]] = (), arm_of: Callable[[int], str] = lambda _: ""
+    settings: Settings,
+    reports: Iterable[tuple[int, int, float]] = (),
+    arm_of: Callable[[int], str] = lambda _: "",
 ) -> Rungs:
     """Rebuild a study's rungs from `Journal.reports`: trial, epoch and value; `arm_of` returns the arm of a trial."""
     rungs = Rungs(settings.scheduler, max_epochs=settings.budget.max_epochs)

@@ -36,13 +36,14 @@ class Check:
     fix: str = ""
 
 
-def doctor(*, space: Path | None = None, weights_dir: Path | None = None, folder: Path = Path()) -> tuple[Check, ...]:
+def doctor(
+    *, space: Path | None = None, weights_dir: Path | None = None, folder: Path = Path()
+) -> tuple[Check, ...]:
     """Check this machine.
 
-    Args:
-        space: Search space file; checks the packages and weights that its trials need, too.
-        weights_dir: Folder of official weight files; default: that of the file, else torch's download cache.
-        folder: Folder for studies and cache, whose disk is checked.
+    Args: space: Search space file; checks the packages and weights that its trials need, too.
+        weights_dir: Folder of official weight files; default: that of the file, else torch's
+        download cache. folder: Folder for studies and cache, whose disk is checked.
 
     Raises:
         ConfigError: The search space file is invalid.
@@ -52,14 +53,24 @@ def doctor(*, space: Path | None = None, weights_dir: Path | None = None, folder
         checks += _devices()
     checks.append(probe("Ray", _RAY_PROBE))
     if problem := why_ray_cannot_start():
-        checks.append(Check("Ray startup", "missing", f"{problem.where}: {problem.what}", problem.fix))
+        checks.append(
+            Check("Ray startup", "missing", f"{problem.where}: {problem.what}", problem.fix)
+        )
     else:
         checks.append(Check("Ray startup", "ok", f"in {ray_parent()}"))
     free_gib = shutil.disk_usage(nearest_folder(folder)).free / _GIB
-    fix = "" if free_gib >= _MIN_DISK_GIB else "free some space, or use another disk (--studies, --cache)"
-    checks.append(Check(f"free disk at {folder}", "warning" if fix else "ok", f"{free_gib:.1f} GiB", fix))
+    fix = (
+        ""
+        if free_gib >= _MIN_DISK_GIB
+        else "free some space, or use another disk (--studies, --cache)"
+    )
+    checks.append(
+        Check(f"free disk at {folder}", "warning" if fix else "ok", f"{free_gib:.1f} GiB", fix)
+    )
     if space:
-        loaded = load_space(space, data=Path(), weights_dir=weights_dir)  # its images are not needed
+        loaded = load_space(
+            space, data=Path(), weights_dir=weights_dir
+        )  # its images are not needed
         missing = package_problems(*needed_extras(loaded))
         checks += [Check("packages", "missing", problem.what, problem.fix) for problem in missing]
         checks += _weights(loaded.networks(), loaded.settings.weights_dir)
@@ -69,9 +80,13 @@ def doctor(*, space: Path | None = None, weights_dir: Path | None = None, folder
 def probe(name: str, code: str) -> Check:
     """Run Python code in a separate process; its last line of output is the finding."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    lines = (done.stderr if done.returncode else done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
+    lines = (done.stderr if done.returncode else done.stdout).strip().splitlines() or [
+        f"exit code {done.returncode}"
+    ]
     fix = "reinstall the matching versions of requirements.lock (`make install`)"
-    return Check(name, "missing", lines[-1], fix) if done.returncode else Check(name, "ok", lines[-1])
+    return (
+        Check(name, "missing", lines[-1], fix) if done.returncode else Check(name, "ok", lines[-1])
+    )
 
 
 def _devices() -> Iterator[Check]:
@@ -90,7 +105,10 @@ def _devices() -> Iterator[Check]:
         yield Check("GPU", "missing", "there is an NVIDIA driver, but torch finds no GPU", fix)
     elif gpu_count() == 0:
         yield Check(
-            "GPU", "warning", "none", "not needed for small searches (--space gan_ratio_cpu), but for large ones"
+            "GPU",
+            "warning",
+            "none",
+            "not needed for small searches (--space gan_ratio_cpu), but for large ones",
         )
 
 
@@ -108,5 +126,9 @@ def _weights(networks: Iterable[tuple[str, str]], weights_dir: Path | None) -> I
         except (ConfigError, MachineError) as error:
             problem = error.problems[0]
             is_downloaded = weights_dir is None and problem.where == downloads
-            fix = f"downloaded on first use; without network access: {problem.fix}" if is_downloaded else problem.fix
+            fix = (
+                f"downloaded on first use; without network access: {problem.fix}"
+                if is_downloaded
+                else problem.fix
+            )
             yield Check(name, "warning", f"{problem.what} in {problem.where}", fix)

@@ -46,12 +46,11 @@ Upcoming: TypeAlias = Literal["fixed", "drawn", "none", "out of time"]
 class TrialSource(Protocol):
     """Where trials come from, and where their results go; a list of known trials only lacks some of the methods.
 
-    Attributes:
-        folder: Contains the trials.
-        clock: Measures the time of the trials.
-        retries: How often a trial is retried without a new epoch in between.
-        stops_trials: Whether `should_continue` may return False, so that it must hear of every epoch.
-        copies_results: Whether trials with the same settings have the same result, so that `copy_result` may copy it.
+    Attributes: folder: Contains the trials. clock: Measures the time of the trials. retries: How
+        often a trial is retried without a new epoch in between. stops_trials: Whether
+        `should_continue` may return False, so that it must hear of every epoch. copies_results:
+        Whether trials with the same settings have the same result, so that `copy_result` may copy
+        it.
     """
 
     folder: StudyFolder
@@ -114,13 +113,18 @@ class TrialLoop:
         self.generator_need = generator_need
         self._waiting = {trial.number: trial for trial in source.unfinished()}
         self._running: dict[int, Trial] = {}
-        # Why each ended trial failed, "" if it did not; those that failed in an earlier start do not count.
+        # Why each ended trial failed, "" if it did not; those that failed in an earlier start do
+        # not count.
         self._reasons = [""] * source.successful_count()
 
     @property
     def is_done(self) -> bool:
         """Whether no trial is running, may still start, or is still to be drawn."""
-        return not self._running and not self._startable() and self.source.upcoming() in {"none", "out of time"}
+        return (
+            not self._running
+            and not self._startable()
+            and self.source.upcoming() in {"none", "out of time"}
+        )
 
     def next_trial(
         self, slots: int = sys.maxsize, slots_of: Callable[[Trial], int] = lambda _: 1
@@ -138,7 +142,11 @@ class TrialLoop:
         while self.source.upcoming() == "fixed":  # at once, in case it needs a generator
             self._ask()
         runnable = self._runnable()
-        while not runnable and self.source.upcoming() == "drawn" and len(self._waiting) < _DRAWN_AHEAD * slots:
+        while (
+            not runnable
+            and self.source.upcoming() == "drawn"
+            and len(self._waiting) < _DRAWN_AHEAD * slots
+        ):
             self._ask()
             runnable = self._runnable()
         if not runnable:
@@ -152,7 +160,8 @@ class TrialLoop:
         trial.slots = slots_of(trial)
         if self._running and trial.slots > free:
             return "wait"
-        # At each start: resources, tracking and the locations of files may have changed since the last one.
+        # At each start: resources, tracking and the locations of files may have changed since the
+        # last one.
         path = self.folder.trial_path(trial.number)
         write_json(path / "config.json", experiment_to_json(self.source.begin(trial), path))
         self._running[trial.number] = self._waiting.pop(trial.number)
@@ -168,7 +177,11 @@ class TrialLoop:
         waiting = [self._waiting[number] for number in sorted(self._waiting)]
         if self.source.upcoming() != "out of time":
             return waiting
-        return [trial for trial in waiting if (self.folder.trial_path(trial.number) / "config.json").exists()]
+        return [
+            trial
+            for trial in waiting
+            if (self.folder.trial_path(trial.number) / "config.json").exists()
+        ]
 
     def _runnable(self) -> list[Trial]:
         """Return the trials that can start now, the best one first.
@@ -194,16 +207,17 @@ class TrialLoop:
                 ready.append(trial)
             elif lineage not in in_training:
                 chains.setdefault(lineage, []).append(trial)
-        by_steps = [sorted(chain, key=lambda trial: trial.generator_steps) for chain in chains.values()]
+        by_steps = [
+            sorted(chain, key=lambda trial: trial.generator_steps) for chain in chains.values()
+        ]
         by_steps.sort(key=lambda chain: chain[-1].generator_steps, reverse=True)
         return [*(chain[0] for chain in by_steps), *ready]
 
     def on_result(self, number: int, message: TrialMessage, *, other_nodes: int = 0) -> bool:
         """Report what a trial says, and decide whether it continues. Repeated messages change nothing.
 
-        Raises:
-            MachineError: Its machine cannot run trials, and there are no `other_nodes`; it stays unfinished.
-            TrialError: Three trials in a row failed for the same reason.
+        Raises: MachineError: Its machine cannot run trials, and there are no `other_nodes`; it
+            stays unfinished. TrialError: Three trials in a row failed for the same reason.
         """
         if number not in self._running:
             return False
@@ -268,7 +282,9 @@ class TrialLoop:
         self.clock.stop(number)
         self._waiting[number] = self._running.pop(number)
 
-    def _end(self, number: int, status: Status, outcome: dict[str, Any], *, is_of_machine: bool = False) -> None:
+    def _end(
+        self, number: int, status: Status, outcome: dict[str, Any], *, is_of_machine: bool = False
+    ) -> None:
         """Record the end of a trial. If the last three failed for the same reason, the next ones would too: stop.
 
         After the first three, only failures of the machine count: settings may fail in one corner
@@ -284,7 +300,9 @@ class TrialLoop:
         if reason and (are_first or is_of_machine) and last == [last[-1]] * _SAME_FAILURES:
             which = f"the {'first' if are_first else 'last'} {_SAME_FAILURES} trials"
             what = f"{which} all failed for the same reason, so no more were started: {reason}"
-            raise TrialError(Problem(what, self.folder.path, "fix the cause, then run the same command again"))
+            raise TrialError(
+                Problem(what, self.folder.path, "fix the cause, then run the same command again")
+            )
 
     def heartbeat(self) -> None:
         """Save the time used every few seconds; called at least once a second while trials run."""

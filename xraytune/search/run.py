@@ -56,16 +56,13 @@ def search(
 ) -> StudyView:
     """Search the space of a file and return the study. Everything is checked before anything is started or written.
 
-    Args:
-        space: The YAML file.
-        data: A data folder or a data file (YAML) instead of the file's; a study that exists knows its own.
-        weights_dir: A folder of official weight files, for machines without a network.
-        overrides: `key=value` lines that replace the file's.
-        studies: The folder of studies; this one is `studies/NAME`.
-        cache: The artifact cache; by default next to the resolved path of `studies`.
-        address: A Ray cluster; by default Ray starts on this machine.
-        skip_broken: Skip broken images, with a note.
-        callbacks: Called as the search proceeds.
+    Args: space: The YAML file. data: A data folder or a data file (YAML) instead of the file's; a
+        study that exists knows its own. weights_dir: A folder of official weight files, for
+        machines without a network. overrides: `key=value` lines that replace the file's. studies:
+        The folder of studies; this one is `studies/NAME`. cache: The artifact cache; by default
+        next to the resolved path of `studies`. address: A Ray cluster; by default Ray starts on
+        this machine. skip_broken: Skip broken images, with a note. callbacks: Called as the search
+        proceeds.
 
     Raises:
         ConfigError: The file is invalid.
@@ -97,7 +94,12 @@ def search(
         if not is_resumed:  # else there may be nothing left to do
             runner.start()
         prepared, index = prepare_space(
-            loaded, cache, recorded=recorded, skip_broken=skip_broken, note=note, on_progress=on_progress
+            loaded,
+            cache,
+            recorded=recorded,
+            skip_broken=skip_broken,
+            note=note,
+            on_progress=on_progress,
         )
         for text in _notes(loaded, prepared, index):
             note(text)
@@ -107,7 +109,9 @@ def search(
             if slow is not None:
                 note(slow)
         inputs = inputs_of_space(loaded)
-        contents = read_inputs(inputs, settings, prepared, cache, index=index, mixes=mixes_of(loaded))
+        contents = read_inputs(
+            inputs, settings, prepared, cache, index=index, mixes=mixes_of(loaded)
+        )
         if not is_resumed:
             create_study(folder, loaded, prepared, machine)
         with locked(folder):
@@ -121,11 +125,15 @@ def search(
     view = StudyWatcher(folder).look()
     if view.best is None:
         what = f"no trial completed{reasons_of(view.trials)}"
-        raise TrialError(Problem(what, folder.path, "see trials.jsonl and trials/*/error.txt in the study"))
+        raise TrialError(
+            Problem(what, folder.path, "see trials.jsonl and trials/*/error.txt in the study")
+        )
     return view
 
 
-def _where_trials_run(settings: Settings, recorded: Compute | None, runner: Runner) -> Compute | Mapping[str, Any]:
+def _where_trials_run(
+    settings: Settings, recorded: Compute | None, runner: Runner
+) -> Compute | Mapping[str, Any]:
     """Set the resources of trials; return what they compute on here, or the `environment` of a node of the cluster.
 
     A resumed study keeps the device that is `recorded` of it.
@@ -149,7 +157,11 @@ def resources_here(settings: Settings) -> tuple[Allocation, Compute]:
 
 
 def _run_trials(
-    folder: StudyFolder, space: Space, runner: Runner, need: GeneratorNeeds, note: Callable[[str], None]
+    folder: StudyFolder,
+    space: Space,
+    runner: Runner,
+    need: GeneratorNeeds,
+    note: Callable[[str], None],
 ) -> None:
     make_loop = partial(search_loop, folder, space, need)
     loop = make_loop(NO_CALLBACKS)
@@ -163,8 +175,11 @@ def _run_trials(
         return
     if change := continue_under_releases(folder):
         note(change)
-    # A process runs several trials where its start takes longer than they do: on cached features, and on a GPU.
-    reuse_processes = runner.allocation.trial.gpus > 0 or set(space.combinations("trainable")) == {("head",)}
+    # A process runs several trials where its start takes longer than they do: on cached features,
+    # and on a GPU.
+    reuse_processes = runner.allocation.trial.gpus > 0 or set(space.combinations("trainable")) == {
+        ("head",)
+    }
     runner.run(folder, make_loop, reuse_processes=reuse_processes)
 
 
@@ -176,7 +191,9 @@ def _notes(space: Space, prepared: Prepared, index: ImageIndex) -> Iterator[str]
     for size in sizes:
         yield f"{size.name}: {size.image_count:,} images of {size.patient_count:,} patients"
     outer_run = note_on_outer_run(settings.tracking.wandb)
-    yield from filter(None, (chance_warning(sizes), settings.idle_asha, _note_on_asha(space), outer_run))
+    yield from filter(
+        None, (chance_warning(sizes), settings.idle_asha, _note_on_asha(space), outer_run)
+    )
     points = len(space.points())
     trials = settings.budget.trials
     if settings.sampler.name == "grid" and points > trials:
@@ -186,10 +203,15 @@ def _notes(space: Space, prepared: Prepared, index: ImageIndex) -> Iterator[str]
         if few:
             yield f"`confirm` cannot score test/: {few}"
     elif settings.confirm.test != "folder":
-        unused = {image.patient for image in index.images} - {image.patient for image in prepared.images}
+        unused = {image.patient for image in index.images} - {
+            image.patient for image in prepared.images
+        }
         asked = settings.confirm
         lacking = too_few_unused(
-            len(unused), prepared.train_patients, replicates=asked.replicates, fewest=asked.min_patients
+            len(unused),
+            prepared.train_patients,
+            replicates=asked.replicates,
+            fewest=asked.min_patients,
         )
         if lacking:
             yield f"`confirm` cannot score unused patients: {lacking.what}; {lacking.fix}"
@@ -199,7 +221,10 @@ def _note_on_asha(space: Space) -> str:
     """Return a note if ASHA compares trials before those that pretrain have seen real images."""
     settings = space.settings
     mixes = space.combinations("synthetic_ratio", "mixing")
-    ratio = max((ratio for ratio, mixing in mixes if mixing == "pretrain" and isinstance(ratio, float)), default=0.0)
+    ratio = max(
+        (ratio for ratio, mixing in mixes if mixing == "pretrain" and isinstance(ratio, float)),
+        default=0.0,
+    )
     first = int(settings.budget.max_epochs * ratio / (1 + ratio)) + 1
     if settings.scheduler.name != "asha" or settings.scheduler.grace >= first:
         return ""

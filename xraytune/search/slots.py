@@ -44,11 +44,15 @@ def count_slots(allocation: Allocation, nodes: Sequence[Node]) -> int:
     if count == 0:
         each = ", ".join(sorted({f"{node.cpus:g} and {node.gpus:g}" for node in nodes})) or "none"
         what = f"no machine has the {trial.cpus} CPU cores and {trial.gpus:g} GPUs that a trial needs, but only {each}"
-        raise MachineError(Problem(what, "resources", "lower resources.cpus_per_trial or gpus_per_trial"))
+        raise MachineError(
+            Problem(what, "resources", "lower resources.cpus_per_trial or gpus_per_trial")
+        )
     return min(count, allocation.concurrent or count)
 
 
-def held(allocation: Allocation, nodes: Sequence[Node], *, only_generator: bool = False, times: int = 1) -> Held:
+def held(
+    allocation: Allocation, nodes: Sequence[Node], *, only_generator: bool = False, times: int = 1
+) -> Held:
     """Return what a trial holds, or the training of its generator, with `times` the usual share.
 
     That is at most all of the largest node that can run a trial.
@@ -57,11 +61,15 @@ def held(allocation: Allocation, nodes: Sequence[Node], *, only_generator: bool 
     share = allocation.generator if only_generator else trial
     per_gpu = _slots_per_gpu(trial)
     cpus = float(share.cpus * times)
-    gpus = min(share.gpus * times, max(share.gpus, 1.0))  # a process computes on one GPU, however many it holds
+    gpus = min(
+        share.gpus * times, max(share.gpus, 1.0)
+    )  # a process computes on one GPU, however many it holds
     if gpus > trial.gpus:  # of whole slots, or whole GPUs
         slots = ceil(gpus / trial.gpus - _ROUNDING)
         gpus = slots * trial.gpus if slots < per_gpu else float(ceil(gpus - _ROUNDING))
-    gpus, cpus = max((min(gpus, node.gpus), min(cpus, node.cpus)) for node in nodes if _slots_on(node, trial))
+    gpus, cpus = max(
+        (min(gpus, node.gpus), min(cpus, node.cpus)) for node in nodes if _slots_on(node, trial)
+    )
     by_gpu = ceil(gpus * per_gpu - _ROUNDING) if trial.gpus else 1
     return Held(ray_resources(cpus, gpus), slots=max(ceil(cpus / trial.cpus), by_gpu))
 

@@ -27,7 +27,12 @@ class SearchTrials(TrialSource):
     copies_results = True
 
     def __init__(
-        self, folder: StudyFolder, space: Space, journal: Journal, *, callbacks: Callbacks = NO_CALLBACKS
+        self,
+        folder: StudyFolder,
+        space: Space,
+        journal: Journal,
+        *,
+        callbacks: Callbacks = NO_CALLBACKS,
     ) -> None:
         self.folder, self.space, self.journal, self.callbacks = folder, space, journal, callbacks
         rows = journal.rows()
@@ -73,7 +78,9 @@ class SearchTrials(TrialSource):
             self._should_continue(trial.number, epoch, value)
         outcome = original.model_dump(include={"value", "val_b_score", "threshold"})
         self.record(trial.number, "complete", {**outcome, "reason": f"a copy of {original.label}"})
-        self.callbacks.note(f"#{trial.number} has the settings of {original.label}, so its result was copied")
+        self.callbacks.note(
+            f"#{trial.number} has the settings of {original.label}, so its result was copied"
+        )
         return True
 
     def label(self, trial: Trial) -> str:
@@ -129,7 +136,9 @@ class SearchTrials(TrialSource):
         return sum(row.status != "failed" for row in self.journal.rows())
 
 
-def search_loop(folder: StudyFolder, space: Space, need: GeneratorNeeds, callbacks: Callbacks) -> TrialLoop:
+def search_loop(
+    folder: StudyFolder, space: Space, need: GeneratorNeeds, callbacks: Callbacks
+) -> TrialLoop:
     """Return the loop of a search, as its journal says."""
     journal = Journal(folder.journal_path, space, writable=True)
     return TrialLoop(SearchTrials(folder, space, journal, callbacks=callbacks), generator_need=need)

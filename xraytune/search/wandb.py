@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 _INIT_SECONDS = 15.0
-_FINISH_SECONDS = 8.0  # Tune kills a process that is still busy ten seconds after the end of its trial
+_FINISH_SECONDS = (
+    8.0  # Tune kills a process that is still busy ten seconds after the end of its trial
+)
 _PUBLISH_SECONDS = 120.0
 _OUTER_RUN = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_SERVICE")
 """Variables of a run or a sweep in which the search was started: all trials would become that run."""
@@ -81,7 +83,10 @@ class TrackedRun:
 def name_scores(values: Mapping[str, Any], metric: ObjectiveName) -> dict[str, Any]:
     """Name scores after their metric: `val_score` becomes `val_auroc` or `val_dice`."""
     score = metric.removeprefix("val_")
-    return {name.replace("val_score", metric).replace("score", score): value for name, value in values.items()}
+    return {
+        name.replace("val_score", metric).replace("score", score): value
+        for name, value in values.items()
+    }
 
 
 def publish(
@@ -105,7 +110,11 @@ class WandbRun:
     _run: wandb.Run | None = None
 
     def __init__(
-        self, settings: WandbSettings, tracked: TrackedRun, *, finish_seconds: float = _FINISH_SECONDS
+        self,
+        settings: WandbSettings,
+        tracked: TrackedRun,
+        *,
+        finish_seconds: float = _FINISH_SECONDS,
     ) -> None:
         self._tracked = tracked
         self._best: dict[str, Json] = {}
@@ -142,7 +151,9 @@ class WandbRun:
                 picture = wandb.Image(str(grid), caption=caption)
                 self._run.log({"epoch": 0, "samples": picture}, step=0, commit=True)
 
-    def finish(self, status: TrialStatus, outcome: Mapping[str, Json], *, model: Path | None = None) -> None:
+    def finish(
+        self, status: TrialStatus, outcome: Mapping[str, Json], *, model: Path | None = None
+    ) -> None:
         """End the run with its status, best value and other results, and a model bundle as an artifact."""
         with self._surviving():
             if self._run:
@@ -186,7 +197,9 @@ def _start(settings: WandbSettings, tracked: TrackedRun, finish_seconds: float) 
             console="off",
             init_timeout=_INIT_SECONDS,
             finish_timeout=finish_seconds,
-            stop_fn=lambda: None,  # by default "stop run" on the page is Ctrl-C in the middle of a step
+            stop_fn=lambda: (
+                None
+            ),  # by default "stop run" on the page is Ctrl-C in the middle of a step
             disable_git=True,
             disable_code=True,
             x_disable_stats=True,
@@ -199,7 +212,9 @@ def _start(settings: WandbSettings, tracked: TrackedRun, finish_seconds: float) 
 def _attach_model(run: wandb.Run, study: str, model: Path) -> None:
     import wandb
 
-    artifact = wandb.Artifact(study, type="model", description=(model / "README.md").read_text("utf-8"))
+    artifact = wandb.Artifact(
+        study, type="model", description=(model / "README.md").read_text("utf-8")
+    )
     # With these options, files are not copied to the home directory.
     artifact.add_dir(str(model), policy="immutable", skip_cache=True)
     run.log_artifact(artifact)

@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import TypeAlias
 
 from xraytune.base.cores import repeated
-from xraytune.base.errors import ConfigError, MachineError, Problem, TrialError, XraytuneError, is_out_of_memory
+from xraytune.base.errors import (
+    ConfigError,
+    MachineError,
+    Problem,
+    TrialError,
+    XraytuneError,
+    is_out_of_memory,
+)
 from xraytune.base.files import explain_disk_errors, fenced, write_text
 from xraytune.base.records import EpochRecord, TrialResult
 from xraytune.data.prepare import RunContext, restore_pixels
@@ -67,7 +74,9 @@ class TrialWorker:
         require_device(compute, study.path)
         if other := other_releases(study):
             fix = "install the same versions on every machine that runs trials, then run the same command again"
-            raise MachineError(Problem(f"the trials of this study are {other} here", study.path, fix))
+            raise MachineError(
+                Problem(f"the trials of this study are {other} here", study.path, fix)
+            )
         pin(compute, gpu_share=self._job.gpu_share)
         experiment = study.experiment(self._job.number)
         self.metric = experiment.settings.objective.metric
@@ -81,7 +90,9 @@ class TrialWorker:
         self._attempt = begin_attempt(self._folder)
         self._open.enter_context(repeated(self._end_unless_wanted, _LOOK_SECONDS))
         self._open.enter_context(fenced(self._require_last))
-        restore_pixels(experiment.settings, context.prepared, context.cache, on_progress=context.on_progress)
+        restore_pixels(
+            experiment.settings, context.prepared, context.cache, on_progress=context.on_progress
+        )
         if self._job.only_generator:
             train_own_generator(experiment, context)
             context.on_progress("waiting for a slot", 0, 0)
@@ -99,7 +110,9 @@ class TrialWorker:
         """Train one epoch, the first one after all preparation, or those of a second; return the trial's last message."""
         started = time.monotonic()
         while True:
-            message = next_message(self._epochs, self._folder, (self._study.path / "environment.json").exists)
+            message = next_message(
+                self._epochs, self._folder, (self._study.path / "environment.json").exists
+            )
             if not isinstance(message, EpochRecord):
                 return message
             if self._tracker:
@@ -112,9 +125,16 @@ class TrialWorker:
         self._epochs.close()
         self._open.close()
         if self._tracker:
-            ended = {**ended_trials(self._study), **ended_runs(self._study)}  # of a search or a confirmation
+            ended = {
+                **ended_trials(self._study),
+                **ended_runs(self._study),
+            }  # of a search or a confirmation
             row = ended.get(self._job.number)
-            results = row.model_dump(include={"value", "val_b_score", "threshold"}, exclude_none=True) if row else {}
+            results = (
+                row.model_dump(include={"value", "val_b_score", "threshold"}, exclude_none=True)
+                if row
+                else {}
+            )
             self._tracker.finish(row.status if row else "unfinished", results)
 
     def _end_unless_wanted(self) -> None:
@@ -142,7 +162,9 @@ class TrialWorker:
         self._tracker = WandbRun(tracking, run)
 
 
-def next_message(epochs: Epochs, trial_dir: Path, sees_study: Callable[[], bool] = lambda: True) -> TrialMessage:
+def next_message(
+    epochs: Epochs, trial_dir: Path, sees_study: Callable[[], bool] = lambda: True
+) -> TrialMessage:
     """Return the trial's next message; the traceback of an error is saved in `error.txt`, where the study is seen."""
     try:
         with explain_disk_errors(trial_dir):
@@ -156,11 +178,17 @@ def next_message(epochs: Epochs, trial_dir: Path, sees_study: Callable[[], bool]
         return TrialFailed(reason=f"on {platform.node()}: {error}", cause="machine")
     except Exception as error:  # noqa: BLE001  the trial boundary: the search continues
         if not sees_study():
-            reason = f"on {platform.node()}: the study that is searched is not at {trial_dir.parent}"
+            reason = (
+                f"on {platform.node()}: the study that is searched is not at {trial_dir.parent}"
+            )
             return TrialFailed(reason=reason, cause="machine")
         write_text(trial_dir / "error.txt", traceback.format_exc())
-        reason = str(error) if isinstance(error, XraytuneError) else f"{type(error).__name__}: {error}"
-        return TrialFailed(reason=f"{reason} (traceback: {trial_dir.name}/error.txt)", cause=_cause(error))
+        reason = (
+            str(error) if isinstance(error, XraytuneError) else f"{type(error).__name__}: {error}"
+        )
+        return TrialFailed(
+            reason=f"{reason} (traceback: {trial_dir.name}/error.txt)", cause=_cause(error)
+        )
 
 
 def _cause(error: Exception) -> Cause:

@@ -1,6 +1,7 @@
 """The names of backbones: torchvision's classifiers, a small custom CNN, timm's models, and those of other packages.
 
-torchvision's names are read from the source of its registry: importing it takes seconds, and checking a space file must not.
+torchvision's names are read from the source of its registry: importing it takes seconds, and
+checking a space file must not.
 """
 
 from __future__ import annotations
@@ -22,7 +23,13 @@ def _torchvision_names() -> tuple[str, ...]:
     package = find_spec("torchvision")
     assert package, "xraytune depends on torchvision"
     sources = Path(str(package.origin)).parent.glob("models/*.py")
-    return tuple(sorted(name for source in sources for name in _REGISTERED.findall(source.read_text(encoding="utf-8"))))
+    return tuple(
+        sorted(
+            name
+            for source in sources
+            for name in _REGISTERED.findall(source.read_text(encoding="utf-8"))
+        )
+    )
 
 
 BACKBONES = Extensions("backbone", ("small_cnn", *_torchvision_names()), library="timm")

@@ -1,6 +1,7 @@
 """A rough estimate of how long a search takes without a GPU, to warn of it before it starts.
 
-The constants were measured on single cores of a server; another machine may be several times as fast or slow.
+The constants were measured on single cores of a server; another machine may be several times as
+fast or slow.
 """
 
 from __future__ import annotations

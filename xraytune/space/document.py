@@ -1,8 +1,9 @@
 """YAML files as trees that know the line of every value, so that every error message can name it.
 
-The reader accepts a small dialect of YAML 1.2. Unquoted `null`, `true`, `false`, decimal integers and floats (also `1e-3`)
-have their types. Everything else is text, including `no`, `on`, `010`, `12:30` and dates, which YAML 1.1 converts silently.
-Tags of other types and repeated keys are errors.
+The reader accepts a small dialect of YAML 1.2. Unquoted `null`, `true`, `false`, decimal integers
+and floats (also `1e-3`) have their types. Everything else is text, including `no`, `on`, `010`,
+`12:30` and dates, which YAML 1.1 converts silently. Tags of other types and repeated keys are
+errors.
 """
 
 from __future__ import annotations
@@ -154,7 +155,11 @@ def read_document(path: Path, *, start: str = "name: my-study") -> Node:
     lines = ["", *text.splitlines(), ""]
     root = parse_yaml(text, lambda line: SourceLine(path, line, lines[line]), path.parent)
     if not isinstance(root.content, dict):
-        what = "the file is empty" if root.content is None else "the file is not a mapping of keys to values"
+        what = (
+            "the file is empty"
+            if root.content is None
+            else "the file is not a mapping of keys to values"
+        )
         raise ConfigError(Problem(what, path, f"start with: {start}"))
     root.place = path
     return root
@@ -163,14 +168,19 @@ def read_document(path: Path, *, start: str = "name: my-study") -> Node:
 def parse_yaml(text: str, where: Callable[[int], Place], folder: Path = Path()) -> Node:
     """Parse one YAML document, or nothing (None); raise ConfigError if it is not of the dialect above.
 
-    `where` returns the position of a line, counted from 1, for messages. Paths are relative to the folder.
+    `where` returns the position of a line, counted from 1, for messages. Paths are relative to the
+    folder.
     """
     problems: list[Problem] = []
 
     def read(node: yaml.Node, place: Place) -> Node:
         tag = node.tag.removeprefix(_TAG)
         if tag not in (*_SCALARS, "str", "map", "seq"):
-            problems.append(Problem(f"the tag {node.tag} is not supported", place, "write plain text or a number"))
+            problems.append(
+                Problem(
+                    f"the tag {node.tag} is not supported", place, "write plain text or a number"
+                )
+            )
         elif isinstance(node, yaml.MappingNode):
             return Node(read_mapping(node), place)
         elif isinstance(node, yaml.SequenceNode):
@@ -189,7 +199,9 @@ def parse_yaml(text: str, where: Callable[[int], Place], folder: Path = Path()) 
                 problems.append(Problem("a key must be one word", place, "write key: value"))
             elif key.value in mapping:
                 first = mapping[key.value].place
-                problems.append(Problem(f"'{key.value}' is given twice, first at {first}", place, "keep one"))
+                problems.append(
+                    Problem(f"'{key.value}' is given twice, first at {first}", place, "keep one")
+                )
             else:
                 mapping[key.value] = read(value, place)
         return mapping
@@ -212,12 +224,20 @@ def _line(node: yaml.Node) -> int:
     return int(node.start_mark.line) + 1
 
 
-def _explain_syntax(error: yaml.MarkedYAMLError, text: str, where: Callable[[int], Place]) -> list[Problem]:
+def _explain_syntax(
+    error: yaml.MarkedYAMLError, text: str, where: Callable[[int], Place]
+) -> list[Problem]:
     lines = enumerate(text.splitlines(), start=1)
     if tabbed := [number for number, line in lines if re.match(r" *\t\s*\S", line)]:
-        return [Problem("a tab: YAML indents with spaces", where(number), "use spaces instead") for number in tabbed]
+        return [
+            Problem("a tab: YAML indents with spaces", where(number), "use spaces instead")
+            for number in tabbed
+        ]
     fix = "check the indentation, colons and brackets of this line and the one above"
-    for context, opened in (("while parsing a flow", "bracket"), ("while scanning a quoted", "quote")):
+    for context, opened in (
+        ("while parsing a flow", "bracket"),
+        ("while scanning a quoted", "quote"),
+    ):
         if error.context_mark and str(error.context).startswith(context):
             fix = f"close the {opened} that opens on line {error.context_mark.line + 1}"
     mark = error.problem_mark or error.context_mark
@@ -249,4 +269,6 @@ _Dumper.add_representer(list, _write_list)
 def write_yaml(content: Json, header: str = "") -> str:
     """Return YAML text that `parse_yaml` reads back as `content`, with `header` as comment lines at the top."""
     comment = "".join(f"# {line}".rstrip() + "\n" for line in header.splitlines())
-    return comment + yaml.dump(content, Dumper=_Dumper, sort_keys=False, width=10 * _LINE_LENGTH, allow_unicode=True)
+    return comment + yaml.dump(
+        content, Dumper=_Dumper, sort_keys=False, width=10 * _LINE_LENGTH, allow_unicode=True
+    )

@@ -1,7 +1,7 @@
 """The domains of parameters: choices, and ranges of integers or floats with inclusive bounds.
 
-A domain can suggest a value through an Optuna trial, test membership, list its points for a grid, and format itself for a
-space file. Nothing here imports Optuna, which is slow to import.
+A domain can suggest a value through an Optuna trial, test membership, list its points for a grid,
+and format itself for a space file. Nothing here imports Optuna, which is slow to import.
 """
 
 from __future__ import annotations
@@ -73,7 +73,11 @@ class Range:
 
     def contains(self, value: Value) -> bool:
         """Return whether the value is in the domain."""
-        if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not self.low <= value <= self.high
+        ):
             return False
         return isinstance(value, int) or not self.is_integer
 
@@ -85,7 +89,9 @@ class Range:
 
     def spec(self) -> dict[str, Json]:
         """Return the domain as a space file writes it."""
-        name = "log_uniform_values" if self.is_log else "int_uniform" if self.is_integer else "uniform"
+        name = (
+            "log_uniform_values" if self.is_log else "int_uniform" if self.is_integer else "uniform"
+        )
         return {"min": self.low, "max": self.high, "distribution": name}
 
     def __str__(self) -> str:
@@ -100,7 +106,15 @@ class Range:
         if not self.is_integer:
             return self.low, self.high
         around = {int(cut) + offset for cut in cuts for offset in (-1, 0, 1)}
-        return tuple(sorted({int(self.low), int(self.high), *(value for value in around if self.contains(value))}))
+        return tuple(
+            sorted(
+                {
+                    int(self.low),
+                    int(self.high),
+                    *(value for value in around if self.contains(value)),
+                }
+            )
+        )
 
 
 Domain: TypeAlias = Choices | Range

@@ -1,7 +1,8 @@
 """Backbones and sources of other packages, found through entry points and selected by name in YAML.
 
-The line `tiny_net = "tiny_net:TinyNet"` under `[project.entry-points."xraytune.backbones"]` in a package's pyproject.toml
-makes `backbone: tiny_net` valid wherever the package is installed. Built-in names never look up entry points.
+The line `tiny_net = "tiny_net:TinyNet"` under `[project.entry-points."xraytune.backbones"]` in a
+package's pyproject.toml makes `backbone: tiny_net` valid wherever the package is installed.
+Built-in names never look up entry points.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
 class Extensions:
     """The names of one kind: those of xraytune and of installed extensions. As an annotation of `str`, it accepts only them.
 
-    Attributes:
-        kind: `backbone` has the entry points of the group `xraytune.backbones`.
-        built_in: The names that come with xraytune; no package can replace them.
-        library: An optional package. Names such as `timm/resnet18` are its own; only the package knows whether it has them.
+    Attributes: kind: `backbone` has the entry points of the group `xraytune.backbones`. built_in:
+        The names that come with xraytune; no package can replace them. library: An optional
+        package. Names such as `timm/resnet18` are its own; only the package knows whether it has
+        them.
     """
 
     kind: str
@@ -55,7 +56,11 @@ class Extensions:
             return point.load()
         except (ImportError, AttributeError) as error:
             what = f"{self.kind} {name} cannot be loaded: {error}"
-            where = f"{point.value} of {point.dist.name} {point.dist.version}" if point.dist else point.value
+            where = (
+                f"{point.value} of {point.dist.name} {point.dist.version}"
+                if point.dist
+                else point.value
+            )
             fix = f"repair or reinstall its package; installed are {', '.join(self.names())}"
             raise MachineError(Problem(what, where, fix)) from error
 
@@ -74,12 +79,20 @@ class Extensions:
         sha256 = sha256_of(Path(module.origin)) if module and module.origin else ""
         return f"{name} of {point.dist.name} {point.dist.version} {sha256}"
 
-    def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+    def __get_pydantic_core_schema__(
+        self, _source: Any, _handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(self._read)
 
-    def __get_pydantic_json_schema__(self, _schema: core_schema.CoreSchema, _handler: GetJsonSchemaHandler) -> Any:
+    def __get_pydantic_json_schema__(
+        self, _schema: core_schema.CoreSchema, _handler: GetJsonSchemaHandler
+    ) -> Any:
         names = {"enum": [*self.built_in, *self.names()], "type": "string"}
-        return {"anyOf": [names, {"pattern": f"^{self.library}/", "type": "string"}]} if self.library else names
+        return (
+            {"anyOf": [names, {"pattern": f"^{self.library}/", "type": "string"}]}
+            if self.library
+            else names
+        )
 
     def _read(self, name: Any) -> str:
         if isinstance(name, str) and (not self.has(name) or name in self.names()):

@@ -38,7 +38,10 @@ def parameter_fields() -> Mapping[str, ParameterField]:
     fields: dict[str, ParameterField] = {}
     for name, info in Parameters.model_fields.items():
         if name in BLOCKS:
-            fields |= {f"{name}.{key}": _field_of(inner) for key, inner in BLOCKS[name].model_fields.items()}
+            fields |= {
+                f"{name}.{key}": _field_of(inner)
+                for key, inner in BLOCKS[name].model_fields.items()
+            }
         else:
             fields[name] = _field_of(info)
     return fields

@@ -1,7 +1,7 @@
 """Read the search space of a file.
 
-`parameters:` has the values or the range of each parameter, and the conditions on which it is active. `points_to_evaluate:`
-has the points that a search tries first.
+`parameters:` has the values or the range of each parameter, and the conditions on which it is
+active. `points_to_evaluate:` has the points that a search tries first.
 """
 
 from __future__ import annotations
@@ -57,9 +57,15 @@ def _models() -> tuple[type[StrictModel], ...]:
         value: Any = Annotated[field.annotation, AfterValidator(_as_text)]
         read_domain = partial(_read_domain, name, field.has_order)
         domains[name] = (Annotated[_Spec[value], AfterValidator(read_domain)], None)
-        conditions[name] = (Annotated[Several[value], BeforeValidator(_as_list), Field(min_length=1)], None)
+        conditions[name] = (
+            Annotated[Several[value], BeforeValidator(_as_list), Field(min_length=1)],
+            None,
+        )
         values[name] = (value, None)
-    return tuple(create_model("Parameters", __base__=StrictModel, **each) for each in (domains, conditions, values))
+    return tuple(
+        create_model("Parameters", __base__=StrictModel, **each)
+        for each in (domains, conditions, values)
+    )
 
 
 def _read_domain(name: str, has_order: bool, given: Mapping[str, Any]) -> Domain:
@@ -71,7 +77,11 @@ def _read_domain(name: str, has_order: bool, given: Mapping[str, Any]) -> Domain
         refuse("", f"{name}: {what}", "give one of: value, values, min and max")
     if ways == ["min and max"]:
         if not has_order:
-            refuse("min", f"{name}: its values have no order, so min and max do not apply", "write values: [a, b]")
+            refuse(
+                "min",
+                f"{name}: its values have no order, so min and max do not apply",
+                "write values: [a, b]",
+            )
         return _read_range(name, given)
     if "distribution" in given:
         refuse("distribution", f"{name}: distribution needs min and max", "remove distribution")
@@ -91,9 +101,17 @@ def _read_range(name: str, given: Mapping[str, Any]) -> Domain:
     is_integer = isinstance(low, int)
     is_log = distribution == "log_uniform_values"
     if low > high:
-        refuse("min", f"{name}: min {low:g} is above max {high:g}", f"write min: {high:g}, max: {low:g}")
+        refuse(
+            "min",
+            f"{name}: min {low:g} is above max {high:g}",
+            f"write min: {high:g}, max: {low:g}",
+        )
     if distribution == "int_uniform" and not is_integer:
-        refuse("distribution", f"{name}: int_uniform does not draw fractions", "write uniform, or values: [1, 2]")
+        refuse(
+            "distribution",
+            f"{name}: int_uniform does not draw fractions",
+            "write uniform, or values: [1, 2]",
+        )
     if is_log and low <= 0:
         fix = "write a small number above 0, or distribution: uniform"
         refuse("min", f"{name}: min {low:g} has no logarithm", fix)
@@ -129,12 +147,18 @@ def read_parameters(problems: Problems) -> dict[str, ParameterSpec]:
     nodes: dict[str, Node] = {}
     for name, node in _find_parameters(problems):
         if name in nodes:
-            problems.add(node, f"{name}: is declared twice, first at {nodes[name].place}", "keep one")
+            problems.add(
+                node, f"{name}: is declared twice, first at {nodes[name].place}", "keep one"
+            )
         elif isinstance(node.content, dict):
             spec = {key: inside for key, inside in node.content.items() if key != "when"}
             nodes[name] = Node(spec, node.place)
         else:
-            way = "values: [...]" if isinstance(node.content, list) else f"value: {format_value(node.content)}"
+            way = (
+                "values: [...]"
+                if isinstance(node.content, list)
+                else f"value: {format_value(node.content)}"
+            )
             what = f"{name}: {format_value(node.content)} is not a mapping"
             problems.add(node, what, f"write {name.rpartition('.')[2]}: {{{way}}}")
 
@@ -148,11 +172,16 @@ def read_parameters(problems: Problems) -> dict[str, ParameterSpec]:
             with suppress(RejectedError):
                 accepted = validate(problems, conditions_of, when, prefix="when: ")
                 for parent in accepted.model_fields_set:
-                    conditions[name].append(Condition(parameter=parent, one_of=getattr(accepted, parent)))
+                    conditions[name].append(
+                        Condition(parameter=parent, one_of=getattr(accepted, parent))
+                    )
     if len(problems) > before:
         raise RejectedError
     return {
-        name: ParameterSpec(name=name, domain=domains[name], when=join_conditions(*conditions[name])) for name in nodes
+        name: ParameterSpec(
+            name=name, domain=domains[name], when=join_conditions(*conditions[name])
+        )
+        for name in nodes
     }
 
 
@@ -168,7 +197,11 @@ def _find_parameters(problems: Problems) -> Iterator[tuple[str, Node]]:
         if name in BLOCKS and inside is not node and isinstance(inside.content, dict):
             yield from ((f"{name}.{key}", inner) for key, inner in inside.content.items())
             for key in node.mapping.keys() - {"when", "parameters"}:
-                problems.add(node.mapping[key], f"{name}: unknown key '{key}'", nearest(key, ("when", "parameters")))
+                problems.add(
+                    node.mapping[key],
+                    f"{name}: unknown key '{key}'",
+                    nearest(key, ("when", "parameters")),
+                )
         elif name in BLOCKS:
             fix = f"write {name}: {{when: {{source: {name}}}, parameters: {{...}}}}"
             problems.add(node, f"{name}: the parameters of a block belong under parameters:", fix)
@@ -181,7 +214,9 @@ def _has_old_value(root: Node, name: str, node: Node) -> bool:
     architecture = root.get(*path_of(root, "gan.architecture"), "value")
     old = GanSettings.old_values({"architecture": architecture.content} if architecture else {})
     value = node.get("value")
-    return value is not None and any(name == f"gan.{key}" and value.content == today for key, today in old.items())
+    return value is not None and any(
+        name == f"gan.{key}" and value.content == today for key, today in old.items()
+    )
 
 
 def join_conditions(*conditions: Condition) -> tuple[Condition, ...]:
@@ -196,8 +231,8 @@ def join_conditions(*conditions: Condition) -> tuple[Condition, ...]:
 def read_initial_points(problems: Problems, specs: Sequence[ParameterSpec]) -> tuple[Point, ...]:
     """Return the values of searched parameters in each row; the sampler chooses those that a row does not give.
 
-    A row is left out if a command-line option excludes its source or fixes all its values, or if it equals an earlier one.
-    Without `specs`, only the rows themselves are checked.
+    A row is left out if a command-line option excludes its source or fixes all its values, or if it
+    equals an earlier one. Without `specs`, only the rows themselves are checked.
     """
     rows = problems.root.get("points_to_evaluate") or Node([], "")
     if not isinstance(rows.content, list):
@@ -230,23 +265,33 @@ def _flatten(row: Node) -> Node:
     return Node(flat, row.place)
 
 
-def _choose_searched(problems: Problems, nodes: Node, row: Point, specs: Sequence[ParameterSpec]) -> Point | None:
+def _choose_searched(
+    problems: Problems, nodes: Node, row: Point, specs: Sequence[ParameterSpec]
+) -> Point | None:
     """Return a row's values of searched parameters; None if options leave nothing of it.
 
     Command-line options override what rows give for a parameter.
     """
     root = problems.root
     by_name = {spec.name: spec for spec in specs}
-    refused = {name for name, value in row.items() if name not in by_name or not by_name[name].domain.contains(value)}
+    refused = {
+        name
+        for name, value in row.items()
+        if name not in by_name or not by_name[name].domain.contains(value)
+    }
     for name in refused:
         if name not in by_name and not is_overridden(root, parameter_fields()):
             what = f"points_to_evaluate: {name} is never active in this space"
             problems.add(nodes.mapping[name], what, f"remove {name}")
         elif name in by_name and not is_overridden(root, [name]):
             value = format_value(row[name])
-            what = f"points_to_evaluate: {name}: {value} is not in the space: {by_name[name].domain}"
+            what = (
+                f"points_to_evaluate: {name}: {value} is not in the space: {by_name[name].domain}"
+            )
             problems.add(nodes.mapping[name], what, "use a value of the space, or widen the space")
     given = row.keys() - refused
-    point = {spec.name: row[spec.name] for spec in specs if spec.name in given and spec.domain.is_open}
+    point = {
+        spec.name: row[spec.name] for spec in specs if spec.name in given and spec.domain.is_open
+    }
     is_fixed = not point and is_overridden(root, row)
     return None if "source" in refused or is_fixed else point

@@ -1,6 +1,7 @@
 """Read a space file, with command-line options applied to it, and write experiments.
 
-`load_space` reports all problems of a file together, before anything starts. What it returns can run.
+`load_space` reports all problems of a file together, before anything starts. What it returns can
+run.
 """
 
 from __future__ import annotations
@@ -12,7 +13,14 @@ from typing import Any
 
 from xraytune.base.errors import ConfigError, Problem
 from xraytune.base.records import Json
-from xraytune.space.document import Node, Problems, RejectedError, parse_yaml, read_document, write_yaml
+from xraytune.space.document import (
+    Node,
+    Problems,
+    RejectedError,
+    parse_yaml,
+    read_document,
+    write_yaml,
+)
 from xraytune.space.fields import flat_values, parameter_fields
 from xraytune.space.grammar import path_of, read_initial_points, read_parameters
 from xraytune.space.messages import REMOVED, nearest
@@ -39,14 +47,18 @@ SEARCH_ONLY = dict.fromkeys(
 
 
 def load_space(
-    path: Path, overrides: Sequence[str] = (), *, data: Path | None = None, weights_dir: Path | None = None
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    data: Path | None = None,
+    weights_dir: Path | None = None,
 ) -> Space:
     """Read and check a space file.
 
-    Args:
-        path: The YAML file, or the name of one that xraytune ships; paths in it are relative to its folder.
-        overrides: The `key=value` of each `--set`: a parameter or a setting by its dotted name, and a value in YAML.
-        data: Folder that replaces `data.path`, or YAML file that replaces keys of `data` (see `data_settings`); relative to
+    Args: path: The YAML file, or the name of one that xraytune ships; paths in it are relative to
+        its folder. overrides: The `key=value` of each `--set`: a parameter or a setting by its
+        dotted name, and a value in YAML. data: Folder that replaces `data.path`, or YAML file that
+        replaces keys of `data` (see `data_settings`); relative to
             the current folder, like paths in `overrides`.
         weights_dir: Replaces `weights_dir`.
 
@@ -67,7 +79,9 @@ def load_space(
 
     problems = Problems(root)
     if (limit := root.get("budget", "gpu_hours")) and path.name != STUDY_NAME:
-        problems.add(limit, "unknown key 'budget.gpu_hours'", f"it was removed: {REMOVED['gpu_hours']}")
+        problems.add(
+            limit, "unknown key 'budget.gpu_hours'", f"it was removed: {REMOVED['gpu_hours']}"
+        )
     settings: Settings | None = None
     specs: tuple[ParameterSpec, ...] = ()
     with suppress(RejectedError):
@@ -85,7 +99,9 @@ def load_space(
 
 def read_settings(problems: Problems) -> Settings:
     """Return the settings of a file, with absolute paths; RejectedError if there are problems with them."""
-    given = {key: node for key, node in problems.root.mapping.items() if key not in _NON_SETTING_KEYS}
+    given = {
+        key: node for key, node in problems.root.mapping.items() if key not in _NON_SETTING_KEYS
+    }
     names = (*_NON_SETTING_KEYS, *(f"parameters.{name}" for name in (*BLOCKS, *parameter_fields())))
     return validate(problems, Settings, Node(given, problems.root.place), names=names)
 
@@ -93,13 +109,15 @@ def read_settings(problems: Problems) -> Settings:
 def data_settings(source: Path, base: DataSettings) -> DataSettings:
     """Return the settings of a data source: an image folder, or a YAML file with a `data:` block.
 
-    A file may give `path` (default: its own folder), `classes`, `positive`, `table`, `findings`, `uncertain`, `empty` and
-    `split`; all else is as in `base`.
-    Raises ConfigError with all problems of the file, in file order.
+    A file may give `path` (default: its own folder), `classes`, `positive`, `table`, `findings`,
+    `uncertain`, `empty` and `split`; all else is as in `base`. Raises ConfigError with all problems
+    of the file, in file order.
     """
     if not is_data_file(source):
         return base.model_copy(update={"path": source})
-    root = parse_yaml(write_yaml({"name": "data", "data": base.model_dump(mode="json")}), lambda _: str(source))
+    root = parse_yaml(
+        write_yaml({"name": "data", "data": base.model_dump(mode="json")}), lambda _: str(source)
+    )
     _apply_data_file(root, source)
     problems = Problems(root)
     with suppress(RejectedError):
@@ -119,7 +137,9 @@ def _apply_data_file(root: Node, file: Path, *, without: Sequence[str] = ()) -> 
     problems = Problems(read)
     for key in read.mapping.keys() - {"data"}:
         what = f"'{key}' is outside of data:"
-        problems.add(read.mapping[key], what, "move all keys under data:; a data file has no others")
+        problems.add(
+            read.mapping[key], what, "move all keys under data:; a data file has no others"
+        )
     data = read.get("data") or Node({}, file)
     if not isinstance(data.content, dict):
         problems.add(data, "data: is not a mapping", "write data: {path: FOLDER}")
@@ -142,7 +162,8 @@ def _apply_data_file(root: Node, file: Path, *, without: Sequence[str] = ()) -> 
 def refuse_unused(overrides: Sequence[str], command: str, unused: Mapping[str, str]) -> None:
     """Refuse (ConfigError) overrides that would have no effect on a command.
 
-    `unused` has what to do instead by the name of each setting, block or parameter that the command does not use.
+    `unused` has what to do instead by the name of each setting, block or parameter that the command
+    does not use.
     """
     problems = []
     for override in overrides:
@@ -150,7 +171,9 @@ def refuse_unused(overrides: Sequence[str], command: str, unused: Mapping[str, s
         for name in _names_below(key.strip(), parse_yaml(text, lambda _: "--set")):
             fixes = [fix for start, fix in unused.items() if f"{name}.".startswith(f"{start}.")]
             if fixes:
-                problems.append(Problem(f"{name}: `{command}` does not use it", f"--set {override}", fixes[0]))
+                problems.append(
+                    Problem(f"{name}: `{command}` does not use it", f"--set {override}", fixes[0])
+                )
     if problems:
         raise ConfigError(*problems)
 
@@ -162,14 +185,18 @@ def _names_below(name: str, node: Node) -> Iterator[str]:
         yield name
 
 
-def _refuse_inactive(overrides: Sequence[str], specs: Sequence[ParameterSpec], problems: Problems) -> None:
+def _refuse_inactive(
+    overrides: Sequence[str], specs: Sequence[ParameterSpec], problems: Problems
+) -> None:
     active = {spec.name for spec in specs}
     for override in overrides:
         name = override.partition("=")[0].strip()
         if name in parameter_fields() and name not in active:
             block = name.partition(".")[0]
             fix = f"omit it, or add --set source={block}" if block in BLOCKS else "omit it"
-            problems.add(Node(None, f"--set {override}"), f"{name}: no trial of this space uses it", fix)
+            problems.add(
+                Node(None, f"--set {override}"), f"{name}: no trial of this space uses it", fix
+            )
 
 
 def _apply_override(root: Node, override: str) -> None:
@@ -189,7 +216,9 @@ def _apply_override(root: Node, override: str) -> None:
         root.put(key.split("."), value)
     else:
         bare = key.replace("parameters.", "").removesuffix(".value")  # as the file nests it
-        fix = nearest(bare, [*parameter_fields(), *setting_names(Settings)], "give a parameter or a setting")
+        fix = nearest(
+            bare, [*parameter_fields(), *setting_names(Settings)], "give a parameter or a setting"
+        )
         raise ConfigError(Problem(f"unknown key '{key}'", place, fix))
 
 
@@ -197,7 +226,11 @@ def experiment_to_yaml(experiment: Experiment, relative_to: Path, header: str = 
     """Return a space file, in the folder `relative_to`, in which everything is fixed; `header` becomes comment lines."""
     settings = experiment.settings
     values = flat_values(experiment.parameters, relative_to)
-    parameters: Json = {name: {"value": value} for name, value in values.items() if has_effect_in(settings.task, name)}
+    parameters: Json = {
+        name: {"value": value}
+        for name, value in values.items()
+        if has_effect_in(settings.task, name)
+    }
     return write_yaml({**settings_content(settings, relative_to), "parameters": parameters}, header)
 
 

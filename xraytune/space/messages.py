@@ -45,14 +45,16 @@ REMOVED = {
 def nearest(word: object, known: Iterable[str], otherwise: str = "") -> str:
     """Return the fix for an unknown word.
 
-    That is the known word that ends with it (`gan.steps`, `synthetic_ratio`), or else the most similar one, else
-    `otherwise`, else all known words.
+    That is the known word that ends with it (`gan.steps`, `synthetic_ratio`), or else the most
+    similar one, else `otherwise`, else all known words.
     """
     if (name := str(word).rpartition(".")[2]) in REMOVED:
         return f"it was removed: {REMOVED[name]}"
     names = {name.lower(): name for name in known}
     meant = _SYNONYMS.get(str(word).lower(), str(word).lower())
-    longer = [name for name in names if name.endswith((f".{meant}", f"_{meant}")) and meant not in names]
+    longer = [
+        name for name in names if name.endswith((f".{meant}", f"_{meant}")) and meant not in names
+    ]
     similar = longer or difflib.get_close_matches(meant, names, n=1)
     if similar:
         return f"did you mean '{names[min(similar, key=len)]}'?"
@@ -78,7 +80,13 @@ def group_regex_problem(group_regex: str) -> tuple[str, str]:
     try:
         expression = re.compile(group_regex)
     except re.error as error:
-        return f"not a regular expression: {error}", "write a regular expression as Python's re understands it"
+        return (
+            f"not a regular expression: {error}",
+            "write a regular expression as Python's re understands it",
+        )
     if expression.groups == 0:
-        return "there is no group in it", "put the part that identifies the patient in parentheses: (p[0-9]+)_"
+        return (
+            "there is no group in it",
+            "put the part that identifies the patient in parentheses: (p[0-9]+)_",
+        )
     return "", ""

@@ -1,7 +1,7 @@
 """Paths in files: written relative to the file's folder, so that a study can be moved together with its images.
 
-A model with a `FilePath` or `WeightsName` takes the folder as its validation and serialization context. A `Text` of a space
-file or an option knows its own.
+A model with a `FilePath` or `WeightsName` takes the folder as its validation and serialization
+context. A `Text` of a space file or an option knows its own.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def relative_path(path: Path | str, folder: Path) -> str:
 
 def relative_value(name: str, value: Value, folder: Path | None) -> Value:
     """Return the value of a parameter; if it is a path, relative to the folder. None changes nothing."""
-    return value if folder is None or not is_path(name, value) else relative_path(str(value), folder)
+    return (
+        value if folder is None or not is_path(name, value) else relative_path(str(value), folder)
+    )
 
 
 def _read_path(path: Any, info: ValidationInfo) -> Any:
@@ -58,5 +60,9 @@ def _write(path: Path | str, info: SerializationInfo) -> str:
     return str(path) if info.context is None or is_name else relative_path(path, info.context)
 
 
-FilePath = Annotated[Path, Strict(False), BeforeValidator(_read_path), PlainSerializer(_write, when_used="json")]
-WeightsName = Annotated[str, BeforeValidator(_read_weights), PlainSerializer(_write, when_used="json")]
+FilePath = Annotated[
+    Path, Strict(False), BeforeValidator(_read_path), PlainSerializer(_write, when_used="json")
+]
+WeightsName = Annotated[
+    str, BeforeValidator(_read_weights), PlainSerializer(_write, when_used="json")
+]

@@ -1,9 +1,11 @@
 """Complete the parameters that a document declares to those of a `Space`, and check that every point of it can run.
 
-Parameters that are not declared get their defaults, those without an effect at some sources get a condition on `source`, and
-those that can never be active are dropped. So different points are different trials.
+Parameters that are not declared get their defaults, those without an effect at some sources get a
+condition on `source`, and those that can never be active are dropped. So different points are
+different trials.
 
-`RULES` is what must hold at every point. The rules that read facts of the images are checked once these are known.
+`RULES` is what must hold at every point. The rules that read facts of the images are checked once
+these are known.
 """
 
 from __future__ import annotations
@@ -38,7 +40,10 @@ FACTS = ("class_count", "training_images", "total_steps")
 @reads("source", "task")
 def _extensions_only_classify(source: str, task: str) -> Refusals:
     if task != "classification" and SOURCES.has(source):
-        yield f"source: {source} does not apply to task: {task}", "use gan, generator, folder, duplicate or none"
+        yield (
+            f"source: {source} does not apply to task: {task}",
+            "use gan, generator, folder, duplicate or none",
+        )
 
 
 @reads("balance", "source", "task")
@@ -85,7 +90,10 @@ def _regex_finds_patients(group_regex: str | None) -> Refusals:
 @reads("loss", "class_count")
 def _single_neuron_has_two_classes(loss: str, class_count: int) -> Refusals:
     if loss == "bce" and class_count != 2:
-        yield f"loss: bce requires two classes, but the images have {class_count}", "use loss: cross_entropy"
+        yield (
+            f"loss: bce requires two classes, but the images have {class_count}",
+            "use loss: cross_entropy",
+        )
 
 
 @reads("objective.metric", "class_count")
@@ -144,7 +152,9 @@ def space_warnings(space: Space) -> Iterator[str]:
             yield f"the weights were trained on {name.strip()}, and so, it seems, are the images: {seen}"
     ranges = {spec.name: spec.domain for spec in space.specs if isinstance(spec.domain, Range)}
     for name, domain in ranges.items():
-        is_uniform = not (domain.is_log or domain.is_integer) and has_effect_in(space.settings.task, name)
+        is_uniform = not (domain.is_log or domain.is_integer) and has_effect_in(
+            space.settings.task, name
+        )
         if is_uniform and 0 < 1000 * domain.low <= domain.high:
             fix = "if small values matter, too, write distribution: log_uniform_values"
             yield f"{name}: {domain} is drawn uniformly: nine of ten values are above {domain.high / 10:g}; {fix}"
@@ -154,7 +164,9 @@ def _plain(name: str) -> str:
     return "".join(filter(str.isalnum, name.lower()))
 
 
-def complete_specs(declared: Mapping[str, ParameterSpec], problems: Problems) -> tuple[ParameterSpec, ...]:
+def complete_specs(
+    declared: Mapping[str, ParameterSpec], problems: Problems
+) -> tuple[ParameterSpec, ...]:
     """Return all parameters of the space, parents first; RejectedError if conditions form a cycle."""
     specs = {
         name: declared.get(name) or ParameterSpec(name=name, domain=Choices((field.default,)))
@@ -164,11 +176,15 @@ def complete_specs(declared: Mapping[str, ParameterSpec], problems: Problems) ->
     specs = {name: _where_it_has_an_effect(spec, specs["source"]) for name, spec in specs.items()}
     ordered = _parents_first(specs, problems)
     active = [
-        spec for spec in ordered if not spec.when or any(spec.name in p for p in corner_points(ordered, [spec.name]))
+        spec
+        for spec in ordered
+        if not spec.when or any(spec.name in p for p in corner_points(ordered, [spec.name]))
     ]
     for name in declared.keys() - {spec.name for spec in active}:
         when = declared[name].when
-        if when and not is_overridden(problems.root, family_of([condition.parameter for condition in when], specs)):
+        if when and not is_overridden(
+            problems.root, family_of([condition.parameter for condition in when], specs)
+        ):
             what = f"when: {' and '.join(map(str, when))} is never true in this space"
             fix = f"change the condition, or the values of {' and '.join(condition.parameter for condition in when)}"
             problems.add(when_nodes(problems.root, name)[0], what, fix)
@@ -182,10 +198,14 @@ def _where_it_has_an_effect(spec: ParameterSpec, source: ParameterSpec) -> Param
     accepted = tuple(value for value in possible if has_effect_with(value, name))
     if accepted == possible:
         return spec
-    return replace(spec, when=join_conditions(*spec.when, Condition(parameter="source", one_of=accepted)))
+    return replace(
+        spec, when=join_conditions(*spec.when, Condition(parameter="source", one_of=accepted))
+    )
 
 
-def _parents_first(specs: Mapping[str, ParameterSpec], problems: Problems) -> tuple[ParameterSpec, ...]:
+def _parents_first(
+    specs: Mapping[str, ParameterSpec], problems: Problems
+) -> tuple[ParameterSpec, ...]:
     ordered: dict[str, ParameterSpec] = {}
 
     def place(name: str, *children: str) -> None:
@@ -204,19 +224,31 @@ def _parents_first(specs: Mapping[str, ParameterSpec], problems: Problems) -> tu
     return tuple(ordered.values())
 
 
-def check_space(specs: Sequence[ParameterSpec], settings: Settings | None, problems: Problems) -> None:
+def check_space(
+    specs: Sequence[ParameterSpec], settings: Settings | None, problems: Problems
+) -> None:
     """Check that every point of a space can run; of rules that read settings, only if these are valid."""
     root = problems.root
     if settings and settings.sampler.name == "grid":
         for spec in specs:
             if spec.domain.points() is None:
                 what = f"{spec.name}: sampler: grid cannot list all numbers from {spec.domain}"
-                problems.add(root.nearest(path_of(root, spec.name)), what, "give values:, or choose another sampler")
+                problems.add(
+                    root.nearest(path_of(root, spec.name)),
+                    what,
+                    "give values:, or choose another sampler",
+                )
     for rule in RULES:
         searched = [name for name in rule.reads if name in parameter_fields()]
         refusals = _refusals(rule, specs, settings, {})
-        advice = ", or keep the values apart with when:" if None in refusals and len(searched) > 1 else ""
-        paths = [path_of(root, name) if name in searched else name.split(".") for name in rule.reads]
+        advice = (
+            ", or keep the values apart with when:"
+            if None in refusals and len(searched) > 1
+            else ""
+        )
+        paths = [
+            path_of(root, name) if name in searched else name.split(".") for name in rule.reads
+        ]
         written = [node for path in paths if (node := root.get(*path))]
         for fix, what in {fix: what for what, fix in filter(None, reversed(refusals))}.items():
             problems.add((written or [root.nearest(paths[0])])[0], what, f"{fix}{advice}")
@@ -235,7 +267,9 @@ def _check_final(specs: Sequence[ParameterSpec], settings: Settings, problems: P
     names = {*values, *(["data.image_size"] if settings.final.image_size else [])}
     for rule in RULES:
         if not names.isdisjoint(rule.reads):
-            for what, fix in filter(None, _refusals(rule, changed, settings.final.settings_of(settings), {})):
+            for what, fix in filter(
+                None, _refusals(rule, changed, settings.final.settings_of(settings), {})
+            ):
                 problems.add(problems.root.nearest(["final"]), f"final: {what}", fix)
 
 
@@ -258,16 +292,24 @@ def _refusals(
     others = [name for name in rule.reads if name not in searched]
     known = {name: facts.get(name, settings and settings.at(name)) for name in others}
     # Those of parameters that are not active; None in blocks that are not used.
-    defaults = {name: None if "." in name else field.default for name, field in parameter_fields().items()}
-    if (settings is None and others) or any(name in FACTS and known[name] is None for name in others):
+    defaults = {
+        name: None if "." in name else field.default for name, field in parameter_fields().items()
+    }
+    if (settings is None and others) or any(
+        name in FACTS and known[name] is None for name in others
+    ):
         return []
-    return [rule.refusal({**defaults, **point, **known}) for point in corner_points(specs, searched)]
+    return [
+        rule.refusal({**defaults, **point, **known}) for point in corner_points(specs, searched)
+    ]
 
 
 def _check_effects(specs: Sequence[ParameterSpec], settings: Settings, problems: Problems) -> None:
     """Refuse values of parameters without an effect in the study, except their defaults."""
     fields = parameter_fields()
     unused = [spec for spec in specs if not has_effect_in(settings.task, spec.name)]
-    if changed := [spec.name for spec in unused if spec.domain != Choices((fields[spec.name].default,))]:
+    if changed := [
+        spec.name for spec in unused if spec.domain != Choices((fields[spec.name].default,))
+    ]:
         what = f"task: {settings.task} has no use for {join_names(changed)}"
         problems.add(problems.root.nearest(path_of(problems.root, changed[0])), what, "remove them")

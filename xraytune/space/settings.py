@@ -1,7 +1,7 @@
 """Every setting with its type, bounds and default, as strict and frozen pydantic models.
 
-`Settings` is everything in a space file except the parameters. `Parameters` are the parameters of one trial. Both together
-are an `Experiment`.
+`Settings` is everything in a space file except the parameters. `Parameters` are the parameters of
+one trial. Both together are an `Experiment`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,10 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
 @reads("val_a", "val_b")
 def _sides_leave_training_images(val_a: float, val_b: float) -> Refusals:
     if val_a + val_b >= 0.9:
-        yield "data.split: val_a and val_b leave less than a tenth of the images for training", "lower one of them"
+        yield (
+            "data.split: val_a and val_b leave less than a tenth of the images for training",
+            "lower one of them",
+        )
 
 
 class SplitSettings(StrictModel):
@@ -74,8 +77,8 @@ class SplitSettings(StrictModel):
     val_a: Fraction = 0.1
     val_b: Fraction = 0.1
     val: ValUse = "merge"
-    """Use of the folder `val/`: `merge` splits it together with `train/`; `folder` splits it into val-A and val-B, in the
-    ratio of `val_a` to `val_b`."""
+    """Use of the folder `val/`: `merge` splits it together with `train/`; `folder` splits it into
+    val-A and val-B, in the ratio of `val_a` to `val_b`."""
     seed: int = 0
     group_regex: str | None = None
     """A regular expression for the path relative to the data folder; its first group is the patient."""
@@ -84,7 +87,8 @@ class SplitSettings(StrictModel):
 
 
 _LISTED = BeforeValidator(
-    lambda texts: (texts,) if isinstance(texts, str) else texts, json_schema_input_type=str | tuple[str, ...]
+    lambda texts: (texts,) if isinstance(texts, str) else texts,
+    json_schema_input_type=str | tuple[str, ...],
 )
 OneOrMore = Annotated[Several[str], _LISTED, Field(min_length=1)]
 """A list of texts, or a single one."""
@@ -113,7 +117,8 @@ class TableSides(StrictModel):
 
 
 _BY_COLUMN = BeforeValidator(
-    lambda side: {"column": side} if isinstance(side, str) else side, json_schema_input_type=str | TableSides | None
+    lambda side: {"column": side} if isinstance(side, str) else side,
+    json_schema_input_type=str | TableSides | None,
 )
 
 
@@ -133,9 +138,9 @@ class TableSettings(StrictModel):
     separator: Annotated[str, Field(min_length=1)] = "|"
     """Separator of several labels in a cell."""
     disagree: Literal["first", "majority", "leave_out"] = "first"
-    """If rows of an image give different classes: the first entry of `labels` that applies to any of them, the class of most
-    rows (of as many, that of the earliest), or leave the image out. If they differ in a finding: present if a row says so,
-    what most rows say, or unknown."""
+    """If rows of an image give different classes: the first entry of `labels` that applies to any
+    of them, the class of most rows (of as many, that of the earliest), or leave the image out. If
+    they differ in a finding: present if a row says so, what most rows say, or unknown."""
     rows: dict[str, OneOrMore] = Field(default={})
     """The rows to use, by the cells of a column: `{view: [PA, AP]}`; other images are left out."""
     side: Annotated[TableSides | None, _BY_COLUMN] = None
@@ -160,8 +165,9 @@ class DataSettings(StrictModel):
     table: TableSettings | None = None
     """A table of labels and patients; without it, folders and `patients.csv` give them."""
     findings: Several[str] | Literal["auto"] | None = None
-    """For `task: findings`, the columns of the table or, with `table.label`, the labels of a cell; `auto`: all of them. `No
-    Finding` without such a column is the absence of all others. With classes, findings of a data file are not used."""
+    """For `task: findings`, the columns of the table or, with `table.label`, the labels of a cell;
+    `auto`: all of them. `No Finding` without such a column is the absence of all others. With
+    classes, findings of a data file are not used."""
     uncertain: UncertainUse | dict[str, UncertainUse] = "ignore"
     """Uncertain findings (-1) are unknown (`ignore`), absent (`zeros`) or present (`ones`): all of them, or by name."""
     empty: Literal["ignore", "zeros"] = "ignore"
@@ -174,15 +180,19 @@ class DataSettings(StrictModel):
 @reads("specificity", "metric")
 def _specificity_is_for_sensitivity(specificity: float | None, metric: str) -> Refusals:
     if (specificity is not None) != (metric == "val_sensitivity"):
-        yield "objective.specificity is only for metric: val_sensitivity, which needs one", "remove it"
+        yield (
+            "objective.specificity is only for metric: val_sensitivity, which needs one",
+            "remove it",
+        )
 
 
 class Objective(StrictModel):
     """The validation metric that the search maximises."""
 
     metric: ObjectiveName = "val_auroc"
-    """Classification: `val_auroc` (default), `val_auprc` or `val_sensitivity`. Findings: `val_auroc` (default) or
-    `val_auprc`, means over the findings. Segmentation: `val_dice`, the mean over images."""
+    """Classification: `val_auroc` (default), `val_auprc` or `val_sensitivity`. Findings:
+    `val_auroc` (default) or `val_auprc`, means over the findings. Segmentation: `val_dice`, the
+    mean over images."""
     specificity: Fraction | None = Field(
         default_factory=lambda given: 0.9 if given.get("metric") == "val_sensitivity" else None
     )
@@ -195,15 +205,16 @@ class GanSettings(StoredModel):
     """A GAN. The defaults suit a few hundred images."""
 
     architecture: Literal["dcgan", "pca"] = "pca"
-    """`dcgan`: as published, with noise as latent codes, batch norm and binary cross-entropy. `pca`: latent codes are
-    principal components of training images, which it also learns to reconstruct; spectral norm and a hinge loss. See
-    docs/generators.md."""
+    """`dcgan`: as published, with noise as latent codes, batch norm and binary cross-entropy.
+    `pca`: latent codes are principal components of training images, which it also learns to
+    reconstruct; spectral norm and a hinge loss. See docs/generators.md."""
     image_size: Literal[32, 64, 128, 256] = 64
     steps: NonNegativeInt = 10_000
     batch_size: Annotated[int, Field(ge=2, le=4096)] = 16
     features: FilePath | None = None
-    """ImageNet weights of a MobileNetV2, whose features generated images then keep, too: for a generator that is to help a
-    classifier of other patients. Half of the components are then those of the features, so `z_dim` should be 128."""
+    """ImageNet weights of a MobileNetV2, whose features generated images then keep, too: for a
+    generator that is to help a classifier of other patients. Half of the components are then those
+    of the features, so `z_dim` should be 128."""
     z_dim: Annotated[int, Field(ge=1, le=512)] = 64
     """Size of the latent code; with `architecture: pca`, the number of principal components."""
     width: Annotated[int, Field(ge=4, le=512)] = 64
@@ -233,8 +244,8 @@ class FolderSettings(StrictModel):
 
     path: FilePath
     seen: FilePath | None = None
-    """Folder of the images that the extra ones were made from, or a text file with the SHA-256 of one per line; null: those
-    that `generator sample` recorded, otherwise unknown."""
+    """Folder of the images that the extra ones were made from, or a text file with the SHA-256 of
+    one per line; null: those that `generator sample` recorded, otherwise unknown."""
 
 
 class GivenGenerator(StrictModel):
@@ -243,7 +254,11 @@ class GivenGenerator(StrictModel):
     path: FilePath
 
 
-BLOCKS: Mapping[str, type[StrictModel]] = {"gan": GanSettings, "folder": FolderSettings, "generator": GivenGenerator}
+BLOCKS: Mapping[str, type[StrictModel]] = {
+    "gan": GanSettings,
+    "folder": FolderSettings,
+    "generator": GivenGenerator,
+}
 """The blocks of parameters; the source of the same name uses them."""
 _NEED_IMAGES = ("synthetic_ratio", "balance", "mixing")
 _UNUSED_BY: Mapping[TaskName, tuple[str, ...]] = {
@@ -298,7 +313,10 @@ def _generator_has_path(source: str, path: str | None) -> Refusals:
 @reads("gan.steps", "gan.start_from")
 def _gan_is_trained(steps: int | None, start_from: str | None) -> Refusals:
     if steps == 0 and start_from is None:
-        yield "gan.steps: 0 leaves a generator untrained", "train at least one step, or give gan.start_from"
+        yield (
+            "gan.steps: 0 leaves a generator untrained",
+            "train at least one step, or give gan.start_from",
+        )
 
 
 @reads("gan.features", "gan.architecture", "gan.z_dim")
@@ -342,8 +360,8 @@ class Parameters(StoredModel):
     """Extra images per real image; 0 for `source: none`."""
     balance: Balance = "natural"
     mixing: Literal["additive", "pretrain"] = "additive"
-    """`additive`: a step draws extra images on top of its real ones; `pretrain`: the first r/(1+r) of all steps draw only
-    extra images, the remaining ones only real images."""
+    """`additive`: a step draws extra images on top of its real ones; `pretrain`: the first r/(1+r)
+    of all steps draw only extra images, the remaining ones only real images."""
     gan: GanSettings | None = None
     folder: FolderSettings | None = None
     generator: GivenGenerator | None = None
@@ -353,13 +371,14 @@ class Parameters(StoredModel):
     """Augmented versions per image, drawn in advance."""
     backbone: Annotated[str, BACKBONES] = "resnet50"
     weights: WeightsName = "imagenet"
-    """`imagenet`, a specific set (`IMAGENET1K_V1`, `IMAGENET1K_V2`), `hub` for those of timm on the Hugging Face Hub,
-    `none`, or the path of a file."""
+    """`imagenet`, a specific set (`IMAGENET1K_V1`, `IMAGENET1K_V2`), `hub` for those of timm on the
+    Hugging Face Hub, `none`, or the path of a file."""
     input_channels: Literal[1, 3] = 3
     trainable: Trainable = "all"
     batch_norm: Literal["mix", "moving"] = "mix"
-    """Running statistics of trainable batch norm layers: recomputed after each epoch on the training mix (real images with
-    `mixing: pretrain`), or the moving average of training (`moving`)."""
+    """Running statistics of trainable batch norm layers: recomputed after each epoch on the
+    training mix (real images with `mixing: pretrain`), or the moving average of training
+    (`moving`)."""
     head: HeadName = "linear"
     """`vgg16_two_class`: 256 hidden units, ReLU, dropout and log-softmax, as published with a VGG-16."""
     loss: LossName = "cross_entropy"
@@ -416,7 +435,9 @@ class Parameters(StoredModel):
 
     def pretraining_steps(self, total_steps: int) -> int:
         """Return how many of `total_steps`, those of a full run, draw only extra images."""
-        return pretraining_steps(self.synthetic_ratio, total_steps) if self.mixing == "pretrain" else 0
+        return (
+            pretraining_steps(self.synthetic_ratio, total_steps) if self.mixing == "pretrain" else 0
+        )
 
     @property
     def has_synthetic_images(self) -> bool:
@@ -427,7 +448,8 @@ class Parameters(StoredModel):
     def simplicity(self) -> tuple[int, int, float]:
         """A sort key that puts the simpler and cheaper arm first: the choice among trials with equal AUROCs.
 
-        real_only, classical, then sources in the order of `SOURCES`, those of other packages last; the smaller ratio first.
+        real_only, classical, then sources in the order of `SOURCES`, those of other packages last;
+        the smaller ratio first.
         """
         rank, ratio = self.mix_simplicity
         return rank, self.classical, ratio
@@ -435,7 +457,11 @@ class Parameters(StoredModel):
     @property
     def mix_simplicity(self) -> tuple[int, float]:
         """A sort key of mixes alone: by source, then by ratio; equal for trials with the same source and ratio."""
-        rank = len(SOURCES.built_in) if SOURCES.has(self.source) else SOURCES.built_in.index(self.source)
+        rank = (
+            len(SOURCES.built_in)
+            if SOURCES.has(self.source)
+            else SOURCES.built_in.index(self.source)
+        )
         return rank, self.synthetic_ratio
 
     @property
@@ -449,7 +475,11 @@ class Parameters(StoredModel):
 def extensions_of(backbone: str, source: str) -> dict[str, str]:
     """Return the identity of a backbone or source that has a version of its own, by names like `backbone tiny_net`."""
     chosen = ((BACKBONES, backbone), (SOURCES, source))
-    return {f"{kind.kind} {name}": kind.identity(name) for kind, name in chosen if kind.identity(name) != name}
+    return {
+        f"{kind.kind} {name}": kind.identity(name)
+        for kind, name in chosen
+        if kind.identity(name) != name
+    }
 
 
 class Budget(StrictModel):
@@ -477,8 +507,8 @@ class SchedulerSettings(StrictModel):
     reduction: Annotated[int, Field(ge=2)] = 3
     """Each rung is this many times as far as the last one."""
     within: Literal["arm", "all"] = "arm"
-    """The trials that a trial is compared with: those of its arm, of which the first two always continue, or all trials,
-    as in Ray Tune."""
+    """The trials that a trial is compared with: those of its arm, of which the first two always
+    continue, or all trials, as in Ray Tune."""
 
 
 class SamplerSettings(StrictModel):
@@ -545,7 +575,11 @@ class Controls(StrictModel):
 
     matched: Several[Literal["none", "duplicate"]] = ("none", "duplicate")
     """The finalist's settings with another source."""
-    tuned: Several[Literal["real_only", "classical", "duplicate"]] = ("real_only", "classical", "duplicate")
+    tuned: Several[Literal["real_only", "classical", "duplicate"]] = (
+        "real_only",
+        "classical",
+        "duplicate",
+    )
     """The best trial of each of these arms, from the search and the top-ups."""
 
     rules = (_there_are_controls,)
@@ -559,9 +593,10 @@ class Confirm(StrictModel):
     replicates: Annotated[int, Field(ge=2)] = 5
     """Trainings of each arm, with new seeds each."""
     test: Literal["auto", "unused", "folder"] = "auto"
-    """`unused`: with `data.train_patients`, each replicate trains on other patients that the search never used, and the rest
-    of them are scored. `folder`: all replicates train on the search's patients, and `test/` is scored. `auto`: `unused` if
-    at least `min_patients` are left to score."""
+    """`unused`: with `data.train_patients`, each replicate trains on other patients that the search
+    never used, and the rest of them are scored. `folder`: all replicates train on the search's
+    patients, and `test/` is scored. `auto`: `unused` if at least `min_patients` are left to
+    score."""
     min_patients: Count = 300
     rope: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
     """Equivalence margin: smaller differences in AUROC do not matter."""
@@ -630,27 +665,39 @@ class FinalSettings(StrictModel):
         data = settings.data.model_copy(update={"image_size": size_px, "train_patients": None})
         budget = settings.budget
         if self.max_epochs:
-            budget = budget.model_copy(update={"max_epochs": self.max_epochs, "steps_per_epoch": None})
+            budget = budget.model_copy(
+                update={"max_epochs": self.max_epochs, "steps_per_epoch": None}
+            )
         return settings.model_copy(update={"data": data, "budget": budget, "final": None})
 
 
 @reads("objective.metric", "task")
 def _task_has_metric(metric: ObjectiveName, task: TaskName) -> Refusals:
     if metric not in OBJECTIVES[task]:
-        yield f"objective.metric: {metric} does not apply to {task}", f"write {' or '.join(OBJECTIVES[task])}"
+        yield (
+            f"objective.metric: {metric} does not apply to {task}",
+            f"write {' or '.join(OBJECTIVES[task])}",
+        )
 
 
 @reads("data.classes", "data.positive", "data.table", "data.findings", "task")
 def _segmentation_has_no_classes(
     classes: str, positive: object, table: object, findings: object, task: TaskName
 ) -> Refusals:
-    if task == "segmentation" and (classes, positive, table, findings) != ("binary", None, None, None):
+    if task == "segmentation" and (classes, positive, table, findings) != (
+        "binary",
+        None,
+        None,
+        None,
+    ):
         what = "data.classes, data.positive, data.table and data.findings do not apply to task: segmentation"
         yield what, "remove them"
 
 
 @reads("data.findings", "data.table", "task")
-def _findings_have_a_table(findings: object, table: TableSettings | None, task: TaskName) -> Refusals:
+def _findings_have_a_table(
+    findings: object, table: TableSettings | None, task: TaskName
+) -> Refusals:
     if task == "findings" and (findings is None or table is None):
         fix = "describe the table, and write data.findings: auto or a list of its columns or labels"
         yield "task: findings needs data.table and data.findings", fix
@@ -670,15 +717,17 @@ class Settings(StoredModel):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     seed: int = 0
     task: TaskName = "classification"
-    """`findings` trains a classifier of several findings in one image (docs/findings.md), `segmentation` a U-Net on images
-    with masks (docs/segmentation.md)."""
+    """`findings` trains a classifier of several findings in one image (docs/findings.md),
+    `segmentation` a U-Net on images with masks (docs/segmentation.md)."""
     weights_dir: FilePath | None = None
     pretrained_on: str | None = None
-    """The data sets that `weights` given as a file or from the hub were trained on, separated by commas. An encoder that has
-    seen the test images makes a verdict void."""
+    """The data sets that `weights` given as a file or from the hub were trained on, separated by
+    commas. An encoder that has seen the test images makes a verdict void."""
     data: DataSettings
     objective: Objective = Field(
-        default_factory=lambda given: Objective(metric=OBJECTIVES[given.get("task", "classification")][0])
+        default_factory=lambda given: Objective(
+            metric=OBJECTIVES[given.get("task", "classification")][0]
+        )
     )
     budget: Budget = Budget()
     scheduler: SchedulerSettings = SchedulerSettings()
@@ -738,7 +787,9 @@ class Settings(StoredModel):
 
 def without_gate(settings: Settings) -> Settings:
     """Return settings that refuse no synthetic images."""
-    return settings.model_copy(update={"quality": settings.quality.model_copy(update={"allow_memorised": True})})
+    return settings.model_copy(
+        update={"quality": settings.quality.model_copy(update={"allow_memorised": True})}
+    )
 
 
 class Experiment(StrictModel):
@@ -762,11 +813,16 @@ class Experiment(StrictModel):
     def resolution_px(self) -> int | None:
         """The size that all images are scaled through for resolution matching; None: no matching.
 
-        Only with `balance: equal` do extra images have other class proportions, so that their resolution reveals the class.
+        Only with `balance: equal` do extra images have other class proportions, so that their
+        resolution reveals the class.
         """
         generator, size_px = self.parameters.gan, self.settings.data.image_size
         if self.inherited_resolution_px is not None:
             return self.inherited_resolution_px
-        if generator is None or self.parameters.balance != "equal" or generator.image_size >= size_px:
+        if (
+            generator is None
+            or self.parameters.balance != "equal"
+            or generator.image_size >= size_px
+        ):
             return None
         return generator.image_size

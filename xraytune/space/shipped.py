@@ -35,7 +35,9 @@ def copy_space(name: str, out: Path | None = None) -> Path:
     """
     shipped = _find_shipped(Path(name))
     if shipped is None:
-        raise ConfigError(Problem(f"there is no space named {name}", fix=nearest(name, list_spaces())))
+        raise ConfigError(
+            Problem(f"there is no space named {name}", fix=nearest(name, list_spaces()))
+        )
     file = out or Path(shipped.name)
     require_new(file)
     write_text(file, shipped.read_text(encoding="utf-8"))
@@ -58,7 +60,11 @@ def find_space(name: Path) -> Path:
         return name
     check = "check the path; `xraytune space list` prints the names of the spaces that come with xraytune"
     raise ConfigError(
-        Problem("there is no such file, and no space of this name", name, nearest(name.stem, list_spaces(), check))
+        Problem(
+            "there is no such file, and no space of this name",
+            name,
+            nearest(name.stem, list_spaces(), check),
+        )
     )
 
 

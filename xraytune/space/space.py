@@ -1,7 +1,8 @@
 """The search space of a study: the domain of each parameter, and the condition under which it is active.
 
-`Space.suggest(trial)` is a define-by-run function in Optuna's sense. Parents come before the parameters that depend on them;
-constants are not sampled; an inactive parameter is left out and gets its default. Different points are different trials.
+`Space.suggest(trial)` is a define-by-run function in Optuna's sense. Parents come before the
+parameters that depend on them; constants are not sampled; an inactive parameter is left out and
+gets its default. Different points are different trials.
 """
 
 from __future__ import annotations
@@ -79,7 +80,10 @@ class ParameterSpec:
         domain = self.domain
         if isinstance(domain, Choices):
             domain = Choices(relative(self.name, domain.values))
-        when = (replace(condition, one_of=relative(condition.parameter, condition.one_of)) for condition in self.when)
+        when = (
+            replace(condition, one_of=relative(condition.parameter, condition.one_of))
+            for condition in self.when
+        )
         return replace(self, domain=domain, when=tuple(when))
 
 
@@ -87,10 +91,10 @@ class ParameterSpec:
 class Space:
     """A search space with its settings. `load_space` returns it checked: every point can run.
 
-    Attributes:
-        settings: Everything except the parameters; paths are absolute.
-        specs: All parameters that can be active, including those that the file leaves at their defaults; parents first.
-        points_to_evaluate: The points to try first, different ones, with values of searched parameters only.
+    Attributes: settings: Everything except the parameters; paths are absolute. specs: All
+        parameters that can be active, including those that the file leaves at their defaults;
+        parents first. points_to_evaluate: The points to try first, different ones, with values of
+        searched parameters only.
     """
 
     settings: Settings
@@ -137,14 +141,18 @@ class Space:
     def at(self, point: Point) -> Space:
         """Return the space of a single point, which has the values of all active parameters."""
         active = [spec for spec in self.specs if spec.name in point]
-        specs = tuple(replace(spec, domain=Choices((point[spec.name],)), when=()) for spec in active)
+        specs = tuple(
+            replace(spec, domain=Choices((point[spec.name],)), when=()) for spec in active
+        )
         return replace(self, specs=specs, points_to_evaluate=())
 
     def grid(self) -> Iterator[Point]:
         """Yield every point, as `enqueue_trial` expects it; the first parameter changes slowest."""
         searched = set(self.searched)
         points = walk(self.specs, lambda spec: spec.domain.points() or ())
-        return ({name: value for name, value in point.items() if name in searched} for point in points)
+        return (
+            {name: value for name, value in point.items() if name in searched} for point in points
+        )
 
     def points(self) -> tuple[Point, ...]:
         """Return the points of the first trials: `points_to_evaluate`, followed by the other points of a grid."""
@@ -154,7 +162,9 @@ class Space:
         grid = list(self.grid())
         first: list[Point] = []
         for start in starts:
-            rest = (point for point in grid if start.items() <= point.items() and point not in first)
+            rest = (
+                point for point in grid if start.items() <= point.items() and point not in first
+            )
             first.append(next(rest, start))
         return (*first, *(point for point in grid if point not in first))
 
@@ -172,7 +182,10 @@ class Space:
         """Return the possible pairs of backbone and weights, with defaults where one is inactive, and `quality`'s pair."""
         quality, default = self.settings.quality, Parameters()
         pairs = self.combinations("backbone", "weights")
-        networks = [(str(backbone or default.backbone), str(weights or default.weights)) for backbone, weights in pairs]
+        networks = [
+            (str(backbone or default.backbone), str(weights or default.weights))
+            for backbone, weights in pairs
+        ]
         if quality.backbone:
             networks.append((quality.backbone, quality.weights))
         return tuple(dict.fromkeys(networks))
@@ -181,7 +194,11 @@ class Space:
         """Return what must not change when a study resumes, as plain JSON."""
         parameters: dict[str, Json] = {spec.name: spec.spec() for spec in self.specs}
         points = [dict[str, Json](point) for point in self.points_to_evaluate]
-        return {**self.settings.identity(), "parameters": parameters, "points_to_evaluate": [*points]}
+        return {
+            **self.settings.identity(),
+            "parameters": parameters,
+            "points_to_evaluate": [*points],
+        }
 
     def relative_to(self, folder: Path) -> Space:
         """Return the space with the paths in parameters, but not those in settings, relative to a folder."""
@@ -194,7 +211,10 @@ class Space:
 
     def to_yaml(self, relative_to: Path) -> str:
         """Return a file in the folder `relative_to`, with all defaults, which `load_space` reads back as an equal space."""
-        stored, content = self.relative_to(relative_to), settings_content(self.settings, relative_to)
+        stored, content = (
+            self.relative_to(relative_to),
+            settings_content(self.settings, relative_to),
+        )
         content["parameters"] = {spec.name: spec.spec() for spec in stored.specs}
         if stored.points_to_evaluate:
             content["points_to_evaluate"] = [*stored.points_to_evaluate]
@@ -223,9 +243,14 @@ def needed_extras(space: Space) -> tuple[str, ...]:
 
 def package_problems(*names: str) -> list[Problem]:
     """Return the packages that these tasks and libraries need and this installation lacks, each with the fix."""
-    missing = {name: " and ".join(packages) for name in names if (packages := missing_packages(name))}
+    missing = {
+        name: " and ".join(packages) for name in names if (packages := missing_packages(name))
+    }
     return [
-        Problem(f"{needed_by(name)} needs {lack}, which this installation lacks", fix=f"pip install 'xraytune[{name}]'")
+        Problem(
+            f"{needed_by(name)} needs {lack}, which this installation lacks",
+            fix=f"pip install 'xraytune[{name}]'",
+        )
         for name, lack in missing.items()
     ]
 
@@ -245,7 +270,9 @@ def settings_content(settings: Settings, relative_to: Path) -> dict[str, Any]:
     return settings.model_dump(mode="json", exclude_none=True, context=relative_to)
 
 
-def walk(specs: Iterable[ParameterSpec], values: Callable[[ParameterSpec], Iterable[Value]]) -> Iterator[Point]:
+def walk(
+    specs: Iterable[ParameterSpec], values: Callable[[ParameterSpec], Iterable[Value]]
+) -> Iterator[Point]:
     """Yield every point with one of `values(spec)` for each active parameter. Parents come first in `specs`."""
 
     def extended(points: Iterator[Point], spec: ParameterSpec) -> Iterator[Point]:
@@ -269,7 +296,9 @@ def family_of(names: Iterable[str], specs: Mapping[str, ParameterSpec]) -> set[s
         name = waiting.pop()
         if name not in family:
             family.add(name)
-            waiting += [condition.parameter for condition in specs[name].when] if name in specs else []
+            waiting += (
+                [condition.parameter for condition in specs[name].when] if name in specs else []
+            )
     return family
 
 

@@ -17,9 +17,9 @@ Refusals: TypeAlias = Iterator[tuple[str, str]]
 class Rule:
     """What must hold among settings and parameters.
 
-    Attributes:
-        reads: Their dotted names; a problem is reported at the first one that the user has written.
-        check: Gets their values, in this order, and yields what is wrong with them. The value of a parameter of a block
+    Attributes: reads: Their dotted names; a problem is reported at the first one that the user has
+        written. check: Gets their values, in this order, and yields what is wrong with them. The
+        value of a parameter of a block
             that is not used is None.
     """
 
@@ -54,7 +54,9 @@ class StrictModel(BaseModel):
         for rule in self.rules:
             if refusal := rule.refusal({name: self.at(name) for name in rule.reads}):
                 what, fix = refusal
-                raise PydanticCustomError("rule", "{what}; {fix}", {"name": rule.reads[0], "what": what, "fix": fix})
+                raise PydanticCustomError(
+                    "rule", "{what}; {fix}", {"name": rule.reads[0], "what": what, "fix": fix}
+                )
         return self
 
     def at(self, name: str) -> Any:
@@ -82,4 +84,6 @@ class StoredModel(StrictModel):
         if not isinstance(given, dict):
             return given
         old = cls.old_values(given)
-        return {name: value for name, value in given.items() if name not in old or value != old[name]}
+        return {
+            name: value for name, value in given.items() if name not in old or value != old[name]
+        }

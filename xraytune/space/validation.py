@@ -26,7 +26,9 @@ _COMPARISONS = {
     "less_than_equal": ("le", "{:g} or less"),
 }
 _WRONG_TYPES = {
-    **dict.fromkeys(("int_type", "int_from_float"), ("is not a whole number", "write a whole number")),
+    **dict.fromkeys(
+        ("int_type", "int_from_float"), ("is not a whole number", "write a whole number")
+    ),
     **dict.fromkeys(("string_type", "path_type"), ("is not text", "write one text, in quotes")),
     "float_type": ("is not a number", "write a number"),
     "finite_number": ("is not a finite number", "write a finite number"),
@@ -47,7 +49,12 @@ _MISSING = {
 
 
 def validate(
-    problems: Problems, model: type[Model], node: Node, *, prefix: str = "", names: Sequence[str] = ()
+    problems: Problems,
+    model: type[Model],
+    node: Node,
+    *,
+    prefix: str = "",
+    names: Sequence[str] = (),
 ) -> Model:
     """Return the model of a node; RejectedError if there are problems, whose messages begin with `prefix`.
 
@@ -98,7 +105,9 @@ def blocks_of(model: type[StrictModel]) -> Mapping[Path, type[StrictModel]]:
 def setting_names(model: type[StrictModel]) -> list[str]:
     """Return every setting of a model and of its blocks, by its dotted name."""
     return [
-        ".".join(map(str, (*path, name))) for path, block in blocks_of(model).items() for name in block.model_fields
+        ".".join(map(str, (*path, name)))
+        for path, block in blocks_of(model).items()
+        for name in block.model_fields
     ]
 
 
@@ -109,7 +118,9 @@ def _is_consequence(detail: ErrorDetails) -> bool:
 
 
 def _path_of(detail: ErrorDetails) -> Path:
-    return detail["loc"] + tuple(detail["ctx"]["name"].split(".") if detail["type"] == "rule" else ())
+    return detail["loc"] + tuple(
+        detail["ctx"]["name"].split(".") if detail["type"] == "rule" else ()
+    )
 
 
 def _name_of(model: type[StrictModel], path: Path) -> str:
@@ -140,7 +151,10 @@ def _explain(name: str, error: ErrorDetails) -> tuple[str, str]:
         return f"{name}: is empty", "give it a value, or leave it out"
     if kind in _COMPARISONS:
         bound, words = _COMPARISONS[kind]
-        return f"{name}: {format_value(value)} is out of bounds", f"write {words.format(context[bound])}"
+        return (
+            f"{name}: {format_value(value)} is out of bounds",
+            f"write {words.format(context[bound])}",
+        )
     if kind == "literal_error":
         choices = [word for word in re.findall(r"[\w.+-]+", context["expected"]) if word != "or"]
         return f"{name}: unknown value {format_value(value)}", nearest(value, choices)

@@ -42,7 +42,9 @@ def class_breakdown(
             for name, values in weighted_class_metrics(scored, weights).items()
         }
 
-    metrics, intervals = bootstrap(statistics, images.labels, patients, replicates=replicates, seed=seed)
+    metrics, intervals = bootstrap(
+        statistics, images.labels, patients, replicates=replicates, seed=seed
+    )
     return tuple(
         ClassMetrics(
             images=int(scored.is_class.sum()),
@@ -75,11 +77,12 @@ def patient_means(
 class Subgroup(Measured):
     """The metrics of a subgroup: exploratory, since its size was not planned, and several subgroups are compared.
 
-    With three or more classes, AUROC is None if one of them has no images. The recall of a class is None if the subgroup
-    has no images of it. There are no intervals with fewer than two patients of a class.
+    With three or more classes, AUROC is None if one of them has no images. The recall of a class is
+    None if the subgroup has no images of it. There are no intervals with fewer than two patients of
+    a class.
 
-    Attributes:
-        compared_with: Of two classes, the one of which the subgroup has no images, such as `bacterial`, which no normal
+    Attributes: compared_with: Of two classes, the one of which the subgroup has no images, such as
+        `bacterial`, which no normal
             image is. It is scored on all images of this class, which are not counted.
     """
 
@@ -100,7 +103,8 @@ def subgroup_metrics(
 ) -> tuple[Subgroup, ...]:
     """Return the metrics of the images with each value of a column, sorted; files without a value are in no subgroup.
 
-    `values` has the value of each file; other arguments are those of `measure`. Every class has an image.
+    `values` has the value of each file; other arguments are those of `measure`. Every class has an
+    image.
     """
     value_of_image = np.array([values.get(file, "") for file in files])
     names = np.asarray(patients)
@@ -112,22 +116,33 @@ def subgroup_metrics(
         rows = has_value if other is None else has_value | (images.labels == other)
         scored = images.select(rows)
         owners = names[rows]
-        patient_counts = [len(np.unique(owners[scored.labels == number])) for number in range(images.class_count)]
+        patient_counts = [
+            len(np.unique(owners[scored.labels == number])) for number in range(images.class_count)
+        ]
         measured = Measured(metrics={}, intervals={})
         if min(patient_counts) > 0:
             measured = measure(scored, owners.tolist(), replicates=replicates, seed=seed)
         intervals = measured.intervals if min(patient_counts) > 1 else {}
         reported = [metric.name for metric in reported_metrics(images.class_count, "subgroups")]
         # The recall of the other class is that of images outside the subgroup.
-        outside = None if other is None else "sensitivity" if other == images.positive else "specificity"
+        outside = (
+            None if other is None else "sensitivity" if other == images.positive else "specificity"
+        )
         subgroups.append(
             Subgroup(
                 value=value,
                 images=int(has_value.sum()),
                 patients=len(np.unique(names[has_value])),
                 compared_with=other,
-                metrics={name: None if name == outside else measured.metrics.get(name) for name in reported},
-                intervals={name: intervals[name] for name in reported if name in intervals and name != outside},
+                metrics={
+                    name: None if name == outside else measured.metrics.get(name)
+                    for name in reported
+                },
+                intervals={
+                    name: intervals[name]
+                    for name in reported
+                    if name in intervals and name != outside
+                },
             )
         )
     return tuple(subgroups)

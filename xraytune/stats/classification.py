@@ -1,9 +1,9 @@
 """Classification metrics for one set of images or for many resamples: AUROC, AUPRC and the metrics at a threshold.
 
-`METRICS` names them; intervals, tables, JSON and the model card follow from it. Each is defined over
-weighted images: all weights are 1 for a model's own metrics, and in a bootstrap replicate an image's
-weight is how often it was drawn. All replicates are computed at once, hundreds of times faster than
-with scikit-learn, whose values they are (tests/stats/).
+`METRICS` names them; intervals, tables, JSON and the model card follow from it. Each is defined
+over weighted images: all weights are 1 for a model's own metrics, and in a bootstrap replicate an
+image's weight is how often it was drawn. All replicates are computed at once, hundreds of times
+faster than with scikit-learn, whose values they are (tests/stats/).
 
 With more than two classes the prediction is the most probable class; metrics of one class are macro
 one-vs-rest averages, and `positive` is not used.
@@ -35,11 +35,10 @@ FEWEST_LABELS = 10
 class ScoredImages:
     """True classes and class probabilities of N images, and the rule that predicts a class; or true and predicted findings.
 
-    Attributes:
-        labels: Class numbers, int64 [N], or findings, [N, C].
-        probabilities: float64 [N, C].
-        positive: The class whose probability is the score if there are two classes.
-        threshold: The lowest probability that is classified as positive; not used with more than two classes. One for each
+    Attributes: labels: Class numbers, int64 [N], or findings, [N, C]. probabilities: float64 [N,
+        C]. positive: The class whose probability is the score if there are two classes. threshold:
+        The lowest probability that is classified as positive; not used with more than two classes.
+        One for each
             finding, [C].
     """
 
@@ -58,7 +57,9 @@ class ScoredImages:
     def predicted(self) -> Labels:
         """Predicted class numbers, int64 [N]."""
         assert isinstance(self.threshold, float), "findings are predicted one by one"
-        return predicted_classes(self.probabilities, positive=self.positive, threshold=self.threshold)
+        return predicted_classes(
+            self.probabilities, positive=self.positive, threshold=self.threshold
+        )
 
     def select(self, rows: Flags) -> ScoredImages:
         """Return some of the images."""
@@ -77,7 +78,9 @@ class ScoredImages:
                 is_predicted=is_predicted[:, number],
                 is_known=is_class | is_other,
             )
-            for number, is_class, is_other in one_against_rest(self.labels, self.class_count, self.positive, numbers)
+            for number, is_class, is_other in one_against_rest(
+                self.labels, self.class_count, self.positive, numbers
+            )
         )
 
 
@@ -98,15 +101,12 @@ class ScoredClass:
 class Metric:
     """What to call a metric, and where to show it.
 
-    Attributes:
-        name: In JSON, CSV and Python.
-        label: For people.
-        of_class: Whether it is of one class against the others. With two classes, it is the positive one's.
-        by_class_only: Whether, with more than two classes, the average over the classes is not reported.
-        is_symmetric: Whether both of two classes have the same value, so the class need not be named.
-        at_threshold: Whether it depends on the threshold.
-        decimals: To show.
-        summaries: The short tables that it is also in.
+    Attributes: name: In JSON, CSV and Python. label: For people. of_class: Whether it is of one
+        class against the others. With two classes, it is the positive one's. by_class_only:
+        Whether, with more than two classes, the average over the classes is not reported.
+        is_symmetric: Whether both of two classes have the same value, so the class need not be
+        named. at_threshold: Whether it depends on the threshold. decimals: To show. summaries: The
+        short tables that it is also in.
     """
 
     name: str
@@ -170,12 +170,15 @@ def one_against_rest(
 ) -> list[tuple[int, Flags, Flags]]:
     """Return what is scored: the number of each class or finding, which images are of it, and which are not, bool [N].
 
-    By default, these are the positive one of two classes, each of more classes, or the `scored_findings`.
+    By default, these are the positive one of two classes, each of more classes, or the
+    `scored_findings`.
     """
     if labels.ndim == 2:
         chosen = scored_findings(labels) if numbers is None else numbers
         return [(number, labels[:, number] == 1, labels[:, number] == 0) for number in chosen]
-    chosen = ([positive] if class_count == 2 else range(class_count)) if numbers is None else numbers
+    chosen = (
+        ([positive] if class_count == 2 else range(class_count)) if numbers is None else numbers
+    )
     return [(number, labels == number, labels != number) for number in chosen]
 
 
@@ -199,14 +202,18 @@ def auprc(labels: Labels, probabilities: Floats, *, positive: int) -> float:
     return _mean_areas(labels, probabilities, positive)[1]
 
 
-def sensitivity_at(labels: Labels, probabilities: Floats, *, positive: int, specificity: float) -> float:
+def sensitivity_at(
+    labels: Labels, probabilities: Floats, *, positive: int, specificity: float
+) -> float:
     """Return the highest sensitivity at any threshold with at least the given specificity, for two classes.
 
-    Images with equal scores fall on the same side of every threshold; nothing is interpolated. Above all scores,
-    sensitivity is 0 and specificity 1. Arguments and errors are those of `auroc`.
+    Images with equal scores fall on the same side of every threshold; nothing is interpolated.
+    Above all scores, sensitivity is 0 and specificity 1. Arguments and errors are those of `auroc`.
     """
     require_scorable(labels, probabilities, 2)
-    positives, others = _weights_by_score(labels == positive, probabilities[:, positive], _ones(labels))
+    positives, others = _weights_by_score(
+        labels == positive, probabilities[:, positive], _ones(labels)
+    )
     # Where the threshold is just above each score.
     is_specific = np.cumsum(others, axis=1) / others.sum() >= specificity
     missed = np.cumsum(positives, axis=1)[is_specific].min()
@@ -216,7 +223,9 @@ def sensitivity_at(labels: Labels, probabilities: Floats, *, positive: int, spec
 def _mean_areas(labels: Labels, probabilities: Floats, positive: int) -> tuple[float, float]:
     images = ScoredImages(labels, probabilities, positive=positive)
     require_scorable(labels, probabilities, images.class_count)
-    areas = [_areas(scored, scored.is_known[None].astype(np.float64)) for scored in images.classes()]
+    areas = [
+        _areas(scored, scored.is_known[None].astype(np.float64)) for scored in images.classes()
+    ]
     aurocs, precisions = zip(*areas, strict=True)
     return float(np.mean(aurocs)), float(np.mean(precisions))
 
@@ -257,11 +266,15 @@ def require_results(results: Floats, shape: tuple[int, int], *, of_findings: boo
         raise ValueError("the probabilities of an image do not sum to 1")
 
 
-def require_finite_outputs(outputs: NDArray[Any], error: type[XraytuneError], where: Path | str) -> None:
+def require_finite_outputs(
+    outputs: NDArray[Any], error: type[XraytuneError], where: Path | str
+) -> None:
     """Raise `error` if a row of outputs, [N, C], has a value that is not finite; `where` names the network."""
     if bad := int((~np.isfinite(outputs)).any(axis=1).sum()):
         what = f"the network's output is NaN or infinite for {bad} of {len(outputs)} images"
-        raise error(Problem(what, where, "train the network again; if it happens again, use a smaller lr"))
+        raise error(
+            Problem(what, where, "train the network again; if it happens again, use a smaller lr")
+        )
 
 
 def require_scorable(labels: Labels, scores: Floats, class_count: int) -> None:
@@ -281,20 +294,24 @@ def require_scorable(labels: Labels, scores: Floats, class_count: int) -> None:
 def weighted_metrics(images: ScoredImages, weights: Floats) -> dict[str, Floats]:
     """Return all `METRICS`, of findings the `CLASS_METRICS`, for many weightings of the same images: name -> float64 [R].
 
-    `weights` is how often each image counts, float64 [R, N]; in every row each class has some weight. A
-    predictive value is NaN where no image is predicted so. The Brier score is the mean squared error of
-    the positive class's probability, 0 to 1; with more than two classes summed over the classes, 0 to 2
-    (Brier 1950).
+    `weights` is how often each image counts, float64 [R, N]; in every row each class has some
+    weight. A predictive value is NaN where no image is predicted so. The Brier score is the mean
+    squared error of the positive class's probability, 0 to 1; with more than two classes summed
+    over the classes, 0 to 2 (Brier 1950).
     """
     of_classes = [weighted_class_metrics(scored, weights) for scored in images.classes()]
-    metrics = {metric.name: np.mean([values[metric.name] for values in of_classes], axis=0) for metric in CLASS_METRICS}
+    metrics = {
+        metric.name: np.mean([values[metric.name] for values in of_classes], axis=0)
+        for metric in CLASS_METRICS
+    }
     labels = images.labels
     if labels.ndim == 2:
         return metrics
 
     is_right = images.predicted == labels
     recalls = [
-        weights @ (is_right & (labels == number)) / (weights @ (labels == number)) for number in np.unique(labels)
+        weights @ (is_right & (labels == number)) / (weights @ (labels == number))
+        for number in np.unique(labels)
     ]
     errors = (images.probabilities - np.eye(images.class_count)[labels]) ** 2
     error = errors[:, images.positive] if images.class_count == 2 else errors.sum(axis=1)
@@ -330,8 +347,8 @@ def weighted_class_metrics(scored: ScoredClass, weights: Floats) -> dict[str, Fl
 def _areas(scored: ScoredClass, weights: Floats) -> tuple[Floats, Floats]:
     """Return the areas under the ROC curve and the precision-recall curve, both [R].
 
-    The first is Mann-Whitney's U over the number of pairs, where ties count one half; the second the sum
-    over thresholds of precision times the increase in recall.
+    The first is Mann-Whitney's U over the number of pairs, where ties count one half; the second
+    the sum over thresholds of precision times the increase in recall.
     """
     positive, other = _weights_by_score(scored.is_class, scored.scores, weights)
     other_below = np.cumsum(other, axis=1) - other

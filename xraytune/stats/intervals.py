@@ -1,8 +1,8 @@
 """Bootstrap intervals for the metrics of one model, as `evaluate` shows them.
 
-Patients are resampled instead of images, since images of one patient are similar. An interval covers the
-same model on other patients, not another training of it; verdicts use `stats/placements.py` instead.
-`scipy.stats.bootstrap` resamples neither clusters nor within strata.
+Patients are resampled instead of images, since images of one patient are similar. An interval
+covers the same model on other patients, not another training of it; verdicts use
+`stats/placements.py` instead. `scipy.stats.bootstrap` resamples neither clusters nor within strata.
 """
 
 from __future__ import annotations
@@ -46,11 +46,15 @@ class Measured:
         return value
 
 
-def measure(images: ScoredImages, patients: Sequence[str], *, replicates: int = 2000, seed: int) -> Measured:
+def measure(
+    images: ScoredImages, patients: Sequence[str], *, replicates: int = 2000, seed: int
+) -> Measured:
     """Return the `METRICS` of images of these patients, [N]; errors are those of `auroc`."""
     require_scorable(images.labels, images.probabilities, images.class_count)
     statistics = partial(weighted_metrics, images)
-    metrics, intervals = bootstrap(statistics, images.labels, patients, replicates=replicates, seed=seed)
+    metrics, intervals = bootstrap(
+        statistics, images.labels, patients, replicates=replicates, seed=seed
+    )
     return Measured(metrics=metrics, intervals=intervals)
 
 
@@ -64,14 +68,16 @@ def bootstrap(
 ) -> tuple[dict[Name, float | None], dict[Name, Bounds]]:
     """Return statistics of all images, None for NaN, and their 95 % percentile intervals over patients.
 
-    `statistics` takes how often each image counts, float64 [R, N], and returns statistics by name, float64
-    [R]. What is NaN on any resample has no interval.
+    `statistics` takes how often each image counts, float64 [R, N], and returns statistics by name,
+    float64 [R]. What is NaN on any resample has no interval.
 
-    Source: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13 (percentile interval);
-    resampling clusters: Davison & Hinkley 1997, section 3.8.
+    Source: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13 (percentile
+    interval); resampling clusters: Davison & Hinkley 1997, section 3.8.
     """
     values = statistics(np.ones((1, len(labels))))
-    chunks = [statistics(weights) for weights in _resample_patients(labels, patients, replicates, seed)]
+    chunks = [
+        statistics(weights) for weights in _resample_patients(labels, patients, replicates, seed)
+    ]
     intervals = {}
     for name in values:
         resampled = np.concatenate([chunk[name] for chunk in chunks])
@@ -81,11 +87,13 @@ def bootstrap(
     return {name: none_if_nan(value[0]) for name, value in values.items()}, intervals
 
 
-def _resample_patients(labels: Labels, patients: Sequence[str], replicates: int, seed: int) -> Iterator[Floats]:
+def _resample_patients(
+    labels: Labels, patients: Sequence[str], replicates: int, seed: int
+) -> Iterator[Floats]:
     """Yield how often each image is drawn in the next replicates, [R, N].
 
-    Patients are drawn among those with images of the same classes, so no class is ever empty; or with the same rarest
-    finding of an image.
+    Patients are drawn among those with images of the same classes, so no class is ever empty; or
+    with the same rarest finding of an image.
     """
     if labels.ndim == 2:
         labels = rarest_findings(labels == 1)

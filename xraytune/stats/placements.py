@@ -1,7 +1,8 @@
 """Variances and covariances of scores over patients: AUROCs (DeLong, binormal model), and means such as the mean Dice.
 
-A network's structural components are one number for each patient: their sum of squares is the variance of its score, and
-the dot product of two networks' components is the covariance of their scores.
+A network's structural components are one number for each patient: their sum of squares is the
+variance of its score, and the dot product of two networks' components is the covariance of their
+scores.
 """
 
 from __future__ import annotations
@@ -16,23 +17,32 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri, owens_t  # type: ignore[import-untyped]
 
 from xraytune.base.errors import DataError, Problem
-from xraytune.stats.classification import Flags, Floats, Labels, one_against_rest, require_finite, require_scorable
+from xraytune.stats.classification import (
+    Flags,
+    Floats,
+    Labels,
+    one_against_rest,
+    require_finite,
+    require_scorable,
+)
 
 DifferenceVariance: TypeAlias = Callable[[ArrayLike, ArrayLike], Floats]
-"""Assumed variance over patients of the difference of two scores in [0, 1], elementwise, times a quarter of the effective
-patients: what `confirm` cannot estimate from data."""
+"""Assumed variance over patients of the difference of two scores in [0, 1], elementwise, times a
+quarter of the effective patients: what `confirm` cannot estimate from data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StructuralComponents:
     """Scores of R networks on the same images, with the contribution of each patient to their variance.
 
-    Attributes:
-        scores: float64 [R], in [0, 1]; in `confirm`, [A, K]: arm, replicate.
-        components: float64 [R, P], of the sorted patients; `components @ components.T` is the covariance of the scores.
-        effective_patients: For a mean, P. For AUROCs, 4 / (1/n + 1/m) for n patients of a class and m of the others,
-            averaged over the classes if there are more than two; this many patients, split evenly between the classes, are
-            equally informative. Those of findings are combined like degrees of freedom, by Satterthwaite's formula: rare
+    Attributes: scores: float64 [R], in [0, 1]; in `confirm`, [A, K]: arm, replicate. components:
+        float64 [R, P], of the sorted patients; `components @ components.T` is the covariance of the
+        scores. effective_patients: For a mean, P. For AUROCs, 4 / (1/n + 1/m) for n patients of a
+        class and m of the others,
+            averaged over the classes if there are more than two; this many patients, split evenly
+            between the classes, are
+            equally informative. Those of findings are combined like degrees of freedom, by
+            Satterthwaite's formula: rare
             findings have the most variance, which is known from few patients.
         variance: The assumption on the score: `placement_variance` or `error_variance`.
     """
@@ -50,13 +60,15 @@ def structural_components(
 
     Those of a mean of AUROCs, over classes or findings, are the means of theirs.
 
-    The placement of a positive image is the share of negative images that score below it, that of a negative image the
-    share of positive ones above it; ties count one half. A patient's component is the sum over their images of
-    (placement - AUROC) / images of that side, times sqrt(n / (n - 1)) for the n patients with images on that side.
+    The placement of a positive image is the share of negative images that score below it, that of a
+    negative image the share of positive ones above it; ties count one half. A patient's component
+    is the sum over their images of (placement - AUROC) / images of that side, times sqrt(n / (n -
+    1)) for the n patients with images on that side.
 
-    With one image per patient, `components @ components.T` is the covariance matrix of DeLong et al. 1988; with several,
-    that of Obuchowski 1997 except for patients with images on both sides: she multiplies their term by n / (n - 1) of all
-    patients, here it is the geometric mean of the two sides' factors, so that no variance is negative.
+    With one image per patient, `components @ components.T` is the covariance matrix of DeLong et
+    al. 1988; with several, that of Obuchowski 1997 except for patients with images on both sides:
+    she multiplies their term by n / (n - 1) of all patients, here it is the geometric mean of the
+    two sides' factors, so that no variance is negative.
 
     Args:
         labels: Class numbers, int64 [N], or findings, [N, C].
@@ -64,13 +76,13 @@ def structural_components(
         patients: The patient of each image, [N].
         positive: The class whose probability is the score if there are two classes.
 
-    Raises:
-        DataError: A class has no image, no finding has enough, or all images of a side belong to one patient.
-        ValueError: A probability is not finite.
+    Raises: DataError: A class has no image, no finding has enough, or all images of a side belong
+        to one patient. ValueError: A probability is not finite.
 
-    Source: DeLong, DeLong & Clarke-Pearson 1988, "Comparing the areas under two or more correlated ROC curves", equations
-    4 to 7; Obuchowski 1997, "Nonparametric analysis of clustered ROC curve data", section 2. Placements by ranks: Sun & Xu
-    2014, "Fast implementation of DeLong's algorithm".
+    Source: DeLong, DeLong & Clarke-Pearson 1988, "Comparing the areas under two or more correlated
+    ROC curves", equations 4 to 7; Obuchowski 1997, "Nonparametric analysis of clustered ROC curve
+    data", section 2. Placements by ranks: Sun & Xu 2014, "Fast implementation of DeLong's
+    algorithm".
     """
     class_count = probabilities.shape[2]
     require_scorable(labels, probabilities, class_count)
@@ -105,7 +117,9 @@ def _effective_patients(labels: Labels, patients: Sequence[str], positive: int) 
 def _mean_variance(each: Floats, first: ArrayLike, second: ArrayLike) -> Floats:
     """Return the `DifferenceVariance` of means over independent findings with so many effective patients `each`."""
     effective = (1 / each).sum() ** 2 / (1 / each**3).sum()
-    return np.asarray(placement_variance(first, second) * effective * (1 / each).sum() / len(each) ** 2)
+    return np.asarray(
+        placement_variance(first, second) * effective * (1 / each).sum() / len(each) ** 2
+    )
 
 
 def _components(
@@ -135,9 +149,9 @@ def _components(
 def mean_components(results: Floats, patients: Sequence[str]) -> StructuralComponents:
     """Return means over images, such as the mean Dice, and every patient's structural component of each.
 
-    A patient's component is the sum over their images of (result - mean) / N, times sqrt(P / (P - 1)) for P patients. With
-    one image per patient, `components @ components.T` is the usual covariance of means; with several, the
-    cluster-robust one.
+    A patient's component is the sum over their images of (result - mean) / N, times sqrt(P / (P -
+    1)) for P patients. With one image per patient, `components @ components.T` is the usual
+    covariance of means; with several, the cluster-robust one.
 
     Args:
         results: One result per network and image, float64 [R, N].
@@ -147,8 +161,8 @@ def mean_components(results: Floats, patients: Sequence[str]) -> StructuralCompo
         DataError: All images belong to one patient.
         ValueError: A result is not finite.
 
-    Source: variance of a ratio, of the patients' sums to their numbers of images: Cochran 1977, "Sampling techniques",
-    equation 6.13 for an infinite population.
+    Source: variance of a ratio, of the patients' sums to their numbers of images: Cochran 1977,
+    "Sampling techniques", equation 6.13 for an infinite population.
     """
     require_finite(results)
     names, patient_of_image = np.unique(np.asarray(patients), return_inverse=True)
@@ -184,20 +198,22 @@ _ERROR_VARIATION = 0.5
 def placement_variance(first: ArrayLike, second: ArrayLike) -> Floats:
     """Return the variance of one patient's contribution to the difference of two AUROCs in [0, 1], elementwise.
 
-    Scores are normal with equal variances in both classes (binormal model). With n patients of one class and m of the
-    other, the variance of the difference is this one times 1/n + 1/m.
+    Scores are normal with equal variances in both classes (binormal model). With n patients of one
+    class and m of the other, the variance of the difference is this one times 1/n + 1/m.
     """
     above, below = (ndtri(np.clip(auroc, _NEAREST, 1 - _NEAREST)) for auroc in (first, second))
     same = _bivariate(above, above, WITHIN_ARM / 2) + _bivariate(below, below, WITHIN_ARM / 2)
     gap = ndtr(above) - ndtr(below)
-    return np.asarray(np.maximum(same - 2 * _bivariate(above, below, ACROSS_ARMS / 2) - gap**2, _NEAREST**2))
+    return np.asarray(
+        np.maximum(same - 2 * _bivariate(above, below, ACROSS_ARMS / 2) - gap**2, _NEAREST**2)
+    )
 
 
 def error_variance(first: ArrayLike, second: ArrayLike) -> Floats:
     """Return a quarter of the variance of one patient's difference in Dice between arms with these mean Dice, elementwise.
 
-    Over patients, an arm's error, 1 - Dice, has a coefficient of variation of `_ERROR_VARIATION`; errors correlate as those
-    of an AUROC do.
+    Over patients, an arm's error, 1 - Dice, has a coefficient of variation of `_ERROR_VARIATION`;
+    errors correlate as those of an AUROC do.
     """
     error, other_error = (1 - np.asarray(dice) for dice in (first, second))
     variance = WITHIN_ARM * (error**2 + other_error**2) - 2 * ACROSS_ARMS * error * other_error
@@ -208,19 +224,23 @@ def around(mean: ArrayLike, difference: ArrayLike) -> tuple[Floats, Floats]:
     """Return two AUROCs with a given mean and difference; the mean is shifted if needed to keep both within [0, 1]."""
     half = np.abs(np.asarray(difference)) / 2
     centre = np.clip(mean, half, np.maximum(1 - half, half))
-    return np.asarray(centre + np.asarray(difference) / 2), np.asarray(centre - np.asarray(difference) / 2)
+    return np.asarray(centre + np.asarray(difference) / 2), np.asarray(
+        centre - np.asarray(difference) / 2
+    )
 
 
 def auroc_interval(auroc: float, effective_patients: float) -> tuple[float, float]:
     """Return the 95 % interval of an AUROC in [0, 1] measured on this many effective patients (2 or more).
 
-    A score interval: it contains the AUROCs from which the measured one is at most 1.96 of their standard errors away. At an
-    AUROC of 1, where estimated variances vanish, it still has a width. It covers the same model on other patients, and knows
-    nothing of a selection: the best of many trials is optimistic.
+    A score interval: it contains the AUROCs from which the measured one is at most 1.96 of their
+    standard errors away. At an AUROC of 1, where estimated variances vanish, it still has a width.
+    It covers the same model on other patients, and knows nothing of a selection: the best of many
+    trials is optimistic.
 
-    Source: variance by Hanley & McNeil 1982, "The meaning and use of the area under a receiver operating characteristic
-    (ROC) curve"; solved for the true AUROC as in method 5 of Newcombe 2006, "Confidence intervals for an effect size measure
-    based on the Mann-Whitney statistic, part 2".
+    Source: variance by Hanley & McNeil 1982, "The meaning and use of the area under a receiver
+    operating characteristic (ROC) curve"; solved for the true AUROC as in method 5 of Newcombe
+    2006, "Confidence intervals for an effect size measure based on the Mann-Whitney statistic, part
+    2".
     """
     return _lower_end(auroc, effective_patients), 1 - _lower_end(1 - auroc, effective_patients)
 
@@ -239,7 +259,9 @@ def chance_difference(auroc: float, effective_patients: float) -> float:
 
     Their errors on an image are correlated by `ACROSS_ARMS`, as `confirm` assumes.
     """
-    return float(_QUANTILE * _standard_error(auroc, effective_patients) * np.sqrt(2 * (1 - ACROSS_ARMS)))
+    return float(
+        _QUANTILE * _standard_error(auroc, effective_patients) * np.sqrt(2 * (1 - ACROSS_ARMS))
+    )
 
 
 def _standard_error(auroc: float, effective_patients: float) -> float:
@@ -254,7 +276,9 @@ def _bivariate(first: Floats, second: Floats, correlation: float) -> Floats:
 
     Source: Owen 1956, "Tables for computing bivariate normal probabilities", equation 2.1.
     """
-    first, second = (np.where(np.abs(value) < _NEAREST, _NEAREST, value) for value in (first, second))
+    first, second = (
+        np.where(np.abs(value) < _NEAREST, _NEAREST, value) for value in (first, second)
+    )
     root = np.sqrt(1 - correlation**2)
     one = owens_t(first, (second / first - correlation) / root)
     other = owens_t(second, (first / second - correlation) / root)

@@ -1,9 +1,9 @@
 """Dice, IoU and the 95 % Hausdorff distance of masks, by MONAI, and their means with intervals over patients.
 
-HD95 is the larger of two 95 % quantiles (with linear interpolation): of the distances from the edge pixels of one mask to
-the nearest edge pixel of the other, in each direction. An edge pixel belongs to the mask and has one of four neighbours
-that does not; pixels outside the image do not. Dice and IoU are 0 if one of two masks is empty, 1 if both are; HD95 is
-undefined in both cases.
+HD95 is the larger of two 95 % quantiles (with linear interpolation): of the distances from the edge
+pixels of one mask to the nearest edge pixel of the other, in each direction. An edge pixel belongs
+to the mask and has one of four neighbours that does not; pixels outside the image do not. Dice and
+IoU are 0 if one of two masks is empty, 1 if both are; HD95 is undefined in both cases.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class ScoredMask:
 class MaskMetrics(Measured):
     """Means over the images that have a metric, None if none has it; with a single patient, there are no intervals.
 
-    Attributes:
-        empty_predictions: Images with an empty prediction. They have no HD95, so a network that predicts nothing for
+    Attributes: empty_predictions: Images with an empty prediction. They have no HD95, so a network
+        that predicts nothing for
             difficult images gets a better mean HD95.
     """
 
@@ -64,7 +64,9 @@ def hd95(predicted: Masks, true: Masks) -> Floats:
     both = predicted.any(axis=(1, 2)) & true.any(axis=(1, 2))  # MONAI warns about empty masks
     if both.any():
         options = {"include_background": True, "percentile": 95}
-        distances[both] = _by_monai("compute_hausdorff_distance", predicted[both], true[both], **options)
+        distances[both] = _by_monai(
+            "compute_hausdorff_distance", predicted[both], true[both], **options
+        )
     return distances
 
 
@@ -87,7 +89,9 @@ def mask_metrics(masks: Sequence[ScoredMask], *, replicates: int, seed: int) -> 
     """Return the means over at least one image, with intervals from `replicates` bootstrap samples."""
     patients = [mask.patient for mask in masks]
     names = [metric.name for metric in MASK_METRICS]
-    values = {name: np.array([mask.metrics[name] for mask in masks], dtype=np.float64) for name in names}  # None is NaN
+    values = {
+        name: np.array([mask.metrics[name] for mask in masks], dtype=np.float64) for name in names
+    }  # None is NaN
     means = measure_means(values, patients, replicates=replicates, seed=seed)
     return MaskMetrics(
         images=len(masks),
@@ -98,10 +102,13 @@ def mask_metrics(masks: Sequence[ScoredMask], *, replicates: int, seed: int) -> 
     )
 
 
-def measure_means(values: Mapping[str, Floats], patients: Sequence[str], *, replicates: int, seed: int) -> Measured:
+def measure_means(
+    values: Mapping[str, Floats], patients: Sequence[str], *, replicates: int, seed: int
+) -> Measured:
     """Return the mean of each metric, [N], over the images that have it, NaN for the others, with intervals over patients.
 
-    A mean is None if no image has a value. There is no interval if a resample has none, and with a single patient.
+    A mean is None if no image has a value. There is no interval if a resample has none, and with a
+    single patient.
     """
 
     def statistics(weights: Floats) -> dict[str, Floats]:
@@ -113,7 +120,9 @@ def measure_means(values: Mapping[str, Floats], patients: Sequence[str], *, repl
         return means
 
     one_class = np.zeros(len(patients), dtype=np.int64)
-    metrics, intervals = bootstrap(statistics, one_class, patients, replicates=replicates, seed=seed)
+    metrics, intervals = bootstrap(
+        statistics, one_class, patients, replicates=replicates, seed=seed
+    )
     return Measured(metrics=metrics, intervals=intervals if len({*patients}) > 1 else {})
 
 
@@ -125,10 +134,14 @@ def _by_monai(metric: str, predicted: Masks, true: Masks, **options: Any) -> Flo
         import monai.metrics  # takes seconds
     except ImportError as error:
         fix = "pip install 'xraytune[segmentation]'"
-        raise MachineError(Problem("mask metrics need MONAI, which is not installed", fix=fix)) from error
+        raise MachineError(
+            Problem("mask metrics need MONAI, which is not installed", fix=fix)
+        ) from error
     _quiet_monai()
     tensors = (torch.from_numpy(masks[:, None].astype(np.float64)) for masks in (predicted, true))
-    return np.asarray(getattr(monai.metrics, metric)(*tensors, **options)[:, 0].numpy(), dtype=np.float64)
+    return np.asarray(
+        getattr(monai.metrics, metric)(*tensors, **options)[:, 0].numpy(), dtype=np.float64
+    )
 
 
 @cache

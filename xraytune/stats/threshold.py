@@ -1,7 +1,7 @@
 """Choose the threshold at which an image is classified as positive, from scores of validation images.
 
-Every score enters a smooth fit, so replacing a few validation patients changes the threshold little, unlike the
-maximum of a curve such as Youden's J, which depends on single images.
+Every score enters a smooth fit, so replacing a few validation patients changes the threshold
+little, unlike the maximum of a curve such as Youden's J, which depends on single images.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from xraytune.stats.classification import Flags, Floats, require_scorable
 def balanced_threshold(is_positive: Flags, scores: Floats) -> float:
     """Return the threshold for balanced accuracy, where the calibrated probability equals the prevalence.
 
-    There both classes have the same density, so sensitivity plus specificity is largest if the fit, Platt scaling, is right.
-    The threshold lies between the lowest and the highest score; it is 0.5 if the scores do not increase with the class.
+    There both classes have the same density, so sensitivity plus specificity is largest if the fit,
+    Platt scaling, is right. The threshold lies between the lowest and the highest score; it is 0.5
+    if the scores do not increase with the class.
 
     Classes are bool [N], scores the probability of the positive class, float64 [N].
 
@@ -24,7 +25,8 @@ def balanced_threshold(is_positive: Flags, scores: Floats) -> float:
         DataError: All images are positive, or none is.
         ValueError: A score is not finite.
 
-    Source: Platt 1999, "Probabilistic Outputs for Support Vector Machines", with its regularised targets.
+    Source: Platt 1999, "Probabilistic Outputs for Support Vector Machines", with its regularised
+    targets.
     """
     from scipy.optimize import minimize  # type: ignore[import-untyped]  # loaded when a trial ends
 
@@ -41,11 +43,16 @@ def balanced_threshold(is_positive: Flags, scores: Floats) -> float:
     def loss(line: Floats) -> tuple[float, Floats]:
         fitted = line[0] * standardised + line[1]
         error = expit(fitted) - targets
-        return float((np.logaddexp(0, fitted) - targets * fitted).sum()), np.array([error @ standardised, error.sum()])
+        return float((np.logaddexp(0, fitted) - targets * fitted).sum()), np.array(
+            [error @ standardised, error.sum()]
+        )
 
     slope, offset = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS").x
     if slope <= 0:
         return 0.5
-    # Not the prevalence but the targets' mean, which equals the fit's mean, so the crossing lies within the scores.
-    crossing = np.clip((logit(targets.mean()) - offset) / slope, standardised.min(), standardised.max())
+    # Not the prevalence but the targets' mean, which equals the fit's mean, so the crossing lies
+    # within the scores.
+    crossing = np.clip(
+        (logit(targets.mean()) - offset) / slope, standardised.min(), standardised.max()
+    )
     return float(expit(centre + spread * float(crossing)))

@@ -1,14 +1,16 @@
 """From the scores of two arms to a verdict: the difference with its confidence interval, then the decision rules.
 
-The difference in score (AUROC, Dice) has an interval over both patients and replicates. The replicates are the readers of
-a multi-reader multi-case study: sampled at random, each scoring the same patients in both arms. A replicate has its own
-seeds and, if the study has enough patients, its own training patients. Both sources of variance are of similar size, so an
-interval over one of them alone would be too narrow. It is a score interval: it contains the differences that a test does
-not reject, and the test of a difference uses the patient variance that this difference implies.
+The difference in score (AUROC, Dice) has an interval over both patients and replicates. The
+replicates are the readers of a multi-reader multi-case study: sampled at random, each scoring the
+same patients in both arms. A replicate has its own seeds and, if the study has enough patients, its
+own training patients. Both sources of variance are of similar size, so an interval over one of them
+alone would be too narrow. It is a score interval: it contains the differences that a test does not
+reject, and the test of a difference uses the patient variance that this difference implies.
 docs/decisions/0010 (AUROC) and 0025 (Dice) give the reasons and the simulations.
 
-`judge_pair` judges a pair of arms, `overall_verdict` a finalist by all of its controls, and `fixed_sequence` one finalist
-after the other, by the rules of docs/confirm.md, each of which controls its error rate.
+`judge_pair` judges a pair of arms, `overall_verdict` a finalist by all of its controls, and
+`fixed_sequence` one finalist after the other, by the rules of docs/confirm.md, each of which
+controls its error rate.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ from xraytune.stats.placements import DifferenceVariance, StructuralComponents, 
 Overall: TypeAlias = Literal["hurts", "helps", "no_better", "undecided"]
 PairWord: TypeAlias = Literal["better", "worse", "equivalent", "undecided"]
 ControlKind: TypeAlias = Literal["none", "duplicate", "tuned"]
-"""Matched without extra images; the same with as many images per step as the finalist (`mixing: replace`); matched with
-repeated real images, also as many per step; tuned."""
+"""Matched without extra images; the same with as many images per step as the finalist (`mixing:
+replace`); matched with repeated real images, also as many per step; tuned."""
 
 _TEXTS: dict[Overall, str] = {
     "helps": "synthetic images help",
@@ -39,15 +41,16 @@ _TEXTS: dict[Overall, str] = {
 }
 
 LEVEL = 0.05
-"""Significance level of each claim: two-sided for `better`, `worse` and `no_better`, of each of two one-sided tests for
-`equivalent`."""
+"""Significance level of each claim: two-sided for `better`, `worse` and `no_better`, of each of two
+one-sided tests for `equivalent`."""
 MOST_DEGREES = 1e6
 """Here Student's t equals the normal distribution to six digits; JSON has no infinity."""
 PRIOR_PATIENTS = 20
 """Weight, in patients, of the score model's variance against the one estimated from the patients of the test folder."""
 PATIENTS_PER_DEGREE = 8
-"""Effective patients per degree of freedom of their variance. To a difference in AUROC, only patients that the arms rank
-differently contribute; to one in mean Dice, mostly a few difficult patients."""
+"""Effective patients per degree of freedom of their variance. To a difference in AUROC, only
+patients that the arms rank differently contribute; to one in mean Dice, mostly a few difficult
+patients."""
 _GRID = 400
 
 
@@ -55,11 +58,10 @@ _GRID = 400
 class Evidence:
     """The inputs of a test of a difference.
 
-    Attributes:
-        difference: Estimated score of the first arm minus that of the second.
-        mean_score: Mean of the two arms' scores.
-        replicate_variance: Sample variance of the difference over replicates, of which there are at least 2.
-        patient_variance: Variance of the difference over patients, given these replicates; a negative estimate counts as 0.
+    Attributes: difference: Estimated score of the first arm minus that of the second. mean_score:
+        Mean of the two arms' scores. replicate_variance: Sample variance of the difference over
+        replicates, of which there are at least 2. patient_variance: Variance of the difference over
+        patients, given these replicates; a negative estimate counts as 0.
     """
 
     difference: float
@@ -121,7 +123,9 @@ def compare(pair: StructuralComponents) -> Comparison:
         interval=score_interval(evidence),
         evidence=evidence,
         scores=(float(first), float(second)),
-        components=_variance_components(pair.scores[0] - pair.scores[1], pair.components[0] - pair.components[1]),
+        components=_variance_components(
+            pair.scores[0] - pair.scores[1], pair.components[0] - pair.components[1]
+        ),
     )
 
 
@@ -162,13 +166,16 @@ def score_interval(evidence: Evidence) -> Interval:
             error, degrees = _error_at(evidence, centre + sign * distance)
             return float(distance - stdtrit(degrees, quantile) * error)
 
-        # With few patients near the ceiling, differences beyond a rejected one may be accepted again: take the last.
+        # With few patients near the ceiling, differences beyond a rejected one may be accepted
+        # again: take the last.
         distances = np.linspace(0.0, 1 - sign * centre, _GRID)
         errors, degrees = _error_at(evidence, centre + sign * distances)
         last = int(np.flatnonzero(distances <= stdtrit(degrees, quantile) * errors)[-1])
         if last == len(distances) - 1:
             return centre + sign * float(distances[last])
-        return centre + sign * float(brentq(excess, distances[last], distances[last + 1], xtol=1e-12))
+        return centre + sign * float(
+            brentq(excess, distances[last], distances[last + 1], xtol=1e-12)
+        )
 
     error, degrees = _error_at(evidence, centre)
     one_sided = min(map(float, p_values(evidence, 0.0)))
@@ -188,7 +195,9 @@ def _error_at(evidence: Evidence, difference: ArrayLike) -> tuple[Floats, Floats
     """Return the standard error and degrees of freedom of the estimate if this is the true difference."""
     patients = patient_variance_at(evidence, difference)
     replicates = evidence.replicate_variance / evidence.replicates
-    degrees = satterthwaite_degrees(replicates, patients, evidence.replicates, evidence.effective_patients)
+    degrees = satterthwaite_degrees(
+        replicates, patients, evidence.replicates, evidence.effective_patients
+    )
     return np.sqrt(replicates + patients), degrees
 
 
@@ -197,8 +206,8 @@ def satterthwaite_degrees(
 ) -> Floats:
     """Return the degrees of freedom of the sum of two variances of a difference, over replicates and over patients.
 
-    Source: Satterthwaite 1946, "An approximate distribution of estimates of variance components"; Hillis' formula in the
-    limit of infinitely many patients.
+    Source: Satterthwaite 1946, "An approximate distribution of estimates of variance components";
+    Hillis' formula in the limit of infinitely many patients.
     """
     first, second = np.asarray(of_replicates), np.asarray(of_patients)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -209,12 +218,12 @@ def satterthwaite_degrees(
 def patient_variance_at(evidence: Evidence, difference: ArrayLike) -> Floats:
     """Return the patient variance of an estimated difference if `difference` is the true one.
 
-    The estimate belongs to the estimated difference; it is increased as the score's model predicts and never decreased.
-    With few patients the arms differ in hardly any of them and the estimate is mostly noise, so it is averaged with the
-    model's variance at the weight of `PRIOR_PATIENTS`.
+    The estimate belongs to the estimated difference; it is increased as the score's model predicts
+    and never decreased. With few patients the arms differ in hardly any of them and the estimate is
+    mostly noise, so it is averaged with the model's variance at the weight of `PRIOR_PATIENTS`.
 
-    Source: after the score interval for paired proportions, Tango 1998, "Equivalence test and confidence interval for the
-    difference in proportions for the paired-sample design".
+    Source: after the score interval for paired proportions, Tango 1998, "Equivalence test and
+    confidence interval for the difference in proportions for the paired-sample design".
     """
     here = evidence.variance(*around(evidence.mean_score, evidence.difference))
     there = evidence.variance(*around(evidence.mean_score, difference))
@@ -282,9 +291,9 @@ class AgainstControl:
 class OverallVerdict:
     """The verdict on a finalist.
 
-    Attributes:
-        word: The first that holds of `hurts`, `helps`, `no_better`, `undecided`.
-        controls: The controls it rests on: the matched ones (`hurts`), all (`helps`), those over which an improvement is
+    Attributes: word: The first that holds of `hurts`, `helps`, `no_better`, `undecided`. controls:
+        The controls it rests on: the matched ones (`hurts`), all (`helps`), those over which an
+        improvement is
             ruled out (`no_better`), those that the finalist is not better than (`undecided`).
     """
 
@@ -300,8 +309,8 @@ def verdict_text(word: Overall, metric: str) -> str:
 def judge_pair(evidence: Evidence, *, rope: float) -> PairVerdict:
     """Test a difference, finalist minus control, for all four words; `rope` is the equivalence margin, > 0.
 
-    Source: equivalence as two one-sided tests of 5 %: Schuirmann 1987, "A comparison of the two one-sided tests procedure
-    and the power approach".
+    Source: equivalence as two one-sided tests of 5 %: Schuirmann 1987, "A comparison of the two
+    one-sided tests procedure and the power approach".
     """
     at_most, at_least = (values.tolist() for values in p_values(evidence, [0.0, rope, -rope]))
     return PairVerdict(
@@ -315,18 +324,21 @@ def judge_pair(evidence: Evidence, *, rope: float) -> PairVerdict:
 def overall_verdict(comparisons: Sequence[AgainstControl]) -> OverallVerdict:
     """Judge a finalist by its comparisons with all controls.
 
-    Source: intersection-union test: Berger 1982, "Multiparameter hypothesis testing and acceptance sampling"; Holm 1979, "A
-    simple sequentially rejective multiple test procedure".
+    Source: intersection-union test: Berger 1982, "Multiparameter hypothesis testing and acceptance
+    sampling"; Holm 1979, "A simple sequentially rejective multiple test procedure".
     """
     matched = [control for control in comparisons if control.kind != "tuned"]
-    if can_show_harm([control.kind for control in matched]) and all(control.verdict.is_worse for control in matched):
+    if can_show_harm([control.kind for control in matched]) and all(
+        control.verdict.is_worse for control in matched
+    ):
         return OverallVerdict(word="hurts", controls=_names(matched))
     if comparisons and all(control.verdict.is_better for control in comparisons):
         return OverallVerdict(word="helps", controls=_names(comparisons))
     if no_better := _improvement_ruled_out(comparisons):
         return OverallVerdict(word="no_better", controls=_names(no_better))
     return OverallVerdict(
-        word="undecided", controls=_names(control for control in comparisons if not control.verdict.is_better)
+        word="undecided",
+        controls=_names(control for control in comparisons if not control.verdict.is_better),
     )
 
 
@@ -339,7 +351,8 @@ def _improvement_ruled_out(comparisons: Sequence[AgainstControl]) -> list[Agains
     """Return the controls over which an improvement of one ROPE is ruled out, in the given order."""
     ranked = sorted(comparisons, key=lambda control: control.verdict.p_better_by_rope)
     passed = [
-        control.verdict.p_better_by_rope < LEVEL / 2 / (len(ranked) - place) for place, control in enumerate(ranked)
+        control.verdict.p_better_by_rope < LEVEL / 2 / (len(ranked) - place)
+        for place, control in enumerate(ranked)
     ]
     ruled_out = ranked[: passed.index(False) if False in passed else len(ranked)]
     return [control for control in comparisons if control in ruled_out]
@@ -348,8 +361,8 @@ def _improvement_ruled_out(comparisons: Sequence[AgainstControl]) -> list[Agains
 def fixed_sequence(verdicts: Sequence[OverallVerdict]) -> tuple[OverallVerdict | None, ...]:
     """Keep the verdicts, in the order of val-B, up to and including the first that is not `helps`; None: not tested.
 
-    Source: Maurer, Hothorn & Lehmacher 1995; Westfall & Krishen 2001, "Optimally weighted, fixed sequence and gatekeeper
-    multiple testing procedures".
+    Source: Maurer, Hothorn & Lehmacher 1995; Westfall & Krishen 2001, "Optimally weighted, fixed
+    sequence and gatekeeper multiple testing procedures".
     """
     helped = [verdict.word == "helps" for verdict in verdicts]
     tested = helped.index(False) + 1 if False in helped else len(helped)

@@ -21,13 +21,11 @@ _REFERENCE = "real_only"
 class ArmSummary:
     """An arm of a search. Only complete trials are compared; the others have trained for fewer epochs.
 
-    Attributes:
-        arm: Such as `classical+gan`.
-        trials: The number of trials by status.
-        val_a: The number and score of its best complete trial on val-A; None if it has none.
-        val_b: The same on val-B.
-        difference: Score on val-B of that trial minus that of the best of `real_only`; None without either.
-        standard_error: Of the difference, over the patients of val-B; None where it is unknown.
+    Attributes: arm: Such as `classical+gan`. trials: The number of trials by status. val_a: The
+        number and score of its best complete trial on val-A; None if it has none. val_b: The same
+        on val-B. difference: Score on val-B of that trial minus that of the best of `real_only`;
+        None without either. standard_error: Of the difference, over the patients of val-B; None
+        where it is unknown.
     """
 
     arm: str
@@ -43,11 +41,17 @@ def summarise_arms(folder: StudyFolder, trials: Sequence[TrialRow]) -> list[ArmS
     by_arm: dict[str, list[TrialRow]] = {}
     for trial in sorted(trials, key=lambda trial: trial.parameters.simplicity[:2]):
         by_arm.setdefault(trial.arm, []).append(trial)
-    best = {arm: ranked[0] for arm, members in by_arm.items() if (ranked := ranked_on_val_b(members))}
+    best = {
+        arm: ranked[0] for arm, members in by_arm.items() if (ranked := ranked_on_val_b(members))
+    }
     differences = _differences(folder, best)
     summaries = []
     for arm, members in by_arm.items():
-        val_a = [(trial.number, trial.value) for trial in ranked_on_val_a(members)[:1] if trial.value is not None]
+        val_a = [
+            (trial.number, trial.value)
+            for trial in ranked_on_val_a(members)[:1]
+            if trial.value is not None
+        ]
         on_b = best.get(arm)
         difference, error = differences.get(arm, (None, None))
         summaries.append(
@@ -63,7 +67,9 @@ def summarise_arms(folder: StudyFolder, trials: Sequence[TrialRow]) -> list[ArmS
     return summaries
 
 
-def _differences(folder: StudyFolder, best: dict[str, TrialRow]) -> dict[str, tuple[float, float | None]]:
+def _differences(
+    folder: StudyFolder, best: dict[str, TrialRow]
+) -> dict[str, tuple[float, float | None]]:
     """Return difference and standard error of the best trial of each arm from that of the reference, if there is one."""
     if _REFERENCE not in best:
         return {}
@@ -75,15 +81,18 @@ def _differences(folder: StudyFolder, best: dict[str, TrialRow]) -> dict[str, tu
     if len(trials) > 1 and has_results and has_standard_error(folder):
         errors = differences_on_val_b(folder, numbers)[1].tolist()
     leads = [(trial.val_b_score or 0.0) - (reference.val_b_score or 0.0) for trial in trials]
-    return {trial.arm: (lead, error) for trial, lead, error in zip(trials[1:], leads[1:], errors[1:], strict=True)}
+    return {
+        trial.arm: (lead, error)
+        for trial, lead, error in zip(trials[1:], leads[1:], errors[1:], strict=True)
+    }
 
 
 def has_standard_error(folder: StudyFolder) -> bool:
     """Return whether differences on val-B have a standard error: for AUROC and Dice, with several patients of each class."""
     settings = folder.space().settings
-    return settings.metric == task_of(settings).metric and not side_sizes(folder.prepared())[-1].lacking(
-        FEWEST_OF_CLASS
-    )
+    return settings.metric == task_of(settings).metric and not side_sizes(folder.prepared())[
+        -1
+    ].lacking(FEWEST_OF_CLASS)
 
 
 def differences_on_val_b(folder: StudyFolder, numbers: Sequence[int]) -> tuple[Floats, Floats]:
@@ -97,7 +106,11 @@ def differences_on_val_b(folder: StudyFolder, numbers: Sequence[int]) -> tuple[F
     """
     prepared = folder.prepared()
     side = prepared.side("val_b")
-    results = np.stack([folder.results(number, "val_b", len(side.labels), prepared) for number in numbers])
-    scored = task_of(folder.space().settings).components(side.targets, results, side.patients, prepared.positive)
+    results = np.stack(
+        [folder.results(number, "val_b", len(side.labels), prepared) for number in numbers]
+    )
+    scored = task_of(folder.space().settings).components(
+        side.targets, results, side.patients, prepared.positive
+    )
     differences = scored.components - scored.components[0]
     return scored.scores - scored.scores[0], np.sqrt((differences**2).sum(axis=1))

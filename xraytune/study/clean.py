@@ -45,7 +45,11 @@ class Cleaned:
 
 
 def clean_cache(
-    cache: Path = Path("cache"), *, max_size: str, dry_run: bool = False, clock: Callable[[], float] = time.time
+    cache: Path = Path("cache"),
+    *,
+    max_size: str,
+    dry_run: bool = False,
+    clock: Callable[[], float] = time.time,
 ) -> Cleaned:
     """Remove leftovers, and then the least recently used artifacts until a cache is no larger than `max_size`.
 
@@ -72,10 +76,18 @@ def clean_cache(
     if not artifacts.is_cache(cache):
         tag = shlex.quote(str(cache / artifacts.CACHE_TAG))
         fix = f"if xraytune made it, mark it: echo '{artifacts.TAG_LINE} xraytune' > {tag}"
-        raise ConfigError(Problem(f"not a cache of xraytune: it has no {artifacts.CACHE_TAG}", cache, fix))
+        raise ConfigError(
+            Problem(f"not a cache of xraytune: it has no {artifacts.CACHE_TAG}", cache, fix)
+        )
     with explain_disk_errors(cache):
-        stages = [path for path in sorted(cache.iterdir()) if _STAGE.fullmatch(path.name) and _is_folder(path)]
-        entries = [path for stage in stages for path in sorted(stage.iterdir()) if not path.is_symlink()]
+        stages = [
+            path
+            for path in sorted(cache.iterdir())
+            if _STAGE.fullmatch(path.name) and _is_folder(path)
+        ]
+        entries = [
+            path for stage in stages for path in sorted(stage.iterdir()) if not path.is_symlink()
+        ]
         used = {path: _changed(path) for path in entries}  # each use touches the manifest
         oldest_first = sorted(entries, key=used.__getitem__)
         old = [path for path in oldest_first if clock() - used[path] > _OLD_SECONDS]
@@ -87,7 +99,11 @@ def clean_cache(
                 left -= removed[path]
         for path in removed if not dry_run else ():
             artifacts.discard(path)
-    note = f"{left / 2**20:,.1f} MiB kept: used in the last hour, or not artifacts" if left > limit else ""
+    note = (
+        f"{left / 2**20:,.1f} MiB kept: used in the last hour, or not artifacts"
+        if left > limit
+        else ""
+    )
     return Cleaned(path=cache, removed=removed, is_dry_run=dry_run, note=note)
 
 
@@ -97,7 +113,9 @@ def _is_folder(path: Path) -> bool:
 
 def _stats(path: Path) -> Iterator[os.stat_result]:
     """Yield the status of a path and of everything below it; links are not followed."""
-    below = (Path(where, name) for where, folders, files in os.walk(path) for name in (*folders, *files))
+    below = (
+        Path(where, name) for where, folders, files in os.walk(path) for name in (*folders, *files)
+    )
     for entry in (path, *below):
         with suppress(FileNotFoundError):
             yield entry.lstat()

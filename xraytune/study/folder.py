@@ -2,14 +2,18 @@
 
     study.yaml  split.json                     the space and the images; at a later start, only settings that affect no
                                                result may change
-    environment.json                           device and versions of its trials; grows when versions change
-    inputs.json                                content of extra images and custom weights, if there are any
+    environment.json                           device and versions of its trials; grows when
+    versions change
+    inputs.json                                content of extra images and custom weights, if there
+    are any
     optuna.journal                             the source of truth
     trials.jsonl                               derived from it: one row for every ended trial
-    trials/0007/                               config.json epochs.jsonl checkpoint/ progress.json samples.json quality.json
-                                               val_b.npy: its results for val-B; sha256.jsonl: that file's checksum
+    trials/0007/                               config.json epochs.jsonl checkpoint/ progress.json
+                                               samples.json quality.json val_b.npy: its results for
+                                               val-B; sha256.jsonl: that file's checksum
     report.html                                the page about it
-    samples/gan-1a2b3c4d.png                   generated images next to real ones; named in the trials' samples.json
+    samples/gan-1a2b3c4d.png                   generated images next to real ones; named in the
+    trials' samples.json
 
 One process at a time writes to it, under a lock that ends with its owner.
 """
@@ -115,7 +119,11 @@ class StudyFolder:
         try:
             return load_space(self.space_path, data=data, weights_dir=weights_dir)
         except ConfigError as error:
-            files = {problem.where.path for problem in error.problems if isinstance(problem.where, SourceLine)}
+            files = {
+                problem.where.path
+                for problem in error.problems
+                if isinstance(problem.where, SourceLine)
+            }
             if data in {*files, *(problem.where for problem in error.problems)}:
                 raise
             what = "study.yaml was changed since the search began, or written by another version of xraytune"
@@ -149,7 +157,9 @@ class StudyFolder:
         config = self.trial_path(number) / "config.json"
         if not config.is_file():
             count = len(list(self.path.glob("trials/*/config.json")))
-            raise StudyError(Problem(f"no trial {number}; the study has {count}, from 0", self.path))
+            raise StudyError(
+                Problem(f"no trial {number}; the study has {count}, from 0", self.path)
+            )
         with damage_explained(config):
             return experiment_from_json(read_json(config), config.parent)
 
@@ -159,16 +169,28 @@ class StudyFolder:
 
     def results(self, number: int, side: str, image_count: int, prepared: Prepared) -> Floats:
         """Return a trial's results on a side, float64 [N, C]; StudyError if they are missing or not what was written."""
-        with damage_explained(self.results_path(number, side), "remove it, and run the same command again") as file:
+        with damage_explained(
+            self.results_path(number, side), "remove it, and run the same command again"
+        ) as file:
             require_recorded(file)
             # Memory-mapped: np.load would allocate whatever a damaged header asks for.
             results: Floats = np.lib.format.open_memmap(file, mode="r")
-            require_results(results, (image_count, len(prepared.outputs)), of_findings=bool(prepared.findings))
+            require_results(
+                results, (image_count, len(prepared.outputs)), of_findings=bool(prepared.findings)
+            )
             return results
 
 
 _RESTORE = "restore it from a backup, or start a study with another name"
-_DAMAGE = (FileNotFoundError, ValueError, LookupError, ArithmeticError, TypeError, AttributeError, RecursionError)
+_DAMAGE = (
+    FileNotFoundError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+)
 """What readers raise for missing and damaged files."""
 
 
@@ -179,7 +201,9 @@ def damage_explained(file: Path, fix: str = _RESTORE) -> Iterator[Path]:
         yield file
     except _DAMAGE as error:
         why = f": {error}"[:200] if type(error) is ValueError else ""
-        raise StudyError(Problem(f"a file of the study is missing or damaged{why}", file, fix)) from error
+        raise StudyError(
+            Problem(f"a file of the study is missing or damaged{why}", file, fix)
+        ) from error
 
 
 def numeric_releases(packages: Mapping[str, Json] | None = None) -> dict[str, str]:
@@ -203,7 +227,9 @@ def other_releases(folder: StudyFolder) -> str:
 
 
 @contextmanager
-def locked(folder: StudyFolder, work: Literal["searched", "confirmed"] = "searched") -> Iterator[None]:
+def locked(
+    folder: StudyFolder, work: Literal["searched", "confirmed"] = "searched"
+) -> Iterator[None]:
     """Hold the study's lock; raise StudyError if another process has it."""
     try:
         with hold(folder.lock_path, work):

@@ -32,7 +32,9 @@ Inputs: TypeAlias = set[tuple[str, str]]
 
 def inputs_of_space(space: Space) -> Inputs:
     """Return the inputs that trials of a space can use."""
-    values = {(name, value) for name in (*PATHS, "weights") for (value,) in space.combinations(name)}
+    values = {
+        (name, value) for name in (*PATHS, "weights") for (value,) in space.combinations(name)
+    }
     return {(name, str(value)) for name, value in values if is_path(name, value)}
 
 
@@ -57,10 +59,9 @@ def read_inputs(
     data folder is given as `index`, patients of its sealed test folder are refused among them.
     `mixes` may be of the folder of extra images.
 
-    Raises:
-        ArtifactError: A saved generator is damaged.
-        DataError: See `store_folder`; a mix needs more images than the folder has, or a generator has not learned a class.
-        MachineError: A weights file is missing.
+    Raises: ArtifactError: A saved generator is damaged. DataError: See `store_folder`; a mix needs
+        more images than the folder has, or a generator has not learned a class. MachineError: A
+        weights file is missing.
     """
     contents = {}
     for name, path in sorted(inputs):
@@ -86,7 +87,11 @@ def require_same_inputs(folder: StudyFolder, contents: Mapping[Path, str]) -> No
     """Refuse (StudyError) inputs that changed since the study began."""
     recorded = _recorded(folder)
     problems = [
-        Problem("this input changed since the study began", path, "restore it, or start a study with another name")
+        Problem(
+            "this input changed since the study began",
+            path,
+            "restore it, or start a study with another name",
+        )
         for path, content in contents.items()
         if recorded.get(relative_path(path, folder.path), content) != content
     ]
@@ -107,7 +112,9 @@ def usable_generator(folder: Path, prepared: Prepared, *, is_start: bool) -> str
     if missing or prepared.has_masks != (saved.masks is not None):
         lack = missing[0] if missing else "masks" if prepared.has_masks else "images without masks"
         what = f"this GAN makes images of {join_names(known)}, but not {lack}"
-        raise DataError(Problem(what, folder, "train one on images that are labelled like the study's"))
+        raise DataError(
+            Problem(what, folder, "train one on images that are labelled like the study's")
+        )
     if is_start and known != names:
         what = f"training on {join_names(names)} cannot start from a GAN of {join_names(known)}"
         raise DataError(Problem(what, folder, "use one of the same, in the same order"))
@@ -124,4 +131,8 @@ def record_inputs(folder: StudyFolder, contents: Mapping[Path, str]) -> None:
 
 def _recorded(folder: StudyFolder) -> dict[str, str]:
     with damage_explained(folder.path / INPUTS_FILE) as file:
-        return TypeAdapter(dict[str, str]).validate_python(read_json(file)["contents"]) if file.exists() else {}
+        return (
+            TypeAdapter(dict[str, str]).validate_python(read_json(file)["contents"])
+            if file.exists()
+            else {}
+        )

@@ -42,11 +42,20 @@ _STATES: dict[Status, TrialState] = {
     "failed": TrialState.FAIL,
 }
 _STATUSES = {state: status for status, state in _STATES.items()}
-_ATTRIBUTES = ("val_b_score", "threshold", "seconds", "gpu_seconds", "reason", "best_epoch", "quality")
+_ATTRIBUTES = (
+    "val_b_score",
+    "threshold",
+    "seconds",
+    "gpu_seconds",
+    "reason",
+    "best_epoch",
+    "quality",
+)
 """User attributes of an ended trial, besides `status` and `arm`; its value and epochs are Optuna's own."""
 _FAILURES = "failures"
 _LOST = "restore it from a backup, or search the space again under another name: the study cannot be used without it"
-# The operation code of Optuna's journal for a reported value; a test reads a journal that Optuna wrote.
+# The operation code of Optuna's journal for a reported value; a test reads a journal that Optuna
+# wrote.
 _REPORT_OPERATION = 7
 
 
@@ -73,16 +82,24 @@ class Journal:
         except StudyError:
             raise
         except Exception as error:  # another study makes Optuna raise anything
-            raise StudyError(Problem(f"the journal cannot be read: {error}", path, _LOST)) from error
+            raise StudyError(
+                Problem(f"the journal cannot be read: {error}", path, _LOST)
+            ) from error
         self._trials: dict[int, optuna.trial.Trial] = {}
-        self._ended = {trial.number: trial for trial in self.trials if trial.state.is_finished()}  # they do not change
+        self._ended = {
+            trial.number: trial for trial in self.trials if trial.state.is_finished()
+        }  # they do not change
         self._parameters: dict[int, Parameters] = {}
         self.count = len(self.trials)  # including those suggested since opening
 
     @property
     def trials(self) -> list[FrozenTrial]:
         """All trials by number; read-only."""
-        return [trial for trial in self.study.get_trials(deepcopy=False) if trial.state is not TrialState.WAITING]
+        return [
+            trial
+            for trial in self.study.get_trials(deepcopy=False)
+            if trial.state is not TrialState.WAITING
+        ]
 
     def unfinished(self) -> list[int]:
         """Return the trials that have not ended."""
@@ -95,7 +112,10 @@ class Journal:
         with self._backend.flushed_once():
             # A killed search may already have enqueued the point.
             if number < len(points) and len(self.study.get_trials(deepcopy=False)) == number:
-                point = {name: relative_value(name, value, self._folder) for name, value in points[number].items()}
+                point = {
+                    name: relative_value(name, value, self._folder)
+                    for name, value in points[number].items()
+                }
                 self.study.enqueue_trial(point)
             self._trials[number] = trial = self.study.ask()
             self.count += 1
@@ -107,7 +127,9 @@ class Journal:
         with self._backend.flushed_once():
             parameters = self._suggest(self._trial(number))
         epochs = max(self.reported(number), default=0)
-        return Trial(number=number, parameters=parameters, epochs=epochs, failures=self.failures(number))
+        return Trial(
+            number=number, parameters=parameters, epochs=epochs, failures=self.failures(number)
+        )
 
     def parameters(self, number: int) -> Parameters:
         """Return the settings of a trial; ValueError if they are still being drawn."""
@@ -145,12 +167,15 @@ class Journal:
         entries = [asdict(entry) for entry in (*self.failures(number), failure)]
         self._trial(number).set_user_attr(_FAILURES, entries)
 
-    def tell(self, number: int, status: Status, value: float | None, outcome: Mapping[str, Any]) -> None:
+    def tell(
+        self, number: int, status: Status, value: float | None, outcome: Mapping[str, Any]
+    ) -> None:
         """Record the end of a trial, unless already recorded. A pruned trial keeps its last value, a failed one has none."""
         if self._frozen(number).state.is_finished():
             return
         trial = self._trial(number)
-        # The reason always: an end that was recorded only in part, before a crash, may have left another one.
+        # The reason always: an end that was recorded only in part, before a crash, may have left
+        # another one.
         attributes = {"status": status, "arm": self.arm(number), "reason": "", **outcome}
         with self._backend.flushed_once():
             for name in ("status", "arm", *_ATTRIBUTES):
@@ -181,7 +206,11 @@ class Journal:
     def _suggest(self, trial: Suggester) -> Parameters:
         """Draw on the stored space, whose paths are relative, and make the paths absolute."""
         parameters = self._space.suggest(trial)
-        return parameters_from(flat_values(parameters), self._folder) if has_path(parameters) else parameters
+        return (
+            parameters_from(flat_values(parameters), self._folder)
+            if has_path(parameters)
+            else parameters
+        )
 
     def _trial(self, number: int) -> optuna.trial.Trial:
         if number not in self._trials:
@@ -203,7 +232,9 @@ class _CheckedLines(JournalFileBackend):
     _is_deferred = False
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        lines = [json.dumps(log | {"crc": _checksum(log)}, separators=(",", ":")) + "\n" for log in logs]
+        lines = [
+            json.dumps(log | {"crc": _checksum(log)}, separators=(",", ":")) + "\n" for log in logs
+        ]
         with self._whole_lines() as path:
             with path.open("ab") as stream:
                 stream.write("".join(lines).encode())
@@ -215,7 +246,9 @@ class _CheckedLines(JournalFileBackend):
             # Journals of earlier versions have no checksums.
             if log.pop("crc", _checksum(log)) != _checksum(log):
                 where = SourceLine(Path(self._file_path), number)
-                raise StudyError(Problem("the journal is damaged: this line was changed", where, _LOST))
+                raise StudyError(
+                    Problem("the journal is damaged: this line was changed", where, _LOST)
+                )
             yield log
 
     @contextmanager
@@ -241,7 +274,9 @@ class _CheckedLines(JournalFileBackend):
 
 
 def _checksum(log: Mapping[str, Any]) -> int:
-    return zlib.crc32(json.dumps({name: value for name, value in log.items() if name != "crc"}).encode())
+    return zlib.crc32(
+        json.dumps({name: value for name, value in log.items() if name != "crc"}).encode()
+    )
 
 
 def create_journal(path: Path, name: str, objective: Objective) -> None:
@@ -263,7 +298,9 @@ class _NumberedSampler(BaseSampler):
         self._settings, self._number = settings, number
         self._joint = self._sampler("all")
 
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
         return self._joint.infer_relative_search_space(study, trial)
 
     def sample_relative(
@@ -271,8 +308,12 @@ class _NumberedSampler(BaseSampler):
     ) -> dict[str, Any]:
         return self._joint.sample_relative(study, trial, search_space)
 
-    def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any) -> Any:
-        return self._sampler(param_name).sample_independent(study, trial, param_name, param_distribution)
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any
+    ) -> Any:
+        return self._sampler(param_name).sample_independent(
+            study, trial, param_name, param_distribution
+        )
 
     def _sampler(self, purpose: str) -> BaseSampler:
         seed = derive_seed(self._settings.seed, "sampler", self._number, purpose) % 2**32

@@ -1,8 +1,8 @@
 """The row of a trial, whose fields are empty while it runs, and the ranking of trials.
 
 A `TrialRow` follows from the journal; ended ones are the lines of a study's `trials.jsonl`. A
-`RunRow` is a line of the `runs.jsonl` of a confirmation. A row is validated when it is built, so its
-readers can rely on types and ranges.
+`RunRow` is a line of the `runs.jsonl` of a confirmation. A row is validated when it is built, so
+its readers can rely on types and ranges.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ _OF_RUNS = _OUTCOME | {"label", "best_epoch", "network_sha256"}
 
 def _set_values(parameters: Parameters, folder: Path | None = None) -> dict[str, Value]:
     """Return the parameters that are set, by dotted name; paths are relative to `folder`."""
-    return {name: value for name, value in flat_values(parameters, folder).items() if value is not None}
+    return {
+        name: value for name, value in flat_values(parameters, folder).items() if value is not None
+    }
 
 
 class RunRow(StrictModel):
@@ -69,7 +71,8 @@ class TrialRow(RunRow):
     """
 
     parameters: Annotated[
-        Parameters, PlainSerializer(lambda given, info: _set_values(given, info.context), when_used="json")
+        Parameters,
+        PlainSerializer(lambda given, info: _set_values(given, info.context), when_used="json"),
     ]
     arm: str = Field(default_factory=lambda given: given["parameters"].arm)
     """Such as `classical+gan`."""
@@ -145,7 +148,9 @@ def completed_runs(folder: StudyFolder) -> dict[int, RunRow]:
 
 def reasons_of(rows: Iterable[RunRow]) -> str:
     """Return up to five different reasons of some rows, each on a line of its own, to be appended to a message."""
-    return "".join(f"\n    {reason}" for reason in sorted({row.reason for row in rows if row.reason})[:5])
+    return "".join(
+        f"\n    {reason}" for reason in sorted({row.reason for row in rows if row.reason})[:5]
+    )
 
 
 def ranked_on_val_a(trials: Iterable[TrialRow]) -> list[TrialRow]:
@@ -158,6 +163,8 @@ def ranked_on_val_b(trials: Iterable[TrialRow]) -> list[TrialRow]:
     return _ranked(trials, lambda trial: trial.val_b_score)
 
 
-def _ranked(trials: Iterable[TrialRow], score: Callable[[TrialRow], float | None]) -> list[TrialRow]:
+def _ranked(
+    trials: Iterable[TrialRow], score: Callable[[TrialRow], float | None]
+) -> list[TrialRow]:
     scored = [trial for trial in trials if trial.status == "complete" and score(trial) is not None]
     return sorted(scored, key=lambda trial: (-(score(trial) or 0.0), trial.parameters.simplicity))

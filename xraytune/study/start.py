@@ -17,7 +17,14 @@ from importlib.metadata import version
 from typing import Any, TypeVar
 
 from xraytune.base.errors import Problem, StudyError, join_names
-from xraytune.base.files import explain_disk_errors, new_folder, read_json, read_jsonl, write_json, write_text
+from xraytune.base.files import (
+    explain_disk_errors,
+    new_folder,
+    read_json,
+    read_jsonl,
+    write_json,
+    write_text,
+)
 from xraytune.base.records import Compute, Json
 from xraytune.data.changes import RESTORE, all_images, require_same_data
 from xraytune.data.prepare import Prepared, write_prepared
@@ -32,19 +39,25 @@ Block = TypeVar("Block", bound=StrictModel)
 _PACKAGES = ("xraytune", "torch", "torchvision", "ray", "optuna", "numpy", "pillow", "scikit-learn")
 
 
-def create_study(folder: StudyFolder, space: Space, prepared: Prepared, where: Compute | Mapping[str, Json]) -> None:
+def create_study(
+    folder: StudyFolder, space: Space, prepared: Prepared, where: Compute | Mapping[str, Json]
+) -> None:
     """Create a study atomically, unless another search has just created it.
 
     `where` is what its trials compute on here, or the `environment` of the machine that runs them.
     """
     pairs = space.combinations("backbone", "source")
-    extensions = {name: which for pair in pairs for name, which in extensions_of(*map(str, pair)).items()}
+    extensions = {
+        name: which for pair in pairs for name, which in extensions_of(*map(str, pair)).items()
+    }
     with new_folder(folder.path, is_shared=True) as path:
         write_text(StudyFolder(path).space_path, space.to_yaml(folder.path))
         write_prepared(prepared, path / "split.json")
         machine = environment(where) if isinstance(where, Compute) else where
         write_json(path / "environment.json", {**machine, "extensions": {**extensions}})
-        create_journal(StudyFolder(path).journal_path, space.settings.name, space.settings.objective)
+        create_journal(
+            StudyFolder(path).journal_path, space.settings.name, space.settings.objective
+        )
 
 
 def environment(compute: Compute) -> dict[str, Any]:
@@ -85,7 +98,9 @@ def with_recorded_images(folder: StudyFolder, space: Space) -> Space:
     data = _completed(settings.data, recorded.data, DATA_FILE_KEYS)
     data = data.model_copy(update={"path": recorded.data.path, "split": split})
     weights_dir = settings.weights_dir or recorded.weights_dir
-    return replace(space, settings=settings.model_copy(update={"data": data, "weights_dir": weights_dir}))
+    return replace(
+        space, settings=settings.model_copy(update={"data": data, "weights_dir": weights_dir})
+    )
 
 
 def _completed(given: Block, recorded: Block, keys: Iterable[str]) -> Block:
@@ -101,8 +116,12 @@ def require_same_space(folder: StudyFolder, space: Space) -> None:
         return
     lines = difflib.unified_diff(old, new, "study", "file", lineterm="", n=0)
     changes = [line for line in lines if line[:1] in "+-"][2:]
-    what = "the study exists with another space (- study, + requested):\n    " + "\n    ".join(changes)
-    raise StudyError(Problem(what, folder.path, "use the study's space, or start a new study: --set name=..."))
+    what = "the study exists with another space (- study, + requested):\n    " + "\n    ".join(
+        changes
+    )
+    raise StudyError(
+        Problem(what, folder.path, "use the study's space, or start a new study: --set name=...")
+    )
 
 
 def record_settings(folder: StudyFolder, space: Space) -> None:
@@ -132,8 +151,14 @@ def require_same_images(folder: StudyFolder, prepared: Prepared) -> Prepared:
         return recorded
     known = {image.file for image in all_images(recorded)}
     added = [image.file for image in all_images(prepared) if image.file not in known]
-    changes = f"{len(added)} new: {join_names(added)}" if added else "the same ones are on other sides of the split"
-    raise StudyError(Problem(f"the images changed since the study began: {changes}", folder.path, RESTORE))
+    changes = (
+        f"{len(added)} new: {join_names(added)}"
+        if added
+        else "the same ones are on other sides of the split"
+    )
+    raise StudyError(
+        Problem(f"the images changed since the study began: {changes}", folder.path, RESTORE)
+    )
 
 
 def continue_under_releases(folder: StudyFolder) -> str:

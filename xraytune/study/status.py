@@ -30,13 +30,11 @@ if TYPE_CHECKING:
 class StudyView:
     """A study at one moment: its folder, its sides, its trials by number, and the names of the searched parameters.
 
-    Attributes:
-        metric: Of its scores, such as AUROC.
-        trial_budget: That of the last start, and at least the number of trials.
-        seconds: Wall time used, over all starts, as last saved.
-        seconds_budget: `budget.hours` of the last start; None if it has none.
-        gpu_seconds: GPUs held by all trials, times seconds.
-        seconds_left: An estimate from the trials so far; None before the first one has ended or if no search runs.
+    Attributes: metric: Of its scores, such as AUROC. trial_budget: That of the last start, and at
+        least the number of trials. seconds: Wall time used, over all starts, as last saved.
+        seconds_budget: `budget.hours` of the last start; None if it has none. gpu_seconds: GPUs
+        held by all trials, times seconds. seconds_left: An estimate from the trials so far; None
+        before the first one has ended or if no search runs.
     """
 
     path: Path
@@ -55,7 +53,13 @@ class StudyView:
     def to_json(self) -> dict[str, Any]:
         """Return the study as a JSON object, also with what follows from its trials."""
         best = self.best.number if self.best else None
-        derived = {"name": self.name, "counts": self.counts, "best": best, "arms": self.arms, "pruning": self.pruning}
+        derived = {
+            "name": self.name,
+            "counts": self.counts,
+            "best": best,
+            "arms": self.arms,
+            "pruning": self.pruning,
+        }
         return to_json(self) | to_json(derived)
 
     @property
@@ -107,7 +111,9 @@ class StudyView:
         arms = pd.DataFrame(map(asdict, self.arms)).set_index("arm")
         trials = pd.DataFrame(trial_table(self)).set_index("number")
         tables = (
-            table.dropna(axis="columns", how="all").to_html(max_rows=30, na_rep="", float_format="{:.4g}".format)
+            table.dropna(axis="columns", how="all").to_html(
+                max_rows=30, na_rep="", float_format="{:.4g}".format
+            )
             for table in (arms, trials)
         )
         return f"<p><b>{escape(self.name)}</b>: {counts}</p>{''.join(tables)}"
@@ -148,13 +154,19 @@ def trials_dataframe(study: Path) -> pd.DataFrame:
 def trial_table(view: StudyView) -> dict[str, list[Value]]:
     """Return the trials of a study as columns of a table; None where a trial has no value."""
     trials = view.trials
-    figures = [trial.report.quality.columns() if trial.report and trial.report.quality else {} for trial in trials]
+    figures = [
+        trial.report.quality.columns() if trial.report and trial.report.quality else {}
+        for trial in trials
+    ]
     fields = ("number", "status", "arm", "mix", "epochs", "value", "val_b_score", "seconds")
     names = {"value": "val_a_score"}
     return {
         **{names.get(name, name): [getattr(trial, name) for trial in trials] for name in fields},
         **{name: [trial.by_name.get(name) for trial in trials] for name in view.searched},
-        **{name: [of_trial.get(name) for of_trial in figures] for name in dict.fromkeys(chain(*figures))},
+        **{
+            name: [of_trial.get(name) for of_trial in figures]
+            for name in dict.fromkeys(chain(*figures))
+        },
     }
 
 
@@ -192,7 +204,8 @@ class StudyWatcher:
             is_running=is_running,
             searched=self.space.searched,
             seconds_budget=seconds_budget,
-            gpu_seconds=sum(trial.gpu_seconds for trial in trials) + sum(times.gpu_seconds.values()),
+            gpu_seconds=sum(trial.gpu_seconds for trial in trials)
+            + sum(times.gpu_seconds.values()),
         )
 
     def _trial(self, number: int, is_running: bool) -> TrialRow | None:

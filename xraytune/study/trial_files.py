@@ -66,7 +66,9 @@ class ProgressFile:
         left = self._pace.seconds_left(what, done, total, now)
         if now - self._written >= _WRITE_EVERY_SECONDS or done == total:
             self._written = now
-            content = json.dumps(TrialProgress(what, done, total, left)._asdict(), ensure_ascii=False)
+            content = json.dumps(
+                TrialProgress(what, done, total, left)._asdict(), ensure_ascii=False
+            )
             write_text(self.trial_dir / _PROGRESS_FILE, f"{content}\n", durable=False)
 
 

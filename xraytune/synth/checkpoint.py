@@ -1,8 +1,8 @@
 """The checkpoint of a generator's training, and the trained generator as a safetensors file.
 
-The work folder of a training is named after its settings and images, so its checkpoint is always of the same ones.
-Checkpoints store no random state, since all
-randomness of a step follows from the seed and the step's number. Readers raise `ArtifactError` for a damaged file.
+The work folder of a training is named after its settings and images, so its checkpoint is always of
+the same ones. Checkpoints store no random state, since all randomness of a step follows from the
+seed and the step's number. Readers raise `ArtifactError` for a damaged file.
 """
 
 from __future__ import annotations
@@ -97,7 +97,11 @@ def _about(generator: Generator) -> dict[str, str | int]:
     """Return all that `_load` needs to rebuild a generator, apart from its weights."""
     settings = generator.settings
     counts = {"class_count": generator.class_count, "channels": generator.channels}
-    return {"kind": "gan", "settings": settings.model_dump_json(exclude={"start_from", "features"}), **counts}
+    return {
+        "kind": "gan",
+        "settings": settings.model_dump_json(exclude={"start_from", "features"}),
+        **counts,
+    }
 
 
 def known_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,7 +112,9 @@ def known_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _load(about: Mapping[str, Any], weights: dict[str, Tensor]) -> Generator:
     class_count = int(about["class_count"])
     channels = int(about["channels"])
-    settings = GanSettings.model_validate_json(json.dumps(known_settings(json.loads(about["settings"]))))
+    settings = GanSettings.model_validate_json(
+        json.dumps(known_settings(json.loads(about["settings"])))
+    )
     with torch.random.fork_rng(devices=[]):
         generator = Generator(settings, class_count, channels)
     generator.load_state_dict(weights)

@@ -1,13 +1,15 @@
 """Latent codes of a `pca` GAN: the principal components of its training images.
 
-A DCGAN has to discover what a latent code means, and with a few hundred images it finds only a few modes. Here, the code of
-an image is known from the start: its principal components, each scaled to variance 1. The generator learns to decode the
-codes of the training images, and the discriminator makes images of random codes look real. Codes to sample from combine
-those of a few training images of a class: they are closer to typical patients than normally distributed ones. A generator
-trained on such codes would learn to return the training images (docs/decisions/0029-a-gan-of-principal-components.md).
+A DCGAN has to discover what a latent code means, and with a few hundred images it finds only a few
+modes. Here, the code of an image is known from the start: its principal components, each scaled to
+variance 1. The generator learns to decode the codes of the training images, and the discriminator
+makes images of random codes look real. Codes to sample from combine those of a few training images
+of a class: they are closer to typical patients than normally distributed ones. A generator trained
+on such codes would learn to return the training images
+(docs/decisions/0029-a-gan-of-principal-components.md).
 
-Source: Bojanowski et al. 2018, "Optimizing the Latent Space of Generative Networks" (arXiv:1707.05776), initialises codes
-like this, but then trains them, and has no discriminator.
+Source: Bojanowski et al. 2018, "Optimizing the Latent Space of Generative Networks"
+(arXiv:1707.05776), initialises codes like this, but then trains them, and has no discriminator.
 """
 
 from __future__ import annotations
@@ -29,8 +31,9 @@ _RIDGE = 1e-4
 """Added to the variances, so that the covariance of a class with few images has a Cholesky factor."""
 _COMBINED = 24
 _NOISE = 0.25
-"""In evaluation mode: training images per code, at most half of the class, rounded up; and the share of variance that is
-independent of them, which is larger if they are fewer. With fewer images or less noise, too many images are copies."""
+"""In evaluation mode: training images per code, at most half of the class, rounded up; and the
+share of variance that is independent of them, which is larger if they are fewer. With fewer images
+or less noise, too many images are copies."""
 
 
 _SIMILAR = 2 * _COMBINED
@@ -40,19 +43,17 @@ _COMPONENTS = ("origin", "axes")
 class ClassCodes(nn.Module):
     """The distribution of the codes of each class, with the mean and covariance of its training images.
 
-    In training mode, and before `fit`, it is normal. In evaluation mode, a code is the class mean plus two deviations: a
-    weighted sum of those of some training images, and a normally distributed one with a quarter of the variance, or more in
-    a small class. The weights have norm 1; they are the largest inner products of z and the images' random keys. With
-    findings, the images of a class are at least `_SIMILAR` with the most similar ones.
+    In training mode, and before `fit`, it is normal. In evaluation mode, a code is the class mean
+    plus two deviations: a weighted sum of those of some training images, and a normally distributed
+    one with a quarter of the variance, or more in a small class. The weights have norm 1; they are
+    the largest inner products of z and the images' random keys. With findings, the images of a
+    class are at least `_SIMILAR` with the most similar ones.
 
-    Attributes:
-        means: float32 [K, D].
-        factors: Lower triangular, float32 [K, D, D]; factor times its transpose is the covariance.
-        origin: The mean of the images that the components were computed from, float32 [P]; empty in older files.
-        axes: Map the deviation of an image from it to its code, float32 [P, D].
-        codes: Of the training images, float32 [N, D].
-        keys: Unit vectors, float32 [N, D].
-        labels: int64 [N], or findings, [N, C].
+    Attributes: means: float32 [K, D]. factors: Lower triangular, float32 [K, D, D]; factor times
+        its transpose is the covariance. origin: The mean of the images that the components were
+        computed from, float32 [P]; empty in older files. axes: Map the deviation of an image from
+        it to its code, float32 [P, D]. codes: Of the training images, float32 [N, D]. keys: Unit
+        vectors, float32 [N, D]. labels: int64 [N], or findings, [N, C].
     """
 
     means: Tensor
@@ -77,12 +78,16 @@ class ClassCodes(nn.Module):
     def _resize(self, image_count: int, *findings: int) -> None:
         for name in ("codes", "keys"):
             self.register_buffer(name, self.means.new_zeros(image_count, self.means.shape[1]))
-        self.register_buffer("labels", torch.zeros(image_count, *findings, dtype=torch.int64, device=self.means.device))
+        self.register_buffer(
+            "labels",
+            torch.zeros(image_count, *findings, dtype=torch.int64, device=self.means.device),
+        )
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
         self._resize(*state[f"{prefix}labels"].shape if f"{prefix}labels" in state else (0,))
         components = [
-            torch.zeros_like(state.setdefault(f"{prefix}{name}", getattr(self, name))) for name in _COMPONENTS
+            torch.zeros_like(state.setdefault(f"{prefix}{name}", getattr(self, name)))
+            for name in _COMPONENTS
         ]
         self._set_components(*components)
         super()._load_from_state_dict(state, prefix, *args)
@@ -90,7 +95,9 @@ class ClassCodes(nn.Module):
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         """Map z [B, D] from N(0, 1) to codes [B, D] of the classes or findings `labels`, [B] or [B, C]."""
         if labels.ndim == 2 or self.labels.ndim == 2:
-            return self._of_findings(z, labels if labels.ndim == 2 else F.one_hot(labels, len(self.means)))
+            return self._of_findings(
+                z, labels if labels.ndim == 2 else F.one_hot(labels, len(self.means))
+            )
         if len(self.means) == 1:
             labels = torch.zeros_like(labels)
         normal = torch.bmm(self.factors[labels], z[:, :, None])[:, :, 0]
@@ -108,7 +115,10 @@ class ClassCodes(nn.Module):
             return self.means[0] + normal
         with torch.autocast(z.device.type, enabled=False):
             different = ((findings == 1)[:, None] != (self.labels == 1)).sum(dim=2)
-            is_own = different <= different.kthvalue(min(_SIMILAR, len(self.codes)), dim=1, keepdim=True).values
+            is_own = (
+                different
+                <= different.kthvalue(min(_SIMILAR, len(self.codes)), dim=1, keepdim=True).values
+            )
             means = F.normalize(is_own.float(), p=1, dim=1) @ self.codes
             weights, noise = self._weights(z, is_own)
             of_images = weights @ self.codes - weights.sum(dim=1, keepdim=True) * means
@@ -118,15 +128,19 @@ class ClassCodes(nn.Module):
         """Return the weights of training images in each code, [B, N], and the share of variance of the noise, [B, 1]."""
         combined = ((is_own.sum(dim=1, keepdim=True) + 1) // 2).clamp(max=_COMBINED)
         weights = z @ self.keys.T
-        largest = weights.masked_fill(~is_own, -torch.inf).topk(min(_COMBINED, len(self.codes)), dim=1).values
+        largest = (
+            weights.masked_fill(~is_own, -torch.inf)
+            .topk(min(_COMBINED, len(self.codes)), dim=1)
+            .values
+        )
         chosen = is_own & (weights >= largest.gather(1, combined - 1))
         return F.normalize(weights * chosen, dim=1), 1 - (1 - _NOISE) * combined / _COMBINED
 
     def find_components(self, images: Tensor, features: Tensor | None = None) -> Tensor:
         """Return the principal components of images, uint8 [N, C, S, S]: float32 [N, D], each of variance 1; keep the axes.
 
-        With their features [N, F], half of the components are those of the features. Few or similar images have fewer
-        components; the missing ones are 0.
+        With their features [N, F], half of the components are those of the features. Few or similar
+        images have fewer components; the missing ones are 0.
         """
         parts = _described(images, features)
         origins, codes, axes = zip(
@@ -138,12 +152,15 @@ class ClassCodes(nn.Module):
     def project(self, images: Tensor, features: Tensor | None = None) -> Tensor:
         """Return the codes of other images, uint8 [N, C, S, S], in the components that were found: float32 [N, D].
 
-        Raises ArtifactError if the components are those of other parts, such as of images without features.
+        Raises ArtifactError if the components are those of other parts, such as of images without
+        features.
         """
         described = torch.cat(_described(images, features), dim=1)
         if described.shape[1] != len(self.origin):
             raise ArtifactError(
-                Problem("the generator has other components", fix="set gan.features as in its training")
+                Problem(
+                    "the generator has other components", fix="set gan.features as in its training"
+                )
             )
         return ((described - self.origin.cpu().double()) @ self.axes.cpu().double()).to(self.means)
 
@@ -156,7 +173,9 @@ class ClassCodes(nn.Module):
         if len(self.means) > 1:
             self.labels.copy_(labels)
         for label in range(len(self.means)):
-            of_class = (self.codes if labels.ndim == 2 else self.codes[self.labels == label]).double()
+            of_class = (
+                self.codes if labels.ndim == 2 else self.codes[self.labels == label]
+            ).double()
             deviations = of_class - of_class.mean(dim=0)
             covariance = deviations.T @ deviations / max(len(of_class) - 1, 1)
             ridge = _RIDGE * torch.eye(codes.shape[1], dtype=covariance.dtype, device=codes.device)
@@ -166,7 +185,9 @@ class ClassCodes(nn.Module):
 
 def _described(images: Tensor, features: Tensor | None) -> list[Tensor]:
     """Return images, uint8 [N, C, S, S], reduced to the size of the components, and their features, float64 [N, P] each."""
-    small = F.interpolate(images.cpu().float(), size=(_CODE_PX, _CODE_PX), mode="bilinear", antialias=True)
+    small = F.interpolate(
+        images.cpu().float(), size=(_CODE_PX, _CODE_PX), mode="bilinear", antialias=True
+    )
     return [small.flatten(1).double(), *([] if features is None else [features.cpu().double()])]
 
 

@@ -1,8 +1,8 @@
 """Choose the images of `source: folder` that a trial may train on, and decode them.
 
-Validation and test scores measure generalisation only if the extra images show none of their patients, and if no
-generator of the extra images was trained on them. A folder of `xraytune generator sample` lists the training images of its
-generator in `provenance.json`.
+Validation and test scores measure generalisation only if the extra images show none of their
+patients, and if no generator of the extra images was trained on them. A folder of `xraytune
+generator sample` lists the training images of its generator in `provenance.json`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,12 @@ from xraytune.data.images import ImageFile
 from xraytune.data.index import ImageIndex, read_labelled_folder, require_apart
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.prepare import HELD_OUT, Prepared, require_unbroken, store_images
-from xraytune.data.shared_patients import ambiguous_files, patient_aliases, patients_by_file_name, shared_patients
+from xraytune.data.shared_patients import (
+    ambiguous_files,
+    patient_aliases,
+    patients_by_file_name,
+    shared_patients,
+)
 from xraytune.data.table import find_table
 from xraytune.space.load import data_settings
 from xraytune.space.settings import DataSettings
@@ -25,18 +30,25 @@ _logger = logging.getLogger(__name__)
 
 
 def store_folder(
-    root: Path, prepared: Prepared, data: DataSettings, *, index: ImageIndex | None = None, cache: Path
+    root: Path,
+    prepared: Prepared,
+    data: DataSettings,
+    *,
+    index: ImageIndex | None = None,
+    cache: Path,
 ) -> tuple[tuple[ImageFile, ...], Path]:
     """Return the usable images of a folder of extra images, and the artifact of their pixels in the same order.
 
-    Images of patients in val-A or val-B, and identical copies of images there, are left out with a warning. The
-    study's `group_regex` may also match the names of extra images. Patients of the held-out test folder are refused if
-    `index`, the study's data folder, is given.
+    Images of patients in val-A or val-B, and identical copies of images there, are left out with a
+    warning. The study's `group_regex` may also match the names of extra images. Patients of the
+    held-out test folder are refused if `index`, the study's data folder, is given.
 
-    Raises:
-        DataError: The folder is malformed, has a broken image, no usable image, or an image of a test patient.
+    Raises: DataError: The folder is malformed, has a broken image, no usable image, or an image of
+        a test patient.
     """
-    listed = read_labelled_folder(root, prepared.class_names, pairs=prepared.has_masks, findings=prepared.findings)
+    listed = read_labelled_folder(
+        root, prepared.class_names, pairs=prepared.has_masks, findings=prepared.findings
+    )
     folder = data_settings(root, DataSettings(path=root)).path
     if index is not None:
         require_apart(index, folder, listed)
@@ -56,7 +68,9 @@ def _require_no_test_patients(
     aliases = patient_aliases(
         images, find_table(root), group_regex, patients_by_file_name([*index.images, *index.test])
     )
-    known = shared_patients(index.test, index.table, images, group_regex=group_regex, aliases=aliases)
+    known = shared_patients(
+        index.test, index.table, images, group_regex=group_regex, aliases=aliases
+    )
     if shared := [image.file for image in index.test if image.patient in known]:
         what = f"patients of {len(shared)} held-out test images are among these extra images: {join_names(shared)}"
         fix = "remove their images, or rename files of other patients: testing on training patients proves nothing"
@@ -82,9 +96,7 @@ def _without_validation(
     usable = tuple(image for image in listed if image.patient not in held_out)
     if len(usable) == len(listed):
         return usable
-    what = (
-        f"{len(listed) - len(usable)} of {len(listed)} extra images are left out: their patients are in val-A or val-B"
-    )
+    what = f"{len(listed) - len(usable)} of {len(listed)} extra images are left out: their patients are in val-A or val-B"
     if not usable:
         fix = "use images of other patients, such as those of the train side, with distinct names"
         raise DataError(Problem(what, root, fix))

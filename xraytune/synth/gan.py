@@ -1,6 +1,7 @@
 """The training of a GAN: losses, random draws, and one step.
 
-All random numbers of step t are drawn beforehand, from the seed and t, so that a GPU can replay the rest of the step.
+All random numbers of step t are drawn beforehand, from the seed and t, so that a GPU can replay the
+rest of the step.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from xraytune.synth.networks import Discriminator, Generator
 _RECONSTRUCTION_WEIGHT = 10.0
 """Weight of the mean absolute error between training images and their reconstructions, with pixels in [-1, 1]."""
 _FEATURE_WEIGHT = 2.0
-"""Weight of the mean squared error between features of training images and of their reconstructions, relative to the
-variance of the features."""
+"""Weight of the mean squared error between features of training images and of their
+reconstructions, relative to the variance of the features."""
 _FEATURE_BACKBONE = "mobilenet_v2"
 _FEATURE_PX = 128
 _FEATURE_BATCH = 64
@@ -53,10 +54,9 @@ class RealImages:
 class GanDraws(NamedTuple):
     """The random draws of a step, on the device.
 
-    Attributes:
-        rows: Indices of the real images, int64 [B].
-        z: float32 [B, z_dim].
-        shifts: Of the real images, and of the fakes in the updates of the discriminator and of the generator, int64
+    Attributes: rows: Indices of the real images, int64 [B]. z: float32 [B, z_dim]. shifts: Of the
+        real images, and of the fakes in the updates of the discriminator and of the generator,
+        int64
             [3, 2, B, 1, 1].
         ema_decay: float64 [].
     """
@@ -67,21 +67,27 @@ class GanDraws(NamedTuple):
     ema_decay: Tensor
 
 
-def draw_shifts(count: int, size_px: int, generator: torch.Generator, times: tuple[int, ...] = ()) -> Tensor:
+def draw_shifts(
+    count: int, size_px: int, generator: torch.Generator, times: tuple[int, ...] = ()
+) -> Tensor:
     """Draw the shifts of `count` images of side `size_px`: down and right in pixels, int64 [*times, 2, count, 1, 1]."""
     shift = int(size_px * _MAX_SHIFT + 0.5)
-    return torch.randint(-shift, shift + 1, (*times, 2, count, 1, 1), generator=generator, device=generator.device)
+    return torch.randint(
+        -shift, shift + 1, (*times, 2, count, 1, 1), generator=generator, device=generator.device
+    )
 
 
 def translate(images: Tensor, shifts: Tensor) -> Tensor:
     """Shift each image, float [B, C, S, S], on its own, by `draw_shifts`; pixels that are shifted in become 0, the middle.
 
-    Both images and fakes are shifted, so that the discriminator cannot memorise a few hundred images. Products with 0-1
-    matrices, since a gather's backward pass would not be deterministic. Of the policy "color,translation,cutout", only
-    translation is used: cutout moved the images away from real ones, and changes of brightness and contrast brought no clear
-    gain (docs/decisions/0029-a-gan-of-principal-components.md).
+    Both images and fakes are shifted, so that the discriminator cannot memorise a few hundred
+    images. Products with 0-1 matrices, since a gather's backward pass would not be deterministic.
+    Of the policy "color,translation,cutout", only translation is used: cutout moved the images away
+    from real ones, and changes of brightness and contrast brought no clear gain
+    (docs/decisions/0029-a-gan-of-principal-components.md).
 
-    Source: Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training" (arXiv:2006.10738).
+    Source: Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training"
+    (arXiv:2006.10738).
     """
     index = torch.arange(images.shape[-1], device=images.device)
     down, right = (index[:, None] - index[None, :] == shifts)[:, :, None].to(images.dtype)
@@ -92,7 +98,8 @@ def translate(images: Tensor, shifts: Tensor) -> Tensor:
 def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, *, is_hinge: bool) -> Tensor:
     """Return the discriminator's loss for float32 logits [B]: hinge, or binary cross-entropy.
 
-    Sources: Goodfellow et al. 2014 (arXiv:1406.2661), equation 1; hinge: Miyato et al. 2018 (arXiv:1802.05957), equation 16.
+    Sources: Goodfellow et al. 2014 (arXiv:1406.2661), equation 1; hinge: Miyato et al. 2018
+    (arXiv:1802.05957), equation 16.
     """
     if is_hinge:
         return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
@@ -111,16 +118,20 @@ def generator_loss(fake_logits: Tensor, *, is_hinge: bool) -> Tensor:
 class GanTraining:
     """The state of a GAN's training after `step` steps; `update` changes it in place.
 
-    Attributes:
-        losses: The names of the losses that `update` returns.
-        saved: The attributes that a checkpoint holds: networks and optimizers.
-        ema_generator: Exponential moving average of `generator`, in evaluation mode: the network to sample from.
-        backbone: The frozen network of `settings.features`; without them, None.
-        features: Of the training images, float32 [N, D].
+    Attributes: losses: The names of the losses that `update` returns. saved: The attributes that a
+        checkpoint holds: networks and optimizers. ema_generator: Exponential moving average of
+        `generator`, in evaluation mode: the network to sample from. backbone: The frozen network of
+        `settings.features`; without them, None. features: Of the training images, float32 [N, D].
     """
 
     losses: ClassVar[tuple[str, ...]] = ("g_loss", "d_loss")
-    saved: ClassVar[tuple[str, ...]] = ("generator", "discriminator", "ema_generator", "optimizer_g", "optimizer_d")
+    saved: ClassVar[tuple[str, ...]] = (
+        "generator",
+        "discriminator",
+        "ema_generator",
+        "optimizer_g",
+        "optimizer_d",
+    )
     settings: GanSettings
     generator: Generator
     discriminator: Discriminator
@@ -142,7 +153,9 @@ class GanTraining:
         images = real.images
         if self.backbone is not None:
             batches = torch.split(torch.arange(len(images), device=images.device), _FEATURE_BATCH)
-            self.features = torch.cat([frozen_features(self.backbone, real.batch(rows)[0]) for rows in batches])
+            self.features = torch.cat(
+                [frozen_features(self.backbone, real.batch(rows)[0]) for rows in batches]
+            )
         if prior is not None and ema_prior is not None:
             code = prior.find_components if self.settings.start_from is None else prior.project
             prior.fit(code(images, self.features), real.labels)
@@ -155,11 +168,15 @@ class GanTraining:
         batch = settings.batch_size
 
         def stream(purpose: str) -> torch.Generator:
-            return torch.Generator(device).manual_seed(derive_seed(settings.seed, "gan", purpose, self.step))
+            return torch.Generator(device).manual_seed(
+                derive_seed(settings.seed, "gan", purpose, self.step)
+            )
 
         decay = ema_decay(settings.ema_half_life_images, (self.step + 1) * batch, batch)
         return GanDraws(
-            rows=torch.multinomial(real.weights, batch, replacement=True, generator=stream("real images")),
+            rows=torch.multinomial(
+                real.weights, batch, replacement=True, generator=stream("real images")
+            ),
             z=torch.randn(batch, settings.z_dim, generator=stream("noise"), device=device),
             shifts=draw_shifts(batch, settings.image_size, stream("augmentation"), times=(3,)),
             ema_decay=torch.full((), decay, dtype=torch.float64, device=device),
@@ -175,7 +192,9 @@ class GanTraining:
             if settings.diffaugment:
                 images = translate(images, shifts)
             with autocast(compute):
-                logits: Tensor = self.discriminator(images, torch.cat([labels] * (len(images) // len(labels))))
+                logits: Tensor = self.discriminator(
+                    images, torch.cat([labels] * (len(images) // len(labels)))
+                )
             return logits.float()
 
         with autocast(compute):
@@ -198,7 +217,9 @@ class GanTraining:
             half = len(images) // 2
             g_loss = g_loss + _RECONSTRUCTION_WEIGHT * F.l1_loss(fake[:half], images[:half])
             if self.backbone is not None and self.features is not None:
-                error = F.mse_loss(frozen_features(self.backbone, fake[:half]), self.features[drawn.rows[:half]])
+                error = F.mse_loss(
+                    frozen_features(self.backbone, fake[:half]), self.features[drawn.rows[:half]]
+                )
                 g_loss = g_loss + _FEATURE_WEIGHT * error / self.features.var(dim=0).mean()
         _update(self.optimizer_g, g_loss)
         self.discriminator.requires_grad_(True)
@@ -215,12 +236,18 @@ class GanTraining:
         return torch.cat([prior.codes[drawn.rows[:half]], prior(drawn.z[half:], labels[half:])])
 
 
-def new_training(settings: GanSettings, class_count: int, compute: Compute, channels: int = 1) -> GanTraining:
+def new_training(
+    settings: GanSettings, class_count: int, compute: Compute, channels: int = 1
+) -> GanTraining:
     """Initialise the networks of a training from `settings.seed`, on the device."""
     with seeded(settings.seed, "gan", "initial weights"):
         generator = Generator(settings, class_count, channels)
         discriminator = Discriminator(settings, class_count, channels)
-        backbone = build_backbone(_FEATURE_BACKBONE, weights=settings.features)[0] if settings.features else None
+        backbone = (
+            build_backbone(_FEATURE_BACKBONE, weights=settings.features)[0]
+            if settings.features
+            else None
+        )
     for network in (generator, discriminator, *([backbone] if backbone else [])):
         network.to(device=compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     betas = settings.beta1, settings.beta2
@@ -238,15 +265,21 @@ def new_training(settings: GanSettings, class_count: int, compute: Compute, chan
 def frozen_features(backbone: nn.Module, images: Tensor) -> Tensor:
     """Return the features, [n, D], of images, float32 [n, C, S, S] in [-1, 1], at 128 px, as a classifier sees them.
 
-    They are resized by products with matrices, since the backward pass of `interpolate` would not be deterministic.
+    They are resized by products with matrices, since the backward pass of `interpolate` would not
+    be deterministic.
     """
-    mean, std = (constants(values, images.device)[:, None, None] for values in pixel_constants(_FEATURE_BACKBONE))
+    mean, std = (
+        constants(values, images.device)[:, None, None]
+        for values in pixel_constants(_FEATURE_BACKBONE)
+    )
     side_px = images.shape[-1]
     unit = torch.eye(side_px, device=images.device)[None, None]
     shape = (_FEATURE_PX, side_px)
     resize = F.interpolate(unit, size=shape, mode="bilinear", antialias=side_px > _FEATURE_PX)
     resized = resize @ ((images[:, :1] + 1) / 2) @ resize.mT
-    features: Tensor = backbone(((resized - mean) / std).contiguous(memory_format=torch.channels_last))
+    features: Tensor = backbone(
+        ((resized - mean) / std).contiguous(memory_format=torch.channels_last)
+    )
     return features
 
 
@@ -256,7 +289,9 @@ def _update(optimizer: Optimizer, loss: Tensor) -> None:
     optimizer.step()
 
 
-def real_images(planes: NDArray[np.uint8], labels: NDArray[np.int64], compute: Compute) -> RealImages:
+def real_images(
+    planes: NDArray[np.uint8], labels: NDArray[np.int64], compute: Compute
+) -> RealImages:
     """Copy images [N, C, S, S] to the device. Weights make all classes equally frequent, so that rare ones are learned.
 
     Images with findings, int64 [N, C], are as frequent as they are.
@@ -272,8 +307,8 @@ def real_images(planes: NDArray[np.uint8], labels: NDArray[np.int64], compute: C
 def ema_decay(half_life_images: int | None, images_seen: int, batch_size: int) -> float:
     """Return the decay of the moving average in one step; 0 without a half-life.
 
-    The half-life is at most a twentieth of the images seen, so that the average soon forgets the initial weights (the EMA
-    warm-up of StyleGAN2-ADA, arXiv:2006.06676).
+    The half-life is at most a twentieth of the images seen, so that the average soon forgets the
+    initial weights (the EMA warm-up of StyleGAN2-ADA, arXiv:2006.06676).
     """
     if half_life_images is None:
         return 0.0
@@ -285,7 +320,9 @@ def ema_decay(half_life_images: int | None, images_seen: int, batch_size: int) -
 def update_ema(ema_network: nn.Module, network: nn.Module, decay: Tensor) -> None:
     """Move parameters and buffers to decay * ema_network + (1 - decay) * network; `decay` is float64 [], on their device."""
     weight = (1 - decay).float()
-    for average, current in zip(ema_network.state_dict().values(), network.state_dict().values(), strict=True):
+    for average, current in zip(
+        ema_network.state_dict().values(), network.state_dict().values(), strict=True
+    ):
         if average.is_floating_point():
             average.lerp_(current, weight)
         else:

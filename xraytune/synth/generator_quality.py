@@ -26,10 +26,9 @@ _C = 0.01
 class ClassQuality:
     """The figures of one class, of as many synthetic as real images.
 
-    Attributes:
-        kid: Kernel inception distance (KID) of the synthetic images from val-A.
-        floor: KID of val-B from val-A: what a perfect generator would have, up to chance.
-        coverage: Share of the val-A images with a synthetic one nearer than their fifth-nearest real neighbour.
+    Attributes: kid: Kernel inception distance (KID) of the synthetic images from val-A. floor: KID
+        of val-B from val-A: what a perfect generator would have, up to chance. coverage: Share of
+        the val-A images with a synthetic one nearer than their fifth-nearest real neighbour.
     """
 
     images: int
@@ -42,10 +41,9 @@ class ClassQuality:
 class Quality:
     """The quality of a pool.
 
-    Attributes:
-        features: The backbone and its weights, such as `mobilenet_v2 (mobilenet_v2-b0353104.pth)`.
-        resolution_px: Side of the compared images.
-        gan_train: AUROC on val-A of a linear classifier of features, trained only on the pool; see `transfer_auroc`.
+    Attributes: features: The backbone and its weights, such as `mobilenet_v2
+        (mobilenet_v2-b0353104.pth)`. resolution_px: Side of the compared images. gan_train: AUROC
+        on val-A of a linear classifier of features, trained only on the pool; see `transfer_auroc`.
         real_train: AUROC on val-A of the same classifier, trained on the train side.
     """
 
@@ -76,8 +74,8 @@ class Quality:
 class PoolReport:
     """Quality and memorisation of a trial's synthetic images.
 
-    `note` says why the quality could not be measured, `copies` which images copy training images, if the memorisation gate
-    finds an excess; else they are "".
+    `note` says why the quality could not be measured, `copies` which images copy training images,
+    if the memorisation gate finds an excess; else they are "".
     """
 
     quality: Quality | None
@@ -97,11 +95,11 @@ def quality_text(figures: Mapping[str, float | None], real_train: float | None) 
 def kernel_inception_distance(real: Floats, synthetic: Floats) -> float:
     """Return the unbiased squared MMD with the kernel (x·y / D + 1)³. Lower is better; it can be slightly negative.
 
-    Args:
-        real: Features, float64 [n, D], n >= 2.
-        synthetic: Features of the same number of images: torchmetrics' estimate is unbiased only for equal numbers.
+    Args: real: Features, float64 [n, D], n >= 2. synthetic: Features of the same number of images:
+        torchmetrics' estimate is unbiased only for equal numbers.
 
-    Source: Gretton et al. 2012, "A Kernel Two-Sample Test", equation 3; kernel of Bińkowski et al. 2018.
+    Source: Gretton et al. 2012, "A Kernel Two-Sample Test", equation 3; kernel of Bińkowski et al.
+    2018.
     """
     import torch
     from torchmetrics.image.kid import poly_mmd  # takes seconds to import
@@ -126,11 +124,13 @@ def coverage(real: Floats, synthetic: Floats) -> float:
     return float((to_synthetic < to_neighbours[:, -1]).mean())
 
 
-def transfer_auroc(train: LabelledFeatures, scored: LabelledFeatures, *, positive: int) -> float | None:
+def transfer_auroc(
+    train: LabelledFeatures, scored: LabelledFeatures, *, positive: int
+) -> float | None:
     """Return the AUROC of a linear classifier trained on one set of images, on another; of findings, their mean.
 
-    None with one class, or if no finding has enough images. A finding that all or none of the training images have is at
-    chance.
+    None with one class, or if no finding has enough images. A finding that all or none of the
+    training images have is at chance.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -150,4 +150,8 @@ def transfer_auroc(train: LabelledFeatures, scored: LabelledFeatures, *, positiv
         return auroc(truth, probabilities(targets), positive=positive) if targets.any() else None
     if not scored_findings(truth):
         return None
-    return auroc(truth, np.stack([probabilities(states)[:, 1] for states in targets.T], axis=1), positive=positive)
+    return auroc(
+        truth,
+        np.stack([probabilities(states)[:, 1] for states in targets.T], axis=1),
+        positive=positive,
+    )

@@ -20,8 +20,14 @@ def image_grid(images: NDArray[np.uint8], columns: int) -> Image.Image:
     colours = [(0, 0)] * (images.ndim - 3)
     cells = np.pad(images, ((0, -len(images) % columns), gap, gap, *colours), constant_values=255)
     _, height, width, *rest = cells.shape
-    sheet = cells.reshape(-1, columns, height, width, *rest).swapaxes(1, 2).reshape(-1, columns * width, *rest)
-    return Image.fromarray(np.pad(sheet, ((0, _GAP_PX), (0, _GAP_PX), *colours), constant_values=255))
+    sheet = (
+        cells.reshape(-1, columns, height, width, *rest)
+        .swapaxes(1, 2)
+        .reshape(-1, columns * width, *rest)
+    )
+    return Image.fromarray(
+        np.pad(sheet, ((0, _GAP_PX), (0, _GAP_PX), *colours), constant_values=255)
+    )
 
 
 def with_outlines(pixels: NDArray[np.uint8], masks: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
@@ -32,7 +38,9 @@ def with_outlines(pixels: NDArray[np.uint8], masks: NDArray[np.uint8] | None) ->
     if masks is None:
         return pixels
     factor = max(1, _OUTLINED_PX // pixels.shape[1])
-    return outlined(*(planes.repeat(factor, axis=1).repeat(factor, axis=2) for planes in (pixels, masks)))
+    return outlined(
+        *(planes.repeat(factor, axis=1).repeat(factor, axis=2) for planes in (pixels, masks))
+    )
 
 
 def png_bytes(image: Image.Image) -> bytes:

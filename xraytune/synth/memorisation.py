@@ -1,8 +1,9 @@
 """Test whether a generator memorised training images, by comparing its images with unseen X-rays.
 
-An image's *closeness* is its distance to the nearest training patient divided by the mean distance to the next 50: near 1
-for an image that is no closer to one patient than to others, near 0 for a copy. The plain distance does not work, since
-GAN images are blurred and a blurred image is closer to everything. Neither weights nor random numbers are needed.
+An image's *closeness* is its distance to the nearest training patient divided by the mean distance
+to the next 50: near 1 for an image that is no closer to one patient than to others, near 0 for a
+copy. The plain distance does not work, since GAN images are blurred and a blurred image is closer
+to everything. Neither weights nor random numbers are needed.
 """
 
 from __future__ import annotations
@@ -43,10 +44,9 @@ class Closeness:
 class Memorisation:
     """The numbers of synthetic images and of unseen patients, and what their closeness says.
 
-    Attributes:
-        threshold: The unseen patients' 1 % quantile of closeness; the minimum if there are fewer than 199.
-        near: Number of synthetic images below it.
-        chance: P-value: the probability of at least this many if the synthetic images were real ones of other patients.
+    Attributes: threshold: The unseen patients' 1 % quantile of closeness; the minimum if there are
+        fewer than 199. near: Number of synthetic images below it. chance: P-value: the probability
+        of at least this many if the synthetic images were real ones of other patients.
     """
 
     images: int
@@ -56,19 +56,23 @@ class Memorisation:
     chance: float
 
 
-def closeness(images: NDArray[np.uint8], training: NDArray[np.uint8], training_patients: Sequence[str]) -> Closeness:
+def closeness(
+    images: NDArray[np.uint8], training: NDArray[np.uint8], training_patients: Sequence[str]
+) -> Closeness:
     """Return how much closer each image is to one training patient than to the next 50.
 
-    Images are centred and scaled to length 1, which removes brightness and contrast. The distance is the smallest over a
-    flip and shifts of up to a sixteenth of the side. The ratio is the smaller one of two scales, 32 px and 16 px; at the
-    latter noise does not hide a copy. A patient's distance is that of their nearest image, so that two images of one patient
-    do not hide a copy of either. With a single patient the ratio is 1.
+    Images are centred and scaled to length 1, which removes brightness and contrast. The distance
+    is the smallest over a flip and shifts of up to a sixteenth of the side. The ratio is the
+    smaller one of two scales, 32 px and 16 px; at the latter noise does not hide a copy. A
+    patient's distance is that of their nearest image, so that two images of one patient do not hide
+    a copy of either. With a single patient the ratio is 1.
 
-    `images` are uint8 [Q, h, w], `training` uint8 [N, h, w], at the size and sharpness of the generator's training. Raises
-    DataError if there is no training image.
+    `images` are uint8 [Q, h, w], `training` uint8 [N, h, w], at the size and sharpness of the
+    generator's training. Raises DataError if there is no training image.
 
-    Source: Carlini et al. 2023, "Extracting Training Data from Diffusion Models": their distance for CIFAR-10, relative to
-    the mean over the 50 nearest images; here over patients, without the nearest.
+    Source: Carlini et al. 2023, "Extracting Training Data from Diffusion Models": their distance
+    for CIFAR-10, relative to the mean over the 50 nearest images; here over patients, without the
+    nearest.
     """
     return _closeness(_small(images), training, training_patients)
 
@@ -81,12 +85,12 @@ def unseen_closeness(
 ) -> NDArray[np.float64]:
     """Return the closeness of one real image of each patient that the generator was not trained on: float64 [n].
 
-    It is the smallest of three: of the image itself, and blurred by 1 and 2 px at 32 px, so blur alone never makes a
-    synthetic image closer than unseen ones. Only the first image of a patient is used, since further ones are not
-    independent, and at most 500 patients, evenly spaced.
+    It is the smallest of three: of the image itself, and blurred by 1 and 2 px at 32 px, so blur
+    alone never makes a synthetic image closer than unseen ones. Only the first image of a patient
+    is used, since further ones are not independent, and at most 500 patients, evenly spaced.
 
-    `images` are uint8 [N, h, w], at the size and sharpness of the training images; the other arguments and errors are those
-    of `closeness`.
+    `images` are uint8 [N, h, w], at the size and sharpness of the training images; the other
+    arguments and errors are those of `closeness`.
     """
     _, firsts = np.unique(np.asarray(patients), return_index=True)
     if len(firsts) > _MOST_UNSEEN:
@@ -97,14 +101,21 @@ def unseen_closeness(
     return np.asarray(np.stack(ratios).min(axis=0))
 
 
-def compare_with_unseen(synthetic: NDArray[np.float64], unseen: NDArray[np.float64]) -> Memorisation:
+def compare_with_unseen(
+    synthetic: NDArray[np.float64], unseen: NDArray[np.float64]
+) -> Memorisation:
     """Count the synthetic images below the unseen patients' 1 % quantile, with the p-value of that count.
 
-    `synthetic` is `Closeness.ratio` of the generator's images, [m], `unseen` is `unseen_closeness`, [n]. Raises DataError if
-    one of them is empty.
+    `synthetic` is `Closeness.ratio` of the generator's images, [m], `unseen` is `unseen_closeness`,
+    [n]. Raises DataError if one of them is empty.
     """
     if not len(synthetic) or not len(unseen):
-        raise DataError(Problem("there is no image to compare", fix="give at least one synthetic and one unseen image"))
+        raise DataError(
+            Problem(
+                "there is no image to compare",
+                fix="give at least one synthetic and one unseen image",
+            )
+        )
     rank = max(1, int(_QUANTILE * (len(unseen) + 1)))
     threshold = float(np.sort(unseen)[rank - 1])
     near = int((synthetic < threshold).sum())
@@ -120,11 +131,13 @@ def compare_with_unseen(synthetic: NDArray[np.float64], unseen: NDArray[np.float
 def exceedance_p_value(count: int, drawn: int, rank: int, observed: int) -> float:
     """Return P(at least `count` of `drawn` new values are below the `rank`-th smallest of `observed` ones), all i.i.d.
 
-    The threshold is itself an observation, so the count is not binomial. It is at least `count` exactly if fewer than
-    `rank` of the smallest `count + rank - 1` of all values are observed ones. Any subset is equally likely to be the
-    smallest, so this is a hypergeometric tail, exact for any `observed` and binomial in the limit.
+    The threshold is itself an observation, so the count is not binomial. It is at least `count`
+    exactly if fewer than `rank` of the smallest `count + rank - 1` of all values are observed ones.
+    Any subset is equally likely to be the smallest, so this is a hypergeometric tail, exact for any
+    `observed` and binomial in the limit.
 
-    Source: Epstein 1954, "Tables for the Distribution of the Number of Exceedances", for samples of equal size.
+    Source: Epstein 1954, "Tables for the Distribution of the Number of Exceedances", for samples of
+    equal size.
     """
     if count == 0:
         return 1.0
@@ -140,7 +153,9 @@ def _small(images: NDArray[np.uint8]) -> Tensor:
 def _scaled(images: Tensor, side_px: int) -> Tensor:
     if images.shape[1:] == (side_px, side_px):
         return images
-    return functional.interpolate(images[:, None], size=(side_px, side_px), mode="bilinear", antialias=True)[:, 0]
+    return functional.interpolate(
+        images[:, None], size=(side_px, side_px), mode="bilinear", antialias=True
+    )[:, 0]
 
 
 def blurred(images: Tensor, sigma_px: float) -> Tensor:
@@ -150,7 +165,9 @@ def blurred(images: Tensor, sigma_px: float) -> Tensor:
     return weights @ images @ weights.T
 
 
-def _closeness(images: Tensor, training: NDArray[np.uint8], training_patients: Sequence[str]) -> Closeness:
+def _closeness(
+    images: Tensor, training: NDArray[np.uint8], training_patients: Sequence[str]
+) -> Closeness:
     """`closeness` of images [Q, 32, 32]."""
     if not len(training):
         raise DataError(Problem("there is no training image to compare with"))
@@ -167,7 +184,9 @@ def _closeness(images: Tensor, training: NDArray[np.uint8], training_patients: S
             block = slice(start, start + at_once)
             distances = _distances(_scaled(images[block], side_px), templates, shift_px)
             nearer = _ratio(distances, columns)
-            nearest[block] = torch.where(nearer < ratio[block], distances.argmin(dim=1), nearest[block])
+            nearest[block] = torch.where(
+                nearer < ratio[block], distances.argmin(dim=1), nearest[block]
+            )
             ratio[block] = torch.minimum(ratio[block], nearer)
     return Closeness(ratio=ratio.double().numpy(), nearest=nearest.numpy())
 

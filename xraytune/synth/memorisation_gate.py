@@ -1,8 +1,8 @@
 """Memorisation gate: a trial is refused if its synthetic images copy training images.
 
-For each class, the first block of its pool and the real images of val-A, which no generator has seen, are compared
-with the training images; masks are not. The result is an artifact, computed once for each pool, with pictures of the closest
-pairs.
+For each class, the first block of its pool and the real images of val-A, which no generator has
+seen, are compared with the training images; masks are not. The result is an artifact, computed once
+for each pool, with pictures of the closest pairs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ from xraytune.data.images import SideName
 from xraytune.data.prepare import RunContext, side_images
 from xraytune.space.settings import Experiment
 from xraytune.synth.grids import image_grid, png_bytes
-from xraytune.synth.memorisation import Closeness, Memorisation, closeness, compare_with_unseen, unseen_closeness
+from xraytune.synth.memorisation import (
+    Closeness,
+    Memorisation,
+    closeness,
+    compare_with_unseen,
+    unseen_closeness,
+)
 from xraytune.synth.sources import ReadBlock
 from xraytune.synth.train import resize_pixels
 
@@ -34,8 +40,8 @@ _PAIRS_SHOWN = 12
 def refuse_memorised(experiment: Experiment, context: RunContext, read: ReadBlock) -> None:
     """Refuse a pool that is closer to the training images than unseen X-rays are; `quality.allow_memorised` skips the test.
 
-    New X-rays in place of the synthetic images would be refused (TrialError) in at most 5 % of cases: each of C classes is
-    tested at 0.05 / C.
+    New X-rays in place of the synthetic images would be refused (TrialError) in at most 5 % of
+    cases: each of C classes is tested at 0.05 / C.
     """
     if experiment.settings.quality.allow_memorised:
         return
@@ -63,7 +69,9 @@ def copies_found(by_class: Mapping[str, Memorisation]) -> str:
     )
 
 
-def measure_memorisation(context: RunContext, read: ReadBlock) -> tuple[dict[str, Memorisation], Path]:
+def measure_memorisation(
+    context: RunContext, read: ReadBlock
+) -> tuple[dict[str, Memorisation], Path]:
     """Return the result for each class of a pool, and the artifact, in which `nearest_CLASS.png` shows the closest pairs.
 
     Classes without synthetic images are left out.
@@ -99,9 +107,15 @@ def measure_memorisation(context: RunContext, read: ReadBlock) -> tuple[dict[str
 
     waits_for = "waiting for the search for copies, which another process does"
     path = build_once(
-        cache, MEMORISATION_STAGE, inputs, build, waiting=lambda: context.on_progress(waits_for, 0, len(blocks))
+        cache,
+        MEMORISATION_STAGE,
+        inputs,
+        build,
+        waiting=lambda: context.on_progress(waits_for, 0, len(blocks)),
     )
-    return {name: Memorisation(**values) for name, values in read_json(path / _RECORD).items()}, path
+    return {
+        name: Memorisation(**values) for name, values in read_json(path / _RECORD).items()
+    }, path
 
 
 def class_images(
@@ -121,7 +135,9 @@ def class_images(
     return np.concatenate(images), np.concatenate(targets), tuple(patients)
 
 
-def _nearest_pairs(synthetic: NDArray[np.uint8], training: NDArray[np.uint8], to_train: Closeness) -> bytes:
+def _nearest_pairs(
+    synthetic: NDArray[np.uint8], training: NDArray[np.uint8], to_train: Closeness
+) -> bytes:
     """Return a PNG of the closest synthetic images, each with its nearest training image on the right; closest first."""
     closest = np.argsort(to_train.ratio, kind="stable")[:_PAIRS_SHOWN]
     pairs = np.stack([synthetic[closest], training[to_train.nearest[closest]]], axis=1)

@@ -1,11 +1,12 @@
 """DCGAN generator and discriminator for grey images of 32, 64, 128 or 256 px; class-conditional with several classes.
 
-Each convolution halves or doubles the side and doubles or halves the feature maps, so `image_size` and `width` define both
-networks. With one class and `architecture: dcgan` they are those of PyTorch's DCGAN tutorial, with one colour channel.
-A GAN of pairs has two channels: the image, and its mask with -1 outside and 1 inside.
+Each convolution halves or doubles the side and doubles or halves the feature maps, so `image_size`
+and `width` define both networks. With one class and `architecture: dcgan` they are those of
+PyTorch's DCGAN tutorial, with one colour channel. A GAN of pairs has two channels: the image, and
+its mask with -1 outside and 1 inside.
 
-Sources: Radford et al. 2016, DCGAN (arXiv:1511.06434); Miyato et al. 2018, spectral normalisation (arXiv:1802.05957);
-Miyato & Koyama 2018, projection discriminator (arXiv:1802.05637).
+Sources: Radford et al. 2016, DCGAN (arXiv:1511.06434); Miyato et al. 2018, spectral normalisation
+(arXiv:1802.05957); Miyato & Koyama 2018, projection discriminator (arXiv:1802.05637).
 """
 
 from __future__ import annotations
@@ -30,15 +31,20 @@ class LabelEmbedding(nn.Embedding):
 
     def forward(self, labels: Tensor) -> Tensor:
         """Return the embeddings, [B, D]."""
-        return super().forward(labels) if labels.ndim == 1 else (labels == 1).to(self.weight.dtype) @ self.weight
+        return (
+            super().forward(labels)
+            if labels.ndim == 1
+            else (labels == 1).to(self.weight.dtype) @ self.weight
+        )
 
 
 class Generator(nn.Module):
     """Map z [B, z_dim] and labels [B] int64, or findings [B, C], to images, float [B, channels, S, S] in [-1, 1].
 
-    The class enters by conditional batch norm only. Concatenated to z, it would dominate z: within a class, all
-    images would look the same. With one class, labels are ignored. With `architecture: pca`, `prior` maps z to codes.
-    In evaluation mode, an image is a deterministic function of its own z and label.
+    The class enters by conditional batch norm only. Concatenated to z, it would dominate z: within
+    a class, all images would look the same. With one class, labels are ignored. With `architecture:
+    pca`, `prior` maps z to codes. In evaluation mode, an image is a deterministic function of its
+    own z and label.
 
     Attributes:
         channels: 1: the image; 2: the image and its mask, with -1 outside and 1 inside.
@@ -52,13 +58,17 @@ class Generator(nn.Module):
         widths = _widths(settings)[::-1]
         self.stem = nn.ConvTranspose2d(settings.z_dim, widths[0], _STEM_PX, bias=False)
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths)
-        self.class_affines = nn.ModuleList(ClassAffine(width, class_count) for width in widths if class_count > 1)
+        self.class_affines = nn.ModuleList(
+            ClassAffine(width, class_count) for width in widths if class_count > 1
+        )
         self.upsamples = nn.ModuleList(
             nn.ConvTranspose2d(width, next_width, kernel_size=4, stride=2, padding=1, bias=False)
             for width, next_width in pairwise([*widths, channels])
         )
         self.apply(_init_weights)
-        self.prior = ClassCodes(class_count, settings.z_dim) if settings.architecture == "pca" else None
+        self.prior = (
+            ClassCodes(class_count, settings.z_dim) if settings.architecture == "pca" else None
+        )
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         """Generate images for z [B, z_dim] and labels [B]."""
@@ -78,8 +88,9 @@ class Generator(nn.Module):
 class ClassAffine(nn.Module):
     """A gain and a bias for each class and feature map; after a batch norm, this is conditional batch norm.
 
-    Both are linear in a class embedding, as in BigGAN (Brock et al. 2019, arXiv:1809.11096). At a GAN's learning rate, gains
-    learned one by one (de Vries et al. 2017, arXiv:1707.00683) would need thousands of steps to leave 1.
+    Both are linear in a class embedding, as in BigGAN (Brock et al. 2019, arXiv:1809.11096). At a
+    GAN's learning rate, gains learned one by one (de Vries et al. 2017, arXiv:1707.00683) would
+    need thousands of steps to leave 1.
     """
 
     def __init__(self, width: int, class_count: int) -> None:
@@ -93,13 +104,16 @@ class ClassAffine(nn.Module):
         embedded = self.embedding(labels)
         gain = 1 + self.gain(embedded)
         bias = self.bias(embedded)
-        return torch.addcmul(bias[:, :, None, None].to(x.dtype), x, gain[:, :, None, None].to(x.dtype))
+        return torch.addcmul(
+            bias[:, :, None, None].to(x.dtype), x, gain[:, :, None, None].to(x.dtype)
+        )
 
 
 class Discriminator(nn.Module):
     """Map images, float [B, channels, S, S] in [-1, 1], and labels [B] int64 to logits [B], high for real images.
 
-    With several classes, a projection adds the inner product of a class embedding and the summed last features.
+    With several classes, a projection adds the inner product of a class embedding and the summed
+    last features.
     """
 
     def __init__(self, settings: GanSettings, class_count: int, channels: int = 1) -> None:
@@ -111,7 +125,9 @@ class Discriminator(nn.Module):
         has_bias = has_spectral_norm
         layers: list[nn.Module] = []
         for level, (width, next_width) in enumerate(pairwise([channels, *widths])):
-            layers.append(nn.Conv2d(width, next_width, kernel_size=4, stride=2, padding=1, bias=has_bias))
+            layers.append(
+                nn.Conv2d(width, next_width, kernel_size=4, stride=2, padding=1, bias=has_bias)
+            )
             if level > 0:
                 layers.append(norm(next_width))
             layers.append(nn.LeakyReLU(0.2, inplace=True))

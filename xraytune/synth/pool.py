@@ -1,8 +1,9 @@
 """Sample from a generator, in numbered blocks of 256 images, with masks in segmentation.
 
-A block depends only on the generator, the pool's seed, its class and its number. So a larger pool starts with the images of
-a smaller one, and half the synthetic ratio is the first half of the images. Pairs with implausible masks are replaced from
-further rounds, each with its own random numbers.
+A block depends only on the generator, the pool's seed, its class and its number. So a larger pool
+starts with the images of a smaller one, and half the synthetic ratio is the first half of the
+images. Pairs with implausible masks are replaced from further rounds, each with its own random
+numbers.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ def mask_range(masks: NDArray[np.uint8]) -> MaskRange:
     """Return the ranges of training masks [n, S, S], n >= 1, at the size of the GAN."""
     areas = _areas(masks)
     parts = mask_parts(masks)
-    return MaskRange(area=(float(areas.min()), float(areas.max())), parts=(int(parts.min()), int(parts.max())))
+    return MaskRange(
+        area=(float(areas.min()), float(areas.max())), parts=(int(parts.min()), int(parts.max()))
+    )
 
 
 def _areas(masks: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -102,9 +105,9 @@ def draw_block(
 
     With `findings`, int64 [256, C], these are drawn in place of a class.
 
-    Rounds of 256 images are drawn until 256 images have plausible masks. The generator is on `compute.device` and in
-    evaluation mode, so that images do not depend on each other. The label also seeds the noise, so two unconditional
-    generators give different images.
+    Rounds of 256 images are drawn until 256 images have plausible masks. The generator is on
+    `compute.device` and in evaluation mode, so that images do not depend on each other. The label
+    also seeds the noise, so two unconditional generators give different images.
 
     Raises:
         TrialError: In the first round, too few masks are plausible.
@@ -112,7 +115,13 @@ def draw_block(
     kept: list[Images] = []
     while sum(len(images.pixels) for images in kept) < BLOCK:
         images = sample_block(
-            generator, label, block, seed=seed, compute=compute, round_number=len(kept), findings=findings
+            generator,
+            label,
+            block,
+            seed=seed,
+            compute=compute,
+            round_number=len(kept),
+            findings=findings,
         )
         if typical is not None:
             images = _plausible(images, typical, is_first=not kept)
@@ -145,7 +154,11 @@ def sample_block(
     findings: NDArray[np.int64] | None = None,
 ) -> Images:
     """Sample 256 images for a block, in the given round; see `draw_block`."""
-    labels = torch.full((BLOCK,), label, device=compute.device) if findings is None else torch.from_numpy(findings)
+    labels = (
+        torch.full((BLOCK,), label, device=compute.device)
+        if findings is None
+        else torch.from_numpy(findings)
+    )
     redrawn = ("round", round_number) if round_number else ()
     z = draw_noise(generator, BLOCK, derive_seed(seed, "pool", label, block, *redrawn))
     return generate(generator, z, labels, compute)
@@ -153,7 +166,9 @@ def sample_block(
 
 def draw_noise(generator: Generator, count: int, seed: int) -> Tensor:
     """Draw z [count, z_dim] from N(0, 1) on the CPU, so that it is the same for every device."""
-    return torch.randn(count, generator.settings.z_dim, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(
+        count, generator.settings.z_dim, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 @torch.inference_mode()

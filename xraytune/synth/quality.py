@@ -1,9 +1,10 @@
 """Quality of a trial's synthetic images: how far they are from real ones, in the features of a pretrained backbone.
 
-The first images of each class's pool are compared with val-A, which no generator has seen. All images have the resolution
-of the synthetic ones, as in a trial.
+The first images of each class's pool are compared with val-A, which no generator has seen. All
+images have the resolution of the synthetic ones, as in a trial.
 
-The figures of a pool are an artifact, computed once. So are the features of each side of the real images.
+The figures of a pool are an artifact, computed once. So are the features of each side of the real
+images.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ _BATCH = 32
 _QUALITY = TypeAdapter(Quality)
 
 
-def measure_quality(experiment: Experiment, context: RunContext, read: ReadBlock | None = None) -> Quality | str:
+def measure_quality(
+    experiment: Experiment, context: RunContext, read: ReadBlock | None = None
+) -> Quality | str:
     """Return the quality of an experiment's synthetic images, or the reason why it cannot be measured.
 
     Raises:
@@ -78,7 +81,9 @@ def measure_quality(experiment: Experiment, context: RunContext, read: ReadBlock
     if few := _few({name: len(pixels) for name, (pixels, *_) in zip(names, pools, strict=True)}):
         return f"not measured: too few synthetic images ({few})"
     size_px = pools[0][0].shape[1]
-    file_size_px = read(0, 0).file_size_px or size_px  # enlarged files look unlike real ones at the study's size
+    file_size_px = (
+        read(0, 0).file_size_px or size_px
+    )  # enlarged files look unlike real ones at the study's size
     resolution_px = max(_FEWEST_PX, min(size_px, file_size_px, prepared.image_size_px))
     try:
         features = Features(experiment, network, resolution_px, context)
@@ -88,7 +93,9 @@ def measure_quality(experiment: Experiment, context: RunContext, read: ReadBlock
         return f"not measured: {error.problems[0].what}"
 
     def build(folder: Path) -> None:
-        drawn = features.of("synthetic images", [(pixels, np.arange(len(pixels))) for pixels, *_ in pools])
+        drawn = features.of(
+            "synthetic images", [(pixels, np.arange(len(pixels))) for pixels, *_ in pools]
+        )
         train, val_a, val_b = (features.of_side(side) for side in ("train", "val_a", "val_b"))
         classes = {}
         for name, synthetic, real, others in zip(names, drawn, val_a, val_b, strict=True):
@@ -106,7 +113,9 @@ def measure_quality(experiment: Experiment, context: RunContext, read: ReadBlock
             resolution_px=resolution_px,
             classes=classes,
             gan_train=transfer_auroc(pool, unseen, positive=prepared.positive),
-            real_train=transfer_auroc(_labelled("train", train, prepared), unseen, positive=prepared.positive),
+            real_train=transfer_auroc(
+                _labelled("train", train, prepared), unseen, positive=prepared.positive
+            ),
         )
         write_json(folder / "quality.json", _QUALITY.dump_python(quality, mode="json"))
 
@@ -118,7 +127,9 @@ def measure_quality(experiment: Experiment, context: RunContext, read: ReadBlock
         "positive": prepared.positive,
         "images_of_class": MOST_IMAGES,
         "pools": [blocks for *_, blocks in pools],
-        **({"findings": [targets.tolist() for _, targets, _ in pools]} if prepared.findings else {}),
+        **(
+            {"findings": [targets.tolist() for _, targets, _ in pools]} if prepared.findings else {}
+        ),
     }
     path = build_once(context.cache, QUALITY_STAGE, inputs, build, waiting=features.waiting)
     return _QUALITY.validate_python(read_json(path / "quality.json"))
@@ -137,7 +148,10 @@ def report_pool(experiment: Experiment, context: RunContext) -> PoolReport:
 def small_side(prepared: Prepared) -> str:
     """Return the first of val-A and val-B with too few images of a class, such as `val-A (NORMAL 8)`; "" if none has."""
     sizes = ((size.name, size, size.images) for size in side_sizes(prepared)[1:])
-    named = [(name, _few({"image": size.image_count} if prepared.findings else of)) for name, size, of in sizes]
+    named = [
+        (name, _few({"image": size.image_count} if prepared.findings else of))
+        for name, size, of in sizes
+    ]
     return next((f"{name} ({few})" for name, few in named if few), "")
 
 
@@ -150,14 +164,18 @@ def feature_parameters(experiment: Experiment) -> Parameters | None:
     """Return the backbone and weights of the features; None if it is the trial's own backbone and not pretrained."""
     quality = experiment.settings.quality
     trial = experiment.parameters
-    backbone, weights = (quality.backbone, quality.weights) if quality.backbone else (trial.backbone, trial.weights)
+    backbone, weights = (
+        (quality.backbone, quality.weights) if quality.backbone else (trial.backbone, trial.weights)
+    )
     return None if weights == "none" else Parameters(backbone=backbone, weights=weights)
 
 
 class Features:
     """Computes the features of images at one resolution."""
 
-    def __init__(self, experiment: Experiment, network: Parameters, resolution_px: int, context: RunContext) -> None:
+    def __init__(
+        self, experiment: Experiment, network: Parameters, resolution_px: int, context: RunContext
+    ) -> None:
         weights = find_weights(network.backbone, network.weights, experiment.settings.weights_dir)
         assert weights is not None, "features come from pretrained weights"
         self._network = network
@@ -186,16 +204,21 @@ class Features:
 
     def waiting(self) -> None:
         """Tell that another process computes what is needed next."""
-        self._context.on_progress("waiting for the quality of images, which another process is computing", 0, 1)
+        self._context.on_progress(
+            "waiting for the quality of images, which another process is computing", 0, 1
+        )
 
     def of_side(self, name: SideName) -> list[Floats]:
         """Return the features of at most `MOST_IMAGES` images of each class, float64 [n, D].
 
-        They are an artifact, shared by the draws of a confirmation, whose validation sides are the same.
+        They are an artifact, shared by the draws of a confirmation, whose validation sides are the
+        same.
         """
         side = side_images(name, self._context.prepared, self._context.cache)
         class_count = self._class_count
-        rows = [spread(side.rows[side.labels == label], MOST_IMAGES) for label in range(class_count)]
+        rows = [
+            spread(side.rows[side.labels == label], MOST_IMAGES) for label in range(class_count)
+        ]
 
         def build(folder: Path) -> None:
             features = self.of(side.title, [(side.pixels, of_class) for of_class in rows])
@@ -204,10 +227,14 @@ class Features:
         images = {**side.inputs, "rows": [of_class.tolist() for of_class in rows]}
         inputs = {"features": self.inputs, "images": images}
         path = build_once(self._context.cache, REAL_STAGE, inputs, build, waiting=self.waiting)
-        return np.split(np.load(path / "features.npy"), np.cumsum([len(of_class) for of_class in rows])[:-1])
+        return np.split(
+            np.load(path / "features.npy"), np.cumsum([len(of_class) for of_class in rows])[:-1]
+        )
 
     @torch.inference_mode()
-    def of(self, what: str, sets: Sequence[tuple[NDArray[np.uint8], NDArray[np.int64]]]) -> list[Floats]:
+    def of(
+        self, what: str, sets: Sequence[tuple[NDArray[np.uint8], NDArray[np.int64]]]
+    ) -> list[Floats]:
         """Return the features, float64 [n, D], of each set: images uint8 [N, h, w] and rows [n]."""
         compute = self._context.compute
         total = sum(len(rows) for _, rows in sets)
@@ -216,7 +243,9 @@ class Features:
         for pixels, rows in sets:
             batches = []
             for start in range(0, len(rows), _BATCH):
-                images = torch.from_numpy(resize_pixels(pixels[rows[start : start + _BATCH]], self.resolution_px))
+                images = torch.from_numpy(
+                    resize_pixels(pixels[rows[start : start + _BATCH]], self.resolution_px)
+                )
                 shown = normalise(to_unit(images.to(compute.device), self._form), self._form)
                 with autocast(compute):
                     batches.append(self._backbone(shown).double().cpu())
@@ -229,7 +258,9 @@ class Features:
 def _labelled(name: SideName, features: Sequence[Floats], prepared: Prepared) -> LabelledFeatures:
     """Return the features of a side, with the targets of the images that `Features.of_side` chooses."""
     side = prepared.side(name)
-    chosen = [spread(np.flatnonzero(side.labels == label), MOST_IMAGES) for label in range(len(features))]
+    chosen = [
+        spread(np.flatnonzero(side.labels == label), MOST_IMAGES) for label in range(len(features))
+    ]
     return np.concatenate(features), side.targets[np.concatenate(chosen)]
 
 

@@ -27,10 +27,10 @@ NETWORK_FILE = "generator.safetensors"
 class SavedGenerator:
     """`generator.json`. Of the training images, it holds only hashes, neither names nor patients.
 
-    `generators` has the SHA-256 of each file, `masks` the ranges of plausible masks. `train_images` includes those of the
-    generator that training started from.
-    `findings` are in the order that its network has learnt; `findings_counts` has the number of training images with each
-    combination of them, such as `10?`.
+    `generators` has the SHA-256 of each file, `masks` the ranges of plausible masks. `train_images`
+    includes those of the generator that training started from. `findings` are in the order that its
+    network has learnt; `findings_counts` has the number of training images with each combination of
+    them, such as `10?`.
     """
 
     version: Literal[1] = 1
@@ -59,13 +59,20 @@ def read_generator(folder: Path) -> SavedGenerator:
         content["settings"] = known_settings(content["settings"])
         content["report"] = _known_report(content.get("report"))
         saved = _RECORD.validate_python(content)
-        names = (*saved.generators, *saved.class_counts)  # images are written into folders of these names
+        names = (
+            *saved.generators,
+            *saved.class_counts,
+        )  # images are written into folders of these names
         if not all(re.fullmatch(FOLDER_NAME, name) for name in names):
             raise ValueError("a name that is a path")
     except (FileNotFoundError, NotADirectoryError):
-        raise ArtifactError(Problem(f"no generator here: {GENERATOR_FILE} is missing", folder, fix)) from None
+        raise ArtifactError(
+            Problem(f"no generator here: {GENERATOR_FILE} is missing", folder, fix)
+        ) from None
     except ValueError as error:
-        raise ArtifactError(Problem(f"{GENERATOR_FILE} is damaged, or from another version", folder, fix)) from error
+        raise ArtifactError(
+            Problem(f"{GENERATOR_FILE} is damaged, or from another version", folder, fix)
+        ) from error
     for name, sha256 in saved.generators.items():
         if not (folder / name).is_file() or sha256_of(folder / name) != sha256:
             raise ArtifactError(Problem("the file is missing or damaged", folder / name, fix))

@@ -1,7 +1,7 @@
 """Which images the makers of extra images have seen: no patient in them may be validated or tested on.
 
-Images are recognised by the SHA-256 of their files. What a saved generator has seen is in its record, and what made the
-images of a folder in its provenance file, or where `folder.seen` says.
+Images are recognised by the SHA-256 of their files. What a saved generator has seen is in its
+record, and what made the images of a folder in its provenance file, or where `folder.seen` says.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ def mixes_of(space: Space) -> tuple[Parameters, ...]:
     """Return the possible mixes of a space, apart from the settings of generators that its trials train."""
     names = (*_MIX, *PATHS)
     combined = (dict(zip(names, values, strict=True)) for values in space.combinations(*names))
-    return tuple(parameters_from({name: value for name, value in mix.items() if value is not None}) for mix in combined)
+    return tuple(
+        parameters_from({name: value for name, value in mix.items() if value is not None})
+        for mix in combined
+    )
 
 
 def seen_by(mixes: Iterable[Parameters]) -> frozenset[str]:

@@ -1,7 +1,7 @@
 """The synthetic images of a trial in blocks of 256 per class, whatever their source: a generator, a folder or an extension.
 
-The training set, the memorisation gate and the quality figures read the same blocks. Each generated block is an artifact, so
-a larger ratio only adds blocks.
+The training set, the memorisation gate and the quality figures read the same blocks. Each generated
+block is an artifact, so a larger ratio only adds blocks.
 """
 
 from __future__ import annotations
@@ -56,7 +56,12 @@ def pool_reader(experiment: Experiment, context: RunContext) -> ReadBlock:
 
 
 def pool_block(
-    settings: GanSettings, context: RunContext, label: int, block: int, *, balance: Balance = "natural"
+    settings: GanSettings,
+    context: RunContext,
+    label: int,
+    block: int,
+    *,
+    balance: Balance = "natural",
 ) -> ImageSource:
     """Return a block of 256 synthetic images of a class at the generator's size, with masks if the training images have any.
 
@@ -76,14 +81,22 @@ def pool_block(
         network = load_generator(generator / NETWORK_FILE).to(compute.device)
         typical = typical_masks(settings, prepared, cache)
         seed = settings.seed
-        return draw_block(network, label, block, seed=seed, compute=compute, typical=typical, findings=findings)
+        return draw_block(
+            network, label, block, seed=seed, compute=compute, typical=typical, findings=findings
+        )
 
     return _stored_block(context, "gan", "GAN", inputs, draw, findings)
 
 
-def block_findings(prepared: Prepared, block: int, seed: int, balance: Balance) -> NDArray[np.int64] | None:
+def block_findings(
+    prepared: Prepared, block: int, seed: int, balance: Balance
+) -> NDArray[np.int64] | None:
     """Return the findings of training images to draw a block for, [256, C]; None with classes or masks."""
-    return findings_of_block(prepared.side("train").targets, block, seed, balance) if prepared.findings else None
+    return (
+        findings_of_block(prepared.side("train").targets, block, seed, balance)
+        if prepared.findings
+        else None
+    )
 
 
 def findings_of_block(
@@ -91,13 +104,17 @@ def findings_of_block(
 ) -> NDArray[np.int64]:
     """Return the findings, [N, C] to [256, C], that a block is drawn for: each image's once before any is repeated.
 
-    With `balance: equal`, those of images with rare findings come first and are repeated, as in `levelling_order`.
+    With `balance: equal`, those of images with rare findings come first and are repeated, as in
+    `levelling_order`.
     """
     places = range(block * BLOCK, (block + 1) * BLOCK)
     if balance == "equal":
         return targets[levelling_order(targets, places.stop, seed)[places.start :]]
     passes = range(places.start // len(targets), places.stop // len(targets) + 1)
-    orders = [numpy_generator(seed, "findings of a pool", number).permutation(len(targets)) for number in passes]
+    orders = [
+        numpy_generator(seed, "findings of a pool", number).permutation(len(targets))
+        for number in passes
+    ]
     first = passes.start * len(targets)
     return targets[np.concatenate(orders)[places.start - first : places.stop - first]]
 
@@ -137,12 +154,20 @@ def typical_masks(settings: GanSettings, prepared: Prepared, cache: Path) -> Mas
     return mask_range(binarise(resize_pixels(masks, settings.image_size)))
 
 
-def extension_block(source: str, context: RunContext, label: int, block: int, *, seed: int) -> ImageSource:
+def extension_block(
+    source: str, context: RunContext, label: int, block: int, *, seed: int
+) -> ImageSource:
     """Like `pool_block`, for another package's source; raise MachineError if it returns anything but such a block."""
     train = side_images("train", context.prepared, context.cache)
     places = np.flatnonzero(train.labels == label)
     of_class = {**train.inputs, "rows": train.rows[places].tolist()}
-    inputs = {"source": SOURCES.identity(source), **of_class, "label": label, "block": block, "seed": seed}
+    inputs = {
+        "source": SOURCES.identity(source),
+        **of_class,
+        "label": label,
+        "block": block,
+        "seed": seed,
+    }
 
     def draw() -> Images:
         seen = train.read(places)
@@ -150,7 +175,11 @@ def extension_block(source: str, context: RunContext, label: int, block: int, *,
         images = np.asarray(SOURCES.load(source)(seen, label=label, block=block, seed=own_seed))
         if images.dtype != np.uint8 or images.shape != (BLOCK, *seen.shape[1:]):
             what = f"source {source} returned {images.dtype} {list(images.shape)} for images of {list(seen.shape[1:])}"
-            raise MachineError(Problem(what, fix=f"fix its package: it must return {BLOCK} uint8 images of that size"))
+            raise MachineError(
+                Problem(
+                    what, fix=f"fix its package: it must return {BLOCK} uint8 images of that size"
+                )
+            )
         return Images(images, None)
 
     return _stored_block(context, source, source, inputs, draw)
@@ -172,7 +201,11 @@ def _stored_block(
                 write_array(folder / f"{name}.npy", planes)
 
     path = build_once(
-        context.cache, POOL_STAGE, inputs, build, waiting=lambda: context.on_progress(waits_for, 0, BLOCK)
+        context.cache,
+        POOL_STAGE,
+        inputs,
+        build,
+        waiting=lambda: context.on_progress(waits_for, 0, BLOCK),
     )
     label = inputs["label"]
     block = inputs["block"]
@@ -193,7 +226,9 @@ def folder_images(experiment: Experiment, context: RunContext) -> ImageSource:
     parameters = experiment.parameters
     prepared = context.prepared
     assert parameters.folder is not None, "source: folder has a path"
-    images, store = store_folder(parameters.folder.path, prepared, experiment.settings.data, cache=context.cache)
+    images, store = store_folder(
+        parameters.folder.path, prepared, experiment.settings.data, cache=context.cache
+    )
     return stored_images(store, images, name="folder", title="images of the extra folder")
 
 
@@ -204,7 +239,13 @@ def folder_reader(images: ImageSource) -> ReadBlock:
         places = np.flatnonzero(images.labels == label)[block * BLOCK : (block + 1) * BLOCK]
         inputs = {**images.inputs, "rows": places.tolist()}
         findings = None if images.findings is None else images.findings[places]
-        return replace(images, rows=images.rows[places], labels=images.labels[places], inputs=inputs, findings=findings)
+        return replace(
+            images,
+            rows=images.rows[places],
+            labels=images.labels[places],
+            inputs=inputs,
+            findings=findings,
+        )
 
     return of_folder
 
@@ -222,4 +263,8 @@ def first_images(
     while len(blocks) < blocks_for(count) and all(len(block.rows) == BLOCK for block in blocks):
         blocks.append(read(label, len(blocks)))
     targets = np.concatenate([block.targets for block in blocks])
-    return np.concatenate([block.read() for block in blocks]), targets, [block.inputs for block in blocks]
+    return (
+        np.concatenate([block.read() for block in blocks]),
+        targets,
+        [block.inputs for block in blocks],
+    )

@@ -1,7 +1,8 @@
 """Train generators, each once for all trials that need them.
 
-A trained generator is an artifact. During training, its checkpoint is in a work folder with the same fingerprint, from which
-any process can resume; a longer run starts from the longest finished shorter one.
+A trained generator is an artifact. During training, its checkpoint is in a work folder with the
+same fingerprint, from which any process can resume; a longer run starts from the longest finished
+shorter one.
 """
 
 from __future__ import annotations
@@ -24,7 +25,12 @@ from xraytune.base.files import read_bytes, sha256_of, sync, write_bytes
 from xraytune.base.records import Compute
 from xraytune.data.prepare import Prepared, RunContext, side_images
 from xraytune.space.settings import GanSettings
-from xraytune.synth.checkpoint import CHECKPOINT_NAME, checkpoint_generator, checkpoint_step, save_generator
+from xraytune.synth.checkpoint import (
+    CHECKPOINT_NAME,
+    checkpoint_generator,
+    checkpoint_step,
+    save_generator,
+)
 from xraytune.synth.saved_generator import NETWORK_FILE
 from xraytune.synth.train import train_generator
 
@@ -36,7 +42,11 @@ def generator_inputs(
     settings: GanSettings, prepared: Prepared, compute: Compute, *, torch: str | None = None
 ) -> dict[str, Any]:
     """Return everything that a trained generator depends on; `torch` is its release, by default the installed one."""
-    started = {} if settings.start_from is None else {"start": sha256_of(settings.start_from / NETWORK_FILE)}
+    started = (
+        {}
+        if settings.start_from is None
+        else {"start": sha256_of(settings.start_from / NETWORK_FILE)}
+    )
     if settings.features is not None:
         started["features"] = sha256_of(settings.features)
     return {
@@ -53,13 +63,22 @@ def generator_inputs(
 
 
 def generator_path(
-    settings: GanSettings, prepared: Prepared, compute: Compute, cache: Path, *, torch: str | None = None
+    settings: GanSettings,
+    prepared: Prepared,
+    compute: Compute,
+    cache: Path,
+    *,
+    torch: str | None = None,
 ) -> Path:
     """Return the artifact of a generator, whether it exists or not; `torch` is as in `generator_inputs`."""
-    return artifact_path(cache, GAN_STAGE, generator_inputs(settings, prepared, compute, torch=torch))
+    return artifact_path(
+        cache, GAN_STAGE, generator_inputs(settings, prepared, compute, torch=torch)
+    )
 
 
-def generator_need(settings: GanSettings | None, prepared: Prepared, compute: Compute, cache: Path) -> str | None:
+def generator_need(
+    settings: GanSettings | None, prepared: Prepared, compute: Compute, cache: Path
+) -> str | None:
     """Return the lineage of the generator that a trial with these settings must train first; None if the cache has it.
 
     Runs of one lineage differ only in their number of steps, so that one can start from another.
@@ -95,7 +114,9 @@ def trained_generator(settings: GanSettings, context: RunContext) -> Path:
             on_progress(what, 0, settings.steps)  # the pace is known sooner
         checkpoint = folder / CHECKPOINT_NAME
         step = -1
-        while step < settings.steps:  # a process that slept may have replaced the last checkpoint by an earlier one
+        while (
+            step < settings.steps
+        ):  # a process that slept may have replaced the last checkpoint by an earlier one
             for progress in train_generator(
                 settings,
                 train.read(),
@@ -118,7 +139,9 @@ def trained_generator(settings: GanSettings, context: RunContext) -> Path:
         stage,
         inputs,
         build,
-        waiting=lambda: on_progress("waiting for the GAN, which another process trains (steps)", 0, settings.steps),
+        waiting=lambda: on_progress(
+            "waiting for the GAN, which another process trains (steps)", 0, settings.steps
+        ),
     )
     if work.exists():
         shutil.rmtree(work, ignore_errors=True)
@@ -133,7 +156,8 @@ def _start_from_shorter_run(cache: Path, stage: str, inputs: dict[str, Any], wor
     shorter = [
         (other["settings"]["steps"], path)
         for path, other in artifacts_of(cache, stage)
-        if other["settings"]["steps"] < inputs["settings"]["steps"] and _without_steps(other) == _without_steps(inputs)
+        if other["settings"]["steps"] < inputs["settings"]["steps"]
+        and _without_steps(other) == _without_steps(inputs)
     ]
     for _, artifact in sorted(shorter, reverse=True):
         if is_intact(artifact):

@@ -1,7 +1,7 @@
 """Train a generator on uint8 images, as an iterator of progress that can be closed at any record and resumed later.
 
-All randomness of step t follows from the seed and t. So on the CPU, a resumed or extended run is bit-identical to an
-uninterrupted one.
+All randomness of step t follows from the seed and t. So on the CPU, a resumed or extended run is
+bit-identical to an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ def train_generator(
 ) -> Iterator[TrainingProgress]:
     """Train up to step `settings.steps`, from the checkpoint in `checkpoint_dir`, of the same training, if there is one.
 
-    Images and masks (0 and 255, to generate pairs) are uint8 [N, h, w], possibly memory maps, and resized once. `labels`,
-    int64 [N] in [0, class_count), have each class at least once; all classes are drawn equally often. Or they are findings,
-    [N, class_count]. `start` is the file
-    of a trained generator whose weights the first step starts from. `grid_dir` is for
-    `step_000500.png` ...: grids from fixed noise, classes in bands of rows, masks as outlines. The training waits for the
-    device only at reports; other intervals are rounded up to the next one.
+    Images and masks (0 and 255, to generate pairs) are uint8 [N, h, w], possibly memory maps, and
+    resized once. `labels`, int64 [N] in [0, class_count), have each class at least once; all
+    classes are drawn equally often. Or they are findings, [N, class_count]. `start` is the file of
+    a trained generator whose weights the first step starts from. `grid_dir` is for
+    `step_000500.png` ...: grids from fixed noise, classes in bands of rows, masks as outlines. The
+    training waits for the device only at reports; other intervals are rounded up to the next one.
 
     Raises:
         ArtifactError: The checkpoint is of another network.
@@ -82,12 +82,15 @@ def train_generator(
     while training.step < settings.steps:
         first = training.step
         losses = torch.zeros(len(training.losses), device=compute.device)
-        for _ in range(min(report_every_steps - first % report_every_steps, settings.steps - first)):
+        for _ in range(
+            min(report_every_steps - first % report_every_steps, settings.steps - first)
+        ):
             losses += step(training.draw(real, compute))
             training.step += 1
         means = dict(zip(training.losses, (losses / (training.step - first)).tolist(), strict=True))
         _require_finite(means, training)
-        # The grid before the checkpoint: if the run is killed in between, the steps are repeated and the grid is redrawn.
+        # The grid before the checkpoint: if the run is killed in between, the steps are repeated
+        # and the grid is redrawn.
         if grid_dir is not None and _is_due(first, training, grid_every_steps):
             _save_sample_grid(training, compute, grid_dir)
         if _is_due(first, training, checkpoint_every_steps):
@@ -97,7 +100,9 @@ def train_generator(
         save_checkpoint(training, checkpoint_dir)
 
 
-def resize_planes(pixels: NDArray[np.uint8], masks: NDArray[np.uint8] | None, size_px: int) -> NDArray[np.uint8]:
+def resize_planes(
+    pixels: NDArray[np.uint8], masks: NDArray[np.uint8] | None, size_px: int
+) -> NDArray[np.uint8]:
     """Resize images [N, h, w] and their masks, if any, to uint8 [N, C, size_px, size_px]; masks stay 0 and 255."""
     planes = [resize_pixels(pixels, size_px)]
     if masks is not None:
@@ -111,7 +116,9 @@ def resize_pixels(pixels: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
     for start in range(0, len(pixels), _RESIZE_BATCH):
         batch = torch.from_numpy(np.array(pixels[start : start + _RESIZE_BATCH]))[:, None].float()
         small = F.interpolate(batch, size=(size_px, size_px), mode="bilinear", antialias=True)
-        resized[start : start + _RESIZE_BATCH] = small[:, 0].round().clamp(0, 255).to(torch.uint8).numpy()
+        resized[start : start + _RESIZE_BATCH] = (
+            small[:, 0].round().clamp(0, 255).to(torch.uint8).numpy()
+        )
     return resized
 
 
@@ -126,7 +133,10 @@ def _require_finite(losses: Mapping[str, float], training: GanTraining) -> None:
 
 def _is_due(first: int, training: GanTraining, every_steps: int) -> bool:
     """Return whether the steps since `first` passed a multiple of `every_steps` or ended the run."""
-    return training.step // every_steps > first // every_steps or training.step == training.settings.steps
+    return (
+        training.step // every_steps > first // every_steps
+        or training.step == training.settings.steps
+    )
 
 
 def _save_sample_grid(training: GanTraining, compute: Compute, folder: Path) -> None:

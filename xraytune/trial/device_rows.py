@@ -1,7 +1,8 @@
 """Rows of arrays, such as pixels or cached features, on the device, where training steps look them up.
 
-All rows are copied to a GPU once if they take no more than a quarter of its free memory. Otherwise the
-rows of several steps are copied from pinned memory, while the device still computes the steps before.
+All rows are copied to a GPU once if they take no more than a quarter of its free memory. Otherwise
+the rows of several steps are copied from pinned memory, while the device still computes the steps
+before.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The inputs of a trial's training loop: its network, its batches of real and extra images, and val-A and val-B.
 
-One image on its way into a step: a stream draws its number in the training set and one of its views (`Batch`). This is done
-for many steps at once. Then, on the device, `PixelLoader` looks up its pixels, and scales, augments and normalises them. If
-the backbone is frozen, `FeatureLoader` looks up the features that were computed once for that view, and the loop trains the
-head alone.
+One image on its way into a step: a stream draws its number in the training set and one of its views
+(`Batch`). This is done for many steps at once. Then, on the device, `PixelLoader` looks up its
+pixels, and scales, augments and normalises them. If the backbone is frozen, `FeatureLoader` looks
+up the features that were computed once for that view, and the loop trains the head alone.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ class TrialInputs:
     trained: nn.Module
     _loader: FeatureLoader | PixelLoader
 
-    def __init__(self, experiment: Experiment, context: RunContext, images: TrainingSet | None = None) -> None:
+    def __init__(
+        self, experiment: Experiment, context: RunContext, images: TrainingSet | None = None
+    ) -> None:
         self._images = images or build_training_set(experiment, context)
         self.network = Network(experiment, context)
         settings = experiment.settings
@@ -58,7 +60,9 @@ class TrialInputs:
         total_steps = settings.budget.max_epochs * prepared.steps_per_epoch(settings)
         self._pretraining_steps = self._parameters.pretraining_steps(total_steps)
         stream = partial(image_stream, settings.seed, view_count=view_count(experiment))
-        self._real_stream = stream("real", image_count=len(self._images.real), per_step=self._parameters.batch_size)
+        self._real_stream = stream(
+            "real", image_count=len(self._images.real), per_step=self._parameters.batch_size
+        )
         self._extra_stream = stream(
             "extra", image_count=len(self._images.extra), per_step=self._parameters.extra_per_step
         )
@@ -82,11 +86,15 @@ class TrialInputs:
         """
         device = self.network.compute.device
         for (image_count, _), batches in groupby(map(self._batch_of_step, steps), self._shape):
-            at_once = min(_STEPS_AT_ONCE, 1 + TRANSFER_BYTES // (image_count * self._loader.row_bytes))
+            at_once = min(
+                _STEPS_AT_ONCE, 1 + TRANSFER_BYTES // (image_count * self._loader.row_bytes)
+            )
             while chunk := [*islice(batches, at_once)]:
                 numbers, views = (np.stack(column) for column in zip(*chunk, strict=True))
                 columns = [self._images.targets[numbers], *self._loader.prepare(numbers, views)]
-                on_device = [pinned(column, device).to(device, non_blocking=True) for column in columns]
+                on_device = [
+                    pinned(column, device).to(device, non_blocking=True) for column in columns
+                ]
                 yield from zip(*on_device, strict=True)
 
     def _batch_of_step(self, step: int) -> Batch:
@@ -113,7 +121,9 @@ class TrialInputs:
         """Yield inputs to estimate batch norm statistics on: the mix of the first steps with real images."""
         first = self._pretraining_steps
         count = min(len(self._images.real), _MAX_NORM_IMAGES)  # each real image once
-        for draws in self.draws(range(first, first + math.ceil(count / self._parameters.batch_size))):
+        for draws in self.draws(
+            range(first, first + math.ceil(count / self._parameters.batch_size))
+        ):
             yield self.load(*draws)[0]
 
     def whole(self) -> nn.Module:
@@ -127,7 +137,11 @@ class TrialInputs:
         """Return loss and score of a network on val-A."""
         task = self.network.task
         compute = self.network.compute
-        batches = self._val_a_features if self.network.has_cached_features else self.network.batches(self.val_a)
+        batches = (
+            self._val_a_features
+            if self.network.has_cached_features
+            else self.network.batches(self.val_a)
+        )
         return task.validate(network, batches, self.val_a, positive=self._positive, compute=compute)
 
     @cached_property
@@ -137,10 +151,14 @@ class TrialInputs:
     def results(self, images: ImageSource) -> Results:
         """Return the results of the trained network on val-A or val-B, [N, C]."""
         batches = self.network.batches(images)
-        return self.network.task.results(self.trained, batches, images, compute=self.network.compute)
+        return self.network.task.results(
+            self.trained, batches, images, compute=self.network.compute
+        )
 
 
-def untrained(experiment: Experiment, context: RunContext, source: ImageSource) -> tuple[nn.Module, Iterator[Tensor]]:
+def untrained(
+    experiment: Experiment, context: RunContext, source: ImageSource
+) -> tuple[nn.Module, Iterator[Tensor]]:
     """Return the module that a trial trains, before training, and the inputs of one data source for it to predict.
 
     Needs neither the trial's GAN nor the features of other images.
@@ -210,7 +228,9 @@ class PixelLoader:
         ]
         self._views = np.concatenate(tables)
         arrays = [(len(source.rows), source.planes) for source in images.sources]
-        self._groups = [DeviceRows(group, network.compute.device) for group in (arrays[:1], arrays[1:]) if group]
+        self._groups = [
+            DeviceRows(group, network.compute.device) for group in (arrays[:1], arrays[1:]) if group
+        ]
         self.row_bytes = max(group.row_bytes for group in self._groups)
 
     def prepare(self, numbers: NDArray[np.int64], views: NDArray[np.int64]) -> list[NDArray[Any]]:
@@ -223,7 +243,9 @@ class PixelLoader:
     def load(self, targets: Tensor, views: Tensor, *rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return each image in its view, float32 [B, C, S, S], and labels, findings or, in its view, masks, [B, 1, S, S]."""
         network = self._network
-        planes = [group.look_up(part) for group, part in zip(self._groups, rows, strict=True) if len(part)]
+        planes = [
+            group.look_up(part) for group, part in zip(self._groups, rows, strict=True) if len(part)
+        ]
         images = torch.cat([to_unit(part[:, 0], network.form) for part in planes])
         if network.task.has_pairs:
             targets = torch.cat([network.scaled_masks(part[:, 1]) for part in planes])

@@ -1,7 +1,7 @@
 """Decide how many extra images a trial adds to the real ones, and of which classes. Exact counts, no randomness.
 
-Two trials with the same mix train on the same extra images, and a smaller ratio uses the first ones of a larger ratio:
-a search over ratios compares amounts, not different images.
+Two trials with the same mix train on the same extra images, and a smaller ratio uses the first ones
+of a larger ratio: a search over ratios compares amounts, not different images.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from xraytune.space.settings import Parameters, extra_images
 def plan_mix(real_counts: Sequence[int], parameters: Parameters) -> NDArray[np.int64]:
     """Return the class of each extra image, int64 [E] with E = round(r·N), half up.
 
-    `balance: natural` keeps the real class shares, exactly so at whole ratios. `balance: equal` adds to the smallest class
-    until it is level with the next.
+    `balance: natural` keeps the real class shares, exactly so at whole ratios. `balance: equal`
+    adds to the smallest class until it is level with the next.
 
     Args:
         real_counts: Real training images of each class, each >= 1.
@@ -36,12 +36,15 @@ def plan_mix(real_counts: Sequence[int], parameters: Parameters) -> NDArray[np.i
 def apportion(weights: Sequence[int], total: int) -> NDArray[np.int64]:
     """Divide `total` images among classes in proportion to their weights; int64 [total], the class of each image.
 
-    The first images of a larger total are those of a smaller one. This is Webster's method: image k of a class of
-    weight w ranks at (k + 1/2) / w.
+    The first images of a larger total are those of a smaller one. This is Webster's method: image k
+    of a class of weight w ranks at (k + 1/2) / w.
 
     Source: Balinski and Young 1982, "Fair Representation".
     """
-    ranks = [(np.arange(total) + 0.5) / weight if weight else np.full(total, np.inf) for weight in weights]
+    ranks = [
+        (np.arange(total) + 0.5) / weight if weight else np.full(total, np.inf)
+        for weight in weights
+    ]
     return _lowest(ranks, total)
 
 

@@ -1,8 +1,9 @@
 """The network of an experiment, and the features of its backbone if that is frozen.
 
-Features are computed once for every distinct view of an image and shared by all heads trained on them, so a head trains on
-exactly what the backbone would output. The fingerprint covers the images, the views,
-the input format, the backbone and its weights, and the releases of torch and torchvision.
+Features are computed once for every distinct view of an image and shared by all heads trained on
+them, so a head trains on exactly what the backbone would output. The fingerprint covers the images,
+the views, the input format, the backbone and its weights, and the releases of torch and
+torchvision.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ class Network:
         self.task = task_of(experiment.settings)
         self._output_count = len(context.prepared.outputs)
         parameters = experiment.parameters
-        self._weights = find_weights(parameters.backbone, parameters.weights, experiment.settings.weights_dir)
+        self._weights = find_weights(
+            parameters.backbone, parameters.weights, experiment.settings.weights_dir
+        )
         mean, std = 0.0, 1.0  # pretrained weights have their own
         if parameters.weights == "none":
             mean, std = _grey_statistics(side_images("train", context.prepared, context.cache))
@@ -64,7 +67,9 @@ class Network:
         """The whole network, on the device."""
         parameters = self.experiment.parameters
         seed = self.experiment.settings.seed
-        network = self.task.build_network(parameters, self._output_count, weights=self._weights, seed=seed)
+        network = self.task.build_network(
+            parameters, self._output_count, weights=self._weights, seed=seed
+        )
         return network.to(self.compute.device)
 
     @cached_property
@@ -94,14 +99,17 @@ class Network:
     ) -> tuple[list[NDArray[np.float32]], NDArray[np.int64]]:
         """Return the features of all views of a source, and the row of each view in them, int64 [n, V].
 
-        The features are one or two arrays, float32 [m, D], memory-mapped, with rows numbered across both. V is 1 if
-        `classical` is 0. Equal views share a row, and views that change nothing are those of `classical: 0`.
-        Progress counts `earlier` images of other sources with the same title, of `total`.
+        The features are one or two arrays, float32 [m, D], memory-mapped, with rows numbered across
+        both. V is 1 if `classical` is 0. Equal views share a row, and views that change nothing are
+        those of `classical: 0`. Progress counts `earlier` images of other sources with the same
+        title, of `total`.
         """
         seed = self.experiment.settings.seed
         views = self.experiment.parameters.views
         count = len(source.rows)
-        table = view_table(seed, "views", source.name, image_count=count, views=views, classical=classical)
+        table = view_table(
+            seed, "views", source.name, image_count=count, views=views, classical=classical
+        )
         numbers, changes, rows = distinct_views(table)
         shown = partial(self._cached_features, source, earlier=earlier, total=total or count)
         changed = [shown(numbers, changes, key=[seed, views, classical])] if len(numbers) else []
@@ -145,11 +153,15 @@ class Network:
             images = self.scaled(source, numbers[batch])
             if views is not None:
                 images = augment(images, torch.from_numpy(views[batch]).to(compute.device))
-            return predict_logits(self.frozen_backbone, [normalise(images, self.form)], compute=compute)
+            return predict_logits(
+                self.frozen_backbone, [normalise(images, self.form)], compute=compute
+            )
 
         def build(folder: Path) -> None:
             shape = (len(numbers), compute_features(slice(0, 1)).shape[1])
-            out = np.lib.format.open_memmap(folder / "features.npy", mode="w+", dtype=np.float32, shape=shape)
+            out = np.lib.format.open_memmap(
+                folder / "features.npy", mode="w+", dtype=np.float32, shape=shape
+            )
             # A full disk is an error here; later, in the map, it would kill the process.
             if hasattr(os, "posix_fallocate"):
                 with (folder / "features.npy").open("rb+") as stream:
@@ -166,7 +178,9 @@ class Network:
             FEATURES_STAGE,
             inputs,
             build,
-            waiting=lambda: self._context.on_progress(f"waiting for {what}, which another process computes", 0, total),
+            waiting=lambda: self._context.on_progress(
+                f"waiting for {what}, which another process computes", 0, total
+            ),
         )
         features: NDArray[np.float32] = np.load(path / "features.npy", mmap_mode="r")
         return features
@@ -180,7 +194,9 @@ class Network:
         size_px = self.form.image_size_px
         masks = (masks[:, None] > 0).float()
         if masks.shape[2] != size_px:
-            masks = (F.interpolate(masks, size=(size_px, size_px), mode="bilinear") >= MASK_THRESHOLD).float()
+            masks = (
+                F.interpolate(masks, size=(size_px, size_px), mode="bilinear") >= MASK_THRESHOLD
+            ).float()
         return masks
 
     def batches(self, source: ImageSource) -> Iterator[Tensor]:
@@ -205,8 +221,12 @@ def view_count(experiment: Experiment) -> int:
 def _grey_statistics(source: ImageSource) -> tuple[float, float]:
     """Return the mean and standard deviation of the pixels, in [0, 1]; from the histogram of their 256 values."""
     histogram = np.zeros(256, dtype=np.int64)
-    for start in range(0, len(source.rows), _CPU_BATCH):  # small, since bincount converts the pixels to int64
-        histogram += np.bincount(source.read(slice(start, start + _CPU_BATCH)).ravel(), minlength=256)
+    for start in range(
+        0, len(source.rows), _CPU_BATCH
+    ):  # small, since bincount converts the pixels to int64
+        histogram += np.bincount(
+            source.read(slice(start, start + _CPU_BATCH)).ravel(), minlength=256
+        )
     values = np.arange(256) / 255
     mean = float((histogram * values).sum() / histogram.sum())
     std = float(np.sqrt((histogram * (values - mean) ** 2).sum() / histogram.sum()))

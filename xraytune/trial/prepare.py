@@ -63,14 +63,13 @@ def prepare_space(
 ) -> tuple[Prepared, ImageIndex]:
     """Check that every trial of a space can run, and index, split and decode its images; `note` gets warnings.
 
-    A command that trains a single point passes `space.at(point)`. What a study has `recorded` of its images is compared
-    with them before they are split; see `require_same_data`.
+    A command that trains a single point passes `space.at(point)`. What a study has `recorded` of
+    its images is compared with them before they are split; see `require_same_data`.
 
-    Raises:
-        ConfigError: The classes do not suit the loss or the objective, or a mix has no extra or no real images.
-        DataError: The images cannot be used; `skip_broken` leaves out broken ones.
-        MachineError: Weights or disk space are missing.
-        StudyError: The images are not those that the study recorded.
+    Raises: ConfigError: The classes do not suit the loss or the objective, or a mix has no extra or
+        no real images. DataError: The images cannot be used; `skip_broken` leaves out broken ones.
+        MachineError: Weights or disk space are missing. StudyError: The images are not those that
+        the study recorded.
     """
     settings = space.settings
     require_writable(cache)
@@ -92,7 +91,11 @@ def prepare_space(
     )
     for warning in warnings:
         note(warning)
-    lacking = [f"{side.name} ({few})" for side in side_sizes(prepared)[1:] if (few := side.lacking(FEWEST_LABELS))]
+    lacking = [
+        f"{side.name} ({few})"
+        for side in side_sizes(prepared)[1:]
+        if (few := side.lacking(FEWEST_LABELS))
+    ]
     if prepared.findings and lacking:
         what = f"no finding has {FEWEST_LABELS} positive and {FEWEST_LABELS} negative images on {' and '.join(lacking)}"
         raise DataError(Problem(what, "data.split", "use larger validation sides, or more images"))
@@ -104,13 +107,18 @@ def prepare_space(
 def require_networks(space: Space) -> None:
     """Find the weights of every backbone in the space (MachineError), and check that it takes the images (ConfigError).
 
-    The network of an extension, or with a custom weights file, whose hash is unknown, is built once to see that it fits.
+    The network of an extension, or with a custom weights file, whose hash is unknown, is built once
+    to see that it fits.
     """
     settings = space.settings
     size_px = space.settings.data.image_size
     sizes = {(backbone, size_px) for backbone, _ in space.networks()}
     if final := settings.final:
-        names = [final.backbone] if final.backbone else [str(name) for (name,) in space.combinations("backbone")]
+        names = (
+            [final.backbone]
+            if final.backbone
+            else [str(name) for (name,) in space.combinations("backbone")]
+        )
         sizes |= {(name, final.image_size or size_px) for name in names}
     for backbone, weights in space.networks():
         file = find_weights(backbone, weights, settings.weights_dir)

@@ -2,8 +2,9 @@
 
     generator -> synthetic images -> training set -> network -> val-A after each epoch -> val-B once
 
-`trial_epochs` is a generator that yields a record after each epoch and returns a `TrialResult`. It can be closed after any
-epoch; started again, it yields the finished epochs once more and resumes. `run_trial` runs it to its end.
+`trial_epochs` is a generator that yields a record after each epoch and returns a `TrialResult`. It
+can be closed after any epoch; started again, it yields the finished epochs once more and resumes.
+`run_trial` runs it to its end.
 """
 
 from __future__ import annotations
@@ -41,15 +42,18 @@ class Validated:
 
 
 def run_trial(
-    experiment: Experiment, context: RunContext, *, trial_dir: Path, on_epoch: Callable[[EpochRecord], None]
+    experiment: Experiment,
+    context: RunContext,
+    *,
+    trial_dir: Path,
+    on_epoch: Callable[[EpochRecord], None],
 ) -> TrialResult:
     """Run a trial, from its last checkpoint if there is one.
 
-    Raises:
-        TrialError: A loss is not finite, or the generator copies its training images.
-        DataError: Extra images are missing or broken.
-        MachineError: Weights are missing, or the disk is full.
-        ArtifactError: The pixels of `prepared` are not in the cache, see `restore_pixels`; or the best network is damaged.
+    Raises: TrialError: A loss is not finite, or the generator copies its training images.
+        DataError: Extra images are missing or broken. MachineError: Weights are missing, or the
+        disk is full. ArtifactError: The pixels of `prepared` are not in the cache, see
+        `restore_pixels`; or the best network is damaged.
     """
     epochs = trial_epochs(experiment, context, trial_dir)
     while True:
@@ -68,7 +72,9 @@ def trial_epochs(
     task = task_of(experiment.settings)
     train_own_generator(experiment, context)
     if experiment.parameters.has_synthetic_images and not (trial_dir / QUALITY_FILE).exists():
-        write_json(trial_dir / QUALITY_FILE, {"version": 1, **asdict(report_pool(experiment, context))})
+        write_json(
+            trial_dir / QUALITY_FILE, {"version": 1, **asdict(report_pool(experiment, context))}
+        )
     inputs = TrialInputs(experiment, context)  # may refuse the pool
     training = training_of(experiment, context, inputs, trial_dir / "checkpoint")
     records = []
@@ -84,7 +90,9 @@ def trial_epochs(
     val_b = inputs.val_b.targets
     val_b_results = validated.results[-len(val_b) :]
     write_array(trial_dir / "val_b.npy", val_b_results, is_recorded=True)
-    best = max(records, key=lambda record: record.val_score)  # of equals the first, whose network was kept
+    best = max(
+        records, key=lambda record: record.val_score
+    )  # of equals the first, whose network was kept
     return TrialResult(
         value=best.val_score,
         best_epoch=best.epoch,
@@ -98,13 +106,17 @@ def _logged(training: NetworkTraining, inputs: TrialInputs, log: Path) -> Iterat
     """Yield the finished epochs, then train the others; each is in the log before it is yielded."""
     finished = finished_epochs(training.checkpoint_dir)
     logged = len(read_jsonl(log))
-    if logged > len(finished):  # the checkpoint was lost: these epochs are trained again, and may round differently
+    if logged > len(
+        finished
+    ):  # the checkpoint was lost: these epochs are trained again, and may round differently
         write_text(log, "")
         logged = 0
     try:
         for record in chain(finished, train_network(training, inputs.validate)):
             if record.epoch > logged:
-                append_jsonl(log, {"version": 1, **asdict(record)}, durable=False)  # the checkpoint has it, too
+                append_jsonl(
+                    log, {"version": 1, **asdict(record)}, durable=False
+                )  # the checkpoint has it, too
             yield record
     finally:
         if log.exists():
@@ -121,7 +133,9 @@ def training_of(
         network=inputs.trained,
         draws=inputs.draws,
         load=inputs.load,
-        loss=task_of(settings).loss_of(experiment.parameters, inputs.real_targets, context.compute.device),
+        loss=task_of(settings).loss_of(
+            experiment.parameters, inputs.real_targets, context.compute.device
+        ),
         norm_batches=inputs.norm_batches,
         max_epochs=settings.budget.max_epochs,
         steps_per_epoch=context.prepared.steps_per_epoch(settings),

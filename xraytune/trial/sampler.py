@@ -1,9 +1,10 @@
 """Draw the images of each training step from two seeded streams, one of real and one of extra images.
 
-A stream is an endless sequence of shuffled passes over its images, and step t takes the next part of it. A batch
-depends on the seed and the step alone, so a resumed trial needs no sampler state. The real stream does not depend on the
-extra images: two arms with one seed see the same real images, in the same views and the same order. `mix.py` decides how
-many images of each class the streams hold; `TrialInputs.draws` (inputs.py) joins them.
+A stream is an endless sequence of shuffled passes over its images, and step t takes the next part
+of it. A batch depends on the seed and the step alone, so a resumed trial needs no sampler state.
+The real stream does not depend on the extra images: two arms with one seed see the same real
+images, in the same views and the same order. `mix.py` decides how many images of each class the
+streams hold; `TrialInputs.draws` (inputs.py) joins them.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ Stream: TypeAlias = Callable[[int], Batch]
 """A function that returns the images of a step, counted from 0."""
 
 
-def image_stream(seed: int, purpose: str, *, image_count: int, per_step: int, view_count: int) -> Stream:
+def image_stream(
+    seed: int, purpose: str, *, image_count: int, per_step: int, view_count: int
+) -> Stream:
     """Return a stream that draws `per_step` of `image_count` images in each step.
 
     Every pass shows each image once, in one of `view_count` views. A stream without images draws

@@ -1,6 +1,7 @@
 """Sample grids: what a generator has learned, next to training images of each class, as one labelled picture.
 
-Masks are drawn as outlines. Only training images are shown, never those of val-A, val-B or the test folder.
+Masks are drawn as outlines. Only training images are shown, never those of val-A, val-B or the test
+folder.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ _FONT = ImageFont.load_default(16)
 def save_generator_grid(experiment: Experiment, context: RunContext, folder: Path) -> Path:
     """Draw the first images of an experiment's generator next to its training images, unless `folder` has the picture.
 
-    All images have the size of the generated ones, so that these can be compared with what the generator has seen.
+    All images have the size of the generated ones, so that these can be compared with what the
+    generator has seen.
     """
     settings = generator_of(experiment)
     prepared = context.prepared
@@ -44,10 +46,15 @@ def save_generator_grid(experiment: Experiment, context: RunContext, folder: Pat
     real = side_images("train", prepared, context.cache)
     width_px, height_px = BLOCK_PX
     pitch_px = CAPTION_PX + height_px + MARGIN_PX
-    size = (2 * width_px + 3 * MARGIN_PX, CAPTION_PX + MARGIN_PX + len(prepared.class_names) * pitch_px)
+    size = (
+        2 * width_px + 3 * MARGIN_PX,
+        CAPTION_PX + MARGIN_PX + len(prepared.class_names) * pitch_px,
+    )
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
-    title = f"GAN {name}: {settings.image_size} px, {settings.steps:,} steps, width {settings.width}"
+    title = (
+        f"GAN {name}: {settings.image_size} px, {settings.steps:,} steps, width {settings.width}"
+    )
     draw.text((MARGIN_PX, MARGIN_PX), f"{title}, seed {settings.seed}", fill="black", font=_FONT)
     for label, class_name in enumerate(prepared.class_names):
         places = np.flatnonzero(real.labels == label)
@@ -64,7 +71,9 @@ def save_generator_grid(experiment: Experiment, context: RunContext, folder: Pat
         for caption, planes in blocks.items():
             draw.text((x, y), caption, fill="black", font=_FONT)
             outlined = with_outlines(planes[:, 0], planes[:, 1] if prepared.has_masks else None)
-            sheet.paste(ImageOps.contain(image_grid(outlined, COLUMNS), BLOCK_PX), (x, y + CAPTION_PX))
+            sheet.paste(
+                ImageOps.contain(image_grid(outlined, COLUMNS), BLOCK_PX), (x, y + CAPTION_PX)
+            )
             x += width_px + MARGIN_PX
     write_bytes(file, png_bytes(sheet))
     return file

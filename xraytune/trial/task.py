@@ -1,9 +1,9 @@
 """What the trials of a study train and how their results are scored.
 
-A study trains a classifier of images in classes, a classifier of images with findings or a segmenter of images with masks
-(both of one class). The rest of the code, from the split to the verdict, is the same for all tasks and asks
-`task_of(settings)`. Only methods that compute import torch, so that `status` and `export` start
-without it.
+A study trains a classifier of images in classes, a classifier of images with findings or a
+segmenter of images with masks (both of one class). The rest of the code, from the split to the
+verdict, is the same for all tasks and asks `task_of(settings)`. Only methods that compute import
+torch, so that `status` and `export` start without it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,14 @@ from xraytune.base.errors import TrialError, XraytuneError
 from xraytune.base.records import Compute
 from xraytune.data.prepare import ImageSource
 from xraytune.space.settings import Objective, Parameters, Settings, TaskName
-from xraytune.stats.classification import Floats, Labels, auprc, auroc, require_finite_outputs, sensitivity_at
+from xraytune.stats.classification import (
+    Floats,
+    Labels,
+    auprc,
+    auroc,
+    require_finite_outputs,
+    sensitivity_at,
+)
 from xraytune.stats.placements import StructuralComponents, mean_components, structural_components
 from xraytune.stats.threshold import balanced_threshold
 
@@ -37,11 +44,9 @@ Results: TypeAlias = Floats
 class Task:
     """A task, with the objective of its study.
 
-    Attributes:
-        metric: The display name of the score that `confirm` compares, whatever the search's objective.
-        network: What `confirm` trains.
-        has_pairs: Whether the images have masks instead of classes.
-        has_findings: Whether the images have findings instead of classes.
+    Attributes: metric: The display name of the score that `confirm` compares, whatever the search's
+        objective. network: What `confirm` trains. has_pairs: Whether the images have masks instead
+        of classes. has_findings: Whether the images have findings instead of classes.
     """
 
     metric: str
@@ -50,7 +55,9 @@ class Task:
     has_findings: bool = False
     objective: Objective = field(default_factory=Objective)
 
-    def build_network(self, parameters: Parameters, class_count: int, *, weights: Path | None, seed: int) -> nn.Module:
+    def build_network(
+        self, parameters: Parameters, class_count: int, *, weights: Path | None, seed: int
+    ) -> nn.Module:
         """Build the network of a trial, with the weights of a file if there is one."""
         if self.has_pairs:
             from xraytune.nets.segmenter import build_segmenter
@@ -60,7 +67,9 @@ class Task:
 
         return build_classifier(parameters, class_count, weights=weights, seed=seed)
 
-    def loss_of(self, parameters: Parameters, real: Labels, device: str) -> Callable[[Tensor, Tensor], Tensor]:
+    def loss_of(
+        self, parameters: Parameters, real: Labels, device: str
+    ) -> Callable[[Tensor, Tensor], Tensor]:
         """Return the loss of a trial's training steps, with `real` labels or findings among its images."""
         if parameters.pos_weight == "none":
             return self.loss
@@ -111,8 +120,12 @@ class Task:
         if self.has_pairs:
             return float(results.mean())
         if self.objective.specificity is not None:
-            return sensitivity_at(labels, results, positive=positive, specificity=self.objective.specificity)
-        return (auprc if self.objective.metric == "val_auprc" else auroc)(labels, results, positive=positive)
+            return sensitivity_at(
+                labels, results, positive=positive, specificity=self.objective.specificity
+            )
+        return (auprc if self.objective.metric == "val_auprc" else auroc)(
+            labels, results, positive=positive
+        )
 
     def threshold(self, labels: Labels, results: Results, positive: int) -> float:
         """Return the lowest probability at which an image or a pixel is positive; that of findings is not used."""
@@ -133,11 +146,19 @@ class Task:
         return structural_components(labels, results, patients, positive)
 
     def validate(
-        self, network: nn.Module, batches: Iterable[Tensor], images: ImageSource, *, positive: int, compute: Compute
+        self,
+        network: nn.Module,
+        batches: Iterable[Tensor],
+        images: ImageSource,
+        *,
+        positive: int,
+        compute: Compute,
     ) -> tuple[float, float]:
         """Return loss and score of a network on images; the score is NaN if the loss is not finite."""
         loss, results, _ = self.predict(network, batches, images, compute)
-        return loss, self.score(images.targets, results, positive=positive) if math.isfinite(loss) else math.nan
+        return loss, self.score(images.targets, results, positive=positive) if math.isfinite(
+            loss
+        ) else math.nan
 
     def results(
         self,

@@ -1,7 +1,8 @@
 """The images that a trial trains on, real and extra ones, numbered across their data sources.
 
-A data source is a set of images of one origin: the train side, a block of synthetic images, a folder of extra images. Image
-i of a training set has a label or findings, and a place in one of its sources.
+A data source is a set of images of one origin: the train side, a block of synthetic images, a
+folder of extra images. Image i of a training set has a label or findings, and a place in one of its
+sources.
 """
 
 from __future__ import annotations
@@ -40,10 +41,9 @@ class TrainingSet:
 def build_training_set(experiment: Experiment, context: RunContext) -> TrainingSet:
     """Collect the images of a trial; generators, pool blocks and decoded folders that the cache lacks are built.
 
-    Raises:
-        DataError: A folder of extra images is broken, or too small for the ratio.
-        TrialError: The generator's loss is not finite, it copies its training images, or too few of its masks are plausible.
-        ArtifactError: The pixels of `prepared` are not in the cache.
+    Raises: DataError: A folder of extra images is broken, or too small for the ratio. TrialError:
+        The generator's loss is not finite, it copies its training images, or too few of its masks
+        are plausible. ArtifactError: The pixels of `prepared` are not in the cache.
     """
     prepared = context.prepared
     real = side_images("train", prepared, context.cache)
@@ -52,7 +52,9 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
     if experiment.has_real_extra:
         sources += (side_images("others", prepared, context.cache),)
     elif experiment.parameters.has_synthetic_images:
-        folder = folder_images(experiment, context) if experiment.parameters.source == "folder" else None
+        folder = (
+            folder_images(experiment, context) if experiment.parameters.source == "folder" else None
+        )
         read = folder_reader(folder) if folder else pool_reader(experiment, context)
         refuse_memorised(experiment, context, read)
         if folder:
@@ -60,7 +62,9 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
             sources += (folder,)
         else:
             counts = enumerate(np.bincount(extra_labels).tolist())
-            sources += tuple(read(label, block) for label, count in counts for block in range(blocks_for(count)))
+            sources += tuple(
+                read(label, block) for label, count in counts for block in range(blocks_for(count))
+            )
     targets = np.concatenate([source.targets for source in sources])
     real_numbers = np.arange(len(real.rows))
     repeats_real = len(sources) == 1

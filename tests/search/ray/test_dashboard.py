@@ -22,7 +22,9 @@ def shown(search: Killable, path: str) -> str:
 
 
 def actors(search: Killable) -> list[dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = json.loads(shown(search, "/logical/actors"))["data"]["actors"]
+    found: dict[str, dict[str, Any]] = json.loads(shown(search, "/logical/actors"))["data"][
+        "actors"
+    ]
     return [*found.values()]
 
 
@@ -39,7 +41,9 @@ def shows_task(search: Killable, name: str) -> bool:
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize("searches", [1, pytest.param(2, marks=pytest.mark.nightly)])
-def test_each_dashboard_names_the_trials_of_a_reused_process_with_their_scores(tmp_path: Path, searches: int) -> None:
+def test_each_dashboard_names_the_trials_of_a_reused_process_with_their_scores(
+    tmp_path: Path, searches: int
+) -> None:
     """Also of several searches on one machine."""
     started = [killable(tmp_path / f"{number}", space=HEADS) for number in range(searches)]
     try:

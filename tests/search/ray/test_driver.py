@@ -85,7 +85,11 @@ class Tune:
     def has(self, *nodes: tuple[int, int]) -> None:
         """Ray has these nodes from now on."""
         alive = [
-            {"Alive": True, "NodeID": f"{number}", "Resources": {"CPU": float(cpus), "GPU": float(gpus)}}
+            {
+                "Alive": True,
+                "NodeID": f"{number}",
+                "Resources": {"CPU": float(cpus), "GPU": float(gpus)},
+            }
             for number, (cpus, gpus) in enumerate(nodes)
         ]
         self.patch.setattr("ray.nodes", lambda: alive)
@@ -103,7 +107,9 @@ class Tune:
         return self.scheduler.on_trial_result(None, trial, {"message": message, "node": "0"})
 
 
-def test_without_nodes_it_waits_and_says_so_once(study: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_nodes_it_waits_and_says_so_once(
+    study: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tune = Tune(direct(study), shares(1, 0.0), monkeypatch)
     tune.has((0, 0))
 
@@ -111,12 +117,18 @@ def test_without_nodes_it_waits_and_says_so_once(study: StudyFolder, monkeypatch
 
     assert asked == [None] * 3
     name, (note,) = tune.search.recv()
-    assert (name, "waiting for a machine to join" in note, tune.search.poll()) == ("note", True, False)
+    assert (name, "waiting for a machine to join" in note, tune.search.poll()) == (
+        "note",
+        True,
+        False,
+    )
     tune.has((1, 0))
     assert tune.start()["job"].number == 0
 
 
-def test_resources_after_out_of_memory_are_on_one_machine(study: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resources_after_out_of_memory_are_on_one_machine(
+    study: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not the cores of one and the GPU of another, for which it would wait for ever; its process may use all of them."""
     tune = Tune(direct(study), shares(2, 0.125), monkeypatch)
     tune.has((8, 0), (3, 1))
@@ -166,7 +178,9 @@ def test_what_the_loop_raises_is_raised_by_the_search_and_no_fault_of_a_trial(
     tune.start()
     stopped = TrialFailed(reason="the disk is full", cause="machine")
 
-    threading.Thread(target=tune.report, args=(0, stopped), daemon=True).start()  # it waits for its end
+    threading.Thread(
+        target=tune.report, args=(0, stopped), daemon=True
+    ).start()  # it waits for its end
 
     assert tune.search.recv() == "has results"
     assert "the disk is full" in str(tune.search.recv())

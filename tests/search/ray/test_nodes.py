@@ -31,11 +31,15 @@ def test_a_folder_that_is_full_read_only_or_on_another_disk_is_named(tmp_path: P
     nothing, *others = lacks
     assert nothing == []
     assert [problem.where for (problem,) in others] == [tmp_path / "studies"] * 3
-    for (problem,), words in zip(others, ["the disk is full", "Read-only", "are missing"], strict=True):
+    for (problem,), words in zip(
+        others, ["the disk is full", "Read-only", "are missing"], strict=True
+    ):
         assert words in problem.what
 
 
-def test_a_folder_of_images_that_is_missing_or_an_empty_mount_point_is_named(tmp_path: Path) -> None:
+def test_a_folder_of_images_that_is_missing_or_an_empty_mount_point_is_named(
+    tmp_path: Path,
+) -> None:
     for folder in (tmp_path / "missing", tmp_path):
         (problem,) = missing_storage([], folder)
         assert problem.where == folder

@@ -124,9 +124,14 @@ def run(
     """Run a study's trials."""
     callbacks = Callbacks(note=note, on_start=opened)
     with (
-        Runner(study, allocation=ONE_CORE, cache=study.path, address=address, callbacks=callbacks) as runner,
+        Runner(
+            study, allocation=ONE_CORE, cache=study.path, address=address, callbacks=callbacks
+        ) as runner,
     ):
-        runner.run(study, partial(search_loop, study, write_space(study.path.parent.parent, *overrides), no_gan))
+        runner.run(
+            study,
+            partial(search_loop, study, write_space(study.path.parent.parent, *overrides), no_gan),
+        )
 
 
 def terminate(*_: object) -> None:
@@ -134,11 +139,16 @@ def terminate(*_: object) -> None:
 
 
 @pytest.mark.slow
-def test_ray_log_is_where_the_error_points(study: StudyFolder, runs_instead: Callable[[str], None]) -> None:
+def test_ray_log_is_where_the_error_points(
+    study: StudyFolder, runs_instead: Callable[[str], None]
+) -> None:
     """In a thread that is not the main one, as in a web app, which cannot handle signals."""
     runs_instead("echo 'this is why' >&2; exit 1")
 
-    with ThreadPoolExecutor(1) as threads, pytest.raises(MachineError, match="Ray ended 3 times") as refusal:
+    with (
+        ThreadPoolExecutor(1) as threads,
+        pytest.raises(MachineError, match="Ray ended 3 times") as refusal,
+    ):
         threads.submit(run, study).result()
 
     log = study.path / ".ray.log"
@@ -159,10 +169,21 @@ def search_one_trial(folder: Path, note: Callable[[str], None] = ignore) -> Tria
     """Search with Ray itself."""
     draw_phantoms(folder / "xrays", patients=20, seed=1, image_size_px=32)
     write_space(folder)
-    small = ["source=none", "backbone=small_cnn", "weights=none", "data.image_size=32", "resources.retries=1"]
+    small = [
+        "source=none",
+        "backbone=small_cnn",
+        "weights=none",
+        "data.image_size=32",
+        "resources.retries=1",
+    ]
     short = ["budget.trials=1", "budget.max_epochs=1", "budget.steps_per_epoch=2"]
     callbacks = Callbacks(note=note)
-    view = search(folder / "small.yaml", overrides=small + short, studies=folder / "studies", callbacks=callbacks)
+    view = search(
+        folder / "small.yaml",
+        overrides=small + short,
+        studies=folder / "studies",
+        callbacks=callbacks,
+    )
     (trial,) = view.trials
     return trial
 
@@ -211,11 +232,14 @@ def test_cluster_token_is_sent_and_missing_or_wrong_one_is_reported(
 
     with cluster_with("the cluster's") as address:
         with pytest.raises(
-            MachineError, match=f"{address}: the Ray cluster requires a token, but this machine has none"
+            MachineError,
+            match=f"{address}: the Ray cluster requires a token, but this machine has none",
         ):
             run(study, address=address)
         monkeypatch.setenv("RAY_AUTH_TOKEN", "another")
-        with pytest.raises(MachineError, match="requires a token, but this machine has another one"):
+        with pytest.raises(
+            MachineError, match="requires a token, but this machine has another one"
+        ):
             run(study, address=address)
         (tmp_path / ".ray").mkdir()
         (tmp_path / ".ray" / "auth_token").write_text("the cluster's", encoding="utf-8")
@@ -228,7 +252,10 @@ def test_cluster_token_is_sent_and_missing_or_wrong_one_is_reported(
 
 @pytest.mark.slow
 def test_cluster_without_tokens_gets_none(
-    study: StudyFolder, program: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: StudyFolder,
+    program: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A cluster without tokens would lose each trial."""
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
@@ -241,17 +268,24 @@ def test_cluster_without_tokens_gets_none(
 
 
 @pytest.mark.slow
-def test_ray_startup_is_retried(study: StudyFolder, runs_instead: Callable[[str], None], tmp_path: Path) -> None:
+def test_ray_startup_is_retried(
+    study: StudyFolder, runs_instead: Callable[[str], None], tmp_path: Path
+) -> None:
     """As when other programs keep a machine busy for half a minute."""
     for name, text in (("fails.py", DOES_NOT_START), ("starts.py", STARTS)):
         (tmp_path / name).write_text(text, encoding="utf-8")
-    runs_instead(f'cd {tmp_path}; script=fails.py; [ -e once ] && script=starts.py; touch once; "$PYTHON" $script "$4"')
+    runs_instead(
+        f'cd {tmp_path}; script=fails.py; [ -e once ] && script=starts.py; touch once; "$PYTHON" $script "$4"'
+    )
     notes: list[str] = []
 
     with pytest.raises(KeyboardInterrupt):  # once it has started
         run(study, note=notes.append, opened=terminate)
 
-    assert notes[:2] == ["starting Ray ...", "Ray did not start: why; restarting Ray and resuming the trials"]
+    assert notes[:2] == [
+        "starting Ray ...",
+        "Ray did not start: why; restarting Ray and resuming the trials",
+    ]
 
 
 @pytest.mark.slow
@@ -267,7 +301,9 @@ def test_ray_that_starts_while_images_are_read_ends_if_they_cannot_be_used(
         monkeypatch.setenv("RAY_TMPDIR", short)
         with pytest.raises(DataError):
             search(
-                tmp_path / "small.yaml", overrides=["backbone=small_cnn", "weights=none"], studies=tmp_path / "studies"
+                tmp_path / "small.yaml",
+                overrides=["backbone=small_cnn", "weights=none"],
+                studies=tmp_path / "studies",
             )
         left = [*Path(short).iterdir()]
 
@@ -278,7 +314,9 @@ def test_ray_that_starts_while_images_are_read_ends_if_they_cannot_be_used(
 
 
 @pytest.mark.slow
-def test_search_interrupted_during_ray_startup_ends(study: StudyFolder, runs_instead: Callable[[str], None]) -> None:
+def test_search_interrupted_during_ray_startup_ends(
+    study: StudyFolder, runs_instead: Callable[[str], None]
+) -> None:
     runs_instead(f"echo $$ > {study.path}/pid; exec sleep 60")
     notes: list[str] = []
 
@@ -296,7 +334,10 @@ def test_search_interrupted_during_ray_startup_ends(study: StudyFolder, runs_ins
 
 @pytest.mark.slow
 def test_interrupted_search_does_not_wait_forever(
-    study: StudyFolder, program: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: StudyFolder,
+    program: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As Tune would for a trial that does not fit."""
     monkeypatch.setattr("xraytune.search.ray.runner._STOP_SECONDS", 0.5)
@@ -318,12 +359,25 @@ def test_search_from_cpu_machine_uses_cluster_gpus(
     program(OF_GPUS, f"{tmp_path}/taken")
     draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
     write_space(tmp_path)
-    small = ["source=none", "backbone=small_cnn", "weights=none", "data.image_size=32", "resources.cpus_per_trial=2"]
+    small = [
+        "source=none",
+        "backbone=small_cnn",
+        "weights=none",
+        "data.image_size=32",
+        "resources.cpus_per_trial=2",
+    ]
 
     with pytest.raises(MachineError, match="Ray ended 3 times"):
-        search(tmp_path / "small.yaml", overrides=small, studies=tmp_path / "studies", address="head:6379")
+        search(
+            tmp_path / "small.yaml",
+            overrides=small,
+            studies=tmp_path / "studies",
+            address="head:6379",
+        )
 
     study = StudyFolder(tmp_path / "studies" / "small")
-    assert (tmp_path / "taken").read_text(encoding="utf-8").splitlines()[0] == "Share(cpus=2, gpus=1.0)"
+    assert (tmp_path / "taken").read_text(encoding="utf-8").splitlines()[
+        0
+    ] == "Share(cpus=2, gpus=1.0)"
     assert study.compute() == Compute(device="cuda", threads=2, precision="bfloat16")
     assert read_json(study.path / "environment.json")["system"] == "of the node"

@@ -28,7 +28,9 @@ def told() -> str:
     return str(why_ray_cannot_start() or "")
 
 
-def test_the_private_folder_is_in_tmpdir_or_in_tmp_if_that_path_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_private_folder_is_in_tmpdir_or_in_tmp_if_that_path_is_too_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for folder, expected in (("short", "/tmp/short"), ("s" * 80, "/tmp")):
         monkeypatch.setenv("TMPDIR", f"/tmp/{folder}")
         assert ray_parent() == Path(expected)
@@ -39,7 +41,10 @@ def test_the_private_folder_is_in_tmpdir_or_in_tmp_if_that_path_is_too_long(monk
     ("variables", "words"),
     [
         ({"RAY_TMPDIR": "/proc/none"}, "/proc/none: Ray cannot write to its temporary folder"),
-        ({"HOME": "/proc/nohome"}, "/proc/nohome/.ray/auth_token: Ray cannot write its token (No such file"),
+        (
+            {"HOME": "/proc/nohome"},
+            "/proc/nohome/.ray/auth_token: Ray cannot write its token (No such file",
+        ),
         ({"HOME": "/proc/nohome", "RAY_AUTH_TOKEN": "one that is there"}, ""),
     ],
 )
@@ -109,7 +114,9 @@ def test_readable_token_is_protected(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (mode(token), mode(token.parent)) == ("0o600", "0o700")
 
 
-def test_a_given_token_that_others_can_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_given_token_that_others_can_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given = tmp_path / "token"
     given.write_text("token", encoding="utf-8")
     given.chmod(0o640)
@@ -124,7 +131,9 @@ def test_a_given_token_that_others_can_read_is_refused(tmp_path: Path, monkeypat
 
 
 @pytest.mark.slow
-def test_a_search_is_refused_before_anything_is_started(study: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_is_refused_before_anything_is_started(
+    study: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", "/proc/nohome")
     notes: list[str] = []
 

@@ -48,7 +48,11 @@ def read_run(file: Path) -> OfflineRun:
         record.ParseFromString(data)
         match record.WhichOneof("record_type"):
             case "run":
-                run.id, run.group, run.name = record.run.run_id, record.run.run_group, record.run.display_name
+                run.id, run.group, run.name = (
+                    record.run.run_id,
+                    record.run.run_group,
+                    record.run.display_name,
+                )
                 run.config, run.kind = _values(record.run.config.update), record.run.job_type
             case "artifact":
                 run.artifacts[record.artifact.type] = record.artifact

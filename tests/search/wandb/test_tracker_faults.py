@@ -1,6 +1,7 @@
 """Faults of the real W&B: no trial is harmed, and each costs at most one warning.
 
-Each trial runs in its own process. Online runs are sent to a closed port of this machine instead of W&B.
+Each trial runs in its own process. Online runs are sent to a closed port of this machine instead of
+W&B.
 """
 
 from __future__ import annotations
@@ -63,8 +64,12 @@ def output_of(folder: Path, mode: str, **environment: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("key", [KEY, "too-short", ""], ids=["no network", "a key of the wrong form", "no key"])
-def test_a_run_that_cannot_be_sent_is_written_offline_with_a_warning(key: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "key", [KEY, "too-short", ""], ids=["no network", "a key of the wrong form", "no key"]
+)
+def test_a_run_that_cannot_be_sent_is_written_offline_with_a_warning(
+    key: str, tmp_path: Path
+) -> None:
     folder = tmp_path / "trial"
     folder.mkdir()
 
@@ -97,7 +102,9 @@ def test_a_fault_of_the_tracker_costs_each_trial_one_warning(fault: str, tmp_pat
         else:
             folder.mkdir()
             (tmp_path / "broken").mkdir()
-            (tmp_path / "broken" / "wandb.py").write_text("raise ImportError('no module')\n", "utf-8")
+            (tmp_path / "broken" / "wandb.py").write_text(
+                "raise ImportError('no module')\n", "utf-8"
+            )
             paths = [str(tmp_path / "broken"), *paths]
         output = output_of(folder, "offline", PYTHONPATH=os.pathsep.join(paths))
 

@@ -55,7 +55,10 @@ def trial(tmp_path: Path) -> TrackedRun:
 
 
 def run_of(
-    trial: TrackedRun, *epochs: EpochRecord, status: TrialStatus = "complete", samples: Path | None = None
+    trial: TrackedRun,
+    *epochs: EpochRecord,
+    status: TrialStatus = "complete",
+    samples: Path | None = None,
 ) -> WandbRun:
     run = WandbRun(WandbSettings(mode="offline"), trial)
     if samples:
@@ -79,14 +82,43 @@ def test_trial_is_one_run_with_curves_status_and_the_picture_of_its_generator_fi
     before, file = sorted(run_files(trial.folder), key=lambda file: file.stat().st_mtime)
     interrupted, written = read_run(before), read_run(file)
     assert file.parent.name.startswith("offline-run-")
-    assert (written.id, interrupted.id, written.name) == (trial.run_id, trial.run_id, "small #7 gan r=1 (20 steps)")
+    assert (written.id, interrupted.id, written.name) == (
+        trial.run_id,
+        trial.run_id,
+        "small #7 gan r=1 (20 steps)",
+    )
     assert written.group == "small 3f9a1c"
-    expected = {"source": "gan", "gan.steps": 20, "lr": 1e-3, "arm": "gan", "study": "small", "trial": 7}
+    expected = {
+        "source": "gan",
+        "gan.steps": 20,
+        "lr": 1e-3,
+        "arm": "gan",
+        "study": "small",
+        "trial": 7,
+    }
     assert written.config.items() >= expected.items()
-    assert [(row["_step"], row["epoch"]) for row in written.rows] == [(0, 0), (1, 1), (2, 2), (3, 3)]
-    curves = {"steps": 16, "train_loss": 0.5, "val_loss": 0.4, "val_dice": 0.9, "best_val_dice": 0.9, "lr": 1e-3}
+    assert [(row["_step"], row["epoch"]) for row in written.rows] == [
+        (0, 0),
+        (1, 1),
+        (2, 2),
+        (3, 3),
+    ]
+    curves = {
+        "steps": 16,
+        "train_loss": 0.5,
+        "val_loss": 0.4,
+        "val_dice": 0.9,
+        "best_val_dice": 0.9,
+        "lr": 1e-3,
+    }
     assert written.rows[2].items() >= (curves | {"seconds": 2.0}).items()
-    ended = {"value": 0.9, "best_epoch": 2, "val_b_dice": 0.85, "threshold": 0.4, "status": "complete"}
+    ended = {
+        "value": 0.9,
+        "best_epoch": 2,
+        "val_b_dice": 0.85,
+        "threshold": 0.4,
+        "status": "complete",
+    }
     assert written.summary.items() >= ended.items()
     assert (interrupted.summary["status"], written.exit_code) == ("unfinished", 0)
     (picture,) = file.parent.rglob("*.png")
@@ -99,7 +131,11 @@ def test_trial_is_one_run_with_curves_status_and_the_picture_of_its_generator_fi
 def test_a_run_belongs_to_one_study_and_one_trial(trial: TrackedRun) -> None:
     """Two studies of the same name in different folders do not share runs."""
     same = replace(trial, folder=trial.folder.parent / "moved", label="another")
-    others = (replace(trial, study_identity="b2"), replace(trial, key=8), replace(trial, study="other"))
+    others = (
+        replace(trial, study_identity="b2"),
+        replace(trial, key=8),
+        replace(trial, study="other"),
+    )
 
     assert same.run_id == trial.run_id
     assert len({trial.run_id, *(other.run_id for other in others)}) == 4
@@ -110,7 +146,10 @@ def test_a_run_belongs_to_one_study_and_one_trial(trial: TrackedRun) -> None:
 @pytest.mark.filterwarnings("default")  # wandb's own
 @pytest.mark.parametrize("variable", ["WANDB_API_KEY=", "WANDB_MODE=offline"])
 def test_auto_is_offline_without_a_key_or_if_wandb_mode_says_so(
-    trial: TrackedRun, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, variable: str
+    trial: TrackedRun,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    variable: str,
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "0f" * 20)
     monkeypatch.setenv(*variable.split("="))

@@ -33,14 +33,18 @@ class TrialActor(tune.Trainable):
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
         """Return the resources that a node must have free, and which nodes are avoided."""
         selector = {"ray.io/node-id": f"!in({','.join(config['avoided'])})"}
-        elsewhere: dict[str, Any] = {"bundle_label_selector": [selector]} if config["avoided"] else {}
+        elsewhere: dict[str, Any] = (
+            {"bundle_label_selector": [selector]} if config["avoided"] else {}
+        )
         return tune.PlacementGroupFactory([config["resources"]], **elsewhere)
 
     def setup(self, config: dict[str, Any]) -> None:
         """Read the trial's settings; nothing is computed yet."""
         from xraytune.search.worker import TrialWorker
 
-        logging.basicConfig(stream=sys.stdout, format="%(asctime)s %(message)s")  # the dashboard shows stdout
+        logging.basicConfig(
+            stream=sys.stdout, format="%(asctime)s %(message)s"
+        )  # the dashboard shows stdout
         _logger.setLevel(logging.INFO)
         self._process = config["process"]
         self._job: Job = config["job"]
@@ -57,7 +61,11 @@ class TrialActor(tune.Trainable):
         message = self._worker.step()
         _logger.info("%s: %s", self._job.label, _describe(message))
         node = ray.get_runtime_context().get_node_id()
-        metrics = name_scores(asdict(message), self._worker.metric) if isinstance(message, EpochRecord) else {}
+        metrics = (
+            name_scores(asdict(message), self._worker.metric)
+            if isinstance(message, EpochRecord)
+            else {}
+        )
         return {"message": message, "node": node, **metrics}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

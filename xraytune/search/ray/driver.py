@@ -52,7 +52,11 @@ def main(descriptor: int, folder: str, address: str, cpus: int, search: int, stu
             connection.send(error)
             return
         if folder:
-            vital += [pid for pid, name in processes_of(Path(folder)).items() if name in ("raylet", "gcs_server")]
+            vital += [
+                pid
+                for pid, name in processes_of(Path(folder)).items()
+                if name in ("raylet", "gcs_server")
+            ]
         is_tested = survive_memory_monitor() and (bool(vital) or not folder)
         lack = "a trial that runs out of memory, or a crash of Ray, may end the search"
         warning = "" if is_tested else f"Ray {ray.__version__} differs from the tested ones: {lack}"
@@ -86,7 +90,8 @@ def _start_ray(address: str, cpus: int, study: str) -> str:
         text = traceback.format_exc()
         if address and "AuthenticationError" in text:  # often only in a cause's text
             if os.environ["RAY_AUTH_MODE"] == "disabled":
-                # A cluster without tokens would lose every trial of a search that has one, so that comes second.
+                # A cluster without tokens would lose every trial of a search that has one, so that
+                # comes second.
                 os.environ["RAY_AUTH_MODE"] = "token"
                 os.set_inheritable(int(sys.argv[1]), True)
                 os.execv(sys.executable, sys.orig_argv)
@@ -119,4 +124,6 @@ def _has_ended(child: int) -> bool:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]), sys.argv[6])
+    main(
+        int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]), sys.argv[6]
+    )

@@ -50,7 +50,8 @@ class Nodes:
             joined = [
                 node
                 for node, resources in self._resources.items()
-                if node not in known and all(resources.get(name, 0.0) >= amount for name, amount in needed)
+                if node not in known
+                and all(resources.get(name, 0.0) >= amount for name, amount in needed)
             ]
             if joined:
                 self._look_at(joined, self.needs)
@@ -68,7 +69,9 @@ class Nodes:
                 answers[node] = look.options(scheduling_strategy=there).remote(needs, files)
             for node, answer in answers.items():
                 try:
-                    name, problems, self._environments[node] = ray.get(answer, timeout=_ANSWER_SECONDS)
+                    name, problems, self._environments[node] = ray.get(
+                        answer, timeout=_ANSWER_SECONDS
+                    )
                 except ray.exceptions.RayError as error:  # such as a node without xraytune
                     last_line = str(error).strip().rpartition("\n")[2]
                     name = f"node {node[:8]}"
@@ -80,15 +83,20 @@ class Nodes:
             for file in files:
                 file.unlink(missing_ok=True)
         for problem, names in lacking.items():
-            self.left_out.append(str(Problem(f"on {join_names(names)}: {problem.what}", problem.where, problem.fix)))
+            self.left_out.append(
+                str(Problem(f"on {join_names(names)}: {problem.what}", problem.where, problem.fix))
+            )
 
-    def survey(self, order: Survey, note: Callable[[str], None]) -> tuple[Allocation, Needs, dict[str, Any]]:
+    def survey(
+        self, order: Survey, note: Callable[[str], None]
+    ) -> tuple[Allocation, Needs, dict[str, Any]]:
         """Look at all nodes with room for a trial; wait up to ten minutes for the first one with cores, and a GPU if needed.
 
-        Trials use the cluster's GPUs if it has any or no cores yet, or what is recorded of their study.
+        Trials use the cluster's GPUs if it has any or no cores yet, or what is recorded of their
+        study.
 
-        Raises:
-            MachineError: The cluster has no room for a trial, or nodes lack something; all of them are named.
+        Raises: MachineError: The cluster has no room for a trial, or nodes lack something; all of
+            them are named.
         """
         self.update()
         nodes = self.usable()
@@ -101,7 +109,9 @@ class Nodes:
         if any(node.cpus and (node.gpus or not trial.gpus) for node in nodes):
             count_slots(allocation, nodes)
         else:
-            otherwise = "; for trials without GPUs, set resources.gpus_per_trial=0" if trial.gpus else ""
+            otherwise = (
+                "; for trials without GPUs, set resources.gpus_per_trial=0" if trial.gpus else ""
+            )
             wanted = f"a node with {trial.cpus} CPU cores and {trial.gpus:g} GPUs"
             note(f"waiting up to {_JOIN_MINUTES} minutes for {wanted} to join{otherwise}")
             demand = ray.remote(lambda: None)  # which an autoscaler meets
@@ -132,7 +142,9 @@ class Nodes:
 
     def avoided(self) -> list[str]:
         """Return the nodes that must not run trials."""
-        unknown = set() if self.needs is None else self._resources.keys() - self._environments.keys()
+        unknown = (
+            set() if self.needs is None else self._resources.keys() - self._environments.keys()
+        )
         return sorted((unknown | self._out) & self._resources.keys())
 
     def usable(self) -> tuple[Node, ...]:
@@ -165,7 +177,9 @@ def look(needs: Needs, files: list[Path]) -> tuple[str, list[Problem], dict[str,
     problems = [*missing_storage(files, needs.data)]
     content: dict[str, Any] = {}
     try:
-        compute = choose_compute(gpus=needs.resources.get("GPU", 0.0), threads=int(needs.resources["CPU"]))
+        compute = choose_compute(
+            gpus=needs.resources.get("GPU", 0.0), threads=int(needs.resources["CPU"])
+        )
         content = environment(compute)
         theirs = numeric_releases(content["packages"])
         if theirs != needs.releases:

@@ -58,8 +58,8 @@ class Survey:
 class TuneRun:
     """The order to run the trials of a loop, which the process makes from the files of its `folder`.
 
-    The process before this one, which had the same `driver_lock`, may not have ended yet. The answer
-    is whether all trials have ended. On a cluster, there are `needs`.
+    The process before this one, which had the same `driver_lock`, may not have ended yet. The
+    answer is whether all trials have ended. On a cluster, there are `needs`.
     """
 
     make_loop: Callable[[Callbacks], TrialLoop]

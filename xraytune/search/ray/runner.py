@@ -47,7 +47,9 @@ _ENVIRONMENT = {
 }
 _FRUITLESS_STARTS = 3
 _POLL_SECONDS = 1.0
-_STOP_SECONDS = 20.0  # longer than Tune's own limit; Tune waits forever for a trial that it cannot place
+_STOP_SECONDS = (
+    20.0  # longer than Tune's own limit; Tune waits forever for a trial that it cannot place
+)
 _SHUTDOWN_SECONDS = 20.0
 _LONGEST_OUTPUT_BYTES = 2**20
 
@@ -137,8 +139,8 @@ class Runner:
     def survey(self, settings: Settings, recorded: Compute | None) -> dict[str, Any]:
         """Look at each node of the cluster that has room for a trial; return the `environment` of one.
 
-        Raises:
-            MachineError: No cluster answers, it has no room for a trial, or nodes lack something; all of them are named.
+        Raises: MachineError: No cluster answers, it has no room for a trial, or nodes lack
+            something; all of them are named.
         """
         order = Survey(settings=settings, recorded=recorded, folders=(self.study.path, self.cache))
         try:
@@ -147,11 +149,17 @@ class Runner:
         except RayDiedError as error:
             last_line = self._read_output().strip().rpartition("\n")[2]
             what = f"{error} while it looked at the nodes: {last_line or 'it left no message'}"
-            raise MachineError(Problem(what, str(self.address), "run the same command again")) from error
+            raise MachineError(
+                Problem(what, str(self.address), "run the same command again")
+            ) from error
         return dict(environment)
 
     def run(
-        self, folder: StudyFolder, make_loop: Callable[[Callbacks], TrialLoop], *, reuse_processes: bool = False
+        self,
+        folder: StudyFolder,
+        make_loop: Callable[[Callbacks], TrialLoop],
+        *,
+        reuse_processes: bool = False,
     ) -> None:
         """Run the trials of a folder, which also contains the split and the environment, until there are no more.
 
@@ -207,7 +215,9 @@ class Runner:
         except MachineError as error:
             if not self._has_run:
                 raise
-            raise RayDiedError(error.problems[0].what) from error  # a head node takes a while to restart
+            raise RayDiedError(
+                error.problems[0].what
+            ) from error  # a head node takes a while to restart
         if started.warning and not self._has_run:
             self.callbacks.note(started.warning)
         self._has_run = True

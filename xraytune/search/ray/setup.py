@@ -32,9 +32,15 @@ _SOCKET = _PREFIX + "12345678/ray/session_2026-01-31_23-59-59_123456_{pid}/socke
 def why_ray_cannot_start() -> Problem | None:
     """Return what keeps Ray from starting on this machine, if anything; leaves no files behind."""
     parent = ray_parent()
-    other = "export RAY_TMPDIR=/tmp" if parent != Path("/tmp") else "export RAY_TMPDIR=DIR, with a short path"
+    other = (
+        "export RAY_TMPDIR=/tmp"
+        if parent != Path("/tmp")
+        else "export RAY_TMPDIR=DIR, with a short path"
+    )
     if (excess := _excess_bytes(parent)) > 0:
-        return Problem(f"the path of Ray's temporary folder is {excess} bytes too long", parent, other)
+        return Problem(
+            f"the path of Ray's temporary folder is {excess} bytes too long", parent, other
+        )
     if why := _unwritable(parent):
         return Problem(f"Ray cannot write to its temporary folder ({why})", parent, other)
     free_bytes = shutil.disk_usage(nearest_folder(parent)).free
@@ -140,7 +146,11 @@ def _why_no_token() -> Problem | None:
         return None
     if given := os.environ.get("RAY_AUTH_TOKEN_PATH"):
         fix = f"chmod 600 {given}, or set RAY_AUTH_TOKEN_PATH to a copy that only you can read"
-        return Problem("other users can read Ray's token", given, fix) if _is_open(Path(given)) else None
+        return (
+            Problem("other users can read Ray's token", given, fix)
+            if _is_open(Path(given))
+            else None
+        )
     try:
         token = _default_token()
     except RuntimeError:  # neither HOME nor a user of this machine
@@ -150,11 +160,18 @@ def _why_no_token() -> Problem | None:
 
 
 def _no_token(where: Path | str, why: str) -> Problem:
-    return Problem(f"Ray cannot write its token ({why})", where, "export HOME=DIR, a folder that you can write to")
+    return Problem(
+        f"Ray cannot write its token ({why})",
+        where,
+        "export HOME=DIR, a folder that you can write to",
+    )
 
 
 def _reads_token_file() -> bool:
-    return not os.environ.get("RAY_AUTH_TOKEN") and os.environ.get("RAY_AUTH_MODE", "token").lower() == "token"
+    return (
+        not os.environ.get("RAY_AUTH_TOKEN")
+        and os.environ.get("RAY_AUTH_MODE", "token").lower() == "token"
+    )
 
 
 def _default_token() -> Path:

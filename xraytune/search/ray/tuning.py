@@ -83,7 +83,9 @@ def told_of_errors(connection: Connection) -> Iterator[None]:
 class JournalSearcher(Searcher):
     """Give Tune the trials of the loop."""
 
-    def __init__(self, connection: Connection, loop: TrialLoop, order: TuneRun, nodes: Nodes) -> None:
+    def __init__(
+        self, connection: Connection, loop: TrialLoop, order: TuneRun, nodes: Nodes
+    ) -> None:
         super().__init__()
         self._connection = connection
         self._note = forwarded(connection).note
@@ -98,7 +100,11 @@ class JournalSearcher(Searcher):
         with told_of_errors(self._connection):
             self._loop.heartbeat()
             slots = self._count_slots()
-            trial = self._loop.next_trial(slots, lambda trial: self._held(trial).slots) if slots else "wait"
+            trial = (
+                self._loop.next_trial(slots, lambda trial: self._held(trial).slots)
+                if slots
+                else "wait"
+            )
             if isinstance(trial, Trial):
                 return self._config(trial)
             return str(Searcher.FINISHED) if trial == "done" else None
@@ -129,7 +135,9 @@ class JournalSearcher(Searcher):
 
     def _held(self, trial: Trial) -> Held:
         nodes = self._nodes.usable()
-        return held(self._order.allocation, nodes, only_generator=trial.only_generator, times=trial.share)
+        return held(
+            self._order.allocation, nodes, only_generator=trial.only_generator, times=trial.share
+        )
 
     def _config(self, trial: Trial) -> dict[str, Any]:
         order = self._order
@@ -152,7 +160,9 @@ class JournalSearcher(Searcher):
             "avoided": self._nodes.avoided(),
         }
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
         """Do nothing: the scheduler tells the loop."""
 
     def save(self, checkpoint_path: str) -> None:
@@ -184,7 +194,9 @@ class JournalScheduler(FIFOScheduler):
         """Tell the loop of a lost process; if Ray itself died, this process ends before it can."""
         time.sleep(_RAY_DIES_SECONDS)
         number = trial.config["job"].number
-        error = Path(trial.error_file).read_text(encoding="utf-8")  # `get_error` reads a copy, which Tune makes later
+        error = Path(trial.error_file).read_text(
+            encoding="utf-8"
+        )  # `get_error` reads a copy, which Tune makes later
         with told_of_errors(self._connection):
             if "its node has died" in error:
                 self._loop.on_node_left(number)
@@ -211,7 +223,9 @@ def run_trials(connection: Connection, order: TuneRun, nodes: Nodes) -> bool:
                 raise_on_failed_trial=False,
                 reuse_actors=order.reuse_processes,
                 trial_name_creator=lambda trial: trial.config["job"].label,
-                trial_dirname_creator=lambda trial: f"{trial.config['job'].number:04d}-{trial.trial_id}",
+                trial_dirname_creator=lambda trial: (
+                    f"{trial.config['job'].number:04d}-{trial.trial_id}"
+                ),
                 verbose=0,
             )
         finally:
