@@ -76,7 +76,9 @@ class Node:
 class Compute:
     """Device, threads and precision; part of the fingerprint of artifacts, since results depend on them bit by bit.
 
-    Attributes: device: `cuda` is the first visible GPU. threads: CPU threads of the process.
+    Attributes:
+        device: `cuda` is the first visible GPU.
+        threads: CPU threads of the process.
         precision: Precision of matrix products under autocast; losses, metrics and averages are at
         least float32.
     """
@@ -115,11 +117,13 @@ class EpochRecord:
 class TrialResult:
     """The result of a complete trial.
 
-    Attributes: value: Best objective on val-A. best_epoch: The epoch of that value, whose network
-        is kept. epochs: Epochs trained. val_b_score: The kept network's objective on val-B.
+    Attributes:
+        value: Best objective on val-A.
+        best_epoch: The epoch of that value, whose network is kept.
+        epochs: Epochs trained.
+        val_b_score: The kept network's objective on val-B.
         threshold: Images with at least this probability are classified as positive, with two
-        classes; set on val-A and
-            val-B together (`stats/threshold.py`).
+            classes; set on val-A and val-B together (`stats/threshold.py`).
     """
 
     value: float

@@ -42,9 +42,12 @@ def calls(
 ) -> Callable[[Body], Body]:
     """Make a function without a body a command that passes its options on to `xraytune.NAME`.
 
-    Args: name: The function. Options that are not given have its defaults. show: Prints the result,
-        unless `--json` is given. propose: Prints the next command after that. screen: Shows the
-        work while it runs; gives the callbacks, of which the function gets those that it has.
+    Args:
+        name: The function. Options that are not given have its defaults.
+        show: Prints the result, unless `--json` is given.
+        propose: Prints the next command after that.
+        screen: Shows the work while it runs; gives the callbacks, of which the function gets those
+        that it has.
     """
 
     def decorate(body: Body) -> Body:

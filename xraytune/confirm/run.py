@@ -43,20 +43,23 @@ def confirm(
 ) -> Confirmation:
     """Compare the finalists of a study with their controls. Everything is checked before anything is trained.
 
-    Args: study: The study's folder; its search has ended. test: Class folders of test images for
-        the verdict, if the study's images have no `test/`. data: New location of the study's
-        images, if they moved. weights_dir: New location of the official weight files, if they
-        moved. finalists: Overrides `confirm.finalists`; an existing plan keeps its own number.
+    Args:
+        study: The study's folder; its search has ended.
+        test: Class folders of test images for the verdict, if the study's images have no `test/`.
+        data: New location of the study's images, if they moved.
+        weights_dir: New location of the official weight files, if they moved.
+        finalists: Overrides `confirm.finalists`; an existing plan keeps its own number.
         replicates: Overrides `confirm.replicates`; refused if an existing plan has another number.
-        cache: The artifact cache; by default the one next to the studies. address: A Ray cluster;
-        by default Ray starts on this machine. reason: Why test images are scored, for the test-set
-        access log. callbacks: Called as the confirmation proceeds. before_test: Called after all
-        training, before this confirmation scores test images for the first time; an
-            exception leaves them sealed.
+        cache: The artifact cache; by default the one next to the studies.
+        address: A Ray cluster; by default Ray starts on this machine.
+        reason: Why test images are scored, for the test-set access log.
+        callbacks: Called as the confirmation proceeds.
+        before_test: Called after all training, before this confirmation scores test images for the
+            first time; an exception leaves them sealed.
 
-    Raises: StudyError: No study, no finalist, changed images or weights, runs scored on other test
-        images, or a plan with
-            another number of replicates.
+    Raises:
+        StudyError: No study, no finalist, changed images or weights, runs scored on other test
+            images, or a plan with another number of replicates.
         DataError: No test images, or unusable ones.
         TrialError: Runs failed; the same call again retries them.
         MachineError: Weights, GPUs, disk space or the Ray cluster are missing.

@@ -131,9 +131,11 @@ def choose_test(
 
     `planned` is what an earlier call chose; `test` is as for `confirm`.
 
-    Raises: DataError: There are none, they share patients or files with the training images, or too
-        few are of a class. StudyError: The images changed since the search, or `test` was given for
-        a study with a test folder.
+    Raises:
+        DataError: There are none, they share patients or files with the training images, or too few
+        are of a class.
+        StudyError: The images changed since the search, or `test` was given for a study with a test
+        folder.
     """
     compared = [*compared]
     where = settings.data.path

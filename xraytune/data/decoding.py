@@ -46,8 +46,10 @@ class SquareImage:
 class InputFormat:
     """How pixels become a network's input (`nets/inputs.py`); stored with a trained model and used for its predictions.
 
-    Attributes: resolution_px: Side to which all images are downsampled first (resolution matching),
-        or None. mean: Of each input channel, for pixels in [0, 1]; `std` is the standard deviation.
+    Attributes:
+        resolution_px: Side to which all images are downsampled first (resolution matching), or
+        None.
+        mean: Of each input channel, for pixels in [0, 1]; `std` is the standard deviation.
     """
 
     image_size_px: int

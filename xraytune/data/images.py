@@ -23,14 +23,21 @@ SINGLE_CLASS = ("image",)
 class ImageFile:
     """One image. A listing knows file, label, part, masks and findings; reading it, splitting and decoding add the others.
 
-    Attributes: file: Path below the data folder, with forward slashes, like `masks`, which are to
-        be merged. label: Position of its class in the class names. part: As the data folder gives
-        it, before the split. findings: One character for each finding: 1 (present), 0 (absent) or ?
-        (unknown); empty without any. sha256: Hash of the file's bytes; empty if the file cannot be
-        read. Equal images are of one patient. width_px: From the file's header, upright, like
-        `height_px`; 0 if the header is broken, which decoding reports. masks_sha256: Hash of the
-        masks' bytes; empty without masks. row: Its row in the pixel store. patient_id: From the
-        DICOM header that names the patient, or empty; for messages only, never stored, like `view`.
+    Attributes:
+        file: Path below the data folder, with forward slashes, like `masks`, which are to be
+        merged.
+        label: Position of its class in the class names.
+        part: As the data folder gives it, before the split.
+        findings: One character for each finding: 1 (present), 0 (absent) or ? (unknown); empty
+        without any.
+        sha256: Hash of the file's bytes; empty if the file cannot be read. Equal images are of one
+        patient.
+        width_px: From the file's header, upright, like `height_px`; 0 if the header is broken,
+        which decoding reports.
+        masks_sha256: Hash of the masks' bytes; empty without masks.
+        row: Its row in the pixel store.
+        patient_id: From the DICOM header that names the patient, or empty; for messages only, never
+        stored, like `view`.
     """
 
     file: str

@@ -59,11 +59,13 @@ _logger = logging.getLogger(__name__)
 class ImageIndex:
     """The images of a data folder, to be split (`images`) and held out (`test`), both sorted by file.
 
-    Attributes: table: The folder's `data.table` or `patients.csv`, if it has one. findings: Names
-        of the findings of all images; empty unless `data.findings` is given. positive: Label of the
-        positive class; without two classes, of no meaning. positive_reason: Why it is the positive
-        one; empty without two classes. test_fingerprint: Of the test part's content, independent of
-        file names; None without a test part.
+    Attributes:
+        table: The folder's `data.table` or `patients.csv`, if it has one.
+        findings: Names of the findings of all images; empty unless `data.findings` is given.
+        positive: Label of the positive class; without two classes, of no meaning.
+        positive_reason: Why it is the positive one; empty without two classes.
+        test_fingerprint: Of the test part's content, independent of file names; None without a test
+        part.
     """
 
     root: Path
@@ -88,9 +90,11 @@ def read_index(
 ) -> ImageIndex:
     """Read the folder of `settings`; with `pairs`, X-rays and their masks instead of classes.
 
-    Raises: ConfigError: `group_regex` is not a regular expression with a group, or there is a label
-        table for pairs. DataError: All problems of folders and file names; if there are none, all
-        problems of the patients.
+    Raises:
+        ConfigError: `group_regex` is not a regular expression with a group, or there is a label
+        table for pairs.
+        DataError: All problems of folders and file names; if there are none, all problems of the
+        patients.
     """
     table = _find_table(settings, pairs=pairs)
     listing = _list(settings, table, pairs=pairs)
@@ -194,8 +198,10 @@ def _list(settings: DataSettings, table: LabelTable | None, *, pairs: bool = Fal
 class LabelledImages:
     """Labelled images to score models on, sorted by file.
 
-    Attributes: data: Their folder, which `file` is relative to, with the rules for their patients;
-        for `table_columns`. table: Its `data.table` or `patients.csv`, if it has one.
+    Attributes:
+        data: Their folder, which `file` is relative to, with the rules for their patients; for
+        `table_columns`.
+        table: Its `data.table` or `patients.csv`, if it has one.
     """
 
     data: DataSettings
@@ -221,10 +227,10 @@ def read_labelled(
     a table or the file has a rule for patients. With `pairs`, see `read_index`. With the `findings`
     of a model, these are read from the file's table; those that it lacks are unknown.
 
-    Raises: ConfigError: The file or `group_regex` is invalid, or there is a label table for pairs.
+    Raises:
+        ConfigError: The file or `group_regex` is invalid, or there is a label table for pairs.
         DataError: No images, a folder of another class, or a folder that contains train/ or test/;
-        the table is invalid, or
-            images or masks are unpaired.
+            the table is invalid, or images or masks are unpaired.
     """
     data = data_settings(
         source, DataSettings(path=source, split=SplitSettings(group_regex=group_regex))

@@ -40,9 +40,11 @@ from xraytune.space.settings import DataSettings
 class MaskSummary:
     """The masks of training images, without broken ones. Several masks of one image are merged.
 
-    Attributes: files_per_image: Minimum and maximum. area_share: Minimum (in the image `smallest`),
-        median and maximum (`largest`) share that a mask covers. connected_parts: Number of
-        connected components -> number of masks that have as many.
+    Attributes:
+        files_per_image: Minimum and maximum.
+        area_share: Minimum (in the image `smallest`), median and maximum (`largest`) share that a
+        mask covers.
+        connected_parts: Number of connected components -> number of masks that have as many.
     """
 
     files_per_image: tuple[int, int]
@@ -56,16 +58,21 @@ class MaskSummary:
 class Inspection:
     """The result of `inspect_folder`. Test images are only counted and compared with training images.
 
-    Attributes: positive: The positive class of two, for `positive_reason`; None with more classes.
+    Attributes:
+        positive: The positive class of two, for `positive_reason`; None with more classes.
         images: Part (train, val, test) -> class -> images; a folder without parts is all train.
-        patients: Training patients of each class. images_per_patient: Minimum, median and maximum
-        in the training part. width_px: Minimum and maximum, like `height_px`, of training images.
-        duplicates: Groups of identical files, also of test/, sorted. formats: Training images of
-        each format and depth, such as `PNG 16-bit`, without broken ones. broken: Training files
-        that cannot be decoded, and unusable masks. shortcut_auroc: Cross-validated by patient; with
-        three or more classes, macro one-vs-rest. shortcut: What `shortcut_auroc` means, in a
-        sentence; empty for pairs. masks: None for class folders. findings: Finding -> `present`,
-        `absent`, `unknown` -> training images, or all images of the table with classes.
+        patients: Training patients of each class.
+        images_per_patient: Minimum, median and maximum in the training part.
+        width_px: Minimum and maximum, like `height_px`, of training images.
+        duplicates: Groups of identical files, also of test/, sorted.
+        formats: Training images of each format and depth, such as `PNG 16-bit`, without broken
+        ones.
+        broken: Training files that cannot be decoded, and unusable masks.
+        shortcut_auroc: Cross-validated by patient; with three or more classes, macro one-vs-rest.
+        shortcut: What `shortcut_auroc` means, in a sentence; empty for pairs.
+        masks: None for class folders.
+        findings: Finding -> `present`, `absent`, `unknown` -> training images, or all images of the
+        table with classes.
     """
 
     class_names: tuple[str, ...]
@@ -92,8 +99,10 @@ def inspect_folder(
 ) -> Inspection:
     """Inspect a data folder of classes or pairs; every image is decoded once, at a small size. Broken images are listed.
 
-    Args: folder: The folder, a YAML file with a `data:` block, or settings with its path, classes
-        and patients. on_progress: Called with the number of images read.
+    Args:
+        folder: The folder, a YAML file with a `data:` block, or settings with its path, classes and
+        patients.
+        on_progress: Called with the number of images read.
 
     Raises DataError if the folder is invalid; see `read_index`.
     """

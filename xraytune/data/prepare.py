@@ -68,15 +68,19 @@ class Side:
 class Prepared:
     """What all trials of a study share.
 
-    Attributes: class_names: In the order of the labels. findings: The findings of each image, of a
-        single class; empty for classes and masks. positive: The label that sensitivity refers to;
-        without two classes, of no meaning. pixels: The pixel artifact, relative to the cache.
+    Attributes:
+        class_names: In the order of the labels.
+        findings: The findings of each image, of a single class; empty for classes and masks.
+        positive: The label that sensitivity refers to; without two classes, of no meaning.
+        pixels: The pixel artifact, relative to the cache.
         pixels_sha256: Its content, with the masks; another release of the decoder may produce
-        others from the same files. test_fingerprint: Content of the held-out test folder; None if
-        there is none. test_patients: Which of its images are of the same patient; None also in
-        studies that did not record it. images: All images of the three sides, in the order of the
-        index. unused: The other images of the folder, except those of its test folder. has_masks:
-        Whether the pixel artifact has a mask of each image.
+        others from the same files.
+        test_fingerprint: Content of the held-out test folder; None if there is none.
+        test_patients: Which of its images are of the same patient; None also in studies that did
+        not record it.
+        images: All images of the three sides, in the order of the index.
+        unused: The other images of the folder, except those of its test folder.
+        has_masks: Whether the pixel artifact has a mask of each image.
     """
 
     class_names: tuple[str, ...]
@@ -162,9 +166,10 @@ class Prepared:
 class RunContext:
     """What all work on the images of a study shares, besides its settings.
 
-    Attributes: compute: Device, threads and precision; `pin` has set them. on_generator: Called by
-        a trial with its experiment and this context, once its generator is trained and before its
-            images are used.
+    Attributes:
+        compute: Device, threads and precision; `pin` has set them.
+        on_generator: Called by a trial with its experiment and this context, once its generator is
+            trained and before its images are used.
     """
 
     prepared: Prepared
@@ -372,10 +377,13 @@ def training_pixels(prepared: Prepared, cache: Path) -> NDArray[np.uint8]:
 class ImageSource:
     """Images of one origin, such as a side of the split; `rows`, int64 [n] like `labels`, index `pixels`, uint8 [N, S, S].
 
-    Attributes: name: Seeds the views of its images; the same in every trial. pixels: Memory-mapped.
-        inputs: What the pixels depend on, for the fingerprint of what is computed from them. title:
-        What progress calls them. masks: uint8 [N, S, S], 0 or 255, like `pixels`; None in
-        classification. findings: int64 [n, C]: 1, 0, or -1 if unknown; None without any.
+    Attributes:
+        name: Seeds the views of its images; the same in every trial.
+        pixels: Memory-mapped.
+        inputs: What the pixels depend on, for the fingerprint of what is computed from them.
+        title: What progress calls them.
+        masks: uint8 [N, S, S], 0 or 255, like `pixels`; None in classification.
+        findings: int64 [n, C]: 1, 0, or -1 if unknown; None without any.
         file_size_px: The typical shorter side of the files that the pixels were decoded from; 0 if
         it is not known.
     """

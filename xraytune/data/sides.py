@@ -36,12 +36,14 @@ _NAMES: dict[SideName, str] = {"train": "train", "val_a": "val-A", "val_b": "val
 class SideSize:
     """The size of one side, with the images and patients of each class, or those with each finding.
 
-    Attributes: name: `train`, `val-A`, `val-B` or `test`. image_count: Number of images; one may
-        have several findings. patient_count: Number of patients; one may have images of several
-        classes. unscored: Findings with too few positives or negatives for a score; None for
-        classes and masks. effective_patients: See `stats.placements.effective_patients`; 0 for
-        train, or if a class is missing, and for
-            pairs of images and masks, which have no AUROC.
+    Attributes:
+        name: `train`, `val-A`, `val-B` or `test`.
+        image_count: Number of images; one may have several findings.
+        patient_count: Number of patients; one may have images of several classes.
+        unscored: Findings with too few positives or negatives for a score; None for classes and
+        masks.
+        effective_patients: See `stats.placements.effective_patients`; 0 for train, or if a class is
+            missing, and for pairs of images and masks, which have no AUROC.
         low, high: The 95 % interval of an AUROC of .9 measured there; None without effective
         patients.
     """

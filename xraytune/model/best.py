@@ -38,9 +38,12 @@ _VERDICTS = {
 class Exported:
     """An exported trial, and the command that trains its final model.
 
-    Attributes: trial: Number of the trial. is_exact: Whether `train` will reproduce the trial
-        exactly. synthetic: Whether the benefit of its synthetic images is confirmed; empty if it
-        has no such images. reason: Why this trial was chosen.
+    Attributes:
+        trial: Number of the trial.
+        is_exact: Whether `train` will reproduce the trial exactly.
+        synthetic: Whether the benefit of its synthetic images is confirmed; empty if it has no such
+        images.
+        reason: Why this trial was chosen.
     """
 
     path: Path
@@ -75,9 +78,12 @@ def export(study: Path, *, out: Path, trial: int | None = None, exact: bool = Fa
     Whatever `data.train_patients` was in the search, `train` will use all training patients, unless
     `exact` is set.
 
-    Args: study: Folder of the study; a search may be running on it. out: File to write. trial:
-        Number of a completed trial to export instead. exact: Write the trial's own settings, so
-        that `train` reproduces it bit for bit, not those of a final training.
+    Args:
+        study: Folder of the study; a search may be running on it.
+        out: File to write.
+        trial: Number of a completed trial to export instead.
+        exact: Write the trial's own settings, so that `train` reproduces it bit for bit, not those
+        of a final training.
 
     Raises:
         ConfigError: `out` exists, or its folder is a file.
@@ -132,8 +138,9 @@ def trial_to_export(folder: StudyFolder) -> tuple[int, str] | None:
 class _Search:
     """The ended trials of a study by name, such as `#12`, and what `confirm` found.
 
-    Attributes: complete: The completed trials, the best on val-B first; also those that `confirm`
-        trained to the end.
+    Attributes:
+        complete: The completed trials, the best on val-B first; also those that `confirm` trained
+        to the end.
     """
 
     folder: StudyFolder

@@ -52,9 +52,11 @@ _REPLICATES = 1000
 class FinalTraining:
     """A trained network, whole even if only its head was trained, and what its validation found.
 
-    Attributes: val_score: On val-A, as `val_b_score` on val-B. threshold: The probability from
-        which an image of two classes is positive, or a pixel belongs to the mask. validated: The
-        images of val-A and then val-B.
+    Attributes:
+        val_score: On val-A, as `val_b_score` on val-B.
+        threshold: The probability from which an image of two classes is positive, or a pixel
+        belongs to the mask.
+        validated: The images of val-A and then val-B.
     """
 
     network: nn.Module

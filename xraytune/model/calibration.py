@@ -24,7 +24,8 @@ from xraytune.stats.classification import Floats
 class Calibration:
     """The calibrated probability of the positive class is sigmoid(slope * logit(p) + intercept), p being the model's.
 
-    Attributes: images: The number of images that it was fitted to, of so many `patients`.
+    Attributes:
+        images: The number of images that it was fitted to, of so many `patients`.
         threshold: The share of positives among them: the calibrated probability with the best
         balanced accuracy.
     """
@@ -55,8 +56,9 @@ def fit_calibration(
 ) -> Calibration:
     """Fit a calibration to labelled images.
 
-    Raises: DataError: Patients of the labelled images are also evaluated, or the model was trained
-        or validated on them.
+    Raises:
+        DataError: Patients of the labelled images are also evaluated, or the model was trained or
+        validated on them.
     """
     from sklearn.linear_model import LogisticRegression  # takes half a second
 

@@ -56,13 +56,16 @@ class PatientLevel(Measured):
 class Evaluation(Evaluated):
     """The metrics of a classifier on labelled images.
 
-    Attributes: class_counts: Images of each class, in the order of the model's outputs. threshold:
-        Threshold of `metrics`; None with three or more classes, where the most probable class is
-        predicted. at_half: Metrics at the threshold 0.5; None with three or more classes.
-        calibration: What the model's probabilities were adapted by, if anything. uncalibrated:
-        Metrics without it, at the model's own threshold; None without a calibration. classes:
-        One-vs-rest metrics of each class. confusion: Images by true class (rows) and predicted
-        class (columns). validation: The metrics of the model card, on the validation images.
+    Attributes:
+        class_counts: Images of each class, in the order of the model's outputs.
+        threshold: Threshold of `metrics`; None with three or more classes, where the most probable
+        class is predicted.
+        at_half: Metrics at the threshold 0.5; None with three or more classes.
+        calibration: What the model's probabilities were adapted by, if anything.
+        uncalibrated: Metrics without it, at the model's own threshold; None without a calibration.
+        classes: One-vs-rest metrics of each class.
+        confusion: Images by true class (rows) and predicted class (columns).
+        validation: The metrics of the model card, on the validation images.
     """
 
     positive: str

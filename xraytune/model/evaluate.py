@@ -40,11 +40,12 @@ def evaluate(
 ) -> Evaluation | FindingEvaluation | MaskEvaluation:
     """Compare a model's predictions with labels: classes or findings for a classifier, masks for a segmenter.
 
-    Args: model: Model bundle. data: Folder with one subfolder per class, or with images/ and masks/
-        for a segmenter; not a data folder with train/
-            or test/. For a `test/` without its own `patients.csv`, that of the data folder is used.
-            Or a data file (YAML),
-            of which the test images are used; all images if there are none.
+    Args:
+        model: Model bundle.
+        data: Folder with one subfolder per class, or with images/ and masks/ for a segmenter; not a
+            data folder with train/ or test/. For a `test/` without its own `patients.csv`, that of
+            the data folder is used. Or a data file (YAML), of which the test images are used; all
+            images if there are none.
         out: Folder to create, with predictions, tables and pictures; docs/evaluate.md lists them.
         by: Columns of the patient table that define subgroups; `pneumonia` also if Kermany file
         names state its type.
@@ -55,9 +56,9 @@ def evaluate(
         replicates: Number of bootstrap samples.
         on_progress: Called with progress.
 
-    Raises: ConfigError: `out` exists or is inside `data`, a column of `by` makes no subgroups, or
-        `calibrate_on` is given for
-            another task or more classes.
+    Raises:
+        ConfigError: `out` exists or is inside `data`, a column of `by` makes no subgroups, or
+            `calibrate_on` is given for another task or more classes.
         ArtifactError: The bundle is missing or damaged.
         DataError: A folder or its images are invalid, a class has no images, or patients are in
         both folders.

@@ -114,19 +114,25 @@ def generator_train(
 ) -> TrainedGenerator:
     """Train the generator of a space file; its settings must be fixed. After an interruption, the same call resumes.
 
-    Args: space: The YAML file; its `source` must include `gan`. out: The folder to create. data: A
-        data folder instead of the file's. overrides: `key=value` lines that replace the file's;
-        `gan.steps=5000` fixes a searched setting. weights_dir: Folder of official weight files, for
-        the quality of its images. cache: The artifact cache, shared with searches; by default
-        `cache`. skip_broken: Leave broken images out, with a note on each. note: Called with
-        warnings, and with the folder of the sample grids during training. on_progress: Called with
-        the progress of the preparation and the training.
+    Args:
+        space: The YAML file; its `source` must include `gan`.
+        out: The folder to create.
+        data: A data folder instead of the file's.
+        overrides: `key=value` lines that replace the file's; `gan.steps=5000` fixes a searched
+        setting.
+        weights_dir: Folder of official weight files, for the quality of its images.
+        cache: The artifact cache, shared with searches; by default `cache`.
+        skip_broken: Leave broken images out, with a note on each.
+        note: Called with warnings, and with the folder of the sample grids during training.
+        on_progress: Called with the progress of the preparation and the training.
 
-    Raises: ConfigError: The file is invalid, has no generator, has two, or searches a setting of
-        it; or `out` exists. DataError: The images cannot be used, or the start is of others.
+    Raises:
+        ConfigError: The file is invalid, has no generator, has two, or searches a setting of it; or
+        `out` exists.
+        DataError: The images cannot be used, or the start is of others.
         MachineError: A GPU is missing, the weights that measure quality, or a package that the
-        generator needs. TrialError: The generator's loss is not finite, or too few of its masks are
-        plausible.
+        generator needs.
+        TrialError: The generator's loss is not finite, or too few of its masks are plausible.
     """
     require_new(out)
     note(describe_space(space))
@@ -177,8 +183,9 @@ def generator_train(
 def fixed_generator(space: Space) -> Experiment:
     """Return an experiment with the GAN of a space; parameters that do not affect its images may be searched.
 
-    Raises: ConfigError: There is none, or parameters that affect its images are searched; lists all
-        of them.
+    Raises:
+        ConfigError: There is none, or parameters that affect its images are searched; lists all of
+        them.
     """
     values: dict[str, Value] = {"source": "gan"}
     problems = []

@@ -56,9 +56,9 @@ _FIX = "train the model again, or copy the whole folder again"
 class Predictor:
     """A network with its record.
 
-    Attributes: run: Maps square grey images, uint8 [n, S, S], to probabilities: of each class, [n,
-        C], or of the mask, [n, S, S].
-            Raises ArtifactError if an output is not finite.
+    Attributes:
+        run: Maps square grey images, uint8 [n, S, S], to probabilities: of each class, [n, C], or
+            of the mask, [n, S, S]. Raises ArtifactError if an output is not finite.
     """
 
     record: BundleRecord

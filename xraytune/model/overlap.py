@@ -40,9 +40,9 @@ Write: TypeAlias = Callable[[Path], None]
 class Evaluated(Measured):
     """The metrics of a model on images of a folder, without those that are `broken`, which were left out.
 
-    Attributes: known_images: Copies of the model's training or validation images, of its extra
-        images if their folder exists, or
-            of those that their generator has seen.
+    Attributes:
+        known_images: Copies of the model's training or validation images, of its extra images if
+            their folder exists, or of those that their generator has seen.
         known_patients: Patients of these sets, by the rules of `shared_patients`.
         images_of_known_patients: Their images, including those of `known_images`.
         opened_test: Whether this is the sealed test folder of the model's study.

@@ -40,9 +40,10 @@ Result = TypeVar("Result")
 class Predicted:
     """Summary of predictions.
 
-    Attributes: counts: Images predicted as each class, or as having each finding. positive: The
-        positive class of two, predicted from the probability `threshold`; both None with more
-        classes.
+    Attributes:
+        counts: Images predicted as each class, or as having each finding.
+        positive: The positive class of two, predicted from the probability `threshold`; both None
+        with more classes.
     """
 
     path: Path
@@ -74,10 +75,13 @@ def predict(
 ) -> Predicted | PredictedMasks:
     """Predict classes, written to a CSV file (see `predictions_csv`), or masks.
 
-    Args: model: Model bundle. images: One image, or a folder with images at any depth; `file` is
-        relative to it, sorted. out: CSV file to write, or for a segmenter the folder to create,
-        with masks, overlays and a table. skip_broken: Leave out broken images. on_progress: Called
-        with progress.
+    Args:
+        model: Model bundle.
+        images: One image, or a folder with images at any depth; `file` is relative to it, sorted.
+        out: CSV file to write, or for a segmenter the folder to create, with masks, overlays and a
+        table.
+        skip_broken: Leave out broken images.
+        on_progress: Called with progress.
 
     Raises:
         ConfigError: `out` exists.

@@ -64,11 +64,12 @@ _logger = logging.getLogger(__name__)
 class Trained:
     """Summary of a final training; scores and threshold are those of `FinalTraining`.
 
-    Attributes: test_folder: `test/` of its data folder; None if there is none. positive: The
-        positive class of two; None with more classes. validation_images: The number of images that
-        set the threshold. equals_trial: Whether both scores are those of the exported trial, to the
-        bit; None if its study is missing or has no
-            such scores, or if images or settings differ.
+    Attributes:
+        test_folder: `test/` of its data folder; None if there is none.
+        positive: The positive class of two; None with more classes.
+        validation_images: The number of images that set the threshold.
+        equals_trial: Whether both scores are those of the exported trial, to the bit; None if its
+            study is missing or has no such scores, or if images or settings differ.
     """
 
     path: Path
@@ -105,9 +106,9 @@ def train(
 
     With `tracking.wandb`, then send the curves and the bundle to W&B; if that fails, only warn.
 
-    Args: config: Study, whose best configuration is exported for this; or YAML file of an
-        experiment, e.g. from `export`; of
-            a search space, the first entry of `points_to_evaluate`.
+    Args:
+        config: Study, whose best configuration is exported for this; or YAML file of an experiment,
+            e.g. from `export`; of a search space, the first entry of `points_to_evaluate`.
         out: Folder to create.
         data: Image folder, or data file (YAML); overrides the file's.
         weights_dir: Folder of official weight files, for machines without network access.
@@ -118,11 +119,14 @@ def train(
         on_progress: Called with the progress of preparation, generator and training steps.
         note: Called with messages for the user.
 
-    Raises: ConfigError: The file is invalid, or `out` exists. DataError: The images are invalid.
-        MachineError: Weights, GPUs or disk space are missing. StudyError: The study of the exported
-        trial is damaged, or its images have other patients or labels now. TrialError: The loss is
-        not finite. ArtifactError: The same training is already running, or its checkpoint is
-        damaged.
+    Raises:
+        ConfigError: The file is invalid, or `out` exists.
+        DataError: The images are invalid.
+        MachineError: Weights, GPUs or disk space are missing.
+        StudyError: The study of the exported trial is damaged, or its images have other patients or
+        labels now.
+        TrialError: The loss is not finite.
+        ArtifactError: The same training is already running, or its checkpoint is damaged.
     """
     started = time.monotonic()
     require_new(out)

@@ -55,8 +55,10 @@ def build_backbone(
     random weights. If its first convolution has one channel, as of an encoder of X-rays, grey
     images get the features that it gave them.
 
-    Raises: ConfigError: timm has no such backbone. MachineError: The weights cannot be read or are
-        for another network, or timm is not installed.
+    Raises:
+        ConfigError: timm has no such backbone.
+        MachineError: The weights cannot be read or are for another network, or timm is not
+        installed.
     """
     if name == "small_cnn":
         network = _small_cnn()

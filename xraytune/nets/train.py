@@ -43,11 +43,13 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 class NetworkTraining:
     """A network with all that its training depends on.
 
-    Attributes: network: The whole network, or only its head for cached features; on the device.
-        Trained in place. draws: A range of steps, counted from 0 -> what `load` needs for each of
-        them; functions of the step only. load: Draws of a step -> inputs (normalised images [B, C,
-        S, S] or features [B, D]) and the targets of `loss`, all
-            on the device.
+    Attributes:
+        network: The whole network, or only its head for cached features; on the device. Trained in
+        place.
+        draws: A range of steps, counted from 0 -> what `load` needs for each of them; functions of
+        the step only.
+        load: Draws of a step -> inputs (normalised images [B, C, S, S] or features [B, D]) and the
+            targets of `loss`, all on the device.
         loss: Differentiable, of outputs in float32 and the targets.
         norm_batches: For `estimate_batch_norms`, unless `batch_norm` is `moving`.
         max_epochs: Epochs of a full run.

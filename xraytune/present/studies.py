@@ -23,10 +23,12 @@ _DELETE = "to delete a study, delete its folder; `xraytune cache clean` shrinks 
 class StudySummary:
     """One study of a folder.
 
-    Attributes: state: `finished` once its budget of trials is used up, `damaged` if it cannot be
-        read. trials: The trials that have ended. best: The best val-A score of a complete trial;
-        None before there is one. verdict: That of `confirm`, such as `no_better` or `helps
-        (exploratory)`; None before it has run.
+    Attributes:
+        state: `finished` once its budget of trials is used up, `damaged` if it cannot be read.
+        trials: The trials that have ended.
+        best: The best val-A score of a complete trial; None before there is one.
+        verdict: That of `confirm`, such as `no_better` or `helps (exploratory)`; None before it has
+        run.
     """
 
     name: str

@@ -15,12 +15,15 @@ from xraytune.study.trial import Trial
 class Callbacks:
     """Functions that a search or a confirmation calls as it proceeds; each does nothing by default.
 
-    Attributes: note: Called with a line that the user should see. on_start: Called when Ray runs,
-        with the study's folder and the address of Ray's dashboard ("" if there is none).
-        on_trial_start: Called when a trial starts or resumes. on_epoch: Called with a trial's
-        number and its record after each new epoch. on_trial_end: Called with the trial's row of
-        `trials.jsonl`. on_progress: Called with the progress of everything else, such as decoding,
-        and of a confirmation's runs.
+    Attributes:
+        note: Called with a line that the user should see.
+        on_start: Called when Ray runs, with the study's folder and the address of Ray's dashboard
+        ("" if there is none).
+        on_trial_start: Called when a trial starts or resumes.
+        on_epoch: Called with a trial's number and its record after each new epoch.
+        on_trial_end: Called with the trial's row of `trials.jsonl`.
+        on_progress: Called with the progress of everything else, such as decoding, and of a
+        confirmation's runs.
     """
 
     note: Callable[[str], None] = lambda *_: None

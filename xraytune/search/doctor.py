@@ -41,9 +41,11 @@ def doctor(
 ) -> tuple[Check, ...]:
     """Check this machine.
 
-    Args: space: Search space file; checks the packages and weights that its trials need, too.
+    Args:
+        space: Search space file; checks the packages and weights that its trials need, too.
         weights_dir: Folder of official weight files; default: that of the file, else torch's
-        download cache. folder: Folder for studies and cache, whose disk is checked.
+        download cache.
+        folder: Folder for studies and cache, whose disk is checked.
 
     Raises:
         ConfigError: The search space file is invalid.

@@ -46,11 +46,14 @@ Upcoming: TypeAlias = Literal["fixed", "drawn", "none", "out of time"]
 class TrialSource(Protocol):
     """Where trials come from, and where their results go; a list of known trials only lacks some of the methods.
 
-    Attributes: folder: Contains the trials. clock: Measures the time of the trials. retries: How
-        often a trial is retried without a new epoch in between. stops_trials: Whether
-        `should_continue` may return False, so that it must hear of every epoch. copies_results:
-        Whether trials with the same settings have the same result, so that `copy_result` may copy
-        it.
+    Attributes:
+        folder: Contains the trials.
+        clock: Measures the time of the trials.
+        retries: How often a trial is retried without a new epoch in between.
+        stops_trials: Whether `should_continue` may return False, so that it must hear of every
+        epoch.
+        copies_results: Whether trials with the same settings have the same result, so that
+        `copy_result` may copy it.
     """
 
     folder: StudyFolder
@@ -216,8 +219,10 @@ class TrialLoop:
     def on_result(self, number: int, message: TrialMessage, *, other_nodes: int = 0) -> bool:
         """Report what a trial says, and decide whether it continues. Repeated messages change nothing.
 
-        Raises: MachineError: Its machine cannot run trials, and there are no `other_nodes`; it
-            stays unfinished. TrialError: Three trials in a row failed for the same reason.
+        Raises:
+            MachineError: Its machine cannot run trials, and there are no `other_nodes`; it stays
+            unfinished.
+            TrialError: Three trials in a row failed for the same reason.
         """
         if number not in self._running:
             return False

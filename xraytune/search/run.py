@@ -56,13 +56,17 @@ def search(
 ) -> StudyView:
     """Search the space of a file and return the study. Everything is checked before anything is started or written.
 
-    Args: space: The YAML file. data: A data folder or a data file (YAML) instead of the file's; a
-        study that exists knows its own. weights_dir: A folder of official weight files, for
-        machines without a network. overrides: `key=value` lines that replace the file's. studies:
-        The folder of studies; this one is `studies/NAME`. cache: The artifact cache; by default
-        next to the resolved path of `studies`. address: A Ray cluster; by default Ray starts on
-        this machine. skip_broken: Skip broken images, with a note. callbacks: Called as the search
-        proceeds.
+    Args:
+        space: The YAML file.
+        data: A data folder or a data file (YAML) instead of the file's; a study that exists knows
+        its own.
+        weights_dir: A folder of official weight files, for machines without a network.
+        overrides: `key=value` lines that replace the file's.
+        studies: The folder of studies; this one is `studies/NAME`.
+        cache: The artifact cache; by default next to the resolved path of `studies`.
+        address: A Ray cluster; by default Ray starts on this machine.
+        skip_broken: Skip broken images, with a note.
+        callbacks: Called as the search proceeds.
 
     Raises:
         ConfigError: The file is invalid.

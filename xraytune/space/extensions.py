@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 class Extensions:
     """The names of one kind: those of xraytune and of installed extensions. As an annotation of `str`, it accepts only them.
 
-    Attributes: kind: `backbone` has the entry points of the group `xraytune.backbones`. built_in:
-        The names that come with xraytune; no package can replace them. library: An optional
-        package. Names such as `timm/resnet18` are its own; only the package knows whether it has
-        them.
+    Attributes:
+        kind: `backbone` has the entry points of the group `xraytune.backbones`.
+        built_in: The names that come with xraytune; no package can replace them.
+        library: An optional package. Names such as `timm/resnet18` are its own; only the package
+        knows whether it has them.
     """
 
     kind: str

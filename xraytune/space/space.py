@@ -91,10 +91,12 @@ class ParameterSpec:
 class Space:
     """A search space with its settings. `load_space` returns it checked: every point can run.
 
-    Attributes: settings: Everything except the parameters; paths are absolute. specs: All
-        parameters that can be active, including those that the file leaves at their defaults;
-        parents first. points_to_evaluate: The points to try first, different ones, with values of
-        searched parameters only.
+    Attributes:
+        settings: Everything except the parameters; paths are absolute.
+        specs: All parameters that can be active, including those that the file leaves at their
+        defaults; parents first.
+        points_to_evaluate: The points to try first, different ones, with values of searched
+        parameters only.
     """
 
     settings: Settings

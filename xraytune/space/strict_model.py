@@ -17,10 +17,10 @@ Refusals: TypeAlias = Iterator[tuple[str, str]]
 class Rule:
     """What must hold among settings and parameters.
 
-    Attributes: reads: Their dotted names; a problem is reported at the first one that the user has
-        written. check: Gets their values, in this order, and yields what is wrong with them. The
-        value of a parameter of a block
-            that is not used is None.
+    Attributes:
+        reads: Their dotted names; a problem is reported at the first one that the user has written.
+        check: Gets their values, in this order, and yields what is wrong with them. The value of a
+            parameter of a block that is not used is None.
     """
 
     reads: tuple[str, ...]

@@ -81,9 +81,10 @@ class Subgroup(Measured):
     None if the subgroup has no images of it. There are no intervals with fewer than two patients of
     a class.
 
-    Attributes: compared_with: Of two classes, the one of which the subgroup has no images, such as
-        `bacterial`, which no normal
-            image is. It is scored on all images of this class, which are not counted.
+    Attributes:
+        compared_with: Of two classes, the one of which the subgroup has no images, such as
+            `bacterial`, which no normal image is. It is scored on all images of this class, which
+            are not counted.
     """
 
     value: str

@@ -35,11 +35,12 @@ FEWEST_LABELS = 10
 class ScoredImages:
     """True classes and class probabilities of N images, and the rule that predicts a class; or true and predicted findings.
 
-    Attributes: labels: Class numbers, int64 [N], or findings, [N, C]. probabilities: float64 [N,
-        C]. positive: The class whose probability is the score if there are two classes. threshold:
-        The lowest probability that is classified as positive; not used with more than two classes.
-        One for each
-            finding, [C].
+    Attributes:
+        labels: Class numbers, int64 [N], or findings, [N, C].
+        probabilities: float64 [N, C].
+        positive: The class whose probability is the score if there are two classes.
+        threshold: The lowest probability that is classified as positive; not used with more than
+            two classes. One for each finding, [C].
     """
 
     labels: Labels
@@ -101,12 +102,18 @@ class ScoredClass:
 class Metric:
     """What to call a metric, and where to show it.
 
-    Attributes: name: In JSON, CSV and Python. label: For people. of_class: Whether it is of one
-        class against the others. With two classes, it is the positive one's. by_class_only:
-        Whether, with more than two classes, the average over the classes is not reported.
+    Attributes:
+        name: In JSON, CSV and Python.
+        label: For people.
+        of_class: Whether it is of one class against the others. With two classes, it is the
+        positive one's.
+        by_class_only: Whether, with more than two classes, the average over the classes is not
+        reported.
         is_symmetric: Whether both of two classes have the same value, so the class need not be
-        named. at_threshold: Whether it depends on the threshold. decimals: To show. summaries: The
-        short tables that it is also in.
+        named.
+        at_threshold: Whether it depends on the threshold.
+        decimals: To show.
+        summaries: The short tables that it is also in.
     """
 
     name: str

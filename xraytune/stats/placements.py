@@ -35,15 +35,15 @@ quarter of the effective patients: what `confirm` cannot estimate from data."""
 class StructuralComponents:
     """Scores of R networks on the same images, with the contribution of each patient to their variance.
 
-    Attributes: scores: float64 [R], in [0, 1]; in `confirm`, [A, K]: arm, replicate. components:
-        float64 [R, P], of the sorted patients; `components @ components.T` is the covariance of the
-        scores. effective_patients: For a mean, P. For AUROCs, 4 / (1/n + 1/m) for n patients of a
-        class and m of the others,
-            averaged over the classes if there are more than two; this many patients, split evenly
-            between the classes, are
-            equally informative. Those of findings are combined like degrees of freedom, by
-            Satterthwaite's formula: rare
-            findings have the most variance, which is known from few patients.
+    Attributes:
+        scores: float64 [R], in [0, 1]; in `confirm`, [A, K]: arm, replicate.
+        components: float64 [R, P], of the sorted patients; `components @ components.T` is the
+        covariance of the scores.
+        effective_patients: For a mean, P. For AUROCs, 4 / (1/n + 1/m) for n patients of a class and
+            m of the others, averaged over the classes if there are more than two; this many
+            patients, split evenly between the classes, are equally informative. Those of findings
+            are combined like degrees of freedom, by Satterthwaite's formula: rare findings have the
+            most variance, which is known from few patients.
         variance: The assumption on the score: `placement_variance` or `error_variance`.
     """
 
@@ -76,8 +76,10 @@ def structural_components(
         patients: The patient of each image, [N].
         positive: The class whose probability is the score if there are two classes.
 
-    Raises: DataError: A class has no image, no finding has enough, or all images of a side belong
-        to one patient. ValueError: A probability is not finite.
+    Raises:
+        DataError: A class has no image, no finding has enough, or all images of a side belong to
+        one patient.
+        ValueError: A probability is not finite.
 
     Source: DeLong, DeLong & Clarke-Pearson 1988, "Comparing the areas under two or more correlated
     ROC curves", equations 4 to 7; Obuchowski 1997, "Nonparametric analysis of clustered ROC curve

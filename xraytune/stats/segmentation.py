@@ -38,9 +38,9 @@ class ScoredMask:
 class MaskMetrics(Measured):
     """Means over the images that have a metric, None if none has it; with a single patient, there are no intervals.
 
-    Attributes: empty_predictions: Images with an empty prediction. They have no HD95, so a network
-        that predicts nothing for
-            difficult images gets a better mean HD95.
+    Attributes:
+        empty_predictions: Images with an empty prediction. They have no HD95, so a network that
+            predicts nothing for difficult images gets a better mean HD95.
     """
 
     images: int

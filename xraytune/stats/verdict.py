@@ -58,10 +58,13 @@ _GRID = 400
 class Evidence:
     """The inputs of a test of a difference.
 
-    Attributes: difference: Estimated score of the first arm minus that of the second. mean_score:
-        Mean of the two arms' scores. replicate_variance: Sample variance of the difference over
-        replicates, of which there are at least 2. patient_variance: Variance of the difference over
-        patients, given these replicates; a negative estimate counts as 0.
+    Attributes:
+        difference: Estimated score of the first arm minus that of the second.
+        mean_score: Mean of the two arms' scores.
+        replicate_variance: Sample variance of the difference over replicates, of which there are at
+        least 2.
+        patient_variance: Variance of the difference over patients, given these replicates; a
+        negative estimate counts as 0.
     """
 
     difference: float
@@ -291,10 +294,11 @@ class AgainstControl:
 class OverallVerdict:
     """The verdict on a finalist.
 
-    Attributes: word: The first that holds of `hurts`, `helps`, `no_better`, `undecided`. controls:
-        The controls it rests on: the matched ones (`hurts`), all (`helps`), those over which an
-        improvement is
-            ruled out (`no_better`), those that the finalist is not better than (`undecided`).
+    Attributes:
+        word: The first that holds of `hurts`, `helps`, `no_better`, `undecided`.
+        controls: The controls it rests on: the matched ones (`hurts`), all (`helps`), those over
+            which an improvement is ruled out (`no_better`), those that the finalist is not better
+            than (`undecided`).
     """
 
     word: Overall

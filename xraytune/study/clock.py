@@ -35,8 +35,10 @@ def read_times(path: Path) -> Times:
 class StudyClock:
     """A clock that starts when created; saved every few seconds, so that the time of a killed search counts too.
 
-    Args: path: `wall.json`; None saves nothing. unfinished: The trials whose time it continues to
-        count; ended trials have their time in the journal.
+    Args:
+        path: `wall.json`; None saves nothing.
+        unfinished: The trials whose time it continues to count; ended trials have their time in the
+        journal.
     """
 
     def __init__(self, path: Path | None = None, unfinished: Collection[int] = ()) -> None:

@@ -59,9 +59,11 @@ def read_inputs(
     data folder is given as `index`, patients of its sealed test folder are refused among them.
     `mixes` may be of the folder of extra images.
 
-    Raises: ArtifactError: A saved generator is damaged. DataError: See `store_folder`; a mix needs
-        more images than the folder has, or a generator has not learned a class. MachineError: A
-        weights file is missing.
+    Raises:
+        ArtifactError: A saved generator is damaged.
+        DataError: See `store_folder`; a mix needs more images than the folder has, or a generator
+        has not learned a class.
+        MachineError: A weights file is missing.
     """
     contents = {}
     for name, path in sorted(inputs):

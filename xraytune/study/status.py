@@ -30,11 +30,14 @@ if TYPE_CHECKING:
 class StudyView:
     """A study at one moment: its folder, its sides, its trials by number, and the names of the searched parameters.
 
-    Attributes: metric: Of its scores, such as AUROC. trial_budget: That of the last start, and at
-        least the number of trials. seconds: Wall time used, over all starts, as last saved.
-        seconds_budget: `budget.hours` of the last start; None if it has none. gpu_seconds: GPUs
-        held by all trials, times seconds. seconds_left: An estimate from the trials so far; None
-        before the first one has ended or if no search runs.
+    Attributes:
+        metric: Of its scores, such as AUROC.
+        trial_budget: That of the last start, and at least the number of trials.
+        seconds: Wall time used, over all starts, as last saved.
+        seconds_budget: `budget.hours` of the last start; None if it has none.
+        gpu_seconds: GPUs held by all trials, times seconds.
+        seconds_left: An estimate from the trials so far; None before the first one has ended or if
+        no search runs.
     """
 
     path: Path

@@ -49,11 +49,15 @@ class ClassCodes(nn.Module):
     the largest inner products of z and the images' random keys. With findings, the images of a
     class are at least `_SIMILAR` with the most similar ones.
 
-    Attributes: means: float32 [K, D]. factors: Lower triangular, float32 [K, D, D]; factor times
-        its transpose is the covariance. origin: The mean of the images that the components were
-        computed from, float32 [P]; empty in older files. axes: Map the deviation of an image from
-        it to its code, float32 [P, D]. codes: Of the training images, float32 [N, D]. keys: Unit
-        vectors, float32 [N, D]. labels: int64 [N], or findings, [N, C].
+    Attributes:
+        means: float32 [K, D].
+        factors: Lower triangular, float32 [K, D, D]; factor times its transpose is the covariance.
+        origin: The mean of the images that the components were computed from, float32 [P]; empty in
+        older files.
+        axes: Map the deviation of an image from it to its code, float32 [P, D].
+        codes: Of the training images, float32 [N, D].
+        keys: Unit vectors, float32 [N, D].
+        labels: int64 [N], or findings, [N, C].
     """
 
     means: Tensor

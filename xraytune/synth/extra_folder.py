@@ -43,8 +43,9 @@ def store_folder(
     warning. The study's `group_regex` may also match the names of extra images. Patients of the
     held-out test folder are refused if `index`, the study's data folder, is given.
 
-    Raises: DataError: The folder is malformed, has a broken image, no usable image, or an image of
-        a test patient.
+    Raises:
+        DataError: The folder is malformed, has a broken image, no usable image, or an image of a
+        test patient.
     """
     listed = read_labelled_folder(
         root, prepared.class_names, pairs=prepared.has_masks, findings=prepared.findings

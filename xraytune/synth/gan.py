@@ -54,10 +54,11 @@ class RealImages:
 class GanDraws(NamedTuple):
     """The random draws of a step, on the device.
 
-    Attributes: rows: Indices of the real images, int64 [B]. z: float32 [B, z_dim]. shifts: Of the
-        real images, and of the fakes in the updates of the discriminator and of the generator,
-        int64
-            [3, 2, B, 1, 1].
+    Attributes:
+        rows: Indices of the real images, int64 [B].
+        z: float32 [B, z_dim].
+        shifts: Of the real images, and of the fakes in the updates of the discriminator and of the
+            generator, int64 [3, 2, B, 1, 1].
         ema_decay: float64 [].
     """
 
@@ -118,10 +119,13 @@ def generator_loss(fake_logits: Tensor, *, is_hinge: bool) -> Tensor:
 class GanTraining:
     """The state of a GAN's training after `step` steps; `update` changes it in place.
 
-    Attributes: losses: The names of the losses that `update` returns. saved: The attributes that a
-        checkpoint holds: networks and optimizers. ema_generator: Exponential moving average of
-        `generator`, in evaluation mode: the network to sample from. backbone: The frozen network of
-        `settings.features`; without them, None. features: Of the training images, float32 [N, D].
+    Attributes:
+        losses: The names of the losses that `update` returns.
+        saved: The attributes that a checkpoint holds: networks and optimizers.
+        ema_generator: Exponential moving average of `generator`, in evaluation mode: the network to
+        sample from.
+        backbone: The frozen network of `settings.features`; without them, None.
+        features: Of the training images, float32 [N, D].
     """
 
     losses: ClassVar[tuple[str, ...]] = ("g_loss", "d_loss")

@@ -26,9 +26,11 @@ _C = 0.01
 class ClassQuality:
     """The figures of one class, of as many synthetic as real images.
 
-    Attributes: kid: Kernel inception distance (KID) of the synthetic images from val-A. floor: KID
-        of val-B from val-A: what a perfect generator would have, up to chance. coverage: Share of
-        the val-A images with a synthetic one nearer than their fifth-nearest real neighbour.
+    Attributes:
+        kid: Kernel inception distance (KID) of the synthetic images from val-A.
+        floor: KID of val-B from val-A: what a perfect generator would have, up to chance.
+        coverage: Share of the val-A images with a synthetic one nearer than their fifth-nearest
+        real neighbour.
     """
 
     images: int
@@ -41,9 +43,11 @@ class ClassQuality:
 class Quality:
     """The quality of a pool.
 
-    Attributes: features: The backbone and its weights, such as `mobilenet_v2
-        (mobilenet_v2-b0353104.pth)`. resolution_px: Side of the compared images. gan_train: AUROC
-        on val-A of a linear classifier of features, trained only on the pool; see `transfer_auroc`.
+    Attributes:
+        features: The backbone and its weights, such as `mobilenet_v2 (mobilenet_v2-b0353104.pth)`.
+        resolution_px: Side of the compared images.
+        gan_train: AUROC on val-A of a linear classifier of features, trained only on the pool; see
+        `transfer_auroc`.
         real_train: AUROC on val-A of the same classifier, trained on the train side.
     """
 
@@ -95,8 +99,10 @@ def quality_text(figures: Mapping[str, float | None], real_train: float | None) 
 def kernel_inception_distance(real: Floats, synthetic: Floats) -> float:
     """Return the unbiased squared MMD with the kernel (x·y / D + 1)³. Lower is better; it can be slightly negative.
 
-    Args: real: Features, float64 [n, D], n >= 2. synthetic: Features of the same number of images:
-        torchmetrics' estimate is unbiased only for equal numbers.
+    Args:
+        real: Features, float64 [n, D], n >= 2.
+        synthetic: Features of the same number of images: torchmetrics' estimate is unbiased only
+        for equal numbers.
 
     Source: Gretton et al. 2012, "A Kernel Two-Sample Test", equation 3; kernel of Bińkowski et al.
     2018.

@@ -44,9 +44,12 @@ class Closeness:
 class Memorisation:
     """The numbers of synthetic images and of unseen patients, and what their closeness says.
 
-    Attributes: threshold: The unseen patients' 1 % quantile of closeness; the minimum if there are
-        fewer than 199. near: Number of synthetic images below it. chance: P-value: the probability
-        of at least this many if the synthetic images were real ones of other patients.
+    Attributes:
+        threshold: The unseen patients' 1 % quantile of closeness; the minimum if there are fewer
+        than 199.
+        near: Number of synthetic images below it.
+        chance: P-value: the probability of at least this many if the synthetic images were real
+        ones of other patients.
     """
 
     images: int

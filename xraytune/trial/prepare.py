@@ -66,10 +66,12 @@ def prepare_space(
     A command that trains a single point passes `space.at(point)`. What a study has `recorded` of
     its images is compared with them before they are split; see `require_same_data`.
 
-    Raises: ConfigError: The classes do not suit the loss or the objective, or a mix has no extra or
-        no real images. DataError: The images cannot be used; `skip_broken` leaves out broken ones.
-        MachineError: Weights or disk space are missing. StudyError: The images are not those that
-        the study recorded.
+    Raises:
+        ConfigError: The classes do not suit the loss or the objective, or a mix has no extra or no
+        real images.
+        DataError: The images cannot be used; `skip_broken` leaves out broken ones.
+        MachineError: Weights or disk space are missing.
+        StudyError: The images are not those that the study recorded.
     """
     settings = space.settings
     require_writable(cache)

@@ -50,10 +50,12 @@ def run_trial(
 ) -> TrialResult:
     """Run a trial, from its last checkpoint if there is one.
 
-    Raises: TrialError: A loss is not finite, or the generator copies its training images.
-        DataError: Extra images are missing or broken. MachineError: Weights are missing, or the
-        disk is full. ArtifactError: The pixels of `prepared` are not in the cache, see
-        `restore_pixels`; or the best network is damaged.
+    Raises:
+        TrialError: A loss is not finite, or the generator copies its training images.
+        DataError: Extra images are missing or broken.
+        MachineError: Weights are missing, or the disk is full.
+        ArtifactError: The pixels of `prepared` are not in the cache, see `restore_pixels`; or the
+        best network is damaged.
     """
     epochs = trial_epochs(experiment, context, trial_dir)
     while True:

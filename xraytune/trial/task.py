@@ -44,9 +44,12 @@ Results: TypeAlias = Floats
 class Task:
     """A task, with the objective of its study.
 
-    Attributes: metric: The display name of the score that `confirm` compares, whatever the search's
-        objective. network: What `confirm` trains. has_pairs: Whether the images have masks instead
-        of classes. has_findings: Whether the images have findings instead of classes.
+    Attributes:
+        metric: The display name of the score that `confirm` compares, whatever the search's
+        objective.
+        network: What `confirm` trains.
+        has_pairs: Whether the images have masks instead of classes.
+        has_findings: Whether the images have findings instead of classes.
     """
 
     metric: str

@@ -41,9 +41,11 @@ class TrainingSet:
 def build_training_set(experiment: Experiment, context: RunContext) -> TrainingSet:
     """Collect the images of a trial; generators, pool blocks and decoded folders that the cache lacks are built.
 
-    Raises: DataError: A folder of extra images is broken, or too small for the ratio. TrialError:
-        The generator's loss is not finite, it copies its training images, or too few of its masks
-        are plausible. ArtifactError: The pixels of `prepared` are not in the cache.
+    Raises:
+        DataError: A folder of extra images is broken, or too small for the ratio.
+        TrialError: The generator's loss is not finite, it copies its training images, or too few of
+        its masks are plausible.
+        ArtifactError: The pixels of `prepared` are not in the cache.
     """
     prepared = context.prepared
     real = side_images("train", prepared, context.cache)

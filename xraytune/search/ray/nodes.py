@@ -95,8 +95,9 @@ class Nodes:
         Trials use the cluster's GPUs if it has any or no cores yet, or what is recorded of their
         study.
 
-        Raises: MachineError: The cluster has no room for a trial, or nodes lack something; all of
-            them are named.
+        Raises:
+            MachineError: The cluster has no room for a trial, or nodes lack something; all of them
+            are named.
         """
         self.update()
         nodes = self.usable()

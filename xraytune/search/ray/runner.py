@@ -139,8 +139,9 @@ class Runner:
     def survey(self, settings: Settings, recorded: Compute | None) -> dict[str, Any]:
         """Look at each node of the cluster that has room for a trial; return the `environment` of one.
 
-        Raises: MachineError: No cluster answers, it has no room for a trial, or nodes lack
-            something; all of them are named.
+        Raises:
+            MachineError: No cluster answers, it has no room for a trial, or nodes lack something;
+            all of them are named.
         """
         order = Survey(settings=settings, recorded=recorded, folders=(self.study.path, self.cache))
         try:
