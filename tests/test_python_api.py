@@ -85,10 +85,8 @@ def test_a_path_may_be_text(tmp_path: Path) -> None:
     create_study(folder, write_space(tmp_path), two_images(), CPU)
 
     assert xraytune.status(str(folder.path)) == xraytune.status(study=folder.path)  # type: ignore[arg-type]
-    assert (
-        xraytune.load_space(str(tmp_path / "small.yaml"), data="elsewhere").settings.data.path.name
-        == "elsewhere"
-    )  # type: ignore[arg-type]
+    space = xraytune.load_space(str(tmp_path / "small.yaml"), data="elsewhere")  # type: ignore[arg-type]
+    assert space.settings.data.path.name == "elsewhere"
     assert xraytune.DataSettings(path="xrays").path == Path("xrays")  # type: ignore[arg-type]
 
 

@@ -35,6 +35,7 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 _CHOICES: dict[str, list[Json]] = {
     "source": ["none", "duplicate", "gan", "folder"],
     "synthetic_ratio": [0.25, 0.5, 1.0, 2.0],
+    "synthetic_weight": [0.1, 1.0],
     "balance": ["natural", "equal"],
     "mixing": ["additive", "pretrain"],
     "classical": [0, 1, 2, 3],

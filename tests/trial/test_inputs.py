@@ -15,10 +15,11 @@ from tests.trial.test_trial import gan
 from xraytune.base.tensors import save_state
 from xraytune.data.prepare import RunContext, prepare, side_images
 from xraytune.nets.classifier import Classifier, build_classifier
-from xraytune.space.settings import Experiment, FolderSettings
+from xraytune.space.settings import Experiment, FolderSettings, Parameters, TaskName
 from xraytune.synth.synthesize import GAN_STAGE
 from xraytune.trial.inputs import TrialInputs, untrained
 from xraytune.trial.network import Network
+from xraytune.trial.task import TASKS
 from xraytune.trial.training_set import TrainingSet, build_training_set
 
 pytestmark = pytest.mark.slow
@@ -72,6 +73,21 @@ def test_images_too_large_for_the_device_are_brought_in_parts(
         )
     norms = zip(at_once.norm_batches(), in_parts.norm_batches(), strict=True)
     assert all(torch.equal(*inputs) for inputs in norms)
+
+
+@pytest.mark.parametrize("task", [*TASKS])
+def test_extra_images_have_their_weight_in_the_loss(task: TaskName) -> None:
+    """At .25, four extra images have a fifth of the loss beside four real ones; at 1, half of it."""
+    loss = TASKS[task].loss
+    shape = (8, 1, 4, 4) if task == "segmentation" else (8, 2)
+    outputs = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    targets = torch.arange(8) % 2 if task == "classification" else (outputs > 0.1).float()
+
+    for weight, share in ((0.25, 0.2), (1.0, 0.5)):
+        mix = Parameters(source="duplicate", batch_size=4, synthetic_weight=weight)
+        weighed = TASKS[task].loss_of(mix, np.zeros(0, dtype=np.int64), "cpu")(outputs, targets)
+        of_real, of_extra = loss(outputs[:4], targets[:4]), loss(outputs[4:], targets[4:])
+        torch.testing.assert_close(weighed, (1 - share) * of_real + share * of_extra)
 
 
 def test_pretraining_shows_the_extra_images_first_and_then_the_real_ones_of_every_arm(

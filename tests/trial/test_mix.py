@@ -128,4 +128,5 @@ def test_a_mix_is_named_by_its_source_ratio_steps_and_augmentation() -> None:
         == "duplicate r=0.5 +classical 1"
     )
     assert label(source="gan", synthetic_ratio=0.5, gan={"steps": 2000}) == "gan r=0.5 (2000 steps)"
+    assert label(source="duplicate", synthetic_weight=0.1) == "duplicate r=1 weight=0.1"
     assert label(source="duplicate", mixing="pretrain") == "duplicate r=1 pretrain"

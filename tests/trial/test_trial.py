@@ -54,6 +54,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "classical": {"source": "none", "classical": 2},
     "duplicate": {"source": "duplicate", "synthetic_ratio": 0.5},
     "gan": {"source": "gan", "gan": gan()},
+    "a light gan": {"source": "gan", "gan": gan(), "synthetic_weight": 0.1},
     "a balanced gan": {"source": "gan", "gan": gan(), "balance": "equal"},
     "classical+gan": {"source": "gan", "gan": gan(), "classical": 1, "synthetic_ratio": 2.0},
     "gan, pretrained": {"source": "gan", "gan": gan(), "mixing": "pretrain"},

@@ -21,7 +21,14 @@ _BARS = "▁▂▃▄▅▆▇█"
 _CURVE_WIDTH = 8
 _BEST_SHOWN = 5
 _ENDED_SHOWN = 5
-_SHOWN_BY_MIX = {"source", "synthetic_ratio", "mixing", "gan.steps", "classical"}
+_SHOWN_BY_MIX = {
+    "source",
+    "synthetic_ratio",
+    "synthetic_weight",
+    "mixing",
+    "gan.steps",
+    "classical",
+}
 _TONES: dict[str, Tone] = {
     "running": "busy",
     "waiting": "dim",

@@ -260,7 +260,7 @@ BLOCKS: Mapping[str, type[StrictModel]] = {
     "generator": GivenGenerator,
 }
 """The blocks of parameters; the source of the same name uses them."""
-_NEED_IMAGES = ("synthetic_ratio", "balance", "mixing")
+_NEED_IMAGES = ("synthetic_ratio", "synthetic_weight", "balance", "mixing")
 _UNUSED_BY: Mapping[TaskName, tuple[str, ...]] = {
     "classification": ("pos_weight",),
     "findings": ("head", "loss"),
@@ -352,12 +352,22 @@ def _batches_have_extra_images(ratio: float, size: int, mixing: str, source: str
         yield what, "raise one of them"
 
 
+@reads("synthetic_weight", "mixing")
+def _weighed_images_share_a_step(weight: float, mixing: str) -> Refusals:
+    if weight != 1 and mixing == "pretrain":
+        what = "synthetic_weight has no effect with mixing: pretrain, whose steps never mix images"
+        yield what, "write synthetic_weight: {..., when: {mixing: additive}}, or remove it"
+
+
 class Parameters(StoredModel):
     """The parameters of one trial: everything that a space can search."""
 
     source: Annotated[str, SOURCES] = "none"
     synthetic_ratio: Annotated[float, Field(ge=0, le=100)] = 1.0
     """Extra images per real image; 0 for `source: none`."""
+    synthetic_weight: Annotated[float, Field(gt=0, le=100)] = 1.0
+    """Weight of an extra image in the loss, where a real one has 1. At a weight of 1, r extra images
+    per real one have r/(1+r) of the loss."""
     balance: Balance = "natural"
     mixing: Literal["additive", "pretrain"] = "additive"
     """`additive`: a step draws extra images on top of its real ones; `pretrain`: the first r/(1+r)
@@ -421,6 +431,7 @@ class Parameters(StoredModel):
         _backbone_has_weights,
         _random_layers_are_trained,
         _batches_have_extra_images,
+        _weighed_images_share_a_step,
     )
 
     def with_gan(self, **changes: object) -> Self:

@@ -17,7 +17,7 @@ from xraytune.space.settings import FolderSettings, Parameters
 from xraytune.space.space import Space
 from xraytune.synth.saved_generator import read_generator
 
-_MIX = ("source", "synthetic_ratio", "balance", "mixing", "batch_size")
+_MIX = ("source", "synthetic_ratio", "synthetic_weight", "balance", "mixing", "batch_size")
 
 
 def mixes_of(space: Space) -> tuple[Parameters, ...]:

@@ -67,6 +67,8 @@ def mix_label(parameters: Parameters) -> str:
     if parameters.source == "none":
         return f"classical {parameters.classical}" if parameters.classical else "real_only"
     mix = f"{parameters.source} r={parameters.synthetic_ratio:g}"
+    if parameters.synthetic_weight != 1:
+        mix += f" weight={parameters.synthetic_weight:g}"
     if parameters.mixing != "additive":
         mix += f" {parameters.mixing}"
     if parameters.gan:

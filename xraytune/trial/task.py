@@ -74,13 +74,18 @@ class Task:
         self, parameters: Parameters, real: Labels, device: str
     ) -> Callable[[Tensor, Tensor], Tensor]:
         """Return the loss of a trial's training steps, with `real` labels or findings among its images."""
-        if parameters.pos_weight == "none":
-            return self.loss
-        from torch import as_tensor
+        loss = self.loss
+        if parameters.pos_weight == "balanced":
+            from torch import as_tensor
 
-        positives, negatives = ((real == value).sum(axis=0) for value in (1, 0))
-        weights = np.where(positives, negatives / np.maximum(positives, 1), 1).astype(np.float32)
-        return partial(self.loss, pos_weight=as_tensor(weights, device=device))
+            positives, negatives = ((real == value).sum(axis=0) for value in (1, 0))
+            weights = np.where(positives, negatives / np.maximum(positives, 1), 1)
+            pos_weight = as_tensor(weights.astype(np.float32), device=device)
+            loss = partial(self.loss, pos_weight=pos_weight)
+        weight = parameters.synthetic_weight
+        if weight == 1:
+            return loss
+        return partial(weighted_loss, loss, real_count=parameters.batch_size, weight=weight)
 
     def loss(self, outputs: Tensor, targets: Tensor, pos_weight: Tensor | None = None) -> Tensor:
         """Return the loss of a training step; `pos_weight` is the weight of positives of each finding, [C]."""
@@ -177,6 +182,24 @@ class Task:
         _, results, outputs = self.predict(network, batches, images, compute)
         require_finite_outputs(outputs, error, where)
         return results
+
+
+def weighted_loss(
+    loss: Callable[[Tensor, Tensor], Tensor],
+    outputs: Tensor,
+    targets: Tensor,
+    *,
+    real_count: int,
+    weight: float,
+) -> Tensor:
+    """Return the weighted mean of the loss over real images, which come first, and over extra ones.
+
+    A real image has weight 1, an extra one `weight`; of findings, each mean is over known ones.
+    """
+    extra_weight = weight * (len(outputs) - real_count)
+    of_real = loss(outputs[:real_count], targets[:real_count])
+    of_extra = loss(outputs[real_count:], targets[real_count:])
+    return (real_count * of_real + extra_weight * of_extra) / (real_count + extra_weight)
 
 
 TASKS: Mapping[TaskName, Task] = {
