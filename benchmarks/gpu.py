@@ -2,11 +2,13 @@
 
     python -m benchmarks.gpu [PART ...] [--out FOLDER]
 
-runs the parts that are named, or all: tests of trials on a GPU; the first epoch of a process beside
-its later ones; images per second of our training step, eager and replayed as a CUDA graph, and a
-GAN's steps, beside bare loops; trials per hour of README's space with less training, 1 to 8 at
-once; tests of a search. Each row is written once it is known. Without a GPU, it says so and runs
-the same code on a few images, which shows that the benchmark works and measures nothing.
+runs the parts that are named, or all: README's commands from `search` to `evaluate` with a smaller
+budget (`dashboard.json` is what Ray's dashboard shows meanwhile); tests of trials on a GPU; the
+first epoch of a process beside its later ones; images per second of our training step, eager and
+replayed as a CUDA graph, and a GAN's steps, beside bare loops; trials per hour of README's space
+with less training, 1 to 8 at once; tests of a search. Each row is written once it is known. Without
+a GPU, it says so and runs the same code on a few images, which shows that the benchmark works and
+measures nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -28,6 +31,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import requests
 import torch
 from torchvision.models import get_model
 
@@ -62,9 +66,27 @@ _LESS = {
     "sampler": "{name: random, seed: 42}",
     "points_to_evaluate": "[]",
 }  # the same trials in each search, all to their end
+_MISSION_PATIENTS = 2000 if GPUS else 60
+_MISSION = {
+    "weights": "none",
+    "trainable": "all",
+    "gan.steps": "{values: [1500, 4500]}",
+    "quality.allow_memorised": "true",
+    "budget": "{trials: 24, max_epochs: 9}",
+    "confirm": "{finalists: 1, replicates: 3}",
+    "points_to_evaluate": "[]",
+}
+_DASHBOARD_PAGES = ("/logical/actors", "/api/v0/tasks?detail=1&limit=1000")
+_CUDNN_LIMIT = "BENCHMARK_CUDNN_LIMIT"
+_STARTS: dict[str, dict[str, str]] = {
+    "as it is": {},
+    "kernels loaded at once": {"CUDA_MODULE_LOADING": "EAGER"},
+    "cuDNN tries one algorithm": {_CUDNN_LIMIT: "1"},
+}
+"""Environment variables that may shorten the first epoch of a process."""
 
 
-def _tests(file: str, _: Path) -> Iterator[Figure]:
+def _tests(file: str, _: Path, __: Path) -> Iterator[Figure]:
     """Run tests that need a GPU; without one, all of them are skipped."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/gpu/{file}"]
     said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
@@ -81,31 +103,87 @@ def _tests(file: str, _: Path) -> Iterator[Figure]:
     )
 
 
-def _first_epochs(root: Path) -> Iterator[Figure]:
-    """The last stage of MobileNetV2, as in `confirm`: one process, another, then several at once."""
-    torch.save(
-        get_model("mobilenet_v2", weights=None).state_dict(), root / _WEIGHTS
-    )  # frozen layers need a file
-    for place, at_once in enumerate((1, 1, 8) if GPUS else (1, 1)):
-        code = f"from benchmarks.gpu import print_epochs; print_epochs({str(root)!r}, '{place}-NUMBER')"
-        trials = [
-            [sys.executable, "-c", code.replace("NUMBER", str(number))] for number in range(at_once)
-        ]
-        processes = [subprocess.Popen(trial, stdout=subprocess.PIPE, text=True) for trial in trials]
-        seconds = [json.loads(process.communicate()[0]) for process in processes]
-        who = f"process {place + 1}" if at_once == 1 else f"{at_once} processes at once"
-        yield figure(
-            f"gpu: {who}, first epoch", statistics.median(first for first, *_ in seconds), "s"
+def _mission(root: Path, out: Path) -> Iterator[Figure]:
+    """README's commands on a node with GPUs, with random weights and a smaller budget: seconds of each."""
+    settings = _MISSION if GPUS else _LESS
+    xrays = root / "chest_xray"
+    draw_phantoms(xrays, patients=_MISSION_PATIENTS, seed=4, image_size_px=_IMAGE_PX)
+    options = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    study = "studies/gan-ratio"
+    commands = {
+        "search": ["--space", "gan_ratio.yaml", "--data", "chest_xray", *options],
+        "confirm": [study, "--yes"],
+        "export": [study, "-o", "best.yaml"],
+        "train": ["--config", "best.yaml", "-o", "model"],
+        "evaluate": ["model", "--data", "chest_xray/test"],
+    }
+    for command, arguments in commands.items():
+        started = time.monotonic()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "xraytune", command, *arguments],
+            cwd=root,
+            stdout=sys.stderr,
+            stderr=subprocess.PIPE,
+            text=True,
         )
-        yield figure(
-            f"gpu: {who}, later epochs",
-            statistics.median(one for _, *later in seconds for one in later),
-            "s",
+        _follow(process, out / "dashboard.json")
+        if process.wait():
+            raise RuntimeError(f"xraytune {command} ended with exit code {process.returncode}")
+        yield figure(f"gpu: README's {command}", time.monotonic() - started, "s")
+
+
+def _follow(process: subprocess.Popen[str], file: Path) -> None:
+    """Pass on what a command logs; after each trial, write what Ray's dashboard shows to `file`."""
+    assert process.stderr
+    address = ""
+    for line in process.stderr:
+        sys.stderr.write(line)
+        if found := re.search(r"Ray dashboard: (\S+)", line):
+            address = found.group(1)
+        if address and re.search(r"#\d+ complete", line):
+            shown = {path: _ask(address + path) for path in _DASHBOARD_PAGES}
+            file.write_text(json.dumps(shown, indent=1) + "\n", encoding="utf-8")
+
+
+def _ask(url: str) -> Any:
+    token = Path("~/.ray/auth_token").expanduser()
+    key = token.read_text(encoding="utf-8") if token.exists() else ""
+    answer = requests.get(url, headers={"Authorization": f"Bearer {key}"}, timeout=60)
+    return answer.json() if answer.ok else answer.text
+
+
+def _first_epochs(root: Path, _: Path) -> Iterator[Figure]:
+    """The last stage of MobileNetV2, as in `confirm`: one process, others, then several at once."""
+    network = get_model("mobilenet_v2", weights=None)
+    torch.save(network.state_dict(), root / _WEIGHTS)  # frozen layers need a file
+    for name, variables in _STARTS.items():
+        ((first, *later),) = _epoch_seconds(root, 1, variables)
+        yield figure(f"gpu: first epoch of a process, {name}", first, "s")
+        yield figure(f"gpu: later epochs, {name}", statistics.median(later), "s")
+    if GPUS:
+        seconds = _epoch_seconds(root, 8, {})
+        first = statistics.median(epochs[0] for epochs in seconds)
+        yield figure("gpu: first epoch, 8 processes at once", first, "s")
+
+
+def _epoch_seconds(root: Path, processes: int, variables: dict[str, str]) -> list[list[float]]:
+    """Start processes at once, each with a trial of its own, and return the seconds of their epochs."""
+    name = "-".join([*variables, str(processes)]) or "plain"
+    started = []
+    for number in range(processes):
+        code = f"from benchmarks.gpu import print_epochs; print_epochs({str(root)!r}, '{name}-{number}')"
+        command = [sys.executable, "-c", code]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env=os.environ | variables
         )
+        started.append(process)
+    return [json.loads(process.communicate()[0]) for process in started]
 
 
 def print_epochs(root: str, name: str) -> None:
     """Train in this process and print the seconds of each epoch."""
+    if limit := os.environ.get(_CUDNN_LIMIT):
+        torch.backends.cudnn.benchmark_limit = int(limit)
     values = {
         "backbone": "mobilenet_v2",
         "weights": str(Path(root) / _WEIGHTS),
@@ -129,7 +207,7 @@ def _prepared(root: Path, values: dict[str, Any], *, epochs: int) -> tuple[Exper
     return Experiment(settings=settings, parameters=Parameters.model_validate(values)), context
 
 
-def _speed(root: Path) -> Iterator[Figure]:
+def _speed(root: Path, _: Path) -> Iterator[Figure]:
     yield from _steps(root)
     if GPUS:
         yield from gan.measure()
@@ -162,7 +240,7 @@ def _steps(root: Path) -> Iterator[Figure]:
     yield figure("gpu: mobilenet_v2, replayed / eager", speeds[1] / speeds[0], "x")
 
 
-def _searches(root: Path) -> Iterator[Figure]:
+def _searches(root: Path, _: Path) -> Iterator[Figure]:
     for at_once in (1, 8, 2, 4) if GPUS else (1,):
         speed = _trials_per_hour(
             root, f"{at_once}-on-a-gpu", 1 / at_once if GPUS else 0, devices="0"
@@ -188,7 +266,8 @@ def _trials_per_hour(root: Path, name: str, share: float, *, devices: str | None
     return 3600 * len(rows) / ((study / "trials.jsonl").stat().st_mtime - first)
 
 
-_PARTS: dict[str, Callable[[Path], Iterator[Figure]]] = {
+_PARTS: dict[str, Callable[[Path, Path], Iterator[Figure]]] = {
+    "mission": _mission,
     "trials": partial(_tests, "test_trials.py"),
     "first-epoch": _first_epochs,
     "speed": _speed,
@@ -221,7 +300,7 @@ def main() -> int:
         for name in asked.parts or _PARTS:
             started, before = time.monotonic(), len(figures)
             try:
-                for one in _PARTS[name](Path(folder)):
+                for one in _PARTS[name](Path(folder), asked.out):
                     figures += [
                         replace(
                             one, name=prefix + one.name, command="make gpu-bench", machine=where

@@ -1,4 +1,4 @@
-"""How busy a search keeps a node of 8 GPUs and 64 cores: the real loop, with simulated trials and time.
+"""How busy a search keeps a node of 1 or 8 GPUs: the real loop, with simulated trials and time.
 
 It runs `gan_ratio.yaml`. Durations are those of docs/results.md, "On a GPU": steps of GAN and
 network on an H100, the start of a process, and on an H200 the first epoch in a new one. It is
@@ -32,7 +32,7 @@ from xraytune.study.start import create_study
 from xraytune.study.trial import Trial
 
 _SPACE = Path(__file__).parents[1] / "search_spaces" / "gan_ratio.yaml"
-_NODE = Node(cpus=64, gpus=8)
+_NODES = (Node(cpus=16, gpus=1), Node(cpus=64, gpus=8))
 _GAN_STEPS, _IMAGES = 465.0, 8144.0  # a second
 _TRAIN_IMAGES, _EPOCHS, _ALONE = 558, 27, 0.4
 _START_SECONDS, _FIRST_EPOCH_SECONDS = 4.0, 11.0
@@ -42,6 +42,7 @@ _START_SECONDS, _FIRST_EPOCH_SECONDS = 4.0, 11.0
 class SimulatedNode:
     """Runs the trials of a loop. What they report waits in a queue: when, trial, seconds of training, message."""
 
+    node: Node
     allocation: Allocation
     slots: int = 0
     now: float = 0.0
@@ -61,7 +62,7 @@ class SimulatedNode:
 
     def run(self, loop: TrialLoop) -> None:
         """Start trials until no slot is free, then pass on the next report, until all have ended."""
-        self.slots = count_slots(self.allocation, [_NODE])
+        self.slots = count_slots(self.allocation, [self.node])
         while True:
             while isinstance(trial := loop.next_trial(self.slots, self.slots_of), Trial):
                 loop.clock.start(trial.number, 1.0)
@@ -85,7 +86,7 @@ class SimulatedNode:
 
     def slots_of(self, suggestion: Trial) -> int:
         """Return the slots that a trial occupies."""
-        return held(self.allocation, [_NODE], only_generator=suggestion.only_generator).slots
+        return held(self.allocation, [self.node], only_generator=suggestion.only_generator).slots
 
     def start(self, suggestion: Trial) -> None:
         """Queue what a trial will report."""
@@ -94,7 +95,7 @@ class SimulatedNode:
         is_new = len(self.running) > self.started
         self.started = max(self.started, len(self.running))
         when, best, dice = self.now + is_new * _START_SECONDS, 0.0, random.Random(number)
-        slowdown = max(1.0, _ALONE * len(self.running) / _NODE.gpus)
+        slowdown = max(1.0, _ALONE * len(self.running) / self.node.gpus)
         if suggestion.only_generator and (generator := parameters.gan):
             seconds = slowdown * (generator.steps - self.steps_trained) / _GAN_STEPS
             self.queue.append((when + seconds, number, seconds, messages.GeneratorTrained()))
@@ -121,28 +122,32 @@ class SimulatedNode:
 
 
 def measure() -> Iterator[Figure]:
-    """Simulate a search for each share of a GPU."""
+    """Simulate a search for each node and share of a GPU."""
     with tempfile.TemporaryDirectory() as name:
         draw_phantoms(Path(name, "xrays"), patients=20, seed=1, image_size_px=32)
-        for share in (1, 0.5, 0.25, 0.125):
-            yield from _simulated(Path(name), share)
+        for node in _NODES:
+            for share in (1, 0.5, 0.25):
+                yield from _simulated(Path(name), node, share)
 
 
-def _simulated(root: Path, share: float) -> Iterator[Figure]:
+def _simulated(root: Path, gpu_node: Node, share: float) -> Iterator[Figure]:
     overrides = [
         f"resources.gpus_per_trial={share}",
         "data.train_patients=null",
         "data.split.val_a=0.25",
     ]
     space = load_space(_SPACE, overrides, data=root / "xrays")
-    folder, (prepared, _) = StudyFolder(root / f"{share}"), prepare(space.settings, root / "cache")
+    folder, (prepared, _) = (
+        StudyFolder(root / f"{gpu_node.gpus}-{share}"),
+        prepare(space.settings, root / "cache"),
+    )
     create_study(folder, space, prepared, Compute(device="cuda", threads=2, precision="bfloat16"))
-    node = SimulatedNode(allocation_of(space.settings, has_gpu=True))
+    node = SimulatedNode(gpu_node, allocation_of(space.settings, has_gpu=True))
     trials = SearchTrials(folder, space, Journal(folder.journal_path, space, writable=True))
     node.run(TrialLoop(trials, generator_need=node.need))
     counted = [entry for entry in node.log if node.first_gan < entry[0] <= node.last_start]
     slot_seconds = node.slots * (node.last_start - node.first_gan)
-    what = f"simulated node, gpus_per_trial {share:g}"
+    what = f"simulated node of {gpu_node.gpus:g} GPU(s), gpus_per_trial {share:g}"
     yield figure(f"{what}: seconds", node.now, "s")
     if slot_seconds:  # else all trials started at once
         yield figure(
