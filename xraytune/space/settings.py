@@ -493,7 +493,7 @@ def extensions_of(backbone: str, source: str) -> dict[str, str]:
     }
 
 
-class Budget(StrictModel):
+class Budget(StoredModel):
     """The limits of a search; it ends at the first one it reaches."""
 
     trials: Count = 60
@@ -537,7 +537,7 @@ class GeneratorResources(StrictModel):
     """auto: `gpus_per_trial`."""
 
 
-class Resources(StrictModel):
+class Resources(StoredModel):
     """Resources of a trial, and the number of concurrent trials."""
 
     gpus_per_trial: Literal["auto"] | NonNegative = "auto"
