@@ -26,9 +26,9 @@ from xraytune.data.prepare import RunContext, prepare
 from xraytune.nets.compute import autocast, choose_compute, gpu_count, pin
 from xraytune.nets.train import NetworkTraining, train_network
 from xraytune.space.settings import Experiment, Parameters, Settings
+from xraytune.tasks import task_of
 from xraytune.trial.inputs import TrialInputs
 from xraytune.trial.run import run_trial
-from xraytune.trial.task import task_of
 
 _IMAGE_PX, _BATCH, _ROUNDS = 128, 32, 5
 _HEADS = 20

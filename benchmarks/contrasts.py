@@ -9,7 +9,7 @@ from xraytune.confirm.score import ArmScores, arm_scores
 from xraytune.confirm.sealed import choose_test
 from xraytune.stats.verdict import Comparison, compare
 from xraytune.study.folder import StudyFolder
-from xraytune.trial.task import task_of
+from xraytune.tasks import task_of
 
 Comparisons = dict[str, Comparison]
 

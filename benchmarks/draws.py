@@ -29,8 +29,8 @@ from xraytune.space.fields import parameters_from
 from xraytune.space.settings import Experiment, extra_images
 from xraytune.stats.placements import StructuralComponents
 from xraytune.stats.verdict import compare
+from xraytune.tasks import task_of
 from xraytune.trial.prepare import open_space, prepare_space
-from xraytune.trial.task import task_of
 
 NEEDS = ("DATA", "WEIGHTS")
 _SPACE = Path("search_spaces/gan_ratio_cpu.yaml")

@@ -43,8 +43,8 @@ from xraytune.space.load import data_settings, experiment_to_json
 from xraytune.space.settings import Parameters, Settings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow
+from xraytune.tasks import TASKS
 from xraytune.trial.run import run_trial
-from xraytune.trial.task import TASKS
 
 Extra = Literal["new patients", "copies", "wrong labels", "GAN of others", "own GAN"]
 

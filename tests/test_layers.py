@@ -19,6 +19,7 @@ LAYERS = (
     ("data",),
     ("nets",),
     ("synth",),
+    ("tasks",),
     ("trial",),
     ("study",),
     ("search",),

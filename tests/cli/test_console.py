@@ -16,8 +16,8 @@ import pytest
 from rich.console import Console
 
 from xraytune.base.errors import Problem, StudyError
+from xraytune.base.tables import Table, duration
 from xraytune.cli import console
-from xraytune.present.tables import Table, duration
 
 OF_A_GAN = {4000: 0.0, 4010: 4.0, 4100: 20.0, 4300: 25.0, 4500: 40.0, 5000: 70.0}
 SHOWN_OF_A_GAN = [

@@ -18,11 +18,11 @@ from xraytune.data.findings import numbers_of
 from xraytune.data.index import read_index
 from xraytune.data.phantom import FINDINGS, draw_phantoms
 from xraytune.model.evaluate import evaluate
-from xraytune.model.finding_evaluation import FindingEvaluation
 from xraytune.model.predict import predict
 from xraytune.model.train import train
 from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder
+from xraytune.tasks.findings import FindingEvaluation
 
 pytestmark = pytest.mark.slow
 

@@ -14,6 +14,7 @@ import pytest
 
 from xraytune.base.files import read_json
 from xraytune.base.seeding import numpy_generator
+from xraytune.base.tables import text_of
 from xraytune.confirm.arms import Arm, Plan
 from xraytune.confirm.judge import headroom_reached, judge_finalists
 from xraytune.confirm.record import (
@@ -24,11 +25,10 @@ from xraytune.confirm.record import (
     write_verdict,
 )
 from xraytune.confirm.score import ArmScores
-from xraytune.present.tables import text_of
 from xraytune.present.verdict import verdict_section
 from xraytune.space.settings import Parameters
 from xraytune.stats.classification import Floats
-from xraytune.trial.task import TASKS
+from xraytune.tasks import TASKS
 
 REPLICATES, IMAGES = 5, 300
 LABELS = np.arange(IMAGES) % 2

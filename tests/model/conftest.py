@@ -14,14 +14,15 @@ from xraytune.base.files import read_json, sha256_of, write_json
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare
 from xraytune.model.best import export
-from xraytune.model.class_evaluation import Evaluation
 from xraytune.model.evaluate import evaluate
-from xraytune.model.predict import Predicted, predict
+from xraytune.model.predict import predict
 from xraytune.model.train import train
 from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.start import create_study
 from xraytune.study.trial import Trial
+from xraytune.tasks.classes import ClassEvaluation
+from xraytune.tasks.prediction import Predicted
 
 SPACE = """\
 name: mix
@@ -87,10 +88,10 @@ def seal(file: Path) -> None:
     write_json(manifest, {"version": 1, "files": files})
 
 
-def evaluate_classes(model: Path, **arguments: Any) -> Evaluation:
+def evaluate_classes(model: Path, **arguments: Any) -> ClassEvaluation:
     """Evaluate a classifier."""
     found = evaluate(model, **arguments)
-    assert isinstance(found, Evaluation)
+    assert isinstance(found, ClassEvaluation)
     return found
 
 

@@ -12,11 +12,11 @@ from xraytune.base.files import read_jsonl
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import Prepared, prepare
 from xraytune.model.best import export
-from xraytune.model.bundle_record import TrainedOn
 from xraytune.model.load import Bundle, open_bundle
 from xraytune.model.train import train
 from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder
+from xraytune.tasks.bundle_record import TrainedOn
 
 pytestmark = pytest.mark.slow
 

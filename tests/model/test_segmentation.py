@@ -16,9 +16,10 @@ from xraytune.base.seeding import numpy_generator
 from xraytune.data.decoding import decode_file
 from xraytune.model.evaluate import evaluate
 from xraytune.model.load import open_bundle
-from xraytune.model.mask_evaluation import MaskEvaluation
-from xraytune.model.predict import PredictedMasks, predict, whole_mask
+from xraytune.model.predict import predict
 from xraytune.model.train import Trained, train
+from xraytune.tasks.masks import MaskEvaluation
+from xraytune.tasks.prediction import PredictedMasks, whole_mask
 
 pytestmark = pytest.mark.slow
 WIDTH_PX, HEIGHT_PX = 40, 56

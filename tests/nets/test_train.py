@@ -25,12 +25,11 @@ from xraytune.nets.train import (
     TRAINING_STEPS,
     NetworkTraining,
     predict_logits,
-    predict_probabilities,
     train_network,
 )
 from xraytune.space.settings import Parameters
 from xraytune.stats.classification import auroc
-from xraytune.trial.task import TASKS
+from xraytune.tasks import TASKS
 
 STEPS_PER_EPOCH = 4
 
@@ -169,7 +168,9 @@ def assert_same_bits(first: dict[str, Tensor], second: dict[str, Tensor]) -> Non
 def assert_same_values(network: nn.Module, score: float) -> None:
     """The network has this AUROC on the validation images."""
     task = tiny_task()
-    probabilities = predict_probabilities(network, task.val_batches(), compute=CPU, where=Path())
+    probabilities = TASKS["classification"].predict_probabilities(
+        network, task.val_batches(), compute=CPU, where=Path()
+    )
     assert auroc(task.val_labels, probabilities, positive=1) == score
 
 
@@ -417,7 +418,9 @@ def test_prediction_is_in_eval_mode_restores_the_mode_and_keeps_the_order() -> N
 
     in_batches = predict_logits(network, task.val_batches(), compute=CPU)
     at_once = predict_logits(network, [task.val_images], compute=CPU)
-    probabilities = predict_probabilities(network, [task.val_images], compute=CPU, where=Path())
+    probabilities = TASKS["classification"].predict_probabilities(
+        network, [task.val_images], compute=CPU, where=Path()
+    )
 
     assert network.training
     assert in_batches.dtype == np.float32

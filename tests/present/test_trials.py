@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.study.studies import two_images
+from xraytune.base.tables import Frame, Table, text_of
 from xraytune.data.sides import side_sizes
 from xraytune.present.charts import plot_parameter
-from xraytune.present.tables import Frame, Table, text_of
 from xraytune.present.trials import curve, live_frame, sides_frame, status_frame
 from xraytune.space.settings import GanSettings, Parameters
 from xraytune.study.row import TrialRow

@@ -19,7 +19,7 @@ from xraytune.stats.classification import (
     weighted_class_metrics,
 )
 from xraytune.stats.placements import structural_components
-from xraytune.trial.task import TASKS
+from xraytune.tasks import TASKS
 
 TASK = TASKS["findings"]
 

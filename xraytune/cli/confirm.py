@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Exit, Option
 
+from xraytune.base.tables import Section, shown_path
 from xraytune.cli import console, options
 from xraytune.cli.command import Options, calls
 from xraytune.cli.search import log_dashboard
-from xraytune.present.tables import Section, shown_path
 
 if TYPE_CHECKING:
     from xraytune.audit import Audit

@@ -1,6 +1,6 @@
 """Print to the terminal; no other file does. Results go to stdout, as text or as one JSON object; the rest to stderr.
 
-Commands pass text and the records of `present/tables.py`; this module formats them. On a terminal,
+Commands pass text and the records of `base/tables.py`; this module formats them. On a terminal,
 progress is shown as bars and a search as a live table; otherwise, as in a log file, both are lines
 with the time.
 """
@@ -33,7 +33,7 @@ from rich.text import Text
 from xraytune.base.cores import repeated
 from xraytune.base.errors import XraytuneError, printable
 from xraytune.base.records import Pace, Progress, progress_text, split_unit, to_json
-from xraytune.present.tables import (
+from xraytune.base.tables import (
     Cell,
     Entry,
     Frame,

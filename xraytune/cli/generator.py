@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
+from xraytune.base.tables import counts_text
 from xraytune.cli import console, options
 from xraytune.cli.command import Options, calls
-from xraytune.present.tables import counts_text
 
 if TYPE_CHECKING:
     from xraytune.model.generator_folder import GeneratorSample, TrainedGenerator

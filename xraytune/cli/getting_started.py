@@ -11,8 +11,8 @@ from typing import Annotated
 from typer import Argument, Exit, Option
 
 from xraytune.base.errors import MachineError
+from xraytune.base.tables import Cell, Row, Table, Tone, shown_path
 from xraytune.cli import confirm, console, data, generator, model, options, search
-from xraytune.present.tables import Cell, Row, Table, Tone, shown_path
 
 QUICK_OVERRIDES = ("budget.trials=4", "confirm.replicates=4")
 _SPACE = Path("other_hospital_demo")

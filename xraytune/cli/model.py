@@ -11,16 +11,14 @@ from typer import Argument, Option
 
 from xraytune.base.errors import ConfigError, Problem
 from xraytune.base.records import EpochRecord
+from xraytune.base.tables import counts_text
 from xraytune.cli import console, options
 from xraytune.cli.command import Options, calls
-from xraytune.present.tables import counts_text
 
 if TYPE_CHECKING:
-    from xraytune.model.class_evaluation import Evaluation
-    from xraytune.model.finding_evaluation import FindingEvaluation
-    from xraytune.model.mask_evaluation import MaskEvaluation
-    from xraytune.model.predict import Predicted, PredictedMasks
     from xraytune.model.train import Trained
+    from xraytune.tasks.evaluated import Evaluated
+    from xraytune.tasks.prediction import Predicted, PredictedMasks
 
 
 @contextmanager
@@ -90,11 +88,9 @@ def train(
     """
 
 
-def show_evaluation(evaluation: Evaluation | FindingEvaluation | MaskEvaluation) -> None:
+def show_evaluation(evaluation: Evaluated) -> None:
     """Print the metrics, and where the files were written."""
-    from xraytune.present.evaluation import evaluation_frame
-
-    console.show(*evaluation_frame(evaluation))
+    console.show(*evaluation.lay_out())
     if evaluation.out:
         console.write(f"\n{evaluation.out}: metrics.json, predictions (CSV) and pictures")
 
@@ -142,7 +138,7 @@ def evaluate(
 
 
 def _show_predicted(predicted: Predicted | PredictedMasks) -> None:
-    from xraytune.model.predict import Predicted
+    from xraytune.tasks.prediction import Predicted
 
     for image in predicted.broken:
         console.log(f"left out: {image.file}: {image.reason}", "bad")

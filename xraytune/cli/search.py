@@ -10,9 +10,9 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from xraytune.base.errors import counted
+from xraytune.base.tables import duration, shown_path
 from xraytune.cli import console, options
 from xraytune.cli.command import Options, calls
-from xraytune.present.tables import duration, shown_path
 
 if TYPE_CHECKING:
     from xraytune.confirm.headroom import Headroom

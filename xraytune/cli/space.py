@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
+from xraytune.base.tables import Table
 from xraytune.cli import console, options
 from xraytune.cli.command import calls
-from xraytune.present.tables import Table
 
 if TYPE_CHECKING:
     from xraytune.space.space import Space

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
+from xraytune.base.tables import Cell, Table, shown_path
 from xraytune.cli import console, options
 from xraytune.cli.command import calls
-from xraytune.present.tables import Cell, Table, shown_path
 
 if TYPE_CHECKING:
     from xraytune.model.best import Exported

@@ -36,8 +36,9 @@ from xraytune.stats.classification import Floats, Labels
 from xraytune.stats.placements import StructuralComponents
 from xraytune.study.folder import StudyFolder, damage_explained, numeric_releases
 from xraytune.study.row import append_row, ended_runs
+from xraytune.tasks import task_of
+from xraytune.tasks.task import Task
 from xraytune.trial.inputs import untrained
-from xraytune.trial.task import Task, task_of
 
 ArmResults = Callable[[Arm], Floats]
 """From an arm to its results per image, float64 [K, N, C]: class probabilities, or Dice with C = 1."""

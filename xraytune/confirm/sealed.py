@@ -24,9 +24,6 @@ from xraytune.data.index import (
     LabelledImages,
     content_fingerprint,
     patients_fingerprint,
-    read_index,
-    read_labelled,
-    read_labelled_folder,
 )
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.prepare import (
@@ -46,7 +43,7 @@ from xraytune.data.table import find_table
 from xraytune.space.settings import DataSettings, Parameters, Settings
 from xraytune.stats.classification import Labels
 from xraytune.synth.seen import seen_by, seen_images
-from xraytune.trial.task import task_of
+from xraytune.tasks import task_of
 
 TEST = "test"
 """The side of the unused patients who are scored."""
@@ -260,7 +257,7 @@ def divide_unused(
 def _read_unchanged(settings: Settings, prepared: Prepared, on_progress: Progress) -> ImageIndex:
     """Index the study's images; raise StudyError if they, or their patients, changed since the search."""
     where = settings.data.path
-    index = read_index(settings.data, pairs=task_of(settings).has_pairs, on_progress=on_progress)
+    index = task_of(settings).read_index(settings.data, on_progress=on_progress)
     require_same_data(prepared, index, where)
     if (
         prepared.test_fingerprint is not None
@@ -285,13 +282,8 @@ def _read_given(
 ) -> SealedTest:
     """Read class folders or a data file of test images; raise DataError if they share patients or files with the study."""
     group_regex = settings.data.split.group_regex
-    labelled = read_labelled(
-        source,
-        prepared.class_names,
-        pairs=task_of(settings).has_pairs,
-        findings=prepared.findings,
-        group_regex=group_regex,
-        on_progress=on_progress,
+    labelled = task_of(settings).read_labelled(
+        source, prepared.outputs, group_regex=group_regex, on_progress=on_progress
     )
     sealed = SealedTest(
         data=labelled.data, table=labelled.table, images=_leave_out(labelled.images, seen)
@@ -318,11 +310,9 @@ def _require_testable(
 ) -> None:
     """Refuse (DataError) too few patients of a class, or patients in `extra`, the folders that finalists are trained on."""
     owners = patients_by_file_name([*index.images, *sealed.images])
-    pairs = task_of(settings).has_pairs
+    task = task_of(settings)
     for folder in extra:
-        images = read_labelled_folder(
-            folder, prepared.class_names, pairs=pairs, findings=prepared.findings
-        )
+        images = task.read_labelled_folder(folder, prepared.outputs)
         aliases = patient_aliases(
             images, find_table(folder), settings.data.split.group_regex, owners
         )

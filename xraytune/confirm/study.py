@@ -23,7 +23,7 @@ from xraytune.study.inputs import inputs_of_trials, read_inputs, require_same_in
 from xraytune.study.journal import Journal
 from xraytune.study.row import TrialRow
 from xraytune.study.start import environment
-from xraytune.trial.task import task_of
+from xraytune.tasks import task_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +17,6 @@ from xraytune.base.records import Compute, EpochRecord
 from xraytune.base.tensors import save_state
 from xraytune.data.decoding import InputFormat
 from xraytune.data.prepare import Prepared, write_prepared
-from xraytune.model.bundle_record import BundleRecord, CardMetric, TrainedOn
 from xraytune.model.load import (
     BUNDLE_FILES,
     CONFIG_FILE,
@@ -29,23 +28,13 @@ from xraytune.model.load import (
 )
 from xraytune.space.load import experiment_to_yaml
 from xraytune.space.paths import relative_path
-from xraytune.space.settings import Experiment, TaskName, extensions_of
-from xraytune.stats.breakdown import class_breakdown
-from xraytune.stats.classification import ScoredImages, reported_metrics, scored_findings
-from xraytune.stats.intervals import measure
-from xraytune.stats.segmentation import measure_means
-from xraytune.stats.threshold import balanced_threshold
-from xraytune.trial.run import Validated
+from xraytune.space.settings import Experiment, extensions_of
+from xraytune.tasks import TASKS
+from xraytune.tasks.bundle_record import BundleRecord, TrainedOn
+from xraytune.tasks.task import Validated
 
 _PACKAGES = ("xraytune", "torch", "torchvision", "numpy", "pillow")
-NETWORK_PACKAGES: Mapping[TaskName, tuple[str, ...]] = {
-    "classification": ("torch", "torchvision"),
-    "findings": ("torch", "torchvision"),
-    "segmentation": ("torch", "torchvision", "segmentation-models-pytorch"),
-}
-"""The packages that the network and its results depend on."""
 _OF_TRAINING = ("threshold", "input_format", "val_score", "val_b_score", "best_epoch")
-_REPLICATES = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,14 +73,13 @@ def write_bundle(
     settings, parameters = experiment.settings, experiment.parameters
     prepared = training.prepared
     origin = settings.exported_from
-    packages = sorted({*_PACKAGES, *NETWORK_PACKAGES[settings.task]})
+    task = TASKS[settings.task]
+    packages = sorted({*_PACKAGES, *task.packages})
     record = BundleRecord(
         task=settings.task,
         class_names=prepared.outputs,
-        positive=None
-        if prepared.has_masks or prepared.findings
-        else prepared.class_names[prepared.positive],
-        thresholds=finding_thresholds(prepared, training.validated),
+        positive=task.positive_class(prepared),
+        thresholds=task.thresholds(prepared, training.validated),
         **parameters.model_dump(include=NETWORK_PARAMETERS),
         **{name: getattr(training, name) for name in _OF_TRAINING},
         arm=parameters.arm,
@@ -105,7 +93,7 @@ def write_bundle(
         compute=compute,
         packages={name: version(name) for name in packages}
         | extensions_of(parameters.backbone, parameters.source),
-        metrics=card_metrics(prepared, training.threshold, training.validated),
+        metrics=task.card_metrics(prepared, training.threshold, training.validated),
     )
     unused = None if record.thresholds else {"thresholds"}
     write_text(folder / RECORD_FILE, record.model_dump_json(indent=2, exclude=unused) + "\n")
@@ -122,56 +110,6 @@ def write_bundle(
     checksums = {name: sha256_of(folder / name) for name in BUNDLE_FILES}
     write_json(folder / MANIFEST_FILE, {"version": 1, "files": checksums})
     return record
-
-
-def finding_thresholds(prepared: Prepared, validated: Validated) -> dict[str, float]:
-    """Return the threshold of each finding for balanced accuracy on the validation images; 0.5 if all or none have it."""
-    thresholds = {}
-    for number, name in enumerate(prepared.findings):
-        is_known = validated.labels[:, number] >= 0
-        has_it, scores = (
-            validated.labels[is_known, number] == 1,
-            validated.results[is_known, number],
-        )
-        thresholds[name] = (
-            balanced_threshold(has_it, scores) if len({*has_it.tolist()}) == 2 else 0.5
-        )
-    return thresholds
-
-
-def card_metrics(
-    prepared: Prepared, threshold: float, validated: Validated
-) -> tuple[CardMetric, ...]:
-    """Return the metrics of the model card, computed from the results on the validation images."""
-    labels, results, patients = validated.labels, validated.results, validated.patients
-    size_px = prepared.image_size_px
-    if prepared.has_masks:
-        means = measure_means({"dice": results[:, 0]}, patients, replicates=_REPLICATES, seed=0)
-        name = f"mean Dice at {size_px} x {size_px} px"
-        return (
-            CardMetric(
-                name=name, value=means.value_of("dice"), interval=means.intervals.get("dice")
-            ),
-        )
-    scored = ScoredImages(labels, results, positive=prepared.positive, threshold=threshold)
-    measured = measure(scored, patients, replicates=_REPLICATES, seed=0)
-    positive = prepared.class_names[prepared.positive] if scored.class_count == 2 else None
-    shown = []
-    for metric in reported_metrics(0 if prepared.findings else scored.class_count, "card"):
-        label = (
-            f"{metric.label} (mean over findings)"
-            if prepared.findings
-            else metric.of(metric.label, positive)
-        )
-        shown.append((label, metric.name, measured))
-    if prepared.findings:
-        each = class_breakdown(scored, patients, replicates=_REPLICATES, seed=0)
-        for number, of_finding in zip(scored_findings(labels), each, strict=True):
-            shown.append((f"AUROC ({prepared.findings[number]})", "auroc", of_finding))
-    return tuple(
-        CardMetric(name=name, value=of.metrics[key], interval=of.intervals.get(key))
-        for name, key, of in shown
-    )
 
 
 def write_card(

@@ -1,4 +1,4 @@
-"""Evaluate a model on labelled images: classes, findings or masks (`class_evaluation.py` and so on).
+"""Evaluate a model on labelled images: their classes, findings or masks.
 
 Access to the study's sealed test folder is logged. Images and patients of the model's training or
 validation set are counted, because they bias the metrics.
@@ -10,20 +10,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from xraytune.base.errors import ConfigError, Problem
+import numpy as np
+
+from xraytune.base.errors import ConfigError, DataError, Problem, counted
 from xraytune.base.files import new_folder, require_new, require_writable, write_json
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.decoding import BrokenImage
-from xraytune.data.index import LabelledImages, content_fingerprint, read_labelled
+from xraytune.data.index import LabelledImages, content_fingerprint
+from xraytune.data.shared_patients import patient_aliases, shared_patients
 from xraytune.data.table import subgroup_columns
-from xraytune.model.calibration import fit_calibration
-from xraytune.model.class_evaluation import Evaluation, evaluate_classes, require_every_class
-from xraytune.model.finding_evaluation import FindingEvaluation, evaluate_findings
-from xraytune.model.load import open_bundle
-from xraytune.model.mask_evaluation import MaskEvaluation, evaluate_masks
+from xraytune.model.load import Bundle, open_bundle
 from xraytune.model.overlap import overlap_of
-from xraytune.model.predict import ImageFiles
-from xraytune.trial.task import TASKS
+from xraytune.tasks import TASKS
+from xraytune.tasks.calibration import Calibration, fit_calibration
+from xraytune.tasks.classes import Classes
+from xraytune.tasks.evaluated import Evaluated
+from xraytune.tasks.prediction import ImageFiles, predict_images
 
 
 def evaluate(
@@ -37,7 +39,7 @@ def evaluate(
     calibrate_on: Path | None = None,
     replicates: int = 2000,
     on_progress: Progress = ignore_progress,
-) -> Evaluation | FindingEvaluation | MaskEvaluation:
+) -> Evaluated:
     """Compare a model's predictions with labels: classes or findings for a classifier, masks for a segmenter.
 
     Args:
@@ -71,29 +73,23 @@ def evaluate(
             raise ConfigError(Problem(what, out, "give a folder outside of it"))
     bundle = open_bundle(model)
     record = bundle.record
-    task, group_regex = TASKS[record.task], record.group_regex
-    has_classes = not (task.has_pairs or task.has_findings)
-    if calibrate_on and not (has_classes and len(record.class_names) == 2):
+    task = TASKS[record.task]
+    if calibrate_on and not (type(task) is Classes and len(record.class_names) == 2):
         what = "only a classifier of two classes can be calibrated"
         raise ConfigError(Problem(what, "--calibrate-on", "leave it out"))
 
     def read(source: Path, *, skip_broken: bool) -> tuple[LabelledImages, ImageFiles]:
-        labelled = read_labelled(
-            source,
-            record.class_names,
-            pairs=task.has_pairs,
-            findings=record.class_names if task.has_findings else (),
-            group_regex=group_regex,
+        labelled = task.read_labelled(
+            source, record.class_names, group_regex=record.group_regex, on_progress=on_progress
+        )
+        task.require_labels(labelled, record.class_names)
+        files = ImageFiles(
+            root=labelled.data.path,
+            files=[image.file for image in labelled.images],
+            skip_broken=skip_broken,
             on_progress=on_progress,
         )
-        root, files = labelled.data.path, [image.file for image in labelled.images]
-        if has_classes:
-            require_every_class(
-                record.class_names, [image.label for image in labelled.images], root
-            )
-        return labelled, ImageFiles(
-            root=root, files=files, skip_broken=skip_broken, on_progress=on_progress
-        )
+        return labelled, files
 
     labelled, images = read(data, skip_broken=skip_broken)
     if content_fingerprint(labelled.images) == record.test_fingerprint:
@@ -102,25 +98,56 @@ def evaluate(
     calibration = None
     if calibrate_on:
         to_fit, its_images = read(calibrate_on, skip_broken=False)
-        calibration = fit_calibration(bundle, to_fit, labelled, its_images, reason=reason)
+        calibration = _calibrate(bundle, to_fit, its_images, labelled, reason)
 
     def about(files: Sequence[str], broken: Sequence[BrokenImage]) -> dict[str, Any]:
         """Log access to the test folder, before any metric can be seen; return the fields of `Evaluated`."""
         overlap = overlap_of(bundle, labelled, files, reason=reason)
         return {**overlap, "model": bundle.path, "data": data, "out": out, "broken": tuple(broken)}
 
-    options: dict[str, Any] = {"replicates": replicates, "about": about}
-    evaluation: Evaluation | FindingEvaluation | MaskEvaluation
-    if record.task == "segmentation":
-        evaluation, write = evaluate_masks(bundle, labelled, images, columns, **options)
-    elif record.task == "findings":
-        evaluation, write = evaluate_findings(bundle, labelled, images, columns, **options)
-    else:
-        evaluation, write = evaluate_classes(
-            bundle, labelled, images, columns, calibration, **options
-        )
+    evaluation, write = task.evaluate(
+        bundle.predictor(),
+        labelled,
+        images,
+        columns,
+        replicates=replicates,
+        about=about,
+        calibration=calibration,
+    )
     if out is not None:
         with new_folder(out) as folder:
             write_json(folder / "metrics.json", evaluation.to_json())
             write(folder)
     return evaluation
+
+
+def _calibrate(
+    bundle: Bundle,
+    labelled: LabelledImages,
+    images: ImageFiles,
+    evaluated: LabelledImages,
+    reason: str,
+) -> Calibration:
+    """Fit a calibration to labelled images; refuse (DataError) those of patients whom the model or the evaluation knows."""
+    regex = bundle.record.group_regex
+    aliases = patient_aliases(evaluated.images, evaluated.table, regex)
+    shared = shared_patients(
+        labelled.images, labelled.table, evaluated.images, group_regex=regex, aliases=aliases
+    )
+    count = len(shared)
+    whose = "evaluated as well"
+    if not shared:
+        count = overlap_of(bundle, labelled, images.files, reason=reason)["known_patients"]
+        whose = "in the model's training or validation set"
+    if count:
+        what = f"{counted(count, 'patient')} of the images to calibrate on: {whose}"
+        raise DataError(Problem(what, images.root, "calibrate on images of other patients"))
+    _, probabilities, _ = predict_images(bundle.predictor(), images)
+    is_positive = np.array([image.label for image in labelled.images]) == bundle.positive
+    patients = {image.patient for image in labelled.images}
+    calibration = fit_calibration(probabilities[:, bundle.positive], is_positive, len(patients))
+    if calibration.slope <= 0:
+        what = f"their probabilities do not increase with {bundle.record.positive_name}"
+        fix = "check the labels of the images to calibrate on"
+        raise DataError(Problem(what, images.root, fix))
+    return calibration

@@ -13,12 +13,10 @@ No file contains a time or duration, so two trainings of one experiment write th
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
@@ -30,17 +28,16 @@ from xraytune.base.files import read_json, sha256_of
 from xraytune.base.records import Compute
 from xraytune.base.tensors import explain_unreadable, load_tensors
 from xraytune.data.prepare import Prepared, read_prepared
-from xraytune.model.bundle_record import BundleRecord, read_record
 from xraytune.nets.backbones import fold_batch_norms
 from xraytune.nets.compute import compute_like, pin
 from xraytune.nets.inputs import normalise, to_unit
-from xraytune.nets.train import predict_probabilities
 from xraytune.space.load import load_space
 from xraytune.space.paths import absolute_path
 from xraytune.space.settings import Experiment, Parameters
-from xraytune.trial.task import TASKS
+from xraytune.tasks import TASKS
+from xraytune.tasks.bundle_record import BundleRecord, read_record
+from xraytune.tasks.prediction import Pixels, Predictor
 
-Pixels: TypeAlias = NDArray[np.uint8]
 RECORD_FILE = "bundle.json"
 CONFIG_FILE = "config.yaml"
 MODEL_FILE = "model.safetensors"
@@ -50,19 +47,6 @@ BUNDLE_FILES = (RECORD_FILE, CONFIG_FILE, SPLIT_FILE, "epochs.jsonl", MODEL_FILE
 NETWORK_PARAMETERS = {"backbone", "input_channels", "head", "loss"}
 """The parameters that a network is built from."""
 _FIX = "train the model again, or copy the whole folder again"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Predictor:
-    """A network with its record.
-
-    Attributes:
-        run: Maps square grey images, uint8 [n, S, S], to probabilities: of each class, [n, C], or
-            of the mask, [n, S, S]. Raises ArtifactError if an output is not finite.
-    """
-
-    record: BundleRecord
-    run: Callable[[Pixels], NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,13 +93,12 @@ class Bundle:
         compute = compute_like(self.record.compute, threads=cpu_count())
         pin(compute)
         network = fold_batch_norms(self.network(compute))
-        form, of_findings = self.record.input_format, TASKS[self.record.task].has_findings
+        form = self.record.input_format
+        task = TASKS[self.record.task]
 
         def run(pixels: Pixels) -> NDArray[Any]:
             inputs = normalise(to_unit(torch.from_numpy(pixels).to(compute.device), form), form)
-            return predict_probabilities(
-                network, [inputs], compute=compute, where=self.path, of_findings=of_findings
-            )
+            return task.predict_probabilities(network, [inputs], compute=compute, where=self.path)
 
         return Predictor(record=self.record, run=run)
 

@@ -2,80 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from xraytune.base.errors import ArtifactError, ConfigError, DataError, MachineError
 from xraytune.base.files import read_jsonl
-from xraytune.base.records import Json, to_json
 from xraytune.confirm.test_access import TEST_ACCESS_FILE, accesses, log_test_access, study_logs
-from xraytune.data.decoding import BrokenImage
 from xraytune.data.images import ImageFile
-from xraytune.data.index import LabelledImages, content_fingerprint, read_labelled_folder
+from xraytune.data.index import LabelledImages, content_fingerprint
 from xraytune.data.prepare import patients_seen
 from xraytune.data.shared_patients import patient_aliases, patients_by_file_name, shared_patients
 from xraytune.data.table import find_table
 from xraytune.model.load import Bundle
-from xraytune.stats.intervals import Measured
 from xraytune.study.folder import StudyFolder
 from xraytune.synth.seen import seen_by
-from xraytune.trial.task import TASKS
+from xraytune.tasks import TASKS
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
-BOOTSTRAP_SEED = 0
 _GONE = (ArtifactError, ConfigError, DataError, MachineError, OSError)
-About: TypeAlias = Callable[[Sequence[str], Sequence[BrokenImage]], dict[str, Any]]
-"""Called once, before any metric can be seen: the files used and the images left out -> the fields of `Evaluated`."""
-Write: TypeAlias = Callable[[Path], None]
-"""Writes tables and pictures to a folder."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluated(Measured):
-    """The metrics of a model on images of a folder, without those that are `broken`, which were left out.
-
-    Attributes:
-        known_images: Copies of the model's training or validation images, of its extra images if
-            their folder exists, or of those that their generator has seen.
-        known_patients: Patients of these sets, by the rules of `shared_patients`.
-        images_of_known_patients: Their images, including those of `known_images`.
-        opened_test: Whether this is the sealed test folder of the model's study.
-        test_access: How often that folder has been accessed, including now; 0 for other folders.
-    """
-
-    known_images: int
-    known_patients: int
-    images_of_known_patients: int
-    opened_test: bool
-    test_access: int
-    model: Path
-    data: Path
-    out: Path | None
-    images: int
-    patients: int
-    broken: tuple[BrokenImage, ...]
-
-    def named(self, values: Mapping[str, object]) -> dict[str, Json]:
-        """Return reported values by metric, under the names of the JSON file."""
-        return to_json(dict(values))
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """Return a table with a row for each metric: `value`, and its 95 % interval from `low` to `high`."""
-        import pandas as pd  # takes most of a second
-
-        intervals = pd.DataFrame(self.named(self.intervals), index=["low", "high"]).T
-        return pd.DataFrame({"value": self.named(self.metrics)}).join(intervals)
-
-    def to_json(self) -> dict[str, Json]:
-        """Return the evaluation as a JSON object, with the metrics at the top level."""
-        content = to_json(self)
-        return {**content.pop("metrics"), **content}
 
 
 def overlap_of(
@@ -148,11 +96,7 @@ def _known(
     folder = experiment.parameters.folder if experiment else None
     if folder:
         with suppress(*_GONE):
-            task = TASKS[record.task]
-            findings = record.class_names if task.has_findings else ()
-            extra = read_labelled_folder(
-                folder.path, record.class_names, pairs=task.has_pairs, findings=findings
-            )
+            extra = TASKS[record.task].read_labelled_folder(folder.path, record.class_names)
             owners = patients_by_file_name([*known, *images])
             names = patient_aliases(extra, find_table(folder.path), record.group_regex, owners)
             patients |= known_in(extra, aliases=names)

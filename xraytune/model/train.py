@@ -26,8 +26,7 @@ from xraytune.base.records import Compute, EpochRecord, Progress, ignore_progres
 from xraytune.data.index import ImageIndex
 from xraytune.data.pixels import stored_files
 from xraytune.data.prepare import Prepared, RunContext
-from xraytune.model.bundle import NETWORK_PACKAGES, FinalTraining, write_bundle, write_card
-from xraytune.model.bundle_record import TrainedOn
+from xraytune.model.bundle import FinalTraining, write_bundle, write_card
 from xraytune.nets.checkpoint import load_best
 from xraytune.nets.compute import allocation_of, gpu_count, pin
 from xraytune.nets.weights import find_weights
@@ -41,6 +40,8 @@ from xraytune.study.folder import StudyFolder
 from xraytune.study.inputs import inputs_of_trials, read_inputs, require_same_inputs
 from xraytune.study.row import ended_trials
 from xraytune.synth.synthesize import copy_file
+from xraytune.tasks import TASKS
+from xraytune.tasks.bundle_record import TrainedOn
 from xraytune.trial.inputs import TrialInputs
 from xraytune.trial.mix import plan_mix
 from xraytune.trial.prepare import open_space, prepare_space
@@ -194,7 +195,7 @@ def train(
         "steps_per_epoch": steps,
         "contents": contents,
         "compute": asdict(compute),
-        "releases": releases(*NETWORK_PACKAGES[settings.task]),
+        "releases": releases(*TASKS[settings.task].packages),
         "extensions": extensions_of(parameters.backbone, parameters.source),
     }
     work = start_work(cache, TRAIN_STAGE, depends_on)

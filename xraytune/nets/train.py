@@ -13,14 +13,14 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from xraytune.base.errors import ArtifactError, Problem, TrialError
+from xraytune.base.errors import Problem, TrialError
 from xraytune.base.records import Compute, EpochRecord, Progress, ignore_progress
 from xraytune.base.seeding import derive_seed
 from xraytune.nets.captured import Draws, Step, replayed
@@ -28,7 +28,6 @@ from xraytune.nets.checkpoint import resume, save_best, save_checkpoint
 from xraytune.nets.compute import autocast
 from xraytune.nets.optimizer import Optimizer, learning_rate, optimizer_of
 from xraytune.space.settings import Parameters
-from xraytune.stats.classification import require_finite_outputs
 
 TRAINING_STEPS = "training the network (steps)"
 """The name of what `on_progress` counts during training."""
@@ -266,36 +265,6 @@ def outputs_of(
             yield outputs
     finally:
         network.train(was_training)
-
-
-def predict_probabilities(
-    network: nn.Module,
-    batches: Iterable[Tensor],
-    *,
-    compute: Compute,
-    where: Path,
-    of_findings: bool = False,
-) -> NDArray[Any]:
-    """Return the probabilities of classes or findings, float64 [N, C], or masks, float32 [N, S, S], for at least one batch.
-
-    Raises ArtifactError, in which `where` names the network, for NaN or infinity, as metrics would
-    rank them arbitrarily.
-    """
-    logits = predict_logits(network, batches, compute=compute)
-    require_finite_outputs(logits.reshape(len(logits), -1), ArtifactError, where)
-    if logits.ndim == 2:
-        return probabilities(logits, of_findings=of_findings)
-    return torch.from_numpy(logits[:, 0]).sigmoid().numpy()
-
-
-def probabilities(logits: NDArray[np.float32], *, of_findings: bool) -> NDArray[np.float64]:
-    """Return the probabilities of logits, [N, C], in float64, so that confident scores do not tie at 1.
-
-    Those of classes sum to 1; each finding has its own.
-    """
-    wide = torch.from_numpy(logits).double()
-    values: NDArray[np.float64] = (wide.sigmoid() if of_findings else wide.softmax(dim=1)).numpy()
-    return values
 
 
 def _is_over(training: NetworkTraining, records: Sequence[EpochRecord]) -> bool:

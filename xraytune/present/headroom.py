@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from xraytune.base.tables import Cell, Entry, Frame, Row, Table, Tone
 from xraytune.confirm.headroom import Gain, Headroom
-from xraytune.present.tables import Cell, Entry, Frame, Row, Table, Tone
 
 
 def headroom_frame(headroom: Headroom) -> Frame:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xraytune.base.errors import counted
-from xraytune.present.tables import Cell, Frame, Row, Table, counts_text, facts
+from xraytune.base.tables import Cell, Frame, Row, Table, counts_text, facts
 from xraytune.present.trials import sides_frame
 
 if TYPE_CHECKING:

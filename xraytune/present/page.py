@@ -15,9 +15,9 @@ from markupsafe import Markup, escape
 
 from xraytune.base.errors import ConfigError, Problem, printable
 from xraytune.base.files import require_writable, write_text
+from xraytune.base.tables import duration, sentence, text_of
 from xraytune.present.sections import Picture, page_content
 from xraytune.present.study import read_study
-from xraytune.present.tables import duration, sentence, text_of
 
 
 def write_report(study: Path, *, out: Path | None = None, cache: Path | None = None) -> Path:

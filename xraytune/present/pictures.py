@@ -25,7 +25,6 @@ from xraytune.nets.augment import MASK_THRESHOLD
 from xraytune.nets.checkpoint import load_best
 from xraytune.nets.classifier import Classifier
 from xraytune.nets.inputs import normalise
-from xraytune.nets.train import predict_probabilities
 from xraytune.space.settings import Experiment
 from xraytune.stats.classification import Floats
 from xraytune.trial.network import Network
@@ -60,7 +59,7 @@ def explain_images(
         whole.eval().requires_grad_(False)
         return [*map(_overlay, pixels, grad_cam(whole, inputs))]
     load_best(trial_dir / "checkpoint", whole)
-    predicted = predict_probabilities(whole, [inputs], compute=_CPU, where=trial_dir)
+    predicted = network.task.predict_probabilities(whole, [inputs], compute=_CPU, where=trial_dir)
     return [
         *map(
             _jpeg_of_pair,

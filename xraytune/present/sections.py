@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from xraytune.base.errors import XraytuneError, join_names
 from xraytune.base.files import read_bytes
+from xraytune.base.tables import Row, Table
 from xraytune.confirm.test_access import accesses
 from xraytune.data.sides import chance_warning
 from xraytune.present.charts import plot_differences, plot_learning_curves, plot_parameter
 from xraytune.present.study import StudyData
-from xraytune.present.tables import Row, Table
 from xraytune.present.trials import all_trials, arms_table, sides_table
 from xraytune.present.verdict import verdict_section
 from xraytune.search.asha import rungs_of
 from xraytune.study.row import TrialRow
+from xraytune.tasks import TASKS
 
 _MOST_SAMPLES = 6
 _MOST_MISTAKES = 9
-_GRAD_CAM_NOTE = (
-    "Those with the highest predicted probability. Orange: image regions that support the "
-    "predicted class (Grad-CAM). The maps are coarse, and show where the network looks, not why."
-)
-_OUTLINES_NOTE = "Left: the outline of the mask; right: of the prediction."
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +33,6 @@ class Picture:
 
     content: bytes
     caption: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mistakes:
-    """The images of val-B that the network gets most wrong, and where it looked."""
-
-    title: str = "Misclassified images"
-    lead: str = ""
-    note: str
-    pictures: Sequence[Picture]
-    table: Table | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,50 +102,21 @@ def _environment(data: StudyData) -> dict[str, Any]:
     return facts | {name: about.get(name) for name in ("system", "started")}
 
 
-def _find_mistakes(data: StudyData) -> Mistakes | None:
+def _find_mistakes(data: StudyData) -> dict[str, Any] | None:
+    """Return the images of val-B that a network gets most wrong, with pictures of where it looked."""
     scored = data.scored
-    if scored is None or data.prepared.findings:
+    if scored is None:
         return None
-    results = scored.results
-    if data.prepared.has_masks:
-        worst = np.argsort(results[:, 0], kind="stable")[:_MOST_MISTAKES]
-        captions = []
-        for place in worst.tolist():
-            file = scored.files[place]
-            captions.append(f"{Path(file).name}: Dice {results[place, 0]:.3f}")
-        pictures, note = _explain(data, scored.trial, worst, captions)
-        return Mistakes(title="Worst segmentations", note=note, pictures=pictures)
-
-    names = data.prepared.class_names
-    wrong = np.flatnonzero(scored.predicted != scored.labels)
-    chances = results[wrong, scored.predicted[wrong]]
-    wrong = wrong[np.argsort(-chances, kind="stable")]
-    rows: list[Row] = []
-    captions = []
-    for place in wrong.tolist():
-        file = scored.files[place]
-        true = names[scored.labels[place]]
-        guess = names[scored.predicted[place]]
-        chance = float(results[place, scored.predicted[place]])
-        captions.append(f"{Path(file).name}: {true}, predicted {guess} ({chance:.2f})")
-        row = {"file": file, "true class": true, "predicted class": guess}
-        rows.append({**row, "probability": round(chance, 3)})
-    pictures, note = _explain(data, scored.trial, wrong[:_MOST_MISTAKES], captions)
-    images = f"{len(wrong):,} of {len(scored.labels):,} images of val-B"
-    return Mistakes(
-        lead=f"{images} are misclassified by #{scored.trial.number}.",
-        note=note,
-        pictures=pictures,
-        table=Table(rows, text=("file", "true class", "predicted class")) if rows else None,
-    )
-
-
-def _explain(
-    data: StudyData, trial: TrialRow, places: NDArray[np.int64], captions: Sequence[str]
-) -> tuple[list[Picture], str]:
-    """Return pictures of images of val-B with these captions, and a note on them."""
+    trial, results = scored
+    threshold = 0.5 if trial.threshold is None else trial.threshold
+    task = TASKS[data.space.settings.task]
+    mistakes = task.find_mistakes(results, data.prepared, threshold, trial.number)
+    if mistakes is None:
+        return None
+    shown = asdict(mistakes) | {"table": mistakes.table, "pictures": []}
+    places = np.array(mistakes.places[:_MOST_MISTAKES], dtype=np.int64)
     if not len(places):
-        return [], ""
+        return shown | {"note": ""}
     from xraytune.present.pictures import explain_images  # loads torch
 
     experiment = data.folder.experiment(trial.number)
@@ -169,9 +124,8 @@ def _explain(
     try:
         pictures = explain_images(experiment, trial_dir, data.prepared, places, cache=data.cache)
     except XraytuneError as error:
-        return [], f"No pictures: {error.problems[0].what}."
-    note = _OUTLINES_NOTE if data.prepared.has_masks else _GRAD_CAM_NOTE
-    return [*map(Picture, pictures, captions)], note
+        return shown | {"note": f"No pictures: {error.problems[0].what}."}
+    return shown | {"pictures": [*map(Picture, pictures, mistakes.captions)]}
 
 
 def _describe_generators(data: StudyData) -> Generators | None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from xraytune.base.errors import Problem, StudyError
+from xraytune.base.tables import Cell, Frame, Row, Table
 from xraytune.confirm.arms import CONFIRM_FOLDER
 from xraytune.confirm.record import read_verdict
-from xraytune.present.tables import Cell, Frame, Row, Table
 from xraytune.study.folder import StudyFolder, work_on
 from xraytune.study.status import StudyWatcher
 

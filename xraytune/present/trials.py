@@ -7,8 +7,8 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from xraytune.base.errors import counted, printable
+from xraytune.base.tables import Cell, Entry, Frame, Row, Table, Tone, duration
 from xraytune.data.sides import USUAL_AUROC, chance_warning
-from xraytune.present.tables import Cell, Entry, Frame, Row, Table, Tone, duration
 from xraytune.study.status import trial_table
 
 if TYPE_CHECKING:

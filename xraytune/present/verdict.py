@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from xraytune.present.tables import Cell, Row, Section, Table, Tone, sentence
+from xraytune.base.tables import Cell, Row, Section, Table, Tone, sentence
 from xraytune.stats.verdict import verdict_text
 
 if TYPE_CHECKING:

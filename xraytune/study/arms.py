@@ -12,7 +12,7 @@ from xraytune.data.sides import FEWEST_OF_CLASS, side_sizes
 from xraytune.stats.classification import Floats
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow, ranked_on_val_a, ranked_on_val_b
-from xraytune.trial.task import task_of
+from xraytune.tasks import task_of
 
 _REFERENCE = "real_only"
 

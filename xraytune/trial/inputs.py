@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from xraytune.data.prepare import ImageSource, RunContext, side_images
-from xraytune.nets.augment import augment, augment_masks, view_table
+from xraytune.nets.augment import augment, view_table
 from xraytune.nets.captured import Draws
 from xraytune.nets.inputs import normalise, to_unit
 from xraytune.space.settings import Experiment
+from xraytune.tasks.task import Results
 from xraytune.trial.device_rows import TRANSFER_BYTES, DeviceRows, pinned
 from xraytune.trial.network import Network, view_count
 from xraytune.trial.sampler import NOTHING, Batch, image_stream
-from xraytune.trial.task import Results
 from xraytune.trial.training_set import TrainingSet, build_training_set
 
 _MAX_NORM_IMAGES = 256
@@ -247,9 +247,11 @@ class PixelLoader:
             group.look_up(part) for group, part in zip(self._groups, rows, strict=True) if len(part)
         ]
         images = torch.cat([to_unit(part[:, 0], network.form) for part in planes])
-        if network.task.has_pairs:
-            targets = torch.cat([network.scaled_masks(part[:, 1]) for part in planes])
-        if self._classical:  # without it, every view is the image itself
-            images = augment(images, views)
-            targets = augment_masks(targets, views) if network.task.has_pairs else targets
-        return normalise(images, network.form), targets
+
+        def read_masks() -> Tensor:
+            return torch.cat([network.scaled_masks(part[:, 1]) for part in planes])
+
+        if not self._classical:  # every view is the image itself
+            return normalise(images, network.form), network.task.load_targets(targets, read_masks)
+        targets = network.task.load_targets(targets, read_masks, views)
+        return normalise(augment(images, views), network.form), targets

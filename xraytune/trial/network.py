@@ -32,7 +32,7 @@ from xraytune.nets.train import predict_logits
 from xraytune.nets.weights import find_weights
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.settings import Experiment
-from xraytune.trial.task import task_of
+from xraytune.tasks import task_of
 
 FEATURES_STAGE = "features-5"
 VAL_BATCH = 128
@@ -92,7 +92,7 @@ class Network:
     def has_cached_features(self) -> bool:
         """Whether the backbone of a classifier is frozen, so that its features are computed once."""
         is_frozen = self.experiment.parameters.trainable == "head"
-        return is_frozen and not self.task.has_pairs
+        return is_frozen and self.task.caches_features
 
     def features(
         self, source: ImageSource, *, classical: int, earlier: int = 0, total: int | None = None

@@ -15,7 +15,7 @@ from xraytune.base.errors import ConfigError, DataError, Problem
 from xraytune.base.files import require_writable
 from xraytune.base.records import Progress
 from xraytune.data.changes import require_same_data
-from xraytune.data.index import ImageIndex, find_class_names, read_index
+from xraytune.data.index import ImageIndex, find_class_names
 from xraytune.data.prepare import Prepared, prepare_index
 from xraytune.data.sides import side_sizes
 from xraytune.nets.backbones import build_backbone, takes, usual_side_px
@@ -28,7 +28,7 @@ from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space, require_extensions
 from xraytune.stats.classification import FEWEST_LABELS
 from xraytune.synth.seen import mixes_of, seen_by
-from xraytune.trial.task import task_of
+from xraytune.tasks import task_of
 
 
 def open_space(
@@ -80,7 +80,7 @@ def prepare_space(
     check_images(space, class_count=len(find_class_names(settings.data)))
     require_networks(space)
     task = task_of(settings)
-    index = read_index(settings.data, pairs=task.has_pairs, on_progress=on_progress)
+    index = task.read_index(settings.data, on_progress=on_progress)
     if recorded is not None:
         require_same_data(recorded, index, settings.data.path, is_complete=is_complete)
     prepared, warnings = prepare_index(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
@@ -24,21 +24,12 @@ from xraytune.data.prepare import Prepared, RunContext
 from xraytune.nets.checkpoint import finished_epochs, load_best
 from xraytune.nets.train import NetworkTraining, train_network
 from xraytune.space.settings import Experiment
-from xraytune.stats.classification import Labels
 from xraytune.synth.generator_quality import QUALITY_FILE
 from xraytune.synth.quality import report_pool
 from xraytune.synth.synthesize import trained_generator
+from xraytune.tasks import task_of
+from xraytune.tasks.task import Validated
 from xraytune.trial.inputs import TrialInputs
-from xraytune.trial.task import Results, task_of
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Validated:
-    """Images, such as val-A and val-B: labels, int64 [N], or findings, [N, C]; a network's results, [N, C]; patients."""
-
-    labels: Labels
-    results: Results
-    patients: tuple[str, ...]
 
 
 def run_trial(

@@ -14,7 +14,7 @@ from xraytune.data.decoding import InputFormat
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.settings import HeadName, LossName, TaskName
 from xraytune.space.strict_model import StrictModel
-from xraytune.stats.intervals import Bounds
+from xraytune.stats.intervals import Bounds, Measured
 
 
 class TrainedOn(StrictModel):
@@ -41,6 +41,12 @@ class CardMetric(StrictModel):
     name: str
     value: float | None
     interval: Bounds | None
+
+    @classmethod
+    def of(cls, measured: Measured, metric: str, name: str) -> CardMetric:
+        """Return a measured metric under another name."""
+        value = measured.metrics[metric]
+        return cls(name=name, value=value, interval=measured.intervals.get(metric))
 
 
 class BundleRecord(StrictModel):

@@ -1,7 +1,7 @@
 """What a result looks like, whatever shows it: lines, tables and sections.
 
-The functions of this folder build them. `cli/console.py` prints them with rich, and `page.py` puts
-them on a page with Jinja.
+Evaluations and `present/` build them; `cli/console.py` prints them with rich, and `present/page.py`
+puts them on a page with Jinja.
 """
 
 from __future__ import annotations

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import ConfusionMatrixDisplay, precision_recall_curve, roc_curve
 
 from xraytune.base.drawing import COLOURS, WIDTH_INCHES, drawable, new_figure, with_interval
 from xraytune.stats.classification import ScoredClass
-from xraytune.stats.intervals import Measured
+from xraytune.stats.intervals import Bounds, Measured
 
 if TYPE_CHECKING:
     from xraytune.base.drawing import Axes
@@ -26,49 +24,45 @@ _MOST_BINS, _IMAGES_PER_BIN = 10, 20
 _TEXT = 8.5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DrawnClass:
-    """The scores of one class against the others, and its metrics; `brier` is a caption: `0.062 (0.051 to 0.073)`."""
-
-    scored: ScoredClass
-    metrics: Measured
-    brier: str
-
-    def caption(self, name: str) -> str:
-        """Return a metric as text, with its interval."""
-        return with_interval(self.metrics.value_of(name), self.metrics.intervals.get(name))
-
-
 def draw_evaluation(
-    drawn: Mapping[str, DrawnClass],
-    confusion: NDArray[np.int64],
-    class_names: Sequence[str],
     files: Sequence[Path],
+    classes: Mapping[str, ScoredClass],
+    metrics: Mapping[str, Measured],
+    confusion: Sequence[Sequence[int]],
+    class_names: Sequence[str],
     *,
+    brier_interval: Bounds | None,
     threshold: float | None,
     note: str,
 ) -> None:
     """Draw the four panels, with a note below them.
 
-    `drawn` has the positive one of two classes, or every class, and `confusion` the images by true
-    and predicted class, [C, C]. Without a `threshold` the most probable class is predicted.
+    `classes` has the positive one of two classes, or every class, and `confusion` the images by
+    true and predicted class, [C, C]. Without a `threshold` the most probable class is predicted.
     """
-    shown = {drawable(name): one_class for name, one_class in drawn.items()}
-    of = f"({next(iter(shown))})" if len(shown) == 1 else "(each class against the others)"
+    of = f"({drawable(next(iter(classes)))})"
+    if len(classes) > 1:
+        of = "(each class against the others)"
     with new_figure(files, WIDTH_INCHES * 1.02) as figure:
         figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12, wspace=0.05, hspace=0.04)
         (roc, pr), (calibration, matrix) = figure.subplots(2, 2)
         for axes in (roc, calibration):
             axes.plot([0, 1], [0, 1], color=_FAINT, linewidth=0.7, linestyle="--")
-        for colour, (name, one_class) in zip(
-            chain(COLOURS, repeat(_FAINT)), shown.items(), strict=False
-        ):
-            _draw_curves(roc, pr, calibration, one_class, name, colour)
+        colours = chain(COLOURS, repeat(_FAINT))
+        for colour, (name, scored) in zip(colours, classes.items(), strict=False):
+            measured = metrics[name]
+            brier = float(((scored.scores - scored.is_class) ** 2).mean())
+            captions = [
+                with_interval(measured.value_of("auroc"), measured.intervals.get("auroc")),
+                with_interval(measured.value_of("auprc"), measured.intervals.get("auprc")),
+                with_interval(brier, brier_interval),
+            ]
+            labels = [f"{drawable(name)}  {caption}" for caption in captions]
+            _draw_curves(roc, pr, calibration, scored, labels, colour)
         if threshold is not None:
-            (positive,) = shown.values()
-            sensitivity, specificity = (
-                positive.metrics.value_of(name) for name in ("sensitivity", "specificity")
-            )
+            (positive,) = classes
+            sensitivity = metrics[positive].value_of("sensitivity")
+            specificity = metrics[positive].value_of("specificity")
             label = f"threshold {threshold:.3f}:\nsensitivity {sensitivity:.3f}\nspecificity {specificity:.3f}"
             roc.plot(
                 1 - specificity, sensitivity, "o", color=COLOURS[0], clip_on=False, label=label
@@ -88,23 +82,27 @@ def draw_evaluation(
 
 
 def _draw_curves(
-    roc: Axes, pr: Axes, calibration: Axes, drawn: DrawnClass, name: str, colour: str
+    roc: Axes,
+    pr: Axes,
+    calibration: Axes,
+    scored: ScoredClass,
+    labels: Sequence[str],
+    colour: str,
 ) -> None:
     """Draw the curves of one class; of many classes, only the coloured ones are in the legends."""
-    is_class, scores = drawn.scored.is_class, drawn.scored.scores
-    captions = (drawn.caption("auroc"), drawn.caption("auprc"), drawn.brier)
-    labels = [f"{name}  {caption}" if colour != _FAINT else None for caption in captions]
+    is_class = scored.is_class
+    scores = scored.scores
+    shown = labels if colour != _FAINT else [None, None, None]
     false_rate, sensitivity, _ = roc_curve(is_class, scores)
-    roc.plot(false_rate, sensitivity, color=colour, label=labels[0], clip_on=False)
+    roc.plot(false_rate, sensitivity, color=colour, label=shown[0], clip_on=False)
     precision, recall, _ = precision_recall_curve(is_class, scores)
-    pr.plot(recall, precision, color=colour, label=labels[1], drawstyle="steps-post", clip_on=False)
-    pr.axhline(
-        is_class.mean(), color=colour, alpha=0.6, linewidth=0.7, linestyle="--"
-    )  # the prevalence
+    pr.plot(recall, precision, color=colour, label=shown[1], drawstyle="steps-post", clip_on=False)
+    prevalence = is_class.mean()
+    pr.axhline(prevalence, color=colour, alpha=0.6, linewidth=0.7, linestyle="--")
     bins = min(_MOST_BINS, max(1, len(scores) // _IMAGES_PER_BIN))
     share, probability = calibration_curve(is_class, scores, n_bins=bins, strategy="quantile")
     calibration.plot(
-        probability, share, "o-", color=colour, label=labels[2], markersize=4.5, clip_on=False
+        probability, share, "o-", color=colour, label=shown[2], markersize=4.5, clip_on=False
     )
 
 
@@ -118,9 +116,11 @@ def _finish(axes: Axes, title: str, metric: str, x_label: str, y_label: str) -> 
     )
 
 
-def _draw_matrix(axes: Axes, confusion: NDArray[np.int64], names: Sequence[str], rule: str) -> None:
+def _draw_matrix(
+    axes: Axes, confusion: Sequence[Sequence[int]], names: Sequence[str], rule: str
+) -> None:
     has_numbers = len(names) <= _MOST_NUMBERED_CLASSES
-    display = ConfusionMatrixDisplay(confusion, display_labels=names)
+    display = ConfusionMatrixDisplay(np.array(confusion), display_labels=names)
     display.plot(
         ax=axes,
         cmap="Blues",

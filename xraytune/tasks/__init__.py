@@ -1,0 +1,23 @@
+"""The tasks of a study. `task_of` returns the one of its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from xraytune.space.settings import Settings, TaskName
+from xraytune.tasks.classes import Classes
+from xraytune.tasks.findings import Findings
+from xraytune.tasks.masks import Masks
+from xraytune.tasks.task import Task
+
+TASKS: Mapping[TaskName, Task] = {
+    "classification": Classes(),
+    "findings": Findings(),
+    "segmentation": Masks(),
+}
+
+
+def task_of(settings: Settings) -> Task:
+    """Return the task of a study, with the score of its objective."""
+    return replace(TASKS[settings.task], objective=settings.objective)
