@@ -63,7 +63,9 @@ def test_a_confirmed_study_shows_verdict_controls_and_trials(
     assert f"#{verdict['finalists'][0]['arm'].rpartition('#')[2]} gan r=" in page
     # The sample grid, the nearest training images of both classes, and the mistakes.
     assert len(content["generators"].pictures) == 3
-    assert len(content["mistakes"]["pictures"]) == min(len(content["mistakes"]["table"].rows), 9) > 0
+    assert (
+        len(content["mistakes"]["pictures"]) == min(len(content["mistakes"]["table"].rows), 9) > 0
+    )
     assert page.count('<img src="data:image/') == 3 + len(content["mistakes"]["pictures"])
     text = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
     assert not re.search(r'(src|href)="(?!data:|#)', text), "something is loaded from elsewhere"

@@ -17,9 +17,9 @@ from xraytune.data.prepare import RunContext, prepare, side_images
 from xraytune.nets.classifier import Classifier, build_classifier
 from xraytune.space.settings import Experiment, FolderSettings, Parameters, TaskName
 from xraytune.synth.synthesize import GAN_STAGE
+from xraytune.tasks import TASKS
 from xraytune.trial.inputs import TrialInputs, untrained
 from xraytune.trial.network import Network
-from xraytune.trial.task import TASKS
 from xraytune.trial.training_set import TrainingSet, build_training_set
 
 pytestmark = pytest.mark.slow
