@@ -16,18 +16,25 @@ if TYPE_CHECKING:
 
 
 def _show_trained(trained: TrainedGenerator) -> None:
-    size, steps = trained.settings.image_size, trained.settings.steps
     counts = _counts(trained.class_counts, trained.has_masks)
-    console.write(f"{trained.path}: {size} px GAN, trained for {steps:,} steps on {counts}")
-    console.write("its images next to real ones: samples.png; during training: grids/")
-    quality, copies = trained.report.quality, trained.report.copies
-    features = f"; features of {quality.features}" if quality else ""
-    console.write(f"quality: {quality or trained.report.note}{features}")
-    if copies:
-        console.write(f"its images copy training images: {copies}")
+    if settings := trained.settings:
+        what = f"{settings.image_size} px GAN, trained for {settings.steps:,} steps"
+        console.write(f"{trained.path}: {what} on {counts}")
+        console.write("its images next to real ones: samples.png; during training: grids/")
+    if report := trained.report:
+        features = f"; features of {report.quality.features}" if report.quality else ""
+        console.write(f"quality: {report.quality or report.note}{features}")
+        if report.copies:
+            console.write(f"its images copy training images: {report.copies}")
+    if donor := trained.donor:
+        what = "classifier of these images (donor.safetensors), with statistics of their features"
+        console.write(f"{what}: AUROC {donor.val_auroc:.3f} on val-A of {counts}")
+    console.write("what each file reveals: card.md")
 
 
 def _propose_search(trained: TrainedGenerator, given: Options) -> None:
+    if not trained.settings:
+        return
     if len(trained.class_counts) == 1:
         console.propose("generator", "sample", trained.path, "-n", 500, "-o", "generated")
         return
@@ -48,9 +55,20 @@ def train(
     weights_dir: options.WeightsDir = None,
     cache: options.Cache = None,
     skip_broken: options.SkipBroken = False,
+    without_generator: Annotated[
+        bool,
+        Option(
+            "--without-generator",
+            help="Write only a classifier of the images and statistics of their features.",
+        ),
+    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Train the GAN of a search space file and save it to a folder. Run again to resume."""
+    """Train the GAN of a search space file and save it to a folder. Run again to resume.
+
+    If the space has a frozen backbone, the folder also gets a classifier and statistics of features:
+    what another hospital should compare the GAN's images with.
+    """
 
 
 def _show_sample(drawn: GeneratorSample) -> None:

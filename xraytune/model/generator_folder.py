@@ -2,6 +2,8 @@
 
     FOLDER/generator.json                           settings, class counts, hashes of the training images, versions
     FOLDER/generator.safetensors                    the network
+    FOLDER/donor.json, donor.safetensors            a classifier of its training images, and statistics of their features
+    FOLDER/card.md                                  the size of each file, and what it reveals
     FOLDER/samples.png                              its images next to real ones
     FOLDER/grids/                                   samples drawn during training
 
@@ -25,7 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from xraytune.base.artifacts import work_path
-from xraytune.base.errors import ArtifactError, ConfigError, Problem
+from xraytune.base.errors import ArtifactError, ConfigError, MachineError, Problem
 from xraytune.base.files import (
     csv_table,
     explain_disk_errors,
@@ -51,6 +53,7 @@ from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.inputs import usable_generator
+from xraytune.synth.donor import Donor
 from xraytune.synth.generator_quality import PoolReport
 from xraytune.synth.quality import feature_parameters, report_pool
 from xraytune.synth.saved_generator import (
@@ -69,6 +72,7 @@ from xraytune.synth.synthesize import (
     generator_inputs,
     trained_generator,
 )
+from xraytune.trial.donate import find_donor_experiment, write_card, write_donor
 from xraytune.trial.mix import apportion
 from xraytune.trial.samples import save_generator_grid
 
@@ -81,13 +85,18 @@ _UNUSED = SEARCH_ONLY | dict.fromkeys(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedGenerator:
-    """The folder that `generator_train` wrote, and the training images per class."""
+    """The folder that `generator_train` wrote, and the training images per class.
+
+    `settings` and `report` are those of the GAN, if there is one; `donor` is None without a frozen
+    backbone.
+    """
 
     path: Path
-    settings: GanSettings
     class_counts: dict[str, int]
     has_masks: bool
-    report: PoolReport
+    settings: GanSettings | None = None
+    report: PoolReport | None = None
+    donor: Donor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,10 +118,14 @@ def generator_train(
     weights_dir: Path | None = None,
     cache: Path | None = None,
     skip_broken: bool = False,
+    without_generator: bool = False,
     note: Callable[[str], None] = lambda _: None,
     on_progress: Progress = ignore_progress,
 ) -> TrainedGenerator:
     """Train the generator of a space file; its settings must be fixed. After an interruption, the same call resumes.
+
+    If the space names a frozen backbone, the folder also gets the head that the images train on it,
+    and statistics of their features.
 
     Args:
         space: The YAML file; its `source` must include `gan`.
@@ -123,6 +136,7 @@ def generator_train(
         weights_dir: Folder of official weight files, for the quality of its images.
         cache: The artifact cache, shared with searches; by default `cache`.
         skip_broken: Leave broken images out, with a note on each.
+        without_generator: Write only the head and the statistics.
         note: Called with warnings, and with the folder of the sample grids during training.
         on_progress: Called with the progress of the preparation and the training.
 
@@ -139,9 +153,14 @@ def generator_train(
     loaded = load_space(
         space, (*overrides, "points_to_evaluate=[]"), data=data, weights_dir=weights_dir
     )
-    experiment = fixed_generator(loaded)
-    settings, generator = experiment.settings, generator_of(experiment)
     refuse_unused(overrides, "generator train", _UNUSED)
+    experiment = None if without_generator else fixed_generator(loaded)
+    donor_experiment = find_donor_experiment(loaded)
+    if without_generator and donor_experiment is None:
+        what = "no frozen, pretrained backbone of a classifier in this space"
+        fix = "add --set trainable=head, or train a generator"
+        raise ConfigError(Problem(what, loaded.settings.name, fix))
+    settings = loaded.settings
     compute = allocation_of(settings, has_gpu=gpu_count() > 0).compute()
     origin = settings.exported_from
     if origin and origin.is_exact and StudyFolder(origin.study).space_path.is_file():
@@ -150,33 +169,50 @@ def generator_train(
         compute = compute_like(recorded, threads=recorded.threads)
     pin(compute)
     cache = (cache or Path("cache")).resolve()
-    if (settings.quality.backbone or settings.weights_dir) and (
-        network := feature_parameters(experiment)
-    ):
-        find_weights(network.backbone, network.weights, settings.weights_dir)
+    networks = [donor_experiment.parameters] if donor_experiment else []
+    if experiment and (settings.quality.backbone or settings.weights_dir):
+        networks += filter(None, [feature_parameters(experiment)])
+    try:
+        for network in networks:
+            find_weights(network.backbone, network.weights, settings.weights_dir)
+    except MachineError as error:
+        if without_generator or settings.quality.backbone or settings.weights_dir:
+            raise
+        note(error.problems[0].what)
+        donor_experiment = None
+    if not donor_experiment and settings.task == "classification":
+        note("without a classifier, which needs weights and `trainable: head` in the space")
     require_writable(cache)
-    seen = seen_by([experiment.parameters])
+    seen = seen_by([experiment.parameters]) if experiment else ()
     prepared, warnings = prepare(
         settings, cache, seen=seen, skip_broken=skip_broken, on_progress=on_progress
     )
     for warning in warnings:
         note(warning)
-    if generator.start_from:
-        usable_generator(generator.start_from, prepared, is_start=True)
     context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
-    work = work_path(cache, GAN_STAGE, generator_inputs(generator, prepared, compute))
-    note(f"sample grids appear in {work / 'grids'} during training")
-    artifact = trained_generator(generator, context)
-    report = report_pool(experiment, context)
+    artifact = report = donor = None
+    if experiment:
+        generator = generator_of(experiment)
+        if generator.start_from:
+            usable_generator(generator.start_from, prepared, is_start=True)
+        work = work_path(cache, GAN_STAGE, generator_inputs(generator, prepared, compute))
+        note(f"sample grids appear in {work / 'grids'} during training")
+        artifact = trained_generator(generator, context)
+        report = report_pool(experiment, context)
     with new_folder(out) as folder:
-        saved = fill_generator_folder(folder, artifact, experiment, context, report=report)
-        save_generator_grid(experiment, context, folder).rename(folder / _SAMPLES)
+        if experiment and artifact:
+            fill_generator_folder(folder, artifact, experiment, context, report=report)
+            save_generator_grid(experiment, context, folder).rename(folder / _SAMPLES)
+        if donor_experiment:
+            donor = write_donor(folder, donor_experiment, context)
+        write_card(folder)
     return TrainedGenerator(
         path=out,
-        settings=generator,
-        class_counts=saved.class_counts,
+        settings=generator_of(experiment) if experiment else None,
+        class_counts=dict(zip(prepared.class_names, prepared.train_counts, strict=True)),
         has_masks=prepared.has_masks,
-        report=saved.report or report,
+        report=report,
+        donor=donor,
     )
 
 

@@ -1,0 +1,134 @@
+"""What another hospital sends: the head that its images train on a frozen backbone, and statistics of their features."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.in_process import CPU
+from xraytune.base.errors import ArtifactError, ConfigError, DataError
+from xraytune.data.phantom import draw_phantoms
+from xraytune.data.prepare import RunContext, prepare, side_images
+from xraytune.model.generator_folder import generator_train
+from xraytune.nets.backbones import build_backbone
+from xraytune.space.load import load_space
+from xraytune.space.settings import Experiment, Parameters
+from xraytune.stats.classification import auroc
+from xraytune.synth.donor import donor_tensors, read_donor
+from xraytune.synth.saved_generator import GENERATOR_FILE
+from xraytune.trial.network import Network
+
+pytestmark = pytest.mark.slow
+
+SPACE = """
+name: small
+data: {path: xrays, image_size: 32, split: {val_a: 0.3, val_b: 0.1}}
+parameters:
+  source: {values: [none, gan]}
+  gan:
+    when: {source: gan}
+    parameters: {image_size: {value: 32}, width: {value: 4}, batch_size: {value: 4}, steps: {value: 2}}
+  backbone: {value: small_cnn}
+  weights: {value: net.safetensors}
+  trainable: {value: head}
+resources: {gpus_per_trial: 0}
+budget: {max_epochs: 20}
+"""
+
+
+@pytest.fixture(scope="module")
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a space, its images, and what it sends."""
+    folder = tmp_path_factory.mktemp("hospital")
+    draw_phantoms(folder / "xrays", patients=80, seed=3, image_size_px=32)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        save_file(build_backbone("small_cnn")[0].state_dict(), folder / "net.safetensors")
+    (folder / "space.yaml").write_text(SPACE, encoding="utf-8")
+    sent = generator_train(folder / "space.yaml", out=folder / "sent", cache=folder / "cache")
+    assert sent.donor is not None
+    return folder
+
+
+def trained_on(hospital: Path) -> tuple[Experiment, RunContext]:
+    settings = load_space(hospital / "space.yaml", ["source=none"]).settings
+    network = {"backbone": "small_cnn", "weights": str(hospital / "net.safetensors")}
+    parameters = Parameters.model_validate({**network, "trainable": "head"})
+    prepared, _ = prepare(settings, hospital / "cache")
+    context = RunContext(prepared=prepared, cache=hospital / "cache", compute=CPU)
+    return Experiment(settings=settings, parameters=parameters), context
+
+
+def test_a_head_and_the_statistics_of_its_features_are_sent(hospital: Path) -> None:
+    """The head scores as its record says; a class's mean is that of its features, in the order that is asked for."""
+    experiment, context = trained_on(hospital)
+    sent = read_donor(hospital / "sent")
+    assert sent is not None
+
+    tensors = donor_tensors(
+        hospital / "sent", ("PNEUMONIA", "NORMAL"), experiment.parameters, experiment.settings
+    )
+
+    network = Network(experiment, context)
+    train, val_a = (
+        side_images(name, context.prepared, context.cache) for name in ("train", "val_a")
+    )
+    scores = network.plain_features(val_a) @ tensors["weight"].numpy().T + tensors["bias"].numpy()
+    probabilities = torch.from_numpy(scores[:, ::-1].copy()).softmax(dim=1).numpy()
+    assert auroc(val_a.labels, probabilities, positive=1) == pytest.approx(sent.val_auroc, abs=1e-3)
+    assert sent.val_auroc > 0.6
+    of_pneumonia = network.plain_features(train)[train.labels == 1]
+    np.testing.assert_allclose(tensors["means"][0], of_pneumonia.mean(axis=0), rtol=1e-4)
+    covariance = tensors["covariances"][0].numpy()
+    assert np.linalg.eigvalsh(covariance).min() > -1e-6
+    np.testing.assert_allclose(np.trace(covariance), of_pneumonia.var(axis=0).sum(), rtol=1e-3)
+    assert sent.patients == context.prepared.train_patients
+
+
+def test_without_a_generator_nothing_of_it_is_sent(hospital: Path, tmp_path: Path) -> None:
+    """Nor the images beside it; the card names each file that is sent."""
+    generator_train(
+        hospital / "space.yaml",
+        out=tmp_path / "sent",
+        cache=hospital / "cache",
+        without_generator=True,
+    )
+
+    names = {file.name for file in (tmp_path / "sent").iterdir()}
+    assert names == {"donor.json", "donor.safetensors", "card.md"}
+    card = (hospital / "sent/card.md").read_text()
+    assert all(name in card for name in ("donor.safetensors", GENERATOR_FILE, "samples.png"))
+    with pytest.raises(ConfigError, match="no frozen, pretrained backbone"):
+        generator_train(
+            hospital / "space.yaml",
+            out=tmp_path / "none",
+            overrides=["trainable=all"],
+            without_generator=True,
+        )
+
+
+def test_what_was_sent_for_another_network_is_refused(hospital: Path, tmp_path: Path) -> None:
+    experiment, _ = trained_on(hospital)
+    parameters, settings = experiment.parameters, experiment.settings
+    data = settings.data.model_copy(update={"image_size": 64})
+    names = ("NORMAL", "PNEUMONIA")
+
+    for given, message in (
+        ((names, parameters, settings.model_copy(update={"data": data})), "image_size 32, not 64"),
+        (
+            (names, parameters.model_copy(update={"trainable": "all"}), settings),
+            "not trainable: all",
+        ),
+        ((("NORMAL", "TB"), parameters, settings), "other classes than TB"),
+    ):
+        with pytest.raises(DataError, match=message):
+            donor_tensors(hospital / "sent", *given)
+    with pytest.raises(DataError, match="neither a classifier"):
+        donor_tensors(tmp_path, names, parameters, settings)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "donor.json").write_bytes((hospital / "sent/donor.json").read_bytes())
+    with pytest.raises(ArtifactError, match="missing or damaged"):
+        read_donor(copy)

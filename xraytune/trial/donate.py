@@ -1,0 +1,106 @@
+"""Train the head that a hospital sends to others, and compute the statistics of its features; see `synth/donor.py`."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from torch import nn
+
+from xraytune.base.files import sha256_of, write_json, write_text
+from xraytune.base.records import to_json
+from xraytune.base.tensors import save_state
+from xraytune.data.prepare import RunContext, side_images
+from xraytune.nets.checkpoint import load_best
+from xraytune.nets.train import train_network
+from xraytune.space.settings import Experiment, Parameters
+from xraytune.space.space import Space
+from xraytune.synth.donor import DONOR_FILE, TENSORS_FILE, Donor, frozen_network
+from xraytune.trial.inputs import TrialInputs
+from xraytune.trial.run import training_of
+
+_LR = 3e-3
+_REVEALS = {
+    TENSORS_FILE: "a linear classifier, and the mean and covariance of features of each class: no "
+    "image and no single patient, unless a class has only a few",
+    DONOR_FILE: "numbers of images and patients, and the SHA-256 of each training image: who has "
+    "such an image can tell that it was used",
+    "generator.json": "the same, and settings of the GAN",
+    "generator.safetensors": "a GAN; with `architecture: pca`, also the code of each training image, "
+    "from which a blurred version of it can be drawn",
+    "samples.png": "**training images**, next to generated ones; delete it before you send the folder",
+}
+
+
+def find_donor_experiment(space: Space) -> Experiment | None:
+    """Return what trains the head, on the first frozen, pretrained backbone of a space; None if it has none."""
+    names = ("backbone", "weights", "input_channels", "trainable")
+    for values in space.combinations(*names):
+        network = dict(zip(names, values, strict=True))
+        is_frozen = network["trainable"] == "head" and network["weights"] != "none"
+        if is_frozen and space.settings.task == "classification":
+            parameters = Parameters.model_validate({**network, "lr": _LR})
+            return Experiment(settings=space.settings, parameters=parameters)
+    return None
+
+
+def write_donor(folder: Path, experiment: Experiment, context: RunContext) -> Donor:
+    """Train the head of `find_donor_experiment`, and write it with the statistics, and their record, to a folder.
+
+    Raises:
+        MachineError: The weights of the backbone are missing.
+        TrialError: The loss is not finite.
+    """
+    from sklearn.covariance import LedoitWolf  # takes a second to import
+
+    prepared = context.prepared
+    network = frozen_network(experiment.parameters, experiment.settings)
+    inputs = TrialInputs(experiment, context)
+    with TemporaryDirectory() as work:
+        training = training_of(experiment, context, inputs, Path(work))
+        records = [*train_network(training, inputs.validate)]
+        load_best(training.checkpoint_dir, inputs.trained)
+    head = linear_of(inputs.trained)
+    train = side_images("train", prepared, context.cache)
+    features = inputs.network.plain_features(train)
+    estimates = [
+        LedoitWolf().fit(features[train.labels == label].astype(np.float64))
+        for label in range(len(prepared.class_names))
+    ]
+    tensors = {
+        "weight": head.weight,
+        "bias": head.bias,
+        "means": torch.tensor(np.stack([each.location_ for each in estimates])).float(),
+        "covariances": torch.tensor(np.stack([each.covariance_ for each in estimates])).float(),
+    }
+    save_state(tensors, folder / TENSORS_FILE)
+    donor = Donor(
+        network=network,
+        class_counts=dict(zip(prepared.class_names, prepared.train_counts, strict=True)),
+        patients=prepared.train_patients,
+        val_auroc=max(record.val_score for record in records),
+        train_images=sorted(image.sha256 for image in prepared.images if image.side == "train"),
+        files={TENSORS_FILE: sha256_of(folder / TENSORS_FILE)},
+        packages={name: version(name) for name in ("xraytune", "torch", "scikit-learn")},
+    )
+    write_json(folder / DONOR_FILE, to_json(donor))
+    return donor
+
+
+def linear_of(head: nn.Module) -> nn.Linear:
+    """Return the last linear layer of a head: the only one of a linear head."""
+    return [layer for layer in head.modules() if isinstance(layer, nn.Linear)][-1]
+
+
+def write_card(folder: Path) -> None:
+    """Write `card.md`: the size of each file of a folder to send, and what it reveals."""
+    rows = [
+        f"| {name} | {(folder / name).stat().st_size / 1e6:,.2f} MB | {reveals} |"
+        for name, reveals in _REVEALS.items()
+        if (folder / name).is_file()
+    ]
+    lines = ["# What this folder holds", "", "| file | size | it reveals |", "|---|---|---|", *rows]
+    write_text(folder / "card.md", "\n".join(lines) + "\n")
