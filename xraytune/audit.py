@@ -26,11 +26,11 @@ from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.run import resources_here, search
 from xraytune.study.folder import StudyFolder
 from xraytune.study.start import require_free
-from xraytune.synth.extra_folder import store_folder
 from xraytune.synth.generator_quality import PoolReport
+from xraytune.synth.mix import require_enough
 from xraytune.synth.quality import report_pool
-from xraytune.synth.seen import seen_by
-from xraytune.trial.mix import require_enough
+from xraytune.synth.sources.folder import store_folder
+from xraytune.synth.sources.which import seen_by, source_of
 from xraytune.trial.prepare import open_space
 
 _FEWEST_PATIENTS, _MOST_PATIENTS = 25, 100
@@ -151,13 +151,10 @@ def audit(
         patients = min(each, _MOST_PATIENTS)
     prepared, _ = prepare(data.model_copy(update={"train_patients": patients}))
     verdict, why_not, ratios = None, "", list[float]()
+    available = source_of(mix).count_available(space.settings, prepared, cache)
     for ratio in (0.25, 0.5, 1.0, 2.0):
         try:
-            require_enough(
-                [image.label for image in images],
-                mix.model_copy(update={"synthetic_ratio": ratio}),
-                prepared,
-            )
+            require_enough(available, mix.model_copy(update={"synthetic_ratio": ratio}), prepared)
         except DataError as error:
             why_not = f"there are only {error.problems[0].what}"
             break

@@ -22,7 +22,7 @@ from xraytune.data.index import read_index
 from xraytune.data.phantom import draw_phantoms
 from xraytune.model.load import open_bundle
 from xraytune.space.settings import DataSettings
-from xraytune.synth.sources import POOL_STAGE
+from xraytune.synth.sources.source import POOL_STAGE
 from xraytune.trial.network import FEATURES_STAGE
 
 pytestmark = pytest.mark.slow

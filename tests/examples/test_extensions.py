@@ -18,9 +18,9 @@ from xraytune.nets.backbones import build_backbone, takes
 from xraytune.nets.last_stage import last_stage, trained_from
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.load import load_space
-from xraytune.space.settings import SOURCES, Settings
+from xraytune.space.settings import SOURCES, Parameters, Settings
 from xraytune.space.space import require_extensions
-from xraytune.synth.sources import extension_block
+from xraytune.synth.sources.which import source_of
 
 CODE = """\
 from torch import nn
@@ -127,12 +127,8 @@ def test_source_with_invalid_output_is_reported(tmp_path: Path, source: str, giv
     prepared, _ = prepare(settings, tmp_path / "cache")
 
     with pytest.raises(MachineError, match=f"source {source} returned {given}"):
-        extension_block(
-            source,
-            RunContext(prepared=prepared, cache=tmp_path / "cache", compute=CPU),
-            0,
-            0,
-            seed=0,
+        source_of(Parameters(source=source)).block(
+            settings, RunContext(prepared=prepared, cache=tmp_path / "cache", compute=CPU), 0, 0
         )
 
 

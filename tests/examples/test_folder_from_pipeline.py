@@ -8,7 +8,7 @@ from PIL import Image
 
 from examples.folder_from_pipeline import folder_from_pipeline
 from xraytune.space.settings import Parameters
-from xraytune.synth.seen import seen_images
+from xraytune.synth.sources.which import source_of
 
 diffusers = pytest.importorskip("diffusers", reason="pip install diffusers")
 transformers = pytest.importorskip("transformers", reason="pip install transformers")
@@ -85,7 +85,7 @@ def test_a_pipeline_fills_a_folder_of_extra_images(pipeline: Path, tmp_path: Pat
 
     def seen_by(folder: str) -> frozenset[str] | None:
         given = {"source": "folder", "folder": {"path": tmp_path / folder}}
-        return seen_images(Parameters.model_validate(given))
+        return source_of(Parameters.model_validate(given)).seen_images()
 
     assert seen_by("out") == frozenset(("a1", "b2"))
     assert seen_by("fewer") is None, "it is not known which images the pipeline has seen"

@@ -20,7 +20,7 @@ from xraytune.model.generator_folder import generator_sample, generator_train
 from xraytune.model.load import open_bundle
 from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder
-from xraytune.synth.sources import pool_block
+from xraytune.synth.sources.which import block_reader
 
 pytestmark = pytest.mark.slow
 
@@ -124,12 +124,9 @@ def test_images_of_a_trials_gan_are_those_that_it_trained_on(
     environment["compute"]["precision"] = precision
     write_json(lab.study / "environment.json", environment)
     study, cache = StudyFolder(lab.study), lab.path / "cache"
-    gan = study.experiment(0).parameters.gan
-    assert gan is not None
+    context = RunContext(prepared=study.prepared(), cache=cache, compute=study.compute())
     with one_thread():
-        pool = pool_block(
-            gan, RunContext(prepared=study.prepared(), cache=cache, compute=study.compute()), 1, 0
-        ).read()
+        pool = block_reader(study.experiment(0), context)(1, 0).read()
 
     exported = export(lab.study, out=lab.path / "trial.yaml", trial=0, exact=True)
     generator_train(exported.path, out=lab.path / "gan", cache=cache, on_progress=no_training)

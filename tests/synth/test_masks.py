@@ -11,15 +11,9 @@ from tests.in_process import CPU
 from tests.synth.conftest import BLOBS, DISCS, full_range_generator, tiny, train
 from xraytune.data.masks import OUTLINE_RGB
 from xraytune.synth.checkpoint import CHECKPOINT_NAME, checkpoint_generator
-from xraytune.synth.pool import (
-    BLOCK,
-    MaskRange,
-    binarise,
-    draw_block,
-    mask_parts,
-    mask_range,
-    sample_block,
-)
+from xraytune.synth.masks import MaskRange, binarise, mask_parts, mask_range
+from xraytune.synth.pool import draw_block, sample_block
+from xraytune.synth.sources.source import BLOCK
 from xraytune.synth.train import resize_planes
 
 

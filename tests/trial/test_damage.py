@@ -21,7 +21,7 @@ from xraytune.base.records import EpochRecord, Progress, ignore_progress
 from xraytune.data.prepare import PIXELS_STAGE, RunContext, prepare, restore_pixels, training_pixels
 from xraytune.space.settings import Experiment
 from xraytune.synth.memorisation_gate import MEMORISATION_STAGE
-from xraytune.synth.sources import POOL_STAGE
+from xraytune.synth.sources.source import POOL_STAGE
 from xraytune.synth.synthesize import GAN_STAGE, generator_inputs
 from xraytune.trial.network import FEATURES_STAGE
 from xraytune.trial.run import run_trial

@@ -24,7 +24,7 @@ from xraytune.space.settings import GanSettings, without_gate
 from xraytune.study.inputs import read_inputs
 from xraytune.synth.checkpoint import load_generator
 from xraytune.synth.pool import draw_block
-from xraytune.synth.sources import pool_block, pool_reader
+from xraytune.synth.sources.which import block_reader
 from xraytune.synth.synthesize import trained_generator
 from xraytune.trial.prepare import prepare_space
 from xraytune.trial.training_set import build_training_set
@@ -101,8 +101,6 @@ def test_drawn_images_are_those_that_a_search_trains_on(kept: Kept, tmp_path: Pa
     """A smaller sample is the beginning of a larger one."""
     space = load_space(kept.space, ["gan.steps=2", "source=gan", "points_to_evaluate=[]"])
     prepared, _ = prepare(space.settings, kept.cache)
-    gan = space.experiment().parameters.gan
-    assert gan is not None
 
     for count in (5, 20):
         generator_sample(kept.gan, count=count, out=tmp_path / f"{count}")
@@ -113,7 +111,7 @@ def test_drawn_images_are_those_that_a_search_trains_on(kept: Kept, tmp_path: Pa
         drawn = 0
         for label, name in enumerate(prepared.class_names):
             files = sorted((tmp_path / f"{count}" / name).iterdir())
-            pool = pool_block(gan, context, label, 0).read(slice(len(files)))
+            pool = block_reader(space.experiment(), context)(label, 0).read(slice(len(files)))
             assert [np.asarray(Image.open(file)).tolist() for file in files] == pool.tolist()
             drawn += len(files)
         assert drawn == count
@@ -172,7 +170,7 @@ def test_a_generator_of_findings_draws_those_of_a_study_in_its_own_order(
         findings_bench.cache,
     )
     experiment = findings_bench.experiment(source="generator", generator={"path": out})
-    block = pool_reader(experiment, findings_bench.context)(0, 0)
+    block = block_reader(experiment, findings_bench.context)(0, 0)
 
     drawn = draw_block(
         load_generator(out / "generator.safetensors"),
@@ -298,7 +296,11 @@ def test_training_starts_from_a_saved_generator(kept: Kept, clinic_b: Bench) -> 
     pools = []
     for steps in (0, 2):
         settings = GanSettings.model_validate({**gan, "steps": steps})
-        pools.append(pool_block(settings, clinic_b.context, 1, 0).read())
+        pools.append(
+            block_reader(clinic_b.experiment(source="gan", gan=settings), clinic_b.context)(
+                1, 0
+            ).read()
+        )
         saved, started = (
             load_file(file / "generator.safetensors")
             for file in (kept.gan, trained_generator(settings, clinic_b.context))

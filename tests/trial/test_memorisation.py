@@ -18,7 +18,8 @@ from xraytune.data.prepare import Prepared, training_pixels
 from xraytune.space.settings import Experiment, GanSettings, Settings, without_gate
 from xraytune.synth.memorisation import Memorisation
 from xraytune.synth.memorisation_gate import MEMORISATION_STAGE, measure_memorisation
-from xraytune.synth.sources import POOL_STAGE, pool_reader
+from xraytune.synth.sources.source import POOL_STAGE
+from xraytune.synth.sources.which import block_reader
 from xraytune.synth.synthesize import trained_generator
 from xraytune.synth.train import resize_pixels
 from xraytune.trial.training_set import TrainingSet, build_training_set
@@ -46,7 +47,7 @@ class Studio:
         self, settings: GanSettings, prepared: Prepared | None = None
     ) -> tuple[dict[str, Memorisation], Path]:
         context = replace(self.bench.context, prepared=prepared or self.bench.prepared)
-        return measure_memorisation(context, pool_reader(self.experiment(settings), context))
+        return measure_memorisation(context, block_reader(self.experiment(settings), context))
 
 
 def save_pool(pixels: NDArray[np.uint8], folder: Path) -> None:

@@ -20,7 +20,7 @@ from xraytune.data.prepare import (
     write_prepared,
 )
 from xraytune.space.settings import Experiment, FolderSettings, Parameters, Settings, without_gate
-from xraytune.synth.extra_folder import store_folder
+from xraytune.synth.sources.folder import store_folder
 from xraytune.trial.inputs import TrialInputs
 from xraytune.trial.training_set import build_training_set
 

@@ -18,7 +18,9 @@ from xraytune.data.images import ImageFile, SideName
 from xraytune.data.prepare import PIXELS_STAGE, ImageSource, Prepared, RunContext
 from xraytune.model.generator_folder import fill_generator_folder, generator_sample
 from xraytune.space.settings import Experiment, Parameters, Settings
-from xraytune.synth.sources import POOL_STAGE, generator_of, pool_block, typical_masks
+from xraytune.synth.sources.gan import Gan, typical_masks
+from xraytune.synth.sources.source import POOL_STAGE
+from xraytune.synth.sources.which import block_reader
 from xraytune.synth.synthesize import trained_generator
 from xraytune.trial.training_set import build_training_set
 
@@ -63,7 +65,7 @@ class Pairs:
         return Experiment(settings=settings, parameters=Parameters.model_validate(given))
 
     def pool(self, experiment: Experiment, block: int = 0) -> ImageSource:
-        return pool_block(generator_of(experiment), self.context, 0, block)
+        return block_reader(experiment, self.context)(0, block)
 
 
 def draw_pairs() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -119,7 +121,7 @@ def test_a_pool_holds_plausible_pairs_and_the_training_set_has_their_masks(pairs
     pixels, masks, inputs = pool.read(), pool.read_masks(), pool.inputs
     training_set = build_training_set(experiment, pairs.context)
 
-    typical = typical_masks(generator_of(experiment), pairs.prepared, pairs.cache)
+    typical = typical_masks(Gan(experiment.parameters).settings, pairs.prepared, pairs.cache)
     assert typical is not None
     assert pixels.shape == masks.shape == (256, 32, 32)
     assert set(np.unique(masks)) == {0, 255}
@@ -140,7 +142,7 @@ def test_drawn_pairs_are_png_files_of_images_and_masks_and_those_of_a_search(
     pairs: Pairs, tmp_path: Path
 ) -> None:
     experiment = pairs.experiment()
-    gan = generator_of(experiment)
+    gan = Gan(experiment.parameters).settings
     network = trained_generator(gan, pairs.context)
     (tmp_path / "gan").mkdir()
     fill_generator_folder(tmp_path / "gan", network, experiment, pairs.context)

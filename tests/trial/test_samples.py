@@ -10,7 +10,7 @@ from tests.trial.test_trial import gan
 from xraytune.data.prepare import training_pixels
 from xraytune.synth.grids import image_grid
 from xraytune.synth.quality import spread
-from xraytune.synth.sources import pool_block
+from xraytune.synth.sources.which import block_reader
 from xraytune.trial.samples import BLOCK_PX, CAPTION_PX, MARGIN_PX, save_generator_grid
 
 
@@ -30,7 +30,7 @@ def test_a_gans_grid_shows_its_first_images_beside_training_images_once(
         real = pixels[spread(train.rows[train.labels == label], 10)]
         y = MARGIN_PX + 2 * CAPTION_PX + label * (CAPTION_PX + BLOCK_PX[1] + MARGIN_PX)
         for number, images in enumerate(
-            (real, pool_block(settings, bench.context, label, 0).read()[:10])
+            (real, block_reader(experiment, bench.context)(label, 0).read()[:10])
         ):
             expected = ImageOps.contain(image_grid(images, 5), BLOCK_PX)
             x = MARGIN_PX + number * (BLOCK_PX[0] + MARGIN_PX)

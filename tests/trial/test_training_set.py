@@ -19,9 +19,16 @@ from xraytune.data.folders import PROVENANCE_FILE
 from xraytune.data.images import ImageFile
 from xraytune.data.pixels import stored_files
 from xraytune.data.prepare import PIXELS_STAGE, Prepared
-from xraytune.space.settings import DataSettings, FolderSettings, SplitSettings, without_gate
-from xraytune.synth.extra_folder import store_folder
-from xraytune.synth.seen import seen_images
+from xraytune.space.settings import (
+    DataSettings,
+    FolderSettings,
+    Parameters,
+    SplitSettings,
+    without_gate,
+)
+from xraytune.synth.mix import plan_mix, require_enough
+from xraytune.synth.sources.folder import store_folder
+from xraytune.synth.sources.which import source_of
 from xraytune.trial.training_set import build_training_set
 
 pytestmark = pytest.mark.slow
@@ -72,7 +79,7 @@ def test_images_of_validation_patients_are_excluded_and_counted(
 ) -> None:
     root = write_negatives(bench, tmp_path / "extra", bench.prepared.images)
 
-    with caplog.at_level(logging.WARNING, logger="xraytune.synth.extra_folder"):
+    with caplog.at_level(logging.WARNING, logger="xraytune.synth.sources.folder"):
         used, store = store_folder(
             root, bench.prepared, bench.settings.data, cache=tmp_path / "cache"
         )
@@ -84,7 +91,7 @@ def test_images_of_validation_patients_are_excluded_and_counted(
     (warning,) = [
         record.getMessage()
         for record in caplog.records
-        if record.name == "xraytune.synth.extra_folder"
+        if record.name == "xraytune.synth.sources.folder"
     ]
     assert (
         f"{len(in_validation)} of {len(bench.prepared.images)} extra images are left out" in warning
@@ -218,4 +225,19 @@ def test_a_damaged_or_unrelated_record_is_refused(
     (tmp_path / PROVENANCE_FILE).write_bytes(content.encode("latin-1"))
 
     with pytest.raises(DataError, match=r"provenance\.json: .* cannot be read"):
-        seen_images(bench.experiment(source="folder", folder={"path": tmp_path}).parameters)
+        source_of(
+            bench.experiment(source="folder", folder={"path": tmp_path}).parameters
+        ).seen_images()
+
+
+def test_a_mix_that_needs_more_images_of_a_class_than_there_are_is_refused(bench: Bench) -> None:
+    prepared = bench.prepared
+    mix = Parameters.model_validate(
+        {"source": "folder", "folder": {"path": "extra"}, "synthetic_ratio": 0.5}
+    )
+    normal, pneumonia = np.bincount(plan_mix(prepared.train_counts, mix)).tolist()
+
+    require_enough([normal, pneumonia], mix, prepared)
+    message = rf"extra: {normal - 1} images of NORMAL, but the mix needs {normal}\n.*lower"
+    with pytest.raises(DataError, match=message):
+        require_enough([normal - 1, pneumonia], mix, prepared)

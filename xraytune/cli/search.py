@@ -69,7 +69,7 @@ def _show_callbacks(_: Options) -> Iterator[Options]:
 
 
 def _log_start(suggestion: Trial) -> None:
-    from xraytune.trial.mix import mix_label
+    from xraytune.synth.mix import mix_label
 
     if not console.is_live():
         what = "trains its generator first" if suggestion.only_generator else "started"

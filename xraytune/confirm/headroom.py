@@ -32,10 +32,10 @@ from xraytune.space.settings import Experiment, Parameters, extra_images
 from xraytune.space.space import Space
 from xraytune.stats.verdict import Interval, compare
 from xraytune.study.journal import random_parameters
+from xraytune.synth.mix import mix_label
 from xraytune.tasks import task_of
 from xraytune.tasks.task import Results
 from xraytune.trial.inputs import TrialInputs
-from xraytune.trial.mix import mix_label
 from xraytune.trial.network import Network
 from xraytune.trial.prepare import open_space, prepare_space
 from xraytune.trial.run import training_of

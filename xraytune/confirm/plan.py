@@ -23,8 +23,8 @@ from xraytune.confirm.sealed import TestChoice
 from xraytune.confirm.study import OpenStudy
 from xraytune.confirm.test_access import TestAccess
 from xraytune.study.row import TrialRow, ranked_on_val_b
-from xraytune.synth.extra_folder import store_folder
-from xraytune.trial.mix import require_enough
+from xraytune.synth.mix import require_enough
+from xraytune.synth.sources.which import source_of
 
 
 def make_plan(study: OpenStudy, *, finalists: int, replicates: int, choice: TestChoice) -> Plan:
@@ -118,18 +118,11 @@ def _possible(
     if choice.kind == "unused":
         trained_on = [study.prepared.drawn(number) for number in range(count)]
     for arm in arms:
-        folder = arm.parameters.folder
+        source = source_of(arm.parameters, has_real_extra=arm.role == "perfect")
         try:
             for prepared in trained_on:
-                if arm.role == "perfect":
-                    require_enough(
-                        prepared.side("others").labels.tolist(), arm.parameters, prepared
-                    )
-                elif folder:
-                    images, _ = store_folder(
-                        folder.path, prepared, study.settings.data, cache=study.cache
-                    )
-                    require_enough([image.label for image in images], arm.parameters, prepared)
+                available = source.count_available(study.settings, prepared, study.cache)
+                require_enough(available, arm.parameters, prepared)
         except DataError as error:
             if arm.role == "finalist":
                 raise

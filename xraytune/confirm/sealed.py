@@ -42,7 +42,7 @@ from xraytune.data.split import nested_order
 from xraytune.data.table import find_table
 from xraytune.space.settings import DataSettings, Parameters, Settings
 from xraytune.stats.classification import Labels
-from xraytune.synth.seen import seen_by, seen_images
+from xraytune.synth.sources.which import seen_by, source_of
 from xraytune.tasks import task_of
 
 TEST = "test"
@@ -153,7 +153,7 @@ def choose_test(
             f"{counted(len(known), 'patient')} whose images a generator has seen: neither drawn nor scored"
         )
     wanted = "folder" if test else settings.confirm.test
-    if any(seen_images(parameters) is None for parameters in compared) and not planned:
+    if any(source_of(parameters).seen_images() is None for parameters in compared) and not planned:
         what = "it is not known which images the extra ones were made from, so leakage cannot be excluded"
         if wanted == "unused":
             instead = "use confirm.test: folder" if has_test else _GIVE_TEST

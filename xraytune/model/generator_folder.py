@@ -52,19 +52,20 @@ from xraytune.space.settings import Experiment, GanSettings
 from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
-from xraytune.study.inputs import usable_generator
 from xraytune.synth.donor import Donor
 from xraytune.synth.generator_quality import PoolReport
+from xraytune.synth.mix import apportion
 from xraytune.synth.quality import feature_parameters, report_pool
 from xraytune.synth.saved_generator import (
     GENERATOR_FILE,
     NETWORK_FILE,
     SavedGenerator,
-    draw_saved,
     read_generator,
 )
-from xraytune.synth.seen import seen_by
-from xraytune.synth.sources import blocks_for, findings_of_block, generator_of, typical_masks
+from xraytune.synth.sources.gan import Gan, typical_masks
+from xraytune.synth.sources.generator import draw_saved, usable_generator
+from xraytune.synth.sources.source import blocks_for, findings_of_block
+from xraytune.synth.sources.which import seen_by
 from xraytune.synth.synthesize import (
     GAN_STAGE,
     copy_file,
@@ -73,7 +74,6 @@ from xraytune.synth.synthesize import (
     trained_generator,
 )
 from xraytune.trial.donate import find_donor_experiment, write_card, write_donor
-from xraytune.trial.mix import apportion
 from xraytune.trial.samples import save_generator_grid
 
 _SAMPLES = "samples.png"
@@ -192,7 +192,7 @@ def generator_train(
     context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
     artifact = report = donor = None
     if experiment:
-        generator = generator_of(experiment)
+        generator = Gan(experiment.parameters).settings
         if generator.start_from:
             usable_generator(generator.start_from, prepared, is_start=True)
         work = work_path(cache, GAN_STAGE, generator_inputs(generator, prepared, compute))
@@ -208,7 +208,7 @@ def generator_train(
         write_card(folder)
     return TrainedGenerator(
         path=out,
-        settings=generator_of(experiment) if experiment else None,
+        settings=Gan(experiment.parameters).settings if experiment else None,
         class_counts=dict(zip(prepared.class_names, prepared.train_counts, strict=True)),
         has_masks=prepared.has_masks,
         report=report,
@@ -253,7 +253,8 @@ def fill_generator_folder(
     report: PoolReport | None = None,
 ) -> SavedGenerator:
     """Fill an empty folder with a trained generator, for `generator_sample`, and return its record."""
-    settings, prepared = generator_of(experiment), context.prepared
+    settings = Gan(experiment.parameters).settings
+    prepared = context.prepared
     copy_grids(artifact / "grids", folder / "grids")
     copy_file(artifact / NETWORK_FILE, folder / NETWORK_FILE)
     train = [image for image in prepared.images if image.side == "train"]

@@ -17,7 +17,7 @@ from xraytune.data.shared_patients import patient_aliases, patients_by_file_name
 from xraytune.data.table import find_table
 from xraytune.model.load import Bundle
 from xraytune.study.folder import StudyFolder
-from xraytune.synth.seen import seen_by
+from xraytune.synth.sources.which import seen_by
 from xraytune.tasks import TASKS
 
 if TYPE_CHECKING:

@@ -39,11 +39,11 @@ from xraytune.space.shipped import describe_space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.inputs import inputs_of_trials, read_inputs, require_same_inputs
 from xraytune.study.row import ended_trials
+from xraytune.synth.mix import plan_mix
 from xraytune.synth.synthesize import copy_file
 from xraytune.tasks import TASKS
 from xraytune.tasks.bundle_record import TrainedOn
 from xraytune.trial.inputs import TrialInputs
-from xraytune.trial.mix import plan_mix
 from xraytune.trial.prepare import open_space, prepare_space
 from xraytune.trial.run import run_trial, validate
 from xraytune.trial.samples import save_generator_grid

@@ -17,15 +17,8 @@ import plotly.graph_objects as go
 from xraytune.confirm.record import FinalistVerdict
 from xraytune.study.row import TrialRow
 from xraytune.study.status import StudyView
+from xraytune.synth.sources.which import source_of
 
-_SOURCE_COLOURS = {
-    "none": "#8c8c8c",
-    "duplicate": "#e69f00",
-    "gan": "#2288cc",
-    "folder": "#009e73",
-    "generator": "#d55e00",
-}
-_OTHER_COLOUR = "#56b4e9"
 _MARKERS = {
     "better": {"symbol": "triangle-right", "color": "#009e73"},
     "equivalent": {"symbol": "circle", "color": "#2288cc"},
@@ -113,7 +106,7 @@ def plot_learning_curves(view: StudyView, rungs: Sequence[int]) -> Chart:
             name=arm,
             legendgroup=arm,
             meta=[_label(trial) for trial in trials],
-            line_color=_SOURCE_COLOURS.get(first.source, _OTHER_COLOUR),
+            line_color=source_of(first).colour,
             line_dash="dot" if first.classical else "solid",
             line_width=2.5 if is_strong else 1.2,
             opacity=1 if is_strong else (0.5 if len(view.trials) <= _MANY else 0.25),
@@ -150,7 +143,7 @@ def plot_parameter(name: str, view: StudyView) -> Chart:
 
     figure = go.Figure()
     for source, trials in sorted(groups.items()):
-        colour = _SOURCE_COLOURS.get(source, _OTHER_COLOUR)
+        colour = source_of(trials[0].parameters).colour
         shared = {
             "x": [trial.by_name[name] for trial in trials],
             "y": _round(trial.values[-1] for trial in trials),

@@ -37,7 +37,7 @@ from xraytune.study.start import (
     with_recorded_images,
 )
 from xraytune.study.status import StudyView, StudyWatcher
-from xraytune.synth.seen import mixes_of
+from xraytune.synth.sources.which import mixes_of
 from xraytune.synth.synthesize import generator_need
 from xraytune.trial.prepare import open_space, prepare_space
 

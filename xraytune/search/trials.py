@@ -17,7 +17,7 @@ from xraytune.study.journal import Journal
 from xraytune.study.row import Status, TrialRow, append_row, write_trials
 from xraytune.study.trial import Failure, Trial
 from xraytune.study.trial_files import read_pool_report
-from xraytune.trial.mix import mix_label
+from xraytune.synth.mix import mix_label
 
 
 class SearchTrials(TrialSource):

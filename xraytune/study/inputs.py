@@ -11,18 +11,18 @@ from typing import TypeAlias
 
 from pydantic import TypeAdapter
 
-from xraytune.base.errors import DataError, MachineError, Problem, StudyError, join_names
-from xraytune.base.files import read_json, sha256_of, write_json
-from xraytune.data.index import ImageIndex, content_fingerprint
+from xraytune.base.errors import Problem, StudyError
+from xraytune.base.files import read_json, write_json
+from xraytune.data.index import ImageIndex
 from xraytune.data.prepare import Prepared
 from xraytune.space.fields import flat_values
 from xraytune.space.paths import PATHS, is_path, relative_path
 from xraytune.space.settings import Parameters, Settings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, damage_explained
-from xraytune.synth.extra_folder import store_folder
-from xraytune.synth.saved_generator import GENERATOR_FILE, read_generator
-from xraytune.trial.mix import require_enough
+from xraytune.synth.mix import require_enough
+from xraytune.synth.sources.source import file_content
+from xraytune.synth.sources.which import SOURCE_CLASSES, source_of
 
 INPUTS_FILE = "inputs.json"
 
@@ -68,20 +68,19 @@ def read_inputs(
     contents = {}
     for name, path in sorted(inputs):
         file = Path(path)
-        if name == "folder.path":
-            images, _ = store_folder(file, prepared, settings.data, index=index, cache=cache)
-            contents[file] = content_fingerprint(images)
-            for mix in mixes:
-                if mix.folder and mix.folder.path == file:
-                    require_enough([image.label for image in images], mix, prepared)
-        elif name == "folder.seen":
-            continue  # the split depends on it
-        elif name not in ("weights", "gan.features"):
-            contents[file] = usable_generator(file, prepared, is_start=name != "generator.path")
-        elif file.is_file():
-            contents[file] = sha256_of(file)
-        else:
-            raise MachineError(Problem("no such weights file", file, "restore it"))
+        source, _, setting = name.partition(".")
+        if name == "weights":
+            contents[file] = file_content(file)
+        elif content := SOURCE_CLASSES[source].read_input(
+            setting, file, settings, prepared, cache, index
+        ):
+            contents[file] = content
+    available: dict[tuple[str, object], list[int] | None] = {}
+    for mix in mixes:
+        images = (mix.source, getattr(mix, mix.source, None))
+        if images not in available:
+            available[images] = source_of(mix).count_available(settings, prepared, cache)
+        require_enough(available[images], mix, prepared)
     return contents
 
 
@@ -99,28 +98,6 @@ def require_same_inputs(folder: StudyFolder, contents: Mapping[Path, str]) -> No
     ]
     if problems:
         raise StudyError(*problems)
-
-
-def usable_generator(folder: Path, prepared: Prepared, *, is_start: bool) -> str:
-    """Return the SHA-256 of the record of a saved generator; raise DataError if it cannot make the study's images.
-
-    A network that training starts from must have learnt the same classes or findings in the same
-    order.
-    """
-    saved, names = read_generator(folder), prepared.outputs
-    known = saved.findings or (*saved.class_counts,)
-    is_alike = bool(saved.findings) == bool(prepared.findings)
-    missing = [name for name in names if not (is_alike and name in known)]
-    if missing or prepared.has_masks != (saved.masks is not None):
-        lack = missing[0] if missing else "masks" if prepared.has_masks else "images without masks"
-        what = f"this GAN makes images of {join_names(known)}, but not {lack}"
-        raise DataError(
-            Problem(what, folder, "train one on images that are labelled like the study's")
-        )
-    if is_start and known != names:
-        what = f"training on {join_names(names)} cannot start from a GAN of {join_names(known)}"
-        raise DataError(Problem(what, folder, "use one of the same, in the same order"))
-    return sha256_of(folder / GENERATOR_FILE)
 
 
 def record_inputs(folder: StudyFolder, contents: Mapping[Path, str]) -> None:

@@ -20,7 +20,7 @@ from xraytune.study.folder import StudyFolder, is_searched
 from xraytune.study.journal import Journal
 from xraytune.study.row import TrialRow, TrialStatus, ranked_on_val_a, ranked_on_val_b
 from xraytune.study.trial_files import read_node, read_pool_report, read_progress, read_samples
-from xraytune.trial.mix import mix_label
+from xraytune.synth.mix import mix_label
 
 if TYPE_CHECKING:
     import pandas as pd

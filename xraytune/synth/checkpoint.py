@@ -23,6 +23,7 @@ from xraytune.base.tensors import explain_unreadable, load_content, save_content
 from xraytune.space.settings import GanSettings
 from xraytune.synth.gan import GanTraining
 from xraytune.synth.networks import Generator
+from xraytune.synth.saved_generator import known_settings
 
 CHECKPOINT_NAME = "checkpoint.pt"
 _OTHER_NETWORK = "this generator has a different network"
@@ -102,11 +103,6 @@ def _about(generator: Generator) -> dict[str, str | int]:
         "settings": settings.model_dump_json(exclude={"start_from", "features"}),
         **counts,
     }
-
-
-def known_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out settings of earlier versions, which concerned only the training."""
-    return {name: value for name, value in settings.items() if name in GanSettings.model_fields}
 
 
 def _load(about: Mapping[str, Any], weights: dict[str, Tensor]) -> Generator:

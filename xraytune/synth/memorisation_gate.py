@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from xraytune.base.errors import Problem, TrialError
 from xraytune.base.files import read_json, write_bytes, write_json
 from xraytune.data.images import SideName
 from xraytune.data.prepare import RunContext, side_images
-from xraytune.space.settings import Experiment
+from xraytune.space.settings import Settings
 from xraytune.synth.grids import image_grid, png_bytes
 from xraytune.synth.memorisation import (
     Closeness,
@@ -28,7 +29,7 @@ from xraytune.synth.memorisation import (
     compare_with_unseen,
     unseen_closeness,
 )
-from xraytune.synth.sources import ReadBlock
+from xraytune.synth.sources.source import ReadBlock, Source
 from xraytune.synth.train import resize_pixels
 
 MEMORISATION_STAGE = "memorisation-1"
@@ -37,27 +38,22 @@ _RECORD = "memorisation.json"
 _PAIRS_SHOWN = 12
 
 
-def refuse_memorised(experiment: Experiment, context: RunContext, read: ReadBlock) -> None:
+def refuse_memorised(settings: Settings, context: RunContext, source: Source) -> None:
     """Refuse a pool that is closer to the training images than unseen X-rays are; `quality.allow_memorised` skips the test.
 
     New X-rays in place of the synthetic images would be refused (TrialError) in at most 5 % of
     cases: each of C classes is tested at 0.05 / C.
     """
-    if experiment.settings.quality.allow_memorised:
+    if settings.quality.allow_memorised:
         return
-    by_class, folder = measure_memorisation(context, read)
+    by_class, folder = measure_memorisation(context, partial(source.block, settings, context))
     if copies := copies_found(by_class):
         what = (
             f"synthetic images are copies of training images: {copies} are nearer to a training image than 99 % of unseen "
             f"X-rays; the nearest pairs are shown in {folder.relative_to(context.cache).as_posix()} of the cache"
         )
-        where = f"source: {experiment.parameters.source}"
-        fix = "replace the images"
-        if (used := experiment.parameters.gan) is not None:
-            size = f"{used.steps} steps, {used.image_size} px, width {used.width}"
-            where = f"gan of {size}, seed {used.seed}"
-            fix = "train fewer steps (gan.steps), add real images"
-        raise TrialError(Problem(what, where, f"{fix}, or set quality.allow_memorised: true"))
+        fix = f"{source.remedy}, or set quality.allow_memorised: true"
+        raise TrialError(Problem(what, source.place, fix))
 
 
 def copies_found(by_class: Mapping[str, Memorisation]) -> str:

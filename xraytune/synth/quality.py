@@ -25,7 +25,7 @@ from xraytune.base.artifacts import build_once, releases
 from xraytune.base.errors import MachineError, join_names
 from xraytune.base.files import read_json, sha256_of, write_array, write_json
 from xraytune.data.images import SideName
-from xraytune.data.prepare import Prepared, RunContext, side_images
+from xraytune.data.prepare import ImageSource, Prepared, RunContext, side_images
 from xraytune.data.sides import side_sizes
 from xraytune.nets.backbones import build_backbone, fold_batch_norms
 from xraytune.nets.compute import autocast
@@ -44,8 +44,8 @@ from xraytune.synth.generator_quality import (
     transfer_auroc,
 )
 from xraytune.synth.memorisation_gate import copies_found, measure_memorisation
-from xraytune.synth.pool import BLOCK
-from xraytune.synth.sources import ReadBlock, first_images, pool_reader
+from xraytune.synth.sources.source import BLOCK, ReadBlock, blocks_for
+from xraytune.synth.sources.which import block_reader
 from xraytune.synth.train import resize_pixels
 
 QUALITY_STAGE = "quality-4"
@@ -75,7 +75,7 @@ def measure_quality(
     if side := small_side(prepared):
         return f"not measured: too few images in {side}"
     counts = np.bincount(prepared.side("val_a").labels, minlength=len(names)).clip(max=MOST_IMAGES)
-    read = read or pool_reader(experiment, context)
+    read = read or block_reader(experiment, context)
     # Whole blocks: GAN-train uses all of them, even if the class has few real images.
     pools = [first_images(read, label, int(count)) for label, count in enumerate(counts)]
     if few := _few({name: len(pixels) for name, (pixels, *_) in zip(names, pools, strict=True)}):
@@ -135,9 +135,24 @@ def measure_quality(
     return _QUALITY.validate_python(read_json(path / "quality.json"))
 
 
+def first_images(
+    read: ReadBlock, label: int, count: int
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], list[dict[str, Any]]]:
+    """Return the images of a class in the blocks that hold `count`, or in a folder; their targets; the blocks' inputs."""
+    blocks: list[ImageSource] = []
+    while len(blocks) < blocks_for(count) and all(len(block.rows) == BLOCK for block in blocks):
+        blocks.append(read(label, len(blocks)))
+    targets = np.concatenate([block.targets for block in blocks])
+    return (
+        np.concatenate([block.read() for block in blocks]),
+        targets,
+        [block.inputs for block in blocks],
+    )
+
+
 def report_pool(experiment: Experiment, context: RunContext) -> PoolReport:
     """Return the quality and memorisation of an experiment's synthetic images, without refusing any."""
-    read = pool_reader(experiment, context)
+    read = block_reader(experiment, context)
     quality = measure_quality(experiment, context, read)
     copies = copies_found(measure_memorisation(context, read)[0])
     if isinstance(quality, str):

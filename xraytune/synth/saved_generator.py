@@ -1,23 +1,21 @@
-"""A generator in a folder that `xraytune generator train` wrote: its record, `generator.json`, and images drawn from it."""
+"""A generator in a folder that `xraytune generator train` wrote: its record, `generator.json`."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from xraytune.base.errors import ArtifactError, Problem
 from xraytune.base.files import read_json, sha256_of
 from xraytune.base.records import Compute
 from xraytune.space.settings import FOLDER_NAME, GanSettings
-from xraytune.synth.checkpoint import known_settings, load_generator
 from xraytune.synth.generator_quality import PoolReport
-from xraytune.synth.pool import Images, MaskRange, draw_block
+from xraytune.synth.masks import MaskRange
 
 GENERATOR_FILE = "generator.json"
 NETWORK_FILE = "generator.safetensors"
@@ -87,25 +85,6 @@ def _known_report(report: Any) -> PoolReport | None:
         return None
 
 
-def draw_saved(
-    folder: Path,
-    saved: SavedGenerator,
-    class_name: str,
-    block: int,
-    *,
-    seed: int,
-    compute: Compute,
-    findings: NDArray[np.int64] | None = None,
-) -> Images:
-    """Draw a block of 256 images of a class, or with findings [256, C] in the generator's order; see `draw_block`."""
-    network = load_generator(folder / NETWORK_FILE)
-    label = [*saved.class_counts].index(class_name)
-    return draw_block(
-        network.to(compute.device),
-        label,
-        block,
-        seed=seed,
-        compute=compute,
-        typical=saved.masks,
-        findings=findings,
-    )
+def known_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out settings of earlier versions, which concerned only the training."""
+    return {name: value for name, value in settings.items() if name in GanSettings.model_fields}

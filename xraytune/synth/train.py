@@ -27,7 +27,8 @@ from xraytune.space.settings import GanSettings
 from xraytune.synth.checkpoint import load_start, resume, save_checkpoint
 from xraytune.synth.gan import GanTraining, new_training, real_images
 from xraytune.synth.grids import image_grid, png_bytes, with_outlines
-from xraytune.synth.pool import binarise, draw_noise, generate
+from xraytune.synth.masks import binarise
+from xraytune.synth.pool import draw_noise, generate
 
 _GRID_ROWS = 8
 _GRID_COLUMNS = 8

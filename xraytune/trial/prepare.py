@@ -27,7 +27,7 @@ from xraytune.space.settings import Parameters
 from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space, require_extensions
 from xraytune.stats.classification import FEWEST_LABELS
-from xraytune.synth.seen import mixes_of, seen_by
+from xraytune.synth.sources.which import mixes_of, seen_by
 from xraytune.tasks import task_of
 
 

@@ -26,7 +26,7 @@ from xraytune.nets.train import NetworkTraining, train_network
 from xraytune.space.settings import Experiment
 from xraytune.synth.generator_quality import QUALITY_FILE
 from xraytune.synth.quality import report_pool
-from xraytune.synth.synthesize import trained_generator
+from xraytune.synth.sources.which import source_of
 from xraytune.tasks import task_of
 from xraytune.tasks.task import Validated
 from xraytune.trial.inputs import TrialInputs
@@ -141,8 +141,8 @@ def training_of(
 
 def train_own_generator(experiment: Experiment, context: RunContext) -> None:
     """Train a trial's generator, if it has one."""
+    source_of(experiment.parameters).train(context)
     if experiment.parameters.gan is not None:
-        trained_generator(experiment.parameters.gan, context)
         context.on_generator(experiment, context)
 
 

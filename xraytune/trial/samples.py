@@ -17,7 +17,7 @@ from xraytune.data.prepare import RunContext, side_images
 from xraytune.space.settings import Experiment
 from xraytune.synth.grids import image_grid, png_bytes, with_outlines
 from xraytune.synth.quality import spread
-from xraytune.synth.sources import generator_of, pool_reader
+from xraytune.synth.sources.gan import Gan
 from xraytune.synth.synthesize import generator_path
 from xraytune.synth.train import resize_planes
 
@@ -36,13 +36,13 @@ def save_generator_grid(experiment: Experiment, context: RunContext, folder: Pat
     All images have the size of the generated ones, so that these can be compared with what the
     generator has seen.
     """
-    settings = generator_of(experiment)
+    gan = Gan(experiment.parameters)
+    settings = gan.settings
     prepared = context.prepared
     name = generator_path(settings, prepared, context.compute, context.cache).name[:8]
     file = folder / f"gan-{name}.png"
     if file.exists():
         return file
-    read = pool_reader(experiment, context)
     real = side_images("train", prepared, context.cache)
     width_px, height_px = BLOCK_PX
     pitch_px = CAPTION_PX + height_px + MARGIN_PX
@@ -64,7 +64,9 @@ def save_generator_grid(experiment: Experiment, context: RunContext, folder: Pat
             f"{drawable(class_name)}: {len(places):,} real training images": resize_planes(
                 real.read(shown), masks, settings.image_size
             ),
-            "generated images": read(label, 0).planes(np.arange(COLUMNS * LINES)),
+            "generated images": gan.block(experiment.settings, context, label, 0).planes(
+                np.arange(COLUMNS * LINES)
+            ),
         }
         x = MARGIN_PX
         y = CAPTION_PX + MARGIN_PX + label * pitch_px

@@ -17,8 +17,8 @@ from xraytune.data.findings import levelling_order
 from xraytune.data.prepare import ImageSource, RunContext, side_images
 from xraytune.space.settings import Experiment
 from xraytune.synth.memorisation_gate import refuse_memorised
-from xraytune.synth.sources import blocks_for, folder_images, folder_reader, pool_reader
-from xraytune.trial.mix import plan_mix, require_enough
+from xraytune.synth.mix import plan_mix, require_enough
+from xraytune.synth.sources.which import source_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,41 +47,32 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
         its masks are plausible.
         ArtifactError: The pixels of `prepared` are not in the cache.
     """
+    settings = experiment.settings
+    parameters = experiment.parameters
     prepared = context.prepared
+    class_count = len(prepared.class_names)
     real = side_images("train", prepared, context.cache)
-    extra_labels = plan_mix(prepared.train_counts, experiment.parameters)
-    sources: tuple[ImageSource, ...] = (real,)
-    if experiment.has_real_extra:
-        sources += (side_images("others", prepared, context.cache),)
-    elif experiment.parameters.has_synthetic_images:
-        folder = (
-            folder_images(experiment, context) if experiment.parameters.source == "folder" else None
-        )
-        read = folder_reader(folder) if folder else pool_reader(experiment, context)
-        refuse_memorised(experiment, context, read)
-        if folder:
-            require_enough(folder.labels.tolist(), experiment.parameters, prepared)
-            sources += (folder,)
-        else:
-            counts = enumerate(np.bincount(extra_labels).tolist())
-            sources += tuple(
-                read(label, block) for label, count in counts for block in range(blocks_for(count))
-            )
-    targets = np.concatenate([source.targets for source in sources])
+    extra_labels = plan_mix(prepared.train_counts, parameters)
+    source = source_of(parameters, has_real_extra=experiment.has_real_extra)
+    if parameters.has_synthetic_images:
+        refuse_memorised(settings, context, source)
+    counts = np.bincount(extra_labels, minlength=class_count).tolist()
+    sources = (real, *source.images(settings, context, counts))
+    targets = np.concatenate([images.targets for images in sources])
+    labels = np.concatenate([images.labels for images in sources])
     real_numbers = np.arange(len(real.rows))
-    repeats_real = len(sources) == 1
-    seed = experiment.settings.seed
-    if repeats_real and real.findings is not None and experiment.parameters.balance == "equal":
-        extra = levelling_order(real.targets, len(extra_labels), seed)
+    usable = real_numbers if source.repeats_real else np.arange(len(real_numbers), len(labels))
+    if source.repeats_real and real.findings is not None and parameters.balance == "equal":
+        extra = levelling_order(real.targets, len(extra_labels), settings.seed)
         return TrainingSet(sources=sources, targets=targets, real=real_numbers, extra=extra)
-    labels = np.concatenate([source.labels for source in sources])
-    usable = real_numbers if repeats_real else np.arange(len(real_numbers), len(labels))
+    if not source.repeats_real:
+        available = np.bincount(labels[usable], minlength=class_count).tolist()
+        require_enough(available, parameters, prepared)
     extra = np.empty(len(extra_labels), dtype=np.int64)
     for label in np.unique(extra_labels).tolist():
         chosen = extra_labels == label
         members = usable[labels[usable] == label]
-        if repeats_real or experiment.has_real_extra:  # other real images in each replicate
-            members = numpy_generator(seed, "duplicates", label).permutation(members)
-        count = int(chosen.sum())
-        extra[chosen] = np.resize(members, count) if repeats_real else members[:count]
+        if source.is_shuffled:  # other real images in each replicate
+            members = numpy_generator(settings.seed, "duplicates", label).permutation(members)
+        extra[chosen] = np.resize(members, int(chosen.sum()))
     return TrainingSet(sources=sources, targets=targets, real=real_numbers, extra=extra)

@@ -1,4 +1,4 @@
-"""Choose the images of `source: folder` that a trial may train on, and decode them.
+"""`source: folder`: extra images from a folder, of whatever origin.
 
 Validation and test scores measure generalisation only if the extra images show none of their
 patients, and if no generator of the extra images was trained on them. A folder of `xraytune
@@ -9,13 +9,31 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from xraytune.base.errors import DataError, Problem, join_names
+from xraytune.base.files import read_bytes, read_json, sha256_of
+from xraytune.data.folders import PROVENANCE_FILE, list_images
 from xraytune.data.images import ImageFile
-from xraytune.data.index import ImageIndex, read_labelled_folder, require_apart
+from xraytune.data.index import (
+    ImageIndex,
+    content_fingerprint,
+    read_labelled_folder,
+    require_apart,
+)
 from xraytune.data.patients import PATIENTS_CSV
-from xraytune.data.prepare import HELD_OUT, Prepared, require_unbroken, store_images
+from xraytune.data.prepare import (
+    HELD_OUT,
+    ImageSource,
+    Prepared,
+    RunContext,
+    require_unbroken,
+    store_images,
+    stored_images,
+)
 from xraytune.data.shared_patients import (
     ambiguous_files,
     patient_aliases,
@@ -24,9 +42,96 @@ from xraytune.data.shared_patients import (
 )
 from xraytune.data.table import find_table
 from xraytune.space.load import data_settings
-from xraytune.space.settings import DataSettings
+from xraytune.space.settings import DataSettings, FolderSettings, Parameters, Settings
+from xraytune.synth.sources.source import BLOCK, Source
 
 _logger = logging.getLogger(__name__)
+
+
+class Folder(Source):
+    """Images of a folder; a list of them is read once for each of these."""
+
+    name = "folder"
+    colour = "#009e73"
+    noun = "extra"
+
+    def __init__(self, parameters: Parameters) -> None:
+        super().__init__(parameters)
+        self._images: ImageSource | None = None
+
+    @property
+    def _folder(self) -> FolderSettings:
+        assert self.parameters.folder is not None, "source: folder has a path"
+        return self.parameters.folder
+
+    def seen_images(self) -> frozenset[str] | None:
+        """Return what `folder.seen` or the provenance file says."""
+        seen = self._folder.seen
+        provenance = self._folder.path / PROVENANCE_FILE
+        if seen is not None and seen.is_dir():
+            return frozenset(map(sha256_of, list_images(seen)))
+        try:
+            if seen is not None:
+                return frozenset(read_bytes(seen, DataError).decode().split())
+            recorded = read_json(provenance).get("train_images") if provenance.is_file() else None
+            return None if recorded is None else frozenset(map(str, recorded))
+        except (ValueError, OSError, AttributeError, TypeError) as error:
+            fix = (
+                "write one SHA-256 per line"
+                if seen
+                else "draw the images again; or remove the file"
+            )
+            what = "the record of the images that these were made from cannot be read"
+            raise DataError(Problem(what, seen or provenance, fix)) from error
+
+    @classmethod
+    def read_input(
+        cls,
+        setting: str,
+        path: Path,
+        settings: Settings,
+        prepared: Prepared,
+        cache: Path,
+        index: ImageIndex | None,
+    ) -> str | None:
+        """Return a fingerprint of the usable images; they are decoded, so that broken ones are found."""
+        if setting == "seen":
+            return None
+        images, _ = store_folder(path, prepared, settings.data, index=index, cache=cache)
+        return content_fingerprint(images)
+
+    def count_available(self, settings: Settings, prepared: Prepared, cache: Path) -> list[int]:
+        """Return the number of usable images of each class."""
+        images, _ = store_folder(self._folder.path, prepared, settings.data, cache=cache)
+        labels = [image.label for image in images]
+        counts = np.bincount(labels, minlength=len(prepared.class_names))
+        return [*map(int, counts)]
+
+    def block(
+        self, settings: Settings, context: RunContext, label: int, number: int
+    ) -> ImageSource:
+        """Return up to 256 images of a class."""
+        (images,) = self.images(settings, context)
+        places = np.flatnonzero(images.labels == label)[number * BLOCK : (number + 1) * BLOCK]
+        return replace(
+            images,
+            rows=images.rows[places],
+            labels=images.labels[places],
+            inputs={**images.inputs, "rows": places.tolist()},
+            findings=None if images.findings is None else images.findings[places],
+        )
+
+    def images(
+        self, settings: Settings, context: RunContext, counts: Sequence[int] = ()
+    ) -> tuple[ImageSource, ...]:
+        """Return all usable images."""
+        if self._images is None:
+            images, store = store_folder(
+                self._folder.path, context.prepared, settings.data, cache=context.cache
+            )
+            title = "images of the extra folder"
+            self._images = stored_images(store, images, name="folder", title=title)
+        return (self._images,)
 
 
 def store_folder(

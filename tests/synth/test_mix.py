@@ -7,10 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.trial.conftest import Bench
-from xraytune.base.errors import DataError
 from xraytune.space.settings import Parameters
-from xraytune.trial.mix import apportion, mix_label, plan_mix, require_enough
+from xraytune.synth.mix import apportion, mix_label, plan_mix
 
 counts = st.lists(st.integers(1, 60), min_size=2, max_size=5)
 ratios = st.floats(0.05, 4.0)
@@ -100,21 +98,6 @@ def test_pretraining_divides_the_steps(ratio: float, first: int) -> None:
 def test_inconsistent_mix_is_refused(values: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Parameters.model_validate(values)
-
-
-def test_a_mix_that_needs_more_images_of_a_class_than_there_are_is_refused(bench: Bench) -> None:
-    prepared = bench.prepared
-    mix = Parameters.model_validate(
-        {"source": "folder", "folder": {"path": "extra"}, "synthetic_ratio": 0.5}
-    )
-    labels = plan_mix(prepared.train_counts, mix).tolist()
-    of_normal = labels.count(0)
-
-    require_enough(labels, mix, prepared)
-    labels.remove(0)
-    message = rf"extra: {of_normal - 1} images of NORMAL, but the mix needs {of_normal}\n.*lower synthetic_ratio"
-    with pytest.raises(DataError, match=message):
-        require_enough(labels, mix, prepared)
 
 
 def test_a_mix_is_named_by_its_source_ratio_steps_and_augmentation() -> None:

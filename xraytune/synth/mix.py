@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from xraytune.base.errors import DataError, Problem
 from xraytune.data.prepare import Prepared
 from xraytune.space.settings import Parameters, extra_images
+from xraytune.synth.sources.which import source_of
 
 
 def plan_mix(real_counts: Sequence[int], parameters: Parameters) -> NDArray[np.int64]:
@@ -48,13 +49,16 @@ def apportion(weights: Sequence[int], total: int) -> NDArray[np.int64]:
     return _lowest(ranks, total)
 
 
-def require_enough(labels: Sequence[int], parameters: Parameters, prepared: Prepared) -> None:
-    """Refuse a mix (DataError) that needs more extra images of a class than there are, such as in a folder of them."""
+def require_enough(
+    available: Sequence[int] | None, parameters: Parameters, prepared: Prepared
+) -> None:
+    """Refuse a mix (DataError) that needs more extra images of a class than there are (`Source.count_available`)."""
+    if available is None:
+        return
     folder = parameters.folder.path if parameters.folder else ""
-    needed = plan_mix(prepared.train_counts, parameters)
-    for label, name in enumerate(prepared.class_names):
-        there = labels.count(label)
-        used = int(np.count_nonzero(needed == label))
+    planned = plan_mix(prepared.train_counts, parameters)
+    needed = np.bincount(planned, minlength=len(available))
+    for name, there, used in zip(prepared.class_names, available, needed, strict=True):
         if there < used:
             images = "pairs" if prepared.has_masks else "images"
             images += f" of {name}" if len(prepared.class_names) > 1 else ""
@@ -71,8 +75,9 @@ def mix_label(parameters: Parameters) -> str:
         mix += f" weight={parameters.synthetic_weight:g}"
     if parameters.mixing != "additive":
         mix += f" {parameters.mixing}"
-    if parameters.gan:
-        mix += f" ({parameters.gan.steps} steps)"
+    details = source_of(parameters).details
+    if details:
+        mix += f" {details}"
     return f"{mix} +classical {parameters.classical}" if parameters.classical else mix
 
 

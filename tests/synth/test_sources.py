@@ -1,0 +1,25 @@
+"""Each source of extra images has its class."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from xraytune.base.errors import DataError
+from xraytune.space.settings import SOURCES, Parameters
+from xraytune.synth.sources.which import SOURCE_CLASSES, source_of
+
+
+def test_a_pipe_in_place_of_the_list_of_seen_images_is_refused_without_reading_it(
+    tmp_path: Path,
+) -> None:
+    os.mkfifo(tmp_path / "seen.txt")
+    folder = {"path": tmp_path, "seen": tmp_path / "seen.txt"}
+
+    with pytest.raises(DataError, match="not a file"):
+        source_of(Parameters.model_validate({"source": "folder", "folder": folder})).seen_images()
+
+
+def test_each_source_of_a_space_has_its_class_and_colour() -> None:
+    assert {*SOURCE_CLASSES} == {*SOURCES.built_in}
+    assert len({source.colour for source in SOURCE_CLASSES.values()}) == len(SOURCE_CLASSES)

@@ -1,0 +1,67 @@
+"""Which generated masks are plausible: their area and number of components are as in the training masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xraytune.base.errors import counted
+
+MIN_PART = 0.002
+"""Smallest component that counts, as a share of the image: 8 pixels of 64 x 64. Smaller ones are specks at a mask's edge."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskRange:
+    """The smallest and largest values of some masks.
+
+    Attributes:
+        area: Shares of the image.
+        parts: Numbers of connected components of at least `MIN_PART` of the image.
+    """
+
+    area: tuple[float, float]
+    parts: tuple[int, int]
+
+    def includes(self, masks: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Return whether area and number of components of each mask [n, S, S] are in range, bool [n]."""
+        areas = _areas(masks)
+        parts = mask_parts(masks)
+        has_area = (self.area[0] <= areas) & (areas <= self.area[1])
+        return has_area & (self.parts[0] <= parts) & (parts <= self.parts[1])
+
+    def __str__(self) -> str:
+        """Describe the ranges: "18.5 to 45.8 % of the image in 2 components"."""
+        smallest, largest = self.area
+        fewest, most = self.parts
+        parts = counted(most, "component") if fewest == most else f"{fewest} to {most} components"
+        return f"{100 * smallest:.3g} to {100 * largest:.3g} % of the image in {parts}"
+
+
+def binarise(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a mask of 0 and 255, 255 where `grey` is 128 or more."""
+    return np.where(grey >= 128, 255, 0).astype(np.uint8)
+
+
+def mask_range(masks: NDArray[np.uint8]) -> MaskRange:
+    """Return the ranges of training masks [n, S, S], n >= 1, at the size of the GAN."""
+    areas = _areas(masks)
+    parts = mask_parts(masks)
+    return MaskRange(
+        area=(float(areas.min()), float(areas.max())), parts=(int(parts.min()), int(parts.max()))
+    )
+
+
+def _areas(masks: NDArray[np.uint8]) -> NDArray[np.float64]:
+    return np.asarray((masks > 0).mean(axis=(1, 2)))
+
+
+def mask_parts(masks: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Count the components of each mask [n, S, S], int64 [n]; pixels that touch only at a corner are not connected."""
+    from scipy.ndimage import label  # type: ignore[import-untyped]  # trials without masks need none
+
+    smallest = MIN_PART * masks[0].size
+    sizes = (np.bincount(label(mask)[0].ravel())[1:] for mask in masks)
+    return np.array([int((parts >= smallest).sum()) for parts in sizes], dtype=np.int64)

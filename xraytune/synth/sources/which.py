@@ -1,0 +1,57 @@
+"""The source of a trial, and what the sources of several trials have in common.
+
+A new source is a file with its class here, its name in `SOURCES` and, if it has settings, their
+block in `Parameters` (both in `space/settings.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+from xraytune.data.prepare import RunContext
+from xraytune.space.fields import parameters_from
+from xraytune.space.paths import PATHS
+from xraytune.space.settings import Experiment, Parameters
+from xraytune.space.space import Space
+from xraytune.synth.sources.duplicate import Duplicates
+from xraytune.synth.sources.extension import Extension
+from xraytune.synth.sources.folder import Folder
+from xraytune.synth.sources.gan import Gan
+from xraytune.synth.sources.generator import GivenGenerator
+from xraytune.synth.sources.none import NoImages
+from xraytune.synth.sources.real import RealImages
+from xraytune.synth.sources.source import ReadBlock, Source
+
+SOURCE_CLASSES: dict[str, type[Source]] = {
+    source.name: source for source in (NoImages, Duplicates, Folder, GivenGenerator, Gan)
+}
+"""The sources that a space can name; all others are extensions."""
+_MIX = ("source", "synthetic_ratio", "synthetic_weight", "balance", "mixing", "batch_size")
+
+
+def source_of(parameters: Parameters, *, has_real_extra: bool = False) -> Source:
+    """Return the source of a trial; `has_real_extra` as in `Experiment`."""
+    if has_real_extra:
+        return RealImages(parameters)
+    return SOURCE_CLASSES.get(parameters.source, Extension)(parameters)
+
+
+def block_reader(experiment: Experiment, context: RunContext) -> ReadBlock:
+    """Return what reads the blocks of an experiment's source; see `Source.block`."""
+    return partial(source_of(experiment.parameters).block, experiment.settings, context)
+
+
+def mixes_of(space: Space) -> tuple[Parameters, ...]:
+    """Return the possible mixes of a space, apart from the settings of generators that its trials train."""
+    names = (*_MIX, *PATHS)
+    combined = (dict(zip(names, values, strict=True)) for values in space.combinations(*names))
+    return tuple(
+        parameters_from({name: value for name, value in mix.items() if value is not None})
+        for mix in combined
+    )
+
+
+def seen_by(mixes: Iterable[Parameters]) -> frozenset[str]:
+    """Return the SHA-256 of all images that the sources of some mixes are known to have seen; see `Source.seen_images`."""
+    return frozenset().union(*(source_of(mix).seen_images() or () for mix in mixes))
