@@ -24,11 +24,9 @@ from xraytune.base.records import Compute
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.nets.compute import autocast, choose_compute, gpu_count, pin
-from xraytune.nets.train import NetworkTraining, train_network
 from xraytune.space.settings import Experiment, Parameters, Settings
-from xraytune.tasks import task_of
-from xraytune.trial.inputs import TrialInputs
 from xraytune.trial.run import run_trial
+from xraytune.trial.training import TrialTraining
 
 _IMAGE_PX, _BATCH, _ROUNDS = 128, 32, 5
 _HEADS = 20
@@ -130,11 +128,11 @@ def _speeds(case: _Case, folder: Path, own: Path, compute: Compute) -> dict[str,
     experiment = Experiment(settings=settings, parameters=parameters)
     pin(compute)
     loops = {
-        "bare loop": _bare(TrialInputs(experiment, context), compute, case.steps),
+        "bare loop": _bare(TrialTraining(experiment, context), compute, case.steps),
         "bare loop, compiled": _bare(
-            TrialInputs(experiment, context), compute, case.steps, is_compiled=True
+            TrialTraining(experiment, context), compute, case.steps, is_compiled=True
         ),
-        "ours": _ours(experiment, context, case.steps, own),
+        "ours": _ours(experiment, context, own),
     }
     clock = (
         time.perf_counter if compute.device == "cuda" else time.process_time
@@ -153,30 +151,20 @@ def _speeds(case: _Case, folder: Path, own: Path, compute: Compute) -> dict[str,
     }
 
 
-def _ours(
-    experiment: Experiment, context: RunContext, steps: int, folder: Path
-) -> Callable[[], object]:
+class _WithoutValidation(TrialTraining):
+    def validate(self) -> tuple[float, float]:
+        return 0.0, 0.0
+
+
+def _ours(experiment: Experiment, context: RunContext, folder: Path) -> Callable[[], object]:
     """Return a function that runs one epoch, with its checkpoint, without validation."""
-    inputs = TrialInputs(experiment, context)
-    training = NetworkTraining(
-        parameters=experiment.parameters,
-        network=inputs.trained,
-        draws=inputs.draws,
-        load=inputs.load,
-        loss=task_of(experiment.settings).loss,
-        norm_batches=inputs.norm_batches,
-        max_epochs=_ROUNDS + 1,
-        steps_per_epoch=steps,
-        seed=0,
-        compute=context.compute,
-        checkpoint_dir=folder,
-    )
-    epochs = train_network(training, lambda _: (0.0, 0.0))
+    training = _WithoutValidation(experiment, context)
+    epochs = training.epochs(folder)
     return lambda: next(epochs)
 
 
 def _bare(
-    trial: TrialInputs, compute: Compute, steps: int, *, is_compiled: bool = False
+    trial: TrialTraining, compute: Compute, steps: int, *, is_compiled: bool = False
 ) -> Callable[[], object]:
     """Return a training loop with nothing but the network, its loss and Adam, fused as ours is."""
     images, labels = trial.batch(0)

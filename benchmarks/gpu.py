@@ -42,10 +42,9 @@ from xraytune.data.prepare import RunContext, prepare
 from xraytune.nets.captured import replayed
 from xraytune.nets.compute import choose_compute, gpu_count, pin
 from xraytune.nets.optimizer import optimizer_of
-from xraytune.nets.train import train_step
 from xraytune.space.settings import Experiment, Parameters, Settings
-from xraytune.trial.inputs import TrialInputs
-from xraytune.trial.run import training_of, trial_epochs
+from xraytune.trial.run import trial_epochs
+from xraytune.trial.training import TrialTraining
 
 GPUS = gpu_count()
 _IMAGE_PX, _PATIENTS, _STEPS, _WARM_UP = (128, 400, 200, 20) if GPUS else (32, 30, 2, 1)
@@ -220,15 +219,12 @@ def _steps(root: Path) -> Iterator[Figure]:
     experiment, context = _prepared(root, values, epochs=100)
     speeds = []
     for how in ("eager", "replayed"):
-        inputs = TrialInputs(experiment, context)
-        training = training_of(experiment, context, inputs, root / how)
-        step = partial(
-            train_step, training, optimizer_of(experiment.parameters, inputs.trained.train())
-        )
+        training = TrialTraining(experiment, context)
+        step = partial(training.step, optimizer_of(experiment.parameters, training.trained.train()))
         update = step if how == "eager" else replayed(step, context.compute)
         loss = torch.zeros((), device=context.compute.device)
         started = time.perf_counter()
-        for number, draws in enumerate(inputs.draws(range(_WARM_UP + _STEPS))):
+        for number, draws in enumerate(training.draws(range(_WARM_UP + _STEPS))):
             if number == _WARM_UP:
                 float(loss)  # waits for the device
                 started = time.perf_counter()

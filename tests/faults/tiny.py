@@ -20,7 +20,6 @@ from xraytune.base.records import EpochRecord
 from xraytune.confirm.run_list import Run, RunList, complete_folder
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare, read_prepared, write_prepared
-from xraytune.nets import train
 from xraytune.search.loop import TrialLoop
 from xraytune.search.trials import SearchTrials
 from xraytune.search.worker import TrialWorker
@@ -39,6 +38,7 @@ from xraytune.study.trial import Trial
 from xraytune.synth import gan, synthesize
 from xraytune.synth import train as generator_train
 from xraytune.synth.synthesize import generator_need
+from xraytune.trial import training
 
 SPACE = """\
 name: tiny
@@ -128,12 +128,11 @@ class Marks:
 
     def count_training(self) -> None:
         """From here on in this process, note each epoch and each step of a GAN when it begins; write checkpoints often."""
-        epoch, step = train._train_epoch, gan.GanTraining.update
+        epoch, step = training.TrialTraining._train_epoch, gan.GanTraining.update
 
-        def marked_epoch(*arguments: Any, **options: Any) -> tuple[float, float]:
-            number: int = arguments[3]
-            self.add("epoch", self.current, number)
-            return epoch(*arguments, **options)
+        def marked_epoch(*arguments: Any) -> tuple[float, float]:
+            self.add("epoch", self.current, len(arguments[3]) + 1)
+            return epoch(*arguments)
 
         def marked_step(training: Any, *arguments: Any) -> Any:
             self.add("GAN step", training.settings.steps, training.step)
@@ -145,8 +144,8 @@ class Marks:
             "report_every_steps": 1,
         }
         for module, name, function in (
-            (train, "_CHECKPOINT_SECONDS", -1.0),  # one after each epoch
-            (train, "_train_epoch", marked_epoch),
+            (training, "_CHECKPOINT_SECONDS", -1.0),  # one after each epoch
+            (training.TrialTraining, "_train_epoch", marked_epoch),
             (gan.GanTraining, "update", marked_step),
             (synthesize, "train_generator", partial(generator_train.train_generator, **often)),  # type: ignore[arg-type]
         ):

@@ -23,8 +23,8 @@ from xraytune.base.records import Compute, EpochRecord
 from xraytune.nets.captured import Draws, Step, replayed
 from xraytune.nets.classifier import build_classifier
 from xraytune.nets.compute import pin
+from xraytune.nets.infer import estimate_batch_norms, predict_logits
 from xraytune.nets.optimizer import optimizer_of
-from xraytune.nets.train import estimate_batch_norms, predict_logits, train_step
 from xraytune.search.messages import TrialFailed
 from xraytune.search.worker import next_message
 from xraytune.space.settings import Experiment, GanSettings, Parameters
@@ -32,8 +32,8 @@ from xraytune.synth.checkpoint import CHECKPOINT_NAME, checkpoint_generator
 from xraytune.synth.gan import new_training, real_images
 from xraytune.synth.pool import draw_noise, generate
 from xraytune.synth.train import TrainingProgress
-from xraytune.trial.inputs import TrialInputs
-from xraytune.trial.run import training_of, trial_epochs
+from xraytune.trial.run import trial_epochs
+from xraytune.trial.training import TrialTraining
 
 pytestmark = pytest.mark.gpu
 
@@ -162,7 +162,7 @@ class Waits(nn.Linear):
 
 @pytest.mark.parametrize("waits", [False, True])
 def test_a_step_of_a_classifier_is_replayed_or_else_called(
-    bench: Bench, tmp_path: Path, gpu: Compute, caplog: pytest.LogCaptureFixture, waits: bool
+    bench: Bench, gpu: Compute, caplog: pytest.LogCaptureFixture, waits: bool
 ) -> None:
     """Either way, at each step with its own draws, learning rate and dropout."""
     experiment = bench.experiment(source="none", classical=2, trainable="all", dropout=0.3)
@@ -170,17 +170,17 @@ def test_a_step_of_a_classifier_is_replayed_or_else_called(
     losses, networks = [], []
     for how in ("called", "replayed"):
         torch.manual_seed(1)
-        inputs = TrialInputs(experiment, context)
+        training = TrialTraining(experiment, context)
         if waits:
-            inputs.trained = nn.Sequential(inputs.trained, nn.Dropout(0.3), Waits(2, 2)).to("cuda")
-        training = training_of(experiment, context, inputs, tmp_path)
-        optimizer = optimizer_of(experiment.parameters, inputs.trained)
-        step: Step = partial(train_step, training, optimizer)
+            layers = (training.trained, nn.Dropout(0.3), Waits(2, 2))
+            training.trained = nn.Sequential(*layers).to("cuda")
+        optimizer = optimizer_of(experiment.parameters, training.trained)
+        step: Step = partial(training.step, optimizer)
         step = replayed(step, gpu) if how == "replayed" else step
-        for number, draws in enumerate(inputs.draws(range(8))):
+        for number, draws in enumerate(training.draws(range(8))):
             optimizer.set_lr(1e-4 * number)
             losses.append(float(step(draws)))
-        networks.append(inputs.trained)
+        networks.append(training.trained)
 
     assert losses[8:] == pytest.approx(losses[:8], abs=0.1)
     assert len({*losses[8:]}) == 8

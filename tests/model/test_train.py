@@ -79,7 +79,7 @@ def test_an_interrupted_training_resumes_to_the_same_files(
 ) -> None:
     lab = copy_lab()
     monkeypatch.setattr(
-        "xraytune.nets.train._CHECKPOINT_SECONDS", -1.0
+        "xraytune.trial.training._CHECKPOINT_SECONDS", -1.0
     )  # as if each epoch took longer
     first, second = list[EpochRecord](), list[EpochRecord]()
 

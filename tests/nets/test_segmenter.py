@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tests.tiny_training import TinyTraining
 from xraytune.base.records import Compute, EpochRecord
 from xraytune.nets.backbones import build_backbone
 from xraytune.nets.segmenter import build_segmenter, mask_loss, segment
-from xraytune.nets.train import NetworkTraining, train_network
 from xraytune.space.settings import Parameters
 
 CPU = Compute(device="cpu", threads=1, precision="float32")
@@ -148,20 +148,18 @@ def run(
         losses, dices = segment(network, [images[40:]], lambda places: shown[places], compute=CPU)
         return float(losses.mean()), float(dices.mean())
 
-    training = NetworkTraining(
-        parameters=parameters,
-        network=network,
+    training = TinyTraining(
+        parameters,
+        network,
         draws=draws,
         load=lambda rows: (images[rows], masks[rows]),
-        loss=mask_loss,
         norm_batches=lambda: torch.split(images[:40], 20),
+        validate=validate,
+        loss=mask_loss,
         max_epochs=epochs,
         steps_per_epoch=6,
-        seed=0,
-        compute=CPU,
-        checkpoint_dir=folder,
     )
-    return list(train_network(training, validate))
+    return list(training.epochs(folder))
 
 
 @pytest.mark.slow

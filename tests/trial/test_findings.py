@@ -19,9 +19,9 @@ from xraytune.space.load import load_space
 from xraytune.space.settings import GanSettings, without_gate
 from xraytune.stats.classification import auroc, rarest_findings
 from xraytune.synth.gan import RealImages, new_training
-from xraytune.trial.inputs import TrialInputs
 from xraytune.trial.prepare import prepare_space
 from xraytune.trial.run import run_trial
+from xraytune.trial.training import TrialTraining
 from xraytune.trial.training_set import build_training_set
 
 
@@ -38,7 +38,7 @@ def test_findings_follow_their_images_to_every_batch(findings_bench: Bench) -> N
     written = np.array([["0?1".index(s) - 0 for s in by_file[image.sha256]] for image in rows])
     assert (chosen.targets == np.array([0, -1, 1])[written]).all()
     assert (chosen.targets == -1).any()
-    inputs = TrialInputs(experiment, findings_bench.context, chosen)
+    inputs = TrialTraining(experiment, findings_bench.context, chosen)
     _, targets = inputs.batch(0)
     assert targets.shape == (16, 3)
 

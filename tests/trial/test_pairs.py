@@ -21,7 +21,7 @@ from xraytune.data.prepare import (
 )
 from xraytune.space.settings import Experiment, FolderSettings, Parameters, Settings, without_gate
 from xraytune.synth.sources.folder import store_folder
-from xraytune.trial.inputs import TrialInputs
+from xraytune.trial.training import TrialTraining
 from xraytune.trial.training_set import build_training_set
 
 STEMS = tuple(f"p{number}" for number in range(20))
@@ -65,7 +65,7 @@ def test_a_mask_moves_with_its_image(settings: Settings, tmp_path: Path) -> None
         backbone="resnet18", weights="none", classical=2, views=3, batch_size=16
     )
     experiment = Experiment(settings=settings, parameters=parameters)
-    inputs = TrialInputs(experiment, RunContext(prepared=prepared, cache=tmp_path, compute=CPU))
+    inputs = TrialTraining(experiment, RunContext(prepared=prepared, cache=tmp_path, compute=CPU))
 
     images, masks = inputs.batch(0)
 

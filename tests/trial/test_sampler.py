@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xraytune.trial.sampler import Stream, image_stream
+from xraytune.trial.training_set import Stream, image_stream
 
 
 def real_stream(count: int = 37, per_step: int = 8, seed: int = 7, views: int = 8) -> Stream:

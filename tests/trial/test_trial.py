@@ -23,8 +23,8 @@ from xraytune.nets.checkpoint import load_best
 from xraytune.space.settings import Experiment, GanSettings, Objective
 from xraytune.stats.classification import auroc
 from xraytune.synth.synthesize import GAN_STAGE, generator_need, trained_generator
-from xraytune.trial.inputs import TrialInputs
 from xraytune.trial.run import run_trial, trial_epochs
+from xraytune.trial.training import TrialTraining
 
 SMALL_GAN = {"image_size": 32, "steps": 4, "width": 4, "z_dim": 8, "batch_size": 8}
 
@@ -213,7 +213,7 @@ def test_trial_without_checkpoint_restarts_its_log(bench: Bench, tmp_path: Path)
         == max(record.val_score for record in seen)
     )
     assert 0 < (result.threshold or -1) < 1
-    inputs = TrialInputs(experiment, bench.context)
+    inputs = TrialTraining(experiment, bench.context)
     load_best(tmp_path / "checkpoint", inputs.trained)
     of_val_b = inputs.results(inputs.val_b)
     assert np.array_equal(np.load(tmp_path / "val_b.npy"), of_val_b)

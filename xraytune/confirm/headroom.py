@@ -26,7 +26,6 @@ from xraytune.data.sides import FEWEST_OF_CLASS, side_size
 from xraytune.data.split import nested_order
 from xraytune.nets.checkpoint import load_best
 from xraytune.nets.compute import allocation_of, gpu_count, in_one_thread, pin
-from xraytune.nets.train import train_network
 from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.settings import Experiment, Parameters, extra_images
 from xraytune.space.space import Space
@@ -35,10 +34,9 @@ from xraytune.study.journal import random_parameters
 from xraytune.synth.mix import mix_label
 from xraytune.tasks import task_of
 from xraytune.tasks.task import Results
-from xraytune.trial.inputs import TrialInputs
 from xraytune.trial.network import Network
 from xraytune.trial.prepare import open_space, prepare_space
-from xraytune.trial.run import training_of
+from xraytune.trial.training import TrialTraining
 from xraytune.trial.training_set import TrainingSet
 
 _MOST_DRAWS, _FEWEST_DRAWS = 5, 3
@@ -341,19 +339,14 @@ def train_on_draw(
     steps = settings.budget.steps_per_epoch or max(8, -(-len(real) // 32))
     budget = settings.budget.model_copy(update={"steps_per_epoch": steps})
     trial = Experiment(settings=settings.model_copy(update={"budget": budget}), parameters=arm)
-    inputs = TrialInputs(
-        trial,
-        context,
-        TrainingSet(sources=(everyone,), targets=everyone.targets, real=real, extra=extra),
-    )
+    images = TrainingSet(sources=(everyone,), targets=everyone.targets, real=real, extra=extra)
+    training = TrialTraining(trial, context, images)
+    training.on_progress = ignore_progress
     with (
         TemporaryDirectory() as folder,
-        in_one_thread() if inputs.network.has_cached_features else nullcontext(),
+        in_one_thread() if training.network.has_cached_features else nullcontext(),
     ):
-        training = training_of(
-            trial, replace(context, on_progress=ignore_progress), inputs, Path(folder)
-        )
-        for _ in train_network(training, inputs.validate):
+        for _ in training.epochs(Path(folder)):
             pass
-        load_best(training.checkpoint_dir, inputs.trained)
-        return inputs.results(everyone)
+        load_best(Path(folder), training.trained)
+        return training.results(everyone)

@@ -38,7 +38,7 @@ from xraytune.study.folder import StudyFolder, damage_explained, numeric_release
 from xraytune.study.row import append_row, ended_runs
 from xraytune.tasks import task_of
 from xraytune.tasks.task import Task
-from xraytune.trial.inputs import untrained
+from xraytune.trial.network import Network
 
 ArmResults = Callable[[Arm], Floats]
 """From an arm to its results per image, float64 [K, N, C]: class probabilities, or Dice with C = 1."""
@@ -189,7 +189,7 @@ def score(
     """Predict the test images with the network of a run's best val-A epoch and store the results."""
     where, experiment = folder.trial_path(number), folder.experiment(number)
     context = RunContext(prepared=folder.prepared(experiment.draw), cache=cache, compute=compute)
-    network, batches = untrained(experiment, context, images)
+    network, batches = Network(experiment, context).untrained(images)
     load_best(where / "checkpoint", network)
     results_of = task_of(experiment.settings).results
     results = results_of(

@@ -43,10 +43,10 @@ from xraytune.synth.mix import plan_mix
 from xraytune.synth.synthesize import copy_file
 from xraytune.tasks import TASKS
 from xraytune.tasks.bundle_record import TrainedOn
-from xraytune.trial.inputs import TrialInputs
 from xraytune.trial.prepare import open_space, prepare_space
-from xraytune.trial.run import run_trial, validate
+from xraytune.trial.run import run_trial
 from xraytune.trial.samples import save_generator_grid
+from xraytune.trial.training import TrialTraining
 
 TRAIN_STAGE = "train-1"
 SAMPLES = "samples.png"
@@ -367,18 +367,18 @@ def _train_final(
         on_epoch(record)
 
     result = run_trial(experiment, context, trial_dir=folder, on_epoch=collect)
-    inputs = TrialInputs(experiment, context)
-    load_best(folder / "checkpoint", inputs.trained)
+    training = TrialTraining(experiment, context)
+    load_best(folder / "checkpoint", training.trained)
     return FinalTraining(
-        network=inputs.whole(),
-        input_format=inputs.network.form,
+        network=training.whole(),
+        input_format=training.network.form,
         prepared=context.prepared,
         epochs=epochs,
         best_epoch=result.best_epoch,
         val_score=result.value,
         val_b_score=result.val_b_score,
         threshold=result.threshold,
-        validated=validate(inputs, context.prepared),
+        validated=training.validated(),
     )
 
 

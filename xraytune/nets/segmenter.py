@@ -25,7 +25,7 @@ from xraytune.nets.augment import MASK_THRESHOLD
 from xraytune.nets.backbones import load_weights, to_one_channel
 from xraytune.nets.classifier import freeze, train_unless_frozen
 from xraytune.nets.compute import seeded
-from xraytune.nets.train import outputs_of
+from xraytune.nets.infer import outputs_of
 from xraytune.space.settings import Parameters
 from xraytune.space.space import package_problems
 from xraytune.stats.classification import Floats

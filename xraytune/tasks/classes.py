@@ -104,7 +104,7 @@ class Classes(Task):
         """Return the mean loss, the probabilities and the logits, [N, C]."""
         from torch import from_numpy
 
-        from xraytune.nets.train import predict_logits
+        from xraytune.nets.infer import predict_logits
 
         logits = predict_logits(network, batches, compute=compute)
         loss = self.loss(from_numpy(logits).double(), from_numpy(images.targets))

@@ -208,7 +208,7 @@ class Task(ABC):
         Raises ArtifactError, in which `where` names the network, for NaN or infinity, as metrics
         would rank them arbitrarily.
         """
-        from xraytune.nets.train import predict_logits
+        from xraytune.nets.infer import predict_logits
 
         logits = predict_logits(network, batches, compute=compute)
         require_finite_outputs(logits.reshape(len(logits), -1), ArtifactError, where)

@@ -15,12 +15,10 @@ from xraytune.base.records import to_json
 from xraytune.base.tensors import save_state
 from xraytune.data.prepare import RunContext, side_images
 from xraytune.nets.checkpoint import load_best
-from xraytune.nets.train import train_network
 from xraytune.space.settings import Experiment, Parameters
 from xraytune.space.space import Space
 from xraytune.synth.donor import DONOR_FILE, TENSORS_FILE, Donor, frozen_network
-from xraytune.trial.inputs import TrialInputs
-from xraytune.trial.run import training_of
+from xraytune.trial.training import TrialTraining
 
 _LR = 3e-3
 _REVEALS = {
@@ -58,14 +56,13 @@ def write_donor(folder: Path, experiment: Experiment, context: RunContext) -> Do
 
     prepared = context.prepared
     network = frozen_network(experiment.parameters, experiment.settings)
-    inputs = TrialInputs(experiment, context)
+    training = TrialTraining(experiment, context)
     with TemporaryDirectory() as work:
-        training = training_of(experiment, context, inputs, Path(work))
-        records = [*train_network(training, inputs.validate)]
-        load_best(training.checkpoint_dir, inputs.trained)
-    head = linear_of(inputs.trained)
+        records = [*training.epochs(Path(work))]
+        load_best(Path(work), training.trained)
+    head = linear_of(training.trained)
     train = side_images("train", prepared, context.cache)
-    features = inputs.network.plain_features(train)
+    features = training.network.plain_features(train)
     estimates = [
         LedoitWolf().fit(features[train.labels == label].astype(np.float64))
         for label in range(len(prepared.class_names))

@@ -27,8 +27,8 @@ from xraytune.data.prepare import ImageSource, RunContext, side_images
 from xraytune.nets.augment import MASK_THRESHOLD, augment, distinct_views, view_table
 from xraytune.nets.backbones import fold_batch_norms
 from xraytune.nets.classifier import Classifier, build_head
+from xraytune.nets.infer import predict_logits
 from xraytune.nets.inputs import input_format, normalise, to_unit
-from xraytune.nets.train import predict_logits
 from xraytune.nets.weights import find_weights
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.settings import Experiment
@@ -206,6 +206,15 @@ class Network:
             return
         for start in range(0, len(source.rows), self._batch):
             yield normalise(self.scaled(source, slice(start, start + self._batch)), self.form)
+
+    def untrained(self, source: ImageSource) -> tuple[nn.Module, Iterator[Tensor]]:
+        """Return the module that a trial trains, before training, and the inputs of a source for it to predict.
+
+        Needs neither the trial's GAN nor the features of other images.
+        """
+        if self.has_cached_features:
+            return self.head(self.plain_features(source).shape[1]), self.batches(source)
+        return self.whole, self.batches(source)
 
     @property
     def _batch(self) -> int:

@@ -1,13 +1,18 @@
-"""The images that a trial trains on, real and extra ones, numbered across their data sources.
+"""Which images a trial trains on, real and extra ones, and which of them a step shows.
 
 A data source is a set of images of one origin: the train side, a block of synthetic images, a
 folder of extra images. Image i of a training set has a label or findings, and a place in one of its
-sources.
+sources. Steps draw from two seeded streams, one of real and one of extra images: endless sequences
+of shuffled passes, of which step t takes the next part. So a resumed trial needs no sampler state,
+and two arms with one seed see the same real images, in the same views and the same order.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,3 +81,46 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
             members = numpy_generator(settings.seed, "duplicates", label).permutation(members)
         extra[chosen] = np.resize(members, int(chosen.sum()))
     return TrainingSet(sources=sources, targets=targets, real=real_numbers, extra=extra)
+
+
+class Shown(NamedTuple):
+    """The images of one step: their numbers and the view that each one shows, int64 [n] both."""
+
+    numbers: NDArray[np.int64]
+    views: NDArray[np.int64]
+
+
+NOTHING = Shown(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
+Stream: TypeAlias = Callable[[int], Shown]
+"""A function that returns the images of a step, counted from 0."""
+
+
+def image_stream(
+    seed: int, purpose: str, *, image_count: int, per_step: int, view_count: int
+) -> Stream:
+    """Return a stream that draws `per_step` of `image_count` images in each step.
+
+    Every pass shows each image once, in one of `view_count` views. A stream without images draws
+    nothing. The purpose, "real" or "extra", separates streams of one seed.
+    """
+
+    @lru_cache(maxsize=2)
+    def shuffled_pass(number: int) -> Shown:
+        generator = numpy_generator(seed, "stream", purpose, number)
+        order = generator.permutation(image_count)
+        views = generator.integers(view_count, size=image_count)
+        return Shown(order, views[order])
+
+    def draw(step: int) -> Shown:
+        if image_count == 0 or per_step == 0:
+            return NOTHING
+        first_pass, skipped = divmod(step * per_step, image_count)
+        last_pass = ((step + 1) * per_step - 1) // image_count
+        passes = [shuffled_pass(number) for number in range(first_pass, last_pass + 1)]
+        part = slice(skipped, skipped + per_step)
+        return Shown(
+            np.concatenate([shown.numbers for shown in passes])[part],
+            np.concatenate([shown.views for shown in passes])[part],
+        )
+
+    return draw

@@ -18,8 +18,8 @@ from xraytune.nets.classifier import Classifier, build_classifier
 from xraytune.space.settings import Experiment, FolderSettings, Parameters, TaskName
 from xraytune.synth.synthesize import GAN_STAGE
 from xraytune.tasks import TASKS
-from xraytune.trial.inputs import TrialInputs, untrained
 from xraytune.trial.network import Network
+from xraytune.trial.training import TrialTraining
 from xraytune.trial.training_set import TrainingSet, build_training_set
 
 pytestmark = pytest.mark.slow
@@ -35,7 +35,7 @@ ARMS: tuple[dict[str, Any], ...] = (
 def test_two_arms_see_the_same_real_images_in_the_same_order(bench: Bench) -> None:
     """The first images of each step are the real ones, to the last pixel, augmentation included."""
     inputs = [
-        TrialInputs(bench.experiment(classical=2, views=3, **arm), bench.context) for arm in ARMS
+        TrialTraining(bench.experiment(classical=2, views=3, **arm), bench.context) for arm in ARMS
     ]
     alone, duplicated, synthetic = [[arm.batch(step) for step in range(12)] for arm in inputs]
     for step in range(12):
@@ -60,10 +60,10 @@ def test_images_too_large_for_the_device_are_brought_in_parts(
         **own,
     }
     experiment = with_parameters(frozen(bench, tmp_path, **mix), trainable=trainable)
-    monkeypatch.setattr("xraytune.trial.inputs.TRANSFER_BYTES", 0)
-    in_parts = TrialInputs(experiment, bench.context)
+    monkeypatch.setattr("xraytune.trial.training.TRANSFER_BYTES", 0)
+    in_parts = TrialTraining(experiment, bench.context)
     monkeypatch.setattr("xraytune.trial.device_rows.room_bytes", lambda _: np.inf)
-    at_once = TrialInputs(experiment, bench.context)
+    at_once = TrialTraining(experiment, bench.context)
 
     steps = range(12)
     for whole, part in zip(at_once.draws(steps), in_parts.draws(steps), strict=True):
@@ -98,7 +98,7 @@ def test_pretraining_shows_the_extra_images_first_and_then_the_real_ones_of_ever
         mix: dict[str, Any] = {"source": source, "synthetic_ratio": 0.5, "mixing": "pretrain"}
         own = {"gan": gan()} if source == "gan" else {}
         alone, pretrained, added = (
-            TrialInputs(bench.experiment(classical=2, views=3, **values), bench.context)
+            TrialTraining(bench.experiment(classical=2, views=3, **values), bench.context)
             for values in ({"source": "none"}, mix | own, mix | own | {"mixing": "additive"})
         )
         batches = [pretrained.batch(step) for step in range(12)]
@@ -120,7 +120,7 @@ def test_running_statistics_of_the_mix_are_estimated_on_one_pass_over_the_real_i
     bench: Bench,
 ) -> None:
     """The batches of the first steps, with extra images, the same in each call."""
-    trial_inputs = TrialInputs(
+    trial_inputs = TrialTraining(
         bench.experiment(source="duplicate", synthetic_ratio=0.5), bench.context
     )
 
@@ -182,10 +182,10 @@ def test_cached_features_are_what_the_frozen_network_computes(
     experiment = frozen(
         bench, tmp_path, classical=classical, views=3, source="duplicate", synthetic_ratio=0.5
     )
-    cached = TrialInputs(experiment, bench.context)
+    cached = TrialTraining(experiment, bench.context)
     # The same views, but the whole network in the loop: what `trainable: head` means.
     whole = with_parameters(experiment, trainable="all")
-    straight = TrialInputs(whole, bench.context)
+    straight = TrialTraining(whole, bench.context)
     network = straight.whole()
     assert isinstance(network, Classifier)
     network.eval()
@@ -227,12 +227,12 @@ def test_a_network_is_scored_without_its_gan(bench: Bench, tmp_path: Path, is_fr
     """With the inputs of the training's own validation, to the bit."""
     mix = {"source": "gan", "gan": gan()}
     experiment = frozen(bench, tmp_path, **mix) if is_frozen else bench.experiment(**mix)
-    trial_inputs = TrialInputs(experiment, bench.context)
+    trial_inputs = TrialTraining(experiment, bench.context)
     prepared, _ = prepare(bench.settings, tmp_path / "cache")
     source = side_images("val_a", prepared, tmp_path / "cache")
     context = RunContext(prepared=prepared, cache=tmp_path / "cache", compute=CPU)
 
-    network, batches = untrained(experiment, context, source)
+    network, batches = Network(experiment, context).untrained(source)
 
     assert [*network.state_dict()] == [*trial_inputs.trained.state_dict()]
     expected = trial_inputs.network.batches(trial_inputs.val_a)

@@ -15,21 +15,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tests.in_process import CPU, one_thread
+from tests.tiny_training import TinyTraining
 from xraytune.base.errors import ArtifactError, TrialError
 from xraytune.base.records import Compute, EpochRecord
 from xraytune.base.seeding import derive_seed, numpy_generator
 from xraytune.data.prepare import ImageSource
 from xraytune.nets.checkpoint import finished_epochs
 from xraytune.nets.classifier import Classifier, build_classifier
-from xraytune.nets.train import (
-    TRAINING_STEPS,
-    NetworkTraining,
-    predict_logits,
-    train_network,
-)
+from xraytune.nets.infer import predict_logits
 from xraytune.space.settings import Parameters
 from xraytune.stats.classification import auroc
 from xraytune.tasks import TASKS
+from xraytune.trial.training import TRAINING_STEPS
 
 STEPS_PER_EPOCH = 4
 
@@ -129,23 +126,20 @@ def epochs_of(
     **options: Any,
 ) -> Iterator[EpochRecord]:
     task = task or tiny_task()
-    return train_network(
-        NetworkTraining(
-            parameters=parameters,
-            network=network,
-            draws=task.draws,
-            load=task.load,
-            loss=F.cross_entropy,
-            norm_batches=task.norm_batches,
-            max_epochs=epochs,
-            steps_per_epoch=STEPS_PER_EPOCH,
-            seed=5,
-            compute=compute,
-            checkpoint_dir=folder,
-            **options,
-        ),
+    training = TinyTraining(
+        parameters,
+        network,
+        draws=task.draws,
+        load=task.load,
+        norm_batches=task.norm_batches,
         validate=validate or task.validate,
+        loss=F.cross_entropy,
+        max_epochs=epochs,
+        steps_per_epoch=STEPS_PER_EPOCH,
+        compute=compute,
+        **options,
     )
+    return training.epochs(folder)
 
 
 def without_seconds(records: list[EpochRecord]) -> list[dict[str, Any]]:
@@ -190,7 +184,7 @@ def test_a_stopped_training_repeats_the_epochs_since_its_checkpoint(
 
     scores = [0.5, 0.6, 0.9]
     [*islice(run(), 2)]
-    monkeypatch.setattr("xraytune.nets.train._CHECKPOINT_SECONDS", 3600.0)
+    monkeypatch.setattr("xraytune.trial.training._CHECKPOINT_SECONDS", 3600.0)
     assert next(run()).val_score == 0.9  # and the process is killed
     scores = [0.58, 0.57]
 
@@ -205,7 +199,7 @@ def test_a_stopped_training_repeats_the_epochs_since_its_checkpoint(
 
 @pytest.fixture(autouse=True)
 def checkpoint_after_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xraytune.nets.train._CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr("xraytune.trial.training._CHECKPOINT_SECONDS", -1.0)
 
 
 @pytest.mark.slow

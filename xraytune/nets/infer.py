@@ -1,0 +1,86 @@
+"""Outputs of a network on batches, and its batch norm statistics: what needs no gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from xraytune.base.records import Compute
+from xraytune.nets.compute import autocast
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def autocast_images(inputs: Tensor, compute: Compute) -> AbstractContextManager[None]:
+    """Return autocast for images; features [B, D] stay in float32."""
+    return autocast(compute) if inputs.ndim == 4 else nullcontext()
+
+
+def outputs_of(
+    network: nn.Module, batches: Iterable[Tensor], *, compute: Compute
+) -> Iterator[Tensor]:
+    """Yield the outputs of a network in eval mode for each batch, float32 [B, ...], on the device."""
+    was_training = network.training
+    network.eval()
+    try:
+        # Batches are read outside inference mode: they may be tensors that are trained on later.
+        for inputs in batches:
+            with torch.inference_mode(), autocast_images(inputs, compute):
+                outputs = network(inputs).float()
+            yield outputs
+    finally:
+        network.train(was_training)
+
+
+def predict_logits(
+    network: nn.Module, batches: Iterable[Tensor], *, compute: Compute
+) -> NDArray[np.float32]:
+    """Return the outputs of a network in eval mode, float32 [N, ...], for at least one batch on the device."""
+    logits: NDArray[np.float32] = (
+        torch.cat([*outputs_of(network, batches, compute=compute)]).cpu().numpy()
+    )
+    return logits
+
+
+@torch.no_grad()
+def estimate_batch_norms(
+    network: nn.Module, batches: Callable[[], Iterable[Tensor]], *, compute: Compute
+) -> None:
+    """Replace the running statistics of batch norms in train mode by their means over the batches.
+
+    Moving averages lag behind the weights in a short training, and the lag differs between arms.
+    Each batch [B, C, S, S] must be a sample of all images, since layers normalise it by its own
+    statistics; B is at least 2, and similar for all batches. `batches` is not called without a
+    batch norm in train mode.
+
+    Source: Ioffe & Szegedy 2015 (arXiv:1502.03167), section 3.1; `torch.optim.swa_utils.update_bn`
+        would reset frozen batch norms, too.
+    """
+    norms = [
+        module
+        for module in network.modules()
+        if isinstance(module, _BATCH_NORMS) and module.training and module.track_running_stats
+    ]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    network.eval()
+    try:
+        for norm in norms:
+            norm.train()
+            norm.reset_running_stats()
+        for number, images in enumerate(batches(), start=1):
+            for norm in norms:
+                # The cumulative mean; with None, each norm would wait for the device.
+                norm.momentum = 1 / number
+            with autocast(compute):
+                network(images)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        network.train()

@@ -1,0 +1,389 @@
+"""The training of a trial's network, from the mix of images to the epochs.
+
+    training set -> images of a step -> batch on the device -> step -> epoch -> val-A -> checkpoint
+
+A batch comes about in one of two ways. If the backbone is frozen, `FeatureLoader` looks up features,
+which were computed once for each view of an image, and the head alone is trained. Otherwise,
+`PixelLoader` looks up pixels, and scales, augments and normalises them on the device.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cached_property, partial
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from xraytune.base.errors import Problem, TrialError
+from xraytune.base.records import EpochRecord
+from xraytune.base.seeding import derive_seed
+from xraytune.data.prepare import ImageSource, RunContext, side_images
+from xraytune.nets.augment import augment, view_table
+from xraytune.nets.captured import Draws, Step, replayed
+from xraytune.nets.checkpoint import resume, save_best, save_checkpoint
+from xraytune.nets.compute import fast_backward
+from xraytune.nets.infer import autocast_images, estimate_batch_norms
+from xraytune.nets.inputs import normalise, to_unit
+from xraytune.nets.optimizer import Optimizer, learning_rate, optimizer_of
+from xraytune.space.settings import Experiment
+from xraytune.tasks.task import Results, Validated
+from xraytune.trial.device_rows import TRANSFER_BYTES, DeviceRows, pinned
+from xraytune.trial.network import Network, view_count
+from xraytune.trial.training_set import (
+    NOTHING,
+    Shown,
+    TrainingSet,
+    build_training_set,
+    image_stream,
+)
+
+TRAINING_STEPS = "training the network (steps)"
+"""The name of what `on_progress` counts during training."""
+_CHECKPOINT_SECONDS = 5.0
+"""Between two checkpoints; a training that was stopped repeats at most so much, and its last epoch."""
+_MAX_NORM_IMAGES = 256
+"""Running statistics of batch norms are estimated on at most this many real images."""
+_STEPS_AT_ONCE = 64
+
+
+class TrialTraining:
+    """The training of a trial's network; computes what the cache lacks of its images and features.
+
+    Attributes:
+        trained: The module that is trained, in place: the whole network, or a head; on the device.
+        loss: Of outputs in float32 and the targets of a batch.
+    """
+
+    trained: nn.Module
+    _loader: FeatureLoader | PixelLoader
+
+    def __init__(
+        self, experiment: Experiment, context: RunContext, images: TrainingSet | None = None
+    ) -> None:
+        settings = experiment.settings
+        prepared = context.prepared
+        self.parameters = experiment.parameters
+        self.compute = context.compute
+        self.on_progress = context.on_progress
+        self.seed = settings.seed
+        self.max_epochs = settings.budget.max_epochs
+        self.steps_per_epoch = prepared.steps_per_epoch(settings)
+
+        self.images = images or build_training_set(experiment, context)
+        stream = partial(image_stream, self.seed, view_count=view_count(experiment))
+        self._real_stream = stream(
+            "real", image_count=len(self.images.real), per_step=self.parameters.batch_size
+        )
+        self._extra_stream = stream(
+            "extra", image_count=len(self.images.extra), per_step=self.parameters.extra_per_step
+        )
+        self.val_a = side_images("val_a", prepared, context.cache)
+        self.val_b = side_images("val_b", prepared, context.cache)
+        self._val_patients = prepared.side("val_a").patients + prepared.side("val_b").patients
+        self._positive = prepared.positive
+
+        self.network = Network(experiment, context)
+        self.task = self.network.task
+        real_targets = self.images.targets[self.images.real]
+        self.loss = self.task.loss_of(self.parameters, real_targets, self.compute.device)
+        if self.network.has_cached_features:
+            self._loader = FeatureLoader(self.images, self.network)
+            self.trained = self.network.head(self._loader.feature_count)
+        else:
+            self._loader = PixelLoader(self.images, self.network)
+            self.trained = self.network.whole
+        self.load = self._loader.load
+
+    # From the mix to a batch
+
+    @property
+    def pretraining_steps(self) -> int:
+        """The first steps, which show only extra images; 0 unless `mixing: pretrain`."""
+        return self.parameters.pretraining_steps(self.max_epochs * self.steps_per_epoch)
+
+    def images_of_step(self, step: int) -> Shown:
+        """Return the images that a step shows, numbered in the training set: real ones, then extra ones.
+
+        The k-th step with real images shows the same ones in every trial.
+        """
+        real = extra = NOTHING
+        step_with_real = step - self.pretraining_steps
+        if step_with_real >= 0:
+            real = self._real_stream(step_with_real)
+        if step_with_real < 0 or not self.pretraining_steps:
+            extra = self._extra_stream(step)
+        numbers = [self.images.real[real.numbers], self.images.extra[extra.numbers]]
+        return Shown(np.concatenate(numbers), np.concatenate([real.views, extra.views]))
+
+    def draws(self, steps: range) -> Iterator[Draws]:
+        """Yield what `load` needs for each step, on the device: where its images are, their targets, their views.
+
+        The rows of several steps are brought to the device at once.
+        """
+        device = self.compute.device
+        for (image_count, _), of_shape in groupby(map(self.images_of_step, steps), self._shape):
+            rows_bytes = image_count * self._loader.row_bytes
+            at_once = min(_STEPS_AT_ONCE, 1 + TRANSFER_BYTES // rows_bytes)
+            while chunk := [*islice(of_shape, at_once)]:
+                numbers, views = (np.stack(column) for column in zip(*chunk, strict=True))
+                columns = [self.images.targets[numbers], *self._loader.prepare(numbers, views)]
+                on_device = [
+                    pinned(column, device).to(device, non_blocking=True) for column in columns
+                ]
+                yield from zip(*on_device, strict=True)
+
+    def _shape(self, shown: Shown) -> tuple[int, int]:
+        """Return the numbers of images and of those from the first source; steps that agree are stacked."""
+        of_first_source = shown.numbers < len(self.images.sources[0].rows)
+        return len(shown.numbers), int(of_first_source.sum())
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return inputs and targets of a step on the device: labels, int64 [B], findings, [B, C], or masks, [B, 1, S, S]."""
+        return self.load(*next(self.draws(range(step, step + 1))))
+
+    def norm_batches(self) -> Iterator[Tensor]:
+        """Yield inputs to estimate batch norm statistics on: those of the first steps with real images."""
+        first = self.pretraining_steps
+        count = min(len(self.images.real), _MAX_NORM_IMAGES)  # each real image once
+        steps = range(first, first + math.ceil(count / self.parameters.batch_size))
+        for draws in self.draws(steps):
+            yield self.load(*draws)[0]
+
+    # From a batch to an epoch
+
+    def step(self, optimizer: Optimizer, draws: Draws) -> Tensor:
+        """Train one step and return its loss, on the device."""
+        inputs, targets = self.load(*draws)
+        optimizer.zero_grad()
+        with autocast_images(inputs, self.compute), fast_backward(self.trained, self.compute):
+            outputs = self.trained(inputs)
+        loss = self.loss(outputs.float(), targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return loss.detach()
+
+    def epochs(self, checkpoint_dir: Path) -> Iterator[EpochRecord]:
+        """Train; yield the record of each epoch after its network was scored on val-A.
+
+        Can be left after any epoch and resumed: the checkpoint is written between two epochs, every
+        few seconds and after the last. Yields only the epochs after it, if there is one. On the
+        CPU, a resumed run is bit-identical to an uninterrupted one. `best.safetensors` holds the
+        weights of the epoch with the best val-A score, the earliest of equals.
+
+        Raises:
+            TrialError: The loss is not finite.
+            ArtifactError: The checkpoint is damaged or from another network.
+        """
+        optimizer = optimizer_of(self.parameters, self.trained)
+        records = resume(checkpoint_dir, self.trained, optimizer)
+        update = replayed(partial(self.step, optimizer), self.compute)
+        best: dict[str, Tensor] = {}
+        saved_at = time.monotonic()
+        while not self._is_over(records):
+            started = time.perf_counter()
+            epoch = len(records) + 1
+            train_loss, lr = self._train_epoch(optimizer, update, records)
+            val_loss, val_score = self.validate()
+            if not math.isfinite(train_loss + val_loss):
+                what = f"the loss is not finite in epoch {epoch}"
+                raise TrialError(Problem(what, f"lr {lr:g}", "search smaller values of lr"))
+
+            best_before = records[-1].best_val_score if records else -math.inf
+            record = EpochRecord(
+                epoch=epoch,
+                steps=epoch * self.steps_per_epoch,
+                train_loss=train_loss,
+                val_loss=val_loss,
+                val_score=val_score,
+                best_val_score=max(val_score, best_before),
+                lr=lr,
+                seconds=time.perf_counter() - started,
+            )
+            records.append(record)
+            if val_score > best_before:
+                state = self.trained.state_dict()
+                best = {name: tensor.detach().clone() for name, tensor in state.items()}
+            if self._is_over(records) or time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
+                if (
+                    best
+                ):  # first: if killed in between, the epochs since the checkpoint are repeated
+                    save_best(checkpoint_dir, best)
+                save_checkpoint(checkpoint_dir, self.trained, optimizer, records)
+                best = {}
+                saved_at = time.monotonic()
+            yield record
+
+    def _train_epoch(
+        self, optimizer: Optimizer, update: Step, records: Sequence[EpochRecord]
+    ) -> tuple[float, float]:
+        """Train the next epoch, and estimate batch norms; return the mean loss of its steps, and the last learning rate."""
+        epoch = len(records) + 1
+        last = epoch * self.steps_per_epoch
+        steps = range(last - self.steps_per_epoch, last)
+        total_steps = self.max_epochs * self.steps_per_epoch
+        val_losses = [record.val_loss for record in records[self._first_counted_epoch :]]
+        on_gpu = self.compute.device == "cuda"
+        # Read from the device once, at the end.
+        total_loss = torch.zeros((), dtype=torch.float64, device=self.compute.device)
+        self.trained.train()
+        # Dropout uses torch's global generators; seeded for each epoch, they need no place in the
+        # checkpoint. `torch.manual_seed` takes longer than a step where there is no GPU.
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_gpu else []):
+            seed = derive_seed(self.seed, "epoch", epoch)
+            torch.default_generator.manual_seed(seed)
+            if on_gpu:
+                torch.cuda.manual_seed(seed)
+            self.on_progress(TRAINING_STEPS, steps.start, total_steps)
+            for step, draws in zip(steps, self.draws(steps), strict=True):
+                lr = learning_rate(
+                    self.parameters, step, total_steps=total_steps, val_losses=val_losses
+                )
+                optimizer.set_lr(lr)
+                total_loss += update(draws)
+                self.on_progress(TRAINING_STEPS, step + 1, total_steps)
+        mean_loss = float(total_loss) / len(steps)
+        if self.parameters.batch_norm != "moving":
+            estimate_batch_norms(self.trained, self.norm_batches, compute=self.compute)
+        return mean_loss, lr
+
+    @property
+    def _first_counted_epoch(self) -> int:
+        """The epochs without real images, which early stopping and plateaus do not count."""
+        return self.pretraining_steps // self.steps_per_epoch
+
+    def _is_over(self, records: Sequence[EpochRecord]) -> bool:
+        """Return whether the last epoch was trained, or the best val-A score is `early_stop_epochs` old."""
+        patience = self.parameters.early_stop_epochs
+        scores = [record.val_score for record in records[self._first_counted_epoch :]]
+        if patience is not None and len(scores) > patience:
+            if max(scores[-patience:]) <= max(scores[:-patience]):
+                return True
+        return len(records) == self.max_epochs
+
+    # From the network to its scores
+
+    def validate(self) -> tuple[float, float]:
+        """Return loss and score of the network on val-A."""
+        cached = self.network.has_cached_features
+        batches = self._val_a_features if cached else self.network.batches(self.val_a)
+        return self.task.validate(
+            self.trained, batches, self.val_a, positive=self._positive, compute=self.compute
+        )
+
+    @cached_property
+    def _val_a_features(self) -> list[Tensor]:
+        return [*self.network.batches(self.val_a)]
+
+    def results(self, images: ImageSource) -> Results:
+        """Return the results of the network on some images, [N, C]."""
+        batches = self.network.batches(images)
+        return self.task.results(self.trained, batches, images, compute=self.compute)
+
+    def validated(self) -> Validated:
+        """Return the results of the network on val-A and then val-B."""
+        return Validated(
+            labels=np.concatenate([self.val_a.targets, self.val_b.targets]),
+            results=np.concatenate([self.results(self.val_a), self.results(self.val_b)]),
+            patients=self._val_patients,
+        )
+
+    def whole(self) -> nn.Module:
+        """Return the whole network, with the trained part in it."""
+        whole = self.network.whole
+        if self.network.has_cached_features:
+            whole.head = self.trained
+        return whole
+
+
+class FeatureLoader:
+    """Looks up cached features, float32 [B, D]."""
+
+    def __init__(self, images: TrainingSet, network: Network) -> None:
+        totals = Counter[str]()
+        for source in images.sources:
+            totals[source.title] += len(source.rows)
+        done = Counter[str]()
+        features: list[NDArray[np.float32]] = []
+        rows: list[NDArray[np.int64]] = []
+        for source in images.sources:
+            arrays, rows_of_source = network.features(
+                source,
+                classical=network.experiment.parameters.classical,
+                earlier=done[source.title],
+                total=totals[source.title],
+            )
+            rows.append(rows_of_source + sum(map(len, features)))
+            features += arrays
+            done[source.title] += len(source.rows)
+        self.feature_count = int(features[0].shape[1])
+        self._row_of_view = np.concatenate(rows)
+        readers = [(len(array), array.__getitem__) for array in features]
+        self._rows = DeviceRows(readers, network.compute.device)
+        self.row_bytes = self._rows.row_bytes
+
+    def prepare(self, numbers: NDArray[np.int64], views: NDArray[np.int64]) -> list[NDArray[Any]]:
+        """Return what `load` needs for steps of one shape, [steps, B]."""
+        return [self._rows.prepare(self._row_of_view[numbers, views])]
+
+    def load(self, targets: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the features of each image in its view, and the labels or findings."""
+        return self._rows.look_up(rows), targets
+
+
+class PixelLoader:
+    """Scales, augments and normalises images, and masks if there are any, on the device.
+
+    Real images and others may have different sizes, so that they are looked up apart.
+    """
+
+    def __init__(self, images: TrainingSet, network: Network) -> None:
+        self._network = network
+        self._real_count = len(images.sources[0].rows)
+        self._classical = network.experiment.parameters.classical
+        tables = [
+            view_table(
+                network.experiment.settings.seed,
+                "views",
+                source.name,
+                image_count=len(source.rows),
+                views=view_count(network.experiment),
+                classical=self._classical,
+            )
+            for source in images.sources
+        ]
+        self._views = np.concatenate(tables)
+        arrays = [(len(source.rows), source.planes) for source in images.sources]
+        device = network.compute.device
+        self._groups = [DeviceRows(group, device) for group in (arrays[:1], arrays[1:]) if group]
+        self.row_bytes = max(group.row_bytes for group in self._groups)
+
+    def prepare(self, numbers: NDArray[np.int64], views: NDArray[np.int64]) -> list[NDArray[Any]]:
+        """Return what `load` needs for steps of one shape, [steps, B]."""
+        real_count = int((numbers[0] < self._real_count).sum())
+        parts = [numbers[:, :real_count], numbers[:, real_count:] - self._real_count]
+        rows = [group.prepare(part) for group, part in zip(self._groups, parts, strict=False)]
+        return [self._views[numbers, views], *rows]
+
+    def load(self, targets: Tensor, views: Tensor, *rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return each image in its view, float32 [B, C, S, S], and labels, findings or, in its view, masks, [B, 1, S, S]."""
+        network = self._network
+        pairs = zip(self._groups, rows, strict=True)
+        planes = [group.look_up(part) for group, part in pairs if len(part)]
+        images = torch.cat([to_unit(part[:, 0], network.form) for part in planes])
+
+        def read_masks() -> Tensor:
+            return torch.cat([network.scaled_masks(part[:, 1]) for part in planes])
+
+        if not self._classical:  # every view is the image itself
+            return normalise(images, network.form), network.task.load_targets(targets, read_masks)
+        targets = network.task.load_targets(targets, read_masks, views)
+        return normalise(augment(images, views), network.form), targets
