@@ -31,10 +31,10 @@ for name in ("adam", "adamw", "sgd"):
 
 
 A_BACKBONE = """
-from xraytune.nets.backbones import build_backbone, takes
+from xraytune.nets.backbones import build_backbone, accepts
 from xraytune.nets.last_stage import last_stage
 network, _ = build_backbone("mobilenet_v2")
-assert takes("mobilenet_v2", 64)
+assert accepts("mobilenet_v2", 64)
 last_stage("mobilenet_v2", network)
 """
 A_GENERATOR = """

@@ -14,7 +14,7 @@ from tests.in_process import CPU
 from xraytune.base.errors import ConfigError, MachineError
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare
-from xraytune.nets.backbones import build_backbone, takes
+from xraytune.nets.backbones import accepts, build_backbone
 from xraytune.nets.last_stage import last_stage, trained_from
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.load import load_space
@@ -111,7 +111,7 @@ def test_extension_backbone_is_built_like_builtin_ones(tmp_path: Path) -> None:
         "layers.4.weight",
         "layers.4.bias",
     }
-    assert takes("tiny_net", 32)
+    assert accepts("tiny_net", 32)
 
 
 @pytest.mark.usefixtures("package")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from xraytune.base.errors import MachineError
-from xraytune.nets.backbones import build_backbone, fold_batch_norms, takes, to_one_channel
+from xraytune.nets.backbones import accepts, build_backbone, fold_batch_norms, to_one_channel
 from xraytune.nets.last_stage import last_stage, trained_from
 from xraytune.space.backbones import BACKBONES, ENCODERS
 
@@ -64,7 +64,7 @@ def fill(network: nn.Module) -> None:
 
 def side(backbone: str) -> int:
     """The side of a small image that this backbone accepts."""
-    return next(side for side in (64, 96, 224) if takes(backbone, side))
+    return next(side for side in (64, 96, 224) if accepts(backbone, side))
 
 
 @pytest.mark.slow
@@ -217,7 +217,7 @@ def test_sizes_are_refused_that_do_not_work_in_the_network(
     backbone: str, refused: list[int]
 ) -> None:
     assert [
-        side for side in (32, 62, 63, 74, 75, 128, 224, 256) if not takes(backbone, side)
+        side for side in (32, 62, 63, 74, 75, 128, 224, 256) if not accepts(backbone, side)
     ] == refused
 
 

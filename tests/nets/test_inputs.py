@@ -124,3 +124,27 @@ def test_a_format_has_the_size_and_resize_of_its_experiment_and_the_resolution_o
     form = format_for({"image_size": 128, "resize": "crop"}, **parameters)
 
     assert (form.image_size_px, form.resize, form.resolution_px) == (128, "crop", resolution_px)
+
+
+def test_a_weights_file_can_have_pixel_constants_of_its_own(tmp_path: Path) -> None:
+    settings = Settings.model_validate(
+        {
+            "name": "any",
+            "data": {"path": Path("images")},
+            "weights_pixels": {"mean": 0.5, "std": 0.25},
+        }
+    )
+    forms = [
+        input_format(
+            Experiment(
+                settings=settings, parameters=Parameters(backbone="resnet18", weights=weights)
+            ),
+            train_mean=0.4,
+            train_std=0.2,
+        )
+        for weights in (str(tmp_path / "own.pth"), "imagenet")
+    ]
+
+    assert forms[0].mean == (0.5,) * 3
+    assert forms[0].std == (0.25,) * 3
+    assert forms[1].mean == (0.485, 0.456, 0.406)

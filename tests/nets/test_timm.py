@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from xraytune.base.errors import ConfigError, MachineError
-from xraytune.nets.backbones import build_backbone, pixel_constants, takes
+from xraytune.nets.backbones import accepts, build_backbone, pixel_constants
 from xraytune.nets.last_stage import last_stage
 from xraytune.nets.weights import find_weights
 from xraytune.space.load import load_space
@@ -65,7 +65,7 @@ def test_sizes_and_constants_come_from_timm(tmp_path: Path) -> None:
         (0.229, 0.224, 0.225),
     )
     assert pixel_constants("timm/vit_tiny_patch16_224.augreg_in21k")[0] == (0.5, 0.5, 0.5)
-    assert takes("timm/test_resnet", 96)
+    assert accepts("timm/test_resnet", 96)
     file = tmp_path / "space.yaml"
     parameters = "{backbone: {value: timm/vit_tiny_patch16_224}, weights: {value: none}}"
     file.write_text(f"name: x\ndata: {{path: xrays}}\nparameters: {parameters}\n", encoding="utf-8")

@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 
 from tests.data.conftest import write_images
 from tests.in_process import CPU
 from tests.trial.conftest import Bench
 from tests.trial.test_trial import gan
+from xraytune.base.errors import TrialError
 from xraytune.base.tensors import save_state
 from xraytune.data.prepare import RunContext, prepare, side_images
 from xraytune.nets.classifier import Classifier, build_classifier
-from xraytune.space.settings import Experiment, FolderSettings, Parameters, TaskName
+from xraytune.space.settings import Experiment, FolderSettings, Parameters, PixelConstants, TaskName
 from xraytune.synth.synthesize import GAN_STAGE
 from xraytune.tasks import TASKS
 from xraytune.trial.network import Network
@@ -201,6 +203,24 @@ def test_cached_features_are_what_the_frozen_network_computes(
     images = torch.cat(list(straight.network.batches(straight.val_a)))
     with torch.no_grad():
         assert torch.allclose(val, network.backbone(images), atol=1e-5)
+
+
+def test_features_that_hardly_differ_are_refused_unless_pixels_get_their_range(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """The first batch norm of this backbone knows pixels that are 10,000 times as large."""
+    experiment = frozen(bench, tmp_path)
+    file = tmp_path / "backbone.safetensors"
+    state = load_file(file)
+    state["0.1.running_mean"] = torch.randn(16)
+    state["0.0.weight"] *= 1e-4
+    save_state(state, file)
+    pixels = PixelConstants(mean=0.5, std=5e-5)
+    settings = bench.settings.model_copy(update={"weights_pixels": pixels})
+
+    with pytest.raises(TrialError, match=r"nearly equal(.|\n)*set weights_pixels"):
+        TrialTraining(experiment, bench.context)
+    TrialTraining(experiment.model_copy(update={"settings": settings}), bench.context)
 
 
 def test_equal_views_are_computed_once(bench: Bench, tmp_path: Path) -> None:

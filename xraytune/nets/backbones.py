@@ -113,16 +113,19 @@ def torchvision_models() -> Any:
         del sys.modules[compiler]
 
 
-def takes(name: str, side_px: int) -> bool:
-    """Return whether a backbone takes images of this side."""
-    of_timm = BACKBONES.is_of_library(
-        name
-    )  # without values: on torch's `meta` device, which imports its compiler
+def accepts(name: str, side_px: int, *, trains_on_one: bool = False) -> bool:
+    """Return whether a backbone accepts images of this side; `trains_on_one`: also as batches of a single image.
+
+    A batch norm cannot train on a single value, as where an image of 32 px has become one pixel.
+    """
+    # timm's without values: on torch's `meta` device, which imports its compiler.
+    of_timm = BACKBONES.is_of_library(name)
     network, _ = _without_values(build_backbone, name) if of_timm else build_backbone(name)
     device = "meta" if of_timm else "cpu"
+    image = torch.zeros(1, 3, side_px, side_px, device=device)
     try:
         with torch.inference_mode():
-            network.eval().to(device)(torch.zeros(1, 3, side_px, side_px, device=device))
+            network.train(trains_on_one).to(device)(image)
     except UNREADABLE:
         return False
     return True

@@ -14,6 +14,7 @@ from torch import Tensor
 from xraytune.data.decoding import InputFormat
 from xraytune.nets.backbones import pixel_constants
 from xraytune.nets.compute import constants
+from xraytune.space.paths import is_path
 from xraytune.space.settings import Experiment
 
 
@@ -27,7 +28,11 @@ def input_format(experiment: Experiment, *, train_mean: float, train_std: float)
     channels = parameters.input_channels
     mean = (train_mean,) * channels
     std = (train_std,) * channels
-    if parameters.weights != "none":
+    own = experiment.settings.weights_pixels
+    if own is not None and is_path("weights", parameters.weights):
+        mean = (own.mean,) * channels
+        std = (own.std,) * channels
+    elif parameters.weights != "none":
         mean, std = pixel_constants(parameters.backbone)
         if channels == 1:
             mean = (sum(mean) / 3,)

@@ -721,6 +721,13 @@ def _there_are_several_findings(findings: tuple[str, ...] | str | None, task: Ta
         yield what, "use task: classification"
 
 
+class PixelConstants(StrictModel):
+    """The mean and standard deviation of pixels, in [0, 1], that pretrained weights expect."""
+
+    mean: float
+    std: AboveZero
+
+
 class Settings(StoredModel):
     """Everything in a space file except the parameters."""
 
@@ -734,6 +741,9 @@ class Settings(StoredModel):
     pretrained_on: str | None = None
     """The data sets that `weights` given as a file or from the hub were trained on, separated by
     commas. An encoder that has seen the test images makes a verdict void."""
+    weights_pixels: PixelConstants | None = None
+    """How `weights` given as a file normalise pixels; null: as the backbone's own weights. For an
+    encoder of pixels from -1024 to 1024, `{mean: 0.5, std: 0.00048828125}`."""
     data: DataSettings
     objective: Objective = Field(
         default_factory=lambda given: Objective(

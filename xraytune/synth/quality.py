@@ -29,6 +29,7 @@ from xraytune.data.prepare import ImageSource, Prepared, RunContext, side_images
 from xraytune.data.sides import side_sizes
 from xraytune.nets.backbones import build_backbone, fold_batch_norms
 from xraytune.nets.compute import autocast
+from xraytune.nets.infer import require_different
 from xraytune.nets.inputs import input_format, normalise, to_unit
 from xraytune.nets.weights import find_weights
 from xraytune.space.backbones import BACKBONES
@@ -236,8 +237,10 @@ class Features:
         ]
 
         def build(folder: Path) -> None:
-            features = self.of(side.title, [(side.pixels, of_class) for of_class in rows])
-            write_array(folder / "features.npy", np.concatenate(features))
+            of_classes = self.of(side.title, [(side.pixels, of_class) for of_class in rows])
+            features = np.concatenate(of_classes)
+            require_different(features, self._network.backbone)
+            write_array(folder / "features.npy", features)
 
         images = {**side.inputs, "rows": [of_class.tolist() for of_class in rows]}
         inputs = {"features": self.inputs, "images": images}

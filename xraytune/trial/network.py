@@ -27,7 +27,7 @@ from xraytune.data.prepare import ImageSource, RunContext, side_images
 from xraytune.nets.augment import MASK_THRESHOLD, augment, distinct_views, view_table
 from xraytune.nets.backbones import fold_batch_norms
 from xraytune.nets.classifier import Classifier, build_head
-from xraytune.nets.infer import predict_logits
+from xraytune.nets.infer import predict_logits, require_different
 from xraytune.nets.inputs import input_format, normalise, to_unit
 from xraytune.nets.weights import find_weights
 from xraytune.space.backbones import BACKBONES
@@ -171,6 +171,8 @@ class Network:
                 batch = slice(start, start + self._batch)
                 out[batch] = compute_features(batch)
                 self._context.on_progress(what, earlier + int(numbers[batch][-1]) + 1, total)
+            if source.name == "real":  # those of a generator may be nearly equal themselves
+                require_different(out, parameters.backbone)
             out.flush()
 
         path = build_once(

@@ -18,7 +18,7 @@ from xraytune.data.changes import require_same_data
 from xraytune.data.index import ImageIndex, find_class_names
 from xraytune.data.prepare import Prepared, prepare_index
 from xraytune.data.sides import side_sizes
-from xraytune.nets.backbones import build_backbone, takes, usual_side_px
+from xraytune.nets.backbones import accepts, build_backbone, usual_side_px
 from xraytune.nets.weights import find_weights
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.load import load_space
@@ -131,7 +131,22 @@ def require_networks(space: Space) -> None:
                 parameters = Parameters.model_validate({"backbone": backbone, "weights": weights})
                 task_of(settings).build_network(parameters, 2, weights=file, seed=0)
     for backbone, side_px in sorted(sizes):
-        if not takes(backbone, side_px):
+        if not accepts(backbone, side_px):
             what = f"backbone: {backbone} does not take images of {side_px} px"
             fix = f"write {usual_side_px(backbone)}, or choose another backbone"
             raise ConfigError(Problem(what, "data.image_size", fix))
+    for backbone in sorted(_backbones_trained_on_one(space)):
+        if not accepts(backbone, size_px, trains_on_one=True):
+            what = f"backbone: {backbone} cannot train on batches of one image of {size_px} px"
+            fix = "write 2 or more, or trainable: head, or a larger data.image_size"
+            raise ConfigError(Problem(what, "batch_size", fix))
+
+
+def _backbones_trained_on_one(space: Space) -> set[str]:
+    """Return the backbones that some trial trains with a single image in a step."""
+    names = ("backbone", "trainable", "batch_size", "source", "mixing")
+    return {
+        str(backbone)
+        for backbone, trainable, batch_size, source, mixing in space.combinations(*names)
+        if batch_size == 1 and trainable != "head" and (source == "none" or mixing == "pretrain")
+    }
