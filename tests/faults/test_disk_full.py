@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.trial.test_inputs import frozen
 
 from tests.faults.small_disk import SmallDisk, small_disk
 from tests.in_process import one_thread
 from tests.study.studies import CPU, direct, ended, epoch, two_images, write_space
 from tests.trial.conftest import Bench, make_bench
+from tests.trial.test_batches import frozen
 from xraytune.base.errors import MachineError
 from xraytune.base.files import read_jsonl
 from xraytune.base.records import EpochRecord

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save
-from tests.trial.test_inputs import frozen
 
 from tests.in_process import CPU, one_thread
 from tests.trial.conftest import Bench
+from tests.trial.test_batches import frozen
 from tests.trial.test_trial import gan
 from xraytune.base.errors import ArtifactError, StudyError
 from xraytune.base.files import read_json, sha256_of
