@@ -23,7 +23,7 @@ from xraytune.base.seeding import numpy_generator
 from xraytune.data.prepare import Prepared, prepare, training_pixels
 from xraytune.nets.compute import choose_compute, pin
 from xraytune.space.load import load_space
-from xraytune.synth.memorisation import closeness, compare_with_unseen, unseen_closeness
+from xraytune.synth.memorisation import compare_with_unseen, measure_closeness, measure_unseen
 from xraytune.synth.memorisation_gate import FALSE_ALARMS
 from xraytune.synth.train import resize_pixels
 
@@ -108,11 +108,11 @@ def _refused(
     for one in classes:
         train, held_out, new = one.split(training, unseen, split)
         images, patients = one.images[train], [str(number) for number in one.patients[train]]
-        pool = closeness(pool_of(one.images[new], images), images, patients).ratio
+        pool = measure_closeness(pool_of(one.images[new], images), images, patients).ratio
         others = [str(number) for number in one.patients[held_out]]
         chances.append(
             compare_with_unseen(
-                pool, unseen_closeness(one.images[held_out], others, images, patients)
+                pool, measure_unseen(one.images[held_out], others, images, patients)
             ).chance
         )
     return min(chances) <= FALSE_ALARMS / len(classes)

@@ -11,7 +11,7 @@ from tests.in_process import CPU
 from tests.synth.conftest import BLOBS, DISCS, full_range_generator, tiny, train
 from xraytune.data.masks import OUTLINE_RGB
 from xraytune.synth.checkpoint import CHECKPOINT_NAME, checkpoint_generator
-from xraytune.synth.masks import MaskRange, binarise, mask_parts, mask_range
+from xraytune.synth.masks import MaskRange, binarise, count_parts, mask_range
 from xraytune.synth.pool import draw_block, sample_block
 from xraytune.synth.sources.source import BLOCK
 from xraytune.synth.train import resize_planes
@@ -29,7 +29,7 @@ def test_specks_are_no_parts() -> None:
     """Of 64 x 64 pixels, 0.2 % are 8.2: a square of 2 px is a speck, one of 3 px is a part."""
     masks = np.stack([squares(10, 10), squares(10, 3), squares(10, 2, 2), squares()])
 
-    assert mask_parts(masks).tolist() == [2, 2, 1, 0]
+    assert count_parts(masks).tolist() == [2, 2, 1, 0]
 
 
 def test_masks_outside_the_ranges_of_the_training_masks_are_not_plausible() -> None:

@@ -3,7 +3,6 @@
 import hashlib
 import shutil
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from tests.trial.test_batches import frozen
 from tests.trial.test_trial import gan
 from xraytune.base.errors import ArtifactError, StudyError
 from xraytune.base.files import read_json, sha256_of
-from xraytune.base.locks import build_lock
 from xraytune.base.records import EpochRecord, Progress, ignore_progress
 from xraytune.data.prepare import PIXELS_STAGE, RunContext, prepare, restore_pixels, training_pixels
 from xraytune.space.settings import Experiment
@@ -147,53 +145,6 @@ def test_trial_on_damaged_cache_has_same_result(
         if "is damaged and will be built again" in record.message
     ]
     assert len(told) == (0 if damage is delete_the_folder else len(damaged))
-
-
-def test_work_deleted_in_use_is_rebuilt_by_next_trial(
-    done: Done, cache: Path, tmp_path: Path
-) -> None:
-    """This process verified all artifacts in its first trial."""
-    run(done.bench, done.experiment, cache, tmp_path / "first")
-    for stage, name in STAGES.items():
-        for file in cache.glob(f"{stage}/*/{name}"):
-            file.unlink()
-
-    again = run(done.bench, done.experiment, cache, tmp_path / "second")
-
-    assert again == done.figures
-    assert hashes(cache) == done.hashes
-
-
-def test_waiting_for_another_process_is_reported(done: Done, cache: Path, tmp_path: Path) -> None:
-    """`status` shows it."""
-    said: list[tuple[str, int]] = []
-    others = (PIXELS_STAGE, GAN_STAGE, FEATURES_STAGE)
-
-    with ExitStack() as locks:
-
-        def on_progress(what: str, done: int, _: int) -> None:
-            said.append((what, done))
-            for lock in another_process.pop(
-                next((verb for verb in another_process if verb in what), ""), ()
-            ):
-                lock.close()
-
-        another_process: dict[str, list[ExitStack]] = {}
-        for verb, stage in zip(("decodes", "trains", "computes"), others, strict=True):
-            for file in cache.glob(f"{stage}/*/manifest.json"):
-                shutil.rmtree(file.parent)
-                lock = locks.enter_context(ExitStack())
-                lock.enter_context(build_lock(file.parent.with_name(f".{file.parent.name}.lock")))
-                another_process.setdefault(verb, []).append(lock)
-        restore_pixels(done.bench.settings, done.bench.prepared, cache, on_progress=on_progress)
-        run(done.bench, done.experiment, cache, tmp_path / "trial", on_progress)
-
-    told = {
-        what.partition(" (")[0].rpartition("another process ")[2]
-        for what, count in said
-        if count == 0
-    }
-    assert told >= {"decodes", "trains", "computes"}
 
 
 def test_damaged_pixels_are_never_trained_on(done: Done, cache: Path) -> None:

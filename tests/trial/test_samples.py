@@ -9,7 +9,7 @@ from tests.trial.conftest import Bench
 from tests.trial.test_trial import gan
 from xraytune.data.prepare import training_pixels
 from xraytune.synth.grids import image_grid
-from xraytune.synth.quality import spread
+from xraytune.synth.quality import sample_evenly
 from xraytune.synth.sources.which import block_reader
 from xraytune.trial.samples import BLOCK_PX, CAPTION_PX, MARGIN_PX, save_generator_grid
 
@@ -27,7 +27,7 @@ def test_a_gans_grid_shows_its_first_images_beside_training_images_once(
     sheet = Image.open(grid).convert("L")
     train, pixels = bench.prepared.side("train"), training_pixels(bench.prepared, bench.cache)
     for label in range(2):
-        real = pixels[spread(train.rows[train.labels == label], 10)]
+        real = pixels[sample_evenly(train.rows[train.labels == label], 10)]
         y = MARGIN_PX + 2 * CAPTION_PX + label * (CAPTION_PX + BLOCK_PX[1] + MARGIN_PX)
         for number, images in enumerate(
             (real, block_reader(experiment, bench.context)(label, 0).read()[:10])

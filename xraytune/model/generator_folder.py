@@ -64,7 +64,7 @@ from xraytune.synth.saved_generator import (
 )
 from xraytune.synth.sources.gan import Gan, typical_masks
 from xraytune.synth.sources.generator import draw_saved, usable_generator
-from xraytune.synth.sources.source import blocks_for, findings_of_block
+from xraytune.synth.sources.source import blocks_for, choose_findings
 from xraytune.synth.sources.which import seen_by
 from xraytune.synth.synthesize import (
     GAN_STAGE,
@@ -349,7 +349,7 @@ def _write_table(folder: Path, saved: SavedGenerator, count: int) -> None:
 
 
 def _findings(saved: SavedGenerator, block: int) -> NDArray[np.int64]:
-    return findings_of_block(
+    return choose_findings(
         numbers_of([*Counter(saved.findings_counts).elements()]), block, saved.settings.seed
     )
 

@@ -1,4 +1,4 @@
-"""Classical augmentation: seeded views of an image, computed in one batched operation on the device.
+"""Classical augmentation: seeded views of an image, computed in one operation on the device.
 
 A view is a row of seven numbers, drawn before training. So the features of a frozen backbone can be
 cached for all views, and a resumed or longer run sees the same images.
@@ -56,7 +56,9 @@ def view_table(
 def distinct_views(
     table: NDArray[np.float32],
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
-    """Return the m distinct views of a table [n, V, 7] that change their image, and where each view of the table is.
+    """Return the m distinct views of a table [n, V, 7] that change their image.
+
+    Also where each view of the table is.
 
     The first two arrays are the number of the image of each of them, int64 [m], ascending, and the
     view itself, [m, 7]. The third, int64 [n, V], has n + its place among them, or, for a view that
@@ -93,7 +95,10 @@ def augment(images: Tensor, views: Tensor) -> Tensor:
 
 
 def augment_masks(masks: Tensor, views: Tensor) -> Tensor:
-    """Move masks, float32 [B, 1, S, S] of 0 and 1, as `augment` moves their images; bilinear, then 1 from 0.5."""
+    """Move masks, float32 [B, 1, S, S] of 0 and 1, as `augment` moves their images.
+
+    Bilinear, then 1 from 0.5.
+    """
     return torch.where(
         _is_identity(views), masks, (_move(masks, views) >= MASK_THRESHOLD).to(masks.dtype)
     )
@@ -122,7 +127,10 @@ def _is_identity(views: Tensor) -> Tensor:
 
 
 def _inverse_affine(views: Tensor) -> Tensor:
-    """Map output to input coordinates in [-1, 1], [B, 2, 3]: of x -> s R F x + d the inverse x = F R' (y - d) / s."""
+    """Map output to input coordinates in [-1, 1], [B, 2, 3].
+
+    Of x -> s R F x + d, this is the inverse x = F R' (y - d) / s.
+    """
     flip, angle, shift_x, shift_y, scale = views[:, :5].unbind(dim=1)
     cosine = torch.cos(angle) / scale
     sine = torch.sin(angle) / scale

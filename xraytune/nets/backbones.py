@@ -1,4 +1,4 @@
-"""Backbones: networks that map images to features, made from the classifiers of torchvision and timm.
+"""Backbones: networks that map images to features, made from torchvision's and timm's.
 
 The last layer, which gives the classes, is removed. For one input channel, the filters of the first
 convolution are summed over its three, so that a grey image has the same features as its copy on
@@ -30,7 +30,7 @@ R = TypeVar("R")
 _IMAGENET_CLASSES = 1000
 _SMALL_CNN_WIDTHS = (16, 32, 64, 96)
 _INCEPTIONS = ("googlenet", "inception_v3")
-"""They have auxiliary heads, and `transform_input` undoes ImageNet's constants: pixels end up in [-1, 1]."""
+"""They have auxiliary heads, and `transform_input` brings pixels into [-1, 1]."""
 
 _UNTRACEABLE = (
     AttributeError,
@@ -49,7 +49,9 @@ _OLD_DENSENET_NAME = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.
 def build_backbone(
     name: str, *, weights: Path | None = None, input_channels: int = 3
 ) -> tuple[nn.Module, int]:
-    """Build a network that maps images, float32 [B, C, S, S] of 1 or 3 channels, to features [B, D]; return it and D.
+    """Build a network that maps images [B, C, S, S] to features [B, D]; return it and D.
+
+    Images are float32, of 1 or 3 channels.
 
     A file of `weights` has the names of torchvision, timm or the backbone's own package; None is
     random weights. If its first convolution has one channel, as of an encoder of X-rays, grey
@@ -82,7 +84,7 @@ def build_backbone(
 
 
 def fold_batch_norms(network: nn.Module) -> nn.Module:
-    """Return a network for inference alone: its batch norms are folded into the convolutions before them.
+    """Return a network for inference, with batch norms folded into the convolutions before.
 
     Outputs agree to rounding. A network that torch cannot trace is returned as it is, and so are
     batch norms elsewhere.
@@ -95,7 +97,7 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
 
 
 def torchvision_models() -> Any:
-    """Return `torchvision.models`, imported without torch's compiler, which would take longer than all the rest.
+    """Return `torchvision.models`, imported without torch's compiler, which takes longer.
 
     torchvision imports it only to ask, in a layer of detectors, whether it supports a device.
     """
@@ -114,7 +116,9 @@ def torchvision_models() -> Any:
 
 
 def accepts(name: str, side_px: int, *, trains_on_one: bool = False) -> bool:
-    """Return whether a backbone accepts images of this side; `trains_on_one`: also as batches of a single image.
+    """Return whether a backbone accepts images of this side.
+
+    `trains_on_one`: also as batches of a single image.
 
     A batch norm cannot train on a single value, as where an image of 32 px has become one pixel.
     """
@@ -138,7 +142,10 @@ def usual_side_px(name: str) -> int:
 
 
 def pixel_constants(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation, of each channel, of the pixels in [0, 1] that pretrained weights expect."""
+    """Return mean and standard deviation of the pixels in [0, 1] that weights expect.
+
+    One number for each channel.
+    """
     if BACKBONES.is_of_library(name):
         given = timm_config(name)
         mean = given["mean"]
@@ -157,10 +164,14 @@ def pixel_constants(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def to_one_channel(network: nn.Module, name: str) -> None:
-    """Sum the first convolution's filters over the three input channels, in place; MachineError if it has others."""
+    """Sum the first convolution's filters over the three input channels, in place.
+
+    MachineError if it has others.
+    """
     first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
     if first is None or first.in_channels != 3 or first.groups != 1:
-        what = f"{name} cannot take one channel: its first layer is not a plain convolution with three channels"
+        why = "its first layer is not a plain convolution with three channels"
+        what = f"{name} cannot take one channel: {why}"
         raise MachineError(
             Problem(what, "input_channels", "set input_channels: 3, or use another backbone")
         )
@@ -169,7 +180,10 @@ def to_one_channel(network: nn.Module, name: str) -> None:
 
 
 def _remove_head(network: nn.Module) -> int:
-    """Replace the last layer with 1,000 outputs by the identity, as timm does; return its inputs."""
+    """Replace the last layer with 1,000 outputs by the identity, as timm does.
+
+    Return its inputs.
+    """
     layers = [
         (name, layer)
         for name, layer in network.named_modules()
@@ -218,7 +232,7 @@ def hub_errors_explained(name: str) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:  # those of the network and of the hub are among them
         what = f"the weights of {name} cannot be downloaded ({str(error).splitlines()[0]})"
-        fix = "choose a name with a tag, such as timm/resnet18.a1_in1k, or give the path of a file as weights"
+        fix = "choose a name with a tag, such as timm/resnet18.a1_in1k, or give a file as weights"
         raise MachineError(Problem(what, "huggingface.co", fix)) from error
 
 
@@ -231,7 +245,10 @@ def _count_features(network: nn.Module, side_px: int) -> int:
 
 
 def _small_cnn() -> nn.Module:
-    """Build four stages of two 3x3 convolutions, each halving the side; 211,000 parameters, for phantoms and tests."""
+    """Build four stages of two 3x3 convolutions, each halving the side.
+
+    211,000 parameters, for phantoms and tests.
+    """
     layers: list[nn.Module] = []
     channels = 3
     for width in _SMALL_CNN_WIDTHS:
@@ -244,7 +261,7 @@ def _small_cnn() -> nn.Module:
 
 
 def load_weights(network: nn.Module, name: str, path: Path) -> None:
-    """Load a file's tensors, except those of auxiliary heads and of the head, which is the identity here.
+    """Load a file's tensors, except those of auxiliary heads and of the removed head.
 
     Raises MachineError if the file cannot be read, or is for another network than the backbone
     `name`.
@@ -269,7 +286,9 @@ def load_weights(network: nn.Module, name: str, path: Path) -> None:
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if missing or unexpected:
         needed = sum(not key.endswith("num_batches_tracked") for key in expected)
-        what = f"these weights are not for {name}: {len(missing)} of {needed} tensors are missing or of another shape"
+        wrong = f"{len(missing)} of {needed} tensors are missing or of another shape"
+        what = f"these weights are not for {name}: {wrong}"
         whose, other = ("torchvision's ", "imagenet") if is_of_torchvision(name) else ("", "none")
-        fix = f"use a state dict of {whose}{name} (first difference: {[*missing, *unexpected][0]}), or weights: {other}"
+        first = [*missing, *unexpected][0]
+        fix = f"use a state dict of {whose}{name} (first difference: {first}), or weights: {other}"
         raise MachineError(Problem(what, path, fix))

@@ -1,4 +1,4 @@
-"""Steps of a training that a GPU replays: one CUDA graph is launched instead of hundreds of operations.
+"""Steps of a training that a GPU replays: one CUDA graph instead of hundreds of operations.
 
 Networks and generators are trained by the same kind of step. On a CPU, it is simply called.
 """
@@ -31,7 +31,9 @@ def replayed(step: Step, compute: Compute) -> Step:
 
 
 class CapturedStep:
-    """A step that is captured as a CUDA graph at its fourth call, then replayed. A result lasts until the next call.
+    """A step that is captured as a CUDA graph at its fourth call, then replayed.
+
+    A result lasts until the next call.
 
     For draws of the same shapes, `step` must run the same operations; with other shapes, it is
     captured anew. A step that cannot be captured, such as that of a custom backbone which waits for
@@ -94,7 +96,10 @@ class CapturedStep:
 
 @contextmanager
 def _chosen_algorithms() -> Iterator[None]:
-    """Let cuDNN try its algorithms. That takes seconds, so not for validation, with its many shapes of batches."""
+    """Let cuDNN try its algorithms.
+
+    That takes seconds, so not for validation, with its many shapes of batches.
+    """
     torch.backends.cudnn.benchmark = True
     try:
         yield

@@ -1,4 +1,4 @@
-"""Files of a network's training: `checkpoint.pt` to resume from, and `best.safetensors`, the best network so far.
+"""Files of a network's training: `checkpoint.pt` to resume from, and `best.safetensors`.
 
 A checkpoint holds the state of network and optimizer and the epochs' records, from which schedule,
 early stopping and the best value follow. Readers raise `ArtifactError` for a file that is damaged
@@ -49,7 +49,10 @@ def save_checkpoint(
 
 
 def resume(folder: Path, network: nn.Module, optimizer: Optimizer) -> list[EpochRecord]:
-    """Load network and optimizer from the checkpoint; return its epochs, none without a checkpoint."""
+    """Load network and optimizer from the checkpoint.
+
+    Return its epochs, none without a checkpoint.
+    """
     content, epochs = _read(folder)
     if epochs:
         with explain_unreadable(

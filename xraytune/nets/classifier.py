@@ -1,4 +1,4 @@
-"""The network of a trial: a backbone that maps images to features, and a head that maps features to classes.
+"""The network of a trial: a backbone that maps images to features, and a head.
 
 Only trained parameters require gradients. Frozen modules stay in eval mode: no BatchNorm updates,
 no dropout.
@@ -34,14 +34,17 @@ class Classifier(nn.Module):
         self.head = head
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute logits, float32 [B, class_count], the head in float32 even under autocast: bfloat16 creates ties."""
+        """Compute logits, float32 [B, class_count].
+
+        The head computes in float32 even under autocast, since bfloat16 creates ties.
+        """
         features = self.backbone(images).float()
         with torch.autocast(features.device.type, enabled=False):
             logits: Tensor = self.head(features)
         return logits
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode, except for modules of the backbone with a frozen parameter, which stay in eval mode."""
+        """Set the mode; modules with a frozen parameter stay in eval mode."""
         super().train(mode)
         train_unless_frozen(self.backbone, mode)
         return self
@@ -70,7 +73,10 @@ def train_unless_frozen(network: nn.Module, mode: bool) -> None:
 def build_head(
     parameters: Parameters, feature_count: int, class_count: int, *, seed: int
 ) -> nn.Sequential:
-    """Build the head, float32 [B, feature_count] -> logits [B, class_count]; the initial weights depend only on `seed`."""
+    """Build the head, float32 [B, feature_count] -> logits [B, class_count].
+
+    The initial weights depend only on `seed`.
+    """
     outputs = 1 if parameters.loss == "bce" else class_count
     layers: list[nn.Module]
     with seeded(seed, "classifier", "head"):
@@ -92,7 +98,10 @@ def build_head(
 def build_classifier(
     parameters: Parameters, class_count: int, *, weights: Path | None, seed: int
 ) -> Classifier:
-    """Build a trial's network, on the CPU, in train mode and channels_last; weights and errors as in `build_backbone`."""
+    """Build a trial's network, on the CPU, in train mode and channels_last.
+
+    Weights and errors as in `build_backbone`.
+    """
     with seeded(seed, "classifier", "backbone"):
         backbone, feature_count = build_backbone(
             parameters.backbone, weights=weights, input_channels=parameters.input_channels

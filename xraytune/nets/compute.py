@@ -1,4 +1,4 @@
-"""Device, threads and precision: chosen once and pinned, so that equal settings give equal bits on similar machines.
+"""Device, threads and precision, chosen once, so that equal settings give equal bits.
 
 Also how many cores and GPUs a trial and the training of its generator get (`search/slots.py`: how
 many of them fit).
@@ -40,7 +40,7 @@ def choose_compute(*, gpus: float, threads: int) -> Compute:
     """
     if gpus > gpu_count():
         what = f"{gpus:g} GPUs requested, but torch sees {gpu_count() or 'none'}"
-        fix = "set resources.gpus_per_trial: auto (or 0), or install a driver that supports this torch"
+        fix = "set resources.gpus_per_trial: auto (or 0), or install a driver for this torch"
         raise MachineError(Problem(what, "resources.gpus_per_trial", fix))
     if gpus:
         has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -78,7 +78,9 @@ class Allocation:
 
 
 def allocation_of(settings: Settings, *, has_gpu: bool) -> Allocation:
-    """Return the resources of a space's trials; ConfigError if only one of trial and generator has GPUs.
+    """Return the resources of a space's trials.
+
+    ConfigError if only one of trial and generator has GPUs.
 
     `has_gpu` is about the machines that run trials, which may be others than this one.
     """
@@ -96,7 +98,7 @@ def allocation_of(settings: Settings, *, has_gpu: bool) -> Allocation:
 
 
 def whole_part(gpus: float) -> float:
-    """Return the smallest share of GPUs, at least `gpus`, that leaves nothing over: 1/n of a GPU, or whole ones.
+    """Return the smallest share of GPUs that leaves nothing over: 1/n of one, or whole ones.
 
     A process gets its share from one GPU. So three shares of .3 fit on a GPU, as of .3333, and one
     of 1.2 does not exist.
@@ -115,7 +117,10 @@ def compute_like(trained_on: Compute, *, threads: int) -> Compute:
 
 
 def require_device(compute: Compute, study: Path) -> None:
-    """Raise MachineError if a study was searched on a GPU and torch sees none: results on a CPU differ."""
+    """Raise MachineError if a study was searched on a GPU and torch sees none.
+
+    Results on a CPU differ.
+    """
     if compute.device == "cuda" and not gpu_count():
         fix = "run it on a machine with a GPU; `xraytune doctor` shows what torch sees"
         raise MachineError(
@@ -149,7 +154,10 @@ def pin(compute: Compute, *, gpu_share: float = 1.0) -> None:
 
 @contextmanager
 def in_one_thread() -> Iterator[None]:
-    """Compute in one thread: small heads are no slower, and do not wait for a second thread that other work delays."""
+    """Compute in one thread.
+
+    Small heads are no slower, and do not wait for a thread that other work delays.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -160,14 +168,20 @@ def in_one_thread() -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
-    """Seed torch's CPU generator for a purpose, such as the initial weights of a network; afterwards, it is as before."""
+    """Seed torch's CPU generator for a purpose, such as the initial weights of a network.
+
+    Afterwards, it is as before.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(seed, *purpose))
         yield
 
 
 def _keep_freed_memory() -> None:
-    """Make malloc keep freed memory for the next batch: returning it to the kernel doubles the time of a forward pass."""
+    """Make malloc keep freed memory for the next batch.
+
+    Returning it to the kernel doubles the time of a forward pass.
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # only glibc has it
     if mallopt is not None:
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
@@ -175,7 +189,10 @@ def _keep_freed_memory() -> None:
 
 
 def constants(values: Sequence[float], device: torch.device) -> Tensor:
-    """Return float32 [n], filled on the device: a CUDA graph cannot contain a copy from the host."""
+    """Return float32 [n], filled on the device.
+
+    A CUDA graph cannot contain a copy from the host.
+    """
     return torch.stack([torch.full((), value, device=device) for value in values])
 
 
@@ -188,7 +205,10 @@ def autocast(compute: Compute) -> torch.autocast:
 
 @contextmanager
 def fast_backward(network: nn.Module, compute: Compute) -> Iterator[None]:
-    """Compute strided depthwise convolutions in float32 on a CPU: in bfloat16, their backward pass is nine times as slow."""
+    """Compute strided depthwise convolutions in float32 on a CPU.
+
+    In bfloat16, their backward pass is nine times as slow.
+    """
     slow = []
     if compute.device == "cpu" and compute.precision == "bfloat16":
         slow = [

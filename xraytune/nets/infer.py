@@ -16,21 +16,23 @@ from xraytune.base.records import Compute
 from xraytune.nets.compute import autocast
 
 _LEAST_SPREAD = 0.02
-"""Of features: their mean distance from their mean, relative to its length. It is .5 for chest X-rays and a MobileNetV2;
-.015 if that sees pixels of a 500th of their range."""
+"""Of features: their mean distance from their mean, relative to its length.
+
+It is .5 for chest X-rays and a MobileNetV2, and .015 if that sees a 500th of the range of pixels.
+"""
 _COMPARED = 256
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def require_different(features: NDArray[np.floating[Any]], backbone: str) -> None:
-    """Raise TrialError if the features of different images, [n, D], are nearly equal: all is then as good as chance."""
+    """Raise TrialError if the features of different images, [n, D], are nearly equal."""
     places = np.linspace(0, len(features) - 1, min(len(features), _COMPARED)).astype(np.int64)
     rows = np.asarray(features[places], dtype=np.float64)
     centre = rows.mean(axis=0)
     spread = np.linalg.norm(rows - centre, axis=1).mean()
     if len(features) > 1 and spread < _LEAST_SPREAD * np.linalg.norm(centre):
         what = "the features of different images are nearly equal"
-        fix = "if its weights expect pixels of another range, set weights_pixels: {mean: ..., std: ...}"
+        fix = "for weights of pixels of another range, set weights_pixels: {mean: ..., std: ...}"
         raise TrialError(Problem(what, f"backbone: {backbone}", fix))
 
 
@@ -42,7 +44,7 @@ def autocast_images(inputs: Tensor, compute: Compute) -> AbstractContextManager[
 def outputs_of(
     network: nn.Module, batches: Iterable[Tensor], *, compute: Compute
 ) -> Iterator[Tensor]:
-    """Yield the outputs of a network in eval mode for each batch, float32 [B, ...], on the device."""
+    """Yield the outputs of a network in eval mode, float32 [B, ...], on the device."""
     was_training = network.training
     network.eval()
     try:
@@ -58,7 +60,7 @@ def outputs_of(
 def predict_logits(
     network: nn.Module, batches: Iterable[Tensor], *, compute: Compute
 ) -> NDArray[np.float32]:
-    """Return the outputs of a network in eval mode, float32 [N, ...], for at least one batch on the device."""
+    """Return the outputs of a network in eval mode, float32 [N, ...], N >= 1."""
     logits: NDArray[np.float32] = (
         torch.cat([*outputs_of(network, batches, compute=compute)]).cpu().numpy()
     )

@@ -19,7 +19,9 @@ from xraytune.space.settings import Experiment
 
 
 def input_format(experiment: Experiment, *, train_mean: float, train_std: float) -> InputFormat:
-    """Return the format of an experiment; networks without pretrained weights are normalised by the training images.
+    """Return the format of an experiment.
+
+    Networks without pretrained weights are normalised by the training images.
 
     `train_mean` and `train_std` are those of the real training pixels, in [0, 1].
     """
@@ -68,7 +70,7 @@ def to_unit(pixels: Tensor, input_format: InputFormat) -> Tensor:
 
 
 def normalise(images: Tensor, input_format: InputFormat) -> Tensor:
-    """Standardise images, float32 [B, 1, S, S] in [0, 1], to each channel: [B, C, S, S] in channels_last."""
+    """Standardise images, float32 [B, 1, S, S] in [0, 1], to [B, C, S, S] in channels_last."""
     mean, std = (
         constants(values, images.device)[:, None, None]
         for values in (input_format.mean, input_format.std)

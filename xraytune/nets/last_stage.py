@@ -19,11 +19,17 @@ from xraytune.space.backbones import BACKBONES
 
 _SIDE_PX = 224
 _TWO_HALVINGS = 16
-"""A stage halves the sides of its input at most once; with fewer than this many times the pixels, it has no other stage."""
+"""A stage halves the sides of its input at most once.
+
+With fewer than this many times the pixels, it has no other stage.
+"""
 
 
 def last_stage(backbone: str, network: nn.Module) -> str:
-    """Return the name of the first module of the last stage; ConfigError if a custom backbone does not define it."""
+    """Return the name of the first module of the last stage.
+
+    ConfigError if a custom backbone does not define it.
+    """
     if not BACKBONES.has(backbone):
         return _coarsest(network)
     name: str = getattr(BACKBONES.load(backbone), "last_stage", "").rstrip(".")

@@ -1,4 +1,4 @@
-"""Adam, AdamW and SGD by torch's fused functions, and learning rate schedules as functions of the step.
+"""Adam, AdamW and SGD by torch's fused functions, and learning rate schedules.
 
 The classes of `torch.optim` import torch's compiler, which nearly doubles the start-up time of a
 process (`docs/decisions/0002-one-process-for-each-trial.md`).
@@ -38,7 +38,9 @@ _ALGORITHMS: dict[str, Callable[..., None]] = {
 
 
 class Optimizer:
-    """Update the trainable parameters of a network, bit-identical to `torch.optim` with its defaults and `fused=True`.
+    """Update the trainable parameters of a network.
+
+    Bit-identical to `torch.optim` with its defaults and `fused=True`.
 
     `name` is `adam`, `adamw` or `sgd`, which ignores `betas`. The learning rate is `lr` until
     `set_lr` sets another.
@@ -85,12 +87,18 @@ class Optimizer:
         _ALGORITHMS[self._name](params, grads, **state, **self._options, lr=self._lr)
 
     def state_dict(self) -> dict[str, list[Tensor]]:
-        """Return the state under the argument names of torch's function, one tensor for each trainable parameter."""
+        """Return the state, a list for each argument of torch's function.
+
+        The lists have a tensor for each trainable parameter.
+        """
         return self._state
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Sequence[Tensor]]) -> None:
-        """Load what `state_dict` returned; raise ValueError if it belongs to another network or another optimizer."""
+        """Load what `state_dict` returned.
+
+        Raise ValueError if it belongs to another network or another optimizer.
+        """
         if _shapes(state) != _shapes(self._state):
             raise ValueError("the state belongs to another optimizer or network")
         for name, tensors in self._state.items():

@@ -1,4 +1,4 @@
-"""Segmenters: U-Nets from segmentation-models-pytorch, with a backbone of torchvision's layers and weights as encoder.
+"""Segmenters: U-Nets from segmentation-models-pytorch, with a backbone as encoder.
 
 The package is optional and takes seconds to import, so it is imported only where a network is
 built.
@@ -35,7 +35,7 @@ _SMOOTHING = 1.0
 
 
 class Segmenter(nn.Module):
-    """A U-Net, of `encoder`, `decoder` and `segmentation_head`, with one output, the logit of the mask."""
+    """A U-Net, of `encoder`, `decoder` and `segmentation_head`; its output is the mask's logit."""
 
     def __init__(self, unet: Any) -> None:
         super().__init__()
@@ -54,7 +54,9 @@ class Segmenter(nn.Module):
 
 
 def build_segmenter(parameters: Parameters, *, weights: Path | None, seed: int) -> Segmenter:
-    """Build the network of a trial, on the CPU, in train mode and channels_last; weights and errors as in `build_backbone`.
+    """Build the network of a trial, on the CPU, in train mode and channels_last.
+
+    Weights and errors as in `build_backbone`.
 
     With `trainable: head`, the encoder is frozen; with `last_stage`, all but its last stage. The
     decoder is always trained. Raises MachineError also if segmentation-models-pytorch is not
@@ -75,7 +77,9 @@ def build_segmenter(parameters: Parameters, *, weights: Path | None, seed: int) 
 
 
 def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
-    """Return binary cross-entropy plus soft Dice loss, the mean over images; both float32 [B, 1, S, S], masks 0 or 1.
+    """Return binary cross-entropy plus soft Dice loss, the mean over images.
+
+    Both float32 [B, 1, S, S], masks 0 or 1.
 
     Source: Milletari et al. 2016, "V-Net" (arXiv:1606.04797), equation of section 3, without
     squares; the sum of both losses as in Isensee et al. 2021, "nnU-Net".
@@ -94,7 +98,7 @@ def segment(
     *,
     compute: Compute,
 ) -> tuple[Floats, Floats]:
-    """Return binary cross-entropy, in nats, and Dice coefficient of each image, both float64 [N], in eval mode.
+    """Return binary cross-entropy, in nats, and Dice of each image, both float64 [N].
 
     `read_masks` returns the masks of a slice of the images, [n, S, S]; pixels above 0 belong to the
     mask.

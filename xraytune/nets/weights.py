@@ -1,4 +1,4 @@
-"""Pretrained weights: torchvision's official files, verified by the hash in their names, timm's, or the user's own."""
+"""Pretrained weights: torchvision's official files, timm's, or the user's own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from xraytune.space.paths import is_path
 
 _logger = logging.getLogger(__name__)
 _IMAGENET = ("IMAGENET1K_V2", "IMAGENET1K_V1", "IMAGENET1K_SWAG_LINEAR_V1")
-"""The sets that `imagenet` stands for, best first; others are for larger images, or lack the last layers."""
+"""The sets that `imagenet` stands for, best first.
+
+Others are for larger images, or lack the last layers.
+"""
 
 
 def find_weights(backbone: str, weights: str, weights_dir: Path | None) -> Path | None:
@@ -81,7 +84,8 @@ def _download(url: str, accepted: str) -> Path:
                 torch.hub.download_url_to_file(url, str(file), _hash_prefix(file), progress=False)
         except (OSError, RuntimeError, http.client.HTTPException) as error:
             folder = "into a folder and pass it as --weights-dir or `weights_dir`"
-            fix = f"put {accepted} {folder}, or put {file.name} into {file.parent}; or set weights: none"
+            here = f"{file.name} into {file.parent}"
+            fix = f"put {accepted} {folder}, or put {here}; or set weights: none"
             raise MachineError(
                 Problem(f"the weights cannot be downloaded ({error})", url, fix)
             ) from error
@@ -97,5 +101,5 @@ def _verified(file: Path, fix: str) -> Path:
 
 
 def _hash_prefix(file: Path) -> str:
-    """Return the start of the SHA-256 in an official name: `b0353104` of `mobilenet_v2-b0353104.pth`."""
+    """Return the start of the SHA-256 in an official name: `b0353104` of `resnet-b0353104.pth`."""
     return file.stem.rpartition("-")[2]

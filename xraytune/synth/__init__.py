@@ -1,1 +1,1 @@
-"""Synthetic images: generators, the sources of extra images, their quality and the gate against copies."""
+"""Synthetic images: generators, sources, quality and the gate against copies."""

@@ -41,7 +41,9 @@ def save_checkpoint(training: GanTraining, folder: Path) -> None:
 
 
 def resume(training: GanTraining, folder: Path) -> None:
-    """Load the checkpoint of `folder` into a new training; a missing or damaged one leaves it at step 0.
+    """Load the checkpoint of `folder` into a new training.
+
+    A missing or damaged one leaves it at step 0.
 
     Raises ArtifactError if its networks are not those of the training.
     """
@@ -60,7 +62,10 @@ def resume(training: GanTraining, folder: Path) -> None:
 
 
 def load_start(training: GanTraining, file: Path) -> None:
-    """Give a new training the weights of a saved generator; raise ArtifactError if its network is another one."""
+    """Give a new training the weights of a saved generator.
+
+    Raise ArtifactError if its network is another one.
+    """
     weights = load_generator(file).state_dict()
     with explain_unreadable(_OTHER_NETWORK, file, "give it the same settings of the network"):
         for network in (training.generator, training.ema_generator):
@@ -74,13 +79,11 @@ def checkpoint_generator(path: Path) -> Generator:
         return _load(content, content["ema_generator"])
 
 
-def checkpoint_step(path: Path) -> int:
-    """Return the number of steps trained."""
-    return int(_read_checkpoint(path)["step"])
-
-
 def save_generator(generator: Generator, path: Path) -> None:
-    """Write a generator as safetensors; the metadata holds what `load_generator` needs to rebuild it."""
+    """Write a generator as safetensors.
+
+    The metadata holds what `load_generator` needs to rebuild it.
+    """
     about = {"generator": json.dumps(_about(generator))}  # one entry: their order is random
     save_state(generator.state_dict(), path, about)
 

@@ -28,7 +28,7 @@ _CODE_PX = 32
 _LEAST_DEVIATION = 1e-6
 """Components with a smaller standard deviation, relative to the first, are rounding errors."""
 _RIDGE = 1e-4
-"""Added to the variances, so that the covariance of a class with few images has a Cholesky factor."""
+"""Added to the variances, so that the covariance of a small class has a Cholesky factor."""
 _COMBINED = 24
 _NOISE = 0.25
 """In evaluation mode: training images per code, at most half of the class, rounded up; and the
@@ -37,11 +37,10 @@ or less noise, too many images are copies."""
 
 
 _SIMILAR = 2 * _COMBINED
-_COMPONENTS = ("origin", "axes")
 
 
 class ClassCodes(nn.Module):
-    """The distribution of the codes of each class, with the mean and covariance of its training images.
+    """The distribution of the codes of each class: mean and covariance of training images.
 
     In training mode, and before `fit`, it is normal. In evaluation mode, a code is the class mean
     plus two deviations: a weighted sum of those of some training images, and a normally distributed
@@ -52,8 +51,7 @@ class ClassCodes(nn.Module):
     Attributes:
         means: float32 [K, D].
         factors: Lower triangular, float32 [K, D, D]; factor times its transpose is the covariance.
-        origin: The mean of the images that the components were computed from, float32 [P]; empty in
-        older files.
+        origin: The mean of the images that the components were computed from, float32 [P].
         axes: Map the deviation of an image from it to its code, float32 [P, D].
         codes: Of the training images, float32 [N, D].
         keys: Unit vectors, float32 [N, D].
@@ -88,18 +86,15 @@ class ClassCodes(nn.Module):
         )
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
-        self._resize(*state[f"{prefix}labels"].shape if f"{prefix}labels" in state else (0,))
-        components = [
-            torch.zeros_like(state.setdefault(f"{prefix}{name}", getattr(self, name)))
-            for name in _COMPONENTS
-        ]
-        self._set_components(*components)
+        self._resize(*state[f"{prefix}labels"].shape)
+        origin, axes = state[f"{prefix}origin"], state[f"{prefix}axes"]
+        self._set_components(torch.zeros_like(origin), torch.zeros_like(axes))
         super()._load_from_state_dict(state, prefix, *args)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        """Map z [B, D] from N(0, 1) to codes [B, D] of the classes or findings `labels`, [B] or [B, C]."""
+        """Map z [B, D] from N(0, 1) to codes [B, D] of classes [B] or findings [B, C]."""
         if labels.ndim == 2 or self.labels.ndim == 2:
-            return self._of_findings(
+            return self._draw_for_findings(
                 z, labels if labels.ndim == 2 else F.one_hot(labels, len(self.means))
             )
         if len(self.means) == 1:
@@ -113,7 +108,7 @@ class ClassCodes(nn.Module):
         codes: Tensor = self.means[labels] + (1 - noise).sqrt() * of_images + noise.sqrt() * normal
         return codes
 
-    def _of_findings(self, z: Tensor, findings: Tensor) -> Tensor:
+    def _draw_for_findings(self, z: Tensor, findings: Tensor) -> Tensor:
         normal = z @ self.factors[0].T
         if self.training or not len(self.codes):
             return self.means[0] + normal
@@ -129,7 +124,10 @@ class ClassCodes(nn.Module):
         return means + (1 - noise).sqrt() * of_images + noise.sqrt() * normal
 
     def _weights(self, z: Tensor, is_own: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the weights of training images in each code, [B, N], and the share of variance of the noise, [B, 1]."""
+        """Return the weights of training images in each code, [B, N], and the noise, [B, 1].
+
+        The noise is its share of the variance.
+        """
         combined = ((is_own.sum(dim=1, keepdim=True) + 1) // 2).clamp(max=_COMBINED)
         weights = z @ self.keys.T
         largest = (
@@ -141,25 +139,30 @@ class ClassCodes(nn.Module):
         return F.normalize(weights * chosen, dim=1), 1 - (1 - _NOISE) * combined / _COMBINED
 
     def find_components(self, images: Tensor, features: Tensor | None = None) -> Tensor:
-        """Return the principal components of images, uint8 [N, C, S, S]: float32 [N, D], each of variance 1; keep the axes.
+        """Find the principal components of images, uint8 [N, C, S, S]; keep the axes.
+
+        Returns float32 [N, D], each of variance 1.
 
         With their features [N, F], half of the components are those of the features. Few or similar
         images have fewer components; the missing ones are 0.
         """
-        parts = _described(images, features)
+        parts = _describe(images, features)
         origins, codes, axes = zip(
-            *(_components(part, self.means.shape[1] // len(parts)) for part in parts), strict=True
+            *(_find_components(part, self.means.shape[1] // len(parts)) for part in parts),
+            strict=True,
         )
         self._set_components(torch.cat(origins), torch.block_diag(*axes))  # type: ignore[no-untyped-call]
         return torch.cat(codes, dim=1).to(images.device)
 
     def project(self, images: Tensor, features: Tensor | None = None) -> Tensor:
-        """Return the codes of other images, uint8 [N, C, S, S], in the components that were found: float32 [N, D].
+        """Return the codes, float32 [N, D], of other images in the components that were found.
+
+        Images are uint8 [N, C, S, S].
 
         Raises ArtifactError if the components are those of other parts, such as of images without
         features.
         """
-        described = torch.cat(_described(images, features), dim=1)
+        described = torch.cat(_describe(images, features), dim=1)
         if described.shape[1] != len(self.origin):
             raise ArtifactError(
                 Problem(
@@ -169,7 +172,7 @@ class ClassCodes(nn.Module):
         return ((described - self.origin.cpu().double()) @ self.axes.cpu().double()).to(self.means)
 
     def fit(self, codes: Tensor, labels: Tensor) -> None:
-        """Set the distributions from codes [N, D] of training images with labels [N], or findings [N, C]."""
+        """Set the distributions from codes [N, D] of images with labels [N], or findings [N, C]."""
         self._resize(len(codes), *labels.shape[1:])
         keys = torch.randn(codes.shape, generator=torch.Generator().manual_seed(0))
         self.keys.copy_(F.normalize(keys, dim=1))
@@ -187,16 +190,19 @@ class ClassCodes(nn.Module):
             self.factors[label] = torch.linalg.cholesky(covariance + ridge)
 
 
-def _described(images: Tensor, features: Tensor | None) -> list[Tensor]:
-    """Return images, uint8 [N, C, S, S], reduced to the size of the components, and their features, float64 [N, P] each."""
+def _describe(images: Tensor, features: Tensor | None) -> list[Tensor]:
+    """Return images, reduced to the size of the components, and features, float64 [N, P] each.
+
+    Images are uint8 [N, C, S, S].
+    """
     small = F.interpolate(
         images.cpu().float(), size=(_CODE_PX, _CODE_PX), mode="bilinear", antialias=True
     )
     return [small.flatten(1).double(), *([] if features is None else [features.cpu().double()])]
 
 
-def _components(rows: Tensor, code_dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the mean of rows [N, P], their principal components [N, code_dim], and the axes [P, code_dim]."""
+def _find_components(rows: Tensor, code_dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the mean of rows [N, P], their components [N, code_dim], and axes [P, code_dim]."""
     origin = rows.mean(dim=0)
     scale = math.sqrt(max(len(rows) - 1, 1))
     components, deviations, axes = torch.linalg.svd(rows - origin, full_matrices=False)

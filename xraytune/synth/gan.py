@@ -26,7 +26,7 @@ from xraytune.space.settings import GanSettings
 from xraytune.synth.networks import Discriminator, Generator
 
 _RECONSTRUCTION_WEIGHT = 10.0
-"""Weight of the mean absolute error between training images and their reconstructions, with pixels in [-1, 1]."""
+"""Weight of the mean absolute error of reconstructions, with pixels in [-1, 1]."""
 _FEATURE_WEIGHT = 2.0
 """Weight of the mean squared error between features of training images and of their
 reconstructions, relative to the variance of the features."""
@@ -40,7 +40,10 @@ _EMA_WARM_UP = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RealImages:
-    """Training images on the device: uint8 [N, C, S, S], labels int64 [N] or findings, and sampling weights float32 [N]."""
+    """Training images on the device: uint8 [N, C, S, S].
+
+    With labels, int64 [N], or findings, and sampling weights, float32 [N].
+    """
 
     images: Tensor
     labels: Tensor
@@ -71,7 +74,7 @@ class GanDraws(NamedTuple):
 def draw_shifts(
     count: int, size_px: int, generator: torch.Generator, times: tuple[int, ...] = ()
 ) -> Tensor:
-    """Draw the shifts of `count` images of side `size_px`: down and right in pixels, int64 [*times, 2, count, 1, 1]."""
+    """Draw the shifts of images: down and right in pixels, int64 [*times, 2, count, 1, 1]."""
     shift = int(size_px * _MAX_SHIFT + 0.5)
     return torch.randint(
         -shift, shift + 1, (*times, 2, count, 1, 1), generator=generator, device=generator.device
@@ -79,7 +82,9 @@ def draw_shifts(
 
 
 def translate(images: Tensor, shifts: Tensor) -> Tensor:
-    """Shift each image, float [B, C, S, S], on its own, by `draw_shifts`; pixels that are shifted in become 0, the middle.
+    """Shift each image, float [B, C, S, S], on its own, by `draw_shifts`.
+
+    Pixels that are shifted in become 0, the middle.
 
     Both images and fakes are shifted, so that the discriminator cannot memorise a few hundred
     images. Products with 0-1 matrices, since a gather's backward pass would not be deterministic.
@@ -108,7 +113,9 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, *, is_hinge: bo
 
 
 def generator_loss(fake_logits: Tensor, *, is_hinge: bool) -> Tensor:
-    """Return the generator's loss for float32 logits [B]; with binary cross-entropy, the non-saturating one.
+    """Return the generator's loss for float32 logits [B].
+
+    With binary cross-entropy, the non-saturating one.
 
     Sources: Goodfellow et al. 2014, section 3; hinge: Miyato et al. 2018, equation 17.
     """
@@ -148,7 +155,7 @@ class GanTraining:
 
     @torch.no_grad()
     def fit(self, real: RealImages) -> None:
-        """Compute the features and, with `architecture: pca`, the codes of the images, before step 0 and when resuming.
+        """Compute features and, with `architecture: pca`, codes, before step 0 and when resuming.
 
         A training that starts from another generator keeps its components.
         """
@@ -166,7 +173,10 @@ class GanTraining:
             ema_prior.load_state_dict(prior.state_dict())
 
     def draw(self, real: RealImages, compute: Compute) -> GanDraws:
-        """Draw all random numbers of the next step from the seed and the step's number, on the device."""
+        """Draw all random numbers of the next step, on the device.
+
+        They depend on the seed and the step's number alone.
+        """
         settings = self.settings
         device = compute.device
         batch = settings.batch_size
@@ -187,7 +197,10 @@ class GanTraining:
         )
 
     def update(self, real: RealImages, compute: Compute, draws: Draws) -> Tensor:
-        """Train one step and return its losses, float32 [len(losses)] on the device; see `CapturedStep`."""
+        """Train one step and return its losses, float32 [len(losses)] on the device.
+
+        See `CapturedStep`.
+        """
         settings = self.settings
         drawn = GanDraws(*draws)
         images, labels = real.batch(drawn.rows)
@@ -232,7 +245,10 @@ class GanTraining:
         return torch.stack([g_loss.detach(), d_loss.detach()])
 
     def _codes(self, drawn: GanDraws, labels: Tensor) -> Tensor:
-        """Return the latent codes of a batch; with `architecture: pca`, those of the real images make up its first half."""
+        """Return the latent codes of a batch.
+
+        With `architecture: pca`, those of the real images make up its first half.
+        """
         prior = self.generator.prior
         if prior is None:
             return drawn.z
@@ -267,7 +283,7 @@ def new_training(
 
 
 def frozen_features(backbone: nn.Module, images: Tensor) -> Tensor:
-    """Return the features, [n, D], of images, float32 [n, C, S, S] in [-1, 1], at 128 px, as a classifier sees them.
+    """Return the features, [n, D], of images, float32 [n, C, S, S] in [-1, 1], at 128 px.
 
     They are resized by products with matrices, since the backward pass of `interpolate` would not
     be deterministic.
@@ -296,7 +312,9 @@ def _update(optimizer: Optimizer, loss: Tensor) -> None:
 def real_images(
     planes: NDArray[np.uint8], labels: NDArray[np.int64], compute: Compute
 ) -> RealImages:
-    """Copy images [N, C, S, S] to the device. Weights make all classes equally frequent, so that rare ones are learned.
+    """Copy images [N, C, S, S] to the device.
+
+    Weights make all classes equally frequent, so that rare ones are learned.
 
     Images with findings, int64 [N, C], are as frequent as they are.
     """
@@ -322,7 +340,10 @@ def ema_decay(half_life_images: int | None, images_seen: int, batch_size: int) -
 
 @torch.no_grad()
 def update_ema(ema_network: nn.Module, network: nn.Module, decay: Tensor) -> None:
-    """Move parameters and buffers to decay * ema_network + (1 - decay) * network; `decay` is float64 [], on their device."""
+    """Move parameters and buffers to decay * ema_network + (1 - decay) * network.
+
+    `decay` is float64 [], on their device.
+    """
     weight = (1 - decay).float()
     for average, current in zip(
         ema_network.state_dict().values(), network.state_dict().values(), strict=True

@@ -1,4 +1,4 @@
-"""Figures of synthetic images: are they distributed like real ones, cover them, and teach a classifier the same?
+"""Figures of synthetic images: are they like real ones, cover them, teach the same?
 
 Pure functions of features of a pretrained network, float64 [n, D].
 """
@@ -88,7 +88,10 @@ class PoolReport:
 
 
 def quality_text(figures: Mapping[str, float | None], real_train: float | None) -> str:
-    """Return figures (`Quality.columns`) as text: `KID .012, coverage .34, GAN-train AUROC .90 (real images: .98)`."""
+    """Return figures (`Quality.columns`) as text.
+
+    Such as `KID .012, coverage .34, GAN-train AUROC .90 (real images: .98)`.
+    """
     text = f"KID {figures['gan_kid']:.3f}, coverage {figures['gan_coverage']:.2f}"
     gan_train = figures["gan_train_auroc"]
     if gan_train is None or real_train is None:
@@ -97,7 +100,9 @@ def quality_text(figures: Mapping[str, float | None], real_train: float | None) 
 
 
 def kernel_inception_distance(real: Floats, synthetic: Floats) -> float:
-    """Return the unbiased squared MMD with the kernel (x·y / D + 1)³. Lower is better; it can be slightly negative.
+    """Return the unbiased squared MMD with the kernel (x·y / D + 1)³. Lower is better.
+
+    It can be slightly negative.
 
     Args:
         real: Features, float64 [n, D], n >= 2.
@@ -116,7 +121,9 @@ def kernel_inception_distance(real: Floats, synthetic: Floats) -> float:
 
 
 def coverage(real: Floats, synthetic: Floats) -> float:
-    """Return the share of real images with a synthetic one nearer than their fifth-nearest real neighbour.
+    """Return the share of real images with a synthetic one near.
+
+    Nearer than their fifth-nearest real neighbour.
 
     Features are float64 [n, D] and [m, D], n above 5.
 
@@ -133,7 +140,9 @@ def coverage(real: Floats, synthetic: Floats) -> float:
 def transfer_auroc(
     train: LabelledFeatures, scored: LabelledFeatures, *, positive: int
 ) -> float | None:
-    """Return the AUROC of a linear classifier trained on one set of images, on another; of findings, their mean.
+    """Return the AUROC of a linear classifier trained on one set of images, on another.
+
+    Of findings, their mean.
 
     None with one class, or if no finding has enough images. A finding that all or none of the
     training images have is at chance.

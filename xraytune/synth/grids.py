@@ -15,7 +15,10 @@ _OUTLINED_PX = 128
 
 
 def image_grid(images: NDArray[np.uint8], columns: int) -> Image.Image:
-    """Arrange images [n, S, S] or [n, S, S, 3] in rows of `columns` on white; the last row may be short."""
+    """Arrange images [n, S, S] or [n, S, S, 3] in rows of `columns` on white.
+
+    The last row may be short.
+    """
     gap = (_GAP_PX, 0)
     colours = [(0, 0)] * (images.ndim - 3)
     cells = np.pad(images, ((0, -len(images) % columns), gap, gap, *colours), constant_values=255)
@@ -31,7 +34,9 @@ def image_grid(images: NDArray[np.uint8], columns: int) -> Image.Image:
 
 
 def with_outlines(pixels: NDArray[np.uint8], masks: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
-    """Draw a line around each mask [n, S, S] on its image [n, S, S]: uint8 [n, T, T, 3]; without masks, return the images.
+    """Draw a line around each mask [n, S, S] on its image [n, S, S]: uint8 [n, T, T, 3].
+
+    Without masks, return the images.
 
     Images below 128 px are enlarged by a whole factor, so that the line covers little of them.
     """

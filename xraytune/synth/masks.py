@@ -1,4 +1,4 @@
-"""Which generated masks are plausible: their area and number of components are as in the training masks."""
+"""Which generated masks are plausible: with area and components as in training masks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from xraytune.base.errors import counted
 
 MIN_PART = 0.002
-"""Smallest component that counts, as a share of the image: 8 pixels of 64 x 64. Smaller ones are specks at a mask's edge."""
+"""Smallest component that counts, as a share of the image: 8 pixels of 64 x 64.
+
+Smaller ones are specks at a mask's edge.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,9 +29,9 @@ class MaskRange:
     parts: tuple[int, int]
 
     def includes(self, masks: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Return whether area and number of components of each mask [n, S, S] are in range, bool [n]."""
+        """Return whether area and components of each mask [n, S, S] are in range, bool [n]."""
         areas = _areas(masks)
-        parts = mask_parts(masks)
+        parts = count_parts(masks)
         has_area = (self.area[0] <= areas) & (areas <= self.area[1])
         return has_area & (self.parts[0] <= parts) & (parts <= self.parts[1])
 
@@ -48,7 +51,7 @@ def binarise(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def mask_range(masks: NDArray[np.uint8]) -> MaskRange:
     """Return the ranges of training masks [n, S, S], n >= 1, at the size of the GAN."""
     areas = _areas(masks)
-    parts = mask_parts(masks)
+    parts = count_parts(masks)
     return MaskRange(
         area=(float(areas.min()), float(areas.max())), parts=(int(parts.min()), int(parts.max()))
     )
@@ -58,9 +61,13 @@ def _areas(masks: NDArray[np.uint8]) -> NDArray[np.float64]:
     return np.asarray((masks > 0).mean(axis=(1, 2)))
 
 
-def mask_parts(masks: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Count the components of each mask [n, S, S], int64 [n]; pixels that touch only at a corner are not connected."""
-    from scipy.ndimage import label  # type: ignore[import-untyped]  # trials without masks need none
+def count_parts(masks: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Count the components of each mask [n, S, S], int64 [n].
+
+    Pixels that touch only at a corner are not connected.
+    """
+    # Trials without masks do not need it.
+    from scipy.ndimage import label  # type: ignore[import-untyped]
 
     smallest = MIN_PART * masks[0].size
     sizes = (np.bincount(label(mask)[0].ravel())[1:] for mask in masks)

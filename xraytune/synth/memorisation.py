@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from xraytune.base.errors import DataError, Problem
-
 _SCALES = ((32, 2), (16, 1))
 """Side of the compared images and the largest shift, in pixels."""
 _BLURS_PX = (1.0, 2.0)
@@ -34,7 +32,10 @@ _PAIRS_AT_ONCE = 2**23
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closeness:
-    """How close Q images are to the training images: the `ratio` in [0, 1], and the index of the nearest training image."""
+    """How close Q images are to the training images: a `ratio` in [0, 1].
+
+    `nearest` is the index of the nearest training image.
+    """
 
     ratio: NDArray[np.float64]
     nearest: NDArray[np.int64]
@@ -59,7 +60,7 @@ class Memorisation:
     chance: float
 
 
-def closeness(
+def measure_closeness(
     images: NDArray[np.uint8], training: NDArray[np.uint8], training_patients: Sequence[str]
 ) -> Closeness:
     """Return how much closer each image is to one training patient than to the next 50.
@@ -71,54 +72,49 @@ def closeness(
     a copy of either. With a single patient the ratio is 1.
 
     `images` are uint8 [Q, h, w], `training` uint8 [N, h, w], at the size and sharpness of the
-    generator's training. Raises DataError if there is no training image.
+    generator's training; N is at least 1.
 
     Source: Carlini et al. 2023, "Extracting Training Data from Diffusion Models": their distance
     for CIFAR-10, relative to the mean over the 50 nearest images; here over patients, without the
     nearest.
     """
-    return _closeness(_small(images), training, training_patients)
+    return _measure_shrunk(_shrink(images), training, training_patients)
 
 
-def unseen_closeness(
+def measure_unseen(
     images: NDArray[np.uint8],
     patients: Sequence[str],
     training: NDArray[np.uint8],
     training_patients: Sequence[str],
 ) -> NDArray[np.float64]:
-    """Return the closeness of one real image of each patient that the generator was not trained on: float64 [n].
+    """Return the closeness of a real image of each unseen patient, float64 [n].
+
+    Unseen patients are those that the generator was not trained on.
 
     It is the smallest of three: of the image itself, and blurred by 1 and 2 px at 32 px, so blur
     alone never makes a synthetic image closer than unseen ones. Only the first image of a patient
     is used, since further ones are not independent, and at most 500 patients, evenly spaced.
 
     `images` are uint8 [N, h, w], at the size and sharpness of the training images; the other
-    arguments and errors are those of `closeness`.
+    arguments are those of `measure_closeness`.
     """
     _, firsts = np.unique(np.asarray(patients), return_index=True)
     if len(firsts) > _MOST_UNSEEN:
         firsts = firsts[np.linspace(0, len(firsts) - 1, _MOST_UNSEEN).round().astype(np.int64)]
-    sharp = _small(images[firsts])
-    versions = [sharp, *(blurred(sharp, sigma_px) for sigma_px in _BLURS_PX)]
-    ratios = [_closeness(version, training, training_patients).ratio for version in versions]
+    sharp = _shrink(images[firsts])
+    versions = [sharp, *(blur(sharp, sigma_px) for sigma_px in _BLURS_PX)]
+    ratios = [_measure_shrunk(version, training, training_patients).ratio for version in versions]
     return np.asarray(np.stack(ratios).min(axis=0))
 
 
 def compare_with_unseen(
     synthetic: NDArray[np.float64], unseen: NDArray[np.float64]
 ) -> Memorisation:
-    """Count the synthetic images below the unseen patients' 1 % quantile, with the p-value of that count.
+    """Count the synthetic images below the unseen patients' 1 % quantile, with its p-value.
 
-    `synthetic` is `Closeness.ratio` of the generator's images, [m], `unseen` is `unseen_closeness`,
-    [n]. Raises DataError if one of them is empty.
+    `synthetic` is `Closeness.ratio` of the generator's images, [m], `unseen` is `measure_unseen`,
+    [n]; m and n at least 1.
     """
-    if not len(synthetic) or not len(unseen):
-        raise DataError(
-            Problem(
-                "there is no image to compare",
-                fix="give at least one synthetic and one unseen image",
-            )
-        )
     rank = max(1, int(_QUANTILE * (len(unseen) + 1)))
     threshold = float(np.sort(unseen)[rank - 1])
     near = int((synthetic < threshold).sum())
@@ -132,12 +128,13 @@ def compare_with_unseen(
 
 
 def exceedance_p_value(count: int, drawn: int, rank: int, observed: int) -> float:
-    """Return P(at least `count` of `drawn` new values are below the `rank`-th smallest of `observed` ones), all i.i.d.
+    """Return the p-value of `count`, for values that are all independent and equally distributed.
 
-    The threshold is itself an observation, so the count is not binomial. It is at least `count`
-    exactly if fewer than `rank` of the smallest `count + rank - 1` of all values are observed ones.
-    Any subset is equally likely to be the smallest, so this is a hypergeometric tail, exact for any
-    `observed` and binomial in the limit.
+    It is P(at least `count` of `drawn` new values are below the `rank`-th smallest of `observed`
+    ones). The threshold is itself an observation, so the count is not binomial. It is at least
+    `count` exactly if fewer than `rank` of the smallest `count + rank - 1` of all values are
+    observed ones. Any subset is equally likely to be the smallest, so this is a hypergeometric
+    tail, exact for any `observed` and binomial in the limit.
 
     Source: Epstein 1954, "Tables for the Distribution of the Number of Exceedances", for samples of
     equal size.
@@ -149,11 +146,11 @@ def exceedance_p_value(count: int, drawn: int, rank: int, observed: int) -> floa
     return ways / comb(observed + drawn, smallest)
 
 
-def _small(images: NDArray[np.uint8]) -> Tensor:
-    return _scaled(torch.from_numpy(np.array(images)).float(), _SCALES[0][0])
+def _shrink(images: NDArray[np.uint8]) -> Tensor:
+    return _resize(torch.from_numpy(np.array(images)).float(), _SCALES[0][0])
 
 
-def _scaled(images: Tensor, side_px: int) -> Tensor:
+def _resize(images: Tensor, side_px: int) -> Tensor:
     if images.shape[1:] == (side_px, side_px):
         return images
     return functional.interpolate(
@@ -161,32 +158,30 @@ def _scaled(images: Tensor, side_px: int) -> Tensor:
     )[:, 0]
 
 
-def blurred(images: Tensor, sigma_px: float) -> Tensor:
+def blur(images: Tensor, sigma_px: float) -> Tensor:
     """Blur images, float32 [n, S, S], with a Gaussian whose weights sum to 1 at the edges too."""
     pixels = torch.arange(images.shape[1], dtype=images.dtype)
     weights = torch.softmax(-((pixels[:, None] - pixels[None, :]) ** 2) / (2 * sigma_px**2), dim=1)
     return weights @ images @ weights.T
 
 
-def _closeness(
+def _measure_shrunk(
     images: Tensor, training: NDArray[np.uint8], training_patients: Sequence[str]
 ) -> Closeness:
-    """`closeness` of images [Q, 32, 32]."""
-    if not len(training):
-        raise DataError(Problem("there is no training image to compare with"))
+    """`measure_closeness` of images [Q, 32, 32]."""
     _, patient_of_image = np.unique(np.asarray(training_patients), return_inverse=True)
     columns = torch.from_numpy(patient_of_image.astype(np.int64))
-    small_training = _small(training)
+    small_training = _shrink(training)
     ratio = torch.full((len(images),), torch.inf)
     nearest = torch.zeros(len(images), dtype=torch.int64)
     at_once = max(1, min(_IMAGES_AT_ONCE, _PAIRS_AT_ONCE // len(training)))
     for side_px, shift_px in _SCALES:
         inner = slice(shift_px, side_px - shift_px)
-        templates = _unit_vectors(_scaled(small_training, side_px)[:, inner, inner]).T.contiguous()
+        templates = _standardise(_resize(small_training, side_px)[:, inner, inner]).T.contiguous()
         for start in range(0, len(images), at_once):
             block = slice(start, start + at_once)
-            distances = _distances(_scaled(images[block], side_px), templates, shift_px)
-            nearer = _ratio(distances, columns)
+            distances = _measure_distances(_resize(images[block], side_px), templates, shift_px)
+            nearer = _divide_by_next(distances, columns)
             nearest[block] = torch.where(
                 nearer < ratio[block], distances.argmin(dim=1), nearest[block]
             )
@@ -194,26 +189,35 @@ def _closeness(
     return Closeness(ratio=ratio.double().numpy(), nearest=nearest.numpy())
 
 
-def _unit_vectors(images: Tensor) -> Tensor:
-    """Return images [n, h, w] as rows of mean 0 and length 1; a constant image gives 0, equally far from all others."""
+def _standardise(images: Tensor) -> Tensor:
+    """Return images [n, h, w] as rows of mean 0 and length 1.
+
+    A constant image gives 0, equally far from all others.
+    """
     rows = images.flatten(1)
     return functional.normalize(rows - rows.mean(dim=1, keepdim=True), eps=1e-3)
 
 
-def _distances(images: Tensor, templates: Tensor, shift_px: int) -> Tensor:
-    """Minimise the distance over flips and shifts: images [n, S, S], templates [(S - 2 shift)^2, N] -> [n, N] in [0, 2]."""
+def _measure_distances(images: Tensor, templates: Tensor, shift_px: int) -> Tensor:
+    """Return the smallest distances over flips and shifts, [n, N] in [0, 2].
+
+    Images are [n, S, S], templates [(S - 2 shift)^2, N].
+    """
     side = images.shape[1] - 2 * shift_px
     shifts = range(2 * shift_px + 1)
     highest = torch.full((len(images), templates.shape[1]), -1.0)
     product = torch.empty_like(highest)
     for flipped, top, left in itertools.product((images, images.flip(2)), shifts, shifts):
-        rows = _unit_vectors(flipped[:, top : top + side, left : left + side])
+        rows = _standardise(flipped[:, top : top + side, left : left + side])
         torch.maximum(highest, torch.matmul(rows, templates, out=product), out=highest)
     return (2 - 2 * highest).clamp_(min=0).sqrt_()
 
 
-def _ratio(distances: Tensor, patient_of_column: Tensor) -> Tensor:
-    """Return the smallest distance over the mean of the next 50: [n, N] to [n]; 1 if there is no other, or all are 0."""
+def _divide_by_next(distances: Tensor, patient_of_column: Tensor) -> Tensor:
+    """Return the smallest distance over the mean of the next 50, [n, N] to [n].
+
+    1 if there is no other, or all are 0.
+    """
     shape = len(distances), int(patient_of_column.max()) + 1
     patients = torch.full(shape, torch.inf)
     patients.scatter_reduce_(1, patient_of_column.expand(len(distances), -1), distances, "amin")

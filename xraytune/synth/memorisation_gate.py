@@ -25,9 +25,9 @@ from xraytune.synth.grids import image_grid, png_bytes
 from xraytune.synth.memorisation import (
     Closeness,
     Memorisation,
-    closeness,
     compare_with_unseen,
-    unseen_closeness,
+    measure_closeness,
+    measure_unseen,
 )
 from xraytune.synth.sources.source import ReadBlock, Source
 from xraytune.synth.train import resize_pixels
@@ -39,7 +39,9 @@ _PAIRS_SHOWN = 12
 
 
 def refuse_memorised(settings: Settings, context: RunContext, source: Source) -> None:
-    """Refuse a pool that is closer to the training images than unseen X-rays are; `quality.allow_memorised` skips the test.
+    """Refuse a pool that is closer to the training images than unseen X-rays are.
+
+    `quality.allow_memorised` skips the test.
 
     New X-rays in place of the synthetic images would be refused (TrialError) in at most 5 % of
     cases: each of C classes is tested at 0.05 / C.
@@ -47,28 +49,35 @@ def refuse_memorised(settings: Settings, context: RunContext, source: Source) ->
     if settings.quality.allow_memorised:
         return
     by_class, folder = measure_memorisation(context, partial(source.block, settings, context))
-    if copies := copies_found(by_class):
+    copies = describe_copies(by_class)
+    if copies:
         what = (
-            f"synthetic images are copies of training images: {copies} are nearer to a training image than 99 % of unseen "
-            f"X-rays; the nearest pairs are shown in {folder.relative_to(context.cache).as_posix()} of the cache"
+            f"synthetic images are copies of training images: {copies} are nearer to a training image "
+            "than 99 % of unseen X-rays; the nearest pairs are shown in "
+            f"{folder.relative_to(context.cache).as_posix()} of the cache"
         )
         fix = f"{source.remedy}, or set quality.allow_memorised: true"
         raise TrialError(Problem(what, source.place, fix))
 
 
-def copies_found(by_class: Mapping[str, Memorisation]) -> str:
+def describe_copies(by_class: Mapping[str, Memorisation]) -> str:
     """Return the classes with images that copy training images, as text; "" if there are none."""
-    return ", ".join(
-        f"{pool.near} of {pool.images} images{f' of {name}' if len(by_class) > 1 else ''} (chance of that {pool.chance:.1g})"
-        for name, pool in by_class.items()
-        if pool.chance <= FALSE_ALARMS / len(by_class)
-    )
+    found = []
+    for name, pool in by_class.items():
+        if pool.chance <= FALSE_ALARMS / len(by_class):
+            images = f"images of {name}" if len(by_class) > 1 else "images"
+            found.append(
+                f"{pool.near} of {pool.images} {images} (chance of that {pool.chance:.1g})"
+            )
+    return ", ".join(found)
 
 
 def measure_memorisation(
     context: RunContext, read: ReadBlock
 ) -> tuple[dict[str, Memorisation], Path]:
-    """Return the result for each class of a pool, and the artifact, in which `nearest_CLASS.png` shows the closest pairs.
+    """Return the result for each class of a pool, and the artifact.
+
+    There, `nearest_CLASS.png` shows the closest pairs.
 
     Classes without synthetic images are left out.
     """
@@ -95,8 +104,8 @@ def measure_memorisation(
             synthetic = block.read()
             train, _, patients = class_images(("train",), label, size_px, context)
             unseen, _, others = class_images(("val_a",), label, size_px, context)
-            to_train = closeness(synthetic, train, patients)
-            to_unseen = unseen_closeness(unseen, others, train, patients)
+            to_train = measure_closeness(synthetic, train, patients)
+            to_unseen = measure_unseen(unseen, others, train, patients)
             record[name] = asdict(compare_with_unseen(to_train.ratio, to_unseen))
             write_bytes(folder / f"nearest_{name}.png", _nearest_pairs(synthetic, train, to_train))
         write_json(folder / _RECORD, record)
@@ -117,7 +126,10 @@ def measure_memorisation(
 def class_images(
     sides: Sequence[SideName], label: int, size_px: int, context: RunContext
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
-    """Return the real images of a class on some sides, uint8 [n, S, S], their labels or findings, and their patients."""
+    """Return the real images of a class on some sides, uint8 [n, S, S].
+
+    With their labels or findings, and their patients.
+    """
     images: list[NDArray[np.uint8]] = []
     targets: list[NDArray[np.int64]] = []
     patients: list[str] = []
@@ -134,7 +146,7 @@ def class_images(
 def _nearest_pairs(
     synthetic: NDArray[np.uint8], training: NDArray[np.uint8], to_train: Closeness
 ) -> bytes:
-    """Return a PNG of the closest synthetic images, each with its nearest training image on the right; closest first."""
+    """Return a PNG of the closest synthetic images, each beside its nearest training image."""
     closest = np.argsort(to_train.ratio, kind="stable")[:_PAIRS_SHOWN]
     pairs = np.stack([synthetic[closest], training[to_train.nearest[closest]]], axis=1)
     return png_bytes(image_grid(pairs.reshape(-1, *synthetic.shape[1:]), columns=6))

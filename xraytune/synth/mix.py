@@ -1,4 +1,6 @@
-"""Decide how many extra images a trial adds to the real ones, and of which classes. Exact counts, no randomness.
+"""Decide how many extra images a trial adds to the real ones, and of which classes.
+
+Exact counts, no randomness.
 
 Two trials with the same mix train on the same extra images, and a smaller ratio uses the first ones
 of a larger ratio: a search over ratios compares amounts, not different images.
@@ -35,7 +37,9 @@ def plan_mix(real_counts: Sequence[int], parameters: Parameters) -> NDArray[np.i
 
 
 def apportion(weights: Sequence[int], total: int) -> NDArray[np.int64]:
-    """Divide `total` images among classes in proportion to their weights; int64 [total], the class of each image.
+    """Divide `total` images among classes in proportion to their weights.
+
+    Int64 [total], the class of each image.
 
     The first images of a larger total are those of a smaller one. This is Webster's method: image k
     of a class of weight w ranks at (k + 1/2) / w.
@@ -52,7 +56,7 @@ def apportion(weights: Sequence[int], total: int) -> NDArray[np.int64]:
 def require_enough(
     available: Sequence[int] | None, parameters: Parameters, prepared: Prepared
 ) -> None:
-    """Refuse a mix (DataError) that needs more extra images of a class than there are (`Source.count_available`)."""
+    """Refuse a mix (DataError) that needs more images of a class than there are."""
     if available is None:
         return
     folder = parameters.folder.path if parameters.folder else ""
@@ -67,7 +71,7 @@ def require_enough(
 
 
 def mix_label(parameters: Parameters) -> str:
-    """Return a label of a trial's mix: `real_only`, `classical 2`, `gan r=1 pretrain (500 steps) +classical 2`."""
+    """Return a label of a trial's mix, such as `gan r=1 pretrain (500 steps) +classical 2`."""
     if parameters.source == "none":
         return f"classical {parameters.classical}" if parameters.classical else "real_only"
     mix = f"{parameters.source} r={parameters.synthetic_ratio:g}"
@@ -82,6 +86,9 @@ def mix_label(parameters: Parameters) -> str:
 
 
 def _lowest(ranks: Sequence[NDArray[np.floating[Any]]], total: int) -> NDArray[np.int64]:
-    """Return the classes of the `total` lowest ranks; `ranks` has, for each class, those of its 1st, 2nd ... extra image."""
+    """Return the classes of the `total` lowest ranks.
+
+    `ranks` has, for each class, those of its 1st, 2nd ... extra image.
+    """
     classes = np.repeat(np.arange(len(ranks)), total)
     return classes[np.argsort(np.concatenate(ranks), kind="stable")[:total]]

@@ -1,4 +1,6 @@
-"""DCGAN generator and discriminator for grey images of 32, 64, 128 or 256 px; class-conditional with several classes.
+"""DCGAN generator and discriminator for grey images of 32, 64, 128 or 256 px.
+
+Class-conditional with several classes.
 
 Each convolution halves or doubles the side and doubles or halves the feature maps, so `image_size`
 and `width` define both networks. With one class and `architecture: dcgan` they are those of
@@ -27,7 +29,10 @@ _INITIAL_STD = 0.02
 
 
 class LabelEmbedding(nn.Embedding):
-    """An embedding of classes, int64 [B]; that of findings, [B, C], is linear: the sum of those of the present ones."""
+    """An embedding of classes, int64 [B].
+
+    That of findings, [B, C], is linear: the sum of those of the present ones.
+    """
 
     def forward(self, labels: Tensor) -> Tensor:
         """Return the embeddings, [B, D]."""
@@ -39,7 +44,9 @@ class LabelEmbedding(nn.Embedding):
 
 
 class Generator(nn.Module):
-    """Map z [B, z_dim] and labels [B] int64, or findings [B, C], to images, float [B, channels, S, S] in [-1, 1].
+    """Map z [B, z_dim] and labels to images, float [B, channels, S, S] in [-1, 1].
+
+    Labels are int64 [B], or findings [B, C].
 
     The class enters by conditional batch norm only. Concatenated to z, it would dominate z: within
     a class, all images would look the same. With one class, labels are ignored. With `architecture:
@@ -86,7 +93,9 @@ class Generator(nn.Module):
 
 
 class ClassAffine(nn.Module):
-    """A gain and a bias for each class and feature map; after a batch norm, this is conditional batch norm.
+    """A gain and a bias for each class and feature map.
+
+    After a batch norm, this is conditional batch norm.
 
     Both are linear in a class embedding, as in BigGAN (Brock et al. 2019, arXiv:1809.11096). At a
     GAN's learning rate, gains learned one by one (de Vries et al. 2017, arXiv:1707.00683) would
@@ -110,7 +119,9 @@ class ClassAffine(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Map images, float [B, channels, S, S] in [-1, 1], and labels [B] int64 to logits [B], high for real images.
+    """Map images, float [B, channels, S, S] in [-1, 1], and labels [B] to logits [B].
+
+    Logits are high for real images.
 
     With several classes, a projection adds the inner product of a class embedding and the summed
     last features.
@@ -152,13 +163,19 @@ class Discriminator(nn.Module):
 
 
 def _widths(settings: GanSettings) -> list[int]:
-    """Return the feature maps of each level from the image down to 4 px: 64, 128, 256, 512 at 64 px and width 64."""
+    """Return the feature maps of each level, from the image down to 4 px.
+
+    At 64 px and width 64, they are 64, 128, 256, 512.
+    """
     levels = (settings.image_size // _STEM_PX).bit_length() - 1
     return [settings.width * 2**level for level in range(levels)]
 
 
 def _init_weights(module: nn.Module) -> None:
-    """Draw weights from N(0, 0.02) and batch norm gains from N(1, 0.02), as in the DCGAN paper; set biases to 0."""
+    """Draw weights from N(0, 0.02) and batch norm gains from N(1, 0.02), as in the DCGAN paper.
+
+    Set biases to 0.
+    """
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.BatchNorm2d):
         nn.init.normal_(module.weight, float(isinstance(module, nn.BatchNorm2d)), _INITIAL_STD)
         if module.bias is not None:

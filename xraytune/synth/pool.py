@@ -35,7 +35,7 @@ def draw_block(
     typical: MaskRange | None = None,
     findings: NDArray[np.int64] | None = None,
 ) -> Images:
-    """Draw block number `block` (from 0) of class `label`: 256 images, with plausible masks if `typical` is given.
+    """Draw a block of class `label`: 256 images, with plausible masks if `typical` is given.
 
     With `findings`, int64 [256, C], these are drawn in place of a class.
 
@@ -71,7 +71,8 @@ def _plausible(images: Images, typical: MaskRange, *, is_first: bool) -> Images:
     if is_first and good.mean() < MIN_KEPT:
         what = (
             f"only {good.sum()} of the GAN's first {BLOCK} masks are plausible, fewer than "
-            f"{100 * MIN_KEPT:.0f} %: area and number of components must be as in the training masks ({typical})"
+            f"{100 * MIN_KEPT:.0f} %: area and number of components must be as in the training masks "
+            f"({typical})"
         )
         raise TrialError(Problem(what, fix="train more steps (gan.steps)"))
     return Images(images.pixels[good], images.masks[good])
@@ -107,7 +108,10 @@ def draw_noise(generator: Generator, count: int, seed: int) -> Tensor:
 
 @torch.inference_mode()
 def generate(generator: Generator, z: Tensor, labels: Tensor, compute: Compute) -> Images:
-    """Generate images from z [n, z_dim] and labels [n]; the second of two channels becomes the masks."""
+    """Generate images from z [n, z_dim] and labels [n].
+
+    The second of two channels becomes the masks.
+    """
     with autocast(compute):
         outputs = generator(z.to(compute.device), labels.to(compute.device))
     planes = ((outputs.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()

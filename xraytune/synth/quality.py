@@ -1,4 +1,4 @@
-"""Quality of a trial's synthetic images: how far they are from real ones, in the features of a pretrained backbone.
+"""Quality of synthetic images: how far they are from real ones, in features of a backbone.
 
 The first images of each class's pool are compared with val-A, which no generator has seen. All
 images have the resolution of the synthetic ones, as in a trial.
@@ -44,7 +44,7 @@ from xraytune.synth.generator_quality import (
     kernel_inception_distance,
     transfer_auroc,
 )
-from xraytune.synth.memorisation_gate import copies_found, measure_memorisation
+from xraytune.synth.memorisation_gate import describe_copies, measure_memorisation
 from xraytune.synth.sources.source import BLOCK, ReadBlock, blocks_for
 from xraytune.synth.sources.which import block_reader
 from xraytune.synth.train import resize_pixels
@@ -53,7 +53,7 @@ QUALITY_STAGE = "quality-4"
 REAL_STAGE = "quality-real-4"
 MOST_IMAGES = 2 * BLOCK
 FEWEST_IMAGES = 50
-"""The most images of a class that are compared, and the fewest that val-A, val-B and the pool must have."""
+"""The most images of a class that are compared, and the fewest on each side."""
 _FEWEST_PX = 32
 _BATCH = 32
 _QUALITY = TypeAdapter(Quality)
@@ -62,7 +62,7 @@ _QUALITY = TypeAdapter(Quality)
 def measure_quality(
     experiment: Experiment, context: RunContext, read: ReadBlock | None = None
 ) -> Quality | str:
-    """Return the quality of an experiment's synthetic images, or the reason why it cannot be measured.
+    """Return the quality of synthetic images, or the reason why it cannot be measured.
 
     Raises:
         MachineError: The weights of `quality.backbone` are missing.
@@ -100,11 +100,11 @@ def measure_quality(
         train, val_a, val_b = (features.of_side(side) for side in ("train", "val_a", "val_b"))
         classes = {}
         for name, synthetic, real, others in zip(names, drawn, val_a, val_b, strict=True):
-            pair = equal(real, synthetic)
+            pair = sample_equally(real, synthetic)
             classes[name] = ClassQuality(
                 images=len(pair[0]),
                 kid=kernel_inception_distance(*pair),
-                floor=kernel_inception_distance(*equal(real, others)),
+                floor=kernel_inception_distance(*sample_equally(real, others)),
                 coverage=coverage(*pair),
             )
         pool = np.concatenate(drawn), np.concatenate([targets for _, targets, _ in pools])
@@ -139,7 +139,10 @@ def measure_quality(
 def first_images(
     read: ReadBlock, label: int, count: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], list[dict[str, Any]]]:
-    """Return the images of a class in the blocks that hold `count`, or in a folder; their targets; the blocks' inputs."""
+    """Return the images of a class in the blocks that hold `count`, or in a folder; their targets.
+
+    The blocks' inputs.
+    """
     blocks: list[ImageSource] = []
     while len(blocks) < blocks_for(count) and all(len(block.rows) == BLOCK for block in blocks):
         blocks.append(read(label, len(blocks)))
@@ -152,17 +155,20 @@ def first_images(
 
 
 def report_pool(experiment: Experiment, context: RunContext) -> PoolReport:
-    """Return the quality and memorisation of an experiment's synthetic images, without refusing any."""
+    """Return quality and memorisation of synthetic images, without refusing any."""
     read = block_reader(experiment, context)
     quality = measure_quality(experiment, context, read)
-    copies = copies_found(measure_memorisation(context, read)[0])
+    copies = describe_copies(measure_memorisation(context, read)[0])
     if isinstance(quality, str):
         return PoolReport(quality=None, note=quality, copies=copies)
     return PoolReport(quality=quality, note="", copies=copies)
 
 
 def small_side(prepared: Prepared) -> str:
-    """Return the first of val-A and val-B with too few images of a class, such as `val-A (NORMAL 8)`; "" if none has."""
+    """Return the first of val-A and val-B with too few images of a class; "" if none has.
+
+    Such as `val-A (NORMAL 8)`.
+    """
     sizes = ((size.name, size, size.images) for size in side_sizes(prepared)[1:])
     named = [
         (name, _few({"image": size.image_count} if prepared.findings else of))
@@ -177,7 +183,10 @@ def _few(counts: Mapping[str, int]) -> str:
 
 
 def feature_parameters(experiment: Experiment) -> Parameters | None:
-    """Return the backbone and weights of the features; None if it is the trial's own backbone and not pretrained."""
+    """Return the backbone and weights of the features.
+
+    None if it is the trial's own backbone and not pretrained.
+    """
     quality = experiment.settings.quality
     trial = experiment.parameters
     backbone, weights = (
@@ -233,7 +242,8 @@ class Features:
         side = side_images(name, self._context.prepared, self._context.cache)
         class_count = self._class_count
         rows = [
-            spread(side.rows[side.labels == label], MOST_IMAGES) for label in range(class_count)
+            sample_evenly(side.rows[side.labels == label], MOST_IMAGES)
+            for label in range(class_count)
         ]
 
         def build(folder: Path) -> None:
@@ -274,20 +284,24 @@ class Features:
 
 
 def _labelled(name: SideName, features: Sequence[Floats], prepared: Prepared) -> LabelledFeatures:
-    """Return the features of a side, with the targets of the images that `Features.of_side` chooses."""
+    """Return the features of a side, with the targets of those images."""
     side = prepared.side(name)
     chosen = [
-        spread(np.flatnonzero(side.labels == label), MOST_IMAGES) for label in range(len(features))
+        sample_evenly(np.flatnonzero(side.labels == label), MOST_IMAGES)
+        for label in range(len(features))
     ]
     return np.concatenate(features), side.targets[np.concatenate(chosen)]
 
 
-def equal(real: Floats, synthetic: Floats) -> tuple[Floats, Floats]:
-    """Return equal numbers of both, evenly spaced, since the figures depend on the numbers of images."""
+def sample_equally(real: Floats, synthetic: Floats) -> tuple[Floats, Floats]:
+    """Return equal numbers of both, since the figures depend on the numbers of images."""
     count = min(len(real), len(synthetic))
-    return spread(real, count), spread(synthetic, count)
+    return sample_evenly(real, count), sample_evenly(synthetic, count)
 
 
-def spread(values: NDArray[Any], count: int) -> NDArray[Any]:
-    """Return `count` values, or all if there are fewer; evenly spaced, since adjacent ones often share a patient."""
+def sample_evenly(values: NDArray[Any], count: int) -> NDArray[Any]:
+    """Return `count` values, or all if there are fewer.
+
+    Evenly spaced, since adjacent ones often share a patient.
+    """
     return values[np.linspace(0, len(values) - 1, min(count, len(values))).round().astype(np.int64)]

@@ -50,7 +50,10 @@ _REPORT = TypeAdapter(PoolReport)
 
 
 def read_generator(folder: Path) -> SavedGenerator:
-    """Read the record of a generator; raise ArtifactError if there is none, or a file is missing or damaged."""
+    """Read the record of a generator.
+
+    Raise ArtifactError if there is none, or a file is missing or damaged.
+    """
     fix = "give a folder that `xraytune generator train` wrote, or train the generator again"
     try:
         content = read_json(folder / GENERATOR_FILE)

@@ -28,7 +28,6 @@ from xraytune.space.settings import GanSettings
 from xraytune.synth.checkpoint import (
     CHECKPOINT_NAME,
     checkpoint_generator,
-    checkpoint_step,
     save_generator,
 )
 from xraytune.synth.saved_generator import NETWORK_FILE
@@ -41,7 +40,10 @@ GAN_STAGE = "gan-5"
 def generator_inputs(
     settings: GanSettings, prepared: Prepared, compute: Compute, *, torch: str | None = None
 ) -> dict[str, Any]:
-    """Return everything that a trained generator depends on; `torch` is its release, by default the installed one."""
+    """Return everything that a trained generator depends on.
+
+    `torch` is its release, by default the installed one.
+    """
     started = (
         {}
         if settings.start_from is None
@@ -70,7 +72,10 @@ def generator_path(
     *,
     torch: str | None = None,
 ) -> Path:
-    """Return the artifact of a generator, whether it exists or not; `torch` is as in `generator_inputs`."""
+    """Return the artifact of a generator, whether it exists or not.
+
+    `torch` is as in `generator_inputs`.
+    """
     return artifact_path(
         cache, GAN_STAGE, generator_inputs(settings, prepared, compute, torch=torch)
     )
@@ -79,7 +84,9 @@ def generator_path(
 def generator_need(
     settings: GanSettings | None, prepared: Prepared, compute: Compute, cache: Path
 ) -> str | None:
-    """Return the lineage of the generator that a trial with these settings must train first; None if the cache has it.
+    """Return the lineage of the generator that a trial with these settings must train first.
+
+    None if the cache has it.
 
     Runs of one lineage differ only in their number of steps, so that one can start from another.
     """
@@ -95,7 +102,10 @@ def _without_steps(inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 def trained_generator(settings: GanSettings, context: RunContext) -> Path:
-    """Return the artifact of a generator, `generator.safetensors`, `checkpoint.pt` and `grids/`; see `train_generator`."""
+    """Return the artifact of a generator, `generator.safetensors`, `checkpoint.pt` and `grids/`.
+
+    See `train_generator`.
+    """
     prepared = context.prepared
     compute = context.compute
     cache = context.cache
@@ -112,26 +122,20 @@ def trained_generator(settings: GanSettings, context: RunContext) -> Path:
         _start_from_shorter_run(cache, stage, inputs, work)
         if not (work / CHECKPOINT_NAME).exists():
             on_progress(what, 0, settings.steps)  # the pace is known sooner
-        checkpoint = folder / CHECKPOINT_NAME
-        step = -1
-        while (
-            step < settings.steps
-        ):  # a process that slept may have replaced the last checkpoint by an earlier one
-            for progress in train_generator(
-                settings,
-                train.read(),
-                train.targets,
-                len(prepared.outputs),
-                masks=masks,
-                start=None if settings.start_from is None else settings.start_from / NETWORK_FILE,
-                compute=compute,
-                checkpoint_dir=work,
-                grid_dir=work / "grids",
-            ):
-                on_progress(what, progress.step, settings.steps)
-            copy_file(work / CHECKPOINT_NAME, checkpoint)
-            step = checkpoint_step(checkpoint)
-        save_generator(checkpoint_generator(checkpoint), folder / NETWORK_FILE)
+        for progress in train_generator(
+            settings,
+            train.read(),
+            train.targets,
+            len(prepared.outputs),
+            masks=masks,
+            start=None if settings.start_from is None else settings.start_from / NETWORK_FILE,
+            compute=compute,
+            checkpoint_dir=work,
+            grid_dir=work / "grids",
+        ):
+            on_progress(what, progress.step, settings.steps)
+        copy_file(work / CHECKPOINT_NAME, folder / CHECKPOINT_NAME)
+        save_generator(checkpoint_generator(work / CHECKPOINT_NAME), folder / NETWORK_FILE)
         copy_grids(work / "grids", folder / "grids")
 
     path = build_once(
@@ -150,7 +154,7 @@ def trained_generator(settings: GanSettings, context: RunContext) -> Path:
 
 
 def _start_from_shorter_run(cache: Path, stage: str, inputs: dict[str, Any], work: Path) -> None:
-    """Copy the checkpoint of the longest finished run that differs only in having fewer steps into the work folder."""
+    """Copy the checkpoint of the longest finished run with fewer steps into the work folder."""
     if (work / CHECKPOINT_NAME).exists():
         return
     shorter = [

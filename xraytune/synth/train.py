@@ -1,4 +1,4 @@
-"""Train a generator on uint8 images, as an iterator of progress that can be closed at any record and resumed later.
+"""Train a generator, as an iterator of progress that can be closed and resumed.
 
 All randomness of step t follows from the seed and t. So on the CPU, a resumed or extended run is
 bit-identical to an uninterrupted one.
@@ -58,7 +58,7 @@ def train_generator(
     checkpoint_every_steps: int = 250,
     grid_every_steps: int = 500,
 ) -> Iterator[TrainingProgress]:
-    """Train up to step `settings.steps`, from the checkpoint in `checkpoint_dir`, of the same training, if there is one.
+    """Train up to step `settings.steps`, from a checkpoint if there is one.
 
     Images and masks (0 and 255, to generate pairs) are uint8 [N, h, w], possibly memory maps, and
     resized once. `labels`, int64 [N] in [0, class_count), have each class at least once; all
@@ -104,7 +104,10 @@ def train_generator(
 def resize_planes(
     pixels: NDArray[np.uint8], masks: NDArray[np.uint8] | None, size_px: int
 ) -> NDArray[np.uint8]:
-    """Resize images [N, h, w] and their masks, if any, to uint8 [N, C, size_px, size_px]; masks stay 0 and 255."""
+    """Resize images [N, h, w] and their masks, if any, to uint8 [N, C, size_px, size_px].
+
+    Masks stay 0 and 255.
+    """
     planes = [resize_pixels(pixels, size_px)]
     if masks is not None:
         planes.append(binarise(resize_pixels(masks, size_px)))
@@ -112,7 +115,10 @@ def resize_planes(
 
 
 def resize_pixels(pixels: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
-    """Resize images [N, h, w] to [N, size_px, size_px] with antialiasing, in batches, since `pixels` may be a memory map."""
+    """Resize images [N, h, w] to [N, size_px, size_px] with antialiasing.
+
+    In batches, since `pixels` may be a memory map.
+    """
     resized = np.empty((len(pixels), size_px, size_px), dtype=np.uint8)
     for start in range(0, len(pixels), _RESIZE_BATCH):
         batch = torch.from_numpy(np.array(pixels[start : start + _RESIZE_BATCH]))[:, None].float()
@@ -124,7 +130,10 @@ def resize_pixels(pixels: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
 
 
 def _require_finite(losses: Mapping[str, float], training: GanTraining) -> None:
-    """Raise TrialError for losses or weights that are not finite: the last losses are from before the last update."""
+    """Raise TrialError for losses or weights that are not finite.
+
+    The last losses are from before the last update.
+    """
     weight_norm = get_total_norm(training.generator.parameters()).item()
     if not all(map(math.isfinite, (*losses.values(), weight_norm))):
         shown = ", ".join(f"{name} {loss}" for name, loss in losses.items())
@@ -133,7 +142,7 @@ def _require_finite(losses: Mapping[str, float], training: GanTraining) -> None:
 
 
 def _is_due(first: int, training: GanTraining, every_steps: int) -> bool:
-    """Return whether the steps since `first` passed a multiple of `every_steps` or ended the run."""
+    """Return whether the steps since `first` passed a multiple, or ended the run."""
     return (
         training.step // every_steps > first // every_steps
         or training.step == training.settings.steps

@@ -1,1 +1,1 @@
-"""One trial: its mix of real images and extra ones, synthetic or repeated, its network, its result."""
+"""One trial: its mix of real and extra images, its network, its result."""

@@ -1,4 +1,4 @@
-"""Rows of arrays, such as pixels or cached features, on the device, where training steps look them up.
+"""Rows of arrays, such as pixels or cached features, on the device, where steps look them up.
 
 All rows are copied to a GPU once if they take no more than a quarter of its free memory. Otherwise
 the rows of several steps are copied from pinned memory, while the device still computes the steps
@@ -42,7 +42,7 @@ class DeviceRows:
             self.row_bytes = self._ends.itemsize
 
     def prepare(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
-        """Return what `look_up` needs on the device for rows [steps, B]: their numbers, or the rows."""
+        """Return what `look_up` needs for rows [steps, B]: their numbers, or the rows."""
         return self._read(numbers) if self._all is None else numbers
 
     def look_up(self, prepared: Tensor) -> Tensor:
@@ -66,7 +66,10 @@ def pinned(array: NDArray[Any], device: str) -> Tensor:
 
 
 def room_bytes(device: str) -> float:
-    """Return how much of a device's memory may hold rows; a CPU reads the memory-mapped arrays at each step instead."""
+    """Return how much of a device's memory may hold rows.
+
+    None of a CPU's: it reads the memory-mapped arrays at each step.
+    """
     if device == "cpu":
         return 0
     free, total = torch.cuda.mem_get_info()

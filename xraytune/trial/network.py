@@ -37,11 +37,13 @@ from xraytune.tasks import task_of
 FEATURES_STAGE = "features-5"
 VAL_BATCH = 128
 _CPU_BATCH = 32
-"""On a CPU, larger batches leave its caches: features of 128 px take a fifth to a third longer with 64."""
+"""On a CPU, larger batches leave its caches: with 64, features take up to a third longer."""
 
 
 class Network:
-    """The network of an experiment, built on first use (cached features avoid it), and how images become its inputs.
+    """The network of an experiment, and how images become its inputs.
+
+    It is built on first use, which cached features avoid.
 
     Attributes:
         form: Converts stored pixels to the network's input.
@@ -90,14 +92,14 @@ class Network:
 
     @property
     def has_cached_features(self) -> bool:
-        """Whether the backbone of a classifier is frozen, so that its features are computed once."""
+        """Whether the backbone is frozen, so that its features are computed once."""
         is_frozen = self.experiment.parameters.trainable == "head"
         return is_frozen and self.task.caches_features
 
     def features(
         self, source: ImageSource, *, classical: int, earlier: int = 0, total: int | None = None
     ) -> tuple[list[NDArray[np.float32]], NDArray[np.int64]]:
-        """Return the features of all views of a source, and the row of each view in them, int64 [n, V].
+        """Return the features of a source, and the row of each view in them, int64 [n, V].
 
         The features are one or two arrays, float32 [m, D], memory-mapped, with rows numbered across
         both. V is 1 if `classical` is 0. Equal views share a row, and views that change nothing are
@@ -118,7 +120,7 @@ class Network:
         return [shown(np.arange(count), None, key=None), *changed], rows
 
     def plain_features(self, source: ImageSource) -> NDArray[np.float32]:
-        """Return the features of the images of a source without augmentation, float32 [n, D], memory-mapped."""
+        """Return the features of a source without augmentation, float32 [n, D], memory-mapped."""
         (features,), _ = self.features(source, classical=0)
         return features
 
@@ -132,7 +134,10 @@ class Network:
         earlier: int,
         total: int,
     ) -> NDArray[np.float32]:
-        """Return the features of images, given by ascending numbers [m], in views [m, 7]; float32 [m, D], memory-mapped."""
+        """Return the features, float32 [m, D], of images in views [m, 7]; memory-mapped.
+
+        Numbers of the images, [m], ascend.
+        """
         parameters = self.experiment.parameters
         compute = self.compute
         what = f"features of {source.title}"
@@ -192,7 +197,7 @@ class Network:
         return to_unit(torch.from_numpy(source.read(places)).to(self.compute.device), self.form)
 
     def scaled_masks(self, masks: Tensor) -> Tensor:
-        """Return masks, uint8 [n, h, w], as float32 [n, 1, S, S] of 0 and 1; smaller ones are scaled up."""
+        """Return masks, uint8 [n, h, w], as float32 [n, 1, S, S] of 0 and 1, scaled up."""
         size_px = self.form.image_size_px
         masks = (masks[:, None] > 0).float()
         if masks.shape[2] != size_px:
@@ -202,7 +207,10 @@ class Network:
         return masks
 
     def batches(self, source: ImageSource) -> Iterator[Tensor]:
-        """Yield the inputs of all images of a source, unaugmented: batches of [n, C, S, S], or one of features [n, D]."""
+        """Yield the inputs of all images of a source, unaugmented.
+
+        Batches of [n, C, S, S], or one of features [n, D].
+        """
         if self.has_cached_features:
             yield torch.from_numpy(np.array(self.plain_features(source))).to(self.compute.device)
             return
@@ -210,7 +218,7 @@ class Network:
             yield normalise(self.scaled(source, slice(start, start + self._batch)), self.form)
 
     def untrained(self, source: ImageSource) -> tuple[nn.Module, Iterator[Tensor]]:
-        """Return the module that a trial trains, before training, and the inputs of a source for it to predict.
+        """Return the module that a trial trains, before training, and its inputs of a source.
 
         Needs neither the trial's GAN nor the features of other images.
         """
@@ -230,7 +238,7 @@ def view_count(experiment: Experiment) -> int:
 
 
 def _grey_statistics(source: ImageSource) -> tuple[float, float]:
-    """Return the mean and standard deviation of the pixels, in [0, 1]; from the histogram of their 256 values."""
+    """Return mean and standard deviation of the pixels, in [0, 1], from a histogram."""
     histogram = np.zeros(256, dtype=np.int64)
     for start in range(
         0, len(source.rows), _CPU_BATCH

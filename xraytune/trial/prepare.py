@@ -1,7 +1,7 @@
-"""What a command does before it trains: read its space, require what every trial needs, and prepare the images.
+"""What a command does before it trains: read its space, check it, and prepare the images.
 
     space = open_space(...)               the file, its extensions
-    prepared, index = prepare_space(...)  classes, weights, index, split and pixels, and the ratios of its mixes
+    prepared, index = prepare_space(...)  classes, weights, index, split and pixels, mixes
 
 Problems are found in this order, the slow work last.
 """
@@ -39,7 +39,7 @@ def open_space(
     weights_dir: Path | None = None,
     note: Callable[[str], None] = lambda _: None,
 ) -> Space:
-    """Return the space of a file whose extensions and packages are installed; `note` gets which file that is.
+    """Return the space of a file, if its packages are installed; `note` gets which file that is.
 
     Raises:
         ConfigError: The file is invalid.
@@ -61,7 +61,7 @@ def prepare_space(
     note: Callable[[str], None],
     on_progress: Progress,
 ) -> tuple[Prepared, ImageIndex]:
-    """Check that every trial of a space can run, and index, split and decode its images; `note` gets warnings.
+    """Check that every trial of a space can run, and prepare its images; `note` gets warnings.
 
     A command that trains a single point passes `space.at(point)`. What a study has `recorded` of
     its images is compared with them before they are split; see `require_same_data`.
@@ -99,7 +99,8 @@ def prepare_space(
         if (few := side.lacking(FEWEST_LABELS))
     ]
     if prepared.findings and lacking:
-        what = f"no finding has {FEWEST_LABELS} positive and {FEWEST_LABELS} negative images on {' and '.join(lacking)}"
+        few = f"{FEWEST_LABELS} positive and {FEWEST_LABELS} negative images"
+        what = f"no finding has {few} on {' and '.join(lacking)}"
         raise DataError(Problem(what, "data.split", "use larger validation sides, or more images"))
     total_steps = settings.budget.max_epochs * prepared.steps_per_epoch(settings)
     check_images(space, training_images=sum(prepared.train_counts), total_steps=total_steps)
@@ -107,10 +108,10 @@ def prepare_space(
 
 
 def require_networks(space: Space) -> None:
-    """Find the weights of every backbone in the space (MachineError), and check that it takes the images (ConfigError).
+    """Find the weights of every backbone in the space, and check that it accepts the images.
 
-    The network of an extension, or with a custom weights file, whose hash is unknown, is built once
-    to see that it fits.
+    Raises MachineError for weights, ConfigError for images. The network of an extension, or with a
+    custom weights file, whose hash is unknown, is built once to see that it fits.
     """
     settings = space.settings
     size_px = space.settings.data.image_size

@@ -55,7 +55,7 @@ def run_trial(
 def trial_epochs(
     experiment: Experiment, context: RunContext, trial_dir: Path
 ) -> Generator[EpochRecord, None, TrialResult]:
-    """Yield the epochs of a trial, each after it was written to `epochs.jsonl`, then score the best; see `run_trial`."""
+    """Yield the epochs of a trial, each once it is logged, then score the best; see `run_trial`."""
     prepared = context.prepared
     train_own_generator(experiment, context)
     if experiment.parameters.has_synthetic_images and not (trial_dir / QUALITY_FILE).exists():

@@ -1,4 +1,4 @@
-"""Sample grids: what a generator has learned, next to training images of each class, as one labelled picture.
+"""Sample grids: what a generator has learned, next to training images of each class.
 
 Masks are drawn as outlines. Only training images are shown, never those of val-A, val-B or the test
 folder.
@@ -16,7 +16,7 @@ from xraytune.base.files import write_bytes
 from xraytune.data.prepare import RunContext, side_images
 from xraytune.space.settings import Experiment
 from xraytune.synth.grids import image_grid, png_bytes, with_outlines
-from xraytune.synth.quality import spread
+from xraytune.synth.quality import sample_evenly
 from xraytune.synth.sources.gan import Gan
 from xraytune.synth.synthesize import generator_path
 from xraytune.synth.train import resize_planes
@@ -31,7 +31,7 @@ _FONT = ImageFont.load_default(16)
 
 
 def save_generator_grid(experiment: Experiment, context: RunContext, folder: Path) -> Path:
-    """Draw the first images of an experiment's generator next to its training images, unless `folder` has the picture.
+    """Draw the first images of a generator next to its training images, unless `folder` has that.
 
     All images have the size of the generated ones, so that these can be compared with what the
     generator has seen.
@@ -58,7 +58,7 @@ def save_generator_grid(experiment: Experiment, context: RunContext, folder: Pat
     draw.text((MARGIN_PX, MARGIN_PX), f"{title}, seed {settings.seed}", fill="black", font=_FONT)
     for label, class_name in enumerate(prepared.class_names):
         places = np.flatnonzero(real.labels == label)
-        shown = spread(places, COLUMNS * LINES)
+        shown = sample_evenly(places, COLUMNS * LINES)
         masks = real.read_masks(shown) if prepared.has_masks else None
         blocks = {
             f"{drawable(class_name)}: {len(places):,} real training images": resize_planes(

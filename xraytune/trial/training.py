@@ -2,9 +2,9 @@
 
     training set -> images of a step -> batch on the device -> step -> epoch -> val-A -> checkpoint
 
-A batch comes about in one of two ways. If the backbone is frozen, `FeatureLoader` looks up features,
-which were computed once for each view of an image, and the head alone is trained. Otherwise,
-`PixelLoader` looks up pixels, and scales, augments and normalises them on the device.
+A batch comes about in one of two ways. If the backbone is frozen, `FeatureLoader` looks up
+features, which were computed once for each view of an image, and the head alone is trained.
+Otherwise, `PixelLoader` looks up pixels, and scales, augments and normalises them on the device.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from xraytune.trial.training_set import (
 TRAINING_STEPS = "training the network (steps)"
 """The name of what `on_progress` counts during training."""
 _CHECKPOINT_SECONDS = 5.0
-"""Between two checkpoints; a training that was stopped repeats at most so much, and its last epoch."""
+"""Between two checkpoints; a stopped training repeats at most so much, and its last epoch."""
 _MAX_NORM_IMAGES = 256
 """Running statistics of batch norms are estimated on at most this many real images."""
 _STEPS_AT_ONCE = 64
@@ -111,7 +111,7 @@ class TrialTraining:
         return self.parameters.pretraining_steps(self.max_epochs * self.steps_per_epoch)
 
     def images_of_step(self, step: int) -> Shown:
-        """Return the images that a step shows, numbered in the training set: real ones, then extra ones.
+        """Return the images of a step, numbered in the training set: real ones, then extra ones.
 
         The k-th step with real images shows the same ones in every trial.
         """
@@ -125,9 +125,10 @@ class TrialTraining:
         return Shown(np.concatenate(numbers), np.concatenate([real.views, extra.views]))
 
     def draws(self, steps: range) -> Iterator[Draws]:
-        """Yield what `load` needs for each step, on the device: where its images are, their targets, their views.
+        """Yield what `load` needs for each step, on the device.
 
-        The rows of several steps are brought to the device at once.
+        These are where its images are, their targets, and their views. The rows of several steps
+        are brought to the device at once.
         """
         device = self.compute.device
         for (image_count, _), of_shape in groupby(map(self.images_of_step, steps), self._shape):
@@ -142,16 +143,19 @@ class TrialTraining:
                 yield from zip(*on_device, strict=True)
 
     def _shape(self, shown: Shown) -> tuple[int, int]:
-        """Return the numbers of images and of those from the first source; steps that agree are stacked."""
+        """Return the numbers of images and of real ones; steps that agree are stacked."""
         of_first_source = shown.numbers < len(self.images.sources[0].rows)
         return len(shown.numbers), int(of_first_source.sum())
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return inputs and targets of a step on the device: labels, int64 [B], findings, [B, C], or masks, [B, 1, S, S]."""
+        """Return inputs and targets of a step, on the device.
+
+        Targets are labels, int64 [B], findings, [B, C], or masks, [B, 1, S, S].
+        """
         return self.load(*next(self.draws(range(step, step + 1))))
 
     def norm_batches(self) -> Iterator[Tensor]:
-        """Yield inputs to estimate batch norm statistics on: those of the first steps with real images."""
+        """Yield inputs to estimate batch norms on: those of the first steps with real images."""
         first = self.pretraining_steps
         count = min(len(self.images.real), _MAX_NORM_IMAGES)  # each real image once
         steps = range(first, first + math.ceil(count / self.parameters.batch_size))
@@ -225,7 +229,10 @@ class TrialTraining:
     def _train_epoch(
         self, optimizer: Optimizer, update: Step, records: Sequence[EpochRecord]
     ) -> tuple[float, float]:
-        """Train the next epoch, and estimate batch norms; return the mean loss of its steps, and the last learning rate."""
+        """Train the next epoch, and estimate batch norms.
+
+        Return the mean loss of its steps, and the last learning rate.
+        """
         epoch = len(records) + 1
         last = epoch * self.steps_per_epoch
         steps = range(last - self.steps_per_epoch, last)
@@ -261,7 +268,7 @@ class TrialTraining:
         return self.pretraining_steps // self.steps_per_epoch
 
     def _is_over(self, records: Sequence[EpochRecord]) -> bool:
-        """Return whether the last epoch was trained, or the best val-A score is `early_stop_epochs` old."""
+        """Return whether this was the last epoch, or the best score is `early_stop_epochs` old."""
         patience = self.parameters.early_stop_epochs
         scores = [record.val_score for record in records[self._first_counted_epoch :]]
         if patience is not None and len(scores) > patience:
@@ -374,7 +381,10 @@ class PixelLoader:
         return [self._views[numbers, views], *rows]
 
     def load(self, targets: Tensor, views: Tensor, *rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return each image in its view, float32 [B, C, S, S], and labels, findings or, in its view, masks, [B, 1, S, S]."""
+        """Return each image in its view, float32 [B, C, S, S], and its targets.
+
+        Targets are labels, findings or, in the same view, masks, [B, 1, S, S].
+        """
         network = self._network
         pairs = zip(self._groups, rows, strict=True)
         planes = [group.look_up(part) for group, part in pairs if len(part)]

@@ -44,7 +44,7 @@ class TrainingSet:
 
 
 def build_training_set(experiment: Experiment, context: RunContext) -> TrainingSet:
-    """Collect the images of a trial; generators, pool blocks and decoded folders that the cache lacks are built.
+    """Collect the images of a trial; what the cache lacks of them is built.
 
     Raises:
         DataError: A folder of extra images is broken, or too small for the ratio.

@@ -1,4 +1,4 @@
-"""A source of another package: a function that makes a block of images from training images of a class.
+"""A source of another package: a function that makes images from training images of a class.
 
 `extension(pixels, *, label, block, seed)` gets uint8 [n, S, S] and returns uint8 [256, S, S].
 """

@@ -94,7 +94,7 @@ class Folder(Source):
         cache: Path,
         index: ImageIndex | None,
     ) -> str | None:
-        """Return a fingerprint of the usable images; they are decoded, so that broken ones are found."""
+        """Return a fingerprint of the usable images; decoding them finds broken ones."""
         if setting == "seen":
             return None
         images, _ = store_folder(path, prepared, settings.data, index=index, cache=cache)
@@ -142,7 +142,7 @@ def store_folder(
     index: ImageIndex | None = None,
     cache: Path,
 ) -> tuple[tuple[ImageFile, ...], Path]:
-    """Return the usable images of a folder of extra images, and the artifact of their pixels in the same order.
+    """Return the usable images of a folder, and the artifact of their pixels in the same order.
 
     Images of patients in val-A or val-B, and identical copies of images there, are left out with a
     warning. The study's `group_regex` may also match the names of extra images. Patients of the
@@ -170,7 +170,7 @@ def store_folder(
 def _require_no_test_patients(
     images: Sequence[ImageFile], root: Path, index: ImageIndex, group_regex: str | None
 ) -> None:
-    """Refuse patients of the test folder, as `confirm` would at its end; reads only names and hashes of that folder."""
+    """Refuse patients of the test folder; of it, only names and hashes are read."""
     aliases = patient_aliases(
         images, find_table(root), group_regex, patients_by_file_name([*index.images, *index.test])
     )
@@ -178,8 +178,9 @@ def _require_no_test_patients(
         index.test, index.table, images, group_regex=group_regex, aliases=aliases
     )
     if shared := [image.file for image in index.test if image.patient in known]:
-        what = f"patients of {len(shared)} held-out test images are among these extra images: {join_names(shared)}"
-        fix = "remove their images, or rename files of other patients: testing on training patients proves nothing"
+        names = join_names(shared)
+        what = f"{len(shared)} held-out test images are of patients of these extra images: {names}"
+        fix = "remove the images of these patients, or rename files of other patients"
         raise DataError(Problem(what, root, fix))
 
 
@@ -191,8 +192,9 @@ def _without_validation(
     table = find_table(root)
     if ambiguous := ambiguous_files(listed, table, prepared.images, group_regex, owners):
         _logger.warning(
-            "%s: %d extra images, such as %s, have a file name that several patients of the study share. They count as "
-            "other patients; if they are copies of the study's images, list their patients in %s there",
+            "%s: %d extra images, such as %s, have a file name that several patients of the study "
+            "share. They count as other patients; if they are copies of the study's images, list "
+            "their patients in %s there",
             root,
             len(ambiguous),
             ambiguous[0],
@@ -202,7 +204,9 @@ def _without_validation(
     usable = tuple(image for image in listed if image.patient not in held_out)
     if len(usable) == len(listed):
         return usable
-    what = f"{len(listed) - len(usable)} of {len(listed)} extra images are left out: their patients are in val-A or val-B"
+    count = len(listed) - len(usable)
+    of_all = f"{count} of {len(listed)} extra images"
+    what = f"{of_all} are left out: their patients are in val-A or val-B"
     if not usable:
         fix = "use images of other patients, such as those of the train side, with distinct names"
         raise DataError(Problem(what, root, fix))

@@ -1,4 +1,4 @@
-"""`source: gan`: images of a GAN that is trained on the train side, once for all trials with its settings."""
+"""`source: gan`: images of a GAN, trained once for all trials with its settings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from xraytune.space.settings import GanSettings, Settings
 from xraytune.synth.masks import MaskRange, binarise, mask_range
 from xraytune.synth.saved_generator import NETWORK_FILE, read_generator
 from xraytune.synth.sources.generator import usable_generator
-from xraytune.synth.sources.source import Images, Source, block_findings, file_content
+from xraytune.synth.sources.source import Images, Source, choose_block_findings, file_content
 
 
 class Gan(Source):
@@ -54,7 +54,7 @@ class Gan(Source):
         cache: Path,
         index: ImageIndex | None,
     ) -> str:
-        """Return the SHA-256 of the generator that training starts from, or of the weights of `features`."""
+        """Return the SHA-256 of the generator to start from, or of the weights of `features`."""
         if setting == "start_from":
             return usable_generator(path, prepared, is_start=True)
         return file_content(path)
@@ -78,7 +78,7 @@ class Gan(Source):
         balance = self.parameters.balance
         generator = trained_generator(gan, context)
         inputs = {"generator": generator.name, "label": label, "block": number, "seed": gan.seed}
-        findings = block_findings(prepared, number, gan.seed, balance)
+        findings = choose_block_findings(prepared, number, gan.seed, balance)
         if findings is not None and balance == "equal":
             inputs["balance"] = balance
 

@@ -1,4 +1,4 @@
-"""`source: generator`: images of a generator that was trained before, here or in another hospital."""
+"""`source: generator`: images of a generator trained before, here or in another hospital."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from xraytune.synth.saved_generator import (
     SavedGenerator,
     read_generator,
 )
-from xraytune.synth.sources.source import Images, Source, block_findings
+from xraytune.synth.sources.source import Images, Source, choose_block_findings
 
 
 class GivenGenerator(Source):
@@ -62,7 +62,7 @@ class GivenGenerator(Source):
         size_px = prepared.image_size_px
         saved = read_generator(self._path)
         name = prepared.class_names[label]
-        findings = block_findings(prepared, number, settings.seed, self.parameters.balance)
+        findings = choose_block_findings(prepared, number, settings.seed, self.parameters.balance)
         inputs = {
             "files": saved.generators,
             "compute": [compute.device, compute.threads, compute.precision],
@@ -106,7 +106,10 @@ def draw_saved(
     compute: Compute,
     findings: NDArray[np.int64] | None = None,
 ) -> Images:
-    """Draw a block of 256 images of a class, or with findings [256, C] in the generator's order; see `draw_block`."""
+    """Draw a block of a class, or of findings [256, C] in the generator's order.
+
+    See `draw_block`.
+    """
     from xraytune.synth.checkpoint import load_generator  # loads torch
     from xraytune.synth.pool import draw_block
 
@@ -123,10 +126,10 @@ def draw_saved(
 
 
 def usable_generator(folder: Path, prepared: Prepared, *, is_start: bool) -> str:
-    """Return the SHA-256 of the record of a saved generator; raise DataError if it cannot make the study's images.
+    """Return the SHA-256 of the record of a generator.
 
-    A network that training starts from must have learnt the same classes or findings in the same
-    order.
+    Raises DataError if it cannot make the study's images. A network that training starts from must
+    have learnt the same classes or findings in the same order.
     """
     saved = read_generator(folder)
     names = prepared.outputs

@@ -1,4 +1,4 @@
-"""Real images of other patients, which only `confirm` and `headroom` add: the place of a perfect generator."""
+"""Real images of other patients, in the place of a perfect generator's, for `confirm`."""
 
 from __future__ import annotations
 

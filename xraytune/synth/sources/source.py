@@ -27,11 +27,11 @@ from xraytune.space.settings import Balance, Parameters, Settings
 POOL_STAGE = "pool-1"
 BLOCK = 256
 ReadBlock: TypeAlias = Callable[[int, int], ImageSource]
-"""Returns a block by label and block number. Only the last blocks of a folder have fewer than 256 images."""
+"""Returns a block by label and number. Only the last blocks of a folder are smaller than 256."""
 
 
 class Images(NamedTuple):
-    """Images, uint8 [n, S, S], and their masks, uint8 [n, S, S] with 0 and 255; None without masks."""
+    """Images, uint8 [n, S, S], and their masks, of 0 and 255, like them; None without masks."""
 
     pixels: NDArray[np.uint8]
     masks: NDArray[np.uint8] | None = None
@@ -46,7 +46,7 @@ class Source:
         noun: What progress calls its images.
         remedy: What to do about images that copy training images.
         repeats_real: Whether its images are those of the train side, repeated.
-        is_shuffled: Whether another seed chooses others of its images; else the first ones are used.
+        is_shuffled: Whether another seed chooses others of its images, not the first ones.
     """
 
     name: str = "none"
@@ -61,7 +61,7 @@ class Source:
 
     @property
     def details(self) -> str:
-        """What the label of a mix adds to the name of its source and its ratio, such as `(500 steps)`."""
+        """What the label of a mix adds to source and ratio, such as `(500 steps)`."""
         return ""
 
     @property
@@ -70,7 +70,7 @@ class Source:
         return f"source: {self.name}"
 
     def seen_images(self) -> frozenset[str] | None:
-        """Return the SHA-256 of all images that the images were made from, besides those of the study.
+        """Return the SHA-256 of the images that these were made from, besides those of the study.
 
         None if they are not known.
 
@@ -90,7 +90,7 @@ class Source:
         cache: Path,
         index: ImageIndex | None,
     ) -> str | None:
-        """Return the content of a path in the source's settings, which must not change during a study.
+        """Return the content of a path in the source's settings, which must stay the same.
 
         None if the split depends on it already. If the study's data folder is given as `index`,
         images of its sealed test patients are refused.
@@ -105,7 +105,7 @@ class Source:
     def count_available(
         self, settings: Settings, prepared: Prepared, cache: Path
     ) -> list[int] | None:
-        """Return the number of images of each class that there are; None if there are as many as needed."""
+        """Return the number of images of each class; None if there are as many as needed."""
         return None
 
     def train(self, context: RunContext) -> None:
@@ -114,7 +114,7 @@ class Source:
     def block(
         self, settings: Settings, context: RunContext, label: int, number: int
     ) -> ImageSource:
-        """Return a block of images of a class, counted from 0, with masks if the training images have any.
+        """Return a block of a class, counted from 0; with masks if the training images have any.
 
         Raises:
             DataError: The images cannot be used.
@@ -140,7 +140,7 @@ class Source:
         draw: Callable[[], Images],
         findings: NDArray[np.int64] | None = None,
     ) -> ImageSource:
-        """Return a block from the cache; if it is not there, draw it. `inputs` are all that it depends on."""
+        """Return a block from the cache, or draw it; `inputs` are all that it depends on."""
         waits_for = f"waiting for {self.noun} images, which another process draws"
 
         def build(folder: Path) -> None:
@@ -180,22 +180,22 @@ def blocks_for(count: int) -> int:
     return -(-count // BLOCK)
 
 
-def block_findings(
+def choose_block_findings(
     prepared: Prepared, number: int, seed: int, balance: Balance
 ) -> NDArray[np.int64] | None:
-    """Return the findings of training images to draw a block for, [256, C]; None with classes or masks."""
+    """Return the findings to draw a block for, [256, C]; None with classes or masks."""
     if not prepared.findings:
         return None
-    return findings_of_block(prepared.side("train").targets, number, seed, balance)
+    return choose_findings(prepared.side("train").targets, number, seed, balance)
 
 
-def findings_of_block(
+def choose_findings(
     targets: NDArray[np.int64], number: int, seed: int, balance: Balance = "natural"
 ) -> NDArray[np.int64]:
-    """Return the findings, [N, C] to [256, C], that a block is drawn for: each image's once before any is repeated.
+    """Return the findings, [N, C] to [256, C], that a block is drawn for.
 
-    With `balance: equal`, those of images with rare findings come first and are repeated, as in
-    `levelling_order`.
+    Each image's come once before any is repeated. With `balance: equal`, those of images with rare
+    findings come first and are repeated, as in `levelling_order`.
     """
     first = number * BLOCK
     end = first + BLOCK

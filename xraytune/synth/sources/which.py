@@ -43,7 +43,7 @@ def block_reader(experiment: Experiment, context: RunContext) -> ReadBlock:
 
 
 def mixes_of(space: Space) -> tuple[Parameters, ...]:
-    """Return the possible mixes of a space, apart from the settings of generators that its trials train."""
+    """Return the possible mixes of a space, without the settings of GANs that its trials train."""
     names = (*_MIX, *PATHS)
     combined = (dict(zip(names, values, strict=True)) for values in space.combinations(*names))
     return tuple(
@@ -53,5 +53,5 @@ def mixes_of(space: Space) -> tuple[Parameters, ...]:
 
 
 def seen_by(mixes: Iterable[Parameters]) -> frozenset[str]:
-    """Return the SHA-256 of all images that the sources of some mixes are known to have seen; see `Source.seen_images`."""
+    """Return the SHA-256 of all images that the sources of some mixes are known to have seen."""
     return frozenset().union(*(source_of(mix).seen_images() or () for mix in mixes))
