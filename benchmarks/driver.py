@@ -38,7 +38,6 @@ from xraytune.search.run import search
 from xraytune.search.trials import SearchTrials
 from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder, locked
-from xraytune.study.journal import Journal
 from xraytune.study.start import create_study
 from xraytune.study.trial import Trial
 
@@ -174,8 +173,7 @@ def _open_study(root: Path, studies: str) -> Iterator[TrialLoop]:
     folder = StudyFolder(root / studies / "driver")
     create_study(folder, space, prepared, choose_compute(gpus=0, threads=1))
     with locked(folder):
-        journal = Journal(folder.journal_path, space, writable=True)
-        yield TrialLoop(SearchTrials(folder, space, journal), generator_need=lambda _: None)
+        yield SearchTrials(folder, space, lambda _: None)
 
 
 def _end_trials(loop: TrialLoop, count: int) -> None:

@@ -27,7 +27,6 @@ from xraytune.search.trials import SearchTrials
 from xraytune.space.load import load_space
 from xraytune.space.settings import GanSettings
 from xraytune.study.folder import StudyFolder
-from xraytune.study.journal import Journal
 from xraytune.study.start import create_study
 from xraytune.study.trial import Trial
 
@@ -143,8 +142,7 @@ def _simulated(root: Path, gpu_node: Node, share: float) -> Iterator[Figure]:
     )
     create_study(folder, space, prepared, Compute(device="cuda", threads=2, precision="bfloat16"))
     node = SimulatedNode(gpu_node, allocation_of(space.settings, has_gpu=True))
-    trials = SearchTrials(folder, space, Journal(folder.journal_path, space, writable=True))
-    node.run(TrialLoop(trials, generator_need=node.need))
+    node.run(SearchTrials(folder, space, node.need))
     counted = [entry for entry in node.log if node.first_gan < entry[0] <= node.last_start]
     slot_seconds = node.slots * (node.last_start - node.first_gan)
     what = f"simulated node of {gpu_node.gpus:g} GPU(s), gpus_per_trial {share:g}"

@@ -135,7 +135,7 @@ def search_in_process(space: Space, root: Path) -> StudyFolder:
     with one_thread(), locked(folder):
         loop = loop_of(folder, space, prepared, cache)
         InProcess(folder, cache=cache).run_loop(loop)
-        loop.close()
+        loop.clock.save()
     return folder
 
 

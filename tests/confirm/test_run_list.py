@@ -13,6 +13,7 @@ from xraytune.confirm.arms import Arm, replicate
 from xraytune.confirm.controls import TopUpRungs
 from xraytune.confirm.run_list import Run, RunList
 from xraytune.search.asha import Rungs
+from xraytune.search.callbacks import Callbacks
 from xraytune.search.loop import TrialLoop
 from xraytune.search.messages import TrialFailed
 from xraytune.space.settings import (
@@ -39,9 +40,7 @@ def work(folder: StudyFolder, count: int, **options: Any) -> TrialLoop:
     runs = [
         Run(number=number, label=f"run {number}", experiment=experiment) for number in range(count)
     ]
-    return TrialLoop(
-        RunList(folder, runs, what="runs", retries=1, **options), generator_need=no_gan
-    )
+    return RunList(folder, runs, what="runs", retries=1, generator_need=no_gan, **options)
 
 
 def top_ups(folder: StudyFolder, *searched: tuple[int, int, float]) -> TrialLoop:
@@ -49,7 +48,7 @@ def top_ups(folder: StudyFolder, *searched: tuple[int, int, float]) -> TrialLoop
     rungs = Rungs(SchedulerSettings(grace=1, reduction=3, within="all"), max_epochs=9)
     for report in searched:
         rungs.should_continue(*report)
-    return work(folder, 2, asha=TopUpRungs(folder, rungs))
+    return work(folder, 2, make_asha=lambda: TopUpRungs(folder, rungs))
 
 
 def started(work: TrialLoop) -> int:
@@ -60,7 +59,7 @@ def started(work: TrialLoop) -> int:
 
 def test_each_run_ends_once_and_restart_resumes(folder: StudyFolder) -> None:
     progress: list[tuple[str, int, int]] = []
-    first = work(folder, 3, on_progress=lambda *said: progress.append(said))
+    first = work(folder, 3, callbacks=Callbacks(on_progress=lambda *said: progress.append(said)))
     assert [started(first), started(first)] == [0, 1]
     assert all(first.on_result(1, epoch(place, 0.5)) for place in range(1, 30)), (
         "it trains all of its epochs"

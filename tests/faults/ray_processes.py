@@ -29,7 +29,7 @@ from xraytune.study.row import write_trials
 PROGRAM = str(Path(sys.executable).with_name("xraytune"))
 TRIAL = r"ray::(TrialActor|killed #)"
 """The title of a process of trials: between two epochs, or in one."""
-Kind = Literal["driver", "ray driver", "raylet", "gcs", "worker", "all at once"]
+Kind = Literal["driver", "ray driver", "both drivers", "raylet", "gcs", "worker", "all at once"]
 _WORDS: dict[Kind, str] = {
     "ray driver": "xraytune.search.ray.driver",
     "raylet": "raylet/raylet",
@@ -180,6 +180,9 @@ def kill(kind: Kind, search: subprocess.Popen[bytes], dice: random.Random) -> bo
         chosen = [search.pid]
     elif kind == "all at once":
         chosen = [search.pid, *own]
+    elif kind == "both drivers":
+        ray_driver = _WORDS["ray driver"]
+        chosen = [search.pid, *(pid for pid, line in own.items() if ray_driver in line)]
     else:
         found = sorted(pid for pid, line in own.items() if re.search(_WORDS[kind], line))
         chosen = [dice.choice(found)] if found else []

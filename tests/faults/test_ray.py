@@ -30,6 +30,7 @@ from tests.faults.ray_processes import (
     killable,
 )
 from xraytune.base.files import read_json, read_jsonl
+from xraytune.search.ray.setup import processes_of
 
 ALL: tuple[Kind, ...] = ("worker", "raylet", "gcs", "ray driver", "driver", "all at once")
 
@@ -92,6 +93,14 @@ def require_empty(temporary: Path) -> None:
     assert [*temporary.iterdir()] == []
 
 
+def require_ended(folder: Path) -> None:
+    """Within seconds, Ray and its trials see that the processes that could have ended them are gone."""
+    until = time.monotonic() + 15
+    while processes_of(folder) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert processes_of(folder) == {}
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_search_is_private_resumes_after_any_kill_and_leaves_no_temporary_files(
@@ -112,6 +121,10 @@ def test_search_is_private_resumes_after_any_kill_and_leaves_no_temporary_files(
         time.sleep(dice.random())
         search.wait_for(lambda kind=kind: kill(kind, search.process, dice))  # type: ignore[misc]
     require_empty(temporary)
+    search.train_on(more_epochs=1)
+    (folder,) = temporary.glob("xray-*")
+    kill("both drivers", search.process, dice)
+    require_ended(folder)
     search.finish()
     require_empty(temporary)
     assert "its process was lost" in search.log()

@@ -26,7 +26,6 @@ from xraytune.search.worker import TrialWorker
 from xraytune.space.load import load_space
 from xraytune.space.settings import Experiment, Parameters, Settings
 from xraytune.study.folder import StudyFolder, locked
-from xraytune.study.journal import Journal
 from xraytune.study.start import (
     create_study,
     environment,
@@ -165,17 +164,16 @@ def search(tree: Tree, marks: Marks, trials: int = TRIALS) -> None:
         create_study(folder, space, prepared, CPU)
         marks.add("created")
     with locked(folder):
-        journal = Journal(folder.journal_path, space, writable=True)
-        source = SearchTrials(folder, space, journal)
         need = partial(generator_need, prepared=prepared, compute=CPU, cache=tree.cache)
+        work = SearchTrials(folder, space, need)
 
         def is_lost(number: int, epoch: int) -> bool:
             if number == _LOST_FOR_GOOD:
                 return True
-            return number == _LOST_ONCE and epoch == 1 and not journal.failures(number)
+            return number == _LOST_ONCE and epoch == 1 and not work.journal.failures(number)
 
-        _run(TrialLoop(source, generator_need=need), tree.cache, marks, is_lost)
-        source.clock.save()
+        _run(work, tree.cache, marks, is_lost)
+        work.clock.save()
 
 
 def run_list(tree: Tree, marks: Marks) -> None:
@@ -190,7 +188,7 @@ def run_list(tree: Tree, marks: Marks) -> None:
     with locked(tree.runs):
         complete_folder(tree.runs, prepared, lambda: environment(CPU))
         need = partial(generator_need, prepared=prepared, compute=CPU, cache=tree.cache)
-        work = TrialLoop(RunList(tree.runs, runs, what="runs", retries=1), generator_need=need)
+        work = RunList(tree.runs, runs, what="runs", retries=1, generator_need=need)
         _run(work, tree.cache, marks, _never)
 
 

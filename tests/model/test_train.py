@@ -66,10 +66,7 @@ def test_a_tracked_training_is_a_run_with_curves_and_the_model_as_an_artifact(
         trained.val_b_score,
     )
     model = run.artifacts["model"]
-    assert (model.name, model.description) == (
-        "mix",
-        (lab.path / "again" / "README.md").read_text("utf-8"),
-    )
+    assert model.name == "mix"
     assert {entry.path for entry in model.manifest.contents} == {*files_of(lab.path / "again")}
     assert str(lab.path) not in str(run.config)
 

@@ -58,7 +58,7 @@ def test_running_trials_finish_after_the_hours_are_spent(study: StudyFolder, clo
     complete(loop, running.number)
     assert loop.next_trial() == "done"
     assert loop.is_done
-    loop.close()
+    loop.clock.save()
     assert direct(study, "budget.hours=1").next_trial() == "done"
 
 
@@ -67,7 +67,7 @@ def test_gpu_seconds_count_the_gpus_of_each_attempt(study: StudyFolder, clock: C
     loop = direct(study)
     loop.clock.start(start(loop).number, 0.25)
     clock.now += 80
-    loop.close()
+    loop.clock.save()
 
     again = direct(study)
     again.clock.start(start(again).number, 0.5)
@@ -259,7 +259,7 @@ def test_restart_resumes_unfinished_trials_first(study: StudyFolder) -> None:
     suggestion = [start(first), start(first)]
     first.on_result(0, epoch(1, 0.9))
     complete(first, 0)
-    first.close()
+    first.clock.save()
 
     watching = Watching()
     second = direct(study, watching=watching)
@@ -306,7 +306,7 @@ def test_concurrent_decisions_follow_journal_order(study: StudyFolder, within: s
 
     reported = [(number, epoch) for number, epoch, _ in loop.journal.reports()]
     assert len({*reported}) == len(reported), "a repeated report is recorded once"
-    rungs, arm = rungs_of(loop.trials.space.settings), loop.journal.arm
+    rungs, arm = rungs_of(loop.space.settings), loop.journal.arm
     replayed = {
         report[0]: rungs.should_continue(*report, arm=arm(report[0]))
         for report in loop.journal.reports()

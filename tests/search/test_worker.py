@@ -131,8 +131,10 @@ def test_worker_reports_epochs_and_end_and_an_offline_run_equals_them(
 
 
 def test_a_worker_whose_trial_is_never_stopped_reports_only_the_last_epoch_of_a_second(
-    study: StudyFolder,
+    study: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("xraytune.search.worker.time.monotonic", lambda: 0.0)
+
     (end,) = steps(replace(job(study, 81), every_epoch=False), 1)
 
     assert isinstance(end, TrialResult)

@@ -9,13 +9,12 @@ from xraytune.base.records import Compute, EpochRecord, TrialResult
 from xraytune.data.images import ImageFile, SideName
 from xraytune.data.prepare import Prepared
 from xraytune.search.callbacks import Callbacks
-from xraytune.search.loop import GeneratorNeeds, TrialLoop
+from xraytune.search.loop import GeneratorNeeds
 from xraytune.search.trials import SearchTrials
 from xraytune.space.load import load_space
 from xraytune.space.settings import GanSettings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
-from xraytune.study.journal import Journal
 from xraytune.study.row import TrialRow
 from xraytune.study.trial import Trial
 
@@ -79,8 +78,8 @@ def no_gan(generator: GanSettings | None) -> str | None:
     return None
 
 
-class DirectSearch(TrialLoop):
-    """A search without workers, as each start of it creates its loop."""
+class DirectSearch(SearchTrials):
+    """A search without workers, as each start of it creates it."""
 
     def __init__(
         self,
@@ -91,15 +90,9 @@ class DirectSearch(TrialLoop):
         watching: Watching | None = None,
         generator_slots: int = 1,
     ) -> None:
-        self.journal = Journal(folder.journal_path, space, writable=True)
-        callbacks = watching.callbacks if watching else Callbacks()
-        self.trials = SearchTrials(folder, space, self.journal, callbacks=callbacks)
         self._generator_slots = generator_slots
-        super().__init__(self.trials, generator_need=generator_need)
-
-    @property
-    def used_up(self) -> str:
-        return self.trials.used_up
+        callbacks = watching.callbacks if watching else Callbacks()
+        super().__init__(folder, space, generator_need, callbacks)
 
     def next_trial(
         self, slots: int = sys.maxsize, slots_of: Callable[[Trial], int] | None = None
@@ -108,9 +101,6 @@ class DirectSearch(TrialLoop):
 
     def _slots_of(self, suggestion: Trial) -> int:
         return suggestion.share * (self._generator_slots if suggestion.only_generator else 1)
-
-    def close(self) -> None:
-        self.trials.clock.save()
 
 
 def direct(study: StudyFolder, *overrides: str, **options: Any) -> DirectSearch:

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -227,9 +227,8 @@ def search(root: Path, *overrides: str, stop_in_trial: int | None = None) -> Non
 
     with locked(folder), suppress(KeyboardInterrupt):
         loop = loop_of(folder, space, folder.prepared(), cache)
-        loop.trials.callbacks = Callbacks(on_epoch=stop)
-        with closing(loop):
-            InProcess(folder, cache=cache).run_loop(loop)
+        loop.callbacks = Callbacks(on_epoch=stop)
+        InProcess(folder, cache=cache).run_loop(loop)
 
 
 def results(root: Path) -> list[dict[str, Any]]:

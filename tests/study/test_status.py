@@ -100,7 +100,7 @@ def test_while_a_study_is_confirmed_no_time_is_counted_and_no_trial_runs(
 ) -> None:
     loop = direct(study)
     loop.next_trial()
-    loop.close()
+    loop.clock.save()
     wall = study.path / "wall.json"
     os.utime(wall, (0, 0))
     before = StudyWatcher(study).look()

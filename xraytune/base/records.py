@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -62,6 +62,13 @@ def to_json(record: object) -> dict[str, Any]:
 
     content: dict[str, Any] = to_jsonable_python(record)
     return content
+
+
+def name_scores(values: Mapping[str, Any], metric: str) -> dict[str, Any]:
+    """Name scores after their metric: `val_score` becomes `val_auroc` or `val_dice`."""
+    score = metric.removeprefix("val_")
+    names = {name: name.replace("val_score", metric).replace("score", score) for name in values}
+    return {names[name]: value for name, value in values.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

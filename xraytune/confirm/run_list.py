@@ -7,19 +7,19 @@ failed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
 from xraytune.base.errors import Problem, StudyError, TrialError
 from xraytune.base.files import sha256_of, write_json
-from xraytune.base.records import EpochRecord, Json, Progress, ignore_progress
+from xraytune.base.records import EpochRecord, Json
 from xraytune.confirm.arms import Plan, replicate
 from xraytune.confirm.study import OpenStudy
 from xraytune.data.prepare import Prepared, write_prepared
-from xraytune.search.callbacks import Callbacks
-from xraytune.search.loop import GeneratorNeeds, TrialLoop, TrialSource
+from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
+from xraytune.search.loop import GeneratorNeeds, TrialLoop
 from xraytune.space.settings import Experiment
 from xraytune.study.clock import StudyClock
 from xraytune.study.folder import StudyFolder, other_releases
@@ -50,49 +50,53 @@ def complete_folder(
         write_json(folder.path / "environment.json", {**machine()})
 
 
-class RunList(TrialSource):
+class RunList(TrialLoop):
     """A fixed list of runs, including those that have ended; StudyError if one of these had other settings.
 
-    `what` is their name in progress bars and errors. `asha` returns whether a run continues after
-    an epoch; without it every run trains to its last step.
+    `what` is their name in progress bars and errors. `make_asha` returns what decides whether a run
+    continues after an epoch; without it every run trains to its last step.
     """
 
     def __init__(
         self,
         folder: StudyFolder,
         runs: Sequence[Run],
+        callbacks: Callbacks = NO_CALLBACKS,
         *,
         what: str,
         retries: int,
-        on_progress: Progress = ignore_progress,
-        asha: Asha | None = None,
+        generator_need: GeneratorNeeds,
+        make_asha: Callable[[], Asha] | None = None,
     ) -> None:
-        self.folder, self.clock, self.retries = folder, StudyClock(), retries
         self._runs = {run.number: run for run in runs}
-        self._what, self._on_progress, self._asha, self.stops_trials = (
-            what,
-            on_progress,
-            asha,
-            asha is not None,
-        )
-        self._shown = dict[int, int]()  # steps of generators that were reported last
+        self._what = what
+        self._on_progress = callbacks.on_progress
+        self._asha = make_asha() if make_asha else None
+        self.stops_trials = make_asha is not None
+        self._shown: dict[int, int] = {}  # steps of generators that were reported last
         self._ended: dict[int, TrialStatus] = {
             number: row.status
             for number, row in ended_runs(folder).items()
             if number in self._runs and row.status != "failed"
         }
+        unfinished = [
+            Trial(number=run.number, parameters=run.experiment.parameters)
+            for run in runs
+            if run.number not in self._ended
+        ]
+        super().__init__(
+            folder,
+            unfinished,
+            clock=StudyClock(),
+            retries=retries,
+            generator_need=generator_need,
+            successful=len(self._ended),
+        )
         for number in self._ended:
             self._require_same(number)
-            folder.drop_checkpoint(
-                number
-            )  # the confirmation may have been killed between a run's end and this
+            # The confirmation may have been killed between a run's end and this.
+            folder.drop_checkpoint(number)
         self._report_progress()
-
-    def unfinished(self) -> Iterator[Trial]:
-        """Yield the runs that have not ended."""
-        for run in self._runs.values():
-            if run.number not in self._ended:
-                yield Trial(number=run.number, parameters=run.experiment.parameters)
 
     def label(self, trial: Trial) -> str:
         """Return the label of a run."""
@@ -127,9 +131,9 @@ class RunList(TrialSource):
             self.folder.drop_checkpoint(number)
         self._report_progress()
 
-    def heartbeat(self, running: Iterable[Trial]) -> None:
+    def heartbeat(self) -> None:
         """Report the progress of the generators in training."""
-        for trial in running:
+        for trial in self._running.values():
             number = trial.number
             progress = (
                 read_progress(self.folder.trial_path(number)) if trial.only_generator else None
@@ -139,10 +143,6 @@ class RunList(TrialSource):
                 self._on_progress(
                     f"{self._runs[number].label} (steps)", progress.done, progress.total
                 )
-
-    def successful_count(self) -> int:
-        """Return how many runs have ended, except failed ones."""
-        return sum(status != "failed" for status in self._ended.values())
 
     def _require_same(self, number: int) -> None:
         config = self.folder.trial_path(number) / "config.json"
@@ -159,24 +159,6 @@ class RunList(TrialSource):
         self._on_progress(f"training {self._what}", len(self._ended), len(self._runs))
 
 
-def run_loop(
-    folder: StudyFolder,
-    runs: Sequence[Run],
-    callbacks: Callbacks,
-    *,
-    what: str,
-    retries: int,
-    make_asha: Callable[[], Asha] | None,
-    need: GeneratorNeeds,
-) -> TrialLoop:
-    """Return the loop of a list of runs, as their folder says; `make_asha` returns the `asha` of a `RunList`."""
-    asha = make_asha() if make_asha else None
-    run_list = RunList(
-        folder, runs, what=what, retries=retries, on_progress=callbacks.on_progress, asha=asha
-    )
-    return TrialLoop(run_list, generator_need=need)
-
-
 def train_runs(
     study: OpenStudy,
     folder: StudyFolder,
@@ -184,7 +166,7 @@ def train_runs(
     what: str,
     make_asha: Callable[[], Asha] | None = None,
 ) -> dict[int, RunRow]:
-    """Train the runs that have not ended and return the rows of all; arguments as for `run_loop`.
+    """Train the runs that have not ended and return the rows of all; `what` and `make_asha` are those of `RunList`.
 
     Raises StudyError if the versions of packages have changed since the first run, TrialError if
     runs failed.
@@ -193,13 +175,13 @@ def train_runs(
         return {}
     complete_folder(folder, study.prepared, study.machine)
     make_loop = partial(
-        run_loop,
+        RunList,
         folder,
         runs,
         what=what,
         retries=study.settings.resources.retries,
         make_asha=make_asha,
-        need=partial(
+        generator_need=partial(
             generator_need, prepared=study.prepared, compute=folder.compute(), cache=study.cache
         ),
     )
@@ -211,7 +193,7 @@ def train_runs(
                 f"the runs of this confirmation are {other}, so their AUROCs are not comparable"
             )
             raise StudyError(Problem(problem, folder.path, fix))
-        study.runner.run(folder, make_loop, reuse_processes=True)
+        study.runner.run(folder, make_loop)
     numbers = {run.number for run in runs}
     rows = {
         number: row for number, row in ended_runs(folder).items() if number in numbers

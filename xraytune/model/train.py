@@ -30,7 +30,7 @@ from xraytune.model.bundle import FinalTraining, write_bundle, write_card
 from xraytune.nets.checkpoint import load_best
 from xraytune.nets.compute import allocation_of, gpu_count, pin
 from xraytune.nets.weights import find_weights
-from xraytune.search.wandb import TrackedRun, enabled, publish
+from xraytune.search.wandb import WandbRun
 from xraytune.space.fields import flat_values, parameter_fields
 from xraytune.space.load import SEARCH_ONLY, refuse_unused
 from xraytune.space.paths import PATHS
@@ -230,23 +230,26 @@ def train(
             for grid in samples[-1:]:
                 copy_file(grid, folder / SAMPLES)
         shutil.rmtree(work)
-    if (tracking := enabled(settings.tracking.wandb)) is not None:
-        run = TrackedRun(
+    if settings.tracking.wandb:
+        run = WandbRun(
+            settings.tracking.wandb,
+            settings.objective.metric,
+            (settings.name, study.identity() if study else work.name),
             kind="train",
-            study=settings.name,
-            study_identity=study.identity() if study else work.name,
             key=work.name,
-            label=f"{settings.name} final {parameters.arm}",
-            parameters={**flat_values(parameters, out), "arm": parameters.arm},
-            metric=settings.objective.metric,
-            folder=out.parent,
+            name=f"{settings.name} final {parameters.arm}",
+            config={**flat_values(parameters, out), "arm": parameters.arm},
+            dir=str(out.parent),
         )
-        summary = {
+        for epoch in training.epochs:
+            run.log(epoch)
+        results = {
+            "status": "complete",
             "value": training.val_score,
             "val_b_score": training.val_b_score,
             "threshold": training.threshold,
         }
-        publish(tracking, run, summary, epochs=training.epochs, model=out)
+        run.finish(results, model=out)
 
     equals_trial = None
     if trial and trial.status == "complete" and not overrides:

@@ -1,7 +1,7 @@
 """Adam, AdamW and SGD by torch's fused functions, and learning rate schedules.
 
 The classes of `torch.optim` import torch's compiler, which nearly doubles the start-up time of a
-process (`docs/decisions/0002-one-process-for-each-trial.md`).
+process (`docs/decisions/0002-a-process-runs-several-trials.md`).
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """The decisions of a search and of a confirmation: which trial starts next, whether one continues, is retried, or ends.
 
 Ray Tune asks for them (`search/ray/tuning.py`). Each is recorded before it is answered, so that a
-`TrialLoop` can be lost at any moment: the next one, from the same files, continues. A `TrialSource`
-says where trials come from, whether one continues after an epoch, and where its end is recorded:
-`search/trials.py` draws the trials of a search and records them in the journal,
-`confirm/run_list.py` has a fixed list.
+`TrialLoop` can be lost at any moment: the next one, from the same files, continues. Its subclasses
+say where trials come from, and record what becomes of them: `search/trials.py` draws the trials of
+a search, `confirm/run_list.py` has a fixed list.
 
 A trial whose generator is not in the cache trains it first, with `resources.generator`, and then
 waits for a slot. Meanwhile, other trials that need this generator wait without a slot, so each
@@ -16,9 +15,10 @@ from __future__ import annotations
 import math
 import re
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from xraytune.base.errors import MachineError, Problem, TrialError
 from xraytune.base.files import write_json
@@ -43,27 +43,45 @@ Upcoming: TypeAlias = Literal["fixed", "drawn", "none", "out of time"]
 """The next new trial: does not depend on results, does, or does not exist; out of time, only trials that have begun run."""
 
 
-class TrialSource(Protocol):
-    """Where trials come from, and where their results go; a list of known trials only lacks some of the methods.
+class TrialLoop(ABC):
+    """Trials from the first to the end of the last. All calls come from one thread.
 
-    Attributes:
+    Args:
         folder: Contains the trials.
+        unfinished: The trials to run first.
         clock: Measures the time of the trials.
         retries: How often a trial is retried without a new epoch in between.
+        generator_need: Called each time anew, since a generator may have been trained meanwhile.
+        successful: How many trials have ended in earlier starts, except failed ones.
+
+    Attributes:
         stops_trials: Whether `should_continue` may return False, so that it must hear of every
-        epoch.
+            epoch.
         copies_results: Whether trials with the same settings have the same result, so that
-        `copy_result` may copy it.
+            `copy_result` may copy it.
     """
 
-    folder: StudyFolder
-    clock: StudyClock
-    retries: int
-    stops_trials: bool
-    copies_results: bool = False
+    stops_trials = True
+    copies_results = False
 
-    def unfinished(self) -> Iterable[Trial]:
-        """Return the trials to run first."""
+    def __init__(
+        self,
+        folder: StudyFolder,
+        unfinished: Iterable[Trial],
+        *,
+        clock: StudyClock,
+        retries: int,
+        generator_need: GeneratorNeeds,
+        successful: int,
+    ) -> None:
+        self.folder = folder
+        self.clock = clock
+        self.generator_need = generator_need
+        self._retries = retries
+        self._waiting = {trial.number: trial for trial in unfinished}
+        self._running: dict[int, Trial] = {}
+        # Why each ended trial failed, "" if it did not; earlier failures do not count.
+        self._reasons = [""] * successful
 
     def upcoming(self) -> Upcoming:
         """Return what the next new trial is."""
@@ -78,15 +96,19 @@ class TrialSource(Protocol):
         del trial
         return False
 
+    @abstractmethod
     def label(self, trial: Trial) -> str:
         """Return a trial's name in the dashboard and in trackers, without that of the study."""
 
+    @abstractmethod
     def begin(self, trial: Trial) -> Experiment:
         """Return the settings to write to the `config.json` of a trial that starts or resumes."""
 
+    @abstractmethod
     def should_continue(self, number: int, record: EpochRecord) -> bool:
         """Record an epoch, which may be a repeated one, and return whether the trial continues."""
 
+    @abstractmethod
     def record(self, number: int, status: Status, outcome: Mapping[str, Any]) -> None:
         """Record the end of a trial."""
 
@@ -94,31 +116,9 @@ class TrialSource(Protocol):
         """Record a failed attempt at a trial that is to be retried."""
         del number, failure, reason
 
-    def heartbeat(self, running: Iterable[Trial]) -> None:
-        """Called at least once a second while trials run."""
-        del running
-
-    def successful_count(self) -> int:
-        """Return how many trials have ended, except failed ones."""
-
-
-class TrialLoop:
-    """The trials of a source, from the first to the end of the last. All calls come from one thread.
-
-    `generator_need` is called each time anew, since a generator may have been trained in the
-    meantime.
-    """
-
-    def __init__(self, source: TrialSource, *, generator_need: GeneratorNeeds) -> None:
-        self.source = source
-        self.folder = source.folder
-        self.clock = source.clock
-        self.generator_need = generator_need
-        self._waiting = {trial.number: trial for trial in source.unfinished()}
-        self._running: dict[int, Trial] = {}
-        # Why each ended trial failed, "" if it did not; those that failed in an earlier start do
-        # not count.
-        self._reasons = [""] * source.successful_count()
+    def heartbeat(self) -> None:
+        """Save the time used every few seconds; called at least once a second while trials run."""
+        self.clock.heartbeat()
 
     @property
     def is_done(self) -> bool:
@@ -126,7 +126,7 @@ class TrialLoop:
         return (
             not self._running
             and not self._startable()
-            and self.source.upcoming() in {"none", "out of time"}
+            and self.upcoming() in {"none", "out of time"}
         )
 
     def next_trial(
@@ -142,12 +142,12 @@ class TrialLoop:
         free = slots - self.slots_in_use()
         if free <= 0:
             return "wait"
-        while self.source.upcoming() == "fixed":  # at once, in case it needs a generator
+        while self.upcoming() == "fixed":  # at once, in case it needs a generator
             self._ask()
         runnable = self._runnable()
         while (
             not runnable
-            and self.source.upcoming() == "drawn"
+            and self.upcoming() == "drawn"
             and len(self._waiting) < _DRAWN_AHEAD * slots
         ):
             self._ask()
@@ -155,7 +155,7 @@ class TrialLoop:
         if not runnable:
             return "wait"
         trial = runnable[0]
-        if self.source.copy_result(trial):
+        if self.copy_result(trial):
             del self._waiting[trial.number]
             return self.next_trial(slots, slots_of)
         trial.lineage = self.generator_need(trial.parameters.gan)
@@ -166,19 +166,19 @@ class TrialLoop:
         # At each start: resources, tracking and the locations of files may have changed since the
         # last one.
         path = self.folder.trial_path(trial.number)
-        write_json(path / "config.json", experiment_to_json(self.source.begin(trial), path))
+        write_json(path / "config.json", experiment_to_json(self.begin(trial), path))
         self._running[trial.number] = self._waiting.pop(trial.number)
         self.clock.start(trial.number, 0.0)
         return trial
 
     def _ask(self) -> None:
-        trial = self.source.ask()
+        trial = self.ask()
         self._waiting[trial.number] = trial
 
     def _startable(self) -> list[Trial]:
         """Return the waiting trials that may still start, by number: once the time is used up, those that have begun."""
         waiting = [self._waiting[number] for number in sorted(self._waiting)]
-        if self.source.upcoming() != "out of time":
+        if self.upcoming() != "out of time":
             return waiting
         return [
             trial
@@ -195,7 +195,7 @@ class TrialLoop:
         """
         running = self._running.values()
         in_training = {trial.lineage for trial in running}
-        settings = {trial.parameters for trial in running} if self.source.copies_results else set()
+        settings = {trial.parameters for trial in running} if self.copies_results else set()
         ready: list[Trial] = []
         chains: dict[str, list[Trial]] = {}
         needs: dict[GanSettings | None, str | None] = {}
@@ -251,7 +251,7 @@ class TrialLoop:
             self._fail(number, f"val_score is {value} after epoch {record.epoch}", "settings")
             return False
         trial.epochs = max(trial.epochs, record.epoch)
-        if self.source.should_continue(number, record):
+        if self.should_continue(number, record):
             return True
         reason = f"stopped by ASHA after epoch {record.epoch}"
         self._end(number, "pruned", {"value": value, "epochs": record.epoch, "reason": reason})
@@ -275,12 +275,12 @@ class TrialLoop:
         """Retry a trial, or end it; a new epoch resets the count of retries."""
         trial = self._running[number]
         attempts = sum(earlier.epochs == trial.epochs for earlier in trial.failures)
-        if cause == "settings" or attempts >= self.source.retries:
+        if cause == "settings" or attempts >= self._retries:
             self._end(number, "failed", {"reason": reason}, is_of_machine=cause == "fault")
             return
         failure = Failure(epochs=trial.epochs, cause=cause)
         trial.failures.append(failure)
-        self.source.on_retry(number, failure, reason)
+        self.on_retry(number, failure, reason)
         self._wait_again(number)
 
     def _wait_again(self, number: int) -> None:
@@ -297,7 +297,7 @@ class TrialLoop:
         """
         self.clock.stop(number)
         del self._running[number]
-        self.source.record(number, status, outcome)
+        self.record(number, status, outcome)
         reason = outcome["reason"] if status == "failed" else ""
         self._reasons.append(re.sub(r"\d+", "#", reason.partition("\n")[0]))
         are_first = len(self._reasons) == _SAME_FAILURES
@@ -308,11 +308,6 @@ class TrialLoop:
             raise TrialError(
                 Problem(what, self.folder.path, "fix the cause, then run the same command again")
             )
-
-    def heartbeat(self) -> None:
-        """Save the time used every few seconds; called at least once a second while trials run."""
-        self.clock.heartbeat()
-        self.source.heartbeat(self._running.values())
 
     def slots_in_use(self) -> int:
         """Return the slots that running trials occupy."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from xraytune.base.cores import cpu_count
-from xraytune.base.errors import Problem, TrialError, counted
+from xraytune.base.errors import Problem, TrialError, counted, join_names
 from xraytune.base.files import require_writable
 from xraytune.base.records import Compute, Node
 from xraytune.data.index import ImageIndex
@@ -19,8 +20,8 @@ from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import GeneratorNeeds
 from xraytune.search.ray.runner import Runner
 from xraytune.search.slots import count_slots
-from xraytune.search.trials import SearchTrials, search_loop
-from xraytune.search.wandb import note_on_outer_run
+from xraytune.search.trials import SearchTrials
+from xraytune.search.wandb import OUTER_RUN
 from xraytune.space.cost import describe_slow_search
 from xraytune.space.settings import Settings
 from xraytune.space.space import Space
@@ -167,24 +168,18 @@ def _run_trials(
     need: GeneratorNeeds,
     note: Callable[[str], None],
 ) -> None:
-    make_loop = partial(search_loop, folder, space, need)
-    loop = make_loop(NO_CALLBACKS)
+    make_loop = partial(SearchTrials, folder, space, need)
+    loop = make_loop()
     if loop.is_done:
-        assert isinstance(loop.source, SearchTrials)
-        used = loop.source.used_up
-        count = loop.source.journal.count
+        used = loop.used_up
+        count = loop.journal.count
         is_whole_grid = used == "trials" and count < space.settings.budget.trials
         how = "add values to the grid" if is_whole_grid else f"raise it with --set budget.{used}=N"
         note(f"budget.{used} is used up after {counted(count, 'trial')}; to continue, {how}")
         return
     if change := continue_under_releases(folder):
         note(change)
-    # A process runs several trials where its start takes longer than they do: on cached features,
-    # and on a GPU.
-    reuse_processes = runner.allocation.trial.gpus > 0 or set(space.combinations("trainable")) == {
-        ("head",)
-    }
-    runner.run(folder, make_loop, reuse_processes=reuse_processes)
+    runner.run(folder, make_loop)
 
 
 def _notes(space: Space, prepared: Prepared, index: ImageIndex) -> Iterator[str]:
@@ -194,10 +189,10 @@ def _notes(space: Space, prepared: Prepared, index: ImageIndex) -> Iterator[str]
     data = settings.data
     for size in sizes:
         yield f"{size.name}: {size.image_count:,} images of {size.patient_count:,} patients"
-    outer_run = note_on_outer_run(settings.tracking.wandb)
-    yield from filter(
-        None, (chance_warning(sizes), settings.idle_asha, _note_on_asha(space), outer_run)
-    )
+    yield from filter(None, (chance_warning(sizes), settings.idle_asha, _note_on_asha(space)))
+    outer_run = [name for name in OUTER_RUN[:2] if os.environ.get(name)]
+    if outer_run and settings.tracking.wandb:
+        yield f"{join_names(outer_run)}: ignored, each trial is a W&B run of its own"
     points = len(space.points())
     trials = settings.budget.trials
     if settings.sampler.name == "grid" and points > trials:

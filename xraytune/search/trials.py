@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from xraytune.base.records import EpochRecord
 from xraytune.search.asha import rungs_of
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
-from xraytune.search.loop import GeneratorNeeds, TrialLoop, TrialSource, Upcoming
-from xraytune.space.settings import Experiment
+from xraytune.search.loop import GeneratorNeeds, TrialLoop, Upcoming
+from xraytune.space.settings import Experiment, Parameters
 from xraytune.space.space import Space
 from xraytune.study.clock import StudyClock
 from xraytune.study.folder import StudyFolder
@@ -20,36 +20,38 @@ from xraytune.study.trial_files import read_pool_report
 from xraytune.synth.mix import mix_label
 
 
-class SearchTrials(TrialSource):
+class SearchTrials(TrialLoop):
     """The trials of one search, under the study's lock. The space has the budget of this start."""
 
-    stops_trials = True
     copies_results = True
 
     def __init__(
         self,
         folder: StudyFolder,
         space: Space,
-        journal: Journal,
-        *,
+        generator_need: GeneratorNeeds,
         callbacks: Callbacks = NO_CALLBACKS,
     ) -> None:
-        self.folder, self.space, self.journal, self.callbacks = folder, space, journal, callbacks
-        rows = journal.rows()
-        self.clock = StudyClock(folder.path / "wall.json", journal.unfinished())
-        self.retries = space.settings.resources.retries
-        self._rungs = rungs_of(space.settings, journal.reports(), journal.arm)
+        self.space = space
+        self.callbacks = callbacks
+        self.journal = Journal(folder.journal_path, space, writable=True)
+        unfinished = [self.journal.resume(number) for number in self.journal.unfinished()]
+        rows = self.journal.rows()
+        super().__init__(
+            folder,
+            unfinished,
+            clock=StudyClock(folder.path / "wall.json", self.journal.unfinished()),
+            retries=space.settings.resources.retries,
+            generator_need=generator_need,
+            successful=sum(row.status != "failed" for row in rows),
+        )
+        self._rungs = rungs_of(space.settings, self.journal.reports(), self.journal.arm)
         self._points = space.points()
         self._trial_budget = space.trial_budget()
-        self._complete: dict[Any, TrialRow] = {}  # the first with each settings
+        self._complete: dict[Parameters, TrialRow] = {}  # the first with each settings
         write_trials(folder, rows)
         for row in rows:
             self._note_end(row)  # the search may have been killed before this
-
-    def unfinished(self) -> Iterator[Trial]:
-        """Yield the trials that have begun, with their failed attempts."""
-        for number in self.journal.unfinished():
-            yield self.journal.resume(number)
 
     @property
     def used_up(self) -> Literal["", "trials", "hours"]:
@@ -130,15 +132,3 @@ class SearchTrials(TrialSource):
         """Record a failed attempt in the journal."""
         self.journal.add_failure(number, failure)
         self.callbacks.note(f"retrying #{number}: {reason.splitlines()[0]}")
-
-    def successful_count(self) -> int:
-        """Return how many trials are complete or pruned."""
-        return sum(row.status != "failed" for row in self.journal.rows())
-
-
-def search_loop(
-    folder: StudyFolder, space: Space, need: GeneratorNeeds, callbacks: Callbacks
-) -> TrialLoop:
-    """Return the loop of a search, as its journal says."""
-    journal = Journal(folder.journal_path, space, writable=True)
-    return TrialLoop(SearchTrials(folder, space, journal, callbacks=callbacks), generator_need=need)

@@ -30,7 +30,7 @@ from xraytune.base.records import EpochRecord, TrialResult
 from xraytune.data.prepare import RunContext, restore_pixels
 from xraytune.nets.compute import pin, require_device
 from xraytune.search.messages import GeneratorTrained, Job, TrialFailed, TrialMessage
-from xraytune.search.wandb import TrackedRun, WandbRun, enabled
+from xraytune.search.wandb import WandbRun
 from xraytune.space.fields import flat_values
 from xraytune.space.settings import Experiment, ObjectiveName
 from xraytune.study.folder import StudyFolder, other_releases
@@ -97,7 +97,17 @@ class TrialWorker:
             train_own_generator(experiment, context)
             context.on_progress("waiting for a slot", 0, 0)
             return None
-        self._track(experiment)
+        if experiment.settings.tracking.wandb:
+            parameters = experiment.parameters
+            self._tracker = WandbRun(
+                experiment.settings.tracking.wandb,
+                self.metric,
+                (study.path.name, study.identity()),
+                key=self._job.number,
+                name=self._job.label,
+                config={**flat_values(parameters, self._folder), "arm": parameters.arm},
+                dir=str(self._folder),
+            )
         return (yield from trial_epochs(experiment, context, self._folder))
 
     def _show_samples(self, experiment: Experiment, context: RunContext) -> None:
@@ -125,17 +135,11 @@ class TrialWorker:
         self._epochs.close()
         self._open.close()
         if self._tracker:
-            ended = {
-                **ended_trials(self._study),
-                **ended_runs(self._study),
-            }  # of a search or a confirmation
+            ended = {**ended_trials(self._study), **ended_runs(self._study)}
             row = ended.get(self._job.number)
-            results = (
-                row.model_dump(include={"value", "val_b_score", "threshold"}, exclude_none=True)
-                if row
-                else {}
-            )
-            self._tracker.finish(row.status if row else "unfinished", results)
+            shown = {"status", "value", "val_b_score", "threshold"}
+            results = row.model_dump(include=shown, exclude_none=True) if row else {}
+            self._tracker.finish({"status": "unfinished", **results})
 
     def _end_unless_wanted(self) -> None:
         if os.getppid() != self._parent or not is_last_attempt(self._folder, self._attempt):
@@ -144,22 +148,6 @@ class TrialWorker:
     def _require_last(self) -> None:
         if not is_last_attempt(self._folder, self._attempt):
             raise TakenOverError
-
-    def _track(self, experiment: Experiment) -> None:
-        settings, parameters = experiment.settings, experiment.parameters
-        tracking = enabled(settings.tracking.wandb)
-        if tracking is None:
-            return
-        run = TrackedRun(
-            study=self._study.path.name,
-            study_identity=self._study.identity(),
-            key=self._job.number,
-            label=self._job.label,
-            parameters={**flat_values(parameters, self._folder), "arm": parameters.arm},
-            metric=settings.objective.metric,
-            folder=self._folder,
-        )
-        self._tracker = WandbRun(tracking, run)
 
 
 def next_message(

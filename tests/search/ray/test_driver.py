@@ -77,7 +77,6 @@ class Tune:
             cache=loop.folder.path,
             allocation=allocation,
             needs=None,
-            reuse_processes=False,
         )
         self.searcher = JournalSearcher(theirs, loop, order, self.nodes)
         self.scheduler = JournalScheduler(theirs, loop, self.nodes)

@@ -24,7 +24,7 @@ from xraytune.nets.compute import Allocation, Share
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.ray.runner import Runner
 from xraytune.search.run import search
-from xraytune.search.trials import search_loop
+from xraytune.search.trials import SearchTrials
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow
 
@@ -130,7 +130,7 @@ def run(
     ):
         runner.run(
             study,
-            partial(search_loop, study, write_space(study.path.parent.parent, *overrides), no_gan),
+            partial(SearchTrials, study, write_space(study.path.parent.parent, *overrides), no_gan),
         )
 
 

@@ -1,14 +1,14 @@
 """The W&B run of a trial, offline; and when there is one."""
 
-from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 from PIL import Image
 
 from tests.search.wandb.offline_runs import read_run, run_files
 from xraytune.base.records import EpochRecord
-from xraytune.search.wandb import TrackedRun, WandbRun, enabled, note_on_outer_run
+from xraytune.search.wandb import WandbRun
 from xraytune.space.settings import WandbSettings
 from xraytune.study.row import TrialStatus
 
@@ -39,54 +39,53 @@ def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def trial(tmp_path: Path) -> TrackedRun:
-    """Trial 7 of a study."""
+def folder(tmp_path: Path) -> Path:
+    """That of trial 7 of a study."""
     folder = tmp_path / "studies" / "small" / "trials" / "0007"
     folder.mkdir(parents=True)
-    return TrackedRun(
-        study="small",
-        study_identity="3f9a1c77",
-        key=7,
-        label="small #7 gan r=1 (20 steps)",
-        parameters={"source": "gan", "gan.steps": 20, "lr": 1e-3, "arm": "gan"},
-        metric="val_dice",
-        folder=folder,
-    )
+    return folder
 
 
-def run_of(
-    trial: TrackedRun,
+def start_run(folder: Path, mode: Literal["auto", "offline"] = "offline", **other: Any) -> WandbRun:
+    parameters = {"source": "gan", "gan.steps": 20, "lr": 1e-3, "arm": "gan"}
+    run = {
+        "study": ("small", "3f9a1c77"),
+        "key": 7,
+        "name": "small #7 gan r=1 (20 steps)",
+        "config": parameters,
+        "dir": str(folder),
+    }
+    return WandbRun(WandbSettings(mode=mode), "val_dice", **{**run, **other})
+
+
+def run_trial(
+    folder: Path,
     *epochs: EpochRecord,
     status: TrialStatus = "complete",
     samples: Path | None = None,
-) -> WandbRun:
-    run = WandbRun(WandbSettings(mode="offline"), trial)
+) -> None:
+    run = start_run(folder)
     if samples:
         run.log_samples(samples)
     for record in epochs:
         run.log(record)
-    run.finish(status, {"val_b_score": 0.85, "threshold": 0.4})
-    return run
+    run.finish({"status": status, "value": 0.9, "val_b_score": 0.85, "threshold": 0.4})
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # wandb's own
 def test_trial_is_one_run_with_curves_status_and_the_picture_of_its_generator_first(
-    trial: TrackedRun, tmp_path: Path
+    folder: Path, tmp_path: Path
 ) -> None:
     """Each start writes a separate file; both have the same id, so they are one run."""
-    run_of(trial, EPOCHS[0], status="unfinished")
+    run_trial(folder, EPOCHS[0], status="unfinished")
     Image.new("L", (12, 8), 99).save(tmp_path / "gan.png")
-    run_of(trial, *EPOCHS, samples=tmp_path / "gan.png")
+    run_trial(folder, *EPOCHS, samples=tmp_path / "gan.png")
 
-    before, file = sorted(run_files(trial.folder), key=lambda file: file.stat().st_mtime)
+    before, file = sorted(run_files(folder), key=lambda file: file.stat().st_mtime)
     interrupted, written = read_run(before), read_run(file)
     assert file.parent.name.startswith("offline-run-")
-    assert (written.id, interrupted.id, written.name) == (
-        trial.run_id,
-        trial.run_id,
-        "small #7 gan r=1 (20 steps)",
-    )
+    assert (interrupted.id, written.name) == (written.id, "small #7 gan r=1 (20 steps)")
     assert written.group == "small 3f9a1c"
     expected = {
         "source": "gan",
@@ -114,7 +113,6 @@ def test_trial_is_one_run_with_curves_status_and_the_picture_of_its_generator_fi
     assert written.rows[2].items() >= (curves | {"seconds": 2.0}).items()
     ended = {
         "value": 0.9,
-        "best_epoch": 2,
         "val_b_dice": 0.85,
         "threshold": 0.4,
         "status": "complete",
@@ -128,53 +126,38 @@ def test_trial_is_one_run_with_curves_status_and_the_picture_of_its_generator_fi
         assert shown.size == (12, 8)
 
 
-def test_a_run_belongs_to_one_study_and_one_trial(trial: TrackedRun) -> None:
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # wandb's own
+def test_a_run_belongs_to_one_study_and_one_trial(folder: Path) -> None:
     """Two studies of the same name in different folders do not share runs."""
-    same = replace(trial, folder=trial.folder.parent / "moved", label="another")
-    others = (
-        replace(trial, study_identity="b2"),
-        replace(trial, key=8),
-        replace(trial, study="other"),
-    )
+    for other in ({}, {"name": "another"}, {"study": ("small", "b2")}, {"key": 8}):
+        start_run(folder, **other).finish({"status": "complete"})
 
-    assert same.run_id == trial.run_id
-    assert len({trial.run_id, *(other.run_id for other in others)}) == 4
-    assert replace(trial, study_identity="b2").group != trial.group
+    runs = [read_run(file) for file in run_files(folder)]
+    assert len(runs) == 4
+    assert len({run.id for run in runs}) == 3
+    assert {run.group for run in runs} == {"small 3f9a1c", "small b2"}
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # wandb's own
-@pytest.mark.parametrize("variable", ["WANDB_API_KEY=", "WANDB_MODE=offline"])
-def test_auto_is_offline_without_a_key_or_if_wandb_mode_says_so(
-    trial: TrackedRun,
+@pytest.mark.parametrize(
+    ("variable", "files"),
+    [("WANDB_API_KEY=", 1), ("WANDB_MODE=offline", 1), ("WANDB_MODE=disabled", 0)],
+)
+def test_auto_is_offline_without_a_key_and_wandb_mode_takes_precedence(
+    folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     variable: str,
+    files: int,
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "0f" * 20)
     monkeypatch.setenv(*variable.split("="))
 
-    WandbRun(WandbSettings(mode="auto"), trial).finish("complete", {})
+    run = start_run(folder, "auto")
+    run.log(EPOCHS[0])
+    run.finish({"status": "complete"})
 
-    assert len(run_files(trial.folder)) == 1
+    assert len(run_files(folder)) == files
     assert "W&B failed" not in caplog.text
-
-
-def test_an_outer_run_or_sweep_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = WandbSettings(mode="offline")
-    assert note_on_outer_run(settings) == ""
-
-    monkeypatch.setenv("WANDB_SWEEP_ID", "the-sweep")
-
-    assert "WANDB_SWEEP_ID" in note_on_outer_run(settings)
-    assert note_on_outer_run(None) == ""
-
-
-@pytest.mark.parametrize("variable", ["WANDB_MODE=disabled", "WANDB_DISABLED=true"])
-def test_the_environment_can_turn_wandb_off(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
-    settings = WandbSettings(mode="offline")
-    assert enabled(settings) == settings
-
-    monkeypatch.setenv(*variable.split("="))
-
-    assert enabled(settings) is None

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray import tune
 
-from xraytune.base.records import EpochRecord, TrialResult
+from xraytune.base.records import EpochRecord, TrialResult, name_scores
 from xraytune.search.messages import Job, TrialFailed, TrialMessage
-from xraytune.search.wandb import name_scores
 
 if TYPE_CHECKING:
     from xraytune.search.worker import TrialWorker

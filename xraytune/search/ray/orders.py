@@ -69,4 +69,3 @@ class TuneRun:
     cache: Path
     allocation: Allocation
     needs: Needs | None
-    reuse_processes: bool

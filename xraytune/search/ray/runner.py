@@ -159,13 +159,10 @@ class Runner:
         self,
         folder: StudyFolder,
         make_loop: Callable[[Callbacks], TrialLoop],
-        *,
-        reuse_processes: bool = False,
     ) -> None:
         """Run the trials of a folder, which also contains the split and the environment, until there are no more.
 
-        `make_loop` is called in Ray's process, each time it starts. With `reuse_processes`, a
-        process runs several trials in turn, which then start seconds sooner.
+        `make_loop` is called in Ray's process, each time it starts.
 
         Raises:
             XraytuneError: From the loop, such as a full disk.
@@ -187,7 +184,6 @@ class Runner:
                         cache=self.cache,
                         allocation=self.allocation,
                         needs=self._needs,
-                        reuse_processes=reuse_processes,
                     )
                     is_done = self._request(order)
                     if not (is_done or self._caught):

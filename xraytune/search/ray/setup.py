@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+import resource
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,6 +27,9 @@ from xraytune.base.files import nearest_folder
 _LONGEST_SOCKET_BYTES = 107
 _LEAST_FREE_BYTES = 100 * 2**20
 """For Ray's logs, and the temporary files of trials."""
+_FEWEST_OPEN_FILES = 256
+_FEWEST_THREADS = 300
+"""Of Ray and two trials."""
 _PREFIX = "xray-"
 _REMOVE_SECONDS = 5.0
 _SOCKET = _PREFIX + "12345678/ray/session_2026-01-31_23-59-59_123456_{pid}/sockets/dash_MetricsHead"
@@ -31,23 +38,7 @@ _SOCKET = _PREFIX + "12345678/ray/session_2026-01-31_23-59-59_123456_{pid}/socke
 
 def why_ray_cannot_start() -> Problem | None:
     """Return what keeps Ray from starting on this machine, if anything; leaves no files behind."""
-    parent = ray_parent()
-    other = (
-        "export RAY_TMPDIR=/tmp"
-        if parent != Path("/tmp")
-        else "export RAY_TMPDIR=DIR, with a short path"
-    )
-    if (excess := _excess_bytes(parent)) > 0:
-        return Problem(
-            f"the path of Ray's temporary folder is {excess} bytes too long", parent, other
-        )
-    if why := _unwritable(parent):
-        return Problem(f"Ray cannot write to its temporary folder ({why})", parent, other)
-    free_bytes = shutil.disk_usage(nearest_folder(parent)).free
-    if free_bytes < _LEAST_FREE_BYTES:
-        what = f"Ray's temporary folder has {free_bytes // 2**20} MiB left"
-        return Problem(what, parent, f"free {_LEAST_FREE_BYTES // 2**20} MiB there, or {other}")
-    return _why_no_token()
+    return next(_problems(), None)
 
 
 def ray_parent() -> Path:
@@ -56,6 +47,67 @@ def ray_parent() -> Path:
         return Path(given).absolute()
     usual = Path(os.environ.get("TMPDIR", "/tmp")).absolute()
     return usual if _excess_bytes(usual) <= 0 else Path("/tmp")
+
+
+def _excess_bytes(parent: Path) -> int:
+    return len(os.fsencode(parent / _SOCKET.format(pid=os.getpid()))) - _LONGEST_SOCKET_BYTES
+
+
+def _problems() -> Iterator[Problem]:
+    parent = ray_parent()
+    other = "export RAY_TMPDIR=/tmp"
+    if parent == Path("/tmp"):
+        other = "export RAY_TMPDIR=DIR, with a short path"
+    if (excess := _excess_bytes(parent)) > 0:
+        what = f"the path of Ray's temporary folder is {excess} bytes too long"
+        yield Problem(what, parent, other)
+    if why := _why_unwritable(parent):
+        yield Problem(f"Ray cannot write to its temporary folder ({why})", parent, other)
+    free_bytes = shutil.disk_usage(nearest_folder(parent)).free
+    if free_bytes < _LEAST_FREE_BYTES:
+        what = f"Ray's temporary folder has {free_bytes // 2**20} MiB left"
+        yield Problem(what, parent, f"free {_LEAST_FREE_BYTES // 2**20} MiB there, or {other}")
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=5.0).close()
+    except OSError as error:
+        what = f"this machine has no loopback interface ({error.strerror})"
+        yield Problem(what, "127.0.0.1", "ip link set lo up")
+    open_files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # Ray itself raises the soft limit
+    if 0 <= open_files < _FEWEST_OPEN_FILES:
+        yield Problem(f"only {open_files} files can be open", "ulimit -n", "ulimit -n 65536")
+    threads = _start_threads(_FEWEST_THREADS)
+    if threads < _FEWEST_THREADS:
+        fix = f"raise the limit of processes (ulimit -u, or pids.max of the container) by {_FEWEST_THREADS}"
+        yield Problem(f"only {threads} further threads can be started", "ulimit -u", fix)
+    token = _token()
+    if token and not os.access(token, os.R_OK):
+        if why := _why_unwritable(token.parent):
+            yield _no_token(token, why)
+
+
+def _why_unwritable(folder: Path) -> str:
+    """Return why no file can be created in a folder, which may not exist yet; "" if one can."""
+    try:
+        tempfile.TemporaryDirectory(dir=nearest_folder(folder)).cleanup()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def _start_threads(count: int) -> int:
+    """Start up to so many threads, which end at once; return how many could be started."""
+    ending = threading.Event()
+    threads = [threading.Thread(target=ending.wait) for _ in range(count)]
+    started = 0
+    with suppress(RuntimeError):
+        for thread in threads:
+            thread.start()
+            started += 1
+    ending.set()
+    for thread in threads[:started]:
+        thread.join()
+    return started
 
 
 class PrivateFolder:
@@ -118,79 +170,31 @@ def remove_with_processes(folder: Path) -> None:
 
 def protect_token() -> None:
     """Create `~/.ray/auth_token` if Ray needs one, and make it readable by this user alone; or raise MachineError."""
-    if not _reads_token_file() or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+    token = _token()
+    if token is None:
         return
-    token = _default_token()
     try:
         token.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if _is_open(token.parent):
-            token.parent.chmod(0o700)
+        token.parent.chmod(0o700)
         if not token.exists():
             with tempfile.NamedTemporaryFile(dir=token.parent) as file:
                 file.write(secrets.token_hex(32).encode())  # as `ray get-auth-token --generate`
                 file.flush()
                 with suppress(FileExistsError):  # another search was faster: both use its token
                     os.link(file.name, token)
-        if _is_open(token):
-            token.chmod(0o600)
+        token.chmod(0o600)
     except OSError as error:
         raise MachineError(_no_token(token, error.strerror or str(error))) from error
 
 
-def _excess_bytes(parent: Path) -> int:
-    return len(os.fsencode(parent / _SOCKET.format(pid=os.getpid()))) - _LONGEST_SOCKET_BYTES
-
-
-def _why_no_token() -> Problem | None:
-    if not _reads_token_file():
+def _token() -> Path | None:
+    """Return the file in which Ray expects its token, unless the environment has another, or none is needed."""
+    given = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    if given or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
         return None
-    if given := os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        fix = f"chmod 600 {given}, or set RAY_AUTH_TOKEN_PATH to a copy that only you can read"
-        return (
-            Problem("other users can read Ray's token", given, fix)
-            if _is_open(Path(given))
-            else None
-        )
-    try:
-        token = _default_token()
-    except RuntimeError:  # neither HOME nor a user of this machine
-        return _no_token("HOME", "there is no home folder")
-    why = _unwritable(token.parent)
-    return None if os.access(token, os.R_OK) or not why else _no_token(token, why)
+    return Path(os.path.expanduser("~")) / ".ray" / "auth_token"  # noqa: PTH111  raises nothing
 
 
-def _no_token(where: Path | str, why: str) -> Problem:
-    return Problem(
-        f"Ray cannot write its token ({why})",
-        where,
-        "export HOME=DIR, a folder that you can write to",
-    )
-
-
-def _reads_token_file() -> bool:
-    return (
-        not os.environ.get("RAY_AUTH_TOKEN")
-        and os.environ.get("RAY_AUTH_MODE", "token").lower() == "token"
-    )
-
-
-def _default_token() -> Path:
-    return Path.home() / ".ray" / "auth_token"
-
-
-def _is_open(path: Path) -> bool:
-    """Return whether a path grants other users any permission or belongs to another user; False if missing."""
-    try:
-        status = path.stat()
-    except OSError:
-        return False
-    return bool(status.st_mode & 0o077) or status.st_uid not in {0, os.geteuid()}
-
-
-def _unwritable(folder: Path) -> str:
-    """Return why no file can be created in a folder, which may not exist yet; "" if one can."""
-    try:
-        tempfile.TemporaryDirectory(dir=nearest_folder(folder)).cleanup()
-    except OSError as error:
-        return error.strerror or str(error)
-    return ""
+def _no_token(token: Path, why: str) -> Problem:
+    fix = "export HOME=DIR, a folder that you can write to"
+    return Problem(f"Ray cannot write its token ({why})", token, fix)

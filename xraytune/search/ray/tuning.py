@@ -143,19 +143,19 @@ class JournalSearcher(Searcher):
         order = self._order
         room = self._held(trial)
         self._loop.clock.start(trial.number, room.gpus)
-        label = f"{order.study} {self._loop.source.label(trial)}"
+        label = f"{order.study} {self._loop.label(trial)}"
         job = Job(
             study=str(order.folder),
             cache=str(order.cache),
             number=trial.number,
             only_generator=trial.only_generator,
-            every_epoch=self._loop.source.stops_trials,
+            every_epoch=self._loop.stops_trials,
             label=label,
             gpu_share=room.gpus,
         )
         return {
             "job": job,
-            "process": f"{order.study}: several trials in turn" if order.reuse_processes else label,
+            "process": f"{order.study}: several trials in turn",
             "resources": room.resources,
             "avoided": self._nodes.avoided(),
         }
@@ -221,7 +221,7 @@ def run_trials(connection: Connection, order: TuneRun, nodes: Nodes) -> bool:
                 callbacks=[ShowTrials()],
                 max_failures=0,  # the loop decides on retries
                 raise_on_failed_trial=False,
-                reuse_actors=order.reuse_processes,
+                reuse_actors=True,
                 trial_name_creator=lambda trial: trial.config["job"].label,
                 trial_dirname_creator=lambda trial: (
                     f"{trial.config['job'].number:04d}-{trial.trial_id}"
