@@ -30,6 +30,7 @@ from xraytune.data.phantom import draw_phantoms
 from xraytune.nets.compute import gpu_count
 from xraytune.search.callbacks import NO_CALLBACKS
 from xraytune.search.run import search
+from xraytune.study.status import status
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
@@ -177,9 +178,7 @@ def node_apart(cluster: Cluster, hidden: Path) -> Iterator[None]:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_node_that_does_not_see_the_study_is_named_before_anything_is_written(
-    space: Path,
-) -> None:
+def test_a_node_that_does_not_see_the_study_is_named_and_no_trial_fails(space: Path) -> None:
     studies = space.parent / "studies"
     studies.mkdir()
 
@@ -187,11 +186,9 @@ def test_a_node_that_does_not_see_the_study_is_named_before_anything_is_written(
         with pytest.raises(MachineError) as refusal:
             search(space, studies=studies, overrides=ONE_TRIAL, address=cluster.address)
 
-    assert (
-        f"{studies}: on {platform.node()}: the files that the search writes here are missing"
-        in str(refusal.value)
-    )
-    assert [*studies.iterdir()] == []
+    study = studies / "killed"
+    assert f"on {platform.node()}: the study that is searched is not at {study}" in str(refusal.value)
+    assert [trial.status for trial in status(study).trials] == ["unfinished"]
 
 
 @pytest.mark.ray

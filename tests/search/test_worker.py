@@ -178,6 +178,8 @@ def torch_out_of_memory() -> Exception:
 def test_trial_error_is_reported_with_cause_and_traceback(
     tmp_path: Path, error: Exception, cause: str
 ) -> None:
+    (tmp_path / "config.json").touch()
+
     message = next_message(failing(error), tmp_path)
 
     assert isinstance(message, TrialFailed)

@@ -105,7 +105,10 @@ def open_study(
 
     @lru_cache
     def machine() -> Mapping[str, Json]:
-        where = environment(compute) if address is None else runner.survey(space.settings, compute)
+        has_gpu = compute.device == "cuda"
+        where = environment(compute)
+        if address is not None:
+            where = runner.survey(space.settings, has_gpu=has_gpu)
         return {**where, "compute": {**asdict(compute)}}
 
     runner = Runner(

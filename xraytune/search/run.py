@@ -143,13 +143,14 @@ def _where_trials_run(
 
     A resumed study keeps the device that is `recorded` of it.
     """
-    if runner.address:
-        return runner.survey(settings, recorded)
+    if recorded is None and runner.address:
+        return runner.survey(settings)
     if recorded is None:
         runner.allocation, recorded = resources_here(settings)
-    else:
+        return recorded
+    if runner.address is None:
         require_device(recorded, runner.study.path)
-        runner.allocation = allocation_of(settings, has_gpu=recorded.device == "cuda")
+    runner.allocation = allocation_of(settings, has_gpu=recorded.device == "cuda")
     return recorded
 
 

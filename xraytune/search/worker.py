@@ -11,7 +11,7 @@ import os
 import platform
 import time
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeAlias
@@ -120,9 +120,7 @@ class TrialWorker:
         """Train one epoch, the first one after all preparation, or those of a second; return the trial's last message."""
         started = time.monotonic()
         while True:
-            message = next_message(
-                self._epochs, self._folder, (self._study.path / "environment.json").exists
-            )
+            message = next_message(self._epochs, self._folder)
             if not isinstance(message, EpochRecord):
                 return message
             if self._tracker:
@@ -150,9 +148,7 @@ class TrialWorker:
             raise TakenOverError
 
 
-def next_message(
-    epochs: Epochs, trial_dir: Path, sees_study: Callable[[], bool] = lambda: True
-) -> TrialMessage:
+def next_message(epochs: Epochs, trial_dir: Path) -> TrialMessage:
     """Return the trial's next message; the traceback of an error is saved in `error.txt`, where the study is seen."""
     try:
         with explain_disk_errors(trial_dir):
@@ -165,11 +161,10 @@ def next_message(
     except MachineError as error:
         return TrialFailed(reason=f"on {platform.node()}: {error}", cause="machine")
     except Exception as error:  # noqa: BLE001  the trial boundary: the search continues
-        if not sees_study():
-            reason = (
-                f"on {platform.node()}: the study that is searched is not at {trial_dir.parent}"
-            )
-            return TrialFailed(reason=reason, cause="machine")
+        if not (trial_dir / "config.json").exists():
+            reason = f"on {platform.node()}: the study that is searched is not at {trial_dir.parent.parent}"
+            fix = "mount the storage of the search there, at the same path"
+            return TrialFailed(reason=f"{reason}\n  fix: {fix}", cause="machine")
         write_text(trial_dir / "error.txt", traceback.format_exc())
         reason = (
             str(error) if isinstance(error, XraytuneError) else f"{type(error).__name__}: {error}"

@@ -44,50 +44,40 @@ def summarise_arms(folder: StudyFolder, trials: Sequence[TrialRow]) -> list[ArmS
     by_arm: dict[str, list[TrialRow]] = {}
     for trial in sorted(trials, key=lambda trial: trial.parameters.simplicity[:2]):
         by_arm.setdefault(trial.arm, []).append(trial)
-    best = {
-        arm: ranked[0] for arm, members in by_arm.items() if (ranked := ranked_on_val_b(members))
-    }
-    differences = _differences(folder, best)
+    ranked = {arm: ranked_on_val_b(members) for arm, members in by_arm.items()}
+    best = {arm: complete[0] for arm, complete in ranked.items() if complete}
+    errors = _standard_errors(folder, best)
+    reference = best.get(_REFERENCE)
     summaries = []
     for arm, members in by_arm.items():
-        val_a = [
-            (trial.number, trial.value)
-            for trial in ranked_on_val_a(members)[:1]
-            if trial.value is not None
-        ]
+        on_a = ranked_on_val_a(members)[:1]
         on_b = best.get(arm)
-        difference, error = differences.get(arm, (None, None))
+        difference = None
+        if on_b and reference and arm != _REFERENCE:
+            difference = (on_b.val_b_score or 0.0) - (reference.val_b_score or 0.0)
         summaries.append(
             ArmSummary(
                 arm=arm,
                 trials=dict(Counter(trial.status for trial in members)),
-                val_a=val_a[0] if val_a else None,
+                val_a=(on_a[0].number, on_a[0].value or 0.0) if on_a else None,
                 val_b=(on_b.number, on_b.val_b_score or 0.0) if on_b else None,
                 difference=difference,
-                standard_error=error,
+                standard_error=errors.get(arm),
             )
         )
     return summaries
 
 
-def _differences(
-    folder: StudyFolder, best: dict[str, TrialRow]
-) -> dict[str, tuple[float, float | None]]:
-    """Return difference and standard error of the best trial of each arm from that of the reference, if there is one."""
-    if _REFERENCE not in best:
+def _standard_errors(folder: StudyFolder, best: dict[str, TrialRow]) -> dict[str, float]:
+    """Return the standard error of the difference of the best trial of each arm from that of the reference, if known."""
+    arms = [_REFERENCE, *(arm for arm in best if arm != _REFERENCE)]
+    if _REFERENCE not in best or len(arms) == 1 or not has_standard_error(folder):
         return {}
-    reference = best[_REFERENCE]
-    trials = [reference, *(trial for arm, trial in best.items() if arm != _REFERENCE)]
-    numbers = [trial.number for trial in trials]
-    errors: Sequence[float | None] = [None] * len(trials)
-    has_results = all(folder.results_path(number, "val_b").exists() for number in numbers)
-    if len(trials) > 1 and has_results and has_standard_error(folder):
-        errors = differences_on_val_b(folder, numbers)[1].tolist()
-    leads = [(trial.val_b_score or 0.0) - (reference.val_b_score or 0.0) for trial in trials]
-    return {
-        trial.arm: (lead, error)
-        for trial, lead, error in zip(trials[1:], leads[1:], errors[1:], strict=True)
-    }
+    numbers = [best[arm].number for arm in arms]
+    if not all(folder.results_path(number, "val_b").exists() for number in numbers):
+        return {}
+    errors = differences_on_val_b(folder, numbers)[1].tolist()
+    return dict(zip(arms[1:], errors[1:], strict=True))
 
 
 def has_standard_error(folder: StudyFolder) -> bool:

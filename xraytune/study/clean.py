@@ -12,7 +12,7 @@ import re
 import shlex
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,50 +80,41 @@ def clean_cache(
             Problem(f"not a cache of xraytune: it has no {artifacts.CACHE_TAG}", cache, fix)
         )
     with explain_disk_errors(cache):
-        stages = [
-            path
-            for path in sorted(cache.iterdir())
-            if _STAGE.fullmatch(path.name) and _is_folder(path)
-        ]
-        entries = [
-            path for stage in stages for path in sorted(stage.iterdir()) if not path.is_symlink()
-        ]
-        used = {path: _changed(path) for path in entries}  # each use touches the manifest
-        oldest_first = sorted(entries, key=used.__getitem__)
+        used: dict[Path, float] = {}
+        sizes: dict[Path, int] = {}
+        for stage in sorted(cache.iterdir()):
+            if _STAGE.fullmatch(stage.name) and stage.is_dir() and not stage.is_symlink():
+                for path in sorted(stage.iterdir()):
+                    if not path.is_symlink():
+                        used[path], sizes[path] = _last_use_and_bytes(path)
+        oldest_first = sorted(used, key=used.__getitem__)
         old = [path for path in oldest_first if clock() - used[path] > _OLD_SECONDS]
-        removed = {path: _size_bytes(path) for path in old if _LEFTOVER.fullmatch(path.name)}
-        left = sum(map(_size_bytes, stages)) - sum(removed.values())
+        removed = {path: sizes[path] for path in old if _LEFTOVER.fullmatch(path.name)}
+        left = sum(sizes.values()) - sum(removed.values())
         for path in old:
             if left > limit and artifacts.manifest_inputs(path) is not None:
-                removed[path] = _size_bytes(path)
-                left -= removed[path]
-        for path in removed if not dry_run else ():
-            artifacts.discard(path)
-    note = (
-        f"{left / 2**20:,.1f} MiB kept: used in the last hour, or not artifacts"
-        if left > limit
-        else ""
-    )
+                removed[path] = sizes[path]
+                left -= sizes[path]
+        if not dry_run:
+            for path in removed:
+                artifacts.discard(path)
+    note = ""
+    if left > limit:
+        note = f"{left / 2**20:,.1f} MiB kept: used in the last hour, or not artifacts"
     return Cleaned(path=cache, removed=removed, is_dry_run=dry_run, note=note)
 
 
-def _is_folder(path: Path) -> bool:
-    return stat.S_ISDIR(path.lstat().st_mode)
+def _last_use_and_bytes(path: Path) -> tuple[float, int]:
+    """Return when a path or something below it was last written, and the size of its files; links are not followed.
 
-
-def _stats(path: Path) -> Iterator[os.stat_result]:
-    """Yield the status of a path and of everything below it; links are not followed."""
-    below = (
-        Path(where, name) for where, folders, files in os.walk(path) for name in (*folders, *files)
-    )
+    Each use of an artifact touches its manifest.
+    """
+    used = 0.0
+    size = 0
+    below = (Path(where, name) for where, dirs, files in os.walk(path) for name in (*dirs, *files))
     for entry in (path, *below):
         with suppress(FileNotFoundError):
-            yield entry.lstat()
-
-
-def _changed(path: Path) -> float:
-    return max((status.st_mtime for status in _stats(path)), default=0.0)
-
-
-def _size_bytes(path: Path) -> int:
-    return sum(status.st_size for status in _stats(path) if stat.S_ISREG(status.st_mode))
+            status = entry.lstat()
+            used = max(used, status.st_mtime)
+            size += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return used, size

@@ -42,15 +42,7 @@ _STATES: dict[Status, TrialState] = {
     "failed": TrialState.FAIL,
 }
 _STATUSES = {state: status for status, state in _STATES.items()}
-_ATTRIBUTES = (
-    "val_b_score",
-    "threshold",
-    "seconds",
-    "gpu_seconds",
-    "reason",
-    "best_epoch",
-    "quality",
-)
+_ATTRIBUTES = "val_b_score threshold seconds gpu_seconds reason best_epoch quality".split()
 """User attributes of an ended trial, besides `status` and `arm`; its value and epochs are Optuna's own."""
 _FAILURES = "failures"
 _LOST = "restore it from a backup, or search the space again under another name: the study cannot be used without it"
@@ -67,8 +59,10 @@ class Journal:
     """
 
     def __init__(self, path: Path, space: Space, *, writable: bool) -> None:
-        self._path, self._folder = path, path.parent
-        self._sampler, self._space = space.settings.sampler, space.relative_to(path.parent)
+        self._path = path
+        self._folder = path.parent
+        self._sampler = space.settings.sampler
+        self._space = space.relative_to(path.parent)
         if not path.is_file():  # Optuna would create an empty one
             raise StudyError(Problem("the journal is missing", path, _LOST))
         require_file(path, StudyError)  # Optuna reads all of it
@@ -109,26 +103,25 @@ class Journal:
         """Return the next trial: the point of its number if there is one, else a draw of the sampler."""
         number = self.count
         self.study.sampler = _NumberedSampler(self._sampler, number)
-        with self._backend.flushed_once():
-            # A killed search may already have enqueued the point.
-            if number < len(points) and len(self.study.get_trials(deepcopy=False)) == number:
-                point = {
-                    name: relative_value(name, value, self._folder)
-                    for name, value in points[number].items()
-                }
-                self.study.enqueue_trial(point)
-            self._trials[number] = trial = self.study.ask()
-            self.count += 1
-            return Trial(number=number, parameters=self._suggest(trial))
+        # A killed search may already have enqueued the point.
+        if number < len(points) and len(self.study.get_trials(deepcopy=False)) == number:
+            point = points[number].items()
+            relative = {name: relative_value(name, value, self._folder) for name, value in point}
+            self.study.enqueue_trial(relative)
+        self._trials[number] = self.study.ask()
+        self.count += 1
+        return self.resume(number)
 
     def resume(self, number: int) -> Trial:
         """Return an unfinished trial with its settings; those not yet drawn are drawn now."""
         self.study.sampler = _NumberedSampler(self._sampler, number)
-        with self._backend.flushed_once():
-            parameters = self._suggest(self._trial(number))
-        epochs = max(self.reported(number), default=0)
+        parameters = self._suggest(self._trial(number))
+        self._flush()
         return Trial(
-            number=number, parameters=parameters, epochs=epochs, failures=self.failures(number)
+            number=number,
+            parameters=parameters,
+            epochs=max(self.reported(number), default=0),
+            failures=self.failures(number),
         )
 
     def parameters(self, number: int) -> Parameters:
@@ -147,6 +140,7 @@ class Journal:
     def report(self, number: int, epoch: int, value: float) -> None:
         """Record the value of a trial after an epoch."""
         self._trial(number).report(value, epoch)
+        self._flush()
 
     def reported(self, number: int) -> dict[int, float]:
         """Return the recorded values of a trial by epoch."""
@@ -166,6 +160,7 @@ class Journal:
         """Record a failed attempt at a trial that is to be retried."""
         entries = [asdict(entry) for entry in (*self.failures(number), failure)]
         self._trial(number).set_user_attr(_FAILURES, entries)
+        self._flush()
 
     def tell(
         self, number: int, status: Status, value: float | None, outcome: Mapping[str, Any]
@@ -177,11 +172,15 @@ class Journal:
         # The reason always: an end that was recorded only in part, before a crash, may have left
         # another one.
         attributes = {"status": status, "arm": self.arm(number), "reason": "", **outcome}
-        with self._backend.flushed_once():
-            for name in ("status", "arm", *_ATTRIBUTES):
-                if name in attributes:
-                    trial.set_user_attr(name, attributes[name])
-            self.study.tell(number, value if status == "complete" else None, state=_STATES[status])
+        for name in ("status", "arm", *_ATTRIBUTES):
+            if name in attributes:
+                trial.set_user_attr(name, attributes[name])
+        self.study.tell(number, value if status == "complete" else None, state=_STATES[status])
+        self._flush()
+
+    def _flush(self) -> None:
+        with explain_disk_errors(self._path):
+            sync(self._path)
 
     def rows(self) -> list[TrialRow]:
         """Return the row of each ended trial, by number."""
@@ -206,11 +205,9 @@ class Journal:
     def _suggest(self, trial: Suggester) -> Parameters:
         """Draw on the stored space, whose paths are relative, and make the paths absolute."""
         parameters = self._space.suggest(trial)
-        return (
-            parameters_from(flat_values(parameters), self._folder)
-            if has_path(parameters)
-            else parameters
-        )
+        if not has_path(parameters):
+            return parameters
+        return parameters_from(flat_values(parameters), self._folder)
 
     def _trial(self, number: int) -> optuna.trial.Trial:
         if number not in self._trials:
@@ -225,52 +222,29 @@ class Journal:
 class _CheckedLines(JournalFileBackend):
     """Optuna's file with checksums, and with only whole lines even on a full disk.
 
-    Optuna locks and flushes the file for each line; here, the study's lock and one flush for
+    Optuna locks and flushes the file for each line; here, the study's lock and one `flush` for
     several lines suffice.
     """
 
-    _is_deferred = False
-
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        lines = [
-            json.dumps(log | {"crc": _checksum(log)}, separators=(",", ":")) + "\n" for log in logs
-        ]
-        with self._whole_lines() as path:
-            with path.open("ab") as stream:
-                stream.write("".join(lines).encode())
-            if not self._is_deferred:
-                sync(path)
+        path = Path(self._file_path)
+        lines = [json.dumps(log | {"crc": _checksum(log)}, separators=(",", ":")) for log in logs]
+        with explain_disk_errors(path):
+            try:
+                with path.open("ab") as stream:
+                    stream.write("".join(f"{line}\n" for line in lines).encode())
+            except OSError:
+                cut_torn_line(path)  # half a line would make the next one unreadable
+                raise
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
         for number, log in enumerate(super().read_logs(log_number_from), log_number_from + 1):
             # Journals of earlier versions have no checksums.
             if log.pop("crc", _checksum(log)) != _checksum(log):
                 where = SourceLine(Path(self._file_path), number)
-                raise StudyError(
-                    Problem("the journal is damaged: this line was changed", where, _LOST)
-                )
+                what = "the journal is damaged: this line was changed"
+                raise StudyError(Problem(what, where, _LOST))
             yield log
-
-    @contextmanager
-    def flushed_once(self) -> Iterator[None]:
-        """Flush all lines that the block appends once, at its end."""
-        self._is_deferred = True
-        try:
-            yield
-            with self._whole_lines() as path:
-                sync(path)
-        finally:
-            self._is_deferred = False
-
-    @contextmanager
-    def _whole_lines(self) -> Iterator[Path]:
-        path = Path(self._file_path)
-        with explain_disk_errors(path):
-            try:
-                yield path
-            except OSError:
-                cut_torn_line(path)  # half a line would make the next one unreadable
-                raise
 
 
 def _checksum(log: Mapping[str, Any]) -> int:

@@ -76,7 +76,6 @@ class Tune:
             study="small",
             cache=loop.folder.path,
             allocation=allocation,
-            needs=None,
         )
         self.searcher = JournalSearcher(theirs, loop, order, self.nodes)
         self.scheduler = JournalScheduler(theirs, loop, self.nodes)

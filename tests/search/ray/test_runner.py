@@ -48,7 +48,7 @@ OF_GPUS = (
     STARTS
     + """
 if isinstance(order, Survey):  # a new study asks a node what trials there compute on
-    connection.send(((allocation_of(order.settings, has_gpu=True), None, {
+    connection.send(((allocation_of(order.settings, has_gpu=True), {
         "compute": {"device": "cuda", "threads": 2, "precision": "bfloat16"}, "system": "of the node", "identity": "one",
         "packages": {name: version(name) for name in ("torch", "torchvision")}, "started": "now"}),))
     order = connection.recv()

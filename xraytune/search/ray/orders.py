@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from xraytune.base.records import Compute
     from xraytune.nets.compute import Allocation
     from xraytune.search.callbacks import Callbacks
     from xraytune.search.loop import TrialLoop
@@ -32,26 +31,14 @@ class RayStarted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Needs:
-    """What trials need of a node: resources as Ray takes them, folders to write to, that of the images, versions."""
-
-    resources: dict[str, float]
-    folders: tuple[Path, ...]
-    data: Path
-    releases: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """The order to look at each node of a cluster that has room for a trial, once there is one.
+    """The order to find a node of a cluster that can run a trial, on a GPU if `has_gpu`.
 
-    `recorded` is what the trials of a study that exists compute on. The answer is the allocation of
-    trials, what they need of a node, and the `environment` of a node.
+    The answer is the allocation of trials, and the `environment` of the node.
     """
 
     settings: Settings
-    recorded: Compute | None
-    folders: tuple[Path, ...]
+    has_gpu: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +46,7 @@ class TuneRun:
     """The order to run the trials of a loop, which the process makes from the files of its `folder`.
 
     The process before this one, which had the same `driver_lock`, may not have ended yet. The
-    answer is whether all trials have ended. On a cluster, there are `needs`.
+    answer is whether all trials have ended.
     """
 
     make_loop: Callable[[Callbacks], TrialLoop]
@@ -68,4 +55,3 @@ class TuneRun:
     study: str
     cache: Path
     allocation: Allocation
-    needs: Needs | None

@@ -24,12 +24,11 @@ from typing import IO, Any
 
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import MachineError, Problem
-from xraytune.base.records import Compute
 from xraytune.nets.compute import Allocation
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.loop import TrialLoop
 from xraytune.search.ray import internals
-from xraytune.search.ray.orders import Needs, RayDiedError, RayStarted, Survey, TuneRun
+from xraytune.search.ray.orders import RayDiedError, RayStarted, Survey, TuneRun
 from xraytune.search.ray.setup import PrivateFolder, protect_token, why_ray_cannot_start
 from xraytune.space.settings import Settings
 from xraytune.study.folder import StudyFolder
@@ -82,7 +81,6 @@ class Runner:
         if allocation:
             self.allocation = allocation
         self._caught: list[int] = []  # signals that ask the search to end
-        self._needs: Needs | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._temporary: PrivateFolder | None = None
         self._started: RayStarted | None = None
@@ -136,23 +134,20 @@ class Runner:
         )
         theirs.close()
 
-    def survey(self, settings: Settings, recorded: Compute | None) -> dict[str, Any]:
-        """Look at each node of the cluster that has room for a trial; return the `environment` of one.
+    def survey(self, settings: Settings, *, has_gpu: bool | None = None) -> dict[str, Any]:
+        """Set the allocation for a cluster; return the `environment` of a node with room for a trial.
 
-        Raises:
-            MachineError: No cluster answers, it has no room for a trial, or nodes lack something;
-            all of them are named.
+        Raises MachineError if no cluster answers, or it has no room for a trial.
         """
-        order = Survey(settings=settings, recorded=recorded, folders=(self.study.path, self.cache))
         try:
             self._wait_for_ray()
-            self.allocation, self._needs, environment = self._request(order)
+            order = Survey(settings=settings, has_gpu=has_gpu)
+            self.allocation, environment = self._request(order)
         except RayDiedError as error:
             last_line = self._read_output().strip().rpartition("\n")[2]
             what = f"{error} while it looked at the nodes: {last_line or 'it left no message'}"
-            raise MachineError(
-                Problem(what, str(self.address), "run the same command again")
-            ) from error
+            fix = "run the same command again"
+            raise MachineError(Problem(what, str(self.address), fix)) from error
         return dict(environment)
 
     def run(
@@ -183,7 +178,6 @@ class Runner:
                         study=self.study.path.name,
                         cache=self.cache,
                         allocation=self.allocation,
-                        needs=self._needs,
                     )
                     is_done = self._request(order)
                     if not (is_done or self._caught):

@@ -23,14 +23,14 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from xraytune.base.errors import MachineError, XraytuneError
+from xraytune.base.errors import MachineError, Problem, XraytuneError
 from xraytune.base.locks import build_lock
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.loop import TrialLoop
 from xraytune.search.messages import Job, TrialFailed
 from xraytune.search.ray.actor import TrialActor
 from xraytune.search.ray.dashboard import ShowTrials
-from xraytune.search.ray.nodes import Nodes
+from xraytune.search.ray.nodes import Nodes, survey
 from xraytune.search.ray.orders import Survey, TuneRun
 from xraytune.search.slots import Held, count_slots, held
 from xraytune.study.folder import SCRATCH_NAME
@@ -49,9 +49,8 @@ def serve(connection: Connection) -> None:
         order: Survey | TuneRun = connection.recv()
         with told_of_errors(connection):
             if isinstance(order, Survey):
-                answer: object = nodes.survey(order, callbacks.note)
+                answer: object = survey(order, callbacks.note)
             else:
-                nodes.needs = order.needs
                 nodes.update()
                 answer = run_trials(connection, order, nodes)
         connection.send((answer,))
@@ -111,25 +110,16 @@ class JournalSearcher(Searcher):
         return None
 
     def _count_slots(self) -> int:
-        """Return how many trials run at once; 0 if all nodes that can run one have left, in which case others may join.
-
-        Raises MachineError if the last ones were left out.
-        """
+        """Return how many trials run at once; 0 if no node can run one, in which case others may join."""
         if time.monotonic() - self._listed >= _LIST_NODES_SECONDS:
             self._listed = time.monotonic()
             self._nodes.update()  # they may join and leave
-        left_out = self._nodes.left_out
-        self._nodes.left_out = []
-        for why in left_out:
-            self._note(f"left out: {why}")
         try:
             slots = count_slots(self._order.allocation, self._nodes.usable())
         except MachineError as error:
-            if left_out:
-                raise MachineError(*left_out) from error
+            slots = 0
             if not self._waits_for_nodes:
                 self._note(f"waiting for a machine to join: {error.problems[0].what}")
-            slots = 0
         self._waits_for_nodes = slots == 0
         return slots
 
@@ -184,7 +174,8 @@ class JournalScheduler(FIFOScheduler):
         with told_of_errors(self._connection):
             self._connection.send("has results")
             if isinstance(message, TrialFailed) and message.cause == "machine":
-                self._nodes.leave_out(result["node"], message.reason)
+                self._nodes.leave_out(result["node"])
+                forwarded(self._connection).note(f"left out: {message.reason}")
             others = len(self._nodes.usable())
             if self._loop.on_result(trial.config["job"].number, message, other_nodes=others):
                 return str(TrialScheduler.CONTINUE)
@@ -200,6 +191,9 @@ class JournalScheduler(FIFOScheduler):
         with told_of_errors(self._connection):
             if "its node has died" in error:
                 self._loop.on_node_left(number)
+            elif "ModuleNotFoundError" in error:
+                what = f"a node cannot run trials: {error.strip().splitlines()[-1]}"
+                raise MachineError(Problem(what, fix="install the same versions on all machines"))
             else:
                 out_of_memory = "OutOfMemory" in error or "running low on memory" in error
                 self._loop.on_trial_lost(number, out_of_memory=out_of_memory)
