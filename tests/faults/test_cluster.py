@@ -187,7 +187,9 @@ def test_a_node_that_does_not_see_the_study_is_named_and_no_trial_fails(space: P
             search(space, studies=studies, overrides=ONE_TRIAL, address=cluster.address)
 
     study = studies / "killed"
-    assert f"on {platform.node()}: the study that is searched is not at {study}" in str(refusal.value)
+    assert f"on {platform.node()}: the study that is searched is not at {study}" in str(
+        refusal.value
+    )
     assert [trial.status for trial in status(study).trials] == ["unfinished"]
 
 

@@ -133,17 +133,6 @@ def test_search_waits_for_its_last_trial_and_a_new_epoch_resets_its_retry_count(
     assert statuses(study) == {}
 
 
-def test_out_of_memory_doubles_the_share_and_keeps_settings(study: StudyFolder) -> None:
-    loop = direct(study)
-    shares = [start(loop).share]
-    loop.on_result(0, TrialFailed(reason="OutOfMemoryError: CUDA", cause="memory"))
-    shares.append(start(loop).share)
-    loop.on_trial_lost(0, out_of_memory=True)
-    shares.append(start(loop).share)
-
-    assert shares == [1, 2, 4]
-
-
 def test_machine_error_ends_the_search_not_the_trial(study: StudyFolder) -> None:
     loop = direct(study)
     with pytest.raises(MachineError, match="the disk is full"):
@@ -450,17 +439,6 @@ def test_no_other_trial_takes_the_slots_that_a_generator_waits_for(study: StudyF
     assert start(loop, 2).only_generator
 
 
-def test_a_trial_whose_generator_fails_is_retried_with_its_training(study: StudyFolder) -> None:
-    loop, _ = gan_search(study, gan_points((8, 100)), "resources.retries=1", slots=2)
-    start(loop)
-
-    loop.on_trial_lost(0, out_of_memory=True)
-    retried = start(loop)
-
-    assert (retried.number, retried.share, retried.only_generator) == (0, 2, True)
-    assert loop.slots_in_use() == 4, "no other trial takes the slots of its doubled share"
-
-
 def test_a_trial_that_has_trained_its_generator_elsewhere_trains_it_no_second_time_alone(
     study: StudyFolder,
 ) -> None:
@@ -493,19 +471,3 @@ def test_when_the_time_is_used_up_only_trials_that_have_begun_continue(
     longer, gans_of_longer = gan_search(study, gan_points((8, 100)), "budget.hours=3")
     gans_of_longer.trained.add((8, 100))
     assert start(longer).number == 1
-
-
-def test_free_slot_waits_if_all_trials_need_one_gan(study: StudyFolder) -> None:
-    """Trials are not drawn far ahead, when the sampler knows little."""
-    gans = Gans()
-    loop = direct(
-        study, "source=gan", "gan.steps=100", "budget.trials=20", generator_need=gans.need
-    )
-    start(loop)
-
-    assert loop.next_trial() == "wait"
-    assert loop.next_trial() == "wait"
-    assert loop.slots_in_use() == 1
-
-    trained(loop, gans, 0, (64, 100))
-    assert [start(loop).number, start(loop).number] == [0, 1]

@@ -50,29 +50,23 @@ def doctor(
     Raises:
         ConfigError: The search space file is invalid.
     """
-    checks = [probe("torch", _TORCH_PROBE)]
+    checks = [probe("torch", _TORCH_PROBE), probe("Ray", _RAY_PROBE)]
     if checks[0].status == "ok":
-        checks += _devices()
-    checks.append(probe("Ray", _RAY_PROBE))
-    if problem := why_ray_cannot_start():
-        checks.append(
-            Check("Ray startup", "missing", f"{problem.where}: {problem.what}", problem.fix)
-        )
+        checks[1:1] = _devices()
+    problem = why_ray_cannot_start()
+    if problem:
+        found = f"{problem.where}: {problem.what}"
+        checks.append(Check("Ray startup", "missing", found, problem.fix))
     else:
         checks.append(Check("Ray startup", "ok", f"in {ray_parent()}"))
     free_gib = shutil.disk_usage(nearest_folder(folder)).free / _GIB
-    fix = (
-        ""
-        if free_gib >= _MIN_DISK_GIB
-        else "free some space, or use another disk (--studies, --cache)"
-    )
-    checks.append(
-        Check(f"free disk at {folder}", "warning" if fix else "ok", f"{free_gib:.1f} GiB", fix)
-    )
+    name, found = f"free disk at {folder}", f"{free_gib:.1f} GiB"
+    fix = "free some space, or use another disk (--studies, --cache)"
+    is_enough = free_gib >= _MIN_DISK_GIB
+    checks.append(Check(name, "ok", found) if is_enough else Check(name, "warning", found, fix))
     if space:
-        loaded = load_space(
-            space, data=Path(), weights_dir=weights_dir
-        )  # its images are not needed
+        # Its images are not needed.
+        loaded = load_space(space, data=Path(), weights_dir=weights_dir)
         missing = package_problems(*needed_extras(loaded))
         checks += [Check("packages", "missing", problem.what, problem.fix) for problem in missing]
         checks += _weights(loaded.networks(), loaded.settings.weights_dir)
@@ -81,14 +75,14 @@ def doctor(
 
 def probe(name: str, code: str) -> Check:
     """Run Python code in a separate process; its last line of output is the finding."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    lines = (done.stderr if done.returncode else done.stdout).strip().splitlines() or [
-        f"exit code {done.returncode}"
-    ]
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    output = done.stderr if done.returncode else done.stdout
+    last_line = output.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
+    if done.returncode == 0:
+        return Check(name, "ok", last_line)
     fix = "reinstall the matching versions of requirements.lock (`make install`)"
-    return (
-        Check(name, "missing", lines[-1], fix) if done.returncode else Check(name, "ok", lines[-1])
-    )
+    return Check(name, "missing", last_line, fix)
 
 
 def _devices() -> Iterator[Check]:
@@ -106,12 +100,8 @@ def _devices() -> Iterator[Check]:
         fix = "install a CUDA build of torch that the driver supports (see `nvidia-smi`)"
         yield Check("GPU", "missing", "there is an NVIDIA driver, but torch finds no GPU", fix)
     elif gpu_count() == 0:
-        yield Check(
-            "GPU",
-            "warning",
-            "none",
-            "not needed for small searches (--space gan_ratio_cpu), but for large ones",
-        )
+        fix = "not needed for small searches (--space gan_ratio_cpu), but for large ones"
+        yield Check("GPU", "warning", "none", fix)
 
 
 def _weights(networks: Iterable[tuple[str, str]], weights_dir: Path | None) -> Iterator[Check]:
@@ -127,10 +117,7 @@ def _weights(networks: Iterable[tuple[str, str]], weights_dir: Path | None) -> I
             yield Check(name, "ok", str(file) if file else "not needed")
         except (ConfigError, MachineError) as error:
             problem = error.problems[0]
-            is_downloaded = weights_dir is None and problem.where == downloads
-            fix = (
-                f"downloaded on first use; without network access: {problem.fix}"
-                if is_downloaded
-                else problem.fix
-            )
+            fix = problem.fix
+            if weights_dir is None and problem.where == downloads:
+                fix = f"downloaded on first use; without network access: {fix}"
             yield Check(name, "warning", f"{problem.what} in {problem.where}", fix)

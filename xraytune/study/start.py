@@ -126,8 +126,7 @@ def require_same_space(folder: StudyFolder, space: Space) -> None:
 
 def record_settings(folder: StudyFolder, space: Space) -> None:
     """Write the settings of this start into `study.yaml`, which all other commands read; some may have changed."""
-    if folder.space() != space:
-        write_text(folder.space_path, space.to_yaml(folder.path))
+    write_text(folder.space_path, space.to_yaml(folder.path))
 
 
 def _lines(space: Space) -> list[str]:

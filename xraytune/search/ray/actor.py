@@ -15,7 +15,7 @@ import ray
 from ray import tune
 
 from xraytune.base.records import EpochRecord, TrialResult, name_scores
-from xraytune.search.messages import Job, TrialFailed, TrialMessage
+from xraytune.search.messages import Job, TrialMessage
 
 if TYPE_CHECKING:
     from xraytune.search.worker import TrialWorker
@@ -31,10 +31,10 @@ class TrialActor(tune.Trainable):
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
         """Return the resources that a node must have free, and which nodes are avoided."""
-        selector = {"ray.io/node-id": f"!in({','.join(config['avoided'])})"}
-        elsewhere: dict[str, Any] = (
-            {"bundle_label_selector": [selector]} if config["avoided"] else {}
-        )
+        elsewhere: dict[str, Any] = {}
+        if config["avoided"]:
+            selector = {"ray.io/node-id": f"!in({','.join(config['avoided'])})"}
+            elsewhere["bundle_label_selector"] = [selector]
         return tune.PlacementGroupFactory([config["resources"]], **elsewhere)
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -45,14 +45,14 @@ class TrialActor(tune.Trainable):
             stream=sys.stdout, format="%(asctime)s %(message)s"
         )  # the dashboard shows stdout
         _logger.setLevel(logging.INFO)
-        self._process = config["process"]
+        self._study = config["study"]
         self._job: Job = config["job"]
         _logger.info("%s: start", self._job.label)
         self._worker = TrialWorker(self._job)
 
     def __repr__(self) -> str:
-        """Return the name in the dashboard."""
-        return str(self._process)
+        """Return the name in the dashboard, which Ray fixes when the process starts."""
+        return f"{self._study}: several trials in turn"
 
     def step(self) -> dict[str, Any]:
         """Train one epoch; return the trial's message, the node, and the metrics of the epoch."""
@@ -60,12 +60,10 @@ class TrialActor(tune.Trainable):
         message = self._worker.step()
         _logger.info("%s: %s", self._job.label, _describe(message))
         node = ray.get_runtime_context().get_node_id()
-        metrics = (
-            name_scores(asdict(message), self._worker.metric)
-            if isinstance(message, EpochRecord)
-            else {}
-        )
-        return {"message": message, "node": node, **metrics}
+        result = {"message": message, "node": node}
+        if isinstance(message, EpochRecord):
+            result |= name_scores(asdict(message), self._worker.metric)
+        return result
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Run another trial in the same process."""
@@ -87,6 +85,4 @@ def _describe(message: TrialMessage) -> str:
             return f"epoch {epoch}: val-A {score:.4f} (best {best:.4f}), training loss {loss:.4f}"
         case TrialResult(value=value, best_epoch=epoch):
             return f"complete, val-A {value:.4f} in epoch {epoch}"
-        case TrialFailed(reason=reason):
-            return f"failed: {reason}"
-    return "its generator is trained"
+    return str(message)

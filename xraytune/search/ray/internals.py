@@ -1,8 +1,9 @@
 """What the search uses of Ray without a promise of Ray's, as tested with Ray 2.60.
 
 Two private parts: Tune crashes when Ray's memory monitor kills the process of a trial; and several
-searches on one machine would use the same port. With a Ray that has changed, the search runs
-without them.
+searches on one machine would use the same port. And an attribute of Tune's trials that is not
+documented, the handle of their process: it names what the dashboard shows. With a Ray that has
+changed, the search runs without them.
 
 Only functions import Ray here: the search itself reads the variables.
 """

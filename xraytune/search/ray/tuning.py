@@ -145,7 +145,7 @@ class JournalSearcher(Searcher):
         )
         return {
             "job": job,
-            "process": f"{order.study}: several trials in turn",
+            "study": order.study,
             "resources": room.resources,
             "avoided": self._nodes.avoided(),
         }
