@@ -166,19 +166,19 @@ class Runner:
         """
         fruitless = 0
         is_done = False
+        order = TuneRun(
+            make_loop=make_loop,
+            folder=folder.path,
+            driver_lock=self.study.driver_lock_path,
+            study=self.study.path.name,
+            cache=self.cache,
+            allocation=self.allocation,
+        )
         with self._signals():
             while not (is_done or self._caught):
                 self._has_results = False
                 try:
-                    self._make_ready()
-                    order = TuneRun(
-                        make_loop=make_loop,
-                        folder=folder.path,
-                        driver_lock=self.study.driver_lock_path,
-                        study=self.study.path.name,
-                        cache=self.cache,
-                        allocation=self.allocation,
-                    )
+                    self._show(self._wait_for_ray())
                     is_done = self._request(order)
                     if not (is_done or self._caught):
                         raise RayDiedError("Tune ended before its trials")
@@ -199,16 +199,8 @@ class Runner:
         fix = "if the machine was overloaded, run the same command again; otherwise, run `xraytune doctor`"
         return MachineError(Problem(what, log, fix))
 
-    def _make_ready(self) -> None:
-        """Wait for Ray, or start it again, and show its dashboard."""
-        try:
-            started = self._wait_for_ray()
-        except MachineError as error:
-            if not self._has_run:
-                raise
-            raise RayDiedError(
-                error.problems[0].what
-            ) from error  # a head node takes a while to restart
+    def _show(self, started: RayStarted) -> None:
+        """Report the dashboard of each Ray, and once what this version of Ray lacks."""
         if started.warning and not self._has_run:
             self.callbacks.note(started.warning)
         self._has_run = True
@@ -219,7 +211,13 @@ class Runner:
     def _wait_for_ray(self) -> RayStarted:
         self.start()
         if self._started is None:
-            self._started = self._request(None)
+            try:
+                self._started = self._request(None)
+            except MachineError as error:  # a cluster's head takes a while to restart
+                if self._has_run:
+                    raise RayDiedError(error.problems[0].what) from error
+                raise
+        assert self._started
         return self._started
 
     def _request(self, order: Survey | TuneRun | None) -> Any:
