@@ -147,9 +147,9 @@ def test_a_trial_whose_node_cannot_run_it_goes_to_another(study: StudyFolder) ->
     loop = direct(study, "resources.retries=0")
     stale = TrialFailed(reason="the storage does not answer", cause="machine")
     for _ in range(4):
-        assert not loop.on_result(start(loop).number, stale, other_nodes=9)
+        assert not loop.on_result(start(loop).number, stale, other_nodes=True)
     with pytest.raises(MachineError, match="the storage does not answer"):
-        loop.on_result(start(loop).number, stale, other_nodes=0)
+        loop.on_result(start(loop).number, stale, other_nodes=False)
 
     assert statuses(study) == {}
 

@@ -216,7 +216,7 @@ class TrialLoop(ABC):
         by_steps.sort(key=lambda chain: chain[-1].generator_steps, reverse=True)
         return [*(chain[0] for chain in by_steps), *ready]
 
-    def on_result(self, number: int, message: TrialMessage, *, other_nodes: int = 0) -> bool:
+    def on_result(self, number: int, message: TrialMessage, *, other_nodes: bool = False) -> bool:
         """Report what a trial says, and decide whether it continues. Repeated messages change nothing.
 
         Raises:

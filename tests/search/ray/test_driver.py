@@ -78,7 +78,7 @@ class Tune:
             allocation=allocation,
         )
         self.searcher = JournalSearcher(theirs, loop, order, self.nodes)
-        self.scheduler = JournalScheduler(theirs, loop, self.nodes)
+        self.scheduler = JournalScheduler(theirs, loop, order, self.nodes)
 
     def has(self, *nodes: tuple[int, int]) -> None:
         """Ray has these nodes from now on."""

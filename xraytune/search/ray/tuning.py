@@ -162,24 +162,35 @@ class JournalSearcher(Searcher):
 class JournalScheduler(FIFOScheduler):
     """Tell the loop what trials report: it records it, and decides by ASHA whether a trial continues."""
 
-    def __init__(self, connection: Connection, loop: TrialLoop, nodes: Nodes) -> None:
+    def __init__(
+        self, connection: Connection, loop: TrialLoop, order: TuneRun, nodes: Nodes
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._connection = connection
         self._loop = loop
+        self._order = order
         self._nodes = nodes
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Continue or stop, as the loop decides."""
         message = result["message"]
+        is_of_machine = isinstance(message, TrialFailed) and message.cause == "machine"
         with told_of_errors(self._connection):
             self._connection.send("has results")
-            if isinstance(message, TrialFailed) and message.cause == "machine":
+            if is_of_machine:
                 self._nodes.leave_out(result["node"])
-                forwarded(self._connection).note(f"left out: {message.reason}")
-            others = len(self._nodes.usable())
-            if self._loop.on_result(trial.config["job"].number, message, other_nodes=others):
+            number = trial.config["job"].number
+            if self._loop.on_result(number, message, other_nodes=self._has_room()):
                 return str(TrialScheduler.CONTINUE)
+            if is_of_machine:
+                forwarded(self._connection).note(f"left out: {message.reason}")
         return str(TrialScheduler.STOP)
+
+    def _has_room(self) -> bool:
+        try:
+            return count_slots(self._order.allocation, self._nodes.usable()) > 0
+        except MachineError:
+            return False
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Tell the loop of a lost process; if Ray itself died, this process ends before it can."""
@@ -211,7 +222,7 @@ def run_trials(connection: Connection, order: TuneRun, nodes: Nodes) -> bool:
                 storage_path=str(scratch),
                 num_samples=-1,
                 search_alg=JournalSearcher(connection, loop, order, nodes),
-                scheduler=JournalScheduler(connection, loop, nodes),
+                scheduler=JournalScheduler(connection, loop, order, nodes),
                 callbacks=[ShowTrials()],
                 max_failures=0,  # the loop decides on retries
                 raise_on_failed_trial=False,
