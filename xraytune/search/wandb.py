@@ -19,16 +19,14 @@ OUTER_RUN = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_
 """Variables of a run or a sweep in which the search was started: all trials would become that run."""
 _NOTHING_ELSE = "silent disable_git disable_code x_disable_stats x_disable_machine_info".split()
 _SETTINGS = dict.fromkeys(_NOTHING_ELSE, True) | {"console": "off", "x_save_requirements": False}
-_INIT_SECONDS = 15.0
-_FINISH_SECONDS = {"trial": 8.0, "train": 120.0}  # Tune kills a trial ten seconds after its end
+_SECONDS = {"init": 15.0, "trial": 8.0, "train": 120.0}  # Tune kills a trial 10 s after its end
 _logger = logging.getLogger(__name__)
 
 
 class WandbRun:
     """The run of a trial, which a resumed trial continues, or of a final training: its `kind` and `key`.
 
-    A failure of W&B costs one warning and the rest of the run. WANDB_MODE takes precedence over the
-    settings. `study` is name and identity; `run` are further arguments of `wandb.init`.
+    A failure of W&B costs a warning and the rest of the run. `run` are arguments of `wandb.init`.
     """
 
     def __init__(
@@ -53,7 +51,7 @@ class WandbRun:
             import wandb
 
             self._wandb = wandb
-            limits = {"init_timeout": _INIT_SECONDS, "finish_timeout": _FINISH_SECONDS[kind]}
+            limits = {"init_timeout": _SECONDS["init"], "finish_timeout": _SECONDS[kind]}
             # `stop_fn`: else "stop run" on the page is Ctrl-C in the middle of a step.
             run["settings"] = wandb.Settings(**limits, **_SETTINGS, stop_fn=str)
             start: Callable[..., Any] = partial(wandb.init, resume="allow", job_type=kind, **run)
@@ -80,8 +78,7 @@ class WandbRun:
         """Send the picture of the trial's generator, before the first epoch."""
         with self._surviving():
             if self._run:
-                caption = "by class: training images on the left, generated ones on the right"
-                picture = self._wandb.Image(str(grid), caption=caption)
+                picture = self._wandb.Image(str(grid), caption="training images, then generated")
                 self._run.log({"epoch": 0, "samples": picture}, step=0, commit=True)
 
     def finish(self, summary: dict[str, Any], *, model: Path | None = None) -> None:

@@ -30,7 +30,7 @@ from xraytune.search import wandb
 from xraytune.search.wandb import WandbRun
 from xraytune.space.settings import WandbSettings
 
-wandb._INIT_SECONDS = 3.0
+wandb._SECONDS["init"] = 3.0
 folder = Path(sys.argv[1])
 for key in (7, 8):
     settings = WandbSettings(mode=sys.argv[2])
