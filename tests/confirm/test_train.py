@@ -18,6 +18,7 @@ from xraytune.confirm.plan import make_plan
 from xraytune.confirm.run_list import train_replicates
 from xraytune.confirm.sealed import SealedTest, TestChoice
 from xraytune.confirm.study import OpenStudy
+from xraytune.data.images import Images
 from xraytune.search.asha import rungs_of
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import TrialLoop
@@ -45,7 +46,7 @@ STOPPED = tuple(
 )
 SMALL = "confirm={replicates: 2, controls: {matched: [none], tuned: [real_only]}}"
 
-SEALED = SealedTest(data=DataSettings(path=Path("xrays")), table=None, images=())
+SEALED = SealedTest(data=DataSettings(path=Path("xrays")), table=None, images=Images())
 TEST_FOLDER = TestChoice(kind="folder", prepared=two_images(), sealed=SEALED)
 
 Says = Callable[[StudyFolder, int], Iterable[TrialMessage]]

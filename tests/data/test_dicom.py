@@ -30,7 +30,8 @@ from pydicom.uid import (
 from tests.data.test_formats import FILE, grey_of, reason_of
 from xraytune.base.errors import DataError, MachineError
 from xraytune.data.formats import read_grey, read_header
-from xraytune.data.index import ImageIndex, read_index
+from xraytune.data.images import ImageIndex
+from xraytune.data.index import read_index
 from xraytune.data.pixels import decode_images
 from xraytune.data.split import split_by_patient
 from xraytune.space.settings import DataSettings, SplitSettings

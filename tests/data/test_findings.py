@@ -10,8 +10,8 @@ from tests.data.conftest import WriteImages
 from xraytune.base.errors import DataError
 from xraytune.base.seeding import numpy_generator
 from xraytune.data.findings import in_order_of
-from xraytune.data.images import ImageFile
-from xraytune.data.index import ImageIndex, read_index, read_labelled
+from xraytune.data.images import ImageFile, ImageIndex
+from xraytune.data.index import read_index, read_labelled
 from xraytune.data.inspect import inspect_folder
 from xraytune.data.split import split_by_patient
 from xraytune.space.load import load_space

@@ -10,7 +10,8 @@ import pytest
 
 from tests.data.conftest import WriteImages
 from xraytune.base.errors import DataError
-from xraytune.data.index import ImageIndex, read_index, read_labelled_folder
+from xraytune.data.images import ImageIndex
+from xraytune.data.index import read_index, read_labelled_folder
 from xraytune.data.split import split_by_patient
 from xraytune.space.settings import DataSettings, SplitSettings
 

@@ -12,9 +12,8 @@ from PIL import Image
 from tests.pair_files import HEIGHT_PX, WIDTH_PX, block, save, write_pairs
 from xraytune.base.errors import ConfigError, DataError
 from xraytune.data.decoding import BrokenImage, decode_file
-from xraytune.data.images import ImageFile
+from xraytune.data.images import ImageFile, ImageIndex
 from xraytune.data.index import (
-    ImageIndex,
     read_folder,
     read_index,
     read_labelled,

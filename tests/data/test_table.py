@@ -10,7 +10,8 @@ import pytest
 
 from tests.data.conftest import WriteImages
 from xraytune.base.errors import XraytuneError
-from xraytune.data.index import ImageIndex, read_index
+from xraytune.data.images import ImageIndex
+from xraytune.data.index import read_index
 from xraytune.data.split import split_by_patient
 from xraytune.data.table import match_names, table_columns
 from xraytune.space.settings import DataSettings, SplitSettings

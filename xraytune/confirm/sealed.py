@@ -17,12 +17,9 @@ from xraytune.base.records import Progress, ignore_progress
 from xraytune.confirm.arms import CONFIRM_FOLDER, TestKind
 from xraytune.confirm.test_access import last_access
 from xraytune.data.changes import RESTORE, require_same_data
-from xraytune.data.findings import targets_of
-from xraytune.data.images import ImageFile
+from xraytune.data.images import ImageFile, ImageIndex, Images, content_fingerprint
 from xraytune.data.index import (
-    ImageIndex,
     LabelledImages,
-    content_fingerprint,
     patients_fingerprint,
 )
 from xraytune.data.patients import PATIENTS_CSV
@@ -80,14 +77,12 @@ class SealedTest(LabelledImages):
     @property
     def targets(self) -> Labels:
         """The labels, or findings, int64 [N, C]."""
-        return targets_of(
-            [image.label for image in self.images], [image.findings for image in self.images]
-        )
+        return self.images.targets
 
     @property
     def patients(self) -> tuple[str, ...]:
         """The patient of each image."""
-        return tuple(image.patient for image in self.images)
+        return self.images.patients
 
     @property
     def order(self) -> str:
@@ -182,7 +177,7 @@ def choose_test(
                 )
             if kind == "unused":
                 tested = {image.file for image in divided.images if image.side == TEST}
-                images = tuple(image for image in index.images if image.file in tested)
+                images = Images(image for image in index.images if image.file in tested)
                 sealed = replace(sealed, images=images, is_unused=True)
                 _require_enough(sealed, prepared)
             break
@@ -226,10 +221,8 @@ def divide_unused(
         what = "unused images were added, changed or removed since the search"
         raise StudyError(Problem(what, data.path, "restore them, or start a new study"))
     known = {image.patient for image in prepared.images} | patients_seen(index.images, seen)
-    unused = [image for image in everyone.images if image.patient not in known]
-    patients, labels = [image.patient for image in unused], [image.label for image in unused]
-    targets = targets_of(labels, [image.findings for image in unused])
-    order = nested_order(patients, targets, settings.data.split.seed)
+    unused = Images(image for image in everyone.images if image.patient not in known)
+    order = nested_order(unused.patients, unused.targets, settings.data.split.seed)
     size = prepared.train_patients
     if problem := too_few_unused(len(order), size, replicates=replicates, fewest=fewest):
         raise DataError(problem)
@@ -238,7 +231,7 @@ def divide_unused(
         places = [*chain(*order[draw * size : (draw + 1) * size])]
         sides |= dict.fromkeys(places, f"draw_{draw}")
         if missing := {*prepared.class_names} - {
-            prepared.class_names[labels[place]] for place in places
+            prepared.class_names[unused[place].label] for place in places
         }:
             what = f"a draw of {size} patients has no image of {join_names(sorted(missing))}"
             raise DataError(
@@ -295,10 +288,10 @@ def _read_given(
     return sealed
 
 
-def _leave_out(images: tuple[ImageFile, ...], seen: Collection[str]) -> tuple[ImageFile, ...]:
+def _leave_out(images: Images, seen: Collection[str]) -> Images:
     """Return the images without those of patients whose images a generator has seen."""
     known = patients_seen(images, seen)
-    return tuple(image for image in images if image.patient not in known)
+    return Images(image for image in images if image.patient not in known)
 
 
 def _require_testable(

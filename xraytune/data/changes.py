@@ -10,8 +10,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from xraytune.base.errors import Problem, StudyError, join_names
-from xraytune.data.images import ImageFile
-from xraytune.data.index import ImageIndex
+from xraytune.data.images import ImageFile, ImageIndex
 from xraytune.data.prepare import Prepared
 
 RESTORE = "restore images, patients.csv or label table, or start a study with another name: --set name=..."

@@ -15,7 +15,6 @@ from typing import Literal, TypeAlias
 from xraytune.base.errors import DataError, Problem, join_names
 from xraytune.data.folders import (
     ADD_IMAGES,
-    Listing,
     holds_pairs,
     missing_classes,
     no_images,
@@ -34,7 +33,7 @@ from xraytune.data.guesses import (
     shows_drawings,
     shows_generated,
 )
-from xraytune.data.images import ImageFile
+from xraytune.data.images import ImageFile, ImageIndex, Images
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.table import LabelTable
 
@@ -56,7 +55,7 @@ def list_class_folders(
     base: Path,
     patients_csv: LabelTable | None,
     classes: ClassChoice | tuple[str, ...],
-) -> Listing:
+) -> ImageIndex:
     """Find the images of class folders, and their classes.
 
     `folders` are the data folder `base` or its parts. `patients_csv` is the table of `base`, which
@@ -140,8 +139,13 @@ def list_class_folders(
         notes.append(
             f"{folder}: images outside of class folders are ignored: {len(left_out)} ({shown})"
         )
-    return Listing(
-        names, tuple(listed), tuple(problems), (*notes, *_empty_folders(folders, base, parts))
+    return ImageIndex(
+        root=base,
+        class_names=names,
+        all_images=Images(listed),
+        problems=tuple(problems),
+        warnings=(*notes, *_empty_folders(folders, base, parts)),
+        table=patients_csv,
     )
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from pydantic import PositiveInt
 
@@ -35,14 +32,6 @@ class BrokenImage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SquareImage:
-    """A decoded image, grey, uint8 [S, S], and its file's format and depth, such as `PNG 16-bit with 12-bit content`."""
-
-    pixels: NDArray[np.uint8]
-    kind: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class InputFormat:
     """How pixels become a network's input (`nets/inputs.py`); stored with a trained model and used for its predictions.
 
@@ -59,12 +48,13 @@ class InputFormat:
     std: tuple[float, ...]
 
 
-def decode_file(path: Path | str, image_size_px: int, resize: Resize = "squash") -> SquareImage:
+def decode_file(path: Path | str, image_size_px: int, resize: Resize = "squash") -> GreyImage:
     """Read, decode and resize an image, upright and with antialiasing. Raises DataError if it is broken."""
     grey = read_image(path, image_size_px)
     box = square_box(grey.reduced_from or grey.image.size, grey.image.size, image_size_px, resize)
-    square = grey.image.resize((image_size_px, image_size_px), Image.Resampling.BILINEAR, box)
-    return SquareImage(pixels=np.asarray(square), kind=grey.kind)
+    size_px = (image_size_px, image_size_px)
+    square = grey.image.resize(size_px, Image.Resampling.BILINEAR, box)
+    return GreyImage(image=square, kind=grey.kind)
 
 
 def decode_files(
@@ -74,12 +64,12 @@ def decode_files(
     resize: Resize = "squash",
     *,
     on_progress: Progress = ignore_progress,
-) -> Iterator[SquareImage | BrokenImage]:
+) -> Iterator[GreyImage | BrokenImage]:
     """Decode files below `root`, in order, on all cores."""
 
-    def decode(file: str) -> SquareImage | BrokenImage:
+    def decode(file: str) -> GreyImage | BrokenImage:
         try:
-            return decode_file(os.path.join(root, file), image_size_px, resize)  # noqa: PTH118  ten times as fast as a Path
+            return decode_file(root / file, image_size_px, resize)
         except DataError as error:
             return BrokenImage(file=file, reason=error.problems[0].what)
 

@@ -30,11 +30,6 @@ from xraytune.stats.classification import rarest_findings
 PRESENT, ABSENT, UNKNOWN = "10?"
 
 
-def targets_of(labels: Sequence[int], findings: Sequence[str]) -> NDArray[np.int64]:
-    """Return what a network learns of images: the findings if they have any, [N, C], else their classes, int64 [N]."""
-    return numbers_of(findings) if any(findings) else np.array(labels, dtype=np.int64)
-
-
 def numbers_of(findings: Sequence[str]) -> NDArray[np.int64]:
     """Return the findings of images as numbers, int64 [N, C]: 1, 0, or -1 if unknown."""
     codes = (

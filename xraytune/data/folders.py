@@ -1,7 +1,5 @@
 """The images of a data folder before any is read: its parts (train, val, test), and the image files in them.
 
-Three readers fill a `Listing`: class folders, pairs, and label tables.
-
 Hidden files are ignored, other files are counted, and links are followed only to files inside the
 data folder.
 """
@@ -12,7 +10,6 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
@@ -36,17 +33,6 @@ ADD_IMAGES = (
     f"put images {{}} ({', '.join(sorted(IMAGE_SUFFIXES))}); unpack archives, "
     "and convert other formats to PNG (docs/data.md, Other formats)"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """What a reader finds in a data folder; `problems` are of unknown classes, unpaired masks or classes without images."""
-
-    class_names: tuple[str, ...]
-    images: tuple[ImageFile, ...]
-    problems: tuple[Problem, ...] = ()
-    warnings: tuple[str, ...] = ()
-    findings: tuple[str, ...] = ()
 
 
 def missing_classes(

@@ -64,6 +64,11 @@ class GreyImage:
     kind: str
     reduced_from: tuple[int, int] | None = None
 
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """The grey levels, uint8 [H, W]."""
+        return np.asarray(self.image)
+
 
 def ignore_decoder_warnings() -> None:
     """Ignore warnings about odd metadata from now on; `catch_warnings` would race between the threads that decode."""

@@ -25,7 +25,6 @@ from xraytune.data.class_folders import STANDARD_CLASSES, list_class_folders
 from xraytune.data.dicom import ImageHeader
 from xraytune.data.folders import (
     PROVENANCE_FILE,
-    Listing,
     holds_pairs,
     list_images,
     part_folders,
@@ -34,8 +33,16 @@ from xraytune.data.folders import (
     walk_folder,
 )
 from xraytune.data.formats import NAMING_SUFFIXES, ignore_decoder_warnings, read_header
-from xraytune.data.guesses import PartName, PositiveClass, part_named, patient_of, positive_class
-from xraytune.data.images import SINGLE_CLASS, ImageFile
+from xraytune.data.guesses import (
+    PartName,
+    PositiveClass,
+    part_named,
+    patient_of,
+    positive_class,
+    says_other_view,
+    shows_other_view,
+)
+from xraytune.data.images import SINGLE_CLASS, ImageFile, ImageIndex, Images
 from xraytune.data.label_table import list_table
 from xraytune.data.pairs import list_pairs
 from xraytune.data.patients import (
@@ -48,41 +55,11 @@ from xraytune.data.patients import (
     patients_by_regex,
     require_group,
 )
-from xraytune.data.table import LabelTable, find_table, match_names, other_views
+from xraytune.data.table import LabelTable, find_table, match_names
 from xraytune.space.load import data_settings, is_data_file
 from xraytune.space.settings import DataSettings, SplitSettings
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageIndex:
-    """The images of a data folder, to be split (`images`) and held out (`test`), both sorted by file.
-
-    Attributes:
-        table: The folder's `data.table` or `patients.csv`, if it has one.
-        findings: Names of the findings of all images; empty unless `data.findings` is given.
-        positive: Label of the positive class; without two classes, of no meaning.
-        positive_reason: Why it is the positive one; empty without two classes.
-        test_fingerprint: Of the test part's content, independent of file names; None without a test
-        part.
-    """
-
-    root: Path
-    table: LabelTable | None
-    class_names: tuple[str, ...]
-    positive: int
-    positive_reason: str
-    images: tuple[ImageFile, ...]
-    test: tuple[ImageFile, ...]
-    test_fingerprint: str | None
-    warnings: tuple[str, ...]
-    findings: tuple[str, ...] = ()
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """The findings, or the classes."""
-        return self.findings or self.class_names
 
 
 def read_index(
@@ -92,15 +69,15 @@ def read_index(
 
     Raises:
         ConfigError: `group_regex` is not a regular expression with a group, or there is a label
-        table for pairs.
+            table for pairs.
         DataError: All problems of folders and file names; if there are none, all problems of the
-        patients.
+            patients.
     """
     table = _find_table(settings, pairs=pairs)
     listing = _list(settings, table, pairs=pairs)
     problems = [*listing.problems]
     if table is None and settings.split.group_regex is None and not pairs:
-        problems += _same_name_problems(settings.path, listing)
+        problems += _same_name_problems(listing)
     given = None if pairs or settings.findings else settings.positive
     positive = positive_class(given, listing.class_names)
     if isinstance(positive, Problem):
@@ -108,39 +85,50 @@ def read_index(
         positive = PositiveClass(len(listing.class_names) - 1, "")
     if problems:
         raise DataError(*problems, *listing.warnings)  # what was left out may be the cause
-    images, notes = _read_images(settings, table, listing, on_progress)
-    training = tuple(image for image in images if image.part != "test")
-    test = tuple(image for image in images if image.part == "test")
+    images, notes = _read_images(settings, listing, on_progress)
+    index = replace(
+        listing, all_images=images, positive=positive.label, positive_reason=positive.reason
+    )
     fix = "move all images of a patient to one side: scores on training patients are biased"
     if problems := shared_patients_problems(
-        training, test, "training and in test", settings.path, fix
+        index.images, index.test, "training and in test", settings.path, fix
     ):
         raise DataError(*problems)
-    in_two_classes = [
+    return replace(index, warnings=(*listing.warnings, *notes, *_doubts(index)))
+
+
+def _doubts(index: ImageIndex) -> list[str]:
+    """Return notes about contradictory copies, and images that are no frontal X-rays."""
+    notes = []
+    contradictory = [
         " = ".join(image.file for image in same)
-        for same in identical_images(images)
+        for same in identical_images(index.all_images)
         if len({(image.label, image.findings) for image in same}) > 1
     ]
-    differ = "has other findings in another file" if listing.findings else "is in two classes"
-    doubts = [f"the same image {differ}: {join_names(in_two_classes, 3)}"] if in_two_classes else []
-    if others := other_views(images, table):
-        what = f"{len(others):,} of {len(images):,} images are lateral views or CT, by name, header or table"
-        doubts.append(
-            f"{what} ({join_names(others, 3)}); for a classifier of frontal X-rays, remove them, or choose rows by "
-            "data.table.rows"
+    if contradictory:
+        differ = "has other findings in another file" if index.findings else "is in two classes"
+        notes.append(f"the same image {differ}: {join_names(contradictory, 3)}")
+    others = _find_other_views(index)
+    if others:
+        notes.append(
+            f"{len(others):,} of {len(index.all_images):,} images are lateral views or CT, "
+            f"by name, header or table ({join_names(others, 3)}); for a classifier of frontal "
+            "X-rays, remove them, or choose rows by data.table.rows"
         )
-    return ImageIndex(
-        root=settings.path,
-        table=table,
-        class_names=listing.class_names,
-        positive=positive.label,
-        positive_reason=positive.reason,
-        images=training,
-        test=test,
-        test_fingerprint=content_fingerprint(test) if test else None,
-        warnings=(*listing.warnings, *notes, *doubts),
-        findings=listing.findings,
-    )
+    return notes
+
+
+def _find_other_views(index: ImageIndex) -> list[str]:
+    """Return the files that are no frontal X-rays by their names, their DICOM headers or the table."""
+    in_table: set[str] = set()
+    if index.table:
+        rows = index.table.rows_of([image.file for image in index.all_images])
+        in_table = {file for file, row in rows.items() if index.table.rows[row].is_other_view}
+    return [
+        image.file
+        for image in index.all_images
+        if image.file in in_table or shows_other_view(image.file) or says_other_view(image.view)
+    ]
 
 
 def read_folder(settings: DataSettings, *, on_progress: Progress = ignore_progress) -> ImageIndex:
@@ -163,34 +151,28 @@ def _find_table(settings: DataSettings, *, pairs: bool) -> LabelTable | None:
     """Read the table of a data folder; refuse one for pairs, and two rules for patients."""
     if pairs and settings.table is not None:
         what = "label tables are for classification, and segmentation has no classes"
-        raise ConfigError(
-            Problem(what, "data.table", "remove it; patients.csv names the patients of pairs")
-        )
+        fix = "remove it; patients.csv names the patients of pairs"
+        raise ConfigError(Problem(what, "data.table", fix))
     require_group(settings.split.group_regex)
     table = find_table(settings.path, settings)
-    if (
-        table is not None
-        and table.settings.patient is not None
-        and settings.split.group_regex is not None
-    ):
+    if table and table.settings.patient and settings.split.group_regex is not None:
         named = PATIENTS_CSV if settings.table is None else "data.table.patient"
+        what = f"both {named} and data.split.group_regex name the patients"
         fix = f"remove one of them; without data.split.group_regex, {named} is used"
-        raise ConfigError(
-            Problem(f"both {named} and data.split.group_regex name the patients", table.path, fix)
-        )
+        raise ConfigError(Problem(what, table.path, fix))
     return table
 
 
-def _list(settings: DataSettings, table: LabelTable | None, *, pairs: bool = False) -> Listing:
+def _list(settings: DataSettings, table: LabelTable | None, *, pairs: bool = False) -> ImageIndex:
+    """List the images of a data folder, without reading any."""
     if table is not None and settings.table is not None:
         return list_table(settings, table)
     root = settings.path
     folders, warnings = part_folders(root)
-    listing = (
-        list_pairs(folders, root)
-        if pairs
-        else list_class_folders(folders, root, table, settings.classes)
-    )
+    if pairs:
+        listing = replace(list_pairs(folders, root), table=table)
+    else:
+        listing = list_class_folders(folders, root, table, settings.classes)
     return replace(listing, warnings=(*warnings, *listing.warnings))
 
 
@@ -200,13 +182,13 @@ class LabelledImages:
 
     Attributes:
         data: Their folder, which `file` is relative to, with the rules for their patients; for
-        `table_columns`.
+            `table_columns`.
         table: Its `data.table` or `patients.csv`, if it has one.
     """
 
     data: DataSettings
     table: LabelTable | None
-    images: tuple[ImageFile, ...]
+    images: Images
 
 
 def read_labelled(
@@ -232,49 +214,41 @@ def read_labelled(
         DataError: No images, a folder of another class, or a folder that contains train/ or test/;
             the table is invalid, or images or masks are unpaired.
     """
-    data = data_settings(
-        source, DataSettings(path=source, split=SplitSettings(group_regex=group_regex))
-    )
-    group_regex = data.split.group_regex
+    given = DataSettings(path=source, split=SplitSettings(group_regex=group_regex))
+    data = data_settings(source, given)
     data = data.model_copy(update={"findings": tuple(findings) or None})
-    if findings and data.table is None:
-        fix = "write a data file that describes their table (docs/findings.md)"
-        raise DataError(Problem("findings need a label table", source, fix))
     if data.table is not None:
         table = _find_table(data, pairs=pairs)
         assert table is not None, "it is given"
         listing = list_table(data, table, class_names)
-        test = tuple(image for image in listing.images if image.part == "test")
-        if not listing.images:
-            what = f"no image of the table has {'a known finding' if findings else 'a class'}"
-            raise DataError(
-                Problem(
-                    what, table.path, f"correct data.{'findings' if findings else 'table.labels'}"
-                )
-            )
-        chosen = listing.images if all_parts else test or listing.images
-        return _labelled(data, table, replace(listing, images=chosen), on_progress)
-    require_group(group_regex)
+        if not listing.all_images:
+            kind, key = ("known finding", "findings") if findings else ("class", "table.labels")
+            what = f"no image of the table has a {kind}"
+            raise DataError(Problem(what, table.path, f"correct data.{key}"))
+        chosen = listing.all_images if all_parts else listing.test or listing.all_images
+        return _labelled(data, replace(listing, all_images=chosen), on_progress)
+    if findings:
+        fix = "write a data file that describes their table (docs/findings.md)"
+        raise DataError(Problem("findings need a label table", source, fix))
+    require_group(data.split.group_regex)
     if is_data_file(source):  # of a whole data folder
         parts, _ = part_folders(data.path)
         data = data.model_copy(update={"path": parts.get("test", parts["train"])})
-    return _read_one_part(
-        data, class_names, _data_folder_of(data.path, group_regex), on_progress, pairs=pairs
-    )
+    whole = _data_folder_of(data.path, data.split.group_regex)
+    return _read_one_part(data, class_names, whole, on_progress, pairs=pairs)
 
 
 def read_labelled_folder(
     root: Path, class_names: Sequence[str], *, pairs: bool = False, findings: Sequence[str] = ()
-) -> tuple[ImageFile, ...]:
+) -> Images:
     """Read the images of a folder without parts, sorted by file, like `read_labelled`; classes may be empty.
 
     For findings, `root` is a data file.
     """
     if findings:
         return read_labelled(root, class_names, findings=findings, all_parts=True).images
-    return _read_one_part(
-        DataSettings(path=root), class_names, None, ignore_progress, pairs=pairs
-    ).images
+    data = DataSettings(path=root)
+    return _read_one_part(data, class_names, None, ignore_progress, pairs=pairs).images
 
 
 def _read_one_part(
@@ -286,30 +260,28 @@ def _read_one_part(
     pairs: bool,
 ) -> LabelledImages:
     """Read a folder without parts; with `whole`, the data folder that contains it gives paths and patients."""
-    root = data.path
-    require_folder(root)
-    base, folder = (root, root) if whole is None else (whole, whole / root.resolve().name)
+    require_folder(data.path)
+    base = data.path if whole is None else whole
+    part: dict[PartName, Path] = {
+        "train": base if whole is None else base / data.path.resolve().name
+    }
     table = find_table(base)
-    folders: dict[PartName, Path] = {"train": folder}
-    listing = (
-        list_pairs(folders, base)
-        if pairs
-        else list_class_folders(folders, base, table, tuple(class_names))
-    )
+    if pairs:
+        listing = replace(list_pairs(part, base), table=table)
+    else:
+        listing = list_class_folders(part, base, table, tuple(class_names))
     if listing.problems:
         raise DataError(*listing.problems)
     split = data.split if table is None else data.split.model_copy(update={"group_regex": None})
     data = data.model_copy(update={"path": base, "split": split})
-    return _labelled(data, table, listing, on_progress)
+    return _labelled(data, listing, on_progress)
 
 
-def _labelled(
-    data: DataSettings, table: LabelTable | None, listing: Listing, on_progress: Progress
-) -> LabelledImages:
-    images, notes = _read_images(data, table, listing, on_progress)
+def _labelled(data: DataSettings, listing: ImageIndex, on_progress: Progress) -> LabelledImages:
+    images, notes = _read_images(data, listing, on_progress)
     for note in (*listing.warnings, *notes):
         _logger.warning("%s", note)
-    return LabelledImages(data=data, table=table, images=images)
+    return LabelledImages(data=data, table=listing.table, images=images)
 
 
 def _data_folder_of(part: Path, group_regex: str | None) -> Path | None:
@@ -322,35 +294,22 @@ def _data_folder_of(part: Path, group_regex: str | None) -> Path | None:
     require_folder(part)
     part = part.resolve()
     whole = part.parent
+    if find_table(part) is not None:
+        return None
     table = find_table(whole)
-    if find_table(part) is not None or (
-        table is None and (group_regex is None or part_named(part.name) is None)
-    ):
+    if table is None and (group_regex is None or part_named(part.name) is None):
         return None
     files = [image.relative_to(whole).as_posix() for image in list_images(part)]
     if table is None:
-        return (
-            whole if group_regex and len(match_patients(group_regex, files)) == len(files) else None
-        )
+        matched = match_patients(group_regex or "", files)
+        return whole if len(matched) == len(files) else None
     if not match_names(table.rows, files).by_file.keys() >= set(files):
         return None
     # A bare name must belong to one file only, in all parts.
     parts = {part, *(folder for folder in subfolders(whole) if part_named(folder.name))}
-    everywhere = [
-        image.relative_to(whole).as_posix()
-        for each in parts
-        for image in walk_folder(each, whole)[0]
-    ]
-    table.rows_of(everywhere)
+    everywhere = [image for folder in parts for image in walk_folder(folder, whole)[0]]
+    table.rows_of([image.relative_to(whole).as_posix() for image in everywhere])
     return whole
-
-
-def content_fingerprint(images: Iterable[ImageFile], *, in_order: bool = False) -> str:
-    """Hash labels and bytes of images and masks to 32 hex digits; copies have the same, renamed ones unless `in_order`."""
-    lines = [
-        f"{image.label} {image.sha256}{image.masks_sha256}{image.findings}" for image in images
-    ]
-    return hashlib.sha256("\n".join(lines if in_order else sorted(lines)).encode()).hexdigest()[:32]
 
 
 def patients_fingerprint(images: Iterable[ImageFile]) -> str:
@@ -363,15 +322,16 @@ def patients_fingerprint(images: Iterable[ImageFile]) -> str:
 
 
 def _read_images(
-    data: DataSettings, table: LabelTable | None, listing: Listing, on_progress: Progress
-) -> tuple[tuple[ImageFile, ...], tuple[str, ...]]:
-    """Hash every file and its masks, read its header and find its patient; return records, sorted by file, and warnings."""
-    listed = sorted(listing.images, key=lambda image: image.file)
+    data: DataSettings, listing: ImageIndex, on_progress: Progress
+) -> tuple[Images, tuple[str, ...]]:
+    """Hash every file and its masks, read its header and find its patient.
+
+    Return the images, sorted by file, and notes.
+    """
+    listed = sorted(listing.all_images, key=lambda image: image.file)
     files = [image.file for image in listed]
-    patients = table.patients_of(files) if table else None
-    if (
-        patients is None and data.split.group_regex is not None
-    ):  # its errors come before thousands of files are read
+    patients = listing.table.patients_of(files) if listing.table else None
+    if patients is None and data.split.group_regex is not None:
         patients = patients_by_regex(data.split.group_regex, files)
     ignore_decoder_warnings()
 
@@ -392,23 +352,21 @@ def _read_images(
     for image in map_on_cores(read, listed):
         images.append(image)
         on_progress("reading images", len(images), len(files))
-    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     if patients is None:
         patient_ids, joined = join_numbers(
             {image.file: image.patient_id for image in images if image.patient_id}
         )
-        patients, warnings = patients_by_name(files, patient_ids)
-        warnings = () if (data.path / PROVENANCE_FILE).is_file() else warnings
+        patients, notes = patients_by_name(files, patient_ids)
+        if (data.path / PROVENANCE_FILE).is_file():  # generated images show nobody
+            notes = ()
     else:
         patients, joined = join_numbers(patients)
     # Broken files are not compared: empty ones are all alike.
-    patients = join_identical(
-        patients, [(image.file, image.sha256) for image in images if image.width_px]
-    )
-    return tuple(replace(image, patient=patients[image.file]) for image in images), (
-        *warnings,
-        *joined,
-    )
+    contents = [(image.file, image.sha256) for image in images if image.width_px]
+    patients = join_identical(patients, contents)
+    table = Images(replace(image, patient=patients[image.file]) for image in images)
+    return table, (*notes, *joined)
 
 
 def _read_content(path: Path) -> tuple[str, ImageHeader]:
@@ -422,20 +380,21 @@ def _read_content(path: Path) -> tuple[str, ImageHeader]:
     return sha256, header
 
 
-def _same_name_problems(root: Path, listing: Listing) -> list[Problem]:
+def _same_name_problems(listing: ImageIndex) -> list[Problem]:
     """Return files that would be one patient by mistake: a Kermany name in several folders, or an image in several formats.
 
     Other images are identified by their path: each folder may count from 1.
     """
     by_name: dict[tuple[bool, str], list[str]] = defaultdict(list)
-    for image in listing.images:
+    for image in listing.all_images:
         path = PurePosixPath(image.file)
         if path.suffix.lower() in NAMING_SUFFIXES:  # scanners repeat names of DICOM files
             name = path.stem if patient_of(image.file) else str(path.with_suffix(""))
             by_name[image.part == "test", name.casefold()].append(image.file)
     same = [" and ".join(sorted(files)) for _, files in sorted(by_name.items()) if len(files) > 1]
+    what = f"files with the same name: {join_names(same)}"
     fix = f"remove or rename one of them, or list the patients in {PATIENTS_CSV}"
-    return [Problem(f"files with the same name: {join_names(same)}", root, fix)] if same else []
+    return [Problem(what, listing.root, fix)] if same else []
 
 
 def shared_patients_problems(
@@ -450,10 +409,10 @@ def shared_patients_problems(
     ]
     if not shared:
         return []
-    what = f"{len(shared)} {'patient is' if len(shared) == 1 else 'patients are'} both in {parts}: {join_names(shared)}"
-    return [
-        with_headers(what, where, fix, [image for image in first if image.patient in in_second])
-    ]
+    are = "patient is" if len(shared) == 1 else "patients are"
+    what = f"{len(shared)} {are} both in {parts}: {join_names(shared)}"
+    images = [image for image in first if image.patient in in_second]
+    return [with_headers(what, where, fix, images)]
 
 
 def require_apart(index: ImageIndex, extra: Path, images: Iterable[ImageFile]) -> None:
@@ -463,14 +422,9 @@ def require_apart(index: ImageIndex, extra: Path, images: Iterable[ImageFile]) -
     files = {here / image.file for image in images}
     shared = [image.file for image in index.images if there / image.file in files]
     if shared:
-        what = f"{len(shared)} of these extra images are among the images of {index.root}: {join_names(shared, 3)}"
-        raise DataError(
-            Problem(
-                what,
-                extra,
-                "move the extra images out of the data folder: they would count as real",
-            )
-        )
+        what = f"{len(shared)} of these extra images are among the images of {index.root}"
+        fix = "move the extra images out of the data folder: they would count as real"
+        raise DataError(Problem(f"{what}: {join_names(shared, 3)}", extra, fix))
 
 
 def with_headers(what: str, where: Path | str, fix: str, images: Iterable[ImageFile]) -> Problem:

@@ -19,10 +19,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from xraytune.base.records import Progress, ignore_progress
-from xraytune.data.decoding import BrokenImage, SquareImage, decode_files
+from xraytune.data.decoding import BrokenImage, decode_files
 from xraytune.data.findings import ABSENT, PRESENT, UNKNOWN
-from xraytune.data.images import ImageFile
-from xraytune.data.index import ImageIndex, identical_images, read_folder
+from xraytune.data.images import ImageIndex, Images
+from xraytune.data.index import identical_images, read_folder
 from xraytune.data.masks import connected_parts, map_masks
 from xraytune.data.near_duplicates import (
     HASH_SIZE_PX,
@@ -124,24 +124,26 @@ def inspect_index(index: ImageIndex, *, on_progress: Progress = ignore_progress)
     )
     for image, square in zip(images, decoded, strict=True):
         is_training = image.part != "test"  # of test images, only the hashes are used
-        if isinstance(square, SquareImage):
+        if not isinstance(square, BrokenImage):
             hashes[image.file] = perceptual_hash(square.pixels)
             if is_training:
-                mean_greys[image.file], kinds[image.file] = float(square.pixels.mean()), square.kind
+                mean_greys[image.file] = float(square.pixels.mean())
+                kinds[image.file] = square.kind
         elif is_training:
             broken.append(square)
-    auroc = _shortcut_auroc(
-        [image for image in index.images if image.file in mean_greys], [*mean_greys.values()]
-    )
+    readable = Images(image for image in index.images if image.file in mean_greys)
+    auroc = _shortcut_auroc(readable, [*mean_greys.values()])
     sized = [image for image in index.images if image.width_px] or list(index.images)
-    widths, heights = [image.width_px for image in sized], [image.height_px for image in sized]
-    per_patient = Counter(image.patient for image in index.images).values()
-    masks, bad_masks = _summary_of_masks(index, on_progress)
+    widths = [image.width_px for image in sized]
+    heights = [image.height_px for image in sized]
+    per_patient = Counter(index.images.patients).values()
+    masks, bad_masks = _summarise_masks(index, on_progress)
+    has_classes = len(index.class_names) > 1
     return Inspection(
         class_names=index.class_names,
         positive=index.class_names[index.positive] if len(index.class_names) == 2 else None,
         positive_reason=index.positive_reason,
-        images=_counts(index),
+        images=_count_images(index),
         patients={
             name: len({image.patient for image in index.images if image.label == label})
             for label, name in enumerate(index.class_names)
@@ -160,24 +162,24 @@ def inspect_index(index: ImageIndex, *, on_progress: Progress = ignore_progress)
         formats=dict(sorted(Counter(kinds.values()).items())),
         broken=(*broken, *bad_masks),
         shortcut_auroc=auroc,
-        shortcut=_shortcut_as_text(auroc) if len(index.class_names) > 1 else "",
+        shortcut=_describe_shortcut(auroc) if has_classes else "",
         warnings=(*index.warnings, *odd_depth_warnings(kinds)),
         masks=masks,
-        findings=finding_counts(index.findings, [image.findings for image in index.images]),
+        findings=_count_findings(index),
     )
 
 
-def finding_counts(names: Sequence[str], findings: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Return in how many images each finding is present, absent or unknown."""
+def _count_findings(index: ImageIndex) -> dict[str, dict[str, int]]:
+    """Return in how many training images each finding is present, absent or unknown."""
     words = {PRESENT: "present", ABSENT: "absent", UNKNOWN: "unknown"}
-    columns = [*map(Counter, zip(*findings, strict=True))] if names else []
-    return {
-        name: {word: count[state] for state, word in words.items()}
-        for name, count in zip(names, columns, strict=True)
-    }
+    counts = {}
+    for place, name in enumerate(index.findings):
+        states = Counter(image.findings[place] for image in index.images)
+        counts[name] = {word: states[state] for state, word in words.items()}
+    return counts
 
 
-def _summary_of_masks(
+def _summarise_masks(
     index: ImageIndex, on_progress: Progress
 ) -> tuple[MaskSummary | None, list[BrokenImage]]:
     """Return a summary of the training masks, None if none is usable, and the broken ones."""
@@ -205,10 +207,10 @@ def _summary_of_masks(
     return summary, broken
 
 
-def _shortcut_auroc(images: Sequence[ImageFile], mean_greys: Sequence[float]) -> float | None:
+def _shortcut_auroc(images: Images, mean_greys: Sequence[float]) -> float | None:
     """Return the mean AUROC over up to five folds, split by patient; None if a class has fewer than two patients."""
-    labels = np.array([image.label for image in images])
-    patients = np.array([image.patient for image in images])
+    labels = images.labels
+    patients = np.array(images.patients)
     fewest = min((len(set(patients[labels == label])) for label in set(labels)), default=0)
     if len(set(labels)) < 2 or fewest < 2:
         return None
@@ -230,21 +232,21 @@ def _shortcut_auroc(images: Sequence[ImageFile], mean_greys: Sequence[float]) ->
     return float(np.mean(cross_val_score(model, features, labels, cv=folds, scoring="roc_auc_ovr")))
 
 
-def _shortcut_as_text(auroc: float | None) -> str:
+def _describe_shortcut(auroc: float | None) -> str:
     if auroc is None:
-        return "Too few patients to measure how well image size and mean grey alone separate the classes."
-    meaning = (
-        "no relevant shortcut"
-        if auroc < 0.6
-        else "a classifier can reach this without looking at a lung"
-    )
+        return (
+            "Too few patients to measure how well image size and mean grey alone separate "
+            "the classes."
+        )
+    meaning = "a classifier can reach this without looking at a lung"
+    if auroc < 0.6:
+        meaning = "no relevant shortcut"
     return f"Image size and mean grey alone reach an AUROC of {auroc:.2f}: {meaning}."
 
 
-def _counts(index: ImageIndex) -> dict[str, dict[str, int]]:
-    found = Counter((image.part, image.label) for image in (*index.images, *index.test))
-    names = [*enumerate(index.class_names)]
-    return {
-        part: {name: found[part, label] for label, name in names}
-        for part in dict.fromkeys(part for part, _ in found)
-    }
+def _count_images(index: ImageIndex) -> dict[str, dict[str, int]]:
+    counts: dict[str, dict[str, int]] = {}
+    for image in (*index.images, *index.test):
+        of_part = counts.setdefault(image.part, dict.fromkeys(index.class_names, 0))
+        of_part[index.class_names[image.label]] += 1
+    return counts

@@ -18,14 +18,13 @@ from xraytune.base.files import read_bytes
 from xraytune.data.class_folders import STANDARD_CLASSES, folder_class, spelled_class
 from xraytune.data.findings import ABSENT, PRESENT, UNKNOWN, disputed_findings, united
 from xraytune.data.folders import (
-    Listing,
     missing_classes,
     no_images,
     require_folder,
     walk_folder,
 )
 from xraytune.data.guesses import PartName, composed, folded, inner_folders, part_named
-from xraytune.data.images import SINGLE_CLASS, ImageFile
+from xraytune.data.images import SINGLE_CLASS, ImageFile, ImageIndex, Images
 from xraytune.data.table import JOIN, KNOWN_CELLS, LabelTable, TableRow, match_names
 from xraytune.space.messages import nearest
 from xraytune.space.settings import DataSettings
@@ -33,7 +32,7 @@ from xraytune.space.settings import DataSettings
 
 def list_table(
     data: DataSettings, table: LabelTable, class_names: Sequence[str] | None = None
-) -> Listing:
+) -> ImageIndex:
     """Match the rows of a table with the images below `data.path`; `class_names` of a model replace `data.classes`.
 
     Raises DataError if no row has an image, a name is ambiguous, a list of a side is malformed, or
@@ -62,10 +61,8 @@ def list_table(
     if data.findings is None:
         listing = _list_classes(data, table, by_file, class_names)
     else:
-        listing = _list_findings(
-            table, by_file, is_auto=data.findings == "auto", is_of_model=class_names is not None
-        )
-    listed = {image.file for image in listing.images}
+        listing = _list_findings(data, table, by_file, is_of_model=class_names is not None)
+    listed = {image.file for image in listing.all_images}
     without = [
         file
         for file in parts
@@ -82,7 +79,7 @@ _Rows: TypeAlias = Mapping[str, tuple[TableRow, PartName]]
 
 def _list_classes(
     data: DataSettings, table: LabelTable, images: _Rows, class_names: Sequence[str] | None
-) -> Listing:
+) -> ImageIndex:
     names = tuple(
         class_names or STANDARD_CLASSES.get(data.classes) or _found_classes(table, images)
     )
@@ -113,13 +110,21 @@ def _list_classes(
         fix += f"; the columns {', '.join(table.settings.labels)} contain {_counted(table.cells)}"
     problems = tuple(missing_classes(listed, sides, names, fix))
     disputed = {file: row.votes for file, (row, _) in images.items() if len(row.votes) > 1}
-    return Listing(names, tuple(listed), problems, _disagreements(table, disputed, len(images)))
+    return ImageIndex(
+        root=data.path,
+        class_names=names,
+        all_images=Images(listed),
+        problems=problems,
+        warnings=_disagreements(table, disputed, len(images)),
+        table=table,
+    )
 
 
 def _list_findings(
-    table: LabelTable, images: _Rows, *, is_auto: bool, is_of_model: bool
-) -> Listing:
+    data: DataSettings, table: LabelTable, images: _Rows, *, is_of_model: bool
+) -> ImageIndex:
     """List images with their findings; those of `auto` need positive and negative training images."""
+    is_auto = data.findings == "auto"
     names = table.findings
     problems: list[Problem] = []
     united_rows = {
@@ -169,7 +174,7 @@ def _list_findings(
                 f"{table.path.name}: data.findings: auto leaves out the columns {join_names(others)}"
             )
     kept = [place for place, name in enumerate(table.findings) if name in names]
-    listed = tuple(
+    listed = [
         ImageFile(
             file=file,
             label=0,
@@ -177,8 +182,16 @@ def _list_findings(
             findings="".join(findings[place] for place in kept),
         )
         for file, findings in known.items()
+    ]
+    return ImageIndex(
+        root=data.path,
+        class_names=SINGLE_CLASS,
+        all_images=Images(listed),
+        problems=tuple(problems),
+        warnings=tuple(notes),
+        findings=names,
+        table=table,
     )
-    return Listing(SINGLE_CLASS, listed, tuple(problems), tuple(notes), names)
 
 
 def _disagreements_of_findings(table: LabelTable, images: _Rows) -> tuple[str, ...]:

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from xraytune.base.errors import DataError, Problem, join_names
 from xraytune.data.folders import (
-    Listing,
     bare_name,
     no_images,
     pair_folders,
@@ -25,12 +24,12 @@ from xraytune.data.folders import (
     walk_folder,
 )
 from xraytune.data.guesses import PartName
-from xraytune.data.images import SINGLE_CLASS, ImageFile
+from xraytune.data.images import SINGLE_CLASS, ImageFile, ImageIndex, Images
 
 _MASK_SUFFIXES = frozenset({".bmp", ".gif", ".png", ".tif", ".tiff"})
 
 
-def list_pairs(folders: Mapping[PartName, Path], root: Path) -> Listing:
+def list_pairs(folders: Mapping[PartName, Path], root: Path) -> ImageIndex:
     """Pair the images and masks of parts, which are the data folder `root` or in it; DataError if a part lacks them."""
     listed: list[ImageFile] = []
     problems: list[Problem] = []
@@ -64,7 +63,13 @@ def list_pairs(folders: Mapping[PartName, Path], root: Path) -> Listing:
         for image, merged in masks_of.items():
             file, *mask_files = _names(root, [image, *merged])
             listed.append(ImageFile(file=file, label=0, part=part, masks=tuple(mask_files)))
-    return Listing(SINGLE_CLASS, tuple(listed), tuple(problems), tuple(warnings))
+    return ImageIndex(
+        root=root,
+        class_names=SINGLE_CLASS,
+        all_images=Images(listed),
+        problems=tuple(problems),
+        warnings=tuple(warnings),
+    )
 
 
 def _require_pair_folders(folder: Path) -> dict[str, Path]:

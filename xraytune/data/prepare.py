@@ -1,6 +1,6 @@
-"""Prepare a data folder for the trials of a study: assign each image to a side of the split, and decode the pixels once.
+"""Prepare a data folder for the trials of a study: assign each image to a side of the split, and decode it once.
 
-    index = read_index(...); store = store_images(...); split = split_by_patient(...)
+    index = read_index(...); store = store_images(...); sides = split_by_patient(...)
 
 `Prepared` is written to the study as the readable file `split.json`. Trials read it from there and
 use the pixel store (`side_images`); they never read the data folder. It holds a fingerprint of the
@@ -25,9 +25,8 @@ from xraytune.base.errors import ArtifactError, DataError, Problem, StudyError, 
 from xraytune.base.files import read_json, write_json
 from xraytune.base.records import Compute, Progress, ignore_progress
 from xraytune.data.decoding import DECODER, Resize
-from xraytune.data.findings import numbers_of, targets_of
-from xraytune.data.images import RECORDED, ImageFile, SideName
-from xraytune.data.index import ImageIndex, patients_fingerprint, read_index
+from xraytune.data.images import RECORDED, ImageFile, ImageIndex, Images, SideName
+from xraytune.data.index import patients_fingerprint, read_index
 from xraytune.data.masks import map_masks, square_mask
 from xraytune.data.pixels import (
     MASKS_FILE,
@@ -51,19 +50,6 @@ _TITLES: dict[SideName, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Side:
-    """One side of the split: rows of the pixel store, int64 [n]; labels, int64 [n]; the patient of each image.
-
-    `targets` are what a network learns: the labels, or findings, int64 [n, C].
-    """
-
-    rows: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    patients: tuple[str, ...]
-    targets: NDArray[np.int64]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
     """What all trials of a study share.
@@ -74,10 +60,10 @@ class Prepared:
         positive: The label that sensitivity refers to; without two classes, of no meaning.
         pixels: The pixel artifact, relative to the cache.
         pixels_sha256: Its content, with the masks; another release of the decoder may produce
-        others from the same files.
+            others from the same files.
         test_fingerprint: Content of the held-out test folder; None if there is none.
         test_patients: Which of its images are of the same patient; None also in studies that did
-        not record it.
+            not record it.
         images: All images of the three sides, in the order of the index.
         unused: The other images of the folder, except those of its test folder.
         has_masks: Whether the pixel artifact has a mask of each image.
@@ -101,19 +87,12 @@ class Prepared:
         """What a network has an output for: the findings, or the classes."""
         return self.findings or self.class_names
 
-    def side(self, name: SideName) -> Side:
-        """Return one side of the split, in the order of the index."""
-        images = [image for image in self.images if image.side == name]
-        labels = [image.label for image in images]
-        return Side(
-            rows=np.array([image.row for image in images], dtype=np.int64),
-            labels=np.array(labels, dtype=np.int64),
-            patients=tuple(image.patient for image in images),
-            targets=targets_of(labels, [image.findings for image in images]),
-        )
+    def side(self, name: SideName) -> Images:
+        """Return the images on one side of the split, in the order of the index."""
+        return Images(self.images).on(name)
 
     def drawn(self, draw: int) -> Prepared:
-        """Return what a replicate is trained on: its draw of unused patients takes the place of the search's train side."""
+        """Return what a replicate is trained on: its draw of unused patients replaces the train side."""
         images: list[ImageFile] = []
         for image in self.images:
             if image.side == f"draw_{draw}":
@@ -126,9 +105,8 @@ class Prepared:
     @property
     def train_counts(self) -> tuple[int, ...]:
         """Training images of each class."""
-        return tuple(
-            np.bincount(self.side("train").labels, minlength=len(self.class_names)).tolist()
-        )
+        labels = self.side("train").labels
+        return tuple(np.bincount(labels, minlength=len(self.class_names)).tolist())
 
     @property
     def train_patients(self) -> int:
@@ -138,13 +116,13 @@ class Prepared:
     @cached_property
     def train_fingerprint(self) -> str:
         """Content of the train side, in order: what a GAN and the frozen features of real images depend on."""
-        train = [image for image in self.images if image.side == "train"]
-        return _hash([self.resize, *((_content_of(image), image.label) for image in train)])
+        train = ((image.content, image.label) for image in self.side("train"))
+        return _hash([self.resize, *train])
 
     @property
     def fingerprint(self) -> str:
         """Content of all sides: with other images or another split, a study is another study."""
-        contents = ((_content_of(image), image.label, image.side) for image in self.images)
+        contents = ((image.content, image.label, image.side) for image in self.images)
         return _hash([self.resize, *contents])
 
     def steps_per_epoch(self, settings: Settings) -> int:
@@ -152,14 +130,14 @@ class Prepared:
 
         A final training on more images than its trial takes proportionally more steps.
         """
-        images, steps, origin = (
-            sum(self.train_counts),
-            settings.budget.steps_per_epoch,
-            settings.exported_from,
-        )
+        images = sum(self.train_counts)
+        steps = settings.budget.steps_per_epoch
+        origin = settings.exported_from
         if steps is None:
             return max(8, -(-images // 32))
-        return -(-steps * images // origin.images) if origin and origin.images else steps
+        if origin and origin.images:
+            return -(-steps * images // origin.images)
+        return steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,10 +155,6 @@ class RunContext:
     compute: Compute
     on_progress: Progress = ignore_progress
     on_generator: Callable[[Experiment, RunContext], None] = lambda *_: None
-
-
-def _content_of(image: ImageFile) -> str:
-    return image.sha256 + image.masks_sha256 + image.findings
 
 
 def _hash(content: object) -> str:
@@ -220,32 +194,29 @@ def prepare_index(
     on_progress: Progress = ignore_progress,
 ) -> tuple[Prepared, tuple[str, ...]]:
     """Like `prepare`, for a folder that has already been indexed."""
-    known = patients_seen(index.images, seen)
-    split_by_patient(
-        index.images, data.split, data.train_patients, seen=known
-    )  # an error comes before decoding
+    seen_patients = patients_seen(index.images, seen)
+
+    def split(images: Sequence[ImageFile]) -> tuple[SideName, ...]:
+        return split_by_patient(images, data.split, data.train_patients, seen=seen_patients)
+
+    split(index.images)  # an error comes before decoding
     store = store_images(index.root, index.images, data, cache=cache, on_progress=on_progress)
     if not skip_broken:
         require_unbroken(store, index.root)
     files, broken = stored_files(store)
     row_of = {file: row for row, file in enumerate(files)}
-    images = [image for image in index.images if image.file in row_of]
+    images = Images(image for image in index.images if image.file in row_of)
     try:
-        if gone := {image.label for image in index.images} - {image.label for image in images}:
-            raise DataError(
-                *(f"class {index.class_names[label]} has 0 patients" for label in sorted(gone))
-            )
-        sides = split_by_patient(images, data.split, data.train_patients, seen=known)
+        for label in sorted({*index.images.labels.tolist()} - {*images.labels.tolist()}):
+            raise DataError(f"class {index.class_names[label]} has 0 patients")
+        sides = split(images)
     except DataError as error:
         what = f"{len(broken)} broken images were left out"
         raise DataError(
             *error.problems, Problem(what, index.root, "repair some of them")
         ) from error
     recorded = [
-        ImageFile(
-            **{name: getattr(image, name) for name in RECORDED}
-            | {"side": side, "row": row_of[image.file]}
-        )
+        replace(image, side=side, row=row_of[image.file])
         for image, side in zip(images, sides, strict=True)
     ]
     prepared = Prepared(
@@ -262,15 +233,14 @@ def prepare_index(
         images=tuple(image for image in recorded if image.side != "unused"),
         unused=tuple(image for image in recorded if image.side == "unused"),
     )
-    left_out = (f"left out: {image.file}: {image.reason}" for image in broken)
-    patients = counted(len(known), "patient")
-    of_seen = f"{patients} whose images a generator has seen: on no validation or test side, and trained on last"
-    return prepared, (
-        *part_notes(index, data.split.val),
-        *index.warnings,
-        *left_out,
-        *([of_seen] if known else []),
-    )
+    notes = [*part_notes(index, data.split.val), *index.warnings]
+    notes += [f"left out: {image.file}: {image.reason}" for image in broken]
+    if seen_patients:
+        notes.append(
+            f"{counted(len(seen_patients), 'patient')} whose images a generator has seen: "
+            "on no validation or test side, and trained on last"
+        )
+    return prepared, tuple(notes)
 
 
 def patients_seen(images: Iterable[ImageFile], seen: Collection[str]) -> set[str]:
@@ -286,45 +256,39 @@ def store_images(
     cache: Path,
     on_progress: Progress = ignore_progress,
 ) -> Path:
-    """Decode images once, with any masks; return the artifact, with a row for each unbroken image in order (`stored_files`).
+    """Decode images once, with any masks, in the size of `data`.
 
-    The size and `resize` of `data` apply. Raises MachineError if an image is DICOM, and pydicom is
-    not installed.
+    Return the artifact, with a row for each unbroken image in order (`stored_files`).
+
+    Raises MachineError if an image is DICOM, and pydicom is not installed.
     """
-    image_size_px, resize = data.image_size, data.resize
+    size_px = data.image_size
+    resize = data.resize
     files = [image.file for image in images]
-    has_masks = any(image.masks for image in images)
 
     def build(out: Path) -> None:
-        masks = (
-            map_masks(root, images, lambda mask: square_mask(mask, image_size_px, resize))
-            if has_masks
-            else None
-        )
-        store_pixels(
-            root, files, image_size_px, out, resize=resize, masks=masks, on_progress=on_progress
-        )
+        masks = None
+        if any(image.masks for image in images):
+            masks = map_masks(root, images, lambda mask: square_mask(mask, size_px, resize))
+        store_pixels(root, files, size_px, out, resize=resize, masks=masks, on_progress=on_progress)
 
     contents = [[image.file, image.sha256, *filter(None, [image.masks_sha256])] for image in images]
+    waiting = "waiting for images, which another process decodes"
     return build_once(
         cache,
         PIXELS_STAGE,
-        {"files": contents, "image_size_px": image_size_px, "resize": resize, "decoder": DECODER},
+        {"files": contents, "image_size_px": size_px, "resize": resize, "decoder": DECODER},
         build,
-        waiting=lambda: on_progress(
-            "waiting for images, which another process decodes", 0, len(files)
-        ),
+        waiting=lambda: on_progress(waiting, 0, len(files)),
     )
 
 
 def _content(store: Path) -> str:
     """Return the SHA-256 of a store's pixels or, with masks, of the hashes of both."""
     pixels = content_sha256(store, PIXELS_FILE)
-    return (
-        _hash([pixels, content_sha256(store, MASKS_FILE)])
-        if (store / MASKS_FILE).exists()
-        else pixels
-    )
+    if not (store / MASKS_FILE).exists():
+        return pixels
+    return _hash([pixels, content_sha256(store, MASKS_FILE)])
 
 
 def require_unbroken(store: Path, root: Path, fix: str = "") -> None:
@@ -352,20 +316,20 @@ def restore_pixels(
     if is_intact(store) and _content(store) == prepared.pixels_sha256:
         return
     again, _ = prepare(settings, cache, skip_broken=True, on_progress=on_progress)
+    cache_of_search = "give the cache of the search (--cache)"
     if again.pixels != prepared.pixels:
         what = "the cache has lost the study's pixels, and the images changed since"
-        fix = "restore the images, or give the cache of the search (--cache)"
+        fix = f"restore the images, or {cache_of_search}"
         raise StudyError(Problem(what, settings.data.path, fix))
     if again.pixels_sha256 != prepared.pixels_sha256:
-        what = (
-            f"Pillow {releases('pillow')['pillow']} decodes the images differently from the study"
-        )
-        fix = "install the Pillow of its environment.json and remove this folder, or give the cache of the search (--cache)"
-        raise StudyError(Problem(what, store, fix))
+        pillow = f"Pillow {releases('pillow')['pillow']}"
+        what = f"{pillow} decodes the images differently from the study"
+        fix = "install the Pillow of its environment.json and remove this folder"
+        raise StudyError(Problem(what, store, f"{fix}, or {cache_of_search}"))
 
 
 def training_pixels(prepared: Prepared, cache: Path) -> NDArray[np.uint8]:
-    """Return the pixel store, uint8 [N, S, S], memory-mapped read-only; raise ArtifactError if it is damaged."""
+    """Return the pixel store, uint8 [N, S, S], memory-mapped; raise ArtifactError if it is damaged."""
     store = cache / prepared.pixels
     if not is_intact(store):
         fix = "run the study's `xraytune search` command again: it decodes the images again"
@@ -375,17 +339,19 @@ def training_pixels(prepared: Prepared, cache: Path) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSource:
-    """Images of one origin, such as a side of the split; `rows`, int64 [n] like `labels`, index `pixels`, uint8 [N, S, S].
+    """Images of one origin, such as a side of the split.
 
     Attributes:
         name: Seeds the views of its images; the same in every trial.
-        pixels: Memory-mapped.
+        pixels: uint8 [N, S, S], memory-mapped.
+        rows: int64 [n], the row of each image in `pixels`.
+        labels: int64 [n].
         inputs: What the pixels depend on, for the fingerprint of what is computed from them.
         title: What progress calls them.
         masks: uint8 [N, S, S], 0 or 255, like `pixels`; None in classification.
         findings: int64 [n, C]: 1, 0, or -1 if unknown; None without any.
         file_size_px: The typical shorter side of the files that the pixels were decoded from; 0 if
-        it is not known.
+            it is not known.
     """
 
     name: str
@@ -416,12 +382,10 @@ class ImageSource:
 
     def planes(self, places: NDArray[Any]) -> NDArray[np.uint8]:
         """Return some images, with their masks if they have any, [n, C, S, S]."""
-        return np.stack(
-            [self.read(places)]
-            if self.masks is None
-            else [self.read(places), self.read_masks(places)],
-            axis=1,
-        )
+        planes = [self.read(places)]
+        if self.masks is not None:
+            planes.append(self.read_masks(places))
+        return np.stack(planes, axis=1)
 
 
 def side_images(side_name: SideName, prepared: Prepared, cache: Path) -> ImageSource:
@@ -447,16 +411,17 @@ def stored_images(
     store: Path, images: Sequence[ImageFile], *, name: str, title: str = "images"
 ) -> ImageSource:
     """Return the images of an artifact of `store_images`, none of which is broken, as a data source."""
+    table = Images(images)
     return ImageSource(
         name=name,
         pixels=open_pixels(store),
-        rows=np.arange(len(images)),
-        labels=np.array([image.label for image in images], dtype=np.int64),
+        rows=np.arange(len(table)),
+        labels=table.labels,
         inputs={"pixels": store.name, "content": _content(store)},
         title=title,
         masks=open_masks(store),
-        findings=numbers_of([image.findings for image in images]) if images[0].findings else None,
-        file_size_px=int(np.median([min(image.width_px, image.height_px) for image in images])),
+        findings=table.targets if table[0].findings else None,
+        file_size_px=int(np.median([min(image.width_px, image.height_px) for image in table])),
     )
 
 
@@ -465,9 +430,8 @@ def write_prepared(prepared: Prepared, path: Path) -> None:
     content = {field.name: getattr(prepared, field.name) for field in fields(prepared)}
     columns = RECORDED if prepared.findings else RECORDED[:-1]
     for name in ("images", "unused"):
-        content[name] = {
-            column: [getattr(image, column) for image in content[name]] for column in columns
-        }
+        images = content[name]
+        content[name] = {column: [getattr(image, column) for image in images] for column in columns}
     if not prepared.findings:
         del content["findings"]
     if not prepared.unused:

@@ -7,14 +7,12 @@ trials is mostly chance.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from xraytune.base.errors import Problem, join_names
-from xraytune.data.findings import targets_of
-from xraytune.data.images import ImageFile, SideName
-from xraytune.data.index import ImageIndex
+from xraytune.data.images import ImageFile, ImageIndex, Images, SideName
 from xraytune.data.prepare import Prepared
 from xraytune.data.split import split_by_patient
 from xraytune.space.settings import DataSettings
@@ -80,12 +78,7 @@ class SideSize:
 def side_sizes(prepared: Prepared) -> tuple[SideSize, ...]:
     """Return the sizes of train, val-A and val-B of a study."""
     return tuple(
-        side_size(
-            name,
-            [image for image in prepared.images if image.side == side],
-            prepared.outputs,
-            prepared.positive,
-        )
+        side_size(name, prepared.side(side), prepared.outputs, prepared.positive)
         for side, name in _NAMES.items()
     )
 
@@ -93,16 +86,14 @@ def side_sizes(prepared: Prepared) -> tuple[SideSize, ...]:
 def sizes_of_index(index: ImageIndex, data: DataSettings) -> tuple[SideSize, ...]:
     """Return the sizes of the sides that a search would split a data folder into, and of the test part if there is one."""
     split = split_by_patient(index.images, data.split, data.train_patients)
-    sides = {
-        name: [
-            image for image, its_side in zip(index.images, split, strict=True) if its_side == side
-        ]
-        for side, name in _NAMES.items()
-    }
+    images = Images(
+        replace(image, side=side) for image, side in zip(index.images, split, strict=True)
+    )
+    sides = {name: images.on(side) for side, name in _NAMES.items()}
     if index.test:
-        sides["test"] = [*index.test]
+        sides["test"] = index.test
     return tuple(
-        side_size(name, images, index.outputs, index.positive) for name, images in sides.items()
+        side_size(name, side, index.outputs, index.positive) for name, side in sides.items()
     )
 
 
@@ -124,9 +115,14 @@ def too_few_unused(unused: int, drawn: int, *, replicates: int, fewest: int) -> 
     what = (
         f"the search leaves {unused:,} patients unused, {missing:,} fewer than needed for {needed}"
     )
-    fitting, draws = (unused + drawn - fewest) // (replicates + 1), (unused - fewest) // drawn
-    search = f"start a search with {fitting} patients or fewer (--set data.train_patients={fitting} --set name=NEW)"
-    fix = search if fitting >= 2 else "add patients"
+    fitting = (unused + drawn - fewest) // (replicates + 1)
+    draws = (unused - fewest) // drawn
+    fix = "add patients"
+    if fitting >= 2:
+        fix = (
+            f"start a search with {fitting} patients or fewer "
+            f"(--set data.train_patients={fitting} --set name=NEW)"
+        )
     if draws > 1:
         fix += (
             f", or use --replicates {draws}{' (exploratory)' if draws < FEWEST_REPLICATES else ''}"
@@ -136,22 +132,24 @@ def too_few_unused(unused: int, drawn: int, *, replicates: int, fewest: int) -> 
 
 def chance_warning(sizes: Iterable[SideSize]) -> str:
     """Return a warning if val-A or val-B is too small to rank trials, else an empty text."""
-    chances = {
-        f"{size.name} ({size.patient_count} patients)": chance_difference(
-            USUAL_AUROC, size.effective_patients
-        )
-        if size.effective_patients
-        else 1.0
-        for size in sizes
-        if size.name.startswith("val") and size.has_classes
-    }
-    small = [name for name, chance in chances.items() if chance > MOST_CHANCE]
+    small: list[str] = []
+    largest = 0.0
+    for size in sizes:
+        if not (size.name.startswith("val") and size.has_classes):
+            continue
+        chance = 1.0
+        if size.effective_patients:
+            chance = chance_difference(USUAL_AUROC, size.effective_patients)
+        largest = max(largest, chance)
+        if chance > MOST_CHANCE:
+            small.append(f"{size.name} ({size.patient_count} patients)")
     if not small:
         return ""
+    are = "is" if len(small) == 1 else "are"
     return (
-        f"{' and '.join(small)} {'is' if len(small) == 1 else 'are'} too small to rank trials: two equally good trials can "
-        f"differ by {max(chances.values()):.2f} in AUROC by chance alone (95 %); use larger validation sides (data.split), "
-        "or more patients"
+        f"{' and '.join(small)} {are} too small to rank trials: two equally good trials can "
+        f"differ by {largest:.2f} in AUROC by chance alone (95 %); use larger validation sides "
+        "(data.split), or more patients"
     )
 
 
@@ -159,33 +157,31 @@ def side_size(
     name: str, images: Sequence[ImageFile], outputs: Sequence[str], positive: int
 ) -> SideSize:
     """Return the size of a side with these images, of the classes or with the findings `outputs`."""
-    targets = targets_of([image.label for image in images], [image.findings for image in images])
-    patients = np.array([image.patient for image in images])
-    is_output = (
-        targets.T == 1 if targets.ndim == 2 else [targets == label for label in range(len(outputs))]
-    )
-    by_class = {
-        output: patients[has_it].tolist() for output, has_it in zip(outputs, is_output, strict=True)
-    }
-    unscored, has_score = None, len(by_class) > 1 and all(by_class.values())
-    if targets.ndim == 2:
+    table = Images(images)
+    targets = table.targets
+    patients = np.array(table.patients)
+    has_findings = targets.ndim == 2
+    has_output = targets == 1 if has_findings else targets[:, None] == np.arange(len(outputs))
+    unscored = None
+    if has_findings:
         scored = scored_findings(targets)
-        unscored, has_score = (
-            tuple(name for place, name in enumerate(outputs) if place not in scored),
-            bool(scored),
-        )
-    effective = (
-        effective_patients(targets, patients.tolist(), positive)
-        if has_score and name != "train"
-        else 0.0
-    )
+        unscored = tuple(name for place, name in enumerate(outputs) if place not in scored)
+        has_score = len(scored) > 0
+    else:
+        has_score = len(outputs) > 1 and bool(has_output.any(axis=0).all())
+    effective = 0.0
+    if has_score and name != "train":
+        effective = effective_patients(targets, patients.tolist(), positive)
     low, high = auroc_interval(USUAL_AUROC, effective) if effective else (None, None)
     return SideSize(
         name=name,
-        images={class_name: len(owners) for class_name, owners in by_class.items()},
-        patients={class_name: len(set(owners)) for class_name, owners in by_class.items()},
+        images={output: int(has_output[:, place].sum()) for place, output in enumerate(outputs)},
+        patients={
+            output: len({*patients[has_output[:, place]].tolist()})
+            for place, output in enumerate(outputs)
+        },
         image_count=len(images),
-        patient_count=len({*patients.tolist()}),
+        patient_count=len({*table.patients}),
         effective_patients=effective,
         low=low,
         high=high,

@@ -11,17 +11,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xraytune.base.errors import DataError, Problem, counted, join_names
 from xraytune.base.seeding import derive_seed
-from xraytune.data.findings import targets_of
 from xraytune.data.guesses import PARTS, PartName, part_named
-from xraytune.data.images import ImageFile, SideName
-from xraytune.data.index import ImageIndex, shared_patients_problems, with_headers
+from xraytune.data.images import ImageFile, ImageIndex, Images, SideName
+from xraytune.data.index import shared_patients_problems, with_headers
 from xraytune.space.settings import SplitSettings, ValUse
 from xraytune.stats.classification import rarest_findings
 
@@ -29,7 +28,8 @@ _VAL = "data.split.val"
 _USES: Mapping[ValUse, Mapping[PartName, str]] = {
     "merge": {
         "train": "split by patient into train, val-A and val-B, together with val/",
-        "val": "merged into the training images and split again; data.split.val: folder keeps them for validation",
+        "val": "merged into the training images and split again; data.split.val: folder keeps them "
+        "for validation",
     },
     "folder": {"train": "all for training", "val": "split by patient into val-A and val-B"},
 }
@@ -37,9 +37,15 @@ _USES: Mapping[ValUse, Mapping[PartName, str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Patient:
+    """A patient with the classes of their images, or their rarest finding; positions are of images."""
+
     name: str
-    labels: frozenset[int]
+    labels: tuple[int, ...]
     positions: tuple[int, ...]
+
+
+_Strata: TypeAlias = list[list[_Patient]]
+"""Patients with the same class, or the same classes: some sets have healthy and ill images of one person."""
 
 
 def split_by_patient(
@@ -57,20 +63,20 @@ def split_by_patient(
     Raises DataError if a class would be missing on a side, a patient is in two parts, there is no
     part `val` to use, or the train side has fewer patients than `train_patients`.
     """
-    patients, given = _patients(images, keep_val=settings.val != "merge")
-    given = [patient for patient in given if patient.name not in seen]
-    divide = partial(_divide, seed=settings.seed, seen=seen)
-    if settings.val != "merge" and not given:
-        fix = "add val/, or use data.split.val: merge to split train/"
-        raise DataError(
-            Problem(f"{settings.val} needs images in val/, but there are none", _VAL, fix)
-        )
+    table = Images(images)
+    patients = _group_by_patient(table.patients, table.targets)
     share_a, share_b = settings.val_a, settings.val_b
     if settings.val == "merge":
-        val_a, val_b, train = divide(patients, share_a, share_b)
+        val_a, val_b, train = _divide(patients, share_a, share_b, settings.seed, seen)
     else:
-        _, _, train = divide(patients, 0.0, 0.0)
-        val_a, _, rest = divide(given, share_a / (share_a + share_b), 0.0)
+        in_val = _patients_of_val(table)
+        given = [patient for patient in patients if patient.name in in_val - {*seen}]
+        if not given:
+            what = f"{settings.val} needs images in val/, but there are none"
+            fix = "add val/, or use data.split.val: merge to split train/"
+            raise DataError(Problem(what, _VAL, fix))
+        train = _stratify(patient for patient in patients if patient.name not in in_val)
+        val_a, _, rest = _divide(given, share_a / (share_a + share_b), 0.0, settings.seed, seen)
         val_b = [patient for stratum in rest for patient in stratum]
     in_train = _nested_order(train, settings.seed)
     has_findings = any(image.findings for image in images)
@@ -94,9 +100,8 @@ def nested_order(
 
     `targets` are classes, [N], or findings, [N, C]. `train_patients` keeps patients in this order.
     """
-    return [
-        patient.positions for patient in _nested_order(_strata(_grouped(patients, targets)), seed)
-    ]
+    strata = _stratify(_group_by_patient(patients, targets))
+    return [patient.positions for patient in _nested_order(strata, seed)]
 
 
 def part_notes(index: ImageIndex, val: ValUse) -> tuple[str, ...]:
@@ -112,30 +117,25 @@ def part_notes(index: ImageIndex, val: ValUse) -> tuple[str, ...]:
             f"all {len(index.images):,} images are {uses['train']}; none are held out for a test",
         )
     notes = []
-    for part in (part for part in PARTS if part in files):
-        folder, slash, _ = files[part][0].partition("/")
-        name = folder + slash if part_named(folder) == part else part
-        notes.append(f"{name}: {len(files[part]):,} images, {uses[part]}")
+    for part in PARTS:
+        if part in files:
+            folder, slash, _ = files[part][0].partition("/")
+            name = folder + slash if part_named(folder) == part else part
+            notes.append(f"{name}: {len(files[part]):,} images, {uses[part]}")
     return tuple(notes)
 
 
-def _patients(
-    images: Sequence[ImageFile], *, keep_val: bool
-) -> tuple[list[_Patient], list[_Patient]]:
-    """Return the patients to split, and those of the part `val` if it is used as it is; nobody may be in both."""
-    validation = [image for image in images if keep_val and image.part == "val"]
-    training = [image for image in images if not keep_val or image.part != "val"]
+def _patients_of_val(images: Images) -> set[str]:
+    """Return the patients of the part `val`; nobody may also be in the part `train`."""
+    validation = [image for image in images if image.part == "val"]
+    training = [image for image in images if image.part != "val"]
     fix = "move all images of a patient to one part, or use data.split.val: merge to split both parts again"
     if problems := shared_patients_problems(training, validation, "train and in val", _VAL, fix):
         raise DataError(*problems)
-    in_val = {image.patient for image in validation}
-    targets = targets_of([image.label for image in images], [image.findings for image in images])
-    everyone = _grouped([image.patient for image in images], targets)
-    to_split = [patient for patient in everyone if patient.name not in in_val]
-    return to_split, [patient for patient in everyone if patient.name in in_val]
+    return {image.patient for image in validation}
 
 
-def _grouped(patients: Sequence[str], targets: NDArray[np.int64]) -> list[_Patient]:
+def _group_by_patient(patients: Sequence[str], targets: NDArray[np.int64]) -> list[_Patient]:
     """Return each patient once, by the patient and the class or the findings of each image.
 
     The label of a patient with findings is the rarest of them among all patients, the number of
@@ -147,15 +147,14 @@ def _grouped(patients: Sequence[str], targets: NDArray[np.int64]) -> list[_Patie
     positions: dict[str, list[int]] = defaultdict(list)
     for position, patient in enumerate(patients):
         positions[patient].append(position)
-    members = [np.array(places) for places in positions.values()]
     if targets.ndim == 1:
-        labels = [frozenset(targets[places].tolist()) for places in members]
+        labels = [np.unique(targets[places]).tolist() for places in positions.values()]
     else:
-        has = np.array([(targets[places] == 1).any(axis=0) for places in members])
-        labels = [frozenset({label}) for label in rarest_findings(has).tolist()]
+        has = np.array([(targets[places] == 1).any(axis=0) for places in positions.values()])
+        labels = rarest_findings(has)[:, None].tolist()
     return [
-        _Patient(name=name, labels=its_labels, positions=tuple(places.tolist()))
-        for name, its_labels, places in zip(positions, labels, members, strict=True)
+        _Patient(name=name, labels=tuple(its_labels), positions=tuple(places))
+        for (name, places), its_labels in zip(positions.items(), labels, strict=True)
     ]
 
 
@@ -163,41 +162,39 @@ def _divide(
     patients: Iterable[_Patient],
     share_a: float,
     share_b: float,
-    *,
     seed: int,
     seen: Collection[str],
-) -> tuple[list[_Patient], list[_Patient], list[list[_Patient]]]:
+) -> tuple[list[_Patient], list[_Patient], _Strata]:
     """Take these shares of the images of each stratum for val-A and val-B; return them, and the rest by stratum.
 
     A stratum with too few patients for all of them stays whole. Patients in `seen` are among the
     rest.
     """
-    val_a, val_b, rests = list[_Patient](), list[_Patient](), list[list[_Patient]]()
-    for stratum in _strata(patients):
+    val_a: list[_Patient] = []
+    val_b: list[_Patient] = []
+    rests: _Strata = []
+    for stratum in _stratify(patients):
         image_count = sum(len(patient.positions) for patient in stratum)
-        in_a, in_b = list[_Patient](), list[_Patient]()
-        rest = _shuffled(
-            (patient for patient in stratum if patient.name not in seen), seed, "split"
+        unseen = [patient for patient in stratum if patient.name not in seen]
+        in_a, rest = _take(
+            _shuffle(unseen, seed, "split"), share_a * image_count, spare=2 if share_b else 1
         )
-        if share_a:
-            in_a, rest = _take(rest, share_a * image_count, spare=2 if share_b else 1)
-        if share_b and (in_a or not share_a):
-            in_b, rest = _take(rest, share_b * image_count, spare=1)
         val_a += in_a
-        val_b += in_b
+        if share_b and in_a:
+            in_b, rest = _take(rest, share_b * image_count, spare=1)
+            val_b += in_b
         rests.append([*rest, *(patient for patient in stratum if patient.name in seen)])
     return val_a, val_b, rests
 
 
-def _strata(patients: Iterable[_Patient]) -> list[list[_Patient]]:
-    """Return patients with the same class, or the same classes: some sets have healthy and ill images of one person."""
+def _stratify(patients: Iterable[_Patient]) -> _Strata:
     strata: dict[tuple[int, ...], list[_Patient]] = defaultdict(list)
     for patient in patients:
-        strata[tuple(sorted(patient.labels))].append(patient)
+        strata[patient.labels].append(patient)
     return [strata[labels] for labels in sorted(strata)]
 
 
-def _shuffled(patients: Iterable[_Patient], seed: int, purpose: str) -> list[_Patient]:
+def _shuffle(patients: Iterable[_Patient], seed: int, purpose: str) -> list[_Patient]:
     return sorted(
         patients, key=lambda patient: (derive_seed(seed, purpose, patient.name), patient.name)
     )
@@ -230,12 +227,12 @@ def _take(
     return taken, rest
 
 
-def _nested_order(strata: Iterable[list[_Patient]], seed: int) -> list[_Patient]:
+def _nested_order(strata: _Strata, seed: int) -> list[_Patient]:
     """Order all patients so that every prefix has about the class shares of the whole."""
     ranked = [
         ((rank + 0.5) / len(stratum), patient.name, patient)
         for stratum in strata
-        for rank, patient in enumerate(_shuffled(stratum, seed, "train_patients"))
+        for rank, patient in enumerate(_shuffle(stratum, seed, "train_patients"))
     ]
     return [patient for _, _, patient in sorted(ranked, key=lambda entry: entry[:2])]
 
@@ -246,24 +243,26 @@ def _first_patients(patients: list[_Patient], count: int, *, needs_all: bool) ->
         what = f"the train side has only {len(patients)} patients, fewer than {count}"
         fix = f"use at most {len(patients)}, or all of them: --set data.train_patients=null"
         raise DataError(Problem(what, where, fix))
-    from_last = reversed([*enumerate(patients, start=1)])
-    first_of_class = {label: number for number, patient in from_last for label in patient.labels}
+    first_of_class: dict[int, int] = {}
+    for number, patient in enumerate(patients, start=1):
+        for label in patient.labels:
+            first_of_class.setdefault(label, number)
     enough = max(first_of_class.values())
     if count < enough and needs_all:
-        raise DataError(
-            Problem(f"{count} patients do not cover every class", where, f"set at least {enough}")
-        )
+        what = f"{count} patients do not cover every class"
+        raise DataError(Problem(what, where, f"set at least {enough}"))
     return patients[:count]
 
 
 def _refuse_missing_classes(
     images: Sequence[ImageFile], sides: Mapping[str, Sequence[_Patient]]
 ) -> None:
-    few, problems = list[ImageFile](), list[str]()
+    few: list[ImageFile] = []
+    problems: list[str] = []
     for label in sorted({image.label for image in images}):
         counts = {
-            side: sum(label in member.labels for member in members)
-            for side, members in sides.items()
+            side: sum(label in patient.labels for patient in patients)
+            for side, patients in sides.items()
         }
         if missing := [side for side, count in counts.items() if not count]:
             same = [image for image in images if image.label == label]
@@ -273,5 +272,8 @@ def _refuse_missing_classes(
             )
             few += same
     if problems:
-        fix = "add patients: every class needs one for each side; data.split.val says which sides train/ and val/ make"
+        fix = (
+            "add patients: every class needs one for each side; data.split.val says which sides "
+            "train/ and val/ make"
+        )
         raise DataError(with_headers(join_names(problems, 3), "data.split", fix, few))

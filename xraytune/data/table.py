@@ -33,9 +33,7 @@ from xraytune.data.guesses import (
     part_named,
     pneumonia_type,
     says_other_view,
-    shows_other_view,
 )
-from xraytune.data.images import ImageFile
 from xraytune.data.patients import PATIENTS_CSV, patient_key
 from xraytune.space.messages import nearest
 from xraytune.space.settings import FOLDER_NAME, DataSettings, TableSettings
@@ -181,17 +179,6 @@ def match_names(names: Collection[str], files: Iterable[str]) -> Matches:
 
 def _path(name: str) -> str:
     return PurePosixPath(composed(without_suffix(name)).replace("\\", "/")).as_posix()
-
-
-def other_views(images: Sequence[ImageFile], table: LabelTable | None) -> list[str]:
-    """Return the files that are no frontal X-rays by their names, their DICOM headers or the table."""
-    rows = table.rows_of([image.file for image in images]) if table else {}
-    in_table = {file for file, row in rows.items() if table and table.rows[row].is_other_view}
-    return [
-        image.file
-        for image in images
-        if image.file in in_table or shows_other_view(image.file) or says_other_view(image.view)
-    ]
 
 
 def find_table(root: Path, data: DataSettings | None = None) -> LabelTable | None:

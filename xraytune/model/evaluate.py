@@ -16,7 +16,8 @@ from xraytune.base.errors import ConfigError, DataError, Problem, counted
 from xraytune.base.files import new_folder, require_new, require_writable, write_json
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.decoding import BrokenImage
-from xraytune.data.index import LabelledImages, content_fingerprint
+from xraytune.data.images import content_fingerprint
+from xraytune.data.index import LabelledImages
 from xraytune.data.shared_patients import patient_aliases, shared_patients
 from xraytune.data.table import subgroup_columns
 from xraytune.model.load import Bundle, open_bundle

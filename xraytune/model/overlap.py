@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from xraytune.base.errors import ArtifactError, ConfigError, DataError, MachineError
 from xraytune.base.files import read_jsonl
 from xraytune.confirm.test_access import TEST_ACCESS_FILE, accesses, log_test_access, study_logs
-from xraytune.data.images import ImageFile
-from xraytune.data.index import LabelledImages, content_fingerprint
+from xraytune.data.images import ImageFile, content_fingerprint
+from xraytune.data.index import LabelledImages
 from xraytune.data.prepare import patients_seen
 from xraytune.data.shared_patients import patient_aliases, patients_by_file_name, shared_patients
 from xraytune.data.table import find_table

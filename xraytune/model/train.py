@@ -23,7 +23,7 @@ from xraytune.base.errors import ArtifactError, Problem, counted
 from xraytune.base.files import explain_disk_errors, make_folder, new_folder, require_new, sha256_of
 from xraytune.base.locks import LockHeldError, hold
 from xraytune.base.records import Compute, EpochRecord, Progress, ignore_progress
-from xraytune.data.index import ImageIndex
+from xraytune.data.images import ImageIndex
 from xraytune.data.pixels import stored_files
 from xraytune.data.prepare import Prepared, RunContext
 from xraytune.model.bundle import FinalTraining, write_bundle, write_card

@@ -12,7 +12,7 @@ from xraytune.base.cores import cpu_count
 from xraytune.base.errors import Problem, TrialError, counted, join_names
 from xraytune.base.files import require_writable
 from xraytune.base.records import Compute, Node
-from xraytune.data.index import ImageIndex
+from xraytune.data.images import ImageIndex
 from xraytune.data.prepare import Prepared, restore_pixels
 from xraytune.data.sides import chance_warning, side_sizes, too_few_tested, too_few_unused
 from xraytune.nets.compute import Allocation, allocation_of, gpu_count, require_device

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from xraytune.base.errors import Problem, StudyError
 from xraytune.base.files import read_json, write_json
-from xraytune.data.index import ImageIndex
+from xraytune.data.images import ImageIndex
 from xraytune.data.prepare import Prepared
 from xraytune.space.fields import flat_values
 from xraytune.space.paths import PATHS, is_path, relative_path

@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 from xraytune.base.errors import ArtifactError, TrialError, XraytuneError
 from xraytune.base.records import Compute
 from xraytune.base.tables import Table
-from xraytune.data.images import ImageFile
+from xraytune.data.images import ImageFile, ImageIndex
 from xraytune.data.index import (
-    ImageIndex,
     LabelledImages,
     read_index,
     read_labelled,

@@ -15,7 +15,8 @@ from xraytune.base.errors import ConfigError, DataError, Problem
 from xraytune.base.files import require_writable
 from xraytune.base.records import Progress
 from xraytune.data.changes import require_same_data
-from xraytune.data.index import ImageIndex, find_class_names
+from xraytune.data.images import ImageIndex
+from xraytune.data.index import find_class_names
 from xraytune.data.prepare import Prepared, prepare_index
 from xraytune.data.sides import side_sizes
 from xraytune.nets.backbones import accepts, build_backbone, usual_side_px

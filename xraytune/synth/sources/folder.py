@@ -17,13 +17,8 @@ import numpy as np
 from xraytune.base.errors import DataError, Problem, join_names
 from xraytune.base.files import read_bytes, read_json, sha256_of
 from xraytune.data.folders import PROVENANCE_FILE, list_images
-from xraytune.data.images import ImageFile
-from xraytune.data.index import (
-    ImageIndex,
-    content_fingerprint,
-    read_labelled_folder,
-    require_apart,
-)
+from xraytune.data.images import ImageFile, ImageIndex, content_fingerprint
+from xraytune.data.index import read_labelled_folder, require_apart
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.prepare import (
     HELD_OUT,

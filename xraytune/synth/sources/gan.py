@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from xraytune.data.index import ImageIndex
+from xraytune.data.images import ImageIndex
 from xraytune.data.prepare import ImageSource, Prepared, RunContext, side_images
 from xraytune.space.settings import GanSettings, Settings
 from xraytune.synth.masks import MaskRange, binarise, mask_range

@@ -12,7 +12,7 @@ from xraytune.base.errors import DataError, Problem, join_names
 from xraytune.base.files import sha256_of
 from xraytune.base.records import Compute
 from xraytune.data.findings import in_order_of
-from xraytune.data.index import ImageIndex
+from xraytune.data.images import ImageIndex
 from xraytune.data.prepare import ImageSource, Prepared, RunContext
 from xraytune.space.settings import Settings
 from xraytune.synth.saved_generator import (

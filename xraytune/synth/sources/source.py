@@ -19,7 +19,7 @@ from xraytune.base.errors import MachineError, Problem
 from xraytune.base.files import sha256_of, write_array
 from xraytune.base.seeding import numpy_generator
 from xraytune.data.findings import levelling_order
-from xraytune.data.index import ImageIndex
+from xraytune.data.images import ImageIndex
 from xraytune.data.pixels import open_masks, open_pixels
 from xraytune.data.prepare import ImageSource, Prepared, RunContext
 from xraytune.space.settings import Balance, Parameters, Settings
