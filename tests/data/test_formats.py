@@ -326,6 +326,8 @@ DARK_ROW = b"\0" + struct.pack(">3H", 4095, 4095, 4095) * 8
 BROKEN = {
     "empty": (b"", "the file is empty"),
     "text": (b"dear reader" * 20, "this is no JPEG, PNG, TIFF, BMP, GIF, WebP or DICOM image"),
+    "git_lfs": (b"version https://git-lfs.github.com/spec/v1\n", "this is a pointer of Git LFS"),
+    "web_page": (b"\n<!DOCTYPE html><title>Sign in</title>", "this is a web page"),
     "jpeg_cut_in_its_header": (JPEG[:30], "the image's header is damaged"),
     "jpeg_cut_in_its_pixels": (JPEG[:-100], "the image is truncated or damaged"),
     "jpeg_of_12_bits": (bytes(TWELVE_BITS), "or its header is damaged"),

@@ -349,6 +349,10 @@ def test_links_that_lead_out_of_the_folder_are_not_followed(
 
     assert len(index.images) == 12
     assert "links to folders, or out of the data folder, are not followed: 2" in index.warnings[0]
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "NORMAL").symlink_to(kermany / "NORMAL")
+    with pytest.raises(DataError, match=r"are not followed: 1\n.*copy what the links lead to"):
+        read_index(DataSettings(path=tmp_path / "links"))
 
 
 def test_identical_files_share_a_patient_and_empty_ones_do_not(kermany: Path) -> None:

@@ -414,6 +414,12 @@ def test_wrong_settings_are_explained(xrays: Path, table: dict[str, Any], messag
             "several rows: images/a0.png (as a0.png and images/a0.png)",
         ),
         ("pa0", "", "1 of 8 images have no patient in column patient: images/a0.png"),
+        ("pa0", "nan", "1 of 8 images have no patient in column patient: images/a0.png"),
+        (
+            "pa0",
+            "1.23457E+13",
+            "labels.csv:2: patient 1.23457E+13 is a number that lost its digits",
+        ),
     ],
 )
 def test_contradicting_rows_are_refused(xrays: Path, old: str, new: str, message: str) -> None:
@@ -474,6 +480,35 @@ def test_rows_that_do_not_fit_the_header_are_refused_with_their_line(
 
     assert message in refusal(data_of(xrays))
     assert message in refusal(data_of(xrays, classes="binary", label=None))
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "how"),
+    [
+        ("img_{}.png", "IMG_{}.PNG", "if capitals are ignored"),
+        ("Größe {}%20.png", "Gr%C3%B6%C3%9Fe%20{}%2520.png", "with %20 and the like decoded"),
+        ("ser_{}.dcm.png", "ser_{}.dcm", "without .dcm"),
+        ("ser_{}.png", "ser_{}.dcm.png", "without .dcm"),
+        ("{}.png", "/data/local-files/?d=images/{}.png", "from their last = on"),
+        ("{}.png", "/data/upload/2/1a2b3c4d-{}.png", "from their last - on"),
+        ("a{}.png", "b{}.png", ""),
+    ],
+)
+def test_names_that_differ_a_little_are_refused_with_what_was_tried(
+    tmp_path: Path, write: WriteImages, file: str, name: str, how: str
+) -> None:
+    write(tmp_path, [f"images/{file.format(number)}" for number in range(4)])
+    write_rows(tmp_path, [(name.format(number), "p", "ill") for number in range(4)])
+
+    fix = f"4 of them match {how}: write the names of the files" if how else "check data.path"
+    assert f"fix: {fix}" in refusal(data_of(tmp_path))
+
+
+def test_lists_with_blanks_between_the_cells_are_refused_as_such(xrays: Path) -> None:
+    write_rows(xrays, [], header="p1 a1.png ill source")
+
+    (problem,) = refusal(data_of(xrays)).split("\n  fix:")[:-1]
+    assert "its first line, 'p1 a1.png ill source', has no comma, semicolon or tab" in problem
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])

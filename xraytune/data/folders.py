@@ -35,6 +35,9 @@ ADD_IMAGES = (
 )
 
 
+_LINKS = "links to folders, or out of the data folder, are not followed"
+
+
 def missing_classes(
     images: Iterable[ImageFile],
     parts: Mapping[PartName, Path],
@@ -65,9 +68,10 @@ def list_images(folder: Path) -> tuple[Path, ...]:
 
 def no_images(folder: Path, notes: Sequence[str]) -> DataError:
     """Return the error for a folder without images; the notes of `walk_folder` say what is there instead."""
-    return DataError(
-        Problem("; ".join(["no images in it", *notes]), folder, ADD_IMAGES.format("there"))
-    )
+    fix = ADD_IMAGES.format("there")
+    if any(note.startswith(_LINKS) for note in notes):
+        fix = "copy what the links lead to (cp -rL), or give the folder that they lead to"
+    return DataError(Problem("; ".join(["no images in it", *notes]), folder, fix))
 
 
 def pair_folders(folder: Path) -> dict[str, Path]:
@@ -211,7 +215,7 @@ def walk_folder(
     if generated:
         notes.append(f"generated images are left out: {join_names(sorted(generated), 3)}")
     if links:
-        notes.append(f"links to folders, or out of the data folder, are not followed: {links}")
+        notes.append(f"{_LINKS}: {links}")
     return tuple(sorted(images, key=lambda image: image.parts)), tuple(notes)
 
 

@@ -135,13 +135,23 @@ def _open(content: bytes, path: Path | str) -> Any:
     try:
         return Image.open(BytesIO(content), formats=_FORMATS)
     except UnidentifiedImageError as error:
-        what = "this is no JPEG, PNG, TIFF, BMP, GIF, WebP or DICOM image, or its header is damaged"
-        raise DataError(Problem(what if content else "the file is empty", path, REPAIR)) from error
+        raise DataError(Problem(_describe_content(content), path, REPAIR)) from error
     except Image.DecompressionBombError as error:
         raise DataError(Problem(f"too many pixels for an X-ray ({error})", path, REPAIR)) from error
     except _DAMAGE as error:
         what = "the image's header is damaged, or its format is not supported"
         raise DataError(Problem(what, path, _SAVE_AGAIN)) from error
+
+
+def _describe_content(content: bytes) -> str:
+    """Return why a file is no image."""
+    if not content:
+        return "the file is empty"
+    if content.startswith(b"version https://git-lfs"):
+        return "this is a pointer of Git LFS, not the image: run `git lfs pull` in its repository"
+    if content.lstrip()[:1] == b"<":
+        return "this is a web page or another text in HTML or XML, not an image: download it again"
+    return "this is no JPEG, PNG, TIFF, BMP, GIF, WebP or DICOM image, or its header is damaged"
 
 
 def _refuse_second_page(image: TiffImageFile, path: Path | str) -> None:

@@ -25,7 +25,7 @@ from xraytune.data.folders import (
 )
 from xraytune.data.guesses import PartName, composed, folded, inner_folders, part_named
 from xraytune.data.images import SINGLE_CLASS, ImageFile, ImageIndex, Images
-from xraytune.data.table import JOIN, KNOWN_CELLS, LabelTable, TableRow, match_names
+from xraytune.data.table import JOIN, KNOWN_CELLS, LabelTable, TableRow, match_names, near_matches
 from xraytune.space.messages import nearest
 from xraytune.space.settings import DataSettings
 
@@ -48,12 +48,11 @@ def list_table(
     if not row_names:
         named = join_names([*table.rows], 2)
         what = f"none of its {len(table.rows):,} rows matches an image in {root}"
+        what += f": they name {named}, not {join_names(sorted(files), 2)}"
         fix = f"check data.path, and the column data.table.image: {table.settings.image}; {JOIN}"
-        raise DataError(
-            Problem(
-                f"{what}: they name {named}, not {join_names(sorted(files), 2)}", table.path, fix
-            )
-        )
+        if near := near_matches(table.rows, files):
+            fix = f"{near}: write the names of the files into column {table.settings.image}"
+        raise DataError(Problem(what, table.path, fix))
     all_rows = {file: table.rows[name] for file, name in row_names.items()}
     rows = {file: row for file, row in all_rows.items() if row.left_out_as is None}
     parts = _parts_of(root, table, rows)

@@ -11,10 +11,11 @@ import csv
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeAlias
+from urllib.parse import unquote
 
 from xraytune.base.errors import ConfigError, DataError, Problem, SourceLine, join_names
 from xraytune.base.files import require_file
@@ -175,6 +176,27 @@ def match_names(names: Collection[str], files: Iterable[str]) -> Matches:
                 several_names.setdefault(file, [by_file[file]]).append(name)
             by_file[file] = name
     return Matches(by_file, several_files, several_names)
+
+
+_SPELLINGS: Mapping[str, Callable[[str], str]] = {
+    "if capitals are ignored": str.casefold,
+    "with %20 and the like decoded": unquote,
+    "without .dcm": lambda name: re.sub(r"\.dcm(?=\.|$)", "", name, flags=re.IGNORECASE),
+    "from their last = on": lambda name: name.rpartition("=")[2],
+    "from their last - on": lambda name: name.rpartition("-")[2],
+}
+"""What programs change in the names of files."""
+
+
+def near_matches(names: Collection[str], files: Collection[str]) -> str:
+    """Return how most names would match files if both were spelled in another way; "" if none would."""
+    counts: dict[str, int] = {}
+    for how, spell in _SPELLINGS.items():
+        spelled = [spell(name) for name in names]
+        alike = [match_names(spelled, files), match_names(spelled, [*map(spell, files)])]
+        counts[how] = max(len(matches.by_file) for matches in alike)
+    how = max(counts, key=lambda how: counts[how])
+    return f"{counts[how]:,} of them match {how}" if counts[how] else ""
 
 
 def _path(name: str) -> str:
@@ -383,6 +405,10 @@ def _read_table(
     for path in paths:
         header, lines = _read_rows(path, settings.image)
         columns |= dict.fromkeys(header)
+        if len(header) == 1 and len(header[0].split()) > 1:
+            what = f"its first line, {header[0]!r}, has no comma, semicolon or tab"
+            fix = f"begin with the names of the columns, such as {settings.image}"
+            raise DataError(Problem(what, path, f"separate its cells by one of these, and {fix}"))
         if settings.image not in header:
             problems += _missing_columns(settings, [("image", settings.image)], header, path)
             continue
@@ -492,9 +518,13 @@ def _unite(
     if not name:
         yield Problem("a cell is empty", where, "name the image")
         return
-    patient = re.sub(
-        r"^(\d+)\.0$", r"\1", patient
-    )  # pandas writes floats if some cells of the column are empty
+    if re.fullmatch(r"\d(\.\d+)?[eE]\+\d+", patient):
+        what = f"patient {patient} is a number that lost its digits, as in a spreadsheet"
+        yield Problem(what, where, "write the IDs again from their source, as text")
+        return
+    # pandas writes floats if some cells of the column are empty, and the word nan for these.
+    patient = re.sub(r"^(\d+)\.0$", r"\1", patient)
+    patient = "" if patient.casefold() in EMPTY else patient
     row = rows.setdefault(name, TableRow(where))
     if row.patient and patient and patient_key(row.patient) != patient_key(patient):
         what = f"{name} belongs to patient {patient} here, but to {row.patient} in {row.where}"
