@@ -13,7 +13,10 @@ from xraytune.base.errors import Problem, StudyError, join_names
 from xraytune.data.images import ImageFile, ImageIndex
 from xraytune.data.prepare import Prepared
 
-RESTORE = "restore images, patients.csv or label table, or start a study with another name: --set name=..."
+RESTORE = (
+    "restore images, patients.csv or label table, or start a study with another name: "
+    "--set name=..."
+)
 _SHOWN = 3
 
 
@@ -58,12 +61,15 @@ def require_same_data(
 
 
 def all_images(data: Prepared | ImageIndex) -> tuple[ImageFile, ...]:
-    """Return the images of a data folder without those of its test folder, or all that a study recorded."""
+    """Return the images of a data folder without its test folder, or all that a study recorded."""
     return (*data.images, *data.unused) if isinstance(data, Prepared) else data.images
 
 
 def _patient_of(image: ImageFile, files: Collection[str]) -> str:
-    """Return the name of an image's patient; "unnamed" if that is only the path of a file, which may move."""
+    """Return the name of an image's patient.
+
+    "unnamed" if that is only the path of a file, which may move.
+    """
     return "unnamed" if image.patient in files else image.patient
 
 

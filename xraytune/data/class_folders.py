@@ -1,4 +1,4 @@
-"""Find the class of each image of a data folder by its folders, its `patients.csv` or its Kermany file name.
+"""Find the class of each image by its folders, `patients.csv` or its Kermany file name.
 
 A data folder holds `train/`, `val/` and `test/` with class folders in them, or class folders only;
 images may be nested deeper.
@@ -83,7 +83,10 @@ def list_class_folders(
     )
     written = {file: name for file, name in in_table.items() if name}
     if not written and holds_pairs(root):
-        what = "this is a folder of pairs (images/ and masks/), for segmentation; a classifier needs class folders"
+        what = (
+            "this is a folder of pairs (images/ and masks/), for segmentation; "
+            "a classifier needs class folders"
+        )
         raise DataError(
             Problem(
                 what,
@@ -124,13 +127,15 @@ def list_class_folders(
 
     problems = _unknown_classes(root, unknown, names, classes, has_table=bool(written))
     if wrong:
-        what = f"{PATIENTS_CSV} gives classes that are none of {', '.join(names)}, or not those of the folders"
+        what = f"{PATIENTS_CSV} gives classes that are none of {', '.join(names)}, "
+        what += "or not those of the folders"
         problems.append(
             Problem(f"{what}: {join_names(wrong)}", base, "correct them, or use data.classes: auto")
         )
     if not problems and not listed:
         what = f"none of the {len(parts)} images has a class, by a class folder or by its file name"
-        fix = f"{_class_fix(root, train)}; or give the parent folder, if it contains the class folders"
+        fix = _class_fix(root, train)
+        fix += "; or give the parent folder, if it contains the class folders"
         problems = [Problem(what, root, fix)]
     elif not problems and not isinstance(classes, tuple):
         problems = missing_classes(listed, folders, names, ADD_IMAGES)
@@ -169,7 +174,7 @@ def _empty_folders(
 def _auto_classes(
     root: Path, train: Path, inner: Sequence[Sequence[str]], in_table: Mapping[str, str]
 ) -> tuple[str, ...]:
-    """Return the classes that `patients.csv` gives, and the outermost folders of the images without such a class."""
+    """Return the classes of `patients.csv`, and the outermost folders of images without one."""
     outermost = [folders[0] for folders in inner if folders]
     names = {folded(name): composed(name) for name in (*in_table.values(), *outermost)}
     if len(names) < 2:
@@ -193,7 +198,7 @@ def _unknown_classes(
     *,
     has_table: bool,
 ) -> list[Problem]:
-    """Return a problem about all folders of unknown class, or about file names that do not say which pneumonia it is."""
+    """Return a problem about folders of unknown class, or names that lack the kind of pneumonia."""
     if not unknown:
         return []
     where = next(iter(unknown)) if len(unknown) == 1 else root
@@ -202,10 +207,12 @@ def _unknown_classes(
     what = f"folders that are none of the classes {join_names(class_names)}: {join_names(names)}"
     fix = "rename them to one of these classes, or move them away"
     if has_table:
-        what = f"{len(files)} images have no class, neither in {PATIENTS_CSV} nor by their folder: {join_names(files)}"
+        what = f"{len(files)} images have no class, neither in {PATIENTS_CSV} nor by their folder"
+        what += f": {join_names(files)}"
         fix = "fill in the column class"
     elif class_names == THREE_CLASSES and {name.casefold() for name in names} == {"pneumonia"}:
-        what = f"file names that do not indicate bacterial or viral: {len(files)} ({join_names(files, 3)})"
+        names_shown = join_names(files, 3)
+        what = f"file names that do not indicate bacterial or viral: {len(files)} ({names_shown})"
         fix = "name them like person1_bacteria_1.jpeg, or put them into bacterial/ and viral/"
     elif classes in ("binary", "three"):
         choice = "three" if all(spelled_class(name, THREE_CLASSES) for name in names) else "auto"
@@ -215,7 +222,7 @@ def _unknown_classes(
 
 
 def _class_fix(*folders: Path) -> str:
-    """Return how to give images their classes, perhaps by a table that is in one of these folders."""
+    """Return how to give images their classes, perhaps by a table in one of these folders."""
     files = [
         file for folder in folders for file in sorted(folder.iterdir()) if file.name != PATIENTS_CSV
     ]
@@ -241,7 +248,10 @@ def folder_class(
 
 
 def spelled_class(name: str, class_names: Sequence[str]) -> str | None:
-    """Return a class by its name, in upper or lower case; of three classes also by another word for it."""
+    """Return a class by its name, in upper or lower case.
+
+    Of three classes also by another word for it.
+    """
     if tuple(class_names) == THREE_CLASSES:
         name = OTHER_WORDS.get(name.casefold(), name)
     if name in class_names:
@@ -250,7 +260,9 @@ def spelled_class(name: str, class_names: Sequence[str]) -> str | None:
 
 
 def _file_name_class(file: PurePosixPath, class_names: Sequence[str]) -> str | None:
-    """Return the class that a file name states, among two or three classes; None for other names and classes.
+    """Return the class that a file name states, among two or three classes.
+
+    None for other names and classes.
 
     It is a Kermany file name or, with three classes, begins with a word for one of them:
     `VIRUS-17-0001.jpeg`.

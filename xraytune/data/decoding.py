@@ -1,4 +1,7 @@
-"""Decode image files to square grey pixels, in threads: Pillow releases Python's lock while it decodes and resizes."""
+"""Decode image files to square grey pixels, in threads.
+
+Pillow releases Python's lock while it decodes and resizes.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,9 @@ class BrokenImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputFormat:
-    """How pixels become a network's input (`nets/inputs.py`); stored with a trained model and used for its predictions.
+    """How pixels become a network's input (`nets/inputs.py`).
+
+    Stored with a trained model and used for its predictions.
 
     Attributes:
         resolution_px: Side to which all images are downsampled first (resolution matching), or
@@ -49,7 +54,10 @@ class InputFormat:
 
 
 def decode_file(path: Path | str, image_size_px: int, resize: Resize = "squash") -> GreyImage:
-    """Read, decode and resize an image, upright and with antialiasing. Raises DataError if it is broken."""
+    """Read, decode and resize an image, upright and with antialiasing.
+
+    Raises DataError if it is broken.
+    """
     grey = read_image(path, image_size_px)
     box = square_box(grey.reduced_from or grey.image.size, grey.image.size, image_size_px, resize)
     size_px = (image_size_px, image_size_px)
@@ -80,7 +88,10 @@ def decode_files(
 
 
 def read_image(path: Path | str, needed_px: int) -> GreyImage:
-    """Read and decode an image (see `read_grey`). Raises DataError if it cannot be read or is broken."""
+    """Read and decode an image (see `read_grey`).
+
+    Raises DataError if it cannot be read or is broken.
+    """
     try:
         content = read_bytes(path, DataError)
     except OSError as error:
@@ -91,7 +102,9 @@ def read_image(path: Path | str, needed_px: int) -> GreyImage:
 def square_box(
     whole_px: tuple[int, int], decoded_px: tuple[int, int], image_size_px: int, resize: Resize
 ) -> tuple[float, float, float, float] | None:
-    """Return the part of the image to scale to S x S (left, upper, right, lower); None is all of it.
+    """Return the part of the image to scale to S x S (left, upper, right, lower).
+
+    None means all of it.
 
     A crop gives what `Resize(S)` and `CenterCrop(S)` would, but scales only that part: scaled as a
     whole, a long and narrow image would fill the memory. Sizes are width and height; those of a

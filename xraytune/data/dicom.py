@@ -1,4 +1,6 @@
-"""Decode DICOM files to 8-bit grey and read their headers; the only module that uses pydicom, which is optional.
+"""Decode DICOM files to 8-bit grey and read their headers.
+
+The only module that uses pydicom, which is optional.
 
 Stored values go through the modality LUT (or rescale), then the file's own VOI LUT or window.
 Without one, the range of their content becomes 0 to 255. MONOCHROME1, where large values are dark,
@@ -27,7 +29,7 @@ _NO_PIXELS = "this DICOM file contains no pixels, or is truncated"
 
 
 class ImageHeader(NamedTuple):
-    """The size that a file states, upright, and what a DICOM header says: PatientID, and what the image shows."""
+    """The size that a file states, upright, and PatientID and view of a DICOM header."""
 
     width_px: int
     height_px: int
@@ -36,7 +38,7 @@ class ImageHeader(NamedTuple):
 
 
 def _damage() -> tuple[type[Exception], ...]:
-    """Return what pydicom and its decoders raise for files that are truncated, overwritten or non-standard."""
+    """Return what pydicom and its decoders raise for damaged or non-standard files."""
     from pydicom.errors import BytesLengthException
 
     python = (
@@ -53,7 +55,9 @@ def _damage() -> tuple[type[Exception], ...]:
 
 
 def is_dicom(content: bytes) -> bool:
-    """Return whether this is the start of a DICOM file: any 128 bytes, then DICM (PS3.10, section 7.1).
+    """Return whether this is the start of a DICOM file.
+
+    That is any 128 bytes, then DICM (PS3.10, section 7.1).
 
     Some programs leave these 132 bytes out. The file then begins with an element of group 2 or 8.
     """
@@ -61,7 +65,9 @@ def is_dicom(content: bytes) -> bool:
 
 
 def open_dicom(content: bytes, path: Path | str, *, with_pixels: bool) -> tuple[Any, ImageHeader]:
-    """Parse a file to pydicom's dataset, with its pixels (still encoded) if `with_pixels`; also return its header.
+    """Parse a file to pydicom's dataset, with its pixels (still encoded) if `with_pixels`.
+
+    Also return its header.
 
     Raises DataError if it is damaged or does not hold exactly one image, and MachineError if
     pydicom is not installed.
@@ -94,12 +100,17 @@ def open_dicom(content: bytes, path: Path | str, *, with_pixels: bool) -> tuple[
 
 
 def content_bits(stated_bits: int, largest: int) -> int:
-    """Return the depth of values from 0 to `largest`: programs store 8 or 12 bits in files that state more."""
+    """Return the depth of values from 0 to `largest`.
+
+    Programs store 8 or 12 bits in files that state more.
+    """
     return min(stated_bits, next(bits for bits in (8, 12, 16, 32) if largest < 2**bits))
 
 
 def dicom_grey(dataset: Any, path: Path | str) -> tuple[NDArray[np.uint8], int, int]:
-    """Decode the pixels as a radiologist's screen shows them, [H, W] uint8; also return the bits stated and of the content.
+    """Decode the pixels as a radiologist's screen shows them, [H, W] uint8.
+
+    Also return the bits stated and of the content.
 
     Raises DataError if they are missing or damaged, or their compression or colour model is not
     supported.
@@ -167,13 +178,19 @@ def _grey(dataset: Any) -> tuple[NDArray[np.uint8], int, int]:
 
 
 def _clear_unused_bits(stored: NDArray[Any], bits: int) -> NDArray[Any]:
-    """Clear the bits above BitsStored, where overlays may be, or let them extend the sign; some decoders return them."""
+    """Clear the bits above BitsStored, where overlays may be, or let them extend the sign.
+
+    Some decoders return them.
+    """
     unused = max(0, 8 * stored.itemsize - bits)
     return np.asarray(stored << unused >> unused)
 
 
 def _find_padding(stored: NDArray[Any], dataset: Any) -> NDArray[np.bool_]:
-    """Return a mask of padding pixels (PixelPaddingValue to PixelPaddingRangeLimit); their sign may be misread."""
+    """Return a mask of padding pixels (PixelPaddingValue to PixelPaddingRangeLimit).
+
+    Their sign may be misread.
+    """
     value = dataset.get("PixelPaddingValue")
     if value is None:
         return np.zeros(stored.shape, dtype=np.bool_)
@@ -183,7 +200,10 @@ def _find_padding(stored: NDArray[Any], dataset: Any) -> NDArray[np.bool_]:
 
 
 def _find_background(is_padding: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the padding in regions at the border; single pixels of its value elsewhere may be saturated bone or metal."""
+    """Return the padding in regions at the border.
+
+    Single pixels of its value elsewhere may be saturated bone or metal.
+    """
     from scipy.ndimage import label  # type: ignore[import-untyped]  # few files need it
 
     regions, _ = label(is_padding)
@@ -196,7 +216,10 @@ def _find_background(is_padding: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _show(
     stored: NDArray[Any], is_padding: NDArray[np.bool_], dataset: Any
 ) -> tuple[NDArray[np.float64], int]:
-    """Map stored values to 0 (black) .. 1 (white), before MONOCHROME1 is inverted; also return the bits of their content."""
+    """Map stored values to 0 (black) .. 1 (white), before MONOCHROME1 is inverted.
+
+    Also return the bits of their content.
+    """
     bits = int(dataset.BitsStored)
     content = stored if is_padding.all() else stored[~is_padding]
     black = min(0, int(content.min()))

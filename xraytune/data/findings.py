@@ -1,4 +1,4 @@
-"""Findings: several labels of one image, each present, absent or unknown, as a label table gives them.
+"""Findings: several labels of one image, each present, absent or unknown.
 
 An image's findings are a text with one character for each, such as `10?`; `numbers_of` returns them
 as numbers.
@@ -41,12 +41,15 @@ def numbers_of(findings: Sequence[str]) -> NDArray[np.int64]:
 
 
 def present_findings(names: Sequence[str], findings: NDArray[np.int64]) -> list[str]:
-    """Return the present findings of images, [N, C], as texts such as `Edema, Pleural Effusion`; else `no finding`."""
+    """Return the present findings of images, [N, C], as texts such as `Edema, Pleural Effusion`.
+
+    It is `no finding` without any.
+    """
     return [", ".join(compress(names, states == 1)) or "no finding" for states in findings]
 
 
 def levelling_order(targets: NDArray[np.int64], total: int, seed: int) -> NDArray[np.int64]:
-    """Return which images, [N, C], to repeat: `total` places that level the numbers of images by their rarest finding.
+    """Return `total` images of [N, C] to repeat, which level their numbers by rarest finding.
 
     Each next image has the rarest finding that fewest images have by then; all such images are used
     before one is repeated.
@@ -77,13 +80,16 @@ def in_order_of(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FindingReader:
-    """Reads the findings of an image from a row of its table: a column for each, or labels in a cell."""
+    """Reads the findings of a row: a column for each, or labels in a cell."""
 
     names: tuple[str, ...]
     data: DataSettings
 
     def read(self, cells: Mapping[str, str], labels: Collection[str] | None) -> str:
-        """Return the findings of a row by its cells, or by the labels of its cell; "" if it has none of the columns."""
+        """Return the findings of a row by its cells, or by the labels of its cell.
+
+        "" if it has none of the columns.
+        """
         if labels is not None:
             there = {folded(label) for label in labels}
             absent = ABSENT if labels else UNKNOWN
@@ -123,7 +129,7 @@ def united(rows: Sequence[str], disagree: str) -> str:
 
 
 def disputed_findings(names: Sequence[str], rows: Sequence[str]) -> dict[str, int]:
-    """Return the findings that an image's rows disagree on, with the number of rows in which they are present."""
+    """Return the findings that rows disagree on, with the number of rows that have them."""
     votes = {
         name: Counter(states) for name, states in zip(names, zip(*rows, strict=True), strict=False)
     }
@@ -142,7 +148,7 @@ def _vote(states: Sequence[str], disagree: str) -> str:
 def found_columns(
     settings: TableSettings, columns: Sequence[str], rows: Iterable[Mapping[str, str]]
 ) -> tuple[str, ...]:
-    """Return the columns of a table that can be findings: all of their cells say yes, no or neither, and some yes."""
+    """Return the columns whose cells say yes, no or neither, and some yes."""
     others = {
         settings.image,
         settings.patient,

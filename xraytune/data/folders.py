@@ -1,4 +1,4 @@
-"""The images of a data folder before any is read: its parts (train, val, test), and the image files in them.
+"""The parts of a data folder (train, val, test), and the image files in them, before any is read.
 
 Hidden files are ignored, other files are counted, and links are followed only to files inside the
 data folder.
@@ -44,7 +44,7 @@ def missing_classes(
     class_names: Sequence[str],
     fix: str,
 ) -> list[Problem]:
-    """Return a problem for train and val together, and one for test, if they have no images of some classes."""
+    """Return a problem for train and val, and one for test, if they lack images of some classes."""
     there = {(image.part == "test", image.label) for image in images}
     problems = []
     for part, where in parts.items():
@@ -58,7 +58,10 @@ def missing_classes(
 
 
 def list_images(folder: Path) -> tuple[Path, ...]:
-    """List all images below a folder, sorted. Raises DataError if there is no such folder, or no image in it."""
+    """List all images below a folder, sorted.
+
+    Raises DataError if there is no such folder, or no image in it.
+    """
     require_folder(folder)
     images, notes = walk_folder(folder, folder)
     if not images:
@@ -67,7 +70,10 @@ def list_images(folder: Path) -> tuple[Path, ...]:
 
 
 def no_images(folder: Path, notes: Sequence[str]) -> DataError:
-    """Return the error for a folder without images; the notes of `walk_folder` say what is there instead."""
+    """Return the error for a folder without images.
+
+    The notes of `walk_folder` say what is there instead.
+    """
     fix = ADD_IMAGES.format("there")
     if any(note.startswith(_LINKS) for note in notes):
         fix = "copy what the links lead to (cp -rL), or give the folder that they lead to"
@@ -83,7 +89,7 @@ def pair_folders(folder: Path) -> dict[str, Path]:
 
 
 def holds_pairs(root: Path) -> bool:
-    """Return whether a data folder, or a part of it (train/, val/, test/), holds pairs: it has images/ and masks/."""
+    """Return whether a data folder, or a part of it, has images/ and masks/."""
     parts = (
         [folder for folder in subfolders(root) if part_named(folder.name)] if root.is_dir() else []
     )
@@ -96,7 +102,9 @@ def bare_name(file: str) -> str:
 
 
 def part_folders(root: Path) -> tuple[dict[PartName, Path], tuple[str, ...]]:
-    """Return the existing folders of train, val and test, and warnings; without any of them, `train` is the root itself.
+    """Return the existing folders of train, val and test, and warnings.
+
+    Without any of them, `train` is the root itself.
 
     Raises DataError if there is no such folder, val/ or test/ has no train/ next to it, or two
     folders are the same part.
@@ -125,7 +133,7 @@ def part_folders(root: Path) -> tuple[dict[PartName, Path], tuple[str, ...]]:
 
 
 def refuse_inner_parts(folder: Path, images: Iterable[Path]) -> None:
-    """Raise DataError if images are in train/ or test/ at any depth of a folder, all of whose images would be used alike."""
+    """Raise DataError if images are in an inner train/ or test/, but would be used alike."""
     parents = {parent for image in images for parent in image.relative_to(folder).parents}
     if inner := sorted(
         parent for parent in parents if part_named(parent.name) in ("train", "test")
@@ -166,7 +174,10 @@ def subfolders(folder: Path) -> list[Path]:
 def walk_folder(
     folder: Path, root: Path, *, report_others: bool = True
 ) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-    """Return the images of a folder tree, the data folder `root` or in it, sorted; and notes about what was ignored."""
+    """Return the images of a folder tree, the data folder `root` or in it, sorted.
+
+    Also return notes about what was ignored.
+    """
     inside = root.resolve()
     images: list[Path] = []
     others: Counter[str] = Counter()
@@ -220,7 +231,7 @@ def walk_folder(
 
 
 def _holds_generated(folder: Path) -> bool:
-    """Return whether a folder inside a data folder holds generated images: by their record, or by its name.
+    """Return whether a folder holds generated images, by their record or by its name.
 
     A folder that is called so may also be a class; then it has no folders of classes in it.
     """
@@ -230,7 +241,7 @@ def _holds_generated(folder: Path) -> bool:
 
 
 def _is_image_name(file: Path) -> bool:
-    """Return whether a file counts as an image: by its suffix or, if that is not known, by its DICOM marker.
+    """Return whether a file counts as an image, by its suffix or else by its DICOM marker.
 
     DICOM files are often named IM000001, or with a UID of numbers and dots. DICOMDIR is a medium's
     table of contents.

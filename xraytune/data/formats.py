@@ -1,4 +1,4 @@
-"""Decode a JPEG, PNG, TIFF, BMP, GIF, WebP or DICOM file to upright 8-bit grey, whatever its name says.
+"""Decode a JPEG, PNG, TIFF, BMP, GIF, WebP or DICOM file to upright 8-bit grey.
 
 Transparent parts are composited over black, like an X-ray's background. Of an animation, the first
 frame counts. A file that is not one picture of known grey levels (several pages, floating point, an
@@ -54,7 +54,7 @@ _METADATA = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GreyImage:
-    """An upright image of mode L, and the file's format and depth, such as `PNG 16-bit with 12-bit content`.
+    """An upright image of mode L, and its `kind`, such as `PNG 16-bit with 12-bit content`.
 
     Attributes:
         reduced_from: Width and height of the whole image, if `image` is a JPEG of reduced size.
@@ -71,7 +71,10 @@ class GreyImage:
 
 
 def ignore_decoder_warnings() -> None:
-    """Ignore warnings about odd metadata from now on; `catch_warnings` would race between the threads that decode."""
+    """Ignore warnings about odd metadata from now on.
+
+    `catch_warnings` would race between the threads that decode.
+    """
     warnings.filterwarnings("ignore", module=r"PIL\.|pydicom\.|xraytune\.data\.(dicom|formats)$")
 
 
@@ -82,7 +85,10 @@ def without_suffix(path: str) -> str:
 
 
 def read_header(content: bytes, path: Path | str) -> ImageHeader:
-    """Read size, patient and view from a file's header; DataError for an unsupported format, or too large an image."""
+    """Read size, patient and view from a file's header.
+
+    Raises DataError for an unsupported format, or too large an image.
+    """
     if is_dicom(content):
         return open_dicom(content, path, with_pixels=False)[1]
     width_px, height_px = _upright_size(_open(content, path))
@@ -90,7 +96,9 @@ def read_header(content: bytes, path: Path | str) -> ImageHeader:
 
 
 def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:
-    """Decode an image; a JPEG may be reduced while decoding, to no less than twice `needed_px` on either side.
+    """Decode an image.
+
+    A JPEG may be reduced while decoding, to no less than twice `needed_px` on either side.
 
     Raises DataError if it is broken; its single problem says why.
     """

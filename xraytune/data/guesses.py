@@ -1,4 +1,4 @@
-"""Everything that is guessed from names: parts, classes, patients, the disease of two classes, and what is no X-ray.
+"""What is guessed from names: parts, classes, patients, which class is ill, what is no X-ray.
 
 A wrong guess would train on test images, or swap sensitivity and specificity without a trace, so
 only words that leave no doubt decide. Otherwise the user is asked.
@@ -39,7 +39,10 @@ _KERMANY_NAME = re.compile(
 POSITIVE = "data.positive"
 YES = frozenset("1 1.0 pos positive present true y yes".split())
 NO = frozenset("0 0.0 absent false n neg negative no".split())
-"""Cells of a table, in lower case; the words among them also mean disease, or its absence, in the name of a class."""
+"""Cells of a table, in lower case.
+
+The words among them also mean disease, or its absence, in the name of a class.
+"""
 UNCERTAIN = frozenset("-1 -1.0 equivocal possible u uncertain unclear".split())
 EMPTY = frozenset(["", "n/a", "na", "nan", "none", "null", "unknown"])
 """Cells that say neither."""
@@ -64,7 +67,10 @@ _CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 def composed(name: str) -> str:
-    """Return a name with composed umlauts and accents, as in tables; macOS decomposes those of files."""
+    """Return a name with composed umlauts and accents, as in tables.
+
+    macOS decomposes those of files.
+    """
     return normalize("NFC", name)
 
 
@@ -79,7 +85,7 @@ def part_named(name: str) -> PartName | None:
 
 
 def inner_folders(file: PurePath) -> tuple[str, ...]:
-    """Return the folders in the path of a file that may name its class: all but images/ and parts such as train/."""
+    """Return the folders of a file that may name its class: all but images/ and parts."""
     return tuple(
         name for name in file.parts[:-1] if name.casefold() != "images" and part_named(name) is None
     )
@@ -101,7 +107,7 @@ def shows_other_view(file: str) -> bool:
 
 
 def is_view_column(name: str) -> bool:
-    """Return whether a column of a table says what an image shows: `view`, `ViewPosition`, `modality`."""
+    """Return whether a column says what an image shows: `view`, `ViewPosition`, `modality`."""
     return _VIEW_COLUMN.fullmatch(re.sub(r"[\W_]", "", name.casefold())) is not None
 
 
@@ -131,14 +137,17 @@ def pneumonia_type(file: str) -> str | None:
 
 
 class PositiveClass(NamedTuple):
-    """The label of the positive class, and why; of three or more classes it is the last one, and no metric uses it."""
+    """The label of the positive class, and why.
+
+    Of three or more classes it is the last one, and no metric uses it.
+    """
 
     label: int
     reason: str
 
 
 def positive_class(given: str | None, class_names: Sequence[str]) -> PositiveClass | Problem:
-    """Return the positive class, as `given` or by what the names of two classes mean, or the problem of finding it."""
+    """Return the positive class, as `given` or by the names of two classes, or what is wrong."""
     given = given and composed(given)
     if given is not None and given not in class_names:
         fix = nearest(given, class_names, f"name one of {join_names(class_names)}")
@@ -173,7 +182,10 @@ def means_no_disease(name: str) -> bool:
 
 
 def _says_disease(name: str) -> bool | None:
-    """Return whether a class name means disease (`TB_positive`) or its absence (`No Finding`); None if it does not say."""
+    """Return whether a class name means disease (`TB_positive`) or its absence (`No Finding`).
+
+    None if it does not say.
+    """
     words = [word.casefold() for word in _WORD.findall(_CAMEL_CASE.sub(" ", name))]
     if words and words[0] in _NEGATIONS:
         return _says_disease(" ".join(words[1:])) is False

@@ -34,7 +34,9 @@ SINGLE_CLASS = ("image",)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFile:
-    """One image. A listing fills file, label, part, masks and findings; reading, splitting and decoding the others.
+    """One image. A listing fills file, label, part, masks and findings.
+
+    Reading, splitting and decoding fill the others.
 
     Attributes:
         file: Path below the data folder, with forward slashes, like `masks`, which are to be
@@ -98,7 +100,10 @@ class Images(tuple[ImageFile, ...]):
 
     @property
     def targets(self) -> NDArray[np.int64]:
-        """What a network learns: the labels, int64 [N], or findings, int64 [N, C]: 1, 0, or -1 if unknown."""
+        """What a network learns, int64.
+
+        Labels, [N]; or findings, [N, C]: 1, 0, or -1 if unknown.
+        """
         if any(image.findings for image in self):
             return numbers_of([image.findings for image in self])
         return self.labels
@@ -154,7 +159,10 @@ class ImageIndex:
 
 
 def content_fingerprint(images: Iterable[ImageFile], *, in_order: bool = False) -> str:
-    """Return a hash of labels, images and masks, 32 hex digits. Renaming files changes it only `in_order`."""
+    """Return a hash of labels, images and masks, 32 hex digits.
+
+    Renaming files changes it only `in_order`.
+    """
     lines = [f"{image.label} {image.content}" for image in images]
     text = "\n".join(lines if in_order else sorted(lines))
     return sha256(text.encode()).hexdigest()[:32]

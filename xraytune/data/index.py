@@ -119,7 +119,7 @@ def _doubts(index: ImageIndex) -> list[str]:
 
 
 def _find_other_views(index: ImageIndex) -> list[str]:
-    """Return the files that are no frontal X-rays by their names, their DICOM headers or the table."""
+    """Return the files that are no frontal X-rays by name, DICOM header or table."""
     in_table: set[str] = set()
     if index.table:
         rows = index.table.rows_of([image.file for image in index.all_images])
@@ -132,7 +132,10 @@ def _find_other_views(index: ImageIndex) -> list[str]:
 
 
 def read_folder(settings: DataSettings, *, on_progress: Progress = ignore_progress) -> ImageIndex:
-    """Read a data folder: pairs if it has images/ and masks/ and no label table, else its classes, or else its findings."""
+    """Read the pairs, the classes or else the findings of a data folder.
+
+    It has pairs if there are images/ and masks/ and no label table.
+    """
     pairs = settings.table is None and holds_pairs(settings.path)
     if settings.findings and settings.table and settings.table.labels:
         settings = settings.model_copy(update={"findings": None})
@@ -140,7 +143,10 @@ def read_folder(settings: DataSettings, *, on_progress: Progress = ignore_progre
 
 
 def find_class_names(settings: DataSettings) -> tuple[str, ...]:
-    """Return the classes in the order of their labels; reads the data folder only for `classes: auto`."""
+    """Return the classes in the order of their labels.
+
+    Reads the data folder only for `classes: auto`.
+    """
     if settings.findings:
         return SINGLE_CLASS
     standard = STANDARD_CLASSES.get(settings.classes)
@@ -241,7 +247,9 @@ def read_labelled(
 def read_labelled_folder(
     root: Path, class_names: Sequence[str], *, pairs: bool = False, findings: Sequence[str] = ()
 ) -> Images:
-    """Read the images of a folder without parts, sorted by file, like `read_labelled`; classes may be empty.
+    """Read the images of a folder without parts, sorted by file, like `read_labelled`.
+
+    Classes may be empty.
 
     For findings, `root` is a data file.
     """
@@ -259,7 +267,10 @@ def _read_one_part(
     *,
     pairs: bool,
 ) -> LabelledImages:
-    """Read a folder without parts; with `whole`, the data folder that contains it gives paths and patients."""
+    """Read a folder without parts.
+
+    With `whole`, the data folder that contains it gives paths and patients.
+    """
     require_folder(data.path)
     base = data.path if whole is None else whole
     part: dict[PartName, Path] = {
@@ -285,7 +296,7 @@ def _labelled(data: DataSettings, listing: ImageIndex, on_progress: Progress) ->
 
 
 def _data_folder_of(part: Path, group_regex: str | None) -> Path | None:
-    """Return the data folder that contains a part such as `test/`, if the patients of the part are named there; else None.
+    """Return the data folder around a part such as `test/` if it names the patients, else None.
 
     They are if its table has all images of the part, or if the expression matches all their paths
     below it. A table inside the part itself comes first. Raises DataError if there is no such
@@ -313,7 +324,7 @@ def _data_folder_of(part: Path, group_regex: str | None) -> Path | None:
 
 
 def patients_fingerprint(images: Iterable[ImageFile]) -> str:
-    """Hash which images are of the same patient to 32 hex digits, independent of the names of patients and files."""
+    """Return a hash of which images are of the same patient, independent of all names."""
     of_patient: dict[str, list[str]] = defaultdict(list)
     for image in images:
         of_patient[image.patient].append(image.sha256)
@@ -381,7 +392,9 @@ def _read_content(path: Path) -> tuple[str, ImageHeader]:
 
 
 def _same_name_problems(listing: ImageIndex) -> list[Problem]:
-    """Return files that would be one patient by mistake: a Kermany name in several folders, or an image in several formats.
+    """Return files that would be one patient by mistake.
+
+    That is a Kermany name in several folders, or an image in several formats.
 
     Other images are identified by their path: each folder may count from 1.
     """
@@ -400,7 +413,7 @@ def _same_name_problems(listing: ImageIndex) -> list[Problem]:
 def shared_patients_problems(
     first: Sequence[ImageFile], second: Sequence[ImageFile], parts: str, where: Path | str, fix: str
 ) -> list[Problem]:
-    """Return a problem if patients have images in both of two parts, called `training and in test` or the like."""
+    """Return a problem if patients have images in both of two parts."""
     in_first = {image.patient: image.file for image in reversed(first)}
     in_second = {image.patient: image.file for image in reversed(second)}
     shared = [
@@ -416,7 +429,7 @@ def shared_patients_problems(
 
 
 def require_apart(index: ImageIndex, extra: Path, images: Iterable[ImageFile]) -> None:
-    """Raise DataError if images of a data folder are also among extra `images`, whose folder is `extra`."""
+    """Raise DataError if extra `images`, in folder `extra`, are among those of a data folder."""
     here = extra.resolve()
     there = index.root.resolve()
     files = {here / image.file for image in images}
@@ -428,7 +441,10 @@ def require_apart(index: ImageIndex, extra: Path, images: Iterable[ImageFile]) -
 
 
 def with_headers(what: str, where: Path | str, fix: str, images: Iterable[ImageFile]) -> Problem:
-    """Return a problem with the patients of some images; if they come from DICOM headers, it says so."""
+    """Return a problem with the patients of some images.
+
+    It says if they come from DICOM headers.
+    """
     if patient_ids := sorted({image.patient_id for image in images} - {""}):
         what += f"; PatientID in their DICOM headers: {join_names(patient_ids, 3)}"
         fix += f"; {OTHER_PATIENTS}"

@@ -56,7 +56,9 @@ class MaskSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """The result of `inspect_folder`. Test images are only counted and compared with training images.
+    """The result of `inspect_folder`.
+
+    Test images are only counted and compared with training images.
 
     Attributes:
         positive: The positive class of two, for `positive_reason`; None with more classes.
@@ -97,7 +99,9 @@ class Inspection:
 def inspect_folder(
     folder: Path | DataSettings, *, on_progress: Progress = ignore_progress
 ) -> Inspection:
-    """Inspect a data folder of classes or pairs; every image is decoded once, at a small size. Broken images are listed.
+    """Inspect a data folder of classes or pairs; every image is decoded once, at a small size.
+
+    Broken images are listed.
 
     Args:
         folder: The folder, a YAML file with a `data:` block, or settings with its path, classes and
@@ -208,7 +212,10 @@ def _summarise_masks(
 
 
 def _shortcut_auroc(images: Images, mean_greys: Sequence[float]) -> float | None:
-    """Return the mean AUROC over up to five folds, split by patient; None if a class has fewer than two patients."""
+    """Return the mean AUROC over up to five folds, split by patient.
+
+    None if a class has fewer than two patients.
+    """
     labels = images.labels
     patients = np.array(images.patients)
     fewest = min((len(set(patients[labels == label])) for label in set(labels)), default=0)

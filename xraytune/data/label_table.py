@@ -1,4 +1,4 @@
-"""Find the images that `data.table` describes, anywhere below the data folder, with their part (train, val, test) and class.
+"""Find the images that `data.table` describes, anywhere below the data folder.
 
 With `data.findings`, all images are of a single class, and have findings. Images without a row or
 excluded by it, rows without an image, and images without one of the mapped labels or a known
@@ -33,7 +33,9 @@ from xraytune.space.settings import DataSettings
 def list_table(
     data: DataSettings, table: LabelTable, class_names: Sequence[str] | None = None
 ) -> ImageIndex:
-    """Match the rows of a table with the images below `data.path`; `class_names` of a model replace `data.classes`.
+    """Match the rows of a table with the images below `data.path`.
+
+    `class_names` of a model replace `data.classes`.
 
     Raises DataError if no row has an image, a name is ambiguous, a list of a side is malformed, or
     a class is unknown.
@@ -104,7 +106,8 @@ def _list_classes(
         sides["test"] = table.path
     fix = "correct data.table.labels and data.table.side, or add images"
     if not table.settings.gives_classes:
-        fix = "give data.table.label, or put them into folders of these names; for images with findings, use task: findings"
+        fix = "give data.table.label, or put them into folders of these names; "
+        fix += "for images with findings, use task: findings"
     if table.cells:
         fix += f"; the columns {', '.join(table.settings.labels)} contain {_counted(table.cells)}"
     problems = tuple(missing_classes(listed, sides, names, fix))
@@ -122,7 +125,10 @@ def _list_classes(
 def _list_findings(
     data: DataSettings, table: LabelTable, images: _Rows, *, is_of_model: bool
 ) -> ImageIndex:
-    """List images with their findings; those of `auto` need positive and negative training images."""
+    """List images with their findings.
+
+    Those of `auto` need positive and negative training images.
+    """
     is_auto = data.findings == "auto"
     names = table.findings
     problems: list[Problem] = []
@@ -203,7 +209,7 @@ def _disagreements_of_findings(table: LabelTable, images: _Rows) -> tuple[str, .
 
 
 def _found_classes(table: LabelTable, images: _Rows) -> tuple[str, ...]:
-    """Return the classes of `classes: auto`: those of the mapping, of the cells, or the folders of the images."""
+    """Return the classes of the mapping, of the cells, or the folders of the images."""
     classes = [*table.settings.labels.values()] or [
         row.class_name for row, _ in images.values() if row.class_name
     ]
@@ -269,7 +275,8 @@ def _members(root: Path, name: str, files: Collection[str], table: LabelTable) -
     missing = [name for name in names if name not in found]
     known = {*match_names(missing, table.rows).by_file.values()}  # rows whose images are not here
     if unknown := [name for name in missing if not found or name not in known]:
-        what = f"{len(unknown):,} of its {len(names):,} lines name no image of the table: {join_names(unknown, 2)}"
+        what = f"{len(unknown):,} of its {len(names):,} lines name no image of the table"
+        what += f": {join_names(unknown, 2)}"
         raise DataError(Problem(what, path, "write the name or path of one image per line"))
     return matched.by_file.keys()
 

@@ -34,7 +34,7 @@ OUTLINE_RGB = (230, 159, 0)
 def read_mask(
     root: Path, masks: Sequence[str], *, size_px: tuple[int, int] | None = None
 ) -> NDArray[np.bool_]:
-    """Read the masks of an image below `root` and merge them, [H, W], upright and in their own size.
+    """Read the masks of an image below `root`, and merge them, [H, W], upright.
 
     `size_px` is the width and height of the image; None skips the check.
 
@@ -92,7 +92,9 @@ def _refuse_implausible(mask: NDArray[np.bool_], where: Path) -> None:
 
 
 def square_mask(mask: NDArray[np.bool_], image_size_px: int, resize: Resize) -> NDArray[np.uint8]:
-    """Resize a mask, [H, W], like its image, to uint8 [S, S]: 255 where it covers at least half of a pixel, else 0.
+    """Resize a mask, [H, W], like its image, to uint8 [S, S].
+
+    A pixel is 255 if the mask covers at least half of it, else 0.
 
     Raises DataError if the result is empty.
     """
@@ -106,7 +108,10 @@ def square_mask(mask: NDArray[np.bool_], image_size_px: int, resize: Resize) -> 
 
 
 def connected_parts(mask: NDArray[np.bool_]) -> int:
-    """Count the connected components of a mask, [H, W]; pixels that touch only at a corner are not connected."""
+    """Count the connected components of a mask, [H, W].
+
+    Pixels that touch only at a corner are not connected.
+    """
     from scipy.ndimage import label  # type: ignore[import-untyped]  # trials need none
 
     return int(label(mask)[1])
@@ -115,7 +120,7 @@ def connected_parts(mask: NDArray[np.bool_]) -> int:
 def outlined(
     images: NDArray[np.uint8], masks: NDArray[np.uint8] | NDArray[np.bool_]
 ) -> NDArray[np.uint8]:
-    """Return grey images [..., H, W] in colour, [..., H, W, 3], with a line around each mask [..., H, W], 0 or above."""
+    """Return grey images [..., H, W] in colour, with a line around each mask [..., H, W]."""
     from scipy.ndimage import maximum_filter
 
     width_px, inside = 2 * round(max(images.shape[-2:]) / 500) + 3, masks > 0
@@ -128,7 +133,10 @@ def outlined(
 def map_masks(
     root: Path, images: Sequence[ImageFile], use: Callable[[NDArray[np.bool_]], Result]
 ) -> Iterator[Result | list[BrokenImage]]:
-    """Call `use` on the mask of each image below `root`, on all cores; return the results in order."""
+    """Call `use` on the mask of each image below `root`, on all cores.
+
+    Return the results in order.
+    """
     ignore_decoder_warnings()
     return map_on_cores(partial(use_mask, root, use=use), images)
 

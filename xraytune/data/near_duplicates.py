@@ -36,7 +36,10 @@ Hashes: TypeAlias = NDArray[np.uint64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lookalikes:
-    """Two images of different patients that look like copies; whether one is a test image, and whether classes differ."""
+    """Two images of different patients that look like copies.
+
+    Whether one is a test image, and whether classes differ.
+    """
 
     files: tuple[str, str]
     in_training_and_test: bool
@@ -45,7 +48,7 @@ class Lookalikes:
 
 @dataclass(frozen=True, slots=True)
 class NearDuplicates:
-    """The numbers of such pairs, and up to 100 examples: those in training and test first, then those in two classes."""
+    """The numbers of such pairs, and up to 100 examples, the worst first."""
 
     pairs: int
     in_training_and_test: int

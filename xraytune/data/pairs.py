@@ -30,7 +30,10 @@ _MASK_SUFFIXES = frozenset({".bmp", ".gif", ".png", ".tif", ".tiff"})
 
 
 def list_pairs(folders: Mapping[PartName, Path], root: Path) -> ImageIndex:
-    """Pair the images and masks of parts, which are the data folder `root` or in it; DataError if a part lacks them."""
+    """Pair the images and masks of parts, which are the data folder `root` or in it.
+
+    Raises DataError if a part lacks them.
+    """
     listed: list[ImageFile] = []
     problems: list[Problem] = []
     warnings: list[str] = []
@@ -105,7 +108,10 @@ def _problems(
     if lossy := _names(
         folder, [mask for mask in masks if mask.suffix.lower() not in _MASK_SUFFIXES]
     ):
-        what = f"masks must be PNG, TIFF, BMP or GIF; {len(lossy)} of {len(masks)} have another format: {join_names(lossy)}"
+        what = (
+            f"masks must be PNG, TIFF, BMP or GIF; {len(lossy)} of {len(masks)} have another format"
+        )
+        what += f": {join_names(lossy)}"
         problems.append(
             Problem(what, folder, "save them as PNG with two values; JPEG blurs the outline")
         )
@@ -125,7 +131,8 @@ def _problems(
         if files
     ]
     if counts:
-        fix = "add the missing files or remove the others; masks of X.png are named X.png, X_left.png or X-mask.tif"
+        fix = "add the missing files or remove the others; "
+        fix += "masks of X.png are named X.png, X_left.png or X-mask.tif"
         problems.append(
             Problem("; ".join(counts), folder, fix + "".join(f" ({note})" for note in notes))
         )

@@ -34,7 +34,7 @@ def require_group(group_regex: str | None) -> None:
 def patients_by_name(
     files: Sequence[str], patient_ids: Mapping[str, str]
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Return the patient of every file: the hash of an ID in its header, what its name says or, with a warning, its path."""
+    """Return the patient of every file, by its header, its name or, with a warning, its path."""
     hashes = {
         file: f"dicom:{hashlib.sha256(text.encode()).hexdigest()[:12]}"
         for file, text in patient_ids.items()
@@ -58,7 +58,10 @@ def patients_by_name(
 
 
 def patients_by_regex(group_regex: str, files: Sequence[str]) -> dict[str, str]:
-    """Return the patient of every file, as `match_patients` does; raise DataError if it has no match in a path."""
+    """Return the patient of every file, as `match_patients` does.
+
+    Raise DataError if it has no match in a path.
+    """
     patients = match_patients(group_regex, files)
     if missing := [file for file in files if file not in patients]:
         what = f"{len(missing)} of {len(files)} paths have no match: {join_names(missing)}"
@@ -80,19 +83,22 @@ def match_patients(group_regex: str, files: Collection[str]) -> dict[str, str]:
 
 
 def patient_key(name: str) -> str:
-    """Return the name by which patients are compared: numbers as spreadsheets and pandas write them are the same."""
+    """Return the name by which patients are compared, also if a spreadsheet wrote a number."""
     number = re.fullmatch(r"0*([0-9]+)(\.0)?", name.strip())
     return number[1] if number else name.strip()
 
 
 def join_numbers(patients: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Join patients whose names are the same number, `0012` and `12`, under the first of their sorted names.
+    """Join patients whose names are the same number, `0012` and `12`.
 
     Returns the patient of every file, and a note if any were joined.
     """
     names = sorted({*patients.values()})
     first = {patient_key(name): name for name in reversed(names)}
-    what = "IDs are numbers that occur with and without leading zeros, as 0012 and 12 do: each number is one patient"
+    what = (
+        "IDs are numbers that occur with and without leading zeros, as 0012 and 12 do: "
+        "each number is one patient"
+    )
     joined = len(names) - len(first)
     notes = (f"{joined} patient {what}",) if joined else ()
     return {file: first[patient_key(name)] for file, name in patients.items()}, notes
@@ -101,7 +107,9 @@ def join_numbers(patients: Mapping[str, str]) -> tuple[dict[str, str], tuple[str
 def join_identical(
     patients: Mapping[str, str], contents: Iterable[tuple[str, str]]
 ) -> dict[str, str]:
-    """Join patients who share an identical file, directly or through others; they get the first of their sorted names.
+    """Join patients who share an identical file, directly or through others.
+
+    They get the first of their sorted names.
 
     `patients` has the patient of every file, `contents` file and SHA-256 of the files to compare.
     """

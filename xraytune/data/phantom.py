@@ -62,7 +62,10 @@ class PhantomSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhantomImage:
-    """One image, uint8 [S, S], with the mask of visible lung, bool [S, S]; with findings, the diagnosis means nothing."""
+    """One image, uint8 [S, S], with the mask of visible lung, bool [S, S].
+
+    With findings, the diagnosis means nothing.
+    """
 
     stem: str
     part: Literal["train", "test"]
@@ -154,7 +157,7 @@ def draw_phantoms(
 
 
 def _read(seed: int, image: PhantomImage) -> list[str]:
-    """Return what a reader says about each finding: it is there (1) or not (0), uncertain (-1), or not mentioned."""
+    """Return what a reader says of each finding: 1, 0, uncertain (-1) or nothing."""
     rng = numpy_generator(seed, "reader", image.stem)
     return [
         rng.choice(["-1", "", str(int(name in image.findings))], p=(0.05, 0.05, 0.9))
@@ -200,7 +203,7 @@ def _draw_findings(patient_seed: int) -> tuple[Finding, ...]:
 
 
 def _stem(diagnosis: Diagnosis, patient: int, number: int) -> str:
-    """Return a file name like those of the Kermany set: normal in two series, pneumonia with a running number."""
+    """Return a name as in the Kermany set: normal in two series, pneumonia numbered."""
     if diagnosis != "normal":
         return f"person{patient + 1}_{diagnosis}_{len(_IMAGE_COUNT_SHARES) * patient + number + 1}"
     first = f"{'IM' if patient % 2 else 'NORMAL2-IM'}-{patient + 1:04d}-0001"
@@ -208,7 +211,7 @@ def _stem(diagnosis: Diagnosis, patient: int, number: int) -> str:
 
 
 class _Chest:
-    """One patient: maps of thickness, aerated lung and visible lung, and what a lesion needs to find its place."""
+    """One patient: maps of thickness, air and visible lung, and where lesions lie."""
 
     def __init__(self, image_size_px: int, rng: np.random.Generator) -> None:
         side = 2 * round(1.1 * image_size_px / 2)  # an image is cut out of the canvas
@@ -378,7 +381,7 @@ class _Chest:
         return np.sqrt(np.maximum(0, 1 - ((self.x - x) / a) ** 2 - ((self.y - y) / b) ** 2))
 
     def _noise(self, rng: np.random.Generator, cells: int) -> Field:
-        """Return a smooth random field of about unit standard deviation, with `cells` bumps along a side."""
+        """Return a smooth random field of about unit standard deviation, `cells` bumps wide."""
         coarse = Image.fromarray(rng.standard_normal((cells, cells), dtype=np.float32))
         return 1.4 * np.asarray(coarse.resize((self.x.size, self.x.size), Image.Resampling.BICUBIC))
 

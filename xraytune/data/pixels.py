@@ -50,7 +50,10 @@ def decode_images(
 
 
 def odd_depth_warnings(kinds: Mapping[str, str]) -> tuple[str, ...]:
-    """Return one warning for each kind of file that has more bits than its content; `kinds` by file."""
+    """Return one warning for each kind of file that has more bits than its content.
+
+    `kinds` by file.
+    """
     odd: dict[str, list[str]] = defaultdict(list)
     for file, kind in kinds.items():
         if UNUSED_BITS in kind:
@@ -135,7 +138,7 @@ def broken_images_error(
     *,
     kind: str = "images",
 ) -> DataError:
-    """Return the error for broken images: the first ten with their reasons, the number of all, and what to do."""
+    """Return the error for broken images: ten with their reasons, their number, what to do."""
     if len(broken) == 1:
         return DataError(Problem(broken[0].reason, root / broken[0].file, fix))
     shown = [Problem(image.reason, image.file) for image in broken[:10]]
@@ -143,7 +146,10 @@ def broken_images_error(
 
 
 def _write_npy_header(stream: BinaryIO, rows: int, image_size_px: int) -> None:
-    """Write the .npy header of uint8 [rows, S, S], which NumPy pads to a length that does not depend on `rows`."""
+    """Write the .npy header of uint8 [rows, S, S].
+
+    NumPy pads it to a length that does not depend on `rows`.
+    """
     shape = (rows, image_size_px, image_size_px)
     np.lib.format.write_array_header_1_0(
         stream, {"descr": "|u1", "fortran_order": False, "shape": shape}

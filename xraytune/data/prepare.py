@@ -1,4 +1,4 @@
-"""Prepare a data folder for the trials of a study: assign each image to a side of the split, and decode it once.
+"""Prepare a data folder for the trials of a study: split it by patient, decode each image once.
 
     index = read_index(...); store = store_images(...); sides = split_by_patient(...)
 
@@ -92,7 +92,7 @@ class Prepared:
         return Images(self.images).on(name)
 
     def drawn(self, draw: int) -> Prepared:
-        """Return what a replicate is trained on: its draw of unused patients replaces the train side."""
+        """Return a replicate's images: its draw of unused patients replaces the train side."""
         images: list[ImageFile] = []
         for image in self.images:
             if image.side == f"draw_{draw}":
@@ -115,7 +115,7 @@ class Prepared:
 
     @cached_property
     def train_fingerprint(self) -> str:
-        """Content of the train side, in order: what a GAN and the frozen features of real images depend on."""
+        """Content of the train side, in order; a GAN and frozen features depend on it."""
         train = ((image.content, image.label) for image in self.side("train"))
         return _hash([self.resize, *train])
 
@@ -126,7 +126,9 @@ class Prepared:
         return _hash([self.resize, *contents])
 
     def steps_per_epoch(self, settings: Settings) -> int:
-        """Return the optimiser steps per epoch; by default one pass over the real images at 32 per step, at least 8.
+        """Return the optimiser steps per epoch.
+
+        By default one pass over the real images at 32 per step, at least 8.
 
         A final training on more images than its trial takes proportionally more steps.
         """
@@ -169,7 +171,9 @@ def prepare(
     skip_broken: bool = False,
     on_progress: Progress = ignore_progress,
 ) -> tuple[Prepared, tuple[str, ...]]:
-    """Index, decode and split the images of `settings.data`; return the record and warnings for the user.
+    """Index, decode and split the images of `settings.data`.
+
+    Return the record and warnings for the user.
 
     Patients with images in `seen`, given as SHA-256, are on no validation side.
 
@@ -329,7 +333,10 @@ def restore_pixels(
 
 
 def training_pixels(prepared: Prepared, cache: Path) -> NDArray[np.uint8]:
-    """Return the pixel store, uint8 [N, S, S], memory-mapped; raise ArtifactError if it is damaged."""
+    """Return the pixel store, uint8 [N, S, S], memory-mapped.
+
+    Raise ArtifactError if it is damaged.
+    """
     store = cache / prepared.pixels
     if not is_intact(store):
         fix = "run the study's `xraytune search` command again: it decodes the images again"
@@ -410,7 +417,7 @@ def side_images(side_name: SideName, prepared: Prepared, cache: Path) -> ImageSo
 def stored_images(
     store: Path, images: Sequence[ImageFile], *, name: str, title: str = "images"
 ) -> ImageSource:
-    """Return the images of an artifact of `store_images`, none of which is broken, as a data source."""
+    """Return the images of an artifact of `store_images`, none broken, as a data source."""
     table = Images(images)
     return ImageSource(
         name=name,

@@ -30,7 +30,7 @@ def shared_patients(
     aliases: Iterable[str] = (),
     owners: Mapping[str, str] | None = None,
 ) -> set[str]:
-    """Return the patients of a folder, by their names there, who also have images among the known ones.
+    """Return the patients of a folder who also have images among the known ones.
 
     Images with the same patient name in the folder belong to one person: if one is known, so are
     all. `aliases` are further names of the known patients, such as those from before they were
@@ -61,7 +61,10 @@ def patient_aliases(
     group_regex: str | None,
     owners: Mapping[str, str] | None = None,
 ) -> set[str]:
-    """Return all names that a folder gives to the patients of some of its images; see `names_by_file`."""
+    """Return all names that a folder gives to the patients of some of its images.
+
+    See `names_by_file`.
+    """
     return set().union(*names_by_file(images, table, group_regex, owners).values())
 
 
@@ -71,7 +74,7 @@ def names_by_file(
     group_regex: str | None,
     owners: Mapping[str, str] | None = None,
 ) -> dict[str, set[str]]:
-    """Return the names that a folder gives to the patient of each file, before patients who share an image are merged.
+    """Return the names of each file's patient before patients who share an image are merged.
 
     They come from the folder's table, if it has a column of patients; else from the file name and
     from the study's expression where it matches the path. An image without such a name and without
@@ -98,7 +101,7 @@ def names_by_file(
 
 
 def patients_by_file_name(images: Iterable[ImageFile]) -> dict[str, str]:
-    """Return the patient of each file name, without folder and suffix, where the name identifies one.
+    """Return the patient of each file name, without suffix, that identifies one.
 
     A name that images of several patients share (a scanner's IM000001, numbers that restart in each
     class folder) identifies nobody. Neither does any name that differs from it only in its numbers:
@@ -121,7 +124,7 @@ def ambiguous_files(
     group_regex: str | None,
     owners: Mapping[str, str],
 ) -> list[str]:
-    """Return files of a folder that share their name with images of the study, but whose patient nothing identifies."""
+    """Return files of unknown patients that share their name with images of the study."""
     study_names = {bare_name(image.file) for image in known}
     names = names_by_file(images, table, group_regex, owners)
     return [
@@ -132,7 +135,7 @@ def ambiguous_files(
 
 
 def _is_anonymous(image: ImageFile, names: Mapping[str, set[str]]) -> bool:
-    """Return whether neither a name nor a DICOM header was found: such an image counts as a patient of its own."""
+    """Return whether neither name nor header identifies an image, a patient of its own."""
     return not names[image.file] and image.patient in names
 
 

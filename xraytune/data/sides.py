@@ -1,4 +1,4 @@
-"""Count the images and patients of each side of a split, and say how much an AUROC measured there can tell.
+"""Count images and patients of each side of a split, and what an AUROC there can tell.
 
 Trials are ranked by their AUROC on val-A and val-B. With few patients, the difference between two
 trials is mostly chance.
@@ -22,11 +22,11 @@ from xraytune.stats.placements import auroc_interval, chance_difference, effecti
 USUAL_AUROC = 0.9
 """The AUROC at which sides are compared, before any trial has one."""
 MOST_CHANCE = 0.05
-"""The largest difference by chance between two trials at which their order still says something: five default ROPEs."""
+"""The largest chance difference at which the order of trials says something: five default ROPEs."""
 FEWEST_OF_CLASS, _FEWEST_TESTED = 2, 5
-"""The fewest patients of each class for an interval of a score, and for one that a verdict can rest on."""
+"""The fewest patients of a class for an interval, and for one that a verdict can rest on."""
 FEWEST_REPLICATES = 4
-"""With three, 95 % intervals cover only 91 to 95 % (docs/results.md), and a verdict is exploratory."""
+"""With three, intervals of 95 % cover 91 to 95 % (docs/results.md): exploratory."""
 _NAMES: dict[SideName, str] = {"train": "train", "val_a": "val-A", "val_b": "val-B"}
 
 
@@ -61,7 +61,10 @@ class SideSize:
         return auroc_interval(auroc, self.effective_patients) if self.effective_patients else None
 
     def lacking(self, fewest: int) -> str:
-        """Return the classes with fewer patients, such as `PNEUMONIA 1`; "" if there are none, or some findings suffice."""
+        """Return the classes with fewer patients, such as `PNEUMONIA 1`.
+
+        "" if there are none, or some findings suffice.
+        """
         if self.unscored is not None and len(self.unscored) < len(self.images):
             return ""
         few = [(name, count) for name, count in self.patients.items() if count < fewest]
@@ -84,7 +87,7 @@ def side_sizes(prepared: Prepared) -> tuple[SideSize, ...]:
 
 
 def sizes_of_index(index: ImageIndex, data: DataSettings) -> tuple[SideSize, ...]:
-    """Return the sizes of the sides that a search would split a data folder into, and of the test part if there is one."""
+    """Return the sizes of the sides of a data folder as a search splits it, and of its test part."""
     split = split_by_patient(index.images, data.split, data.train_patients)
     images = Images(
         replace(image, side=side) for image, side in zip(index.images, split, strict=True)
@@ -98,14 +101,17 @@ def sizes_of_index(index: ImageIndex, data: DataSettings) -> tuple[SideSize, ...
 
 
 def too_few_tested(images: Sequence[ImageFile], outputs: Sequence[str]) -> str:
-    """Return why a verdict cannot rest on these test images, of classes or with findings; "" if it can."""
+    """Return why a verdict cannot rest on these test images, of classes or with findings.
+
+    "" if it can.
+    """
     fewest = FEWEST_LABELS if images[0].findings else _FEWEST_TESTED
     few = side_size("test", images, outputs, 0).lacking(fewest)
     return few and f"too few test patients: {few}; an interval needs {fewest} or more"
 
 
 def too_few_unused(unused: int, drawn: int, *, replicates: int, fewest: int) -> Problem | None:
-    """Return why `unused` patients do not suffice for draws of `drawn` patients and `fewest` to test on; None if they do."""
+    """Return why `unused` patients do not suffice for draws and `fewest` to test on, or None."""
     missing = replicates * drawn + fewest - unused
     if missing <= 0:
         return None
@@ -156,7 +162,7 @@ def chance_warning(sizes: Iterable[SideSize]) -> str:
 def side_size(
     name: str, images: Sequence[ImageFile], outputs: Sequence[str], positive: int
 ) -> SideSize:
-    """Return the size of a side with these images, of the classes or with the findings `outputs`."""
+    """Return the size of a side with these images; `outputs` are classes or findings."""
     table = Images(images)
     targets = table.targets
     patients = np.array(table.patients)

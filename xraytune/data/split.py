@@ -37,7 +37,10 @@ _USES: Mapping[ValUse, Mapping[PartName, str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Patient:
-    """A patient with the classes of their images, or their rarest finding; positions are of images."""
+    """A patient with the classes of their images, or their rarest finding.
+
+    Positions are of images.
+    """
 
     name: str
     labels: tuple[int, ...]
@@ -45,7 +48,7 @@ class _Patient:
 
 
 _Strata: TypeAlias = list[list[_Patient]]
-"""Patients with the same class, or the same classes: some sets have healthy and ill images of one person."""
+"""Patients with the same classes; some sets have healthy and ill images of one person."""
 
 
 def split_by_patient(
@@ -55,7 +58,9 @@ def split_by_patient(
     *,
     seen: Collection[str] = (),
 ) -> tuple[SideName, ...]:
-    """Return the side of each image; fractions are of images, met in each class as closely as whole patients allow.
+    """Return the side of each image.
+
+    Fractions are of images, met in each class as closely as whole patients allow.
 
     `train_patients` is the number of patients to keep on the train side; None: all. Patients in
     `seen` are on no validation side, and the last to be kept.
@@ -96,7 +101,9 @@ def split_by_patient(
 def nested_order(
     patients: Sequence[str], targets: NDArray[np.int64], seed: int
 ) -> list[tuple[int, ...]]:
-    """Return the positions of each patient's images; any first patients have about the class shares of all.
+    """Return the positions of each patient's images.
+
+    Any first patients have about the class shares of all.
 
     `targets` are classes, [N], or findings, [N, C]. `train_patients` keeps patients in this order.
     """
@@ -105,7 +112,7 @@ def nested_order(
 
 
 def part_notes(index: ImageIndex, val: ValUse) -> tuple[str, ...]:
-    """Return a line for each part of a data folder: how many images it has, and how a search uses them."""
+    """Return a line for each part of a data folder: its images, and how a search uses them."""
     files: dict[PartName, list[str]] = defaultdict(list)
     for image in (*index.images, *index.test):
         files[image.part].append(image.file)
@@ -129,7 +136,8 @@ def _patients_of_val(images: Images) -> set[str]:
     """Return the patients of the part `val`; nobody may also be in the part `train`."""
     validation = [image for image in images if image.part == "val"]
     training = [image for image in images if image.part != "val"]
-    fix = "move all images of a patient to one part, or use data.split.val: merge to split both parts again"
+    fix = "move all images of a patient to one part, or use data.split.val: merge "
+    fix += "to split both parts again"
     if problems := shared_patients_problems(training, validation, "train and in val", _VAL, fix):
         raise DataError(*problems)
     return {image.patient for image in validation}
@@ -165,7 +173,9 @@ def _divide(
     seed: int,
     seen: Collection[str],
 ) -> tuple[list[_Patient], list[_Patient], _Strata]:
-    """Take these shares of the images of each stratum for val-A and val-B; return them, and the rest by stratum.
+    """Take these shares of the images of each stratum for val-A and val-B.
+
+    Return them, and the rest by stratum.
 
     A stratum with too few patients for all of them stays whole. Patients in `seen` are among the
     rest.
@@ -203,7 +213,9 @@ def _shuffle(patients: Iterable[_Patient], seed: int, purpose: str) -> list[_Pat
 def _take(
     patients: list[_Patient], target: float, spare: int
 ) -> tuple[list[_Patient], list[_Patient]]:
-    """Take about `target` images and at least one patient, but leave at least `spare` patients; return both groups.
+    """Take about `target` images and at least one patient, but leave at least `spare` patients.
+
+    Return both groups.
 
     First fit in the given order, then one more patient if that comes closer.
     """

@@ -1,4 +1,4 @@
-"""Read tables that give images their patient, class and side: `data.table`, or the `patients.csv` of a data folder.
+"""Read tables that give images patient, class and side: `data.table` or `patients.csv`.
 
 A row names its image by the path below the data folder, by a longer path that ends with it, by the
 end of it, or by the bare file name; the suffix may be missing or another one, and Windows'
@@ -49,7 +49,7 @@ _PROBLEMS_SHOWN = 10
 
 @dataclass(slots=True)
 class TableRow:
-    """What a table says about one image, united over its rows, which vote for its class or, with None, against all.
+    """What a table says about one image; its rows vote for its class or, with None, against all.
 
     `findings` are those of each row; `left_out_as` is a cell that `data.table.rows` does not
     accept.
@@ -68,7 +68,9 @@ class TableRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelTable:
-    """The rows of a table, each under the name that it gives its image, in order; of several tables, `path` is the first.
+    """The rows of a table, each under the name that it gives its image, in order.
+
+    Of several tables, `path` is the first.
 
     `cells` counts the words in columns that are labels or findings. `findings` are the names of
     those that the rows have; `known` are all columns or labels that can be findings, `columns` all
@@ -84,14 +86,20 @@ class LabelTable:
     columns: tuple[str, ...] = ()
 
     def rows_of(self, files: Collection[str]) -> dict[str, str]:
-        """Return the row of each file (a path below the data folder) that has one; DataError if that is ambiguous."""
+        """Return the row of each file (a path below the data folder) that has one.
+
+        Raises DataError if that is ambiguous.
+        """
         matches = match_names(self.rows, files)
         if problems := matches.problems(self.path):
             raise DataError(*problems)
         return dict(matches.by_file)
 
     def patients_of(self, files: Collection[str]) -> dict[str, str] | None:
-        """Return the patient of each file, None if the table has no column of them; DataError if one is not unique."""
+        """Return the patient of each file, None if the table has no column of them.
+
+        Raises DataError if one is not unique.
+        """
         if self.settings.patient is None:
             return None
         rows = self.rows_of(files)
@@ -115,14 +123,17 @@ class LabelTable:
 
 
 class Matches(NamedTuple):
-    """The name of each file that has one; names that mean several files, and files that several names mean."""
+    """The name of each file that has one.
+
+    Names that mean several files, and files that several names mean.
+    """
 
     by_file: Mapping[str, str]
     several_files: Mapping[str, Sequence[str]]
     several_names: Mapping[str, Sequence[str]]
 
     def problems(self, table: Path) -> list[Problem]:
-        """Return one problem for names that mean several files, and one for files with several names."""
+        """Return problems of names that mean several files, and files with several names."""
         problems = []
         if self.several_files:
             shown = join_names(
@@ -189,7 +200,10 @@ _SPELLINGS: Mapping[str, Callable[[str], str]] = {
 
 
 def near_matches(names: Collection[str], files: Collection[str]) -> str:
-    """Return how most names would match files if both were spelled in another way; "" if none would."""
+    """Return how most names would match files if both were spelled in another way.
+
+    "" if none would.
+    """
     counts: dict[str, int] = {}
     for how, spell in _SPELLINGS.items():
         spelled = [spell(name) for name in names]
@@ -204,7 +218,7 @@ def _path(name: str) -> str:
 
 
 def find_table(root: Path, data: DataSettings | None = None) -> LabelTable | None:
-    """Read the table of a data folder: the one that `data` describes, else its `patients.csv`, if there is one.
+    """Read the table that `data` describes, else the folder's `patients.csv` if there is one.
 
     Raises ConfigError if there are both, and DataError if the table is missing or malformed.
     """
@@ -223,7 +237,7 @@ def find_table(root: Path, data: DataSettings | None = None) -> LabelTable | Non
 
 
 def table_columns(data: DataSettings, files: Collection[str]) -> dict[str, dict[str, str]]:
-    """Return the further columns of a data folder's table, such as age or view: column -> file -> cell.
+    """Return the further columns of a table, such as age: column -> file -> cell.
 
     Columns that name the image, its patient, labels or side are left out. Several different cells
     of one image are joined by `|`; files without a row and empty cells are missing. Raises like
@@ -257,7 +271,7 @@ def table_columns(data: DataSettings, files: Collection[str]) -> dict[str, dict[
 def subgroup_columns(
     data: DataSettings, files: Collection[str], names: Sequence[str]
 ) -> dict[str, Mapping[str, str]]:
-    """Return the value of each file in some columns of a data folder's table: column -> file -> value.
+    """Return the values of files in some columns of a table: column -> file -> value.
 
     `pneumonia` is bacterial or viral, as Kermany file names state, unless the table has a column of
     that name.
@@ -290,15 +304,16 @@ def subgroup_columns(
     return {name: known[name] for name in names}
 
 
-_Rows: TypeAlias = Iterator[tuple[SourceLine, dict[str, str]]]
+_Rows: TypeAlias = list[tuple[SourceLine, dict[str, str]]]
 """The rows of a table, each with its line and its cells by column."""
 
 
 def _read_rows(path: Path, image: str) -> tuple[list[str], _Rows]:
-    """Return the named columns and the rows of a table; `image` is the column that names the images.
+    """Return the named columns and the rows of a table.
 
-    Raises DataError if two columns have the same name, and after the last row if some rows do not
-    fit the header.
+    `image` is the column that names the images.
+
+    Raises DataError if two columns have the same name, or some rows do not fit the header.
     """
     lines = _read_lines(path)
     given = re.fullmatch(r'"?sep=(.)"?\s*', lines[0]) if lines else None  # Excel's
@@ -309,33 +324,35 @@ def _read_rows(path: Path, image: str) -> tuple[list[str], _Rows]:
     records = _parse(path, lines, delimiter)
     _, columns, _ = next(records, (0, [], []))
     names = [column for column in columns if column]
+    if len(names) == 1 and len(names[0].split()) > 1:
+        what = f"its first line, {names[0]!r}, has no comma, semicolon or tab"
+        fix = f"begin with the names of the columns, such as {image}"
+        raise DataError(Problem(what, path, f"separate its cells by one of these, and {fix}"))
     for name in names:
         places = [str(place) for place, column in enumerate(columns, start=1) if column == name]
         if len(places) > 1:
             what = f"columns {' and '.join(places)} have the same name, {name!r}"
             raise DataError(Problem(what, path, "rename or remove all but one of them"))
 
-    def read() -> _Rows:
-        ragged: dict[int, str] = {}
-        for number, cells, below in records:
-            where = SourceLine(path, number)
-            if len(cells) != len(columns):
-                ragged[number] = f"line {number} has {len(cells)}"
-                continue
-            if image in columns and _encloses_rows(cells, below, delimiter, columns.index(image)):
-                what = "a quotation mark in this row encloses the rows below"
-                raise DataError(
-                    Problem(what, where, "remove the quotation mark, or double it if it is text")
-                )
-            yield where, {name: cell for name, cell in zip(columns, cells, strict=True) if name}
-        if ragged:
-            what = f"the header has {len(columns)} cells, but {join_names([*ragged.values()])}"
-            fix = 'add missing cells, and put a cell that contains a separator into quotation marks: "a, b"'
-            raise DataError(
-                Problem(what, SourceLine(path, min(ragged), lines[min(ragged) - 1]), fix)
-            )
-
-    return names, read()
+    rows: _Rows = []
+    ragged: dict[int, str] = {}
+    for number, cells, below in records:
+        where = SourceLine(path, number)
+        if len(cells) != len(columns):
+            ragged[number] = f"line {number} has {len(cells)}"
+        elif image in columns and _encloses_rows(cells, below, delimiter, columns.index(image)):
+            what = "a quotation mark in this row encloses the rows below"
+            fix = "remove the quotation mark, or double it if it is text"
+            raise DataError(Problem(what, where, fix))
+        else:
+            row = {name: cell for name, cell in zip(columns, cells, strict=True) if name}
+            rows.append((where, row))
+    if ragged:
+        what = f"the header has {len(columns)} cells, but {join_names([*ragged.values()])}"
+        fix = "add missing cells, and put a cell that contains a separator into quotation marks: "
+        where = SourceLine(path, min(ragged), lines[min(ragged) - 1])
+        raise DataError(Problem(what, where, f'{fix}"a, b"'))
+    return names, rows
 
 
 def _read_lines(path: Path) -> list[str]:
@@ -363,7 +380,7 @@ def _read_lines(path: Path) -> list[str]:
 def _parse(
     path: Path, lines: Sequence[str], delimiter: str
 ) -> Iterator[tuple[int, list[str], Sequence[str]]]:
-    """Yield each record that is not empty: the number of its first line, its cells, and its further lines."""
+    """Yield the first line, the cells and the further lines of each record that is not empty."""
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     start = 0
     try:
@@ -379,7 +396,7 @@ def _parse(
 
 
 def _encloses_rows(cells: Sequence[str], below: Sequence[str], delimiter: str, image: int) -> bool:
-    """Return whether one of a record's further lines is itself a row, which names an image in the same manner."""
+    """Return whether a further line of a record is itself a row that names an image."""
     rows = [row for line in below for row in csv.reader([line], delimiter=delimiter)]
     names = [row[image].strip() for row in rows if len(row) == len(cells)]
 
@@ -393,96 +410,103 @@ def _encloses_rows(cells: Sequence[str], below: Sequence[str], delimiter: str, i
 def _read_table(
     root: Path, settings: TableSettings, data: DataSettings | None = None
 ) -> LabelTable:
-    """Unite the rows of each image over all tables; raise DataError with the first of all problems."""
-    rows: dict[str, TableRow] = {}
-    columns: dict[str, None] = {}
-    reader, known = _finding_reader(root, settings, data) if data and data.findings else (None, ())
-    accepted = {column: {folded(cell) for cell in cells} for column, cells in settings.rows.items()}
-    seen: dict[str, Counter[str]] = {column: Counter() for column in accepted}
-    found: Counter[str] = Counter()
-    problems: list[Problem | str] = []
+    """Unite the rows of each image over all tables.
+
+    Raise DataError with the first of all problems.
+    """
     paths = [root / file for file in settings.file]
-    for path in paths:
-        header, lines = _read_rows(path, settings.image)
-        columns |= dict.fromkeys(header)
-        if len(header) == 1 and len(header[0].split()) > 1:
-            what = f"its first line, {header[0]!r}, has no comma, semicolon or tab"
-            fix = f"begin with the names of the columns, such as {settings.image}"
-            raise DataError(Problem(what, path, f"separate its cells by one of these, and {fix}"))
+    tables = [_read_rows(path, settings.image) for path in paths]
+    columns = tuple(dict.fromkeys(column for header, _ in tables for column in header))
+    rows: dict[str, TableRow] = {}
+    reader: FindingReader | None = None
+    known: tuple[str, ...] = ()
+    if data and data.findings:
+        known = _possible_findings(settings, tables)
+        names = known if data.findings == "auto" else tuple(map(composed, data.findings))
+        reader = FindingReader(names=names, data=data)
+    yes_no_columns: Collection[str] = ()
+    if settings.label is None:
+        yes_no_columns = reader.names if reader else settings.labels
+    accepted = {column: {folded(cell) for cell in cells} for column, cells in settings.rows.items()}
+    seen: dict[str, set[str]] = {column: set() for column in accepted}
+    words: Counter[str] = Counter()
+    problems: list[Problem | str] = []
+    for path, (header, lines) in zip(paths, tables, strict=True):
         if settings.image not in header:
             problems += _missing_columns(settings, [("image", settings.image)], header, path)
             continue
         views = [column for column in header if is_view_column(column)]
         for where, cells in lines:
-            labels = reader.names if reader else settings.labels
-            said = (
-                [cells[label] for label in labels if label in cells]
-                if settings.label is None
-                else []
-            )
-            found.update(said)
+            said = [cells[column] for column in yes_no_columns if column in cells]
+            words.update(said)
             problems += _unite(rows, settings, where, cells, said, views, reader)
             for column in accepted.keys() & cells:
-                seen[column][cells[column]] += 1
-                if folded(cells[column]) not in accepted[column] and (
-                    row := rows.get(cells[settings.image])
-                ):
-                    row.left_out_as = f"{column} {cells[column] or '(nothing)'}"
+                cell = cells[column]
+                seen[column].add(cell)
+                row = rows.get(cells[settings.image])
+                if row and folded(cell) not in accepted[column]:
+                    row.left_out_as = f"{column} {cell or '(nothing)'}"
     needed = [
         ("patient", settings.patient),
         ("side", settings.side.column if settings.side else None),
+        *(("rows", column) for column in settings.rows),
     ]
-    needed += [("rows", column) for column in settings.rows]
-    needed += [
-        ("labels", column) for column in settings.labels if settings.label is None and not reader
-    ]
-    needed += [("label", settings.label)] if settings is not PATIENTS_TABLE else []
+    if not reader:
+        needed += [("labels", column) for column in yes_no_columns]
+    if settings is not PATIENTS_TABLE:
+        needed.append(("label", settings.label))
     problems += _missing_columns(settings, needed, sorted(columns), paths[0])
-    for name, row in rows.items() if not reader else ():
-        problems += _classify(settings, name, row)
-    words = {label for row in rows.values() for label in row.labels}
-    for label in settings.labels if not reader else ():
-        if settings.label is not None and label not in {*words, "*"} and not problems:
-            what = f"data.table.labels: no cell of column {settings.label} has the label {label!r}"
-            problems.append(
-                Problem(what, paths[0], nearest(label, sorted(words), "check its spelling"))
-            )
+    if not reader:
+        for name, row in rows.items():
+            problems += _classify(settings, name, row)
+        if settings.label is not None and not problems:
+            problems += _unknown_labels(settings, rows, paths[0])
     for column, there in seen.items():
         if column in columns and accepted[column].isdisjoint(map(folded, there)):
-            what = f"data.table.rows: no cell of column {column} is {join_names(settings.rows[column])}"
-            problems.append(Problem(what, paths[0], f"it contains {join_names([*there])}"))
+            what = f"data.table.rows: no cell of column {column}"
+            what += f" is {join_names(settings.rows[column])}"
+            problems.append(Problem(what, paths[0], f"it contains {join_names(sorted(there))}"))
     if len(problems) > _PROBLEMS_SHOWN:
         problems[_PROBLEMS_SHOWN:] = [f"... and {len(problems) - _PROBLEMS_SHOWN} more"]
     if problems:
         raise DataError(*problems)
-    findings = reader.names if reader else ()
     return LabelTable(
         path=paths[0],
         settings=settings,
         rows=rows,
-        cells=found,
-        findings=findings,
+        cells=words,
+        findings=reader.names if reader else (),
         known=known,
-        columns=tuple(columns),
+        columns=columns,
     )
 
 
-def _finding_reader(
-    root: Path, settings: TableSettings, data: DataSettings
-) -> tuple[FindingReader, tuple[str, ...]]:
-    """Return a reader of `data.findings`, and all columns or labels of the tables that can be findings."""
-    known = dict[str, None]()
-    for file in settings.file:
-        header, lines = _read_rows(root / file, settings.image)
+def _unknown_labels(
+    settings: TableSettings, rows: Mapping[str, TableRow], path: Path
+) -> Iterator[Problem]:
+    """Report labels of `data.table.labels` that no row has."""
+    known = {label for row in rows.values() for label in row.labels}
+    for label in settings.labels:
+        if label not in {*known, "*"}:
+            what = f"data.table.labels: no cell of column {settings.label} has the label {label!r}"
+            yield Problem(what, path, nearest(label, sorted(known), "check its spelling"))
+
+
+def _possible_findings(
+    settings: TableSettings, tables: Iterable[tuple[list[str], _Rows]]
+) -> tuple[str, ...]:
+    """Return all columns or labels of tables that can be findings."""
+    known: dict[str, None] = {}
+    for header, lines in tables:
+        rows = [cells for _, cells in lines]
         if settings.label is None:
-            known |= dict.fromkeys(found_columns(settings, header, (cells for _, cells in lines)))
+            known |= dict.fromkeys(found_columns(settings, header, rows))
         elif settings.label in header:
             labels = {
-                label for _, cells in lines for label in _labels(settings, cells, are_several=True)
+                label for cells in rows for label in _labels(settings, cells, are_several=True)
             }
             known |= dict.fromkeys(sorted(label for label in labels if not means_no_disease(label)))
-    names = tuple(known) if data.findings == "auto" else tuple(map(composed, data.findings or ()))
-    return FindingReader(names=names, data=data), tuple(known)
+    return tuple(known)
 
 
 def _missing_columns(
@@ -513,7 +537,7 @@ def _unite(
     views: Sequence[str],
     reader: FindingReader | None,
 ) -> Iterator[Problem]:
-    """Add a row, with its cells of labels and its columns of views, to those of its image, or report contradictions."""
+    """Add a row to those of its image, or report contradictions."""
     name, patient = cells[settings.image], cells.get(settings.patient or "", "")
     if not name:
         yield Problem("a cell is empty", where, "name the image")
@@ -583,7 +607,8 @@ def _classify(settings: TableSettings, name: str, row: TableRow) -> Iterator[Pro
         )
     elif len(row.labels) > 1 and not settings.labels:
         what = f"{name} has several classes: {', '.join(sorted(row.labels))}"
-        fix = "give data.table.labels, of which the first entry that applies is used, or data.table.disagree"
+        fix = "give data.table.labels, of which the first entry that applies is used, "
+        fix += "or data.table.disagree"
         yield Problem(what, row.where, fix)
     if row.class_name is not None and not re.fullmatch(FOLDER_NAME, row.class_name):
         what = f"the class {row.class_name!r} cannot be the name of a folder"
