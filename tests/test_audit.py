@@ -111,6 +111,21 @@ def test_a_quick_audit_names_the_fault_and_writes_nothing(
     assert not [*here.iterdir()]
 
 
+def test_blank_images_are_the_headline_though_their_labels_seem_swapped(
+    clinic: Path, here: Path
+) -> None:
+    for number, file in enumerate(sorted((clinic / "new").rglob("*.png"))):
+        pixels = np.zeros((32, 32), dtype=np.uint8)
+        if number % 2:
+            pixels = np.asarray(Image.open(file).convert("L"))
+        write(pixels, here / "blank" / file.parent.name / f"{number}.png")
+
+    found = quick(clinic, here / "blank")
+
+    assert found["headline"].endswith("are blank: all their pixels have the same value.")
+    assert found["faults"][1].endswith("repeat another one: the files are identical.")
+
+
 def test_images_with_findings_are_audited_by_their_data_file(clinic: Path, here: Path) -> None:
     draw_phantoms(
         here / "xrays", patients=200, seed=3, image_size_px=32, findings=True, difficulty=0

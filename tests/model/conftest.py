@@ -21,7 +21,7 @@ from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.start import create_study
 from xraytune.study.trial import Trial
-from xraytune.tasks.classes import ClassEvaluation
+from xraytune.tasks.class_evaluation import ClassEvaluation
 from xraytune.tasks.prediction import Predicted
 
 SPACE = """\

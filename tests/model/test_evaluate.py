@@ -191,6 +191,7 @@ def test_the_folder_of_an_evaluation_agrees_with_its_predictions(lab: Lab, tmp_p
         "patient",
         "label",
         *(f"probability_{name}" for name in names),
+        "threshold",
         "predicted",
     ]
     assert all(

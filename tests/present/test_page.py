@@ -62,7 +62,7 @@ def test_a_confirmed_study_shows_verdict_controls_and_trials(
     assert headings <= {*re.findall(">([^<]*)</h2>", page)}
     assert f"#{verdict['finalists'][0]['arm'].rpartition('#')[2]} gan r=" in page
     # The sample grid, the nearest training images of both classes, and the mistakes.
-    assert len(content["generators"].pictures) == 3
+    assert len(content["generators"]["pictures"]) == 3
     assert (
         len(content["mistakes"]["pictures"]) == min(len(content["mistakes"]["table"].rows), 9) > 0
     )

@@ -14,7 +14,6 @@ from xraytune.stats.classification import (
     auroc,
     classification_metrics,
     require_finite_outputs,
-    require_results,
     sensitivity_at,
     weighted_metrics,
 )
@@ -161,28 +160,6 @@ def test_outputs_that_are_not_finite_are_counted_by_image() -> None:
         require_finite_outputs(outputs, TrialError, "trial 3")
 
 
-@pytest.mark.parametrize(
-    ("results", "shape", "words"),
-    [
-        ([[0.0, 1.0], [0.4, 0.6 + 5e-7]], (2, 2), ""),
-        ([[0.0], [1.0], [0.3]], (3, 1), ""),  # Dice coefficients
-        ([[0.0, 1.0]], (2, 2), r"float64 \(1, 2\) instead of"),
-        ([[1.0, np.nan]], (1, 2), "not between 0 and 1"),
-        ([[1.1], [0.5]], (2, 1), "not between 0 and 1"),
-        ([[0.5, 0.5], [0.4, 0.6 + 5e-6]], (2, 2), "do not sum to 1"),
-    ],
-)
-def test_stored_results_are_probabilities_or_dice_coefficients(
-    results: object, shape: tuple[int, int], words: str
-) -> None:
-    stored = results if isinstance(results, np.ndarray) else np.array(results)
-    if not words:
-        require_results(stored, shape)
-        return
-    with pytest.raises(ValueError, match=words):
-        require_results(stored, shape)
-
-
 @pytest.mark.parametrize("specificity", [0.5, 0.9, 0.99])
 def test_sensitivity_at_a_specificity_is_the_best_threshold_of_scikit_learns_roc_curve(
     specificity: float,
@@ -195,3 +172,12 @@ def test_sensitivity_at_a_specificity_is_the_best_threshold_of_scikit_learns_roc
     found = sensitivity_at(labels, probabilities, positive=1, specificity=specificity)
 
     assert found == pytest.approx(true_rate[1 - false_rate >= specificity].max())
+
+
+def test_the_order_of_images_with_equal_scores_changes_no_area() -> None:
+    labels = np.array([1, 0, 1, 0, 0])
+    probabilities = np.full((5, 2), 0.5)
+    orders = [labels, labels[::-1], np.sort(labels)]
+
+    assert {auprc(order, probabilities, positive=1) for order in orders} == {0.4}
+    assert {auroc(order, probabilities, positive=1) for order in orders} == {0.5}

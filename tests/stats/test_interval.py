@@ -103,10 +103,11 @@ def hillis_interval(
     It uses the variance at the estimate; `score_interval` gives the same interval if there are many
     patients.
 
-    Args: difference: Mean over readers. mean_square: MS(treatment x reader): half the sample
-        variance of the readers' differences. excess_covariance: Cov2 - Cov3: how much more two
-        readers' figures covary, over other cases, within a treatment than
-            across treatments. A negative one counts as 0.
+    Args:
+        difference: Mean over readers.
+        mean_square: MS(treatment x reader): half the sample variance of the readers' differences.
+        excess_covariance: Cov2 - Cov3: how much more two readers' figures covary, over other cases,
+            within a treatment than across treatments. A negative one counts as 0.
         readers: At least 2.
 
     Source: Obuchowski & Rockette 1995, "Hypothesis testing of diagnostic accuracy for multiple
@@ -138,13 +139,6 @@ def at_the_estimate(found: Evidence) -> Interval:
         mean_square=found.replicate_variance / 2,
         excess_covariance=found.patient_variance / 2,
         readers=found.replicates,
-    )
-
-
-def numbers(comparison: Comparison) -> Floats:
-    """All figures of a comparison."""
-    return np.array(
-        [*astuple(comparison.interval), *comparison.scores, *astuple(comparison.components)]
     )
 
 

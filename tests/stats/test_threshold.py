@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from xraytune.base.errors import DataError
 from xraytune.base.seeding import numpy_generator
 from xraytune.stats.classification import Flags, Floats, ScoredImages, classification_metrics
-from xraytune.stats.threshold import balanced_threshold
+from xraytune.stats.threshold import balanced_threshold, platt_scaling
 
 MIDDLE = 2.0
 """Logit at which the classes have equal density: the best threshold for balanced accuracy."""
@@ -88,3 +88,14 @@ def test_uninformative_scores_give_threshold_one_half(scores: list[float]) -> No
 def test_one_class_alone_has_no_threshold() -> None:
     with pytest.raises(DataError, match="class number 0 has no image among 3"):
         balanced_threshold(np.ones(3, dtype=np.bool_), np.array([0.1, 0.2, 0.3]))
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0])
+def test_platt_scaling_undoes_a_narrow_range_of_scores(scale: float) -> None:
+    """A penalty on the slope, scikit-learn's default, would leave such probabilities near the prevalence."""
+    is_positive, scores = overconfident_scores(50, seed=0)
+    slope, intercept = platt_scaling(is_positive, scores)
+    narrow_slope, narrow_intercept = platt_scaling(is_positive, expit(scale * logit(scores)))
+
+    assert narrow_slope * scale == pytest.approx(slope, rel=1e-3)
+    assert narrow_intercept == pytest.approx(intercept, rel=1e-3)

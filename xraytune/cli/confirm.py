@@ -16,8 +16,8 @@ from xraytune.cli.command import Options, calls
 from xraytune.cli.search import log_dashboard
 
 if TYPE_CHECKING:
-    from xraytune.audit import Audit
     from xraytune.confirm.record import Confirmation
+    from xraytune.present.audit import Audit
 
 
 @contextmanager
@@ -104,11 +104,12 @@ def _show_audit(result: Audit) -> None:
     copies = result.report.copies or "no more images than by chance are near a training image"
     quality = result.report.quality or result.report.note
     notes = [
+        *(f"Fault: {fault}" for fault in result.faults),
         f"Copies: {copies}; {result.identical:,} are byte-identical to one.",
         f"Quality: {quality}.",
     ]
     section = verdict_section(result.verdict) if result.verdict else Section(tone="strong")
-    tone = "bad" if result.report.copies else section.tone
+    tone = "bad" if result.faults or result.report.copies else section.tone
     console.show_section(
         replace(section, lead=result.headline, tone=tone, notes=[*notes, *section.notes])
     )

@@ -73,7 +73,9 @@ class Exported:
 
 
 def export(study: Path, *, out: Path, trial: int | None = None, exact: bool = False) -> Exported:
-    """Write the configuration of the mix that the final model is trained with; see the top of this file.
+    """Write the configuration of the mix that the final model is trained with.
+
+    See the top of this file.
 
     Whatever `data.train_patients` was in the search, `train` will use all training patients, unless
     `exact` is set.
@@ -92,14 +94,14 @@ def export(study: Path, *, out: Path, trial: int | None = None, exact: bool = Fa
     """
     require_new(out)
     search = _read_search(StudyFolder(study.resolve()))
-    command = "xraytune train --config {} -o model"
     if trial is None:
         row, reason = _choose(search)
     else:
-        row, reason = _completed(search, f"#{trial}"), "selected by its number"
+        row = _find_complete(search, f"#{trial}")
+        reason = "selected by its number"
     assert row.value is not None, "it is complete"
     assert row.val_b_score is not None, "as above"
-    benefit = _benefit(search, row)
+    command = "xraytune train --config {} -o model"
     exported = Exported(
         path=out,
         study=search.folder.path.name,
@@ -109,16 +111,17 @@ def export(study: Path, *, out: Path, trial: int | None = None, exact: bool = Fa
         is_exact=exact,
         val_score=row.value,
         val_b_score=row.val_b_score,
-        synthetic=benefit,
+        synthetic=_describe_benefit(search, row),
         reason=reason,
         command=command.format(quote(str(out))),
     )
-    header = f"From {exported.sentence}.\n"
-    if benefit:
-        header += f"The benefit of its synthetic images is {benefit}.\n"
-    header += f"{exported.final_training}.\n\n    {command.format(quote(out.name))}\n\nPaths are relative to this file."
-    experiment = _experiment(search, row, benefit, exact=exact)
-    write_text(out, experiment_to_yaml(experiment, out.resolve().parent, header))
+    lines = [f"From {exported.sentence}."]
+    if exported.synthetic:
+        lines.append(f"The benefit of its synthetic images is {exported.synthetic}.")
+    lines.append(f"{exported.final_training}.\n\n    {command.format(quote(out.name))}\n")
+    lines.append("Paths are relative to this file.")
+    experiment = _build_experiment(search, row, exported.synthetic, exact=exact)
+    write_text(out, experiment_to_yaml(experiment, out.resolve().parent, "\n".join(lines)))
     return exported
 
 
@@ -178,20 +181,22 @@ def _choose(search: _Search) -> tuple[TrialRow, str]:
     confirmation = search.confirmation
     if confirmation and confirmation.verdict == "helps":
         of_verdict = " in an exploratory verdict" if confirmation.exploratory else ""
-        finalist = _completed(search, confirmation.finalists[0].trial)
+        finalist = _find_complete(search, confirmation.finalists[0].trial)
         return finalist, f"the mix that `confirm` found to help{of_verdict}"
-    if confirmation and (measured := _measured_by_confirm(search, confirmation)):
+    if confirmation and (measured := _measure_by_confirm(search, confirmation)):
         whose = "unused" if confirmation.test.kind == "unused" else "test"
         where = f"in `confirm`, on {confirmation.test.patients:,} {whose} patients"
-        return _simplest(measured, confirmation.rope, f"{confirmation.metric} {where}")
+        return _find_simplest(measured, confirmation.rope, f"{confirmation.metric} {where}")
     scores = [(row, row.val_b_score or 0.0) for row in search.complete.values()]
-    return _simplest(scores, search.settings.confirm.rope, f"{search.settings.metric} on val-B")
+    return _find_simplest(
+        scores, search.settings.confirm.rope, f"{search.settings.metric} on val-B"
+    )
 
 
-def _measured_by_confirm(
+def _measure_by_confirm(
     search: _Search, confirmation: Confirmation
 ) -> list[tuple[TrialRow, float]]:
-    """Return the completed trials whose mixes `confirm` has measured, with the mean scores of their arms.
+    """Return the completed trials whose mixes `confirm` has measured, with their mean scores.
 
     A finalist is itself a trial; a control stands for the best trial of its mix on val-B.
     """
@@ -214,33 +219,32 @@ def _measured_by_confirm(
     return measured
 
 
-def _simplest(
+def _find_simplest(
     scores: Sequence[tuple[TrialRow, float]], margin: float, what: str
 ) -> tuple[TrialRow, str]:
-    """Return the best trial of the simplest mix whose score is within a margin of the best, and why."""
+    """Return the best trial of the simplest mix within a margin of the best score, and why."""
     best, best_score = max(scores, key=lambda scored: scored[1])
     good = [(row, score) for row, score in scores if score >= best_score - margin]
     chosen, score = min(good, key=lambda scored: (scored[0].parameters.mix_simplicity, -scored[1]))
-    mix, best_mix = _mix(chosen.parameters), _mix(best.parameters)
+    mix = _name_mix(chosen.parameters)
+    best_mix = _name_mix(best.parameters)
     if mix == best_mix:
-        return (
-            chosen,
-            f"{mix} is the best mix, and none within {margin:g} of it is simpler ({what}: {score:.4f})",
+        reason = (
+            f"is the best mix, and none within {margin:g} of it is simpler ({what}: {score:.4f})"
         )
-    against = f"{what}: {score:.4f} against {best_score:.4f}"
-    return (
-        chosen,
-        f"{mix} is the simplest mix within {margin:g} of the best, {best_mix} ({against})",
-    )
+    else:
+        against = f"{what}: {score:.4f} against {best_score:.4f}"
+        reason = f"is the simplest mix within {margin:g} of the best, {best_mix} ({against})"
+    return chosen, f"{mix} {reason}"
 
 
-def _mix(parameters: Parameters) -> str:
+def _name_mix(parameters: Parameters) -> str:
     if parameters.source == "none":
         return "real_only"
     return f"{parameters.source} r={parameters.synthetic_ratio:g}"
 
 
-def _completed(search: _Search, name: str) -> TrialRow:
+def _find_complete(search: _Search, name: str) -> TrialRow:
     if name in search.complete:
         return search.complete[name]
     row = search.trials.get(name)
@@ -249,8 +253,11 @@ def _completed(search: _Search, name: str) -> TrialRow:
     raise StudyError(Problem(f"trial {name}: {what}", search.folder.path, fix))
 
 
-def _benefit(search: _Search, row: TrialRow) -> str:
-    """Return whether the benefit of its synthetic images is confirmed; "" if it has no such images."""
+def _describe_benefit(search: _Search, row: TrialRow) -> str:
+    """Return whether the benefit of its synthetic images is confirmed.
+
+    "" if it has no such images.
+    """
     if not row.parameters.has_synthetic_images:
         return ""
     finalists = search.confirmation.finalists if search.confirmation else ()
@@ -261,7 +268,7 @@ def _benefit(search: _Search, row: TrialRow) -> str:
     return _VERDICTS[verdict].format(metric=search.settings.metric)
 
 
-def _experiment(search: _Search, row: TrialRow, benefit: str, *, exact: bool) -> Experiment:
+def _build_experiment(search: _Search, row: TrialRow, benefit: str, *, exact: bool) -> Experiment:
     """Return what the exported file trains: the trial itself, or a final model on all patients."""
     origin = ExportedFrom(study=search.folder.path, trial=row.number, synthetic=benefit)
     settings = search.settings.model_copy(update={"exported_from": origin})

@@ -69,8 +69,12 @@ def write_bundle(
     trained_on: TrainedOn,
     compute: Compute,
 ) -> BundleRecord:
-    """Write a bundle to `folder`, which will be moved to `final_path`; paths inside are relative to that."""
-    settings, parameters = experiment.settings, experiment.parameters
+    """Write a bundle to `folder`, which will be moved to `final_path`.
+
+    Paths inside are relative to that.
+    """
+    settings = experiment.settings
+    parameters = experiment.parameters
     prepared = training.prepared
     origin = settings.exported_from
     task = TASKS[settings.task]
@@ -115,8 +119,12 @@ def write_bundle(
 def write_card(
     folder: Path, record: BundleRecord, experiment: Experiment, training: FinalTraining
 ) -> None:
-    """Write the card as Markdown, from `templates/card.md`. It holds no path, time or date, and may be edited."""
-    used, patients = record.trained_on, training.validated.patients
+    """Write the card as Markdown, from `templates/card.md`.
+
+    It holds no path, time or date, and may be edited.
+    """
+    used = record.trained_on
+    patients = training.validated.patients
     sides = Counter(
         image.side.replace("_a", "-A").replace("_b", "-B") for image in training.prepared.images
     )

@@ -24,9 +24,9 @@ from xraytune.model.load import Bundle, open_bundle
 from xraytune.model.overlap import overlap_of
 from xraytune.tasks import TASKS
 from xraytune.tasks.calibration import Calibration, fit_calibration
-from xraytune.tasks.classes import Classes
 from xraytune.tasks.evaluated import Evaluated
 from xraytune.tasks.prediction import ImageFiles, predict_images
+from xraytune.tasks.task import Task
 
 
 def evaluate(
@@ -41,7 +41,7 @@ def evaluate(
     replicates: int = 2000,
     on_progress: Progress = ignore_progress,
 ) -> Evaluated:
-    """Compare a model's predictions with labels: classes or findings for a classifier, masks for a segmenter.
+    """Compare a model's predictions with true classes, findings or masks.
 
     Args:
         model: Model bundle.
@@ -75,7 +75,7 @@ def evaluate(
     bundle = open_bundle(model)
     record = bundle.record
     task = TASKS[record.task]
-    if calibrate_on and not (type(task) is Classes and len(record.class_names) == 2):
+    if calibrate_on and not (type(task) is Task and len(record.class_names) == 2):
         what = "only a classifier of two classes can be calibrated"
         raise ConfigError(Problem(what, "--calibrate-on", "leave it out"))
 
@@ -102,7 +102,10 @@ def evaluate(
         calibration = _calibrate(bundle, to_fit, its_images, labelled, reason)
 
     def about(files: Sequence[str], broken: Sequence[BrokenImage]) -> dict[str, Any]:
-        """Log access to the test folder, before any metric can be seen; return the fields of `Evaluated`."""
+        """Log access to the test folder, before any metric can be seen.
+
+        Return the fields of `Evaluated`.
+        """
         overlap = overlap_of(bundle, labelled, files, reason=reason)
         return {**overlap, "model": bundle.path, "data": data, "out": out, "broken": tuple(broken)}
 
@@ -129,7 +132,10 @@ def _calibrate(
     evaluated: LabelledImages,
     reason: str,
 ) -> Calibration:
-    """Fit a calibration to labelled images; refuse (DataError) those of patients whom the model or the evaluation knows."""
+    """Fit a calibration to labelled images.
+
+    Refuse (DataError) those of patients whom the model or the evaluation knows.
+    """
     regex = bundle.record.group_regex
     aliases = patient_aliases(evaluated.images, evaluated.table, regex)
     shared = shared_patients(

@@ -1,6 +1,6 @@
 """A model bundle: a folder with everything needed to use a trained network, and to reproduce it.
 
-    bundle.json         classes or findings, input format, threshold, validation metrics, origin, package versions
+    bundle.json         outputs, input format, threshold, validation metrics, origin, package versions
     config.yaml         the experiment, for `xraytune train`
     split.json          which image was on which side of the split
     epochs.jsonl        metrics of each epoch
@@ -51,7 +51,10 @@ _FIX = "train the model again, or copy the whole folder again"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """A bundle whose checksums match; `model_sha256` is that of `model.safetensors`, which identifies the model."""
+    """A bundle whose checksums match.
+
+    `model_sha256` is that of `model.safetensors`, which identifies the model.
+    """
 
     path: Path
     record: BundleRecord
@@ -64,7 +67,10 @@ class Bundle:
 
     @property
     def study(self) -> Path | None:
-        """Path of the study, unless it was moved; None if the configuration was not exported from one."""
+        """Path of the study, unless it was moved.
+
+        None if the configuration was not exported from one.
+        """
         return (
             None if self.record.study is None else Path(absolute_path(self.record.study, self.path))
         )
@@ -79,7 +85,8 @@ class Bundle:
 
     def network(self, compute: Compute) -> nn.Module:
         """Return the trained network on the device, in evaluation mode."""
-        record, file = self.record, self.path / MODEL_FILE
+        record = self.record
+        file = self.path / MODEL_FILE
         parameters = Parameters(weights="none", **record.model_dump(include=NETWORK_PARAMETERS))
         network = TASKS[record.task].build_network(
             parameters, len(record.class_names), weights=None, seed=0
@@ -89,7 +96,7 @@ class Bundle:
         return network.to(compute.device).eval().requires_grad_(False)
 
     def predictor(self) -> Predictor:
-        """Return a predictor with the precision of the training, to whose settings this process is pinned."""
+        """Return a predictor as precise as the training; this process is pinned to its settings."""
         compute = compute_like(self.record.compute, threads=cpu_count())
         pin(compute)
         network = fold_batch_norms(self.network(compute))

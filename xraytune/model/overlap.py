@@ -1,11 +1,11 @@
-"""Find what a model and the images it is evaluated on have in common: its sealed test folder, its images, its patients."""
+"""Find what a model and images have in common: its sealed test folder, images, patients."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from xraytune.base.errors import ArtifactError, ConfigError, DataError, MachineError
 from xraytune.base.files import read_jsonl
@@ -20,50 +20,24 @@ from xraytune.study.folder import StudyFolder
 from xraytune.synth.sources.which import seen_by
 from xraytune.tasks import TASKS
 
-if TYPE_CHECKING:
-    pass
-
 _GONE = (ArtifactError, ConfigError, DataError, MachineError, OSError)
 
 
 def overlap_of(
     bundle: Bundle, labelled: LabelledImages, used: Sequence[str], *, reason: str
 ) -> dict[str, Any]:
-    """Log the access if these are the test images of the model's study; count used files and patients known to the model.
+    """Log the access if these are the test images of the model's study.
+
+    Count used files and patients known to the model.
 
     Call this before any metric can be seen. Returns the fields of `Evaluated` with these counts.
     """
-    fingerprint, files = content_fingerprint(labelled.images), {*used}
-    images = [image for image in labelled.images if image.file in files]
+    fingerprint = content_fingerprint(labelled.images)
     is_test = fingerprint == bundle.record.test_fingerprint
-    test_access = 0
-    if is_test:
-        model = bundle.path.resolve()
-        logs, about = [model], {}
-        study = StudyFolder(bundle.study.resolve()) if bundle.study else None
-        if (
-            study
-            and study.space_path.is_file()
-            and study.prepared().test_fingerprint == fingerprint
-        ):  # else it was moved
-            logs += study_logs(study.path)
-            about = {"study": study.path.name}
-        log_test_access(
-            *logs,
-            command="evaluate",
-            fingerprint=fingerprint,
-            reason=reason,
-            image_count=len(used),
-            model=model,
-            model_sha256=bundle.model_sha256,
-            **about,
-        )
-        test_access = sum(
-            row["fingerprint"] == fingerprint for row in read_jsonl(model / TEST_ACCESS_FILE)
-        )
-        if study and about:
-            test_access = max(test_access, len(accesses(study.path, fingerprint)))
-    contents, patients = _known(bundle, labelled, images, is_test=is_test)
+    test_access = _log_access(bundle, fingerprint, len(used), reason) if is_test else 0
+    files = {*used}
+    images = [image for image in labelled.images if image.file in files]
+    contents, patients = _find_known(bundle, labelled, images, is_test=is_test)
     return {
         "known_images": sum(image.sha256 in contents for image in images),
         "known_patients": len(patients),
@@ -73,41 +47,72 @@ def overlap_of(
     }
 
 
-def _known(
+def _log_access(bundle: Bundle, fingerprint: str, image_count: int, reason: str) -> int:
+    """Log that the test images are scored, with the model and its study.
+
+    Return how often that has happened.
+    """
+    model = bundle.path.resolve()
+    logs = [model]
+    about = {}
+    study = StudyFolder(bundle.study.resolve()) if bundle.study else None
+    if study and not (
+        study.space_path.is_file() and study.prepared().test_fingerprint == fingerprint
+    ):
+        study = None  # it was moved
+    if study:
+        logs += study_logs(study.path)
+        about["study"] = study.path.name
+    log_test_access(
+        *logs,
+        command="evaluate",
+        fingerprint=fingerprint,
+        reason=reason,
+        image_count=image_count,
+        model=model,
+        model_sha256=bundle.model_sha256,
+        **about,
+    )
+    rows = read_jsonl(model / TEST_ACCESS_FILE)
+    by_model = len([row for row in rows if row["fingerprint"] == fingerprint])
+    return max(by_model, len(accesses(study.path, fingerprint)) if study else 0)
+
+
+def _find_known(
     bundle: Bundle, labelled: LabelledImages, images: Sequence[ImageFile], *, is_test: bool
 ) -> tuple[set[str], set[str]]:
-    """Return the hashes of images that the model or its generator has seen, and the patients of `images` among theirs.
+    """Return hashes of images that the model or its generator has seen, and patients of `images`.
 
     Folders that the training used may be gone by now, and then add nothing.
     """
-    record, known = bundle.record, bundle.prepared().images
-    known_in = partial(
+    record = bundle.record
+    known = bundle.prepared().images
+    find_shared = partial(
         shared_patients, images, labelled.table, group_regex=labelled.data.split.group_regex
     )
-    experiment = None
-    seen: frozenset[str] = frozenset()
-    extra: tuple[ImageFile, ...] = ()
+    contents = {image.sha256 for image in known}
     patients: set[str] = set()
     further_names: set[str] = set()
     with suppress(*_GONE):
         experiment = bundle.experiment()
-        seen = seen_by([experiment.parameters])
-        patients |= patients_seen(images, seen)
-    folder = experiment.parameters.folder if experiment else None
-    if folder:
+        parameters = experiment.parameters
+        data = experiment.settings.data
         with suppress(*_GONE):
-            extra = TASKS[record.task].read_labelled_folder(folder.path, record.class_names)
-            owners = patients_by_file_name([*known, *images])
-            names = patient_aliases(extra, find_table(folder.path), record.group_regex, owners)
-            patients |= known_in(extra, aliases=names)
-    if (
-        not is_test
-    ):  # the search has checked that the sealed test folder shares no patient with training
-        if experiment:
-            data = experiment.settings.data
+            seen = seen_by([parameters])
+            contents |= seen
+            patients |= patients_seen(images, seen)
+        if parameters.folder:
             with suppress(*_GONE):
-                further_names = patient_aliases(
-                    known, find_table(data.path, data), record.group_regex
-                )
-        patients |= known_in(known, aliases=further_names, owners=patients_by_file_name(known))
-    return {image.sha256 for image in (*known, *extra)} | seen, patients
+                folder = parameters.folder.path
+                extra = TASKS[record.task].read_labelled_folder(folder, record.class_names)
+                contents |= {image.sha256 for image in extra}
+                owners = patients_by_file_name([*known, *images])
+                names = patient_aliases(extra, find_table(folder), record.group_regex, owners)
+                patients |= find_shared(extra, aliases=names)
+        if not is_test:
+            table = find_table(data.path, data)
+            further_names = patient_aliases(known, table, record.group_regex)
+    if not is_test:  # a search has checked that its test folder shares no patient with training
+        owners = patients_by_file_name(known)
+        patients |= find_shared(known, aliases=further_names, owners=owners)
+    return contents, patients

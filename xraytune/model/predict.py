@@ -1,4 +1,7 @@
-"""Predict images: their classes or findings, in a CSV file, or their masks; docs/evaluate.md lists the files."""
+"""Predict images: their classes or findings, in a CSV file, or their masks.
+
+Docs/evaluate.md lists the files.
+"""
 
 from __future__ import annotations
 

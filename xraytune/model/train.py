@@ -50,7 +50,7 @@ from xraytune.trial.training import TrialTraining
 
 TRAIN_STAGE = "train-1"
 SAMPLES = "samples.png"
-"""In the bundle of a model that was trained with generated images: some of them, next to real ones."""
+"""In the bundle of a model trained with generated images: some of them, next to real ones."""
 _UNUSED = {
     **SEARCH_ONLY,
     "resources.cpus_per_trial": "omit it: all cores are used",
@@ -103,7 +103,9 @@ def train(
     on_progress: Progress = ignore_progress,
     note: Callable[[str], None] = _logger.info,
 ) -> Trained:
-    """Train the experiment of a file and write the model bundle. All inputs are checked before the training.
+    """Train the experiment of a file and write the model bundle.
+
+    All inputs are checked before the training.
 
     With `tracking.wandb`, then send the curves and the bundle to W&B; if that fails, only warn.
 
@@ -141,11 +143,11 @@ def train(
     )
     if space.searched:
         chosen = ", ".join(f"{name} {value}" for name, value in space.points_to_evaluate[0].items())
-        note(
-            f"{config} is a search space: training the first entry of its points_to_evaluate ({chosen})"
-        )
+        first = f"the first entry of its points_to_evaluate ({chosen})"
+        note(f"{config} is a search space: training {first}")
     experiment = space.experiment()
-    settings, parameters = experiment.settings, experiment.parameters
+    settings = experiment.settings
+    parameters = experiment.parameters
 
     origin = settings.exported_from
     study = StudyFolder(origin.study) if origin else None
@@ -171,15 +173,15 @@ def train(
 
     # Whether this repeats the exported trial. One that ASHA stopped and `confirm` completed has no
     # scores of its own.
-    repeated, trial = None, None
+    repeated = None
+    trial = None
     if study and origin and origin.is_exact:
         if study.prepared().fingerprint == prepared.fingerprint:
             repeated = study
             trial = ended_trials(study).get(origin.trial)
         else:
-            note(
-                f"the images or their split differ from those of study {study.path.name}: so will the metrics"
-            )
+            differ = f"the images or their split differ from those of study {study.path.name}"
+            note(f"{differ}: so will the metrics")
     compute = _compute(settings, repeated, note)
     pin(compute)
 
@@ -203,9 +205,8 @@ def train(
 
     def show_samples(experiment: Experiment, context: RunContext) -> None:
         samples.append(save_generator_grid(experiment, context, work / "samples"))
-        note(
-            f"the generator has been trained; its images next to real ones: {samples[-1]} (at the end: {out / SAMPLES})"
-        )
+        where = f"{samples[-1]} (at the end: {out / SAMPLES})"
+        note(f"the generator has been trained; its images next to real ones: {where}")
 
     context = RunContext(
         prepared=prepared,
@@ -253,10 +254,8 @@ def train(
 
     equals_trial = None
     if trial and trial.status == "complete" and not overrides:
-        equals_trial = (trial.value, trial.val_b_score) == (
-            training.val_score,
-            training.val_b_score,
-        )
+        scores = (training.val_score, training.val_b_score)
+        equals_trial = (trial.value, trial.val_b_score) == scores
     test_folder = settings.data.path / "test"
     return Trained(
         path=out,
@@ -266,9 +265,7 @@ def train(
         val_score=training.val_score,
         val_b_score=training.val_b_score,
         test_folder=test_folder if test_folder.is_dir() else None,
-        positive=prepared.class_names[prepared.positive]
-        if len(prepared.class_names) == 2
-        else None,
+        positive=record.positive if len(prepared.class_names) == 2 else None,
         threshold=training.threshold,
         validation_images=len(training.validated.labels),
         validation_patients=len({*training.validated.patients}),
@@ -319,41 +316,39 @@ def _sentence(data: TrainedOn, settings: Settings) -> str:
     patients = f"{data.patients:,} of {data.of_patients:,} patients"
     text = f"training on {data.images:,} of {data.of_images:,} images ({patients})"
     if data.kept_images:
-        text += f"; {data.kept_images:,} images of {data.kept_patients:,} patients are kept for validation"
-    if left_out := data.of_images - data.images - data.kept_images:
-        text += (
-            f", {left_out:,} are left out by data.train_patients: {settings.data.train_patients}"
-        )
+        kept = f"{data.kept_images:,} images of {data.kept_patients:,} patients"
+        text += f"; {kept} are kept for validation"
+    left_out = data.of_images - data.images - data.kept_images
+    if left_out:
+        limit = settings.data.train_patients
+        text += f", {left_out:,} are left out by data.train_patients: {limit}"
     return text
 
 
 def _changes_of(experiment: Experiment, prepared: Prepared) -> Iterator[str]:
     """Yield what differs from the exported trial, one line each."""
-    settings, parameters, origin = (
-        experiment.settings,
-        experiment.parameters,
-        experiment.settings.exported_from,
-    )
+    parameters = experiment.parameters
+    origin = experiment.settings.exported_from
     if origin is None or origin.images is None:
         return
     yield from origin.changes
-    counts, generator = prepared.train_counts, parameters.gan
-    if (
-        generator
-        and generator.image_size < settings.data.image_size
-        and experiment.resolution_px is None
-    ):
-        enlarged = f"{generator.image_size} px, enlarged to {settings.data.image_size} px"
+    gan = parameters.gan
+    size_px = experiment.settings.data.image_size
+    if gan and gan.image_size < size_px and experiment.resolution_px is None:
+        enlarged = f"{gan.image_size} px, enlarged to {size_px} px"
         yield f"images of the GAN: {enlarged}; real images are not matched to them"
+    counts = prepared.train_counts
     if origin.images == sum(counts):
         return
-    images, of_patients = origin.images, f" of {origin.patients:,} patients"
-    yield f"training images: {sum(counts):,} of {prepared.train_patients:,} patients (trial: {images:,}{of_patients})"
+    now = f"{sum(counts):,} of {prepared.train_patients:,} patients"
+    yield f"training images: {now} (trial: {origin.images:,} of {origin.patients:,} patients)"
     if parameters.source != "none":
-        extra, before = len(plan_mix(counts, parameters)), len(plan_mix([images], parameters))
-        yield f"extra images: {extra:,} (trial: {before:,}), at the same ratio of {parameters.synthetic_ratio:g}"
-    if generator:
-        yield f"GAN: trained anew on these images, for the same {generator.steps:,} steps"
+        extra = len(plan_mix(counts, parameters))
+        before = len(plan_mix([origin.images], parameters))
+        ratio = parameters.synthetic_ratio
+        yield f"extra images: {extra:,} (trial: {before:,}), at the same ratio of {ratio:g}"
+    if gan:
+        yield f"GAN: trained anew on these images, for the same {gan.steps:,} steps"
 
 
 def _train_final(
@@ -362,7 +357,10 @@ def _train_final(
     folder: Path,
     on_epoch: Callable[[EpochRecord], None],
 ) -> FinalTraining:
-    """Train as a trial does, in a folder; with the study's images and threads, to the same metrics bit by bit."""
+    """Train as a trial does, in a folder.
+
+    With the study's images and threads, to the same metrics bit by bit.
+    """
     epochs: list[EpochRecord] = []
 
     def collect(record: EpochRecord) -> None:
@@ -386,14 +384,16 @@ def _train_final(
 
 
 def _compute(settings: Settings, study: StudyFolder | None, note: Callable[[str], None]) -> Compute:
-    """Return the study's, for the same metrics as the trial; otherwise this machine's, with all cores for a final model."""
+    """Return the study's, for the same metrics as the trial.
+
+    Otherwise this machine's, with all cores for a final model.
+    """
     if study is not None:
         recorded = study.compute()
         if recorded.device == "cpu" or gpu_count():
             return recorded
-        note(
-            "the study ran on a GPU, but torch finds none here: metrics will differ slightly from the trial"
-        )
+        without = "the study ran on a GPU, but torch finds none here"
+        note(f"{without}: metrics will differ slightly from the trial")
     compute = allocation_of(settings, has_gpu=gpu_count() > 0).compute()
     if settings.exported_from is not None and settings.exported_from.is_exact:
         return compute

@@ -21,7 +21,10 @@ _EXAMPLES = 3
 def inspection_frame(
     source: Path, inspection: Inspection, uses: Sequence[str], sizes: Sequence[SideSize]
 ) -> Frame:
-    """Show the images of each class, the sides of the split, and what may bias a study; `uses` says what parts are for."""
+    """Show the images of each class, the sides of the split, and what may bias a study.
+
+    `uses` says what parts are for.
+    """
     images = sum(sum(counts.values()) for counts in inspection.images.values())
     has_classes = len(inspection.class_names) > 1
     what = "images" if has_classes or inspection.findings else "pairs of images and masks"
@@ -90,14 +93,17 @@ def _mask_facts(masks: MaskSummary) -> Iterator[tuple[str, str]]:
 def _near_duplicates(near: NearDuplicates) -> str:
     if not near.pairs:
         return "none among images of different patients"
-    across = f"across training and test: {near.in_training_and_test}, across classes: {near.in_two_classes}"
-    return f"pairs of images of different patients: {near.pairs}; {across}"
+    return (
+        f"pairs of images of different patients: {near.pairs}; across training and test: "
+        f"{near.in_training_and_test}, across classes: {near.in_two_classes}"
+    )
 
 
 def _examples(near: NearDuplicates) -> str:
     examples = [" = ".join(pair.files) for pair in near.examples[:_EXAMPLES]]
     more = f" and {near.pairs - len(examples)} more" if near.pairs > len(examples) else ""
     return (
-        f"images of different patients look like copies of each other: {'; '.join(examples)}{more}. A copy in validation or "
-        "test inflates scores. Check them; then remove one image of each pair, or assign both to one patient in patients.csv"
+        f"images of different patients look like copies of each other: {'; '.join(examples)}{more}. "
+        "A copy in validation or test inflates scores. Check them; then remove one image of each "
+        "pair, or assign both to one patient in patients.csv"
     )

@@ -1,4 +1,4 @@
-"""Validation images with what a trial's network makes of them: Grad-CAM maps of a classifier, masks of a segmenter.
+"""Validation images with what a network makes of them: Grad-CAM maps, or masks.
 
 Grad-CAM shows the regions of an image that support the predicted class. Source: Selvaraju et al.
 2017, "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization".
@@ -43,7 +43,9 @@ def explain_images(
     *,
     cache: Path,
 ) -> list[bytes]:
-    """Return pictures of a trial's images at these places in val-B, [n], as JPEG files; see `grad_cam`.
+    """Return pictures of a trial's images at these places in val-B, [n], as JPEG files.
+
+    See `grad_cam`.
 
     Raises:
         MachineError: The backbone's weights are missing.
@@ -52,7 +54,8 @@ def explain_images(
     """
     images = side_images("val_b", prepared, cache)
     network = Network(experiment, RunContext(prepared=prepared, cache=cache, compute=_CPU))
-    whole, pixels = network.whole, images.read(places)
+    whole = network.whole
+    pixels = images.read(places)
     inputs = normalise(network.scaled(images, places), network.form)
     if isinstance(whole, Classifier):
         load_best(trial_dir / "checkpoint", whole.head if network.has_cached_features else whole)
@@ -70,7 +73,7 @@ def explain_images(
 
 
 def grad_cam(network: Classifier, inputs: Tensor) -> Floats:
-    """Return the Grad-CAM maps of the predicted classes, float64 [n, S, S] in [0, 1], for inputs [n, C, S, S].
+    """Return Grad-CAM maps of the predicted classes, float64 [n, S, S] in [0, 1], of [n, C, S, S].
 
     The network must be in eval mode, and its parameters must not require gradients. Raises
     ConfigError if the backbone, such as a ViT, has no feature maps.
@@ -99,7 +102,7 @@ def grad_cam(network: Classifier, inputs: Tensor) -> Floats:
 
 
 def _overlay(pixels: NDArray[np.uint8], saliency: Floats) -> bytes:
-    """Return a JPEG: an image, uint8 [S, S], and on its right the same with its map, float64 [S, S], in orange."""
+    """Return a JPEG: an image, uint8 [S, S], and the same with its map, [S, S], in orange."""
     grey = np.repeat(pixels[:, :, None].astype(float), 3, axis=2)
     share = _OPACITY * saliency[:, :, None]
     return _jpeg_of_pair(grey, grey * (1 - share) + _ORANGE * share)
@@ -107,7 +110,8 @@ def _overlay(pixels: NDArray[np.uint8], saliency: Floats) -> bytes:
 
 def _jpeg_of_pair(left: NDArray[Any], right: NDArray[Any]) -> bytes:
     """Return a JPEG of two pictures side by side, [S, S, 3] of 0 to 255."""
-    pair, content = np.concatenate([left, right], axis=1).round().astype(np.uint8), io.BytesIO()
+    pair = np.concatenate([left, right], axis=1).round().astype(np.uint8)
+    content = io.BytesIO()
     resized = Image.fromarray(pair).resize((2 * _SHOWN_PX, _SHOWN_PX), Image.Resampling.BICUBIC)
     resized.save(content, "jpeg", quality=85)
     return content.getvalue()

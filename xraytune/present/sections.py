@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from shlex import quote
@@ -33,16 +33,6 @@ class Picture:
 
     content: bytes
     caption: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Generators:
-    """The generators of a study: figures, pictures, and the captions of those that are missing."""
-
-    note: str
-    table: Table | None
-    pictures: Sequence[Picture]
-    missing: Sequence[str]
 
 
 def page_content(data: StudyData) -> dict[str, Any]:
@@ -103,7 +93,7 @@ def _environment(data: StudyData) -> dict[str, Any]:
 
 
 def _find_mistakes(data: StudyData) -> dict[str, Any] | None:
-    """Return the images of val-B that a network gets most wrong, with pictures of where it looked."""
+    """Return the images of val-B that a network gets most wrong, with pictures."""
     scored = data.scored
     if scored is None:
         return None
@@ -128,7 +118,8 @@ def _find_mistakes(data: StudyData) -> dict[str, Any] | None:
     return shown | {"pictures": [*map(Picture, pictures, mistakes.captions)]}
 
 
-def _describe_generators(data: StudyData) -> Generators | None:
+def _describe_generators(data: StudyData) -> dict[str, Any] | None:
+    """Return figures and pictures of the generators, and captions of missing pictures."""
     rows: list[Row] = []
     note = ""
     for trial in data.view.trials:
@@ -162,7 +153,7 @@ def _describe_generators(data: StudyData) -> Generators | None:
     if not (rows or pictures or missing):
         return None
     table = Table(rows, text=("source", "copies of training images")) if rows else None
-    return Generators(note=note, table=table, pictures=pictures, missing=missing)
+    return {"note": note, "table": table, "pictures": pictures, "missing": missing}
 
 
 def _find_pictures(data: StudyData) -> Iterator[tuple[Path, str]]:

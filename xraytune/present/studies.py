@@ -16,7 +16,10 @@ from xraytune.study.status import StudyWatcher
 
 State: TypeAlias = Literal["searching", "confirming", "finished", "stopped", "damaged"]
 _BUSY: Mapping[str, State] = {"searched": "searching", "confirmed": "confirming"}
-_DELETE = "to delete a study, delete its folder; `xraytune cache clean` shrinks the cache that studies share"
+_DELETE = (
+    "to delete a study, delete its folder; `xraytune cache clean` shrinks the cache that studies "
+    "share"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,7 +49,10 @@ class StudyData:
 
     @property
     def scored(self) -> tuple[TrialRow, Floats] | None:
-        """The chosen trial and its results on val-B; if it has none, as when ASHA stopped it, those of the best on val-B."""
+        """The chosen trial and its results on val-B.
+
+        If it has none, as when ASHA stopped it, those of the best on val-B.
+        """
         for trial in (self.chosen, self.view.for_export):
             if trial and self.folder.results_path(trial.number, "val_b").exists():
                 count = len(self.prepared.side("val_b").labels)
@@ -57,7 +60,7 @@ class StudyData:
         return None
 
     def nearest_pictures(self, trial: TrialRow) -> Iterator[Path]:
-        """Yield cached pictures of the images of a trial's generator beside the nearest training images."""
+        """Yield cached pictures of a generator's images beside the nearest training images."""
         settings = trial.parameters.gan
         if settings is None:
             return

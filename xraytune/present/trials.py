@@ -50,12 +50,12 @@ def live_frame(view: StudyView, *, dashboard: str = "") -> Frame:
         "best": best,
         "ended": ended[::-1][:_ENDED_SHOWN],
     }
-    curves = _Curves(view)
+    title, low, high = _find_range(view)
     rows: list[Row] = []
     for name, trials in groups.items():
         for trial in trials:
             group = Cell(name if trial is trials[0] else "", "strong")
-            row = {"": group, **_result(trial, view), curves.title: curves.draw(trial)}
+            row = {"": group, **_result(trial, view), title: _draw_curve(trial, low, high)}
             rows.append(row | {"state": _state(trial, view)})
     lines = [*heading(view)]
     if dashboard and view.is_running:
@@ -65,7 +65,7 @@ def live_frame(view: StudyView, *, dashboard: str = "") -> Frame:
         lines.append(Cell(more, "dim"))
     if not rows:
         return lines
-    return *lines, Table(rows, text=("", "mix", curves.title, "state"))
+    return *lines, Table(rows, text=("", "mix", title, "state"))
 
 
 def status_frame(view: StudyView) -> Frame:
@@ -87,11 +87,11 @@ def _trials_table(view: StudyView) -> Table:
     names = [name for name in view.searched if name not in _SHOWN_BY_MIX]
     names.sort(key=lambda name: name != "lr")
     titles = {name: name.replace("_", "\n") for name in names}
-    curves = _Curves(view)
+    title, low, high = _find_range(view)
     rows: list[Row] = []
     for trial in view.trials:
         parameters = {titles[name]: _parameter(trial.by_name.get(name)) for name in names}
-        row = {**_result(trial, view), **parameters, curves.title: curves.draw(trial)}
+        row = {**_result(trial, view), **parameters, title: _draw_curve(trial, low, high)}
         rows.append(row | {"state": _state(trial, view)})
     texts = {
         titles[name]
@@ -102,8 +102,8 @@ def _trials_table(view: StudyView) -> Table:
     optional = [titles[name] for name in names[1:]]
     return Table(
         rows,
-        text=("mix", *texts, curves.title, "state"),
-        optional=(*optional, curves.title),
+        text=("mix", *texts, title, "state"),
+        optional=(*optional, title),
     )
 
 
@@ -185,18 +185,17 @@ def _parameter(value: Value) -> str:
     return "" if value is None else PurePath(f"{value}").name
 
 
-class _Curves:
-    """Curves whose bars show the better three quarters of all scores, where differences matter."""
+def _find_range(view: StudyView) -> tuple[str, float, float]:
+    """Return the title of the column of curves, and the range of their bars."""
+    scores = sorted(value for trial in view.trials for value in trial.values) or [0.0, 1.0]
+    low = scores[len(scores) // 4]
+    high = scores[-1]
+    ends = [f"{end:.2f}".removeprefix("0") for end in (low, high)]
+    return f"curve\n{'-'.join(ends)}", low, high
 
-    def __init__(self, view: StudyView) -> None:
-        scores = sorted(value for trial in view.trials for value in trial.values) or [0.0, 1.0]
-        self._low = scores[len(scores) // 4]
-        self._high = scores[-1]
-        ends = [f"{end:.2f}".removeprefix("0") for end in (self._low, self._high)]
-        self.title = f"curve\n{'-'.join(ends)}"
 
-    def draw(self, trial: TrialRow) -> Cell:
-        return Cell(curve(trial.values, self._low, self._high), _TONES[trial.status])
+def _draw_curve(trial: TrialRow, low: float, high: float) -> Cell:
+    return Cell(curve(trial.values, low, high), _TONES[trial.status])
 
 
 def curve(values: Sequence[float], low: float, high: float) -> str:

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from xraytune.confirm.record import Confirmation, FinalistVerdict
 
 _TONES: dict[str, Tone] = {"helps": "good", "better": "good", "hurts": "bad", "worse": "bad"}
-_TOP_UPS = "A top-up is a trial that `confirm` added to a control's arm, so that it was tuned as much as the finalist's."
+_TOP_UPS = (
+    "A top-up is a trial that `confirm` added to a control's arm, so that it was tuned as much as "
+    "the finalist's."
+)
 
 
 def verdict_section(record: Confirmation) -> Section:

@@ -29,7 +29,7 @@ class ClassMetrics(Measured):
 def class_breakdown(
     images: ScoredImages, patients: Sequence[str], *, replicates: int = 2000, seed: int
 ) -> tuple[ClassMetrics, ...]:
-    """Return the one-vs-rest metrics of every class, each of which has an image, or of the `scored_findings`, in order.
+    """Return the one-vs-rest metrics of every class, or of the `scored_findings`, in order.
 
     The intervals are from `replicates` resamples of the patients.
     """
@@ -58,7 +58,9 @@ def class_breakdown(
 def patient_means(
     images: ScoredImages, patients: Sequence[str]
 ) -> tuple[ScoredImages, tuple[str, ...], tuple[str, ...]]:
-    """Average the probabilities of each patient's images, as if they were one; also return the patients, sorted.
+    """Average the probabilities of each patient's images, as if they were one.
+
+    Also return the patients, sorted.
 
     Patients whose images are of several classes are left out, and returned last.
     """
@@ -75,7 +77,7 @@ def patient_means(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subgroup(Measured):
-    """The metrics of a subgroup: exploratory, since its size was not planned, and several subgroups are compared.
+    """The metrics of a subgroup: exploratory, since several are compared, of unplanned sizes.
 
     With three or more classes, AUROC is None if one of them has no images. The recall of a class is
     None if the subgroup has no images of it. There are no intervals with fewer than two patients of
@@ -102,19 +104,29 @@ def subgroup_metrics(
     replicates: int = 2000,
     seed: int,
 ) -> tuple[Subgroup, ...]:
-    """Return the metrics of the images with each value of a column, sorted; files without a value are in no subgroup.
+    """Return the metrics of the images with each value of a column, sorted.
+
+    Files without a value are in no subgroup.
 
     `values` has the value of each file; other arguments are those of `measure`. Every class has an
     image.
     """
     value_of_image = np.array([values.get(file, "") for file in files])
     names = np.asarray(patients)
+    reported = [metric.name for metric in reported_metrics(images.class_count, "subgroups")]
     subgroups = []
     for value in np.unique(value_of_image[value_of_image != ""]).tolist():
         has_value = value_of_image == value
+        rows = has_value
+        other = None
+        shown = reported
         classes = np.unique(images.labels[has_value])
-        other = 1 - int(classes[0]) if images.class_count == 2 and len(classes) == 1 else None
-        rows = has_value if other is None else has_value | (images.labels == other)
+        if images.class_count == 2 and len(classes) == 1:
+            other = 1 - int(classes[0])
+            rows = has_value | (images.labels == other)
+            # The recall of the other class is that of images outside the subgroup.
+            outside = "sensitivity" if other == images.positive else "specificity"
+            shown = [name for name in reported if name != outside]
         scored = images.select(rows)
         owners = names[rows]
         patient_counts = [
@@ -124,26 +136,15 @@ def subgroup_metrics(
         if min(patient_counts) > 0:
             measured = measure(scored, owners.tolist(), replicates=replicates, seed=seed)
         intervals = measured.intervals if min(patient_counts) > 1 else {}
-        reported = [metric.name for metric in reported_metrics(images.class_count, "subgroups")]
-        # The recall of the other class is that of images outside the subgroup.
-        outside = (
-            None if other is None else "sensitivity" if other == images.positive else "specificity"
-        )
+        metrics = dict.fromkeys(reported) | {name: measured.metrics.get(name) for name in shown}
         subgroups.append(
             Subgroup(
                 value=value,
                 images=int(has_value.sum()),
                 patients=len(np.unique(names[has_value])),
                 compared_with=other,
-                metrics={
-                    name: None if name == outside else measured.metrics.get(name)
-                    for name in reported
-                },
-                intervals={
-                    name: intervals[name]
-                    for name in reported
-                    if name in intervals and name != outside
-                },
+                metrics=metrics,
+                intervals={name: intervals[name] for name in shown if name in intervals},
             )
         )
     return tuple(subgroups)

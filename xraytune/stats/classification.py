@@ -1,9 +1,9 @@
-"""Classification metrics for one set of images or for many resamples: AUROC, AUPRC and the metrics at a threshold.
+"""Metrics of classifiers, for one set of images or many resamples: AUROC, sensitivity, ...
 
-`METRICS` names them; intervals, tables, JSON and the model card follow from it. Each is defined
-over weighted images: all weights are 1 for a model's own metrics, and in a bootstrap replicate an
-image's weight is how often it was drawn. All replicates are computed at once, hundreds of times
-faster than with scikit-learn, whose values they are (tests/stats/).
+A metric is an entry of `METRICS`; intervals, tables, JSON and the model card follow from it. Each
+is defined over weighted images: all weights are 1 for a model's own metrics, and in a bootstrap
+replicate an image's weight is how often it was drawn. All replicates are computed at once, hundreds
+of times faster than with scikit-learn, whose values they are (tests/stats/).
 
 With more than two classes the prediction is the most probable class; metrics of one class are macro
 one-vs-rest averages, and `positive` is not used.
@@ -11,7 +11,7 @@ one-vs-rest averages, and `positive` is not used.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,9 @@ FEWEST_LABELS = 10
 
 @dataclass(frozen=True, slots=True)
 class ScoredImages:
-    """True classes and class probabilities of N images, and the rule that predicts a class; or true and predicted findings.
+    """True classes and class probabilities of N images, and the rule that predicts a class.
+
+    Or true and predicted findings.
 
     Attributes:
         labels: Class numbers, int64 [N], or findings, [N, C].
@@ -67,7 +69,10 @@ class ScoredImages:
         return replace(self, labels=self.labels[rows], probabilities=self.probabilities[rows])
 
     def classes(self, numbers: Sequence[int] | None = None) -> tuple[ScoredClass, ...]:
-        """Return classes against the others: by default the positive one of two, or each; or the `scored_findings`."""
+        """Return classes against the others: by default the positive one of two, or each.
+
+        Or the `scored_findings`.
+        """
         if self.labels.ndim == 2:
             is_predicted = self.probabilities >= self.threshold
         else:
@@ -87,7 +92,7 @@ class ScoredImages:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredClass:
-    """For each of N images: whether it is of a class, its probability of the class, and whether the class is predicted.
+    """For each of N images: is it of a class, with which probability, and is the class predicted?
 
     Images of which it is not known whether they are of the class have no weight.
     """
@@ -98,13 +103,42 @@ class ScoredClass:
     is_known: Flags
 
 
+class WeightedClass:
+    """One class against the others in R weightings of the images: sums of weights, float64 [R].
+
+    Attributes:
+        by_score: The weights of images of the class, and of the others, at each distinct score,
+        ascending: two of [R, G].
+    """
+
+    def __init__(self, scored: ScoredClass, weights: Floats) -> None:
+        weights = weights * scored.is_known
+        self.total = weights.sum(axis=1)
+        self.positives = weights @ scored.is_class
+        self.predicted = weights @ scored.is_predicted
+        self.true_positives = weights @ (scored.is_class & scored.is_predicted)
+        self.true_negatives = self.total - self.positives - self.predicted + self.true_positives
+        self.by_score = _weights_by_score(scored.is_class, scored.scores, weights)
+
+
+def _weights_by_score(is_positive: Flags, scores: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    order = np.argsort(scores, kind="stable")
+    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
+    sorted_weights = weights[:, order]
+    positive = np.add.reduceat(sorted_weights * is_positive[order], starts, axis=1)
+    return positive, np.add.reduceat(sorted_weights, starts, axis=1) - positive
+
+
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """What to call a metric, and where to show it.
+    """A metric: how it is computed, what to call it, and where to show it.
 
     Attributes:
         name: In JSON, CSV and Python.
         label: For people.
+        compute: Returns float64 [R], NaN for 0 / 0, of a `WeightedClass` if the metric is
+            `of_class`, else of `ScoredImages` and weights, [R, N]; of masks, see
+            `stats/segmentation.py`.
         of_class: Whether it is of one class against the others. With two classes, it is the
         positive one's.
         by_class_only: Whether, with more than two classes, the average over the classes is not
@@ -118,6 +152,7 @@ class Metric:
 
     name: str
     label: str
+    compute: Callable[..., Floats]
     _: KW_ONLY
     of_class: bool = False
     by_class_only: bool = False
@@ -132,25 +167,94 @@ class Metric:
         return f"{text} ({positive})" if is_about_it else text
 
 
+def _auroc(images: WeightedClass) -> Floats:
+    """Return Mann-Whitney's U over the number of pairs, where ties count one half."""
+    positive, other = images.by_score
+    other_below = np.cumsum(other, axis=1) - other
+    pairs_won = ((other_below + other / 2) * positive).sum(axis=1)
+    return np.asarray(pairs_won / (positive.sum(axis=1) * other.sum(axis=1)))
+
+
+def _auprc(images: WeightedClass) -> Floats:
+    """Return the sum over thresholds of precision times the increase in recall."""
+    positive, other = images.by_score
+    descending = positive[:, ::-1]
+    true = np.cumsum(descending, axis=1)
+    predicted = true + np.cumsum(other[:, ::-1], axis=1)
+    # Where nothing is predicted positive yet, the weight is 0, so any denominator works.
+    precision = true / np.where(predicted > 0, predicted, 1)
+    return np.asarray((precision * descending).sum(axis=1) / true[:, -1])
+
+
+def _accuracy(images: ScoredImages, weights: Floats) -> Floats:
+    return np.asarray(weights @ (images.predicted == images.labels) / weights.sum(axis=1))
+
+
+def _balanced_accuracy(images: ScoredImages, weights: Floats) -> Floats:
+    is_right = images.predicted == images.labels
+    recalls = []
+    for number in np.unique(images.labels):
+        is_class = images.labels == number
+        recalls.append(weights @ (is_right & is_class) / (weights @ is_class))
+    return np.asarray(np.mean(recalls, axis=0))
+
+
+def _brier(images: ScoredImages, weights: Floats) -> Floats:
+    """Return the mean squared error of the positive of two classes, 0 to 1.
+
+    Of more, summed over the classes, 0 to 2.
+
+    Source: Brier 1950, "Verification of forecasts expressed in terms of probability".
+    """
+    errors = (images.probabilities - np.eye(images.class_count)[images.labels]) ** 2
+    error = errors[:, images.positive] if images.class_count == 2 else errors.sum(axis=1)
+    return np.asarray(weights @ error / weights.sum(axis=1))
+
+
 _EVERYWHERE: tuple[Summary, ...] = ("card", "patients", "subgroups")
 _rate = partial(Metric, of_class=True, by_class_only=True, at_threshold=True)
 METRICS = (
-    Metric("auroc", "AUROC", of_class=True, is_symmetric=True, summaries=_EVERYWHERE),
-    Metric("auprc", "AUPRC", of_class=True, summaries=("card",)),
-    Metric("accuracy", "accuracy", at_threshold=True, summaries=("patients",)),
-    Metric("balanced_accuracy", "balanced accuracy", at_threshold=True, summaries=("card",)),
-    _rate("sensitivity", "sensitivity", summaries=_EVERYWHERE),
-    _rate("specificity", "specificity", summaries=_EVERYWHERE),
-    _rate("ppv", "PPV"),
-    _rate("npv", "NPV"),
-    Metric("f1", "F1", of_class=True, at_threshold=True),
-    Metric("brier", "Brier score"),
+    Metric("auroc", "AUROC", _auroc, of_class=True, is_symmetric=True, summaries=_EVERYWHERE),
+    Metric("auprc", "AUPRC", _auprc, of_class=True, summaries=("card",)),
+    Metric("accuracy", "accuracy", _accuracy, at_threshold=True, summaries=("patients",)),
+    Metric(
+        "balanced_accuracy",
+        "balanced accuracy",
+        _balanced_accuracy,
+        at_threshold=True,
+        summaries=("card",),
+    ),
+    _rate(
+        "sensitivity",
+        "sensitivity",
+        lambda images: images.true_positives / images.positives,
+        summaries=_EVERYWHERE,
+    ),
+    _rate(
+        "specificity",
+        "specificity",
+        lambda images: images.true_negatives / (images.total - images.positives),
+        summaries=_EVERYWHERE,
+    ),
+    _rate("ppv", "PPV", lambda images: images.true_positives / images.predicted),
+    _rate("npv", "NPV", lambda images: images.true_negatives / (images.total - images.predicted)),
+    Metric(
+        "f1",
+        "F1",
+        lambda images: 2 * images.true_positives / (images.predicted + images.positives),
+        of_class=True,
+        at_threshold=True,
+    ),
+    Metric("brier", "Brier score", _brier),
 )
 CLASS_METRICS = tuple(metric for metric in METRICS if metric.of_class)
 
 
 def reported_metrics(class_count: int, summary: Summary | None = None) -> tuple[Metric, ...]:
-    """Return the metrics of all images with this many classes, 0 for findings; or only those in a short table."""
+    """Return the metrics of all images with this many classes, 0 for findings.
+
+    Or only those in a short table.
+    """
     return tuple(
         metric
         for metric in METRICS
@@ -161,7 +265,7 @@ def reported_metrics(class_count: int, summary: Summary | None = None) -> tuple[
 
 
 def scored_findings(findings: Labels) -> list[int]:
-    """Return the numbers of the findings, [N, C], that have a score: at least `FEWEST_LABELS` positives and negatives."""
+    """Return the findings, of [N, C], with at least `FEWEST_LABELS` positives and negatives."""
     fewest = np.minimum((findings == 1).sum(axis=0), (findings == 0).sum(axis=0))
     return np.flatnonzero(fewest >= FEWEST_LABELS).tolist()
 
@@ -175,7 +279,7 @@ def rarest_findings(has: Flags) -> Labels:
 def one_against_rest(
     labels: Labels, class_count: int, positive: int, numbers: Sequence[int] | None = None
 ) -> list[tuple[int, Flags, Flags]]:
-    """Return what is scored: the number of each class or finding, which images are of it, and which are not, bool [N].
+    """Return the number of each class or finding, which images are of it, and which not, bool [N].
 
     By default, these are the positive one of two classes, each of more classes, or the
     `scored_findings`.
@@ -183,14 +287,15 @@ def one_against_rest(
     if labels.ndim == 2:
         chosen = scored_findings(labels) if numbers is None else numbers
         return [(number, labels[:, number] == 1, labels[:, number] == 0) for number in chosen]
-    chosen = (
-        ([positive] if class_count == 2 else range(class_count)) if numbers is None else numbers
-    )
-    return [(number, labels == number, labels != number) for number in chosen]
+    if numbers is None:
+        numbers = [positive] if class_count == 2 else range(class_count)
+    return [(number, labels == number, labels != number) for number in numbers]
 
 
 def auroc(labels: Labels, probabilities: Floats, *, positive: int) -> float:
-    """Return the area under the ROC curve; with more than two classes, or findings, the macro average.
+    """Return the area under the ROC curve.
+
+    With more than two classes, or findings, the macro average.
 
     Args:
         labels: Class numbers, int64 [N], or findings, [N, C].
@@ -201,44 +306,48 @@ def auroc(labels: Labels, probabilities: Floats, *, positive: int) -> float:
         DataError: A class has no image, or no finding has enough positives and negatives.
         ValueError: A probability is not finite.
     """
-    return _mean_areas(labels, probabilities, positive)[0]
+    return _mean_over_classes(_auroc, labels, probabilities, positive)
 
 
 def auprc(labels: Labels, probabilities: Floats, *, positive: int) -> float:
-    """Return the average precision. Arguments, errors and the average over more than two classes are those of `auroc`."""
-    return _mean_areas(labels, probabilities, positive)[1]
+    """Return the average precision.
+
+    Arguments, errors and the average over more than two classes are those of `auroc`.
+    """
+    return _mean_over_classes(_auprc, labels, probabilities, positive)
 
 
 def sensitivity_at(
     labels: Labels, probabilities: Floats, *, positive: int, specificity: float
 ) -> float:
-    """Return the highest sensitivity at any threshold with at least the given specificity, for two classes.
+    """Return the highest sensitivity at any threshold with at least this specificity; two classes.
 
     Images with equal scores fall on the same side of every threshold; nothing is interpolated.
     Above all scores, sensitivity is 0 and specificity 1. Arguments and errors are those of `auroc`.
     """
     require_scorable(labels, probabilities, 2)
-    positives, others = _weights_by_score(
-        labels == positive, probabilities[:, positive], _ones(labels)
-    )
+    (scored,) = ScoredImages(labels, probabilities, positive=positive).classes()
+    positives, others = WeightedClass(scored, _ones(labels)).by_score
     # Where the threshold is just above each score.
     is_specific = np.cumsum(others, axis=1) / others.sum() >= specificity
     missed = np.cumsum(positives, axis=1)[is_specific].min()
     return float((positives.sum() - missed) / positives.sum())
 
 
-def _mean_areas(labels: Labels, probabilities: Floats, positive: int) -> tuple[float, float]:
+def _mean_over_classes(
+    compute: Callable[[WeightedClass], Floats], labels: Labels, probabilities: Floats, positive: int
+) -> float:
     images = ScoredImages(labels, probabilities, positive=positive)
     require_scorable(labels, probabilities, images.class_count)
-    areas = [
-        _areas(scored, scored.is_known[None].astype(np.float64)) for scored in images.classes()
-    ]
-    aurocs, precisions = zip(*areas, strict=True)
-    return float(np.mean(aurocs)), float(np.mean(precisions))
+    ones = _ones(labels)
+    return float(np.mean([compute(WeightedClass(scored, ones)) for scored in images.classes()]))
 
 
 def classification_metrics(images: ScoredImages) -> dict[str, float | None]:
-    """Return the metrics of `weighted_metrics` by name, None if undefined; errors as for `auroc`."""
+    """Return the metrics of `weighted_metrics` by name, None if undefined.
+
+    Errors as for `auroc`.
+    """
     require_scorable(images.labels, images.probabilities, images.class_count)
     values = weighted_metrics(images, _ones(images.labels))
     return {name: none_if_nan(value[0]) for name, value in values.items()}
@@ -250,33 +359,25 @@ def none_if_nan(value: float) -> float | None:
 
 
 def predicted_classes(probabilities: Floats, *, positive: int, threshold: float) -> Labels:
-    """Return predicted class numbers, int64 [N]: by the threshold with two classes, else the most probable class."""
+    """Return predicted classes, int64 [N]: of two by the threshold, else the most probable one."""
     if probabilities.shape[1] == 2:
         return np.asarray(np.where(probabilities[:, positive] >= threshold, positive, 1 - positive))
     return np.asarray(probabilities.argmax(axis=1))
 
 
 def require_finite(scores: Floats) -> None:
-    """Raise ValueError unless all scores are finite: NaN sorts last, so an AUROC with it may be 1."""
+    """Raise ValueError unless all scores are finite: with NaN, which sorts last, AUROC may be 1."""
     if not np.isfinite(scores).all():
         raise ValueError("scores must be finite")
-
-
-def require_results(results: Floats, shape: tuple[int, int], *, of_findings: bool = False) -> None:
-    """Raise ValueError unless these are probabilities of classes or findings, float64 [N, C], or Dice, [N, 1]."""
-    if results.dtype != np.float64 or results.shape != shape:
-        raise ValueError(f"{results.dtype} {results.shape} instead of float64 {shape}")
-    if not ((results >= 0) & (results <= 1)).all():  # also of NaN
-        raise ValueError("a result is not between 0 and 1")
-    is_of_classes = shape[1] > 1 and not of_findings
-    if is_of_classes and not np.allclose(results.sum(axis=1), 1, rtol=0, atol=1e-6):
-        raise ValueError("the probabilities of an image do not sum to 1")
 
 
 def require_finite_outputs(
     outputs: NDArray[Any], error: type[XraytuneError], where: Path | str
 ) -> None:
-    """Raise `error` if a row of outputs, [N, C], has a value that is not finite; `where` names the network."""
+    """Raise `error` if a row of outputs, [N, C], has a value that is not finite.
+
+    `where` names the network.
+    """
     if bad := int((~np.isfinite(outputs)).any(axis=1).sum()):
         what = f"the network's output is NaN or infinite for {bad} of {len(outputs)} images"
         raise error(
@@ -285,99 +386,46 @@ def require_finite_outputs(
 
 
 def require_scorable(labels: Labels, scores: Floats, class_count: int) -> None:
-    """Raise DataError if a class has no image, or no finding can be scored; ValueError unless all scores are finite."""
+    """Raise DataError if a class has no image, or no finding can be scored.
+
+    ValueError unless all scores are finite.
+    """
     require_finite(scores)
     if labels.ndim == 2:
         if not scored_findings(labels):
-            what = f"no finding has {FEWEST_LABELS} positives and {FEWEST_LABELS} negatives among {len(labels)} images"
+            few = f"{FEWEST_LABELS} positives and {FEWEST_LABELS} negatives"
+            what = f"no finding has {few} among {len(labels)} images"
             raise DataError(Problem(what, fix="use more images, or more frequent findings"))
         return
     counts = np.bincount(labels, minlength=class_count)
     if not counts.all():
-        what = f"class number {int(np.argmin(counts))} has no image among {len(labels)}, so AUROC is undefined"
+        missing = f"class number {int(np.argmin(counts))} has no image among {len(labels)}"
+        what = f"{missing}, so AUROC is undefined"
         raise DataError(Problem(what, fix="evaluate on images of every class"))
 
 
 def weighted_metrics(images: ScoredImages, weights: Floats) -> dict[str, Floats]:
-    """Return all `METRICS`, of findings the `CLASS_METRICS`, for many weightings of the same images: name -> float64 [R].
+    """Return all `METRICS`, of findings the `CLASS_METRICS`, in R weightings: float64 [R] by name.
 
     `weights` is how often each image counts, float64 [R, N]; in every row each class has some
-    weight. A predictive value is NaN where no image is predicted so. The Brier score is the mean
-    squared error of the positive class's probability, 0 to 1; with more than two classes summed
-    over the classes, 0 to 2 (Brier 1950).
+    weight. A predictive value is NaN where no image is predicted so.
     """
     of_classes = [weighted_class_metrics(scored, weights) for scored in images.classes()]
-    metrics = {
-        metric.name: np.mean([values[metric.name] for values in of_classes], axis=0)
-        for metric in CLASS_METRICS
-    }
-    labels = images.labels
-    if labels.ndim == 2:
-        return metrics
-
-    is_right = images.predicted == labels
-    recalls = [
-        weights @ (is_right & (labels == number)) / (weights @ (labels == number))
-        for number in np.unique(labels)
-    ]
-    errors = (images.probabilities - np.eye(images.class_count)[labels]) ** 2
-    error = errors[:, images.positive] if images.class_count == 2 else errors.sum(axis=1)
-    total = weights.sum(axis=1)
-    return metrics | {
-        "accuracy": np.asarray(weights @ is_right / total),
-        "balanced_accuracy": np.asarray(np.mean(recalls, axis=0)),
-        "brier": np.asarray(weights @ error / total),
-    }
+    metrics = {}
+    for metric in METRICS:
+        if metric.of_class:
+            values = [of_class[metric.name] for of_class in of_classes]
+            metrics[metric.name] = np.asarray(np.mean(values, axis=0))
+        elif images.labels.ndim == 1:
+            metrics[metric.name] = metric.compute(images, weights)
+    return metrics
 
 
 def weighted_class_metrics(scored: ScoredClass, weights: Floats) -> dict[str, Floats]:
     """Return the `CLASS_METRICS` of one class against the others, as `weighted_metrics` does."""
-    weights = weights * scored.is_known
-    total = weights.sum(axis=1)
-    positives = weights @ scored.is_class
-    predicted = weights @ scored.is_predicted
-    true_positives = weights @ (scored.is_class & scored.is_predicted)
-    true_negatives = total - positives - predicted + true_positives
+    weighted = WeightedClass(scored, weights)
     with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
-        auroc, auprc = _areas(scored, weights)
-        return {
-            "auroc": auroc,
-            "auprc": auprc,
-            "sensitivity": true_positives / positives,
-            "specificity": true_negatives / (total - positives),
-            "ppv": true_positives / predicted,
-            "npv": true_negatives / (total - predicted),
-            "f1": 2 * true_positives / (predicted + positives),
-        }
-
-
-def _areas(scored: ScoredClass, weights: Floats) -> tuple[Floats, Floats]:
-    """Return the areas under the ROC curve and the precision-recall curve, both [R].
-
-    The first is Mann-Whitney's U over the number of pairs, where ties count one half; the second
-    the sum over thresholds of precision times the increase in recall.
-    """
-    positive, other = _weights_by_score(scored.is_class, scored.scores, weights)
-    other_below = np.cumsum(other, axis=1) - other
-    pairs_won = ((other_below + other / 2) * positive).sum(axis=1)
-    auroc = pairs_won / (positive.sum(axis=1) * other.sum(axis=1))
-
-    descending = positive[:, ::-1]
-    true = np.cumsum(descending, axis=1)
-    predicted = true + np.cumsum(other[:, ::-1], axis=1)
-    # Where nothing is predicted positive yet, the weight is 0, so any denominator works.
-    precision = true / np.where(predicted > 0, predicted, 1)
-    average_precision = (precision * descending).sum(axis=1) / true[:, -1]
-    return np.asarray(auroc), np.asarray(average_precision)
-
-
-def _weights_by_score(is_positive: Flags, scores: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """Return the weights of the positive and the other images at each distinct score, ascending: both [R, G]."""
-    order = np.argsort(scores, kind="stable")
-    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
-    sorted_weights = weights[:, order]
-    positive = np.add.reduceat(sorted_weights * is_positive[order], starts, axis=1)
-    return positive, np.add.reduceat(sorted_weights, starts, axis=1) - positive
+        return {metric.name: metric.compute(weighted) for metric in CLASS_METRICS}
 
 
 def _ones(labels: Labels) -> Floats:

@@ -34,7 +34,7 @@ _REPLICATES_AT_ONCE = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """Metrics by name, None if undefined, with 95 % intervals over patients, without those of undefined metrics."""
+    """Metrics by name, None if undefined, with the 95 % intervals over patients of the others."""
 
     metrics: dict[str, float | None]
     intervals: dict[str, Bounds]
@@ -66,7 +66,7 @@ def bootstrap(
     replicates: int,
     seed: int,
 ) -> tuple[dict[Name, float | None], dict[Name, Bounds]]:
-    """Return statistics of all images, None for NaN, and their 95 % percentile intervals over patients.
+    """Return statistics of all images, None for NaN, and 95 % percentile intervals over patients.
 
     `statistics` takes how often each image counts, float64 [R, N], and returns statistics by name,
     float64 [R]. What is NaN on any resample has no interval.

@@ -1,4 +1,4 @@
-"""Variances and covariances of scores over patients: AUROCs (DeLong, binormal model), and means such as the mean Dice.
+"""Variances and covariances of scores over patients: of AUROCs, and of means such as mean Dice.
 
 A network's structural components are one number for each patient: their sum of squares is the
 variance of its score, and the dot product of two networks' components is the covariance of their
@@ -33,7 +33,7 @@ quarter of the effective patients: what `confirm` cannot estimate from data."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StructuralComponents:
-    """Scores of R networks on the same images, with the contribution of each patient to their variance.
+    """Scores of R networks on the same images, with each patient's contribution to their variance.
 
     Attributes:
         scores: float64 [R], in [0, 1]; in `confirm`, [A, K]: arm, replicate.
@@ -56,7 +56,7 @@ class StructuralComponents:
 def structural_components(
     labels: Labels, probabilities: Floats, patients: Sequence[str], positive: int
 ) -> StructuralComponents:
-    """Return AUROCs as in `stats.classification.auroc`, and every patient's structural component of each.
+    """Return AUROCs (`stats.classification.auroc`), and each patient's structural components.
 
     Those of a mean of AUROCs, over classes or findings, are the means of theirs.
 
@@ -104,7 +104,10 @@ def structural_components(
 
 
 def effective_patients(labels: Labels, patients: Sequence[str], positive: int) -> float:
-    """Return `StructuralComponents.effective_patients`; every class has an image, or some finding has a score."""
+    """Return `StructuralComponents.effective_patients`.
+
+    Every class has an image, or some finding has a score.
+    """
     each = _effective_patients(labels, patients, positive)
     return float(each.mean() if labels.ndim == 1 else (1 / each).sum() ** 2 / (1 / each**3).sum())
 
@@ -117,7 +120,7 @@ def _effective_patients(labels: Labels, patients: Sequence[str], positive: int) 
 
 
 def _mean_variance(each: Floats, first: ArrayLike, second: ArrayLike) -> Floats:
-    """Return the `DifferenceVariance` of means over independent findings with so many effective patients `each`."""
+    """Return the `DifferenceVariance` of means over findings with effective patients `each`."""
     effective = (1 / each).sum() ** 2 / (1 / each**3).sum()
     return np.asarray(
         placement_variance(first, second) * effective * (1 / each).sum() / len(each) ** 2
@@ -127,8 +130,12 @@ def _mean_variance(each: Floats, first: ArrayLike, second: ArrayLike) -> Floats:
 def _components(
     is_positive: Flags, is_negative: Flags, scores: Floats, patient_of_image: NDArray[np.intp]
 ) -> tuple[Floats, Floats]:
-    """Return AUROCs [R] and components [R, P] of scores [R, N]; images that are neither have no part in them."""
-    from scipy.stats import rankdata  # type: ignore[import-untyped]  # a third of a second, and trials need none
+    """Return AUROCs [R] and components [R, P] of scores [R, N].
+
+    Images that are neither have no part in them.
+    """
+    # Takes a third of a second, and trials need none.
+    from scipy.stats import rankdata  # type: ignore[import-untyped]
 
     is_known = is_positive | is_negative
     rank_among_all = np.zeros_like(scores)
@@ -141,7 +148,10 @@ def _components(
         aurocs = placements.mean(axis=1)
         patient_count = len(np.unique(patient_of_image[side]))
         if patient_count < 2:
-            what = "all images of a class, or all others, belong to one patient, so the AUROC has no interval"
+            what = (
+                "all images of a class, or all others, belong to one patient, so the AUROC has no "
+                "interval"
+            )
             raise DataError(Problem(what, fix="evaluate on at least two patients of every class"))
         weight = float(np.sqrt(patient_count / (patient_count - 1))) / np.count_nonzero(side)
         deviations[:, side] = weight * (placements - aurocs[:, None])
@@ -149,7 +159,7 @@ def _components(
 
 
 def mean_components(results: Floats, patients: Sequence[str]) -> StructuralComponents:
-    """Return means over images, such as the mean Dice, and every patient's structural component of each.
+    """Return means over images, such as mean Dice, and each patient's structural components.
 
     A patient's component is the sum over their images of (result - mean) / N, times sqrt(P / (P -
     1)) for P patients. With one image per patient, `components @ components.T` is the usual
@@ -188,17 +198,21 @@ def _sums(values: Floats, patient_of_image: NDArray[np.intp]) -> Floats:
     return np.asarray(np.add.reduceat(values[:, order], starts, axis=1))
 
 
-WITHIN_ARM, ACROSS_ARMS = 0.85, 0.8
-"""Assumed correlations of two replicates' errors on the same image: within an arm, and between arms."""
+WITHIN_ARM = 0.85
+ACROSS_ARMS = 0.8
+"""Assumed correlations of two replicates' errors on an image: within an arm, and between arms."""
 _QUANTILE = float(ndtri(0.975))
 _NEAREST = 1e-6
 """Smallest distance to an AUROC of 0 or 1."""
 _ERROR_VARIATION = 0.5
-"""Standard deviation of 1 - Dice over patients, as a multiple of its mean; an assumption (docs/decisions/0010)."""
+"""Standard deviation of 1 - Dice over patients, as a multiple of its mean.
+
+An assumption (docs/decisions/0010).
+"""
 
 
 def placement_variance(first: ArrayLike, second: ArrayLike) -> Floats:
-    """Return the variance of one patient's contribution to the difference of two AUROCs in [0, 1], elementwise.
+    """Return the variance of a patient's contribution to the difference of two AUROCs, elementwise.
 
     Scores are normal with equal variances in both classes (binormal model). With n patients of one
     class and m of the other, the variance of the difference is this one times 1/n + 1/m.
@@ -212,7 +226,7 @@ def placement_variance(first: ArrayLike, second: ArrayLike) -> Floats:
 
 
 def error_variance(first: ArrayLike, second: ArrayLike) -> Floats:
-    """Return a quarter of the variance of one patient's difference in Dice between arms with these mean Dice, elementwise.
+    """Return a quarter of the variance of a patient's difference in Dice, elementwise, of mean Dice.
 
     Over patients, an arm's error, 1 - Dice, has a coefficient of variation of `_ERROR_VARIATION`;
     errors correlate as those of an AUROC do.
@@ -223,7 +237,10 @@ def error_variance(first: ArrayLike, second: ArrayLike) -> Floats:
 
 
 def around(mean: ArrayLike, difference: ArrayLike) -> tuple[Floats, Floats]:
-    """Return two AUROCs with a given mean and difference; the mean is shifted if needed to keep both within [0, 1]."""
+    """Return two AUROCs with a given mean and difference.
+
+    The mean is shifted if needed to keep both within [0, 1].
+    """
     half = np.abs(np.asarray(difference)) / 2
     centre = np.clip(mean, half, np.maximum(1 - half, half))
     return np.asarray(centre + np.asarray(difference) / 2), np.asarray(
@@ -232,7 +249,7 @@ def around(mean: ArrayLike, difference: ArrayLike) -> tuple[Floats, Floats]:
 
 
 def auroc_interval(auroc: float, effective_patients: float) -> tuple[float, float]:
-    """Return the 95 % interval of an AUROC in [0, 1] measured on this many effective patients (2 or more).
+    """Return the 95 % interval of an AUROC measured on this many effective patients (2 or more).
 
     A score interval: it contains the AUROCs from which the measured one is at most 1.96 of their
     standard errors away. At an AUROC of 1, where estimated variances vanish, it still has a width.
@@ -257,7 +274,7 @@ def _lower_end(auroc: float, effective_patients: float) -> float:
 
 
 def chance_difference(auroc: float, effective_patients: float) -> float:
-    """Return the difference in AUROC that two equally good trials exceed on the same patients in only 5 % of cases.
+    """Return the difference in AUROC that two equally good trials exceed in only 5 % of cases.
 
     Their errors on an image are correlated by `ACROSS_ARMS`, as `confirm` assumes.
     """

@@ -1,4 +1,4 @@
-"""Dice, IoU and the 95 % Hausdorff distance of masks, by MONAI, and their means with intervals over patients.
+"""Dice, IoU and the 95 % Hausdorff distance of masks, by MONAI, and their means.
 
 HD95 is the larger of two 95 % quantiles (with linear interpolation): of the distances from the edge
 pixels of one mask to the nearest edge pixel of the other, in each direction. An edge pixel belongs
@@ -26,7 +26,10 @@ Masks: TypeAlias = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredMask:
-    """The `MASK_METRICS` of one predicted mask, None if undefined; `area` is its share of the image."""
+    """The `MASK_METRICS` of one predicted mask, None if undefined.
+
+    `area` is its share of the image.
+    """
 
     file: str
     patient: str
@@ -36,7 +39,9 @@ class ScoredMask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskMetrics(Measured):
-    """Means over the images that have a metric, None if none has it; with a single patient, there are no intervals.
+    """Means over the images that have a metric, None if none has it.
+
+    With a single patient, there are no intervals.
 
     Attributes:
         empty_predictions: Images with an empty prediction. They have no HD95, so a network that
@@ -59,7 +64,10 @@ def iou(predicted: Masks, true: Masks) -> Floats:
 
 
 def hd95(predicted: Masks, true: Masks) -> Floats:
-    """Return the HD95 of each image in pixels, float64 [n], of masks [n, H, W]; NaN if one of the two is empty."""
+    """Return the HD95 of each image in pixels, float64 [n], of masks [n, H, W].
+
+    NaN if one of the two is empty.
+    """
     distances = np.full(len(true), np.nan)
     both = predicted.any(axis=(1, 2)) & true.any(axis=(1, 2))  # MONAI warns about empty masks
     if both.any():
@@ -70,23 +78,27 @@ def hd95(predicted: Masks, true: Masks) -> Floats:
     return distances
 
 
-MASK_METRICS = (
-    Metric("dice", "Dice"),
-    Metric("iou", "IoU"),
-    Metric("hd95_px", "HD95 (pixels)", decimals=1),
+MASK_METRICS = (  # each is computed from predicted and true masks, [n, H, W]
+    Metric("dice", "Dice", dice),
+    Metric("iou", "IoU", iou),
+    Metric("hd95_px", "HD95 (pixels)", hd95, decimals=1),
 )
 
 
 def scored_mask(predicted: Masks, true: Masks, *, file: str, patient: str) -> ScoredMask:
-    """Return the metrics of one image's mask, [H, W]; raises MachineError if MONAI is not installed."""
-    pair = (predicted[None], true[None])
-    values = {"dice": dice(*pair), "iou": iou(*pair), "hd95_px": hd95(*pair)}
-    metrics = {name: none_if_nan(value[0]) for name, value in values.items()}
+    """Return the metrics of one image's mask, [H, W].
+
+    Raises MachineError if MONAI is not installed.
+    """
+    metrics = {
+        metric.name: none_if_nan(metric.compute(predicted[None], true[None])[0])
+        for metric in MASK_METRICS
+    }
     return ScoredMask(file=file, patient=patient, metrics=metrics, area=float(predicted.mean()))
 
 
 def mask_metrics(masks: Sequence[ScoredMask], *, replicates: int, seed: int) -> MaskMetrics:
-    """Return the means over at least one image, with intervals from `replicates` bootstrap samples."""
+    """Return the means over at least one image, with intervals from bootstrap samples."""
     patients = [mask.patient for mask in masks]
     names = [metric.name for metric in MASK_METRICS]
     values = {
@@ -105,7 +117,7 @@ def mask_metrics(masks: Sequence[ScoredMask], *, replicates: int, seed: int) -> 
 def measure_means(
     values: Mapping[str, Floats], patients: Sequence[str], *, replicates: int, seed: int
 ) -> Measured:
-    """Return the mean of each metric, [N], over the images that have it, NaN for the others, with intervals over patients.
+    """Return the mean of each metric, [N], over the images that have it, NaN being the others.
 
     A mean is None if no image has a value. There is no interval if a resample has none, and with a
     single patient.
@@ -127,7 +139,7 @@ def measure_means(
 
 
 def _by_monai(metric: str, predicted: Masks, true: Masks, **options: Any) -> Floats:
-    """Return a metric of MONAI for masks [n, H, W], in double precision as counts may exceed 2^24."""
+    """Return a metric of masks [n, H, W], in double precision, as counts may exceed 2^24."""
     import torch
 
     try:
@@ -146,5 +158,8 @@ def _by_monai(metric: str, predicted: Masks, true: Masks, **options: Any) -> Flo
 
 @cache
 def _quiet_monai() -> None:
-    """Ignore a warning about MONAI's own call; `catch_warnings` would race between the threads that score masks."""
+    """Ignore a warning about MONAI's own call.
+
+    `catch_warnings` would race between the threads that score masks.
+    """
     warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)

@@ -1,4 +1,4 @@
-"""Choose the threshold at which an image is classified as positive, from scores of validation images.
+"""Choose the threshold from which an image is positive, by the scores of validation images.
 
 Every score enters a smooth fit, so replacing a few validation patients changes the threshold
 little, unlike the maximum of a curve such as Youden's J, which depends on single images.
@@ -13,7 +13,7 @@ from xraytune.stats.classification import Flags, Floats, require_scorable
 
 
 def balanced_threshold(is_positive: Flags, scores: Floats) -> float:
-    """Return the threshold for balanced accuracy, where the calibrated probability equals the prevalence.
+    """Return the threshold for balanced accuracy: the calibrated probability is the prevalence.
 
     There both classes have the same density, so sensitivity plus specificity is largest if the fit,
     Platt scaling, is right. The threshold lies between the lowest and the highest score; it is 0.5
@@ -24,35 +24,66 @@ def balanced_threshold(is_positive: Flags, scores: Floats) -> float:
     Raises:
         DataError: All images are positive, or none is.
         ValueError: A score is not finite.
-
-    Source: Platt 1999, "Probabilistic Outputs for Support Vector Machines", with its regularised
-    targets.
     """
-    from scipy.optimize import minimize  # type: ignore[import-untyped]  # loaded when a trial ends
-
     require_scorable(is_positive.astype(np.int64), scores, 2)
-    smallest = np.finfo(np.float64).eps
-    logits = np.asarray(logit(np.clip(scores, smallest, 1 - smallest)))
-    centre, spread = float(logits.mean()), float(logits.std())
+    logits = logits_of(scores)
+    centre = float(logits.mean())
+    spread = float(logits.std())
     if spread == 0:
         return 0.5
     standardised = (logits - centre) / spread
-    positives, others = int(is_positive.sum()), int((~is_positive).sum())
-    targets = np.where(is_positive, (positives + 1) / (positives + 2), 1 / (others + 2))
-
-    def loss(line: Floats) -> tuple[float, Floats]:
-        fitted = line[0] * standardised + line[1]
-        error = expit(fitted) - targets
-        return float((np.logaddexp(0, fitted) - targets * fitted).sum()), np.array(
-            [error @ standardised, error.sum()]
-        )
-
-    slope, offset = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS").x
+    slope, offset = _fit_line(is_positive, standardised)
     if slope <= 0:
         return 0.5
     # Not the prevalence but the targets' mean, which equals the fit's mean, so the crossing lies
     # within the scores.
-    crossing = np.clip(
-        (logit(targets.mean()) - offset) / slope, standardised.min(), standardised.max()
-    )
-    return float(expit(centre + spread * float(crossing)))
+    crossing = (logit(_platt_targets(is_positive).mean()) - offset) / slope
+    inside = np.clip(crossing, standardised.min(), standardised.max())
+    return float(expit(centre + spread * float(inside)))
+
+
+def platt_scaling(is_positive: Flags, scores: Floats) -> tuple[float, float]:
+    """Return slope and intercept of the logit of the calibrated probability on that of the score.
+
+    Unlike a regression with a penalty on the slope (scikit-learn's default), the fit is the same
+    however narrow the range of the scores is. Arguments are those of `balanced_threshold`; the
+    slope is 0 if all scores are equal.
+
+    Source: Platt 1999, "Probabilistic Outputs for Support Vector Machines", with its regularised
+    targets.
+    """
+    logits = logits_of(scores)
+    centre = float(logits.mean())
+    spread = float(logits.std())
+    if spread == 0:
+        return 0.0, float(logit(_platt_targets(is_positive).mean()))
+    slope, offset = _fit_line(is_positive, (logits - centre) / spread)
+    return slope / spread, offset - slope * centre / spread
+
+
+def logits_of(probabilities: Floats) -> Floats:
+    """Return finite logits, also of 0 and 1."""
+    smallest = np.finfo(np.float64).eps
+    return np.asarray(logit(np.clip(probabilities, smallest, 1 - smallest)))
+
+
+def _platt_targets(is_positive: Flags) -> Floats:
+    positives = int(is_positive.sum())
+    others = int((~is_positive).sum())
+    return np.where(is_positive, (positives + 1) / (positives + 2), 1 / (others + 2))
+
+
+def _fit_line(is_positive: Flags, standardised: Floats) -> tuple[float, float]:
+    """Return slope and offset of the regression of Platt's targets on standardised logits."""
+    from scipy.optimize import minimize  # type: ignore[import-untyped]  # loaded when a trial ends
+
+    targets = _platt_targets(is_positive)
+
+    def loss(line: Floats) -> tuple[float, Floats]:
+        fitted = line[0] * standardised + line[1]
+        error = expit(fitted) - targets
+        value = float((np.logaddexp(0, fitted) - targets * fitted).sum())
+        return value, np.array([error @ standardised, error.sum()])
+
+    slope, offset = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS").x.tolist()
+    return slope, offset

@@ -1,4 +1,4 @@
-"""From the scores of two arms to a verdict: the difference with its confidence interval, then the decision rules.
+"""From the scores of two arms to a verdict: the difference, its interval, the decision rules.
 
 The difference in score (AUROC, Dice) has an interval over both patients and replicates. The
 replicates are the readers of a multi-reader multi-case study: sampled at random, each scoring the
@@ -21,7 +21,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import stdtr, stdtrit  # type: ignore[import-untyped]  # Student's t: cdf and quantile function
+from scipy.special import stdtr, stdtrit  # type: ignore[import-untyped]  # Student's t: cdf, quantiles
 
 from xraytune.base.errors import ConfigError, Problem
 from xraytune.stats.classification import Floats
@@ -46,7 +46,7 @@ one-sided tests for `equivalent`."""
 MOST_DEGREES = 1e6
 """Here Student's t equals the normal distribution to six digits; JSON has no infinity."""
 PRIOR_PATIENTS = 20
-"""Weight, in patients, of the score model's variance against the one estimated from the patients of the test folder."""
+"""Weight, in patients, of the score model's variance against the one estimated from data."""
 PATIENTS_PER_DEGREE = 8
 """Effective patients per degree of freedom of their variance. To a difference in AUROC, only
 patients that the arms rank differently contribute; to one in mean Dice, mostly a few difficult
@@ -78,7 +78,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """A difference with its 95 % and 90 % intervals over patients and replicates, and the two-sided p-value of none."""
+    """A difference with its 95 % and 90 % intervals, and the two-sided p-value of none."""
 
     difference: float
     standard_error: float
@@ -92,7 +92,9 @@ class Interval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VarianceComponents:
-    """Variance components of a difference between two arms, in squared score; unbiased estimates, possibly negative.
+    """Variance components of a difference between two arms, in squared score.
+
+    Unbiased estimates, possibly negative.
 
     Attributes:
         replicate: Per replicate, with infinitely many patients.
@@ -107,7 +109,7 @@ class VarianceComponents:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """The difference between two arms: interval, inputs of further tests, mean score of each arm, variance components."""
+    """The difference between two arms, the mean score of each, and inputs of further tests."""
 
     interval: Interval
     evidence: Evidence
@@ -152,7 +154,7 @@ def gather(pair: StructuralComponents) -> Evidence:
 
 
 def p_values(evidence: Evidence, difference: ArrayLike) -> tuple[Floats, Floats]:
-    """Return one-sided p-values: of "the true difference is at most `difference`", and of "it is at least `difference`"."""
+    """Return one-sided p-values: of "the true difference is at most this" and "at least this"."""
     error, degrees = _error_at(evidence, difference)
     distance = (np.asarray(difference) - evidence.difference) / error
     return np.asarray(stdtr(degrees, distance)), np.asarray(stdtr(degrees, -distance))
@@ -195,7 +197,7 @@ def score_interval(evidence: Evidence) -> Interval:
 
 
 def _error_at(evidence: Evidence, difference: ArrayLike) -> tuple[Floats, Floats]:
-    """Return the standard error and degrees of freedom of the estimate if this is the true difference."""
+    """Return standard error and degrees of freedom of the estimate if this difference is true."""
     patients = patient_variance_at(evidence, difference)
     replicates = evidence.replicate_variance / evidence.replicates
     degrees = satterthwaite_degrees(
@@ -207,12 +209,13 @@ def _error_at(evidence: Evidence, difference: ArrayLike) -> tuple[Floats, Floats
 def satterthwaite_degrees(
     of_replicates: ArrayLike, of_patients: ArrayLike, replicates: int, effective_patients: float
 ) -> Floats:
-    """Return the degrees of freedom of the sum of two variances of a difference, over replicates and over patients.
+    """Return the degrees of freedom of the sum of two variances, over replicates and over patients.
 
     Source: Satterthwaite 1946, "An approximate distribution of estimates of variance components";
     Hillis' formula in the limit of infinitely many patients.
     """
-    first, second = np.asarray(of_replicates), np.asarray(of_patients)
+    first = np.asarray(of_replicates)
+    second = np.asarray(of_patients)
     with np.errstate(divide="ignore", invalid="ignore"):
         parts = first**2 / (replicates - 1) + second**2 / (effective_patients / PATIENTS_PER_DEGREE)
         return np.asarray(np.fmin((first + second) ** 2 / parts, MOST_DEGREES))
@@ -237,7 +240,7 @@ def patient_variance_at(evidence: Evidence, difference: ArrayLike) -> Floats:
 
 
 def _variance_components(differences: Floats, by_patient: Floats) -> VarianceComponents:
-    """Estimate the components of differences [K] and their structural components [K, P] by the method of moments."""
+    """Estimate the components of differences [K] with structural components [K, P], by moments."""
     patients = by_patient.shape[1]
     across = mean_off_diagonal(by_patient @ by_patient.T)
     within = float((by_patient**2).sum(axis=1).mean())
@@ -272,7 +275,10 @@ class PairVerdict:
 
     @property
     def words(self) -> tuple[PairWord, ...]:
-        """`better` or `worse`, and `equivalent`; both if a significant difference is too small to matter."""
+        """`better` or `worse`, and `equivalent`.
+
+        Both if a significant difference is too small to matter.
+        """
         held: dict[PairWord, bool] = {
             "better": self.is_better,
             "worse": self.is_worse,
@@ -311,7 +317,9 @@ def verdict_text(word: Overall, metric: str) -> str:
 
 
 def judge_pair(evidence: Evidence, *, rope: float) -> PairVerdict:
-    """Test a difference, finalist minus control, for all four words; `rope` is the equivalence margin, > 0.
+    """Test a difference, finalist minus control, for all four words.
+
+    `rope` is the equivalence margin, > 0.
 
     Source: equivalence as two one-sided tests of 5 %: Schuirmann 1987, "A comparison of the two
     one-sided tests procedure and the power approach".
@@ -338,7 +346,8 @@ def overall_verdict(comparisons: Sequence[AgainstControl]) -> OverallVerdict:
         return OverallVerdict(word="hurts", controls=_names(matched))
     if comparisons and all(control.verdict.is_better for control in comparisons):
         return OverallVerdict(word="helps", controls=_names(comparisons))
-    if no_better := _improvement_ruled_out(comparisons):
+    no_better = _rule_out_improvement(comparisons)
+    if no_better:
         return OverallVerdict(word="no_better", controls=_names(no_better))
     return OverallVerdict(
         word="undecided",
@@ -347,12 +356,12 @@ def overall_verdict(comparisons: Sequence[AgainstControl]) -> OverallVerdict:
 
 
 def can_show_harm(kinds: Collection[ControlKind]) -> bool:
-    """Return whether the controls separate the effect of synthetic images from that of more images per step."""
+    """Return whether the controls tell the effect of synthetic images from that of more images."""
     return "none" in kinds and "duplicate" in kinds
 
 
-def _improvement_ruled_out(comparisons: Sequence[AgainstControl]) -> list[AgainstControl]:
-    """Return the controls over which an improvement of one ROPE is ruled out, in the given order."""
+def _rule_out_improvement(comparisons: Sequence[AgainstControl]) -> list[AgainstControl]:
+    """Return the controls over which an improvement of one ROPE is ruled out, in order."""
     ranked = sorted(comparisons, key=lambda control: control.verdict.p_better_by_rope)
     passed = [
         control.verdict.p_better_by_rope < LEVEL / 2 / (len(ranked) - place)
@@ -363,7 +372,9 @@ def _improvement_ruled_out(comparisons: Sequence[AgainstControl]) -> list[Agains
 
 
 def fixed_sequence(verdicts: Sequence[OverallVerdict]) -> tuple[OverallVerdict | None, ...]:
-    """Keep the verdicts, in the order of val-B, up to and including the first that is not `helps`; None: not tested.
+    """Keep the verdicts, in the order of val-B, up to and including the first that is not `helps`.
+
+    None: not tested.
 
     Source: Maurer, Hothorn & Lehmacher 1995; Westfall & Krishen 2001, "Optimally weighted, fixed
     sequence and gatekeeper multiple testing procedures".

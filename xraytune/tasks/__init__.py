@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from xraytune.space.settings import Settings, TaskName
-from xraytune.tasks.classes import Classes
 from xraytune.tasks.findings import Findings
 from xraytune.tasks.masks import Masks
 from xraytune.tasks.task import Task
 
 TASKS: Mapping[TaskName, Task] = {
-    "classification": Classes(),
+    "classification": Task(),
     "findings": Findings(),
     "segmentation": Masks(),
 }

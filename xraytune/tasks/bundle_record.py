@@ -1,4 +1,4 @@
-"""The record of a model bundle, `bundle.json`: what predictions depend on besides the network, and where it comes from."""
+"""The record of a model bundle, `bundle.json`: its outputs, thresholds, metrics and origin."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TrainedOn(StrictModel):
 
 
 class CardMetric(StrictModel):
-    """A metric on the validation images, with its 95 % interval over patients, or None if that is undefined."""
+    """A metric on the validation images, with its 95 % interval; None if undefined."""
 
     name: str
     value: float | None
@@ -50,7 +50,9 @@ class CardMetric(StrictModel):
 
 
 class BundleRecord(StrictModel):
-    """The content of `bundle.json`; scores, threshold and `best_epoch` are those of `FinalTraining`.
+    """The content of `bundle.json`.
+
+    Scores, threshold and `best_epoch` are those of `FinalTraining`.
 
     Attributes:
         class_names: Classes or findings, in the order of the network's outputs; for a segmenter,
@@ -108,12 +110,16 @@ def read_record(file: Path) -> BundleRecord:
         return BundleRecord.model_validate_json(read_bytes(file))
     except ValidationError as error:
         first = error.errors()[0]
-        what, fix = "this file is not valid in this version of xraytune", ""
+        what = "this file is not valid in this version of xraytune"
+        fix = ""
         if first["loc"] == ("version",):
             what = f"its format has version {first['input']!r}, but this xraytune reads version 1"
             fix = "update xraytune, or "
         elif first["loc"] == ("backbone",):
-            what = f"the backbone {first['input']!r} is not part of xraytune, and no installed package provides it"
+            what = (
+                f"the backbone {first['input']!r} is not part of xraytune, and no installed package "
+                "provides it"
+            )
             fix = "install its package, or "
         raise ArtifactError(
             Problem(what, file, f"{fix}train the model again with this version")

@@ -1,4 +1,4 @@
-"""Adapt the probabilities of a classifier of two classes to a hospital, with some of its labelled images.
+"""Adapt the probabilities of a classifier of two classes to a hospital, with a few of its images.
 
 Scores are usually shifted at another hospital. Platt scaling, a logistic regression of the class on
 the logit of the model's probability, corrects that; the ranking of the images stays as it is.
@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy.special import expit, logit  # type: ignore[import-untyped]
+from scipy.special import expit  # type: ignore[import-untyped]
 
 from xraytune.stats.classification import Flags, Floats
+from xraytune.stats.threshold import logits_of, platt_scaling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """The calibrated probability of the positive class is sigmoid(slope * logit(p) + intercept), p being the model's.
+    """The calibrated probability is sigmoid(slope * logit(p) + intercept), p being the model's.
 
     Attributes:
         images: The number of images that it was fitted to, of so many `patients`.
@@ -34,26 +33,22 @@ class Calibration:
     def apply(self, probabilities: Floats, positive: int) -> Floats:
         """Return calibrated probabilities of two classes, float64 [N, 2]."""
         calibrated = probabilities.copy()
-        logits = _logits(probabilities[:, positive])
+        logits = logits_of(probabilities[:, positive])
         calibrated[:, positive] = expit(self.slope * logits + self.intercept)
         calibrated[:, 1 - positive] = 1 - calibrated[:, positive]
         return calibrated
 
 
 def fit_calibration(scores: Floats, is_positive: Flags, patient_count: int) -> Calibration:
-    """Fit a calibration to probabilities of the positive class, float64 [N]; its slope may be negative."""
-    from sklearn.linear_model import LogisticRegression  # takes half a second
+    """Fit a calibration to probabilities of the positive class, float64 [N].
 
-    regression = LogisticRegression().fit(_logits(scores)[:, None], is_positive)
+    Its slope may be negative.
+    """
+    slope, intercept = platt_scaling(is_positive, scores)
     return Calibration(
         images=len(scores),
         patients=patient_count,
-        slope=float(regression.coef_[0, 0]),
-        intercept=float(regression.intercept_[0]),
+        slope=slope,
+        intercept=intercept,
         threshold=float(is_positive.mean()),
     )
-
-
-def _logits(probabilities: Floats) -> NDArray[np.float64]:
-    smallest = np.finfo(np.float64).eps
-    return np.asarray(logit(np.clip(probabilities, smallest, 1 - smallest)))

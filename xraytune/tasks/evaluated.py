@@ -1,4 +1,4 @@
-"""What the evaluations of all tasks have in common: their fields, JSON, warnings, and tables of metrics."""
+"""What the evaluations of all tasks have in common: fields, JSON, warnings, tables of metrics."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 BOOTSTRAP_SEED = 0
 About: TypeAlias = Callable[[Sequence[str], Sequence[BrokenImage]], dict[str, Any]]
-"""Called once, before any metric can be seen: the files used and the images left out -> the fields of `Evaluated`."""
+"""Called before any metric can be seen: files used, images left out -> fields of `Evaluated`."""
 Write: TypeAlias = Callable[[Path], None]
 """Writes tables and pictures to a folder."""
 Parts: TypeAlias = Iterator[Cell | Table]
@@ -27,7 +27,7 @@ Parts: TypeAlias = Iterator[Cell | Table]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluated(Measured):
-    """The metrics of a model on images of a folder, without those that are `broken`, which were left out.
+    """The metrics of a model on the images of a folder; those that are `broken` were left out.
 
     Attributes:
         known_images: Copies of the model's training or validation images, of its extra images if
@@ -55,7 +55,7 @@ class Evaluated(Measured):
         return to_json(dict(values))
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Return a table with a row for each metric: `value`, and its 95 % interval from `low` to `high`."""
+        """Return a row for each metric: `value`, and its 95 % interval from `low` to `high`."""
         import pandas as pd  # takes most of a second
 
         intervals = pd.DataFrame(self.named(self.intervals), index=["low", "high"]).T
@@ -67,7 +67,7 @@ class Evaluated(Measured):
         return {**content.pop("metrics"), **content}
 
     def lay_out(self) -> Frame:
-        """Return the metrics as lines and tables, with warnings that matter for their interpretation."""
+        """Return the metrics as lines and tables, with warnings that matter for reading them."""
         images = f"{self.images} images{self.counts_text()} of {self.patients} patients"
         heading = Cell(f"{self.model} on {self.data}: {images}", "strong")
         return heading, *self._warnings(), *self.parts()
@@ -109,7 +109,10 @@ def tall_table(
     value: str = "value",
     further: Mapping[str, Mapping[str, float | None]] | None = None,
 ) -> Table:
-    """Show each metric in a row: of the positive class, or an average of all; and its `further` values, by column."""
+    """Show each metric in a row: of the positive class, or an average of all.
+
+    And its `further` values, by column.
+    """
     rows: list[Row] = []
     for metric in metrics:
         name = metric.of(metric.label, positive)

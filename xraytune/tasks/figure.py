@@ -1,4 +1,4 @@
-"""The figure of a classifier's evaluation: ROC, precision-recall, calibration and the confusion matrix."""
+"""The figure of an evaluation: ROC, precision-recall, calibration and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 _FAINT = "#8c8c8c"
 _MOST_NUMBERED_CLASSES = 8
-_MOST_BINS, _IMAGES_PER_BIN = 10, 20
+_MOST_BINS = 10
+_IMAGES_PER_BIN = 20
 _TEXT = 8.5
 
 
@@ -63,10 +64,13 @@ def draw_evaluation(
             (positive,) = classes
             sensitivity = metrics[positive].value_of("sensitivity")
             specificity = metrics[positive].value_of("specificity")
-            label = f"threshold {threshold:.3f}:\nsensitivity {sensitivity:.3f}\nspecificity {specificity:.3f}"
-            roc.plot(
-                1 - specificity, sensitivity, "o", color=COLOURS[0], clip_on=False, label=label
-            )
+            lines = [
+                f"threshold {threshold:.3f}:",
+                f"sensitivity {sensitivity:.3f}",
+                f"specificity {specificity:.3f}",
+            ]
+            point = {"color": COLOURS[0], "clip_on": False, "label": "\n".join(lines)}
+            roc.plot(1 - specificity, sensitivity, "o", **point)
         _finish(roc, "A   ROC", "AUROC", f"1 - specificity {of}", f"sensitivity {of}")
         _finish(pr, "B   Precision and recall", "AUPRC", f"recall {of}", f"precision {of}")
         _finish(

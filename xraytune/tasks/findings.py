@@ -1,4 +1,4 @@
-"""Images with findings, each present, absent or unknown: a classifier with a sigmoid for each, scored by the macro AUROC.
+"""Images with findings, each present, absent or unknown: a classifier, scored by macro AUROC.
 
 A finding with fewer than `FEWEST_LABELS` positive or negative images has no score, and is not in
 the means.
@@ -35,7 +35,7 @@ from xraytune.stats.classification import (
 from xraytune.stats.intervals import measure
 from xraytune.stats.threshold import balanced_threshold
 from xraytune.tasks.bundle_record import BundleRecord, CardMetric
-from xraytune.tasks.classes import Classes
+from xraytune.tasks.calibration import Calibration
 from xraytune.tasks.evaluated import (
     BOOTSTRAP_SEED,
     About,
@@ -46,20 +46,20 @@ from xraytune.tasks.evaluated import (
     wide_table,
 )
 from xraytune.tasks.prediction import (
+    Columns,
     ImageFiles,
-    Predicted,
     Predictor,
     predict_images,
     predictions_csv,
 )
-from xraytune.tasks.task import CARD_REPLICATES, Mistakes, Results, Validated
+from xraytune.tasks.task import CARD_REPLICATES, Mistakes, Results, Task, Validated
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Findings(Classes):
+class Findings(Task):
     """Images with findings; a class is the one-hot case."""
 
     metric: ClassVar[str] = "macro AUROC"
@@ -69,7 +69,10 @@ class Findings(Classes):
         return outputs
 
     def loss(self, outputs: Tensor, targets: Tensor, pos_weight: Tensor | None = None) -> Tensor:
-        """Return the mean binary cross-entropy of the known findings; `pos_weight` is the weight of their positives, [C]."""
+        """Return the mean binary cross-entropy of the known findings.
+
+        `pos_weight` is the weight of their positives, [C].
+        """
         from torch.nn.functional import binary_cross_entropy_with_logits
 
         is_known = (targets >= 0).to(outputs.dtype)
@@ -82,7 +85,10 @@ class Findings(Classes):
     def balanced_loss(
         self, parameters: Parameters, real: Labels, device: str
     ) -> Callable[[Tensor, Tensor], Tensor]:
-        """Return the loss; with `pos_weight: balanced`, positives weigh negatives over positives of `real`."""
+        """Return the loss.
+
+        With `pos_weight: balanced`, positives weigh negatives over positives of `real`.
+        """
         if parameters.pos_weight == "none":
             return self.loss
         from torch import as_tensor
@@ -107,7 +113,10 @@ class Findings(Classes):
         return None
 
     def thresholds(self, prepared: Prepared, validated: Validated) -> dict[str, float]:
-        """Return the threshold of each finding for balanced accuracy; 0.5 if all or none of the images have it."""
+        """Return the threshold of each finding for balanced accuracy.
+
+        0.5 if all or none of the images have it.
+        """
         thresholds = {}
         for number, name in enumerate(prepared.findings):
             is_known = validated.labels[:, number] >= 0
@@ -134,26 +143,22 @@ class Findings(Classes):
         ]
         return *means, *aurocs
 
-    def write_predictions(self, model: Predictor, images: ImageFiles, out: Path) -> Predicted:
-        """Write a CSV file with the probability of each finding, and 1 or 0 for whether it is predicted."""
-        names = model.record.class_names
-        files, probabilities, broken = predict_images(model, images)
-        predicted = probabilities >= _limits(model.record)
-        shown = _predicted_columns(names, predicted)
-        write_text(out, predictions_csv(names, files, probabilities, shown))
-        return Predicted(
-            path=out,
-            images=len(files),
-            counts=dict(zip(names, predicted.sum(axis=0).tolist(), strict=True)),
-            positive=None,
-            threshold=None,
-            broken=broken,
-        )
+    def decide(self, record: BundleRecord, probabilities: Floats) -> tuple[list[int], Columns]:
+        """Return how many images have each finding, and the columns that say so with 1 or 0."""
+        counts = []
+        columns: Columns = {}
+        for name, of_finding in zip(record.class_names, probabilities.T, strict=True):
+            threshold = record.thresholds[name]
+            predicted = of_finding >= threshold
+            columns[f"threshold_{name}"] = [threshold] * len(predicted)
+            columns[f"predicted_{name}"] = predicted.astype(int).tolist()
+            counts.append(int(predicted.sum()))
+        return counts, columns
 
     def require_labels(self, labelled: LabelledImages, outputs: Sequence[str]) -> None:
         """Accept any images: findings that too few of them have are left out."""
 
-    def evaluate(  # type: ignore[override]
+    def evaluate(
         self,
         model: Predictor,
         labelled: LabelledImages,
@@ -162,9 +167,12 @@ class Findings(Classes):
         *,
         replicates: int,
         about: About,
-        calibration: None = None,
-    ) -> tuple[FindingEvaluation, Write]:
-        """Predict the findings of images and compute all metrics; DataError if no finding has enough images."""
+        calibration: Calibration | None = None,
+    ) -> tuple[Evaluated, Write]:
+        """Predict the findings of images and compute all metrics.
+
+        DataError if no finding has enough images.
+        """
         names = model.record.class_names
         thresholds = model.record.thresholds
         files, probabilities, broken = predict_images(model, images)
@@ -172,7 +180,7 @@ class Findings(Classes):
         states = [by_file[file].findings for file in files]
         labels = numbers_of(states)
         patients = [by_file[file].patient for file in files]
-        limits = _limits(model.record)
+        limits = np.array([thresholds[name] for name in names])
         scored = ScoredImages(labels, probabilities, positive=0, threshold=limits)
         shared = about(files, broken)
         total = measure(scored, patients, replicates=replicates, seed=BOOTSTRAP_SEED)
@@ -217,8 +225,8 @@ class Findings(Classes):
             about_files: dict[str, Sequence[str]] = {"patient": patients}
             for name, column in zip(names, zip(*states, strict=True), strict=True):
                 about_files[f"label_{name}"] = column
-            shown = _predicted_columns(names, probabilities >= limits)
-            table = predictions_csv(names, files, probabilities, shown, about=about_files)
+            _, columns = self.decide(model.record, probabilities)
+            table = predictions_csv(names, files, probabilities, columns, about=about_files)
             write_text(folder / "predictions.csv", table)
 
         return evaluation, write
@@ -232,7 +240,7 @@ class Findings(Classes):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FindingMetrics(ClassMetrics):
-    """The metrics of a finding at its `threshold`, on `images` that have it and `absent` ones that do not."""
+    """The metrics of a finding, on `images` that have it and `absent` ones that do not."""
 
     absent: int
     threshold: float
@@ -267,12 +275,3 @@ class FindingEvaluation(Evaluated):
                     row[value] = f"{aurocs[finding]:.3f}" if finding in aurocs else ""
                 rows.append(row)
             yield Table(rows, f"AUROC by {column} (exploratory)")
-
-
-def _limits(record: BundleRecord) -> Floats:
-    return np.array([record.thresholds[name] for name in record.class_names])
-
-
-def _predicted_columns(names: Sequence[str], predicted: NDArray[np.bool_]) -> dict[str, list[int]]:
-    columns = predicted.T.astype(int).tolist()
-    return {f"predicted_{name}": column for name, column in zip(names, columns, strict=True)}

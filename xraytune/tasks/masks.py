@@ -1,4 +1,7 @@
-"""Images with masks: a segmenter, scored by the mean Dice; an evaluation is at the original size of each image."""
+"""Images with masks: a segmenter, scored by the mean Dice.
+
+An evaluation is at the original size of each image.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,7 @@ from xraytune.stats.segmentation import (
     Masks as MaskArray,
 )
 from xraytune.tasks.bundle_record import CardMetric
+from xraytune.tasks.calibration import Calibration
 from xraytune.tasks.evaluated import (
     BOOTSTRAP_SEED,
     About,
@@ -123,6 +127,10 @@ class Masks(Task):
         """Return mean Dice with the contribution of each patient to its variance."""
         return mean_components(results[..., 0], patients)
 
+    def positive_class(self, prepared: Prepared) -> str | None:
+        """Return None."""
+        return None
+
     def card_metrics(
         self, prepared: Prepared, threshold: float, validated: Validated
     ) -> tuple[CardMetric, ...]:
@@ -160,6 +168,9 @@ class Masks(Task):
             broken=broken,
         )
 
+    def require_labels(self, labelled: LabelledImages, outputs: Sequence[str]) -> None:
+        """Accept all images: each has a mask."""
+
     def evaluate(
         self,
         model: Predictor,
@@ -169,9 +180,12 @@ class Masks(Task):
         *,
         replicates: int,
         about: About,
-        calibration: None = None,
-    ) -> tuple[MaskEvaluation, Write]:
-        """Predict the masks of images and compare them with the true masks; DataError if images or masks are broken."""
+        calibration: Calibration | None = None,
+    ) -> tuple[Evaluated, Write]:
+        """Predict the masks of images and compare them with the true masks.
+
+        DataError if images or masks are broken.
+        """
         by_file = {image.file: image for image in labelled.images}
 
         def score(
@@ -247,7 +261,10 @@ class Masks(Task):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskEvaluation(Evaluated):
-    """The metrics of a segmenter, at the original size of each image, and the `worst` images; see also `MaskMetrics`."""
+    """The metrics of a segmenter, at the original size of each image, and the `worst` images.
+
+    See also `MaskMetrics`.
+    """
 
     empty_predictions: int
     worst: tuple[ScoredMask, ...]
@@ -257,7 +274,10 @@ class MaskEvaluation(Evaluated):
         """Yield the lines and tables of the metrics."""
         yield tall_table(self, MASK_METRICS, value="mean")
         if self.empty_predictions:
-            text = f"empty predictions: {self.empty_predictions} (Dice 0, HD95 undefined)"
+            text = (
+                f"empty predictions: {self.empty_predictions} of {self.images}; their Dice of 0 "
+                "counts, but HD95 is the mean of the others: it may fall with each missed image"
+            )
             yield Cell(text, "busy")
         worst: list[Row] = []
         for mask in self.worst:

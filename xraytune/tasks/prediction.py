@@ -30,6 +30,8 @@ from xraytune.stats.segmentation import Masks
 from xraytune.tasks.bundle_record import BundleRecord
 
 Pixels: TypeAlias = NDArray[np.uint8]
+Columns: TypeAlias = dict[str, Sequence[str | float]]
+"""Columns of a table of predictions, by name."""
 Result = TypeVar("Result")
 _BATCH_SIZE = 64
 
@@ -67,7 +69,7 @@ class Predicted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictedMasks:
-    """Summary of predicted masks: how many are `empty`, and the mean share of an image that they cover (`area`)."""
+    """Summary of masks: how many are `empty`, and the mean share that they cover (`area`)."""
 
     path: Path
     images: int
@@ -89,7 +91,9 @@ class ImageFiles:
 def map_outputs(
     model: Predictor, images: ImageFiles, use: Callable[[str, Any], Result], *, title: str
 ) -> tuple[list[Result], tuple[BrokenImage, ...]]:
-    """Apply `use`, on all cores, to each file and the model's output; return the results in order, and broken images.
+    """Apply `use`, on all cores, to each file and the model's output.
+
+    Return the results in order, and broken images.
 
     Raises:
         DataError: Images are broken, unless `skip_broken` leaves them out and others remain.
@@ -129,7 +133,7 @@ def map_outputs(
 def predict_images(
     model: Predictor, images: ImageFiles
 ) -> tuple[tuple[str, ...], Floats, tuple[BrokenImage, ...]]:
-    """Return the files that could be decoded, in order, with their probabilities, float64 [N, C], and the broken images.
+    """Return the decoded files, their probabilities, float64 [N, C], and the broken images.
 
     Raises what `map_outputs` does.
     """
@@ -144,20 +148,17 @@ def predictions_csv(
     class_names: Sequence[str],
     files: Sequence[str],
     probabilities: Floats,
-    predicted: Mapping[str, Sequence[str | int]],
+    predicted: Columns,
     *,
     about: Mapping[str, Sequence[str]] | None = None,
-    threshold: float | None = None,
 ) -> str:
-    """Return the table: `file`, the columns of `about`, `probability_CLASS` of each class, `threshold`, `predicted`."""
+    """Return the table: `file`, `about`, `probability_CLASS` of each class, and `predicted`."""
     columns: dict[str, Sequence[PurePosixPath | str | float]] = {
         "file": [*map(PurePosixPath, files)],
         **(about or {}),
     }
     for name, column in zip(class_names, probabilities.T, strict=True):
         columns[f"probability_{name}"] = column.tolist()
-    if threshold is not None:
-        columns["threshold"] = [threshold] * len(files)
     columns |= predicted
     return csv_table([*columns], zip(*columns.values(), strict=True))
 
@@ -204,7 +205,7 @@ def whole_mask(
 
 
 def name_pictures(files: Sequence[str]) -> dict[str, str]:
-    """Return the name of each file's picture: without the file's suffix, unless another file has or gets that name."""
+    """Return each file's picture: without the file's suffix, unless another file has that name."""
     stems = {file: without_suffix(file) for file in files}
     claims = Counter(
         claim for file, stem in stems.items() for claim in {folded(stem), folded(file)}
