@@ -193,7 +193,10 @@ def test_other_class_names_or_a_folder_of_the_same_name_are_refused(
 def test_a_folder_of_one_class_or_real_images_without_enough_test_patients_give_no_verdict(
     clinic: Path, here: Path
 ) -> None:
-    """Phantoms have more images with pneumonia. Normal images alone can be mixed only to balance the classes."""
+    """Phantoms have more images with pneumonia.
+
+    Normal images alone can be mixed only to balance the classes.
+    """
     shutil.copytree(clinic / "new" / "NORMAL", here / "only" / "NORMAL")
     shutil.copytree(clinic / "xrays" / "train", here / "xrays")
 

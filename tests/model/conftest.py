@@ -48,7 +48,10 @@ points_to_evaluate:
   - {source: none, lr: 1e-3}
 """
 PRUNED, FAILED, WITHOUT_EPOCH = 2, 3, 4
-"""Numbers of trials; trial 0 completes, because it is the first at every rung, and trial 1, because it learns faster."""
+"""Numbers of trials.
+
+Trial 0 completes, because it is the first at every rung, and trial 1, because it learns faster.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,10 @@ Made = Callable[[list[tuple[float, float]]], StudyFolder]
 
 @pytest.fixture
 def made(lab: Lab, tmp_path: Path) -> Made:
-    """`made(scores)`: a study whose trials ended with these AUROCs on val-A and val-B; only the first has GAN images."""
+    """`made(scores)`: a study whose trials ended with these AUROCs on val-A and val-B.
+
+    Only the first has GAN images.
+    """
 
     def make(scores: list[tuple[float, float]]) -> StudyFolder:
         folder = StudyFolder(tmp_path / "studies" / "made")

@@ -64,7 +64,10 @@ def test_rates_of_a_finding_use_its_threshold_and_known_labels() -> None:
 
 
 def test_components_of_a_mean_are_the_means_of_components() -> None:
-    """Those of a finding are those of its known images alone, as two classes; other patients contribute nothing."""
+    """Those of a finding are those of its known images alone, as two classes.
+
+    Other patients contribute nothing.
+    """
     labels, scores, patients = images()
     whole = structural_components(labels, scores, patients, 0)
     expected, names = np.zeros_like(whole.components), np.unique(patients)

@@ -143,7 +143,10 @@ def at_the_estimate(found: Evidence) -> Interval:
 
 
 def test_van_dykes_study_has_the_published_digits() -> None:
-    """Two ways of MR imaging, 5 readers, 114 cases (Van Dyke et al. 1993), as MRMCaov 0.3 and RJafroc 2.1 print it."""
+    """Two ways of MR imaging, 5 readers, 114 cases (Van Dyke et al.
+
+    1993), as MRMCaov 0.3 and RJafroc 2.1 print it.
+    """
     spin_echo = np.array([0.9196457, 0.8587762, 0.9038647, 0.9731079, 0.8297907])
     cine = np.array([0.9478261, 0.9053140, 0.9217391, 0.9993559, 0.9299517])
     gaps = spin_echo - cine

@@ -76,7 +76,10 @@ def test_with_one_image_each_the_covariance_is_de_longs() -> None:
 
 
 def test_standard_error_of_the_published_rating_example() -> None:
-    """Hanley & McNeil 1982, table 1: 109 CT images in five categories. Stata's roctab prints .8932 and, by DeLong, .0307."""
+    """Hanley & McNeil 1982, table 1: 109 CT images in five categories.
+
+    Stata's roctab prints .8932 and, by DeLong, .0307.
+    """
     normal, abnormal = [33, 6, 6, 11, 2], [3, 2, 2, 11, 33]
     ratings = np.repeat([1.0, 2.0, 3.0, 4.0, 5.0] * 2, normal + abnormal)
     labels = np.repeat([0, 1], [sum(normal), sum(abnormal)])

@@ -1,4 +1,7 @@
-"""Dice, IoU and HD95 against definitions written here; empty masks; means with intervals over patients."""
+"""Dice, IoU and HD95 against definitions written here; empty masks.
+
+Means with intervals over patients.
+"""
 
 import sys
 

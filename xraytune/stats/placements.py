@@ -226,7 +226,7 @@ def placement_variance(first: ArrayLike, second: ArrayLike) -> Floats:
 
 
 def error_variance(first: ArrayLike, second: ArrayLike) -> Floats:
-    """Return a quarter of the variance of a patient's difference in Dice, elementwise, of mean Dice.
+    """Return a quarter of the variance of a patient's difference in Dice, elementwise.
 
     Over patients, an arm's error, 1 - Dice, has a coefficient of variation of `_ERROR_VARIATION`;
     errors correlate as those of an AUROC do.
