@@ -212,7 +212,8 @@ def _without_values(build: Callable[[str], R], name: str) -> R:
 
 
 def _of_timm(name: str) -> Any:
-    if problems := package_problems("timm"):
+    problems = package_problems("timm")
+    if problems:
         raise MachineError(*problems)
     import timm
 

@@ -51,7 +51,8 @@ class CapturedStep:
 
     def __call__(self, draws: Draws) -> Tensor:
         """Run the step on these draws and return its losses."""
-        if (shapes := [draw.shape for draw in draws]) != self._shapes:
+        shapes = [draw.shape for draw in draws]
+        if shapes != self._shapes:
             self._shapes = shapes
             self._calls = 0
         self._calls += 1

@@ -62,7 +62,8 @@ def build_segmenter(parameters: Parameters, *, weights: Path | None, seed: int) 
     decoder is always trained. Raises MachineError also if segmentation-models-pytorch is not
     installed.
     """
-    if problems := package_problems("segmentation"):
+    problems = package_problems("segmentation")
+    if problems:
         raise MachineError(*problems)
     from segmentation_models_pytorch import Unet
 

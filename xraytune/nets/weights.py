@@ -62,7 +62,8 @@ def find_weights(backbone: str, weights: str, weights_dir: Path | None) -> Path 
     if weights_dir is None:
         return _download(urls[0], f"{names} {source}")
     for url in urls:
-        if (file := weights_dir / Path(url).name).is_file():
+        file = weights_dir / Path(url).name
+        if file.is_file():
             return _verified(file, f"download it again from {url}")
     what = (
         f"no official weights of {backbone}"

@@ -57,6 +57,7 @@ def frozen_network(parameters: Parameters, settings: Settings) -> dict[str, str 
         "input_channels": parameters.input_channels,
         "image_size": settings.data.image_size,
         "resize": settings.data.resize,
+        "pixels": str(settings.weights_pixels) if settings.weights_pixels else None,
     }
 
 
@@ -100,7 +101,8 @@ def donor_tensors(
     ]
     if parameters.trainable != "head":
         differences = [f"a frozen backbone, not trainable: {parameters.trainable}"]
-    if missing := [name for name in class_names if name not in donor.class_counts]:
+    missing = [name for name in class_names if name not in donor.class_counts]
+    if missing:
         differences.append(f"other classes than {missing[0]}")
     if differences:
         what = f"the classifier and the statistics here are for {', '.join(differences)}"

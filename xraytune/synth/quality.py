@@ -73,13 +73,15 @@ def measure_quality(
     network = feature_parameters(experiment)
     if network is None:
         return "not measured: the backbone is not pretrained; set quality.backbone"
-    if side := small_side(prepared):
+    side = find_small_side(prepared)
+    if side:
         return f"not measured: too few images in {side}"
     counts = np.bincount(prepared.side("val_a").labels, minlength=len(names)).clip(max=MOST_IMAGES)
     read = read or block_reader(experiment, context)
     # Whole blocks: GAN-train uses all of them, even if the class has few real images.
     pools = [first_images(read, label, int(count)) for label, count in enumerate(counts)]
-    if few := _few({name: len(pixels) for name, (pixels, *_) in zip(names, pools, strict=True)}):
+    few = _few({name: len(pixels) for name, (pixels, *_) in zip(names, pools, strict=True)})
+    if few:
         return f"not measured: too few synthetic images ({few})"
     size_px = pools[0][0].shape[1]
     file_size_px = (
@@ -164,7 +166,7 @@ def report_pool(experiment: Experiment, context: RunContext) -> PoolReport:
     return PoolReport(quality=quality, note="", copies=copies)
 
 
-def small_side(prepared: Prepared) -> str:
+def find_small_side(prepared: Prepared) -> str:
     """Return the first of val-A and val-B with too few images of a class; "" if none has.
 
     Such as `val-A (NORMAL 8)`.

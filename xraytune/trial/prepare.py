@@ -117,12 +117,11 @@ def require_networks(space: Space) -> None:
     settings = space.settings
     size_px = space.settings.data.image_size
     sizes = {(backbone, size_px) for backbone, _ in space.networks()}
-    if final := settings.final:
-        names = (
-            [final.backbone]
-            if final.backbone
-            else [str(name) for (name,) in space.combinations("backbone")]
-        )
+    final = settings.final
+    if final:
+        names = [str(name) for (name,) in space.combinations("backbone")]
+        if final.backbone:
+            names = [final.backbone]
         sizes |= {(name, final.image_size or size_px) for name in names}
     for backbone, weights in space.networks():
         file = find_weights(backbone, weights, settings.weights_dir)

@@ -172,7 +172,8 @@ def _require_no_test_patients(
     known = shared_patients(
         index.test, index.table, images, group_regex=group_regex, aliases=aliases
     )
-    if shared := [image.file for image in index.test if image.patient in known]:
+    shared = [image.file for image in index.test if image.patient in known]
+    if shared:
         names = join_names(shared)
         what = f"{len(shared)} held-out test images are of patients of these extra images: {names}"
         fix = "remove the images of these patients, or rename files of other patients"
@@ -185,7 +186,8 @@ def _without_validation(
     validation = [image for image in prepared.images if image.side in HELD_OUT]
     owners = patients_by_file_name(prepared.images)
     table = find_table(root)
-    if ambiguous := ambiguous_files(listed, table, prepared.images, group_regex, owners):
+    ambiguous = ambiguous_files(listed, table, prepared.images, group_regex, owners)
+    if ambiguous:
         _logger.warning(
             "%s: %d extra images, such as %s, have a file name that several patients of the study "
             "share. They count as other patients; if they are copies of the study's images, list "
