@@ -84,9 +84,8 @@ def measure_quality(
     if few:
         return f"not measured: too few synthetic images ({few})"
     size_px = pools[0][0].shape[1]
-    file_size_px = (
-        read(0, 0).file_size_px or size_px
-    )  # enlarged files look unlike real ones at the study's size
+    # Enlarged files look unlike real ones at the study's size.
+    file_size_px = read(0, 0).file_size_px or size_px
     resolution_px = max(_FEWEST_PX, min(size_px, file_size_px, prepared.image_size_px))
     try:
         features = Features(experiment, network, resolution_px, context)
@@ -96,10 +95,10 @@ def measure_quality(
         return f"not measured: {error.problems[0].what}"
 
     def build(folder: Path) -> None:
-        drawn = features.of(
+        drawn = features.compute(
             "synthetic images", [(pixels, np.arange(len(pixels))) for pixels, *_ in pools]
         )
-        train, val_a, val_b = (features.of_side(side) for side in ("train", "val_a", "val_b"))
+        train, val_a, val_b = (features.compute_side(side) for side in ("train", "val_a", "val_b"))
         classes = {}
         for name, synthetic, real, others in zip(names, drawn, val_a, val_b, strict=True):
             pair = sample_equally(real, synthetic)
@@ -235,7 +234,7 @@ class Features:
             "waiting for the quality of images, which another process is computing", 0, 1
         )
 
-    def of_side(self, name: SideName) -> list[Floats]:
+    def compute_side(self, name: SideName) -> list[Floats]:
         """Return the features of at most `MOST_IMAGES` images of each class, float64 [n, D].
 
         They are an artifact, shared by the draws of a confirmation, whose validation sides are the
@@ -249,7 +248,7 @@ class Features:
         ]
 
         def build(folder: Path) -> None:
-            of_classes = self.of(side.title, [(side.pixels, of_class) for of_class in rows])
+            of_classes = self.compute(side.title, [(side.pixels, of_class) for of_class in rows])
             features = np.concatenate(of_classes)
             require_different(features, self._network.backbone)
             write_array(folder / "features.npy", features)
@@ -262,7 +261,7 @@ class Features:
         )
 
     @torch.inference_mode()
-    def of(
+    def compute(
         self, what: str, sets: Sequence[tuple[NDArray[np.uint8], NDArray[np.int64]]]
     ) -> list[Floats]:
         """Return the features, float64 [n, D], of each set: images uint8 [N, h, w] and rows [n]."""
