@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,13 +28,8 @@ _FIRST_ELEMENTS = [struct.pack("<HH", group, element) for group in (2, 8) for el
 _NO_PIXELS = "this DICOM file contains no pixels, or is truncated"
 
 
-class ImageHeader(NamedTuple):
-    """The size that a file states, upright, and PatientID and view of a DICOM header."""
-
-    width_px: int
-    height_px: int
-    patient_id: str = ""
-    view: str = ""
+Header: TypeAlias = dict[str, Any]
+"""What a file's header says, as fields of `ImageFile`: size, and of DICOM also patient and view."""
 
 
 def _damage() -> tuple[type[Exception], ...]:
@@ -64,7 +59,7 @@ def is_dicom(content: bytes) -> bool:
     return content[128:132] == b"DICM" or (len(content) >= 132 and content[:4] in _FIRST_ELEMENTS)
 
 
-def open_dicom(content: bytes, path: Path | str, *, with_pixels: bool) -> tuple[Any, ImageHeader]:
+def open_dicom(content: bytes, path: Path | str, *, with_pixels: bool) -> tuple[Any, Header]:
     """Parse a file to pydicom's dataset, with its pixels (still encoded) if `with_pixels`.
 
     Also return its header.
@@ -84,8 +79,12 @@ def open_dicom(content: bytes, path: Path | str, *, with_pixels: bool) -> tuple[
         rows = dataset.get("Rows")
         columns = dataset.get("Columns")
         frames = int(dataset.get("NumberOfFrames") or 1)
-        patient_id = str(dataset.get("PatientID") or "").strip()
-        view = f"{dataset.get('Modality') or ''} {dataset.get('ViewPosition') or ''}".strip()
+        header = {
+            "width_px": columns,
+            "height_px": rows,
+            "patient_id": str(dataset.get("PatientID") or "").strip(),
+            "view": f"{dataset.get('Modality') or ''} {dataset.get('ViewPosition') or ''}".strip(),
+        }
     except _damage() as error:
         raise DataError(
             Problem("the DICOM header is truncated or damaged", path, REPAIR)
@@ -96,7 +95,7 @@ def open_dicom(content: bytes, path: Path | str, *, with_pixels: bool) -> tuple[
         fix = "export the frame that you need, or leave broken images out with --skip-broken"
         what = f"this DICOM file contains {frames} frames, and it is unclear which one to use"
         raise DataError(Problem(what, path, fix))
-    return dataset, ImageHeader(width_px=columns, height_px=rows, patient_id=patient_id, view=view)
+    return dataset, header
 
 
 def content_bits(stated_bits: int, largest: int) -> int:

@@ -24,7 +24,7 @@ from PIL import ExifTags, Image, ImageChops, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from xraytune.base.errors import DataError, Problem
-from xraytune.data.dicom import REPAIR, ImageHeader, content_bits, dicom_grey, is_dicom, open_dicom
+from xraytune.data.dicom import REPAIR, Header, content_bits, dicom_grey, is_dicom, open_dicom
 
 UNUSED_BITS = " with "
 """In the `kind` of images that have more bits than their content."""
@@ -84,7 +84,7 @@ def without_suffix(path: str) -> str:
     return stem if f"{dot}{suffix.lower()}" in IMAGE_SUFFIXES else path
 
 
-def read_header(content: bytes, path: Path | str) -> ImageHeader:
+def read_header(content: bytes, path: Path | str) -> Header:
     """Read size, patient and view from a file's header.
 
     Raises DataError for an unsupported format, or too large an image.
@@ -92,7 +92,7 @@ def read_header(content: bytes, path: Path | str) -> ImageHeader:
     if is_dicom(content):
         return open_dicom(content, path, with_pixels=False)[1]
     width_px, height_px = _upright_size(_open(content, path))
-    return ImageHeader(width_px=width_px, height_px=height_px)
+    return {"width_px": width_px, "height_px": height_px}
 
 
 def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:

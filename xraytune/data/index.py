@@ -22,7 +22,7 @@ from xraytune.base.errors import ConfigError, DataError, Problem, join_names
 from xraytune.base.files import read_bytes
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.class_folders import STANDARD_CLASSES, list_class_folders
-from xraytune.data.dicom import ImageHeader
+from xraytune.data.dicom import Header
 from xraytune.data.folders import (
     PROVENANCE_FILE,
     holds_pairs,
@@ -349,15 +349,11 @@ def _read_images(
     def read(image: ImageFile) -> ImageFile:
         sha256, header = _read_content(data.path / image.file)
         masks = "\n".join(_read_content(data.path / mask)[0] for mask in image.masks)
-        return replace(
-            image,
-            sha256=sha256,
-            width_px=header.width_px,
-            height_px=header.height_px,
-            masks_sha256=hashlib.sha256(masks.encode()).hexdigest() if masks else "",
-            patient_id=header.patient_id if patients is None else "",
-            view=header.view,
-        )
+        if patients is not None:
+            header.pop("patient_id", None)
+        if masks:
+            masks = hashlib.sha256(masks.encode()).hexdigest()
+        return replace(image, sha256=sha256, masks_sha256=masks, **header)
 
     images: list[ImageFile] = []
     for image in map_on_cores(read, listed):
@@ -380,10 +376,10 @@ def _read_images(
     return table, (*notes, *joined)
 
 
-def _read_content(path: Path) -> tuple[str, ImageHeader]:
+def _read_content(path: Path) -> tuple[str, Header]:
     """Return the hash of a file's bytes, and its header; decoding reports what cannot be read."""
     sha256 = ""
-    header = ImageHeader(width_px=0, height_px=0)
+    header: Header = {}
     with suppress(OSError, DataError):
         content = read_bytes(path, DataError)
         sha256 = hashlib.sha256(content).hexdigest()
