@@ -17,16 +17,18 @@ from xraytune.base.files import read_bytes, write_json
 from xraytune.base.seeding import derive_seed
 from xraytune.data.sides import FEWEST_REPLICATES
 from xraytune.space.fields import flat_values, parameters_from
-from xraytune.space.settings import Experiment, Parameters, Settings, without_gate
+from xraytune.space.paths import FilePath
+from xraytune.space.settings import DonorControl, Experiment, Parameters, Settings, without_gate
 from xraytune.space.strict_model import StrictModel
+from xraytune.stats.verdict import ControlKind
 from xraytune.study.row import TrialRow
 
 CONFIRM_FOLDER = "confirm"
 TOP_UP_FOLDER = "top_up"
 _PLAN_FILE = "plan.json"
 
-Content: TypeAlias = tuple[Parameters, int | None, bool]
-Role = Literal["finalist", "matched", "tuned", "perfect"]
+Content: TypeAlias = tuple[Parameters, int | None, bool, DonorControl | None, Path | None]
+Role = Literal["finalist", "matched", "tuned", "perfect", "donor"]
 TestKind = Literal["unused", "draws", "folder"]
 """What is scored, and what replicates are trained on. `unused`: each is trained on its own draw of
 patients whom the search never used, and the rest of them are scored. `draws`: likewise, but a test
@@ -50,15 +52,26 @@ class Arm(StrictModel):
     resolution_px: int | None = None
     """The finalist's resolution, which all images are rescaled through; None: no resolution matching."""
     parameters: Parameters
+    control: DonorControl | None = None
+    donor: FilePath | None = None
+    """The folder of the head that its training starts at."""
+
+    @property
+    def kind(self) -> ControlKind:
+        """What it is as a control."""
+        if self.role == "matched":
+            return "duplicate" if self.parameters.source == "duplicate" else "none"
+        return self.control or "tuned"
 
     @property
     def content(self) -> Content:
         """What its replicates, all trained in full, depend on besides their seeds; equal ones are trained only once.
 
-        Its parameters, its resolution, and whether its extra images are real ones.
+        Its parameters, its resolution, whether its extra images are real ones, and its donor.
         """
         parameters = self.parameters.model_copy(update={"early_stop_epochs": None})
-        return parameters, self.resolution_px, self.role == "perfect"
+        is_perfect = self.role == "perfect"
+        return parameters, self.resolution_px, is_perfect, self.control, self.donor
 
 
 class Plan(StrictModel):
@@ -70,7 +83,7 @@ class Plan(StrictModel):
     exploratory: tuple[str, ...] = ()
     """Earlier accesses to the test images."""
     arms: tuple[Arm, ...]
-    """Finalists by val-B, each followed by its matched controls; then the tuned controls."""
+    """Finalists by val-B, each followed by its matched controls; then the tuned ones, and a donor's."""
 
     @property
     def why_exploratory(self) -> tuple[str, ...]:
@@ -98,7 +111,8 @@ class Plan(StrictModel):
         return tuple(
             arm
             for arm in self.arms
-            if arm.role == "tuned" or (arm.role == "matched" and arm.trial == finalist.trial)
+            if arm.role == "tuned"
+            or (arm.role not in ("finalist", "perfect") and arm.trial == finalist.trial)
         )
 
     def numbers(self, arm: Arm) -> list[int]:
@@ -135,7 +149,7 @@ def replicate(arm: Arm, settings: Settings, number: int, test: TestKind) -> Expe
     Equal numbers give the same stream of real images in every arm, with or without a generator.
     """
     seed = derive_seed(settings.seed, "confirm", number) % 2**31
-    parameters, resolution_px, has_real_extra = arm.content
+    parameters, resolution_px, has_real_extra, control, donor = arm.content
     if parameters.gan is not None:
         parameters = parameters.with_gan(
             seed=derive_seed(parameters.gan.seed, "confirm", number) % 2**31
@@ -147,6 +161,8 @@ def replicate(arm: Arm, settings: Settings, number: int, test: TestKind) -> Expe
         inherited_resolution_px=resolution_px,
         draw=None if test == "folder" else number,
         has_real_extra=has_real_extra,
+        control=control,
+        donor=donor,
     )
 
 

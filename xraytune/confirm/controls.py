@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache, partial
 from itertools import islice
 
+from xraytune.base.errors import DataError
 from xraytune.base.files import append_jsonl, read_jsonl
 from xraytune.base.records import EpochRecord
 from xraytune.base.seeding import derive_seed
@@ -17,11 +18,13 @@ from xraytune.confirm.arms import Arm, finished_label
 from xraytune.confirm.run_list import Run, train_runs
 from xraytune.confirm.study import OpenStudy
 from xraytune.search.asha import Rungs
+from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.settings import Experiment, Parameters
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, damage_explained
 from xraytune.study.journal import random_parameters
 from xraytune.study.row import TrialRow, ranked_on_val_b
+from xraytune.synth.donor import donor_tensors
 
 _DRAWS = 5000
 
@@ -159,6 +162,51 @@ def choose_tuned(
             )
             notes.append(f"{why}, so it has no tuned control")
     return tuned
+
+
+def donor_controls(study: OpenStudy, finalists: Sequence[Arm], notes: list[str]) -> list[Arm]:
+    """Return the controls of finalists whose extra images come from elsewhere.
+
+    They are the head that the other hospital sent, and a training that starts at it. Where there is
+    no such head for the study's network, a note says why, and a training on the finalist's extra
+    images alone takes their place.
+    """
+    arms: list[Arm] = []
+    for finalist in finalists:
+        parameters = finalist.parameters
+        folder = parameters.donor
+        if folder is None and parameters.folder is None:
+            continue
+        values = flat_values(parameters)
+        own = values | {"source": "none", "head": "linear", "loss": "cross_entropy"}
+        controls = {"synthetic_only": f"images of {finalist.trial} alone"}
+        changes = values | {"synthetic_weight": 1.0, "mixing": "additive"}
+        try:
+            if folder:
+                names = study.prepared.class_names
+                donor_tensors(folder, names, parameters_from(own), study.settings)
+                controls = {
+                    "donor": f"classifier of {folder.name}",
+                    "donor_start": f"{finalist.trial} without extra images, started at it",
+                }
+                changes = own
+        except DataError as error:
+            (problem,) = error.problems
+            notes.append(f"no classifier of the donor as a control: {problem.what}; {problem.fix}")
+            folder = None
+        arms += [
+            finalist.model_copy(
+                update={
+                    "name": name,
+                    "role": "donor",
+                    "control": control,
+                    "parameters": parameters_from(changes),
+                    "donor": folder,
+                }
+            )
+            for control, name in controls.items()
+        ]
+    return arms
 
 
 class TopUpRungs:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
+
+import numpy as np
 
 from xraytune.base.errors import join_names
 from xraytune.base.records import Compute
-from xraytune.confirm.arms import Arm
+from xraytune.confirm.arms import Arm, Plan
 from xraytune.confirm.record import (
     Confirmation,
     ControlVerdict,
@@ -21,7 +23,6 @@ from xraytune.confirm.study import OpenStudy
 from xraytune.stats.classification import FEWEST_LABELS, scored_findings
 from xraytune.stats.verdict import (
     AgainstControl,
-    ControlKind,
     compare,
     fixed_sequence,
     judge_pair,
@@ -54,7 +55,12 @@ def judge(
             fingerprint=sealed.fingerprint,
             positive=prepared.class_names[prepared.positive] if is_binary else "",
         ),
-        finalists=judge_finalists(test, rope=confirm.rope),
+        finalists=tuple(
+            replace(finalist, caveat=quality_caveat(study, plan, arm, rope=confirm.rope))
+            for arm, finalist in zip(
+                plan.finalists, judge_finalists(test, rope=confirm.rope), strict=True
+            )
+        ),
         notes=(*plan.notes, *_notes(study, test, compute)),
     )
 
@@ -78,6 +84,25 @@ def _notes(study: OpenStudy, test: ArmScores, scored_on: Compute) -> Iterator[st
         yield "all replicates were trained on GPUs and scored on a CPU"
 
 
+def quality_caveat(study: OpenStudy, plan: Plan, finalist: Arm, *, rope: float) -> str:
+    """Return a sentence if a classifier of the synthetic images alone falls short of one of the real images."""
+    reports = (read_pool_report(study.runs_folder.trial_path(n)) for n in plan.numbers(finalist))
+    pairs = [
+        (report.quality.gan_train, report.quality.real_train)
+        for report in reports
+        if report and report.quality and report.quality.gan_train and report.quality.real_train
+    ]
+    if not pairs:
+        return ""
+    synthetic, real = np.mean(pairs, axis=0)
+    if synthetic > real - rope:
+        return ""
+    return (
+        f"The synthetic images do not show all that separates the classes: a classifier of them "
+        f"alone reached an AUROC of {synthetic:.3f} on val-A, and one of the real images {real:.3f}."
+    )
+
+
 def judge_finalists(test: ArmScores, *, rope: float) -> tuple[FinalistVerdict, ...]:
     """Compare all finalists with all of their controls, as a fixed sequence in the order of val-B."""
     finalists = test.plan.finalists
@@ -88,9 +113,7 @@ def judge_finalists(test: ArmScores, *, rope: float) -> tuple[FinalistVerdict, .
         for control in test.plan.controls(finalist):
             comparison = compare(test.measure(finalist, control))
             verdict = judge_pair(comparison.evidence, rope=rope)
-            kind: ControlKind = "tuned"
-            if control.role == "matched":
-                kind = "duplicate" if control.parameters.source == "duplicate" else "none"
+            kind = control.kind
             against.append(AgainstControl(control=control.name, kind=kind, verdict=verdict))
             results[finalist.name].append(
                 ControlVerdict(

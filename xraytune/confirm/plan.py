@@ -15,6 +15,7 @@ from xraytune.confirm.arms import Arm, Plan, compared_arms, write_plan
 from xraytune.confirm.controls import (
     choose_tuned,
     different_trials,
+    donor_controls,
     draw_top_ups,
     pruned_to_finish,
     train_trials,
@@ -50,12 +51,10 @@ def make_plan(study: OpenStudy, *, finalists: int, replicates: int, choice: Test
     chosen = choose_finalists(ended, finalists, study.folder.path)
     finish = partial(train_trials, study, first=len(trained))
     tuned = choose_tuned(study.settings.confirm.controls.tuned, ended, finish, notes)
-    arms = (
-        *_possible(
-            study, compared_arms(chosen, study.settings, choice.kind), choice, replicates, notes
-        ),
-        *tuned,
-    )
+    compared = compared_arms(chosen, study.settings, choice.kind)
+    possible = [*_possible(study, compared, choice, replicates, notes)]
+    finalist_arms = [arm for arm in possible if arm.role == "finalist"]
+    arms = (*possible, *tuned, *donor_controls(study, finalist_arms, notes))
     plan = Plan(test=choice.kind, replicates=replicates, notes=tuple(notes), arms=arms)
     if alone := [finalist.trial for finalist in plan.finalists if not plan.controls(finalist)]:
         what = f"there is no control to compare {join_names(alone)} with, neither matched nor tuned"

@@ -16,6 +16,7 @@ from xraytune.base.files import markdown, read_json, require_recorded, write_jso
 from xraytune.base.records import to_json
 from xraytune.confirm.arms import TestKind
 from xraytune.stats.verdict import (
+    MATCHED,
     ControlKind,
     Interval,
     Overall,
@@ -84,6 +85,20 @@ class FinalistVerdict:
     verdict: Overall | Literal["not_tested"]
     because_of: tuple[str, ...]
     comparisons: tuple[ControlVerdict, ...]
+    caveat: str = ""
+    """What the quality of its images falls short of."""
+
+    @property
+    def gifts(self) -> dict[str, float]:
+        """The mean score with each of the things that a donor sent, best first; empty if it sent one."""
+        gifts = {
+            result.control: result.control_score
+            for result in self.comparisons
+            if result.kind in ("donor", "donor_start")
+        }
+        if gifts:
+            gifts[self.arm] = self.score
+        return dict(sorted(gifts.items(), key=lambda gift: -gift[1]))
 
     def words(self, comparison: ControlVerdict) -> tuple[str, ...]:
         """Return what to show: all words that hold, or `no better` if at least an improvement is ruled out."""
@@ -176,7 +191,7 @@ def read_verdict(folder: Path) -> Confirmation | None:
 def answer_paragraph(confirmation: Confirmation) -> str:
     """Return the results paragraph, with its limitations, from `templates/answer.txt`."""
     first = confirmation.finalists[0]
-    matched = [result for result in first.comparisons if result.kind != "tuned"]
+    matched = [result for result in first.comparisons if result.kind in MATCHED]
     others = [result.control for result in matched if "worse" not in result.verdict]
     # Worse than without extra images: this may come from how they are mixed in, unless it is worse
     # than all, duplicates too.
@@ -191,6 +206,8 @@ def answer_paragraph(confirmation: Confirmation) -> str:
         confirmation,
         first=first,
         headroom=first.headroom,
+        gifts=first.gifts,
+        lacks_donor=any(result.kind == "synthetic_only" for result in first.comparisons),
         controls="; ".join(first.because_of),
         worse_by_mixing=[] if is_due_to_images else worse,
         others=others,
@@ -204,7 +221,8 @@ def methods_paragraph(confirmation: Confirmation) -> str:
     return _paragraph(
         "methods.txt",
         confirmation,
-        matched={result.kind for result in controls if result.kind != "tuned"},
+        matched={result.kind for result in controls if result.kind in MATCHED},
+        kinds={result.kind for result in controls},
         tuned=sorted({result.arm for result in controls if result.kind == "tuned"}),
     )
 

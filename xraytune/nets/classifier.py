@@ -95,6 +95,11 @@ def build_head(
     return nn.Sequential(*layers)
 
 
+def linear_of(head: nn.Module) -> nn.Linear:
+    """Return the last linear layer of a head: the only one of a linear head."""
+    return [layer for layer in head.modules() if isinstance(layer, nn.Linear)][-1]
+
+
 def build_classifier(
     parameters: Parameters, class_count: int, *, weights: Path | None, seed: int
 ) -> Classifier:

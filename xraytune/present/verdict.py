@@ -45,6 +45,11 @@ def _notes(record: Confirmation) -> Iterator[str]:
             reached_share = f"{reached.share:.0%}" if reached.share > 0 else "none"
             share = f"; the synthetic images reached {reached_share} of that"
         yield f"Headroom: real images of other patients in their place gained {gain}{share}."
+    if gifts := first.gifts:
+        scores = ", ".join(f"{name} {score:.3f}" for name, score in gifts.items())
+        yield f"What the other hospital sent, best first: {scores}."
+    if first.caveat:
+        yield first.caveat
     if any(
         "top-up" in row.control for finalist in record.finalists for row in finalist.comparisons
     ):

@@ -7,6 +7,7 @@ one trial. Both together are an `Experiment`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, model_validator
@@ -40,6 +41,9 @@ HeadName = Literal["linear", "vgg16_two_class"]
 LossName = Literal["cross_entropy", "bce"]
 PosWeight = Literal["none", "balanced"]
 Balance = Literal["natural", "equal"]
+DonorControl = Literal["donor", "donor_start", "synthetic_only"]
+"""Controls of images from elsewhere. `donor`: the head that their hospital sent. `donor_start`: the
+study's own training, started at that head. `synthetic_only`: a training on these images alone."""
 TaskName = Literal["classification", "findings", "segmentation"]
 ObjectiveName = Literal["val_auroc", "val_auprc", "val_sensitivity", "val_dice"]
 OBJECTIVES: Mapping[TaskName, tuple[ObjectiveName, ...]] = {
@@ -451,6 +455,13 @@ class Parameters(StoredModel):
         )
 
     @property
+    def donor(self) -> Path | None:
+        """The folder of another hospital that its extra images come from, if it is known."""
+        if self.generator:
+            return self.generator.path
+        return self.gan.start_from if self.gan else None
+
+    @property
     def has_synthetic_images(self) -> bool:
         """Whether the trial trains on images other than the real ones; `confirm` tests such trials."""
         return self.source not in ("none", "duplicate")
@@ -824,6 +835,10 @@ class Experiment(StrictModel):
     """For a replicate of a confirmation, the draw of unused patients that it is trained on; None: the search's patients."""
     has_real_extra: bool = False
     """Whether its extra images are real ones of other patients, in the place of perfect synthetic images."""
+    control: DonorControl | None = None
+    """What it is if its finalist's extra images are from elsewhere."""
+    donor: FilePath | None = None
+    """For `donor` and `donor_start`: the folder of the head that it starts at."""
 
     def identity(self) -> dict[str, Json]:
         """Return what determines its results, as plain JSON; see `Settings.identity`."""

@@ -29,9 +29,11 @@ from xraytune.stats.placements import DifferenceVariance, StructuralComponents, 
 
 Overall: TypeAlias = Literal["hurts", "helps", "no_better", "undecided"]
 PairWord: TypeAlias = Literal["better", "worse", "equivalent", "undecided"]
-ControlKind: TypeAlias = Literal["none", "duplicate", "tuned"]
-"""Matched without extra images; the same with as many images per step as the finalist (`mixing:
-replace`); matched with repeated real images, also as many per step; tuned."""
+MatchedKind: TypeAlias = Literal["none", "duplicate"]
+ControlKind: TypeAlias = Literal[MatchedKind, "tuned", "donor", "donor_start", "synthetic_only"]
+"""Matched without extra images, or with repeated real ones; tuned; for images from elsewhere, what
+else their hospital could send (`DonorControl`)."""
+MATCHED: tuple[MatchedKind, ...] = ("none", "duplicate")
 
 _TEXTS: dict[Overall, str] = {
     "helps": "synthetic images help",
@@ -339,7 +341,7 @@ def overall_verdict(comparisons: Sequence[AgainstControl]) -> OverallVerdict:
     Source: intersection-union test: Berger 1982, "Multiparameter hypothesis testing and acceptance
     sampling"; Holm 1979, "A simple sequentially rejective multiple test procedure".
     """
-    matched = [control for control in comparisons if control.kind != "tuned"]
+    matched = [control for control in comparisons if control.kind in MATCHED]
     if can_show_harm([control.kind for control in matched]) and all(
         control.verdict.is_worse for control in matched
     ):

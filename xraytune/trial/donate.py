@@ -8,13 +8,13 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from torch import nn
 
 from xraytune.base.files import sha256_of, write_json, write_text
 from xraytune.base.records import to_json
 from xraytune.base.tensors import save_state
 from xraytune.data.prepare import RunContext, side_images
 from xraytune.nets.checkpoint import load_best
+from xraytune.nets.classifier import linear_of
 from xraytune.space.settings import Experiment, Parameters
 from xraytune.space.space import Space
 from xraytune.synth.donor import DONOR_FILE, TENSORS_FILE, Donor, frozen_network
@@ -85,11 +85,6 @@ def write_donor(folder: Path, experiment: Experiment, context: RunContext) -> Do
     )
     write_json(folder / DONOR_FILE, to_json(donor))
     return donor
-
-
-def linear_of(head: nn.Module) -> nn.Linear:
-    """Return the last linear layer of a head: the only one of a linear head."""
-    return [layer for layer in head.modules() if isinstance(layer, nn.Linear)][-1]
 
 
 def write_card(folder: Path) -> None:

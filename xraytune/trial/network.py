@@ -26,12 +26,13 @@ from xraytune.data.decoding import InputFormat
 from xraytune.data.prepare import ImageSource, RunContext, side_images
 from xraytune.nets.augment import MASK_THRESHOLD, augment, distinct_views, view_table
 from xraytune.nets.backbones import fold_batch_norms
-from xraytune.nets.classifier import Classifier, build_head
+from xraytune.nets.classifier import Classifier, build_head, linear_of
 from xraytune.nets.infer import predict_logits, require_different
 from xraytune.nets.inputs import input_format, normalise, to_unit
 from xraytune.nets.weights import find_weights
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.settings import Experiment
+from xraytune.synth.donor import donor_tensors
 from xraytune.tasks import task_of
 
 FEATURES_STAGE = "features-5"
@@ -81,9 +82,14 @@ class Network:
         return fold_batch_norms(self.whole.backbone)
 
     def head(self, feature_count: int) -> nn.Module:
-        """Return a new head, on the device."""
+        """Return a new head, on the device; a donor's, if training starts at it."""
         seed = self.experiment.settings.seed
-        head = build_head(self.experiment.parameters, feature_count, self._output_count, seed=seed)
+        parameters = self.experiment.parameters
+        head = build_head(parameters, feature_count, self._output_count, seed=seed)
+        if folder := self.experiment.donor:
+            names = self._context.prepared.class_names
+            sent = donor_tensors(folder, names, parameters, self.experiment.settings)
+            linear_of(head).load_state_dict({name: sent[name] for name in ("weight", "bias")})
         return head.to(self.compute.device)
 
     @cached_property

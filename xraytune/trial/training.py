@@ -61,6 +61,7 @@ class TrialTraining:
     Attributes:
         trained: The module that is trained, in place: the whole network, or a head; on the device.
         loss: Of outputs in float32 and the targets of a batch.
+        is_trained: Whether it takes any step; a donor's head is scored as it is.
     """
 
     trained: nn.Module
@@ -75,7 +76,8 @@ class TrialTraining:
         self.compute = context.compute
         self.on_progress = context.on_progress
         self.seed = settings.seed
-        self.max_epochs = settings.budget.max_epochs
+        self.is_trained = experiment.control != "donor"
+        self.max_epochs = settings.budget.max_epochs if self.is_trained else 1
         self.steps_per_epoch = prepared.steps_per_epoch(settings)
 
         self.images = images or build_training_set(experiment, context)
@@ -195,7 +197,9 @@ class TrialTraining:
         while not self._is_over(records):
             started = time.perf_counter()
             epoch = len(records) + 1
-            train_loss, lr = self._train_epoch(optimizer, update, records)
+            train_loss, lr = 0.0, self.parameters.lr
+            if self.is_trained:
+                train_loss, lr = self._train_epoch(optimizer, update, records)
             val_loss, val_score = self.validate()
             if not math.isfinite(train_loss + val_loss):
                 what = f"the loss is not finite in epoch {epoch}"
@@ -204,7 +208,7 @@ class TrialTraining:
             best_before = records[-1].best_val_score if records else -math.inf
             record = EpochRecord(
                 epoch=epoch,
-                steps=epoch * self.steps_per_epoch,
+                steps=epoch * self.steps_per_epoch if self.is_trained else 0,
                 train_loss=train_loss,
                 val_loss=val_loss,
                 val_score=val_score,

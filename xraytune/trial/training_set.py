@@ -33,7 +33,7 @@ class TrainingSet:
     Attributes:
         sources: The first one has the real images; the images of all others have one size.
         targets: Labels, int64 [total], over all sources; or findings, [total, C].
-        real: int64 [R], the numbers of the real images.
+        real: int64 [R], the numbers of the real images, or of those in their place.
         extra: int64 [E], the numbers of the extra images; `duplicate` may repeat a number.
     """
 
@@ -80,6 +80,8 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
         if source.is_shuffled:  # other real images in each replicate
             members = numpy_generator(settings.seed, "duplicates", label).permutation(members)
         extra[chosen] = np.resize(members, int(chosen.sum()))
+    if experiment.control == "synthetic_only":
+        return TrainingSet(sources=sources, targets=targets, real=extra, extra=extra[:0])
     return TrainingSet(sources=sources, targets=targets, real=real_numbers, extra=extra)
 
 
