@@ -163,7 +163,7 @@ def test_an_interrupted_audit_resumes_and_ends_with_a_verdict(clinic: Path, here
     assert verdict["finalists"][0]["arm"].startswith("folder")
     assert found["report"]["copies"] == ""
     assert "not pretrained" in found["report"]["note"]
-    assert {"none", "duplicate"} == {
+    assert {"none", "duplicate", "synthetic_only"} == {
         control["kind"] for control in verdict["finalists"][0]["comparisons"]
     }
     assert 'id="verdict"' in (study / "report.html").read_text("utf-8")

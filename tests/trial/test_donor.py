@@ -19,6 +19,8 @@ from xraytune.stats.classification import auroc
 from xraytune.synth.donor import donor_tensors, read_donor
 from xraytune.synth.saved_generator import GENERATOR_FILE
 from xraytune.trial.network import Network
+from xraytune.trial.run import run_trial
+from xraytune.trial.training_set import build_training_set
 
 pytestmark = pytest.mark.slow
 
@@ -107,6 +109,44 @@ def test_without_a_generator_nothing_of_it_is_sent(hospital: Path, tmp_path: Pat
             overrides=["trainable=all"],
             without_generator=True,
         )
+
+
+@pytest.mark.parametrize("classical", [0, 1])
+def test_statistics_are_a_source_of_features(
+    hospital: Path, tmp_path: Path, classical: int
+) -> None:
+    """Of each class; a smaller ratio has the first of them. Another seed draws others."""
+    experiment, context = trained_on(hospital)
+    counts = {}
+    for ratio, seed in ((4.0, 0), (8.0, 0), (4.0, 1)):
+        mix = {"source": "statistics", "statistics": {"path": hospital / "sent"}}
+        values = {**experiment.parameters.model_dump(exclude={"folder", "gan", "generator"}), **mix}
+        values |= {"synthetic_ratio": ratio, "synthetic_weight": 0.5, "classical": classical}
+        settings = experiment.settings.model_copy(update={"seed": seed})
+        trial = Experiment(settings=settings, parameters=Parameters.model_validate(values))
+        counts[ratio, seed] = build_training_set(trial, context)
+    result = run_trial(trial, context, trial_dir=tmp_path, on_epoch=lambda _: None)
+
+    few, many, others = counts.values()
+    assert result.value > 0.6
+    assert len(few.extra) == 4 * len(few.real)
+    first, again, other = (chosen.sources[1].features for chosen in (few, many, others))
+    assert first is not None
+    assert again is not None
+    assert other is not None
+    assert (first == again).all()
+    assert (first != other).any()
+    sent = donor_tensors(
+        hospital / "sent", ("NORMAL", "PNEUMONIA"), experiment.parameters, experiment.settings
+    )
+    error = np.sqrt(np.diag(sent["covariances"][0]) / len(first))
+    assert (np.abs(first.mean(axis=0) - sent["means"][0].numpy()) < 5 * error + 1e-6).all()
+
+
+def test_statistics_need_a_frozen_backbone(hospital: Path) -> None:
+    overrides = ["source=statistics", f"statistics.path={hospital / 'sent'}", "trainable=all"]
+    with pytest.raises(ConfigError, match=r"trainable: all has no use for(.|\n)*trainable: head"):
+        load_space(hospital / "space.yaml", overrides)
 
 
 def test_what_was_sent_for_another_network_is_refused(hospital: Path, tmp_path: Path) -> None:

@@ -359,6 +359,7 @@ class ImageSource:
         findings: int64 [n, C]: 1, 0, or -1 if unknown; None without any.
         file_size_px: The typical shorter side of the files that the pixels were decoded from; 0 if
             it is not known.
+        features: float32 [n, D], of a source that has no pixels.
     """
 
     name: str
@@ -370,6 +371,7 @@ class ImageSource:
     masks: NDArray[np.uint8] | None = None
     findings: NDArray[np.int64] | None = None
     file_size_px: int = 0
+    features: NDArray[np.float32] | None = None
 
     @property
     def targets(self) -> NDArray[np.int64]:

@@ -17,7 +17,14 @@ from xraytune.space.domains import Value
 
 _WEIGHTS_WITHOUT_FILE = re.compile(r"imagenet|hub|none|IMAGENET1K_\w+")
 
-PATHS = ("folder.path", "folder.seen", "generator.path", "gan.start_from", "gan.features")
+PATHS = (
+    "folder.path",
+    "folder.seen",
+    "generator.path",
+    "statistics.path",
+    "gan.start_from",
+    "gan.features",
+)
 """The parameters that are paths."""
 
 

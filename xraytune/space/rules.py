@@ -39,11 +39,18 @@ FACTS = ("class_count", "training_images", "total_steps")
 
 @reads("source", "task")
 def _extensions_only_classify(source: str, task: str) -> Refusals:
-    if task != "classification" and SOURCES.has(source):
+    if task != "classification" and (SOURCES.has(source) or source == "statistics"):
         yield (
             f"source: {source} does not apply to task: {task}",
             "use gan, generator, folder, duplicate or none",
         )
+
+
+@reads("source", "trainable")
+def _features_train_a_head(source: str, trainable: str) -> Refusals:
+    if source == "statistics" and trainable != "head":
+        what = f"source: statistics draws features, which trainable: {trainable} has no use for"
+        yield what, "use trainable: head"
 
 
 @reads("balance", "source", "task")
@@ -126,6 +133,7 @@ def _pretraining_leaves_steps(mixing: str, ratio: float, source: str, steps: int
 RULES: tuple[Rule, ...] = (
     *Parameters.rules,
     _extensions_only_classify,
+    _features_train_a_head,
     _findings_keep_their_proportions,
     _segmenter_has_encoder,
     _segmenter_halves_the_image,

@@ -33,7 +33,7 @@ FOLDER_NAME = r"^[^/\\\x00-\x1f\x7f.][^/\\\x00-\x1f\x7f]{0,63}$"
 """Allowed names of classes: images are written into folders of that name."""
 ClassName = Annotated[str, Field(pattern=FOLDER_NAME)]
 
-SOURCES = Extensions("source", ("none", "duplicate", "folder", "generator", "gan"))
+SOURCES = Extensions("source", ("none", "duplicate", "statistics", "folder", "generator", "gan"))
 """The sources of extra images, the cheapest first; those of other packages cost more."""
 ValUse = Literal["merge", "folder"]
 UncertainUse = Literal["ignore", "zeros", "ones"]
@@ -258,10 +258,17 @@ class GivenGenerator(StrictModel):
     path: FilePath
 
 
+class GivenStatistics(StrictModel):
+    """The statistics of features that `xraytune generator train` wrote in another hospital."""
+
+    path: FilePath
+
+
 BLOCKS: Mapping[str, type[StrictModel]] = {
     "gan": GanSettings,
     "folder": FolderSettings,
     "generator": GivenGenerator,
+    "statistics": GivenStatistics,
 }
 """The blocks of parameters; the source of the same name uses them."""
 _NEED_IMAGES = ("synthetic_ratio", "synthetic_weight", "balance", "mixing")
@@ -312,6 +319,12 @@ def _folder_has_path(source: str, path: str | None) -> Refusals:
 def _generator_has_path(source: str, path: str | None) -> Refusals:
     if source == "generator" and path is None:
         yield "source: generator needs a folder", "give generator.path"
+
+
+@reads("source", "statistics.path")
+def _statistics_have_path(source: str, path: str | None) -> Refusals:
+    if source == "statistics" and path is None:
+        yield "source: statistics needs a folder", "give statistics.path"
 
 
 @reads("gan.steps", "gan.start_from")
@@ -379,6 +392,7 @@ class Parameters(StoredModel):
     gan: GanSettings | None = None
     folder: FolderSettings | None = None
     generator: GivenGenerator | None = None
+    statistics: GivenStatistics | None = None
     classical: Strength = 0
     """Strength of classical augmentation: 1 only flips; 2 and 3 also rotate, shift, scale and change the contrast."""
     views: Annotated[int, Field(ge=1, le=64)] = 8
@@ -429,6 +443,7 @@ class Parameters(StoredModel):
     rules = (
         _folder_has_path,
         _generator_has_path,
+        _statistics_have_path,
         _gan_is_trained,
         _features_are_half_of_pca,
         _ratio_adds_images,
@@ -457,14 +472,19 @@ class Parameters(StoredModel):
     @property
     def donor(self) -> Path | None:
         """The folder of another hospital that its extra images come from, if it is known."""
-        if self.generator:
-            return self.generator.path
+        if given := self.generator or self.statistics:
+            return given.path
         return self.gan.start_from if self.gan else None
 
     @property
     def has_synthetic_images(self) -> bool:
         """Whether the trial trains on images other than the real ones; `confirm` tests such trials."""
         return self.source not in ("none", "duplicate")
+
+    @property
+    def has_synthetic_pixels(self) -> bool:
+        """Whether these are images, which can be looked at, and not features."""
+        return self.has_synthetic_images and self.source != "statistics"
 
     @property
     def simplicity(self) -> tuple[int, int, float]:

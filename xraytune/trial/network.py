@@ -115,6 +115,9 @@ class Network:
         seed = self.experiment.settings.seed
         views = self.experiment.parameters.views
         count = len(source.rows)
+        if source.features is not None:
+            shape = (count, views if classical else 1)
+            return [source.features], np.broadcast_to(np.arange(count)[:, None], shape)
         table = view_table(
             seed, "views", source.name, image_count=count, views=views, classical=classical
         )

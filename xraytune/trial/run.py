@@ -58,7 +58,7 @@ def trial_epochs(
     """Yield the epochs of a trial, each once it is logged, then score the best; see `run_trial`."""
     prepared = context.prepared
     train_own_generator(experiment, context)
-    if experiment.parameters.has_synthetic_images and not (trial_dir / QUALITY_FILE).exists():
+    if experiment.parameters.has_synthetic_pixels and not (trial_dir / QUALITY_FILE).exists():
         report = report_pool(experiment, context)
         write_json(trial_dir / QUALITY_FILE, {"version": 1, **asdict(report)})
     training = TrialTraining(experiment, context)  # may refuse the images

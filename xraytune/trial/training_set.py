@@ -59,7 +59,7 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
     real = side_images("train", prepared, context.cache)
     extra_labels = plan_mix(prepared.train_counts, parameters)
     source = source_of(parameters, has_real_extra=experiment.has_real_extra)
-    if parameters.has_synthetic_images:
+    if parameters.has_synthetic_pixels:
         refuse_memorised(settings, context, source)
     counts = np.bincount(extra_labels, minlength=class_count).tolist()
     sources = (real, *source.images(settings, context, counts))

@@ -22,9 +22,11 @@ from xraytune.synth.sources.generator import GivenGenerator
 from xraytune.synth.sources.none import NoImages
 from xraytune.synth.sources.real import RealImages
 from xraytune.synth.sources.source import ReadBlock, Source
+from xraytune.synth.sources.statistics import Statistics
 
 SOURCE_CLASSES: dict[str, type[Source]] = {
-    source.name: source for source in (NoImages, Duplicates, Folder, GivenGenerator, Gan)
+    source.name: source
+    for source in (NoImages, Duplicates, Folder, GivenGenerator, Gan, Statistics)
 }
 """The sources that a space can name; all others are extensions."""
 _MIX = ("source", "synthetic_ratio", "synthetic_weight", "balance", "mixing", "batch_size")

@@ -1,0 +1,94 @@
+"""`source: statistics`: features drawn from the mean and covariance that another hospital sent, for a frozen backbone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from xraytune.base.artifacts import build_once, releases
+from xraytune.base.errors import DataError, Problem
+from xraytune.base.files import sha256_of, write_array
+from xraytune.base.seeding import numpy_generator
+from xraytune.data.index import ImageIndex
+from xraytune.data.prepare import ImageSource, Prepared, RunContext
+from xraytune.space.settings import Settings
+from xraytune.synth.sources.source import BLOCK, Source
+
+_STAGE = "statistics-1"
+_RIDGE = 1e-6
+"""Added to the covariance, as a share of its mean variance: rounding may have made it singular."""
+
+
+class Statistics(Source):
+    """Normally distributed features of each class; they have no pixels."""
+
+    name = "statistics"
+    colour = "#cc79a7"
+    noun = "features"
+
+    @property
+    def _path(self) -> Path:
+        assert self.parameters.statistics is not None, "source: statistics has a path"
+        return self.parameters.statistics.path
+
+    def seen_images(self) -> frozenset[str]:
+        """Return the images that the statistics are of."""
+        from xraytune.synth.donor import read_donor  # loads torch
+
+        donor = read_donor(self._path)
+        return frozenset(donor.train_images if donor else ())
+
+    @classmethod
+    def read_input(
+        cls,
+        setting: str,
+        path: Path,
+        settings: Settings,
+        prepared: Prepared,
+        cache: Path,
+        index: ImageIndex | None,
+    ) -> str:
+        """Return the SHA-256 of the donor's record."""
+        from xraytune.synth.donor import DONOR_FILE, HOW_TO_DONATE, read_donor
+
+        if read_donor(path) is None:
+            what = f"there are no statistics here: {DONOR_FILE} is missing"
+            raise DataError(Problem(what, path, HOW_TO_DONATE))
+        return sha256_of(path / DONOR_FILE)
+
+    def block(
+        self, settings: Settings, context: RunContext, label: int, number: int
+    ) -> ImageSource:
+        """Return features of a class; DataError if the statistics are of another network or other classes."""
+        from xraytune.synth.donor import TENSORS_FILE, donor_tensors
+
+        names = context.prepared.class_names
+        tensors = donor_tensors(self._path, names, self.parameters, settings)
+        inputs = {
+            "file": sha256_of(self._path / TENSORS_FILE),
+            "class": names[label],
+            "block": number,
+            "seed": settings.seed,
+            "releases": releases("numpy"),
+        }
+
+        def build(folder: Path) -> None:
+            covariance = tensors["covariances"][label].double().numpy()
+            ridge = _RIDGE * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+            factor = np.linalg.cholesky(covariance + ridge)
+            generator = numpy_generator(settings.seed, "statistics", names[label], number)
+            normal = generator.standard_normal((BLOCK, len(factor)))
+            drawn = tensors["means"][label].numpy() + normal @ factor.T
+            write_array(folder / "features.npy", drawn.astype(np.float32))
+
+        path = build_once(context.cache, _STAGE, inputs, build)
+        return ImageSource(
+            name=f"{self.name} {label} {number}",
+            pixels=np.empty((0, 0, 0), dtype=np.uint8),
+            rows=np.arange(BLOCK),
+            labels=np.full(BLOCK, label),
+            inputs=inputs,
+            title="features from statistics",
+            features=np.load(path / "features.npy"),
+        )
