@@ -22,6 +22,8 @@ from xraytune.base.files import read_json, write_json
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.decoding import BrokenImage, Resize, decode_files
 from xraytune.data.formats import UNUSED_BITS
+from xraytune.data.shift import shift_images
+from xraytune.space.settings import ShiftSettings
 
 PIXELS_FILE = "pixels.npy"
 MASKS_FILE = "masks.npy"
@@ -73,6 +75,7 @@ def store_pixels(
     *,
     resize: Resize = "squash",
     masks: Iterable[NDArray[np.uint8] | list[BrokenImage]] | None = None,
+    shift: ShiftSettings | None = None,
     on_progress: Progress = ignore_progress,
 ) -> None:
     """Write `pixels.npy` (uint8 [N, S, S], in order) and `files.json` to the folder `out`.
@@ -83,6 +86,8 @@ def store_pixels(
     stored: list[str] = []
     broken: list[BrokenImage] = []
     decoded = decode_images(root, files, image_size_px, resize=resize, on_progress=on_progress)
+    if shift:
+        decoded = shift_images(decoded, files, shift)
     sources: dict[str, Iterable[Any]] = {PIXELS_FILE: decoded}
     sources |= {MASKS_FILE: masks} if masks is not None else {}
     with ExitStack() as opened:

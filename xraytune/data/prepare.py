@@ -274,14 +274,26 @@ def store_images(
         masks = None
         if any(image.masks for image in images):
             masks = map_masks(root, images, lambda mask: square_mask(mask, size_px, resize))
-        store_pixels(root, files, size_px, out, resize=resize, masks=masks, on_progress=on_progress)
+        store_pixels(
+            root,
+            files,
+            size_px,
+            out,
+            resize=resize,
+            masks=masks,
+            shift=data.shift,
+            on_progress=on_progress,
+        )
 
     contents = [[image.file, image.sha256, *filter(None, [image.masks_sha256])] for image in images]
+    inputs: dict[str, Any] = {"image_size_px": size_px, "resize": resize, "decoder": DECODER}
+    if data.shift:
+        inputs["shift"] = data.shift.model_dump()
     waiting = "waiting for images, which another process decodes"
     return build_once(
         cache,
         PIXELS_STAGE,
-        {"files": contents, "image_size_px": size_px, "resize": resize, "decoder": DECODER},
+        {"files": contents, **inputs},
         build,
         waiting=lambda: on_progress(waiting, 0, len(files)),
     )

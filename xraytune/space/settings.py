@@ -156,6 +156,24 @@ class TableSettings(StrictModel):
         return self.label is not None or bool(self.labels)
 
 
+class ShiftSettings(StrictModel):
+    """How another hospital's images differ from the files: applied to all images of `data.path`, in this order."""
+
+    resolution_px: OptionalCount = None
+    """Side that images are reduced to and enlarged from."""
+    blur_px: NonNegative = 0.0
+    """Standard deviation of a Gaussian blur, at `image_size`."""
+    gamma: AboveZero = 1.0
+    """Exponent of the grey values, from 0 to 1."""
+    contrast: AboveZero = 1.0
+    """Factor of the differences from mid-grey."""
+    noise: NonNegative = 0.0
+    """Standard deviation of Gaussian noise, where white is 1."""
+    invert: bool = False
+    seed: int = 0
+    """Of the noise."""
+
+
 class DataSettings(StrictModel):
     """The images, their classes and their size."""
 
@@ -166,6 +184,9 @@ class DataSettings(StrictModel):
     image_size: ImageSize = 128
     resize: Literal["squash", "crop"] = "squash"
     """`squash` ignores the aspect ratio; `crop` scales the shorter side to the size and crops the centre."""
+    shift: ShiftSettings | None = None
+    """Simulates another scanner, to ask what another hospital should send. A given generator, folder
+    or classifier is not shifted."""
     table: TableSettings | None = None
     """A table of labels and patients; without it, folders and `patients.csv` give them."""
     findings: Several[str] | Literal["auto"] | None = None

@@ -157,6 +157,7 @@ def store_folder(
     usable = _without_validation(listed, root, prepared, data.split.group_regex)
     # Sorted by content, so that the first images are a fair sample whatever the files are called.
     images = tuple(sorted(usable, key=lambda image: (image.sha256, image.file)))
+    data = data.model_copy(update={"shift": None})  # theirs, not those of the study's hospital
     store = store_images(folder, images, data, cache=cache)
     require_unbroken(store, root, "repair or remove them")
     return images, store

@@ -1,0 +1,63 @@
+"""Images as another hospital would have taken them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from xraytune.data.phantom import draw_phantoms
+from xraytune.data.pixels import open_pixels
+from xraytune.data.prepare import prepare
+from xraytune.data.shift import shift_image
+from xraytune.space.settings import Settings, ShiftSettings
+
+PIXELS = np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1))
+
+
+@pytest.mark.parametrize(
+    ("shift", "expected"),
+    [
+        ({}, PIXELS),
+        ({"invert": True}, 255 - PIXELS),
+        ({"gamma": 0.5}, np.sqrt(PIXELS * 255.0)),
+        ({"contrast": 0.5}, 127.5 + (PIXELS - 127.5) / 2),
+    ],
+)
+def test_grey_values_are_shifted(shift: dict[str, float], expected: np.ndarray) -> None:
+    shifted = shift_image(PIXELS, "a.png", ShiftSettings.model_validate(shift))
+
+    np.testing.assert_allclose(shifted, expected, atol=0.51)
+
+
+@pytest.mark.parametrize("shift", [{"blur_px": 2.0}, {"resolution_px": 4}])
+def test_detail_is_lost(shift: dict[str, float]) -> None:
+    checks = np.uint8(255) * ((np.indices((32, 32)).sum(axis=0) % 2).astype(np.uint8))
+
+    blurred = shift_image(checks, "a.png", ShiftSettings.model_validate(shift))
+
+    assert blurred.std() < 30
+    assert abs(blurred.mean() - checks.mean()) < 2
+
+
+def test_noise_depends_on_the_seed_and_the_file() -> None:
+    grey = np.full((64, 64), 128, dtype=np.uint8)
+    noisy = [
+        shift_image(grey, file, ShiftSettings(noise=0.1, seed=seed))
+        for file, seed in (("a.png", 0), ("a.png", 0), ("b.png", 0), ("a.png", 1))
+    ]
+
+    assert noisy[0].std() == pytest.approx(25.5, rel=0.1)
+    assert [(image == noisy[0]).all() for image in noisy] == [True, True, False, False]
+
+
+def test_a_study_sees_shifted_images(tmp_path: Path) -> None:
+    """On all sides; without a shift, the decoded images are those of before."""
+    draw_phantoms(tmp_path / "xrays", patients=30, seed=3, image_size_px=32)
+    stores = []
+    for shift in (None, {"invert": True}):
+        data = {"path": tmp_path / "xrays", "image_size": 32, "shift": shift}
+        settings = Settings.model_validate({"name": "small", "data": data})
+        prepared, _ = prepare(settings, tmp_path / "cache")
+        stores.append(open_pixels(tmp_path / "cache" / prepared.pixels))
+
+    np.testing.assert_array_equal(stores[0], 255 - stores[1])
