@@ -1,101 +1,261 @@
-"""What another hospital's generator is worth, by the number of patients (docs/studies/other_hospital.md).
+"""What another hospital should send: its classifier, its statistics or its GAN (docs/studies/other_hospital.md).
 
-Prints gains over no extra images and shares of the headroom, from a confirmation for each number of
-patients, and draws the gains at one ratio into PICTURES.
+    make bench ONLY=other_hospital DATA=chest_xray WEIGHTS=weights HOSPITAL_A=hospital_a PICTURES=docs/studies
 
-    make bench ONLY=other_hospital STUDIES=studies/b-25,studies/b-50,studies/b-100,studies/b-200 PICTURES=docs/studies
+`hospital_a` is a folder of `generator train --space gan_ratio_cpu --set data.train_patients=1200
+--set gan.steps=4000`.
+
+Plan, committed before the first run:
+
+- Kermany's X-rays, NORMAL against PNEUMONIA. Hospital A: the 1,200 patients of that folder. Hospital
+  B: eight disjoint draws of 25, 50 or 100 other patients; scored on B's patients in no draw.
+- A linear head on a frozen MobileNetV2 at 128 px, 216 steps with 32 real images, lr .003: the
+  replicates of `confirm` in the space `other_hospital_cpu`, with the epoch that is best on val-A.
+- B's images as they are; with another detector (blur .8 px, gamma .55, contrast .7, noise .02); or
+  inverted. What A sends is never shifted.
+- Arms: B alone; A's head; B's training started at it; one extra image per real one from A's
+  statistics, its GAN, its real images; as they are also four per real one of statistics and GAN, and
+  the GAN's with weight .1; shifted, one per real one of the GAN's with weight .1.
+- Read-out: mean gain over B alone and its standard error over draws; against the gains by hand, a
+  gain holds if it differs by at most two standard errors of both. Nothing is chosen by a score.
 """
 
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from benchmarks.contrasts import Comparisons, errors, half_width, read
-from benchmarks.figures import Figure
+from benchmarks.figures import Figure, figure
 from xraytune.base.drawing import COLOURS, new_figure
-from xraytune.space.settings import Parameters
-from xraytune.study.folder import StudyFolder
+from xraytune.base.files import write_json
+from xraytune.base.records import ignore_progress
+from xraytune.confirm.arms import Arm, replicate
+from xraytune.confirm.sealed import TEST, divide_unused
+from xraytune.data.index import read_index
+from xraytune.data.prepare import RunContext, side_images
+from xraytune.nets.checkpoint import load_best
+from xraytune.nets.compute import choose_compute, pin
+from xraytune.space.domains import Value
+from xraytune.space.fields import parameters_from
+from xraytune.space.load import load_space
+from xraytune.space.settings import Experiment
+from xraytune.stats.classification import auroc
+from xraytune.synth.donor import read_donor
+from xraytune.trial.prepare import prepare_space
+from xraytune.trial.training import TrialTraining
 
-NEEDS = ("STUDIES", "PICTURES")
-_REAL, _BEST = "real images of B's other patients", "A's GAN, features, 128 px"
-_SOURCES = {
-    ("generator", "a_features_128"): _BEST,
-    ("generator", "a_features"): "A's GAN, features, 64 px",
-    ("generator", "a_plain"): "A's GAN, 64 px",
-    ("gan", "a_plain"): "A's GAN, continued on own patients",
-    ("gan", ""): "GAN of own patients",
+NEEDS = ("DATA", "WEIGHTS", "HOSPITAL_A", "PICTURES")
+DRAWS = 8
+PATIENTS = (25, 50, 100)
+SHIFTS = {
+    "as A's": "null",
+    "another detector": "{blur_px: 0.8, gamma: 0.55, contrast: 0.7, noise: 0.02}",
+    "inverted": "{invert: true}",
 }
-_DRAWN_RATIO = 2.0
+ALONE = "B alone"
+# By hand, with A's 1,200 patients: gain and its standard deviation over eight draws.
+BY_HAND = {
+    ("as A's", 25, "A's head"): (0.037, 0.011),
+    ("as A's", 25, "started at A's head"): (0.036, 0.010),
+    ("as A's", 25, "A's statistics"): (0.028, 0.011),
+    ("as A's", 25, "A's GAN"): (0.007, 0.011),
+    ("as A's", 25, "A's real images"): (0.033, 0.010),
+    ("as A's", 100, "A's head"): (0.018, 0.007),
+    ("as A's", 100, "started at A's head"): (0.018, 0.006),
+    ("as A's", 100, "A's statistics"): (0.011, 0.006),
+    ("as A's", 100, "A's GAN"): (0.002, 0.002),
+    ("as A's", 100, "A's real images"): (0.015, 0.006),
+    ("another detector", 25, "A's head"): (-0.043, 0.011),
+    ("another detector", 25, "started at A's head"): (0.004, 0.010),
+    ("another detector", 25, "A's statistics"): (0.015, 0.006),
+    ("another detector", 25, "A's GAN"): (0.017, 0.007),
+    ("another detector", 25, "A's real images"): (0.018, 0.007),
+    ("another detector", 50, "A's head"): (-0.049, 0.012),
+    ("another detector", 50, "started at A's head"): (-0.002, 0.011),
+    ("another detector", 50, "A's statistics"): (0.013, 0.007),
+    ("another detector", 50, "A's GAN"): (0.016, 0.007),
+    ("another detector", 50, "A's real images"): (0.016, 0.008),
+    ("another detector", 100, "A's head"): (-0.061, 0.007),
+    ("another detector", 100, "started at A's head"): (-0.013, 0.008),
+    ("another detector", 100, "A's statistics"): (0.006, 0.006),
+    ("another detector", 100, "A's GAN"): (0.009, 0.004),
+    ("another detector", 100, "A's real images"): (0.009, 0.007),
+    ("inverted", 25, "A's head"): (-0.010, 0.017),
+    ("inverted", 25, "started at A's head"): (0.007, 0.012),
+    ("inverted", 25, "A's statistics"): (0.024, 0.012),
+    ("inverted", 25, "A's GAN"): (0.005, 0.006),
+    ("inverted", 25, "A's real images"): (0.028, 0.014),
+    ("inverted", 100, "A's head"): (-0.039, 0.008),
+    ("inverted", 100, "started at A's head"): (-0.018, 0.011),
+    ("inverted", 100, "A's statistics"): (0.007, 0.004),
+    ("inverted", 100, "A's GAN"): (0.001, 0.003),
+    ("inverted", 100, "A's real images"): (0.010, 0.004),
+}
 
 
 def measure() -> Iterator[Figure]:
-    """Compare the sources, draw the picture, and yield the half-width of the best generator's gain."""
-    by_source: dict[float, dict[str, Comparisons]] = defaultdict(lambda: defaultdict(dict))
-    for path in os.environ["STUDIES"].split(","):
-        study = StudyFolder(Path(path).resolve())
-        patients, contrasts = f"{study.space().settings.data.train_patients}", read(study)
-        for arm in contrasts.plan.finalists:
-            none, gains = contrasts.none(arm), by_source[arm.parameters.synthetic_ratio]
-            others = {
-                _REAL: contrasts.beside(arm, "perfect", "duplicate"),
-                _source(arm.parameters): arm,
-            }
-            others["own images again"] = contrasts.beside(arm, "matched", "duplicate")
-            for name, other in others.items():
-                if other:
-                    gains[name][patients] = contrasts.minus(other, none)
-    for ratio, gains in sorted(by_source.items()):
-        for name, compared in gains.items():
-            for patients, result in compared.items():
-                interval, real = result.interval, gains[_REAL].get(patients)
-                share = (
-                    interval.difference / real.interval.difference
-                    if real and real.interval.low > 0
-                    else None
+    """Train the arms, write the scores beside the picture, draw it, and yield each gain with the gain by hand as its bar."""
+    pictures = Path(os.environ["PICTURES"])
+    scores: dict[str, dict[str, dict[str, list[float]]]] = {}
+    with TemporaryDirectory() as folder:
+        real = _real_images(Path(folder) / "real")
+        for shift in SHIFTS:
+            for count in PATIENTS:
+                scores.setdefault(shift, {})[str(count)] = _scores(shift, count, real)
+                write_json(pictures / "other_hospital.json", {"scores": scores})
+    _draw(scores, pictures / "other_hospital.svg")
+    for shift, by_patients in scores.items():
+        for patients, by_arm in by_patients.items():
+            for arm in by_arm.keys() - {ALONE}:
+                mean, error = gain(by_arm, arm)
+                bar = ""
+                if by_hand := BY_HAND.get((shift, int(patients), arm)):
+                    width = 2 * np.hypot(error, by_hand[1] / np.sqrt(DRAWS))
+                    bar = f"{by_hand[0] - width:.4f} to {by_hand[0] + width:.4f}"
+                name = f"other_hospital: {shift}, {patients} patients, {arm}"
+                yield figure(name, mean, "AUROC", bar)
+
+
+def gain(by_arm: dict[str, list[float]], arm: str) -> tuple[float, float]:
+    """Return the mean gain of an arm over B alone, and its standard error over draws."""
+    gains = np.subtract(by_arm[arm], by_arm[ALONE])
+    return float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(len(gains)))
+
+
+def _arms(shift: str, hospital: Path, real: Path) -> dict[str, Arm]:
+    base: dict[str, Value] = {
+        "backbone": "mobilenet_v2",
+        "trainable": "head",
+        "lr": 3e-3,
+        "synthetic_ratio": 1.0,
+    }
+    generator: dict[str, Value] = {"source": "generator", "generator.path": str(hospital)}
+    statistics: dict[str, Value] = {"source": "statistics", "statistics.path": str(hospital)}
+    sources: dict[str, dict[str, Value]] = {
+        ALONE: {},
+        "A's real images": {"source": "folder", "folder.path": str(real)},
+        "A's statistics": statistics,
+        "A's GAN": generator,
+    }
+    if shift == "as A's":
+        sources["A's statistics, four"] = statistics | {"synthetic_ratio": 4.0}
+        sources["A's GAN, four"] = generator | {"synthetic_ratio": 4.0}
+        light: dict[str, Value] = {"synthetic_ratio": 4.0, "synthetic_weight": 0.1}
+        sources["A's GAN, four of weight .1"] = generator | light
+    else:
+        sources["A's GAN, weight .1"] = generator | {"synthetic_weight": 0.1}
+    arms = {
+        name: Arm(
+            name=name,
+            role="finalist",
+            trial="#0",
+            parameters=parameters_from({**base, **source}),
+        )
+        for name, source in sources.items()
+    }
+    alone = arms[ALONE]
+    for name, control in (("A's head", "donor"), ("started at A's head", "donor_start")):
+        update = {"name": name, "role": "donor", "control": control, "donor": hospital}
+        arms[name] = alone.model_copy(update=update)
+    return arms
+
+
+def _scores(shift: str, patients: int, real: Path) -> dict[str, list[float]]:
+    """Return the AUROC of each arm on B's test patients, in each draw."""
+    hospital = Path(os.environ["HOSPITAL_A"]).resolve()
+    donor = read_donor(hospital)
+    assert donor is not None, "HOSPITAL_A has a classifier"
+    overrides = [
+        f"generator.path={hospital}",
+        f"data.train_patients={patients}",
+        f"data.shift={SHIFTS[shift]}",
+    ]
+    data = Path(os.environ["DATA"])
+    space = load_space(
+        Path("other_hospital_cpu"), overrides, data=data, weights_dir=Path(os.environ["WEIGHTS"])
+    )
+    settings = space.settings
+    cache = Path("cache").resolve()
+    prepared, _ = prepare_space(
+        space,
+        cache,
+        skip_broken=True,
+        note=lambda _: None,
+        on_progress=ignore_progress,
+    )
+    index = read_index(settings.data)
+    divided = divide_unused(
+        prepared, settings, index, DRAWS, cache=cache, seen=donor.train_images, fewest=300
+    )
+    compute = choose_compute(gpus=0, threads=2)
+    pin(compute)
+    scores: dict[str, list[float]] = {}
+    for name, arm in _arms(shift, hospital, real).items():
+        for draw in range(DRAWS):
+            experiment = replicate(arm, settings, draw, "unused")
+            context = RunContext(prepared=divided.drawn(draw), cache=cache, compute=compute)
+            scores.setdefault(name, []).append(_score(experiment, context))
+        mean, error = gain(scores, name)
+        print(f"{shift}, {patients}: {np.mean(scores[name]):.4f} {mean:+.4f} ({error:.4f}) {name}")
+    return scores
+
+
+def _score(experiment: Experiment, context: RunContext) -> float:
+    """Train a replicate, and return its AUROC on the test side."""
+    training = TrialTraining(experiment, context)
+    with TemporaryDirectory() as folder:
+        for _ in training.epochs(Path(folder)):
+            pass
+        load_best(Path(folder), training.trained)
+    test = side_images(TEST, context.prepared, context.cache)
+    results = training.results(test)
+    positive = context.prepared.positive
+    return auroc(test.targets, results, positive=positive)
+
+
+def _real_images(folder: Path) -> Path:
+    """Copy A's images to class folders."""
+    donor = read_donor(Path(os.environ["HOSPITAL_A"]))
+    assert donor is not None, "HOSPITAL_A has a classifier"
+    sent = {*donor.train_images}
+    space = load_space(Path("other_hospital_cpu"), data=Path(os.environ["DATA"]))
+    index = read_index(space.settings.data)
+    for image in index.images:
+        if image.sha256 in sent:
+            file = index.root / image.file
+            target = folder / index.class_names[image.label] / file.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+    return folder
+
+
+def _draw(scores: dict[str, dict[str, dict[str, list[float]]]], picture: Path) -> None:
+    shown = ("A's head", "started at A's head", "A's statistics", "A's GAN", "A's real images")
+    with new_figure((picture,), 3.6) as drawing:
+        panels = drawing.subplots(1, len(scores), sharey=True)
+        for axes, (shift, by_patients) in zip(panels, scores.items(), strict=True):
+            axes.axhline(0, color="#444444", linewidth=0.6)
+            for number, name in enumerate(shown):
+                places = np.arange(len(by_patients)) + 0.06 * (number - 2)
+                gains = [gain(by_arm, name) for by_arm in by_patients.values()]
+                axes.errorbar(
+                    places,
+                    [mean for mean, _ in gains],
+                    [2 * error for _, error in gains],
+                    label=name,
+                    color=COLOURS[number],
+                    linestyle="--" if name == "A's real images" else "-",
+                    marker="o",
+                    markersize=4,
+                    capsize=2,
                 )
-                text = f"{interval.difference:+.4f} ({interval.low:+.4f} to {interval.high:+.4f})"
-                print(
-                    f"ratio {ratio:g}, {patients} patients, {name}: {text}",
-                    "" if share is None else f"{share:.2f}",
-                )
-                if name == _BEST:
-                    yield half_width(f"{name}, ratio {ratio:g}, {patients} patients", result)
-    _draw(by_source[_DRAWN_RATIO], Path(os.environ["PICTURES"]) / "other_hospital.svg")
-
-
-def _source(parameters: Parameters) -> str:
-    start = parameters.gan.start_from if parameters.gan else None
-    path = parameters.generator.path if parameters.generator else start
-    return _SOURCES[parameters.source, path.name if path else ""]
-
-
-def _draw(gains: dict[str, Comparisons], picture: Path) -> None:
-    sizes = sorted(gains[_REAL], key=int)
-    with new_figure((picture,), 4.2) as drawing:
-        axes = drawing.add_subplot()
-        axes.axhline(0, color="#444444", linewidth=0.6)
-        for number, name in enumerate((_REAL, *_SOURCES.values())):
-            compared = gains[name]
-            places = np.array([sizes.index(size) for size in compared]) + 0.05 * (number - 2.5)
-            values = [result.interval.difference for result in compared.values()]
-            bars = np.transpose([errors(result) for result in compared.values()])
-            order = np.argsort(places)
-            axes.errorbar(
-                places[order],
-                np.array(values)[order],
-                bars[:, order],
-                label=name,
-                color=COLOURS[(2, 0, 5, 4, 3, 1)[number]],
-                linestyle="--" if name == _REAL else "-",
-                marker="o",
-                capsize=2,
-            )
-        axes.set_xticks(range(len(sizes)), sizes)
-        axes.set_xlabel("hospital B's training patients")
-        axes.set_ylabel("gain in AUROC, two extra images per real one")
-        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+            axes.set_xticks(range(len(by_patients)), [*by_patients])
+            axes.set_xlabel("B's patients")
+            axes.set_title(f"B's images {shift}" if shift == "as A's" else f"B: {shift}", size=10)
+        panels[0].set_ylabel("gain in AUROC over B alone")
+        panels[-1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))

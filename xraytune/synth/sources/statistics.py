@@ -10,7 +10,7 @@ from xraytune.base.artifacts import build_once, releases
 from xraytune.base.errors import DataError, Problem
 from xraytune.base.files import sha256_of, write_array
 from xraytune.base.seeding import numpy_generator
-from xraytune.data.index import ImageIndex
+from xraytune.data.images import ImageIndex
 from xraytune.data.prepare import ImageSource, Prepared, RunContext
 from xraytune.space.settings import Settings
 from xraytune.synth.sources.source import BLOCK, Source
