@@ -154,7 +154,8 @@ def _require_supported(dataset: Any, path: Path | str) -> None:
         dataset.PhotometricInterpretation = "MONOCHROME2"  # as viewers do
     colours = dataset.get("PhotometricInterpretation")
     if colours not in (_GREY if samples == 1 else _COLOUR):
-        what = f"the colour model {colours} of this DICOM file, with {samples} values per pixel, is not supported"
+        what = f"the colour model {colours} of this DICOM file, "
+        what += f"with {samples} values per pixel, is not supported"
         raise DataError(Problem(what, path, REPAIR))
 
 

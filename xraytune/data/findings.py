@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,14 +37,6 @@ def numbers_of(findings: Sequence[str]) -> NDArray[np.int64]:
         .astype(np.int64)
     )
     return np.where(codes == ord(UNKNOWN), -1, codes - ord(ABSENT))
-
-
-def present_findings(names: Sequence[str], findings: NDArray[np.int64]) -> list[str]:
-    """Return the present findings of images, [N, C], as texts such as `Edema, Pleural Effusion`.
-
-    It is `no finding` without any.
-    """
-    return [", ".join(compress(names, states == 1)) or "no finding" for states in findings]
 
 
 def levelling_order(targets: NDArray[np.int64], total: int, seed: int) -> NDArray[np.int64]:

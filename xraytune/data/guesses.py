@@ -23,7 +23,8 @@ _PART_WORDS: Mapping[str, PartName] = {
     **dict.fromkeys(("test", "testing", "held-out", "holdout"), "test"),
 }
 _DRAWINGS = re.compile(
-    r"(.*[ _-])?masks?|masks?[ _-].*|(heat|saliency)[ _-]?maps?|overlays?|segmentations?|annotations?|labels( ?(tr|ts))?",
+    r"(.*[ _-])?masks?|masks?[ _-].*|(heat|saliency)[ _-]?maps?|overlays?|segmentations?"
+    r"|annotations?|labels( ?(tr|ts))?",
     re.IGNORECASE,
 )
 _GENERATED = re.compile(

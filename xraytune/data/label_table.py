@@ -158,7 +158,8 @@ def _list_findings(
         if is_auto:
             names = tuple(name for name in names if has_both[name])
         if len(names) < 2:
-            what = f"data.findings: auto finds {join_names(names) or 'nothing'}, with both present and absent ones"
+            what = f"data.findings: auto finds {join_names(names) or 'nothing'}, "
+            what += "with both present and absent ones"
             problems.append(
                 Problem(
                     what, table.path, "a single finding is two classes: use task: classification"
@@ -325,8 +326,8 @@ def _disagreements(
         "leave_out": "what they disagree on is left out",
     }
     return (
-        f"{table.path.name}: the rows of {len(disputed):,} of {count:,} images disagree, such as those of "
-        f"{example} ({_counted(votes)}); {rules[table.settings.disagree]} (data.table.disagree)",
+        f"{table.path.name}: the rows of {len(disputed):,} of {count:,} images disagree, "
+        f"such as those of {example} ({_counted(votes)}); {rules[table.settings.disagree]} (data.table.disagree)",
     )
 
 

@@ -103,7 +103,8 @@ def close_pairs(
     """Find pairs of `hashes`, [N, 4], that differ in at most 24 of 256 bits.
 
     Yields:
-        First and second positions of pairs, first < second, each pair once, in order; one block of images at a time.
+        First and second positions of pairs, first < second, each pair once, in order; one block of
+        images at a time.
     """
     for start in range(0, len(hashes), _BLOCK):
         block, rest = hashes[start : start + _BLOCK], hashes[start:]

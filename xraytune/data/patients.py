@@ -19,8 +19,8 @@ from xraytune.space.messages import group_regex_problem
 PATIENTS_CSV = "patients.csv"
 _GROUP_REGEX = "data.split.group_regex"
 OTHER_PATIENTS = (
-    f"if the ID is a placeholder, name the patients in {PATIENTS_CSV} (file,patient) or data.table.patient, or give "
-    f"{_GROUP_REGEX} (--group-regex); '(.+)' makes each file a patient of its own"
+    f"if the ID is a placeholder, name the patients in {PATIENTS_CSV} (file,patient) or "
+    f"data.table.patient, or give {_GROUP_REGEX} (--group-regex); '(.+)' makes each file a patient of its own"
 )
 
 
@@ -44,9 +44,9 @@ def patients_by_name(
     warnings = []
     if unknown:
         warnings.append(
-            f"{len(unknown)} of {len(files)} file names do not identify the patient ({join_names(unknown, 3)}): each of "
-            "them counts as a separate patient. If a patient has several images, these may end up in both training and "
-            "validation, which makes scores too optimistic; "
+            f"{len(unknown)} of {len(files)} file names do not identify the patient "
+            f"({join_names(unknown, 3)}): each of them counts as a separate patient. If a patient "
+            "has several images, these may end up in both training and validation, which makes scores too optimistic; "
             f"give {PATIENTS_CSV} (file,patient), data.table.patient or {_GROUP_REGEX}"
         )
     most = max(Counter(hashes.values()).values(), default=0)

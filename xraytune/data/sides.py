@@ -87,7 +87,7 @@ def side_sizes(prepared: Prepared) -> tuple[SideSize, ...]:
 
 
 def sizes_of_index(index: ImageIndex, data: DataSettings) -> tuple[SideSize, ...]:
-    """Return the sizes of the sides of a data folder as a search splits it, and of its test part."""
+    """Return the sizes of a data folder's sides as a search splits it, and of its test part."""
     split = split_by_patient(index.images, data.split, data.train_patients)
     images = Images(
         replace(image, side=side) for image, side in zip(index.images, split, strict=True)

@@ -105,7 +105,8 @@ class LabelTable:
         rows = self.rows_of(files)
         what, fix = "images have no row", "add a row for each of them"
         if not rows:
-            fix = f"write their paths into column {self.settings.image}, which names {join_names([*self.rows], 2)}"
+            fix = f"write their paths into column {self.settings.image}, "
+            fix += f"which names {join_names([*self.rows], 2)}"
         missing = [file for file in files if file not in rows]
         if not missing:
             what, fix = (
@@ -293,7 +294,8 @@ def subgroup_columns(
             fix = f"use one of: {join_names([*known])}" if known else add
             problems.append(Problem(what, f"--by {name}", nearest(name, known, fix)))
         elif count > _MOST_SUBGROUPS:
-            what = f"this column has {count} different values; at most {_MOST_SUBGROUPS} make subgroups"
+            what = f"this column has {count} different values; "
+            what += f"at most {_MOST_SUBGROUPS} make subgroups"
             problems.append(
                 Problem(
                     what, f"--by {name}", "add a column with fewer values, such as an age group"
