@@ -120,9 +120,7 @@ def _speeds(case: _Case, folder: Path, own: Path, compute: Compute) -> dict[str,
     settings = Settings.model_validate_json(document)
     prepared, _ = prepare(settings, folder / "cache")
     pretrained = {"backbone": "mobilenet_v2", "weights": str(folder / _WEIGHTS)}
-    # With so few steps per epoch, estimating batch norm statistics would weigh ten times as much as
-    # in a trial.
-    values = {"batch_size": _BATCH, "batch_norm": "moving", **pretrained, **case.parameters}
+    values = {"batch_size": _BATCH, **pretrained, **case.parameters}
     parameters = Parameters.model_validate(values)
     context = RunContext(prepared=prepared, cache=folder / "cache", compute=compute)
     experiment = Experiment(settings=settings, parameters=parameters)

@@ -21,11 +21,7 @@ from torchvision.datasets import ImageFolder
 from xraytune.space.settings import GanSettings
 from xraytune.synth.networks import Discriminator, Generator
 
-GAN = GanSettings(
-    architecture="dcgan",
-    diffaugment=False,
-    ema_half_life_images=None,
-)
+GAN = GanSettings(architecture="dcgan")
 BATCH, IMAGE_SIZE_PX = 32, 128
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -89,12 +85,8 @@ def train_gan(config: dict[str, Any]) -> Generator:
         Generator(settings, len(images.classes)),
         Discriminator(settings, len(images.classes)),
     )
-    optimizer_g = torch.optim.Adam(
-        generator.parameters(), lr=GAN.lr_g, betas=(GAN.beta1, GAN.beta2)
-    )
-    optimizer_d = torch.optim.Adam(
-        discriminator.parameters(), lr=GAN.lr_d, betas=(GAN.beta1, GAN.beta2)
-    )
+    optimizer_g = torch.optim.Adam(generator.parameters(), lr=GAN.lr_g, betas=GAN.betas)
+    optimizer_d = torch.optim.Adam(discriminator.parameters(), lr=GAN.lr_d, betas=GAN.betas)
     criterion = nn.BCEWithLogitsLoss()
     ones, zeros = torch.ones(GAN.batch_size), torch.zeros(GAN.batch_size)
     for _ in range(int(config["gan_steps"])):

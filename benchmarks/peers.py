@@ -207,7 +207,6 @@ def _write_space(folder: Path, search: _Search) -> Path:
             "classical": {"value": 0},
             "backbone": {"value": "mobilenet_v2"},
             "trainable": {"value": search.trainable},
-            "batch_norm": {"value": "moving"},
             "batch_size": {"value": BATCH},
             "lr": {"values": grid["lr"]},
         },

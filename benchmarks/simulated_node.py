@@ -83,9 +83,9 @@ class SimulatedNode:
                 del self.running[number]
                 self.queue = [report for report in self.queue if report[1] != number]
 
-    def slots_of(self, suggestion: Trial) -> int:
+    def slots_of(self, _: Trial) -> int:
         """Return the slots that a trial occupies."""
-        return held(self.allocation, [self.node], only_generator=suggestion.only_generator).slots
+        return held(self.allocation, [self.node]).slots
 
     def start(self, suggestion: Trial) -> None:
         """Queue what a trial will report."""

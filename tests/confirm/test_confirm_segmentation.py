@@ -32,7 +32,6 @@ parameters:
   backbone: {value: resnet18}
   weights: {value: none}
   batch_size: {value: 8}
-  batch_norm: {value: moving}
 budget: {trials: 2, max_epochs: 1, steps_per_epoch: 2}
 scheduler: {name: none}
 confirm: {finalists: 1, replicates: 2, controls: {matched: [duplicate], tuned: []}}

@@ -64,7 +64,7 @@ GAN = Arm(
     role="finalist",
     trial="#1",
     parameters=Parameters.model_validate(
-        {"source": "gan", "gan": {"ema_half_life_images": None, "steps": 7}}
+        {"source": "gan", "gan": {"start_from": "/a", "steps": 7}}
     ),
 )
 NONE = Arm(
@@ -108,7 +108,7 @@ def test_controls_keep_every_setting_but_the_source() -> None:
         "batch_size": 16,
         "synthetic_ratio": 0.75,
     }
-    finalist = finalist_arm(trial(7, 0.9, "gan", gan={"ema_half_life_images": None}, **changes), 64)
+    finalist = finalist_arm(trial(7, 0.9, "gan", gan={"z_dim": 32}, **changes), 64)
     own = finalist.parameters
 
     matched = [

@@ -64,7 +64,6 @@ TINY_PAIRS = (
         "gan.lr_g=2e-3",
         "gan.steps=200",
     ),
-    "gan.ema_half_life_images=300",  # enough for plausible masks
 )
 SHRUNK = {
     r"(search|train|generator train) (?!.*(gan.segmentation|lung_segmenter|jsrt_|best.yaml|exact.yaml))": TINY,

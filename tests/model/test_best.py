@@ -119,7 +119,6 @@ def test_exported_file_contains_trial_and_origin(copy_lab: CopyLab, tmp_path: Pa
         trial=0,
         synthetic=untested,
         images=len(train.rows),
-        patients=len({*train.patients}),
     )
     assert f"# From {exported.sentence}." in text
     assert "xraytune train --config trial.yaml -o model" in text

@@ -13,12 +13,9 @@ from xraytune.search.slots import count_slots, held
 from xraytune.space.settings import Resources, Settings
 
 
-def allocation(gpus: float, generator_gpus: float | None = None, cpus: int = 1) -> Allocation:
+def allocation(gpus: float, cpus: int = 1) -> Allocation:
     """The resources of trials as in a space."""
-    generator = {} if generator_gpus is None else {"gpus": generator_gpus}
-    resources = Resources.model_validate(
-        {"gpus_per_trial": gpus, "cpus_per_trial": cpus, "generator": generator}
-    )
+    resources = Resources(gpus_per_trial=gpus, cpus_per_trial=cpus)
     settings = Settings.model_validate({"name": "any", "data": {"path": "any"}})
     return allocation_of(settings.model_copy(update={"resources": resources}), has_gpu=True)
 
@@ -61,29 +58,26 @@ def test_as_many_trials_are_counted_as_ray_places(
 
 
 @pytest.mark.parametrize(
-    ("gpus", "generator", "expected"),
+    ("gpus", "times", "expected"),
     [
-        (0.125, 0.25, (0.25, 2)),
-        (0.125, 1, (1, 8)),
-        (0.25, 0.6, (1, 4)),
-        (0.25, 0.33, (0.5, 2)),
-        (0.3, 0.5, (0.6666, 2)),
-        (1, 0.5, (0.5, 1)),
-        (2, 1, (1, 1)),
-        (1, 3, (3, 3)),
+        (0.125, 2, (0.25, 2)),
+        (0.125, 8, (1, 8)),
+        (0.3, 2, (0.6666, 2)),
+        (1, 2, (1, 2)),
+        (2, 2, (2, 2)),
     ],
 )
-def test_a_generator_holds_whole_slots(
-    gpus: float, generator: float, expected: tuple[float, int]
+def test_several_shares_are_whole_slots(
+    gpus: float, times: int, expected: tuple[float, int]
 ) -> None:
-    found = held(allocation(gpus, generator), [Node(cpus=64, gpus=8)], only_generator=True)
+    found = held(allocation(gpus), [Node(cpus=64, gpus=8)], times=times)
 
     assert (found.gpus, found.slots) == expected
 
 
 def test_of_the_cores_a_trial_gets_those_of_one_machine() -> None:
     """It cannot use the cores of two, or the GPU of one and the cores of another."""
-    on_cpu = Allocation(trial=Share(cpus=2, gpus=0.0), generator=Share(cpus=3, gpus=0.0))
+    on_cpu = Allocation(trial=Share(cpus=2, gpus=0.0))
     small, large = Node(cpus=1, gpus=0), Node(cpus=5, gpus=0)
 
     assert count_slots(on_cpu, [small, large, Node(cpus=3, gpus=0)]) == 3
@@ -91,8 +85,6 @@ def test_of_the_cores_a_trial_gets_those_of_one_machine() -> None:
         MachineError, match="has the 2 CPU cores and 0 GPUs that a trial needs, but only 1 and 0"
     ):
         count_slots(on_cpu, [small, small])
-    generator = held(on_cpu, [small, large], only_generator=True)
-    assert (generator.resources, generator.slots) == ({"CPU": 3.0}, 2)
     assert held(on_cpu, [small, large], times=4).resources == {"CPU": 5.0}
 
     gpu, cores = Node(cpus=8, gpus=1), Node(cpus=8, gpus=0)

@@ -87,22 +87,3 @@ def test_a_single_neuron_is_refused_for_three_classes() -> None:
     check_images(space, class_count=2)
     with pytest.raises(ConfigError, match="loss: bce requires two classes, but the images have 3"):
         check_images(space, class_count=3)
-
-
-@pytest.mark.parametrize(
-    ("folder", "is_seen"), [("data/CheXpert-v1.0-small", True), ("data/chest_xray", False)]
-)
-def test_weights_that_were_trained_on_the_images_give_a_warning(folder: str, is_seen: bool) -> None:
-    data = SETTINGS.data.model_copy(update={"path": Path(folder)})
-    settings = SETTINGS.model_copy(
-        update={"pretrained_on": "NIH ChestX-ray14, CheXpert", "data": data}
-    )
-
-    warnings = [*space_warnings(Space(settings=settings, specs=()))]
-
-    assert [warning.partition(",")[0] for warning in warnings] == [
-        "the weights were trained on CheXpert"
-    ] * is_seen
-    assert settings.identity() == SETTINGS.model_copy(update={"data": data}).identity(), (
-        "it is a note"
-    )

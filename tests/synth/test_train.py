@@ -31,11 +31,7 @@ from xraytune.synth.train import resize_pixels
 
 pytestmark = pytest.mark.slow
 
-TUTORIAL: dict[str, object] = {
-    "architecture": "dcgan",
-    "diffaugment": False,
-    "ema_half_life_images": None,
-}
+TUTORIAL: dict[str, object] = {"architecture": "dcgan"}
 
 
 @pytest.fixture(scope="module")

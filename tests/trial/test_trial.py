@@ -85,7 +85,7 @@ def test_every_arm_trains_the_same_steps_and_resumes_identically(
 
 @pytest.mark.slow
 def test_another_objective_changes_the_scores_alone(bench: Bench, tmp_path: Path) -> None:
-    objective = Objective(metric="val_sensitivity", specificity=0.8)
+    objective = Objective(metric="val_sensitivity")
     settings = bench.settings.model_copy(update={"objective": objective})
     by_auroc = bench.experiment(source="none")
     by_sensitivity = by_auroc.model_copy(update={"settings": settings})

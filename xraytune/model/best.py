@@ -290,7 +290,6 @@ def _build_experiment(search: _Search, row: TrialRow, benefit: str, *, exact: bo
     prepared = search.folder.prepared()
     of_trial = {
         "images": sum(prepared.train_counts),
-        "patients": prepared.train_patients,
         "changes": tuple(
             f"{name}: {now[name]} (trial: {before[name]})"
             for name in now

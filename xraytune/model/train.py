@@ -341,7 +341,7 @@ def _changes_of(experiment: Experiment, prepared: Prepared) -> Iterator[str]:
     if origin.images == sum(counts):
         return
     now = f"{sum(counts):,} of {prepared.train_patients:,} patients"
-    yield f"training images: {now} (trial: {origin.images:,} of {origin.patients:,} patients)"
+    yield f"training images: {now} (trial: {origin.images:,} images)"
     if parameters.source != "none":
         extra = len(plan_mix(counts, parameters))
         before = len(plan_mix([origin.images], parameters))

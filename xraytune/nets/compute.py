@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from xraytune.base.errors import ConfigError, MachineError, Problem
+from xraytune.base.errors import MachineError, Problem
 from xraytune.base.records import Compute
 from xraytune.base.seeding import derive_seed
 from xraytune.space.settings import Settings
@@ -68,8 +68,6 @@ class Allocation:
     """`resources` of a space, with numbers in place of `auto`."""
 
     trial: Share
-    generator: Share
-    """For the training of a trial's generator, before the rest of the trial."""
     concurrent: int | None = None
 
     def compute(self) -> Compute:
@@ -80,21 +78,12 @@ class Allocation:
 def allocation_of(settings: Settings, *, has_gpu: bool) -> Allocation:
     """Return the resources of a space's trials.
 
-    ConfigError if only one of trial and generator has GPUs.
-
     `has_gpu` is about the machines that run trials, which may be others than this one.
     """
     chosen = settings.resources
-    wanted = settings.resources.generator
     gpus = float(has_gpu) if chosen.gpus_per_trial == "auto" else whole_part(chosen.gpus_per_trial)
     trial = Share(cpus=chosen.cpus_per_trial, gpus=gpus)
-    generator = replace(trial, gpus=gpus if wanted.gpus == "auto" else whole_part(wanted.gpus))
-    if bool(gpus) != bool(generator.gpus):
-        what = f"trials use {gpus:g} GPUs, but training their generators uses {generator.gpus:g}"
-        raise ConfigError(
-            Problem(what, "resources.generator.gpus", "use GPUs for both or for neither")
-        )
-    return Allocation(trial=trial, generator=generator, concurrent=chosen.concurrent)
+    return Allocation(trial=trial, concurrent=chosen.concurrent)
 
 
 def whole_part(gpus: float) -> float:

@@ -5,7 +5,7 @@ Ray Tune asks for them (`search/ray/tuning.py`). Each is recorded before it is a
 say where trials come from, and record what becomes of them: `search/trials.py` draws the trials of
 a search, `confirm/run_list.py` has a fixed list.
 
-A trial whose generator is not in the cache trains it first, with `resources.generator`, and then
+A trial whose generator is not in the cache trains it first, and then
 waits for a slot. Meanwhile, other trials that need this generator wait without a slot, so each
 generator is trained only once.
 """

@@ -50,19 +50,16 @@ def count_slots(allocation: Allocation, nodes: Sequence[Node]) -> int:
     return min(count, allocation.concurrent or count)
 
 
-def held(
-    allocation: Allocation, nodes: Sequence[Node], *, only_generator: bool = False, times: int = 1
-) -> Held:
-    """Return what a trial holds, or the training of its generator, with `times` the usual share.
+def held(allocation: Allocation, nodes: Sequence[Node], *, times: int = 1) -> Held:
+    """Return what a trial holds with `times` the usual trial.
 
     That is at most all of the largest node that can run a trial.
     """
     trial = allocation.trial
-    share = allocation.generator if only_generator else trial
     per_gpu = _slots_per_gpu(trial)
-    cpus = float(share.cpus * times)
+    cpus = float(trial.cpus * times)
     gpus = min(
-        share.gpus * times, max(share.gpus, 1.0)
+        trial.gpus * times, max(trial.gpus, 1.0)
     )  # a process computes on one GPU, however many it holds
     if gpus > trial.gpus:  # of whole slots, or whole GPUs
         slots = ceil(gpus / trial.gpus - _ROUNDING)

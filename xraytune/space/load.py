@@ -22,13 +22,14 @@ from xraytune.space.document import (
     write_yaml,
 )
 from xraytune.space.fields import flat_values, parameter_fields
-from xraytune.space.grammar import path_of, read_initial_points, read_parameters
-from xraytune.space.messages import REMOVED, nearest
+from xraytune.space.grammar import SPEC_KEYS, path_of, read_initial_points, read_parameters
+from xraytune.space.messages import nearest
+from xraytune.space.removed import REMOVED, explain_removed
 from xraytune.space.rules import check_space, complete_specs
 from xraytune.space.settings import BLOCKS, DataSettings, Experiment, Settings, has_effect_in
 from xraytune.space.shipped import find_space
 from xraytune.space.space import ParameterSpec, Space, settings_content
-from xraytune.space.validation import SPEC_KEYS, setting_names, validate
+from xraytune.space.validation import setting_names, validate
 
 _FINDING_KEYS = ("findings", "uncertain", "empty")
 DATA_FILE_KEYS = ("path", "classes", "positive", "table", "split", *_FINDING_KEYS)
@@ -39,7 +40,7 @@ STUDY_NAME = "study.yaml"
 SEARCH_ONLY = dict.fromkeys(
     (
         *("budget.trials", "budget.hours", "scheduler", "sampler", "confirm"),
-        *("resources.concurrent", "resources.generator", "resources.retries"),
+        *("resources.concurrent", "resources.retries"),
     ),
     "omit it",
 )
@@ -80,10 +81,11 @@ def load_space(
         root.put(("weights_dir",), Node(weights_dir.absolute(), f"--weights-dir {weights_dir}"))
 
     problems = Problems(root)
-    if (limit := root.get("budget", "gpu_hours")) and path.name != STUDY_NAME:
-        problems.add(
-            limit, "unknown key 'budget.gpu_hours'", f"it was removed: {REMOVED['gpu_hours']}"
-        )
+    if path.name != STUDY_NAME and "exported_from" not in root.mapping:
+        for name, removed in REMOVED.items():
+            node = root.get(*name.split("."))
+            if node and removed.is_limit:
+                problems.add(node, f"unknown key '{name}'", explain_removed(name))
     settings: Settings | None = None
     specs: tuple[ParameterSpec, ...] = ()
     with suppress(RejectedError):
@@ -218,7 +220,7 @@ def _apply_override(root: Node, override: str) -> None:
         root.put(key.split("."), value)
     else:
         bare = key.replace("parameters.", "").removesuffix(".value")  # as the file nests it
-        fix = nearest(
+        fix = explain_removed(bare) or nearest(
             bare, [*parameter_fields(), *setting_names(Settings)], "give a parameter or a setting"
         )
         raise ConfigError(Problem(f"unknown key '{key}'", place, fix))

@@ -28,28 +28,12 @@ _SYNONYMS = {
 """Our names of what other tools call differently."""
 
 
-REMOVED = {
-    "diffusion": "use source: folder with images that another program generated (docs/generators.md)",
-    "pipeline": "write its images into a folder (examples/folder_from_pipeline.py) and use source: folder",
-    "prompts": "give them to examples/folder_from_pipeline.py, and use source: folder",
-    "replace": "use mixing: additive or pretrain",
-    "conditional": "one network is trained for all classes",
-    "spectral_norm": "gan.architecture: pca has it, dcgan does not",
-    "gpu_hours": "use budget.hours or budget.trials",
-    "hang_minutes": "omit it; a trial that hangs is ended by hand",
-    "loss": "gan.architecture decides: pca has a hinge loss, dcgan binary cross-entropy",
-}
-"""What to use instead of settings and values of earlier versions."""
-
-
 def nearest(word: object, known: Iterable[str], otherwise: str = "") -> str:
     """Return the fix for an unknown word.
 
     That is the known word that ends with it (`gan.steps`, `synthetic_ratio`), or else the most
     similar one, else `otherwise`, else all known words.
     """
-    if (name := str(word).rpartition(".")[2]) in REMOVED:
-        return f"it was removed: {REMOVED[name]}"
     names = {name.lower(): name for name in known}
     meant = _SYNONYMS.get(str(word).lower(), str(word).lower())
     longer = [

@@ -148,28 +148,14 @@ RULES: tuple[Rule, ...] = (
 
 
 def space_warnings(space: Space) -> Iterator[str]:
-    """Yield a warning about each parameter whose small values are hardly ever drawn.
-
-    Also about each data set that weights were trained on, if its name is that of the images.
-    """
-    data = space.settings.data
-    places = [_plain(part) for part in (*data.path.parts, *(data.table.file if data.table else ()))]
-    for name in (space.settings.pretrained_on or "").split(","):
-        if len(_plain(name)) > 2 and any(_plain(name) in place for place in places):
-            seen = "an encoder that has seen the test images makes a verdict void"
-            yield f"the weights were trained on {name.strip()}, and so, it seems, are the images: {seen}"
-    ranges = {spec.name: spec.domain for spec in space.specs if isinstance(spec.domain, Range)}
-    for name, domain in ranges.items():
-        is_uniform = not (domain.is_log or domain.is_integer) and has_effect_in(
-            space.settings.task, name
-        )
-        if is_uniform and 0 < 1000 * domain.low <= domain.high:
+    """Yield a warning about each parameter whose small values are hardly ever drawn."""
+    for spec in space.specs:
+        domain = spec.domain
+        if not isinstance(domain, Range) or domain.is_log or domain.is_integer:
+            continue
+        if 0 < 1000 * domain.low <= domain.high and has_effect_in(space.settings.task, spec.name):
             fix = "if small values matter, too, write distribution: log_uniform_values"
-            yield f"{name}: {domain} is drawn uniformly: nine of ten values are above {domain.high / 10:g}; {fix}"
-
-
-def _plain(name: str) -> str:
-    return "".join(filter(str.isalnum, name.lower()))
+            yield f"{spec.name}: {domain} is drawn uniformly: nine of ten values are above {domain.high / 10:g}; {fix}"
 
 
 def complete_specs(
@@ -262,23 +248,6 @@ def check_space(
             problems.add((written or [root.nearest(paths[0])])[0], what, f"{fix}{advice}")
     if settings:
         _check_effects(specs, settings, problems)
-        _check_final(specs, settings, problems)
-
-
-def _check_final(specs: Sequence[ParameterSpec], settings: Settings, problems: Problems) -> None:
-    """Check the rules that read what `final` changes, with every mix of the space."""
-    if settings.final is None:
-        return
-    values = settings.final.parameters
-    fixed = [ParameterSpec(name=name, domain=Choices((value,))) for name, value in values.items()]
-    changed = [*fixed, *(spec for spec in specs if spec.name not in values)]
-    names = {*values, *(["data.image_size"] if settings.final.image_size else [])}
-    for rule in RULES:
-        if not names.isdisjoint(rule.reads):
-            for what, fix in filter(
-                None, _refusals(rule, changed, settings.final.settings_of(settings), {})
-            ):
-                problems.add(problems.root.nearest(["final"]), f"final: {what}", fix)
 
 
 def check_images(space: Space, **facts: int) -> None:

@@ -202,28 +202,15 @@ class DataSettings(StrictModel):
     """Number of patients of the train side to use; null: all of them."""
 
 
-@reads("specificity", "metric")
-def _specificity_is_for_sensitivity(specificity: float | None, metric: str) -> Refusals:
-    if (specificity is not None) != (metric == "val_sensitivity"):
-        yield (
-            "objective.specificity is only for metric: val_sensitivity, which needs one",
-            "remove it",
-        )
-
-
-class Objective(StrictModel):
+class Objective(StoredModel):
     """The validation metric that the search maximises."""
 
     metric: ObjectiveName = "val_auroc"
-    """Classification: `val_auroc` (default), `val_auprc` or `val_sensitivity`. Findings:
-    `val_auroc` (default) or `val_auprc`, means over the findings. Segmentation: `val_dice`, the
-    mean over images."""
-    specificity: Fraction | None = Field(
-        default_factory=lambda given: 0.9 if given.get("metric") == "val_sensitivity" else None
-    )
-    """For `val_sensitivity`, the highest sensitivity at any threshold with at least this specificity; default: 0.9."""
+    """Classification: `val_auroc` (default), `val_auprc` or `val_sensitivity`, the highest
+    sensitivity at any threshold with a specificity of at least .9. Findings: `val_auroc` (default)
+    or `val_auprc`, means over the findings. Segmentation: `val_dice`, the mean over images."""
 
-    rules = (_specificity_is_for_sensitivity,)
+    prefix = "objective."
 
 
 class GanSettings(StoredModel):
@@ -232,7 +219,8 @@ class GanSettings(StoredModel):
     architecture: Literal["dcgan", "pca"] = "pca"
     """`dcgan`: as published, with noise as latent codes, batch norm and binary cross-entropy.
     `pca`: latent codes are principal components of training images, which it also learns to
-    reconstruct; spectral norm and a hinge loss. See docs/generators.md."""
+    reconstruct; spectral norm, a hinge loss, shifts of all images that the discriminator sees, and
+    an average of the generator's weights. See docs/generators.md."""
     image_size: Literal[32, 64, 128, 256] = 64
     steps: NonNegativeInt = 10_000
     batch_size: Annotated[int, Field(ge=2, le=4096)] = 16
@@ -247,21 +235,26 @@ class GanSettings(StoredModel):
     lr_g: AboveZero = 6e-4
     lr_d: AboveZero = 1e-3
     """Suits `pca`; with `dcgan`, use 2e-4 for both networks."""
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    diffaugment: bool = True
-    """Randomly shift all images that the discriminator sees (only the translation of DiffAugment)."""
-    ema_half_life_images: OptionalCount = 10_000
-    """Half-life of the EMA of the generator's weights, in training images; null: no EMA."""
     start_from: FilePath | None = None
     """A folder from `xraytune generator train` whose weights training starts from; then, `steps` may be 0."""
     seed: int = 0
 
-    @classmethod
-    def old_values(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return settings of earlier versions, with the values that an architecture has today."""
-        is_pca = given.get("architecture", "pca") == "pca"
-        return {"loss": "hinge" if is_pca else "bce", "spectral_norm": is_pca, "conditional": True}
+    prefix = "gan."
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        """Adam's momentum and the decay of its squared gradients."""
+        return (0.5, 0.999) if self.architecture == "dcgan" else (0.0, 0.99)
+
+    @property
+    def shifts_images(self) -> bool:
+        """Whether all images that the discriminator sees are shifted: the translation of DiffAugment."""
+        return self.architecture == "pca"
+
+    @property
+    def ema_half_life_images(self) -> int | None:
+        """Half-life of the average of the generator's weights, in training images; None: no average."""
+        return None if self.architecture == "dcgan" else 10_000
 
 
 class FolderSettings(StrictModel):
@@ -424,10 +417,6 @@ class Parameters(StoredModel):
     Hugging Face Hub, `none`, or the path of a file."""
     input_channels: Literal[1, 3] = 3
     trainable: Trainable = "all"
-    batch_norm: Literal["mix", "moving"] = "mix"
-    """Running statistics of trainable batch norm layers: recomputed after each epoch on the
-    training mix (real images with `mixing: pretrain`), or the moving average of training
-    (`moving`)."""
     head: HeadName = "linear"
     """`vgg16_two_class`: 256 hidden units, ReLU, dropout and log-softmax, as published with a VGG-16."""
     loss: LossName = "cross_entropy"
@@ -441,11 +430,6 @@ class Parameters(StoredModel):
     batch_size: BatchSize = 32
     schedule: ScheduleName = "constant"
     early_stop_epochs: OptionalCount = None
-
-    @classmethod
-    def old_values(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG003
-        """Return blocks of earlier versions, as trials that do not use them store them."""
-        return {"diffusion": None, "pipeline": None}
 
     @model_validator(mode="before")
     @classmethod
@@ -555,10 +539,7 @@ class Budget(StoredModel):
     hours: AboveZero | None = None
     """Wall time of the search, over all its starts."""
 
-    @classmethod
-    def old_values(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return a limit of earlier versions, which is in the settings of studies and changed no trial."""
-        return {"gpu_hours": given.get("gpu_hours")}
+    prefix = "budget."
 
 
 class SchedulerSettings(StrictModel):
@@ -582,27 +563,16 @@ class SamplerSettings(StrictModel):
     seed: int = 0
 
 
-class GeneratorResources(StrictModel):
-    """GPUs of a trial while its generator is trained, before the rest of the trial."""
-
-    gpus: Literal["auto"] | NonNegative = "auto"
-    """auto: `gpus_per_trial`."""
-
-
 class Resources(StoredModel):
     """Resources of a trial, and the number of concurrent trials."""
 
     gpus_per_trial: Literal["auto"] | NonNegative = "auto"
     cpus_per_trial: Count = 1
-    generator: GeneratorResources = GeneratorResources()
     concurrent: OptionalCount = None
     retries: Annotated[int, Field(ge=0)] = 2
     """Retries of a trial, from its last checkpoint, after a failure that its settings did not cause."""
 
-    @classmethod
-    def old_values(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG003
-        """Return the default of a setting of earlier versions."""
-        return {"hang_minutes": 30.0}
+    prefix = "resources."
 
 
 @reads("weights", "backbone")
@@ -679,7 +649,7 @@ class Tracking(StrictModel):
     wandb: WandbSettings | None = None
 
 
-class ExportedFrom(StrictModel):
+class ExportedFrom(StoredModel):
     """The trial that this file was exported from, so that a final training finds its study."""
 
     study: FilePath
@@ -688,10 +658,10 @@ class ExportedFrom(StrictModel):
     """Whether `confirm` has shown that its synthetic images help; for the model card."""
     images: OptionalCount = None
     """Training images of the trial, by which `budget.steps_per_epoch` is scaled; None if the file repeats the trial."""
-    patients: OptionalCount = None
-    """Training patients of the trial."""
     changes: Several[str] = ()
     """What `final` changed, one line each."""
+
+    prefix = "exported_from."
 
     @property
     def is_exact(self) -> bool:
@@ -699,23 +669,20 @@ class ExportedFrom(StrictModel):
         return self.images is None
 
 
-class FinalSettings(StrictModel):
+class FinalSettings(StoredModel):
     """How the final model of a study is trained: each setting given here overrides the trial's own."""
 
     image_size: ImageSize | None = None
     """`data.image_size`. A generator is trained at this size if it supports it; otherwise, its images are enlarged."""
     max_epochs: OptionalCount = None
     """`budget.max_epochs`. If given, an epoch is one pass over the real images; `budget.steps_per_epoch` is ignored."""
-    backbone: Annotated[str, BACKBONES] | None = None
-    weights: WeightsName | None = None
     trainable: Trainable | None = None
     classical: Strength | None = None
     lr: AboveZero | None = None
     optimizer: OptimizerName | None = None
-    weight_decay: NonNegative | None = None
-    batch_size: BatchSize | None = None
     schedule: ScheduleName | None = None
-    early_stop_epochs: OptionalCount = None
+
+    prefix = "final."
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -783,16 +750,12 @@ class PixelConstants(StrictModel):
 class Settings(StoredModel):
     """Everything in a space file except the parameters."""
 
-    version: Literal[1] = 1
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     seed: int = 0
     task: TaskName = "classification"
     """`findings` trains a classifier of several findings in one image (docs/findings.md),
     `segmentation` a U-Net on images with masks (docs/segmentation.md)."""
     weights_dir: FilePath | None = None
-    pretrained_on: str | None = None
-    """The data sets that `weights` given as a file or from the hub were trained on, separated by
-    commas. An encoder that has seen the test images makes a verdict void."""
     weights_pixels: PixelConstants | None = None
     """How `weights` given as a file normalise pixels; null: as the backbone's own weights. For an
     encoder of pixels from -1024 to 1024, `{mean: 0.5, std: 0.00048828125}`."""
@@ -812,11 +775,6 @@ class Settings(StoredModel):
     exported_from: ExportedFrom | None = None
     final: FinalSettings | None = None
 
-    @classmethod
-    def old_values(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG003
-        """Return the settings of earlier versions, as studies without them store them."""
-        return {"prompts": {}}
-
     rules = (
         _task_has_metric,
         _segmentation_has_no_classes,
@@ -829,7 +787,7 @@ class Settings(StoredModel):
 
         The number of trials, time limits, resources, tracking and locations of files may change.
         """
-        notes = {"resources", "tracking", "weights_dir", "pretrained_on", "exported_from", "final"}
+        notes = {"resources", "tracking", "weights_dir", "exported_from", "final"}
         content = self.model_dump(mode="json", exclude=notes)
         del content["data"]["path"]
         for name in ("trials", "hours"):

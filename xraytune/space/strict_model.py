@@ -9,6 +9,8 @@ from typing import Annotated, Any, ClassVar, Self, TypeAlias, TypeVar
 from pydantic import BaseModel, ConfigDict, Strict, model_validator
 from pydantic_core import PydanticCustomError
 
+from xraytune.space.removed import is_dropped
+
 Refusals: TypeAlias = Iterator[tuple[str, str]]
 """What is wrong, and how to fix it."""
 
@@ -68,22 +70,20 @@ class StrictModel(BaseModel):
 
 
 class StoredModel(StrictModel):
-    """A model that studies of earlier versions have stored, with settings that were removed since."""
+    """A model of which settings were removed, which studies of earlier versions have stored."""
 
-    @classmethod
-    def old_values(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG003
-        """Return settings of earlier versions, with the values that mean what is always done today.
-
-        Studies store all settings, so these are left out when a study is read.
-        """
-        return {}
+    prefix: ClassVar[str] = ""
+    """What its fields begin with, by their dotted names in `REMOVED`."""
 
     @model_validator(mode="before")
     @classmethod
-    def _leave_out_old_values(cls, given: Any) -> Any:
+    def _drop_removed(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        old = cls.old_values(given)
+        architecture = given.get("architecture")
         return {
-            name: value for name, value in given.items() if name not in old or value != old[name]
+            name: value
+            for name, value in given.items()
+            if name in cls.model_fields
+            or not is_dropped(f"{cls.prefix}{name}", value, architecture)
         }

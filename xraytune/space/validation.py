@@ -6,19 +6,18 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import groupby
-from typing import NoReturn, TypeAlias, TypeVar, get_args
+from typing import TypeAlias, TypeVar, get_args
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails
 
 from xraytune.space.document import Node, Problems, RejectedError
 from xraytune.space.messages import format_value, nearest
+from xraytune.space.removed import REMOVED_VALUES, explain_removed
 from xraytune.space.strict_model import StrictModel
 
 Model = TypeVar("Model", bound=StrictModel)
 Path: TypeAlias = tuple[str | int, ...]
-SPEC_KEYS = ("value", "values", "min", "max", "distribution", "when")
-"""The keys of a parameter."""
 _COMPARISONS = {
     "greater_than": ("gt", "a number above {:g}"),
     "greater_than_equal": ("ge", "{:g} or more"),
@@ -49,14 +48,9 @@ _MISSING = {
 
 
 def validate(
-    problems: Problems,
-    model: type[Model],
-    node: Node,
-    *,
-    prefix: str = "",
-    names: Sequence[str] = (),
+    problems: Problems, model: type[Model], node: Node, *, names: Sequence[str] = ()
 ) -> Model:
-    """Return the model of a node; RejectedError if there are problems, whose messages begin with `prefix`.
+    """Return the model of a node; RejectedError if there are problems with it.
 
     `names` are what a user may mean by an unknown key, besides those of the model.
     """
@@ -69,26 +63,19 @@ def validate(
         """The members of a union have one place."""
         return _name_of(model, _path_of(detail)), id(node.nearest(_path_of(detail)))
 
-    for (name, _), errors in groupby(details, key=locate):
-        first, *others = errors
-        path = _path_of(first)
-        if first["type"] == "extra_forbidden":
+    for (name, _), group in groupby(details, key=locate):
+        errors = list(group)
+        path = _path_of(errors[0])
+        if errors[0]["type"] == "extra_forbidden":
             what, fix = _explain_unknown(model, path, names)
-        elif first["type"] == "model_type":
+        elif errors[0]["type"] == "model_type":
             example = next(iter(blocks_of(model)[path].model_fields))
-            label = f"{name}: " if name else ""
-            what = f"{label}{format_value(first['input'])} is not a mapping"
-            fix = f"write {label}{{{example}: ...}}"
+            what = f"{name}: {format_value(errors[0]['input'])} is not a mapping"
+            fix = f"write {{{example}: ...}}"
         else:
-            is_number = others and not isinstance(first["input"], str)  # instead of `auto`
-            what, fix = _explain(name, others[-1] if is_number else first)
-        problems.add(node.nearest(path), prefix + what, fix)
+            what, fix = explain(name, errors)
+        problems.add(node.nearest(path), what, fix)
     raise RejectedError
-
-
-def refuse(name: str, what: str, fix: str) -> NoReturn:
-    """Refuse a value from within a pydantic validator; the problem is reported at the setting of this name."""
-    raise PydanticCustomError("rule", "{what}; {fix}", {"name": name, "what": what, "fix": fix})
 
 
 @cache
@@ -129,17 +116,24 @@ def _name_of(model: type[StrictModel], path: Path) -> str:
 
 
 def _explain_unknown(model: type[StrictModel], path: Path, names: Sequence[str]) -> tuple[str, str]:
-    block, key = path[:-1], path[-1]
+    *block, key = map(str, path)
+    removed = explain_removed(".".join((*block, key)))
     if block:
-        known = blocks_of(model)[block].model_fields if block in blocks_of(model) else SPEC_KEYS
-        return f"{_name_of(model, block)}: unknown key '{key}'", nearest(key, known)
+        what = f"{'.'.join(block)}: unknown key '{key}'"
+        return what, removed or nearest(key, blocks_of(model)[path[:-1]].model_fields)
     if f"parameters.{key}" in names:
         return f"unknown key '{key}'", f"did you mean 'parameters.{key}'?"
-    return f"unknown key '{key}'", nearest(key, [*setting_names(model), *names])
+    return f"unknown key '{key}'", removed or nearest(key, [*setting_names(model), *names])
 
 
-def _explain(name: str, error: ErrorDetails) -> tuple[str, str]:
-    """Return what is wrong with the value of a setting, and the fix."""
+def explain(name: str, errors: Sequence[ErrorDetails]) -> tuple[str, str]:
+    """Return what is wrong with the value of a setting or parameter, and the fix.
+
+    Of a union there are several errors; that of its last member is about a number, and the first
+    one about a word such as `auto`.
+    """
+    is_number = len(errors) > 1 and not isinstance(errors[0]["input"], str)
+    error = errors[-1] if is_number else errors[0]
     value = error["input"]
     kind = error["type"]
     context = error.get("ctx", {})
@@ -157,6 +151,8 @@ def _explain(name: str, error: ErrorDetails) -> tuple[str, str]:
         )
     if kind == "literal_error":
         choices = [word for word in re.findall(r"[\w.+-]+", context["expected"]) if word != "or"]
-        return f"{name}: unknown value {format_value(value)}", nearest(value, choices)
+        return f"{name}: unknown value {format_value(value)}", REMOVED_VALUES.get(
+            str(value)
+        ) or nearest(value, choices)
     what, fix = _WRONG_TYPES.get(kind, (error["msg"], ""))
     return f"{name}: {format_value(value)} {what}", fix

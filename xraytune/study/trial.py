@@ -27,7 +27,7 @@ class Trial:
         number: Its number in the study.
         epochs: The last epoch that it has reported.
         failures: Its failed attempts.
-        only_generator: Whether it only trains its generator now, with the resources for that.
+        only_generator: Whether it only trains its generator now.
         has_trained_generator: Whether it has reported its generator as trained, perhaps into
         another cache.
         lineage: Of the generator that it has to train first, since it was started; None if there is

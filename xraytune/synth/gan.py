@@ -206,7 +206,7 @@ class GanTraining:
         images, labels = real.batch(drawn.rows)
 
         def discriminate(images: Tensor, shifts: Tensor) -> Tensor:
-            if settings.diffaugment:
+            if settings.shifts_images:
                 images = translate(images, shifts)
             with autocast(compute):
                 logits: Tensor = self.discriminator(
@@ -270,7 +270,7 @@ def new_training(
         )
     for network in (generator, discriminator, *([backbone] if backbone else [])):
         network.to(device=compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    betas = settings.beta1, settings.beta2
+    betas = settings.betas
     return GanTraining(
         settings=settings,
         generator=generator,

@@ -69,6 +69,8 @@ if TYPE_CHECKING:
 
 Results: TypeAlias = Floats
 """Of each image, float64 [N, C]: the probability of each class or finding, or the Dice (C = 1)."""
+_SPECIFICITY = 0.9
+"""That of `objective.metric: val_sensitivity`."""
 CARD_REPLICATES = 1000
 
 
@@ -244,10 +246,8 @@ class Task:
 
     def score(self, labels: Labels, results: Results, *, positive: int) -> float:
         """Return the objective: AUROC, AUPRC, or the sensitivity at a specificity."""
-        if self.objective.specificity is not None:
-            return sensitivity_at(
-                labels, results, positive=positive, specificity=self.objective.specificity
-            )
+        if self.objective.metric == "val_sensitivity":
+            return sensitivity_at(labels, results, positive=positive, specificity=_SPECIFICITY)
         area = auprc if self.objective.metric == "val_auprc" else auroc
         return area(labels, results, positive=positive)
 

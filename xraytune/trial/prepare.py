@@ -119,10 +119,7 @@ def require_networks(space: Space) -> None:
     sizes = {(backbone, size_px) for backbone, _ in space.networks()}
     final = settings.final
     if final:
-        names = [str(name) for (name,) in space.combinations("backbone")]
-        if final.backbone:
-            names = [final.backbone]
-        sizes |= {(name, final.image_size or size_px) for name in names}
+        sizes |= {(name, final.image_size or size_px) for name, _ in space.networks()}
     for backbone, weights in space.networks():
         file = find_weights(backbone, weights, settings.weights_dir)
         if file == Path(weights) or BACKBONES.has(backbone):

@@ -262,8 +262,7 @@ class TrialTraining:
                 total_loss += update(draws)
                 self.on_progress(TRAINING_STEPS, step + 1, total_steps)
         mean_loss = float(total_loss) / len(steps)
-        if self.parameters.batch_norm != "moving":
-            estimate_batch_norms(self.trained, self.norm_batches, compute=self.compute)
+        estimate_batch_norms(self.trained, self.norm_batches, compute=self.compute)
         return mean_loss, lr
 
     @property

@@ -57,9 +57,7 @@ def test_a_search_killed_while_its_driver_is_imported_leaves_neither_process_nor
 
 
 def shares(cpus: int, gpus: float) -> Allocation:
-    """The same for a trial and for its generator."""
-    share = Share(cpus=cpus, gpus=gpus)
-    return Allocation(trial=share, generator=share)
+    return Allocation(trial=Share(cpus=cpus, gpus=gpus))
 
 
 class Tune:

@@ -111,7 +111,7 @@ def program(tmp_path: Path, runs_instead: Callable[[str], None]) -> Callable[...
 def ignore(*_: object) -> None: ...
 
 
-ONE_CORE = Allocation(trial=Share(cpus=1, gpus=0.0), generator=Share(cpus=1, gpus=0.0))
+ONE_CORE = Allocation(trial=Share(cpus=1, gpus=0.0))
 
 
 def run(

@@ -125,9 +125,7 @@ class JournalSearcher(Searcher):
 
     def _held(self, trial: Trial) -> Held:
         nodes = self._nodes.usable()
-        return held(
-            self._order.allocation, nodes, only_generator=trial.only_generator, times=trial.share
-        )
+        return held(self._order.allocation, nodes, times=trial.share)
 
     def _config(self, trial: Trial) -> dict[str, Any]:
         order = self._order

@@ -1,0 +1,87 @@
+"""Settings of earlier versions: dropped where they mean what is always done today, else refused with what to use instead.
+
+Studies, trials and generators store all their settings, so they hold these as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """A setting or parameter that was removed.
+
+    Attributes:
+        instead: What a user is told who writes it.
+        today: The values that mean what is always done today; with one of these, it is dropped.
+        dcgan: The same with `gan.architecture: dcgan`, if they differ.
+        is_limit: Whether it changed no trial. A study may have stored any value of it; in another
+            file, it is refused.
+    """
+
+    instead: str
+    today: tuple[Any, ...] = ()
+    dcgan: tuple[Any, ...] = ()
+    is_limit: bool = False
+
+
+_PIPELINE = (
+    "use source: folder with the images of another program (examples/folder_from_pipeline.py)"
+)
+_ARCHITECTURE = "gan.architecture decides"
+_FINAL = "change it in the file of `xraytune export`"
+REMOVED: Mapping[str, Removed] = {
+    # Settings
+    "version": Removed("omit it", (1,)),
+    "prompts": Removed(_PIPELINE, ({},)),
+    "pretrained_on": Removed("see docs/spaces.md#backbones-and-weights", is_limit=True),
+    "objective.specificity": Removed("it is 0.9", (0.9, None)),
+    "budget.gpu_hours": Removed("use budget.hours or budget.trials", is_limit=True),
+    "resources.hang_minutes": Removed("end a trial that hangs by hand", is_limit=True),
+    "resources.generator": Removed("a generator has resources.gpus_per_trial", is_limit=True),
+    "exported_from.patients": Removed("omit it", is_limit=True),
+    "final.backbone": Removed(_FINAL, (None,)),
+    "final.weights": Removed(_FINAL, (None,)),
+    "final.weight_decay": Removed(_FINAL, (None,)),
+    "final.batch_size": Removed(_FINAL, (None,)),
+    "final.early_stop_epochs": Removed(_FINAL, (None,)),
+    # Parameters
+    "diffusion": Removed(_PIPELINE, (None,)),
+    "pipeline": Removed(_PIPELINE, (None,)),
+    "batch_norm": Removed("statistics are always those of the training mix", ("mix",)),
+    "gan.conditional": Removed("one network is trained for all classes", (True,)),
+    "gan.loss": Removed(_ARCHITECTURE, ("hinge",), ("bce",)),
+    "gan.spectral_norm": Removed(_ARCHITECTURE, (True,), (False,)),
+    "gan.beta1": Removed(_ARCHITECTURE, (0,), (0.5,)),
+    "gan.beta2": Removed(_ARCHITECTURE, (0.99,), (0.999,)),
+    "gan.diffaugment": Removed(_ARCHITECTURE, (True,), (False,)),
+    "gan.ema_half_life_images": Removed(_ARCHITECTURE, (10_000,), (None,)),
+}
+REMOVED_VALUES: Mapping[str, str] = {
+    **dict.fromkeys(("diffusion", "pipeline"), f"it was removed: {_PIPELINE}"),
+    "replace": "it was removed: use mixing: additive or pretrain",
+}
+"""What to do about values that were removed."""
+
+
+def is_dropped(name: str, value: object, architecture: object) -> bool:
+    """Return whether a setting, by its dotted name, was removed and may be left out.
+
+    Args:
+        name: Its dotted name.
+        value: Its value.
+        architecture: That of the GAN that it belongs to, if it does.
+    """
+    removed = REMOVED.get(name)
+    if removed is None:
+        return False
+    today = removed.dcgan if removed.dcgan and architecture == "dcgan" else removed.today
+    return removed.is_limit or value in today
+
+
+def explain_removed(name: str) -> str:
+    """Return what to use instead of a removed setting, by its dotted name; "" if there was none of this name."""
+    return f"it was removed: {REMOVED[name].instead}" if name in REMOVED else ""
