@@ -150,6 +150,11 @@ def _speeds(case: _Case, folder: Path, own: Path, compute: Compute) -> dict[str,
 
 
 class _WithoutValidation(TrialTraining):
+    # With so few steps per epoch, estimating batch norm statistics would weigh ten times as much as
+    # in a trial.
+    def norm_batches(self) -> Iterator[Tensor]:
+        return iter(())
+
     def validate(self) -> tuple[float, float]:
         return 0.0, 0.0
 

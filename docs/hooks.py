@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.files import Files
     from mkdocs.structure.pages import Page
-
-    from xraytune.space.fields import ParameterField
+    from pydantic.fields import FieldInfo
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES_OUTSIDE = {
@@ -274,14 +273,16 @@ def space_reference() -> str:
     """Return the reference of space files: every key with its values, default and meaning."""
     from pydantic import TypeAdapter
 
-    from xraytune.space.fields import parameter_fields
+    from xraytune.space.fields import annotation_of, parameter_fields
     from xraytune.space.grammar import DISTRIBUTIONS
     from xraytune.space.settings import Settings
 
     schema: Any = Settings.model_json_schema()
     definitions, top = schema["$defs"], schema["properties"]
     fields = parameter_fields()
-    values = {name: TypeAdapter(field.annotation).json_schema() for name, field in fields.items()}
+    values = {
+        name: TypeAdapter(annotation_of(field)).json_schema() for name, field in fields.items()
+    }
     return _SPACE_PAGE.format(
         top=_setting_table(top, definitions),
         blocks="\n\n".join(
@@ -302,10 +303,10 @@ def space_reference() -> str:
     )
 
 
-def _parameter_row(name: str, field: ParameterField, values: Mapping[str, Any]) -> str:
+def _parameter_row(name: str, field: FieldInfo, values: Mapping[str, Any]) -> str:
     shown = "one of the [backbones](#backbones)" if name == "backbone" else _values(values)
-    default = "required" if field.is_required else _codes([field.default])
-    return f"| `{name}` | {shown} | {default} | {_cell(field.description)} |"
+    default = "required" if field.is_required() else _codes([field.default])
+    return f"| `{name}` | {shown} | {default} | {_cell(field.description or '')} |"
 
 
 def _blocks_of(

@@ -7,14 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from xraytune.base.artifacts import (
     artifact_path,
     artifacts_of,
     build_once,
-    fingerprint,
     is_intact,
     work_path,
 )
@@ -44,14 +42,6 @@ def test_existing_artifact_is_not_rebuilt(tmp_path: Path) -> None:
 
     assert first == second
     assert build.builds == 1
-
-
-@pytest.mark.parametrize("other", [("pixels-2", INPUTS), ("pixels-1", INPUTS | {"seed": 8})])
-def test_another_version_or_input_is_another_artifact(
-    tmp_path: Path, other: tuple[str, dict[str, object]]
-) -> None:
-    assert artifact_path(tmp_path, "pixels-1", INPUTS) != artifact_path(tmp_path, *other)
-    assert len(fingerprint(*other)) == 32
 
 
 def put_another_manifest(path: Path, **changes: object) -> None:
@@ -104,19 +94,6 @@ def test_damaged_artifact_is_rebuilt(tmp_path: Path, damage: str) -> None:
     assert [*tmp_path.rglob("elsewhere")] == elsewhere
 
 
-def test_reader_is_unaffected_by_replacement(tmp_path: Path) -> None:
-    path = build_once(tmp_path, "pixels-1", INPUTS, Builder())
-    mapped = np.memmap(path / "pixels.bin", mode="r")
-    (path / "grids" / "one.txt").unlink()
-
-    with (path / "pixels.bin").open("rb") as stream:
-        build_once(tmp_path, "pixels-1", INPUTS, Builder())
-
-        assert stream.read() == b"x" * 1000
-    assert bytes(mapped) == b"x" * 1000
-    assert is_intact(path)
-
-
 def test_artifacts_are_listed_with_inputs_skipping_damaged_ones(tmp_path: Path) -> None:
     """And a build that was killed after the manifest was written and before the rename."""
     first, second, damaged, moved, left = (
@@ -128,17 +105,6 @@ def test_artifacts_are_listed_with_inputs_skipping_damaged_ones(tmp_path: Path) 
     assert not is_intact(left.rename(temporary_name(left)))
     assert dict(artifacts_of(tmp_path, "pixels-1")) == {first: {"seed": 1}, second: {"seed": 2}}
     assert list(artifacts_of(tmp_path, "pool-1")) == []
-
-
-def test_a_builder_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    def build(folder: Path) -> None:
-        (folder / "half").write_bytes(b"1")
-        raise RuntimeError("lost")
-
-    with pytest.raises(RuntimeError, match="lost"):
-        build_once(tmp_path, "pixels-1", INPUTS, build)
-
-    assert list((tmp_path / "pixels-1").iterdir()) == []
 
 
 def test_of_two_builders_the_first_wins(tmp_path: Path) -> None:

@@ -102,14 +102,6 @@ def test_new_file_and_parent_folders_are_flushed(
     } <= flushed
 
 
-def test_file_of_appended_row_is_flushed_after_a_kill(tmp_path: Path, flushed: set[Path]) -> None:
-    (tmp_path / "epochs.jsonl").touch()
-
-    append_jsonl(tmp_path / "epochs.jsonl", {})
-
-    assert tmp_path in flushed
-
-
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_folder_is_created_whole_or_not_at_all(tmp_path: Path, fails: bool) -> None:
     def create() -> None:

@@ -57,20 +57,6 @@ def test_the_lock_of_a_killed_process_is_free_at_once(tmp_path: Path) -> None:
         assert (owner.pid, owner.work) == (os.getpid(), "searched")
 
 
-def test_a_lock_is_released_when_its_block_fails(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), hold(tmp_path / "lock"):
-        1 / 0  # noqa: B018
-
-    assert current_owner(tmp_path / "lock") is None
-
-
-def test_a_truncated_lock_file_has_no_owner(tmp_path: Path) -> None:
-    (tmp_path / "lock").write_text('{"host": "t", "pi', encoding="utf-8")
-
-    with hold(tmp_path / "lock"):
-        pass
-
-
 def test_storage_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As Lustre mounted without `-o flock`."""
 

@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 from tests.in_process import command as run
 from xraytune.base.errors import ConfigError, DataError, Problem, StudyError
 from xraytune.cli.command import Command
-from xraytune.cli.main import build_app
 from xraytune.space.load import load_space
 
 UNIFORM = "lr={min: 1e-5, max: 1e-1}"
@@ -47,16 +46,6 @@ def test_space_check_notes_missing_images_and_an_asha_without_a_rung(space: Path
     )
     assert ["stops no trial" in text for text in (missing, there, no_asha)] == [True, False, False]
     assert ["drawn uniformly" in text for text in (missing, lr)] == [False, True]
-
-
-def test_space_check_json_is_one_object(space: Path) -> None:
-    valid = json.loads(run("space", "check", space, "--json").stdout)
-    (warning,) = json.loads(run("space", "check", space, "--set", UNIFORM, "--json").stdout)[
-        "warnings"
-    ]
-
-    assert (valid["searched"], valid["warnings"]) == (["source", "gan.steps", "lr"], [])
-    assert "is drawn uniformly" in warning
 
 
 WRONG = """
@@ -117,58 +106,6 @@ def test_phantoms_are_drawn_and_inspected_with_their_parts_sides_and_positive_cl
     assert sum(answer["sides"]["val-A"]["images"].values()) > 0
 
 
-@pytest.mark.slow
-def test_pairs_are_drawn_and_inspected_and_broken_masks_listed(tmp_path: Path) -> None:
-    """From `data phantom --masks`."""
-    drawn = run("data", "phantom", tmp_path / "pairs", "--masks", "--patients", 12, "--size", 32)
-    shown = run("data", "inspect", tmp_path / "pairs")
-    answer = json.loads(run("data", "inspect", tmp_path / "pairs", "--json").stdout)
-    masks = sorted((tmp_path / "pairs" / "train" / "masks").iterdir())
-    for victim in (masks[0], sorted((tmp_path / "pairs" / "test" / "masks").iterdir())[0]):
-        victim.write_bytes(b"no image")
-    damaged = json.loads(run("data", "inspect", tmp_path / "pairs", "--json").stdout)
-
-    assert drawn.exit_code == shown.exit_code == 0
-    assert {file.name for file in (tmp_path / "pairs").iterdir()} == {
-        "train",
-        "test",
-        "phantom.json",
-    }
-    assert answer["masks"]["files_per_image"] == [1, 1]
-    assert answer["masks"]["connected_parts"] == {"2": len(masks)}
-    assert "pairs of images and masks" in " ".join(shown.stdout.split())
-    assert f"2 in {len(masks)} masks" in shown.stdout
-    assert not any(word in shown.stdout for word in ("shortcut", "positive class", "NORMAL "))
-    broken = [image["file"] for image in damaged["broken"]]
-    assert broken == [f"train/masks/{masks[0].name}"], "the test part stays sealed"
-
-
-@pytest.mark.slow
-def test_a_gan_is_trained_and_drawn_from(space: Path, tmp_path: Path) -> None:
-    run("data", "phantom", tmp_path / "xrays", "--patients", 20, "--size", 32)
-    gan, images = tmp_path / "gan", tmp_path / "images"
-
-    train = (
-        "generator",
-        "train",
-        "--space",
-        space,
-        "--set",
-        "gan.steps=2",
-        "-o",
-        gan,
-        "--cache",
-        tmp_path / "cache",
-    )
-    trained = run(*train, "--json")
-    drawn = run("generator", "sample", gan, "-o", images, "-n", 6)
-
-    assert json.loads(trained.stdout)["settings"]["steps"] == 2
-    assert "sample grids appear in" in trained.stderr
-    assert "PNEUMONIA" in drawn.stdout
-    assert len(list(images.glob("*/*.png"))) == 6
-
-
 PROBLEM, KINDS = Problem("wrong", "here", "fix it"), {ConfigError: 2, DataError: 3, StudyError: 5}
 
 
@@ -219,24 +156,3 @@ def test_python_m_xraytune_is_the_command_with_its_exit_codes() -> None:
         r"xraytune [\d.]+ \(torch [\w.+]+, Ray [\d.]+, Python [\d.]+\)\n", version.stdout
     )
     assert (unknown.returncode, "no study here" in unknown.stderr) == (5, True)
-
-
-@pytest.mark.parametrize(
-    ("words", "completed"),
-    [
-        ("xraytune con", ["confirm"]),
-        ("xraytune data ", ["inspect", "phantom"]),
-        ("xraytune search --stu", ["--studies"]),
-    ],
-)
-def test_shell_completes_commands_and_options(words: str, completed: list[str]) -> None:
-    env = {
-        "_XRAYTUNE_COMPLETE": "complete_bash",
-        "COMP_WORDS": words,
-        "COMP_CWORD": f"{len(words.split(' ')) - 1}",
-    }
-
-    assert (
-        CliRunner().invoke(build_app(), [], prog_name="xraytune", env=env).stdout.split()
-        == completed
-    )

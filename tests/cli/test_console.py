@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from xraytune.base.errors import Problem, StudyError
-from xraytune.base.tables import Table, duration
+from xraytune.base.tables import Table
 from xraytune.cli import console
 
 OF_A_GAN = {4000: 0.0, 4010: 4.0, 4100: 20.0, 4300: 25.0, 4500: 40.0, 5000: 70.0}
@@ -48,13 +48,6 @@ def test_a_log_shows_progress_and_the_time_left(
 
     lines = [line.split("  ", 1)[1] for line in capsys.readouterr().err.splitlines()]
     assert lines == [f"training the GAN: {text}" for text in shown]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "expected"), [(6.6, "0:07"), (750, "12:30"), (11100, "3:05:00")]
-)
-def test_durations_are_formatted_as_clock_time(seconds: float, expected: str) -> None:
-    assert duration(seconds) == expected
 
 
 def test_paths_below_the_current_folder_are_shown_relative(
@@ -95,22 +88,6 @@ def test_work_continues_after_terminal_closes(
         went_on = True
         monkeypatch.undo()
     assert went_on
-
-
-def test_a_result_on_a_full_disk_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    with suppress(OSError), Path("/dev/full").open("w", encoding="utf-8") as full:
-        monkeypatch.setattr("sys.stdout", full)
-        with pytest.raises(OSError, match="No space left"):
-            console.write("done")
-        monkeypatch.undo()
-
-
-def test_drawing_error_does_not_hide_the_work_error() -> None:
-    def away() -> str:
-        raise StudyError("the study is gone")
-
-    with pytest.raises(ZeroDivisionError), console.watching(lambda: (), away):
-        raise ZeroDivisionError
 
 
 FINDINGS = {
@@ -179,8 +156,6 @@ def in_progress(text: str) -> None:
     "output",
     [
         console.write,
-        console.write_command,
-        console.log,
         console.event,
         in_a_table,
         in_a_bug,

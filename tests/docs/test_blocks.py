@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from collections.abc import Sequence
@@ -118,25 +117,3 @@ def test_yaml_is_a_valid_space_or_another_known_file(
     has_path = "path" in content.get("data", {})
 
     assert load_space(file, data=None if has_path else Path("chest_xray")).settings.name
-
-
-def test_the_troubleshooting_page_starts_from_messages_that_are_printed() -> None:
-    trees = [
-        ast.parse(file.read_text(encoding="utf-8")) for file in (ROOT / "xraytune").rglob("*.py")
-    ]
-    texts = {
-        node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)
-    }
-    printed = "\n".join(text for text in texts if isinstance(text, str))
-    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8").partition("\n## ")[0]
-
-    seen = [
-        message
-        for row in re.findall(r"^\| ([^|]*) \|", page, re.MULTILINE)
-        for message in re.findall("`(.*?)`", row)
-    ]
-
-    assert len(seen) > 10
-    assert [
-        part for message in seen for part in message.split("...") if part.strip() not in printed
-    ] == []

@@ -36,21 +36,6 @@ def test_the_reference_comes_from_the_code(site: Path) -> None:
     assert "DataSettings" in text("python")
 
 
-def test_links_to_files_and_folders_of_the_repository_work(site: Path) -> None:
-    assert "log_uniform_values" in (
-        site / "files" / "search_spaces" / "gan_ratio_cpu.yaml" / "index.html"
-    ).read_text("utf-8")
-    assert "0004-the-journal-is-the-only-truth" in (site / "decisions" / "index.html").read_text(
-        encoding="utf-8"
-    )
-    spaces = (site / "spaces" / "index.html").read_text(encoding="utf-8")
-    assert 'href="../files/search_spaces/gan_ratio.yaml/"' in spaces
-    assert 'href="data/#label-tables"' in (site / "index.html").read_text(encoding="utf-8")
-    assert "region of practical equivalence" in (site / "search" / "search_index.json").read_text(
-        encoding="utf-8"
-    )
-
-
 def test_no_page_refers_to_another_host_or_to_this_machine(site: Path) -> None:
     for page in [*site.rglob("*.html"), *site.glob("*.css")]:
         text = page.read_text(encoding="utf-8")

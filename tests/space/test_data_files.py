@@ -86,12 +86,12 @@ def test_data_file_without_a_table_drops_that_of_the_space(tmp_path: Path, file:
             "data:\n  table:\n    image: x\n    labels: {a: 1, b: 2, c: 3}\n    side: {column: a, test: b}\n",
             [
                 "data.table.file: is missing",
-                "data.table.labels: 1 is not text",
+                "data.table.labels: 1 is not valid",
                 "data.yaml:5: data.table.side must be",
             ],
         ),
-        ("data: {table: {file: [], image: x}}\n", ["data.table.file: a list is empty"]),
-        ("data: {table: {file: {}, image: x}}\n", ["data.table.file: a mapping is not a list"]),
+        ("data: {table: {file: [], image: x}}\n", ["data.table.file: a list is not valid"]),
+        ("data: {table: {file: {}, image: x}}\n", ["data.table.file: a mapping is not valid"]),
         (
             "data: {table: {file: a, image: x, labels: {a: b/c}}}\n",
             ["'b/c' cannot be a folder's name"],

@@ -13,7 +13,6 @@ a new cache gets.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
@@ -46,17 +45,6 @@ CACHE_TAG = "CACHEDIR.TAG"
 """Marks a cache, also for backup programs; source: https://bford.info/cachedir/."""
 TAG_LINE = "Signature: 8a477f597d28d172789f06886806bc55"
 _MANIFEST = "manifest.json"
-# Errors that mean a damaged or removed file. Others, such as refused access or too many open files,
-# do not.
-_DAMAGE = {
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.EIO,
-    errno.ESTALE,
-    errno.ELOOP,
-    errno.ENAMETOOLONG,
-}
 _logger = logging.getLogger(__name__)
 
 
@@ -162,12 +150,10 @@ def is_intact(path: Path) -> bool:
         files = _listed_files(path, _read_manifest(path))
         if not all(_is_intact(path / name, expected) for name, expected in files.items()):
             return False
-    except (ValueError, KeyError, TypeError, AttributeError, ArtifactError):
-        return False
-    except OSError as error:
-        if error.errno in _DAMAGE:
-            return False
+    except PermissionError:
         raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArtifactError):
+        return False
     with suppress(OSError):  # a read-only cache, or a file of another user
         os.utime(path / _MANIFEST)
     return True

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterable, Iterator
-from itertools import count
+from importlib import import_module
 from pathlib import Path
+from shlex import quote, split
 from typing import Annotated
 
 from typer import Argument, Exit, Option
+from typer.core import TyperCommand
+from typer.main import get_command
 
 from xraytune.base.errors import MachineError
 from xraytune.base.tables import Cell, Row, Table, Tone, shown_path
-from xraytune.cli import confirm, console, data, generator, model, options, search
+from xraytune.cli import console, options
 
-QUICK_OVERRIDES = ("budget.trials=4", "confirm.replicates=4")
-_SPACE = Path("other_hospital_demo")
-_SIZE_PX = 64
+_WHOLE = (500, 1200, 1500, "")
+_QUICK = (250, 850, 500, "--set budget.trials=4 --set confirm.replicates=4")
+"""Patients of both hospitals, steps of the GAN, and the budget."""
 _TONES: dict[str, Tone] = {"ok": "good", "warning": "busy", "missing": "bad"}
 
 
@@ -30,96 +31,68 @@ def demo(
 ) -> None:
     """Run the whole pipeline on phantom X-rays in minutes, from the images to a verdict. Run again to resume."""
     here = folder / "quick" if quick else folder
-    hospital_a = here / "hospital_a"
-    hospital_b = here / "hospital_b"
-    gan = here / "gan_of_a"
     study = here / "studies" / "other-hospital-demo"
-    trained = here / "model"
-    numbers = count(1)
-
-    def announce(why: str, *command: object) -> None:
-        console.write(f"\n{next(numbers)}. {why}", "strong")
-        console.write_command(shlex.join(map(str, ("xraytune", *command))))
-
-    def is_missing(path: Path) -> bool:
-        if path.exists():
-            console.write(f"{path} already exists and is kept")
-        return not path.exists()
+    at = quote(str(here))
+    space = f"--space other_hospital_demo --cache {at}/cache"
+    patients_a, patients_b, gan_steps, budget = _QUICK if quick else _WHOLE
+    steps = (
+        (
+            "Draw chest X-rays of the large hospital A.",
+            f"data phantom {at}/hospital_a --patients {patients_a} --seed 2 --size 64 --difficulty 0",
+        ),
+        (
+            "Draw those of hospital B. Its test/ folder stays sealed.",
+            f"data phantom {at}/hospital_b --patients {patients_b} --seed 1 --size 64 --difficulty 0",
+        ),
+        (
+            "Hospital A trains a GAN, and gives it away.",
+            f"generator train {space} --data {at}/hospital_a --set data.train_patients=null "
+            f"--set gan.steps={gan_steps} -o {at}/gan_of_a",
+        ),
+        (
+            "Hospital B has 40 patients. It searches: no extra images, repeated ones, a GAN of its own, "
+            "or the GAN of A?",
+            f"search {space} --data {at}/hospital_b --studies {at}/studies "
+            f"--set generator.path={at}/gan_of_a {budget}",
+        ),
+        (
+            "Confirm the best mix, on patients that the search never used.",
+            f"confirm {at}/studies/other-hospital-demo --yes",
+        ),
+        (
+            "Train the final model with the mix that helped, on all patients.",
+            f"train {at}/studies/other-hospital-demo -o {at}/model",
+        ),
+        (
+            "Evaluate it on the test folder.",
+            f"evaluate {at}/model --data {at}/hospital_b/test",
+        ),
+    )
 
     console.write(
         "From X-rays to an answer, on phantom images. You can run each of these commands yourself.",
         "strong",
     )
-
-    for hospital, patients, seed, why in (
-        (hospital_a, 250 if quick else 500, 2, "Draw chest X-rays of the large hospital A."),
-        (
-            hospital_b,
-            850 if quick else 1200,
-            1,
-            "Draw those of hospital B. Its test/ folder stays sealed.",
-        ),
-    ):
-        size = ("--size", _SIZE_PX, "--difficulty", 0)
-        announce(why, "data", "phantom", hospital, "--patients", patients, "--seed", seed, *size)
-        if is_missing(hospital):
-            data.phantom(
-                hospital, patients=patients, seed=seed, image_size_px=_SIZE_PX, difficulty=0
-            )
-
-    of_a = ["data.train_patients=null", f"gan.steps={500 if quick else 1500}"]
-    command = (
-        "generator",
-        "train",
-        "--space",
-        _SPACE,
-        "--data",
-        hospital_a,
-        *_settings(of_a),
-        "-o",
-        gan,
-    )
-    announce("Hospital A trains a GAN, and gives it away.", *command)
-    if is_missing(gan):
-        generator.train(_SPACE, out=gan, data=hospital_a, overrides=of_a, cache=here / "cache")
-
-    of_b = [f"generator.path={gan}", *(QUICK_OVERRIDES if quick else ())]
-    why = "Hospital B has 40 patients. It searches: no extra images, repeated ones, a GAN of its own, or the GAN of A?"
-    announce(
-        why,
-        "search",
-        "--space",
-        _SPACE,
-        "--data",
-        hospital_b,
-        "--studies",
-        study.parent,
-        *_settings(of_b),
-    )
-    search.search(_SPACE, data=hospital_b, overrides=of_b, studies=study.parent)
-
-    announce(
-        "Confirm the best mix, on patients that the search never used.", "confirm", study, "--yes"
-    )
-    confirm.confirm(study, yes=True)
-
-    announce(
-        "Train the final model with the mix that helped, on all patients.",
-        "train",
-        study,
-        "-o",
-        trained,
-    )
-    if is_missing(trained):
-        model.train(out=trained, study=study)
-
-    announce("Evaluate it on the test folder.", "evaluate", trained, "--data", hospital_b / "test")
-    model.evaluate(trained, data=hospital_b / "test")
+    for number, (why, line) in enumerate(steps, start=1):
+        console.write(f"\n{number}. {why}", "strong")
+        console.write_command(f"xraytune {line}")
+        words = split(line)
+        product = Path(words[2] if "phantom" in words else words[-1])
+        if product.exists() and ("phantom" in words or "-o" in words):
+            console.write(f"{product} already exists and is kept")
+        else:
+            _run(words)
     _show_answer(study)
 
 
-def _settings(overrides: Iterable[str]) -> Iterator[str]:
-    return (word for override in overrides for word in ("--set", override))
+def _run(arguments: list[str]) -> None:
+    """Run a command of xraytune in this process; its errors are raised."""
+    main = import_module("xraytune.cli.main")  # which imports this module
+    command = get_command(main.build_app())
+    while hasattr(command, "commands"):
+        command = command.commands[arguments.pop(0)]
+    with command.make_context(command.name, arguments) as context:
+        TyperCommand.invoke(command, context)
 
 
 def _show_answer(study: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -15,50 +14,30 @@ from xraytune.space.paths import is_path
 from xraytune.space.settings import BLOCKS, Parameters
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParameterField:
-    """One parameter.
-
-    Attributes:
-        annotation: Its type, with constraints.
-        has_order: Whether its values are numbers, which can be a range.
-        description: "" if the name says it all.
-    """
-
-    annotation: Any
-    has_order: bool
-    is_required: bool
-    default: Value
-    description: str
-
-
 @cache
-def parameter_fields() -> Mapping[str, ParameterField]:
+def parameter_fields() -> Mapping[str, FieldInfo]:
     """Return every parameter by its dotted name, in the order of the models."""
-    fields: dict[str, ParameterField] = {}
+    fields: dict[str, FieldInfo] = {}
     for name, info in Parameters.model_fields.items():
         if name in BLOCKS:
-            fields |= {
-                f"{name}.{key}": _field_of(inner)
-                for key, inner in BLOCKS[name].model_fields.items()
-            }
+            for key, inner in BLOCKS[name].model_fields.items():
+                fields[f"{name}.{key}"] = inner
         else:
-            fields[name] = _field_of(info)
+            fields[name] = info
     return fields
 
 
-def _field_of(info: FieldInfo) -> ParameterField:
-    annotation: Any = info.annotation
-    for constraint in info.metadata:
+def annotation_of(field: FieldInfo) -> Any:
+    """Return the type of a parameter, with its constraints."""
+    annotation: Any = field.annotation
+    for constraint in field.metadata:
         annotation = Annotated[annotation, constraint]
-    is_required = info.is_required()
-    return ParameterField(
-        annotation=annotation,
-        has_order=not {int, float}.isdisjoint((info.annotation, *get_args(info.annotation))),
-        is_required=is_required,
-        default=None if is_required else info.default,
-        description=info.description or "",
-    )
+    return annotation
+
+
+def has_order(field: FieldInfo) -> bool:
+    """Return whether the values of a parameter are numbers, which can be a range."""
+    return not {int, float}.isdisjoint((field.annotation, *get_args(field.annotation)))
 
 
 def parameters_from(values: Mapping[str, Value], relative_to: Path | None = None) -> Parameters:

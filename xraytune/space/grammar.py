@@ -15,7 +15,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from xraytune.space.document import Node, Problems, RejectedError
 from xraytune.space.domains import Choices, Domain, Range, Value
-from xraytune.space.fields import parameter_fields
+from xraytune.space.fields import annotation_of, has_order, parameter_fields
 from xraytune.space.messages import format_value, nearest
 from xraytune.space.removed import explain_removed, is_dropped
 from xraytune.space.settings import BLOCKS
@@ -51,7 +51,7 @@ def is_overridden(root: Node, names: Iterable[str]) -> bool:
 @cache
 def _adapter(name: str) -> TypeAdapter[Value]:
     strict = ConfigDict(strict=True, allow_inf_nan=False)
-    return TypeAdapter(parameter_fields()[name].annotation, config=strict)
+    return TypeAdapter(annotation_of(parameter_fields()[name]), config=strict)
 
 
 def _read_values(
@@ -104,7 +104,7 @@ def _read_domain(problems: Problems, name: str, node: Node) -> Domain:
 
 def _read_range(problems: Problems, name: str, node: Node) -> Domain:
     given = node.mapping
-    if not parameter_fields()[name].has_order:
+    if not has_order(parameter_fields()[name]):
         what = f"{name}: its values have no order, so min and max do not apply"
         problems.reject(node, what, "write values: [a, b]")
     if "min" not in given or "max" not in given:

@@ -165,7 +165,7 @@ def complete_specs(
     specs = {
         name: declared.get(name) or ParameterSpec(name=name, domain=Choices((field.default,)))
         for name, field in parameter_fields().items()
-        if name in declared or not field.is_required
+        if name in declared or not field.is_required()
     }
     specs = {name: _where_it_has_an_effect(spec, specs["source"]) for name, spec in specs.items()}
     ordered = _parents_first(specs, problems)

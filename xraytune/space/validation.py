@@ -18,28 +18,10 @@ from xraytune.space.strict_model import StrictModel
 
 Model = TypeVar("Model", bound=StrictModel)
 Path: TypeAlias = tuple[str | int, ...]
-_COMPARISONS = {
-    "greater_than": ("gt", "a number above {:g}"),
-    "greater_than_equal": ("ge", "{:g} or more"),
-    "less_than": ("lt", "a number below {:g}"),
-    "less_than_equal": ("le", "{:g} or less"),
-}
-_WRONG_TYPES = {
-    **dict.fromkeys(
-        ("int_type", "int_from_float"), ("is not a whole number", "write a whole number")
-    ),
-    **dict.fromkeys(("string_type", "path_type"), ("is not text", "write one text, in quotes")),
-    "float_type": ("is not a number", "write a number"),
-    "finite_number": ("is not a finite number", "write a finite number"),
-    "bool_type": ("is neither true nor false", "write true or false"),
-    "tuple_type": ("is not a list", "write [A, B]"),
-    "dict_type": ("is not a mapping", "write {A: B}"),
-    "too_short": ("is empty", "give at least one"),
-    "string_pattern_mismatch": (
-        "cannot be a folder's name on every machine",
-        "use up to 64 letters, digits, '.', '_' and '-', starting with a letter or digit",
-    ),
-}
+_FOLDER_NAME = (
+    "cannot be a folder's name on every machine",
+    "use up to 64 letters, digits, '.', '_' and '-', starting with a letter or digit",
+)
 _MISSING = {
     "name": "write name: my-study",
     "data": "write data: {path: FOLDER}, or give --data FOLDER",
@@ -143,16 +125,13 @@ def explain(name: str, errors: Sequence[ErrorDetails]) -> tuple[str, str]:
         return f"{name}: is missing", _MISSING.get(name, f"write {name.rpartition('.')[2]}:")
     if value is None:
         return f"{name}: is empty", "give it a value, or leave it out"
-    if kind in _COMPARISONS:
-        bound, words = _COMPARISONS[kind]
-        return (
-            f"{name}: {format_value(value)} is out of bounds",
-            f"write {words.format(context[bound])}",
-        )
     if kind == "literal_error":
         choices = [word for word in re.findall(r"[\w.+-]+", context["expected"]) if word != "or"]
         return f"{name}: unknown value {format_value(value)}", REMOVED_VALUES.get(
             str(value)
         ) or nearest(value, choices)
-    what, fix = _WRONG_TYPES.get(kind, (error["msg"], ""))
-    return f"{name}: {format_value(value)} {what}", fix
+    if kind == "string_pattern_mismatch":
+        what, fix = _FOLDER_NAME
+        return f"{name}: {format_value(value)} {what}", fix
+    _, _, wanted = error["msg"].partition(" should ")
+    return f"{name}: {format_value(value)} is not valid", f"it should {wanted or error['msg']}"
