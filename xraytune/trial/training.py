@@ -221,9 +221,8 @@ class TrialTraining:
                 state = self.trained.state_dict()
                 best = {name: tensor.detach().clone() for name, tensor in state.items()}
             if self._is_over(records) or time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
-                if (
-                    best
-                ):  # first: if killed in between, the epochs since the checkpoint are repeated
+                # The best first: if killed in between, the epochs since the checkpoint are repeated.
+                if best:
                     save_best(checkpoint_dir, best)
                 save_checkpoint(checkpoint_dir, self.trained, optimizer, records)
                 best = {}
@@ -233,10 +232,7 @@ class TrialTraining:
     def _train_epoch(
         self, optimizer: Optimizer, update: Step, records: Sequence[EpochRecord]
     ) -> tuple[float, float]:
-        """Train the next epoch, and estimate batch norms.
-
-        Return the mean loss of its steps, and the last learning rate.
-        """
+        """Train the next epoch; return the mean loss of its steps, and the last learning rate."""
         epoch = len(records) + 1
         last = epoch * self.steps_per_epoch
         steps = range(last - self.steps_per_epoch, last)
