@@ -92,7 +92,7 @@ def search_lab(lab: Path, trials: int = 1) -> StudyFolder:
 def test_sealed_test_folder_as_extra_images_is_refused_unopened(lab: Path) -> None:
     with pytest.raises(
         DataError,
-        match=r"patients of \d+ held-out test images are among these extra images: test/NORMAL",
+        match=r"\d+ held-out test images are of patients of these extra images: test/NORMAL",
     ):
         search(
             lab / "small.yaml", studies=lab / "studies", overrides=[f"folder.path={lab}/xrays/test"]
@@ -132,7 +132,7 @@ def test_one_patient_of_the_sealed_test_folder_among_the_extra_images_is_refused
         shutil.copy(known, stranger.with_name("drawn1.jpeg"))
 
     with pytest.raises(
-        DataError, match=f"test images are among these extra images: .*{known.name}"
+        DataError, match=f"test images are of patients of these extra images: .*{known.name}"
     ):
         search(lab / "small.yaml", studies=lab / "studies")
 
