@@ -120,7 +120,7 @@ def test_the_mix_keeps_its_ratio_an_epoch_its_passes(
     assert steps[0] == -(-2 * now // before)
     changes = "\n".join(final.data.changes)
     assert (
-        f"training images: {now} of {final.data.patients} patients (trial: {before} of 8 patients)"
+        f"training images: {now} of {final.data.patients} patients (trial: {before} images)"
         in changes
     )
     assert f"extra images: {int(now / 2 + 0.5)} (trial: {int(before / 2 + 0.5)})" in changes
