@@ -176,9 +176,7 @@ def _require_no_test_patients(
     shared = [image.file for image in index.test if image.patient in known]
     if shared:
         names = join_names(shared)
-        what = (
-            f"patients of {len(shared)} held-out test images are among these extra images: {names}"
-        )
+        what = f"{len(shared)} held-out test images are of patients of these extra images: {names}"
         fix = "remove the images of these patients, or rename files of other patients"
         raise DataError(Problem(what, root, fix))
 
