@@ -87,7 +87,7 @@ class Compute:
         device: `cuda` is the first visible GPU.
         threads: CPU threads of the process.
         precision: Precision of matrix products under autocast; losses, metrics and averages are at
-        least float32.
+            least float32.
     """
 
     device: Literal["cpu", "cuda"]

@@ -47,7 +47,7 @@ def calls(
         show: Prints the result, unless `--json` is given.
         propose: Prints the next command after that.
         screen: Shows the work while it runs; gives the callbacks, of which the function gets those
-        that it has.
+            that it has.
     """
 
     def decorate(body: Body) -> Body:

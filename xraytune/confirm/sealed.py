@@ -125,9 +125,9 @@ def choose_test(
 
     Raises:
         DataError: There are none, they share patients or files with the training images, or too few
-        are of a class.
+            are of a class.
         StudyError: The images changed since the search, or `test` was given for a study with a test
-        folder.
+            folder.
     """
     compared = [*compared]
     where = settings.data.path

@@ -42,7 +42,7 @@ class InputFormat:
 
     Attributes:
         resolution_px: Side to which all images are downsampled first (resolution matching), or
-        None.
+            None.
         mean: Of each input channel, for pixels in [0, 1]; `std` is the standard deviation.
     """
 

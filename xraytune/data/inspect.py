@@ -43,7 +43,7 @@ class MaskSummary:
     Attributes:
         files_per_image: Minimum and maximum.
         area_share: Minimum (in the image `smallest`), median and maximum (`largest`) share that a
-        mask covers.
+            mask covers.
         connected_parts: Number of connected components -> number of masks that have as many.
     """
 
@@ -68,13 +68,13 @@ class Inspection:
         width_px: Minimum and maximum, like `height_px`, of training images.
         duplicates: Groups of identical files, also of test/, sorted.
         formats: Training images of each format and depth, such as `PNG 16-bit`, without broken
-        ones.
+            ones.
         broken: Training files that cannot be decoded, and unusable masks.
         shortcut_auroc: Cross-validated by patient; with three or more classes, macro one-vs-rest.
         shortcut: What `shortcut_auroc` means, in a sentence; empty for pairs.
         masks: None for class folders.
         findings: Finding -> `present`, `absent`, `unknown` -> training images, or all images of the
-        table with classes.
+            table with classes.
     """
 
     class_names: tuple[str, ...]
@@ -105,7 +105,7 @@ def inspect_folder(
 
     Args:
         folder: The folder, a YAML file with a `data:` block, or settings with its path, classes and
-        patients.
+            patients.
         on_progress: Called with the number of images read.
 
     Raises DataError if the folder is invalid; see `read_index`.

@@ -90,15 +90,15 @@ def draw_phantoms(
 
     Args:
         out: The folder, with the layout and the file names of the Kermany set; it appears only when
-        it is complete.
+            it is complete.
         patients: 10 to 100,000, with 1 to 4 images each; two in five are normal, one in five is in
-        `test/`.
+            `test/`.
         seed: Seed of everything.
         image_size_px: Side of the square images, 32 to 1024.
         difficulty: From 0 (obvious lesions) to 1 (invisible lesions).
         pairs: Use the layout for segmentation, with masks of the lungs; the images are the same.
         findings: Draw up to three findings in one image instead of one pneumonia; add their table
-        and a data file.
+            and a data file.
         on_progress: Called after each patient.
 
     Raises ConfigError if an argument is out of bounds, or `out` exists.

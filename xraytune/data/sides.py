@@ -39,11 +39,11 @@ class SideSize:
         image_count: Number of images; one may have several findings.
         patient_count: Number of patients; one may have images of several classes.
         unscored: Findings with too few positives or negatives for a score; None for classes and
-        masks.
+            masks.
         effective_patients: See `stats.placements.effective_patients`; 0 for train, or if a class is
             missing, and for pairs of images and masks, which have no AUROC.
         low, high: The 95 % interval of an AUROC of .9 measured there; None without effective
-        patients.
+            patients.
     """
 
     name: str

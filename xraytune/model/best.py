@@ -42,7 +42,7 @@ class Exported:
         trial: Number of the trial.
         is_exact: Whether `train` will reproduce the trial exactly.
         synthetic: Whether the benefit of its synthetic images is confirmed; empty if it has no such
-        images.
+            images.
         reason: Why this trial was chosen.
     """
 
@@ -85,7 +85,7 @@ def export(study: Path, *, out: Path, trial: int | None = None, exact: bool = Fa
         out: File to write.
         trial: Number of a completed trial to export instead.
         exact: Write the trial's own settings, so that `train` reproduces it bit for bit, not those
-        of a final training.
+            of a final training.
 
     Raises:
         ConfigError: `out` exists, or its folder is a file.
@@ -143,7 +143,7 @@ class _Search:
 
     Attributes:
         complete: The completed trials, the best on val-B first; also those that `confirm` trained
-        to the end.
+            to the end.
     """
 
     folder: StudyFolder

@@ -44,7 +44,7 @@ class FinalTraining:
     Attributes:
         val_score: On val-A, as `val_b_score` on val-B.
         threshold: The probability from which an image of two classes is positive, or a pixel
-        belongs to the mask.
+            belongs to the mask.
         validated: The images of val-A and then val-B.
     """
 

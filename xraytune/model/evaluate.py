@@ -51,7 +51,7 @@ def evaluate(
             images if there are none.
         out: Folder to create, with predictions, tables and pictures; docs/evaluate.md lists them.
         by: Columns of the patient table that define subgroups; `pneumonia` also if Kermany file
-        names state its type.
+            names state its type.
         skip_broken: Leave out broken images.
         reason: Reason to record in the test-set access log.
         calibrate_on: Labelled images of the same hospital, but of other patients, to fit a
@@ -64,7 +64,7 @@ def evaluate(
             `calibrate_on` is given for another task or more classes.
         ArtifactError: The bundle is missing or damaged.
         DataError: A folder or its images are invalid, a class has no images, or patients are in
-        both folders.
+            both folders.
         MachineError: The packages of a segmenter are not installed.
     """
     if out is not None:

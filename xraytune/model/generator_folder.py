@@ -132,7 +132,7 @@ def generator_train(
         out: The folder to create.
         data: A data folder instead of the file's.
         overrides: `key=value` lines that replace the file's; `gan.steps=5000` fixes a searched
-        setting.
+            setting.
         weights_dir: Folder of official weight files, for the quality of its images.
         cache: The artifact cache, shared with searches; by default `cache`.
         skip_broken: Leave broken images out, with a note on each.
@@ -142,10 +142,10 @@ def generator_train(
 
     Raises:
         ConfigError: The file is invalid, has no generator, has two, or searches a setting of it; or
-        `out` exists.
+            `out` exists.
         DataError: The images cannot be used, or the start is of others.
         MachineError: A GPU is missing, the weights that measure quality, or a package that the
-        generator needs.
+            generator needs.
         TrialError: The generator's loss is not finite, or too few of its masks are plausible.
     """
     require_new(out)
@@ -221,7 +221,7 @@ def fixed_generator(space: Space) -> Experiment:
 
     Raises:
         ConfigError: There is none, or parameters that affect its images are searched; lists all of
-        them.
+            them.
     """
     values: dict[str, Value] = {"source": "gan"}
     problems = []

@@ -30,7 +30,7 @@ def predict(
         model: Model bundle.
         images: One image, or a folder with images at any depth; `file` is relative to it, sorted.
         out: CSV file to write, or for a segmenter the folder to create, with masks, overlays and a
-        table.
+            table.
         skip_broken: Leave out broken images.
         on_progress: Called with progress.
 

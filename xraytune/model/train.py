@@ -127,7 +127,7 @@ def train(
         DataError: The images are invalid.
         MachineError: Weights, GPUs or disk space are missing.
         StudyError: The study of the exported trial is damaged, or its images have other patients or
-        labels now.
+            labels now.
         TrialError: The loss is not finite.
         ArtifactError: The same training is already running, or its checkpoint is damaged.
     """

@@ -60,7 +60,7 @@ def build_backbone(
     Raises:
         ConfigError: timm has no such backbone.
         MachineError: The weights cannot be read or are for another network, or timm is not
-        installed.
+            installed.
     """
     if name == "small_cnn":
         network = _small_cnn()

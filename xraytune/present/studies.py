@@ -31,7 +31,7 @@ class StudySummary:
         trials: The trials that have ended.
         best: The best val-A score of a complete trial; None before there is one.
         verdict: That of `confirm`, such as `no_better` or `helps (exploratory)`; None before it has
-        run.
+            run.
     """
 
     name: str

@@ -18,12 +18,12 @@ class Callbacks:
     Attributes:
         note: Called with a line that the user should see.
         on_start: Called when Ray runs, with the study's folder and the address of Ray's dashboard
-        ("" if there is none).
+            ("" if there is none).
         on_trial_start: Called when a trial starts or resumes.
         on_epoch: Called with a trial's number and its record after each new epoch.
         on_trial_end: Called with the trial's row of `trials.jsonl`.
         on_progress: Called with the progress of everything else, such as decoding, and of a
-        confirmation's runs.
+            confirmation's runs.
     """
 
     note: Callable[[str], None] = lambda *_: None

@@ -44,7 +44,7 @@ def doctor(
     Args:
         space: Search space file; checks the packages and weights that its trials need, too.
         weights_dir: Folder of official weight files; default: that of the file, else torch's
-        download cache.
+            download cache.
         folder: Folder for studies and cache, whose disk is checked.
 
     Raises:

@@ -221,7 +221,7 @@ class TrialLoop(ABC):
 
         Raises:
             MachineError: Its machine cannot run trials, and there are no `other_nodes`; it stays
-            unfinished.
+                unfinished.
             TrialError: Three trials in a row failed for the same reason.
         """
         if number not in self._running:

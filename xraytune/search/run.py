@@ -60,7 +60,7 @@ def search(
     Args:
         space: The YAML file.
         data: A data folder or a data file (YAML) instead of the file's; a study that exists knows
-        its own.
+            its own.
         weights_dir: A folder of official weight files, for machines without a network.
         overrides: `key=value` lines that replace the file's.
         studies: The folder of studies; this one is `studies/NAME`.

@@ -31,7 +31,7 @@ class Extensions:
         kind: `backbone` has the entry points of the group `xraytune.backbones`.
         built_in: The names that come with xraytune; no package can replace them.
         library: An optional package. Names such as `timm/resnet18` are its own; only the package
-        knows whether it has them.
+            knows whether it has them.
     """
 
     kind: str

@@ -58,9 +58,9 @@ def load_space(
 
     Args:
         path: The YAML file, or the name of one that xraytune ships; paths in it are relative to its
-        folder.
+            folder.
         overrides: The `key=value` of each `--set`: a parameter or a setting by its dotted name, and
-        a value in YAML.
+            a value in YAML.
         data: Folder that replaces `data.path`, or YAML file that replaces keys of `data` (see
             `data_settings`); relative to the current folder, like paths in `overrides`.
         weights_dir: Replaces `weights_dir`.

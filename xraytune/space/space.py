@@ -94,9 +94,9 @@ class Space:
     Attributes:
         settings: Everything except the parameters; paths are absolute.
         specs: All parameters that can be active, including those that the file leaves at their
-        defaults; parents first.
+            defaults; parents first.
         points_to_evaluate: The points to try first, different ones, with values of searched
-        parameters only.
+            parameters only.
     """
 
     settings: Settings

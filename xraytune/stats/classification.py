@@ -140,11 +140,11 @@ class Metric:
             `of_class`, else of `ScoredImages` and weights, [R, N]; of masks, see
             `stats/segmentation.py`.
         of_class: Whether it is of one class against the others. With two classes, it is the
-        positive one's.
+            positive one's.
         by_class_only: Whether, with more than two classes, the average over the classes is not
-        reported.
+            reported.
         is_symmetric: Whether both of two classes have the same value, so the class need not be
-        named.
+            named.
         at_threshold: Whether it depends on the threshold.
         decimals: To show.
         summaries: The short tables that it is also in.

@@ -38,7 +38,7 @@ class StructuralComponents:
     Attributes:
         scores: float64 [R], in [0, 1]; in `confirm`, [A, K]: arm, replicate.
         components: float64 [R, P], of the sorted patients; `components @ components.T` is the
-        covariance of the scores.
+            covariance of the scores.
         effective_patients: For a mean, P. For AUROCs, 4 / (1/n + 1/m) for n patients of a class and
             m of the others, averaged over the classes if there are more than two; this many
             patients, split evenly between the classes, are equally informative. Those of findings
@@ -78,7 +78,7 @@ def structural_components(
 
     Raises:
         DataError: A class has no image, no finding has enough, or all images of a side belong to
-        one patient.
+            one patient.
         ValueError: A probability is not finite.
 
     Source: DeLong, DeLong & Clarke-Pearson 1988, "Comparing the areas under two or more correlated

@@ -64,9 +64,9 @@ class Evidence:
         difference: Estimated score of the first arm minus that of the second.
         mean_score: Mean of the two arms' scores.
         replicate_variance: Sample variance of the difference over replicates, of which there are at
-        least 2.
+            least 2.
         patient_variance: Variance of the difference over patients, given these replicates; a
-        negative estimate counts as 0.
+            negative estimate counts as 0.
     """
 
     difference: float

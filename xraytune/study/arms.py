@@ -27,7 +27,7 @@ class ArmSummary:
         val_a: The number and score of its best complete trial on val-A; None if it has none.
         val_b: The same on val-B.
         difference: Score on val-B of that trial minus that of the best of `real_only`; None without
-        either.
+            either.
         standard_error: Of the difference, over the patients of val-B; None where it is unknown.
     """
 

@@ -38,7 +38,7 @@ class StudyClock:
     Args:
         path: `wall.json`; None saves nothing.
         unfinished: The trials whose time it continues to count; ended trials have their time in the
-        journal.
+            journal.
     """
 
     def __init__(self, path: Path | None = None, unfinished: Collection[int] = ()) -> None:

@@ -62,7 +62,7 @@ def read_inputs(
     Raises:
         ArtifactError: A saved generator is damaged.
         DataError: See `store_folder`; a mix needs more images than the folder has, or a generator
-        has not learned a class.
+            has not learned a class.
         MachineError: A weights file is missing.
     """
     contents = {}

@@ -37,7 +37,7 @@ class StudyView:
         seconds_budget: `budget.hours` of the last start; None if it has none.
         gpu_seconds: GPUs held by all trials, times seconds.
         seconds_left: An estimate from the trials so far; None before the first one has ended or if
-        no search runs.
+            no search runs.
     """
 
     path: Path

@@ -29,9 +29,9 @@ class Trial:
         failures: Its failed attempts.
         only_generator: Whether it only trains its generator now.
         has_trained_generator: Whether it has reported its generator as trained, perhaps into
-        another cache.
+            another cache.
         lineage: Of the generator that it has to train first, since it was started; None if there is
-        none.
+            none.
         slots: Those that it occupies while it runs.
     """
 

@@ -130,7 +130,7 @@ class GanTraining:
         losses: The names of the losses that `update` returns.
         saved: The attributes that a checkpoint holds: networks and optimizers.
         ema_generator: Exponential moving average of `generator`, in evaluation mode: the network to
-        sample from.
+            sample from.
         backbone: The frozen network of `settings.features`; without them, None.
         features: Of the training images, float32 [N, D].
     """

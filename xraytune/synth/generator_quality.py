@@ -30,7 +30,7 @@ class ClassQuality:
         kid: Kernel inception distance (KID) of the synthetic images from val-A.
         floor: KID of val-B from val-A: what a perfect generator would have, up to chance.
         coverage: Share of the val-A images with a synthetic one nearer than their fifth-nearest
-        real neighbour.
+            real neighbour.
     """
 
     images: int
@@ -47,7 +47,7 @@ class Quality:
         features: The backbone and its weights, such as `mobilenet_v2 (mobilenet_v2-b0353104.pth)`.
         resolution_px: Side of the compared images.
         gan_train: AUROC on val-A of a linear classifier of features, trained only on the pool; see
-        `transfer_auroc`.
+            `transfer_auroc`.
         real_train: AUROC on val-A of the same classifier, trained on the train side.
     """
 
@@ -107,7 +107,7 @@ def kernel_inception_distance(real: Floats, synthetic: Floats) -> float:
     Args:
         real: Features, float64 [n, D], n >= 2.
         synthetic: Features of the same number of images: torchmetrics' estimate is unbiased only
-        for equal numbers.
+            for equal numbers.
 
     Source: Gretton et al. 2012, "A Kernel Two-Sample Test", equation 3; kernel of Bińkowski et al.
     2018.

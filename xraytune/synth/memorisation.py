@@ -47,10 +47,10 @@ class Memorisation:
 
     Attributes:
         threshold: The unseen patients' 1 % quantile of closeness; the minimum if there are fewer
-        than 199.
+            than 199.
         near: Number of synthetic images below it.
         chance: P-value: the probability of at least this many if the synthetic images were real
-        ones of other patients.
+            ones of other patients.
     """
 
     images: int

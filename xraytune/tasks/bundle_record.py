@@ -56,15 +56,15 @@ class BundleRecord(StrictModel):
 
     Attributes:
         class_names: Classes or findings, in the order of the network's outputs; for a segmenter,
-        only `image`.
+            only `image`.
         positive: The positive class; None for a segmenter and for findings.
         threshold: The probability from which an image is positive (two classes), or a pixel belongs
-        to the mask.
+            to the mask.
         thresholds: The probability from which each finding is present; empty without findings.
         input_format: How decoded pixels become the network's input.
         loss: Training loss; `bce` has one output neuron.
         group_regex: Regular expression that reads patients from file names; None: the rules for
-        public data sets.
+            public data sets.
         study: The study that the configuration was exported from, relative to the bundle.
         overrides: `--set` options of the training.
         packages: Package versions, and those of extensions such as `backbone tiny_net`.

@@ -21,7 +21,7 @@ class Calibration:
     Attributes:
         images: The number of images that it was fitted to, of so many `patients`.
         threshold: The share of positives among them: the calibrated probability with the best
-        balanced accuracy.
+            balanced accuracy.
     """
 
     images: int

@@ -37,7 +37,7 @@ class ClassEvaluation(Evaluated):
     Attributes:
         class_counts: Images of each class, in the order of the model's outputs.
         threshold: Threshold of `metrics`; None with three or more classes, where the most probable
-        class is predicted.
+            class is predicted.
         at_half: Metrics at the threshold 0.5; None with three or more classes.
         calibration: What the model's probabilities were adapted by, if anything.
         uncalibrated: Metrics without it, at the model's own threshold; None without a calibration.

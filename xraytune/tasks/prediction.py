@@ -56,7 +56,7 @@ class Predicted:
     Attributes:
         counts: Images predicted as each class, or as having each finding.
         positive: The positive class of two, predicted from the probability `threshold`; both None
-        with more classes.
+            with more classes.
     """
 
     path: Path

@@ -107,7 +107,7 @@ class Task:
 
     Attributes:
         metric: The display name of the score that `confirm` compares, whatever the search's
-        objective.
+            objective.
         network: What `confirm` trains.
         packages: What the network and its results depend on.
         has_masks: Whether images come with masks.

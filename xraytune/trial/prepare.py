@@ -69,7 +69,7 @@ def prepare_space(
 
     Raises:
         ConfigError: The classes do not suit the loss or the objective, or a mix has no extra or no
-        real images.
+            real images.
         DataError: The images cannot be used; `skip_broken` leaves out broken ones.
         MachineError: Weights or disk space are missing.
         StudyError: The images are not those that the study recorded.

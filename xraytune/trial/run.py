@@ -41,7 +41,7 @@ def run_trial(
         DataError: Extra images are missing or broken.
         MachineError: Weights are missing, or the disk is full.
         ArtifactError: The pixels of `prepared` are not in the cache, see `restore_pixels`; or the
-        best network is damaged.
+            best network is damaged.
     """
     epochs = trial_epochs(experiment, context, trial_dir)
     while True:

@@ -49,7 +49,7 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
     Raises:
         DataError: A folder of extra images is broken, or too small for the ratio.
         TrialError: The generator's loss is not finite, it copies its training images, or too few of
-        its masks are plausible.
+            its masks are plausible.
         ArtifactError: The pixels of `prepared` are not in the cache.
     """
     settings = experiment.settings

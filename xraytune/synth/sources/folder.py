@@ -145,7 +145,7 @@ def store_folder(
 
     Raises:
         DataError: The folder is malformed, has a broken image, no usable image, or an image of a
-        test patient.
+            test patient.
     """
     listed = read_labelled_folder(
         root, prepared.class_names, pairs=prepared.has_masks, findings=prepared.findings
