@@ -39,6 +39,7 @@ class TinyTraining(TrialTraining):
         self.parameters = parameters
         self.trained = network
         self.loss = loss
+        self.is_trained = True
         self.max_epochs = max_epochs
         self.steps_per_epoch = steps_per_epoch
         self.seed = 5

@@ -71,10 +71,11 @@ def summarise_arms(folder: StudyFolder, trials: Sequence[TrialRow]) -> list[ArmS
 def _standard_errors(folder: StudyFolder, best: dict[str, TrialRow]) -> dict[str, float]:
     """Return the standard error of the difference of the best trial of each arm from that of the reference, if known."""
     arms = [_REFERENCE, *(arm for arm in best if arm != _REFERENCE)]
-    if _REFERENCE not in best or len(arms) == 1 or not has_standard_error(folder):
+    if _REFERENCE not in best or len(arms) == 1:
         return {}
     numbers = [best[arm].number for arm in arms]
-    if not all(folder.results_path(number, "val_b").exists() for number in numbers):
+    is_saved = all(folder.results_path(number, "val_b").exists() for number in numbers)
+    if not is_saved or not has_standard_error(folder):
         return {}
     errors = differences_on_val_b(folder, numbers)[1].tolist()
     return dict(zip(arms[1:], errors[1:], strict=True))
