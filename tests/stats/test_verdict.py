@@ -154,6 +154,12 @@ def test_the_first_verdict_that_holds_names_its_controls(
     assert overall_verdict(comparisons) == OverallVerdict(word=word, controls=controls)
 
 
+def test_images_that_do_as_well_alone_help_nonetheless() -> None:
+    controls = [against("none", "better"), against("alone", "equivalent", kind="synthetic_only")]
+
+    assert overall_verdict(controls) == OverallVerdict(word="helps", controls=("none",))
+
+
 @pytest.mark.parametrize("kind", ["none", "duplicate", "tuned"])
 def test_without_both_matched_controls_nothing_hurts(kind: ControlKind) -> None:
     controls = [against("one", "worse", kind=kind), against("tuned", "worse")]

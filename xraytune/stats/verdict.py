@@ -346,6 +346,8 @@ def overall_verdict(comparisons: Sequence[AgainstControl]) -> OverallVerdict:
         control.verdict.is_worse for control in matched
     ):
         return OverallVerdict(word="hurts", controls=_names(matched))
+    # Synthetic images that do as well alone help nonetheless: this control is only reported.
+    comparisons = [control for control in comparisons if control.kind != "synthetic_only"]
     if comparisons and all(control.verdict.is_better for control in comparisons):
         return OverallVerdict(word="helps", controls=_names(comparisons))
     no_better = _rule_out_improvement(comparisons)
