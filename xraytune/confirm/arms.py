@@ -31,7 +31,7 @@ Content: TypeAlias = tuple[Parameters, int | None, bool, DonorControl | None, Pa
 Role = Literal["finalist", "matched", "tuned", "perfect", "donor"]
 TestKind = Literal["unused", "draws", "folder"]
 """What is scored, and what replicates are trained on. `unused`: each is trained on its own draw of
-patients whom the search never used, and the rest of them are scored. `draws`: likewise, but a test
+patients that the search never used, and the others are scored. `draws`: likewise, but a test
 folder is scored. `folder`: a test folder is scored, and all replicates are trained on the search's
 patients."""
 

@@ -134,7 +134,7 @@ def _calibrate(
 ) -> Calibration:
     """Fit a calibration to labelled images.
 
-    Refuse (DataError) those of patients whom the model or the evaluation knows.
+    Refuse (DataError) images of patients that the model has seen or the evaluation scores.
     """
     regex = bundle.record.group_regex
     aliases = patient_aliases(evaluated.images, evaluated.table, regex)

@@ -15,7 +15,7 @@ class Removed:
     """A setting or parameter that was removed.
 
     Attributes:
-        instead: What a user is told who writes it.
+        instead: The message to a user who writes it.
         today: The values that mean what is always done today; with one of these, it is dropped.
         dcgan: The same with `gan.architecture: dcgan`, if they differ.
         is_limit: Whether it changed no trial. A study may have stored any value of it; in another
