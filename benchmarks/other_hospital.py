@@ -8,16 +8,22 @@
 Plan, committed before the first run:
 
 - Kermany's X-rays, NORMAL against PNEUMONIA. Hospital A: the 1,200 patients of that folder. Hospital
-  B: eight disjoint draws of 25, 50 or 100 other patients; scored on B's patients in no draw.
+  B: eight disjoint draws of 25, 50 or 100 other patients, five of 200; scored on B's patients in no
+  draw.
 - A linear head on a frozen MobileNetV2 at 128 px, 216 steps with 32 real images, lr .003: the
   replicates of `confirm` in the space `other_hospital_cpu`, with the epoch that is best on val-A.
 - B's images as they are; with another detector (blur .8 px, gamma .55, contrast .7, noise .02); or
   inverted. What A sends is never shifted.
-- Arms: B alone; A's head; B's training started at it; one extra image per real one from A's
-  statistics, its GAN, its real images; as they are also four per real one of statistics and GAN, and
-  the GAN's with weight .1; shifted, one per real one of the GAN's with weight .1.
+- Arms: B alone; A's head; B's training started at it; extra images from A's statistics, its GAN and
+  its real images: three quarters as many as A has, with weights that give them half of the loss.
+  The GAN's and the statistics' also with four fifths and two sevenths of the loss (by hand, a ratio
+  of 4 with weights 1 and .1), and one per real image with weight 1, as a search would begin. To tell
+  why a GAN helps with another detector: A's real images at the GAN's 64 px.
 - Read-out: mean gain over B alone and its standard error over draws; against the gains by hand, a
   gain holds if it differs by at most two standard errors of both. Nothing is chosen by a score.
+
+The first plan had one extra image per real one. Its first arms, with 25 patients, gained less than by
+hand, where the extra images of a step came from all of A's: hence three quarters as many as A has.
 """
 
 from __future__ import annotations
@@ -29,6 +35,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from PIL import Image
 
 from benchmarks.figures import Figure, figure
 from xraytune.base.drawing import COLOURS, new_figure
@@ -50,14 +57,18 @@ from xraytune.trial.prepare import prepare_space
 from xraytune.trial.training import TrialTraining
 
 NEEDS = ("DATA", "WEIGHTS", "HOSPITAL_A", "PICTURES")
-DRAWS = 8
-PATIENTS = (25, 50, 100)
+# Disjoint draws of so many patients; B has too few for eight of 200.
+DRAWS = {25: 8, 50: 8, 100: 8, 200: 5}
+DRAWS_BY_HAND = 8
+SHARE_OF_A = 0.75
+HALF, FOUR_FIFTHS, TWO_SEVENTHS = 1.0, 4.0, 0.4
 SHIFTS = {
     "as A's": "null",
     "another detector": "{blur_px: 0.8, gamma: 0.55, contrast: 0.7, noise: 0.02}",
     "inverted": "{invert: true}",
 }
 ALONE = "B alone"
+COARSE = "real_64_px"
 # By hand, with A's 1,200 patients: gain and its standard deviation over eight draws.
 BY_HAND = {
     ("as A's", 25, "A's head"): (0.037, 0.011),
@@ -95,6 +106,8 @@ BY_HAND = {
     ("inverted", 100, "A's statistics"): (0.007, 0.004),
     ("inverted", 100, "A's GAN"): (0.001, 0.003),
     ("inverted", 100, "A's real images"): (0.010, 0.004),
+    ("as A's", 100, "A's GAN, 4/5 of the loss"): (-0.000, 0.004),
+    ("as A's", 100, "A's GAN, 2/7 of the loss"): (0.0025, 0.002),
 }
 
 
@@ -105,7 +118,7 @@ def measure() -> Iterator[Figure]:
     with TemporaryDirectory() as folder:
         real = _real_images(Path(folder) / "real")
         for shift in SHIFTS:
-            for count in PATIENTS:
+            for count in DRAWS:
                 scores.setdefault(shift, {})[str(count)] = _scores(shift, count, real)
                 write_json(pictures / "other_hospital.json", {"scores": scores})
     _draw(scores, pictures / "other_hospital.svg")
@@ -115,7 +128,7 @@ def measure() -> Iterator[Figure]:
                 mean, error = gain(by_arm, arm)
                 bar = ""
                 if by_hand := BY_HAND.get((shift, int(patients), arm)):
-                    width = 2 * np.hypot(error, by_hand[1] / np.sqrt(DRAWS))
+                    width = 2 * np.hypot(error, by_hand[1] / np.sqrt(DRAWS_BY_HAND))
                     bar = f"{by_hand[0] - width:.4f} to {by_hand[0] + width:.4f}"
                 name = f"other_hospital: {shift}, {patients} patients, {arm}"
                 yield figure(name, mean, "AUROC", bar)
@@ -127,28 +140,32 @@ def gain(by_arm: dict[str, list[float]], arm: str) -> tuple[float, float]:
     return float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(len(gains)))
 
 
-def _arms(shift: str, hospital: Path, real: Path) -> dict[str, Arm]:
-    base: dict[str, Value] = {
-        "backbone": "mobilenet_v2",
-        "trainable": "head",
-        "lr": 3e-3,
-        "synthetic_ratio": 1.0,
-    }
+def _arms(hospital: Path, real: Path, ratio: float) -> dict[str, Arm]:
+    """Return all arms; those with most of A's images have `ratio` extra images per real one."""
+    base: dict[str, Value] = {"backbone": "mobilenet_v2", "trainable": "head", "lr": 3e-3}
     generator: dict[str, Value] = {"source": "generator", "generator.path": str(hospital)}
     statistics: dict[str, Value] = {"source": "statistics", "statistics.path": str(hospital)}
+    real_images: dict[str, Value] = {"source": "folder", "folder.path": str(real)}
+    coarse_images = real_images | {"folder.path": str(real.with_name(COARSE))}
+
+    def extra(share: float) -> dict[str, Value]:
+        """Give the extra images `share` times the weight of all real ones."""
+        return {"synthetic_ratio": ratio, "synthetic_weight": share / ratio}
+
+    one = {"synthetic_ratio": 1.0}
     sources: dict[str, dict[str, Value]] = {
         ALONE: {},
-        "A's real images": {"source": "folder", "folder.path": str(real)},
-        "A's statistics": statistics,
-        "A's GAN": generator,
+        "A's real images": real_images | extra(HALF),
+        "A's real images at 64 px": coarse_images | extra(HALF),
+        "A's statistics": statistics | extra(HALF),
+        "A's statistics, 4/5 of the loss": statistics | extra(FOUR_FIFTHS),
+        "A's statistics, 2/7 of the loss": statistics | extra(TWO_SEVENTHS),
+        "A's statistics, one per image": statistics | one,
+        "A's GAN": generator | extra(HALF),
+        "A's GAN, 4/5 of the loss": generator | extra(FOUR_FIFTHS),
+        "A's GAN, 2/7 of the loss": generator | extra(TWO_SEVENTHS),
+        "A's GAN, one per image": generator | one,
     }
-    if shift == "as A's":
-        sources["A's statistics, four"] = statistics | {"synthetic_ratio": 4.0}
-        sources["A's GAN, four"] = generator | {"synthetic_ratio": 4.0}
-        light: dict[str, Value] = {"synthetic_ratio": 4.0, "synthetic_weight": 0.1}
-        sources["A's GAN, four of weight .1"] = generator | light
-    else:
-        sources["A's GAN, weight .1"] = generator | {"synthetic_weight": 0.1}
     arms = {
         name: Arm(
             name=name,
@@ -189,14 +206,16 @@ def _scores(shift: str, patients: int, real: Path) -> dict[str, list[float]]:
         on_progress=ignore_progress,
     )
     index = read_index(settings.data)
+    draws = DRAWS[patients]
     divided = divide_unused(
-        prepared, settings, index, DRAWS, cache=cache, seen=donor.train_images, fewest=300
+        prepared, settings, index, draws, cache=cache, seen=donor.train_images, fewest=300
     )
+    ratio = round(SHARE_OF_A * len(donor.train_images) / sum(prepared.train_counts), 1)
     compute = choose_compute(gpus=0, threads=2)
     pin(compute)
     scores: dict[str, list[float]] = {}
-    for name, arm in _arms(shift, hospital, real).items():
-        for draw in range(DRAWS):
+    for name, arm in _arms(hospital, real, ratio).items():
+        for draw in range(draws):
             experiment = replicate(arm, settings, draw, "unused")
             context = RunContext(prepared=divided.drawn(draw), cache=cache, compute=compute)
             scores.setdefault(name, []).append(_score(experiment, context))
@@ -219,7 +238,7 @@ def _score(experiment: Experiment, context: RunContext) -> float:
 
 
 def _real_images(folder: Path) -> Path:
-    """Copy A's images to class folders."""
+    """Copy A's images to class folders, and to others beside them at 64 px."""
     donor = read_donor(Path(os.environ["HOSPITAL_A"]))
     assert donor is not None, "HOSPITAL_A has a classifier"
     sent = {*donor.train_images}
@@ -231,7 +250,16 @@ def _real_images(folder: Path) -> Path:
             target = folder / index.class_names[image.label] / file.name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
+            _save_coarse(file, folder.with_name(COARSE) / target.relative_to(folder))
     return folder
+
+
+def _save_coarse(file: Path, target: Path) -> None:
+    """Save an image with no more detail than the GAN's, which has 64 x 64 pixels."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with Image.open(file) as image:
+        coarse = image.convert("L").resize((64, 64), Image.Resampling.BOX)
+    coarse.save(target.with_suffix(".png"))
 
 
 def _draw(scores: dict[str, dict[str, dict[str, list[float]]]], picture: Path) -> None:
