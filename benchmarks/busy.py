@@ -71,7 +71,7 @@ def _step(work: str) -> tuple[Callable[[], object], int]:
 
     from xraytune.base.records import Compute
     from xraytune.space.settings import GanSettings
-    from xraytune.synth.gan import new_training, real_images
+    from xraytune.synth.gan import GanTraining
 
     def trained(network: torch.nn.Module, *shape: int) -> Callable[[], object]:
         optimizer, inputs = torch.optim.Adam(network.parameters()), torch.randn(*shape)
@@ -87,13 +87,10 @@ def _step(work: str) -> tuple[Callable[[], object], int]:
         return trained(torch.nn.Linear(1280, 2), 48, 1280), 400
     if work.startswith("gan"):
         compute = Compute(device="cpu", threads=torch.get_num_threads(), precision="float32")
-        training = new_training(GanSettings(width=int(work.split()[1])), 2, compute)
+        training = GanTraining(GanSettings(width=int(work.split()[1])), 2, compute)
         images = np.random.default_rng(0).integers(0, 256, (64, 1, 64, 64), dtype=np.uint8)
-        real = real_images(images, np.arange(64) % 2, compute)
-        training.fit(real)
-        return lambda: training.update(
-            real, compute, training.draw(real, compute)
-        ), 40 if work == "gan 16" else 6
+        training.fit(images, np.arange(64) % 2)
+        return lambda: training.update(training.draw()), 40 if work == "gan 16" else 6
     network = torchvision.models.mobilenet_v2().to(memory_format=torch.channels_last)
     if work == "all layers":
         return trained(network.train(), 16, 3, 64, 64), 4

@@ -10,7 +10,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from xraytune.base.cores import cpu_count
 from xraytune.nets.captured import replayed
 from xraytune.nets.compute import choose_compute, gpu_count, pin
 from xraytune.space.settings import GanSettings
-from xraytune.synth.gan import new_training, real_images
+from xraytune.synth.gan import GanTraining
 from xraytune.synth.networks import Discriminator, Generator
 
 _IMAGES, _WARM_UP, _STEPS, _RUNS = 256, 5, 20, 3
@@ -59,9 +58,7 @@ def measure() -> Iterator[Figure]:
 
 def _steps_per_second(threads: int, step: Callable[[], object], *, is_example: bool) -> float:
     torch.set_num_threads(threads)
-    torch.set_deterministic_debug_mode(
-        "default" if is_example or gpu_count() else "error"
-    )  # as `pin` does
+    torch.use_deterministic_algorithms(not (is_example or gpu_count()))  # as `pin` does
     for _ in range(_WARM_UP):
         step()
     _wait()
@@ -81,15 +78,12 @@ def _ours(settings: GanSettings, classes: int, threads: int) -> tuple[int, Calla
     compute = choose_compute(gpus=min(1, gpu_count()), threads=threads)
     pin(compute)
     labels = np.arange(_IMAGES, dtype=np.int64) % classes
-    training, real = (
-        new_training(settings, classes, compute, 1),
-        real_images(_PLANES, labels, compute),
-    )
-    training.fit(real)
-    update = replayed(partial(training.update, real, compute), compute)
+    training = GanTraining(settings, classes, compute)
+    training.fit(_PLANES, labels)
+    update = replayed(training.update, compute)
 
     def step() -> None:
-        update(training.draw(real, compute))
+        update(training.draw())
         training.step += 1
 
     return threads, step

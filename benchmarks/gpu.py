@@ -41,7 +41,7 @@ from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.nets.captured import replayed
 from xraytune.nets.compute import choose_compute, gpu_count, pin
-from xraytune.nets.optimizer import optimizer_of
+from xraytune.nets.optimizer import build_optimizer
 from xraytune.space.settings import Experiment, Parameters, Settings
 from xraytune.trial.run import trial_epochs
 from xraytune.trial.training import TrialTraining
@@ -220,7 +220,8 @@ def _steps(root: Path) -> Iterator[Figure]:
     speeds = []
     for how in ("eager", "replayed"):
         training = TrialTraining(experiment, context)
-        step = partial(training.step, optimizer_of(experiment.parameters, training.trained.train()))
+        optimizer = build_optimizer("adam", training.trained.train(), lr=experiment.parameters.lr)
+        step = partial(training.step, optimizer)
         update = step if how == "eager" else replayed(step, context.compute)
         loss = torch.zeros((), device=context.compute.device)
         started = time.perf_counter()

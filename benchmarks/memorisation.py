@@ -23,9 +23,13 @@ from xraytune.base.seeding import numpy_generator
 from xraytune.data.prepare import Prepared, prepare, training_pixels
 from xraytune.nets.compute import choose_compute, pin
 from xraytune.space.load import load_space
-from xraytune.synth.memorisation import compare_with_unseen, measure_closeness, measure_unseen
-from xraytune.synth.memorisation_gate import FALSE_ALARMS
-from xraytune.synth.train import resize_pixels
+from xraytune.synth.memorisation import (
+    FALSE_ALARMS,
+    compare_with_unseen,
+    measure_closeness,
+    measure_unseen,
+)
+from xraytune.synth.pool import resize_planes
 
 _SPACE = Path("search_spaces/gan_ratio_cpu.yaml")
 _SPLITS = 200
@@ -82,7 +86,7 @@ class _ClassImages:
         chosen = [image for image in prepared.images if image.label == label]
         pixels = training_pixels(prepared, cache)[np.array([image.row for image in chosen])]
         _, patients = np.unique([image.patient for image in chosen], return_inverse=True)
-        return cls(images=resize_pixels(pixels, _SIZE_PX), patients=patients)
+        return cls(images=resize_planes(pixels[:, None], _SIZE_PX)[:, 0], patients=patients)
 
     def split(self, training: int, unseen: int, seed: int) -> tuple[NDArray[np.intp], ...]:
         """Whole patients at random: about so many training images, so many unseen patients, and a pool of others."""

@@ -26,10 +26,11 @@ from xraytune.study.folder import StudyFolder
 from xraytune.study.start import require_free
 from xraytune.synth.faults import find_faults
 from xraytune.synth.mix import require_enough
-from xraytune.synth.quality import report_pool
 from xraytune.synth.sources.folder import store_folder
+from xraytune.synth.sources.source import StudyImages
 from xraytune.synth.sources.which import seen_by, source_of
 from xraytune.trial.prepare import open_space
+from xraytune.trial.quality import report_pool
 
 _FEWEST_PATIENTS = 25
 _MOST_PATIENTS = 100
@@ -85,7 +86,8 @@ def audit(
     options: dict[str, Any] = {"seen": seen_by([mix]), "skip_broken": skip_broken}
     everyone = data.model_copy(update={"train_patients": None})
     prepared, warnings = prepare_index(index, everyone, cache, on_progress=on_progress, **options)
-    images, store = store_folder(synthetic, prepared, data, index=index, cache=cache)
+    study_images = StudyImages(data, prepared, cache, index)
+    images, store = store_folder(synthetic, study_images)
     _, compute = resources_here(space.settings)
     pin(compute)
     context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
@@ -113,7 +115,7 @@ def audit(
     prepared, _ = prepare_index(index, chosen, cache, **options)
     ratios = []
     why_not = ""
-    available = source_of(mix).count_available(space.settings, prepared, cache)
+    available = source_of(mix).count_available(StudyImages(data, prepared, cache))
     for ratio in (0.25, 0.5, 1.0, 2.0):
         try:
             require_enough(available, mix.model_copy(update={"synthetic_ratio": ratio}), prepared)

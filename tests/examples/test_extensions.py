@@ -15,7 +15,7 @@ from xraytune.base.errors import ConfigError, MachineError
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.nets.backbones import accepts, build_backbone
-from xraytune.nets.last_stage import last_stage, trained_from
+from xraytune.nets.last_stage import trained_parameters
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.load import load_space
 from xraytune.space.settings import SOURCES, Parameters, Settings
@@ -93,7 +93,7 @@ def test_backbone_without_its_last_stage_is_reported() -> None:
     with pytest.raises(
         ConfigError, match="backbone whole does not define where its last stage starts"
     ):
-        last_stage("whole", network)
+        trained_parameters("whole", network)
 
 
 @pytest.mark.slow
@@ -107,7 +107,7 @@ def test_extension_backbone_is_built_like_builtin_ones(tmp_path: Path) -> None:
     assert feature_count == 64
     torch.testing.assert_close(grey(images), network(images.repeat(1, 3, 1, 1)))
     assert network.training
-    assert trained_from(last_stage("tiny_net", network), network) == {
+    assert trained_parameters("tiny_net", network) == {
         "layers.4.weight",
         "layers.4.bias",
     }

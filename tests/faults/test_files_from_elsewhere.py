@@ -21,10 +21,9 @@ from xraytune.base.files import write_bytes
 from xraytune.base.tensors import read_weights
 from xraytune.data.phantom import draw_phantoms
 from xraytune.nets.checkpoint import load_best, resume
-from xraytune.nets.optimizer import optimizer_of
-from xraytune.space.settings import Parameters
+from xraytune.nets.optimizer import build_optimizer
 from xraytune.study.folder import StudyFolder
-from xraytune.synth.checkpoint import checkpoint_generator, load_generator
+from xraytune.synth.checkpoint import load_generator
 
 
 class Trap:
@@ -50,7 +49,7 @@ def pickles_of(trap: Trap) -> Iterator[bytes]:
 
 def resume_training(file: Path) -> None:
     network = Linear(2, 2)
-    resume(file.parent, network, optimizer_of(Parameters(), network))
+    resume(file.parent, network, build_optimizer("adam", network, lr=1e-3))
 
 
 def read_results(file: Path) -> None:
@@ -63,7 +62,6 @@ READERS: dict[str, Callable[[Path], object]] = {
     "generator.safetensors": load_generator,
     "best.safetensors": lambda file: load_best(file.parent, Linear(2, 2)),
     "checkpoint.pt": resume_training,
-    "gan/checkpoint.pt": checkpoint_generator,
     "trials/0000/val_b.npy": read_results,
 }
 

@@ -16,22 +16,19 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tests.in_process import CPU
-from tests.synth.conftest import train
+from tests.synth.conftest import train, trained_in
 from tests.trial.conftest import Bench
 from tests.trial.test_trial import ARMS
 from xraytune.base.records import Compute, EpochRecord
 from xraytune.nets.captured import Draws, Step, replayed
 from xraytune.nets.classifier import build_classifier
 from xraytune.nets.compute import pin
-from xraytune.nets.infer import estimate_batch_norms, predict_logits
-from xraytune.nets.optimizer import optimizer_of
+from xraytune.nets.infer import predict_logits
+from xraytune.nets.optimizer import build_optimizer, set_lr
 from xraytune.search.messages import TrialFailed
 from xraytune.search.worker import next_message
 from xraytune.space.settings import Experiment, GanSettings, Parameters
-from xraytune.synth.checkpoint import CHECKPOINT_NAME, checkpoint_generator
-from xraytune.synth.gan import new_training, real_images
-from xraytune.synth.pool import draw_noise, generate
-from xraytune.synth.train import TrainingProgress
+from xraytune.synth.gan import GanTraining
 from xraytune.trial.run import trial_epochs
 from xraytune.trial.training import TrialTraining
 
@@ -52,9 +49,7 @@ def epochs(
         return [*islice(trial, count)]
 
 
-def gan_steps(
-    compute: Compute, folder: Path, stop_after: int | None = None
-) -> list[TrainingProgress]:
+def gan_steps(compute: Compute, folder: Path, stop_after: int | None = None) -> list[int]:
     return train(
         GAN,
         folder,
@@ -106,50 +101,34 @@ def test_a_trial_matches_the_cpu_up_to_rounding(
     assert on_gpu[0].val_loss == pytest.approx(on_cpu[0].val_loss, abs=0.05)
 
 
-def test_an_interrupted_trial_resumes(bench: Bench, tmp_path: Path, gpu: Compute) -> None:
-    experiment = bench.experiment(source="none", classical=1, trainable="all")
-    straight = epochs(bench, experiment, tmp_path / "straight", gpu)
-
-    epochs(bench, experiment, tmp_path / "resumed", gpu, count=2)
-    resumed = epochs(bench, experiment, tmp_path / "resumed", gpu)
-
-    assert [record.epoch for record in resumed] == [1, 2, 3], (
-        "two are reported again, the third is trained"
-    )
-    losses = [[record.train_loss for record in records] for records in (straight, resumed)]
-    assert losses[1] == pytest.approx(losses[0], abs=0.05)
-
-
 def test_an_interrupted_gan_resumes(tmp_path: Path, gpu: Compute) -> None:
     gan_steps(gpu, tmp_path / "straight")
 
     gan_steps(gpu, tmp_path / "resumed", stop_after=20)
     rest = gan_steps(gpu, tmp_path / "resumed")
 
-    assert rest[0].step == 25, "it resumes from its checkpoint"
-    files = (tmp_path / name / CHECKPOINT_NAME for name in ("straight", "resumed"))
-    one, other = weights_of(map(checkpoint_generator, files))
+    assert rest[0] == 25, "it resumes from its checkpoint"
+    one, other = weights_of(trained_in(tmp_path / name) for name in ("straight", "resumed"))
     assert float((one - other).norm() / one.norm()) < 0.05
 
 
 def test_cuda_graph_equals_the_plain_step(gpu: Compute) -> None:
     random = np.random.default_rng(0)
     images = random.integers(0, 255, (40, 1, 32, 32), dtype=np.uint8)
-    real = real_images(images, np.arange(40) % 2, gpu)
-    one_by_one, recorded = new_training(GAN, 2, gpu), new_training(GAN, 2, gpu)
-    one_by_one.fit(real)
-    recorded.fit(real)
-    replay = replayed(partial(recorded.update, real, gpu), gpu)
+    one_by_one, recorded = GanTraining(GAN, 2, gpu), GanTraining(GAN, 2, gpu)
+    for training in (one_by_one, recorded):
+        training.fit(images, np.arange(40) % 2)
+    replay = replayed(recorded.update, gpu)
 
     for _ in range(10):
-        expected = one_by_one.update(real, gpu, one_by_one.draw(real, gpu))
-        losses = replay(recorded.draw(real, gpu))
+        expected = one_by_one.update(one_by_one.draw())
+        losses = replay(recorded.draw())
         assert losses.tolist() == pytest.approx(expected.tolist(), abs=0.05)
         one_by_one.step += 1
         recorded.step += 1
 
-    for name in {*one_by_one.saved} - {"optimizer", "optimizer_g", "optimizer_d"}:
-        one, other = weights_of(getattr(training, name) for training in (one_by_one, recorded))
+    for name in ("generator", "discriminator", "ema_generator"):
+        one, other = weights_of(training.parts[name] for training in (one_by_one, recorded))
         assert float((one - other).norm() / one.norm()) < 0.02, name
 
 
@@ -174,11 +153,11 @@ def test_a_step_of_a_classifier_is_replayed_or_else_called(
         if waits:
             layers = (training.trained, nn.Dropout(0.3), Waits(2, 2))
             training.trained = nn.Sequential(*layers).to("cuda")
-        optimizer = optimizer_of(experiment.parameters, training.trained)
+        optimizer = build_optimizer("adam", training.trained, lr=1e-3)
         step: Step = partial(training.step, optimizer)
         step = replayed(step, gpu) if how == "replayed" else step
         for number, draws in enumerate(training.draws(range(8))):
-            optimizer.set_lr(1e-4 * number)
+            set_lr(optimizer, 1e-4 * number)
             losses.append(float(step(draws)))
         networks.append(training.trained)
 
@@ -203,40 +182,6 @@ def test_cudnn_tries_its_algorithms_for_training_steps_alone(gpu: Compute) -> No
     assert losses == [0, 2, 4, 6, 8, 10]
     assert tries == [True] * 4, "three steps and the capture; then it is replayed"
     assert not torch.backends.cudnn.benchmark, "validation has other shapes"
-
-
-@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
-def test_batch_norms_are_estimated_without_a_wait_for_the_device(gpu: Compute) -> None:
-    parameters = Parameters.model_validate({"backbone": "mobilenet_v2", "weights": "none"})
-    network = build_classifier(parameters, 2, weights=None, seed=1)
-    network.to("cuda").train()
-    first = next(module for module in network.modules() if isinstance(module, nn.BatchNorm2d))
-    images = torch.rand(3, 4, 3, 64, 64, device="cuda")
-    means = []
-    for batches in ([images.flatten(0, 1)], [*images]):
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            estimate_batch_norms(network, lambda batches=batches: batches, compute=gpu)  # type: ignore[misc]
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-        means.append(first.get_buffer("running_mean").tolist())
-
-    assert means[1] == pytest.approx(means[0], abs=0.01), (
-        "of all images at once, and of three batches"
-    )
-
-
-def test_a_pool_is_the_same_on_gpu_and_cpu_up_to_rounding(tmp_path: Path, gpu: Compute) -> None:
-    """Noise is drawn on the CPU, so a generator gives the same images on any device."""
-    gan_steps(gpu, tmp_path)
-    generator = checkpoint_generator(tmp_path / CHECKPOINT_NAME)
-    labels = torch.arange(16) % 2
-    z = draw_noise(generator, len(labels), 5)
-
-    on_cpu = generate(generator, z, labels, CPU).pixels.astype(int)
-    on_gpu = generate(generator.to("cuda"), z, labels, gpu).pixels.astype(int)
-
-    assert np.abs(on_cpu - on_gpu).mean() < 2, "grey levels of 255"
 
 
 @pytest.mark.parametrize(

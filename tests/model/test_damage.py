@@ -12,6 +12,7 @@ from PIL import Image
 
 from tests.in_process import command, one_thread
 from tests.model.conftest import CopyLab, Lab, change_record, seal
+from tests.trial.conftest import block_of
 from xraytune.base.errors import ArtifactError
 from xraytune.base.files import read_json, write_json
 from xraytune.data.prepare import RunContext
@@ -20,7 +21,6 @@ from xraytune.model.generator_folder import generator_sample, generator_train
 from xraytune.model.load import open_bundle
 from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder
-from xraytune.synth.sources.which import block_reader
 
 pytestmark = pytest.mark.slow
 
@@ -126,7 +126,7 @@ def test_images_of_a_trials_gan_are_those_that_it_trained_on(
     study, cache = StudyFolder(lab.study), lab.path / "cache"
     context = RunContext(prepared=study.prepared(), cache=cache, compute=study.compute())
     with one_thread():
-        pool = block_reader(study.experiment(0), context)(1, 0).read()
+        pool = block_of(study.experiment(0), context, 1).read()
 
     exported = export(lab.study, out=lab.path / "trial.yaml", trial=0, exact=True)
     generator_train(exported.path, out=lab.path / "gan", cache=cache, on_progress=no_training)

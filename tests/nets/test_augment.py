@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xraytune.nets.augment import IDENTITY_VIEW, VIEW_COLUMNS, augment, distinct_views, view_table
+from xraytune.nets.augment import IDENTITY_VIEW, VIEW_COLUMNS, augment, view_table
 
 
 def disc(x: float, y: float, size_px: int = 64) -> Tensor:
@@ -65,19 +65,6 @@ def test_contrast_spreads_around_the_mean_and_brightness_adds() -> None:
     torch.testing.assert_close(brightened, images + 0.1)
 
 
-@pytest.mark.slow
-def test_weakest_augmentation_only_flips() -> None:
-    images = torch.rand(64, 1, 16, 16)
-    views = torch.from_numpy(view_table(1, "step", image_count=64, views=1, classical=1)[:, 0])
-    is_mirrored = views[:, 0] < 0
-
-    changed = augment(images, views)
-
-    assert 20 < int(is_mirrored.sum()) < 44
-    assert torch.equal(changed[~is_mirrored], images[~is_mirrored])
-    torch.testing.assert_close(changed[is_mirrored], images[is_mirrored].flip(dims=[3]))
-
-
 def test_tables_depend_on_seed_and_purpose_and_a_longer_one_starts_with_a_shorter_one() -> None:
     def table(seed: int, purpose: str, image_count: int = 4) -> NDArray[np.float32]:
         return view_table(seed, purpose, image_count=image_count, views=3, classical=2)
@@ -88,30 +75,3 @@ def test_tables_depend_on_seed_and_purpose_and_a_longer_one_starts_with_a_shorte
     assert not np.array_equal(table(7, "real"), table(8, "real"))
     assert not np.array_equal(table(7, "real"), table(7, "extra"))
     assert len(np.unique(table(7, "real").reshape(12, -1), axis=0)) == 12
-
-
-def test_strengths_scale_the_same_draws_within_their_bounds() -> None:
-    mild, strong = (
-        view_table(7, "real", image_count=200, views=8, classical=strength) for strength in (2, 3)
-    )
-    angle = VIEW_COLUMNS.index("angle_radians")
-
-    np.testing.assert_allclose(strong[..., angle], 15 / 7 * mild[..., angle], rtol=1e-5)
-    assert np.degrees(np.abs(strong[..., angle])).max() == pytest.approx(15, abs=0.1)
-    assert np.array_equal(strong[..., 0], mild[..., 0])
-    assert (mild[..., 0] < 0).mean() == pytest.approx(0.5, abs=0.05)
-
-
-@pytest.mark.parametrize(("classical", "changed"), [(0, 0), (1, 50), (2, 400)])
-def test_each_view_of_a_table_is_found_among_the_distinct_ones(
-    classical: int, changed: int
-) -> None:
-    table = view_table(7, "real", image_count=50, views=8, classical=classical)
-
-    numbers, views, places = distinct_views(table)
-
-    identity = np.tile(np.array(IDENTITY_VIEW, dtype=np.float32), (50, 1))
-    assert np.array_equal(np.concatenate([identity, views])[places], table)
-    of_image = np.concatenate([np.arange(50), numbers])
-    assert (of_image[places] == np.arange(50)[:, None]).all()
-    assert len(views) <= changed

@@ -85,24 +85,6 @@ def test_the_published_vgg_head_trains_as_with_negative_log_likelihood() -> None
     )
 
 
-def test_the_same_seed_gives_the_same_weights_and_leaves_torchs_generator_alone() -> None:
-    before = torch.get_rng_state()
-
-    first, second, other = (new_classifier(seed=seed).state_dict() for seed in (1, 1, 2))
-
-    assert torch.equal(torch.get_rng_state(), before)
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    assert not torch.equal(first["head.1.weight"], other["head.1.weight"])
-    assert not torch.equal(first["backbone.0.0.weight"], other["backbone.0.0.weight"])
-
-
-def test_fully_trained_backbone_uses_its_own_dropout() -> None:
-    classifier = new_classifier("mobilenet_v2", trainable="all")
-
-    assert all(module.training for module in classifier.modules())
-    assert not any(module.training for module in classifier.eval().modules())
-
-
 @pytest.mark.parametrize("corner", [0, 5])
 def test_the_grad_cam_is_where_the_evidence_is(corner: int) -> None:
     """A network whose first class is the brightness of the image: the map is the bright square."""

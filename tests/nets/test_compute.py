@@ -1,9 +1,5 @@
 """What trials compute on, and the resources of a space."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 
 from xraytune.nets.compute import allocation_of
@@ -30,17 +26,3 @@ def test_a_trial_has_a_part_of_a_gpu_that_leaves_nothing_over_or_whole_ones(
     found = allocation_of(settings(**resources), has_gpu=has_gpu).trial
 
     assert (found.cpus, found.gpus) == expected
-
-
-def test_bfloat16_is_off_on_a_cpu_that_torch_is_told_to_use_as_an_older_one() -> None:
-    code = "from xraytune.nets.compute import choose_compute as choose; print(choose(gpus=0, threads=1).precision)"
-
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "ATEN_CPU_CAPABILITY": "avx2"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-
-    assert done.stdout == "float32\n"

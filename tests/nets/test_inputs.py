@@ -9,7 +9,7 @@ from torch import Tensor
 
 from xraytune.base.seeding import derive_seed
 from xraytune.data.decoding import InputFormat
-from xraytune.nets.inputs import input_format, normalise, to_unit
+from xraytune.nets.inputs import input_format, to_unit
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.settings import Experiment, Parameters, Settings
 
@@ -93,58 +93,3 @@ def test_pretrained_backbones_use_the_constants_of_their_own_weights(backbone: s
     form = format_for(backbone=backbone, weights="imagenet")
 
     assert (list(form.mean), list(form.std)) == (mean, std)
-
-
-@pytest.mark.slow
-def test_normalised_images_have_the_formats_channels() -> None:
-    images = torch.rand(2, 1, 8, 8)
-    form = InputFormat(
-        image_size_px=8, resolution_px=None, mean=(0.1, 0.2, 0.3), std=(1.0, 0.5, 0.25)
-    )
-
-    normalised = normalise(images, form)
-
-    assert normalised.shape == (2, 3, 8, 8)
-    assert normalised.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(normalised[:, 2:], (images - 0.3) / 0.25)
-
-
-@pytest.mark.parametrize(
-    ("parameters", "resolution_px"),
-    [
-        ({"source": "none"}, None),
-        ({"source": "gan", "balance": "equal"}, 64),
-        ({"source": "gan"}, None),
-    ],
-)
-def test_a_format_has_the_size_and_resize_of_its_experiment_and_the_resolution_of_its_gan(
-    parameters: dict[str, Any], resolution_px: int | None
-) -> None:
-    """With `balance: equal`, the missing detail of synthetic images would reveal their class."""
-    form = format_for({"image_size": 128, "resize": "crop"}, **parameters)
-
-    assert (form.image_size_px, form.resize, form.resolution_px) == (128, "crop", resolution_px)
-
-
-def test_a_weights_file_can_have_pixel_constants_of_its_own(tmp_path: Path) -> None:
-    settings = Settings.model_validate(
-        {
-            "name": "any",
-            "data": {"path": Path("images")},
-            "weights_pixels": {"mean": 0.5, "std": 0.25},
-        }
-    )
-    forms = [
-        input_format(
-            Experiment(
-                settings=settings, parameters=Parameters(backbone="resnet18", weights=weights)
-            ),
-            train_mean=0.4,
-            train_std=0.2,
-        )
-        for weights in (str(tmp_path / "own.pth"), "imagenet")
-    ]
-
-    assert forms[0].mean == (0.5,) * 3
-    assert forms[0].std == (0.25,) * 3
-    assert forms[1].mean == (0.485, 0.456, 0.406)

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from xraytune.base.errors import ConfigError, MachineError
 from xraytune.nets.backbones import accepts, build_backbone, pixel_constants
-from xraytune.nets.last_stage import last_stage
+from xraytune.nets.last_stage import trained_parameters
 from xraytune.nets.weights import find_weights
 from xraytune.space.load import load_space
 from xraytune.trial.prepare import require_networks
@@ -38,7 +38,9 @@ def test_a_file_of_timm_gives_its_features_and_the_last_stage_is_found(
 
     assert features.shape == (2, feature_count)
     torch.testing.assert_close(features, expected)
-    assert last_stage(f"timm/{name}", network) == stage
+    names = [name for name, _ in network.named_parameters()]
+    first = next(number for number, name in enumerate(names) if name.startswith(f"{stage}."))
+    assert trained_parameters(f"timm/{name}", network) == {*names[first:]}
 
 
 def test_an_encoder_of_grey_images_gives_its_own_features(tmp_path: Path) -> None:

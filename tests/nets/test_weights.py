@@ -62,14 +62,6 @@ def test_missing_weights_without_network_name_every_file_that_would_do(offline: 
         assert words in str(caught.value)
 
 
-def test_file_in_torch_cache_works_offline(offline: Path, official_mobilenet: Path) -> None:
-    cached = offline / "mobilenet_v2-b0353104.pth"
-    offline.mkdir(parents=True)
-    cached.symlink_to((official_mobilenet / cached.name).resolve())
-
-    assert find_weights("mobilenet_v2", "IMAGENET1K_V1", None) == cached
-
-
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_a_custom_file_fills_the_backbone(tmp_path: Path, suffix: str) -> None:
     """Unless it has more blocks than the network: a deeper one of the same family has every tensor that it needs."""

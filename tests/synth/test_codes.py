@@ -7,16 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.synth.conftest import BLOBS, tiny, train
+from tests.synth.conftest import BLOBS, tiny, train, trained_in
 from xraytune.base.errors import ArtifactError
-from xraytune.synth.checkpoint import (
-    CHECKPOINT_NAME,
-    checkpoint_generator,
-    load_generator,
-    save_generator,
-)
 from xraytune.synth.codes import ClassCodes
-from xraytune.synth.networks import Generator
 
 
 def _moons(count: int) -> torch.Tensor:
@@ -30,14 +23,6 @@ def test_codes_are_uncorrelated_components_of_variance_1() -> None:
 
     covariance = torch.cov(codes.T)
     torch.testing.assert_close(covariance[:2, :2], torch.eye(2).double(), atol=1e-5, rtol=0)
-
-
-def test_other_images_get_codes_in_the_components_that_were_found() -> None:
-    prior, images = ClassCodes(1, 5), _moons(50)
-    codes = prior.find_components(images)
-
-    torch.testing.assert_close(prior.project(images), codes, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(prior.project(images.flip(0)), codes.flip(0), atol=1e-4, rtol=1e-4)
 
 
 def test_half_of_the_components_are_those_of_features() -> None:
@@ -95,19 +80,14 @@ def test_codes_to_sample_from_combine_half_of_a_small_class_and_at_most_24_image
 
 @pytest.mark.slow
 def test_the_generator_learns_to_reconstruct_training_images(tmp_path: Path) -> None:
-    """Better than their mean does; and the saved generator has what it needs to sample."""
+    """Better than their mean does."""
     pixels, labels = BLOBS
     settings = tiny(architecture="pca", steps=120, width=8, lr_g=2e-3, lr_d=2e-3)
     train(settings, tmp_path, report_every_steps=50)
-    generator = checkpoint_generator(tmp_path / CHECKPOINT_NAME)
-    assert isinstance(generator, Generator)
+    generator = trained_in(tmp_path)
     assert generator.prior is not None
-    save_generator(generator, tmp_path / "generator.safetensors")
-    loaded = load_generator(tmp_path / "generator.safetensors")
 
     images = torch.from_numpy(pixels)[:, None]
     real, classes = images.float() / 127.5 - 1, torch.from_numpy(labels)
     reconstructed = generator.decode(generator.prior.project(images), classes)
     assert F.l1_loss(reconstructed, real) < 0.7 * F.l1_loss(real.mean(dim=0).expand_as(real), real)
-    z = torch.randn(4, settings.z_dim)
-    assert torch.equal(loaded(z, classes[:4]), generator(z, classes[:4]))

@@ -35,8 +35,6 @@ def test_kid_equals_the_definition() -> None:
     ]
     expected = sum(within) - 2 * kernel(real, synthetic).mean()
     assert kernel_inception_distance(real, synthetic) == pytest.approx(expected, abs=1e-5)
-    with pytest.raises(ValueError, match="60 real and 59 synthetic"):
-        kernel_inception_distance(real, synthetic[1:])
 
 
 @pytest.mark.slow

@@ -11,10 +11,11 @@ from safetensors.torch import save_file
 
 from tests.in_process import CPU, one_thread
 from xraytune.data.phantom import draw_phantoms
-from xraytune.data.prepare import Prepared, RunContext, prepare
+from xraytune.data.prepare import ImageSource, Prepared, RunContext, prepare
 from xraytune.nets.backbones import build_backbone
 from xraytune.space.load import load_space
 from xraytune.space.settings import Experiment, Parameters, Settings
+from xraytune.synth.sources.which import source_of
 
 FINDINGS_SPACE = """
 version: 1
@@ -49,6 +50,14 @@ class Bench:
         return Experiment(
             settings=self.settings, parameters=Parameters.model_validate(small | parameters)
         )
+
+
+def block_of(
+    experiment: Experiment, context: RunContext, label: int = 0, number: int = 0
+) -> ImageSource:
+    """A block of the extra images of an experiment."""
+    source = source_of(experiment.parameters)
+    return source.block(experiment.settings, context, label, number)
 
 
 def make_bench(folder: Path) -> Bench:

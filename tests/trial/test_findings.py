@@ -8,17 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.in_process import CPU
 from tests.trial.conftest import Bench
 from xraytune.base.errors import DataError
-from xraytune.data.index import read_labelled
-from xraytune.data.phantom import FINDINGS, draw_phantoms
-from xraytune.data.prepare import read_prepared, write_prepared
 from xraytune.nets.backbones import build_backbone
 from xraytune.space.load import load_space
-from xraytune.space.settings import GanSettings, without_gate
+from xraytune.space.settings import without_gate
 from xraytune.stats.classification import auroc, rarest_findings
-from xraytune.synth.gan import RealImages, new_training
 from xraytune.trial.prepare import prepare_space
 from xraytune.trial.run import run_trial
 from xraytune.trial.training import TrialTraining
@@ -61,13 +56,6 @@ def test_a_trial_learns_findings_and_is_scored_by_their_mean_auroc(
     assert results.shape == (len(side.labels), 3)
     assert not np.allclose(results.sum(axis=1), 1), "each finding has its own probability"
     assert result.val_b_score == auroc(side.targets, results, positive=0)
-
-
-def test_the_split_is_written_with_findings_and_read_again(
-    findings_bench: Bench, tmp_path: Path
-) -> None:
-    write_prepared(findings_bench.prepared, tmp_path / "split.json")
-    assert read_prepared(tmp_path / "split.json") == findings_bench.prepared
 
 
 def test_sides_without_a_finding_that_can_be_scored_are_refused(findings_bench: Bench) -> None:
@@ -135,37 +123,3 @@ def test_equal_balance_levels_the_rarest_findings(findings_bench: Bench, source:
     )
     assert before.max() > 2 * before.min()
     assert after.max() - after.min() <= 1
-
-
-def test_an_image_depends_on_all_of_its_findings() -> None:
-    """A network for three findings, of which a class is the one-hot case."""
-    settings = GanSettings(image_size=32, width=4, z_dim=4)
-    training = new_training(settings, 3, CPU, 1)
-    generator, rng = training.generator, torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (60, 1, 32, 32), generator=rng, dtype=torch.uint8)
-    findings = torch.randint(-1, 2, (60, 3), generator=rng)
-    training.fit(RealImages(images=pixels, labels=findings, weights=torch.ones(60)))
-    z = torch.randn(1, 4, generator=rng).repeat(4, 1)
-    for network in (generator.eval(), training.discriminator.eval()):
-        inputs = z if network is generator else pixels[:1].float().repeat(4, 1, 1, 1)
-        vectors = torch.tensor([[1, 0, 0], [1, 1, 0], [1, 1, -1], [0, 0, 0]])
-        one, two, unknown, none = network(inputs, vectors)
-        assert torch.equal(two, unknown), "an unknown finding is drawn as absent"
-        assert not torch.equal(one, two)
-        assert not torch.equal(one, none)
-        assert torch.allclose(network(inputs[:1], torch.tensor([0]))[0], one, atol=1e-6)
-
-
-def test_a_folder_of_extra_images_has_a_table_of_findings(
-    findings_bench: Bench, tmp_path: Path
-) -> None:
-    draw_phantoms(tmp_path / "extra", patients=20, seed=99, image_size_px=48, findings=True)
-    folder = {"path": tmp_path / "extra/data.yaml"}
-    experiment = findings_bench.experiment(source="folder", synthetic_ratio=0.1, folder=folder)
-    chosen = build_training_set(experiment, findings_bench.context)
-    extra = read_labelled(
-        tmp_path / "extra/data.yaml", ("image",), findings=FINDINGS, all_parts=True
-    ).images
-    assert {"".join("?01"[v + 1] for v in row) for row in chosen.sources[1].targets} == {
-        i.findings for i in extra
-    }

@@ -11,9 +11,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tests.in_process import CPU
-from tests.trial.conftest import Bench, make_bench
+from tests.trial.conftest import Bench, block_of, make_bench
 from xraytune.base.errors import ArtifactError, ConfigError, DataError, MachineError, XraytuneError
-from xraytune.base.files import read_json, sha256_of, write_json
+from xraytune.base.files import read_json, write_json
 from xraytune.base.records import ignore_progress
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare
@@ -22,9 +22,7 @@ from xraytune.nets.compute import allocation_of
 from xraytune.space.load import load_space
 from xraytune.space.settings import GanSettings, without_gate
 from xraytune.study.inputs import read_inputs
-from xraytune.synth.checkpoint import load_generator
 from xraytune.synth.pool import draw_block
-from xraytune.synth.sources.which import block_reader
 from xraytune.synth.synthesize import trained_generator
 from xraytune.trial.prepare import prepare_space
 from xraytune.trial.training_set import build_training_set
@@ -50,6 +48,12 @@ TINY_GAN = [
     "source=gan",
     *(f"gan.{value}" for value in ("image_size=32", "width=4", "batch_size=4", "steps=2")),
 ]
+
+
+@pytest.fixture(scope="module")
+def clinic_b(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """Other X-rays than those that the GAN was trained on."""
+    return make_bench(tmp_path_factory.mktemp("clinic_b"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,16 +115,10 @@ def test_drawn_images_are_those_that_a_search_trains_on(kept: Kept, tmp_path: Pa
         drawn = 0
         for label, name in enumerate(prepared.class_names):
             files = sorted((tmp_path / f"{count}" / name).iterdir())
-            pool = block_reader(space.experiment(), context)(label, 0).read(slice(len(files)))
+            pool = block_of(space.experiment(), context, label).read(slice(len(files)))
             assert [np.asarray(Image.open(file)).tolist() for file in files] == pool.tolist()
             drawn += len(files)
         assert drawn == count
-
-
-@pytest.fixture
-def clinic_b(tmp_path: Path) -> Bench:
-    """Other X-rays than those that the GAN was trained on."""
-    return make_bench(tmp_path)
 
 
 def test_a_saved_generator_is_a_source_whose_blocks_are_those_of_generator_sample(
@@ -170,17 +168,17 @@ def test_a_generator_of_findings_draws_those_of_a_study_in_its_own_order(
         findings_bench.cache,
     )
     experiment = findings_bench.experiment(source="generator", generator={"path": out})
-    block = block_reader(experiment, findings_bench.context)(0, 0)
+    block = block_of(experiment, findings_bench.context)
 
     drawn = draw_block(
-        load_generator(out / "generator.safetensors"),
+        out / "generator.safetensors",
         0,
         0,
         seed=findings_bench.settings.seed,
         compute=CPU,
         findings=block.targets[:, [2, 0, 1]],
     )
-    assert np.array_equal(block.read(), drawn.pixels)
+    assert np.array_equal(block.read(), drawn[:, 0])
     with pytest.raises(
         DataError,
         match="lobar, diffuse, effusion cannot start from a GAN of effusion, lobar, diffuse",
@@ -227,22 +225,20 @@ def test_images_with_findings_are_drawn_with_a_table_of_them(
 def test_what_a_saved_generator_lacks_is_said_before_a_search(
     kept: Kept, clinic_b: Bench, tmp_path: Path
 ) -> None:
-    inputs = {("generator.path", str(kept.gan))}
-    other = replace(clinic_b.prepared, class_names=("NORMAL", "TUBERCULOSIS"))
-
-    with pytest.raises(DataError, match="makes images of NORMAL, PNEUMONIA, but not TUBERCULOSIS"):
-        read_inputs(inputs, clinic_b.settings, other, clinic_b.cache)
-    with pytest.raises(DataError, match="but not masks"):
-        read_inputs(
-            inputs, clinic_b.settings, replace(clinic_b.prepared, has_masks=True), clinic_b.cache
-        )
-    with pytest.raises(ArtifactError, match="no generator here"):
-        read_inputs(
-            {("generator.path", str(tmp_path))},
-            clinic_b.settings,
-            clinic_b.prepared,
-            clinic_b.cache,
-        )
+    prepared = clinic_b.prepared
+    for given, folder, error, what in (
+        (
+            replace(prepared, class_names=("NORMAL", "TB")),
+            kept.gan,
+            DataError,
+            "makes images of NORMAL, PNEUMONIA, but not TB",
+        ),
+        (replace(prepared, has_masks=True), kept.gan, DataError, "but not masks"),
+        (prepared, tmp_path, ArtifactError, "no generator here"),
+    ):
+        inputs = {("generator.path", str(folder))}
+        with pytest.raises(error, match=what):
+            read_inputs(inputs, clinic_b.settings, given, clinic_b.cache)
 
 
 def test_patients_that_a_saved_generator_has_seen_are_not_validated_on(kept: Kept) -> None:
@@ -270,19 +266,7 @@ def test_a_generator_is_used_whose_quality_an_earlier_version_measured(
     kept: Kept, tmp_path: Path
 ) -> None:
     gan = Path(shutil.copytree(kept.gan, tmp_path / "gan"))
-    figures = {
-        "images": 60,
-        "kid": 0.1,
-        "floor": 0.0,
-        "full": {"precision": 0.5, "recall": 0.5, "coverage": 0.5},
-    }
-    quality = {
-        "features": "a network",
-        "resolution_px": 32,
-        "classes": {"NORMAL": figures},
-        "blur_px": 1.5,
-    }
-    report = {"quality": quality, "note": "", "copies": ""}
+    report = {"quality": {"features": "a network", "blur_px": 1.5}, "note": "", "copies": ""}
     write_json(gan / "generator.json", read_json(gan / "generator.json") | {"report": report})
 
     images = generator_sample(gan, count=4, out=tmp_path / "images")
@@ -292,45 +276,23 @@ def test_a_generator_is_used_whose_quality_an_earlier_version_measured(
 
 def test_training_starts_from_a_saved_generator(kept: Kept, clinic_b: Bench) -> None:
     """Without a step, codes of the study's own images are decoded by the same network."""
-    gan = {"image_size": 32, "width": 4, "batch_size": 4, "start_from": kept.gan}
-    pools = []
     for steps in (0, 2):
+        gan = {"image_size": 32, "width": 4, "batch_size": 4, "start_from": kept.gan}
         settings = GanSettings.model_validate({**gan, "steps": steps})
-        pools.append(
-            block_reader(clinic_b.experiment(source="gan", gan=settings), clinic_b.context)(
-                1, 0
-            ).read()
-        )
+        trained = trained_generator(settings, clinic_b.context)
         saved, started = (
-            load_file(file / "generator.safetensors")
-            for file in (kept.gan, trained_generator(settings, clinic_b.context))
+            load_file(folder / "generator.safetensors") for folder in (kept.gan, trained)
         )
         network = [name for name in saved if not name.startswith("prior.")]
         assert all(torch.equal(saved[name], started[name]) for name in network) == (steps == 0)
         assert torch.equal(saved["prior.axes"], started["prior.axes"])
-        assert (
-            len(started["prior.codes"])
-            == sum(clinic_b.prepared.train_counts)
-            != len(saved["prior.codes"])
-        )
-    assert (pools[0] != pools[1]).any()
+        assert len(started["prior.codes"]) == sum(clinic_b.prepared.train_counts)
 
 
-def test_training_cannot_start_from_another_network(kept: Kept, clinic_b: Bench) -> None:
-    settings = GanSettings.model_validate(
-        {"image_size": 32, "width": 8, "steps": 1, "start_from": kept.gan}
-    )
-
-    with pytest.raises(ArtifactError, match="different network"):
-        trained_generator(settings, clinic_b.context)
-
-
-@pytest.mark.parametrize("key", ["class_counts", "generators"])
-def test_a_record_cannot_name_outside_files(kept: Kept, tmp_path: Path, key: str) -> None:
+def test_a_record_cannot_name_outside_files(kept: Kept, tmp_path: Path) -> None:
     gan = Path(shutil.copytree(kept.gan, tmp_path / "gan"))
-    (tmp_path / "outside").write_bytes(b"x")
     record = read_json(gan / "generator.json")
-    record[key]["../outside"] = 7 if key == "class_counts" else sha256_of(tmp_path / "outside")
+    record["class_counts"]["../outside"] = 7
     write_json(gan / "generator.json", record)
 
     with pytest.raises(ArtifactError, match=r"generator\.json"):

@@ -16,12 +16,10 @@ from xraytune.base.errors import TrialError
 from xraytune.base.files import read_json
 from xraytune.data.prepare import Prepared, training_pixels
 from xraytune.space.settings import Experiment, GanSettings, Settings, without_gate
-from xraytune.synth.memorisation import Memorisation
-from xraytune.synth.memorisation_gate import MEMORISATION_STAGE, measure_memorisation
+from xraytune.synth.memorisation import MEMORISATION_STAGE, Memorisation, measure_memorisation
+from xraytune.synth.pool import resize_planes
 from xraytune.synth.sources.source import POOL_STAGE
-from xraytune.synth.sources.which import block_reader
 from xraytune.synth.synthesize import trained_generator
-from xraytune.synth.train import resize_pixels
 from xraytune.trial.training_set import TrainingSet, build_training_set
 
 pytestmark = pytest.mark.slow
@@ -47,7 +45,7 @@ class Studio:
         self, settings: GanSettings, prepared: Prepared | None = None
     ) -> tuple[dict[str, Memorisation], Path]:
         context = replace(self.bench.context, prepared=prepared or self.bench.prepared)
-        return measure_memorisation(context, block_reader(self.experiment(settings), context))
+        return measure_memorisation(self.experiment(settings), context)
 
 
 def save_pool(pixels: NDArray[np.uint8], folder: Path) -> None:
@@ -62,7 +60,8 @@ def studio(bench: Bench) -> Studio:
     train = bench.prepared.side("train")
     for label in (0, 1):
         copied = np.resize(train.rows[train.labels == label], 256)
-        pixels = resize_pixels(training_pixels(bench.prepared, bench.cache)[copied], 32)
+        stored = training_pixels(bench.prepared, bench.cache)[copied]
+        pixels = resize_planes(stored[:, None], 32)[:, 0]
         inputs = {"generator": network.name, "label": label, "block": 0, "seed": 77}
         build_once(bench.cache, POOL_STAGE, inputs, partial(save_pool, pixels))
     return honest
@@ -75,7 +74,7 @@ def test_memorising_gan_fails_trial_with_fix(studio: Studio) -> None:
     (problem,) = refusal.value.problems
     assert "256 of 256 images of NORMAL (chance of that" in problem.what
     assert "256 of 256 images of PNEUMONIA" in problem.what
-    assert problem.where == "gan of 4 steps, 32 px, width 4, seed 77"
+    assert problem.where == "gan r=0.5 (4 steps)"
     assert "quality.allow_memorised: true" in problem.fix
     assert str(studio.bench.cache) not in str(refusal.value), (
         "nothing that is stored holds an absolute path"
@@ -90,12 +89,6 @@ def test_allow_memorised_skips_the_check(studio: Studio) -> None:
 
     assert len(training_set.extra) > 0
     assert sorted(verdicts.glob("*/manifest.json")) == before
-
-
-def test_gans_that_have_hardly_learned_pass(studio: Studio) -> None:
-    """Also a GAN whose images are smaller than the stored ones."""
-    for settings in (gan(steps=1), gan()):
-        assert len(studio.training_set(settings).extra) > 0
 
 
 def test_each_split_has_its_own_verdict_with_pictures_of_nearest_pairs(studio: Studio) -> None:

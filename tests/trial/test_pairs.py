@@ -1,6 +1,5 @@
 """Pairs in a study: masks are decoded with their images, stay with them, and are part of every fingerprint."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 
 from tests.in_process import CPU
 from tests.pair_files import block, save, write_pairs
-from xraytune.base.errors import DataError, StudyError
+from xraytune.base.errors import StudyError
 from xraytune.data.changes import require_same_data
 from xraytune.data.prepare import (
     ImageSource,
@@ -20,7 +19,6 @@ from xraytune.data.prepare import (
     write_prepared,
 )
 from xraytune.space.settings import Experiment, FolderSettings, Parameters, Settings, without_gate
-from xraytune.synth.sources.folder import store_folder
 from xraytune.trial.training import TrialTraining
 from xraytune.trial.training_set import build_training_set
 
@@ -75,31 +73,6 @@ def test_a_mask_moves_with_its_image(settings: Settings, tmp_path: Path) -> None
     assert ((masks == 0) | (masks == 1)).all()
 
 
-def test_broken_images_and_masks_are_reported_or_left_out(
-    settings: Settings, root: Path, tmp_path: Path
-) -> None:
-    (root / "images" / "p3.png").write_bytes(b"no image")
-    save(root / "masks" / "p5.png", ~block(5))
-    save(
-        root / "masks" / "p7.png",
-        np.arange(32 * 48, dtype=np.uint16).astype(np.uint8).reshape(32, 48),
-    )
-
-    with pytest.raises(DataError) as caught:
-        prepare(settings, tmp_path)
-    left, notes = prepare(settings, tmp_path, skip_broken=True)
-    for text in (
-        "images/p3.png: this is",
-        "masks/p5.png: the mask looks inverted",
-        "masks/p7.png: the mask has 256",
-    ):
-        assert text in str(caught.value)
-        assert any(text in note for note in notes)
-    assert "3 images or masks are broken" in str(caught.value)
-    assert {Path(image.file).stem for image in left.images} == {*STEMS} - {"p3", "p5", "p7"}
-    assert agreement(side_images("train", left, tmp_path)) > 0.95
-
-
 def test_with_another_mask_it_is_another_study(
     settings: Settings, root: Path, tmp_path: Path
 ) -> None:
@@ -130,19 +103,3 @@ def test_a_pool_of_pairs_brings_its_masks(settings: Settings, tmp_path: Path) ->
     assert len(training_set.extra) == round(0.5 * len(training_set.real))
     assert len(training_set.sources[1].rows) == 20
     assert agreement(training_set.sources[1]) > 0.95
-
-
-def test_a_pool_of_copies_loses_those_of_validation_patients(
-    settings: Settings, root: Path, tmp_path: Path
-) -> None:
-    prepared, _ = prepare(settings, tmp_path)
-    pool = Path(shutil.copytree(root, tmp_path / "pool"))
-    for number, stem in enumerate(STEMS):
-        (pool / "images" / f"{stem}.png").rename(pool / "images" / f"copy{number}.png")
-        (pool / "masks" / f"{stem}.png").unlink()
-        save(pool / "masks" / f"copy{number}.png", block(number + 1))
-
-    images, _ = store_folder(pool, prepared, settings.data, cache=tmp_path)
-
-    in_train = {image.sha256 for image in prepared.images if image.side == "train"}
-    assert {image.sha256 for image in images} == in_train

@@ -5,9 +5,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
@@ -18,177 +16,115 @@ from xraytune.base.errors import DataError, TrialError
 from xraytune.data.folders import PROVENANCE_FILE
 from xraytune.data.images import ImageFile
 from xraytune.data.pixels import stored_files
-from xraytune.data.prepare import PIXELS_STAGE, Prepared
-from xraytune.space.settings import (
-    DataSettings,
-    FolderSettings,
-    Parameters,
-    SplitSettings,
-    without_gate,
-)
+from xraytune.data.prepare import PIXELS_STAGE
+from xraytune.space.settings import FolderSettings, Parameters, SplitSettings, without_gate
 from xraytune.synth.mix import plan_mix, require_enough
 from xraytune.synth.sources.folder import store_folder
+from xraytune.synth.sources.source import StudyImages
 from xraytune.synth.sources.which import source_of
 from xraytune.trial.training_set import build_training_set
 
 pytestmark = pytest.mark.slow
 
 
-def held_back(prepared: Prepared) -> list[ImageFile]:
-    return [image for image in prepared.images if image.side != "train"]
-
-
-def used_of(
-    bench: Bench, root: Path, prepared: Prepared | None = None, data: DataSettings | None = None
-) -> Any:
+def usable(root: Path, study: StudyImages) -> tuple[ImageFile, ...]:
     """The images of a folder that a trial may train on."""
-    return store_folder(
-        root, prepared or bench.prepared, data or bench.settings.data, cache=root.parent / "cache"
-    )[0]
+    return store_folder(root, study)[0]
 
 
-def one_of_each(bench: Bench) -> tuple[ImageFile, ImageFile]:
+@pytest.fixture
+def study(bench: Bench, tmp_path: Path) -> StudyImages:
+    return StudyImages(bench.settings.data, bench.prepared, tmp_path / "cache")
+
+
+def one_of_each(study: StudyImages) -> tuple[ImageFile, ImageFile]:
     """An image of a validation side, and one of the train side."""
-    return held_back(bench.prepared)[0], next(
-        image for image in bench.prepared.images if image.side == "train"
+    images = study.prepared.images
+    return next(image for image in images if image.side != "train"), next(
+        image for image in images if image.side == "train"
     )
 
 
-def write_negatives(bench: Bench, root: Path, images: Iterable[ImageFile]) -> Path:
+def write_negatives(study: StudyImages, root: Path, images: Iterable[ImageFile]) -> Path:
     """Write the negative of each image below `root`, in its class folder and under its own name."""
     for image in images:
-        source = bench.settings.data.path / image.file
-        out = root / bench.prepared.class_names[image.label] / f"{source.stem}.png"
+        source = study.data.path / image.file
+        out = root / study.prepared.class_names[image.label] / f"{source.stem}.png"
         out.parent.mkdir(parents=True, exist_ok=True)
         with Image.open(source) as opened:
             ImageOps.invert(opened).save(out)
     return root
 
 
-def copy_renamed(bench: Bench, root: Path, images: Iterable[ImageFile]) -> Path:
-    """Copy the files under names that identify no patient."""
-    for number, image in enumerate(images):
-        out = root / bench.prepared.class_names[image.label] / f"copy{number}.jpeg"
-        out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(bench.settings.data.path / image.file, out)
-    return root
-
-
 def test_images_of_validation_patients_are_excluded_and_counted(
-    bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    study: StudyImages, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    root = write_negatives(bench, tmp_path / "extra", bench.prepared.images)
+    """Under their own names, and identical files under any name."""
+    images = study.prepared.images
+    root = write_negatives(study, tmp_path / "extra", images)
+    for number, image in enumerate(images):
+        folder = root / study.prepared.class_names[image.label]
+        shutil.copy(study.data.path / image.file, folder / f"copy{number}.jpeg")
 
     with caplog.at_level(logging.WARNING, logger="xraytune.synth.sources.folder"):
-        used, store = store_folder(
-            root, bench.prepared, bench.settings.data, cache=tmp_path / "cache"
-        )
+        used = usable(root, study)
 
-    in_validation = held_back(bench.prepared)
-    assert {image.patient for image in used} == set(bench.prepared.side("train").patients)
-    assert len(used) == len(bench.prepared.images) - len(in_validation)
-    assert len(np.load(store / "pixels.npy")) == len(used)
-    (warning,) = [
-        record.getMessage()
-        for record in caplog.records
-        if record.name == "xraytune.synth.sources.folder"
-    ]
-    assert (
-        f"{len(in_validation)} of {len(bench.prepared.images)} extra images are left out" in warning
-    )
-    assert "val-A or val-B" in warning
-    kept = write_negatives(
-        bench, tmp_path / "kept", [i for i in bench.prepared.images if i.side == "train"]
-    )
-    again = store_folder(kept, bench.prepared, bench.settings.data, cache=tmp_path / "cache")
-    assert again == (used, store), "the fingerprint covers the usable files only"
+    train = [image for image in images if image.side == "train"]
+    copies = [image for image in used if "copy" in image.file]
+    assert {image.sha256 for image in copies} == {image.sha256 for image in train}
+    assert {image.patient for image in used if image not in copies} == {
+        image.patient for image in train
+    }
+    assert len(used) == 2 * len(train)
+    left_out = 2 * (len(images) - len(train))
+    assert f"{left_out} of {2 * len(images)} extra images are left out" in caplog.text
+    assert "val-A or val-B" in caplog.text
 
 
-def test_validation_files_are_excluded_under_any_name(bench: Bench, tmp_path: Path) -> None:
-    root = copy_renamed(bench, tmp_path / "extra", bench.prepared.images)
-
-    used = used_of(bench, root)
-
-    contents = {image.sha256 for image in bench.prepared.images if image.side == "train"}
-    assert {image.sha256 for image in used} == contents
-
-
-def test_patient_owning_validation_file_is_excluded_entirely(bench: Bench, tmp_path: Path) -> None:
+def test_patient_owning_validation_file_is_excluded_entirely(
+    study: StudyImages, tmp_path: Path
+) -> None:
     """A table of patients uses other names, but an identical file links one of them to validation."""
-    seen, trained = one_of_each(bench)
-    root = copy_renamed(bench, tmp_path / "extra", [seen])
-    write_negatives(bench, root, [seen, trained])
-    names = {path.stem: path.relative_to(root).as_posix() for path in root.rglob("*.*")}
-    rows = {"copy0": "anna", Path(seen.file).stem: "anna", Path(trained.file).stem: "bert"}
-    table = "".join(f"{names[stem]},{patient}\n" for stem, patient in rows.items())
+    seen, trained = one_of_each(study)
+    root = write_negatives(study, tmp_path / "extra", [seen, trained])
+    folders = study.prepared.class_names
+    shutil.copy(study.data.path / seen.file, root / folders[seen.label] / "copy.jpeg")
+    rows = [
+        (f"{folders[seen.label]}/copy.jpeg", "anna"),
+        (f"{folders[seen.label]}/{Path(seen.file).stem}.png", "anna"),
+        (f"{folders[trained.label]}/{Path(trained.file).stem}.png", "bert"),
+    ]
+    table = "".join(f"{file},{patient}\n" for file, patient in rows)
     (root / "patients.csv").write_text(f"file,patient\n{table}", encoding="utf-8")
 
-    used = used_of(bench, root)
-
-    assert [image.patient for image in used] == ["bert"]
+    assert [image.patient for image in usable(root, study)] == ["bert"]
 
 
-def test_both_names_of_a_validation_patient_are_excluded(bench: Bench, tmp_path: Path) -> None:
-    """Patients who share an image are merged under one name; their files still carry the other."""
-    seen, trained = one_of_each(bench)
-    joined = replace(seen, patient="another name")
-    prepared = replace(bench.prepared, images=(joined, trained))
-    root = write_negatives(bench, tmp_path / "extra", [seen, trained])
-
-    used = used_of(bench, root, prepared)
-
-    assert [image.patient for image in used] == [trained.patient]
-
-
-def test_copies_matched_by_study_regex_are_excluded(bench: Bench, tmp_path: Path) -> None:
-    seen, trained = one_of_each(bench)
-    prepared = replace(
-        bench.prepared, images=(replace(seen, patient="p1"), replace(trained, patient="p2"))
-    )
-    root = copy_renamed(bench, tmp_path / "extra", [trained, trained, trained])
-    class_folder = root / bench.prepared.class_names[trained.label]
+def test_copies_matched_by_study_regex_are_excluded(study: StudyImages, tmp_path: Path) -> None:
+    seen, trained = one_of_each(study)
+    renamed = (replace(seen, patient="p1"), replace(trained, patient="p2"))
+    root = tmp_path / "extra" / study.prepared.class_names[trained.label]
+    root.mkdir(parents=True)
+    content = (study.data.path / trained.file).read_bytes()
     for number, name in enumerate(["p1_blurred", "p2_blurred", "somebody"]):
-        copy = class_folder / f"copy{number}.jpeg"
-        copy.write_bytes(
-            copy.read_bytes() + bytes([number])
-        )  # different content: identical files are of one patient
-        copy.rename(class_folder / f"{name}.jpeg")
-    data = bench.settings.data.model_copy(update={"split": SplitSettings(group_regex=r"(p\d+)_")})
+        # Different content: identical files are of one patient.
+        (root / f"{name}.jpeg").write_bytes(content + bytes([number]))
+    split = SplitSettings(group_regex=r"(p\d+)_")
+    data = study.data.model_copy(update={"split": split})
+    prepared = replace(study.prepared, images=renamed)
 
-    used = used_of(bench, root, prepared, data)
+    used = usable(root.parent, study._replace(data=data, prepared=prepared))
 
     assert sorted(Path(image.file).stem for image in used) == ["p2_blurred", "somebody"]
 
 
-def test_copies_named_like_validation_images_are_excluded_with_table(
-    bench: Bench, tmp_path: Path
+def test_a_folder_of_validation_patients_alone_is_refused(
+    study: StudyImages, tmp_path: Path
 ) -> None:
-    renamed = [
-        replace(image, file=f"IMG{n}.jpeg", patient=f"p{n}")
-        for n, image in enumerate(bench.prepared.images)
-    ]
-    prepared = replace(bench.prepared, images=tuple(renamed))
-    root = write_negatives(bench, tmp_path / "extra", bench.prepared.images)
-    for before, after in zip(bench.prepared.images, renamed, strict=True):
-        class_folder = root / bench.prepared.class_names[after.label]
-        (class_folder / f"{Path(before.file).stem}.png").rename(
-            class_folder / f"{Path(after.file).stem.lower()}.png"
-        )
+    root = write_negatives(study, tmp_path / "extra", one_of_each(study)[:1])
 
-    used = used_of(bench, root, prepared)
-
-    assert {Path(i.file).stem for i in used} == {
-        Path(i.file).stem.lower() for i in renamed if i.side == "train"
-    }
-
-
-def test_a_folder_of_validation_patients_alone_is_refused(bench: Bench, tmp_path: Path) -> None:
-    root = write_negatives(bench, tmp_path / "extra", held_back(bench.prepared))
-
-    with pytest.raises(
-        DataError, match=r"extra images are left out(.|\n)*fix: use images of other patients"
-    ):
-        used_of(bench, root)
+    with pytest.raises(DataError, match=r"are left out(.|\n)*fix: use images of other patients"):
+        usable(root, study)
 
 
 def test_a_trial_on_transformed_copies_sees_no_validation_patient(
@@ -235,7 +171,8 @@ def test_a_mix_that_needs_more_images_of_a_class_than_there_are_is_refused(bench
     mix = Parameters.model_validate(
         {"source": "folder", "folder": {"path": "extra"}, "synthetic_ratio": 0.5}
     )
-    normal, pneumonia = np.bincount(plan_mix(prepared.train_counts, mix)).tolist()
+    planned = plan_mix(prepared.train_counts, mix).tolist()
+    normal, pneumonia = planned.count(0), planned.count(1)
 
     require_enough([normal, pneumonia], mix, prepared)
     message = rf"extra: {normal - 1} images of NORMAL, but the mix needs {normal}\n.*lower"

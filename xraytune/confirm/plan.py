@@ -25,6 +25,7 @@ from xraytune.confirm.study import OpenStudy
 from xraytune.confirm.test_access import TestAccess
 from xraytune.study.row import TrialRow, ranked_on_val_b
 from xraytune.synth.mix import require_enough
+from xraytune.synth.sources.source import StudyImages
 from xraytune.synth.sources.which import source_of
 
 
@@ -120,7 +121,9 @@ def _possible(
         source = source_of(arm.parameters, has_real_extra=arm.role == "perfect")
         try:
             for prepared in trained_on:
-                available = source.count_available(study.settings, prepared, study.cache)
+                available = source.count_available(
+                    StudyImages(study.settings.data, prepared, study.cache)
+                )
                 require_enough(available, arm.parameters, prepared)
         except DataError as error:
             if arm.role == "finalist":

@@ -55,15 +55,13 @@ from xraytune.study.folder import StudyFolder
 from xraytune.synth.donor import Donor
 from xraytune.synth.generator_quality import PoolReport
 from xraytune.synth.mix import apportion
-from xraytune.synth.quality import feature_parameters, report_pool
 from xraytune.synth.saved_generator import (
     GENERATOR_FILE,
     NETWORK_FILE,
     SavedGenerator,
     read_generator,
 )
-from xraytune.synth.sources.gan import Gan, typical_masks
-from xraytune.synth.sources.generator import draw_saved, usable_generator
+from xraytune.synth.sources.gan import Gan, draw_saved, typical_masks, usable_generator
 from xraytune.synth.sources.source import blocks_for, choose_findings
 from xraytune.synth.sources.which import seen_by
 from xraytune.synth.synthesize import (
@@ -74,6 +72,7 @@ from xraytune.synth.synthesize import (
     trained_generator,
 )
 from xraytune.trial.donate import find_donor_experiment, write_card, write_donor
+from xraytune.trial.quality import feature_parameters, report_pool
 from xraytune.trial.samples import save_generator_grid
 
 _SAMPLES = "samples.png"
@@ -356,11 +355,11 @@ def _findings(saved: SavedGenerator, block: int) -> NDArray[np.int64]:
 
 def _images(
     folder: Path, saved: SavedGenerator, class_name: str, compute: Compute
-) -> Iterator[tuple[NDArray[np.uint8], ...]]:
-    """Yield images of a class forever, each with its mask if it has one, from the blocks that a search would use."""
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield images of a class forever, [C, S, S], with their masks, from the blocks that a search would use."""
     for block in count_from():
         findings = _findings(saved, block) if saved.findings else None
-        images = draw_saved(
+        yield from draw_saved(
             folder,
             saved,
             class_name,
@@ -369,4 +368,3 @@ def _images(
             compute=compute,
             findings=findings,
         )
-        yield from zip(*(planes for planes in images if planes is not None), strict=True)

@@ -14,9 +14,9 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
+from xraytune.base.arrays import Float32Array
 from xraytune.base.seeding import numpy_generator
 from xraytune.nets.compute import constants
 
@@ -36,7 +36,7 @@ uniform; flips are drawn apart. Shifts are shares of a side, brightness is of [0
 
 def view_table(
     seed: int, *purpose: str | int, image_count: int, views: int, classical: int
-) -> NDArray[np.float32]:
+) -> Float32Array:
     """Draw a table of views, float32 [image_count, views, 7], with one view if `classical` is 0.
 
     Columns are `VIEW_COLUMNS`. A table of more images starts with that of fewer; each `purpose` has
@@ -51,30 +51,6 @@ def view_table(
     table = identity + (2 * uniform - 1) * np.array(_MAX_CHANGE[classical], dtype=np.float32)
     table[..., 0] = np.where(uniform[..., 0] < _FLIP_PROBABILITY, -1, 1)
     return table
-
-
-def distinct_views(
-    table: NDArray[np.float32],
-) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
-    """Return the m distinct views of a table [n, V, 7] that change their image.
-
-    Also where each view of the table is.
-
-    The first two arrays are the number of the image of each of them, int64 [m], ascending, and the
-    view itself, [m, 7]. The third, int64 [n, V], has n + its place among them, or, for a view that
-    changes nothing, the number of the image.
-    """
-    count, views, columns = table.shape
-    identity = np.broadcast_to(np.array(IDENTITY_VIEW, dtype=np.float32), (count, 1, columns))
-    table = np.concatenate([identity, table], axis=1)
-    first_equal = (table[:, :, None] == table[:, None]).all(axis=3).argmax(axis=2)
-    is_new = first_equal == np.arange(1 + views)
-    is_new[:, 0] = False
-    numbers, new = np.nonzero(is_new)
-    places = np.zeros_like(first_equal)
-    places[:, 0] = np.arange(count)
-    places[numbers, new] = count + np.arange(len(numbers))
-    return numbers, table[numbers, new], np.take_along_axis(places, first_equal, axis=1)[:, 1:]
 
 
 def augment(images: Tensor, views: Tensor) -> Tensor:

@@ -8,23 +8,20 @@ three channels.
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.fx.experimental.optimization import fuse
+from torchvision import models
 
 from xraytune.base.errors import ConfigError, MachineError, Problem
 from xraytune.base.tensors import UNREADABLE, load_tensors, read_weights
 from xraytune.space.backbones import BACKBONES, is_of_torchvision
 from xraytune.space.messages import nearest
-from xraytune.space.space import package_problems
 
 R = TypeVar("R")
 _IMAGENET_CLASSES = 1000
@@ -68,7 +65,7 @@ def build_backbone(
     elif is_of_torchvision(name):
         # Without `init_weights` these two print a warning.
         options = {"aux_logits": False, "init_weights": True} if name in _INCEPTIONS else {}
-        network = torchvision_models().get_model(name, weights=None, **options)
+        network = models.get_model(name, weights=None, **options)
         feature_count = _remove_head(network)
     elif BACKBONES.has(name):
         network = BACKBONES.load(name)()
@@ -96,25 +93,6 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
     return folded
 
 
-def torchvision_models() -> Any:
-    """Return `torchvision.models`, imported without torch's compiler, which takes longer.
-
-    torchvision imports it only to ask, in a layer of detectors, whether it supports a device.
-    """
-    compiler = "torch._dynamo.utils"
-    if compiler in sys.modules:
-        return import_module("torchvision.models")
-    stand_in: Any = ModuleType(compiler)
-    stand_in.is_compile_supported = lambda device: import_module(compiler).is_compile_supported(
-        device
-    )
-    sys.modules[compiler] = stand_in
-    try:
-        return import_module("torchvision.models")
-    finally:
-        del sys.modules[compiler]
-
-
 def accepts(name: str, side_px: int, *, trains_on_one: bool = False) -> bool:
     """Return whether a backbone accepts images of this side.
 
@@ -122,10 +100,9 @@ def accepts(name: str, side_px: int, *, trains_on_one: bool = False) -> bool:
 
     A batch norm cannot train on a single value, as where an image of 32 px has become one pixel.
     """
-    # timm's without values: on torch's `meta` device, which imports its compiler.
-    of_timm = BACKBONES.is_of_library(name)
-    network, _ = _without_values(build_backbone, name) if of_timm else build_backbone(name)
-    device = "meta" if of_timm else "cpu"
+    is_extension = BACKBONES.has(name)  # these may read values of tensors
+    network, _ = build_backbone(name) if is_extension else _without_values(build_backbone, name)
+    device = "cpu" if is_extension else "meta"
     image = torch.zeros(1, 3, side_px, side_px, device=device)
     try:
         with torch.inference_mode():
@@ -146,21 +123,19 @@ def pixel_constants(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
     One number for each channel.
     """
-    if BACKBONES.is_of_library(name):
-        given = timm_config(name)
-        mean = given["mean"]
-        std = given["std"]
-    elif is_of_torchvision(name) and name not in _INCEPTIONS:
-        given = torchvision_models().get_model_weights(name).DEFAULT.transforms()
-        mean = given.mean
-        std = given.std
-    else:
-        mean, std = (
-            ((0.5,), (0.5,))
-            if name in _INCEPTIONS
-            else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-        )
-    return (*mean,) * (3 // len(mean)), (*std,) * (3 // len(std))
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    if name in _INCEPTIONS:
+        mean = std = (0.5, 0.5, 0.5)
+    elif is_of_torchvision(name):
+        given = models.get_model_weights(name).DEFAULT.transforms()
+        mean = (*given.mean,)
+        std = (*given.std,)
+    elif BACKBONES.is_of_library(name):
+        config = timm_config(name)
+        mean = (*config["mean"],) * (3 // len(config["mean"]))
+        std = (*config["std"],) * (3 // len(config["std"]))
+    return mean, std
 
 
 def to_one_channel(network: nn.Module, name: str) -> None:
@@ -184,16 +159,14 @@ def _remove_head(network: nn.Module) -> int:
 
     Return its inputs.
     """
-    layers = [
-        (name, layer)
-        for name, layer in network.named_modules()
-        if isinstance(layer, nn.Linear | nn.Conv2d)
-    ]
-    name, head = [
-        (name, layer) for name, layer in layers if len(layer.weight) == _IMAGENET_CLASSES
-    ][-1]
-    network.set_submodule(name, nn.Identity())
-    return head.weight.shape[1]
+    last = ""
+    inputs = 0
+    for name, layer in network.named_modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d) and len(layer.weight) == _IMAGENET_CLASSES:
+            last = name
+            inputs = layer.weight.shape[1]
+    network.set_submodule(last, nn.Identity())
+    return inputs
 
 
 def timm_config(name: str) -> dict[str, Any]:
@@ -212,9 +185,6 @@ def _without_values(build: Callable[[str], R], name: str) -> R:
 
 
 def _of_timm(name: str) -> Any:
-    problems = package_problems("timm")
-    if problems:
-        raise MachineError(*problems)
     import timm
 
     model = name.partition("/")[2]

@@ -9,28 +9,23 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
+from torch.optim import Optimizer
 
 from xraytune.base.errors import ArtifactError
 from xraytune.base.files import require_file
 from xraytune.base.records import EpochRecord
-from xraytune.base.tensors import (
-    explain_unreadable,
-    load_content,
-    load_tensors,
-    save_content,
-    save_state,
-)
-from xraytune.nets.optimizer import Optimizer
+from xraytune.base.tensors import explain_unreadable, load_content, load_tensors, save_content
+from xraytune.nets.optimizer import load_optimizer
 
-_CHECKPOINT_NAME = "checkpoint.pt"
-_BEST_NAME = "best.safetensors"
+BEST_FILE = "best.safetensors"
+_CHECKPOINT_FILE = "checkpoint.pt"
 _FIX = "remove this folder: the trial then starts from scratch"
 _logger = logging.getLogger(__name__)
 _EPOCHS = TypeAdapter(list[EpochRecord])
@@ -45,21 +40,17 @@ def save_checkpoint(
         "optimizer": optimizer.state_dict(),
         "epochs": _EPOCHS.dump_json([*epochs]).decode(),
     }
-    save_content(content, folder / _CHECKPOINT_NAME)
+    save_content(content, folder / _CHECKPOINT_FILE)
 
 
 def resume(folder: Path, network: nn.Module, optimizer: Optimizer) -> list[EpochRecord]:
-    """Load network and optimizer from the checkpoint.
-
-    Return its epochs, none without a checkpoint.
-    """
+    """Load network and optimizer from the checkpoint, if there is one; return its epochs."""
     content, epochs = _read(folder)
     if epochs:
-        with explain_unreadable(
-            "this checkpoint belongs to a different network", folder / _CHECKPOINT_NAME, _FIX
-        ):
+        what = "this checkpoint belongs to a different network"
+        with explain_unreadable(what, folder / _CHECKPOINT_FILE, _FIX):
             load_tensors(network, content["network"])
-            optimizer.load_state_dict(content["optimizer"])
+            load_optimizer(optimizer, content["optimizer"])
     return epochs
 
 
@@ -77,7 +68,7 @@ def finished_epochs(folder: Path) -> list[EpochRecord]:
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], list[EpochRecord]]:
-    file = folder / _CHECKPOINT_NAME
+    file = folder / _CHECKPOINT_FILE
     if not file.exists():
         return {}, []
     with explain_unreadable("this checkpoint is damaged", file, _FIX):
@@ -85,14 +76,9 @@ def _read(folder: Path) -> tuple[dict[str, Any], list[EpochRecord]]:
         return content, _EPOCHS.validate_json(content["epochs"])
 
 
-def save_best(folder: Path, state: Mapping[str, Tensor]) -> None:
-    """Write the state dict of the best network."""
-    save_state(state, folder / _BEST_NAME)
-
-
 def load_best(folder: Path, network: nn.Module) -> None:
-    """Load what `save_best` wrote into the network."""
-    file = folder / _BEST_NAME
+    """Load the state of the best network."""
+    file = folder / BEST_FILE
     with explain_unreadable("the best network is missing or damaged", file, _FIX):
         require_file(file)
         load_tensors(network, load_file(file))

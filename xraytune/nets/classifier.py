@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from xraytune.nets.backbones import build_backbone
 from xraytune.nets.compute import seeded
-from xraytune.nets.last_stage import last_stage, trained_from
+from xraytune.nets.last_stage import trained_parameters
 from xraytune.space.settings import Parameters
 
 _VGG16_HIDDEN = 256
@@ -52,13 +52,13 @@ class Classifier(nn.Module):
 
 def freeze(backbone: nn.Module, parameters: Parameters) -> None:
     """Leave only those parameters of a backbone to train that `trainable` names."""
-    if parameters.trainable != "all":
-        is_partly = parameters.trainable == "last_stage"
-        trained = (
-            trained_from(last_stage(parameters.backbone, backbone), backbone) if is_partly else ()
-        )
-        for name, parameter in backbone.named_parameters():
-            parameter.requires_grad_(name in trained)
+    if parameters.trainable == "all":
+        return
+    trained: frozenset[str] = frozenset()
+    if parameters.trainable == "last_stage":
+        trained = trained_parameters(parameters.backbone, backbone)
+    for name, parameter in backbone.named_parameters():
+        parameter.requires_grad_(name in trained)
 
 
 def train_unless_frozen(network: nn.Module, mode: bool) -> None:
@@ -78,14 +78,12 @@ def build_head(
     The initial weights depend only on `seed`.
     """
     outputs = 1 if parameters.loss == "bce" else class_count
-    layers: list[nn.Module]
+    layers: list[nn.Module] = []
     with seeded(seed, "classifier", "head"):
-        if parameters.head == "linear":
-            layers = [nn.Dropout(parameters.dropout), nn.Linear(feature_count, outputs)]
-        else:
-            hidden = nn.Linear(feature_count, _VGG16_HIDDEN)
-            dropout = nn.Dropout(parameters.dropout)
-            layers = [hidden, nn.ReLU(), dropout, nn.Linear(_VGG16_HIDDEN, outputs)]
+        if parameters.head == "vgg16_two_class":
+            layers += [nn.Linear(feature_count, _VGG16_HIDDEN), nn.ReLU()]
+            feature_count = _VGG16_HIDDEN
+        layers += [nn.Dropout(parameters.dropout), nn.Linear(feature_count, outputs)]
     if parameters.loss == "bce":
         layers.append(nn.ConstantPad1d((1, 0), 0.0))  # logits (0, z) of the two classes
     elif parameters.head == "vgg16_two_class":

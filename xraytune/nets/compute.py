@@ -6,7 +6,6 @@ many of them fit).
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -45,9 +44,9 @@ def choose_compute(*, gpus: float, threads: int) -> Compute:
     if gpus:
         has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        capabilities = torch.cpu.get_capabilities()
-        in_hardware = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-        has_bfloat16 = in_hardware and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        found = torch.cpu.get_capabilities()
+        has_bfloat16 = bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+        has_bfloat16 &= torch.backends.cpu.get_cpu_capability() == "AVX512"
     return Compute(
         device="cuda" if gpus else "cpu",
         threads=threads,
@@ -117,11 +116,6 @@ def require_device(compute: Compute, study: Path) -> None:
         )
 
 
-_M_TRIM_THRESHOLD = -1
-_M_MMAP_THRESHOLD = -3
-"""Parameters of glibc's `mallopt`."""
-
-
 def pin(compute: Compute, *, gpu_share: float = 1.0) -> None:
     """Set this process's thread count, determinism and share of GPU memory.
 
@@ -129,11 +123,7 @@ def pin(compute: Compute, *, gpu_share: float = 1.0) -> None:
     rounding only.
     """
     torch.set_num_threads(compute.threads)
-    if compute.device == "cpu":
-        _keep_freed_memory()
-    # As use_deterministic_algorithms(), but without importing the compiler, which takes four
-    # seconds.
-    torch.set_deterministic_debug_mode("error" if compute.device == "cpu" else "default")
+    torch.use_deterministic_algorithms(compute.device == "cpu")
     # Otherwise each new tensor is filled with NaN first.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if compute.device == "cuda":
@@ -156,25 +146,18 @@ def in_one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
-    """Seed torch's CPU generator for a purpose, such as the initial weights of a network.
+def seeded(seed: int, *purpose: str | int, on_gpu: bool = False) -> Iterator[None]:
+    """Seed torch's generators for a purpose, such as the initial weights of a network.
 
     Afterwards, it is as before.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive_seed(seed, *purpose))
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_gpu else []):
+        derived = derive_seed(seed, *purpose)
+        # `torch.manual_seed` takes longer than a step where there is no GPU.
+        torch.default_generator.manual_seed(derived)
+        if on_gpu:
+            torch.cuda.manual_seed(derived)
         yield
-
-
-def _keep_freed_memory() -> None:
-    """Make malloc keep freed memory for the next batch.
-
-    Returning it to the kernel doubles the time of a forward pass.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # only glibc has it
-    if mallopt is not None:
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-        mallopt(_M_MMAP_THRESHOLD, 2**30)
 
 
 def constants(values: Sequence[float], device: torch.device) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from xraytune.base.arrays import Float32Array
 from xraytune.base.errors import Problem, TrialError
 from xraytune.base.records import Compute
 from xraytune.nets.compute import autocast
@@ -47,23 +48,20 @@ def outputs_of(
     """Yield the outputs of a network in eval mode, float32 [B, ...], on the device."""
     was_training = network.training
     network.eval()
-    try:
-        # Batches are read outside inference mode: they may be tensors that are trained on later.
-        for inputs in batches:
-            with torch.inference_mode(), autocast_images(inputs, compute):
-                outputs = network(inputs).float()
-            yield outputs
-    finally:
-        network.train(was_training)
+    # Batches are read outside inference mode: they may be tensors that are trained on later.
+    for inputs in batches:
+        with torch.inference_mode(), autocast_images(inputs, compute):
+            outputs = network(inputs).float()
+        yield outputs
+    network.train(was_training)
 
 
 def predict_logits(
     network: nn.Module, batches: Iterable[Tensor], *, compute: Compute
-) -> NDArray[np.float32]:
+) -> Float32Array:
     """Return the outputs of a network in eval mode, float32 [N, ...], N >= 1."""
-    logits: NDArray[np.float32] = (
-        torch.cat([*outputs_of(network, batches, compute=compute)]).cpu().numpy()
-    )
+    outputs = torch.cat([*outputs_of(network, batches, compute=compute)])
+    logits: Float32Array = outputs.cpu().numpy()
     return logits
 
 
@@ -81,26 +79,23 @@ def estimate_batch_norms(
     Source: Ioffe & Szegedy 2015 (arXiv:1502.03167), section 3.1; `torch.optim.swa_utils.update_bn`
         would reset frozen batch norms, too.
     """
-    norms = [
-        module
+    momenta = {
+        module: module.momentum
         for module in network.modules()
         if isinstance(module, _BATCH_NORMS) and module.training and module.track_running_stats
-    ]
-    if not norms:
+    }
+    if not momenta:
         return
-    momenta = [norm.momentum for norm in norms]
     network.eval()
-    try:
-        for norm in norms:
-            norm.train()
-            norm.reset_running_stats()
-        for number, images in enumerate(batches(), start=1):
-            for norm in norms:
-                # The cumulative mean; with None, each norm would wait for the device.
-                norm.momentum = 1 / number
-            with autocast(compute):
-                network(images)
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        network.train()
+    for norm in momenta:
+        norm.train()
+        norm.reset_running_stats()
+    for number, images in enumerate(batches(), start=1):
+        for norm in momenta:
+            # The cumulative mean; with None, each norm would wait for the device.
+            norm.momentum = 1 / number
+        with autocast(compute):
+            network(images)
+    for norm, momentum in momenta.items():
+        norm.momentum = momentum
+    network.train()

@@ -71,8 +71,6 @@ def to_unit(pixels: Tensor, input_format: InputFormat) -> Tensor:
 
 def normalise(images: Tensor, input_format: InputFormat) -> Tensor:
     """Standardise images, float32 [B, 1, S, S] in [0, 1], to [B, C, S, S] in channels_last."""
-    mean, std = (
-        constants(values, images.device)[:, None, None]
-        for values in (input_format.mean, input_format.std)
-    )
+    mean = constants(input_format.mean, images.device)[:, None, None]
+    std = constants(input_format.std, images.device)[:, None, None]
     return (images - mean).div_(std).contiguous(memory_format=torch.channels_last)

@@ -1,84 +1,68 @@
 """The last stage of a backbone, which `trainable: last_stage` trains together with all after it.
 
-It is the layers of the coarsest resolution, found by passing the shape of an image through the
-network, or the last block of a transformer, whose layers all have one resolution. A backbone of
-another package says itself where it starts.
+It is the layers of the coarsest resolution, or the last block of a transformer, whose layers all
+have one resolution. timm and the backbones of other packages say themselves where it starts.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
-from functools import partial
-
-import torch
-from torch import Tensor, nn
+from typing import Any
 
 from xraytune.base.errors import ConfigError, Problem
 from xraytune.space.backbones import BACKBONES
 
-_SIDE_PX = 224
-_TWO_HALVINGS = 16
-"""A stage halves the sides of its input at most once.
+_STAGES = {
+    "small_cnn": "6",
+    "alexnet": "features.6",
+    "convnext": "features.6",
+    "densenet": "features.denseblock4",
+    "efficientnet": "features.6",
+    "googlenet": "inception5a",
+    "inception_v3": "Mixed_7a",
+    "maxvit": "blocks.3",
+    "mnasnet": "layers.12",
+    "mobilenet_v2": "features.14",
+    "mobilenet_v3_large": "features.13",
+    "mobilenet_v3_small": "features.9",
+    "regnet": "trunk_output.block4",
+    "resne": "layer4",
+    "shufflenet": "stage4",
+    "squeezenet1_0": "features.12",
+    "squeezenet1_1": "features.9",
+    "swin": "features.6",
+    "vgg11_bn": "features.22",
+    "vgg11": "features.16",
+    "vgg13_bn": "features.28",
+    "vgg13": "features.20",
+    "vgg16_bn": "features.34",
+    "vgg16": "features.24",
+    "vgg19_bn": "features.40",
+    "vgg19": "features.28",
+    "vit_b": "encoder.layers.encoder_layer_11",
+    "vit_l": "encoder.layers.encoder_layer_23",
+    "vit_h": "encoder.layers.encoder_layer_31",
+    "wide_resnet": "layer4",
+}
+"""The first module of the last stage, by the start of a backbone's name."""
 
-With fewer than this many times the pixels, it has no other stage.
-"""
 
+def trained_parameters(backbone: str, network: Any) -> frozenset[str]:
+    """Return the names of the parameters from the last stage to the end of the backbone.
 
-def last_stage(backbone: str, network: nn.Module) -> str:
-    """Return the name of the first module of the last stage.
-
-    ConfigError if a custom backbone does not define it.
+    ConfigError if the backbone does not define it.
     """
-    if not BACKBONES.has(backbone):
-        return _coarsest(network)
-    name: str = getattr(BACKBONES.load(backbone), "last_stage", "").rstrip(".")
-    if not any(parameter.startswith(f"{name}.") for parameter, _ in network.named_parameters()):
+    modules = [name for name, _ in network.named_modules()]
+    if BACKBONES.has(backbone):
+        stage = getattr(BACKBONES.load(backbone), "last_stage", "").rstrip(".")
+    elif BACKBONES.is_of_library(backbone):
+        before = [*network.feature_info][-2]["module"]
+        before = [name for name in modules if f"{name}.".startswith(f"{before}.")][-1]
+        stage = modules[modules.index(before) + 1]
+    else:
+        stage = next(_STAGES[start] for start in _STAGES if backbone.startswith(start))
+    if not stage or stage not in modules:
         what = f"backbone {backbone} does not define where its last stage starts"
         raise ConfigError(Problem(what, "trainable", "set its last_stage, or use trainable: all"))
-    return name
-
-
-def trained_from(stage: str, network: nn.Module) -> frozenset[str]:
-    """Return the names of the parameters from a stage to the end of the backbone."""
+    trained = {*modules[modules.index(stage) :]}
     names = [name for name, _ in network.named_parameters()]
-    first = next(index for index, name in enumerate(names) if name.startswith(f"{stage}."))
-    return frozenset(names[first:])
-
-
-def _coarsest(network: nn.Module) -> str:
-    positions: dict[str, int] = {}
-
-    def note(layer: str, module: nn.Module, _: object, output: Tensor) -> None:
-        positions[layer] = output.numel() // len(module.get_parameter("weight"))
-
-    probe = copy.deepcopy(network).eval()
-    layers = {
-        name: layer
-        for name, layer in probe.named_modules()
-        if isinstance(layer, nn.Conv2d | nn.Linear)
-    }
-    for name, layer in layers.items():
-        layer.register_forward_hook(partial(note, name))
-    first_weights, *_ = (layer.weight for layer in layers.values() if isinstance(layer, nn.Conv2d))
-    side_px = getattr(network, "pretrained_cfg", {"input_size": (_SIDE_PX,)})["input_size"][-1]
-    with torch.inference_mode():
-        probe(torch.zeros(1, first_weights.shape[1], side_px, side_px, device=first_weights.device))
-    # Squeeze-and-excitation layers and those after the pooling have a single position.
-    several = {name: positions[name] for name in layers if positions.get(name, 1) > 1}
-    first = min(several, key=several.__getitem__)
-    if first == next(iter(several)):
-        kinds = nn.Sequential | nn.ModuleList
-        containers = {
-            name: module for name, module in probe.named_modules() if isinstance(module, kinds)
-        }
-        longest = max(containers, key=lambda name: len(containers[name]))
-        *_, (last, _) = containers[longest].named_children()
-        return f"{longest}.{last}"
-    parts = first.split(".")
-    stages = [".".join(parts[: depth + 1]) for depth in range(len(parts))]
-    return next(stage for stage in stages if _most(several, stage) < _TWO_HALVINGS * several[first])
-
-
-def _most(positions: Mapping[str, int], stage: str) -> int:
-    return max(count for layer, count in positions.items() if f"{layer}.".startswith(f"{stage}."))
+    return frozenset(name for name in names if name.rpartition(".")[0] in trained)

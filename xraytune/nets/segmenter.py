@@ -13,13 +13,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from xraytune.base.errors import MachineError
+from xraytune.base.arrays import UInt8Array
 from xraytune.base.records import Compute
 from xraytune.nets.augment import MASK_THRESHOLD
 from xraytune.nets.backbones import load_weights, to_one_channel
@@ -27,7 +25,6 @@ from xraytune.nets.classifier import freeze, train_unless_frozen
 from xraytune.nets.compute import seeded
 from xraytune.nets.infer import outputs_of
 from xraytune.space.settings import Parameters
-from xraytune.space.space import package_problems
 from xraytune.stats.classification import Floats
 
 _SMOOTHING = 1.0
@@ -59,12 +56,8 @@ def build_segmenter(parameters: Parameters, *, weights: Path | None, seed: int) 
     Weights and errors as in `build_backbone`.
 
     With `trainable: head`, the encoder is frozen; with `last_stage`, all but its last stage. The
-    decoder is always trained. Raises MachineError also if segmentation-models-pytorch is not
-    installed.
+    decoder is always trained.
     """
-    problems = package_problems("segmentation")
-    if problems:
-        raise MachineError(*problems)
     from segmentation_models_pytorch import Unet
 
     with seeded(seed, "segmenter"):
@@ -95,7 +88,7 @@ def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
 def segment(
     network: nn.Module,
     batches: Iterable[Tensor],
-    read_masks: Callable[[slice], NDArray[np.uint8]],
+    read_masks: Callable[[slice], UInt8Array],
     *,
     compute: Compute,
 ) -> tuple[Floats, Floats]:
@@ -107,19 +100,15 @@ def segment(
     Source: Dice 1945, "Measures of the amount of ecologic association between species": 2 |A and B|
     / (|A| + |B|).
     """
-    losses: list[Tensor] = []
-    dices: list[Tensor] = []
+    losses = []
+    dices = []
     start = 0
     for logits in outputs_of(network, batches, compute=compute):
-        masks = torch.from_numpy(read_masks(slice(start, start + len(logits))) > 0).to(
-            logits.device
-        )[:, None]
+        inside = read_masks(slice(start, start + len(logits)))[:, None] > 0
+        masks = torch.from_numpy(inside).to(logits.device)
         start += len(logits)
-        losses.append(
-            F.binary_cross_entropy_with_logits(logits, masks.float(), reduction="none").mean(
-                (1, 2, 3)
-            )
-        )
+        entropy = F.binary_cross_entropy_with_logits(logits, masks.float(), reduction="none")
+        losses.append(entropy.mean((1, 2, 3)))
         predicted = logits.sigmoid() >= MASK_THRESHOLD
         overlap = (predicted & masks).sum((1, 2, 3))
         sizes = predicted.sum((1, 2, 3)) + masks.sum((1, 2, 3))

@@ -20,7 +20,7 @@ from xraytune.stats.classification import Floats
 from xraytune.study.folder import StudyFolder, damage_explained
 from xraytune.study.row import TrialRow
 from xraytune.study.status import StudyView, StudyWatcher
-from xraytune.synth.memorisation_gate import MEMORISATION_STAGE
+from xraytune.synth.memorisation import MEMORISATION_STAGE
 from xraytune.synth.synthesize import generator_path
 
 

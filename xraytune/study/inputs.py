@@ -21,7 +21,7 @@ from xraytune.space.settings import Parameters, Settings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, damage_explained
 from xraytune.synth.mix import require_enough
-from xraytune.synth.sources.source import file_content
+from xraytune.synth.sources.source import StudyImages, file_content
 from xraytune.synth.sources.which import SOURCE_CLASSES, source_of
 
 INPUTS_FILE = "inputs.json"
@@ -65,21 +65,20 @@ def read_inputs(
             has not learned a class.
         MachineError: A weights file is missing.
     """
+    study = StudyImages(settings.data, prepared, cache, index)
     contents = {}
     for name, path in sorted(inputs):
         file = Path(path)
         source, _, setting = name.partition(".")
         if name == "weights":
             contents[file] = file_content(file)
-        elif content := SOURCE_CLASSES[source].read_input(
-            setting, file, settings, prepared, cache, index
-        ):
+        elif content := SOURCE_CLASSES[source].read_input(setting, file, study):
             contents[file] = content
     available: dict[tuple[str, object], list[int] | None] = {}
     for mix in mixes:
         images = (mix.source, getattr(mix, mix.source, None))
         if images not in available:
-            available[images] = source_of(mix).count_available(settings, prepared, cache)
+            available[images] = source_of(mix).count_available(study)
         require_enough(available[images], mix, prepared)
     return contents
 

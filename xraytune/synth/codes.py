@@ -70,33 +70,23 @@ class ClassCodes(nn.Module):
         super().__init__()
         self.register_buffer("means", torch.zeros(class_count, code_dim))
         self.register_buffer("factors", torch.eye(code_dim).repeat(class_count, 1, 1))
-        self._resize(0)
-        self._set_components(torch.zeros(0), torch.zeros(0, code_dim))
-
-    def _set_components(self, origin: Tensor, axes: Tensor) -> None:
-        self.register_buffer("origin", origin.to(self.means))
-        self.register_buffer("axes", axes.to(self.means))
-
-    def _resize(self, image_count: int, *findings: int) -> None:
-        for name in ("codes", "keys"):
-            self.register_buffer(name, self.means.new_zeros(image_count, self.means.shape[1]))
-        self.register_buffer(
-            "labels",
-            torch.zeros(image_count, *findings, dtype=torch.int64, device=self.means.device),
-        )
+        self.register_buffer("codes", torch.zeros(0, code_dim))
+        self.register_buffer("keys", torch.zeros(0, code_dim))
+        self.register_buffer("labels", torch.zeros(0, dtype=torch.int64))
+        self.register_buffer("origin", torch.zeros(0))
+        self.register_buffer("axes", torch.zeros(0, code_dim))
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
-        self._resize(*state[f"{prefix}labels"].shape)
-        origin, axes = state[f"{prefix}origin"], state[f"{prefix}axes"]
-        self._set_components(torch.zeros_like(origin), torch.zeros_like(axes))
+        for name, buffer in [*self.named_buffers()]:
+            setattr(self, name, buffer.new_empty(state[prefix + name].shape))
         super()._load_from_state_dict(state, prefix, *args)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         """Map z [B, D] from N(0, 1) to codes [B, D] of classes [B] or findings [B, C]."""
         if labels.ndim == 2 or self.labels.ndim == 2:
-            return self._draw_for_findings(
-                z, labels if labels.ndim == 2 else F.one_hot(labels, len(self.means))
-            )
+            if labels.ndim == 1:
+                labels = F.one_hot(labels, len(self.means))
+            return self._draw_for_findings(z, labels)
         if len(self.means) == 1:
             labels = torch.zeros_like(labels)
         normal = torch.bmm(self.factors[labels], z[:, :, None])[:, :, 0]
@@ -105,8 +95,7 @@ class ClassCodes(nn.Module):
         with torch.autocast(z.device.type, enabled=False):
             weights, noise = self._weights(z, labels[:, None] == self.labels)
             of_images = weights @ (self.codes - self.means[self.labels])
-        codes: Tensor = self.means[labels] + (1 - noise).sqrt() * of_images + noise.sqrt() * normal
-        return codes
+        return self.means[labels] + (1 - noise).sqrt() * of_images + noise.sqrt() * normal
 
     def _draw_for_findings(self, z: Tensor, findings: Tensor) -> Tensor:
         normal = z @ self.factors[0].T
@@ -114,10 +103,8 @@ class ClassCodes(nn.Module):
             return self.means[0] + normal
         with torch.autocast(z.device.type, enabled=False):
             different = ((findings == 1)[:, None] != (self.labels == 1)).sum(dim=2)
-            is_own = (
-                different
-                <= different.kthvalue(min(_SIMILAR, len(self.codes)), dim=1, keepdim=True).values
-            )
+            similar = min(_SIMILAR, len(self.codes))
+            is_own = different <= different.kthvalue(similar, dim=1, keepdim=True).values
             means = F.normalize(is_own.float(), p=1, dim=1) @ self.codes
             weights, noise = self._weights(z, is_own)
             of_images = weights @ self.codes - weights.sum(dim=1, keepdim=True) * means
@@ -130,11 +117,8 @@ class ClassCodes(nn.Module):
         """
         combined = ((is_own.sum(dim=1, keepdim=True) + 1) // 2).clamp(max=_COMBINED)
         weights = z @ self.keys.T
-        largest = (
-            weights.masked_fill(~is_own, -torch.inf)
-            .topk(min(_COMBINED, len(self.codes)), dim=1)
-            .values
-        )
+        of_own = weights.masked_fill(~is_own, -torch.inf)
+        largest = of_own.topk(min(_COMBINED, len(self.codes)), dim=1).values
         chosen = is_own & (weights >= largest.gather(1, combined - 1))
         return F.normalize(weights * chosen, dim=1), 1 - (1 - _NOISE) * combined / _COMBINED
 
@@ -147,11 +131,10 @@ class ClassCodes(nn.Module):
         images have fewer components; the missing ones are 0.
         """
         parts = _describe(images, features)
-        origins, codes, axes = zip(
-            *(_find_components(part, self.means.shape[1] // len(parts)) for part in parts),
-            strict=True,
-        )
-        self._set_components(torch.cat(origins), torch.block_diag(*axes))  # type: ignore[no-untyped-call]
+        size = self.means.shape[1] // len(parts)
+        origins, codes, axes = zip(*(_find_components(part, size) for part in parts), strict=True)
+        self.origin = torch.cat(origins).to(self.means)
+        self.axes = torch.block_diag(*axes).to(self.means)  # type: ignore[no-untyped-call]
         return torch.cat(codes, dim=1).to(images.device)
 
     def project(self, images: Tensor, features: Tensor | None = None) -> Tensor:
@@ -164,25 +147,20 @@ class ClassCodes(nn.Module):
         """
         described = torch.cat(_describe(images, features), dim=1)
         if described.shape[1] != len(self.origin):
-            raise ArtifactError(
-                Problem(
-                    "the generator has other components", fix="set gan.features as in its training"
-                )
-            )
-        return ((described - self.origin.cpu().double()) @ self.axes.cpu().double()).to(self.means)
+            fix = "set gan.features as in its training"
+            raise ArtifactError(Problem("the generator has other components", fix=fix))
+        deviations = described - self.origin.cpu().double()
+        return (deviations @ self.axes.cpu().double()).to(self.means)
 
     def fit(self, codes: Tensor, labels: Tensor) -> None:
         """Set the distributions from codes [N, D] of images with labels [N], or findings [N, C]."""
-        self._resize(len(codes), *labels.shape[1:])
         keys = torch.randn(codes.shape, generator=torch.Generator().manual_seed(0))
-        self.keys.copy_(F.normalize(keys, dim=1))
-        self.codes.copy_(codes)
-        if len(self.means) > 1:
-            self.labels.copy_(labels)
+        self.keys = F.normalize(keys, dim=1).to(self.means)
+        self.codes = codes.to(self.means)
+        self.labels = labels if len(self.means) > 1 else torch.zeros_like(labels)
         for label in range(len(self.means)):
-            of_class = (
-                self.codes if labels.ndim == 2 else self.codes[self.labels == label]
-            ).double()
+            of_class = self.codes if labels.ndim == 2 else self.codes[self.labels == label]
+            of_class = of_class.double()
             deviations = of_class - of_class.mean(dim=0)
             covariance = deviations.T @ deviations / max(len(of_class) - 1, 1)
             ridge = _RIDGE * torch.eye(codes.shape[1], dtype=covariance.dtype, device=codes.device)
@@ -195,10 +173,12 @@ def _describe(images: Tensor, features: Tensor | None) -> list[Tensor]:
 
     Images are uint8 [N, C, S, S].
     """
-    small = F.interpolate(
-        images.cpu().float(), size=(_CODE_PX, _CODE_PX), mode="bilinear", antialias=True
-    )
-    return [small.flatten(1).double(), *([] if features is None else [features.cpu().double()])]
+    size = (_CODE_PX, _CODE_PX)
+    small = F.interpolate(images.cpu().float(), size=size, mode="bilinear", antialias=True)
+    parts = [small.flatten(1).double()]
+    if features is not None:
+        parts.append(features.cpu().double())
+    return parts
 
 
 def _find_components(rows: Tensor, code_dim: int) -> tuple[Tensor, Tensor, Tensor]:

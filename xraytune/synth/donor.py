@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import TypeAdapter
-from safetensors.torch import load_file
-from torch import Tensor
 
 from xraytune.base.errors import ArtifactError, DataError, Problem
 from xraytune.base.files import read_json, sha256_of
-from xraytune.nets.weights import find_weights
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.settings import Parameters, Settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DONOR_FILE = "donor.json"
 TENSORS_FILE = "donor.safetensors"
@@ -50,6 +50,8 @@ _RECORD = TypeAdapter(Donor)
 
 def frozen_network(parameters: Parameters, settings: Settings) -> dict[str, str | int | None]:
     """Return what the features of a frozen backbone depend on besides the images; raise as `find_weights`."""
+    from xraytune.nets.weights import find_weights  # loads torch
+
     weights = find_weights(parameters.backbone, parameters.weights, settings.weights_dir)
     return {
         "backbone": BACKBONES.identity(parameters.backbone),
@@ -71,9 +73,9 @@ def read_donor(folder: Path) -> Donor | None:
     except ValueError as error:
         what = f"{DONOR_FILE} is damaged, or from another version"
         raise ArtifactError(Problem(what, folder, fix)) from error
-    for name, sha256 in donor.files.items():
-        if not (folder / name).is_file() or sha256_of(folder / name) != sha256:
-            raise ArtifactError(Problem("the file is missing or damaged", folder / name, fix))
+    tensors = folder / TENSORS_FILE
+    if not tensors.is_file() or sha256_of(tensors) != donor.files.get(TENSORS_FILE):
+        raise ArtifactError(Problem("the file is missing or damaged", tensors, fix))
     return donor
 
 
@@ -89,6 +91,8 @@ def donor_tensors(
         ArtifactError: A file is damaged.
         DataError: The folder has none, or they are of another network or other classes.
     """
+    from safetensors.torch import load_file  # loads torch
+
     donor = read_donor(folder)
     if donor is None:
         what = f"there is no {DONOR_FILE} here: neither a classifier nor statistics of features"

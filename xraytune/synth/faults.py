@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
+from xraytune.base.arrays import UInt8Array
 from xraytune.data.images import ImageFile
 
 _SHARE_OF_FAULTS = 0.05
 
 
-def find_faults(images: Sequence[ImageFile], pixels: Iterable[NDArray[np.uint8]]) -> Iterator[str]:
+def find_faults(images: Sequence[ImageFile], pixels: Iterable[UInt8Array]) -> Iterator[str]:
     """Yield what is wrong with more than `_SHARE_OF_FAULTS` of the images themselves, the most elementary fault first."""
     count = len(images)
     fewest = _SHARE_OF_FAULTS * count

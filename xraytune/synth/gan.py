@@ -7,21 +7,21 @@ rest of the step.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
 
+from xraytune.base.arrays import Int64Array, UInt8Array
 from xraytune.base.records import Compute
 from xraytune.base.seeding import derive_seed
 from xraytune.nets.backbones import build_backbone, fold_batch_norms, pixel_constants
 from xraytune.nets.captured import Draws
 from xraytune.nets.compute import autocast, constants, seeded
-from xraytune.nets.optimizer import Optimizer
+from xraytune.nets.optimizer import build_optimizer
 from xraytune.space.settings import GanSettings
 from xraytune.synth.networks import Discriminator, Generator
 
@@ -38,51 +38,8 @@ _MAX_SHIFT = 0.125
 _EMA_WARM_UP = 0.05
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RealImages:
-    """Training images on the device: uint8 [N, C, S, S].
-
-    With labels, int64 [N], or findings, and sampling weights, float32 [N].
-    """
-
-    images: Tensor
-    labels: Tensor
-    weights: Tensor
-
-    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return images, float32 [B, C, S, S] in [-1, 1], and their labels [B]."""
-        return self.images[rows].float() / 127.5 - 1, self.labels[rows]
-
-
-class GanDraws(NamedTuple):
-    """The random draws of a step, on the device.
-
-    Attributes:
-        rows: Indices of the real images, int64 [B].
-        z: float32 [B, z_dim].
-        shifts: Of the real images, and of the fakes in the updates of the discriminator and of the
-            generator, int64 [3, 2, B, 1, 1].
-        ema_decay: float64 [].
-    """
-
-    rows: Tensor
-    z: Tensor
-    shifts: Tensor
-    ema_decay: Tensor
-
-
-def draw_shifts(
-    count: int, size_px: int, generator: torch.Generator, times: tuple[int, ...] = ()
-) -> Tensor:
-    """Draw the shifts of images: down and right in pixels, int64 [*times, 2, count, 1, 1]."""
-    shift = int(size_px * _MAX_SHIFT + 0.5)
-    return torch.randint(
-        -shift, shift + 1, (*times, 2, count, 1, 1), generator=generator, device=generator.device
-    )
-
-
 def translate(images: Tensor, shifts: Tensor) -> Tensor:
-    """Shift each image, float [B, C, S, S], on its own, by `draw_shifts`.
+    """Shift each image, float [B, C, S, S], by its `shifts` down and right, [2, B, 1, 1].
 
     Pixels that are shifted in become 0, the middle.
 
@@ -107,9 +64,9 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, *, is_hinge: bo
     Sources: Goodfellow et al. 2014 (arXiv:1406.2661), equation 1; hinge: Miyato et al. 2018
     (arXiv:1802.05957), equation 16.
     """
-    if is_hinge:
-        return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
-    return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+    penalty = F.relu if is_hinge else F.softplus
+    margin = 1 if is_hinge else 0
+    return penalty(margin - real_logits).mean() + penalty(margin + fake_logits).mean()
 
 
 def generator_loss(fake_logits: Tensor, *, is_hinge: bool) -> Tensor:
@@ -122,164 +79,167 @@ def generator_loss(fake_logits: Tensor, *, is_hinge: bool) -> Tensor:
     return -fake_logits.mean() if is_hinge else F.softplus(-fake_logits).mean()
 
 
-@dataclass(slots=True, kw_only=True)
 class GanTraining:
     """The state of a GAN's training after `step` steps; `update` changes it in place.
 
+    Networks are initialised from `settings.seed`, on the device.
+
     Attributes:
-        losses: The names of the losses that `update` returns.
-        saved: The attributes that a checkpoint holds: networks and optimizers.
+        parts: The networks and optimizers, whose state a checkpoint holds.
         ema_generator: Exponential moving average of `generator`, in evaluation mode: the network to
             sample from.
         backbone: The frozen network of `settings.features`; without them, None.
-        features: Of the training images, float32 [N, D].
     """
 
-    losses: ClassVar[tuple[str, ...]] = ("g_loss", "d_loss")
-    saved: ClassVar[tuple[str, ...]] = (
-        "generator",
-        "discriminator",
-        "ema_generator",
-        "optimizer_g",
-        "optimizer_d",
-    )
-    settings: GanSettings
-    generator: Generator
-    discriminator: Discriminator
-    ema_generator: Generator
-    optimizer_g: Optimizer
-    optimizer_d: Optimizer
-    backbone: nn.Module | None = None
-    features: Tensor | None = None
-    step: int = 0
+    def __init__(
+        self, settings: GanSettings, class_count: int, compute: Compute, channels: int = 1
+    ) -> None:
+        self.settings = settings
+        self.step = 0
+        self._compute = compute
+        self._features: Tensor | None = None
+        self.backbone: nn.Module | None = None
+        with seeded(settings.seed, "gan", "initial weights"):
+            self.generator = Generator(settings, class_count, channels)
+            self.discriminator = Discriminator(settings, class_count, channels)
+            if settings.features:
+                backbone, _ = build_backbone(_FEATURE_BACKBONE, weights=settings.features)
+                self.backbone = fold_batch_norms(backbone).requires_grad_(False)
+        for network in filter(None, (self.generator, self.discriminator, self.backbone)):
+            network.to(device=compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.ema_generator = copy.deepcopy(self.generator).eval().requires_grad_(False)
+        betas = settings.betas
+        self._optimizer_g = build_optimizer("adam", self.generator, lr=settings.lr_g, betas=betas)
+        self._optimizer_d = build_optimizer(
+            "adam", self.discriminator, lr=settings.lr_d, betas=betas
+        )
+        self.parts: dict[str, Any] = {
+            "generator": self.generator,
+            "discriminator": self.discriminator,
+            "ema_generator": self.ema_generator,
+            "optimizer_g": self._optimizer_g,
+            "optimizer_d": self._optimizer_d,
+        }
 
     @torch.no_grad()
-    def fit(self, real: RealImages) -> None:
-        """Compute features and, with `architecture: pca`, codes, before step 0 and when resuming.
+    def fit(self, planes: UInt8Array, labels: Int64Array) -> None:
+        """Copy the training images to the device, before step 0 and when resuming.
 
-        A training that starts from another generator keeps its components.
+        Images are uint8 [N, C, S, S], labels int64 [N], or findings [N, C]. Classes are drawn
+        equally often, so that rare ones are learned; images with findings are as frequent as they
+        are. Their features and, with `architecture: pca`, codes are computed; a training that
+        starts from another generator keeps its components.
         """
-        prior = self.generator.prior
-        ema_prior = self.ema_generator.prior
-        images = real.images
+        device = self._compute.device
+        weights = 1 / np.bincount(labels)[labels] if labels.ndim == 1 else np.ones(len(labels))
+        self._weights = torch.from_numpy(weights.astype(np.float32)).to(device)
+        self._images = torch.from_numpy(planes).to(device)
+        self._labels = torch.tensor(labels, device=device)
         if self.backbone is not None:
-            batches = torch.split(torch.arange(len(images), device=images.device), _FEATURE_BATCH)
-            self.features = torch.cat(
-                [frozen_features(self.backbone, real.batch(rows)[0]) for rows in batches]
-            )
-        if prior is not None and ema_prior is not None:
+            parts = torch.split(self._images, _FEATURE_BATCH)
+            features = [frozen_features(self.backbone, _to_signed(part)) for part in parts]
+            self._features = torch.cat(features)
+        prior = self.generator.prior
+        if prior is not None:
             code = prior.find_components if self.settings.start_from is None else prior.project
-            prior.fit(code(images, self.features), real.labels)
-            ema_prior.load_state_dict(prior.state_dict())
+            prior.fit(code(self._images, self._features), self._labels)
+            self.ema_generator.get_submodule("prior").load_state_dict(prior.state_dict())
 
-    def draw(self, real: RealImages, compute: Compute) -> GanDraws:
+    def draw(self) -> Draws:
         """Draw all random numbers of the next step, on the device.
 
-        They depend on the seed and the step's number alone.
+        They depend on the seed and the step's number alone: the rows of the real images, int64 [B];
+        z, float32 [B, z_dim]; the shifts of the real images, and of the fakes in the updates of the
+        discriminator and of the generator, int64 [3, 2, B, 1, 1]. Last is the decay of the average,
+        float64 [].
         """
         settings = self.settings
-        device = compute.device
+        device = self._compute.device
         batch = settings.batch_size
+        most = int(settings.image_size * _MAX_SHIFT + 0.5)
 
         def stream(purpose: str) -> torch.Generator:
-            return torch.Generator(device).manual_seed(
-                derive_seed(settings.seed, "gan", purpose, self.step)
-            )
+            seed = derive_seed(settings.seed, "gan", purpose, self.step)
+            return torch.Generator(device).manual_seed(seed)
 
+        images = stream("real images")
+        rows = torch.multinomial(self._weights, batch, replacement=True, generator=images)
+        z = torch.randn(batch, settings.z_dim, generator=stream("noise"), device=device)
+        shape = (3, 2, batch, 1, 1)
+        augmentation = stream("augmentation")
+        shifts = torch.randint(-most, most + 1, shape, generator=augmentation, device=device)
         decay = ema_decay(settings.ema_half_life_images, (self.step + 1) * batch, batch)
-        return GanDraws(
-            rows=torch.multinomial(
-                real.weights, batch, replacement=True, generator=stream("real images")
-            ),
-            z=torch.randn(batch, settings.z_dim, generator=stream("noise"), device=device),
-            shifts=draw_shifts(batch, settings.image_size, stream("augmentation"), times=(3,)),
-            ema_decay=torch.full((), decay, dtype=torch.float64, device=device),
-        )
+        return rows, z, shifts, torch.full((), decay, dtype=torch.float64, device=device)
 
-    def update(self, real: RealImages, compute: Compute, draws: Draws) -> Tensor:
-        """Train one step and return its losses, float32 [len(losses)] on the device.
-
-        See `CapturedStep`.
-        """
-        settings = self.settings
-        drawn = GanDraws(*draws)
-        images, labels = real.batch(drawn.rows)
+    def update(self, draws: Draws) -> Tensor:
+        """Train one step; return the losses of generator and discriminator, [2] on the device."""
+        rows, z, shifts, decay = draws
+        images = _to_signed(self._images[rows])
+        labels = self._labels[rows]
+        half = len(images) // 2
+        prior = self.generator.prior
 
         def discriminate(images: Tensor, shifts: Tensor) -> Tensor:
-            if settings.shifts_images:
+            if self.settings.shifts_images:
                 images = translate(images, shifts)
-            with autocast(compute):
-                logits: Tensor = self.discriminator(
-                    images, torch.cat([labels] * (len(images) // len(labels)))
-                )
+            of_images = torch.cat([labels] * (len(images) // len(labels)))
+            with autocast(self._compute):
+                logits: Tensor = self.discriminator(images, of_images)
             return logits.float()
 
-        with autocast(compute):
-            fake = self.generator.decode(self._codes(drawn, labels), labels)
+        with autocast(self._compute):
+            codes = z
+            if prior is not None:  # the codes of the real images make up the first half
+                others = prior(z[half:], labels[half:])
+                codes = torch.cat([prior.codes[rows[:half]], others])
+            fake = self.generator.decode(codes, labels)
         fake = fake.float()
 
         both = images, fake.detach()
-        is_hinge = settings.architecture == "pca"
+        is_hinge = self.settings.architecture == "pca"
         if is_hinge:  # with spectral norm; as one batch, which is faster
-            shifts = torch.cat(tuple(drawn.shifts[:2]), dim=1)
-            real_logits, fake_logits = discriminate(torch.cat(both), shifts).chunk(2)
+            of_both = torch.cat(tuple(shifts[:2]), dim=1)
+            real_logits, fake_logits = discriminate(torch.cat(both), of_both).chunk(2)
         else:  # batch norm takes the statistics of real and of generated images separately
-            real_logits, fake_logits = map(discriminate, both, drawn.shifts[:2])
+            real_logits, fake_logits = map(discriminate, both, shifts[:2])
         d_loss = discriminator_loss(real_logits, fake_logits, is_hinge=is_hinge)
-        _update(self.optimizer_d, d_loss)
+        _descend(self._optimizer_d, d_loss)
 
         self.discriminator.requires_grad_(False)  # its own gradients are not needed here
-        g_loss = generator_loss(discriminate(fake, drawn.shifts[2]), is_hinge=is_hinge)
-        if self.generator.prior is not None:
-            half = len(images) // 2
+        g_loss = generator_loss(discriminate(fake, shifts[2]), is_hinge=is_hinge)
+        if prior is not None:
             g_loss = g_loss + _RECONSTRUCTION_WEIGHT * F.l1_loss(fake[:half], images[:half])
-            if self.backbone is not None and self.features is not None:
-                error = F.mse_loss(
-                    frozen_features(self.backbone, fake[:half]), self.features[drawn.rows[:half]]
-                )
-                g_loss = g_loss + _FEATURE_WEIGHT * error / self.features.var(dim=0).mean()
-        _update(self.optimizer_g, g_loss)
+        if self.backbone is not None and self._features is not None:
+            shown = frozen_features(self.backbone, fake[:half])
+            error = F.mse_loss(shown, self._features[rows[:half]])
+            g_loss = g_loss + _FEATURE_WEIGHT * error / self._features.var(dim=0).mean()
+        _descend(self._optimizer_g, g_loss)
         self.discriminator.requires_grad_(True)
 
-        update_ema(self.ema_generator, self.generator, drawn.ema_decay)
+        self._average(decay)
         return torch.stack([g_loss.detach(), d_loss.detach()])
 
-    def _codes(self, drawn: GanDraws, labels: Tensor) -> Tensor:
-        """Return the latent codes of a batch.
+    @torch.no_grad()
+    def _average(self, decay: Tensor) -> None:
+        """Move parameters and buffers of the average to decay * average + (1 - decay) * current."""
+        weight = (1 - decay).float()
+        current = self.generator.state_dict()
+        for name, average in self.ema_generator.state_dict().items():
+            if average.is_floating_point():
+                average.lerp_(current[name], weight)
+            else:
+                average.copy_(current[name])
 
-        With `architecture: pca`, those of the real images make up its first half.
-        """
-        prior = self.generator.prior
-        if prior is None:
-            return drawn.z
-        half = len(labels) // 2
-        return torch.cat([prior.codes[drawn.rows[:half]], prior(drawn.z[half:], labels[half:])])
+
+def _to_signed(pixels: Tensor) -> Tensor:
+    """Return uint8 images as float32 in [-1, 1]."""
+    return pixels.float() / 127.5 - 1
 
 
-def new_training(
-    settings: GanSettings, class_count: int, compute: Compute, channels: int = 1
-) -> GanTraining:
-    """Initialise the networks of a training from `settings.seed`, on the device."""
-    with seeded(settings.seed, "gan", "initial weights"):
-        generator = Generator(settings, class_count, channels)
-        discriminator = Discriminator(settings, class_count, channels)
-        backbone = (
-            build_backbone(_FEATURE_BACKBONE, weights=settings.features)[0]
-            if settings.features
-            else None
-        )
-    for network in (generator, discriminator, *([backbone] if backbone else [])):
-        network.to(device=compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    betas = settings.betas
-    return GanTraining(
-        settings=settings,
-        generator=generator,
-        discriminator=discriminator,
-        ema_generator=copy.deepcopy(generator).eval().requires_grad_(False),
-        optimizer_g=Optimizer("adam", generator, lr=settings.lr_g, betas=betas),
-        optimizer_d=Optimizer("adam", discriminator, lr=settings.lr_d, betas=betas),
-        backbone=fold_batch_norms(backbone).requires_grad_(False) if backbone else None,
-    )
+def _descend(optimizer: Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
 
 
 def frozen_features(backbone: nn.Module, images: Tensor) -> Tensor:
@@ -288,10 +248,8 @@ def frozen_features(backbone: nn.Module, images: Tensor) -> Tensor:
     They are resized by products with matrices, since the backward pass of `interpolate` would not
     be deterministic.
     """
-    mean, std = (
-        constants(values, images.device)[:, None, None]
-        for values in pixel_constants(_FEATURE_BACKBONE)
-    )
+    constants_of = pixel_constants(_FEATURE_BACKBONE)
+    mean, std = (constants(values, images.device)[:, None, None] for values in constants_of)
     side_px = images.shape[-1]
     unit = torch.eye(side_px, device=images.device)[None, None]
     shape = (_FEATURE_PX, side_px)
@@ -301,29 +259,6 @@ def frozen_features(backbone: nn.Module, images: Tensor) -> Tensor:
         ((resized - mean) / std).contiguous(memory_format=torch.channels_last)
     )
     return features
-
-
-def _update(optimizer: Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-
-
-def real_images(
-    planes: NDArray[np.uint8], labels: NDArray[np.int64], compute: Compute
-) -> RealImages:
-    """Copy images [N, C, S, S] to the device.
-
-    Weights make all classes equally frequent, so that rare ones are learned.
-
-    Images with findings, int64 [N, C], are as frequent as they are.
-    """
-    weights = 1 / np.bincount(labels)[labels] if labels.ndim == 1 else np.ones(len(labels))
-    return RealImages(
-        images=torch.from_numpy(planes).to(compute.device),
-        labels=torch.tensor(labels, device=compute.device),
-        weights=torch.from_numpy(weights.astype(np.float32)).to(compute.device),
-    )
 
 
 def ema_decay(half_life_images: int | None, images_seen: int, batch_size: int) -> float:
@@ -336,19 +271,3 @@ def ema_decay(half_life_images: int | None, images_seen: int, batch_size: int) -
         return 0.0
     half_life = min(float(half_life_images), _EMA_WARM_UP * images_seen)
     return float(0.5 ** (batch_size / half_life))
-
-
-@torch.no_grad()
-def update_ema(ema_network: nn.Module, network: nn.Module, decay: Tensor) -> None:
-    """Move parameters and buffers to decay * ema_network + (1 - decay) * network.
-
-    `decay` is float64 [], on their device.
-    """
-    weight = (1 - decay).float()
-    for average, current in zip(
-        ema_network.state_dict().values(), network.state_dict().values(), strict=True
-    ):
-        if average.is_floating_point():
-            average.lerp_(current, weight)
-        else:
-            average.copy_(current)

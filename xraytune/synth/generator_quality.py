@@ -71,7 +71,13 @@ class Quality:
         }
 
     def __str__(self) -> str:
-        return quality_text(self.columns(), self.real_train)
+        """Describe the figures: KID .012, coverage .34, GAN-train AUROC .90 (real images: .98)."""
+        figures = self.columns()
+        text = f"KID {self.kid:.3f}, coverage {figures['gan_coverage']:.2f}"
+        if self.gan_train is None or self.real_train is None:
+            return text
+        real = f"(real images: {self.real_train:.2f})"
+        return f"{text}, GAN-train AUROC {self.gan_train:.2f} {real}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,37 +93,22 @@ class PoolReport:
     copies: str
 
 
-def quality_text(figures: Mapping[str, float | None], real_train: float | None) -> str:
-    """Return figures (`Quality.columns`) as text.
-
-    Such as `KID .012, coverage .34, GAN-train AUROC .90 (real images: .98)`.
-    """
-    text = f"KID {figures['gan_kid']:.3f}, coverage {figures['gan_coverage']:.2f}"
-    gan_train = figures["gan_train_auroc"]
-    if gan_train is None or real_train is None:
-        return text
-    return f"{text}, GAN-train AUROC {gan_train:.2f} (real images: {real_train:.2f})"
-
-
 def kernel_inception_distance(real: Floats, synthetic: Floats) -> float:
     """Return the unbiased squared MMD with the kernel (x·y / D + 1)³. Lower is better.
 
-    It can be slightly negative.
-
-    Args:
-        real: Features, float64 [n, D], n >= 2.
-        synthetic: Features of the same number of images: torchmetrics' estimate is unbiased only
-            for equal numbers.
+    It can be slightly negative. Features are float64 [n, D] and [m, D], n and m at least 2.
 
     Source: Gretton et al. 2012, "A Kernel Two-Sample Test", equation 3; kernel of Bińkowski et al.
     2018.
     """
-    import torch
-    from torchmetrics.image.kid import poly_mmd  # takes seconds to import
+    from sklearn.metrics.pairwise import polynomial_kernel  # takes a second to import
 
-    if len(real) != len(synthetic):
-        raise ValueError(f"{len(real)} real and {len(synthetic)} synthetic images")
-    return float(poly_mmd(torch.from_numpy(real), torch.from_numpy(synthetic)))
+    distance = -2 * polynomial_kernel(real, synthetic).mean()
+    for features in (real, synthetic):
+        kernel = polynomial_kernel(features)
+        pairs = len(features) * (len(features) - 1)
+        distance += (kernel.sum() - np.trace(kernel)) / pairs
+    return float(distance)
 
 
 def coverage(real: Floats, synthetic: Floats) -> float:
@@ -153,20 +144,18 @@ def transfer_auroc(
 
     features, targets = train
     others, truth = scored
-
-    def probabilities(labels: Labels) -> Floats:
-        if len(np.unique(labels[labels >= 0])) < 2:
-            return np.full((len(others), 2), 0.5)
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=_C, max_iter=2000))
-        model.fit(features[labels >= 0], labels[labels >= 0])
-        return np.asarray(model.predict_proba(others))
-
-    if targets.ndim == 1:
-        return auroc(truth, probabilities(targets), positive=positive) if targets.any() else None
-    if not scored_findings(truth):
+    has_findings = targets.ndim == 2
+    if not (scored_findings(truth) if has_findings else targets.any()):
         return None
-    return auroc(
-        truth,
-        np.stack([probabilities(states)[:, 1] for states in targets.T], axis=1),
-        positive=positive,
-    )
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=_C, max_iter=2000))
+    probabilities = []
+    for states in targets.T if has_findings else targets[None]:
+        known = states >= 0
+        learnt = np.full((len(others), 2), 0.5)
+        if len(np.unique(states[known])) > 1:
+            learnt = model.fit(features[known], states[known]).predict_proba(others)
+        probabilities.append(learnt)
+    if not has_findings:
+        return auroc(truth, probabilities[0], positive=positive)
+    of_findings = np.stack([learnt[:, 1] for learnt in probabilities], axis=1)
+    return auroc(truth, of_findings, positive=positive)

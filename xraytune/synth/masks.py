@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from xraytune.base.arrays import Float64Array, Int64Array, UInt8Array
 from xraytune.base.errors import counted
 
-MIN_PART = 0.002
+_MIN_PART = 0.002
 """Smallest component that counts, as a share of the image: 8 pixels of 64 x 64.
 
 Smaller ones are specks at a mask's edge.
@@ -22,16 +23,15 @@ class MaskRange:
 
     Attributes:
         area: Shares of the image.
-        parts: Numbers of connected components of at least `MIN_PART` of the image.
+        parts: Numbers of connected components of at least `_MIN_PART` of the image.
     """
 
     area: tuple[float, float]
     parts: tuple[int, int]
 
-    def includes(self, masks: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    def includes(self, masks: UInt8Array) -> NDArray[np.bool_]:
         """Return whether area and components of each mask [n, S, S] are in range, bool [n]."""
-        areas = _areas(masks)
-        parts = count_parts(masks)
+        areas, parts = _measure(masks)
         has_area = (self.area[0] <= areas) & (areas <= self.area[1])
         return has_area & (self.parts[0] <= parts) & (parts <= self.parts[1])
 
@@ -43,32 +43,28 @@ class MaskRange:
         return f"{100 * smallest:.3g} to {100 * largest:.3g} % of the image in {parts}"
 
 
-def binarise(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def binarise(grey: UInt8Array) -> UInt8Array:
     """Return a mask of 0 and 255, 255 where `grey` is 128 or more."""
     return np.where(grey >= 128, 255, 0).astype(np.uint8)
 
 
-def mask_range(masks: NDArray[np.uint8]) -> MaskRange:
+def mask_range(masks: UInt8Array) -> MaskRange:
     """Return the ranges of training masks [n, S, S], n >= 1, at the size of the GAN."""
-    areas = _areas(masks)
-    parts = count_parts(masks)
+    areas, parts = _measure(masks)
     return MaskRange(
         area=(float(areas.min()), float(areas.max())), parts=(int(parts.min()), int(parts.max()))
     )
 
 
-def _areas(masks: NDArray[np.uint8]) -> NDArray[np.float64]:
-    return np.asarray((masks > 0).mean(axis=(1, 2)))
-
-
-def count_parts(masks: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Count the components of each mask [n, S, S], int64 [n].
+def _measure(masks: UInt8Array) -> tuple[Float64Array, Int64Array]:
+    """Return the area and the number of components of each mask [n, S, S].
 
     Pixels that touch only at a corner are not connected.
     """
     # Trials without masks do not need it.
     from scipy.ndimage import label  # type: ignore[import-untyped]
 
-    smallest = MIN_PART * masks[0].size
-    sizes = (np.bincount(label(mask)[0].ravel())[1:] for mask in masks)
-    return np.array([int((parts >= smallest).sum()) for parts in sizes], dtype=np.int64)
+    areas = (masks > 0).mean(axis=(1, 2))
+    sizes = [np.bincount(label(mask)[0].ravel())[1:] for mask in masks]
+    parts = [int((of_mask >= _MIN_PART * masks[0].size).sum()) for of_mask in sizes]
+    return areas, np.array(parts, dtype=np.int64)

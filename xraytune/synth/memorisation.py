@@ -4,14 +4,20 @@ An image's *closeness* is its distance to the nearest training patient divided b
 to the next 50: near 1 for an image that is no closer to one patient than to others, near 0 for a
 copy. The plain distance does not work, since GAN images are blurred and a blurred image is closer
 to everything. Neither weights nor random numbers are needed.
+
+A trial is refused if its synthetic images copy training images. For each class, the first block of
+its pool and the real images of val-A, which no generator has seen, are compared with the training
+images; masks are not. The result is an artifact, computed once for each pool, with pictures of the
+closest pairs.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
-from math import comb
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +25,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from xraytune.base.arrays import Float64Array, Int64Array, UInt8Array
+from xraytune.base.artifacts import build_once, fingerprint
+from xraytune.base.errors import Problem, TrialError
+from xraytune.base.files import read_json, write_bytes, write_json
+from xraytune.data.images import SideName
+from xraytune.data.prepare import RunContext, side_images
+from xraytune.space.settings import Experiment
+from xraytune.synth.grids import image_grid, png_bytes
+from xraytune.synth.mix import mix_label
+from xraytune.synth.pool import resize_planes
+from xraytune.synth.sources.which import source_of
+
+MEMORISATION_STAGE = "memorisation-1"
+FALSE_ALARMS = 0.05
+_RECORD = "memorisation.json"
+_PAIRS_SHOWN = 12
 _SCALES = ((32, 2), (16, 1))
 """Side of the compared images and the largest shift, in pixels."""
 _BLURS_PX = (1.0, 2.0)
@@ -27,18 +49,16 @@ _REFERENCE_PATIENTS = 50
 _MOST_UNSEEN = 500
 _QUANTILE = 0.01
 _IMAGES_AT_ONCE = 256
-_PAIRS_AT_ONCE = 2**23
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Closeness:
+class Closeness(NamedTuple):
     """How close Q images are to the training images: a `ratio` in [0, 1].
 
     `nearest` is the index of the nearest training image.
     """
 
-    ratio: NDArray[np.float64]
-    nearest: NDArray[np.int64]
+    ratio: Float64Array
+    nearest: Int64Array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,33 +80,12 @@ class Memorisation:
     chance: float
 
 
-def measure_closeness(
-    images: NDArray[np.uint8], training: NDArray[np.uint8], training_patients: Sequence[str]
-) -> Closeness:
-    """Return how much closer each image is to one training patient than to the next 50.
-
-    Images are centred and scaled to length 1, which removes brightness and contrast. The distance
-    is the smallest over a flip and shifts of up to a sixteenth of the side. The ratio is the
-    smaller one of two scales, 32 px and 16 px; at the latter noise does not hide a copy. A
-    patient's distance is that of their nearest image, so that two images of one patient do not hide
-    a copy of either. With a single patient the ratio is 1.
-
-    `images` are uint8 [Q, h, w], `training` uint8 [N, h, w], at the size and sharpness of the
-    generator's training; N is at least 1.
-
-    Source: Carlini et al. 2023, "Extracting Training Data from Diffusion Models": their distance
-    for CIFAR-10, relative to the mean over the 50 nearest images; here over patients, without the
-    nearest.
-    """
-    return _measure_shrunk(_shrink(images), training, training_patients)
-
-
 def measure_unseen(
-    images: NDArray[np.uint8],
+    images: UInt8Array,
     patients: Sequence[str],
-    training: NDArray[np.uint8],
+    training: UInt8Array,
     training_patients: Sequence[str],
-) -> NDArray[np.float64]:
+) -> Float64Array:
     """Return the closeness of a real image of each unseen patient, float64 [n].
 
     Unseen patients are those that the generator was not trained on.
@@ -99,54 +98,38 @@ def measure_unseen(
     arguments are those of `measure_closeness`.
     """
     _, firsts = np.unique(np.asarray(patients), return_index=True)
-    if len(firsts) > _MOST_UNSEEN:
-        firsts = firsts[np.linspace(0, len(firsts) - 1, _MOST_UNSEEN).round().astype(np.int64)]
-    sharp = _shrink(images[firsts])
-    versions = [sharp, *(blur(sharp, sigma_px) for sigma_px in _BLURS_PX)]
-    ratios = [_measure_shrunk(version, training, training_patients).ratio for version in versions]
+    sharp = _shrink(images[sample_evenly(firsts, _MOST_UNSEEN)])
+    versions = [sharp, *(_blur(sharp, sigma_px) for sigma_px in _BLURS_PX)]
+    ratios = [measure_closeness(version, training, training_patients).ratio for version in versions]
     return np.asarray(np.stack(ratios).min(axis=0))
 
 
-def compare_with_unseen(
-    synthetic: NDArray[np.float64], unseen: NDArray[np.float64]
-) -> Memorisation:
+def compare_with_unseen(synthetic: Float64Array, unseen: Float64Array) -> Memorisation:
     """Count the synthetic images below the unseen patients' 1 % quantile, with its p-value.
 
     `synthetic` is `Closeness.ratio` of the generator's images, [m], `unseen` is `measure_unseen`,
     [n]; m and n at least 1.
     """
+    # The threshold is itself an observation, so the count is not binomial. It is at least `near`
+    # exactly if fewer than `rank` of the smallest `near + rank - 1` of all values are unseen ones.
+    # Source: Epstein 1954, "Tables for the Distribution of the Number of Exceedances".
+    from scipy.stats import betabinom  # type: ignore[import-untyped]  # takes a second to import
+
     rank = max(1, int(_QUANTILE * (len(unseen) + 1)))
     threshold = float(np.sort(unseen)[rank - 1])
     near = int((synthetic < threshold).sum())
+    counts = np.arange(near, len(synthetic) + 1)
+    chances = betabinom.pmf(counts, len(synthetic), rank, len(unseen) + 1 - rank)
     return Memorisation(
         images=len(synthetic),
         unseen=len(unseen),
         threshold=threshold,
         near=near,
-        chance=exceedance_p_value(near, len(synthetic), rank, len(unseen)),
+        chance=float(chances.sum()),
     )
 
 
-def exceedance_p_value(count: int, drawn: int, rank: int, observed: int) -> float:
-    """Return the p-value of `count`, for values that are all independent and equally distributed.
-
-    It is P(at least `count` of `drawn` new values are below the `rank`-th smallest of `observed`
-    ones). The threshold is itself an observation, so the count is not binomial. It is at least
-    `count` exactly if fewer than `rank` of the smallest `count + rank - 1` of all values are
-    observed ones. Any subset is equally likely to be the smallest, so this is a hypergeometric
-    tail, exact for any `observed` and binomial in the limit.
-
-    Source: Epstein 1954, "Tables for the Distribution of the Number of Exceedances", for samples of
-    equal size.
-    """
-    if count == 0:
-        return 1.0
-    smallest = count + rank - 1
-    ways = sum(comb(observed, among) * comb(drawn, smallest - among) for among in range(rank))
-    return ways / comb(observed + drawn, smallest)
-
-
-def _shrink(images: NDArray[np.uint8]) -> Tensor:
+def _shrink(images: UInt8Array) -> Tensor:
     return _resize(torch.from_numpy(np.array(images)).float(), _SCALES[0][0])
 
 
@@ -158,34 +141,58 @@ def _resize(images: Tensor, side_px: int) -> Tensor:
     )[:, 0]
 
 
-def blur(images: Tensor, sigma_px: float) -> Tensor:
+def _blur(images: Tensor, sigma_px: float) -> Tensor:
     """Blur images, float32 [n, S, S], with a Gaussian whose weights sum to 1 at the edges too."""
     pixels = torch.arange(images.shape[1], dtype=images.dtype)
     weights = torch.softmax(-((pixels[:, None] - pixels[None, :]) ** 2) / (2 * sigma_px**2), dim=1)
     return weights @ images @ weights.T
 
 
-def _measure_shrunk(
-    images: Tensor, training: NDArray[np.uint8], training_patients: Sequence[str]
+def measure_closeness(
+    images: UInt8Array | Tensor,
+    training: UInt8Array,
+    training_patients: Sequence[str],
 ) -> Closeness:
-    """`measure_closeness` of images [Q, 32, 32]."""
+    """Return how much closer each image is to one training patient than to the next 50.
+
+    Images are centred and scaled to length 1, which removes brightness and contrast. The distance
+    is the smallest over a flip and shifts of up to a sixteenth of the side. The ratio is the
+    smaller one of two scales, 32 px and 16 px; at the latter noise does not hide a copy. A
+    patient's distance is that of their nearest image, so that two images of one patient do not hide
+    a copy of either. With a single patient the ratio is 1.
+
+    `images` are uint8 [Q, h, w], or float32 [Q, 32, 32], `training` uint8 [N, h, w], at the size and
+    sharpness of the generator's training; N is at least 1.
+
+    Source: Carlini et al. 2023, "Extracting Training Data from Diffusion Models": their distance
+    for CIFAR-10, relative to the mean over the 50 nearest images; here over patients, without the
+    nearest.
+    """
+    small_images = images if isinstance(images, Tensor) else _shrink(images)
     _, patient_of_image = np.unique(np.asarray(training_patients), return_inverse=True)
     columns = torch.from_numpy(patient_of_image.astype(np.int64))
     small_training = _shrink(training)
-    ratio = torch.full((len(images),), torch.inf)
-    nearest = torch.zeros(len(images), dtype=torch.int64)
-    at_once = max(1, min(_IMAGES_AT_ONCE, _PAIRS_AT_ONCE // len(training)))
+    ratio = torch.full((len(small_images),), torch.inf)
+    nearest = torch.zeros(len(small_images), dtype=torch.int64)
     for side_px, shift_px in _SCALES:
         inner = slice(shift_px, side_px - shift_px)
         templates = _standardise(_resize(small_training, side_px)[:, inner, inner]).T.contiguous()
-        for start in range(0, len(images), at_once):
-            block = slice(start, start + at_once)
-            distances = _measure_distances(_resize(images[block], side_px), templates, shift_px)
-            nearer = _divide_by_next(distances, columns)
-            nearest[block] = torch.where(
-                nearer < ratio[block], distances.argmin(dim=1), nearest[block]
-            )
-            ratio[block] = torch.minimum(ratio[block], nearer)
+        for start in range(0, len(small_images), _IMAGES_AT_ONCE):
+            block = slice(start, start + _IMAGES_AT_ONCE)
+            scaled = _resize(small_images[block], side_px)
+            distances = _measure_distances(scaled, templates, shift_px)
+
+            by_patient = torch.full((len(distances), int(columns.max()) + 1), torch.inf)
+            owners = columns.expand(len(distances), -1)
+            by_patient.scatter_reduce_(1, owners, distances, "amin")
+            count = min(_REFERENCE_PATIENTS + 1, by_patient.shape[1])
+            lowest = by_patient.topk(count, dim=1, largest=False).values
+            reference = lowest[:, 1:].mean(dim=1)  # NaN without another patient
+            closer = torch.where(reference > 0, lowest[:, 0] / reference, 1.0)
+
+            is_closer = closer < ratio[block]
+            nearest[block] = torch.where(is_closer, distances.argmin(dim=1), nearest[block])
+            ratio[block] = torch.minimum(ratio[block], closer)
     return Closeness(ratio=ratio.double().numpy(), nearest=nearest.numpy())
 
 
@@ -213,15 +220,108 @@ def _measure_distances(images: Tensor, templates: Tensor, shift_px: int) -> Tens
     return (2 - 2 * highest).clamp_(min=0).sqrt_()
 
 
-def _divide_by_next(distances: Tensor, patient_of_column: Tensor) -> Tensor:
-    """Return the smallest distance over the mean of the next 50, [n, N] to [n].
+def sample_evenly(values: NDArray[Any], count: int) -> NDArray[Any]:
+    """Return `count` values, or all if there are fewer.
 
-    1 if there is no other, or all are 0.
+    Evenly spaced, since adjacent ones often share a patient.
     """
-    shape = len(distances), int(patient_of_column.max()) + 1
-    patients = torch.full(shape, torch.inf)
-    patients.scatter_reduce_(1, patient_of_column.expand(len(distances), -1), distances, "amin")
-    count = min(_REFERENCE_PATIENTS + 1, shape[1])
-    lowest = patients.topk(count, dim=1, largest=False).values
-    reference = lowest[:, 1:].mean(dim=1)  # NaN without another patient
-    return torch.where(reference > 0, lowest[:, 0] / reference, 1.0)
+    places = np.linspace(0, len(values) - 1, min(count, len(values)))
+    return values[places.round().astype(np.int64)]
+
+
+def refuse_memorised(experiment: Experiment, context: RunContext) -> None:
+    """Refuse a pool that is closer to the training images than unseen X-rays are.
+
+    `quality.allow_memorised` skips the test.
+
+    New X-rays in place of the synthetic images would be refused (TrialError) in at most 5 % of
+    cases: each of C classes is tested at 0.05 / C.
+    """
+    if experiment.settings.quality.allow_memorised:
+        return
+    by_class, folder = measure_memorisation(experiment, context)
+    copies = describe_copies(by_class)
+    if copies:
+        what = (
+            f"synthetic images are copies of training images: {copies} are nearer to a training image "
+            "than 99 % of unseen X-rays; the nearest pairs are shown in "
+            f"{folder.relative_to(context.cache).as_posix()} of the cache"
+        )
+        parameters = experiment.parameters
+        fix = f"{source_of(parameters).remedy}, or set quality.allow_memorised: true"
+        raise TrialError(Problem(what, mix_label(parameters), fix))
+
+
+def describe_copies(by_class: Mapping[str, Memorisation]) -> str:
+    """Return the classes with images that copy training images, as text; "" if there are none."""
+    found = []
+    for name, pool in by_class.items():
+        if pool.chance <= FALSE_ALARMS / len(by_class):
+            images = f"images of {name}" if len(by_class) > 1 else "images"
+            chance = f"(chance of that {pool.chance:.1g})"
+            found.append(f"{pool.near} of {pool.images} {images} {chance}")
+    return ", ".join(found)
+
+
+def measure_memorisation(
+    experiment: Experiment, context: RunContext
+) -> tuple[dict[str, Memorisation], Path]:
+    """Return the result for each class of a pool, and the artifact.
+
+    There, `nearest_CLASS.png` shows the closest pairs.
+
+    Classes without synthetic images are left out.
+    """
+    prepared = context.prepared
+    source = source_of(experiment.parameters)
+    blocks = {}
+    for label, name in enumerate(prepared.class_names):
+        block = source.block(experiment.settings, context, label, 0)
+        if len(block.rows):
+            blocks[name] = block
+    size_px = next(iter(blocks.values())).pixels.shape[1]
+    compared = [
+        [image.sha256, image.label, image.patient, image.side]
+        for image in prepared.images
+        if image.side in ("train", "val_a")
+    ]
+    inputs = {
+        "pools": [block.inputs for block in blocks.values()],
+        "images": fingerprint("images", {"compared": compared}),
+        "pixels": [prepared.pixels, prepared.image_size_px, size_px],
+    }
+
+    def read_side(name: SideName, label: int) -> tuple[UInt8Array, list[str]]:
+        """Return the images of a class, uint8 [n, S, S], and their patients."""
+        side = side_images(name, prepared, context.cache)
+        chosen = np.flatnonzero(side.labels == label)
+        patients = prepared.side(name).patients
+        pixels = resize_planes(side.read(chosen)[:, None], size_px)[:, 0]
+        return pixels, [patients[place] for place in chosen]
+
+    def build(folder: Path) -> None:
+        record = {}
+        for name, block in blocks.items():
+            label = prepared.class_names.index(name)
+            synthetic = block.read()
+            train = read_side("train", label)
+            to_train = measure_closeness(synthetic, *train)
+            to_unseen = measure_unseen(*read_side("val_a", label), *train)
+            record[name] = asdict(compare_with_unseen(to_train.ratio, to_unseen))
+            closest = np.argsort(to_train.ratio, kind="stable")[:_PAIRS_SHOWN]
+            nearest = train[0][to_train.nearest[closest]]
+            pairs = np.stack([synthetic[closest], nearest], axis=1)
+            sheet = image_grid(pairs.reshape(-1, size_px, size_px), columns=6)
+            write_bytes(folder / f"nearest_{name}.png", png_bytes(sheet))
+        write_json(folder / _RECORD, record)
+
+    waits_for = "waiting for the search for copies, which another process does"
+    path = build_once(
+        context.cache,
+        MEMORISATION_STAGE,
+        inputs,
+        build,
+        waiting=lambda: context.on_progress(waits_for, 0, len(blocks)),
+    )
+    rows = read_json(path / _RECORD)
+    return {name: Memorisation(**row) for name, row in rows.items()}, path

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xraytune.base.arrays import Int64Array
 from xraytune.base.errors import DataError, Problem
 from xraytune.data.prepare import Prepared
 from xraytune.space.settings import Parameters, extra_images
-from xraytune.synth.sources.which import source_of
 
 
-def plan_mix(real_counts: Sequence[int], parameters: Parameters) -> NDArray[np.int64]:
+def plan_mix(real_counts: Sequence[int], parameters: Parameters) -> Int64Array:
     """Return the class of each extra image, int64 [E] with E = round(r·N), half up.
 
     `balance: natural` keeps the real class shares, exactly so at whole ratios. `balance: equal`
@@ -36,7 +36,7 @@ def plan_mix(real_counts: Sequence[int], parameters: Parameters) -> NDArray[np.i
     return _lowest([np.arange(total) + float(count) for count in real_counts], total)
 
 
-def apportion(weights: Sequence[int], total: int) -> NDArray[np.int64]:
+def apportion(weights: Sequence[int], total: int) -> Int64Array:
     """Divide `total` images among classes in proportion to their weights.
 
     Int64 [total], the class of each image.
@@ -79,13 +79,12 @@ def mix_label(parameters: Parameters) -> str:
         mix += f" weight={parameters.synthetic_weight:g}"
     if parameters.mixing != "additive":
         mix += f" {parameters.mixing}"
-    details = source_of(parameters).details
-    if details:
-        mix += f" {details}"
+    if parameters.gan:
+        mix += f" ({parameters.gan.steps} steps)"
     return f"{mix} +classical {parameters.classical}" if parameters.classical else mix
 
 
-def _lowest(ranks: Sequence[NDArray[np.floating[Any]]], total: int) -> NDArray[np.int64]:
+def _lowest(ranks: Sequence[NDArray[np.floating[Any]]], total: int) -> Int64Array:
     """Return the classes of the `total` lowest ranks.
 
     `ranks` has, for each class, those of its 1st, 2nd ... extra image.

@@ -36,11 +36,9 @@ class LabelEmbedding(nn.Embedding):
 
     def forward(self, labels: Tensor) -> Tensor:
         """Return the embeddings, [B, D]."""
-        return (
-            super().forward(labels)
-            if labels.ndim == 1
-            else (labels == 1).to(self.weight.dtype) @ self.weight
-        )
+        if labels.ndim == 1:
+            return super().forward(labels)
+        return (labels == 1).to(self.weight.dtype) @ self.weight
 
 
 class Generator(nn.Module):
@@ -73,9 +71,9 @@ class Generator(nn.Module):
             for width, next_width in pairwise([*widths, channels])
         )
         self.apply(_init_weights)
-        self.prior = (
-            ClassCodes(class_count, settings.z_dim) if settings.architecture == "pca" else None
-        )
+        self.prior: ClassCodes | None = None
+        if settings.architecture == "pca":
+            self.prior = ClassCodes(class_count, settings.z_dim)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         """Generate images for z [B, z_dim] and labels [B]."""
@@ -111,11 +109,9 @@ class ClassAffine(nn.Module):
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         """Scale x [B, width, h, w] by 1 + gain and add the bias of its label."""
         embedded = self.embedding(labels)
-        gain = 1 + self.gain(embedded)
-        bias = self.bias(embedded)
-        return torch.addcmul(
-            bias[:, :, None, None].to(x.dtype), x, gain[:, :, None, None].to(x.dtype)
-        )
+        gain = (1 + self.gain(embedded))[:, :, None, None].to(x.dtype)
+        bias = self.bias(embedded)[:, :, None, None].to(x.dtype)
+        return torch.addcmul(bias, x, gain)
 
 
 class Discriminator(nn.Module):
@@ -133,17 +129,18 @@ class Discriminator(nn.Module):
         # Batch norm would break the Lipschitz bound of spectral norm, so it is one or the other.
         has_spectral_norm = settings.architecture == "pca"
         norm = nn.Identity if has_spectral_norm else nn.BatchNorm2d
-        has_bias = has_spectral_norm
         layers: list[nn.Module] = []
         for level, (width, next_width) in enumerate(pairwise([channels, *widths])):
             layers.append(
-                nn.Conv2d(width, next_width, kernel_size=4, stride=2, padding=1, bias=has_bias)
+                nn.Conv2d(
+                    width, next_width, kernel_size=4, stride=2, padding=1, bias=has_spectral_norm
+                )
             )
             if level > 0:
                 layers.append(norm(next_width))
             layers.append(nn.LeakyReLU(0.2, inplace=True))
         self.features = nn.Sequential(*layers)
-        self.head = nn.Conv2d(widths[-1], 1, _STEM_PX, bias=has_bias)
+        self.head = nn.Conv2d(widths[-1], 1, _STEM_PX, bias=has_spectral_norm)
         self.class_embedding = LabelEmbedding(class_count, widths[-1]) if class_count > 1 else None
         self.apply(_init_weights)
         if self.class_embedding is not None:

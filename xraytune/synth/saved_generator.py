@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -55,37 +56,26 @@ def read_generator(folder: Path) -> SavedGenerator:
     Raise ArtifactError if there is none, or a file is missing or damaged.
     """
     fix = "give a folder that `xraytune generator train` wrote, or train the generator again"
+    if not (folder / GENERATOR_FILE).is_file():
+        what = f"no generator here: {GENERATOR_FILE} is missing"
+        raise ArtifactError(Problem(what, folder, fix))
     try:
         content = read_json(folder / GENERATOR_FILE)
         content["settings"] = known_settings(content["settings"])
-        content["report"] = _known_report(content.get("report"))
+        report = content.pop("report", None)
+        with suppress(ValueError):  # an earlier version measured other figures
+            content["report"] = _REPORT.validate_python(report)
         saved = _RECORD.validate_python(content)
-        names = (
-            *saved.generators,
-            *saved.class_counts,
-        )  # images are written into folders of these names
-        if not all(re.fullmatch(FOLDER_NAME, name) for name in names):
+        # Images are written into folders of these names.
+        if not all(re.fullmatch(FOLDER_NAME, name) for name in saved.class_counts):
             raise ValueError("a name that is a path")
-    except (FileNotFoundError, NotADirectoryError):
-        raise ArtifactError(
-            Problem(f"no generator here: {GENERATOR_FILE} is missing", folder, fix)
-        ) from None
     except ValueError as error:
-        raise ArtifactError(
-            Problem(f"{GENERATOR_FILE} is damaged, or from another version", folder, fix)
-        ) from error
-    for name, sha256 in saved.generators.items():
-        if not (folder / name).is_file() or sha256_of(folder / name) != sha256:
-            raise ArtifactError(Problem("the file is missing or damaged", folder / name, fix))
+        what = f"{GENERATOR_FILE} is damaged, or from another version"
+        raise ArtifactError(Problem(what, folder, fix)) from error
+    network = folder / NETWORK_FILE
+    if not network.is_file() or sha256_of(network) != saved.generators.get(NETWORK_FILE):
+        raise ArtifactError(Problem("the file is missing or damaged", network, fix))
     return saved
-
-
-def _known_report(report: Any) -> PoolReport | None:
-    """Return the report of a generator; None if an earlier version measured other figures."""
-    try:
-        return _REPORT.validate_python(report)
-    except ValueError:
-        return None
 
 
 def known_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

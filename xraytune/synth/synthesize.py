@@ -11,6 +11,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from xraytune.base.artifacts import (
     artifact_path,
     artifacts_of,
@@ -25,11 +27,7 @@ from xraytune.base.files import read_bytes, sha256_of, sync, write_bytes
 from xraytune.base.records import Compute
 from xraytune.data.prepare import Prepared, RunContext, side_images
 from xraytune.space.settings import GanSettings
-from xraytune.synth.checkpoint import (
-    CHECKPOINT_NAME,
-    checkpoint_generator,
-    save_generator,
-)
+from xraytune.synth.checkpoint import CHECKPOINT_FILE
 from xraytune.synth.saved_generator import NETWORK_FILE
 from xraytune.synth.train import train_generator
 
@@ -44,24 +42,21 @@ def generator_inputs(
 
     `torch` is its release, by default the installed one.
     """
-    started = (
-        {}
-        if settings.start_from is None
-        else {"start": sha256_of(settings.start_from / NETWORK_FILE)}
-    )
-    if settings.features is not None:
-        started["features"] = sha256_of(settings.features)
-    return {
+    inputs = {
         "settings": settings.model_dump(exclude={"start_from", "features"}),
-        **started,
         "makes_masks": prepared.has_masks,
         "train": prepared.train_fingerprint,
         "pixels_sha256": prepared.pixels_sha256,
         "image_size_px": prepared.image_size_px,
         "class_names": list(prepared.outputs),
         "compute": [compute.device, compute.threads, compute.precision],
-        "releases": releases("torch") if torch is None else {"torch": torch},
+        "releases": {"torch": torch} if torch else releases("torch"),
     }
+    if settings.start_from:
+        inputs["start"] = sha256_of(settings.start_from / NETWORK_FILE)
+    if settings.features:
+        inputs["features"] = sha256_of(settings.features)
+    return inputs
 
 
 def generator_path(
@@ -72,13 +67,9 @@ def generator_path(
     *,
     torch: str | None = None,
 ) -> Path:
-    """Return the artifact of a generator, whether it exists or not.
-
-    `torch` is as in `generator_inputs`.
-    """
-    return artifact_path(
-        cache, GAN_STAGE, generator_inputs(settings, prepared, compute, torch=torch)
-    )
+    """Return the artifact of a generator, whether it exists or not."""
+    inputs = generator_inputs(settings, prepared, compute, torch=torch)
+    return artifact_path(cache, GAN_STAGE, inputs)
 
 
 def generator_need(
@@ -90,9 +81,7 @@ def generator_need(
 
     Runs of one lineage differ only in their number of steps, so that one can start from another.
     """
-    if settings is None:
-        return None
-    if is_intact(generator_path(settings, prepared, compute, cache)):
+    if settings is None or is_intact(generator_path(settings, prepared, compute, cache)):
         return None
     return fingerprint(GAN_STAGE, _without_steps(generator_inputs(settings, prepared, compute)))
 
@@ -107,45 +96,38 @@ def trained_generator(settings: GanSettings, context: RunContext) -> Path:
     See `train_generator`.
     """
     prepared = context.prepared
-    compute = context.compute
     cache = context.cache
-    on_progress = context.on_progress
-    stage = GAN_STAGE
-    inputs = generator_inputs(settings, prepared, compute)
-    work = work_path(cache, stage, inputs)
+    inputs = generator_inputs(settings, prepared, context.compute)
+    work = work_path(cache, GAN_STAGE, inputs)
     what = "training the GAN (steps)"
 
     def build(folder: Path) -> None:
+        start_work(cache, GAN_STAGE, inputs)
+        _start_from_shorter_run(cache, inputs, work)
+        if not (work / CHECKPOINT_FILE).exists():
+            context.on_progress(what, 0, settings.steps)  # the pace is known sooner
         train = side_images("train", prepared, cache)
-        masks = train.read_masks() if prepared.has_masks else None
-        start_work(cache, stage, inputs)
-        _start_from_shorter_run(cache, stage, inputs, work)
-        if not (work / CHECKPOINT_NAME).exists():
-            on_progress(what, 0, settings.steps)  # the pace is known sooner
-        for progress in train_generator(
+        for step in train_generator(
             settings,
-            train.read(),
+            train.planes(np.arange(len(train.rows))),
             train.targets,
             len(prepared.outputs),
-            masks=masks,
-            start=None if settings.start_from is None else settings.start_from / NETWORK_FILE,
-            compute=compute,
-            checkpoint_dir=work,
-            grid_dir=work / "grids",
+            start=settings.start_from and settings.start_from / NETWORK_FILE,
+            compute=context.compute,
+            folder=work,
         ):
-            on_progress(what, progress.step, settings.steps)
-        copy_file(work / CHECKPOINT_NAME, folder / CHECKPOINT_NAME)
-        save_generator(checkpoint_generator(work / CHECKPOINT_NAME), folder / NETWORK_FILE)
+            context.on_progress(what, step, settings.steps)
+        for name in (CHECKPOINT_FILE, NETWORK_FILE):
+            copy_file(work / name, folder / name)
         copy_grids(work / "grids", folder / "grids")
 
+    waits_for = "waiting for the GAN, which another process trains (steps)"
     path = build_once(
         cache,
-        stage,
+        GAN_STAGE,
         inputs,
         build,
-        waiting=lambda: on_progress(
-            "waiting for the GAN, which another process trains (steps)", 0, settings.steps
-        ),
+        waiting=lambda: context.on_progress(waits_for, 0, settings.steps),
     )
     if work.exists():
         shutil.rmtree(work, ignore_errors=True)
@@ -153,20 +135,20 @@ def trained_generator(settings: GanSettings, context: RunContext) -> Path:
     return path
 
 
-def _start_from_shorter_run(cache: Path, stage: str, inputs: dict[str, Any], work: Path) -> None:
+def _start_from_shorter_run(cache: Path, inputs: dict[str, Any], work: Path) -> None:
     """Copy the checkpoint of the longest finished run with fewer steps into the work folder."""
-    if (work / CHECKPOINT_NAME).exists():
+    if (work / CHECKPOINT_FILE).exists():
         return
     shorter = [
         (other["settings"]["steps"], path)
-        for path, other in artifacts_of(cache, stage)
+        for path, other in artifacts_of(cache, GAN_STAGE)
         if other["settings"]["steps"] < inputs["settings"]["steps"]
         and _without_steps(other) == _without_steps(inputs)
     ]
     for _, artifact in sorted(shorter, reverse=True):
         if is_intact(artifact):
             copy_grids(artifact / "grids", work / "grids")
-            write_bytes(work / CHECKPOINT_NAME, (artifact / CHECKPOINT_NAME).read_bytes())
+            copy_file(artifact / CHECKPOINT_FILE, work / CHECKPOINT_FILE)
             return
 
 

@@ -5,7 +5,7 @@ An evaluation is at the original size of each image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -86,15 +86,6 @@ class Masks(Task):
         from xraytune.nets.segmenter import mask_loss
 
         return mask_loss(outputs, targets)
-
-    def load_targets(
-        self, targets: Tensor, read_masks: Callable[[], Tensor], views: Tensor | None = None
-    ) -> Tensor:
-        """Return the masks, each in the view of its image, [B, 1, S, S]."""
-        from xraytune.nets.augment import augment_masks
-
-        masks = read_masks()
-        return masks if views is None else augment_masks(masks, views)
 
     def probabilities(self, logits: NDArray[Any]) -> NDArray[Any]:
         """Return the probability of each pixel, float32 [N, S, S]."""

@@ -170,12 +170,6 @@ class Task:
             return loss
         return partial(_weigh_extra, loss, real_count=parameters.batch_size, weight=weight)
 
-    def load_targets(
-        self, targets: Tensor, read_masks: Callable[[], Tensor], views: Tensor | None = None
-    ) -> Tensor:
-        """Return the targets of a step, [B, ...]: labels, or masks in the views of their images."""
-        return targets
-
     def probabilities(self, logits: NDArray[Any]) -> NDArray[Any]:
         """Return the probabilities of classes, in float64, so that they do not tie at 1."""
         from torch import from_numpy

@@ -8,17 +8,13 @@ before.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Array: TypeAlias = tuple[int, Callable[[NDArray[np.int64]], NDArray[Any]]]
-"""The number of rows, and a function that reads some of them."""
-TRANSFER_BYTES = 2**25
-"""The most that is copied at once."""
 _ROWS_AT_ONCE = 1024
 
 
@@ -29,7 +25,10 @@ class DeviceRows:
         row_bytes: What a step copies to the device for each of its rows.
     """
 
-    def __init__(self, arrays: Sequence[Array], device: str) -> None:
+    def __init__(
+        self, arrays: Sequence[tuple[int, Callable[[NDArray[np.int64]], NDArray[Any]]]], device: str
+    ) -> None:
+        """`arrays` are the number of rows of each, and a function that reads some of them."""
         self._arrays = arrays
         self._ends = np.cumsum([count for count, _ in arrays])
         self._first_row = arrays[0][1](np.zeros(1, dtype=np.int64))
@@ -54,8 +53,7 @@ class DeviceRows:
         array_of = np.searchsorted(self._ends, numbers, side="right")
         for index, (count, read) in enumerate(self._arrays):
             mask = array_of == index
-            if mask.any():
-                rows[mask] = read(numbers[mask] - self._ends[index] + count)
+            rows[mask] = read(numbers[mask] - self._ends[index] + count)
         return rows
 
 

@@ -55,16 +55,15 @@ def write_donor(folder: Path, experiment: Experiment, context: RunContext) -> Do
     from sklearn.covariance import LedoitWolf  # takes a second to import
 
     prepared = context.prepared
-    network = frozen_network(experiment.parameters, experiment.settings)
     training = TrialTraining(experiment, context)
     with TemporaryDirectory() as work:
         records = [*training.epochs(Path(work))]
         load_best(Path(work), training.trained)
     head = linear_of(training.trained)
     train = side_images("train", prepared, context.cache)
-    features = training.network.plain_features(train)
+    features = training.network.plain_features(train).astype(np.float64)
     estimates = [
-        LedoitWolf().fit(features[train.labels == label].astype(np.float64))
+        LedoitWolf().fit(features[train.labels == label])
         for label in range(len(prepared.class_names))
     ]
     tensors = {
@@ -75,11 +74,11 @@ def write_donor(folder: Path, experiment: Experiment, context: RunContext) -> Do
     }
     save_state(tensors, folder / TENSORS_FILE)
     donor = Donor(
-        network=network,
+        network=frozen_network(experiment.parameters, experiment.settings),
         class_counts=dict(zip(prepared.class_names, prepared.train_counts, strict=True)),
         patients=prepared.train_patients,
         val_auroc=max(record.val_score for record in records),
-        train_images=sorted(image.sha256 for image in prepared.images if image.side == "train"),
+        train_images=sorted(image.sha256 for image in prepared.side("train")),
         files={TENSORS_FILE: sha256_of(folder / TENSORS_FILE)},
         packages={name: version(name) for name in ("xraytune", "torch", "scikit-learn")},
     )
@@ -89,10 +88,9 @@ def write_donor(folder: Path, experiment: Experiment, context: RunContext) -> Do
 
 def write_card(folder: Path) -> None:
     """Write `card.md`: the size of each file of a folder to send, and what it reveals."""
-    rows = [
-        f"| {name} | {(folder / name).stat().st_size / 1e6:,.2f} MB | {reveals} |"
-        for name, reveals in _REVEALS.items()
-        if (folder / name).is_file()
-    ]
-    lines = ["# What this folder holds", "", "| file | size | it reveals |", "|---|---|---|", *rows]
+    lines = ["# What this folder holds", "", "| file | size | it reveals |", "|---|---|---|"]
+    for name, reveals in _REVEALS.items():
+        if (folder / name).is_file():
+            size = f"{(folder / name).stat().st_size / 1e6:,.2f} MB"
+            lines.append(f"| {name} | {size} | {reveals} |")
     write_text(folder / "card.md", "\n".join(lines) + "\n")

@@ -8,25 +8,25 @@ torchvision.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from xraytune.base.arrays import Float32Array, Int64Array
 from xraytune.base.artifacts import build_once, releases
 from xraytune.base.files import sha256_of
 from xraytune.data.decoding import InputFormat
 from xraytune.data.prepare import ImageSource, RunContext, side_images
-from xraytune.nets.augment import MASK_THRESHOLD, augment, distinct_views, view_table
+from xraytune.nets.augment import MASK_THRESHOLD, augment, view_table
 from xraytune.nets.backbones import fold_batch_norms
-from xraytune.nets.classifier import Classifier, build_head, linear_of
+from xraytune.nets.classifier import build_head, linear_of
 from xraytune.nets.infer import predict_logits, require_different
 from xraytune.nets.inputs import input_format, normalise, to_unit
 from xraytune.nets.weights import find_weights
@@ -35,8 +35,8 @@ from xraytune.space.settings import Experiment
 from xraytune.synth.donor import donor_tensors
 from xraytune.tasks import task_of
 
-FEATURES_STAGE = "features-5"
-VAL_BATCH = 128
+FEATURES_STAGE = "features-6"
+_GPU_BATCH = 128
 _CPU_BATCH = 32
 """On a CPU, larger batches leave its caches: with 64, features take up to a third longer."""
 
@@ -48,18 +48,20 @@ class Network:
 
     Attributes:
         form: Converts stored pixels to the network's input.
+        weights: The file of pretrained weights.
+        has_cached_features: Whether the backbone is frozen, so that its features are computed once.
     """
 
     def __init__(self, experiment: Experiment, context: RunContext) -> None:
+        parameters = experiment.parameters
+        settings = experiment.settings
         self.experiment = experiment
         self.compute = context.compute
+        self.task = task_of(settings)
+        self.has_cached_features = parameters.trainable == "head" and self.task.caches_features
         self._context = context
-        self.task = task_of(experiment.settings)
-        self._output_count = len(context.prepared.outputs)
-        parameters = experiment.parameters
-        self._weights = find_weights(
-            parameters.backbone, parameters.weights, experiment.settings.weights_dir
-        )
+        self._batch = _GPU_BATCH if self.compute.device == "cuda" else _CPU_BATCH
+        self.weights = find_weights(parameters.backbone, parameters.weights, settings.weights_dir)
         mean, std = 0.0, 1.0  # pretrained weights have their own
         if parameters.weights == "none":
             mean, std = _grey_statistics(side_images("train", context.prepared, context.cache))
@@ -68,140 +70,122 @@ class Network:
     @cached_property
     def whole(self) -> nn.Module:
         """The whole network, on the device."""
-        parameters = self.experiment.parameters
-        seed = self.experiment.settings.seed
         network = self.task.build_network(
-            parameters, self._output_count, weights=self._weights, seed=seed
+            self.experiment.parameters,
+            len(self._context.prepared.outputs),
+            weights=self.weights,
+            seed=self.experiment.settings.seed,
         )
         return network.to(self.compute.device)
 
     @cached_property
-    def frozen_backbone(self) -> nn.Module:
-        """The backbone alone, for features."""
-        assert isinstance(self.whole, Classifier), "only a classifier has features"
-        return fold_batch_norms(self.whole.backbone)
+    def _folded_backbone(self) -> nn.Module:
+        return fold_batch_norms(self.whole.get_submodule("backbone"))
 
     def head(self, feature_count: int) -> nn.Module:
         """Return a new head, on the device; a donor's, if training starts at it."""
-        seed = self.experiment.settings.seed
+        settings = self.experiment.settings
         parameters = self.experiment.parameters
-        head = build_head(parameters, feature_count, self._output_count, seed=seed)
-        if folder := self.experiment.donor:
-            names = self._context.prepared.class_names
-            sent = donor_tensors(folder, names, parameters, self.experiment.settings)
+        prepared = self._context.prepared
+        head = build_head(parameters, feature_count, len(prepared.outputs), seed=settings.seed)
+        if self.experiment.donor:
+            sent = donor_tensors(self.experiment.donor, prepared.class_names, parameters, settings)
             linear_of(head).load_state_dict({name: sent[name] for name in ("weight", "bias")})
         return head.to(self.compute.device)
 
     @cached_property
-    def _weights_sha256(self) -> str | None:
-        return sha256_of(self._weights) if self._weights else None
-
-    @property
-    def has_cached_features(self) -> bool:
-        """Whether the backbone is frozen, so that its features are computed once."""
-        is_frozen = self.experiment.parameters.trainable == "head"
-        return is_frozen and self.task.caches_features
-
-    def features(
-        self, source: ImageSource, *, classical: int, earlier: int = 0, total: int | None = None
-    ) -> tuple[list[NDArray[np.float32]], NDArray[np.int64]]:
-        """Return the features of a source, and the row of each view in them, int64 [n, V].
-
-        The features are one or two arrays, float32 [m, D], memory-mapped, with rows numbered across
-        both. V is 1 if `classical` is 0. Equal views share a row, and views that change nothing are
-        those of `classical: 0`. Progress counts `earlier` images of other sources with the same
-        title, of `total`.
-        """
-        seed = self.experiment.settings.seed
-        views = self.experiment.parameters.views
-        count = len(source.rows)
-        if source.features is not None:
-            shape = (count, views if classical else 1)
-            return [source.features], np.broadcast_to(np.arange(count)[:, None], shape)
-        table = view_table(
-            seed, "views", source.name, image_count=count, views=views, classical=classical
-        )
-        numbers, changes, rows = distinct_views(table)
-        shown = partial(self._cached_features, source, earlier=earlier, total=total or count)
-        changed = [shown(numbers, changes, key=[seed, views, classical])] if len(numbers) else []
-        if rows.min() >= count:
-            return changed, rows - count
-        return [shown(np.arange(count), None, key=None), *changed], rows
-
-    def plain_features(self, source: ImageSource) -> NDArray[np.float32]:
-        """Return the features of a source without augmentation, float32 [n, D], memory-mapped."""
-        (features,), _ = self.features(source, classical=0)
-        return features
-
-    def _cached_features(
-        self,
-        source: ImageSource,
-        numbers: NDArray[np.int64],
-        views: NDArray[np.float32] | None,
-        *,
-        key: Sequence[int] | None,
-        earlier: int,
-        total: int,
-    ) -> NDArray[np.float32]:
-        """Return the features, float32 [m, D], of images in views [m, 7]; memory-mapped.
-
-        Numbers of the images, [m], ascend.
-        """
+    def identity(self) -> dict[str, Any]:
+        """What features depend on besides the images and their views, for fingerprints."""
         parameters = self.experiment.parameters
         compute = self.compute
-        what = f"features of {source.title}"
-        inputs = {
-            "group": [source.name, source.inputs],
+        return {
             "network": {
                 "backbone": BACKBONES.identity(parameters.backbone),
                 "input_channels": parameters.input_channels,
-                "weights": self._weights_sha256,
+                "weights": sha256_of(self.weights) if self.weights else None,
             },
             "format": asdict(self.form),
-            "views": key,
             "compute": [compute.device, compute.threads, compute.precision],
             "releases": releases("torch", "torchvision"),
         }
 
-        def compute_features(batch: slice) -> NDArray[np.float32]:
-            images = self.scaled(source, numbers[batch])
-            if views is not None:
-                images = augment(images, torch.from_numpy(views[batch]).to(compute.device))
-            return predict_logits(
-                self.frozen_backbone, [normalise(images, self.form)], compute=compute
-            )
+    def features(self, source: ImageSource, *, classical: int) -> tuple[Float32Array, Int64Array]:
+        """Return the features of a source, and the row of each view in them, int64 [n, V].
+
+        The features are float32 [m, D], memory-mapped. V is 1 if `classical` is 0. Equal views of
+        an image share a row.
+        """
+        seed = self.experiment.settings.seed
+        count = len(source.rows)
+        views = self.experiment.parameters.views if classical else 1
+        if source.features is not None or not classical:
+            rows = np.broadcast_to(np.arange(count)[:, None], (count, views))
+            return self.plain_features(source), rows
+        table = view_table(
+            seed, "views", source.name, image_count=count, views=views, classical=classical
+        )
+        numbers = np.arange(count).repeat(views)[:, None]
+        named = np.concatenate([numbers, table.reshape(count * views, -1)], axis=1)
+        distinct, rows = np.unique(named, axis=0, return_inverse=True)
+        changes = distinct[:, 1:].astype(np.float32)
+        key = [seed, views, classical]
+        features = self._compute(source, distinct[:, 0].astype(np.int64), changes, key)
+        return features, rows.reshape(count, views)
+
+    def plain_features(self, source: ImageSource) -> Float32Array:
+        """Return the features of a source without augmentation, float32 [n, D], memory-mapped."""
+        if source.features is not None:
+            return source.features
+        return self._compute(source, np.arange(len(source.rows)), None, None)
+
+    def _compute(
+        self,
+        source: ImageSource,
+        numbers: Int64Array,
+        views: Float32Array | None,
+        key: list[int] | None,
+    ) -> Float32Array:
+        """Return the features, float32 [m, D], of images [m] in views [m, 7]; memory-mapped."""
+        what = f"features of {source.title}"
+        on_progress = self._context.on_progress
 
         def build(folder: Path) -> None:
-            shape = (len(numbers), compute_features(slice(0, 1)).shape[1])
-            out = np.lib.format.open_memmap(
-                folder / "features.npy", mode="w+", dtype=np.float32, shape=shape
-            )
-            # A full disk is an error here; later, in the map, it would kill the process.
-            if hasattr(os, "posix_fallocate"):
-                with (folder / "features.npy").open("rb+") as stream:
-                    os.posix_fallocate(stream.fileno(), 0, out.offset + out.nbytes)
-            self._context.on_progress(what, earlier, total)
-            for start in range(0, len(numbers), self._batch):
-                batch = slice(start, start + self._batch)
-                out[batch] = compute_features(batch)
-                self._context.on_progress(what, earlier + int(numbers[batch][-1]) + 1, total)
-            if source.name == "real":  # those of a generator may be nearly equal themselves
-                require_different(out, parameters.backbone)
-            out.flush()
+            # Not in a memory map: a full disk would kill the process.
+            with (folder / "features.npy").open("wb") as stream:
+                for start in range(0, len(numbers), self._batch):
+                    on_progress(what, start, len(numbers))
+                    batch = slice(start, start + self._batch)
+                    images = self.scaled(source, numbers[batch])
+                    if views is not None:
+                        of_batch = torch.from_numpy(views[batch])
+                        images = augment(images, of_batch.to(self.compute.device))
+                    features = predict_logits(
+                        self._folded_backbone,
+                        [normalise(images, self.form)],
+                        compute=self.compute,
+                    )
+                    if start == 0:
+                        shape = (len(numbers), features.shape[1])
+                        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+                        np.lib.format.write_array_header_1_0(stream, header)
+                    stream.write(features.tobytes())
+            on_progress(what, len(numbers), len(numbers))
 
         path = build_once(
             self._context.cache,
             FEATURES_STAGE,
-            inputs,
+            {"group": [source.name, source.inputs], "views": key, **self.identity},
             build,
-            waiting=lambda: self._context.on_progress(
-                f"waiting for {what}, which another process computes", 0, total
+            waiting=lambda: on_progress(
+                f"waiting for {what}, which another process computes", 0, len(numbers)
             ),
         )
-        features: NDArray[np.float32] = np.load(path / "features.npy", mmap_mode="r")
+        features: Float32Array = np.load(path / "features.npy", mmap_mode="r")
+        if source.name == "real":  # those of a generator may be nearly equal themselves
+            require_different(features, self.experiment.parameters.backbone)
         return features
 
-    def scaled(self, source: ImageSource, places: NDArray[np.int64] | slice) -> Tensor:
+    def scaled(self, source: ImageSource, places: Int64Array | slice) -> Tensor:
         """Return images of a source on the device, float32 [n, 1, S, S] in [0, 1]."""
         return to_unit(torch.from_numpy(source.read(places)).to(self.compute.device), self.form)
 
@@ -210,9 +194,8 @@ class Network:
         size_px = self.form.image_size_px
         masks = (masks[:, None] > 0).float()
         if masks.shape[2] != size_px:
-            masks = (
-                F.interpolate(masks, size=(size_px, size_px), mode="bilinear") >= MASK_THRESHOLD
-            ).float()
+            masks = F.interpolate(masks, size=(size_px, size_px), mode="bilinear")
+            masks = (masks >= MASK_THRESHOLD).float()
         return masks
 
     def batches(self, source: ImageSource) -> Iterator[Tensor]:
@@ -235,26 +218,13 @@ class Network:
             return self.head(self.plain_features(source).shape[1]), self.batches(source)
         return self.whole, self.batches(source)
 
-    @property
-    def _batch(self) -> int:
-        """The number of images that the network is shown at a time, if it does not train."""
-        return VAL_BATCH if self.compute.device == "cuda" else _CPU_BATCH
-
-
-def view_count(experiment: Experiment) -> int:
-    """Return the views of each image: one without augmentation."""
-    return experiment.parameters.views if experiment.parameters.classical else 1
-
 
 def _grey_statistics(source: ImageSource) -> tuple[float, float]:
     """Return mean and standard deviation of the pixels, in [0, 1], from a histogram."""
     histogram = np.zeros(256, dtype=np.int64)
-    for start in range(
-        0, len(source.rows), _CPU_BATCH
-    ):  # small, since bincount converts the pixels to int64
-        histogram += np.bincount(
-            source.read(slice(start, start + _CPU_BATCH)).ravel(), minlength=256
-        )
+    for start in range(0, len(source.rows), _CPU_BATCH):  # bincount converts the pixels to int64
+        pixels = source.read(slice(start, start + _CPU_BATCH))
+        histogram += np.bincount(pixels.ravel(), minlength=256)
     values = np.arange(256) / 255
     mean = float((histogram * values).sum() / histogram.sum())
     std = float(np.sqrt((histogram * (values - mean) ** 2).sum() / histogram.sum()))

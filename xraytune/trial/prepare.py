@@ -94,15 +94,15 @@ def prepare_space(
     )
     for warning in warnings:
         note(warning)
-    lacking = [
-        f"{side.name} ({few})"
-        for side in side_sizes(prepared)[1:]
-        if (few := side.lacking(FEWEST_LABELS))
-    ]
-    if prepared.findings and lacking:
-        few = f"{FEWEST_LABELS} positive and {FEWEST_LABELS} negative images"
-        what = f"no finding has {few} on {' and '.join(lacking)}"
-        raise DataError(Problem(what, "data.split", "use larger validation sides, or more images"))
+    if prepared.findings:
+        for side in side_sizes(prepared)[1:]:
+            if few := side.lacking(FEWEST_LABELS):
+                what = (
+                    f"no finding has {FEWEST_LABELS} positive and {FEWEST_LABELS} negative images "
+                    f"on {side.name} ({few})"
+                )
+                fix = "use larger validation sides, or more images"
+                raise DataError(Problem(what, "data.split", fix))
     total_steps = settings.budget.max_epochs * prepared.steps_per_epoch(settings)
     check_images(space, training_images=sum(prepared.train_counts), total_steps=total_steps)
     return prepared, index
@@ -115,11 +115,9 @@ def require_networks(space: Space) -> None:
     custom weights file, whose hash is unknown, is built once to see that it fits.
     """
     settings = space.settings
-    size_px = space.settings.data.image_size
-    sizes = {(backbone, size_px) for backbone, _ in space.networks()}
-    final = settings.final
-    if final:
-        sizes |= {(name, final.image_size or size_px) for name, _ in space.networks()}
+    task = task_of(settings)
+    size_px = settings.data.image_size
+    final_px = settings.final.image_size if settings.final else None
     for backbone, weights in space.networks():
         file = find_weights(backbone, weights, settings.weights_dir)
         if file == Path(weights) or BACKBONES.has(backbone):
@@ -127,24 +125,18 @@ def require_networks(space: Space) -> None:
                 build_backbone(backbone, weights=file)
             else:
                 parameters = Parameters.model_validate({"backbone": backbone, "weights": weights})
-                task_of(settings).build_network(parameters, 2, weights=file, seed=0)
-    for backbone, side_px in sorted(sizes):
-        if not accepts(backbone, side_px):
-            what = f"backbone: {backbone} does not take images of {side_px} px"
-            fix = f"write {usual_side_px(backbone)}, or choose another backbone"
-            raise ConfigError(Problem(what, "data.image_size", fix))
-    for backbone in sorted(_backbones_trained_on_one(space)):
-        if not accepts(backbone, size_px, trains_on_one=True):
-            what = f"backbone: {backbone} cannot train on batches of one image of {size_px} px"
-            fix = "write 2 or more, or trainable: head, or a larger data.image_size"
-            raise ConfigError(Problem(what, "batch_size", fix))
-
-
-def _backbones_trained_on_one(space: Space) -> set[str]:
-    """Return the backbones that some trial trains with a single image in a step."""
-    names = ("backbone", "trainable", "batch_size", "source", "mixing")
-    return {
-        str(backbone)
-        for backbone, trainable, batch_size, source, mixing in space.combinations(*names)
-        if batch_size == 1 and trainable != "head" and (source == "none" or mixing == "pretrain")
-    }
+                task.build_network(parameters, 2, weights=file, seed=0)
+    for backbone in sorted({backbone for backbone, _ in space.networks()}):
+        for side_px in {size_px, final_px or size_px}:
+            if not accepts(backbone, side_px):
+                what = f"backbone: {backbone} does not take images of {side_px} px"
+                fix = f"write {usual_side_px(backbone)}, or choose another backbone"
+                raise ConfigError(Problem(what, "data.image_size", fix))
+    names = ("batch_size", "backbone", "trainable", "source", "mixing")
+    for batch_size, backbone, trainable, source, mixing in space.combinations(*names):
+        is_alone = batch_size == 1 and (source == "none" or mixing == "pretrain")
+        if is_alone and trainable != "head":
+            if not accepts(str(backbone), size_px, trains_on_one=True):
+                what = f"backbone: {backbone} cannot train on batches of one image of {size_px} px"
+                fix = "write 2 or more, or trainable: head, or a larger data.image_size"
+                raise ConfigError(Problem(what, "batch_size", fix))

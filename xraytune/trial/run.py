@@ -22,8 +22,8 @@ from xraytune.data.prepare import RunContext
 from xraytune.nets.checkpoint import finished_epochs, load_best
 from xraytune.space.settings import Experiment
 from xraytune.synth.generator_quality import QUALITY_FILE
-from xraytune.synth.quality import report_pool
 from xraytune.synth.sources.which import source_of
+from xraytune.trial.quality import report_pool
 from xraytune.trial.training import TrialTraining
 
 

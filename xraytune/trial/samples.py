@@ -9,29 +9,25 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 from xraytune.base.drawing import drawable
 from xraytune.base.files import write_bytes
 from xraytune.data.prepare import RunContext, side_images
 from xraytune.space.settings import Experiment
 from xraytune.synth.grids import image_grid, png_bytes, with_outlines
-from xraytune.synth.quality import sample_evenly
+from xraytune.synth.memorisation import sample_evenly
+from xraytune.synth.pool import resize_planes
 from xraytune.synth.sources.gan import Gan
 from xraytune.synth.synthesize import generator_path
-from xraytune.synth.train import resize_planes
 
-COLUMNS = 5
-LINES = 2
-"""Images of a class side by side and one above the other, in each block."""
-BLOCK_PX = (592, 240)
-MARGIN_PX = 24
+COLUMNS = 8
 CAPTION_PX = 28
 _FONT = ImageFont.load_default(16)
 
 
 def save_generator_grid(experiment: Experiment, context: RunContext, folder: Path) -> Path:
-    """Draw the first images of a generator next to its training images, unless `folder` has that.
+    """Draw the first images of a generator below its training images, unless `folder` has that.
 
     All images have the size of the generated ones, so that these can be compared with what the
     generator has seen.
@@ -44,38 +40,22 @@ def save_generator_grid(experiment: Experiment, context: RunContext, folder: Pat
     if file.exists():
         return file
     real = side_images("train", prepared, context.cache)
-    width_px, height_px = BLOCK_PX
-    pitch_px = CAPTION_PX + height_px + MARGIN_PX
-    size = (
-        2 * width_px + 3 * MARGIN_PX,
-        CAPTION_PX + MARGIN_PX + len(prepared.class_names) * pitch_px,
-    )
-    sheet = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(sheet)
-    title = (
-        f"GAN {name}: {settings.image_size} px, {settings.steps:,} steps, width {settings.width}"
-    )
-    draw.text((MARGIN_PX, MARGIN_PX), f"{title}, seed {settings.seed}", fill="black", font=_FONT)
+    grids = []
     for label, class_name in enumerate(prepared.class_names):
         places = np.flatnonzero(real.labels == label)
-        shown = sample_evenly(places, COLUMNS * LINES)
-        masks = real.read_masks(shown) if prepared.has_masks else None
-        blocks = {
-            f"{drawable(class_name)}: {len(places):,} real training images": resize_planes(
-                real.read(shown), masks, settings.image_size
-            ),
-            "generated images": gan.block(experiment.settings, context, label, 0).planes(
-                np.arange(COLUMNS * LINES)
-            ),
-        }
-        x = MARGIN_PX
-        y = CAPTION_PX + MARGIN_PX + label * pitch_px
-        for caption, planes in blocks.items():
-            draw.text((x, y), caption, fill="black", font=_FONT)
-            outlined = with_outlines(planes[:, 0], planes[:, 1] if prepared.has_masks else None)
-            sheet.paste(
-                ImageOps.contain(image_grid(outlined, COLUMNS), BLOCK_PX), (x, y + CAPTION_PX)
-            )
-            x += width_px + MARGIN_PX
+        seen = resize_planes(real.planes(sample_evenly(places, COLUMNS)), settings.image_size)
+        block = gan.block(experiment.settings, context, label, 0)
+        caption = f"{drawable(class_name)}: {len(places):,} real training images"
+        grids.append((caption, image_grid(with_outlines(seen), COLUMNS)))
+        drawn = with_outlines(block.planes(np.arange(2 * COLUMNS)))
+        grids.append(("generated images", image_grid(drawn, COLUMNS)))
+    width_px = max(grid.width for _, grid in grids)
+    height_px = sum(CAPTION_PX + grid.height for _, grid in grids)
+    sheet = Image.new("RGB", (width_px, height_px), "white")
+    y = 0
+    for caption, grid in grids:
+        ImageDraw.Draw(sheet).text((4, y + 4), caption, fill="black", font=_FONT)
+        sheet.paste(grid, (0, y + CAPTION_PX))
+        y += CAPTION_PX + grid.height
     write_bytes(file, png_bytes(sheet))
     return file

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from itertools import groupby, islice
@@ -22,22 +21,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from xraytune.base.arrays import Int64Array
 from xraytune.base.errors import Problem, TrialError
 from xraytune.base.records import EpochRecord
-from xraytune.base.seeding import derive_seed
+from xraytune.base.tensors import save_state
 from xraytune.data.prepare import ImageSource, RunContext, side_images
-from xraytune.nets.augment import augment, view_table
+from xraytune.nets.augment import augment, augment_masks, view_table
 from xraytune.nets.captured import Draws, Step, replayed
-from xraytune.nets.checkpoint import resume, save_best, save_checkpoint
-from xraytune.nets.compute import fast_backward
+from xraytune.nets.checkpoint import BEST_FILE, resume, save_checkpoint
+from xraytune.nets.compute import fast_backward, seeded
 from xraytune.nets.infer import autocast_images, estimate_batch_norms
 from xraytune.nets.inputs import normalise, to_unit
-from xraytune.nets.optimizer import Optimizer, learning_rate, optimizer_of
+from xraytune.nets.optimizer import build_optimizer, learning_rate, set_lr
 from xraytune.space.settings import Experiment
 from xraytune.tasks.task import Results, Validated
-from xraytune.trial.device_rows import TRANSFER_BYTES, DeviceRows, pinned
-from xraytune.trial.network import Network, view_count
+from xraytune.trial.device_rows import DeviceRows, pinned
+from xraytune.trial.network import Network
 from xraytune.trial.training_set import (
     NOTHING,
     Shown,
@@ -53,6 +54,8 @@ _CHECKPOINT_SECONDS = 5.0
 _MAX_NORM_IMAGES = 256
 """Running statistics of batch norms are estimated on at most this many real images."""
 _STEPS_AT_ONCE = 64
+_TRANSFER_BYTES = 2**25
+"""The most steps and bytes that are copied to the device at once."""
 
 
 class TrialTraining:
@@ -62,10 +65,10 @@ class TrialTraining:
         trained: The module that is trained, in place: the whole network, or a head; on the device.
         loss: Of outputs in float32 and the targets of a batch.
         is_trained: Whether it takes any step; a donor's head is scored as it is.
+        load: Returns the inputs and targets of a step for its `draws`.
     """
 
     trained: nn.Module
-    _loader: FeatureLoader | PixelLoader
 
     def __init__(
         self, experiment: Experiment, context: RunContext, images: TrainingSet | None = None
@@ -81,7 +84,8 @@ class TrialTraining:
         self.steps_per_epoch = prepared.steps_per_epoch(settings)
 
         self.images = images or build_training_set(experiment, context)
-        stream = partial(image_stream, self.seed, view_count=view_count(experiment))
+        views = self.parameters.views if self.parameters.classical else 1
+        stream = partial(image_stream, self.seed, view_count=views)
         self._real_stream = stream(
             "real", image_count=len(self.images.real), per_step=self.parameters.batch_size
         )
@@ -97,11 +101,12 @@ class TrialTraining:
         self.task = self.network.task
         real_targets = self.images.targets[self.images.real]
         self.loss = self.task.loss_of(self.parameters, real_targets, self.compute.device)
+        self._loader: FeatureLoader | PixelLoader
         if self.network.has_cached_features:
             self._loader = FeatureLoader(self.images, self.network)
             self.trained = self.network.head(self._loader.feature_count)
         else:
-            self._loader = PixelLoader(self.images, self.network)
+            self._loader = PixelLoader(self.images, self.network, views)
             self.trained = self.network.whole
         self.load = self._loader.load
 
@@ -133,21 +138,19 @@ class TrialTraining:
         are brought to the device at once.
         """
         device = self.compute.device
-        for (image_count, _), of_shape in groupby(map(self.images_of_step, steps), self._shape):
-            rows_bytes = image_count * self._loader.row_bytes
-            at_once = min(_STEPS_AT_ONCE, 1 + TRANSFER_BYTES // rows_bytes)
+        images_per_step = self.parameters.batch_size + self.parameters.extra_per_step
+        most = _TRANSFER_BYTES // (images_per_step * self._loader.row_bytes)
+        at_once = min(_STEPS_AT_ONCE, 1 + most)
+        for _, of_shape in groupby(steps, lambda step: step < self.pretraining_steps):
             while chunk := [*islice(of_shape, at_once)]:
-                numbers, views = (np.stack(column) for column in zip(*chunk, strict=True))
+                shown = [self.images_of_step(step) for step in chunk]
+                numbers = np.stack([images.numbers for images in shown])
+                views = np.stack([images.views for images in shown])
                 columns = [self.images.targets[numbers], *self._loader.prepare(numbers, views)]
                 on_device = [
                     pinned(column, device).to(device, non_blocking=True) for column in columns
                 ]
                 yield from zip(*on_device, strict=True)
-
-    def _shape(self, shown: Shown) -> tuple[int, int]:
-        """Return the numbers of images and of real ones; steps that agree are stacked."""
-        of_first_source = shown.numbers < len(self.images.sources[0].rows)
-        return len(shown.numbers), int(of_first_source.sum())
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return inputs and targets of a step, on the device.
@@ -189,7 +192,12 @@ class TrialTraining:
             TrialError: The loss is not finite.
             ArtifactError: The checkpoint is damaged or from another network.
         """
-        optimizer = optimizer_of(self.parameters, self.trained)
+        optimizer = build_optimizer(
+            self.parameters.optimizer,
+            self.trained,
+            lr=self.parameters.lr,
+            weight_decay=self.parameters.weight_decay,
+        )
         records = resume(checkpoint_dir, self.trained, optimizer)
         update = replayed(partial(self.step, optimizer), self.compute)
         best: dict[str, Tensor] = {}
@@ -223,7 +231,7 @@ class TrialTraining:
             if self._is_over(records) or time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
                 # The best first: if killed in between, the epochs since the checkpoint are repeated.
                 if best:
-                    save_best(checkpoint_dir, best)
+                    save_state(best, checkpoint_dir / BEST_FILE)
                 save_checkpoint(checkpoint_dir, self.trained, optimizer, records)
                 best = {}
                 saved_at = time.monotonic()
@@ -238,23 +246,19 @@ class TrialTraining:
         steps = range(last - self.steps_per_epoch, last)
         total_steps = self.max_epochs * self.steps_per_epoch
         val_losses = [record.val_loss for record in records[self._first_counted_epoch :]]
-        on_gpu = self.compute.device == "cuda"
         # Read from the device once, at the end.
         total_loss = torch.zeros((), dtype=torch.float64, device=self.compute.device)
         self.trained.train()
         # Dropout uses torch's global generators; seeded for each epoch, they need no place in the
-        # checkpoint. `torch.manual_seed` takes longer than a step where there is no GPU.
-        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_gpu else []):
-            seed = derive_seed(self.seed, "epoch", epoch)
-            torch.default_generator.manual_seed(seed)
-            if on_gpu:
-                torch.cuda.manual_seed(seed)
+        # checkpoint.
+        on_gpu = self.compute.device == "cuda"
+        with seeded(self.seed, "epoch", epoch, on_gpu=on_gpu):
             self.on_progress(TRAINING_STEPS, steps.start, total_steps)
             for step, draws in zip(steps, self.draws(steps), strict=True):
                 lr = learning_rate(
                     self.parameters, step, total_steps=total_steps, val_losses=val_losses
                 )
-                optimizer.set_lr(lr)
+                set_lr(optimizer, lr)
                 total_loss += update(draws)
                 self.on_progress(TRAINING_STEPS, step + 1, total_steps)
         mean_loss = float(total_loss) / len(steps)
@@ -314,29 +318,21 @@ class FeatureLoader:
     """Looks up cached features, float32 [B, D]."""
 
     def __init__(self, images: TrainingSet, network: Network) -> None:
-        totals = Counter[str]()
+        classical = network.experiment.parameters.classical
+        arrays = []
+        rows = []
+        first_row = 0
         for source in images.sources:
-            totals[source.title] += len(source.rows)
-        done = Counter[str]()
-        features: list[NDArray[np.float32]] = []
-        rows: list[NDArray[np.int64]] = []
-        for source in images.sources:
-            arrays, rows_of_source = network.features(
-                source,
-                classical=network.experiment.parameters.classical,
-                earlier=done[source.title],
-                total=totals[source.title],
-            )
-            rows.append(rows_of_source + sum(map(len, features)))
-            features += arrays
-            done[source.title] += len(source.rows)
-        self.feature_count = int(features[0].shape[1])
+            features, rows_of_source = network.features(source, classical=classical)
+            arrays.append((len(features), features.__getitem__))
+            rows.append(rows_of_source + first_row)
+            first_row += len(features)
+        self.feature_count = int(features.shape[1])
         self._row_of_view = np.concatenate(rows)
-        readers = [(len(array), array.__getitem__) for array in features]
-        self._rows = DeviceRows(readers, network.compute.device)
+        self._rows = DeviceRows(arrays, network.compute.device)
         self.row_bytes = self._rows.row_bytes
 
-    def prepare(self, numbers: NDArray[np.int64], views: NDArray[np.int64]) -> list[NDArray[Any]]:
+    def prepare(self, numbers: Int64Array, views: Int64Array) -> list[NDArray[Any]]:
         """Return what `load` needs for steps of one shape, [steps, B]."""
         return [self._rows.prepare(self._row_of_view[numbers, views])]
 
@@ -351,17 +347,18 @@ class PixelLoader:
     Real images and others may have different sizes, so that they are looked up apart.
     """
 
-    def __init__(self, images: TrainingSet, network: Network) -> None:
+    def __init__(self, images: TrainingSet, network: Network, view_count: int) -> None:
         self._network = network
         self._real_count = len(images.sources[0].rows)
         self._classical = network.experiment.parameters.classical
+        seed = network.experiment.settings.seed
         tables = [
             view_table(
-                network.experiment.settings.seed,
+                seed,
                 "views",
                 source.name,
                 image_count=len(source.rows),
-                views=view_count(network.experiment),
+                views=view_count,
                 classical=self._classical,
             )
             for source in images.sources
@@ -372,7 +369,7 @@ class PixelLoader:
         self._groups = [DeviceRows(group, device) for group in (arrays[:1], arrays[1:]) if group]
         self.row_bytes = max(group.row_bytes for group in self._groups)
 
-    def prepare(self, numbers: NDArray[np.int64], views: NDArray[np.int64]) -> list[NDArray[Any]]:
+    def prepare(self, numbers: Int64Array, views: Int64Array) -> list[NDArray[Any]]:
         """Return what `load` needs for steps of one shape, [steps, B]."""
         real_count = int((numbers[0] < self._real_count).sum())
         parts = [numbers[:, :real_count], numbers[:, real_count:] - self._real_count]
@@ -388,11 +385,10 @@ class PixelLoader:
         pairs = zip(self._groups, rows, strict=True)
         planes = [group.look_up(part) for group, part in pairs if len(part)]
         images = torch.cat([to_unit(part[:, 0], network.form) for part in planes])
-
-        def read_masks() -> Tensor:
-            return torch.cat([network.scaled_masks(part[:, 1]) for part in planes])
-
-        if not self._classical:  # every view is the image itself
-            return normalise(images, network.form), network.task.load_targets(targets, read_masks)
-        targets = network.task.load_targets(targets, read_masks, views)
-        return normalise(augment(images, views), network.form), targets
+        if network.task.has_masks:
+            targets = torch.cat([network.scaled_masks(part[:, 1]) for part in planes])
+        if self._classical:  # otherwise, every view is the image itself
+            images = augment(images, views)
+            if network.task.has_masks:
+                targets = augment_masks(targets, views)
+        return normalise(images, network.form), targets

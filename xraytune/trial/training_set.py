@@ -15,13 +15,13 @@ from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from xraytune.base.arrays import Int64Array
 from xraytune.base.seeding import numpy_generator
 from xraytune.data.findings import levelling_order
 from xraytune.data.prepare import ImageSource, RunContext, side_images
 from xraytune.space.settings import Experiment
-from xraytune.synth.memorisation_gate import refuse_memorised
+from xraytune.synth.memorisation import refuse_memorised
 from xraytune.synth.mix import plan_mix, require_enough
 from xraytune.synth.sources.which import source_of
 
@@ -38,9 +38,9 @@ class TrainingSet:
     """
 
     sources: tuple[ImageSource, ...]
-    targets: NDArray[np.int64]
-    real: NDArray[np.int64]
-    extra: NDArray[np.int64]
+    targets: Int64Array
+    real: Int64Array
+    extra: Int64Array
 
 
 def build_training_set(experiment: Experiment, context: RunContext) -> TrainingSet:
@@ -60,17 +60,19 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
     extra_labels = plan_mix(prepared.train_counts, parameters)
     source = source_of(parameters, has_real_extra=experiment.has_real_extra)
     if parameters.has_synthetic_pixels:
-        refuse_memorised(settings, context, source)
+        refuse_memorised(experiment, context)
     counts = np.bincount(extra_labels, minlength=class_count).tolist()
     sources = (real, *source.images(settings, context, counts))
     targets = np.concatenate([images.targets for images in sources])
     labels = np.concatenate([images.labels for images in sources])
-    real_numbers = np.arange(len(real.rows))
-    usable = real_numbers if source.repeats_real else np.arange(len(real_numbers), len(labels))
+    numbers = np.arange(len(labels))
+    real_numbers = numbers[: len(real.rows)]
     if source.repeats_real and real.findings is not None and parameters.balance == "equal":
         extra = levelling_order(real.targets, len(extra_labels), settings.seed)
         return TrainingSet(sources=sources, targets=targets, real=real_numbers, extra=extra)
+    usable = real_numbers
     if not source.repeats_real:
+        usable = numbers[len(real.rows) :]
         available = np.bincount(labels[usable], minlength=class_count).tolist()
         require_enough(available, parameters, prepared)
     extra = np.empty(len(extra_labels), dtype=np.int64)
@@ -88,8 +90,8 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
 class Shown(NamedTuple):
     """The images of one step: their numbers and the view that each one shows, int64 [n] both."""
 
-    numbers: NDArray[np.int64]
-    views: NDArray[np.int64]
+    numbers: Int64Array
+    views: Int64Array
 
 
 NOTHING = Shown(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
@@ -107,7 +109,7 @@ def image_stream(
     """
 
     @lru_cache(maxsize=2)
-    def shuffled_pass(number: int) -> Shown:
+    def shuffle_pass(number: int) -> Shown:
         generator = numpy_generator(seed, "stream", purpose, number)
         order = generator.permutation(image_count)
         views = generator.integers(view_count, size=image_count)
@@ -118,11 +120,9 @@ def image_stream(
             return NOTHING
         first_pass, skipped = divmod(step * per_step, image_count)
         last_pass = ((step + 1) * per_step - 1) // image_count
-        passes = [shuffled_pass(number) for number in range(first_pass, last_pass + 1)]
+        passes = [shuffle_pass(number) for number in range(first_pass, last_pass + 1)]
+        numbers, views = map(np.concatenate, zip(*passes, strict=True))
         part = slice(skipped, skipped + per_step)
-        return Shown(
-            np.concatenate([shown.numbers for shown in passes])[part],
-            np.concatenate([shown.views for shown in passes])[part],
-        )
+        return Shown(numbers[part], views[part])
 
     return draw

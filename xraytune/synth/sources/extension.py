@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from xraytune.base.arrays import UInt8Array
 from xraytune.base.errors import MachineError, Problem
 from xraytune.base.seeding import derive_seed
 from xraytune.data.prepare import ImageSource, RunContext, side_images
 from xraytune.space.settings import SOURCES, Parameters, Settings
-from xraytune.synth.sources.source import BLOCK, Images, Source
+from xraytune.synth.sources.source import BLOCK, Source
 
 
 class Extension(Source):
@@ -38,16 +39,16 @@ class Extension(Source):
             "seed": settings.seed,
         }
 
-        def draw() -> Images:
-            draw_block = SOURCES.load(self.name)
+        def draw() -> UInt8Array:
             seen = train.read(places)
             seed = derive_seed(settings.seed, "source", self.name, label, number)
+            draw_block = SOURCES.load(self.name)
             pixels = np.asarray(draw_block(seen, label=label, block=number, seed=seed))
             shape = (BLOCK, *seen.shape[1:])
             if pixels.dtype != np.uint8 or pixels.shape != shape:
                 given = f"{pixels.dtype} {list(pixels.shape)}"
                 what = f"source {self.name} returned {given} instead of uint8 {list(shape)}"
                 raise MachineError(Problem(what, fix="fix its package"))
-            return Images(pixels)
+            return pixels[:, None]
 
         return self.store_block(context, inputs, draw)

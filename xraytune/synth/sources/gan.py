@@ -1,16 +1,27 @@
-"""`source: gan`: images of a GAN, trained once for all trials with its settings."""
+"""`source: gan`: images of a GAN, trained once for all trials with its settings; `source: generator`: of a saved one."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from xraytune.data.images import ImageIndex
+import numpy as np
+
+from xraytune.base.arrays import Int64Array, UInt8Array
+from xraytune.base.artifacts import releases
+from xraytune.base.errors import DataError, Problem, join_names
+from xraytune.base.files import sha256_of
+from xraytune.base.records import Compute
+from xraytune.data.findings import in_order_of
 from xraytune.data.prepare import ImageSource, Prepared, RunContext, side_images
 from xraytune.space.settings import GanSettings, Settings
-from xraytune.synth.masks import MaskRange, binarise, mask_range
-from xraytune.synth.saved_generator import NETWORK_FILE, read_generator
-from xraytune.synth.sources.generator import usable_generator
-from xraytune.synth.sources.source import Images, Source, choose_block_findings, file_content
+from xraytune.synth.masks import MaskRange, mask_range
+from xraytune.synth.saved_generator import (
+    GENERATOR_FILE,
+    NETWORK_FILE,
+    SavedGenerator,
+    read_generator,
+)
+from xraytune.synth.sources.source import Source, StudyImages, choose_findings, file_content
 
 
 class Gan(Source):
@@ -27,36 +38,16 @@ class Gan(Source):
         assert self.parameters.gan is not None, "source: gan has settings"
         return self.parameters.gan
 
-    @property
-    def details(self) -> str:
-        """The steps of the GAN."""
-        return f"({self.settings.steps} steps)"
-
-    @property
-    def place(self) -> str:
-        """The GAN that an error is about."""
-        gan = self.settings
-        size = f"{gan.steps} steps, {gan.image_size} px, width {gan.width}"
-        return f"gan of {size}, seed {gan.seed}"
-
     def seen_images(self) -> frozenset[str]:
         """Return the images that the generator has seen from which training starts."""
         start = self.settings.start_from
         return frozenset(read_generator(start).train_images) if start else frozenset()
 
     @classmethod
-    def read_input(
-        cls,
-        setting: str,
-        path: Path,
-        settings: Settings,
-        prepared: Prepared,
-        cache: Path,
-        index: ImageIndex | None,
-    ) -> str:
+    def read_input(cls, setting: str, path: Path, study: StudyImages) -> str:
         """Return the SHA-256 of the generator to start from, or of the weights of `features`."""
         if setting == "start_from":
-            return usable_generator(path, prepared, is_start=True)
+            return usable_generator(path, study.prepared, is_start=True)
         return file_content(path)
 
     def train(self, context: RunContext) -> None:
@@ -69,23 +60,23 @@ class Gan(Source):
         self, settings: Settings, context: RunContext, label: int, number: int
     ) -> ImageSource:
         """Return a block that the trained GAN draws."""
-        from xraytune.synth.checkpoint import load_generator
-        from xraytune.synth.pool import draw_block
+        from xraytune.synth.pool import draw_block  # loads torch
         from xraytune.synth.synthesize import trained_generator
 
         gan = self.settings
         prepared = context.prepared
-        balance = self.parameters.balance
         generator = trained_generator(gan, context)
         inputs = {"generator": generator.name, "label": label, "block": number, "seed": gan.seed}
-        findings = choose_block_findings(prepared, number, gan.seed, balance)
-        if findings is not None and balance == "equal":
-            inputs["balance"] = balance
+        findings = None
+        if prepared.findings:
+            balance = self.parameters.balance
+            findings = choose_findings(prepared.side("train").targets, number, gan.seed, balance)
+            if balance == "equal":
+                inputs["balance"] = balance
 
-        def draw() -> Images:
-            network = load_generator(generator / NETWORK_FILE)
+        def draw() -> UInt8Array:
             return draw_block(
-                network.to(context.compute.device),
+                generator / NETWORK_FILE,
                 label,
                 number,
                 seed=gan.seed,
@@ -101,7 +92,120 @@ def typical_masks(settings: GanSettings, prepared: Prepared, cache: Path) -> Mas
     """Return the ranges of the training masks at the generator's size; None without masks."""
     if not prepared.has_masks:
         return None
-    from xraytune.synth.train import resize_pixels
+    from xraytune.synth.pool import resize_planes  # loads torch
 
-    masks = side_images("train", prepared, cache).read_masks()
-    return mask_range(binarise(resize_pixels(masks, settings.image_size)))
+    train = side_images("train", prepared, cache)
+    planes = train.planes(np.arange(len(train.rows)))
+    return mask_range(resize_planes(planes, settings.image_size)[:, 1])
+
+
+class GivenGenerator(Source):
+    """Images of a saved generator; larger ones are reduced to the study's size."""
+
+    name = "generator"
+    colour = "#d55e00"
+    noun = "GAN"
+
+    @property
+    def _path(self) -> Path:
+        assert self.parameters.generator is not None, "source: generator has a path"
+        return self.parameters.generator.path
+
+    def seen_images(self) -> frozenset[str]:
+        """Return the training images of the generator."""
+        return frozenset(read_generator(self._path).train_images)
+
+    @classmethod
+    def read_input(cls, setting: str, path: Path, study: StudyImages) -> str:
+        """Return the SHA-256 of the record of the generator, which makes the study's images."""
+        return usable_generator(path, study.prepared, is_start=False)
+
+    def block(
+        self, settings: Settings, context: RunContext, label: int, number: int
+    ) -> ImageSource:
+        """Return a block that the generator draws."""
+        prepared = context.prepared
+        compute = context.compute
+        saved = read_generator(self._path)
+        name = prepared.class_names[label]
+        inputs = {
+            "files": saved.generators,
+            "compute": [compute.device, compute.threads, compute.precision],
+            "releases": releases("torch"),
+            "size_px": prepared.image_size_px,
+            "class": name,
+            "label": label,
+            "block": number,
+            "seed": settings.seed,
+        }
+        findings = learnt = None
+        if prepared.findings:
+            train = prepared.side("train").targets
+            findings = choose_findings(train, number, settings.seed, self.parameters.balance)
+            learnt = in_order_of(saved.findings, prepared.findings, findings)
+            inputs["findings"] = learnt.tolist()
+
+        def draw() -> UInt8Array:
+            from xraytune.synth.pool import resize_planes  # loads torch
+
+            planes = draw_saved(
+                self._path,
+                saved,
+                name,
+                number,
+                seed=settings.seed,
+                compute=compute,
+                findings=learnt,
+            )
+            return resize_planes(planes, min(prepared.image_size_px, saved.settings.image_size))
+
+        return self.store_block(context, inputs, draw, findings)
+
+
+def draw_saved(
+    folder: Path,
+    saved: SavedGenerator,
+    class_name: str,
+    block: int,
+    *,
+    seed: int,
+    compute: Compute,
+    findings: Int64Array | None = None,
+) -> UInt8Array:
+    """Draw a block of a class, or of findings [256, C] in the generator's order.
+
+    See `draw_block`.
+    """
+    from xraytune.synth.pool import draw_block  # loads torch
+
+    return draw_block(
+        folder / NETWORK_FILE,
+        [*saved.class_counts].index(class_name),
+        block,
+        seed=seed,
+        compute=compute,
+        typical=saved.masks,
+        findings=findings,
+    )
+
+
+def usable_generator(folder: Path, prepared: Prepared, *, is_start: bool) -> str:
+    """Return the SHA-256 of the record of a generator.
+
+    Raises DataError if it cannot make the study's images. A network that training starts from must
+    have learnt the same classes or findings in the same order.
+    """
+    saved = read_generator(folder)
+    names = prepared.outputs
+    known = saved.findings or (*saved.class_counts,)
+    is_alike = bool(saved.findings) == bool(prepared.findings)
+    missing = [name for name in names if not (is_alike and name in known)]
+    if missing or prepared.has_masks != (saved.masks is not None):
+        lack = missing[0] if missing else "masks" if prepared.has_masks else "images without masks"
+        what = f"this GAN makes images of {join_names(known)}, but not {lack}"
+        fix = "train one on images that are labelled like the study's"
+        raise DataError(Problem(what, folder, fix))
+    if is_start and known != names:
+        what = f"training on {join_names(names)} cannot start from a GAN of {join_names(known)}"
+        raise DataError(Problem(what, folder, "use one of the same, in the same order"))
+    return sha256_of(folder / GENERATOR_FILE)

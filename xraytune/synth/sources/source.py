@@ -8,12 +8,13 @@ ratio only adds blocks. Nothing here imports torch, since `status` asks sources 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from xraytune.base.arrays import Int64Array, UInt8Array
 from xraytune.base.artifacts import build_once
 from xraytune.base.errors import MachineError, Problem
 from xraytune.base.files import sha256_of, write_array
@@ -21,20 +22,23 @@ from xraytune.base.seeding import numpy_generator
 from xraytune.data.findings import levelling_order
 from xraytune.data.images import ImageIndex
 from xraytune.data.pixels import open_masks, open_pixels
-from xraytune.data.prepare import ImageSource, Prepared, RunContext
-from xraytune.space.settings import Balance, Parameters, Settings
+from xraytune.data.prepare import ImageSource, Prepared, RunContext, side_images
+from xraytune.space.settings import Balance, DataSettings, Parameters, Settings
 
 POOL_STAGE = "pool-1"
 BLOCK = 256
-ReadBlock: TypeAlias = Callable[[int, int], ImageSource]
-"""Returns a block by label and number. Only the last blocks of a folder are smaller than 256."""
 
 
-class Images(NamedTuple):
-    """Images, uint8 [n, S, S], and their masks, of 0 and 255, like them; None without masks."""
+class StudyImages(NamedTuple):
+    """The images of a study.
 
-    pixels: NDArray[np.uint8]
-    masks: NDArray[np.uint8] | None = None
+    If its data folder is given as `index`, extra images of its sealed test patients are refused.
+    """
+
+    data: DataSettings
+    prepared: Prepared
+    cache: Path
+    index: ImageIndex | None = None
 
 
 class Source:
@@ -59,16 +63,6 @@ class Source:
     def __init__(self, parameters: Parameters) -> None:
         self.parameters = parameters
 
-    @property
-    def details(self) -> str:
-        """What the label of a mix adds to source and ratio, such as `(500 steps)`."""
-        return ""
-
-    @property
-    def place(self) -> str:
-        """What an error about the images names."""
-        return f"source: {self.name}"
-
     def seen_images(self) -> frozenset[str] | None:
         """Return the SHA-256 of the images that these were made from, besides those of the study.
 
@@ -81,19 +75,10 @@ class Source:
         return frozenset()
 
     @classmethod
-    def read_input(
-        cls,
-        setting: str,
-        path: Path,
-        settings: Settings,
-        prepared: Prepared,
-        cache: Path,
-        index: ImageIndex | None,
-    ) -> str | None:
+    def read_input(cls, setting: str, path: Path, study: StudyImages) -> str | None:
         """Return the content of a path in the source's settings, which must stay the same.
 
-        None if the split depends on it already. If the study's data folder is given as `index`,
-        images of its sealed test patients are refused.
+        None if the split depends on it already.
 
         Raises:
             ArtifactError: A saved generator is damaged.
@@ -102,9 +87,7 @@ class Source:
         """
         raise NotImplementedError
 
-    def count_available(
-        self, settings: Settings, prepared: Prepared, cache: Path
-    ) -> list[int] | None:
+    def count_available(self, study: StudyImages) -> list[int] | None:
         """Return the number of images of each class; None if there are as many as needed."""
         return None
 
@@ -115,6 +98,8 @@ class Source:
         self, settings: Settings, context: RunContext, label: int, number: int
     ) -> ImageSource:
         """Return a block of a class, counted from 0; with masks if the training images have any.
+
+        Only the last blocks of a folder have fewer than 256 images.
 
         Raises:
             DataError: The images cannot be used.
@@ -137,17 +122,20 @@ class Source:
         self,
         context: RunContext,
         inputs: dict[str, Any],
-        draw: Callable[[], Images],
-        findings: NDArray[np.int64] | None = None,
+        draw: Callable[[], UInt8Array],
+        findings: Int64Array | None = None,
     ) -> ImageSource:
-        """Return a block from the cache, or draw it; `inputs` are all that it depends on."""
-        waits_for = f"waiting for {self.noun} images, which another process draws"
+        """Return a block from the cache, or draw it, uint8 [256, C, S, S].
+
+        `inputs` are all that it depends on.
+        """
 
         def build(folder: Path) -> None:
-            for name, planes in draw()._asdict().items():
-                if planes is not None:
-                    write_array(folder / f"{name}.npy", planes)
+            planes = draw()
+            for number, name in enumerate(("pixels", "masks")[: planes.shape[1]]):
+                write_array(folder / f"{name}.npy", planes[:, number])
 
+        waits_for = f"waiting for {self.noun} images, which another process draws"
         path = build_once(
             context.cache,
             POOL_STAGE,
@@ -168,6 +156,52 @@ class Source:
         )
 
 
+class Duplicates(Source):
+    """`source: duplicate`: real training images once more, the control for more images per step."""
+
+    name = "duplicate"
+    colour = "#e69f00"
+    repeats_real = True
+    is_shuffled = True
+
+    def images(
+        self, settings: Settings, context: RunContext, counts: Sequence[int]
+    ) -> tuple[ImageSource, ...]:
+        """Return none: the training set has the images already."""
+        return ()
+
+
+class RealImages(Source):
+    """Real images of other patients, in the place of a perfect generator's, for `confirm`."""
+
+    name = "real"
+    is_shuffled = True
+
+    def count_available(self, study: StudyImages) -> list[int]:
+        """Return the number of images of each class."""
+        labels = study.prepared.side("others").labels
+        counts = np.bincount(labels, minlength=len(study.prepared.class_names))
+        return [*map(int, counts)]
+
+    def images(
+        self, settings: Settings, context: RunContext, counts: Sequence[int]
+    ) -> tuple[ImageSource, ...]:
+        """Return all of them."""
+        return (side_images("others", context.prepared, context.cache),)
+
+
+def take(source: ImageSource, places: Int64Array) -> ImageSource:
+    """Return some images of a source."""
+    rows = source.rows[places]
+    return replace(
+        source,
+        rows=rows,
+        labels=source.labels[places],
+        inputs={**source.inputs, "rows": rows.tolist()},
+        findings=None if source.findings is None else source.findings[places],
+    )
+
+
 def file_content(file: Path) -> str:
     """Return the SHA-256 of a file of weights; raise MachineError if it is missing."""
     if not file.is_file():
@@ -180,18 +214,9 @@ def blocks_for(count: int) -> int:
     return -(-count // BLOCK)
 
 
-def choose_block_findings(
-    prepared: Prepared, number: int, seed: int, balance: Balance
-) -> NDArray[np.int64] | None:
-    """Return the findings to draw a block for, [256, C]; None with classes or masks."""
-    if not prepared.findings:
-        return None
-    return choose_findings(prepared.side("train").targets, number, seed, balance)
-
-
 def choose_findings(
-    targets: NDArray[np.int64], number: int, seed: int, balance: Balance = "natural"
-) -> NDArray[np.int64]:
+    targets: Int64Array, number: int, seed: int, balance: Balance = "natural"
+) -> Int64Array:
     """Return the findings, [N, C] to [256, C], that a block is drawn for.
 
     Each image's come once before any is repeated. With `balance: equal`, those of images with rare
@@ -202,9 +227,10 @@ def choose_findings(
     if balance == "equal":
         return targets[levelling_order(targets, end, seed)[first:]]
     count = len(targets)
-    passes = range(first // count, end // count + 1)
+    first_pass = first // count
     orders = [
-        numpy_generator(seed, "findings of a pool", which).permutation(count) for which in passes
+        numpy_generator(seed, "findings of a pool", which).permutation(count)
+        for which in range(first_pass, end // count + 1)
     ]
-    skipped = passes.start * count
+    skipped = first_pass * count
     return targets[np.concatenate(orders)[first - skipped : end - skipped]]

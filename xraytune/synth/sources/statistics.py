@@ -10,10 +10,16 @@ from xraytune.base.artifacts import build_once, releases
 from xraytune.base.errors import DataError, Problem
 from xraytune.base.files import sha256_of, write_array
 from xraytune.base.seeding import numpy_generator
-from xraytune.data.images import ImageIndex
-from xraytune.data.prepare import ImageSource, Prepared, RunContext
+from xraytune.data.prepare import ImageSource, RunContext
 from xraytune.space.settings import Settings
-from xraytune.synth.sources.source import BLOCK, Source
+from xraytune.synth.donor import (
+    DONOR_FILE,
+    HOW_TO_DONATE,
+    TENSORS_FILE,
+    donor_tensors,
+    read_donor,
+)
+from xraytune.synth.sources.source import BLOCK, Source, StudyImages
 
 _STAGE = "statistics-1"
 _RIDGE = 1e-6
@@ -34,24 +40,12 @@ class Statistics(Source):
 
     def seen_images(self) -> frozenset[str]:
         """Return the images that the statistics are of."""
-        from xraytune.synth.donor import read_donor  # loads torch
-
         donor = read_donor(self._path)
         return frozenset(donor.train_images if donor else ())
 
     @classmethod
-    def read_input(
-        cls,
-        setting: str,
-        path: Path,
-        settings: Settings,
-        prepared: Prepared,
-        cache: Path,
-        index: ImageIndex | None,
-    ) -> str:
+    def read_input(cls, setting: str, path: Path, study: StudyImages) -> str:
         """Return the SHA-256 of the donor's record."""
-        from xraytune.synth.donor import DONOR_FILE, HOW_TO_DONATE, read_donor
-
         if read_donor(path) is None:
             what = f"there are no statistics here: {DONOR_FILE} is missing"
             raise DataError(Problem(what, path, HOW_TO_DONATE))
@@ -61,8 +55,6 @@ class Statistics(Source):
         self, settings: Settings, context: RunContext, label: int, number: int
     ) -> ImageSource:
         """Return features of a class; DataError if the statistics are of another network or other classes."""
-        from xraytune.synth.donor import TENSORS_FILE, donor_tensors
-
         names = context.prepared.class_names
         tensors = donor_tensors(self._path, names, self.parameters, settings)
         inputs = {

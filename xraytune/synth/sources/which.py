@@ -7,26 +7,19 @@ block in `Parameters` (both in `space/settings.py`).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
 
-from xraytune.data.prepare import RunContext
 from xraytune.space.fields import parameters_from
 from xraytune.space.paths import PATHS
-from xraytune.space.settings import Experiment, Parameters
+from xraytune.space.settings import Parameters
 from xraytune.space.space import Space
-from xraytune.synth.sources.duplicate import Duplicates
 from xraytune.synth.sources.extension import Extension
 from xraytune.synth.sources.folder import Folder
-from xraytune.synth.sources.gan import Gan
-from xraytune.synth.sources.generator import GivenGenerator
-from xraytune.synth.sources.none import NoImages
-from xraytune.synth.sources.real import RealImages
-from xraytune.synth.sources.source import ReadBlock, Source
+from xraytune.synth.sources.gan import Gan, GivenGenerator
+from xraytune.synth.sources.source import Duplicates, RealImages, Source
 from xraytune.synth.sources.statistics import Statistics
 
 SOURCE_CLASSES: dict[str, type[Source]] = {
-    source.name: source
-    for source in (NoImages, Duplicates, Folder, GivenGenerator, Gan, Statistics)
+    source.name: source for source in (Source, Duplicates, Folder, GivenGenerator, Gan, Statistics)
 }
 """The sources that a space can name; all others are extensions."""
 _MIX = ("source", "synthetic_ratio", "synthetic_weight", "balance", "mixing", "batch_size")
@@ -37,11 +30,6 @@ def source_of(parameters: Parameters, *, has_real_extra: bool = False) -> Source
     if has_real_extra:
         return RealImages(parameters)
     return SOURCE_CLASSES.get(parameters.source, Extension)(parameters)
-
-
-def block_reader(experiment: Experiment, context: RunContext) -> ReadBlock:
-    """Return what reads the blocks of an experiment's source; see `Source.block`."""
-    return partial(source_of(experiment.parameters).block, experiment.settings, context)
 
 
 def mixes_of(space: Space) -> tuple[Parameters, ...]:

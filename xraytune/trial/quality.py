@@ -1,0 +1,177 @@
+"""Quality of synthetic images: how far they are from real ones, in features of a backbone.
+
+The first images of each class's pool are compared with val-A, which no generator has seen. All
+images have the resolution of the synthetic ones, as in a trial. The figures of a pool are an
+artifact, computed once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from xraytune.base.artifacts import build_once, releases
+from xraytune.base.errors import MachineError
+from xraytune.base.files import read_json, write_json
+from xraytune.data.images import SideName
+from xraytune.data.prepare import ImageSource, RunContext, side_images
+from xraytune.space.settings import Experiment, Parameters
+from xraytune.stats.classification import Floats
+from xraytune.synth.generator_quality import (
+    ClassQuality,
+    PoolReport,
+    Quality,
+    coverage,
+    kernel_inception_distance,
+    transfer_auroc,
+)
+from xraytune.synth.memorisation import describe_copies, measure_memorisation, sample_evenly
+from xraytune.synth.sources.source import BLOCK, blocks_for, take
+from xraytune.synth.sources.which import source_of
+from xraytune.trial.network import Network
+
+QUALITY_STAGE = "quality-5"
+_MOST_IMAGES = 2 * BLOCK
+_FEWEST_IMAGES = 50
+"""The most images of a class that are compared, and the fewest on each side."""
+_FEWEST_PX = 32
+_QUALITY = TypeAdapter(Quality)
+
+
+def report_pool(experiment: Experiment, context: RunContext) -> PoolReport:
+    """Return quality and memorisation of synthetic images, without refusing any."""
+    quality = measure_quality(experiment, context)
+    copies = describe_copies(measure_memorisation(experiment, context)[0])
+    if isinstance(quality, str):
+        return PoolReport(quality=None, note=quality, copies=copies)
+    return PoolReport(quality=quality, note="", copies=copies)
+
+
+def measure_quality(experiment: Experiment, context: RunContext) -> Quality | str:
+    """Return the quality of synthetic images, or the reason why it cannot be measured.
+
+    Raises:
+        MachineError: The weights of `quality.backbone` are missing.
+        TrialError: The pool cannot be drawn.
+    """
+    settings = experiment.settings
+    prepared = context.prepared
+    names = prepared.class_names
+    parameters = feature_parameters(experiment)
+    if parameters is None:
+        return "not measured: the backbone is not pretrained; set quality.backbone"
+
+    sides: tuple[SideName, ...] = ("train", "val_a", "val_b")
+    train, val_a, val_b = (_choose_images(side, context) for side in sides)
+    source = source_of(experiment.parameters)
+    pools: list[list[ImageSource]] = []
+    for label, name in enumerate(names):
+        # Whole blocks: GAN-train uses all of them, even if the class has few real images.
+        count = int((val_a.labels == label).sum())
+        blocks = [source.block(settings, context, label, 0)]
+        while len(blocks) < blocks_for(count) and len(blocks[-1].rows) == BLOCK:
+            blocks.append(source.block(settings, context, label, len(blocks)))
+        pools.append(blocks)
+        drawn = sum(len(block.rows) for block in blocks)
+        in_val_b = int((val_b.labels == label).sum())
+        for where, number in (("val-A", count), ("val-B", in_val_b), ("the pool", drawn)):
+            if number < _FEWEST_IMAGES:
+                few = f"{number} images of {name} in {where}, fewer than {_FEWEST_IMAGES}"
+                return f"not measured: {few}"
+
+    # Enlarged files look unlike real ones at the study's size.
+    size_px = pools[0][0].pixels.shape[1]
+    resolution_px = min(size_px, pools[0][0].file_size_px or size_px, prepared.image_size_px)
+    resolution_px = max(_FEWEST_PX, resolution_px)
+    seen_by_network = Experiment(
+        settings=settings.model_copy(update={"task": "classification"}),
+        parameters=parameters,
+        inherited_resolution_px=(resolution_px if resolution_px < prepared.image_size_px else None),
+    )
+    try:
+        network = Network(seen_by_network, context)
+    except MachineError as error:
+        if settings.quality.backbone:
+            raise
+        return f"not measured: {error.problems[0].what}"
+
+    def split_features(images: ImageSource) -> list[Floats]:
+        features = network.plain_features(images).astype(np.float64)
+        return [features[images.labels == label] for label in range(len(names))]
+
+    def build(folder: Path) -> None:
+        drawn = [
+            np.concatenate([network.plain_features(block) for block in blocks]).astype(np.float64)
+            for blocks in pools
+        ]
+        classes = {}
+        for name, synthetic, real, others in zip(
+            names, drawn, split_features(val_a), split_features(val_b), strict=True
+        ):
+            count = min(len(real), len(synthetic))  # the figures depend on the numbers of images
+            shown = sample_evenly(real, count)
+            pool = sample_evenly(synthetic, count)
+            classes[name] = ClassQuality(
+                images=count,
+                kid=kernel_inception_distance(shown, pool),
+                floor=kernel_inception_distance(real, others),
+                coverage=coverage(shown, pool),
+            )
+        targets = np.concatenate([block.targets for blocks in pools for block in blocks])
+        pool_features = np.concatenate(drawn), targets
+        train_features = network.plain_features(train).astype(np.float64), train.targets
+        unseen = network.plain_features(val_a).astype(np.float64), val_a.targets
+        quality = Quality(
+            features=f"{parameters.backbone} ({Path(str(network.weights)).name})",
+            resolution_px=resolution_px,
+            classes=classes,
+            gan_train=transfer_auroc(pool_features, unseen, positive=prepared.positive),
+            real_train=transfer_auroc(train_features, unseen, positive=prepared.positive),
+        )
+        write_json(folder / "quality.json", _QUALITY.dump_python(quality, mode="json"))
+
+    inputs = {
+        "features": network.identity,
+        "images": prepared.fingerprint,
+        "sides": [images.inputs for images in (train, val_a, val_b)],
+        "class_names": list(names),
+        "positive": prepared.positive,
+        "pools": [[block.inputs, block.targets.tolist()] for blocks in pools for block in blocks],
+        "releases": releases("scikit-learn"),
+    }
+    path = build_once(
+        context.cache,
+        QUALITY_STAGE,
+        inputs,
+        build,
+        waiting=lambda: context.on_progress(
+            "waiting for the quality of images, which another process is computing", 0, 1
+        ),
+    )
+    return _QUALITY.validate_python(read_json(path / "quality.json"))
+
+
+def _choose_images(name: SideName, context: RunContext) -> ImageSource:
+    """Return at most `_MOST_IMAGES` images of each class of a side."""
+    side = side_images(name, context.prepared, context.cache)
+    chosen = [
+        sample_evenly(np.flatnonzero(side.labels == label), _MOST_IMAGES)
+        for label in range(len(context.prepared.class_names))
+    ]
+    return take(side, np.sort(np.concatenate(chosen)))
+
+
+def feature_parameters(experiment: Experiment) -> Parameters | None:
+    """Return the backbone and weights of the features.
+
+    None if it is the trial's own backbone and not pretrained.
+    """
+    quality = experiment.settings.quality
+    chosen = quality if quality.backbone else experiment.parameters
+    if chosen.weights == "none":
+        return None
+    return Parameters.model_validate(
+        {"backbone": chosen.backbone, "weights": chosen.weights, "trainable": "head"}
+    )
