@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.figures import Figure, figure
 from xraytune.base.records import ignore_progress
 from xraytune.confirm.arms import CONFIRM_FOLDER, Arm, Role, read_plan
-from xraytune.confirm.score import ArmScores, arm_scores
+from xraytune.confirm.score import ArmScores, read_scores
 from xraytune.confirm.sealed import choose_test
 from xraytune.stats.verdict import Comparison, compare
 from xraytune.study.folder import StudyFolder
@@ -42,7 +42,7 @@ def read(study: StudyFolder) -> Contrasts:
     runs, settings = StudyFolder(study.path / CONFIRM_FOLDER), study.space().settings
     plan = read_plan(runs.path)
     assert plan is not None, "the study is confirmed"
-    choice = choose_test(
+    sealed = choose_test(
         settings,
         study.prepared(),
         study.default_cache,
@@ -52,7 +52,7 @@ def read(study: StudyFolder) -> Contrasts:
         test=None,
         on_progress=ignore_progress,
     )
-    return Contrasts(arm_scores(runs, plan, choice.sealed, task_of(settings)))
+    return Contrasts(read_scores(runs, plan, sealed, task_of(settings)))
 
 
 def errors(result: Comparison) -> tuple[float, float]:

@@ -90,10 +90,7 @@ def _draws(experiment: Experiment, context: RunContext, seed: int) -> Structural
     results = []
     for arm in (with_extra(_BASELINE, _RATIO), _BASELINE):
         for draw in range(count):
-            real, others = (
-                np.array([*chain(*part)])
-                for part in draw_and_others(patients, draw, _PATIENTS, size)
-            )
+            real, others = draw_and_others(patients, draw, _PATIENTS, size)
             extra = others[: extra_images(arm.synthetic_ratio, len(real))]
             results.append(train_on_draw(experiment, arm, context, everyone, real, extra))
     test = np.array([*chain(*patients[count * size :])])

@@ -19,7 +19,6 @@ from xraytune.base.seeding import numpy_generator
 from xraytune.stats.classification import Floats, Labels
 from xraytune.stats.placements import StructuralComponents, structural_components
 from xraytune.stats.verdict import (
-    AgainstControl,
     gather,
     judge_pair,
     overall_verdict,
@@ -52,14 +51,10 @@ def measure() -> Iterator[Figure]:
             study = simulated(findings, patients, unknown, auroc, gains, number)
             first = score_interval(gather(_pair(study, 1)))
             covered.append(first.low <= gains[0] <= first.high)
-            words = [judge_pair(gather(_pair(study, arm)), rope=_ROPE) for arm in (1, 2, 3)]
-            equal, better = words[1], words[2]
+            equal = judge_pair(gather(_pair(study, 2)), rope=_ROPE, kind="duplicate")
+            better = judge_pair(gather(_pair(study, 3)), rope=_ROPE, kind="none")
             helps.append(equal.is_better)
-            matched = [
-                AgainstControl(control="none", kind="none", verdict=better),
-                AgainstControl(control="duplicate", kind="duplicate", verdict=equal),
-            ]
-            hurts.append(overall_verdict(matched).word == "hurts")
+            hurts.append(overall_verdict([better, equal]).word == "hurts")
         yield figure(
             f"findings: coverage, {case}", float(np.mean(covered)), "share", "0.93 to 0.97"
         )

@@ -30,11 +30,11 @@ from benchmarks.figures import Figure, figure
 from xraytune.base.files import write_json
 from xraytune.base.records import Compute
 from xraytune.base.seeding import derive_seed, numpy_generator
-from xraytune.confirm.arms import Plan, finalist_arm, matched_control, replicate
+from xraytune.confirm.arms import Plan, compared_arms, replicate
 from xraytune.confirm.judge import judge_finalists
 from xraytune.confirm.record import ControlVerdict, FinalistVerdict
-from xraytune.confirm.score import arm_scores, score
-from xraytune.confirm.sealed import choose_test, load_test_images
+from xraytune.confirm.score import read_scores, score_runs
+from xraytune.confirm.sealed import choose_test
 from xraytune.data.phantom import PhantomImage, draw_patient, draw_phantoms
 from xraytune.data.prepare import Prepared, RunContext, prepare, write_prepared
 from xraytune.model.generator_folder import generator_train
@@ -228,12 +228,9 @@ def _confirmed(question: Question, folder: Path, settings: Settings) -> Finalist
     plan, runs = _plan(question, extra, settings), StudyFolder(folder / "confirm")
     write_prepared(prepared, runs.path / "split.json")
     train(plan, runs, settings, prepared, cache)
-    sealed = choose_test(settings, prepared, cache, replicates=plan.replicates).sealed
-    group = load_test_images(sealed, prepared, settings.data, cache)
-    for number in plan.runs:
-        score(runs, number, group, compute=COMPUTE, cache=cache)
-
-    scores = arm_scores(runs, plan, sealed, TASKS[settings.task])
+    sealed = choose_test(settings, prepared, cache, replicates=plan.replicates)
+    score_runs(runs, plan, sealed, settings.data, cache, COMPUTE)
+    scores = read_scores(runs, plan, sealed, TASKS[settings.task])
     (found,) = judge_finalists(scores, rope=settings.confirm.rope)
     return found
 
@@ -256,11 +253,8 @@ def _plan(question: Question, extra: Path, settings: Settings) -> Plan:
             "schedule": "cosine",
         }
     )
-    finalist = finalist_arm(
-        TrialRow(number=0, status="complete", parameters=parameters, val_b_score=0.5), None
-    )
-    controls = [matched_control(finalist, source) for source in settings.confirm.controls.matched]
-    arms = [finalist, *(control for control in controls if control is not None)]
+    finalist = TrialRow(number=0, status="complete", parameters=parameters, val_b_score=0.5)
+    arms = compared_arms([finalist], settings, "folder")
     return Plan(test="folder", replicates=settings.confirm.replicates, arms=tuple(arms))
 
 
@@ -271,7 +265,7 @@ def train(
     pairs = [
         (replicate_number, arm)
         for replicate_number in range(plan.replicates)
-        for arm in plan.trainings.values()
+        for arm in plan.trainings
     ]
     for number, (replicate_number, arm) in enumerate(pairs):
         experiment = replicate(arm, settings, replicate_number, plan.test)

@@ -15,7 +15,6 @@ from benchmarks.figures import Figure, figure
 from benchmarks.simulated_studies import Arm, Study, against_controls, simulate
 from xraytune.stats.verdict import (
     LEVEL,
-    AgainstControl,
     ControlKind,
     Evidence,
     Overall,
@@ -204,9 +203,7 @@ def _verdicts(studies: Sequence[Study]) -> dict[Overall, float]:
     counts = Counter[Overall]()
     for row in against_controls(studies):
         controls = [
-            AgainstControl(
-                control=f"{place}", kind=_CONTROLS[place], verdict=judge_pair(evidence, rope=_ROPE)
-            )
+            judge_pair(evidence, rope=_ROPE, control=f"{place}", kind=_CONTROLS[place])
             for place, evidence in enumerate(row)
         ]
         counts[overall_verdict(controls).word] += 1

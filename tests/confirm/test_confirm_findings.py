@@ -65,7 +65,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_arms_are_compared_by_the_mean_over_the_findings_with_enough_images(lab: Path) -> None:
     folder, shown = lab / "studies/small/confirm", (lab / "shown.txt").read_text(encoding="utf-8")
-    record, results = read_json(folder / "verdict.json"), np.load(folder / "trials/0000/test.npy")
+    record, results = read_json(folder / "verdict.json"), np.load(folder / "test.npy")[0]
     (finalist,) = record["finalists"]
 
     labels = numbers_of(

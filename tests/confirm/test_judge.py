@@ -20,7 +20,7 @@ from xraytune.confirm.judge import headroom_reached, judge_finalists
 from xraytune.confirm.record import (
     Confirmation,
     HeldOutSet,
-    methods_paragraph,
+    paragraph,
     read_verdict,
     write_verdict,
 )
@@ -81,7 +81,12 @@ def scores(own_noise: float = 0.1, **separation: float) -> Any:
 def arm_scores(
     results: Any, images: dict[str, Any] = SEALED, arms: tuple[Arm, ...] = ARMS
 ) -> ArmScores:
-    return ArmScores(plan=plan(arms=arms), results=results, **images)
+    decided = plan(arms=arms)
+    first = {arm.training: results(arm) for arm in reversed(arms)}
+    of_training = np.stack([first[training] for training in decided.trainings], axis=1)
+    return ArmScores(
+        plan=decided, results=of_training.reshape(-1, *of_training.shape[2:]), **images
+    )
 
 
 def confirmation(scores_of: Any, *exploratory: str, arms: tuple[Arm, ...] = ARMS) -> Confirmation:
@@ -91,7 +96,7 @@ def confirmation(scores_of: Any, *exploratory: str, arms: tuple[Arm, ...] = ARMS
         metric="AUROC",
         objective="AUROC",
         network="classifier",
-        finalists=judge_finalists(arm_scores(scores_of, arms=arms), rope=0.01),
+        finalists=tuple(judge_finalists(arm_scores(scores_of, arms=arms), rope=0.01)),
         exploratory=decided.exploratory,
         notes=decided.notes,
         replicates=REPLICATES,
@@ -176,8 +181,8 @@ def test_the_methods_describe_the_controls_that_there_were() -> None:
     (finalist,) = found.finalists
     only_duplicate = (replace(finalist, comparisons=finalist.comparisons[1:2]),)
 
-    whole = methods_paragraph(replace(found, objective="AUPRC"))
-    duplicate_alone = methods_paragraph(replace(found, finalists=only_duplicate))
+    whole = paragraph("methods", replace(found, objective="AUPRC"))
+    duplicate_alone = paragraph("methods", replace(found, finalists=only_duplicate))
 
     for words in (
         "no extra images or repeated real images",
@@ -219,7 +224,7 @@ def test_worse_than_none_but_not_than_duplicate_is_attributed_to_the_mixing(
         f"It was worse than none, matched to #1 but not worse than duplicate, matched to #1: {cause} reduced AUROC; an"
         in words
     )
-    assert ("the first r/(1+r) of the steps" in methods_paragraph(both_worse)) == (
+    assert ("the first r/(1+r) of the steps" in paragraph("methods", both_worse)) == (
         mixing == "pretrain"
     )
 
@@ -307,7 +312,7 @@ def test_a_verdict_on_dice_is_of_the_mean_over_images(gain: float, word: str) ->
 
     found = judge_finalists(scores, rope=0.01)
     whole = replace(
-        helped(), finalists=found, metric="Dice", objective="Dice", network="segmenter"
+        helped(), finalists=tuple(found), metric="Dice", objective="Dice", network="segmenter"
     ).to_json()
 
     (finalist,) = whole["finalists"]

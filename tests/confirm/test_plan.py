@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,14 @@ from xraytune.confirm.arms import (
     Arm,
     Plan,
     compared_arms,
-    finalist_arm,
     matched_control,
     read_plan,
     replicate,
     write_plan,
 )
-from xraytune.confirm.controls import belongs_to_control, choose_tuned, draw_control
-from xraytune.confirm.plan import choose_finalists
+from xraytune.confirm.plan import belongs_to_control, best_trials, choose_finalists, draw_control
 from xraytune.space.load import load_space
-from xraytune.space.settings import Parameters
+from xraytune.space.settings import DataSettings, Parameters, Settings
 from xraytune.space.space import Space
 from xraytune.study.row import TrialRow
 
@@ -59,26 +56,12 @@ TRIALS = (
     trial(5, 0.80, "none", classical=2),
     trial(6, 0.85, "duplicate", classical=1),
 )
-GAN = Arm(
-    name="gan #1",
-    role="finalist",
-    trial="#1",
-    parameters=Parameters.model_validate(
-        {"source": "gan", "gan": {"start_from": "/a", "steps": 7}}
-    ),
-)
-NONE = Arm(
-    name="none, matched to #1",
-    role="matched",
-    trial="#1",
-    parameters=Parameters(),
-    resolution_px=64,
-)
+SETTINGS = Settings(name="small", seed=5, data=DataSettings(path=Path("xrays")))
 
 
-def tuned(trials: Sequence[TrialRow], *controls: str) -> list[str]:
-    """The trials that become tuned controls."""
-    return [arm.trial for arm in choose_tuned(controls, trials, lambda unfinished: unfinished, [])]
+def gan_arm(**changes: Any) -> Arm:
+    chosen = parameters("gan", **changes)
+    return Arm(name="gan #1", role="finalist", trial="#1", parameters=chosen, resolution_px=64)
 
 
 @pytest.fixture
@@ -88,15 +71,9 @@ def space(tmp_path: Path) -> Space:
     return load_space(path)
 
 
-@pytest.mark.parametrize(
-    ("trials", "what"),
-    [((), "no trial is complete"), (TRIALS[:1], "no complete trial has synthetic images")],
-)
-def test_a_study_without_a_finalist_is_refused_with_a_fix(
-    trials: tuple[TrialRow, ...], what: str
-) -> None:
-    with pytest.raises(StudyError, match=f"{what}(.|\n)*fix:"):
-        choose_finalists(trials, 3, Path("s"))
+def test_a_study_without_a_finalist_is_refused_with_a_fix() -> None:
+    with pytest.raises(StudyError, match=r"no finalist to confirm(.|\n)*fix:"):
+        choose_finalists(TRIALS[:1], 3, Path("s"))
 
 
 def test_controls_keep_every_setting_but_the_source() -> None:
@@ -108,7 +85,7 @@ def test_controls_keep_every_setting_but_the_source() -> None:
         "batch_size": 16,
         "synthetic_ratio": 0.75,
     }
-    finalist = finalist_arm(trial(7, 0.9, "gan", gan={"z_dim": 32}, **changes), 64)
+    finalist = gan_arm(gan={"z_dim": 32}, **changes)
     own = finalist.parameters
 
     matched = [
@@ -120,11 +97,11 @@ def test_controls_keep_every_setting_but_the_source() -> None:
     assert [arm.parameters for arm in matched] == [
         own.model_copy(update=one) for one in (without, duplicate)
     ]
-    assert {(arm.role, arm.trial, arm.resolution_px) for arm in matched} == {("matched", "#7", 64)}
+    assert {(arm.role, arm.trial, arm.resolution_px) for arm in matched} == {("matched", "#1", 64)}
 
 
 def test_controls_of_a_pretrained_finalist_pretrain_on_duplicates_or_not_at_all() -> None:
-    finalist = finalist_arm(trial(7, 0.9, "gan", mixing="pretrain", synthetic_ratio=0.5), 64)
+    finalist = gan_arm(mixing="pretrain", synthetic_ratio=0.5)
 
     none, duplicate = (matched_control(finalist, source) for source in ("none", "duplicate"))
 
@@ -138,29 +115,17 @@ def test_controls_of_a_pretrained_finalist_pretrain_on_duplicates_or_not_at_all(
     )
 
 
-def test_finalists_and_tuned_controls_are_the_best_different_trials_by_val_b() -> None:
-    assert [finalist.label for finalist in choose_finalists(TRIALS, 3, Path("s"))] == [
-        "#2",
-        "#1",
-        "#4",
-    ]
-    assert tuned(TRIALS, "real_only", "classical", "duplicate") == ["#0", "#5", "#6"]
-    assert tuned(TRIALS[1:3], "real_only") == []
-
-
-def test_of_equals_on_val_b_the_simpler_and_cheaper_trial_comes_first() -> None:
+def test_finalists_are_the_best_different_trials_by_val_b_of_equals_the_simplest() -> None:
     equals = [
         trial(0, 0.9, "gan", classical=1, synthetic_ratio=0.5),
         trial(1, 0.9, "gan", synthetic_ratio=2.0),
         trial(2, 0.9, "gan", synthetic_ratio=0.5),
-        trial(3, 0.9, "duplicate", synthetic_ratio=1.0),
-        trial(4, 0.9, "duplicate", synthetic_ratio=0.5),
-        trial(5, 0.9, "none", classical=2),
-        trial(6, 0.9, "none", classical=1),
     ]
 
-    assert [one.label for one in choose_finalists(equals, 3, Path("s"))] == ["#2", "#1", "#0"]
-    assert tuned(equals, "classical", "duplicate") == ["#6", "#4"]
+    finalists = choose_finalists(TRIALS, 3, Path("s"))
+
+    assert [finalist.label for finalist in finalists] == ["#2", "#1", "#4"]
+    assert [one.label for one in best_trials(equals)] == ["#2", "#1", "#0"]
 
 
 @pytest.mark.parametrize("control", ["real_only", "classical", "duplicate"])
@@ -180,67 +145,55 @@ def test_top_up_trials_are_different_settings_of_the_arm_and_the_same_each_time(
 
 def test_equal_arms_share_their_runs_in_every_replicate() -> None:
     """Equal in what trains them: not their names, nor that one would stop early."""
-    early = NONE.parameters.model_copy(update={"early_stop_epochs": 2})
-    same = NONE.model_copy(
-        update={"name": "none, matched to #2", "trial": "#2", "parameters": early}
-    )
-    perfect = NONE.model_copy(update={"name": "real images", "role": "perfect"})
-    plan = Plan(test="unused", replicates=3, arms=(GAN, NONE, same, perfect))
+    gan = gan_arm()
+    none = matched_control(gan, "none")
+    assert none
+    early = none.parameters.model_copy(update={"early_stop_epochs": 2})
+    same = none.model_copy(update={"name": "none, matched to #2", "parameters": early})
+    perfect = none.model_copy(update={"name": "real images", "role": "perfect"})
+    plan = Plan(test="unused", replicates=3, arms=(gan, none, same, perfect))
 
     runs = [plan.numbers(arm) for arm in plan.arms]
 
     assert runs == [[0, 3, 6], [1, 4, 7], [1, 4, 7], [2, 5, 8]]
-    assert [*plan.runs] == [*range(9)]
-    assert [arm.name for arm in plan.trainings.values()] == [
-        "gan #1",
-        "none, matched to #1",
-        "real images",
-    ]
+    assert [*plan.trainings.values()] == ["gan #1", "none, matched to #1", "real images"]
 
 
 def test_with_draws_each_finalist_has_an_arm_of_real_images_in_the_place_of_its_synthetic_ones(
     space: Space,
 ) -> None:
     """Trained like its duplicates, but never shared with them, and no control of the verdict."""
-    arms = compared_arms(TRIALS[1:3], space.settings, "unused")
+    arms = compared_arms(TRIALS[1:2], space.settings, "unused")
     plan = Plan(test="unused", replicates=2, arms=tuple(arms))
 
-    perfect = [arm for arm in arms if arm.role == "perfect"]
-    duplicates = [arm for arm in arms if arm.name.startswith("duplicate, matched")]
-    assert [arm.name for arm in perfect] == [
-        f"real images of other patients, as #{number}" for number in (1, 2)
-    ]
-    assert [arm.parameters for arm in perfect] == [arm.parameters for arm in duplicates]
-    assert {*plan.numbers(perfect[0])}.isdisjoint(plan.numbers(duplicates[0]))
-    assert not [
-        control
-        for finalist in plan.finalists
-        for control in plan.controls(finalist)
-        if control in perfect
-    ]
-    experiments = [
-        replicate(arm, space.settings, 1, "unused") for arm in (perfect[0], duplicates[0])
-    ]
+    finalist, _, duplicate, perfect = arms
+    assert perfect.name == "real images of other patients, as #1"
+    assert perfect.parameters == duplicate.parameters
+    assert {*plan.numbers(perfect)}.isdisjoint(plan.numbers(duplicate))
+    assert perfect not in plan.controls(finalist)
+    experiments = [replicate(arm, space.settings, 1, "unused") for arm in (perfect, duplicate)]
     assert [(one.draw, one.has_real_extra) for one in experiments] == [(1, True), (1, False)]
-    assert not [
-        arm for arm in compared_arms(TRIALS[1:3], space.settings, "folder") if arm.role == "perfect"
-    ]
+    assert len(compared_arms(TRIALS[1:2], space.settings, "folder")) == 3
+
+
+def test_replicate_has_new_seeds_and_all_steps_and_the_real_images_of_other_arms() -> None:
+    gan = gan_arm(gan={"seed": 3}, early_stop_epochs=2)
+    none = matched_control(gan, "none")
+    assert none
+    made = [replicate(gan, SETTINGS, number, "folder") for number in range(3)]
+    generators = [one.parameters.gan for one in made if one.parameters.gan]
+
+    assert len({one.settings.seed for one in made} | {SETTINGS.seed}) == 4
+    assert len({one.seed for one in generators} | {3}) == 4
+    assert all(one.parameters.early_stop_epochs is None for one in made)
+    assert replicate(none, SETTINGS, 1, "folder").settings.seed == made[1].settings.seed
 
 
 def test_a_plan_moves_with_its_study_and_the_files_next_to_it(tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     (here / "confirm").mkdir(parents=True)
-    settings = {
-        "source": "folder",
-        "folder": {"path": here / "copies"},
-        "weights": str(here / "net.pth"),
-    }
-    arm = Arm(
-        name="folder #1",
-        role="finalist",
-        trial="#1",
-        parameters=Parameters.model_validate(settings),
-    )
+    chosen = parameters("folder", folder={"path": here / "copies"}, weights=str(here / "net.pth"))
+    arm = Arm(name="folder #1", role="finalist", trial="#1", parameters=chosen)
     write_plan(Plan(test="folder", replicates=2, arms=(arm,)), here / "confirm")
 
     here.rename(there)

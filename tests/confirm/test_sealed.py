@@ -51,7 +51,7 @@ class Lab:
             )
         return choose_test(
             self.settings, prepared, self.cache, replicates=2, compared=compared, test=test
-        ).sealed
+        )
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def lab(tmp_path: Path, phantoms: Path) -> Lab:
 def test_a_second_test_folder_and_images_that_changed_are_refused(lab: Lab) -> None:
     prepared = lab.prepared()
 
-    with pytest.raises(StudyError, match="the study has its own test folder"):
+    with pytest.raises(StudyError, match="scored on its own test folder"):
         lab.sealed(lab.xrays / "test", prepared=prepared)
     next((lab.xrays / "test" / "NORMAL").iterdir()).unlink()
     with pytest.raises(StudyError, match="the test folder changed since the search"):

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.in_process import CPU, job_of
+from xraytune.base.files import write_json
 from xraytune.base.records import EpochRecord
-from xraytune.confirm.run_list import Run, RunList, complete_folder
+from xraytune.confirm.run_list import Run, RunList
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare, read_prepared, write_prepared
 from xraytune.search.loop import TrialLoop
@@ -186,7 +187,10 @@ def run_list(tree: Tree, marks: Marks) -> None:
     ]
     tree.runs.path.mkdir(exist_ok=True)
     with locked(tree.runs):
-        complete_folder(tree.runs, prepared, lambda: environment(CPU))
+        machine = tree.runs.path / "environment.json"
+        if not machine.exists():
+            write_prepared(prepared, tree.runs.path / "split.json")
+            write_json(machine, environment(CPU))
         need = partial(generator_need, prepared=prepared, compute=CPU, cache=tree.cache)
         work = RunList(tree.runs, runs, what="runs", retries=1, generator_need=need)
         _run(work, tree.cache, marks, _never)

@@ -6,8 +6,8 @@ from numpy.typing import NDArray
 from sklearn import metrics as reference
 
 from xraytune.base.seeding import numpy_generator
-from xraytune.stats.breakdown import class_breakdown, patient_means, subgroup_metrics
 from xraytune.stats.classification import ScoredImages, classification_metrics
+from xraytune.stats.intervals import class_breakdown, patient_means, subgroup_metrics
 
 FILES = [f"{number}.png" for number in range(90)]
 

@@ -133,13 +133,13 @@ def test_the_variance_is_near_that_of_leaving_one_patient_out() -> None:
 def test_a_class_without_images_or_of_a_single_patient_is_refused() -> None:
     probabilities = np.full((1, 4, 2), 0.5)
 
-    with pytest.raises(DataError, match="class number 1 has no image"):
+    with pytest.raises(DataError, match="a class has no image"):
         structural_components(
             np.zeros(4, dtype=np.int64), probabilities, ["a", "b", "c", "d"], positive=1
         )
     with pytest.raises(
         DataError,
-        match=r"belong to one patient(.|\n)*fix: evaluate on at least two patients of every",
+        match=r"belong to one patient(.|\n)*fix: evaluate on at least two patients",
     ):
         structural_components(
             np.array([0, 0, 1, 1]), probabilities, ["a", "b", "c", "c"], positive=1
@@ -248,9 +248,7 @@ def test_the_variance_of_a_mean_over_images_of_several_patients_is_that_of_a_boo
 
 
 def test_a_mean_over_one_patient_or_of_results_that_are_not_finite_is_refused() -> None:
-    with pytest.raises(
-        DataError, match=r"all images belong to one patient(.|\n)*at least two patients"
-    ):
+    with pytest.raises(DataError, match="belong to one patient"):
         mean_components(np.full((1, 3), 0.9), ["a", "a", "a"])
     with pytest.raises(ValueError, match="finite"):
         mean_components(np.array([[0.9, np.nan]]), ["a", "b"])

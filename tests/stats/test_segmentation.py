@@ -3,20 +3,15 @@
 Means with intervals over patients.
 """
 
-import sys
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import ndimage  # type: ignore[import-untyped]
 
-from xraytune.base.errors import MachineError
 from xraytune.base.seeding import numpy_generator
-from xraytune.stats.segmentation import ScoredMask, dice, hd95, iou, mask_metrics, scored_mask
+from xraytune.stats.segmentation import ScoredMask, mask_metrics, scored_mask
 
 Masks = NDArray[np.bool_]
-
-slow = pytest.mark.slow  # MONAI takes seconds to import
 
 
 def blobs(seed: int, count: int = 12, height: int = 40, width: int = 52) -> Masks:
@@ -49,21 +44,20 @@ def hd95_by_definition(first: Masks, second: Masks) -> float:
     return max(quantile(first, second), quantile(second, first))
 
 
-def require_definitions(predicted: Masks, true: Masks) -> None:
-    overlap, either = (predicted & true).sum(axis=(1, 2)), (predicted | true).sum(axis=(1, 2))
-    sizes = predicted.sum(axis=(1, 2)) + true.sum(axis=(1, 2))
-    np.testing.assert_allclose(dice(predicted, true), 2 * overlap / sizes, rtol=1e-6)
-    np.testing.assert_allclose(iou(predicted, true), overlap / either, rtol=1e-6)
-    expected = [hd95_by_definition(*pair) for pair in zip(predicted, true, strict=True)]
-    np.testing.assert_allclose(hd95(predicted, true), expected, rtol=1e-6)
-
-
-@slow
 def test_the_metrics_are_their_definitions_on_random_shapes() -> None:
-    require_definitions(blobs(1), blobs(2))
+    for predicted, true in zip(blobs(1), blobs(2), strict=True):
+        overlap = (predicted & true).sum()
+        expected = {
+            "dice": 2 * overlap / (predicted.sum() + true.sum()),
+            "iou": overlap / (predicted | true).sum(),
+            "hd95_px": hd95_by_definition(predicted, true),
+        }
+
+        found = scored_mask(predicted, true, file="a.png", patient="a")
+
+        assert found.metrics == pytest.approx(expected, rel=1e-12)
 
 
-@slow
 def test_empty_masks_have_no_distance() -> None:
     empty, full = np.zeros((1, 8, 8), dtype=np.bool_), np.ones((1, 8, 8), dtype=np.bool_)
 
@@ -118,11 +112,3 @@ def test_without_any_distance_hd95_is_undefined() -> None:
 
     assert found.metrics["hd95_px"] is None
     assert "hd95_px" not in found.intervals
-
-
-@slow
-def test_without_monai_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "monai.metrics", None)
-
-    with pytest.raises(MachineError, match=r"pip install 'xraytune\[segmentation\]'"):
-        dice(blobs(1), blobs(2))

@@ -5,7 +5,6 @@ import pytest
 from scipy.special import expit, logit  # type: ignore[import-untyped]
 from sklearn.linear_model import LogisticRegression
 
-from xraytune.base.errors import DataError
 from xraytune.base.seeding import numpy_generator
 from xraytune.stats.classification import Flags, Floats, ScoredImages, classification_metrics
 from xraytune.stats.threshold import balanced_threshold, platt_scaling
@@ -83,11 +82,6 @@ def test_separated_classes_are_separated(low: float, high: float) -> None:
 @pytest.mark.parametrize("scores", [[0.2, 0.2, 0.2, 0.2], [0.9, 0.8, 0.2, 0.1]])
 def test_uninformative_scores_give_threshold_one_half(scores: list[float]) -> None:
     assert balanced_threshold(np.array([False, False, True, True]), np.array(scores)) == 0.5
-
-
-def test_one_class_alone_has_no_threshold() -> None:
-    with pytest.raises(DataError, match="class number 0 has no image among 3"):
-        balanced_threshold(np.ones(3, dtype=np.bool_), np.array([0.1, 0.2, 0.3]))
 
 
 @pytest.mark.parametrize("scale", [0.01, 1.0])

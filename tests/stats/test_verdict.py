@@ -6,7 +6,6 @@ import pytest
 
 from xraytune.stats.placements import placement_variance
 from xraytune.stats.verdict import (
-    AgainstControl,
     ControlKind,
     Evidence,
     Overall,
@@ -14,7 +13,6 @@ from xraytune.stats.verdict import (
     PairVerdict,
     PairWord,
     can_show_harm,
-    fixed_sequence,
     judge_pair,
     overall_verdict,
 )
@@ -35,14 +33,15 @@ def evidence(difference: float, width: float) -> Evidence:
 
 def against(
     control: str, *words: PairWord, kind: ControlKind = "tuned", p_better_by_rope: float = 0.5
-) -> AgainstControl:
-    verdict = PairVerdict(
+) -> PairVerdict:
+    return PairVerdict(
+        control=control,
+        kind=kind,
         is_better="better" in words,
         is_worse="worse" in words,
         is_equivalent="equivalent" in words,
         p_better_by_rope=p_better_by_rope,
     )
-    return AgainstControl(control=control, kind=kind, verdict=verdict)
 
 
 def of_p_values(*p_values: float) -> OverallVerdict:
@@ -149,7 +148,7 @@ NONE_WORSE = against("none", "worse", kind="none")
     ],
 )
 def test_the_first_verdict_that_holds_names_its_controls(
-    comparisons: list[AgainstControl], word: Overall, controls: tuple[str, ...]
+    comparisons: list[PairVerdict], word: Overall, controls: tuple[str, ...]
 ) -> None:
     assert overall_verdict(comparisons) == OverallVerdict(word=word, controls=controls)
 
@@ -182,15 +181,3 @@ def test_controls_are_tested_in_the_order_of_their_p_values_as_holm_does() -> No
     assert of_p_values(0.008, 0.007, 0.0045, 0.5, 0.5).controls == ("c",), (
         "the second fails, so .008 is not tested"
     )
-
-
-def test_finalists_are_tested_up_to_the_first_that_does_not_help() -> None:
-    helps, undecided = (
-        OverallVerdict(word="helps", controls=()),
-        OverallVerdict(word="undecided", controls=()),
-    )
-
-    assert fixed_sequence([helps, undecided, helps]) == (helps, undecided, None)
-    assert fixed_sequence([undecided, helps]) == (undecided, None)
-    assert fixed_sequence([helps, helps]) == (helps, helps)
-    assert fixed_sequence([]) == ()

@@ -150,7 +150,6 @@ def headroom(
 ) -> None:
     """Measure, before a search, how much even perfect images could gain: two minutes with a frozen backbone.
 
-    Real images of other patients stand in for synthetic ones, at each ratio of the space and, if
-    the backbone is frozen, for several numbers of patients. If they gain less than the margin of
-    `confirm`, no generator can help. The test folder stays sealed.
+    Real images of other patients stand in for synthetic ones, at each ratio of the space. If they
+    gain less than the margin of `confirm`, no generator can help. The test folder stays sealed.
     """

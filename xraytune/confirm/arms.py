@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal
 
 from pydantic import PositiveInt, ValidationError
 
@@ -27,7 +27,6 @@ CONFIRM_FOLDER = "confirm"
 TOP_UP_FOLDER = "top_up"
 _PLAN_FILE = "plan.json"
 
-Content: TypeAlias = tuple[Parameters, int | None, bool, DonorControl | None, Path | None]
 Role = Literal["finalist", "matched", "tuned", "perfect", "donor"]
 TestKind = Literal["unused", "draws", "folder"]
 """What is scored, and what replicates are trained on. `unused`: each is trained on its own draw of
@@ -64,14 +63,16 @@ class Arm(StrictModel):
         return self.control or "tuned"
 
     @property
-    def content(self) -> Content:
-        """What its replicates, all trained in full, depend on besides their seeds; equal ones are trained only once.
-
-        Its parameters, its resolution, whether its extra images are real ones, and its donor.
-        """
-        parameters = self.parameters.model_copy(update={"early_stop_epochs": None})
-        is_perfect = self.role == "perfect"
-        return parameters, self.resolution_px, is_perfect, self.control, self.donor
+    def training(self) -> Arm:
+        """What its replicates depend on besides their seeds; equal ones are trained only once."""
+        return self.model_copy(
+            update={
+                "name": "",
+                "trial": "",
+                "role": "perfect" if self.role == "perfect" else "finalist",
+                "parameters": self.parameters.model_copy(update={"early_stop_epochs": None}),
+            }
+        )
 
 
 class Plan(StrictModel):
@@ -82,24 +83,26 @@ class Plan(StrictModel):
     notes: tuple[str, ...] = ()
     exploratory: tuple[str, ...] = ()
     """Earlier accesses to the test images."""
+    order: str = ""
+    """The `order` of the test images, once they are opened."""
     arms: tuple[Arm, ...]
     """Finalists by val-B, each followed by its matched controls; then the tuned ones, and a donor's."""
 
     @property
     def why_exploratory(self) -> tuple[str, ...]:
         """Why the verdict is not confirmatory; empty if it is."""
+        if self.replicates >= FEWEST_REPLICATES:
+            return self.exploratory
         few = f"it has only {self.replicates} replicates, and the 95 % intervals need at least {FEWEST_REPLICATES}"
-        return (
-            self.exploratory if self.replicates >= FEWEST_REPLICATES else (*self.exploratory, few)
-        )
+        return (*self.exploratory, few)
 
     @property
-    def trainings(self) -> dict[Content, Arm]:
-        """The first arm with each content, in order."""
-        first: dict[Content, Arm] = {}
+    def trainings(self) -> dict[Arm, str]:
+        """What each replicate trains, in order, with the name of the first such arm."""
+        names: dict[Arm, str] = {}
         for arm in self.arms:
-            first.setdefault(arm.content, arm)
-        return first
+            names.setdefault(arm.training, arm.name)
+        return names
 
     @property
     def finalists(self) -> tuple[Arm, ...]:
@@ -112,18 +115,14 @@ class Plan(StrictModel):
             arm
             for arm in self.arms
             if arm.role == "tuned"
-            or (arm.role not in ("finalist", "perfect") and arm.trial == finalist.trial)
+            or (arm.role in ("matched", "donor") and arm.trial == finalist.trial)
         )
 
     def numbers(self, arm: Arm) -> list[int]:
         """Return the run of each replicate of an arm."""
-        place = [*self.trainings].index(arm.content)
-        return [replicate * len(self.trainings) + place for replicate in range(self.replicates)]
-
-    @property
-    def runs(self) -> range:
-        """The numbers of all runs."""
-        return range(self.replicates * len(self.trainings))
+        trainings = [*self.trainings]
+        place = trainings.index(arm.training)
+        return [replicate * len(trainings) + place for replicate in range(self.replicates)]
 
 
 def write_plan(plan: Plan, folder: Path) -> None:
@@ -149,7 +148,7 @@ def replicate(arm: Arm, settings: Settings, number: int, test: TestKind) -> Expe
     Equal numbers give the same stream of real images in every arm, with or without a generator.
     """
     seed = derive_seed(settings.seed, "confirm", number) % 2**31
-    parameters, resolution_px, has_real_extra, control, donor = arm.content
+    parameters = arm.training.parameters
     if parameters.gan is not None:
         parameters = parameters.with_gan(
             seed=derive_seed(parameters.gan.seed, "confirm", number) % 2**31
@@ -158,42 +157,33 @@ def replicate(arm: Arm, settings: Settings, number: int, test: TestKind) -> Expe
         # Without gates: excluding replicates would select among them.
         settings=without_gate(settings.model_copy(update={"seed": seed})),
         parameters=parameters,
-        inherited_resolution_px=resolution_px,
+        inherited_resolution_px=arm.resolution_px,
         draw=None if test == "folder" else number,
-        has_real_extra=has_real_extra,
-        control=control,
-        donor=donor,
+        has_real_extra=arm.role == "perfect",
+        control=arm.control,
+        donor=arm.donor,
     )
 
 
 def compared_arms(finalists: Sequence[TrialRow], settings: Settings, test: TestKind) -> list[Arm]:
     """Return the finalists, each with its matched controls; with draws, also with real images of other patients."""
-    arms = list[Arm]()
-    for finalist in finalists:
-        resolution_px = Experiment(settings=settings, parameters=finalist.parameters).resolution_px
-        arm = finalist_arm(finalist, resolution_px)
-        arms += [
-            arm,
-            *filter(
-                None, (matched_control(arm, source) for source in settings.confirm.controls.matched)
-            ),
+    arms: list[Arm] = []
+    for trial in finalists:
+        finalist = Arm(
+            name=f"{trial.parameters.arm} {trial.label}",
+            role="finalist",
+            parameters=trial.parameters,
+            trial=trial.label,
+            resolution_px=Experiment(settings=settings, parameters=trial.parameters).resolution_px,
+        )
+        controls = [
+            matched_control(finalist, source) for source in settings.confirm.controls.matched
         ]
-        if test != "folder" and (perfect := matched_control(arm, "duplicate")):
-            name = f"real images of other patients, as {finalist.label}"
+        arms += [finalist, *(control for control in controls if control)]
+        if test != "folder" and (perfect := matched_control(finalist, "duplicate")):
+            name = f"real images of other patients, as {trial.label}"
             arms.append(perfect.model_copy(update={"name": name, "role": "perfect"}))
     return arms
-
-
-def finalist_arm(finalist: TrialRow, resolution_px: int | None) -> Arm:
-    """Return the arm of a finalist."""
-    parameters, name = finalist.parameters, f"{finalist.parameters.arm} {finalist.label}"
-    return Arm(
-        name=name,
-        role="finalist",
-        parameters=parameters,
-        trial=finalist.label,
-        resolution_px=resolution_px,
-    )
 
 
 def matched_control(finalist: Arm, source: str) -> Arm | None:

@@ -8,7 +8,7 @@ scored on the remaining training patients, who are in no draw. The test folder s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import chain, islice
@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import ConfigError, DataError, Problem
 from xraytune.base.records import Progress, ignore_progress
-from xraytune.data.prepare import ImageSource, Prepared, RunContext, side_images
-from xraytune.data.sides import FEWEST_OF_CLASS, side_size
+from xraytune.confirm.sealed import require_every_class
+from xraytune.data.prepare import ImageSource, RunContext, side_images
+from xraytune.data.sides import too_few_tested
 from xraytune.data.split import nested_order
 from xraytune.nets.checkpoint import load_best
 from xraytune.nets.compute import allocation_of, gpu_count, in_one_thread, pin
@@ -34,14 +35,11 @@ from xraytune.study.journal import random_parameters
 from xraytune.synth.mix import mix_label
 from xraytune.tasks import task_of
 from xraytune.tasks.task import Results
-from xraytune.trial.network import Network
 from xraytune.trial.prepare import open_space, prepare_space
 from xraytune.trial.training import TrialTraining
 from xraytune.trial.training_set import TrainingSet
 
 _MOST_DRAWS, _FEWEST_DRAWS = 5, 3
-_LADDER = (0.5, 1.0, 2.0)
-"""Numbers of patients, as multiples of the space's own."""
 _FEWEST_PATIENTS = 16
 _TEST_SHARE = 0.25
 """At least this share of the training patients is held out for scoring."""
@@ -67,15 +65,10 @@ class Gain:
     baseline: float
     interval: Interval
 
-    @property
-    def gain(self) -> float:
-        """The mean gain."""
-        return self.interval.difference
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Headroom:
-    """The gains at each ratio of a space, for one or more numbers of patients.
+    """The gains at each ratio of a space, ascending.
 
     Attributes:
         margin: The smallest gain that matters: `confirm.rope`.
@@ -91,35 +84,20 @@ class Headroom:
     gains: tuple[Gain, ...]
 
     @property
-    def ladder(self) -> tuple[int, ...]:
-        """The numbers of patients, ascending."""
-        return tuple(sorted({gain.patients for gain in self.gains}))
-
-    @property
-    def sentences(self) -> tuple[str, ...]:
-        """What the largest gain means: at the number of patients closest to the space's own, then at the others."""
-        first = min(self.ladder, key=lambda count: abs(count - self.patients))
-        return tuple(
-            self._sentence(count) for count in (first, *(n for n in self.ladder if n != first))
-        )
-
-    def _sentence(self, count: int) -> str:
-        best = max(
-            (gain for gain in self.gains if gain.patients == count), key=lambda gain: gain.gain
-        )
-        low, high = best.interval.low, best.interval.high
+    def sentence(self) -> str:
+        """What the largest gain means."""
+        best = max(self.gains, key=lambda gain: gain.interval.difference)
+        gained, low, high = best.interval.difference, best.interval.low, best.interval.high
         if high < self.margin:
             means = f"less than the margin of {self.margin:g}: no generator can help here"
         elif low < 0 and high >= 2 * self.margin:
             means = f"too uncertain to compare with the margin of {self.margin:g}: more patients are needed to tell"
-        elif best.gain < 2 * self.margin:
+        elif gained < 2 * self.margin:
             means = f"less than twice the margin of {self.margin:g}: only a nearly perfect generator could help"
         else:
-            means = f"{best.gain / self.margin:.1f} times the margin of {self.margin:g}: a good generator can help"
-        gain = (
-            f"gain {best.gain:.3f} {self.metric} ({low:.3f} to {high:.3f}) at ratio {best.ratio:g}"
-        )
-        return f"At {count:,} patients, even perfect images {gain}, {means}."
+            means = f"{gained / self.margin:.1f} times the margin of {self.margin:g}: a good generator can help"
+        gain = f"{gained:.3f} {self.metric} ({low:.3f} to {high:.3f}) at ratio {best.ratio:g}"
+        return f"At {best.patients:,} patients, even perfect images gain {gain}, {means}."
 
 
 def headroom(
@@ -135,9 +113,8 @@ def headroom(
 ) -> Headroom:
     """Measure, before a search, how much perfect images would gain.
 
-    With a frozen backbone, features are computed once, and several numbers of patients take about
-    two minutes in all. Otherwise, whole networks are trained, and only for the number of patients
-    closest to the space's own.
+    With a frozen backbone, features are computed once, and it takes about a minute. Otherwise,
+    whole networks are trained.
 
     Args:
         space: Search space (YAML).
@@ -158,67 +135,75 @@ def headroom(
     own = open_space(space, overrides, data=data, weights_dir=weights_dir, note=note)
     all_patients = [*overrides, "data.train_patients=null"]
     whole = open_space(space, all_patients, data=data, weights_dir=weights_dir)
-    settings, task = whole.settings, task_of(whole.settings)
-    parameters, ratios = (
-        _baseline(whole).model_copy(update={"early_stop_epochs": None}),
-        _ratios(whole),
-    )
+    settings = whole.settings
+    baseline = _baseline(whole).model_copy(update={"early_stop_epochs": None})
+    # For a range, its two ends.
+    values = [value for (value,) in whole.combinations("synthetic_ratio")]
+    ratios = sorted({float(value) for value in values if isinstance(value, int | float) and value})
+    if not ratios:
+        what = "the space has no ratio of extra to real images"
+        fix = "add a source of extra images and synthetic_ratio"
+        raise ConfigError(Problem(what, settings.name, fix))
     cache = cache.resolve()
     prepared, _ = prepare_space(
         whole, cache, skip_broken=skip_broken, note=note, on_progress=on_progress
     )
-    compute = replace(
-        allocation_of(settings, has_gpu=gpu_count() > 0).compute(), threads=cpu_count()
-    )
+
+    side = prepared.side("train")
+    order = nested_order(side.patients, side.targets, settings.data.split.seed)
+    wanted = own.settings.data.train_patients or len(order)
+    design = choose_design(len(order), wanted, max(ratios))
+    if design is None:
+        what = f"{len(order):,} training patients are too few for a ratio of {max(ratios):g}"
+        fix = "lower the ratios, or add patients"
+        raise DataError(Problem(what, settings.data.path, fix))
+    count, size, draws = design
+    parts = [draw_and_others(order, draw, count, size) for draw in range(draws)]
+    test = [*chain(*order[draws * size :])]
+    for real, _ in parts:
+        require_every_class([side[place] for place in real], prepared, count)
+    if few := too_few_tested([side[place] for place in test], prepared.outputs):
+        raise DataError(Problem(few, settings.data.path, "add patients"))
+
+    allocation = allocation_of(settings, has_gpu=gpu_count() > 0)
+    compute = replace(allocation.compute(), threads=cpu_count())
     pin(compute)
     context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
-    side = prepared.side("train")
-    patients = nested_order(side.patients, side.targets, settings.data.split.seed)
-    wanted = own.settings.data.train_patients or len(patients)
-    chosen = _possible_designs(prepared, patients, wanted, max(ratios), settings.data.path)
-    experiment = Experiment(settings=settings, parameters=parameters)
-    if not Network(experiment, context).has_cached_features:
-        chosen = [min(chosen, key=lambda design: abs(design[0] - wanted))]
-    arms = [parameters, *(with_extra(parameters, ratio) for ratio in ratios)]
-    total, trained = sum(draws for _, draws in chosen) * len(arms), 0
     everyone = side_images("train", prepared, cache)
-    gains: list[Gain] = []
-    for count, draws in chosen:
-        size = _pool_size(count, max(ratios))
-        results: list[Results] = []
-        for arm in arms:
-            for draw in range(draws):
-                real, others = (
-                    np.array([*chain(*part)])
-                    for part in draw_and_others(patients, draw, count, size)
-                )
-                extra = others[: extra_images(arm.synthetic_ratio, len(real))]
-                results.append(train_on_draw(experiment, arm, context, everyone, real, extra))
-                trained += 1
-                on_progress("training on draws of patients (networks)", trained, total)
-        test = np.array([*chain(*patients[draws * size :])])
-        of_test = [side.patients[number] for number in test]
-        tested = np.stack([result[test] for result in results])
-        measured = task.components(everyone.targets[test], tested, of_test, prepared.positive)
-        scores = measured.scores.reshape(len(arms), draws)
-        components = measured.components.reshape(len(arms), draws, -1)
-        for number, ratio in enumerate(ratios, start=1):
-            pair = replace(measured, scores=scores[[number, 0]], components=components[[number, 0]])
-            gain = Gain(
+    experiment = Experiment(settings=settings, parameters=baseline)
+    arms = [baseline, *(with_extra(baseline, ratio) for ratio in ratios)]
+    results: list[Results] = []
+    for arm in arms:
+        for real, others in parts:
+            extra = others[: extra_images(arm.synthetic_ratio, len(real))]
+            trained = train_on_draw(experiment, arm, context, everyone, real, extra)
+            results.append(trained[test])
+            total = len(arms) * draws
+            on_progress("training on draws of patients (networks)", len(results), total)
+    tested = [side.patients[place] for place in test]
+    task = task_of(settings)
+    measured = task.components(everyone.targets[test], np.stack(results), tested, prepared.positive)
+    scores = measured.scores.reshape(len(arms), draws)
+    components = measured.components.reshape(len(arms), draws, -1)
+    gains = []
+    for number, ratio in enumerate(ratios, start=1):
+        pair = replace(measured, scores=scores[[number, 0]], components=components[[number, 0]])
+        gains.append(
+            Gain(
                 patients=count,
                 ratio=ratio,
                 draws=draws,
-                test_patients=len({*of_test}),
+                test_patients=len({*tested}),
                 baseline=float(scores[0].mean()),
                 interval=compare(pair).interval,
             )
-            gains.append(gain)
+        )
     return Headroom(
         name=settings.name,
         metric=task.metric,
         margin=settings.confirm.rope,
         patients=wanted,
-        baseline=mix_label(parameters),
+        baseline=mix_label(baseline),
         gains=tuple(gains),
     )
 
@@ -233,27 +218,9 @@ def _baseline(space: Space) -> Parameters:
     drawn = islice(random_parameters(space, space.settings.seed), _TRIES)
     baselines = [parameters for parameters in drawn if parameters.source == "none"]
     if not baselines:
-        raise ConfigError(
-            Problem(
-                "the space has no arm without extra images", space.settings.name, "add source: none"
-            )
-        )
+        what = "the space has no arm without extra images"
+        raise ConfigError(Problem(what, space.settings.name, "add source: none"))
     return min(baselines, key=lambda parameters: parameters.simplicity)
-
-
-def _ratios(space: Space) -> list[float]:
-    """Return the ratios of the space, ascending; for a range, its two ends."""
-    ratios = {
-        ratio
-        for (ratio,) in space.combinations("synthetic_ratio")
-        if isinstance(ratio, int | float) and ratio > 0
-    }
-    if not ratios:
-        what = "the space has no ratio of extra to real images"
-        raise ConfigError(
-            Problem(what, space.settings.name, "add a source of extra images and synthetic_ratio")
-        )
-    return sorted(map(float, ratios))
 
 
 def with_extra(parameters: Parameters, ratio: float) -> Parameters:
@@ -263,67 +230,31 @@ def with_extra(parameters: Parameters, ratio: float) -> Parameters:
     )
 
 
-def _pool_size(count: int, ratio: float) -> int:
-    """Return the number of patients needed for a draw and its extra images."""
-    return count + math.ceil(_SPARE * ratio * count)
+def choose_design(patients: int, wanted: int, ratio: float) -> tuple[int, int, int] | None:
+    """Return the patients of a draw, the same with those of its extra images, and the number of draws.
 
-
-def designs(patient_count: int, wanted: int, ratio: float) -> Iterator[tuple[int, int]]:
-    """Yield each number of patients, and how many disjoint draws of it leave enough patients to score on."""
-    available = int((1 - _TEST_SHARE) * patient_count)
+    As many of `wanted` as leave enough patients to score on; None if there are too few.
+    """
+    available = int((1 - _TEST_SHARE) * patients)
     largest = int(available // _FEWEST_DRAWS / (1 + _SPARE * ratio))
-    rungs = [
-        count
-        for factor in _LADDER
-        if _FEWEST_PATIENTS <= (count := round(factor * wanted)) <= largest
-    ]
-    for count in rungs or ([largest] if largest >= _FEWEST_PATIENTS else []):
-        yield count, min(_MOST_DRAWS, available // _pool_size(count, ratio))
-
-
-def _possible_designs(
-    prepared: Prepared, patients: Sequence[tuple[int, ...]], wanted: int, ratio: float, where: Path
-) -> list[tuple[int, int]]:
-    """Return the designs whose draws and scored patients have images of every class; DataError if there are none."""
-    missing = {
-        design: _missing(prepared, patients, *design, ratio)
-        for design in designs(len(patients), wanted, ratio)
-    }
-    if possible := [design for design, what in missing.items() if not what]:
-        return possible
-    needed = math.ceil(_FEWEST_DRAWS * _pool_size(_FEWEST_PATIENTS, ratio) / (1 - _TEST_SHARE))
-    few = f"{len(patients):,} training patients are too few for a ratio of {ratio:g}, which needs {needed:,}"
-    raise DataError(
-        Problem(next(iter(missing.values()), few), where, "lower the ratios, or add patients")
-    )
+    if largest < _FEWEST_PATIENTS:
+        return None
+    count = min(max(wanted, _FEWEST_PATIENTS), largest)
+    size = count + math.ceil(_SPARE * ratio * count)
+    return count, size, min(_MOST_DRAWS, available // size)
 
 
 def draw_and_others(
-    patients: Sequence[tuple[int, ...]], draw: int, count: int, size: int
-) -> tuple[Sequence[tuple[int, ...]], Sequence[tuple[int, ...]]]:
-    """Return a draw of `count` patients and the others of its `size`, both with about the class shares of all.
+    order: Sequence[tuple[int, ...]], draw: int, count: int, size: int
+) -> tuple[Numbers, Numbers]:
+    """Return the images of a draw of `count` patients, and of the others of its `size`.
 
-    `patients` are in nested order, so that successive ones have these shares; every third one, say,
-    may be of one class.
+    The patients are in nested order, so that successive ones have about the class shares of all;
+    every third one, say, may be of one class.
     """
     first = draw * size
-    return patients[first : first + count], patients[first + count : first + size]
-
-
-def _missing(
-    prepared: Prepared, patients: Sequence[tuple[int, ...]], count: int, draws: int, ratio: float
-) -> str:
-    """Return why so many draws are impossible: one lacks a class, or too few patients are left to score on; else ""."""
-    images, size = (
-        [image for image in prepared.images if image.side == "train"],
-        _pool_size(count, ratio),
-    )
-    parts = [("draw", 1, draw_and_others(patients, draw, count, size)[0]) for draw in range(draws)]
-    for name, fewest, part in (*parts, ("test side", FEWEST_OF_CLASS, patients[draws * size :])):
-        chosen = [images[place] for place in chain(*part)]
-        if few := side_size(name, chosen, prepared.outputs, prepared.positive).lacking(fewest):
-            return f"a {name} of {len(part)} patients has too few of a class: {few}, and {fewest} are needed"
-    return ""
+    real = np.array([*chain(*order[first : first + count])])
+    return real, np.array([*chain(*order[first + count : first + size])])
 
 
 def train_on_draw(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
 
 from xraytune.base.errors import join_names
-from xraytune.base.records import Compute
-from xraytune.confirm.arms import Arm, Plan
+from xraytune.confirm.arms import Arm
 from xraytune.confirm.record import (
     Confirmation,
     ControlVerdict,
@@ -21,22 +20,38 @@ from xraytune.confirm.score import ArmScores
 from xraytune.confirm.sealed import SealedTest
 from xraytune.confirm.study import OpenStudy
 from xraytune.stats.classification import FEWEST_LABELS, scored_findings
-from xraytune.stats.verdict import (
-    AgainstControl,
-    compare,
-    fixed_sequence,
-    judge_pair,
-    overall_verdict,
-)
+from xraytune.stats.verdict import compare, judge_pair, overall_verdict
 from xraytune.study.folder import format_versions
 from xraytune.study.trial_files import read_pool_report
+from xraytune.synth.generator_quality import PoolReport
 
 
-def judge(
-    study: OpenStudy, test: ArmScores, *, sealed: SealedTest, compute: Compute
-) -> Confirmation:
-    """Judge the finalists by their scores on the `sealed` images, which were computed on `compute`."""
-    plan, prepared, confirm = test.plan, study.prepared, study.settings.confirm
+def judge(study: OpenStudy, test: ArmScores, sealed: SealedTest) -> Confirmation:
+    """Judge the finalists by their scores on the `sealed` images."""
+    plan = test.plan
+    prepared = study.prepared
+    rope = study.settings.confirm.rope
+    notes = [*plan.notes]
+    scored = scored_findings(test.labels) if prepared.findings else []
+    left_out = [name for number, name in enumerate(prepared.findings) if number not in scored]
+    if left_out:
+        few = f"fewer than {FEWEST_LABELS} positive or negative test images"
+        notes.append(f"findings with {few} are not in the mean: {join_names(left_out, 20)}")
+    finalists = []
+    for arm, verdict in zip(plan.finalists, judge_finalists(test, rope=rope), strict=True):
+        folders = [study.runs_folder.trial_path(number) for number in plan.numbers(arm)]
+        reports = [report for folder in folders if (report := read_pool_report(folder))]
+        if copying := sum(bool(report.copies) for report in reports):
+            notes.append(
+                f"the synthetic images of {copying} of {plan.replicates} replicates of {arm.name} copy training images"
+            )
+        finalists.append(replace(verdict, caveat=_quality_caveat(reports, rope)))
+    trained = study.runs_folder.releases()[-1]
+    if searched := [releases for releases in study.folder.releases() if releases != trained]:
+        versions = ", ".join(map(format_versions, searched))
+        notes.append(
+            f"trials of the search were trained with {versions}, and all replicates with {format_versions(trained)}"
+        )
     is_binary = len(prepared.class_names) == 2
     return Confirmation(
         study=study.folder.path,
@@ -44,9 +59,9 @@ def judge(
         objective=study.settings.metric,
         network=test.task.network,
         exploratory=plan.why_exploratory,
-        rope=confirm.rope,
+        rope=rope,
         replicates=plan.replicates,
-        train_images=len(prepared.side("train").rows),
+        train_images=len(prepared.side("train")),
         train_patients=prepared.train_patients,
         test=HeldOutSet(
             kind=plan.test,
@@ -55,42 +70,18 @@ def judge(
             fingerprint=sealed.fingerprint,
             positive=prepared.class_names[prepared.positive] if is_binary else "",
         ),
-        finalists=tuple(
-            replace(finalist, caveat=quality_caveat(study, plan, arm, rope=confirm.rope))
-            for arm, finalist in zip(
-                plan.finalists, judge_finalists(test, rope=confirm.rope), strict=True
-            )
-        ),
-        notes=(*plan.notes, *_notes(study, test, compute)),
+        finalists=tuple(finalists),
+        notes=tuple(notes),
     )
 
 
-def _notes(study: OpenStudy, test: ArmScores, scored_on: Compute) -> Iterator[str]:
-    """Yield what a reader of the verdict must know about findings, generators and machines."""
-    scored = scored_findings(test.labels) if test.findings else ()
-    if left_out := [name for number, name in enumerate(test.findings) if number not in scored]:
-        few = f"fewer than {FEWEST_LABELS} positive or negative test images"
-        yield f"findings with {few} are not in the mean: {join_names(left_out, 20)}"
-    for finalist in test.plan.finalists:
-        numbers = test.plan.numbers(finalist)
-        reports = [read_pool_report(study.runs_folder.trial_path(number)) for number in numbers]
-        if copying := sum(bool(report and report.copies) for report in reports):
-            yield f"the synthetic images of {copying} of {len(numbers)} replicates of {finalist.name} copy training images"
-    trained = study.runs_folder.releases()[-1]
-    if searched := [releases for releases in study.folder.releases() if releases != trained]:
-        versions = ", ".join(map(format_versions, searched))
-        yield f"trials of the search were trained with {versions}, and all replicates with {format_versions(trained)}"
-    if scored_on.device != study.compute.device:
-        yield "all replicates were trained on GPUs and scored on a CPU"
-
-
-def quality_caveat(study: OpenStudy, plan: Plan, finalist: Arm, *, rope: float) -> str:
+def _quality_caveat(reports: Sequence[PoolReport], rope: float) -> str:
     """Return a sentence if a classifier of the synthetic images alone falls short of one of the real images."""
-    reports = (read_pool_report(study.runs_folder.trial_path(n)) for n in plan.numbers(finalist))
+    qualities = [report.quality for report in reports if report.quality]
     pairs = [
-        (report.quality.gan_train, report.quality.real_train)
-        for report in reports
-        if report and report.quality and report.quality.gan_train and report.quality.real_train
+        (quality.gan_train, quality.real_train)
+        for quality in qualities
+        if quality.gan_train and quality.real_train
     ]
     if not pairs:
         return ""
@@ -103,36 +94,38 @@ def quality_caveat(study: OpenStudy, plan: Plan, finalist: Arm, *, rope: float) 
     )
 
 
-def judge_finalists(test: ArmScores, *, rope: float) -> tuple[FinalistVerdict, ...]:
-    """Compare all finalists with all of their controls, as a fixed sequence in the order of val-B."""
-    finalists = test.plan.finalists
-    results: dict[str, list[ControlVerdict]] = {finalist.name: [] for finalist in finalists}
-    verdicts = []
-    for finalist in finalists:
-        against = []
+def judge_finalists(test: ArmScores, *, rope: float) -> list[FinalistVerdict]:
+    """Compare all finalists with all of their controls, in the order of val-B up to the first that does not help.
+
+    Source of this fixed sequence: Maurer, Hothorn & Lehmacher 1995; Westfall & Krishen 2001,
+    "Optimally weighted, fixed sequence and gatekeeper multiple testing procedures".
+    """
+    verdicts: list[FinalistVerdict] = []
+    for finalist in test.plan.finalists:
+        pairs = []
+        comparisons = []
         for control in test.plan.controls(finalist):
             comparison = compare(test.measure(finalist, control))
-            verdict = judge_pair(comparison.evidence, rope=rope)
-            kind = control.kind
-            against.append(AgainstControl(control=control.name, kind=kind, verdict=verdict))
-            results[finalist.name].append(
+            pair = judge_pair(
+                comparison.evidence, rope=rope, control=control.name, kind=control.kind
+            )
+            pairs.append(pair)
+            comparisons.append(
                 ControlVerdict(
+                    **asdict(comparison.interval),
                     control=control.name,
                     arm=control.parameters.arm,
-                    kind=kind,
+                    kind=control.kind,
                     control_score=comparison.scores[1],
-                    **asdict(comparison.interval),
-                    verdict=verdict.words,
+                    verdict=pair.words,
                     variance_components=comparison.components,
-                    p_better_by_rope=verdict.p_better_by_rope,
+                    p_better_by_rope=pair.p_better_by_rope,
                 )
             )
-        verdicts.append(overall_verdict(against))
-
-    found = []
-    for finalist, tested in zip(finalists, fixed_sequence(verdicts), strict=True):
+        overall = overall_verdict(pairs)
+        is_tested = all(earlier.verdict == "helps" for earlier in verdicts)
         scores = test.measure(finalist).scores[0]
-        found.append(
+        verdicts.append(
             FinalistVerdict(
                 arm=finalist.name,
                 trial=finalist.trial,
@@ -141,21 +134,22 @@ def judge_finalists(test: ArmScores, *, rope: float) -> tuple[FinalistVerdict, .
                 score=float(scores.mean()),
                 replicate_scores=tuple(scores.tolist()),
                 headroom=headroom_reached(test, finalist),
-                verdict=tested.word if tested else "not_tested",
-                because_of=tested.controls if tested else (),
-                comparisons=tuple(results[finalist.name]),
+                verdict=overall.word if is_tested else "not_tested",
+                because_of=overall.controls if is_tested else (),
+                comparisons=tuple(comparisons),
             )
         )
-    return tuple(found)
+    return verdicts
 
 
 def headroom_reached(test: ArmScores, finalist: Arm) -> HeadroomReached | None:
     """Compare a finalist's gain over no extra images with that of real images of other patients in their place."""
     same = [arm for arm in test.plan.arms if arm.trial == finalist.trial]
     perfect = [arm for arm in same if arm.role == "perfect"]
-    none = [arm for arm in same if arm.role == "matched" and arm.parameters.source == "none"]
+    none = [arm for arm in same if arm.role == "matched" and arm.kind == "none"]
     if not (perfect and none):
         return None
-    best, own = (compare(test.measure(arm, none[0])).interval for arm in (perfect[0], finalist))
+    best = compare(test.measure(perfect[0], none[0])).interval
+    own = compare(test.measure(finalist, none[0])).interval
     share = own.difference / best.difference if best.low > 0 else None
     return HeadroomReached(gain=best.difference, low=best.low, high=best.high, share=share)

@@ -1,122 +1,218 @@
-"""The plan of a confirmation: which arms are compared, and the runs of each replicate.
+"""The plan of a confirmation: the finalists of a search, and the controls that they are compared with.
 
-The finalists are chosen among the trials of the search, and the tuned controls after their top-up
-trials were trained.
+A tuned control is the best trial of an arm without synthetic images. Such an arm gets as many
+trials as a finalist's source: its top-up trials go through the ASHA of the search. If ASHA pruned
+all trials of an arm, or all with synthetic images, those that got furthest are trained to the end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from xraytune.base.errors import DataError, Problem, StudyError, join_names
-from xraytune.confirm.arms import Arm, Plan, compared_arms, write_plan
-from xraytune.confirm.controls import (
-    choose_tuned,
-    different_trials,
-    donor_controls,
-    draw_top_ups,
-    pruned_to_finish,
-    train_trials,
+from xraytune.base.seeding import derive_seed
+from xraytune.confirm.arms import (
+    TOP_UP_FOLDER,
+    Arm,
+    Plan,
+    compared_arms,
+    finished_label,
+    write_plan,
 )
-from xraytune.confirm.sealed import TestChoice
+from xraytune.confirm.run_list import Run, train_runs
+from xraytune.confirm.sealed import SealedTest
 from xraytune.confirm.study import OpenStudy
-from xraytune.confirm.test_access import TestAccess
+from xraytune.confirm.test_access import TestAccess, accesses
+from xraytune.space.fields import flat_values, parameters_from
+from xraytune.space.settings import Experiment, Parameters
+from xraytune.space.space import Space
+from xraytune.study.folder import StudyFolder
+from xraytune.study.journal import random_parameters
 from xraytune.study.row import TrialRow, ranked_on_val_b
+from xraytune.synth.donor import donor_tensors
 from xraytune.synth.mix import require_enough
 from xraytune.synth.sources.source import StudyImages
 from xraytune.synth.sources.which import source_of
 
+_DRAWS = 5000
 
-def make_plan(study: OpenStudy, *, finalists: int, replicates: int, choice: TestChoice) -> Plan:
+
+def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: SealedTest) -> Plan:
     """Train the top-up trials, and return a new plan with at most so many `finalists`, and write it.
 
     Raises StudyError if there is no trial with synthetic images, or a finalist has no control;
     TrialError if runs failed.
     """
-    notes = [*choice.notes]
-    first = candidates(study, finalists)
-    pruned = [trial for trial in first if trial.status == "pruned"]
-    if pruned:
-        furthest = join_names([trial.label for trial in pruned])
-        notes.append(
-            f"ASHA pruned all trials with synthetic images; confirm trained {furthest} to the end"
-        )
-    top_ups = [
-        TrialRow(number=number, status="waiting", label=f"top-up {number}", parameters=parameters)
-        for number, parameters in enumerate(draw_top_ups(study, first, notes), len(pruned))
-    ]
-    trained = train_trials(study, (*pruned, *top_ups))
-    ended = (*study.searched, *trained)
-    chosen = choose_finalists(ended, finalists, study.folder.path)
-    finish = partial(train_trials, study, first=len(trained))
-    tuned = choose_tuned(study.settings.confirm.controls.tuned, ended, finish, notes)
-    compared = compared_arms(chosen, study.settings, choice.kind)
-    possible = [*_possible(study, compared, choice, replicates, notes)]
-    finalist_arms = [arm for arm in possible if arm.role == "finalist"]
-    arms = (*possible, *tuned, *donor_controls(study, finalist_arms, notes))
-    plan = Plan(test=choice.kind, replicates=replicates, notes=tuple(notes), arms=arms)
+    where = study.folder.path
+    notes = [*sealed.notes]
+    tuned = study.settings.confirm.controls.tuned
+    top_ups = _draw_top_ups(study, choose_finalists(study.searched, finalists, where), notes)
+    trials = [*study.searched, *_train(study, top_ups, is_top_up=True)]
+
+    furthest: list[TrialRow] = []
+    candidates = {"with synthetic images": choose_finalists(trials, finalists, where)}
+    candidates |= {f"of the arm {control}": _best_of_arm(trials, control) for control in tuned}
+    for which, best in candidates.items():
+        if pruned := [trial for trial in best if trial.status == "pruned"]:
+            names = join_names([trial.label for trial in pruned])
+            notes.append(f"ASHA pruned all trials {which}; confirm trained {names} to the end")
+            furthest += pruned
+    trials += _train(study, furthest, first=len(top_ups))
+
+    arms = compared_arms(choose_finalists(trials, finalists, where), study.settings, sealed.kind)
+    arms = [*_possible(study, arms, sealed, replicates, notes)]
+    for control in tuned:
+        if best := _best_of_arm(trials, control):
+            label, parameters = best[0].label, best[0].parameters
+            name = f"tuned {parameters.arm} {label}"
+            arms.append(Arm(name=name, role="tuned", parameters=parameters, trial=label))
+        else:
+            has_arm = any(belongs_to_control(trial.parameters, control) for trial in trials)
+            why = f"all trials of the arm {control} failed"
+            why = why if has_arm else f"the space has no {control} arm"
+            notes.append(f"{why}, so it has no tuned control")
+    for arm in [*arms]:
+        if arm.role == "finalist":
+            arms += _donor_controls(study, arm, notes)
+
+    plan = Plan(test=sealed.kind, replicates=replicates, notes=tuple(notes), arms=tuple(arms))
     if alone := [finalist.trial for finalist in plan.finalists if not plan.controls(finalist)]:
         what = f"there is no control to compare {join_names(alone)} with, neither matched nor tuned"
         fix = "start a search with `none` in confirm.controls.matched, or trials of an arm in confirm.controls.tuned"
-        raise StudyError(Problem(what, study.folder.path, fix))
+        raise StudyError(Problem(what, where, fix))
+    plan = mark_earlier_access(plan, accesses(where, sealed.fingerprint, sealed.contents))
     write_plan(plan, study.runs_folder.path)
     return plan
 
 
-def mark_earlier_access(study: OpenStudy, plan: Plan, earlier: Sequence[TestAccess]) -> Plan:
-    """Make a plan exploratory if the test images were accessed before this confirmation scored them, and write it."""
+def mark_earlier_access(plan: Plan, earlier: Sequence[TestAccess]) -> Plan:
+    """Make a plan exploratory if the test images were accessed before this confirmation scored them."""
     if not earlier or plan.exploratory:
         return plan
     times = "once" if len(earlier) == 1 else f"{len(earlier)} times"
-    by = " and ".join(
-        dict.fromkeys(f"`{row['command']}` of study {row['study']}" for row in earlier)
-    )
-    plan = plan.model_copy(
-        update={"exploratory": (f"test images had been accessed {times} before, by {by}",)}
-    )
-    write_plan(plan, study.runs_folder.path)
-    return plan
+    commands = [f"`{row['command']}` of study {row['study']}" for row in earlier]
+    by = " and ".join(dict.fromkeys(commands))
+    why = f"test images had been accessed {times} before, by {by}"
+    return plan.model_copy(update={"exploratory": (why,)})
 
 
-def candidates(study: OpenStudy, count: int) -> tuple[TrialRow, ...]:
-    """Return the finalists of a new plan; if no candidate is complete, the pruned trials to train to the end.
-
-    Raises StudyError if there is no trial with synthetic images.
-    """
-    pruned = pruned_to_finish(
-        study.searched, lambda parameters: parameters.has_synthetic_images, count
-    )
-    return pruned or choose_finalists(study.searched, count, study.folder.path)
-
-
-def choose_finalists(trials: Iterable[TrialRow], count: int, study: Path) -> tuple[TrialRow, ...]:
-    """Return complete trials with synthetic images and different settings, best on val-B first; raise StudyError if none.
-
-    Among equals, the simpler trial comes first (`Parameters.simplicity`).
-    """
-    complete = [trial for trial in trials if trial.status == "complete"]
-    if not complete:
-        fix = "continue the search until a trial is complete; `xraytune status` shows its progress"
-        raise StudyError(
-            Problem("no trial is complete, so there is nothing to confirm", study, fix)
-        )
-    synthetic = [trial for trial in complete if trial.parameters.has_synthetic_images]
-    if not synthetic:
-        what = "no complete trial has synthetic images, so there is no finalist to confirm"
+def choose_finalists(trials: Iterable[TrialRow], count: int, study: Path) -> list[TrialRow]:
+    """Return the `best_trials` with synthetic images; raise StudyError if there are none."""
+    synthetic = [trial for trial in trials if trial.parameters.has_synthetic_images]
+    best = best_trials(synthetic)
+    if not best:
+        what = "no trial with synthetic images is complete, so there is no finalist to confirm"
         fix = "continue the search (--set budget.trials=N), or add source: gan to the space"
         raise StudyError(Problem(what, study, fix))
-    return different_trials(ranked_on_val_b(synthetic))[:count]
+    return best[:count]
+
+
+def best_trials(trials: Sequence[TrialRow]) -> list[TrialRow]:
+    """Return the complete trials with different settings, best on val-B first, of equals the simplest.
+
+    If none is complete, return the pruned ones, by epochs trained and score on val-A.
+    """
+    pruned = [trial for trial in trials if trial.status == "pruned"]
+    pruned.sort(key=lambda trial: (-trial.epochs, -(trial.value or 0)))
+    different: dict[Parameters, TrialRow] = {}
+    for trial in ranked_on_val_b(trials) or pruned:
+        different.setdefault(trial.parameters, trial)
+    return [*different.values()]
+
+
+def _best_of_arm(trials: Iterable[TrialRow], control: str) -> list[TrialRow]:
+    """Return the best of a tuned control's arm, if there is one."""
+    of_arm = [trial for trial in trials if belongs_to_control(trial.parameters, control)]
+    return best_trials(of_arm)[:1]
+
+
+def belongs_to_control(parameters: Parameters, control: str) -> bool:
+    """Return whether settings belong to a tuned control's arm: `real_only`, `classical` or (classical) `duplicate`."""
+    if control == "duplicate":
+        return parameters.source == "duplicate"
+    return parameters.source == "none" and (parameters.classical > 0) == (control == "classical")
+
+
+def _draw_top_ups(
+    study: OpenStudy, finalists: Sequence[TrialRow], notes: list[str]
+) -> list[TrialRow]:
+    """Sample settings until each tuned control's arm has as many trials as a finalist's source.
+
+    All trials of the search count: complete, pruned and failed. `gan` and `classical+gan` are one
+    source; with several sources, the one with the most trials counts.
+    """
+    sampled = [trial.parameters for trial in study.searched]
+    sources = {finalist.parameters.source for finalist in finalists}
+    wanted = max(sum(parameters.source == source for parameters in sampled) for source in sources)
+    top_ups: list[Parameters] = []
+    for control in study.settings.confirm.controls.tuned:
+        there = sum(belongs_to_control(parameters, control) for parameters in sampled)
+        missing = max(0, wanted - there)
+        further = draw_control(study.space, control, missing, sampled)
+        if len(further) < missing and (further or there):
+            notes.append(
+                f"the space has only {len(further)} of {missing} further settings of the arm {control}"
+            )
+        top_ups += further
+    return [
+        TrialRow(number=number, status="waiting", label=f"top-up {number}", parameters=parameters)
+        for number, parameters in enumerate(top_ups)
+    ]
+
+
+def draw_control(
+    space: Space, control: str, count: int, known: Iterable[Parameters]
+) -> list[Parameters]:
+    """Sample up to `count` new, different settings of a control's arm; fewer if the space has no more.
+
+    A random sampler draws from the whole space and the arm's settings are kept, so that every
+    condition of the space holds. The seed is derived from the space's: the same study always gets
+    the same top-ups.
+    """
+    seed = derive_seed(space.settings.seed, "confirm", "top up", control) % 2**32
+    drawn = islice(random_parameters(space, seed), _DRAWS if count else 0)
+    known = {*known}
+    new = (
+        parameters
+        for parameters in drawn
+        if belongs_to_control(parameters, control) and parameters not in known
+    )
+    sampled: dict[Parameters, None] = {}
+    for parameters in new:
+        sampled[parameters] = None
+        if len(sampled) == count:
+            break
+    return [*sampled]
+
+
+def _train(
+    study: OpenStudy, trials: Sequence[TrialRow], *, first: int = 0, is_top_up: bool = False
+) -> list[TrialRow]:
+    """Train top-ups under the ASHA of the search, others to the end, as runs numbered from `first`."""
+    runs = []
+    for number, trial in enumerate(trials, first):
+        label = (
+            f"{trial.label} {trial.parameters.arm}" if is_top_up else finished_label(trial.label)
+        )
+        experiment = Experiment(settings=study.settings, parameters=trial.parameters)
+        runs.append(Run(number=number, label=label, experiment=experiment))
+    folder = StudyFolder(study.runs_folder.path / TOP_UP_FOLDER)
+    rows = train_runs(study, folder, runs, "further trials", study.rungs if is_top_up else None)
+    return [
+        TrialRow(**{**row.model_dump(), "label": trial.label, "parameters": trial.parameters})
+        for trial, row in zip(trials, rows.values(), strict=True)
+    ]
 
 
 def _possible(
-    study: OpenStudy, arms: Sequence[Arm], choice: TestChoice, count: int, notes: list[str]
+    study: OpenStudy, arms: Sequence[Arm], sealed: SealedTest, replicates: int, notes: list[str]
 ) -> Iterator[Arm]:
     """Drop arms that a folder of extra images or the other draws are too small for."""
     trained_on = [study.prepared]
-    if choice.kind == "unused":
-        trained_on = [study.prepared.drawn(number) for number in range(count)]
+    if sealed.kind == "unused":
+        trained_on = [study.prepared.drawn(number) for number in range(replicates)]
     for arm in arms:
         source = source_of(arm.parameters, has_real_extra=arm.role == "perfect")
         try:
@@ -131,3 +227,39 @@ def _possible(
             notes.append(f"the arm {arm.name} is left out: there are {error.problems[0].what}")
         else:
             yield arm
+
+
+def _donor_controls(study: OpenStudy, finalist: Arm, notes: list[str]) -> list[Arm]:
+    """Return the controls of a finalist whose extra images come from elsewhere.
+
+    They are the head that the other hospital sent, and a training that starts at it. Where there is
+    no such head for the study's network, a note says why, and a training on the finalist's extra
+    images alone takes their place.
+    """
+    folder = finalist.parameters.donor
+    if folder is None and finalist.parameters.folder is None:
+        return []
+    values = flat_values(finalist.parameters)
+    controls = {"synthetic_only": f"images of {finalist.trial} alone"}
+    parameters = parameters_from(values | {"synthetic_weight": 1.0, "mixing": "additive"})
+    if folder:
+        own = parameters_from(
+            values | {"source": "none", "head": "linear", "loss": "cross_entropy"}
+        )
+        try:
+            donor_tensors(folder, study.prepared.class_names, own, study.settings)
+        except DataError as error:
+            (problem,) = error.problems
+            notes.append(f"no classifier of the donor as a control: {problem.what}; {problem.fix}")
+            folder = None
+        else:
+            parameters = own
+            controls = {
+                "donor": f"classifier of {folder.name}",
+                "donor_start": f"{finalist.trial} without extra images, started at it",
+            }
+    shared = {"role": "donor", "parameters": parameters, "donor": folder}
+    return [
+        finalist.model_copy(update={**shared, "name": name, "control": control})
+        for control, name in controls.items()
+    ]

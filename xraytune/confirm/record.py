@@ -16,13 +16,11 @@ from xraytune.base.files import markdown, read_json, require_recorded, write_jso
 from xraytune.base.records import to_json
 from xraytune.confirm.arms import TestKind
 from xraytune.stats.verdict import (
-    MATCHED,
     ControlKind,
     Interval,
     Overall,
     PairWord,
     VarianceComponents,
-    can_show_harm,
 )
 from xraytune.study.folder import damage_explained
 
@@ -69,6 +67,11 @@ class ControlVerdict(Interval):
     verdict: tuple[PairWord, ...]
     variance_components: VarianceComponents
     p_better_by_rope: float
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether the finalist is worse than this control."""
+        return "worse" in self.verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,8 +168,8 @@ class Confirmation:
             "version": 7,
             "study": self.study.name,
             "verdict": self.verdict,
-            "answer": answer_paragraph(self),
-            "methods": methods_paragraph(self),
+            "answer": paragraph("answer", self),
+            "methods": paragraph("methods", self),
         }
 
 
@@ -188,60 +191,13 @@ def read_verdict(folder: Path) -> Confirmation | None:
         return TypeAdapter(Confirmation).validate_python(read_json(file))
 
 
-def answer_paragraph(confirmation: Confirmation) -> str:
-    """Return the results paragraph, with its limitations, from `templates/answer.txt`."""
-    first = confirmation.finalists[0]
-    matched = [result for result in first.comparisons if result.kind in MATCHED]
-    others = [result.control for result in matched if "worse" not in result.verdict]
-    # Worse than without extra images: this may come from how they are mixed in, unless it is worse
-    # than all, duplicates too.
-    worse = [
-        result.control
-        for result in matched
-        if result.kind != "duplicate" and "worse" in result.verdict
-    ]
-    is_due_to_images = can_show_harm([result.kind for result in matched]) and not others
-    return _paragraph(
-        "answer.txt",
-        confirmation,
-        first=first,
-        headroom=first.headroom,
-        gifts=first.gifts,
-        lacks_donor=any(result.kind == "synthetic_only" for result in first.comparisons),
-        controls="; ".join(first.because_of),
-        worse_by_mixing=[] if is_due_to_images else worse,
-        others=others,
-        pretrains=first.mixing == "pretrain",
-    )
-
-
-def methods_paragraph(confirmation: Confirmation) -> str:
-    """Return the methods paragraph, from `templates/methods.txt`."""
-    controls = [result for finalist in confirmation.finalists for result in finalist.comparisons]
-    return _paragraph(
-        "methods.txt",
-        confirmation,
-        matched={result.kind for result in controls if result.kind in MATCHED},
-        kinds={result.kind for result in controls},
-        tuned=sorted({result.arm for result in controls if result.kind == "tuned"}),
-    )
-
-
-def _paragraph(template: str, confirmation: Confirmation, **values: object) -> str:
+def paragraph(name: Literal["answer", "methods"], confirmation: Confirmation) -> str:
+    """Return the results paragraph, with its limitations, or the methods paragraph, from `templates/`."""
     environment = Environment(
         loader=PackageLoader("xraytune.confirm"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    text = environment.get_template(template).render(
-        record=confirmation,
-        test=confirmation.test,
-        metric=confirmation.metric,
-        rope=f"{confirmation.rope:g}",
-        of_unused=confirmation.test.kind == "unused",
-        has_draws=confirmation.test.kind != "folder",
-        synthetic=f"{confirmation.scope}synthetic".capitalize(),
-        **values,
-    )
+    text = environment.get_template(f"{name}.txt").render(record=confirmation)
     return " ".join(text.split())

@@ -15,16 +15,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from xraytune.base.errors import Problem, StudyError
-from xraytune.confirm.arms import CONFIRM_FOLDER, read_plan
+from xraytune.confirm.arms import read_plan
 from xraytune.confirm.judge import judge
-from xraytune.confirm.plan import candidates, make_plan, mark_earlier_access
+from xraytune.confirm.plan import choose_finalists, make_plan
 from xraytune.confirm.record import Confirmation, write_verdict
 from xraytune.confirm.run_list import train_replicates
-from xraytune.confirm.score import has_any_results, is_scored, score_sealed, scoring_compute
-from xraytune.confirm.sealed import choose_test, require_scored_test
+from xraytune.confirm.score import score_sealed
+from xraytune.confirm.sealed import choose_test
 from xraytune.confirm.study import open_study
-from xraytune.confirm.test_access import CONFIRM, TEST_ACCESS_FILE, accesses, accesses_before
+from xraytune.data.prepare import restore_pixels
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
+from xraytune.study.inputs import inputs_of_trials, read_inputs, require_same_inputs
 
 
 def confirm(
@@ -65,28 +66,27 @@ def confirm(
         MachineError: Weights, GPUs, disk space or the Ray cluster are missing.
         KeyboardInterrupt: Ctrl-C; the same call again resumes.
     """
-    where = {"data": data, "weights_dir": weights_dir, "cache": cache}
-    with open_study(study, **where, address=address, callbacks=callbacks) as opened:
-        folder, wanted = opened.runs_folder, opened.settings.confirm
+    with open_study(
+        study, data=data, weights_dir=weights_dir, cache=cache, address=address, callbacks=callbacks
+    ) as opened:
+        folder = opened.runs_folder
+        settings = opened.settings
         plan = read_plan(folder.path)
-        if plan and replicates and replicates != plan.replicates:
-            what = f"this confirmation has {plan.replicates} replicates, and {replicates} were asked for"
-            again = (
-                f"move {CONFIRM_FOLDER}/ away to start over; trained generators stay in the cache"
-            )
-            raise StudyError(Problem(what, folder.path, f"omit --replicates, or {again}"))
-        if plan and finalists and finalists != (known := len(plan.finalists)):
-            callbacks.note(
-                f"--finalists {finalists} is ignored: this confirmation was planned with {known}"
-            )
-        finalists = finalists or wanted.finalists
-        replicates = plan.replicates if plan else replicates or wanted.replicates
-        if not plan:  # else there may be nothing left to do
+        if plan is None:  # else there may be nothing left to do
             opened.runner.start()
-        chosen = plan.finalists if plan else candidates(opened, finalists)
-        compared = [finalist.parameters for finalist in chosen]
-        choice = choose_test(
-            opened.settings,
+            finalists = finalists or settings.confirm.finalists
+            replicates = replicates or settings.confirm.replicates
+            trials = choose_finalists(opened.searched, finalists, opened.folder.path)
+            compared = [trial.parameters for trial in trials]
+        else:
+            if replicates not in (None, plan.replicates):
+                what = f"this confirmation has {plan.replicates} replicates, and {replicates} were asked for"
+                fix = f"omit --replicates, or move {folder.path.name}/ away to start over"
+                raise StudyError(Problem(what, folder.path, fix))
+            replicates = plan.replicates
+            compared = [finalist.parameters for finalist in plan.finalists]
+        sealed = choose_test(
+            settings,
             opened.prepared,
             opened.cache,
             replicates=replicates,
@@ -95,30 +95,25 @@ def confirm(
             test=test,
             on_progress=callbacks.on_progress,
         )
-        opened, sealed = replace(opened, prepared=choice.prepared), choice.sealed
-        for note in choice.notes:
+        opened = replace(opened, prepared=sealed.prepared)
+        for note in sealed.notes:
             callbacks.note(note)
-        opened.require_same_inputs(compared)
-        if has_any_results(folder):
-            require_scored_test(sealed, opened.folder.path / TEST_ACCESS_FILE)
-        if not plan:
-            plan = make_plan(opened, finalists=finalists, replicates=replicates, choice=choice)
-            earlier = accesses(opened.folder.path, sealed.fingerprint, sealed.contents)
-            plan = mark_earlier_access(opened, plan, earlier)
+        restore_pixels(settings, opened.prepared, opened.cache, on_progress=callbacks.on_progress)
+        inputs = inputs_of_trials(compared)
+        contents = read_inputs(inputs, settings, opened.prepared, opened.cache)
+        require_same_inputs(opened.folder, contents)
+        if plan is None:
+            plan = make_plan(opened, len(compared), replicates=replicates, sealed=sealed)
+        elif plan.order not in ("", sealed.order):
+            what = "this confirmation was scored on other test images, or under other names"
+            fix = f"use those, or move {folder.path.name}/ away to start over"
+            raise StudyError(Problem(what, sealed.data.path, fix))
         for why in plan.why_exploratory:
             callbacks.note(f"the verdict will be exploratory: {why}")
+
         train_replicates(opened, plan)
         opened.runner.close()
-
-        compute = scoring_compute(opened, plan)
-        if not has_any_results(folder):
-            before_test()
-        if not is_scored(folder, plan.runs):
-            earlier = accesses_before(
-                opened.folder.path, CONFIRM, sealed.fingerprint, sealed.contents
-            )
-            plan = mark_earlier_access(opened, plan, earlier)
-        scores = score_sealed(opened, plan, sealed, compute, reason=reason)
-        confirmation = judge(opened, scores, sealed=sealed, compute=compute)
+        scores = score_sealed(opened, plan, sealed, before_test=before_test, reason=reason)
+        confirmation = judge(opened, scores, sealed)
         write_verdict(folder.path, confirmation)
     return confirmation

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from xraytune.base.files import require_writable
 from xraytune.base.records import Compute, Json
-from xraytune.confirm.arms import CONFIRM_FOLDER, TOP_UP_FOLDER
-from xraytune.data.prepare import Prepared, restore_pixels
+from xraytune.confirm.arms import CONFIRM_FOLDER
+from xraytune.data.prepare import Prepared
 from xraytune.nets.compute import allocation_of, require_device
 from xraytune.search.asha import Rungs, rungs_of
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.ray.runner import Runner
-from xraytune.space.settings import Parameters, Settings
+from xraytune.space.settings import Settings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked
-from xraytune.study.inputs import inputs_of_trials, read_inputs, require_same_inputs
 from xraytune.study.journal import Journal
 from xraytune.study.row import TrialRow
 from xraytune.study.start import environment
@@ -33,7 +31,6 @@ class OpenStudy:
     Attributes:
         space: Its space, with the locations given for this confirmation.
         compute: That of its trials.
-        machine: Returns the `environment` of a machine that trains.
         searched: The ended trials of the search.
         rungs: ASHA's rungs of the search; they decide which top-up trials are pruned.
     """
@@ -42,7 +39,6 @@ class OpenStudy:
     space: Space
     prepared: Prepared
     compute: Compute
-    machine: Callable[[], Mapping[str, Json]]
     cache: Path
     searched: Sequence[TrialRow]
     rungs: Rungs
@@ -59,18 +55,12 @@ class OpenStudy:
         """The folder of the replicates."""
         return StudyFolder(self.folder.path / CONFIRM_FOLDER)
 
-    @property
-    def top_up_folder(self) -> StudyFolder:
-        """The folder of the top-up trials."""
-        return StudyFolder(self.runs_folder.path / TOP_UP_FOLDER)
-
-    def require_same_inputs(self, compared: Iterable[Parameters]) -> None:
-        """Refuse (StudyError) extra images and weights of these finalists that changed since the search."""
-        restore_pixels(
-            self.settings, self.prepared, self.cache, on_progress=self.callbacks.on_progress
-        )
-        inputs = read_inputs(inputs_of_trials(compared), self.settings, self.prepared, self.cache)
-        require_same_inputs(self.folder, inputs)
+    def describe_machine(self) -> dict[str, Json]:
+        """Return the `environment` of a machine that trains."""
+        where = environment(self.compute)
+        if self.runner.address is not None:
+            where = self.runner.survey(self.settings, has_gpu=self.compute.device == "cuda")
+        return {**where, "compute": asdict(self.compute)}
 
 
 @contextmanager
@@ -90,29 +80,24 @@ def open_study(
     """
     folder = StudyFolder(study.resolve())
     space = folder.space(data=data, weights_dir=weights_dir)
-    task, objective = task_of(space.settings), space.settings.metric
-    if objective != task.metric:
+    settings = space.settings
+    metric = task_of(settings).metric
+    if settings.metric != metric:
         callbacks.note(
-            f"finalists are chosen by {objective}, the search's objective; arms are compared by {task.metric}"
+            f"finalists are chosen by {settings.metric}, the search's objective; arms are compared by {metric}"
         )
     cache = (cache or folder.default_cache).resolve()
     require_writable(cache)
     require_writable(folder.path.parent)  # for the test-set access log
     compute = folder.compute()
-    allocation = allocation_of(space.settings, has_gpu=compute.device == "cuda")
     if address is None:
         require_device(compute, folder.path)
-
-    @lru_cache
-    def machine() -> Mapping[str, Json]:
-        has_gpu = compute.device == "cuda"
-        where = environment(compute)
-        if address is not None:
-            where = runner.survey(space.settings, has_gpu=has_gpu)
-        return {**where, "compute": {**asdict(compute)}}
-
     runner = Runner(
-        folder, allocation=allocation, cache=cache, address=address, callbacks=callbacks
+        folder,
+        allocation=allocation_of(settings, has_gpu=compute.device == "cuda"),
+        cache=cache,
+        address=address,
+        callbacks=callbacks,
     )
     with locked(folder, "confirmed"), runner:
         journal = Journal(folder.journal_path, space, writable=False)
@@ -121,10 +106,9 @@ def open_study(
             space=space,
             prepared=folder.prepared(),
             compute=compute,
-            machine=machine,
             cache=cache,
             searched=journal.rows(),
-            rungs=rungs_of(space.settings, journal.reports(), journal.arm),
+            rungs=rungs_of(settings, journal.reports(), journal.arm),
             runner=runner,
             callbacks=callbacks,
         )

@@ -65,33 +65,22 @@ def study_logs(study: Path) -> tuple[Path, Path]:
     return study, study.parent
 
 
-def last_access(log: Path, command: str) -> TestAccess | None:
-    """Return the last access by a command in a log, of any test folder; None if there is none."""
-    return next((row for row in reversed(read_jsonl(log)) if row["command"] == command), None)
-
-
 def accesses(study: Path, fingerprint: str, contents: Collection[str] = ()) -> list[TestAccess]:
     """Return the accesses to some of these test images by a study and those next to it, each once and in order.
 
-    The log next to the studies has all of them, except those of a study that was moved here, which
-    come first.
+    The log next to the studies has all of them, except those of a study that was moved here.
     """
     with explain_disk_errors(study.parent):
-        shared = read_jsonl(study.parent / TEST_ACCESS_FILE)
+        rows = read_jsonl(study.parent / TEST_ACCESS_FILE)
         studies = {study, *(path.parent for path in study.parent.glob("[!.]*/study.yaml"))}
-        logged = [
-            {"study": path.name, **row}
-            for path in sorted(studies)
-            for row in read_jsonl(path / TEST_ACCESS_FILE)
-        ]
-    known = {row.get("id") for row in shared}
-    moved_here = sorted(
-        (row for row in logged if row.get("id") not in known), key=lambda row: str(row.get("time"))
-    )
-    each = {str(row.get("id")): row for row in (*moved_here, *shared)}
+        for path in sorted(studies):
+            rows += [{"study": path.name, **row} for row in read_jsonl(path / TEST_ACCESS_FILE)]
+    each: dict[str, TestAccess] = {}
+    for row in rows:
+        each.setdefault(str(row.get("id")), row)
     return [
         row
-        for row in each.values()
+        for row in sorted(each.values(), key=lambda row: str(row.get("time")))
         if row.get("fingerprint") == fingerprint
         or {*contents}.intersection(row.get("contents", ()))
     ]
@@ -101,11 +90,7 @@ def accesses_before(
     study: Path, command: str, fingerprint: str, contents: Collection[str] = ()
 ) -> list[TestAccess]:
     """Return the accesses to some of these test images before the first one by a command on this study."""
-    by_command = {
-        row.get("id") for row in read_jsonl(study / TEST_ACCESS_FILE) if row["command"] == command
-    }
-    return list(
-        takewhile(
-            lambda row: row.get("id") not in by_command, accesses(study, fingerprint, contents)
-        )
-    )
+    own = read_jsonl(study / TEST_ACCESS_FILE)
+    by_command = {row.get("id") for row in own if row["command"] == command}
+    rows = accesses(study, fingerprint, contents)
+    return [*takewhile(lambda row: row.get("id") not in by_command, rows)]

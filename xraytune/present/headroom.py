@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-from xraytune.base.tables import Cell, Entry, Frame, Row, Table, Tone
+from xraytune.base.tables import Cell, Entry, Frame, Table, Tone
 from xraytune.confirm.headroom import Gain, Headroom
 
 
 def headroom_frame(headroom: Headroom) -> Frame:
-    """Show what the gains mean, then a row for each number of patients, a column for each ratio."""
-    first, *others = headroom.sentences
-    gains = sorted(headroom.gains, key=lambda gain: gain.ratio)
-    rows: list[Row] = []
-    for count in headroom.ladder:
-        of_count = [gain for gain in gains if gain.patients == count]
-        row: dict[str, Entry] = {
-            "patients": f"{count:,}",
-            headroom.metric: f"{of_count[0].baseline:.3f}",
-        }
-        row |= {f"ratio {gain.ratio:g}": _cell(gain, headroom.margin) for gain in of_count}
-        rows.append(row)
-    draws = _range([gain.draws for gain in gains])
-    scored = _range([gain.test_patients for gain in gains])
+    """Show what the gains mean, then a column for each ratio."""
+    first = headroom.gains[0]
+    row: dict[str, Entry] = {
+        "patients": f"{first.patients:,}",
+        headroom.metric: f"{first.baseline:.3f}",
+    }
+    row |= {f"ratio {gain.ratio:g}": _cell(gain, headroom.margin) for gain in headroom.gains}
     design = (
-        f"{draws} draws of patients, scored on {scored} held-out patients; gains, with 95 % "
-        f"intervals, over {headroom.baseline}"
+        f"{first.draws} draws of patients, scored on {first.test_patients:,} held-out patients; "
+        f"gains, with 95 % intervals, over {headroom.baseline}"
     )
-    return Cell(first, "strong"), *others, Cell(design, "dim"), Table(rows)
-
-
-def _range(values: list[int]) -> str:
-    return " to ".join(f"{value:,}" for value in sorted({min(values), max(values)}))
+    return Cell(headroom.sentence, "strong"), Cell(design, "dim"), Table([row])
 
 
 def _cell(gain: Gain, margin: float) -> Cell:
@@ -39,4 +28,4 @@ def _cell(gain: Gain, margin: float) -> Cell:
         tone = "good"
     elif interval.high < margin:
         tone = "dim"
-    return Cell(f"{gain.gain:+.3f} ± {(interval.high - interval.low) / 2:.3f}", tone)
+    return Cell(f"{interval.difference:+.3f} ± {(interval.high - interval.low) / 2:.3f}", tone)

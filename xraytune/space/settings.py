@@ -60,7 +60,7 @@ OBJECTIVE_NAMES: Mapping[ObjectiveName, str] = {
 }
 """The display name of each objective."""
 PACKAGES: Mapping[str, tuple[str, ...]] = {
-    "segmentation": ("segmentation-models-pytorch", "monai"),
+    "segmentation": ("segmentation-models-pytorch",),
     "timm": ("timm",),
 }
 """The packages that a task or backbone needs beyond the base installation; the extra has its name."""

@@ -1,4 +1,4 @@
-"""Bootstrap intervals for the metrics of one model, as `evaluate` shows them.
+"""Bootstrap intervals for the metrics of one model: of all images, by class, and by subgroup.
 
 Patients are resampled instead of images, since images of one patient are similar. An interval
 covers the same model on other patients, not another training of it; verdicts use
@@ -7,10 +7,10 @@ covers the same model on other patients, not another training of it; verdicts us
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import numpy as np
 
@@ -21,13 +21,14 @@ from xraytune.stats.classification import (
     ScoredImages,
     none_if_nan,
     rarest_findings,
+    reported_metrics,
     require_scorable,
+    weighted_class_metrics,
     weighted_metrics,
 )
 
 Bounds: TypeAlias = tuple[float, float]
 """Low and high end of a 95 % interval."""
-Name = TypeVar("Name")
 
 _REPLICATES_AT_ONCE = 100
 
@@ -46,66 +47,178 @@ class Measured:
         return value
 
 
-def measure(
-    images: ScoredImages, patients: Sequence[str], *, replicates: int = 2000, seed: int
-) -> Measured:
-    """Return the `METRICS` of images of these patients, [N]; errors are those of `auroc`."""
-    require_scorable(images.labels, images.probabilities, images.class_count)
-    statistics = partial(weighted_metrics, images)
-    metrics, intervals = bootstrap(
-        statistics, images.labels, patients, replicates=replicates, seed=seed
-    )
-    return Measured(metrics=metrics, intervals=intervals)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassMetrics(Measured):
+    """The `CLASS_METRICS` of one class, of which there are `images`, against the others."""
+
+    images: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subgroup(Measured):
+    """The metrics of a subgroup: exploratory, since several are compared, of unplanned sizes.
+
+    With three or more classes, AUROC is None if one of them has no images. The recall of a class is
+    None if the subgroup has no images of it. There are no intervals with fewer than two patients of
+    a class.
+
+    Attributes:
+        compared_with: Of two classes, the one of which the subgroup has no images, such as
+            `bacterial`, which no normal image is. It is scored on all images of this class, which
+            are not counted.
+    """
+
+    value: str
+    images: int
+    patients: int
+    compared_with: int | None
 
 
 def bootstrap(
-    statistics: Callable[[Floats], Mapping[Name, Floats]],
+    statistics: Callable[[Floats], Mapping[str, Floats]],
     labels: Labels,
     patients: Sequence[str],
     *,
     replicates: int,
     seed: int,
-) -> tuple[dict[Name, float | None], dict[Name, Bounds]]:
+) -> Measured:
     """Return statistics of all images, None for NaN, and 95 % percentile intervals over patients.
 
     `statistics` takes how often each image counts, float64 [R, N], and returns statistics by name,
-    float64 [R]. What is NaN on any resample has no interval.
+    float64 [R]. What is NaN on any resample has no interval. Patients are drawn among those with
+    images of the same classes, so no class is ever empty; or with the same rarest finding of an
+    image.
 
     Source: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13 (percentile
     interval); resampling clusters: Davison & Hinkley 1997, section 3.8.
     """
-    values = statistics(np.ones((1, len(labels))))
-    chunks = [
-        statistics(weights) for weights in _resample_patients(labels, patients, replicates, seed)
-    ]
-    intervals = {}
-    for name in values:
-        resampled = np.concatenate([chunk[name] for chunk in chunks])
-        low, high = np.quantile(resampled, (0.025, 0.975)).tolist()
-        if np.isfinite(low + high):
-            intervals[name] = (low, high)
-    return {name: none_if_nan(value[0]) for name, value in values.items()}, intervals
-
-
-def _resample_patients(
-    labels: Labels, patients: Sequence[str], replicates: int, seed: int
-) -> Iterator[Floats]:
-    """Yield how often each image is drawn in the next replicates, [R, N].
-
-    Patients are drawn among those with images of the same classes, so no class is ever empty; or
-    with the same rarest finding of an image.
-    """
     if labels.ndim == 2:
         labels = rarest_findings(labels == 1)
-    generator = numpy_generator(seed, "patient-bootstrap")
     names, patient_of_image = np.unique(np.asarray(patients), return_inverse=True)
     has_class = np.zeros((len(names), int(labels.max()) + 1), dtype=np.bool_)
     has_class[patient_of_image, labels] = True
     _, stratum = np.unique(has_class, axis=0, return_inverse=True)
     strata = [np.flatnonzero(stratum == number) for number in range(int(stratum.max()) + 1)]
+
+    generator = numpy_generator(seed, "patient-bootstrap")
+    chunks = []
     for start in range(0, replicates, _REPLICATES_AT_ONCE):
         counts = np.zeros((min(_REPLICATES_AT_ONCE, replicates - start), len(names)))
         for members in strata:
             share = np.full(len(members), 1 / len(members))
             counts[:, members] = generator.multinomial(len(members), share, size=len(counts))
-        yield counts[:, patient_of_image]
+        chunks.append(statistics(counts[:, patient_of_image]))
+
+    metrics = {}
+    intervals = {}
+    for name, value in statistics(np.ones((1, len(labels)))).items():
+        metrics[name] = none_if_nan(value[0])
+        resampled = np.concatenate([chunk[name] for chunk in chunks])
+        low, high = np.quantile(resampled, (0.025, 0.975)).tolist()
+        if np.isfinite(low + high):
+            intervals[name] = (low, high)
+    return Measured(metrics=metrics, intervals=intervals)
+
+
+def measure(
+    images: ScoredImages, patients: Sequence[str], *, replicates: int = 2000, seed: int
+) -> Measured:
+    """Return the `METRICS` of images of these patients, [N]; errors are those of `auroc`."""
+    require_scorable(images.labels, images.probabilities)
+    statistics = partial(weighted_metrics, images)
+    return bootstrap(statistics, images.labels, patients, replicates=replicates, seed=seed)
+
+
+def class_breakdown(
+    images: ScoredImages, patients: Sequence[str], *, replicates: int = 2000, seed: int
+) -> tuple[ClassMetrics, ...]:
+    """Return the one-vs-rest metrics of every class, or of the `scored_findings`, in order."""
+    classes = []
+    for scored in images.classes(both=True):
+        statistics = partial(weighted_class_metrics, scored)
+        measured = bootstrap(statistics, images.labels, patients, replicates=replicates, seed=seed)
+        classes.append(
+            ClassMetrics(
+                images=int(scored.is_class.sum()),
+                metrics=measured.metrics,
+                intervals=measured.intervals,
+            )
+        )
+    return tuple(classes)
+
+
+def patient_means(
+    images: ScoredImages, patients: Sequence[str]
+) -> tuple[ScoredImages, tuple[str, ...], tuple[str, ...]]:
+    """Average the probabilities of each patient's images, as if they were one.
+
+    Also return the patients, sorted.
+
+    Patients whose images are of several classes are left out, and returned last.
+    """
+    names, patient_of_image = np.unique(np.asarray(patients), return_inverse=True)
+    sums = np.zeros((len(names), images.class_count))
+    np.add.at(sums, patient_of_image, images.probabilities)
+    means = sums / np.bincount(patient_of_image)[:, None]
+    has_class = np.zeros(sums.shape, dtype=np.bool_)
+    has_class[patient_of_image, images.labels] = True
+    has_one = has_class.sum(axis=1) == 1
+    scored = replace(images, labels=has_class.argmax(axis=1)[has_one], probabilities=means[has_one])
+    return scored, tuple(names[has_one].tolist()), tuple(names[~has_one].tolist())
+
+
+def subgroup_metrics(
+    files: Sequence[str],
+    images: ScoredImages,
+    patients: Sequence[str],
+    values: Mapping[str, str],
+    *,
+    replicates: int = 2000,
+    seed: int,
+) -> tuple[Subgroup, ...]:
+    """Return the metrics of the images with each value of a column, sorted.
+
+    Files without a value are in no subgroup.
+
+    `values` has the value of each file; other arguments are those of `measure`. Every class has an
+    image.
+    """
+    value_of_image = np.array([values.get(file, "") for file in files])
+    names = np.asarray(patients)
+    reported = [metric.name for metric in reported_metrics(images.class_count, "subgroups")]
+    subgroups = []
+    for value in np.unique(value_of_image[value_of_image != ""]).tolist():
+        has_value = value_of_image == value
+        rows = has_value
+        other = None
+        outside = ""
+        classes = np.unique(images.labels[has_value])
+        if images.class_count == 2 and len(classes) == 1:
+            other = 1 - int(classes[0])
+            rows = has_value | (images.labels == other)
+            # The recall of the other class is that of images outside the subgroup.
+            outside = "sensitivity" if other == images.positive else "specificity"
+        labels = images.labels[rows]
+        owners = names[rows]
+        counts = [len(np.unique(owners[labels == label])) for label in range(images.class_count)]
+        measured = Measured(metrics={}, intervals={})
+        if min(counts) > 0:
+            scored = replace(images, labels=labels, probabilities=images.probabilities[rows])
+            measured = measure(scored, owners.tolist(), replicates=replicates, seed=seed)
+        shown = [name for name in reported if name != outside]
+        subgroups.append(
+            Subgroup(
+                value=value,
+                images=int(has_value.sum()),
+                patients=len(np.unique(names[has_value])),
+                compared_with=other,
+                metrics=dict.fromkeys(reported)
+                | {name: measured.metrics.get(name) for name in shown},
+                intervals={
+                    name: ends
+                    for name, ends in measured.intervals.items()
+                    if name in shown and min(counts) > 1
+                },
+            )
+        )
+    return tuple(subgroups)

@@ -22,7 +22,6 @@ from xraytune.stats.classification import (
     Floats,
     Labels,
     one_against_rest,
-    require_finite,
     require_scorable,
 )
 
@@ -86,20 +85,21 @@ def structural_components(
     data", section 2. Placements by ranks: Sun & Xu 2014, "Fast implementation of DeLong's
     algorithm".
     """
-    class_count = probabilities.shape[2]
-    require_scorable(labels, probabilities, class_count)
+    require_scorable(labels, probabilities)
     _, patient_of_image = np.unique(np.asarray(patients), return_inverse=True)
+    sides = one_against_rest(labels, probabilities.shape[2], positive)
     parts = [
         _components(is_class, is_other, probabilities[:, :, number], patient_of_image)
-        for number, is_class, is_other in one_against_rest(labels, class_count, positive)
+        for number, is_class, is_other in sides
     ]
+    variance = placement_variance
+    if labels.ndim == 2:
+        variance = partial(_mean_variance, _effective_patients(labels, patients, positive))
     return StructuralComponents(
         scores=np.mean([aurocs for aurocs, _ in parts], axis=0),
         components=np.mean([components for _, components in parts], axis=0),
-        effective_patients=effective_patients(labels, patients, positive=positive),
-        variance=partial(_mean_variance, _effective_patients(labels, patients, positive))
-        if labels.ndim == 2
-        else placement_variance,
+        effective_patients=effective_patients(labels, patients, positive),
+        variance=variance,
     )
 
 
@@ -109,7 +109,7 @@ def effective_patients(labels: Labels, patients: Sequence[str], positive: int) -
     Every class has an image, or some finding has a score.
     """
     each = _effective_patients(labels, patients, positive)
-    return float(each.mean() if labels.ndim == 1 else (1 / each).sum() ** 2 / (1 / each**3).sum())
+    return float(each.mean()) if labels.ndim == 1 else _combine(each)
 
 
 def _effective_patients(labels: Labels, patients: Sequence[str], positive: int) -> Floats:
@@ -119,12 +119,15 @@ def _effective_patients(labels: Labels, patients: Sequence[str], positive: int) 
     return np.array([4 / sum(1 / len(np.unique(names[side])) for side in pair) for pair in sides])
 
 
+def _combine(each: Floats) -> float:
+    """Combine effective patients of findings by Satterthwaite's formula."""
+    return float((1 / each).sum() ** 2 / (1 / each**3).sum())
+
+
 def _mean_variance(each: Floats, first: ArrayLike, second: ArrayLike) -> Floats:
     """Return the `DifferenceVariance` of means over findings with effective patients `each`."""
-    effective = (1 / each).sum() ** 2 / (1 / each**3).sum()
-    return np.asarray(
-        placement_variance(first, second) * effective * (1 / each).sum() / len(each) ** 2
-    )
+    share = _combine(each) * (1 / each).sum() / len(each) ** 2
+    return np.asarray(placement_variance(first, second) * share)
 
 
 def _components(
@@ -138,22 +141,15 @@ def _components(
     from scipy.stats import rankdata  # type: ignore[import-untyped]
 
     is_known = is_positive | is_negative
-    rank_among_all = np.zeros_like(scores)
-    rank_among_all[:, is_known] = rankdata(scores[:, is_known], axis=1)
+    ranks = np.zeros_like(scores)
+    ranks[:, is_known] = rankdata(scores[:, is_known], axis=1)
     deviations = np.zeros_like(scores)
     for side, others in ((is_positive, is_negative), (is_negative, is_positive)):
-        below = rank_among_all[:, side] - rankdata(scores[:, side], axis=1)
+        below = ranks[:, side] - rankdata(scores[:, side], axis=1)
         share_below = below / np.count_nonzero(others)
         placements = share_below if side is is_positive else 1 - share_below
         aurocs = placements.mean(axis=1)
-        patient_count = len(np.unique(patient_of_image[side]))
-        if patient_count < 2:
-            what = (
-                "all images of a class, or all others, belong to one patient, so the AUROC has no "
-                "interval"
-            )
-            raise DataError(Problem(what, fix="evaluate on at least two patients of every class"))
-        weight = float(np.sqrt(patient_count / (patient_count - 1))) / np.count_nonzero(side)
+        weight = _weight(patient_of_image[side])
         deviations[:, side] = weight * (placements - aurocs[:, None])
     return aurocs, _sums(deviations, patient_of_image)
 
@@ -176,19 +172,26 @@ def mean_components(results: Floats, patients: Sequence[str]) -> StructuralCompo
     Source: variance of a ratio, of the patients' sums to their numbers of images: Cochran 1977,
     "Sampling techniques", equation 6.13 for an infinite population.
     """
-    require_finite(results)
+    if not np.isfinite(results).all():
+        raise ValueError("results must be finite")
     names, patient_of_image = np.unique(np.asarray(patients), return_inverse=True)
-    if len(names) < 2:
-        what = "all images belong to one patient, so their mean has no interval"
-        raise DataError(Problem(what, fix="evaluate on at least two patients"))
     means = results.mean(axis=1)
-    weight = float(np.sqrt(len(names) / (len(names) - 1))) / results.shape[1]
+    deviations = _weight(patient_of_image) * (results - means[:, None])
     return StructuralComponents(
         scores=means,
-        components=_sums(weight * (results - means[:, None]), patient_of_image),
+        components=_sums(deviations, patient_of_image),
         effective_patients=float(len(names)),
         variance=error_variance,
     )
+
+
+def _weight(patient_of_image: NDArray[np.intp]) -> float:
+    """Return sqrt(n / (n - 1)) / N for N images of n patients; DataError if n is 1."""
+    count = len(np.unique(patient_of_image))
+    if count < 2:
+        what = "all images, or all of a class, belong to one patient, so a score has no interval"
+        raise DataError(Problem(what, fix="evaluate on at least two patients of every class"))
+    return float(np.sqrt(count / (count - 1))) / len(patient_of_image)
 
 
 def _sums(values: Floats, patient_of_image: NDArray[np.intp]) -> Floats:
@@ -241,11 +244,10 @@ def around(mean: ArrayLike, difference: ArrayLike) -> tuple[Floats, Floats]:
 
     The mean is shifted if needed to keep both within [0, 1].
     """
-    half = np.abs(np.asarray(difference)) / 2
-    centre = np.clip(mean, half, np.maximum(1 - half, half))
-    return np.asarray(centre + np.asarray(difference) / 2), np.asarray(
-        centre - np.asarray(difference) / 2
-    )
+    offset = np.asarray(difference) / 2
+    half = np.abs(offset)
+    centre: Floats = np.clip(mean, half, np.maximum(1 - half, half))
+    return centre + offset, centre - offset
 
 
 def auroc_interval(auroc: float, effective_patients: float) -> tuple[float, float]:
@@ -261,16 +263,15 @@ def auroc_interval(auroc: float, effective_patients: float) -> tuple[float, floa
     2006, "Confidence intervals for an effect size measure based on the Mann-Whitney statistic, part
     2".
     """
-    return _lower_end(auroc, effective_patients), 1 - _lower_end(1 - auroc, effective_patients)
-
-
-def _lower_end(auroc: float, effective_patients: float) -> float:
     from scipy.optimize import brentq  # type: ignore[import-untyped]  # trials need none
 
-    def excess(true: float) -> float:
-        return auroc - true - _QUANTILE * _standard_error(true, effective_patients)
+    def lower_end(auroc: float) -> float:
+        def excess(true: float) -> float:
+            return auroc - true - _QUANTILE * _standard_error(true, effective_patients)
 
-    return float(brentq(excess, 0.0, min(auroc, 1 - _NEAREST))) if auroc > 0 else 0.0
+        return float(brentq(excess, 0.0, min(auroc, 1 - _NEAREST))) if auroc > 0 else 0.0
+
+    return lower_end(auroc), 1 - lower_end(1 - auroc)
 
 
 def chance_difference(auroc: float, effective_patients: float) -> float:
@@ -278,9 +279,8 @@ def chance_difference(auroc: float, effective_patients: float) -> float:
 
     Their errors on an image are correlated by `ACROSS_ARMS`, as `confirm` assumes.
     """
-    return float(
-        _QUANTILE * _standard_error(auroc, effective_patients) * np.sqrt(2 * (1 - ACROSS_ARMS))
-    )
+    correlated = np.sqrt(2 * (1 - ACROSS_ARMS))
+    return float(_QUANTILE * _standard_error(auroc, effective_patients) * correlated)
 
 
 def _standard_error(auroc: float, effective_patients: float) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import expit, logit  # type: ignore[import-untyped]
 
-from xraytune.stats.classification import Flags, Floats, require_scorable
+from xraytune.stats.classification import Flags, Floats
 
 
 def balanced_threshold(is_positive: Flags, scores: Floats) -> float:
@@ -20,26 +20,16 @@ def balanced_threshold(is_positive: Flags, scores: Floats) -> float:
     if the scores do not increase with the class.
 
     Classes are bool [N], scores the probability of the positive class, float64 [N].
-
-    Raises:
-        DataError: All images are positive, or none is.
-        ValueError: A score is not finite.
+    Both classes have images.
     """
-    require_scorable(is_positive.astype(np.int64), scores, 2)
-    logits = logits_of(scores)
-    centre = float(logits.mean())
-    spread = float(logits.std())
-    if spread == 0:
-        return 0.5
-    standardised = (logits - centre) / spread
-    slope, offset = _fit_line(is_positive, standardised)
+    slope, intercept = platt_scaling(is_positive, scores)
     if slope <= 0:
         return 0.5
     # Not the prevalence but the targets' mean, which equals the fit's mean, so the crossing lies
     # within the scores.
-    crossing = (logit(_platt_targets(is_positive).mean()) - offset) / slope
-    inside = np.clip(crossing, standardised.min(), standardised.max())
-    return float(expit(centre + spread * float(inside)))
+    crossing = (logit(_platt_targets(is_positive).mean()) - intercept) / slope
+    logits = logits_of(scores)
+    return float(expit(np.clip(crossing, logits.min(), logits.max())))
 
 
 def platt_scaling(is_positive: Flags, scores: Floats) -> tuple[float, float]:
@@ -52,12 +42,23 @@ def platt_scaling(is_positive: Flags, scores: Floats) -> tuple[float, float]:
     Source: Platt 1999, "Probabilistic Outputs for Support Vector Machines", with its regularised
     targets.
     """
+    from scipy.optimize import minimize  # type: ignore[import-untyped]  # loaded when a trial ends
+
     logits = logits_of(scores)
     centre = float(logits.mean())
     spread = float(logits.std())
     if spread == 0:
         return 0.0, float(logit(_platt_targets(is_positive).mean()))
-    slope, offset = _fit_line(is_positive, (logits - centre) / spread)
+    standardised = (logits - centre) / spread
+    targets = _platt_targets(is_positive)
+
+    def loss(line: Floats) -> tuple[float, Floats]:
+        fitted = line[0] * standardised + line[1]
+        error = expit(fitted) - targets
+        value = float((np.logaddexp(0, fitted) - targets * fitted).sum())
+        return value, np.array([error @ standardised, error.sum()])
+
+    slope, offset = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS").x.tolist()
     return slope / spread, offset - slope * centre / spread
 
 
@@ -71,19 +72,3 @@ def _platt_targets(is_positive: Flags) -> Floats:
     positives = int(is_positive.sum())
     others = int((~is_positive).sum())
     return np.where(is_positive, (positives + 1) / (positives + 2), 1 / (others + 2))
-
-
-def _fit_line(is_positive: Flags, standardised: Floats) -> tuple[float, float]:
-    """Return slope and offset of the regression of Platt's targets on standardised logits."""
-    from scipy.optimize import minimize  # type: ignore[import-untyped]  # loaded when a trial ends
-
-    targets = _platt_targets(is_positive)
-
-    def loss(line: Floats) -> tuple[float, Floats]:
-        fitted = line[0] * standardised + line[1]
-        error = expit(fitted) - targets
-        value = float((np.logaddexp(0, fitted) - targets * fitted).sum())
-        return value, np.array([error @ standardised, error.sum()])
-
-    slope, offset = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS").x.tolist()
-    return slope, offset

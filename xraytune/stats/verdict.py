@@ -6,11 +6,10 @@ same patients in both arms. A replicate has its own seeds and, if the study has 
 own training patients. Both sources of variance are of similar size, so an interval over one of them
 alone would be too narrow. It is a score interval: it contains the differences that a test does not
 reject, and the test of a difference uses the patient variance that this difference implies.
-docs/decisions/0010 (AUROC) and 0025 (Dice) give the reasons and the simulations.
+docs/decisions/0010 gives the reasons and the simulations.
 
-`judge_pair` judges a pair of arms, `overall_verdict` a finalist by all of its controls, and
-`fixed_sequence` one finalist after the other, by the rules of docs/confirm.md, each of which
-controls its error rate.
+`judge_pair` judges a pair of arms, and `overall_verdict` a finalist by all of its controls, by the
+rules of docs/confirm.md, each of which controls its error rate.
 """
 
 from __future__ import annotations
@@ -125,13 +124,19 @@ def compare(pair: StructuralComponents) -> Comparison:
     Raises ConfigError with fewer than two replicates.
     """
     evidence = gather(pair)
+    by_patient = pair.components[0] - pair.components[1]
+    patients = by_patient.shape[1]
+    across = mean_off_diagonal(by_patient @ by_patient.T)
+    within = float((by_patient**2).sum(axis=1).mean())
     first, second = pair.scores.mean(axis=1)
     return Comparison(
         interval=score_interval(evidence),
         evidence=evidence,
         scores=(float(first), float(second)),
-        components=_variance_components(
-            pair.scores[0] - pair.scores[1], pair.components[0] - pair.components[1]
+        components=VarianceComponents(  # by moments
+            replicate=evidence.replicate_variance - (within - across),
+            patient=across * patients,
+            patient_by_replicate=(within - across) * patients,
         ),
     )
 
@@ -199,28 +204,21 @@ def score_interval(evidence: Evidence) -> Interval:
 
 
 def _error_at(evidence: Evidence, difference: ArrayLike) -> tuple[Floats, Floats]:
-    """Return standard error and degrees of freedom of the estimate if this difference is true."""
-    patients = patient_variance_at(evidence, difference)
-    replicates = evidence.replicate_variance / evidence.replicates
-    degrees = satterthwaite_degrees(
-        replicates, patients, evidence.replicates, evidence.effective_patients
-    )
-    return np.sqrt(replicates + patients), degrees
-
-
-def satterthwaite_degrees(
-    of_replicates: ArrayLike, of_patients: ArrayLike, replicates: int, effective_patients: float
-) -> Floats:
-    """Return the degrees of freedom of the sum of two variances, over replicates and over patients.
+    """Return standard error and degrees of freedom of the estimate if this difference is true.
 
     Source: Satterthwaite 1946, "An approximate distribution of estimates of variance components";
     Hillis' formula in the limit of infinitely many patients.
     """
-    first = np.asarray(of_replicates)
-    second = np.asarray(of_patients)
+    of_patients = patient_variance_at(evidence, difference)
+    of_replicates = evidence.replicate_variance / evidence.replicates
+    total = of_replicates + of_patients
     with np.errstate(divide="ignore", invalid="ignore"):
-        parts = first**2 / (replicates - 1) + second**2 / (effective_patients / PATIENTS_PER_DEGREE)
-        return np.asarray(np.fmin((first + second) ** 2 / parts, MOST_DEGREES))
+        parts = (
+            of_replicates**2 / (evidence.replicates - 1)
+            + of_patients**2 / evidence.effective_patients * PATIENTS_PER_DEGREE
+        )
+        degrees = np.fmin(total**2 / parts, MOST_DEGREES)
+    return np.sqrt(total), np.asarray(degrees)
 
 
 def patient_variance_at(evidence: Evidence, difference: ArrayLike) -> Floats:
@@ -241,18 +239,6 @@ def patient_variance_at(evidence: Evidence, difference: ArrayLike) -> Floats:
     return np.asarray((1 - weight) * estimated + weight * prior)
 
 
-def _variance_components(differences: Floats, by_patient: Floats) -> VarianceComponents:
-    """Estimate the components of differences [K] with structural components [K, P], by moments."""
-    patients = by_patient.shape[1]
-    across = mean_off_diagonal(by_patient @ by_patient.T)
-    within = float((by_patient**2).sum(axis=1).mean())
-    return VarianceComponents(
-        replicate=float(differences.var(ddof=1)) - (within - across),
-        patient=across * patients,
-        patient_by_replicate=(within - across) * patients,
-    )
-
-
 def mean_off_diagonal(matrix: Floats) -> float:
     """Return the mean covariance of two different replicates."""
     count = len(matrix)
@@ -261,15 +247,18 @@ def mean_off_diagonal(matrix: Floats) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairVerdict:
-    """The tests of one arm against another.
+    """The tests of a finalist against one of its controls.
 
     Attributes:
+        control: The control's name.
         is_better: The 95 % interval is above 0.
         is_worse: The 95 % interval is below 0.
         is_equivalent: The 90 % interval is inside the region of practical equivalence.
         p_better_by_rope: One-sided p-value of "the true difference is one ROPE or more".
     """
 
+    control: str
+    kind: ControlKind
     is_better: bool
     is_worse: bool
     is_equivalent: bool
@@ -287,15 +276,6 @@ class PairVerdict:
             "equivalent": self.is_equivalent,
         }
         return tuple(word for word, holds in held.items() if holds) or ("undecided",)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AgainstControl:
-    """The verdict on a finalist against one of its controls, by the control's name."""
-
-    control: str
-    kind: ControlKind
-    verdict: PairVerdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -318,7 +298,9 @@ def verdict_text(word: Overall, metric: str) -> str:
     return _TEXTS[word].format(metric=metric)
 
 
-def judge_pair(evidence: Evidence, *, rope: float) -> PairVerdict:
+def judge_pair(
+    evidence: Evidence, *, rope: float, control: str = "", kind: ControlKind = "tuned"
+) -> PairVerdict:
     """Test a difference, finalist minus control, for all four words.
 
     `rope` is the equivalence margin, > 0.
@@ -328,6 +310,8 @@ def judge_pair(evidence: Evidence, *, rope: float) -> PairVerdict:
     """
     at_most, at_least = (values.tolist() for values in p_values(evidence, [0.0, rope, -rope]))
     return PairVerdict(
+        control=control,
+        kind=kind,
         is_better=at_most[0] < LEVEL / 2,
         is_worse=at_least[0] < LEVEL / 2,
         is_equivalent=at_least[1] < LEVEL and at_most[2] < LEVEL,
@@ -335,28 +319,27 @@ def judge_pair(evidence: Evidence, *, rope: float) -> PairVerdict:
     )
 
 
-def overall_verdict(comparisons: Sequence[AgainstControl]) -> OverallVerdict:
+def overall_verdict(comparisons: Sequence[PairVerdict]) -> OverallVerdict:
     """Judge a finalist by its comparisons with all controls.
 
     Source: intersection-union test: Berger 1982, "Multiparameter hypothesis testing and acceptance
     sampling"; Holm 1979, "A simple sequentially rejective multiple test procedure".
     """
-    matched = [control for control in comparisons if control.kind in MATCHED]
-    if can_show_harm([control.kind for control in matched]) and all(
-        control.verdict.is_worse for control in matched
-    ):
-        return OverallVerdict(word="hurts", controls=_names(matched))
+    matched = [pair for pair in comparisons if pair.kind in MATCHED]
+    if can_show_harm([pair.kind for pair in matched]) and all(pair.is_worse for pair in matched):
+        return _rest_on("hurts", matched)
     # Synthetic images that do as well alone help nonetheless: this control is only reported.
-    comparisons = [control for control in comparisons if control.kind != "synthetic_only"]
-    if comparisons and all(control.verdict.is_better for control in comparisons):
-        return OverallVerdict(word="helps", controls=_names(comparisons))
-    no_better = _rule_out_improvement(comparisons)
-    if no_better:
-        return OverallVerdict(word="no_better", controls=_names(no_better))
-    return OverallVerdict(
-        word="undecided",
-        controls=_names(control for control in comparisons if not control.verdict.is_better),
-    )
+    comparisons = [pair for pair in comparisons if pair.kind != "synthetic_only"]
+    unbeaten = [pair for pair in comparisons if not pair.is_better]
+    if comparisons and not unbeaten:
+        return _rest_on("helps", comparisons)
+    if no_better := _rule_out_improvement(comparisons):
+        return _rest_on("no_better", no_better)
+    return _rest_on("undecided", unbeaten)
+
+
+def _rest_on(word: Overall, pairs: Iterable[PairVerdict]) -> OverallVerdict:
+    return OverallVerdict(word=word, controls=tuple(pair.control for pair in pairs))
 
 
 def can_show_harm(kinds: Collection[ControlKind]) -> bool:
@@ -364,29 +347,12 @@ def can_show_harm(kinds: Collection[ControlKind]) -> bool:
     return "none" in kinds and "duplicate" in kinds
 
 
-def _rule_out_improvement(comparisons: Sequence[AgainstControl]) -> list[AgainstControl]:
+def _rule_out_improvement(comparisons: Sequence[PairVerdict]) -> list[PairVerdict]:
     """Return the controls over which an improvement of one ROPE is ruled out, in order."""
-    ranked = sorted(comparisons, key=lambda control: control.verdict.p_better_by_rope)
-    passed = [
-        control.verdict.p_better_by_rope < LEVEL / 2 / (len(ranked) - place)
-        for place, control in enumerate(ranked)
-    ]
-    ruled_out = ranked[: passed.index(False) if False in passed else len(ranked)]
-    return [control for control in comparisons if control in ruled_out]
-
-
-def fixed_sequence(verdicts: Sequence[OverallVerdict]) -> tuple[OverallVerdict | None, ...]:
-    """Keep the verdicts, in the order of val-B, up to and including the first that is not `helps`.
-
-    None: not tested.
-
-    Source: Maurer, Hothorn & Lehmacher 1995; Westfall & Krishen 2001, "Optimally weighted, fixed
-    sequence and gatekeeper multiple testing procedures".
-    """
-    helped = [verdict.word == "helps" for verdict in verdicts]
-    tested = helped.index(False) + 1 if False in helped else len(helped)
-    return tuple(verdict if place < tested else None for place, verdict in enumerate(verdicts))
-
-
-def _names(comparisons: Iterable[AgainstControl]) -> tuple[str, ...]:
-    return tuple(comparison.control for comparison in comparisons)
+    ranked = sorted(comparisons, key=lambda pair: pair.p_better_by_rope)
+    ruled_out = []
+    for place, pair in enumerate(ranked):
+        if pair.p_better_by_rope >= LEVEL / 2 / (len(ranked) - place):
+            break
+        ruled_out.append(pair)
+    return [pair for pair in comparisons if pair in ruled_out]

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from xraytune.base.errors import counted, join_names
 from xraytune.base.records import Json, to_json
 from xraytune.base.tables import Cell, Row, Table, counts_text
-from xraytune.stats.breakdown import ClassMetrics, Subgroup
 from xraytune.stats.classification import CLASS_METRICS, METRICS, reported_metrics
-from xraytune.stats.intervals import Measured
+from xraytune.stats.intervals import ClassMetrics, Measured, Subgroup
 from xraytune.tasks.bundle_record import CardMetric
 from xraytune.tasks.calibration import Calibration
 from xraytune.tasks.evaluated import Evaluated, Parts, tall_table, wide_table

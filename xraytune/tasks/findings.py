@@ -22,7 +22,6 @@ from xraytune.data.findings import numbers_of
 from xraytune.data.index import LabelledImages
 from xraytune.data.prepare import Prepared
 from xraytune.space.settings import Parameters
-from xraytune.stats.breakdown import ClassMetrics, class_breakdown
 from xraytune.stats.classification import (
     CLASS_METRICS,
     Floats,
@@ -32,7 +31,7 @@ from xraytune.stats.classification import (
     reported_metrics,
     scored_findings,
 )
-from xraytune.stats.intervals import measure
+from xraytune.stats.intervals import ClassMetrics, class_breakdown, measure
 from xraytune.stats.threshold import balanced_threshold
 from xraytune.tasks.bundle_record import BundleRecord, CardMetric
 from xraytune.tasks.calibration import Calibration

@@ -34,7 +34,6 @@ from xraytune.data.index import (
 )
 from xraytune.data.prepare import ImageSource, Prepared
 from xraytune.space.settings import DataSettings, Objective, Parameters
-from xraytune.stats.breakdown import class_breakdown, patient_means, subgroup_metrics
 from xraytune.stats.classification import (
     Floats,
     Labels,
@@ -47,7 +46,13 @@ from xraytune.stats.classification import (
     require_finite_outputs,
     sensitivity_at,
 )
-from xraytune.stats.intervals import Measured, measure
+from xraytune.stats.intervals import (
+    Measured,
+    class_breakdown,
+    measure,
+    patient_means,
+    subgroup_metrics,
+)
 from xraytune.stats.placements import StructuralComponents, structural_components
 from xraytune.stats.threshold import balanced_threshold
 from xraytune.tasks.bundle_record import BundleRecord, CardMetric
