@@ -152,7 +152,7 @@ def _arms(hospital: Path, real: Path, ratio: float) -> dict[str, Arm]:
         """Give the extra images `share` times the weight of all real ones."""
         return {"synthetic_ratio": ratio, "synthetic_weight": share / ratio}
 
-    one = {"synthetic_ratio": 1.0}
+    one: dict[str, Value] = {"synthetic_ratio": 1.0}
     sources: dict[str, dict[str, Value]] = {
         ALONE: {},
         "A's real images": real_images | extra(HALF),
