@@ -20,7 +20,7 @@ from tests.synth.conftest import train, trained_in
 from tests.trial.conftest import Bench
 from tests.trial.test_trial import ARMS
 from xraytune.base.records import Compute, EpochRecord
-from xraytune.nets.captured import Draws, Step, replayed
+from xraytune.nets.captured import Step, replayed
 from xraytune.nets.classifier import build_classifier
 from xraytune.nets.compute import pin
 from xraytune.nets.infer import predict_logits
@@ -167,21 +167,6 @@ def test_a_step_of_a_classifier_is_replayed_or_else_called(
         one, other = weights_of(networks)
         assert float((one - other).norm() / one.norm()) < 0.02
     assert ("cannot be replayed" in caplog.text) == waits
-
-
-def test_cudnn_tries_its_algorithms_for_training_steps_alone(gpu: Compute) -> None:
-    tries = []
-
-    def step(draws: Draws) -> torch.Tensor:
-        tries.append(torch.backends.cudnn.benchmark)
-        return draws[0].sum()
-
-    update = replayed(step, gpu)
-    losses = [float(update([torch.full((2,), number, device="cuda")])) for number in range(6)]
-
-    assert losses == [0, 2, 4, 6, 8, 10]
-    assert tries == [True] * 4, "three steps and the capture; then it is replayed"
-    assert not torch.backends.cudnn.benchmark, "validation has other shapes"
 
 
 @pytest.mark.parametrize(

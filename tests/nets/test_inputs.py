@@ -37,22 +37,6 @@ def noise(image_count: int, size_px: int, purpose: str = "noise") -> Tensor:
     )
 
 
-@pytest.mark.parametrize("size_px", [16, 32, 50, 128])
-@pytest.mark.parametrize("resolution_px", [None, 16])
-def test_every_size_becomes_the_networks_size_within_0_and_1(
-    size_px: int, resolution_px: int | None
-) -> None:
-    pixels = noise(2, size_px)
-
-    images = to_unit(pixels, format_of(32, resolution_px))
-
-    assert images.shape == (2, 1, 32, 32)
-    assert images.dtype == torch.float32
-    assert 0 <= float(images.min()) < float(images.max()) <= 1
-    if (size_px, resolution_px) == (32, None):
-        assert torch.equal(images, pixels[:, None].float() / 255), "only divided"
-
-
 def test_a_real_image_stored_at_the_gans_size_is_the_same_image_after_matching() -> None:
     """Matching is one operation: upscaling the stored small image gives exactly the matched one."""
     real = noise(4, 128)

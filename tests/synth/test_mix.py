@@ -58,15 +58,6 @@ def test_equal_balance_fills_the_smallest_class_first(real: list[int], ratio: fl
         totals[label] += 1
 
 
-@pytest.mark.parametrize(("ratio", "first"), [(0.25, 24), (1.0, 60), (4.0, 96), (0.5, 40)])
-def test_pretraining_divides_the_steps(ratio: float, first: int) -> None:
-    """Of 120 steps; each image, real or extra, is then shown equally often."""
-    mix = mixed(ratio, mixing="pretrain", batch_size=32)
-
-    assert (mix.pretraining_steps(120), mix.extra_per_step) == (first, 32)
-    assert mixed(ratio).pretraining_steps(120) == 0
-
-
 def test_a_mix_is_named_by_its_source_ratio_steps_and_augmentation() -> None:
     def label(**values: object) -> str:
         return mix_label(Parameters.model_validate(values))

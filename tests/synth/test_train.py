@@ -27,7 +27,6 @@ from xraytune.nets.compute import seeded
 from xraytune.space.settings import GanSettings
 from xraytune.synth.checkpoint import CHECKPOINT_FILE, save_generator
 from xraytune.synth.gan import frozen_features
-from xraytune.synth.pool import resize_planes
 from xraytune.synth.saved_generator import NETWORK_FILE
 
 pytestmark = pytest.mark.slow
@@ -169,15 +168,3 @@ def test_a_training_that_diverges_ends_the_trial_and_is_not_kept(
         train(tiny(lr_g=1e38, lr_d=1e38, architecture="dcgan", steps=steps), tmp_path)
 
     assert not (tmp_path / CHECKPOINT_FILE).exists()
-
-
-def test_pixels_of_another_size_are_scaled_from_a_memory_map(tmp_path: Path) -> None:
-    """Every fourth row is bright. Antialiasing to a quarter of the size gives their mean; subsampling would miss them."""
-    stripes = np.zeros((300, 1, 128, 128), dtype=np.uint8)
-    stripes[:, :, ::4] = 200
-    np.save(tmp_path / "pixels.npy", stripes)
-
-    scaled = resize_planes(np.load(tmp_path / "pixels.npy", mmap_mode="r"), 32)
-
-    assert scaled.shape == (300, 1, 32, 32)
-    assert (scaled[:, :, 1:-1] == 50).all()

@@ -6,15 +6,12 @@ import numpy as np
 import pytest
 
 from tests.in_process import CPU
-from tests.pair_files import block, save, write_pairs
-from xraytune.base.errors import StudyError
-from xraytune.data.changes import require_same_data
+from tests.pair_files import write_pairs
 from xraytune.data.prepare import (
     ImageSource,
     RunContext,
     prepare,
     read_prepared,
-    restore_pixels,
     side_images,
     write_prepared,
 )
@@ -71,23 +68,6 @@ def test_a_mask_moves_with_its_image(settings: Settings, tmp_path: Path) -> None
     grey = images[:, :1] * form.std[0] + form.mean[0]
     assert float(((grey >= 0.5) == (masks > 0.5)).float().mean()) > 0.9
     assert ((masks == 0) | (masks == 1)).all()
-
-
-def test_with_another_mask_it_is_another_study(
-    settings: Settings, root: Path, tmp_path: Path
-) -> None:
-    before, _ = prepare(settings, tmp_path / "before")
-    save(root / "masks" / "p0.png", block(9))
-
-    after, _ = prepare(settings, tmp_path / "after")
-
-    assert after.fingerprint != before.fingerprint
-    assert after.pixels != before.pixels
-    assert after.pixels_sha256 != before.pixels_sha256
-    with pytest.raises(StudyError, match="1 with another label: images/p0"):
-        require_same_data(before, after, root)
-    with pytest.raises(StudyError, match="the images changed since"):
-        restore_pixels(settings, before, tmp_path / "after")
 
 
 def test_a_pool_of_pairs_brings_its_masks(settings: Settings, tmp_path: Path) -> None:

@@ -4,24 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.trial.conftest import Bench
-from xraytune.base.errors import ConfigError, DataError
-from xraytune.data.prepare import PIXELS_STAGE, prepare
+from xraytune.base.errors import ConfigError
 from xraytune.space.load import load_space
 from xraytune.trial.prepare import require_networks
 
 pytestmark = pytest.mark.slow
-
-
-def test_a_split_that_is_impossible_is_refused_before_images_are_decoded(
-    bench: Bench, tmp_path: Path
-) -> None:
-    data = bench.settings.data.model_copy(update={"train_patients": 1000})
-
-    with pytest.raises(DataError, match="patients, fewer than 1000"):
-        prepare(bench.settings.model_copy(update={"data": data}), tmp_path / "cache")
-
-    assert not (tmp_path / "cache" / PIXELS_STAGE).exists()
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "densenet121", "shufflenet_v2_x0_5"])

@@ -3,12 +3,10 @@
 import shutil
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
 from tests.trial.conftest import Bench
-from xraytune.base.errors import MachineError
 from xraytune.data.phantom import draw_phantoms
 from xraytune.space.settings import Experiment, FolderSettings
 from xraytune.synth.generator_quality import Quality
@@ -77,9 +75,3 @@ def test_small_sides_and_small_pools_are_named(clinic: Bench) -> None:
         "not measured: 30 images of NORMAL in the pool, fewer than 50",
         "not measured: 0 images of NORMAL in val-B, fewer than 50",
     ]
-
-
-def test_features_need_weights(clinic: Bench) -> None:
-    missing = with_folder(clinic, "sharp", backbone="resnet18", weights=str(np.e))
-    with pytest.raises(MachineError, match="no such weights file"):
-        measure_quality(missing, clinic.context)

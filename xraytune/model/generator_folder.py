@@ -55,13 +55,14 @@ from xraytune.study.folder import StudyFolder
 from xraytune.synth.donor import Donor
 from xraytune.synth.generator_quality import PoolReport
 from xraytune.synth.mix import apportion
+from xraytune.synth.pool import draw_block
 from xraytune.synth.saved_generator import (
     GENERATOR_FILE,
     NETWORK_FILE,
     SavedGenerator,
     read_generator,
 )
-from xraytune.synth.sources.gan import Gan, draw_saved, typical_masks, usable_generator
+from xraytune.synth.sources.gan import Gan, typical_masks, usable_generator
 from xraytune.synth.sources.source import blocks_for, choose_findings
 from xraytune.synth.sources.which import seen_by
 from xraytune.synth.synthesize import (
@@ -359,12 +360,12 @@ def _images(
     """Yield images of a class forever, [C, S, S], with their masks, from the blocks that a search would use."""
     for block in count_from():
         findings = _findings(saved, block) if saved.findings else None
-        yield from draw_saved(
-            folder,
-            saved,
-            class_name,
+        yield from draw_block(
+            folder / NETWORK_FILE,
+            [*saved.class_counts].index(class_name),
             block,
             seed=saved.settings.seed,
             compute=compute,
+            typical=saved.masks,
             findings=findings,
         )

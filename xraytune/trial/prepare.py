@@ -24,7 +24,6 @@ from xraytune.nets.weights import find_weights
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.load import load_space
 from xraytune.space.rules import check_images, space_warnings
-from xraytune.space.settings import Parameters
 from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space, require_extensions
 from xraytune.stats.classification import FEWEST_LABELS
@@ -115,17 +114,12 @@ def require_networks(space: Space) -> None:
     custom weights file, whose hash is unknown, is built once to see that it fits.
     """
     settings = space.settings
-    task = task_of(settings)
     size_px = settings.data.image_size
     final_px = settings.final.image_size if settings.final else None
     for backbone, weights in space.networks():
         file = find_weights(backbone, weights, settings.weights_dir)
         if file == Path(weights) or BACKBONES.has(backbone):
-            if (backbone, weights) == (settings.quality.backbone, settings.quality.weights):
-                build_backbone(backbone, weights=file)
-            else:
-                parameters = Parameters.model_validate({"backbone": backbone, "weights": weights})
-                task.build_network(parameters, 2, weights=file, seed=0)
+            build_backbone(backbone, weights=file)
     for backbone in sorted({backbone for backbone, _ in space.networks()}):
         for side_px in {size_px, final_px or size_px}:
             if not accepts(backbone, side_px):

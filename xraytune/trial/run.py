@@ -22,7 +22,7 @@ from xraytune.data.prepare import RunContext
 from xraytune.nets.checkpoint import finished_epochs, load_best
 from xraytune.space.settings import Experiment
 from xraytune.synth.generator_quality import QUALITY_FILE
-from xraytune.synth.sources.which import source_of
+from xraytune.synth.synthesize import trained_generator
 from xraytune.trial.quality import report_pool
 from xraytune.trial.training import TrialTraining
 
@@ -108,6 +108,6 @@ def _log_epochs(training: TrialTraining, checkpoint_dir: Path, log: Path) -> Ite
 
 def train_own_generator(experiment: Experiment, context: RunContext) -> None:
     """Train a trial's generator, if it has one."""
-    source_of(experiment.parameters).train(context)
     if experiment.parameters.gan is not None:
+        trained_generator(experiment.parameters.gan, context)
         context.on_generator(experiment, context)

@@ -10,7 +10,6 @@ and two arms with one seed see the same real images, in the same views and the s
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
@@ -26,8 +25,7 @@ from xraytune.synth.mix import plan_mix, require_enough
 from xraytune.synth.sources.which import source_of
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingSet:
+class TrainingSet(NamedTuple):
     """The data sources of a trial, and which of their images are the real and the extra ones.
 
     Attributes:
@@ -69,7 +67,7 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
     real_numbers = numbers[: len(real.rows)]
     if source.repeats_real and real.findings is not None and parameters.balance == "equal":
         extra = levelling_order(real.targets, len(extra_labels), settings.seed)
-        return TrainingSet(sources=sources, targets=targets, real=real_numbers, extra=extra)
+        return TrainingSet(sources, targets, real_numbers, extra)
     usable = real_numbers
     if not source.repeats_real:
         usable = numbers[len(real.rows) :]
@@ -83,8 +81,8 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
             members = numpy_generator(settings.seed, "duplicates", label).permutation(members)
         extra[chosen] = np.resize(members, int(chosen.sum()))
     if experiment.control == "synthetic_only":
-        return TrainingSet(sources=sources, targets=targets, real=extra, extra=extra[:0])
-    return TrainingSet(sources=sources, targets=targets, real=real_numbers, extra=extra)
+        return TrainingSet(sources, targets, extra, extra[:0])
+    return TrainingSet(sources, targets, real_numbers, extra)
 
 
 class Shown(NamedTuple):

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from xraytune.base.arrays import Int64Array, UInt8Array
+from xraytune.base.arrays import UInt8Array
 from xraytune.base.artifacts import releases
 from xraytune.base.errors import DataError, Problem, join_names
 from xraytune.base.files import sha256_of
-from xraytune.base.records import Compute
 from xraytune.data.findings import in_order_of
 from xraytune.data.prepare import ImageSource, Prepared, RunContext, side_images
 from xraytune.space.settings import GanSettings, Settings
@@ -18,7 +17,6 @@ from xraytune.synth.masks import MaskRange, mask_range
 from xraytune.synth.saved_generator import (
     GENERATOR_FILE,
     NETWORK_FILE,
-    SavedGenerator,
     read_generator,
 )
 from xraytune.synth.sources.source import Source, StudyImages, choose_findings, file_content
@@ -49,12 +47,6 @@ class Gan(Source):
         if setting == "start_from":
             return usable_generator(path, study.prepared, is_start=True)
         return file_content(path)
-
-    def train(self, context: RunContext) -> None:
-        """Train the GAN, unless the cache has it."""
-        from xraytune.synth.synthesize import trained_generator  # loads torch
-
-        trained_generator(self.settings, context)
 
     def block(
         self, settings: Settings, context: RunContext, label: int, number: int
@@ -146,47 +138,20 @@ class GivenGenerator(Source):
             inputs["findings"] = learnt.tolist()
 
         def draw() -> UInt8Array:
-            from xraytune.synth.pool import resize_planes  # loads torch
+            from xraytune.synth.pool import draw_block, resize_planes  # loads torch
 
-            planes = draw_saved(
-                self._path,
-                saved,
-                name,
+            planes = draw_block(
+                self._path / NETWORK_FILE,
+                [*saved.class_counts].index(name),
                 number,
                 seed=settings.seed,
                 compute=compute,
+                typical=saved.masks,
                 findings=learnt,
             )
             return resize_planes(planes, min(prepared.image_size_px, saved.settings.image_size))
 
         return self.store_block(context, inputs, draw, findings)
-
-
-def draw_saved(
-    folder: Path,
-    saved: SavedGenerator,
-    class_name: str,
-    block: int,
-    *,
-    seed: int,
-    compute: Compute,
-    findings: Int64Array | None = None,
-) -> UInt8Array:
-    """Draw a block of a class, or of findings [256, C] in the generator's order.
-
-    See `draw_block`.
-    """
-    from xraytune.synth.pool import draw_block  # loads torch
-
-    return draw_block(
-        folder / NETWORK_FILE,
-        [*saved.class_counts].index(class_name),
-        block,
-        seed=seed,
-        compute=compute,
-        typical=saved.masks,
-        findings=findings,
-    )
 
 
 def usable_generator(folder: Path, prepared: Prepared, *, is_start: bool) -> str:

@@ -91,9 +91,6 @@ class Source:
         """Return the number of images of each class; None if there are as many as needed."""
         return None
 
-    def train(self, context: RunContext) -> None:
-        """Train what makes the images, unless the cache has it."""
-
     def block(
         self, settings: Settings, context: RunContext, label: int, number: int
     ) -> ImageSource:
