@@ -71,39 +71,20 @@ def test_data_file_without_a_table_drops_that_of_the_space(tmp_path: Path, file:
 
 
 @pytest.mark.parametrize(
-    ("text", "messages"),
+    ("text", "message"),
     [
-        (None, ["data.yaml: there is no such file"]),
-        ("path: x\n", ["data.yaml:1: 'path' is outside of data:"]),
-        ("data: x\n", ["data.yaml:1: data: is not a mapping"]),
-        ("", ["data.yaml: the file is empty"]),
-        ("data:\n  image_size: 32\n", ["data.yaml:2: data.image_size belongs to the space file"]),
-        (
-            "data:\n  tabel: {}\n",
-            ["data.yaml:2: data: unknown key 'tabel'", "did you mean 'table'?"],
-        ),
-        (
-            "data:\n  table:\n    image: x\n    labels: {a: 1, b: 2, c: 3}\n    side: {column: a, test: b}\n",
-            [
-                "data.table.file: is missing",
-                "data.table.labels: 1 is not valid",
-                "data.yaml:5: data.table.side must be",
-            ],
-        ),
-        ("data: {table: {file: [], image: x}}\n", ["data.table.file: a list is not valid"]),
-        ("data: {table: {file: {}, image: x}}\n", ["data.table.file: a mapping is not valid"]),
-        (
-            "data: {table: {file: a, image: x, labels: {a: b/c}}}\n",
-            ["'b/c' cannot be a folder's name"],
-        ),
+        ("path: x\n", "data.yaml:1: 'path' is outside of data:"),
+        ("data:\n  image_size: 32\n", "data.yaml:2: data.image_size belongs to the space file"),
+        ("data:\n  tabel: {}\n", "data.yaml:2: unknown key 'data.tabel'"),
+        ("data:\n  table:\n    image: x\n", "data.yaml:2: data.table.file: is missing"),
+        ("data: {table: {file: a, image: x, labels: {a: b/c}}}\n", "labels.a: 'b/c' is not valid"),
     ],
 )
-def test_errors_name_the_line(tmp_path: Path, text: str | None, messages: list[str]) -> None:
+def test_errors_name_the_line(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "data.yaml"
-    if text is not None:
-        file.write_text(text, encoding="utf-8")
+    file.write_text(text, encoding="utf-8")
 
     with pytest.raises(ConfigError) as refused:
         data_settings(file, DataSettings(path=file))
 
-    assert [message for message in messages if message not in str(refused.value)] == []
+    assert message in str(refused.value)

@@ -68,13 +68,10 @@ def check(
 
 
 def _show(file: Path, space: Space, warnings: Sequence[str]) -> None:
-    from xraytune.space.settings import has_effect_in
     from xraytune.space.shipped import describe_space, find_space
 
     settings, searched = space.settings, len(space.searched)
-    fixed = sum(
-        not spec.domain.is_open and has_effect_in(settings.task, spec.name) for spec in space.specs
-    )
+    fixed = len(space.specs) - searched
     are = "parameter is" if searched == 1 else "parameters are"
     what = (
         f"{searched} {are} searched, {fixed} are fixed"

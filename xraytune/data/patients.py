@@ -14,7 +14,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from xraytune.base.errors import ConfigError, DataError, Problem, join_names
 from xraytune.data.guesses import composed, patient_of
-from xraytune.space.messages import group_regex_problem
 
 PATIENTS_CSV = "patients.csv"
 _GROUP_REGEX = "data.split.group_regex"
@@ -26,9 +25,17 @@ OTHER_PATIENTS = (
 
 def require_group(group_regex: str | None) -> None:
     """Raise ConfigError if an expression is not a regular expression with a group."""
-    what, fix = group_regex_problem(group_regex) if group_regex is not None else ("", "")
-    if what:
-        raise ConfigError(Problem(what, _GROUP_REGEX, fix))
+    if group_regex is None:
+        return
+    try:
+        has_group = re.compile(group_regex).groups > 0
+    except re.error as error:
+        what = f"not a regular expression: {error}"
+        fix = "write a regular expression as Python's re understands it"
+        raise ConfigError(Problem(what, _GROUP_REGEX, fix)) from error
+    if not has_group:
+        fix = "put the part that identifies the patient in parentheses: (p[0-9]+)_"
+        raise ConfigError(Problem("there is no group in it", _GROUP_REGEX, fix))
 
 
 def patients_by_name(

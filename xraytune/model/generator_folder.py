@@ -229,7 +229,7 @@ def fixed_generator(space: Space) -> Experiment:
     for spec in space.specs:
         name, domain = spec.name, spec.domain
         if name in _NETWORK_PARAMETERS or name.startswith("gan."):
-            values[name] = domain.corners(())[0]
+            values[name] = domain.corners[0]
         if name in _NETWORK_PARAMETERS:
             has_open_network |= domain.is_open
         elif name.startswith("gan.") and domain.is_open:

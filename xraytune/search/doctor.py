@@ -18,7 +18,7 @@ from xraytune.base.errors import ConfigError, MachineError
 from xraytune.base.files import nearest_folder
 from xraytune.search.ray.setup import ray_parent, why_ray_cannot_start
 from xraytune.space.load import load_space
-from xraytune.space.space import needed_extras, package_problems
+from xraytune.space.space import missing_packages
 
 _GIB = 2**30
 _MIN_DISK_GIB = 10
@@ -67,7 +67,7 @@ def doctor(
     if space:
         # Its images are not needed.
         loaded = load_space(space, data=Path(), weights_dir=weights_dir)
-        missing = package_problems(*needed_extras(loaded))
+        missing = missing_packages(loaded)
         checks += [Check("packages", "missing", problem.what, problem.fix) for problem in missing]
         checks += _weights(loaded.networks(), loaded.settings.weights_dir)
     return tuple(checks)

@@ -31,50 +31,31 @@ def describe_slow_search(space: Space, *, images_per_epoch: int, cores: int) -> 
         images_per_epoch: Real images that a trial trains on in an epoch.
         cores: CPU cores that all trials share.
     """
-    classifiers = _classifier_seconds(space, images_per_epoch)
-    gans = _gan_seconds(space)
-    hours = (classifiers + gans) / cores / 3600
-    if hours < _LONG_HOURS:
-        return None
-
-    reasons = []
-    if classifiers > gans / 10:
-        reasons.append("most trials train layers of the backbone")
-    if gans > classifiers / 10:
-        steps = max(steps for (steps,) in space.combinations("gan.steps") if isinstance(steps, int))
-        reasons.append(f"GANs are trained for up to {steps:,} steps")
-    time = f"{hours / 24:.0f} days" if hours > 48 else f"{hours:.0f} hours"
-    other = _CPU_SPACES[space.settings.task]
-    return (
-        f"without a GPU, this search takes roughly {time} on {cores} CPU cores: {', and '.join(reasons)}; "
-        f"--space {other} asks a smaller question in minutes"
-    )
-
-
-def _classifier_seconds(space: Space, images_per_epoch: int) -> float:
-    """Return the core seconds of all trials, as the mean over the choices of the space."""
     settings = space.settings
     images = float(images_per_epoch * settings.budget.max_epochs * space.trial_budget())
     if settings.scheduler.name == "asha":
         images *= _SHARE_AFTER_ASHA
-    image_seconds = _BACKBONE_SECONDS * (settings.data.image_size / 128) ** 2
-
     choices = space.combinations("backbone", "trainable", "synthetic_ratio")
     shares = []
     for backbone, trainable, ratio in choices:
         share = 0.05 if backbone == "small_cnn" else _TRAINED_SHARE[str(trainable or "all")]
         shares.append(share * (1 + float(ratio or 0)))
-    return images * image_seconds * sum(shares) / len(shares)
+    image_seconds = _BACKBONE_SECONDS * (settings.data.image_size / 128) ** 2
+    seconds = images * image_seconds * sum(shares) / len(shares)
 
-
-def _gan_seconds(space: Space) -> float:
-    """Return the core seconds of all GANs. A longer run continues a shorter one with the same settings."""
-    longest: dict[tuple[float, ...], float] = {}
+    # A longer run of a GAN continues a shorter one with the same settings.
+    steps_of: dict[tuple[float, ...], float] = {}
     for values in space.combinations("gan.image_size", "gan.width", "gan.batch_size", "gan.steps"):
-        if None not in values:
-            *same, steps = (float(value or 0) for value in values)
-            longest[*same] = max(steps, longest.get((*same,), 0))
-    return sum(
-        steps * batch_size * _GAN_SECONDS * (size_px / 64) ** 2 * width / 64
-        for (size_px, width, batch_size), steps in longest.items()
+        *same, steps = (float(value or 0) for value in values)
+        steps_of[*same] = max(steps, steps_of.get((*same,), 0))
+    for (size_px, width, batch_size), steps in steps_of.items():
+        seconds += steps * batch_size * _GAN_SECONDS * (size_px / 64) ** 2 * width / 64
+
+    hours = seconds / cores / 3600
+    if hours < _LONG_HOURS:
+        return None
+    time = f"{hours / 24:.0f} days" if hours > 48 else f"{hours:.0f} hours"
+    return (
+        f"without a GPU, this search takes roughly {time} on {cores} CPU cores; "
+        f"--space {_CPU_SPACES[settings.task]} asks a smaller question in minutes"
     )

@@ -1,18 +1,18 @@
-"""YAML files as trees that know the line of every value, so that every error message can name it.
+"""YAML files with the line of every key, so that every error message can name it.
 
 The reader accepts a small dialect of YAML 1.2. Unquoted `null`, `true`, `false`, decimal integers
 and floats (also `1e-3`) have their types. Everything else is text, including `no`, `on`, `010`,
-`12:30` and dates, which YAML 1.1 converts silently. Tags of other types and repeated keys are
-errors.
+`12:30` and dates, which YAML 1.1 converts silently. Repeated keys are errors.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, TypeAlias
 
 import yaml
 
@@ -20,9 +20,10 @@ from xraytune.base.errors import ConfigError, Problem, SourceLine
 from xraytune.base.files import explain_disk_errors, read_bytes
 from xraytune.base.records import Json
 
-Key: TypeAlias = str | int
+KeyPath: TypeAlias = tuple[str | int, ...]
+"""Keys of mappings and positions in lists, such as `("data", "split", "seed")`."""
 Place: TypeAlias = SourceLine | Path | str
-"""The position of a key or value; text is an option of the command line."""
+"""The position of a key or item; text is an option of the command line."""
 
 
 class Text(str):
@@ -32,93 +33,71 @@ class Text(str):
 
 
 @dataclass(slots=True)
-class Node:
-    """A value and its place: the line of its key, or the option that sets it. Mappings and lists hold nodes."""
+class Document:
+    """The content of a file or an option, where each part of it was written, and the problems found in it."""
 
     content: Any
     place: Place
+    places: dict[KeyPath, Place] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
 
-    @property
-    def is_option(self) -> bool:
-        """Whether an option of the command line sets it."""
-        return isinstance(self.place, str)
-
-    @property
-    def mapping(self) -> dict[str, Node]:
-        """The nodes of a mapping; {} of anything else."""
-        return self.content if isinstance(self.content, dict) else {}
-
-    def plain(self) -> Any:
-        """Return the value without places."""
-        if isinstance(self.content, list):
-            return [item.plain() for item in self.content]
-        if isinstance(self.content, dict):
-            return {key: value.plain() for key, value in self.content.items()}
-        return self.content
-
-    def get(self, *path: Key) -> Node | None:
-        """Return the node at a key path, such as `"data", "split", "seed"`."""
-        node = self
+    def get(self, *path: str | int) -> Any:
+        """Return the value at a key path; None if there is none."""
+        value = self.content
         for key in path:
-            is_list = isinstance(node.content, list)
-            inside: dict[Any, Node] = dict(enumerate(node.content)) if is_list else node.mapping
-            if key not in inside:
-                return None
-            node = inside[key]
-        return node
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
 
-    def nearest(self, path: Iterable[Key]) -> Node:
-        """Return the node at a key path, or its nearest parent; keys that do not exist are skipped."""
-        node = self
-        for key in path:
-            node = node.get(key) or node
-        return node
+    def locate(self, path: KeyPath) -> Place:
+        """Return the place of a key path, or that of the nearest block around it."""
+        while path and path not in self.places:
+            path = path[:-1]
+        return self.places.get(path, self.place)
 
-    def put(self, path: Iterable[str], node: Node) -> None:
-        """Set the node at a key path; missing mappings are created."""
-        *blocks, last = path
-        parent = self
-        for block in blocks:
-            if not isinstance(parent.content, dict):
-                parent.content = {}
-            parent = parent.content.setdefault(block, Node({}, node.place))
-        parent.content = {**parent.mapping, last: node}
+    def part(self, *path: str | int) -> Document:
+        """Return what is at a key path as a document of its own."""
+        places = {
+            known[len(path) :]: place
+            for known, place in self.places.items()
+            if known[: len(path)] == path
+        }
+        return Document(self.get(*path), self.locate(path), places)
 
+    def put(self, path: KeyPath, part: Document) -> None:
+        """Set the value at a key path; missing mappings are created."""
+        block = self.content
+        for key in path[:-1]:
+            if not isinstance(block.get(key), dict):
+                block[key] = {}
+            block = block[key]
+        block[path[-1]] = part.content
 
-class RejectedError(Exception):
-    """A value is invalid; its problem has been added to `Problems`."""
+        kept = {known: at for known, at in self.places.items() if known[: len(path)] != path}
+        moved = {(*path, *known): place for known, place in part.places.items()}
+        self.places = {**kept, path: part.place, **moved}
 
+    def error(self, path: KeyPath, what: str, fix: str = "") -> ConfigError:
+        """Return an error with a problem at a key path."""
+        return ConfigError(Problem(what, self.locate(path), fix))
 
-class Problems:
-    """Collect the problems of a file and of options, to raise all of them as one error."""
+    @contextmanager
+    def collect(self) -> Iterator[None]:
+        """Collect the problems of a ConfigError in this block, instead of raising it."""
+        try:
+            yield
+        except ConfigError as error:
+            self.problems += error.problems
 
-    def __init__(self, root: Node) -> None:
-        self.root = root
-        self._file = root.place
-        self._problems: dict[Problem, None] = {}
-
-    def __len__(self) -> int:
-        return len(self._problems)
-
-    def add(self, node: Node, what: str, fix: str = "") -> None:
-        """Add a problem of a node, unless it has been added before."""
-        self._problems[Problem(what, node.place, fix)] = None
-
-    def reject(self, node: Node, what: str, fix: str) -> NoReturn:
-        """Add a problem and give up on the value: raise `RejectedError`."""
-        self.add(node, what, fix)
-        raise RejectedError
-
-    def raise_all(self) -> None:
-        """Raise all problems as one `ConfigError`, in the order of the file's lines; do nothing if there are none."""
-        if self._problems:
-            raise ConfigError(*sorted(self._problems, key=self._line))
+    def raise_problems(self) -> None:
+        """Raise all problems as one ConfigError, in the order of the file's lines; do nothing if there are none."""
+        if self.problems:
+            raise ConfigError(*sorted(dict.fromkeys(self.problems), key=self._line))
 
     def _line(self, problem: Problem) -> float:
         where = problem.where
-        if isinstance(where, SourceLine) and where.path == self._file:
+        if isinstance(where, SourceLine) and where.path == self.place:
             return where.line
-        return 0 if where == self._file else float("inf")
+        return 0 if where == self.place else float("inf")
 
 
 _TAG = "tag:yaml.org,2002:"
@@ -142,7 +121,7 @@ for _name, _form in _SCALARS.items():
     _Loader.add_implicit_resolver(_TAG + _name, re.compile(rf"({_form})\Z"), None)
 
 
-def read_document(path: Path, *, start: str = "name: my-study") -> Node:
+def read_document(path: Path, *, start: str = "name: my-study") -> Document:
     """Read a YAML file whose root is a mapping, else raise ConfigError; `start` is its first line, for messages."""
     try:
         with explain_disk_errors(path):
@@ -153,117 +132,81 @@ def read_document(path: Path, *, start: str = "name: my-study") -> Node:
         fix = "save it as UTF-8, or give a YAML file"
         raise ConfigError(Problem("the file is not UTF-8 text", path, fix)) from None
     lines = ["", *text.splitlines(), ""]
-    root = parse_yaml(text, lambda line: SourceLine(path, line, lines[line]), path.parent)
-    if not isinstance(root.content, dict):
-        what = (
-            "the file is empty"
-            if root.content is None
-            else "the file is not a mapping of keys to values"
+    document = parse_yaml(text, lambda line: SourceLine(path, line, lines[line]), path.parent)
+    document.place = path
+    if not isinstance(document.content, dict):
+        raise document.error(
+            (), "the file is not a mapping of keys to values", f"start with: {start}"
         )
-        raise ConfigError(Problem(what, path, f"start with: {start}"))
-    root.place = path
-    return root
+    return document
 
 
-def parse_yaml(text: str, where: Callable[[int], Place], folder: Path = Path()) -> Node:
+def parse_yaml(text: str, where: Callable[[int], Place], folder: Path = Path()) -> Document:
     """Parse one YAML document, or nothing (None); raise ConfigError if it is not of the dialect above.
 
-    `where` returns the position of a line, counted from 1, for messages. Paths are relative to the
-    folder.
+    `where` returns the place of a line, counted from 1. Paths are relative to the folder.
     """
+    places: dict[KeyPath, Place] = {}
     problems: list[Problem] = []
 
-    def read(node: yaml.Node, place: Place) -> Node:
-        tag = node.tag.removeprefix(_TAG)
-        if tag not in (*_SCALARS, "str", "map", "seq"):
-            problems.append(
-                Problem(
-                    f"the tag {node.tag} is not supported", place, "write plain text or a number"
-                )
-            )
-        elif isinstance(node, yaml.MappingNode):
-            return Node(read_mapping(node), place)
-        elif isinstance(node, yaml.SequenceNode):
-            return Node([read(item, where(_line(item))) for item in node.value], place)
-        elif tag != "str":
-            return Node(loader.construct_object(node), place)
-        content = Text(node.value)
-        content.folder = folder
-        return Node(content, place)
+    def place_of(node: yaml.Node) -> Place:
+        return where(node.start_mark.line + 1)
 
-    def read_mapping(node: yaml.MappingNode) -> dict[str, Node]:
-        mapping: dict[str, Node] = {}
-        for key, value in node.value:
-            place = where(_line(key))
-            if not isinstance(key, yaml.ScalarNode):
-                problems.append(Problem("a key must be one word", place, "write key: value"))
-            elif key.value in mapping:
-                first = mapping[key.value].place
-                problems.append(
-                    Problem(f"'{key.value}' is given twice, first at {first}", place, "keep one")
-                )
-            else:
-                mapping[key.value] = read(value, place)
-        return mapping
+    def read(node: yaml.Node, path: KeyPath) -> Any:
+        if isinstance(node, yaml.MappingNode):
+            mapping = {}
+            for key, value in node.value:
+                inner = (*path, str(key.value))
+                if inner in places:
+                    what = f"'{key.value}' is given twice, first at {places[inner]}"
+                    problems.append(Problem(what, place_of(key), "keep one"))
+                places[inner] = place_of(key)
+                mapping[str(key.value)] = read(value, inner)
+            return mapping
+        if isinstance(node, yaml.SequenceNode):
+            places.update({(*path, i): place_of(item) for i, item in enumerate(node.value)})
+            return [read(item, (*path, i)) for i, item in enumerate(node.value)]
+        value = loader.construct_object(node)
+        if isinstance(value, str):
+            value = Text(value)
+            value.folder = folder
+        return value
 
     try:
         loader = _Loader(text)
-        document = loader.get_single_node()
-        root = read(document, where(1)) if document else Node(None, where(1))
+        root = loader.get_single_node()
+        content = read(root, ()) if root else None
     except yaml.MarkedYAMLError as error:
-        raise ConfigError(*_explain_syntax(error, text, where)) from None
+        mark = error.problem_mark or error.context_mark
+        what = f"not valid YAML: {error.problem}"
+        if error.context_mark:
+            what += f" ({error.context} that begins on line {error.context_mark.line + 1})"
+        fix = (
+            "check the indentation (spaces, not tabs), colons, quotes and brackets up to this line"
+        )
+        raise ConfigError(Problem(what, where(mark.line + 1 if mark else 1), fix)) from None
     except yaml.YAMLError as error:
         what = f"not valid YAML: {str(error).splitlines()[0]}"
         raise ConfigError(Problem(what, where(1), "remove the character")) from None
     if problems:
         raise ConfigError(*problems)
-    return root
-
-
-def _line(node: yaml.Node) -> int:
-    return int(node.start_mark.line) + 1
-
-
-def _explain_syntax(
-    error: yaml.MarkedYAMLError, text: str, where: Callable[[int], Place]
-) -> list[Problem]:
-    lines = enumerate(text.splitlines(), start=1)
-    if tabbed := [number for number, line in lines if re.match(r" *\t\s*\S", line)]:
-        return [
-            Problem("a tab: YAML indents with spaces", where(number), "use spaces instead")
-            for number in tabbed
-        ]
-    fix = "check the indentation, colons and brackets of this line and the one above"
-    for context, opened in (
-        ("while parsing a flow", "bracket"),
-        ("while scanning a quoted", "quote"),
-    ):
-        if error.context_mark and str(error.context).startswith(context):
-            fix = f"close the {opened} that opens on line {error.context_mark.line + 1}"
-    mark = error.problem_mark or error.context_mark
-    return [Problem(f"not valid YAML: {error.problem}", where(mark.line + 1 if mark else 1), fix)]
+    return Document(content, where(1), places)
 
 
 class _Dumper(yaml.SafeDumper):
     """Quote what YAML 1.1 or 1.2 would not read back as text; keep short collections on one line."""
 
 
-def _write_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    return dumper.represent_scalar(f"{_TAG}str", text, None if text.isprintable() else '"')
-
-
-def _write_mapping(dumper: yaml.SafeDumper, items: Mapping[str, Json]) -> yaml.Node:
-    return dumper.represent_mapping(f"{_TAG}map", items, len(str(items)) <= _LINE_LENGTH)
-
-
-def _write_list(dumper: yaml.SafeDumper, items: list[Json]) -> yaml.Node:
-    return dumper.represent_sequence(f"{_TAG}seq", items, len(str(items)) <= _LINE_LENGTH)
+def _write_collection(dumper: yaml.SafeDumper, content: Any) -> yaml.Node:
+    is_short = len(str(content)) <= _LINE_LENGTH
+    if isinstance(content, dict):
+        return dumper.represent_mapping(f"{_TAG}map", content, is_short)
+    return dumper.represent_sequence(f"{_TAG}seq", content, is_short)
 
 
 _Dumper.add_implicit_resolver(f"{_TAG}float", re.compile(rf"({_FLOAT})\Z"), list("-+.0123456789"))
-_Dumper.add_representer(str, _write_text)
-_Dumper.add_representer(dict, _write_mapping)
-_Dumper.add_representer(list, _write_list)
+_Dumper.add_representer(dict, _write_collection)
+_Dumper.add_representer(list, _write_collection)
 
 
 def write_yaml(content: Json, header: str = "") -> str:

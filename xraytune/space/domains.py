@@ -1,28 +1,19 @@
 """The domains of parameters: choices, and ranges of integers or floats with inclusive bounds.
 
-A domain can suggest a value through an Optuna trial, test membership, list its points for a grid,
-and format itself for a space file. Nothing here imports Optuna, which is slow to import.
+Nothing here imports Optuna, which is slow to import.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from xraytune.base.records import Json
 
 Value: TypeAlias = bool | int | float | str | None
-
-
-class Suggester(Protocol):
-    """The methods of `optuna.Trial` that domains call."""
-
-    def suggest_categorical(self, name: str, choices: Sequence[Value]) -> Value: ...  # noqa: D102
-
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...  # noqa: D102
-
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int: ...  # noqa: D102
+_FEW = 20
+"""An integer range with at most as many values is checked at all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +27,24 @@ class Choices:
         """Whether there is more than one value."""
         return len(self.values) > 1
 
+    @property
+    def points(self) -> Sequence[Value]:
+        """All values."""
+        return self.values
+
+    @property
+    def corners(self) -> Sequence[Value]:
+        """All values."""
+        return self.values
+
     def contains(self, value: Value) -> bool:
         """Return whether the value is in the domain."""
         return value in self.values
 
-    def suggest(self, trial: Suggester, name: str) -> Value:
-        """Return the trial's choice, without calling the trial for a constant."""
-        return trial.suggest_categorical(name, self.values) if self.is_open else self.values[0]
-
-    def points(self) -> tuple[Value, ...]:
-        """Return all values."""
-        return self.values
-
-    def corners(self, cuts: Iterable[float]) -> tuple[Value, ...]:  # noqa: ARG002 (the domains share this signature)
-        """Return all values."""
-        return self.values
+    def suggest(self, trial: Any, name: str) -> Value:
+        """Return the choice of an Optuna trial, without calling it for a constant."""
+        value: Value = self.values[0]
+        return trial.suggest_categorical(name, self.values) if self.is_open else value
 
     def spec(self) -> dict[str, Json]:
         """Return the domain as a space file writes it."""
@@ -71,50 +65,35 @@ class Range:
     is_integer: bool = False
     is_open: ClassVar[bool] = True
 
+    @property
+    def points(self) -> Sequence[Value] | None:
+        """All integers, in order; None for floats."""
+        return range(int(self.low), int(self.high) + 1) if self.is_integer else None
+
+    @property
+    def corners(self) -> Sequence[Value]:
+        """Values that stand for all of them: both ends, or a few integers."""
+        points = self.points
+        return points if points and len(points) <= _FEW else (self.low, self.high)
+
     def contains(self, value: Value) -> bool:
         """Return whether the value is in the domain."""
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not self.low <= value <= self.high
-        ):
-            return False
-        return isinstance(value, int) or not self.is_integer
+        return isinstance(value, int | float) and self.low <= value <= self.high
 
-    def suggest(self, trial: Suggester, name: str) -> Value:
-        """Return the trial's choice."""
-        if self.is_integer:
-            return trial.suggest_int(name, int(self.low), int(self.high), log=self.is_log)
-        return trial.suggest_float(name, self.low, self.high, log=self.is_log)
+    def suggest(self, trial: Any, name: str) -> Value:
+        """Return the choice of an Optuna trial."""
+        suggest = trial.suggest_int if self.is_integer else trial.suggest_float
+        value: float = suggest(name, self.low, self.high, log=self.is_log)
+        return value
 
     def spec(self) -> dict[str, Json]:
         """Return the domain as a space file writes it."""
-        name = (
-            "log_uniform_values" if self.is_log else "int_uniform" if self.is_integer else "uniform"
-        )
+        plain = "int_uniform" if self.is_integer else "uniform"
+        name = "log_uniform_values" if self.is_log else plain
         return {"min": self.low, "max": self.high, "distribution": name}
 
     def __str__(self) -> str:
         return f"{self.low} to {self.high}" if self.is_integer else f"{self.low:g} to {self.high:g}"
-
-    def points(self) -> Iterable[Value] | None:
-        """Return all integers, in order; None for floats."""
-        return range(int(self.low), int(self.high) + 1) if self.is_integer else None
-
-    def corners(self, cuts: Iterable[float]) -> tuple[Value, ...]:
-        """Return both ends and, of integers, the cuts and their neighbours: values that are a cut, and others."""
-        if not self.is_integer:
-            return self.low, self.high
-        around = {int(cut) + offset for cut in cuts for offset in (-1, 0, 1)}
-        return tuple(
-            sorted(
-                {
-                    int(self.low),
-                    int(self.high),
-                    *(value for value in around if self.contains(value)),
-                }
-            )
-        )
 
 
 Domain: TypeAlias = Choices | Range

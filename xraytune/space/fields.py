@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 from pydantic.fields import FieldInfo
 
 from xraytune.space.domains import Value
-from xraytune.space.paths import is_path
 from xraytune.space.settings import BLOCKS, Parameters
 
 
@@ -20,8 +19,8 @@ def parameter_fields() -> Mapping[str, FieldInfo]:
     fields: dict[str, FieldInfo] = {}
     for name, info in Parameters.model_fields.items():
         if name in BLOCKS:
-            for key, inner in BLOCKS[name].model_fields.items():
-                fields[f"{name}.{key}"] = inner
+            inner = BLOCKS[name].model_fields
+            fields |= {f"{name}.{key}": field for key, field in inner.items()}
         else:
             fields[name] = info
     return fields
@@ -33,11 +32,6 @@ def annotation_of(field: FieldInfo) -> Any:
     for constraint in field.metadata:
         annotation = Annotated[annotation, constraint]
     return annotation
-
-
-def has_order(field: FieldInfo) -> bool:
-    """Return whether the values of a parameter are numbers, which can be a range."""
-    return not {int, float}.isdisjoint((field.annotation, *get_args(field.annotation)))
 
 
 def parameters_from(values: Mapping[str, Value], relative_to: Path | None = None) -> Parameters:
@@ -61,8 +55,3 @@ def flat_values(parameters: Parameters, relative_to: Path | None = None) -> dict
         elif name not in BLOCKS:
             flat[name] = value
     return flat
-
-
-def has_path(parameters: Parameters) -> bool:
-    """Return whether a value is the path of a file or folder."""
-    return any(is_path(name, value) for name, value in flat_values(parameters).items())

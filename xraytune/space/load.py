@@ -6,35 +6,30 @@ run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+from pydantic import TypeAdapter
 
 from xraytune.base.errors import ConfigError, Problem
 from xraytune.base.records import Json
-from xraytune.space.document import (
-    Node,
-    Problems,
-    RejectedError,
-    parse_yaml,
-    read_document,
-    write_yaml,
-)
+from xraytune.space.document import Document, parse_yaml, read_document, write_yaml
 from xraytune.space.fields import flat_values, parameter_fields
-from xraytune.space.grammar import SPEC_KEYS, path_of, read_initial_points, read_parameters
+from xraytune.space.grammar import SPEC_KEYS, flatten_blocks, read_points, read_specs
 from xraytune.space.messages import nearest
 from xraytune.space.removed import REMOVED, explain_removed
-from xraytune.space.rules import check_space, complete_specs
+from xraytune.space.rules import check_space
 from xraytune.space.settings import BLOCKS, DataSettings, Experiment, Settings, has_effect_in
 from xraytune.space.shipped import find_space
 from xraytune.space.space import ParameterSpec, Space, settings_content
-from xraytune.space.validation import setting_names, validate
+from xraytune.space.strict_model import StrictModel
+from xraytune.space.validation import validate
 
 _FINDING_KEYS = ("findings", "uncertain", "empty")
 DATA_FILE_KEYS = ("path", "classes", "positive", "table", "split", *_FINDING_KEYS)
 """The keys of `data` that a data file may have."""
-_NON_SETTING_KEYS = ("parameters", "points_to_evaluate")
+_SPACE_KEYS = ("parameters", "points_to_evaluate")
 STUDY_NAME = "study.yaml"
 """The file of a study's space; it may have settings of earlier versions that changed no trial."""
 SEARCH_ONLY = dict.fromkeys(
@@ -68,46 +63,55 @@ def load_space(
     Raises:
         ConfigError: With all problems, in file order.
     """
-    root = read_document(find_space(path))
+    document = read_document(find_space(path))
+    flatten_blocks(document)
     for override in overrides:  # the last one for a key wins
-        _apply_override(root, override)
+        _apply_override(document, override)
     if data is not None and is_data_file(data):
-        task = root.get("task")
-        has_classes = task is None or task.content == "classification"
-        _apply_data_file(root, data, without=_FINDING_KEYS if has_classes else ())
+        has_classes = document.get("task") in (None, "classification")
+        _apply_data_file(document, data, without=_FINDING_KEYS if has_classes else ())
     elif data is not None:
-        root.put(("data", "path"), Node(data.absolute(), f"--data {data}"))
+        document.put(("data", "path"), Document(data.absolute(), f"--data {data}"))
     if weights_dir is not None:
-        root.put(("weights_dir",), Node(weights_dir.absolute(), f"--weights-dir {weights_dir}"))
+        option = f"--weights-dir {weights_dir}"
+        document.put(("weights_dir",), Document(weights_dir.absolute(), option))
 
-    problems = Problems(root)
-    if path.name != STUDY_NAME and "exported_from" not in root.mapping:
+    if path.name != STUDY_NAME and "exported_from" not in document.content:
         for name, removed in REMOVED.items():
-            node = root.get(*name.split("."))
-            if node and removed.is_limit:
-                problems.add(node, f"unknown key '{name}'", explain_removed(name))
+            key_path = tuple(name.split("."))
+            if removed.is_limit and key_path in document.places:
+                with document.collect():
+                    raise document.error(key_path, f"unknown key '{name}'", explain_removed(name))
     settings: Settings | None = None
-    specs: tuple[ParameterSpec, ...] = ()
-    with suppress(RejectedError):
-        settings = read_settings(problems)
-    with suppress(RejectedError):
-        specs = complete_specs(read_parameters(problems), problems)
-    points_to_evaluate = read_initial_points(problems, specs)
-    if specs:
-        check_space(specs, settings, problems)
-        _refuse_inactive(overrides, specs, problems)
-    problems.raise_all()
-    assert settings is not None
-    return Space(settings=settings, specs=specs, points_to_evaluate=points_to_evaluate)
+    with document.collect():
+        settings = read_settings(document)
+    with document.collect():
+        specs = read_specs(document, settings.task if settings else "classification")
+        if not document.problems:
+            points = read_points(document, specs)
+            space = Space(settings=settings, specs=specs, points_to_evaluate=points)
+            check_space(space, document)
+            _refuse_inactive(overrides, specs, document)
+    document.raise_problems()
+    return space
 
 
-def read_settings(problems: Problems) -> Settings:
-    """Return the settings of a file, with absolute paths; RejectedError if there are problems with them."""
-    given = {
-        key: node for key, node in problems.root.mapping.items() if key not in _NON_SETTING_KEYS
-    }
-    names = (*_NON_SETTING_KEYS, *(f"parameters.{name}" for name in (*BLOCKS, *parameter_fields())))
-    return validate(problems, Settings, Node(given, problems.root.place), names=names)
+def read_settings(document: Document) -> Settings:
+    """Return the settings of a file, with absolute paths."""
+    given = {key: value for key, value in document.content.items() if key not in _SPACE_KEYS}
+    parameters = (f"parameters.{name}" for name in (*parameter_fields(), *BLOCKS))
+    names = [*_setting_names(Settings), *_SPACE_KEYS, *parameters]
+    return validate(document, TypeAdapter(Settings), (), given, names=names)
+
+
+def _setting_names(model: type[StrictModel], prefix: str = "") -> list[str]:
+    names = []
+    for name, field in model.model_fields.items():
+        names.append(f"{prefix}{name}")
+        for member in (field.annotation, *get_args(field.annotation)):
+            if isinstance(member, type) and issubclass(member, StrictModel):
+                names += _setting_names(member, f"{prefix}{name}.")
+    return names
 
 
 def data_settings(source: Path, base: DataSettings) -> DataSettings:
@@ -119,15 +123,9 @@ def data_settings(source: Path, base: DataSettings) -> DataSettings:
     """
     if not is_data_file(source):
         return base.model_copy(update={"path": source})
-    root = parse_yaml(
-        write_yaml({"name": "data", "data": base.model_dump(mode="json")}), lambda _: str(source)
-    )
-    _apply_data_file(root, source)
-    problems = Problems(root)
-    with suppress(RejectedError):
-        return read_settings(problems).data
-    problems.raise_all()
-    raise AssertionError("a rejected setting has a problem")
+    document = Document({"name": "data", "data": base.model_dump(mode="json")}, str(source))
+    _apply_data_file(document, source)
+    return read_settings(document).data
 
 
 def is_data_file(source: Path) -> bool:
@@ -135,32 +133,29 @@ def is_data_file(source: Path) -> bool:
     return source.suffix.lower() in {".yaml", ".yml"} and not source.is_dir()
 
 
-def _apply_data_file(root: Node, file: Path, *, without: Sequence[str] = ()) -> None:
+def _apply_data_file(document: Document, file: Path, *, without: Sequence[str] = ()) -> None:
     """Replace keys of `data`; a table and its patients come as a whole. A file may be for several tasks: `without` keys."""
     read = read_document(file, start="data:")
-    problems = Problems(read)
-    for key in read.mapping.keys() - {"data"}:
-        what = f"'{key}' is outside of data:"
-        problems.add(
-            read.mapping[key], what, "move all keys under data:; a data file has no others"
-        )
-    data = read.get("data") or Node({}, file)
+    if others := read.content.keys() - {"data"}:
+        (key, *_) = sorted(others)
+        fix = "move all keys under data:; a data file has no others"
+        raise read.error((key,), f"'{key}' is outside of data:", fix)
+    data = read.part("data")
     if not isinstance(data.content, dict):
-        problems.add(data, "data: is not a mapping", "write data: {path: FOLDER}")
-    for key in data.mapping.keys() & DataSettings.model_fields.keys() - {*DATA_FILE_KEYS}:
-        problems.add(data.mapping[key], f"data.{key} belongs to the space file", "write it there")
-    problems.raise_all()
+        raise read.error(("data",), "data: is not a mapping", "write data: {path: FOLDER}")
+    for key in data.content.keys() & DataSettings.model_fields.keys() - {*DATA_FILE_KEYS}:
+        raise data.error((key,), f"data.{key} belongs to the space file", "write it there")
 
-    if data.get("table", "patient"):
-        root.put(("data", "split", "group_regex"), Node(None, file))
-    root.put(("data", "path"), Node(file.parent.absolute(), file))
-    root.put(("data", "table"), Node(None, file))
-    for key, node in data.mapping.items():
-        if key == "split" and node.mapping:
-            for name, inner in node.mapping.items():
-                root.put(("data", "split", name), inner)
+    if data.get("table", "patient") is not None:
+        document.put(("data", "split", "group_regex"), Document(None, file))
+    document.put(("data", "path"), Document(file.parent.absolute(), file))
+    document.put(("data", "table"), Document(None, file))
+    for key, value in data.content.items():
+        if key == "split" and isinstance(value, dict):
+            for name in value:
+                document.put(("data", "split", name), data.part("split", name))
         elif key not in without:
-            root.put(("data", key), node)
+            document.put(("data", key), data.part(key))
 
 
 def refuse_unused(overrides: Sequence[str], command: str, unused: Mapping[str, str]) -> None:
@@ -171,26 +166,17 @@ def refuse_unused(overrides: Sequence[str], command: str, unused: Mapping[str, s
     """
     problems = []
     for override in overrides:
-        key, _, text = override.partition("=")
-        for name in _names_below(key.strip(), parse_yaml(text, lambda _: "--set")):
-            fixes = [fix for start, fix in unused.items() if f"{name}.".startswith(f"{start}.")]
-            if fixes:
-                problems.append(
-                    Problem(f"{name}: `{command}` does not use it", f"--set {override}", fixes[0])
-                )
+        name = override.partition("=")[0].strip()
+        fixes = [fix for start, fix in unused.items() if f"{name}.".startswith(f"{start}.")]
+        if fixes:
+            what = f"{name}: `{command}` does not use it"
+            problems.append(Problem(what, f"--set {override}", fixes[0]))
     if problems:
         raise ConfigError(*problems)
 
 
-def _names_below(name: str, node: Node) -> Iterator[str]:
-    for key, inside in node.mapping.items():
-        yield from _names_below(f"{name}.{key}", inside)
-    if not node.mapping:
-        yield name
-
-
 def _refuse_inactive(
-    overrides: Sequence[str], specs: Sequence[ParameterSpec], problems: Problems
+    overrides: Sequence[str], specs: Sequence[ParameterSpec], document: Document
 ) -> None:
     active = {spec.name for spec in specs}
     for override in overrides:
@@ -198,12 +184,11 @@ def _refuse_inactive(
         if name in parameter_fields() and name not in active:
             block = name.partition(".")[0]
             fix = f"omit it, or add --set source={block}" if block in BLOCKS else "omit it"
-            problems.add(
-                Node(None, f"--set {override}"), f"{name}: no trial of this space uses it", fix
-            )
+            what = f"{name}: no trial of this space uses it"
+            document.problems.append(Problem(what, f"--set {override}", fix))
 
 
-def _apply_override(root: Node, override: str) -> None:
+def _apply_override(document: Document, override: str) -> None:
     key, equals, text = override.partition("=")
     key = key.strip()
     place = f"--set {override}"
@@ -211,28 +196,27 @@ def _apply_override(root: Node, override: str) -> None:
         raise ConfigError(Problem("not key=value", place, f"write --set {key or 'lr'}=VALUE"))
     value = parse_yaml(text, lambda _: place)
     if key in parameter_fields():
-        path = path_of(root, key)
-        spec = value if value.mapping.keys() & {*SPEC_KEYS} else Node({"value": value}, place)
-        if (when := root.get(*path, "when")) and "when" not in spec.mapping:
-            spec.content["when"] = when
-        root.put(path, spec)
+        path = ("parameters", key)
+        if not (isinstance(value.content, dict) and value.content.keys() & {*SPEC_KEYS}):
+            value = Document({"value": value.content}, place)
+        if (*path, "when") in document.places and "when" not in value.content:
+            value.put(("when",), document.part(*path, "when"))
+        document.put(path, value)
     elif key.partition(".")[0] in (*Settings.model_fields, "points_to_evaluate"):
-        root.put(key.split("."), value)
+        document.put(tuple(key.split(".")), value)
     else:
         bare = key.replace("parameters.", "").removesuffix(".value")  # as the file nests it
-        fix = explain_removed(bare) or nearest(
-            bare, [*parameter_fields(), *setting_names(Settings)], "give a parameter or a setting"
-        )
+        known = [*parameter_fields(), *_setting_names(Settings)]
+        fix = explain_removed(bare) or nearest(bare, known, "give a parameter or a setting")
         raise ConfigError(Problem(f"unknown key '{key}'", place, fix))
 
 
 def experiment_to_yaml(experiment: Experiment, relative_to: Path, header: str = "") -> str:
     """Return a space file, in the folder `relative_to`, in which everything is fixed; `header` becomes comment lines."""
     settings = experiment.settings
-    values = flat_values(experiment.parameters, relative_to)
     parameters: Json = {
         name: {"value": value}
-        for name, value in values.items()
+        for name, value in flat_values(experiment.parameters, relative_to).items()
         if has_effect_in(settings.task, name)
     }
     return write_yaml({**settings_content(settings, relative_to), "parameters": parameters}, header)

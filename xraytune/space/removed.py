@@ -17,14 +17,12 @@ class Removed:
     Attributes:
         instead: The message to a user who writes it.
         today: The values that mean what is always done today; with one of these, it is dropped.
-        dcgan: The same with `gan.architecture: dcgan`, if they differ.
         is_limit: Whether it changed no trial. A study may have stored any value of it; in another
             file, it is refused.
     """
 
     instead: str
     today: tuple[Any, ...] = ()
-    dcgan: tuple[Any, ...] = ()
     is_limit: bool = False
 
 
@@ -53,12 +51,12 @@ REMOVED: Mapping[str, Removed] = {
     "pipeline": Removed(_PIPELINE, (None,)),
     "batch_norm": Removed("statistics are always those of the training mix", ("mix",)),
     "gan.conditional": Removed("one network is trained for all classes", (True,)),
-    "gan.loss": Removed(_ARCHITECTURE, ("hinge",), ("bce",)),
-    "gan.spectral_norm": Removed(_ARCHITECTURE, (True,), (False,)),
-    "gan.beta1": Removed(_ARCHITECTURE, (0,), (0.5,)),
-    "gan.beta2": Removed(_ARCHITECTURE, (0.99,), (0.999,)),
-    "gan.diffaugment": Removed(_ARCHITECTURE, (True,), (False,)),
-    "gan.ema_half_life_images": Removed(_ARCHITECTURE, (10_000,), (None,)),
+    "gan.loss": Removed(_ARCHITECTURE, ("hinge", "bce")),
+    "gan.spectral_norm": Removed(_ARCHITECTURE, (True, False)),
+    "gan.beta1": Removed(_ARCHITECTURE, (0, 0.5)),
+    "gan.beta2": Removed(_ARCHITECTURE, (0.99, 0.999)),
+    "gan.diffaugment": Removed(_ARCHITECTURE, (True, False)),
+    "gan.ema_half_life_images": Removed(_ARCHITECTURE, (10_000, None)),
 }
 REMOVED_VALUES: Mapping[str, str] = {
     **dict.fromkeys(("diffusion", "pipeline"), f"it was removed: {_PIPELINE}"),
@@ -67,19 +65,10 @@ REMOVED_VALUES: Mapping[str, str] = {
 """What to do about values that were removed."""
 
 
-def is_dropped(name: str, value: object, architecture: object) -> bool:
-    """Return whether a setting, by its dotted name, was removed and may be left out.
-
-    Args:
-        name: Its dotted name.
-        value: Its value.
-        architecture: That of the GAN that it belongs to, if it does.
-    """
+def is_dropped(name: str, value: object) -> bool:
+    """Return whether a setting, by its dotted name, was removed and may be left out with this value."""
     removed = REMOVED.get(name)
-    if removed is None:
-        return False
-    today = removed.dcgan if removed.dcgan and architecture == "dcgan" else removed.today
-    return removed.is_limit or value in today
+    return removed is not None and (removed.is_limit or value in removed.today)
 
 
 def explain_removed(name: str) -> str:

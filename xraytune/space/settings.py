@@ -13,10 +13,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, NonNegativeInt, model_validator
 
 from xraytune.base.records import Json
-from xraytune.space.backbones import BACKBONES, has_weights
+from xraytune.space.backbones import BACKBONES
 from xraytune.space.extensions import Extensions
 from xraytune.space.paths import FilePath, WeightsName, is_path
-from xraytune.space.strict_model import Refusals, Several, StoredModel, StrictModel, reads
+from xraytune.space.strict_model import Several, StoredModel, StrictModel
 
 Count = Annotated[int, Field(ge=1)]
 OptionalCount = Annotated[int | None, Field(ge=1)]
@@ -66,15 +66,6 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
 """The packages that a task or backbone needs beyond the base installation; the extra has its name."""
 
 
-@reads("val_a", "val_b")
-def _sides_leave_training_images(val_a: float, val_b: float) -> Refusals:
-    if val_a + val_b >= 0.9:
-        yield (
-            "data.split: val_a and val_b leave less than a tenth of the images for training",
-            "lower one of them",
-        )
-
-
 class SplitSettings(StrictModel):
     """The split of the training images into train, val-A and val-B, by patient."""
 
@@ -87,8 +78,6 @@ class SplitSettings(StrictModel):
     group_regex: str | None = None
     """A regular expression for the path relative to the data folder; its first group is the patient."""
 
-    rules = (_sides_leave_training_images,)
-
 
 _LISTED = BeforeValidator(
     lambda texts: (texts,) if isinstance(texts, str) else texts,
@@ -96,13 +85,6 @@ _LISTED = BeforeValidator(
 )
 OneOrMore = Annotated[Several[str], _LISTED, Field(min_length=1)]
 """A list of texts, or a single one."""
-
-
-@reads("column", "train", "val", "test")
-def _side_is_column_or_lists(column: str | None, *lists: str | None) -> Refusals:
-    has_lists = any(files is not None for files in lists)
-    if (column is not None) == has_lists:
-        yield "data.table.side must be either a column or lists", "write one of them"
 
 
 class TableSides(StrictModel):
@@ -116,8 +98,6 @@ class TableSides(StrictModel):
     """Like `train`."""
     test: str | None = None
     """Like `train`; if only `val` or `test` are given, all other images are training images."""
-
-    rules = (_side_is_column_or_lists,)
 
 
 _BY_COLUMN = BeforeValidator(
@@ -318,78 +298,6 @@ def pretraining_steps(synthetic_ratio: float, total_steps: int) -> int:
     return extra_images(synthetic_ratio / (1 + synthetic_ratio), total_steps)
 
 
-def _weights_fix(backbone: str) -> str:
-    names = [name for name in ("imagenet", "hub") if has_weights(name, backbone)]
-    return f"use weights: {' or '.join([*names, 'none'])}, or the path of a file"
-
-
-@reads("source", "folder.path")
-def _folder_has_path(source: str, path: str | None) -> Refusals:
-    if source == "folder" and path is None:
-        yield "source: folder needs a folder", "give folder.path"
-
-
-@reads("source", "generator.path")
-def _generator_has_path(source: str, path: str | None) -> Refusals:
-    if source == "generator" and path is None:
-        yield "source: generator needs a folder", "give generator.path"
-
-
-@reads("source", "statistics.path")
-def _statistics_have_path(source: str, path: str | None) -> Refusals:
-    if source == "statistics" and path is None:
-        yield "source: statistics needs a folder", "give statistics.path"
-
-
-@reads("gan.steps", "gan.start_from")
-def _gan_is_trained(steps: int | None, start_from: str | None) -> Refusals:
-    if steps == 0 and start_from is None:
-        yield (
-            "gan.steps: 0 leaves a generator untrained",
-            "train at least one step, or give gan.start_from",
-        )
-
-
-@reads("gan.features", "gan.architecture", "gan.z_dim")
-def _features_are_half_of_pca(features: str | None, architecture: str, size: int) -> Refusals:
-    if features is not None and (architecture != "pca" or size % 2 == 1):
-        what = "gan.features needs gan.architecture: pca and an even gan.z_dim"
-        yield what, "remove gan.features, or write z_dim: 128"
-
-
-@reads("synthetic_ratio", "source")
-def _ratio_adds_images(ratio: float, source: str) -> Refusals:
-    if ratio == 0 and source != "none":
-        yield "synthetic_ratio: 0 is the same as source: none", "give a ratio above 0"
-
-
-@reads("weights", "backbone")
-def _backbone_has_weights(weights: str, backbone: str) -> Refusals:
-    if not has_weights(weights, backbone):
-        yield f"weights: {backbone} has no weights called {weights}", _weights_fix(backbone)
-
-
-@reads("trainable", "weights")
-def _random_layers_are_trained(trainable: str, weights: str) -> Refusals:
-    if trainable != "all" and weights == "none":
-        what = f"trainable: {trainable} with weights: none leaves random layers untrained"
-        yield what, "use trainable: all"
-
-
-@reads("synthetic_ratio", "batch_size", "mixing", "source")
-def _batches_have_extra_images(ratio: float, size: int, mixing: str, source: str) -> Refusals:
-    if source != "none" and ratio > 0 and extra_per_step(ratio, size, mixing) == 0:
-        what = f"synthetic_ratio: {ratio:g} of batch_size: {size} rounds to zero extra images"
-        yield what, "raise one of them"
-
-
-@reads("synthetic_weight", "mixing")
-def _weighed_images_share_a_step(weight: float, mixing: str) -> Refusals:
-    if weight != 1 and mixing == "pretrain":
-        what = "synthetic_weight has no effect with mixing: pretrain, whose steps never mix images"
-        yield what, "write synthetic_weight: {..., when: {mixing: additive}}, or remove it"
-
-
 class Parameters(StoredModel):
     """The parameters of one trial: everything that a space can search."""
 
@@ -444,19 +352,6 @@ class Parameters(StoredModel):
         if source == "gan":
             kept.setdefault("gan", {})
         return kept
-
-    rules = (
-        _folder_has_path,
-        _generator_has_path,
-        _statistics_have_path,
-        _gan_is_trained,
-        _features_are_half_of_pca,
-        _ratio_adds_images,
-        _backbone_has_weights,
-        _random_layers_are_trained,
-        _batches_have_extra_images,
-        _weighed_images_share_a_step,
-    )
 
     def with_gan(self, **changes: object) -> Self:
         """Return a copy with changed settings of the GAN."""
@@ -575,14 +470,6 @@ class Resources(StoredModel):
     prefix = "resources."
 
 
-@reads("weights", "backbone")
-def _quality_has_weights(weights: str, backbone: str | None) -> Refusals:
-    if backbone is not None and weights == "none":
-        yield "quality.weights: none gives random features", "write imagenet, or the path of a file"
-    elif backbone is not None and not has_weights(weights, backbone):
-        yield f"quality.weights: {backbone} has no weights called {weights}", _weights_fix(backbone)
-
-
 class QualitySettings(StrictModel):
     """How the quality of synthetic images is measured, and which images are refused. No setting changes the images."""
 
@@ -592,15 +479,6 @@ class QualitySettings(StrictModel):
     """Its weights, as in `parameters.weights`; used only with `backbone`."""
     allow_memorised: bool = False
     """Use synthetic images even if too many of them are near-duplicates of training images."""
-
-    rules = (_quality_has_weights,)
-
-
-@reads("matched", "tuned")
-def _there_are_controls(matched: tuple[str, ...], tuned: tuple[str, ...]) -> Refusals:
-    if not (matched or tuned):
-        what = "confirm.controls: without controls there is nothing to compare with"
-        yield what, "keep one in matched or tuned"
 
 
 class Controls(StrictModel):
@@ -614,8 +492,6 @@ class Controls(StrictModel):
         "duplicate",
     )
     """The best trial of each of these arms, from the search and the top-ups."""
-
-    rules = (_there_are_controls,)
 
 
 class Confirm(StrictModel):
@@ -701,45 +577,6 @@ class FinalSettings(StoredModel):
         return settings.model_copy(update={"data": data, "budget": budget, "final": None})
 
 
-@reads("objective.metric", "task")
-def _task_has_metric(metric: ObjectiveName, task: TaskName) -> Refusals:
-    if metric not in OBJECTIVES[task]:
-        yield (
-            f"objective.metric: {metric} does not apply to {task}",
-            f"write {' or '.join(OBJECTIVES[task])}",
-        )
-
-
-@reads("data.classes", "data.positive", "data.table", "data.findings", "task")
-def _segmentation_has_no_classes(
-    classes: str, positive: object, table: object, findings: object, task: TaskName
-) -> Refusals:
-    if task == "segmentation" and (classes, positive, table, findings) != (
-        "binary",
-        None,
-        None,
-        None,
-    ):
-        what = "data.classes, data.positive, data.table and data.findings do not apply to task: segmentation"
-        yield what, "remove them"
-
-
-@reads("data.findings", "data.table", "task")
-def _findings_have_a_table(
-    findings: object, table: TableSettings | None, task: TaskName
-) -> Refusals:
-    if task == "findings" and (findings is None or table is None):
-        fix = "describe the table, and write data.findings: auto or a list of its columns or labels"
-        yield "task: findings needs data.table and data.findings", fix
-
-
-@reads("data.findings", "task")
-def _there_are_several_findings(findings: tuple[str, ...] | str | None, task: TaskName) -> Refusals:
-    if task == "findings" and isinstance(findings, tuple) and len({*findings}) < 2:
-        what = f"data.findings: {findings} is a single finding, which is the same as two classes"
-        yield what, "use task: classification"
-
-
 class PixelConstants(StrictModel):
     """The mean and standard deviation of pixels, in [0, 1], that pretrained weights expect."""
 
@@ -774,13 +611,6 @@ class Settings(StoredModel):
     tracking: Tracking = Tracking()
     exported_from: ExportedFrom | None = None
     final: FinalSettings | None = None
-
-    rules = (
-        _task_has_metric,
-        _segmentation_has_no_classes,
-        _findings_have_a_table,
-        _there_are_several_findings,
-    )
 
     def identity(self) -> dict[str, Json]:
         """Return what must not change when a study resumes, as plain JSON.

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import re
+from itertools import takewhile
 from pathlib import Path
 
 from xraytune.base.errors import ConfigError, Problem
 from xraytune.base.files import require_new, write_text
 from xraytune.space.messages import nearest
 
-_HEADER = re.compile(r"(?:# .*\n)+")
-"""The first paragraph of a file: its question, the machine it is for, and how long it takes."""
+_PACKAGE = Path(__file__).parents[1]
+_FOLDERS = [folder / "search_spaces" for folder in (_PACKAGE, _PACKAGE.parent)]
+_FOLDER = next((folder for folder in _FOLDERS if folder.is_dir()), _FOLDERS[0])
+"""That of an installation, or of a clone."""
 
 
 def list_spaces() -> dict[str, str]:
     """Return what each shipped space file is for, by name: the first paragraph of its comment."""
     purposes = {}
-    for file in sorted(_folder().glob("*.yaml")):
-        header = _HEADER.match(file.read_text(encoding="utf-8"))
-        assert header, f"{file} begins with a comment"
-        purposes[file.stem] = " ".join(header[0].replace("# ", "").split()).rstrip(":.")
+    for file in sorted(_FOLDER.glob("*.yaml")):
+        lines = file.read_text(encoding="utf-8").splitlines()
+        header = takewhile(lambda line: line.startswith("# "), lines)
+        purposes[file.stem] = " ".join(line[2:].strip() for line in header).rstrip(":.")
     return purposes
 
 
@@ -35,9 +37,8 @@ def copy_space(name: str, out: Path | None = None) -> Path:
     """
     shipped = _find_shipped(Path(name))
     if shipped is None:
-        raise ConfigError(
-            Problem(f"there is no space named {name}", fix=nearest(name, list_spaces()))
-        )
+        fix = nearest(name, list_spaces())
+        raise ConfigError(Problem(f"there is no space named {name}", fix=fix))
     file = out or Path(shipped.name)
     require_new(file)
     write_text(file, shipped.read_text(encoding="utf-8"))
@@ -52,20 +53,12 @@ def find_space(name: Path) -> Path:
     Raises:
         ConfigError: There is neither a file nor a shipped space of this name.
     """
-    if name.is_file():
-        return name
-    if shipped := _find_shipped(name):
-        return shipped
-    if name.exists():  # a folder, say, which its reader refuses
-        return name
-    check = "check the path; `xraytune space list` prints the names of the spaces that come with xraytune"
-    raise ConfigError(
-        Problem(
-            "there is no such file, and no space of this name",
-            name,
-            nearest(name.stem, list_spaces(), check),
-        )
-    )
+    file = name if name.is_file() else _find_shipped(name)
+    if file is None:
+        check = "check the path; `xraytune space list` prints the names of shipped spaces"
+        fix = nearest(name.stem, list_spaces(), check)
+        raise ConfigError(Problem("there is no such file, and no space of this name", name, fix))
+    return file
 
 
 def describe_space(name: Path) -> str:
@@ -73,19 +66,12 @@ def describe_space(name: Path) -> str:
     file = find_space(name)
     if file == name:
         return f"space: file {name}"
-    shipped = file.relative_to(_folder()).with_suffix("")
+    shipped = file.relative_to(_FOLDER).with_suffix("")
     return f"space: shipped {shipped}; `xraytune space copy {shipped}` makes a copy to change"
 
 
 def _find_shipped(name: Path) -> Path | None:
     """Return the shipped space of a name; None if there is none."""
     bare = name.as_posix().removeprefix("search_spaces/").removesuffix(".yaml")
-    file = _folder() / f"{bare}.yaml"
+    file = _FOLDER / f"{bare}.yaml"
     return file if file.is_file() and not name.is_absolute() else None
-
-
-def _folder() -> Path:
-    """Return the folder of a clone, or of an installation."""
-    package = Path(__file__).parents[1]
-    folders = [folder / "search_spaces" for folder in (package, package.parent)]
-    return folders[0] if folders[0].is_dir() else folders[1]

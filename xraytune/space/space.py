@@ -7,8 +7,8 @@ gets its default. Different points are different trials.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
@@ -17,7 +17,7 @@ from xraytune.base.errors import ConfigError, MachineError, Problem
 from xraytune.base.records import Json
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.document import write_yaml
-from xraytune.space.domains import Choices, Domain, Suggester, Value
+from xraytune.space.domains import Choices, Domain, Value
 from xraytune.space.fields import parameters_from
 from xraytune.space.paths import relative_value
 from xraytune.space.settings import PACKAGES, SOURCES, Experiment, Parameters, Settings, TaskName
@@ -27,64 +27,32 @@ Point: TypeAlias = dict[str, Value]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Condition:
-    """`when: {source: [duplicate, gan]}`.
+class ParameterSpec:
+    """One parameter of a space.
 
     Attributes:
-        parameter: Dotted name; the condition does not hold where this parameter is inactive.
-        one_of: The accepted values.
+        name: Its dotted name.
+        domain: Its values.
+        when: It is active where each of these parameters is active and has one of these values.
     """
-
-    parameter: str
-    one_of: tuple[Value, ...]
-
-    def holds(self, point: Point) -> bool:
-        """Return whether it holds at a point that has the values of all parents."""
-        return self.parameter in point and point[self.parameter] in self.one_of
-
-    def joined(self, other: Condition) -> Condition:
-        """Return the conjunction with another condition on the same parameter."""
-        return replace(self, one_of=tuple(value for value in self.one_of if value in other.one_of))
-
-    def spec(self) -> Json:
-        """Return the condition as a space file writes it."""
-        return self.one_of[0] if len(self.one_of) == 1 else list(self.one_of)
-
-    def __str__(self) -> str:
-        return f"{self.parameter} is {Choices(self.one_of)}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParameterSpec:
-    """One parameter of a space, with at most one condition on each other parameter."""
 
     name: str
     domain: Domain
-    when: tuple[Condition, ...] = ()
+    when: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
 
     def is_active_at(self, point: Point) -> bool:
         """Return whether it is active at a point that has the values of all parents."""
-        return all(condition.holds(point) for condition in self.when)
+        return all(
+            parent in point and point[parent] in accepted for parent, accepted in self.when.items()
+        )
 
     def spec(self) -> dict[str, Json]:
         """Return the parameter as a space file writes it."""
-        when: Json = {condition.parameter: condition.spec() for condition in self.when}
-        return {**self.domain.spec(), **({"when": when} if when else {})}
-
-    def relative_to(self, folder: Path) -> ParameterSpec:
-        """Return the parameter with paths relative to a folder."""
-
-        def relative(name: str, values: tuple[Value, ...]) -> tuple[Value, ...]:
-            return tuple(relative_value(name, value, folder) for value in values)
-
-        domain = self.domain
-        if isinstance(domain, Choices):
-            domain = Choices(relative(self.name, domain.values))
-        when = (
-            replace(condition, one_of=relative(condition.parameter, condition.one_of))
-            for condition in self.when
-        )
-        return replace(self, domain=domain, when=tuple(when))
+        when: dict[str, Json] = {
+            parent: accepted[0] if len(accepted) == 1 else [*accepted]
+            for parent, accepted in sorted(self.when.items())
+        }
+        return {**self.domain.spec(), "when": when} if when else self.domain.spec()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,8 +76,8 @@ class Space:
         """The names of the parameters that have more than one value."""
         return tuple(spec.name for spec in self.specs if spec.domain.is_open)
 
-    def suggest(self, trial: Suggester) -> Parameters:
-        """Return the parameters that the trial's sampler chooses."""
+    def suggest(self, trial: Any) -> Parameters:
+        """Return the parameters that the sampler of an Optuna trial chooses."""
         point: Point = {}
         for spec in self.specs:
             if spec.is_active_at(point):
@@ -125,7 +93,7 @@ class Space:
             if not spec.is_active_at(point):
                 continue
             if not spec.domain.is_open:
-                (point[spec.name],) = spec.domain.corners(())
+                point[spec.name] = spec.domain.corners[0]
             elif spec.name in first:
                 point[spec.name] = first[spec.name]
             else:
@@ -142,32 +110,31 @@ class Space:
 
     def at(self, point: Point) -> Space:
         """Return the space of a single point, which has the values of all active parameters."""
-        active = [spec for spec in self.specs if spec.name in point]
         specs = tuple(
-            replace(spec, domain=Choices((point[spec.name],)), when=()) for spec in active
+            ParameterSpec(name=spec.name, domain=Choices((point[spec.name],)))
+            for spec in self.specs
+            if spec.name in point
         )
         return replace(self, specs=specs, points_to_evaluate=())
 
-    def grid(self) -> Iterator[Point]:
-        """Yield every point, as `enqueue_trial` expects it; the first parameter changes slowest."""
-        searched = set(self.searched)
-        points = walk(self.specs, lambda spec: spec.domain.points() or ())
-        return (
-            {name: value for name, value in point.items() if name in searched} for point in points
-        )
+    def grid(self) -> list[Point]:
+        """Return every point, as `enqueue_trial` expects it; the first parameter changes slowest."""
+        for spec in self.specs:
+            if spec.domain.points is None:
+                what = f"sampler: grid cannot list all numbers from {spec.domain}"
+                raise ConfigError(Problem(what, spec.name, "give values, or another sampler"))
+        points = walk(self.specs, lambda domain: domain.points or ())
+        return [{name: point[name] for name in self.searched if name in point} for point in points]
 
     def points(self) -> tuple[Point, ...]:
         """Return the points of the first trials: `points_to_evaluate`, followed by the other points of a grid."""
-        starts = self.points_to_evaluate
         if self.settings.sampler.name != "grid":
-            return starts
-        grid = list(self.grid())
+            return self.points_to_evaluate
+        grid = self.grid()
         first: list[Point] = []
-        for start in starts:
-            rest = (
-                point for point in grid if start.items() <= point.items() and point not in first
-            )
-            first.append(next(rest, start))
+        for start in self.points_to_evaluate:
+            matching = (point for point in grid if start.items() <= point.items())
+            first.append(next((point for point in matching if point not in first), start))
         return (*first, *(point for point in grid if point not in first))
 
     def trial_budget(self) -> int:
@@ -182,11 +149,11 @@ class Space:
 
     def networks(self) -> tuple[tuple[str, str], ...]:
         """Return the possible pairs of backbone and weights, with defaults where one is inactive, and `quality`'s pair."""
-        quality, default = self.settings.quality, Parameters()
-        pairs = self.combinations("backbone", "weights")
+        quality = self.settings.quality
+        default = Parameters()
         networks = [
             (str(backbone or default.backbone), str(weights or default.weights))
-            for backbone, weights in pairs
+            for backbone, weights in self.combinations("backbone", "weights")
         ]
         if quality.backbone:
             networks.append((quality.backbone, quality.weights))
@@ -194,38 +161,73 @@ class Space:
 
     def identity(self) -> dict[str, Json]:
         """Return what must not change when a study resumes, as plain JSON."""
-        parameters: dict[str, Json] = {spec.name: spec.spec() for spec in self.specs}
-        points = [dict[str, Json](point) for point in self.points_to_evaluate]
+        return {**self.settings.identity(), **self._parameters()}
+
+    def _parameters(self) -> dict[str, Any]:
+        points = [{**point} for point in self.points_to_evaluate]
         return {
-            **self.settings.identity(),
-            "parameters": parameters,
-            "points_to_evaluate": [*points],
+            "parameters": {spec.name: spec.spec() for spec in self.specs},
+            "points_to_evaluate": points,
         }
 
     def relative_to(self, folder: Path) -> Space:
         """Return the space with the paths in parameters, but not those in settings, relative to a folder."""
+        specs = []
+        for spec in self.specs:
+            domain = spec.domain
+            if isinstance(domain, Choices):
+                values = (relative_value(spec.name, value, folder) for value in domain.values)
+                domain = Choices(tuple(values))
+            specs.append(replace(spec, domain=domain))
         points = (
             {name: relative_value(name, value, folder) for name, value in point.items()}
             for point in self.points_to_evaluate
         )
-        specs = tuple(spec.relative_to(folder) for spec in self.specs)
-        return replace(self, specs=specs, points_to_evaluate=tuple(points))
+        return replace(self, specs=tuple(specs), points_to_evaluate=tuple(points))
 
     def to_yaml(self, relative_to: Path) -> str:
         """Return a file in the folder `relative_to`, with all defaults, which `load_space` reads back as an equal space."""
-        stored, content = (
-            self.relative_to(relative_to),
-            settings_content(self.settings, relative_to),
-        )
-        content["parameters"] = {spec.name: spec.spec() for spec in stored.specs}
-        if stored.points_to_evaluate:
-            content["points_to_evaluate"] = [*stored.points_to_evaluate]
-        return write_yaml(content)
+        content = settings_content(self.settings, relative_to)
+        return write_yaml(content | self.relative_to(relative_to)._parameters())
+
+
+def settings_content(settings: Settings, relative_to: Path) -> dict[str, Any]:
+    """Return the settings as a space file writes them. None is the default wherever it is valid, and left out."""
+    return settings.model_dump(mode="json", exclude_none=True, context=relative_to)
+
+
+def walk(
+    specs: Iterable[ParameterSpec], values: Callable[[Domain], Iterable[Value]]
+) -> list[Point]:
+    """Return every point with one of the values of each active parameter. Parents come first in `specs`."""
+    points: list[Point] = [{}]
+    for spec in specs:
+        longer: list[Point] = []
+        for point in points:
+            if spec.is_active_at(point):
+                longer += ({**point, spec.name: value} for value in values(spec.domain))
+            else:
+                longer.append(point)
+        points = longer
+    return points
+
+
+def corner_points(specs: Sequence[ParameterSpec], names: Iterable[str]) -> list[Point]:
+    """Return points of some parameters and their parents that cover all choices, range ends and outcomes of conditions."""
+    parents = {spec.name: spec.when for spec in specs}
+    family: set[str] = set()
+    waiting = [*names]
+    while waiting:
+        name = waiting.pop()
+        if name not in family:
+            family.add(name)
+            waiting += parents.get(name, ())
+    return walk([spec for spec in specs if spec.name in family], lambda domain: domain.corners)
 
 
 def require_extensions(space: Space) -> None:
     """Import every extension that a trial can use, and check its packages; MachineError lists all that are missing."""
-    problems = package_problems(*needed_extras(space))
+    problems = missing_packages(space)
     for kind in (BACKBONES, SOURCES):
         for (name,) in space.combinations(kind.kind):
             try:
@@ -237,79 +239,21 @@ def require_extensions(space: Space) -> None:
         raise MachineError(*problems)
 
 
-def needed_extras(space: Space) -> tuple[str, ...]:
-    """Return the names of the task and of the library of each backbone: those of extras, if they have one."""
+def missing_packages(space: Space) -> list[Problem]:
+    """Return the packages that the task and the backbones of a space need and this installation lacks."""
     libraries = (backbone.partition("/")[0] for backbone, _ in space.networks())
-    return (space.settings.task, *libraries)
+    return package_problems(space.settings.task, *libraries)
 
 
 def package_problems(*names: str) -> list[Problem]:
     """Return the packages that these tasks and libraries need and this installation lacks, each with the fix."""
-    missing = {
-        name: " and ".join(packages) for name in names if (packages := missing_packages(name))
-    }
-    return [
-        Problem(
-            f"{needed_by(name)} needs {lack}, which this installation lacks",
-            fix=f"pip install 'xraytune[{name}]'",
-        )
-        for name, lack in missing.items()
-    ]
-
-
-def needed_by(name: str) -> str:
-    """Return the setting that needs an extra: `task: segmentation` or `backbone: timm`."""
-    return f"task: {name}" if name in get_args(TaskName) else f"backbone: {name}"
-
-
-def missing_packages(name: str) -> list[str]:
-    """Return the packages of an extra that are not installed."""
-    return [package for package in PACKAGES.get(name, ()) if not any(distributions(name=package))]
-
-
-def settings_content(settings: Settings, relative_to: Path) -> dict[str, Any]:
-    """Return the settings as a space file writes them. None is the default wherever it is valid, and left out."""
-    return settings.model_dump(mode="json", exclude_none=True, context=relative_to)
-
-
-def walk(
-    specs: Iterable[ParameterSpec], values: Callable[[ParameterSpec], Iterable[Value]]
-) -> Iterator[Point]:
-    """Yield every point with one of `values(spec)` for each active parameter. Parents come first in `specs`."""
-
-    def extended(points: Iterator[Point], spec: ParameterSpec) -> Iterator[Point]:
-        for point in points:
-            if spec.is_active_at(point):
-                yield from ({**point, spec.name: value} for value in values(spec))
-            else:
-                yield point
-
-    points: Iterator[Point] = iter([{}])
-    for spec in specs:
-        points = extended(points, spec)
-    return points
-
-
-def family_of(names: Iterable[str], specs: Mapping[str, ParameterSpec]) -> set[str]:
-    """Return the parameters and all that they depend on, even those that are not in `specs`."""
-    family: set[str] = set()
-    waiting = list(names)
-    while waiting:
-        name = waiting.pop()
-        if name not in family:
-            family.add(name)
-            waiting += (
-                [condition.parameter for condition in specs[name].when] if name in specs else []
-            )
-    return family
-
-
-def corner_points(specs: Sequence[ParameterSpec], names: Iterable[str]) -> Iterator[Point]:
-    """Yield points of some parameters and their family that cover all choices, range ends and outcomes of conditions."""
-    family = family_of(names, {spec.name: spec for spec in specs})
-    cuts: dict[str, list[float]] = {}
-    for condition in (condition for spec in specs for condition in spec.when):
-        numbers = [value for value in condition.one_of if isinstance(value, int | float)]
-        cuts.setdefault(condition.parameter, []).extend(numbers)
-    relevant = [spec for spec in specs if spec.name in family]
-    return walk(relevant, lambda spec: spec.domain.corners(cuts.get(spec.name, ())))
+    problems = []
+    for name in dict.fromkeys(names):
+        missing = [
+            package for package in PACKAGES.get(name, ()) if not any(distributions(name=package))
+        ]
+        if missing:
+            setting = "task" if name in get_args(TaskName) else "backbone"
+            what = f"{setting}: {name} needs {' and '.join(missing)}, which this installation lacks"
+            problems.append(Problem(what, fix=f"pip install 'xraytune[{name}]'"))
+    return problems

@@ -24,6 +24,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -117,6 +118,9 @@ class StudyFolder:
             fix = "give the folder that `xraytune search` printed, such as studies/NAME"
             raise StudyError(Problem("no study here: study.yaml is missing", self.path, fix))
         try:
+            if data is None and weights_dir is None:
+                stat = self.space_path.stat()
+                return _stored_space(self.space_path, (stat.st_ino, stat.st_mtime_ns, stat.st_size))
             return load_space(self.space_path, data=data, weights_dir=weights_dir)
         except ConfigError as error:
             files = {
@@ -179,6 +183,12 @@ class StudyFolder:
             if results.shape != shape:
                 raise ValueError(f"results {results.shape} instead of {shape}")
             return results
+
+
+@lru_cache
+def _stored_space(file: Path, _: tuple[int, ...]) -> Space:
+    """Load the space of a study once for each version of its file."""
+    return load_space(file)
 
 
 _RESTORE = "restore it from a backup, or start a study with another name"

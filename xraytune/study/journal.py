@@ -28,8 +28,8 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 from xraytune.base.errors import Problem, SourceLine, StudyError
 from xraytune.base.files import cut_torn_line, explain_disk_errors, require_file, sync
 from xraytune.base.seeding import derive_seed
-from xraytune.space.domains import Suggester, Value
-from xraytune.space.fields import flat_values, has_path, parameters_from
+from xraytune.space.domains import Value
+from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.paths import relative_value
 from xraytune.space.settings import Objective, Parameters, SamplerSettings
 from xraytune.space.space import Space
@@ -202,12 +202,9 @@ class Journal:
         }
         return TrialRow.model_validate(content)
 
-    def _suggest(self, trial: Suggester) -> Parameters:
+    def _suggest(self, trial: optuna.trial.BaseTrial) -> Parameters:
         """Draw on the stored space, whose paths are relative, and make the paths absolute."""
-        parameters = self._space.suggest(trial)
-        if not has_path(parameters):
-            return parameters
-        return parameters_from(flat_values(parameters), self._folder)
+        return parameters_from(flat_values(self._space.suggest(trial)), self._folder)
 
     def _trial(self, number: int) -> optuna.trial.Trial:
         if number not in self._trials:

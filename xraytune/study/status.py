@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from xraytune.base.records import to_json
 from xraytune.data.sides import SideSize, side_sizes
 from xraytune.space.domains import Value
-from xraytune.space.fields import flat_values, has_path, parameters_from
+from xraytune.space.fields import flat_values, parameters_from
 from xraytune.study.arms import ArmSummary, summarise_arms
 from xraytune.study.clock import Times, read_times
 from xraytune.study.folder import StudyFolder, is_searched
@@ -226,9 +226,7 @@ class StudyWatcher:
         if is_running and not has_ended:
             status = "running" if has_started and not (busy and busy.is_waiting) else "waiting"
         live = {
-            "parameters": parameters_from(flat_values(parameters, self._folder.path))
-            if has_path(parameters)
-            else parameters,
+            "parameters": parameters_from(flat_values(parameters, self._folder.path)),
             "mix": mix_label(parameters),
             "status": status,
             "value": row.values[-1] if row.values else row.value,

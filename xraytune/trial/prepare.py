@@ -102,8 +102,7 @@ def prepare_space(
                 )
                 fix = "use larger validation sides, or more images"
                 raise DataError(Problem(what, "data.split", fix))
-    total_steps = settings.budget.max_epochs * prepared.steps_per_epoch(settings)
-    check_images(space, training_images=sum(prepared.train_counts), total_steps=total_steps)
+    check_images(space, training_images=sum(prepared.train_counts))
     return prepared, index
 
 
