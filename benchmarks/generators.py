@@ -36,7 +36,7 @@ _FIXED = (
     "gan.image_size=64",
     "gan.width=32",
     "data.train_patients=200",
-    "quality.backbone=mobilenet_v2",
+    "backbone=mobilenet_v2",
 )
 _SEEDS = int(os.environ.get("SEEDS", "3"))
 _TUTORIAL = (*("gan.architecture=dcgan", "gan.z_dim=100", "gan.lr_g=2e-4", "gan.lr_d=2e-4"),)

@@ -65,7 +65,7 @@ HALF, FOUR_FIFTHS, TWO_SEVENTHS = 1.0, 4.0, 0.4
 SHIFTS = {
     "as A's": "null",
     "another detector": "{blur_px: 0.8, gamma: 0.55, contrast: 0.7, noise: 0.02}",
-    "inverted": "{invert: true}",
+    "inverted": "{contrast: -1}",
 }
 ALONE = "B alone"
 COARSE = "real_64_px"

@@ -102,9 +102,7 @@ def quick(clinic: Path, kind: str | Path, *more: str) -> dict[str, Any]:
 def test_a_quick_audit_names_the_fault_and_writes_nothing(
     clinic: Path, here: Path, kind: str, headline: str
 ) -> None:
-    found = quick(
-        clinic, kind, "quality.backbone=small_cnn", f"quality.weights={clinic / 'net.safetensors'}"
-    )
+    found = quick(clinic, kind, f"weights={clinic / 'net.safetensors'}")
 
     assert found["headline"].startswith(headline)
     assert found["verdict"] is None
@@ -131,7 +129,7 @@ def test_images_with_findings_are_audited_by_their_data_file(clinic: Path, here:
         here / "xrays", patients=200, seed=3, image_size_px=32, findings=True, difficulty=0
     )
     draw_phantoms(here / "new", patients=120, seed=4, image_size_px=32, findings=True, difficulty=0)
-    features = ("quality.backbone=small_cnn", f"quality.weights={clinic / 'net.safetensors'}")
+    features = [f"weights={clinic / 'net.safetensors'}"]
 
     whole = said("audit", "xrays/data.yaml", "new/data.yaml", *settings(*features))
 

@@ -47,7 +47,7 @@ quality: {{allow_memorised: true}}
 confirm:
   finalists: 1
   replicates: {REPLICATES}
-  min_patients: {FEWEST}
+  test: unused
   controls: {{matched: [none], tuned: []}}
 points_to_evaluate: [{{source: gan}}, {{source: none}}]
 """
@@ -224,16 +224,14 @@ def test_generators_and_networks_of_a_replicate_are_trained_on_its_draw(
 def test_too_few_unused_patients_are_refused_or_the_test_folder_is_scored(ended: Lab) -> None:
     searched, _ = prepare(ended.settings, ended.path / "cache")
 
-    def choose(test: str, at_least: int, replicates: int = REPLICATES) -> SealedTest:
-        settings = changed(ended.settings, confirm={"test": test, "min_patients": at_least})
+    def choose(test: str, replicates: int = REPLICATES) -> SealedTest:
+        settings = changed(ended.settings, confirm={"test": test})
         return ended.choose(settings, searched, replicates=replicates)
 
-    there = len(sides_of(choose("unused", 1).prepared)["test"])
-    assert choose("unused", there).kind == "unused"
-    with pytest.raises(DataError, match="1 fewer than needed for 4 draws of 16 patients"):
-        choose("unused", there + 1)
+    with pytest.raises(DataError, match="fewer than needed for 50 draws of 16 patients"):
+        choose("unused", replicates=50)
 
-    instead = choose("auto", there + 1)
+    instead = choose("auto")  # of 300 patients and more
     assert instead.kind == "draws"
     assert instead.notes[0].startswith("the test folder is scored: ")
     of_draws = sides_of(instead.prepared)
@@ -242,7 +240,7 @@ def test_too_few_unused_patients_are_refused_or_the_test_folder_is_scored(ended:
     ] * REPLICATES
     assert "test" not in of_draws
 
-    few = choose("folder", 1, replicates=50)
+    few = choose("folder", replicates=50)
     assert few.kind == "folder"
     assert few.notes[0].startswith("all replicates train on the same patients: ")
     assert few.prepared == searched
@@ -258,7 +256,8 @@ def test_images_of_unknown_origin_are_judged_on_the_test_folder(ended: Lab, tmp_
         Parameters.model_validate({"source": "folder", "folder": {"path": tmp_path / "extra"}})
     ]
 
-    choice = ended.choose(ended.settings, searched, compared=compared)
+    auto = changed(ended.settings, confirm={"test": "auto"})
+    choice = ended.choose(auto, searched, compared=compared)
 
     assert choice.kind == "draws"
     assert "leakage cannot be excluded" in choice.notes[0]
@@ -299,8 +298,7 @@ def test_patients_that_a_generator_has_seen_are_neither_drawn_nor_scored(
         ended.path / "xrays" / searched.images[0].file, tmp_path / "NORMAL" / "another.jpeg"
     )
 
-    fewer = changed(ended.settings, confirm={"min_patients": 10})
-    choice = ended.choose(fewer, searched, compared=compared)
+    choice = ended.choose(ended.settings, searched, compared=compared)
 
     patients = {image.patient for image in seen}
     assert choice.kind == "unused"
@@ -315,7 +313,7 @@ def test_without_a_test_folder_too_few_unused_patients_are_refused(
     """Unless --test gives one; and with all patients in the search, none are unused."""
     lab = copy_of(ended, tmp_path)
     elsewhere = Path(shutil.move(lab.path / "xrays" / "test", tmp_path / "elsewhere"))
-    few = changed(lab.settings, confirm={"min_patients": 1000})
+    few = changed(lab.settings, confirm={"test": "auto"})
     prepared, _ = prepare(few, lab.path / "cache")
 
     with pytest.raises(DataError, match="fewer than needed") as refused:

@@ -29,7 +29,7 @@ def work(folder: StudyFolder, count: int, lr: float = 1e-3, **options: Any) -> T
     runs = [
         Run(number=number, label=f"run {number}", experiment=experiment) for number in range(count)
     ]
-    return RunList(folder, runs, what="runs", retries=1, generator_need=no_gan, **options)
+    return RunList(folder, runs, what="runs", generator_need=no_gan, **options)
 
 
 def started(work: TrialLoop) -> int:

@@ -94,8 +94,6 @@ CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any], str]] = {
         "a00 b11 c01",
     ),
     "VinDr, one reader suffices": (VINDR, IMAGE_ID, ED_MASS, "a10 b01 c11 d00"),
-    "VinDr, most readers": (VINDR, IMAGE_ID | {"disagree": "majority"}, ED_MASS, "a00 b01 c11 d00"),
-    "VinDr, unanimous": (VINDR, IMAGE_ID | {"disagree": "leave_out"}, ED_MASS, "a?0 b01 c11 d00"),
     "words": (WORDS, IMAGE, ED_MASS, "a10 b01 c?1 d?0"),
     "never present": (
         ("image,Edema,Mass", ("a,1,0", "b,0,")),

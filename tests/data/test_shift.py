@@ -18,7 +18,7 @@ PIXELS = np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1))
     ("shift", "expected"),
     [
         ({}, PIXELS),
-        ({"invert": True}, 255 - PIXELS),
+        ({"contrast": -1.0}, 255 - PIXELS),
         ({"gamma": 0.5}, np.sqrt(PIXELS * 255.0)),
         ({"contrast": 0.5}, 127.5 + (PIXELS - 127.5) / 2),
     ],
@@ -29,32 +29,30 @@ def test_grey_values_are_shifted(shift: dict[str, float], expected: np.ndarray) 
     np.testing.assert_allclose(shifted, expected, atol=0.51)
 
 
-@pytest.mark.parametrize("shift", [{"blur_px": 2.0}, {"resolution_px": 4}])
-def test_detail_is_lost(shift: dict[str, float]) -> None:
+def test_detail_is_lost() -> None:
     checks = np.uint8(255) * ((np.indices((32, 32)).sum(axis=0) % 2).astype(np.uint8))
 
-    blurred = shift_image(checks, "a.png", ShiftSettings.model_validate(shift))
+    blurred = shift_image(checks, "a.png", ShiftSettings(blur_px=2.0))
 
     assert blurred.std() < 30
     assert abs(blurred.mean() - checks.mean()) < 2
 
 
-def test_noise_depends_on_the_seed_and_the_file() -> None:
+def test_noise_depends_on_the_file() -> None:
     grey = np.full((64, 64), 128, dtype=np.uint8)
     noisy = [
-        shift_image(grey, file, ShiftSettings(noise=0.1, seed=seed))
-        for file, seed in (("a.png", 0), ("a.png", 0), ("b.png", 0), ("a.png", 1))
+        shift_image(grey, file, ShiftSettings(noise=0.1)) for file in ("a.png", "a.png", "b.png")
     ]
 
     assert noisy[0].std() == pytest.approx(25.5, rel=0.1)
-    assert [(image == noisy[0]).all() for image in noisy] == [True, True, False, False]
+    assert [(image == noisy[0]).all() for image in noisy] == [True, True, False]
 
 
 def test_a_study_sees_shifted_images(tmp_path: Path) -> None:
     """On all sides; without a shift, the decoded images are those of before."""
     draw_phantoms(tmp_path / "xrays", patients=30, seed=3, image_size_px=32)
     stores = []
-    for shift in (None, {"invert": True}):
+    for shift in (None, {"contrast": -1.0}):
         data = {"path": tmp_path / "xrays", "image_size": 32, "shift": shift}
         settings = Settings.model_validate({"name": "small", "data": data})
         prepared, _ = prepare(settings, tmp_path / "cache")

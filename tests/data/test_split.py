@@ -5,17 +5,15 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from xraytune.base.errors import DataError
-from xraytune.data.guesses import PartName
 from xraytune.data.images import ImageFile
 from xraytune.data.split import split_by_patient
-from xraytune.space.settings import SplitSettings, ValUse
+from xraytune.space.settings import SplitSettings
 
 GroupSizes = list[list[int]]
 group_sizes: st.SearchStrategy[GroupSizes] = st.lists(
@@ -169,29 +167,22 @@ def test_the_first_train_patients_have_the_classes_shares() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "use", "train_patients", "message"),
+    ("sizes", "train_patients", "message"),
     [
-        ([[1] * 10, [1] * 10], "merge", 17, "the train side has only 16 patients, fewer than 17"),
-        ([[1] * 10, [1] * 100], "merge", 1, r"do not cover every class\n  fix: set at least [56]"),
+        ([[1] * 10, [1] * 10], 17, "the train side has only 16 patients, fewer than 17"),
+        ([[1] * 10, [1] * 100], 1, r"do not cover every class\n  fix: set at least [56]"),
         (
             [[5, 5], [1] * 10],
-            "merge",
             None,
             r"the class of 0/0-0\.png has 2 patients: none for val-A and val-B",
-        ),
-        (
-            [[1] * 9],
-            "folder",
-            None,
-            r"data\.split\.val: folder needs images in val/, but there are none",
         ),
     ],
 )
 def test_too_few_patients_are_refused(
-    sizes: GroupSizes, use: ValUse, train_patients: int | None, message: str
+    sizes: GroupSizes, train_patients: int | None, message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
-        split_by_patient(images_of(sizes), SplitSettings(val=use), train_patients)
+        split_by_patient(images_of(sizes), SplitSettings(), train_patients)
 
 
 def test_patients_with_both_classes_are_not_split() -> None:
@@ -202,89 +193,3 @@ def test_patients_with_both_classes_are_not_split() -> None:
 
     assert [len(side) for side in sides(split)] == [32, 4, 4]
     assert all({images[position].label for position in side} == {0, 1} for side in sides(split))
-
-
-def with_own_val(train: GroupSizes, val: GroupSizes) -> list[ImageFile]:
-    """Return images of both parts, whose patients have other names."""
-    parts: dict[PartName, GroupSizes] = {"train": train, "val": val}
-    return [
-        replace(image, file=f"{part}/{image.file}", patient=f"{part}/{image.patient}", part=part)
-        for part, own in parts.items()
-        for image in images_of(own)
-    ]
-
-
-@pytest.mark.slow
-@given(train=group_sizes, val=group_sizes, settings=split_settings)
-def test_an_own_val_folder_is_never_trained_on(
-    train: GroupSizes, val: GroupSizes, settings: SplitSettings
-) -> None:
-    classes = min(len(train), len(val))
-    images = with_own_val(train[:classes], val[:classes])
-    own = {position for position, image in enumerate(images) if image.part == "val"}
-
-    split = split_by_patient(images, settings.model_copy(update={"val": "folder"}))
-
-    assert own == {*places(split, "val_a"), *places(split, "val_b")}
-    assert sorted(position for side in sides(split) for position in side) == list(
-        range(len(images))
-    )
-    on_sides = [patients_on(images, side) for side in sides(split)]
-    assert sum(map(len, on_sides)) == len(set().union(*on_sides))
-    assert all(
-        {images[position].label for position in side} == set(range(classes))
-        for side in sides(split)
-    )
-
-
-def test_an_own_val_folder_is_divided_in_the_ratio_of_the_sides() -> None:
-    images = with_own_val([[1] * 100, [1] * 100], [[1] * 30, [1] * 60])
-
-    split = split_by_patient(images, SplitSettings(val="folder", val_a=0.2, val_b=0.1))
-
-    assert [Counter(images[position].label for position in side) for side in sides(split)] == [
-        {0: 100, 1: 100},
-        {0: 20, 1: 40},
-        {0: 10, 1: 20},
-    ]
-
-
-def test_fewer_train_patients_leave_an_own_val_folder_alone() -> None:
-    images = with_own_val([[1] * 40, [1] * 40], [[1] * 5, [1] * 5])
-    settings = SplitSettings(val="folder")
-
-    whole, some, fewer = (split_by_patient(images, settings, count) for count in (None, 20, 10))
-
-    assert set(places(fewer, "train")) < set(places(some, "train")) < set(places(whole, "train"))
-    assert (places(fewer, "val_a"), places(fewer, "val_b")) == (
-        places(whole, "val_a"),
-        places(whole, "val_b"),
-    )
-
-
-def test_a_patient_in_train_and_in_an_own_val_folder_is_refused() -> None:
-    images = with_own_val([[1] * 9, [1] * 9], [[1] * 3, [1] * 3])
-    shared = [*images[:-1], replace(images[-1], patient=images[0].patient)]
-
-    with pytest.raises(
-        DataError, match=r"1 patient is both in train and in val: train/0:0 \(train/0/0-0.png, val/"
-    ):
-        split_by_patient(shared, SplitSettings(val="folder"))
-
-    assert "val_b" in split_by_patient(shared, SplitSettings())
-
-
-@pytest.mark.parametrize("val", [[1, 2], [3, 0]])
-def test_a_class_that_an_own_val_folder_leaves_out_is_refused(val: list[int]) -> None:
-    images = with_own_val([[1] * 3, [1] * 3], [[1] * count for count in val])
-
-    with pytest.raises(DataError, match="none for val-A"):
-        split_by_patient(images, SplitSettings(val="folder"))
-
-
-def test_the_fewest_patients_that_an_own_val_folder_needs_are_enough() -> None:
-    images = with_own_val([[1], [1]], [[1] * 2, [1] * 2])
-
-    split = split_by_patient(images, SplitSettings(val="folder"))
-
-    assert [len(side) for side in sides(split)] == [2, 2, 2]

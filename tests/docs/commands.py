@@ -50,7 +50,7 @@ TINY = (
     *("resources.gpus_per_trial=0", "resources.cpus_per_trial=1"),
     *("budget.trials=4", "budget.max_epochs=2", "budget.steps_per_epoch=2", "scheduler.grace=1"),
     *("gan.image_size=32", "gan.width=4", "gan.batch_size=4", "gan.steps=2"),
-    *("quality.backbone=null", "quality.allow_memorised=true"),
+    "quality.allow_memorised=true",
     *("confirm.finalists=1", "confirm.replicates=2"),
     "confirm.controls={matched: [duplicate], tuned: [real_only]}",
 )

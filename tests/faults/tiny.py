@@ -56,7 +56,6 @@ parameters:
 budget: {trials: 5, max_epochs: 2, steps_per_epoch: 2}
 scheduler: {name: asha, grace: 1, reduction: 2, within: all}
 sampler: {startup_trials: 2, seed: 3}
-resources: {retries: 1}
 points_to_evaluate:
   - {source: gan, lr: 5e-3}
 """
@@ -192,7 +191,7 @@ def run_list(tree: Tree, marks: Marks) -> None:
             write_prepared(prepared, tree.runs.path / "split.json")
             write_json(machine, environment(CPU))
         need = partial(generator_need, prepared=prepared, compute=CPU, cache=tree.cache)
-        work = RunList(tree.runs, runs, what="runs", retries=1, generator_need=need)
+        work = RunList(tree.runs, runs, what="runs", generator_need=need)
         _run(work, tree.cache, marks, _never)
 
 

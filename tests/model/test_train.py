@@ -55,7 +55,7 @@ def test_a_tracked_training_is_a_run_with_curves_and_the_model_as_an_artifact(
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     lab = copy_lab()
 
-    trained = train(lab.best, out=lab.path / "again", overrides=["tracking.wandb.mode=offline"])
+    trained = train(lab.best, out=lab.path / "again", overrides=["tracking.wandb={}"])
 
     (file,) = run_files(lab.path)
     run = read_run(file)

@@ -111,7 +111,7 @@ def test_failed_trial_records_its_reason(study: StudyFolder, message: TrialMessa
 def test_trial_of_lost_process_is_retried_up_to_retries(study: StudyFolder) -> None:
     """Also if the search restarts between them."""
     for _ in range(3):
-        loop = direct(study, "resources.retries=2")
+        loop = direct(study)
         number = start(loop).number
         loop.on_trial_lost(number, out_of_memory=False)
 
@@ -122,7 +122,7 @@ def test_trial_of_lost_process_is_retried_up_to_retries(study: StudyFolder) -> N
 def test_search_waits_for_its_last_trial_and_a_new_epoch_resets_its_retry_count(
     study: StudyFolder,
 ) -> None:
-    loop = direct(study, "resources.retries=1", "budget.trials=1")
+    loop = direct(study, "budget.trials=1")
     for number in range(1, 4):
         assert start(loop).number == 0
         assert loop.next_trial() == "wait"
@@ -144,7 +144,7 @@ def test_machine_error_ends_the_search_not_the_trial(study: StudyFolder) -> None
 
 def test_a_trial_whose_node_cannot_run_it_goes_to_another(study: StudyFolder) -> None:
     """It never fails for a reason of its node, however many there are."""
-    loop = direct(study, "resources.retries=0")
+    loop = direct(study)
     stale = TrialFailed(reason="the storage does not answer", cause="machine")
     for _ in range(4):
         assert not loop.on_result(start(loop).number, stale, other_nodes=True)
@@ -185,17 +185,18 @@ def test_search_stops_if_trials_fail_for_one_reason(
     study: StudyFolder, ends: list[str], reported: str
 ) -> None:
     """As when a folder is missing for an hour, which would otherwise use up the budget."""
-    loop = direct(study, "resources.retries=0")
+    loop = direct(study)
 
     def end(number: int, how: str) -> None:
-        assert start(loop).number == number
-        if how == "complete":
-            complete(loop, number)
-        elif how == "lost":
-            loop.on_trial_lost(number, out_of_memory=False)
-        else:
-            cause: Cause = "fault" if how == BAD_FOLDER else "settings"
-            loop.on_result(number, TrialFailed(reason=how.format(number), cause=cause))
+        cause: Cause = "fault" if how == BAD_FOLDER else "settings"
+        for _ in range(3 if how in ("lost", BAD_FOLDER) else 1):  # two retries
+            assert start(loop).number == number
+            if how == "complete":
+                complete(loop, number)
+            elif how == "lost":
+                loop.on_trial_lost(number, out_of_memory=False)
+            else:
+                loop.on_result(number, TrialFailed(reason=how.format(number), cause=cause))
 
     for number, how in enumerate(ends[:-1]):
         end(number, how)
@@ -206,10 +207,10 @@ def test_search_stops_if_trials_fail_for_one_reason(
 
 
 def test_ray_loss_restarts_running_trials_without_counting_a_retry(study: StudyFolder) -> None:
-    lost = direct(study, "resources.retries=0")
+    lost = direct(study)
     suggestion = [start(lost), start(lost)]
 
-    loop = direct(study, "resources.retries=0")
+    loop = direct(study)
 
     assert [start(loop), start(loop)] == suggestion
     complete(loop, 0)
@@ -262,11 +263,11 @@ def test_unfinished_trial_uses_current_settings(study: StudyFolder, tmp_path: Pa
     """Some settings may change between two starts, such as the folder of weights."""
     suggestion = start(direct(study, f"weights_dir={tmp_path / 'old'}"))
 
-    start(direct(study, f"weights_dir={tmp_path / 'new'}", "resources.retries=90"))
+    start(direct(study, f"weights_dir={tmp_path / 'new'}", "resources.concurrent=9"))
 
     experiment = study.experiment(suggestion.number)
     assert experiment.settings.weights_dir == tmp_path / "new"
-    assert experiment.settings.resources.retries == 90
+    assert experiment.settings.resources.concurrent == 9
     assert experiment.parameters == suggestion.parameters
 
 

@@ -111,11 +111,11 @@ def test_settings_that_change_no_trial_are_those_of_the_last_start(space: Path) 
     study = StudyFolder(space.parent / "studies" / "small")
     run(space)
 
-    run(space, "final.max_epochs=3", "resources.retries=7")
+    run(space, "final.max_epochs=3", "resources.concurrent=7")
     settings = study.space().settings
 
     assert settings.final is not None
-    assert (settings.final.max_epochs, settings.resources.retries) == (3, 7)
+    assert (settings.final.max_epochs, settings.resources.concurrent) == (3, 7)
     with pytest.raises(StudyError, match=r"another space(.|\n)*replicates: 9"):
         run(space, "confirm.replicates=9")
     with pytest.raises(ConfigError, match=r"gan.steps: no trial of this space uses it"):

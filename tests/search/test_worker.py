@@ -106,7 +106,7 @@ def test_worker_reports_epochs_and_end_and_an_offline_run_equals_them(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    tracking = {"wandb": {"project": "small", "mode": "offline"}}
+    tracking = {"wandb": {"project": "small"}}
     tracked = job(
         study, 80, tracking=tracking, source="gan", synthetic_ratio=0.5, gan=GAN | {"steps": 3}
     )

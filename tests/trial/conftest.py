@@ -95,11 +95,7 @@ def clinic(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         save_file(build_backbone("small_cnn")[0].state_dict(), root / "net.safetensors")
-    quality = {
-        "backbone": "small_cnn",
-        "weights": str(root / "net.safetensors"),
-        "allow_memorised": True,
-    }
+    quality = {"allow_memorised": True}
     data = {"path": root / "xrays", "image_size": 32, "split": {"val_a": 0.42, "val_b": 0.42}}
     settings = Settings.model_validate({"name": "clinic", "data": data, "quality": quality})
     prepared, _ = prepare(settings, root / "cache")

@@ -81,7 +81,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     [
         ([], ConfigError, r"gan\.steps is 2 or 3(.|\n)*--set gan\.steps=2"),
         (
-            ["gan.steps=2", "quality.backbone=mobilenet_v2"],
+            ["gan.steps=2", "backbone=mobilenet_v2", "weights=imagenet"],
             MachineError,
             "elsewhere: there is no such weights folder",
         ),

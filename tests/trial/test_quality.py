@@ -27,13 +27,10 @@ def _pools(clinic: Bench) -> None:
             Image.open(file).convert("L").filter(ImageFilter.GaussianBlur(radius)).save(to)
 
 
-def with_folder(clinic: Bench, name: str, **quality: object) -> Experiment:
+def with_folder(clinic: Bench, name: str, **parameters: object) -> Experiment:
     folder = FolderSettings(path=clinic.cache.parent / name)
-    experiment = clinic.experiment(source="folder", folder=folder, synthetic_ratio=0.5)
-    changed = clinic.settings.quality.model_copy(update=quality)
-    return experiment.model_copy(
-        update={"settings": clinic.settings.model_copy(update={"quality": changed})}
-    )
+    given = {"weights": str(clinic.cache.parent / "net.safetensors"), **parameters}
+    return clinic.experiment(source="folder", folder=folder, synthetic_ratio=0.5, **given)
 
 
 def measured(clinic: Bench, name: str) -> Quality:

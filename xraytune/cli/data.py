@@ -59,7 +59,7 @@ def inspect(
         index = read_folder(settings, on_progress=on_progress)
         sizes = sizes_of_index(index, settings)
         inspection = inspect_index(index, on_progress=on_progress)
-    uses = part_notes(index, settings.split.val)
+    uses = part_notes(index)
     if as_json:
         sides = {size.name: to_json(size) for size in sizes}
         console.show_json(to_json(inspection) | {"parts": uses, "sides": sides})

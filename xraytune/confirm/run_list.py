@@ -53,7 +53,6 @@ class RunList(TrialLoop):
         callbacks: Callbacks = NO_CALLBACKS,
         *,
         what: str,
-        retries: int,
         generator_need: GeneratorNeeds,
         rungs: Rungs | None = None,
     ) -> None:
@@ -82,7 +81,6 @@ class RunList(TrialLoop):
                 if run.number not in self._ended
             ],
             clock=StudyClock(),
-            retries=retries,
             generator_need=generator_need,
             successful=len(self._ended),
         )
@@ -165,7 +163,6 @@ def train_runs(
         folder,
         runs,
         what=what,
-        retries=study.settings.resources.retries,
         rungs=rungs,
         generator_need=partial(
             generator_need, prepared=study.prepared, compute=folder.compute(), cache=study.cache

@@ -30,7 +30,7 @@ from xraytune.data.prepare import (
     stored_images,
 )
 from xraytune.data.shared_patients import patient_aliases, patients_by_file_name, shared_patients
-from xraytune.data.sides import too_few_tested, too_few_unused
+from xraytune.data.sides import FEWEST_UNUSED, too_few_tested, too_few_unused
 from xraytune.data.split import nested_order
 from xraytune.data.table import find_table
 from xraytune.space.settings import DataSettings, Parameters, Settings
@@ -143,7 +143,7 @@ def choose_test(
         tested = given
         try:
             if kind != "folder":
-                fewest = settings.confirm.min_patients if kind == "unused" else 0
+                fewest = (FEWEST_UNUSED if wanted == "auto" else 1) if kind == "unused" else 0
                 divided = divide_unused(
                     prepared, settings, index, replicates, cache=cache, seen=seen, fewest=fewest
                 )

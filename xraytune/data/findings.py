@@ -110,13 +110,13 @@ class FindingReader:
         return {"ignore": UNKNOWN, "zeros": ABSENT, "ones": PRESENT}[rule]
 
 
-def united(rows: Sequence[str], disagree: str) -> str:
-    """Return the findings of an image by those of its rows; `disagree` is that of the table."""
-    return (
-        "".join(_vote([*states], disagree) for states in zip(*rows, strict=True))
-        if len({*rows}) > 1
-        else rows[0]
+def united(rows: Sequence[str]) -> str:
+    """Return the findings of an image by those of its rows: present if a row says so."""
+    states = (
+        next((state for state in (PRESENT, ABSENT) if state in column), UNKNOWN)
+        for column in zip(*rows, strict=True)
     )
+    return "".join(states)
 
 
 def disputed_findings(names: Sequence[str], rows: Sequence[str]) -> dict[str, int]:
@@ -129,13 +129,6 @@ def disputed_findings(names: Sequence[str], rows: Sequence[str]) -> dict[str, in
     }
 
 
-def _vote(states: Sequence[str], disagree: str) -> str:
-    votes = Counter(state for state in states if state != UNKNOWN)
-    if len(votes) < 2:
-        return next(iter(votes), UNKNOWN)
-    return {"first": PRESENT, "majority": votes.most_common(1)[0][0]}.get(disagree, UNKNOWN)
-
-
 def found_columns(
     settings: TableSettings, columns: Sequence[str], rows: Iterable[Mapping[str, str]]
 ) -> tuple[str, ...]:
@@ -143,7 +136,7 @@ def found_columns(
     others = {
         settings.image,
         settings.patient,
-        settings.side and settings.side.column,
+        settings.side_column,
         *settings.rows,
     }
     possible = {

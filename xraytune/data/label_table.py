@@ -132,11 +132,7 @@ def _list_findings(
     is_auto = data.findings == "auto"
     names = table.findings
     problems: list[Problem] = []
-    united_rows = {
-        file: united(row.findings, table.settings.disagree)
-        for file, (row, _) in images.items()
-        if row.findings
-    }
+    united_rows = {file: united(row.findings) for file, (row, _) in images.items() if row.findings}
     known = {file: findings for file, findings in united_rows.items() if findings.strip(UNKNOWN)}
     training = [findings for file, findings in known.items() if images[file][1] != "test"]
     counts = [Counter(states) for states in zip(*training, strict=True)] or [
@@ -170,7 +166,7 @@ def _list_findings(
         used = {
             settings.image,
             settings.patient,
-            settings.side and settings.side.column,
+            settings.side_column,
             *settings.rows,
             *names,
         }
@@ -230,11 +226,11 @@ def _parts_of(root: Path, table: LabelTable, rows: Mapping[str, TableRow]) -> di
     if side is None:
         words = {file: map(part_named, PurePosixPath(file).parts[:-1]) for file in rows}
         return {file: next(filter(None, parts), "train") for file, parts in words.items()}
-    if side.column is not None:
+    if isinstance(side, str):
         return {file: row.part for file, row in rows.items() if row.part}
     parts: dict[str, PartName] = {} if side.train is not None else dict.fromkeys(rows, "train")
     lists: dict[str, str] = {}
-    given: dict[PartName, str | None] = {"train": side.train, "val": side.val, "test": side.test}
+    given: dict[PartName, str | None] = {"train": side.train, "test": side.test}
     for part, name in given.items():
         members = _members(root, name, rows, table) if name is not None else ()
         if twice := sorted(lists.keys() & set(members)):
@@ -318,16 +314,12 @@ def _disagreements(
         return ()
     example, cast = next(iter(disputed.items()))
     votes = {name or "none of the labels": number for name, number in cast.items()}
-    rules = {
-        "first": "one row suffices"
-        if table.findings
-        else "the first entry of data.table.labels that applies decides",
-        "majority": "what most rows say counts",
-        "leave_out": "what they disagree on is left out",
-    }
+    rule = "the first entry of data.table.labels that applies decides"
+    if table.findings:
+        rule = "one row suffices"
     return (
         f"{table.path.name}: the rows of {len(disputed):,} of {count:,} images disagree, "
-        f"such as those of {example} ({_counted(votes)}); {rules[table.settings.disagree]} (data.table.disagree)",
+        f"such as those of {example} ({_counted(votes)}); {rule}",
     )
 
 

@@ -237,7 +237,7 @@ def prepare_index(
         images=tuple(image for image in recorded if image.side != "unused"),
         unused=tuple(image for image in recorded if image.side == "unused"),
     )
-    notes = [*part_notes(index, data.split.val), *index.warnings]
+    notes = [*part_notes(index), *index.warnings]
     notes += [f"left out: {image.file}: {image.reason}" for image in broken]
     if seen_patients:
         notes.append(

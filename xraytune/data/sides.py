@@ -27,6 +27,8 @@ FEWEST_OF_CLASS, _FEWEST_TESTED = 2, 5
 """The fewest patients of a class for an interval, and for one that a verdict can rest on."""
 FEWEST_REPLICATES = 4
 """With three, intervals of 95 % cover 91 to 95 % (docs/results.md): exploratory."""
+FEWEST_UNUSED = 300
+"""The fewest patients that a verdict on unused ones is scored on."""
 _NAMES: dict[SideName, str] = {"train": "train", "val_a": "val-A", "val_b": "val-B"}
 
 
@@ -117,7 +119,7 @@ def too_few_unused(unused: int, drawn: int, *, replicates: int, fewest: int) -> 
         return None
     needed = f"{replicates} draws of {drawn} patients"
     if fewest:
-        needed += f", and {fewest} (confirm.min_patients) to test on"
+        needed += f", and {fewest} to test on"
     what = (
         f"the search leaves {unused:,} patients unused, {missing:,} fewer than needed for {needed}"
     )

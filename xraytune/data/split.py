@@ -3,7 +3,7 @@
 The split is stratified by class, or by each patient's rarest finding, and depends only on the seed
 and the patients' names, not on the order of the images. `train_patients` keeps the first patients
 of a fixed order of the train side, so 50 patients are a subset of 100, and the validation sides do
-not change. With `data.split.val`, images of a given validation part are never trained on.
+not change.
 """
 
 from __future__ import annotations
@@ -20,18 +20,14 @@ from xraytune.base.errors import DataError, Problem, counted, join_names
 from xraytune.base.seeding import derive_seed
 from xraytune.data.guesses import PARTS, PartName, part_named
 from xraytune.data.images import ImageFile, ImageIndex, Images, SideName
-from xraytune.data.index import shared_patients_problems, with_headers
-from xraytune.space.settings import SplitSettings, ValUse
+from xraytune.data.index import with_headers
+from xraytune.space.settings import SplitSettings
 from xraytune.stats.classification import rarest_findings
 
-_VAL = "data.split.val"
-_USES: Mapping[ValUse, Mapping[PartName, str]] = {
-    "merge": {
-        "train": "split by patient into train, val-A and val-B, together with val/",
-        "val": "merged into the training images and split again; data.split.val: folder keeps them "
-        "for validation",
-    },
-    "folder": {"train": "all for training", "val": "split by patient into val-A and val-B"},
+_USES: Mapping[PartName, str] = {
+    "train": "split by patient into train, val-A and val-B",
+    "val": "merged into the training images and split again",
+    "test": "sealed until `confirm` or `evaluate` scores them",
 }
 
 
@@ -65,24 +61,13 @@ def split_by_patient(
     `train_patients` is the number of patients to keep on the train side; None: all. Patients in
     `seen` are on no validation side, and the last to be kept.
 
-    Raises DataError if a class would be missing on a side, a patient is in two parts, there is no
-    part `val` to use, or the train side has fewer patients than `train_patients`.
+    Raises DataError if a class would be missing on a side, or the train side has fewer patients than
+    `train_patients`.
     """
     table = Images(images)
     patients = _group_by_patient(table.patients, table.targets)
     share_a, share_b = settings.val_a, settings.val_b
-    if settings.val == "merge":
-        val_a, val_b, train = _divide(patients, share_a, share_b, settings.seed, seen)
-    else:
-        in_val = _patients_of_val(table)
-        given = [patient for patient in patients if patient.name in in_val - {*seen}]
-        if not given:
-            what = f"{settings.val} needs images in val/, but there are none"
-            fix = "add val/, or use data.split.val: merge to split train/"
-            raise DataError(Problem(what, _VAL, fix))
-        train = _stratify(patient for patient in patients if patient.name not in in_val)
-        val_a, _, rest = _divide(given, share_a / (share_a + share_b), 0.0, settings.seed, seen)
-        val_b = [patient for stratum in rest for patient in stratum]
+    val_a, val_b, train = _divide(patients, share_a, share_b, settings.seed, seen)
     in_train = _nested_order(train, settings.seed)
     has_findings = any(image.findings for image in images)
     if not has_findings:  # a finding without positives on a side has no score there
@@ -111,36 +96,22 @@ def nested_order(
     return [patient.positions for patient in _nested_order(strata, seed)]
 
 
-def part_notes(index: ImageIndex, val: ValUse) -> tuple[str, ...]:
+def part_notes(index: ImageIndex) -> tuple[str, ...]:
     """Return a line for each part of a data folder: its images, and how a search uses them."""
     files: dict[PartName, list[str]] = defaultdict(list)
     for image in (*index.images, *index.test):
         files[image.part].append(image.file)
-    uses = {"test": "sealed until `confirm` or `evaluate` scores them", **_USES[val]}
-    if "val" not in files:
-        uses["train"] = "split by patient into train, val-A and val-B"
     if files.keys() == {"train"}:
         return (
-            f"all {len(index.images):,} images are {uses['train']}; none are held out for a test",
+            f"all {len(index.images):,} images are {_USES['train']}; none are held out for a test",
         )
     notes = []
     for part in PARTS:
         if part in files:
             folder, slash, _ = files[part][0].partition("/")
             name = folder + slash if part_named(folder) == part else part
-            notes.append(f"{name}: {len(files[part]):,} images, {uses[part]}")
+            notes.append(f"{name}: {len(files[part]):,} images, {_USES[part]}")
     return tuple(notes)
-
-
-def _patients_of_val(images: Images) -> set[str]:
-    """Return the patients of the part `val`; nobody may also be in the part `train`."""
-    validation = [image for image in images if image.part == "val"]
-    training = [image for image in images if image.part != "val"]
-    fix = "move all images of a patient to one part, or use data.split.val: merge "
-    fix += "to split both parts again"
-    if problems := shared_patients_problems(training, validation, "train and in val", _VAL, fix):
-        raise DataError(*problems)
-    return {image.patient for image in validation}
 
 
 def _group_by_patient(patients: Sequence[str], targets: NDArray[np.int64]) -> list[_Patient]:
@@ -186,11 +157,9 @@ def _divide(
     for stratum in _stratify(patients):
         image_count = sum(len(patient.positions) for patient in stratum)
         unseen = [patient for patient in stratum if patient.name not in seen]
-        in_a, rest = _take(
-            _shuffle(unseen, seed, "split"), share_a * image_count, spare=2 if share_b else 1
-        )
+        in_a, rest = _take(_shuffle(unseen, seed, "split"), share_a * image_count, spare=2)
         val_a += in_a
-        if share_b and in_a:
+        if in_a:
             in_b, rest = _take(rest, share_b * image_count, spare=1)
             val_b += in_b
         rests.append([*rest, *(patient for patient in stratum if patient.name in seen)])
@@ -284,8 +253,5 @@ def _refuse_missing_classes(
             )
             few += same
     if problems:
-        fix = (
-            "add patients: every class needs one for each side; data.split.val says which sides "
-            "train/ and val/ make"
-        )
+        fix = "add patients: every class needs one for each side train/ and val/ make"
         raise DataError(with_headers(join_names(problems, 3), "data.split", fix, few))

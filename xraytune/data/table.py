@@ -252,7 +252,7 @@ def table_columns(data: DataSettings, files: Collection[str]) -> dict[str, dict[
         settings.image,
         settings.patient,
         settings.label,
-        settings.side and settings.side.column,
+        settings.side_column,
     }
     used |= set() if settings.label else {*settings.labels, *table.findings}
     by_row: dict[str, dict[str, dict[str, None]]] = defaultdict(lambda: defaultdict(dict))
@@ -450,7 +450,7 @@ def _read_table(
                     row.left_out_as = f"{column} {cell or '(nothing)'}"
     needed = [
         ("patient", settings.patient),
-        ("side", settings.side.column if settings.side else None),
+        ("side", settings.side_column),
         *(("rows", column) for column in settings.rows),
     ]
     if not reader:
@@ -564,7 +564,7 @@ def _unite(
     if labels or any(cell.casefold() in NO for cell in said):
         row.votes[_class_of(settings, labels)] += 1
     row.is_other_view |= any(says_other_view(cells[column]) for column in views)
-    side = settings.side and settings.side.column
+    side = settings.side_column
     if side and side in cells:
         part = part_named(cells[side])
         if part is None:
@@ -583,7 +583,7 @@ def _labels(
     if settings.label is None:  # a column for each label; -1 (uncertain) is no yes
         return [label for label in settings.labels if cells.get(label, "").casefold() in YES]
     cell = cells.get(settings.label, "")
-    labels = cell.split(settings.separator) if settings.labels or are_several else [cell]
+    labels = cell.split("|") if settings.labels or are_several else [cell]
     if (
         cell.startswith("[") and cell.endswith("]") and cell not in settings.labels
     ):  # a list, as Python writes it
@@ -603,14 +603,9 @@ def _class_of(settings: TableSettings, labels: Collection[str]) -> str | None:
 def _classify(settings: TableSettings, name: str, row: TableRow) -> Iterator[Problem]:
     """Set the class of an image by its rows, or report what is wrong with them."""
     row.class_name = _class_of(settings, row.labels)
-    if len(row.votes) > 1 and settings.disagree != "first":
-        row.class_name = (
-            None if settings.disagree == "leave_out" else row.votes.most_common(1)[0][0]
-        )
-    elif len(row.labels) > 1 and not settings.labels:
+    if len(row.labels) > 1 and not settings.labels:
         what = f"{name} has several classes: {', '.join(sorted(row.labels))}"
-        fix = "give data.table.labels, of which the first entry that applies is used, "
-        fix += "or data.table.disagree"
+        fix = "give data.table.labels, of which the first entry that applies is used"
         yield Problem(what, row.where, fix)
     if row.class_name is not None and not re.fullmatch(FOLDER_NAME, row.class_name):
         what = f"the class {row.class_name!r} cannot be the name of a folder"

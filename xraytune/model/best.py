@@ -18,7 +18,6 @@ from xraytune.base.errors import ArtifactError, Problem, StudyError, TrialError,
 from xraytune.base.files import require_new, write_text
 from xraytune.confirm.arms import CONFIRM_FOLDER, TOP_UP_FOLDER, finished_label, read_plan
 from xraytune.confirm.record import Confirmation, read_verdict
-from xraytune.space.fields import flat_values
 from xraytune.space.load import experiment_to_yaml
 from xraytune.space.settings import Experiment, ExportedFrom, FinalSettings, Parameters, Settings
 from xraytune.study.folder import StudyFolder
@@ -120,7 +119,7 @@ def export(study: Path, *, out: Path, trial: int | None = None, exact: bool = Fa
         lines.append(f"The benefit of its synthetic images is {exported.synthetic}.")
     lines.append(f"{exported.final_training}.\n\n    {command.format(quote(out.name))}\n")
     lines.append("Paths are relative to this file.")
-    experiment = _build_experiment(search, row, exported.synthetic, exact=exact)
+    experiment = _build_experiment(search, row, exact=exact)
     write_text(out, experiment_to_yaml(experiment, out.resolve().parent, "\n".join(lines)))
     return exported
 
@@ -268,9 +267,9 @@ def _describe_benefit(search: _Search, row: TrialRow) -> str:
     return _VERDICTS[verdict].format(metric=search.settings.metric)
 
 
-def _build_experiment(search: _Search, row: TrialRow, benefit: str, *, exact: bool) -> Experiment:
+def _build_experiment(search: _Search, row: TrialRow, *, exact: bool) -> Experiment:
     """Return what the exported file trains: the trial itself, or a final model on all patients."""
-    origin = ExportedFrom(study=search.folder.path, trial=row.number, synthetic=benefit)
+    origin = ExportedFrom(study=search.folder.path, trial=row.number)
     settings = search.settings.model_copy(update={"exported_from": origin})
     trial = Experiment(settings=settings, parameters=row.parameters)
     if exact:
@@ -284,17 +283,7 @@ def _build_experiment(search: _Search, row: TrialRow, benefit: str, *, exact: bo
         parameters = parameters.with_gan(image_size=final.image_size)
     settings = final.settings_of(settings)
 
-    names = ("data.image_size", "budget.max_epochs")
-    before = {name: trial.settings.at(name) for name in names} | flat_values(trial.parameters)
-    now = {name: settings.at(name) for name in names} | flat_values(parameters)
-    prepared = search.folder.prepared()
-    of_trial = {
-        "images": sum(prepared.train_counts),
-        "changes": tuple(
-            f"{name}: {now[name]} (trial: {before[name]})"
-            for name in now
-            if now[name] != before[name]
-        ),
-    }
-    settings = settings.model_copy(update={"exported_from": origin.model_copy(update=of_trial)})
+    images = sum(search.folder.prepared().train_counts)
+    origin = origin.model_copy(update={"images": images})
+    settings = settings.model_copy(update={"exported_from": origin})
     return Experiment(settings=settings, parameters=parameters)

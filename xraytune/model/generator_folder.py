@@ -170,13 +170,13 @@ def generator_train(
     pin(compute)
     cache = (cache or Path("cache")).resolve()
     networks = [donor_experiment.parameters] if donor_experiment else []
-    if experiment and (settings.quality.backbone or settings.weights_dir):
+    if experiment and settings.weights_dir:
         networks += filter(None, [feature_parameters(experiment)])
     try:
         for network in networks:
             find_weights(network.backbone, network.weights, settings.weights_dir)
     except MachineError as error:
-        if without_generator or settings.quality.backbone or settings.weights_dir:
+        if without_generator or settings.weights_dir:
             raise
         note(error.problems[0].what)
         donor_experiment = None
@@ -239,7 +239,7 @@ def fixed_generator(space: Space) -> Experiment:
         problems = [Problem("no GAN in this space", space.settings.name, "add --set source=gan")]
     if problems:
         raise ConfigError(*problems)
-    if has_open_network:  # then only quality.backbone can give features
+    if has_open_network:  # no single network gives features
         values["weights"] = "none"
     return Experiment(settings=space.settings, parameters=parameters_from(values))
 

@@ -31,6 +31,7 @@ from xraytune.nets.checkpoint import load_best
 from xraytune.nets.compute import allocation_of, gpu_count, pin
 from xraytune.nets.weights import find_weights
 from xraytune.search.wandb import WandbRun
+from xraytune.space.domains import Value
 from xraytune.space.fields import flat_values, parameter_fields
 from xraytune.space.load import SEARCH_ONLY, refuse_unused
 from xraytune.space.paths import PATHS
@@ -185,7 +186,7 @@ def train(
     compute = _compute(settings, repeated, note)
     pin(compute)
 
-    trained_on = _trained_on(experiment, prepared, index, cache)
+    trained_on = _trained_on(experiment, prepared, index, cache, study)
     note(_sentence(trained_on, settings))
     for change in trained_on.changes:
         note(f"  {change}")
@@ -294,7 +295,11 @@ def _space_file(config: Path, note: Callable[[str], None]) -> Iterator[Path]:
 
 
 def _trained_on(
-    experiment: Experiment, prepared: Prepared, index: ImageIndex, cache: Path
+    experiment: Experiment,
+    prepared: Prepared,
+    index: ImageIndex,
+    cache: Path,
+    study: StudyFolder | None,
 ) -> TrainedOn:
     """Count training images, images kept for validation, and all that could be decoded."""
     files = {*stored_files(cache / prepared.pixels)[0]}
@@ -307,7 +312,7 @@ def _trained_on(
         kept_patients=len({*kept}),
         of_images=len(patients),
         of_patients=len({*patients}),
-        changes=tuple(_changes_of(experiment, prepared)),
+        changes=tuple(_changes_of(experiment, prepared, study)),
     )
 
 
@@ -325,13 +330,19 @@ def _sentence(data: TrainedOn, settings: Settings) -> str:
     return text
 
 
-def _changes_of(experiment: Experiment, prepared: Prepared) -> Iterator[str]:
-    """Yield what differs from the exported trial, one line each."""
+def _changes_of(
+    experiment: Experiment, prepared: Prepared, study: StudyFolder | None
+) -> Iterator[str]:
+    """Yield what differs from the exported trial, one line each; its settings only if its study is here."""
     parameters = experiment.parameters
     origin = experiment.settings.exported_from
     if origin is None or origin.images is None:
         return
-    yield from origin.changes
+    if study:
+        before = _final_values(study.experiment(origin.trial))
+        for name, value in _final_values(experiment).items():
+            if value != before.get(name):
+                yield f"{name}: {value} (trial: {before.get(name)})"
     gan = parameters.gan
     size_px = experiment.settings.data.image_size
     if gan and gan.image_size < size_px and experiment.resolution_px is None:
@@ -349,6 +360,16 @@ def _changes_of(experiment: Experiment, prepared: Prepared) -> Iterator[str]:
         yield f"extra images: {extra:,} (trial: {before:,}), at the same ratio of {ratio:g}"
     if gan:
         yield f"GAN: trained anew on these images, for the same {gan.steps:,} steps"
+
+
+def _final_values(experiment: Experiment) -> dict[str, Value]:
+    """Return what `final` may change, by dotted name."""
+    settings = experiment.settings
+    return {
+        "data.image_size": settings.data.image_size,
+        "budget.max_epochs": settings.budget.max_epochs,
+        **flat_values(experiment.parameters),
+    }
 
 
 def _train_final(

@@ -31,6 +31,8 @@ from xraytune.study.folder import StudyFolder
 from xraytune.study.row import Status
 from xraytune.study.trial import Cause, Failure, Trial
 
+_RETRIES = 2
+"""How often a trial is retried without a new epoch in between."""
 _SAME_FAILURES = 3
 _DRAWN_AHEAD = 4
 """Trials drawn ahead for each slot while generators are being trained: the further ahead, the less the sampler knows."""
@@ -50,7 +52,6 @@ class TrialLoop(ABC):
         folder: Contains the trials.
         unfinished: The trials to run first.
         clock: Measures the time of the trials.
-        retries: How often a trial is retried without a new epoch in between.
         generator_need: Called each time anew, since a generator may have been trained meanwhile.
         successful: How many trials have ended in earlier starts, except failed ones.
 
@@ -70,14 +71,12 @@ class TrialLoop(ABC):
         unfinished: Iterable[Trial],
         *,
         clock: StudyClock,
-        retries: int,
         generator_need: GeneratorNeeds,
         successful: int,
     ) -> None:
         self.folder = folder
         self.clock = clock
         self.generator_need = generator_need
-        self._retries = retries
         self._waiting = {trial.number: trial for trial in unfinished}
         self._running: dict[int, Trial] = {}
         # Why each ended trial failed, "" if it did not; earlier failures do not count.
@@ -275,7 +274,7 @@ class TrialLoop(ABC):
         """Retry a trial, or end it; a new epoch resets the count of retries."""
         trial = self._running[number]
         attempts = sum(earlier.epochs == trial.epochs for earlier in trial.failures)
-        if cause == "settings" or attempts >= self._retries:
+        if cause == "settings" or attempts >= _RETRIES:
             self._end(number, "failed", {"reason": reason}, is_of_machine=cause == "fault")
             return
         failure = Failure(epochs=trial.epochs, cause=cause)

@@ -14,7 +14,13 @@ from xraytune.base.files import require_writable
 from xraytune.base.records import Compute, Node
 from xraytune.data.images import ImageIndex
 from xraytune.data.prepare import Prepared, restore_pixels
-from xraytune.data.sides import chance_warning, side_sizes, too_few_tested, too_few_unused
+from xraytune.data.sides import (
+    FEWEST_UNUSED,
+    chance_warning,
+    side_sizes,
+    too_few_tested,
+    too_few_unused,
+)
 from xraytune.nets.compute import Allocation, allocation_of, gpu_count, require_device
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import GeneratorNeeds
@@ -211,7 +217,7 @@ def _notes(space: Space, prepared: Prepared, index: ImageIndex) -> Iterator[str]
             len(unused),
             prepared.train_patients,
             replicates=asked.replicates,
-            fewest=asked.min_patients,
+            fewest=FEWEST_UNUSED if asked.test == "auto" else 1,
         )
         if lacking:
             yield f"`confirm` cannot score unused patients: {lacking.what}; {lacking.fix}"

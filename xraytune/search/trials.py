@@ -41,7 +41,6 @@ class SearchTrials(TrialLoop):
             folder,
             unfinished,
             clock=StudyClock(folder.path / "wall.json", self.journal.unfinished()),
-            retries=space.settings.resources.retries,
             generator_need=generator_need,
             successful=sum(row.status != "failed" for row in rows),
         )

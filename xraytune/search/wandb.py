@@ -44,7 +44,7 @@ class WandbRun:
         run_id = hashlib.sha256("\n".join((*study, f"{kind} {key}")).encode()).hexdigest()[:16]
         run |= {"project": settings.project, "group": f"{study[0]} {study[1][:6]}", "id": run_id}
         run["config"] |= {"study": study[0], kind: key}
-        mode = os.environ.get("WANDB_MODE", settings.mode)
+        mode = os.environ.get("WANDB_MODE", "auto")
         for name in OUTER_RUN:
             os.environ.pop(name, None)
         with self._surviving():

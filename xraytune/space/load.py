@@ -33,10 +33,7 @@ _SPACE_KEYS = ("parameters", "points_to_evaluate")
 STUDY_NAME = "study.yaml"
 """The file of a study's space; it may have settings of earlier versions that changed no trial."""
 SEARCH_ONLY = dict.fromkeys(
-    (
-        *("budget.trials", "budget.hours", "scheduler", "sampler", "confirm"),
-        *("resources.concurrent", "resources.retries"),
-    ),
+    ("budget.trials", "budget.hours", "scheduler", "sampler", "confirm", "resources.concurrent"),
     "omit it",
 )
 """Settings that only `search` and `confirm` use; for `refuse_unused`."""

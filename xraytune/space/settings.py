@@ -15,8 +15,8 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, model_validator
 from xraytune.base.records import Json
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.extensions import Extensions
-from xraytune.space.paths import FilePath, WeightsName, is_path
-from xraytune.space.strict_model import Several, StoredModel, StrictModel
+from xraytune.space.paths import FilePath, WeightsName
+from xraytune.space.strict_model import Several, StrictModel
 
 Count = Annotated[int, Field(ge=1)]
 OptionalCount = Annotated[int | None, Field(ge=1)]
@@ -35,7 +35,6 @@ ClassName = Annotated[str, Field(pattern=FOLDER_NAME)]
 
 SOURCES = Extensions("source", ("none", "duplicate", "statistics", "folder", "generator", "gan"))
 """The sources of extra images, the cheapest first; those of other packages cost more."""
-ValUse = Literal["merge", "folder"]
 UncertainUse = Literal["ignore", "zeros", "ones"]
 HeadName = Literal["linear", "vgg16_two_class"]
 LossName = Literal["cross_entropy", "bce"]
@@ -69,11 +68,10 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
 class SplitSettings(StrictModel):
     """The split of the training images into train, val-A and val-B, by patient."""
 
+    prefix = "data.split."
+
     val_a: Fraction = 0.1
     val_b: Fraction = 0.1
-    val: ValUse = "merge"
-    """Use of the folder `val/`: `merge` splits it together with `train/`; `folder` splits it into
-    val-A and val-B, in the ratio of `val_a` to `val_b`."""
     seed: int = 0
     group_regex: str | None = None
     """A regular expression for the path relative to the data folder; its first group is the patient."""
@@ -88,26 +86,27 @@ OneOrMore = Annotated[Several[str], _LISTED, Field(min_length=1)]
 
 
 class TableSides(StrictModel):
-    """The train, val and test images of a table: by a column, or by lists. The text alone is a column."""
+    """The training and test images of a table by lists; at least one of them."""
 
-    column: str | None = None
-    """Its cells are train, val or test, or a usual synonym."""
+    prefix = "data.table.side."
+
     train: str | None = None
     """A file with one image per line, or a folder. If it is given, images in no list are left out."""
-    val: str | None = None
-    """Like `train`."""
     test: str | None = None
-    """Like `train`; if only `val` or `test` are given, all other images are training images."""
+    """Like `train`; if only `test` is given, all other images are training images."""
 
 
 _BY_COLUMN = BeforeValidator(
-    lambda side: {"column": side} if isinstance(side, str) else side,
+    lambda side: side.get("column") or side if isinstance(side, dict) else side,
     json_schema_input_type=str | TableSides | None,
 )
+"""Studies of earlier versions have stored `{column: NAME}`."""
 
 
 class TableSettings(StrictModel):
     """A table of images: its columns for the image, the patient, the label and the side."""
+
+    prefix = "data.table."
 
     file: OneOrMore
     """A CSV file relative to `data.path`, or several that are read as one."""
@@ -116,19 +115,20 @@ class TableSettings(StrictModel):
     patient: str | None = None
     """The column of the patient; without it, the patient is found as in a folder."""
     label: str | None = None
-    """The column of the label, or of several labels in each cell."""
+    """The column of the label, or of several labels in each cell, with `|` between them."""
     labels: dict[str, ClassName] = Field(default={})
-    """The class of each label; the first entry that applies decides. Without `label`, the labels are columns: 1 is yes."""
-    separator: Annotated[str, Field(min_length=1)] = "|"
-    """Separator of several labels in a cell."""
-    disagree: Literal["first", "majority", "leave_out"] = "first"
-    """If rows of an image give different classes: the first entry of `labels` that applies to any
-    of them, the class of most rows (of as many, that of the earliest), or leave the image out. If
-    they differ in a finding: present if a row says so, what most rows say, or unknown."""
+    """The class of each label; the first entry that applies to a row of the image decides. Without
+    `label`, the labels are columns: 1 is yes."""
     rows: dict[str, OneOrMore] = Field(default={})
     """The rows to use, by the cells of a column: `{view: [PA, AP]}`; other images are left out."""
-    side: Annotated[TableSides | None, _BY_COLUMN] = None
-    """Which images are train, val and test; without it, the folders of these names decide."""
+    side: Annotated[str | TableSides | None, _BY_COLUMN] = None
+    """Which images are train, val and test: a column with these words, or lists; without it, the
+    folders of these names decide."""
+
+    @property
+    def side_column(self) -> str | None:
+        """The column of the side."""
+        return self.side if isinstance(self.side, str) else None
 
     @property
     def gives_classes(self) -> bool:
@@ -139,19 +139,16 @@ class TableSettings(StrictModel):
 class ShiftSettings(StrictModel):
     """How another hospital's images differ from the files: applied to all images of `data.path`, in this order."""
 
-    resolution_px: OptionalCount = None
-    """Side that images are reduced to and enlarged from."""
+    prefix = "data.shift."
+
     blur_px: NonNegative = 0.0
     """Standard deviation of a Gaussian blur, at `image_size`."""
     gamma: AboveZero = 1.0
     """Exponent of the grey values, from 0 to 1."""
-    contrast: AboveZero = 1.0
-    """Factor of the differences from mid-grey."""
+    contrast: float = 1.0
+    """Factor of the differences from mid-grey; -1 inverts."""
     noise: NonNegative = 0.0
     """Standard deviation of Gaussian noise, where white is 1."""
-    invert: bool = False
-    seed: int = 0
-    """Of the noise."""
 
 
 class DataSettings(StrictModel):
@@ -182,7 +179,7 @@ class DataSettings(StrictModel):
     """Number of patients of the train side to use; null: all of them."""
 
 
-class Objective(StoredModel):
+class Objective(StrictModel):
     """The validation metric that the search maximises."""
 
     metric: ObjectiveName = "val_auroc"
@@ -193,7 +190,7 @@ class Objective(StoredModel):
     prefix = "objective."
 
 
-class GanSettings(StoredModel):
+class GanSettings(StrictModel):
     """A GAN. The defaults suit a few hundred images."""
 
     architecture: Literal["dcgan", "pca"] = "pca"
@@ -298,7 +295,7 @@ def pretraining_steps(synthetic_ratio: float, total_steps: int) -> int:
     return extra_images(synthetic_ratio / (1 + synthetic_ratio), total_steps)
 
 
-class Parameters(StoredModel):
+class Parameters(StrictModel):
     """The parameters of one trial: everything that a space can search."""
 
     source: Annotated[str, SOURCES] = "none"
@@ -424,7 +421,7 @@ def extensions_of(backbone: str, source: str) -> dict[str, str]:
     }
 
 
-class Budget(StoredModel):
+class Budget(StrictModel):
     """The limits of a search; it ends at the first one it reaches."""
 
     trials: Count = 60
@@ -458,25 +455,21 @@ class SamplerSettings(StrictModel):
     seed: int = 0
 
 
-class Resources(StoredModel):
+class Resources(StrictModel):
     """Resources of a trial, and the number of concurrent trials."""
 
     gpus_per_trial: Literal["auto"] | NonNegative = "auto"
     cpus_per_trial: Count = 1
     concurrent: OptionalCount = None
-    retries: Annotated[int, Field(ge=0)] = 2
-    """Retries of a trial, from its last checkpoint, after a failure that its settings did not cause."""
 
     prefix = "resources."
 
 
 class QualitySettings(StrictModel):
-    """How the quality of synthetic images is measured, and which images are refused. No setting changes the images."""
+    """Which synthetic images are refused. No setting changes the images."""
 
-    backbone: Annotated[str, BACKBONES] | None = None
-    """The backbone whose features are compared; null: each trial's own, if it is pretrained."""
-    weights: WeightsName = "imagenet"
-    """Its weights, as in `parameters.weights`; used only with `backbone`."""
+    prefix = "quality."
+
     allow_memorised: bool = False
     """Use synthetic images even if too many of them are near-duplicates of training images."""
 
@@ -497,6 +490,8 @@ class Controls(StrictModel):
 class Confirm(StrictModel):
     """How `confirm` compares the finalists with their controls."""
 
+    prefix = "confirm."
+
     controls: Controls = Controls()
     finalists: Count = 3
     replicates: Annotated[int, Field(ge=2)] = 5
@@ -504,19 +499,17 @@ class Confirm(StrictModel):
     test: Literal["auto", "unused", "folder"] = "auto"
     """`unused`: with `data.train_patients`, each replicate trains on other patients that the search
     never used, and the rest of them are scored. `folder`: all replicates train on the search's
-    patients, and `test/` is scored. `auto`: `unused` if at least `min_patients` are left to
-    score."""
-    min_patients: Count = 300
+    patients, and `test/` is scored. `auto`: `unused` if at least 300 are left to score."""
     rope: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
     """Equivalence margin: smaller differences in AUROC do not matter."""
 
 
 class WandbSettings(StrictModel):
-    """Weights & Biases: one run per trial, grouped by study."""
+    """Weights & Biases: one run per trial, grouped by study; offline without an API key."""
 
     project: str = "xraytune"
-    mode: Literal["auto", "online", "offline"] = "auto"
-    """`auto`: online with an API key, else offline."""
+
+    prefix = "tracking.wandb."
 
 
 class Tracking(StrictModel):
@@ -525,17 +518,13 @@ class Tracking(StrictModel):
     wandb: WandbSettings | None = None
 
 
-class ExportedFrom(StoredModel):
+class ExportedFrom(StrictModel):
     """The trial that this file was exported from, so that a final training finds its study."""
 
     study: FilePath
     trial: Annotated[int, Field(ge=0)]
-    synthetic: str = ""
-    """Whether `confirm` has shown that its synthetic images help; for the model card."""
     images: OptionalCount = None
     """Training images of the trial, by which `budget.steps_per_epoch` is scaled; None if the file repeats the trial."""
-    changes: Several[str] = ()
-    """What `final` changed, one line each."""
 
     prefix = "exported_from."
 
@@ -545,7 +534,7 @@ class ExportedFrom(StoredModel):
         return self.images is None
 
 
-class FinalSettings(StoredModel):
+class FinalSettings(StrictModel):
     """How the final model of a study is trained: each setting given here overrides the trial's own."""
 
     image_size: ImageSize | None = None
@@ -584,7 +573,7 @@ class PixelConstants(StrictModel):
     std: AboveZero
 
 
-class Settings(StoredModel):
+class Settings(StrictModel):
     """Everything in a space file except the parameters."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -622,8 +611,6 @@ class Settings(StoredModel):
         del content["data"]["path"]
         for name in ("trials", "hours"):
             del content["budget"][name]
-        if is_path("weights", self.quality.weights):  # the content of the file is in inputs.json
-            del content["quality"]["weights"]
         return content
 
     @property

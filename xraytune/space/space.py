@@ -148,16 +148,12 @@ class Space:
         return tuple(dict.fromkeys(tuple(point.get(name) for name in names) for point in points))
 
     def networks(self) -> tuple[tuple[str, str], ...]:
-        """Return the possible pairs of backbone and weights, with defaults where one is inactive, and `quality`'s pair."""
-        quality = self.settings.quality
+        """Return the possible pairs of backbone and weights, with defaults where one is inactive."""
         default = Parameters()
-        networks = [
+        return tuple(
             (str(backbone or default.backbone), str(weights or default.weights))
             for backbone, weights in self.combinations("backbone", "weights")
-        ]
-        if quality.backbone:
-            networks.append((quality.backbone, quality.weights))
-        return tuple(dict.fromkeys(networks))
+        )
 
     def identity(self) -> dict[str, Json]:
         """Return what must not change when a study resumes, as plain JSON."""

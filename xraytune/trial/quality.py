@@ -53,7 +53,6 @@ def measure_quality(experiment: Experiment, context: RunContext) -> Quality | st
     """Return the quality of synthetic images, or the reason why it cannot be measured.
 
     Raises:
-        MachineError: The weights of `quality.backbone` are missing.
         TrialError: The pool cannot be drawn.
     """
     settings = experiment.settings
@@ -61,7 +60,7 @@ def measure_quality(experiment: Experiment, context: RunContext) -> Quality | st
     names = prepared.class_names
     parameters = feature_parameters(experiment)
     if parameters is None:
-        return "not measured: the backbone is not pretrained; set quality.backbone"
+        return "not measured: the backbone is not pretrained"
 
     sides: tuple[SideName, ...] = ("train", "val_a", "val_b")
     train, val_a, val_b = (_choose_images(side, context) for side in sides)
@@ -93,8 +92,6 @@ def measure_quality(experiment: Experiment, context: RunContext) -> Quality | st
     try:
         network = Network(seen_by_network, context)
     except MachineError as error:
-        if settings.quality.backbone:
-            raise
         return f"not measured: {error.problems[0].what}"
 
     def split_features(images: ImageSource) -> list[Floats]:
@@ -164,12 +161,8 @@ def _choose_images(name: SideName, context: RunContext) -> ImageSource:
 
 
 def feature_parameters(experiment: Experiment) -> Parameters | None:
-    """Return the backbone and weights of the features.
-
-    None if it is the trial's own backbone and not pretrained.
-    """
-    quality = experiment.settings.quality
-    chosen = quality if quality.backbone else experiment.parameters
+    """Return the trial's own backbone and weights, which give the features; None if it is not pretrained."""
+    chosen = experiment.parameters
     if chosen.weights == "none":
         return None
     return Parameters.model_validate(

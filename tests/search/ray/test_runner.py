@@ -174,7 +174,6 @@ def search_one_trial(folder: Path, note: Callable[[str], None] = ignore) -> Tria
         "backbone=small_cnn",
         "weights=none",
         "data.image_size=32",
-        "resources.retries=1",
     ]
     short = ["budget.trials=1", "budget.max_epochs=1", "budget.steps_per_epoch=2"]
     callbacks = Callbacks(note=note)

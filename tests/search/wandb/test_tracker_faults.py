@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 KEY = "0f" * 20
 TRIAL = """
-import sys
+import os, sys
 from pathlib import Path
 from tests.search.wandb.test_wandb import EPOCHS
 from xraytune.search import wandb
@@ -32,8 +32,10 @@ from xraytune.space.settings import WandbSettings
 
 wandb._SECONDS["init"] = 3.0
 folder = Path(sys.argv[1])
+if sys.argv[2] != "auto":
+    os.environ["WANDB_MODE"] = sys.argv[2]
 for key in (7, 8):
-    settings = WandbSettings(mode=sys.argv[2])
+    settings = WandbSettings()
     run = WandbRun(settings, "val_auroc", ("small", "3f9a1c77"), key=key, name=f"#{key}", config={}, dir=str(folder))
     for record in EPOCHS:
         run.log(record)

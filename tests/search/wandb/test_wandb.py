@@ -1,7 +1,7 @@
 """The W&B run of a trial, offline; and when there is one."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -39,14 +39,15 @@ def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """That of trial 7 of a study."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """That of trial 7 of a study; its run is offline."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
     folder = tmp_path / "studies" / "small" / "trials" / "0007"
     folder.mkdir(parents=True)
     return folder
 
 
-def start_run(folder: Path, mode: Literal["auto", "offline"] = "offline", **other: Any) -> WandbRun:
+def start_run(folder: Path, **other: Any) -> WandbRun:
     parameters = {"source": "gan", "gan.steps": 20, "lr": 1e-3, "arm": "gan"}
     run = {
         "study": ("small", "3f9a1c77"),
@@ -55,7 +56,7 @@ def start_run(folder: Path, mode: Literal["auto", "offline"] = "offline", **othe
         "config": parameters,
         "dir": str(folder),
     }
-    return WandbRun(WandbSettings(mode=mode), "val_dice", **{**run, **other})
+    return WandbRun(WandbSettings(), "val_dice", **{**run, **other})
 
 
 def run_trial(
@@ -153,9 +154,10 @@ def test_auto_is_offline_without_a_key_and_wandb_mode_takes_precedence(
     files: int,
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "0f" * 20)
+    monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setenv(*variable.split("="))
 
-    run = start_run(folder, "auto")
+    run = start_run(folder)
     run.log(EPOCHS[0])
     run.finish({"status": "complete"})
 
