@@ -94,20 +94,6 @@ def test_each_large_library_is_imported_in_one_place() -> None:
     assert wrong == []
 
 
-def test_architecture_lists_every_folder_and_files_have_docstrings() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
-    tree = page.partition("\n    xraytune/\n")[2].partition("\n    search_spaces/")[0]
-    named = {line.split()[0].removesuffix("/") for line in tree.splitlines()}
-    modules = [path for _, path in files() if path != "__init__.py"]
-
-    assert named == {path.partition("/")[0] for path in modules}
-    assert [
-        str(file)
-        for file, _ in files()
-        if not ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
-    ] == []
-
-
 def test_there_are_no_import_cycles() -> None:
     """Also between files of one folder; what a function imports in its body may not either."""
     module_of = {

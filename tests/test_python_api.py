@@ -68,18 +68,6 @@ def test_every_option_is_an_argument(name: str) -> None:
     assert {OTHER_NAMES.get(name, {}).get(option, option) for option in options} <= arguments
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in public_functions() if name != "demo"]
-)  # documented by its --help
-def test_every_argument_is_documented(name: str) -> None:
-    function = getattr(xraytune, name)
-    documented = re.findall(
-        r"^ {4,8}(\w+): ", (inspect.getdoc(function) or "").partition("Args:")[2], re.MULTILINE
-    )
-
-    assert set(inspect.signature(function).parameters) <= set(documented)
-
-
 def test_a_path_may_be_text(tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path / "studies" / "small")
     create_study(folder, write_space(tmp_path), two_images(), CPU)

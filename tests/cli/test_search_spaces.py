@@ -67,27 +67,6 @@ def test_every_way_to_name_a_shipped_space_works_in_an_empty_folder(
     assert checked.stdout.startswith("space: shipped gan_ratio; `xraytune space copy gan_ratio`")
 
 
-def test_a_command_says_first_which_space_it_uses(
-    space: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(space.parent)
-    for name, what in [("space.yaml", "file space.yaml"), ("gan_ratio.yaml", "shipped gan_ratio")]:
-        for words in [["headroom"], ["search"], ["generator", "train", "-o", "gan"]]:
-            done = command(*words, "--space", name, "--set", "no_such_key=1")
-
-            assert f"space: {what}" in done.stderr.splitlines()[0]
-
-
-def test_a_misspelt_space_gets_the_nearest_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-
-    assert (
-        "did you mean 'gan_ratio_cpu'?" in command("search", "--space", "gan_ratio_cp.yaml").stderr
-    )
-
-
 def test_shipped_spaces_are_listed_with_their_purpose_and_copied_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,18 +87,6 @@ def test_shipped_spaces_are_listed_with_their_purpose_and_copied_once(
         True,
     )
     assert "did you mean 'imbalance'?" in command("space", "copy", "imbalanced").stderr
-
-
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_gan_spaces_include_both_controls(file: Path) -> None:
-    space = load_space(file)
-    sources = {source for (source,) in space.combinations("source")}
-    if (
-        not space.settings.confirm.controls.tuned
-    ):  # nothing is tuned, so the matched ones are enough
-        sources |= {*space.settings.confirm.controls.matched}
-
-    assert "gan" not in sources or sources - {"generator"} == {"none", "duplicate", "gan"}
 
 
 def first_trials(space: Space) -> list[Experiment]:

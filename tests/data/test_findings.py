@@ -241,14 +241,6 @@ def test_a_table_of_another_hospital_may_lack_findings_of_the_model(
     ("content", "problem"),
     [
         ("task: findings\ndata: {path: x}", "task: findings needs data.table and data.findings"),
-        (
-            "task: findings\ndata: {path: x, findings: [a], table: {file: l.csv, image: i}}",
-            "a single finding",
-        ),
-        (
-            "task: segmentation\ndata: {path: x, findings: [a, b]}",
-            "do not apply to task: segmentation",
-        ),
         ("data: {path: x, findings: [a, b], table: {file: l.csv, image: i}}", "use task: findings"),
     ],
 )

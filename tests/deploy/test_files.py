@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
-import pytest
 import yaml
 
 from tests.docs.test_blocks import parse
@@ -17,16 +14,6 @@ ROOT = Path(__file__).parents[2]
 COMPOSE = (ROOT / "docker" / "compose.yaml").read_text(encoding="utf-8")
 RAYJOB = yaml.safe_load((ROOT / "deploy" / "rayjob.yaml").read_text(encoding="utf-8"))
 LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
-
-
-@pytest.mark.slow
-def test_shell_scripts_pass_shellcheck() -> None:
-    scripts = [ROOT / name for name in ("deploy/search.sbatch", ".ci/run", ".ci/release-check")]
-    shellcheck = Path(sys.executable).with_name("shellcheck")
-
-    done = subprocess.run([shellcheck, *scripts], capture_output=True, text=True, check=False)
-
-    assert done.stdout + done.stderr == ""
 
 
 def test_commands_in_the_files_have_options_that_exist() -> None:

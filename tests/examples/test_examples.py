@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +13,8 @@ import numpy as np
 import pytest
 
 from examples.transform_folder import transform_folder
-from tests.examples.conftest import EXAMPLES, ROOT, on_path
-from tests.in_process import command, said
+from tests.examples.conftest import ROOT, on_path
+from tests.in_process import command
 from xraytune.base.errors import ArtifactError
 from xraytune.base.files import read_json
 from xraytune.data.index import read_index
@@ -113,11 +112,6 @@ def test_model_records_the_versions_of_its_extensions_and_is_refused_without_the
         open_bundle(lab / "model")
 
 
-@pytest.mark.usefixtures("installed")
-def test_model_is_evaluated_where_its_extensions_are_installed(lab: Path) -> None:
-    assert 0 <= said("evaluate", lab / "model", "--data", lab / "xrays" / "test")["auroc"] <= 1
-
-
 def test_a_worker_trains_the_head_of_the_backbone_on_images_of_the_source(
     lab: Path, examples_path: list[str]
 ) -> None:
@@ -145,21 +139,6 @@ def test_the_source_sees_the_training_images_of_a_class_and_nothing_else(lab: Pa
         assert inputs["rows"] == seen
         assert drawn.shape == (256, 32, 32)
         assert drawn.max() <= pixels[seen].max()
-
-
-@pytest.mark.usefixtures("installed")
-def test_readme_commands_are_valid() -> None:
-    text = (EXAMPLES / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    (line,) = [line for line in text.splitlines() if "xraytune search" in line]
-    arguments = shlex.split(line)
-    options = arguments[arguments.index("--set") :]
-
-    assert (
-        "source"
-        in said("space", "check", ROOT / arguments[arguments.index("--space") + 1], *options)[
-            "searched"
-        ]
-    )
 
 
 @pytest.mark.usefixtures("installed")

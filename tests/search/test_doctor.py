@@ -76,23 +76,15 @@ parameters:
     assert weights["vgg16, none"].status == "ok"
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [["task=segmentation", "backbone=resnet18"], ["backbone=timm/resnet18", "weights=hub"]],
+)
 def test_missing_extras_are_refused_before_a_search(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    space = tmp_path / "space.yaml"
-    parameters = "source: {value: none}, backbone: {value: resnet18}, weights: {value: none}"
-    quality = "quality: {backbone: timm/resnet18, weights: hub}"
-    space.write_text(
-        f"name: small\ntask: segmentation\n{quality}\nparameters: {{{parameters}}}\n",
-        encoding="utf-8",
-    )
     for extra in ("segmentation", "timm"):
         monkeypatch.setitem(PACKAGES, extra, ("numpy", "no-such-package"))
 
-    with pytest.raises(MachineError) as refused:
-        require_extensions(load_space(space, data=tmp_path))
-
-    for words in ("task: segmentation", "backbone: timm"):
-        extra = words.partition(": ")[2]
-        assert f"{words} needs no-such-package, which this installation lacks" in str(refused.value)
-        assert f"fix: pip install 'xraytune[{extra}]'" in str(refused.value)
+    with pytest.raises(MachineError, match=r"needs no-such-package(.|\n)*pip install 'xraytune\["):
+        require_extensions(load_space(Path("final_cpu"), overrides, data=tmp_path))

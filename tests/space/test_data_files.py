@@ -7,7 +7,7 @@ import pytest
 from tests.cli.spaces import EXPERIMENT
 from xraytune.base.errors import ConfigError
 from xraytune.space.load import data_settings, experiment_to_yaml, load_space
-from xraytune.space.settings import DataSettings, SplitSettings, TableSides
+from xraytune.space.settings import DataSettings, SplitSettings
 
 TABLE = """\
 data:
@@ -49,7 +49,7 @@ def test_data_file_replaces_keys_of_a_space(tmp_path: Path, file: Path) -> None:
     assert (data.path, data.classes, data.image_size) == (file.parent, "auto", 32)
     assert (data.split.val_a, data.split.seed, data.split.group_regex) == (0.2, 3, None)
     assert data.table is not None
-    assert (data.table.file, data.table.side) == (("labels.csv",), TableSides(column="fold"))
+    assert (data.table.file, data.table.side) == (("labels.csv",), "fold")
     assert list(data.table.labels.items()) == [("Mass", "ill"), ("None", "well")]
 
 

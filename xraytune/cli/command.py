@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand
 
 from xraytune.base.errors import (
     INTERRUPTED_EXIT_CODE,
@@ -61,9 +61,9 @@ def calls(
                 given = {
                     option: value
                     for option, value in {**options, **callbacks}.items()
-                    if value is not None
+                    if value is not None and option in known
                 }
-                result = function(**{option: given[option] for option in given.keys() & known})
+                result = function(**given)
             as_json = options.get("as_json", False)
             console.show_result(result, show, as_json=as_json)
             if propose and not as_json:
@@ -74,35 +74,15 @@ def calls(
     return decorate
 
 
-def _hide_flag_types(params: list[Any]) -> list[Any]:
-    for param in params:
-        if getattr(param, "is_flag", False):
-            param.metavar = ""  # typer shows <bool>
-    return params
-
-
-class Group(TyperGroup):
-    """A group of commands."""
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        """Return the parameters."""
-        return _hide_flag_types(super().get_params(ctx))
-
-
 class Command(TyperCommand):
     """A command that turns exceptions into exit codes. Only an unexpected error prints its traceback."""
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        """Return the parameters."""
-        return _hide_flag_types(super().get_params(ctx))
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # typer's own context
         """Run the command; raise `typer.Exit` with the exit code of an error."""
         try:
-            _require_working_folder()
             with explain_disk_errors(Path()):
                 return super().invoke(ctx)
-        except (typer.Exit, typer.BadParameter, BrokenPipeError):  # handled by typer
+        except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):  # handled by typer
             raise
         except XraytuneError as error:
             console.show_error(error)
@@ -119,12 +99,3 @@ class Command(TyperCommand):
                 "this is a bug in xraytune: please report it with the lines above"
             )
             raise typer.Exit(1) from None
-
-
-def _require_working_folder() -> None:
-    try:
-        Path.cwd()
-    except FileNotFoundError:
-        raise MachineError(
-            Problem("the working folder no longer exists", fix="cd to another folder")
-        ) from None

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from shlex import quote, split
 from typing import Annotated
 
+import typer
 from typer import Argument, Exit, Option
-from typer.core import TyperCommand
 from typer.main import get_command
 
 from xraytune.base.errors import MachineError
 from xraytune.base.tables import Cell, Row, Table, Tone, shown_path
-from xraytune.cli import console, options
+from xraytune.cli import confirm, console, data, generator, model, options, search
 
 _WHOLE = (500, 1200, 1500, "")
 _QUICK = (250, 850, 500, "--set budget.trials=4 --set confirm.replicates=4")
 """Patients of both hospitals, steps of the GAN, and the budget."""
+_FUNCTIONS = {
+    "data phantom": data.phantom,
+    "generator train": generator.train,
+    "search": search.search,
+    "confirm": confirm.confirm,
+    "train": model.train,
+    "evaluate": model.evaluate,
+}
 _TONES: dict[str, Tone] = {"ok": "good", "warning": "busy", "missing": "bad"}
 
 
@@ -26,10 +33,13 @@ def demo(
         "demo"
     ),
     quick: Annotated[
-        bool, Option("--quick", help="Run a smaller demo in FOLDER/quick: about a minute.")
+        bool,
+        Option("--quick", metavar="", help="Run a smaller demo in FOLDER/quick: about a minute."),
     ] = False,
 ) -> None:
     """Run the whole pipeline on phantom X-rays in minutes, from the images to a verdict. Run again to resume."""
+    from xraytune.present.page import write_report
+
     here = folder / "quick" if quick else folder
     study = here / "studies" / "other-hospital-demo"
     at = quote(str(here))
@@ -38,34 +48,41 @@ def demo(
     steps = (
         (
             "Draw chest X-rays of the large hospital A.",
-            f"data phantom {at}/hospital_a --patients {patients_a} --seed 2 --size 64 --difficulty 0",
+            "data phantom",
+            f"{at}/hospital_a --patients {patients_a} --seed 2 --size 64 --difficulty 0",
         ),
         (
             "Draw those of hospital B. Its test/ folder stays sealed.",
-            f"data phantom {at}/hospital_b --patients {patients_b} --seed 1 --size 64 --difficulty 0",
+            "data phantom",
+            f"{at}/hospital_b --patients {patients_b} --seed 1 --size 64 --difficulty 0",
         ),
         (
             "Hospital A trains a GAN, and gives it away.",
-            f"generator train {space} --data {at}/hospital_a --set data.train_patients=null "
-            f"--set gan.steps={gan_steps} -o {at}/gan_of_a",
+            "generator train",
+            f"-o {at}/gan_of_a {space} --data {at}/hospital_a --set data.train_patients=null "
+            f"--set gan.steps={gan_steps}",
         ),
         (
             "Hospital B has 40 patients. It searches: no extra images, repeated ones, a GAN of its own, "
             "or the GAN of A?",
-            f"search {space} --data {at}/hospital_b --studies {at}/studies "
+            "search",
+            f"{space} --data {at}/hospital_b --studies {at}/studies "
             f"--set generator.path={at}/gan_of_a {budget}",
         ),
         (
             "Confirm the best mix, on patients that the search never used.",
-            f"confirm {at}/studies/other-hospital-demo --yes",
+            "confirm",
+            f"{at}/studies/other-hospital-demo --yes",
         ),
         (
             "Train the final model with the mix that helped, on all patients.",
-            f"train {at}/studies/other-hospital-demo -o {at}/model",
+            "train",
+            f"-o {at}/model {at}/studies/other-hospital-demo",
         ),
         (
             "Evaluate it on the test folder.",
-            f"evaluate {at}/model --data {at}/hospital_b/test",
+            "evaluate",
+            f"{at}/model --data {at}/hospital_b/test",
         ),
     )
 
@@ -73,51 +90,29 @@ def demo(
         "From X-rays to an answer, on phantom images. You can run each of these commands yourself.",
         "strong",
     )
-    for number, (why, line) in enumerate(steps, start=1):
+    for number, (why, name, line) in enumerate(steps, start=1):
         console.write(f"\n{number}. {why}", "strong")
-        console.write_command(f"xraytune {line}")
+        console.write_command(f"xraytune {name} {line}")
         words = split(line)
-        product = Path(words[2] if "phantom" in words else words[-1])
-        if product.exists() and ("phantom" in words or "-o" in words):
+        product = Path(words[1] if words[0] == "-o" else words[0])
+        if product.exists() and name in ("data phantom", "generator train", "train"):
             console.write(f"{product} already exists and is kept")
         else:
-            _run(words)
-    _show_answer(study)
+            _run(name, words)
 
-
-def _run(arguments: list[str]) -> None:
-    """Run a command of xraytune in this process; its errors are raised."""
-    main = import_module("xraytune.cli.main")  # which imports this module
-    command = get_command(main.build_app())
-    while hasattr(command, "commands"):
-        command = command.commands[arguments.pop(0)]
-    with command.make_context(command.name, arguments) as context:
-        TyperCommand.invoke(command, context)
-
-
-def _show_answer(study: Path) -> None:
-    """Print the verdict of the demo, how to ask the same of other images, and the path of the report."""
-    from xraytune.confirm.arms import CONFIRM_FOLDER
-    from xraytune.confirm.record import read_verdict
-    from xraytune.present.page import write_report
-    from xraytune.present.verdict import verdict_section
-
-    confirmation = read_verdict(study / CONFIRM_FOLDER)
-    assert confirmation is not None, "confirm has just written it"
-    finalist = confirmation.finalists[0]
-    without = finalist.comparisons[0]
-    console.write("\nThe answer", "strong")
-    answer = verdict_section(confirmation)
-    console.write(answer.lead, answer.tone)
-    console.write(
-        f"The mean AUROC of {finalist.arm} on {confirmation.test.patients} new patients is {finalist.score:.3f}, and "
-        f"{without.control_score:.3f} without synthetic images: a difference of {without.difference:+.3f} "
-        f"({without.low:+.3f} to {without.high:+.3f})."
-    )
-    console.write("These are phantoms. What holds for real X-rays, only real X-rays can tell.")
+    console.write("\nThese are phantoms. What holds for real X-rays, only real X-rays can tell.")
     for command in ("data inspect YOUR_FOLDER", "search --space gan_ratio_cpu --data YOUR_FOLDER"):
         console.write_command(f"xraytune {command}", "next: ")
     console.write(f"report: {shown_path(write_report(study))}")
+
+
+def _run(name: str, arguments: list[str]) -> None:
+    """Run a command in this process; its errors are raised."""
+    app = typer.Typer()
+    app.command()(_FUNCTIONS[name])
+    command = get_command(app)
+    with command.make_context(name, arguments) as context:
+        command.invoke(context)
 
 
 def doctor(
@@ -147,11 +142,9 @@ def doctor(
             }
             for check in checks
         ]
-        heading = (
-            Cell("ready; try: xraytune demo", "good")
-            if is_ready
-            else Cell("something is missing", "bad")
-        )
+        heading = Cell("ready; try: xraytune demo", "good")
+        if not is_ready:
+            heading = Cell("something is missing", "bad")
         console.show(heading, Table(rows, text=("check", "status", "result and fix")))
     if not is_ready:
         raise Exit(MachineError.exit_code)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -25,13 +26,45 @@ from xraytune.cli import (
     space,
     study,
 )
-from xraytune.cli.command import Command, Group
+from xraytune.cli.command import Command
 
 _SPIN_COUNT = "1000"
 """How often a waiting thread of torch looks again before it sleeps. Threads that spin for long take
 the core that another one waits for: beside other work, a command becomes many times as slow
 (docs/results.md#beside-other-work)."""
-_START, _SEARCH, _MODEL = "Getting started", "Search", "Final model"
+_START = "Getting started"
+_SEARCH = "Search"
+_MODEL = "Final model"
+_GROUPS = {
+    "data": "Inspect a folder of X-rays, or draw phantom ones.",
+    "generator": "Train a GAN, or generate images with it.",
+    "space": "List, copy and validate search space files.",
+    "cache": "Shrink the cache that studies share.",
+}
+_SPACE = "--space gan_ratio.yaml --data chest_xray"
+_COMMANDS: tuple[tuple[str, Callable[..., None], str, str], ...] = (
+    ("demo", getting_started.demo, _START, ""),
+    ("doctor", getting_started.doctor, _START, ""),
+    ("data inspect", data.inspect, _SEARCH, "chest_xray"),
+    ("data phantom", data.phantom, _SEARCH, "xrays --patients 200 --seed 1"),
+    ("generator train", generator.train, _SEARCH, f"{_SPACE} --set gan.steps=5000 -o generator"),
+    ("generator sample", generator.sample, _SEARCH, "generator -n 500 -o generated"),
+    ("space list", space.list_, _SEARCH, ""),
+    ("space copy", space.copy, _SEARCH, "gan_ratio_cpu"),
+    ("space check", space.check, _SEARCH, "gan_ratio.yaml"),
+    ("headroom", search.headroom, _SEARCH, _SPACE),
+    ("search", search.search, _SEARCH, _SPACE),
+    ("status", study.status, _SEARCH, "studies/gan-ratio; without a study, it lists all"),
+    ("report", study.report, _SEARCH, "studies/gan-ratio"),
+    ("confirm", confirm.confirm, _SEARCH, "studies/gan-ratio"),
+    ("audit", confirm.audit, _SEARCH, "chest_xray generated"),
+    ("export", study.export, _SEARCH, "studies/gan-ratio -o best.yaml"),
+    ("cache clean", study.clean_cache, _SEARCH, "--max-size 50GB --dry-run"),
+    ("train", model.train, _MODEL, "--config best.yaml -o model"),
+    ("evaluate", model.evaluate, _MODEL, "model --data new_xrays"),
+    ("predict", model.predict, _MODEL, "model new_xrays -o predictions.csv"),
+)
+"""The name of each command, its function, its panel in `--help`, and the arguments of an example."""
 
 
 def build_app() -> typer.Typer:
@@ -40,50 +73,17 @@ def build_app() -> typer.Typer:
         "Find out whether GAN-generated chest X-rays improve a classifier or segmenter, and in which mix."
     )
     app.callback()(_options)
-    _add(app, getting_started.demo, "xraytune demo", _START)
-    _add(app, getting_started.doctor, "xraytune doctor", _START)
-
-    data_app = _group("Inspect a folder of X-rays, or draw phantom ones.")
-    app.add_typer(data_app, name="data", rich_help_panel=_SEARCH)
-    _add(data_app, data.inspect, "xraytune data inspect chest_xray")
-    _add(data_app, data.phantom, "xraytune data phantom xrays --patients 200 --seed 1")
-
-    generators = _group("Train a GAN, or generate images with it.")
-    app.add_typer(generators, name="generator", rich_help_panel=_SEARCH)
-    train = "xraytune generator train --space gan_ratio.yaml --data chest_xray --set gan.steps=5000 -o generator"
-    _add(generators, generator.train, train)
-    _add(generators, generator.sample, "xraytune generator sample generator -n 500 -o generated")
-
-    space_app = _group("List, copy and validate search space files.")
-    app.add_typer(space_app, name="space", rich_help_panel=_SEARCH)
-    _add(space_app, space.list_, "xraytune space list", name="list")
-    _add(space_app, space.copy, "xraytune space copy gan_ratio_cpu")
-    _add(space_app, space.check, "xraytune space check gan_ratio.yaml")
-
-    _add(
-        app, search.headroom, "xraytune headroom --space gan_ratio.yaml --data chest_xray", _SEARCH
-    )
-    _add(app, search.search, "xraytune search --space gan_ratio.yaml --data chest_xray", _SEARCH)
-    _add(
-        app,
-        study.status,
-        "xraytune status studies/gan-ratio; without a study, it lists all",
-        _SEARCH,
-    )
-    _add(app, study.report, "xraytune report studies/gan-ratio", _SEARCH)
-    _add(app, confirm.confirm, "xraytune confirm studies/gan-ratio", _SEARCH)
-    _add(app, confirm.audit, "xraytune audit chest_xray generated", _SEARCH)
-    _add(app, study.export, "xraytune export studies/gan-ratio -o best.yaml", _SEARCH)
-
-    cache_app = _group("Shrink the cache that studies share.")
-    app.add_typer(cache_app, name="cache", rich_help_panel=_SEARCH)
-    _add(
-        cache_app, study.clean_cache, "xraytune cache clean --max-size 50GB --dry-run", name="clean"
-    )
-
-    _add(app, model.train, "xraytune train --config best.yaml -o model", _MODEL)
-    _add(app, model.evaluate, "xraytune evaluate model --data new_xrays", _MODEL)
-    _add(app, model.predict, "xraytune predict model new_xrays -o predictions.csv", _MODEL)
+    groups = {"": app}
+    for command, function, panel, example in _COMMANDS:
+        group, _, name = command.rpartition(" ")
+        if group not in groups:
+            groups[group] = _group(_GROUPS[group])
+            app.add_typer(groups[group], name=group, rich_help_panel=panel)
+        epilog = f"Example: xraytune {command} {example}"
+        panel_here = None if group else panel
+        groups[group].command(name, cls=Command, epilog=epilog, rich_help_panel=panel_here)(
+            function
+        )
     return app
 
 
@@ -97,7 +97,6 @@ def main() -> None:
 
 def _group(about: str) -> typer.Typer:
     return typer.Typer(
-        cls=Group,
         help=about,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
@@ -105,23 +104,8 @@ def _group(about: str) -> typer.Typer:
     )
 
 
-def _add(
-    app: typer.Typer,
-    function: Callable[..., None],
-    example: str,
-    panel: str | None = None,
-    name: str | None = None,
-) -> None:
-    epilog = f"Example: {example}"
-    app.command(name or function.__name__, cls=Command, epilog=epilog, rich_help_panel=panel)(
-        function
-    )
-
-
 def _print_version(is_wanted: bool) -> None:
     if is_wanted:
-        from importlib.metadata import version
-
         others = (
             f"torch {version('torch')}, Ray {version('ray')}, Python {platform.python_version()}"
         )
@@ -133,7 +117,11 @@ def _options(
     show_version: Annotated[
         bool,
         typer.Option(
-            "--version", help="Print the version.", callback=_print_version, is_eager=True
+            "--version",
+            metavar="",
+            help="Print the version.",
+            callback=_print_version,
+            is_eager=True,
         ),
     ] = False,
 ) -> None: ...

@@ -252,11 +252,13 @@ def _find_complete(search: _Search, name: str) -> TrialRow:
     raise StudyError(Problem(f"trial {name}: {what}", search.folder.path, fix))
 
 
-def _describe_benefit(search: _Search, row: TrialRow) -> str:
-    """Return whether the benefit of its synthetic images is confirmed.
+def describe_benefit(folder: StudyFolder, number: int) -> str:
+    """Return whether the benefit of the synthetic images of a complete trial is confirmed; "" if it has none."""
+    search = _read_search(folder)
+    return _describe_benefit(search, _find_complete(search, f"#{number}"))
 
-    "" if it has no such images.
-    """
+
+def _describe_benefit(search: _Search, row: TrialRow) -> str:
     if not row.parameters.has_synthetic_images:
         return ""
     finalists = search.confirmation.finalists if search.confirmation else ()

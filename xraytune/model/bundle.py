@@ -117,9 +117,13 @@ def write_bundle(
 
 
 def write_card(
-    folder: Path, record: BundleRecord, experiment: Experiment, training: FinalTraining
+    folder: Path,
+    record: BundleRecord,
+    experiment: Experiment,
+    training: FinalTraining,
+    benefit: str,
 ) -> None:
-    """Write the card as Markdown, from `templates/card.md`.
+    """Write the card as Markdown, from `templates/card.md`; `benefit` is that of the synthetic images.
 
     It holds no path, time or date, and may be edited.
     """
@@ -138,6 +142,7 @@ def write_card(
     )
     text = environment.get_template("card.md").render(
         record=record,
+        benefit=benefit,
         settings=experiment.settings,
         parameters=experiment.parameters,
         unused_images=used.of_images - used.images - used.kept_images,

@@ -183,6 +183,11 @@ def train(
         else:
             differ = f"the images or their split differ from those of study {study.path.name}"
             note(f"{differ}: so will the metrics")
+    benefit = ""
+    if study and origin:
+        from xraytune.model.best import describe_benefit  # Optuna reads the journal
+
+        benefit = describe_benefit(study, origin.trial)
     compute = _compute(settings, repeated, note)
     pin(compute)
 
@@ -228,7 +233,7 @@ def train(
                 trained_on=trained_on,
                 compute=compute,
             )
-            write_card(folder, record, experiment, training)
+            write_card(folder, record, experiment, training, benefit)
             for grid in samples[-1:]:
                 copy_file(grid, folder / SAMPLES)
         shutil.rmtree(work)

@@ -16,7 +16,7 @@ from xraytune.base.records import Json
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.extensions import Extensions
 from xraytune.space.paths import FilePath, WeightsName
-from xraytune.space.strict_model import Several, StrictModel
+from xraytune.space.strict_model import Several, StoredModel, StrictModel
 
 Count = Annotated[int, Field(ge=1)]
 OptionalCount = Annotated[int | None, Field(ge=1)]
@@ -65,7 +65,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
 """The packages that a task or backbone needs beyond the base installation; the extra has its name."""
 
 
-class SplitSettings(StrictModel):
+class SplitSettings(StoredModel):
     """The split of the training images into train, val-A and val-B, by patient."""
 
     prefix = "data.split."
@@ -85,7 +85,7 @@ OneOrMore = Annotated[Several[str], _LISTED, Field(min_length=1)]
 """A list of texts, or a single one."""
 
 
-class TableSides(StrictModel):
+class TableSides(StoredModel):
     """The training and test images of a table by lists; at least one of them."""
 
     prefix = "data.table.side."
@@ -103,7 +103,7 @@ _BY_COLUMN = BeforeValidator(
 """Studies of earlier versions have stored `{column: NAME}`."""
 
 
-class TableSettings(StrictModel):
+class TableSettings(StoredModel):
     """A table of images: its columns for the image, the patient, the label and the side."""
 
     prefix = "data.table."
@@ -136,7 +136,7 @@ class TableSettings(StrictModel):
         return self.label is not None or bool(self.labels)
 
 
-class ShiftSettings(StrictModel):
+class ShiftSettings(StoredModel):
     """How another hospital's images differ from the files: applied to all images of `data.path`, in this order."""
 
     prefix = "data.shift."
@@ -179,7 +179,7 @@ class DataSettings(StrictModel):
     """Number of patients of the train side to use; null: all of them."""
 
 
-class Objective(StrictModel):
+class Objective(StoredModel):
     """The validation metric that the search maximises."""
 
     metric: ObjectiveName = "val_auroc"
@@ -190,7 +190,7 @@ class Objective(StrictModel):
     prefix = "objective."
 
 
-class GanSettings(StrictModel):
+class GanSettings(StoredModel):
     """A GAN. The defaults suit a few hundred images."""
 
     architecture: Literal["dcgan", "pca"] = "pca"
@@ -295,7 +295,7 @@ def pretraining_steps(synthetic_ratio: float, total_steps: int) -> int:
     return extra_images(synthetic_ratio / (1 + synthetic_ratio), total_steps)
 
 
-class Parameters(StrictModel):
+class Parameters(StoredModel):
     """The parameters of one trial: everything that a space can search."""
 
     source: Annotated[str, SOURCES] = "none"
@@ -421,7 +421,7 @@ def extensions_of(backbone: str, source: str) -> dict[str, str]:
     }
 
 
-class Budget(StrictModel):
+class Budget(StoredModel):
     """The limits of a search; it ends at the first one it reaches."""
 
     trials: Count = 60
@@ -455,7 +455,7 @@ class SamplerSettings(StrictModel):
     seed: int = 0
 
 
-class Resources(StrictModel):
+class Resources(StoredModel):
     """Resources of a trial, and the number of concurrent trials."""
 
     gpus_per_trial: Literal["auto"] | NonNegative = "auto"
@@ -465,7 +465,7 @@ class Resources(StrictModel):
     prefix = "resources."
 
 
-class QualitySettings(StrictModel):
+class QualitySettings(StoredModel):
     """Which synthetic images are refused. No setting changes the images."""
 
     prefix = "quality."
@@ -487,7 +487,7 @@ class Controls(StrictModel):
     """The best trial of each of these arms, from the search and the top-ups."""
 
 
-class Confirm(StrictModel):
+class Confirm(StoredModel):
     """How `confirm` compares the finalists with their controls."""
 
     prefix = "confirm."
@@ -504,7 +504,7 @@ class Confirm(StrictModel):
     """Equivalence margin: smaller differences in AUROC do not matter."""
 
 
-class WandbSettings(StrictModel):
+class WandbSettings(StoredModel):
     """Weights & Biases: one run per trial, grouped by study; offline without an API key."""
 
     project: str = "xraytune"
@@ -518,7 +518,7 @@ class Tracking(StrictModel):
     wandb: WandbSettings | None = None
 
 
-class ExportedFrom(StrictModel):
+class ExportedFrom(StoredModel):
     """The trial that this file was exported from, so that a final training finds its study."""
 
     study: FilePath
@@ -534,7 +534,7 @@ class ExportedFrom(StrictModel):
         return self.images is None
 
 
-class FinalSettings(StrictModel):
+class FinalSettings(StoredModel):
     """How the final model of a study is trained: each setting given here overrides the trial's own."""
 
     image_size: ImageSize | None = None
@@ -573,7 +573,7 @@ class PixelConstants(StrictModel):
     std: AboveZero
 
 
-class Settings(StrictModel):
+class Settings(StoredModel):
     """Everything in a space file except the parameters."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]

@@ -14,14 +14,16 @@ Several = Annotated[tuple[Item, ...], Strict(False)]
 
 
 class StrictModel(BaseModel):
-    """A strict and frozen model: rejects unknown keys, wrong types, NaN and infinity.
-
-    Settings that were removed, which studies of earlier versions have stored, are dropped.
-    """
+    """A strict and frozen model: rejects unknown keys, wrong types, NaN and infinity."""
 
     model_config = ConfigDict(
         strict=True, frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+
+class StoredModel(StrictModel):
+    """A model of which settings were removed, which studies of earlier versions have stored."""
+
     prefix: ClassVar[str] = ""
     """What its fields begin with, by their dotted names in `REMOVED`."""
 
