@@ -465,12 +465,15 @@ def python_reference() -> str:
     import xraytune
 
     table = re.findall(r"^    (xraytune \S.*?)  +(\S.*)$", xraytune.__doc__ or "", re.MULTILINE)
+    places = xraytune.PLACES.items()
+    paths = {name: f"xraytune.{place.replace(':', '.')}" for name, place in places}
     lines = [
         "# Python API\n",
         "Every public name of `xraytune`. [xraytune in Python](../python.md) walks through a complete search.\n",
     ]
     lines += ["| command | function |", "|---|---|"]
     for command, names in table:
-        links = ", ".join(f"[`{name}`][xraytune.{name}]" for name in names.split(", "))
+        links = ", ".join(f"[`{name}`][{paths[name]}]" for name in names.split(", "))
         lines.append(f"| `{command}` | {links} |")
-    return "\n".join([*lines, "", *(f"::: xraytune.{name}\n" for name in xraytune.__all__)])
+    entries = (f"::: {path}\n    options:\n      heading: {name}\n" for name, path in paths.items())
+    return "\n".join([*lines, "", *entries])

@@ -16,7 +16,7 @@ from xraytune.base.files import write_json
 from xraytune.confirm.run import confirm
 from xraytune.data.index import read_index
 from xraytune.data.pixels import open_pixels
-from xraytune.data.prepare import RunContext, prepare_index
+from xraytune.data.prepare import Prepared, RunContext, prepare_index
 from xraytune.nets.compute import pin
 from xraytune.present.audit import Audit
 from xraytune.present.page import write_report
@@ -72,23 +72,35 @@ def audit(
     folder = synthetic.resolve().parent if synthetic.is_file() else synthetic.resolve()
     name = f"audit-{re.sub(r'[^A-Za-z0-9._-]+', '-', folder.name)}"[:64]
     task = "findings" if synthetic.is_file() else "classification"
-    changes = [f"name={name}", f"task={task}", f"folder.path={synthetic.absolute()}"]
-    space = open_space(Path("audit"), [*changes, *overrides], data=real, weights_dir=weights_dir)
-    data = space.settings.data
-    mix = space.experiment().parameters
-    study = StudyFolder((studies / space.settings.name).resolve())
+    changes = [f"name={name}", f"task={task}", f"folder.path={synthetic.absolute()}", *overrides]
+    shipped = Path("audit")
+    space = open_space(shipped, changes, data=real, weights_dir=weights_dir)
+    settings = space.settings
+    data = settings.data
+    experiment = space.experiment()
+    mix = experiment.parameters
+    study = StudyFolder((studies / settings.name).resolve())
     cache = (cache or study.default_cache).resolve()
     require_free(study)
 
     # Images are compared with those of all patients, since a generator may have copied any of them.
     on_progress = callbacks.on_progress
     index = read_index(data, on_progress=on_progress)
-    options: dict[str, Any] = {"seen": seen_by([mix]), "skip_broken": skip_broken}
-    everyone = data.model_copy(update={"train_patients": None})
-    prepared, warnings = prepare_index(index, everyone, cache, on_progress=on_progress, **options)
-    study_images = StudyImages(data, prepared, cache, index)
-    images, store = store_folder(synthetic, study_images)
-    _, compute = resources_here(space.settings)
+
+    def prepare(train_patients: int | None) -> tuple[Prepared, Sequence[str]]:
+        of_patients = data.model_copy(update={"train_patients": train_patients})
+        return prepare_index(
+            index,
+            of_patients,
+            cache,
+            seen=seen_by([mix]),
+            skip_broken=skip_broken,
+            on_progress=on_progress,
+        )
+
+    prepared, warnings = prepare(None)
+    images, store = store_folder(synthetic, StudyImages(data, prepared, cache, index))
+    _, compute = resources_here(settings)
     pin(compute)
     context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
     training = {image.sha256 for image in prepared.images if image.side == "train"}
@@ -96,9 +108,9 @@ def audit(
         study=study.path,
         faults=tuple(find_faults(images, open_pixels(store))),
         identical=sum(image.sha256 in training for image in images),
-        report=report_pool(space.experiment(), context),
+        report=report_pool(experiment, context),
         verdict=None,
-        why_not="omit --quick to train",
+        why_not="omit --quick to train" if quick else "",
     )
     if quick:
         for warning in warnings:
@@ -108,44 +120,34 @@ def audit(
     # Each replicate has its own training set if there are enough patients; otherwise all are
     # trained on all patients.
     patients = data.train_patients
-    each = prepared.train_patients // (1 + space.settings.confirm.replicates)
+    each = prepared.train_patients // (1 + settings.confirm.replicates)
     if patients is None and each >= _FEWEST_PATIENTS:
         patients = min(each, _MOST_PATIENTS)
-    chosen = data.model_copy(update={"train_patients": patients})
-    prepared, _ = prepare_index(index, chosen, cache, **options)
-    ratios = []
-    why_not = ""
+    prepared, _ = prepare(patients)
     available = source_of(mix).count_available(StudyImages(data, prepared, cache))
-    for ratio in (0.25, 0.5, 1.0, 2.0):
-        try:
+    ratios: list[float] = []
+    try:
+        for ratio in (0.25, 0.5, 1.0, 2.0):
             require_enough(available, mix.model_copy(update={"synthetic_ratio": ratio}), prepared)
-        except DataError as error:
-            why_not = f"there are only {error.problems[0].what}"
-            break
-        ratios.append(ratio)
+            ratios.append(ratio)
+    except DataError as error:
+        result = replace(result, why_not=f"there are only {error.problems[0].what}")
     if not ratios:
-        return replace(result, why_not=why_not)
-    points: list[dict[str, Any]] = [
-        {"source": source, "synthetic_ratio": ratio}
-        for source in ("folder", "duplicate")
-        for ratio in ratios
-    ]
-    points.append({"source": "none"})
-    changes += [
-        f"synthetic_ratio={{values: {ratios}}}",
-        f"points_to_evaluate={points}",
-        f"budget.trials={len(points)}",
-        f"data.train_patients={patients or 'null'}",
-        *overrides,
-    ]
+        return result
+    grid = ["sampler.name=grid", "points_to_evaluate=[]", f"synthetic_ratio={{values: {ratios}}}"]
+    grid.append(f"data.train_patients={patients or 'null'}")
     shared: dict[str, Any] = {"weights_dir": weights_dir, "cache": cache, "callbacks": callbacks}
-    shipped = Path("audit")
     search(
-        shipped, data=real, overrides=changes, studies=studies, skip_broken=skip_broken, **shared
+        shipped,
+        data=real,
+        overrides=[*grid, *changes],
+        studies=studies,
+        skip_broken=skip_broken,
+        **shared,
     )
     try:
         verdict = confirm(study.path, reason="audit", before_test=before_test, **shared)
-        result = replace(result, verdict=verdict, why_not=why_not)
+        result = replace(result, verdict=verdict)
     except DataError as error:
         result = replace(result, why_not=error.problems[0].what)
     write_report(study.path, cache=cache)

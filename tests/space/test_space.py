@@ -25,7 +25,7 @@ from xraytune.space.load import (
     experiment_to_yaml,
     load_space,
 )
-from xraytune.space.settings import Experiment, ExportedFrom, Parameters
+from xraytune.space.settings import Experiment, Parameters
 from xraytune.space.space import Space
 
 Specs = dict[str, dict[str, Json]]
@@ -271,32 +271,6 @@ def test_identity_ignores_what_may_change_when_a_study_resumes(write_space: Writ
         assert load_space(path, [override]).identity() == space.identity()
     for override in other:
         assert load_space(path, [override]).identity() != space.identity()
-
-
-def test_the_origin_of_an_exported_file_is_kept_outside_its_identity(
-    tmp_path: Path, write_space: WriteSpace
-) -> None:
-    written = "pos_weight: {value: none}"  # as `export` writes every parameter
-    plain = load_space(write_space(written))
-    exported = load_space(
-        write_space(written, after="exported_from: {study: studies/mix, trial: 7}\n")
-    )
-    elsewhere = tmp_path / "out"
-    elsewhere.mkdir()
-
-    best = elsewhere / "best.yaml"
-    best.write_text(experiment_to_yaml(exported.experiment(), elsewhere), encoding="utf-8")
-    write_json(elsewhere / "config.json", experiment_to_json(exported.experiment(), elsewhere))
-
-    assert "study: ../studies/mix" in best.read_text(encoding="utf-8")
-    assert load_space(best).settings.exported_from == ExportedFrom(
-        study=tmp_path / "studies" / "mix", trial=7
-    )
-    assert (
-        experiment_from_json(read_json(elsewhere / "config.json"), elsewhere)
-        == exported.experiment()
-    )
-    assert exported.identity() == plain.identity()
 
 
 def test_ranges_reach_optuna_as_declared(write_space: WriteSpace) -> None:

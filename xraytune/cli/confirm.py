@@ -26,24 +26,20 @@ def _show_confirmation(given: Options) -> Iterator[Options]:
     from xraytune.search.callbacks import Callbacks
 
     with ExitStack() as drawing:
-        on_progress = drawing.enter_context(console.progress())
 
         def before_test() -> None:
-            nonlocal on_progress
-            if given.get("yes") or given.get("as_json"):
-                return
             drawing.close()
-            if not console.agreed("All replicates are trained. Access the test images now?"):
-                console.write(
-                    "the test images stay sealed; run the same command again to access them"
-                )
+            is_asked = not (given.get("yes") or given.get("as_json"))
+            if is_asked and not console.agreed(
+                "All replicates are trained. Access the test images now?"
+            ):
+                console.write("they stay sealed; run the same command again to access them")
                 raise Exit
-            on_progress = drawing.enter_context(console.progress())
 
         callbacks = Callbacks(
             note=console.event,
             on_start=lambda _, dashboard: log_dashboard(dashboard),
-            on_progress=lambda what, done, total: on_progress(what, done, total),
+            on_progress=drawing.enter_context(console.progress()),
         )
         yield {"callbacks": callbacks, "before_test": before_test}
 

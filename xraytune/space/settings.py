@@ -243,14 +243,8 @@ class FolderSettings(StrictModel):
     one per line; null: those that `generator sample` recorded, otherwise unknown."""
 
 
-class GivenGenerator(StrictModel):
-    """A generator that `xraytune generator train` wrote, here or elsewhere; it is not trained further."""
-
-    path: FilePath
-
-
-class GivenStatistics(StrictModel):
-    """The statistics of features that `xraytune generator train` wrote in another hospital."""
+class GivenFolder(StrictModel):
+    """A folder from `xraytune generator train`: a generator, which is not trained further, or statistics."""
 
     path: FilePath
 
@@ -258,8 +252,8 @@ class GivenStatistics(StrictModel):
 BLOCKS: Mapping[str, type[StrictModel]] = {
     "gan": GanSettings,
     "folder": FolderSettings,
-    "generator": GivenGenerator,
-    "statistics": GivenStatistics,
+    "generator": GivenFolder,
+    "statistics": GivenFolder,
 }
 """The blocks of parameters; the source of the same name uses them."""
 _NEED_IMAGES = ("synthetic_ratio", "synthetic_weight", "balance", "mixing")
@@ -310,8 +304,8 @@ class Parameters(StoredModel):
     of all steps draw only extra images, the remaining ones only real images."""
     gan: GanSettings | None = None
     folder: FolderSettings | None = None
-    generator: GivenGenerator | None = None
-    statistics: GivenStatistics | None = None
+    generator: GivenFolder | None = None
+    statistics: GivenFolder | None = None
     classical: Strength = 0
     """Strength of classical augmentation: 1 only flips; 2 and 3 also rotate, shift, scale and change the contrast."""
     views: Annotated[int, Field(ge=1, le=64)] = 8
@@ -612,11 +606,6 @@ class Settings(StoredModel):
         for name in ("trials", "hours"):
             del content["budget"][name]
         return content
-
-    @property
-    def class_count(self) -> int | None:
-        """The number of classes; None if the images decide."""
-        return {"binary": 2, "three": 3, "auto": None}[self.data.classes]
 
     @property
     def metric(self) -> str:
