@@ -7,7 +7,7 @@ from typing import Any
 
 import optuna
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FixedTrial
@@ -99,7 +99,7 @@ def space_contents(draw: st.DrawFn) -> dict[str, Any]:
         spec = dict(
             draw(_choice(name)) if ranges is None else draw(st.sampled_from(list(ranges.values())))
         )
-        parents = specs.keys() - {"folder.path", "lr", "dropout"}
+        parents = specs.keys() - {"folder.path", "lr", "dropout", "weights"}
         is_conditional: bool = draw(st.booleans())
         if parents and is_conditional and name != "source":
             spec["when"] = draw(st.sampled_from(sorted(parents)).flatmap(_condition))
@@ -152,6 +152,7 @@ def as_written(value: Any) -> Any:
 
 any_space = settings(
     max_examples=20,
+    phases=[Phase.explicit, Phase.generate],  # shrinking and explaining take minutes
     suppress_health_check=[
         HealthCheck.function_scoped_fixture,
         HealthCheck.filter_too_much,
