@@ -273,6 +273,7 @@ def space_reference() -> str:
     """Return the reference of space files: every key with its values, default and meaning."""
     from pydantic import TypeAdapter
 
+    from xraytune.space.backbones import BACKBONES
     from xraytune.space.fields import annotation_of, parameter_fields
     from xraytune.space.grammar import DISTRIBUTIONS
     from xraytune.space.settings import Settings
@@ -299,12 +300,15 @@ def space_reference() -> str:
         parameters="\n".join(
             _parameter_row(name, field, values[name]) for name, field in fields.items()
         ),
-        backbones=_codes([*values["backbone"]["anyOf"][0]["enum"], "timm/NAME"]),
+        backbones=_codes([*BACKBONES.built_in, "timm/NAME"]),
     )
 
 
 def _parameter_row(name: str, field: FieldInfo, values: Mapping[str, Any]) -> str:
-    shown = "one of the [backbones](#backbones)" if name == "backbone" else _values(values)
+    from xraytune.space.settings import SOURCES
+
+    named = {"backbone": "one of the [backbones](#backbones)", "source": _codes(SOURCES.built_in)}
+    shown = named.get(name) or _values(values)
     default = "required" if field.is_required() else _codes([field.default])
     return f"| `{name}` | {shown} | {default} | {_cell(field.description or '')} |"
 

@@ -12,15 +12,12 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic_core import PydanticKnownError, core_schema
 
 from xraytune.base.errors import MachineError, Problem
 from xraytune.base.files import sha256_of
-
-if TYPE_CHECKING:
-    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,24 +77,12 @@ class Extensions:
         sha256 = sha256_of(Path(module.origin)) if module and module.origin else ""
         return f"{name} of {point.dist.name} {point.dist.version} {sha256}"
 
-    def __get_pydantic_core_schema__(
-        self, _source: Any, _handler: GetCoreSchemaHandler
-    ) -> core_schema.CoreSchema:
-        return core_schema.no_info_plain_validator_function(self._read)
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_after_validator_function(self._read, core_schema.str_schema())
 
-    def __get_pydantic_json_schema__(
-        self, _schema: core_schema.CoreSchema, _handler: GetJsonSchemaHandler
-    ) -> Any:
-        names = {"enum": [*self.built_in, *self.names()], "type": "string"}
-        return (
-            {"anyOf": [names, {"pattern": f"^{self.library}/", "type": "string"}]}
-            if self.library
-            else names
-        )
-
-    def _read(self, name: Any) -> str:
-        if isinstance(name, str) and (not self.has(name) or name in self.names()):
-            return str(name)
+    def _read(self, name: str) -> str:
+        if not self.has(name) or name in self.names():
+            return name
         expected = ", ".join(map(repr, (*self.built_in, *self.names())))
         raise PydanticKnownError("literal_error", {"expected": expected})
 
