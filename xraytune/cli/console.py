@@ -207,7 +207,8 @@ def _draw_table(table: Table) -> RenderableType:
     shown = table.columns
     for name in (*reversed([*table.optional]), *reversed(shown[2:])):
         needed = Measurement.get(_OUT, _OUT.options.update(max_width=_WIDEST), _grid(table, shown))
-        if needed.minimum > _OUT.width and name in shown:
+        size = needed.maximum if name in table.optional else needed.minimum
+        if size > _OUT.width and name in shown:
             shown.remove(name)
     hidden = [name.replace("\n", " ") for name in table.columns if name not in shown]
     note = f"left out on this narrow screen: {', '.join(hidden)} (COLUMNS=200 shows more)"
