@@ -19,7 +19,7 @@ from xraytune.data.images import ImageIndex
 from xraytune.data.index import find_class_names
 from xraytune.data.prepare import Prepared, prepare_index
 from xraytune.data.sides import side_sizes
-from xraytune.nets.backbones import accepts, usual_side_px
+from xraytune.nets.backbones import accepts, build_backbone, usual_side_px
 from xraytune.nets.weights import find_weights
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.load import load_space
