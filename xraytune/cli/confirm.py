@@ -127,6 +127,7 @@ def audit(
         bool,
         Option(
             "--quick",
+            metavar="",
             help="Only measure the images; no training, and the test folder stays sealed.",
         ),
     ] = False,

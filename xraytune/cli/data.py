@@ -105,6 +105,7 @@ def phantom(
         bool,
         Option(
             "--masks",
+            metavar="",
             help="Use the layout for segmentation: images/, and masks/ of the lungs; no classes.",
         ),
     ] = False,

@@ -59,6 +59,7 @@ def train(
         bool,
         Option(
             "--without-generator",
+            metavar="",
             help="Write only a classifier of the images and statistics of their features.",
         ),
     ] = False,

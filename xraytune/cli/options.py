@@ -65,17 +65,25 @@ Cache: TypeAlias = Annotated[
 ]
 SkipBroken: TypeAlias = Annotated[
     bool,
-    Option("--skip-broken", help="Leave out broken images and list them, instead of stopping."),
+    Option(
+        "--skip-broken",
+        metavar="",
+        help="Leave out broken images and list them, instead of stopping.",
+    ),
 ]
 AsJson: TypeAlias = Annotated[
-    bool, Option("--json", help="Print one JSON object to stdout, and nothing else.")
+    bool, Option("--json", metavar="", help="Print one JSON object to stdout, and nothing else.")
 ]
 Address: TypeAlias = Annotated[
     str | None,
     Option(metavar="HOST:PORT", help="Ray cluster to use; default: start Ray on this machine."),
 ]
-DryRun: TypeAlias = Annotated[bool, Option("--dry-run", help="Only print what would be removed.")]
-Yes: TypeAlias = Annotated[bool, Option("--yes", help="Access the test images without asking.")]
+DryRun: TypeAlias = Annotated[
+    bool, Option("--dry-run", metavar="", help="Only print what would be removed.")
+]
+Yes: TypeAlias = Annotated[
+    bool, Option("--yes", metavar="", help="Access the test images without asking.")
+]
 Reason: TypeAlias = Annotated[str, Option(help="Reason to record in the test-set access log.")]
 OutFolder: TypeAlias = Annotated[
     Path, Option("--out", "-o", metavar="OUT", help="Folder to create.")

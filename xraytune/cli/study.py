@@ -84,6 +84,7 @@ def export(
         bool,
         Option(
             "--exact",
+            metavar="",
             help="Write the trial's own settings, so that `train` reproduces it bit for bit.",
         ),
     ] = False,

@@ -43,8 +43,10 @@ class Choices:
 
     def suggest(self, trial: Any, name: str) -> Value:
         """Return the choice of an Optuna trial, without calling it for a constant."""
-        value: Value = self.values[0]
-        return trial.suggest_categorical(name, self.values) if self.is_open else value
+        value = self.values[0]
+        if self.is_open:
+            value = trial.suggest_categorical(name, self.values)
+        return value
 
     def spec(self) -> dict[str, Json]:
         """Return the domain as a space file writes it."""

@@ -82,14 +82,16 @@ def load_space(
     settings: Settings | None = None
     with document.collect():
         settings = read_settings(document)
+    space: Space | None = None
     with document.collect():
         specs = read_specs(document, settings.task if settings else "classification")
-        if not document.problems:
+        if settings and not document.problems:
             points = read_points(document, specs)
             space = Space(settings=settings, specs=specs, points_to_evaluate=points)
             check_space(space, document)
             _refuse_inactive(overrides, specs, document)
     document.raise_problems()
+    assert space is not None, "there are no problems"
     return space
 
 
