@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Exit, Option
 
-from xraytune.base.tables import Section, shown_path
+from xraytune.base.tables import shown_path
 from xraytune.cli import console, options
 from xraytune.cli.command import Options, calls
 from xraytune.cli.search import log_dashboard
@@ -97,20 +96,16 @@ def _show_audit(result: Audit) -> None:
     """Print the measured figures, the verdict if there is one, and where they are written."""
     from xraytune.present.verdict import verdict_section
 
-    copies = result.report.copies or "no more images than by chance are near a training image"
-    quality = result.report.quality or result.report.note
-    notes = [
-        *(f"Fault: {fault}" for fault in result.faults),
-        f"Copies: {copies}; {result.identical:,} are byte-identical to one.",
-        f"Quality: {quality}.",
-    ]
-    section = verdict_section(result.verdict) if result.verdict else Section(tone="strong")
-    tone = "bad" if result.faults or result.report.copies else section.tone
-    console.show_section(
-        replace(section, lead=result.headline, tone=tone, notes=[*notes, *section.notes])
-    )
-    folder = shown_path(result.study)
+    report = result.report
+    console.write(result.headline, "bad" if result.faults or report.copies else "strong")
+    for fault in result.faults:
+        console.write(f"Fault: {fault}")
+    copies = report.copies or "no more images than by chance are near a training image"
+    console.write(f"Copies: {copies}; {result.identical:,} are byte-identical to one.")
+    console.write(f"Quality: {report.quality or report.note}.")
     if result.verdict:
+        console.show_section(verdict_section(result.verdict))
+        folder = shown_path(result.study)
         console.write(f"report: {folder}/report.html; all figures: {folder}/audit.json")
 
 

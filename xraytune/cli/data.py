@@ -10,6 +10,8 @@ from typer import Argument, Option
 from xraytune.base.records import to_json
 from xraytune.cli import console, options
 from xraytune.cli.command import calls
+from xraytune.space.load import data_settings
+from xraytune.space.settings import DataSettings, SplitSettings
 
 if TYPE_CHECKING:
     from xraytune.data.phantom import PhantomSet
@@ -48,8 +50,6 @@ def inspect(
     from xraytune.data.sides import sizes_of_index
     from xraytune.data.split import part_notes
     from xraytune.present.inspection import inspection_frame
-    from xraytune.space.load import data_settings
-    from xraytune.space.settings import DataSettings, SplitSettings
 
     split = SplitSettings(group_regex=group_regex)
     settings = data_settings(

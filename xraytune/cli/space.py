@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Argument, Option
 
 from xraytune.base.tables import Table
 from xraytune.cli import console, options
 from xraytune.cli.command import calls
-
-if TYPE_CHECKING:
-    from xraytune.space.space import Space
+from xraytune.space.load import load_space
+from xraytune.space.rules import space_warnings
+from xraytune.space.shipped import copy_space, describe_space, find_space
+from xraytune.space.space import require_extensions
 
 
 def _show_list(spaces: dict[str, str]) -> None:
@@ -36,8 +36,6 @@ def copy(
     as_json: options.AsJson = False,
 ) -> None:
     """Copy a space file that comes with xraytune, to change it. Never overwrites a file."""
-    from xraytune.space.shipped import copy_space
-
     file = copy_space(name, out)
     console.show_result({"file": file}, lambda _: console.write(str(file)), as_json=as_json)
 
@@ -53,37 +51,27 @@ def check(
     as_json: options.AsJson = False,
 ) -> None:
     """Validate a search space file and print it with all defaults. Reports all problems of the file at once."""
-    from xraytune.space.load import load_space
-    from xraytune.space.rules import space_warnings
-    from xraytune.space.space import require_extensions
-
     space = load_space(file, overrides or (), data=data, weights_dir=weights_dir)
     require_extensions(space)
     warnings = [*space_warnings(space)]
+    searched = space.searched
     if as_json:
-        content = {"searched": space.searched, "space": space.identity(), "warnings": warnings}
+        content = {"searched": searched, "space": space.identity(), "warnings": warnings}
         console.show_json({"file": file, **content})
-    else:
-        _show(file, space, warnings)
+        return
 
-
-def _show(file: Path, space: Space, warnings: Sequence[str]) -> None:
-    from xraytune.space.shipped import describe_space, find_space
-
-    settings, searched = space.settings, len(space.searched)
-    fixed = len(space.specs) - searched
-    are = "parameter is" if searched == 1 else "parameters are"
-    what = (
-        f"{searched} {are} searched, {fixed} are fixed"
-        if searched
-        else "It is one experiment, for `xraytune train`"
-    )
+    what = "It is one experiment, for `xraytune train`"
+    if searched:
+        are = "parameter is" if len(searched) == 1 else "parameters are"
+        fixed = len(space.specs) - len(searched)
+        what = f"{len(searched)} {are} searched, {fixed} are fixed"
     if find_space(file) != file:
         console.write(describe_space(file))
     console.write(f"{file}: valid. {what}.", "strong")
-    notes = [*warnings, settings.idle_asha]
-    if not settings.data.path.exists():
-        notes.append(f"{settings.data.path} does not exist: give --data DIR")
-    for note in filter(None, notes):
+    warnings.append(space.settings.idle_asha)
+    images = space.settings.data.path
+    if not images.exists():
+        warnings.append(f"{images} does not exist: give --data DIR")
+    for note in filter(None, warnings):
         console.write(f"note: {note}", "busy")
     console.write(f"\n{space.to_yaml(file.parent)}")

@@ -147,7 +147,6 @@ def parse_yaml(text: str, where: Callable[[int], Place], folder: Path = Path()) 
     `where` returns the place of a line, counted from 1. Paths are relative to the folder.
     """
     places: dict[KeyPath, Place] = {}
-    problems: list[Problem] = []
 
     def place_of(node: yaml.Node) -> Place:
         return where(node.start_mark.line + 1)
@@ -159,7 +158,7 @@ def parse_yaml(text: str, where: Callable[[int], Place], folder: Path = Path()) 
                 inner = (*path, str(key.value))
                 if inner in places:
                     what = f"'{key.value}' is given twice, first at {places[inner]}"
-                    problems.append(Problem(what, place_of(key), "keep one"))
+                    raise ConfigError(Problem(what, place_of(key), "keep one"))
                 places[inner] = place_of(key)
                 mapping[str(key.value)] = read(value, inner)
             return mapping
@@ -176,20 +175,16 @@ def parse_yaml(text: str, where: Callable[[int], Place], folder: Path = Path()) 
         loader = _Loader(text)
         root = loader.get_single_node()
         content = read(root, ()) if root else None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        what = f"not valid YAML: {error.problem}"
-        if error.context_mark:
-            what += f" ({error.context} that begins on line {error.context_mark.line + 1})"
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        opened = getattr(error, "context_mark", None)
+        what = f"not valid YAML: {getattr(error, 'problem', None) or error}"
+        if opened:
+            what += f" (in what begins on line {opened.line + 1})"
         fix = (
             "check the indentation (spaces, not tabs), colons, quotes and brackets up to this line"
         )
         raise ConfigError(Problem(what, where(mark.line + 1 if mark else 1), fix)) from None
-    except yaml.YAMLError as error:
-        what = f"not valid YAML: {str(error).splitlines()[0]}"
-        raise ConfigError(Problem(what, where(1), "remove the character")) from None
-    if problems:
-        raise ConfigError(*problems)
     return Document(content, where(1), places)
 
 

@@ -284,11 +284,6 @@ def extra_per_step(synthetic_ratio: float, batch_size: int, mixing: str) -> int:
     return batch_size if mixing == "pretrain" else extra_images(synthetic_ratio, batch_size)
 
 
-def pretraining_steps(synthetic_ratio: float, total_steps: int) -> int:
-    """Return how many of the steps of `mixing: pretrain` draw only extra images: r/(1+r), rounded half up."""
-    return extra_images(synthetic_ratio / (1 + synthetic_ratio), total_steps)
-
-
 class Parameters(StoredModel):
     """The parameters of one trial: everything that a space can search."""
 
@@ -355,10 +350,9 @@ class Parameters(StoredModel):
         return extra_per_step(self.synthetic_ratio, self.batch_size, self.mixing)
 
     def pretraining_steps(self, total_steps: int) -> int:
-        """Return how many of `total_steps`, those of a full run, draw only extra images."""
-        return (
-            pretraining_steps(self.synthetic_ratio, total_steps) if self.mixing == "pretrain" else 0
-        )
+        """Return how many of `total_steps`, those of a full run, draw only extra images: r/(1+r), rounded half up."""
+        ratio = self.synthetic_ratio
+        return extra_images(ratio / (1 + ratio), total_steps) if self.mixing == "pretrain" else 0
 
     @property
     def donor(self) -> Path | None:
