@@ -22,7 +22,7 @@ from xraytune.data.prepare import prepare
 from xraytune.nets.compute import Allocation, allocation_of
 from xraytune.search import messages
 from xraytune.search.loop import TrialLoop
-from xraytune.search.slots import count_slots, held
+from xraytune.search.slots import Held, count_slots, hold
 from xraytune.search.trials import SearchTrials
 from xraytune.space.load import load_space
 from xraytune.space.settings import GanSettings
@@ -52,6 +52,8 @@ class SimulatedNode:
     steps_trained: int = 0
     started: int = 0
     """Processes, which run one trial after another."""
+    trained_at: dict[float, int] = field(default_factory=dict)
+    """When a generator is trained, and its steps."""
     log: list[tuple[float, float, float]] = field(default_factory=list)
     """Until when, the seconds of slots in use, and those of training."""
 
@@ -63,29 +65,27 @@ class SimulatedNode:
         """Start trials until no slot is free, then pass on the next report, until all have ended."""
         self.slots = count_slots(self.allocation, [self.node])
         while True:
-            while isinstance(trial := loop.next_trial(self.slots, self.slots_of), Trial):
-                loop.clock.start(trial.number, 1.0)
+            while isinstance(trial := loop.next_trial(self.slots, self.hold), Trial):
                 self.start(trial)
             if not self.queue:
                 return
             report = min(self.queue, key=lambda report: report[:2])
             self.queue.remove(report)
             when, number, training, message = report
-            slots, trial = sum(map(self.slots_of, self.running.values())), self.running[number]
-            self.log.append((when, slots * (when - self.now), self.slots_of(trial) * training))
+            slots, trial = loop.slots_in_use(), self.running[number]
+            self.log.append((when, slots * (when - self.now), trial.slots * training))
             self.now = when
-            if isinstance(message, messages.GeneratorTrained) and (
-                generator := trial.parameters.gan
-            ):
-                self.steps_trained = generator.steps
-                self.first_gan = self.first_gan or when
+            for trained_at, steps in self.trained_at.items():
+                if trained_at <= when:
+                    self.steps_trained = max(self.steps_trained, steps)
+                    self.first_gan = self.first_gan or trained_at
             if not loop.on_result(number, message):
                 del self.running[number]
                 self.queue = [report for report in self.queue if report[1] != number]
 
-    def slots_of(self, _: Trial) -> int:
-        """Return the slots that a trial occupies."""
-        return held(self.allocation, [self.node]).slots
+    def hold(self, _: Trial) -> Held:
+        """Return what a trial holds."""
+        return hold(self.allocation, [self.node])
 
     def start(self, suggestion: Trial) -> None:
         """Queue what a trial will report."""
@@ -95,10 +95,10 @@ class SimulatedNode:
         self.started = max(self.started, len(self.running))
         when, best, dice = self.now + is_new * _START_SECONDS, 0.0, random.Random(number)
         slowdown = max(1.0, _ALONE * len(self.running) / self.node.gpus)
-        if suggestion.only_generator and (generator := parameters.gan):
-            seconds = slowdown * (generator.steps - self.steps_trained) / _GAN_STEPS
-            self.queue.append((when + seconds, number, seconds, messages.GeneratorTrained()))
-            return
+        if suggestion.trains_generator and (generator := parameters.gan):
+            gan_seconds = slowdown * (generator.steps - self.steps_trained) / _GAN_STEPS
+            when += gan_seconds
+            self.trained_at[when] = generator.steps
         seconds = slowdown * _TRAIN_IMAGES * (1 + parameters.synthetic_ratio) / _IMAGES
         when += is_new * _FIRST_EPOCH_SECONDS
         for epoch in range(1, _EPOCHS + 1):

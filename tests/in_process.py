@@ -14,7 +14,6 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from tests.study.studies import DirectSearch
 from xraytune.base.records import Compute
 from xraytune.cli.main import build_app
 from xraytune.confirm import study as confirm_study
@@ -23,6 +22,7 @@ from xraytune.nets.compute import Allocation, pin
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import TrialLoop
 from xraytune.search.messages import Job
+from xraytune.search.trials import SearchTrials
 from xraytune.search.worker import TrialWorker
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked
@@ -57,10 +57,10 @@ def one_core() -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def loop_of(folder: StudyFolder, space: Space, prepared: Prepared, cache: Path) -> DirectSearch:
+def loop_of(folder: StudyFolder, space: Space, prepared: Prepared, cache: Path) -> SearchTrials:
     """The loop of a study whose trials are trained on `CPU`."""
     need = partial(generator_need, prepared=prepared, compute=CPU, cache=cache)
-    return DirectSearch(folder, space, generator_need=need)
+    return SearchTrials(folder, space, need)
 
 
 def job_of(trial: Trial, folder: StudyFolder, cache: Path) -> Job:
@@ -69,7 +69,6 @@ def job_of(trial: Trial, folder: StudyFolder, cache: Path) -> Job:
         study=str(folder.path),
         cache=str(cache),
         number=trial.number,
-        only_generator=trial.only_generator,
         label="",
         gpu_share=0.0,
     )
@@ -85,7 +84,7 @@ class InProcess:
         self, folder: StudyFolder, *, cache: Path, callbacks: Callbacks = NO_CALLBACKS, **_: Any
     ) -> None:
         self.study = folder
-        self._cache, self._callbacks = cache, callbacks
+        self._cache, self.callbacks = cache, callbacks
 
     def __enter__(self) -> InProcess:
         return self
@@ -101,11 +100,8 @@ class InProcess:
     ) -> None:
         """Run a loop as Ray's process does."""
         del folder
-        loop = make_loop(self._callbacks)
-        try:
-            self.run_loop(loop)
-        finally:
-            loop.clock.save()
+        loop = make_loop(self.callbacks)
+        self.run_loop(loop)
 
     def run_loop(self, work: TrialLoop) -> None:
         """Run the trials of a loop."""
@@ -135,7 +131,6 @@ def search_in_process(space: Space, root: Path) -> StudyFolder:
     with one_thread(), locked(folder):
         loop = loop_of(folder, space, prepared, cache)
         InProcess(folder, cache=cache).run_loop(loop)
-        loop.clock.save()
     return folder
 
 

@@ -87,30 +87,3 @@ def test_the_same_work_is_done_by_one_process_at_a_time(tmp_path: Path) -> None:
     kill(process)
     waiting.join()
     assert had_turn.is_set()
-    assert [*tmp_path.iterdir()] == []
-
-
-@pytest.mark.slow
-def test_a_third_process_waits_while_the_second_works(tmp_path: Path) -> None:
-    """The first one has removed the lock file that the second waited for."""
-    second_waits, second_began, second_may_end = (threading.Event() for _ in range(3))
-    queue_: list[str] = []
-
-    def second() -> None:
-        with build_lock(tmp_path / "lock", second_waits.set):
-            queue_.append("second begins")
-            second_began.set()
-            second_may_end.wait()
-            queue_.append("second ends")
-
-    with build_lock(tmp_path / "lock"):
-        waiter = threading.Thread(target=second)
-        waiter.start()
-        second_waits.wait()
-    second_began.wait()
-    with build_lock(tmp_path / "lock", second_may_end.set):
-        queue_.append("third begins")
-        second_may_end.set()
-    waiter.join()
-
-    assert queue_ == ["second begins", "second ends", "third begins"]

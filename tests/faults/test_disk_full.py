@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,42 +9,22 @@ from pathlib import Path
 import pytest
 
 from tests.faults.small_disk import SmallDisk, small_disk
-from tests.in_process import one_thread
 from tests.study.studies import CPU, direct, ended, epoch, two_images, write_space
-from tests.trial.conftest import Bench, make_bench
-from tests.trial.test_batches import frozen
 from xraytune.base.errors import MachineError
 from xraytune.base.files import read_jsonl
-from xraytune.base.records import EpochRecord
-from xraytune.data.prepare import PIXELS_STAGE, RunContext, prepare
-from xraytune.space.settings import GanSettings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
 from xraytune.study.start import create_study
 from xraytune.study.status import status
 from xraytune.study.trial import Trial
-from xraytune.trial.run import run_trial
 
 pytestmark = pytest.mark.slow
-
-GAN = {"image_size": 32, "steps": 4, "width": 4, "z_dim": 8, "batch_size": 8}
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[SmallDisk]:
     with small_disk(tmp_path / "disk") as disk:
         yield disk
-
-
-@pytest.fixture(autouse=True)
-def pinned() -> Iterator[None]:
-    with one_thread():
-        yield
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return make_bench(tmp_path_factory.mktemp("bench"))
 
 
 @contextmanager
@@ -56,83 +35,6 @@ def told_full(where: Path) -> Iterator[None]:
     (problem,) = refusal.value.problems
     assert str(problem.where).startswith(str(where)), problem.where
     assert "run the same command again" in problem.fix
-
-
-def hidden(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.name.endswith(".tmp")]
-
-
-@pytest.mark.parametrize("pages_left", [0, 1, 6, 12])
-def test_decoding_on_a_full_disk(bench: Bench, disk: SmallDisk, pages_left: int) -> None:
-    cache = disk.path / "cache"
-    disk.fill(pages_left=pages_left)
-
-    with told_full(cache):
-        prepare(bench.settings, cache)
-    left = hidden(cache)
-    disk.free()
-    prepared, _ = prepare(bench.settings, cache)
-
-    assert left == []
-    assert prepared == bench.prepared
-    pixels = (root / prepared.pixels / "pixels.npy" for root in (cache, bench.cache))
-    assert len({file.read_bytes() for file in pixels}) == 1
-
-
-@pytest.mark.nightly
-def test_trial_survives_disk_full_at_any_point(
-    bench: Bench, disk: SmallDisk, tmp_path: Path
-) -> None:
-    """GAN, pool, comparison, features, checkpoints: wherever it stops, it is said, and in the end the value is the same."""
-    experiment = frozen(
-        bench, tmp_path, source="gan", gan=GanSettings.model_validate(GAN), classical=1
-    )
-    shutil.copytree(bench.cache, tmp_path / "cache")
-
-    def run(root: Path) -> tuple[float, float | None]:
-        result = run_trial(
-            experiment,
-            RunContext(prepared=bench.prepared, cache=root / "cache", compute=CPU),
-            trial_dir=root / "trial",
-            on_epoch=list[EpochRecord]().append,
-        )
-        assert result is not None
-        return result.value, result.val_b_score
-
-    straight = run(tmp_path)
-    shutil.copytree(bench.cache / PIXELS_STAGE, disk.path / "cache" / PIXELS_STAGE)
-    refusals: list[MachineError] = []
-    again = None
-    while again is None and len(refusals) < 100:
-        disk.fill(pages_left=12 * len(refusals))
-        try:
-            again = run(disk.path)
-        except MachineError as error:
-            refusals.append(error)
-            assert hidden(disk.path) == []
-
-    assert again == straight
-    assert all("the disk is full" in str(refusal) for refusal in refusals)
-    where = {
-        Path(str(refusal.problems[0].where)).relative_to(disk.path).parts[1] for refusal in refusals
-    }
-    assert where >= {"gan-5.work", "gan-5", "pool-1", "features-6"}
-
-
-@pytest.mark.parametrize("pages_left", range(4))
-def test_study_creation_is_atomic(disk: SmallDisk, pages_left: int) -> None:
-    folder = StudyFolder(disk.path / "studies" / "small")
-    space = write_space(disk.path)
-    disk.fill(pages_left=pages_left)
-
-    with told_full(disk.path):
-        create_study(folder, space, two_images(), CPU)
-    left = list(folder.path.parent.iterdir()) if folder.path.parent.exists() else []
-    disk.free()
-    create_study(folder, space, two_images(), CPU)
-
-    assert left == []
-    assert status(folder.path).trials == ()
 
 
 @pytest.fixture

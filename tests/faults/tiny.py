@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from xraytune.confirm.run_list import Run, RunList
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare, read_prepared, write_prepared
 from xraytune.search.loop import TrialLoop
+from xraytune.search.messages import LOST
 from xraytune.search.trials import SearchTrials
 from xraytune.search.worker import TrialWorker
 from xraytune.space.load import load_space
@@ -162,7 +163,6 @@ def search(tree: Tree, marks: Marks, trials: int = TRIALS) -> None:
     else:
         require_free(folder)
         create_study(folder, space, prepared, CPU)
-        marks.add("created")
     with locked(folder):
         need = partial(generator_need, prepared=prepared, compute=CPU, cache=tree.cache)
         work = SearchTrials(folder, space, need)
@@ -173,7 +173,6 @@ def search(tree: Tree, marks: Marks, trials: int = TRIALS) -> None:
             return number == _LOST_ONCE and epoch == 1 and not work.journal.failures(number)
 
         _run(work, tree.cache, marks, is_lost)
-        work.clock.save()
 
 
 def run_list(tree: Tree, marks: Marks) -> None:
@@ -208,23 +207,15 @@ def _runs(settings: Settings) -> list[Experiment]:
 
 
 def _run(work: TrialLoop, cache: Path, marks: Marks, is_lost: Callable[[int, int], bool]) -> None:
-    while isinstance(suggestion := work.next_trial(), Trial):
-        if is_lost(suggestion.number, 0):
-            work.on_trial_lost(suggestion.number, out_of_memory=False)
-            continue
-        marks.current = suggestion.number
-        job = job_of(suggestion, work.folder, cache)
-        worker, should_continue = TrialWorker(replace(job, only_generator=False)), True
-        while should_continue:
+    while isinstance(trial := work.next_trial(), Trial):
+        marks.current = number = trial.number
+        worker = TrialWorker(job_of(trial, work.folder, cache))
+        continues, epoch = True, 0
+        while continues and not is_lost(number, epoch):
             message = worker.step()
-            should_continue = work.on_result(suggestion.number, message)
+            continues = work.on_result(number, message)
             epoch = message.epoch if isinstance(message, EpochRecord) else 0
-            marks.add("told", suggestion.number, epoch)
-            if not should_continue:
-                marks.add("ended", suggestion.number)
             work.heartbeat()
-            if epoch and should_continue and is_lost(suggestion.number, epoch):
-                break
         worker.close()
-        if should_continue:
-            work.on_trial_lost(suggestion.number, out_of_memory=False)
+        if continues:
+            work.on_result(number, LOST)

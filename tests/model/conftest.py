@@ -151,4 +151,3 @@ def search_in_process(lab: Lab) -> None:
         while isinstance(suggestion := loop.next_trial(), Trial):
             if suggestion.number != WITHOUT_EPOCH:
                 runner.run_trial(loop, suggestion)
-        loop.clock.save()

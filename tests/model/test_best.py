@@ -8,11 +8,12 @@ import pytest
 from tests.confirm.verdicts import write_verdict
 from tests.in_process import CPU
 from tests.model.conftest import FAILED, PRUNED, WITHOUT_EPOCH, CopyLab, Lab
-from tests.study.studies import DirectSearch
+from tests.study.studies import no_gan
 from xraytune.base.errors import StudyError, TrialError
 from xraytune.base.files import append_jsonl
 from xraytune.base.records import TrialResult
 from xraytune.model.best import export, trial_to_export
+from xraytune.search.trials import SearchTrials
 from xraytune.space.load import load_space
 from xraytune.space.settings import ExportedFrom
 from xraytune.study.folder import StudyFolder
@@ -37,7 +38,7 @@ def made(lab: Lab, tmp_path: Path) -> Made:
         folder = StudyFolder(tmp_path / "studies" / "made")
         space = load_space(lab.path / "space.yaml", [f"budget.trials={len(scores) + 1}"])
         create_study(folder, space, StudyFolder(lab.study).prepared(), CPU)
-        loop = DirectSearch(folder, space)
+        loop = SearchTrials(folder, space, no_gan)
         for value, val_b_score in scores:
             suggestion = loop.next_trial()
             assert isinstance(suggestion, Trial)

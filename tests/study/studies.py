@@ -1,22 +1,17 @@
 """A study on disk whose trials are not trained: tests send the messages that trials would."""
 
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
 
 from xraytune.base.records import Compute, EpochRecord, TrialResult
 from xraytune.data.images import ImageFile, SideName
 from xraytune.data.prepare import Prepared
-from xraytune.search.callbacks import Callbacks
+from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import GeneratorNeeds
 from xraytune.search.trials import SearchTrials
 from xraytune.space.load import load_space
 from xraytune.space.settings import GanSettings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
-from xraytune.study.row import TrialRow
-from xraytune.study.trial import Trial
 
 SPACE = """\
 version: 1
@@ -31,18 +26,6 @@ budget: {trials: 6, max_epochs: 9}
 scheduler: {name: asha, grace: 1, reduction: 3, within: all}
 sampler: {startup_trials: 2, seed: 3}
 """
-
-
-class Watching:
-    """Callbacks that remember which trials started and ended."""
-
-    def __init__(self) -> None:
-        self.began_numbers: list[int] = []
-        self.ended_rows: list[TrialRow] = []
-        self.callbacks = Callbacks(
-            on_trial_start=lambda suggestion: self.began_numbers.append(suggestion.number),
-            on_trial_end=self.ended_rows.append,
-        )
 
 
 def write_space(folder: Path, *overrides: str) -> Space:
@@ -78,34 +61,15 @@ def no_gan(generator: GanSettings | None) -> str | None:
     return None
 
 
-class DirectSearch(SearchTrials):
+def direct(
+    study: StudyFolder,
+    *overrides: str,
+    generator_need: GeneratorNeeds = no_gan,
+    callbacks: Callbacks = NO_CALLBACKS,
+) -> SearchTrials:
     """A search without workers, as each start of it creates it."""
-
-    def __init__(
-        self,
-        folder: StudyFolder,
-        space: Space,
-        *,
-        generator_need: GeneratorNeeds = no_gan,
-        watching: Watching | None = None,
-        generator_slots: int = 1,
-    ) -> None:
-        self._generator_slots = generator_slots
-        callbacks = watching.callbacks if watching else Callbacks()
-        super().__init__(folder, space, generator_need, callbacks)
-
-    def next_trial(
-        self, slots: int = sys.maxsize, slots_of: Callable[[Trial], int] | None = None
-    ) -> Trial | Literal["wait", "done"]:
-        return super().next_trial(slots, slots_of or self._slots_of)
-
-    def _slots_of(self, suggestion: Trial) -> int:
-        return suggestion.share * (self._generator_slots if suggestion.only_generator else 1)
-
-
-def direct(study: StudyFolder, *overrides: str, **options: Any) -> DirectSearch:
-    """A search with options of `DirectSearch`, as each start creates it."""
-    return DirectSearch(study, write_space(study.path.parent.parent, *overrides), **options)
+    space = write_space(study.path.parent.parent, *overrides)
+    return SearchTrials(study, space, generator_need, callbacks)
 
 
 def epoch(number: int, value: float) -> EpochRecord:

@@ -88,12 +88,6 @@ def test_the_standard_error_is_that_of_a_bootstrap_over_patients(searched: Study
     assert gan.standard_error == pytest.approx(np.std(differences), rel=0.15)
 
 
-def test_a_notebook_shows_the_arms_above_the_trials(searched: StudyFolder) -> None:
-    page = status(searched.path)._repr_html_()
-
-    assert page.index("standard_error") < page.index("gan.steps")
-
-
 def test_epochs_of_stopped_trials_are_saved_and_without_any_nothing_is_reported(
     searched: StudyFolder,
 ) -> None:

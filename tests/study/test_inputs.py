@@ -21,7 +21,7 @@ from xraytune.search.run import search
 from xraytune.space.load import load_space
 from xraytune.space.settings import Parameters
 from xraytune.study.folder import StudyFolder
-from xraytune.study.row import ended_trials
+from xraytune.study.row import ended_rows
 
 pytestmark = pytest.mark.slow
 
@@ -99,7 +99,7 @@ def test_sealed_test_folder_as_extra_images_is_refused_unopened(lab: Path) -> No
         )
 
     assert not (lab / "studies" / "small").exists()
-    assert len(list((lab / "cache" / PIXELS_STAGE).iterdir())) == 1, (
+    assert len(list((lab / "cache" / PIXELS_STAGE).glob("[!.]*"))) == 1, (
         "the training images, and no others"
     )
 
@@ -154,8 +154,8 @@ def test_extra_images_or_weights_that_changed_between_two_starts_are_refused_by_
     if changed == "own.safetensors":
         with pytest.raises(StudyError, match=refusal):
             train(study.path, out=lab / "model", cache=lab / "cache")
-    assert len(ended_trials(study)) == 1
+    assert len(ended_rows(study.rows_path)) == 1
     CHANGES[changed](lab, 2 if changed == "extra" else 1)
 
     search_lab(lab, trials=2)
-    assert len(ended_trials(study)) == 2
+    assert len(ended_rows(study.rows_path)) == 2

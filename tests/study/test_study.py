@@ -1,43 +1,23 @@
 """The study folder: one process at a time, one space, one set of images."""
 
-import time
 from dataclasses import replace
 from pathlib import Path
-from threading import Thread
 from typing import Literal
 
 import pytest
 
 from tests.study.studies import CPU, two_images, write_space
-from xraytune.base.errors import MachineError, StudyError, TrialError
+from xraytune.base.errors import MachineError, StudyError
 from xraytune.base.files import read_json, write_json
-from xraytune.base.locks import build_lock, current_owner
-from xraytune.data.phantom import draw_phantoms
 from xraytune.search.run import search
-from xraytune.study.folder import StudyFolder, is_searched, locked
+from xraytune.study.folder import StudyFolder, locked, work_on
 from xraytune.study.start import (
     continue_under_releases,
     create_study,
     require_same_images,
-    require_same_space,
 )
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.mark.parametrize(
-    "override",
-    [
-        "budget.trials=50",
-        "budget.hours=2.0",
-        "resources.concurrent=1",
-        "tracking={wandb: {project: mine}}",
-    ],
-)
-def test_more_trials_or_other_resources_are_the_same_space(
-    study: StudyFolder, tmp_path: Path, override: str
-) -> None:
-    require_same_space(study, write_space(tmp_path, override))
 
 
 def test_images_that_changed_are_refused(study: StudyFolder) -> None:
@@ -62,7 +42,7 @@ def test_second_search_is_refused_with_the_owner(
     study: StudyFolder, work: Literal["searched", "confirmed"]
 ) -> None:
     with locked(study, work):
-        assert is_searched(study) == (work == "searched")
+        assert work_on(study) == work
         with (
             pytest.raises(
                 StudyError, match=rf"the study is being {work} by process \d+ on .*, since"
@@ -71,7 +51,7 @@ def test_second_search_is_refused_with_the_owner(
         ):
             pass
 
-    assert not is_searched(study)
+    assert work_on(study) == ""
     with locked(study):
         pass
 
@@ -91,25 +71,6 @@ def test_gpu_study_resumes_only_on_gpu(tmp_path: Path, monkeypatch: pytest.Monke
 
     with pytest.raises(MachineError, match="searched on a GPU, but torch sees no GPU here"):
         search(tmp_path / "small.yaml", data=tmp_path / "nowhere", studies=study.path.parent)
-
-
-def test_cache_is_shared_where_studies_is_a_symlink(tmp_path: Path) -> None:
-    draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=64)
-    (tmp_path / "disk" / "studies").mkdir(parents=True)
-    (tmp_path / "studies").symlink_to(tmp_path / "disk" / "studies")
-    write_space(tmp_path)
-    begins_no_trial = [
-        "backbone=small_cnn",
-        "weights=none",
-        "data.image_size=64",
-        "budget.hours=1e-9",
-    ]
-
-    with pytest.raises(TrialError, match="no trial completed"):
-        search(tmp_path / "small.yaml", overrides=begins_no_trial, studies=tmp_path / "studies")
-
-    cache = StudyFolder((tmp_path / "studies" / "small").resolve()).default_cache
-    assert {path.parent for path in tmp_path.glob("**/pixels-*")} == {cache}
 
 
 def begun_with(study: StudyFolder, **packages: str) -> None:
@@ -146,22 +107,3 @@ def test_another_build_of_the_same_release_is_the_same_version(study: StudyFolde
     begun_with(study, torch=study.releases()[0]["torch"] + "+cpu")
 
     assert continue_under_releases(study) == ""
-
-
-def test_a_search_waits_for_the_trials_of_a_killed_one_to_end(study: StudyFolder) -> None:
-    """Its second process writes the journal, and ends a moment later."""
-    events = []
-
-    def begin() -> None:
-        with locked(study):
-            events.append("the next search")
-
-    with build_lock(study.driver_lock_path):
-        following = Thread(target=begin)
-        following.start()
-        while current_owner(study.lock_path) is None:
-            time.sleep(0.01)
-        events.append("the last write")
-    following.join()
-
-    assert events == ["the last write", "the next search"]

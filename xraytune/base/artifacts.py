@@ -18,8 +18,6 @@ import json
 import logging
 import os
 import shutil
-import stat
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache
@@ -27,13 +25,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from xraytune.base.errors import ArtifactError
 from xraytune.base.files import (
     explain_disk_errors,
     new_folder,
-    read_bytes,
     read_json,
-    require_no_link,
     sha256_of,
     temporary_name,
     write_json,
@@ -48,15 +43,12 @@ _MANIFEST = "manifest.json"
 _logger = logging.getLogger(__name__)
 
 
-@lru_cache
-def _version(package: str, _path: tuple[str, ...]) -> str:
-    """Return an installed version; `importlib.metadata` parses the package's metadata in each call."""
-    return version(package)
+_version = lru_cache(version)  # which parses the metadata of the package in each call
 
 
 def releases(*packages: str) -> dict[str, str]:
     """Return the installed release of each package, without its local build (decision 19): 2.15.0 of 2.15.0+cu132."""
-    return {name: _version(name, (*sys.path,)).partition("+")[0] for name in packages}
+    return {name: _version(name).partition("+")[0] for name in packages}
 
 
 def fingerprint(stage: str, inputs: Mapping[str, Any]) -> str:
@@ -71,11 +63,8 @@ def artifact_path(cache: Path, stage: str, inputs: Mapping[str, Any]) -> Path:
 
 
 def work_path(cache: Path, stage: str, inputs: Mapping[str, Any]) -> Path:
-    """Return the folder of an artifact in progress; raise ArtifactError if a symbolic link leads elsewhere."""
-    path = artifact_path(cache, f"{stage}.work", inputs)
-    for place in (path.parent, path):
-        require_no_link(place)
-    return path
+    """Return the folder of an artifact in progress."""
+    return artifact_path(cache, f"{stage}.work", inputs)
 
 
 def start_work(cache: Path, stage: str, inputs: Mapping[str, Any]) -> Path:
@@ -87,10 +76,11 @@ def start_work(cache: Path, stage: str, inputs: Mapping[str, Any]) -> Path:
 
 def is_cache(folder: Path) -> bool:
     """Return whether a folder has the tag of a cache of xraytune."""
-    with suppress(OSError, ArtifactError):
-        tag = read_bytes(folder / CACHE_TAG)
-        return tag.startswith(TAG_LINE.encode()) and b"xraytune" in tag
-    return False
+    tag = folder / CACHE_TAG
+    if not tag.is_file():
+        return False
+    content = tag.read_bytes()
+    return content.startswith(TAG_LINE.encode()) and b"xraytune" in content
 
 
 def _tag_new_cache(cache: Path) -> None:
@@ -115,7 +105,6 @@ def build_once(
     While another process builds it, `waiting` is called several times a second.
     """
     path = artifact_path(cache, stage, inputs)
-    require_no_link(path.parent)
     if not is_intact(path):
         _tag_new_cache(cache)
         with build_lock(path.with_name(f".{path.name}.lock"), waiting):
@@ -144,43 +133,27 @@ def is_intact(path: Path) -> bool:
     """Return whether the files of an artifact are those of its manifest; if so, record this use.
 
     Raises:
-        PermissionError: A file is not readable.
+        OSError: A file is there, but cannot be read.
     """
     try:
-        files = _listed_files(path, _read_manifest(path))
-        if not all(_is_intact(path / name, expected) for name, expected in files.items()):
-            return False
-    except PermissionError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArtifactError):
+        for name, expected in _read_manifest(path)["files"].items():
+            file = path / name
+            if file.stat().st_size != expected["bytes"] or sha256_of(file) != expected["sha256"]:
+                return False
+    except (FileNotFoundError, NotADirectoryError, ValueError, LookupError, TypeError):
         return False
     with suppress(OSError):  # a read-only cache, or a file of another user
         os.utime(path / _MANIFEST)
     return True
 
 
-def _read_manifest(path: Path) -> bytes:
-    """Read an artifact's manifest; raise ArtifactError if the artifact or the manifest is a link, a pipe or a device."""
-    require_no_link(path)
-    require_no_link(path / _MANIFEST)
-    return read_bytes(path / _MANIFEST)
-
-
-@lru_cache(maxsize=256)
-def _listed_files(path: Path, manifest: bytes) -> dict[str, Any]:
-    """Return the files of a manifest: name -> `bytes` and `sha256`; ValueError if it belongs to another folder."""
-    content = json.loads(manifest)
-    stage, files = content["stage"], dict(content["files"])
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """Read the manifest of an artifact, or of one in progress; ValueError if it belongs to another folder."""
+    content: dict[str, Any] = read_json(path / _MANIFEST)
+    stage = content["stage"]
     if (stage, fingerprint(stage, content["inputs"])) != (path.parent.name, path.name):
         raise ValueError("another artifact's manifest")
-    return files
-
-
-def _is_intact(file: Path, expected: Mapping[str, Any]) -> bool:
-    status = file.lstat()
-    if not stat.S_ISREG(status.st_mode) or status.st_size != expected["bytes"]:
-        return False
-    return bool(sha256_of(file) == expected["sha256"])
+    return content
 
 
 def artifacts_of(cache: Path, stage: str) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -193,13 +166,8 @@ def artifacts_of(cache: Path, stage: str) -> Iterator[tuple[Path, dict[str, Any]
 
 def manifest_inputs(path: Path) -> dict[str, Any] | None:
     """Return the inputs of an artifact, or of one in progress; None without a manifest that belongs to this folder."""
-    with suppress(OSError, ValueError, KeyError, TypeError, ArtifactError):
-        content = json.loads(_read_manifest(path))
-        if (content["stage"], fingerprint(content["stage"], content["inputs"])) == (
-            path.parent.name,
-            path.name,
-        ):
-            return dict(content["inputs"])
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        return dict(_read_manifest(path)["inputs"])
     return None
 
 

@@ -2,8 +2,7 @@
 
 A file is written under a temporary name, flushed to the disk and renamed, so `kill -9` or power
 loss leaves the old or the new content. JSONL logs grow by one `write` per row; readers skip a last
-line torn by a crash, the next append removes it. Only regular files are read (`require_file`), and
-nothing is deleted through a link (`require_no_link`).
+line torn by a crash, the next append removes it. Only regular files are read (`require_file`).
 
 Every write raises MachineError if the disk is full, the system refuses access or the storage does
 not answer.
@@ -22,8 +21,6 @@ import re
 import shutil
 import stat
 import uuid
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -44,16 +41,6 @@ from xraytune.base.errors import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_NOT_A_FILE = {
-    stat.S_IFDIR: "a folder",
-    stat.S_IFLNK: "a symbolic link",
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
-_OTHER_FILE = "give the right file, or restore it from a backup"
-
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
 _AWAY = (
     errno.EIO,
@@ -66,15 +53,16 @@ _AWAY = (
 )
 _OTHER_PLACE = "give another path, or check the permissions of this one"
 _RERUN = "then run the same command again: nothing that was written is lost"
-AWAY_FIX = "run the same command again when it does: nothing that was written is lost"
 _CAUSES = {
     errno.ENOSPC: ("the disk is full", f"free some space or inodes, {_RERUN}"),
     errno.EDQUOT: ("the disk quota is used up", f"free some space, {_RERUN}"),
     errno.EMFILE: ("too many open files", f"raise their limit (ulimit -n 65536), {_RERUN}"),
     **dict.fromkeys(_REFUSED, ("no access ({reason})", _OTHER_PLACE)),
-    **dict.fromkeys(_AWAY, ("the storage does not answer ({reason})", AWAY_FIX)),
+    **dict.fromkeys(
+        _AWAY, ("the storage does not answer ({reason})", f"wait until it does, {_RERUN}")
+    ),
 }
-CHECKSUMS_FILE = "sha256.jsonl"
+_CHECKSUMS_FILE = "sha256.jsonl"
 _fences: list[Callable[[], None]] = []
 
 
@@ -88,8 +76,7 @@ def fenced(check: Callable[[], None]) -> Iterator[None]:
         _fences.remove(check)
 
 
-def check_fences() -> None:
-    """Run the checks of `fenced`, before a write by another library."""
+def _check_fences() -> None:
     for check in _fences:
         check()
 
@@ -142,15 +129,13 @@ def require_file(path: Path | str, refusal: type[XraytuneError] = ArtifactError)
         OSError: It does not exist, or the system refuses access.
     """
     mode = os.stat(path).st_mode  # noqa: PTH116  faster than a Path, where decoding reads many files
-    if entry := _NOT_A_FILE.get(stat.S_IFMT(mode)):
-        raise refusal(Problem(f"this is {entry}, not a file", Path(path), _OTHER_FILE))
-
-
-def require_no_link(path: Path) -> None:
-    """Check that what is about to be replaced or deleted is no symbolic link."""
-    if path.is_symlink():
-        raise ArtifactError(
-            Problem("this is a symbolic link, not a file or folder", path, "remove it")
+    if not stat.S_ISREG(mode):
+        raise refusal(
+            Problem(
+                "this is not a file, but a folder, a pipe or a device",
+                Path(path),
+                "give the right file",
+            )
         )
 
 
@@ -196,10 +181,10 @@ def write_bytes(
     `mode`. With `is_recorded`, the content's SHA-256 is first appended to `sha256.jsonl` next to
     the file, for `require_recorded`.
     """
-    check_fences()
+    _check_fences()
     if is_recorded:
         row = {"version": 1, "file": path.name, "sha256": hashlib.sha256(content).hexdigest()}
-        append_jsonl(path.with_name(CHECKSUMS_FILE), row)
+        append_jsonl(path.with_name(_CHECKSUMS_FILE), row)
     temporary = temporary_name(path)
     with explain_disk_errors(path):
         try:
@@ -218,8 +203,9 @@ def write_bytes(
 
 def require_recorded(path: Path) -> None:
     """Raise ValueError if a file has another content than was written to it with `is_recorded`."""
-    digest, rows = sha256_of(path), read_jsonl(path.with_name(CHECKSUMS_FILE))
-    if not any((row["file"], row["sha256"]) == (path.name, digest) for row in rows):
+    rows = read_jsonl(path.with_name(_CHECKSUMS_FILE))
+    recorded = {row["sha256"] for row in rows if row["file"] == path.name}
+    if sha256_of(path) not in recorded:
         raise ValueError("its content is not what was written to it")
 
 
@@ -266,7 +252,7 @@ def markdown(text: str) -> str:
 
 def append_jsonl(path: Path, row: Mapping[str, Any], *, durable: bool = True) -> None:
     """Append one row, after removing a torn last line. Without `durable`, a power loss may remove it."""
-    check_fences()
+    _check_fences()
     line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     with explain_disk_errors(path):
         make_folder(path.parent)
@@ -290,15 +276,13 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         return []
     whole, _, _ = read_bytes(path).rpartition(b"\n")
     rows = []
-    for number, line in enumerate(whole.split(b"\n"), start=1):
+    for number, line in enumerate(whole.splitlines(), start=1):
         try:
-            if line:
-                rows.append({**json.loads(line)})
+            rows.append({**json.loads(line)})
         except (ValueError, TypeError) as error:
             fix = "restore the file from a backup; trials.jsonl can be removed: the next search writes it again"
-            raise ArtifactError(
-                Problem("this line is damaged", SourceLine(path, number), fix)
-            ) from error
+            where = SourceLine(path, number)
+            raise ArtifactError(Problem("this line is damaged", where, fix)) from error
     return rows
 
 
@@ -306,7 +290,6 @@ def cut_torn_line(path: Path) -> None:
     """Remove the incomplete row after a log's last newline, left by a crash."""
     if not path.exists():
         return
-    require_file(path)
     with path.open("rb+") as stream:
         stream.seek(max(0, stream.seek(0, os.SEEK_END) - 1))
         if stream.read(1) in {b"", b"\n"}:
@@ -323,7 +306,7 @@ def new_folder(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
     If another process was first, this is a ConfigError; if every process creates the same content
     (`is_shared`), its folder is kept.
     """
-    check_fences()
+    _check_fences()
     path = path.resolve()
     temporary = temporary_name(path)
     with explain_disk_errors(path):
@@ -344,17 +327,6 @@ def new_folder(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
             sync(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-def is_whole_zip(path: Path) -> bool:
-    """Return whether the checksums of a zip archive match; False if it is compressed, as it could fill the memory."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
-                return False
-            return archive.testzip() is None
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, ValueError):
-        return False
 
 
 def sha256_of(path: Path) -> str:

@@ -1,6 +1,7 @@
 """File locks. The system releases them when their owner dies; on network storage, its server does so after a while.
 
-`hold` refuses a second process, `build_lock` lets it wait. Both need storage with file locks.
+`hold` refuses a second process, `build_lock` lets it wait. Both need storage with file locks. The
+files stay: if a lock's file were removed, two processes could lock different files of one name.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class LockHeldError(Exception):
 
 @contextmanager
 def hold(path: Path, work: str = "") -> Iterator[None]:
-    """Hold a lock while the block runs. Its file stays, and names the owner and its `work` for `current_owner`.
+    """Hold a lock while the block runs. Its file names the owner and its `work` for `current_owner`.
 
     Raises:
         LockHeldError: Another process holds the lock.
@@ -77,24 +78,14 @@ def current_owner(path: Path) -> Owner | None:
 
 @contextmanager
 def build_lock(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Wait until no other process does the same work. The file is removed afterwards.
-
-    `waiting` is called several times a second while another process holds the lock.
-    """
+    """Wait until no other process does the same work; meanwhile, call `waiting` several times a second."""
     with explain_disk_errors(path):
         make_folder(path.parent)
-    while True:
-        with _open(path) as stream:
-            while not _try_lock(path, stream):
-                waiting()
-                time.sleep(_POLL_SECONDS)
-            if not _is_at(path, stream):  # the last owner has removed it
-                continue
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-            return
+    with _open(path) as stream:
+        while not _try_lock(path, stream):
+            waiting()
+            time.sleep(_POLL_SECONDS)
+        yield
 
 
 def _open(path: Path, mode: str = "ab+") -> FileIO:
@@ -112,13 +103,6 @@ def _try_lock(path: Path, stream: FileIO, kind: int = fcntl.LOCK_EX) -> bool:
         fix = "mount it with them (Lustre: -o flock), or use another one for studies and cache"
         raise MachineError(Problem(what, path, fix)) from error
     return True
-
-
-def _is_at(path: Path, stream: FileIO) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(stream.fileno()))
-    except FileNotFoundError:
-        return False
 
 
 def _read(stream: FileIO) -> Owner | None:

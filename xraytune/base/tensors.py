@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,11 +18,11 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from xraytune.base.errors import ArtifactError, MachineError, Problem, is_out_of_memory
-from xraytune.base.files import explain_disk_errors, is_whole_zip, require_file, write_bytes
+from xraytune.base.files import explain_disk_errors, write_bytes
 
 UNREADABLE = (
     *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError),
-    *(pickle.UnpicklingError, SafetensorError, AssertionError),
+    *(pickle.UnpicklingError, SafetensorError, AssertionError, zipfile.BadZipFile, zlib.error),
 )
 """Raised by torch, safetensors and the use of what they return, if a file is damaged or holds something else."""
 
@@ -50,15 +51,10 @@ def save_content(content: Mapping[str, object], path: Path) -> None:
 
 
 def load_content(path: Path) -> dict[str, Any]:
-    """Read what `save_content` wrote, with its tensors on the CPU.
-
-    Raises:
-        One of UNREADABLE: The file is damaged.
-        ArtifactError: It is not a regular file, or too large.
-    """
-    require_file(path)
-    if not is_whole_zip(path):  # torch verifies no checksums
-        raise ValueError("a checksum does not match, or the content is compressed")
+    """Read what `save_content` wrote, with its tensors on the CPU; one of UNREADABLE if the file is damaged."""
+    with zipfile.ZipFile(path) as archive:
+        if archive.testzip() is not None:  # torch verifies no checksums
+            raise ValueError("a checksum does not match")
     content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return content
 
@@ -96,11 +92,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     content: Any
     try:
-        require_file(path, MachineError)
         if path.suffix == ".safetensors":
             content = safetensors.torch.load_file(path)
-        elif zipfile.is_zipfile(path) and not is_whole_zip(path):
-            raise ValueError("damaged or compressed")
+        elif zipfile.is_zipfile(path):
+            content = load_content(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:

@@ -72,7 +72,7 @@ def _log_start(suggestion: Trial) -> None:
     from xraytune.synth.mix import mix_label
 
     if not console.is_live():
-        what = "trains its generator first" if suggestion.only_generator else "started"
+        what = "trains its generator first" if suggestion.trains_generator else "started"
         console.event(f"#{suggestion.number} {what}: {mix_label(suggestion.parameters)}")
 
 

@@ -23,9 +23,8 @@ from xraytune.search.asha import Rungs
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import GeneratorNeeds, TrialLoop
 from xraytune.space.settings import Experiment
-from xraytune.study.clock import StudyClock
 from xraytune.study.folder import StudyFolder, damage_explained, other_releases
-from xraytune.study.row import RunRow, Status, append_row, ended_runs, reasons_of
+from xraytune.study.row import RunRow, Status, append_row, ended_rows, reasons_of
 from xraytune.study.trial import Trial
 from xraytune.synth.synthesize import generator_need
 
@@ -61,7 +60,7 @@ class RunList(TrialLoop):
         self._on_progress = callbacks.on_progress
         self._ended = {
             number
-            for number, row in ended_runs(folder).items()
+            for number, row in ended_rows(folder.runs_path).items()
             if number in self._runs and row.status != "failed"
         }
         for run in runs:
@@ -80,7 +79,6 @@ class RunList(TrialLoop):
                 for run in runs
                 if run.number not in self._ended
             ],
-            clock=StudyClock(),
             generator_need=generator_need,
             successful=len(self._ended),
         )
@@ -125,7 +123,6 @@ class RunList(TrialLoop):
             number=number,
             label=self._runs[number].label,
             status=status,
-            seconds=round(self.clock.times().trials[number], 3),
             network_sha256=sha256_of(network)
             if status == "complete" and network.exists()
             else None,
@@ -174,7 +171,7 @@ def train_runs(
             fix = f"install those versions, or move {folder.path.name}/ away to train all runs with the current ones"
             raise StudyError(Problem(what, folder.path, fix))
         study.runner.run(folder, make_loop)
-    ended = ended_runs(folder)
+    ended = ended_rows(folder.runs_path)
     rows = {run.number: ended[run.number] for run in runs}
     if failed := [row for row in rows.values() if row.status == "failed"]:
         what = f"{len(failed)} of {len(runs)} {what} failed:{reasons_of(failed)}"

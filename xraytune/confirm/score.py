@@ -29,7 +29,7 @@ from xraytune.space.settings import DataSettings
 from xraytune.stats.classification import Floats, Labels
 from xraytune.stats.placements import StructuralComponents
 from xraytune.study.folder import StudyFolder, damage_explained
-from xraytune.study.row import append_row, ended_runs
+from xraytune.study.row import append_row, ended_rows
 from xraytune.tasks import task_of
 from xraytune.tasks.task import Task
 from xraytune.trial.network import Network
@@ -134,7 +134,7 @@ def read_scores(folder: StudyFolder, plan: Plan, sealed: SealedTest, task: Task)
 def _require_trained_networks(folder: StudyFolder) -> None:
     """Raise StudyError if the network of a run is not the one that was trained; the next start trains the run again."""
     problems = []
-    for row in ended_runs(folder).values():
+    for row in ended_rows(folder.runs_path).values():
         network = folder.network_path(row.number)
         trained = row.network_sha256
         if trained and not (network.exists() and sha256_of(network) == trained):

@@ -92,13 +92,8 @@ def open_study(
     compute = folder.compute()
     if address is None:
         require_device(compute, folder.path)
-    runner = Runner(
-        folder,
-        allocation=allocation_of(settings, has_gpu=compute.device == "cuda"),
-        cache=cache,
-        address=address,
-        callbacks=callbacks,
-    )
+    runner = Runner(folder, cache=cache, address=address, callbacks=callbacks)
+    runner.allocation = allocation_of(settings, has_gpu=compute.device == "cuda")
     with locked(folder, "confirmed"), runner:
         journal = Journal(folder.journal_path, space, writable=False)
         yield OpenStudy(

@@ -39,7 +39,7 @@ from xraytune.space.settings import Experiment, Settings, extensions_of
 from xraytune.space.shipped import describe_space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.inputs import inputs_of_trials, read_inputs, require_same_inputs
-from xraytune.study.row import ended_trials
+from xraytune.study.row import ended_rows
 from xraytune.synth.mix import plan_mix
 from xraytune.synth.synthesize import copy_file
 from xraytune.tasks import TASKS
@@ -179,7 +179,7 @@ def train(
     if study and origin and origin.is_exact:
         if study.prepared().fingerprint == prepared.fingerprint:
             repeated = study
-            trial = ended_trials(study).get(origin.trial)
+            trial = ended_rows(study.rows_path).get(origin.trial)
         else:
             differ = f"the images or their split differ from those of study {study.path.name}"
             note(f"{differ}: so will the metrics")

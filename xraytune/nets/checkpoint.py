@@ -19,7 +19,6 @@ from torch import nn
 from torch.optim import Optimizer
 
 from xraytune.base.errors import ArtifactError
-from xraytune.base.files import require_file
 from xraytune.base.records import EpochRecord
 from xraytune.base.tensors import explain_unreadable, load_content, load_tensors, save_content
 from xraytune.nets.optimizer import load_optimizer
@@ -80,5 +79,4 @@ def load_best(folder: Path, network: nn.Module) -> None:
     """Load the state of the best network."""
     file = folder / BEST_FILE
     with explain_unreadable("the best network is missing or damaged", file, _FIX):
-        require_file(file)
         load_tensors(network, load_file(file))

@@ -9,7 +9,6 @@ from shlex import quote
 from typing import Any
 
 from xraytune.base.artifacts import artifacts_of
-from xraytune.base.files import read_json
 from xraytune.base.tables import shown_path
 from xraytune.confirm.arms import CONFIRM_FOLDER
 from xraytune.confirm.record import Confirmation, read_verdict
@@ -17,7 +16,7 @@ from xraytune.data.prepare import Prepared
 from xraytune.model.best import trial_to_export
 from xraytune.space.space import Space
 from xraytune.stats.classification import Floats
-from xraytune.study.folder import StudyFolder, damage_explained
+from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow
 from xraytune.study.status import StudyView, StudyWatcher
 from xraytune.synth.memorisation import MEMORISATION_STAGE
@@ -55,8 +54,7 @@ class StudyData:
         """
         for trial in (self.chosen, self.view.for_export):
             if trial and self.folder.results_path(trial.number, "val_b").exists():
-                count = len(self.prepared.side("val_b").labels)
-                return trial, self.folder.results(trial.number, "val_b", count, self.prepared)
+                return trial, self.folder.results(trial.number, "val_b")
         return None
 
     def nearest_pictures(self, trial: TrialRow) -> Iterator[Path]:
@@ -79,8 +77,6 @@ def read_study(study: Path, cache: Path | None = None) -> StudyData:
     folder = StudyFolder(study.resolve())
     watcher = StudyWatcher(folder)
     view = watcher.look()
-    with damage_explained(folder.path / "environment.json") as file:
-        environment = read_json(file)
     number, reason = trial_to_export(folder) or (None, "")
     return StudyData(
         folder=folder,
@@ -88,7 +84,7 @@ def read_study(study: Path, cache: Path | None = None) -> StudyData:
         prepared=folder.prepared(),
         view=view,
         verdict=read_verdict(folder.path / CONFIRM_FOLDER),
-        environment=environment,
+        environment=folder.environment(),
         cache=(cache or folder.default_cache).resolve(),
         chosen=next((trial for trial in view.trials if trial.number == number), view.for_export),
         reason=reason,

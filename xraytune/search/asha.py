@@ -16,7 +16,6 @@ form of Ray Tune's `AsyncHyperBandScheduler`, which makes the same decisions wit
 
 from __future__ import annotations
 
-from bisect import insort
 from collections.abc import Callable, Hashable, Iterable
 
 import numpy as np
@@ -40,12 +39,12 @@ class Rungs:
 
     def __init__(self, scheduler: SchedulerSettings, *, max_epochs: int) -> None:
         self._scheduler = scheduler
-        epochs, epoch = list[int](), scheduler.grace if scheduler.name == "asha" else max_epochs
-        while epoch < max_epochs:
-            epochs.append(epoch)
+        self.epochs: list[int] = []
+        epoch = scheduler.grace
+        while scheduler.name == "asha" and epoch < max_epochs:
+            self.epochs.append(epoch)
             epoch *= scheduler.reduction
-        self.epochs = tuple(epochs)
-        # By arm and epoch: the decisions by trial, and the sorted values.
+        # By arm and epoch: the decisions by trial, and the values.
         self._reached: dict[tuple[str, int], tuple[dict[Hashable, bool], list[float]]] = {}
 
     def should_continue(self, trial: Hashable, epoch: int, value: float, *, arm: str = "") -> bool:
@@ -61,11 +60,10 @@ class Rungs:
         is_by_arm = self._scheduler.within == "arm"
         decisions, values = self._reached.setdefault((arm if is_by_arm else "", epoch), ({}, []))
         if trial not in decisions:
-            low, weight = divmod((len(values) - 1) * (1 - 1 / self._scheduler.reduction), 1)
-            near_cutoff = values[int(low) : int(low) + 2]  # the values are sorted
             is_first = len(values) < (_FIRST_OF_ARM if is_by_arm else 1)
-            decisions[trial] = is_first or value >= float(np.quantile(near_cutoff, weight))
-            insort(values, value)
+            share = 1 - 1 / self._scheduler.reduction
+            decisions[trial] = is_first or value >= float(np.quantile(values, share))
+            values.append(value)
         return decisions[trial]
 
 

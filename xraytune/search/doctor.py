@@ -1,19 +1,18 @@
 """Check what a user of this machine cannot see otherwise, and explain how to get what is missing.
 
-Nothing is downloaded or left behind. torch and Ray are imported in separate processes, so that a
-broken installation is reported and does not crash `doctor`.
+Nothing is downloaded or left behind.
 """
 
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
+from xraytune.base.cores import cpu_count
 from xraytune.base.errors import ConfigError, MachineError
 from xraytune.base.files import nearest_folder
 from xraytune.search.ray.setup import ray_parent, why_ray_cannot_start
@@ -22,8 +21,6 @@ from xraytune.space.space import missing_packages
 
 _GIB = 2**30
 _MIN_DISK_GIB = 10
-_TORCH_PROBE = 'import torch, torchvision; print(torch.__version__, "with torchvision", torchvision.__version__)'
-_RAY_PROBE = 'import ray, ray.tune; print(ray.__version__, "with Tune")'
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +47,24 @@ def doctor(
     Raises:
         ConfigError: The search space file is invalid.
     """
-    checks = [probe("torch", _TORCH_PROBE), probe("Ray", _RAY_PROBE)]
-    if checks[0].status == "ok":
-        checks[1:1] = _devices()
-    problem = why_ray_cannot_start()
-    if problem:
+    checks = [Check(name, "ok", version(name)) for name in ("torch", "torchvision", "ray")]
+    checks += _devices()
+    if problem := why_ray_cannot_start():
         found = f"{problem.where}: {problem.what}"
         checks.append(Check("Ray startup", "missing", found, problem.fix))
     else:
         checks.append(Check("Ray startup", "ok", f"in {ray_parent()}"))
     free_gib = shutil.disk_usage(nearest_folder(folder)).free / _GIB
-    name, found = f"free disk at {folder}", f"{free_gib:.1f} GiB"
-    fix = "free some space, or use another disk (--studies, --cache)"
     is_enough = free_gib >= _MIN_DISK_GIB
-    checks.append(Check(name, "ok", found) if is_enough else Check(name, "warning", found, fix))
+    fix = "free some space, or use another disk (--studies, --cache)"
+    checks.append(
+        Check(
+            f"free disk at {folder}",
+            "ok" if is_enough else "warning",
+            f"{free_gib:.1f} GiB",
+            "" if is_enough else fix,
+        )
+    )
     if space:
         # Its images are not needed.
         loaded = load_space(space, data=Path(), weights_dir=weights_dir)
@@ -73,22 +74,9 @@ def doctor(
     return tuple(checks)
 
 
-def probe(name: str, code: str) -> Check:
-    """Run Python code in a separate process; its last line of output is the finding."""
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    output = done.stderr if done.returncode else done.stdout
-    last_line = output.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
-    if done.returncode == 0:
-        return Check(name, "ok", last_line)
-    fix = "reinstall the matching versions of requirements.lock (`make install`)"
-    return Check(name, "missing", last_line, fix)
-
-
 def _devices() -> Iterator[Check]:
     import torch
 
-    from xraytune.base.cores import cpu_count
     from xraytune.nets.compute import choose_compute, gpu_count
 
     precision = choose_compute(gpus=0, threads=1).precision
@@ -111,7 +99,7 @@ def _weights(networks: Iterable[tuple[str, str]], weights_dir: Path | None) -> I
 
     downloads = Path(torch.hub.get_dir()) / "checkpoints"
     for backbone, weights in networks:
-        name = f"weights of {backbone}" + (f", {weights}" if weights != "imagenet" else "")
+        name = f"weights of {backbone}, {weights}"
         try:
             file = find_weights(backbone, weights, weights_dir or downloads)
             yield Check(name, "ok", str(file) if file else "not needed")

@@ -22,15 +22,9 @@ class Job:
     study: str
     cache: str
     number: int
-    only_generator: bool = False
     every_epoch: bool = True
     label: str
     gpu_share: float
-
-
-@dataclass(frozen=True, slots=True)
-class GeneratorTrained:
-    """The generator of a trial is trained; the rest of the trial can run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,5 +35,9 @@ class TrialFailed:
     cause: Cause | Literal["machine"]
 
 
-TrialMessage: TypeAlias = EpochRecord | GeneratorTrained | TrialResult | TrialFailed
-"""What a trial reports: an epoch or the training of its generator, and at its end a result or a failure."""
+LOST = TrialFailed(reason="its process was lost (killed, or its node)", cause="lost")
+OUT_OF_MEMORY = TrialFailed(reason="its process was killed: out of memory", cause="memory")
+"""What the search says for a process that ended without a message."""
+
+TrialMessage: TypeAlias = EpochRecord | TrialResult | TrialFailed
+"""What a trial reports: an epoch, and at its end a result or a failure."""

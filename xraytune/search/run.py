@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,6 @@ from xraytune.study.start import (
     require_free,
     require_same_images,
     require_same_space,
-    with_recorded_images,
 )
 from xraytune.study.status import StudyView, StudyWatcher
 from xraytune.synth.sources.which import mixes_of
@@ -65,8 +64,7 @@ def search(
 
     Args:
         space: The YAML file.
-        data: A data folder or a data file (YAML) instead of the file's; a study that exists knows
-            its own.
+        data: A data folder or a data file (YAML) instead of the file's.
         weights_dir: A folder of official weight files, for machines without a network.
         overrides: `key=value` lines that replace the file's.
         studies: The folder of studies; this one is `studies/NAME`.
@@ -84,22 +82,17 @@ def search(
         KeyboardInterrupt: Ctrl-C, after a clean shutdown.
     """
     note = callbacks.note
-    on_progress = callbacks.on_progress
     loaded = open_space(space, overrides, data=data, weights_dir=weights_dir, note=note)
-    folder = StudyFolder((studies / loaded.settings.name).resolve())
+    settings = loaded.settings
+    folder = StudyFolder((studies / settings.name).resolve())
     cache = (cache or folder.default_cache).resolve()
     require_writable(folder.path)
     require_free(folder)
     is_resumed = folder.space_path.exists()
-    recorded = None
     if is_resumed:
-        if data is None:
-            loaded = with_recorded_images(folder, loaded)
         require_same_space(folder, loaded)
-        recorded = folder.prepared()
         with locked(folder):  # refuse a second search before reading the images
             pass
-    settings = loaded.settings
     with Runner(folder, cache=cache, address=address, callbacks=callbacks) as runner:
         machine = _where_trials_run(settings, folder.compute() if is_resumed else None, runner)
         if not is_resumed:  # else there may be nothing left to do
@@ -107,10 +100,10 @@ def search(
         prepared, index = prepare_space(
             loaded,
             cache,
-            recorded=recorded,
+            recorded=folder.prepared() if is_resumed else None,
             skip_broken=skip_broken,
             note=note,
-            on_progress=on_progress,
+            on_progress=callbacks.on_progress,
         )
         for text in _notes(loaded, prepared, index):
             note(text)
@@ -119,9 +112,8 @@ def search(
             slow = describe_slow_search(loaded, images_per_epoch=images, cores=cpu_count())
             if slow is not None:
                 note(slow)
-        inputs = inputs_of_space(loaded)
         contents = read_inputs(
-            inputs, settings, prepared, cache, index=index, mixes=mixes_of(loaded)
+            inputs_of_space(loaded), settings, prepared, cache, index=index, mixes=mixes_of(loaded)
         )
         if not is_resumed:
             create_study(folder, loaded, prepared, machine)
@@ -129,10 +121,10 @@ def search(
             require_same_space(folder, loaded)  # again: another search may have run in the meantime
             prepared = require_same_images(folder, prepared)
             record_settings(folder, loaded)
-            restore_pixels(settings, prepared, cache, on_progress=on_progress)
+            restore_pixels(settings, prepared, cache, on_progress=callbacks.on_progress)
             record_inputs(folder, contents)
             need = partial(generator_need, prepared=prepared, compute=folder.compute(), cache=cache)
-            _run_trials(folder, loaded, runner, need, note)
+            _run_trials(folder, loaded, runner, need)
     view = StudyWatcher(folder).look()
     if view.best is None:
         what = f"no trial completed{reasons_of(view.trials)}"
@@ -168,13 +160,8 @@ def resources_here(settings: Settings) -> tuple[Allocation, Compute]:
     return allocation, compute
 
 
-def _run_trials(
-    folder: StudyFolder,
-    space: Space,
-    runner: Runner,
-    need: GeneratorNeeds,
-    note: Callable[[str], None],
-) -> None:
+def _run_trials(folder: StudyFolder, space: Space, runner: Runner, need: GeneratorNeeds) -> None:
+    note = runner.callbacks.note
     make_loop = partial(SearchTrials, folder, space, need)
     loop = make_loop()
     if loop.is_done:
@@ -193,10 +180,9 @@ def _notes(space: Space, prepared: Prepared, index: ImageIndex) -> Iterator[str]
     """Yield the size of each side, and what speaks against the design of a search, or against confirming it."""
     sizes = side_sizes(prepared)
     settings = space.settings
-    data = settings.data
     for size in sizes:
         yield f"{size.name}: {size.image_count:,} images of {size.patient_count:,} patients"
-    yield from filter(None, (chance_warning(sizes), settings.idle_asha, _note_on_asha(space)))
+    yield from filter(None, (chance_warning(sizes), settings.idle_asha))
     outer_run = [name for name in OUTER_RUN[:2] if os.environ.get(name)]
     if outer_run and settings.tracking.wandb:
         yield f"{join_names(outer_run)}: ignored, each trial is a W&B run of its own"
@@ -204,37 +190,17 @@ def _notes(space: Space, prepared: Prepared, index: ImageIndex) -> Iterator[str]
     trials = settings.budget.trials
     if settings.sampler.name == "grid" and points > trials:
         yield f"the grid has {points:,} points, of which the first {trials:,} (budget.trials) are evaluated, in order"
-    if data.train_patients is None:
+    if settings.data.train_patients is None:
         few = too_few_tested(index.test, index.outputs) if index.test else ""
         if few:
             yield f"`confirm` cannot score test/: {few}"
     elif settings.confirm.test != "folder":
-        unused = {image.patient for image in index.images} - {
-            image.patient for image in prepared.images
-        }
-        asked = settings.confirm
+        used = {image.patient for image in prepared.images}
         lacking = too_few_unused(
-            len(unused),
+            len({image.patient for image in index.images} - used),
             prepared.train_patients,
-            replicates=asked.replicates,
-            fewest=FEWEST_UNUSED if asked.test == "auto" else 1,
+            replicates=settings.confirm.replicates,
+            fewest=FEWEST_UNUSED if settings.confirm.test == "auto" else 1,
         )
         if lacking:
             yield f"`confirm` cannot score unused patients: {lacking.what}; {lacking.fix}"
-
-
-def _note_on_asha(space: Space) -> str:
-    """Return a note if ASHA compares trials before those that pretrain have seen real images."""
-    settings = space.settings
-    mixes = space.combinations("synthetic_ratio", "mixing")
-    ratio = max(
-        (ratio for ratio, mixing in mixes if mixing == "pretrain" and isinstance(ratio, float)),
-        default=0.0,
-    )
-    first = int(settings.budget.max_epochs * ratio / (1 + ratio)) + 1
-    if settings.scheduler.name != "asha" or settings.scheduler.grace >= first:
-        return ""
-    return (
-        f"ASHA compares trials from epoch {settings.scheduler.grace} on, but trials with mixing: pretrain may not see a "
-        f"real image before epoch {first}; for a fair comparison, set scheduler.grace: {first} or scheduler.name: none"
-    )

@@ -1,9 +1,8 @@
 """How many trials run at once, and what each of them holds: all that follows from the shares of an `Allocation`.
 
 A slot is the room for one trial. Ray places a process on one node, and its share of a GPU on one
-GPU. So a GPU has floor(1 / share) slots, whatever is left over. The training of a generator, and a
-trial that ran out of memory, may need several slots; their share of a GPU is then that of so many
-trials, or whole GPUs.
+GPU. So a GPU has floor(1 / share) slots, whatever is left over. A trial that ran out of memory may
+need several slots; its share of a GPU is then that of so many trials, or whole GPUs.
 """
 
 from __future__ import annotations
@@ -26,16 +25,6 @@ class Held(NamedTuple):
     resources: dict[str, float]
     slots: int
 
-    @property
-    def gpus(self) -> float:
-        """The GPUs, perhaps a part of one."""
-        return self.resources.get("GPU", 0.0)
-
-
-def ray_resources(cpus: float, gpus: float) -> dict[str, float]:
-    """Return cores and GPUs as Ray takes them."""
-    return {"CPU": float(cpus), "GPU": float(gpus)} if gpus else {"CPU": float(cpus)}
-
 
 def count_slots(allocation: Allocation, nodes: Sequence[Node]) -> int:
     """Return how many trials run at once, each on one node; raise MachineError if no node has room for one."""
@@ -44,31 +33,29 @@ def count_slots(allocation: Allocation, nodes: Sequence[Node]) -> int:
     if count == 0:
         each = ", ".join(sorted({f"{node.cpus:g} and {node.gpus:g}" for node in nodes})) or "none"
         what = f"no machine has the {trial.cpus} CPU cores and {trial.gpus:g} GPUs that a trial needs, but only {each}"
-        raise MachineError(
-            Problem(what, "resources", "lower resources.cpus_per_trial or gpus_per_trial")
-        )
+        fix = "lower resources.cpus_per_trial or gpus_per_trial"
+        raise MachineError(Problem(what, "resources", fix))
     return min(count, allocation.concurrent or count)
 
 
-def held(allocation: Allocation, nodes: Sequence[Node], *, times: int = 1) -> Held:
-    """Return what a trial holds with `times` the usual trial.
+def hold(allocation: Allocation, nodes: Sequence[Node], *, times: int = 1) -> Held:
+    """Return what a trial holds with `times` the usual resources.
 
-    That is at most all of the largest node that can run a trial.
+    That is at most all of the largest node that can run a trial, and one GPU, on which it computes.
     """
     trial = allocation.trial
     per_gpu = _slots_per_gpu(trial)
-    cpus = float(trial.cpus * times)
-    gpus = min(
-        trial.gpus * times, max(trial.gpus, 1.0)
-    )  # a process computes on one GPU, however many it holds
+    gpus = min(trial.gpus * times, max(trial.gpus, 1.0))
     if gpus > trial.gpus:  # of whole slots, or whole GPUs
         slots = ceil(gpus / trial.gpus - _ROUNDING)
         gpus = slots * trial.gpus if slots < per_gpu else float(ceil(gpus - _ROUNDING))
-    gpus, cpus = max(
-        (min(gpus, node.gpus), min(cpus, node.cpus)) for node in nodes if _slots_on(node, trial)
-    )
+    fitting = [node for node in nodes if _slots_on(node, trial)]
+    largest = max(fitting, key=lambda node: (min(gpus, node.gpus), node.cpus))
+    cpus = min(float(trial.cpus * times), largest.cpus)
+    gpus = min(gpus, largest.gpus)
     by_gpu = ceil(gpus * per_gpu - _ROUNDING) if trial.gpus else 1
-    return Held(ray_resources(cpus, gpus), slots=max(ceil(cpus / trial.cpus), by_gpu))
+    resources = {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
+    return Held(resources, slots=max(ceil(cpus / trial.cpus), by_gpu))
 
 
 def _slots_on(node: Node, trial: Share) -> int:

@@ -88,7 +88,7 @@ class WandbRun:
                 if model:
                     self._run.log_artifact(model, name=self._run.config["study"], type="model")
                 self._run.summary.update(name_scores(summary, self._metric))
-                self._run.finish(exit_code=int(summary["status"] in ("failed", "unfinished")))
+                self._run.finish(exit_code=int(summary["status"] == "failed"))
                 self._wandb.teardown()  # ends W&B's own process, so that the file of the run is whole
 
     @contextmanager

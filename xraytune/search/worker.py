@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Generator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from xraytune.base.cores import repeated
 from xraytune.base.errors import (
@@ -29,12 +29,11 @@ from xraytune.base.files import explain_disk_errors, fenced, write_text
 from xraytune.base.records import EpochRecord, TrialResult
 from xraytune.data.prepare import RunContext, restore_pixels
 from xraytune.nets.compute import pin, require_device
-from xraytune.search.messages import GeneratorTrained, Job, TrialFailed, TrialMessage
+from xraytune.search.messages import Job, TrialFailed, TrialMessage
 from xraytune.search.wandb import WandbRun
 from xraytune.space.fields import flat_values
 from xraytune.space.settings import Experiment, ObjectiveName
 from xraytune.study.folder import StudyFolder, other_releases
-from xraytune.study.row import ended_runs, ended_trials
 from xraytune.study.trial import Cause
 from xraytune.study.trial_files import (
     ProgressFile,
@@ -43,14 +42,12 @@ from xraytune.study.trial_files import (
     is_last_attempt,
     write_samples,
 )
-from xraytune.trial.run import train_own_generator, trial_epochs
+from xraytune.trial.run import trial_epochs
 from xraytune.trial.samples import save_generator_grid
 
 _LOOK_SECONDS = 0.25
 
-
-Epochs: TypeAlias = Generator[EpochRecord, None, TrialResult | None]
-"""The epochs of a trial; the training of a generator has none, and no result."""
+Epochs: TypeAlias = Generator[EpochRecord, None, TrialResult]
 
 
 class TrialWorker:
@@ -65,6 +62,7 @@ class TrialWorker:
         self._parent = os.getppid()
         self._open = ExitStack()
         self._tracker: WandbRun | None = None
+        self._summary: dict[str, Any] = {"status": "pruned"}  # without a last message
         self._epochs = self._run()
 
     def _run(self) -> Epochs:
@@ -74,12 +72,12 @@ class TrialWorker:
         require_device(compute, study.path)
         if other := other_releases(study):
             fix = "install the same versions on every machine that runs trials, then run the same command again"
-            raise MachineError(
-                Problem(f"the trials of this study are {other} here", study.path, fix)
-            )
+            what = f"the trials of this study are {other} here"
+            raise MachineError(Problem(what, study.path, fix))
         pin(compute, gpu_share=self._job.gpu_share)
         experiment = study.experiment(self._job.number)
-        self.metric = experiment.settings.objective.metric
+        settings = experiment.settings
+        self.metric = settings.objective.metric
         context = RunContext(
             prepared=study.prepared(experiment.draw),
             cache=Path(self._job.cache),
@@ -90,17 +88,11 @@ class TrialWorker:
         self._attempt = begin_attempt(self._folder)
         self._open.enter_context(repeated(self._end_unless_wanted, _LOOK_SECONDS))
         self._open.enter_context(fenced(self._require_last))
-        restore_pixels(
-            experiment.settings, context.prepared, context.cache, on_progress=context.on_progress
-        )
-        if self._job.only_generator:
-            train_own_generator(experiment, context)
-            context.on_progress("waiting for a slot", 0, 0)
-            return None
-        if experiment.settings.tracking.wandb:
+        restore_pixels(settings, context.prepared, context.cache, on_progress=context.on_progress)
+        if settings.tracking.wandb:
             parameters = experiment.parameters
             self._tracker = WandbRun(
-                experiment.settings.tracking.wandb,
+                settings.tracking.wandb,
                 self.metric,
                 (study.path.name, study.identity()),
                 key=self._job.number,
@@ -121,7 +113,14 @@ class TrialWorker:
         started = time.monotonic()
         while True:
             message = next_message(self._epochs, self._folder)
-            if not isinstance(message, EpochRecord):
+            if isinstance(message, TrialFailed):
+                self._summary["status"] = "failed"
+                return message
+            if isinstance(message, TrialResult):
+                results = {
+                    name: getattr(message, name) for name in ("value", "val_b_score", "threshold")
+                }
+                self._summary = {"status": "complete", **results}
                 return message
             if self._tracker:
                 self._tracker.log(message)
@@ -129,15 +128,11 @@ class TrialWorker:
                 return message
 
     def close(self) -> None:
-        """Stop between two epochs and wait for W&B; the checkpoint is saved, and the search has all messages."""
+        """End between two epochs and wait for W&B; the checkpoint is saved, and the search has all messages."""
         self._epochs.close()
         self._open.close()
         if self._tracker:
-            ended = {**ended_trials(self._study), **ended_runs(self._study)}
-            row = ended.get(self._job.number)
-            shown = {"status", "value", "val_b_score", "threshold"}
-            results = row.model_dump(include=shown, exclude_none=True) if row else {}
-            self._tracker.finish({"status": "unfinished", **results})
+            self._tracker.finish(self._summary)
 
     def _end_unless_wanted(self) -> None:
         if os.getppid() != self._parent or not is_last_attempt(self._folder, self._attempt):
@@ -154,8 +149,8 @@ def next_message(epochs: Epochs, trial_dir: Path) -> TrialMessage:
         with explain_disk_errors(trial_dir):
             return next(epochs)
     except StopIteration as end:
-        result: TrialResult | None = end.value
-        return result or GeneratorTrained()
+        result: TrialResult = end.value
+        return result
     except TakenOverError:
         raise
     except MachineError as error:
@@ -169,9 +164,7 @@ def next_message(epochs: Epochs, trial_dir: Path) -> TrialMessage:
         reason = (
             str(error) if isinstance(error, XraytuneError) else f"{type(error).__name__}: {error}"
         )
-        return TrialFailed(
-            reason=f"{reason} (traceback: {trial_dir.name}/error.txt)", cause=_cause(error)
-        )
+        return TrialFailed(reason=reason, cause=_cause(error))
 
 
 def _cause(error: Exception) -> Cause:

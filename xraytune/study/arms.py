@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from xraytune.data.sides import FEWEST_OF_CLASS, side_sizes
-from xraytune.stats.classification import Floats
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow, ranked_on_val_a, ranked_on_val_b
 from xraytune.tasks import task_of
@@ -40,12 +39,15 @@ class ArmSummary:
 
 
 def summarise_arms(folder: StudyFolder, trials: Sequence[TrialRow]) -> list[ArmSummary]:
-    """Return a summary of each arm that has trials, the simplest first; errors are those of `differences_on_val_b`."""
+    """Return a summary of each arm that has trials, the simplest first.
+
+    Raises:
+        StudyError: The results of a trial are damaged.
+    """
     by_arm: dict[str, list[TrialRow]] = {}
     for trial in sorted(trials, key=lambda trial: trial.parameters.simplicity[:2]):
         by_arm.setdefault(trial.arm, []).append(trial)
-    ranked = {arm: ranked_on_val_b(members) for arm, members in by_arm.items()}
-    best = {arm: complete[0] for arm, complete in ranked.items() if complete}
+    best = {arm: ranked[0] for arm in by_arm if (ranked := ranked_on_val_b(by_arm[arm]))}
     errors = _standard_errors(folder, best)
     reference = best.get(_REFERENCE)
     summaries = []
@@ -69,42 +71,29 @@ def summarise_arms(folder: StudyFolder, trials: Sequence[TrialRow]) -> list[ArmS
 
 
 def _standard_errors(folder: StudyFolder, best: dict[str, TrialRow]) -> dict[str, float]:
-    """Return the standard error of the difference of the best trial of each arm from that of the reference, if known."""
-    arms = [_REFERENCE, *(arm for arm in best if arm != _REFERENCE)]
-    if _REFERENCE not in best or len(arms) == 1:
-        return {}
-    numbers = [best[arm].number for arm in arms]
-    is_saved = all(folder.results_path(number, "val_b").exists() for number in numbers)
-    if not is_saved or not has_standard_error(folder):
-        return {}
-    errors = differences_on_val_b(folder, numbers)[1].tolist()
-    return dict(zip(arms[1:], errors[1:], strict=True))
+    """Return the standard error of the difference of the best trial of each arm from that of the reference, if known.
 
-
-def has_standard_error(folder: StudyFolder) -> bool:
-    """Return whether differences on val-B have a standard error: for AUROC and Dice, with several patients of each class."""
-    settings = folder.space().settings
-    return settings.metric == task_of(settings).metric and not side_sizes(folder.prepared())[
-        -1
-    ].lacking(FEWEST_OF_CLASS)
-
-
-def differences_on_val_b(folder: StudyFolder, numbers: Sequence[int]) -> tuple[Floats, Floats]:
-    """Return the score of each complete trial on val-B minus that of the first, and its standard error over patients, [n].
-
-    The trials are compared on the same images, so the standard error is that of a paired
-    difference.
-
-    Raises:
-        StudyError: The results of a trial are missing or damaged.
+    It is known for AUROC and Dice, with several patients of each class. The trials are compared on
+    the same images, so it is that of a paired difference.
     """
+    if _REFERENCE not in best or len(best) == 1:
+        return {}
+    numbers = [trial.number for trial in best.values()]
+    if not all(folder.results_path(number, "val_b").exists() for number in numbers):
+        return {}
+    settings = folder.space().settings
     prepared = folder.prepared()
+    if settings.metric != task_of(settings).metric or side_sizes(prepared)[-1].lacking(
+        FEWEST_OF_CLASS
+    ):
+        return {}
     side = prepared.side("val_b")
-    results = np.stack(
-        [folder.results(number, "val_b", len(side.labels), prepared) for number in numbers]
+    results = np.stack([folder.results(number, "val_b") for number in numbers])
+    components = (
+        task_of(settings)
+        .components(side.targets, results, side.patients, prepared.positive)
+        .components
     )
-    scored = task_of(folder.space().settings).components(
-        side.targets, results, side.patients, prepared.positive
-    )
-    differences = scored.components - scored.components[0]
-    return scored.scores - scored.scores[0], np.sqrt((differences**2).sum(axis=1))
+    differences = components - components[list(best).index(_REFERENCE)]
+    errors = np.sqrt((differences**2).sum(axis=1)).tolist()
+    return {arm: error for arm, error in zip(best, errors, strict=True) if arm != _REFERENCE}

@@ -7,7 +7,6 @@ symbolic link is listed or removed.
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import stat
@@ -19,12 +18,11 @@ from pathlib import Path
 
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
-from xraytune.base import artifacts
+from xraytune.base.artifacts import CACHE_TAG, TAG_LINE, discard, is_cache, manifest_inputs
 from xraytune.base.errors import ConfigError, Problem
 from xraytune.base.files import explain_disk_errors
 
 _OLD_SECONDS = 3600.0
-_STAGE = re.compile(r"[a-z]+(-[a-z]+)*-\d+(\.work)?")
 _LEFTOVER = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")
 """The temporary files of `files.temporary_name`."""
 
@@ -51,7 +49,7 @@ def clean_cache(
     dry_run: bool = False,
     clock: Callable[[], float] = time.time,
 ) -> Cleaned:
-    """Remove leftovers, and then the least recently used artifacts until a cache is no larger than `max_size`.
+    """Remove leftovers, and then the least recently used artifacts until those of a cache take no more than `max_size`.
 
     What was used or written in the last hour stays. A running search computes again what it misses.
 
@@ -73,34 +71,30 @@ def clean_cache(
     if not cache.is_dir():
         raise ConfigError(Problem("no cache here", cache, "give its folder: --cache DIR"))
     cache = cache.resolve()
-    if not artifacts.is_cache(cache):
-        tag = shlex.quote(str(cache / artifacts.CACHE_TAG))
-        fix = f"if xraytune made it, mark it: echo '{artifacts.TAG_LINE} xraytune' > {tag}"
-        raise ConfigError(
-            Problem(f"not a cache of xraytune: it has no {artifacts.CACHE_TAG}", cache, fix)
-        )
+    if not is_cache(cache):
+        tag = shlex.quote(str(cache / CACHE_TAG))
+        what = f"not a cache of xraytune: it has no {CACHE_TAG}"
+        fix = f"if xraytune made it, mark it: echo '{TAG_LINE} xraytune' > {tag}"
+        raise ConfigError(Problem(what, cache, fix))
+    removed: dict[Path, int] = {}
     with explain_disk_errors(cache):
-        used: dict[Path, float] = {}
         sizes: dict[Path, int] = {}
-        for stage in sorted(cache.iterdir()):
-            if _STAGE.fullmatch(stage.name) and stage.is_dir() and not stage.is_symlink():
-                for path in sorted(stage.iterdir()):
-                    if not path.is_symlink():
-                        used[path], sizes[path] = _last_use_and_bytes(path)
-        oldest_first = sorted(used, key=used.__getitem__)
-        old = [path for path in oldest_first if clock() - used[path] > _OLD_SECONDS]
-        removed = {path: sizes[path] for path in old if _LEFTOVER.fullmatch(path.name)}
-        left = sum(sizes.values()) - sum(removed.values())
-        for path in old:
-            if left > limit and artifacts.manifest_inputs(path) is not None:
+        in_order: list[tuple[bool, float, Path]] = []  # leftovers, then artifacts, oldest first
+        for path in cache.glob("*/*"):
+            is_leftover = _LEFTOVER.fullmatch(path.name) is not None
+            is_linked = path.is_symlink() or path.parent.is_symlink()
+            if not is_linked and (is_leftover or manifest_inputs(path) is not None):
+                used, sizes[path] = _last_use_and_bytes(path)
+                in_order.append((not is_leftover, used, path))
+        left = sum(sizes.values())
+        for is_artifact, used, path in sorted(in_order):
+            if clock() - used > _OLD_SECONDS and (left > limit or not is_artifact):
                 removed[path] = sizes[path]
                 left -= sizes[path]
         if not dry_run:
             for path in removed:
-                artifacts.discard(path)
-    note = ""
-    if left > limit:
-        note = f"{left / 2**20:,.1f} MiB kept: used in the last hour, or not artifacts"
+                discard(path)
+    note = f"{left / 2**20:,.1f} MiB kept: used in the last hour" if left > limit else ""
     return Cleaned(path=cache, removed=removed, is_dry_run=dry_run, note=note)
 
 
@@ -111,8 +105,7 @@ def _last_use_and_bytes(path: Path) -> tuple[float, int]:
     """
     used = 0.0
     size = 0
-    below = (Path(where, name) for where, dirs, files in os.walk(path) for name in (*dirs, *files))
-    for entry in (path, *below):
+    for entry in (path, *path.rglob("*")):
         with suppress(FileNotFoundError):
             status = entry.lstat()
             used = max(used, status.st_mtime)

@@ -25,6 +25,7 @@ from xraytune.synth.sources.source import StudyImages, file_content
 from xraytune.synth.sources.which import SOURCE_CLASSES, source_of
 
 INPUTS_FILE = "inputs.json"
+_CONTENTS = TypeAdapter(dict[str, str])
 
 Inputs: TypeAlias = set[tuple[str, str]]
 """Paths of extra images, generators and custom weights, each with the name of its parameter."""
@@ -32,9 +33,8 @@ Inputs: TypeAlias = set[tuple[str, str]]
 
 def inputs_of_space(space: Space) -> Inputs:
     """Return the inputs that trials of a space can use."""
-    values = {
-        (name, value) for name in (*PATHS, "weights") for (value,) in space.combinations(name)
-    }
+    names = (*PATHS, "weights")
+    values = {(name, value) for name in names for (value,) in space.combinations(name)}
     return {(name, str(value)) for name, value in values if is_path(name, value)}
 
 
@@ -86,12 +86,9 @@ def read_inputs(
 def require_same_inputs(folder: StudyFolder, contents: Mapping[Path, str]) -> None:
     """Refuse (StudyError) inputs that changed since the study began."""
     recorded = _recorded(folder)
+    fix = "restore it, or start a study with another name"
     problems = [
-        Problem(
-            "this input changed since the study began",
-            path,
-            "restore it, or start a study with another name",
-        )
+        Problem("this input changed since the study began", path, fix)
         for path, content in contents.items()
         if recorded.get(relative_path(path, folder.path), content) != content
     ]
@@ -109,8 +106,4 @@ def record_inputs(folder: StudyFolder, contents: Mapping[Path, str]) -> None:
 
 def _recorded(folder: StudyFolder) -> dict[str, str]:
     with damage_explained(folder.path / INPUTS_FILE) as file:
-        return (
-            TypeAdapter(dict[str, str]).validate_python(read_json(file)["contents"])
-            if file.exists()
-            else {}
-        )
+        return _CONTENTS.validate_python(read_json(file)["contents"]) if file.exists() else {}

@@ -26,7 +26,7 @@ from optuna.study import Study
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from xraytune.base.errors import Problem, SourceLine, StudyError
-from xraytune.base.files import cut_torn_line, explain_disk_errors, require_file, sync
+from xraytune.base.files import cut_torn_line, explain_disk_errors, sync
 from xraytune.base.seeding import derive_seed
 from xraytune.space.domains import Value
 from xraytune.space.fields import flat_values, parameters_from
@@ -42,8 +42,6 @@ _STATES: dict[Status, TrialState] = {
     "failed": TrialState.FAIL,
 }
 _STATUSES = {state: status for status, state in _STATES.items()}
-_ATTRIBUTES = "val_b_score threshold seconds gpu_seconds reason best_epoch quality".split()
-"""User attributes of an ended trial, besides `status` and `arm`; its value and epochs are Optuna's own."""
 _FAILURES = "failures"
 _LOST = "restore it from a backup, or search the space again under another name: the study cannot be used without it"
 # The operation code of Optuna's journal for a reported value; a test reads a journal that Optuna
@@ -60,12 +58,10 @@ class Journal:
 
     def __init__(self, path: Path, space: Space, *, writable: bool) -> None:
         self._path = path
-        self._folder = path.parent
         self._sampler = space.settings.sampler
         self._space = space.relative_to(path.parent)
         if not path.is_file():  # Optuna would create an empty one
             raise StudyError(Problem("the journal is missing", path, _LOST))
-        require_file(path, StudyError)  # Optuna reads all of it
         if writable:
             cut_torn_line(path)
         self._backend = _CheckedLines(str(path))
@@ -76,13 +72,10 @@ class Journal:
         except StudyError:
             raise
         except Exception as error:  # another study makes Optuna raise anything
-            raise StudyError(
-                Problem(f"the journal cannot be read: {error}", path, _LOST)
-            ) from error
-        self._trials: dict[int, optuna.trial.Trial] = {}
-        self._ended = {
-            trial.number: trial for trial in self.trials if trial.state.is_finished()
-        }  # they do not change
+            what = f"the journal cannot be read: {error}"
+            raise StudyError(Problem(what, path, _LOST)) from error
+        # Ended trials do not change.
+        self._ended = {trial.number: trial for trial in self.trials if trial.state.is_finished()}
         self._parameters: dict[int, Parameters] = {}
         self.count = len(self.trials)  # including those suggested since opening
 
@@ -105,18 +98,25 @@ class Journal:
         self.study.sampler = _NumberedSampler(self._sampler, number)
         # A killed search may already have enqueued the point.
         if number < len(points) and len(self.study.get_trials(deepcopy=False)) == number:
+            folder = self._path.parent
             point = points[number].items()
-            relative = {name: relative_value(name, value, self._folder) for name, value in point}
-            self.study.enqueue_trial(relative)
-        self._trials[number] = self.study.ask()
+            self.study.enqueue_trial(
+                {name: relative_value(name, value, folder) for name, value in point}
+            )
+        trial = self.study.ask()
         self.count += 1
-        return self.resume(number)
+        return self._draw(trial)
 
     def resume(self, number: int) -> Trial:
         """Return an unfinished trial with its settings; those not yet drawn are drawn now."""
         self.study.sampler = _NumberedSampler(self._sampler, number)
-        parameters = self._suggest(self._trial(number))
+        # A journal contains one study, so a trial's id is its number.
+        return self._draw(optuna.trial.Trial(self.study, number))
+
+    def _draw(self, trial: optuna.trial.Trial) -> Trial:
+        parameters = self._suggest(trial)
         self._flush()
+        number = trial.number
         return Trial(
             number=number,
             parameters=parameters,
@@ -139,7 +139,7 @@ class Journal:
 
     def report(self, number: int, epoch: int, value: float) -> None:
         """Record the value of a trial after an epoch."""
-        self._trial(number).report(value, epoch)
+        self._storage.set_trial_intermediate_value(number, epoch, value)
         self._flush()
 
     def reported(self, number: int) -> dict[int, float]:
@@ -159,7 +159,7 @@ class Journal:
     def add_failure(self, number: int, failure: Failure) -> None:
         """Record a failed attempt at a trial that is to be retried."""
         entries = [asdict(entry) for entry in (*self.failures(number), failure)]
-        self._trial(number).set_user_attr(_FAILURES, entries)
+        self._storage.set_trial_user_attr(number, _FAILURES, entries)
         self._flush()
 
     def tell(
@@ -168,13 +168,12 @@ class Journal:
         """Record the end of a trial, unless already recorded. A pruned trial keeps its last value, a failed one has none."""
         if self._frozen(number).state.is_finished():
             return
-        trial = self._trial(number)
         # The reason always: an end that was recorded only in part, before a crash, may have left
         # another one.
         attributes = {"status": status, "arm": self.arm(number), "reason": "", **outcome}
-        for name in ("status", "arm", *_ATTRIBUTES):
-            if name in attributes:
-                trial.set_user_attr(name, attributes[name])
+        for name, attribute in attributes.items():
+            if name not in ("value", "epochs"):  # these are Optuna's own
+                self._storage.set_trial_user_attr(number, name, attribute)
         self.study.tell(number, value if status == "complete" else None, state=_STATES[status])
         self._flush()
 
@@ -191,12 +190,13 @@ class Journal:
         trial = self._frozen(number)
         has_ended = trial.state.is_finished()
         values = [value for _, value in sorted(trial.intermediate_values.items())]
+        last_value = values[-1] if values else None
         content = {
             **(trial.user_attrs if has_ended else {}),  # an end may have been recorded in part
             "number": number,
             "status": _STATUSES.get(trial.state, "unfinished"),
             "parameters": self.parameters(number),
-            "value": trial.value if has_ended else next(reversed(values), None),
+            "value": trial.value if has_ended else last_value,
             "epochs": len(values),
             "values": tuple(values),
         }
@@ -204,15 +204,9 @@ class Journal:
 
     def _suggest(self, trial: optuna.trial.BaseTrial) -> Parameters:
         """Draw on the stored space, whose paths are relative, and make the paths absolute."""
-        return parameters_from(flat_values(self._space.suggest(trial)), self._folder)
-
-    def _trial(self, number: int) -> optuna.trial.Trial:
-        if number not in self._trials:
-            self._trials[number] = optuna.trial.Trial(self.study, number)
-        return self._trials[number]
+        return parameters_from(flat_values(self._space.suggest(trial)), self._path.parent)
 
     def _frozen(self, number: int) -> FrozenTrial:
-        # A journal contains one study, so a trial's id is its number.
         return self._ended.get(number) or self._storage.get_trial(number)
 
 

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import ConfigDict, Field, NonNegativeInt, PlainSerializer, PositiveInt
+from pydantic import ConfigDict, Field, PlainSerializer
 
 from xraytune.base.files import append_jsonl, read_jsonl, write_text
 from xraytune.space.domains import Value
@@ -25,8 +25,6 @@ from xraytune.synth.generator_quality import PoolReport
 
 Status: TypeAlias = Literal["complete", "pruned", "failed"]
 TrialStatus: TypeAlias = Literal["running", "waiting", "unfinished", Status]
-_Share = Annotated[float, Field(ge=0, le=1)]
-_Seconds = Annotated[float, Field(ge=0)]
 _OUTCOME = {"number", "status", "value", "val_b_score", "threshold", "epochs", "seconds", "reason"}
 _OF_TRIALS = _OUTCOME | {"parameters", "arm", "gpu_seconds"}
 _OF_RUNS = _OUTCOME | {"label", "best_epoch", "network_sha256"}
@@ -44,19 +42,19 @@ class RunRow(StrictModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    number: NonNegativeInt
+    number: int
     status: TrialStatus
     label: str = Field(default_factory=lambda given: f"#{given['number']}")
     """Such as `gan #12, replicate 1`; of a trial, `#12`."""
     value: float | None = None
     """The best objective on val-A so far; None before the first epoch."""
-    val_b_score: _Share | None = None
+    val_b_score: float | None = None
     """The score on val-B, if it is complete."""
-    threshold: _Share | None = None
+    threshold: float | None = None
     """Set on val-A and val-B, if it is complete and has two classes."""
-    epochs: NonNegativeInt = 0
-    best_epoch: PositiveInt | None = None
-    seconds: _Seconds | None = None
+    epochs: int = 0
+    best_epoch: int | None = None
+    seconds: float | None = None
     """Wall time, once it has ended."""
     reason: str = ""
     """Why it ended, unless it is complete."""
@@ -76,7 +74,7 @@ class TrialRow(RunRow):
     ]
     arm: str = Field(default_factory=lambda given: given["parameters"].arm)
     """Such as `classical+gan`."""
-    gpu_seconds: _Seconds = 0.0
+    gpu_seconds: float = 0.0
     """GPUs held, times seconds."""
     quality: Mapping[str, float | None] = Field(default={}, exclude=True)
     """Of its synthetic images (docs/generators.md): further columns of `trials.jsonl`."""
@@ -115,27 +113,13 @@ def append_row(file: Path, row: RunRow) -> None:
 
 
 def write_trials(folder: StudyFolder, rows: Iterable[TrialRow]) -> None:
-    """Write `trials.jsonl` again unless it has exactly these rows, which the journal has."""
+    """Write `trials.jsonl` again, from the rows of the journal."""
     lines = [json.dumps(_content(row, folder.path), ensure_ascii=False) for row in rows]
-    try:
-        written = folder.rows_path.read_text("utf-8").splitlines()
-    except (FileNotFoundError, UnicodeDecodeError):
-        written = []
-    if sorted(lines) != sorted(written):
-        write_text(folder.rows_path, "".join(f"{line}\n" for line in lines))
+    write_text(folder.rows_path, "".join(f"{line}\n" for line in lines))
 
 
-def ended_trials(folder: StudyFolder) -> dict[int, RunRow]:
-    """Return the ended trials of `trials.jsonl` by number; StudyError if it is damaged."""
-    return _last_rows(folder.rows_path)
-
-
-def ended_runs(folder: StudyFolder) -> dict[int, RunRow]:
-    """Return the ended runs of `runs.jsonl` by number; StudyError if it is damaged."""
-    return _last_rows(folder.runs_path)
-
-
-def _last_rows(file: Path) -> dict[int, RunRow]:
+def ended_rows(file: Path) -> dict[int, RunRow]:
+    """Return the ended trials of `trials.jsonl` or `runs.jsonl` by number; StudyError if it is damaged."""
     with damage_explained(file):
         rows = map(RunRow.model_validate, read_jsonl(file))
         return {row.number: row for row in rows}
@@ -143,7 +127,11 @@ def _last_rows(file: Path) -> dict[int, RunRow]:
 
 def completed_runs(folder: StudyFolder) -> dict[int, RunRow]:
     """Return the rows of the complete runs by number."""
-    return {number: row for number, row in ended_runs(folder).items() if row.status == "complete"}
+    return {
+        number: row
+        for number, row in ended_rows(folder.runs_path).items()
+        if row.status == "complete"
+    }
 
 
 def reasons_of(rows: Iterable[RunRow]) -> str:

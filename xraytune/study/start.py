@@ -10,32 +10,26 @@ import difflib
 import json
 import platform
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import Any
 
 from xraytune.base.errors import Problem, StudyError, join_names
 from xraytune.base.files import (
     explain_disk_errors,
     new_folder,
-    read_json,
-    read_jsonl,
     write_json,
     write_text,
 )
 from xraytune.base.records import Compute, Json
 from xraytune.data.changes import RESTORE, all_images, require_same_data
 from xraytune.data.prepare import Prepared, write_prepared
-from xraytune.space.load import DATA_FILE_KEYS
-from xraytune.space.settings import extensions_of
 from xraytune.space.space import Space
-from xraytune.space.strict_model import StrictModel
 from xraytune.study.folder import StudyFolder, format_versions, numeric_releases
 from xraytune.study.journal import create_journal
 
-Block = TypeVar("Block", bound=StrictModel)
 _PACKAGES = ("xraytune", "torch", "torchvision", "ray", "optuna", "numpy", "pillow", "scikit-learn")
 
 
@@ -46,18 +40,13 @@ def create_study(
 
     `where` is what its trials compute on here, or the `environment` of the machine that runs them.
     """
-    pairs = space.combinations("backbone", "source")
-    extensions = {
-        name: which for pair in pairs for name, which in extensions_of(*map(str, pair)).items()
-    }
+    machine = environment(where) if isinstance(where, Compute) else where
     with new_folder(folder.path, is_shared=True) as path:
         write_text(StudyFolder(path).space_path, space.to_yaml(folder.path))
         write_prepared(prepared, path / "split.json")
-        machine = environment(where) if isinstance(where, Compute) else where
-        write_json(path / "environment.json", {**machine, "extensions": {**extensions}})
-        create_journal(
-            StudyFolder(path).journal_path, space.settings.name, space.settings.objective
-        )
+        write_json(path / "environment.json", {**machine})
+        settings = space.settings
+        create_journal(StudyFolder(path).journal_path, settings.name, settings.objective)
 
 
 def environment(compute: Compute) -> dict[str, Any]:
@@ -69,12 +58,16 @@ def environment(compute: Compute) -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.platform(),
         "machine": platform.machine(),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "started": _now(),
     }
 
 
 def _packages() -> dict[str, Json]:
     return {name: version(name) for name in _PACKAGES}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def require_free(folder: StudyFolder) -> None:
@@ -85,43 +78,16 @@ def require_free(folder: StudyFolder) -> None:
         raise StudyError(Problem(what, folder.path, fix))
 
 
-def with_recorded_images(folder: StudyFolder, space: Space) -> Space:
-    """Return a space with the images of its study, if there are none at its own `data.path`.
-
-    What a data file may have said about them is taken from the study, too, unless the space says
-    it.
-    """
-    settings, recorded = space.settings, folder.space().settings
-    if settings.data.path.exists():
-        return space
-    split = _completed(settings.data.split, recorded.data.split, ("group_regex",))
-    data = _completed(settings.data, recorded.data, DATA_FILE_KEYS)
-    data = data.model_copy(update={"path": recorded.data.path, "split": split})
-    weights_dir = settings.weights_dir or recorded.weights_dir
-    return replace(
-        space, settings=settings.model_copy(update={"data": data, "weights_dir": weights_dir})
-    )
-
-
-def _completed(given: Block, recorded: Block, keys: Iterable[str]) -> Block:
-    """Return settings with those of `keys` that are not given as they were recorded."""
-    missing = [key for key in keys if key not in given.model_fields_set]
-    return given.model_copy(update={key: getattr(recorded, key) for key in missing})
-
-
 def require_same_space(folder: StudyFolder, space: Space) -> None:
     """Refuse (StudyError) to resume a study whose space differs, with the lines that differ."""
     old, new = _lines(folder.space()), _lines(space)
     if old == new:
         return
-    lines = difflib.unified_diff(old, new, "study", "file", lineterm="", n=0)
+    lines = difflib.unified_diff(old, new, lineterm="", n=0)
     changes = [line for line in lines if line[:1] in "+-"][2:]
-    what = "the study exists with another space (- study, + requested):\n    " + "\n    ".join(
-        changes
-    )
-    raise StudyError(
-        Problem(what, folder.path, "use the study's space, or start a new study: --set name=...")
-    )
+    what = "\n    ".join(["the study exists with another space (- study, + requested):", *changes])
+    fix = "use the study's space, or start a new study: --set name=..."
+    raise StudyError(Problem(what, folder.path, fix))
 
 
 def record_settings(folder: StudyFolder, space: Space) -> None:
@@ -150,14 +116,11 @@ def require_same_images(folder: StudyFolder, prepared: Prepared) -> Prepared:
         return recorded
     known = {image.file for image in all_images(recorded)}
     added = [image.file for image in all_images(prepared) if image.file not in known]
-    changes = (
-        f"{len(added)} new: {join_names(added)}"
-        if added
-        else "the same ones are on other sides of the split"
-    )
-    raise StudyError(
-        Problem(f"the images changed since the study began: {changes}", folder.path, RESTORE)
-    )
+    changes = "the same ones are on other sides of the split"
+    if added:
+        changes = f"{len(added)} new: {join_names(added)}"
+    what = f"the images changed since the study began: {changes}"
+    raise StudyError(Problem(what, folder.path, RESTORE))
 
 
 def continue_under_releases(folder: StudyFolder) -> str:
@@ -171,14 +134,10 @@ def continue_under_releases(folder: StudyFolder) -> str:
     with explain_disk_errors(folder.path):
         for checkpoint in folder.path.glob("trials/*/checkpoint/checkpoint.pt"):
             checkpoint.unlink()
-    file = folder.path / "environment.json"
-    content = read_json(file)
-    entry = {
-        "packages": _packages(),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "ended_trials": len(read_jsonl(folder.rows_path)),
-    }
-    write_json(file, content | {"continued": [*content.get("continued", ()), entry]})
+    content = folder.environment()
+    entry = {"packages": _packages(), "started": _now()}
+    content["continued"] = [*content.get("continued", ()), entry]
+    write_json(folder.path / "environment.json", content)
     return (
         f"this study was started with {', then '.join(map(format_versions, earlier))}, "
         f"and continues with {format_versions(now)}: ended trials "

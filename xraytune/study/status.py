@@ -15,8 +15,8 @@ from xraytune.data.sides import SideSize, side_sizes
 from xraytune.space.domains import Value
 from xraytune.space.fields import flat_values, parameters_from
 from xraytune.study.arms import ArmSummary, summarise_arms
-from xraytune.study.clock import Times, read_times
-from xraytune.study.folder import StudyFolder, is_searched
+from xraytune.study.clock import read_seconds
+from xraytune.study.folder import StudyFolder, work_on
 from xraytune.study.journal import Journal
 from xraytune.study.row import TrialRow, TrialStatus, ranked_on_val_a, ranked_on_val_b
 from xraytune.study.trial_files import read_node, read_pool_report, read_progress, read_samples
@@ -35,7 +35,7 @@ class StudyView:
         trial_budget: That of the last start, and at least the number of trials.
         seconds: Wall time used, over all starts, as last saved.
         seconds_budget: `budget.hours` of the last start; None if it has none.
-        gpu_seconds: GPUs held by all trials, times seconds.
+        gpu_seconds: GPUs held by ended trials, times seconds.
         seconds_left: An estimate from the trials so far; None before the first one has ended or if
             no search runs.
     """
@@ -55,11 +55,10 @@ class StudyView:
 
     def to_json(self) -> dict[str, Any]:
         """Return the study as a JSON object, also with what follows from its trials."""
-        best = self.best.number if self.best else None
         derived = {
             "name": self.name,
             "counts": self.counts,
-            "best": best,
+            "best": self.best and self.best.number,
             "arms": self.arms,
             "pruning": self.pruning,
         }
@@ -185,51 +184,51 @@ class StudyWatcher:
 
     def look(self) -> StudyView:
         """Return the study now."""
-        is_running = is_searched(self._folder)
-        found = (self._trial(frozen.number, is_running) for frozen in self.journal.trials)
-        trials = tuple(filter(None, found))
+        is_running = work_on(self._folder) == "searched"
+        rows = (self._row(trial.number, is_running) for trial in self.journal.trials)
+        trials = tuple(filter(None, rows))
         settings = self.space.settings
+        budget = settings.budget
         trial_budget = max(self.space.trial_budget(), len(trials))
-        times = read_times(self._folder.path / "wall.json")
-        seconds_budget = None if settings.budget.hours is None else settings.budget.hours * 3600
-        left = seconds_left(trials, trial_budget, times) if is_running else None
+        seconds = read_seconds(self._folder.wall_path)
+        seconds_budget = None if budget.hours is None else budget.hours * 3600
+        left = seconds_left(trials, trial_budget, seconds) if is_running else None
         if left is not None and seconds_budget is not None:
-            left = max(0.0, min(left, seconds_budget - times.seconds))
+            left = max(0.0, min(left, seconds_budget - seconds))
         return StudyView(
             path=self._folder.path,
             metric=settings.metric,
             sides=self._sides,
             trials=trials,
             trial_budget=trial_budget,
-            max_epochs=settings.budget.max_epochs,
-            seconds=times.seconds,
+            max_epochs=budget.max_epochs,
+            seconds=seconds,
             seconds_left=left,
             is_running=is_running,
             searched=self.space.searched,
             seconds_budget=seconds_budget,
-            gpu_seconds=sum(trial.gpu_seconds for trial in trials)
-            + sum(times.gpu_seconds.values()),
+            gpu_seconds=sum(trial.gpu_seconds for trial in trials),
         )
 
-    def _trial(self, number: int, is_running: bool) -> TrialRow | None:
+    def _row(self, number: int, is_running: bool) -> TrialRow | None:
         if number in self._ended:
             return self._ended[number]
         try:
             row = self.journal.row(number)
         except ValueError:  # its parameters are just being drawn
             return None
-        parameters, folder = row.parameters, self._folder.trial_path(number)
+        folder = self._folder.trial_path(number)
+        parameters = row.parameters
         has_ended = row.status != "unfinished"
         has_started = (folder / "config.json").exists()
-        busy = read_progress(folder) if has_started and not (has_ended or row.values) else None
         status: TrialStatus = row.status
         if is_running and not has_ended:
-            status = "running" if has_started and not (busy and busy.is_waiting) else "waiting"
+            status = "running" if has_started else "waiting"
+        busy = read_progress(folder) if has_started and not (has_ended or row.values) else None
         live = {
             "parameters": parameters_from(flat_values(parameters, self._folder.path)),
             "mix": mix_label(parameters),
             "status": status,
-            "value": row.values[-1] if row.values else row.value,
             "busy_with": str(busy or ""),
             "busy_seconds": busy and busy.seconds_left,
             "node": read_node(folder) if status == "running" else "",
@@ -242,17 +241,19 @@ class StudyWatcher:
         return row
 
 
-def seconds_left(trials: Sequence[TrialRow], trial_budget: int, times: Times) -> float | None:
-    """Estimate the time left from the mean time of ended trials and how many ran at once; None before the first end."""
+def seconds_left(trials: Sequence[TrialRow], trial_budget: int, seconds: float) -> float | None:
+    """Estimate the time left from the mean time of ended trials and how many ran at once; None before the first end.
+
+    On average, half of a running trial is done.
+    """
     ended = [trial.seconds for trial in trials if trial.seconds is not None]
-    worked = sum(ended)
-    if not worked or not times.seconds:
+    if not ended or not seconds:
         return None
-    mean = worked / len(ended)
+    mean = sum(ended) / len(ended)
+    worked = sum(ended)
     to_come = (trial_budget - len(trials)) * mean
     for trial in trials:
         if trial.seconds is None:
-            passed = times.trials.get(trial.number, 0.0)
-            worked += passed
-            to_come += max(mean - passed, trial.busy_seconds or 0.0, 0.0)
-    return to_come / (worked / times.seconds)
+            worked += mean / 2
+            to_come += max(mean / 2, trial.busy_seconds or 0.0)
+    return to_come / (worked / seconds) if worked else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -27,22 +28,27 @@ class Trial:
         number: Its number in the study.
         epochs: The last epoch that it has reported.
         failures: Its failed attempts.
-        only_generator: Whether it only trains its generator now.
-        has_trained_generator: Whether it has reported its generator as trained, perhaps into
-            another cache.
-        lineage: Of the generator that it has to train first, since it was started; None if there is
-            none.
+        trains_generator: Whether its generator was not trained yet when it was started.
+        resources: What it holds while it runs, by the names of Ray.
         slots: Those that it occupies while it runs.
+        started: When it was last started, by `time.monotonic`.
+        seconds: How long it has run in this search, before it was last started.
     """
 
     number: int
     parameters: Parameters
     epochs: int = 0
     failures: list[Failure] = field(default_factory=list)
-    only_generator: bool = False
-    has_trained_generator: bool = False
-    lineage: str | None = None
+    trains_generator: bool = False
+    resources: Mapping[str, float] = field(default_factory=dict)
     slots: int = 0
+    started: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def gpus(self) -> float:
+        """The GPUs that it holds while it runs."""
+        return self.resources.get("GPU", 0.0)
 
     @property
     def share(self) -> int:

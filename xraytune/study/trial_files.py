@@ -14,12 +14,11 @@ import json
 import socket
 import time
 import uuid
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
-from pydantic import Field, TypeAdapter
+from pydantic import TypeAdapter
 
 from xraytune.base.files import read_json, write_json, write_text
 from xraytune.base.records import Pace, progress_text
@@ -27,11 +26,11 @@ from xraytune.synth.generator_quality import QUALITY_FILE, PoolReport
 
 _ATTEMPT_FILE = ".owner"
 """In a trial's folder: a token of the attempt at it that runs now, or ran last, and its node."""
+_PROGRESS_FILE = "progress.json"
+_SAMPLES_FILE = "samples.json"
+_WRITE_EVERY_SECONDS = 1.0
 
 T = TypeVar("T")
-
-_PROGRESS_FILE, _SAMPLES_FILE = "progress.json", "samples.json"
-_WRITE_EVERY_SECONDS = 1.0
 
 
 class TrialProgress(NamedTuple):
@@ -41,11 +40,6 @@ class TrialProgress(NamedTuple):
     done: int
     total: int
     seconds_left: float | None
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether it waits for a slot; its generator is trained."""
-        return not self.total
 
     def __str__(self) -> str:
         """Return a text such as `training the GAN: 300 of 600 steps`."""
@@ -66,9 +60,8 @@ class ProgressFile:
         left = self._pace.seconds_left(what, done, total, now)
         if now - self._written >= _WRITE_EVERY_SECONDS or done == total:
             self._written = now
-            content = json.dumps(
-                TrialProgress(what, done, total, left)._asdict(), ensure_ascii=False
-            )
+            progress = TrialProgress(what, done, total, left)
+            content = json.dumps(progress._asdict(), ensure_ascii=False)
             write_text(self.trial_dir / _PROGRESS_FILE, f"{content}\n", durable=False)
 
 
@@ -98,20 +91,21 @@ def is_last_attempt(trial_dir: Path, token: str) -> bool:
 
 def read_node(trial_dir: Path) -> str:
     """Return the node that runs a trial, or ran it last; "" if it is this one, or there is none yet."""
-    with suppress(OSError):
+    try:
         node = (trial_dir / _ATTEMPT_FILE).read_text(encoding="utf-8").partition(" ")[2]
-        return node if node != socket.gethostname() else ""
-    return ""
+    except OSError:
+        return ""
+    return node if node != socket.gethostname() else ""
+
+
+_SAMPLES = TypeAdapter(dict[str, str])
+_REPORT = TypeAdapter(PoolReport)
+_PROGRESS = TypeAdapter(TrialProgress)
 
 
 def read_progress(trial_dir: Path) -> TrialProgress | None:
     """Return what a trial last wrote; None if it wrote nothing."""
     return _read(trial_dir / _PROGRESS_FILE, _PROGRESS)
-
-
-_SAMPLES = TypeAdapter(dict[str, Annotated[str, Field(pattern=r"^samples/[^/\x00]+\.png$")]])
-_REPORT = TypeAdapter(PoolReport)
-_PROGRESS = TypeAdapter(TrialProgress)
 
 
 def write_samples(trial_dir: Path, grid: Path) -> None:

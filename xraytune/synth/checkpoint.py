@@ -15,7 +15,6 @@ import torch
 from safetensors import safe_open
 
 from xraytune.base.errors import ArtifactError
-from xraytune.base.files import require_file
 from xraytune.base.tensors import explain_unreadable, load_content, save_content, save_state
 from xraytune.nets.optimizer import load_optimizer
 from xraytune.space.settings import GanSettings
@@ -83,7 +82,6 @@ def save_generator(generator: Generator, path: Path) -> None:
 def load_generator(path: Path) -> Generator:
     """Load a generator from its safetensors file, in evaluation mode, on the CPU."""
     with explain_unreadable("cannot read this generator", path, "train the generator again"):
-        require_file(path)
         with safe_open(path, framework="pt") as file:
             about = json.loads(file.metadata()["generator"])
             weights = {name: file.get_tensor(name) for name in file.keys()}

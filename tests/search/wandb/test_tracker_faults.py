@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,6 @@ from tests.search.wandb.test_wandb import EPOCHS
 
 pytestmark = pytest.mark.slow
 
-KEY = "0f" * 20
 TRIAL = """
 import os, sys
 from pathlib import Path
@@ -64,9 +62,7 @@ def output_of(folder: Path, mode: str, **environment: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize(
-    "key", [KEY, "too-short", ""], ids=["no network", "a key of the wrong form", "no key"]
-)
+@pytest.mark.parametrize("key", ["0f" * 20, ""], ids=["no network", "no key"])
 def test_a_run_that_cannot_be_sent_is_written_offline_with_a_warning(
     key: str, tmp_path: Path
 ) -> None:
@@ -92,20 +88,10 @@ def test_each_trial_is_a_run_of_its_own_in_an_outer_run_and_sweep(tmp_path: Path
     assert {run.name for run in runs} == {"#7", "#8"}
 
 
-@pytest.mark.parametrize("fault", ["a full disk", "a broken installation"])
-def test_a_fault_of_the_tracker_costs_each_trial_one_warning(fault: str, tmp_path: Path) -> None:
+def test_a_full_disk_costs_each_trial_one_warning(tmp_path: Path) -> None:
     folder = tmp_path / "trial"
-    with ExitStack() as stack:
-        paths = sys.path
-        if fault == "a full disk":
-            stack.enter_context(small_disk(folder, 2**20)).fill()
-        else:
-            folder.mkdir()
-            (tmp_path / "broken").mkdir()
-            (tmp_path / "broken" / "wandb.py").write_text(
-                "raise ImportError('no module')\n", "utf-8"
-            )
-            paths = [str(tmp_path / "broken"), *paths]
-        output = output_of(folder, "offline", PYTHONPATH=os.pathsep.join(paths))
+    with small_disk(folder, 2**20) as disk:
+        disk.fill()
+        output = output_of(folder, "offline")
 
     assert output.count("its metrics are in epochs.jsonl") == 2, output

@@ -1,5 +1,4 @@
 """Trials on Ray Tune, in a process of their own (`driver.py`).
 
-The search itself, which survives Ray, uses `setup.py`, `runner.py` and `orders.py`, which do not
-import it.
+The search itself, which survives Ray, uses `setup.py` and `runner.py`, which do not import it.
 """

@@ -23,9 +23,7 @@ class ShowTrials(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Name the first epoch, or the training of a generator."""
-        job = trial.config["job"]
-        what = "trains its generator" if job.only_generator else "starts"
-        name_next_epoch(trial, f"{job.label}: {what}")
+        name_next_epoch(trial, f"{trial.config['job'].label}: starts")
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -33,6 +31,7 @@ class ShowTrials(tune.Callback):
         """Name the epoch that follows after the trial's score so far."""
         message = result["message"]
         if isinstance(message, EpochRecord):
-            label, score = trial.config["job"].label, message.best_val_score
+            label = trial.config["job"].label
+            score = message.best_val_score
             self._score.set(score, {"trial": label})
             name_next_epoch(trial, f"{label}: {score:.4f} after epoch {message.epoch}")

@@ -13,7 +13,6 @@ import os
 import sys
 import threading
 import time
-import traceback
 from contextlib import suppress
 from importlib import import_module
 from multiprocessing.connection import Connection
@@ -24,14 +23,13 @@ from ray.job_config import JobConfig
 
 from xraytune.base.errors import MachineError, Problem
 from xraytune.search.ray.internals import free_agent_port, survive_memory_monitor
-from xraytune.search.ray.orders import RayDiedError, RayStarted
 from xraytune.search.ray.setup import processes_of, remove_with_processes
 
 _LOOK_SECONDS = 0.05
 _OBJECT_STORE_BYTES = 200 * 2**20  # trials exchange paths, not arrays
-_TOKEN_FIX = (
-    "put the output of `ray get-auth-token` on the cluster's head node into ~/.ray/auth_token here; "
-    "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, if set, takes precedence"
+_CLUSTER_FIX = (
+    "start it (`ray start --head`), or omit --address to use this machine alone; if it requires a token, "
+    "put the output of `ray get-auth-token` on its head node into ~/.ray/auth_token here"
 )
 
 
@@ -45,27 +43,24 @@ def main(descriptor: int, folder: str, address: str, cpus: int, search: int, stu
     # torch, which the loop needs, takes seconds to import. Meanwhile, Ray starts.
     importing = threading.Thread(target=import_module, args=("xraytune.search.trials",))
     importing.start()
-    with suppress(EOFError):
-        try:
-            dashboard = _start_ray(address, cpus, study)
-        except (RayDiedError, MachineError) as error:
-            connection.send(error)
-            return
-        if folder:
-            vital += [
-                pid
-                for pid, name in processes_of(Path(folder)).items()
-                if name in ("raylet", "gcs_server")
-            ]
-        is_tested = survive_memory_monitor() and (bool(vital) or not folder)
-        lack = "a trial that runs out of memory, or a crash of Ray, may end the search"
-        warning = "" if is_tested else f"Ray {ray.__version__} differs from the tested ones: {lack}"
-        connection.send((RayStarted(dashboard=dashboard, warning=warning),))
-        importing.join()
-        from xraytune.search.ray.tuning import serve
+    try:
+        dashboard = _start_ray(address, cpus, study)
+    except MachineError as error:
+        connection.send(error)
+        return
+    if folder:
+        vital += [
+            pid
+            for pid, name in processes_of(Path(folder)).items()
+            if name in ("raylet", "gcs_server")
+        ]
+    survive_memory_monitor()
+    connection.send((dashboard,))
+    importing.join()
+    from xraytune.search.ray.tuning import serve
 
+    with suppress(EOFError):
         serve(connection)
-    ray.shutdown()
 
 
 def _start_ray(address: str, cpus: int, study: str) -> str:
@@ -87,23 +82,11 @@ def _start_ray(address: str, cpus: int, study: str) -> str:
             log_to_driver=False,
         )
     except Exception as error:
-        text = traceback.format_exc()
-        if address and "AuthenticationError" in text:  # often only in a cause's text
-            if os.environ["RAY_AUTH_MODE"] == "disabled":
-                # A cluster without tokens would lose every trial of a search that has one, so that
-                # comes second.
-                os.environ["RAY_AUTH_MODE"] = "token"
-                os.set_inheritable(int(sys.argv[1]), True)
-                os.execv(sys.executable, sys.orig_argv)
-            lack = "has another one" if "InvalidAuthToken" in text else "has none"
-            what = f"the Ray cluster requires a token, but this machine {lack}"
-            raise MachineError(Problem(what, address, _TOKEN_FIX)) from error
-        if address and isinstance(error, ConnectionError):
-            fix = "start it (`ray start --head`), or omit --address to use this machine alone"
-            raise MachineError(Problem(f"no Ray cluster answers: {error}", address, fix)) from error
-        sys.stderr.write(text)  # into this process's log, which the search names if it gives up
+        if not address:
+            raise
         first_line = str(error).strip().partition("\n")[0]
-        raise RayDiedError(f"Ray did not start: {first_line}") from error
+        what = f"cannot connect to the Ray cluster: {first_line}"
+        raise MachineError(Problem(what, address, _CLUSTER_FIX)) from error
     return f"http://{context.dashboard_url}" if context.dashboard_url else ""
 
 

@@ -2,39 +2,23 @@
 
 Two private parts: Tune crashes when Ray's memory monitor kills the process of a trial; and several
 searches on one machine would use the same port. And an attribute of Tune's trials that is not
-documented, the handle of their process: it names what the dashboard shows. With a Ray that has
-changed, the search runs without them.
-
-Only functions import Ray here: the search itself reads the variables.
+documented, the handle of their process: it names what the dashboard shows.
 """
 
 from __future__ import annotations
 
-import inspect
 from contextlib import suppress
 from functools import partialmethod
 from typing import Any
 
-VARIABLES = {
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_prestart_worker_first_driver": "0",  # else a process for each core, none of which a trial uses
-}
-LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""Makes Ray listen on 127.0.0.1 only, on Linux too; `ray.init(_node_ip_address="127.0.0.1")` would not."""
-ONE_ATTEMPT = {"RAY_NUM_REDIS_GET_RETRIES": "1"}
-"""An attempt takes 40 seconds; by default Ray retries for a quarter of an hour if there is no cluster."""
+from ray._private.parameter import RayParams
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError
 
 
-def survive_memory_monitor() -> bool:
-    """Make Tune treat a process that the memory monitor has killed as any lost one; False if this Ray has changed."""
-    from ray.exceptions import OutOfMemoryError, RayActorError
-
-    try:
-        from ray.air.execution._internal.actor_manager import RayActorManager
-
-        task_failed = RayActorManager._actor_task_failed
-    except (ImportError, AttributeError):
-        return False
+def survive_memory_monitor() -> None:
+    """Make Tune treat a process that the memory monitor has killed as any lost one."""
+    task_failed = RayActorManager._actor_task_failed
 
     def lose_actor(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
         if isinstance(exception, OutOfMemoryError):
@@ -42,16 +26,12 @@ def survive_memory_monitor() -> bool:
         task_failed(self, tracked_actor_task, exception)
 
     RayActorManager._actor_task_failed = lose_actor  # type: ignore[method-assign]
-    return True
 
 
 def free_agent_port() -> None:
     """Make the agent of a Ray that starts here, which reads the logs for the dashboard, listen on a free port."""
-    from ray._private.parameter import RayParams
-
-    if "dashboard_agent_listen_port" in inspect.signature(RayParams).parameters:
-        with_free_port = partialmethod(RayParams.__init__, dashboard_agent_listen_port=0)
-        RayParams.__init__ = with_free_port  # type: ignore[assignment, method-assign]
+    with_free_port = partialmethod(RayParams.__init__, dashboard_agent_listen_port=0)
+    RayParams.__init__ = with_free_port  # type: ignore[assignment, method-assign]
 
 
 def name_next_epoch(trial: Any, name: str) -> None:

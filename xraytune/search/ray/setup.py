@@ -15,7 +15,6 @@ import shutil
 import signal
 import socket
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -27,8 +26,10 @@ from xraytune.base.files import nearest_folder
 _LONGEST_SOCKET_BYTES = 107
 _LEAST_FREE_BYTES = 100 * 2**20
 """For Ray's logs, and the temporary files of trials."""
-_FEWEST_OPEN_FILES = 256
-_FEWEST_THREADS = 300
+_FEWEST = {
+    "ulimit -n": (resource.RLIMIT_NOFILE, 256, "open files"),
+    "ulimit -u": (resource.RLIMIT_NPROC, 300, "processes and threads"),
+}
 """Of Ray and two trials."""
 _PREFIX = "xray-"
 _REMOVE_SECONDS = 5.0
@@ -55,9 +56,7 @@ def _excess_bytes(parent: Path) -> int:
 
 def _problems() -> Iterator[Problem]:
     parent = ray_parent()
-    other = "export RAY_TMPDIR=/tmp"
-    if parent == Path("/tmp"):
-        other = "export RAY_TMPDIR=DIR, with a short path"
+    other = "export RAY_TMPDIR=DIR, a folder with a short path, space, and write access"
     if (excess := _excess_bytes(parent)) > 0:
         what = f"the path of Ray's temporary folder is {excess} bytes too long"
         yield Problem(what, parent, other)
@@ -65,21 +64,18 @@ def _problems() -> Iterator[Problem]:
         yield Problem(f"Ray cannot write to its temporary folder ({why})", parent, other)
     free_bytes = shutil.disk_usage(nearest_folder(parent)).free
     if free_bytes < _LEAST_FREE_BYTES:
-        what = f"Ray's temporary folder has {free_bytes // 2**20} MiB left"
-        yield Problem(what, parent, f"free {_LEAST_FREE_BYTES // 2**20} MiB there, or {other}")
+        what = f"Ray's temporary folder has {free_bytes // 2**20} MiB left, and needs {_LEAST_FREE_BYTES // 2**20}"
+        yield Problem(what, parent, other)
     try:
         with socket.create_server(("127.0.0.1", 0)) as server:
             socket.create_connection(server.getsockname(), timeout=5.0).close()
     except OSError as error:
         what = f"this machine has no loopback interface ({error.strerror})"
         yield Problem(what, "127.0.0.1", "ip link set lo up")
-    open_files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # Ray itself raises the soft limit
-    if 0 <= open_files < _FEWEST_OPEN_FILES:
-        yield Problem(f"only {open_files} files can be open", "ulimit -n", "ulimit -n 65536")
-    threads = _start_threads(_FEWEST_THREADS)
-    if threads < _FEWEST_THREADS:
-        fix = f"raise the limit of processes (ulimit -u, or pids.max of the container) by {_FEWEST_THREADS}"
-        yield Problem(f"only {threads} further threads can be started", "ulimit -u", fix)
+    for command, (kind, fewest, name) in _FEWEST.items():
+        limit = resource.getrlimit(kind)[1]  # Ray itself raises the soft limit
+        if 0 <= limit < fewest:
+            yield Problem(f"only {limit} {name} are allowed", command, f"{command} 65536")
     token = _token()
     if token and not os.access(token, os.R_OK):
         if why := _why_unwritable(token.parent):
@@ -93,21 +89,6 @@ def _why_unwritable(folder: Path) -> str:
     except OSError as error:
         return error.strerror or str(error)
     return ""
-
-
-def _start_threads(count: int) -> int:
-    """Start up to so many threads, which end at once; return how many could be started."""
-    ending = threading.Event()
-    threads = [threading.Thread(target=ending.wait) for _ in range(count)]
-    started = 0
-    with suppress(RuntimeError):
-        for thread in threads:
-            thread.start()
-            started += 1
-    ending.set()
-    for thread in threads[:started]:
-        thread.join()
-    return started
 
 
 class PrivateFolder:
@@ -176,12 +157,8 @@ def protect_token() -> None:
     try:
         token.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         token.parent.chmod(0o700)
-        if not token.exists():
-            with tempfile.NamedTemporaryFile(dir=token.parent) as file:
-                file.write(secrets.token_hex(32).encode())  # as `ray get-auth-token --generate`
-                file.flush()
-                with suppress(FileExistsError):  # another search was faster: both use its token
-                    os.link(file.name, token)
+        with suppress(FileExistsError), token.open("x") as file:
+            file.write(secrets.token_hex(32))  # as `ray get-auth-token --generate`
         token.chmod(0o600)
     except OSError as error:
         raise MachineError(_no_token(token, error.strerror or str(error))) from error

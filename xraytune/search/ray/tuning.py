@@ -7,8 +7,8 @@ never restored.
 
 from __future__ import annotations
 
+import os
 import shutil
-import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -23,16 +23,16 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from xraytune.base.errors import MachineError, Problem, XraytuneError
+from xraytune.base.errors import MachineError, XraytuneError
 from xraytune.base.locks import build_lock
+from xraytune.base.records import Node
 from xraytune.search.callbacks import Callbacks
-from xraytune.search.loop import TrialLoop
-from xraytune.search.messages import Job, TrialFailed
+from xraytune.search.loop import TrialLoop, TuneRun
+from xraytune.search.messages import LOST, OUT_OF_MEMORY, Job, TrialFailed
 from xraytune.search.ray.actor import TrialActor
 from xraytune.search.ray.dashboard import ShowTrials
-from xraytune.search.ray.nodes import Nodes, survey
-from xraytune.search.ray.orders import Survey, TuneRun
-from xraytune.search.slots import Held, count_slots, held
+from xraytune.search.ray.nodes import list_nodes, survey
+from xraytune.search.slots import count_slots, hold
 from xraytune.study.folder import SCRATCH_NAME
 from xraytune.study.trial import Trial
 
@@ -43,16 +43,14 @@ _RAY_DIES_SECONDS = 0.5
 
 def serve(connection: Connection) -> None:
     """Do what the search, the parent process, orders, until it closes the pipe."""
-    nodes = Nodes()
-    callbacks = forwarded(connection)
     while True:
-        order: Survey | TuneRun = connection.recv()
+        order = connection.recv()
+        answer: object = None
         with told_of_errors(connection):
-            if isinstance(order, Survey):
-                answer: object = survey(order, callbacks.note)
+            if isinstance(order, TuneRun):
+                run_trials(connection, order)
             else:
-                nodes.update()
-                answer = run_trials(connection, order, nodes)
+                answer = survey(*order, note=forwarded(connection).note)
         connection.send((answer,))
 
 
@@ -70,28 +68,23 @@ def told_of_errors(connection: Connection) -> Iterator[None]:
     """Let the parent raise an error of the block, and end this process: Tune would treat it as that of a trial."""
     try:
         yield
-    except EOFError:
-        raise
     except Exception as error:  # noqa: BLE001  passed on
         if not isinstance(error, XraytuneError):
             error.add_note(traceback.format_exc())
         connection.send(error)
-        threading.Event().wait()
+        os._exit(1)
 
 
 class JournalSearcher(Searcher):
     """Give Tune the trials of the loop."""
 
-    def __init__(
-        self, connection: Connection, loop: TrialLoop, order: TuneRun, nodes: Nodes
-    ) -> None:
+    def __init__(self, connection: Connection, loop: TrialLoop, order: TuneRun) -> None:
         super().__init__()
         self._connection = connection
-        self._note = forwarded(connection).note
         self._loop = loop
         self._order = order
-        self._nodes = nodes
-        self._listed = time.monotonic()
+        self._nodes: list[Node] = []
+        self._listed = -_LIST_NODES_SECONDS
         self._waits_for_nodes = False
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a str
@@ -99,10 +92,11 @@ class JournalSearcher(Searcher):
         with told_of_errors(self._connection):
             self._loop.heartbeat()
             slots = self._count_slots()
-            trial = (
-                self._loop.next_trial(slots, lambda trial: self._held(trial).slots)
-                if slots
-                else "wait"
+            if slots == 0:
+                return None
+            allocation = self._order.allocation
+            trial = self._loop.next_trial(
+                slots, lambda trial: hold(allocation, self._nodes, times=trial.share)
             )
             if isinstance(trial, Trial):
                 return self._config(trial)
@@ -113,40 +107,28 @@ class JournalSearcher(Searcher):
         """Return how many trials run at once; 0 if no node can run one, in which case others may join."""
         if time.monotonic() - self._listed >= _LIST_NODES_SECONDS:
             self._listed = time.monotonic()
-            self._nodes.update()  # they may join and leave
+            self._nodes = list_nodes()  # they may join and leave
         try:
-            slots = count_slots(self._order.allocation, self._nodes.usable())
+            slots = count_slots(self._order.allocation, self._nodes)
         except MachineError as error:
             slots = 0
             if not self._waits_for_nodes:
-                self._note(f"waiting for a machine to join: {error.problems[0].what}")
+                what = f"waiting for a machine to join: {error.problems[0].what}"
+                forwarded(self._connection).note(what)
         self._waits_for_nodes = slots == 0
         return slots
 
-    def _held(self, trial: Trial) -> Held:
-        nodes = self._nodes.usable()
-        return held(self._order.allocation, nodes, times=trial.share)
-
     def _config(self, trial: Trial) -> dict[str, Any]:
         order = self._order
-        room = self._held(trial)
-        self._loop.clock.start(trial.number, room.gpus)
-        label = f"{order.study} {self._loop.label(trial)}"
         job = Job(
             study=str(order.folder),
             cache=str(order.cache),
             number=trial.number,
-            only_generator=trial.only_generator,
             every_epoch=self._loop.stops_trials,
-            label=label,
-            gpu_share=room.gpus,
+            label=f"{order.study} {self._loop.label(trial)}",
+            gpu_share=trial.gpus,
         )
-        return {
-            "job": job,
-            "study": order.study,
-            "resources": room.resources,
-            "avoided": self._nodes.avoided(),
-        }
+        return {"job": job, "study": order.study, "resources": trial.resources}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -160,78 +142,59 @@ class JournalSearcher(Searcher):
 class JournalScheduler(FIFOScheduler):
     """Tell the loop what trials report: it records it, and decides by ASHA whether a trial continues."""
 
-    def __init__(
-        self, connection: Connection, loop: TrialLoop, order: TuneRun, nodes: Nodes
-    ) -> None:
+    def __init__(self, connection: Connection, loop: TrialLoop) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._connection = connection
         self._loop = loop
-        self._order = order
-        self._nodes = nodes
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Continue or stop, as the loop decides."""
-        message = result["message"]
-        is_of_machine = isinstance(message, TrialFailed) and message.cause == "machine"
         with told_of_errors(self._connection):
             self._connection.send("has results")
-            if is_of_machine:
-                self._nodes.leave_out(result["node"])
-            number = trial.config["job"].number
-            if self._loop.on_result(number, message, other_nodes=self._has_room()):
+            if self._loop.on_result(trial.config["job"].number, result["message"]):
                 return str(TrialScheduler.CONTINUE)
-            if is_of_machine:
-                forwarded(self._connection).note(f"left out: {message.reason}")
         return str(TrialScheduler.STOP)
-
-    def _has_room(self) -> bool:
-        try:
-            return count_slots(self._order.allocation, self._nodes.usable()) > 0
-        except MachineError:
-            return False
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Tell the loop of a lost process; if Ray itself died, this process ends before it can."""
         time.sleep(_RAY_DIES_SECONDS)
-        number = trial.config["job"].number
-        error = Path(trial.error_file).read_text(
-            encoding="utf-8"
-        )  # `get_error` reads a copy, which Tune makes later
+        number: int = trial.config["job"].number
+        # `get_error` reads a copy, which Tune makes later.
+        error = Path(trial.error_file).read_text(encoding="utf-8")
         with told_of_errors(self._connection):
             if "its node has died" in error:
-                self._loop.on_node_left(number)
-            elif "ModuleNotFoundError" in error:
+                self._loop.restart(number)
+                return
+            message = LOST
+            if "ModuleNotFoundError" in error:
                 what = f"a node cannot run trials: {error.strip().splitlines()[-1]}"
-                raise MachineError(Problem(what, fix="install the same versions on all machines"))
-            else:
-                out_of_memory = "OutOfMemory" in error or "running low on memory" in error
-                self._loop.on_trial_lost(number, out_of_memory=out_of_memory)
+                message = TrialFailed(reason=what, cause="machine")
+            elif "OutOfMemory" in error or "running low on memory" in error:
+                message = OUT_OF_MEMORY
+            self._loop.on_result(number, message)
 
 
-def run_trials(connection: Connection, order: TuneRun, nodes: Nodes) -> bool:
-    """Run trials until all have ended, or until SIGUSR1, Tune's own signal to stop; return whether all have ended."""
+def run_trials(connection: Connection, order: TuneRun) -> None:
+    """Run trials until all have ended."""
     scratch = order.folder / SCRATCH_NAME
+    shutil.rmtree(scratch, ignore_errors=True)  # of a killed process
     with build_lock(order.driver_lock):
         loop = order.make_loop(forwarded(connection))
-        try:
-            tune.run(
-                TrialActor,
-                name="tune",
-                storage_path=str(scratch),
-                num_samples=-1,
-                search_alg=JournalSearcher(connection, loop, order, nodes),
-                scheduler=JournalScheduler(connection, loop, order, nodes),
-                callbacks=[ShowTrials()],
-                max_failures=0,  # the loop decides on retries
-                raise_on_failed_trial=False,
-                reuse_actors=True,
-                trial_name_creator=lambda trial: trial.config["job"].label,
-                trial_dirname_creator=lambda trial: (
-                    f"{trial.config['job'].number:04d}-{trial.trial_id}"
-                ),
-                verbose=0,
-            )
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-            loop.clock.save()
-    return loop.is_done
+        tune.run(
+            TrialActor,
+            name="tune",
+            storage_path=str(scratch),
+            num_samples=-1,
+            search_alg=JournalSearcher(connection, loop, order),
+            scheduler=JournalScheduler(connection, loop),
+            callbacks=[ShowTrials()],
+            max_failures=0,  # the loop decides on retries
+            raise_on_failed_trial=False,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: trial.config["job"].label,
+            trial_dirname_creator=lambda trial: (
+                f"{trial.config['job'].number:04d}-{trial.trial_id}"
+            ),
+            verbose=0,
+        )
+    shutil.rmtree(scratch, ignore_errors=True)
