@@ -63,12 +63,10 @@ def test_copies_of_an_image_under_other_patients_are_found_in_training_and_test(
     found = inspect_folder(DataSettings(path=tmp_path / "xrays")).near_duplicates
 
     assert (found.pairs, found.in_training_and_test, found.in_two_classes) == (3, 1, 1)
-    assert [
-        (set(pair.files), pair.in_training_and_test, pair.in_two_classes) for pair in found.examples
-    ] == [
-        ({f"train/NORMAL/{saved_again.name}", "test/NORMAL/IM-9002-0001.jpeg"}, True, False),
-        ({f"train/NORMAL/{brighter.name}", "train/PNEUMONIA/person9003_virus_1.jpeg"}, False, True),
-        ({f"train/NORMAL/{half.name}", "train/NORMAL/IM-9001-0001.png"}, False, False),
+    assert [*map(set, found.examples)] == [
+        {f"train/NORMAL/{saved_again.name}", "test/NORMAL/IM-9002-0001.jpeg"},
+        {f"train/NORMAL/{brighter.name}", "train/PNEUMONIA/person9003_virus_1.jpeg"},
+        {f"train/NORMAL/{half.name}", "train/NORMAL/IM-9001-0001.png"},
     ]
 
 
@@ -92,7 +90,6 @@ def test_formats_are_counted_and_odd_depths_reported(tmp_path: Path) -> None:
     found = inspect_folder(DataSettings(path=tmp_path))
 
     assert found.formats == {"PNG 16-bit with 12-bit content": 4, "PNG 8-bit": 2}
-    assert "4 files are PNG 16-bit with 12-bit content (NORMAL/NORMAL1.png, " in found.warnings[-1]
 
 
 @pytest.mark.parametrize(("widths", "auroc"), [((40, 60), 1.0), ((50, 50), 0.5)])
@@ -112,7 +109,6 @@ def test_the_shortcut_baseline_finds_a_class_by_its_size(
     found = inspect_folder(DataSettings(path=tmp_path))
 
     assert found.shortcut_auroc == pytest.approx(auroc, abs=0.09)
-    assert ("without looking at a lung" in found.shortcut) == (auroc > 0.6)
 
 
 def test_too_few_patients_for_baseline_is_not_an_error(kermany: Path) -> None:
@@ -123,7 +119,6 @@ def test_too_few_patients_for_baseline_is_not_an_error(kermany: Path) -> None:
     found = inspect_folder(DataSettings(path=kermany))
 
     assert (len(found.broken), found.shortcut_auroc, found.near_duplicates.pairs) == (12, None, 0)
-    assert "Too few patients" in found.shortcut
 
 
 def test_every_pair_within_the_threshold_is_found_once() -> None:
@@ -165,4 +160,3 @@ def test_pairs_are_counted_and_worst_shown_first() -> None:
         299,
     )
     assert len(found.examples) == 100
-    assert all(pair.in_training_and_test and pair.in_two_classes for pair in found.examples)

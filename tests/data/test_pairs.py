@@ -11,15 +11,10 @@ from PIL import Image
 
 from tests.pair_files import HEIGHT_PX, WIDTH_PX, block, save, write_pairs
 from xraytune.base.errors import ConfigError, DataError
-from xraytune.data.decoding import BrokenImage, decode_file
+from xraytune.data.decoding import BrokenImage, GreyImage, decode_files
 from xraytune.data.images import ImageFile, ImageIndex
-from xraytune.data.index import (
-    read_folder,
-    read_index,
-    read_labelled,
-    read_labelled_folder,
-)
-from xraytune.data.masks import connected_parts, map_masks, outlined, read_mask, square_mask
+from xraytune.data.index import read_folder, read_index, read_labelled
+from xraytune.data.masks import connected_parts, outlined, read_mask, square_mask, use_mask
 from xraytune.data.split import split_by_patient
 from xraytune.space.settings import DataSettings, SplitSettings
 
@@ -61,36 +56,22 @@ def test_all_masks_of_an_image_belong_to_it_and_the_longest_name_decides(pairs: 
     assert masks["p3"] == ["masks/leftMask/p3.gif", "masks/p3.png", "masks/right/p3.tiff"]
     (note,) = [warning for warning in index.warnings if "several masks" in warning]
     assert (
-        "4 of 5 images have several masks, which are merged (masks/p1.png and masks/right/p1-2.png for p1.png)"
+        "4 of 5 images have several masks, which are merged (masks/p1.png and masks/right/p1-2.png for images/p1.png)"
         in note
     )
 
 
-def test_unpaired_images_and_masks_are_counted_and_named_in_one_error(
-    pairs: Path, tmp_path: Path
-) -> None:
-    mask = (pairs / "masks" / "p1.png").rename(tmp_path / "elsewhere.png")
-    (pairs / "masks" / "p1.png").symlink_to(mask)
-    (pairs / "masks" / "p2.png").rename(pairs / "masks" / "p22.png")
-
-    text = refusal(pairs)
-
-    assert (
-        "2 of 4 images without a mask: images/p1.png, images/p2.png; 1 of 3 masks without an image: masks/p22"
-        in text
-    )
-    assert "masks of X.png are named X.png, X_left.png or X-mask.tif" in text
-    assert "links to folders, or out of the data folder, are not followed: 1" in text
-
-
-def test_images_of_one_name_and_masks_with_loss_are_refused_together(pairs: Path) -> None:
+def test_all_faults_of_pairs_are_counted_and_named_in_one_error(pairs: Path) -> None:
+    (pairs / "masks" / "p3.png").rename(pairs / "masks" / "p33.png")
     save(pairs / "images" / "more" / "P1.tif", np.zeros((32, 48), dtype=np.uint8))
     save(pairs / "masks" / "p2_left.jpeg", np.zeros((32, 48), dtype=np.uint8))
 
     text = refusal(pairs)
 
-    assert "makes their masks ambiguous: images/more/P1.tif and images/p1.png" in text
-    assert "have another format: masks/p2_left.jpeg" in text
+    assert "2 images have the same name: images/more/P1.tif, images/p1.png; " in text
+    assert "1 masks have no image: masks/p33.png; " in text
+    assert "1 masks are not PNG, TIFF, BMP or GIF: masks/p2_left.jpeg" in text
+    assert "images/p3.png" in text
 
 
 def test_a_folder_without_images_or_masks_is_refused(
@@ -99,21 +80,19 @@ def test_a_folder_without_images_or_masks_is_refused(
     (pairs / "masks").rename(pairs / "NORMAL")
     (parts / "test" / "masks").rename(parts / "test" / "lungs")
 
-    assert (
-        "there is no masks/ here, and segmentation needs both (folders found: NORMAL/"
-        in refusal(pairs)
+    assert "segmentation needs images/ and masks/ here (folders found: NORMAL, images)" in refusal(
+        pairs
     )
-    assert "there is no images/ and no masks/ here" in refusal(kermany)
-    assert f"{parts / 'test'}: there is no masks/ here" in refusal(parts)
+    assert "images/ and masks/ here (folders found: NORMAL, PNEUMONIA)" in refusal(kermany)
+    assert f"{parts / 'test'}: segmentation needs" in refusal(parts)
 
 
 def test_pairs_are_refused_for_classification(pairs: Path) -> None:
     """With `classes: auto`, a classifier would otherwise tell X-rays from masks."""
     with pytest.raises(DataError, match="this is a folder of pairs"):
         read_index(DataSettings(path=pairs, classes="auto"))
-    for reader in (read_labelled, read_labelled_folder):
-        with pytest.raises(DataError, match="this is a folder of pairs"):
-            reader(pairs, ("images", "masks"))
+    with pytest.raises(DataError, match="this is a folder of pairs"):
+        read_labelled(pairs, ("images", "masks"))
 
 
 def test_pairs_with_classes_in_a_table_can_be_classified(pairs: Path) -> None:
@@ -195,7 +174,6 @@ def test_pairs_to_score_come_from_one_part(parts: Path, pairs: Path, kermany: Pa
     """And a folder of either kind is recognised, but a label table is for classification."""
     index = read(pairs)
     assert read_labelled(pairs, CLASSES, pairs=True).images == index.images
-    assert read_labelled_folder(pairs, CLASSES, pairs=True) == index.images
     with pytest.raises(DataError, match=r"it contains test/, train/, and it is unclear"):
         read_labelled(parts, CLASSES, pairs=True)
     assert read_folder(DataSettings(path=pairs)) == index
@@ -217,6 +195,10 @@ def test_a_turned_image_has_its_upright_size(pairs: Path) -> None:
     turned = read(pairs).images[-1]
 
     assert (turned.width_px, turned.height_px) == (48, 32)
+
+
+def image_with(*masks: str) -> ImageFile:
+    return ImageFile(file="x", label=0, width_px=WIDTH_PX, height_px=HEIGHT_PX, masks=masks)
 
 
 MASK = block(3)
@@ -241,7 +223,7 @@ FORMATS = {
 def test_a_mask_is_the_same_in_every_format(tmp_path: Path, name: str) -> None:
     FORMATS[name].save(tmp_path / name)
 
-    assert np.array_equal(read_mask(tmp_path, [name]), MASK)
+    assert np.array_equal(read_mask(tmp_path, image_with(name)), MASK)
 
 
 def test_masks_of_one_image_are_united(tmp_path: Path) -> None:
@@ -249,7 +231,7 @@ def test_masks_of_one_image_are_united(tmp_path: Path) -> None:
     for name, mask in masks.items():
         save(tmp_path / name, mask)
 
-    assert np.array_equal(read_mask(tmp_path, [*masks]), block(0) | block(3))
+    assert np.array_equal(read_mask(tmp_path, image_with(*masks)), block(0) | block(3))
 
 
 @pytest.mark.parametrize("is_frame", [False, True])
@@ -258,7 +240,7 @@ def test_a_large_object_and_a_frame_are_no_inverted_masks(tmp_path: Path, is_fra
     mask[2:-2, 2:-2] = not is_frame
     save(tmp_path / "mask.png", mask)
 
-    assert np.array_equal(read_mask(tmp_path, ["mask.png"]), mask)
+    assert np.array_equal(read_mask(tmp_path, image_with("mask.png")), mask)
 
 
 def greys(*values: int) -> NDArray[np.uint8]:
@@ -272,12 +254,9 @@ def greys(*values: int) -> NDArray[np.uint8]:
         (greys(0, 1, 2), r"the mask has 3 values \(0, 1, 2\); it needs two: 0 and one other"),
         (greys(*range(256)), r"the mask has 256 values \(0, 1, 2, 3, 4 and 251 more\)"),
         (greys(1, 2), r"the mask has 2 values \(1, 2\)"),
-        (greys(0), "the mask is empty"),
-        (greys(255), "the mask is full: it covers the whole image"),
-        (
-            ~MASK,
-            "the mask looks inverted: it covers 80% of the image and 100% of its border; swap its values",
-        ),
+        (greys(0), "the mask is empty, full or inverted: it covers 0% of the image"),
+        (greys(255), "the mask is empty, full or inverted: it covers 100% of the image"),
+        (~MASK, "full or inverted: it covers 80% of the image and 100% of its border"),
         (MASK[:20], "the mask has 48 x 20 pixels, but its image has 48 x 32"),
     ],
 )
@@ -287,7 +266,7 @@ def test_a_mistaken_mask_is_refused(
     save(tmp_path / "mask.png", pixels)
 
     with pytest.raises(DataError, match=message):
-        read_mask(tmp_path, ["mask.png"], size_px=(WIDTH_PX, HEIGHT_PX))
+        read_mask(tmp_path, image_with("mask.png"))
 
 
 @pytest.mark.parametrize("resize", ["squash", "crop"])
@@ -295,11 +274,13 @@ def test_a_mask_stays_on_its_image(tmp_path: Path, resize: Literal["squash", "cr
     """An image that is bright exactly where its mask is: resized, both still agree, except along the edge."""
     save(tmp_path / "mask.png", np.repeat(np.repeat(MASK, 10, axis=0), 10, axis=1))
 
-    pixels = decode_file(tmp_path / "mask.png", 40, resize).pixels
-    square = square_mask(read_mask(tmp_path, ["mask.png"]), 40, resize)
+    (image,) = decode_files(tmp_path, ["mask.png"], 40, resize)
+    whole = replace(image_with("mask.png"), width_px=0)
+    square = square_mask(read_mask(tmp_path, whole), 40, resize)
 
+    assert isinstance(image, GreyImage)
     assert set(np.unique(square)) == {0, 255}
-    assert np.mean((pixels >= 128) == (square > 0)) > 0.98
+    assert np.mean((image.pixels >= 128) == (square > 0)) > 0.98
 
 
 def test_a_pixel_belongs_to_a_mask_that_covers_half_of_it() -> None:
@@ -317,29 +298,20 @@ def test_a_mask_that_vanishes_in_a_small_image_is_refused() -> None:
         square_mask(mask, 32, "squash")
 
 
-def test_all_unusable_masks_of_an_image_are_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("small.png", "the mask has 48 x 20 pixels, but its image has 48 x 32"),
+        ("missing.png", "cannot be read (No such file or directory)"),
+    ],
+)
+def test_an_unusable_mask_of_an_image_is_named(tmp_path: Path, name: str, reason: str) -> None:
     save(tmp_path / "good.png", MASK)
     save(tmp_path / "small.png", MASK[:20])
-    (tmp_path / "broken.png").write_bytes(b"no image")
-    good = ImageFile(
-        file="x",
-        label=0,
-        patient="x",
-        sha256="x",
-        width_px=WIDTH_PX,
-        height_px=HEIGHT_PX,
-        masks=("good.png",),
-    )
-    bad = replace(good, masks=("good.png", "small.png", "broken.png", "missing.png"))
 
-    usable, broken = map_masks(tmp_path, [good, bad], connected_parts)
-
-    assert usable == 1
-    assert isinstance(broken, list)
-    assert [one.file for one in broken] == ["small.png", "broken.png", "missing.png"]
-    assert broken[0] == BrokenImage(
-        file="small.png", reason="the mask has 48 x 20 pixels, but its image has 48 x 32"
-    )
+    assert use_mask(tmp_path, image_with("good.png"), connected_parts) == 1
+    broken = use_mask(tmp_path, image_with("good.png", name), connected_parts)
+    assert broken == BrokenImage(file=name, reason=reason)
 
 
 def test_an_outline_lies_around_the_mask() -> None:

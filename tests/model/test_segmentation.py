@@ -13,7 +13,7 @@ from tests.model.conftest import Lab, read_rows
 from xraytune.base.errors import ConfigError, DataError
 from xraytune.base.files import read_json
 from xraytune.base.seeding import numpy_generator
-from xraytune.data.decoding import decode_file
+from xraytune.data.decoding import decode_files
 from xraytune.model.evaluate import evaluate
 from xraytune.model.load import open_bundle
 from xraytune.model.predict import predict
@@ -100,7 +100,8 @@ def test_a_mask_returns_to_where_its_object_is_in_the_image(
     )
     Image.fromarray(true.astype(np.uint8) * 255).save(tmp_path / "image.png")
 
-    square = decode_file(tmp_path / "image.png", 32, resize).pixels / np.float32(255)  # type: ignore[arg-type]
+    (decoded,) = decode_files(tmp_path, ["image.png"], 32, resize)  # type: ignore[arg-type]
+    square = np.asarray(decoded.pixels) / np.float32(255)
     found = whole_mask(square, width, height, resize=resize, threshold=0.5)  # type: ignore[arg-type]
 
     assert found.shape == (height, width)

@@ -13,7 +13,8 @@ from xraytune.base.errors import DataError, StudyError
 from xraytune.base.tensors import save_state
 from xraytune.confirm.run import confirm
 from xraytune.data.phantom import draw_phantoms
-from xraytune.data.prepare import PIXELS_STAGE, prepare
+from xraytune.data.pixels import PIXELS_STAGE
+from xraytune.data.prepare import prepare
 from xraytune.model.train import train
 from xraytune.nets.classifier import build_classifier
 from xraytune.search import run as search_run

@@ -16,7 +16,8 @@ from tests.trial.test_trial import gan
 from xraytune.base.errors import ArtifactError, StudyError
 from xraytune.base.files import read_json, sha256_of
 from xraytune.base.records import EpochRecord, Progress, ignore_progress
-from xraytune.data.prepare import PIXELS_STAGE, RunContext, prepare, restore_pixels, training_pixels
+from xraytune.data.pixels import PIXELS_STAGE
+from xraytune.data.prepare import RunContext, prepare, restore_pixels, training_pixels
 from xraytune.space.settings import Experiment
 from xraytune.synth.memorisation import MEMORISATION_STAGE
 from xraytune.synth.sources.source import POOL_STAGE

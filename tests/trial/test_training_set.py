@@ -15,8 +15,7 @@ from tests.trial.test_trial import run
 from xraytune.base.errors import DataError, TrialError
 from xraytune.data.folders import PROVENANCE_FILE
 from xraytune.data.images import ImageFile
-from xraytune.data.pixels import stored_files
-from xraytune.data.prepare import PIXELS_STAGE
+from xraytune.data.pixels import PIXELS_STAGE, stored_files
 from xraytune.space.settings import FolderSettings, Parameters, SplitSettings, without_gate
 from xraytune.synth.mix import plan_mix, require_enough
 from xraytune.synth.sources.folder import store_folder

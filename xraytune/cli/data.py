@@ -68,7 +68,7 @@ def inspect(
         overrides = [] if classes == "binary" else [f"data.classes={classes}"]
         overrides += [f"data.positive={positive}"] if positive else []
         overrides += [f"data.split.group_regex={group_regex}"] if group_regex else []
-        has_masks, has_findings = inspection.masks is not None, bool(inspection.findings)
+        has_masks, has_findings = bool(inspection.mask_areas), bool(inspection.findings)
         space = (
             "gan_segmentation_cpu"
             if has_masks

@@ -19,14 +19,13 @@ from xraytune.data.changes import RESTORE, require_same_data
 from xraytune.data.images import ImageFile, ImageIndex, Images, content_fingerprint
 from xraytune.data.index import LabelledImages, patients_fingerprint
 from xraytune.data.patients import PATIENTS_CSV
+from xraytune.data.pixels import require_unbroken, store_images
 from xraytune.data.prepare import (
     ImageSource,
     Prepared,
     patients_seen,
     prepare_index,
-    require_unbroken,
     side_images,
-    store_images,
     stored_images,
 )
 from xraytune.data.shared_patients import patient_aliases, patients_by_file_name, shared_patients

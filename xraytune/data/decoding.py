@@ -53,18 +53,6 @@ class InputFormat:
     std: tuple[float, ...]
 
 
-def decode_file(path: Path | str, image_size_px: int, resize: Resize = "squash") -> GreyImage:
-    """Read, decode and resize an image, upright and with antialiasing.
-
-    Raises DataError if it is broken.
-    """
-    grey = read_image(path, image_size_px)
-    box = square_box(grey.reduced_from or grey.image.size, grey.image.size, image_size_px, resize)
-    size_px = (image_size_px, image_size_px)
-    square = grey.image.resize(size_px, Image.Resampling.BILINEAR, box)
-    return GreyImage(image=square, kind=grey.kind)
-
-
 def decode_files(
     root: Path,
     files: Sequence[str],
@@ -73,13 +61,17 @@ def decode_files(
     *,
     on_progress: Progress = ignore_progress,
 ) -> Iterator[GreyImage | BrokenImage]:
-    """Decode files below `root`, in order, on all cores."""
+    """Decode files below `root` to squares, in order, on all cores: upright and with antialiasing."""
 
     def decode(file: str) -> GreyImage | BrokenImage:
         try:
-            return decode_file(root / file, image_size_px, resize)
+            grey = read_image(root / file, image_size_px)
         except DataError as error:
             return BrokenImage(file=file, reason=error.problems[0].what)
+        box = square_box(grey.whole_px, grey.image.size, image_size_px, resize)
+        size_px = (image_size_px, image_size_px)
+        square = grey.image.resize(size_px, Image.Resampling.BILINEAR, box)
+        return GreyImage(image=square, kind=grey.kind, whole_px=grey.whole_px)
 
     ignore_decoder_warnings()
     for count, image in enumerate(map_on_cores(decode, files), start=1):

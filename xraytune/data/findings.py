@@ -6,9 +6,7 @@ as numbers.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +21,7 @@ from xraytune.data.guesses import (
     is_view_column,
     means_no_disease,
 )
-from xraytune.space.settings import DataSettings, TableSettings
+from xraytune.space.settings import DataSettings
 from xraytune.stats.classification import rarest_findings
 
 PRESENT, ABSENT, UNKNOWN = "10?"
@@ -31,12 +29,8 @@ PRESENT, ABSENT, UNKNOWN = "10?"
 
 def numbers_of(findings: Sequence[str]) -> NDArray[np.int64]:
     """Return the findings of images as numbers, int64 [N, C]: 1, 0, or -1 if unknown."""
-    codes = (
-        np.frombuffer("".join(findings).encode(), dtype=np.uint8)
-        .reshape(len(findings), -1)
-        .astype(np.int64)
-    )
-    return np.where(codes == ord(UNKNOWN), -1, codes - ord(ABSENT))
+    states = np.array([[*text] for text in findings])
+    return np.select([states == PRESENT, states == ABSENT], [1, 0], -1)
 
 
 def levelling_order(targets: NDArray[np.int64], total: int, seed: int) -> NDArray[np.int64]:
@@ -63,90 +57,65 @@ def in_order_of(
 
     Its other findings are absent, and `No Finding` is present where no other is.
     """
-    columns, is_free = dict(zip(names, findings.T, strict=True)), ~(findings == 1).any(axis=1)
-    return np.stack(
-        [columns.get(name, is_free * means_no_disease(name)) for name in learnt], axis=1
-    ).astype(np.int64)
+    columns = dict(zip(names, findings.T, strict=True))
+    is_free = ~(findings == 1).any(axis=1)
+    ordered = [columns.get(name, is_free * means_no_disease(name)) for name in learnt]
+    return np.stack(ordered, axis=1).astype(np.int64)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FindingReader:
-    """Reads the findings of a row: a column for each, or labels in a cell."""
-
-    names: tuple[str, ...]
-    data: DataSettings
-
-    def read(self, cells: Mapping[str, str], labels: Collection[str] | None) -> str:
-        """Return the findings of a row by its cells, or by the labels of its cell.
-
-        "" if it has none of the columns.
-        """
-        if labels is not None:
-            there = {folded(label) for label in labels}
-            absent = ABSENT if labels else UNKNOWN
-            return "".join(PRESENT if folded(name) in there else absent for name in self.names)
-        if cells.keys().isdisjoint(self.names):
-            return ""
-        states = [
-            self._state(name, cells[name]) if name in cells else UNKNOWN for name in self.names
-        ]
-        for place, name in enumerate(self.names):
-            if means_no_disease(name) and name not in cells and states[place] != PRESENT:
-                others = {*states[:place], *states[place + 1 :]}
-                states[place] = (
-                    ABSENT if PRESENT in others else PRESENT if others == {ABSENT} else UNKNOWN
-                )
-        return "".join(states)
-
-    def _state(self, name: str, cell: str) -> str:
-        word = cell.casefold()
-        if word in YES or word in NO:
-            return PRESENT if word in YES else ABSENT
-        rule, uncertain = "ignore", self.data.uncertain
-        if word in UNCERTAIN:
-            rule = uncertain if isinstance(uncertain, str) else uncertain.get(name, rule)
-        elif word in EMPTY:
-            rule = self.data.empty
-        return {"ignore": UNKNOWN, "zeros": ABSENT, "ones": PRESENT}[rule]
+def findings_of_labels(names: Sequence[str], labels: Collection[str]) -> str:
+    """Return the findings of a row by the labels in its cell; none is known if it is empty."""
+    there = {folded(label) for label in labels}
+    absent = ABSENT if there else UNKNOWN
+    return "".join(PRESENT if folded(name) in there else absent for name in names)
 
 
-def united(rows: Sequence[str]) -> str:
-    """Return the findings of an image by those of its rows: present if a row says so."""
-    states = (
-        next((state for state in (PRESENT, ABSENT) if state in column), UNKNOWN)
-        for column in zip(*rows, strict=True)
-    )
+def findings_of_cells(names: Sequence[str], cells: Mapping[str, str], data: DataSettings) -> str:
+    """Return the findings of a row by a column for each; "" if it has none of them.
+
+    `No Finding` without a column is the absence of all others.
+    """
+    if cells.keys().isdisjoint(names):
+        return ""
+    states = [_state(name, cells[name], data) if name in cells else UNKNOWN for name in names]
+    for place, name in enumerate(names):
+        if name not in cells and means_no_disease(name):
+            others = {*states[:place], *states[place + 1 :]}
+            if PRESENT in others:
+                states[place] = ABSENT
+            elif others == {ABSENT}:
+                states[place] = PRESENT
     return "".join(states)
 
 
-def disputed_findings(names: Sequence[str], rows: Sequence[str]) -> dict[str, int]:
-    """Return the findings that rows disagree on, with the number of rows that have them."""
-    votes = {
-        name: Counter(states) for name, states in zip(names, zip(*rows, strict=True), strict=False)
-    }
-    return {
-        name: count[PRESENT] for name, count in votes.items() if count.keys() >= {PRESENT, ABSENT}
-    }
+def _state(name: str, cell: str, data: DataSettings) -> str:
+    word = cell.casefold()
+    if word in YES:
+        return PRESENT
+    if word in NO:
+        return ABSENT
+    use = "ignore"
+    if word in UNCERTAIN:
+        use = data.uncertain if isinstance(data.uncertain, str) else data.uncertain.get(name, use)
+    elif word in EMPTY:
+        use = data.empty
+    return {"ignore": UNKNOWN, "zeros": ABSENT, "ones": PRESENT}[use]
 
 
-def found_columns(
-    settings: TableSettings, columns: Sequence[str], rows: Iterable[Mapping[str, str]]
-) -> tuple[str, ...]:
+def unite_findings(rows: Sequence[str]) -> str:
+    """Return the findings of an image by those of its rows: present if a row says so."""
+    united = ""
+    for states in zip(*rows, strict=True):
+        united += next((state for state in (PRESENT, ABSENT) if state in states), UNKNOWN)
+    return united
+
+
+def finding_columns(columns: Iterable[str], rows: Sequence[Mapping[str, str]]) -> list[str]:
     """Return the columns whose cells say yes, no or neither, and some yes."""
-    others = {
-        settings.image,
-        settings.patient,
-        settings.side_column,
-        *settings.rows,
-    }
-    possible = {
-        column: False for column in columns if column not in others and not is_view_column(column)
-    }
-    for cells in rows:
-        for column in [*possible]:
-            word = cells[column].casefold()
-            if word in YES:
-                possible[column] = True
-            elif not (word in NO or word in UNCERTAIN or word in EMPTY):
-                del possible[column]
-    return tuple(column for column, has_positives in possible.items() if has_positives)
+    known = YES | NO | UNCERTAIN | EMPTY
+    found = []
+    for column in columns:
+        words = {row[column].casefold() for row in rows if column in row}
+        if words <= known and words & YES and not is_view_column(column):
+            found.append(column)
+    return found

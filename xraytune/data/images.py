@@ -124,7 +124,6 @@ class ImageIndex:
         findings: Names of the findings of all images; empty unless `data.findings` is given.
         table: The folder's `data.table` or `patients.csv`, if it has one.
         positive: Label of the positive class; without two classes, of no meaning.
-        positive_reason: Why it is the positive one; empty without two classes.
     """
 
     root: Path
@@ -135,7 +134,6 @@ class ImageIndex:
     findings: tuple[str, ...] = ()
     table: LabelTable | None = None
     positive: int = 0
-    positive_reason: str = ""
 
     @cached_property
     def images(self) -> Images:

@@ -16,26 +16,17 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from xraytune.base.cores import map_on_cores
 from xraytune.base.errors import ConfigError, DataError, Problem, join_names
 from xraytune.base.files import read_bytes
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.class_folders import STANDARD_CLASSES, list_class_folders
-from xraytune.data.dicom import Header
-from xraytune.data.folders import (
-    PROVENANCE_FILE,
-    holds_pairs,
-    list_images,
-    part_folders,
-    require_folder,
-    subfolders,
-    walk_folder,
-)
+from xraytune.data.folders import PROVENANCE_FILE, holds_pairs, part_folders, require_folder
 from xraytune.data.formats import NAMING_SUFFIXES, ignore_decoder_warnings, read_header
 from xraytune.data.guesses import (
     PartName,
-    PositiveClass,
     part_named,
     patient_of,
     positive_class,
@@ -48,14 +39,12 @@ from xraytune.data.pairs import list_pairs
 from xraytune.data.patients import (
     OTHER_PATIENTS,
     PATIENTS_CSV,
-    join_identical,
-    join_numbers,
-    match_patients,
+    join_patients,
     patients_by_name,
     patients_by_regex,
     require_group,
 )
-from xraytune.data.table import LabelTable, find_table, match_names
+from xraytune.data.table import LabelTable, find_table
 from xraytune.space.load import data_settings, is_data_file
 from xraytune.space.settings import DataSettings, SplitSettings
 
@@ -73,62 +62,45 @@ def read_index(
         DataError: All problems of folders and file names; if there are none, all problems of the
             patients.
     """
-    table = _find_table(settings, pairs=pairs)
-    listing = _list(settings, table, pairs=pairs)
+    listing = _list(settings, pairs=pairs)
     problems = [*listing.problems]
-    if table is None and settings.split.group_regex is None and not pairs:
+    if listing.table is None and settings.split.group_regex is None and not pairs:
         problems += _same_name_problems(listing)
     given = None if pairs or settings.findings else settings.positive
     positive = positive_class(given, listing.class_names)
     if isinstance(positive, Problem):
         problems += [positive] if given or not problems else []
-        positive = PositiveClass(len(listing.class_names) - 1, "")
+        positive = 0
     if problems:
         raise DataError(*problems, *listing.warnings)  # what was left out may be the cause
-    images, notes = _read_images(settings, listing, on_progress)
-    index = replace(
-        listing, all_images=images, positive=positive.label, positive_reason=positive.reason
-    )
+    index = _read_images(settings, replace(listing, positive=positive), on_progress)
     fix = "move all images of a patient to one side: scores on training patients are biased"
-    if problems := shared_patients_problems(
-        index.images, index.test, "training and in test", settings.path, fix
-    ):
-        raise DataError(*problems)
-    return replace(index, warnings=(*listing.warnings, *notes, *_doubts(index)))
+    require_apart_patients(index.images, index.test, "training and in test", settings.path, fix)
 
-
-def _doubts(index: ImageIndex) -> list[str]:
-    """Return notes about contradictory copies, and images that are no frontal X-rays."""
-    notes = []
+    notes = [*index.warnings]
     contradictory = [
         " = ".join(image.file for image in same)
         for same in identical_images(index.all_images)
         if len({(image.label, image.findings) for image in same}) > 1
     ]
     if contradictory:
-        differ = "has other findings in another file" if index.findings else "is in two classes"
-        notes.append(f"the same image {differ}: {join_names(contradictory, 3)}")
-    others = _find_other_views(index)
+        shown = join_names(contradictory, 3)
+        notes.append(f"the same image is in two classes, or has other findings: {shown}")
+    rows = index.table.rows_of([image.file for image in index.all_images]) if index.table else {}
+    others = [
+        image.file
+        for image in index.all_images
+        if shows_other_view(image.file)
+        or says_other_view(image.view)
+        or (image.file in rows and rows[image.file].is_other_view)
+    ]
     if others:
         notes.append(
             f"{len(others):,} of {len(index.all_images):,} images are lateral views or CT, "
             f"by name, header or table ({join_names(others, 3)}); for a classifier of frontal "
             "X-rays, remove them, or choose rows by data.table.rows"
         )
-    return notes
-
-
-def _find_other_views(index: ImageIndex) -> list[str]:
-    """Return the files that are no frontal X-rays by name, DICOM header or table."""
-    in_table: set[str] = set()
-    if index.table:
-        rows = index.table.rows_of([image.file for image in index.all_images])
-        in_table = {file for file, row in rows.items() if index.table.rows[row].is_other_view}
-    return [
-        image.file
-        for image in index.all_images
-        if image.file in in_table or shows_other_view(image.file) or says_other_view(image.view)
-    ]
+    return replace(index, warnings=tuple(notes))
 
 
 def read_folder(settings: DataSettings, *, on_progress: Progress = ignore_progress) -> ImageIndex:
@@ -149,28 +121,12 @@ def find_class_names(settings: DataSettings) -> tuple[str, ...]:
     """
     if settings.findings:
         return SINGLE_CLASS
-    standard = STANDARD_CLASSES.get(settings.classes)
-    return standard or _list(settings, find_table(settings.path, settings)).class_names
+    return STANDARD_CLASSES.get(settings.classes) or _list(settings).class_names
 
 
-def _find_table(settings: DataSettings, *, pairs: bool) -> LabelTable | None:
-    """Read the table of a data folder; refuse one for pairs, and two rules for patients."""
-    if pairs and settings.table is not None:
-        what = "label tables are for classification, and segmentation has no classes"
-        fix = "remove it; patients.csv names the patients of pairs"
-        raise ConfigError(Problem(what, "data.table", fix))
-    require_group(settings.split.group_regex)
-    table = find_table(settings.path, settings)
-    if table and table.settings.patient and settings.split.group_regex is not None:
-        named = PATIENTS_CSV if settings.table is None else "data.table.patient"
-        what = f"both {named} and data.split.group_regex name the patients"
-        fix = f"remove one of them; without data.split.group_regex, {named} is used"
-        raise ConfigError(Problem(what, table.path, fix))
-    return table
-
-
-def _list(settings: DataSettings, table: LabelTable | None, *, pairs: bool = False) -> ImageIndex:
+def _list(settings: DataSettings, *, pairs: bool = False) -> ImageIndex:
     """List the images of a data folder, without reading any."""
+    table = _find_table(settings, pairs=pairs)
     if table is not None and settings.table is not None:
         return list_table(settings, table)
     root = settings.path
@@ -182,13 +138,26 @@ def _list(settings: DataSettings, table: LabelTable | None, *, pairs: bool = Fal
     return replace(listing, warnings=(*warnings, *listing.warnings))
 
 
+def _find_table(settings: DataSettings, *, pairs: bool) -> LabelTable | None:
+    """Read the table of a data folder; refuse one for pairs, and two rules for patients."""
+    if pairs and settings.table is not None:
+        what = "label tables are for classification, and segmentation has no classes"
+        fix = "remove it; patients.csv names the patients of pairs"
+        raise ConfigError(Problem(what, "data.table", fix))
+    require_group(settings.split.group_regex)
+    table = find_table(settings.path, settings)
+    if table and table.settings.patient and settings.split.group_regex is not None:
+        what = "both a table and data.split.group_regex name the patients"
+        raise ConfigError(Problem(what, table.path, "remove one of them"))
+    return table
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledImages:
     """Labelled images to score models on, sorted by file.
 
     Attributes:
-        data: Their folder, which `file` is relative to, with the rules for their patients; for
-            `table_columns`.
+        data: Their folder, which `file` is relative to, with the rules for their patients.
         table: Its `data.table` or `patients.csv`, if it has one.
     """
 
@@ -209,11 +178,12 @@ def read_labelled(
 ) -> LabelledImages:
     """Read labelled images from a folder without parts, or from a YAML file with a `data:` block.
 
-    The data folder that contains the folder names the patients if it can (`_data_folder_of`). Of a
-    file, the test images are read; without any, the training images, and those of val in a table;
-    with `all_parts`, all of a table. `group_regex` is searched in each path for its patient, unless
-    a table or the file has a rule for patients. With `pairs`, see `read_index`. With the `findings`
-    of a model, these are read from the file's table; those that it lacks are unknown.
+    If the folder is a part such as `test/`, the `patients.csv` next to it or `group_regex` also
+    names its patients. Of a file, the test images are read; without any, the training images, and
+    those of val in a table; with `all_parts`, all of a table. `group_regex` is searched in each
+    path for its patient, unless a table or the file has a rule for patients. With `pairs`, see
+    `read_index`. With the `findings` of a model, these are read from the file's table; those that
+    it lacks are unknown.
 
     Raises:
         ConfigError: The file or `group_regex` is invalid, or there is a label table for pairs.
@@ -228,99 +198,39 @@ def read_labelled(
         assert table is not None, "it is given"
         listing = list_table(data, table, class_names)
         if not listing.all_images:
-            kind, key = ("known finding", "findings") if findings else ("class", "table.labels")
-            what = f"no image of the table has a {kind}"
-            raise DataError(Problem(what, table.path, f"correct data.{key}"))
+            what = "no image of the table has a class or a known finding"
+            raise DataError(Problem(what, table.path, "correct data.table.labels or data.findings"))
         chosen = listing.all_images if all_parts else listing.test or listing.all_images
-        return _labelled(data, replace(listing, all_images=chosen), on_progress)
-    if findings:
+        listing = replace(listing, all_images=chosen)
+    elif findings:
         fix = "write a data file that describes their table (docs/findings.md)"
         raise DataError(Problem("findings need a label table", source, fix))
-    require_group(data.split.group_regex)
-    if is_data_file(source):  # of a whole data folder
-        parts, _ = part_folders(data.path)
-        data = data.model_copy(update={"path": parts.get("test", parts["train"])})
-    whole = _data_folder_of(data.path, data.split.group_regex)
-    return _read_one_part(data, class_names, whole, on_progress, pairs=pairs)
-
-
-def read_labelled_folder(
-    root: Path, class_names: Sequence[str], *, pairs: bool = False, findings: Sequence[str] = ()
-) -> Images:
-    """Read the images of a folder without parts, sorted by file, like `read_labelled`.
-
-    Classes may be empty.
-
-    For findings, `root` is a data file.
-    """
-    if findings:
-        return read_labelled(root, class_names, findings=findings, all_parts=True).images
-    data = DataSettings(path=root)
-    return _read_one_part(data, class_names, None, ignore_progress, pairs=pairs).images
-
-
-def _read_one_part(
-    data: DataSettings,
-    class_names: Sequence[str],
-    whole: Path | None,
-    on_progress: Progress,
-    *,
-    pairs: bool,
-) -> LabelledImages:
-    """Read a folder without parts.
-
-    With `whole`, the data folder that contains it gives paths and patients.
-    """
-    require_folder(data.path)
-    base = data.path if whole is None else whole
-    part: dict[PartName, Path] = {
-        "train": base if whole is None else base / data.path.resolve().name
-    }
-    table = find_table(base)
-    if pairs:
-        listing = replace(list_pairs(part, base), table=table)
     else:
-        listing = list_class_folders(part, base, table, tuple(class_names))
-    if listing.problems:
-        raise DataError(*listing.problems)
-    split = data.split if table is None else data.split.model_copy(update={"group_regex": None})
-    data = data.model_copy(update={"path": base, "split": split})
-    return _labelled(data, listing, on_progress)
-
-
-def _labelled(data: DataSettings, listing: ImageIndex, on_progress: Progress) -> LabelledImages:
-    images, notes = _read_images(data, listing, on_progress)
-    for note in (*listing.warnings, *notes):
+        folder = data.path
+        if is_data_file(source):  # of a whole data folder
+            parts, _ = part_folders(folder)
+            folder = parts.get("test", parts["train"])
+        require_folder(folder)
+        base = folder
+        if not all_parts and part_named(folder.name) and not (folder / PATIENTS_CSV).exists():
+            around = folder.resolve().parent
+            if data.split.group_regex is not None or (around / PATIENTS_CSV).exists():
+                base = around
+                folder = around / folder.name
+        table = find_table(base)
+        split = data.split if table is None else SplitSettings()
+        data = data.model_copy(update={"path": base, "split": split})
+        part: dict[PartName, Path] = {"train": folder}
+        if pairs:
+            listing = replace(list_pairs(part, base), table=table)
+        else:
+            listing = list_class_folders(part, base, table, tuple(class_names))
+        if listing.problems:
+            raise DataError(*listing.problems)
+    index = _read_images(data, listing, on_progress)
+    for note in index.warnings:
         _logger.warning("%s", note)
-    return LabelledImages(data=data, table=listing.table, images=images)
-
-
-def _data_folder_of(part: Path, group_regex: str | None) -> Path | None:
-    """Return the data folder around a part such as `test/` if it names the patients, else None.
-
-    They are if its table has all images of the part, or if the expression matches all their paths
-    below it. A table inside the part itself comes first. Raises DataError if there is no such
-    folder, or the table is malformed or ambiguous.
-    """
-    require_folder(part)
-    part = part.resolve()
-    whole = part.parent
-    if find_table(part) is not None:
-        return None
-    table = find_table(whole)
-    if table is None and (group_regex is None or part_named(part.name) is None):
-        return None
-    files = [image.relative_to(whole).as_posix() for image in list_images(part)]
-    if table is None:
-        matched = match_patients(group_regex or "", files)
-        return whole if len(matched) == len(files) else None
-    if not match_names(table.rows, files).by_file.keys() >= set(files):
-        return None
-    # A bare name must belong to one file only, in all parts.
-    parts = {part, *(folder for folder in subfolders(whole) if part_named(folder.name))}
-    everywhere = [image for folder in parts for image in walk_folder(folder, whole)[0]]
-    table.rows_of([image.relative_to(whole).as_posix() for image in everywhere])
-    return whole
+    return LabelledImages(data=data, table=index.table, images=index.all_images)
 
 
 def patients_fingerprint(images: Iterable[ImageFile]) -> str:
@@ -332,13 +242,8 @@ def patients_fingerprint(images: Iterable[ImageFile]) -> str:
     return hashlib.sha256("\n".join(groups).encode()).hexdigest()[:32]
 
 
-def _read_images(
-    data: DataSettings, listing: ImageIndex, on_progress: Progress
-) -> tuple[Images, tuple[str, ...]]:
-    """Hash every file and its masks, read its header and find its patient.
-
-    Return the images, sorted by file, and notes.
-    """
+def _read_images(data: DataSettings, listing: ImageIndex, on_progress: Progress) -> ImageIndex:
+    """Hash every file and its masks, read its header and find its patient; add notes."""
     listed = sorted(listing.all_images, key=lambda image: image.file)
     files = [image.file for image in listed]
     patients = listing.table.patients_of(files) if listing.table else None
@@ -349,8 +254,6 @@ def _read_images(
     def read(image: ImageFile) -> ImageFile:
         sha256, header = _read_content(data.path / image.file)
         masks = "\n".join(_read_content(data.path / mask)[0] for mask in image.masks)
-        if patients is not None:
-            header.pop("patient_id", None)
         if masks:
             masks = hashlib.sha256(masks.encode()).hexdigest()
         return replace(image, sha256=sha256, masks_sha256=masks, **header)
@@ -359,32 +262,30 @@ def _read_images(
     for image in map_on_cores(read, listed):
         images.append(image)
         on_progress("reading images", len(images), len(files))
-    notes: tuple[str, ...] = ()
+    notes: list[str] = []
     if patients is None:
-        patient_ids, joined = join_numbers(
-            {image.file: image.patient_id for image in images if image.patient_id}
-        )
-        patients, notes = patients_by_name(files, patient_ids)
-        if (data.path / PROVENANCE_FILE).is_file():  # generated images show nobody
-            notes = ()
+        patient_ids = {image.file: image.patient_id for image in images if image.patient_id}
+        patient_ids, notes = join_patients(patient_ids, {})
+        patients, its_notes = patients_by_name(files, patient_ids)
+        if not (data.path / PROVENANCE_FILE).is_file():  # generated images show nobody
+            notes += its_notes
     else:
-        patients, joined = join_numbers(patients)
+        images = [replace(image, patient_id="") for image in images]
     # Broken files are not compared: empty ones are all alike.
-    contents = [(image.file, image.sha256) for image in images if image.width_px]
-    patients = join_identical(patients, contents)
+    contents = {image.file: image.sha256 for image in images if image.width_px}
+    patients, joined = join_patients(patients, contents)
     table = Images(replace(image, patient=patients[image.file]) for image in images)
-    return table, (*notes, *joined)
+    return replace(listing, all_images=table, warnings=(*listing.warnings, *notes, *joined))
 
 
-def _read_content(path: Path) -> tuple[str, Header]:
+def _read_content(path: Path) -> tuple[str, dict[str, Any]]:
     """Return the hash of a file's bytes, and its header; decoding reports what cannot be read."""
     sha256 = ""
-    header: Header = {}
     with suppress(OSError, DataError):
         content = read_bytes(path, DataError)
         sha256 = hashlib.sha256(content).hexdigest()
-        header = read_header(content, path)
-    return sha256, header
+        return sha256, read_header(content, path)
+    return sha256, {}
 
 
 def _same_name_problems(listing: ImageIndex) -> list[Problem]:
@@ -406,34 +307,20 @@ def _same_name_problems(listing: ImageIndex) -> list[Problem]:
     return [Problem(what, listing.root, fix)] if same else []
 
 
-def shared_patients_problems(
+def require_apart_patients(
     first: Sequence[ImageFile], second: Sequence[ImageFile], parts: str, where: Path | str, fix: str
-) -> list[Problem]:
-    """Return a problem if patients have images in both of two parts."""
-    in_first = {image.patient: image.file for image in reversed(first)}
+) -> None:
+    """Raise DataError if patients have images in both of two parts."""
     in_second = {image.patient: image.file for image in reversed(second)}
-    shared = [
-        f"{patient} ({in_first[patient]}, {in_second[patient]})"
-        for patient in sorted(in_first.keys() & in_second)
-    ]
-    if not shared:
-        return []
-    are = "patient is" if len(shared) == 1 else "patients are"
-    what = f"{len(shared)} {are} both in {parts}: {join_names(shared)}"
-    images = [image for image in first if image.patient in in_second]
-    return [with_headers(what, where, fix, images)]
-
-
-def require_apart(index: ImageIndex, extra: Path, images: Iterable[ImageFile]) -> None:
-    """Raise DataError if extra `images`, in folder `extra`, are among those of a data folder."""
-    here = extra.resolve()
-    there = index.root.resolve()
-    files = {here / image.file for image in images}
-    shared = [image.file for image in index.images if there / image.file in files]
+    shared = {image.patient: image for image in reversed(first) if image.patient in in_second}
     if shared:
-        what = f"{len(shared)} of these extra images are among the images of {index.root}"
-        fix = "move the extra images out of the data folder: they would count as real"
-        raise DataError(Problem(f"{what}: {join_names(shared, 3)}", extra, fix))
+        names = [
+            f"{patient} ({shared[patient].file}, {in_second[patient]})"
+            for patient in sorted(shared)
+        ]
+        are = "patient is" if len(shared) == 1 else "patients are"
+        what = f"{len(shared)} {are} both in {parts}: {join_names(names)}"
+        raise DataError(with_headers(what, where, fix, shared.values()))
 
 
 def with_headers(what: str, where: Path | str, fix: str, images: Iterable[ImageFile]) -> Problem:

@@ -8,24 +8,18 @@ finding are left out and counted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeAlias
 
 from xraytune.base.errors import DataError, Problem, join_names
 from xraytune.base.files import read_bytes
 from xraytune.data.class_folders import STANDARD_CLASSES, folder_class, spelled_class
-from xraytune.data.findings import ABSENT, PRESENT, UNKNOWN, disputed_findings, united
-from xraytune.data.folders import (
-    missing_classes,
-    no_images,
-    require_folder,
-    walk_folder,
-)
+from xraytune.data.findings import ABSENT, PRESENT, UNKNOWN
+from xraytune.data.folders import list_images, missing_classes
 from xraytune.data.guesses import PartName, composed, folded, inner_folders, part_named
 from xraytune.data.images import SINGLE_CLASS, ImageFile, ImageIndex, Images
-from xraytune.data.table import JOIN, KNOWN_CELLS, LabelTable, TableRow, match_names, near_matches
+from xraytune.data.table import LabelTable, TableRow, match_names
 from xraytune.space.messages import nearest
 from xraytune.space.settings import DataSettings
 
@@ -41,146 +35,140 @@ def list_table(
     a class is unknown.
     """
     root = data.path
-    require_folder(root)
-    images, ignored = walk_folder(root, root, report_others=False)
-    if not images:
-        raise no_images(root, walk_folder(root, root)[1])
-    files = [image.relative_to(root).as_posix() for image in images]
-    row_names = table.rows_of(files)
-    if not row_names:
-        named = join_names([*table.rows], 2)
-        what = f"none of its {len(table.rows):,} rows matches an image in {root}"
-        what += f": they name {named}, not {join_names(sorted(files), 2)}"
-        fix = f"check data.path, and the column data.table.image: {table.settings.image}; {JOIN}"
-        if near := near_matches(table.rows, files):
-            fix = f"{near}: write the names of the files into column {table.settings.image}"
-        raise DataError(Problem(what, table.path, fix))
-    all_rows = {file: table.rows[name] for file, name in row_names.items()}
-    rows = {file: row for file, row in all_rows.items() if row.left_out_as is None}
+    files = [image.relative_to(root).as_posix() for image in list_images(root)]
+    all_rows = table.rows_of(files)
+    if not all_rows:
+        what = f"none of its {len(table.rows):,} rows matches an image in {root}: they name "
+        what += f"{join_names([*table.rows], 2)}, not {join_names(files, 2)}"
+        fix = "check data.path, and write the names of the files into column "
+        raise DataError(Problem(what, table.path, fix + table.settings.image))
+    rows = {file: row for file, row in all_rows.items() if not row.left_out_as}
     parts = _parts_of(root, table, rows)
-    by_file = {file: (rows[file], part) for file, part in sorted(parts.items())}
+    in_part = {file: rows[file] for file in sorted(parts)}
     if data.findings is None:
-        listing = _list_classes(data, table, by_file, class_names)
+        index = _list_classes(data, table, in_part, parts, class_names)
     else:
-        listing = _list_findings(data, table, by_file, is_of_model=class_names is not None)
-    listed = {image.file for image in listing.all_images}
-    without = [
-        file
-        for file in parts
-        if file not in listed and (data.findings or len(rows[file].votes) < 2)
-    ]
+        index = _list_findings(data, table, in_part, parts, is_of_model=class_names is not None)
+
+    listed = {image.file for image in index.all_images}
+    unlabelled = [row for file, row in in_part.items() if file not in listed]
+    labels = Counter(label for row in unlabelled for label in row.labels)
     excluded = Counter(row.left_out_as for row in all_rows.values() if row.left_out_as)
-    notes = _left_out(table, files, row_names, len(rows) - len(parts), without, excluded)
-    return replace(listing, warnings=(*notes, *listing.warnings, *_odd_cells(table), *ignored))
-
-
-_Rows: TypeAlias = Mapping[str, tuple[TableRow, PartName]]
-"""The row and the part of each image."""
+    without_row = sorted(set(files) - all_rows.keys())
+    reasons = (
+        (len(without_row), "images without a row", f" ({join_names(without_row, 3)})"),
+        (len(table.rows) - len(all_rows), "rows without an image", f" of {len(table.rows):,}"),
+        (excluded.total(), "images by data.table.rows", _counted(excluded)),
+        (len(rows) - len(parts), "images in no list of data.table.side", ""),
+        (len(unlabelled), "images without a class or a known finding", _counted(labels)),
+    )
+    left_out = [f"{what}: {count:,}{detail}" for count, what, detail in reasons if count]
+    notes = [f"leaves out {'; '.join(left_out)}"] if left_out else []
+    if disputed := [file for file, row in in_part.items() if row.is_disputed]:
+        notes.append(
+            f"the rows of {len(disputed):,} of {len(in_part):,} images disagree, such as those of "
+            f"{disputed[0]}: one that says yes suffices, by the order of data.table.labels"
+        )
+    if table.unread:
+        notes.append(f"cells that say neither yes nor no are no label{_counted(table.unread)}")
+    notes = [f"{table.path.name}: {note}" for note in notes]
+    return replace(index, warnings=(*notes, *index.warnings))
 
 
 def _list_classes(
-    data: DataSettings, table: LabelTable, images: _Rows, class_names: Sequence[str] | None
+    data: DataSettings,
+    table: LabelTable,
+    rows: Mapping[str, TableRow],
+    parts: Mapping[str, PartName],
+    class_names: Sequence[str] | None,
 ) -> ImageIndex:
-    names = tuple(
-        class_names or STANDARD_CLASSES.get(data.classes) or _found_classes(table, images)
-    )
+    given = {file: row.class_name for file, row in rows.items() if row.class_name}
+    names = class_names or STANDARD_CLASSES.get(data.classes)
+    if names is None:
+        words = [*table.settings.labels.values()] or [*given.values()]
+        if not table.settings.gives_classes:
+            folders = [inner_folders(PurePosixPath(file)) for file in rows]
+            words = [inner[0] for inner in folders if inner]
+        names = sorted({folded(word): composed(word) for word in words}.values())
+        if len(names) < 2:
+            what = f"there are fewer than two classes: {join_names(names) or 'none'}"
+            fix = "give each class a label in data.table.labels"
+            raise DataError(Problem(what, table.path, fix))
     listed: list[ImageFile] = []
     unknown: set[str] = set()
-    for file, (row, part) in images.items():
-        if table.settings.gives_classes:
-            name = spelled_class(row.class_name, names) if row.class_name else None
-            if row.class_name and name is None:
-                unknown.add(row.class_name)
-        else:
-            path = PurePosixPath(file)
+    for file in rows:
+        path = PurePosixPath(file)
+        if not table.settings.gives_classes:
             name = folder_class(inner_folders(path), path, names)
-        if name:
-            listed.append(ImageFile(file=file, label=names.index(name), part=part))
+        elif file in given:
+            name = spelled_class(given[file], names)
+            if name is None:
+                unknown.add(given[file])
+        else:
+            continue
+        if name is not None:
+            listed.append(ImageFile(file=file, label=names.index(name), part=parts[file]))
     if unknown:
         what = f"the table has classes other than {', '.join(names)}: {join_names(sorted(unknown))}"
-        raise DataError(
-            Problem(what, table.path, "correct data.table.labels, or set data.classes: auto")
-        )
-    sides: dict[PartName, Path] = {"train": table.path}
-    if any(part == "test" for _, part in images.values()):
-        sides["test"] = table.path
+        fix = "correct data.table.labels, or set data.classes: auto"
+        raise DataError(Problem(what, table.path, fix))
     fix = "correct data.table.labels and data.table.side, or add images"
     if not table.settings.gives_classes:
-        fix = "give data.table.label, or put them into folders of these names; "
-        fix += "for images with findings, use task: findings"
-    if table.cells:
-        fix += f"; the columns {', '.join(table.settings.labels)} contain {_counted(table.cells)}"
-    problems = tuple(missing_classes(listed, sides, names, fix))
-    disputed = {file: row.votes for file, (row, _) in images.items() if len(row.votes) > 1}
+        fix = "give data.table.label or labels, or put them into folders of these names"
+    sides: dict[PartName, Path] = {"train": table.path}
+    if "test" in parts.values():
+        sides["test"] = table.path
     return ImageIndex(
         root=data.path,
-        class_names=names,
+        class_names=tuple(names),
         all_images=Images(listed),
-        problems=problems,
-        warnings=_disagreements(table, disputed, len(images)),
+        problems=tuple(missing_classes(listed, sides, names, fix)),
         table=table,
     )
 
 
 def _list_findings(
-    data: DataSettings, table: LabelTable, images: _Rows, *, is_of_model: bool
+    data: DataSettings,
+    table: LabelTable,
+    rows: Mapping[str, TableRow],
+    parts: Mapping[str, PartName],
+    *,
+    is_of_model: bool,
 ) -> ImageIndex:
     """List images with their findings.
 
     Those of `auto` need positive and negative training images.
     """
-    is_auto = data.findings == "auto"
-    names = table.findings
+    known = {file: row.findings for file, row in rows.items() if row.findings.strip(UNKNOWN)}
+    training = [findings for file, findings in known.items() if parts[file] != "test"]
+    kept: list[int] = []
     problems: list[Problem] = []
-    united_rows = {file: united(row.findings) for file, (row, _) in images.items() if row.findings}
-    known = {file: findings for file, findings in united_rows.items() if findings.strip(UNKNOWN)}
-    training = [findings for file, findings in known.items() if images[file][1] != "test"]
-    counts = [Counter(states) for states in zip(*training, strict=True)] or [
-        Counter() for _ in names
-    ]
-    notes = list(_disagreements_of_findings(table, images))
-    if not is_of_model:
-        has_both = {
-            name: bool(count[PRESENT] and count[ABSENT])
-            for name, count in zip(names, counts, strict=True)
-        }
-        for name, count in zip(names, counts, strict=True):
-            if not has_both[name] and not is_auto:
-                of = f"of {len(training):,} training images; the columns contain {_counted(table.cells) or 'nothing else'}"
-                what = (
-                    f"{name} is present in {count[PRESENT]:,} and absent in {count[ABSENT]:,} {of}"
-                )
-                problems.append(Problem(what, table.path, nearest(name, table.known, "remove it")))
-        if is_auto:
-            names = tuple(name for name in names if has_both[name])
+    for place, name in enumerate(table.findings):
+        states = Counter(findings[place] for findings in training)
+        if is_of_model or (states[PRESENT] and states[ABSENT]):
+            kept.append(place)
+        elif data.findings != "auto":
+            what = f"{name} is present in {states[PRESENT]:,} and absent in {states[ABSENT]:,} of "
+            what += f"{len(training):,} training images"
+            fix = nearest(name, table.others, "remove it from data.findings")
+            problems.append(Problem(what, table.path, fix))
+    names = tuple(table.findings[place] for place in kept)
+    notes: tuple[str, ...] = ()
+    if data.findings == "auto":
         if len(names) < 2:
             what = f"data.findings: auto finds {join_names(names) or 'nothing'}, "
             what += "with both present and absent ones"
-            problems.append(
-                Problem(
-                    what, table.path, "a single finding is two classes: use task: classification"
-                )
-            )
-    if is_auto and table.settings.label is None:
-        settings = table.settings
-        used = {
-            settings.image,
-            settings.patient,
-            settings.side_column,
-            *settings.rows,
-            *names,
-        }
-        others = [column for column in table.columns if column not in used]
-        if others:
-            notes.append(
-                f"{table.path.name}: data.findings: auto leaves out the columns {join_names(others)}"
-            )
-    kept = [place for place, name in enumerate(table.findings) if name in names]
+            fix = "a single finding is two classes: use task: classification"
+            problems.append(Problem(what, table.path, fix))
+        others = [*table.others, *(name for name in table.findings if name not in names)]
+        if others and table.settings.label is None:
+            note = f"data.findings: auto leaves out the columns {join_names(others)}"
+            notes = (f"{table.path.name}: {note}",)
     listed = [
         ImageFile(
             file=file,
             label=0,
-            part=images[file][1],
+            part=parts[file],
             findings="".join(findings[place] for place in kept),
         )
         for file, findings in known.items()
@@ -190,148 +178,68 @@ def _list_findings(
         class_names=SINGLE_CLASS,
         all_images=Images(listed),
         problems=tuple(problems),
-        warnings=tuple(notes),
+        warnings=notes,
         findings=names,
         table=table,
     )
 
 
-def _disagreements_of_findings(table: LabelTable, images: _Rows) -> tuple[str, ...]:
-    disputed = {
-        file: disputed_findings(table.findings, row.findings) for file, (row, _) in images.items()
-    }
-    return _disagreements(
-        table, {file: votes for file, votes in disputed.items() if votes}, len(images)
-    )
-
-
-def _found_classes(table: LabelTable, images: _Rows) -> tuple[str, ...]:
-    """Return the classes of the mapping, of the cells, or the folders of the images."""
-    classes = [*table.settings.labels.values()] or [
-        row.class_name for row, _ in images.values() if row.class_name
-    ]
-    if not table.settings.gives_classes:
-        inner = [inner_folders(PurePosixPath(file)) for file in images]
-        classes = [folders[0] for folders in inner if folders]
-    names = tuple(sorted({folded(name): composed(name) for name in classes}.values()))
-    if len(names) < 2:
-        have = f"there is only one class, {names[0]}" if names else "there are no classes"
-        raise DataError(Problem(have, table.path, "give each class a label in data.table.labels"))
-    return names
-
-
 def _parts_of(root: Path, table: LabelTable, rows: Mapping[str, TableRow]) -> dict[str, PartName]:
     """Return the part of each file; those in none are missing."""
     side = table.settings.side
+    parts: dict[str, PartName] = {}
     if side is None:
-        words = {file: map(part_named, PurePosixPath(file).parts[:-1]) for file in rows}
-        return {file: next(filter(None, parts), "train") for file, parts in words.items()}
+        for file in rows:
+            folders = map(part_named, PurePosixPath(file).parts[:-1])
+            parts[file] = next(filter(None, folders), "train")
+        return parts
     if isinstance(side, str):
         return {file: row.part for file, row in rows.items() if row.part}
-    parts: dict[str, PartName] = {} if side.train is not None else dict.fromkeys(rows, "train")
-    lists: dict[str, str] = {}
+    if side.train is None:
+        parts = dict.fromkeys(rows, "train")
+    listed: set[str] = set()
     given: dict[PartName, str | None] = {"train": side.train, "test": side.test}
     for part, name in given.items():
-        members = _members(root, name, rows, table) if name is not None else ()
-        if twice := sorted(lists.keys() & set(members)):
-            what = f"{len(twice)} images are also in {lists[twice[0]]}: {join_names(twice, 3)}"
-            raise DataError(Problem(what, root / str(name), "keep each image in one list"))
-        lists |= dict.fromkeys(members, str(name))
+        if name is None:
+            continue
+        members = _members(root / name, root, rows, table)
+        if twice := sorted(listed & {*members}):
+            what = f"{len(twice)} images are also in another list: {join_names(twice, 3)}"
+            raise DataError(Problem(what, root / name, "keep each image in one list"))
+        listed |= {*members}
         parts |= dict.fromkeys(members, part)
     return parts
 
 
-def _members(root: Path, name: str, files: Collection[str], table: LabelTable) -> Collection[str]:
+def _members(path: Path, root: Path, files: Collection[str], table: LabelTable) -> Collection[str]:
     """Return the files of a list of `data.table.side`, or in a folder that is given instead."""
-    path = root / name
     if path.is_dir():
-        folder, base = path.resolve(), root.resolve()
-        members: Collection[str] = [file for file in files if (base / file).is_relative_to(folder)]
+        folder = path.resolve()
+        members = [file for file in files if (root.resolve() / file).is_relative_to(folder)]
         if not members:
-            raise DataError(
-                Problem("no image of the table is in it", path, "correct data.table.side")
-            )
+            what = "no image of the table is in it"
+            raise DataError(Problem(what, path, "correct data.table.side"))
         return members
     try:
         lines = composed(read_bytes(path, DataError).decode("utf-8-sig")).splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(Problem("not a list in UTF-8", path, "write one image per line")) from error
-    except OSError as error:
-        near = nearest(
-            name,
-            [entry.name for entry in root.iterdir()],
-            "give a path relative to data.path, or delete side",
-        )
-        what = f"the list of data.table.side cannot be read ({error.strerror})"
-        raise DataError(Problem(what, path, near)) from error
-    names = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
-    matched = match_names(names, files)
-    if matched.several_files:
-        raise DataError(*matched.problems(path))
-    found = {*matched.by_file.values()}
-    missing = [name for name in names if name not in found]
-    known = {*match_names(missing, table.rows).by_file.values()}  # rows whose images are not here
-    if unknown := [name for name in missing if not found or name not in known]:
-        what = f"{len(unknown):,} of its {len(names):,} lines name no image of the table"
-        what += f": {join_names(unknown, 2)}"
-        raise DataError(Problem(what, path, "write the name or path of one image per line"))
-    return matched.by_file.keys()
-
-
-def _left_out(
-    table: LabelTable,
-    files: Collection[str],
-    row_names: Mapping[str, str],
-    in_no_list: int,
-    without_class: Collection[str],
-    excluded: Mapping[str, int],
-) -> list[str]:
-    """Return a note with the reasons for which images and rows are left out; none if none are."""
-    without_row = sorted(set(files) - row_names.keys())
-    without_image = len(table.rows) - len(set(row_names.values()))
-    what = "without a known finding" if table.findings else "without a class"
-    if table.settings.labels and not table.findings:
-        what = f"with none of the labels {', '.join(table.settings.labels)}"
-    counts = Counter(
-        label for file in without_class for label in table.rows[row_names[file]].labels
-    )
-    reasons = (
-        (len(without_row), "images without a row", f" ({join_names(without_row, 3)})"),
-        (without_image, "rows without an image", f" of {len(table.rows):,}"),
-        (sum(excluded.values()), "images by data.table.rows", f" ({_counted(excluded)})"),
-        (in_no_list, "images in no list of data.table.side", ""),
-        (len(without_class), f"images {what}", f" ({_counted(counts)})" if counts else ""),
-    )
-    notes = [f"{what}: {count:,}{detail}" for count, what, detail in reasons if count]
-    return [f"{table.path.name} leaves out {'; '.join(notes)}"] if notes else []
-
-
-def _disagreements(
-    table: LabelTable, disputed: Mapping[str, Mapping[Any, int]], count: int
-) -> tuple[str, ...]:
-    """Return a note about images whose rows disagree, by their votes."""
-    if not disputed:
-        return ()
-    example, cast = next(iter(disputed.items()))
-    votes = {name or "none of the labels": number for name, number in cast.items()}
-    rule = "the first entry of data.table.labels that applies decides"
-    if table.findings:
-        rule = "one row suffices"
-    return (
-        f"{table.path.name}: the rows of {len(disputed):,} of {count:,} images disagree, "
-        f"such as those of {example} ({_counted(votes)}); {rule}",
-    )
-
-
-def _odd_cells(table: LabelTable) -> Iterator[str]:
-    """Yield a note about cells that say neither yes nor no."""
-    if odd := {
-        cell: count for cell, count in table.cells.items() if cell.casefold() not in KNOWN_CELLS
-    }:
-        yield f"{table.path.name}: cells that say neither yes nor no are no label: {_counted(odd)}"
+    except (OSError, UnicodeDecodeError) as error:
+        fix = "give a list in UTF-8, relative to data.path, or delete side"
+        what = f"the list of data.table.side cannot be read ({error})"
+        raise DataError(Problem(what, path, fix)) from error
+    names = dict.fromkeys(line.strip() for line in lines if line.strip())
+    matched = match_names(names, files, path)
+    missing = names.keys() - {*matched.values()}
+    without_image = match_names(missing, table.rows, path).values()
+    unknown = sorted(missing - {*without_image} if matched else missing)
+    if unknown:
+        what = f"{len(unknown):,} of its {len(names):,} lines name no image of the table: "
+        fix = "write the name or path of one image per line"
+        raise DataError(Problem(what + join_names(unknown, 2), path, fix))
+    return matched.keys()
 
 
 def _counted(counts: Mapping[str, int]) -> str:
-    """Return names and their counts, most frequent first."""
+    """Return names and their counts in parentheses, most frequent first, or nothing."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return join_names([f"{name or '(nothing)'} {count:,}" for name, count in ordered], 5)
+    shown = join_names([f"{name or '(nothing)'} {count:,}" for name, count in ordered], 5)
+    return f" ({shown})" if counts else ""

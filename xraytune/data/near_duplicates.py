@@ -25,8 +25,6 @@ from xraytune.data.images import ImageFile
 HASH_SIZE_PX = 64
 """Side of the square images to hash."""
 _THRESHOLD_BITS = 24
-_FREQUENCIES = 16
-_WORDS = _FREQUENCIES**2 // 64
 _BLOCK = 128
 """Images compared with all others at a time."""
 _MOST_EXAMPLES = 100
@@ -35,25 +33,17 @@ Hashes: TypeAlias = NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lookalikes:
-    """Two images of different patients that look like copies.
+class NearDuplicates:
+    """Pairs of images of different patients that look like copies.
 
-    Whether one is a test image, and whether classes differ.
+    Their number, how many have one image in test, how many have two classes, and the files of up to
+    100, those in training and test first.
     """
 
-    files: tuple[str, str]
-    in_training_and_test: bool
-    in_two_classes: bool
-
-
-@dataclass(frozen=True, slots=True)
-class NearDuplicates:
-    """The numbers of such pairs, and up to 100 examples, the worst first."""
-
-    pairs: int
-    in_training_and_test: int
-    in_two_classes: int
-    examples: tuple[Lookalikes, ...]
+    pairs: int = 0
+    in_training_and_test: int = 0
+    in_two_classes: int = 0
+    examples: tuple[tuple[str, str], ...] = ()
 
 
 def find_near_duplicates(
@@ -63,37 +53,31 @@ def find_near_duplicates(
     on_progress: Progress = ignore_progress,
 ) -> NearDuplicates:
     """Compare all images with each other; `hashes` has a [4] uint64 for each."""
-    _, patients = np.unique([image.patient for image in images], return_inverse=True)
-    labels = np.array([image.label for image in images])
-    is_test = np.array([image.part == "test" for image in images])
-    counts = np.zeros(3, dtype=np.int64)
-    examples: list[Lookalikes] = []
-    for first, second in close_pairs(
-        np.array(hashes, dtype=np.uint64).reshape(-1, _WORDS), on_progress=on_progress
-    ):
-        apart = patients[first] != patients[second]
-        first, second = first[apart], second[apart]
-        leaks, contradicts = is_test[first] != is_test[second], labels[first] != labels[second]
-        counts += np.array([len(first), np.count_nonzero(leaks), np.count_nonzero(contradicts)])
-        examples += [
-            Lookalikes(
-                files=(images[first[pair]].file, images[second[pair]].file),
-                in_training_and_test=bool(leaks[pair]),
-                in_two_classes=bool(contradicts[pair]),
-            )
-            for pair in np.lexsort((~contradicts, ~leaks))[:_MOST_EXAMPLES]
-        ]
-        examples.sort(
-            key=lambda pair: (not pair.in_training_and_test, not pair.in_two_classes, pair.files)
-        )
-        del examples[_MOST_EXAMPLES:]
-    pairs, leaking, contradicting = counts.tolist()
-    return NearDuplicates(pairs, leaking, contradicting, tuple(examples))
+    pairs = leaking = contradicting = 0
+    examples: list[tuple[bool, bool, str, str]] = []
+    for first, second in close_pairs(np.array(hashes).reshape(-1, 4), on_progress=on_progress):
+        for place, other_place in zip(first.tolist(), second.tolist(), strict=True):
+            image, other = images[place], images[other_place]
+            if image.patient == other.patient:
+                continue
+            is_apart = (image.part == "test") == (other.part == "test")
+            is_same = image.label == other.label
+            pairs += 1
+            leaking += not is_apart
+            contradicting += not is_same
+            examples.append((is_apart, is_same, image.file, other.file))
+        examples = sorted(examples)[:_MOST_EXAMPLES]
+    return NearDuplicates(
+        pairs=pairs,
+        in_training_and_test=leaking,
+        in_two_classes=contradicting,
+        examples=tuple((file, other) for _, _, file, other in examples),
+    )
 
 
 def perceptual_hash(pixels: NDArray[np.uint8]) -> Hashes:
     """Hash an image, uint8 [64, 64], to [4] uint64."""
-    low = dctn(pixels.astype(np.float32))[:_FREQUENCIES, :_FREQUENCIES]
+    low = dctn(pixels.astype(np.float32))[:16, :16]
     return np.packbits(low > np.median(low)).view(np.uint64)
 
 
@@ -107,10 +91,9 @@ def close_pairs(
         images at a time.
     """
     for start in range(0, len(hashes), _BLOCK):
-        block, rest = hashes[start : start + _BLOCK], hashes[start:]
-        bits = np.zeros((len(block), len(rest)), dtype=np.uint16)
-        for word in range(_WORDS):
-            bits += np.bitwise_count(block[:, None, word] ^ rest[None, :, word])
+        block = hashes[start : start + _BLOCK]
+        different = block[:, None] ^ hashes[None, start:]
+        bits = np.bitwise_count(different).sum(axis=-1, dtype=np.uint16)
         first, second = np.nonzero(np.triu(bits <= _THRESHOLD_BITS, k=1))
         yield first + start, second + start
         on_progress("comparing images", min(start + _BLOCK, len(hashes)), len(hashes))

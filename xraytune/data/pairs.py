@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from xraytune.base.errors import DataError, Problem, join_names
 from xraytune.data.folders import (
     bare_name,
-    no_images,
+    list_images,
     pair_folders,
     refuse_inner_parts,
     subfolders,
@@ -40,32 +40,55 @@ def list_pairs(folders: Mapping[PartName, Path], root: Path) -> ImageIndex:
     for part, folder in folders.items():
         if len(folders) == 1:
             refuse_inner_parts(folder, walk_folder(folder, root)[0])
-        there = _require_pair_folders(folder)
-        images, image_notes = walk_folder(there["images"], root)
-        masks, mask_notes = walk_folder(there["masks"], root)
-        if not images:
-            raise no_images(there["images"], image_notes)
-        by_stem: dict[str, list[Path]] = defaultdict(list)
+        there = pair_folders(folder)
+        if len(there) < 2:
+            found = join_names([inner.name for inner in subfolders(folder)]) or "none"
+            what = f"segmentation needs images/ and masks/ here (folders found: {found})"
+            fix = "put the X-rays into images/, and their masks under the same names into masks/"
+            raise DataError(Problem(what, folder, fix))
+        images = [image.relative_to(root).as_posix() for image in list_images(there["images"])]
+        masks, notes = walk_folder(there["masks"], root)
+        warnings += [f"{there['masks']}: {note}" for note in notes]
+
+        by_stem: dict[str, list[str]] = defaultdict(list)
         for image in images:
-            by_stem[bare_name(image.name)].append(image)
-        masks_of: dict[Path, list[Path]] = {image: [] for image in images}
-        alone: list[Path] = []
-        for mask in masks:
-            stem = _stem_of_image(bare_name(mask.name), by_stem)
-            for image in by_stem[stem] if stem else ():
-                masks_of[image].append(mask)
-            alone += [] if stem else [mask]
-        notes = [*image_notes, *mask_notes]
-        problems += _problems(folder, by_stem, masks, masks_of, alone, notes=notes)
-        if several := [image for image, merged in masks_of.items() if len(merged) > 1]:
-            example = f"{' and '.join(_names(folder, masks_of[several[0]]))} for {several[0].name}"
-            notes.append(
-                f"{len(several)} of {len(images)} images have several masks, which are merged ({example})"
+            by_stem[bare_name(image)].append(image)
+        masks_of: dict[str, list[str]] = {image: [] for image in images}
+        faults = {
+            "images have the same name": [
+                image for same in by_stem.values() if len(same) > 1 for image in same
+            ],
+            "images have no mask": [],
+            "masks have no image": [],
+            "masks are not PNG, TIFF, BMP or GIF": [],
+        }
+        for path in masks:
+            mask = path.relative_to(root).as_posix()
+            stem = _stem_of_image(bare_name(mask), by_stem)
+            if stem is None:
+                faults["masks have no image"].append(mask)
+            else:
+                masks_of[by_stem[stem][0]].append(mask)
+            if path.suffix.lower() not in _MASK_SUFFIXES:
+                faults["masks are not PNG, TIFF, BMP or GIF"].append(mask)
+        faults["images have no mask"] += [image for image, its in masks_of.items() if not its]
+        found_faults = [
+            f"{len(files)} {what}: {join_names(files)}" for what, files in faults.items() if files
+        ]
+        if found_faults:
+            fix = "add, rename or remove them; masks of X.png are named X.png, X_left.png or "
+            fix += "X-mask.tif, and have no lossy format, which blurs the outline"
+            problems.append(Problem("; ".join([*found_faults, *notes]), folder, fix))
+        if several := [image for image, its in masks_of.items() if len(its) > 1]:
+            example = f"{' and '.join(masks_of[several[0]])} for {several[0]}"
+            warnings.append(
+                f"{folder}: {len(several)} of {len(images)} images have several masks, which are "
+                f"merged ({example})"
             )
-        warnings += [f"{folder}: {note}" for note in notes]
-        for image, merged in masks_of.items():
-            file, *mask_files = _names(root, [image, *merged])
-            listed.append(ImageFile(file=file, label=0, part=part, masks=tuple(mask_files)))
+        listed += [
+            ImageFile(file=image, label=0, part=part, masks=tuple(its))
+            for image, its in masks_of.items()
+        ]
     return ImageIndex(
         root=root,
         class_names=SINGLE_CLASS,
@@ -75,69 +98,7 @@ def list_pairs(folders: Mapping[PartName, Path], root: Path) -> ImageIndex:
     )
 
 
-def _require_pair_folders(folder: Path) -> dict[str, Path]:
-    there = pair_folders(folder)
-    if missing := [f"{name}/" for name in ("images", "masks") if name not in there]:
-        others = [f"{inner.name}/" for inner in subfolders(folder)]
-        what = f"there is no {' and no '.join(missing)} here, and segmentation needs both"
-        what += f" (folders found: {join_names(others)})" if others else ""
-        fix = "put the X-rays into images/, and their masks under the same names into masks/"
-        raise DataError(
-            Problem(what, folder, f"{fix}; without masks, only task: classification is possible")
-        )
-    return there
-
-
 def _stem_of_image(mask: str, stems: Collection[str]) -> str | None:
     """Return the stem of the image that a mask belongs to, by its own stem."""
     ends = [len(mask), *(sign.start() for sign in re.finditer("[_-]", mask))]
     return next((mask[:end] for end in sorted(ends, reverse=True) if mask[:end] in stems), None)
-
-
-def _problems(
-    folder: Path,
-    by_stem: Mapping[str, Sequence[Path]],
-    masks: Sequence[Path],
-    masks_of: Mapping[Path, Sequence[Path]],
-    alone: Sequence[Path],
-    *,
-    notes: Sequence[str],
-) -> tuple[Problem, ...]:
-    """Return masks in lossy formats, images with the same name, and unpaired images and masks."""
-    problems = []
-    if lossy := _names(
-        folder, [mask for mask in masks if mask.suffix.lower() not in _MASK_SUFFIXES]
-    ):
-        what = (
-            f"masks must be PNG, TIFF, BMP or GIF; {len(lossy)} of {len(masks)} have another format"
-        )
-        what += f": {join_names(lossy)}"
-        problems.append(
-            Problem(what, folder, "save them as PNG with two values; JPEG blurs the outline")
-        )
-    if same := [
-        " and ".join(_names(folder, images)) for images in by_stem.values() if len(images) > 1
-    ]:
-        what = f"images with the same name, which makes their masks ambiguous: {join_names(same)}"
-        problems.append(Problem(what, folder, "rename them and their masks, or remove all but one"))
-    without = [image for image, masks_there in masks_of.items() if not masks_there]
-    unpaired = {
-        f"{len(masks_of)} images without a mask": without,
-        f"{len(masks)} masks without an image": alone,
-    }
-    counts = [
-        f"{len(files)} of {text}: {join_names(_names(folder, files))}"
-        for text, files in unpaired.items()
-        if files
-    ]
-    if counts:
-        fix = "add the missing files or remove the others; "
-        fix += "masks of X.png are named X.png, X_left.png or X-mask.tif"
-        problems.append(
-            Problem("; ".join(counts), folder, fix + "".join(f" ({note})" for note in notes))
-        )
-    return tuple(problems)
-
-
-def _names(folder: Path, files: Sequence[Path]) -> list[str]:
-    return [file.relative_to(folder).as_posix() for file in files]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from xraytune.base.errors import ConfigError, DataError, Problem, join_names
 from xraytune.data.guesses import composed, patient_of
@@ -40,28 +40,31 @@ def require_group(group_regex: str | None) -> None:
 
 def patients_by_name(
     files: Sequence[str], patient_ids: Mapping[str, str]
-) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Return the patient of every file, by its header, its name or, with a warning, its path."""
-    hashes = {
-        file: f"dicom:{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-        for file, text in patient_ids.items()
-    }
-    patients = {file: hashes.get(file) or patient_of(file) for file in files}
-    unknown = [file for file, patient in patients.items() if patient is None]
-    warnings = []
+) -> tuple[dict[str, str], list[str]]:
+    """Return the patient of every file, by its header, its name or its path, and notes."""
+    patients = {}
+    unknown = []
+    for file in files:
+        name = patient_of(file)
+        if file in patient_ids:
+            name = f"dicom:{hashlib.sha256(patient_ids[file].encode()).hexdigest()[:12]}"
+        elif name is None:
+            unknown.append(file)
+        patients[file] = name or file
+    notes = []
     if unknown:
-        warnings.append(
+        notes.append(
             f"{len(unknown)} of {len(files)} file names do not identify the patient "
             f"({join_names(unknown, 3)}): each of them counts as a separate patient. If a patient "
             "has several images, these may end up in both training and validation, which makes scores too optimistic; "
             f"give {PATIENTS_CSV} (file,patient), data.table.patient or {_GROUP_REGEX}"
         )
-    most = max(Counter(hashes.values()).values(), default=0)
-    if most >= 10 and most > len(hashes) / 3:
-        warnings.append(
-            f"{most} of {len(hashes)} DICOM headers have the same PatientID; {OTHER_PATIENTS}"
+    most = max(Counter(patient_ids.values()).values(), default=0)
+    if most >= 10 and most > len(patient_ids) / 3:
+        notes.append(
+            f"{most} of {len(patient_ids)} DICOM headers have the same PatientID; {OTHER_PATIENTS}"
         )
-    return {file: patient or file for file, patient in patients.items()}, tuple(warnings)
+    return patients, notes
 
 
 def patients_by_regex(group_regex: str, files: Sequence[str]) -> dict[str, str]:
@@ -95,36 +98,31 @@ def patient_key(name: str) -> str:
     return number[1] if number else name.strip()
 
 
-def join_numbers(patients: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Join patients whose names are the same number, `0012` and `12`.
+def join_patients(
+    patients: Mapping[str, str], contents: Mapping[str, str]
+) -> tuple[dict[str, str], list[str]]:
+    """Join patients whose names are the same number, `0012` and `12`, or who share a file.
 
-    Returns the patient of every file, and a note if any were joined.
-    """
-    names = sorted({*patients.values()})
-    first = {patient_key(name): name for name in reversed(names)}
-    what = (
-        "IDs are numbers that occur with and without leading zeros, as 0012 and 12 do: "
-        "each number is one patient"
-    )
-    joined = len(names) - len(first)
-    notes = (f"{joined} patient {what}",) if joined else ()
-    return {file: first[patient_key(name)] for file, name in patients.items()}, notes
+    They get the first of their sorted names. Returns the patient of every file, and a note if
+    numbers were joined.
 
-
-def join_identical(
-    patients: Mapping[str, str], contents: Iterable[tuple[str, str]]
-) -> dict[str, str]:
-    """Join patients who share an identical file, directly or through others.
-
-    They get the first of their sorted names.
-
-    `patients` has the patient of every file, `contents` file and SHA-256 of the files to compare.
+    `patients` has the patient of every file, `contents` the SHA-256 of the files to compare.
     """
     from scipy.cluster.hierarchy import DisjointSet  # type: ignore[import-untyped]  # a third of a second
 
     joined = DisjointSet(patients.values())
     first_with: dict[str, str] = {}
-    for file, sha256 in contents:
+    names = sorted({*patients.values()})
+    for name in names:
+        joined.merge(first_with.setdefault(f"name {patient_key(name)}", name), name)
+    spellings = len(names) - len(first_with)
+    for file, sha256 in contents.items():
         joined.merge(first_with.setdefault(sha256, patients[file]), patients[file])
-    names = {patient: min(same) for same in joined.subsets() for patient in same}
-    return {file: names[patient] for file, patient in patients.items()}
+    first = {patient: min(same) for same in joined.subsets() for patient in same}
+    notes = []
+    if spellings:
+        notes.append(
+            f"{spellings} patient IDs are numbers that occur with and without leading zeros, as 0012 "
+            "and 12 do: each number is one patient"
+        )
+    return {file: first[patient] for file, patient in patients.items()}, notes

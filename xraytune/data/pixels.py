@@ -1,14 +1,12 @@
-"""Decode images once, in parallel, to a uint8 array [N, S, S] on disk that every trial memory-maps.
+"""Decode images once to a uint8 array [N, S, S] on disk that every trial memory-maps.
 
 Images become grey, upright (`formats.py`) and square: squashed, as in the public 224-pixel sets, or
-cropped at the centre.
+cropped at the centre. Their masks are stored beside them.
 """
 
 from __future__ import annotations
 
-import logging
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -17,97 +15,84 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from xraytune.base.errors import ArtifactError, DataError, Problem, join_names
+from xraytune.base.artifacts import build_once, discard
+from xraytune.base.cores import map_on_cores
+from xraytune.base.errors import ArtifactError, DataError, Problem
 from xraytune.base.files import read_json, write_json
 from xraytune.base.records import Progress, ignore_progress
-from xraytune.data.decoding import BrokenImage, Resize, decode_files
-from xraytune.data.formats import UNUSED_BITS
-from xraytune.data.shift import shift_images
-from xraytune.space.settings import ShiftSettings
+from xraytune.data.decoding import DECODER, BrokenImage, decode_files
+from xraytune.data.images import ImageFile
+from xraytune.data.masks import square_mask, use_mask
+from xraytune.data.shift import shift_image
+from xraytune.space.settings import DataSettings
 
+PIXELS_STAGE = "pixels-2"
 PIXELS_FILE = "pixels.npy"
 MASKS_FILE = "masks.npy"
-_logger = logging.getLogger(__name__)
 
 
-def decode_images(
+def store_images(
     root: Path,
-    files: Sequence[str],
-    image_size_px: int,
+    images: Sequence[ImageFile],
+    data: DataSettings,
     *,
-    resize: Resize = "squash",
+    cache: Path,
     on_progress: Progress = ignore_progress,
-) -> Iterator[NDArray[np.uint8] | BrokenImage]:
-    """Decode files below `root`, in order, and log a warning for files of odd depth."""
-    kinds: dict[str, str] = {}
-    decoded = decode_files(root, files, image_size_px, resize, on_progress=on_progress)
-    for file, image in zip(files, decoded, strict=True):
-        if isinstance(image, BrokenImage):
-            yield image
-        else:
-            kinds[file] = image.kind
-            yield image.pixels
-    for warning in odd_depth_warnings(kinds):
-        _logger.warning("%s", warning)
+) -> Path:
+    """Decode images once, with any masks, in the size of `data`.
 
+    Return the artifact, with a row for each image in order (`stored_files`); a broken image or mask
+    has none.
 
-def odd_depth_warnings(kinds: Mapping[str, str]) -> tuple[str, ...]:
-    """Return one warning for each kind of file that has more bits than its content.
-
-    `kinds` by file.
+    Raises MachineError if an image is DICOM, and pydicom is not installed.
     """
-    odd: dict[str, list[str]] = defaultdict(list)
-    for file, kind in kinds.items():
-        if UNUSED_BITS in kind:
-            odd[kind].append(file)
-    return tuple(
-        f"{len(files)} {'file is' if len(files) == 1 else 'files are'} {kind} ({join_names(files, 3)}): read at that depth, "
-        "or the image would be black"
-        for kind, files in sorted(odd.items())
+    size_px = data.image_size
+    files = [image.file for image in images]
+    has_masks = any(image.masks for image in images)
+
+    def read_mask(image: ImageFile) -> NDArray[np.uint8] | BrokenImage:
+        return use_mask(root, image, lambda mask: square_mask(mask, size_px, data.resize))
+
+    def build(out: Path) -> None:
+        stored: list[str] = []
+        broken: list[BrokenImage] = []
+        decoded = decode_files(root, files, size_px, data.resize, on_progress=on_progress)
+        masks = map_on_cores(read_mask, images) if has_masks else [None] * len(files)
+        names = [PIXELS_FILE, MASKS_FILE] if has_masks else [PIXELS_FILE]
+        with ExitStack() as opened:
+            # Streams and not memory maps: on a full disk a map ends the process with SIGBUS, a
+            # write raises an exception.
+            streams = [opened.enter_context((out / name).open("wb")) for name in names]
+            for stream in streams:
+                _write_npy_header(stream, len(files), size_px)
+            for file, image, mask in zip(files, decoded, masks, strict=True):
+                if isinstance(image, BrokenImage) or isinstance(mask, BrokenImage):
+                    broken += [bad for bad in (image, mask) if isinstance(bad, BrokenImage)]
+                    continue
+                pixels = shift_image(image.pixels, file, data.shift) if data.shift else image.pixels
+                stored.append(file)
+                rows = [pixels] if mask is None else [pixels, mask]
+                for stream, row in zip(streams, rows, strict=True):
+                    stream.write(row.data)
+            for stream in streams:
+                stream.seek(0)
+                _write_npy_header(stream, len(stored), size_px)
+        left_out = [asdict(image) for image in broken]
+        write_json(out / "files.json", {"files": stored, "broken": left_out})
+
+    contents = [[image.file, image.sha256, *filter(None, [image.masks_sha256])] for image in images]
+    inputs: dict[str, Any] = {
+        "files": contents,
+        "image_size_px": size_px,
+        "resize": data.resize,
+        "decoder": DECODER,
+    }
+    if data.shift:
+        inputs["shift"] = data.shift.model_dump()
+    waiting = "waiting for images, which another process decodes"
+    return build_once(
+        cache, PIXELS_STAGE, inputs, build, waiting=lambda: on_progress(waiting, 0, len(files))
     )
-
-
-def store_pixels(
-    root: Path,
-    files: Sequence[str],
-    image_size_px: int,
-    out: Path,
-    *,
-    resize: Resize = "squash",
-    masks: Iterable[NDArray[np.uint8] | list[BrokenImage]] | None = None,
-    shift: ShiftSettings | None = None,
-    on_progress: Progress = ignore_progress,
-) -> None:
-    """Write `pixels.npy` (uint8 [N, S, S], in order) and `files.json` to the folder `out`.
-
-    With `masks`, [S, S] for each file or what is wrong with it, also write `masks.npy`; a broken
-    mask leaves its image out.
-    """
-    stored: list[str] = []
-    broken: list[BrokenImage] = []
-    decoded = decode_images(root, files, image_size_px, resize=resize, on_progress=on_progress)
-    if shift:
-        decoded = shift_images(decoded, files, shift)
-    sources: dict[str, Iterable[Any]] = {PIXELS_FILE: decoded}
-    sources |= {MASKS_FILE: masks} if masks is not None else {}
-    with ExitStack() as opened:
-        # Streams and not memory maps: on a full disk a map ends the process with SIGBUS, a write
-        # raises an exception.
-        streams = [opened.enter_context((out / name).open("wb")) for name in sources]
-        for stream in streams:
-            _write_npy_header(stream, len(files), image_size_px)
-        for file, *rows in zip(files, *sources.values(), strict=True):
-            bad = next((row for row in rows if not isinstance(row, np.ndarray)), None)
-            if bad is not None:
-                broken += [bad] if isinstance(bad, BrokenImage) else bad
-                continue
-            stored.append(file)
-            for stream, row in zip(streams, rows, strict=True):
-                stream.write(row.data)
-        for stream in streams:
-            stream.seek(0)
-            _write_npy_header(stream, len(stored), image_size_px)
-    write_json(out / "files.json", {"files": stored, "broken": [asdict(image) for image in broken]})
 
 
 def open_pixels(folder: Path) -> NDArray[np.uint8]:
@@ -124,9 +109,8 @@ def _mapped(file: Path) -> NDArray[np.uint8]:
     try:
         mapped: NDArray[np.uint8] = np.load(file, mmap_mode="r")
     except (ValueError, OverflowError) as error:  # a header that asks for more than the file has
-        raise ArtifactError(
-            Problem("the file is damaged", file, "remove its folder: it is computed again")
-        ) from error
+        fix = "remove its folder: it is computed again"
+        raise ArtifactError(Problem("the file is damaged", file, fix)) from error
     return mapped
 
 
@@ -136,18 +120,23 @@ def stored_files(folder: Path) -> tuple[tuple[str, ...], tuple[BrokenImage, ...]
     return tuple(content["files"]), tuple(BrokenImage(**image) for image in content["broken"])
 
 
-def broken_images_error(
-    broken: Sequence[BrokenImage],
-    root: Path,
-    fix: str = "repair or remove them, or leave them out with --skip-broken",
-    *,
-    kind: str = "images",
-) -> DataError:
+def require_unbroken(store: Path, root: Path, fix: str = "") -> None:
+    """Refuse a store with broken images: raise a DataError that lists them with their reasons.
+
+    The store is removed, so that the next try decodes again, from a repaired disk or with another
+    decoder.
+    """
+    _, broken = stored_files(store)
+    if broken:
+        discard(store)
+        raise broken_images_error(broken, root, fix)
+
+
+def broken_images_error(broken: Sequence[BrokenImage], root: Path, fix: str = "") -> DataError:
     """Return the error for broken images: ten with their reasons, their number, what to do."""
-    if len(broken) == 1:
-        return DataError(Problem(broken[0].reason, root / broken[0].file, fix))
+    fix = fix or "repair or remove them, or leave them out with --skip-broken"
     shown = [Problem(image.reason, image.file) for image in broken[:10]]
-    return DataError(*shown, Problem(f"{len(broken)} {kind} are broken", root, fix))
+    return DataError(*shown, Problem(f"{len(broken)} images or masks are broken", root, fix))
 
 
 def _write_npy_header(stream: BinaryIO, rows: int, image_size_px: int) -> None:

@@ -20,27 +20,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xraytune.base.artifacts import build_once, content_sha256, discard, is_intact, releases
+from xraytune.base.artifacts import content_sha256, is_intact, releases
 from xraytune.base.errors import ArtifactError, DataError, Problem, StudyError, counted
 from xraytune.base.files import read_json, write_json
 from xraytune.base.records import Compute, Progress, ignore_progress
-from xraytune.data.decoding import DECODER, Resize
+from xraytune.data.decoding import Resize
 from xraytune.data.images import RECORDED, ImageFile, ImageIndex, Images, SideName
 from xraytune.data.index import patients_fingerprint, read_index
-from xraytune.data.masks import map_masks, square_mask
 from xraytune.data.pixels import (
     MASKS_FILE,
     PIXELS_FILE,
-    broken_images_error,
     open_masks,
     open_pixels,
-    store_pixels,
+    require_unbroken,
+    store_images,
     stored_files,
 )
 from xraytune.data.split import part_notes, split_by_patient
 from xraytune.space.settings import DataSettings, Experiment, Settings
 
-PIXELS_STAGE = "pixels-2"
 HELD_OUT = ("val_a", "val_b", "test")
 """The sides that nothing is trained on."""
 _TITLES: dict[SideName, str] = {
@@ -198,27 +196,17 @@ def prepare_index(
     on_progress: Progress = ignore_progress,
 ) -> tuple[Prepared, tuple[str, ...]]:
     """Like `prepare`, for a folder that has already been indexed."""
-    seen_patients = patients_seen(index.images, seen)
-
-    def split(images: Sequence[ImageFile]) -> tuple[SideName, ...]:
-        return split_by_patient(images, data.split, data.train_patients, seen=seen_patients)
-
-    split(index.images)  # an error comes before decoding
     store = store_images(index.root, index.images, data, cache=cache, on_progress=on_progress)
     if not skip_broken:
         require_unbroken(store, index.root)
     files, broken = stored_files(store)
     row_of = {file: row for row, file in enumerate(files)}
     images = Images(image for image in index.images if image.file in row_of)
-    try:
-        for label in sorted({*index.images.labels.tolist()} - {*images.labels.tolist()}):
-            raise DataError(f"class {index.class_names[label]} has 0 patients")
-        sides = split(images)
-    except DataError as error:
-        what = f"{len(broken)} broken images were left out"
-        raise DataError(
-            *error.problems, Problem(what, index.root, "repair some of them")
-        ) from error
+    if {*images.labels.tolist()} != {*index.images.labels.tolist()}:
+        what = f"without {len(broken)} broken images, a class has none"
+        raise DataError(Problem(what, index.root, "repair some of them"))
+    seen_patients = patients_seen(index.images, seen)
+    sides = split_by_patient(images, data.split, data.train_patients, seen=seen_patients)
     recorded = [
         replace(image, side=side, row=row_of[image.file])
         for image, side in zip(images, sides, strict=True)
@@ -252,72 +240,12 @@ def patients_seen(images: Iterable[ImageFile], seen: Collection[str]) -> set[str
     return {image.patient for image in images if image.sha256 in seen}
 
 
-def store_images(
-    root: Path,
-    images: Sequence[ImageFile],
-    data: DataSettings,
-    *,
-    cache: Path,
-    on_progress: Progress = ignore_progress,
-) -> Path:
-    """Decode images once, with any masks, in the size of `data`.
-
-    Return the artifact, with a row for each unbroken image in order (`stored_files`).
-
-    Raises MachineError if an image is DICOM, and pydicom is not installed.
-    """
-    size_px = data.image_size
-    resize = data.resize
-    files = [image.file for image in images]
-
-    def build(out: Path) -> None:
-        masks = None
-        if any(image.masks for image in images):
-            masks = map_masks(root, images, lambda mask: square_mask(mask, size_px, resize))
-        store_pixels(
-            root,
-            files,
-            size_px,
-            out,
-            resize=resize,
-            masks=masks,
-            shift=data.shift,
-            on_progress=on_progress,
-        )
-
-    contents = [[image.file, image.sha256, *filter(None, [image.masks_sha256])] for image in images]
-    inputs: dict[str, Any] = {"image_size_px": size_px, "resize": resize, "decoder": DECODER}
-    if data.shift:
-        inputs["shift"] = data.shift.model_dump()
-    waiting = "waiting for images, which another process decodes"
-    return build_once(
-        cache,
-        PIXELS_STAGE,
-        {"files": contents, **inputs},
-        build,
-        waiting=lambda: on_progress(waiting, 0, len(files)),
-    )
-
-
 def _content(store: Path) -> str:
     """Return the SHA-256 of a store's pixels or, with masks, of the hashes of both."""
     pixels = content_sha256(store, PIXELS_FILE)
     if not (store / MASKS_FILE).exists():
         return pixels
     return _hash([pixels, content_sha256(store, MASKS_FILE)])
-
-
-def require_unbroken(store: Path, root: Path, fix: str = "") -> None:
-    """Refuse a store with broken images: raise a DataError that lists them with their reasons.
-
-    The store is removed, so that the next try decodes again, from a repaired disk or with another
-    decoder.
-    """
-    _, broken = stored_files(store)
-    if broken:
-        kind = "images or masks" if (store / MASKS_FILE).exists() else "images"
-        discard(store)
-        raise broken_images_error(broken, root, *([fix] if fix else []), kind=kind)
 
 
 def restore_pixels(

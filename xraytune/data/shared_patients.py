@@ -37,22 +37,25 @@ def shared_patients(
     merged. `owners` are `patients_by_file_name` of the study for an external folder, and None if
     the known images are external.
     """
-    known = list(known)
-    contents = {image.sha256 for image in known}
-    names_of = names_by_file(images, table, group_regex, owners)
+    contents = set()
+    known_keys = {patient_key(name) for name in aliases}
+    known_paths = set()
+    known_names = set()
+    for image in known:
+        contents.add(image.sha256)
+        known_names |= {image.patient, patient_of(image.file) or image.patient}
+        known_paths.add(image.file)
     # The path of an external image identifies no patient of the study.
-    paths = {image.file for image in images} if owners is not None else set()
-    known_paths = {image.file for image in known} if owners is None else set()
-    known_names = {image.patient for image in known} | {
-        patient_of(image.file) or image.patient for image in known
-    }
-    known_keys = {patient_key(name) for name in (*(known_names - known_paths), *aliases)}
-
-    def is_known(image: ImageFile) -> bool:
-        names = names_of[image.file] | ({image.patient} - paths)
-        return image.sha256 in contents or not known_keys.isdisjoint(map(patient_key, names))
-
-    return {image.patient for image in images if is_known(image)}
+    known_names -= known_paths if owners is None else set()
+    known_keys |= {patient_key(name) for name in known_names}
+    paths = set() if owners is None else {image.file for image in images}
+    names_of = names_by_file(images, table, group_regex, owners)
+    shared = set()
+    for image in images:
+        keys = {patient_key(name) for name in names_of[image.file] | ({image.patient} - paths)}
+        if image.sha256 in contents or keys & known_keys:
+            shared.add(image.patient)
+    return shared
 
 
 def patient_aliases(
@@ -84,19 +87,17 @@ def names_by_file(
     Raises DataError if the table lacks files, or a row of it belongs to several.
     """
     files = [image.file for image in images]
-    if table is not None and (in_table := table.patients_of(files)) is not None:
-        return {file: {in_table[file].strip()} for file in files}
+    in_table = table.patients_of(files) if table is not None else None
+    if in_table is not None:
+        return {file: {patient.strip()} for file, patient in in_table.items()}
     matched = match_patients(group_regex, files) if group_regex else {}
-    names = {
-        file: {
-            name.strip() for name in (patient_of(file), matched.get(file)) if name and name != file
-        }
-        for file in files
-    }
+    names = {}
     for image in images:
-        owner = (owners or {}).get(bare_name(image.file))
-        if owner is not None and _is_anonymous(image, names):
-            names[image.file] = {owner.strip()}
+        file = image.file
+        its_names = {patient_of(file), matched.get(file)} - {None, file}
+        if not its_names and image.patient in {*files}:
+            its_names = {(owners or {}).get(bare_name(file))} - {None}
+        names[file] = {str(name).strip() for name in its_names}
     return names
 
 
@@ -111,9 +112,10 @@ def patients_by_file_name(images: Iterable[ImageFile]) -> dict[str, str]:
     patients: dict[str, set[str]] = defaultdict(set)
     for image in images:
         patients[bare_name(image.file)].add(image.patient)
-    restarted = {_series(name) for name, owners in patients.items() if len(owners) > 1}
+    series = {name: re.sub(r"\d+", "#", name) for name in patients}
+    restarted = {series[name] for name, owners in patients.items() if len(owners) > 1}
     return {
-        name: owners.pop() for name, owners in patients.items() if _series(name) not in restarted
+        name: owners.pop() for name, owners in patients.items() if series[name] not in restarted
     }
 
 
@@ -130,15 +132,5 @@ def ambiguous_files(
     return [
         image.file
         for image in images
-        if _is_anonymous(image, names) and bare_name(image.file) in study_names
+        if not names[image.file] and image.patient in names and bare_name(image.file) in study_names
     ]
-
-
-def _is_anonymous(image: ImageFile, names: Mapping[str, set[str]]) -> bool:
-    """Return whether neither name nor header identifies an image, a patient of its own."""
-    return not names[image.file] and image.patient in names
-
-
-def _series(name: str) -> str:
-    """Return what the names of numbered images have in common."""
-    return re.sub(r"\d+", "#", name)

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
 from xraytune.base.seeding import numpy_generator
-from xraytune.data.decoding import BrokenImage
 from xraytune.space.settings import ShiftSettings
 
 
-def shift_images(
-    images: Iterable[NDArray[np.uint8] | BrokenImage], files: Sequence[str], shift: ShiftSettings
-) -> Iterator[NDArray[np.uint8] | BrokenImage]:
-    """Yield images, [S, S] each, with a shift; the noise depends on the file's name."""
-    for file, image in zip(files, images, strict=True):
-        yield image if isinstance(image, BrokenImage) else shift_image(image, file, shift)
-
-
 def shift_image(pixels: NDArray[np.uint8], file: str, shift: ShiftSettings) -> NDArray[np.uint8]:
-    """Return an image, [S, S], with a shift: blur, gamma, contrast and noise, in this order."""
+    """Return an image, [S, S], with a shift: blur, gamma, contrast and noise, in this order.
+
+    The noise depends on the file's name.
+    """
     from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
 
     grey = gaussian_filter(pixels / 255, shift.blur_px)

@@ -95,7 +95,7 @@ def evaluate(
     labelled, images = read(data, skip_broken=skip_broken)
     if content_fingerprint(labelled.images) == record.test_fingerprint:
         require_writable(bundle.path)
-    columns = subgroup_columns(labelled.data, images.files, by)
+    columns = subgroup_columns(labelled.table, images.files, by)
     calibration = None
     if calibrate_on:
         to_fit, its_images = read(calibrate_on, skip_broken=False)

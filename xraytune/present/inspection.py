@@ -11,7 +11,7 @@ from xraytune.base.tables import Cell, Frame, Row, Table, counts_text, facts
 from xraytune.present.trials import sides_frame
 
 if TYPE_CHECKING:
-    from xraytune.data.inspect import Inspection, MaskSummary
+    from xraytune.data.inspect import Inspection
     from xraytune.data.near_duplicates import NearDuplicates
     from xraytune.data.sides import SideSize
 
@@ -65,29 +65,30 @@ def _facts(inspection: Inspection) -> Iterator[tuple[str, str]]:
     if len(inspection.class_names) > 1:
         yield "classes", ", ".join(inspection.class_names)
     if inspection.positive:
-        yield "positive class", f"{inspection.positive} ({inspection.positive_reason})"
+        yield "positive class", inspection.positive
     yield "images per patient", f"{fewest} to {most}, median {median:g}"
     yield "width", "{} to {} px".format(*inspection.width_px)
     yield "height", "{} to {} px".format(*inspection.height_px)
     yield "formats", f"{counts_text(inspection.formats) or 'none can be decoded'}{sealed}"
     yield "duplicates", f"copies of other files: {copies}" if copies else "none"
     yield "near duplicates", _near_duplicates(inspection.near_duplicates)
-    if inspection.masks:
-        yield from _mask_facts(inspection.masks)
-    yield "shortcut", inspection.shortcut
-
-
-def _mask_facts(masks: MaskSummary) -> Iterator[tuple[str, str]]:
-    fewest, most = masks.files_per_image
-    low, median, high = masks.area_share
-    yield "mask files", f"{fewest if fewest == most else f'{fewest} to {most}'} per image"
-    yield "mask area", f"{low:.0%} to {high:.0%} of the image, median {median:.0%}"
-    yield "smallest mask", masks.smallest
-    yield "largest mask", masks.largest
-    parts = [
-        f"{parts} in {counted(count, 'mask')}" for parts, count in masks.connected_parts.items()
-    ]
-    yield "connected components", ", ".join(parts)
+    if areas := inspection.mask_areas:
+        files = [*areas]
+        shares = [*areas.values()]
+        middle = shares[len(shares) // 2]
+        yield "mask area", f"{shares[0]:.0%} to {shares[-1]:.0%} of the image, median {middle:.0%}"
+        yield "smallest mask", files[0]
+        yield "largest mask", files[-1]
+        parts = [
+            f"{parts} in {counted(count, 'mask')}" for parts, count in inspection.mask_parts.items()
+        ]
+        yield "connected components", ", ".join(parts)
+    auroc = inspection.shortcut_auroc
+    if auroc is not None:
+        meaning = "no relevant shortcut"
+        if auroc >= 0.6:
+            meaning = "a classifier can reach this without looking at a lung"
+        yield "shortcut", f"image size and mean grey alone reach an AUROC of {auroc:.2f}: {meaning}"
 
 
 def _near_duplicates(near: NearDuplicates) -> str:
@@ -100,7 +101,7 @@ def _near_duplicates(near: NearDuplicates) -> str:
 
 
 def _examples(near: NearDuplicates) -> str:
-    examples = [" = ".join(pair.files) for pair in near.examples[:_EXAMPLES]]
+    examples = [" = ".join(files) for files in near.examples[:_EXAMPLES]]
     more = f" and {near.pairs - len(examples)} more" if near.pairs > len(examples) else ""
     return (
         f"images of different patients look like copies of each other: {'; '.join(examples)}{more}. "

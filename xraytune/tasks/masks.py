@@ -181,7 +181,7 @@ class Masks(Task):
 
         def score(
             file: str, _: NDArray[np.uint8], predicted: MaskArray
-        ) -> ScoredMask | list[BrokenImage]:
+        ) -> ScoredMask | BrokenImage:
             image = by_file[file]
             return use_mask(
                 images.root,
@@ -191,7 +191,7 @@ class Masks(Task):
 
         results, broken = map_predicted(model, images, score)
         masks = [result for result in results if isinstance(result, ScoredMask)]
-        broken += tuple(mask for result in results if isinstance(result, list) for mask in result)
+        broken += tuple(result for result in results if isinstance(result, BrokenImage))
         if broken and not (images.skip_broken and masks):
             raise broken_images_error(broken, images.root)
         shared = about([mask.file for mask in masks], broken)
@@ -228,7 +228,7 @@ class Masks(Task):
             names = name_pictures(files)
 
             def save(file: str, image: NDArray[np.uint8], predicted: MaskArray) -> None:
-                true = read_mask(images.root, by_file[file].masks)
+                true = read_mask(images.root, by_file[file])
                 pair = np.hstack([outlined(image, true), outlined(image, predicted)])
                 _save(pair, folder / "worst" / names[file])
 

@@ -21,10 +21,10 @@ from xraytune.base.cores import map_on_cores
 from xraytune.base.errors import DataError, Problem
 from xraytune.base.files import csv_table
 from xraytune.base.records import Progress
-from xraytune.data.decoding import BrokenImage, Resize, read_image, square_box
+from xraytune.data.decoding import BrokenImage, Resize, decode_files, read_image, square_box
 from xraytune.data.formats import LARGEST_SIDE_PX, without_suffix
 from xraytune.data.guesses import folded
-from xraytune.data.pixels import broken_images_error, decode_images
+from xraytune.data.pixels import broken_images_error
 from xraytune.stats.classification import Floats
 from xraytune.stats.segmentation import Masks
 from xraytune.tasks.bundle_record import BundleRecord
@@ -102,11 +102,11 @@ def map_outputs(
     form = model.record.input_format
     broken: list[BrokenImage] = []
     results: list[Result] = []
-    decoded = decode_images(
+    decoded = decode_files(
         images.root,
         images.files,
         form.image_size_px,
-        resize=form.resize,
+        form.resize,
         on_progress=lambda _, done, total: images.on_progress(title, done, total),
     )
 
@@ -115,7 +115,7 @@ def map_outputs(
             if isinstance(image, BrokenImage):
                 broken.append(image)
             elif images.skip_broken or not broken:
-                yield file, image  # otherwise only decoded, to list all broken ones
+                yield file, image.pixels  # otherwise only decoded, to list all broken ones
 
     usable = find_usable()
     while batch := [*islice(usable, _BATCH_SIZE)]:

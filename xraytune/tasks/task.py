@@ -26,12 +26,7 @@ from xraytune.base.files import write_text
 from xraytune.base.records import Compute
 from xraytune.base.tables import Row, Table
 from xraytune.data.images import ImageFile, ImageIndex
-from xraytune.data.index import (
-    LabelledImages,
-    read_index,
-    read_labelled,
-    read_labelled_folder,
-)
+from xraytune.data.index import LabelledImages, read_index, read_labelled
 from xraytune.data.prepare import ImageSource, Prepared
 from xraytune.space.settings import DataSettings, Objective, Parameters
 from xraytune.stats.classification import (
@@ -137,9 +132,8 @@ class Task:
         return read_labelled(source, outputs, pairs=self.has_masks, findings=findings, **options)
 
     def read_labelled_folder(self, folder: Path, outputs: Sequence[str]) -> tuple[ImageFile, ...]:
-        """Read the images of a folder without parts; see `data.index.read_labelled_folder`."""
-        findings = self.findings(outputs)
-        return read_labelled_folder(folder, outputs, pairs=self.has_masks, findings=findings)
+        """Read all images of a folder without parts, or of a data file."""
+        return self.read_labelled(folder, outputs, all_parts=True).images
 
     def findings(self, outputs: Sequence[str]) -> Sequence[str]:
         """Return those of a network's outputs that are findings."""

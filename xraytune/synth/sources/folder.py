@@ -17,14 +17,13 @@ from xraytune.base.errors import DataError, Problem, join_names
 from xraytune.base.files import read_bytes, read_json, sha256_of
 from xraytune.data.folders import PROVENANCE_FILE, list_images
 from xraytune.data.images import ImageFile, content_fingerprint
-from xraytune.data.index import read_labelled_folder, require_apart
+from xraytune.data.index import read_labelled
 from xraytune.data.patients import PATIENTS_CSV
+from xraytune.data.pixels import require_unbroken, store_images
 from xraytune.data.prepare import (
     HELD_OUT,
     ImageSource,
     RunContext,
-    require_unbroken,
-    store_images,
     stored_images,
 )
 from xraytune.data.shared_patients import (
@@ -33,9 +32,7 @@ from xraytune.data.shared_patients import (
     patients_by_file_name,
     shared_patients,
 )
-from xraytune.data.table import find_table
-from xraytune.space.load import data_settings
-from xraytune.space.settings import DataSettings, FolderSettings, Parameters, Settings
+from xraytune.space.settings import FolderSettings, Parameters, Settings
 from xraytune.synth.sources.source import BLOCK, Source, StudyImages, take
 
 _logger = logging.getLogger(__name__)
@@ -124,13 +121,23 @@ def store_folder(root: Path, study: StudyImages) -> tuple[tuple[ImageFile, ...],
     prepared = study.prepared
     index = study.index
     group_regex = study.data.split.group_regex
-    listed = read_labelled_folder(
-        root, prepared.class_names, pairs=prepared.has_masks, findings=prepared.findings
+    labelled = read_labelled(
+        root,
+        prepared.class_names,
+        pairs=prepared.has_masks,
+        findings=prepared.findings,
+        all_parts=True,
     )
-    folder = data_settings(root, DataSettings(path=root)).path
-    table = find_table(root)
+    listed = labelled.images
+    folder = labelled.data.path
+    table = labelled.table
     if index is not None:
-        require_apart(index, folder, listed)
+        own = {index.root.resolve() / image.file for image in index.images}
+        inside = [image.file for image in listed if folder.resolve() / image.file in own]
+        if inside:
+            what = f"{len(inside)} of these extra images are among the images of {index.root}"
+            fix = "move the extra images out of the data folder: they would count as real"
+            raise DataError(Problem(f"{what}: {join_names(inside, 3)}", root, fix))
         # Of the test folder, only names and hashes are read.
         owners = patients_by_file_name([*index.images, *index.test])
         aliases = patient_aliases(listed, table, group_regex, owners)
