@@ -206,7 +206,7 @@ Use = Callable[[Path, Path], object]
 @pytest.mark.parametrize(
     ("of_segmenter", "use", "message"),
     [
-        (True, lambda model, lab: evaluate(model, data=lab / "train"), "segmentation needs both"),
+        (True, lambda model, lab: evaluate(model, data=lab / "train"), "segmentation needs images"),
         (False, lambda model, pairs: evaluate(model, data=pairs / "test"), "for segmentation"),
         (
             False,
