@@ -83,7 +83,7 @@ def break_an_extra_image(here: Path) -> None:
     next((here / "extra" / "train" / "NORMAL").iterdir()).write_bytes(b"")
 
 
-BROKEN = "truncated|empty|no JPEG, PNG, TIFF, BMP, GIF|too many pixels|4 images are broken"
+BROKEN = "truncated|empty|no JPEG, PNG, TIFF, BMP, GIF|too many pixels|4 images or masks are broken"
 
 
 @pytest.mark.parametrize(
