@@ -8,7 +8,6 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from xraytune.space.settings import GanSettings
 from xraytune.synth.gan import (
     discriminator_loss,
-    ema_decay,
     generator_loss,
     translate,
 )
@@ -36,18 +35,6 @@ def test_tutorial_settings_give_the_tutorials_networks() -> None:
     ]
     assert counts == [3_574_656, 2_763_520]
     assert sum(isinstance(layer, nn.BatchNorm2d) for layer in discriminator.modules()) == 3
-
-
-@pytest.mark.parametrize(
-    ("half_life_images", "images_seen", "batches"), [(100 * 32, 10**9, 100), (10_000, 640, 1)]
-)
-def test_after_a_half_life_half_of_the_average_is_left(
-    half_life_images: int, images_seen: int, batches: int
-) -> None:
-    """Early on, it is a twentieth of the images seen: of 640, one batch of 32."""
-    decay = ema_decay(half_life_images=half_life_images, images_seen=images_seen, batch_size=32)
-
-    assert decay**batches == pytest.approx(0.5)
 
 
 REAL = torch.tensor([2.0, -0.5])

@@ -29,16 +29,6 @@ _SMALL_CNN_WIDTHS = (16, 32, 64, 96)
 _INCEPTIONS = ("googlenet", "inception_v3")
 """They have auxiliary heads, and `transform_input` brings pixels into [-1, 1]."""
 
-_UNTRACEABLE = (
-    AttributeError,
-    LookupError,
-    NotImplementedError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-"""Raised by tracing, which runs a network without values, if its path depends on them."""
-
 # Older files of DenseNet have `norm.1` for `norm1`.
 _OLD_DENSENET_NAME = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)")
 
@@ -88,7 +78,7 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
     """
     try:
         folded: nn.Module = fuse(network.eval())
-    except _UNTRACEABLE:
+    except UNREADABLE:
         return network
     return folded
 
