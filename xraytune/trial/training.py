@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from itertools import groupby, islice
 from pathlib import Path
@@ -69,6 +69,7 @@ class TrialTraining:
     """
 
     trained: nn.Module
+    load: Callable[..., tuple[Tensor, Tensor]]
 
     def __init__(
         self, experiment: Experiment, context: RunContext, images: TrainingSet | None = None
