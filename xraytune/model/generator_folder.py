@@ -73,7 +73,7 @@ from xraytune.synth.synthesize import (
     trained_generator,
 )
 from xraytune.trial.donate import find_donor_experiment, write_card, write_donor
-from xraytune.trial.quality import feature_parameters, report_pool
+from xraytune.trial.quality import report_pool
 from xraytune.trial.samples import save_generator_grid
 
 _SAMPLES = "samples.png"
@@ -171,7 +171,7 @@ def generator_train(
     cache = (cache or Path("cache")).resolve()
     networks = [donor_experiment.parameters] if donor_experiment else []
     if experiment and settings.weights_dir:
-        networks += filter(None, [feature_parameters(experiment)])
+        networks.append(experiment.parameters)
     try:
         for network in networks:
             find_weights(network.backbone, network.weights, settings.weights_dir)

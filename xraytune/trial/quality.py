@@ -8,6 +8,7 @@ artifact, computed once.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter
@@ -17,7 +18,7 @@ from xraytune.base.errors import MachineError
 from xraytune.base.files import read_json, write_json
 from xraytune.data.images import SideName
 from xraytune.data.prepare import ImageSource, RunContext, side_images
-from xraytune.space.settings import Experiment, Parameters
+from xraytune.space.settings import Experiment
 from xraytune.stats.classification import Floats
 from xraytune.synth.generator_quality import (
     ClassQuality,
@@ -58,8 +59,7 @@ def measure_quality(experiment: Experiment, context: RunContext) -> Quality | st
     settings = experiment.settings
     prepared = context.prepared
     names = prepared.class_names
-    parameters = feature_parameters(experiment)
-    if parameters is None:
+    if experiment.parameters.weights == "none":
         return "not measured: the backbone is not pretrained"
 
     sides: tuple[SideName, ...] = ("train", "val_a", "val_b")
@@ -84,13 +84,14 @@ def measure_quality(experiment: Experiment, context: RunContext) -> Quality | st
     size_px = pools[0][0].pixels.shape[1]
     resolution_px = min(size_px, pools[0][0].file_size_px or size_px, prepared.image_size_px)
     resolution_px = max(_FEWEST_PX, resolution_px)
-    seen_by_network = Experiment(
-        settings=settings.model_copy(update={"task": "classification"}),
-        parameters=parameters,
-        inherited_resolution_px=(resolution_px if resolution_px < prepared.image_size_px else None),
-    )
+    frozen: dict[str, Any] = {
+        "settings": settings.model_copy(update={"task": "classification"}),
+        "parameters": experiment.parameters.model_copy(update={"trainable": "head"}),
+    }
+    if resolution_px < prepared.image_size_px:
+        frozen["inherited_resolution_px"] = resolution_px
     try:
-        network = Network(seen_by_network, context)
+        network = Network(experiment.model_copy(update=frozen), context)
     except MachineError as error:
         return f"not measured: {error.problems[0].what}"
 
@@ -121,7 +122,7 @@ def measure_quality(experiment: Experiment, context: RunContext) -> Quality | st
         train_features = network.plain_features(train).astype(np.float64), train.targets
         unseen = network.plain_features(val_a).astype(np.float64), val_a.targets
         quality = Quality(
-            features=f"{parameters.backbone} ({Path(str(network.weights)).name})",
+            features=f"{experiment.parameters.backbone} ({Path(str(network.weights)).name})",
             resolution_px=resolution_px,
             classes=classes,
             gan_train=transfer_auroc(pool_features, unseen, positive=prepared.positive),
@@ -158,13 +159,3 @@ def _choose_images(name: SideName, context: RunContext) -> ImageSource:
         for label in range(len(context.prepared.class_names))
     ]
     return take(side, np.sort(np.concatenate(chosen)))
-
-
-def feature_parameters(experiment: Experiment) -> Parameters | None:
-    """Return the trial's own backbone and weights, which give the features; None if it is not pretrained."""
-    chosen = experiment.parameters
-    if chosen.weights == "none":
-        return None
-    return Parameters.model_validate(
-        {"backbone": chosen.backbone, "weights": chosen.weights, "trainable": "head"}
-    )
