@@ -1,6 +1,5 @@
 """The final training: the trial's metrics, equal files, and resuming after an interruption."""
 
-import re
 from pathlib import Path
 
 import pytest
@@ -121,8 +120,7 @@ def test_another_label_than_in_the_study_is_refused(copy_lab: CopyLab) -> None:
 @pytest.mark.parametrize(
     ("override", "what"),
     [
-        ("final.max_epochs=1", "set budget.max_epochs instead"),
-        ("confirm.replicates=7", "`train` does not use it"),
+        ("final.lr=0.1", "without `final.`"),
         ("gan.steps=3", "no trial of this space uses it"),
     ],
 )
@@ -135,9 +133,7 @@ def test_an_override_without_effect_is_refused_before_the_images_are_read(
         source = tmp_path / "plain.yaml"
         export(lab.study, out=source, trial=1)
 
-    with pytest.raises(
-        ConfigError, match=f"(?s){re.escape(override)}.*{what}|{what}.*{re.escape(override)}"
-    ):
+    with pytest.raises(ConfigError, match=what):
         train(source, out=tmp_path / "model", overrides=[override], data=tmp_path / "nowhere")
 
 

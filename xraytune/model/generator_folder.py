@@ -46,7 +46,7 @@ from xraytune.nets.weights import find_weights
 from xraytune.space.document import write_yaml
 from xraytune.space.domains import Value
 from xraytune.space.fields import parameters_from
-from xraytune.space.load import SEARCH_ONLY, load_space, refuse_unused
+from xraytune.space.load import load_space
 from xraytune.space.settings import Experiment
 from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space
@@ -76,9 +76,6 @@ from xraytune.trial.samples import save_generator_grid
 
 _SAMPLES = "samples.png"
 _NETWORK_PARAMETERS = ("backbone", "weights", "input_channels")
-_UNUSED = SEARCH_ONLY | dict.fromkeys(
-    ("budget", "final", "objective", "points_to_evaluate", "tracking"), "omit it"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +144,6 @@ def generator_train(
     loaded = load_space(
         space, (*overrides, "points_to_evaluate=[]"), data=data, weights_dir=weights_dir
     )
-    refuse_unused(overrides, "generator train", _UNUSED)
     experiment = None if without_generator else fixed_generator(loaded)
     donor_experiment = find_donor_experiment(loaded)
     settings = loaded.settings
