@@ -86,7 +86,7 @@ def test_a_wrong_parameter_is_reported_at_its_line(
         ("task: findings", "task: findings needs data.table"),
         ("points_to_evaluate: {source: none}", "list"),
         ("points_to_evaluate: [{gan: {steps: x}}]", "integer"),
-        ("points_to_evaluate: [{lr: 5}]", "5.0 is not in the space: 0.0001"),
+        ("points_to_evaluate: [{lr: 5}]", "5.0 is not in the space: it is 0.0001"),
     ],
 )
 def test_a_wrong_setting_is_reported_at_its_line(

@@ -25,6 +25,7 @@ from xraytune.space.validation import format_value, validate
 
 SPEC_KEYS = ("value", "values", "min", "max", "distribution")
 DISTRIBUTIONS = ("uniform", "log_uniform_values", "int_uniform")
+_ROWS = TypeAdapter(list[dict[str, Any]])
 
 
 def flatten_blocks(document: Document) -> None:
@@ -193,45 +194,33 @@ def read_points(document: Document, specs: Sequence[ParameterSpec]) -> tuple[Poi
     are rows that are equal or have no value of a searched parameter. Problems are collected in the
     document.
     """
-    rows = document.get("points_to_evaluate") or []
-    if not isinstance(rows, list):
-        what = f"points_to_evaluate: {format_value(rows)} is not a list"
-        fix = "write points_to_evaluate: [{source: none, lr: 1e-4}]"
-        raise document.error(("points_to_evaluate",), what, fix)
+    place = ("points_to_evaluate",)
+    rows = validate(document, _ROWS, place, document.get(*place) or [])
     has_options = any(
         isinstance(document.locate(("parameters", name)), str) for name in parameter_fields()
     )
     domains = {spec.name: spec.domain for spec in specs}
     points: list[Point] = []
     for number, row in enumerate(rows):
-        path = ("points_to_evaluate", number)
+        named: dict[str, Any] = {}
+        for key, given in row.items():
+            if key in BLOCKS and isinstance(given, dict):
+                named |= {f"{key}.{inner}": value for inner, value in given.items()}
+            else:
+                named[key] = given
+        kept: Point = {}
         with document.collect():
-            if not isinstance(row, dict):
-                what = f"points_to_evaluate: {format_value(row)} is not a mapping"
-                raise document.error(path, what, "write {source: none, lr: 1e-4}")
-            kept: Point = {}
-            for key, given in row.items():
-                is_block = key in BLOCKS and isinstance(given, dict)
-                named = (
-                    {f"{key}.{inner}": each for inner, each in given.items()}
-                    if is_block
-                    else {key: given}
-                )
-                for name, each in named.items():
-                    (value,) = _read_values(document, (*path, key), name, [each])
-                    domain = domains.get(name)
-                    if domain and domain.contains(value):
-                        kept[name] = value
-                    elif not has_options:
-                        where = (
-                            f"is not in the space: {domain}"
-                            if domain
-                            else "is never active in this space"
-                        )
-                        what = f"points_to_evaluate: {name}: {format_value(value)} {where}"
-                        fix = "use a value of the space, or widen the space"
-                        raise document.error((*path, key), what, fix)
-            point = {name: kept[name] for name in domains if name in kept and domains[name].is_open}
-            if ("source" in kept or "source" not in row) and point and point not in points:
-                points.append(point)
+            for name, given in named.items():
+                path = (*place, number, name)
+                (value,) = _read_values(document, path, name, [given])
+                domain = domains.get(name)
+                if domain and domain.contains(value):
+                    kept[name] = value
+                elif not has_options:
+                    why = f"it is {domain}" if domain else "it is never active"
+                    what = f"points_to_evaluate: {name}: {value} is not in the space: {why}"
+                    raise document.error(path, what, "use a value of the space, or widen it")
+        point = {name: kept[name] for name in domains if name in kept and domains[name].is_open}
+        if ("source" in kept or "source" not in row) and point and point not in points:
+            points.append(point)
     return tuple(points)
