@@ -21,7 +21,7 @@ from xraytune.space.removed import explain_removed, is_dropped
 from xraytune.space.settings import BLOCKS, TaskName, has_effect_in, has_effect_with
 from xraytune.space.space import ParameterSpec, Point, corner_points
 from xraytune.space.strict_model import Several
-from xraytune.space.validation import format_value, validate
+from xraytune.space.validation import validate
 
 SPEC_KEYS = ("value", "values", "min", "max", "distribution")
 DISTRIBUTIONS = ("uniform", "log_uniform_values", "int_uniform")
@@ -52,7 +52,7 @@ def read_specs(document: Document, task: TaskName) -> tuple[ParameterSpec, ...]:
     """Return all parameters of a space, parents first; problems with single ones are collected in the document."""
     given = document.get("parameters") or {}
     if not isinstance(given, dict):
-        what = f"parameters: {format_value(given)} is not a mapping"
+        what = f"parameters: {given!r} is not a mapping"
         raise document.error(("parameters",), what, "write parameters: {lr: {value: 1e-4}}")
     declared: dict[str, ParameterSpec] = {}
     for name, content in given.items():
@@ -113,16 +113,14 @@ def _default(name: str) -> Choices:
 def _read_spec(document: Document, name: str, content: Any) -> ParameterSpec:
     path = ("parameters", name)
     if not isinstance(content, dict):
-        shown = format_value(content)
-        way = "values: [...]" if isinstance(content, list) else f"value: {shown}"
-        fix = f"write {name.rpartition('.')[2]}: {{{way}}}"
-        raise document.error(path, f"{name}: {shown} is not a mapping", fix)
+        fix = f"write {name.rpartition('.')[2]}: {{value: ...}} or {{values: [...]}}"
+        raise document.error(path, f"{name}: {content!r} is not a mapping", fix)
     _require_parameter(document, path, name)
     conditions = content.get("when")
     when: dict[str, tuple[Value, ...]] = {}
     with document.collect():
         if conditions is not None and (not isinstance(conditions, dict) or name == "source"):
-            what = f"{name}: when: {format_value(conditions)} is not a condition"
+            what = f"{name}: when: {conditions!r} is not a condition"
             raise document.error((*path, "when"), what, "write when: {source: gan}, not at source")
         for parent, accepted in (conditions or {}).items():
             listed = accepted if isinstance(accepted, list) else [accepted]
@@ -175,7 +173,7 @@ def _read_domain(document: Document, name: str, content: Mapping[str, Any]) -> D
     distribution = content.get("distribution", "uniform")
     allowed = DISTRIBUTIONS if is_integer else DISTRIBUTIONS[:2]
     if distribution not in allowed:
-        what = f"{name}.distribution: unknown value {format_value(distribution)}"
+        what = f"{name}.distribution: unknown value {distribution!r}"
         raise document.error((*path, "distribution"), what, nearest(distribution, allowed))
     is_log = distribution == "log_uniform_values"
     if low > high or (is_log and low <= 0):

@@ -159,8 +159,7 @@ def _refuse_inactive(
     for override in overrides:
         name = override.partition("=")[0].strip()
         if name in parameter_fields() and name not in active:
-            block = name.partition(".")[0]
-            fix = f"omit it, or add --set source={block}" if block in BLOCKS else "omit it"
+            fix = "omit it, or choose a source that uses it (--set source=...)"
             what = f"{name}: no trial of this space uses it"
             document.problems.append(Problem(what, f"--set {override}", fix))
 
