@@ -58,7 +58,7 @@ def test_images_too_large_for_the_device_are_brought_in_parts(
     experiment = with_parameters(frozen(bench, tmp_path, **mix), trainable=trainable)
     monkeypatch.setattr("xraytune.trial.training._TRANSFER_BYTES", 0)
     in_parts = TrialTraining(experiment, bench.context)
-    monkeypatch.setattr("xraytune.trial.device_rows.room_bytes", lambda _: np.inf)
+    monkeypatch.setattr("xraytune.trial.device_rows._room_bytes", lambda _: np.inf)
     at_once = TrialTraining(experiment, bench.context)
 
     steps = range(12)

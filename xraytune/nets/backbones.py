@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,7 +23,6 @@ from xraytune.base.tensors import UNREADABLE, load_tensors, read_weights
 from xraytune.space.backbones import BACKBONES, is_of_torchvision
 from xraytune.space.messages import nearest
 
-R = TypeVar("R")
 _IMAGENET_CLASSES = 1000
 _SMALL_CNN_WIDTHS = (16, 32, 64, 96)
 _INCEPTIONS = ("googlenet", "inception_v3")
@@ -165,7 +164,7 @@ def timm_config(name: str) -> dict[str, Any]:
     return config
 
 
-def _without_values(build: Callable[[str], R], name: str) -> R:
+def _without_values(build: Callable[[str], Any], name: str) -> Any:
     """Build a network quickly, if possible with tensors that have shapes, but no values."""
     try:
         with torch.device("meta"):

@@ -84,12 +84,12 @@ def allocation_of(settings: Settings, *, has_gpu: bool) -> Allocation:
     `has_gpu` is about the machines that run trials, which may be others than this one.
     """
     chosen = settings.resources
-    gpus = float(has_gpu) if chosen.gpus_per_trial == "auto" else whole_part(chosen.gpus_per_trial)
+    gpus = float(has_gpu) if chosen.gpus_per_trial == "auto" else _whole_part(chosen.gpus_per_trial)
     trial = Share(cpus=chosen.cpus_per_trial, gpus=gpus)
     return Allocation(trial=trial, concurrent=chosen.concurrent)
 
 
-def whole_part(gpus: float) -> float:
+def _whole_part(gpus: float) -> float:
     """Return the smallest share of GPUs that leaves nothing over: 1/n of one, or whole ones.
 
     A process gets its share from one GPU. So three shares of .3 fit on a GPU, as of .3333, and one

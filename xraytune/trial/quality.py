@@ -33,7 +33,7 @@ from xraytune.synth.sources.source import BLOCK, blocks_for, take
 from xraytune.synth.sources.which import source_of
 from xraytune.trial.network import Network
 
-QUALITY_STAGE = "quality-5"
+_STAGE = "quality-5"
 _MOST_IMAGES = 2 * BLOCK
 _FEWEST_IMAGES = 50
 """The most images of a class that are compared, and the fewest on each side."""
@@ -141,7 +141,7 @@ def measure_quality(experiment: Experiment, context: RunContext) -> Quality | st
     }
     path = build_once(
         context.cache,
-        QUALITY_STAGE,
+        _STAGE,
         inputs,
         build,
         waiting=lambda: context.on_progress(
