@@ -62,8 +62,9 @@ def measure_quality(experiment: Experiment, context: RunContext) -> Quality | st
     if experiment.parameters.weights == "none":
         return "not measured: the backbone is not pretrained"
 
-    sides: tuple[SideName, ...] = ("train", "val_a", "val_b")
-    train, val_a, val_b = (_choose_images(side, context) for side in sides)
+    train = _choose_images("train", context)
+    val_a = _choose_images("val_a", context)
+    val_b = _choose_images("val_b", context)
     source = source_of(experiment.parameters)
     pools: list[list[ImageSource]] = []
     for label, name in enumerate(names):
@@ -95,38 +96,37 @@ def measure_quality(experiment: Experiment, context: RunContext) -> Quality | st
     except MachineError as error:
         return f"not measured: {error.problems[0].what}"
 
-    def split_features(images: ImageSource) -> list[Floats]:
-        features = network.plain_features(images).astype(np.float64)
-        return [features[images.labels == label] for label in range(len(names))]
+    def read_features(*sources: ImageSource) -> Floats:
+        features = [network.plain_features(images) for images in sources]
+        return np.concatenate(features).astype(np.float64)
 
     def build(folder: Path) -> None:
-        drawn = [
-            np.concatenate([network.plain_features(block) for block in blocks]).astype(np.float64)
-            for blocks in pools
-        ]
+        real = read_features(val_a)
+        others = read_features(val_b)
+        drawn = [read_features(*blocks) for blocks in pools]
         classes = {}
-        for name, synthetic, real, others in zip(
-            names, drawn, split_features(val_a), split_features(val_b), strict=True
-        ):
-            count = min(len(real), len(synthetic))  # the figures depend on the numbers of images
-            shown = sample_evenly(real, count)
-            pool = sample_evenly(synthetic, count)
+        for label, name in enumerate(names):
+            of_class = real[val_a.labels == label]
+            count = min(len(of_class), len(drawn[label]))  # the figures depend on the numbers
+            shown = sample_evenly(of_class, count)
+            pool = sample_evenly(drawn[label], count)
             classes[name] = ClassQuality(
                 images=count,
                 kid=kernel_inception_distance(shown, pool),
-                floor=kernel_inception_distance(real, others),
+                floor=kernel_inception_distance(of_class, others[val_b.labels == label]),
                 coverage=coverage(shown, pool),
             )
         targets = np.concatenate([block.targets for blocks in pools for block in blocks])
-        pool_features = np.concatenate(drawn), targets
-        train_features = network.plain_features(train).astype(np.float64), train.targets
-        unseen = network.plain_features(val_a).astype(np.float64), val_a.targets
+        in_val_a = (real, val_a.targets)
+        positive = prepared.positive
         quality = Quality(
             features=f"{experiment.parameters.backbone} ({Path(str(network.weights)).name})",
             resolution_px=resolution_px,
             classes=classes,
-            gan_train=transfer_auroc(pool_features, unseen, positive=prepared.positive),
-            real_train=transfer_auroc(train_features, unseen, positive=prepared.positive),
+            gan_train=transfer_auroc((np.concatenate(drawn), targets), in_val_a, positive=positive),
+            real_train=transfer_auroc(
+                (read_features(train), train.targets), in_val_a, positive=positive
+            ),
         )
         write_json(folder / "quality.json", _QUALITY.dump_python(quality, mode="json"))
 
