@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from xraytune.base.records import Compute
 from xraytune.cli.main import build_app
-from xraytune.confirm import study as confirm_study
+from xraytune.confirm import run as confirm_run
 from xraytune.data.prepare import Prepared, prepare
 from xraytune.nets.compute import Allocation, pin
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
@@ -119,7 +119,7 @@ class InProcess:
 def confirm_in_process() -> Iterator[None]:
     """Train the replicates of confirmations in this process."""
     with pytest.MonkeyPatch.context() as patch, one_thread():
-        patch.setattr(confirm_study, "Runner", InProcess)
+        patch.setattr(confirm_run, "Runner", InProcess)
         yield
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from tests.in_process import InProcess, command, one_thread, said
 from xraytune import run_audit
 from xraytune.base.files import read_json
-from xraytune.confirm import study as confirm_study
+from xraytune.confirm import run as confirm_run
 from xraytune.data.phantom import draw_phantoms
 from xraytune.nets.backbones import build_backbone
 from xraytune.search import run as search_run
@@ -70,7 +70,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The current folder, empty; trials run in this process."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(search_run, "Runner", InProcess)
-    monkeypatch.setattr(confirm_study, "Runner", InProcess)
+    monkeypatch.setattr(confirm_run, "Runner", InProcess)
     with one_thread():
         yield tmp_path
 

@@ -13,7 +13,7 @@ import xraytune
 from tests.in_process import InProcess, one_thread
 from tests.study.studies import CPU, two_images, write_space
 from xraytune.cli.main import build_app
-from xraytune.confirm import study as confirm_study
+from xraytune.confirm import run as confirm_run
 from xraytune.search import run as search_run
 from xraytune.study.folder import StudyFolder
 from xraytune.study.start import create_study
@@ -84,7 +84,7 @@ def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.Mo
     page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     monkeypatch.chdir(tmp_path)
-    for module in (search_run, confirm_study):
+    for module in (search_run, confirm_run):
         monkeypatch.setattr(module, "Runner", InProcess)
 
     names: dict[str, Any] = {}

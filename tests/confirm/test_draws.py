@@ -14,7 +14,7 @@ import pytest
 
 from tests.in_process import CPU, confirm_in_process, search_in_process
 from xraytune.base.errors import DataError, StudyError
-from xraytune.base.files import read_json, read_jsonl, sha256_of
+from xraytune.base.files import read_json, read_jsonl
 from xraytune.confirm.arms import read_plan
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
@@ -122,7 +122,7 @@ def sides_of(prepared: Prepared) -> dict[str, set[str]]:
     return dict(patients)
 
 
-@pytest.mark.parametrize(("replicates", "seed"), [(REPLICATES, 0), (2, 0), (3, 1), (2, 2)])
+@pytest.mark.parametrize(("replicates", "seed"), [(REPLICATES, 0), (2, 1)])
 def test_no_patient_is_on_two_sides(ended: Lab, tmp_path: Path, replicates: int, seed: int) -> None:
     split = ended.settings.data.split.model_copy(update={"seed": seed})
     settings = changed(ended.settings, split=split)
@@ -130,28 +130,21 @@ def test_no_patient_is_on_two_sides(ended: Lab, tmp_path: Path, replicates: int,
 
     choice = ended.choose(settings, searched, replicates=replicates)
 
-    sides, own = sides_of(choice.prepared), sides_of(searched)
+    sides = sides_of(choice.prepared)
     draws = [f"draw_{number}" for number in range(replicates)]
     assert {*sides} == {"train", "val_a", "val_b", "test", *draws}
-    assert {name: sides[name] for name in own} == own, "the search's sides stay as they were"
-    everyone = [patient for patients in sides.values() for patient in patients]
-    assert max(Counter(everyone).values()) == 1
-    assert max(Counter(image.patient for image in choice.prepared.images).values()) > 1, (
-        "several images of a patient"
-    )
-    assert {image.patient for image in read_index(settings.data).images} == {*everyone}, (
-        "nobody is left out"
-    )
+    assert sides.items() >= sides_of(searched).items(), "the search's sides stay as they were"
+    everyone = Counter(patient for patients in sides.values() for patient in patients)
+    assert max(everyone.values()) == 1
+    assert everyone.keys() == {image.patient for image in read_index(settings.data).images}
     assert [len(sides[draw]) for draw in draws] == [TRAINED_ON] * replicates
     assert len(sides["test"]) >= FEWEST
     ill = {image.patient for image in choice.prepared.images if image.label == 1}
     assert np.ptp([len(sides[draw] & ill) for draw in draws]) <= 2, "about the same classes"
-    assert {image.file for image in choice.images} == {
-        image.file for image in choice.prepared.images if image.side == "test"
-    }
-    assert (choice.kind, choice.notes) == ("unused", ())
-    again = choose_test(settings, searched, tmp_path, replicates=replicates)
-    assert again == choice, "also if the cache was lost"
+    assert {*choice.images.patients} == sides["test"]
+    assert choice == choose_test(settings, searched, tmp_path, replicates=replicates), (
+        "also if the cache was lost"
+    )
 
 
 def test_a_replicate_sees_only_its_own_draw(ended: Lab) -> None:
@@ -163,32 +156,20 @@ def test_a_replicate_sees_only_its_own_draw(ended: Lab) -> None:
     for draw in range(REPLICATES):
         prepared = divided.drawn(draw)
         parameters = Parameters.model_validate({"source": "duplicate", "synthetic_ratio": 2.0})
-        real, extra = (
-            build_training_set(
-                Experiment(
-                    settings=ended.settings,
-                    parameters=parameters,
-                    draw=draw,
-                    has_real_extra=has_real_extra,
-                ),
-                RunContext(prepared=prepared, cache=ended.path / "cache", compute=CPU),
-            )
-            for has_real_extra in (False, True)
+        experiment = Experiment(
+            settings=ended.settings, parameters=parameters, draw=draw, has_real_extra=True
         )
+        context = RunContext(prepared=prepared, cache=ended.path / "cache", compute=CPU)
+        used = build_training_set(experiment, context)
 
         seen = sides_of(prepared)
         assert seen["train"] == sides[f"draw_{draw}"]
         assert all(seen[side] == sides[side] for side in ("val_a", "val_b", "test"))
-        assert not seen["train"] & seen["others"]
-        for used in (real, extra):
-            assert {owner[row] for row in used.sources[0].rows.tolist()} == {f"draw_{draw}"}
-        assert len(real.sources) == 1
-        others = extra.sources[1].rows[extra.extra - len(extra.real)].tolist()
-        assert len({*others}) == len(others) == len(extra.extra) > len(extra.real), "no image twice"
+        assert {owner[row] for row in used.sources[0].rows.tolist()} == {f"draw_{draw}"}
+        others = used.sources[1].rows[used.extra - len(used.real)].tolist()
+        assert len({*others}) == len(others) == len(used.extra) > len(used.real), "no image twice"
         allowed = {"train", *(f"draw_{other}" for other in range(REPLICATES) if other != draw)}
-        assert {owner[row] for row in others} == allowed, (
-            "of any other patients, not of the first ones"
-        )
+        assert {owner[row] for row in others} == allowed
 
 
 def test_generators_and_networks_of_a_replicate_are_trained_on_its_draw(
@@ -212,7 +193,6 @@ def test_generators_and_networks_of_a_replicate_are_trained_on_its_draw(
         assert [folder.experiment(number).draw for number in plan.numbers(arm)] == [
             *range(REPLICATES)
         ]
-    assert [arm.role for arm in plan.arms] == ["finalist", "matched", "perfect"]
     assert (found.test.kind, found.train_patients) == ("unused", TRAINED_ON)
     assert found.exploratory == found.notes == ()
     (finalist,) = found.finalists
@@ -234,16 +214,10 @@ def test_too_few_unused_patients_are_refused_or_the_test_folder_is_scored(ended:
     instead = choose("auto")  # of 300 patients and more
     assert instead.kind == "draws"
     assert instead.notes[0].startswith("the test folder is scored: ")
-    of_draws = sides_of(instead.prepared)
-    assert [len(of_draws[f"draw_{number}"]) for number in range(REPLICATES)] == [
-        TRAINED_ON
-    ] * REPLICATES
-    assert "test" not in of_draws
-
+    assert "test" not in sides_of(instead.prepared)
     few = choose("folder", replicates=50)
     assert few.kind == "folder"
     assert few.notes[0].startswith("all replicates train on the same patients: ")
-    assert few.prepared == searched
 
 
 def test_images_of_unknown_origin_are_judged_on_the_test_folder(ended: Lab, tmp_path: Path) -> None:
@@ -266,16 +240,6 @@ def test_images_of_unknown_origin_are_judged_on_the_test_folder(ended: Lab, tmp_
     ):
         ended.choose(
             changed(ended.settings, confirm={"test": "unused"}), searched, compared=compared
-        )
-
-    (tmp_path / "seen.txt").write_text(sha256_of(ended.path / "xrays" / known), encoding="utf-8")
-    for seen in (tmp_path / "extra", tmp_path / "seen.txt"):
-        declared = {"source": "folder", "folder": {"path": tmp_path / "extra", "seen": seen}}
-        assert (
-            ended.choose(
-                ended.settings, searched, compared=[Parameters.model_validate(declared)]
-            ).kind
-            == "unused"
         )
 
 
@@ -307,24 +271,6 @@ def test_patients_that_a_generator_has_seen_are_neither_drawn_nor_scored(
     assert patients.isdisjoint(choice.images.patients)
 
 
-def test_without_a_test_folder_too_few_unused_patients_are_refused(
-    ended: Lab, tmp_path: Path
-) -> None:
-    """Unless --test gives one; and with all patients in the search, none are unused."""
-    lab = copy_of(ended, tmp_path)
-    elsewhere = Path(shutil.move(lab.path / "xrays" / "test", tmp_path / "elsewhere"))
-    few = changed(lab.settings, confirm={"test": "auto"})
-    prepared, _ = prepare(few, lab.path / "cache")
-
-    with pytest.raises(DataError, match="fewer than needed") as refused:
-        lab.choose(few, prepared)
-    assert "confirm.test: folder" not in str(refused.value)
-    assert lab.choose(few, prepared, test=elsewhere).kind == "draws"
-    everybody = changed(lab.settings, confirm={"test": "unused"}, train_patients=None)
-    with pytest.raises(DataError, match="the search leaves 0 patients unused"):
-        lab.choose(everybody, prepare(everybody, lab.path / "cache")[0])
-
-
 def test_a_second_study_that_scores_some_of_the_same_patients_is_exploratory(
     done: Lab, confirmed: tuple[Lab, Confirmation]
 ) -> None:
@@ -350,31 +296,16 @@ def test_a_second_study_that_scores_some_of_the_same_patients_is_exploratory(
     assert second.finalists[0].headroom is None
 
 
-@pytest.mark.parametrize(
-    ("change", "is_confirmed"), [("changed", True), ("removed", False), ("added", False)]
-)
-def test_other_unused_images_than_at_the_search_are_refused(
-    confirmed: tuple[Lab, Confirmation], ended: Lab, tmp_path: Path, change: str, is_confirmed: bool
-) -> None:
-    lab = copy_of(confirmed[0] if is_confirmed else ended, tmp_path)
-    searched, _ = prepare(lab.settings, lab.path / "cache")
-    known = {image.file for image in searched.images}
-    xrays = lab.path / "xrays"
-    first, second, *_ = sorted(
-        file
-        for file in (xrays / "train" / "NORMAL").iterdir()
-        if file.relative_to(xrays).as_posix() not in known
-    )
-    if change == "removed":
-        first.unlink()
-    else:
-        shutil.copy(second, first if change == "changed" else first.with_name("IM-9999-0001.jpeg"))
+def test_further_unused_images_than_at_the_search_are_refused(ended: Lab, tmp_path: Path) -> None:
+    lab = copy_of(ended, tmp_path)
+    draw_phantoms(lab.path / "more", patients=10, seed=9, image_size_px=32)
+    new = next((lab.path / "more" / "train" / "NORMAL").iterdir())
+    shutil.copy(new, lab.path / "xrays" / "train" / "NORMAL" / "IM-9999-0001.jpeg")
 
-    refused = "unused images were added" if change == "added" else "1 changed or gone"
-    with confirm_in_process(), pytest.raises(StudyError, match=refused):
+    with confirm_in_process(), pytest.raises(StudyError, match="unused images were added"):
         confirm(lab.study)
 
-    assert (lab.study / "confirm").exists() == is_confirmed
+    assert not (lab.study / "confirm").exists()
 
 
 def write_patients(xrays: Path, images_of_a_patient: int) -> None:
@@ -391,26 +322,10 @@ def write_patients(xrays: Path, images_of_a_patient: int) -> None:
     (xrays / "patients.csv").write_text("\n".join(["file,patient", *rows]) + "\n", encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    ("before", "after"), [(2, None), (None, 2), (2, 3)], ids=["lost", "added", "edited"]
-)
-def test_other_patients_than_at_the_search_are_refused(
-    ended: Lab, tmp_path: Path, before: int | None, after: int | None
-) -> None:
-    """With their number."""
+def test_other_patients_than_at_the_search_are_refused(ended: Lab, tmp_path: Path) -> None:
     lab = copy_of(ended, tmp_path)
-    xrays = lab.path / "xrays"
-    if before:
-        shutil.rmtree(lab.study)
-        write_patients(xrays, before)
-        lab.search()
-    if after:
-        write_patients(xrays, after)
-    else:
-        (xrays / "patients.csv").unlink()
+    write_patients(lab.path / "xrays", 2)
 
     refused = r"(?s)since the study began: \d+ with another patient.*another name"
     with confirm_in_process(), pytest.raises(StudyError, match=refused):
         confirm(lab.study)
-
-    assert not (lab.study / "confirm").exists()

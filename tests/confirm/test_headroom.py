@@ -10,10 +10,9 @@ import pytest
 
 from tests.in_process import command, one_core
 from xraytune.base.errors import ConfigError, DataError
-from xraytune.confirm.headroom import Gain, Headroom, choose_design, draw_and_others, headroom
+from xraytune.confirm.headroom import choose_design, draw_and_others, headroom
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.split import nested_order
-from xraytune.stats.verdict import Interval
 
 SPACE = """\
 name: room
@@ -109,30 +108,3 @@ def test_a_space_without_a_ratio_or_with_too_few_patients_is_refused_before_the_
             data=xrays,
             cache=tmp_path / "cache",
         )
-
-
-@pytest.mark.parametrize(
-    ("gain", "low", "high", "says"),
-    [
-        (0.004, 0.001, 0.008, "no generator can help"),
-        (0.015, 0.011, 0.019, "nearly perfect"),
-        (0.04, 0.03, 0.05, "4.0"),
-    ],
-)
-def test_the_sentence_compares_the_gain_with_the_margin(
-    gain: float, low: float, high: float, says: str
-) -> None:
-    figures = dict.fromkeys(Interval.__dataclass_fields__, 0.01) | {
-        "difference": gain,
-        "low": low,
-        "high": high,
-    }
-    interval = Interval(**figures)
-    measured = Gain(
-        patients=50, ratio=2.0, draws=5, test_patients=900, baseline=0.9, interval=interval
-    )
-    room = Headroom(
-        name="x", metric="AUROC", margin=0.01, patients=50, baseline="none", gains=(measured,)
-    )
-
-    assert says in room.sentence

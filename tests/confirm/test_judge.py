@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -14,18 +12,15 @@ import pytest
 
 from xraytune.base.files import read_json
 from xraytune.base.seeding import numpy_generator
-from xraytune.base.tables import text_of
 from xraytune.confirm.arms import Arm, Plan
 from xraytune.confirm.judge import headroom_reached, judge_finalists
 from xraytune.confirm.record import (
     Confirmation,
     HeldOutSet,
-    paragraph,
     read_verdict,
     write_verdict,
 )
 from xraytune.confirm.score import ArmScores
-from xraytune.present.verdict import verdict_section
 from xraytune.space.settings import Parameters
 from xraytune.stats.classification import Floats
 from xraytune.tasks import TASKS
@@ -118,7 +113,6 @@ def helped() -> Confirmation:
         ({"gan": 2.5}, "helps", [*KINDS]),
         ({"gan": 0.8}, "hurts", ["none, matched to #1", "duplicate, matched to #1"]),
         ({"gan": 0.8, "duplicate": 0.8}, "no_better", [*KINDS]),
-        ({"gan": 2.5, "tuned": 2.5}, "no_better", ["tuned classical #9"]),
         ({"gan": 2.5, "duplicate": 3.5}, "no_better", ["duplicate, matched to #1"]),
     ],
 )
@@ -137,30 +131,11 @@ def test_the_verdict_follows_from_every_control(
     assert [(one["control"], one["kind"]) for one in finalist["comparisons"]] == [*KINDS.items()]
 
 
-def test_a_control_over_which_a_gain_is_ruled_out_does_not_look_undecided() -> None:
-    first = helped().finalists[0]
-    controls = tuple(replace(one, verdict=("undecided",)) for one in first.comparisons)
-    finalist = replace(
-        first, verdict="no_better", because_of=(controls[0].control,), comparisons=controls
-    )
-
-    (table, *_) = verdict_section(replace(helped(), finalists=(finalist,))).tables
-
-    words = {row["control"]: text_of(row["result"]) for row in table.rows}
-    assert words == {one.control: "undecided" for one in controls} | {
-        controls[0].control: "no better"
-    }
-
-
-def on_unused_patients() -> Confirmation:
-    return replace(helped(), test=replace(helped().test, kind="unused"))
-
-
 @pytest.mark.slow
 def test_the_answer_names_its_patients_and_says_whether_it_is_exploratory() -> None:
     accessed = "the test folder had been accessed"
     exploratory = confirmation(scores(gan=0.8), accessed).to_json()
-    of_draws = on_unused_patients().to_json()
+    of_draws = replace(helped(), test=replace(helped().test, kind="unused")).to_json()
     answer = helped().to_json()["answer"]
 
     assert answer.startswith(
@@ -176,26 +151,6 @@ def test_the_answer_names_its_patients_and_says_whether_it_is_exploratory() -> N
 
 
 @pytest.mark.slow
-def test_the_methods_describe_the_controls_that_there_were() -> None:
-    found = helped()
-    (finalist,) = found.finalists
-    only_duplicate = (replace(finalist, comparisons=finalist.comparisons[1:2]),)
-
-    whole = paragraph("methods", replace(found, objective="AUPRC"))
-    duplicate_alone = paragraph("methods", replace(found, finalists=only_duplicate))
-
-    for words in (
-        "no extra images or repeated real images",
-        "(classical)",
-        "(val-B) by AUPRC",
-        "Differences in AUROC",
-    ):
-        assert words in whole
-    assert "all of its settings but repeated real images" in duplicate_alone
-    assert "tuned controls" not in duplicate_alone
-
-
-@pytest.mark.slow
 def test_a_verdict_is_read_as_it_was_written(tmp_path: Path) -> None:
     write_verdict(tmp_path, helped())
 
@@ -204,29 +159,27 @@ def test_a_verdict_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("mixing", "cause"),
-    [("additive", "drawing more images per step"), ("pretrain", "pretraining on extra images")],
-)
-def test_worse_than_none_but_not_than_duplicate_is_attributed_to_the_mixing(
-    mixing: str, cause: str
-) -> None:
-    finalist = arm("gan #1", "finalist", source="gan", mixing=mixing)
-    both_worse = confirmation(scores(gan=0.8, duplicate=0.8), arms=(finalist, *ARMS[1:]))
+def test_worse_than_none_but_not_than_duplicate_is_attributed_to_the_mixing() -> None:
+    both_worse = confirmation(scores(gan=0.8, duplicate=0.8)).to_json()
 
-    words = both_worse.to_json()["answer"]
-
-    assert words.startswith(
-        "For these 30 training patients, synthetic images did not improve AUROC: for gan #1, an improvement of 0.01 or more "
-        "was ruled out over none"
-    )
     assert (
-        f"It was worse than none, matched to #1 but not worse than duplicate, matched to #1: {cause} reduced AUROC; an"
-        in words
+        "It was worse than none, matched to #1 but not worse than duplicate, matched to #1: "
+        "drawing more images per step reduced AUROC; an" in both_worse["answer"]
     )
-    assert ("the first r/(1+r) of the steps" in paragraph("methods", both_worse)) == (
-        mixing == "pretrain"
-    )
+    for words in ("no extra images or repeated real images", "(classical)", "Holm's correction"):
+        assert words in both_worse["methods"]
+
+
+@pytest.mark.slow
+def test_finalists_are_tested_up_to_the_first_that_does_not_help() -> None:
+    second = ARMS[0].model_copy(update={"name": "weak #2", "trial": "#2"})
+    second = second.model_copy(update={"parameters": Parameters(source="gan", lr=7e-4)})
+    third = second.model_copy(update={"name": "gan #3", "trial": "#3"})
+    arms = (ARMS[0], ARMS[3], second, third)
+
+    found = judge_finalists(arm_scores(scores(gan=2.5, weak=0.8), arms=arms), rope=0.01)
+
+    assert [finalist.verdict for finalist in found][::2] == ["helps", "not_tested"]
 
 
 PERFECT = arm(
@@ -244,9 +197,7 @@ def test_the_share_of_the_headroom_is_of_a_gain_that_is_clear(
     """Over the control without extra images: (finalist - none) / (real images - none); negative if the finalist loses."""
     arms = (*ARMS, PERFECT)
     test = arm_scores(scores(gan=gan, real=real), arms=arms)
-    of_gan, of_none, of_real = (
-        float(test.measure(one).scores.mean()) for one in (ARMS[0], ARMS[1], PERFECT)
-    )
+    of_gan, of_none, of_real = test.measure(ARMS[0], ARMS[1], PERFECT).scores.mean(axis=1)
 
     found = headroom_reached(test, ARMS[0])
 
@@ -260,30 +211,6 @@ def test_the_share_of_the_headroom_is_of_a_gain_that_is_clear(
     answer = confirmation(scores(gan=gan, real=real), arms=arms).to_json()["answer"]
     assert f"{found.gain:+.4f} AUROC" in answer
     assert ("the synthetic images reached" in answer) == is_clear
-
-
-def keys(content: Any) -> Iterator[str]:
-    """Every key of a JSON value, at whatever depth."""
-    if isinstance(content, dict):
-        yield from content
-    for inner in (
-        content.values()
-        if isinstance(content, dict)
-        else content
-        if isinstance(content, list)
-        else ()
-    ):
-        yield from keys(inner)
-
-
-@pytest.mark.slow
-def test_the_documentation_lists_every_key_of_the_record() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "confirm.md").read_text(encoding="utf-8")
-    section = page.partition("## verdict.json")[2].partition("\n## ")[0]
-
-    with_headroom = confirmation(scores(gan=2.0, real=3.0), arms=(*ARMS, PERFECT)).to_json()
-
-    assert sorted({*keys(with_headroom)} - {*re.findall(r"`(\w+)(?:\[\])?`", section)}) == []
 
 
 DICE_SET: dict[str, Any] = {
@@ -322,17 +249,3 @@ def test_a_verdict_on_dice_is_of_the_mean_over_images(gain: float, word: str) ->
     assert "segmenters trained on these" in whole["answer"]
     assert "covariances of means over images, clustered by patient" in whole["methods"]
     assert "AUROC" not in whole["answer"] + whole["methods"]
-
-
-@pytest.mark.slow
-def test_segmenters_that_all_find_nothing_are_not_called_equivalent() -> None:
-    """No patient varies, as after two steps of training; the interval still has a width."""
-
-    def nothing(_: Arm) -> Floats:
-        return np.zeros((REPLICATES, 60, 1))
-
-    (found,) = judge_finalists(arm_scores(nothing, DICE_SET), rope=0.01)
-
-    for one in found.comparisons:
-        assert one.low < -0.01 < 0.01 < one.high
-        assert one.verdict == ("undecided",)

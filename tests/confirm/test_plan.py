@@ -100,21 +100,6 @@ def test_controls_keep_every_setting_but_the_source() -> None:
     assert {(arm.role, arm.trial, arm.resolution_px) for arm in matched} == {("matched", "#1", 64)}
 
 
-def test_controls_of_a_pretrained_finalist_pretrain_on_duplicates_or_not_at_all() -> None:
-    finalist = gan_arm(mixing="pretrain", synthetic_ratio=0.5)
-
-    none, duplicate = (matched_control(finalist, source) for source in ("none", "duplicate"))
-
-    assert none is not None
-    assert none.parameters.pretraining_steps(100) == 0
-    assert duplicate is not None
-    assert (
-        duplicate.parameters.pretraining_steps(100)
-        == finalist.parameters.pretraining_steps(100)
-        == 33
-    )
-
-
 def test_finalists_are_the_best_different_trials_by_val_b_of_equals_the_simplest() -> None:
     equals = [
         trial(0, 0.9, "gan", classical=1, synthetic_ratio=0.5),

@@ -87,32 +87,6 @@ def test_other_patients_of_the_test_images_are_refused(lab: Lab) -> None:
         lab.sealed(prepared=prepared)
 
 
-def test_a_label_table_can_give_the_test_images(lab: Lab, tmp_path: Path) -> None:
-    """Of a table with sides, the test side; patients of the study are refused by their names in the table."""
-    test = Path(shutil.move(lab.xrays / "test", tmp_path / "test"))
-    flat = tmp_path / "hospital"
-    flat.mkdir()
-    rows = ["name,who,finding,fold"]
-    for path in sorted(test.glob("[NP]*/*.jpeg")):
-        shutil.copy(path, flat)
-        rows.append(f"{path.stem},{path.stem},{path.parent.name},test")
-    first = next(iter(lab.prepared().images))
-    shutil.copy(lab.xrays / first.file, flat / "own.jpeg")
-    (flat / "labels.csv").write_text("\n".join([*rows, "own,other,NORMAL,train"]), encoding="utf-8")
-    keys = "file: labels.csv, image: name, patient: who, label: finding, side: fold"
-    (flat / "data.yaml").write_text(f"data: {{table: {{{keys}}}}}", encoding="utf-8")
-
-    sealed = lab.sealed(flat / "data.yaml")
-
-    assert (sealed.data.path, len(sealed.images)) == (flat, len(rows) - 1)
-    rows[1] = rows[1].replace(f",{rows[1].split(',')[0]},", f",{first.patient},")
-    (flat / "labels.csv").write_text("\n".join(rows), encoding="utf-8")
-    with pytest.raises(
-        DataError, match="1 test images belong to patients used for training or validation"
-    ):
-        lab.sealed(flat / "data.yaml")
-
-
 def pneumonia(root: Path) -> list[Path]:
     return sorted((root / "PNEUMONIA").iterdir())
 
@@ -127,8 +101,7 @@ def write_table(root: Path, **patients: str) -> None:
     (root / "patients.csv").write_text("file,patient\n" + "".join(lines), encoding="utf-8")
 
 
-@pytest.mark.parametrize("is_own", [True, False])
-@pytest.mark.parametrize("by", ["patient", "file"])
+@pytest.mark.parametrize(("by", "is_own"), [("patient", True), ("file", False)])
 def test_patients_of_a_folder_of_extra_images_are_named(
     lab: Lab, tmp_path: Path, by: str, is_own: bool
 ) -> None:

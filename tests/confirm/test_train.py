@@ -11,18 +11,16 @@ import pytest
 
 from tests.confirm.test_plan import parameters
 from tests.study.studies import CPU, ended, epoch, two_images, write_space
-from xraytune.base.errors import TrialError
 from xraytune.base.files import read_jsonl
 from xraytune.confirm.arms import Plan
 from xraytune.confirm.plan import make_plan
-from xraytune.confirm.run_list import train_replicates
+from xraytune.confirm.run_list import OpenStudy, train_replicates
 from xraytune.confirm.sealed import SealedTest
-from xraytune.confirm.study import OpenStudy
 from xraytune.data.images import Images
 from xraytune.search.asha import rungs_of
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import TrialLoop
-from xraytune.search.messages import TrialFailed, TrialMessage
+from xraytune.search.messages import TrialMessage
 from xraytune.search.ray.runner import Runner
 from xraytune.space.settings import DataSettings
 from xraytune.study.folder import StudyFolder
@@ -125,28 +123,8 @@ def ends(study: OpenStudy) -> list[tuple[int, str, str]]:
     return [(row["number"], row["label"], row["status"]) for row in rows]
 
 
-@pytest.mark.slow
-def test_a_failed_top_up_is_retried(tmp_path: Path) -> None:
-    def one_top_up_fails(folder: StudyFolder, number: int) -> list[TrialMessage]:
-        is_first_top_up = folder.path.name == "top_up" and number == 0
-        failed = TrialFailed(reason="a cable was pulled", cause="settings")
-        return [failed] if is_first_top_up else well(folder, number)
-
-    with pytest.raises(TrialError, match="1 of 3 further trials failed"):
-        train(open_study(tmp_path, says=one_top_up_fails), stopped=STOPPED)
-
-    assert train(open_study(tmp_path), stopped=STOPPED).finalists
-
-
 def no_run(folder: StudyFolder, number: int) -> list[TrialMessage]:
     pytest.fail(f"run {number} in {folder.path}")
-
-
-@pytest.mark.slow
-def test_pruned_top_up_is_not_a_tuned_control(tmp_path: Path) -> None:
-    asked = open_study(tmp_path, says=each(0.85, 0.4, 0.3))
-
-    assert tuned(train(asked, REAL, GAN, stopped=STOPPED, reports=[(0, 1, 0.9)])) == ["#0"]
 
 
 @pytest.mark.slow

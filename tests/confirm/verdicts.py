@@ -8,7 +8,7 @@ from xraytune.base.files import write_json
 from xraytune.base.records import to_json
 from xraytune.confirm.arms import Plan, compared_arms, write_plan
 from xraytune.confirm.record import Confirmation, ControlVerdict, FinalistVerdict, HeldOutSet
-from xraytune.stats.verdict import VarianceComponents
+from xraytune.stats.verdict import Interval, VarianceComponents
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
 
@@ -85,16 +85,6 @@ def _finalist(
 
 
 def _comparison(control: str, score: float) -> ControlVerdict:
-    numbers = (
-        "difference",
-        "standard_error",
-        "degrees_of_freedom",
-        "low",
-        "high",
-        "low_90",
-        "high_90",
-        "p_value",
-    )
     return ControlVerdict(
         control=control,
         arm="real_only",
@@ -102,8 +92,8 @@ def _comparison(control: str, score: float) -> ControlVerdict:
         control_score=score,
         verdict=("undecided",),
         variance_components=VarianceComponents(
-            replicate=0.0, patient=0.0, patient_by_replicate=0.0
+            **dict.fromkeys(VarianceComponents.__dataclass_fields__, 0.0)
         ),
         p_better_by_rope=0.5,
-        **dict.fromkeys(numbers, 0.0),
+        **dict.fromkeys(Interval.__dataclass_fields__, 0.0),
     )

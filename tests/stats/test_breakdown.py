@@ -7,7 +7,7 @@ from sklearn import metrics as reference
 
 from xraytune.base.seeding import numpy_generator
 from xraytune.stats.classification import ScoredImages, classification_metrics
-from xraytune.stats.intervals import class_breakdown, patient_means, subgroup_metrics
+from xraytune.stats.intervals import patient_means, subgroup_metrics
 
 FILES = [f"{number}.png" for number in range(90)]
 
@@ -23,17 +23,6 @@ def scored(
     probabilities = raw / raw.sum(axis=1, keepdims=True)
     images = ScoredImages(labels, probabilities, positive=1, threshold=threshold)
     return images, labels, probabilities, [f"{label}-{n // 3}" for n, label in enumerate(labels)]
-
-
-def test_a_class_that_is_never_predicted_has_no_predictive_value() -> None:
-    images, _, probabilities, patients = scored(3)
-
-    probabilities[:, 0] += 1
-    found = class_breakdown(images, patients, replicates=20, seed=0)
-
-    assert [measured.metrics["ppv"] is None for measured in found] == [False, True, True]
-    assert "ppv" not in found[1].intervals
-    assert found[0].metrics["npv"] is None
 
 
 def test_patients_are_scored_by_the_mean_of_their_images() -> None:
@@ -65,15 +54,10 @@ def test_a_subgroup_has_the_metrics_of_its_images_and_files_without_a_value_are_
     )
     assert (north.value, south.value, north.compared_with) == ("north", "south", None)
     assert (north.images, north.images + south.images) == (rows.sum(), 80)
-    assert north.patients == len(
-        {patient for patient, own in zip(patients, rows, strict=True) if own}
-    )
-    assert north.metrics == pytest.approx(
-        {name: alone[name] for name in ("auroc", "sensitivity", "specificity")}
-    )
-    for name in ("auroc", "sensitivity", "specificity"):
-        low, high = north.intervals[name]
-        assert low <= north.value_of(name) <= high
+    assert north.patients == len({*np.array(patients)[rows]})
+    assert north.metrics == pytest.approx({name: alone[name] for name in north.metrics})
+    low, high = north.intervals["auroc"]
+    assert low <= north.value_of("auroc") <= high
 
 
 def test_a_subgroup_of_positive_images_is_compared_with_all_negative_ones() -> None:
@@ -97,24 +81,3 @@ def test_a_subgroup_of_positive_images_is_compared_with_all_negative_ones() -> N
     assert bacterial.metrics["sensitivity"] == pytest.approx(np.mean(probabilities[own, 1] >= 0.4))
     assert bacterial.metrics["specificity"] is None
     assert set(bacterial.intervals) == {"auroc", "sensitivity"}
-
-
-def test_a_subgroup_with_one_patient_of_a_class_has_no_interval() -> None:
-    images = ScoredImages(np.array([0, 1, 0, 1, 0]), scored(2)[2][:5], positive=1)
-
-    (found,) = subgroup_metrics(
-        FILES[:5], images, ["a", "b", "c", "b", "d"], dict.fromkeys(FILES, "x"), seed=0
-    )
-
-    assert found.metrics["auroc"] is not None
-    assert found.intervals == {}
-
-
-def test_with_three_classes_a_subgroup_without_one_of_them_has_no_auroc() -> None:
-    images, labels, _, patients = scored(3)
-    values = {file: "x" for number, file in enumerate(FILES) if labels[number] < 2}
-
-    (found,) = subgroup_metrics(FILES, images, patients, values, seed=0)
-
-    assert (found.metrics, found.compared_with, found.intervals) == ({"auroc": None}, None, {})
-    assert found.images == (labels < 2).sum()

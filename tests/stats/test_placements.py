@@ -4,16 +4,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.stats import norm, rankdata  # type: ignore[import-untyped]
-from sklearn.metrics import roc_auc_score
 
-from xraytune.base.errors import DataError
 from xraytune.base.seeding import numpy_generator
-from xraytune.stats.classification import auroc
 from xraytune.stats.placements import (
     StructuralComponents,
     auroc_interval,
     chance_difference,
-    effective_patients,
     error_variance,
     mean_components,
     structural_components,
@@ -45,22 +41,6 @@ def one_patient_each(labels: Labels) -> list[str]:
 
 def covariance(found: StructuralComponents) -> Floats:
     return found.components @ found.components.T
-
-
-@pytest.mark.parametrize("positive", [0, 1])
-def test_two_class_aurocs_equal_scikit_learn_and_the_metric_of_one_model(positive: int) -> None:
-    labels, probabilities = two_models()
-
-    found = structural_components(
-        labels, probabilities, one_patient_each(labels), positive=positive
-    )
-
-    for model in range(2):
-        expected = roc_auc_score(labels == positive, probabilities[model, :, positive])
-        assert found.scores[model] == pytest.approx(expected, abs=1e-12)
-        assert found.scores[model] == pytest.approx(
-            auroc(labels, probabilities[model], positive=positive), abs=1e-12
-        )
 
 
 def test_with_one_image_each_the_covariance_is_de_longs() -> None:
@@ -113,58 +93,6 @@ def test_with_patients_of_one_class_each_the_covariance_is_obuchowskis() -> None
     assert covariance(found) == pytest.approx(expected, rel=1e-10)
 
 
-def test_the_variance_is_near_that_of_leaving_one_patient_out() -> None:
-    """The jackknife is independent of it: it ranks the remaining images again."""
-    labels, probabilities = two_models(300)
-    patients = np.array([f"p{number}" for number in np.arange(300) // 2])
-
-    found = structural_components(labels, probabilities, [*patients], positive=1)
-
-    without = [
-        [auroc(labels[kept], one[kept], positive=1) for one in probabilities]
-        for name in np.unique(patients)
-        for kept in [patients != name]
-    ]
-    count = found.components.shape[1]
-    jackknife = np.cov(np.transpose(without)) * (count - 1) ** 2 / count
-    assert covariance(found) == pytest.approx(jackknife, rel=0.03)
-
-
-def test_a_class_without_images_or_of_a_single_patient_is_refused() -> None:
-    probabilities = np.full((1, 4, 2), 0.5)
-
-    with pytest.raises(DataError, match="a class has no image"):
-        structural_components(
-            np.zeros(4, dtype=np.int64), probabilities, ["a", "b", "c", "d"], positive=1
-        )
-    with pytest.raises(
-        DataError,
-        match=r"belong to one patient(.|\n)*fix: evaluate on at least two patients",
-    ):
-        structural_components(
-            np.array([0, 0, 1, 1]), probabilities, ["a", "b", "c", "c"], positive=1
-        )
-
-
-@pytest.mark.parametrize(
-    ("counts", "expected"),
-    [
-        ((10_000, 5), 4 / (1 / 10_000 + 1 / 5)),  # at most four of each patient of the rarer class
-        ((5, 10_000), 4 / (1 / 10_000 + 1 / 5)),
-        (
-            (10, 20, 30),
-            np.mean([4 / (1 / one + 1 / (60 - one)) for one in (10, 20, 30)]),
-        ),  # of each against the rest
-    ],
-)
-def test_effective_patients_of_unequal_classes(counts: tuple[int, ...], expected: float) -> None:
-    labels = np.repeat(np.arange(len(counts)), counts)
-
-    assert effective_patients(labels, one_patient_each(labels), positive=1) == pytest.approx(
-        expected
-    )
-
-
 def scores_of_two_trials(patients: int, count: int) -> tuple[Floats, Floats]:
     """AUROCs [count] of two equally good trials on `patients` patients, whose errors on an image correlate by .8."""
     generator = numpy_generator(7, "trials")
@@ -198,13 +126,6 @@ def test_two_equally_good_trials_rarely_differ_by_more_than_the_difference_of_ch
     share = np.mean(np.abs(first - second) <= chance_difference(0.9, patients))
 
     assert 0.9 < share < 0.97
-
-
-def test_at_an_auroc_of_0_or_1_the_interval_has_that_end() -> None:
-    low, high = auroc_interval(1.0, 40)
-
-    assert high == 1
-    assert auroc_interval(0.0, 40) == pytest.approx((0, 1 - low))
 
 
 def dice_of_two_networks(images: int, seed: int = 1) -> Floats:
@@ -244,14 +165,4 @@ def test_the_variance_of_a_mean_over_images_of_several_patients_is_that_of_a_boo
     assert covariance(found) == pytest.approx(bootstrap, rel=0.06)
     assert covariance(found)[0, 0] > 1.15 * np.var(dice[0], ddof=1) / dice.shape[1], (
         "images are not independent"
-    )
-
-
-def test_a_mean_over_one_patient_or_of_results_that_are_not_finite_is_refused() -> None:
-    with pytest.raises(DataError, match="belong to one patient"):
-        mean_components(np.full((1, 3), 0.9), ["a", "a", "a"])
-    with pytest.raises(ValueError, match="finite"):
-        mean_components(np.array([[0.9, np.nan]]), ["a", "b"])
-    assert covariance(mean_components(np.array([[0.7, 0.9]]), ["a", "b"]))[0, 0] == pytest.approx(
-        0.02 / 2
     )

@@ -82,33 +82,3 @@ def test_means_are_over_images_and_count_empty_predictions_apart() -> None:
     assert found.metrics["hd95_px"] == 4
     assert found.intervals["dice"] == (0.4, 0.9)
     assert found.intervals["hd95_px"] == (3, 5)
-
-
-def test_intervals_resample_patients_and_not_images() -> None:
-    """Twenty images of one patient say no more about other patients than one does."""
-    few = [
-        scored(dice, 1, patient)
-        for dice, patient in zip((0.9, 0.8, 0.95, 0.7), "abcd", strict=True)
-    ]
-
-    of_few = mask_metrics(few, replicates=300, seed=0).intervals["dice"]
-    of_many = mask_metrics(
-        [one for one in few for _ in range(20)], replicates=300, seed=0
-    ).intervals["dice"]
-
-    assert of_few == pytest.approx(of_many)
-    assert (
-        mask_metrics(
-            [scored(one.metrics["dice"] or 0, 1, "a") for one in few], replicates=300, seed=0
-        ).intervals
-        == {}
-    )
-
-
-def test_without_any_distance_hd95_is_undefined() -> None:
-    found = mask_metrics(
-        [scored(0, None, "a", area=0), scored(0, None, "b", area=0)], replicates=20, seed=0
-    )
-
-    assert found.metrics["hd95_px"] is None
-    assert "hd95_px" not in found.intervals

@@ -6,7 +6,7 @@ from scipy.special import expit, logit  # type: ignore[import-untyped]
 from sklearn.linear_model import LogisticRegression
 
 from xraytune.base.seeding import numpy_generator
-from xraytune.stats.classification import Flags, Floats, ScoredImages, classification_metrics
+from xraytune.stats.classification import Flags, Floats
 from xraytune.stats.threshold import balanced_threshold, platt_scaling
 
 MIDDLE = 2.0
@@ -21,44 +21,6 @@ def overconfident_scores(
     is_positive = np.arange(count) < round(count * positive_share)
     logits = MIDDLE + np.where(is_positive, 6.0, -6.0) + generator.normal(0, 4, count)
     return is_positive, expit(logits)
-
-
-def balanced_accuracy(is_positive: Flags, scores: Floats, threshold: float) -> float:
-    probabilities = np.stack([1 - scores, scores], axis=1)
-    figures = classification_metrics(
-        ScoredImages(is_positive.astype(np.int64), probabilities, positive=1, threshold=threshold)
-    )
-    value = figures["balanced_accuracy"]
-    assert value is not None
-    return value
-
-
-def test_resamples_of_one_validation_set_give_close_thresholds() -> None:
-    is_positive, scores = overconfident_scores(1000, seed=1)
-    generator = numpy_generator(1, "resamples")
-    resamples = [generator.integers(1000, size=1000) for _ in range(50)]
-
-    thresholds = np.array(
-        [logit(balanced_threshold(is_positive[chosen], scores[chosen])) for chosen in resamples]
-    )
-
-    assert abs(thresholds.mean() - MIDDLE) < 0.5
-    assert thresholds.std() < 0.3, "the largest Youden's J scatters by 0.46 here"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("count", [12, 30, 60])
-def test_threshold_of_few_images_improves_balanced_accuracy(count: int) -> None:
-    unseen = overconfident_scores(20_000, seed=99)
-    half = balanced_accuracy(*unseen, 0.5)
-
-    gains = [
-        balanced_accuracy(*unseen, balanced_threshold(*overconfident_scores(count, seed))) - half
-        for seed in range(30)
-    ]
-
-    assert np.mean(gains) > 0.005
-    assert np.quantile(gains, 0.1) > -0.02
 
 
 def test_threshold_of_many_images_matches_logistic_regression() -> None:

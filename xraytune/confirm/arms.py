@@ -12,7 +12,6 @@ from typing import Literal
 
 from pydantic import PositiveInt, ValidationError
 
-from xraytune.base.errors import Problem, StudyError
 from xraytune.base.files import read_bytes, write_json
 from xraytune.base.seeding import derive_seed
 from xraytune.data.sides import FEWEST_REPLICATES
@@ -21,6 +20,7 @@ from xraytune.space.paths import FilePath
 from xraytune.space.settings import DonorControl, Experiment, Parameters, Settings, without_gate
 from xraytune.space.strict_model import StrictModel
 from xraytune.stats.verdict import ControlKind
+from xraytune.study.folder import damage_explained
 from xraytune.study.row import TrialRow
 
 CONFIRM_FOLDER = "confirm"
@@ -135,11 +135,8 @@ def read_plan(folder: Path) -> Plan | None:
     file = folder / _PLAN_FILE
     if not file.exists():
         return None
-    try:
+    with damage_explained(file, f"restore it, or move {folder.name}/ away to start over"):
         return Plan.model_validate_json(read_bytes(file), context=folder)
-    except ValueError as error:
-        fix = f"restore it from a backup, or move {folder.name}/ away to start the confirmation from scratch"
-        raise StudyError(Problem("the plan of this confirmation is damaged", file, fix)) from error
 
 
 def replicate(arm: Arm, settings: Settings, number: int, test: TestKind) -> Experiment:

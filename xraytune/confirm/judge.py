@@ -16,12 +16,11 @@ from xraytune.confirm.record import (
     HeadroomReached,
     HeldOutSet,
 )
+from xraytune.confirm.run_list import OpenStudy
 from xraytune.confirm.score import ArmScores
 from xraytune.confirm.sealed import SealedTest
-from xraytune.confirm.study import OpenStudy
 from xraytune.stats.classification import FEWEST_LABELS, scored_findings
 from xraytune.stats.verdict import compare, judge_pair, overall_verdict
-from xraytune.study.folder import format_versions
 from xraytune.study.trial_files import read_pool_report
 from xraytune.synth.generator_quality import PoolReport
 
@@ -46,12 +45,6 @@ def judge(study: OpenStudy, test: ArmScores, sealed: SealedTest) -> Confirmation
                 f"the synthetic images of {copying} of {plan.replicates} replicates of {arm.name} copy training images"
             )
         finalists.append(replace(verdict, caveat=_quality_caveat(reports, rope)))
-    trained = study.runs_folder.releases()[-1]
-    if searched := [releases for releases in study.folder.releases() if releases != trained]:
-        versions = ", ".join(map(format_versions, searched))
-        notes.append(
-            f"trials of the search were trained with {versions}, and all replicates with {format_versions(trained)}"
-        )
     is_binary = len(prepared.class_names) == 2
     return Confirmation(
         study=study.folder.path,

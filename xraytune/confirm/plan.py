@@ -21,9 +21,8 @@ from xraytune.confirm.arms import (
     finished_label,
     write_plan,
 )
-from xraytune.confirm.run_list import Run, train_runs
+from xraytune.confirm.run_list import OpenStudy, Run, train_runs
 from xraytune.confirm.sealed import SealedTest
-from xraytune.confirm.study import OpenStudy
 from xraytune.confirm.test_access import TestAccess, accesses
 from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.settings import Experiment, Parameters
@@ -42,8 +41,7 @@ _DRAWS = 5000
 def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: SealedTest) -> Plan:
     """Train the top-up trials, and return a new plan with at most so many `finalists`, and write it.
 
-    Raises StudyError if there is no trial with synthetic images, or a finalist has no control;
-    TrialError if runs failed.
+    Raises StudyError if there is no trial with synthetic images; TrialError if runs failed.
     """
     where = study.folder.path
     notes = [*sealed.notes]
@@ -78,10 +76,6 @@ def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: Seal
             arms += _donor_controls(study, arm, notes)
 
     plan = Plan(test=sealed.kind, replicates=replicates, notes=tuple(notes), arms=tuple(arms))
-    if alone := [finalist.trial for finalist in plan.finalists if not plan.controls(finalist)]:
-        what = f"there is no control to compare {join_names(alone)} with, neither matched nor tuned"
-        fix = "start a search with `none` in confirm.controls.matched, or trials of an arm in confirm.controls.tuned"
-        raise StudyError(Problem(what, where, fix))
     plan = mark_earlier_access(plan, accesses(where, sealed.fingerprint, sealed.contents))
     write_plan(plan, study.runs_folder.path)
     return plan

@@ -15,17 +15,22 @@ from dataclasses import replace
 from pathlib import Path
 
 from xraytune.base.errors import Problem, StudyError
+from xraytune.base.files import require_writable
 from xraytune.confirm.arms import read_plan
 from xraytune.confirm.judge import judge
 from xraytune.confirm.plan import choose_finalists, make_plan
 from xraytune.confirm.record import Confirmation, write_verdict
-from xraytune.confirm.run_list import train_replicates
+from xraytune.confirm.run_list import OpenStudy, train_replicates
 from xraytune.confirm.score import score_sealed
 from xraytune.confirm.sealed import choose_test
-from xraytune.confirm.study import open_study
 from xraytune.data.prepare import restore_pixels
+from xraytune.nets.compute import allocation_of, require_device
+from xraytune.search.asha import rungs_of
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
+from xraytune.search.ray.runner import Runner
+from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.inputs import inputs_of_trials, read_inputs, require_same_inputs
+from xraytune.study.journal import Journal
 
 
 def confirm(
@@ -66,17 +71,36 @@ def confirm(
         MachineError: Weights, GPUs, disk space or the Ray cluster are missing.
         KeyboardInterrupt: Ctrl-C; the same call again resumes.
     """
-    with open_study(
-        study, data=data, weights_dir=weights_dir, cache=cache, address=address, callbacks=callbacks
-    ) as opened:
+    study_folder = StudyFolder(study.resolve())
+    space = study_folder.space(data=data, weights_dir=weights_dir)
+    settings = space.settings
+    require_writable(study_folder.path.parent)  # for the test-set access log
+    compute = study_folder.compute()
+    if address is None:
+        require_device(compute, study_folder.path)
+    cache = (cache or study_folder.default_cache).resolve()
+    runner = Runner(study_folder, cache=cache, address=address, callbacks=callbacks)
+    runner.allocation = allocation_of(settings, has_gpu=compute.device == "cuda")
+    with locked(study_folder, "confirmed"), runner:
+        journal = Journal(study_folder.journal_path, space, writable=False)
+        opened = OpenStudy(
+            folder=study_folder,
+            space=space,
+            prepared=study_folder.prepared(),
+            compute=compute,
+            cache=cache,
+            searched=journal.rows(),
+            rungs=rungs_of(settings, journal.reports(), journal.arm),
+            runner=runner,
+            callbacks=callbacks,
+        )
         folder = opened.runs_folder
-        settings = opened.settings
         plan = read_plan(folder.path)
         if plan is None:  # else there may be nothing left to do
-            opened.runner.start()
+            runner.start()
             finalists = finalists or settings.confirm.finalists
             replicates = replicates or settings.confirm.replicates
-            trials = choose_finalists(opened.searched, finalists, opened.folder.path)
+            trials = choose_finalists(opened.searched, finalists, study_folder.path)
             compared = [trial.parameters for trial in trials]
         else:
             if replicates not in (None, plan.replicates):
@@ -88,7 +112,7 @@ def confirm(
         sealed = choose_test(
             settings,
             opened.prepared,
-            opened.cache,
+            cache,
             replicates=replicates,
             compared=compared,
             planned=plan.test if plan else None,
@@ -98,10 +122,10 @@ def confirm(
         opened = replace(opened, prepared=sealed.prepared)
         for note in sealed.notes:
             callbacks.note(note)
-        restore_pixels(settings, opened.prepared, opened.cache, on_progress=callbacks.on_progress)
+        restore_pixels(settings, opened.prepared, cache, on_progress=callbacks.on_progress)
         inputs = inputs_of_trials(compared)
-        contents = read_inputs(inputs, settings, opened.prepared, opened.cache)
-        require_same_inputs(opened.folder, contents)
+        contents = read_inputs(inputs, settings, opened.prepared, cache)
+        require_same_inputs(study_folder, contents)
         if plan is None:
             plan = make_plan(opened, len(compared), replicates=replicates, sealed=sealed)
         elif plan.order not in ("", sealed.order):
@@ -112,7 +136,7 @@ def confirm(
             callbacks.note(f"the verdict will be exploratory: {why}")
 
         train_replicates(opened, plan)
-        opened.runner.close()
+        runner.close()
         scores = score_sealed(opened, plan, sealed, before_test=before_test, reason=reason)
         confirmation = judge(opened, scores, sealed)
         write_verdict(folder.path, confirmation)

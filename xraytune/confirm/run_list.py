@@ -9,24 +9,66 @@ the decision on it: a restart replays them and decides as an uninterrupted confi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from xraytune.base.errors import Problem, StudyError, TrialError
 from xraytune.base.files import append_jsonl, read_jsonl, sha256_of, write_json
-from xraytune.base.records import EpochRecord
-from xraytune.confirm.arms import Plan, replicate
-from xraytune.confirm.study import OpenStudy
-from xraytune.data.prepare import write_prepared
+from xraytune.base.records import Compute, EpochRecord, Json
+from xraytune.confirm.arms import CONFIRM_FOLDER, Plan, replicate
+from xraytune.data.prepare import Prepared, write_prepared
 from xraytune.search.asha import Rungs
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import GeneratorNeeds, TrialLoop
-from xraytune.space.settings import Experiment
+from xraytune.search.ray.runner import Runner
+from xraytune.space.settings import Experiment, Settings
+from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, damage_explained, other_releases
-from xraytune.study.row import RunRow, Status, append_row, ended_rows, reasons_of
+from xraytune.study.row import RunRow, Status, TrialRow, append_row, ended_rows, reasons_of
+from xraytune.study.start import environment
 from xraytune.study.trial import Trial
 from xraytune.synth.synthesize import generator_need
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenStudy:
+    """A locked study whose search has ended.
+
+    Attributes:
+        space: Its space, with the locations given for this confirmation.
+        compute: That of its trials.
+        searched: The ended trials of the search.
+        rungs: ASHA's rungs of the search; they decide which top-up trials are pruned.
+    """
+
+    folder: StudyFolder
+    space: Space
+    prepared: Prepared
+    compute: Compute
+    cache: Path
+    searched: Sequence[TrialRow]
+    rungs: Rungs
+    runner: Runner
+    callbacks: Callbacks
+
+    @property
+    def settings(self) -> Settings:
+        """The study's settings."""
+        return self.space.settings
+
+    @property
+    def runs_folder(self) -> StudyFolder:
+        """The folder of the replicates."""
+        return StudyFolder(self.folder.path / CONFIRM_FOLDER)
+
+    def describe_machine(self) -> dict[str, Json]:
+        """Return the `environment` of a machine that trains."""
+        where = environment(self.compute)
+        if self.runner.address is not None:
+            where = self.runner.survey(self.settings, has_gpu=self.compute.device == "cuda")
+        return {**where, "compute": asdict(self.compute)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,9 +18,9 @@ from xraytune.base.files import require_recorded, sha256_of, write_array
 from xraytune.base.records import Compute, Progress, ignore_progress
 from xraytune.confirm.arms import Arm, Plan, write_plan
 from xraytune.confirm.plan import mark_earlier_access
+from xraytune.confirm.run_list import OpenStudy
 from xraytune.confirm.sealed import SealedTest, load_test_images
-from xraytune.confirm.study import OpenStudy
-from xraytune.confirm.test_access import accesses_before, log_test_access, study_logs
+from xraytune.confirm.test_access import accesses, log_test_access, study_logs
 from xraytune.data.prepare import RunContext
 from xraytune.nets.backbones import fold_batch_norms
 from xraytune.nets.checkpoint import load_best
@@ -150,7 +150,7 @@ def _require_trained_networks(folder: StudyFolder) -> None:
 def _open_test(study: OpenStudy, plan: Plan, sealed: SealedTest, reason: str) -> Plan:
     """Log the access to sealed images; return the plan that records it."""
     path = study.folder.path
-    earlier = accesses_before(path, _CONFIRM, sealed.fingerprint, sealed.contents)
+    earlier = accesses(path, sealed.fingerprint, sealed.contents, before=_CONFIRM)
     plan = mark_earlier_access(plan, earlier)
     log_test_access(
         *study_logs(path),

@@ -110,8 +110,15 @@ def choose_test(
         scored = "its own test folder" if has_test else "unused patients"
         raise StudyError(Problem(f"this study is scored on {scored}", test, "omit --test"))
     given = LabelledImages(data=settings.data, table=index.table, images=index.test)
+    task = task_of(settings)
+    group_regex = settings.data.split.group_regex
     if test:
-        given = _read_given(settings, prepared, index, test, on_progress)
+        given = task.read_labelled(
+            test, prepared.outputs, group_regex=group_regex, on_progress=on_progress
+        )
+        aliases = patient_aliases(index.images, index.table, group_regex)
+        owners = patients_by_file_name(index.images)
+        _refuse_patients_of(index.images, aliases, given, _REMOVE, owners)
     seen = seen_by(compared)
     if known := patients_seen((*index.images, *given.images), seen):
         notes.append(
@@ -158,8 +165,14 @@ def choose_test(
             if kind == kinds[-1]:
                 raise
             notes.append(f"{_INSTEAD[kind]}: {error.problems[0].what}")
-    folders = sorted({parameters.folder.path for parameters in compared if parameters.folder})
-    _refuse_patients_of_folders(folders, tested, settings, prepared, index)
+    owners = patients_by_file_name([*index.images, *tested.images])
+    for folder in sorted({parameters.folder.path for parameters in compared if parameters.folder}):
+        extra = task.read_labelled_folder(folder, prepared.outputs)
+        aliases = patient_aliases(extra, find_table(folder), group_regex, owners)
+        # The study's own images must not change.
+        is_own = tested.data.path == settings.data.path
+        fix = f"start a new search without them in {folder}" if is_own else _REMOVE
+        _refuse_patients_of(extra, aliases, tested, fix)
     return SealedTest(
         data=tested.data,
         table=tested.table,
@@ -234,39 +247,6 @@ def _read_unchanged(settings: Settings, prepared: Prepared, on_progress: Progres
     if what:
         raise StudyError(Problem(f"{what} changed since the search", where, RESTORE))
     return index
-
-
-def _read_given(
-    settings: Settings, prepared: Prepared, index: ImageIndex, source: Path, on_progress: Progress
-) -> LabelledImages:
-    """Read class folders or a data file of test images; raise DataError if they share patients or files with the study."""
-    group_regex = settings.data.split.group_regex
-    given = task_of(settings).read_labelled(
-        source, prepared.outputs, group_regex=group_regex, on_progress=on_progress
-    )
-    aliases = patient_aliases(index.images, index.table, group_regex)
-    owners = patients_by_file_name(index.images)
-    _refuse_patients_of(index.images, aliases, given, _REMOVE, owners)
-    return given
-
-
-def _refuse_patients_of_folders(
-    folders: Iterable[Path],
-    tested: LabelledImages,
-    settings: Settings,
-    prepared: Prepared,
-    index: ImageIndex,
-) -> None:
-    """Refuse (DataError) test images of patients in the folders that finalists are trained on."""
-    owners = patients_by_file_name([*index.images, *tested.images])
-    for folder in folders:
-        images = task_of(settings).read_labelled_folder(folder, prepared.outputs)
-        table = find_table(folder)
-        aliases = patient_aliases(images, table, settings.data.split.group_regex, owners)
-        # The study's own images must not change.
-        is_own = tested.data.path == settings.data.path
-        fix = f"start a new search without them in {folder}" if is_own else _REMOVE
-        _refuse_patients_of(images, aliases, tested, fix)
 
 
 def _refuse_patients_of(

@@ -15,9 +15,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from xraytune.base.files import append_jsonl, explain_disk_errors, read_jsonl
+from xraytune.base.files import append_jsonl, read_jsonl
 from xraytune.base.locks import build_lock
-from xraytune.base.records import Json
 from xraytune.space.paths import relative_path
 
 TEST_ACCESS_FILE = "test_access.jsonl"
@@ -35,7 +34,7 @@ def log_test_access(
     reason: str,
     image_count: int,
     model: Path | None = None,
-    **fields: Json,
+    **fields: Any,
 ) -> None:
     """Add one access by `evaluate` or `confirm` to the log of each folder.
 
@@ -65,32 +64,26 @@ def study_logs(study: Path) -> tuple[Path, Path]:
     return study, study.parent
 
 
-def accesses(study: Path, fingerprint: str, contents: Collection[str] = ()) -> list[TestAccess]:
+def accesses(
+    study: Path, fingerprint: str, contents: Collection[str] = (), *, before: str = ""
+) -> list[TestAccess]:
     """Return the accesses to some of these test images by a study and those next to it, each once and in order.
 
-    The log next to the studies has all of them, except those of a study that was moved here.
+    The log next to the studies has all of them, except those of a study that was moved here. Only
+    those before the study's first one by the command `before`, if it is given.
     """
-    with explain_disk_errors(study.parent):
-        rows = read_jsonl(study.parent / TEST_ACCESS_FILE)
-        studies = {study, *(path.parent for path in study.parent.glob("[!.]*/study.yaml"))}
-        for path in sorted(studies):
-            rows += [{"study": path.name, **row} for row in read_jsonl(path / TEST_ACCESS_FILE)]
+    rows = read_jsonl(study.parent / TEST_ACCESS_FILE)
+    for path in sorted({study, *(file.parent for file in study.parent.glob("[!.]*/study.yaml"))}):
+        rows += [{"study": path.name, **row} for row in read_jsonl(path / TEST_ACCESS_FILE)]
     each: dict[str, TestAccess] = {}
     for row in rows:
         each.setdefault(str(row.get("id")), row)
-    return [
+    same = [
         row
         for row in sorted(each.values(), key=lambda row: str(row.get("time")))
         if row.get("fingerprint") == fingerprint
         or {*contents}.intersection(row.get("contents", ()))
     ]
-
-
-def accesses_before(
-    study: Path, command: str, fingerprint: str, contents: Collection[str] = ()
-) -> list[TestAccess]:
-    """Return the accesses to some of these test images before the first one by a command on this study."""
     own = read_jsonl(study / TEST_ACCESS_FILE)
-    by_command = {row.get("id") for row in own if row["command"] == command}
-    rows = accesses(study, fingerprint, contents)
-    return [*takewhile(lambda row: row.get("id") not in by_command, rows)]
+    known = {row.get("id") for row in own if row["command"] == before}
+    return [*takewhile(lambda row: row.get("id") not in known, same)]

@@ -14,7 +14,7 @@ rules of docs/confirm.md, each of which controls its error rate.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -326,25 +326,24 @@ def overall_verdict(comparisons: Sequence[PairVerdict]) -> OverallVerdict:
     sampling"; Holm 1979, "A simple sequentially rejective multiple test procedure".
     """
     matched = [pair for pair in comparisons if pair.kind in MATCHED]
-    if can_show_harm([pair.kind for pair in matched]) and all(pair.is_worse for pair in matched):
-        return _rest_on("hurts", matched)
+    # Both tell the effect of synthetic images from that of more images.
+    has_both = {pair.kind for pair in matched} == {*MATCHED}
     # Synthetic images that do as well alone help nonetheless: this control is only reported.
     comparisons = [pair for pair in comparisons if pair.kind != "synthetic_only"]
     unbeaten = [pair for pair in comparisons if not pair.is_better]
-    if comparisons and not unbeaten:
-        return _rest_on("helps", comparisons)
-    if no_better := _rule_out_improvement(comparisons):
-        return _rest_on("no_better", no_better)
-    return _rest_on("undecided", unbeaten)
-
-
-def _rest_on(word: Overall, pairs: Iterable[PairVerdict]) -> OverallVerdict:
+    no_better = _rule_out_improvement(comparisons)
+    word: Overall = "undecided"
+    pairs: Sequence[PairVerdict] = unbeaten
+    if has_both and all(pair.is_worse for pair in matched):
+        word = "hurts"
+        pairs = matched
+    elif comparisons and not unbeaten:
+        word = "helps"
+        pairs = comparisons
+    elif no_better:
+        word = "no_better"
+        pairs = no_better
     return OverallVerdict(word=word, controls=tuple(pair.control for pair in pairs))
-
-
-def can_show_harm(kinds: Collection[ControlKind]) -> bool:
-    """Return whether the controls tell the effect of synthetic images from that of more images."""
-    return "none" in kinds and "duplicate" in kinds
 
 
 def _rule_out_improvement(comparisons: Sequence[PairVerdict]) -> list[PairVerdict]:
