@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from xraytune.base.errors import Problem, SourceLine, XraytuneError, join_names
+from xraytune.base.errors import Problem, SourceLine, XraytuneError
 from xraytune.base.files import markdown
 
 ALL: list[type[XraytuneError]] = [XraytuneError, *XraytuneError.__subclasses__()]
@@ -23,12 +23,6 @@ def test_every_error_survives_pickling(kind: type[XraytuneError]) -> None:
     assert type(again) is kind
     assert str(again) == str(error)
     assert again.problems == error.problems
-
-
-def test_line_break_in_name_is_escaped() -> None:
-    problem = Problem(join_names(["a", "b\n  fix: trust me"]), Path("c\nd"), "replace it")
-
-    assert str(problem).split("\n") == [r"c\nd: a, b\n  fix: trust me", "  fix: replace it"]
 
 
 @pytest.mark.parametrize(

@@ -62,25 +62,16 @@ def test_an_error_has_its_exit_code_and_one_message(
 
 
 @pytest.mark.slow
-def test_phantoms_are_drawn_and_inspected_with_their_parts_sides_and_positive_class(
-    tmp_path: Path,
-) -> None:
+def test_phantoms_are_drawn_and_inspected(tmp_path: Path) -> None:
     drawn = run("data", "phantom", tmp_path / "xrays", "--patients", 20, "--size", 32, "--json")
 
     shown = run("data", "inspect", tmp_path / "xrays").stdout
     answer = json.loads(run("data", "inspect", tmp_path / "xrays", "--json").stdout)
-    text = " ".join(shown.split())
 
     assert json.loads(drawn.stdout)["patient_count"] == 20
-    assert "none among images of different patients" in text
-    assert answer["near_duplicates"]["pairs"] == 0
-    assert "images, split by patient into train, val-A and val-B" in text
-    assert "too small to rank trials" in text
-    assert "PNEUMONIA (its name means disease)" in text
+    assert "too small to rank trials" in " ".join(shown.split())
     assert answer["positive"] == "PNEUMONIA"
-    assert [line.partition(":")[0] for line in answer["parts"]] == ["train/", "test/"]
     assert list(answer["sides"]) == ["train", "val-A", "val-B", "test"]
-    assert sum(answer["sides"]["val-A"]["images"].values()) > 0
 
 
 PROBLEM, KINDS = Problem("wrong", "here", "fix it"), {ConfigError: 2, DataError: 3, StudyError: 5}

@@ -48,8 +48,6 @@ def shrink(words: list[str]) -> list[str]:
     if "--space" not in words:
         return words
     tiny = used_by(words[words.index("--space") + 1], TINY)
-    if words[0] == "generator":
-        tiny = [line for line in tiny if not line.startswith(("budget", "scheduler", "confirm"))]
     return [*words, *(word for line in tiny for word in ("--set", line))]
 
 

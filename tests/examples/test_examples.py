@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from examples.transform_folder import transform_folder
@@ -21,7 +20,6 @@ from xraytune.data.index import read_index
 from xraytune.data.phantom import draw_phantoms
 from xraytune.model.load import open_bundle
 from xraytune.space.settings import DataSettings
-from xraytune.synth.sources.source import POOL_STAGE
 from xraytune.trial.network import FEATURES_STAGE
 
 pytestmark = pytest.mark.slow
@@ -127,18 +125,6 @@ def test_a_worker_trains_the_head_of_the_backbone_on_images_of_the_source(
     assert [one.rpartition(" ")[0] for one in backbones] == ["tiny_net of xraytune-examples 0.1.0"]
     environment = read_json(lab / "studies" / "own" / "environment.json")
     assert set(environment["extensions"]) == {"backbone tiny_net", "source mixup"}
-
-
-def test_the_source_sees_the_training_images_of_a_class_and_nothing_else(lab: Path) -> None:
-    split = read_json(lab / "model" / "split.json")
-    pixels = np.load(lab / "cache" / split["pixels"] / "pixels.npy")
-    for block in (lab / "cache" / POOL_STAGE).glob("*/pixels.npy"):
-        inputs, drawn = read_json(block.with_name("manifest.json"))["inputs"], np.load(block)
-        rows = zip(*(split["images"][column] for column in ("row", "side", "label")), strict=True)
-        seen = [row for row, *group in rows if group == ["train", inputs["label"]]]
-        assert inputs["rows"] == seen
-        assert drawn.shape == (256, 32, 32)
-        assert drawn.max() <= pixels[seen].max()
 
 
 @pytest.mark.usefixtures("installed")

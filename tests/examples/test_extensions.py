@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -18,7 +17,7 @@ from xraytune.nets.backbones import accepts, build_backbone
 from xraytune.nets.last_stage import trained_parameters
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.load import load_space
-from xraytune.space.settings import SOURCES, Parameters, Settings
+from xraytune.space.settings import Parameters, Settings
 from xraytune.space.space import require_extensions
 from xraytune.synth.sources.which import source_of
 
@@ -113,12 +112,3 @@ def test_source_with_invalid_output_is_reported(tmp_path: Path, source: str, giv
         source_of(Parameters(source=source)).block(
             settings, RunContext(prepared=prepared, cache=tmp_path / "cache", compute=CPU), 0, 0
         )
-
-
-@pytest.mark.usefixtures("installed")
-def test_a_mix_has_the_same_bits_for_the_same_seed() -> None:
-    mixup, pixels = SOURCES.load("mixup"), np.arange(3 * 16, dtype=np.uint8).reshape(3, 4, 4)
-    blocks = [mixup(pixels, label=0, block=0, seed=seed) for seed in (1, 1, 2)]
-
-    assert (blocks[0] == blocks[1]).all()
-    assert (blocks[0] != blocks[2]).any()

@@ -63,9 +63,3 @@ def test_from_images_to_a_model(tmp_path: Path) -> None:
         command, cwd=tmp_path, capture_output=True, check=True, env=os.environ | no_gpu
     )
     assert abs(json.loads(without.stdout)["auroc"] - on_gpu["auroc"]) < 0.02
-
-
-def test_doctor_names_the_gpu(tmp_path: Path) -> None:
-    checks = said(tmp_path, "doctor")["checks"]
-
-    assert any(check["name"] == "GPU 0" and "GiB" in check["found"] for check in checks)

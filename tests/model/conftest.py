@@ -5,24 +5,15 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.in_process import CPU, InProcess, loop_of, one_thread
+from tests.in_process import search_in_process
 from xraytune.base.files import read_json, sha256_of, write_json
 from xraytune.data.phantom import draw_phantoms
-from xraytune.data.prepare import prepare
 from xraytune.model.best import export
-from xraytune.model.evaluate import evaluate
-from xraytune.model.predict import predict
 from xraytune.model.train import train
 from xraytune.space.load import load_space
-from xraytune.study.folder import StudyFolder, locked
-from xraytune.study.start import create_study
-from xraytune.study.trial import Trial
-from xraytune.tasks.class_evaluation import ClassEvaluation
-from xraytune.tasks.prediction import Predicted
 
 SPACE = """\
 name: mix
@@ -38,16 +29,15 @@ parameters:
   classical: {value: 1}
   lr: {min: 1e-9, max: 1e+30, distribution: log_uniform_values}
   batch_size: {value: 16}
-budget: {trials: 5, max_epochs: 3, steps_per_epoch: 6}
+budget: {trials: 4, max_epochs: 3, steps_per_epoch: 6}
 scheduler: {name: asha, grace: 1, reduction: 2, within: all}
 points_to_evaluate:
   - {source: gan, lr: 1e-3}
   - {source: none, lr: 2e-3}
   - {source: none, lr: 1e-9}
   - {source: none, lr: 1e+30}
-  - {source: none, lr: 1e-3}
 """
-PRUNED, FAILED, WITHOUT_EPOCH = 2, 3, 4
+PRUNED, FAILED = 2, 3
 """Numbers of trials.
 
 Trial 0 completes, because it is the first at every rung, and trial 1, because it learns faster.
@@ -91,20 +81,6 @@ def seal(file: Path) -> None:
     write_json(manifest, {"version": 1, "files": files})
 
 
-def evaluate_classes(model: Path, **arguments: Any) -> ClassEvaluation:
-    """Evaluate a classifier."""
-    found = evaluate(model, **arguments)
-    assert isinstance(found, ClassEvaluation)
-    return found
-
-
-def predict_classes(model: Path, images: Path, **arguments: Any) -> Predicted:
-    """Predict with a classifier."""
-    found = predict(model, images, **arguments)
-    assert isinstance(found, Predicted)
-    return found
-
-
 def read_rows(path: Path) -> list[dict[str, str]]:
     """Read a CSV file."""
     with path.open(encoding="utf-8", newline="") as stream:
@@ -120,7 +96,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     lab = Lab(tmp_path_factory.mktemp("lab"))
     draw_phantoms(lab.xrays, patients=40, seed=6, image_size_px=64, difficulty=0.0)
     (lab.path / "space.yaml").write_text(SPACE, encoding="utf-8")
-    search_in_process(lab)
+    search_in_process(load_space(lab.path / "space.yaml"), lab.path)
     export(lab.study, out=lab.best)
     train(lab.best, out=lab.model)
     return lab
@@ -135,19 +111,3 @@ def copy_lab(lab: Lab, tmp_path: Path) -> CopyLab:
         return Lab(tmp_path / "copy")
 
     return copy
-
-
-def search_in_process(lab: Lab) -> None:
-    """Run the trials of the search one by one; the last one starts, but has no epoch."""
-    space, cache, folder = (
-        load_space(lab.path / "space.yaml"),
-        lab.path / "cache",
-        StudyFolder(lab.study),
-    )
-    prepared, _ = prepare(space.settings, cache)
-    create_study(folder, space, prepared, CPU)
-    with one_thread(), locked(folder):
-        loop, runner = loop_of(folder, space, prepared, cache), InProcess(folder, cache=cache)
-        while isinstance(suggestion := loop.next_trial(), Trial):
-            if suggestion.number != WITHOUT_EPOCH:
-                runner.run_trial(loop, suggestion)

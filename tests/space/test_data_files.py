@@ -6,7 +6,7 @@ import pytest
 
 from tests.cli.spaces import EXPERIMENT
 from xraytune.base.errors import ConfigError
-from xraytune.space.load import data_settings, experiment_to_yaml, load_space
+from xraytune.space.load import data_settings, load_space
 from xraytune.space.settings import DataSettings, SplitSettings
 
 TABLE = """\
@@ -51,23 +51,6 @@ def test_data_file_replaces_keys_of_a_space(tmp_path: Path, file: Path) -> None:
     assert data.table is not None
     assert (data.table.file, data.table.side) == (("labels.csv",), "fold")
     assert list(data.table.labels.items()) == [("Mass", "ill"), ("None", "well")]
-
-
-def test_data_file_without_a_table_drops_that_of_the_space(tmp_path: Path, file: Path) -> None:
-    space, plain = tmp_path / "fixed.yaml", tmp_path / "plain.yaml"
-    space.write_text(EXPERIMENT, encoding="utf-8")
-    plain.write_text("data: {path: elsewhere}\n", encoding="utf-8")
-    both = tmp_path / "both.yaml"
-    both.write_text(
-        experiment_to_yaml(load_space(space, data=file).experiment(), tmp_path), encoding="utf-8"
-    )
-
-    assert load_space(both).settings.data == load_space(space, data=file).settings.data
-    assert load_space(both, data=file.parent).settings.data.table is not None, (
-        "its table moved with the folder"
-    )
-    data = load_space(both, data=plain).settings.data
-    assert (data.path, data.table) == (tmp_path / "elsewhere", None)
 
 
 @pytest.mark.parametrize(

@@ -236,25 +236,6 @@ def test_a_grid_lists_each_distinct_trial_once(write_space: WriteSpace) -> None:
     assert points[0] == {"source": "none", "dropout": 0.0}
 
 
-def test_a_grid_begins_with_points_to_evaluate_and_has_no_point_twice(
-    write_space: WriteSpace,
-) -> None:
-    path = write_space(
-        "dropout: {values: [0, 0.1]}",
-        "classical: {values: [0, 1]}",
-        after="sampler: {name: grid}\npoints_to_evaluate: [{dropout: 0.1}, {classical: 1}]\n",
-    )
-
-    points = load_space(path).points()
-
-    assert [(point["dropout"], point["classical"]) for point in points] == [
-        (0.1, 0),
-        (0, 1),
-        (0, 0),
-        (0.1, 1),
-    ]
-
-
 def test_identity_ignores_what_may_change_when_a_study_resumes(write_space: WriteSpace) -> None:
     path = write_space("lr: {values: [1e-3, 1e-4]}")
     space = load_space(path)

@@ -170,11 +170,3 @@ def test_optuna_itself_reads_the_journal(study: StudyFolder) -> None:
         "seconds": 7.0,
         "reason": "",
     }
-
-
-def test_a_journal_with_another_study_is_refused(study: StudyFolder) -> None:
-    """A trial's id is its number only in a journal of one study."""
-    optuna.create_study(study_name="foreign", storage=optunas(study))
-
-    with pytest.raises(StudyError, match=r"the journal cannot be read: .*exactly 1 study"):
-        open_journal(study)

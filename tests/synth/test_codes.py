@@ -8,7 +8,6 @@ import torch
 from torch.nn import functional as F
 
 from tests.synth.conftest import BLOBS, tiny, train, trained_in
-from xraytune.base.errors import ArtifactError
 from xraytune.synth.codes import ClassCodes
 
 
@@ -23,20 +22,6 @@ def test_codes_are_uncorrelated_components_of_variance_1() -> None:
 
     covariance = torch.cov(codes.T)
     torch.testing.assert_close(covariance[:2, :2], torch.eye(2).double(), atol=1e-5, rtol=0)
-
-
-def test_half_of_the_components_are_those_of_features() -> None:
-    prior, images = ClassCodes(1, 10), _moons(50)
-    features = torch.randn(50, 7, generator=torch.Generator().manual_seed(1))
-    codes = prior.find_components(images, features)
-
-    torch.testing.assert_close(codes[:, :5], ClassCodes(1, 5).find_components(images))
-    torch.testing.assert_close(torch.cov(codes[:, 5:].T), torch.eye(5), atol=1e-4, rtol=0)
-    torch.testing.assert_close(
-        prior.project(images.flip(0), features.flip(0)), codes.flip(0), atol=1e-4, rtol=1e-4
-    )
-    with pytest.raises(ArtifactError, match=r"gan\.features"):
-        prior.project(images)
 
 
 @pytest.mark.parametrize(("training", "within"), [(True, 0.03), (False, 0.15)])

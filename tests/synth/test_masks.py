@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.in_process import CPU
-from tests.synth.conftest import BLOBS, DISCS, draw, full_range_generator, tiny, train
+from tests.synth.conftest import DISCS, draw, full_range_generator, tiny, train
 from xraytune.data.masks import OUTLINE_RGB
 from xraytune.synth.checkpoint import save_generator
 from xraytune.synth.masks import MaskRange, mask_range
-from xraytune.synth.pool import draw_block, resize_planes
+from xraytune.synth.pool import draw_block
 from xraytune.synth.saved_generator import NETWORK_FILE
 from xraytune.synth.sources.source import BLOCK
 
@@ -50,14 +50,6 @@ def test_a_generator_of_pairs_learns_masks_that_fit_its_images(tmp_path: Path) -
     assert contrast > 40, "0 without a mask that fits, and 150 in the training images"
     with Image.open(tmp_path / "grids" / "step_000180.png") as sheet:
         assert (np.asarray(sheet) == OUTLINE_RGB).all(axis=-1).any()
-
-
-def test_masks_stay_binary_when_they_are_resized() -> None:
-    planes = resize_planes(np.stack([BLOBS[0], DISCS], axis=1), 64)
-
-    assert planes.shape == (24, 2, 64, 64)
-    assert set(np.unique(planes[:, 1])) == {0, 255}
-    assert abs((planes[:, 1] > 0).mean() - (DISCS > 0).mean()) < 0.005
 
 
 @pytest.mark.slow

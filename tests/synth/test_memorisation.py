@@ -120,15 +120,11 @@ def test_further_images_of_a_patient_do_not_hide_a_copy() -> None:
 
 @pytest.mark.slow
 def test_without_a_reference_no_image_is_near() -> None:
-    """One patient, equal training images, or constant images, as a GAN makes them before its first step."""
+    """One patient, or constant images, as a GAN makes them before its first step."""
     flat = np.full((3, 32, 32), 128, dtype=np.uint8)
 
     assert measure_closeness(TRAINING[:3], TRAINING[:4], ["a"] * 4).ratio.tolist() == [1, 1, 1]
     assert measure_closeness(flat, flat, ["a", "b", "c"]).ratio.tolist() == [1, 1, 1]
-    assert all(
-        measure_closeness(one[None], one[None].repeat(3, axis=0), ["a", "b", "c"]).ratio == 1
-        for one in TRAINING[:9]
-    )
     assert measure_closeness(flat, TRAINING, patients(80)).ratio == pytest.approx([1, 1, 1])
 
 

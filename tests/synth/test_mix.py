@@ -2,7 +2,6 @@
 
 from collections import Counter
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,14 +38,6 @@ def test_a_smaller_ratio_has_the_first_extra_images_of_a_larger_one(
     )
 
     assert small == large[: len(small)]
-
-
-@pytest.mark.slow
-@given(counts, st.integers(1, 4))
-def test_natural_shares_are_exact_at_whole_ratios(real: list[int], ratio: int) -> None:
-    extra = plan_mix(real, mixed(float(ratio)))
-
-    assert np.bincount(extra).tolist() == [ratio * count for count in real]
 
 
 @given(counts, ratios)

@@ -3,12 +3,10 @@
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from xraytune.space.settings import GanSettings
 from xraytune.synth.gan import (
     discriminator_loss,
-    ema_decay,
     generator_loss,
     translate,
 )
@@ -38,34 +36,8 @@ def test_tutorial_settings_give_the_tutorials_networks() -> None:
     assert sum(isinstance(layer, nn.BatchNorm2d) for layer in discriminator.modules()) == 3
 
 
-@pytest.mark.parametrize(
-    ("half_life_images", "images_seen", "batches"), [(100 * 32, 10**9, 100), (10_000, 640, 1)]
-)
-def test_after_a_half_life_half_of_the_average_is_left(
-    half_life_images: int, images_seen: int, batches: int
-) -> None:
-    """Early on, it is a twentieth of the images seen: of 640, one batch of 32."""
-    decay = ema_decay(half_life_images=half_life_images, images_seen=images_seen, batch_size=32)
-
-    assert decay**batches == pytest.approx(0.5)
-
-
 REAL = torch.tensor([2.0, -0.5])
 FAKE = torch.tensor([-3.0, 0.25])
-
-
-@pytest.mark.slow
-def test_cross_entropy_labels_fakes_as_fake_for_one_network_and_as_real_for_the_other() -> None:
-    ones, zeros = torch.ones(2), torch.zeros(2)
-
-    expected_d = binary_cross_entropy_with_logits(REAL, ones) + binary_cross_entropy_with_logits(
-        FAKE, zeros
-    )
-
-    torch.testing.assert_close(discriminator_loss(REAL, FAKE, is_hinge=False), expected_d)
-    torch.testing.assert_close(
-        generator_loss(FAKE, is_hinge=False), binary_cross_entropy_with_logits(FAKE, ones)
-    )
 
 
 def test_hinge_loss_has_no_gradient_beyond_the_margin() -> None:

@@ -12,11 +12,9 @@ from tests.trial.conftest import Bench
 from tests.trial.test_trial import gan
 from xraytune.base.errors import TrialError
 from xraytune.base.tensors import save_state
-from xraytune.data.prepare import side_images
 from xraytune.nets.classifier import build_classifier
 from xraytune.space.settings import Experiment, Parameters, PixelConstants, TaskName
 from xraytune.tasks import TASKS
-from xraytune.trial.network import Network
 from xraytune.trial.training import TrialTraining
 from xraytune.trial.training_set import TrainingSet, build_training_set
 
@@ -60,7 +58,7 @@ def test_images_too_large_for_the_device_are_brought_in_parts(
     experiment = with_parameters(frozen(bench, tmp_path, **mix), trainable=trainable)
     monkeypatch.setattr("xraytune.trial.training._TRANSFER_BYTES", 0)
     in_parts = TrialTraining(experiment, bench.context)
-    monkeypatch.setattr("xraytune.trial.device_rows.room_bytes", lambda _: np.inf)
+    monkeypatch.setattr("xraytune.trial.device_rows._room_bytes", lambda _: np.inf)
     at_once = TrialTraining(experiment, bench.context)
 
     steps = range(12)
@@ -187,18 +185,3 @@ def test_features_that_hardly_differ_are_refused_unless_pixels_get_their_range(
     with pytest.raises(TrialError, match=r"nearly equal(.|\n)*set weights_pixels"):
         TrialTraining(experiment, bench.context)
     TrialTraining(experiment.model_copy(update={"settings": settings}), bench.context)
-
-
-def test_equal_views_are_computed_once(bench: Bench, tmp_path: Path) -> None:
-    """With flips alone, an image has at most two views."""
-    side = side_images("train", bench.prepared, bench.context.cache)
-
-    def computed(classical: int) -> int:
-        experiment = frozen(bench, tmp_path, classical=classical, views=8)
-        features, rows = Network(experiment, bench.context).features(side, classical=classical)
-        assert len(rows) == len(side.rows)
-        return len(features)
-
-    count = len(side.rows)
-    assert computed(0) == count < computed(1) <= 2 * count
-    assert computed(2) == 8 * count

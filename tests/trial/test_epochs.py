@@ -204,7 +204,7 @@ def test_bfloat16_trains_depthwise_convolutions_like_float32_up_to_rounding(tmp_
     losses = []
     for precision in ("float32", "bfloat16"):
         parameters = small(backbone="mobilenet_v2", lr=1e-6)
-        training = TinyTraining(parameters, epochs=1, precision=precision)  # type: ignore[arg-type]
+        training = TinyTraining(parameters, epochs=1, precision=precision)
         losses += [record.train_loss for record in training.epochs(tmp_path / precision)]
 
     assert losses[1] != losses[0]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from tests.in_process import CPU
 from tests.trial.conftest import Bench, block_of, make_bench
-from xraytune.base.errors import ArtifactError, ConfigError, DataError, MachineError, XraytuneError
+from xraytune.base.errors import ArtifactError, DataError
 from xraytune.base.files import read_json, write_json
 from xraytune.base.records import ignore_progress
 from xraytune.data.phantom import draw_phantoms
@@ -74,31 +74,6 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     gan = folder / "gan"
     generator_train(space, out=gan, overrides=["gan.steps=2"], cache=folder / "cache")
     return Kept(space=space, cache=folder / "cache", gan=gan)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "error", "what"),
-    [
-        ([], ConfigError, r"gan\.steps is 2 or 3(.|\n)*--set gan\.steps=2"),
-        (
-            ["gan.steps=2", "backbone=mobilenet_v2", "weights=imagenet"],
-            MachineError,
-            "elsewhere: there is no such weights folder",
-        ),
-    ],
-    ids=["an open setting", "no weights for the quality of its images"],
-)
-def test_what_a_gan_lacks_is_named_before_its_training(
-    kept: Kept, tmp_path: Path, overrides: list[str], error: type[XraytuneError], what: str
-) -> None:
-    out, weights = tmp_path / "gan", tmp_path / "elsewhere" if overrides else None
-
-    with pytest.raises(error, match=what):
-        generator_train(
-            kept.space, out=out, overrides=overrides, weights_dir=weights, cache=kept.cache
-        )
-
-    assert not out.exists()
 
 
 def test_drawn_images_are_those_that_a_search_trains_on(kept: Kept, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 def with_gan(pairs: Bench, **changes: Any) -> Experiment:
-    gan = {"image_size": 32, "width": 8, "batch_size": 8, "z_dim": 8, "steps": 150}
+    gan: dict[str, Any] = {"image_size": 32, "width": 8, "batch_size": 8, "z_dim": 8, "steps": 150}
     gan |= {"lr_g": 2e-3, "lr_d": 2e-3}
     return pairs.experiment(source="gan", gan=gan | changes)
 

@@ -49,11 +49,6 @@ _METADATA: dict[str, dict[str, Any]] = {
 }
 
 
-def with_interval(value: float, interval: tuple[float, float] | None) -> str:
-    """Return a metric as text, with its interval if it has one: `0.962 (0.951 to 0.973)`."""
-    return f"{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})" if interval else f"{value:.3f}"
-
-
 def drawable(name: str) -> str:
     """Return a name from the data for a figure: without control characters, and shortened."""
     name = re.sub(r"[\0-\x1f\x7f-\x9f]", "\ufffd", name)  # not allowed in SVG

@@ -40,8 +40,7 @@ class Problem:
     fix: str = ""
 
     def __str__(self) -> str:
-        where = _in_one_line(str(self.where))
-        lines = [f"{where}: {self.what}" if where else self.what]
+        lines = [f"{self.where}: {self.what}" if self.where else self.what]
         if isinstance(self.where, SourceLine) and self.where.text:
             lines.append(f"  {self.where.line} | {self.where.text.strip()}")
         if self.fix:
@@ -54,14 +53,9 @@ def printable(text: str) -> str:
     return CONTROL_CHARACTERS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-def _in_one_line(names: str) -> str:
-    """Escape line breaks: names come from the data, and must not start a line that looks like part of the message."""
-    return names.replace("\n", r"\n")
-
-
 def join_names(names: Sequence[str], limit: int = 10) -> str:
     """Join names for a message: all of them, or the first few and how many more."""
-    shown = _in_one_line(", ".join(names[:limit]))
+    shown = ", ".join(names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 

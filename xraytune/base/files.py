@@ -280,23 +280,18 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         try:
             rows.append({**json.loads(line)})
         except (ValueError, TypeError) as error:
-            fix = "restore the file from a backup; trials.jsonl can be removed: the next search writes it again"
             where = SourceLine(path, number)
+            fix = "restore the file from a backup"
             raise ArtifactError(Problem("this line is damaged", where, fix)) from error
     return rows
 
 
 def cut_torn_line(path: Path) -> None:
     """Remove the incomplete row after a log's last newline, left by a crash."""
-    if not path.exists():
-        return
-    with path.open("rb+") as stream:
-        stream.seek(max(0, stream.seek(0, os.SEEK_END) - 1))
-        if stream.read(1) in {b"", b"\n"}:
-            return
-        stream.seek(0)
-        stream.truncate(stream.read().rfind(b"\n") + 1)
-        os.fsync(stream.fileno())
+    content = path.read_bytes() if path.exists() else b""
+    whole_bytes = content.rfind(b"\n") + 1
+    if whole_bytes < len(content):
+        os.truncate(path, whole_bytes)
 
 
 @contextmanager

@@ -33,28 +33,28 @@ class Table:
     """At least one row, below a title.
 
     Attributes:
-        text: The columns of text; by default the first. They may wrap, and are aligned to the left.
-            The others, such as numbers, are aligned to the right, and shown whole or not at all.
         optional: On a narrow screen, these columns are left out before any other one wraps.
         sortable: On a page, the table can be sorted and filtered.
-        details: The table is folded on a page, and left out in the terminal.
     """
 
     rows: Sequence[Row]
     title: str = ""
-    text: Collection[str] = ()
     optional: Collection[str] = ()
     sortable: bool = False
-    details: bool = False
 
     @property
     def columns(self) -> list[str]:
-        """The names of the columns."""
-        return list(self.rows[0]) if self.rows else []
+        """The names of the columns, without those that are empty."""
+        names = [*self.rows[0]] if self.rows else []
+        return [name for name in names if any(text_of(row[name]) for row in self.rows)]
 
     def is_text(self, column: str) -> bool:
-        """Return whether a column may wrap."""
-        return column in (self.text or self.columns[:1])
+        """Return whether a column may wrap, and is aligned to the left.
+
+        Numbers are aligned to the right, and shown whole or not at all.
+        """
+        texts = [text_of(row[column]) for row in self.rows]
+        return not all(text == "undefined" or text[:1] in "0123456789#+-<" for text in texts)
 
 
 Frame: TypeAlias = Sequence[Cell | str | Table]
@@ -69,12 +69,6 @@ class Section:
     tone: Tone = "plain"
     notes: Sequence[str] = ()
     tables: Sequence[Table] = ()
-
-
-def facts(*rows: tuple[str, str]) -> Table:
-    """Return a table of names and values, without those whose value is empty."""
-    shown: list[Row] = [{"": Cell(name, "dim"), " ": value} for name, value in rows if value]
-    return Table(shown, text=("", " "))
 
 
 def text_of(entry: Entry) -> str:

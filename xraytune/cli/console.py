@@ -79,9 +79,8 @@ def show(*frame: Cell | str | Table) -> None:
 
 
 def show_section(section: Section) -> None:
-    """Print the text and tables of a section, without details."""
-    tables = [table for table in section.tables if not table.details]
-    show(Cell(section.lead, section.tone), *section.notes, *tables)
+    """Print the text and tables of a section."""
+    show(Cell(section.lead, section.tone), *section.notes, *section.tables)
 
 
 def show_result(result: R, show_text: Callable[[R], None], *, as_json: bool) -> None:

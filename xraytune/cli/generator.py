@@ -16,26 +16,28 @@ if TYPE_CHECKING:
 
 
 def _show_trained(trained: TrainedGenerator) -> None:
-    counts = _counts(trained.class_counts, trained.has_masks)
-    if settings := trained.settings:
+    if generator := trained.generator:
+        settings = generator.settings
+        counts = _counts(generator.class_counts, generator.masks is not None)
         what = f"{settings.image_size} px GAN, trained for {settings.steps:,} steps"
         console.write(f"{trained.path}: {what} on {counts}")
         console.write("its images next to real ones: samples.png; during training: grids/")
-    if report := trained.report:
-        features = f"; features of {report.quality.features}" if report.quality else ""
-        console.write(f"quality: {report.quality or report.note}{features}")
-        if report.copies:
-            console.write(f"its images copy training images: {report.copies}")
+        if report := generator.report:
+            features = f"; features of {report.quality.features}" if report.quality else ""
+            console.write(f"quality: {report.quality or report.note}{features}")
+            if report.copies:
+                console.write(f"its images copy training images: {report.copies}")
     if donor := trained.donor:
         what = "classifier of these images (donor.safetensors), with statistics of their features"
+        counts = _counts(donor.class_counts, has_masks=False)
         console.write(f"{what}: AUROC {donor.val_auroc:.3f} on val-A of {counts}")
     console.write("what each file reveals: card.md")
 
 
 def _propose_search(trained: TrainedGenerator, given: Options) -> None:
-    if not trained.settings:
+    if not trained.generator:
         return
-    if len(trained.class_counts) == 1:
+    if len(trained.generator.class_counts) == 1:
         console.propose("generator", "sample", trained.path, "-n", 500, "-o", "generated")
         return
     of_data = ("data.classes", "data.positive", "data.split.group_regex")

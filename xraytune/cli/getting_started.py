@@ -145,6 +145,6 @@ def doctor(
         heading = Cell("ready; try: xraytune demo", "good")
         if not is_ready:
             heading = Cell("something is missing", "bad")
-        console.show(heading, Table(rows, text=("check", "status", "result and fix")))
+        console.show(heading, Table(rows))
     if not is_ready:
         raise Exit(MachineError.exit_code)

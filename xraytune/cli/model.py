@@ -11,14 +11,13 @@ from typer import Argument, Option
 
 from xraytune.base.errors import ConfigError, Problem
 from xraytune.base.records import EpochRecord
-from xraytune.base.tables import counts_text
 from xraytune.cli import console, options
 from xraytune.cli.command import Options, calls
 
 if TYPE_CHECKING:
     from xraytune.model.train import Trained
-    from xraytune.tasks.evaluated import Evaluated
-    from xraytune.tasks.prediction import Predicted, PredictedMasks
+    from xraytune.tasks.evaluation import Evaluation
+    from xraytune.tasks.prediction import Predicted
 
 
 @contextmanager
@@ -43,21 +42,13 @@ def _log_epoch(epoch: EpochRecord) -> None:
 
 def show_training(trained: Trained) -> None:
     """Print the metrics of a trained model and the next command."""
-    scores = f"val-A {trained.metric} {trained.val_score:.3f}, val-B {trained.metric} {trained.val_b_score:.3f}"
-    console.write(
-        f"{trained.path}: arm {trained.arm}, epoch {trained.best_epoch} of {trained.epochs}, {scores}"
-    )
-    if trained.positive:
-        threshold = f"threshold for {trained.positive}: {trained.threshold:.3f}"
-        images = f"{trained.validation_images:,} images of {trained.validation_patients:,} patients"
-        console.write(f"{threshold}, chosen for balanced accuracy on val-A and val-B ({images})")
-    if trained.equals_trial:
-        console.write("metrics are bit-identical to those of the exported trial", "good")
-    elif trained.equals_trial is False:
-        console.write(
-            "metrics differ from those of the exported trial: other hardware or package versions",
-            "busy",
-        )
+    record = trained.record
+    scores = f"val-A {trained.metric} {record.val_score:.3f}, val-B {trained.metric} {record.val_b_score:.3f}"
+    epochs = f"epoch {record.best_epoch} of {trained.epochs}"
+    console.write(f"{trained.path}: arm {record.arm}, {epochs}, {scores}")
+    if record.positive and len(record.class_names) == 2:
+        threshold = f"threshold for {record.positive}: {record.threshold:.3f}"
+        console.write(f"{threshold}, chosen for balanced accuracy on val-A and val-B")
     console.propose("evaluate", trained.path, given={"data": trained.test_folder or "FOLDER"})
 
 
@@ -88,7 +79,7 @@ def train(
     """
 
 
-def show_evaluation(evaluation: Evaluated) -> None:
+def show_evaluation(evaluation: Evaluation) -> None:
     """Print the metrics, and where the files were written."""
     console.show(*evaluation.lay_out())
     if evaluation.out:
@@ -137,23 +128,10 @@ def evaluate(
     """Evaluate a model on labelled images or pairs, with 95 % confidence intervals over patients."""
 
 
-def _show_predicted(predicted: Predicted | PredictedMasks) -> None:
-    from xraytune.tasks.prediction import Predicted
-
+def _show_predicted(predicted: Predicted) -> None:
     for image in predicted.broken:
         console.log(f"left out: {image.file}: {image.reason}", "bad")
-    if isinstance(predicted, Predicted):
-        rule = (
-            f" (threshold for {predicted.positive}: {predicted.threshold:.3f})"
-            if predicted.positive
-            else ""
-        )
-        text = f"{predicted.images} images, predicted {counts_text(predicted.counts)}{rule}"
-    else:
-        empty = f" ({predicted.empty} empty)" if predicted.empty else ""
-        text = f"{predicted.images} masks{empty}, mean area {predicted.area:.0%} of the image"
-        text += "; masks/, overlays/ and predictions.csv"
-    console.write(f"{predicted.path}: {text}")
+    console.write(f"{predicted.path}: {predicted.summary}")
 
 
 @calls("predict", _show_predicted)

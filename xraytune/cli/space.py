@@ -18,7 +18,7 @@ from xraytune.space.space import require_extensions
 
 def _show_list(spaces: dict[str, str]) -> None:
     rows = [{"name": name, "what it is for": purpose} for name, purpose in spaces.items()]
-    console.show(Table(rows, text=("name", "what it is for")))
+    console.show(Table(rows))
 
 
 @calls("list_spaces", _show_list)

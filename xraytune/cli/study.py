@@ -67,7 +67,6 @@ def report(
 def show_export(exported: Exported) -> None:
     """Print the exported trial and the next command."""
     console.write(f"{exported.path}: {exported.sentence}")
-    console.write(exported.final_training)
     if exported.synthetic:
         console.write(f"the benefit of its synthetic images is {exported.synthetic}")
     console.write_command(exported.command, "next: ")

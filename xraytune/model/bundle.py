@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from torch import nn
 
 from xraytune.base.files import markdown, sha256_of, write_json, write_text
-from xraytune.base.records import Compute, EpochRecord
+from xraytune.base.records import EpochRecord, TrialResult
 from xraytune.base.tensors import save_state
-from xraytune.data.decoding import InputFormat
 from xraytune.data.prepare import Prepared, write_prepared
 from xraytune.model.load import (
     BUNDLE_FILES,
@@ -31,32 +29,9 @@ from xraytune.space.paths import relative_path
 from xraytune.space.settings import Experiment, extensions_of
 from xraytune.tasks import TASKS
 from xraytune.tasks.bundle_record import BundleRecord, TrainedOn
-from xraytune.tasks.task import Validated
+from xraytune.trial.training import TrialTraining
 
 _PACKAGES = ("xraytune", "torch", "torchvision", "numpy", "pillow")
-_OF_TRAINING = ("threshold", "input_format", "val_score", "val_b_score", "best_epoch")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FinalTraining:
-    """A trained network, whole even if only its head was trained, and what its validation found.
-
-    Attributes:
-        val_score: On val-A, as `val_b_score` on val-B.
-        threshold: The probability from which an image of two classes is positive, or a pixel
-            belongs to the mask.
-        validated: The images of val-A and then val-B.
-    """
-
-    network: nn.Module
-    input_format: InputFormat
-    prepared: Prepared
-    epochs: Sequence[EpochRecord]
-    best_epoch: int
-    val_score: float
-    val_b_score: float
-    threshold: float
-    validated: Validated
 
 
 def write_bundle(
@@ -65,28 +40,37 @@ def write_bundle(
     *,
     experiment: Experiment,
     overrides: Sequence[str],
-    training: FinalTraining,
+    prepared: Prepared,
+    training: TrialTraining,
+    epochs: Sequence[EpochRecord],
+    result: TrialResult,
     trained_on: TrainedOn,
-    compute: Compute,
+    benefit: str,
 ) -> BundleRecord:
     """Write a bundle to `folder`, which will be moved to `final_path`.
 
-    Paths inside are relative to that.
+    Paths inside are relative to that. The card, `README.md`, holds no path, time or date, and may
+    be edited; `benefit` is that of the synthetic images.
     """
     settings = experiment.settings
     parameters = experiment.parameters
-    prepared = training.prepared
     origin = settings.exported_from
     task = TASKS[settings.task]
+    validated = training.validated()
+    has_classes = not (prepared.has_masks or prepared.findings)
     packages = sorted({*_PACKAGES, *task.packages})
     record = BundleRecord(
         task=settings.task,
         class_names=prepared.outputs,
-        positive=task.positive_class(prepared),
-        thresholds=task.thresholds(prepared, training.validated),
+        positive=prepared.class_names[prepared.positive] if has_classes else None,
+        threshold=result.threshold,
+        thresholds=task.thresholds(prepared, validated),
+        input_format=training.network.form,
         **parameters.model_dump(include=NETWORK_PARAMETERS),
-        **{name: getattr(training, name) for name in _OF_TRAINING},
         arm=parameters.arm,
+        val_score=result.value,
+        val_b_score=result.val_b_score,
+        best_epoch=result.best_epoch,
         trained_on=trained_on,
         train_fingerprint=prepared.train_fingerprint,
         test_fingerprint=prepared.test_fingerprint,
@@ -94,44 +78,24 @@ def write_bundle(
         study=None if origin is None else relative_path(origin.study, final_path),
         trial=None if origin is None else origin.trial,
         overrides=tuple(overrides),
-        compute=compute,
+        compute=training.compute,
         packages={name: version(name) for name in packages}
         | extensions_of(parameters.backbone, parameters.source),
-        metrics=task.card_metrics(prepared, training.threshold, training.validated),
+        metrics=task.card_metrics(prepared, result.threshold, validated),
     )
     unused = None if record.thresholds else {"thresholds"}
     write_text(folder / RECORD_FILE, record.model_dump_json(indent=2, exclude=unused) + "\n")
     header = f"The experiment of this model, arm {parameters.arm}. Paths are relative to this file."
     write_text(folder / CONFIG_FILE, experiment_to_yaml(experiment, final_path, header))
     write_prepared(prepared, folder / SPLIT_FILE)
-    rows = [{"version": 1, **asdict(epoch)} for epoch in training.epochs]
+    rows = [{"version": 1, **asdict(epoch)} for epoch in epochs]
     for row in rows:
         del row["seconds"]
-    write_text(
-        folder / "epochs.jsonl", "".join(f"{json.dumps(row, allow_nan=False)}\n" for row in rows)
-    )
-    save_state(training.network.state_dict(), folder / MODEL_FILE)
+    write_text(folder / "epochs.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
+    save_state(training.whole().state_dict(), folder / MODEL_FILE)
     checksums = {name: sha256_of(folder / name) for name in BUNDLE_FILES}
     write_json(folder / MANIFEST_FILE, {"version": 1, "files": checksums})
-    return record
 
-
-def write_card(
-    folder: Path,
-    record: BundleRecord,
-    experiment: Experiment,
-    training: FinalTraining,
-    benefit: str,
-) -> None:
-    """Write the card as Markdown, from `templates/card.md`; `benefit` is that of the synthetic images.
-
-    It holds no path, time or date, and may be edited.
-    """
-    used = record.trained_on
-    patients = training.validated.patients
-    sides = Counter(
-        image.side.replace("_a", "-A").replace("_b", "-B") for image in training.prepared.images
-    )
     environment = Environment(
         loader=PackageLoader("xraytune.model"),
         undefined=StrictUndefined,
@@ -140,14 +104,13 @@ def write_card(
         keep_trailing_newline=True,
         finalize=lambda value: markdown(value) if isinstance(value, str) else value,
     )
-    text = environment.get_template("card.md").render(
+    card = environment.get_template("card.md").render(
         record=record,
         benefit=benefit,
-        settings=experiment.settings,
-        parameters=experiment.parameters,
-        unused_images=used.of_images - used.images - used.kept_images,
-        sides=", ".join(f"{count:,} {side}" for side, count in sorted(sides.items())),
-        epochs=len(training.epochs),
-        validated=(len(patients), len({*patients})),
+        settings=settings,
+        parameters=parameters,
+        sides=Counter(image.side for image in prepared.images),
+        epochs=len(epochs),
     )
-    write_text(folder / "README.md", text)
+    write_text(folder / "README.md", card)
+    return record

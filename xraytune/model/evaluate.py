@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 
 from xraytune.base.errors import ConfigError, DataError, Problem, counted
-from xraytune.base.files import new_folder, require_new, require_writable, write_json
+from xraytune.base.files import new_folder, require_new, write_json
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.decoding import BrokenImage
-from xraytune.data.images import content_fingerprint
 from xraytune.data.index import LabelledImages
 from xraytune.data.shared_patients import patient_aliases, shared_patients
 from xraytune.data.table import subgroup_columns
@@ -24,9 +23,8 @@ from xraytune.model.load import Bundle, open_bundle
 from xraytune.model.overlap import overlap_of
 from xraytune.tasks import TASKS
 from xraytune.tasks.calibration import Calibration, fit_calibration
-from xraytune.tasks.evaluated import Evaluated
+from xraytune.tasks.evaluation import Evaluation
 from xraytune.tasks.prediction import ImageFiles, predict_images
-from xraytune.tasks.task import Task
 
 
 def evaluate(
@@ -40,7 +38,7 @@ def evaluate(
     calibrate_on: Path | None = None,
     replicates: int = 2000,
     on_progress: Progress = ignore_progress,
-) -> Evaluated:
+) -> Evaluation:
     """Compare a model's predictions with true classes, findings or masks.
 
     Args:
@@ -75,7 +73,8 @@ def evaluate(
     bundle = open_bundle(model)
     record = bundle.record
     task = TASKS[record.task]
-    if calibrate_on and not (type(task) is Task and len(record.class_names) == 2):
+    is_classifier = record.task == "classification"
+    if calibrate_on and not (is_classifier and len(record.class_names) == 2):
         what = "only a classifier of two classes can be calibrated"
         raise ConfigError(Problem(what, "--calibrate-on", "leave it out"))
 
@@ -83,7 +82,14 @@ def evaluate(
         labelled = task.read_labelled(
             source, record.class_names, group_regex=record.group_regex, on_progress=on_progress
         )
-        task.require_labels(labelled, record.class_names)
+        labels = {image.label for image in labelled.images}
+        empty = [name for label, name in enumerate(record.class_names) if label not in labels]
+        if is_classifier and empty:
+            what = f"there are no images of {' and '.join(empty)}, so AUROC is undefined"
+            fix = f"put images of each class into folders named {', '.join(record.class_names)}"
+            raise DataError(
+                Problem(what, labelled.data.path, f"{fix}; `xraytune predict` needs no classes")
+            )
         files = ImageFiles(
             root=labelled.data.path,
             files=[image.file for image in labelled.images],
@@ -93,8 +99,6 @@ def evaluate(
         return labelled, files
 
     labelled, images = read(data, skip_broken=skip_broken)
-    if content_fingerprint(labelled.images) == record.test_fingerprint:
-        require_writable(bundle.path)
     columns = subgroup_columns(labelled.table, images.files, by)
     calibration = None
     if calibrate_on:
@@ -104,7 +108,7 @@ def evaluate(
     def about(files: Sequence[str], broken: Sequence[BrokenImage]) -> dict[str, Any]:
         """Log access to the test folder, before any metric can be seen.
 
-        Return the fields of `Evaluated`.
+        Return fields of `Evaluation`.
         """
         overlap = overlap_of(bundle, labelled, files, reason=reason)
         return {**overlap, "model": bundle.path, "data": data, "out": out, "broken": tuple(broken)}
@@ -150,9 +154,10 @@ def _calibrate(
         what = f"{counted(count, 'patient')} of the images to calibrate on: {whose}"
         raise DataError(Problem(what, images.root, "calibrate on images of other patients"))
     _, probabilities, _ = predict_images(bundle.predictor(), images)
-    is_positive = np.array([image.label for image in labelled.images]) == bundle.positive
+    positive = bundle.record.class_names.index(bundle.record.positive_name)
+    is_positive = np.array([image.label for image in labelled.images]) == positive
     patients = {image.patient for image in labelled.images}
-    calibration = fit_calibration(probabilities[:, bundle.positive], is_positive, len(patients))
+    calibration = fit_calibration(probabilities[:, positive], is_positive, len(patients))
     if calibration.slope <= 0:
         what = f"their probabilities do not increase with {bundle.record.positive_name}"
         fix = "check the labels of the images to calibrate on"

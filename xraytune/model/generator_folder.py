@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from itertools import chain
 from itertools import count as count_from
 from pathlib import Path
 
@@ -38,7 +37,7 @@ from xraytune.base.files import (
     write_json,
     write_text,
 )
-from xraytune.base.records import Compute, Json, Progress, ignore_progress, to_json
+from xraytune.base.records import Json, Progress, ignore_progress, to_json
 from xraytune.data.findings import numbers_of
 from xraytune.data.folders import PROVENANCE_FILE
 from xraytune.data.prepare import RunContext, prepare
@@ -47,11 +46,10 @@ from xraytune.nets.weights import find_weights
 from xraytune.space.document import write_yaml
 from xraytune.space.domains import Value
 from xraytune.space.fields import parameters_from
-from xraytune.space.load import SEARCH_ONLY, load_space, refuse_unused
-from xraytune.space.settings import Experiment, GanSettings
+from xraytune.space.load import load_space
+from xraytune.space.settings import Experiment
 from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space
-from xraytune.study.folder import StudyFolder
 from xraytune.synth.donor import Donor
 from xraytune.synth.generator_quality import PoolReport
 from xraytune.synth.mix import apportion
@@ -63,7 +61,7 @@ from xraytune.synth.saved_generator import (
     read_generator,
 )
 from xraytune.synth.sources.gan import Gan, typical_masks, usable_generator
-from xraytune.synth.sources.source import blocks_for, choose_findings
+from xraytune.synth.sources.source import choose_findings
 from xraytune.synth.sources.which import seen_by
 from xraytune.synth.synthesize import (
     GAN_STAGE,
@@ -73,35 +71,28 @@ from xraytune.synth.synthesize import (
     trained_generator,
 )
 from xraytune.trial.donate import find_donor_experiment, write_card, write_donor
-from xraytune.trial.quality import feature_parameters, report_pool
+from xraytune.trial.quality import report_pool
 from xraytune.trial.samples import save_generator_grid
 
 _SAMPLES = "samples.png"
 _NETWORK_PARAMETERS = ("backbone", "weights", "input_channels")
-_UNUSED = SEARCH_ONLY | dict.fromkeys(
-    ("budget", "final", "objective", "points_to_evaluate", "tracking"), "omit it"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedGenerator:
-    """The folder that `generator_train` wrote, and the training images per class.
+    """The folder that `generator_train` wrote, with the records of its GAN and of its classifier.
 
-    `settings` and `report` are those of the GAN, if there is one; `donor` is None without a frozen
-    backbone.
+    At least one of them is there.
     """
 
     path: Path
-    class_counts: dict[str, int]
-    has_masks: bool
-    settings: GanSettings | None = None
-    report: PoolReport | None = None
-    donor: Donor | None = None
+    generator: SavedGenerator | None
+    donor: Donor | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratorSample:
-    """The folder that `generator_sample` wrote, with the number of images per class, and whether they have masks."""
+    """The folder that `generator_sample` wrote, with the number of images per class."""
 
     path: Path
     counts: dict[str, int]
@@ -153,25 +144,19 @@ def generator_train(
     loaded = load_space(
         space, (*overrides, "points_to_evaluate=[]"), data=data, weights_dir=weights_dir
     )
-    refuse_unused(overrides, "generator train", _UNUSED)
     experiment = None if without_generator else fixed_generator(loaded)
     donor_experiment = find_donor_experiment(loaded)
+    settings = loaded.settings
     if without_generator and donor_experiment is None:
         what = "no frozen, pretrained backbone of a classifier in this space"
         fix = "add --set trainable=head, or train a generator"
-        raise ConfigError(Problem(what, loaded.settings.name, fix))
-    settings = loaded.settings
+        raise ConfigError(Problem(what, settings.name, fix))
     compute = allocation_of(settings, has_gpu=gpu_count() > 0).compute()
-    origin = settings.exported_from
-    if origin and origin.is_exact and StudyFolder(origin.study).space_path.is_file():
-        # The generator of this trial is in the cache, if it is computed as in the study.
-        recorded = StudyFolder(origin.study).compute()
-        compute = compute_like(recorded, threads=recorded.threads)
     pin(compute)
     cache = (cache or Path("cache")).resolve()
     networks = [donor_experiment.parameters] if donor_experiment else []
     if experiment and settings.weights_dir:
-        networks += filter(None, [feature_parameters(experiment)])
+        networks.append(experiment.parameters)
     try:
         for network in networks:
             find_weights(network.backbone, network.weights, settings.weights_dir)
@@ -180,8 +165,6 @@ def generator_train(
             raise
         note(error.problems[0].what)
         donor_experiment = None
-    if not donor_experiment and settings.task == "classification":
-        note("without a classifier, which needs weights and `trainable: head` in the space")
     require_writable(cache)
     seen = seen_by([experiment.parameters]) if experiment else ()
     prepared, warnings = prepare(
@@ -190,30 +173,22 @@ def generator_train(
     for warning in warnings:
         note(warning)
     context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
-    artifact = report = donor = None
-    if experiment:
-        generator = Gan(experiment.parameters).settings
-        if generator.start_from:
-            usable_generator(generator.start_from, prepared, is_start=True)
-        work = work_path(cache, GAN_STAGE, generator_inputs(generator, prepared, compute))
-        note(f"sample grids appear in {work / 'grids'} during training")
-        artifact = trained_generator(generator, context)
-        report = report_pool(experiment, context)
+    generator = donor = None
     with new_folder(out) as folder:
-        if experiment and artifact:
-            fill_generator_folder(folder, artifact, experiment, context, report=report)
+        if experiment:
+            gan = Gan(experiment.parameters).settings
+            if gan.start_from:
+                usable_generator(gan.start_from, prepared, is_start=True)
+            work = work_path(cache, GAN_STAGE, generator_inputs(gan, prepared, compute))
+            note(f"sample grids appear in {work / 'grids'} during training")
+            artifact = trained_generator(gan, context)
+            report = report_pool(experiment, context)
+            generator = fill_generator_folder(folder, artifact, experiment, context, report=report)
             save_generator_grid(experiment, context, folder).rename(folder / _SAMPLES)
         if donor_experiment:
             donor = write_donor(folder, donor_experiment, context)
         write_card(folder)
-    return TrainedGenerator(
-        path=out,
-        settings=Gan(experiment.parameters).settings if experiment else None,
-        class_counts=dict(zip(prepared.class_names, prepared.train_counts, strict=True)),
-        has_masks=prepared.has_masks,
-        report=report,
-        donor=donor,
-    )
+    return TrainedGenerator(path=out, generator=generator, donor=donor)
 
 
 def fixed_generator(space: Space) -> Experiment:
@@ -227,19 +202,21 @@ def fixed_generator(space: Space) -> Experiment:
     problems = []
     has_open_network = False
     for spec in space.specs:
-        name, domain = spec.name, spec.domain
-        if name in _NETWORK_PARAMETERS or name.startswith("gan."):
-            values[name] = domain.corners[0]
-        if name in _NETWORK_PARAMETERS:
-            has_open_network |= domain.is_open
-        elif name.startswith("gan.") and domain.is_open:
-            what = f"{name} is {domain}, but training one generator needs a fixed value"
-            problems.append(Problem(what, space.settings.name, f"add --set {name}={values[name]}"))
+        value = spec.domain.corners[0]
+        if spec.name in _NETWORK_PARAMETERS:
+            values[spec.name] = value
+            has_open_network |= spec.domain.is_open
+        elif spec.name.startswith("gan."):
+            values[spec.name] = value
+            if spec.domain.is_open:
+                what = f"{spec.name} is {spec.domain}, but one generator needs a fixed value"
+                fix = f"add --set {spec.name}={value}"
+                problems.append(Problem(what, space.settings.name, fix))
     if not any(name.startswith("gan.") for name in values):
         problems = [Problem("no GAN in this space", space.settings.name, "add --set source=gan")]
     if problems:
         raise ConfigError(*problems)
-    if has_open_network:  # no single network gives features
+    if has_open_network:  # then only quality.backbone can give features
         values["weights"] = "none"
     return Experiment(settings=space.settings, parameters=parameters_from(values))
 
@@ -304,68 +281,61 @@ def generator_sample(
     record = read_generator(generator)
     if record.findings and not record.findings_counts:
         what = f"{GENERATOR_FILE} does not say which findings occur together"
-        raise ArtifactError(
-            Problem(what, generator, "search with `source: generator`, or train it again")
-        )
-    names = list(record.class_counts)
+        fix = "search with `source: generator`, or train it again"
+        raise ArtifactError(Problem(what, generator, fix))
+    names = [*record.class_counts]
     compute = compute_like(record.compute, threads=record.compute.threads)
     pin(compute)
-    images = {name: _images(generator, record, name, compute) for name in names}
-    counts, has_masks = dict.fromkeys(images, 0), record.masks is not None
-    together = ("images", "masks") if has_masks else ("images",) if record.findings else ()
-    folders = {name: together or (name,) for name in images}
+    drawn_findings: list[NDArray[np.int64]] = []
+
+    def draw(name: str) -> Iterator[NDArray[np.uint8]]:
+        """Yield images of a class forever, [C, S, S], with their masks, as a search would."""
+        seed = record.settings.seed
+        for block in count_from():
+            findings = None
+            if record.findings:
+                combinations = numbers_of([*Counter(record.findings_counts).elements()])
+                findings = choose_findings(combinations, block, seed)
+                drawn_findings.append(findings)
+            yield from draw_block(
+                generator / NETWORK_FILE,
+                names.index(name),
+                block,
+                seed=seed,
+                compute=compute,
+                typical=record.masks,
+                findings=findings,
+            )
+
+    images = {name: draw(name) for name in names}
+    counts = dict.fromkeys(names, 0)
+    labels = apportion([*record.class_counts.values()], count).tolist()
     with explain_disk_errors(out), new_folder(out) as folder:
-        for subfolder in chain(*folders.values()):
-            (folder / subfolder).mkdir()
-        for number, label in enumerate(
-            apportion([*record.class_counts.values()], count).tolist(), start=1
-        ):
+        for number, label in enumerate(labels, start=1):
             name = names[label]
-            for subfolder, pixels in zip(folders[name], next(images[name]), strict=True):
-                Image.fromarray(pixels).save(folder / subfolder / f"gan_{number:06d}.png")
             counts[name] += 1
+            kinds = ["images", "masks"] if record.findings or record.masks else [name]
+            for kind, pixels in zip(kinds, next(images[name]), strict=False):
+                (folder / kind).mkdir(exist_ok=True)
+                Image.fromarray(pixels).save(folder / kind / f"gan_{number:06d}.png")
             on_progress("generating images", number, count)
         if record.findings:
-            _write_table(folder, record, count)
+            rows = [
+                [
+                    f"images/gan_{number:06d}.png",
+                    *("" if state < 0 else str(state) for state in row),
+                ]
+                for number, row in enumerate(np.concatenate(drawn_findings)[:count].tolist(), 1)
+            ]
+            write_text(folder / "labels.csv", csv_table(["file", *record.findings], rows))
+            table: Json = {"file": "labels.csv", "image": "file"}
+            data: Json = {"path": ".", "table": table, "findings": [*record.findings]}
+            write_text(folder / "data.yaml", write_yaml({"data": data}))
         provenance = {**to_json(replace(record, compute=compute)), "count": count, "counts": counts}
         write_json(folder / PROVENANCE_FILE, provenance)
     return GeneratorSample(
-        path=out, counts=counts, image_size_px=record.settings.image_size, has_masks=has_masks
+        path=out,
+        counts=counts,
+        image_size_px=record.settings.image_size,
+        has_masks=record.masks is not None,
     )
-
-
-def _write_table(folder: Path, saved: SavedGenerator, count: int) -> None:
-    """Write the findings of images that were drawn; unknown ones are empty cells."""
-    files = [f"images/gan_{number:06d}.png" for number in range(1, count + 1)]
-    findings = np.concatenate([_findings(saved, block) for block in range(blocks_for(count))])
-    states = [["" if state < 0 else str(state) for state in row] for row in findings.tolist()]
-    rows = [[file, *row] for file, row in zip(files, states, strict=False)]
-    write_text(folder / "labels.csv", csv_table(["file", *saved.findings], rows))
-    table: Json = {"file": "labels.csv", "image": "file"}
-    write_text(
-        folder / "data.yaml",
-        write_yaml({"data": {"path": ".", "table": table, "findings": [*saved.findings]}}),
-    )
-
-
-def _findings(saved: SavedGenerator, block: int) -> NDArray[np.int64]:
-    return choose_findings(
-        numbers_of([*Counter(saved.findings_counts).elements()]), block, saved.settings.seed
-    )
-
-
-def _images(
-    folder: Path, saved: SavedGenerator, class_name: str, compute: Compute
-) -> Iterator[NDArray[np.uint8]]:
-    """Yield images of a class forever, [C, S, S], with their masks, from the blocks that a search would use."""
-    for block in count_from():
-        findings = _findings(saved, block) if saved.findings else None
-        yield from draw_block(
-            folder / NETWORK_FILE,
-            [*saved.class_counts].index(class_name),
-            block,
-            seed=saved.settings.seed,
-            compute=compute,
-            typical=saved.masks,
-            findings=findings,
-        )

@@ -61,19 +61,13 @@ class Bundle:
     model_sha256: str
 
     @property
-    def positive(self) -> int:
-        """The label of a classifier's positive class."""
-        return self.record.class_names.index(self.record.positive_name)
-
-    @property
     def study(self) -> Path | None:
         """Path of the study, unless it was moved.
 
         None if the configuration was not exported from one.
         """
-        return (
-            None if self.record.study is None else Path(absolute_path(self.record.study, self.path))
-        )
+        study = self.record.study
+        return None if study is None else Path(absolute_path(study, self.path))
 
     def experiment(self) -> Experiment:
         """Return the experiment that was trained."""
@@ -119,18 +113,14 @@ def open_bundle(path: Path) -> Bundle:
     if not (path / MANIFEST_FILE).exists():
         fix = "give a folder created by `xraytune train`"
         raise ArtifactError(Problem(f"not a model bundle: {MANIFEST_FILE} is missing", path, fix))
-    try:
-        expected = dict(read_json(path / MANIFEST_FILE)["files"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(Problem("the file is damaged", path / MANIFEST_FILE, _FIX)) from error
+    expected = read_json(path / MANIFEST_FILE)["files"]
     problems = []
     for file in (path / name for name in BUNDLE_FILES):
         if not file.exists():
             problems.append(Problem("the file is missing", file, _FIX))
         elif sha256_of(file) != expected.get(file.name):
-            problems.append(
-                Problem("the file is damaged: its SHA-256 differs from the manifest", file, _FIX)
-            )
+            what = "the file is damaged: its SHA-256 differs from the manifest"
+            problems.append(Problem(what, file, _FIX))
     if problems:
         raise ArtifactError(*problems)
     return Bundle(

@@ -13,7 +13,7 @@ from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.folders import list_images, pair_folders
 from xraytune.model.load import open_bundle
 from xraytune.tasks import TASKS
-from xraytune.tasks.prediction import ImageFiles, Predicted, PredictedMasks
+from xraytune.tasks.prediction import ImageFiles, Predicted
 
 
 def predict(
@@ -23,7 +23,7 @@ def predict(
     out: Path,
     skip_broken: bool = False,
     on_progress: Progress = ignore_progress,
-) -> Predicted | PredictedMasks:
+) -> Predicted:
     """Predict classes or findings, written to a CSV file (see `predictions_csv`), or masks.
 
     Args:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,21 +23,10 @@ from xraytune.base.tensors import UNREADABLE, load_tensors, read_weights
 from xraytune.space.backbones import BACKBONES, is_of_torchvision
 from xraytune.space.messages import nearest
 
-R = TypeVar("R")
 _IMAGENET_CLASSES = 1000
 _SMALL_CNN_WIDTHS = (16, 32, 64, 96)
 _INCEPTIONS = ("googlenet", "inception_v3")
 """They have auxiliary heads, and `transform_input` brings pixels into [-1, 1]."""
-
-_UNTRACEABLE = (
-    AttributeError,
-    LookupError,
-    NotImplementedError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-"""Raised by tracing, which runs a network without values, if its path depends on them."""
 
 # Older files of DenseNet have `norm.1` for `norm1`.
 _OLD_DENSENET_NAME = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)")
@@ -88,7 +77,7 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
     """
     try:
         folded: nn.Module = fuse(network.eval())
-    except _UNTRACEABLE:
+    except UNREADABLE:
         return network
     return folded
 
@@ -175,7 +164,7 @@ def timm_config(name: str) -> dict[str, Any]:
     return config
 
 
-def _without_values(build: Callable[[str], R], name: str) -> R:
+def _without_values(build: Callable[[str], Any], name: str) -> Any:
     """Build a network quickly, if possible with tensors that have shapes, but no values."""
     try:
         with torch.device("meta"):

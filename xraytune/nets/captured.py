@@ -27,10 +27,10 @@ _logger = logging.getLogger(__name__)
 
 def replayed(step: Step, compute: Compute) -> Step:
     """Return a step that computes the same, on a GPU by replaying a CUDA graph."""
-    return CapturedStep(step) if compute.device == "cuda" else step
+    return _CapturedStep(step) if compute.device == "cuda" else step
 
 
-class CapturedStep:
+class _CapturedStep:
     """A step that is captured as a CUDA graph at its fourth call, then replayed.
 
     A result lasts until the next call.

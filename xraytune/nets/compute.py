@@ -6,6 +6,7 @@ many of them fit).
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,6 +24,9 @@ from xraytune.space.settings import Settings
 
 _RAY_UNITS = 10_000
 """Ray counts ten thousandths of a GPU."""
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+"""Parameters of glibc's `mallopt`."""
 
 
 def gpu_count() -> int:
@@ -80,12 +84,12 @@ def allocation_of(settings: Settings, *, has_gpu: bool) -> Allocation:
     `has_gpu` is about the machines that run trials, which may be others than this one.
     """
     chosen = settings.resources
-    gpus = float(has_gpu) if chosen.gpus_per_trial == "auto" else whole_part(chosen.gpus_per_trial)
+    gpus = float(has_gpu) if chosen.gpus_per_trial == "auto" else _whole_part(chosen.gpus_per_trial)
     trial = Share(cpus=chosen.cpus_per_trial, gpus=gpus)
     return Allocation(trial=trial, concurrent=chosen.concurrent)
 
 
-def whole_part(gpus: float) -> float:
+def _whole_part(gpus: float) -> float:
     """Return the smallest share of GPUs that leaves nothing over: 1/n of one, or whole ones.
 
     A process gets its share from one GPU. So three shares of .3 fit on a GPU, as of .3333, and one
@@ -123,6 +127,11 @@ def pin(compute: Compute, *, gpu_share: float = 1.0) -> None:
     rounding only.
     """
     torch.set_num_threads(compute.threads)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # only glibc has it
+    if compute.device == "cpu" and mallopt is not None:
+        # Returning freed memory to the kernel can double the time of a forward pass.
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_M_MMAP_THRESHOLD, 2**30)
     torch.use_deterministic_algorithms(compute.device == "cpu")
     # Otherwise each new tensor is filled with NaN first.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

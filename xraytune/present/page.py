@@ -1,27 +1,51 @@
-"""Render a report as one HTML file that needs no network: Plotly and pictures are inside."""
+"""Render the report of a study as one HTML file that needs no network: Plotly and pictures are inside.
+
+`templates/page.html` has the words; a section whose value is None is left out. A search may be
+running on the study.
+"""
 
 from __future__ import annotations
 
 import base64
 import gzip
 import re
+from collections.abc import Iterator
 from datetime import datetime
 from functools import cache
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from xraytune.base.errors import ConfigError, Problem, printable
-from xraytune.base.files import require_writable, write_text
-from xraytune.base.tables import duration, sentence, text_of
-from xraytune.present.sections import Picture, page_content
-from xraytune.present.study import read_study
+from xraytune.base.artifacts import artifacts_of
+from xraytune.base.errors import ConfigError, Problem, XraytuneError, join_names, printable
+from xraytune.base.files import read_bytes, require_writable, write_text
+from xraytune.base.tables import Table, duration, sentence, shown_path, text_of
+from xraytune.confirm.arms import CONFIRM_FOLDER
+from xraytune.confirm.record import read_verdict
+from xraytune.confirm.test_access import accesses
+from xraytune.data.prepare import Prepared
+from xraytune.model.best import trial_to_export
+from xraytune.present.charts import plot_differences, plot_learning_curves, plot_parameter
+from xraytune.present.trials import all_trials, arms_frame, sides_frame
+from xraytune.present.verdict import verdict_section
+from xraytune.search.asha import rungs_of
+from xraytune.study.folder import StudyFolder
+from xraytune.study.row import TrialRow
+from xraytune.study.status import StudyView, StudyWatcher
+from xraytune.synth.memorisation import MEMORISATION_STAGE
+from xraytune.synth.synthesize import generator_path
+from xraytune.tasks import task_of
+
+_MOST_SAMPLES = 6
+_MOST_MISTAKES = 9
 
 
 def write_report(study: Path, *, out: Path | None = None, cache: Path | None = None) -> Path:
-    """Write the report of a study, and return its path; a search may be running on the study.
+    """Write the report of a study, and return its path.
 
     Only those who can read the study's folder can read the page.
 
@@ -34,17 +58,11 @@ def write_report(study: Path, *, out: Path | None = None, cache: Path | None = N
         StudyError: There is no study, or it is damaged.
         ConfigError: `out` is a folder.
     """
-    path = out or study.resolve() / "report.html"
+    folder = StudyFolder(study.resolve())
+    path = out or folder.path / "report.html"
     if path.is_dir():
         raise ConfigError(Problem("this is a folder", path, "give a file, such as report.html"))
     require_writable(path.parent)
-    data = read_study(study, cache)
-    mode = 0o600 | data.folder.path.stat().st_mode & 0o066
-    write_text(path, _render(page_content(data)), durable=False, mode=mode)
-    return path
-
-
-def _render(content: dict[str, Any]) -> str:
     environment = Environment(
         loader=PackageLoader("xraytune.present"),
         autoescape=True,
@@ -61,9 +79,143 @@ def _render(content: dict[str, Any]) -> str:
         "sentence": sentence,
         "text": text_of,
     }
-    written = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
-    template = environment.get_template("page.html")
-    return template.render(**content, plotly=_pack_plotly(), written=written)
+    content = page_content(folder, (cache or folder.default_cache).resolve())
+    text = environment.get_template("page.html").render(**content, plotly=_pack_plotly())
+    mode = 0o600 | folder.path.stat().st_mode & 0o066
+    write_text(path, text, durable=False, mode=mode)
+    return path
+
+
+def page_content(folder: StudyFolder, cache: Path) -> dict[str, Any]:
+    """Return the values of the page's template."""
+    watcher = StudyWatcher(folder)
+    view = watcher.look()
+    settings = watcher.space.settings
+    prepared = folder.prepared()
+    verdict = read_verdict(folder.path / CONFIRM_FOLDER)
+    about = folder.environment()
+
+    # What `export` writes; if it would fail, the best on val-B.
+    number, reason = trial_to_export(folder) or (None, "")
+    best = next((trial for trial in view.trials if trial.number == number), view.for_export)
+    with_results = [
+        trial
+        for trial in (best, view.for_export)
+        if trial and folder.results_path(trial.number, "val_b").exists()
+    ]
+    values_of = {name: {trial.by_name.get(name) for trial in view.ranked} for name in view.searched}
+    mistakes = _show_mistakes(folder, prepared, with_results[0], cache) if with_results else None
+    curves = None
+    rungs = rungs_of(settings).epochs
+    if any(trial.values for trial in view.trials):
+        curves = plot_learning_curves(view, rungs)
+    differences = None
+    if verdict:
+        differences = plot_differences(verdict.finalists[0], verdict.metric, verdict.rope)
+    scored = accesses(folder.path, prepared.test_fingerprint or "")
+    return {
+        "view": view,
+        "study": quote(str(shown_path(folder.path))),
+        "settings": settings.data,
+        "prepared": prepared,
+        "best": best,
+        "reason": reason,
+        "verdict": verdict_section(verdict) if verdict else None,
+        "differences": differences,
+        "curves": curves,
+        "rungs": rungs,
+        "arms": arms_frame(view),
+        "slices": {
+            name: plot_parameter(name, view)
+            for name, values in values_of.items()
+            if len(values) > 1
+        },
+        "trials": all_trials(view) if view.trials else None,
+        "mistakes": mistakes,
+        "generators": _show_generators(folder, view, prepared, cache),
+        "scored_by": sorted({row["command"] for row in scored}),
+        "sides": sides_frame(view.sides),
+        "data_path": quote(str(settings.data.path)),
+        "about": about,
+        "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
+    }
+
+
+def _show_mistakes(
+    folder: StudyFolder, prepared: Prepared, trial: TrialRow, cache: Path
+) -> dict[str, Any] | None:
+    """Return the images of val-B that the network of a trial gets most wrong, with pictures."""
+    task = task_of(folder.space().settings)
+    results = folder.results(trial.number, "val_b")
+    mistakes = task.find_mistakes(results, prepared, trial.threshold or 0.5)
+    if mistakes is None:
+        return None
+    shown: dict[str, Any] = {
+        "title": mistakes.title,
+        "trial": trial.number,
+        "note": mistakes.note,
+        "table": None,
+        "pictures": [],
+    }
+    if not mistakes.rows:
+        return shown
+    shown["table"] = Table(mistakes.rows)
+    from xraytune.present.pictures import explain_images  # loads torch
+
+    places = np.array(mistakes.places[:_MOST_MISTAKES], dtype=np.int64)
+    experiment = folder.experiment(trial.number)
+    trial_dir = folder.trial_path(trial.number)
+    try:
+        pictures = explain_images(experiment, trial_dir, prepared, places, cache=cache)
+    except XraytuneError as error:
+        return shown | {"note": f"No pictures: {error.problems[0].what}."}
+    for picture, row in zip(pictures, mistakes.rows, strict=False):
+        file, *facts = (f"{name} {text_of(value)}" for name, value in row.items())
+        shown["pictures"].append((picture, f"{Path(file).name}: {', '.join(facts)}"))
+    return shown
+
+
+def _show_generators(
+    folder: StudyFolder, view: StudyView, prepared: Prepared, cache: Path
+) -> dict[str, Any] | None:
+    """Return figures and pictures of the generators."""
+    trials_of: dict[str, list[str]] = {}
+    for trial in view.trials:
+        if report := trial.report:
+            text = ". ".join(filter(None, (f"{report.quality or report.note}", report.copies)))
+            trials_of.setdefault(text, []).append(f"#{trial.number}")
+    pictures = [
+        (read_bytes(path), caption)
+        for path, caption in _find_pictures(folder, view, prepared, cache)
+        if path.exists()
+    ]
+    notes = [f"{join_names(numbers, 8)}: {text}." for text, numbers in trials_of.items()]
+    return {"notes": notes, "pictures": pictures} if notes or pictures else None
+
+
+def _find_pictures(
+    folder: StudyFolder, view: StudyView, prepared: Prepared, cache: Path
+) -> Iterator[tuple[Path, str]]:
+    """Yield the samples of the generators, and the nearest training images of the first, with captions."""
+    trials_of: dict[str, list[TrialRow]] = {}
+    for trial in view.trials:
+        if trial.samples:
+            trials_of.setdefault(trial.samples, []).append(trial)
+    for samples, trials in [*trials_of.items()][:_MOST_SAMPLES]:
+        used_by = join_names([f"#{trial.number}" for trial in trials], 8)
+        yield folder.path / samples, f"Real and generated images; used by {used_by}."
+    settings = next((trials[0].parameters.gan for trials in trials_of.values()), None)
+    if settings is None:
+        return
+    names = {
+        generator_path(settings, prepared, folder.compute(), cache, torch=release["torch"]).name
+        for release in folder.releases()
+    }
+    for path, gate in artifacts_of(cache, MEMORISATION_STAGE):
+        if not names.isdisjoint(pool.get("generator") for pool in gate["pools"]):
+            for picture in sorted(path.glob("nearest_*.png")):
+                name = picture.stem.removeprefix("nearest_")
+                yield picture, f"{name}: each with the nearest training image on its right."
 
 
 def _escape_controls(value: object) -> object:
@@ -80,9 +232,9 @@ def _pack_plotly() -> str:
     return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
 
 
-def _data_uri(picture: Picture) -> str:
-    kind = "jpeg" if picture.content[:1] == b"\xff" else "png"
-    return f"data:image/{kind};base64,{base64.b64encode(picture.content).decode()}"
+def _data_uri(picture: bytes) -> str:
+    kind = "jpeg" if picture[:1] == b"\xff" else "png"
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
 def _mark_code(text: str) -> Markup:

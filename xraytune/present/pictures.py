@@ -57,19 +57,31 @@ def explain_images(
     whole = network.whole
     pixels = images.read(places)
     inputs = normalise(network.scaled(images, places), network.form)
+    trained: nn.Module = whole
+    if isinstance(whole, Classifier) and network.has_cached_features:
+        trained = whole.head
+    load_best(trial_dir / "checkpoint", trained)
+    left: NDArray[Any]
+    right: NDArray[Any]
     if isinstance(whole, Classifier):
-        load_best(trial_dir / "checkpoint", whole.head if network.has_cached_features else whole)
         whole.eval().requires_grad_(False)
-        return [*map(_overlay, pixels, grad_cam(whole, inputs))]
-    load_best(trial_dir / "checkpoint", whole)
-    predicted = network.task.predict_probabilities(whole, [inputs], compute=_CPU, where=trial_dir)
-    return [
-        *map(
-            _jpeg_of_pair,
-            outlined(pixels, images.read_masks(places)),
-            outlined(pixels, predicted > MASK_THRESHOLD),
+        saliency = grad_cam(whole, inputs)[..., None] * _OPACITY
+        left = np.repeat(pixels[..., None].astype(float), 3, axis=3)
+        right = left * (1 - saliency) + _ORANGE * saliency
+    else:
+        predicted = network.task.predict_probabilities(
+            whole, [inputs], compute=_CPU, where=trial_dir
         )
-    ]
+        left = outlined(pixels, images.read_masks(places))
+        right = outlined(pixels, predicted > MASK_THRESHOLD)
+    pictures = []
+    for pair in np.concatenate([left, right], axis=2).round().astype(np.uint8):
+        content = io.BytesIO()
+        size = (2 * _SHOWN_PX, _SHOWN_PX)
+        resized = Image.fromarray(pair).resize(size, Image.Resampling.BICUBIC)
+        resized.save(content, "jpeg", quality=85)
+        pictures.append(content.getvalue())
+    return pictures
 
 
 def grad_cam(network: Classifier, inputs: Tensor) -> Floats:
@@ -99,19 +111,3 @@ def grad_cam(network: Classifier, inputs: Tensor) -> Floats:
     maps = F.interpolate(maps, size=inputs.shape[2:], mode="bilinear", align_corners=False)[:, 0]
     saliency: Floats = maps.double().cpu().numpy()
     return saliency
-
-
-def _overlay(pixels: NDArray[np.uint8], saliency: Floats) -> bytes:
-    """Return a JPEG: an image, uint8 [S, S], and the same with its map, [S, S], in orange."""
-    grey = np.repeat(pixels[:, :, None].astype(float), 3, axis=2)
-    share = _OPACITY * saliency[:, :, None]
-    return _jpeg_of_pair(grey, grey * (1 - share) + _ORANGE * share)
-
-
-def _jpeg_of_pair(left: NDArray[Any], right: NDArray[Any]) -> bytes:
-    """Return a JPEG of two pictures side by side, [S, S, 3] of 0 to 255."""
-    pair = np.concatenate([left, right], axis=1).round().astype(np.uint8)
-    content = io.BytesIO()
-    resized = Image.fromarray(pair).resize((2 * _SHOWN_PX, _SHOWN_PX), Image.Resampling.BICUBIC)
-    resized.save(content, "jpeg", quality=85)
-    return content.getvalue()

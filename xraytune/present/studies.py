@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 from xraytune.base.errors import Problem, StudyError
 from xraytune.base.tables import Cell, Frame, Row, Table
@@ -14,8 +13,7 @@ from xraytune.confirm.record import read_verdict
 from xraytune.study.folder import StudyFolder, work_on
 from xraytune.study.status import StudyWatcher
 
-State: TypeAlias = Literal["searching", "confirming", "finished", "stopped", "damaged"]
-_BUSY: Mapping[str, State] = {"searched": "searching", "confirmed": "confirming"}
+_BUSY = {"searched": "searching", "confirmed": "confirming"}
 _DELETE = (
     "to delete a study, delete its folder; `xraytune cache clean` shrinks the cache that studies "
     "share"
@@ -27,7 +25,8 @@ class StudySummary:
     """One study of a folder.
 
     Attributes:
-        state: `finished` once its budget of trials is used up, `damaged` if it cannot be read.
+        state: `searching`, `confirming` or `stopped`; `finished` once its budget of trials is used
+            up, `damaged` if it cannot be read.
         trials: The trials that have ended.
         best: The best val-A score of a complete trial; None before there is one.
         verdict: That of `confirm`, such as `no_better` or `helps (exploratory)`; None before it has
@@ -36,7 +35,7 @@ class StudySummary:
 
     name: str
     path: Path
-    state: State
+    state: str
     trials: int = 0
     trial_budget: int = 0
     metric: str = ""
@@ -55,11 +54,8 @@ def list_studies(folder: Path = Path("studies")) -> tuple[StudySummary, ...]:
     """
     files = sorted(folder.glob(f"*/{StudyFolder(folder).space_path.name}"))
     if not files:
-        raise StudyError(
-            Problem(
-                "no study here, nor in its subfolders", folder, "start one with `xraytune search`"
-            )
-        )
+        fix = "start one with `xraytune search`"
+        raise StudyError(Problem("no study here, nor in its subfolders", folder, fix))
     return tuple(_summarise(StudyFolder(file.parent.resolve())) for file in files)
 
 
@@ -70,7 +66,7 @@ def _summarise(folder: StudyFolder) -> StudySummary:
     except StudyError:
         return StudySummary(name=folder.path.name, path=folder.path, state="damaged")
     ended = sum(trial.seconds is not None for trial in view.trials)
-    idle: State = "finished" if ended >= view.trial_budget else "stopped"
+    idle = "finished" if ended >= view.trial_budget else "stopped"
     exploratory = " (exploratory)" if verdict and verdict.exploratory else ""
     return StudySummary(
         name=folder.path.name,
@@ -96,4 +92,4 @@ def studies_frame(studies: Sequence[StudySummary]) -> Frame:
         }
         for study in studies
     ]
-    return Table(rows, text=("study", "state", "verdict")), Cell(_DELETE, "dim")
+    return Table(rows), Cell(_DELETE, "dim")

@@ -9,24 +9,40 @@ from xraytune.base.tables import Cell, Row, Section, Table, Tone, sentence
 from xraytune.stats.verdict import verdict_text
 
 if TYPE_CHECKING:
-    from xraytune.confirm.record import Confirmation, FinalistVerdict
+    from xraytune.confirm.record import Confirmation
 
 _TONES: dict[str, Tone] = {"helps": "good", "better": "good", "hurts": "bad", "worse": "bad"}
-_TOP_UPS = (
-    "A top-up is a trial that `confirm` added to a control's arm, so that it was tuned as much as "
-    "the finalist's."
-)
 
 
 def verdict_section(record: Confirmation) -> Section:
     """Show the verdict on the first finalist, and the comparisons behind it."""
     exploratory = "exploratory: " if record.exploratory else ""
     verdict = verdict_text(record.verdict, record.metric)
+    tables = []
+    for finalist in record.finalists:
+        rows: list[Row] = []
+        for comparison in finalist.comparisons:
+            words = finalist.words(comparison)
+            chance = comparison.p_better_by_rope
+            rows.append(
+                {
+                    "control": comparison.control,
+                    record.metric: f"{comparison.control_score:.3f}",
+                    "difference": f"{comparison.difference:+.4f}",
+                    "95 % interval": f"{comparison.low:+.4f} to {comparison.high:+.4f}",
+                    "p (gain >= ROPE)": "< 0.001" if chance < 0.001 else f"{chance:.3f}",
+                    "result": Cell(", ".join(words), _TONES.get(words[0], "plain")),
+                }
+            )
+        word = finalist.verdict.replace("_", " ")
+        title = f"{finalist.arm}, {record.metric} {finalist.score:.3f}: {word}"
+        optional = ("p (gain >= ROPE)",)
+        tables.append(Table(rows, title, optional=optional))
     return Section(
         lead=sentence(f"{exploratory}{record.scope}{verdict}"),
         tone=_TONES.get(record.verdict, "strong"),
         notes=[*_notes(record)],
-        tables=[_comparisons(finalist, record.metric) for finalist in record.finalists],
+        tables=tables,
     )
 
 
@@ -42,36 +58,11 @@ def _notes(record: Confirmation) -> Iterator[str]:
         gain = f"{reached.gain:+.4f} ({reached.low:+.4f} to {reached.high:+.4f}) {record.metric}"
         share = ""
         if reached.share is not None:
-            reached_share = f"{reached.share:.0%}" if reached.share > 0 else "none"
-            share = f"; the synthetic images reached {reached_share} of that"
+            share = f"; the synthetic images reached {max(reached.share, 0):.0%} of that"
         yield f"Headroom: real images of other patients in their place gained {gain}{share}."
     if gifts := first.gifts:
         scores = ", ".join(f"{name} {score:.3f}" for name, score in gifts.items())
         yield f"What the other hospital sent, best first: {scores}."
     if first.caveat:
         yield first.caveat
-    if any(
-        "top-up" in row.control for finalist in record.finalists for row in finalist.comparisons
-    ):
-        yield _TOP_UPS
     yield from map(sentence, record.notes)
-
-
-def _comparisons(finalist: FinalistVerdict, metric: str) -> Table:
-    rows: list[Row] = []
-    for comparison in finalist.comparisons:
-        words = finalist.words(comparison)
-        chance = comparison.p_better_by_rope
-        rows.append(
-            {
-                "control": comparison.control,
-                metric: f"{comparison.control_score:.3f}",
-                "difference": f"{comparison.difference:+.4f}",
-                "95 % interval": f"{comparison.low:+.4f} to {comparison.high:+.4f}",
-                "p (gain >= ROPE)": "< 0.001" if chance < 0.001 else f"{chance:.3f}",
-                "result": Cell(", ".join(words), _TONES.get(words[0], "plain")),
-            }
-        )
-    verdict = finalist.verdict.replace("_", " ")
-    title = f"{finalist.arm}, {metric} {finalist.score:.3f}: {verdict}"
-    return Table(rows, title, text=("control", "result"), optional=("p (gain >= ROPE)",))

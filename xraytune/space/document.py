@@ -126,11 +126,9 @@ def read_document(path: Path, *, start: str = "name: my-study") -> Document:
     try:
         with explain_disk_errors(path):
             text = read_bytes(path, ConfigError).decode("utf-8-sig")
-    except FileNotFoundError:
-        raise ConfigError(Problem("there is no such file", path, "check the path")) from None
-    except UnicodeDecodeError:
-        fix = "save it as UTF-8, or give a YAML file"
-        raise ConfigError(Problem("the file is not UTF-8 text", path, fix)) from None
+    except (FileNotFoundError, UnicodeDecodeError):
+        what = "there is no such file, or it is not UTF-8 text"
+        raise ConfigError(Problem(what, path, "check the path, or save it as UTF-8")) from None
     lines = ["", *text.splitlines(), ""]
     document = parse_yaml(text, lambda line: SourceLine(path, line, lines[line]), path.parent)
     document.place = path

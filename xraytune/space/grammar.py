@@ -21,10 +21,11 @@ from xraytune.space.removed import explain_removed, is_dropped
 from xraytune.space.settings import BLOCKS, TaskName, has_effect_in, has_effect_with
 from xraytune.space.space import ParameterSpec, Point, corner_points
 from xraytune.space.strict_model import Several
-from xraytune.space.validation import format_value, validate
+from xraytune.space.validation import validate
 
 SPEC_KEYS = ("value", "values", "min", "max", "distribution")
 DISTRIBUTIONS = ("uniform", "log_uniform_values", "int_uniform")
+_ROWS = TypeAdapter(list[dict[str, Any]])
 
 
 def flatten_blocks(document: Document) -> None:
@@ -51,7 +52,7 @@ def read_specs(document: Document, task: TaskName) -> tuple[ParameterSpec, ...]:
     """Return all parameters of a space, parents first; problems with single ones are collected in the document."""
     given = document.get("parameters") or {}
     if not isinstance(given, dict):
-        what = f"parameters: {format_value(given)} is not a mapping"
+        what = f"parameters: {given!r} is not a mapping"
         raise document.error(("parameters",), what, "write parameters: {lr: {value: 1e-4}}")
     declared: dict[str, ParameterSpec] = {}
     for name, content in given.items():
@@ -112,16 +113,14 @@ def _default(name: str) -> Choices:
 def _read_spec(document: Document, name: str, content: Any) -> ParameterSpec:
     path = ("parameters", name)
     if not isinstance(content, dict):
-        shown = format_value(content)
-        way = "values: [...]" if isinstance(content, list) else f"value: {shown}"
-        fix = f"write {name.rpartition('.')[2]}: {{{way}}}"
-        raise document.error(path, f"{name}: {shown} is not a mapping", fix)
+        fix = f"write {name.rpartition('.')[2]}: {{value: ...}} or {{values: [...]}}"
+        raise document.error(path, f"{name}: {content!r} is not a mapping", fix)
     _require_parameter(document, path, name)
     conditions = content.get("when")
     when: dict[str, tuple[Value, ...]] = {}
     with document.collect():
         if conditions is not None and (not isinstance(conditions, dict) or name == "source"):
-            what = f"{name}: when: {format_value(conditions)} is not a condition"
+            what = f"{name}: when: {conditions!r} is not a condition"
             raise document.error((*path, "when"), what, "write when: {source: gan}, not at source")
         for parent, accepted in (conditions or {}).items():
             listed = accepted if isinstance(accepted, list) else [accepted]
@@ -174,7 +173,7 @@ def _read_domain(document: Document, name: str, content: Mapping[str, Any]) -> D
     distribution = content.get("distribution", "uniform")
     allowed = DISTRIBUTIONS if is_integer else DISTRIBUTIONS[:2]
     if distribution not in allowed:
-        what = f"{name}.distribution: unknown value {format_value(distribution)}"
+        what = f"{name}.distribution: unknown value {distribution!r}"
         raise document.error((*path, "distribution"), what, nearest(distribution, allowed))
     is_log = distribution == "log_uniform_values"
     if low > high or (is_log and low <= 0):
@@ -193,45 +192,33 @@ def read_points(document: Document, specs: Sequence[ParameterSpec]) -> tuple[Poi
     are rows that are equal or have no value of a searched parameter. Problems are collected in the
     document.
     """
-    rows = document.get("points_to_evaluate") or []
-    if not isinstance(rows, list):
-        what = f"points_to_evaluate: {format_value(rows)} is not a list"
-        fix = "write points_to_evaluate: [{source: none, lr: 1e-4}]"
-        raise document.error(("points_to_evaluate",), what, fix)
+    place = ("points_to_evaluate",)
+    rows = validate(document, _ROWS, place, document.get(*place) or [])
     has_options = any(
         isinstance(document.locate(("parameters", name)), str) for name in parameter_fields()
     )
     domains = {spec.name: spec.domain for spec in specs}
     points: list[Point] = []
     for number, row in enumerate(rows):
-        path = ("points_to_evaluate", number)
+        named: dict[str, Any] = {}
+        for key, given in row.items():
+            if key in BLOCKS and isinstance(given, dict):
+                named |= {f"{key}.{inner}": value for inner, value in given.items()}
+            else:
+                named[key] = given
+        kept: Point = {}
         with document.collect():
-            if not isinstance(row, dict):
-                what = f"points_to_evaluate: {format_value(row)} is not a mapping"
-                raise document.error(path, what, "write {source: none, lr: 1e-4}")
-            kept: Point = {}
-            for key, given in row.items():
-                is_block = key in BLOCKS and isinstance(given, dict)
-                named = (
-                    {f"{key}.{inner}": each for inner, each in given.items()}
-                    if is_block
-                    else {key: given}
-                )
-                for name, each in named.items():
-                    (value,) = _read_values(document, (*path, key), name, [each])
-                    domain = domains.get(name)
-                    if domain and domain.contains(value):
-                        kept[name] = value
-                    elif not has_options:
-                        where = (
-                            f"is not in the space: {domain}"
-                            if domain
-                            else "is never active in this space"
-                        )
-                        what = f"points_to_evaluate: {name}: {format_value(value)} {where}"
-                        fix = "use a value of the space, or widen the space"
-                        raise document.error((*path, key), what, fix)
-            point = {name: kept[name] for name in domains if name in kept and domains[name].is_open}
-            if ("source" in kept or "source" not in row) and point and point not in points:
-                points.append(point)
+            for name, given in named.items():
+                path = (*place, number, name)
+                (value,) = _read_values(document, path, name, [given])
+                domain = domains.get(name)
+                if domain and domain.contains(value):
+                    kept[name] = value
+                elif not has_options:
+                    why = f"it is {domain}" if domain else "it is never active"
+                    what = f"points_to_evaluate: {name}: {value} is not in the space: {why}"
+                    raise document.error(path, what, "use a value of the space, or widen it")
+        point = {name: kept[name] for name in domains if name in kept and domains[name].is_open}
+        if ("source" in kept or "source" not in row) and point and point not in points:
+            points.append(point)
     return tuple(points)

@@ -6,7 +6,7 @@ run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -32,11 +32,6 @@ DATA_FILE_KEYS = ("path", "classes", "positive", "table", "split", *_FINDING_KEY
 _SPACE_KEYS = ("parameters", "points_to_evaluate")
 STUDY_NAME = "study.yaml"
 """The file of a study's space; it may have settings of earlier versions that changed no trial."""
-SEARCH_ONLY = dict.fromkeys(
-    ("budget.trials", "budget.hours", "scheduler", "sampler", "confirm", "resources.concurrent"),
-    "omit it",
-)
-"""Settings that only `search` and `confirm` use; for `refuse_unused`."""
 
 
 def load_space(
@@ -157,23 +152,6 @@ def _apply_data_file(document: Document, file: Path, *, without: Sequence[str] =
             document.put(("data", key), data.part(key))
 
 
-def refuse_unused(overrides: Sequence[str], command: str, unused: Mapping[str, str]) -> None:
-    """Refuse (ConfigError) overrides that would have no effect on a command.
-
-    `unused` has what to do instead by the name of each setting, block or parameter that the command
-    does not use.
-    """
-    problems = []
-    for override in overrides:
-        name = override.partition("=")[0].strip()
-        fixes = [fix for start, fix in unused.items() if f"{name}.".startswith(f"{start}.")]
-        if fixes:
-            what = f"{name}: `{command}` does not use it"
-            problems.append(Problem(what, f"--set {override}", fixes[0]))
-    if problems:
-        raise ConfigError(*problems)
-
-
 def _refuse_inactive(
     overrides: Sequence[str], specs: Sequence[ParameterSpec], document: Document
 ) -> None:
@@ -181,8 +159,7 @@ def _refuse_inactive(
     for override in overrides:
         name = override.partition("=")[0].strip()
         if name in parameter_fields() and name not in active:
-            block = name.partition(".")[0]
-            fix = f"omit it, or add --set source={block}" if block in BLOCKS else "omit it"
+            fix = "omit it, or choose a source that uses it (--set source=...)"
             what = f"{name}: no trial of this space uses it"
             document.problems.append(Problem(what, f"--set {override}", fix))
 

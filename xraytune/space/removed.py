@@ -30,7 +30,6 @@ _PIPELINE = (
     "use source: folder with the images of another program (examples/folder_from_pipeline.py)"
 )
 _ARCHITECTURE = "gan.architecture decides"
-_FINAL = "change it in the file of `xraytune export`"
 REMOVED: Mapping[str, Removed] = {
     # Settings
     "version": Removed("omit it", (1,)),
@@ -41,11 +40,13 @@ REMOVED: Mapping[str, Removed] = {
     "resources.hang_minutes": Removed("end a trial that hangs by hand", is_limit=True),
     "resources.generator": Removed("a generator has resources.gpus_per_trial", is_limit=True),
     "exported_from.patients": Removed("omit it", is_limit=True),
-    "final.backbone": Removed(_FINAL, (None,)),
-    "final.weights": Removed(_FINAL, (None,)),
-    "final.weight_decay": Removed(_FINAL, (None,)),
-    "final.batch_size": Removed(_FINAL, (None,)),
-    "final.early_stop_epochs": Removed(_FINAL, (None,)),
+    **dict.fromkeys(
+        (
+            *("final.backbone", "final.weights", "final.weight_decay"),
+            *("final.batch_size", "final.early_stop_epochs"),
+        ),
+        Removed("change it in the file of `xraytune export`", (None,)),
+    ),
     "data.split.val": Removed("move the images of val/ to train/ or test/", ("merge",)),
     "data.table.side.val": Removed("list them in side.train", (None,)),
     "data.table.separator": Removed("write | between labels", ("|",)),
@@ -61,8 +62,7 @@ REMOVED: Mapping[str, Removed] = {
     "exported_from.synthetic": Removed("omit it", is_limit=True),
     "exported_from.changes": Removed("omit it", is_limit=True),
     # Parameters
-    "diffusion": Removed(_PIPELINE, (None,)),
-    "pipeline": Removed(_PIPELINE, (None,)),
+    **dict.fromkeys(("diffusion", "pipeline"), Removed(_PIPELINE, (None,))),
     "batch_norm": Removed("statistics are always those of the training mix", ("mix",)),
     "gan.conditional": Removed("one network is trained for all classes", (True,)),
     "gan.loss": Removed(_ARCHITECTURE, ("hinge", "bce")),

@@ -126,16 +126,10 @@ class Space:
         points = walk(self.specs, lambda domain: domain.points or ())
         return [{name: point[name] for name in self.searched if name in point} for point in points]
 
-    def points(self) -> tuple[Point, ...]:
-        """Return the points of the first trials: `points_to_evaluate`, followed by the other points of a grid."""
-        if self.settings.sampler.name != "grid":
-            return self.points_to_evaluate
-        grid = self.grid()
-        first: list[Point] = []
-        for start in self.points_to_evaluate:
-            matching = (point for point in grid if start.items() <= point.items())
-            first.append(next((point for point in matching if point not in first), start))
-        return (*first, *(point for point in grid if point not in first))
+    def points(self) -> Sequence[Point]:
+        """Return the points of the first trials: `points_to_evaluate`, or all of a grid."""
+        is_grid = self.settings.sampler.name == "grid"
+        return self.grid() if is_grid else self.points_to_evaluate
 
     def trial_budget(self) -> int:
         """Return the number of trials of a search; a grid has no more trials than points."""

@@ -74,26 +74,14 @@ def _explain(name: str, error: ErrorDetails, names: Sequence[str]) -> tuple[str,
             return f"unknown key '{name}'", f"did you mean 'parameters.{name}'?"
         near = [known for known in names if known.startswith(f"{block}.")] if block else names
         return f"unknown key '{name}'", explain_removed(name) or nearest(key, near)
-    shown = format_value(value)
     if kind == "literal_error":
         choices = re.findall(r"[\w.+-]+", error["ctx"]["expected"].replace(" or ", " "))
         fix = REMOVED_VALUES.get(str(value)) or nearest(value, choices)
-        return f"{name}: unknown value {shown}", fix
+        return f"{name}: unknown value {value!r}", fix
     if kind == "string_pattern_mismatch":
         fix = "use up to 64 letters, digits, '.', '_' and '-', starting with a letter or digit"
     elif kind == "model_type":
         fix = "write a mapping, {key: value}"
     else:
         fix = f"it should {error['msg'].partition(' should ')[2] or error['msg']}"
-    return f"{name}: {shown} is not valid", fix
-
-
-def format_value(value: object) -> str:
-    """Format a value as a user would write it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return f"'{value}'"
-    if isinstance(value, dict | list):
-        return "a mapping" if isinstance(value, dict) else "a list"
-    return "nothing" if value is None else str(value)
+    return f"{name}: {value!r} is not valid", fix

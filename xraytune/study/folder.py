@@ -34,7 +34,7 @@ from xraytune.base.artifacts import releases
 from xraytune.base.errors import ConfigError, Problem, StudyError
 from xraytune.base.files import read_json, require_recorded
 from xraytune.base.locks import LockHeldError, build_lock, current_owner, hold
-from xraytune.base.records import Compute, Json
+from xraytune.base.records import Compute
 from xraytune.data.prepare import Prepared, read_prepared
 from xraytune.space.load import STUDY_NAME, experiment_from_json, load_space
 from xraytune.space.settings import Experiment
@@ -151,7 +151,10 @@ class StudyFolder:
         """Return the versions of torch and torchvision that trained it, in order."""
         content = self.environment()
         starts = (content, *content.get("continued", ()))
-        return tuple(numeric_releases(start["packages"]) for start in starts)
+        return tuple(
+            {name: start["packages"][name].partition("+")[0] for name in _NUMERIC}
+            for start in starts
+        )
 
     def identity(self) -> str:
         """Return an id that the study keeps when its folder moves."""
@@ -205,13 +208,6 @@ def damage_explained(file: Path, fix: str = _RESTORE) -> Iterator[Path]:
         ) from error
 
 
-def numeric_releases(packages: Mapping[str, Json] | None = None) -> dict[str, str]:
-    """Return those of the recorded versions, or of the installed ones, that a trial's numbers depend on."""
-    if packages is None:
-        return releases(*_NUMERIC)
-    return {name: str(packages[name]).partition("+")[0] for name in _NUMERIC}
-
-
 def format_versions(packages: Mapping[str, str]) -> str:
     """Return versions as text: `torch 2.15.0 and torchvision 0.29.2`."""
     return " and ".join(f"{name} {release}" for name, release in packages.items())
@@ -219,7 +215,7 @@ def format_versions(packages: Mapping[str, str]) -> str:
 
 def other_releases(folder: StudyFolder) -> str:
     """Return how the installed versions differ from those that train the study now; "" if they are the same."""
-    recorded, now = folder.releases()[-1], numeric_releases()
+    recorded, now = folder.releases()[-1], releases(*_NUMERIC)
     if recorded == now:
         return ""
     return f"trained with {format_versions(recorded)}, but {format_versions(now)} is installed"

@@ -27,7 +27,7 @@ from xraytune.base.records import Compute, Json
 from xraytune.data.changes import RESTORE, all_images, require_same_data
 from xraytune.data.prepare import Prepared, write_prepared
 from xraytune.space.space import Space
-from xraytune.study.folder import StudyFolder, format_versions, numeric_releases
+from xraytune.study.folder import StudyFolder, other_releases
 from xraytune.study.journal import create_journal
 
 _PACKAGES = ("xraytune", "torch", "torchvision", "ray", "optuna", "numpy", "pillow", "scikit-learn")
@@ -128,8 +128,8 @@ def continue_under_releases(folder: StudyFolder) -> str:
 
     Unfinished trials lose their checkpoints, so that none is trained with two versions.
     """
-    earlier, now = folder.releases(), numeric_releases()
-    if earlier[-1] == now:
+    change = other_releases(folder)
+    if not change:
         return ""
     with explain_disk_errors(folder.path):
         for checkpoint in folder.path.glob("trials/*/checkpoint/checkpoint.pt"):
@@ -139,7 +139,6 @@ def continue_under_releases(folder: StudyFolder) -> str:
     content["continued"] = [*content.get("continued", ()), entry]
     write_json(folder.path / "environment.json", content)
     return (
-        f"this study was started with {', then '.join(map(format_versions, earlier))}, "
-        f"and continues with {format_versions(now)}: ended trials "
-        "keep their values, unfinished ones start again, and `confirm` trains all replicates with one version"
+        f"the trials of this study were {change}: ended trials keep their values, unfinished ones start again, "
+        "and `confirm` trains all replicates with one version"
     )

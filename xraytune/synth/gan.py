@@ -168,7 +168,12 @@ class GanTraining:
         shape = (3, 2, batch, 1, 1)
         augmentation = stream("augmentation")
         shifts = torch.randint(-most, most + 1, shape, generator=augmentation, device=device)
-        decay = ema_decay(settings.ema_half_life_images, (self.step + 1) * batch, batch)
+        # The half-life of the average is at most a twentieth of the images seen, so that it soon
+        # forgets the initial weights (the EMA warm-up of StyleGAN2-ADA, arXiv:2006.06676).
+        decay = 0.0
+        half_life = settings.ema_half_life_images
+        if half_life is not None:
+            decay = 0.5 ** (batch / min(half_life, _EMA_WARM_UP * (self.step + 1) * batch))
         return rows, z, shifts, torch.full((), decay, dtype=torch.float64, device=device)
 
     def update(self, draws: Draws) -> Tensor:
@@ -259,15 +264,3 @@ def frozen_features(backbone: nn.Module, images: Tensor) -> Tensor:
         ((resized - mean) / std).contiguous(memory_format=torch.channels_last)
     )
     return features
-
-
-def ema_decay(half_life_images: int | None, images_seen: int, batch_size: int) -> float:
-    """Return the decay of the moving average in one step; 0 without a half-life.
-
-    The half-life is at most a twentieth of the images seen, so that the average soon forgets the
-    initial weights (the EMA warm-up of StyleGAN2-ADA, arXiv:2006.06676).
-    """
-    if half_life_images is None:
-        return 0.0
-    half_life = min(float(half_life_images), _EMA_WARM_UP * images_seen)
-    return float(0.5 ** (batch_size / half_life))

@@ -17,7 +17,7 @@ LabelledFeatures: TypeAlias = tuple[Floats, Labels]
 """Features of images, [n, D], and their classes, [n], or findings, [n, C]."""
 QUALITY_FILE = "quality.json"
 """In a trial's folder: the `PoolReport` of its synthetic images."""
-NEIGHBOURS = 5
+_NEIGHBOURS = 5
 _C = 0.01
 """Inverse strength of the L2 penalty of the linear classifier, on standardised features."""
 
@@ -123,7 +123,7 @@ def coverage(real: Floats, synthetic: Floats) -> float:
     from sklearn.metrics import pairwise_distances_argmin_min  # takes a second to import
     from sklearn.neighbors import NearestNeighbors
 
-    to_neighbours, _ = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(real).kneighbors()
+    to_neighbours, _ = NearestNeighbors(n_neighbors=_NEIGHBOURS).fit(real).kneighbors()
     _, to_synthetic = pairwise_distances_argmin_min(real, synthetic)
     return float((to_synthetic < to_neighbours[:, -1]).mean())
 

@@ -98,7 +98,7 @@ def measure_unseen(
     arguments are those of `measure_closeness`.
     """
     _, firsts = np.unique(np.asarray(patients), return_index=True)
-    sharp = _shrink(images[sample_evenly(firsts, _MOST_UNSEEN)])
+    sharp = _resize(images[sample_evenly(firsts, _MOST_UNSEEN)], _SCALES[0][0])
     versions = [sharp, *(_blur(sharp, sigma_px) for sigma_px in _BLURS_PX)]
     ratios = [measure_closeness(version, training, training_patients).ratio for version in versions]
     return np.asarray(np.stack(ratios).min(axis=0))
@@ -129,16 +129,13 @@ def compare_with_unseen(synthetic: Float64Array, unseen: Float64Array) -> Memori
     )
 
 
-def _shrink(images: UInt8Array) -> Tensor:
-    return _resize(torch.from_numpy(np.array(images)).float(), _SCALES[0][0])
-
-
-def _resize(images: Tensor, side_px: int) -> Tensor:
-    if images.shape[1:] == (side_px, side_px):
-        return images
-    return functional.interpolate(
-        images[:, None], size=(side_px, side_px), mode="bilinear", antialias=True
-    )[:, 0]
+def _resize(images: UInt8Array | Tensor, side_px: int) -> Tensor:
+    """Return images [n, h, w] as float32 [n, S, S]."""
+    pixels = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images)).float()
+    if pixels.shape[1:] == (side_px, side_px):
+        return pixels
+    size = (side_px, side_px)
+    return functional.interpolate(pixels[:, None], size=size, mode="bilinear", antialias=True)[:, 0]
 
 
 def _blur(images: Tensor, sigma_px: float) -> Tensor:
@@ -168,10 +165,10 @@ def measure_closeness(
     for CIFAR-10, relative to the mean over the 50 nearest images; here over patients, without the
     nearest.
     """
-    small_images = images if isinstance(images, Tensor) else _shrink(images)
+    small_images = _resize(images, _SCALES[0][0])
     _, patient_of_image = np.unique(np.asarray(training_patients), return_inverse=True)
     columns = torch.from_numpy(patient_of_image.astype(np.int64))
-    small_training = _shrink(training)
+    small_training = _resize(training, _SCALES[0][0])
     ratio = torch.full((len(small_images),), torch.inf)
     nearest = torch.zeros(len(small_images), dtype=torch.int64)
     for side_px, shift_px in _SCALES:

@@ -28,7 +28,7 @@ _CLASS_EMBEDDING_DIM = 64
 _INITIAL_STD = 0.02
 
 
-class LabelEmbedding(nn.Embedding):
+class _LabelEmbedding(nn.Embedding):
     """An embedding of classes, int64 [B].
 
     That of findings, [B, C], is linear: the sum of those of the present ones.
@@ -64,7 +64,7 @@ class Generator(nn.Module):
         self.stem = nn.ConvTranspose2d(settings.z_dim, widths[0], _STEM_PX, bias=False)
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths)
         self.class_affines = nn.ModuleList(
-            ClassAffine(width, class_count) for width in widths if class_count > 1
+            _ClassAffine(width, class_count) for width in widths if class_count > 1
         )
         self.upsamples = nn.ModuleList(
             nn.ConvTranspose2d(width, next_width, kernel_size=4, stride=2, padding=1, bias=False)
@@ -90,7 +90,7 @@ class Generator(nn.Module):
         return x.tanh()
 
 
-class ClassAffine(nn.Module):
+class _ClassAffine(nn.Module):
     """A gain and a bias for each class and feature map.
 
     After a batch norm, this is conditional batch norm.
@@ -102,7 +102,7 @@ class ClassAffine(nn.Module):
 
     def __init__(self, width: int, class_count: int) -> None:
         super().__init__()
-        self.embedding = LabelEmbedding(class_count, _CLASS_EMBEDDING_DIM)
+        self.embedding = _LabelEmbedding(class_count, _CLASS_EMBEDDING_DIM)
         self.gain = nn.Linear(_CLASS_EMBEDDING_DIM, width, bias=False)
         self.bias = nn.Linear(_CLASS_EMBEDDING_DIM, width, bias=False)
 
@@ -141,7 +141,7 @@ class Discriminator(nn.Module):
             layers.append(nn.LeakyReLU(0.2, inplace=True))
         self.features = nn.Sequential(*layers)
         self.head = nn.Conv2d(widths[-1], 1, _STEM_PX, bias=has_spectral_norm)
-        self.class_embedding = LabelEmbedding(class_count, widths[-1]) if class_count > 1 else None
+        self.class_embedding = _LabelEmbedding(class_count, widths[-1]) if class_count > 1 else None
         self.apply(_init_weights)
         if self.class_embedding is not None:
             nn.init.normal_(self.class_embedding.weight, 0.0, _INITIAL_STD)

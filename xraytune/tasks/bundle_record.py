@@ -110,17 +110,7 @@ def read_record(file: Path) -> BundleRecord:
         return BundleRecord.model_validate_json(read_bytes(file))
     except ValidationError as error:
         first = error.errors()[0]
-        what = "this file is not valid in this version of xraytune"
-        fix = ""
-        if first["loc"] == ("version",):
-            what = f"its format has version {first['input']!r}, but this xraytune reads version 1"
-            fix = "update xraytune, or "
-        elif first["loc"] == ("backbone",):
-            what = (
-                f"the backbone {first['input']!r} is not part of xraytune, and no installed package "
-                "provides it"
-            )
-            fix = "install its package, or "
-        raise ArtifactError(
-            Problem(what, file, f"{fix}train the model again with this version")
-        ) from error
+        where = ".".join(map(str, first["loc"]))
+        what = f"not valid in this version of xraytune: {where}: {first['msg']}"
+        fix = "update xraytune, or train the model again with this version"
+        raise ArtifactError(Problem(what, file, fix)) from error

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -16,7 +16,6 @@ from PIL import Image
 
 from xraytune.base.files import csv_table, new_folder, write_text
 from xraytune.base.records import Compute, ignore_progress
-from xraytune.base.tables import Cell, Row, Table
 from xraytune.data.decoding import BrokenImage
 from xraytune.data.index import LabelledImages
 from xraytune.data.masks import connected_parts, outlined, read_mask, use_mask
@@ -24,6 +23,7 @@ from xraytune.data.pixels import broken_images_error
 from xraytune.data.prepare import ImageSource, Prepared
 from xraytune.space.settings import Parameters
 from xraytune.stats.classification import Floats, Labels
+from xraytune.stats.intervals import Measured
 from xraytune.stats.placements import StructuralComponents, mean_components
 from xraytune.stats.segmentation import (
     MASK_METRICS,
@@ -33,24 +33,13 @@ from xraytune.stats.segmentation import (
     measure_means,
     scored_mask,
 )
-from xraytune.stats.segmentation import (
-    Masks as MaskArray,
-)
+from xraytune.stats.segmentation import Masks as MaskArray
 from xraytune.tasks.bundle_record import CardMetric
 from xraytune.tasks.calibration import Calibration
-from xraytune.tasks.evaluated import (
-    BOOTSTRAP_SEED,
-    About,
-    Evaluated,
-    Parts,
-    Write,
-    format_metric,
-    tall_table,
-    wide_table,
-)
+from xraytune.tasks.evaluation import BOOTSTRAP_SEED, About, Evaluation, Write
 from xraytune.tasks.prediction import (
     ImageFiles,
-    PredictedMasks,
+    Predicted,
     Predictor,
     map_predicted,
     name_pictures,
@@ -118,10 +107,6 @@ class Masks(Task):
         """Return mean Dice with the contribution of each patient to its variance."""
         return mean_components(results[..., 0], patients)
 
-    def positive_class(self, prepared: Prepared) -> str | None:
-        """Return None."""
-        return None
-
     def card_metrics(
         self, prepared: Prepared, threshold: float, validated: Validated
     ) -> tuple[CardMetric, ...]:
@@ -131,36 +116,31 @@ class Masks(Task):
         size_px = prepared.image_size_px
         return (CardMetric.of(means, "dice", f"mean Dice at {size_px} x {size_px} px"),)
 
-    def write_predictions(self, model: Predictor, images: ImageFiles, out: Path) -> PredictedMasks:
+    def write_predictions(self, model: Predictor, images: ImageFiles, out: Path) -> Predicted:
         """Write a folder of masks and overlays, with a table of them."""
         names = name_pictures(images.files)
         with new_folder(out) as folder:
 
             def write(
                 file: str, image: NDArray[np.uint8], mask: MaskArray
-            ) -> tuple[PurePosixPath, PurePosixPath, float, int]:
-                for kind, pixels in (
-                    ("masks", mask.astype(np.uint8) * 255),
-                    ("overlays", outlined(image, mask)),
-                ):
-                    _save(pixels, folder / kind / names[file], compress_level=3)
-                where = PurePosixPath("masks", names[file])
-                return PurePosixPath(file), where, float(mask.mean()), connected_parts(mask)
+            ) -> tuple[str, str, float, int]:
+                _save(mask.astype(np.uint8) * 255, folder / "masks" / names[file])
+                _save(outlined(image, mask), folder / "overlays" / names[file])
+                return file, f"masks/{names[file]}", float(mask.mean()), connected_parts(mask)
 
             rows, broken = map_predicted(model, images, write)
             table = csv_table(["file", "mask", "area", "parts"], rows)
             write_text(folder / "predictions.csv", table)
         areas = [area for _, _, area, _ in rows]
-        return PredictedMasks(
+        empty = areas.count(0.0)
+        return Predicted(
             path=out,
             images=len(rows),
-            empty=areas.count(0.0),
-            area=float(np.mean(areas)),
+            counts={"empty": empty},
             broken=broken,
+            summary=f"{len(rows)} masks ({empty} empty), mean area {np.mean(areas):.0%} of the "
+            "image; masks/, overlays/ and predictions.csv",
         )
-
-    def require_labels(self, labelled: LabelledImages, outputs: Sequence[str]) -> None:
-        """Accept all images: each has a mask."""
 
     def evaluate(
         self,
@@ -172,7 +152,7 @@ class Masks(Task):
         replicates: int,
         about: About,
         calibration: Calibration | None = None,
-    ) -> tuple[Evaluated, Write]:
+    ) -> tuple[Evaluation, Write]:
         """Predict the masks of images and compare them with the true masks.
 
         DataError if images or masks are broken.
@@ -196,35 +176,46 @@ class Masks(Task):
             raise broken_images_error(broken, images.root)
         shared = about([mask.file for mask in masks], broken)
 
-        def measure(masks: Sequence[ScoredMask]) -> MaskMetrics:
-            return mask_metrics(masks, replicates=replicates, seed=BOOTSTRAP_SEED)
-
-        def measure_by_value(values: Mapping[str, str]) -> dict[str, MaskMetrics]:
+        worst = sorted(masks, key=lambda mask: mask.metrics["dice"] or 0.0)[:_WORST]
+        total = mask_metrics(masks, replicates=replicates, seed=BOOTSTRAP_SEED)
+        subgroups: dict[str, dict[str, MaskMetrics]] = {}
+        for column, values in columns.items():
             by_value: dict[str, list[ScoredMask]] = {}
             for mask in masks:
-                by_value.setdefault(values.get(mask.file, ""), []).append(mask)
-            return {value: measure(of) for value, of in sorted(by_value.items()) if value}
-
-        total = measure(masks)
-        evaluation = MaskEvaluation(
+                if value := values.get(mask.file):
+                    by_value.setdefault(value, []).append(mask)
+            subgroups[column] = {
+                value: mask_metrics(of_value, replicates=replicates, seed=BOOTSTRAP_SEED)
+                for value, of_value in sorted(by_value.items())
+            }
+        notes = []
+        if total.empty_predictions:
+            text = (
+                f"empty predictions: {total.empty_predictions} of {total.images}; their Dice of 0 "
+                "counts, but HD95 is the mean of the others: it may fall with each missed image"
+            )
+            notes.append(text)
+        evaluation = Evaluation(
             **shared,
             metrics=total.metrics,
             intervals=total.intervals,
+            groups={
+                "worst": {
+                    mask.file: Measured(metrics=dict(mask.metrics), intervals={}) for mask in worst
+                }
+            },
+            subgroups=subgroups,
+            facts={"empty_predictions": total.empty_predictions},
+            notes=notes,
             images=total.images,
             patients=total.patients,
-            empty_predictions=total.empty_predictions,
-            worst=tuple(sorted(masks, key=lambda mask: mask.metrics["dice"] or 0.0)[:_WORST]),
-            subgroups={name: measure_by_value(values) for name, values in columns.items()},
         )
 
         def write(folder: Path) -> None:
             header = ("file", "patient", *(metric.name for metric in MASK_METRICS), "area")
-            rows = (
-                (PurePosixPath(mask.file), mask.patient, *mask.metrics.values(), mask.area)
-                for mask in masks
-            )
+            rows = ((mask.file, mask.patient, *mask.metrics.values(), mask.area) for mask in masks)
             write_text(folder / "per_image.csv", csv_table(header, rows))
-            files = [mask.file for mask in evaluation.worst]
+            files = [mask.file for mask in worst]
             names = name_pictures(files)
 
             def save(file: str, image: NDArray[np.uint8], predicted: MaskArray) -> None:
@@ -237,7 +228,7 @@ class Masks(Task):
         return evaluation, write
 
     def find_mistakes(
-        self, results: Results, prepared: Prepared, threshold: float, trial: int
+        self, results: Results, prepared: Prepared, threshold: float
     ) -> Mistakes | None:
         """Return all images, those with the lowest Dice first."""
         files = [image.file for image in prepared.images if image.side == "val_b"]
@@ -246,43 +237,10 @@ class Masks(Task):
             title="Worst segmentations",
             note="Left: the outline of the mask; right: of the prediction.",
             places=places,
-            captions=[f"{Path(files[at]).name}: Dice {results[at, 0]:.3f}" for at in places],
+            rows=[{"file": files[place], "Dice": round(results[place, 0], 3)} for place in places],
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MaskEvaluation(Evaluated):
-    """The metrics of a segmenter, at the original size of each image, and the `worst` images.
-
-    See also `MaskMetrics`.
-    """
-
-    empty_predictions: int
-    worst: tuple[ScoredMask, ...]
-    subgroups: dict[str, dict[str, MaskMetrics]]
-
-    def parts(self) -> Parts:
-        """Yield the lines and tables of the metrics."""
-        yield tall_table(self, MASK_METRICS, value="mean")
-        if self.empty_predictions:
-            text = (
-                f"empty predictions: {self.empty_predictions} of {self.images}; their Dice of 0 "
-                "counts, but HD95 is the mean of the others: it may fall with each missed image"
-            )
-            yield Cell(text, "busy")
-        worst: list[Row] = []
-        for mask in self.worst:
-            values = {
-                metric.label: format_metric(mask.metrics[metric.name], metric)
-                for metric in MASK_METRICS
-            }
-            worst.append({"": mask.file, **values})
-        yield Table(worst, "The images with the lowest Dice")
-        counts = {"images": "images", "patients": "patients", "empty": "empty_predictions"}
-        for column, subgroups in self.subgroups.items():
-            yield wide_table(subgroups, MASK_METRICS, counts, f"By {column} (exploratory)")
-
-
-def _save(pixels: NDArray[np.uint8], file: Path, **options: Any) -> None:
+def _save(pixels: NDArray[np.uint8], file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(file, **options)
+    Image.fromarray(pixels).save(file, compress_level=3)

@@ -7,10 +7,10 @@ compared with the threshold. With `resize: crop`, everything outside the crop is
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from xraytune.base.cores import map_on_cores
-from xraytune.base.errors import DataError, Problem
 from xraytune.base.files import csv_table
 from xraytune.base.records import Progress
 from xraytune.data.decoding import BrokenImage, Resize, decode_files, read_image, square_box
@@ -54,28 +53,15 @@ class Predicted:
     """Summary of predictions.
 
     Attributes:
-        counts: Images predicted as each class, or as having each finding.
-        positive: The positive class of two, predicted from the probability `threshold`; both None
-            with more classes.
+        counts: Images predicted as each class, or as having each finding; or `empty` masks.
+        summary: The same as a line of text.
     """
 
     path: Path
     images: int
     counts: dict[str, int]
-    positive: str | None
-    threshold: float | None
     broken: tuple[BrokenImage, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PredictedMasks:
-    """Summary of masks: how many are `empty`, and the mean share that they cover (`area`)."""
-
-    path: Path
-    images: int
-    empty: int
-    area: float
-    broken: tuple[BrokenImage, ...]
+    summary: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,23 +96,16 @@ def map_outputs(
         on_progress=lambda _, done, total: images.on_progress(title, done, total),
     )
 
-    def find_usable() -> Iterator[tuple[str, Pixels]]:
-        for file, image in zip(images.files, decoded, strict=True):
-            if isinstance(image, BrokenImage):
-                broken.append(image)
-            elif images.skip_broken or not broken:
-                yield file, image.pixels  # otherwise only decoded, to list all broken ones
-
-    usable = find_usable()
-    while batch := [*islice(usable, _BATCH_SIZE)]:
-        files, pixels = zip(*batch, strict=True)
-        outputs = model.run(np.stack(pixels))
-        results += map_on_cores(lambda output: use(*output), [*zip(files, outputs, strict=True)])
-    if broken and not images.skip_broken:
+    pairs = zip(images.files, decoded, strict=True)
+    while batch := [*islice(pairs, _BATCH_SIZE)]:
+        broken += [image for _, image in batch if isinstance(image, BrokenImage)]
+        usable = [(file, image) for file, image in batch if not isinstance(image, BrokenImage)]
+        if usable and (images.skip_broken or not broken):
+            outputs = model.run(np.stack([image.pixels for _, image in usable]))
+            named = [(file, output) for (file, _), output in zip(usable, outputs, strict=True)]
+            results += map_on_cores(lambda pair: use(*pair), named)
+    if broken and not (images.skip_broken and results):
         raise broken_images_error(broken, images.root)
-    if len(broken) == len(images.files):
-        what = f"all {len(broken)} images are broken"
-        raise DataError(Problem(what, images.root, f"the first one: {broken[0].reason}"))
     return results, tuple(broken)
 
 
@@ -145,18 +124,14 @@ def predict_images(
 
 
 def predictions_csv(
-    class_names: Sequence[str],
     files: Sequence[str],
+    about: Mapping[str, Sequence[str]],
+    class_names: Sequence[str],
     probabilities: Floats,
     predicted: Columns,
-    *,
-    about: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
     """Return the table: `file`, `about`, `probability_CLASS` of each class, and `predicted`."""
-    columns: dict[str, Sequence[PurePosixPath | str | float]] = {
-        "file": [*map(PurePosixPath, files)],
-        **(about or {}),
-    }
+    columns: Columns = {"file": files, **about}
     for name, column in zip(class_names, probabilities.T, strict=True):
         columns[f"probability_{name}"] = column.tolist()
     columns |= predicted
@@ -207,9 +182,7 @@ def whole_mask(
 def name_pictures(files: Sequence[str]) -> dict[str, str]:
     """Return each file's picture: without the file's suffix, unless another file has that name."""
     stems = {file: without_suffix(file) for file in files}
-    claims = Counter(
-        claim for file, stem in stems.items() for claim in {folded(stem), folded(file)}
-    )
+    counts = Counter(map(folded, stems.values()))
     return {
-        file: f"{stem if claims[folded(stem)] == 1 else file}.png" for file, stem in stems.items()
+        file: f"{stem if counts[folded(stem)] == 1 else file}.png" for file, stem in stems.items()
     }

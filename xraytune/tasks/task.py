@@ -14,22 +14,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xraytune.base.errors import ArtifactError, DataError, Problem, TrialError, XraytuneError
+from xraytune.base.errors import (
+    ArtifactError,
+    TrialError,
+    XraytuneError,
+    counted,
+    join_names,
+)
 from xraytune.base.files import write_text
 from xraytune.base.records import Compute
-from xraytune.base.tables import Row, Table
+from xraytune.base.tables import Row, counts_text
 from xraytune.data.images import ImageFile, ImageIndex
 from xraytune.data.index import LabelledImages, read_index, read_labelled
 from xraytune.data.prepare import ImageSource, Prepared
 from xraytune.space.settings import DataSettings, Objective, Parameters
 from xraytune.stats.classification import (
+    METRICS,
     Floats,
     Labels,
     ScoredImages,
@@ -42,6 +48,7 @@ from xraytune.stats.classification import (
     sensitivity_at,
 )
 from xraytune.stats.intervals import (
+    ClassMetrics,
     Measured,
     class_breakdown,
     measure,
@@ -52,13 +59,11 @@ from xraytune.stats.placements import StructuralComponents, structural_component
 from xraytune.stats.threshold import balanced_threshold
 from xraytune.tasks.bundle_record import BundleRecord, CardMetric
 from xraytune.tasks.calibration import Calibration
-from xraytune.tasks.class_evaluation import ClassEvaluation, PatientLevel
-from xraytune.tasks.evaluated import BOOTSTRAP_SEED, About, Evaluated, Write
+from xraytune.tasks.evaluation import BOOTSTRAP_SEED, About, Evaluation, Sample, Write
 from xraytune.tasks.prediction import (
     Columns,
     ImageFiles,
     Predicted,
-    PredictedMasks,
     Predictor,
     predict_images,
     predictions_csv,
@@ -67,6 +72,7 @@ from xraytune.tasks.prediction import (
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+Value = TypeVar("Value")
 Results: TypeAlias = Floats
 """Of each image, float64 [N, C]: the probability of each class or finding, or the Dice (C = 1)."""
 _SPECIFICITY = 0.9
@@ -90,15 +96,13 @@ class Validated:
 class Mistakes:
     """The images of val-B that a network gets most wrong, the worst first, by their `places` there.
 
-    `note` is about their pictures.
+    `rows` has the file and the facts of each; `note` is also about their pictures.
     """
 
     title: str
     note: str
     places: Sequence[int]
-    captions: Sequence[str]
-    lead: str = ""
-    table: Table | None = None
+    rows: Sequence[Row]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,9 +169,22 @@ class Task:
         """Return the loss of a trial's training steps, with these `real` labels or findings."""
         loss = self.balanced_loss(parameters, real, device)
         weight = parameters.synthetic_weight
+        count = parameters.batch_size
         if weight == 1:
             return loss
-        return partial(_weigh_extra, loss, real_count=parameters.batch_size, weight=weight)
+
+        def weigh_extra(outputs: Tensor, targets: Tensor) -> Tensor:
+            """Return the weighted mean over real images, which come first, and extra ones.
+
+            A real image has weight 1, an extra one `weight`; of findings, each mean is over known
+            ones.
+            """
+            extra_weight = weight * (len(outputs) - count)
+            of_real = loss(outputs[:count], targets[:count])
+            of_extra = loss(outputs[count:], targets[count:])
+            return (count * of_real + extra_weight * of_extra) / (count + extra_weight)
+
+        return weigh_extra
 
     def probabilities(self, logits: NDArray[Any]) -> NDArray[Any]:
         """Return the probabilities of classes, in float64, so that they do not tie at 1."""
@@ -254,10 +271,6 @@ class Task:
         """Return AUROCs with the contribution of each patient to their variance."""
         return structural_components(labels, results, patients, positive)
 
-    def positive_class(self, prepared: Prepared) -> str | None:
-        """Return the name of the positive class."""
-        return prepared.class_names[prepared.positive]
-
     def thresholds(self, prepared: Prepared, validated: Validated) -> dict[str, float]:
         """Return the threshold of each finding, if the images have any."""
         return {}
@@ -270,30 +283,25 @@ class Task:
             validated.labels, validated.results, positive=prepared.positive, threshold=threshold
         )
         measured = measure(scored, validated.patients, replicates=CARD_REPLICATES, seed=0)
-        positive = self.positive_class(prepared) if scored.class_count == 2 else None
+        names = () if prepared.findings else prepared.class_names
+        positive = names[prepared.positive] if len(names) == 2 else None
         return tuple(
             CardMetric.of(measured, metric.name, metric.of(metric.label, positive))
-            for metric in reported_metrics(scored.class_count, "card")
+            for metric in reported_metrics(len(names), "card")
         )
 
-    def write_predictions(
-        self, model: Predictor, images: ImageFiles, out: Path
-    ) -> Predicted | PredictedMasks:
+    def write_predictions(self, model: Predictor, images: ImageFiles, out: Path) -> Predicted:
         """Predict images and write a CSV file with their probabilities, and what these mean."""
         record = model.record
         names = record.class_names
         files, probabilities, broken = predict_images(model, images)
-        counts, columns = self.decide(record, probabilities)
-        write_text(out, predictions_csv(names, files, probabilities, columns))
-        has_threshold = "threshold" in columns
-        return Predicted(
-            path=out,
-            images=len(files),
-            counts=dict(zip(names, counts, strict=True)),
-            positive=record.positive if has_threshold else None,
-            threshold=record.threshold if has_threshold else None,
-            broken=broken,
-        )
+        of_classes, columns = self.decide(record, probabilities)
+        write_text(out, predictions_csv(files, {}, names, probabilities, columns))
+        counts = dict(zip(names, of_classes, strict=True))
+        summary = f"{len(files)} images, predicted {counts_text(counts)}"
+        if "threshold" in columns:
+            summary += f" (threshold for {record.positive}: {record.threshold:.3f})"
+        return Predicted(path=out, images=len(files), counts=counts, broken=broken, summary=summary)
 
     def decide(self, record: BundleRecord, probabilities: Floats) -> tuple[list[int], Columns]:
         """Return how many images are predicted as each output, and the columns that say so."""
@@ -306,10 +314,22 @@ class Task:
         columns["predicted"] = [names[label] for label in predicted]
         return np.bincount(predicted, minlength=len(names)).tolist(), columns
 
-    def require_labels(self, labelled: LabelledImages, outputs: Sequence[str]) -> None:
-        """Raise DataError if a class has no image."""
-        labels = [image.label for image in labelled.images]
-        _require_every_class(outputs, labels, labelled.data.path)
+    def label_columns(
+        self, images: Sequence[ImageFile], names: Sequence[str]
+    ) -> dict[str, Sequence[str]]:
+        """Return the columns of a table of predictions that have the true classes."""
+        return {"label": [names[image.label] for image in images]}
+
+    def score_images(
+        self, record: BundleRecord, images: Sequence[ImageFile], probabilities: Floats
+    ) -> ScoredImages:
+        """Return labelled images with a model's probabilities and thresholds."""
+        return ScoredImages(
+            np.array([image.label for image in images], dtype=np.int64),
+            probabilities,
+            positive=record.class_names.index(record.positive_name),
+            threshold=record.threshold,
+        )
 
     def evaluate(
         self,
@@ -321,82 +341,123 @@ class Task:
         replicates: int,
         about: About,
         calibration: Calibration | None = None,
-    ) -> tuple[Evaluated, Write]:
-        """Predict the classes of labelled images and compute all metrics.
+    ) -> tuple[Evaluation, Write]:
+        """Predict labelled images and compute all metrics.
 
-        DataError if a class has no images.
+        DataError if a class has no images, or no finding has enough.
         """
         record = model.record
-        names = record.class_names
-        is_binary = len(names) == 2
         files, probabilities, broken = predict_images(model, images)
         by_file = {image.file: image for image in labelled.images}
-        labels = np.array([by_file[file].label for file in files], dtype=np.int64)
-        patients = [by_file[file].patient for file in files]
-        _require_every_class(names, labels.tolist(), images.root)  # again, without broken images
-        positive = names.index(record.positive_name)
-        scored = ScoredImages(labels, probabilities, positive=positive, threshold=record.threshold)
-        uncalibrated = None
+        used = [by_file[file] for file in files]
+        scored = self.score_images(record, used, probabilities)
         if calibration:
-            uncalibrated = classification_metrics(scored)
-            calibrated = calibration.apply(probabilities, positive)
-            scored = replace(scored, probabilities=calibrated, threshold=calibration.threshold)
-
-        shared = about(files, broken)
-        sampling = {"replicates": replicates, "seed": BOOTSTRAP_SEED}
-        total = measure(scored, patients, **sampling)
-        evaluation = ClassEvaluation(
-            **shared,
-            metrics=total.metrics,
-            intervals=total.intervals,
-            images=len(labels),
-            patients=len({*patients}),
-            positive=record.positive_name,
-            class_counts=_count_classes(names, labels),
-            threshold=float(scored.threshold) if is_binary else None,
+            probabilities = calibration.apply(probabilities, scored.positive)
+            scored = replace(scored, probabilities=probabilities, threshold=calibration.threshold)
+        sample = Sample(
+            record=record,
+            files=files,
+            patients=[image.patient for image in used],
+            scored=scored,
             calibration=calibration,
-            uncalibrated=uncalibrated,
-            at_half=classification_metrics(replace(scored, threshold=0.5)) if is_binary else None,
-            classes=dict(zip(names, class_breakdown(scored, patients, **sampling), strict=True)),
-            confusion=_confuse(labels, scored.predicted, len(names)),
-            patient_level=_measure_patients(names, scored, patients, sampling),
-            subgroups={
-                name: subgroup_metrics(files, scored, patients, values, **sampling)
-                for name, values in columns.items()
-            },
-            validation=record.metrics,
+            columns=columns,
+            sampling={"replicates": replicates, "seed": BOOTSTRAP_SEED},
+        )
+        shared = about(files, broken)
+        total = measure(scored, sample.patients, **sample.sampling)
+        breakdown = class_breakdown(scored, sample.patients, **sample.sampling)
+        names = () if scored.labels.ndim == 2 else record.class_names
+        positive = record.positive if len(names) == 2 else None
+
+        def name_values(values: Mapping[str, Value]) -> dict[str, Value]:
+            return {
+                metric.of(metric.name, positive): values[metric.name]
+                for metric in reported_metrics(len(names))
+                if metric.name in values
+            }
+
+        fields = self.describe(sample, breakdown)
+        further = {name: name_values(values) for name, values in fields["further"].items()}
+        evaluation = Evaluation(
+            **shared,
+            **fields | {"further": further},
+            metrics=name_values(total.metrics),
+            intervals=name_values(total.intervals),
+            images=len(files),
+            patients=len({*sample.patients}),
         )
 
         def write(folder: Path) -> None:
-            from xraytune.tasks.figure import draw_evaluation  # loads scikit-learn
-
-            about_files = {"patient": patients, "label": [names[label] for label in labels]}
-            used = record.model_copy(update={"threshold": scored.threshold})
-            _, columns = self.decide(used, scored.probabilities)
-            table = predictions_csv(names, files, scored.probabilities, columns, about=about_files)
+            names = record.class_names
+            about_files = {"patient": sample.patients, **self.label_columns(used, names)}
+            threshold = {"threshold": scored.threshold}
+            _, columns = self.decide(record.model_copy(update=threshold), scored.probabilities)
+            table = predictions_csv(files, about_files, names, scored.probabilities, columns)
             write_text(folder / "predictions.csv", table)
-            draw_evaluation(
-                [folder / "evaluation.png", folder / "evaluation.svg"],
-                dict(
-                    zip(
-                        [evaluation.positive] if is_binary else names,
-                        scored.classes(),
-                        strict=True,
-                    )
-                ),
-                evaluation.classes,
-                evaluation.confusion,
-                names,
-                brier_interval=total.intervals.get("brier") if is_binary else None,
-                threshold=evaluation.threshold,
-                note=f"{len(labels):,} images of {evaluation.patients:,} patients. In brackets: 95% "
-                "intervals over patients.",
-            )
+            if scored.labels.ndim == 1:
+                from xraytune.tasks.figure import draw_evaluation  # loads scikit-learn
+
+                draw_evaluation(folder, sample)
 
         return evaluation, write
 
+    def describe(self, sample: Sample, breakdown: Sequence[ClassMetrics]) -> dict[str, Any]:
+        """Return the fields of `Evaluation` about classes."""
+        from sklearn.metrics import confusion_matrix  # takes half a second
+
+        record = sample.record
+        names = record.class_names
+        scored = sample.scored
+        counts = np.bincount(scored.labels, minlength=len(names)).tolist()
+        confusion = confusion_matrix(scored.labels, scored.predicted, labels=range(len(names)))
+        facts: dict[str, Any] = {
+            "class_counts": dict(zip(names, counts, strict=True)),
+            "confusion": confusion.tolist(),
+            "positive": None,
+            "threshold": None,
+            "calibration": sample.calibration,
+        }
+        notes = []
+        further = {}
+        means, _, left_out = patient_means(scored, sample.patients)
+        if left_out:
+            text = f"by patient without those with images of several classes: {join_names(left_out, 5)}"
+            notes.append(text)
+        positive = record.positive_name if len(names) == 2 else None
+        if positive:
+            facts |= {"positive": positive, "threshold": scored.threshold}
+            notes.append(f"threshold for {positive}: {scored.threshold:.3f}")
+            further["at_half"] = classification_metrics(replace(scored, threshold=0.5))
+            names_of = {metric.of(metric.label, positive): metric.name for metric in METRICS}
+            further["in_validation"] = {
+                names_of[metric.name]: metric.value for metric in record.metrics
+            }
+        if len({*means.labels.tolist()}) == len(names):
+            further["by_patient"] = classification_metrics(means)
+        if fit := sample.calibration:
+            images = counted(fit.images, "image")
+            patients = counted(fit.patients, "patient")
+            notes.append(f"calibrated on {images} of {patients}, who are not evaluated")
+        subgroups: dict[str, dict[str, Measured]] = {}
+        for column, values in sample.columns.items():
+            subgroups[column] = {}
+            for subgroup in subgroup_metrics(
+                sample.files, scored, sample.patients, values, **sample.sampling
+            ):
+                subgroups[column][subgroup.value] = subgroup
+                if subgroup.compared_with is not None:
+                    other = names[subgroup.compared_with]
+                    notes.append(f"{subgroup.value} is compared with all {other} images")
+        return {
+            "further": further,
+            "groups": {"classes": dict(zip(names, breakdown, strict=True))},
+            "subgroups": subgroups,
+            "facts": facts,
+            "notes": notes,
+        }
+
     def find_mistakes(
-        self, results: Results, prepared: Prepared, threshold: float, trial: int
+        self, results: Results, prepared: Prepared, threshold: float
     ) -> Mistakes | None:
         """Return the misclassified images, those with the highest predicted probability first."""
         names = prepared.class_names
@@ -405,78 +466,21 @@ class Task:
         predicted = predicted_classes(results, positive=prepared.positive, threshold=threshold)
         chances = results[np.arange(len(predicted)), predicted]
         wrong = np.flatnonzero(predicted != labels)
-        wrong = wrong[np.argsort(-chances[wrong], kind="stable")]
-        rows: list[Row] = []
-        captions = []
-        for place in wrong.tolist():
-            file = images[place].file
-            true = names[labels[place]]
-            guess = names[predicted[place]]
-            chance = float(chances[place])
-            captions.append(f"{Path(file).name}: {true}, predicted {guess} ({chance:.2f})")
-            row = {"file": file, "true class": true, "predicted class": guess}
-            rows.append({**row, "probability": round(chance, 3)})
-        counts = f"{len(wrong):,} of {len(labels):,} images of val-B"
+        places = wrong[np.argsort(-chances[wrong], kind="stable")].tolist()
         return Mistakes(
             title="Misclassified images",
-            lead=f"{counts} are misclassified by #{trial}.",
-            note="Those with the highest predicted probability. Orange: image regions that support "
-            "the predicted class (Grad-CAM). The maps are coarse, and show where the network looks, "
+            note=f"{len(places):,} of {len(labels):,} images are misclassified. Pictures: those "
+            "with the highest predicted probability. Orange: image regions that support the "
+            "predicted class (Grad-CAM). The maps are coarse, and show where the network looks, "
             "not why.",
-            places=wrong.tolist(),
-            captions=captions,
-            table=Table(rows, text=("file", "true class", "predicted class")) if rows else None,
+            places=places,
+            rows=[
+                {
+                    "file": images[place].file,
+                    "true class": names[labels[place]],
+                    "predicted class": names[predicted[place]],
+                    "probability": round(float(chances[place]), 3),
+                }
+                for place in places
+            ],
         )
-
-
-def _measure_patients(
-    names: Sequence[str], scored: ScoredImages, patients: Sequence[str], sampling: dict[str, int]
-) -> PatientLevel:
-    means, means_of, left_out = patient_means(scored, patients)
-    counts = _count_classes(names, means.labels)
-    measured = Measured(metrics={}, intervals={})
-    if all(counts.values()):
-        measured = measure(means, means_of, **sampling)
-    return PatientLevel(
-        metrics=measured.metrics,
-        intervals=measured.intervals,
-        class_counts=counts,
-        left_out=left_out,
-    )
-
-
-def _require_every_class(names: Sequence[str], labels: Sequence[int], where: Path) -> None:
-    if empty := [name for label, name in enumerate(names) if label not in labels]:
-        what = f"there are no images of {' and '.join(empty)}, so AUROC is undefined"
-        folders = f"put images of each class into folders named {', '.join(names)}"
-        fix = f"{folders}; `xraytune predict` needs no classes"
-        raise DataError(Problem(what, where, fix))
-
-
-def _count_classes(names: Sequence[str], labels: Labels) -> dict[str, int]:
-    return dict(zip(names, np.bincount(labels, minlength=len(names)).tolist(), strict=True))
-
-
-def _confuse(labels: Labels, predicted: Labels, class_count: int) -> tuple[tuple[int, ...], ...]:
-    from sklearn.metrics import confusion_matrix  # takes half a second
-
-    confusion = confusion_matrix(labels, predicted, labels=range(class_count))
-    return tuple(map(tuple, confusion.tolist()))
-
-
-def _weigh_extra(
-    loss: Callable[[Tensor, Tensor], Tensor],
-    outputs: Tensor,
-    targets: Tensor,
-    *,
-    real_count: int,
-    weight: float,
-) -> Tensor:
-    """Return the weighted mean of the loss over real images, which come first, and over extra ones.
-
-    A real image has weight 1, an extra one `weight`; of findings, each mean is over known ones.
-    """
-    extra_weight = weight * (len(outputs) - real_count)
-    of_real = loss(outputs[:real_count], targets[:real_count])
-    of_extra = loss(outputs[real_count:], targets[real_count:])
-    return (real_count * of_real + extra_weight * of_extra) / (real_count + extra_weight)

@@ -35,7 +35,7 @@ class DeviceRows:
         self._all: Tensor | None = None
         self.row_bytes = self._first_row.nbytes
         total = int(self._ends[-1])
-        if total * self.row_bytes <= room_bytes(device):
+        if total * self.row_bytes <= _room_bytes(device):
             parts = np.array_split(np.arange(total), -(-total // _ROWS_AT_ONCE))
             self._all = torch.cat([pinned(self._read(part), device).to(device) for part in parts])
             self.row_bytes = self._ends.itemsize
@@ -63,7 +63,7 @@ def pinned(array: NDArray[Any], device: str) -> Tensor:
     return tensor if device == "cpu" else tensor.pin_memory()
 
 
-def room_bytes(device: str) -> float:
+def _room_bytes(device: str) -> float:
     """Return how much of a device's memory may hold rows.
 
     None of a CPU's: it reads the memory-mapped arrays at each step.

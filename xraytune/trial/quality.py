@@ -8,6 +8,7 @@ artifact, computed once.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter
@@ -17,7 +18,7 @@ from xraytune.base.errors import MachineError
 from xraytune.base.files import read_json, write_json
 from xraytune.data.images import SideName
 from xraytune.data.prepare import ImageSource, RunContext, side_images
-from xraytune.space.settings import Experiment, Parameters
+from xraytune.space.settings import Experiment
 from xraytune.stats.classification import Floats
 from xraytune.synth.generator_quality import (
     ClassQuality,
@@ -32,7 +33,7 @@ from xraytune.synth.sources.source import BLOCK, blocks_for, take
 from xraytune.synth.sources.which import source_of
 from xraytune.trial.network import Network
 
-QUALITY_STAGE = "quality-5"
+_STAGE = "quality-5"
 _MOST_IMAGES = 2 * BLOCK
 _FEWEST_IMAGES = 50
 """The most images of a class that are compared, and the fewest on each side."""
@@ -58,12 +59,12 @@ def measure_quality(experiment: Experiment, context: RunContext) -> Quality | st
     settings = experiment.settings
     prepared = context.prepared
     names = prepared.class_names
-    parameters = feature_parameters(experiment)
-    if parameters is None:
+    if experiment.parameters.weights == "none":
         return "not measured: the backbone is not pretrained"
 
-    sides: tuple[SideName, ...] = ("train", "val_a", "val_b")
-    train, val_a, val_b = (_choose_images(side, context) for side in sides)
+    train = _choose_images("train", context)
+    val_a = _choose_images("val_a", context)
+    val_b = _choose_images("val_b", context)
     source = source_of(experiment.parameters)
     pools: list[list[ImageSource]] = []
     for label, name in enumerate(names):
@@ -84,48 +85,48 @@ def measure_quality(experiment: Experiment, context: RunContext) -> Quality | st
     size_px = pools[0][0].pixels.shape[1]
     resolution_px = min(size_px, pools[0][0].file_size_px or size_px, prepared.image_size_px)
     resolution_px = max(_FEWEST_PX, resolution_px)
-    seen_by_network = Experiment(
-        settings=settings.model_copy(update={"task": "classification"}),
-        parameters=parameters,
-        inherited_resolution_px=(resolution_px if resolution_px < prepared.image_size_px else None),
-    )
+    frozen: dict[str, Any] = {
+        "settings": settings.model_copy(update={"task": "classification"}),
+        "parameters": experiment.parameters.model_copy(update={"trainable": "head"}),
+    }
+    if resolution_px < prepared.image_size_px:
+        frozen["inherited_resolution_px"] = resolution_px
     try:
-        network = Network(seen_by_network, context)
+        network = Network(experiment.model_copy(update=frozen), context)
     except MachineError as error:
         return f"not measured: {error.problems[0].what}"
 
-    def split_features(images: ImageSource) -> list[Floats]:
-        features = network.plain_features(images).astype(np.float64)
-        return [features[images.labels == label] for label in range(len(names))]
+    def read_features(*sources: ImageSource) -> Floats:
+        features = [network.plain_features(images) for images in sources]
+        return np.concatenate(features).astype(np.float64)
 
     def build(folder: Path) -> None:
-        drawn = [
-            np.concatenate([network.plain_features(block) for block in blocks]).astype(np.float64)
-            for blocks in pools
-        ]
+        real = read_features(val_a)
+        others = read_features(val_b)
+        drawn = [read_features(*blocks) for blocks in pools]
         classes = {}
-        for name, synthetic, real, others in zip(
-            names, drawn, split_features(val_a), split_features(val_b), strict=True
-        ):
-            count = min(len(real), len(synthetic))  # the figures depend on the numbers of images
-            shown = sample_evenly(real, count)
-            pool = sample_evenly(synthetic, count)
+        for label, name in enumerate(names):
+            of_class = real[val_a.labels == label]
+            count = min(len(of_class), len(drawn[label]))  # the figures depend on the numbers
+            shown = sample_evenly(of_class, count)
+            pool = sample_evenly(drawn[label], count)
             classes[name] = ClassQuality(
                 images=count,
                 kid=kernel_inception_distance(shown, pool),
-                floor=kernel_inception_distance(real, others),
+                floor=kernel_inception_distance(of_class, others[val_b.labels == label]),
                 coverage=coverage(shown, pool),
             )
         targets = np.concatenate([block.targets for blocks in pools for block in blocks])
-        pool_features = np.concatenate(drawn), targets
-        train_features = network.plain_features(train).astype(np.float64), train.targets
-        unseen = network.plain_features(val_a).astype(np.float64), val_a.targets
+        in_val_a = (real, val_a.targets)
+        positive = prepared.positive
         quality = Quality(
-            features=f"{parameters.backbone} ({Path(str(network.weights)).name})",
+            features=f"{experiment.parameters.backbone} ({Path(str(network.weights)).name})",
             resolution_px=resolution_px,
             classes=classes,
-            gan_train=transfer_auroc(pool_features, unseen, positive=prepared.positive),
-            real_train=transfer_auroc(train_features, unseen, positive=prepared.positive),
+            gan_train=transfer_auroc((np.concatenate(drawn), targets), in_val_a, positive=positive),
+            real_train=transfer_auroc(
+                (read_features(train), train.targets), in_val_a, positive=positive
+            ),
         )
         write_json(folder / "quality.json", _QUALITY.dump_python(quality, mode="json"))
 
@@ -140,7 +141,7 @@ def measure_quality(experiment: Experiment, context: RunContext) -> Quality | st
     }
     path = build_once(
         context.cache,
-        QUALITY_STAGE,
+        _STAGE,
         inputs,
         build,
         waiting=lambda: context.on_progress(
@@ -158,13 +159,3 @@ def _choose_images(name: SideName, context: RunContext) -> ImageSource:
         for label in range(len(context.prepared.class_names))
     ]
     return take(side, np.sort(np.concatenate(chosen)))
-
-
-def feature_parameters(experiment: Experiment) -> Parameters | None:
-    """Return the trial's own backbone and weights, which give the features; None if it is not pretrained."""
-    chosen = experiment.parameters
-    if chosen.weights == "none":
-        return None
-    return Parameters.model_validate(
-        {"backbone": chosen.backbone, "weights": chosen.weights, "trainable": "head"}
-    )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from itertools import groupby, islice
 from pathlib import Path
@@ -69,6 +69,7 @@ class TrialTraining:
     """
 
     trained: nn.Module
+    load: Callable[..., tuple[Tensor, Tensor]]
 
     def __init__(
         self, experiment: Experiment, context: RunContext, images: TrainingSet | None = None
@@ -94,8 +95,7 @@ class TrialTraining:
         )
         self.val_a = side_images("val_a", prepared, context.cache)
         self.val_b = side_images("val_b", prepared, context.cache)
-        self._val_patients = prepared.side("val_a").patients + prepared.side("val_b").patients
-        self._positive = prepared.positive
+        self._prepared = prepared
 
         self.network = Network(experiment, context)
         self.task = self.network.task
@@ -205,7 +205,8 @@ class TrialTraining:
         while not self._is_over(records):
             started = time.perf_counter()
             epoch = len(records) + 1
-            train_loss, lr = 0.0, self.parameters.lr
+            train_loss = 0.0
+            lr = self.parameters.lr
             if self.is_trained:
                 train_loss, lr = self._train_epoch(optimizer, update, records)
             val_loss, val_score = self.validate()
@@ -286,7 +287,11 @@ class TrialTraining:
         cached = self.network.has_cached_features
         batches = self._val_a_features if cached else self.network.batches(self.val_a)
         return self.task.validate(
-            self.trained, batches, self.val_a, positive=self._positive, compute=self.compute
+            self.trained,
+            batches,
+            self.val_a,
+            positive=self._prepared.positive,
+            compute=self.compute,
         )
 
     @cached_property
@@ -303,7 +308,7 @@ class TrialTraining:
         return Validated(
             labels=np.concatenate([self.val_a.targets, self.val_b.targets]),
             results=np.concatenate([self.results(self.val_a), self.results(self.val_b)]),
-            patients=self._val_patients,
+            patients=self._prepared.side("val_a").patients + self._prepared.side("val_b").patients,
         )
 
     def whole(self) -> nn.Module:

@@ -37,23 +37,11 @@ def test_the_private_folder_is_in_tmpdir_or_in_tmp_if_that_path_is_too_long(
     assert told() == ""
 
 
-@pytest.mark.parametrize(
-    ("variables", "words"),
-    [
-        ({"RAY_TMPDIR": "/proc/none"}, "/proc/none: Ray cannot write to its temporary folder"),
-        ({"HOME": "/proc/nohome"}, "/proc/nohome/.ray/auth_token: Ray cannot write its token"),
-        ({"HOME": "/proc/nohome", "RAY_AUTH_TOKEN": "one that is there"}, ""),
-    ],
-)
-def test_unwritable_folder_or_home_is_reported(
-    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], words: str
-) -> None:
-    """Also as root; a home only where Ray needs to write a token."""
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
+def test_an_unwritable_folder_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also as root."""
+    monkeypatch.setenv("RAY_TMPDIR", "/proc/none")
 
-    assert told().startswith(words)
-    assert bool(told()) == bool(words)
+    assert told().startswith("/proc/none: Ray cannot write to its temporary folder")
 
 
 def test_a_full_disk_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

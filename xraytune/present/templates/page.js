@@ -16,17 +16,11 @@
     await new Promise((loaded) => { script.onload = loaded; document.head.append(script); });
   }
 
-  // A line between two gaps is a trial, whose label `meta` has.
-  function labelled(trace) {
-    let line = 0;
-    return trace.meta ? { ...trace, text: trace.y.map((y) => trace.meta[y === null ? line++ : line]) } : trace;
-  }
-
   function draw(element) {
     const { data, layout } = JSON.parse(element.nextElementSibling.textContent);
     const line = colour("--line");
     const axis = { gridcolor: line, linecolor: line, tickcolor: line, zeroline: false, automargin: true };
-    Plotly.react(element, data.map(labelled), {
+    Plotly.react(element, data, {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
       ...layout,
       margin: { l: 64, r: 16, t: 34, b: 50, ...layout.margin },

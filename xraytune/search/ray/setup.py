@@ -47,21 +47,18 @@ def ray_parent() -> Path:
     if given := os.environ.get("RAY_TMPDIR"):
         return Path(given).absolute()
     usual = Path(os.environ.get("TMPDIR", "/tmp")).absolute()
-    return usual if _excess_bytes(usual) <= 0 else Path("/tmp")
-
-
-def _excess_bytes(parent: Path) -> int:
-    return len(os.fsencode(parent / _SOCKET.format(pid=os.getpid()))) - _LONGEST_SOCKET_BYTES
+    socket_bytes = len(os.fsencode(usual / _SOCKET.format(pid=os.getpid())))
+    return usual if socket_bytes <= _LONGEST_SOCKET_BYTES else Path("/tmp")
 
 
 def _problems() -> Iterator[Problem]:
     parent = ray_parent()
     other = "export RAY_TMPDIR=DIR, a folder with a short path, space, and write access"
-    if (excess := _excess_bytes(parent)) > 0:
-        what = f"the path of Ray's temporary folder is {excess} bytes too long"
+    try:
+        tempfile.TemporaryDirectory(dir=nearest_folder(parent)).cleanup()
+    except OSError as error:
+        what = f"Ray cannot write to its temporary folder ({error.strerror})"
         yield Problem(what, parent, other)
-    if why := _why_unwritable(parent):
-        yield Problem(f"Ray cannot write to its temporary folder ({why})", parent, other)
     free_bytes = shutil.disk_usage(nearest_folder(parent)).free
     if free_bytes < _LEAST_FREE_BYTES:
         what = f"Ray's temporary folder has {free_bytes // 2**20} MiB left, and needs {_LEAST_FREE_BYTES // 2**20}"
@@ -76,19 +73,6 @@ def _problems() -> Iterator[Problem]:
         limit = resource.getrlimit(kind)[1]  # Ray itself raises the soft limit
         if 0 <= limit < fewest:
             yield Problem(f"only {limit} {name} are allowed", command, f"{command} 65536")
-    token = _token()
-    if token and not os.access(token, os.R_OK):
-        if why := _why_unwritable(token.parent):
-            yield _no_token(token, why)
-
-
-def _why_unwritable(folder: Path) -> str:
-    """Return why no file can be created in a folder, which may not exist yet; "" if one can."""
-    try:
-        tempfile.TemporaryDirectory(dir=nearest_folder(folder)).cleanup()
-    except OSError as error:
-        return error.strerror or str(error)
-    return ""
 
 
 class PrivateFolder:
@@ -161,7 +145,9 @@ def protect_token() -> None:
             file.write(secrets.token_hex(32))  # as `ray get-auth-token --generate`
         token.chmod(0o600)
     except OSError as error:
-        raise MachineError(_no_token(token, error.strerror or str(error))) from error
+        what = f"Ray cannot write its token ({error.strerror})"
+        fix = "export HOME=DIR, a folder that you can write to"
+        raise MachineError(Problem(what, token, fix)) from error
 
 
 def _token() -> Path | None:
@@ -170,8 +156,3 @@ def _token() -> Path | None:
     if given or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
         return None
     return Path(os.path.expanduser("~")) / ".ray" / "auth_token"  # noqa: PTH111  raises nothing
-
-
-def _no_token(token: Path, why: str) -> Problem:
-    fix = "export HOME=DIR, a folder that you can write to"
-    return Problem(f"Ray cannot write its token ({why})", token, fix)

@@ -1,0 +1,176 @@
+"""The evaluation of a model on labelled images: its JSON, warnings and tables of metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from xraytune.base.errors import counted
+from xraytune.base.records import Json, to_json
+from xraytune.base.tables import Cell, Entry, Frame, Row, Table, counts_text
+from xraytune.data.decoding import BrokenImage
+from xraytune.stats.classification import METRICS, ScoredImages
+from xraytune.stats.intervals import Measured
+from xraytune.stats.segmentation import MASK_METRICS
+from xraytune.tasks.bundle_record import BundleRecord
+from xraytune.tasks.calibration import Calibration
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BOOTSTRAP_SEED = 0
+About: TypeAlias = Callable[[Sequence[str], Sequence[BrokenImage]], dict[str, Any]]
+"""Called before any metric can be seen: files used, images left out -> fields of `Evaluation`."""
+Write: TypeAlias = Callable[[Path], None]
+"""Writes tables and pictures to a folder."""
+Groups: TypeAlias = Mapping[str, Mapping[str, Measured]]
+_METRICS = {metric.name: metric for metric in (*METRICS, *MASK_METRICS)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """Labelled images with a model's probabilities, and how their metrics are resampled.
+
+    `columns` has the value of each file in columns that define subgroups.
+    """
+
+    record: BundleRecord
+    files: Sequence[str]
+    patients: Sequence[str]
+    scored: ScoredImages
+    calibration: Calibration | None
+    columns: Mapping[str, Mapping[str, str]]
+    sampling: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation(Measured):
+    """The metrics of a model on the images of a folder; those that are `broken` were left out.
+
+    Attributes:
+        metrics: Of all images; with two classes, some name the positive one: `f1 (PNEUMONIA)`.
+        further: Other values of the metrics, such as those `at_half`, the threshold 0.5.
+        groups: The metrics of each class, each finding, or the worst images.
+        subgroups: Column -> value -> metrics.
+        facts: Further keys of the JSON file.
+        known_images: Copies of the model's training or validation images, of its extra images if
+            their folder exists, or of those that their generator has seen.
+        known_patients: Patients of these sets, by the rules of `shared_patients`.
+        images_of_known_patients: Their images, including those of `known_images`.
+        test_access: How often the sealed test folder of the model's study has been accessed,
+            including now; 0 for other folders.
+    """
+
+    further: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    groups: Groups
+    subgroups: Groups
+    facts: Mapping[str, Any]
+    notes: Sequence[str]
+    known_images: int
+    known_patients: int
+    images_of_known_patients: int
+    test_access: int
+    model: Path
+    data: Path
+    out: Path | None
+    images: int
+    patients: int
+    broken: Sequence[BrokenImage]
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return a row for each metric: `value`, and its 95 % interval from `low` to `high`."""
+        import pandas as pd  # takes most of a second
+
+        intervals = pd.DataFrame(self.intervals, index=["low", "high"]).T
+        return pd.DataFrame({"value": self.metrics}).join(intervals)
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the evaluation as a JSON object, with the metrics at the top level."""
+        content = to_json(self)
+        main, *details = (content.pop(name) for name in ("metrics", "further", "groups", "facts"))
+        for detail in details:
+            content |= detail
+        return {**main, **content}
+
+    def lay_out(self) -> Frame:
+        """Return the metrics as lines and tables, with warnings that matter for reading them."""
+        classes = counts_text(self.facts.get("class_counts", {}))
+        images = f"{self.images} images{f' ({classes})' if classes else ''}"
+        heading = f"{self.model} on {self.data}: {images} of {self.patients} patients"
+        parts: list[Cell | Table] = [Cell(heading, "strong")]
+        for image in self.broken:
+            parts.append(Cell(f"left out: {image.file}: {image.reason}", "bad"))
+        if self.test_access:
+            access = f"access number {self.test_access}"
+            if self.test_access == 1:
+                access = "the first access by this model or its study"
+            text = f"these are the test images of the model's own data: {access} was logged"
+            parts.append(Cell(text, "busy"))
+        if self.known_patients:
+            patients = counted(self.known_patients, "patient")
+            text = (
+                f"{self.images_of_known_patients} of these images belong to {patients} in the "
+                f"model's own training or validation set ({self.known_images} are the same "
+                "files): the metrics are optimistically biased"
+            )
+            parts.append(Cell(text, "bad"))
+        parts += [Cell(note, "busy") for note in self.notes]
+        parts.append(self._main_table())
+        if self.facts.get("threshold") is None:  # the other of two classes has the same metrics
+            parts += [_group_table(group, name.capitalize()) for name, group in self.groups.items()]
+        if confusion := self.facts.get("confusion"):
+            names = [*self.facts["class_counts"]]
+            rows: list[Row] = [
+                {"": name, **dict(zip(names, counts, strict=True))}
+                for name, counts in zip(names, confusion, strict=True)
+            ]
+            parts.append(Table(rows, "True classes in rows, predicted classes in columns"))
+        for column, group in self.subgroups.items():
+            parts.append(_group_table(group, f"By {column} (exploratory)"))
+        return parts
+
+    def _main_table(self) -> Table:
+        rows: list[Row] = []
+        for name, value in self.metrics.items():
+            row: dict[str, Entry] = {
+                "": Cell(_label(name), "strong" if name == "auroc" else "plain"),
+                "value": _format(name, value),
+                "95 % interval": " to ".join(_format_ends(name, self)),
+            }
+            for column, values in self.further.items():
+                row[column.replace("_", "\n")] = (
+                    _format(name, values[name]) if name in values else ""
+                )
+            rows.append(row)
+        return Table(rows)
+
+
+def _group_table(group: Mapping[str, Measured], title: str) -> Table:
+    """Show each class, finding, image or subgroup in a row, each metric above its interval."""
+    rows: list[Row] = []
+    for name, measured in group.items():
+        row: dict[str, Entry] = {
+            "": Cell(name, "strong"),
+            "images": getattr(measured, "images", ""),
+        }
+        for metric, value in measured.metrics.items():
+            ends = "-".join(_format_ends(metric, measured))
+            row[_label(metric)] = f"{_format(metric, value)}\n{ends}".rstrip()
+        rows.append(row)
+    return Table(rows, title)
+
+
+def _label(name: str) -> str:
+    metric, bracket, positive = name.partition(" (")
+    return f"{_METRICS[metric].label}{bracket}{positive}"
+
+
+def _format(name: str, value: float | None) -> str:
+    decimals = _METRICS[name.partition(" (")[0]].decimals
+    return "undefined" if value is None else f"{value:.{decimals}f}"
+
+
+def _format_ends(name: str, measured: Measured) -> list[str]:
+    return [_format(name, end) for end in measured.intervals.get(name, ())]
