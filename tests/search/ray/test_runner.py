@@ -33,6 +33,7 @@ from importlib.metadata import version
 from multiprocessing.connection import Connection
 from xraytune.nets.compute import allocation_of
 connection = Connection(int(sys.argv[1]))
+connection.recv()
 connection.send(("",))
 order = connection.recv()
 """

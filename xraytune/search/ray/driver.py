@@ -1,9 +1,8 @@
-"""The process in which Ray Tune runs: `python -m xraytune.search.ray.driver PIPE FOLDER ADDRESS CPUS SEARCH STUDY`.
+"""The process in which Ray Tune runs: `python -m xraytune.search.ray.driver PIPE`.
 
-It starts Ray, or connects to the cluster at ADDRESS if that is not empty, and does what the search,
-its parent, orders. It may die at any moment, with all of Ray: the search starts another one, whose
-loop continues from the same files. It ends itself when the process SEARCH or one of Ray is gone,
-since Tune would wait forever.
+It starts Ray, or connects to a cluster, and does what the search, its parent, orders. It may die at
+any moment, with all of Ray: the search starts another one, whose loop continues from the same
+files. It ends itself when the search or a process of Ray is gone, since Tune would wait forever.
 """
 
 from __future__ import annotations
@@ -33,10 +32,11 @@ _CLUSTER_FIX = (
 )
 
 
-def main(descriptor: int, folder: str, address: str, cpus: int, search: int, study: str) -> None:
+def main(descriptor: int) -> None:
     """Serve the search until it closes the pipe; if the search is killed, delete its folder of temporary files."""
     os.set_inheritable(descriptor, False)
     connection = Connection(descriptor)
+    search, folder, address, cpus, study = connection.recv()
     vital: list[int] = []
     threading.Thread(target=_end_with, args=(search, folder, vital), daemon=True).start()
     import_module("ray.tune")
@@ -107,6 +107,4 @@ def _has_ended(child: int) -> bool:
 
 
 if __name__ == "__main__":
-    main(
-        int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]), sys.argv[6]
-    )
+    main(int(sys.argv[1]))

@@ -85,7 +85,6 @@ class Runner:
         self._temporary: PrivateFolder | None = None
         self._dashboard: str | None = None
         self._is_shown = False
-        self._has_run = False
 
     def __enter__(self) -> Runner:
         return self
@@ -116,16 +115,8 @@ class Runner:
         self._output = TemporaryFile()
         self._connection, theirs = Pipe()
         pipe = theirs.fileno()
-        arguments = [
-            pipe,
-            folder,
-            self.address or "",
-            cpu_count(),
-            os.getpid(),
-            self.study.path.name,
-        ]
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "xraytune.search.ray.driver", *map(str, arguments)],
+            [sys.executable, "-P", "-m", "xraytune.search.ray.driver", str(pipe)],
             pass_fds=(pipe,),
             stdin=subprocess.DEVNULL,
             stdout=self._output,
@@ -134,6 +125,9 @@ class Runner:
             start_new_session=True,  # the terminal's Ctrl-C goes to the search alone
         )
         theirs.close()
+        with suppress(OSError):  # if it has died, `_request` says so
+            here = (os.getpid(), folder, self.address or "", cpu_count(), self.study.path.name)
+            self._connection.send(here)
 
     def survey(self, settings: Settings, *, has_gpu: bool | None = None) -> dict[str, Any]:
         """Set the allocation for a cluster; return the `environment` of a node with room for a trial.
@@ -191,13 +185,7 @@ class Runner:
         """Return the address of the dashboard once Ray runs."""
         self.start()
         if self._dashboard is None:
-            try:
-                self._dashboard = str(self._request(None))
-            except MachineError as error:  # a cluster's head takes a while to restart
-                if self._has_run:
-                    raise RayDiedError(error.problems[0].what) from None
-                raise
-        self._has_run = True
+            self._dashboard = str(self._request(None))
         return self._dashboard
 
     def _request(self, order: TuneRun | tuple[Settings, bool | None] | None) -> Any:
