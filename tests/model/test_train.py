@@ -38,8 +38,9 @@ def test_an_exact_export_repeats_its_trial_to_the_bit(lab: Lab, tmp_path: Path, 
     for row in recorded:
         del row["seconds"]
     assert repeated == recorded
-    row = ended_rows(study.rows_path)[trial]
-    assert (trained.record.val_score, trained.record.val_b_score) == (row.value, row.val_b_score)
+    ended = ended_rows(study.rows_path)[trial]
+    scores = (ended.value, ended.val_b_score)
+    assert (trained.record.val_score, trained.record.val_b_score) == scores
     told = any("the generator has been trained" in note and "samples.png" in note for note in notes)
     assert told == (model / "samples.png").exists() == (trial == 0)
     if trial == 0:

@@ -50,7 +50,8 @@ def serve(connection: Connection) -> None:
             if isinstance(order, TuneRun):
                 run_trials(connection, order)
             else:
-                answer = survey(*order, note=forwarded(connection).note)
+                settings, has_gpu = order
+                answer = survey(settings, has_gpu, forwarded(connection).note)
         connection.send((answer,))
 
 
