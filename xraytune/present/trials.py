@@ -115,8 +115,6 @@ def _state(trial: TrialRow, view: StudyView) -> str:
     text = "starting"
     if trial.busy_with:
         text = trial.busy_with
-        if trial.busy_seconds is not None:
-            text += f", {duration(trial.busy_seconds)} left"
     elif trial.epochs:
         text = f"epoch {min(trial.epochs + 1, view.max_epochs)}/{view.max_epochs}"
     return f"{text} on {printable(trial.node)}" if trial.node else text

@@ -84,8 +84,6 @@ class TrialRow(RunRow):
     """The best val-A score after each recorded epoch."""
     busy_with: str = ""
     """What a running trial does before its first epoch, such as `training the GAN: 300 of 600 steps`."""
-    busy_seconds: float | None = None
-    """An estimate of how long it will be busy with that; None if unknown."""
     node: str = ""
     """The node that runs it, if it is another one than this."""
     samples: str = ""

@@ -230,7 +230,6 @@ class StudyWatcher:
             "mix": mix_label(parameters),
             "status": status,
             "busy_with": str(busy or ""),
-            "busy_seconds": busy and busy.seconds_left,
             "node": read_node(folder) if status == "running" else "",
             "samples": read_samples(folder) if parameters.gan else "",
             "report": read_pool_report(folder) if parameters.has_synthetic_images else None,
@@ -242,18 +241,12 @@ class StudyWatcher:
 
 
 def seconds_left(trials: Sequence[TrialRow], trial_budget: int, seconds: float) -> float | None:
-    """Estimate the time left from the mean time of ended trials and how many ran at once; None before the first end.
+    """Estimate the time left: as much for each trial as until now; None before the first end.
 
     On average, half of a running trial is done.
     """
-    ended = [trial.seconds for trial in trials if trial.seconds is not None]
-    if not ended or not seconds:
+    ended = [trial for trial in trials if trial.seconds is not None]
+    if not ended:
         return None
-    mean = sum(ended) / len(ended)
-    worked = sum(ended)
-    to_come = (trial_budget - len(trials)) * mean
-    for trial in trials:
-        if trial.seconds is None:
-            worked += mean / 2
-            to_come += max(mean / 2, trial.busy_seconds or 0.0)
-    return to_come / (worked / seconds) if worked else None
+    halves = (len(trials) - len(ended)) / 2
+    return seconds * (trial_budget - len(trials) + halves) / (len(ended) + halves)

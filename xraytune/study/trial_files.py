@@ -21,7 +21,7 @@ from typing import NamedTuple, TypeVar
 from pydantic import TypeAdapter
 
 from xraytune.base.files import read_json, write_json, write_text
-from xraytune.base.records import Pace, progress_text
+from xraytune.base.records import progress_text
 from xraytune.synth.generator_quality import QUALITY_FILE, PoolReport
 
 _ATTEMPT_FILE = ".owner"
@@ -34,12 +34,11 @@ T = TypeVar("T")
 
 
 class TrialProgress(NamedTuple):
-    """What a trial does: the arguments of a `Progress` callback, and the seconds left if known."""
+    """What a trial does: the arguments of a `Progress` callback."""
 
     what: str
     done: int
     total: int
-    seconds_left: float | None
 
     def __str__(self) -> str:
         """Return a text such as `training the GAN: 300 of 600 steps`."""
@@ -52,16 +51,13 @@ class ProgressFile:
 
     trial_dir: Path
     _written: float = field(default=0.0, init=False)
-    _pace: Pace = field(default_factory=Pace, init=False)
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Write the progress."""
         now = time.monotonic()
-        left = self._pace.seconds_left(what, done, total, now)
         if now - self._written >= _WRITE_EVERY_SECONDS or done == total:
             self._written = now
-            progress = TrialProgress(what, done, total, left)
-            content = json.dumps(progress._asdict(), ensure_ascii=False)
+            content = json.dumps(TrialProgress(what, done, total)._asdict(), ensure_ascii=False)
             write_text(self.trial_dir / _PROGRESS_FILE, f"{content}\n", durable=False)
 
 
