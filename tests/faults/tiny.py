@@ -140,7 +140,6 @@ class Marks:
 
         often = {
             "checkpoint_every_steps": GAN_CHECKPOINT_STEPS,
-            "grid_every_steps": 3,
             "report_every_steps": 1,
         }
         for module, name, function in (

@@ -21,7 +21,7 @@ def _show_trained(trained: TrainedGenerator) -> None:
         counts = _counts(generator.class_counts, generator.masks is not None)
         what = f"{settings.image_size} px GAN, trained for {settings.steps:,} steps"
         console.write(f"{trained.path}: {what} on {counts}")
-        console.write("its images next to real ones: samples.png; during training: grids/")
+        console.write("its images next to real ones: samples.png")
         if report := generator.report:
             features = f"; features of {report.quality.features}" if report.quality else ""
             console.write(f"quality: {report.quality or report.note}{features}")

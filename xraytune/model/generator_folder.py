@@ -5,7 +5,6 @@
     FOLDER/donor.json, donor.safetensors            a classifier of its training images, and statistics of their features
     FOLDER/card.md                                  the size of each file, and what it reveals
     FOLDER/samples.png                              its images next to real ones
-    FOLDER/grids/                                   samples drawn during training
 
 The generator is trained in the shared cache, as in a search, so both reuse each other's generators.
 The first n images are the same however many are drawn, and a search would train on the same images.
@@ -25,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from xraytune.base.artifacts import work_path
 from xraytune.base.errors import ArtifactError, ConfigError, MachineError, Problem
 from xraytune.base.files import (
     csv_table,
@@ -64,10 +62,7 @@ from xraytune.synth.sources.gan import Gan, typical_masks, usable_generator
 from xraytune.synth.sources.source import choose_findings
 from xraytune.synth.sources.which import seen_by
 from xraytune.synth.synthesize import (
-    GAN_STAGE,
     copy_file,
-    copy_grids,
-    generator_inputs,
     trained_generator,
 )
 from xraytune.trial.donate import find_donor_experiment, write_card, write_donor
@@ -128,7 +123,7 @@ def generator_train(
         cache: The artifact cache, shared with searches; by default `cache`.
         skip_broken: Leave broken images out, with a note on each.
         without_generator: Write only the head and the statistics.
-        note: Called with warnings, and with the folder of the sample grids during training.
+        note: Called with warnings.
         on_progress: Called with the progress of the preparation and the training.
 
     Raises:
@@ -179,8 +174,6 @@ def generator_train(
             gan = Gan(experiment.parameters).settings
             if gan.start_from:
                 usable_generator(gan.start_from, prepared, is_start=True)
-            work = work_path(cache, GAN_STAGE, generator_inputs(gan, prepared, compute))
-            note(f"sample grids appear in {work / 'grids'} during training")
             artifact = trained_generator(gan, context)
             report = report_pool(experiment, context)
             generator = fill_generator_folder(folder, artifact, experiment, context, report=report)
@@ -232,7 +225,6 @@ def fill_generator_folder(
     """Fill an empty folder with a trained generator, for `generator_sample`, and return its record."""
     settings = Gan(experiment.parameters).settings
     prepared = context.prepared
-    copy_grids(artifact / "grids", folder / "grids")
     copy_file(artifact / NETWORK_FILE, folder / NETWORK_FILE)
     train = [image for image in prepared.images if image.side == "train"]
     learnt = {image.sha256 for image in train}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from xraytune.base.arrays import UInt8Array
+from xraytune.base.files import write_bytes
 from xraytune.data.masks import outlined
 
 _GAP_PX = 2
@@ -42,8 +44,8 @@ def with_outlines(planes: UInt8Array) -> UInt8Array:
     return outlined(enlarged[:, 0], enlarged[:, 1])
 
 
-def png_bytes(image: Image.Image) -> bytes:
-    """Encode an image as PNG."""
+def write_png(image: Image.Image, file: Path) -> None:
+    """Write an image as PNG."""
     stream = BytesIO()
     image.save(stream, format="PNG")
-    return stream.getvalue()
+    write_bytes(file, stream.getvalue())

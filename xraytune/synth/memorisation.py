@@ -28,11 +28,11 @@ from torch.nn import functional
 from xraytune.base.arrays import Float64Array, Int64Array, UInt8Array
 from xraytune.base.artifacts import build_once, fingerprint
 from xraytune.base.errors import Problem, TrialError
-from xraytune.base.files import read_json, write_bytes, write_json
+from xraytune.base.files import read_json, write_json
 from xraytune.data.images import SideName
 from xraytune.data.prepare import RunContext, side_images
 from xraytune.space.settings import Experiment
-from xraytune.synth.grids import image_grid, png_bytes
+from xraytune.synth.grids import image_grid, write_png
 from xraytune.synth.mix import mix_label
 from xraytune.synth.pool import resize_planes
 from xraytune.synth.sources.which import source_of
@@ -309,7 +309,7 @@ def measure_memorisation(
             nearest = train[0][to_train.nearest[closest]]
             pairs = np.stack([synthetic[closest], nearest], axis=1)
             sheet = image_grid(pairs.reshape(-1, size_px, size_px), columns=6)
-            write_bytes(folder / f"nearest_{name}.png", png_bytes(sheet))
+            write_png(sheet, folder / f"nearest_{name}.png")
         write_json(folder / _RECORD, record)
 
     waits_for = "waiting for the search for copies, which another process does"

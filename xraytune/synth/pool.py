@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from xraytune.base.arrays import Int64Array, UInt8Array
@@ -23,7 +22,6 @@ from xraytune.base.seeding import derive_seed
 from xraytune.nets.compute import autocast
 from xraytune.synth.checkpoint import load_generator
 from xraytune.synth.masks import MaskRange, binarise
-from xraytune.synth.networks import Generator
 from xraytune.synth.sources.source import BLOCK
 
 _MIN_KEPT = 0.25
@@ -55,8 +53,13 @@ def draw_block(
     kept: list[UInt8Array] = []
     for number in count():
         purpose = ("pool", label, block, *(("round", number) if number else ()))
-        z = draw_noise(generator, BLOCK, derive_seed(seed, *purpose))
-        planes = generate(generator, z, labels, compute)
+        # Drawn on the CPU, so that it is the same for every device.
+        random = torch.Generator().manual_seed(derive_seed(seed, *purpose))
+        z = torch.randn(BLOCK, generator.settings.z_dim, generator=random)
+        with torch.inference_mode(), autocast(compute):
+            outputs = generator(z.to(compute.device), labels.to(compute.device)).float()
+            pixels = ((outputs + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        planes = _with_binary_masks(pixels.cpu().numpy())
         if typical is not None:
             planes = planes[typical.includes(planes[:, 1])]
         if number == 0 and len(planes) < _MIN_KEPT * BLOCK:
@@ -70,21 +73,6 @@ def draw_block(
         if sum(map(len, kept)) >= BLOCK:
             break
     return np.concatenate(kept)[:BLOCK]
-
-
-def draw_noise(generator: Generator, image_count: int, seed: int) -> Tensor:
-    """Draw z [n, z_dim] from N(0, 1) on the CPU, so that it is the same for every device."""
-    random = torch.Generator().manual_seed(seed)
-    return torch.randn(image_count, generator.settings.z_dim, generator=random)
-
-
-@torch.inference_mode()
-def generate(generator: Generator, z: Tensor, labels: Tensor, compute: Compute) -> UInt8Array:
-    """Generate images from z [n, z_dim] and labels [n]: uint8 [n, C, S, S]; masks are 0 and 255."""
-    with autocast(compute):
-        outputs = generator(z.to(compute.device), labels.to(compute.device))
-    pixels = ((outputs.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return _with_binary_masks(pixels.cpu().numpy())
 
 
 def resize_planes(planes: UInt8Array, size_px: int) -> UInt8Array:

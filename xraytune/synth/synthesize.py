@@ -91,7 +91,7 @@ def _without_steps(inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 def trained_generator(settings: GanSettings, context: RunContext) -> Path:
-    """Return the artifact of a generator, `generator.safetensors`, `checkpoint.pt` and `grids/`.
+    """Return the artifact of a generator, `generator.safetensors` and `checkpoint.pt`.
 
     See `train_generator`.
     """
@@ -119,7 +119,6 @@ def trained_generator(settings: GanSettings, context: RunContext) -> Path:
             context.on_progress(what, step, settings.steps)
         for name in (CHECKPOINT_FILE, NETWORK_FILE):
             copy_file(work / name, folder / name)
-        copy_grids(work / "grids", folder / "grids")
 
     waits_for = "waiting for the GAN, which another process trains (steps)"
     path = build_once(
@@ -147,15 +146,8 @@ def _start_from_shorter_run(cache: Path, inputs: dict[str, Any], work: Path) -> 
     ]
     for _, artifact in sorted(shorter, reverse=True):
         if is_intact(artifact):
-            copy_grids(artifact / "grids", work / "grids")
             copy_file(artifact / CHECKPOINT_FILE, work / CHECKPOINT_FILE)
             return
-
-
-def copy_grids(grids: Path, to: Path) -> None:
-    """Copy the images of a training run, but no temporary files of a killed writer."""
-    for grid in sorted(grids.glob("[!.]*.png")):
-        copy_file(grid, to / grid.name)
 
 
 def copy_file(file: Path, to: Path) -> None:

@@ -15,19 +15,13 @@ from torch.nn.utils import get_total_norm
 
 from xraytune.base.arrays import Int64Array, UInt8Array
 from xraytune.base.errors import Problem, TrialError
-from xraytune.base.files import write_bytes
 from xraytune.base.records import Compute
-from xraytune.base.seeding import derive_seed
 from xraytune.nets.captured import replayed
 from xraytune.space.settings import GanSettings
 from xraytune.synth.checkpoint import load_start, resume, save_checkpoint, save_generator
 from xraytune.synth.gan import GanTraining
-from xraytune.synth.grids import image_grid, png_bytes, with_outlines
-from xraytune.synth.pool import draw_noise, generate, resize_planes
+from xraytune.synth.pool import resize_planes
 from xraytune.synth.saved_generator import NETWORK_FILE
-
-_GRID_ROWS = 8
-_GRID_COLUMNS = 8
 
 
 def train_generator(
@@ -41,7 +35,6 @@ def train_generator(
     folder: Path,
     report_every_steps: int = 25,
     checkpoint_every_steps: int = 250,
-    grid_every_steps: int = 500,
 ) -> Iterator[int]:
     """Train up to step `settings.steps`, from the checkpoint in a folder if there is one.
 
@@ -49,9 +42,8 @@ def train_generator(
     with C = 2, masks (0 and 255) are the second plane. `labels`, int64 [N] in [0, class_count), have
     each class at least once; all classes are drawn equally often. Or they are findings, [N,
     class_count]. `start` is the file of a trained generator whose weights the first step starts
-    from. The folder gets `generator.safetensors` at the end, and meanwhile `grids/step_000500.png`
-    ...: grids from fixed noise, classes in bands of rows, masks as outlines. The training waits for
-    the device only at reports, of which the other intervals are multiples.
+    from. The folder gets `generator.safetensors` at the end. The training waits for the device only
+    at reports; the interval of checkpoints is a multiple of theirs.
 
     Raises:
         ArtifactError: `start` is of another network.
@@ -72,12 +64,7 @@ def train_generator(
             losses += update(training.draw())
             training.step += 1
         _require_finite(losses, training)
-        is_last = training.step == settings.steps
-        # The grid before the checkpoint: if the run is killed in between, the steps are repeated
-        # and the grid is redrawn.
-        if is_last or training.step % grid_every_steps == 0:
-            _save_sample_grid(training, compute, folder / "grids")
-        if is_last or training.step % checkpoint_every_steps == 0:
+        if training.step == settings.steps or training.step % checkpoint_every_steps == 0:
             save_checkpoint(training, folder)
         yield training.step
     if not settings.steps:
@@ -94,13 +81,3 @@ def _require_finite(losses: torch.Tensor, training: GanTraining) -> None:
     if not math.isfinite(weight_norm + losses.sum().item()):
         what = f"the GAN diverged by step {training.step}: a loss or a weight is not finite"
         raise TrialError(Problem(what, fix="lower gan.lr_g and gan.lr_d"))
-
-
-def _save_sample_grid(training: GanTraining, compute: Compute, folder: Path) -> None:
-    generator = training.ema_generator
-    rows_per_class = max(1, _GRID_ROWS // generator.class_count)
-    labels = torch.arange(generator.class_count).repeat_interleave(rows_per_class * _GRID_COLUMNS)
-    z = draw_noise(generator, len(labels), derive_seed(training.settings.seed, "gan", "grid"))
-    planes = generate(generator, z, labels, compute)
-    sheet = image_grid(with_outlines(planes), _GRID_COLUMNS)
-    write_bytes(folder / f"step_{training.step:06d}.png", png_bytes(sheet))

@@ -126,10 +126,10 @@ def require_networks(space: Space) -> None:
                 fix = f"write {usual_side_px(backbone)}, or choose another backbone"
                 raise ConfigError(Problem(what, "data.image_size", fix))
     names = ("batch_size", "backbone", "trainable", "source", "mixing")
-    for batch_size, backbone, trainable, source, mixing in space.combinations(*names):
+    for batch_size, name, trainable, source, mixing in space.combinations(*names):
         is_alone = batch_size == 1 and (source == "none" or mixing == "pretrain")
         if is_alone and trainable != "head":
-            if not accepts(str(backbone), size_px, trains_on_one=True):
-                what = f"backbone: {backbone} cannot train on batches of one image of {size_px} px"
+            if not accepts(str(name), size_px, trains_on_one=True):
+                what = f"backbone: {name} cannot train on batches of one image of {size_px} px"
                 fix = "write 2 or more, or trainable: head, or a larger data.image_size"
                 raise ConfigError(Problem(what, "batch_size", fix))

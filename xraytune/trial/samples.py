@@ -12,10 +12,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from xraytune.base.drawing import drawable
-from xraytune.base.files import write_bytes
 from xraytune.data.prepare import RunContext, side_images
 from xraytune.space.settings import Experiment
-from xraytune.synth.grids import image_grid, png_bytes, with_outlines
+from xraytune.synth.grids import image_grid, with_outlines, write_png
 from xraytune.synth.memorisation import sample_evenly
 from xraytune.synth.pool import resize_planes
 from xraytune.synth.sources.gan import Gan
@@ -57,5 +56,5 @@ def save_generator_grid(experiment: Experiment, context: RunContext, folder: Pat
         ImageDraw.Draw(sheet).text((4, y + 4), caption, fill="black", font=_FONT)
         sheet.paste(grid, (0, y + CAPTION_PX))
         y += CAPTION_PX + grid.height
-    write_bytes(file, png_bytes(sheet))
+    write_png(sheet, file)
     return file

@@ -40,7 +40,6 @@ from xraytune.tasks.task import Results, Validated
 from xraytune.trial.device_rows import DeviceRows, pinned
 from xraytune.trial.network import Network
 from xraytune.trial.training_set import (
-    NOTHING,
     Shown,
     TrainingSet,
     build_training_set,
@@ -122,14 +121,18 @@ class TrialTraining:
 
         The k-th step with real images shows the same ones in every trial.
         """
-        real = extra = NOTHING
+        numbers = []
+        views = []
         step_with_real = step - self.pretraining_steps
         if step_with_real >= 0:
             real = self._real_stream(step_with_real)
+            numbers.append(self.images.real[real.numbers])
+            views.append(real.views)
         if step_with_real < 0 or not self.pretraining_steps:
             extra = self._extra_stream(step)
-        numbers = [self.images.real[real.numbers], self.images.extra[extra.numbers]]
-        return Shown(np.concatenate(numbers), np.concatenate([real.views, extra.views]))
+            numbers.append(self.images.extra[extra.numbers])
+            views.append(extra.views)
+        return Shown(np.concatenate(numbers), np.concatenate(views))
 
     def draws(self, steps: range) -> Iterator[Draws]:
         """Yield what `load` needs for each step, on the device.

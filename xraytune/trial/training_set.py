@@ -92,7 +92,6 @@ class Shown(NamedTuple):
     views: Int64Array
 
 
-NOTHING = Shown(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
 Stream: TypeAlias = Callable[[int], Shown]
 """A function that returns the images of a step, counted from 0."""
 
@@ -115,7 +114,8 @@ def image_stream(
 
     def draw(step: int) -> Shown:
         if image_count == 0 or per_step == 0:
-            return NOTHING
+            nothing = np.empty(0, dtype=np.int64)
+            return Shown(nothing, nothing)
         first_pass, skipped = divmod(step * per_step, image_count)
         last_pass = ((step + 1) * per_step - 1) // image_count
         passes = [shuffle_pass(number) for number in range(first_pass, last_pass + 1)]

@@ -119,7 +119,7 @@ def store_folder(root: Path, study: StudyImages) -> tuple[tuple[ImageFile, ...],
             test patient.
     """
     prepared = study.prepared
-    index = study.index
+    index = study.data_index
     group_regex = study.data.split.group_regex
     labelled = read_labelled(
         root,

@@ -32,13 +32,13 @@ BLOCK = 256
 class StudyImages(NamedTuple):
     """The images of a study.
 
-    If its data folder is given as `index`, extra images of its sealed test patients are refused.
+    If its data folder is given as `data_index`, extra images of its sealed test patients are refused.
     """
 
     data: DataSettings
     prepared: Prepared
     cache: Path
-    index: ImageIndex | None = None
+    data_index: ImageIndex | None = None
 
 
 class Source:
