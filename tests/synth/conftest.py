@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from tests.in_process import CPU, one_thread
 from xraytune.base.seeding import numpy_generator
 from xraytune.space.settings import GanSettings
-from xraytune.synth.checkpoint import load_generator
-from xraytune.synth.networks import Generator
+from xraytune.synth.networks import Generator, load_generator
 from xraytune.synth.pool import draw_block
 from xraytune.synth.saved_generator import NETWORK_FILE
 from xraytune.synth.train import train_generator

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from tests.in_process import CPU
 from tests.synth.conftest import DISCS, draw, full_range_generator, tiny, train
-from xraytune.synth.checkpoint import save_generator
 from xraytune.synth.masks import MaskRange, mask_range
+from xraytune.synth.networks import save_generator
 from xraytune.synth.pool import draw_block
 from xraytune.synth.saved_generator import NETWORK_FILE
 from xraytune.synth.sources.source import BLOCK

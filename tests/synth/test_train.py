@@ -24,9 +24,10 @@ from xraytune.base.errors import TrialError
 from xraytune.nets.backbones import build_backbone
 from xraytune.nets.compute import seeded
 from xraytune.space.settings import GanSettings
-from xraytune.synth.checkpoint import CHECKPOINT_FILE, save_generator
 from xraytune.synth.gan import frozen_features
+from xraytune.synth.networks import save_generator
 from xraytune.synth.saved_generator import NETWORK_FILE
+from xraytune.synth.train import CHECKPOINT_FILE
 
 pytestmark = pytest.mark.slow
 

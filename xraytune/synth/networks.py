@@ -13,15 +13,20 @@ Sources: Radford et al. 2016, DCGAN (arXiv:1511.06434); Miyato et al. 2018, spec
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
+from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
+from xraytune.base.tensors import explain_unreadable, save_state
 from xraytune.space.settings import GanSettings
 from xraytune.synth.codes import ClassCodes
+from xraytune.synth.saved_generator import known_settings
 
 _STEM_PX = 4
 _CLASS_EMBEDDING_DIM = 64
@@ -177,3 +182,35 @@ def _init_weights(module: nn.Module) -> None:
         nn.init.normal_(module.weight, float(isinstance(module, nn.BatchNorm2d)), _INITIAL_STD)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def save_generator(generator: Generator, path: Path) -> None:
+    """Write a generator as safetensors.
+
+    The metadata holds what `load_generator` needs to rebuild it.
+    """
+    about = {
+        "kind": "gan",
+        "settings": generator.settings.model_dump_json(exclude={"start_from", "features"}),
+        "class_count": generator.class_count,
+        "channels": generator.channels,
+    }
+    # One entry: their order is random.
+    save_state(generator.state_dict(), path, {"generator": json.dumps(about)})
+
+
+def load_generator(path: Path) -> Generator:
+    """Load a generator from its safetensors file, in evaluation mode, on the CPU."""
+    with explain_unreadable("cannot read this generator", path, "train the generator again"):
+        with safe_open(path, framework="pt") as file:
+            about = json.loads(file.metadata()["generator"])
+            weights = {name: file.get_tensor(name) for name in file.keys()}
+        settings = json.dumps(known_settings(json.loads(about["settings"])))
+        with torch.random.fork_rng(devices=[]):
+            generator = Generator(
+                GanSettings.model_validate_json(settings),
+                int(about["class_count"]),
+                int(about["channels"]),
+            )
+        generator.load_state_dict(weights)
+    return generator.eval().requires_grad_(False)

@@ -20,8 +20,8 @@ from xraytune.base.errors import Problem, TrialError
 from xraytune.base.records import Compute
 from xraytune.base.seeding import derive_seed
 from xraytune.nets.compute import autocast
-from xraytune.synth.checkpoint import load_generator
 from xraytune.synth.masks import MaskRange, binarise
+from xraytune.synth.networks import load_generator
 from xraytune.synth.sources.source import BLOCK
 
 _MIN_KEPT = 0.25

@@ -27,9 +27,8 @@ from xraytune.base.files import read_bytes, sha256_of, sync, write_bytes
 from xraytune.base.records import Compute
 from xraytune.data.prepare import Prepared, RunContext, side_images
 from xraytune.space.settings import GanSettings
-from xraytune.synth.checkpoint import CHECKPOINT_FILE
 from xraytune.synth.saved_generator import NETWORK_FILE
-from xraytune.synth.train import train_generator
+from xraytune.synth.train import CHECKPOINT_FILE, train_generator
 
 GAN_STAGE = "gan-5"
 """The stage of the artifacts of GANs."""

@@ -6,6 +6,7 @@ bit-identical to an uninterrupted one.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,14 +15,19 @@ import torch
 from torch.nn.utils import get_total_norm
 
 from xraytune.base.arrays import Int64Array, UInt8Array
-from xraytune.base.errors import Problem, TrialError
+from xraytune.base.errors import ArtifactError, Problem, TrialError
 from xraytune.base.records import Compute
+from xraytune.base.tensors import explain_unreadable, load_content, save_content
 from xraytune.nets.captured import replayed
+from xraytune.nets.optimizer import load_optimizer
 from xraytune.space.settings import GanSettings
-from xraytune.synth.checkpoint import load_start, resume, save_checkpoint, save_generator
 from xraytune.synth.gan import GanTraining
+from xraytune.synth.networks import load_generator, save_generator
 from xraytune.synth.pool import resize_planes
 from xraytune.synth.saved_generator import NETWORK_FILE
+
+CHECKPOINT_FILE = "checkpoint.pt"
+_logger = logging.getLogger(__name__)
 
 
 def train_generator(
@@ -52,8 +58,14 @@ def train_generator(
     planes = resize_planes(planes, settings.image_size)
     training = GanTraining(settings, class_count, compute, planes.shape[1])
     if start is not None:
-        load_start(training, start)
-    resume(training, folder)
+        weights = load_generator(start).state_dict()
+        fix = "give it the same settings of the network"
+        with explain_unreadable("this generator has a different network", start, fix):
+            training.generator.load_state_dict(weights)
+            training.ema_generator.load_state_dict(weights)
+    checkpoint = folder / CHECKPOINT_FILE
+    if checkpoint.exists():
+        _resume(training, checkpoint)
     training.fit(planes, labels)
     update = replayed(training.update, compute)
 
@@ -65,10 +77,10 @@ def train_generator(
             training.step += 1
         _require_finite(losses, training)
         if training.step == settings.steps or training.step % checkpoint_every_steps == 0:
-            save_checkpoint(training, folder)
+            _save(training, checkpoint)
         yield training.step
     if not settings.steps:
-        save_checkpoint(training, folder)
+        _save(training, checkpoint)
     save_generator(training.ema_generator, folder / NETWORK_FILE)
 
 
@@ -81,3 +93,23 @@ def _require_finite(losses: torch.Tensor, training: GanTraining) -> None:
     if not math.isfinite(weight_norm + losses.sum().item()):
         what = f"the GAN diverged by step {training.step}: a loss or a weight is not finite"
         raise TrialError(Problem(what, fix="lower gan.lr_g and gan.lr_d"))
+
+
+def _save(training: GanTraining, checkpoint: Path) -> None:
+    """Write the checkpoint, without random state: that of a step follows from the seed and its number."""
+    parts = {name: part.state_dict() for name, part in training.parts.items()}
+    save_content({"step": training.step, **parts}, checkpoint)
+
+
+def _resume(training: GanTraining, checkpoint: Path) -> None:
+    """Load the checkpoint into a new training; a damaged one leaves it at step 0."""
+    try:
+        with explain_unreadable("cannot read this checkpoint", checkpoint):
+            content = load_content(checkpoint)
+            for name in ("optimizer_g", "optimizer_d"):
+                load_optimizer(training.parts[name], content[name])
+            for name in ("generator", "discriminator", "ema_generator"):
+                training.parts[name].load_state_dict(content[name])
+            training.step = content["step"]
+    except ArtifactError as error:
+        _logger.warning("%s; training starts from scratch", error)
