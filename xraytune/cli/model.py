@@ -40,7 +40,7 @@ def _log_epoch(epoch: EpochRecord) -> None:
     console.event(f"epoch {epoch.epoch:3d}  {losses}  val-A score {epoch.val_score:.4f}")
 
 
-def show_training(trained: Trained) -> None:
+def _show_training(trained: Trained) -> None:
     """Print the metrics of a trained model and the next command."""
     record = trained.record
     scores = f"val-A {trained.metric} {record.val_score:.3f}, val-B {trained.metric} {record.val_b_score:.3f}"
@@ -52,7 +52,7 @@ def show_training(trained: Trained) -> None:
     console.propose("evaluate", trained.path, given={"data": trained.test_folder or "FOLDER"})
 
 
-@calls("train", show_training, screen=_show_epochs)
+@calls("train", _show_training, screen=_show_epochs)
 def train(
     out: Annotated[Path, Option("--out", "-o", metavar="MODEL", help="Folder to create.")],
     study: Annotated[
@@ -79,14 +79,14 @@ def train(
     """
 
 
-def show_evaluation(evaluation: Evaluation) -> None:
+def _show_evaluation(evaluation: Evaluation) -> None:
     """Print the metrics, and where the files were written."""
     console.show(*evaluation.lay_out())
     if evaluation.out:
         console.write(f"\n{evaluation.out}: metrics.json, predictions (CSV) and pictures")
 
 
-@calls("evaluate", show_evaluation)
+@calls("evaluate", _show_evaluation)
 def evaluate(
     model: options.ModelArgument,
     data: Annotated[

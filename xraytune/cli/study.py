@@ -64,7 +64,7 @@ def report(
     )
 
 
-def show_export(exported: Exported) -> None:
+def _show_export(exported: Exported) -> None:
     """Print the exported trial and the next command."""
     console.write(f"{exported.path}: {exported.sentence}")
     if exported.synthetic:
@@ -72,7 +72,7 @@ def show_export(exported: Exported) -> None:
     console.write_command(exported.command, "next: ")
 
 
-@calls("export_best", show_export)
+@calls("export_best", _show_export)
 def export(
     study: options.StudyArgument,
     out: Annotated[Path, Option("--out", "-o", metavar="FILE", help="YAML file to write.")] = Path(

@@ -57,7 +57,9 @@ REMOVED: Mapping[str, Removed] = {
     "resources.retries": Removed("omit it: a trial is retried twice", is_limit=True),
     "quality.backbone": Removed("quality is measured with the trial's own backbone", (None,)),
     "quality.weights": Removed("quality is measured with the trial's own weights", is_limit=True),
-    "confirm.min_patients": Removed("omit it: it is 300, or any number with test: unused", is_limit=True),
+    "confirm.min_patients": Removed(
+        "omit it: it is 300, or any number with test: unused", is_limit=True
+    ),
     "tracking.wandb.mode": Removed("set the environment variable WANDB_MODE", is_limit=True),
     "exported_from.synthetic": Removed("omit it", is_limit=True),
     "exported_from.changes": Removed("omit it", is_limit=True),

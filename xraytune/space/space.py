@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 from xraytune.base.errors import ConfigError, MachineError, Problem
 from xraytune.base.records import Json
@@ -20,7 +20,7 @@ from xraytune.space.document import write_yaml
 from xraytune.space.domains import Choices, Domain, Value
 from xraytune.space.fields import parameters_from
 from xraytune.space.paths import relative_value
-from xraytune.space.settings import PACKAGES, SOURCES, Experiment, Parameters, Settings, TaskName
+from xraytune.space.settings import PACKAGES, SOURCES, Experiment, Parameters, Settings
 
 Point: TypeAlias = dict[str, Value]
 """Values of the active parameters by dotted name."""
@@ -231,19 +231,13 @@ def require_extensions(space: Space) -> None:
 
 def missing_packages(space: Space) -> list[Problem]:
     """Return the packages that the task and the backbones of a space need and this installation lacks."""
-    libraries = (backbone.partition("/")[0] for backbone, _ in space.networks())
-    return package_problems(space.settings.task, *libraries)
-
-
-def package_problems(*names: str) -> list[Problem]:
-    """Return the packages that these tasks and libraries need and this installation lacks, each with the fix."""
+    libraries = {f"backbone: {backbone.partition('/')[0]}" for backbone, _ in space.networks()}
     problems = []
-    for name in dict.fromkeys(names):
-        missing = [
-            package for package in PACKAGES.get(name, ()) if not any(distributions(name=package))
-        ]
+    for setting in (f"task: {space.settings.task}", *sorted(libraries)):
+        extra = setting.partition(": ")[2]
+        packages = PACKAGES.get(extra, ())
+        missing = [package for package in packages if not any(distributions(name=package))]
         if missing:
-            setting = "task" if name in get_args(TaskName) else "backbone"
-            what = f"{setting}: {name} needs {' and '.join(missing)}, which this installation lacks"
-            problems.append(Problem(what, fix=f"pip install 'xraytune[{name}]'"))
+            what = f"{setting} needs {' and '.join(missing)}, which this installation lacks"
+            problems.append(Problem(what, fix=f"pip install 'xraytune[{extra}]'"))
     return problems
