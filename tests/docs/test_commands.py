@@ -77,6 +77,8 @@ def test_the_tutorial_shows_what_its_commands_print(tmp_path: Path) -> None:
     printed: dict[str, str] = {}
     page = blocks((ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8"))
     for block in page:
+        if block.language == "yaml":
+            (tmp_path / "tutorial.yaml").write_text(block.text, encoding="utf-8")
         for words in shell_commands(block.text) if block.language == "bash" else ():
             if words[0] == "xraytune":
                 (printed[" ".join(words)],) = run_all([words[1:]], tmp_path)
