@@ -16,7 +16,7 @@ from playwright.sync_api import sync_playwright
 from rich.console import Console
 from rich.terminal_theme import MONOKAI
 
-from xraytune.cli.console import drawn
+from xraytune.cli.console import draw
 from xraytune.present.page import write_report
 from xraytune.present.trials import live_frame
 from xraytune.study.folder import StudyFolder
@@ -29,7 +29,7 @@ def draw_terminal(study: Path, out: Path) -> None:
     console = Console(
         record=True, width=96, file=io.StringIO(), force_terminal=True, color_system="truecolor"
     )
-    console.print(drawn(live_frame(view)))
+    console.print(draw(live_frame(view)))
     out.write_text(console.export_svg(title="xraytune search", theme=MONOKAI), encoding="utf-8")
 
 

@@ -72,10 +72,10 @@ def test_a_path_may_be_text(tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path / "studies" / "small")
     create_study(folder, write_space(tmp_path), two_images(), CPU)
 
-    assert xraytune.status(str(folder.path)) == xraytune.status(study=folder.path)  # type: ignore[arg-type]
-    space = xraytune.load_space(str(tmp_path / "small.yaml"), data="elsewhere")  # type: ignore[arg-type]
+    assert xraytune.status(str(folder.path)) == xraytune.status(study=folder.path)
+    space = xraytune.load_space(str(tmp_path / "small.yaml"), data="elsewhere")
     assert space.settings.data.path.name == "elsewhere"
-    assert xraytune.DataSettings(path="xrays").path == Path("xrays")  # type: ignore[arg-type]
+    assert xraytune.DataSettings(path="xrays").path == Path("xrays")
 
 
 @pytest.mark.nightly

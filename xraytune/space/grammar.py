@@ -137,7 +137,9 @@ def _require_parameter(document: Document, path: KeyPath, name: str, prefix: str
 
 @cache
 def _adapter(name: str) -> TypeAdapter[tuple[Any, ...]]:
-    values = Annotated[Several[annotation_of(parameter_fields()[name])], Field(min_length=1)]  # type: ignore[misc]
+    several: Any = Several
+    values: Any = several[annotation_of(parameter_fields()[name])]
+    values = Annotated[values, Field(min_length=1)]
     return TypeAdapter(values, config=ConfigDict(strict=True, allow_inf_nan=False))
 
 

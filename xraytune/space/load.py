@@ -75,8 +75,10 @@ def load_space(
                 with document.collect():
                     raise document.error(key_path, f"unknown key '{name}'", explain_removed(name))
     settings: Settings | None = None
-    with document.collect():
+    try:
         settings = read_settings(document)
+    except ConfigError as error:
+        document.problems += error.problems
     space: Space | None = None
     with document.collect():
         specs = read_specs(document, settings.task if settings else "classification")
