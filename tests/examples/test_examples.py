@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,7 +15,6 @@ from xraytune.data.index import read_index
 from xraytune.data.phantom import draw_phantoms
 from xraytune.model.load import open_bundle
 from xraytune.space.settings import DataSettings
-from xraytune.trial.network import FEATURES_STAGE
 
 pytestmark = pytest.mark.slow
 
@@ -31,8 +25,7 @@ parameters:
   source: {value: mixup}
   synthetic_ratio: {value: 0.5}
   backbone: {value: tiny_net}
-  weights: {value: WEIGHTS}
-  trainable: {value: TRAINABLE}
+  weights: {value: none}
   classical: {value: 1}
   lr: {value: 5e-3}
   batch_size: {value: 8}
@@ -41,60 +34,19 @@ quality: {allow_memorised: true}
 resources: {gpus_per_trial: 0, concurrent: 1}
 """
 
-WORKER = """
-import json, torch, tiny_net
-from pathlib import Path
-from xraytune.space.load import experiment_to_json, load_space
-from xraytune.base.files import write_json
-from xraytune.data.prepare import prepare
-from xraytune.base.records import Compute
-from xraytune.trial.prepare import require_networks
-from xraytune.study.folder import StudyFolder
-from xraytune.study.start import create_study
-from xraytune.search.messages import Job
-from xraytune.search.worker import TrialWorker
-
-root = Path({root!r})
-torch.save(tiny_net.TinyNet().state_dict(), root / "tiny_net.pth")
-space = load_space(root / "frozen.yaml")
-require_networks(space)
-prepared, _ = prepare(space.settings, root / "cache")
-folder = StudyFolder(root / "studies" / "own")
-create_study(folder, space, prepared, Compute(device="cpu", threads=1, precision="float32"))
-trial = folder.trial_path(0)
-write_json(trial / "config.json", experiment_to_json(space.experiment(), trial))
-worker = TrialWorker(
-    Job(study=str(folder.path), cache=str(root / "cache"), number=0, label="own #0", gpu_share=0.0)
-)
-said = [type(worker.step()).__name__ for _ in range(3)]
-worker.close()
-print(json.dumps(said))
-"""
-
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory, examples_path: list[str]) -> Path:
     """A folder with `xrays`, space files of the examples, and the `model` that `xraytune train` made of one."""
     lab = tmp_path_factory.mktemp("lab")
     draw_phantoms(lab / "xrays", patients=40, seed=3, image_size_px=48)
-    (lab / "own.yaml").write_text(
-        SPACE.replace("WEIGHTS", "none").replace("TRAINABLE", "all"), encoding="utf-8"
-    )
-    frozen = SPACE.replace("WEIGHTS", "tiny_net.pth").replace("TRAINABLE", "head")
-    (lab / "frozen.yaml").write_text(frozen, encoding="utf-8")
+    (lab / "own.yaml").write_text(SPACE, encoding="utf-8")
     with on_path(*map(Path, examples_path[:2])):
         done = command(
             "train", "--config", lab / "own.yaml", "-o", lab / "model", "--cache", lab / "cache"
         )
     assert done.exit_code == 0, done.stderr
     return lab
-
-
-def manifests(lab: Path, stage: str) -> list[dict[str, Any]]:
-    return [
-        read_json(path)["inputs"]
-        for path in sorted((lab / "cache" / stage).glob("*/manifest.json"))
-    ]
 
 
 def test_model_records_the_versions_of_its_extensions_and_is_refused_without_them(
@@ -108,23 +60,6 @@ def test_model_records_the_versions_of_its_extensions_and_is_refused_without_the
         ArtifactError, match="backbone 'tiny_net' is not part of xraytune, and no installed package"
     ):
         open_bundle(lab / "model")
-
-
-def test_a_worker_trains_the_head_of_the_backbone_on_images_of_the_source(
-    lab: Path, examples_path: list[str]
-) -> None:
-    """In a process of its own."""
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(examples_path)}
-
-    worker = [sys.executable, "-c", WORKER.format(root=str(lab))]
-    done = subprocess.run(worker, capture_output=True, text=True, check=False, env=env)
-
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == ["EpochRecord", "EpochRecord", "TrialResult"]
-    backbones = {inputs["network"]["backbone"] for inputs in manifests(lab, FEATURES_STAGE)}
-    assert [one.rpartition(" ")[0] for one in backbones] == ["tiny_net of xraytune-examples 0.1.0"]
-    environment = read_json(lab / "studies" / "own" / "environment.json")
-    assert set(environment["extensions"]) == {"backbone tiny_net", "source mixup"}
 
 
 @pytest.mark.usefixtures("installed")

@@ -35,17 +35,12 @@ def _show_trained(trained: TrainedGenerator) -> None:
 
 
 def _propose_search(trained: TrainedGenerator, given: Options) -> None:
-    if not trained.generator:
-        return
-    if len(trained.generator.class_counts) == 1:
-        console.propose("generator", "sample", trained.path, "-n", 500, "-o", "generated")
-        return
-    of_data = ("data.classes", "data.positive", "data.split.group_regex")
-    overrides = [line for line in given.get("overrides") or () if line.startswith(of_data)]
-    overrides.append(f"generator.path={trained.path}")
-    console.propose(
-        "search", "--space", "other_hospital_cpu", given={**given, "overrides": overrides}
-    )
+    if trained.settings and len(trained.class_counts) > 1:
+        of_data = ("data.classes", "data.positive", "data.split.group_regex")
+        overrides = [line for line in given.get("overrides") or () if line.startswith(of_data)]
+        overrides.append(f"generator.path={trained.path}")
+        words = ("search", "--space", "other_hospital_cpu")
+        console.propose(*words, given={**given, "overrides": overrides})
 
 
 @calls("generator_train", _show_trained, propose=_propose_search)

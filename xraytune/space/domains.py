@@ -32,10 +32,7 @@ class Choices:
         """All values."""
         return self.values
 
-    @property
-    def corners(self) -> Sequence[Value]:
-        """All values."""
-        return self.values
+    corners = points
 
     def contains(self, value: Value) -> bool:
         """Return whether the value is in the domain."""

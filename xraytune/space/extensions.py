@@ -54,13 +54,8 @@ class Extensions:
             return point.load()
         except (ImportError, AttributeError) as error:
             what = f"{self.kind} {name} cannot be loaded: {error}"
-            where = (
-                f"{point.value} of {point.dist.name} {point.dist.version}"
-                if point.dist
-                else point.value
-            )
             fix = f"repair or reinstall its package; installed are {', '.join(self.names())}"
-            raise MachineError(Problem(what, where, fix)) from error
+            raise MachineError(Problem(what, point.value, fix)) from error
 
     def identity(self, name: str) -> str:
         """Return the name as fingerprints contain it: with the version of its package, if it is not xraytune or torchvision.
