@@ -94,7 +94,7 @@ BROKEN = "truncated|empty|no JPEG, PNG, TIFF, BMP, GIF|too many pixels|4 images 
         (nothing, f"{SEARCH} --set data.split.group_regex=(a", 2, "regular expression"),
         (nothing, f"{SEARCH} --set resources.gpus_per_trial=99", 4, "99 GPUs"),
         (nothing, f"{OF_FOLDER}nowhere", 3, "nowhere: there is no such folder"),
-        (break_an_extra_image, f"{OF_FOLDER}extra/train", 3, "extra/train/NORMAL|is empty"),
+        (break_an_extra_image, f"{OF_FOLDER}extra/train", 3, "extra/train: 1 images|is empty"),
         (nothing, "search --space space.yaml --studies notes.txt", 2, "this is a file"),
         (nothing, "train --config space.yaml -o xrays", 2, "this path already exists"),
         (put_a_thesis, SEARCH, 5, "studies/small|not a study|--set name="),
