@@ -37,7 +37,6 @@ WRONG = """
     export nowhere -> 5 no study here
     evaluate nowhere --data x -> 5 not a model bundle
     data inspect nowhere -> 3 nowhere
-    data phantom out --patients 1 -> 2 patients out of bounds
     generator sample nowhere -o out -n 3 -> 5 no generator here
     train --config nowhere.yaml -o model -> 2 there is no such file
 """

@@ -92,14 +92,14 @@ def _show_phantoms(drawn: PhantomSet) -> None:
 def phantom(
     out: Annotated[Path, Argument(metavar="OUT", help="Folder to create.")],
     patients: Annotated[
-        int, Option(help="Number of patients, with one to four images each.")
+        int, Option(min=10, help="Number of patients, with one to four images each.")
     ] = 200,
     seed: Annotated[int, Option(help="Random seed; the same seed writes the same bytes.")] = 0,
     image_size_px: Annotated[
-        int, Option("--size", metavar="PX", help="Side length of the images.")
+        int, Option("--size", metavar="PX", min=32, max=1024, help="Side length of the images.")
     ] = 256,
     difficulty: Annotated[
-        float, Option(help="From 0, obvious lesions, to 1, invisible ones.")
+        float, Option(min=0, max=1, help="From 0, obvious lesions, to 1, invisible ones.")
     ] = 0.3,
     pairs: Annotated[
         bool,
