@@ -77,14 +77,6 @@ def prepared(settings: Settings, tmp_path: Path) -> Prepared:
     return read_prepared(tmp_path / "split.json")
 
 
-def test_every_patient_of_the_folder_is_recorded_once(prepared: Prepared) -> None:
-    used = {image.patient for image in prepared.images}
-    unused = {image.patient for image in prepared.unused}
-
-    assert not used & unused
-    assert used | unused == {f"P{patient}" for patient in range(PATIENTS)}
-
-
 @pytest.mark.parametrize("is_complete", [True, False])
 def test_the_same_data_elsewhere_and_with_new_images_are_the_same(
     settings: Settings,
@@ -163,7 +155,9 @@ def test_another_finding_is_another_label(root: Path, tmp_path: Path) -> None:
         ),
     )
 
-    with pytest.raises(StudyError, match=r"1 with another label: p5_1\.png \(Effusion 1, now \?\)"):
+    with pytest.raises(
+        StudyError, match=r"p5_1\.png \(Edema 1, Effusion 1, now Edema 1, Effusion \?\)"
+    ):
         check(settings, prepared)
 
 
@@ -175,26 +169,13 @@ def test_an_image_that_was_moved_to_another_class_folder_has_another_label(
     prepared, _ = prepare(settings, tmp_path / "cache")
     moved = kermany / "NORMAL" / "IM-0001-0001.jpeg"
     moved.rename(kermany / "PNEUMONIA" / moved.name)
-    label = r"1 with another label: NORMAL/IM-0001-0001\.jpeg \(class NORMAL, now PNEUMONIA\)"
+    label = r"1 with another label: NORMAL/IM-0001-0001\.jpeg \(NORMAL, now PNEUMONIA\)"
 
     with pytest.raises(StudyError, match=rf"1 changed or gone: NORMAL/IM-0001-0001\.jpeg; {label}"):
         check(settings, prepared)
     with pytest.raises(StudyError, match=label):
         check(settings, prepared, is_complete=False)
     (kermany / "PNEUMONIA" / moved.name).unlink()
-    check(settings, prepared, is_complete=False)
-
-
-def test_one_of_two_contradictory_images_can_be_removed_before_the_final_training(
-    kermany: Path, tmp_path: Path
-) -> None:
-    settings = Settings.model_validate({"name": "any", "data": {"path": kermany, "image_size": 32}})
-    twice = kermany / "PNEUMONIA" / "IM-0001-0001-0002.jpeg"
-    shutil.copy(kermany / "NORMAL" / "IM-0001-0001.jpeg", twice)
-    prepared, _ = prepare(settings, tmp_path / "cache")
-
-    twice.unlink()
-
     check(settings, prepared, is_complete=False)
 
 

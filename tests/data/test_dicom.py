@@ -197,8 +197,7 @@ def stored_as(stored: NDArray[Any], syntax: UID) -> bytes:
         dataset = dcmread(io.BytesIO(dicom(stored, 16)))
         dataset.compress(RLELossless)
         return bytes(dataset.PixelData)
-    order = ">" if syntax == ExplicitVRBigEndian else "<"
-    return stored.astype(stored.dtype.newbyteorder(order)).tobytes()
+    return (stored.byteswap() if syntax == ExplicitVRBigEndian else stored).tobytes()
 
 
 @pytest.mark.parametrize(
@@ -240,20 +239,6 @@ def test_padding_at_the_border_is_black(
     expected = 255 - shown if photometric == "MONOCHROME1" else shown
     expected[:, :6], expected[-2:] = 0, 0
     np.testing.assert_allclose(grey, expected, atol=1)
-
-
-def test_padding_does_not_count_as_content() -> None:
-    """Its sign may be misread: -2000 is 63536 without one."""
-    levels = ramp(0, 4095, np.int16)
-    levels[:, :6] = -2000
-    dataset = dcmread(io.BytesIO(dicom(levels, 16)))
-    dataset.add_new("PixelPaddingValue", "US", 63536)
-    stream = io.BytesIO()
-    dataset.save_as(stream)
-
-    np.testing.assert_allclose(
-        grey_of(stream.getvalue()), np.maximum(levels, 0) / 4095 * 255, atol=0.51
-    )
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from xraytune.base.seeding import numpy_generator
 from xraytune.data.findings import in_order_of
 from xraytune.data.images import ImageFile, ImageIndex
 from xraytune.data.index import read_index, read_labelled
-from xraytune.data.inspect import inspect_folder
 from xraytune.data.split import split_by_patient
 from xraytune.space.load import load_space
 from xraytune.space.settings import DataSettings, SplitSettings
@@ -179,18 +178,6 @@ def test_tables_are_joined_by_image_and_rows_chosen_by_either(
     )
 
 
-def test_rows_are_chosen_for_classes_too(tmp_path: Path, write: WriteImages) -> None:
-    write(tmp_path, FILES)
-    table = PATH | {
-        "rows": {"Frontal/Lateral": "Frontal"},
-        "labels": {"Mass": "PNEUMONIA", "No Finding": "NORMAL"},
-    }
-    assert [image.file for image in read_index(data_of(tmp_path, CHEXPERT, table, {})).images] == [
-        "a.png",
-        "c.png",
-    ]
-
-
 def test_readers_that_disagree_are_counted(tmp_path: Path, write: WriteImages) -> None:
     write(tmp_path, FILES)
     (warning,) = (
@@ -215,14 +202,6 @@ def test_columns_that_are_no_findings_are_listed(tmp_path: Path, write: WriteIma
     notes = " ".join(index.warnings)
     assert "data.findings: auto leaves out the columns reviewer, ViewPosition" in notes
     assert "1 of 4 images are lateral views" in notes
-
-
-def test_inspect_counts_what_is_present_absent_and_unknown(
-    tmp_path: Path, write: WriteImages
-) -> None:
-    write(tmp_path, FILES)
-    inspection = inspect_folder(data_of(tmp_path, CHEXPERT, PATH, ED_MASS))
-    assert inspection.findings["Edema"] == {"present": 1, "absent": 1, "unknown": 1}
 
 
 def test_a_table_of_another_hospital_may_lack_findings_of_the_model(

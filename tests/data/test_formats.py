@@ -99,19 +99,6 @@ def test_any_mode_gives_the_same_grey(mode: str, kind: str) -> None:
     np.testing.assert_allclose(grey, gradient(), atol=3 if kind == "JPEG" else 0)
 
 
-def test_colours_use_luminance_weights() -> None:
-    """ITU-R 601: .299 red, .587 green, .114 blue."""
-    colours = np.zeros((8, 8, 3), dtype=np.uint8)
-    colours[...] = (200, 100, 50)
-
-    assert (
-        abs(
-            grey_of(encoded(Image.fromarray(colours))) - (0.299 * 200 + 0.587 * 100 + 0.114 * 50)
-        ).max()
-        <= 1
-    )
-
-
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_transparency_is_composited_over_black(mode: str, kind: str) -> None:

@@ -1,6 +1,5 @@
 """From a folder to a list of images, and every folder that is refused."""
 
-import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -119,11 +118,6 @@ def test_a_folder_is_refused_with_one_problem(
 
     assert all(word in message for word in words), message
     assert message.count("fix:") == 1
-
-
-def test_a_missing_folder_and_a_file_are_refused(kermany: Path) -> None:
-    assert "no/such: there is no such folder" in refusal_of(kermany / "no" / "such")
-    assert "this is a file, not a folder" in refusal_of(kermany / "NORMAL" / "IM-0001-0001.jpeg")
 
 
 def test_all_folder_problems_are_reported_at_once(kermany: Path, write: WriteImages) -> None:
@@ -250,17 +244,6 @@ def test_generated_images_inside_the_folder_of_real_ones_are_left_out(
     assert f"generated images are left out: {inside.removeprefix('train/')}" in index.warnings[0]
 
 
-def test_a_class_may_be_called_synthetic(tmp_path: Path, write: WriteImages) -> None:
-    write(tmp_path, (f"{name}/{i}.png" for name in ("real", "synthetic") for i in range(3)))
-
-    assert read_index(
-        DataSettings(path=tmp_path, classes="auto", positive="synthetic")
-    ).class_names == (
-        "real",
-        "synthetic",
-    )
-
-
 @pytest.mark.parametrize(
     "words",
     [
@@ -359,27 +342,6 @@ def test_the_table_gives_the_classes_of_images_in_no_class_folder(
     ] == "p1"
 
 
-def test_class_folders_can_both_number_images_from_one(tmp_path: Path, write: WriteImages) -> None:
-    """The usual layout of a set that was collected class by class."""
-    write(
-        tmp_path,
-        (
-            f"{part}/{name}/{i}.png"
-            for part in ("train", "test")
-            for name in CLASSES
-            for i in range(1, 5)
-        ),
-    )
-    shutil.copy(tmp_path / "train/NORMAL/1.png", tmp_path / "train/PNEUMONIA/1.png")
-
-    index = read_index(DataSettings(path=tmp_path))
-
-    patients = {image.file: image.patient for image in index.images}
-    assert len(index.test) == 8
-    assert patients.pop("train/PNEUMONIA/1.png") == "train/NORMAL/1.png"
-    assert all(file == patient for file, patient in patients.items())
-
-
 @pytest.mark.parametrize("last", [",", ",NORMAL"])
 def test_table_needs_paths_for_equal_file_names(
     tmp_path: Path, write: WriteImages, last: str
@@ -433,15 +395,3 @@ def test_a_labelled_folder_can_lack_a_class_but_has_no_other(
         read_labelled(kermany, CLASSES)
 
     assert str(refusal.value).endswith("rename their folders to these classes, or move them away")
-
-
-def test_non_utf8_folder_name_is_reported(tmp_path: Path, write: WriteImages) -> None:
-    """No study could write it down."""
-    write(tmp_path, ["NORMAL/a.png", "PNEUMONIA/b.png"])
-    try:
-        (tmp_path / "NORMAL").rename(tmp_path / os.fsdecode(b"N\xff"))
-    except OSError:
-        pytest.skip("this file system takes no names that are not UTF-8")
-
-    with pytest.raises(DataError, match="file names that are not UTF-8"):
-        read_index(DataSettings(path=tmp_path, classes="auto"))

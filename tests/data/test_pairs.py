@@ -11,7 +11,8 @@ from PIL import Image
 
 from tests.pair_files import HEIGHT_PX, WIDTH_PX, block, save, write_pairs
 from xraytune.base.errors import ConfigError, DataError
-from xraytune.data.decoding import BrokenImage, GreyImage, decode_files
+from xraytune.data.decoding import BrokenImage, decode_files
+from xraytune.data.formats import GreyImage
 from xraytune.data.images import ImageFile, ImageIndex
 from xraytune.data.index import read_folder, read_index, read_labelled
 from xraytune.data.masks import connected_parts, outlined, read_mask, square_mask, use_mask
@@ -135,15 +136,6 @@ def test_of_the_test_part_only_names_and_hashes_are_read(parts: Path) -> None:
     assert after.test_fingerprint not in (None, before.test_fingerprint)
 
 
-def test_copies_of_an_image_are_one_patient_even_with_different_masks(pairs: Path) -> None:
-    (pairs / "images" / "p2.png").write_bytes((pairs / "images" / "p1.png").read_bytes())
-
-    first, second, *_ = read(pairs).images
-
-    assert first.patient == second.patient
-    assert first.masks_sha256 != second.masks_sha256
-
-
 def test_patients_csv_names_the_patients_of_images_by_their_bare_name(parts: Path) -> None:
     rows = [f"{stem}.png,P{stem[-1]}{stem[0]}" for stem in (*STEMS, "t1", "t2")]
     (parts / "patients.csv").write_text("file,patient\n" + "\n".join(rows), encoding="utf-8")
@@ -154,20 +146,6 @@ def test_patients_csv_names_the_patients_of_images_by_their_bare_name(parts: Pat
     assert [image.patient for image in index.images] == ["P1p", "P2p", "P3p", "P4p"]
     assert labelled.images == index.test
     assert labelled.data.path == parts
-
-
-def test_an_expression_names_the_patients_in_the_data_folder_and_in_its_test_part(
-    parts: Path,
-) -> None:
-    index = read(parts, "/images/([a-z][0-9])")
-
-    assert [image.patient for image in index.images] == [*STEMS]
-    assert (
-        read_labelled(
-            parts / "test", CLASSES, pairs=True, group_regex="/images/([a-z][0-9])"
-        ).images
-        == index.test
-    )
 
 
 def test_pairs_to_score_come_from_one_part(parts: Path, pairs: Path, kermany: Path) -> None:
@@ -184,17 +162,6 @@ def test_pairs_to_score_come_from_one_part(parts: Path, pairs: Path, kermany: Pa
     (pairs / "data.yaml").write_text(table, encoding="utf-8")
     with pytest.raises(ConfigError, match="label tables are for classification"):
         read_labelled(pairs / "data.yaml", CLASSES, pairs=True)
-
-
-def test_a_turned_image_has_its_upright_size(pairs: Path) -> None:
-    tags = Image.Exif()
-    tags[274] = 6
-    Image.new("L", (32, 48)).save(pairs / "images" / "p9.jpeg", exif=tags)
-    save(pairs / "masks" / "p9.png", block(1))
-
-    turned = read(pairs).images[-1]
-
-    assert (turned.width_px, turned.height_px) == (48, 32)
 
 
 def image_with(*masks: str) -> ImageFile:
@@ -232,15 +199,6 @@ def test_masks_of_one_image_are_united(tmp_path: Path) -> None:
         save(tmp_path / name, mask)
 
     assert np.array_equal(read_mask(tmp_path, image_with(*masks)), block(0) | block(3))
-
-
-@pytest.mark.parametrize("is_frame", [False, True])
-def test_a_large_object_and_a_frame_are_no_inverted_masks(tmp_path: Path, is_frame: bool) -> None:
-    mask = np.full_like(MASK, is_frame)
-    mask[2:-2, 2:-2] = not is_frame
-    save(tmp_path / "mask.png", mask)
-
-    assert np.array_equal(read_mask(tmp_path, image_with("mask.png")), mask)
 
 
 def greys(*values: int) -> NDArray[np.uint8]:
@@ -281,13 +239,6 @@ def test_a_mask_stays_on_its_image(tmp_path: Path, resize: Literal["squash", "cr
     assert isinstance(image, GreyImage)
     assert set(np.unique(square)) == {0, 255}
     assert np.mean((image.pixels >= 128) == (square > 0)) > 0.98
-
-
-def test_a_pixel_belongs_to_a_mask_that_covers_half_of_it() -> None:
-    mask = np.zeros((4, 4), dtype=np.bool_)
-    mask[0, 0] = mask[0, 2] = mask[1, 3] = True
-
-    assert np.array_equal(square_mask(mask, 2, "squash"), [[0, 255], [0, 0]])
 
 
 def test_a_mask_that_vanishes_in_a_small_image_is_refused() -> None:

@@ -123,12 +123,6 @@ def test_numbers_with_and_without_leading_zeros_are_one_patient(
     assert "leading zeros" in " ".join(index.warnings)
 
 
-def test_numbers_with_equally_many_digits_keep_their_names() -> None:
-    patients = {"a.png": "0012", "b.png": "0007", "c.png": "virus:12", "d.png": "virus:012"}
-
-    assert join_patients(patients, {}) == (patients, [])
-
-
 def test_table_path_matches_only_that_file(tmp_path: Path) -> None:
     (tmp_path / "patients.csv").write_text("file,patient\n1.png,a\n", encoding="utf-8")
 
@@ -218,16 +212,3 @@ def test_otherwise_it_is_asked_for(names: tuple[str, str]) -> None:
 
     assert isinstance(found, Problem)
     assert found.fix == f"use data.positive: {names[0]}, or data.positive: {names[1]}"
-
-
-@pytest.mark.parametrize(
-    ("given", "names", "words"),
-    [
-        ("viral", ("normal", "bacterial", "viral"), "it must be one of two classes"),
-        ("pnuemonia", ("NORMAL", "PNEUMONIA"), "did you mean 'PNEUMONIA'?"),
-    ],
-)
-def test_a_class_that_cannot_be_the_positive_one_is_refused(
-    given: str, names: tuple[str, ...], words: str
-) -> None:
-    assert words in str(positive_class(given, names))

@@ -9,7 +9,8 @@ from PIL import Image
 
 from tests.data.test_formats import gradient
 from xraytune.base.seeding import numpy_generator
-from xraytune.data.decoding import BrokenImage, GreyImage, Resize, decode_files
+from xraytune.data.decoding import BrokenImage, Resize, decode_files
+from xraytune.data.formats import GreyImage
 from xraytune.data.images import ImageFile
 from xraytune.data.pixels import broken_images_error, open_pixels, store_images, stored_files
 from xraytune.space.settings import DataSettings
@@ -34,17 +35,6 @@ def test_an_image_of_the_right_size_keeps_its_grey_levels_and_a_large_jpeg_is_de
     assert decoded.dtype == np.uint8
     whole = np.asarray(large.resize((64, 64), Image.Resampling.BOX))
     np.testing.assert_allclose(decode(tmp_path / "a.jpeg", 64).astype(int), whole, atol=3)
-
-
-def test_a_fine_pattern_becomes_its_mean_and_not_stripes(tmp_path: Path) -> None:
-    """Antialiasing: every second column is bright; without it, a resized image would be black or striped."""
-    stripes = np.zeros((256, 256), dtype=np.uint8)
-    stripes[:, ::2] = 200
-    Image.fromarray(stripes).save(tmp_path / "a.png")
-
-    decoded = decode(tmp_path / "a.png", 32)[:, 1:-1]
-
-    assert abs(decoded.astype(int) - 100).max() <= 2
 
 
 @pytest.mark.slow
@@ -81,13 +71,6 @@ def test_a_turned_jpeg_is_cropped_upright(tmp_path: Path) -> None:
     )
 
 
-def test_a_very_long_image_is_cropped_without_being_scaled_as_a_whole(tmp_path: Path) -> None:
-    """Scaled to 1024 pixels, the shorter side of this one would make it 5 million pixels long."""
-    Image.new("L", (20_000, 4), 77).save(tmp_path / "a.png")
-
-    assert (decode(tmp_path / "a.png", 1024, "crop") == 77).all()
-
-
 def test_a_store_has_a_row_for_each_file_that_decodes_in_order(tmp_path: Path) -> None:
     images = [ImageFile(file=f"{number}.png", label=0) for number in range(150)]
     for number, image in enumerate(images):
@@ -114,47 +97,3 @@ def test_the_refusal_lists_ten_broken_images_and_counts_all(tmp_path: Path) -> N
     assert "0.png: the file is empty" in message
     assert "10.png" not in message
     assert "12 images or masks are broken\n  fix: repair or remove them" in message
-
-
-FILES = 200
-NAMES = [f"{number}.jpeg" for number in range(FILES)]
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Many files, of several sizes, greys and colours; one in fifty is broken."""
-    root = tmp_path_factory.mktemp("images")
-    for kind, size in enumerate(((300, 300), (300, 300), (300, 300), (260, 330), (700, 640))):
-        noise = numpy_generator(kind, "noise").integers(0, 256, (size[1], size[0]), dtype=np.uint8)
-        image = Image.fromarray(noise)
-        (image.convert("RGB") if kind == 2 else image).save(root / f"kind{kind}.jpeg")
-    (root / "broken.jpeg").write_bytes(b"text")
-    for number in range(FILES):
-        (root / f"{number}.jpeg").hardlink_to(
-            root / ("broken.jpeg" if number % 50 == 5 else f"kind{number % 5}.jpeg")
-        )
-    return root
-
-
-@pytest.mark.slow
-def test_several_threads_give_the_same_as_one_after_the_other(
-    images: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("xraytune.base.cores.cpu_count", lambda: 4)
-
-    together = list(decode_files(images, NAMES, 96, "crop"))
-
-    for name, image in zip(NAMES[:10], together, strict=False):
-        if not isinstance(image, BrokenImage):
-            np.testing.assert_array_equal(image.pixels, decode(images / name, 96, "crop"))
-    broken = [number for number, image in enumerate(together) if isinstance(image, BrokenImage)]
-    assert broken == list(range(5, FILES, 50))
-
-
-def test_odd_metadata_do_not_warn(images: Path, tmp_path: Path) -> None:
-    odd = b"\xff\xd8\xff\xe1\x00\x10Exif\0\0II*\0\x08\0\0\0" + (images / "0.jpeg").read_bytes()[2:]
-    (tmp_path / "odd.jpeg").write_bytes(odd)
-
-    (image,) = decode_files(tmp_path, ["odd.jpeg"], 96)
-
-    assert not isinstance(image, BrokenImage)

@@ -50,7 +50,6 @@ _MOST_SUBGROUPS = 20
 _PATIENTS_TABLE = TableSettings(
     file=(PATIENTS_CSV,), image="file", patient="patient", label="class"
 )
-_PROBLEMS_SHOWN = 10
 
 _Rows: TypeAlias = Sequence[tuple[SourceLine, Mapping[str, str]]]
 """Rows of a table, each with its line and its cells by column."""
@@ -309,21 +308,14 @@ def _read_table(root: Path, settings: TableSettings, data: DataSettings | None) 
     _require_columns(needed, [*columns], path)
 
     united: dict[str, TableRow] = {}
-    problems: list[Problem | str] = []
+    problems: list[Problem] = []
     for name, rows in by_image.items():
         try:
             united[name] = _unite(name, rows, settings, findings, data)
         except DataError as error:
             problems += error.problems
     if problems:
-        if len(problems) > _PROBLEMS_SHOWN:
-            problems[_PROBLEMS_SHOWN:] = [f"... and {len(problems) - _PROBLEMS_SHOWN} more"]
-        raise DataError(*problems)
-    if settings.label is not None and findings is None:
-        known = {label for row in united.values() for label in row.labels}
-        for label in settings.labels.keys() - known - {"*"}:
-            what = f"data.table.labels: no cell of column {settings.label} has the label {label!r}"
-            raise DataError(Problem(what, path, nearest(label, sorted(known), "check it")))
+        raise DataError(*problems[:10])
     yes_no = set() if settings.label else {*(findings or settings.labels)}
     said = Counter(cells[column] for cells in every_row for column in yes_no & cells.keys())
     read = YES | NO | UNCERTAIN | EMPTY
@@ -386,9 +378,9 @@ def _unite(
                 raise DataError(Problem(what, where, "write one side for each image"))
             united.part = part
         for column, accepted in settings.rows.items():
-            cell = cells.get(column)
-            if cell is not None and folded(cell) not in map(folded, accepted):
-                united.left_out_as = f"{column} {cell or '(nothing)'}"
+            shown = cells.get(column)
+            if shown is not None and folded(shown) not in map(folded, accepted):
+                united.left_out_as = f"{column} {shown or '(nothing)'}"
         its_labels = _labels(settings, cells, findings is not None)
         labels |= dict.fromkeys(its_labels)
         if findings is None:

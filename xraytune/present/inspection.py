@@ -43,7 +43,8 @@ def inspection_frame(
 
     if len(inspection.class_names) > 1:
         rows: list[Row] = [{"part": part, **counts} for part, counts in inspection.images.items()]
-        parts.append(Table([*rows, {"part": "patients in train and val", **inspection.patients}]))
+        rows.append({"part": "patients in train and val", **inspection.patients})
+        parts.append(Table(rows))
     if inspection.findings:
         rows = [{"finding": name, **counts} for name, counts in inspection.findings.items()]
         parts.append(Table(rows, "Images in train and val by finding"))
