@@ -173,16 +173,6 @@ def test_images_that_do_not_suit_are_refused(lab: Lab, tmp_path: Path) -> None:
         evaluate(lab.model, data=one_class, out=one_class / "results")
 
 
-def test_a_column_without_subgroups_is_refused(lab: Lab, tmp_path: Path) -> None:
-    data = shutil.copytree(lab.xrays / "train", tmp_path / "images")
-    rows = "".join(f"{file.name},{file.stem},{file.name}\n" for file in data.rglob("*.jpeg"))
-    (data / "patients.csv").write_text(f"file,patient,age\n{rows}", encoding="utf-8")
-
-    for column, what in (("aeg", "did you mean 'age'"), ("age", "[0-9]+ different values")):
-        with pytest.raises(ConfigError, match=what):
-            evaluate(lab.model, data=data, by=[column], replicates=10)
-
-
 def hospital(lab: Lab, folder: Path, *patients: str) -> Path:
     """The test images of some patients."""
     for image in sorted((lab.xrays / "test").rglob("*.jpeg")):

@@ -98,7 +98,7 @@ def test_a_mask_returns_to_where_its_object_is_in_the_image(
     Image.fromarray(true.astype(np.uint8) * 255).save(tmp_path / "image.png")
 
     (decoded,) = decode_files(tmp_path, ["image.png"], 32, resize)  # type: ignore[arg-type]
-    square = np.asarray(decoded.pixels) / np.float32(255)
+    square = decoded.pixels / np.float32(255)  # type: ignore[union-attr]
     found = whole_mask(square, width, height, resize=resize, threshold=0.5)  # type: ignore[arg-type]
 
     assert found.shape == (height, width)

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.in_process import one_core
 from tests.model.conftest import CopyLab, Lab
 from tests.search.wandb.offline_runs import read_run, run_files
 from xraytune.base.errors import ArtifactError, ConfigError, StudyError
@@ -89,24 +88,6 @@ def test_an_interrupted_training_resumes_to_the_same_files(
     assert second[:1] == first, "with the same seconds: it was not trained again"
     assert files_of(lab.path / "again") == files_of(lab.model)
     assert not list(lab.path.glob("cache/train-1.work/*"))
-
-
-def test_a_change_of_the_images_since_the_study_is_noted(copy_lab: CopyLab) -> None:
-    lab = copy_lab()
-    config, notes = lab.path / "chosen.yaml", list[str]()
-    export(lab.study, out=config, exact=True)
-    sorted(lab.xrays.glob("train/NORMAL/*"))[0].unlink()
-
-    with one_core():
-        train(
-            config,
-            out=lab.path / "again",
-            overrides=["budget.max_epochs=1"],
-            cache=lab.path / "cache",
-            note=notes.append,
-        )
-
-    assert any("differ from those of study mix" in note for note in notes)
 
 
 def test_another_label_than_in_the_study_is_refused(copy_lab: CopyLab) -> None:

@@ -167,7 +167,7 @@ def choose_test(
             notes.append(f"{_INSTEAD[kind]}: {error.problems[0].what}")
     owners = patients_by_file_name([*index.images, *tested.images])
     for folder in sorted({parameters.folder.path for parameters in compared if parameters.folder}):
-        extra = task.read_labelled_folder(folder, prepared.outputs)
+        extra = task.read_labelled(folder, prepared.outputs, all_parts=True).images
         aliases = patient_aliases(extra, find_table(folder), group_regex, owners)
         # The study's own images must not change.
         is_own = tested.data.path == settings.data.path

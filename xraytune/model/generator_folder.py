@@ -278,18 +278,16 @@ def generator_sample(
     names = [*record.class_counts]
     compute = compute_like(record.compute, threads=record.compute.threads)
     pin(compute)
-    drawn_findings: list[NDArray[np.int64]] = []
+    seed = record.settings.seed
 
-    def draw(name: str) -> Iterator[NDArray[np.uint8]]:
-        """Yield images of a class forever, [C, S, S], with their masks, as a search would."""
-        seed = record.settings.seed
+    def draw(name: str) -> Iterator[tuple[NDArray[np.uint8], Sequence[int]]]:
+        """Yield images of a class forever, [C, S, S], with their masks and findings."""
         for block in count_from():
             findings = None
             if record.findings:
                 combinations = numbers_of([*Counter(record.findings_counts).elements()])
                 findings = choose_findings(combinations, block, seed)
-                drawn_findings.append(findings)
-            yield from draw_block(
+            images = draw_block(
                 generator / NETWORK_FILE,
                 names.index(name),
                 block,
@@ -298,27 +296,26 @@ def generator_sample(
                 typical=record.masks,
                 findings=findings,
             )
+            states = [()] * len(images) if findings is None else findings.tolist()
+            yield from zip(images, states, strict=True)
 
-    images = {name: draw(name) for name in names}
+    drawn = {name: draw(name) for name in names}
     counts = dict.fromkeys(names, 0)
+    rows = []
     labels = apportion([*record.class_counts.values()], count).tolist()
     with explain_disk_errors(out), new_folder(out) as folder:
         for number, label in enumerate(labels, start=1):
             name = names[label]
             counts[name] += 1
             kinds = ["images", "masks"] if record.findings or record.masks else [name]
-            for kind, pixels in zip(kinds, next(images[name]), strict=False):
+            planes, states = next(drawn[name])
+            for kind, pixels in zip(kinds, planes, strict=False):
                 (folder / kind).mkdir(exist_ok=True)
                 Image.fromarray(pixels).save(folder / kind / f"gan_{number:06d}.png")
+            file = f"images/gan_{number:06d}.png"
+            rows.append([file, *("" if state < 0 else f"{state}" for state in states)])
             on_progress("generating images", number, count)
         if record.findings:
-            rows = [
-                [
-                    f"images/gan_{number:06d}.png",
-                    *("" if state < 0 else str(state) for state in row),
-                ]
-                for number, row in enumerate(np.concatenate(drawn_findings)[:count].tolist(), 1)
-            ]
             write_text(folder / "labels.csv", csv_table(["file", *record.findings], rows))
             table: Json = {"file": "labels.csv", "image": "file"}
             data: Json = {"path": ".", "table": table, "findings": [*record.findings]}

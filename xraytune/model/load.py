@@ -26,7 +26,7 @@ from xraytune.base.cores import cpu_count
 from xraytune.base.errors import ArtifactError, Problem
 from xraytune.base.files import read_json, sha256_of
 from xraytune.base.records import Compute
-from xraytune.base.tensors import explain_unreadable, load_tensors
+from xraytune.base.tensors import load_tensors
 from xraytune.data.prepare import Prepared, read_prepared
 from xraytune.nets.backbones import fold_batch_norms
 from xraytune.nets.compute import compute_like, pin
@@ -51,14 +51,10 @@ _FIX = "train the model again, or copy the whole folder again"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """A bundle whose checksums match.
-
-    `model_sha256` is that of `model.safetensors`, which identifies the model.
-    """
+    """A bundle whose checksums match."""
 
     path: Path
     record: BundleRecord
-    model_sha256: str
 
     @property
     def study(self) -> Path | None:
@@ -80,13 +76,11 @@ class Bundle:
     def network(self, compute: Compute) -> nn.Module:
         """Return the trained network on the device, in evaluation mode."""
         record = self.record
-        file = self.path / MODEL_FILE
         parameters = Parameters(weights="none", **record.model_dump(include=NETWORK_PARAMETERS))
         network = TASKS[record.task].build_network(
             parameters, len(record.class_names), weights=None, seed=0
         )
-        with explain_unreadable("the file does not match the network in bundle.json", file, _FIX):
-            load_tensors(network, safetensors.torch.load_file(file))
+        load_tensors(network, safetensors.torch.load_file(self.path / MODEL_FILE))
         return network.to(compute.device).eval().requires_grad_(False)
 
     def predictor(self) -> Predictor:
@@ -123,6 +117,4 @@ def open_bundle(path: Path) -> Bundle:
             problems.append(Problem(what, file, _FIX))
     if problems:
         raise ArtifactError(*problems)
-    return Bundle(
-        path=path, record=read_record(path / RECORD_FILE), model_sha256=expected[MODEL_FILE]
-    )
+    return Bundle(path=path, record=read_record(path / RECORD_FILE))

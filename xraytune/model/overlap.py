@@ -8,14 +8,14 @@ from functools import partial
 from typing import Any
 
 from xraytune.base.errors import XraytuneError
-from xraytune.base.files import read_jsonl
+from xraytune.base.files import read_jsonl, sha256_of
 from xraytune.confirm.test_access import TEST_ACCESS_FILE, accesses, log_test_access, study_logs
 from xraytune.data.images import content_fingerprint
 from xraytune.data.index import LabelledImages
 from xraytune.data.prepare import patients_seen
 from xraytune.data.shared_patients import patient_aliases, patients_by_file_name, shared_patients
 from xraytune.data.table import find_table
-from xraytune.model.load import Bundle
+from xraytune.model.load import MODEL_FILE, Bundle
 from xraytune.study.folder import StudyFolder
 from xraytune.synth.sources.which import seen_by
 from xraytune.tasks import TASKS
@@ -49,7 +49,8 @@ def overlap_of(
         patients |= patients_seen(images, seen)
         if parameters.folder:
             folder = parameters.folder.path
-            extra = TASKS[record.task].read_labelled_folder(folder, record.class_names)
+            task = TASKS[record.task]
+            extra = task.read_labelled(folder, record.class_names, all_parts=True).images
             contents |= {image.sha256 for image in extra}
             owners = patients_by_file_name([*known, *images])
             names = patient_aliases(extra, find_table(folder), record.group_regex, owners)
@@ -90,10 +91,11 @@ def _log_access(bundle: Bundle, fingerprint: str, image_count: int, reason: str)
         reason=reason,
         image_count=image_count,
         model=model,
-        model_sha256=bundle.model_sha256,
+        model_sha256=sha256_of(model / MODEL_FILE),
         **about,
     )
     if about:
         scored = accesses(folders[1], fingerprint)
     rows = read_jsonl(model / TEST_ACCESS_FILE)
-    return max(len(scored), sum(row["fingerprint"] == fingerprint for row in rows))
+    by_model = [row for row in rows if row["fingerprint"] == fingerprint]
+    return max(len(scored), len(by_model))

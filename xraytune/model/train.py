@@ -202,11 +202,10 @@ def train(
         "extensions": extensions_of(parameters.backbone, parameters.source),
     }
     work = start_work(cache, TRAIN_STAGE, depends_on)
-    samples: list[Path] = []
 
     def show_samples(experiment: Experiment, context: RunContext) -> None:
-        samples.append(save_generator_grid(experiment, context, work / "samples"))
-        where = f"{samples[-1]} (at the end: {out / SAMPLES})"
+        grid = save_generator_grid(experiment, context, work / "samples")
+        where = f"{grid} (at the end: {out / SAMPLES})"
         note(f"the generator has been trained; its images next to real ones: {where}")
 
     context = RunContext(
@@ -240,7 +239,7 @@ def train(
                     trained_on=trained_on,
                     benefit=benefit,
                 )
-                for grid in samples[-1:]:
+                for grid in (work / "samples").glob("*.png"):
                     copy_file(grid, folder / SAMPLES)
             shutil.rmtree(work)
     except LockHeldError as error:
@@ -314,10 +313,9 @@ def _changes_of(
     counts = prepared.train_counts
     if origin.images == sum(counts):
         return
-    now = f"{sum(counts):,} of {prepared.train_patients:,} patients"
-    yield f"training images: {now} (trial: {origin.images:,} images)"
+    images = f"{sum(counts):,} of {prepared.train_patients:,} patients"
+    yield f"training images: {images} (trial: {origin.images:,} images)"
     if parameters.source != "none":
         extra = len(plan_mix(counts, parameters))
-        before = len(plan_mix([origin.images], parameters))
-        ratio = parameters.synthetic_ratio
-        yield f"extra images: {extra:,} (trial: {before:,}), at the same ratio of {ratio:g}"
+        of_trial = len(plan_mix([origin.images], parameters))
+        yield f"extra images: {extra:,} (trial: {of_trial:,}), at the same ratio"

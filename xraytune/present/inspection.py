@@ -48,7 +48,7 @@ def inspection_frame(
     if inspection.findings:
         rows = [{"finding": name, **counts} for name, counts in inspection.findings.items()]
         parts.append(Table(rows, "Images in train and val by finding"))
-    facts = [
+    facts: list[Row] = [
         {"": Cell(name, "dim"), " ": value} for name, value in _facts(inspection).items() if value
     ]
     return [*parts, *sides_frame(sizes), Table(facts)]

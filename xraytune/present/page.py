@@ -104,11 +104,10 @@ def page_content(folder: StudyFolder, cache: Path) -> dict[str, Any]:
         if trial and folder.results_path(trial.number, "val_b").exists()
     ]
     values_of = {name: {trial.by_name.get(name) for trial in view.ranked} for name in view.searched}
-    mistakes = _show_mistakes(folder, prepared, with_results[0], cache) if with_results else None
-    curves = None
+    mistakes = None
+    if with_results and not prepared.findings:  # images with findings are not right or wrong
+        mistakes = _show_mistakes(folder, prepared, with_results[0], cache)
     rungs = rungs_of(settings).epochs
-    if any(trial.values for trial in view.trials):
-        curves = plot_learning_curves(view, rungs)
     differences = None
     if verdict:
         differences = plot_differences(verdict.finalists[0], verdict.metric, verdict.rope)
@@ -122,7 +121,7 @@ def page_content(folder: StudyFolder, cache: Path) -> dict[str, Any]:
         "reason": reason,
         "verdict": verdict_section(verdict) if verdict else None,
         "differences": differences,
-        "curves": curves,
+        "curves": plot_learning_curves(view, rungs),
         "rungs": rungs,
         "arms": arms_frame(view),
         "slices": {
@@ -130,7 +129,7 @@ def page_content(folder: StudyFolder, cache: Path) -> dict[str, Any]:
             for name, values in values_of.items()
             if len(values) > 1
         },
-        "trials": all_trials(view) if view.trials else None,
+        "trials": all_trials(view),
         "mistakes": mistakes,
         "generators": _show_generators(folder, view, prepared, cache),
         "scored_by": sorted({row["command"] for row in scored}),
@@ -143,13 +142,11 @@ def page_content(folder: StudyFolder, cache: Path) -> dict[str, Any]:
 
 def _show_mistakes(
     folder: StudyFolder, prepared: Prepared, trial: TrialRow, cache: Path
-) -> dict[str, Any] | None:
+) -> dict[str, Any]:
     """Return the images of val-B that the network of a trial gets most wrong, with pictures."""
     task = task_of(folder.space().settings)
     results = folder.results(trial.number, "val_b")
     mistakes = task.find_mistakes(results, prepared, trial.threshold or 0.5)
-    if mistakes is None:
-        return None
     shown: dict[str, Any] = {
         "title": mistakes.title,
         "trial": trial.number,

@@ -30,7 +30,7 @@ from xraytune.stats.threshold import balanced_threshold
 from xraytune.tasks.bundle_record import BundleRecord, CardMetric
 from xraytune.tasks.evaluation import Sample
 from xraytune.tasks.prediction import Columns
-from xraytune.tasks.task import CARD_REPLICATES, Mistakes, Results, Task, Validated
+from xraytune.tasks.task import CARD_REPLICATES, Task, Validated
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,10 +81,6 @@ class Findings(Task):
         from torch import from_numpy
 
         return from_numpy(logits).double().sigmoid().numpy()
-
-    def threshold(self, labels: Labels, results: Results, positive: int) -> float:
-        """Return 0.5, which is not used."""
-        return 0.5
 
     def thresholds(self, prepared: Prepared, validated: Validated) -> dict[str, float]:
         """Return the threshold of each finding for balanced accuracy.
@@ -173,9 +169,3 @@ class Findings(Task):
             "facts": {"left_out": left_out, "thresholds": sample.record.thresholds},
             "notes": notes,
         }
-
-    def find_mistakes(
-        self, results: Results, prepared: Prepared, threshold: float
-    ) -> Mistakes | None:
-        """Return None: an image is not right or wrong as a whole."""
-        return None

@@ -227,9 +227,7 @@ class Masks(Task):
 
         return evaluation, write
 
-    def find_mistakes(
-        self, results: Results, prepared: Prepared, threshold: float
-    ) -> Mistakes | None:
+    def find_mistakes(self, results: Results, prepared: Prepared, threshold: float) -> Mistakes:
         """Return all images, those with the lowest Dice first."""
         files = [image.file for image in prepared.images if image.side == "val_b"]
         places = np.argsort(results[:, 0], kind="stable").tolist()

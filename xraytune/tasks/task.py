@@ -135,10 +135,6 @@ class Task:
         findings = self.findings(outputs)
         return read_labelled(source, outputs, pairs=self.has_masks, findings=findings, **options)
 
-    def read_labelled_folder(self, folder: Path, outputs: Sequence[str]) -> tuple[ImageFile, ...]:
-        """Read all images of a folder without parts, or of a data file."""
-        return self.read_labelled(folder, outputs, all_parts=True).images
-
     def findings(self, outputs: Sequence[str]) -> Sequence[str]:
         """Return those of a network's outputs that are findings."""
         return ()
@@ -262,7 +258,9 @@ class Task:
         return area(labels, results, positive=positive)
 
     def threshold(self, labels: Labels, results: Results, positive: int) -> float:
-        """Return the threshold of the positive class for balanced accuracy."""
+        """Return the threshold of the positive class for balanced accuracy; findings have several."""
+        if labels.ndim == 2:
+            return 0.5
         return balanced_threshold(labels == positive, results[:, positive])
 
     def components(
@@ -456,9 +454,7 @@ class Task:
             "notes": notes,
         }
 
-    def find_mistakes(
-        self, results: Results, prepared: Prepared, threshold: float
-    ) -> Mistakes | None:
+    def find_mistakes(self, results: Results, prepared: Prepared, threshold: float) -> Mistakes:
         """Return the misclassified images, those with the highest predicted probability first."""
         names = prepared.class_names
         images = [image for image in prepared.images if image.side == "val_b"]
