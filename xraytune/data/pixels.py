@@ -135,7 +135,7 @@ def require_unbroken(store: Path, root: Path, fix: str = "") -> None:
 def broken_images_error(broken: Sequence[BrokenImage], root: Path, fix: str = "") -> DataError:
     """Return the error for broken images: ten with their reasons, their number, what to do."""
     fix = fix or "repair or remove them, or leave them out with --skip-broken"
-    shown = [Problem(image.reason, image.file) for image in broken[:10]]
+    shown = [Problem(image.reason, root / image.file) for image in broken[:10]]
     return DataError(*shown, Problem(f"{len(broken)} images or masks are broken", root, fix))
 
 
