@@ -157,7 +157,7 @@ class DataSettings(StrictModel):
     path: FilePath
     classes: Literal["binary", "three", "auto"] = "binary"
     positive: str | None = None
-    """The positive class of two, for sensitivity; not needed beside a class called NORMAL, healthy, No Finding or the like."""
+    """The positive class of two, for sensitivity; not needed beside one called NORMAL, healthy or the like."""
     image_size: ImageSize = 128
     resize: Literal["squash", "crop"] = "squash"
     """`squash` ignores the aspect ratio; `crop` scales the shorter side to the size and crops the centre."""
