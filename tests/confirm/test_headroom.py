@@ -77,10 +77,8 @@ def test_each_draw_and_its_others_have_the_class_shares_of_all() -> None:
     ],
 )
 def test_draws_leave_patients_to_score_on(patients: int, wanted: int, ratio: float) -> None:
-    found = choose_design(patients, wanted, ratio)
+    count, size, draws = choose_design(patients, wanted, ratio)
 
-    assert found
-    count, size, draws = found
     assert 3 <= draws <= 5
     assert count * (1 + ratio) <= size
     assert draws * size <= 0.75 * patients

@@ -73,7 +73,7 @@ def space(tmp_path: Path) -> Space:
 
 def test_a_study_without_a_finalist_is_refused_with_a_fix() -> None:
     with pytest.raises(StudyError, match=r"no finalist to confirm(.|\n)*fix:"):
-        choose_finalists(TRIALS[:1], 3, Path("s"))
+        choose_finalists(TRIALS[:1], 3)
 
 
 def test_controls_keep_every_setting_but_the_source() -> None:
@@ -107,7 +107,7 @@ def test_finalists_are_the_best_different_trials_by_val_b_of_equals_the_simplest
         trial(2, 0.9, "gan", synthetic_ratio=0.5),
     ]
 
-    finalists = choose_finalists(TRIALS, 3, Path("s"))
+    finalists = choose_finalists(TRIALS, 3)
 
     assert [finalist.label for finalist in finalists] == ["#2", "#1", "#4"]
     assert [one.label for one in best_trials(equals)] == ["#2", "#1", "#0"]

@@ -152,12 +152,7 @@ def headroom(
     side = prepared.side("train")
     order = nested_order(side.patients, side.targets, settings.data.split.seed)
     wanted = own.settings.data.train_patients or len(order)
-    design = choose_design(len(order), wanted, max(ratios))
-    if design is None:
-        what = f"{len(order):,} training patients are too few for a ratio of {max(ratios):g}"
-        fix = "lower the ratios, or add patients"
-        raise DataError(Problem(what, settings.data.path, fix))
-    count, size, draws = design
+    count, size, draws = choose_design(len(order), wanted, max(ratios))
     parts = [draw_and_others(order, draw, count, size) for draw in range(draws)]
     test = [*chain(*order[draws * size :])]
     for real, _ in parts:
@@ -230,15 +225,16 @@ def with_extra(parameters: Parameters, ratio: float) -> Parameters:
     )
 
 
-def choose_design(patients: int, wanted: int, ratio: float) -> tuple[int, int, int] | None:
+def choose_design(patients: int, wanted: int, ratio: float) -> tuple[int, int, int]:
     """Return the patients of a draw, the same with those of its extra images, and the number of draws.
 
-    As many of `wanted` as leave enough patients to score on; None if there are too few.
+    As many of `wanted` as leave enough patients to score on; DataError if there are too few.
     """
     available = int((1 - _TEST_SHARE) * patients)
     largest = int(available // _FEWEST_DRAWS / (1 + _SPARE * ratio))
     if largest < _FEWEST_PATIENTS:
-        return None
+        what = f"{patients:,} training patients are too few for a ratio of {ratio:g}"
+        raise DataError(Problem(what, fix="lower the ratios, or add patients"))
     count = min(max(wanted, _FEWEST_PATIENTS), largest)
     size = count + math.ceil(_SPARE * ratio * count)
     return count, size, min(_MOST_DRAWS, available // size)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 
 from xraytune.base.errors import DataError, Problem, StudyError, join_names
 from xraytune.base.seeding import derive_seed
@@ -46,11 +45,11 @@ def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: Seal
     where = study.folder.path
     notes = [*sealed.notes]
     tuned = study.settings.confirm.controls.tuned
-    top_ups = _draw_top_ups(study, choose_finalists(study.searched, finalists, where), notes)
+    top_ups = _draw_top_ups(study, choose_finalists(study.searched, finalists), notes)
     trials = [*study.searched, *_train(study, top_ups, is_top_up=True)]
 
     furthest: list[TrialRow] = []
-    candidates = {"with synthetic images": choose_finalists(trials, finalists, where)}
+    candidates = {"with synthetic images": choose_finalists(trials, finalists)}
     candidates |= {f"of the arm {control}": _best_of_arm(trials, control) for control in tuned}
     for which, best in candidates.items():
         if pruned := [trial for trial in best if trial.status == "pruned"]:
@@ -59,7 +58,7 @@ def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: Seal
             furthest += pruned
     trials += _train(study, furthest, first=len(top_ups))
 
-    arms = compared_arms(choose_finalists(trials, finalists, where), study.settings, sealed.kind)
+    arms = compared_arms(choose_finalists(trials, finalists), study.settings, sealed.kind)
     arms = [*_possible(study, arms, sealed, replicates, notes)]
     for control in tuned:
         if best := _best_of_arm(trials, control):
@@ -92,14 +91,14 @@ def mark_earlier_access(plan: Plan, earlier: Sequence[TestAccess]) -> Plan:
     return plan.model_copy(update={"exploratory": (why,)})
 
 
-def choose_finalists(trials: Iterable[TrialRow], count: int, study: Path) -> list[TrialRow]:
+def choose_finalists(trials: Iterable[TrialRow], count: int) -> list[TrialRow]:
     """Return the `best_trials` with synthetic images; raise StudyError if there are none."""
     synthetic = [trial for trial in trials if trial.parameters.has_synthetic_images]
     best = best_trials(synthetic)
     if not best:
         what = "no trial with synthetic images is complete, so there is no finalist to confirm"
         fix = "continue the search (--set budget.trials=N), or add source: gan to the space"
-        raise StudyError(Problem(what, study, fix))
+        raise StudyError(Problem(what, fix=fix))
     return best[:count]
 
 

@@ -100,7 +100,7 @@ def confirm(
             runner.start()
             finalists = finalists or settings.confirm.finalists
             replicates = replicates or settings.confirm.replicates
-            trials = choose_finalists(opened.searched, finalists, study_folder.path)
+            trials = choose_finalists(opened.searched, finalists)
             compared = [trial.parameters for trial in trials]
         else:
             if replicates not in (None, plan.replicates):
