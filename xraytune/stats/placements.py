@@ -92,14 +92,16 @@ def structural_components(
         _components(is_class, is_other, probabilities[:, :, number], patient_of_image)
         for number, is_class, is_other in sides
     ]
-    variance = placement_variance
+    effective = effective_patients(labels, patients, positive)
+    share = 1.0
     if labels.ndim == 2:
-        variance = partial(_mean_variance, _effective_patients(labels, patients, positive))
+        each = _effective_patients(labels, patients, positive)
+        share = effective * float((1 / each).sum()) / len(each) ** 2
     return StructuralComponents(
         scores=np.mean([aurocs for aurocs, _ in parts], axis=0),
         components=np.mean([components for _, components in parts], axis=0),
-        effective_patients=effective_patients(labels, patients, positive),
-        variance=variance,
+        effective_patients=effective,
+        variance=partial(placement_variance, share=share),
     )
 
 
@@ -109,7 +111,9 @@ def effective_patients(labels: Labels, patients: Sequence[str], positive: int) -
     Every class has an image, or some finding has a score.
     """
     each = _effective_patients(labels, patients, positive)
-    return float(each.mean()) if labels.ndim == 1 else _combine(each)
+    if labels.ndim == 1:
+        return float(each.mean())
+    return float((1 / each).sum() ** 2 / (1 / each**3).sum())
 
 
 def _effective_patients(labels: Labels, patients: Sequence[str], positive: int) -> Floats:
@@ -117,17 +121,6 @@ def _effective_patients(labels: Labels, patients: Sequence[str], positive: int) 
     names = np.asarray(patients)
     sides = [sides for _, *sides in one_against_rest(labels, int(labels.max()) + 1, positive)]
     return np.array([4 / sum(1 / len(np.unique(names[side])) for side in pair) for pair in sides])
-
-
-def _combine(each: Floats) -> float:
-    """Combine effective patients of findings by Satterthwaite's formula."""
-    return float((1 / each).sum() ** 2 / (1 / each**3).sum())
-
-
-def _mean_variance(each: Floats, first: ArrayLike, second: ArrayLike) -> Floats:
-    """Return the `DifferenceVariance` of means over findings with effective patients `each`."""
-    share = _combine(each) * (1 / each).sum() / len(each) ** 2
-    return np.asarray(placement_variance(first, second) * share)
 
 
 def _components(
@@ -214,18 +207,18 @@ An assumption (docs/decisions/0010).
 """
 
 
-def placement_variance(first: ArrayLike, second: ArrayLike) -> Floats:
+def placement_variance(first: ArrayLike, second: ArrayLike, share: float = 1.0) -> Floats:
     """Return the variance of a patient's contribution to the difference of two AUROCs, elementwise.
 
     Scores are normal with equal variances in both classes (binormal model). With n patients of one
-    class and m of the other, the variance of the difference is this one times 1/n + 1/m.
+    class and m of the other, the variance of the difference is this one times 1/n + 1/m. `share`
+    multiplies it: for means over findings.
     """
     above, below = (ndtri(np.clip(auroc, _NEAREST, 1 - _NEAREST)) for auroc in (first, second))
     same = _bivariate(above, above, WITHIN_ARM / 2) + _bivariate(below, below, WITHIN_ARM / 2)
     gap = ndtr(above) - ndtr(below)
-    return np.asarray(
-        np.maximum(same - 2 * _bivariate(above, below, ACROSS_ARMS / 2) - gap**2, _NEAREST**2)
-    )
+    variance = same - 2 * _bivariate(above, below, ACROSS_ARMS / 2) - gap**2
+    return np.asarray(share * np.maximum(variance, _NEAREST**2))
 
 
 def error_variance(first: ArrayLike, second: ArrayLike) -> Floats:
