@@ -33,7 +33,13 @@ def is_linked(file: str, other: str) -> bool:
 
 @pytest.mark.parametrize(
     ("section", "most"),
-    [("One image", 10), ("One trial", 25), ("One parameter", 9), ("One result", 12), ("One kill", 12)],
+    [
+        ("One image", 10),
+        ("One trial", 25),
+        ("One parameter", 9),
+        ("One result", 12),
+        ("One kill", 12),
+    ],
 )
 def test_a_path_through_the_package_is_as_short_as_the_page_says(section: str, most: int) -> None:
     files = files_of(section)
