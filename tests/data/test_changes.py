@@ -177,23 +177,3 @@ def test_an_image_that_was_moved_to_another_class_folder_has_another_label(
         check(settings, prepared, is_complete=False)
     (kermany / "PNEUMONIA" / moved.name).unlink()
     check(settings, prepared, is_complete=False)
-
-
-def test_the_class_folders_alone_without_the_table_above_them_have_other_patients(
-    kermany: Path, tmp_path: Path
-) -> None:
-    """The same images by their content; without a table, a Kermany name or none gives the patient."""
-    whole = tmp_path / "whole"
-    shutil.copytree(kermany, whole / "train")
-    files = sorted(file.relative_to(whole).as_posix() for file in whole.rglob("*.jpeg"))
-    rows = "".join(f"{file},anna{number}\n" for number, file in enumerate(files))
-    (whole / "patients.csv").write_text(f"file,patient\n{rows}", encoding="utf-8")
-    settings = Settings.model_validate({"name": "any", "data": {"path": whole, "image_size": 32}})
-    prepared, _ = prepare(settings, tmp_path / "cache")
-
-    with pytest.raises(StudyError, match="12 with another patient"):
-        check(
-            Settings.model_validate({"name": "any", "data": {"path": whole / "train"}}),
-            prepared,
-            is_complete=False,
-        )

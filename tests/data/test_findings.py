@@ -13,7 +13,6 @@ from xraytune.data.findings import in_order_of
 from xraytune.data.images import ImageFile, ImageIndex
 from xraytune.data.index import read_index, read_labelled
 from xraytune.data.split import split_by_patient
-from xraytune.space.load import load_space
 from xraytune.space.settings import DataSettings, SplitSettings
 
 FILES = ("a.png", "b.png", "c.png", "d.png")
@@ -216,40 +215,11 @@ def test_a_table_of_another_hospital_may_lack_findings_of_the_model(
     assert [image.findings for image in labelled.images] == ["?0", "?1", "?1", "?0"]
 
 
-@pytest.mark.parametrize(
-    ("content", "problem"),
-    [
-        ("task: findings\ndata: {path: x}", "task: findings needs data.table and data.findings"),
-        ("data: {path: x, findings: [a, b], table: {file: l.csv, image: i}}", "use task: findings"),
-    ],
-)
-def test_findings_need_their_task_and_a_table(tmp_path: Path, content: str, problem: str) -> None:
-    (tmp_path / "space.yaml").write_text(
-        f"version: 1\nname: x\n{content}\nparameters: {{lr: {{value: 0.1}}}}\n"
-    )
-    with pytest.raises(Exception, match=problem):
-        load_space(tmp_path / "space.yaml")
-
-
 def test_the_findings_of_a_generator_that_a_study_has_not_are_absent() -> None:
     """Except `No Finding`, where no other is present."""
     findings = np.array([[0, 1], [0, -1], [1, 0]])
     learnt = in_order_of(["Mass", "No Finding", "Edema", "Fracture"], ["Edema", "Mass"], findings)
     assert learnt.tolist() == [[1, 0, 0, 0], [-1, 1, 0, 0], [0, 0, 1, 0]]
-
-
-def test_a_data_file_serves_classes_and_findings(tmp_path: Path) -> None:
-    (tmp_path / "data.yaml").write_text(
-        "data: {findings: auto, table: {file: l.csv, image: i, labels: {a: NORMAL}}}\n"
-    )
-    table = "findings: auto, table: {file: l.csv, image: i}"
-    for task, data, findings in (("classification", "", None), ("findings", f", {table}", "auto")):
-        content = f"version: 1\nname: x\ntask: {task}\ndata: {{path: x{data}}}\nparameters: {{lr: {{value: 0.1}}}}\n"
-        (tmp_path / "space.yaml").write_text(content)
-        assert (
-            load_space(tmp_path / "space.yaml", data=tmp_path / "data.yaml").settings.data.findings
-            == findings
-        )
 
 
 def test_patients_are_split_evenly_by_finding() -> None:

@@ -110,24 +110,6 @@ def test_transparency_is_composited_over_black(mode: str, kind: str) -> None:
     assert (grey[0, 0], grey[5, 5]) == (0, 100)
 
 
-@pytest.mark.parametrize("transparency", [None, 3, bytes([255] * 255 + [0])])
-def test_a_palette_is_resolved(transparency: int | bytes | None) -> None:
-    image = Image.fromarray(gradient()).convert("P")
-    image.info.update({} if transparency is None else {"transparency": transparency})
-    expected = np.where(gradient() == 3, 0, gradient()) if transparency == 3 else gradient()
-
-    np.testing.assert_allclose(grey_of(encoded(image)), expected, atol=1)
-
-
-@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_one_bit_is_black_and_white(kind: str) -> None:
-    is_bright = gradient() > 100
-
-    np.testing.assert_array_equal(
-        grey_of(encoded(Image.fromarray(is_bright), kind)), np.where(is_bright, 255, 0)
-    )
-
-
 @pytest.mark.slow
 @given(level=st.integers(4096, 65535), kind=st.sampled_from(["PNG", "TIFF"]))
 def test_sixteen_bits_are_scaled_and_not_clipped(level: int, kind: str) -> None:

@@ -120,16 +120,6 @@ def test_a_folder_is_refused_with_one_problem(
     assert message.count("fix:") == 1
 
 
-def test_all_folder_problems_are_reported_at_once(kermany: Path, write: WriteImages) -> None:
-    write(kermany, ["COVID/c1.png", "PNEUMONIA/person1_virus_1.png"])
-    shutil.rmtree(kermany / "NORMAL")
-
-    message = refusal_of(kermany, positive="COVID")
-
-    parts = ("none of the classes", "same name", "must be one of two classes")
-    assert all(part in message for part in parts)
-
-
 def test_one_folder_of_class_folders_is_all_training(kermany: Path) -> None:
     calls: list[tuple[str, int, int]] = []
     index = read_index(
@@ -340,30 +330,6 @@ def test_the_table_gives_the_classes_of_images_in_no_class_folder(
     assert {image.file.rpartition("/")[2]: image.patient for image in index.images}[
         "sick1.png"
     ] == "p1"
-
-
-@pytest.mark.parametrize("last", [",", ",NORMAL"])
-def test_table_needs_paths_for_equal_file_names(
-    tmp_path: Path, write: WriteImages, last: str
-) -> None:
-    files = [f"{name}/{i}.png" for name in CLASSES for i in range(1, 4)]
-    write(tmp_path, files)
-    table = tmp_path / "patients.csv"
-    table.write_text(
-        "file,patient,class\n" + "".join(f"{i}.png,p{i}{last}\n" for i in range(1, 4)),
-        encoding="utf-8",
-    )
-
-    message = refusal_of(tmp_path)
-    table.write_text(
-        "file,patient\n" + "".join(f"{file},p{i}\n" for i, file in enumerate(files)),
-        encoding="utf-8",
-    )
-
-    assert "1.png means NORMAL/1.png, PNEUMONIA/1.png" in message
-    assert [image.patient for image in read_index(DataSettings(path=tmp_path)).images] == [
-        f"p{i}" for i in range(6)
-    ]
 
 
 def test_patients_in_training_and_in_test_are_named(official: Path, write: WriteImages) -> None:

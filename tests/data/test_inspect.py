@@ -70,20 +70,6 @@ def test_copies_of_an_image_under_other_patients_are_found_in_training_and_test(
     ]
 
 
-def test_formats_are_counted_and_odd_depths_reported(tmp_path: Path) -> None:
-    for folder in ("NORMAL", "PNEUMONIA"):
-        (tmp_path / folder).mkdir()
-        for number in range(3):
-            levels = np.full(
-                (8, 8), 4000 + number if number else 9, dtype=np.uint16 if number else np.uint8
-            )
-            Image.fromarray(levels).save(tmp_path / folder / f"{folder}{number}.png")
-
-    found = inspect_folder(DataSettings(path=tmp_path))
-
-    assert found.formats == {"PNG 16-bit with 12-bit content": 4, "PNG 8-bit": 2}
-
-
 @pytest.mark.parametrize(("widths", "auroc"), [((40, 60), 1.0), ((50, 50), 0.5)])
 @pytest.mark.slow
 def test_the_shortcut_baseline_finds_a_class_by_its_size(

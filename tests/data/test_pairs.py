@@ -96,26 +96,6 @@ def test_pairs_are_refused_for_classification(pairs: Path) -> None:
         read_labelled(pairs, ("images", "masks"))
 
 
-def test_pairs_with_classes_in_a_table_can_be_classified(pairs: Path) -> None:
-    classes = {
-        "p1": "NORMAL",
-        "p2": "NORMAL",
-        "p3": "NORMAL",
-        "p4": "PNEUMONIA",
-        "p5": "PNEUMONIA",
-        "p6": "PNEUMONIA",
-    }
-    write_pairs(pairs, classes)
-    rows = [
-        f"{folder}/{stem}.png,{stem},{name}"
-        for stem, name in classes.items()
-        for folder in ("images", "masks")
-    ]
-    (pairs / "patients.csv").write_text("file,patient,class\n" + "\n".join(rows), encoding="utf-8")
-
-    assert read_index(DataSettings(path=pairs)).class_names == ("NORMAL", "PNEUMONIA")
-
-
 @pytest.fixture
 def parts(tmp_path: Path) -> Path:
     root = tmp_path / "parts"

@@ -8,7 +8,7 @@ from tests.data.conftest import WriteImages
 from xraytune.base.errors import ConfigError, DataError, Problem
 from xraytune.data.guesses import patient_of, positive_class
 from xraytune.data.index import read_index
-from xraytune.data.patients import join_patients, patients_by_name, patients_by_regex
+from xraytune.data.patients import join_patients, patients_by_regex
 from xraytune.data.table import find_table
 from xraytune.space.settings import DataSettings, SplitSettings
 
@@ -123,18 +123,6 @@ def test_numbers_with_and_without_leading_zeros_are_one_patient(
     assert "leading zeros" in " ".join(index.warnings)
 
 
-def test_table_path_matches_only_that_file(tmp_path: Path) -> None:
-    (tmp_path / "patients.csv").write_text("file,patient\n1.png,a\n", encoding="utf-8")
-
-    with pytest.raises(
-        DataError, match=r"1 of 2 images have no row with a patient in column patient: A/1\.png"
-    ):
-        patients_in(tmp_path, ["1.png", "A/1.png"])
-
-    (tmp_path / "patients.csv").write_text("file,patient\n1.png,a\nA/1.png,b\n", encoding="utf-8")
-    assert patients_in(tmp_path, ["1.png", "A/1.png"]) == {"1.png": "a", "A/1.png": "b"}
-
-
 def test_images_of_our_own_generator_show_nobody(tmp_path: Path, write: WriteImages) -> None:
     write(
         tmp_path,
@@ -151,17 +139,6 @@ def test_images_of_our_own_generator_show_nobody(tmp_path: Path, write: WriteIma
     (tmp_path / "provenance.json").write_text("{}", encoding="utf-8")
 
     assert read_index(DataSettings(path=tmp_path)).warnings == ()
-
-
-def test_a_header_comes_before_the_file_name_and_an_unidentified_file_is_its_own_patient() -> None:
-    named, warnings = patients_by_name(
-        ["x.png", "IM-0001-0001.jpeg", "IM-0002-0001.jpeg"], {"IM-0001-0001.jpeg": "a"}
-    )
-
-    assert [*named.values()] == ["x.png", "dicom:ca978112ca1b", "IM:0002"]
-    (warning,) = warnings
-    assert "1 of 3 file names do not identify the patient (x.png)" in warning
-    assert "too optimistic" in warning
 
 
 def test_an_expression_names_patients_by_its_first_group() -> None:

@@ -9,10 +9,10 @@ from PIL import Image
 
 from tests.data.test_formats import gradient
 from xraytune.base.seeding import numpy_generator
-from xraytune.data.decoding import BrokenImage, Resize, decode_files
+from xraytune.data.decoding import Resize, decode_files
 from xraytune.data.formats import GreyImage
 from xraytune.data.images import ImageFile
-from xraytune.data.pixels import broken_images_error, open_pixels, store_images, stored_files
+from xraytune.data.pixels import open_pixels, store_images, stored_files
 from xraytune.space.settings import DataSettings
 
 
@@ -87,13 +87,3 @@ def test_a_store_has_a_row_for_each_file_that_decodes_in_order(tmp_path: Path) -
     assert [f"{level}.png" for level in pixels[:, 0, 0]] == list(stored)
     assert [image.file for image in broken] == ["7.png", "99.png"]
     assert not pixels.flags.writeable
-
-
-def test_the_refusal_lists_ten_broken_images_and_counts_all(tmp_path: Path) -> None:
-    broken = [BrokenImage(file=f"{number}.png", reason="the file is empty") for number in range(12)]
-
-    message = str(broken_images_error(broken, tmp_path))
-
-    assert "0.png: the file is empty" in message
-    assert "10.png" not in message
-    assert "12 images or masks are broken\n  fix: repair or remove them" in message

@@ -4,10 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from xraytune.data.guesses import patient_of
 from xraytune.data.images import ImageFile
 from xraytune.data.shared_patients import (
-    ambiguous_files,
     names_by_file,
     patient_aliases,
     patients_by_file_name,
@@ -31,17 +29,6 @@ def test_equal_file_names_of_two_patients_stay_separate() -> None:
     assert shared_patients([image("NORMAL/IM000002", "dicom:1")], None, [ours], aliases=names) == {
         "dicom:1"
     }
-
-
-def test_ambiguous_file_name_identifies_no_patient() -> None:
-    """Training and test images may both be numbered from 1."""
-    ours, of_test = image("train/NORMAL/0001.jpeg", "p1"), image("test/NORMAL/0001.jpeg", "p2")
-    copy = image("NORMAL/0001.png", "NORMAL/0001.png")
-
-    assert (
-        shared_patients([copy], None, [of_test], owners=patients_by_file_name([ours, of_test]))
-        == set()
-    )
 
 
 def test_per_folder_numbers_identify_no_patient() -> None:
@@ -72,20 +59,6 @@ def test_equal_path_of_extra_image_does_not_identify_patient() -> None:
     assert shared_patients([extra], None, ours, owners=patients_by_file_name(ours)) == set()
     aliases = patient_aliases([extra], None, None, patients_by_file_name(ours))
     assert shared_patients(ours, None, [extra], aliases=aliases) == set()
-
-
-def test_extra_images_with_repeated_numbers_are_listed() -> None:
-    """They are used, with a warning: they might be processed copies."""
-    ours = [
-        image(f"{name}/{i}.png", f"{name}/{i}.png")
-        for name in ("NORMAL", "PNEUMONIA")
-        for i in (1, 2)
-    ]
-    ours += [image("PNEUMONIA/left7.png", "p7"), image("PNEUMONIA/person1_virus_1.jpeg", "virus:1")]
-    files = ("NORMAL/1.png", "NORMAL/3.png", "NORMAL/left7.png", "PNEUMONIA/person1_virus_1.png")
-    extra = [image(file, patient_of(file) or file) for file in files]
-
-    assert ambiguous_files(extra, None, ours, None, patients_by_file_name(ours)) == ["NORMAL/1.png"]
 
 
 def test_table_can_name_patients_by_image_paths(tmp_path: Path) -> None:

@@ -55,15 +55,3 @@ def test_sides_on_which_chance_ranks_the_trials_are_named_with_what_to_do() -> N
     assert "val-A (8 patients) and val-B (12 patients) are too small" in chance_warning(
         sizes(50, 4, 6)
     )
-
-
-def test_a_side_without_a_class_has_no_interval() -> None:
-    assert [size.interval(0.9) for size in side_sizes(two_images())] == [None, None, None]
-    assert "differ by 1.00 in AUROC" in chance_warning(side_sizes(two_images()))
-
-
-def test_pairs_of_images_and_masks_have_no_classes_and_no_auroc() -> None:
-    pairs = side_sizes(replace(two_images(), class_names=("image",)))
-
-    assert [size.interval(0.9) for size in pairs] == [None, None, None]
-    assert chance_warning(pairs) == ""

@@ -88,12 +88,6 @@ def test_row_names_image_by_path_end_of_path_or_name(name: str, is_a: bool) -> N
     }
 
 
-def test_ambiguous_row_is_refused(xrays: Path, write: WriteImages) -> None:
-    write(xrays, ["others/a1.png"])
-
-    assert "a1.png means images/a1.png, others/a1.png" in refusal(data_of(xrays))
-
-
 @pytest.mark.parametrize(
     ("cells", "labels", "expected", "warning"),
     [
@@ -208,15 +202,6 @@ def test_lateral_views_are_noted(xrays: Path, column: str, cells: list[str], cou
 
     assert (f"{count} of 8 images are lateral views or CT" in notes) == (count > 0)
     assert ("lateral views" in notes) == (count > 0)
-
-
-def test_lateral_views_are_noted_by_their_names(tmp_path: Path, write: WriteImages) -> None:
-    names = ("p1_lateral", "view2_Lateral", "bilateral", "frontal")
-    write(tmp_path, (f"{name}/{file}.png" for name in ("NORMAL", "PNEUMONIA") for file in names))
-
-    notes = " ".join(read_index(DataSettings(path=tmp_path)).warnings)
-
-    assert "4 of 8 images are lateral views" in notes
 
 
 def test_rows_of_several_tables_are_united(xrays: Path) -> None:
