@@ -107,7 +107,9 @@ def test_broken_images_are_listed_and_left_out_only_on_request(lab: Lab, tmp_pat
     for number in (1, 2):
         (folder / "NORMAL" / f"IM-900{number}-0001.jpeg").write_bytes(b"no image")
 
-    with pytest.raises(DataError, match=r"(?s)IM-9001-0001.*IM-9002-0001.*2 images or masks are broken"):
+    with pytest.raises(
+        DataError, match=r"(?s)IM-9001-0001.*IM-9002-0001.*2 images or masks are broken"
+    ):
         evaluate(lab.model, data=folder)
     evaluation = evaluate(lab.model, data=folder, skip_broken=True, replicates=10)
 

@@ -35,7 +35,7 @@ def _show_trained(trained: TrainedGenerator) -> None:
 
 
 def _propose_search(trained: TrainedGenerator, given: Options) -> None:
-    if trained.settings and len(trained.class_counts) > 1:
+    if trained.generator and len(trained.generator.class_counts) > 1:
         of_data = ("data.classes", "data.positive", "data.split.group_regex")
         overrides = [line for line in given.get("overrides") or () if line.startswith(of_data)]
         overrides.append(f"generator.path={trained.path}")
