@@ -89,16 +89,6 @@ def test_the_shortcut_baseline_finds_a_class_by_its_size(
     assert found.shortcut_auroc == pytest.approx(auroc, abs=0.09)
 
 
-def test_too_few_patients_for_baseline_is_not_an_error(kermany: Path) -> None:
-    """Nor if no image can be decoded."""
-    for file in kermany.rglob("*.jpeg"):
-        file.write_bytes(b"")
-
-    found = inspect_folder(DataSettings(path=kermany))
-
-    assert (len(found.broken), found.shortcut_auroc, found.near_duplicates.pairs) == (12, None, 0)
-
-
 def test_every_pair_within_the_threshold_is_found_once() -> None:
     """Against a comparison of each two, over several blocks."""
     random = numpy_generator(1, "hashes")

@@ -15,7 +15,7 @@ from xraytune.data.decoding import BrokenImage, decode_files
 from xraytune.data.formats import GreyImage
 from xraytune.data.images import ImageFile, ImageIndex
 from xraytune.data.index import read_folder, read_index, read_labelled
-from xraytune.data.masks import connected_parts, outlined, read_mask, square_mask, use_mask
+from xraytune.data.masks import connected_parts, read_mask, square_mask, use_mask
 from xraytune.data.split import split_by_patient
 from xraytune.space.settings import DataSettings, SplitSettings
 
@@ -243,10 +243,3 @@ def test_an_unusable_mask_of_an_image_is_named(tmp_path: Path, name: str, reason
     assert use_mask(tmp_path, image_with("good.png"), connected_parts) == 1
     broken = use_mask(tmp_path, image_with("good.png", name), connected_parts)
     assert broken == BrokenImage(file=name, reason=reason)
-
-
-def test_an_outline_lies_around_the_mask() -> None:
-    changed = (outlined(np.full(MASK.shape, 100, dtype=np.uint8), MASK) != 100).any(axis=2)
-
-    assert changed.any()
-    assert not (changed & MASK).any()

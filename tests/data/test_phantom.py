@@ -64,18 +64,6 @@ def test_a_larger_set_contains_the_smaller_and_another_seed_gives_other_patients
     assert np.abs(_pixels(tmp_path / "other" / name) - _pixels(phantoms.path / name)).mean() > 5
 
 
-def test_one_in_five_patients_is_in_test(phantoms: PhantomSet) -> None:
-    images = _images(phantoms.path)
-    parts = {
-        part: {_patient(image) for image in images if image.parts[-3] == part}
-        for part in ("train", "test")
-    }
-
-    assert phantoms.image_count == len(images)
-    assert phantoms.patient_count == len(parts["train"] | parts["test"]) == 25
-    assert (len(parts["test"]), parts["train"] & parts["test"]) == (5, set())
-
-
 def test_the_disease_can_be_learnt_from_the_pixels_but_not_from_trivial_statistics(
     tmp_path: Path,
 ) -> None:

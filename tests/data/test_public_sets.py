@@ -134,12 +134,6 @@ LAYOUTS: dict[str, tuple[str, dict[str, str], dict[str, Any] | str, str | dict[s
         table([*BIMCV], "ReportID", "Labels"),
         "rows matches an image",
     ),
-    "Shenzhen, medigan": (
-        "CHNCXR_1_1.png",
-        {"a.txt": ""},
-        {},
-        "fix: put the images of each class into a folder of",
-    ),
     "PneumoniaMNIST, JSRT": (
         "",
         {"a.npz": "", "b.IMG": "", "c.nii.gz": ""},
@@ -147,24 +141,6 @@ LAYOUTS: dict[str, tuple[str, dict[str, str], dict[str, Any] | str, str | dict[s
         ": 1 .img, 1 .nii.gz, 1 .npz\n.*Other fo",
     ),
     "Roboflow": (ROBOFLOW, {}, {}, "4 patients are both in training and in test: IM:0001"),
-    "nnU-Net": (
-        "images{Tr,Ts}/a_0000.png labelsTr/a.png",
-        {},
-        {},
-        "folders found: imagesTr, imagesTs",
-    ),
-    "a spreadsheet": (
-        "images/1.png",
-        {"labels.xlsx": ""},
-        {},
-        "describe a label table in a data file",
-    ),
-    "a packed table": (
-        "a.png",
-        {"l.csv.gz": "\x1f\udc8b"},
-        table(["l.csv.gz"], "a"),
-        r"fix: unpack it \(gunzip\)",
-    ),
 }
 
 
