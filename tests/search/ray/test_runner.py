@@ -93,10 +93,6 @@ def run(study: StudyFolder, address: str | None = None, **callbacks: Callable[..
         runner.run(study, partial(SearchTrials, study, space, no_gan))
 
 
-def terminate(*_: object) -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 @pytest.mark.slow
 def test_ray_log_is_where_the_error_points(
     study: StudyFolder, runs_instead: Callable[[str], None]
@@ -167,17 +163,23 @@ def test_cluster_token_is_sent_and_a_missing_one_is_reported(
 
 
 @pytest.mark.slow
-def test_ray_startup_is_retried_and_sigterm_ends_the_search(
-    study: StudyFolder, runs_instead: Callable[[str], None], tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ray_startup_is_retried_and_a_signal_ends_the_search(
+    study: StudyFolder,
+    runs_instead: Callable[[str], None],
+    tmp_path: Path,
+    number: signal.Signals,
 ) -> None:
-    """As when other programs keep a machine busy for half a minute, and as at the end of a job's time."""
+    """As when other programs keep a machine busy for half a minute; jobs in the background ignore SIGINT."""
     (tmp_path / "starts.py").write_text(STARTS + "time.sleep(600)", encoding="utf-8")
     runs_instead(f'cd {tmp_path}; [ -e once ] && exec "$PYTHON" starts.py "$4"; touch once')
     notes: list[str] = []
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     with pytest.raises(KeyboardInterrupt):
-        run(study, note=notes.append, on_start=terminate)
+        run(study, note=notes.append, on_start=lambda *_: os.kill(os.getpid(), number))
 
+    signal.signal(signal.SIGINT, before)
     assert notes[:2] == ["starting Ray ...", "Ray died; restarting Ray and resuming the trials"]
 
 

@@ -157,7 +157,7 @@ class Runner:
             allocation=self.allocation,
         )
         fruitless = 0
-        with _sigterm_as_ctrl_c():
+        with _signals_interrupt():
             while True:
                 self._has_results = False
                 try:
@@ -228,13 +228,18 @@ class Runner:
 
 
 @contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Raise KeyboardInterrupt on SIGTERM, as queues send it, if in the main thread."""
+def _signals_interrupt() -> Iterator[None]:
+    """Raise KeyboardInterrupt on SIGTERM, as queues send it, and on SIGINT, which jobs in the background ignore.
+
+    Only the main thread can.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
