@@ -81,17 +81,3 @@ def test_a_generator_has_to_beat_the_classifier_of_its_hospital(
     assert f"{next(iter(finalist.gifts))} was worth most" in answer
     networks = [*(root / "studies/small/confirm/trials").glob("*/checkpoint/best.safetensors")]
     assert len({file.read_bytes() for file in networks}) == len(networks) - 1
-
-
-def test_without_a_classifier_a_training_on_its_images_alone_is_the_control(
-    ended: Path, tmp_path: Path
-) -> None:
-    root = shutil.copytree(ended, tmp_path / "lab")
-    (root / "hospital_a/donor.json").unlink()
-
-    result = confirmed(ended, root)
-
-    (finalist,) = result.finalists
-    assert [control.kind for control in finalist.comparisons] == ["none", "synthetic_only"]
-    assert "it sent none for this network" in result.to_json()["answer"]
-    assert any("no classifier of the donor as a control" in note for note in result.notes)

@@ -140,15 +140,3 @@ def test_a_processed_copy_is_recognised_by_file_name_if_the_study_has_a_patient_
         match=r"1 test images belong to patients used for training .*: PNEUMONIA/img1\.jpeg",
     ):
         lab.sealed(other)
-
-
-def test_too_few_patients_in_a_class_are_refused(lab: Lab) -> None:
-    files = sorted((lab.xrays / "test" / "NORMAL").iterdir())
-    for file in files[1:]:
-        file.unlink()
-    prepared = lab.prepared()
-
-    with pytest.raises(
-        DataError, match="too few test patients: NORMAL 1; an interval needs 5 or more"
-    ):
-        lab.sealed(prepared=prepared)

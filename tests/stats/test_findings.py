@@ -7,7 +7,6 @@ from sklearn import metrics as reference
 from torch.nn import functional as F
 
 from xraytune.base.seeding import numpy_generator
-from xraytune.space.settings import Parameters
 from xraytune.stats.classification import (
     Floats,
     Labels,
@@ -68,16 +67,6 @@ def test_the_loss_is_the_mean_over_known_labels() -> None:
     known = targets >= 0
     expected = F.binary_cross_entropy_with_logits(logits[known], targets[known].double())
     assert float(TASK.loss(logits, targets)) == pytest.approx(float(expected), abs=1e-6)
-    weights = torch.tensor(
-        np.where(
-            (labels == 1).sum(0) > 0, (labels == 0).sum(0) / np.maximum((labels == 1).sum(0), 1), 1
-        )
-    )
-    balanced = TASK.loss_of(Parameters(pos_weight="balanced"), labels, "cpu")
-    each = F.binary_cross_entropy_with_logits(
-        logits, targets.clamp(min=0).double(), pos_weight=weights, reduction="none"
-    )
-    assert float(balanced(logits, targets)) == pytest.approx(float(each[known].mean()), abs=1e-6)
     assert float(TASK.loss(logits, torch.full_like(targets, -1))) == 0, (
         "of a step whose labels are all unknown"
     )
