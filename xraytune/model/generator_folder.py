@@ -209,7 +209,7 @@ def fixed_generator(space: Space) -> Experiment:
         problems = [Problem("no GAN in this space", space.settings.name, "add --set source=gan")]
     if problems:
         raise ConfigError(*problems)
-    if has_open_network:  # then only quality.backbone can give features
+    if has_open_network:  # then there is no network to measure its quality in
         values["weights"] = "none"
     return Experiment(settings=space.settings, parameters=parameters_from(values))
 

@@ -81,13 +81,20 @@ def augment_masks(masks: Tensor, views: Tensor) -> Tensor:
 
 
 def _move(images: Tensor, views: Tensor) -> Tensor:
+    # Of x -> s R F x + d, the inverse x = F R' (y - d) / s maps output to input coordinates in
+    # [-1, 1].
+    flip, angle, shift_x, shift_y, scale = views[:, :5].unbind(dim=1)
+    cosine = torch.cos(angle) / scale
+    sine = torch.sin(angle) / scale
+    rows = [torch.stack([flip * cosine, flip * sine], 1), torch.stack([-sine, cosine], 1)]
+    rotation = torch.stack(rows, dim=1)
+    shift = 2 * torch.stack([shift_x, shift_y], dim=1)[:, :, None]  # a side is 2 long
+    inverse = torch.cat([rotation, -rotation @ shift], dim=2)[:, :, None, None]
     # One plane for x and one for y, each a sum over rows and columns: pairs (x, y) and
     # F.affine_grid are slower.
+    from_x, from_y, constant = inverse.unbind(dim=-1)  # [B, 2, 1, 1] each
     side = images.shape[-1]
     centres = (torch.arange(side, device=images.device, dtype=images.dtype) * 2 + 1) / side - 1
-    from_x, from_y, constant = _inverse_affine(views)[:, :, None, None].unbind(
-        dim=-1
-    )  # [B, 2, 1, 1] each
     planes = from_x * centres + (from_y * centres[:, None] + constant)
     return F.grid_sample(
         images,
@@ -100,18 +107,3 @@ def _move(images: Tensor, views: Tensor) -> Tensor:
 
 def _is_identity(views: Tensor) -> Tensor:
     return (views == constants(IDENTITY_VIEW, views.device)).all(dim=1)[:, None, None, None]
-
-
-def _inverse_affine(views: Tensor) -> Tensor:
-    """Map output to input coordinates in [-1, 1], [B, 2, 3].
-
-    Of x -> s R F x + d, this is the inverse x = F R' (y - d) / s.
-    """
-    flip, angle, shift_x, shift_y, scale = views[:, :5].unbind(dim=1)
-    cosine = torch.cos(angle) / scale
-    sine = torch.sin(angle) / scale
-    rotation = torch.stack(
-        [torch.stack([flip * cosine, flip * sine], 1), torch.stack([-sine, cosine], 1)], dim=1
-    )
-    shift = 2 * torch.stack([shift_x, shift_y], dim=1)[:, :, None]  # a side is 2 long
-    return torch.cat([rotation, -rotation @ shift], dim=2)

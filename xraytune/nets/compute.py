@@ -81,24 +81,19 @@ class Allocation:
 def allocation_of(settings: Settings, *, has_gpu: bool) -> Allocation:
     """Return the resources of a space's trials.
 
-    `has_gpu` is about the machines that run trials, which may be others than this one.
+    `has_gpu` is about the machines that run trials, which may be others than this one. A process
+    gets its share from one GPU, and shares leave nothing over: three of .3 fit on a GPU, as of
+    .3333, and instead of 1.2, there are 2.
     """
     chosen = settings.resources
-    gpus = float(has_gpu) if chosen.gpus_per_trial == "auto" else _whole_part(chosen.gpus_per_trial)
+    gpus = float(has_gpu) if chosen.gpus_per_trial == "auto" else float(chosen.gpus_per_trial)
+    if gpus > 1:
+        gpus = float(ceil(gpus))
+    elif gpus:
+        per_gpu = min(int(1 / gpus + 1e-6), _RAY_UNITS)
+        gpus = _RAY_UNITS // per_gpu / _RAY_UNITS
     trial = Share(cpus=chosen.cpus_per_trial, gpus=gpus)
     return Allocation(trial=trial, concurrent=chosen.concurrent)
-
-
-def _whole_part(gpus: float) -> float:
-    """Return the smallest share of GPUs that leaves nothing over: 1/n of one, or whole ones.
-
-    A process gets its share from one GPU. So three shares of .3 fit on a GPU, as of .3333, and one
-    of 1.2 does not exist.
-    """
-    if gpus == 0 or gpus > 1:
-        return float(ceil(gpus))
-    per_gpu = min(int(1 / gpus + 1e-6), _RAY_UNITS)
-    return _RAY_UNITS // per_gpu / _RAY_UNITS
 
 
 def compute_like(trained_on: Compute, *, threads: int) -> Compute:

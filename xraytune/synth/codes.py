@@ -83,44 +83,44 @@ class ClassCodes(nn.Module):
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         """Map z [B, D] from N(0, 1) to codes [B, D] of classes [B] or findings [B, C]."""
-        if labels.ndim == 2 or self.labels.ndim == 2:
+        has_findings = labels.ndim == 2 or self.labels.ndim == 2
+        if has_findings:
             if labels.ndim == 1:
                 labels = F.one_hot(labels, len(self.means))
-            return self._draw_for_findings(z, labels)
-        if len(self.means) == 1:
-            labels = torch.zeros_like(labels)
-        normal = torch.bmm(self.factors[labels], z[:, :, None])[:, :, 0]
+            means = self.means[0]
+            normal = z @ self.factors[0].T
+        else:
+            if len(self.means) == 1:
+                labels = torch.zeros_like(labels)
+            means = self.means[labels]
+            normal = torch.bmm(self.factors[labels], z[:, :, None])[:, :, 0]
         if self.training or not len(self.codes):
-            return self.means[labels] + normal
-        with torch.autocast(z.device.type, enabled=False):
-            weights, noise = self._weights(z, labels[:, None] == self.labels)
-            of_images = weights @ (self.codes - self.means[self.labels])
-        return self.means[labels] + (1 - noise).sqrt() * of_images + noise.sqrt() * normal
+            return means + normal
 
-    def _draw_for_findings(self, z: Tensor, findings: Tensor) -> Tensor:
-        normal = z @ self.factors[0].T
-        if self.training or not len(self.codes):
-            return self.means[0] + normal
         with torch.autocast(z.device.type, enabled=False):
-            different = ((findings == 1)[:, None] != (self.labels == 1)).sum(dim=2)
-            similar = min(_SIMILAR, len(self.codes))
-            is_own = different <= different.kthvalue(similar, dim=1, keepdim=True).values
-            means = F.normalize(is_own.float(), p=1, dim=1) @ self.codes
-            weights, noise = self._weights(z, is_own)
-            of_images = weights @ self.codes - weights.sum(dim=1, keepdim=True) * means
+            if has_findings:
+                different = ((labels == 1)[:, None] != (self.labels == 1)).sum(dim=2)
+                similar = min(_SIMILAR, len(self.codes))
+                is_own = different <= different.kthvalue(similar, dim=1, keepdim=True).values
+            else:
+                is_own = labels[:, None] == self.labels
+
+            # The weights of training images in each code, [B, N], and the noise's share of the
+            # variance, [B, 1].
+            combined = ((is_own.sum(dim=1, keepdim=True) + 1) // 2).clamp(max=_COMBINED)
+            weights = z @ self.keys.T
+            of_own = weights.masked_fill(~is_own, -torch.inf)
+            largest = of_own.topk(min(_COMBINED, len(self.codes)), dim=1).values
+            chosen = is_own & (weights >= largest.gather(1, combined - 1))
+            weights = F.normalize(weights * chosen, dim=1)
+            noise = 1 - (1 - _NOISE) * combined / _COMBINED
+
+            if has_findings:
+                means = F.normalize(is_own.float(), p=1, dim=1) @ self.codes
+                of_images = weights @ self.codes - weights.sum(dim=1, keepdim=True) * means
+            else:
+                of_images = weights @ (self.codes - self.means[self.labels])
         return means + (1 - noise).sqrt() * of_images + noise.sqrt() * normal
-
-    def _weights(self, z: Tensor, is_own: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the weights of training images in each code, [B, N], and the noise, [B, 1].
-
-        The noise is its share of the variance.
-        """
-        combined = ((is_own.sum(dim=1, keepdim=True) + 1) // 2).clamp(max=_COMBINED)
-        weights = z @ self.keys.T
-        of_own = weights.masked_fill(~is_own, -torch.inf)
-        largest = of_own.topk(min(_COMBINED, len(self.codes)), dim=1).values
-        chosen = is_own & (weights >= largest.gather(1, combined - 1))
-        return F.normalize(weights * chosen, dim=1), 1 - (1 - _NOISE) * combined / _COMBINED
 
     def find_components(self, images: Tensor, features: Tensor | None = None) -> Tensor:
         """Find the principal components of images, uint8 [N, C, S, S]; keep the axes.

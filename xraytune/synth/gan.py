@@ -221,12 +221,7 @@ class GanTraining:
         _descend(self._optimizer_g, g_loss)
         self.discriminator.requires_grad_(True)
 
-        self._average(decay)
-        return torch.stack([g_loss.detach(), d_loss.detach()])
-
-    @torch.no_grad()
-    def _average(self, decay: Tensor) -> None:
-        """Move parameters and buffers of the average to decay * average + (1 - decay) * current."""
+        # The average becomes decay * average + (1 - decay) * current.
         weight = (1 - decay).float()
         current = self.generator.state_dict()
         for name, average in self.ema_generator.state_dict().items():
@@ -234,6 +229,7 @@ class GanTraining:
                 average.lerp_(current[name], weight)
             else:
                 average.copy_(current[name])
+        return torch.stack([g_loss.detach(), d_loss.detach()])
 
 
 def _to_signed(pixels: Tensor) -> Tensor:

@@ -99,7 +99,12 @@ def measure_unseen(
     """
     _, firsts = np.unique(np.asarray(patients), return_index=True)
     sharp = _resize(images[sample_evenly(firsts, _MOST_UNSEEN)], _SCALES[0][0])
-    versions = [sharp, *(_blur(sharp, sigma_px) for sigma_px in _BLURS_PX)]
+    versions = [sharp]
+    places = torch.arange(sharp.shape[1], dtype=sharp.dtype)
+    for sigma_px in _BLURS_PX:
+        squares = (places[:, None] - places[None, :]) ** 2
+        weights = torch.softmax(-squares / (2 * sigma_px**2), dim=1)  # sum to 1 at the edges too
+        versions.append(weights @ sharp @ weights.T)
     ratios = [measure_closeness(version, training, training_patients).ratio for version in versions]
     return np.asarray(np.stack(ratios).min(axis=0))
 
@@ -138,13 +143,6 @@ def _resize(images: UInt8Array | Tensor, side_px: int) -> Tensor:
     return functional.interpolate(pixels[:, None], size=size, mode="bilinear", antialias=True)[:, 0]
 
 
-def _blur(images: Tensor, sigma_px: float) -> Tensor:
-    """Blur images, float32 [n, S, S], with a Gaussian whose weights sum to 1 at the edges too."""
-    pixels = torch.arange(images.shape[1], dtype=images.dtype)
-    weights = torch.softmax(-((pixels[:, None] - pixels[None, :]) ** 2) / (2 * sigma_px**2), dim=1)
-    return weights @ images @ weights.T
-
-
 def measure_closeness(
     images: UInt8Array | Tensor,
     training: UInt8Array,
@@ -177,7 +175,16 @@ def measure_closeness(
         for start in range(0, len(small_images), _IMAGES_AT_ONCE):
             block = slice(start, start + _IMAGES_AT_ONCE)
             scaled = _resize(small_images[block], side_px)
-            distances = _measure_distances(scaled, templates, shift_px)
+
+            # The smallest distances over flips and shifts, [n, N] in [0, 2].
+            highest = torch.full((len(scaled), templates.shape[1]), -1.0)
+            product = torch.empty_like(highest)
+            shifts = range(2 * shift_px + 1)
+            side = side_px - 2 * shift_px
+            for turned, top, left in itertools.product((scaled, scaled.flip(2)), shifts, shifts):
+                rows = _standardise(turned[:, top : top + side, left : left + side])
+                torch.maximum(highest, torch.matmul(rows, templates, out=product), out=highest)
+            distances = (2 - 2 * highest).clamp_(min=0).sqrt_()
 
             by_patient = torch.full((len(distances), int(columns.max()) + 1), torch.inf)
             owners = columns.expand(len(distances), -1)
@@ -200,21 +207,6 @@ def _standardise(images: Tensor) -> Tensor:
     """
     rows = images.flatten(1)
     return functional.normalize(rows - rows.mean(dim=1, keepdim=True), eps=1e-3)
-
-
-def _measure_distances(images: Tensor, templates: Tensor, shift_px: int) -> Tensor:
-    """Return the smallest distances over flips and shifts, [n, N] in [0, 2].
-
-    Images are [n, S, S], templates [(S - 2 shift)^2, N].
-    """
-    side = images.shape[1] - 2 * shift_px
-    shifts = range(2 * shift_px + 1)
-    highest = torch.full((len(images), templates.shape[1]), -1.0)
-    product = torch.empty_like(highest)
-    for flipped, top, left in itertools.product((images, images.flip(2)), shifts, shifts):
-        rows = _standardise(flipped[:, top : top + side, left : left + side])
-        torch.maximum(highest, torch.matmul(rows, templates, out=product), out=highest)
-    return (2 - 2 * highest).clamp_(min=0).sqrt_()
 
 
 def sample_evenly(values: NDArray[Any], count: int) -> NDArray[Any]:

@@ -75,24 +75,17 @@ def train_generator(
         for _ in range(min(count, settings.steps - training.step)):
             losses += update(training.draw())
             training.step += 1
-        _require_finite(losses, training)
+        # The last losses are from before the last update.
+        weight_norm = get_total_norm(training.generator.parameters()).item()
+        if not math.isfinite(weight_norm + losses.sum().item()):
+            what = f"the GAN diverged by step {training.step}: a loss or a weight is not finite"
+            raise TrialError(Problem(what, fix="lower gan.lr_g and gan.lr_d"))
         if training.step == settings.steps or training.step % checkpoint_every_steps == 0:
             _save(training, checkpoint)
         yield training.step
     if not settings.steps:
         _save(training, checkpoint)
     save_generator(training.ema_generator, folder / NETWORK_FILE)
-
-
-def _require_finite(losses: torch.Tensor, training: GanTraining) -> None:
-    """Raise TrialError for losses or weights that are not finite.
-
-    The last losses are from before the last update.
-    """
-    weight_norm = get_total_norm(training.generator.parameters()).item()
-    if not math.isfinite(weight_norm + losses.sum().item()):
-        what = f"the GAN diverged by step {training.step}: a loss or a weight is not finite"
-        raise TrialError(Problem(what, fix="lower gan.lr_g and gan.lr_d"))
 
 
 def _save(training: GanTraining, checkpoint: Path) -> None:
