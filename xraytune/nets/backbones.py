@@ -101,12 +101,6 @@ def accepts(name: str, side_px: int, *, trains_on_one: bool = False) -> bool:
     return True
 
 
-def usual_side_px(name: str) -> int:
-    """Return the side of the images that the backbone's own weights were trained on, or usually."""
-    side_px: int = timm_config(name)["input_size"][-1] if BACKBONES.is_of_library(name) else 224
-    return side_px
-
-
 def pixel_constants(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of the pixels in [0, 1] that weights expect.
 

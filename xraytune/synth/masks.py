@@ -43,11 +43,6 @@ class MaskRange:
         return f"{100 * smallest:.3g} to {100 * largest:.3g} % of the image in {parts}"
 
 
-def binarise(grey: UInt8Array) -> UInt8Array:
-    """Return a mask of 0 and 255, 255 where `grey` is 128 or more."""
-    return np.where(grey >= 128, 255, 0).astype(np.uint8)
-
-
 def mask_range(masks: UInt8Array) -> MaskRange:
     """Return the ranges of training masks [n, S, S], n >= 1, at the size of the GAN."""
     areas, parts = _measure(masks)

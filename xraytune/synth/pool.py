@@ -20,7 +20,7 @@ from xraytune.base.errors import Problem, TrialError
 from xraytune.base.records import Compute
 from xraytune.base.seeding import derive_seed
 from xraytune.nets.compute import autocast
-from xraytune.synth.masks import MaskRange, binarise
+from xraytune.synth.masks import MaskRange
 from xraytune.synth.networks import load_generator
 from xraytune.synth.sources.source import BLOCK
 
@@ -96,5 +96,5 @@ def resize_planes(planes: UInt8Array, size_px: int) -> UInt8Array:
 
 
 def _with_binary_masks(planes: UInt8Array) -> UInt8Array:
-    planes[:, 1:] = binarise(planes[:, 1:])
+    planes[:, 1:] = np.where(planes[:, 1:] >= 128, 255, 0)
     return planes
