@@ -29,7 +29,7 @@ def build_optimizer(
     kind = Adam if name == "adam" else AdamW
     optimizer = kind(weights, lr=rate, fused=True, capturable=on_gpu, **options)
     # The steps before the capture of a CUDA graph, and those that cannot be captured, are intended.
-    optimizer._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]
+    optimizer._warned_capturable_if_run_uncaptured = True
     return optimizer
 
 
