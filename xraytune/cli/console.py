@@ -31,8 +31,18 @@ from rich.text import Text
 
 from xraytune.base.cores import repeated
 from xraytune.base.errors import XraytuneError, printable
-from xraytune.base.records import Progress, progress_text, split_unit, to_json
-from xraytune.base.tables import Cell, Entry, Frame, Section, Table, Tone, shown_path, text_of
+from xraytune.base.records import Pace, Progress, progress_text, split_unit, to_json
+from xraytune.base.tables import (
+    Cell,
+    Entry,
+    Frame,
+    Section,
+    Table,
+    Tone,
+    duration,
+    shown_path,
+    text_of,
+)
 
 R = TypeVar("R")
 _STYLES: dict[Tone, str] = {
@@ -99,7 +109,8 @@ def show_json(content: object) -> None:
 def log(text: str, tone: Tone = "plain") -> None:
     """Print a line to stderr, with paths below the current folder made relative."""
     shown = text.replace(f"{Path.cwd()}/", "")
-    _ERR.print(_text(Cell(shown, tone)), soft_wrap=not _ERR.is_terminal)
+    with suppress(OSError):  # a full disk or a closed terminal does not end the work
+        _ERR.print(_text(Cell(shown, tone)), soft_wrap=not _ERR.is_terminal)
 
 
 def event(text: str) -> None:
@@ -149,12 +160,15 @@ def progress() -> Iterator[Progress]:
     """Yield a `Progress` that draws a bar for each kind of work; without a terminal, it logs a line every ten seconds."""
     if not is_live():
         logged: dict[str, float] = {}
+        pace = Pace()
 
         def log_progress(what: str, done: int, total: int) -> None:
             now = time.monotonic()
+            left = pace.seconds_left(what, done, total, now)
             if done == total or now - logged.setdefault(what, now) >= _LOG_EVERY_SECONDS:
                 logged[what] = now
-                event(progress_text(what, done, total))
+                ending = "" if left is None else f", {duration(left)} left"
+                event(progress_text(what, done, total) + ending)
 
         yield log_progress
         return

@@ -44,7 +44,7 @@ from xraytune.nets.weights import find_weights
 from xraytune.space.document import write_yaml
 from xraytune.space.domains import Value
 from xraytune.space.fields import parameters_from
-from xraytune.space.load import load_space
+from xraytune.space.load import SEARCH_ONLY, load_space, refuse_unused
 from xraytune.space.settings import Experiment
 from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space
@@ -139,6 +139,8 @@ def generator_train(
     loaded = load_space(
         space, (*overrides, "points_to_evaluate=[]"), data=data, weights_dir=weights_dir
     )
+    unused = (*SEARCH_ONLY, "budget", "final", "objective", "points_to_evaluate", "tracking")
+    refuse_unused(overrides, "generator train", unused)
     experiment = None if without_generator else fixed_generator(loaded)
     donor_experiment = find_donor_experiment(loaded)
     settings = loaded.settings

@@ -19,7 +19,7 @@ from typing import Any
 
 from xraytune.base.artifacts import releases, start_work
 from xraytune.base.cores import cpu_count
-from xraytune.base.errors import ArtifactError, ConfigError, Problem, counted
+from xraytune.base.errors import ArtifactError, Problem, counted
 from xraytune.base.files import new_folder, require_new, sha256_of
 from xraytune.base.locks import LockHeldError, hold
 from xraytune.base.records import EpochRecord, Json, Progress, ignore_progress, to_json
@@ -30,7 +30,8 @@ from xraytune.nets.checkpoint import load_best
 from xraytune.nets.compute import allocation_of, gpu_count, pin
 from xraytune.nets.weights import find_weights
 from xraytune.search.wandb import WandbRun
-from xraytune.space.fields import flat_values
+from xraytune.space.fields import flat_values, parameter_fields
+from xraytune.space.load import SEARCH_ONLY, refuse_unused
 from xraytune.space.paths import PATHS
 from xraytune.space.settings import Experiment, extensions_of
 from xraytune.space.shipped import describe_space
@@ -120,9 +121,9 @@ def train(
     with _space_file(config, note) as file:
         space = open_space(file, overrides, data=data, weights_dir=weights_dir)
     point = space.first_point()
-    if any(override.startswith("final.") for override in overrides):
-        fix = "set the parameter itself, without `final.`"
-        raise ConfigError(Problem("this is the final training already", "--set", fix))
+    unused = (*SEARCH_ONLY, "resources.cpus_per_trial", *(parameter_fields().keys() - point.keys()))
+    refuse_unused(overrides, "train", unused)
+    refuse_unused(overrides, "train", ("final",), "set the parameter itself, without `final.`")
     if space.searched:
         first = f"the first entry of its points_to_evaluate: {space.points_to_evaluate[0]}"
         note(f"{config} is a search space: training {first}")

@@ -100,6 +100,31 @@ def read_settings(document: Document) -> Settings:
     return validate(document, TypeAdapter(Settings), (), given, names=names)
 
 
+SEARCH_ONLY = (
+    "budget.trials",
+    "budget.hours",
+    "scheduler",
+    "sampler",
+    "confirm",
+    "resources.concurrent",
+)
+"""Settings that only `search` and `confirm` use."""
+
+
+def refuse_unused(
+    overrides: Sequence[str], command: str, unused: Sequence[str], fix: str = "omit it"
+) -> None:
+    """Refuse (ConfigError) overrides of settings and parameters that a command does not use."""
+    problems = []
+    for override in overrides:
+        name = override.partition("=")[0].strip()
+        if any(f"{name}.".startswith(f"{start}.") for start in unused):
+            what = f"{name}: `{command}` does not use it"
+            problems.append(Problem(what, f"--set {override}", fix))
+    if problems:
+        raise ConfigError(*problems)
+
+
 def _setting_names(model: type[StrictModel], prefix: str = "") -> list[str]:
     names = []
     for name, field in model.model_fields.items():
