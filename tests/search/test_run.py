@@ -123,6 +123,23 @@ def test_what_will_be_wrong_later_is_noted_before_the_study_is_created(space: Pa
     assert not (space.parent / "studies").exists()
 
 
+def test_a_study_resumes_without_the_data_option_since_it_knows_its_images(space: Path) -> None:
+    """Also what a data file said about them; what the space says now is compared with the study, as ever."""
+    root, studies = space.parent, space.parent / "studies"
+    (root / "data.yaml").write_text(
+        "data: {path: xrays, classes: auto, positive: NORMAL}\n", encoding="utf-8"
+    )
+    space.write_text(SPACE.replace("path: xrays, ", "path: elsewhere, "), encoding="utf-8")
+    search(space, data=root / "data.yaml", studies=studies)
+
+    view = search(space, studies=studies, overrides=["budget.trials=2"])
+
+    assert view.counts == {"complete": 2}
+    for changed in ("data.classes=binary", "data.image_size=64", "data.split.val_a=0.2"):
+        with pytest.raises(StudyError, match="another space"):
+            search(space, studies=studies, overrides=[changed])
+
+
 def test_ratio_with_no_or_too_many_extra_images_is_refused_before_writing(space: Path) -> None:
     root = space.parent
     refused = r"synthetic_ratio: 0.002 of \d+ training images rounds to zero extra images\n +fix: use 0\.\d+ or more"

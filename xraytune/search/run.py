@@ -41,6 +41,7 @@ from xraytune.study.start import (
     require_free,
     require_same_images,
     require_same_space,
+    with_recorded_images,
 )
 from xraytune.study.status import StudyView, StudyWatcher
 from xraytune.synth.sources.which import mixes_of
@@ -64,7 +65,8 @@ def search(
 
     Args:
         space: The YAML file.
-        data: A data folder or a data file (YAML) instead of the file's.
+        data: A data folder or a data file (YAML) instead of the file's; a study that exists knows
+            its own.
         weights_dir: A folder of official weight files, for machines without a network.
         overrides: `key=value` lines that replace the file's.
         studies: The folder of studies; this one is `studies/NAME`.
@@ -83,16 +85,18 @@ def search(
     """
     note = callbacks.note
     loaded = open_space(space, overrides, data=data, weights_dir=weights_dir, note=note)
-    settings = loaded.settings
-    folder = StudyFolder((studies / settings.name).resolve())
+    folder = StudyFolder((studies / loaded.settings.name).resolve())
     cache = (cache or folder.default_cache).resolve()
     require_writable(folder.path)
     require_free(folder)
     is_resumed = folder.space_path.exists()
     if is_resumed:
+        if data is None:
+            loaded = with_recorded_images(folder, loaded)
         require_same_space(folder, loaded)
         with locked(folder):  # refuse a second search before reading the images
             pass
+    settings = loaded.settings
     with Runner(folder, cache=cache, address=address, callbacks=callbacks) as runner:
         machine = _where_trials_run(settings, folder.compute() if is_resumed else None, runner)
         if not is_resumed:  # else there may be nothing left to do

@@ -10,11 +10,11 @@ import difflib
 import json
 import platform
 import uuid
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 from xraytune.base.errors import Problem, StudyError, join_names
 from xraytune.base.files import (
@@ -26,10 +26,13 @@ from xraytune.base.files import (
 from xraytune.base.records import Compute, Json
 from xraytune.data.changes import RESTORE, all_images, require_same_data
 from xraytune.data.prepare import Prepared, write_prepared
+from xraytune.space.load import DATA_FILE_KEYS
 from xraytune.space.space import Space
+from xraytune.space.strict_model import StrictModel
 from xraytune.study.folder import StudyFolder, other_releases
 from xraytune.study.journal import create_journal
 
+Block = TypeVar("Block", bound=StrictModel)
 _PACKAGES = ("xraytune", "torch", "torchvision", "ray", "optuna", "numpy", "pillow", "scikit-learn")
 
 
@@ -76,6 +79,31 @@ def require_free(folder: StudyFolder) -> None:
         what = "this folder is not empty, and is not a study (study.yaml is missing)"
         fix = "give the study another name (--set name=...), or move the folder away"
         raise StudyError(Problem(what, folder.path, fix))
+
+
+def with_recorded_images(folder: StudyFolder, space: Space) -> Space:
+    """Return a space with the images of its study, if there are none at its own `data.path`.
+
+    What a data file may have said about them is taken from the study, too, unless the space says
+    it.
+    """
+    settings = space.settings
+    recorded = folder.space().settings
+    if settings.data.path.exists():
+        return space
+    split = _completed(settings.data.split, recorded.data.split, ("group_regex",))
+    data = _completed(settings.data, recorded.data, DATA_FILE_KEYS)
+    data = data.model_copy(update={"path": recorded.data.path, "split": split})
+    weights_dir = settings.weights_dir or recorded.weights_dir
+    return replace(
+        space, settings=settings.model_copy(update={"data": data, "weights_dir": weights_dir})
+    )
+
+
+def _completed(given: Block, recorded: Block, keys: Iterable[str]) -> Block:
+    """Return settings with those of `keys` that are not given as they were recorded."""
+    missing = [key for key in keys if key not in given.model_fields_set]
+    return given.model_copy(update={key: getattr(recorded, key) for key in missing})
 
 
 def require_same_space(folder: StudyFolder, space: Space) -> None:
