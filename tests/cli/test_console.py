@@ -26,7 +26,7 @@ def test_a_log_shows_progress_every_ten_seconds_and_its_end(
 
     lines = [line.split("  ", 1)[1] for line in capsys.readouterr().err.splitlines()]
     assert lines == [
-        "training the GAN: 200 of 5,000 steps",
+        "training the GAN: 200 of 5,000 steps, 1:36 left",
         "training the GAN: 5,000 of 5,000 steps",
     ]
 
