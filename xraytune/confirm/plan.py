@@ -40,7 +40,8 @@ _DRAWS = 5000
 def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: SealedTest) -> Plan:
     """Train the top-up trials, and return a new plan with at most so many `finalists`, and write it.
 
-    Raises StudyError if there is no trial with synthetic images; TrialError if runs failed.
+    Raises StudyError if there is no trial with synthetic images, or a finalist has no control;
+    TrialError if runs failed.
     """
     where = study.folder.path
     notes = [*sealed.notes]
@@ -75,6 +76,10 @@ def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: Seal
             arms += _donor_controls(study, arm, notes)
 
     plan = Plan(test=sealed.kind, replicates=replicates, notes=tuple(notes), arms=tuple(arms))
+    if alone := [finalist.trial for finalist in plan.finalists if not plan.controls(finalist)]:
+        what = f"there is no control to compare {join_names(alone)} with, neither matched nor tuned"
+        fix = "start a search with `none` in confirm.controls.matched"
+        raise StudyError(Problem(what, where, fix))
     plan = mark_earlier_access(plan, accesses(where, sealed.fingerprint, sealed.contents))
     write_plan(plan, study.runs_folder.path)
     return plan
