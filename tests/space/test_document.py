@@ -83,7 +83,7 @@ def test_invalid_yaml_is_explained_with_its_line(text: str, message: str) -> Non
 def test_a_file_that_holds_no_mapping_is_refused(
     tmp_path: Path, content: bytes | None, what: str
 ) -> None:
-    with pytest.raises(ConfigError, match="this is a folder"):
+    with pytest.raises(ConfigError, match="not a file, but a folder"):
         read_document(tmp_path)
     path = tmp_path / "space.yaml"
     if content is not None:
