@@ -23,7 +23,7 @@ def write_verdict(
     """Write the verdicts on some trials, by number.
 
     With `scores` of arms by their source, only one trial has a verdict, and it was compared with
-    its matched controls.
+    its matched controls, and with a classifier from elsewhere that is better than all.
     """
     finalists = tuple(_finalist(f"gan #{trial}", trial, word) for trial, word in words.items())
     if scores:
@@ -56,10 +56,16 @@ def _measured(
         if row.number == trial
     )
     finalist, *others = compared_arms([row], space.settings, "unused")
-    (folder.path / "confirm").mkdir()
-    write_plan(Plan(test="unused", replicates=2, arms=(finalist, *others)), folder.path / "confirm")
     controls = [arm for arm in others if arm.role == "matched"]
-    comparisons = tuple(_comparison(arm.name, scores[arm.parameters.source]) for arm in controls)
+    (none,) = (arm for arm in controls if arm.parameters.source == "none")
+    donor = none.model_copy(update={"name": "classifier of A", "role": "donor", "control": "donor"})
+    plan = Plan(test="unused", replicates=2, arms=(finalist, *others, donor))
+    (folder.path / "confirm").mkdir()
+    write_plan(plan, folder.path / "confirm")
+    comparisons = (
+        *(_comparison(arm.name, scores[arm.parameters.source]) for arm in controls),
+        _comparison(donor.name, 0.999),
+    )
     return _finalist(finalist.name, trial, word, scores[finalist.parameters.source], comparisons)
 
 

@@ -192,7 +192,8 @@ def _measure_by_confirm(
 ) -> list[tuple[TrialRow, float]]:
     """Return the completed trials whose mixes `confirm` has measured, with their mean scores.
 
-    A finalist is itself a trial; a control stands for the best trial of its mix on val-B.
+    A finalist is itself a trial; a control stands for the best trial of its mix on val-B, except
+    one that uses a classifier from elsewhere, which is no mix.
     """
     plan = read_plan(folder.path / CONFIRM_FOLDER)
     scores = {}
@@ -206,7 +207,7 @@ def _measure_by_confirm(
         candidates = [row for row in complete if row.parameters.mix_simplicity == mix]
         if arm.role == "finalist":
             candidates = [row for row in complete if row is trials.get(arm.trial)]
-        if candidates and arm.name in scores:
+        if candidates and arm.name in scores and arm.role != "donor":
             measured.append((candidates[0], scores[arm.name]))
     return measured
 
