@@ -309,7 +309,7 @@ def _mean_over_classes(
     images = ScoredImages(labels, probabilities, positive=positive)
     require_scorable(labels, probabilities)
     return float(
-        np.mean([area(scored, scored.is_known[None] * 1.0) for scored in images.classes()])
+        np.mean([area(scored, scored.is_known[None].astype(float)) for scored in images.classes()])
     )
 
 
