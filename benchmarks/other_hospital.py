@@ -15,7 +15,7 @@ Plan, committed before the first run:
 - B's images as they are; with another detector (blur .8 px, gamma .55, contrast .7, noise .02); or
   inverted. What A sends is never shifted.
 - Arms: B alone; A's head; B's training started at it; extra images from A's statistics, its GAN and
-  its real images: three quarters as many as A has, with weights that give them half of the loss.
+  its real images: half as many as A has, with weights that give them half of the loss.
   The GAN's and the statistics' also with four fifths and two sevenths of the loss (by hand, a ratio
   of 4 with weights 1 and .1), and one per real image with weight 1, as a search would begin. To tell
   why a GAN helps with another detector: A's real images at the GAN's 64 px.
@@ -23,7 +23,7 @@ Plan, committed before the first run:
   gain holds if it differs by at most two standard errors of both. Nothing is chosen by a score.
 
 The first plan had one extra image per real one. Its first arms, with 25 patients, gained less than by
-hand, where the extra images of a step came from all of A's: hence three quarters as many as A has.
+hand, where the extra images of a step came from all of A's: hence half as many as A has (of three quarters, a draw needs more of a class).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ NEEDS = ("DATA", "WEIGHTS", "HOSPITAL_A", "PICTURES")
 # Disjoint draws of so many patients; B has too few for eight of 200.
 DRAWS = {25: 8, 50: 8, 100: 8, 200: 5}
 DRAWS_BY_HAND = 8
-SHARE_OF_A = 0.75
+SHARE_OF_A = 0.5
 HALF, FOUR_FIFTHS, TWO_SEVENTHS = 1.0, 4.0, 0.4
 SHIFTS = {
     "as A's": "null",
