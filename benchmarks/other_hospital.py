@@ -23,7 +23,8 @@ Plan, committed before the first run:
   gain holds if it differs by at most two standard errors of both. Nothing is chosen by a score.
 
 The first plan had one extra image per real one. Its first arms, with 25 patients, gained less than by
-hand, where the extra images of a step came from all of A's: hence half as many as A has (of three quarters, a draw needs more of a class).
+hand, where the extra images of a step came from all of A's: hence half as many as A has. Of three
+quarters, a draw would need more pneumonias than there are.
 """
 
 from __future__ import annotations
