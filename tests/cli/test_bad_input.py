@@ -1,4 +1,7 @@
-"""Invalid input: one clear message, its exit code, and no files left behind. Nothing is trained, and Ray does not start."""
+"""Invalid input: one clear message, its exit code, and no files left behind.
+
+Nothing is trained, and Ray does not start.
+"""
 
 import shutil
 from collections.abc import Callable

@@ -77,7 +77,10 @@ def test_a_study_without_a_finalist_is_refused_with_a_fix() -> None:
 
 
 def test_controls_keep_every_setting_but_the_source() -> None:
-    """And inherit the resolution. None is a value: the last weights of the generator are used, not their moving average."""
+    """And inherit the resolution.
+
+    None is a value: the last weights of the generator are used, not their moving average.
+    """
     changes: dict[str, Any] = {
         "lr": 2e-3,
         "classical": 1,

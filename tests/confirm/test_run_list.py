@@ -59,7 +59,10 @@ def test_each_run_ends_once_and_restart_resumes(folder: StudyFolder) -> None:
 
 
 def test_resumed_top_up_repeats_its_decisions(folder: StudyFolder) -> None:
-    """Run 1 was the first at the rung; after run 0 it would have been pruned. A resumed run reports its epochs again."""
+    """Run 1 was the first at the rung; after run 0 it would have been pruned.
+
+    A resumed run reports its epochs again.
+    """
 
     def start() -> TrialLoop:
         rungs = Rungs(SchedulerSettings(grace=1, reduction=3, within="all"), max_epochs=9)

@@ -46,7 +46,10 @@ def dicom(
     syntax: UID = ExplicitVRLittleEndian,
     **attributes: Any,
 ) -> bytes:
-    """A DICOM file of these stored values; `attributes` add to its header, or replace what is there."""
+    """A DICOM file of these stored values.
+
+    `attributes` add to its header, or replace what is there.
+    """
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = syntax

@@ -89,5 +89,8 @@ def _visible_files(path: Path) -> list[str]:
 
 
 def _is_in_training(file: Path) -> bool:
-    """Of a GAN: removed when it is trained. A kill in that moment leaves it, until the GAN is used again."""
+    """Of a GAN: removed when it is trained.
+
+    A kill in that moment leaves it, until the GAN is used again.
+    """
     return any(part.endswith(".work") for part in file.parts)

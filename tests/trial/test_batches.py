@@ -47,7 +47,10 @@ def test_two_arms_see_the_same_real_images_in_the_same_order(bench: Bench) -> No
 def test_images_too_large_for_the_device_are_brought_in_parts(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainable: str, source: str
 ) -> None:
-    """A few steps at a time, and for the batch norms. In a pretraining, the first steps have no real images."""
+    """A few steps at a time, and for the batch norms.
+
+    In a pretraining, the first steps have no real images.
+    """
     own: dict[str, Any] = {"gan": gan()} if source == "gan" else {}
     mix = {
         "source": source,

@@ -175,7 +175,10 @@ PRETRAIN = {"source": "duplicate", "mixing": "pretrain", "synthetic_ratio": 0.75
 def test_patience_begins_with_real_images(
     tmp_path: Path, changes: dict[str, Any], epochs: int, at_full_rate: int
 ) -> None:
-    """Nothing improves. In `PRETRAIN`, the first four of 10 epochs have extra images alone, and the fifth has some."""
+    """Nothing improves.
+
+    In `PRETRAIN`, the first four of 10 epochs have extra images alone, and the fifth has some.
+    """
     training = TinyTraining(small(**FROZEN | {"lr": 1e-12}, **changes), epochs=10)
 
     records = [*training.epochs(tmp_path)]

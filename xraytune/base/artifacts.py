@@ -148,7 +148,10 @@ def is_intact(path: Path) -> bool:
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    """Read the manifest of an artifact, or of one in progress; ValueError if it belongs to another folder."""
+    """Read the manifest of an artifact, or of one in progress.
+
+    ValueError if it belongs to another folder.
+    """
     content: dict[str, Any] = read_json(path / _MANIFEST)
     stage = content["stage"]
     if (stage, fingerprint(stage, content["inputs"])) != (path.parent.name, path.name):
@@ -165,7 +168,10 @@ def artifacts_of(cache: Path, stage: str) -> Iterator[tuple[Path, dict[str, Any]
 
 
 def manifest_inputs(path: Path) -> dict[str, Any] | None:
-    """Return the inputs of an artifact, or of one in progress; None without a manifest that belongs to this folder."""
+    """Return the inputs of an artifact, or of one in progress.
+
+    None without a manifest that belongs to this folder.
+    """
     with suppress(OSError, ValueError, LookupError, TypeError):
         return dict(_read_manifest(path)["inputs"])
     return None

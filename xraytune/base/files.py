@@ -102,7 +102,10 @@ def nearest_folder(path: Path) -> Path:
 
 
 def require_writable(folder: Path) -> None:
-    """Check, before any work, that files can be created in a folder, which need not exist; ConfigError if it is a file."""
+    """Check, before any work, that files can be created in a folder, which need not exist.
+
+    ConfigError if it is a file.
+    """
     place = nearest_folder(folder)
     if not place.is_dir():
         raise ConfigError(
@@ -210,7 +213,10 @@ def require_recorded(path: Path) -> None:
 
 
 def write_array(path: Path, array: NDArray[Any], *, is_recorded: bool = False) -> None:
-    """Like `write_bytes`, in NumPy's format. When NumPy writes a file itself, its error does not name a full disk."""
+    """Like `write_bytes`, in NumPy's format.
+
+    When NumPy writes a file itself, its error does not name a full disk.
+    """
     import numpy as np
 
     content = io.BytesIO()
@@ -251,7 +257,10 @@ def markdown(text: str) -> str:
 
 
 def append_jsonl(path: Path, row: Mapping[str, Any], *, durable: bool = True) -> None:
-    """Append one row, after removing a torn last line. Without `durable`, a power loss may remove it."""
+    """Append one row, after removing a torn last line.
+
+    Without `durable`, a power loss may remove it.
+    """
     _check_fences()
     line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     with explain_disk_errors(path):

@@ -1,4 +1,7 @@
-"""File locks. The system releases them when their owner dies; on network storage, its server does so after a while.
+"""File locks.
+
+The system releases them when their owner dies; on network storage, its server does so after a
+while.
 
 `hold` refuses a second process, `build_lock` lets it wait. Both need storage with file locks. The
 files stay: if a lock's file were removed, two processes could lock different files of one name.
@@ -48,7 +51,9 @@ class LockHeldError(Exception):
 
 @contextmanager
 def hold(path: Path, work: str = "") -> Iterator[None]:
-    """Hold a lock while the block runs. Its file names the owner and its `work` for `current_owner`.
+    """Hold a lock while the block runs.
+
+    Its file names the owner and its `work` for `current_owner`.
 
     Raises:
         LockHeldError: Another process holds the lock.

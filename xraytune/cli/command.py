@@ -75,7 +75,10 @@ def calls(
 
 
 class Command(TyperCommand):
-    """A command that turns exceptions into exit codes. Only an unexpected error prints its traceback."""
+    """A command that turns exceptions into exit codes.
+
+    Only an unexpected error prints its traceback.
+    """
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # typer's own context
         """Run the command; raise `typer.Exit` with the exit code of an error."""

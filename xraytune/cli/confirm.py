@@ -1,4 +1,7 @@
-"""`xraytune confirm` runs the confirmation of a study; `xraytune audit` evaluates a folder of synthetic images."""
+"""`xraytune confirm` runs the confirmation of a study.
+
+`xraytune audit` evaluates a folder of synthetic images.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Print to the terminal; no other file does. Results go to stdout, as text or as one JSON object; the rest to stderr.
+"""Print to the terminal; no other file does.
+
+Results go to stdout, as text or as one JSON object; the rest to stderr.
 
 Commands pass text and the records of `base/tables.py`; this module formats them with rich. On a
 terminal, progress is shown as bars and a search as a live table; otherwise, as in a log file, both

@@ -64,7 +64,8 @@ def train(
 ) -> None:
     """Train the GAN of a search space file and save it to a folder. Run again to resume.
 
-    If the space has a frozen backbone, the folder also gets a classifier and statistics of features:
+    If the space has a frozen backbone, the folder also gets a classifier and statistics of
+    features:
     what another hospital should compare the GAN's images with.
     """
 

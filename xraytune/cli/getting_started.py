@@ -38,7 +38,10 @@ def demo(
         Option("--quick", metavar="", help="Run a smaller demo in FOLDER/quick: about a minute."),
     ] = False,
 ) -> None:
-    """Run the whole pipeline on phantom X-rays in minutes, from the images to a verdict. Run again to resume."""
+    """Run the whole pipeline on phantom X-rays in minutes, from the images to a verdict.
+
+    Run again to resume.
+    """
     from xraytune.present.page import write_report
 
     here = folder / "quick" if quick else folder

@@ -72,7 +72,9 @@ def train(
     skip_broken: options.SkipBroken = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Train the final model, without Ray, and write it with a model card. Run the same command again to resume.
+    """Train the final model, without Ray, and write it with a model card.
+
+    Run the same command again to resume.
 
     Given a study, this runs `export` and trains the exported file: the mix that `confirm` found to
     help, or else the simplest one that is about as good as the best, with the settings of `final:`.

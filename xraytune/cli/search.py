@@ -1,4 +1,7 @@
-"""`xraytune headroom` measures what a search could gain; `xraytune search` runs it and shows its progress."""
+"""`xraytune headroom` measures what a search could gain.
+
+`xraytune search` runs it and shows its progress.
+"""
 
 from __future__ import annotations
 

@@ -23,7 +23,10 @@ def _show_list(spaces: dict[str, str]) -> None:
 
 @calls("list_spaces", _show_list)
 def list_(as_json: options.AsJson = False) -> None:
-    """List the space files that come with xraytune, and what each is for. Use one with `--space NAME`."""
+    """List the space files that come with xraytune, and what each is for.
+
+    Use one with `--space NAME`.
+    """
 
 
 def copy(
@@ -50,7 +53,10 @@ def check(
     overrides: options.Overrides = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Validate a search space file and print it with all defaults. Reports all problems of the file at once."""
+    """Validate a search space file and print it with all defaults.
+
+    Reports all problems of the file at once.
+    """
     space = load_space(file, overrides or (), data=data, weights_dir=weights_dir)
     require_extensions(space)
     warnings = [*space_warnings(space)]

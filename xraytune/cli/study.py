@@ -22,7 +22,10 @@ def status(
     ] = Path("studies"),
     as_json: options.AsJson = False,
 ) -> None:
-    """Show the trials of a study, the best one so far and the time left, or list all studies. Works during a search, too."""
+    """Show the trials of a study, the best one so far and the time left, or list all studies.
+
+    Works during a search, too.
+    """
     from xraytune.present.studies import list_studies, studies_frame
     from xraytune.present.trials import status_frame
     from xraytune.study.folder import StudyFolder
@@ -55,7 +58,10 @@ def report(
     cache: options.Cache = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Write an HTML report of a study that opens offline: verdict, trials, images, data. Also works during a search."""
+    """Write an HTML report of a study that opens offline: verdict, trials, images, data.
+
+    Also works during a search.
+    """
     from xraytune.present.page import write_report
 
     file = write_report(study, out=out, cache=cache)

@@ -49,7 +49,10 @@ class Arm(StrictModel):
     trial: str
     """The trial with these settings; for a matched control, its finalist's."""
     resolution_px: int | None = None
-    """The finalist's resolution, which all images are rescaled through; None: no resolution matching."""
+    """The finalist's resolution, which all images are rescaled through.
+
+    None: no resolution matching.
+    """
     parameters: Parameters
     control: DonorControl | None = None
     donor: FilePath | None = None

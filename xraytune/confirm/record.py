@@ -183,7 +183,10 @@ def write_verdict(folder: Path, confirmation: Confirmation) -> None:
 
 
 def read_verdict(folder: Path) -> Confirmation | None:
-    """Return the record in `verdict.json`; None if there is none, StudyError if it is not what `confirm` wrote."""
+    """Return the record in `verdict.json`.
+
+    None if there is none, StudyError if it is not what `confirm` wrote.
+    """
     with damage_explained(folder / VERDICT_FILE, VERDICT_FIX) as file:
         if not file.exists():
             return None

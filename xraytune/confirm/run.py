@@ -47,7 +47,9 @@ def confirm(
     callbacks: Callbacks = NO_CALLBACKS,
     before_test: Callable[[], None] = lambda: None,
 ) -> Confirmation:
-    """Compare the finalists of a study with their controls. Everything is checked before anything is trained.
+    """Compare the finalists of a study with their controls.
+
+    Everything is checked before anything is trained.
 
     Args:
         study: The study's folder; its search has ended.

@@ -256,7 +256,10 @@ def _refuse_patients_of(
     fix: str,
     owners: Mapping[str, str] | None = None,
 ) -> None:
-    """Refuse (DataError) patients who also have `known` images; `aliases` and `owners` as for `shared_patients`."""
+    """Refuse (DataError) patients who also have `known` images.
+
+    `aliases` and `owners` as for `shared_patients`.
+    """
     patients = shared_patients(
         tested.images,
         tested.table,
@@ -278,7 +281,10 @@ def load_test_images(
     *,
     on_progress: Progress = ignore_progress,
 ) -> ImageSource:
-    """Decode sealed images, none of them broken, with the study's `data` settings. Callers must log the access first."""
+    """Decode sealed images, none of them broken, with the study's `data` settings.
+
+    Callers must log the access first.
+    """
     if sealed.kind == "unused":  # decoded by the search, with all others of the folder
         return side_images(TEST, sealed.prepared, cache)
     root = sealed.data.path

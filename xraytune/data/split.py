@@ -61,7 +61,8 @@ def split_by_patient(
     `train_patients` is the number of patients to keep on the train side; None: all. Patients in
     `seen` are on no validation side, and the last to be kept.
 
-    Raises DataError if a class would be missing on a side, or the train side has fewer patients than
+    Raises DataError if a class would be missing on a side, or the train side has fewer patients
+    than
     `train_patients`.
     """
     table = Images(images)

@@ -108,7 +108,9 @@ def generator_train(
     note: Callable[[str], None] = lambda _: None,
     on_progress: Progress = ignore_progress,
 ) -> TrainedGenerator:
-    """Train the generator of a space file; its settings must be fixed. After an interruption, the same call resumes.
+    """Train the generator of a space file; its settings must be fixed.
+
+    After an interruption, the same call resumes.
 
     If the space names a frozen backbone, the folder also gets the head that the images train on it,
     and statistics of their features.

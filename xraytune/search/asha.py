@@ -72,7 +72,10 @@ def rungs_of(
     reports: Iterable[tuple[int, int, float]] = (),
     arm_of: Callable[[int], str] = lambda _: "",
 ) -> Rungs:
-    """Rebuild a study's rungs from `Journal.reports`: trial, epoch and value; `arm_of` returns the arm of a trial."""
+    """Rebuild a study's rungs from `Journal.reports`: trial, epoch and value.
+
+    `arm_of` returns the arm of a trial.
+    """
     rungs = Rungs(settings.scheduler, max_epochs=settings.budget.max_epochs)
     for number, epoch, value in reports:
         rungs.should_continue(number, epoch, value, arm=arm_of(number))

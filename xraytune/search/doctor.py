@@ -25,7 +25,10 @@ _MIN_DISK_GIB = 10
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """The result of one check: `missing` prevents xraytune from running, `warning` limits it. `fix` is empty if ok."""
+    """The result of one check: `missing` prevents xraytune from running, `warning` limits it.
+
+    `fix` is empty if ok.
+    """
 
     name: str
     status: Literal["ok", "warning", "missing"]

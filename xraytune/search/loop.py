@@ -194,7 +194,9 @@ class TrialLoop(ABC):
         return [*(chain[0] for chain in by_steps), *ready]
 
     def on_result(self, number: int, message: TrialMessage) -> bool:
-        """Report what a trial says, and decide whether it continues. Repeated messages change nothing.
+        """Report what a trial says, and decide whether it continues.
+
+        Repeated messages change nothing.
 
         Raises:
             MachineError: Its machine cannot run trials; it stays unfinished.
@@ -250,7 +252,9 @@ class TrialLoop(ABC):
     def _end(
         self, number: int, status: Status, outcome: dict[str, Any], *, is_of_machine: bool = False
     ) -> None:
-        """Record the end of a trial. If the last three failed for the same reason, the next ones would too: stop.
+        """Record the end of a trial.
+
+        If the last three failed for the same reason, the next ones would too: stop.
 
         After the first three, only failures of the machine count: settings may fail in one corner
         of the space.

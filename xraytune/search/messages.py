@@ -29,7 +29,10 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialFailed:
-    """An attempt at a trial failed; `machine`: its machine lacks something, such as disk space or the study."""
+    """An attempt at a trial failed.
+
+    `machine`: its machine lacks something, such as disk space or the study.
+    """
 
     reason: str
     cause: Cause | Literal["machine"]

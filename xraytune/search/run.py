@@ -61,7 +61,9 @@ def search(
     skip_broken: bool = False,
     callbacks: Callbacks = NO_CALLBACKS,
 ) -> StudyView:
-    """Search the space of a file and return the study. Everything is checked before anything is started or written.
+    """Search the space of a file and return the study.
+
+    Everything is checked before anything is started or written.
 
     Args:
         space: The YAML file.
@@ -157,7 +159,10 @@ def _where_trials_run(
 
 
 def resources_here(settings: Settings) -> tuple[Allocation, Compute]:
-    """Return the resources of trials on this machine, and what they compute on; MachineError if a trial does not fit."""
+    """Return the resources of trials on this machine, and what they compute on.
+
+    MachineError if a trial does not fit.
+    """
     allocation = allocation_of(settings, has_gpu=gpu_count() > 0)
     compute = allocation.compute()
     count_slots(allocation, [Node(cpus=cpu_count(), gpus=gpu_count())])

@@ -1,4 +1,7 @@
-"""Optional tracking with Weights & Biases: one run per trial, grouped by study. Only this file imports wandb."""
+"""Optional tracking with Weights & Biases: one run per trial, grouped by study.
+
+Only this file imports wandb.
+"""
 
 from __future__ import annotations
 

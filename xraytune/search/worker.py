@@ -51,7 +51,10 @@ Epochs: TypeAlias = Generator[EpochRecord, None, TrialResult]
 
 
 class TrialWorker:
-    """A trial, started or resumed. One at a time in a process. `metric` is the objective, once it has begun."""
+    """A trial, started or resumed.
+
+    One at a time in a process. `metric` is the objective, once it has begun.
+    """
 
     metric: ObjectiveName
 

@@ -122,7 +122,10 @@ for _name, _form in _SCALARS.items():
 
 
 def read_document(path: Path, *, start: str = "name: my-study") -> Document:
-    """Read a YAML file whose root is a mapping, else raise ConfigError; `start` is its first line, for messages."""
+    """Read a YAML file whose root is a mapping, else raise ConfigError.
+
+    `start` is its first line, for messages.
+    """
     try:
         with explain_disk_errors(path):
             text = read_bytes(path, ConfigError).decode("utf-8-sig")

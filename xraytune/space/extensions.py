@@ -22,7 +22,9 @@ from xraytune.base.files import sha256_of
 
 @dataclass(frozen=True, slots=True)
 class Extensions:
-    """The names of one kind: those of xraytune and of installed extensions. As an annotation of `str`, it accepts only them.
+    """The names of one kind: those of xraytune and of installed extensions.
+
+    As an annotation of `str`, it accepts only them.
 
     Attributes:
         kind: `backbone` has the entry points of the group `xraytune.backbones`.
@@ -84,5 +86,8 @@ class Extensions:
 
 @cache
 def _installed(kind: str) -> dict[str, EntryPoint]:
-    """Return the entry points by name. If two packages register one name, the first on the path wins, as with modules."""
+    """Return the entry points by name.
+
+    If two packages register one name, the first on the path wins, as with modules.
+    """
     return {point.name: point for point in reversed([*entry_points(group=f"xraytune.{kind}s")])}

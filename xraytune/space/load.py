@@ -155,7 +155,10 @@ def is_data_file(source: Path) -> bool:
 
 
 def _apply_data_file(document: Document, file: Path, *, without: Sequence[str] = ()) -> None:
-    """Replace keys of `data`; a table and its patients come as a whole. A file may be for several tasks: `without` keys."""
+    """Replace keys of `data`; a table and its patients come as a whole.
+
+    A file may be for several tasks: `without` keys.
+    """
     read = read_document(file, start="data:")
     if others := read.content.keys() - {"data"}:
         (key, *_) = sorted(others)
@@ -215,7 +218,10 @@ def _apply_override(document: Document, override: str) -> None:
 
 
 def experiment_to_yaml(experiment: Experiment, relative_to: Path, header: str = "") -> str:
-    """Return a space file, in the folder `relative_to`, in which everything is fixed; `header` becomes comment lines."""
+    """Return a space file, in the folder `relative_to`, in which everything is fixed.
+
+    `header` becomes comment lines.
+    """
     settings = experiment.settings
     parameters: Json = {
         name: {"value": value}

@@ -36,7 +36,10 @@ def is_path(name: str, value: object) -> bool:
 
 
 def absolute_path(path: Path | str, folder: Path) -> str:
-    """Resolve a path that is relative to a folder, or starts with `~`; ValueError if it contains a NUL character."""
+    """Resolve a path that is relative to a folder, or starts with `~`.
+
+    ValueError if it contains a NUL character.
+    """
     # Unlike Path.expanduser, this keeps the ~ of an unknown user.
     return str((folder / os.path.expanduser(path)).resolve())  # noqa: PTH111
 
@@ -47,7 +50,10 @@ def relative_path(path: Path | str, folder: Path) -> str:
 
 
 def relative_value(name: str, value: Value, folder: Path | None) -> Value:
-    """Return the value of a parameter; if it is a path, relative to the folder. None changes nothing."""
+    """Return the value of a parameter; if it is a path, relative to the folder.
+
+    None changes nothing.
+    """
     return (
         value if folder is None or not is_path(name, value) else relative_path(str(value), folder)
     )

@@ -91,7 +91,10 @@ class TableSides(StoredModel):
     prefix = "data.table.side."
 
     train: str | None = None
-    """A file with one image per line, or a folder. If it is given, images in no list are left out."""
+    """A file with one image per line, or a folder.
+
+    If it is given, images in no list are left out.
+    """
     test: str | None = None
     """Like `train`; if only `test` is given, all other images are training images."""
 
@@ -160,9 +163,14 @@ class DataSettings(StrictModel):
     """The positive class of two, for sensitivity; not needed beside one called NORMAL, healthy or the like."""
     image_size: ImageSize = 128
     resize: Literal["squash", "crop"] = "squash"
-    """`squash` ignores the aspect ratio; `crop` scales the shorter side to the size and crops the centre."""
+    """`squash` ignores the aspect ratio.
+
+    `crop` scales the shorter side to the size and crops the centre.
+    """
     shift: ShiftSettings | None = None
-    """Simulates another scanner, to ask what another hospital should send. A given generator, folder
+    """Simulates another scanner, to ask what another hospital should send.
+
+    A given generator, folder
     or classifier is not shifted."""
     table: TableSettings | None = None
     """A table of labels and patients; without it, folders and `patients.csv` give them."""
@@ -230,7 +238,10 @@ class GanSettings(StoredModel):
 
     @property
     def ema_half_life_images(self) -> int | None:
-        """Half-life of the average of the generator's weights, in training images; None: no average."""
+        """Half-life of the average of the generator's weights, in training images.
+
+        None: no average.
+        """
         return None if self.architecture == "dcgan" else 10_000
 
 
@@ -265,7 +276,10 @@ _UNUSED_BY: Mapping[TaskName, tuple[str, ...]] = {
 
 
 def has_effect_with(source: object, name: str) -> bool:
-    """Return whether a parameter or block has an effect with a source; `Parameters` and spaces drop it otherwise."""
+    """Return whether a parameter or block has an effect with a source.
+
+    `Parameters` and spaces drop it otherwise.
+    """
     return source == name if name in BLOCKS else source != "none" or name not in _NEED_IMAGES
 
 
@@ -291,7 +305,9 @@ class Parameters(StoredModel):
     synthetic_ratio: Annotated[float, Field(ge=0, le=100)] = 1.0
     """Extra images per real image; 0 for `source: none`."""
     synthetic_weight: Annotated[float, Field(gt=0, le=100)] = 1.0
-    """Weight of an extra image in the loss, where a real one has 1. At a weight of 1, r extra images
+    """Weight of an extra image in the loss, where a real one has 1.
+
+    At a weight of 1, r extra images
     per real one have r/(1+r) of the loss."""
     balance: Balance = "natural"
     mixing: Literal["additive", "pretrain"] = "additive"
@@ -363,7 +379,10 @@ class Parameters(StoredModel):
 
     @property
     def has_synthetic_images(self) -> bool:
-        """Whether the trial trains on images other than the real ones; `confirm` tests such trials."""
+        """Whether the trial trains on images other than the real ones.
+
+        `confirm` tests such trials.
+        """
         return self.source not in ("none", "duplicate")
 
     @property
@@ -512,7 +531,10 @@ class ExportedFrom(StoredModel):
     study: FilePath
     trial: Annotated[int, Field(ge=0)]
     images: OptionalCount = None
-    """Training images of the trial, by which `budget.steps_per_epoch` is scaled; None if the file repeats the trial."""
+    """Training images of the trial, by which `budget.steps_per_epoch` is scaled.
+
+    None if the file repeats the trial.
+    """
 
     prefix = "exported_from."
 
@@ -526,9 +548,15 @@ class FinalSettings(StoredModel):
     """How the final model of a study is trained: each setting given here overrides the trial's own."""
 
     image_size: ImageSize | None = None
-    """`data.image_size`. A generator is trained at this size if it supports it; otherwise, its images are enlarged."""
+    """`data.image_size`.
+
+    A generator is trained at this size if it supports it; otherwise, its images are enlarged.
+    """
     max_epochs: OptionalCount = None
-    """`budget.max_epochs`. If given, an epoch is one pass over the real images; `budget.steps_per_epoch` is ignored."""
+    """`budget.max_epochs`.
+
+    If given, an epoch is one pass over the real images; `budget.steps_per_epoch` is ignored.
+    """
     trainable: Trainable | None = None
     classical: Strength | None = None
     lr: AboveZero | None = None
@@ -631,7 +659,10 @@ class Experiment(StrictModel):
     inherited_resolution_px: OptionalCount = None
     """For an arm of a confirmation, the resolution of its finalist."""
     draw: Annotated[int, Field(ge=0)] | None = None
-    """For a replicate of a confirmation, the draw of unused patients that it is trained on; None: the search's patients."""
+    """For a replicate of a confirmation, the draw of unused patients that it is trained on.
+
+    None: the search's patients.
+    """
     has_real_extra: bool = False
     """Whether its extra images are real ones of other patients, in the place of perfect synthetic images."""
     control: DonorControl | None = None

@@ -85,7 +85,10 @@ class Space:
         return parameters_from(point)
 
     def first_point(self) -> Point:
-        """Return the only point of the space, or the first of `points_to_evaluate`; ConfigError if parameters are open."""
+        """Return the only point of the space, or the first of `points_to_evaluate`.
+
+        ConfigError if parameters are open.
+        """
         first = self.points_to_evaluate[0] if self.points_to_evaluate else {}
         point: Point = {}
         still_open = []
@@ -182,14 +185,20 @@ class Space:
 
 
 def settings_content(settings: Settings, relative_to: Path) -> dict[str, Any]:
-    """Return the settings as a space file writes them. None is the default wherever it is valid, and left out."""
+    """Return the settings as a space file writes them.
+
+    None is the default wherever it is valid, and left out.
+    """
     return settings.model_dump(mode="json", exclude_none=True, context=relative_to)
 
 
 def walk(
     specs: Iterable[ParameterSpec], values: Callable[[Domain], Iterable[Value]]
 ) -> list[Point]:
-    """Return every point with one of the values of each active parameter. Parents come first in `specs`."""
+    """Return every point with one of the values of each active parameter.
+
+    Parents come first in `specs`.
+    """
     points: list[Point] = [{}]
     for spec in specs:
         longer: list[Point] = []
@@ -216,7 +225,10 @@ def corner_points(specs: Sequence[ParameterSpec], names: Iterable[str]) -> list[
 
 
 def require_extensions(space: Space) -> None:
-    """Import every extension that a trial can use, and check its packages; MachineError lists all that are missing."""
+    """Import every extension that a trial can use, and check its packages.
+
+    MachineError lists all that are missing.
+    """
     problems = missing_packages(space)
     for kind in (BACKBONES, SOURCES):
         for (name,) in space.combinations(kind.kind):

@@ -18,7 +18,9 @@ _REFERENCE = "real_only"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmSummary:
-    """An arm of a search. Only complete trials are compared; the others have trained for fewer epochs.
+    """An arm of a search.
+
+    Only complete trials are compared; the others have trained for fewer epochs.
 
     Attributes:
         arm: Such as `classical+gan`.

@@ -29,7 +29,10 @@ _LEFTOVER = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cleaned:
-    """What was removed, or would be: the bytes of each path. `note` says what was kept unexpectedly, and why."""
+    """What was removed, or would be: the bytes of each path.
+
+    `note` says what was kept unexpectedly, and why.
+    """
 
     path: Path
     removed: dict[Path, int]

@@ -92,7 +92,10 @@ class StudyFolder:
 
     @property
     def default_cache(self) -> Path:
-        """The artifact cache next to the studies; `path` is resolved, so that all commands find the same one."""
+        """The artifact cache next to the studies.
+
+        `path` is resolved, so that all commands find the same one.
+        """
         return self.path.parent.parent / "cache"
 
     def trial_path(self, number: int) -> Path:
@@ -176,7 +179,10 @@ class StudyFolder:
         return self.trial_path(number) / f"{side}.npy"
 
     def results(self, number: int, side: str) -> Floats:
-        """Return a trial's results on a side, float64 [N, C]; StudyError if they are missing or not what was written."""
+        """Return a trial's results on a side, float64 [N, C].
+
+        StudyError if they are missing or not what was written.
+        """
         file = self.results_path(number, side)
         with damage_explained(file, "remove it, and run the same command again"):
             require_recorded(file)

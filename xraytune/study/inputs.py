@@ -1,4 +1,6 @@
-"""A study's inputs other than its data folder: extra images and custom weights. Their contents must not change.
+"""A study's inputs other than its data folder: extra images and custom weights.
+
+Their contents must not change.
 
 inputs.json   the content of each, by its path from the study's folder
 """

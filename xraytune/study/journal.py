@@ -165,7 +165,10 @@ class Journal:
     def tell(
         self, number: int, status: Status, value: float | None, outcome: Mapping[str, Any]
     ) -> None:
-        """Record the end of a trial, unless already recorded. A pruned trial keeps its last value, a failed one has none."""
+        """Record the end of a trial, unless already recorded.
+
+        A pruned trial keeps its last value, a failed one has none.
+        """
         if self._frozen(number).state.is_finished():
             return
         # The reason always: an end that was recorded only in part, before a crash, may have left
@@ -245,7 +248,10 @@ def _checksum(log: Mapping[str, Any]) -> int:
 
 
 def create_journal(path: Path, name: str, objective: Objective) -> None:
-    """Create a journal without trials; Optuna's tools show the study's name and that of the objective."""
+    """Create a journal without trials.
+
+    Optuna's tools show the study's name and that of the objective.
+    """
     with quiet_optuna():
         storage = JournalStorage(_CheckedLines(str(path)))
         study = optuna.create_study(storage=storage, study_name=name, direction="maximize")

@@ -117,7 +117,10 @@ def write_trials(folder: StudyFolder, rows: Iterable[TrialRow]) -> None:
 
 
 def ended_rows(file: Path) -> dict[int, RunRow]:
-    """Return the ended trials of `trials.jsonl` or `runs.jsonl` by number; StudyError if it is damaged."""
+    """Return the ended trials of `trials.jsonl` or `runs.jsonl` by number.
+
+    StudyError if it is damaged.
+    """
     with damage_explained(file):
         rows = map(RunRow.model_validate, read_jsonl(file))
         return {row.number: row for row in rows}

@@ -156,7 +156,8 @@ def measure_closeness(
     patient's distance is that of their nearest image, so that two images of one patient do not hide
     a copy of either. With a single patient the ratio is 1.
 
-    `images` are uint8 [Q, h, w], or float32 [Q, 32, 32], `training` uint8 [N, h, w], at the size and
+    `images` are uint8 [Q, h, w], or float32 [Q, 32, 32], `training` uint8 [N, h, w], at the size
+    and
     sharpness of the generator's training; N is at least 1.
 
     Source: Carlini et al. 2023, "Extracting Training Data from Diffusion Models": their distance

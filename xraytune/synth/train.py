@@ -45,7 +45,8 @@ def train_generator(
     """Train up to step `settings.steps`, from the checkpoint in a folder if there is one.
 
     Yields the steps so far. Images are uint8 [N, C, h, w], possibly memory maps, and resized once;
-    with C = 2, masks (0 and 255) are the second plane. `labels`, int64 [N] in [0, class_count), have
+    with C = 2, masks (0 and 255) are the second plane. `labels`, int64 [N] in [0, class_count),
+    have
     each class at least once; all classes are drawn equally often. Or they are findings, [N,
     class_count]. `start` is the file of a trained generator whose weights the first step starts
     from. The folder gets `generator.safetensors` at the end. The training waits for the device only

@@ -34,7 +34,10 @@ _REVEALS = {
 
 
 def find_donor_experiment(space: Space) -> Experiment | None:
-    """Return what trains the head, on the first frozen, pretrained backbone of a space; None if it has none."""
+    """Return what trains the head, on the first frozen, pretrained backbone of a space.
+
+    None if it has none.
+    """
     names = ("backbone", "weights", "input_channels", "trainable")
     for values in space.combinations(*names):
         network = dict(zip(names, values, strict=True))

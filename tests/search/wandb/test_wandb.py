@@ -1,4 +1,7 @@
-"""The W&B run of a trial, offline; and when there is one. `test_worker.py` compares one with its trial."""
+"""The W&B run of a trial, offline; and when there is one.
+
+`test_worker.py` compares one with its trial.
+"""
 
 from pathlib import Path
 

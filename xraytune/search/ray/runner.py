@@ -46,7 +46,10 @@ _ENVIRONMENT = {
     "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # start processes in parallel; the loop counts the slots
 }
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""Makes Ray listen on 127.0.0.1 only, on Linux too; `ray.init(_node_ip_address="127.0.0.1")` would not."""
+"""Makes Ray listen on 127.0.0.1 only, on Linux too.
+
+`ray.init(_node_ip_address="127.0.0.1")` would not.
+"""
 _ONE_ATTEMPT = {"RAY_NUM_REDIS_GET_RETRIES": "1"}
 """An attempt takes 40 seconds; by default Ray retries for a quarter of an hour if there is no cluster."""
 _FRUITLESS_STARTS = 3

@@ -99,7 +99,10 @@ class PrivateFolder:
 
 
 def _lock(folder: Path) -> int:
-    """Lock a folder until this process ends, or closes the descriptor; OSError if another one has locked it."""
+    """Lock a folder until this process ends, or closes the descriptor.
+
+    OSError if another one has locked it.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -89,7 +89,10 @@ class JournalSearcher(Searcher):
         self._waits_for_nodes = False
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a str
-        """Return the config of a trial for a free slot; None: ask again later; FINISHED: all trials have ended."""
+        """Return the config of a trial for a free slot.
+
+        None: ask again later; FINISHED: all trials have ended.
+        """
         with told_of_errors(self._connection):
             self._loop.heartbeat()
             slots = self._count_slots()

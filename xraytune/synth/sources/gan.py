@@ -1,4 +1,7 @@
-"""`source: gan`: images of a GAN, trained once for all trials with its settings; `source: generator`: of a saved one."""
+"""`source: gan`: images of a GAN, trained once for all trials with its settings.
+
+`source: generator`: of a saved one.
+"""
 
 from __future__ import annotations
 

@@ -32,7 +32,8 @@ BLOCK = 256
 class StudyImages(NamedTuple):
     """The images of a study.
 
-    If its data folder is given as `data_index`, extra images of its sealed test patients are refused.
+    If its data folder is given as `data_index`, extra images of its sealed test patients are
+    refused.
     """
 
     data: DataSettings

@@ -54,7 +54,10 @@ class Statistics(Source):
     def block(
         self, settings: Settings, context: RunContext, label: int, number: int
     ) -> ImageSource:
-        """Return features of a class; DataError if the statistics are of another network or other classes."""
+        """Return features of a class.
+
+        DataError if the statistics are of another network or other classes.
+        """
         names = context.prepared.class_names
         tensors = donor_tensors(self._path, names, self.parameters, settings)
         inputs = {
