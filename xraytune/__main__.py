@@ -1,4 +1,7 @@
-"""Run the command `xraytune` as `python -m xraytune`, for environments whose scripts are not on the PATH."""
+"""Run the command `xraytune` as `python -m xraytune`.
+
+For environments whose scripts are not on the PATH.
+"""
 
 from xraytune.cli.main import main
 

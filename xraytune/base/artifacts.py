@@ -1,4 +1,6 @@
-"""Compute shared results of trials once, and cache them by the fingerprint of everything they depend on.
+"""Compute shared results of trials once, and cache them.
+
+The key is the fingerprint of everything they depend on.
 
 `build_once(cache, stage, inputs, build)` returns the folder of an artifact and builds it if it is
 missing or damaged. A manifest lists its inputs and the size and SHA-256 of every file. A lock saves
@@ -47,12 +49,18 @@ _version = lru_cache(version)  # which parses the metadata of the package in eac
 
 
 def releases(*packages: str) -> dict[str, str]:
-    """Return the installed release of each package, without its local build (decision 19): 2.15.0 of 2.15.0+cu132."""
+    """Return the installed release of each package, without its local build (decision 19).
+
+    Such as 2.15.0 of 2.15.0+cu132.
+    """
     return {name: _version(name).partition("+")[0] for name in packages}
 
 
 def fingerprint(stage: str, inputs: Mapping[str, Any]) -> str:
-    """Return 32 hex digits of SHA-256 over the stage's name and version ("gan-4") and its inputs, as sorted JSON."""
+    """Return 32 hex digits of SHA-256 over a stage and its inputs, as sorted JSON.
+
+    The stage's name and version are such as "gan-4".
+    """
     text = json.dumps({"stage": stage, "inputs": inputs}, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -84,7 +92,10 @@ def is_cache(folder: Path) -> bool:
 
 
 def _tag_new_cache(cache: Path) -> None:
-    """Tag a cache that does not exist or is empty; a folder with other content might be a user's."""
+    """Tag a cache that does not exist or is empty.
+
+    A folder with other content might be a user's.
+    """
     if not cache.exists() or not any(cache.iterdir()):
         write_text(
             cache / CACHE_TAG,
@@ -160,7 +171,10 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 
 def artifacts_of(cache: Path, stage: str) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield every artifact of a stage with its inputs, sorted by name; unreadable ones are skipped, none is verified."""
+    """Yield every artifact of a stage with its inputs, sorted by name.
+
+    Unreadable ones are skipped, none is verified.
+    """
     for path in sorted((cache / stage).glob("[!.]*")):
         inputs = manifest_inputs(path)
         if inputs is not None:
@@ -183,7 +197,10 @@ def content_sha256(path: Path, file: str) -> str:
 
 
 def discard(path: Path) -> None:
-    """Remove a file or folder atomically, if it exists; processes that have it open can go on reading."""
+    """Remove a file or folder atomically, if it exists.
+
+    Processes that have it open can go on reading.
+    """
     aside = temporary_name(path)
     with explain_disk_errors(path):
         try:

@@ -15,7 +15,9 @@ _READ_AHEAD = 256
 
 
 def cpu_count() -> int:
-    """Return the number of CPU cores that this process may use: a scheduler or a container may allow only some of them.
+    """Return the number of CPU cores that this process may use.
+
+    A scheduler or a container may allow only some of them.
 
     The environment variable LOKY_MAX_CPU_COUNT lowers it further.
     """

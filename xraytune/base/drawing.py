@@ -57,7 +57,10 @@ def drawable(name: str) -> str:
 
 @contextmanager
 def new_figure(files: Sequence[Path], height: float) -> Iterator[Figure]:
-    """Draw a figure, `height` inches high, without the user's settings, and write it as these PNG and SVG files."""
+    """Draw a figure, `height` inches high, and write it as these PNG and SVG files.
+
+    Without the user's settings.
+    """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

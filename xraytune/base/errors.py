@@ -108,13 +108,19 @@ class ArtifactError(XraytuneError):
 
 
 class TrialError(XraytuneError):
-    """A trial ended without a value, for example with a loss that is not finite, or no trial of a study completed."""
+    """A trial ended without a value, or no trial of a study completed.
+
+    For example, with a loss that is not finite.
+    """
 
     exit_code = 6
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether an error means out of memory, perhaps only by its text: torch raises generic errors."""
+    """Return whether an error means out of memory, perhaps only by its text.
+
+    The errors of torch are generic.
+    """
     words = (
         "can't allocate memory",
         "Cannot allocate memory",

@@ -68,7 +68,10 @@ _fences: list[Callable[[], None]] = []
 
 @contextmanager
 def fenced(check: Callable[[], None]) -> Iterator[None]:
-    """Call `check` before each write of this process while the block runs; it raises if another process has taken over."""
+    """Call `check` before each write of this process while the block runs.
+
+    It raises if another process has taken over.
+    """
     _fences.append(check)
     try:
         yield
@@ -83,7 +86,10 @@ def _check_fences() -> None:
 
 @contextmanager
 def explain_disk_errors(path: Path) -> Iterator[None]:
-    """Turn "no space left", "permission denied" and the like into a MachineError; other errors pass."""
+    """Turn "no space left", "permission denied" and the like into a MachineError.
+
+    Other errors pass.
+    """
     try:
         yield
     except OSError as error:
@@ -131,7 +137,7 @@ def require_file(path: Path | str, refusal: type[XraytuneError] = ArtifactError)
         refusal: It is not a regular file.
         OSError: It does not exist, or the system refuses access.
     """
-    mode = os.stat(path).st_mode  # noqa: PTH116  faster than a Path, where decoding reads many files
+    mode = os.stat(path).st_mode  # noqa: PTH116  faster than a Path, as decoding reads many files
     if not stat.S_ISREG(mode):
         raise refusal(
             Problem(
@@ -178,7 +184,9 @@ def write_bytes(
     mode: int = 0o666,
     is_recorded: bool = False,
 ) -> None:
-    """Write a whole file: afterwards `path` has the new content, or after a crash possibly still the old one.
+    """Write a whole file.
+
+    Afterwards `path` has the new content, or after a crash possibly still the old one.
 
     Without `durable` this holds for a killed process, but not for power loss. The umask applies to
     `mode`. With `is_recorded`, the content's SHA-256 is first appended to `sha256.jsonl` next to
@@ -250,7 +258,10 @@ def csv_table(
 
 
 def markdown(text: str) -> str:
-    r"""Return a line of Markdown that shows a text as it is: no HTML, link, code or cell; a line feed becomes `\n`."""
+    r"""Return a line of Markdown that shows a text as it is.
+
+    No HTML, link, code or cell; a line feed becomes `\n`.
+    """
     return re.sub(
         r"([\\`\[\]|])", r"\\\1", html.escape(printable(text).replace("\n", r"\n"), quote=False)
     )
@@ -305,7 +316,9 @@ def cut_torn_line(path: Path) -> None:
 
 @contextmanager
 def new_folder(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
-    """Fill a folder under a temporary name; it appears at `path` when the block ends without an error.
+    """Fill a folder under a temporary name.
+
+    It appears at `path` when the block ends without an error.
 
     If another process was first, this is a ConfigError; if every process creates the same content
     (`is_shared`), its folder is kept.

@@ -24,7 +24,8 @@ from pathlib import Path
 from xraytune.base.errors import MachineError, Problem
 from xraytune.base.files import explain_disk_errors, make_folder
 
-_WAIT_SECONDS = 1.0  # a process that was killed takes a moment to end, and `current_owner` holds a lock for an instant
+# A process that was killed takes a moment to end, and `current_owner` holds a lock for an instant.
+_WAIT_SECONDS = 1.0
 _POLL_SECONDS = 0.1
 
 
@@ -83,7 +84,10 @@ def current_owner(path: Path) -> Owner | None:
 
 @contextmanager
 def build_lock(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Wait until no other process does the same work; meanwhile, call `waiting` several times a second."""
+    """Wait until no other process does the same work.
+
+    Meanwhile, call `waiting` several times a second.
+    """
     with explain_disk_errors(path):
         make_folder(path.parent)
     with _open(path) as stream:

@@ -1,4 +1,6 @@
-"""Progress of long-running work, and small frozen records that cross layers; they hold paths instead of arrays.
+"""Progress of long-running work, and small frozen records that cross layers.
+
+They hold paths instead of arrays.
 
 `to_json` encodes any record.
 """
@@ -31,7 +33,10 @@ def progress_text(what: str, done: int, total: int) -> str:
 
 @dataclass(slots=True)
 class Pace:
-    """The time left of some work, from its progress after the first: that took longer, if it waited for a generator."""
+    """The time left of some work, from its progress after the first.
+
+    That took longer, if it waited for a generator.
+    """
 
     _starts: dict[str, tuple[int, int, float]] = field(default_factory=dict)
 
@@ -48,13 +53,18 @@ class Pace:
 
 
 def split_unit(what: str) -> tuple[str, str]:
-    """Split the name of some work: `training the GAN` and ` steps`; the unit is "" if the name has none."""
+    """Split the name of some work: `training the GAN` and ` steps`.
+
+    The unit is "" if the name has none.
+    """
     work, bracket, unit = what.removesuffix(")").rpartition(" (")
     return (work, f" {unit}") if bracket and what.endswith(")") else (what, "")
 
 
 def to_json(record: object) -> dict[str, Any]:
-    """Return a dataclass as a JSON object: nested records as objects, tuples as lists, paths and enums as text.
+    """Return a dataclass as a JSON object.
+
+    Nested records as objects, tuples as lists, paths and enums as text.
 
     Properties are left out; add them with `to_json(record) | {"name": record.name}`.
     """
@@ -81,7 +91,9 @@ class Node:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compute:
-    """Device, threads and precision; part of the fingerprint of artifacts, since results depend on them bit by bit.
+    """Device, threads and precision.
+
+    Part of the fingerprint of artifacts, since results depend on them bit by bit.
 
     Attributes:
         device: `cuda` is the first visible GPU.

@@ -13,7 +13,7 @@ import numpy as np
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
-    """Return a 63-bit seed for one purpose: the first bytes of SHA-256 over the seed and the purpose."""
+    """Return a 63-bit seed for one purpose: the first bytes of SHA-256 over seed and purpose."""
     text = "\x1f".join([str(seed), *map(str, purpose)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 

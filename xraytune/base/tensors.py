@@ -24,7 +24,10 @@ UNREADABLE = (
     *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError),
     *(pickle.UnpicklingError, SafetensorError, AssertionError, zipfile.BadZipFile, zlib.error),
 )
-"""Raised by torch, safetensors and the use of what they return, if a file is damaged or holds something else."""
+"""Raised if a file is damaged or holds something else.
+
+By torch, safetensors and the use of what they return.
+"""
 
 
 @contextmanager
@@ -51,7 +54,10 @@ def save_content(content: Mapping[str, object], path: Path) -> None:
 
 
 def load_content(path: Path) -> dict[str, Any]:
-    """Read what `save_content` wrote, with its tensors on the CPU; one of UNREADABLE if the file is damaged."""
+    """Read what `save_content` wrote, with its tensors on the CPU.
+
+    One of UNREADABLE if the file is damaged.
+    """
     with zipfile.ZipFile(path) as archive:
         if archive.testzip() is not None:  # torch verifies no checksums
             raise ValueError("a checksum does not match")
@@ -79,7 +85,11 @@ def load_tensors(
     do.
     """
     state = OrderedDict(tensors)
-    state._metadata = getattr(tensors, "_metadata", network.state_dict()._metadata)  # type: ignore[attr-defined]
+    state._metadata = getattr(  # type: ignore[attr-defined]
+        tensors,
+        "_metadata",
+        network.state_dict()._metadata,  # type: ignore[attr-defined]
+    )
     # Encoders of segmentation-models-pytorch have a method of their own, which returns nothing.
     keys = nn.Module.load_state_dict(network, state, strict=strict)
     return keys.missing_keys, keys.unexpected_keys

@@ -1,1 +1,4 @@
-"""Commands: each parses its options, calls the Python function of the same name, and prints the result."""
+"""Commands.
+
+Each parses its options, calls the Python function of the same name, and prints the result.
+"""

@@ -1,4 +1,7 @@
-"""What all commands do: call the Python function of their name, show its progress, print its result, explain its errors."""
+"""What all commands do.
+
+Call the Python function of their name, show its progress, print its result, explain its errors.
+"""
 
 from __future__ import annotations
 

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def _show_confirmation(given: Options) -> Iterator[Options]:
-    """Show the progress of a confirmation, and ask before it accesses test images, if there is a terminal."""
+    """Show the progress of a confirmation.
+
+    If there is a terminal, ask before it accesses test images.
+    """
     from xraytune.search.callbacks import Callbacks
 
     with ExitStack() as drawing:
@@ -66,8 +69,8 @@ def confirm(
         Path | None,
         Option(
             metavar="SOURCE",
-            help="Test images for the verdict, if the study's data has none: class folders (segmentation: images/ and "
-            "masks/) or a data file (YAML).",
+            help="Test images for the verdict, if the study's data has none: "
+            "class folders (segmentation: images/ and masks/) or a data file (YAML).",
         ),
     ] = None,
     data: options.MovedData = None,
@@ -92,7 +95,10 @@ def confirm(
     reason: options.Reason = "",
     as_json: options.AsJson = False,
 ) -> None:
-    """Test the best mixes against matched and tuned controls, with new seeds, on patients that no trial has seen."""
+    """Test the best mixes against matched and tuned controls.
+
+    With new seeds, on patients that no trial has seen.
+    """
 
 
 def _show_audit(result: Audit) -> None:

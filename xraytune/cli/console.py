@@ -159,7 +159,10 @@ class _Handler(logging.Handler):
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """Yield a `Progress` that draws a bar for each kind of work; without a terminal, it logs a line every ten seconds."""
+    """Yield a `Progress` that draws a bar for each kind of work.
+
+    Without a terminal, it logs a line every ten seconds.
+    """
     if not is_live():
         logged: dict[str, float] = {}
         pace = Pace()
@@ -196,7 +199,10 @@ def progress() -> Iterator[Progress]:
 
 @contextmanager
 def watching(picture: Callable[[], Frame], line: Callable[[], str]) -> Iterator[None]:
-    """While the block runs, draw `picture` every second on a terminal; elsewhere, log `line` every 30 seconds."""
+    """While the block runs, draw `picture` or log `line`.
+
+    `picture` every second on a terminal; elsewhere, `line` every 30 seconds.
+    """
     live = Live(console=_ERR, auto_refresh=False) if is_live() else None
 
     def refresh() -> None:
@@ -218,7 +224,10 @@ def draw(frame: Frame) -> RenderableType:
 
 
 def _draw_table(table: Table) -> RenderableType:
-    """Draw a table without the columns that do not fit on a narrow screen; a line below names them."""
+    """Draw a table without the columns that do not fit on a narrow screen.
+
+    A line below names them.
+    """
     shown = table.columns
     for name in (*reversed([*table.optional]), *reversed(shown[2:])):
         needed = Measurement.get(_OUT, _OUT.options.update(max_width=_WIDEST), _grid(table, shown))

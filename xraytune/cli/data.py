@@ -29,7 +29,8 @@ def inspect(
         str | None,
         Option(
             metavar="CLASS",
-            help="With two classes, the positive one, which sensitivity refers to; default: recognised by name.",
+            help="With two classes, the positive one, which sensitivity refers to; default: "
+            "recognised by name.",
         ),
     ] = None,
     group_regex: Annotated[
@@ -41,7 +42,9 @@ def inspect(
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Summarise a folder of X-rays: classes, patients, duplicates, broken files, and shortcuts to the label.
+    """Summarise a folder of X-rays.
+
+    Its classes, patients, duplicates, broken files, and shortcuts to the label.
 
     A folder with images/ and masks/ is summarised as pairs for segmentation.
     """

@@ -65,8 +65,7 @@ def train(
     """Train the GAN of a search space file and save it to a folder. Run again to resume.
 
     If the space has a frozen backbone, the folder also gets a classifier and statistics of
-    features:
-    what another hospital should compare the GAN's images with.
+    features: what another hospital should compare the GAN's images with.
     """
 
 
@@ -82,7 +81,9 @@ def sample(
     count: Annotated[int, Option("--count", "-n", metavar="N", help="Number of images.")],
     as_json: options.AsJson = False,
 ) -> None:
-    """Generate images with a saved generator, as PNG files in class folders (pairs: images/, masks/; findings: data.yaml).
+    """Generate images with a saved generator, as PNG files in class folders.
+
+    Pairs are in images/ and masks/; findings in data.yaml.
 
     Classes have their training proportions. The first 100 of 500 images are the same as with -n
     100.

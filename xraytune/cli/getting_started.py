@@ -1,4 +1,7 @@
-"""The first commands to try: `demo` runs the whole pipeline on phantom X-rays, `doctor` checks this machine."""
+"""The first commands to try: `demo` and `doctor`.
+
+`demo` runs the whole pipeline on phantom X-rays, `doctor` checks this machine.
+"""
 
 from __future__ import annotations
 
@@ -67,8 +70,8 @@ def demo(
             f"--set gan.steps={gan_steps}",
         ),
         (
-            "Hospital B has 40 patients. It searches: no extra images, repeated ones, a GAN of its own, "
-            "or the GAN of A?",
+            "Hospital B has 40 patients. It searches: no extra images, repeated ones, "
+            "a GAN of its own, or the GAN of A?",
             "search",
             f"{space} --data {at}/hospital_b --studies {at}/studies "
             f"--set generator.path={at}/gan_of_a {budget}",

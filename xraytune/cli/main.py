@@ -64,13 +64,14 @@ _COMMANDS: tuple[tuple[str, Callable[..., None], str, str], ...] = (
     ("evaluate", model.evaluate, _MODEL, "model --data new_xrays"),
     ("predict", model.predict, _MODEL, "model new_xrays -o predictions.csv"),
 )
-"""The name of each command, its function, its panel in `--help`, and the arguments of an example."""
+"""The name of each command, its function, its panel in `--help`, and an example's arguments."""
 
 
 def build_app() -> typer.Typer:
     """Return all commands, in the order in which a new user needs them."""
     app = _group(
-        "Find out whether GAN-generated chest X-rays improve a classifier or segmenter, and in which mix."
+        "Find out whether GAN-generated chest X-rays improve a classifier or segmenter, "
+        "and in which mix."
     )
     app.callback()(_options)
     groups = {"": app}

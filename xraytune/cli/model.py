@@ -43,7 +43,10 @@ def _log_epoch(epoch: EpochRecord) -> None:
 def _show_training(trained: Trained) -> None:
     """Print the metrics of a trained model and the next command."""
     record = trained.record
-    scores = f"val-A {trained.metric} {record.val_score:.3f}, val-B {trained.metric} {record.val_b_score:.3f}"
+    scores = (
+        f"val-A {trained.metric} {record.val_score:.3f}, val-B {trained.metric} "
+        f"{record.val_b_score:.3f}"
+    )
     epochs = f"epoch {record.best_epoch} of {trained.epochs}"
     console.write(f"{trained.path}: arm {record.arm}, {epochs}, {scores}")
     if record.positive and len(record.class_names) == 2:
@@ -95,8 +98,8 @@ def evaluate(
         Path,
         Option(
             metavar="SOURCE",
-            help="Folder with one subfolder per class (for a segmenter, images/ and masks/), or data file (YAML), whose "
-            "test images are used.",
+            help="Folder with one subfolder per class (for a segmenter, images/ and masks/), "
+            "or data file (YAML), whose test images are used.",
         ),
     ],
     out: Annotated[
@@ -119,15 +122,15 @@ def evaluate(
         Path | None,
         Option(
             metavar="SOURCE",
-            help="First adapt the probabilities and the threshold to these labelled images: about 50, of the same "
-            "hospital, of other patients. For two classes.",
+            help="First adapt the probabilities and the threshold to these labelled images: "
+            "about 50, of the same hospital, of other patients. For two classes.",
         ),
     ] = None,
     reason: options.Reason = "",
     skip_broken: options.SkipBroken = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Evaluate a model on labelled images or pairs, with 95 % confidence intervals over patients."""
+    """Evaluate a model on labelled images or pairs, with 95 % intervals over patients."""
 
 
 def _show_predicted(predicted: Predicted) -> None:
@@ -152,4 +155,4 @@ def predict(
     skip_broken: options.SkipBroken = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Write the class probabilities of images to a CSV file, or their masks and overlays to a folder."""
+    """Write images' class probabilities to a CSV file, or their masks and overlays to a folder."""

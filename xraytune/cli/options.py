@@ -27,8 +27,8 @@ WeightsDir: TypeAlias = Annotated[
     Path | None,
     Option(
         metavar="DIR",
-        help="Folder of official weight files, for machines without network access; `xraytune doctor --space FILE` lists "
-        "the files needed.",
+        help="Folder of official weight files, for machines without network access; "
+        "`xraytune doctor --space FILE` lists the files needed.",
     ),
 ]
 Overrides: TypeAlias = Annotated[
@@ -44,7 +44,8 @@ SpaceFile: TypeAlias = Annotated[
     Option(
         "--space",
         metavar="FILE",
-        help="Search space: a YAML file, or the name of one that comes with xraytune, such as gan_ratio_cpu.",
+        help="Search space: a YAML file, or the name of one that comes with xraytune, "
+        "such as gan_ratio_cpu.",
     ),
 ]
 Studies: TypeAlias = Annotated[Path, Option(metavar="DIR", help="Folder of all studies.")]
@@ -59,8 +60,8 @@ Cache: TypeAlias = Annotated[
     Path | None,
     Option(
         metavar="DIR",
-        help="Folder for decoded images, generators and features; default: `cache`, next to the studies folder or, without "
-        "a study, in the current folder.",
+        help="Folder for decoded images, generators and features; default: `cache`, "
+        "next to the studies folder or, without a study, in the current folder.",
     ),
 ]
 SkipBroken: TypeAlias = Annotated[

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def follow_search() -> Iterator[Callbacks]:
-    """Show a search while the block runs: bars, and then a live table; without a terminal, log lines.
+    """Show a search while the block runs.
+
+    Bars, and then a live table; without a terminal, log lines.
 
     Examples:
         >>> import xraytune
@@ -151,7 +153,9 @@ def headroom(
     skip_broken: options.SkipBroken = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Measure, before a search, how much even perfect images could gain: two minutes with a frozen backbone.
+    """Measure, before a search, how much even perfect images could gain.
+
+    Takes two minutes with a frozen backbone.
 
     Real images of other patients stand in for synthetic ones, at each ratio of the space. If they
     gain less than the margin of `confirm`, no generator can help. The test folder stays sealed.

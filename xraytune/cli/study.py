@@ -95,7 +95,7 @@ def export(
     ] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Write the configuration of a study's best mix to a file for `train`, and say why it is this one.
+    """Write the configuration of a study's best mix to a file for `train`, and say why this one.
 
     With this file, `train` uses all patients, including those that `data.train_patients` left out
     of the search.

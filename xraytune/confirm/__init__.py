@@ -1,1 +1,4 @@
-"""From a search to an answer: are the finalists better than their controls, on other patients and with other seeds?"""
+"""From a search to an answer: are the finalists better than their controls?
+
+They are compared on other patients and with other seeds.
+"""

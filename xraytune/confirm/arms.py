@@ -89,14 +89,20 @@ class Plan(StrictModel):
     order: str = ""
     """The `order` of the test images, once they are opened."""
     arms: tuple[Arm, ...]
-    """Finalists by val-B, each followed by its matched controls; then the tuned ones, and a donor's."""
+    """Finalists by val-B, each followed by its matched controls.
+
+    Then the tuned ones, and a donor's.
+    """
 
     @property
     def why_exploratory(self) -> tuple[str, ...]:
         """Why the verdict is not confirmatory; empty if it is."""
         if self.replicates >= FEWEST_REPLICATES:
             return self.exploratory
-        few = f"it has only {self.replicates} replicates, and the 95 % intervals need at least {FEWEST_REPLICATES}"
+        few = (
+            f"it has only {self.replicates} replicates, and the 95 % intervals need at least "
+            f"{FEWEST_REPLICATES}"
+        )
         return (*self.exploratory, few)
 
     @property
@@ -166,7 +172,10 @@ def replicate(arm: Arm, settings: Settings, number: int, test: TestKind) -> Expe
 
 
 def compared_arms(finalists: Sequence[TrialRow], settings: Settings, test: TestKind) -> list[Arm]:
-    """Return the finalists, each with its matched controls; with draws, also with real images of other patients."""
+    """Return the finalists, each with its matched controls.
+
+    With draws, also with real images of other patients.
+    """
     arms: list[Arm] = []
     for trial in finalists:
         finalist = Arm(
@@ -187,7 +196,7 @@ def compared_arms(finalists: Sequence[TrialRow], settings: Settings, test: TestK
 
 
 def matched_control(finalist: Arm, source: str) -> Arm | None:
-    """Return the finalist with `source` `none` or `duplicate`, or None if the settings exclude it."""
+    """Return the finalist with `source` `none` or `duplicate`; None if its settings exclude it."""
     values = {
         name: value for name, value in flat_values(finalist.parameters).items() if "." not in name
     }

@@ -1,4 +1,6 @@
-"""How much any generator could help: real images of other patients stand in for perfect synthetic ones.
+"""How much any generator could help.
+
+Real images of other patients stand in for perfect synthetic ones.
 
 The baseline of a space is trained on several draws of n patients, and on the same draws plus real
 images of other patients, at each ratio of the space, with equal steps and seeds. All networks are
@@ -44,7 +46,10 @@ _FEWEST_PATIENTS = 16
 _TEST_SHARE = 0.25
 """At least this share of the training patients is held out for scoring."""
 _SPARE = 1.2
-"""Patients set aside for the extra images, as a multiple of the expected number, because patients differ in images."""
+"""Patients set aside for the extra images, as a multiple of the expected number.
+
+Patients differ in their numbers of images.
+"""
 _TRIES = 1000
 Numbers = NDArray[np.int64]
 """Positions of images on the train side, [n]."""
@@ -52,7 +57,9 @@ Numbers = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gain:
-    """The mean gain over `draws` from adding `ratio` real images of other patients per image of `patients` patients.
+    """The mean gain over `draws` from adding real images of other patients.
+
+    `ratio` of them are added per image of `patients` patients.
 
     `baseline` is the mean score without them, `test_patients` is the number of patients scored, and
     `interval` accounts for both draws and scored patients.
@@ -91,11 +98,20 @@ class Headroom:
         if high < self.margin:
             means = f"less than the margin of {self.margin:g}: no generator can help here"
         elif low < 0 and high >= 2 * self.margin:
-            means = f"too uncertain to compare with the margin of {self.margin:g}: more patients are needed to tell"
+            means = (
+                f"too uncertain to compare with the margin of {self.margin:g}: more patients are "
+                "needed to tell"
+            )
         elif gained < 2 * self.margin:
-            means = f"less than twice the margin of {self.margin:g}: only a nearly perfect generator could help"
+            means = (
+                f"less than twice the margin of {self.margin:g}: only a nearly perfect generator "
+                "could help"
+            )
         else:
-            means = f"{gained / self.margin:.1f} times the margin of {self.margin:g}: a good generator can help"
+            means = (
+                f"{gained / self.margin:.1f} times the margin of {self.margin:g}: a good "
+                "generator can help"
+            )
         gain = f"{gained:.3f} {self.metric} ({low:.3f} to {high:.3f}) at ratio {best.ratio:g}"
         return f"At {best.patients:,} patients, even perfect images gain {gain}, {means}."
 
@@ -204,7 +220,10 @@ def headroom(
 
 
 def _baseline(space: Space) -> Parameters:
-    """Return the first arm without extra images in `points_to_evaluate`, or else the simplest one drawn at random."""
+    """Return the first arm without extra images in `points_to_evaluate`.
+
+    Without one, the simplest one drawn at random.
+    """
     for start in space.points_to_evaluate:
         with suppress(ConfigError):  # it leaves other parameters open
             parameters = parameters_from(replace(space, points_to_evaluate=(start,)).first_point())
@@ -219,14 +238,17 @@ def _baseline(space: Space) -> Parameters:
 
 
 def with_extra(parameters: Parameters, ratio: float) -> Parameters:
-    """Return the baseline with a stream of extra images, as many per step as in a trial with this ratio."""
+    """Return the baseline with a stream of extra images.
+
+    There are as many per step as in a trial with this ratio.
+    """
     return parameters_from(
         {**flat_values(parameters), "source": "duplicate", "synthetic_ratio": ratio}
     )
 
 
 def choose_design(patients: int, wanted: int, ratio: float) -> tuple[int, int, int]:
-    """Return the patients of a draw, the same with those of its extra images, and the number of draws.
+    """Return a draw's patients, the same with those of its extra images, and the number of draws.
 
     As many of `wanted` as leave enough patients to score on; DataError if there are too few.
     """

@@ -1,4 +1,7 @@
-"""From scores to the result of a confirmation: verdicts by the rules of `stats/verdict.py`, and what is reported beside."""
+"""From scores to the result of a confirmation.
+
+Verdicts by the rules of `stats/verdict.py`, and what is reported beside.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,8 @@ def judge(study: OpenStudy, test: ArmScores, sealed: SealedTest) -> Confirmation
         reports = [report for folder in folders if (report := read_pool_report(folder))]
         if copying := sum(bool(report.copies) for report in reports):
             notes.append(
-                f"the synthetic images of {copying} of {plan.replicates} replicates of {arm.name} copy training images"
+                f"the synthetic images of {copying} of {plan.replicates} replicates of {arm.name} "
+                "copy training images"
             )
         finalists.append(replace(verdict, caveat=_quality_caveat(reports, rope)))
     is_binary = len(prepared.class_names) == 2
@@ -69,7 +73,7 @@ def judge(study: OpenStudy, test: ArmScores, sealed: SealedTest) -> Confirmation
 
 
 def _quality_caveat(reports: Sequence[PoolReport], rope: float) -> str:
-    """Return a sentence if a classifier of the synthetic images alone falls short of one of the real images."""
+    """Return a sentence if a classifier of synthetic images falls short of one of real images."""
     qualities = [report.quality for report in reports if report.quality]
     pairs = [
         (quality.gan_train, quality.real_train)
@@ -83,12 +87,15 @@ def _quality_caveat(reports: Sequence[PoolReport], rope: float) -> str:
         return ""
     return (
         f"The synthetic images do not show all that separates the classes: a classifier of them "
-        f"alone reached an AUROC of {synthetic:.3f} on val-A, and one of the real images {real:.3f}."
+        f"alone reached an AUROC of {synthetic:.3f} on val-A, and one of the real images "
+        f"{real:.3f}."
     )
 
 
 def judge_finalists(test: ArmScores, *, rope: float) -> list[FinalistVerdict]:
-    """Compare all finalists with all of their controls, in the order of val-B up to the first that does not help.
+    """Compare all finalists with all of their controls.
+
+    In the order of val-B, up to the first that does not help.
 
     Source of this fixed sequence: Maurer, Hothorn & Lehmacher 1995; Westfall & Krishen 2001,
     "Optimally weighted, fixed sequence and gatekeeper multiple testing procedures".
@@ -136,7 +143,10 @@ def judge_finalists(test: ArmScores, *, rope: float) -> list[FinalistVerdict]:
 
 
 def headroom_reached(test: ArmScores, finalist: Arm) -> HeadroomReached | None:
-    """Compare a finalist's gain over no extra images with that of real images of other patients in their place."""
+    """Compare a finalist's gain over no extra images with that of real images in their place.
+
+    The real images are of other patients.
+    """
     same = [arm for arm in test.plan.arms if arm.trial == finalist.trial]
     perfect = [arm for arm in same if arm.role == "perfect"]
     none = [arm for arm in same if arm.role == "matched" and arm.kind == "none"]

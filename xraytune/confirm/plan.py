@@ -1,4 +1,4 @@
-"""The plan of a confirmation: the finalists of a search, and the controls that they are compared with.
+"""The plan of a confirmation: a search's finalists, and the controls that they are compared with.
 
 A tuned control is the best trial of an arm without synthetic images. Such an arm gets as many
 trials as a finalist's source: its top-up trials go through the ASHA of the search. If ASHA pruned
@@ -38,7 +38,7 @@ _DRAWS = 5000
 
 
 def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: SealedTest) -> Plan:
-    """Train the top-up trials, and return a new plan with at most so many `finalists`, and write it.
+    """Train the top-up trials; return and write a new plan with at most so many `finalists`.
 
     Raises StudyError if there is no trial with synthetic images, or a finalist has no control;
     TrialError if runs failed.
@@ -86,7 +86,7 @@ def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: Seal
 
 
 def mark_earlier_access(plan: Plan, earlier: Sequence[TestAccess]) -> Plan:
-    """Make a plan exploratory if the test images were accessed before this confirmation scored them."""
+    """Make a plan exploratory if the test images were accessed before it scored them."""
     if not earlier or plan.exploratory:
         return plan
     times = "once" if len(earlier) == 1 else f"{len(earlier)} times"
@@ -108,7 +108,9 @@ def choose_finalists(trials: Iterable[TrialRow], count: int) -> list[TrialRow]:
 
 
 def best_trials(trials: Sequence[TrialRow]) -> list[TrialRow]:
-    """Return the complete trials with different settings, best on val-B first, of equals the simplest.
+    """Return the complete trials with different settings, best on val-B first.
+
+    Of equals, the simplest comes first.
 
     If none is complete, return the pruned ones, by epochs trained and score on val-A.
     """
@@ -127,7 +129,10 @@ def _best_of_arm(trials: Iterable[TrialRow], control: str) -> list[TrialRow]:
 
 
 def belongs_to_control(parameters: Parameters, control: str) -> bool:
-    """Return whether settings belong to a tuned control's arm: `real_only`, `classical` or (classical) `duplicate`."""
+    """Return whether settings belong to a tuned control's arm.
+
+    These are `real_only`, `classical` and (classical) `duplicate`.
+    """
     if control == "duplicate":
         return parameters.source == "duplicate"
     return parameters.source == "none" and (parameters.classical > 0) == (control == "classical")
@@ -151,7 +156,8 @@ def _draw_top_ups(
         further = draw_control(study.space, control, missing, sampled)
         if len(further) < missing and (further or there):
             notes.append(
-                f"the space has only {len(further)} of {missing} further settings of the arm {control}"
+                f"the space has only {len(further)} of {missing} further settings of the arm "
+                f"{control}"
             )
         top_ups += further
     return [
@@ -163,7 +169,9 @@ def _draw_top_ups(
 def draw_control(
     space: Space, control: str, count: int, known: Iterable[Parameters]
 ) -> list[Parameters]:
-    """Sample up to `count` new, different settings of a control's arm; fewer if the space has no more.
+    """Sample up to `count` new, different settings of a control's arm.
+
+    Fewer if the space has no more.
 
     A random sampler draws from the whole space and the arm's settings are kept, so that every
     condition of the space holds. The seed is derived from the space's: the same study always gets
@@ -188,7 +196,7 @@ def draw_control(
 def _train(
     study: OpenStudy, trials: Sequence[TrialRow], *, first: int = 0, is_top_up: bool = False
 ) -> list[TrialRow]:
-    """Train top-ups under the ASHA of the search, others to the end, as runs numbered from `first`."""
+    """Train top-ups under the search's ASHA, others to the end, as runs numbered from `first`."""
     runs = []
     for number, trial in enumerate(trials, first):
         label = (

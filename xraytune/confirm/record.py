@@ -1,4 +1,6 @@
-"""The result of a confirmation, as `verdict.json` and as two paragraphs for a paper; docs/confirm.md lists the keys.
+"""The result of a confirmation, as `verdict.json` and as two paragraphs for a paper.
+
+The keys are listed in docs/confirm.md.
 
 The records load neither torch nor Ray, so that `report` and `export` can read them.
 """
@@ -44,7 +46,9 @@ class HeldOutSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadroomReached:
-    """The gain from real images of other patients in the place of a finalist's synthetic images, with a 95 % interval.
+    """The gain from real images of other patients, with a 95 % interval.
+
+    They are in the place of a finalist's synthetic images.
 
     `share` is the share of it that the synthetic images gained; None unless the interval lies above
     0.
@@ -76,7 +80,10 @@ class ControlVerdict(Interval):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinalistVerdict:
-    """A finalist and all of its comparisons, on the test images; its score is the mean over its replicates."""
+    """A finalist and all of its comparisons, on the test images.
+
+    Its score is the mean over its replicates.
+    """
 
     arm: str
     trial: str
@@ -93,7 +100,7 @@ class FinalistVerdict:
 
     @property
     def gifts(self) -> dict[str, float]:
-        """The mean score with each of the things that a donor sent, best first; empty if it sent one."""
+        """The mean score with each thing that a donor sent, best first; empty if it sent one."""
         gifts = {
             result.control: result.control_score
             for result in self.comparisons
@@ -104,7 +111,10 @@ class FinalistVerdict:
         return dict(sorted(gifts.items(), key=lambda gift: -gift[1]))
 
     def words(self, comparison: ControlVerdict) -> tuple[str, ...]:
-        """Return what to show: all words that hold, or `no better` if at least an improvement is ruled out."""
+        """Return what to show.
+
+        All words that hold, or `no better` if at least an improvement is ruled out.
+        """
         is_ruled_out = self.verdict == "no_better" and comparison.control in self.because_of
         return (
             ("no better",)
@@ -115,7 +125,10 @@ class FinalistVerdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confirmation:
-    """The result of a confirmation; the fields are keys of `verdict.json`, with finalists in the order of val-B."""
+    """The result of a confirmation.
+
+    The fields are keys of `verdict.json`, with finalists in the order of val-B.
+    """
 
     study: Path
     metric: str
@@ -139,7 +152,7 @@ class Confirmation:
 
     @property
     def scope(self) -> str:
-        """What the verdict is limited to, if all replicates were trained on the same patients; else ""."""
+        """What limits the verdict, if all replicates were trained on the same patients; else ""."""
         return (
             f"for these {self.train_patients} training patients, "
             if self.test.kind == "folder"
@@ -195,7 +208,7 @@ def read_verdict(folder: Path) -> Confirmation | None:
 
 
 def paragraph(name: Literal["answer", "methods"], confirmation: Confirmation) -> str:
-    """Return the results paragraph, with its limitations, or the methods paragraph, from `templates/`."""
+    """Return the paragraph of results, with limitations, or of methods, from `templates/`."""
     environment = Environment(
         loader=PackageLoader("xraytune.confirm"),
         undefined=StrictUndefined,

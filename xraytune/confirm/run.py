@@ -1,4 +1,6 @@
-"""From a finished search to a verdict: finalists against their controls, with new seeds, on patients that no trial has seen.
+"""From a finished search to a verdict: finalists against their controls.
+
+They are trained with new seeds, and compared on patients that no trial has seen.
 
     plan -> train -> score the test images -> judge -> record
 
@@ -106,7 +108,10 @@ def confirm(
             compared = [trial.parameters for trial in trials]
         else:
             if replicates not in (None, plan.replicates):
-                what = f"this confirmation has {plan.replicates} replicates, and {replicates} were asked for"
+                what = (
+                    f"this confirmation has {plan.replicates} replicates, and {replicates} were "
+                    "asked for"
+                )
                 fix = f"omit --replicates, or move {folder.path.name}/ away to start over"
                 raise StudyError(Problem(what, folder.path, fix))
             replicates = plan.replicates

@@ -1,4 +1,4 @@
-"""Runs of fixed settings, such as the replicates of a confirmation: trained in any order, none twice.
+"""Runs of fixed settings, such as a confirmation's replicates: trained in any order, none twice.
 
 A folder of runs looks like a study: `trials/0007/config.json` contains a run's settings.
 `runs.jsonl` has a row for each ended run; each start trains the runs that have no row, or that
@@ -73,7 +73,10 @@ class OpenStudy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One training: its number in its folder, its label, such as `gan #12, replicate 1`, and its settings."""
+    """One training: its number in its folder, its label and its settings.
+
+    A label is such as `gan #12, replicate 1`.
+    """
 
     number: int
     label: str
@@ -81,7 +84,9 @@ class Run:
 
 
 class RunList(TrialLoop):
-    """A fixed list of runs, including those that have ended; StudyError if one was started with other settings.
+    """A fixed list of runs, including those that have ended.
+
+    StudyError if one was started with other settings.
 
     `what` is their name in progress bars and errors. ASHA may prune them on `rungs`; without it
     every run trains to its last step.
@@ -111,7 +116,10 @@ class RunList(TrialLoop):
                 config.exists()
                 and folder.experiment(run.number).identity() != run.experiment.identity()
             ):
-                what = "this run was started with other settings: the study or the options have changed since"
+                what = (
+                    "this run was started with other settings: the study or the options have "
+                    "changed since"
+                )
                 fix = f"use the same options, or move {folder.path.name}/ away to start over"
                 raise StudyError(Problem(what, config, fix))
         super().__init__(
@@ -187,7 +195,9 @@ def train_runs(
     what: str,
     rungs: Rungs | None = None,
 ) -> dict[int, RunRow]:
-    """Train the runs that have not ended and return the rows of all; `what` and `rungs` are those of `RunList`.
+    """Train the runs that have not ended and return the rows of all.
+
+    `what` and `rungs` are those of `RunList`.
 
     Raises StudyError if the versions of packages have changed since the first run, TrialError if
     runs failed.
@@ -210,7 +220,10 @@ def train_runs(
     if not make_loop(study.callbacks).is_done:
         if other := other_releases(folder):
             what = f"the runs of this confirmation are {other}, so their AUROCs are not comparable"
-            fix = f"install those versions, or move {folder.path.name}/ away to train all runs with the current ones"
+            fix = (
+                f"install those versions, or move {folder.path.name}/ away to train all runs with "
+                "the current ones"
+            )
             raise StudyError(Problem(what, folder.path, fix))
         study.runner.run(folder, make_loop)
     ended = ended_rows(folder.runs_path)
@@ -223,7 +236,10 @@ def train_runs(
 
 
 def train_replicates(study: OpenStudy, plan: Plan) -> None:
-    """Train the runs of a plan that have not ended, each to its last step; raise TrialError if some failed."""
+    """Train the runs of a plan that have not ended, each to its last step.
+
+    Raises TrialError if some failed.
+    """
     runs: list[Run] = []
     for number in range(plan.replicates):
         for arm, name in plan.trainings.items():

@@ -41,7 +41,10 @@ _CONFIRM = "confirm"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmScores:
-    """The results of a plan's runs, [R, N, C], on images with labels, [N], or findings, [N, C], and patients, [N]."""
+    """The results of a plan's runs, [R, N, C].
+
+    The images have labels, [N], or findings, [N, C], and patients, [N].
+    """
 
     plan: Plan
     results: Floats
@@ -70,7 +73,10 @@ def score_sealed(
     before_test: Callable[[], None],
     reason: str,
 ) -> ArmScores:
-    """Score all runs on sealed images, if it is not done yet; the first access to these is logged before."""
+    """Score all runs on sealed images, if it is not done yet.
+
+    The first access to these is logged before.
+    """
     folder = study.runs_folder
     if not (folder.path / _SCORES_FILE).exists():
         _require_trained_networks(folder)
@@ -95,7 +101,7 @@ def score_runs(
     *,
     on_progress: Progress = ignore_progress,
 ) -> None:
-    """Predict the test images with the network of each run's best val-A epoch, and write the results."""
+    """Predict the test images with the network of each run's best val-A epoch; write results."""
     images = load_test_images(sealed, data, cache, on_progress=on_progress)
     results: list[Floats] = []
     count = plan.replicates * len(plan.trainings)
@@ -132,7 +138,10 @@ def read_scores(folder: StudyFolder, plan: Plan, sealed: SealedTest, task: Task)
 
 
 def _require_trained_networks(folder: StudyFolder) -> None:
-    """Raise StudyError if the network of a run is not the one that was trained; the next start trains the run again."""
+    """Raise StudyError if the network of a run is not the one that was trained.
+
+    The next start trains the run again.
+    """
     problems = []
     for row in ended_rows(folder.runs_path).values():
         network = folder.network_path(row.number)

@@ -1,4 +1,6 @@
-"""The images that a confirmation is judged on, checked before they are scored: of unused patients, or of a test folder.
+"""The images that a confirmation is judged on, checked before they are scored.
+
+They are of unused patients, or of a test folder.
 
 Unused patients are those of the training folder that `data.train_patients` left out. They are
 divided into a draw for each replicate, with as many patients as the search trained on, and a test
@@ -72,12 +74,18 @@ class SealedTest(LabelledImages):
 
     @property
     def contents(self) -> list[str]:
-        """A short hash of each image of unused patients, since another study may score some of the same images."""
+        """A short hash of each image of unused patients.
+
+        Another study may score some of the same images.
+        """
         return [image.sha256[:16] for image in self.images] if self.kind == "unused" else []
 
     @property
     def order(self) -> str:
-        """A hash (32 hex digits) of the content in the order of the file names, which is also the order of the scores."""
+        """A hash (32 hex digits) of the content in the order of the file names.
+
+        That is also the order of the scores.
+        """
         return content_fingerprint(self.images, in_order=True)
 
 
@@ -122,14 +130,18 @@ def choose_test(
     seen = seen_by(compared)
     if known := patients_seen((*index.images, *given.images), seen):
         notes.append(
-            f"{counted(len(known), 'patient')} whose images a generator has seen: neither drawn nor scored"
+            f"{counted(len(known), 'patient')} whose images a generator has seen: neither drawn "
+            "nor scored"
         )
         unseen = Images(image for image in given.images if image.patient not in known)
         given = replace(given, images=unseen)
 
     wanted = "folder" if test else settings.confirm.test
     if any(source_of(parameters).seen_images() is None for parameters in compared) and not planned:
-        what = "it is not known which images the extra ones were made from, so leakage cannot be excluded"
+        what = (
+            "it is not known which images the extra ones were made from, "
+            "so leakage cannot be excluded"
+        )
         if wanted == "unused":
             fix = "declare them as `seen`, or use confirm.test: folder"
             raise DataError(Problem(what, "confirm.test", fix))
@@ -193,7 +205,9 @@ def divide_unused(
     seen: Collection[str] = (),
     fewest: int = 0,
 ) -> Prepared:
-    """Return a study's images with its unused patients on sides `draw_0`, `draw_1` ..., and on `test` if `fewest` is given.
+    """Return a study's images with its unused patients on sides `draw_0`, `draw_1` ...
+
+    If `fewest` is given, they are on `test`, too.
 
     Patients with images in `seen`, given as SHA-256, are left out.
 
@@ -235,7 +249,10 @@ def require_every_class(images: Iterable[ImageFile], prepared: Prepared, patient
 
 
 def _read_unchanged(settings: Settings, prepared: Prepared, on_progress: Progress) -> ImageIndex:
-    """Index the study's images; raise StudyError if they, or their patients, changed since the search."""
+    """Index the study's images.
+
+    Raise StudyError if they, or their patients, changed since the search.
+    """
     where = settings.data.path
     index = task_of(settings).read_index(settings.data, on_progress=on_progress)
     require_same_data(prepared, index, where)
@@ -269,7 +286,10 @@ def _refuse_patients_of(
         owners=owners,
     )
     if shared := [image.file for image in tested.images if image.patient in patients]:
-        what = f"{len(shared)} test images belong to patients used for training or validation: {join_names(shared)}"
+        what = (
+            f"{len(shared)} test images belong to patients used for training or validation: "
+            f"{join_names(shared)}"
+        )
         why = "results on patients seen in training are biased"
         raise DataError(Problem(what, tested.data.path, f"{fix}: {why}"))
 

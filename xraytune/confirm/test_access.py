@@ -1,4 +1,6 @@
-"""The test-set access log: each further evaluation on a sealed test folder weakens its scores as evidence.
+"""The test-set access log.
+
+Each further evaluation on a sealed test folder weakens its scores as evidence.
 
 A test folder is identified by its content, so a copy under another name is the same folder; of
 unused patients, the log has each image, because studies with other draws score some of the same.
@@ -60,14 +62,19 @@ def log_test_access(
 
 
 def study_logs(study: Path) -> tuple[Path, Path]:
-    """Return the folders whose logs record a study's accesses: its own first, so that it knows its rows in the other."""
+    """Return the folders whose logs record a study's accesses.
+
+    Its own comes first, so that it knows its rows in the other.
+    """
     return study, study.parent
 
 
 def accesses(
     study: Path, fingerprint: str, contents: Collection[str] = (), *, before: str = ""
 ) -> list[TestAccess]:
-    """Return the accesses to some of these test images by a study and those next to it, each once and in order.
+    """Return the accesses to some of these test images, each once and in order.
+
+    They are those of a study and of the studies next to it.
 
     The log next to the studies has all of them, except those of a study that was moved here. Only
     those before the study's first one by the command `before`, if it is given.

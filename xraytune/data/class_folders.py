@@ -40,8 +40,8 @@ STANDARD_CLASSES: Mapping[str, tuple[str, ...]] = {
 """In the order of the labels; the classes of `auto` are found."""
 _FIX = (
     "put the images of each class into a folder of its own, give their parent folder, use "
-    f"data.classes: auto (--classes), give {PATIENTS_CSV} a column class, or describe a label table "
-    "in a data file (docs/data.md, Label tables)"
+    f"data.classes: auto (--classes), give {PATIENTS_CSV} a column class, or describe a label "
+    "table in a data file (docs/data.md, Label tables)"
 )
 
 

@@ -61,7 +61,7 @@ def decode_files(
     *,
     on_progress: Progress = ignore_progress,
 ) -> Iterator[GreyImage | BrokenImage]:
-    """Decode files below `root` to squares, in order, on all cores: upright and with antialiasing."""
+    """Decode files below `root` to upright squares, in order, on all cores, with antialiasing."""
 
     def decode(file: str) -> GreyImage | BrokenImage:
         try:

@@ -41,7 +41,7 @@ _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 """Colour models that pydicom converts to RGB."""
 _FIRST_ELEMENTS = [struct.pack("<HH", group, element) for group in (2, 8) for element in range(25)]
 _PLAIN = {(True, True): "", (False, True): ".1", (False, False): ".2"}
-"""The end of the transfer syntax of uncompressed values: implicit or explicit, little endian or big."""
+"""The end of uncompressed values' transfer syntax: implicit or explicit, little endian or big."""
 
 Header: TypeAlias = dict[str, Any]
 """What a file's header says, as fields of `ImageFile`: size, and of DICOM also patient and view."""
@@ -154,7 +154,10 @@ def _clear_unused_bits(stored: NDArray[Any], bits: int) -> NDArray[Any]:
 
 
 def _find_padding(stored: NDArray[Any], dataset: Any) -> NDArray[np.bool_]:
-    """Return a mask of padding (PixelPaddingValue to PixelPaddingRangeLimit), whose sign may be misread."""
+    """Return a mask of padding (PixelPaddingValue to PixelPaddingRangeLimit).
+
+    The sign of these may be misread.
+    """
     value = dataset.get("PixelPaddingValue")
     if value is None:
         return np.zeros(stored.shape, dtype=np.bool_)
@@ -164,8 +167,12 @@ def _find_padding(stored: NDArray[Any], dataset: Any) -> NDArray[np.bool_]:
 
 
 def _touches_border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the regions that touch the border: elsewhere, padding may be saturated bone or metal."""
-    from scipy.ndimage import binary_propagation  # type: ignore[import-untyped]  # few files need it
+    """Return the regions that touch the border.
+
+    Elsewhere, padding may be saturated bone or metal.
+    """
+    # Few files need it.
+    from scipy.ndimage import binary_propagation  # type: ignore[import-untyped]
 
     border = mask.copy()
     border[1:-1, 1:-1] = False

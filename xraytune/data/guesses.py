@@ -44,7 +44,9 @@ UNCERTAIN = frozenset("-1 -1.0 equivocal possible u uncertain unclear".split())
 EMPTY = frozenset(["", "n/a", "na", "nan", "none", "null", "unknown"])
 """Cells that say neither."""
 _HEALTHY = frozenset(
-    "0 absent clear control controls healthy negative no nofinding nofindings none normal well".split()
+    (
+        "0 absent clear control controls healthy negative no nofinding nofindings none normal well"
+    ).split()
 )
 """Names of a class without disease, without blanks and the like."""
 _VIEW_COLUMNS = frozenset(

@@ -19,7 +19,8 @@ PATIENTS_CSV = "patients.csv"
 _GROUP_REGEX = "data.split.group_regex"
 OTHER_PATIENTS = (
     f"if the ID is a placeholder, name the patients in {PATIENTS_CSV} (file,patient) or "
-    f"data.table.patient, or give {_GROUP_REGEX} (--group-regex); '(.+)' makes each file a patient of its own"
+    f"data.table.patient, or give {_GROUP_REGEX} (--group-regex); '(.+)' makes each file a "
+    "patient of its own"
 )
 
 
@@ -56,7 +57,8 @@ def patients_by_name(
         notes.append(
             f"{len(unknown)} of {len(files)} file names do not identify the patient "
             f"({join_names(unknown, 3)}): each of them counts as a separate patient. If a patient "
-            "has several images, these may end up in both training and validation, which makes scores too optimistic; "
+            "has several images, these may end up in both training and validation, "
+            "which makes scores too optimistic; "
             f"give {PATIENTS_CSV} (file,patient), data.table.patient or {_GROUP_REGEX}"
         )
     most = max(Counter(patient_ids.values()).values(), default=0)
@@ -108,7 +110,8 @@ def join_patients(
 
     `patients` has the patient of every file, `contents` the SHA-256 of the files to compare.
     """
-    from scipy.cluster.hierarchy import DisjointSet  # type: ignore[import-untyped]  # a third of a second
+    # A third of a second.
+    from scipy.cluster.hierarchy import DisjointSet  # type: ignore[import-untyped]
 
     joined = DisjointSet(patients.values())
     first_with: dict[str, str] = {}
@@ -122,7 +125,7 @@ def join_patients(
     notes = []
     if spellings:
         notes.append(
-            f"{spellings} patient IDs are numbers that occur with and without leading zeros, as 0012 "
-            "and 12 do: each number is one patient"
+            f"{spellings} patient IDs are numbers that occur with and without leading zeros, as "
+            "0012 and 12 do: each number is one patient"
         )
     return {file: first[patient] for file, patient in patients.items()}, notes

@@ -1,4 +1,7 @@
-"""Make images look as if another hospital had taken them: another detector, another style (`data.shift`)."""
+"""Make images look as if another hospital had taken them (`data.shift`).
+
+With another detector, in another style.
+"""
 
 from __future__ import annotations
 

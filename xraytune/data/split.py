@@ -62,8 +62,7 @@ def split_by_patient(
     `seen` are on no validation side, and the last to be kept.
 
     Raises DataError if a class would be missing on a side, or the train side has fewer patients
-    than
-    `train_patients`.
+    than `train_patients`.
     """
     table = Images(images)
     patients = _group_by_patient(table.patients, table.targets)

@@ -1,8 +1,12 @@
-"""`generator train`: train a generator and save it to a folder. `generator sample`: draw any number of images from it.
+"""Train a generator and save it to a folder; draw any number of images from it.
 
-    FOLDER/generator.json                           settings, class counts, hashes of the training images, versions
+The commands are `generator train` and `generator sample`.
+
+    FOLDER/generator.json                           settings, class counts, versions, hashes of
+                                                    the training images
     FOLDER/generator.safetensors                    the network
-    FOLDER/donor.json, donor.safetensors            a classifier of its training images, and statistics of their features
+    FOLDER/donor.json, donor.safetensors            a classifier of its training images, and
+                                                    statistics of their features
     FOLDER/card.md                                  the size of each file, and what it reveals
     FOLDER/samples.png                              its images next to real ones
 
@@ -189,7 +193,9 @@ def generator_train(
 
 
 def fixed_generator(space: Space) -> Experiment:
-    """Return an experiment with the GAN of a space; parameters that do not affect its images may be searched.
+    """Return an experiment with the GAN of a space.
+
+    Parameters that do not affect its images may be searched.
 
     Raises:
         ConfigError: There is none, or parameters that affect its images are searched; lists all of
@@ -226,7 +232,7 @@ def fill_generator_folder(
     *,
     report: PoolReport | None = None,
 ) -> SavedGenerator:
-    """Fill an empty folder with a trained generator, for `generator_sample`, and return its record."""
+    """Fill an empty folder with a generator for `generator_sample`, and return its record."""
     settings = Gan(experiment.parameters).settings
     prepared = context.prepared
     copy_file(artifact / NETWORK_FILE, folder / NETWORK_FILE)
@@ -254,7 +260,9 @@ def fill_generator_folder(
 def generator_sample(
     generator: Path, *, count: int, out: Path, on_progress: Progress = ignore_progress
 ) -> GeneratorSample:
-    """Draw images from a generator as grey PNG files in class folders, with their origin in `provenance.json`.
+    """Draw images from a generator as grey PNG files in class folders.
+
+    Their origin is in `provenance.json`.
 
     The classes have their shares of the training images. Images with masks are in `images/`, and
     their masks, of the same name, in `masks/`. Images with findings are in `images/` too, with the

@@ -1,6 +1,7 @@
 """A model bundle: a folder with everything needed to use a trained network, and to reproduce it.
 
-    bundle.json         outputs, input format, threshold, validation metrics, origin, package versions
+    bundle.json         outputs, input format, threshold, validation metrics, origin, versions of
+                        packages
     config.yaml         the experiment, for `xraytune train`
     split.json          which image was on which side of the split
     epochs.jsonl        metrics of each epoch

@@ -293,7 +293,10 @@ def _space_file(config: Path, note: Callable[[str], None]) -> Iterator[Path]:
 def _changes_of(
     experiment: Experiment, prepared: Prepared, study: StudyFolder | None
 ) -> Iterator[str]:
-    """Yield what differs from the exported trial, one line each; its settings if its study is here."""
+    """Yield what differs from the exported trial, one line each.
+
+    Its settings if its study is here.
+    """
     parameters = experiment.parameters
     origin = experiment.settings.exported_from
     if origin is None or origin.images is None:

@@ -1,4 +1,6 @@
-"""Render the report of a study as one HTML file that needs no network: Plotly and pictures are inside.
+"""Render the report of a study as one HTML file that needs no network.
+
+Plotly and pictures are inside.
 
 `templates/page.html` has the words; a section whose value is None is left out. A search may be
 running on the study.
@@ -193,7 +195,7 @@ def _show_generators(
 def _find_pictures(
     folder: StudyFolder, view: StudyView, prepared: Prepared, cache: Path
 ) -> Iterator[tuple[Path, str]]:
-    """Yield the samples of the generators, and the nearest training images of the first, with captions."""
+    """Yield the generators' samples, and the first one's nearest training images, with captions."""
     trials_of: dict[str, list[TrialRow]] = {}
     for trial in view.trials:
         if trial.samples:

@@ -121,7 +121,7 @@ def _state(trial: TrialRow, view: StudyView) -> str:
 
 
 def arms_frame(view: StudyView) -> Frame:
-    """Lay out the arms of a study, with the best scores of complete trials; nothing without trials."""
+    """Lay out a study's arms, with the best scores of complete trials; nothing without trials."""
     rows: list[Row] = []
     for arm in view.arms:
         others = [f"{count} {word}" for word, count in arm.trials.items() if word != "complete"]
@@ -152,7 +152,7 @@ def all_trials(view: StudyView) -> Table:
 
 
 def sides_frame(sizes: Sequence[SideSize]) -> Frame:
-    """Lay out the sides of a split, also of each class or finding, with a warning if they are small."""
+    """Lay out a split's sides, also by class or finding, with a warning if they are small."""
     if not sizes:
         return []
     rows: list[Row] = []

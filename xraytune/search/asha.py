@@ -1,4 +1,6 @@
-"""The decision rule of ASHA (`Rungs.should_continue`): which trials continue past a rung, and which are pruned there.
+"""Which trials continue past a rung, and which are pruned there.
+
+`Rungs.should_continue` is the decision rule of ASHA.
 
 A rung is an epoch at which a trial's value so far is compared with those of the trials that reached
 it before; the trial continues if it is among the best 1/reduction of them. The state depends only
@@ -23,7 +25,10 @@ import numpy as np
 from xraytune.space.settings import SchedulerSettings, Settings
 
 _FIRST_OF_ARM = 2
-"""The trials of an arm that pass each of its rungs in any case, so that the best of an arm is chosen from at least two."""
+"""The trials of an arm that pass each of its rungs in any case.
+
+So the best of an arm is chosen from at least two.
+"""
 
 
 class Rungs:

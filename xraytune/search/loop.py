@@ -1,4 +1,6 @@
-"""The decisions of a search and of a confirmation: which trial starts next, whether one continues, is retried, or ends.
+"""The decisions of a search and of a confirmation.
+
+Which trial starts next, and whether one continues, is retried, or ends.
 
 Ray Tune asks for them (`search/ray/tuning.py`). Each is recorded before it is answered, so that a
 `TrialLoop` can be lost at any moment: the next one, from the same files, continues. Its subclasses
@@ -38,14 +40,20 @@ _RETRIES = 2
 """How often a trial is retried without a new epoch in between."""
 _SAME_FAILURES = 3
 _DRAWN_AHEAD = 4
-"""Trials drawn ahead for each slot while generators are being trained: the further ahead, the less the sampler knows."""
+"""Trials drawn ahead for each slot while generators are being trained.
+
+The further ahead, the less the sampler knows.
+"""
 
 
 GeneratorNeeds: TypeAlias = Callable[[GanSettings | None], str | None]
 """From a trial's generator, if it has one, to its lineage; None if it need not be trained first."""
 
 Upcoming: TypeAlias = Literal["fixed", "drawn", "none", "out of time"]
-"""The next new trial: does not depend on results, does, or does not exist; out of time, only trials that have begun run."""
+"""The next new trial: does not depend on results, does, or does not exist.
+
+Out of time, only trials that have begun run.
+"""
 
 
 def hold_one_slot(_: Trial) -> Held:
@@ -124,7 +132,9 @@ class TrialLoop(ABC):
     def next_trial(
         self, slots: int = sys.maxsize, hold: Callable[[Trial], Held] = hold_one_slot
     ) -> Trial | Literal["wait", "done"]:
-        """Ask for a trial and start it: first one that trains a generator, then a waiting one, else a new one.
+        """Ask for a trial and start it.
+
+        First one that trains a generator, then a waiting one, else a new one.
 
         `slots` is the number of all slots, free or not; `hold` returns what a trial holds.
         """
@@ -160,7 +170,10 @@ class TrialLoop(ABC):
         self._waiting[trial.number] = trial
 
     def _startable(self) -> list[Trial]:
-        """Return the waiting trials that may still start, by number: once the time is used up, those that have begun."""
+        """Return the waiting trials that may still start, by number.
+
+        Once the time is used up, those that have begun.
+        """
         waiting = [self._waiting[number] for number in sorted(self._waiting)]
         if self.upcoming() != "out of time":
             return waiting
@@ -267,7 +280,10 @@ class TrialLoop(ABC):
         are_first = len(self._reasons) == _SAME_FAILURES
         is_repeated = self._reasons[-_SAME_FAILURES:] == [reason] * _SAME_FAILURES
         if reason and is_repeated and (are_first or is_of_machine):
-            what = f"{_SAME_FAILURES} trials in a row failed for the same reason, so no more were started: {reason}"
+            what = (
+                f"{_SAME_FAILURES} trials in a row failed for the same reason, so no more were "
+                f"started: {reason}"
+            )
             fix = "fix the cause, then run the same command again; see trials/*/error.txt"
             raise TrialError(Problem(what, self.folder.path, fix))
 
@@ -278,7 +294,7 @@ class TrialLoop(ABC):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TuneRun:
-    """The order to run the trials of a loop, which Ray's process makes from the files of its `folder`.
+    """The order to run a loop's trials, which Ray's process makes from the files of its `folder`.
 
     The process before this one, which had the same `driver_lock`, may not have ended yet.
     """

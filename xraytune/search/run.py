@@ -143,7 +143,9 @@ def search(
 def _where_trials_run(
     settings: Settings, recorded: Compute | None, runner: Runner
 ) -> Compute | Mapping[str, Any]:
-    """Set the resources of trials; return what they compute on here, or the `environment` of a node of the cluster.
+    """Set the resources of trials.
+
+    Returns what they compute on here, or the `environment` of a node of the cluster.
 
     A resumed study keeps the device that is `recorded` of it.
     """
@@ -186,7 +188,7 @@ def _run_trials(folder: StudyFolder, space: Space, runner: Runner, need: Generat
 
 
 def _notes(space: Space, prepared: Prepared, index: ImageIndex) -> Iterator[str]:
-    """Yield the size of each side, and what speaks against the design of a search, or against confirming it."""
+    """Yield the size of each side, and what speaks against a search's design, or confirming it."""
     sizes = side_sizes(prepared)
     settings = space.settings
     for size in sizes:
@@ -198,7 +200,10 @@ def _notes(space: Space, prepared: Prepared, index: ImageIndex) -> Iterator[str]
     points = len(space.points())
     trials = settings.budget.trials
     if settings.sampler.name == "grid" and points > trials:
-        yield f"the grid has {points:,} points, of which the first {trials:,} (budget.trials) are evaluated, in order"
+        yield (
+            f"the grid has {points:,} points, of which the first {trials:,} (budget.trials) are "
+            "evaluated, in order"
+        )
     if settings.data.train_patients is None:
         few = too_few_tested(index.test, index.outputs) if index.test else ""
         if few:

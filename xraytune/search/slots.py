@@ -1,4 +1,6 @@
-"""How many trials run at once, and what each of them holds: all that follows from the shares of an `Allocation`.
+"""How many trials run at once, and what each of them holds.
+
+All of it follows from the shares of an `Allocation`.
 
 A slot is the room for one trial. Ray places a process on one node, and its share of a GPU on one
 GPU. So a GPU has floor(1 / share) slots, whatever is left over. A trial that ran out of memory may
@@ -20,19 +22,28 @@ _ROUNDING = 1e-3
 
 
 class Held(NamedTuple):
-    """What a process holds: resources as Ray takes them, and the slots that no other trial can use meanwhile."""
+    """What a process holds.
+
+    Resources as Ray takes them, and the slots that no other trial can use meanwhile.
+    """
 
     resources: dict[str, float]
     slots: int
 
 
 def count_slots(allocation: Allocation, nodes: Sequence[Node]) -> int:
-    """Return how many trials run at once, each on one node; raise MachineError if no node has room for one."""
+    """Return how many trials run at once, each on one node.
+
+    Raise MachineError if no node has room for one.
+    """
     trial = allocation.trial
     count = sum(_slots_on(node, trial) for node in nodes)
     if count == 0:
         each = ", ".join(sorted({f"{node.cpus:g} and {node.gpus:g}" for node in nodes})) or "none"
-        what = f"no machine has the {trial.cpus} CPU cores and {trial.gpus:g} GPUs that a trial needs, but only {each}"
+        what = (
+            f"no machine has the {trial.cpus} CPU cores and {trial.gpus:g} GPUs that a trial "
+            f"needs, but only {each}"
+        )
         fix = "lower resources.cpus_per_trial or gpus_per_trial"
         raise MachineError(Problem(what, "resources", fix))
     return min(count, allocation.concurrent or count)

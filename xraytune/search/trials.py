@@ -1,4 +1,7 @@
-"""The trials of a search: Optuna proposes them, ASHA prunes them, and the journal, the only truth, records them."""
+"""The trials of a search.
+
+Optuna proposes them, ASHA prunes them, and the journal, the only truth, records them.
+"""
 
 from __future__ import annotations
 

@@ -19,7 +19,10 @@ from xraytune.base.records import EpochRecord, name_scores
 from xraytune.space.settings import ObjectiveName, WandbSettings
 
 OUTER_RUN = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_SERVICE")
-"""Variables of a run or a sweep in which the search was started: all trials would become that run."""
+"""Variables of a run or a sweep in which the search was started.
+
+With them, all trials would become that run.
+"""
 _NOTHING_ELSE = "silent disable_git disable_code x_disable_stats x_disable_machine_info".split()
 _SETTINGS = dict.fromkeys(_NOTHING_ELSE, True) | {"console": "off", "x_save_requirements": False}
 _SECONDS = {"init": 15.0, "trial": 8.0, "train": 120.0}  # Tune kills a trial 10 s after its end
@@ -27,7 +30,9 @@ _logger = logging.getLogger(__name__)
 
 
 class WandbRun:
-    """The run of a trial, which a resumed trial continues, or of a final training: its `kind` and `key`.
+    """The run of a trial, which a resumed trial continues, or of a final training.
+
+    It is known by its `kind` and `key`.
 
     A failure of W&B costs a warning and the rest of the run. `run` are arguments of `wandb.init`.
     """
@@ -85,14 +90,15 @@ class WandbRun:
                 self._run.log({"epoch": 0, "samples": picture}, step=0, commit=True)
 
     def finish(self, summary: dict[str, Any], *, model: Path | None = None) -> None:
-        """End the run with its `status`, scores and other results, and a model bundle as an artifact."""
+        """End the run with its `status`, scores and other results, and a bundle as an artifact."""
         with self._surviving():
             if self._run:
                 if model:
                     self._run.log_artifact(model, name=self._run.config["study"], type="model")
                 self._run.summary.update(name_scores(summary, self._metric))
                 self._run.finish(exit_code=int(summary["status"] == "failed"))
-                self._wandb.teardown()  # ends W&B's own process, so that the file of the run is whole
+                # Ends W&B's own process, so that the file of the run is whole.
+                self._wandb.teardown()
 
     @contextmanager
     def _surviving(self) -> Iterator[None]:

@@ -74,7 +74,10 @@ class TrialWorker:
         compute = study.compute()
         require_device(compute, study.path)
         if other := other_releases(study):
-            fix = "install the same versions on every machine that runs trials, then run the same command again"
+            fix = (
+                "install the same versions on every machine that runs trials, "
+                "then run the same command again"
+            )
             what = f"the trials of this study are {other} here"
             raise MachineError(Problem(what, study.path, fix))
         pin(compute, gpu_share=self._job.gpu_share)
@@ -112,7 +115,10 @@ class TrialWorker:
             self._tracker.log_samples(grid)
 
     def step(self) -> TrialMessage:
-        """Train one epoch, the first one after all preparation, or those of a second; return the trial's last message."""
+        """Train one epoch, the first one after all preparation, or those of a second.
+
+        Returns the trial's last message.
+        """
         started = time.monotonic()
         while True:
             message = next_message(self._epochs, self._folder)
@@ -131,7 +137,10 @@ class TrialWorker:
                 return message
 
     def close(self) -> None:
-        """End between two epochs and wait for W&B; the checkpoint is saved, and the search has all messages."""
+        """End between two epochs and wait for W&B.
+
+        The checkpoint is saved, and the search has all messages.
+        """
         self._epochs.close()
         self._open.close()
         if self._tracker:
@@ -147,7 +156,10 @@ class TrialWorker:
 
 
 def next_message(epochs: Epochs, trial_dir: Path) -> TrialMessage:
-    """Return the trial's next message; the traceback of an error is saved in `error.txt`, where the study is seen."""
+    """Return the trial's next message.
+
+    The traceback of an error is saved in `error.txt`, where the study is seen.
+    """
     try:
         with explain_disk_errors(trial_dir):
             return next(epochs)
@@ -160,7 +172,10 @@ def next_message(epochs: Epochs, trial_dir: Path) -> TrialMessage:
         return TrialFailed(reason=f"on {platform.node()}: {error}", cause="machine")
     except Exception as error:  # noqa: BLE001  the trial boundary: the search continues
         if not (trial_dir / "config.json").exists():
-            reason = f"on {platform.node()}: the study that is searched is not at {trial_dir.parent.parent}"
+            reason = (
+                f"on {platform.node()}: the study that is searched is not at "
+                f"{trial_dir.parent.parent}"
+            )
             fix = "mount the storage of the search there, at the same path"
             return TrialFailed(reason=f"{reason}\n  fix: {fix}", cause="machine")
         write_text(trial_dir / "error.txt", traceback.format_exc())

@@ -1,4 +1,6 @@
-"""The names of backbones: torchvision's classifiers, a small custom CNN, timm's models, and those of other packages.
+"""The names of backbones.
+
+Torchvision's classifiers, a small custom CNN, timm's models, and those of other packages.
 
 torchvision's names are read from the source of its registry: importing it takes seconds, and
 checking a space file must not.
@@ -15,7 +17,7 @@ from xraytune.space.extensions import Extensions
 ENCODER_STRIDE_PX = 32
 """A U-Net halves an image five times."""
 _OF_SMP = re.compile(r"densenet\d+|mobilenet_v2|resnet\d+|resnext(50_32x4d|101_32x8d)|vgg\d+(_bn)?")
-"""Those that segmentation-models-pytorch builds from torchvision's layers, so that their weights load."""
+"""Those that segmentation-models-pytorch builds from torchvision's layers: their weights load."""
 _REGISTERED = re.compile(r"^@register_model\(\)\n(?:(?!def ).*\n)*def (\w+)", re.MULTILINE)
 
 
@@ -43,7 +45,10 @@ def is_of_torchvision(name: str) -> bool:
 
 
 def has_weights(weights: str, backbone: str) -> bool:
-    """Return whether a backbone can have weights of this name: those of ImageNet are torchvision's, and `hub` is timm's."""
+    """Return whether a backbone can have weights of this name.
+
+    Those of ImageNet are torchvision's, and `hub` is timm's.
+    """
     if weights == "imagenet" or weights.startswith("IMAGENET1K_"):
         return is_of_torchvision(backbone)
     return weights != "hub" or BACKBONES.is_of_library(backbone)

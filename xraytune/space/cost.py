@@ -24,7 +24,9 @@ _CPU_SPACES = {
 
 
 def describe_slow_search(space: Space, *, images_per_epoch: int, cores: int) -> str | None:
-    """Return what a user should know before a search on CPU cores that takes hours; None if it does not.
+    """Return what a user should know before a search on CPU cores that takes hours.
+
+    None if it does not.
 
     Args:
         space: The space to search.

@@ -34,7 +34,7 @@ class Text(str):
 
 @dataclass(slots=True)
 class Document:
-    """The content of a file or an option, where each part of it was written, and the problems found in it."""
+    """A file's or option's content, where each part was written, and the problems found in it."""
 
     content: Any
     place: Place
@@ -89,7 +89,10 @@ class Document:
             self.problems += error.problems
 
     def raise_problems(self) -> None:
-        """Raise all problems as one ConfigError, in the order of the file's lines; do nothing if there are none."""
+        """Raise all problems as one ConfigError, in the order of the file's lines.
+
+        Do nothing if there are none.
+        """
         if self.problems:
             raise ConfigError(*sorted(dict.fromkeys(self.problems), key=self._line))
 
@@ -143,7 +146,9 @@ def read_document(path: Path, *, start: str = "name: my-study") -> Document:
 
 
 def parse_yaml(text: str, where: Callable[[int], Place], folder: Path = Path()) -> Document:
-    """Parse one YAML document, or nothing (None); raise ConfigError if it is not of the dialect above.
+    """Parse one YAML document, or nothing (None).
+
+    Raise ConfigError if it is not of the dialect above.
 
     `where` returns the place of a line, counted from 1. Paths are relative to the folder.
     """
@@ -190,7 +195,10 @@ def parse_yaml(text: str, where: Callable[[int], Place], folder: Path = Path()) 
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quote what YAML 1.1 or 1.2 would not read back as text; keep short collections on one line."""
+    """Quote what YAML 1.1 or 1.2 would not read back as text.
+
+    Keep short collections on one line.
+    """
 
 
 def _write_collection(dumper: yaml.SafeDumper, content: Any) -> yaml.Node:
@@ -206,7 +214,10 @@ _Dumper.add_representer(list, _write_collection)
 
 
 def write_yaml(content: Json, header: str = "") -> str:
-    """Return YAML text that `parse_yaml` reads back as `content`, with `header` as comment lines at the top."""
+    """Return YAML text that `parse_yaml` reads back as `content`.
+
+    At the top, `header` as comment lines.
+    """
     comment = "".join(f"# {line}".rstrip() + "\n" for line in header.splitlines())
     return comment + yaml.dump(
         content, Dumper=_Dumper, sort_keys=False, width=10 * _LINE_LENGTH, allow_unicode=True

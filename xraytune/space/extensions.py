@@ -60,7 +60,9 @@ class Extensions:
             raise MachineError(Problem(what, point.value, fix)) from error
 
     def identity(self, name: str) -> str:
-        """Return the name as fingerprints contain it: with the version of its package, if it is not xraytune or torchvision.
+        """Return the name as fingerprints contain it.
+
+        With the version of its package, if it is not xraytune or torchvision.
 
         An extension also has the SHA-256 of its file, which may change more often than the version.
         """

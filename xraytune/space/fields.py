@@ -1,4 +1,4 @@
-"""The parameters of a trial as a flat table by dotted name, derived from the models of settings.py."""
+"""The parameters of a trial as a flat table by dotted name, from the models of settings.py."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def parameters_from(values: Mapping[str, Value], relative_to: Path | None = None
 
 
 def flat_values(parameters: Parameters, relative_to: Path | None = None) -> dict[str, Value]:
-    """Return every parameter that the trial uses by its dotted name; the inverse of `parameters_from`."""
+    """Return every parameter that the trial uses, by dotted name; inverse of `parameters_from`."""
     flat: dict[str, Value] = {}
     for name, value in parameters.model_dump(mode="json", context=relative_to).items():
         if isinstance(value, dict):

@@ -49,7 +49,10 @@ def flatten_blocks(document: Document) -> None:
 
 
 def read_specs(document: Document, task: TaskName) -> tuple[ParameterSpec, ...]:
-    """Return all parameters of a space, parents first; problems with single ones are collected in the document."""
+    """Return all parameters of a space, parents first.
+
+    Problems with single ones are collected in the document.
+    """
     given = document.get("parameters") or {}
     if not isinstance(given, dict):
         what = f"parameters: {given!r} is not a mapping"
@@ -188,7 +191,9 @@ def _read_domain(document: Document, name: str, content: Mapping[str, Any]) -> D
 
 
 def read_points(document: Document, specs: Sequence[ParameterSpec]) -> tuple[Point, ...]:
-    """Return the values of searched parameters in each row; the sampler chooses those that a row does not give.
+    """Return the values of searched parameters in each row.
+
+    The sampler chooses those that a row does not give.
 
     Command-line options may exclude values of a row; one whose source they exclude is left out, as
     are rows that are equal or have no value of a searched parameter. Problems are collected in the

@@ -232,7 +232,10 @@ def experiment_to_yaml(experiment: Experiment, relative_to: Path, header: str = 
 
 
 def experiment_to_json(experiment: Experiment, relative_to: Path) -> dict[str, Json]:
-    """Return the content of a trial's `config.json`; paths are relative to the folder of the file."""
+    """Return the content of a trial's `config.json`.
+
+    Paths are relative to the folder of the file.
+    """
     return experiment.model_dump(mode="json", context=relative_to)
 
 

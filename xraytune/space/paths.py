@@ -1,4 +1,6 @@
-"""Paths in files: written relative to the file's folder, so that a study can be moved together with its images.
+"""Paths in files.
+
+Written relative to the file's folder, so that a study can be moved together with its images.
 
 A model with a `FilePath` or `WeightsName` takes the folder as its validation and serialization
 context. A `Text` of a space file or an option knows its own.

@@ -1,4 +1,6 @@
-"""Settings of earlier versions: dropped where they mean what is always done today, else refused with what to use instead.
+"""Settings of earlier versions.
+
+Dropped where they mean what is always done today, else refused with what to use instead.
 
 Studies, trials and generators store all their settings, so they hold these as well.
 """
@@ -82,11 +84,14 @@ REMOVED_VALUES: Mapping[str, str] = {
 
 
 def is_dropped(name: str, value: object) -> bool:
-    """Return whether a setting, by its dotted name, was removed and may be left out with this value."""
+    """Return whether a setting, by dotted name, was removed and may be left out with this value."""
     removed = REMOVED.get(name)
     return removed is not None and (removed.is_limit or value in removed.today)
 
 
 def explain_removed(name: str) -> str:
-    """Return what to use instead of a removed setting, by its dotted name; "" if there was none of this name."""
+    """Return what to use instead of a removed setting, by its dotted name.
+
+    "" if there was none of this name.
+    """
     return f"it was removed: {REMOVED[name].instead}" if name in REMOVED else ""

@@ -90,7 +90,10 @@ def _refusals(space: Space) -> Iterator[_Refusal]:
 
 
 def _combine(space: Space, names: tuple[str, ...]) -> list[tuple[Any, ...]]:
-    """Return the possible combinations of values; where a parameter is not active, its default, of blocks None."""
+    """Return the possible combinations of values.
+
+    Where a parameter is not active, its default, of blocks None.
+    """
     defaults = {name: None if "." in name else parameter_fields()[name].default for name in names}
     points = [{**defaults, **point} for point in corner_points(space.specs, names)]
     return [tuple(point[name] for name in names) for point in points]
@@ -122,4 +125,7 @@ def space_warnings(space: Space) -> Iterator[str]:
             continue
         if 0 < 1000 * domain.low <= domain.high:
             fix = "if small values matter, too, write distribution: log_uniform_values"
-            yield f"{spec.name}: {domain} is drawn uniformly: nine of ten values are above {domain.high / 10:g}; {fix}"
+            yield (
+                f"{spec.name}: {domain} is drawn uniformly: nine of ten values are above "
+                f"{domain.high / 10:g}; {fix}"
+            )

@@ -62,7 +62,10 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
     "segmentation": ("segmentation-models-pytorch",),
     "timm": ("timm",),
 }
-"""The packages that a task or backbone needs beyond the base installation; the extra has its name."""
+"""The packages that a task or backbone needs beyond the base installation.
+
+The extra has its name.
+"""
 
 
 class SplitSettings(StoredModel):
@@ -74,7 +77,10 @@ class SplitSettings(StoredModel):
     val_b: Fraction = 0.1
     seed: int = 0
     group_regex: str | None = None
-    """A regular expression for the path relative to the data folder; its first group is the patient."""
+    """A regular expression for the path relative to the data folder.
+
+    Its first group is the patient.
+    """
 
 
 _LISTED = BeforeValidator(
@@ -114,7 +120,7 @@ class TableSettings(StoredModel):
     file: OneOrMore
     """A CSV file relative to `data.path`, or several that are read as one."""
     image: str
-    """The column of the image: its path, the end of its path, or its name, with or without suffix."""
+    """The column of the image: its path, the end of that, or its name, with or without suffix."""
     patient: str | None = None
     """The column of the patient; without it, the patient is found as in a folder."""
     label: str | None = None
@@ -140,7 +146,10 @@ class TableSettings(StoredModel):
 
 
 class ShiftSettings(StoredModel):
-    """How another hospital's images differ from the files: applied to all images of `data.path`, in this order."""
+    """How another hospital's images differ from the files.
+
+    Applied to all images of `data.path`, in this order.
+    """
 
     prefix = "data.shift."
 
@@ -160,7 +169,10 @@ class DataSettings(StrictModel):
     path: FilePath
     classes: Literal["binary", "three", "auto"] = "binary"
     positive: str | None = None
-    """The positive class of two, for sensitivity; not needed beside one called NORMAL, healthy or the like."""
+    """The positive class of two, for sensitivity.
+
+    Not needed beside one called NORMAL, healthy or the like.
+    """
     image_size: ImageSize = 128
     resize: Literal["squash", "crop"] = "squash"
     """`squash` ignores the aspect ratio.
@@ -170,8 +182,8 @@ class DataSettings(StrictModel):
     shift: ShiftSettings | None = None
     """Simulates another scanner, to ask what another hospital should send.
 
-    A given generator, folder
-    or classifier is not shifted."""
+    A given generator, folder or classifier is not shifted.
+    """
     table: TableSettings | None = None
     """A table of labels and patients; without it, folders and `patients.csv` give them."""
     findings: Several[str] | Literal["auto"] | None = None
@@ -179,7 +191,10 @@ class DataSettings(StrictModel):
     `auto`: all of them. `No Finding` without such a column is the absence of all others. With
     classes, findings of a data file are not used."""
     uncertain: UncertainUse | dict[str, UncertainUse] = "ignore"
-    """Uncertain findings (-1) are unknown (`ignore`), absent (`zeros`) or present (`ones`): all of them, or by name."""
+    """Uncertain findings (-1) are unknown (`ignore`), absent (`zeros`) or present (`ones`).
+
+    All of them, or by name.
+    """
     empty: Literal["ignore", "zeros"] = "ignore"
     """Findings with an empty cell are unknown (`ignore`) or absent (`zeros`)."""
     split: SplitSettings = SplitSettings()
@@ -221,7 +236,10 @@ class GanSettings(StoredModel):
     lr_d: AboveZero = 1e-3
     """Suits `pca`; with `dcgan`, use 2e-4 for both networks."""
     start_from: FilePath | None = None
-    """A folder from `xraytune generator train` whose weights training starts from; then, `steps` may be 0."""
+    """A folder from `xraytune generator train` whose weights training starts from.
+
+    Then, `steps` may be 0.
+    """
     seed: int = 0
 
     prefix = "gan."
@@ -233,7 +251,7 @@ class GanSettings(StoredModel):
 
     @property
     def shifts_images(self) -> bool:
-        """Whether all images that the discriminator sees are shifted: the translation of DiffAugment."""
+        """Whether all images that the discriminator sees are shifted: DiffAugment's translation."""
         return self.architecture == "pca"
 
     @property
@@ -246,7 +264,10 @@ class GanSettings(StoredModel):
 
 
 class FolderSettings(StrictModel):
-    """Extra images from a folder with one subfolder per class; with findings, from a data file (YAML) of their table."""
+    """Extra images from a folder with one subfolder per class.
+
+    With findings, from a data file (YAML) of their table.
+    """
 
     path: FilePath
     seen: FilePath | None = None
@@ -255,7 +276,10 @@ class FolderSettings(StrictModel):
 
 
 class GivenFolder(StrictModel):
-    """A folder from `xraytune generator train`: a generator, which is not trained further, or statistics."""
+    """A folder from `xraytune generator train`.
+
+    A generator, which is not trained further, or statistics.
+    """
 
     path: FilePath
 
@@ -294,7 +318,10 @@ def extra_images(synthetic_ratio: float, real_count: int) -> int:
 
 
 def extra_per_step(synthetic_ratio: float, batch_size: int, mixing: str) -> int:
-    """Return the extra images per optimiser step: r·B, rounded half up; with `mixing: pretrain`, B during pretraining."""
+    """Return the extra images per optimiser step: r·B, rounded half up.
+
+    With `mixing: pretrain`, B during pretraining.
+    """
     return batch_size if mixing == "pretrain" else extra_images(synthetic_ratio, batch_size)
 
 
@@ -307,8 +334,8 @@ class Parameters(StoredModel):
     synthetic_weight: Annotated[float, Field(gt=0, le=100)] = 1.0
     """Weight of an extra image in the loss, where a real one has 1.
 
-    At a weight of 1, r extra images
-    per real one have r/(1+r) of the loss."""
+    At a weight of 1, r extra images per real one have r/(1+r) of the loss.
+    """
     balance: Balance = "natural"
     mixing: Literal["additive", "pretrain"] = "additive"
     """`additive`: a step draws extra images on top of its real ones; `pretrain`: the first r/(1+r)
@@ -318,7 +345,10 @@ class Parameters(StoredModel):
     generator: GivenFolder | None = None
     statistics: GivenFolder | None = None
     classical: Strength = 0
-    """Strength of classical augmentation: 1 only flips; 2 and 3 also rotate, shift, scale and change the contrast."""
+    """Strength of classical augmentation.
+
+    1 only flips; 2 and 3 also rotate, shift, scale and change the contrast.
+    """
     views: Annotated[int, Field(ge=1, le=64)] = 8
     """Augmented versions per image, drawn in advance."""
     backbone: Annotated[str, BACKBONES] = "resnet50"
@@ -328,11 +358,14 @@ class Parameters(StoredModel):
     input_channels: Literal[1, 3] = 3
     trainable: Trainable = "all"
     head: HeadName = "linear"
-    """`vgg16_two_class`: 256 hidden units, ReLU, dropout and log-softmax, as published with a VGG-16."""
+    """`vgg16_two_class`: 256 hidden units, ReLU, dropout, log-softmax, as published with VGG-16."""
     loss: LossName = "cross_entropy"
     """`bce`: one output unit and binary cross entropy, for two classes."""
     pos_weight: PosWeight = "none"
-    """`balanced`: in the loss of a finding, positives weigh as much as negatives, by their numbers among the real images."""
+    """`balanced`: in the loss of a finding, positives weigh as much as negatives.
+
+    By their numbers among the real images.
+    """
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     lr: AboveZero = 1e-4
     optimizer: OptimizerName = "adam"
@@ -366,7 +399,10 @@ class Parameters(StoredModel):
         return extra_per_step(self.synthetic_ratio, self.batch_size, self.mixing)
 
     def pretraining_steps(self, total_steps: int) -> int:
-        """Return how many of `total_steps`, those of a full run, draw only extra images: r/(1+r), rounded half up."""
+        """Return how many of `total_steps`, those of a full run, draw only extra images.
+
+        r/(1+r) of them, rounded half up.
+        """
         ratio = self.synthetic_ratio
         return extra_images(ratio / (1 + ratio), total_steps) if self.mixing == "pretrain" else 0
 
@@ -392,7 +428,9 @@ class Parameters(StoredModel):
 
     @property
     def simplicity(self) -> tuple[int, int, float]:
-        """A sort key that puts the simpler and cheaper arm first: the choice among trials with equal AUROCs.
+        """A sort key that puts the simpler and cheaper arm first.
+
+        The choice among trials with equal AUROCs.
 
         real_only, classical, then sources in the order of `SOURCES`, those of other packages last;
         the smaller ratio first.
@@ -402,7 +440,10 @@ class Parameters(StoredModel):
 
     @property
     def mix_simplicity(self) -> tuple[int, float]:
-        """A sort key of mixes alone: by source, then by ratio; equal for trials with the same source and ratio."""
+        """A sort key of mixes alone: by source, then by ratio.
+
+        Equal for trials with the same source and ratio.
+        """
         rank = (
             len(SOURCES.built_in)
             if SOURCES.has(self.source)
@@ -412,14 +453,17 @@ class Parameters(StoredModel):
 
     @property
     def arm(self) -> str:
-        """The arm (see docs/glossary.md): `real_only`, `classical`, `gan`, `classical+folder` ..."""
+        """The arm (docs/glossary.md): `real_only`, `classical`, `gan`, `classical+folder` ..."""
         if self.source == "none":
             return "classical" if self.classical else "real_only"
         return f"classical+{self.source}" if self.classical else self.source
 
 
 def extensions_of(backbone: str, source: str) -> dict[str, str]:
-    """Return the identity of a backbone or source that has a version of its own, by names like `backbone tiny_net`."""
+    """Return the identity of each backbone or source that has a version of its own.
+
+    By names like `backbone tiny_net`.
+    """
     chosen = ((BACKBONES, backbone), (SOURCES, source))
     return {
         f"{kind.kind} {name}": kind.identity(name)
@@ -545,7 +589,7 @@ class ExportedFrom(StoredModel):
 
 
 class FinalSettings(StoredModel):
-    """How the final model of a study is trained: each setting given here overrides the trial's own."""
+    """How a study's final model is trained: each setting given here overrides the trial's own."""
 
     image_size: ImageSize | None = None
     """`data.image_size`.
@@ -637,7 +681,10 @@ class Settings(StoredModel):
 
     @property
     def idle_asha(self) -> str:
-        """Why ASHA cannot stop any trial: trials end at or before the first rung; "" if it can, or is not used."""
+        """Why ASHA cannot stop any trial: trials end at or before the first rung.
+
+        "" if it can, or is not used.
+        """
         grace, last = self.scheduler.grace, self.budget.max_epochs
         if self.scheduler.name != "asha" or grace < last:
             return ""
@@ -664,7 +711,10 @@ class Experiment(StrictModel):
     None: the search's patients.
     """
     has_real_extra: bool = False
-    """Whether its extra images are real ones of other patients, in the place of perfect synthetic images."""
+    """Whether its extra images are real ones of other patients.
+
+    These are in the place of perfect synthetic images.
+    """
     control: DonorControl | None = None
     """What it is if its finalist's extra images are from elsewhere."""
     donor: FilePath | None = None

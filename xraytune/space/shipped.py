@@ -1,4 +1,7 @@
-"""The space files that come with xraytune: found by name, listed with what they are for, and copied to be changed."""
+"""The space files that come with xraytune.
+
+Found by name, listed with what they are for, and copied to be changed.
+"""
 
 from __future__ import annotations
 

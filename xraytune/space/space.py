@@ -1,4 +1,6 @@
-"""The search space of a study: the domain of each parameter, and the condition under which it is active.
+"""The search space of a study.
+
+The domain of each parameter, and the condition under which it is active.
 
 `Space.suggest(trial)` is a define-by-run function in Optuna's sense. Parents come before the
 parameters that depend on them; constants are not sampled; an inactive parameter is left out and
@@ -103,7 +105,10 @@ class Space:
                 still_open.append(spec.name)
         if still_open:
             what = f"still open: {', '.join(still_open)}"
-            fix = "choose first: xraytune export STUDY -o best.yaml, or give values in the first points_to_evaluate"
+            fix = (
+                "choose first: xraytune export STUDY -o best.yaml, "
+                "or give values in the first points_to_evaluate"
+            )
             raise ConfigError(Problem(what, self.settings.name, fix))
         return point
 
@@ -121,7 +126,7 @@ class Space:
         return replace(self, specs=specs, points_to_evaluate=())
 
     def grid(self) -> list[Point]:
-        """Return every point, as `enqueue_trial` expects it; the first parameter changes slowest."""
+        """Return every point as `enqueue_trial` expects it; the first parameter changes slowest."""
         for spec in self.specs:
             if spec.domain.points is None:
                 what = f"sampler: grid cannot list all numbers from {spec.domain}"
@@ -140,12 +145,15 @@ class Space:
         return min(trials, len(self.points())) if self.settings.sampler.name == "grid" else trials
 
     def combinations(self, *names: str) -> tuple[tuple[Value, ...], ...]:
-        """Return the possible combinations of values of some parameters; ranges contribute their bounds."""
+        """Return the possible combinations of values of some parameters.
+
+        Ranges contribute their bounds.
+        """
         points = corner_points(self.specs, names)
         return tuple(dict.fromkeys(tuple(point.get(name) for name in names) for point in points))
 
     def networks(self) -> tuple[tuple[str, str], ...]:
-        """Return the possible pairs of backbone and weights, with defaults where one is inactive."""
+        """Return the possible pairs of backbone and weights; where one is inactive, its default."""
         default = Parameters()
         return tuple(
             (str(backbone or default.backbone), str(weights or default.weights))
@@ -164,7 +172,10 @@ class Space:
         }
 
     def relative_to(self, folder: Path) -> Space:
-        """Return the space with the paths in parameters, but not those in settings, relative to a folder."""
+        """Return the space with the paths in parameters relative to a folder.
+
+        Those in settings stay as they are.
+        """
         specs = []
         for spec in self.specs:
             domain = spec.domain
@@ -179,7 +190,10 @@ class Space:
         return replace(self, specs=tuple(specs), points_to_evaluate=tuple(points))
 
     def to_yaml(self, relative_to: Path) -> str:
-        """Return a file in the folder `relative_to`, with all defaults, which `load_space` reads back as an equal space."""
+        """Return a file in the folder `relative_to`, with all defaults.
+
+        `load_space` reads it back as an equal space.
+        """
         content = settings_content(self.settings, relative_to)
         return write_yaml(content | self.relative_to(relative_to)._parameters())
 
@@ -212,7 +226,10 @@ def walk(
 
 
 def corner_points(specs: Sequence[ParameterSpec], names: Iterable[str]) -> list[Point]:
-    """Return points of some parameters and their parents that cover all choices, range ends and outcomes of conditions."""
+    """Return points of some parameters and their parents.
+
+    They cover all choices, range ends and outcomes of conditions.
+    """
     parents = {spec.name: spec.when for spec in specs}
     family: set[str] = set()
     waiting = [*names]
@@ -242,7 +259,7 @@ def require_extensions(space: Space) -> None:
 
 
 def missing_packages(space: Space) -> list[Problem]:
-    """Return the packages that the task and the backbones of a space need and this installation lacks."""
+    """Return the packages that a space's task and backbones need and this installation lacks."""
     libraries = {f"backbone: {backbone.partition('/')[0]}" for backbone, _ in space.networks()}
     problems = []
     for setting in (f"task: {space.settings.task}", *sorted(libraries)):

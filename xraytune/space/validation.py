@@ -1,4 +1,7 @@
-"""Validate a part of a file with pydantic: every error becomes a problem at its line, with a fix."""
+"""Validate a part of a file with pydantic.
+
+Every error becomes a problem at its line, with a fix.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,9 @@ def validate(
     name: str = "",
     names: Sequence[str] = (),
 ) -> T:
-    """Return what a model makes of a value at a key path of a document; ConfigError if it is not valid.
+    """Return what a model makes of a value at a key path of a document.
+
+    ConfigError if it is not valid.
 
     Args:
         document: Knows the lines.

@@ -68,7 +68,8 @@ def scored_mask(predicted: Masks, true: Masks, *, file: str, patient: str) -> Sc
 
 
 def _hd95(predicted: Masks, true: Masks) -> float:
-    from scipy.ndimage import (  # type: ignore[import-untyped]  # evaluations of masks alone need it
+    # Evaluations of masks alone need it.
+    from scipy.ndimage import (  # type: ignore[import-untyped]
         binary_erosion,
         distance_transform_edt,
     )

@@ -20,7 +20,9 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import stdtr, stdtrit  # type: ignore[import-untyped]  # Student's t: cdf, quantiles
+
+# Student's t: cdf, quantiles
+from scipy.special import stdtr, stdtrit  # type: ignore[import-untyped]
 
 from xraytune.base.errors import ConfigError, Problem
 from xraytune.stats.classification import Floats

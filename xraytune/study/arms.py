@@ -1,4 +1,7 @@
-"""The arms of a search side by side: trials, best scores, and how far the best of an arm is from the best of `real_only`."""
+"""The arms of a search side by side.
+
+Trials, best scores, and how far the best of an arm is from the best of `real_only`.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +76,9 @@ def summarise_arms(folder: StudyFolder, trials: Sequence[TrialRow]) -> list[ArmS
 
 
 def _standard_errors(folder: StudyFolder, best: dict[str, TrialRow]) -> dict[str, float]:
-    """Return the standard error of the difference of the best trial of each arm from that of the reference, if known.
+    """Return the standard error of each arm's difference from the reference, if known.
+
+    It is that of the difference between their best trials.
 
     It is known for AUROC and Dice, with several patients of each class. The trials are compared on
     the same images, so it is that of a paired difference.

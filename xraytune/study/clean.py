@@ -52,7 +52,9 @@ def clean_cache(
     dry_run: bool = False,
     clock: Callable[[], float] = time.time,
 ) -> Cleaned:
-    """Remove leftovers, and then the least recently used artifacts until those of a cache take no more than `max_size`.
+    """Remove leftovers, and then the least recently used artifacts.
+
+    Until those of a cache take no more than `max_size`.
 
     What was used or written in the last hour stays. A running search computes again what it misses.
 
@@ -102,7 +104,9 @@ def clean_cache(
 
 
 def _last_use_and_bytes(path: Path) -> tuple[float, int]:
-    """Return when a path or something below it was last written, and the size of its files; links are not followed.
+    """Return when a path or something below it was last written, and the size of its files.
+
+    Links are not followed.
 
     Each use of an artifact touches its manifest.
     """

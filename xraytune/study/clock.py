@@ -17,7 +17,10 @@ def read_seconds(path: Path) -> float:
 
 
 class StudyClock:
-    """A clock that starts when created; saved every few seconds, so that the time of a killed search counts too."""
+    """A clock that starts when created.
+
+    Saved every few seconds, so that the time of a killed search counts too.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path

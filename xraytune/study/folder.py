@@ -1,19 +1,20 @@
 """A study is a folder with everything that explains its numbers.
 
-    study.yaml  split.json                     the space and the images; at a later start, only settings that affect no
-                                               result may change
+    study.yaml  split.json                     the space and the images; at a later start,
+                                               only settings that affect no result may
+                                               change
     environment.json                           device and versions of its trials; grows when
-    versions change
-    inputs.json                                content of extra images and custom weights, if there
-    are any
+                                               versions change
+    inputs.json                                content of extra images and custom weights, if
+                                               there are any
     optuna.journal                             the source of truth
     trials.jsonl                               derived from it: one row for every ended trial
     trials/0007/                               config.json epochs.jsonl checkpoint/ progress.json
                                                samples.json quality.json val_b.npy: its results for
                                                val-B; sha256.jsonl: that file's checksum
     report.html                                the page about it
-    samples/gan-1a2b3c4d.png                   generated images next to real ones; named in the
-    trials' samples.json
+    samples/gan-1a2b3c4d.png                   generated images next to real ones; named in
+                                               the trials' samples.json
 
 One process at a time writes to it, under a lock that ends with its owner.
 """
@@ -87,7 +88,10 @@ class StudyFolder:
 
     @property
     def driver_lock_path(self) -> Path:
-        """The lock of the process that runs its trials, which may outlive a killed search for a moment."""
+        """The lock of the process that runs its trials.
+
+        That process may outlive a killed search for a moment.
+        """
         return self.path / ".driver.lock"
 
     @property
@@ -115,7 +119,9 @@ class StudyFolder:
         self.checkpoint_path(number).unlink(missing_ok=True)
 
     def space(self, *, data: Path | None = None, weights_dir: Path | None = None) -> Space:
-        """Return the study's space, with the new places of its images and official weight files if they moved.
+        """Return the study's space.
+
+        With the new places of its images and official weight files if they moved.
 
         Raises:
             ConfigError: The data file is invalid.
@@ -132,11 +138,17 @@ class StudyFolder:
         except ConfigError as error:
             if data and str(data) in str(error):
                 raise
-            what = "study.yaml was changed since the search began, or written by another version of xraytune"
+            what = (
+                "study.yaml was changed since the search began, or written by another version of "
+                "xraytune"
+            )
             raise StudyError(Problem(what, self.path, "restore it"), *error.problems) from error
 
     def prepared(self, draw: int | None = None) -> Prepared:
-        """Return the images and their split; for a replicate of a confirmation, with its `draw` as the train side."""
+        """Return the images and their split.
+
+        For a replicate of a confirmation, with its `draw` as the train side.
+        """
         with damage_explained(self.path / "split.json") as file:
             prepared = read_prepared(file)
         return prepared if draw is None else prepared.drawn(draw)
@@ -164,7 +176,10 @@ class StudyFolder:
         return str(self.environment()["identity"])
 
     def experiment(self, number: int) -> Experiment:
-        """Return the settings of one trial; raise StudyError if there is none, or its file is damaged."""
+        """Return the settings of one trial.
+
+        Raises StudyError if there is none, or its file is damaged.
+        """
         config = self.trial_path(number) / "config.json"
         if not config.is_file():
             count = len(list(self.path.glob("trials/*/config.json")))
@@ -204,7 +219,7 @@ _DAMAGE = (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError
 
 @contextmanager
 def damage_explained(file: Path, fix: str = _RESTORE) -> Iterator[Path]:
-    """Turn what a reader raises for a missing or damaged file into a StudyError that names the file."""
+    """Turn what a reader raises for a missing or damaged file into a StudyError that names it."""
     try:
         yield file
     except _DAMAGE as error:
@@ -220,7 +235,10 @@ def format_versions(packages: Mapping[str, str]) -> str:
 
 
 def other_releases(folder: StudyFolder) -> str:
-    """Return how the installed versions differ from those that train the study now; "" if they are the same."""
+    """Return how the installed versions differ from those that train the study now.
+
+    "" if they are the same.
+    """
     recorded, now = folder.releases()[-1], releases(*_NUMERIC)
     if recorded == now:
         return ""

@@ -1,4 +1,6 @@
-"""The study's source of truth: an Optuna journal of all trials, every value in its order of arrival, and every end.
+"""The study's source of truth.
+
+An Optuna journal of all trials, every value in its order of arrival, and every end.
 
 Each suggestion, value and end is flushed to disk once, and each line has a checksum. Everything
 else about a study, such as its rungs and `trials.jsonl`, follows from the journal. One process
@@ -43,7 +45,10 @@ _STATES: dict[Status, TrialState] = {
 }
 _STATUSES = {state: status for status, state in _STATES.items()}
 _FAILURES = "failures"
-_LOST = "restore it from a backup, or search the space again under another name: the study cannot be used without it"
+_LOST = (
+    "restore it from a backup, or search the space again under another name: "
+    "the study cannot be used without it"
+)
 # The operation code of Optuna's journal for a reported value; a test reads a journal that Optuna
 # wrote.
 _REPORT_OPERATION = 7
@@ -93,7 +98,10 @@ class Journal:
         return [trial.number for trial in self.trials if trial.state is TrialState.RUNNING]
 
     def ask(self, points: Sequence[Mapping[str, Value]]) -> Trial:
-        """Return the next trial: the point of its number if there is one, else a draw of the sampler."""
+        """Return the next trial.
+
+        The point of its number if there is one, else a draw of the sampler.
+        """
         number = self.count
         self.study.sampler = _NumberedSampler(self._sampler, number)
         # A killed search may already have enqueued the point.
@@ -189,7 +197,10 @@ class Journal:
         return [self.row(trial.number) for trial in self.trials if trial.state.is_finished()]
 
     def row(self, number: int) -> TrialRow:
-        """Return the row of a trial, `unfinished` if it has not ended; errors are those of `parameters`."""
+        """Return the row of a trial, `unfinished` if it has not ended.
+
+        Errors are those of `parameters`.
+        """
         trial = self._frozen(number)
         has_ended = trial.state.is_finished()
         values = [value for _, value in sorted(trial.intermediate_values.items())]
@@ -259,7 +270,9 @@ def create_journal(path: Path, name: str, objective: Objective) -> None:
 
 
 class _NumberedSampler(BaseSampler):
-    """The sampler of one trial, seeded by its number and, where it draws one parameter at a time, by the parameter's name.
+    """The sampler of one trial, seeded by its number.
+
+    Where it draws one parameter at a time, also by the parameter's name.
 
     So a restart shifts no draw: a trial that was killed between two parameters gets the same
     remaining ones. The points of `grid` are enqueued, so nothing is left to sample.

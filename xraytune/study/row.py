@@ -63,7 +63,9 @@ class RunRow(StrictModel):
 
 
 class TrialRow(RunRow):
-    """A trial of a search, or a top-up: `waiting` for a slot or a generator, or `unfinished` in a stopped search.
+    """A trial of a search, or a top-up.
+
+    `waiting` for a slot or a generator, or `unfinished` in a stopped search.
 
     Paths are absolute; relative to the study in `trials.jsonl` and in a `StudyView`.
     """
@@ -83,11 +85,14 @@ class TrialRow(RunRow):
     values: tuple[float, ...] = ()
     """The best val-A score after each recorded epoch."""
     busy_with: str = ""
-    """What a running trial does before its first epoch, such as `training the GAN: 300 of 600 steps`."""
+    """What a trial does before its first epoch, such as `training the GAN: 300 of 600 steps`."""
     node: str = ""
     """The node that runs it, if it is another one than this."""
     samples: str = ""
-    """The sample grid of its generator, such as `samples/gan-1a2b3c4d.png` in the study; "" if there is none yet."""
+    """The sample grid of its generator, such as `samples/gan-1a2b3c4d.png` in the study.
+
+    "" if there is none yet.
+    """
     report: PoolReport | None = None
     """Quality and memorisation of its synthetic images; None if there is none, or not yet."""
 
@@ -136,14 +141,17 @@ def completed_runs(folder: StudyFolder) -> dict[int, RunRow]:
 
 
 def reasons_of(rows: Iterable[RunRow]) -> str:
-    """Return up to five different reasons of some rows, each on a line of its own, to be appended to a message."""
+    """Return up to five different reasons of some rows, each on a line of its own.
+
+    They are to be appended to a message.
+    """
     return "".join(
         f"\n    {reason}" for reason in sorted({row.reason for row in rows if row.reason})[:5]
     )
 
 
 def ranked_on_val_a(trials: Iterable[TrialRow]) -> list[TrialRow]:
-    """Return the complete trials by the objective of the search, the best first; of equals, the simplest."""
+    """Return the complete trials by the search's objective, best first; of equals, the simplest."""
     return _ranked(trials, lambda trial: trial.value)
 
 

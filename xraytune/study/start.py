@@ -74,7 +74,10 @@ def _now() -> str:
 
 
 def require_free(folder: StudyFolder) -> None:
-    """Refuse (StudyError) to create a study in a folder with other files; one that exists is fine."""
+    """Refuse (StudyError) to create a study in a folder with other files.
+
+    One that exists is fine.
+    """
     if folder.path.exists() and any(folder.path.iterdir()) and not folder.space_path.exists():
         what = "this folder is not empty, and is not a study (study.yaml is missing)"
         fix = "give the study another name (--set name=...), or move the folder away"
@@ -119,7 +122,10 @@ def require_same_space(folder: StudyFolder, space: Space) -> None:
 
 
 def record_settings(folder: StudyFolder, space: Space) -> None:
-    """Write the settings of this start into `study.yaml`, which all other commands read; some may have changed."""
+    """Write the settings of this start into `study.yaml`; some may have changed.
+
+    All other commands read that file.
+    """
     write_text(folder.space_path, space.to_yaml(folder.path))
 
 
@@ -137,7 +143,10 @@ def _lines(space: Space) -> list[str]:
 
 
 def require_same_images(folder: StudyFolder, prepared: Prepared) -> Prepared:
-    """Refuse (StudyError) to resume a study whose images or split changed; return its own record of them."""
+    """Refuse (StudyError) to resume a study whose images or split changed.
+
+    Returns its own record of them.
+    """
     recorded = folder.prepared()
     require_same_data(recorded, prepared, folder.path)
     if recorded.fingerprint == prepared.fingerprint:
@@ -152,7 +161,9 @@ def require_same_images(folder: StudyFolder, prepared: Prepared) -> Prepared:
 
 
 def continue_under_releases(folder: StudyFolder) -> str:
-    """Record that other versions train the trials from now on; return a note, "" if the versions are the same.
+    """Record that other versions train the trials from now on.
+
+    Returns a note, "" if the versions are the same.
 
     Unfinished trials lose their checkpoints, so that none is trained with two versions.
     """
@@ -167,6 +178,6 @@ def continue_under_releases(folder: StudyFolder) -> str:
     content["continued"] = [*content.get("continued", ()), entry]
     write_json(folder.path / "environment.json", content)
     return (
-        f"the trials of this study were {change}: ended trials keep their values, unfinished ones start again, "
-        "and `confirm` trains all replicates with one version"
+        f"the trials of this study were {change}: ended trials keep their values, unfinished ones "
+        "start again, and `confirm` trains all replicates with one version"
     )

@@ -1,4 +1,4 @@
-"""The current state of a study, read from its folder, even while another process runs the search."""
+"""The current state of a study, read from its folder, even while another process searches."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyView:
-    """A study at one moment: its folder, its sides, its trials by number, and the names of the searched parameters.
+    """A study at one moment.
+
+    Its folder, its sides, its trials by number, and the names of the searched parameters.
 
     Attributes:
         metric: Of its scores, such as AUROC.
@@ -91,14 +93,17 @@ class StudyView:
 
     @property
     def pruning(self) -> str:
-        """How many complete and pruned trials ASHA stopped, and the epochs that it saved; "" if it stopped none."""
+        """How many trials, complete and pruned, ASHA stopped, and the epochs saved; "" if none."""
         pruned = [trial for trial in self.trials if trial.status == "pruned"]
         if not pruned:
             return ""
         ended = [*pruned, *(trial for trial in self.trials if trial.status == "complete")]
         saved = sum(self.max_epochs - trial.epochs for trial in pruned)
         epochs = saved + sum(trial.epochs for trial in ended)
-        return f"ASHA stopped {len(pruned)} of {len(ended)} trials and saved {saved:,} of {epochs:,} epochs"
+        return (
+            f"ASHA stopped {len(pruned)} of {len(ended)} trials and saved {saved:,} of {epochs:,} "
+            "epochs"
+        )
 
     @property
     def for_export(self) -> TrialRow | None:
@@ -106,7 +111,10 @@ class StudyView:
         return next(iter(ranked_on_val_b(self.trials)), None)
 
     def _repr_html_(self) -> str:
-        """Return what a notebook shows: its trials by status, its arms, and its trials, without columns that are empty."""
+        """Return what a notebook shows.
+
+        Its trials by status, its arms, and its trials, without columns that are empty.
+        """
         import pandas as pd  # takes most of a second
 
         counts = ", ".join(f"{count} {status}" for status, count in self.counts.items())

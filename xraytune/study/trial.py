@@ -1,4 +1,7 @@
-"""A trial that waits or runs, and the failed attempts at it: what the journal hands out, and the search keeps."""
+"""A trial that waits or runs, and the failed attempts at it.
+
+What the journal hands out, and the search keeps.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,10 @@ from typing import Literal, TypeAlias
 from xraytune.space.settings import Parameters
 
 Cause: TypeAlias = Literal["settings", "memory", "fault", "lost"]
-"""Why a trial failed: its settings (a retry would fail again), too little memory, another error, or its process was lost."""
+"""Why a trial failed.
+
+Its settings (a retry would fail again), too little memory, another error, or its process was lost.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +58,7 @@ class Trial:
 
     @property
     def share(self) -> int:
-        """The multiple of the usual resources that it gets: doubled each time it ran out of memory."""
+        """The multiple of the usual resources that it gets: doubled each time memory ran out."""
         return int(2 ** sum(failure.cause == "memory" for failure in self.failures))
 
     @property

@@ -1,4 +1,6 @@
-"""What a trial tells about itself in its folder, before and beside its epochs, for `status` and the search.
+"""What a trial tells about itself in its folder, for `status` and the search.
+
+It tells this before and beside its epochs.
 
     progress.json   what it does before its first epoch
     samples.json    the sample grid of its generator
@@ -86,7 +88,7 @@ def is_last_attempt(trial_dir: Path, token: str) -> bool:
 
 
 def read_node(trial_dir: Path) -> str:
-    """Return the node that runs a trial, or ran it last; "" if it is this one, or there is none yet."""
+    """Return the node that runs a trial, or ran it last; "" if it is this one or there is none."""
     try:
         node = (trial_dir / _ATTEMPT_FILE).read_text(encoding="utf-8").partition(" ")[2]
     except OSError:
@@ -110,7 +112,7 @@ def write_samples(trial_dir: Path, grid: Path) -> None:
 
 
 def read_samples(trial_dir: Path) -> str:
-    """Return the sample grid of a trial's generator, relative to the study; "" if there is none yet."""
+    """Return a trial generator's sample grid, relative to the study; "" if there is none yet."""
     return (_read(trial_dir / _SAMPLES_FILE, _SAMPLES) or {}).get("generator", "")
 
 

@@ -1,4 +1,6 @@
-"""What another hospital sends beside its generator, or instead of it: `donor.json` and `donor.safetensors`.
+"""What another hospital sends beside its generator, or instead of it.
+
+It is in `donor.json` and `donor.safetensors`.
 
 The head that its own real images train on a frozen backbone, and the mean and shrunken covariance
 of their features for each class. Both are of use only with the same backbone, weights and size.
@@ -49,7 +51,10 @@ _RECORD = TypeAdapter(Donor)
 
 
 def frozen_network(parameters: Parameters, settings: Settings) -> dict[str, str | int | None]:
-    """Return what the features of a frozen backbone depend on besides the images; raise as `find_weights`."""
+    """Return what the features of a frozen backbone depend on besides the images.
+
+    Raise as `find_weights`.
+    """
     from xraytune.nets.weights import find_weights  # loads torch
 
     weights = find_weights(parameters.backbone, parameters.weights, settings.weights_dir)
@@ -64,7 +69,10 @@ def frozen_network(parameters: Parameters, settings: Settings) -> dict[str, str 
 
 
 def read_donor(folder: Path) -> Donor | None:
-    """Return the record of a donor's folder, None if there is none; raise ArtifactError if a file is damaged."""
+    """Return the record of a donor's folder, None if there is none.
+
+    Raises ArtifactError if a file is damaged.
+    """
     if not (folder / DONOR_FILE).is_file():
         return None
     fix = "copy the folder again, or run `xraytune generator train` again"

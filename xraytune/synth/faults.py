@@ -11,7 +11,10 @@ _SHARE_OF_FAULTS = 0.05
 
 
 def find_faults(images: Sequence[ImageFile], pixels: Iterable[UInt8Array]) -> Iterator[str]:
-    """Yield what is wrong with more than `_SHARE_OF_FAULTS` of the images themselves, the most elementary fault first."""
+    """Yield what is wrong with more than `_SHARE_OF_FAULTS` of the images themselves.
+
+    The most elementary fault comes first.
+    """
     count = len(images)
     fewest = _SHARE_OF_FAULTS * count
     blank = sum(int(image.min() == image.max()) for image in pixels)

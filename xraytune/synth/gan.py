@@ -106,7 +106,9 @@ class GanTraining:
                 backbone, _ = build_backbone(_FEATURE_BACKBONE, weights=settings.features)
                 self.backbone = fold_batch_norms(backbone).requires_grad_(False)
         for network in filter(None, (self.generator, self.discriminator, self.backbone)):
-            network.to(device=compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network.to(  # type: ignore[call-overload]
+                device=compute.device, memory_format=torch.channels_last
+            )
         self.ema_generator = copy.deepcopy(self.generator).eval().requires_grad_(False)
         betas = settings.betas
         self._optimizer_g = build_optimizer("adam", self.generator, lr=settings.lr_g, betas=betas)

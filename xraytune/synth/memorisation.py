@@ -157,8 +157,7 @@ def measure_closeness(
     a copy of either. With a single patient the ratio is 1.
 
     `images` are uint8 [Q, h, w], or float32 [Q, 32, 32], `training` uint8 [N, h, w], at the size
-    and
-    sharpness of the generator's training; N is at least 1.
+    and sharpness of the generator's training; N is at least 1.
 
     Source: Carlini et al. 2023, "Extracting Training Data from Diffusion Models": their distance
     for CIFAR-10, relative to the mean over the 50 nearest images; here over patients, without the
@@ -233,8 +232,8 @@ def refuse_memorised(experiment: Experiment, context: RunContext) -> None:
     copies = describe_copies(by_class)
     if copies:
         what = (
-            f"synthetic images are copies of training images: {copies} are nearer to a training image "
-            "than 99 % of unseen X-rays; the nearest pairs are shown in "
+            f"synthetic images are copies of training images: {copies} are nearer to a training "
+            "image than 99 % of unseen X-rays; the nearest pairs are shown in "
             f"{folder.relative_to(context.cache).as_posix()} of the cache"
         )
         parameters = experiment.parameters

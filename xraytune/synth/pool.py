@@ -42,9 +42,8 @@ def draw_block(
     """Draw a block of class `label` from a saved generator, uint8 [256, C, S, S].
 
     Rounds of 256 images are drawn until 256 have plausible masks, if `typical` is given.
-    `findings`,
-    int64 [256, C], are drawn in place of a class. The label also seeds the noise, so two
-    unconditional generators give different images.
+    `findings`, int64 [256, C], are drawn in place of a class. The label also seeds the noise, so
+    two unconditional generators give different images.
 
     Raises:
         TrialError: In the first round, too few masks are plausible.

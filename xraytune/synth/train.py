@@ -46,9 +46,8 @@ def train_generator(
 
     Yields the steps so far. Images are uint8 [N, C, h, w], possibly memory maps, and resized once;
     with C = 2, masks (0 and 255) are the second plane. `labels`, int64 [N] in [0, class_count),
-    have
-    each class at least once; all classes are drawn equally often. Or they are findings, [N,
-    class_count]. `start` is the file of a trained generator whose weights the first step starts
+    have each class at least once; all classes are drawn equally often. Or they are findings,
+    [N, class_count]. `start` is the file of a trained generator whose weights the first step starts
     from. The folder gets `generator.safetensors` at the end. The training waits for the device only
     at reports; the interval of checkpoints is a multiple of theirs.
 
@@ -90,7 +89,10 @@ def train_generator(
 
 
 def _save(training: GanTraining, checkpoint: Path) -> None:
-    """Write the checkpoint, without random state: that of a step follows from the seed and its number."""
+    """Write the checkpoint, without random state.
+
+    That of a step follows from the seed and its number.
+    """
     parts = {name: part.state_dict() for name, part in training.parts.items()}
     save_content({"step": training.step, **parts}, checkpoint)
 

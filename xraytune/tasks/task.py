@@ -258,7 +258,7 @@ class Task:
         return area(labels, results, positive=positive)
 
     def threshold(self, labels: Labels, results: Results, positive: int) -> float:
-        """Return the threshold of the positive class for balanced accuracy; findings have several."""
+        """Return the positive class's threshold for balanced accuracy; findings have several."""
         if labels.ndim == 2:
             return 0.5
         return balanced_threshold(labels == positive, results[:, positive])
@@ -419,7 +419,10 @@ class Task:
         further = {}
         means, _, left_out = patient_means(scored, sample.patients)
         if left_out:
-            text = f"by patient without those with images of several classes: {join_names(left_out, 5)}"
+            text = (
+                "by patient without those with images of several classes: "
+                f"{join_names(left_out, 5)}"
+            )
             notes.append(text)
         positive = record.positive_name if len(names) == 2 else None
         if positive:

@@ -1,4 +1,7 @@
-"""Train the head that a hospital sends to others, and compute the statistics of its features; see `synth/donor.py`."""
+"""Train the head that a hospital sends to others, and compute the statistics of its features.
+
+See `synth/donor.py`.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +30,10 @@ _REVEALS = {
     DONOR_FILE: "numbers of images and patients, and the SHA-256 of each training image: who has "
     "such an image can tell that it was used",
     "generator.json": "the same, and settings of the GAN",
-    "generator.safetensors": "a GAN; with `architecture: pca`, also the code of each training image, "
-    "from which a blurred version of it can be drawn",
-    "samples.png": "**training images**, next to generated ones; delete it before you send the folder",
+    "generator.safetensors": "a GAN; with `architecture: pca`, also the code of each training "
+    "image, from which a blurred version of it can be drawn",
+    "samples.png": "**training images**, next to generated ones; delete it before you send the "
+    "folder",
 }
 
 
@@ -49,7 +53,9 @@ def find_donor_experiment(space: Space) -> Experiment | None:
 
 
 def write_donor(folder: Path, experiment: Experiment, context: RunContext) -> Donor:
-    """Train the head of `find_donor_experiment`, and write it with the statistics, and their record, to a folder.
+    """Train the head of `find_donor_experiment`, and write it to a folder.
+
+    The folder also gets the statistics, and their record.
 
     Raises:
         MachineError: The weights of the backbone are missing.

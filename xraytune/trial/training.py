@@ -233,8 +233,7 @@ class TrialTraining:
                 state = self.trained.state_dict()
                 best = {name: tensor.detach().clone() for name, tensor in state.items()}
             if self._is_over(records) or time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
-                # The best first: if killed in between, the epochs since the checkpoint are
-                # repeated.
+                # The best first: if killed in between, epochs since the checkpoint are repeated.
                 if best:
                     save_state(best, checkpoint_dir / BEST_FILE)
                 save_checkpoint(checkpoint_dir, self.trained, optimizer, records)

@@ -1,4 +1,6 @@
-"""What Ray's dashboard and metrics show of the trials: which one each process trains, and its score.
+"""What Ray's dashboard and metrics show of the trials.
+
+Which one each process trains, and its score.
 
 Processes are reused, and Ray fixes the name of an actor when it starts. So each call of an actor,
 one epoch, is named after its trial.

@@ -27,13 +27,16 @@ from xraytune.search.ray.setup import processes_of, remove_with_processes
 _LOOK_SECONDS = 0.05
 _OBJECT_STORE_BYTES = 200 * 2**20  # trials exchange paths, not arrays
 _CLUSTER_FIX = (
-    "start it (`ray start --head`), or omit --address to use this machine alone; if it requires a token, "
-    "put the output of `ray get-auth-token` on its head node into ~/.ray/auth_token here"
+    "start it (`ray start --head`), or omit --address to use this machine alone; if it requires "
+    "a token, put the output of `ray get-auth-token` on its head node into ~/.ray/auth_token here"
 )
 
 
 def main(descriptor: int) -> None:
-    """Serve the search until it closes the pipe; if the search is killed, delete its folder of temporary files."""
+    """Serve the search until it closes the pipe.
+
+    If the search is killed, delete its folder of temporary files.
+    """
     os.set_inheritable(descriptor, False)
     connection = Connection(descriptor)
     search, folder, address, cpus, study = connection.recv()
@@ -64,9 +67,10 @@ def main(descriptor: int) -> None:
 
 
 def _start_ray(address: str, cpus: int, study: str) -> str:
-    """Start Ray, or connect to the cluster; return the address of the dashboard, "" if there is none."""
+    """Start Ray, or connect to the cluster; return the dashboard's address, "" if there is none."""
     local = {
-        "address": "local",  # a bare init() would wait for a dead cluster whose address an earlier run left behind
+        # A bare init() would wait for a dead cluster whose address an earlier run left behind.
+        "address": "local",
         "num_cpus": cpus,
         "object_store_memory": _OBJECT_STORE_BYTES,
         "include_dashboard": True,

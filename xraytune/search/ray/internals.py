@@ -29,7 +29,10 @@ def survive_memory_monitor() -> None:
 
 
 def free_agent_port() -> None:
-    """Make the agent of a Ray that starts here, which reads the logs for the dashboard, listen on a free port."""
+    """Make the agent of a Ray that starts here listen on a free port.
+
+    The agent reads the logs for the dashboard.
+    """
     with_free_port = partialmethod(RayParams.__init__, dashboard_agent_listen_port=0)
     RayParams.__init__ = with_free_port  # type: ignore[assignment, method-assign]
 

@@ -20,14 +20,20 @@ _JOIN_MINUTES = 10
 
 def list_nodes() -> list[Node]:
     """Return the nodes that are there now."""
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    alive = [
+        node["Resources"]
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"]
+    ]
     return [Node(cpus=node.get("CPU", 0.0), gpus=node.get("GPU", 0.0)) for node in alive]
 
 
 def survey(
     settings: Settings, has_gpu: bool | None, note: Callable[[str], None]
 ) -> tuple[Allocation, dict[str, Any]]:
-    """Return the resources of trials, and the `environment` of a node with room for one, for which it waits ten minutes.
+    """Return the resources of trials, and the `environment` of a node with room for one.
+
+    Waits ten minutes for such a node.
 
     Without `has_gpu`, trials use GPUs if the cluster has any, or no cores yet.
 
@@ -47,7 +53,10 @@ def survey(
     try:
         found = ray.get(answer, timeout=60 * _JOIN_MINUTES)
     except ray.exceptions.GetTimeoutError as error:
-        what = f"in {_JOIN_MINUTES} minutes, no node had {trial.cpus} free CPU cores and {trial.gpus:g} GPUs"
+        what = (
+            f"in {_JOIN_MINUTES} minutes, no node had {trial.cpus} free CPU cores and "
+            f"{trial.gpus:g} GPUs"
+        )
         fix = "start one, or lower resources.cpus_per_trial or gpus_per_trial"
         raise MachineError(Problem(what, fix=fix)) from error
     except ray.exceptions.RayError as error:  # such as a node without xraytune

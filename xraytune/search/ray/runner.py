@@ -36,9 +36,11 @@ from xraytune.study.folder import StudyFolder
 
 # Ray reads these when it is imported or started: no log files, tables or snapshots of Tune's own.
 _ENVIRONMENT = {
-    "PYTHONSAFEPATH": "1",  # a script called random.py in the working folder is not the module of that name
+    # A script called random.py in the working folder is not the module of that name.
+    "PYTHONSAFEPATH": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_prestart_worker_first_driver": "0",  # else a process for each core, none of which a trial uses
+    # Else a process for each core, none of which a trial uses.
+    "RAY_prestart_worker_first_driver": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -51,7 +53,10 @@ _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 `ray.init(_node_ip_address="127.0.0.1")` would not.
 """
 _ONE_ATTEMPT = {"RAY_NUM_REDIS_GET_RETRIES": "1"}
-"""An attempt takes 40 seconds; by default Ray retries for a quarter of an hour if there is no cluster."""
+"""An attempt takes 40 seconds.
+
+By default, Ray retries for a quarter of an hour if there is no cluster.
+"""
 _FRUITLESS_STARTS = 3
 _LONGEST_OUTPUT_BYTES = 2**20
 
@@ -96,7 +101,9 @@ class Runner:
         self.close()
 
     def start(self) -> None:
-        """Begin to start Ray on this machine, or to connect to the cluster, which takes seconds: `run` waits for it.
+        """Begin to start Ray on this machine, or to connect to the cluster.
+
+        That takes seconds; `run` waits for it.
 
         Raises MachineError if it cannot start here.
         """
@@ -133,7 +140,9 @@ class Runner:
             self._connection.send(here)
 
     def survey(self, settings: Settings, *, has_gpu: bool | None = None) -> dict[str, Any]:
-        """Set the allocation for a cluster; return the `environment` of a node with room for a trial.
+        """Set the allocation for a cluster.
+
+        Return the `environment` of a node with room for a trial.
 
         Raises MachineError if no cluster answers, or it has no room for a trial.
         """
@@ -142,7 +151,9 @@ class Runner:
         return dict(environment)
 
     def run(self, folder: StudyFolder, make_loop: Callable[[Callbacks], TrialLoop]) -> None:
-        """Run the trials of a folder, which also contains the split and the environment, until there are no more.
+        """Run the trials of a folder until there are no more.
+
+        The folder also contains the split and the environment.
 
         `make_loop` is called in Ray's process, each time it starts.
 
@@ -180,8 +191,14 @@ class Runner:
     def _give_up(self, error: RayDiedError) -> MachineError:
         log = self.study.path / ".ray.log"
         log.write_bytes(os.pread(self._output.fileno(), _LONGEST_OUTPUT_BYTES, 0))
-        what = f"Ray ended {_FRUITLESS_STARTS} times before a trial reported anything; the last time: {error}"
-        fix = "if the machine was overloaded, run the same command again; otherwise, run `xraytune doctor`"
+        what = (
+            f"Ray ended {_FRUITLESS_STARTS} times before a trial reported anything; the last "
+            f"time: {error}"
+        )
+        fix = (
+            "if the machine was overloaded, run the same command again; otherwise, "
+            "run `xraytune doctor`"
+        )
         return MachineError(Problem(what, log, fix))
 
     def _wait_for_ray(self) -> str:
@@ -232,7 +249,9 @@ class Runner:
 
 @contextmanager
 def _signals_interrupt() -> Iterator[None]:
-    """Raise KeyboardInterrupt on SIGTERM, as queues send it, and on SIGINT, which jobs in the background ignore.
+    """Raise KeyboardInterrupt on SIGTERM and on SIGINT.
+
+    Queues send SIGTERM; jobs in the background ignore SIGINT.
 
     Only the main thread can.
     """

@@ -43,7 +43,10 @@ def why_ray_cannot_start() -> Problem | None:
 
 
 def ray_parent() -> Path:
-    """Return where a search creates its private folder: RAY_TMPDIR, else TMPDIR if its path is short enough, else /tmp."""
+    """Return where a search creates its private folder.
+
+    RAY_TMPDIR, else TMPDIR if its path is short enough, else /tmp.
+    """
     if given := os.environ.get("RAY_TMPDIR"):
         return Path(given).absolute()
     usual = Path(os.environ.get("TMPDIR", "/tmp")).absolute()
@@ -61,7 +64,10 @@ def _problems() -> Iterator[Problem]:
         yield Problem(what, parent, other)
     free_bytes = shutil.disk_usage(nearest_folder(parent)).free
     if free_bytes < _LEAST_FREE_BYTES:
-        what = f"Ray's temporary folder has {free_bytes // 2**20} MiB left, and needs {_LEAST_FREE_BYTES // 2**20}"
+        what = (
+            f"Ray's temporary folder has {free_bytes // 2**20} MiB left, and needs "
+            f"{_LEAST_FREE_BYTES // 2**20}"
+        )
         yield Problem(what, parent, other)
     try:
         with socket.create_server(("127.0.0.1", 0)) as server:
@@ -137,7 +143,10 @@ def remove_with_processes(folder: Path) -> None:
 
 
 def protect_token() -> None:
-    """Create `~/.ray/auth_token` if Ray needs one, and make it readable by this user alone; or raise MachineError."""
+    """Create `~/.ray/auth_token` if Ray needs one, readable by this user alone.
+
+    Raises MachineError if that fails.
+    """
     token = _token()
     if token is None:
         return
@@ -154,7 +163,7 @@ def protect_token() -> None:
 
 
 def _token() -> Path | None:
-    """Return the file in which Ray expects its token, unless the environment has another, or none is needed."""
+    """Return the file of Ray's token, unless the environment has another, or none is needed."""
     given = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
     if given or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
         return None

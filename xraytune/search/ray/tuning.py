@@ -66,7 +66,10 @@ def forwarded(connection: Connection) -> Callbacks:
 
 @contextmanager
 def told_of_errors(connection: Connection) -> Iterator[None]:
-    """Let the parent raise an error of the block, and end this process: Tune would treat it as that of a trial."""
+    """Let the parent raise an error of the block, and end this process.
+
+    Tune would treat it as that of a trial.
+    """
     try:
         yield
     except Exception as error:  # noqa: BLE001  passed on
@@ -88,7 +91,8 @@ class JournalSearcher(Searcher):
         self._listed = -_LIST_NODES_SECONDS
         self._waits_for_nodes = False
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a str
+    # FINISHED is a str
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """Return the config of a trial for a free slot.
 
         None: ask again later; FINISHED: all trials have ended.
@@ -108,7 +112,7 @@ class JournalSearcher(Searcher):
         return None
 
     def _count_slots(self) -> int:
-        """Return how many trials run at once; 0 if no node can run one, in which case others may join."""
+        """Return how many trials run at once; 0 if no node can run one, but others may join."""
         if time.monotonic() - self._listed >= _LIST_NODES_SECONDS:
             self._listed = time.monotonic()
             self._nodes = list_nodes()  # they may join and leave
@@ -144,7 +148,10 @@ class JournalSearcher(Searcher):
 
 
 class JournalScheduler(FIFOScheduler):
-    """Tell the loop what trials report: it records it, and decides by ASHA whether a trial continues."""
+    """Tell the loop what trials report.
+
+    The loop records it, and decides by ASHA whether a trial continues.
+    """
 
     def __init__(self, connection: Connection, loop: TrialLoop) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

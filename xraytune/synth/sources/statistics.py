@@ -1,4 +1,7 @@
-"""`source: statistics`: features drawn from the mean and covariance that another hospital sent, for a frozen backbone."""
+"""`source: statistics`: features drawn from the mean and covariance that another hospital sent.
+
+They are for a frozen backbone.
+"""
 
 from __future__ import annotations
 
