@@ -148,7 +148,7 @@ def test_other_class_names_or_a_folder_of_the_same_name_are_refused(
     note.parent.mkdir(parents=True)
     note.write_text("mine", encoding="utf-8")
     refused = [
-        (here / "given", 3, ("healthy", "NORMAL, PNEUMONIA", "fix: rename them")),
+        (here / "given", 3, ("healthy", "NORMAL, PNEUMONIA", "fix: rename")),
         (clinic / "copies", 5, ("audit-copies",)),
     ]
     for folder, exit_code, words in refused:
