@@ -4,6 +4,7 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tests.in_process import CPU, one_thread
 from tests.trial.conftest import Bench
 from tests.trial.test_batches import frozen
 from tests.trial.test_trial import gan
+from xraytune.base import artifacts
 from xraytune.base.errors import ArtifactError, StudyError
 from xraytune.base.files import read_json, sha256_of
 from xraytune.base.records import EpochRecord, Progress, ignore_progress
@@ -166,6 +168,7 @@ def install(package: str, release: str, folder: Path, monkeypatch: pytest.Monkey
         f"Metadata-Version: 2.1\nName: {package}\nVersion: {release}\n", encoding="utf-8"
     )
     monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(artifacts, "_version", version)  # without its memory
 
 
 @pytest.mark.parametrize(
