@@ -34,6 +34,8 @@ _FINDINGS_OF: dict[str, tuple[str, ...]] = {
     "bacteria": ("lobar",),
     "virus": ("diffuse",),
 }
+_HILA = ((-0.18, 0.0), (0.21, -0.04))
+"""Where vessels and airways enter the lungs."""
 _DATA_FILE = """\
 data:
   path: .
@@ -143,14 +145,16 @@ def draw_patient(
         others = int(lobar < 0.35) + int(diffuse < 0.30)
         has = (lobar < 0.35, diffuse < 0.30, effusion < 0.10 + 0.35 * others)
         findings = tuple(name for name, is_there in zip(FINDINGS, has, strict=True) if is_there)
-    chest = _Chest(image_size_px, numpy_generator(patient_seed, "anatomy"))
     rng = numpy_generator(patient_seed, "disease")
-    fluid = chest.draw_lesions(findings, rng)
+    thickness, fluid, lungs = _draw_chest(
+        findings, image_size_px, numpy_generator(patient_seed, "anatomy"), rng
+    )
     severity = rng.uniform(0.6, 1.3)
     for number in range(1 + rng.choice(4, p=(0.45, 0.30, 0.15, 0.10))):
         image_rng = numpy_generator(patient_seed, "image", number)
         contrast = (1 - difficulty) * severity * image_rng.uniform(0.85, 1.15)
-        top, left = (chest.margin_px * image_rng.uniform(0.3, 0.7, 2)).astype(int)
+        margin_px = len(lungs) - image_size_px
+        top, left = (margin_px * image_rng.uniform(0.3, 0.7, 2)).astype(int)
         field = np.s_[top : top + image_size_px, left : left + image_size_px]
         stem = f"person{patient + 1}_{diagnosis}_{4 * patient + number + 1}"
         if has_findings:
@@ -163,185 +167,155 @@ def draw_patient(
             part="test" if place == cycle % len(_CYCLE) else "train",  # each diagnosis in turn
             diagnosis=diagnosis,
             findings=findings if has_findings else (),
-            pixels=_expose((chest.thickness + contrast * fluid)[field], image_rng),
-            lungs=chest.lungs[field] > 0.5,
+            pixels=_expose((thickness + contrast * fluid)[field], image_rng),
+            lungs=lungs[field],
         )
 
 
-class _Chest:
-    """One patient: maps of thickness, air and visible lung, and where lesions lie."""
+def _draw_chest(
+    findings: tuple[str, ...],
+    image_size_px: int,
+    anatomy: np.random.Generator,
+    disease: np.random.Generator,
+) -> tuple[Field, Field, NDArray[np.bool_]]:
+    """Return the thickness of a chest, that of the findings' fluid, and where lung is visible.
 
-    def __init__(self, image_size_px: int, rng: np.random.Generator) -> None:
-        side = 2 * round(1.1 * image_size_px / 2)  # an image is cut out of the canvas
-        axis = ((np.arange(side) - (side - 1) / 2) * (2 / image_size_px)).astype(np.float32)
-        self.margin_px = side - image_size_px
-        self.pixel = 2 / image_size_px
-        self.x = axis[None, :]
-        self.y = axis[:, None]
-        self.apex = rng.uniform(-0.76, -0.56)
-        self.base = rng.uniform(0.30, 0.65)
-        self.dome = rng.uniform(0.32, 0.62)  # of the diaphragm
-        self.centre = rng.uniform(0.34, 0.42)
-        self.hila = ((-0.18, 0.0), (0.21, -0.04))
-        self.half_width = rng.uniform(0.34, 0.44)
+    The maps are larger than an image, which is cut out of them.
+    """
+    size_px = 2 * round(1.1 * image_size_px / 2)
+    axis = ((np.arange(size_px) - (size_px - 1) / 2) * (2 / image_size_px)).astype(np.float32)
+    x = axis[None, :]
+    y = axis[:, None]
+    aside = np.abs(x)
+    uniform = anatomy.uniform
 
-        rise = (self.base - self.y) / (self.base - self.apex)
-        across = np.abs(np.abs(self.x) - self.centre + 0.1 * np.clip(rise, 0, 1)) / self.half_width
-        cavity = (
-            rng.uniform(0.62, 0.86)
-            * np.maximum(1 - across**2.3 - np.maximum(rise, 0) ** 2.3, 0) ** 0.4
-        )
-        heart_x = rng.uniform(0.12, 0.18)
-        heart_y = self.dome - rng.uniform(0.20, 0.28)
-        organs = np.maximum.reduce(  # heart, great vessels and spine
-            [
-                0.58
-                * self._ellipsoid(
-                    heart_x, heart_y, rng.uniform(0.26, 0.40), rng.uniform(0.28, 0.40)
-                ),
-                0.46 * self._ellipsoid(0.01, -0.20, 0.13, 0.70),
-                0.34 * self._ellipsoid(0, 0.1, 0.115, 1.6),
-            ]
-        )
-        above_dome = (
-            self.dome
-            + rng.uniform(0.6, 1.6) * np.maximum(np.abs(self.x) - self.centre, 0) ** 2
-            - self.y
-        )
-        self.air = np.maximum(cavity - organs, 0) * _step(above_dome, 0.006)
-        edge = 1 / image_size_px
-        self.lungs = (
-            _step((cavity - 0.16) / 2, edge)
-            * _step((0.20 - organs) / 3, edge)
-            * _step(above_dome, edge)
-        )
-
-        texture = rng.uniform(0.7, 1.6) + 0.10 * self._noise(rng, 40) + 0.07 * self._noise(rng, 110)
-        vessels = self._draw_branches(rng, 0.036, 5) * _step(self.air - 0.12, 0.03)
-        self.thickness = np.maximum(
-            self._draw_body(rng) * (1 + 0.03 * self._noise(rng, 6))
-            - self.air * (1 - 0.26 * texture)
-            + rng.uniform(0.9, 1.7) * vessels
-            + rng.uniform(0.8, 1.7) * self._draw_bones(rng),
-            0,
-        )
-
-    def draw_lesions(self, findings: tuple[str, ...], rng: np.random.Generator) -> Field:
-        """Return the thickness that findings add, at most that of the air."""
-        draw = {
-            "lobar": self._draw_lobar,
-            "diffuse": self._draw_diffuse,
-            "effusion": self._draw_effusion,
-        }
-        extent = sum((draw[name](rng) for name in findings), np.zeros_like(self.air))
-        return np.asarray(0.74 * self.air * np.minimum(extent, 1.3))
-
-    def _draw_lobar(self, rng: np.random.Generator) -> Field:
-        """Return one or two consolidated areas, in which the airways stay dark."""
-        extent: Field = np.zeros_like(self.air)
-        for _ in range(1 + (rng.random() < 0.35)):
-            side = -1 if rng.random() < 0.55 else 1
-            y = rng.uniform(self.apex + 0.25, self.dome - 0.12)
-            x = side * rng.uniform(0.55, 0.85) * self._wall(y)
-            distance = np.hypot(
-                (self.x - x) / rng.uniform(0.20, 0.33), (self.y - y) / rng.uniform(0.18, 0.35)
-            )
-            area = _step(1 - distance + 0.22 * self._noise(rng, 9), 0.10) * (self.x * side > 0)
-            extent = np.maximum(extent, area)
-        patches = np.clip(0.85 + 0.22 * self._noise(rng, 14) + 0.12 * self._noise(rng, 40), 0, 1.4)
-        airways = np.clip(1 - 0.5 * self._draw_branches(rng, 0.024, 4) / 0.02, 0.5, 1)
-        return np.asarray(extent * patches * airways)
-
-    def _draw_diffuse(self, rng: np.random.Generator) -> Field:
-        """Return haze and fine lines in both lungs, strongest around the hila."""
-        extent: Field = np.zeros_like(self.air)
-        for x, y in self.hila:
-            across = (self.x - x) / rng.uniform(0.30, 0.47)
-            down = (self.y - y - 0.1) / rng.uniform(0.38, 0.62)
-            extent = extent + rng.uniform(0.75, 1.0) * np.exp(-np.square(across) - np.square(down))
-        extent = np.clip(extent * (1 + 0.35 * self._noise(rng, 7)), 0, 1)
-        lines = np.exp(-np.abs(self._noise(rng, 44)) / 0.25) + np.exp(
-            -np.abs(self._noise(rng, 80)) / 0.25
-        )
-        return np.asarray(0.7 * extent * (0.55 + 0.55 * lines))
-
-    def _draw_effusion(self, rng: np.random.Generator) -> Field:
-        """Return fluid at the bottom of one lung, whose surface rises towards the ribs."""
-        side = -1 if rng.random() < 0.5 else 1
-        climb = np.clip(np.abs(self.x) / self._wall(self.dome), 0, 1.2) ** 3
-        surface = self.dome + 0.06 - rng.uniform(0.10, 0.28) - rng.uniform(0.08, 0.20) * climb
-        return _step(self.y - surface, 0.02) * (self.x * side > 0)
-
-    def _wall(self, y: float) -> float:
-        """Return the distance of the lungs' outer edge from the midline."""
-        rise = min(max((self.base - y) / (self.base - self.apex), 0.0), 0.98)
-        return float(self.centre - 0.1 * rise + self.half_width * (1 - rise**2.3) ** (1 / 2.3))
-
-    def _draw_body(self, rng: np.random.Generator) -> Field:
-        """Return torso, shoulders and neck, as if all were soft tissue."""
-        chest = self.centre + self.half_width + rng.uniform(0.07, 0.16)
-        width = chest + (1.0 - chest) * _step(-0.42 - self.y, 0.06)
-        torso = np.sqrt(np.maximum(1 - (np.abs(self.x) / width) ** 2.6, 0))
-        shoulders = self.apex - 0.4 + 0.3 * np.clip(np.abs(self.x) - 0.3, 0, 1)
-        trunk = torso * np.sqrt(np.clip((self.y - shoulders) / 0.65, 0, 1))
-        neck = 0.62 * self._ellipsoid(0, -1, rng.uniform(0.26, 0.38), 0.75)
-        return np.asarray(np.maximum(rng.uniform(0.92, 1.10) * trunk, neck))
-
-    def _draw_bones(self, rng: np.random.Generator) -> Field:
-        """Return the extra thickness of ribs and clavicles."""
-        pitch = rng.uniform(0.135, 0.170)
-        drop = rng.uniform(0.26, 0.60)
-        radius = rng.uniform(0.019, 0.029)
-        bones: Field = np.zeros_like(self.air)
-        for number in range(
-            1, 12
-        ):  # half an ellipse: out from the spine, and back lower down in front
-            height = drop * (0.20 + 0.045 * min(number, 8))
-            middle = self.apex - 0.07 + pitch * number + height
-            wall = self._wall(middle) + 0.015
-            across = self.x / wall
-            down = (self.y - middle) / height
-            q = np.hypot(across, down)
-            distance = (q - 1) * q / np.maximum(np.hypot(across / wall, down / height), 1e-3)
-            is_cartilage = _step(down, 0.1) * _step(0.8 - np.abs(across), 0.03)
-            bones += 1.8 * (1 - is_cartilage) * _tube(distance, radius)
-        along = (np.abs(self.x) - 0.12) / 0.65
-        line = self.apex + 0.05 - rng.uniform(0.02, 0.20) * np.abs(along) ** 1.5
-        return np.asarray(
-            bones
-            + 2.5 * _tube(self.y - line, 1.3 * radius) * _step(0.5 - np.abs(along - 0.5), 0.005)
-        )
-
-    def _draw_branches(self, rng: np.random.Generator, width: float, levels: int) -> Field:
-        """Return vessels or airways that fork from the hila outwards, with soft edges."""
-        size_px = self.x.size
-        fan = np.linspace(-1.35, 1.35, 8)
-        starts = np.repeat(np.array(self.hila), 8, axis=0)
-        angles = np.concatenate([np.pi - fan, fan]) + rng.normal(0, 0.12, 16)
-        tree: Field = np.zeros_like(self.air)
-        for level in range(levels):
-            angles = angles + rng.normal(0, 0.25, len(angles)) / 2
-            ends = starts + 0.17 * 0.80**level * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
-            image = Image.new("L", (2 * size_px, 2 * size_px))
-            draw = ImageDraw.Draw(image)
-            for corners in ((np.hstack([starts, ends]) / self.pixel + size_px / 2) * 2).tolist():
-                draw.line(corners, 255, max(1, round(2 * width / self.pixel)))
-            drawn = np.asarray(image.reduce(2), dtype=np.float32) / 255
-            tree += 0.8 * width * gaussian_filter(drawn, 0.2 * width / self.pixel + 0.3)
-            spread = rng.uniform(0.15, 0.55, len(angles))
-            angles = np.concatenate([angles + spread, angles - spread])
-            starts = np.concatenate([ends, ends])
-            width *= 0.72
-        return tree
-
-    def _ellipsoid(self, x: float, y: float, a: float, b: float) -> Field:
-        """Return the depth of an ellipsoid seen from the front, 1 in the middle."""
-        return np.sqrt(np.maximum(0, 1 - ((self.x - x) / a) ** 2 - ((self.y - y) / b) ** 2))
-
-    def _noise(self, rng: np.random.Generator, cells: int) -> Field:
+    def noise(rng: np.random.Generator, cells: int) -> Field:
         """Return a smooth random field of about unit standard deviation, `cells` bumps wide."""
         coarse = Image.fromarray(rng.standard_normal((cells, cells), dtype=np.float32))
-        return 1.4 * np.asarray(coarse.resize((self.x.size, self.x.size), Image.Resampling.BICUBIC))
+        return 1.4 * np.asarray(coarse.resize((size_px, size_px), Image.Resampling.BICUBIC))
+
+    def ellipsoid(at_x: float, at_y: float, width: float, height: float) -> Field:
+        """Return the depth of an ellipsoid seen from the front, 1 in the middle."""
+        return np.sqrt(np.maximum(0, 1 - ((x - at_x) / width) ** 2 - ((y - at_y) / height) ** 2))
+
+    # The lungs, between the heart, great vessels and spine, above the diaphragm.
+    apex = uniform(-0.76, -0.56)
+    base = uniform(0.30, 0.65)
+    dome = uniform(0.32, 0.62)  # of the diaphragm
+    centre = uniform(0.34, 0.42)
+    half_width = uniform(0.34, 0.44)
+    rise = (base - y) / (base - apex)
+    across = np.abs(aside - centre + 0.1 * np.clip(rise, 0, 1)) / half_width
+    outline = np.maximum(1 - across**2.3 - np.maximum(rise, 0) ** 2.3, 0)
+    cavity = uniform(0.62, 0.86) * outline**0.4
+    heart_x = uniform(0.12, 0.18)
+    heart_y = dome - uniform(0.20, 0.28)
+    heart = 0.58 * ellipsoid(heart_x, heart_y, uniform(0.26, 0.40), uniform(0.28, 0.40))
+    great_vessels = 0.46 * ellipsoid(0.01, -0.20, 0.13, 0.70)
+    organs = np.maximum.reduce([heart, great_vessels, 0.34 * ellipsoid(0, 0.1, 0.115, 1.6)])
+    above_dome = dome + uniform(0.6, 1.6) * np.maximum(aside - centre, 0) ** 2 - y
+    air = np.maximum(cavity - organs, 0) * _step(above_dome, 0.006)
+    edge = 1 / image_size_px
+    lungs = _step((cavity - 0.16) / 2, edge) * _step((0.20 - organs) / 3, edge)
+    lungs = lungs * _step(above_dome, edge)
+    texture = uniform(0.7, 1.6) + 0.10 * noise(anatomy, 40) + 0.07 * noise(anatomy, 110)
+    vessels = _draw_branches(anatomy, size_px, edge, 0.036, 5) * _step(air - 0.12, 0.03)
+
+    def wall(at_y: float) -> float:
+        """Return the distance of the lungs' outer edge from the midline."""
+        height = min(max((base - at_y) / (base - apex), 0.0), 0.98)
+        return float(centre - 0.1 * height + half_width * (1 - height**2.3) ** (1 / 2.3))
+
+    # Torso, shoulders and neck, as if all were soft tissue.
+    chest = centre + half_width + uniform(0.07, 0.16)
+    width = chest + (1.0 - chest) * _step(-0.42 - y, 0.06)
+    torso = np.sqrt(np.maximum(1 - (aside / width) ** 2.6, 0))
+    shoulders = apex - 0.4 + 0.3 * np.clip(aside - 0.3, 0, 1)
+    trunk = torso * np.sqrt(np.clip((y - shoulders) / 0.65, 0, 1))
+    neck = 0.62 * ellipsoid(0, -1, uniform(0.26, 0.38), 0.75)
+    body = np.maximum(uniform(0.92, 1.10) * trunk, neck) * (1 + 0.03 * noise(anatomy, 6))
+    body = body - air * (1 - 0.26 * texture) + uniform(0.9, 1.7) * vessels
+
+    # Ribs are half an ellipse: out from the spine, and back lower down in front.
+    bone_density = uniform(0.8, 1.7)
+    pitch = uniform(0.135, 0.170)
+    drop = uniform(0.26, 0.60)
+    radius = uniform(0.019, 0.029)
+    bones: Field = np.zeros_like(air)
+    for number in range(1, 12):
+        height = drop * (0.20 + 0.045 * min(number, 8))
+        middle = apex - 0.07 + pitch * number + height
+        reach = wall(middle) + 0.015
+        out = x / reach
+        down = (y - middle) / height
+        q = np.hypot(out, down)
+        distance = (q - 1) * q / np.maximum(np.hypot(out / reach, down / height), 1e-3)
+        is_cartilage = _step(down, 0.1) * _step(0.8 - np.abs(out), 0.03)
+        bones += 1.8 * (1 - is_cartilage) * _tube(distance, radius)
+    along = (aside - 0.12) / 0.65
+    clavicle = _tube(
+        y - (apex + 0.05 - uniform(0.02, 0.20) * np.abs(along) ** 1.5), 1.3 * radius
+    ) * _step(0.5 - np.abs(along - 0.5), 0.005)
+    thickness = np.maximum(body + bone_density * (bones + 2.5 * clavicle), 0)
+
+    uniform = disease.uniform
+    extent: Field = np.zeros_like(air)
+    if "lobar" in findings:  # one or two consolidated areas, in which the airways stay dark
+        area: Field = np.zeros_like(air)
+        for _ in range(1 + (disease.random() < 0.35)):
+            side = -1 if disease.random() < 0.55 else 1
+            at_y = uniform(apex + 0.25, dome - 0.12)
+            at_x = side * uniform(0.55, 0.85) * wall(at_y)
+            distance = np.hypot((x - at_x) / uniform(0.20, 0.33), (y - at_y) / uniform(0.18, 0.35))
+            filled = _step(1 - distance + 0.22 * noise(disease, 9), 0.10) * (x * side > 0)
+            area = np.maximum(area, filled)
+        patches = np.clip(0.85 + 0.22 * noise(disease, 14) + 0.12 * noise(disease, 40), 0, 1.4)
+        airways = _draw_branches(disease, size_px, edge, 0.024, 4)
+        extent = area * patches * np.clip(1 - 0.5 * airways / 0.02, 0.5, 1)
+    if "diffuse" in findings:  # haze and fine lines in both lungs, strongest around the hila
+        haze: Field = np.zeros_like(air)
+        for at_x, at_y in _HILA:
+            out = (x - at_x) / uniform(0.30, 0.47)
+            down = (y - at_y - 0.1) / uniform(0.38, 0.62)
+            haze = haze + uniform(0.75, 1.0) * np.exp(-np.square(out) - np.square(down))
+        haze = np.clip(haze * (1 + 0.35 * noise(disease, 7)), 0, 1)
+        lines = np.exp(-np.abs(noise(disease, 44)) / 0.25)
+        lines = lines + np.exp(-np.abs(noise(disease, 80)) / 0.25)
+        extent = extent + 0.7 * haze * (0.55 + 0.55 * lines)
+    if "effusion" in findings:  # fluid at the bottom, whose surface rises towards the ribs
+        side = -1 if disease.random() < 0.5 else 1
+        climb = np.clip(aside / wall(dome), 0, 1.2) ** 3
+        surface = dome + 0.06 - uniform(0.10, 0.28) - uniform(0.08, 0.20) * climb
+        extent = extent + _step(y - surface, 0.02) * (x * side > 0)
+    return thickness, 0.74 * air * np.minimum(extent, 1.3), lungs > 0.5
+
+
+def _draw_branches(
+    rng: np.random.Generator, size_px: int, edge: float, width: float, levels: int
+) -> Field:
+    """Return vessels or airways that fork from the hila outwards, with soft edges.
+
+    `edge` is half the width of a pixel.
+    """
+    pixel = 2 * edge
+    fan = np.linspace(-1.35, 1.35, 8)
+    starts = np.repeat(np.array(_HILA), 8, axis=0)
+    angles = np.concatenate([np.pi - fan, fan]) + rng.normal(0, 0.12, 16)
+    tree: Field = np.zeros((size_px, size_px), dtype=np.float32)
+    for level in range(levels):
+        angles = angles + rng.normal(0, 0.25, len(angles)) / 2
+        ends = starts + 0.17 * 0.80**level * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+        image = Image.new("L", (2 * size_px, 2 * size_px))
+        draw = ImageDraw.Draw(image)
+        for corners in ((np.hstack([starts, ends]) / pixel + size_px / 2) * 2).tolist():
+            draw.line(corners, 255, max(1, round(2 * width / pixel)))
+        drawn = np.asarray(image.reduce(2), dtype=np.float32) / 255
+        tree += 0.8 * width * gaussian_filter(drawn, 0.2 * width / pixel + 0.3)
+        spread = rng.uniform(0.15, 0.55, len(angles))
+        angles = np.concatenate([angles + spread, angles - spread])
+        starts = np.concatenate([ends, ends])
+        width *= 0.72
+    return tree
 
 
 def _step(distance: Field, softness: float) -> Field:
