@@ -7,7 +7,7 @@ images may be nested deeper.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from xraytune.base.errors import DataError, Problem, join_names
@@ -79,22 +79,12 @@ def list_class_folders(
         what = "this is a folder of pairs (images/ and masks/), for segmentation"
         raise DataError(Problem(what, root, f"use task: segmentation; or {_FIX}"))
 
-    if isinstance(classes, tuple):
-        names = classes
-    elif classes in STANDARD_CLASSES:
-        names = STANDARD_CLASSES[classes]
-    else:
-        outermost = [
-            inner[file][0]
-            for file, part in parts.items()
-            if part == "train" and file not in written and inner[file]
-        ]
-        words = {folded(name): composed(name) for name in (*written.values(), *outermost)}
-        names = tuple(sorted(words.values()))
-        if len(names) < 2:
-            what = f"there are fewer than two classes: {join_names(names) or 'none'}"
-            raise DataError(Problem(what, folders["train"], _FIX))
-
+    outermost = [
+        inner[file][0]
+        for file, part in parts.items()
+        if part == "train" and file not in written and inner[file]
+    ]
+    names = name_classes(classes, [*written.values(), *outermost], folders["train"], _FIX)
     listed: list[ImageFile] = []
     unknown: list[str] = []
     outside: list[str] = []
@@ -122,9 +112,9 @@ def list_class_folders(
         found = sorted({inner[file][0] for file in parts if inner[file]})
         what = (
             f"{len(unknown) or len(parts)} images are in none of the classes {join_names(names)}, "
+            f"or in two: {join_names(unknown or outside, 3)}; "
+            f"folders found: {join_names(found) or 'none'}"
         )
-        what += f"or in two: {join_names(unknown or outside, 3)}"
-        what += f"; folders found: {join_names(found) or 'none'}"
         fix = _FIX
         if isinstance(classes, tuple):
             fix = "rename their folders to these classes, or move them away"
@@ -140,8 +130,22 @@ def list_class_folders(
         all_images=Images(listed),
         problems=tuple(problems),
         warnings=tuple(notes),
-        table=patients_csv,
     )
+
+
+def name_classes(
+    classes: str | tuple[str, ...], words: Iterable[str], where: Path, fix: str
+) -> tuple[str, ...]:
+    """Return the classes in the order of their labels: those given, or `words` for `auto`."""
+    if isinstance(classes, tuple):
+        return classes
+    if classes in STANDARD_CLASSES:
+        return STANDARD_CLASSES[classes]
+    names = tuple(sorted({folded(word): composed(word) for word in words}.values()))
+    if len(names) < 2:
+        what = f"there are fewer than two classes: {join_names(names) or 'none'}"
+        raise DataError(Problem(what, where, fix))
+    return names
 
 
 def folder_class(

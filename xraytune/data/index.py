@@ -12,17 +12,17 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from xraytune.base.cores import map_on_cores
 from xraytune.base.errors import ConfigError, DataError, Problem, join_names
 from xraytune.base.files import read_bytes
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.class_folders import STANDARD_CLASSES, list_class_folders
+from xraytune.data.dicom import Header
 from xraytune.data.folders import PROVENANCE_FILE, holds_pairs, part_folders, require_folder
 from xraytune.data.formats import NAMING_SUFFIXES, ignore_decoder_warnings, read_header
 from xraytune.data.guesses import (
@@ -42,7 +42,6 @@ from xraytune.data.patients import (
     join_patients,
     patients_by_name,
     patients_by_regex,
-    require_group,
 )
 from xraytune.data.table import LabelTable, find_table
 from xraytune.space.load import data_settings, is_data_file
@@ -74,29 +73,28 @@ def read_index(
     if problems:
         raise DataError(*problems, *listing.warnings)  # what was left out may be the cause
     index = _read_images(settings, replace(listing, positive=positive), on_progress)
-    fix = "move all images of a patient to one side: scores on training patients are biased"
-    require_apart_patients(index.images, index.test, "training and in test", settings.path, fix)
-
+    _refuse_test_patients(index)
+    images = index.all_images
     notes = [*index.warnings]
     contradictory = [
         " = ".join(image.file for image in same)
-        for same in identical_images(index.all_images)
+        for same in identical_images(images)
         if len({(image.label, image.findings) for image in same}) > 1
     ]
     if contradictory:
         shown = join_names(contradictory, 3)
         notes.append(f"the same image is in two classes, or has other findings: {shown}")
-    rows = index.table.rows_of([image.file for image in index.all_images]) if index.table else {}
+    rows = index.table.rows_of([image.file for image in images]) if index.table else {}
     others = [
         image.file
-        for image in index.all_images
+        for image in images
         if shows_other_view(image.file)
         or says_other_view(image.view)
         or (image.file in rows and rows[image.file].is_other_view)
     ]
     if others:
         notes.append(
-            f"{len(others):,} of {len(index.all_images):,} images are lateral views or CT, "
+            f"{len(others):,} of {len(images):,} images are lateral views or CT, "
             f"by name, header or table ({join_names(others, 3)}); for a classifier of frontal "
             "X-rays, remove them, or choose rows by data.table.rows"
         )
@@ -124,32 +122,38 @@ def find_class_names(settings: DataSettings) -> tuple[str, ...]:
     return STANDARD_CLASSES.get(settings.classes) or _list(settings).class_names
 
 
-def _list(settings: DataSettings, *, pairs: bool = False) -> ImageIndex:
-    """List the images of a data folder, without reading any."""
-    table = _find_table(settings, pairs=pairs)
-    if table is not None and settings.table is not None:
-        return list_table(settings, table)
+def _list(
+    settings: DataSettings,
+    *,
+    pairs: bool = False,
+    class_names: tuple[str, ...] | None = None,
+    folders: Mapping[PartName, Path] | None = None,
+) -> ImageIndex:
+    """List the images of a data folder, or of some `folders` in it, without reading any.
+
+    `class_names` are those of a model. Refuses a table for pairs, and two rules for patients.
+    """
     root = settings.path
-    folders, warnings = part_folders(root)
-    if pairs:
-        listing = replace(list_pairs(folders, root), table=table)
-    else:
-        listing = list_class_folders(folders, root, table, settings.classes)
-    return replace(listing, warnings=(*warnings, *listing.warnings))
-
-
-def _find_table(settings: DataSettings, *, pairs: bool) -> LabelTable | None:
-    """Read the table of a data folder; refuse one for pairs, and two rules for patients."""
     if pairs and settings.table is not None:
         what = "label tables are for classification, and segmentation has no classes"
         fix = "remove it; patients.csv names the patients of pairs"
         raise ConfigError(Problem(what, "data.table", fix))
-    require_group(settings.split.group_regex)
-    table = find_table(settings.path, settings)
+    table = find_table(root, settings)
     if table and table.settings.patient and settings.split.group_regex is not None:
         what = "both a table and data.split.group_regex name the patients"
         raise ConfigError(Problem(what, table.path, "remove one of them"))
-    return table
+    warnings: tuple[str, ...] = ()
+    if table is not None and settings.table is not None:
+        listing = list_table(settings, table, class_names)
+    else:
+        if folders is None:
+            folders, warnings = part_folders(root)
+        if pairs:
+            listing = list_pairs(folders, root)
+        else:
+            classes = class_names or settings.classes
+            listing = list_class_folders(folders, root, table, classes)
+    return replace(listing, table=table, warnings=(*warnings, *listing.warnings))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,40 +197,35 @@ def read_labelled(
     given = DataSettings(path=source, split=SplitSettings(group_regex=group_regex))
     data = data_settings(source, given)
     data = data.model_copy(update={"findings": tuple(findings) or None})
-    if data.table is not None:
-        table = _find_table(data, pairs=pairs)
-        assert table is not None, "it is given"
-        listing = list_table(data, table, class_names)
-        if not listing.all_images:
-            what = "no image of the table has a class or a known finding"
-            raise DataError(Problem(what, table.path, "correct data.table.labels or data.findings"))
-        chosen = listing.all_images if all_parts else listing.test or listing.all_images
-        listing = replace(listing, all_images=chosen)
-    elif findings:
-        fix = "write a data file that describes their table (docs/findings.md)"
-        raise DataError(Problem("findings need a label table", source, fix))
-    else:
+    folders: dict[PartName, Path] | None = None
+    if data.table is None:
+        if findings:
+            fix = "write a data file that describes their table (docs/findings.md)"
+            raise DataError(Problem("findings need a label table", source, fix))
         folder = data.path
         if is_data_file(source):  # of a whole data folder
             parts, _ = part_folders(folder)
             folder = parts.get("test", parts["train"])
         require_folder(folder)
-        base = folder
+        root = folder
         if not all_parts and part_named(folder.name) and not (folder / PATIENTS_CSV).exists():
             around = folder.resolve().parent
             if data.split.group_regex is not None or (around / PATIENTS_CSV).exists():
-                base = around
+                root = around
                 folder = around / folder.name
-        table = find_table(base)
-        split = data.split if table is None else SplitSettings()
-        data = data.model_copy(update={"path": base, "split": split})
-        part: dict[PartName, Path] = {"train": folder}
-        if pairs:
-            listing = replace(list_pairs(part, base), table=table)
-        else:
-            listing = list_class_folders(part, base, table, tuple(class_names))
-        if listing.problems:
-            raise DataError(*listing.problems)
+        split = SplitSettings() if (root / PATIENTS_CSV).exists() else data.split
+        data = data.model_copy(update={"path": root, "split": split})
+        folders = {"train": folder}
+    listing = _list(data, pairs=pairs, class_names=tuple(class_names), folders=folders)
+    if data.table is not None:
+        if not listing.all_images:
+            what = "no image of the table has a class or a known finding"
+            fix = "correct data.table.labels or data.findings"
+            raise DataError(Problem(what, data.path / data.table.file[0], fix))
+        if listing.test and not all_parts:
+            listing = replace(listing, all_images=listing.test)
+    if listing.problems:
+        raise DataError(*listing.problems)
     index = _read_images(data, listing, on_progress)
     for note in index.warnings:
         _logger.warning("%s", note)
@@ -274,11 +273,14 @@ def _read_images(data: DataSettings, listing: ImageIndex, on_progress: Progress)
     # Broken files are not compared: empty ones are all alike.
     contents = {image.file: image.sha256 for image in images if image.width_px}
     patients, joined = join_patients(patients, contents)
-    table = Images(replace(image, patient=patients[image.file]) for image in images)
-    return replace(listing, all_images=table, warnings=(*listing.warnings, *notes, *joined))
+    return replace(
+        listing,
+        all_images=Images(replace(image, patient=patients[image.file]) for image in images),
+        warnings=(*listing.warnings, *notes, *joined),
+    )
 
 
-def _read_content(path: Path) -> tuple[str, dict[str, Any]]:
+def _read_content(path: Path) -> tuple[str, Header]:
     """Return the hash of a file's bytes, and its header; decoding reports what cannot be read."""
     sha256 = ""
     with suppress(OSError, DataError):
@@ -307,20 +309,19 @@ def _same_name_problems(listing: ImageIndex) -> list[Problem]:
     return [Problem(what, listing.root, fix)] if same else []
 
 
-def require_apart_patients(
-    first: Sequence[ImageFile], second: Sequence[ImageFile], parts: str, where: Path | str, fix: str
-) -> None:
-    """Raise DataError if patients have images in both of two parts."""
-    in_second = {image.patient: image.file for image in reversed(second)}
-    shared = {image.patient: image for image in reversed(first) if image.patient in in_second}
+def _refuse_test_patients(index: ImageIndex) -> None:
+    """Raise DataError if patients have images both in training and in test."""
+    in_test = {image.patient: image.file for image in reversed(index.test)}
+    shared = {image.patient: image for image in reversed(index.images) if image.patient in in_test}
     if shared:
         names = [
-            f"{patient} ({shared[patient].file}, {in_second[patient]})"
-            for patient in sorted(shared)
+            f"{patient} ({image.file}, {in_test[patient]})"
+            for patient, image in sorted(shared.items())
         ]
         are = "patient is" if len(shared) == 1 else "patients are"
-        what = f"{len(shared)} {are} both in {parts}: {join_names(names)}"
-        raise DataError(with_headers(what, where, fix, shared.values()))
+        what = f"{len(shared)} {are} both in training and in test: {join_names(names)}"
+        fix = "move all images of a patient to one side: scores on training patients are biased"
+        raise DataError(with_headers(what, index.root, fix, shared.values()))
 
 
 def with_headers(what: str, where: Path | str, fix: str, images: Iterable[ImageFile]) -> Problem:
@@ -328,7 +329,8 @@ def with_headers(what: str, where: Path | str, fix: str, images: Iterable[ImageF
 
     It says if they come from DICOM headers.
     """
-    if patient_ids := sorted({image.patient_id for image in images} - {""}):
+    patient_ids = sorted({image.patient_id for image in images} - {""})
+    if patient_ids:
         what += f"; PatientID in their DICOM headers: {join_names(patient_ids, 3)}"
         fix += f"; {OTHER_PATIENTS}"
     return Problem(what, where, fix)

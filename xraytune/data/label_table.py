@@ -8,16 +8,16 @@ finding are left out and counted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from xraytune.base.errors import DataError, Problem, join_names
 from xraytune.base.files import read_bytes
-from xraytune.data.class_folders import STANDARD_CLASSES, folder_class, spelled_class
+from xraytune.data.class_folders import folder_class, name_classes, spelled_class
 from xraytune.data.findings import ABSENT, PRESENT, UNKNOWN
 from xraytune.data.folders import list_images, missing_classes
-from xraytune.data.guesses import PartName, composed, folded, inner_folders, part_named
+from xraytune.data.guesses import PartName, composed, inner_folders, part_named
 from xraytune.data.images import SINGLE_CLASS, ImageFile, ImageIndex, Images
 from xraytune.data.table import LabelTable, TableRow, match_names
 from xraytune.space.messages import nearest
@@ -25,7 +25,7 @@ from xraytune.space.settings import DataSettings
 
 
 def list_table(
-    data: DataSettings, table: LabelTable, class_names: Sequence[str] | None = None
+    data: DataSettings, table: LabelTable, class_names: tuple[str, ...] | None = None
 ) -> ImageIndex:
     """Match the rows of a table with the images below `data.path`.
 
@@ -64,7 +64,8 @@ def list_table(
     )
     left_out = [f"{what}: {count:,}{detail}" for count, what, detail in reasons if count]
     notes = [f"leaves out {'; '.join(left_out)}"] if left_out else []
-    if disputed := [file for file, row in in_part.items() if row.is_disputed]:
+    disputed = [file for file, row in in_part.items() if row.is_disputed]
+    if disputed:
         notes.append(
             f"the rows of {len(disputed):,} of {len(in_part):,} images disagree, such as those of "
             f"{disputed[0]}: one that says yes suffices, by the order of data.table.labels"
@@ -80,32 +81,27 @@ def _list_classes(
     table: LabelTable,
     rows: Mapping[str, TableRow],
     parts: Mapping[str, PartName],
-    class_names: Sequence[str] | None,
+    class_names: tuple[str, ...] | None,
 ) -> ImageIndex:
+    gives_classes = table.settings.gives_classes
     given = {file: row.class_name for file, row in rows.items() if row.class_name}
-    names = class_names or STANDARD_CLASSES.get(data.classes)
-    if names is None:
-        words = [*table.settings.labels.values()] or [*given.values()]
-        if not table.settings.gives_classes:
-            folders = [inner_folders(PurePosixPath(file)) for file in rows]
-            words = [inner[0] for inner in folders if inner]
-        names = sorted({folded(word): composed(word) for word in words}.values())
-        if len(names) < 2:
-            what = f"there are fewer than two classes: {join_names(names) or 'none'}"
-            fix = "give each class a label in data.table.labels"
-            raise DataError(Problem(what, table.path, fix))
+    words = [*table.settings.labels.values()] or [*given.values()]
+    if not gives_classes:
+        folders = [inner_folders(PurePosixPath(file)) for file in rows]
+        words = [inner[0] for inner in folders if inner]
+    fix = "give each class a label in data.table.labels"
+    names = name_classes(class_names or data.classes, words, table.path, fix)
     listed: list[ImageFile] = []
     unknown: set[str] = set()
     for file in rows:
         path = PurePosixPath(file)
-        if not table.settings.gives_classes:
+        name = None
+        if not gives_classes:
             name = folder_class(inner_folders(path), path, names)
         elif file in given:
             name = spelled_class(given[file], names)
             if name is None:
                 unknown.add(given[file])
-        else:
-            continue
         if name is not None:
             listed.append(ImageFile(file=file, label=names.index(name), part=parts[file]))
     if unknown:
@@ -113,17 +109,14 @@ def _list_classes(
         fix = "correct data.table.labels, or set data.classes: auto"
         raise DataError(Problem(what, table.path, fix))
     fix = "correct data.table.labels and data.table.side, or add images"
-    if not table.settings.gives_classes:
+    if not gives_classes:
         fix = "give data.table.label or labels, or put them into folders of these names"
-    sides: dict[PartName, Path] = {"train": table.path}
-    if "test" in parts.values():
-        sides["test"] = table.path
+    sides: dict[PartName, Path] = dict.fromkeys(("train", *parts.values()), table.path)
     return ImageIndex(
         root=data.path,
-        class_names=tuple(names),
+        class_names=names,
         all_images=Images(listed),
-        problems=tuple(missing_classes(listed, sides, names, fix)),
-        table=table,
+        problems=() if class_names else tuple(missing_classes(listed, sides, names, fix)),
     )
 
 
@@ -180,7 +173,6 @@ def _list_findings(
         problems=tuple(problems),
         warnings=notes,
         findings=names,
-        table=table,
     )
 
 

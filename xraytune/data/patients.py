@@ -24,21 +24,6 @@ OTHER_PATIENTS = (
 )
 
 
-def require_group(group_regex: str | None) -> None:
-    """Raise ConfigError if an expression is not a regular expression with a group."""
-    if group_regex is None:
-        return
-    try:
-        has_group = re.compile(group_regex).groups > 0
-    except re.error as error:
-        what = f"not a regular expression: {error}"
-        fix = "write a regular expression as Python's re understands it"
-        raise ConfigError(Problem(what, _GROUP_REGEX, fix)) from error
-    if not has_group:
-        fix = "put the part that identifies the patient in parentheses: (p[0-9]+)_"
-        raise ConfigError(Problem("there is no group in it", _GROUP_REGEX, fix))
-
-
 def patients_by_name(
     files: Sequence[str], patient_ids: Mapping[str, str]
 ) -> tuple[dict[str, str], list[str]]:
@@ -75,7 +60,8 @@ def patients_by_regex(group_regex: str, files: Sequence[str]) -> dict[str, str]:
     Raise DataError if it has no match in a path.
     """
     patients = match_patients(group_regex, files)
-    if missing := [file for file in files if file not in patients]:
+    missing = [file for file in files if file not in patients]
+    if missing:
         what = f"{len(missing)} of {len(files)} paths have no match: {join_names(missing)}"
         fix = f"correct the expression, or list the patients in {PATIENTS_CSV}"
         fix += "; for images of another hospital, give a data file with an expression of its own"
@@ -86,10 +72,17 @@ def patients_by_regex(group_regex: str, files: Sequence[str]) -> dict[str, str]:
 def match_patients(group_regex: str, files: Collection[str]) -> dict[str, str]:
     """Return the patient of each file that an expression matches: its first group in the path.
 
-    Raises ConfigError if it is invalid.
+    Raises ConfigError if it is not a regular expression with a group.
     """
-    require_group(group_regex)
-    expression = re.compile(composed(group_regex))
+    try:
+        expression = re.compile(composed(group_regex))
+    except re.error as error:
+        what = f"not a regular expression: {error}"
+        fix = "write a regular expression as Python's re understands it"
+        raise ConfigError(Problem(what, _GROUP_REGEX, fix)) from error
+    if not expression.groups:
+        fix = "put the part that identifies the patient in parentheses: (p[0-9]+)_"
+        raise ConfigError(Problem("there is no group in it", _GROUP_REGEX, fix))
     matches = {file: expression.search(composed(file)) for file in files}
     return {file: match[1] for file, match in matches.items() if match and match[1]}
 

@@ -168,28 +168,26 @@ def side_size(
     table = Images(images)
     targets = table.targets
     patients = np.array(table.patients)
-    has_findings = targets.ndim == 2
-    has_output = targets == 1 if has_findings else targets[:, None] == np.arange(len(outputs))
     unscored = None
-    if has_findings:
+    if targets.ndim == 2:
+        has_output = targets == 1
         scored = scored_findings(targets)
         unscored = tuple(name for place, name in enumerate(outputs) if place not in scored)
         has_score = len(scored) > 0
     else:
+        has_output = targets[:, None] == np.arange(len(outputs))
         has_score = len(outputs) > 1 and bool(has_output.any(axis=0).all())
+    shown = [(output, has_output[:, place]) for place, output in enumerate(outputs)]
     effective = 0.0
     if has_score and name != "train":
-        effective = effective_patients(targets, patients.tolist(), positive)
+        effective = effective_patients(targets, table.patients, positive)
     low, high = auroc_interval(USUAL_AUROC, effective) if effective else (None, None)
     return SideSize(
         name=name,
-        images={output: int(has_output[:, place].sum()) for place, output in enumerate(outputs)},
-        patients={
-            output: len({*patients[has_output[:, place]].tolist()})
-            for place, output in enumerate(outputs)
-        },
+        images={output: int(places.sum()) for output, places in shown},
+        patients={output: len(np.unique(patients[places])) for output, places in shown},
         image_count=len(images),
-        patient_count=len({*table.patients}),
+        patient_count=len(np.unique(patients)),
         effective_patients=effective,
         low=low,
         high=high,

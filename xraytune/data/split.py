@@ -56,7 +56,8 @@ def split_by_patient(
 ) -> tuple[SideName, ...]:
     """Return the side of each image.
 
-    Fractions are of images, met in each class as closely as whole patients allow.
+    Fractions are of images, met in each class as closely as whole patients allow. A stratum with
+    too few patients for all sides stays on the train side.
 
     `train_patients` is the number of patients to keep on the train side; None: all. Patients in
     `seen` are on no validation side, and the last to be kept.
@@ -65,18 +66,44 @@ def split_by_patient(
     than `train_patients`.
     """
     table = Images(images)
-    patients = _group_by_patient(table.patients, table.targets)
-    share_a, share_b = settings.val_a, settings.val_b
-    val_a, val_b, train = _divide(patients, share_a, share_b, settings.seed, seen)
-    in_train = _nested_order(train, settings.seed)
-    has_findings = any(image.findings for image in images)
+    seed = settings.seed
+    val_a: list[_Patient] = []
+    val_b: list[_Patient] = []
+    rests: _Strata = []
+    for stratum in _stratify(table.patients, table.targets):
+        image_count = sum(len(patient.positions) for patient in stratum)
+        unseen = [patient for patient in stratum if patient.name not in seen]
+        rest = _shuffle(unseen, seed, "split")
+        in_a, rest = _take(rest, settings.val_a * image_count, spare=2)
+        val_a += in_a
+        if in_a:
+            in_b, rest = _take(rest, settings.val_b * image_count, spare=1)
+            val_b += in_b
+        rests.append([*rest, *(patient for patient in stratum if patient.name in seen)])
+    train = _nest(rests, seed)
+    has_findings = table.targets.ndim == 2
     if not has_findings:  # a finding without positives on a side has no score there
-        _refuse_missing_classes(images, {"train": in_train, "val-A": val_a, "val-B": val_b})
+        _refuse_missing_classes(table, {"train": train, "val-A": val_a, "val-B": val_b})
+
     if train_patients is not None:
-        in_train.sort(key=lambda patient: patient.name in seen)
-        in_train = _first_patients(in_train, train_patients, needs_all=not has_findings)
+        train.sort(key=lambda patient: patient.name in seen)
+        where = "data.train_patients"
+        if train_patients > len(train):
+            what = f"the train side has only {len(train)} patients, fewer than {train_patients}"
+            fix = f"use at most {len(train)}, or all of them: --set data.train_patients=null"
+            raise DataError(Problem(what, where, fix))
+        first_of_class = {
+            label: number
+            for number, patient in reversed([*enumerate(train, start=1)])
+            for label in patient.labels
+        }
+        enough = max(first_of_class.values())
+        if train_patients < enough and not has_findings:
+            what = f"{train_patients} patients do not cover every class"
+            raise DataError(Problem(what, where, f"set at least {enough}"))
+        train = train[:train_patients]
     sides: list[SideName] = ["unused"] * len(images)
-    for side, members in (("train", in_train), ("val_a", val_a), ("val_b", val_b)):
+    for side, members in (("train", train), ("val_a", val_a), ("val_b", val_b)):
         for patient in members:
             for position in patient.positions:
                 sides[position] = side
@@ -92,8 +119,7 @@ def nested_order(
 
     `targets` are classes, [N], or findings, [N, C]. `train_patients` keeps patients in this order.
     """
-    strata = _stratify(_group_by_patient(patients, targets))
-    return [patient.positions for patient in _nested_order(strata, seed)]
+    return [patient.positions for patient in _nest(_stratify(patients, targets), seed)]
 
 
 def part_notes(index: ImageIndex) -> tuple[str, ...]:
@@ -114,8 +140,8 @@ def part_notes(index: ImageIndex) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _group_by_patient(patients: Sequence[str], targets: NDArray[np.int64]) -> list[_Patient]:
-    """Return each patient once, by the patient and the class or the findings of each image.
+def _stratify(patients: Sequence[str], targets: NDArray[np.int64]) -> _Strata:
+    """Group patients by the classes of their images, or by their rarest finding.
 
     The label of a patient with findings is the rarest of them among all patients, the number of
     findings if there is none. Strata of rarest findings divide rare ones evenly, as iterative
@@ -131,46 +157,11 @@ def _group_by_patient(patients: Sequence[str], targets: NDArray[np.int64]) -> li
     else:
         has = np.array([(targets[places] == 1).any(axis=0) for places in positions.values()])
         labels = rarest_findings(has)[:, None].tolist()
-    return [
-        _Patient(name=name, labels=tuple(its_labels), positions=tuple(places))
-        for (name, places), its_labels in zip(positions.items(), labels, strict=True)
-    ]
-
-
-def _divide(
-    patients: Iterable[_Patient],
-    share_a: float,
-    share_b: float,
-    seed: int,
-    seen: Collection[str],
-) -> tuple[list[_Patient], list[_Patient], _Strata]:
-    """Take these shares of the images of each stratum for val-A and val-B.
-
-    Return them, and the rest by stratum.
-
-    A stratum with too few patients for all of them stays whole. Patients in `seen` are among the
-    rest.
-    """
-    val_a: list[_Patient] = []
-    val_b: list[_Patient] = []
-    rests: _Strata = []
-    for stratum in _stratify(patients):
-        image_count = sum(len(patient.positions) for patient in stratum)
-        unseen = [patient for patient in stratum if patient.name not in seen]
-        in_a, rest = _take(_shuffle(unseen, seed, "split"), share_a * image_count, spare=2)
-        val_a += in_a
-        if in_a:
-            in_b, rest = _take(rest, share_b * image_count, spare=1)
-            val_b += in_b
-        rests.append([*rest, *(patient for patient in stratum if patient.name in seen)])
-    return val_a, val_b, rests
-
-
-def _stratify(patients: Iterable[_Patient]) -> _Strata:
     strata: dict[tuple[int, ...], list[_Patient]] = defaultdict(list)
-    for patient in patients:
-        strata[patient.labels].append(patient)
-    return [strata[labels] for labels in sorted(strata)]
+    for (name, places), its_labels in zip(positions.items(), labels, strict=True):
+        key = tuple(its_labels)
+        strata[key].append(_Patient(name=name, labels=key, positions=tuple(places)))
+    return [strata[key] for key in sorted(strata)]
 
 
 def _shuffle(patients: Iterable[_Patient], seed: int, purpose: str) -> list[_Patient]:
@@ -208,7 +199,7 @@ def _take(
     return taken, rest
 
 
-def _nested_order(strata: _Strata, seed: int) -> list[_Patient]:
+def _nest(strata: _Strata, seed: int) -> list[_Patient]:
     """Order all patients so that every prefix has about the class shares of the whole."""
     ranked = [
         ((rank + 0.5) / len(stratum), patient.name, patient)
@@ -218,34 +209,16 @@ def _nested_order(strata: _Strata, seed: int) -> list[_Patient]:
     return [patient for _, _, patient in sorted(ranked, key=lambda entry: entry[:2])]
 
 
-def _first_patients(patients: list[_Patient], count: int, *, needs_all: bool) -> list[_Patient]:
-    where = "data.train_patients"
-    if count > len(patients):
-        what = f"the train side has only {len(patients)} patients, fewer than {count}"
-        fix = f"use at most {len(patients)}, or all of them: --set data.train_patients=null"
-        raise DataError(Problem(what, where, fix))
-    first_of_class: dict[int, int] = {}
-    for number, patient in enumerate(patients, start=1):
-        for label in patient.labels:
-            first_of_class.setdefault(label, number)
-    enough = max(first_of_class.values())
-    if count < enough and needs_all:
-        what = f"{count} patients do not cover every class"
-        raise DataError(Problem(what, where, f"set at least {enough}"))
-    return patients[:count]
-
-
-def _refuse_missing_classes(
-    images: Sequence[ImageFile], sides: Mapping[str, Sequence[_Patient]]
-) -> None:
+def _refuse_missing_classes(images: Images, sides: Mapping[str, Sequence[_Patient]]) -> None:
     few: list[ImageFile] = []
     problems: list[str] = []
-    for label in sorted({image.label for image in images}):
+    for label in np.unique(images.labels):
         counts = {
             side: sum(label in patient.labels for patient in patients)
             for side, patients in sides.items()
         }
-        if missing := [side for side, count in counts.items() if not count]:
+        missing = [side for side, count in counts.items() if not count]
+        if missing:
             same = [image for image in images if image.label == label]
             patients = counted(sum(counts.values()), "patient")
             problems.append(
