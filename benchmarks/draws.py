@@ -27,9 +27,8 @@ from xraytune.data.split import nested_order
 from xraytune.nets.compute import pin
 from xraytune.space.fields import parameters_from
 from xraytune.space.settings import Experiment, extra_images
-from xraytune.stats.placements import StructuralComponents
+from xraytune.stats.placements import StructuralComponents, structural_components
 from xraytune.stats.verdict import compare
-from xraytune.tasks import task_of
 from xraytune.trial.prepare import open_space, prepare_space
 
 NEEDS = ("DATA", "WEIGHTS")
@@ -94,7 +93,7 @@ def _draws(experiment: Experiment, context: RunContext, seed: int) -> Structural
             extra = others[: extra_images(arm.synthetic_ratio, len(real))]
             results.append(train_on_draw(experiment, arm, context, everyone, real, extra))
     test = np.array([*chain(*patients[count * size :])])
-    scored = task_of(experiment.settings).components(
+    scored = structural_components(
         everyone.labels[test],
         np.stack([result[test] for result in results]),
         [side.patients[place] for place in test],

@@ -32,6 +32,7 @@ from xraytune.nets.compute import allocation_of, gpu_count, in_one_thread, pin
 from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.settings import Experiment, Parameters, extra_images
 from xraytune.space.space import Space
+from xraytune.stats.placements import structural_components
 from xraytune.stats.verdict import Interval, compare
 from xraytune.study.journal import random_parameters
 from xraytune.synth.mix import mix_label
@@ -192,8 +193,9 @@ def headroom(
             total = len(arms) * draws
             on_progress("training on draws of patients (networks)", len(results), total)
     tested = [side.patients[place] for place in test]
-    task = task_of(settings)
-    measured = task.components(everyone.targets[test], np.stack(results), tested, prepared.positive)
+    measured = structural_components(
+        everyone.targets[test], np.stack(results), tested, prepared.positive
+    )
     scores = measured.scores.reshape(len(arms), draws)
     components = measured.components.reshape(len(arms), draws, -1)
     gains = []
@@ -211,7 +213,7 @@ def headroom(
         )
     return Headroom(
         name=settings.name,
-        metric=task.metric,
+        metric=task_of(settings).metric,
         margin=settings.confirm.rope,
         patients=wanted,
         baseline=mix_label(baseline),

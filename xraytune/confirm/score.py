@@ -27,7 +27,7 @@ from xraytune.nets.checkpoint import load_best
 from xraytune.nets.compute import compute_like, pin
 from xraytune.space.settings import DataSettings
 from xraytune.stats.classification import Floats, Labels
-from xraytune.stats.placements import StructuralComponents
+from xraytune.stats.placements import StructuralComponents, structural_components
 from xraytune.study.folder import StudyFolder, damage_explained
 from xraytune.study.row import append_row, ended_rows
 from xraytune.tasks import task_of
@@ -56,7 +56,7 @@ class ArmScores:
     def measure(self, *arms: Arm) -> StructuralComponents:
         """Return the scores [A, K] and structural components [A, K, P] of A arms."""
         results = np.concatenate([self.results[self.plan.numbers(arm)] for arm in arms])
-        measured = self.task.components(self.labels, results, self.patients, self.positive)
+        measured = structural_components(self.labels, results, self.patients, self.positive)
         shape = (len(arms), self.plan.replicates)
         return replace(
             measured,

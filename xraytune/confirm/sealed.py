@@ -19,7 +19,7 @@ from xraytune.base.records import Progress, ignore_progress
 from xraytune.confirm.arms import TestKind
 from xraytune.data.changes import RESTORE, require_same_data
 from xraytune.data.images import ImageFile, ImageIndex, Images, content_fingerprint
-from xraytune.data.index import LabelledImages, patients_fingerprint
+from xraytune.data.index import LabelledImages, patients_fingerprint, read_index
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.pixels import require_unbroken, store_images
 from xraytune.data.prepare import (
@@ -254,7 +254,7 @@ def _read_unchanged(settings: Settings, prepared: Prepared, on_progress: Progres
     Raise StudyError if they, or their patients, changed since the search.
     """
     where = settings.data.path
-    index = task_of(settings).read_index(settings.data, on_progress=on_progress)
+    index = read_index(settings.data, pairs=task_of(settings).has_masks, on_progress=on_progress)
     require_same_data(prepared, index, where)
     what = ""
     if prepared.test_fingerprint not in (None, index.test_fingerprint):

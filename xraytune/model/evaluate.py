@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from xraytune.base.errors import ConfigError, DataError, Problem, counted
 from xraytune.base.files import new_folder, require_new, write_json
 from xraytune.base.records import Progress, ignore_progress
@@ -22,9 +20,9 @@ from xraytune.data.table import subgroup_columns
 from xraytune.model.load import Bundle, open_bundle
 from xraytune.model.overlap import overlap_of
 from xraytune.tasks import TASKS
-from xraytune.tasks.calibration import Calibration, fit_calibration
+from xraytune.tasks.calibration import fit_calibration
 from xraytune.tasks.evaluation import Evaluation
-from xraytune.tasks.prediction import ImageFiles, predict_images
+from xraytune.tasks.prediction import ImageFiles
 
 
 def evaluate(
@@ -100,27 +98,30 @@ def evaluate(
 
     labelled, images = read(data, skip_broken=skip_broken)
     columns = subgroup_columns(labelled.table, images.files, by)
+    predictor = bundle.predictor()
     calibration = None
     if calibrate_on:
         to_fit, its_images = read(calibrate_on, skip_broken=False)
-        calibration = _calibrate(bundle, to_fit, its_images, labelled, reason)
+        _require_other_patients(bundle, to_fit, labelled, reason)
+        calibration = fit_calibration(predictor, to_fit, its_images)
+        predictor = calibration.apply(predictor)
 
     def about(files: Sequence[str], broken: Sequence[BrokenImage]) -> dict[str, Any]:
         """Log access to the test folder, before any metric can be seen.
 
         Return fields of `Evaluation`.
         """
-        overlap = overlap_of(bundle, labelled, files, reason=reason)
-        return {**overlap, "model": bundle.path, "data": data, "out": out, "broken": tuple(broken)}
+        return {
+            **overlap_of(bundle, labelled, files, reason=reason),
+            "calibration": calibration,
+            "model": bundle.path,
+            "data": data,
+            "out": out,
+            "broken": tuple(broken),
+        }
 
     evaluation, write = task.evaluate(
-        bundle.predictor(),
-        labelled,
-        images,
-        columns,
-        replicates=replicates,
-        about=about,
-        calibration=calibration,
+        predictor, labelled, images, columns, replicates=replicates, about=about
     )
     if out is not None:
         with new_folder(out) as folder:
@@ -129,16 +130,12 @@ def evaluate(
     return evaluation
 
 
-def _calibrate(
-    bundle: Bundle,
-    labelled: LabelledImages,
-    images: ImageFiles,
-    evaluated: LabelledImages,
-    reason: str,
-) -> Calibration:
-    """Fit a calibration to labelled images.
+def _require_other_patients(
+    bundle: Bundle, labelled: LabelledImages, evaluated: LabelledImages, reason: str
+) -> None:
+    """Refuse to calibrate on images of patients that the model has seen or the evaluation scores.
 
-    Refuse (DataError) images of patients that the model has seen or the evaluation scores.
+    Raises DataError.
     """
     regex = bundle.record.group_regex
     aliases = patient_aliases(evaluated.images, evaluated.table, regex)
@@ -148,18 +145,10 @@ def _calibrate(
     count = len(shared)
     whose = "evaluated as well"
     if not shared:
-        count = overlap_of(bundle, labelled, images.files, reason=reason)["known_patients"]
+        files = [image.file for image in labelled.images]
+        count = overlap_of(bundle, labelled, files, reason=reason)["known_patients"]
         whose = "in the model's training or validation set"
     if count:
         what = f"{counted(count, 'patient')} of the images to calibrate on: {whose}"
-        raise DataError(Problem(what, images.root, "calibrate on images of other patients"))
-    _, probabilities, _ = predict_images(bundle.predictor(), images)
-    positive = bundle.record.class_names.index(bundle.record.positive_name)
-    is_positive = np.array([image.label for image in labelled.images]) == positive
-    patients = {image.patient for image in labelled.images}
-    calibration = fit_calibration(probabilities[:, positive], is_positive, len(patients))
-    if calibration.slope <= 0:
-        what = f"their probabilities do not increase with {bundle.record.positive_name}"
-        fix = "check the labels of the images to calibrate on"
-        raise DataError(Problem(what, images.root, fix))
-    return calibration
+        fix = "calibrate on images of other patients"
+        raise DataError(Problem(what, labelled.data.path, fix))

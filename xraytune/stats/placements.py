@@ -57,7 +57,8 @@ def structural_components(
 ) -> StructuralComponents:
     """Return AUROCs (`stats.classification.auroc`), and each patient's structural components.
 
-    Those of a mean of AUROCs, over classes or findings, are the means of theirs.
+    Those of a mean of AUROCs, over classes or findings, are the means of theirs. Results of a single
+    class, such as Dice, are averaged (`mean_components`).
 
     The placement of a positive image is the share of negative images that score below it, that of a
     negative image the share of positive ones above it; ties count one half. A patient's component
@@ -85,6 +86,8 @@ def structural_components(
     data", section 2. Placements by ranks: Sun & Xu 2014, "Fast implementation of DeLong's
     algorithm".
     """
+    if labels.ndim == 1 and probabilities.shape[2] == 1:
+        return mean_components(probabilities[..., 0], patients)
     require_scorable(labels, probabilities)
     _, patient_of_image = np.unique(np.asarray(patients), return_inverse=True)
     sides = one_against_rest(labels, probabilities.shape[2], positive)

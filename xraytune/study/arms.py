@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from xraytune.data.sides import FEWEST_OF_CLASS, side_sizes
+from xraytune.space.settings import OBJECTIVES
+from xraytune.stats.placements import structural_components
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow, ranked_on_val_a, ranked_on_val_b
-from xraytune.tasks import task_of
 
 _REFERENCE = "real_only"
 
@@ -90,17 +91,13 @@ def _standard_errors(folder: StudyFolder, best: dict[str, TrialRow]) -> dict[str
         return {}
     settings = folder.space().settings
     prepared = folder.prepared()
-    if settings.metric != task_of(settings).metric or side_sizes(prepared)[-1].lacking(
-        FEWEST_OF_CLASS
-    ):
+    is_usual = settings.objective.metric == OBJECTIVES[settings.task][0]
+    if not is_usual or side_sizes(prepared)[-1].lacking(FEWEST_OF_CLASS):
         return {}
     side = prepared.side("val_b")
     results = np.stack([folder.results(number, "val_b") for number in numbers])
-    components = (
-        task_of(settings)
-        .components(side.targets, results, side.patients, prepared.positive)
-        .components
-    )
+    measured = structural_components(side.targets, results, side.patients, prepared.positive)
+    components = measured.components
     differences = components - components[list(best).index(_REFERENCE)]
     errors = np.sqrt((differences**2).sum(axis=1)).tolist()
     return {arm: error for arm, error in zip(best, errors, strict=True) if arm != _REFERENCE}

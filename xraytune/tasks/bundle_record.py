@@ -98,10 +98,10 @@ class BundleRecord(StrictModel):
     metrics: tuple[CardMetric, ...]
 
     @property
-    def positive_name(self) -> str:
-        """A classifier's positive class."""
+    def positive_number(self) -> int:
+        """The number of a classifier's positive class."""
         assert self.positive is not None, "a segmenter and findings have none"
-        return self.positive
+        return self.class_names.index(self.positive)
 
 
 def read_record(file: Path) -> BundleRecord:

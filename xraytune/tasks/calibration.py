@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 from scipy.special import expit  # type: ignore[import-untyped]
 
-from xraytune.stats.classification import Flags, Floats
+from xraytune.base.errors import DataError, Problem
+from xraytune.data.index import LabelledImages
+from xraytune.stats.classification import Floats
 from xraytune.stats.threshold import logits_of, platt_scaling
+from xraytune.tasks.prediction import ImageFiles, Pixels, Predictor, predict_images
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,24 +34,37 @@ class Calibration:
     intercept: float
     threshold: float
 
-    def apply(self, probabilities: Floats, positive: int) -> Floats:
-        """Return calibrated probabilities of two classes, float64 [N, 2]."""
-        calibrated = probabilities.copy()
-        logits = logits_of(probabilities[:, positive])
-        calibrated[:, positive] = expit(self.slope * logits + self.intercept)
-        calibrated[:, 1 - positive] = 1 - calibrated[:, positive]
-        return calibrated
+    def apply(self, model: Predictor) -> Predictor:
+        """Return the model with calibrated probabilities and their threshold."""
+        positive = model.record.positive_number
+
+        def run(pixels: Pixels) -> Floats:
+            probabilities = model.run(pixels)
+            logits = logits_of(probabilities[:, positive])
+            probabilities[:, positive] = expit(self.slope * logits + self.intercept)
+            probabilities[:, 1 - positive] = 1 - probabilities[:, positive]
+            return probabilities
+
+        record = model.record.model_copy(update={"threshold": self.threshold})
+        return Predictor(record=record, run=run)
 
 
-def fit_calibration(scores: Floats, is_positive: Flags, patient_count: int) -> Calibration:
-    """Fit a calibration to probabilities of the positive class, float64 [N].
+def fit_calibration(model: Predictor, labelled: LabelledImages, images: ImageFiles) -> Calibration:
+    """Fit a calibration of two classes to labelled images.
 
-    Its slope may be negative.
+    DataError if the probability of the positive class does not increase with it.
     """
-    slope, intercept = platt_scaling(is_positive, scores)
+    positive = model.record.positive_number
+    _, probabilities, _ = predict_images(model, images)
+    is_positive = np.array([image.label == positive for image in labelled.images])
+    slope, intercept = platt_scaling(is_positive, probabilities[:, positive])
+    if slope <= 0:
+        what = f"their probabilities do not increase with {model.record.positive}"
+        fix = "check the labels of the images to calibrate on"
+        raise DataError(Problem(what, images.root, fix))
     return Calibration(
-        images=len(scores),
-        patients=patient_count,
+        images=len(is_positive),
+        patients=len({image.patient for image in labelled.images}),
         slope=slope,
         intercept=intercept,
         threshold=float(is_positive.mean()),

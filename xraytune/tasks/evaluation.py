@@ -40,7 +40,6 @@ class Sample:
     files: Sequence[str]
     patients: Sequence[str]
     scored: ScoredImages
-    calibration: Calibration | None
     columns: Mapping[str, Mapping[str, str]]
     sampling: dict[str, int]
 
@@ -68,6 +67,7 @@ class Evaluation(Measured):
     subgroups: Groups
     facts: Mapping[str, Any]
     notes: Sequence[str]
+    calibration: Calibration | None
     known_images: int
     known_patients: int
     images_of_known_patients: int
@@ -89,10 +89,10 @@ class Evaluation(Measured):
     def to_json(self) -> dict[str, Json]:
         """Return the evaluation as a JSON object, with the metrics at the top level."""
         content = to_json(self)
-        main, *details = (content.pop(name) for name in ("metrics", "further", "groups", "facts"))
-        for detail in details:
-            content |= detail
-        return {**main, **content}
+        first: dict[str, Json] = {}
+        for name in ("metrics", "further", "groups", "facts"):
+            first |= content.pop(name)
+        return first | content
 
     def lay_out(self) -> Frame:
         """Return the metrics as lines and tables, with warnings that matter for reading them."""
@@ -117,6 +117,9 @@ class Evaluation(Measured):
             )
             parts.append(Cell(text, "bad"))
         parts += [Cell(note, "busy") for note in self.notes]
+        if fit := self.calibration:
+            images = f"{counted(fit.images, 'image')} of {counted(fit.patients, 'patient')}"
+            parts.append(Cell(f"calibrated on {images}, who are not evaluated", "busy"))
         parts.append(self._main_table())
         if self.facts.get("threshold") is None:  # the other of two classes has the same metrics
             parts += [_group_table(group, name.capitalize()) for name, group in self.groups.items()]

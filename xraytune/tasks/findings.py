@@ -6,34 +6,29 @@ the means.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from xraytune.base.errors import join_names
 from xraytune.data.findings import numbers_of
 from xraytune.data.images import ImageFile
 from xraytune.data.prepare import Prepared
 from xraytune.space.settings import Parameters
-from xraytune.stats.classification import (
-    Floats,
-    Labels,
-    ScoredImages,
-    scored_findings,
-)
+from xraytune.stats.classification import Floats, Labels, ScoredImages, scored_findings
 from xraytune.stats.intervals import ClassMetrics, Measured, class_breakdown
 from xraytune.stats.threshold import balanced_threshold
 from xraytune.tasks.bundle_record import BundleRecord, CardMetric
 from xraytune.tasks.evaluation import Sample
 from xraytune.tasks.prediction import Columns
-from xraytune.tasks.task import CARD_REPLICATES, Task, Validated
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from xraytune.tasks.task import CARD_REPLICATES, Loss, Task, Validated, weigh_extra_images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,18 +36,13 @@ class Findings(Task):
     """Images with findings; a class is the one-hot case."""
 
     metric: ClassVar[str] = "macro AUROC"
-
-    def findings(self, outputs: Sequence[str]) -> Sequence[str]:
-        """Return all outputs."""
-        return outputs
+    has_findings: ClassVar[bool] = True
 
     def loss(self, outputs: Tensor, targets: Tensor, pos_weight: Tensor | None = None) -> Tensor:
         """Return the mean binary cross-entropy of the known findings.
 
         `pos_weight` is the weight of their positives, [C].
         """
-        from torch.nn.functional import binary_cross_entropy_with_logits
-
         is_known = (targets >= 0).to(outputs.dtype)
         expected = (targets == 1).to(outputs.dtype)
         summed = binary_cross_entropy_with_logits(
@@ -60,27 +50,23 @@ class Findings(Task):
         )
         return summed / is_known.sum().clamp(min=1)
 
-    def balanced_loss(
-        self, parameters: Parameters, real: Labels, device: str
-    ) -> Callable[[Tensor, Tensor], Tensor]:
-        """Return the loss.
+    def loss_of(self, parameters: Parameters, real: Labels, device: str) -> Loss:
+        """Return the loss of a trial's training steps.
 
         With `pos_weight: balanced`, positives weigh negatives over positives of `real`.
         """
-        if parameters.pos_weight == "none":
-            return self.loss
-        from torch import as_tensor
-
-        positives = (real == 1).sum(axis=0)
-        negatives = (real == 0).sum(axis=0)
-        weights = np.where(positives, negatives / np.maximum(positives, 1), 1).astype(np.float32)
-        return partial(self.loss, pos_weight=as_tensor(weights, device=device))
+        loss: Loss = self.loss
+        if parameters.pos_weight == "balanced":
+            positives = (real == 1).sum(axis=0)
+            negatives = (real == 0).sum(axis=0)
+            weights = np.where(positives, negatives / np.maximum(positives, 1), 1)
+            pos_weight = torch.as_tensor(weights.astype(np.float32), device=device)
+            loss = partial(self.loss, pos_weight=pos_weight)
+        return weigh_extra_images(loss, parameters)
 
     def probabilities(self, logits: NDArray[Any]) -> NDArray[Any]:
         """Return the probability of each finding, float64."""
-        from torch import from_numpy
-
-        return from_numpy(logits).double().sigmoid().numpy()
+        return torch.from_numpy(logits).double().sigmoid().numpy()
 
     def thresholds(self, prepared: Prepared, validated: Validated) -> dict[str, float]:
         """Return the threshold of each finding for balanced accuracy.
@@ -109,21 +95,19 @@ class Findings(Task):
         ]
         return *means, *aurocs
 
-    def decide(self, record: BundleRecord, probabilities: Floats) -> tuple[list[int], Columns]:
+    def decide(self, record: BundleRecord, probabilities: Floats) -> tuple[dict[str, int], Columns]:
         """Return how many images have each finding, and the columns that say so with 1 or 0."""
-        counts = []
+        counts = {}
         columns: Columns = {}
         for name, of_finding in zip(record.class_names, probabilities.T, strict=True):
             threshold = record.thresholds[name]
             predicted = of_finding >= threshold
             columns[f"threshold_{name}"] = [threshold] * len(predicted)
             columns[f"predicted_{name}"] = predicted.astype(int).tolist()
-            counts.append(int(predicted.sum()))
+            counts[name] = int(predicted.sum())
         return counts, columns
 
-    def label_columns(
-        self, images: Sequence[ImageFile], names: Sequence[str]
-    ) -> dict[str, Sequence[str]]:
+    def label_columns(self, images: Sequence[ImageFile], names: Sequence[str]) -> Columns:
         """Return a column of each finding, with 1, 0 or ?."""
         return {
             f"label_{name}": [image.findings[number] for image in images]

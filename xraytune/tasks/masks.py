@@ -1,30 +1,38 @@
 """Images with masks: a segmenter, scored by the mean Dice.
 
-An evaluation is at the original size of each image.
+An evaluation is at the original size of each image: the network's probabilities, S x S, are resized
+bilinearly and compared with the threshold. With `resize: crop`, everything outside the crop is
+background.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor, nn
 
 from xraytune.base.files import csv_table, new_folder, write_text
 from xraytune.base.records import Compute, ignore_progress
-from xraytune.data.decoding import BrokenImage
+from xraytune.data.decoding import BrokenImage, Resize, read_image, square_box
+from xraytune.data.formats import LARGEST_SIDE_PX, without_suffix
+from xraytune.data.guesses import folded
 from xraytune.data.index import LabelledImages
 from xraytune.data.masks import connected_parts, outlined, read_mask, use_mask
 from xraytune.data.pixels import broken_images_error
 from xraytune.data.prepare import ImageSource, Prepared
+from xraytune.nets.augment import MASK_THRESHOLD
+from xraytune.nets.segmenter import build_segmenter, mask_loss, segment
 from xraytune.space.settings import Parameters
-from xraytune.stats.classification import Floats, Labels
+from xraytune.stats.classification import Labels
 from xraytune.stats.intervals import Measured
-from xraytune.stats.placements import StructuralComponents, mean_components
 from xraytune.stats.segmentation import (
     MASK_METRICS,
     MaskMetrics,
@@ -35,19 +43,9 @@ from xraytune.stats.segmentation import (
 )
 from xraytune.stats.segmentation import Masks as MaskArray
 from xraytune.tasks.bundle_record import CardMetric
-from xraytune.tasks.calibration import Calibration
 from xraytune.tasks.evaluation import BOOTSTRAP_SEED, About, Evaluation, Write
-from xraytune.tasks.prediction import (
-    ImageFiles,
-    Predicted,
-    Predictor,
-    map_predicted,
-    name_pictures,
-)
+from xraytune.tasks.prediction import ImageFiles, Pixels, Predicted, Predictor, Result, map_outputs
 from xraytune.tasks.task import CARD_REPLICATES, Mistakes, Results, Task, Validated
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 _WORST = 5
 
@@ -60,34 +58,25 @@ class Masks(Task):
     network: ClassVar[str] = "segmenter"
     packages: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "segmentation-models-pytorch")
     has_masks: ClassVar[bool] = True
-    caches_features: ClassVar[bool] = False
 
     def build_network(
         self, parameters: Parameters, output_count: int, *, weights: Path | None, seed: int
     ) -> nn.Module:
         """Build a U-Net."""
-        from xraytune.nets.segmenter import build_segmenter
-
         return build_segmenter(parameters, weights=weights, seed=seed)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean of soft Dice loss and cross-entropy of logits and masks, [B, 1, S, S]."""
-        from xraytune.nets.segmenter import mask_loss
-
         return mask_loss(outputs, targets)
 
     def probabilities(self, logits: NDArray[Any]) -> NDArray[Any]:
         """Return the probability of each pixel, float32 [N, S, S]."""
-        from torch import from_numpy
-
-        return from_numpy(logits[:, 0]).sigmoid().numpy()
+        return torch.from_numpy(logits[:, 0]).sigmoid().numpy()
 
     def predict(
         self, network: nn.Module, batches: Iterable[Tensor], images: ImageSource, compute: Compute
     ) -> tuple[float, Results, NDArray[Any]]:
         """Return the mean loss, the Dice of each image, and its loss, [N, 1]."""
-        from xraytune.nets.segmenter import segment
-
         losses, dices = segment(network, batches, images.read_masks, compute=compute)
         return float(losses.mean()), dices[:, None], losses[:, None]
 
@@ -97,15 +86,7 @@ class Masks(Task):
 
     def threshold(self, labels: Labels, results: Results, positive: int) -> float:
         """Return the threshold of a pixel."""
-        from xraytune.nets.augment import MASK_THRESHOLD
-
         return MASK_THRESHOLD
-
-    def components(
-        self, labels: Labels, results: Floats, patients: Sequence[str], positive: int
-    ) -> StructuralComponents:
-        """Return mean Dice with the contribution of each patient to its variance."""
-        return mean_components(results[..., 0], patients)
 
     def card_metrics(
         self, prepared: Prepared, threshold: float, validated: Validated
@@ -118,17 +99,16 @@ class Masks(Task):
 
     def write_predictions(self, model: Predictor, images: ImageFiles, out: Path) -> Predicted:
         """Write a folder of masks and overlays, with a table of them."""
-        names = name_pictures(images.files)
+        names = _name_pictures(images.files)
         with new_folder(out) as folder:
 
-            def write(
-                file: str, image: NDArray[np.uint8], mask: MaskArray
-            ) -> tuple[str, str, float, int]:
+            def write(file: str, image: Pixels, mask: MaskArray) -> tuple[str, float, int]:
                 _save(mask.astype(np.uint8) * 255, folder / "masks" / names[file])
                 _save(outlined(image, mask), folder / "overlays" / names[file])
-                return file, f"masks/{names[file]}", float(mask.mean()), connected_parts(mask)
+                return f"masks/{names[file]}", float(mask.mean()), connected_parts(mask)
 
-            rows, broken = map_predicted(model, images, write)
+            written, broken = _map_masks(model, images, write)
+            rows = [(file, *row) for file, row in written.items()]
             table = csv_table(["file", "mask", "area", "parts"], rows)
             write_text(folder / "predictions.csv", table)
         areas = [area for _, _, area, _ in rows]
@@ -151,7 +131,6 @@ class Masks(Task):
         *,
         replicates: int,
         about: About,
-        calibration: Calibration | None = None,
     ) -> tuple[Evaluation, Write]:
         """Predict the masks of images and compare them with the true masks.
 
@@ -159,9 +138,7 @@ class Masks(Task):
         """
         by_file = {image.file: image for image in labelled.images}
 
-        def score(
-            file: str, _: NDArray[np.uint8], predicted: MaskArray
-        ) -> ScoredMask | BrokenImage:
+        def score(file: str, _: Pixels, predicted: MaskArray) -> ScoredMask | BrokenImage:
             image = by_file[file]
             return use_mask(
                 images.root,
@@ -169,9 +146,9 @@ class Masks(Task):
                 lambda true: scored_mask(predicted, true, file=file, patient=image.patient),
             )
 
-        results, broken = map_predicted(model, images, score)
-        masks = [result for result in results if isinstance(result, ScoredMask)]
-        broken += tuple(result for result in results if isinstance(result, BrokenImage))
+        results, broken = _map_masks(model, images, score)
+        masks = [result for result in results.values() if isinstance(result, ScoredMask)]
+        broken += tuple(result for result in results.values() if isinstance(result, BrokenImage))
         if broken and not (images.skip_broken and masks):
             raise broken_images_error(broken, images.root)
         shared = about([mask.file for mask in masks], broken)
@@ -216,14 +193,14 @@ class Masks(Task):
             rows = ((mask.file, mask.patient, *mask.metrics.values(), mask.area) for mask in masks)
             write_text(folder / "per_image.csv", csv_table(header, rows))
             files = [mask.file for mask in worst]
-            names = name_pictures(files)
+            names = _name_pictures(files)
 
-            def save(file: str, image: NDArray[np.uint8], predicted: MaskArray) -> None:
+            def save(file: str, image: Pixels, predicted: MaskArray) -> None:
                 true = read_mask(images.root, by_file[file])
                 pair = np.hstack([outlined(image, true), outlined(image, predicted)])
                 _save(pair, folder / "worst" / names[file])
 
-            map_predicted(model, replace(images, files=files, on_progress=ignore_progress), save)
+            _map_masks(model, replace(images, files=files, on_progress=ignore_progress), save)
 
         return evaluation, write
 
@@ -239,6 +216,56 @@ class Masks(Task):
         )
 
 
-def _save(pixels: NDArray[np.uint8], file: Path) -> None:
+def _save(pixels: Pixels, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(file, compress_level=3)
+
+
+def _map_masks(
+    model: Predictor, images: ImageFiles, use: Callable[[str, Pixels, MaskArray], Result]
+) -> tuple[dict[str, Result], tuple[BrokenImage, ...]]:
+    """Apply `use` to each file, its image in its own size, [H, W], and the predicted mask, [H, W].
+
+    Return the results by file, and the broken images; raises what `map_outputs` does.
+    """
+    resize = model.record.input_format.resize
+    threshold = model.record.threshold
+
+    def use_one(file: str, probabilities: NDArray[np.float32]) -> Result:
+        image = np.asarray(read_image(images.root / file, LARGEST_SIDE_PX).image)
+        height, width = image.shape
+        mask = whole_mask(probabilities, width, height, resize=resize, threshold=threshold)
+        return use(file, image, mask)
+
+    return map_outputs(model, images, use_one, title="segmenting images")
+
+
+def whole_mask(
+    probabilities: NDArray[np.float32],
+    width_px: int,
+    height_px: int,
+    *,
+    resize: Resize,
+    threshold: float,
+) -> MaskArray:
+    """Return the mask of an image of any size, [H, W], from the network's probabilities, [S, S]."""
+    side_px = len(probabilities)
+    size = (width_px, height_px)
+    left, upper, right, lower = square_box(size, size, side_px, resize) or (0, 0, *size)
+    x = side_px / (right - left)
+    y = side_px / (lower - upper)
+    extent = (-left * x, -upper * y, (width_px - left) * x, (height_px - upper) * y)
+    resized = Image.fromarray(probabilities).transform(
+        size, Image.Transform.EXTENT, extent, Image.Resampling.BILINEAR
+    )
+    mask: MaskArray = np.asarray(resized) >= threshold
+    return mask
+
+
+def _name_pictures(files: Sequence[str]) -> dict[str, str]:
+    """Return each file's picture: without the file's suffix, unless another file has that name."""
+    stems = {file: without_suffix(file) for file in files}
+    counts = Counter(map(folded, stems.values()))
+    return {
+        file: f"{stem if counts[folded(stem)] == 1 else file}.png" for file, stem in stems.items()
+    }

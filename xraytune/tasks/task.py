@@ -2,8 +2,7 @@
 
 A task is a class with all that depends on it, from the labels to the tables of an evaluation:
 `Findings` and `Masks` override what differs. The rest of the code, from the split to the verdict,
-is the same for all tasks and asks `task_of(settings)`. Only methods that compute import torch, so
-that `status` and `export` start without it.
+is the same for all tasks and asks `task_of(settings)`.
 
 The main metrics of an evaluation use the threshold from validation, because one chosen on the
 evaluated images is optimistically biased; those at the threshold 0.5 are reported next to them.
@@ -15,25 +14,24 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
-from xraytune.base.errors import (
-    ArtifactError,
-    TrialError,
-    XraytuneError,
-    counted,
-    join_names,
-)
+from xraytune.base.errors import ArtifactError, TrialError, XraytuneError, join_names
 from xraytune.base.files import write_text
 from xraytune.base.records import Compute
 from xraytune.base.tables import Row, counts_text
-from xraytune.data.images import ImageFile, ImageIndex
-from xraytune.data.index import LabelledImages, read_index, read_labelled
+from xraytune.data.images import ImageFile
+from xraytune.data.index import LabelledImages, read_labelled
 from xraytune.data.prepare import ImageSource, Prepared
-from xraytune.space.settings import DataSettings, Objective, Parameters
+from xraytune.nets.classifier import build_classifier
+from xraytune.nets.infer import predict_logits
+from xraytune.space.settings import Objective, Parameters
 from xraytune.stats.classification import (
     METRICS,
     Floats,
@@ -55,10 +53,8 @@ from xraytune.stats.intervals import (
     patient_means,
     subgroup_metrics,
 )
-from xraytune.stats.placements import StructuralComponents, structural_components
 from xraytune.stats.threshold import balanced_threshold
 from xraytune.tasks.bundle_record import BundleRecord, CardMetric
-from xraytune.tasks.calibration import Calibration
 from xraytune.tasks.evaluation import BOOTSTRAP_SEED, About, Evaluation, Sample, Write
 from xraytune.tasks.prediction import (
     Columns,
@@ -69,10 +65,8 @@ from xraytune.tasks.prediction import (
     predictions_csv,
 )
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
 Value = TypeVar("Value")
+Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 Results: TypeAlias = Floats
 """Of each image, float64 [N, C]: the probability of each class or finding, or the Dice (C = 1)."""
 _SPECIFICITY = 0.9
@@ -115,78 +109,39 @@ class Task:
         network: What `confirm` trains.
         packages: What the network and its results depend on.
         has_masks: Whether images come with masks.
-        caches_features: Whether the features of a frozen backbone are computed once.
+        has_findings: Whether a network's outputs are findings.
     """
 
     metric: ClassVar[str] = "AUROC"
     network: ClassVar[str] = "classifier"
     packages: ClassVar[tuple[str, ...]] = ("torch", "torchvision")
     has_masks: ClassVar[bool] = False
-    caches_features: ClassVar[bool] = True
+    has_findings: ClassVar[bool] = False
 
     objective: Objective = field(default_factory=Objective)
 
-    def read_index(self, data: DataSettings, **options: Any) -> ImageIndex:
-        """List the images of a data folder; see `data.index.read_index`."""
-        return read_index(data, pairs=self.has_masks, **options)
-
     def read_labelled(self, source: Path, outputs: Sequence[str], **options: Any) -> LabelledImages:
         """Read labelled images for a network with these outputs; see `data.index.read_labelled`."""
-        findings = self.findings(outputs)
+        findings = outputs if self.has_findings else ()
         return read_labelled(source, outputs, pairs=self.has_masks, findings=findings, **options)
-
-    def findings(self, outputs: Sequence[str]) -> Sequence[str]:
-        """Return those of a network's outputs that are findings."""
-        return ()
 
     def build_network(
         self, parameters: Parameters, output_count: int, *, weights: Path | None, seed: int
     ) -> nn.Module:
         """Build a classifier."""
-        from xraytune.nets.classifier import build_classifier
-
         return build_classifier(parameters, output_count, weights=weights, seed=seed)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the cross-entropy of logits, [B, C], and labels, [B]."""
-        from torch.nn.functional import cross_entropy
-
         return cross_entropy(outputs, targets)
 
-    def balanced_loss(
-        self, parameters: Parameters, real: Labels, device: str
-    ) -> Callable[[Tensor, Tensor], Tensor]:
-        """Return the loss with the trial's `pos_weight`, if the task has one."""
-        return self.loss
-
-    def loss_of(
-        self, parameters: Parameters, real: Labels, device: str
-    ) -> Callable[[Tensor, Tensor], Tensor]:
+    def loss_of(self, parameters: Parameters, real: Labels, device: str) -> Loss:
         """Return the loss of a trial's training steps, with these `real` labels or findings."""
-        loss = self.balanced_loss(parameters, real, device)
-        weight = parameters.synthetic_weight
-        count = parameters.batch_size
-        if weight == 1:
-            return loss
-
-        def weigh_extra(outputs: Tensor, targets: Tensor) -> Tensor:
-            """Return the weighted mean over real images, which come first, and extra ones.
-
-            A real image has weight 1, an extra one `weight`; of findings, each mean is over known
-            ones.
-            """
-            extra_weight = weight * (len(outputs) - count)
-            of_real = loss(outputs[:count], targets[:count])
-            of_extra = loss(outputs[count:], targets[count:])
-            return (count * of_real + extra_weight * of_extra) / (count + extra_weight)
-
-        return weigh_extra
+        return weigh_extra_images(self.loss, parameters)
 
     def probabilities(self, logits: NDArray[Any]) -> NDArray[Any]:
         """Return the probabilities of classes, in float64, so that they do not tie at 1."""
-        from torch import from_numpy
-
-        return from_numpy(logits).double().softmax(dim=1).numpy()
+        return torch.from_numpy(logits).double().softmax(dim=1).numpy()
 
     def predict_probabilities(
         self, network: nn.Module, batches: Iterable[Tensor], *, compute: Compute, where: Path
@@ -196,8 +151,6 @@ class Task:
         Raises ArtifactError, in which `where` names the network, for NaN or infinity, as metrics
         would rank them arbitrarily.
         """
-        from xraytune.nets.infer import predict_logits
-
         logits = predict_logits(network, batches, compute=compute)
         require_finite_outputs(logits.reshape(len(logits), -1), ArtifactError, where)
         return self.probabilities(logits)
@@ -206,12 +159,8 @@ class Task:
         self, network: nn.Module, batches: Iterable[Tensor], images: ImageSource, compute: Compute
     ) -> tuple[float, Results, NDArray[Any]]:
         """Return the mean loss, the probabilities and the logits, [N, C]."""
-        from torch import from_numpy
-
-        from xraytune.nets.infer import predict_logits
-
         logits = predict_logits(network, batches, compute=compute)
-        loss = self.loss(from_numpy(logits).double(), from_numpy(images.targets))
+        loss = self.loss(torch.from_numpy(logits).double(), torch.from_numpy(images.targets))
         return float(loss), self.probabilities(logits), logits
 
     def validate(
@@ -263,12 +212,6 @@ class Task:
             return 0.5
         return balanced_threshold(labels == positive, results[:, positive])
 
-    def components(
-        self, labels: Labels, results: Floats, patients: Sequence[str], positive: int
-    ) -> StructuralComponents:
-        """Return AUROCs with the contribution of each patient to their variance."""
-        return structural_components(labels, results, patients, positive)
-
     def thresholds(self, prepared: Prepared, validated: Validated) -> dict[str, float]:
         """Return the threshold of each finding, if the images have any."""
         return {}
@@ -281,7 +224,7 @@ class Task:
             validated.labels, validated.results, positive=prepared.positive, threshold=threshold
         )
         measured = measure(scored, validated.patients, replicates=CARD_REPLICATES, seed=0)
-        names = () if prepared.findings else prepared.class_names
+        names = () if self.has_findings else prepared.class_names
         positive = names[prepared.positive] if len(names) == 2 else None
         return tuple(
             CardMetric.of(measured, metric.name, metric.of(metric.label, positive))
@@ -291,30 +234,29 @@ class Task:
     def write_predictions(self, model: Predictor, images: ImageFiles, out: Path) -> Predicted:
         """Predict images and write a CSV file with their probabilities, and what these mean."""
         record = model.record
-        names = record.class_names
         files, probabilities, broken = predict_images(model, images)
-        of_classes, columns = self.decide(record, probabilities)
-        write_text(out, predictions_csv(files, {}, names, probabilities, columns))
-        counts = dict(zip(names, of_classes, strict=True))
+        counts, predicted = self.decide(record, probabilities)
+        table = predictions_csv({"file": files}, record.class_names, probabilities, predicted)
+        write_text(out, table)
         summary = f"{len(files)} images, predicted {counts_text(counts)}"
-        if "threshold" in columns:
+        if "threshold" in predicted:
             summary += f" (threshold for {record.positive}: {record.threshold:.3f})"
         return Predicted(path=out, images=len(files), counts=counts, broken=broken, summary=summary)
 
-    def decide(self, record: BundleRecord, probabilities: Floats) -> tuple[list[int], Columns]:
+    def decide(self, record: BundleRecord, probabilities: Floats) -> tuple[dict[str, int], Columns]:
         """Return how many images are predicted as each output, and the columns that say so."""
         names = record.class_names
-        positive = names.index(record.positive_name)
-        predicted = predicted_classes(probabilities, positive=positive, threshold=record.threshold)
+        predicted = predicted_classes(
+            probabilities, positive=record.positive_number, threshold=record.threshold
+        )
         columns: Columns = {}
         if len(names) == 2:
             columns["threshold"] = [record.threshold] * len(predicted)
         columns["predicted"] = [names[label] for label in predicted]
-        return np.bincount(predicted, minlength=len(names)).tolist(), columns
+        counts = np.bincount(predicted, minlength=len(names)).tolist()
+        return dict(zip(names, counts, strict=True)), columns
 
-    def label_columns(
-        self, images: Sequence[ImageFile], names: Sequence[str]
-    ) -> dict[str, Sequence[str]]:
+    def label_columns(self, images: Sequence[ImageFile], names: Sequence[str]) -> Columns:
         """Return the columns of a table of predictions that have the true classes."""
         return {"label": [names[image.label] for image in images]}
 
@@ -325,7 +267,7 @@ class Task:
         return ScoredImages(
             np.array([image.label for image in images], dtype=np.int64),
             probabilities,
-            positive=record.class_names.index(record.positive_name),
+            positive=record.positive_number,
             threshold=record.threshold,
         )
 
@@ -338,7 +280,6 @@ class Task:
         *,
         replicates: int,
         about: About,
-        calibration: Calibration | None = None,
     ) -> tuple[Evaluation, Write]:
         """Predict labelled images and compute all metrics.
 
@@ -349,22 +290,18 @@ class Task:
         by_file = {image.file: image for image in labelled.images}
         used = [by_file[file] for file in files]
         scored = self.score_images(record, used, probabilities)
-        if calibration:
-            probabilities = calibration.apply(probabilities, scored.positive)
-            scored = replace(scored, probabilities=probabilities, threshold=calibration.threshold)
         sample = Sample(
             record=record,
             files=files,
             patients=[image.patient for image in used],
             scored=scored,
-            calibration=calibration,
             columns=columns,
             sampling={"replicates": replicates, "seed": BOOTSTRAP_SEED},
         )
         shared = about(files, broken)
         total = measure(scored, sample.patients, **sample.sampling)
         breakdown = class_breakdown(scored, sample.patients, **sample.sampling)
-        names = () if scored.labels.ndim == 2 else record.class_names
+        names = () if self.has_findings else record.class_names
         positive = record.positive if len(names) == 2 else None
 
         def name_values(values: Mapping[str, Value]) -> dict[str, Value]:
@@ -387,12 +324,12 @@ class Task:
 
         def write(folder: Path) -> None:
             names = record.class_names
-            about_files = {"patient": sample.patients, **self.label_columns(used, names)}
-            threshold = {"threshold": scored.threshold}
-            _, columns = self.decide(record.model_copy(update=threshold), scored.probabilities)
-            table = predictions_csv(files, about_files, names, scored.probabilities, columns)
+            known: Columns = {"file": files, "patient": sample.patients}
+            known |= self.label_columns(used, names)
+            _, predicted = self.decide(record, probabilities)
+            table = predictions_csv(known, names, probabilities, predicted)
             write_text(folder / "predictions.csv", table)
-            if scored.labels.ndim == 1:
+            if not self.has_findings:
                 from xraytune.tasks.figure import draw_evaluation  # loads scikit-learn
 
                 draw_evaluation(folder, sample)
@@ -401,33 +338,28 @@ class Task:
 
     def describe(self, sample: Sample, breakdown: Sequence[ClassMetrics]) -> dict[str, Any]:
         """Return the fields of `Evaluation` about classes."""
-        from sklearn.metrics import confusion_matrix  # takes half a second
-
         record = sample.record
         names = record.class_names
         scored = sample.scored
         counts = np.bincount(scored.labels, minlength=len(names)).tolist()
-        confusion = confusion_matrix(scored.labels, scored.predicted, labels=range(len(names)))
+        confusion = np.zeros((len(names), len(names)), dtype=np.int64)
+        np.add.at(confusion, (scored.labels, scored.predicted), 1)
         facts: dict[str, Any] = {
             "class_counts": dict(zip(names, counts, strict=True)),
             "confusion": confusion.tolist(),
             "positive": None,
             "threshold": None,
-            "calibration": sample.calibration,
         }
         notes = []
         further = {}
         means, _, left_out = patient_means(scored, sample.patients)
         if left_out:
-            text = (
-                "by patient without those with images of several classes: "
-                f"{join_names(left_out, 5)}"
-            )
-            notes.append(text)
-        positive = record.positive_name if len(names) == 2 else None
-        if positive:
-            facts |= {"positive": positive, "threshold": scored.threshold}
-            notes.append(f"threshold for {positive}: {scored.threshold:.3f}")
+            text = "by patient without those with images of several classes"
+            notes.append(f"{text}: {join_names(left_out, 5)}")
+        if len(names) == 2:
+            positive = record.positive
+            facts |= {"positive": positive, "threshold": record.threshold}
+            notes.append(f"threshold for {positive}: {record.threshold:.3f}")
             further["at_half"] = classification_metrics(replace(scored, threshold=0.5))
             names_of = {metric.of(metric.label, positive): metric.name for metric in METRICS}
             further["in_validation"] = {
@@ -435,10 +367,6 @@ class Task:
             }
         if len({*means.labels.tolist()}) == len(names):
             further["by_patient"] = classification_metrics(means)
-        if fit := sample.calibration:
-            images = counted(fit.images, "image")
-            patients = counted(fit.patients, "patient")
-            notes.append(f"calibrated on {images} of {patients}, who are not evaluated")
         subgroups: dict[str, dict[str, Measured]] = {}
         for column, values in sample.columns.items():
             subgroups[column] = {}
@@ -483,3 +411,23 @@ class Task:
                 for place in places
             ],
         )
+
+
+def weigh_extra_images(loss: Loss, parameters: Parameters) -> Loss:
+    """Return a loss that is the weighted mean over real images, which come first, and extra ones.
+
+    A real image has weight 1, an extra one `synthetic_weight`; of findings, each mean is over known
+    ones.
+    """
+    weight = parameters.synthetic_weight
+    count = parameters.batch_size
+    if weight == 1:
+        return loss
+
+    def weigh(outputs: Tensor, targets: Tensor) -> Tensor:
+        extra_weight = weight * (len(outputs) - count)
+        of_real = loss(outputs[:count], targets[:count])
+        of_extra = loss(outputs[count:], targets[count:])
+        return (count * of_real + extra_weight * of_extra) / (count + extra_weight)
+
+    return weigh

@@ -58,7 +58,7 @@ class Network:
         self.experiment = experiment
         self.compute = context.compute
         self.task = task_of(settings)
-        self.has_cached_features = parameters.trainable == "head" and self.task.caches_features
+        self.has_cached_features = parameters.trainable == "head" and not self.task.has_masks
         self._context = context
         self._batch = _GPU_BATCH if self.compute.device == "cuda" else _CPU_BATCH
         self.weights = find_weights(parameters.backbone, parameters.weights, settings.weights_dir)

@@ -16,7 +16,7 @@ from xraytune.base.files import require_writable
 from xraytune.base.records import Progress
 from xraytune.data.changes import require_same_data
 from xraytune.data.images import ImageIndex
-from xraytune.data.index import find_class_names
+from xraytune.data.index import find_class_names, read_index
 from xraytune.data.prepare import Prepared, prepare_index
 from xraytune.data.sides import side_sizes
 from xraytune.nets.backbones import accepts, build_backbone, timm_config
@@ -79,8 +79,8 @@ def prepare_space(
         note(warning)
     check_images(space, class_count=len(find_class_names(settings.data)))
     require_networks(space)
-    task = task_of(settings)
-    index = task.read_index(settings.data, on_progress=on_progress)
+    pairs = task_of(settings).has_masks
+    index = read_index(settings.data, pairs=pairs, on_progress=on_progress)
     if recorded is not None:
         require_same_data(recorded, index, settings.data.path, is_complete=is_complete)
     prepared, warnings = prepare_index(
