@@ -38,10 +38,6 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "xtick.color": _GREY,
     "ytick.color": _GREY,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 3,
-    "ytick.major.size": 3,
 }
 _METADATA: dict[str, dict[str, Any]] = {
     ".png": {"Software": None},

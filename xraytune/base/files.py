@@ -42,15 +42,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
-_AWAY = (
-    errno.EIO,
-    errno.ESTALE,
-    errno.ENOTCONN,
-    errno.ENODEV,
-    errno.ENXIO,
-    errno.ESHUTDOWN,
-    errno.EHOSTDOWN,
-)
+_AWAY = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN)
 _OTHER_PLACE = "give another path, or check the permissions of this one"
 _RERUN = "then run the same command again: nothing that was written is lost"
 _CAUSES = {
@@ -139,13 +131,8 @@ def require_file(path: Path | str, refusal: type[XraytuneError] = ArtifactError)
     """
     mode = os.stat(path).st_mode  # noqa: PTH116  faster than a Path, as decoding reads many files
     if not stat.S_ISREG(mode):
-        raise refusal(
-            Problem(
-                "this is not a file, but a folder, a pipe or a device",
-                Path(path),
-                "give the right file",
-            )
-        )
+        what = "this is not a file, but a folder, a pipe or a device"
+        raise refusal(Problem(what, Path(path), "give the right file"))
 
 
 def read_bytes(path: Path | str, refusal: type[XraytuneError] = ArtifactError) -> bytes:

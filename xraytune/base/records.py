@@ -8,7 +8,7 @@ They hold paths instead of arrays.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
@@ -31,34 +31,13 @@ def progress_text(what: str, done: int, total: int) -> str:
     return f"{work}: {done:,} of {total:,}{unit}"
 
 
-@dataclass(slots=True)
-class Pace:
-    """The time left of some work, from its progress after the first.
-
-    That took longer, if it waited for a generator.
-    """
-
-    _starts: dict[str, tuple[int, int, float]] = field(default_factory=dict)
-
-    def seconds_left(self, what: str, done: int, total: int, now: float) -> float | None:
-        """Return an estimate; None until there is progress for a second time, and at the end."""
-        first, start, since = self._starts.setdefault(what, (done, done, now))
-        if done < start:  # the same work again
-            self._starts[what] = done, done, now
-        elif start == first < done:
-            self._starts[what] = first, done, now
-        elif start < done < total:
-            return (now - since) / (done - start) * (total - done)
-        return None
-
-
 def split_unit(what: str) -> tuple[str, str]:
     """Split the name of some work: `training the GAN` and ` steps`.
 
     The unit is "" if the name has none.
     """
-    work, bracket, unit = what.removesuffix(")").rpartition(" (")
-    return (work, f" {unit}") if bracket and what.endswith(")") else (what, "")
+    work, _, unit = what.removesuffix(")").partition(" (")
+    return work, unit and f" {unit}"
 
 
 def to_json(record: object) -> dict[str, Any]:

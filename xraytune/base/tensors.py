@@ -54,13 +54,14 @@ def save_content(content: Mapping[str, object], path: Path) -> None:
 
 
 def load_content(path: Path) -> dict[str, Any]:
-    """Read what `save_content` wrote, with its tensors on the CPU.
+    """Read what `save_content` or `torch.save` wrote, with its tensors on the CPU.
 
     One of UNREADABLE if the file is damaged.
     """
-    with zipfile.ZipFile(path) as archive:
-        if archive.testzip() is not None:  # torch verifies no checksums
-            raise ValueError("a checksum does not match")
+    if zipfile.is_zipfile(path):  # not in the format of old versions of torch
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:  # torch verifies no checksums
+                raise ValueError("a checksum does not match")
     content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return content
 
@@ -104,10 +105,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             content = safetensors.torch.load_file(path)
-        elif zipfile.is_zipfile(path):
-            content = load_content(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = load_content(path)
     except UNREADABLE as error:
         fix = "use another copy: a state dict saved by torch.save, or a .safetensors file"
         raise MachineError(Problem("this weights file cannot be read", path, fix)) from error

@@ -33,7 +33,7 @@ from rich.text import Text
 
 from xraytune.base.cores import repeated
 from xraytune.base.errors import XraytuneError, printable
-from xraytune.base.records import Pace, Progress, progress_text, split_unit, to_json
+from xraytune.base.records import Progress, progress_text, split_unit, to_json
 from xraytune.base.tables import (
     Cell,
     Entry,
@@ -56,6 +56,8 @@ _STYLES: dict[Tone, str] = {
     "bad": "red",
 }
 _LOG_EVERY_SECONDS = 10.0
+_SPEED_SECONDS = 3600.0
+"""The time left follows from the progress of the last hour."""
 _FRAME_EVERY_SECONDS = 1.0
 _SUMMARY_EVERY_SECONDS = 30.0
 _WIDEST = 10_000
@@ -163,21 +165,6 @@ def progress() -> Iterator[Progress]:
 
     Without a terminal, it logs a line every ten seconds.
     """
-    if not is_live():
-        logged: dict[str, float] = {}
-        pace = Pace()
-
-        def log_progress(what: str, done: int, total: int) -> None:
-            now = time.monotonic()
-            left = pace.seconds_left(what, done, total, now)
-            if done == total or now - logged.setdefault(what, now) >= _LOG_EVERY_SECONDS:
-                logged[what] = now
-                ending = "" if left is None else f", {duration(left)} left"
-                event(progress_text(what, done, total) + ending)
-
-        yield log_progress
-        return
-
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=30),
@@ -185,16 +172,31 @@ def progress() -> Iterator[Progress]:
         TextColumn("[dim]left"),
         TimeRemainingColumn(compact=True),
     )
-    with Bars(*columns, console=_ERR) as screen:
-        tasks: dict[str, TaskID] = {}
+    screen = Bars(
+        *columns,
+        console=_ERR,
+        disable=not is_live(),
+        get_time=time.monotonic,
+        speed_estimate_period=_SPEED_SECONDS,
+    )
+    tasks: dict[str, TaskID] = {}
+    logged: dict[str, float] = {}
 
-        def draw_progress(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                work, unit = split_unit(printable(what))
-                tasks[what] = screen.add_task(work, total=total, unit=unit)
-            screen.update(tasks[what], completed=done, total=total)
+    def show_progress(what: str, done: int, total: int) -> None:
+        if what not in tasks:
+            work, unit = split_unit(printable(what))
+            tasks[what] = screen.add_task(work, total=total, unit=unit)
+        screen.update(tasks[what], completed=done, total=total)
+        now = time.monotonic()
+        is_due = done == total or now - logged.setdefault(what, now) >= _LOG_EVERY_SECONDS
+        if screen.disable and is_due:
+            logged[what] = now
+            left = screen.tasks[tasks[what]].time_remaining
+            ending = f", {duration(left)} left" if left else ""
+            event(progress_text(what, done, total) + ending)
 
-        yield draw_progress
+    with screen:
+        yield show_progress
 
 
 @contextmanager
