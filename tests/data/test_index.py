@@ -217,7 +217,8 @@ def test_masks_and_drawings_in_class_folders_are_left_out(
 
 
 @pytest.mark.parametrize(
-    "folder", ["generated", "train/Synthetic_images", "train/x/gan", "recorded"]
+    "folder",
+    ["generated", "train/Synthetic_images", "train/x/gan", "StyleGAN2", "dcgan_64", "recorded"],
 )
 def test_generated_images_inside_the_folder_of_real_ones_are_left_out(
     tmp_path: Path, write: WriteImages, folder: str
@@ -232,6 +233,36 @@ def test_generated_images_inside_the_folder_of_real_ones_are_left_out(
 
     assert len(index.images) == 6
     assert f"generated images are left out: {inside.removeprefix('train/')}" in index.warnings[0]
+
+
+def test_generated_images_inside_class_folders_and_folders_of_pairs_are_left_out(
+    tmp_path: Path, write: WriteImages, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path, paths("a/{NORMAL,PNEUMONIA}/{1,2,3,fake/4}.png"))
+    write(tmp_path, paths("b/{images,masks}/{1,2,3,generated/4}.png"))
+
+    classes = read_index(DataSettings(path=tmp_path / "a"))
+    pairs = read_index(DataSettings(path=tmp_path / "b"), pairs=True)
+
+    assert (len(classes.images), len(pairs.images)) == (6, 3)
+    assert "NORMAL/fake, PNEUMONIA/fake" in classes.warnings[0]
+    assert "images: generated images are left out: generated" in caplog.text
+
+
+@pytest.mark.parametrize(("classes", "names"), [("binary", CLASSES), ("auto", ("A", "B", "C"))])
+def test_class_folders_inside_another_folder_next_to_them_are_noted(
+    tmp_path: Path, write: WriteImages, classes: Any, names: tuple[str, ...]
+) -> None:
+    """They may be generated, or copies."""
+    write(
+        tmp_path,
+        (f"{top}{name}/{i}.png" for top in ("", "outputs/") for name in names for i in "123"),
+    )
+
+    index = read_index(DataSettings(path=tmp_path, classes=classes))
+
+    assert len(index.images) == 6 * len(names)
+    assert "class folders are both in it and in outputs" in index.warnings[0]
 
 
 @pytest.mark.parametrize(

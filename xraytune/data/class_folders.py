@@ -7,6 +7,7 @@ images may be nested deeper.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -88,10 +89,16 @@ def list_class_folders(
     listed: list[ImageFile] = []
     unknown: list[str] = []
     outside: list[str] = []
+    with_classes: dict[PartName, set[str]] = defaultdict(set)  # outermost folders, "" if a class
     for file, part in parts.items():
         path = PurePosixPath(file)
         if inner[file]:
             name = folder_class(inner[file], path, names)
+            if name is not None:
+                outer, below = inner[file][:1], inner[file][1:]
+                is_class = folder_class(outer, path, names) is not None
+                is_class = is_class and folder_class(below, path, names) in (None, name)
+                with_classes[part].add("" if is_class else outer[0])
         else:
             name = _file_name_class(path, names)
         if file in written:
@@ -121,6 +128,13 @@ def list_class_folders(
         problems = [Problem(what, root, fix)]
     elif not isinstance(classes, tuple):
         problems = missing_classes(listed, folders, names, f"add them; or {_FIX}")
+    for part, outermost in with_classes.items():
+        if {""} < outermost:
+            notes.append(
+                f"{folders[part]}: class folders are both in it and in "
+                f"{join_names(sorted(outermost - {''}))}, and all of them are used; if some hold "
+                "generated images or copies, move these out of the data folder"
+            )
     if outside and listed:
         shown = join_names(outside, 3)
         notes.append(f"images outside of class folders are ignored: {len(outside)} ({shown})")

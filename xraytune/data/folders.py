@@ -5,6 +5,7 @@ Hidden files and links to folders are ignored, and other files are counted.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,6 +28,8 @@ from xraytune.data.patients import PATIENTS_CSV
 
 PROVENANCE_FILE = "provenance.json"
 """The origin of images that `generator sample` drew, next to them: they show nobody."""
+_OTHER_FILES = "files without an image suffix are ignored"
+_logger = logging.getLogger(__name__)
 
 
 def missing_classes(
@@ -49,7 +52,7 @@ def missing_classes(
 
 
 def list_images(folder: Path) -> tuple[Path, ...]:
-    """List all images below a folder, sorted.
+    """List all images below a folder, sorted; warn of what is left out.
 
     Raises DataError if there is no such folder, or no image in it.
     """
@@ -57,6 +60,9 @@ def list_images(folder: Path) -> tuple[Path, ...]:
     images, notes = walk_folder(folder, folder)
     if not images:
         raise no_images(folder, notes)
+    for note in notes:
+        if not note.startswith(_OTHER_FILES):  # such as the table itself
+            _logger.warning("%s: %s", folder, note)
     return images
 
 
@@ -160,6 +166,7 @@ def walk_folder(folder: Path, root: Path) -> tuple[tuple[Path, ...], tuple[str, 
     drawings: list[str] = []
     generated: list[str] = []
     are_masks = folder.name.casefold() == "masks"
+    is_of_pairs = are_masks or folder.name.casefold() == "images"
     for parent, folder_names, file_names in os.walk(folder, onerror=_refuse_unreadable):
         visible = sorted(name for name in folder_names if not name.startswith("."))
         folder_names.clear()
@@ -170,7 +177,7 @@ def walk_folder(folder: Path, root: Path) -> tuple[tuple[Path, ...], tuple[str, 
                 links.append(shown)
             elif not are_masks and shows_drawings(name):
                 drawings.append(shown)
-            elif _holds_generated(inner):
+            elif _holds_generated(inner, may_be_class=Path(parent) == folder and not is_of_pairs):
                 generated.append(shown)
             else:
                 folder_names.append(name)
@@ -189,7 +196,7 @@ def walk_folder(folder: Path, root: Path) -> tuple[tuple[Path, ...], tuple[str, 
         raise DataError(Problem(what, folder, "rename the files"))
     counts = [f"{count} {suffix}" for suffix, count in sorted(others.items())]
     left_out = {
-        "files without an image suffix are ignored": counts,
+        _OTHER_FILES: counts,
         "masks or drawings are left out": sorted(drawings),
         "generated images are left out": sorted(generated),
         "links to folders are not followed": links,
@@ -198,13 +205,13 @@ def walk_folder(folder: Path, root: Path) -> tuple[tuple[Path, ...], tuple[str, 
     return tuple(sorted(images, key=lambda image: image.parts)), tuple(notes)
 
 
-def _holds_generated(folder: Path) -> bool:
+def _holds_generated(folder: Path, *, may_be_class: bool) -> bool:
     """Return whether a folder holds generated images, by their record or by its name.
 
     A folder that is called so may also be a class; then it has no folders of classes in it.
     """
     return (folder / PROVENANCE_FILE).is_file() or (
-        shows_generated(folder.name) and bool(subfolders(folder))
+        shows_generated(folder.name) and not (may_be_class and not subfolders(folder))
     )
 
 

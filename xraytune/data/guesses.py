@@ -28,7 +28,9 @@ _DRAWINGS = re.compile(
     re.IGNORECASE,
 )
 _GENERATED = re.compile(
-    r"(.*[ _-])?(generated|synthetic|synthesi[sz]ed|fakes?|gan)([ _-].*)?", re.IGNORECASE
+    r"(.*[ _-])?(generated|synth(etic|esi[sz]ed)?|fakes?|(ac|c|cycle|dc|pro|star|style|w)?gans?"
+    r"|ddpm|stable[ _-]?diffusion)\d*([ _-].*)?",
+    re.IGNORECASE,
 )
 OTHER_WORDS = {"bacteria": "bacterial", "virus": "viral"}
 """Of `classes: three`."""
