@@ -128,11 +128,11 @@ def list_class_folders(
         problems = [Problem(what, root, fix)]
     elif not isinstance(classes, tuple):
         problems = missing_classes(listed, folders, names, f"add them; or {_FIX}")
-    for part, outermost in with_classes.items():
-        if {""} < outermost:
+    for part, around in with_classes.items():
+        if {""} < around:
             notes.append(
                 f"{folders[part]}: class folders are both in it and in "
-                f"{join_names(sorted(outermost - {''}))}, and all of them are used; if some hold "
+                f"{join_names(sorted(around - {''}))}, and all of them are used; if some hold "
                 "generated images or copies, move these out of the data folder"
             )
     if outside and listed:

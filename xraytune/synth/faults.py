@@ -8,6 +8,8 @@ from xraytune.base.arrays import UInt8Array
 from xraytune.data.images import ImageFile
 
 _SHARE_OF_FAULTS = 0.05
+_LEAST_CONTRAST = 8
+"""Between the darkest and the brightest pixel, of 255."""
 
 
 def find_faults(images: Sequence[ImageFile], pixels: Iterable[UInt8Array]) -> Iterator[str]:
@@ -17,16 +19,21 @@ def find_faults(images: Sequence[ImageFile], pixels: Iterable[UInt8Array]) -> It
     """
     count = len(images)
     fewest = _SHARE_OF_FAULTS * count
-    blank = sum(int(image.min() == image.max()) for image in pixels)
+    blank = 0
+    different: set[int] = set()
+    for image in pixels:
+        blank += int(image.max()) - int(image.min()) < _LEAST_CONTRAST
+        different.add(hash(image.tobytes()))
     if blank > fewest:
-        yield f"{blank:,} of {count:,} images are blank: all their pixels have the same value."
-    repeated = count - len({image.sha256 for image in images})
+        yield f"{blank:,} of {count:,} images are blank: all their pixels are of nearly one grey."
+    repeated = count - len(different)
     if repeated > fewest:
-        yield f"{repeated:,} of {count:,} images repeat another one: the files are identical."
-    sides = [min(image.width_px, image.height_px) for image in images]
-    small = sum(2 * side < max(sides) for side in sides)
+        yield f"{repeated:,} of {count:,} images repeat another one: their pixels are identical."
+    sides = sorted(min(image.width_px, image.height_px) for image in images)
+    large = sides[int((1 - _SHARE_OF_FAULTS) * (count - 1))]  # a few may be larger
+    small = sum(2 * side < large for side in sides)
     if small > fewest:
         yield (
-            f"{small:,} of {count:,} images are less than half as large as the largest one: "
-            f"{min(sides)} to {max(sides)} px."
+            f"{small:,} of {count:,} images are less than half as large as the large ones: "
+            f"{sides[0]} to {sides[-1]} px."
         )
