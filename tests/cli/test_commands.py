@@ -123,3 +123,12 @@ def test_python_m_xraytune_is_the_command_with_its_exit_codes() -> None:
         r"xraytune [\d.]+ \(torch [\w.+]+, Ray [\d.]+, Python [\d.]+\)\n", version.stdout
     )
     assert (unknown.returncode, "no study here" in unknown.stderr) == (5, True)
+
+
+def test_a_deleted_working_folder_is_named(tmp_path: Path) -> None:
+    script = f"cd {tmp_path} && rmdir {tmp_path} && exec {sys.executable} -m xraytune status"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "the current folder is not there any more" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -112,9 +112,10 @@ def show_json(content: object) -> None:
 
 def log(text: str, tone: Tone = "plain") -> None:
     """Print a line to stderr, with paths below the current folder made relative."""
-    shown = text.replace(f"{Path.cwd()}/", "")
+    with suppress(OSError):  # the current folder has been deleted
+        text = text.replace(f"{Path.cwd()}/", "")
     with suppress(OSError):  # a full disk or a closed terminal does not end the work
-        _ERR.print(_text(Cell(shown, tone)), soft_wrap=not _ERR.is_terminal)
+        _ERR.print(_text(Cell(text, tone)), soft_wrap=not _ERR.is_terminal)
 
 
 def event(text: str) -> None:

@@ -11,10 +11,12 @@ import os
 import platform
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from xraytune.base.errors import MachineError, Problem
 from xraytune.cli import (
     confirm,
     console,
@@ -125,4 +127,11 @@ def _options(
             is_eager=True,
         ),
     ] = False,
-) -> None: ...
+) -> None:
+    try:
+        Path.cwd()
+    except OSError as error:
+        os.chdir("/")  # what is printed is relative to the current folder
+        what = f"the current folder is not there any more ({error.strerror})"
+        console.show_error(MachineError(Problem(what, fix="cd to a folder that exists")))
+        raise typer.Exit(MachineError.exit_code) from None
