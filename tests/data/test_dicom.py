@@ -349,14 +349,33 @@ def test_a_placeholder_for_all_patients_is_named_and_can_be_overridden(
     assert split_by_patient(each_file, SplitSettings()).count("val_b")
 
 
+def code_of(meaning: str) -> Dataset:
+    code = Dataset()
+    code.CodeMeaning = meaning
+    return code
+
+
 @pytest.mark.parametrize(
-    "header", [{"ViewPosition": "LL"}, {"Modality": "CT"}, {"ViewPosition": "LATERAL"}]
+    "header",
+    [
+        {"ViewPosition": "LL"},
+        {"Modality": "CT"},
+        {"ViewPosition": "LATERAL"},
+        {"SeriesDescription": "Thorax lat."},
+        {"PatientOrientation": ["A", "F"]},
+        {"ViewCodeSequence": [code_of("left lateral")]},
+    ],
 )
 def test_lateral_views_and_ct_are_noted_by_their_headers(
     tmp_path: Path, header: dict[str, Any]
 ) -> None:
     for name in ("NORMAL", "PNEUMONIA"):
-        frontal: dict[str, Any] = {"ViewPosition": "PA", "Modality": "DX"}
+        frontal: dict[str, Any] = {
+            "Modality": "DX",
+            "SeriesDescription": "Chest PA and lateral",
+            "PatientOrientation": ["L", "F"],
+            "ViewCodeSequence": [code_of("postero-anterior")],
+        }
         for number, attributes in enumerate((frontal, header)):
             content = dicom(ramp(number, 4095), 12, PatientID=f"{name}{number}", **attributes)
             write(tmp_path, name, f"{name}{number}.dcm", content)

@@ -367,6 +367,14 @@ def test_rows_that_do_not_fit_the_header_are_refused_with_their_line(
     assert message in refusal(data_of(xrays))
 
 
+@pytest.mark.parametrize("header", ["image patient finding\n", ""])
+def test_columns_separated_by_blanks_are_explained(xrays: Path, header: str) -> None:
+    rows = (xrays / "labels.csv").read_text("utf-8").replace(",", " ").partition("\n")[2]
+    (xrays / "labels.csv").write_text(header + rows, encoding="utf-8")
+
+    assert "fix: separate the columns by commas, and name them" in refusal(data_of(xrays))
+
+
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
 @pytest.mark.parametrize("start", ["", "\ufeff", "sep={}\n"])
 def test_tables_as_programs_write_them_are_read(xrays: Path, separator: str, start: str) -> None:

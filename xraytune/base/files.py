@@ -295,7 +295,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 def cut_torn_line(path: Path) -> None:
     """Remove the incomplete row after a log's last newline, left by a crash."""
-    content = path.read_bytes() if path.exists() else b""
+    content = read_bytes(path) if path.exists() else b""
     whole_bytes = content.rfind(b"\n") + 1
     if whole_bytes < len(content):
         os.truncate(path, whole_bytes)

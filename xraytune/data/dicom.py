@@ -9,6 +9,7 @@ is inverted. docs/data.md lists all attributes.
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from io import BytesIO
@@ -40,6 +41,7 @@ DAMAGE = (
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 """Colour models that pydicom converts to RGB."""
 _FIRST_ELEMENTS = [struct.pack("<HH", group, element) for group in (2, 8) for element in range(25)]
+_FRONTAL = re.compile(r"(?<![a-z])(p[.]?a|a[.]?p|frontal)(?![a-z])", re.IGNORECASE)
 _PLAIN = {(True, True): "", (False, True): ".1", (False, False): ".2"}
 """The end of uncompressed values' transfer syntax: implicit or explicit, little endian or big."""
 
@@ -82,7 +84,7 @@ def read_dicom(
             "width_px": dataset.Columns,
             "height_px": dataset.Rows,
             "patient_id": str(dataset.get("PatientID") or "").strip(),
-            "view": f"{dataset.get('Modality') or ''} {dataset.get('ViewPosition') or ''}".strip(),
+            "view": _view(dataset),
         }
         if not with_pixels:
             return header, np.zeros((0, 0), dtype=np.uint8), 0, 0
@@ -91,6 +93,19 @@ def read_dicom(
         what = f"this DICOM file cannot be read, or is truncated or damaged: {error}"
         fix = f"decompress it (dcmdjpeg, gdcmconv --raw) or export it again; or {REPAIR}"
         raise DataError(Problem(what, path, fix)) from error
+
+
+def _view(dataset: Any) -> str:
+    """Return what a header says about the view, by whichever attribute the device fills in."""
+    codes = dataset.get("ViewCodeSequence") or ()
+    words = [dataset.get("Modality"), dataset.get("ViewPosition")]
+    words += [code.get("CodeMeaning") for code in codes]
+    description = str(dataset.get("SeriesDescription") or "")
+    if not _FRONTAL.search(description):  # "chest PA and lateral" describes both images
+        words.append(description)
+    if next(iter(dataset.get("PatientOrientation") or ("",))) in ("A", "P"):  # of a row
+        words.append("lateral")
+    return " ".join(filter(None, words))
 
 
 def content_bits(stated_bits: int, largest: int) -> int:

@@ -339,7 +339,10 @@ def _require_columns(needed: Mapping[str, str | None], columns: Sequence[str], p
             fix = (
                 "a table of patients or studies needs a row for each image (docs/data.md, Joining "
             )
-            problems.append(Problem(what, path, nearest(column, columns, f"{fix}tables)")))
+            fix += "tables)"
+            if len(columns) == 1:
+                fix = "separate the columns by commas, and name them in the first line"
+            problems.append(Problem(what, path, nearest(column, columns, fix)))
     if problems:
         raise DataError(*problems)
 
