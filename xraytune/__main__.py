@@ -3,7 +3,11 @@
 For environments whose scripts are not on the PATH.
 """
 
-from xraytune.cli.main import main
+import sys
 
 if __name__ == "__main__":
+    if not sys.flags.safe_path:
+        del sys.path[0]  # the working folder, whose random.py is not the module of that name
+    from xraytune.cli.main import main
+
     main()

@@ -110,10 +110,15 @@ def test_a_bug_keeps_its_traceback() -> None:
 
 
 @pytest.mark.slow
-def test_python_m_xraytune_is_the_command_with_its_exit_codes() -> None:
+def test_python_m_xraytune_is_the_command_with_its_exit_codes(tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text("raise ImportError", encoding="utf-8")  # not imported
     version, unknown = (
         subprocess.run(
-            [sys.executable, "-m", "xraytune", *words], capture_output=True, text=True, check=False
+            [sys.executable, "-m", "xraytune", *words],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         for words in (["--version"], ["status", "nowhere"])
     )

@@ -36,7 +36,7 @@ from xraytune.study.folder import StudyFolder
 
 # Ray reads these when it is imported or started: no log files, tables or snapshots of Tune's own.
 _ENVIRONMENT = {
-    # A script called random.py in the working folder is not the module of that name.
+    # A script called random.py next to another script is not the module of that name.
     "PYTHONSAFEPATH": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Else a process for each core, none of which a trial uses.
@@ -110,6 +110,9 @@ class Runner:
         if self._process is not None:
             return
         environment = {**os.environ, **_ENVIRONMENT}
+        if path := os.environ.get("PYTHONPATH"):  # the child has another working folder
+            parts = path.split(os.pathsep)
+            environment["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, parts))
         folder = ""
         if self.address is not None:
             self.callbacks.note(f"connecting to Ray at {self.address} ...")
@@ -132,6 +135,7 @@ class Runner:
             stdout=self._output,
             stderr=self._output,
             env=environment,
+            cwd=folder or "/",  # Ray makes it a folder of modules
             start_new_session=True,  # the terminal's Ctrl-C goes to the search alone
         )
         theirs.close()
