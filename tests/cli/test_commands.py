@@ -1,5 +1,6 @@
 """The commands: their output, its streams, and their exit codes."""
 
+import errno
 import json
 import re
 import subprocess
@@ -76,6 +77,16 @@ def test_phantoms_are_drawn_and_inspected(tmp_path: Path) -> None:
 PROBLEM, KINDS = Problem("wrong", "here", "fix it"), {ConfigError: 2, DataError: 3, StudyError: 5}
 
 
+NO_MEMORY = (
+    "out of memory\n  fix: run fewer trials at the same time, or set a smaller batch_size or "
+    "image_size\n"
+)
+TOO_LARGE = (
+    ".: too large a file\n  fix: raise the limit (ulimit -f unlimited), then run the same command "
+    "again: nothing that was written is lost\n"
+)
+
+
 def failing_app(error: BaseException) -> typer.Typer:
     app = typer.Typer(pretty_exceptions_enable=False)
 
@@ -91,6 +102,8 @@ def failing_app(error: BaseException) -> typer.Typer:
     [
         *((kind(PROBLEM), code, "here: wrong\n  fix: fix it\n") for kind, code in KINDS.items()),
         (KeyboardInterrupt(), 130, "interrupted: run the same command again to resume\n"),
+        *((error, 4, NO_MEMORY) for error in (MemoryError(), ImportError("failed to map segment"))),
+        (OSError(errno.EFBIG, "File too large"), 4, TOO_LARGE),
     ],
 )
 def test_an_error_is_printed_without_a_traceback(

@@ -40,10 +40,11 @@ class SmallDisk:
 
 
 @contextmanager
-def small_disk(path: Path, size_bytes: int = 32 * 2**20) -> Iterator[SmallDisk]:
+def small_disk(path: Path, size_bytes: int = 32 * 2**20, *, inodes: int = 0) -> Iterator[SmallDisk]:
     """Mount one at a new folder; the test is skipped where that is not allowed."""
     path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes},mode=755", "tmpfs", str(path)]
+    options = f"size={size_bytes},nr_inodes={inodes},mode=755"
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)]
     try:
         mounted = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:

@@ -127,5 +127,6 @@ def is_out_of_memory(error: Exception) -> bool:
         "not enough memory",
         "out of memory",
         "ALLOC_FAILED",
+        "failed to map segment",  # of a library that is loaded
     )
     return isinstance(error, MemoryError) or any(part in str(error) for part in words)

@@ -48,6 +48,7 @@ _RERUN = "then run the same command again: nothing that was written is lost"
 _CAUSES = {
     errno.ENOSPC: ("the disk is full", f"free some space or inodes, {_RERUN}"),
     errno.EDQUOT: ("the disk quota is used up", f"free some space, {_RERUN}"),
+    errno.EFBIG: ("too large a file", f"raise the limit (ulimit -f unlimited), {_RERUN}"),
     errno.EMFILE: ("too many open files", f"raise their limit (ulimit -n 65536), {_RERUN}"),
     **dict.fromkeys(_REFUSED, ("no access ({reason})", _OTHER_PLACE)),
     **dict.fromkeys(

@@ -44,11 +44,19 @@ def test_an_unwritable_folder_is_reported(monkeypatch: pytest.MonkeyPatch) -> No
     assert told().startswith("/proc/none: Ray cannot write to its temporary folder")
 
 
-def test_a_full_disk_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    with TemporaryDirectory(dir="/tmp") as short, small_disk(Path(short) / "disk") as disk:
+@pytest.mark.parametrize(
+    ("size_bytes", "inodes", "left"), [(2**25, 0, "32 MiB"), (2**28, 40, "39 inodes")]
+)
+def test_a_full_disk_is_reported(
+    monkeypatch: pytest.MonkeyPatch, size_bytes: int, inodes: int, left: str
+) -> None:
+    with (
+        TemporaryDirectory(dir="/tmp") as short,
+        small_disk(Path(short) / "disk", size_bytes, inodes=inodes) as disk,
+    ):
         monkeypatch.setenv("RAY_TMPDIR", str(disk.path))
 
-        assert f"{disk.path}: Ray's temporary folder has 32 MiB left" in told()
+        assert f"{disk.path}: Ray's temporary folder has {left} left" in told()
 
 
 def test_all_searches_use_one_token_that_only_this_user_can_read(
@@ -75,6 +83,7 @@ def test_all_searches_use_one_token_that_only_this_user_can_read(
     [
         (["prlimit", "--nofile=128:128"], "ulimit -n: only 128 open files are allowed"),
         (["prlimit", "--nproc=99:99"], "ulimit -u: only 99 processes and threads are allowed"),
+        (["prlimit", "--fsize=99:99"], "ulimit -f: only 99 bytes in a file are allowed"),
         (["unshare", "--net"], "127.0.0.1: this machine has no loopback interface"),
     ],
 )

@@ -25,10 +25,12 @@ from xraytune.base.files import nearest_folder
 
 _LONGEST_SOCKET_BYTES = 107
 _LEAST_FREE_BYTES = 100 * 2**20
+_LEAST_FREE_INODES = 1000
 """For Ray's logs, and the temporary files of trials."""
 _FEWEST = {
     "ulimit -n": (resource.RLIMIT_NOFILE, 256, "open files"),
     "ulimit -u": (resource.RLIMIT_NPROC, 300, "processes and threads"),
+    "ulimit -f": (resource.RLIMIT_FSIZE, 2**28, "bytes in a file"),
 }
 """Of Ray and two trials."""
 _PREFIX = "xray-"
@@ -62,13 +64,17 @@ def _problems() -> Iterator[Problem]:
     except OSError as error:
         what = f"Ray cannot write to its temporary folder ({error.strerror})"
         yield Problem(what, parent, other)
-    free_bytes = shutil.disk_usage(nearest_folder(parent)).free
+    disk = os.statvfs(nearest_folder(parent))
+    free_bytes = disk.f_bavail * disk.f_frsize
     if free_bytes < _LEAST_FREE_BYTES:
         what = (
             f"Ray's temporary folder has {free_bytes // 2**20} MiB left, and needs "
             f"{_LEAST_FREE_BYTES // 2**20}"
         )
         yield Problem(what, parent, other)
+    if disk.f_files and disk.f_favail < _LEAST_FREE_INODES:  # without files: no limit
+        what = f"Ray's temporary folder has {disk.f_favail} inodes left, and needs "
+        yield Problem(what + f"{_LEAST_FREE_INODES}", parent, other)
     try:
         with socket.create_server(("127.0.0.1", 0)) as server:
             socket.create_connection(server.getsockname(), timeout=5.0).close()
@@ -78,7 +84,8 @@ def _problems() -> Iterator[Problem]:
     for command, (kind, fewest, name) in _FEWEST.items():
         limit = resource.getrlimit(kind)[1]  # Ray itself raises the soft limit
         if 0 <= limit < fewest:
-            yield Problem(f"only {limit} {name} are allowed", command, f"{command} 65536")
+            fix = f"{command} {'unlimited' if name.startswith('bytes') else 65536}"
+            yield Problem(f"only {limit} {name} are allowed", command, fix)
 
 
 class PrivateFolder:
