@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ import pytest
 from examples.transform_folder import transform_folder
 from tests.in_process import confirm_in_process, search_in_process
 from xraytune.base.errors import StudyError
-from xraytune.base.files import read_json, read_jsonl, write_json
+from xraytune.base.files import read_json, read_jsonl, without_checksum, write_json
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
 from xraytune.confirm.test_access import TEST_ACCESS_FILE
@@ -200,6 +201,22 @@ def test_results_that_were_changed_are_refused_until_they_are_computed_again(
     export(done.study, out=done.path / "best.yaml")
 
 
+@pytest.mark.parametrize("name", ["plan.json", "runs.jsonl", "split.json"])
+def test_a_changed_digit_of_what_a_verdict_rests_on_is_an_error(
+    done: Lab, first: Confirmation, name: str
+) -> None:
+    file = done.study / "confirm" / name
+    text = file.read_text("utf-8")
+    changed = re.sub(r"(?<=\d)\d", lambda digit: f"{9 - int(digit[0])}", text, count=1)
+    file.write_text(changed, encoding="utf-8")
+    (done.study / "confirm" / "test.npy").unlink()
+
+    with pytest.raises(StudyError, match=rf"{name}: .*its content was changed"):
+        done.confirm()
+    file.write_text(text, encoding="utf-8")
+    assert done.confirm().to_json() == first.to_json()
+
+
 def test_only_the_network_that_a_run_trained_is_scored(done: Lab, first: Confirmation) -> None:
     """Any other is found before the test images are accessed, and trained again by the next start."""
     network, *_ = sorted((done.study / "confirm").rglob("best.safetensors"))
@@ -230,7 +247,7 @@ def test_a_second_study_on_the_same_test_folder_is_exploratory_and_names_the_fir
     third = shutil.copytree(second, done.study.with_name("third"))
     shutil.rmtree(third / "confirm")
     plan = read_json(second / "confirm" / "plan.json")
-    write_json(second / "confirm" / "plan.json", plan | {"order": ""})
+    write_json(second / "confirm" / "plan.json", without_checksum(plan) | {"order": ""})
 
     found = [confirm(study, test=copy) for study in (second, second)]
     after = confirm(third, test=copy)

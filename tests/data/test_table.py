@@ -9,9 +9,10 @@ from unicodedata import normalize
 import pytest
 
 from tests.data.conftest import WriteImages
-from xraytune.base.errors import XraytuneError
+from xraytune.base.errors import DataError, XraytuneError
 from xraytune.data.images import ImageIndex
 from xraytune.data.index import read_index
+from xraytune.data.sides import sizes_of_index
 from xraytune.data.split import split_by_patient
 from xraytune.data.table import find_table, match_names, subgroup_columns
 from xraytune.space.settings import DataSettings, SplitSettings
@@ -404,6 +405,15 @@ def test_rows_without_image_are_counted_also_where_they_leave_a_class_empty(xray
 
     (xrays / "patients.csv").write_text("file,patient\na0.png,p\n", encoding="utf-8")
     assert "data.table is given, so patients.csv would be ignored" in refusal(data)
+
+
+def test_notes_are_shown_with_the_error_that_they_explain(xrays: Path) -> None:
+    for file in FILES[1:4]:
+        (xrays / file).unlink()
+    data = data_of(xrays)
+
+    with pytest.raises(DataError, match=r"(?s)ill has 1 patient.*rows without an image: 3 of 8"):
+        sizes_of_index(read_index(data), data)
 
 
 def test_further_columns_are_subgroups(xrays: Path) -> None:

@@ -7,7 +7,8 @@ they survive pickling.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -114,6 +115,15 @@ class TrialError(XraytuneError):
     """
 
     exit_code = 6
+
+
+@contextmanager
+def add_notes(notes: Iterable[str]) -> Iterator[None]:
+    """Show notes with a DataError of the block: what was left out may be its cause."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(*error.problems, *notes) from error
 
 
 def is_out_of_memory(error: Exception) -> bool:

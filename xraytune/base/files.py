@@ -21,6 +21,7 @@ import re
 import shutil
 import stat
 import uuid
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -234,6 +235,22 @@ def write_json(path: Path, content: Any, *, is_recorded: bool = False) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file after `require_file`; ValueError if it is not JSON in UTF-8."""
     return json.loads(read_bytes(path))
+
+
+def with_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a JSON object with a checksum of its content, for `without_checksum`."""
+    return {**content, "crc": zlib.crc32(json.dumps(content).encode())}
+
+
+def without_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a JSON object without its checksum; those of earlier versions have none.
+
+    ValueError if its content was changed.
+    """
+    plain = {name: value for name, value in content.items() if name != "crc"}
+    if "crc" in content and content["crc"] != with_checksum(plain)["crc"]:
+        raise ValueError("its content was changed")
+    return plain
 
 
 def csv_table(

@@ -6,13 +6,14 @@ place of synthetic ones. Arms with equal settings share their runs.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from pydantic import PositiveInt, ValidationError
 
-from xraytune.base.files import read_bytes, write_json
+from xraytune.base.files import read_json, with_checksum, without_checksum, write_json
 from xraytune.base.seeding import derive_seed
 from xraytune.data.sides import FEWEST_REPLICATES
 from xraytune.space.fields import flat_values, parameters_from
@@ -136,7 +137,8 @@ class Plan(StrictModel):
 
 def write_plan(plan: Plan, folder: Path) -> None:
     """Write `plan.json`, with paths relative to its folder."""
-    write_json(folder / _PLAN_FILE, plan.model_dump(mode="json", context=folder))
+    content = plan.model_dump(mode="json", context=folder)
+    write_json(folder / _PLAN_FILE, with_checksum(content))
 
 
 def read_plan(folder: Path) -> Plan | None:
@@ -145,7 +147,8 @@ def read_plan(folder: Path) -> Plan | None:
     if not file.exists():
         return None
     with damage_explained(file, f"restore it, or move {folder.name}/ away to start over"):
-        return Plan.model_validate_json(read_bytes(file), context=folder)
+        content = json.dumps(without_checksum(read_json(file)))
+        return Plan.model_validate_json(content, context=folder)
 
 
 def replicate(arm: Arm, settings: Settings, number: int, test: TestKind) -> Experiment:

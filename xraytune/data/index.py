@@ -221,11 +221,11 @@ def read_labelled(
         if not listing.all_images:
             what = "no image of the table has a class or a known finding"
             fix = "correct data.table.labels or data.findings"
-            raise DataError(Problem(what, data.path / data.table.file[0], fix))
+            raise DataError(Problem(what, data.path / data.table.file[0], fix), *listing.warnings)
         if listing.test and not all_parts:
             listing = replace(listing, all_images=listing.test)
     if listing.problems:
-        raise DataError(*listing.problems)
+        raise DataError(*listing.problems, *listing.warnings)
     index = _read_images(data, listing, on_progress)
     for note in index.warnings:
         _logger.warning("%s", note)

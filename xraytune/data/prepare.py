@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xraytune.base.artifacts import content_sha256, is_intact, releases
-from xraytune.base.errors import ArtifactError, DataError, Problem, StudyError, counted
-from xraytune.base.files import read_json, write_json
+from xraytune.base.errors import ArtifactError, DataError, Problem, StudyError, add_notes, counted
+from xraytune.base.files import read_json, with_checksum, without_checksum, write_json
 from xraytune.base.records import Compute, Progress, ignore_progress
 from xraytune.data.decoding import Resize
 from xraytune.data.images import RECORDED, ImageFile, ImageIndex, Images, SideName
@@ -206,7 +206,8 @@ def prepare_index(
         what = f"without {len(broken)} broken images, a class has none"
         raise DataError(Problem(what, index.root, "repair some of them"))
     seen_patients = patients_seen(index.images, seen)
-    sides = split_by_patient(images, data.split, data.train_patients, seen=seen_patients)
+    with add_notes(index.warnings):
+        sides = split_by_patient(images, data.split, data.train_patients, seen=seen_patients)
     recorded = [
         replace(image, side=side, row=row_of[image.file])
         for image, side in zip(images, sides, strict=True)
@@ -385,13 +386,13 @@ def write_prepared(prepared: Prepared, path: Path) -> None:
         del content["findings"]
     if not prepared.unused:
         del content["unused"]
-    write_json(path, content)
+    write_json(path, with_checksum(content))
 
 
 def read_prepared(path: Path) -> Prepared:
     """Read `split.json`; raise ValueError if it is malformed."""
-    content = read_json(path)
     try:
+        content = without_checksum(read_json(path))
         for name in content.keys() & {"images", "unused"}:
             columns = content[name]
             rows = zip(*columns.values(), strict=True)

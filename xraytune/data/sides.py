@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from xraytune.base.errors import Problem, join_names
+from xraytune.base.errors import Problem, add_notes, join_names
 from xraytune.data.images import ImageFile, ImageIndex, Images, SideName
 from xraytune.data.prepare import Prepared
 from xraytune.data.split import split_by_patient
@@ -90,7 +90,8 @@ def side_sizes(prepared: Prepared) -> tuple[SideSize, ...]:
 
 def sizes_of_index(index: ImageIndex, data: DataSettings) -> tuple[SideSize, ...]:
     """Return the sizes of a data folder's sides as a search splits it, and of its test part."""
-    split = split_by_patient(index.images, data.split, data.train_patients)
+    with add_notes(index.warnings):
+        split = split_by_patient(index.images, data.split, data.train_patients)
     images = Images(
         replace(image, side=side) for image, side in zip(index.images, split, strict=True)
     )

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-import zlib
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -28,7 +27,13 @@ from optuna.study import Study
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from xraytune.base.errors import Problem, SourceLine, StudyError
-from xraytune.base.files import cut_torn_line, explain_disk_errors, sync
+from xraytune.base.files import (
+    cut_torn_line,
+    explain_disk_errors,
+    sync,
+    with_checksum,
+    without_checksum,
+)
 from xraytune.base.seeding import derive_seed
 from xraytune.space.domains import Value
 from xraytune.space.fields import flat_values, parameters_from
@@ -233,7 +238,7 @@ class _CheckedLines(JournalFileBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         path = Path(self._file_path)
-        lines = [json.dumps(log | {"crc": _checksum(log)}, separators=(",", ":")) for log in logs]
+        lines = [json.dumps(with_checksum(log), separators=(",", ":")) for log in logs]
         with explain_disk_errors(path):
             try:
                 with path.open("ab") as stream:
@@ -244,18 +249,13 @@ class _CheckedLines(JournalFileBackend):
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
         for number, log in enumerate(super().read_logs(log_number_from), log_number_from + 1):
-            # Journals of earlier versions have no checksums.
-            if log.pop("crc", _checksum(log)) != _checksum(log):
+            try:
+                plain = without_checksum(log)
+            except ValueError as error:
                 where = SourceLine(Path(self._file_path), number)
                 what = "the journal is damaged: this line was changed"
-                raise StudyError(Problem(what, where, _LOST))
-            yield log
-
-
-def _checksum(log: Mapping[str, Any]) -> int:
-    return zlib.crc32(
-        json.dumps({name: value for name, value in log.items() if name != "crc"}).encode()
-    )
+                raise StudyError(Problem(what, where, _LOST)) from error
+            yield plain
 
 
 def create_journal(path: Path, name: str, objective: Objective) -> None:

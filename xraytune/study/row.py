@@ -15,7 +15,13 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import ConfigDict, Field, PlainSerializer
 
-from xraytune.base.files import append_jsonl, read_jsonl, write_text
+from xraytune.base.files import (
+    append_jsonl,
+    read_jsonl,
+    with_checksum,
+    without_checksum,
+    write_text,
+)
 from xraytune.space.domains import Value
 from xraytune.space.fields import flat_values
 from xraytune.space.settings import Parameters
@@ -107,7 +113,7 @@ def _content(row: RunRow, folder: Path) -> dict[str, Any]:
     if isinstance(row, TrialRow):
         columns = row.model_dump(mode="json", include=_OF_TRIALS, context=folder)
         return {"version": 2, **columns, **row.quality}
-    return {"version": 1, **row.model_dump(mode="json", include=_OF_RUNS)}
+    return with_checksum({"version": 1, **row.model_dump(mode="json", include=_OF_RUNS)})
 
 
 def append_row(file: Path, row: RunRow) -> None:
@@ -127,7 +133,7 @@ def ended_rows(file: Path) -> dict[int, RunRow]:
     StudyError if it is damaged.
     """
     with damage_explained(file):
-        rows = map(RunRow.model_validate, read_jsonl(file))
+        rows = map(RunRow.model_validate, map(without_checksum, read_jsonl(file)))
         return {row.number: row for row in rows}
 
 
