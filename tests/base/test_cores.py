@@ -25,7 +25,7 @@ from xraytune.base.cores import quota_cores
             {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"},
             math.inf,
         ),
-        ("0::/", {}, math.inf),
+        ("0::/", {"cpu.max": ""}, math.inf),
     ],
 )
 def test_quotas_of_a_process_and_of_the_groups_above_it_count(

@@ -75,6 +75,12 @@ def test_a_custom_file_fills_the_backbone(tmp_path: Path, suffix: str) -> None:
     loaded = build_classifier(parameters, 2, weights=path, seed=2).backbone
 
     assert all(torch.equal(tensor, tensors[name]) for name, tensor in loaded.state_dict().items())
+    save({f"module.{name}": tensor for name, tensor in tensors.items()}, path)  # of DataParallel
+    again = build_classifier(parameters, 2, weights=path, seed=3).backbone
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in again.state_dict().items())
+    save(tensors | {"0.0.weight": tensors["0.0.weight"] * float("nan")}, path)
+    with pytest.raises(MachineError, match=r"NaN or infinite in 1 of \d+ tensors: 0\.0\.weight"):
+        build_classifier(parameters, 2, weights=path, seed=1)
     save(tensors | {"7.3.weight": torch.zeros(1)}, path)
     with pytest.raises(MachineError, match=r"first difference: 7\.3\.weight"):
         build_classifier(parameters, 2, weights=path, seed=1)

@@ -47,7 +47,7 @@ def quota_cores(root: Path = Path("/")) -> float:
 
 def _read_quota(group: Path) -> Iterator[int]:
     for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             quota, period = " ".join((group / name).read_text() for name in names).split()
             if quota not in ("max", "-1"):
                 yield math.ceil(int(quota) / int(period))

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.fx.experimental.optimization import fuse
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 from torchvision import models
 
 from xraytune.base.errors import ConfigError, MachineError, Problem
@@ -221,6 +222,7 @@ def load_weights(network: nn.Module, name: str, path: Path) -> None:
     `name`.
     """
     weights = read_weights(path)
+    consume_prefix_in_state_dict_if_present(weights, "module.")  # of DataParallel
     expected = network.state_dict()
     top_level = {key.partition(".")[0] for key in expected}
     removed = tuple(
