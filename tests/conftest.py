@@ -28,7 +28,7 @@ _RAY_FILES = {file for file, text in _FILES.items() if "@pytest.mark.ray" in tex
 
 
 class RayTogether(LoadFileScheduling):  # type: ignore[misc]
-    """Let one process run all tests that start Ray, and the others whole files, or folders that share a study."""
+    """Let one process run all tests with Ray, and the others whole files or folders of tests."""
 
     def _split_scope(self, nodeid: str) -> str:
         file: str = super()._split_scope(nodeid)
@@ -45,7 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """`make quick` does not import files all of whose tests are slow, and with them torch and Ray."""
+    """`make quick` does not import files whose tests are all slow, nor torch and Ray for them."""
     text = _FILES.get(collection_path, "")
     slow = len(re.findall(r"^@pytest\.mark\.slow$", text, re.MULTILINE))
     is_slow = "\npytestmark = " in text or slow == text.count("\ndef test_")

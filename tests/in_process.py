@@ -1,4 +1,4 @@
-"""Trials, searches and commands in this process, pinned as a trial's own process is: without Ray, and sooner."""
+"""Trials, searches and commands in this process, pinned like a trial's own, without Ray."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def one_core() -> Iterator[None]:
-    """Run on one CPU core, where a final training, which uses all cores, is as fast as its small images allow."""
+    """Run on one CPU core, where the final training of small images is as fast as it gets."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(before)})
     try:

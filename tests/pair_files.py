@@ -29,7 +29,7 @@ def save(path: Path, pixels: NDArray[np.uint8] | NDArray[np.bool_]) -> None:
 
 
 def write_pairs(root: Path, stems: Iterable[str]) -> Path:
-    """Write `images/STEM.png`, bright inside of `masks/STEM.png` and dark elsewhere, for each stem."""
+    """Write `images/STEM.png`, bright inside `masks/STEM.png` and dark outside, for each stem."""
     for number, stem in enumerate(stems):
         mask = block(number)
         noise = numpy_generator(number, stem).integers(0, 100, mask.shape, dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""`xraytune audit`: each fault has its line, bad input one message, and a whole audit ends in a page."""
+"""`xraytune audit`: each fault has its line, bad input one message, and a page shows it all."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def images_of(root: Path) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def clinic(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Real X-rays of phantoms in `xrays`, a folder of each kind of synthetic images, and weights for the quality figures."""
+    """Real phantoms in `xrays`, a folder of each kind of synthetic images, and weights."""
     root = tmp_path_factory.mktemp("audit")
     draw_phantoms(root / "xrays", patients=240, seed=3, image_size_px=32)
     draw_phantoms(root / "others", patients=200, seed=4, image_size_px=32)

@@ -1,4 +1,4 @@
-"""The folders, low to high, are the pipeline: a file imports only from its own folder and from lower ones."""
+"""The folders are the pipeline, low to high: a file imports only from its own and lower ones."""
 
 import ast
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
 
 @cache
 def imports(file: Path) -> list[tuple[int, str]]:
-    """Every absolute module name that a file imports, also inside functions and under TYPE_CHECKING, with its line."""
+    """Return each absolute module name that a file imports, anywhere in it, with its line."""
     found: list[tuple[int, str]] = []
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

@@ -51,7 +51,7 @@ def free_port(first: int) -> int:
 def running(
     command: list[str], env: dict[str, str], log: Path
 ) -> Iterator[Callable[[Callable[[], object]], None]]:
-    """Run a command with its output in `log`; gives a function that waits for an event while it runs. Ends with SIGTERM."""
+    """Run a command with its output in `log`, and give a function that waits for an event."""
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(command, env=env, stdout=output, stderr=subprocess.STDOUT)
 

@@ -1,4 +1,4 @@
-"""Every code block of README and docs/ is valid: commands have their options and valid spaces, YAML and JSON are valid."""
+"""Every code block of README and docs/ is valid: commands and their options, YAML, JSON."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def all_of(language: str) -> list[Any]:
 
 
 def parse(words: Sequence[str]) -> Any:
-    """Parse a command of xraytune and return its context, whose `params` are the values of its options."""
+    """Parse a command of xraytune and return its context; `params` has its options' values."""
     current, name, rest = get_command(build_app()), "xraytune", list(words)
     while hasattr(current, "commands"):
         assert rest, f"{name}: a command is missing"

@@ -1,4 +1,4 @@
-"""The commands of README, of the tutorial and of the demo work as they stand, but for their size."""
+"""The commands of README, the tutorial and the demo work as they stand, with fewer images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 
 def run_all(commands: Iterable[Sequence[str]], folder: Path) -> list[str]:
-    """Run commands in a folder, with trials in this process instead of Ray's, and return what they print.
+    """Run commands in a folder, with trials in this process, and return what they print.
 
     Each must succeed, and replaces what it writes.
     """
@@ -69,7 +69,7 @@ def test_the_commands_of_readme_run(tmp_path: Path) -> None:
 
 
 def test_the_tutorial_shows_what_its_commands_print(tmp_path: Path) -> None:
-    """But for numbers, which can differ between machines, and the best trials and verdict that follow from them."""
+    """Compare all but numbers, which differ between machines, and what follows from them."""
 
     def shape(line: str) -> str:
         return re.sub(r"[\d.,]+", "#", " ".join(line.split()))

@@ -1,4 +1,4 @@
-"""The whole workflow on phantom X-rays: searches with Ray in separate processes, the other commands in this one."""
+"""The whole workflow on phantom X-rays: searches with Ray in processes, the rest in this one."""
 
 import csv
 import json
@@ -26,8 +26,8 @@ parameters:
   synthetic_ratio: {values: [0.5, 1.0], when: {source: [duplicate, gan]}}
   gan:
     when: {source: gan}
-    parameters: {image_size: {value: 32}, width: {value: 4}, z_dim: {value: 8}, batch_size: {value: 8},
-                 steps: {values: [20, 40]}}
+    parameters: {image_size: {value: 32}, width: {value: 4}, z_dim: {value: 8},
+                 batch_size: {value: 8}, steps: {values: [20, 40]}}
   classical: {min: 0, max: 1}
   views: {value: 2}
   backbone: {value: small_cnn}
@@ -72,7 +72,7 @@ def search_until_a_trial_ends(
 @pytest.mark.ray
 @pytest.mark.slow
 def test_from_images_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Search, interrupt, resume, status, export, train, evaluate, predict, and a complete trial again."""
+    """Search, interrupt, resume, status, export, train, evaluate, predict, and train a trial."""
     monkeypatch.chdir(tmp_path)
     for name in ("random.py", "numpy.py", "queue.py"):  # neither Ray nor a trial imports them
         (tmp_path / name).write_text("raise ImportError", encoding="utf-8")
@@ -128,7 +128,8 @@ confirm: {finalists: 1, replicates: 2, controls: {matched: [none, duplicate], tu
 QUICK = (
     *("budget.trials=2", "budget.max_epochs=1", "scheduler.name=none"),
     *("quality.allow_memorised=true", "gan.steps={values: [5, 10]}"),
-    "points_to_evaluate=[{source: gan, gan.steps: 5, synthetic_ratio: 0.5}, {source: none, classical: 0}]",
+    "points_to_evaluate=[{source: gan, gan.steps: 5, synthetic_ratio: 0.5}, "
+    "{source: none, classical: 0}]",
 )
 
 

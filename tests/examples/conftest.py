@@ -1,4 +1,4 @@
-"""The examples, installed: a folder with their metadata, as pip writes it from their pyproject.toml, on the path."""
+"""The examples, installed: a folder with the metadata that pip would write, on the path."""
 
 import tomllib
 from collections.abc import Iterator, Mapping

@@ -37,7 +37,7 @@ resources: {gpus_per_trial: 0, concurrent: 1}
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory, examples_path: list[str]) -> Path:
-    """A folder with `xrays`, space files of the examples, and the `model` that `xraytune train` made of one."""
+    """A folder with `xrays`, the examples' spaces, and a `model` trained on one of them."""
     lab = tmp_path_factory.mktemp("lab")
     draw_phantoms(lab / "xrays", patients=40, seed=3, image_size_px=48)
     (lab / "own.yaml").write_text(SPACE, encoding="utf-8")

@@ -27,7 +27,7 @@ _PLACES = {
     "os.symlink": (1, 2),
     "os.truncate": (0, None),
 }
-"""Audit events of Python: which argument is the path that changes, and which the folder that it is relative to."""
+"""Audit events of Python: the argument with the changed path, and the one with its folder."""
 
 Cut = Literal["whole", "half", "none"]
 """How much of what a file got since its last flush is there."""
@@ -55,7 +55,7 @@ class Operation:
 
 
 class Operations:
-    """Calls `before` with the number of each operation in or below `root`, from 0 on, until the process ends.
+    """Call `before` with the number of each operation in or below `root`, from 0 on.
 
     Flushes are not carried out: a killed process needs none.
     """

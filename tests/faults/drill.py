@@ -1,4 +1,4 @@
-"""Kill a search at each of its operations on files, resume it, and compare it with an uninterrupted one.
+"""Kill a search at each file operation, resume it, and compare it with an uninterrupted one.
 
     python -m tests.faults.drill FOLDER [--all]
 
@@ -30,7 +30,7 @@ _LANES = len(os.sched_getaffinity(0))
 
 
 def points_of(operations: Sequence[Operation]) -> list[Point]:
-    """Before each operation, and with half or nothing of what each flush was to confirm; and after the last one."""
+    """Before each operation, with half or nothing of each unflushed write; and after the last."""
     points: list[Point] = []
     for number, operation in enumerate(operations):
         cuts = CUTS if operation.is_flush_of_file else CUTS[:1]

@@ -1,4 +1,4 @@
-"""Searches in processes of their own, which are cut off; and what must be true of them after they were begun again."""
+"""Searches in processes of their own that are killed, and what must hold after a restart."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from xraytune.study.status import status
 Command: TypeAlias = Callable[[Tree, Marks], None]
 Before: TypeAlias = Callable[[int, Operation], None]
 Point: TypeAlias = tuple[int, Cut]
-"""Before which operation a search is killed, and how much of what a flush was to confirm is in the file."""
+"""Before which operation a search is killed, and how much of an unflushed write is on disk."""
 
 
 def read_marks(path: Path) -> Counter[tuple[Any, ...]]:
@@ -90,7 +90,7 @@ class Lab:
         return [f"{point}: {fault}" for fault in faults]
 
     def resume(self, tree: Tree, marks: Path, *, losses: int) -> Iterator[str]:
-        """Start a search again after it was cut off, and once more after its end; yield what is wrong with it."""
+        """Restart a search that was killed, and again after its end; yield what is wrong."""
         self.attempt(tree, marks)
         found, trained = picture(tree), read_marks(marks)
         for name in sorted(self.unbroken.keys() | found.keys()):

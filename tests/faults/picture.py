@@ -17,7 +17,7 @@ _LOOKED_AT_ONLY = ("progress.json", "step_*.png")
 
 
 def picture(tree: Tree) -> dict[str, Any]:
-    """All that a search or a list of runs leaves, but for times: two that are equal went the same way, bit for bit."""
+    """All that a search or a list of runs leaves, except times; equal runs leave equal pictures."""
     artifacts = [
         file
         for file in sorted(tree.cache.glob("*/[!.]*/*"))

@@ -45,7 +45,8 @@ parameters:
   synthetic_ratio: {value: 0.5, when: {source: [duplicate, gan]}}
   gan:
     when: {source: gan}
-    parameters: {image_size: {value: 32}, steps: {value: 40}, width: {value: 8}, z_dim: {value: 8}, batch_size: {value: 8}}
+    parameters: {image_size: {value: 32}, steps: {value: 40}, width: {value: 8},
+                 z_dim: {value: 8}, batch_size: {value: 8}}
   backbone: {value: small_cnn}
   weights: {value: none}
   batch_size: {value: 8}
@@ -71,7 +72,7 @@ resources: {concurrent: 1}
 
 @dataclass(slots=True)
 class Killable:
-    """A search in a folder, started again whenever it was killed, and with a larger budget whenever it has ended.
+    """A search that is restarted after each kill, and with a larger budget after each end.
 
     Attributes:
         root: Of the images, the space, the studies and the log.
@@ -143,7 +144,7 @@ class Killable:
             self.keep_running()
 
     def finish(self) -> None:
-        """Let it get to its end: every trial ended once, with epochs 1 to k and the values that it reported."""
+        """Let it end: every trial ended once, with epochs 1 to k and the values it reported."""
         self.keep_running()
         assert self.process.wait() == 0, self.log()
         folder = StudyFolder(self.study)

@@ -25,7 +25,7 @@ class SmallDisk:
         return self.path / "filler"
 
     def fill(self, *, pages_left: int = 0) -> None:
-        """Take all room but some pages of 4 KiB; the last page of a file may have room of its own."""
+        """Use up all but some pages of 4 KiB; a file's last page may have room of its own."""
         with self._filler.open("ab", buffering=0) as stream:
             for pages in (256, 1):
                 with suppress(OSError):

@@ -1,4 +1,4 @@
-"""A search over a Ray cluster whose nodes are killed, cut off and added; three nodes on one machine.
+"""A search on a Ray cluster whose nodes are killed, cut off and added, all on one machine.
 
 `XRAYTUNE_FAULTS=all` kills a worker node every 30 s for ten minutes; else one is cut off.
 """
@@ -69,7 +69,7 @@ def cluster_of(workers: int, **head: Any) -> Iterator[Cluster]:
 
 @pytest.fixture(autouse=True)
 def _collected() -> Iterator[None]:
-    """Here, where warnings about them are ignored, and not in the next test; a test itself still refers to its cluster.
+    """Close clusters here, where their warnings are ignored, and not during the next test.
 
     So do the frames of its traceback, if it fails.
     """
@@ -173,7 +173,7 @@ def test_a_search_waits_for_the_first_node_of_a_head_without_cores(space: Path) 
 
 
 def test_trials_of_a_lost_node_resume_elsewhere_and_new_node_is_used(tmp_path: Path) -> None:
-    """A killed node is as a machine that loses its power; a cut off one is not heard, and comes back."""
+    """A killed node stands for a power cut; one that was cut off is silent, and comes back."""
     dice = random.Random(3)
     faults = [signal.SIGKILL] * 20 if IS_LONG else [signal.SIGSTOP]
     with cluster_of(2, _system_config=HEALTH) as cluster:

@@ -1,4 +1,4 @@
-"""A full disk, wherever it comes: said with the place and what to do; nothing is lost, and with room again it goes on."""
+"""A full disk: the message says where and what to do, nothing is lost, and the search resumes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def study(disk: SmallDisk) -> StudyFolder:
 def test_search_on_full_disk_stays_readable_and_resumes(
     study: StudyFolder, disk: SmallDisk
 ) -> None:
-    """Whichever write fails, the end of a trial is recorded once, and an unfinished trial resumes."""
+    """Whichever write fails, a trial's end is recorded once and an unfinished trial resumes."""
     told = 0
     for pages_left in (0, 0, 1, 2, 3, 0, 1, 0):
         loop = direct(study, "budget.trials=60")
@@ -84,7 +84,7 @@ def test_search_on_full_disk_stays_readable_and_resumes(
 def test_journal_on_full_disk_keeps_only_complete_lines(
     study: StudyFolder, disk: SmallDisk
 ) -> None:
-    """Optuna writes half a line; a further append to that would make the journal unreadable for good."""
+    """Optuna writes half a line; after a further append, the journal would be unreadable."""
     space = write_space(disk.path)
     journal = Journal(study.journal_path, space, writable=True)
     journal.ask(())

@@ -20,7 +20,7 @@ _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 @pytest.mark.slow
 def test_searches_and_runs_killed_at_any_write_resume_identically(tmp_path: Path) -> None:
-    """The same trials, settings, values, ends, rungs and networks as in an undisturbed search, bit for bit."""
+    """Trials, settings, values, ends, rungs and networks equal an undisturbed search's bits."""
     command = [sys.executable, "-m", "tests.faults.drill", str(tmp_path)]
 
     done = subprocess.run(

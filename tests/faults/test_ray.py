@@ -1,4 +1,4 @@
-"""A search with Ray refuses a second one, survives kills, ends each trial exactly once, and cleans up.
+"""A search with Ray refuses a second one, survives kills and ends each trial exactly once.
 
 `XRAYTUNE_FAULTS=all` kills 40 times, any kind of process; else three times.
 """
@@ -36,7 +36,7 @@ ALL: tuple[Kind, ...] = ("worker", "raylet", "gcs", "ray driver", "driver", "all
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder for temporary files, of a short path; the home folder is empty too, and has no token."""
+    """An empty folder for temporary files, with a short path; the home folder is empty too."""
     for name in ("RAY_TMPDIR", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "home").mkdir()
@@ -61,7 +61,7 @@ def listeners(pid: int) -> dict[int, tuple[str, str]]:
 
 
 def require_private(search: Killable, temporary: Path) -> None:
-    """Ray listens only on this machine, its folder and token are private, and the dashboard asks for the token."""
+    """Ray listens only on this machine, and the dashboard asks for a private token."""
     found = listeners(search.process.pid)
     assert {line for address, line in found.values() if address != "127.0.0.1"} == set()
     for name in (

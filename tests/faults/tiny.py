@@ -49,7 +49,8 @@ parameters:
   synthetic_ratio: {value: 0.5, when: {source: [duplicate, gan]}}
   gan:
     when: {source: gan}
-    parameters: {image_size: {value: 32}, steps: {value: 5}, batch_size: {value: 8}, width: {value: 4}}
+    parameters: {image_size: {value: 32}, steps: {value: 5}, batch_size: {value: 8},
+                 width: {value: 4}}
   backbone: {value: small_cnn}
   weights: {value: none}
   lr: {min: 1e-4, max: 3e-2, distribution: log_uniform_values}
@@ -75,7 +76,7 @@ _SMALL = {"backbone": "small_cnn", "weights": "none", "batch_size": 8}
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """All that a search writes, in a folder beside the X-rays: the space's file, the study, the artifacts."""
+    """The X-rays, the space, the study and the artifacts of a search, in one folder."""
 
     path: Path
 
@@ -127,7 +128,7 @@ class Marks:
         os.write(self._file, json.dumps([what, *about]).encode() + b"\n")
 
     def count_training(self) -> None:
-        """From here on in this process, note each epoch and each step of a GAN when it begins; write checkpoints often."""
+        """From now on, note when each epoch and GAN step begins; write checkpoints often."""
         epoch, step = training.TrialTraining._train_epoch, gan.GanTraining.update
 
         def marked_epoch(*arguments: Any) -> tuple[float, float]:
@@ -142,17 +143,18 @@ class Marks:
             "checkpoint_every_steps": GAN_CHECKPOINT_STEPS,
             "report_every_steps": 1,
         }
+        often_trained = partial(generator_train.train_generator, **often)  # type: ignore[arg-type]
         for module, name, function in (
             (training, "_CHECKPOINT_SECONDS", -1.0),  # one after each epoch
             (training.TrialTraining, "_train_epoch", marked_epoch),
             (gan.GanTraining, "update", marked_step),
-            (synthesize, "train_generator", partial(generator_train.train_generator, **often)),  # type: ignore[arg-type]
+            (synthesize, "train_generator", often_trained),
         ):
             setattr(module, name, function)
 
 
 def search(tree: Tree, marks: Marks, trials: int = TRIALS) -> None:
-    """What the command `search` does, in one process; the same call goes on with a study that was left anywhere."""
+    """What `search` does, in one process; the same call resumes the study."""
     space = load_space(tree.space, [f"budget.trials={trials}"])
     prepared = read_prepared(tree.path / "split.json")
     folder = tree.study

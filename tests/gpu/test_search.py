@@ -1,4 +1,4 @@
-"""The main job with several trials on one GPU: a killed search resumes, and its model also runs on a CPU."""
+"""Several trials on one GPU: a killed search resumes, and its model also runs on a CPU."""
 
 from __future__ import annotations
 

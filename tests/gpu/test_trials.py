@@ -1,4 +1,4 @@
-"""Trials on a GPU: every arm trains, interrupted ones resume, and results match the CPU's up to rounding."""
+"""Trials on a GPU: every arm trains, resumes, and matches the CPU's results up to rounding."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_every_arm_trains_the_same_steps(
 def test_a_trial_matches_the_cpu_up_to_rounding(
     bench: Bench, tmp_path: Path, gpu: Compute, arm: str
 ) -> None:
-    """The CPU's float32 against the GPU's bfloat16, from the same initial weights and the same images."""
+    """Compare the CPU's float32 with the GPU's bfloat16, from the same weights and images."""
     experiment = bench.experiment(**ARMS[arm], trainable="all")
     on_cpu = epochs(bench, experiment, tmp_path / "cpu", CPU, count=1)
     pin(gpu)
