@@ -86,22 +86,13 @@ class InProcess:
         self.study = folder
         self._cache, self.callbacks = cache, callbacks
 
-    def __enter__(self) -> InProcess:
-        return self
-
-    def __exit__(self, *error: object) -> None: ...
-
     def start(self) -> None: ...
 
     def close(self) -> None: ...
 
-    def run(
-        self, folder: StudyFolder, make_loop: Callable[[Callbacks], TrialLoop], **_: Any
-    ) -> None:
+    def run(self, make_loop: Callable[[Callbacks], TrialLoop]) -> None:
         """Run a loop as Ray's process does."""
-        del folder
-        loop = make_loop(self.callbacks)
-        self.run_loop(loop)
+        self.run_loop(make_loop(self.callbacks))
 
     def run_loop(self, work: TrialLoop) -> None:
         """Run the trials of a loop."""

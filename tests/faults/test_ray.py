@@ -75,7 +75,7 @@ def require_private(search: Killable, temporary: Path) -> None:
     (folder,) = temporary.glob("xray-*")
     token = search.root / "home" / ".ray" / "auth_token"
     assert [*folder.glob("ray/session_*")]
-    assert (folder.stat().st_mode & 0o077, token.stat().st_mode & 0o077) == (0, 0)
+    assert (folder.stat().st_mode & 0o077, token.parent.stat().st_mode & 0o077) == (0, 0)
     port, text = search.dashboard_port(), token.read_text(encoding="utf-8")
     assert [
         asked(port, *request)[0] for request in (("/",), ("/api/jobs/",), ("/api/jobs/", text))

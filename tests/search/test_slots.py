@@ -1,4 +1,4 @@
-"""How many trials fit on a node's GPUs, and what a trial holds: what the search counts is what Ray can place."""
+"""How many trials fit on the nodes, as Ray places them, and what a trial holds."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ from collections.abc import Sequence
 
 import pytest
 
-from xraytune.base.errors import MachineError
 from xraytune.base.records import Node
 from xraytune.nets.compute import Allocation, Share, allocation_of
-from xraytune.search.slots import count_slots, hold
-from xraytune.space.settings import Resources, Settings
+from xraytune.search.slots import Held, count_slots, hold
+from xraytune.space.settings import Parameters, Resources, Settings
+from xraytune.study.trial import Failure, Trial
+
+USUAL = Trial(number=0, parameters=Parameters())
+OUT_OF_MEMORY = Trial(
+    number=0, parameters=Parameters(), failures=[Failure(epochs=0, cause="memory")]
+)
 
 
 def allocation(gpus: float, cpus: int = 1) -> Allocation:
@@ -21,7 +26,10 @@ def allocation(gpus: float, cpus: int = 1) -> Allocation:
 
 
 def placed(shares: Sequence[float], gpu_count: int) -> int:
-    """The number of shares that Ray places: a part of a GPU on the fullest one that has room, whole ones on free ones."""
+    """The number of shares that Ray places.
+
+    A part of a GPU goes on the fullest one that has room, whole ones on free ones.
+    """
     free = [10_000] * gpu_count
     for count, share in enumerate(shares):
         parts = [1.0] * int(share) if share > 1 else [share]
@@ -42,32 +50,34 @@ def placed(shares: Sequence[float], gpu_count: int) -> int:
 def test_as_many_trials_are_counted_as_ray_places(
     gpu_count: int, share: float, per_gpu: float
 ) -> None:
-    resources, nodes = allocation(share), [Node(cpus=64, gpus=gpu_count), Node(cpus=64, gpus=0)]
-    if gpu_count * per_gpu < 1:
-        with pytest.raises(MachineError, match="no machine has"):
-            count_slots(resources, nodes)
-        return
+    resources = allocation(share)
+    nodes = [Node(cpus=64, gpus=gpu_count), Node(cpus=64, gpus=0)]
 
     slots = count_slots(resources, nodes)
 
-    each = hold(resources, nodes)
+    each = hold(resources, nodes, USUAL)
     gpus = each.resources["GPU"]
-    assert slots == gpu_count * per_gpu == placed([gpus] * (slots + 1), gpu_count)
+    assert slots == int(gpu_count * per_gpu) == placed([gpus] * (slots + 1), gpu_count)
     assert each.slots == 1
     assert share <= gpus
 
 
 def test_what_a_trial_holds_is_on_one_machine() -> None:
-    """Not the cores of two, or the GPU of one and the cores of another, for which it would wait forever."""
+    """Not the cores of two, or the GPU of one and the cores of another."""
     on_cpu = Allocation(trial=Share(cpus=2, gpus=0.0))
     small, large = Node(cpus=1, gpus=0), Node(cpus=5, gpus=0)
 
     assert count_slots(on_cpu, [small, large, Node(cpus=3, gpus=0)]) == 3
-    with pytest.raises(MachineError, match="has the 2 CPU cores and 0 GPUs"):
-        count_slots(on_cpu, [small, small])
-    assert hold(on_cpu, [small, large], times=4).resources == {"CPU": 5.0}
-
+    assert count_slots(on_cpu, [small, small]) == 0
     gpu, cores = Node(cpus=3, gpus=1), Node(cpus=8, gpus=0)
-    shared = allocation(0.125, cpus=2)
     assert count_slots(allocation(1, cpus=2), [gpu, cores]) == 1
-    assert hold(shared, [cores, gpu], times=2).resources == {"CPU": 3.0, "GPU": 0.25}
+
+
+def test_a_trial_that_ran_out_of_memory_shares_none() -> None:
+    """With the same number of threads, its results are those of a trial that does."""
+    nodes = [Node(cpus=1, gpus=1), Node(cpus=5, gpus=1)]
+
+    on_cpu = hold(Allocation(trial=Share(cpus=2, gpus=0.0)), nodes, OUT_OF_MEMORY)
+    assert on_cpu == Held({"CPU": 5.0}, slots=2)
+    assert hold(allocation(0.3), nodes, OUT_OF_MEMORY) == Held({"CPU": 1.0, "GPU": 1.0}, slots=3)
+    assert hold(allocation(2), nodes, OUT_OF_MEMORY) == hold(allocation(2), nodes, USUAL)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -94,6 +95,8 @@ def main() -> None:
     """Entry point of the console script."""
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = _SPIN_COUNT
+    for number in (signal.SIGINT, signal.SIGTERM):  # ignored in the background; sent by queues
+        signal.signal(number, signal.default_int_handler)
     console.configure()
     build_app()()
 

@@ -13,6 +13,7 @@ study's `confirm/`, and nothing is trained twice.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,7 +86,7 @@ def confirm(
     cache = (cache or study_folder.default_cache).resolve()
     runner = Runner(study_folder, cache=cache, address=address, callbacks=callbacks)
     runner.allocation = allocation_of(settings, has_gpu=compute.device == "cuda")
-    with locked(study_folder, "confirmed"), runner:
+    with locked(study_folder, "confirmed"), closing(runner):
         journal = Journal(study_folder.journal_path, space, writable=False)
         opened = OpenStudy(
             folder=study_folder,

@@ -225,7 +225,7 @@ def train_runs(
                 "the current ones"
             )
             raise StudyError(Problem(what, folder.path, fix))
-        study.runner.run(folder, make_loop)
+        study.runner.run(make_loop)
     ended = ended_rows(folder.runs_path)
     rows = {run.number: ended[run.number] for run in runs}
     if failed := [row for row in rows.values() if row.status == "failed"]:

@@ -65,6 +65,9 @@ class Share:
     cpus: int
     gpus: float
 
+    def __str__(self) -> str:
+        return f"{self.cpus} CPU cores and {self.gpus:g} GPUs"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allocation:

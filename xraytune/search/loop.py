@@ -215,30 +215,26 @@ class TrialLoop(ABC):
             MachineError: Its machine cannot run trials; it stays unfinished.
             TrialError: Three trials in a row failed for the same reason.
         """
-        if number not in self._running:
+        trial = self._running.get(number)
+        if trial is None:
             return False
-        match message:
-            case EpochRecord():
-                return self._on_epoch(number, message)
-            case TrialResult():
-                self._end(number, "complete", asdict(message))
-            case TrialFailed(reason=reason, cause=cause):
-                if cause == "machine":
-                    raise MachineError(reason)
-                self._fail(number, reason, cause)
-        return False
-
-    def _on_epoch(self, number: int, record: EpochRecord) -> bool:
-        trial = self._running[number]
-        value = record.best_val_score
+        if isinstance(message, TrialResult):
+            self._end(number, "complete", asdict(message))
+            return False
+        if isinstance(message, TrialFailed):
+            if message.cause == "machine":
+                raise MachineError(message.reason)
+            self._fail(number, message.reason, message.cause)
+            return False
+        value = message.best_val_score
         if not math.isfinite(value):
-            self._fail(number, f"val_score is {value} after epoch {record.epoch}", "settings")
+            self._fail(number, f"val_score is {value} after epoch {message.epoch}", "settings")
             return False
-        trial.epochs = max(trial.epochs, record.epoch)
-        if self.should_continue(number, record):
+        trial.epochs = max(trial.epochs, message.epoch)
+        if self.should_continue(number, message):
             return True
-        reason = f"stopped by ASHA after epoch {record.epoch}"
-        self._end(number, "pruned", {"value": value, "epochs": record.epoch, "reason": reason})
+        reason = f"stopped by ASHA after epoch {message.epoch}"
+        self._end(number, "pruned", {"value": value, "epochs": message.epoch, "reason": reason})
         return False
 
     def restart(self, number: int) -> None:
@@ -294,14 +290,12 @@ class TrialLoop(ABC):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TuneRun:
-    """The order to run a loop's trials, which Ray's process makes from the files of its `folder`.
+    """The order to run the trials of a loop, which Ray's process makes from its files.
 
-    The process before this one, which had the same `driver_lock`, may not have ended yet.
+    The trials of a confirmation have a folder inside that of the `study`.
     """
 
     make_loop: Callable[[Callbacks], TrialLoop]
-    folder: Path
-    driver_lock: Path
-    study: str
+    study: StudyFolder
     cache: Path
     allocation: Allocation

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from xraytune.base.cores import cpu_count
-from xraytune.base.errors import Problem, TrialError, counted, join_names
+from xraytune.base.errors import MachineError, Problem, TrialError, counted
 from xraytune.base.files import require_writable
 from xraytune.base.records import Compute, Node
 from xraytune.data.images import ImageIndex
@@ -27,7 +27,6 @@ from xraytune.search.loop import GeneratorNeeds
 from xraytune.search.ray.runner import Runner
 from xraytune.search.slots import count_slots
 from xraytune.search.trials import SearchTrials
-from xraytune.search.wandb import OUTER_RUN
 from xraytune.space.cost import describe_slow_search
 from xraytune.space.settings import Settings
 from xraytune.space.space import Space
@@ -99,7 +98,7 @@ def search(
         with locked(folder):  # refuse a second search before reading the images
             pass
     settings = loaded.settings
-    with Runner(folder, cache=cache, address=address, callbacks=callbacks) as runner:
+    with closing(Runner(folder, cache=cache, address=address, callbacks=callbacks)) as runner:
         machine = _where_trials_run(settings, folder.compute() if is_resumed else None, runner)
         if not is_resumed:  # else there may be nothing left to do
             runner.start()
@@ -167,7 +166,14 @@ def resources_here(settings: Settings) -> tuple[Allocation, Compute]:
     """
     allocation = allocation_of(settings, has_gpu=gpu_count() > 0)
     compute = allocation.compute()
-    count_slots(allocation, [Node(cpus=cpu_count(), gpus=gpu_count())])
+    here = Node(cpus=cpu_count(), gpus=gpu_count())
+    if count_slots(allocation, [here]) == 0:
+        what = (
+            f"a trial needs {allocation.trial}, but this machine has only {here.cpus} cores and "
+            f"{here.gpus} GPUs"
+        )
+        fix = "lower resources.cpus_per_trial or gpus_per_trial"
+        raise MachineError(Problem(what, "resources", fix))
     return allocation, compute
 
 
@@ -184,7 +190,7 @@ def _run_trials(folder: StudyFolder, space: Space, runner: Runner, need: Generat
         return
     if change := continue_under_releases(folder):
         note(change)
-    runner.run(folder, make_loop)
+    runner.run(make_loop)
 
 
 def _notes(space: Space, prepared: Prepared, index: ImageIndex) -> Iterator[str]:
@@ -194,9 +200,6 @@ def _notes(space: Space, prepared: Prepared, index: ImageIndex) -> Iterator[str]
     for size in sizes:
         yield f"{size.name}: {size.image_count:,} images of {size.patient_count:,} patients"
     yield from filter(None, (chance_warning(sizes), settings.idle_asha))
-    outer_run = [name for name in OUTER_RUN[:2] if os.environ.get(name)]
-    if outer_run and settings.tracking.wandb:
-        yield f"{join_names(outer_run)}: ignored, each trial is a W&B run of its own"
     points = len(space.points())
     trials = settings.budget.trials
     if settings.sampler.name == "grid" and points > trials:

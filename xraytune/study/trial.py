@@ -57,9 +57,9 @@ class Trial:
         return self.resources.get("GPU", 0.0)
 
     @property
-    def share(self) -> int:
-        """The multiple of the usual resources that it gets: doubled each time memory ran out."""
-        return int(2 ** sum(failure.cause == "memory" for failure in self.failures))
+    def lacks_memory(self) -> bool:
+        """Whether an attempt ran out of memory, so that the next one shares none."""
+        return any(failure.cause == "memory" for failure in self.failures)
 
     @property
     def generator_steps(self) -> int:

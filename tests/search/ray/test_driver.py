@@ -22,9 +22,7 @@ def test_without_nodes_it_waits_and_says_so_once(
     loop = direct(study)
     order = TuneRun(
         make_loop=lambda _: loop,
-        folder=study.path,
-        driver_lock=study.driver_lock_path,
-        study="small",
+        study=study,
         cache=study.path,
         allocation=Allocation(trial=Share(cpus=1, gpus=0.0)),
     )
@@ -35,7 +33,7 @@ def test_without_nodes_it_waits_and_says_so_once(
     assert asked == [None] * 3
     name, (note,) = search.recv()
     assert (name, search.poll()) == ("note", False)
-    assert "waiting for a machine to join" in note
+    assert note == "waiting for a node with 1 CPU cores and 0 GPUs"
     nodes.append({"Alive": True, "Resources": {"CPU": 1.0}})
     config = searcher.suggest("")
     assert isinstance(config, dict)

@@ -25,7 +25,8 @@ _logger = logging.getLogger(__name__)
 class TrialActor(tune.Trainable):
     """One trial after the other."""
 
-    _worker: TrialWorker | None = None
+    _job: Job
+    _worker: TrialWorker
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
@@ -39,18 +40,16 @@ class TrialActor(tune.Trainable):
         # The dashboard shows stdout.
         logging.basicConfig(stream=sys.stdout, format="%(asctime)s %(message)s")
         _logger.setLevel(logging.INFO)
-        self._study = config["study"]
-        self._job: Job = config["job"]
+        self._job = config["job"]
         _logger.info("%s: start", self._job.label)
         self._worker = TrialWorker(self._job)
 
     def __repr__(self) -> str:
         """Return the name in the dashboard, which Ray fixes when the process starts."""
-        return f"{self._study}: several trials in turn"
+        return f"{self._job.study}: several trials in turn"
 
     def step(self) -> dict[str, Any]:
         """Train one epoch; return the trial's message, and the metrics of the epoch."""
-        assert self._worker is not None
         message = self._worker.step()
         if not isinstance(message, EpochRecord):
             _logger.info("%s: %s", self._job.label, message)
@@ -67,6 +66,4 @@ class TrialActor(tune.Trainable):
 
     def cleanup(self) -> None:
         """Stop between two epochs."""
-        if self._worker is not None:
-            self._worker.close()
-            self._worker = None
+        self._worker.close()

@@ -1,8 +1,8 @@
-"""The process in which Ray Tune runs: `python -m xraytune.search.ray.driver PIPE`.
+"""The process in which Ray Tune runs, a child of the search; its arguments are those of `main`.
 
-It starts Ray, or connects to a cluster, and does what the search, its parent, orders. It may die at
-any moment, with all of Ray: the search starts another one, whose loop continues from the same
-files. It ends itself when the search or a process of Ray is gone, since Tune would wait forever.
+It starts Ray, or connects to a cluster, and does what the search orders. It may die at any moment,
+with all of Ray: the search starts another one, whose loop continues from the same files. It ends
+itself when the search or a process of Ray is gone, since Tune would wait forever.
 """
 
 from __future__ import annotations
@@ -32,66 +32,56 @@ _CLUSTER_FIX = (
 )
 
 
-def main(descriptor: int) -> None:
-    """Serve the search until it closes the pipe.
+def main(pipe: str, search: str, study: str, cpus: str, folder: str, address: str) -> None:
+    """Serve the search, a process, until it closes the pipe.
 
-    If the search is killed, delete its folder of temporary files.
+    `folder` has the temporary files of a Ray that starts here, and is deleted if the search is
+    killed; it is "" on the cluster of an `address`.
     """
-    os.set_inheritable(descriptor, False)
-    connection = Connection(descriptor)
-    search, folder, address, cpus, study = connection.recv()
+    os.set_inheritable(int(pipe), False)
+    connection = Connection(int(pipe))
     vital: list[int] = []
-    threading.Thread(target=_end_with, args=(search, folder, vital), daemon=True).start()
+    threading.Thread(target=_end_with, args=(int(search), folder, vital), daemon=True).start()
     import_module("ray.tune")
     # torch, which the loop needs, takes seconds to import. Meanwhile, Ray starts.
     importing = threading.Thread(target=import_module, args=("xraytune.search.trials",))
     importing.start()
-    try:
-        dashboard = _start_ray(address, cpus, study)
-    except MachineError as error:
-        connection.send(error)
-        return
-    if folder:
-        vital += [
-            pid
-            for pid, name in processes_of(Path(folder)).items()
-            if name in ("raylet", "gcs_server")
-        ]
-    survive_memory_monitor()
-    connection.send((dashboard,))
-    importing.join()
-    from xraytune.search.ray.tuning import serve
-
-    with suppress(EOFError):
-        serve(connection)
-
-
-def _start_ray(address: str, cpus: int, study: str) -> str:
-    """Start Ray, or connect to the cluster; return the dashboard's address, "" if there is none."""
-    local = {
-        # A bare init() would wait for a dead cluster whose address an earlier run left behind.
-        "address": "local",
-        "num_cpus": cpus,
-        "object_store_memory": _OBJECT_STORE_BYTES,
-        "include_dashboard": True,
-        "dashboard_host": "127.0.0.1",
-    }
     logging.getLogger("ray").setLevel(logging.CRITICAL)
-    free_agent_port()
+    where = {"address": address}
+    if folder:
+        free_agent_port()
+        where = {
+            # A bare init() would wait for a dead cluster whose address an earlier run left behind.
+            "address": "local",
+            "num_cpus": int(cpus),
+            "object_store_memory": _OBJECT_STORE_BYTES,
+            "include_dashboard": True,
+            "dashboard_host": "127.0.0.1",
+        }
     try:
         context = ray.init(
-            **({"address": address} if address else local),
+            **where,
             job_config=JobConfig(metadata={"job_name": study}),  # the dashboard shows it
             logging_level=logging.CRITICAL,
             log_to_driver=False,
         )
     except Exception as error:
-        if not address:
+        if folder:
             raise
         first_line = str(error).strip().partition("\n")[0]
         what = f"cannot connect to the Ray cluster: {first_line}"
-        raise MachineError(Problem(what, address, _CLUSTER_FIX)) from error
-    return f"http://{context.dashboard_url}" if context.dashboard_url else ""
+        connection.send(MachineError(Problem(what, address, _CLUSTER_FIX)))
+        return
+    if folder:
+        for process, name in processes_of(Path(folder)).items():
+            if name in ("raylet", "gcs_server"):
+                vital.append(process)
+    survive_memory_monitor()
+    importing.join()
+    from xraytune.search.ray.tuning import serve
+
+    with suppress(EOFError):
+        serve(connection, f"http://{context.dashboard_url}" if context.dashboard_url else "")
 
 
 def _end_with(search: int, folder: str, vital: list[int]) -> None:
@@ -111,4 +101,4 @@ def _has_ended(child: int) -> bool:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(*sys.argv[1:])

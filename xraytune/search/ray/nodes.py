@@ -11,11 +11,11 @@ import ray
 from xraytune.base.errors import MachineError, Problem
 from xraytune.base.records import Node
 from xraytune.nets.compute import Allocation, Share, allocation_of, choose_compute
-from xraytune.search.slots import count_slots
 from xraytune.space.settings import Settings
 from xraytune.study.start import environment
 
 _JOIN_MINUTES = 10
+_NOTE_SECONDS = 5
 
 
 def list_nodes() -> list[Node]:
@@ -40,23 +40,18 @@ def survey(
     Raises:
         MachineError: The cluster has no room for a trial, or torch sees no GPU on the node.
     """
-    nodes = list_nodes()
     if has_gpu is None:
+        nodes = list_nodes()
         has_gpu = any(node.gpus >= 1 for node in nodes) or not any(node.cpus for node in nodes)
     allocation = allocation_of(settings, has_gpu=has_gpu)
     trial = allocation.trial
-    try:
-        count_slots(allocation, nodes)
-    except MachineError as error:
-        note(f"waiting up to {_JOIN_MINUTES} minutes for a node: {error.problems[0].what}")
     answer = describe_node.options(num_cpus=trial.cpus, num_gpus=trial.gpus).remote(trial)
+    if not ray.wait([answer], timeout=_NOTE_SECONDS)[0]:
+        note(f"waiting up to {_JOIN_MINUTES} minutes for a node with {trial} free")
     try:
         found = ray.get(answer, timeout=60 * _JOIN_MINUTES)
     except ray.exceptions.GetTimeoutError as error:
-        what = (
-            f"in {_JOIN_MINUTES} minutes, no node had {trial.cpus} free CPU cores and "
-            f"{trial.gpus:g} GPUs"
-        )
+        what = f"in {_JOIN_MINUTES} minutes, no node had {trial} free"
         fix = "start one, or lower resources.cpus_per_trial or gpus_per_trial"
         raise MachineError(Problem(what, fix=fix)) from error
     except ray.exceptions.RayError as error:  # such as a node without xraytune

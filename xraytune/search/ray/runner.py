@@ -13,17 +13,14 @@ gets.
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import Any
 
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import MachineError, Problem
@@ -66,7 +63,7 @@ class RayDiedError(MachineError):
 
 
 class Runner:
-    """Ray, started by `start` or for the first trial; a context manager that ends it.
+    """Ray, started by `start` or for the first trial; `close` ends it.
 
     Without the `address` of a cluster, Ray starts on this machine. If it ends repeatedly, its
     output is in the study's `.ray.log`. The `allocation` is set before `run`; on a cluster, by
@@ -74,31 +71,16 @@ class Runner:
     """
 
     allocation: Allocation
-    _connection: Connection
-    _output: IO[bytes]
 
     def __init__(
-        self,
-        study: StudyFolder,
-        *,
-        cache: Path,
-        address: str | None,
-        callbacks: Callbacks,
+        self, study: StudyFolder, *, cache: Path, address: str | None, callbacks: Callbacks
     ) -> None:
         self.study = study
         self.cache = cache
         self.address = address
         self.callbacks = callbacks
-        self._process: subprocess.Popen[bytes] | None = None
-        self._temporary: PrivateFolder | None = None
-        self._dashboard: str | None = None
-        self._is_shown = False
-
-    def __enter__(self) -> Runner:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        self._is_started = False
+        self._opened = ExitStack()
 
     def start(self) -> None:
         """Begin to start Ray on this machine, or to connect to the cluster.
@@ -107,7 +89,7 @@ class Runner:
 
         Raises MachineError if it cannot start here.
         """
-        if self._process is not None:
+        if self._is_started:
             return
         environment = {**os.environ, **_ENVIRONMENT}
         if path := os.environ.get("PYTHONPATH"):  # the child has another working folder
@@ -122,14 +104,17 @@ class Runner:
                 raise MachineError(problem)
             protect_token()
             self.callbacks.note("starting Ray ...")
-            self._temporary = PrivateFolder()
-            folder = str(self._temporary.path)
+            temporary = PrivateFolder()
+            self._opened.callback(temporary.remove)
+            folder = str(temporary.path)
             environment |= {**_LOOPBACK, "RAY_TMPDIR": folder, "TMPDIR": folder}
-        self._output = TemporaryFile()
+        self._output = self._opened.enter_context(TemporaryFile())
         self._connection, theirs = Pipe()
         pipe = theirs.fileno()
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "xraytune.search.ray.driver", str(pipe)],
+        program = [sys.executable, "-P", "-m", "xraytune.search.ray.driver"]
+        arguments = (pipe, os.getpid(), self.study.path.name, cpu_count(), folder, self.address)
+        process = subprocess.Popen(
+            [*program, *map(str, arguments)],
             pass_fds=(pipe,),
             stdin=subprocess.DEVNULL,
             stdout=self._output,
@@ -139,9 +124,15 @@ class Runner:
             start_new_session=True,  # the terminal's Ctrl-C goes to the search alone
         )
         theirs.close()
-        with suppress(OSError):  # if it has died, `_request` says so
-            here = (os.getpid(), folder, self.address or "", cpu_count(), self.study.path.name)
-            self._connection.send(here)
+        self._opened.enter_context(self._connection)
+        self._opened.callback(process.wait)
+        self._opened.callback(process.kill)
+        self._is_started = True
+
+    def close(self) -> None:
+        """End Ray's process, and with it Ray, and delete the temporary files."""
+        self._opened.close()
+        self._is_started = False
 
     def survey(self, settings: Settings, *, has_gpu: bool | None = None) -> dict[str, Any]:
         """Set the allocation for a cluster.
@@ -150,76 +141,52 @@ class Runner:
 
         Raises MachineError if no cluster answers, or it has no room for a trial.
         """
-        self._wait_for_ray()
         self.allocation, environment = self._request((settings, has_gpu))
         return dict(environment)
 
-    def run(self, folder: StudyFolder, make_loop: Callable[[Callbacks], TrialLoop]) -> None:
-        """Run the trials of a folder until there are no more.
+    def run(self, make_loop: Callable[[Callbacks], TrialLoop]) -> None:
+        """Run the trials of a loop until there are no more.
 
-        The folder also contains the split and the environment.
-
-        `make_loop` is called in Ray's process, each time it starts.
+        Ray's process makes it, each time it starts.
 
         Raises:
             XraytuneError: From the loop, such as a full disk.
             MachineError: Ray cannot or does not start, or dies repeatedly.
-            KeyboardInterrupt: Ctrl-C or SIGTERM; running trials stay unfinished.
         """
         order = TuneRun(
-            make_loop=make_loop,
-            folder=folder.path,
-            driver_lock=self.study.driver_lock_path,
-            study=self.study.path.name,
-            cache=self.cache,
-            allocation=self.allocation,
+            make_loop=make_loop, study=self.study, cache=self.cache, allocation=self.allocation
         )
         fruitless = 0
-        with _signals_interrupt():
-            while True:
-                self._has_results = False
-                try:
-                    dashboard = self._wait_for_ray()
-                    if not self._is_shown:
-                        self.callbacks.on_start(self.study.path, dashboard)
-                    self._is_shown = True
-                    self._request(order)
-                    return
-                except RayDiedError as error:
-                    fruitless = 0 if self._has_results else fruitless + 1
-                    if fruitless == _FRUITLESS_STARTS:
-                        raise self._give_up(error) from None
-                    self.close()
-                    self.callbacks.note(f"{error}; restarting Ray and resuming the trials")
+        while True:
+            self._has_results = False
+            try:
+                self._request(order)
+                return
+            except RayDiedError as error:
+                fruitless = 0 if self._has_results else fruitless + 1
+                if fruitless == _FRUITLESS_STARTS:
+                    raise self._give_up() from error
+                self.close()
+                self.callbacks.note(f"{error}; restarting Ray and resuming the trials")
 
-    def _give_up(self, error: RayDiedError) -> MachineError:
+    def _give_up(self) -> MachineError:
         log = self.study.path / ".ray.log"
         log.write_bytes(os.pread(self._output.fileno(), _LONGEST_OUTPUT_BYTES, 0))
-        what = (
-            f"Ray ended {_FRUITLESS_STARTS} times before a trial reported anything; the last "
-            f"time: {error}"
-        )
+        what = f"Ray ended {_FRUITLESS_STARTS} times before a trial reported anything"
         fix = (
             "if the machine was overloaded, run the same command again; otherwise, "
             "run `xraytune doctor`"
         )
         return MachineError(Problem(what, log, fix))
 
-    def _wait_for_ray(self) -> str:
-        """Return the address of the dashboard once Ray runs."""
-        self.start()
-        if self._dashboard is None:
-            self._dashboard = str(self._request(None))
-        return self._dashboard
-
-    def _request(self, order: TuneRun | tuple[Settings, bool | None] | None) -> Any:
-        """Send an order, and return its answer; without one, wait until Ray has started.
+    def _request(self, order: TuneRun | tuple[Settings, bool | None]) -> Any:
+        """Send an order to Ray's process, and return its answer.
 
         What the process raises is raised, and RayDiedError if it dies.
         """
+        self.start()
         with suppress(OSError):  # if the process has died, what is received says so
-            if order:
-                self._connection.send(order)
+            self._connection.send(order)
         while True:
             try:
                 received = self._connection.recv()
@@ -234,38 +201,3 @@ class Runner:
                     getattr(self.callbacks, name)(*arguments)
                 case (answer,):
                     return answer
-
-    def close(self) -> None:
-        """End Ray's process, and with it Ray, and delete the temporary files."""
-        if self._process is None:
-            return
-        self._process.kill()
-        self._process.wait()
-        self._connection.close()
-        self._output.close()
-        if self._temporary:
-            self._temporary.remove()
-        self._process = None
-        self._temporary = None
-        self._dashboard = None
-        self._is_shown = False
-
-
-@contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """Raise KeyboardInterrupt on SIGTERM and on SIGINT.
-
-    Queues send SIGTERM; jobs in the background ignore SIGINT.
-
-    Only the main thread can.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

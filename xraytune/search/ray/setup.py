@@ -1,8 +1,7 @@
 """What Ray needs on this machine, checked before it starts: Ray fails late and with unclear errors.
 
-It also keeps other users of the machine out. Ray writes its token so that everyone can read it, and
-opens its folders to everyone; anyone who has the token, or can write to those folders, can run code
-as the user who started Ray.
+It also keeps other users of the machine out. Ray opens its folders to everyone, and writes a token
+that everyone can read; with either, one can run code as the user who started Ray.
 """
 
 from __future__ import annotations
@@ -10,38 +9,31 @@ from __future__ import annotations
 import fcntl
 import os
 import resource
-import secrets
 import shutil
 import signal
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from xraytune.base.errors import MachineError, Problem
 from xraytune.base.files import nearest_folder
 
-_LONGEST_SOCKET_BYTES = 107
+_LONGEST_PARENT_BYTES = 107 - len(
+    "/xray-12345678/ray/session_2026-01-31_23-59-59_123456_4194304/sockets/dash_MetricsHead"
+)
+"""A socket's path has at most 107 bytes; the longest of Ray's is below the parent."""
 _LEAST_FREE_BYTES = 100 * 2**20
 _LEAST_FREE_INODES = 1000
 """For Ray's logs, and the temporary files of trials."""
-_FEWEST = {
-    "ulimit -n": (resource.RLIMIT_NOFILE, 256, "open files"),
-    "ulimit -u": (resource.RLIMIT_NPROC, 300, "processes and threads"),
-    "ulimit -f": (resource.RLIMIT_FSIZE, 2**28, "bytes in a file"),
+_LEAST_LIMITS = {
+    "ulimit -n 65536": (resource.RLIMIT_NOFILE, 256, "open files"),
+    "ulimit -u 65536": (resource.RLIMIT_NPROC, 300, "processes and threads"),
+    "ulimit -f unlimited": (resource.RLIMIT_FSIZE, 2**28, "bytes in a file"),
 }
-"""Of Ray and two trials."""
-_PREFIX = "xray-"
+"""How to raise each limit, and what Ray and two trials need."""
 _REMOVE_SECONDS = 5.0
-_SOCKET = _PREFIX + "12345678/ray/session_2026-01-31_23-59-59_123456_{pid}/sockets/dash_MetricsHead"
-"""The longest of Ray's socket paths."""
-
-
-def why_ray_cannot_start() -> Problem | None:
-    """Return what keeps Ray from starting on this machine, if anything; leaves no files behind."""
-    return next(_problems(), None)
 
 
 def ray_parent() -> Path:
@@ -52,77 +44,64 @@ def ray_parent() -> Path:
     if given := os.environ.get("RAY_TMPDIR"):
         return Path(given).absolute()
     usual = Path(os.environ.get("TMPDIR", "/tmp")).absolute()
-    socket_bytes = len(os.fsencode(usual / _SOCKET.format(pid=os.getpid())))
-    return usual if socket_bytes <= _LONGEST_SOCKET_BYTES else Path("/tmp")
+    return usual if len(os.fsencode(usual)) <= _LONGEST_PARENT_BYTES else Path("/tmp")
 
 
-def _problems() -> Iterator[Problem]:
+def why_ray_cannot_start() -> Problem | None:
+    """Return what keeps Ray from starting on this machine, if anything; leaves no files behind."""
     parent = ray_parent()
     other = "export RAY_TMPDIR=DIR, a folder with a short path, space, and write access"
     try:
         tempfile.TemporaryDirectory(dir=nearest_folder(parent)).cleanup()
     except OSError as error:
         what = f"Ray cannot write to its temporary folder ({error.strerror})"
-        yield Problem(what, parent, other)
+        return Problem(what, parent, other)
     disk = os.statvfs(nearest_folder(parent))
     free_bytes = disk.f_bavail * disk.f_frsize
+    left = ""
     if free_bytes < _LEAST_FREE_BYTES:
-        what = (
-            f"Ray's temporary folder has {free_bytes // 2**20} MiB left, and needs "
-            f"{_LEAST_FREE_BYTES // 2**20}"
-        )
-        yield Problem(what, parent, other)
-    if disk.f_files and disk.f_favail < _LEAST_FREE_INODES:  # without files: no limit
-        what = f"Ray's temporary folder has {disk.f_favail} inodes left, and needs "
-        yield Problem(what + f"{_LEAST_FREE_INODES}", parent, other)
+        left = f"{free_bytes // 2**20} MiB left, and needs {_LEAST_FREE_BYTES // 2**20}"
+    elif disk.f_files and disk.f_favail < _LEAST_FREE_INODES:  # without files: no limit
+        left = f"{disk.f_favail} inodes left, and needs {_LEAST_FREE_INODES}"
+    if left:
+        return Problem(f"Ray's temporary folder has {left}", parent, other)
     try:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            socket.create_connection(server.getsockname(), timeout=5.0).close()
+        with socket.socket(type=socket.SOCK_DGRAM) as probe:
+            probe.connect(("127.0.0.1", 1))  # sends nothing
     except OSError as error:
         what = f"this machine has no loopback interface ({error.strerror})"
-        yield Problem(what, "127.0.0.1", "ip link set lo up")
-    for command, (kind, fewest, name) in _FEWEST.items():
+        return Problem(what, "127.0.0.1", "ip link set lo up")
+    for fix, (kind, least, name) in _LEAST_LIMITS.items():
         limit = resource.getrlimit(kind)[1]  # Ray itself raises the soft limit
-        if 0 <= limit < fewest:
-            fix = f"{command} {'unlimited' if name.startswith('bytes') else 65536}"
-            yield Problem(f"only {limit} {name} are allowed", command, fix)
+        if 0 <= limit < least:
+            what = f"only {limit} {name} are allowed"
+            return Problem(what, fix.rpartition(" ")[0], fix)
+    return None
 
 
 class PrivateFolder:
     """A folder that only this user can open, for the temporary files of Ray and of trials.
 
-    It is locked while it is used. Those of searches that were killed are removed first.
+    A file in it is locked while it is used. Folders of searches that were killed are removed first.
     """
 
     def __init__(self) -> None:
         parent = ray_parent()
         parent.mkdir(parents=True, exist_ok=True)
-        for folder in parent.glob(f"{_PREFIX}*"):
-            with suppress(OSError):  # it is in use, or another user's
-                os.close(_lock(folder))
-                remove_with_processes(folder)
-        hidden = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}", dir=parent))  # until it is locked
-        self._lock = _lock(hidden)
-        self.path = hidden.rename(parent / hidden.name[1:])
+        for lock in parent.glob("xray-*/lock"):
+            with suppress(OSError), lock.open() as stream:  # it is in use, or another user's
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                remove_with_processes(lock.parent)
+        self.path = Path(tempfile.mkdtemp(prefix="xray-", dir=parent))
+        hidden = self.path / "new"  # until it is locked
+        self._lock = hidden.open("x")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        hidden.rename(self.path / "lock")
 
     def remove(self) -> None:
         """Kill the processes of a Ray that uses it, and remove it."""
         remove_with_processes(self.path)
-        os.close(self._lock)
-
-
-def _lock(folder: Path) -> int:
-    """Lock a folder until this process ends, or closes the descriptor.
-
-    OSError if another one has locked it.
-    """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
+        self._lock.close()
 
 
 def processes_of(folder: Path) -> dict[int, str]:
@@ -139,39 +118,24 @@ def processes_of(folder: Path) -> dict[int, str]:
 def remove_with_processes(folder: Path) -> None:
     """Kill the processes of the Ray that uses a private folder, except this one, and remove it."""
     until = time.monotonic() + _REMOVE_SECONDS
-    while True:
+    while folder.exists() and time.monotonic() < until:
         for process in processes_of(folder).keys() - {os.getpid()}:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         shutil.rmtree(folder, ignore_errors=True)
-        if not folder.exists() or time.monotonic() > until:
-            return
-        time.sleep(0.1)  # a process that ends may still write
+        time.sleep(0.01)  # a process that ends may still write
 
 
 def protect_token() -> None:
-    """Create `~/.ray/auth_token` if Ray needs one, readable by this user alone.
+    """Let only this user open the folder in which Ray keeps its token.
 
     Raises MachineError if that fails.
     """
-    token = _token()
-    if token is None:
-        return
+    folder = Path(os.path.expanduser("~"), ".ray")  # noqa: PTH111  raises nothing
     try:
-        token.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        token.parent.chmod(0o700)
-        with suppress(FileExistsError), token.open("x") as file:
-            file.write(secrets.token_hex(32))  # as `ray get-auth-token --generate`
-        token.chmod(0o600)
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
     except OSError as error:
         what = f"Ray cannot write its token ({error.strerror})"
         fix = "export HOME=DIR, a folder that you can write to"
-        raise MachineError(Problem(what, token, fix)) from error
-
-
-def _token() -> Path | None:
-    """Return the file of Ray's token, unless the environment has another, or none is needed."""
-    given = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
-    if given or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
-        return None
-    return Path(os.path.expanduser("~")) / ".ray" / "auth_token"  # noqa: PTH111  raises nothing
+        raise MachineError(Problem(what, folder, fix)) from error

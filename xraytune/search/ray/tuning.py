@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
 from multiprocessing.connection import Connection
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from xraytune.base.errors import MachineError, XraytuneError
+from xraytune.base.errors import XraytuneError
 from xraytune.base.locks import build_lock
 from xraytune.base.records import Node
 from xraytune.search.callbacks import Callbacks
@@ -41,31 +42,31 @@ _RAY_DIES_SECONDS = 0.5
 """Longer than this process takes to see that one of Ray is gone, and to end."""
 
 
-def serve(connection: Connection) -> None:
+def serve(connection: Connection, dashboard: str) -> None:
     """Do what the search, the parent process, orders, until it closes the pipe."""
-    while True:
-        order = connection.recv()
-        answer: object = None
-        with told_of_errors(connection):
-            if isinstance(order, TuneRun):
-                run_trials(connection, order)
-            else:
-                settings, has_gpu = order
-                answer = survey(settings, has_gpu, forwarded(connection).note)
-        connection.send((answer,))
-
-
-def forwarded(connection: Connection) -> Callbacks:
-    """Return callbacks that are called in the parent process."""
 
     def call(name: str, *arguments: object) -> None:
         connection.send((name, arguments))
 
-    return Callbacks(**{field.name: partial(call, field.name) for field in fields(Callbacks)})
+    callbacks = Callbacks(**{field.name: partial(call, field.name) for field in fields(Callbacks)})
+    is_shown = False
+    while True:
+        order = connection.recv()
+        answer: object = None
+        with report_errors(connection):
+            if isinstance(order, TuneRun):
+                if not is_shown:
+                    callbacks.on_start(order.study.path, dashboard)
+                is_shown = True
+                run_trials(connection, callbacks, order)
+            else:
+                settings, has_gpu = order
+                answer = survey(settings, has_gpu, callbacks.note)
+        connection.send((answer,))
 
 
 @contextmanager
-def told_of_errors(connection: Connection) -> Iterator[None]:
+def report_errors(connection: Connection) -> Iterator[None]:
     """Let the parent raise an error of the block, and end this process.
 
     Tune would treat it as that of a trial.
@@ -97,46 +98,36 @@ class JournalSearcher(Searcher):
 
         None: ask again later; FINISHED: all trials have ended.
         """
-        with told_of_errors(self._connection):
+        with report_errors(self._connection):
             self._loop.heartbeat()
-            slots = self._count_slots()
+            allocation = self._order.allocation
+            if time.monotonic() - self._listed >= _LIST_NODES_SECONDS:
+                self._listed = time.monotonic()
+                self._nodes = list_nodes()  # they may join and leave
+            slots = count_slots(allocation, self._nodes)
+            if slots == 0 and not self._waits_for_nodes:
+                what = f"waiting for a node with {allocation.trial}"
+                self._connection.send(("note", (what,)))
+            self._waits_for_nodes = slots == 0
             if slots == 0:
                 return None
-            allocation = self._order.allocation
-            trial = self._loop.next_trial(
-                slots, lambda trial: hold(allocation, self._nodes, times=trial.share)
-            )
-            if isinstance(trial, Trial):
+            trial = self._loop.next_trial(slots, partial(hold, allocation, self._nodes))
+            if trial == "done":
+                return str(Searcher.FINISHED)
+            if trial != "wait":
                 return self._config(trial)
-            return str(Searcher.FINISHED) if trial == "done" else None
         return None
 
-    def _count_slots(self) -> int:
-        """Return how many trials run at once; 0 if no node can run one, but others may join."""
-        if time.monotonic() - self._listed >= _LIST_NODES_SECONDS:
-            self._listed = time.monotonic()
-            self._nodes = list_nodes()  # they may join and leave
-        try:
-            slots = count_slots(self._order.allocation, self._nodes)
-        except MachineError as error:
-            slots = 0
-            if not self._waits_for_nodes:
-                what = f"waiting for a machine to join: {error.problems[0].what}"
-                forwarded(self._connection).note(what)
-        self._waits_for_nodes = slots == 0
-        return slots
-
     def _config(self, trial: Trial) -> dict[str, Any]:
-        order = self._order
         job = Job(
-            study=str(order.folder),
-            cache=str(order.cache),
+            study=str(self._loop.folder.path),
+            cache=str(self._order.cache),
             number=trial.number,
             every_epoch=self._loop.stops_trials,
-            label=f"{order.study} {self._loop.label(trial)}",
+            label=f"{self._order.study.path.name} {self._loop.label(trial)}",
             gpu_share=trial.gpus,
         )
-        return {"job": job, "study": order.study, "resources": trial.resources}
+        return {"job": job, "resources": trial.resources}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -160,7 +151,7 @@ class JournalScheduler(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Continue or stop, as the loop decides."""
-        with told_of_errors(self._connection):
+        with report_errors(self._connection):
             self._connection.send("has results")
             if self._loop.on_result(trial.config["job"].number, result["message"]):
                 return str(TrialScheduler.CONTINUE)
@@ -172,7 +163,7 @@ class JournalScheduler(FIFOScheduler):
         number: int = trial.config["job"].number
         # `get_error` reads a copy, which Tune makes later.
         error = Path(trial.error_file).read_text(encoding="utf-8")
-        with told_of_errors(self._connection):
+        with report_errors(self._connection):
             if "its node has died" in error:
                 self._loop.restart(number)
                 return
@@ -185,12 +176,12 @@ class JournalScheduler(FIFOScheduler):
             self._loop.on_result(number, message)
 
 
-def run_trials(connection: Connection, order: TuneRun) -> None:
+def run_trials(connection: Connection, callbacks: Callbacks, order: TuneRun) -> None:
     """Run trials until all have ended."""
-    scratch = order.folder / SCRATCH_NAME
-    shutil.rmtree(scratch, ignore_errors=True)  # of a killed process
-    with build_lock(order.driver_lock):
-        loop = order.make_loop(forwarded(connection))
+    with build_lock(order.study.driver_lock_path):  # the process before this one may not have ended
+        loop = order.make_loop(callbacks)
+        scratch = loop.folder.path / SCRATCH_NAME
+        shutil.rmtree(scratch, ignore_errors=True)  # of a killed process
         tune.run(
             TrialActor,
             name="tune",
@@ -202,10 +193,7 @@ def run_trials(connection: Connection, order: TuneRun) -> None:
             max_failures=0,  # the loop decides on retries
             raise_on_failed_trial=False,
             reuse_actors=True,
-            trial_name_creator=lambda trial: trial.config["job"].label,
-            trial_dirname_creator=lambda trial: (
-                f"{trial.config['job'].number:04d}-{trial.trial_id}"
-            ),
+            trial_dirname_creator=attrgetter("trial_id"),
             verbose=0,
         )
     shutil.rmtree(scratch, ignore_errors=True)
