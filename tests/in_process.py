@@ -66,11 +66,7 @@ def loop_of(folder: StudyFolder, space: Space, prepared: Prepared, cache: Path) 
 def job_of(trial: Trial, folder: StudyFolder, cache: Path) -> Job:
     """The task of a trial's worker."""
     return Job(
-        study=str(folder.path),
-        cache=str(cache),
-        number=trial.number,
-        label="",
-        gpu_share=0.0,
+        study=str(folder.path), cache=str(cache), number=trial.number, label="", resources={}
     )
 
 

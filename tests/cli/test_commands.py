@@ -150,3 +150,21 @@ def test_a_deleted_working_folder_is_named(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (4, "")
     assert "the current folder is not there any more" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_a_signal_interrupts_a_command(number: str) -> None:
+    """Queues send SIGTERM; jobs in the background of a script ignore SIGINT."""
+    program = f"""
+import os, signal
+from xraytune.cli import main
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+main._COMMANDS = (("demo", lambda: os.kill(os.getpid(), signal.{number}), "", ""),)
+main.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, "demo"], capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, "run the same command again" in done.stderr) == (130, True)

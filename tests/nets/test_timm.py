@@ -74,7 +74,7 @@ def test_sizes_and_constants_come_from_timm(tmp_path: Path) -> None:
 
     with pytest.raises(
         ConfigError,
-        match=r"timm/vit_tiny_patch16_224 does not take images of 128 px(.|\n)*write 224",
+        match=r"timm/vit_tiny_patch16_224 does not take images of 128 px(.|\n)*often 224",
     ):
         require_networks(load_space(file))
 

@@ -8,7 +8,7 @@ from xraytune.trial.training_set import Stream, image_stream
 
 
 def real_stream(count: int = 37, per_step: int = 8, seed: int = 7, views: int = 8) -> Stream:
-    return image_stream(seed, "real", image_count=count, per_step=per_step, view_count=views)
+    return image_stream(seed, "real", np.arange(count), per_step=per_step, view_count=views)
 
 
 @given(st.integers(1, 50), st.integers(1, 20), st.integers(1, 8))
@@ -24,7 +24,7 @@ def test_every_pass_shows_each_image_once(count: int, per_step: int, passes: int
 def test_a_step_depends_on_neither_earlier_draws_nor_another_stream() -> None:
     """A resumed trial draws what an uninterrupted one does, and two arms see the same real images in the same views."""
     straight, resumed = real_stream(), real_stream()
-    extra = image_stream(7, "extra", image_count=20, per_step=4, view_count=8)
+    extra = image_stream(7, "extra", np.arange(20), per_step=4, view_count=8)
     for step in range(40):
         straight(step)
         extra(step)

@@ -16,7 +16,6 @@ from typer.main import get_command
 from xraytune.base.errors import MachineError
 from xraytune.base.tables import Cell, Row, Table, Tone, shown_path
 from xraytune.cli import confirm, console, data, generator, model, options, search
-from xraytune.search.doctor import doctor as check_machine
 
 _WHOLE = (500, 1200, 1500, "")
 _QUICK = (250, 850, 500, "--set budget.trials=4 --set confirm.replicates=4")
@@ -134,6 +133,8 @@ def doctor(
     as_json: options.AsJson = False,
 ) -> None:
     """Check this machine: versions, GPUs, disk, Ray and weights. Prints a fix for each problem."""
+    from xraytune.search.doctor import doctor as check_machine
+
     checks = check_machine(space=space, weights_dir=weights_dir, folder=folder)
     is_ready = all(check.status != "missing" for check in checks)
     if as_json:

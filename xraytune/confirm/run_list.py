@@ -130,7 +130,6 @@ class RunList(TrialLoop):
                 if run.number not in self._ended
             ],
             generator_need=generator_need,
-            successful=len(self._ended),
         )
         self._rungs = rungs
         self.stops_trials = rungs is not None

@@ -110,12 +110,15 @@ def score_runs(
         experiment = folder.experiment(number)
         prepared = folder.prepared(experiment.draw)
         context = RunContext(prepared=prepared, cache=cache, compute=compute)
-        network, batches = Network(experiment, context).untrained(images)
-        load_best(where / "checkpoint", network)
-        network = fold_batch_norms(network)
-        results_of = task_of(experiment.settings).results
+        network = Network(experiment, context)
+        trained = network.untrained(images)
+        load_best(where / "checkpoint", trained)
+        trained = fold_batch_norms(trained)
+        batches = network.batches(images)
         results.append(
-            results_of(network, batches, images, compute=compute, error=StudyError, where=where)
+            network.task.results(
+                trained, batches, images, compute=compute, error=StudyError, where=where
+            )
         )
         on_progress(f"scoring {images.name} (replicates)", len(results), count)
     write_array(folder.path / _SCORES_FILE, np.stack(results), is_recorded=True)

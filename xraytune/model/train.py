@@ -252,11 +252,11 @@ def train(
             settings.tracking.wandb,
             settings.objective.metric,
             (settings.name, study.identity() if study else work.name),
+            parameters,
+            out.parent,
             kind="train",
             key=work.name,
             name=f"{settings.name} final {parameters.arm}",
-            config={**flat_values(parameters, out), "arm": parameters.arm},
-            dir=str(out.parent),
         )
         for epoch in epochs:
             run.log(epoch)

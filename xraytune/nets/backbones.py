@@ -83,20 +83,15 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
     return folded
 
 
-def accepts(name: str, side_px: int, *, trains_on_one: bool = False) -> bool:
-    """Return whether a backbone accepts images of this side.
-
-    `trains_on_one`: also as batches of a single image.
-
-    A batch norm cannot train on a single value, as where an image of 32 px has become one pixel.
-    """
+def accepts(name: str, side_px: int) -> bool:
+    """Return whether a backbone accepts images of this side."""
     is_extension = BACKBONES.has(name)  # these may read values of tensors
     network, _ = build_backbone(name) if is_extension else _without_values(build_backbone, name)
     device = "cpu" if is_extension else "meta"
     image = torch.zeros(1, 3, side_px, side_px, device=device)
     try:
         with torch.inference_mode():
-            network.train(trains_on_one).to(device)(image)
+            network.eval().to(device)(image)
     except UNREADABLE:
         return False
     return True

@@ -6,18 +6,22 @@ Nothing is downloaded or left behind.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import ConfigError, MachineError
 from xraytune.base.files import nearest_folder
+from xraytune.nets.compute import choose_compute, gpu_count
+from xraytune.nets.weights import find_weights
 from xraytune.search.ray.setup import ray_parent, why_ray_cannot_start
 from xraytune.space.load import load_space
-from xraytune.space.space import missing_packages
+from xraytune.space.space import Space, missing_packages
 
 _GIB = 2**30
 _MIN_DISK_GIB = 10
@@ -50,38 +54,16 @@ def doctor(
     Raises:
         ConfigError: The search space file is invalid.
     """
-    checks = [Check(name, "ok", version(name)) for name in ("torch", "torchvision", "ray")]
-    checks += _devices()
-    if problem := why_ray_cannot_start():
-        found = f"{problem.where}: {problem.what}"
-        checks.append(Check("Ray startup", "missing", found, problem.fix))
-    else:
-        checks.append(Check("Ray startup", "ok", f"in {ray_parent()}"))
-    free_gib = shutil.disk_usage(nearest_folder(folder)).free / _GIB
-    is_enough = free_gib >= _MIN_DISK_GIB
-    fix = "free some space, or use another disk (--studies, --cache)"
-    checks.append(
-        Check(
-            f"free disk at {folder}",
-            "ok" if is_enough else "warning",
-            f"{free_gib:.1f} GiB",
-            "" if is_enough else fix,
-        )
-    )
+    checks = [*_check_machine(folder)]
     if space:
         # Its images are not needed.
-        loaded = load_space(space, data=Path(), weights_dir=weights_dir)
-        missing = missing_packages(loaded)
-        checks += [Check("packages", "missing", problem.what, problem.fix) for problem in missing]
-        checks += _weights(loaded.networks(), loaded.settings.weights_dir)
+        checks += _check_space(load_space(space, data=Path(), weights_dir=weights_dir))
     return tuple(checks)
 
 
-def _devices() -> Iterator[Check]:
-    import torch
-
-    from xraytune.nets.compute import choose_compute, gpu_count
-
+def _check_machine(folder: Path) -> Iterator[Check]:
+    for name in ("torch", "torchvision", "ray"):
+        yield Check(name, "ok", version(name))
     precision = choose_compute(gpus=0, threads=1).precision
     yield Check("CPU", "ok", f"{cpu_count()} cores, matrix products in {precision}")
     for number in range(torch.cuda.device_count()):
@@ -94,21 +76,32 @@ def _devices() -> Iterator[Check]:
         fix = "not needed for small searches (--space gan_ratio_cpu), but for large ones"
         yield Check("GPU", "warning", "none", fix)
 
+    problem = why_ray_cannot_start()
+    if problem:
+        yield Check("Ray startup", "missing", f"{problem.where}: {problem.what}", problem.fix)
+    else:
+        yield Check("Ray startup", "ok", f"in {ray_parent()}")
 
-def _weights(networks: Iterable[tuple[str, str]], weights_dir: Path | None) -> Iterator[Check]:
-    import torch
+    free_gib = shutil.disk_usage(nearest_folder(folder)).free / _GIB
+    disk = Check(f"free disk at {folder}", "ok", f"{free_gib:.1f} GiB")
+    if free_gib < _MIN_DISK_GIB:
+        fix = "free some space, or use another disk (--studies, --cache)"
+        disk = Check(disk.name, "warning", disk.found, fix)
+    yield disk
 
-    from xraytune.nets.weights import find_weights
 
+def _check_space(space: Space) -> Iterator[Check]:
+    for problem in missing_packages(space):
+        yield Check("packages", "missing", problem.what, problem.fix)
     downloads = Path(torch.hub.get_dir()) / "checkpoints"
-    for backbone, weights in networks:
+    for backbone, weights in space.networks():
         name = f"weights of {backbone}, {weights}"
         try:
-            file = find_weights(backbone, weights, weights_dir or downloads)
+            file = find_weights(backbone, weights, space.settings.weights_dir or downloads)
             yield Check(name, "ok", str(file) if file else "not needed")
         except (ConfigError, MachineError) as error:
             problem = error.problems[0]
             fix = problem.fix
-            if weights_dir is None and problem.where == downloads:
+            if problem.where == downloads:
                 fix = f"downloaded on first use; without network access: {fix}"
             yield Check(name, "warning", f"{problem.what} in {problem.where}", fix)

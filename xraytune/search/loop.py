@@ -56,11 +56,6 @@ Out of time, only trials that have begun run.
 """
 
 
-def hold_one_slot(_: Trial) -> Held:
-    """Return what a trial holds where trials only count."""
-    return Held({}, slots=1)
-
-
 class TrialLoop(ABC):
     """Trials from the first to the end of the last. All calls come from one thread.
 
@@ -68,7 +63,6 @@ class TrialLoop(ABC):
         folder: Contains the trials.
         unfinished: The trials to run first.
         generator_need: Called each time anew, since a generator may have been trained meanwhile.
-        successful: How many trials have ended in earlier starts, except failed ones.
 
     Attributes:
         stops_trials: Whether `should_continue` may return False, so that it must hear of every
@@ -83,14 +77,12 @@ class TrialLoop(ABC):
         unfinished: Iterable[Trial],
         *,
         generator_need: GeneratorNeeds,
-        successful: int,
     ) -> None:
         self.folder = folder
         self.generator_need = generator_need
         self._waiting = {trial.number: trial for trial in unfinished}
         self._running: dict[int, Trial] = {}
-        # Why each ended trial failed, "" if it did not; earlier failures do not count.
-        self._reasons = [""] * successful
+        self._reasons: list[str] = []  # why each trial that has ended failed, "" if it did not
 
     def upcoming(self) -> Upcoming:
         """Return what the next new trial is."""
@@ -130,13 +122,14 @@ class TrialLoop(ABC):
         return is_last and not self._running and not self._startable()
 
     def next_trial(
-        self, slots: int = sys.maxsize, hold: Callable[[Trial], Held] = hold_one_slot
+        self, slots: int = sys.maxsize, hold: Callable[[Trial], Held] | None = None
     ) -> Trial | Literal["wait", "done"]:
         """Ask for a trial and start it.
 
         First one that trains a generator, then a waiting one, else a new one.
 
-        `slots` is the number of all slots, free or not; `hold` returns what a trial holds.
+        `slots` is the number of all slots, free or not; `hold` returns what a trial holds, by
+        default nothing but a slot.
         """
         if self.is_done:
             return "done"
@@ -153,7 +146,8 @@ class TrialLoop(ABC):
         if not runnable:
             return "wait"
         trial = runnable[0]
-        trial.resources, trial.slots = hold(trial)
+        if hold:
+            trial.resources, trial.slots = hold(trial)
         if self._running and trial.slots > free:
             return "wait"
         trial.trains_generator = self.generator_need(trial.parameters.gan) is not None
@@ -247,41 +241,35 @@ class TrialLoop(ABC):
         return trial
 
     def _fail(self, number: int, reason: str, cause: Cause) -> None:
-        """Retry a trial, or end it; a new epoch resets the count of retries."""
+        """Retry a trial, or end it; a new epoch resets the count of retries.
+
+        If the last three failed for the same reason, the next ones would too: stop. After the first
+        three, only failures of the machine count: settings may fail in one corner of the space.
+        """
         trial = self._running[number]
         attempts = sum(earlier.epochs == trial.epochs for earlier in trial.failures)
-        if cause == "settings" or attempts >= _RETRIES:
-            self._end(number, "failed", {"reason": reason}, is_of_machine=cause == "fault")
+        if cause != "settings" and attempts < _RETRIES:
+            failure = Failure(epochs=trial.epochs, cause=cause)
+            trial.failures.append(failure)
+            self.on_retry(number, failure, reason)
+            self.restart(number)
             return
-        failure = Failure(epochs=trial.epochs, cause=cause)
-        trial.failures.append(failure)
-        self.on_retry(number, failure, reason)
-        self.restart(number)
-
-    def _end(
-        self, number: int, status: Status, outcome: dict[str, Any], *, is_of_machine: bool = False
-    ) -> None:
-        """Record the end of a trial.
-
-        If the last three failed for the same reason, the next ones would too: stop.
-
-        After the first three, only failures of the machine count: settings may fail in one corner
-        of the space.
-        """
-        trial = self._stop(number)
-        used = {"seconds": trial.seconds, "gpu_seconds": trial.seconds * trial.gpus}
-        self.record(number, status, {**outcome, **used})
-        reason = outcome["reason"] if status == "failed" else ""
-        self._reasons.append(reason)
-        are_first = len(self._reasons) == _SAME_FAILURES
+        self._end(number, "failed", {"reason": reason})
+        self._reasons[-1] = reason
         is_repeated = self._reasons[-_SAME_FAILURES:] == [reason] * _SAME_FAILURES
-        if reason and is_repeated and (are_first or is_of_machine):
+        if is_repeated and (cause == "fault" or len(self._reasons) == _SAME_FAILURES):
             what = (
                 f"{_SAME_FAILURES} trials in a row failed for the same reason, so no more were "
                 f"started: {reason}"
             )
             fix = "fix the cause, then run the same command again; see trials/*/error.txt"
             raise TrialError(Problem(what, self.folder.path, fix))
+
+    def _end(self, number: int, status: Status, outcome: dict[str, Any]) -> None:
+        trial = self._stop(number)
+        used = {"seconds": trial.seconds, "gpu_seconds": trial.seconds * trial.gpus}
+        self.record(number, status, {**outcome, **used})
+        self._reasons.append("")
 
     def slots_in_use(self) -> int:
         """Return the slots that running trials occupy."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -15,7 +16,7 @@ class Job:
 
     Attributes:
         label: The trial's name in the dashboard and in trackers.
-        gpu_share: The GPUs that it holds.
+        resources: What it holds, by the names of Ray.
         every_epoch: Else only the last epoch of each second is reported.
     """
 
@@ -24,7 +25,7 @@ class Job:
     number: int
     every_epoch: bool = True
     label: str
-    gpu_share: float
+    resources: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

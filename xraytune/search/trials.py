@@ -44,7 +44,6 @@ class SearchTrials(TrialLoop):
             folder,
             [self.journal.resume(number) for number in self.journal.unfinished()],
             generator_need=generator_need,
-            successful=sum(row.status != "failed" for row in rows),
         )
         self._rungs = rungs_of(space.settings, self.journal.reports(), self.journal.arm)
         self._points = space.points()

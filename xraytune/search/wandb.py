@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from xraytune.base.records import EpochRecord, name_scores
-from xraytune.space.settings import ObjectiveName, WandbSettings
+from xraytune.space.fields import flat_values
+from xraytune.space.settings import ObjectiveName, Parameters, WandbSettings
 
-OUTER_RUN = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_SERVICE")
+_OUTER_RUN = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_SERVICE")
 """Variables of a run or a sweep in which the search was started.
 
 With them, all trials would become that run.
@@ -32,9 +33,8 @@ _logger = logging.getLogger(__name__)
 class WandbRun:
     """The run of a trial, which a resumed trial continues, or of a final training.
 
-    It is known by its `kind` and `key`.
-
-    A failure of W&B costs a warning and the rest of the run. `run` are arguments of `wandb.init`.
+    It is known by its `kind` and `key`, and by name and identity of its `study`. A failure of W&B
+    costs a warning and the rest of the run.
     """
 
     def __init__(
@@ -42,28 +42,42 @@ class WandbRun:
         settings: WandbSettings,
         metric: ObjectiveName,
         study: tuple[str, str],
+        parameters: Parameters,
+        folder: Path,
         *,
         kind: str = "trial",
         key: int | str,
-        **run: Any,
+        name: str,
     ) -> None:
         self._metric = metric
         self._run: Any = None
         run_id = hashlib.sha256("\n".join((*study, f"{kind} {key}")).encode()).hexdigest()[:16]
-        run |= {"project": settings.project, "group": f"{study[0]} {study[1][:6]}", "id": run_id}
-        run["config"] |= {"study": study[0], kind: key}
-        mode = os.environ.get("WANDB_MODE", "auto")
-        for name in OUTER_RUN:
-            os.environ.pop(name, None)
+        for variable in _OUTER_RUN:
+            os.environ.pop(variable, None)
         with self._surviving():
             import wandb
 
             self._wandb = wandb
-            limits = {"init_timeout": _SECONDS["init"], "finish_timeout": _SECONDS[kind]}
-            # `stop_fn`: else "stop run" on the page is Ctrl-C in the middle of a step.
-            run["settings"] = wandb.Settings(**limits, **_SETTINGS, stop_fn=str)
-            start: Callable[..., Any] = partial(wandb.init, resume="allow", job_type=kind, **run)
-            if mode == "auto":
+            start: Callable[..., Any] = partial(
+                wandb.init,
+                resume="allow",
+                job_type=kind,
+                project=settings.project,
+                group=f"{study[0]} {study[1][:6]}",
+                id=run_id,
+                name=name,
+                dir=str(folder),
+                config=flat_values(parameters, folder)
+                | {"arm": parameters.arm, "study": study[0], kind: key},
+                settings=wandb.Settings(
+                    init_timeout=_SECONDS["init"],
+                    finish_timeout=_SECONDS[kind],
+                    stop_fn=str,  # else "stop run" on the page is Ctrl-C in the middle of a step
+                    **_SETTINGS,
+                ),
+            )
+            mode = os.environ.get("WANDB_MODE")
+            if not mode:
                 mode = "online" if wandb.login(prompt=False) else "offline"
             try:
                 self._run = start(mode=mode)

@@ -1,22 +1,21 @@
 """One trial in a worker process; each `step` trains one epoch and returns a message.
 
-Errors of the trial are messages too, with a cause, so that the search can retry it. The process
-ends itself when nobody waits for it any more: its parent is gone, or a later attempt at the trial
-has begun. It then writes nothing, even if it was suspended for a while and did not notice.
+Errors of the trial are messages too, with a cause, so that the search can retry it. Once a later
+attempt at the trial has begun, this one fails at its next write, even if it was suspended for a
+while and did not notice.
 """
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 import traceback
 from collections.abc import Generator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from xraytune.base.cores import repeated
 from xraytune.base.errors import (
     ConfigError,
     MachineError,
@@ -31,21 +30,18 @@ from xraytune.data.prepare import RunContext, restore_pixels
 from xraytune.nets.compute import pin, require_device
 from xraytune.search.messages import Job, TrialFailed, TrialMessage
 from xraytune.search.wandb import WandbRun
-from xraytune.space.fields import flat_values
-from xraytune.space.settings import Experiment, ObjectiveName
+from xraytune.space.settings import Experiment
 from xraytune.study.folder import StudyFolder, other_releases
 from xraytune.study.trial import Cause
 from xraytune.study.trial_files import (
     ProgressFile,
     TakenOverError,
     begin_attempt,
-    is_last_attempt,
+    require_last_attempt,
     write_samples,
 )
 from xraytune.trial.run import trial_epochs
 from xraytune.trial.samples import save_generator_grid
-
-_LOOK_SECONDS = 0.25
 
 Epochs: TypeAlias = Generator[EpochRecord, None, TrialResult]
 
@@ -53,16 +49,13 @@ Epochs: TypeAlias = Generator[EpochRecord, None, TrialResult]
 class TrialWorker:
     """A trial, started or resumed.
 
-    One at a time in a process. `metric` is the objective, once it has begun.
+    One at a time in a process.
     """
-
-    metric: ObjectiveName
 
     def __init__(self, job: Job) -> None:
         self._job = job
         self._study = StudyFolder(Path(job.study))
         self._folder = self._study.trial_path(job.number)
-        self._parent = os.getppid()
         self._open = ExitStack()
         self._tracker: WandbRun | None = None
         self._summary: dict[str, Any] = {"status": "pruned"}  # without a last message
@@ -80,10 +73,9 @@ class TrialWorker:
             )
             what = f"the trials of this study are {other} here"
             raise MachineError(Problem(what, study.path, fix))
-        pin(compute, gpu_share=self._job.gpu_share)
+        pin(compute, gpu_share=self._job.resources.get("GPU", 1.0))
         experiment = study.experiment(self._job.number)
         settings = experiment.settings
-        self.metric = settings.objective.metric
         context = RunContext(
             prepared=study.prepared(experiment.draw),
             cache=Path(self._job.cache),
@@ -91,20 +83,18 @@ class TrialWorker:
             on_progress=ProgressFile(self._folder),
             on_generator=self._show_samples,
         )
-        self._attempt = begin_attempt(self._folder)
-        self._open.enter_context(repeated(self._end_unless_wanted, _LOOK_SECONDS))
-        self._open.enter_context(fenced(self._require_last))
+        token = begin_attempt(self._folder)
+        self._open.enter_context(fenced(partial(require_last_attempt, self._folder, token)))
         restore_pixels(settings, context.prepared, context.cache, on_progress=context.on_progress)
         if settings.tracking.wandb:
-            parameters = experiment.parameters
             self._tracker = WandbRun(
                 settings.tracking.wandb,
-                self.metric,
+                settings.objective.metric,
                 (study.path.name, study.identity()),
+                experiment.parameters,
+                self._folder,
                 key=self._job.number,
                 name=self._job.label,
-                config={**flat_values(parameters, self._folder), "arm": parameters.arm},
-                dir=str(self._folder),
             )
         return (yield from trial_epochs(experiment, context, self._folder))
 
@@ -146,14 +136,6 @@ class TrialWorker:
         if self._tracker:
             self._tracker.finish(self._summary)
 
-    def _end_unless_wanted(self) -> None:
-        if os.getppid() != self._parent or not is_last_attempt(self._folder, self._attempt):
-            os._exit(1)
-
-    def _require_last(self) -> None:
-        if not is_last_attempt(self._folder, self._attempt):
-            raise TakenOverError
-
 
 def next_message(epochs: Epochs, trial_dir: Path) -> TrialMessage:
     """Return the trial's next message.
@@ -182,10 +164,7 @@ def next_message(epochs: Epochs, trial_dir: Path) -> TrialMessage:
         reason = (
             str(error) if isinstance(error, XraytuneError) else f"{type(error).__name__}: {error}"
         )
-        return TrialFailed(reason=reason, cause=_cause(error))
-
-
-def _cause(error: Exception) -> Cause:
-    if isinstance(error, ConfigError | TrialError):
-        return "settings"
-    return "memory" if is_out_of_memory(error) else "fault"
+        cause: Cause = "memory" if is_out_of_memory(error) else "fault"
+        if isinstance(error, ConfigError | TrialError):
+            cause = "settings"
+        return TrialFailed(reason=reason, cause=cause)

@@ -47,7 +47,7 @@ class Trial:
     failures: list[Failure] = field(default_factory=list)
     trains_generator: bool = False
     resources: Mapping[str, float] = field(default_factory=dict)
-    slots: int = 0
+    slots: int = 1
     started: float = 0.0
     seconds: float = 0.0
 

@@ -16,6 +16,7 @@ import json
 import socket
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -74,17 +75,16 @@ def begin_attempt(trial_dir: Path) -> str:
     return token
 
 
-def is_last_attempt(trial_dir: Path, token: str) -> bool:
-    """Return whether no later attempt has begun, and the trial's folder is still there.
+def require_last_attempt(trial_dir: Path, token: str) -> None:
+    """Raise TakenOverError if a later attempt has begun, or the trial's folder is gone.
 
-    Storage that does not answer counts as yes.
+    Raises OSError if the storage does not answer, as a write would.
     """
-    try:
-        return (trial_dir / _ATTEMPT_FILE).read_text(encoding="utf-8") == token
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
+    last = ""
+    with suppress(FileNotFoundError):
+        last = (trial_dir / _ATTEMPT_FILE).read_text(encoding="utf-8")
+    if last != token:
+        raise TakenOverError
 
 
 def read_node(trial_dir: Path) -> str:

@@ -78,15 +78,17 @@ class Network:
         )
         return network.to(self.compute.device)
 
-    @cached_property
-    def _folded_backbone(self) -> nn.Module:
-        return fold_batch_norms(self.whole.get_submodule("backbone"))
+    def untrained(self, source: ImageSource) -> nn.Module:
+        """Return what a trial trains, before its training: the whole network, or a new head.
 
-    def head(self, feature_count: int) -> nn.Module:
-        """Return a new head, on the device; a donor's, if training starts at it."""
+        A head is a donor's, if training starts at it. Only the features of `source` are needed.
+        """
+        if not self.has_cached_features:
+            return self.whole
         settings = self.experiment.settings
         parameters = self.experiment.parameters
         prepared = self._context.prepared
+        feature_count = self.plain_features(source).shape[1]
         head = build_head(parameters, feature_count, len(prepared.outputs), seed=settings.seed)
         if self.experiment.donor:
             sent = donor_tensors(self.experiment.donor, prepared.class_names, parameters, settings)
@@ -150,6 +152,7 @@ class Network:
         on_progress = self._context.on_progress
 
         def build(folder: Path) -> None:
+            backbone = fold_batch_norms(self.whole.get_submodule("backbone"))
             # Not in a memory map: a full disk would kill the process.
             with (folder / "features.npy").open("wb") as stream:
                 for start in range(0, len(numbers), self._batch):
@@ -159,11 +162,8 @@ class Network:
                     if views is not None:
                         of_batch = torch.from_numpy(views[batch])
                         images = augment(images, of_batch.to(self.compute.device))
-                    features = predict_logits(
-                        self._folded_backbone,
-                        [normalise(images, self.form)],
-                        compute=self.compute,
-                    )
+                    inputs = normalise(images, self.form)
+                    features = predict_logits(backbone, [inputs], compute=self.compute)
                     if start == 0:
                         shape = (len(numbers), features.shape[1])
                         header = {"descr": "<f4", "fortran_order": False, "shape": shape}
@@ -208,15 +208,6 @@ class Network:
             return
         for start in range(0, len(source.rows), self._batch):
             yield normalise(self.scaled(source, slice(start, start + self._batch)), self.form)
-
-    def untrained(self, source: ImageSource) -> tuple[nn.Module, Iterator[Tensor]]:
-        """Return the module that a trial trains, before training, and its inputs of a source.
-
-        Needs neither the trial's GAN nor the features of other images.
-        """
-        if self.has_cached_features:
-            return self.head(self.plain_features(source).shape[1]), self.batches(source)
-        return self.whole, self.batches(source)
 
 
 def _grey_statistics(source: ImageSource) -> tuple[float, float]:

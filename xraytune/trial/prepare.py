@@ -19,7 +19,7 @@ from xraytune.data.images import ImageIndex
 from xraytune.data.index import find_class_names, read_index
 from xraytune.data.prepare import Prepared, prepare_index
 from xraytune.data.sides import side_sizes
-from xraytune.nets.backbones import accepts, build_backbone, timm_config
+from xraytune.nets.backbones import accepts, build_backbone
 from xraytune.nets.weights import find_weights
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.load import load_space
@@ -123,16 +123,5 @@ def require_networks(space: Space) -> None:
         for side_px in {size_px, final_px or size_px}:
             if not accepts(backbone, side_px):
                 what = f"backbone: {backbone} does not take images of {side_px} px"
-                usual_px = 224
-                if BACKBONES.is_of_library(backbone):
-                    usual_px = timm_config(backbone)["input_size"][-1]
-                fix = f"write {usual_px}, or choose another backbone"
+                fix = "use the size it was trained with, often 224, or choose another backbone"
                 raise ConfigError(Problem(what, "data.image_size", fix))
-    names = ("batch_size", "backbone", "trainable", "source", "mixing")
-    for batch_size, name, trainable, source, mixing in space.combinations(*names):
-        is_alone = batch_size == 1 and (source == "none" or mixing == "pretrain")
-        if is_alone and trainable != "head":
-            if not accepts(str(name), size_px, trains_on_one=True):
-                what = f"backbone: {name} cannot train on batches of one image of {size_px} px"
-                fix = "write 2 or more, or trainable: head, or a larger data.image_size"
-                raise ConfigError(Problem(what, "batch_size", fix))

@@ -139,15 +139,7 @@ def measure_quality(experiment: Experiment, context: RunContext) -> Quality | st
         "pools": [[block.inputs, block.targets.tolist()] for blocks in pools for block in blocks],
         "releases": releases("scikit-learn"),
     }
-    path = build_once(
-        context.cache,
-        _STAGE,
-        inputs,
-        build,
-        waiting=lambda: context.on_progress(
-            "waiting for the quality of images, which another process is computing", 0, 1
-        ),
-    )
+    path = build_once(context.cache, _STAGE, inputs, build)
     return _QUALITY.validate_python(read_json(path / "quality.json"))
 
 

@@ -12,8 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property, partial
-from itertools import groupby, islice
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +85,9 @@ class TrialTraining:
         self.images = images or build_training_set(experiment, context)
         views = self.parameters.views if self.parameters.classical else 1
         stream = partial(image_stream, self.seed, view_count=views)
-        self._real_stream = stream(
-            "real", image_count=len(self.images.real), per_step=self.parameters.batch_size
-        )
+        self._real_stream = stream("real", self.images.real, per_step=self.parameters.batch_size)
         self._extra_stream = stream(
-            "extra", image_count=len(self.images.extra), per_step=self.parameters.extra_per_step
+            "extra", self.images.extra, per_step=self.parameters.extra_per_step
         )
         self.val_a = side_images("val_a", prepared, context.cache)
         self.val_b = side_images("val_b", prepared, context.cache)
@@ -101,13 +98,14 @@ class TrialTraining:
         real_targets = self.images.targets[self.images.real]
         self.loss = self.task.loss_of(self.parameters, real_targets, self.compute.device)
         self._loader: FeatureLoader | PixelLoader
+        self._val_a_features: list[Tensor] = []
         if self.network.has_cached_features:
             self._loader = FeatureLoader(self.images, self.network)
-            self.trained = self.network.head(self._loader.feature_count)
+            self._val_a_features = [*self.network.batches(self.val_a)]
         else:
             self._loader = PixelLoader(self.images, self.network, views)
-            self.trained = self.network.whole
         self.load = self._loader.load
+        self.trained = self.network.untrained(self.val_a)
 
     # From the mix to a batch
 
@@ -121,18 +119,13 @@ class TrialTraining:
 
         The k-th step with real images shows the same ones in every trial.
         """
-        numbers = []
-        views = []
-        step_with_real = step - self.pretraining_steps
-        if step_with_real >= 0:
-            real = self._real_stream(step_with_real)
-            numbers.append(self.images.real[real.numbers])
-            views.append(real.views)
-        if step_with_real < 0 or not self.pretraining_steps:
-            extra = self._extra_stream(step)
-            numbers.append(self.images.extra[extra.numbers])
-            views.append(extra.views)
-        return Shown(np.concatenate(numbers), np.concatenate(views))
+        shown = []
+        if step >= self.pretraining_steps:
+            shown.append(self._real_stream(step - self.pretraining_steps))
+        if step < self.pretraining_steps or not self.pretraining_steps:
+            shown.append(self._extra_stream(step))
+        numbers, views = map(np.concatenate, zip(*shown, strict=True))
+        return Shown(numbers, views)
 
     def draws(self, steps: range) -> Iterator[Draws]:
         """Yield what `load` needs for each step, on the device.
@@ -144,11 +137,11 @@ class TrialTraining:
         images_per_step = self.parameters.batch_size + self.parameters.extra_per_step
         most = _TRANSFER_BYTES // (images_per_step * self._loader.row_bytes)
         at_once = min(_STEPS_AT_ONCE, 1 + most)
-        for _, of_shape in groupby(steps, lambda step: step < self.pretraining_steps):
-            while chunk := [*islice(of_shape, at_once)]:
-                shown = [self.images_of_step(step) for step in chunk]
-                numbers = np.stack([images.numbers for images in shown])
-                views = np.stack([images.views for images in shown])
+        first_real = max(0, self.pretraining_steps - steps.start)
+        for of_shape in (steps[:first_real], steps[first_real:]):
+            for start in range(0, len(of_shape), at_once):
+                shown = [self.images_of_step(step) for step in of_shape[start : start + at_once]]
+                numbers, views = map(np.stack, zip(*shown, strict=True))
                 columns = [self.images.targets[numbers], *self._loader.prepare(numbers, views)]
                 on_device = [
                     pinned(column, device).to(device, non_blocking=True) for column in columns
@@ -278,8 +271,9 @@ class TrialTraining:
         """Return whether this was the last epoch, or the best score is `early_stop_epochs` old."""
         patience = self.parameters.early_stop_epochs
         scores = [record.val_score for record in records[self._first_counted_epoch :]]
-        if patience is not None and len(scores) > patience:
-            if max(scores[-patience:]) <= max(scores[:-patience]):
+        if patience is not None and scores:
+            epochs_since = len(scores) - 1 - scores.index(max(scores))
+            if epochs_since >= patience:
                 return True
         return len(records) == self.max_epochs
 
@@ -287,19 +281,13 @@ class TrialTraining:
 
     def validate(self) -> tuple[float, float]:
         """Return loss and score of the network on val-A."""
-        cached = self.network.has_cached_features
-        batches = self._val_a_features if cached else self.network.batches(self.val_a)
         return self.task.validate(
             self.trained,
-            batches,
+            self._val_a_features or self.network.batches(self.val_a),
             self.val_a,
             positive=self._prepared.positive,
             compute=self.compute,
         )
-
-    @cached_property
-    def _val_a_features(self) -> list[Tensor]:
-        return [*self.network.batches(self.val_a)]
 
     def results(self, images: ImageSource) -> Results:
         """Return the results of the network on some images, [N, C]."""
@@ -335,7 +323,6 @@ class FeatureLoader:
             arrays.append((len(features), features.__getitem__))
             rows.append(rows_of_source + first_row)
             first_row += len(features)
-        self.feature_count = int(features.shape[1])
         self._row_of_view = np.concatenate(rows)
         self._rows = DeviceRows(arrays, network.compute.device)
         self.row_bytes = self._rows.row_bytes

@@ -97,27 +97,28 @@ Stream: TypeAlias = Callable[[int], Shown]
 
 
 def image_stream(
-    seed: int, purpose: str, *, image_count: int, per_step: int, view_count: int
+    seed: int, purpose: str, images: Int64Array, *, per_step: int, view_count: int
 ) -> Stream:
-    """Return a stream that draws `per_step` of `image_count` images in each step.
+    """Return a stream that draws `per_step` of the images, given as numbers, in each step.
 
     Every pass shows each image once, in one of `view_count` views. A stream without images draws
     nothing. The purpose, "real" or "extra", separates streams of one seed.
     """
+    count = len(images)
 
     @lru_cache(maxsize=2)
     def shuffle_pass(number: int) -> Shown:
         generator = numpy_generator(seed, "stream", purpose, number)
-        order = generator.permutation(image_count)
-        views = generator.integers(view_count, size=image_count)
-        return Shown(order, views[order])
+        order = generator.permutation(count)
+        views = generator.integers(view_count, size=count)
+        return Shown(images[order], views[order])
 
     def draw(step: int) -> Shown:
-        if image_count == 0 or per_step == 0:
+        if count == 0 or per_step == 0:
             nothing = np.empty(0, dtype=np.int64)
             return Shown(nothing, nothing)
-        first_pass, skipped = divmod(step * per_step, image_count)
-        last_pass = ((step + 1) * per_step - 1) // image_count
+        first_pass, skipped = divmod(step * per_step, count)
+        last_pass = ((step + 1) * per_step - 1) // count
         passes = [shuffle_pass(number) for number in range(first_pass, last_pass + 1)]
         numbers, views = map(np.concatenate, zip(*passes, strict=True))
         part = slice(skipped, skipped + per_step)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import logging
 import sys
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from xraytune.base.records import EpochRecord, name_scores
+from xraytune.base.records import EpochRecord
 from xraytune.search.messages import Job
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ class TrialActor(tune.Trainable):
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
         """Return the resources that a node must have free."""
-        return tune.PlacementGroupFactory([config["resources"]])
+        return tune.PlacementGroupFactory([config["job"].resources])
 
     def setup(self, config: dict[str, Any]) -> None:
         """Read the trial's settings; nothing is computed yet."""
@@ -49,14 +48,14 @@ class TrialActor(tune.Trainable):
         return f"{self._job.study}: several trials in turn"
 
     def step(self) -> dict[str, Any]:
-        """Train one epoch; return the trial's message, and the metrics of the epoch."""
+        """Train one epoch, and return the trial's message."""
         message = self._worker.step()
-        if not isinstance(message, EpochRecord):
-            _logger.info("%s: %s", self._job.label, message)
-            return {"message": message}
-        scores = f"val-A {message.val_score:.4f} (best {message.best_val_score:.4f})"
-        _logger.info("%s: epoch %d: %s", self._job.label, message.epoch, scores)
-        return {"message": message, **name_scores(asdict(message), self._worker.metric)}
+        text = str(message)
+        if isinstance(message, EpochRecord):
+            scores = f"val-A {message.val_score:.4f} (best {message.best_val_score:.4f})"
+            text = f"epoch {message.epoch}: {scores}"
+        _logger.info("%s: %s", self._job.label, text)
+        return {"message": message}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Run another trial in the same process."""

@@ -125,9 +125,9 @@ class JournalSearcher(Searcher):
             number=trial.number,
             every_epoch=self._loop.stops_trials,
             label=f"{self._order.study.path.name} {self._loop.label(trial)}",
-            gpu_share=trial.gpus,
+            resources=trial.resources,
         )
-        return {"job": job, "resources": trial.resources}
+        return {"job": job}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
