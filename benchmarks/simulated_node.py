@@ -13,6 +13,7 @@ import random
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from benchmarks.figures import Figure, figure
@@ -22,7 +23,7 @@ from xraytune.data.prepare import prepare
 from xraytune.nets.compute import Allocation, allocation_of
 from xraytune.search import messages
 from xraytune.search.loop import TrialLoop
-from xraytune.search.slots import Held, count_slots, hold
+from xraytune.search.slots import count_slots, reserve
 from xraytune.search.trials import SearchTrials
 from xraytune.space.load import load_space
 from xraytune.space.settings import GanSettings
@@ -65,7 +66,8 @@ class SimulatedNode:
         """Start trials until no slot is free, then pass on the next report, until all have ended."""
         self.slots = count_slots(self.allocation, [self.node])
         while True:
-            while isinstance(trial := loop.next_trial(self.slots, self.hold), Trial):
+            place = partial(reserve, self.allocation, [self.node])
+            while isinstance(trial := loop.next_trial(self.slots, place), Trial):
                 self.start(trial)
             if not self.queue:
                 return
@@ -82,10 +84,6 @@ class SimulatedNode:
             if not loop.on_result(number, message):
                 del self.running[number]
                 self.queue = [report for report in self.queue if report[1] != number]
-
-    def hold(self, _: Trial) -> Held:
-        """Return what a trial holds."""
-        return hold(self.allocation, [self.node])
 
     def start(self, suggestion: Trial) -> None:
         """Queue what a trial will report."""

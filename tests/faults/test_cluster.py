@@ -158,7 +158,7 @@ def test_a_search_waits_for_the_first_node_of_a_head_without_cores(space: Path) 
     with cluster_of(0) as cluster:
 
         def join(note: str) -> None:
-            if note.startswith("waiting up to 10 minutes for a node"):
+            if note.startswith("waiting for a node"):
                 cluster.add_node(num_cpus=2)
 
         found = search(

@@ -95,7 +95,7 @@ def epochs_run(trials: list[tuple[str, list[float]]], scheduler: SchedulerSettin
 
 
 def test_an_arm_that_starts_slower_and_ends_higher_is_completed() -> None:
-    """With shared rungs, all trials with GAN images end at the first rung, although they would end best."""
+    """With shared rungs, trials with GAN images end at the first one, though they are best."""
     real_only = [("real_only", curve(0.90 + number / 100, 0.95)) for number in range(4)]
     gan = [("gan", curve(0.80, 0.98)), ("gan", curve(0.81, 0.99))]
 

@@ -14,7 +14,7 @@ from xraytune.space.settings import PACKAGES
 def test_doctor_checks_the_machine_and_the_weights_of_a_space(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also for weights that a condition leaves at their default; the images of the file are not needed."""
+    """Also for weights that a condition leaves at their default; no images are needed."""
     monkeypatch.setenv("RAY_TMPDIR", "/proc/none")
     monkeypatch.setitem(PACKAGES, "classification", ("numpy", "no-such-package"))
     space = tmp_path / "space.yaml"

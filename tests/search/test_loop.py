@@ -13,7 +13,6 @@ from xraytune.base.files import read_json, read_jsonl
 from xraytune.search.asha import rungs_of
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.messages import LOST, TrialFailed, TrialMessage
-from xraytune.search.slots import Held
 from xraytune.search.trials import SearchTrials
 from xraytune.space.settings import GanSettings
 from xraytune.study.folder import StudyFolder
@@ -36,8 +35,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def start(loop: SearchTrials, gpus: float = 0.0) -> Trial:
     """Start a trial that holds so many GPUs."""
-    trial = loop.next_trial(hold=lambda _: Held({"GPU": gpus}, slots=1))
+    trial = loop.next_trial()
     assert isinstance(trial, Trial)
+    trial.resources = {"GPU": gpus}
     return trial
 
 
@@ -211,7 +211,7 @@ def test_unfinished_trial_uses_current_settings(study: StudyFolder, tmp_path: Pa
 @pytest.mark.slow
 @pytest.mark.parametrize("within", ["all", "arm"])
 def test_concurrent_decisions_follow_journal_order(study: StudyFolder, within: str) -> None:
-    """Timing and kills may change which trial reaches a rung first, but never a decision that the journal implies."""
+    """Timing and kills may change the order of trials, but no decision that follows from it."""
     draw, overrides = random.Random(7), (f"scheduler.within={within}", "budget.trials=8")
     values = [draw.random() for _ in range(8)]
     loop, running = direct(study, *overrides), dict[int, int]()
@@ -268,7 +268,7 @@ class Gans:
 def gan_search(
     study: StudyFolder, *widths_and_steps: tuple[int, int], hours: float = 1.0
 ) -> tuple[SearchTrials, Gans]:
-    """A search with a trial without a GAN between two of trials with these GANs and different `lr`."""
+    """A search of trials with these GANs, and after the first one, a trial without."""
     rows = [
         f"{{source: gan, synthetic_ratio: 0.5, lr: {number}e-4, gan.width: {w}, gan.steps: {s}}}"
         for number, (w, s) in enumerate(widths_and_steps, start=1)
@@ -308,13 +308,13 @@ def test_the_longest_chain_of_gans_is_trained_first_and_its_shortest_run_before_
 def test_no_other_trial_takes_the_slots_that_a_large_one_waits_for(study: StudyFolder) -> None:
     loop, _ = gan_search(study, (8, 100))
 
-    def hold(trial: Trial) -> Held:
-        return Held({}, slots=2 if trial.number == 1 else 1)
+    def reserve(trial: Trial) -> None:
+        trial.slots = 2 if trial.number == 1 else 1
 
-    assert isinstance(loop.next_trial(2, hold), Trial)
-    assert loop.next_trial(2, hold) == "wait", "one slot is free, and trial 1 needs two"
+    assert isinstance(loop.next_trial(2, reserve), Trial)
+    assert loop.next_trial(2, reserve) == "wait", "one slot is free, and trial 1 needs two"
     complete(loop, 0)
-    assert isinstance(loop.next_trial(2, hold), Trial)
+    assert isinstance(loop.next_trial(2, reserve), Trial)
     assert loop.slots_in_use() == 2
 
 

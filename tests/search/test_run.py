@@ -80,7 +80,10 @@ def test_finished_search_reports_the_spent_budget_and_status_shows_that_of_the_l
     for key, overrides in (("trials", []), ("hours", ["budget.trials=9", "budget.hours=1e-9"])):
         notes = list[str]()
         run(space, *overrides, note=notes.append)
-        expected = f"budget.{key} is used up after 1 trial; to continue, raise it with --set budget.{key}=N"
+        expected = (
+            f"budget.{key} is used up after 1 trial; "
+            f"to continue, raise it with --set budget.{key}=N"
+        )
         assert notes[-1] == expected
     run(space, "budget.trials=2", "budget.hours=0.5")
 
@@ -105,7 +108,7 @@ def test_settings_that_change_no_trial_are_those_of_the_last_start(space: Path) 
 
 
 def test_what_will_be_wrong_later_is_noted_before_the_study_is_created(space: Path) -> None:
-    """A learning rate whose small values are hardly ever drawn, and a test folder that is too small for a verdict."""
+    """Small learning rates that are hardly ever drawn, and a test folder that is too small."""
     notes = list[str]()
     for file in sorted((space.parent / "xrays" / "test" / "NORMAL").iterdir())[1:]:
         file.unlink()
@@ -124,7 +127,7 @@ def test_what_will_be_wrong_later_is_noted_before_the_study_is_created(space: Pa
 
 
 def test_a_study_resumes_without_the_data_option_since_it_knows_its_images(space: Path) -> None:
-    """Also what a data file said about them; what the space says now is compared with the study, as ever."""
+    """Also what a data file said about them; the space is compared with the study, as ever."""
     root, studies = space.parent, space.parent / "studies"
     (root / "data.yaml").write_text(
         "data: {path: xrays, classes: auto, positive: NORMAL}\n", encoding="utf-8"
@@ -142,7 +145,10 @@ def test_a_study_resumes_without_the_data_option_since_it_knows_its_images(space
 
 def test_ratio_with_no_or_too_many_extra_images_is_refused_before_writing(space: Path) -> None:
     root = space.parent
-    refused = r"synthetic_ratio: 0.002 of \d+ training images rounds to zero extra images\n +fix: use 0\.\d+ or more"
+    refused = (
+        r"synthetic_ratio: 0.002 of \d+ training images rounds to zero extra images\n"
+        r" +fix: use 0\.\d+ or more"
+    )
 
     with pytest.raises(ConfigError, match=refused):
         run(

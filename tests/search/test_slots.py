@@ -8,14 +8,11 @@ import pytest
 
 from xraytune.base.records import Node
 from xraytune.nets.compute import Allocation, Share, allocation_of
-from xraytune.search.slots import Held, count_slots, hold
+from xraytune.search.slots import count_slots, reserve
 from xraytune.space.settings import Parameters, Resources, Settings
 from xraytune.study.trial import Failure, Trial
 
-USUAL = Trial(number=0, parameters=Parameters())
-OUT_OF_MEMORY = Trial(
-    number=0, parameters=Parameters(), failures=[Failure(epochs=0, cause="memory")]
-)
+OUT_OF_MEMORY = Failure(epochs=0, cause="memory")
 
 
 def allocation(gpus: float, cpus: int = 1) -> Allocation:
@@ -23,6 +20,13 @@ def allocation(gpus: float, cpus: int = 1) -> Allocation:
     resources = Resources(gpus_per_trial=gpus, cpus_per_trial=cpus)
     settings = Settings.model_validate({"name": "any", "data": {"path": "any"}})
     return allocation_of(settings.model_copy(update={"resources": resources}), has_gpu=True)
+
+
+def reserved(allocation: Allocation, nodes: Sequence[Node], *failures: Failure) -> Trial:
+    """A trial with what it holds, after some failures."""
+    trial = Trial(number=0, parameters=Parameters(), failures=[*failures])
+    reserve(allocation, nodes, trial)
+    return trial
 
 
 def placed(shares: Sequence[float], gpu_count: int) -> int:
@@ -55,10 +59,10 @@ def test_as_many_trials_are_counted_as_ray_places(
 
     slots = count_slots(resources, nodes)
 
-    each = hold(resources, nodes, USUAL)
-    gpus = each.resources["GPU"]
+    trial = reserved(resources, nodes)
+    gpus = trial.gpus
     assert slots == int(gpu_count * per_gpu) == placed([gpus] * (slots + 1), gpu_count)
-    assert each.slots == 1
+    assert trial.slots == 1
     assert share <= gpus
 
 
@@ -77,7 +81,9 @@ def test_a_trial_that_ran_out_of_memory_shares_none() -> None:
     """With the same number of threads, its results are those of a trial that does."""
     nodes = [Node(cpus=1, gpus=1), Node(cpus=5, gpus=1)]
 
-    on_cpu = hold(Allocation(trial=Share(cpus=2, gpus=0.0)), nodes, OUT_OF_MEMORY)
-    assert on_cpu == Held({"CPU": 5.0}, slots=2)
-    assert hold(allocation(0.3), nodes, OUT_OF_MEMORY) == Held({"CPU": 1.0, "GPU": 1.0}, slots=3)
-    assert hold(allocation(2), nodes, OUT_OF_MEMORY) == hold(allocation(2), nodes, USUAL)
+    on_cpu = reserved(Allocation(trial=Share(cpus=2, gpus=0.0)), nodes, OUT_OF_MEMORY)
+    assert (on_cpu.resources, on_cpu.slots) == ({"CPU": 5.0}, 2)
+    on_gpu = reserved(allocation(0.3), nodes, OUT_OF_MEMORY)
+    assert (on_gpu.resources, on_gpu.slots) == ({"CPU": 1.0, "GPU": 1.0}, 3)
+    on_two = reserved(allocation(2), nodes, OUT_OF_MEMORY)
+    assert (on_two.resources, on_two.slots) == ({"CPU": 1.0, "GPU": 2.0}, 1)

@@ -34,7 +34,9 @@ data: {path: xrays, image_size: 32, split: {val_a: 0.2, val_b: 0.2}}
 parameters:
   source: {value: gan}
   synthetic_ratio: {value: 0.5}
-  gan: {parameters: {image_size: {value: 32}, width: {value: 4}, batch_size: {value: 4}, steps: {value: 3}}}
+  gan:
+    parameters:
+      {image_size: {value: 32}, width: {value: 4}, batch_size: {value: 4}, steps: {value: 3}}
   backbone: {value: small_cnn}
   weights: {value: none}
   batch_size: {value: 8}

@@ -65,7 +65,8 @@ def make_bench(folder: Path) -> Bench:
     draw_phantoms(folder / "xrays", patients=30, seed=3, image_size_px=48)
     settings = Settings.model_validate_json(
         f"""{{"name": "small", "seed": 5,
-            "data": {{"path": "{folder / "xrays"}", "image_size": 32, "split": {{"val_a": 0.2, "val_b": 0.2}}}},
+            "data": {{"path": "{folder / "xrays"}", "image_size": 32,
+                "split": {{"val_a": 0.2, "val_b": 0.2}}}},
             "budget": {{"max_epochs": 3, "steps_per_epoch": 4}}}}"""
     )
     prepared, _ = prepare(settings, folder / "cache")
@@ -89,7 +90,7 @@ def findings_bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 @pytest.fixture(scope="session")
 def clinic(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    """A study with enough validation images of each class for a KID, and a backbone to measure it with."""
+    """A study with enough validation images of each class for a KID, and a backbone for it."""
     root = tmp_path_factory.mktemp("clinic")
     draw_phantoms(root / "xrays", patients=240, seed=3, image_size_px=32)
     with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-"""The batches of a step: the same real images in every arm, nested extra ones, and the frozen network's features."""
+"""The batches of a step: real images, extra ones, and the features of a frozen network."""
 
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ def test_images_too_large_for_the_device_are_brought_in_parts(
 
 @pytest.mark.parametrize("task", [*TASKS])
 def test_extra_images_have_their_weight_in_the_loss(task: TaskName) -> None:
-    """At .25, four extra images have a fifth of the loss beside four real ones; at 1, half of it."""
+    """At .25, four extra images beside four real ones have a fifth of the loss; at 1, half."""
     loss = TASKS[task].loss
     shape = (8, 1, 4, 4) if task == "segmentation" else (8, 2)
     outputs = torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -92,7 +92,7 @@ def test_extra_images_have_their_weight_in_the_loss(task: TaskName) -> None:
 def test_pretraining_shows_the_extra_images_first_and_then_the_real_ones_of_every_arm(
     bench: Bench,
 ) -> None:
-    """Of 12 steps, those with real images show the first ones of an arm without extra images, and no others."""
+    """Steps with real images show the first ones of an arm without extra images, no others."""
     for source in ("gan", "duplicate"):
         mix: dict[str, Any] = {"source": source, "synthetic_ratio": 0.5, "mixing": "pretrain"}
         own = {"gan": gan()} if source == "gan" else {}

@@ -1,4 +1,4 @@
-"""Artifacts that are damaged, lost or of another version are never used, but rebuilt once, bit for bit."""
+"""Artifacts that are damaged, lost or of another version are rebuilt once, bit for bit."""
 
 import hashlib
 import shutil
@@ -41,7 +41,7 @@ STAGES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """A finished trial that depends on every stage, with its cache, the hash of each file there, and its results."""
+    """A finished trial that depends on every stage: its cache, the hashes there, its results."""
 
     bench: Bench
     experiment: Experiment
@@ -75,7 +75,10 @@ def hashes(cache: Path) -> dict[str, str]:
 
 
 def said_by(file: Path) -> str:
-    """The hash of a file's content: safetensors writes its metadata, and with it the manifest's hash, in any order."""
+    """The hash of a file's content.
+
+    safetensors writes its metadata, and with it the manifest's hash, in any order.
+    """
     if file.name == "manifest.json":
         return str(sorted(read_json(file)["files"]))
     if file.suffix == ".safetensors":
@@ -122,7 +125,7 @@ def test_trial_on_damaged_cache_has_same_result(
     stage: str,
     damage: Callable[[Path], None],
 ) -> None:
-    """All artifacts of a stage are damaged; each is rebuilt once, and those that depend on it are not.
+    """Each artifact of a stage is rebuilt once, and those that depend on it are not.
 
     More damages of one artifact are in test_artifacts.py.
     """

@@ -1,4 +1,4 @@
-"""What another hospital sends: the head that its images train on a frozen backbone, and statistics of their features."""
+"""What another hospital sends: a head on a frozen backbone, and statistics of features."""
 
 from pathlib import Path
 
@@ -31,7 +31,8 @@ parameters:
   source: {values: [none, gan]}
   gan:
     when: {source: gan}
-    parameters: {image_size: {value: 32}, width: {value: 4}, batch_size: {value: 4}, steps: {value: 2}}
+    parameters:
+      {image_size: {value: 32}, width: {value: 4}, batch_size: {value: 4}, steps: {value: 2}}
   backbone: {value: small_cnn}
   weights: {value: net.safetensors}
   trainable: {value: head}
@@ -64,7 +65,7 @@ def trained_on(hospital: Path) -> tuple[Experiment, RunContext]:
 
 
 def test_a_head_and_the_statistics_of_its_features_are_sent(hospital: Path) -> None:
-    """The head scores as its record says; a class's mean is that of its features, in the order that is asked for."""
+    """The head scores as its record says; the means are those of the classes, in their order."""
     experiment, context = trained_on(hospital)
     sent = read_donor(hospital / "sent")
     assert sent is not None

@@ -103,7 +103,7 @@ def assert_same_bits(first: dict[str, Tensor], second: dict[str, Tensor]) -> Non
 def test_a_stopped_training_repeats_the_epochs_since_its_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The best network is one of the repeated epochs, or of those before, even on a machine that rounds differently."""
+    """The best network is that of an epoch in the log, even if a machine rounds differently."""
     networks = list[dict[str, Tensor]]()
 
     class Scored(TinyTraining):

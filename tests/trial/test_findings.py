@@ -80,7 +80,7 @@ def test_sides_without_a_finding_that_can_be_scored_are_refused(findings_bench: 
 def test_a_gan_draws_images_for_the_findings_of_training_images(
     findings_bench: Bench, tmp_path: Path, architecture: str
 ) -> None:
-    """Each vector once before any is repeated, so findings occur together as they do; unknown ones stay unknown."""
+    """Each vector once before any is repeated; unknown findings stay unknown."""
     gan = {"architecture": architecture, "image_size": 32, "steps": 2, "width": 4, "batch_size": 8}
     ungated = replace(findings_bench, settings=without_gate(findings_bench.settings))
     experiment = ungated.experiment(source="gan", synthetic_ratio=0.5, gan=gan)

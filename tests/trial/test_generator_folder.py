@@ -36,7 +36,11 @@ parameters:
   source: {values: [none, gan]}
   gan:
     when: {source: gan}
-    parameters: {image_size: {value: 32}, width: {value: 4}, batch_size: {value: 4}, steps: {values: [2, 3]}}
+    parameters:
+      image_size: {value: 32}
+      width: {value: 4}
+      batch_size: {value: 4}
+      steps: {values: [2, 3]}
   backbone: {value: small_cnn}
   weights: {value: none}
 resources: {gpus_per_trial: 0}
@@ -99,7 +103,7 @@ def test_drawn_images_are_those_that_a_search_trains_on(kept: Kept, tmp_path: Pa
 def test_a_saved_generator_is_a_source_whose_blocks_are_those_of_generator_sample(
     kept: Kept, clinic_b: Bench, tmp_path: Path
 ) -> None:
-    """With the seed of the study in the place of the generator's, so that each replicate gets other images."""
+    """With the seed of the study, not the generator's, so each replicate gets other images."""
     seed = read_json(kept.gan / "generator.json")["settings"]["seed"]
     settings = clinic_b.settings.model_copy(update={"seed": seed})
     given = {"source": "generator", "generator": {"path": kept.gan}, "synthetic_ratio": 0.5}

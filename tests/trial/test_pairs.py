@@ -1,4 +1,4 @@
-"""Pairs in a study: masks are decoded with their images, stay with them, and are part of every fingerprint."""
+"""Pairs in a study: masks are decoded with their images, and stay with them."""
 
 from pathlib import Path
 
@@ -15,9 +15,8 @@ from xraytune.data.prepare import (
     side_images,
     write_prepared,
 )
-from xraytune.space.settings import Experiment, FolderSettings, Parameters, Settings, without_gate
+from xraytune.space.settings import Experiment, Parameters, Settings
 from xraytune.trial.training import TrialTraining
-from xraytune.trial.training_set import build_training_set
 
 STEMS = tuple(f"p{number}" for number in range(20))
 
@@ -31,7 +30,8 @@ def root(tmp_path: Path) -> Path:
 def settings(root: Path) -> Settings:
     return Settings.model_validate_json(
         f"""{{"name": "pairs", "task": "segmentation",
-            "data": {{"path": "{root}", "image_size": 32, "resize": "crop", "split": {{"val_a": 0.2, "val_b": 0.2}}}}}}"""
+            "data": {{"path": "{root}", "image_size": 32, "resize": "crop",
+                "split": {{"val_a": 0.2, "val_b": 0.2}}}}}}"""
     )
 
 
@@ -68,18 +68,3 @@ def test_a_mask_moves_with_its_image(settings: Settings, tmp_path: Path) -> None
     grey = images[:, :1] * form.std[0] + form.mean[0]
     assert float(((grey >= 0.5) == (masks > 0.5)).float().mean()) > 0.9
     assert ((masks == 0) | (masks == 1)).all()
-
-
-def test_a_pool_of_pairs_brings_its_masks(settings: Settings, tmp_path: Path) -> None:
-    pool = write_pairs(tmp_path / "pool", [f"s{number}" for number in range(30, 50)])
-    values = {"backbone": "resnet18", "weights": "none", "source": "folder", "synthetic_ratio": 0.5}
-    parameters = Parameters.model_validate(values | {"folder": FolderSettings(path=pool)})
-    experiment = Experiment(
-        settings=without_gate(settings), parameters=parameters
-    )  # the drawings are all alike
-    context = RunContext(prepared=prepare(settings, tmp_path)[0], cache=tmp_path, compute=CPU)
-
-    training_set = build_training_set(experiment, context)
-    assert len(training_set.extra) == round(0.5 * len(training_set.real))
-    assert len(training_set.sources[1].rows) == 20
-    assert agreement(training_set.sources[1]) > 0.95

@@ -16,8 +16,7 @@ from xraytune.base.errors import DataError, TrialError
 from xraytune.data.folders import PROVENANCE_FILE
 from xraytune.data.images import ImageFile
 from xraytune.data.pixels import PIXELS_STAGE, stored_files
-from xraytune.space.settings import FolderSettings, Parameters, SplitSettings, without_gate
-from xraytune.synth.mix import plan_mix, require_enough
+from xraytune.space.settings import FolderSettings, SplitSettings, without_gate
 from xraytune.synth.sources.folder import store_folder
 from xraytune.synth.sources.source import StudyImages
 from xraytune.synth.sources.which import source_of
@@ -83,7 +82,7 @@ def test_images_of_validation_patients_are_excluded_and_counted(
 def test_patient_owning_validation_file_is_excluded_entirely(
     study: StudyImages, tmp_path: Path
 ) -> None:
-    """A table of patients uses other names, but an identical file links one of them to validation."""
+    """A table has other names, but an identical file links one of them to validation."""
     seen, trained = one_of_each(study)
     root = write_negatives(study, tmp_path / "extra", [seen, trained])
     folders = study.prepared.class_names
@@ -129,7 +128,7 @@ def test_a_folder_of_validation_patients_alone_is_refused(
 def test_a_trial_on_transformed_copies_sees_no_validation_patient(
     bench: Bench, tmp_path: Path
 ) -> None:
-    """Copies are made before the split, of val-A and val-B too; only the table links their names to patients."""
+    """Copies are made before the split; only the table links their names to patients."""
     data = bench.settings.data
     transform_folder(data.path, tmp_path / "copies", copies=2, classical=1)
     extra = bench.experiment(
@@ -163,17 +162,3 @@ def test_a_damaged_or_unrelated_record_is_refused(
         source_of(
             bench.experiment(source="folder", folder={"path": tmp_path}).parameters
         ).seen_images()
-
-
-def test_a_mix_that_needs_more_images_of_a_class_than_there_are_is_refused(bench: Bench) -> None:
-    prepared = bench.prepared
-    mix = Parameters.model_validate(
-        {"source": "folder", "folder": {"path": "extra"}, "synthetic_ratio": 0.5}
-    )
-    planned = plan_mix(prepared.train_counts, mix).tolist()
-    normal, pneumonia = planned.count(0), planned.count(1)
-
-    require_enough([normal, pneumonia], mix, prepared)
-    message = rf"extra: {normal - 1} images of NORMAL, but the mix needs {normal}\n.*lower"
-    with pytest.raises(DataError, match=message):
-        require_enough([normal - 1, pneumonia], mix, prepared)

@@ -55,9 +55,14 @@ ARMS: dict[str, dict[str, Any]] = {
     "classical": {"classical": 2, "optimizer": "sgd", "schedule": "cosine", "dropout": 0.3},
     "duplicate": {"source": "duplicate", "synthetic_ratio": 0.5},
     "gan": {"source": "gan", "gan": gan(), "optimizer": "adamw", "weight_decay": 0.01},
-    "a light gan": {"source": "gan", "gan": gan(), "synthetic_weight": 0.1},
-    "a balanced gan": {"source": "gan", "gan": gan(), "balance": "equal"},
-    "classical+gan": {"source": "gan", "gan": gan(), "classical": 1, "synthetic_ratio": 2.0},
+    "classical+gan": {
+        "source": "gan",
+        "gan": gan(),
+        "classical": 1,
+        "synthetic_ratio": 2.0,
+        "synthetic_weight": 0.1,
+        "balance": "equal",
+    },
     "gan, pretrained": {
         "source": "gan",
         "gan": gan(),
@@ -168,7 +173,7 @@ def test_trial_with_damaged_checkpoint_or_best_network_is_trained_again_with_sam
 
 @pytest.mark.slow
 def test_trial_without_checkpoint_restarts_its_log(bench: Bench, tmp_path: Path) -> None:
-    """Another GPU rounds differently: the log, the best epoch and the result are of the last training."""
+    """Another GPU rounds differently: log, best epoch and result are of the last training."""
     experiment, log = bench.experiment(source="none"), tmp_path / "epochs.jsonl"
     run(bench, experiment, tmp_path, stop_after=2)
     elsewhere = [row | {"val_score": 0.123, "best_val_score": 0.123} for row in read_jsonl(log)]

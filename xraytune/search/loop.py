@@ -20,6 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -29,7 +30,6 @@ from xraytune.base.records import EpochRecord, TrialResult
 from xraytune.nets.compute import Allocation
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.messages import TrialFailed, TrialMessage
-from xraytune.search.slots import Held
 from xraytune.space.load import experiment_to_json
 from xraytune.space.settings import Experiment, GanSettings
 from xraytune.study.folder import StudyFolder
@@ -122,13 +122,13 @@ class TrialLoop(ABC):
         return is_last and not self._running and not self._startable()
 
     def next_trial(
-        self, slots: int = sys.maxsize, hold: Callable[[Trial], Held] | None = None
+        self, slots: int = sys.maxsize, reserve: Callable[[Trial], None] | None = None
     ) -> Trial | Literal["wait", "done"]:
         """Ask for a trial and start it.
 
         First one that trains a generator, then a waiting one, else a new one.
 
-        `slots` is the number of all slots, free or not; `hold` returns what a trial holds, by
+        `slots` is the number of all slots, free or not; `reserve` sets what a trial holds, by
         default nothing but a slot.
         """
         if self.is_done:
@@ -146,8 +146,8 @@ class TrialLoop(ABC):
         if not runnable:
             return "wait"
         trial = runnable[0]
-        if hold:
-            trial.resources, trial.slots = hold(trial)
+        if reserve:
+            reserve(trial)
         if self._running and trial.slots > free:
             return "wait"
         trial.trains_generator = self.generator_need(trial.parameters.gan) is not None
@@ -194,10 +194,9 @@ class TrialLoop(ABC):
                 ready.append(trial)
             elif lineage not in in_training:
                 chains.setdefault(lineage, []).append(trial)
-        by_steps = [
-            sorted(chain, key=lambda trial: trial.generator_steps) for chain in chains.values()
-        ]
-        by_steps.sort(key=lambda chain: chain[-1].generator_steps, reverse=True)
+        steps = attrgetter("generator_steps")
+        by_steps = [sorted(chain, key=steps) for chain in chains.values()]
+        by_steps.sort(key=lambda chain: steps(chain[-1]), reverse=True)
         return [*(chain[0] for chain in by_steps), *ready]
 
     def on_result(self, number: int, message: TrialMessage) -> bool:

@@ -8,21 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import floor
-from typing import NamedTuple
 
 from xraytune.base.records import Node
 from xraytune.nets.compute import Allocation, Share
 from xraytune.study.trial import Trial
-
-
-class Held(NamedTuple):
-    """What a process holds.
-
-    Resources as Ray takes them, and the slots that no other trial can use meanwhile.
-    """
-
-    resources: dict[str, float]
-    slots: int
 
 
 def count_slots(allocation: Allocation, nodes: Sequence[Node]) -> int:
@@ -31,22 +20,22 @@ def count_slots(allocation: Allocation, nodes: Sequence[Node]) -> int:
     return min(count, allocation.concurrent or count)
 
 
-def hold(allocation: Allocation, nodes: Sequence[Node], trial: Trial) -> Held:
-    """Return what a trial holds.
+def reserve(allocation: Allocation, nodes: Sequence[Node], trial: Trial) -> None:
+    """Set what a trial holds while it runs, as Ray takes it, and the slots that this occupies.
 
-    If it ran out of memory, it is a GPU alone, or without GPUs the largest node.
+    If it ran out of memory, it is alone on a GPU, or without GPUs on the largest node.
     """
     cpus = float(allocation.trial.cpus)
     gpus = allocation.trial.gpus
-    slots = 1
+    trial.slots = 1
     if trial.lacks_memory and gpus:
-        slots = floor(max(1, 1 / gpus))
+        trial.slots = floor(max(1, 1 / gpus))
         gpus = max(1.0, gpus)
     elif trial.lacks_memory:
         largest = max(nodes, key=lambda node: node.cpus)
-        slots = _slots_on(largest, allocation.trial)
+        trial.slots = _slots_on(largest, allocation.trial)
         cpus = largest.cpus
-    return Held({"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}, slots)
+    trial.resources = {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
 
 
 def _slots_on(node: Node, trial: Share) -> int:

@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Generator
 from contextlib import ExitStack
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -116,10 +117,7 @@ class TrialWorker:
                 self._summary["status"] = "failed"
                 return message
             if isinstance(message, TrialResult):
-                results = {
-                    name: getattr(message, name) for name in ("value", "val_b_score", "threshold")
-                }
-                self._summary = {"status": "complete", **results}
+                self._summary = {"status": "complete", **asdict(message)}
                 return message
             if self._tracker:
                 self._tracker.log(message)

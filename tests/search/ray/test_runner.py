@@ -1,4 +1,4 @@
-"""How the search starts, serves and ends Ray's process; most tests replace it by a small program."""
+"""How the search starts, serves and ends Ray's process; most tests replace that process."""
 
 from __future__ import annotations
 
@@ -39,8 +39,11 @@ OF_GPUS = (
     + """
 if isinstance(order, tuple):  # a new study asks a node what trials there compute on
     connection.send(((allocation_of(order[0], has_gpu=True), {
-        "compute": {"device": "cuda", "threads": 2, "precision": "bfloat16"}, "system": "of the node", "identity": "one",
-        "packages": {name: version(name) for name in ("torch", "torchvision")}, "started": "now"}),))
+        "compute": {"device": "cuda", "threads": 2, "precision": "bfloat16"},
+        "system": "of the node",
+        "identity": "one",
+        "packages": {name: version(name) for name in ("torch", "torchvision")},
+        "started": "now"}),))
     order = connection.recv()
 connection.send(("on_start", (order.study.path, "")))
 print(repr(order.allocation.trial), file=open(sys.argv[2], "a"))
@@ -70,7 +73,7 @@ def cluster_with(token: str) -> Iterator[str]:
 
 @pytest.fixture
 def runs_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Return a function that makes a shell line run instead of Ray's process; its argument $4 is the pipe."""
+    """Make a shell line run instead of Ray's process; its argument $3 is the pipe."""
     script = tmp_path / "python"
     monkeypatch.setenv("PYTHON", sys.executable)
 
@@ -166,7 +169,7 @@ def test_a_ray_that_dies_is_started_again(
 ) -> None:
     """As when other programs keep a machine busy for half a minute."""
     (tmp_path / "starts.py").write_text(STARTS + "connection.send((None,))", encoding="utf-8")
-    runs_instead(f'cd {tmp_path}; [ -e once ] && exec "$PYTHON" starts.py "$4"; touch once')
+    runs_instead(f'cd {tmp_path}; [ -e once ] && exec "$PYTHON" starts.py "$3"; touch once')
     notes: list[str] = []
 
     run(study, note=notes.append)
@@ -199,10 +202,10 @@ def test_ray_that_starts_while_images_are_read_ends_if_they_cannot_be_used(
 def test_search_from_cpu_machine_uses_cluster_gpus(
     runs_instead: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its trials ask Ray for a GPU, and the study records the node; the second start asks no node again."""
+    """Its trials ask for a GPU, and the study records the node; a restart does not ask again."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     (tmp_path / "program.py").write_text(OF_GPUS, encoding="utf-8")
-    runs_instead(f'exec "$PYTHON" {tmp_path}/program.py "$4" {tmp_path}/taken')
+    runs_instead(f'exec "$PYTHON" {tmp_path}/program.py "$3" {tmp_path}/taken')
     draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
     write_space(tmp_path)
 

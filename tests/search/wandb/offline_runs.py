@@ -40,7 +40,8 @@ def run_files(trial: Path) -> list[Path]:
 
 
 def read_run(file: Path) -> OfflineRun:
-    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]  # slow to import
+    # Slow to import.
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
     run = OfflineRun(id="", group="", name="", config={}, rows=[], summary={}, exit_code=None)
     for data in _records(file.read_bytes()):

@@ -26,7 +26,7 @@ from pathlib import Path
 from tests.search.wandb.test_wandb import EPOCHS
 from xraytune.search import wandb
 from xraytune.search.wandb import WandbRun
-from xraytune.space.settings import WandbSettings
+from xraytune.space.settings import Parameters, WandbSettings
 
 wandb._SECONDS["init"] = 3.0
 folder = Path(sys.argv[1])
@@ -34,7 +34,8 @@ if sys.argv[2] != "auto":
     os.environ["WANDB_MODE"] = sys.argv[2]
 for key in (7, 8):
     settings = WandbSettings()
-    run = WandbRun(settings, "val_auroc", ("small", "3f9a1c77"), key=key, name=f"#{key}", config={}, dir=str(folder))
+    study = ("small", "3f9a1c77")
+    run = WandbRun(settings, "val_auroc", study, Parameters(), folder, key=key, name=f"#{key}")
     for record in EPOCHS:
         run.log(record)
     run.finish({"status": "complete"})

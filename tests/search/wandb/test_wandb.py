@@ -10,7 +10,7 @@ import pytest
 from tests.search.wandb.offline_runs import read_run, run_files
 from xraytune.base.records import EpochRecord
 from xraytune.search.wandb import WandbRun
-from xraytune.space.settings import WandbSettings
+from xraytune.space.settings import GanSettings, Parameters, WandbSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # wandb's own
 
@@ -46,10 +46,10 @@ def start_run(folder: Path) -> WandbRun:
         WandbSettings(),
         "val_dice",
         ("small", "3f9a1c77"),
+        Parameters(source="gan", gan=GanSettings(steps=20)),
+        folder,
         key=7,
         name="small #7 gan r=1 (20 steps)",
-        config={"gan.steps": 20, "arm": "gan"},
-        dir=str(folder),
     )
 
 

@@ -18,7 +18,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import ray
-from ray.job_config import JobConfig
 
 from xraytune.base.errors import MachineError, Problem
 from xraytune.search.ray.internals import free_agent_port, survive_memory_monitor
@@ -32,7 +31,7 @@ _CLUSTER_FIX = (
 )
 
 
-def main(pipe: str, search: str, study: str, cpus: str, folder: str, address: str) -> None:
+def main(pipe: str, search: str, cpus: str, folder: str, address: str) -> None:
     """Serve the search, a process, until it closes the pipe.
 
     `folder` has the temporary files of a Ray that starts here, and is deleted if the search is
@@ -61,7 +60,6 @@ def main(pipe: str, search: str, study: str, cpus: str, folder: str, address: st
     try:
         context = ray.init(
             **where,
-            job_config=JobConfig(metadata={"job_name": study}),  # the dashboard shows it
             logging_level=logging.CRITICAL,
             log_to_driver=False,
         )

@@ -14,7 +14,6 @@ from xraytune.nets.compute import Allocation, Share, allocation_of, choose_compu
 from xraytune.space.settings import Settings
 from xraytune.study.start import environment
 
-_JOIN_MINUTES = 10
 _NOTE_SECONDS = 5
 
 
@@ -33,12 +32,12 @@ def survey(
 ) -> tuple[Allocation, dict[str, Any]]:
     """Return the resources of trials, and the `environment` of a node with room for one.
 
-    Waits ten minutes for such a node.
+    Waits for such a node, which an autoscaler may have to start.
 
     Without `has_gpu`, trials use GPUs if the cluster has any, or no cores yet.
 
     Raises:
-        MachineError: The cluster has no room for a trial, or torch sees no GPU on the node.
+        MachineError: The node lacks xraytune, or torch sees no GPU there.
     """
     if has_gpu is None:
         nodes = list_nodes()
@@ -47,13 +46,10 @@ def survey(
     trial = allocation.trial
     answer = describe_node.options(num_cpus=trial.cpus, num_gpus=trial.gpus).remote(trial)
     if not ray.wait([answer], timeout=_NOTE_SECONDS)[0]:
-        note(f"waiting up to {_JOIN_MINUTES} minutes for a node with {trial} free")
+        fix = "lower resources.cpus_per_trial or gpus_per_trial"
+        note(f"waiting for a node with {trial} free; if the cluster has none, {fix}")
     try:
-        found = ray.get(answer, timeout=60 * _JOIN_MINUTES)
-    except ray.exceptions.GetTimeoutError as error:
-        what = f"in {_JOIN_MINUTES} minutes, no node had {trial} free"
-        fix = "start one, or lower resources.cpus_per_trial or gpus_per_trial"
-        raise MachineError(Problem(what, fix=fix)) from error
+        found = ray.get(answer)
     except ray.exceptions.RayError as error:  # such as a node without xraytune
         last_line = str(error).strip().rpartition("\n")[2]
         fix = "install the same versions on all machines"

@@ -111,10 +111,10 @@ class Runner:
         self._output = self._opened.enter_context(TemporaryFile())
         self._connection, theirs = Pipe()
         pipe = theirs.fileno()
-        program = [sys.executable, "-P", "-m", "xraytune.search.ray.driver"]
-        arguments = (pipe, os.getpid(), self.study.path.name, cpu_count(), folder, self.address)
+        program = (sys.executable, "-m", "xraytune.search.ray.driver")
+        arguments = (pipe, os.getpid(), cpu_count(), folder, self.address or "")
         process = subprocess.Popen(
-            [*program, *map(str, arguments)],
+            [*map(str, program + arguments)],
             pass_fds=(pipe,),
             stdin=subprocess.DEVNULL,
             stdout=self._output,

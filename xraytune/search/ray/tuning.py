@@ -33,7 +33,7 @@ from xraytune.search.messages import LOST, OUT_OF_MEMORY, Job, TrialFailed
 from xraytune.search.ray.actor import TrialActor
 from xraytune.search.ray.dashboard import ShowTrials
 from xraytune.search.ray.nodes import list_nodes, survey
-from xraytune.search.slots import count_slots, hold
+from xraytune.search.slots import count_slots, reserve
 from xraytune.study.folder import SCRATCH_NAME
 from xraytune.study.trial import Trial
 
@@ -111,7 +111,7 @@ class JournalSearcher(Searcher):
             self._waits_for_nodes = slots == 0
             if slots == 0:
                 return None
-            trial = self._loop.next_trial(slots, partial(hold, allocation, self._nodes))
+            trial = self._loop.next_trial(slots, partial(reserve, allocation, self._nodes))
             if trial == "done":
                 return str(Searcher.FINISHED)
             if trial != "wait":
