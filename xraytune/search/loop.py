@@ -49,10 +49,10 @@ The further ahead, the less the sampler knows.
 GeneratorNeeds: TypeAlias = Callable[[GanSettings | None], str | None]
 """From a trial's generator, if it has one, to its lineage; None if it need not be trained first."""
 
-Upcoming: TypeAlias = Literal["fixed", "drawn", "none", "out of time"]
-"""The next new trial: does not depend on results, does, or does not exist.
+UsedUp: TypeAlias = Literal["", "trials", "hours"]
+"""The part of the budget that is used up, so that there is no new trial; "" if none is.
 
-Out of time, only trials that have begun run.
+After the hours, only trials that have begun run.
 """
 
 
@@ -84,9 +84,15 @@ class TrialLoop(ABC):
         self._running: dict[int, Trial] = {}
         self._reasons: list[str] = []  # why each trial that has ended failed, "" if it did not
 
-    def upcoming(self) -> Upcoming:
-        """Return what the next new trial is."""
-        return "none"
+    @property
+    def used_up(self) -> UsedUp:
+        """Whether there are new trials, see `UsedUp`."""
+        return "trials"
+
+    @property
+    def is_next_fixed(self) -> bool:
+        """Whether the next new trial does not depend on results."""
+        return False
 
     def ask(self) -> Trial:
         """Return a new trial, if there is one."""
@@ -118,8 +124,7 @@ class TrialLoop(ABC):
     @property
     def is_done(self) -> bool:
         """Whether no trial is running, may still start, or is still to be drawn."""
-        is_last = self.upcoming() in {"none", "out of time"}
-        return is_last and not self._running and not self._startable()
+        return bool(self.used_up) and not self._running and not self._startable()
 
     def next_trial(
         self, slots: int = sys.maxsize, reserve: Callable[[Trial], None] | None = None
@@ -136,11 +141,11 @@ class TrialLoop(ABC):
         free = slots - self.slots_in_use()
         if free <= 0:
             return "wait"
-        while self.upcoming() == "fixed":  # at once, in case it needs a generator
+        while self.is_next_fixed and not self.used_up:  # at once, in case it needs a generator
             self._ask()
         runnable = self._runnable()
         most_ahead = _DRAWN_AHEAD * slots
-        while not runnable and self.upcoming() == "drawn" and len(self._waiting) < most_ahead:
+        while not runnable and not self.used_up and len(self._waiting) < most_ahead:
             self._ask()
             runnable = self._runnable()
         if not runnable:
@@ -169,7 +174,7 @@ class TrialLoop(ABC):
         Once the time is used up, those that have begun.
         """
         waiting = [self._waiting[number] for number in sorted(self._waiting)]
-        if self.upcoming() != "out of time":
+        if self.used_up != "hours":
             return waiting
         return [
             trial

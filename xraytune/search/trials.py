@@ -6,12 +6,12 @@ Optuna proposes them, ASHA prunes them, and the journal, the only truth, records
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from xraytune.base.records import EpochRecord
 from xraytune.search.asha import rungs_of
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
-from xraytune.search.loop import GeneratorNeeds, TrialLoop, Upcoming
+from xraytune.search.loop import GeneratorNeeds, TrialLoop, UsedUp
 from xraytune.space.settings import Experiment
 from xraytune.space.space import Space
 from xraytune.study.clock import StudyClock
@@ -53,18 +53,17 @@ class SearchTrials(TrialLoop):
             folder.drop_checkpoint(row.number)  # the search may have been killed before this
 
     @property
-    def used_up(self) -> Literal["", "trials", "hours"]:
-        """The part of the budget that is used up, so that no new trial starts; "" if none is."""
+    def used_up(self) -> UsedUp:
+        """The part of the budget that is used up."""
         hours = self.space.settings.budget.hours
         if hours is not None and self.clock.seconds >= hours * 3600:
             return "hours"
         return "trials" if self.journal.count >= self._trial_budget else ""
 
-    def upcoming(self) -> Upcoming:
-        """Return whether the next new trial is a fixed point, or drawn by the sampler."""
-        if used_up := self.used_up:
-            return "none" if used_up == "trials" else "out of time"
-        return "fixed" if self.journal.count < len(self._points) else "drawn"
+    @property
+    def is_next_fixed(self) -> bool:
+        """Whether the next trial is one of the points, not drawn by the sampler."""
+        return self.journal.count < len(self._points)
 
     def ask(self) -> Trial:
         """Return the next point, or a draw."""

@@ -5,13 +5,13 @@ See `synth/donor.py`.
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 
+from xraytune.base.artifacts import releases
 from xraytune.base.files import sha256_of, write_json, write_text
 from xraytune.base.records import to_json
 from xraytune.base.tensors import save_state
@@ -89,7 +89,7 @@ def write_donor(folder: Path, experiment: Experiment, context: RunContext) -> Do
         val_auroc=max(record.val_score for record in records),
         train_images=sorted(image.sha256 for image in prepared.side("train")),
         files={TENSORS_FILE: sha256_of(folder / TENSORS_FILE)},
-        packages={name: version(name) for name in ("xraytune", "torch", "scikit-learn")},
+        packages=releases("xraytune", "torch", "scikit-learn"),
     )
     write_json(folder / DONOR_FILE, to_json(donor))
     return donor

@@ -271,11 +271,11 @@ class TrialTraining:
         """Return whether this was the last epoch, or the best score is `early_stop_epochs` old."""
         patience = self.parameters.early_stop_epochs
         scores = [record.val_score for record in records[self._first_counted_epoch :]]
+        is_stale = False
         if patience is not None and scores:
-            epochs_since = len(scores) - 1 - scores.index(max(scores))
-            if epochs_since >= patience:
-                return True
-        return len(records) == self.max_epochs
+            epochs_since_best = len(scores) - 1 - scores.index(max(scores))
+            is_stale = epochs_since_best >= patience
+        return is_stale or len(records) == self.max_epochs
 
     # From the network to its scores
 
