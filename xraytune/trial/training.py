@@ -125,7 +125,7 @@ class TrialTraining:
         if step < self.pretraining_steps or not self.pretraining_steps:
             shown.append(self._extra_stream(step))
         numbers, views = map(np.concatenate, zip(*shown, strict=True))
-        return Shown(numbers, views)
+        return numbers, views
 
     def draws(self, steps: range) -> Iterator[Draws]:
         """Yield what `load` needs for each step, on the device.

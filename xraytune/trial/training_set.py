@@ -85,13 +85,8 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
     return TrainingSet(sources, targets, real_numbers, extra)
 
 
-class Shown(NamedTuple):
-    """The images of one step: their numbers and the view that each one shows, int64 [n] both."""
-
-    numbers: Int64Array
-    views: Int64Array
-
-
+Shown: TypeAlias = tuple[Int64Array, Int64Array]
+"""The images of one step: their numbers and the view that each one shows, int64 [n] both."""
 Stream: TypeAlias = Callable[[int], Shown]
 """A function that returns the images of a step, counted from 0."""
 
@@ -111,17 +106,17 @@ def image_stream(
         generator = numpy_generator(seed, "stream", purpose, number)
         order = generator.permutation(count)
         views = generator.integers(view_count, size=count)
-        return Shown(images[order], views[order])
+        return images[order], views[order]
 
     def draw(step: int) -> Shown:
         if count == 0 or per_step == 0:
             nothing = np.empty(0, dtype=np.int64)
-            return Shown(nothing, nothing)
+            return nothing, nothing
         first_pass, skipped = divmod(step * per_step, count)
         last_pass = ((step + 1) * per_step - 1) // count
         passes = [shuffle_pass(number) for number in range(first_pass, last_pass + 1)]
         numbers, views = map(np.concatenate, zip(*passes, strict=True))
         part = slice(skipped, skipped + per_step)
-        return Shown(numbers[part], views[part])
+        return numbers[part], views[part]
 
     return draw
