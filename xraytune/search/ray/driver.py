@@ -16,6 +16,7 @@ from contextlib import suppress
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import ray
 
@@ -46,7 +47,7 @@ def main(pipe: str, search: str, cpus: str, folder: str, address: str) -> None:
     importing = threading.Thread(target=import_module, args=("xraytune.search.trials",))
     importing.start()
     logging.getLogger("ray").setLevel(logging.CRITICAL)
-    where = {"address": address}
+    where: dict[str, Any] = {"address": address}
     if folder:
         free_agent_port()
         where = {

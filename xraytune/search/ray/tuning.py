@@ -112,10 +112,9 @@ class JournalSearcher(Searcher):
             if slots == 0:
                 return None
             trial = self._loop.next_trial(slots, partial(reserve, allocation, self._nodes))
-            if trial == "done":
-                return str(Searcher.FINISHED)
-            if trial != "wait":
+            if isinstance(trial, Trial):
                 return self._config(trial)
+            return str(Searcher.FINISHED) if trial == "done" else None
         return None
 
     def _config(self, trial: Trial) -> dict[str, Any]:
