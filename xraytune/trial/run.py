@@ -95,12 +95,15 @@ def _log_epochs(training: TrialTraining, checkpoint_dir: Path, log: Path) -> Ite
         # The checkpoint was lost: these epochs are trained again, and may round differently.
         write_text(log, "")
         logged = 0
-    for record in chain(finished, training.epochs(checkpoint_dir)):
-        if record.epoch > logged:
-            # Need not be durable yet, since the checkpoint has it, too.
-            append_jsonl(log, {"version": 1, **asdict(record)}, durable=False)
-        yield record
-    sync(log)
+    try:
+        for record in chain(finished, training.epochs(checkpoint_dir)):
+            if record.epoch > logged:
+                # Need not be durable, since the checkpoint has it, too.
+                append_jsonl(log, {"version": 1, **asdict(record)}, durable=False)
+            yield record
+    finally:
+        if log.exists():
+            sync(log)
 
 
 def train_own_generator(experiment: Experiment, context: RunContext) -> None:
