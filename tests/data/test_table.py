@@ -412,7 +412,7 @@ def test_notes_are_shown_with_the_error_that_they_explain(xrays: Path) -> None:
         (xrays / file).unlink()
     data = data_of(xrays)
 
-    with pytest.raises(DataError, match=r"(?s)ill has 1 patient.*rows without an image: 3 of 8"):
+    with pytest.raises(DataError, match=r"(?s)has 1 patient.*rows without an image: 3 of 8"):
         sizes_of_index(read_index(data), data)
 
 

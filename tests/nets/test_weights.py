@@ -78,6 +78,9 @@ def test_a_custom_file_fills_the_backbone(tmp_path: Path, suffix: str) -> None:
     save({f"module.{name}": tensor for name, tensor in tensors.items()}, path)  # of DataParallel
     again = build_classifier(parameters, 2, weights=path, seed=3).backbone
     assert all(torch.equal(tensor, tensors[name]) for name, tensor in again.state_dict().items())
+    counted = {"0.1.num_batches_tracked": torch.tensor(float("inf"), dtype=torch.float16)}
+    save(tensors | counted, path)  # a model in half precision
+    build_classifier(parameters, 2, weights=path, seed=3)
     save(tensors | {"0.0.weight": tensors["0.0.weight"] * float("nan")}, path)
     with pytest.raises(MachineError, match=r"NaN or infinite in 1 of \d+ tensors: 0\.0\.weight"):
         build_classifier(parameters, 2, weights=path, seed=1)
