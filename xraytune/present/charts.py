@@ -28,7 +28,9 @@ _COLOURS = {
     "undecided": "#8c8c8c",
 }
 _LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "title": ""}
-_GREY = "#8c8c8c"
+_VERTICAL = {"type": "line", "y0": 0, "y1": 1, "yref": "paper", "layer": "below"}
+"""A line; that of `add_vline` would be hidden by the grid."""
+_GREY = {"color": "#8c8c8c", "width": 1}
 
 
 def plot_differences(finalist: FinalistVerdict, metric: str, rope: float) -> Any:
@@ -58,7 +60,7 @@ def plot_differences(finalist: FinalistVerdict, metric: str, rope: float) -> Any
     )
     figure.update_traces(marker_size=11, error_x={"width": 5, "thickness": 1.4})
     figure.add_vrect(-rope, rope, fillcolor="rgba(140,140,140,0.18)", line_width=0, layer="below")
-    _add_line(figure, 0, "solid")
+    figure.add_shape(_VERTICAL, x0=0, x1=0, line=_GREY)
     figure.update_xaxes(title=f"difference in {metric}<br>grey: ROPE ±{rope:g}", nticks=6)
     figure.update_yaxes(title="", categoryorder="array", categoryarray=names, showgrid=False)
     figure.update_layout(legend=_LEGEND, height=160 + 44 * len(names))
@@ -70,38 +72,28 @@ def plot_learning_curves(view: StudyView, rungs: Sequence[int]) -> Any:
 
     The curve of the best trial of each arm is strong.
     """
-    best_of_arm = {trial.arm: trial for trial in view.ranked[::-1]}
-    groups: dict[tuple[bool, str], list[TrialRow]] = {}
-    for trial in view.trials:
-        if trial.values:
-            groups.setdefault((trial is best_of_arm.get(trial.arm), trial.arm), []).append(trial)
-
+    trials = [trial for trial in view.trials if trial.values]
+    best_of_arm = {trial.arm: trial for trial in (*trials, *view.ranked[::-1])}
     figure = go.Figure()
-    for (is_best, arm), trials in sorted(groups.items()):
-        points: list[tuple[int | None, float | None, str]] = []
-        for trial in trials:
-            label = f"#{trial.number} {trial.mix}"
-            points += [(epoch, score, label) for epoch, score in enumerate(trial.values, start=1)]
-            points.append((None, None, ""))  # a gap between two curves
-        epochs, scores, labels = zip(*points, strict=True)
-        first = trials[0].parameters
+    for trial in sorted(trials, key=lambda trial: (trial is best_of_arm[trial.arm], trial.arm)):
+        is_best = trial is best_of_arm[trial.arm]
         figure.add_scatter(
             mode="lines" if view.max_epochs > 1 else "markers",
-            x=epochs,
-            y=scores,
-            hovertext=labels,
-            name=arm,
-            legendgroup=arm,
-            line_color=source_of(first).colour,
-            line_dash="dot" if first.classical else "solid",
+            x=[*range(1, len(trial.values) + 1)],
+            y=trial.values,
+            hovertext=f"#{trial.number} {trial.mix}",
+            name=trial.arm,
+            legendgroup=trial.arm,
+            line_color=source_of(trial.parameters).colour,
+            line_dash="dot" if trial.parameters.classical else "solid",
             line_width=2.5 if is_best else 1.2,
             opacity=1 if is_best else 0.4,
-            showlegend=is_best or arm not in best_of_arm,
+            showlegend=is_best,
         )
     for epoch in rungs:
-        _add_line(figure, epoch, "dot")
+        figure.add_shape(_VERTICAL, x0=epoch, x1=epoch, line={**_GREY, "dash": "dot"})
     figure.update_xaxes(title="epoch", rangemode="tozero")
-    _scale_scores(figure, view, view.trials)
+    _scale_scores(figure, view, trials)
     figure.update_layout(legend=_LEGEND, height=420)
     return figure
 
@@ -116,26 +108,21 @@ def plot_parameter(name: str, view: StudyView) -> Any:
     values: list[Any] = [trial.by_name[name] for trial in trials]
     is_number = all(type(value) in (int, float) for value in values)
     is_wide = is_number and 0 < 10 * min(values) < max(values)
-    table = {
-        name: values if is_number else [*map(str, values)],
-        "score": [trial.value for trial in trials],
-        "trial": [f"#{trial.number} {trial.mix}" for trial in trials],
-        "by source": [trial.parameters.source for trial in trials],
-    }
-    shared = {
-        "x": name,
-        "y": "score",
-        "color": "by source",
-        "color_discrete_map": {
-            trial.parameters.source: source_of(trial.parameters).colour for trial in trials
-        },
-        "hover_name": "trial",
-    }
+    table = pd.DataFrame(
+        {
+            name: values if is_number else [*map(str, values)],
+            "score": [trial.value for trial in trials],
+            "trial": [f"#{trial.number} {trial.mix}" for trial in trials],
+            "by source": [trial.parameters.source for trial in trials],
+        }
+    )
+    colours = {trial.parameters.source: source_of(trial.parameters).colour for trial in trials}
+    columns = {"x": name, "y": "score", "color": "by source", "hover_name": "trial"}
     if is_number:
-        figure = px.scatter(pd.DataFrame(table), log_x=is_wide, **shared)
+        figure = px.scatter(table, log_x=is_wide, color_discrete_map=colours, **columns)
     else:
         mode = "overlay" if name == "source" else "group"
-        figure = px.strip(pd.DataFrame(table), stripmode=mode, **shared)
+        figure = px.strip(table, stripmode=mode, color_discrete_map=colours, **columns)
         figure.update_xaxes(type="category", categoryorder="category ascending")
     if is_wide:
         figure.update_xaxes(dtick=1, tickformat="~g")
@@ -143,12 +130,6 @@ def plot_parameter(name: str, view: StudyView) -> Any:
     _scale_scores(figure, view, trials)
     figure.update_layout(showlegend=False, margin_t=16, height=270)
     return figure
-
-
-def _add_line(figure: Any, x: float, dash: str) -> None:
-    """Add a vertical line; that of `add_vline` would be hidden by the grid."""
-    line = {"color": _GREY, "width": 1, "dash": dash}
-    figure.add_shape(type="line", x0=x, x1=x, y0=0, y1=1, yref="paper", layer="below", line=line)
 
 
 def _scale_scores(figure: Any, view: StudyView, trials: Sequence[TrialRow]) -> None:

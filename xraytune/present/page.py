@@ -32,6 +32,7 @@ from xraytune.confirm.test_access import accesses
 from xraytune.data.prepare import Prepared
 from xraytune.model.best import trial_to_export
 from xraytune.present.charts import plot_differences, plot_learning_curves, plot_parameter
+from xraytune.present.pictures import explain_images
 from xraytune.present.trials import all_trials, arms_frame, sides_frame
 from xraytune.present.verdict import verdict_section
 from xraytune.search.asha import rungs_of
@@ -105,7 +106,6 @@ def page_content(folder: StudyFolder, cache: Path) -> dict[str, Any]:
         for trial in (best, view.for_export)
         if trial and folder.results_path(trial.number, "val_b").exists()
     ]
-    values_of = {name: {trial.by_name.get(name) for trial in view.ranked} for name in view.searched}
     mistakes = None
     if with_results and not prepared.findings:  # images with findings are not right or wrong
         mistakes = _show_mistakes(folder, prepared, with_results[0], cache)
@@ -128,8 +128,8 @@ def page_content(folder: StudyFolder, cache: Path) -> dict[str, Any]:
         "arms": arms_frame(view),
         "slices": {
             name: plot_parameter(name, view)
-            for name, values in values_of.items()
-            if len(values) > 1
+            for name in view.searched
+            if len({trial.by_name.get(name) for trial in view.ranked}) > 1
         },
         "trials": all_trials(view),
         "mistakes": mistakes,
@@ -149,29 +149,27 @@ def _show_mistakes(
     task = task_of(folder.space().settings)
     results = folder.results(trial.number, "val_b")
     mistakes = task.find_mistakes(results, prepared, trial.threshold or 0.5)
-    shown: dict[str, Any] = {
-        "title": mistakes.title,
-        "trial": trial.number,
-        "note": mistakes.note,
-        "table": None,
-        "pictures": [],
-    }
-    if not mistakes.rows:
-        return shown
-    shown["table"] = Table(mistakes.rows)
-    from xraytune.present.pictures import explain_images  # loads torch
-
     places = np.array(mistakes.places[:_MOST_MISTAKES], dtype=np.int64)
     experiment = folder.experiment(trial.number)
     trial_dir = folder.trial_path(trial.number)
+    note = mistakes.note
+    pictures: list[bytes] = []
     try:
-        pictures = explain_images(experiment, trial_dir, prepared, places, cache=cache)
+        if len(places):
+            pictures = explain_images(experiment, trial_dir, prepared, places, cache=cache)
     except XraytuneError as error:
-        return shown | {"note": f"No pictures: {error.problems[0].what}."}
-    for picture, row in zip(pictures, mistakes.rows, strict=False):
+        note = f"No pictures: {error.problems[0].what}."
+    captions = []
+    for row in mistakes.rows:
         file, *facts = (f"{name} {text_of(value)}" for name, value in row.items())
-        shown["pictures"].append((picture, f"{Path(file).name}: {', '.join(facts)}"))
-    return shown
+        captions.append(f"{Path(file).name}: {', '.join(facts)}")
+    return {
+        "title": mistakes.title,
+        "trial": trial.number,
+        "note": note,
+        "table": Table(mistakes.rows) if mistakes.rows else None,
+        "pictures": [*zip(pictures, captions, strict=False)],
+    }
 
 
 def _show_generators(
