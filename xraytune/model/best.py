@@ -144,8 +144,9 @@ def _read_trials(folder: StudyFolder) -> Trials:
     top_up = StudyFolder(folder.path / CONFIRM_FOLDER / TOP_UP_FOLDER)
     finished = {run.label: run for run in completed_runs(top_up).values()}
     for name, row in trials.items():
-        if run := finished.get(finished_label(name)):
-            update = {"status": "complete", "value": run.value, "val_b_score": run.val_b_score}
+        run = finished.get(finished_label(name))
+        if run:
+            update = run.model_dump(include={"status", "value", "val_b_score"})
             trials[name] = row.model_copy(update=update)
     return trials
 
@@ -168,7 +169,8 @@ def _choose(
     scores = [(row, row.val_b_score or 0.0) for row in complete]
     margin = settings.confirm.rope
     what = f"{settings.metric} on val-B"
-    if confirmation and (measured := _measure_by_confirm(folder, trials, complete, confirmation)):
+    measured = confirmation and _measure_by_confirm(folder, trials, complete, confirmation)
+    if confirmation and measured:
         whose = "unused" if confirmation.test.kind == "unused" else "test"
         where = f"in `confirm`, on {confirmation.test.patients:,} {whose} patients"
         scores = measured
@@ -230,21 +232,18 @@ def _find_complete(folder: StudyFolder, trials: Trials, name: str) -> TrialRow:
 
 def _build_experiment(folder: StudyFolder, row: TrialRow, *, exact: bool) -> Experiment:
     """Return what the exported file trains: the trial itself, or a final model on all patients."""
-    origin = ExportedFrom(study=folder.path, trial=row.number)
-    settings = folder.space().settings.model_copy(update={"exported_from": origin})
-    trial = Experiment(settings=settings, parameters=row.parameters)
-    if exact:
-        return trial
-    final = settings.final or FinalSettings()
-    parameters = row.parameters.model_copy(update=final.parameters)
-    generator = parameters.gan
-    if generator and final.image_size in get_args(
-        type(generator).model_fields["image_size"].annotation
-    ):
-        parameters = parameters.with_gan(image_size=final.image_size)
-    settings = final.settings_of(settings)
-
-    images = sum(folder.prepared().train_counts)
-    origin = origin.model_copy(update={"images": images})
+    settings = folder.space().settings
+    parameters = row.parameters
+    images = None
+    if not exact:
+        final = settings.final or FinalSettings()
+        settings = final.settings_of(settings)
+        parameters = parameters.model_copy(update=final.parameters)
+        if parameters.gan:
+            sizes = type(parameters.gan).model_fields["image_size"].annotation
+            if final.image_size in get_args(sizes):
+                parameters = parameters.with_gan(image_size=final.image_size)
+        images = sum(folder.prepared().train_counts)
+    origin = ExportedFrom(study=folder.path, trial=row.number, images=images)
     settings = settings.model_copy(update={"exported_from": origin})
     return Experiment(settings=settings, parameters=parameters)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import gzip
 import re
-from collections.abc import Iterator
+from collections import defaultdict
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -175,44 +175,38 @@ def _show_mistakes(
 def _show_generators(
     folder: StudyFolder, view: StudyView, prepared: Prepared, cache: Path
 ) -> dict[str, Any] | None:
-    """Return figures and pictures of the generators."""
-    trials_of: dict[str, list[str]] = {}
+    """Return figures and pictures of the generators.
+
+    The pictures are their samples, and the first one's images next to the nearest training images.
+    """
+    numbers_of: dict[str, list[str]] = defaultdict(list)
+    samples: dict[str, list[TrialRow]] = defaultdict(list)
     for trial in view.trials:
         if report := trial.report:
-            text = ". ".join(filter(None, (f"{report.quality or report.note}", report.copies)))
-            trials_of.setdefault(text, []).append(f"#{trial.number}")
-    pictures = [
-        (read_bytes(path), caption)
-        for path, caption in _find_pictures(folder, view, prepared, cache)
-        if path.exists()
-    ]
-    notes = [f"{join_names(numbers, 8)}: {text}." for text, numbers in trials_of.items()]
-    return {"notes": notes, "pictures": pictures} if notes or pictures else None
-
-
-def _find_pictures(
-    folder: StudyFolder, view: StudyView, prepared: Prepared, cache: Path
-) -> Iterator[tuple[Path, str]]:
-    """Yield the generators' samples, and the first one's nearest training images, with captions."""
-    trials_of: dict[str, list[TrialRow]] = {}
-    for trial in view.trials:
+            parts = (f"{report.quality or report.note}", report.copies)
+            numbers_of[". ".join(filter(None, parts))].append(f"#{trial.number}")
         if trial.samples:
-            trials_of.setdefault(trial.samples, []).append(trial)
-    for samples, trials in [*trials_of.items()][:_MOST_SAMPLES]:
+            samples[trial.samples].append(trial)
+    notes = [f"{join_names(numbers, 8)}: {text}." for text, numbers in numbers_of.items()]
+
+    pictures: dict[Path, str] = {}
+    for file, trials in [*samples.items()][:_MOST_SAMPLES]:
         used_by = join_names([f"#{trial.number}" for trial in trials], 8)
-        yield folder.path / samples, f"Real and generated images; used by {used_by}."
-    settings = next((trials[0].parameters.gan for trials in trials_of.values()), None)
-    if settings is None:
-        return
-    names = {
-        generator_path(settings, prepared, folder.compute(), cache, torch=release["torch"]).name
-        for release in folder.releases()
-    }
-    for path, gate in artifacts_of(cache, MEMORISATION_STAGE):
-        if not names.isdisjoint(pool.get("generator") for pool in gate["pools"]):
-            for picture in sorted(path.glob("nearest_*.png")):
-                name = picture.stem.removeprefix("nearest_")
-                yield picture, f"{name}: each with the nearest training image on its right."
+        pictures[folder.path / file] = f"Real and generated images; used by {used_by}."
+    settings = next((trials[0].parameters.gan for trials in samples.values()), None)
+    if settings:
+        compute = folder.compute()
+        names = {
+            generator_path(settings, prepared, compute, cache, torch=release["torch"]).name
+            for release in folder.releases()
+        }
+        for path, gate in artifacts_of(cache, MEMORISATION_STAGE):
+            if not names.isdisjoint(pool.get("generator") for pool in gate["pools"]):
+                for file in sorted(path.glob("nearest_*.png")):
+                    name = file.stem.removeprefix("nearest_")
+                    pictures[file] = f"{name}: each with the nearest training image on its right."
+    shown = [(read_bytes(path), text) for path, text in pictures.items() if path.exists()]
+    return {"notes": notes, "pictures": shown} if notes or shown else None
 
 
 def _escape_controls(value: object) -> object:

@@ -57,9 +57,7 @@ def explain_images(
     whole = network.whole
     pixels = images.read(places)
     inputs = normalise(network.scaled(images, places), network.form)
-    trained: nn.Module = whole
-    if isinstance(whole, Classifier) and network.has_cached_features:
-        trained = whole.head
+    trained = whole.get_submodule("head") if network.has_cached_features else whole
     load_best(trial_dir / "checkpoint", trained)
     left: NDArray[Any]
     right: NDArray[Any]
