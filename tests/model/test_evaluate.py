@@ -159,6 +159,8 @@ def test_the_folder_of_an_evaluation_agrees_with_its_predictions(lab: Lab, tmp_p
     ]
     of_patients = sk.roc_auc_score([*by_patient.values()], means)
     assert metrics["by_patient"]["auroc"] == pytest.approx(of_patients)
+    low, high = metrics["by_patient_intervals"]["auroc"]
+    assert low <= of_patients <= high
     assert sum(group["images"] for group in metrics["subgroups"]["odd"].values()) == len(truth)
     assert "By odd" in done.stdout
 

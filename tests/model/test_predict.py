@@ -56,6 +56,8 @@ def test_a_dicom_file_is_predicted_as_the_image_in_it(lab: Lab, tmp_path: Path) 
     assert [row["file"] for row in rows] == ["a.dcm", "b.jpeg"]
     assert rows[0]["probability_PNEUMONIA"] == rows[1]["probability_PNEUMONIA"]
     assert content["counts"][rows[0]["predicted"]] == 2
+    assert content["positive"] == "PNEUMONIA"
+    assert content["threshold"] == float(rows[0]["threshold"])
 
 
 def test_nothing_is_written_when_an_image_is_broken(lab: Lab, tmp_path: Path) -> None:

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from xraytune.base.errors import ConfigError, DataError, Problem, counted
 from xraytune.base.files import new_folder, require_new, write_json
 from xraytune.base.records import Progress, ignore_progress
-from xraytune.data.decoding import BrokenImage
 from xraytune.data.index import LabelledImages
 from xraytune.data.shared_patients import patient_aliases, shared_patients
 from xraytune.data.table import subgroup_columns
@@ -21,7 +19,7 @@ from xraytune.model.load import Bundle, open_bundle
 from xraytune.model.overlap import overlap_of
 from xraytune.tasks import TASKS
 from xraytune.tasks.calibration import fit_calibration
-from xraytune.tasks.evaluation import Evaluation
+from xraytune.tasks.evaluation import Evaluation, Sample
 from xraytune.tasks.prediction import ImageFiles
 
 
@@ -106,27 +104,33 @@ def evaluate(
         calibration = fit_calibration(predictor, to_fit, its_images)
         predictor = calibration.apply(predictor)
 
-    def about(files: Sequence[str], broken: Sequence[BrokenImage]) -> dict[str, Any]:
-        """Log access to the test folder, before any metric can be seen.
-
-        Return fields of `Evaluation`.
-        """
-        return {
-            **overlap_of(bundle, labelled, files, reason=reason),
-            "calibration": calibration,
-            "model": bundle.path,
-            "data": data,
-            "out": out,
-            "broken": tuple(broken),
-        }
-
-    evaluation, write = task.evaluate(
-        predictor, labelled, images, columns, replicates=replicates, about=about
+    sources, scored, broken = task.predict_labelled(predictor, labelled.images, images)
+    sample = Sample(
+        model=predictor,
+        source=images,
+        images=sources,
+        broken=broken,
+        scored=scored,
+        columns=columns,
+        sampling={"replicates": replicates, "seed": 0},
+    )
+    # Access is logged before any metric can be seen.
+    overlap = overlap_of(bundle, labelled, sample.files, reason=reason)
+    evaluation = Evaluation(
+        **overlap,
+        **task.describe(sample),
+        calibration=calibration,
+        model=bundle.path,
+        data=data,
+        out=out,
+        images=len(sample.images),
+        patients=len({*sample.patients}),
+        broken=broken,
     )
     if out is not None:
         with new_folder(out) as folder:
             write_json(folder / "metrics.json", evaluation.to_json())
-            write(folder)
+            task.write_tables(sample, folder)
     return evaluation
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -11,37 +11,48 @@ from xraytune.base.errors import counted
 from xraytune.base.records import Json, to_json
 from xraytune.base.tables import Cell, Entry, Frame, Row, Table, counts_text
 from xraytune.data.decoding import BrokenImage
-from xraytune.stats.classification import METRICS, ScoredImages
+from xraytune.data.images import ImageFile
+from xraytune.stats.classification import METRICS
 from xraytune.stats.intervals import Measured
 from xraytune.stats.segmentation import MASK_METRICS
-from xraytune.tasks.bundle_record import BundleRecord
 from xraytune.tasks.calibration import Calibration
+from xraytune.tasks.prediction import ImageFiles, Predictor
 
 if TYPE_CHECKING:
     import pandas as pd
 
-BOOTSTRAP_SEED = 0
-About: TypeAlias = Callable[[Sequence[str], Sequence[BrokenImage]], dict[str, Any]]
-"""Called before any metric can be seen: files used, images left out -> fields of `Evaluation`."""
-Write: TypeAlias = Callable[[Path], None]
-"""Writes tables and pictures to a folder."""
 Groups: TypeAlias = Mapping[str, Mapping[str, Measured]]
 _METRICS = {metric.name: metric for metric in (*METRICS, *MASK_METRICS)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """Labelled images with a model's probabilities, and how their metrics are resampled.
+    """Labelled images with a model's predictions, and how their metrics are resampled.
 
-    `columns` has the value of each file in columns that define subgroups.
+    Attributes:
+        source: Where the images come from.
+        images: Those that were predicted; the `broken` ones were left out.
+        scored: `ScoredImages`, or of a segmenter the `ScoredMask` of each image.
+        columns: The value of each file in columns that define subgroups.
     """
 
-    record: BundleRecord
-    files: Sequence[str]
-    patients: Sequence[str]
-    scored: ScoredImages
+    model: Predictor
+    source: ImageFiles
+    images: Sequence[ImageFile]
+    broken: Sequence[BrokenImage]
+    scored: Any
     columns: Mapping[str, Mapping[str, str]]
-    sampling: dict[str, int]
+    sampling: Mapping[str, int]
+
+    @property
+    def files(self) -> list[str]:
+        """The file of each image."""
+        return [image.file for image in self.images]
+
+    @property
+    def patients(self) -> list[str]:
+        """The patient of each image."""
+        return [image.patient for image in self.images]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ _IMAGES_PER_BIN = 20
 
 def draw_evaluation(folder: Path, sample: Sample) -> None:
     """Draw the four panels, of the positive one of two classes or of every class."""
-    names = [drawable(name) for name in sample.record.class_names]
+    names = [drawable(name) for name in sample.model.record.class_names]
     scored = sample.scored
     is_binary = len(names) == 2
     shown = [names[scored.positive]] if is_binary else names

@@ -23,12 +23,19 @@ from xraytune.data.images import ImageFile
 from xraytune.data.prepare import Prepared
 from xraytune.space.settings import Parameters
 from xraytune.stats.classification import Floats, Labels, ScoredImages, scored_findings
-from xraytune.stats.intervals import ClassMetrics, Measured, class_breakdown
+from xraytune.stats.intervals import Measured, class_breakdown, measure
 from xraytune.stats.threshold import balanced_threshold
 from xraytune.tasks.bundle_record import BundleRecord, CardMetric
 from xraytune.tasks.evaluation import Sample
 from xraytune.tasks.prediction import Columns
-from xraytune.tasks.task import CARD_REPLICATES, Loss, Task, Validated, weigh_extra_images
+from xraytune.tasks.task import (
+    CARD_REPLICATES,
+    Loss,
+    Task,
+    Validated,
+    name_metrics,
+    weigh_extra_images,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,10 +129,16 @@ class Findings(Task):
         labels = numbers_of([image.findings for image in images])
         return ScoredImages(labels, probabilities, positive=0, threshold=thresholds)
 
-    def describe(self, sample: Sample, breakdown: Sequence[ClassMetrics]) -> dict[str, Any]:
-        """Return the fields of `Evaluation` about findings."""
-        names = sample.record.class_names
+    def describe(self, sample: Sample) -> dict[str, Any]:
+        """Return the fields of `Evaluation` about findings.
+
+        DataError if none has enough images.
+        """
+        record = sample.model.record
+        names = record.class_names
         scored = sample.scored
+        total = measure(scored, sample.patients, **sample.sampling)
+        breakdown = class_breakdown(scored, sample.patients, **sample.sampling)
         numbers = scored_findings(scored.labels)
         left_out = [name for number, name in enumerate(names) if number not in numbers]
         notes = [f"too few of each kind for a score: {join_names(left_out)}"] if left_out else []
@@ -133,7 +146,7 @@ class Findings(Task):
         patients = np.asarray(sample.patients)
         for column, values in sample.columns.items():
             subgroups[column] = {}
-            value_of_image = np.array([values.get(file, "") for file in sample.files])
+            value_of_image = np.array([values.get(image.file, "") for image in sample.images])
             for value in sorted({*value_of_image.tolist()} - {""}):
                 rows = value_of_image == value
                 labels = scored.labels[rows]
@@ -142,7 +155,8 @@ class Findings(Task):
                 for number, measured in zip(scored_findings(labels), each, strict=True):
                     subgroups[column][f"{names[number]}, {value}"] = measured
         return {
-            "further": {},
+            "metrics": name_metrics(total.metrics, 0, None),
+            "intervals": name_metrics(total.intervals, 0, None),
             "groups": {
                 "findings": {
                     names[number]: measured
@@ -150,6 +164,6 @@ class Findings(Task):
                 }
             },
             "subgroups": subgroups,
-            "facts": {"left_out": left_out, "thresholds": sample.record.thresholds},
+            "facts": {"left_out": left_out, "thresholds": record.thresholds},
             "notes": notes,
         }

@@ -7,8 +7,8 @@ background.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,7 +24,7 @@ from xraytune.base.records import Compute, ignore_progress
 from xraytune.data.decoding import BrokenImage, Resize, read_image, square_box
 from xraytune.data.formats import LARGEST_SIDE_PX, without_suffix
 from xraytune.data.guesses import folded
-from xraytune.data.index import LabelledImages
+from xraytune.data.images import ImageFile
 from xraytune.data.masks import connected_parts, outlined, read_mask, use_mask
 from xraytune.data.pixels import broken_images_error
 from xraytune.data.prepare import ImageSource, Prepared
@@ -43,7 +43,7 @@ from xraytune.stats.segmentation import (
 )
 from xraytune.stats.segmentation import Masks as MaskArray
 from xraytune.tasks.bundle_record import CardMetric
-from xraytune.tasks.evaluation import BOOTSTRAP_SEED, About, Evaluation, Write
+from xraytune.tasks.evaluation import Sample
 from xraytune.tasks.prediction import ImageFiles, Pixels, Predicted, Predictor, Result, map_outputs
 from xraytune.tasks.task import CARD_REPLICATES, Mistakes, Results, Task, Validated
 
@@ -118,52 +118,47 @@ class Masks(Task):
             images=len(rows),
             counts={"empty": empty},
             broken=broken,
+            threshold=model.record.threshold,
             summary=f"{len(rows)} masks ({empty} empty), mean area {np.mean(areas):.0%} of the "
             "image; masks/, overlays/ and predictions.csv",
         )
 
-    def evaluate(
-        self,
-        model: Predictor,
-        labelled: LabelledImages,
-        images: ImageFiles,
-        columns: Mapping[str, Mapping[str, str]],
-        *,
-        replicates: int,
-        about: About,
-    ) -> tuple[Evaluation, Write]:
-        """Predict the masks of images and compare them with the true masks.
+    def predict_labelled(
+        self, model: Predictor, labelled: Sequence[ImageFile], source: ImageFiles
+    ) -> tuple[list[ImageFile], Any, tuple[BrokenImage, ...]]:
+        """Return images, with the metrics of their predicted masks, and broken images and masks.
 
-        DataError if images or masks are broken.
+        DataError if there are any, unless they are skipped and others remain.
         """
-        by_file = {image.file: image for image in labelled.images}
+        by_file = {image.file: image for image in labelled}
 
         def score(file: str, _: Pixels, predicted: MaskArray) -> ScoredMask | BrokenImage:
             image = by_file[file]
             return use_mask(
-                images.root,
+                source.root,
                 image,
                 lambda true: scored_mask(predicted, true, file=file, patient=image.patient),
             )
 
-        results, broken = _map_masks(model, images, score)
+        results, broken = _map_masks(model, source, score)
         masks = [result for result in results.values() if isinstance(result, ScoredMask)]
         broken += tuple(result for result in results.values() if isinstance(result, BrokenImage))
-        if broken and not (images.skip_broken and masks):
-            raise broken_images_error(broken, images.root)
-        shared = about([mask.file for mask in masks], broken)
+        if broken and not (source.skip_broken and masks):
+            raise broken_images_error(broken, source.root)
+        return [by_file[mask.file] for mask in masks], masks, broken
 
-        worst = sorted(masks, key=lambda mask: mask.metrics["dice"] or 0.0)[:_WORST]
-        total = mask_metrics(masks, replicates=replicates, seed=BOOTSTRAP_SEED)
+    def describe(self, sample: Sample) -> dict[str, Any]:
+        """Return the fields of `Evaluation` about masks."""
+        total = mask_metrics(sample.scored, **sample.sampling)
         subgroups: dict[str, dict[str, MaskMetrics]] = {}
-        for column, values in columns.items():
-            by_value: dict[str, list[ScoredMask]] = {}
-            for mask in masks:
-                if value := values.get(mask.file):
-                    by_value.setdefault(value, []).append(mask)
+        for column, values in sample.columns.items():
+            by_value = defaultdict(list)
+            for mask in sample.scored:
+                by_value[values.get(mask.file, "")].append(mask)
             subgroups[column] = {
-                value: mask_metrics(of_value, replicates=replicates, seed=BOOTSTRAP_SEED)
-                for value, of_value in sorted(by_value.items())
+                value: mask_metrics(masks, **sample.sampling)
+                for value, masks in sorted(by_value.items())
+                if value
             }
         notes = []
         if total.empty_predictions:
@@ -172,37 +167,36 @@ class Masks(Task):
                 "counts, but HD95 is the mean of the others: it may fall with each missed image"
             )
             notes.append(text)
-        evaluation = Evaluation(
-            **shared,
-            metrics=total.metrics,
-            intervals=total.intervals,
-            groups={
-                "worst": {
-                    mask.file: Measured(metrics=dict(mask.metrics), intervals={}) for mask in worst
-                }
-            },
-            subgroups=subgroups,
-            facts={"empty_predictions": total.empty_predictions},
-            notes=notes,
-            images=total.images,
-            patients=total.patients,
+        worst = {
+            mask.file: Measured(metrics=dict(mask.metrics), intervals={}) for mask in _worst(sample)
+        }
+        return {
+            "metrics": total.metrics,
+            "intervals": total.intervals,
+            "groups": {"worst": worst},
+            "subgroups": subgroups,
+            "facts": {"empty_predictions": total.empty_predictions},
+            "notes": notes,
+        }
+
+    def write_tables(self, sample: Sample, folder: Path) -> None:
+        """Write a table of the images, and the worst masks next to the true ones."""
+        header = ("file", "patient", *(metric.name for metric in MASK_METRICS), "area")
+        rows = (
+            (mask.file, mask.patient, *mask.metrics.values(), mask.area) for mask in sample.scored
         )
+        write_text(folder / "per_image.csv", csv_table(header, rows))
+        by_file = {image.file: image for image in sample.images}
+        files = [mask.file for mask in _worst(sample)]
+        names = _name_pictures(files)
 
-        def write(folder: Path) -> None:
-            header = ("file", "patient", *(metric.name for metric in MASK_METRICS), "area")
-            rows = ((mask.file, mask.patient, *mask.metrics.values(), mask.area) for mask in masks)
-            write_text(folder / "per_image.csv", csv_table(header, rows))
-            files = [mask.file for mask in worst]
-            names = _name_pictures(files)
+        def save(file: str, image: Pixels, predicted: MaskArray) -> None:
+            true = read_mask(sample.source.root, by_file[file])
+            pair = np.hstack([outlined(image, true), outlined(image, predicted)])
+            _save(pair, folder / "worst" / names[file])
 
-            def save(file: str, image: Pixels, predicted: MaskArray) -> None:
-                true = read_mask(images.root, by_file[file])
-                pair = np.hstack([outlined(image, true), outlined(image, predicted)])
-                _save(pair, folder / "worst" / names[file])
-
-            _map_masks(model, replace(images, files=files, on_progress=ignore_progress), save)
-
-        return evaluation, write
+        source = replace(sample.source, files=files, on_progress=ignore_progress)
+        _map_masks(sample.model, source, save)
 
     def find_mistakes(self, results: Results, prepared: Prepared, threshold: float) -> Mistakes:
         """Return all images, those with the lowest Dice first."""
@@ -214,6 +208,11 @@ class Masks(Task):
             places=places,
             rows=[{"file": files[place], "Dice": round(results[place, 0], 3)} for place in places],
         )
+
+
+def _worst(sample: Sample) -> list[ScoredMask]:
+    """Return the masks with the lowest Dice."""
+    return sorted(sample.scored, key=lambda mask: mask.metrics["dice"] or 0.0)[:_WORST]
 
 
 def _save(pixels: Pixels, file: Path) -> None:

@@ -45,6 +45,7 @@ class Predicted:
 
     Attributes:
         counts: Images predicted as each class, or as having each finding; or `empty` masks.
+        threshold: That of the `positive` one of two classes, or of a mask's pixels.
         summary: The same as a line of text.
     """
 
@@ -52,6 +53,8 @@ class Predicted:
     images: int
     counts: dict[str, int]
     broken: tuple[BrokenImage, ...]
+    positive: str | None = None
+    threshold: float | None = None
     summary: str
 
 

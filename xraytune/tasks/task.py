@@ -26,6 +26,7 @@ from xraytune.base.errors import ArtifactError, TrialError, XraytuneError, join_
 from xraytune.base.files import write_text
 from xraytune.base.records import Compute
 from xraytune.base.tables import Row, counts_text
+from xraytune.data.decoding import BrokenImage
 from xraytune.data.images import ImageFile
 from xraytune.data.index import LabelledImages, read_labelled
 from xraytune.data.prepare import ImageSource, Prepared
@@ -46,7 +47,6 @@ from xraytune.stats.classification import (
     sensitivity_at,
 )
 from xraytune.stats.intervals import (
-    ClassMetrics,
     Measured,
     class_breakdown,
     measure,
@@ -55,7 +55,7 @@ from xraytune.stats.intervals import (
 )
 from xraytune.stats.threshold import balanced_threshold
 from xraytune.tasks.bundle_record import BundleRecord, CardMetric
-from xraytune.tasks.evaluation import BOOTSTRAP_SEED, About, Evaluation, Sample, Write
+from xraytune.tasks.evaluation import Sample
 from xraytune.tasks.prediction import (
     Columns,
     ImageFiles,
@@ -239,9 +239,18 @@ class Task:
         table = predictions_csv({"file": files}, record.class_names, probabilities, predicted)
         write_text(out, table)
         summary = f"{len(files)} images, predicted {counts_text(counts)}"
-        if "threshold" in predicted:
+        is_binary = "threshold" in predicted
+        if is_binary:
             summary += f" (threshold for {record.positive}: {record.threshold:.3f})"
-        return Predicted(path=out, images=len(files), counts=counts, broken=broken, summary=summary)
+        return Predicted(
+            path=out,
+            images=len(files),
+            counts=counts,
+            broken=broken,
+            positive=record.positive if is_binary else None,
+            threshold=record.threshold if is_binary else None,
+            summary=summary,
+        )
 
     def decide(self, record: BundleRecord, probabilities: Floats) -> tuple[dict[str, int], Columns]:
         """Return how many images are predicted as each output, and the columns that say so."""
@@ -271,76 +280,27 @@ class Task:
             threshold=record.threshold,
         )
 
-    def evaluate(
-        self,
-        model: Predictor,
-        labelled: LabelledImages,
-        images: ImageFiles,
-        columns: Mapping[str, Mapping[str, str]],
-        *,
-        replicates: int,
-        about: About,
-    ) -> tuple[Evaluation, Write]:
-        """Predict labelled images and compute all metrics.
+    def predict_labelled(
+        self, model: Predictor, labelled: Sequence[ImageFile], source: ImageFiles
+    ) -> tuple[list[ImageFile], Any, tuple[BrokenImage, ...]]:
+        """Return images, with their labels and a model's probabilities, and the broken ones."""
+        files, probabilities, broken = predict_images(model, source)
+        by_file = {image.file: image for image in labelled}
+        images = [by_file[file] for file in files]
+        return images, self.score_images(model.record, images, probabilities), broken
 
-        DataError if a class has no images, or no finding has enough.
+    def describe(self, sample: Sample) -> dict[str, Any]:
+        """Return the fields of `Evaluation` about classes.
+
+        DataError if one has no images.
         """
-        record = model.record
-        files, probabilities, broken = predict_images(model, images)
-        by_file = {image.file: image for image in labelled.images}
-        used = [by_file[file] for file in files]
-        scored = self.score_images(record, used, probabilities)
-        sample = Sample(
-            record=record,
-            files=files,
-            patients=[image.patient for image in used],
-            scored=scored,
-            columns=columns,
-            sampling={"replicates": replicates, "seed": BOOTSTRAP_SEED},
-        )
-        shared = about(files, broken)
-        total = measure(scored, sample.patients, **sample.sampling)
-        breakdown = class_breakdown(scored, sample.patients, **sample.sampling)
-        names = () if self.has_findings else record.class_names
-        positive = record.positive if len(names) == 2 else None
-
-        def name_values(values: Mapping[str, Value]) -> dict[str, Value]:
-            return {
-                metric.of(metric.name, positive): values[metric.name]
-                for metric in reported_metrics(len(names))
-                if metric.name in values
-            }
-
-        fields = self.describe(sample, breakdown)
-        further = {name: name_values(values) for name, values in fields["further"].items()}
-        evaluation = Evaluation(
-            **shared,
-            **fields | {"further": further},
-            metrics=name_values(total.metrics),
-            intervals=name_values(total.intervals),
-            images=len(files),
-            patients=len({*sample.patients}),
-        )
-
-        def write(folder: Path) -> None:
-            names = record.class_names
-            known: Columns = {"file": files, "patient": sample.patients}
-            known |= self.label_columns(used, names)
-            _, predicted = self.decide(record, probabilities)
-            table = predictions_csv(known, names, probabilities, predicted)
-            write_text(folder / "predictions.csv", table)
-            if not self.has_findings:
-                from xraytune.tasks.figure import draw_evaluation  # loads scikit-learn
-
-                draw_evaluation(folder, sample)
-
-        return evaluation, write
-
-    def describe(self, sample: Sample, breakdown: Sequence[ClassMetrics]) -> dict[str, Any]:
-        """Return the fields of `Evaluation` about classes."""
-        record = sample.record
+        record = sample.model.record
         names = record.class_names
         scored = sample.scored
+        files = sample.files
+        patients = sample.patients
+        total = measure(scored, patients, **sample.sampling)
+        breakdown = class_breakdown(scored, patients, **sample.sampling)
         counts = np.bincount(scored.labels, minlength=len(names)).tolist()
         confusion = np.zeros((len(names), len(names)), dtype=np.int64)
         np.add.at(confusion, (scored.labels, scored.predicted), 1)
@@ -350,9 +310,10 @@ class Task:
             "positive": None,
             "threshold": None,
         }
+        positive = None
         notes = []
         further = {}
-        means, _, left_out = patient_means(scored, sample.patients)
+        means, owners, left_out = patient_means(scored, patients)
         if left_out:
             text = "by patient without those with images of several classes"
             notes.append(f"{text}: {join_names(left_out, 5)}")
@@ -366,24 +327,44 @@ class Task:
                 names_of[metric.name]: metric.value for metric in record.metrics
             }
         if len({*means.labels.tolist()}) == len(names):
-            further["by_patient"] = classification_metrics(means)
+            by_patient = measure(means, owners, **sample.sampling)
+            further["by_patient"] = by_patient.metrics
+            intervals = name_metrics(by_patient.intervals, len(names), positive)
+            facts["by_patient_intervals"] = intervals
         subgroups: dict[str, dict[str, Measured]] = {}
         for column, values in sample.columns.items():
             subgroups[column] = {}
-            for subgroup in subgroup_metrics(
-                sample.files, scored, sample.patients, values, **sample.sampling
-            ):
+            for subgroup in subgroup_metrics(files, scored, patients, values, **sample.sampling):
                 subgroups[column][subgroup.value] = subgroup
                 if subgroup.compared_with is not None:
                     other = names[subgroup.compared_with]
                     notes.append(f"{subgroup.value} is compared with all {other} images")
         return {
-            "further": further,
+            "metrics": name_metrics(total.metrics, len(names), positive),
+            "intervals": name_metrics(total.intervals, len(names), positive),
+            "further": {
+                name: name_metrics(values, len(names), positive) for name, values in further.items()
+            },
             "groups": {"classes": dict(zip(names, breakdown, strict=True))},
             "subgroups": subgroups,
             "facts": facts,
             "notes": notes,
         }
+
+    def write_tables(self, sample: Sample, folder: Path) -> None:
+        """Write tables and pictures of an evaluation."""
+        record = sample.model.record
+        names = record.class_names
+        probabilities = sample.scored.probabilities
+        known: Columns = {"file": sample.files, "patient": sample.patients}
+        known |= self.label_columns(sample.images, names)
+        _, predicted = self.decide(record, probabilities)
+        table = predictions_csv(known, names, probabilities, predicted)
+        write_text(folder / "predictions.csv", table)
+        if not self.has_findings:
+            from xraytune.tasks.figure import draw_evaluation  # loads scikit-learn
+
+            draw_evaluation(folder, sample)
 
     def find_mistakes(self, results: Results, prepared: Prepared, threshold: float) -> Mistakes:
         """Return the misclassified images, those with the highest predicted probability first."""
@@ -431,3 +412,14 @@ def weigh_extra_images(loss: Loss, parameters: Parameters) -> Loss:
         return (count * of_real + extra_weight * of_extra) / (count + extra_weight)
 
     return weigh
+
+
+def name_metrics(
+    values: Mapping[str, Value], class_count: int, positive: str | None
+) -> dict[str, Value]:
+    """Return the metrics that are reported; those of a positive class are named after it."""
+    return {
+        metric.of(metric.name, positive): values[metric.name]
+        for metric in reported_metrics(class_count)
+        if metric.name in values
+    }
