@@ -92,7 +92,7 @@ def flushed(monkeypatch: pytest.MonkeyPatch) -> set[Path]:
 def test_new_file_and_parent_folders_are_flushed(
     write: str, tmp_path: Path, flushed: set[Path]
 ) -> None:
-    """After a power loss a name is missing, with everything below it, unless its folder was flushed."""
+    """After a power loss a name is missing unless its folder was flushed."""
     WRITERS[write](tmp_path / "trials" / "0007" / "checkpoint" / "what")
 
     assert {
@@ -128,7 +128,7 @@ def test_a_damaged_line_is_reported_with_its_number(tmp_path: Path, line: bytes)
 def test_content_that_a_kill_kept_from_replacing_the_recorded_one_is_still_read(
     tmp_path: Path,
 ) -> None:
-    """The checksum is recorded first: a kill before the file itself is written leaves the old content."""
+    """The checksum is recorded first, so a kill may leave the old content."""
     file = tmp_path / "file.json"
     write_json(file, {"score": 0.5}, is_recorded=True)
     killed = file.read_bytes()

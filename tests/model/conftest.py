@@ -23,7 +23,11 @@ parameters:
   synthetic_ratio: {value: 0.5, when: {source: gan}}
   gan:
     when: {source: gan}
-    parameters: {image_size: {value: 32}, steps: {value: 6}, batch_size: {value: 8}, width: {value: 4}}
+    parameters:
+      image_size: {value: 32}
+      steps: {value: 6}
+      batch_size: {value: 8}
+      width: {value: 4}
   backbone: {value: small_cnn}
   weights: {value: none}
   classical: {value: 1}

@@ -83,7 +83,7 @@ def test_without_a_confirmation_val_b_decides(
 def test_a_confirmation_decides_against_val_b(
     made: Made, tmp_path: Path, word: str, gan: float, none: float, exported: int
 ) -> None:
-    """Its scores of arms, the control `none` standing for the best trial without extra images, and first its verdict."""
+    """First its verdict, then its scores; `none` is the best trial without extra images."""
     study = made([(0.9, 0.99), (0.8, 0.8)] if exported else [(0.9, 0.8), (0.8, 0.99)]).path
     write_verdict(study, {0: word}, scores={"gan": gan, "none": none, "duplicate": 0.7})
 
@@ -134,7 +134,7 @@ def test_unconfirmed_images_are_reported(
 def test_a_stopped_trial_that_a_confirmation_finished_is_exported(
     made: Made, tmp_path: Path
 ) -> None:
-    """If ASHA pruned all trials with synthetic images, a confirmation completes the longest ones."""
+    """If ASHA pruned all trials with synthetic images, `confirm` completes the longest ones."""
     folder = made([(0.9, 0.7)])
     journal = Journal(folder.journal_path, folder.space(), writable=True)
     suggestion = journal.ask(folder.space().points())

@@ -21,7 +21,12 @@ data: {path: xrays, image_size: 32, train_patients: 8, split: {val_a: 0.2, val_b
 parameters:
   source: {value: gan}
   synthetic_ratio: {value: 0.5}
-  gan: {parameters: {image_size: {value: 32}, steps: {value: 4}, batch_size: {value: 8}, width: {value: 4}}}
+  gan:
+    parameters:
+      image_size: {value: 32}
+      steps: {value: 4}
+      batch_size: {value: 8}
+      width: {value: 4}
   backbone: {value: small_cnn}
   weights: {value: none}
   lr: {min: 1e-4, max: 1e-2, distribution: log_uniform_values}

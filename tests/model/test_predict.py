@@ -1,4 +1,4 @@
-"""The CSV file of `predict`, the server of docs/final-model.md, and the ONNX file of examples/export_onnx.py."""
+"""The files of `predict`, the server of docs/final-model.md, and examples/export_onnx.py."""
 
 import json
 import re

@@ -2,7 +2,7 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from tests.model.conftest import Lab, read_rows
 from xraytune.base.errors import DataError
 from xraytune.base.files import read_json
 from xraytune.base.seeding import numpy_generator
-from xraytune.data.decoding import decode_files
+from xraytune.data.decoding import GreyImage, Resize, decode_files
 from xraytune.model.evaluate import evaluate
 from xraytune.model.predict import predict
 from xraytune.model.train import Trained, train
@@ -85,9 +85,9 @@ def read_mask(file: Path) -> NDArray[np.bool_]:
 
 
 @pytest.mark.parametrize("size", [(32, 32), (50, 90)])
-@pytest.mark.parametrize("resize", ["squash", "crop"])
+@pytest.mark.parametrize("resize", get_args(Resize))
 def test_a_mask_returns_to_where_its_object_is_in_the_image(
-    tmp_path: Path, size: tuple[int, int], resize: str
+    tmp_path: Path, size: tuple[int, int], resize: Resize
 ) -> None:
     """Squash and crop are undone, to the edge of the object within a pixel of the square image."""
     width, height = size
@@ -97,9 +97,10 @@ def test_a_mask_returns_to_where_its_object_is_in_the_image(
     )
     Image.fromarray(true.astype(np.uint8) * 255).save(tmp_path / "image.png")
 
-    (decoded,) = decode_files(tmp_path, ["image.png"], 32, resize)  # type: ignore[arg-type]
-    square = decoded.pixels / np.float32(255)  # type: ignore[union-attr]
-    found = whole_mask(square, width, height, resize=resize, threshold=0.5)  # type: ignore[arg-type]
+    (decoded,) = decode_files(tmp_path, ["image.png"], 32, resize)
+    assert isinstance(decoded, GreyImage)
+    square = decoded.pixels / np.float32(255)
+    found = whole_mask(square, width, height, resize=resize, threshold=0.5)
 
     assert found.shape == (height, width)
     assert 2 * (found & true).sum() / (found.sum() + true.sum()) > 0.93

@@ -1,4 +1,4 @@
-"""A small study on phantom X-rays with a verdict, searched and confirmed in this process, without Ray."""
+"""A small study on phantom X-rays, searched and confirmed in this process, without Ray."""
 
 import shutil
 from collections.abc import Callable
@@ -20,7 +20,11 @@ parameters:
   synthetic_ratio: {values: [0.5, 1.0], when: {source: [duplicate, gan]}}
   gan:
     when: {source: gan}
-    parameters: {image_size: {value: 32}, steps: {value: 4}, batch_size: {value: 8}, width: {value: 4}}
+    parameters:
+      image_size: {value: 32}
+      steps: {value: 4}
+      batch_size: {value: 8}
+      width: {value: 4}
   backbone: {value: small_cnn}
   weights: {value: none}
   lr: {min: 1e-4, max: 1e-1, distribution: log_uniform_values}

@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any
 
 from xraytune.base.errors import XraytuneError
-from xraytune.base.files import read_jsonl, sha256_of
-from xraytune.confirm.test_access import TEST_ACCESS_FILE, accesses, log_test_access, study_logs
+from xraytune.base.files import sha256_of
+from xraytune.confirm.test_access import accesses, log_test_access, study_logs
 from xraytune.data.images import content_fingerprint
 from xraytune.data.index import LabelledImages
 from xraytune.data.prepare import patients_seen
@@ -78,12 +78,11 @@ def _log_access(bundle: Bundle, fingerprint: str, image_count: int, reason: str)
     model = bundle.path.resolve()
     folders = [model]
     about = {}
-    scored = []
     study = StudyFolder(bundle.study.resolve()) if bundle.study else None
-    is_here = study is not None and study.space_path.is_file()
-    if study and is_here and study.prepared().test_fingerprint == fingerprint:
-        folders += study_logs(study.path)
-        about["study"] = study.path.name
+    if study and study.space_path.is_file():
+        if study.prepared().test_fingerprint == fingerprint:
+            folders += study_logs(study.path)
+            about["study"] = study.path.name
     log_test_access(
         *folders,
         command="evaluate",
@@ -94,8 +93,4 @@ def _log_access(bundle: Bundle, fingerprint: str, image_count: int, reason: str)
         model_sha256=sha256_of(model / MODEL_FILE),
         **about,
     )
-    if about:
-        scored = accesses(folders[1], fingerprint)
-    rows = read_jsonl(model / TEST_ACCESS_FILE)
-    by_model = [row for row in rows if row["fingerprint"] == fingerprint]
-    return max(len(scored), len(by_model))
+    return max(len(accesses(folder, fingerprint)) for folder in folders[:2])
