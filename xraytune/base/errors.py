@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, TypeAlias, overload
 
 INTERRUPTED_EXIT_CODE = 130
 CONTROL_CHARACTERS = re.compile(
@@ -32,12 +32,15 @@ class SourceLine:
         return f"{self.path}:{self.line}"
 
 
+Place: TypeAlias = SourceLine | Path | str
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """What is wrong, where, and how to fix it."""
 
     what: str
-    where: SourceLine | Path | str = ""
+    where: Place = ""
     fix: str = ""
 
     def __str__(self) -> str:
@@ -66,13 +69,21 @@ def counted(count: int, noun: str) -> str:
 
 
 class XraytuneError(Exception):
-    """Base class; takes one or more `Problem`s or strings, shown in this order."""
+    """Base class; takes the parts of a `Problem`, or several problems, shown in this order."""
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, *problems: Problem | str) -> None:
-        super().__init__(*problems)
-        self.problems = tuple(p if isinstance(p, Problem) else Problem(p) for p in problems)
+    @overload
+    def __init__(self, what: str, where: Place = "", fix: str = "") -> None: ...
+
+    @overload
+    def __init__(self, *problems: Problem | str) -> None: ...
+
+    def __init__(self, *parts: Any, **more: str) -> None:
+        if not isinstance(parts[0], Problem):
+            parts = (Problem(*parts, **more),)
+        super().__init__(*parts)
+        self.problems = tuple(p if isinstance(p, Problem) else Problem(p) for p in parts)
 
     def __str__(self) -> str:
         return "\n".join(str(problem) for problem in self.problems)

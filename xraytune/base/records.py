@@ -8,10 +8,19 @@ They hold paths instead of arrays.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias, TypeVar, dataclass_transform
 
 Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
+
+Class = TypeVar("Class")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
+def frozen(record: type[Class]) -> type[Class]:
+    """Make a class a record: a frozen dataclass with slots, whose fields are given by name."""
+    return dataclass(frozen=True, slots=True, kw_only=True)(record)
+
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """`on_progress(what, done, total)`, called by long-running work.
@@ -60,7 +69,7 @@ def name_scores(values: Mapping[str, Any], metric: str) -> dict[str, Any]:
     return {names[name]: value for name, value in values.items()}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Node:
     """The CPU cores and GPUs of one node."""
 
@@ -68,7 +77,7 @@ class Node:
     gpus: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Compute:
     """Device, threads and precision.
 
@@ -86,7 +95,7 @@ class Compute:
     precision: Literal["float32", "bfloat16"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class EpochRecord:
     """One epoch of a trial: `budget.steps_per_epoch` optimizer steps.
 
@@ -111,7 +120,7 @@ class EpochRecord:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class TrialResult:
     """The result of a complete trial.
 
