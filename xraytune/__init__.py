@@ -29,8 +29,6 @@ may be text or `Path` objects. docs/python.md goes through a whole search. Funct
 first use, so `import xraytune` is fast and loads neither torch nor Ray.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import wraps
 from importlib import import_module

@@ -1,7 +1,5 @@
 """Short names for types of NumPy arrays."""
 
-from __future__ import annotations
-
 from typing import TypeAlias
 
 import numpy as np

@@ -13,8 +13,6 @@ removes the oldest first. It removes only folders with such a manifest, in a cac
 a new cache gets.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

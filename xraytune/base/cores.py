@@ -1,7 +1,5 @@
 """The CPU cores that this process may use, and threads for work on them or beside it."""
 
-from __future__ import annotations
-
 import math
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence

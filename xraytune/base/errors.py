@@ -4,8 +4,6 @@ A message says what is wrong, where, and what to do. Errors take positional argu
 they survive pickling.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager

@@ -33,7 +33,6 @@ from xraytune.base.errors import (
     ArtifactError,
     ConfigError,
     MachineError,
-    Problem,
     SourceLine,
     XraytuneError,
     printable,
@@ -91,7 +90,7 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
         if error.errno not in _CAUSES:
             raise
         what, fix = _CAUSES[error.errno]
-        raise MachineError(Problem(what.format(reason=error.strerror), where, fix)) from error
+        raise MachineError(what.format(reason=error.strerror), where, fix) from error
 
 
 def nearest_folder(path: Path) -> Path:
@@ -108,20 +107,16 @@ def require_writable(folder: Path) -> None:
     """
     place = nearest_folder(folder)
     if not place.is_dir():
-        raise ConfigError(
-            Problem("this is a file, but a folder is needed here", place, "give another path")
-        )
+        raise ConfigError("this is a file, but a folder is needed here", place, "give another path")
     if not os.access(place, os.W_OK | os.X_OK):
-        raise MachineError(Problem("cannot write to this folder", place, _OTHER_PLACE))
+        raise MachineError("cannot write to this folder", place, _OTHER_PLACE)
 
 
 def require_new(out: Path) -> None:
     """Check, before any work, that `out` does not exist (else ConfigError) and can be created."""
     require_writable(out.parent)
     if os.path.lexists(out):
-        raise ConfigError(
-            Problem("this path already exists", out, "give a path that does not exist yet")
-        )
+        raise ConfigError("this path already exists", out, "give a path that does not exist yet")
 
 
 def require_file(path: Path | str, refusal: type[XraytuneError] = ArtifactError) -> None:
@@ -134,7 +129,7 @@ def require_file(path: Path | str, refusal: type[XraytuneError] = ArtifactError)
     mode = os.stat(path).st_mode  # noqa: PTH116  faster than a Path, as decoding reads many files
     if not stat.S_ISREG(mode):
         what = "this is not a file, but a folder, a pipe or a device"
-        raise refusal(Problem(what, Path(path), "give the right file"))
+        raise refusal(what, Path(path), "give the right file")
 
 
 def read_bytes(path: Path | str, refusal: type[XraytuneError] = ArtifactError) -> bytes:
@@ -307,7 +302,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         except (ValueError, TypeError) as error:
             where = SourceLine(path, number)
             fix = "restore the file from a backup"
-            raise ArtifactError(Problem("this line is damaged", where, fix)) from error
+            raise ArtifactError("this line is damaged", where, fix) from error
     return rows
 
 

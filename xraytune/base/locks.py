@@ -7,8 +7,6 @@ while.
 files stay: if a lock's file were removed, two processes could lock different files of one name.
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os
@@ -16,20 +14,21 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
 
-from xraytune.base.errors import MachineError, Problem
+from xraytune.base.errors import MachineError
 from xraytune.base.files import explain_disk_errors, make_folder
+from xraytune.base.records import frozen
 
 # A process that was killed takes a moment to end, and `current_owner` holds a lock for an instant.
 _WAIT_SECONDS = 1.0
 _POLL_SECONDS = 0.1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Owner:
     """The process that holds a lock, and what it does."""
 
@@ -110,7 +109,7 @@ def _try_lock(path: Path, stream: FileIO, kind: int = fcntl.LOCK_EX) -> bool:
     except OSError as error:
         what = f"this storage has no file locks ({error.strerror})"
         fix = "mount it with them (Lustre: -o flock), or use another one for studies and cache"
-        raise MachineError(Problem(what, path, fix)) from error
+        raise MachineError(what, path, fix) from error
     return True
 
 

@@ -5,8 +5,6 @@ They hold paths instead of arrays.
 `to_json` encodes any record.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypeVar, dataclass_transform

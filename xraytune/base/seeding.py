@@ -5,8 +5,6 @@ purposes never share a stream. Loops derive a seed for each step, so its randomn
 step number alone: a resumed run needs no generator state, and a longer run repeats the shorter one.
 """
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np

@@ -4,12 +4,12 @@ Evaluations and `present/` build them; `cli/console.py` prints them with rich, a
 puts them on a page with Jinja.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
+
+from xraytune.base.records import frozen
 
 Tone: TypeAlias = Literal["plain", "strong", "dim", "good", "busy", "bad"]
 
@@ -61,7 +61,7 @@ Frame: TypeAlias = Sequence[Cell | str | Table]
 """Lines and tables, from top to bottom."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Section:
     """A verdict, in the terminal or on a page: its main sentence, notes and tables."""
 

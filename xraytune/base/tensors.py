@@ -1,7 +1,5 @@
 """Tensor files: written atomically, and read without running code that a file may contain."""
 
-from __future__ import annotations
-
 import io
 import pickle
 import zipfile
@@ -17,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from xraytune.base.errors import ArtifactError, MachineError, Problem, is_out_of_memory
+from xraytune.base.errors import ArtifactError, MachineError, is_out_of_memory
 from xraytune.base.files import explain_disk_errors, write_bytes
 
 UNREADABLE = (
@@ -43,7 +41,7 @@ def explain_unreadable(what: str, where: Path, fix: str = "") -> Iterator[None]:
     except UNREADABLE as error:
         if is_out_of_memory(error):
             raise
-        raise ArtifactError(Problem(what, where, fix)) from error
+        raise ArtifactError(what, where, fix) from error
 
 
 def save_content(content: Mapping[str, object], path: Path) -> None:
@@ -109,16 +107,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             content = load_content(path)
     except UNREADABLE as error:
         fix = "use another copy: a state dict saved by torch.save, or a .safetensors file"
-        raise MachineError(Problem("this weights file cannot be read", path, fix)) from error
+        raise MachineError("this weights file cannot be read", path, fix) from error
     if not isinstance(content, dict) or not all(
         isinstance(value, Tensor) for value in content.values()
     ):
         fix = "save model.state_dict() alone, not a checkpoint that contains it"
-        raise MachineError(Problem("this file is not a state dict of named tensors", path, fix))
+        raise MachineError("this file is not a state dict of named tensors", path, fix)
     bad = [name for name, value in content.items() if not value.isfinite().all()]
     # In half precision, these counters of batch norms overflow; they are not used.
     bad = [name for name in bad if not name.endswith("num_batches_tracked")]
     if bad:
         what = f"values are NaN or infinite in {len(bad)} of {len(content)} tensors: {bad[0]}"
-        raise MachineError(Problem(what, path, "use the weights of an earlier epoch, or others"))
+        raise MachineError(what, path, "use the weights of an earlier epoch, or others")
     return content

@@ -6,16 +6,14 @@ not used in the search. If not, they are those on val-B, which did not guide the
 then uses the settings of `final` and all training patients, unless the trial is exported exactly.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 from typing import TypeAlias, get_args
 
-from xraytune.base.errors import ArtifactError, Problem, StudyError, TrialError, join_names
+from xraytune.base.errors import ArtifactError, StudyError, TrialError, join_names
 from xraytune.base.files import require_new, write_text
+from xraytune.base.records import frozen
 from xraytune.confirm.arms import CONFIRM_FOLDER, TOP_UP_FOLDER, finished_label, read_plan
 from xraytune.confirm.record import Confirmation, read_verdict
 from xraytune.space.load import experiment_to_yaml
@@ -35,7 +33,7 @@ _VERDICTS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Exported:
     """An exported trial, and the command that trains its final model.
 
@@ -160,7 +158,7 @@ def _choose(
     if not complete:
         reasons = reasons_of(row for row in trials.values() if row.status == "failed")
         fix = "continue the search; `xraytune status` shows its progress"
-        raise TrialError(Problem(f"no trial has completed yet{reasons}", folder.path, fix))
+        raise TrialError(f"no trial has completed yet{reasons}", folder.path, fix)
     if confirmation and confirmation.verdict == "helps":
         of_verdict = " in an exploratory verdict" if confirmation.exploratory else ""
         finalist = _find_complete(folder, trials, confirmation.finalists[0].trial)
@@ -227,7 +225,7 @@ def _find_complete(folder: StudyFolder, trials: Trials, name: str) -> TrialRow:
     what = f"{row.status}: {row.reason}" if row else "it has not ended, or does not exist"
     complete = [name for name, row in trials.items() if row.status == "complete"]
     fix = f"choose a completed one: {join_names(complete) or 'there is none yet'}"
-    raise StudyError(Problem(f"trial {name}: {what}", folder.path, fix))
+    raise StudyError(f"trial {name}: {what}", folder.path, fix)
 
 
 def _build_experiment(folder: StudyFolder, row: TrialRow, *, exact: bool) -> Experiment:

@@ -1,7 +1,5 @@
 """Write a model bundle (`model/load.py`) with its model card, `README.md`."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Sequence

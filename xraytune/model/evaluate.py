@@ -4,12 +4,10 @@ Access to the study's sealed test folder is logged. Images and patients of the m
 validation set are counted, because they bias the metrics.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
-from xraytune.base.errors import ConfigError, DataError, Problem, counted
+from xraytune.base.errors import ConfigError, DataError, counted
 from xraytune.base.files import new_folder, require_new, write_json
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.index import LabelledImages
@@ -65,14 +63,14 @@ def evaluate(
         require_new(out)
         if out.resolve().is_relative_to(data.resolve()):
             what = "a figure in the image folder would be mistaken for an X-ray"
-            raise ConfigError(Problem(what, out, "give a folder outside of it"))
+            raise ConfigError(what, out, "give a folder outside of it")
     bundle = open_bundle(model)
     record = bundle.record
     task = TASKS[record.task]
     is_classifier = record.task == "classification"
     if calibrate_on and not (is_classifier and len(record.class_names) == 2):
         what = "only a classifier of two classes can be calibrated"
-        raise ConfigError(Problem(what, "--calibrate-on", "leave it out"))
+        raise ConfigError(what, "--calibrate-on", "leave it out")
 
     def read(source: Path, *, skip_broken: bool) -> tuple[LabelledImages, ImageFiles]:
         labelled = task.read_labelled(
@@ -83,9 +81,7 @@ def evaluate(
         if is_classifier and empty:
             what = f"there are no images of {' and '.join(empty)}, so AUROC is undefined"
             fix = f"put images of each class into folders named {', '.join(record.class_names)}"
-            raise DataError(
-                Problem(what, labelled.data.path, f"{fix}; `xraytune predict` needs no classes")
-            )
+            raise DataError(what, labelled.data.path, f"{fix}; `xraytune predict` needs no classes")
         files = ImageFiles(
             root=labelled.data.path,
             files=[image.file for image in labelled.images],
@@ -155,4 +151,4 @@ def _require_other_patients(
     if count:
         what = f"{counted(count, 'patient')} of the images to calibrate on: {whose}"
         fix = "calibrate on images of other patients"
-        raise DataError(Problem(what, labelled.data.path, fix))
+        raise DataError(what, labelled.data.path, fix)

@@ -15,11 +15,9 @@ The first n images are the same however many are drawn, and a search would train
 In segmentation, each image has a mask.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from itertools import count as count_from
 from pathlib import Path
@@ -39,7 +37,7 @@ from xraytune.base.files import (
     write_json,
     write_text,
 )
-from xraytune.base.records import Json, Progress, ignore_progress, to_json
+from xraytune.base.records import Json, Progress, frozen, ignore_progress, to_json
 from xraytune.data.findings import numbers_of
 from xraytune.data.folders import PROVENANCE_FILE
 from xraytune.data.prepare import RunContext, prepare
@@ -77,7 +75,7 @@ _SAMPLES = "samples.png"
 _NETWORK_PARAMETERS = ("backbone", "weights", "input_channels")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class TrainedGenerator:
     """The folder that `generator_train` wrote, with the records of its GAN and of its classifier.
 
@@ -89,7 +87,7 @@ class TrainedGenerator:
     donor: Donor | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class GeneratorSample:
     """The folder that `generator_sample` wrote, with the number of images per class."""
 
@@ -153,7 +151,7 @@ def generator_train(
     if without_generator and donor_experiment is None:
         what = "no frozen, pretrained backbone of a classifier in this space"
         fix = "add --set trainable=head, or train a generator"
-        raise ConfigError(Problem(what, settings.name, fix))
+        raise ConfigError(what, settings.name, fix)
     compute = allocation_of(settings, has_gpu=gpu_count() > 0).compute()
     pin(compute)
     cache = (cache or Path("cache")).resolve()
@@ -281,12 +279,12 @@ def generator_sample(
     """
     require_new(out)
     if count < 1:
-        raise ConfigError(Problem(f"cannot draw {count} images", fix="give 1 or more"))
+        raise ConfigError(f"cannot draw {count} images", fix="give 1 or more")
     record = read_generator(generator)
     if record.findings and not record.findings_counts:
         what = f"{GENERATOR_FILE} does not say which findings occur together"
         fix = "search with `source: generator`, or train it again"
-        raise ArtifactError(Problem(what, generator, fix))
+        raise ArtifactError(what, generator, fix)
     names = [*record.class_counts]
     compute = compute_like(record.compute, threads=record.compute.threads)
     pin(compute)

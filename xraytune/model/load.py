@@ -12,9 +12,6 @@
 No file contains a time or duration, so two trainings of one experiment write the same bytes.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +23,7 @@ from torch import nn
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import ArtifactError, Problem
 from xraytune.base.files import read_json, sha256_of
-from xraytune.base.records import Compute
+from xraytune.base.records import Compute, frozen
 from xraytune.base.tensors import load_tensors
 from xraytune.data.prepare import Prepared, read_prepared
 from xraytune.nets.backbones import fold_batch_norms
@@ -50,7 +47,7 @@ NETWORK_PARAMETERS = {"backbone", "input_channels", "head", "loss"}
 _FIX = "train the model again, or copy the whole folder again"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Bundle:
     """A bundle whose checksums match."""
 
@@ -107,7 +104,7 @@ def open_bundle(path: Path) -> Bundle:
     """
     if not (path / MANIFEST_FILE).exists():
         fix = "give a folder created by `xraytune train`"
-        raise ArtifactError(Problem(f"not a model bundle: {MANIFEST_FILE} is missing", path, fix))
+        raise ArtifactError(f"not a model bundle: {MANIFEST_FILE} is missing", path, fix)
     expected = read_json(path / MANIFEST_FILE)["files"]
     problems = []
     for file in (path / name for name in BUNDLE_FILES):

@@ -1,7 +1,5 @@
 """Find what a model and images have in common: its sealed test folder, images, patients."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial

@@ -3,11 +3,9 @@
 Docs/evaluate.md lists the files.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
-from xraytune.base.errors import DataError, Problem
+from xraytune.base.errors import DataError
 from xraytune.base.files import require_new
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.folders import list_images, pair_folders
@@ -45,7 +43,7 @@ def predict(
     pairs = pair_folders(images)
     if len(pairs) == 2:
         what = "this is a folder of pairs, and masks are not X-rays"
-        raise DataError(Problem(what, images, f"give only its images: {pairs['images']}"))
+        raise DataError(what, images, f"give only its images: {pairs['images']}")
     if images.is_file():
         root = images.parent
         files = [images.name]

@@ -5,24 +5,22 @@ bit-identical. An interrupted training resumes from its work folder in the cache
 a hash of the experiment and its images.
 """
 
-from __future__ import annotations
-
 import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from xraytune.base.artifacts import releases, start_work
 from xraytune.base.cores import cpu_count
-from xraytune.base.errors import ArtifactError, Problem, counted
+from xraytune.base.errors import ArtifactError, counted
 from xraytune.base.files import new_folder, require_new, sha256_of
 from xraytune.base.locks import LockHeldError, hold
-from xraytune.base.records import EpochRecord, Json, Progress, ignore_progress, to_json
+from xraytune.base.records import EpochRecord, Json, Progress, frozen, ignore_progress, to_json
 from xraytune.data.pixels import stored_files
 from xraytune.data.prepare import Prepared, RunContext
 from xraytune.model.bundle import write_bundle
@@ -52,7 +50,7 @@ SAMPLES = "samples.png"
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Trained:
     """Summary of a final training.
 
@@ -246,7 +244,7 @@ def train(
     except LockHeldError as error:
         what = f"the same training is already running: {error.owner or 'in another process'}"
         fix = "wait for it, or stop it with Ctrl-C and run the same command again to resume"
-        raise ArtifactError(Problem(what, work, fix)) from None
+        raise ArtifactError(what, work, fix) from None
     if settings.tracking.wandb:
         run = WandbRun(
             settings.tracking.wandb,

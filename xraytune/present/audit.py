@@ -1,17 +1,14 @@
 """The result of an audit, and its headline."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
 from pathlib import Path
 
-from xraytune.base.records import Json, to_json
+from xraytune.base.records import Json, frozen, to_json
 from xraytune.confirm.record import Confirmation
 from xraytune.present.verdict import verdict_section
 from xraytune.synth.generator_quality import PoolReport
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Audit:
     """The content of `audit.json`.
 

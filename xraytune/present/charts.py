@@ -4,8 +4,6 @@ Colours follow the source of extra images in all charts; they are distinct for c
 (Okabe and Ito 2008). `optuna.visualization` colours by trial number, so it cannot show the arms.
 """
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Sequence
 from typing import Any

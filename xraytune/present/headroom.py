@@ -1,7 +1,5 @@
 """The headroom of a space, as text with a table."""
 
-from __future__ import annotations
-
 from xraytune.base.tables import Cell, Entry, Frame, Table, Tone
 from xraytune.confirm.headroom import Gain, Headroom
 

@@ -6,8 +6,6 @@ Plotly and pictures are inside.
 running on the study.
 """
 
-from __future__ import annotations
-
 import base64
 import gzip
 import re
@@ -23,7 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from xraytune.base.artifacts import artifacts_of
-from xraytune.base.errors import ConfigError, Problem, XraytuneError, join_names, printable
+from xraytune.base.errors import ConfigError, XraytuneError, join_names, printable
 from xraytune.base.files import read_bytes, require_writable, write_text
 from xraytune.base.tables import Table, duration, sentence, shown_path, text_of
 from xraytune.confirm.arms import CONFIRM_FOLDER
@@ -64,7 +62,7 @@ def write_report(study: Path, *, out: Path | None = None, cache: Path | None = N
     folder = StudyFolder(study.resolve())
     path = out or folder.path / "report.html"
     if path.is_dir():
-        raise ConfigError(Problem("this is a folder", path, "give a file, such as report.html"))
+        raise ConfigError("this is a folder", path, "give a file, such as report.html")
     require_writable(path.parent)
     environment = Environment(
         loader=PackageLoader("xraytune.present"),

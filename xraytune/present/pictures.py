@@ -4,8 +4,6 @@ Grad-CAM shows the regions of an image that support the predicted class. Source:
 2017, "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization".
 """
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from xraytune.base.errors import ConfigError, Problem
+from xraytune.base.errors import ConfigError
 from xraytune.base.records import Compute
 from xraytune.data.masks import outlined
 from xraytune.data.prepare import Prepared, RunContext, side_images
@@ -100,7 +98,7 @@ def grad_cam(network: Classifier, inputs: Tensor) -> Floats:
         hook.remove()
     if not last_maps:
         what = "Grad-CAM needs feature maps, which this backbone does not have"
-        raise ConfigError(Problem(what, fix="leave out Grad-CAM"))
+        raise ConfigError(what, fix="leave out Grad-CAM")
     (gradient,) = torch.autograd.grad(logits.max(dim=1).values.sum(), last_maps)
     maps = F.relu(
         (gradient.mean(dim=(2, 3), keepdim=True) * last_maps[0].detach()).sum(dim=1, keepdim=True)

@@ -1,12 +1,10 @@
 """The studies of a folder: how far each is, its best score, and the verdict of `confirm`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from xraytune.base.errors import Problem, StudyError
+from xraytune.base.errors import StudyError
+from xraytune.base.records import frozen
 from xraytune.base.tables import Cell, Frame, Row, Table
 from xraytune.confirm.arms import CONFIRM_FOLDER
 from xraytune.confirm.record import read_verdict
@@ -20,7 +18,7 @@ _DELETE = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class StudySummary:
     """One study of a folder.
 
@@ -55,7 +53,7 @@ def list_studies(folder: Path = Path("studies")) -> tuple[StudySummary, ...]:
     files = sorted(folder.glob(f"*/{StudyFolder(folder).space_path.name}"))
     if not files:
         fix = "start one with `xraytune search`"
-        raise StudyError(Problem("no study here, nor in its subfolders", folder, fix))
+        raise StudyError("no study here, nor in its subfolders", folder, fix)
     return tuple(_summarise(StudyFolder(file.parent.resolve())) for file in files)
 
 

@@ -1,7 +1,5 @@
 """The tasks of a study. `task_of` returns the one of its settings."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from xraytune.base.errors import ArtifactError, Problem
+from xraytune.base.errors import ArtifactError
 from xraytune.base.files import read_bytes
 from xraytune.base.records import Compute
 from xraytune.data.decoding import InputFormat
@@ -113,4 +113,4 @@ def read_record(file: Path) -> BundleRecord:
         where = ".".join(map(str, first["loc"]))
         what = f"not valid in this version of xraytune: {where}: {first['msg']}"
         fix = "update xraytune, or train the model again with this version"
-        raise ArtifactError(Problem(what, file, fix)) from error
+        raise ArtifactError(what, file, fix) from error

@@ -4,21 +4,18 @@ Scores are usually shifted at another hospital. Platt scaling, a logistic regres
 the logit of the model's probability, corrects that; the ranking of the images stays as it is.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-
 import numpy as np
 from scipy.special import expit  # type: ignore[import-untyped]
 
-from xraytune.base.errors import DataError, Problem
+from xraytune.base.errors import DataError
+from xraytune.base.records import frozen
 from xraytune.data.index import LabelledImages
 from xraytune.stats.classification import Floats
 from xraytune.stats.threshold import logits_of, platt_scaling
 from xraytune.tasks.prediction import ImageFiles, Pixels, Predictor, predict_images
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Calibration:
     """The calibrated probability is sigmoid(slope * logit(p) + intercept), p being the model's.
 
@@ -61,7 +58,7 @@ def fit_calibration(model: Predictor, labelled: LabelledImages, images: ImageFil
     if slope <= 0:
         what = f"their probabilities do not increase with {model.record.positive}"
         fix = "check the labels of the images to calibrate on"
-        raise DataError(Problem(what, images.root, fix))
+        raise DataError(what, images.root, fix)
     return Calibration(
         images=len(is_positive),
         patients=len({image.patient for image in labelled.images}),

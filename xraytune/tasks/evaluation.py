@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from xraytune.base.errors import counted
-from xraytune.base.records import Json, to_json
+from xraytune.base.records import Json, frozen, to_json
 from xraytune.base.tables import Cell, Entry, Frame, Row, Table, counts_text
 from xraytune.data.decoding import BrokenImage
 from xraytune.data.images import ImageFile
@@ -25,7 +25,7 @@ Groups: TypeAlias = Mapping[str, Mapping[str, Measured]]
 _METRICS = {metric.name: metric for metric in (*METRICS, *MASK_METRICS)}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Sample:
     """Labelled images with a model's predictions, and how their metrics are resampled.
 
@@ -55,7 +55,7 @@ class Sample:
         return [image.patient for image in self.images]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Evaluation(Measured):
     """The metrics of a model on the images of a folder; those that are `broken` were left out.
 

@@ -1,7 +1,5 @@
 """The figure of an evaluation: ROC, precision-recall, calibration and the confusion matrix."""
 
-from __future__ import annotations
-
 from itertools import cycle
 from pathlib import Path
 

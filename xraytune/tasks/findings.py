@@ -4,8 +4,6 @@ A finding with fewer than `FEWEST_LABELS` positive or negative images has no sco
 the means.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial

@@ -5,8 +5,6 @@ bilinearly and compared with the threshold. With `resize: crop`, everything outs
 background.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace

@@ -1,9 +1,6 @@
 """Run a model on image files, one batch at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -13,7 +10,7 @@ from numpy.typing import NDArray
 
 from xraytune.base.cores import map_on_cores
 from xraytune.base.files import csv_table
-from xraytune.base.records import Progress
+from xraytune.base.records import Progress, frozen
 from xraytune.data.decoding import BrokenImage, decode_files
 from xraytune.data.pixels import broken_images_error
 from xraytune.stats.classification import Floats
@@ -26,7 +23,7 @@ Result = TypeVar("Result")
 _BATCH_SIZE = 64
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Predictor:
     """A network with its record.
 
@@ -39,7 +36,7 @@ class Predictor:
     run: Callable[[Pixels], NDArray[Any]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Predicted:
     """Summary of predictions.
 
@@ -58,7 +55,7 @@ class Predicted:
     summary: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class ImageFiles:
     """Files below `root` to predict; broken images are left out or an error."""
 

@@ -8,8 +8,6 @@ The main metrics of an evaluation use the threshold from validation, because one
 evaluated images is optimistically biased; those at the threshold 0.5 are reported next to them.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +22,7 @@ from torch.nn.functional import cross_entropy
 
 from xraytune.base.errors import ArtifactError, TrialError, XraytuneError, join_names
 from xraytune.base.files import write_text
-from xraytune.base.records import Compute
+from xraytune.base.records import Compute, frozen
 from xraytune.base.tables import Row, counts_text
 from xraytune.data.decoding import BrokenImage
 from xraytune.data.images import ImageFile
@@ -74,7 +72,7 @@ _SPECIFICITY = 0.9
 CARD_REPLICATES = 1000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Validated:
     """Images, such as val-A and val-B: labels, int64 [N], or findings, [N, C].
 
@@ -86,7 +84,7 @@ class Validated:
     patients: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Mistakes:
     """The images of val-B that a network gets most wrong, the worst first, by their `places` there.
 
