@@ -16,14 +16,12 @@ In segmentation, each image has a mask.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from itertools import count as count_from
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from xraytune.base.errors import ArtifactError, ConfigError, MachineError, Problem
@@ -61,7 +59,7 @@ from xraytune.synth.saved_generator import (
     read_generator,
 )
 from xraytune.synth.sources.gan import Gan, typical_masks, usable_generator
-from xraytune.synth.sources.source import choose_findings
+from xraytune.synth.sources.source import BLOCK, choose_findings
 from xraytune.synth.sources.which import seen_by
 from xraytune.synth.synthesize import (
     copy_file,
@@ -285,46 +283,41 @@ def generator_sample(
         what = f"{GENERATOR_FILE} does not say which findings occur together"
         fix = "search with `source: generator`, or train it again"
         raise ArtifactError(what, generator, fix)
-    names = [*record.class_counts]
     compute = compute_like(record.compute, threads=record.compute.threads)
     pin(compute)
     seed = record.settings.seed
-
-    def draw(name: str) -> Iterator[tuple[NDArray[np.uint8], Sequence[int]]]:
-        """Yield images of a class forever, [C, S, S], with their masks and findings."""
-        for block in count_from():
-            findings = None
-            if record.findings:
-                combinations = numbers_of([*Counter(record.findings_counts).elements()])
-                findings = choose_findings(combinations, block, seed)
-            images = draw_block(
-                generator / NETWORK_FILE,
-                names.index(name),
-                block,
-                seed=seed,
-                compute=compute,
-                typical=record.masks,
-                findings=findings,
-            )
-            states = [()] * len(images) if findings is None else findings.tolist()
-            yield from zip(images, states, strict=True)
-
-    drawn = {name: draw(name) for name in names}
-    counts = dict.fromkeys(names, 0)
+    has_pairs = record.findings or record.masks
+    classes = apportion([*record.class_counts.values()], count)
+    counts = {}
     rows = []
-    labels = apportion([*record.class_counts.values()], count).tolist()
     with explain_disk_errors(out), new_folder(out) as folder:
-        for number, label in enumerate(labels, start=1):
-            name = names[label]
-            counts[name] += 1
-            kinds = ["images", "masks"] if record.findings or record.masks else [name]
-            planes, states = next(drawn[name])
-            for kind, pixels in zip(kinds, planes, strict=False):
-                (folder / kind).mkdir(exist_ok=True)
-                Image.fromarray(pixels).save(folder / kind / f"gan_{number:06d}.png")
-            file = f"images/gan_{number:06d}.png"
-            rows.append([file, *("" if state < 0 else f"{state}" for state in states)])
-            on_progress("generating images", number, count)
+        for label, name in enumerate(record.class_counts):
+            numbers = (np.flatnonzero(classes == label) + 1).tolist()
+            counts[name] = len(numbers)
+            for block, start in enumerate(range(0, len(numbers), BLOCK)):
+                findings = None
+                if record.findings:
+                    combinations = numbers_of([*Counter(record.findings_counts).elements()])
+                    findings = choose_findings(combinations, block, seed)
+                images = draw_block(
+                    generator / NETWORK_FILE,
+                    label,
+                    block,
+                    seed=seed,
+                    compute=compute,
+                    typical=record.masks,
+                    findings=findings,
+                )
+                for place, number in enumerate(numbers[start : start + BLOCK]):
+                    file = f"gan_{number:06d}.png"
+                    kinds = ("images", "masks") if has_pairs else (name,)
+                    for kind, pixels in zip(kinds, images[place], strict=False):
+                        (folder / kind).mkdir(exist_ok=True)
+                        Image.fromarray(pixels).save(folder / kind / file)
+                    states = () if findings is None else findings[place].tolist()
+                    known = ("" if state < 0 else f"{state}" for state in states)
+                    rows.append([f"images/{file}", *known])
+                    on_progress("generating images", len(rows), count)
         if record.findings:
             write_text(folder / "labels.csv", csv_table(["file", *record.findings], rows))
             table: Json = {"file": "labels.csv", "image": "file"}
