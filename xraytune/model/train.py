@@ -9,7 +9,6 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +27,7 @@ from xraytune.nets.checkpoint import load_best
 from xraytune.nets.compute import allocation_of, gpu_count, pin
 from xraytune.nets.weights import find_weights
 from xraytune.search.wandb import WandbRun
+from xraytune.space.domains import Value
 from xraytune.space.fields import flat_values, parameter_fields
 from xraytune.space.load import SEARCH_ONLY, refuse_unused
 from xraytune.space.paths import PATHS
@@ -116,7 +116,18 @@ def train(
     """
     started = time.monotonic()
     require_new(out)
-    with _space_file(config, note) as file:
+    with TemporaryDirectory() as temporary:
+        file = config
+        if config.is_dir():
+            from xraytune.model.best import export  # Optuna reads the journal
+
+            exported = export(config, out=Path(temporary) / "final.yaml")
+            file = exported.path
+            note(exported.sentence)
+            if exported.synthetic:
+                note(f"the benefit of its synthetic images is {exported.synthetic}")
+        else:
+            note(describe_space(config))
         space = open_space(file, overrides, data=data, weights_dir=weights_dir)
     point = space.first_point()
     unused = (*SEARCH_ONLY, "resources.cpus_per_trial", *(parameter_fields().keys() - point.keys()))
@@ -271,23 +282,6 @@ def train(
     )
 
 
-@contextmanager
-def _space_file(config: Path, note: Callable[[str], None]) -> Iterator[Path]:
-    """Yield the file of the experiment; of a study, a temporary one with its best configuration."""
-    if not config.is_dir():
-        note(describe_space(config))
-        yield config
-        return
-    from xraytune.model.best import export  # Optuna reads the journal
-
-    with TemporaryDirectory() as folder:
-        exported = export(config, out=Path(folder) / "final.yaml")
-        note(exported.sentence)
-        if exported.synthetic:
-            note(f"the benefit of its synthetic images is {exported.synthetic}")
-        yield exported.path
-
-
 def _changes_of(
     experiment: Experiment, prepared: Prepared, study: StudyFolder | None
 ) -> Iterator[str]:
@@ -300,16 +294,8 @@ def _changes_of(
     if origin is None or origin.images is None:
         return
     if study:
-        trial = study.experiment(origin.trial)
-        before, now = (
-            {
-                "data.image_size": each.settings.data.image_size,
-                "budget.max_epochs": each.settings.budget.max_epochs,
-                **flat_values(each.parameters),
-            }
-            for each in (trial, experiment)
-        )
-        for name, value in now.items():
+        before = _values_of(study.experiment(origin.trial))
+        for name, value in _values_of(experiment).items():
             if value != before.get(name):
                 yield f"{name}: {value} (trial: {before.get(name)})"
     counts = prepared.train_counts
@@ -321,3 +307,12 @@ def _changes_of(
         extra = len(plan_mix(counts, parameters))
         of_trial = len(plan_mix([origin.images], parameters))
         yield f"extra images: {extra:,} (trial: {of_trial:,}), at the same ratio"
+
+
+def _values_of(experiment: Experiment) -> dict[str, Value]:
+    settings = experiment.settings
+    return {
+        "data.image_size": settings.data.image_size,
+        "budget.max_epochs": settings.budget.max_epochs,
+        **flat_values(experiment.parameters),
+    }
