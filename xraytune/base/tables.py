@@ -1,4 +1,4 @@
-"""What a result looks like, whatever shows it: lines, tables and sections.
+"""What a result looks like, whatever shows it: lines and tables.
 
 Evaluations and `present/` build them; `cli/console.py` prints them with rich, and `present/page.py`
 puts them on a page with Jinja.
@@ -8,8 +8,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
-
-from xraytune.base.records import frozen
 
 Tone: TypeAlias = Literal["plain", "strong", "dim", "good", "busy", "bad"]
 
@@ -59,16 +57,6 @@ class Table:
 
 Frame: TypeAlias = Sequence[Cell | str | Table]
 """Lines and tables, from top to bottom."""
-
-
-@frozen
-class Section:
-    """A verdict, in the terminal or on a page: its main sentence, notes and tables."""
-
-    lead: str = ""
-    tone: Tone = "plain"
-    notes: Sequence[str] = ()
-    tables: Sequence[Table] = ()
 
 
 def text_of(entry: Entry) -> str:

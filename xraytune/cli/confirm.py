@@ -51,9 +51,9 @@ def _show_confirmation(given: Options) -> Iterator[Options]:
 
 def show_verdict(confirmation: Confirmation) -> None:
     """Print the verdict, the comparisons behind it, and where it is written."""
-    from xraytune.present.verdict import verdict_section
+    from xraytune.present.verdict import verdict_frame
 
-    console.show_section(verdict_section(confirmation))
+    console.show(*verdict_frame(confirmation))
     study = shown_path(confirmation.study)
     console.write(
         f"all results: {study}/confirm/verdict.json; text for a paper: {study}/confirm/methods.md"
@@ -103,7 +103,7 @@ def confirm(
 
 def _show_audit(result: Audit) -> None:
     """Print the measured figures, the verdict if there is one, and where they are written."""
-    from xraytune.present.verdict import verdict_section
+    from xraytune.present.verdict import verdict_frame
 
     report = result.report
     console.write(result.headline, "bad" if result.faults or report.copies else "strong")
@@ -113,7 +113,7 @@ def _show_audit(result: Audit) -> None:
     console.write(f"Copies: {copies}; {result.identical:,} are byte-identical to one.")
     console.write(f"Quality: {report.quality or report.note}.")
     if result.verdict:
-        console.show_section(verdict_section(result.verdict))
+        console.show(*verdict_frame(result.verdict))
         folder = shown_path(result.study)
         console.write(f"report: {folder}/report.html; all figures: {folder}/audit.json")
 

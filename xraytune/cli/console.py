@@ -38,7 +38,6 @@ from xraytune.base.tables import (
     Cell,
     Entry,
     Frame,
-    Section,
     Table,
     Tone,
     duration,
@@ -90,11 +89,6 @@ def propose(*words: object, given: Mapping[str, Any] | None = None, when: str = 
 def show(*frame: Cell | str | Table) -> None:
     """Print lines and tables of the result."""
     _OUT.print(draw(frame))
-
-
-def show_section(section: Section) -> None:
-    """Print the text and tables of a section."""
-    show(Cell(section.lead, section.tone), *section.notes, *section.tables)
 
 
 def show_result(result: R, show_text: Callable[[R], None], *, as_json: bool) -> None:

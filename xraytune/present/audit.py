@@ -4,7 +4,7 @@ from pathlib import Path
 
 from xraytune.base.records import Json, frozen, to_json
 from xraytune.confirm.record import Confirmation
-from xraytune.present.verdict import verdict_section
+from xraytune.present.verdict import verdict_sentence
 from xraytune.synth.generator_quality import PoolReport
 
 
@@ -46,4 +46,4 @@ class Audit:
                 return f"{opposite}: are their labels swapped?"
         if self.verdict is None:
             return f"Whether these images help was not measured: {self.why_not}."
-        return verdict_section(self.verdict).lead
+        return verdict_sentence(self.verdict)

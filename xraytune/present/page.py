@@ -32,7 +32,7 @@ from xraytune.model.best import trial_to_export
 from xraytune.present.charts import plot_differences, plot_learning_curves, plot_parameter
 from xraytune.present.pictures import explain_images
 from xraytune.present.trials import all_trials, arms_frame, sides_frame
-from xraytune.present.verdict import verdict_section
+from xraytune.present.verdict import verdict_frame
 from xraytune.search.asha import rungs_of
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow
@@ -119,7 +119,7 @@ def page_content(folder: StudyFolder, cache: Path) -> dict[str, Any]:
         "prepared": prepared,
         "best": best,
         "reason": reason,
-        "verdict": verdict_section(verdict) if verdict else None,
+        "verdict": verdict_frame(verdict) if verdict else None,
         "differences": differences,
         "curves": plot_learning_curves(view, rungs),
         "rungs": rungs,

@@ -1,11 +1,11 @@
-"""The verdict of `confirm` as a section."""
+"""The verdict of `confirm` as lines and tables."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from xraytune.base.tables import Cell, Row, Section, Table, Tone, sentence
+from xraytune.base.tables import Cell, Frame, Row, Table, Tone, sentence
 from xraytune.stats.verdict import verdict_text
 
 if TYPE_CHECKING:
@@ -14,10 +14,8 @@ if TYPE_CHECKING:
 _TONES: dict[str, Tone] = {"helps": "good", "better": "good", "hurts": "bad", "worse": "bad"}
 
 
-def verdict_section(record: Confirmation) -> Section:
-    """Show the verdict on the first finalist, and the comparisons behind it."""
-    exploratory = "exploratory: " if record.exploratory else ""
-    verdict = verdict_text(record.verdict, record.metric)
+def verdict_frame(record: Confirmation) -> Frame:
+    """Lay out the verdict on the first finalist, notes on it, and the comparisons behind it."""
     tables = []
     for finalist in record.finalists:
         rows: list[Row] = []
@@ -38,12 +36,15 @@ def verdict_section(record: Confirmation) -> Section:
         title = f"{finalist.arm}, {record.metric} {finalist.score:.3f}: {word}"
         optional = ("p (gain >= ROPE)",)
         tables.append(Table(rows, title, optional=optional))
-    return Section(
-        lead=sentence(f"{exploratory}{record.scope}{verdict}"),
-        tone=_TONES.get(record.verdict, "strong"),
-        notes=[*_notes(record)],
-        tables=tables,
-    )
+    lead = Cell(verdict_sentence(record), _TONES.get(record.verdict, "strong"))
+    return [lead, *_notes(record), *tables]
+
+
+def verdict_sentence(record: Confirmation) -> str:
+    """Return the verdict on the first finalist."""
+    exploratory = "exploratory: " if record.exploratory else ""
+    verdict = verdict_text(record.verdict, record.metric)
+    return sentence(f"{exploratory}{record.scope}{verdict}")
 
 
 def _notes(record: Confirmation) -> Iterator[str]:
