@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from xraytune.data.decoding import read_image
-from xraytune.data.formats import LARGEST_SIDE_PX
+from xraytune.data.decoding import LARGEST_SIDE_PX, read_image
 from xraytune.data.index import read_index
 from xraytune.nets.augment import augment, view_table
 from xraytune.space.load import data_settings

@@ -28,7 +28,7 @@ from pydicom.uid import (
 
 from tests.data.test_formats import FILE, grey_of, reason_of
 from xraytune.base.errors import DataError, MachineError
-from xraytune.data.formats import read_grey, read_header
+from xraytune.data.decoding import read_grey, read_header
 from xraytune.data.images import ImageIndex
 from xraytune.data.index import read_index
 from xraytune.data.split import split_by_patient

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from xraytune.base.errors import DataError
-from xraytune.data.formats import read_grey, read_header
+from xraytune.data.decoding import read_grey, read_header
 
 FILE = Path("a.jpeg")
 """The name says JPEG, whatever the content."""

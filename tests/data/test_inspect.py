@@ -12,8 +12,7 @@ from PIL import Image
 from xraytune.base.records import to_json
 from xraytune.base.seeding import numpy_generator
 from xraytune.data.images import ImageFile
-from xraytune.data.inspect import inspect_folder
-from xraytune.data.near_duplicates import close_pairs, find_near_duplicates
+from xraytune.data.inspect import close_pairs, find_near_duplicates, inspect_folder
 from xraytune.data.phantom import draw_phantoms
 from xraytune.space.settings import DataSettings
 

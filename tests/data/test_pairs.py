@@ -11,8 +11,7 @@ from PIL import Image
 
 from tests.pair_files import HEIGHT_PX, WIDTH_PX, block, save, write_pairs
 from xraytune.base.errors import ConfigError, DataError
-from xraytune.data.decoding import BrokenImage, decode_files
-from xraytune.data.formats import GreyImage
+from xraytune.data.decoding import BrokenImage, GreyImage, decode_files
 from xraytune.data.images import ImageFile, ImageIndex
 from xraytune.data.index import read_folder, read_index, read_labelled
 from xraytune.data.masks import connected_parts, read_mask, square_mask, use_mask

@@ -9,8 +9,7 @@ from PIL import Image
 
 from tests.data.test_formats import gradient
 from xraytune.base.seeding import numpy_generator
-from xraytune.data.decoding import Resize, decode_files
-from xraytune.data.formats import GreyImage
+from xraytune.data.decoding import GreyImage, Resize, decode_files
 from xraytune.data.images import ImageFile
 from xraytune.data.pixels import open_pixels, store_images, stored_files
 from xraytune.space.settings import DataSettings

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from xraytune.data.phantom import draw_phantoms
-from xraytune.data.pixels import open_pixels
+from xraytune.data.pixels import open_pixels, shift_image
 from xraytune.data.prepare import prepare
-from xraytune.data.shift import shift_image
 from xraytune.space.settings import Settings, ShiftSettings
 
 PIXELS = np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1))

@@ -60,9 +60,9 @@ def list_class_folders(
     images, it is a folder of pairs, or `auto` finds fewer than two classes.
     """
     root = base if len(folders) > 1 else folders["train"]
-    parts: dict[str, PartName] = {}
-    inner: dict[str, tuple[str, ...]] = {}
-    notes: list[str] = []
+    parts = {}
+    inner = {}
+    notes = []
     for part, folder in folders.items():
         images, its_notes = walk_folder(folder, base)
         notes += [f"{folder}: {note}" for note in its_notes]
@@ -86,10 +86,10 @@ def list_class_folders(
         if part == "train" and file not in written and inner[file]
     ]
     names = name_classes(classes, [*written.values(), *outermost], folders["train"], _FIX)
-    listed: list[ImageFile] = []
-    unknown: list[str] = []
-    outside: list[str] = []
-    with_classes: dict[PartName, set[str]] = defaultdict(set)  # outermost folders, "" if a class
+    listed = []
+    unknown = []
+    outside = []
+    with_classes = defaultdict(set)  # outermost folders, "" if a class
     for file, part in parts.items():
         path = PurePosixPath(file)
         if inner[file]:

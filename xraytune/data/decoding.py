@@ -1,29 +1,66 @@
-"""Decode image files to square grey pixels, in threads.
+"""Decode image files to upright 8-bit grey and to squares, in threads.
 
-Pillow releases Python's lock while it decodes and resizes.
+JPEG, PNG, TIFF, BMP, GIF, WebP or DICOM. Transparent parts are composited over black, like an
+X-ray's background. Of an animation, the first frame counts. A file that is not one picture of known
+grey levels (several pages, floating point, an unknown compression) is refused. Pillow releases
+Python's lock while it decodes and resizes.
+
+DICOM files raise MachineError if pydicom is not installed.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from PIL import Image
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageChops, ImageOps
 from pydantic import PositiveInt
 
 from xraytune.base.cores import map_on_cores
 from xraytune.base.errors import DataError, Problem
 from xraytune.base.files import read_bytes
 from xraytune.base.records import Progress, ignore_progress
-from xraytune.data.dicom import REPAIR
-from xraytune.data.formats import GreyImage, ignore_decoder_warnings, read_grey
+from xraytune.data.dicom import DAMAGE, REPAIR, Header, content_bits, is_dicom, read_dicom
 
+NAMING_SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+)
+IMAGE_SUFFIXES = NAMING_SUFFIXES | {".dcm", ".dicom"}
+LARGEST_SIDE_PX = 20_000
+"""As `needed_px`: decode at full size."""
+_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP")
+_SAVE_AGAIN = "save it as a grey PNG of 8 or 16 bits, or leave broken images out with --skip-broken"
+_METADATA = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
+"""Where Pillow looks for an orientation tag."""
 DECODER = 2
 """Counts up when a file is decoded to other pixels, so that images in a cache are decoded again."""
 Resize: TypeAlias = Literal["squash", "crop"]
 """How an image becomes square: squashed, or its shorter side scaled to S and its centre cut out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GreyImage:
+    """An upright image of mode L, and its `kind`, such as `PNG 16-bit with 12-bit content`.
+
+    Attributes:
+        whole_px: Width and height of the whole image; `image` may be a JPEG of reduced size.
+    """
+
+    image: Image.Image
+    kind: str
+    whole_px: tuple[int, int]
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """The grey levels, uint8 [H, W]."""
+        return np.asarray(self.image)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,3 +151,108 @@ def square_box(
         sides.append((first * decoded / scaled, (first + image_size_px) * decoded / scaled))
     (left, right), (upper, lower) = sides
     return left, upper, right, lower
+
+
+def ignore_decoder_warnings() -> None:
+    """Ignore warnings about odd metadata from now on.
+
+    `catch_warnings` would race between the threads that decode.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.|pydicom\.|xraytune\.data\.(dicom|decoding)$")
+
+
+def without_suffix(path: str) -> str:
+    """Return a path without an image suffix; other suffixes stay, since DICOM UIDs contain dots."""
+    stem, dot, suffix = path.rpartition(".")
+    return stem if f"{dot}{suffix.lower()}" in IMAGE_SUFFIXES else path
+
+
+def read_header(content: bytes, path: Path | str) -> Header:
+    """Read size, patient and view from a file's header.
+
+    Raises DataError for an unsupported format, or too large an image.
+    """
+    if is_dicom(content):
+        return read_dicom(content, path, with_pixels=False)[0]
+    width_px, height_px = _upright_size(_open(content, path))
+    return {"width_px": width_px, "height_px": height_px}
+
+
+def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:
+    """Decode an image.
+
+    A JPEG may be reduced while decoding, to no less than twice `needed_px` on either side.
+
+    Raises DataError if it is broken; its single problem says why.
+    """
+    if is_dicom(content):
+        _, levels, stated_bits, bits = read_dicom(content, path, with_pixels=True)
+        return _grey_image("DICOM", levels, stated_bits, bits)
+    image = _open(content, path)
+    name = image.format
+    whole_px = _upright_size(image)
+    bits = content[24] if name == "PNG" else 8
+    is_inverted = False
+    try:
+        # The decoder itself scales by 1/2, 1/4 or 1/8.
+        image.draft("L", (2 * needed_px, 2 * needed_px))
+        if name == "TIFF":
+            if image.n_frames > 1:
+                what = "this TIFF has several pages, and it is unclear which one to use"
+                fix = "save the page that you need as a separate file"
+                raise DataError(Problem(what, path, fix))
+            bits = max(image.tag_v2.get(ExifTags.Base.BitsPerSample, (1,)))
+            is_inverted = image.tag_v2.get(ExifTags.Base.PhotometricInterpretation) == 0
+        image.load()
+        with suppress(*DAMAGE):  # damaged metadata
+            image = ImageOps.exif_transpose(image)
+        levels = np.asarray(image)
+        if image.mode.startswith(("I", "F")):
+            if image.mode == "F" or levels.min() < 0 or levels.max() > 65535:
+                what = f"this file contains numbers from {levels.min():g} to {levels.max():g}"
+                what += "; integers from 0 to 65535 are supported"
+                raise DataError(Problem(what, path, _SAVE_AGAIN))
+            depth = content_bits(min(bits, 16), int(levels.max()))
+            largest = 2**depth - 1
+            grey = ((levels.astype(np.uint32) * 255 + largest // 2) // largest).astype(np.uint8)
+            # Pillow inverts 8-bit levels where 0 is white, but not 16-bit ones.
+            return _grey_image(name, 255 - grey if is_inverted else grey, bits, depth)
+        if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+            clear = image.convert("RGBA")
+            image = ImageChops.multiply(clear.convert("L"), clear.getchannel("A"))
+        image = image.convert("L")  # by the weights of ITU-R 601
+    except DAMAGE as error:
+        raise DataError(Problem("the image is truncated or damaged", path, REPAIR)) from error
+    if bits == 16 and np.asarray(image).max() < 16:  # Pillow keeps only the upper 8 bits
+        what = "16-bit colours, none above 4095: too dark to determine the stored bit depth"
+        raise DataError(Problem(what, path, _SAVE_AGAIN))
+    return GreyImage(image=image, kind=f"{name} {bits}-bit", whole_px=whole_px)
+
+
+def _grey_image(name: str, levels: NDArray[np.uint8], stated_bits: int, bits: int) -> GreyImage:
+    odd = f" with {bits}-bit content" if bits < min(stated_bits, 16) else ""
+    image = Image.fromarray(levels)
+    return GreyImage(image=image, kind=f"{name} {stated_bits}-bit{odd}", whole_px=image.size)
+
+
+def _open(content: bytes, path: Path | str) -> Any:
+    """Parse the header; Pillow decodes the pixels on first use."""
+    try:
+        return Image.open(BytesIO(content), formats=_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise DataError(Problem(f"too many pixels for an X-ray ({error})", path, REPAIR)) from error
+    except DAMAGE as error:
+        what = (
+            "this is no JPEG, PNG, TIFF, BMP, GIF, WebP or DICOM image, or its header is damaged; "
+        )
+        what += f"it begins with {content[:30]!r}" if content else "the file is empty"
+        raise DataError(Problem(what, path, f"download it again; or {_SAVE_AGAIN}")) from error
+
+
+def _upright_size(image: Any) -> tuple[int, int]:
+    width_px, height_px = image.size
+    if image.format != "TIFF" and _METADATA & image.info.keys():  # Pillow turns a TIFF itself
+        with suppress(*DAMAGE):
+            if image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):
+                return height_px, width_px
+    return width_px, height_px

@@ -71,12 +71,10 @@ def findings_of_labels(names: Sequence[str], labels: Collection[str]) -> str:
 
 
 def findings_of_cells(names: Sequence[str], cells: Mapping[str, str], data: DataSettings) -> str:
-    """Return the findings of a row by a column for each; "" if it has none of them.
+    """Return the findings of a row by a column for each, unknown without one.
 
     `No Finding` without a column is the absence of all others.
     """
-    if cells.keys().isdisjoint(names):
-        return ""
     states = [_state(name, cells[name], data) if name in cells else UNKNOWN for name in names]
     for place, name in enumerate(names):
         if name not in cells and means_no_disease(name):
@@ -104,10 +102,8 @@ def _state(name: str, cell: str, data: DataSettings) -> str:
 
 def unite_findings(rows: Sequence[str]) -> str:
     """Return the findings of an image by those of its rows: present if a row says so."""
-    united = ""
-    for states in zip(*rows, strict=True):
-        united += next((state for state in (PRESENT, ABSENT) if state in states), UNKNOWN)
-    return united
+    order = f"{PRESENT}{ABSENT}{UNKNOWN}"
+    return "".join(min(states, key=order.index) for states in zip(*rows, strict=True))
 
 
 def finding_columns(columns: Iterable[str], rows: Sequence[Mapping[str, str]]) -> list[str]:

@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
 from xraytune.base.errors import DataError, Problem, join_names
+from xraytune.data.decoding import IMAGE_SUFFIXES, without_suffix
 from xraytune.data.dicom import is_dicom
-from xraytune.data.formats import IMAGE_SUFFIXES, without_suffix
 from xraytune.data.guesses import (
     PARTS,
     PartName,
@@ -78,15 +78,13 @@ def no_images(folder: Path, notes: Sequence[str]) -> DataError:
 
 def pair_folders(folder: Path) -> dict[str, Path]:
     """Return the subfolders `images` and `masks` of a folder, in any case, as far as they exist."""
-    inner = subfolders(folder) if folder.is_dir() else []
-    folders = {path.name.casefold(): path for path in inner}
+    folders = {path.name.casefold(): path for path in subfolders(folder)}
     return {name: folders[name] for name in ("images", "masks") if name in folders}
 
 
 def holds_pairs(root: Path) -> bool:
     """Return whether a data folder, or a part of it, has images/ and masks/."""
-    inner = subfolders(root) if root.is_dir() else []
-    parts = [folder for folder in inner if part_named(folder.name)]
+    parts = [folder for folder in subfolders(root) if part_named(folder.name)]
     return any(len(pair_folders(folder)) == 2 for folder in (root, *parts))
 
 
@@ -105,7 +103,7 @@ def part_folders(root: Path) -> tuple[dict[PartName, Path], tuple[str, ...]]:
     """
     require_folder(root)
     folders = subfolders(root)
-    parts: dict[PartName, Path] = {}
+    parts = {}
     for part in PARTS:
         same = [folder for folder in folders if part_named(folder.name) == part]
         if len(same) > 1:
@@ -122,7 +120,8 @@ def part_folders(root: Path) -> tuple[dict[PartName, Path], tuple[str, ...]]:
     warnings = []
     if "test" not in parts and "val" in parts:
         warnings.append(f"{root}: without test/ no images are held out")
-    if others := [folder.name for folder in folders if folder not in parts.values()]:
+    others = [folder.name for folder in folders if folder not in parts.values()]
+    if others:
         warnings.append(f"{root}: folders next to train/ are ignored: {join_names(others)}")
     return parts, tuple(warnings)
 
@@ -147,7 +146,9 @@ def require_folder(folder: Path) -> None:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """List the visible direct subfolders, sorted, without links."""
+    """List the visible direct subfolders, sorted, without links; none if there is no folder."""
+    if not folder.is_dir():
+        return []
     try:
         entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
     except OSError as error:
@@ -160,11 +161,11 @@ def walk_folder(folder: Path, root: Path) -> tuple[tuple[Path, ...], tuple[str, 
 
     Also return notes about what was ignored. Below a folder `masks`, masks are images.
     """
-    images: list[Path] = []
+    images = []
     others: Counter[str] = Counter()
-    links: list[str] = []
-    drawings: list[str] = []
-    generated: list[str] = []
+    links = []
+    drawings = []
+    generated = []
     are_masks = folder.name.casefold() == "masks"
     is_of_pairs = are_masks or folder.name.casefold() == "images"
     for parent, folder_names, file_names in os.walk(folder, onerror=_refuse_unreadable):
@@ -189,9 +190,10 @@ def walk_folder(folder: Path, root: Path) -> tuple[tuple[Path, ...], tuple[str, 
                 drawings.append(file.relative_to(folder).as_posix())
             else:
                 images.append(file)
-    if bad := [
+    bad = [
         repr(file.name) for file in images if os.fsencode(file).decode(errors="ignore") != str(file)
-    ]:
+    ]
+    if bad:
         what = f"file names that are not UTF-8: {join_names(bad)}"
         raise DataError(Problem(what, folder, "rename the files"))
     counts = [f"{count} {suffix}" for suffix, count in sorted(others.items())]

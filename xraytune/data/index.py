@@ -22,9 +22,9 @@ from xraytune.base.errors import ConfigError, DataError, Problem, join_names
 from xraytune.base.files import read_bytes
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.class_folders import STANDARD_CLASSES, list_class_folders
+from xraytune.data.decoding import NAMING_SUFFIXES, ignore_decoder_warnings, read_header
 from xraytune.data.dicom import Header
 from xraytune.data.folders import PROVENANCE_FILE, holds_pairs, part_folders, require_folder
-from xraytune.data.formats import NAMING_SUFFIXES, ignore_decoder_warnings, read_header
 from xraytune.data.guesses import (
     PartName,
     part_named,
@@ -234,7 +234,7 @@ def read_labelled(
 
 def patients_fingerprint(images: Iterable[ImageFile]) -> str:
     """Return a hash of which images are of the same patient, independent of all names."""
-    of_patient: dict[str, list[str]] = defaultdict(list)
+    of_patient = defaultdict(list)
     for image in images:
         of_patient[image.patient].append(image.sha256)
     groups = sorted(" ".join(sorted(contents)) for contents in of_patient.values())
@@ -257,7 +257,7 @@ def _read_images(data: DataSettings, listing: ImageIndex, on_progress: Progress)
             masks = hashlib.sha256(masks.encode()).hexdigest()
         return replace(image, sha256=sha256, masks_sha256=masks, **header)
 
-    images: list[ImageFile] = []
+    images = []
     for image in map_on_cores(read, listed):
         images.append(image)
         on_progress("reading images", len(images), len(files))
@@ -297,7 +297,7 @@ def _same_name_problems(listing: ImageIndex) -> list[Problem]:
 
     Other images are identified by their path: each folder may count from 1.
     """
-    by_name: dict[tuple[bool, str], list[str]] = defaultdict(list)
+    by_name = defaultdict(list)
     for image in listing.all_images:
         path = PurePosixPath(image.file)
         if path.suffix.lower() in NAMING_SUFFIXES:  # scanners repeat names of DICOM files
@@ -338,7 +338,7 @@ def with_headers(what: str, where: Path | str, fix: str, images: Iterable[ImageF
 
 def identical_images(images: Iterable[ImageFile]) -> list[list[ImageFile]]:
     """Return the groups of images whose files are identical; broken ones are not compared."""
-    by_content: dict[str, list[ImageFile]] = defaultdict(list)
+    by_content = defaultdict(list)
     for image in images:
         if image.width_px:
             by_content[image.sha256].append(image)

@@ -2,17 +2,29 @@
 
 The shortcut baseline is a logistic regression on width, height, aspect ratio and mean grey. It
 shows which AUROC a classifier can reach without looking at a lung.
+
+Copies of one X-ray under several names (resized, saved again, slightly brighter) are found by a
+hash: each image is reduced to 256 bits, the signs of its lowest frequencies relative to their
+median (pHash); copies differ in few bits, at most in the 24 that were measured (docs/data.md, Near
+duplicates).
+
+Source: Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions", section
+3.2.1; with 16 x 16 frequencies instead of 8 x 8, which do not separate copies from X-rays of
+different patients.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.fft import dctn  # type: ignore[import-untyped]
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -25,14 +37,31 @@ from xraytune.data.findings import ABSENT, PRESENT, UNKNOWN
 from xraytune.data.images import ImageFile, ImageIndex, Images
 from xraytune.data.index import identical_images, read_folder
 from xraytune.data.masks import connected_parts, use_mask
-from xraytune.data.near_duplicates import (
-    HASH_SIZE_PX,
-    NearDuplicates,
-    find_near_duplicates,
-    perceptual_hash,
-)
 from xraytune.space.load import data_settings
 from xraytune.space.settings import DataSettings
+
+HASH_SIZE_PX = 64
+"""Side of the square images to hash."""
+_THRESHOLD_BITS = 24
+_BLOCK = 128
+"""Images compared with all others at a time."""
+_MOST_EXAMPLES = 100
+
+Hashes: TypeAlias = NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NearDuplicates:
+    """Pairs of images of different patients that look like copies.
+
+    Their number, how many have one image in test, how many have two classes, and the files of up to
+    100, those in training and test first.
+    """
+
+    pairs: int = 0
+    in_training_and_test: int = 0
+    in_two_classes: int = 0
+    examples: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,18 +128,19 @@ def inspect_folder(
 def inspect_index(index: ImageIndex, *, on_progress: Progress = ignore_progress) -> Inspection:
     """Inspect a folder whose index has been read."""
     names = index.class_names
-    hashed: list[ImageFile] = []
-    readable: list[ImageFile] = []
+    hashed = []
+    readable = []
     hashes = []
-    mean_greys: list[float] = []
+    mean_greys = []
     formats: Counter[str] = Counter()
-    broken: list[BrokenImage] = []
+    broken = []
     files = [image.file for image in index.all_images]
     decoded = decode_files(index.root, files, HASH_SIZE_PX, on_progress=on_progress)
     for image, square in zip(index.all_images, decoded, strict=True):
         is_training = image.part != "test"  # of test images, only the hashes are used
         if isinstance(square, BrokenImage):
-            broken += [square] if is_training else []
+            if is_training:
+                broken.append(square)
             continue
         hashed.append(image)
         hashes.append(perceptual_hash(square.pixels))
@@ -120,7 +150,7 @@ def inspect_index(index: ImageIndex, *, on_progress: Progress = ignore_progress)
             formats[square.kind] += 1
 
     with_masks = [image for image in index.images if image.masks]
-    areas: dict[str, float] = {}
+    areas = {}
     parts: Counter[int] = Counter()
     masks = map_on_cores(lambda image: use_mask(index.root, image, np.copy), with_masks)
     for image, mask in zip(with_masks, masks, strict=True):
@@ -135,14 +165,11 @@ def inspect_index(index: ImageIndex, *, on_progress: Progress = ignore_progress)
     for image in index.all_images:
         of_part = counts.setdefault(image.part, dict.fromkeys(names, 0))
         of_part[names[image.label]] += 1
+    states = {"present": PRESENT, "absent": ABSENT, "unknown": UNKNOWN}
     findings = {}
     for place, name in enumerate(index.findings):
-        states = Counter(image.findings[place] for image in index.images)
-        findings[name] = {
-            "present": states[PRESENT],
-            "absent": states[ABSENT],
-            "unknown": states[UNKNOWN],
-        }
+        found = [image.findings[place] for image in index.images]
+        findings[name] = {state: found.count(letter) for state, letter in states.items()}
     sized = [image for image in index.images if image.width_px] or index.images
     widths = [image.width_px for image in sized]
     heights = [image.height_px for image in sized]
@@ -179,7 +206,7 @@ def _shortcut_auroc(images: Images, mean_greys: Sequence[float]) -> float | None
     labels = images.labels
     patients = np.array(images.patients)
     classes = set(labels.tolist())
-    fewest = min((len(set(patients[labels == label])) for label in classes), default=0)
+    fewest = min((len(np.unique(patients[labels == label])) for label in classes), default=0)
     if len(classes) < 2 or fewest < 2:
         return None
     features = np.array(
@@ -198,3 +225,56 @@ def _shortcut_auroc(images: Images, mean_greys: Sequence[float]) -> float | None
         return None
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     return float(np.mean(cross_val_score(model, features, labels, cv=folds, scoring="roc_auc_ovr")))
+
+
+def find_near_duplicates(
+    images: Sequence[ImageFile],
+    hashes: Sequence[Hashes],
+    *,
+    on_progress: Progress = ignore_progress,
+) -> NearDuplicates:
+    """Compare all images with each other; `hashes` has a [4] uint64 for each."""
+    pairs = leaking = contradicting = 0
+    examples = []
+    for first, second in close_pairs(np.array(hashes).reshape(-1, 4), on_progress=on_progress):
+        for place, other_place in zip(first.tolist(), second.tolist(), strict=True):
+            image, other = images[place], images[other_place]
+            if image.patient == other.patient:
+                continue
+            is_apart = (image.part == "test") == (other.part == "test")
+            is_same = image.label == other.label
+            pairs += 1
+            leaking += not is_apart
+            contradicting += not is_same
+            examples.append((is_apart, is_same, image.file, other.file))
+        examples = sorted(examples)[:_MOST_EXAMPLES]
+    return NearDuplicates(
+        pairs=pairs,
+        in_training_and_test=leaking,
+        in_two_classes=contradicting,
+        examples=tuple((file, other) for _, _, file, other in examples),
+    )
+
+
+def perceptual_hash(pixels: NDArray[np.uint8]) -> Hashes:
+    """Hash an image, uint8 [64, 64], to [4] uint64."""
+    low = dctn(pixels.astype(np.float32))[:16, :16]
+    return np.packbits(low > np.median(low)).view(np.uint64)
+
+
+def close_pairs(
+    hashes: Hashes, *, on_progress: Progress = ignore_progress
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Find pairs of `hashes`, [N, 4], that differ in at most 24 of 256 bits.
+
+    Yields:
+        First and second positions of pairs, first < second, each pair once, in order; one block of
+        images at a time.
+    """
+    for start in range(0, len(hashes), _BLOCK):
+        block = hashes[start : start + _BLOCK]
+        different = block[:, None] ^ hashes[None, start:]
+        bits = np.bitwise_count(different).sum(axis=-1, dtype=np.uint16)
+        first, second = np.nonzero(np.triu(bits <= _THRESHOLD_BITS, k=1))
+        yield first + start, second + start
+        on_progress("comparing images", min(start + _BLOCK, len(hashes)), len(hashes))

@@ -91,8 +91,8 @@ def _list_classes(
         words = [inner[0] for inner in folders if inner]
     fix = "give each class a label in data.table.labels"
     names = name_classes(class_names or data.classes, words, table.path, fix)
-    listed: list[ImageFile] = []
-    unknown: set[str] = set()
+    listed = []
+    unknown = set()
     for file in rows:
         path = PurePosixPath(file)
         name = None
@@ -134,8 +134,8 @@ def _list_findings(
     """
     known = {file: row.findings for file, row in rows.items() if row.findings.strip(UNKNOWN)}
     training = [findings for file, findings in known.items() if parts[file] != "test"]
-    kept: list[int] = []
-    problems: list[Problem] = []
+    kept = []
+    problems = []
     for place, name in enumerate(table.findings):
         states = Counter(findings[place] for findings in training)
         if is_of_model or (states[PRESENT] and states[ABSENT]):

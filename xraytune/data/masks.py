@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from xraytune.base.errors import DataError, Problem, join_names
-from xraytune.data.decoding import BrokenImage, Resize, read_image, square_box
-from xraytune.data.formats import LARGEST_SIDE_PX
+from xraytune.data.decoding import LARGEST_SIDE_PX, BrokenImage, Resize, read_image, square_box
 from xraytune.data.images import ImageFile
 
 Result = TypeVar("Result")

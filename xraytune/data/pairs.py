@@ -34,9 +34,9 @@ def list_pairs(folders: Mapping[PartName, Path], root: Path) -> ImageIndex:
 
     Raises DataError if a part lacks them.
     """
-    listed: list[ImageFile] = []
-    problems: list[Problem] = []
-    warnings: list[str] = []
+    listed = []
+    problems = []
+    warnings = []
     for part, folder in folders.items():
         if len(folders) == 1:
             refuse_inner_parts(folder, walk_folder(folder, root)[0])
@@ -50,7 +50,7 @@ def list_pairs(folders: Mapping[PartName, Path], root: Path) -> ImageIndex:
         masks, notes = walk_folder(there["masks"], root)
         warnings += [f"{there['masks']}: {note}" for note in notes]
 
-        by_stem: dict[str, list[str]] = defaultdict(list)
+        by_stem = defaultdict(list)
         for image in images:
             by_stem[bare_name(image)].append(image)
         masks_of: dict[str, list[str]] = {image: [] for image in images}

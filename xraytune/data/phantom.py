@@ -97,7 +97,7 @@ def draw_phantoms(
     Raises ConfigError if `out` exists.
     """
     require_new(out)
-    rows: list[list[str]] = []
+    rows = []
     with new_folder(out.resolve()) as folder:
 
         def save(pixels: NDArray[Any], name: str) -> None:

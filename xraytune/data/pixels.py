@@ -1,6 +1,6 @@
 """Decode images once to a uint8 array [N, S, S] on disk that every trial memory-maps.
 
-Images become grey, upright (`formats.py`) and square: squashed, as in the public 224-pixel sets, or
+Images become grey, upright (`decoding.py`) and square: squashed, as in the public 224-pixel sets, or
 cropped at the centre. Their masks are stored beside them.
 """
 
@@ -20,11 +20,11 @@ from xraytune.base.cores import map_on_cores
 from xraytune.base.errors import ArtifactError, DataError, Problem
 from xraytune.base.files import read_json, write_json
 from xraytune.base.records import Progress, ignore_progress
+from xraytune.base.seeding import numpy_generator
 from xraytune.data.decoding import DECODER, BrokenImage, decode_files
 from xraytune.data.images import ImageFile
 from xraytune.data.masks import square_mask, use_mask
-from xraytune.data.shift import shift_image
-from xraytune.space.settings import DataSettings
+from xraytune.space.settings import DataSettings, ShiftSettings
 
 PIXELS_STAGE = "pixels-2"
 PIXELS_FILE = "pixels.npy"
@@ -54,8 +54,8 @@ def store_images(
         return use_mask(root, image, lambda mask: square_mask(mask, size_px, data.resize))
 
     def build(out: Path) -> None:
-        stored: list[str] = []
-        broken: list[BrokenImage] = []
+        stored = []
+        broken = []
         decoded = decode_files(root, files, size_px, data.resize, on_progress=on_progress)
         masks = map_on_cores(read_mask, images) if has_masks else [None] * len(files)
         names = [PIXELS_FILE, MASKS_FILE] if has_masks else [PIXELS_FILE]
@@ -95,23 +95,35 @@ def store_images(
     )
 
 
-def open_pixels(folder: Path) -> NDArray[np.uint8]:
+def shift_image(pixels: NDArray[np.uint8], file: str, shift: ShiftSettings) -> NDArray[np.uint8]:
+    """Return an image, [S, S], as if another hospital had taken it, with another detector.
+
+    Blur, gamma, contrast and noise are applied in this order; the noise depends on the file's name.
+    """
+    from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
+
+    grey = gaussian_filter(pixels / 255, shift.blur_px)
+    grey = 0.5 + shift.contrast * (grey**shift.gamma - 0.5)
+    if shift.noise:
+        generator = numpy_generator(0, "shift", file)
+        grey = grey + shift.noise * generator.standard_normal(grey.shape)
+    return np.asarray((grey.clip(0, 1) * 255).round(), dtype=np.uint8)
+
+
+def open_pixels(folder: Path, name: str = PIXELS_FILE) -> NDArray[np.uint8]:
     """Map the pixels of a store, [N, S, S], read-only; N >= 1."""
-    return _mapped(folder / PIXELS_FILE)
-
-
-def open_masks(folder: Path) -> NDArray[np.uint8] | None:
-    """Map the masks of a store, [N, S, S], 0 and 255, read-only; None if its images have none."""
-    return _mapped(folder / MASKS_FILE) if (folder / MASKS_FILE).exists() else None
-
-
-def _mapped(file: Path) -> NDArray[np.uint8]:
+    file = folder / name
     try:
         mapped: NDArray[np.uint8] = np.load(file, mmap_mode="r")
     except (ValueError, OverflowError) as error:  # a header that asks for more than the file has
         fix = "remove its folder: it is computed again"
         raise ArtifactError(Problem("the file is damaged", file, fix)) from error
     return mapped
+
+
+def open_masks(folder: Path) -> NDArray[np.uint8] | None:
+    """Map the masks of a store, [N, S, S], 0 and 255, read-only; None if its images have none."""
+    return open_pixels(folder, MASKS_FILE) if (folder / MASKS_FILE).exists() else None
 
 
 def stored_files(folder: Path) -> tuple[tuple[str, ...], tuple[BrokenImage, ...]]:

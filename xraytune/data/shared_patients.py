@@ -109,7 +109,7 @@ def patients_by_file_name(images: Iterable[ImageFile]) -> dict[str, str]:
     if NORMAL has 1.png to 90.png and PNEUMONIA
     1.png to 200.png, no number identifies a patient.
     """
-    patients: dict[str, set[str]] = defaultdict(set)
+    patients = defaultdict(set)
     for image in images:
         patients[bare_name(image.file)].add(image.patient)
     series = {name: re.sub(r"\d+", "#", name) for name in patients}

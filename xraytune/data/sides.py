@@ -7,7 +7,7 @@ trials is mostly chance.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -92,14 +92,14 @@ def sizes_of_index(index: ImageIndex, data: DataSettings) -> tuple[SideSize, ...
     """Return the sizes of a data folder's sides as a search splits it, and of its test part."""
     with add_notes(index.warnings):
         split = split_by_patient(index.images, data.split, data.train_patients)
-    images = Images(
-        replace(image, side=side) for image, side in zip(index.images, split, strict=True)
-    )
-    sides = {name: images.on(side) for side, name in _NAMES.items()}
+    sides: dict[str, list[ImageFile]] = {name: [] for name in _NAMES.values()}
+    for image, side in zip(index.images, split, strict=True):
+        if side != "unused":
+            sides[_NAMES[side]].append(image)
     if index.test:
-        sides["test"] = index.test
+        sides["test"] = [*index.test]
     return tuple(
-        side_size(name, side, index.outputs, index.positive) for name, side in sides.items()
+        side_size(name, images, index.outputs, index.positive) for name, images in sides.items()
     )
 
 
@@ -128,37 +128,31 @@ def too_few_unused(unused: int, drawn: int, *, replicates: int, fewest: int) -> 
     draws = (unused - fewest) // drawn
     fix = "add patients"
     if fitting >= 2:
-        fix = (
-            f"start a search with {fitting} patients or fewer "
-            f"(--set data.train_patients={fitting} --set name=NEW)"
-        )
+        fix = f"start a search with {fitting} patients or fewer (--set data.train_patients="
+        fix += f"{fitting} --set name=NEW)"
     if draws > 1:
-        fix += (
-            f", or use --replicates {draws}{' (exploratory)' if draws < FEWEST_REPLICATES else ''}"
-        )
+        strength = " (exploratory)" if draws < FEWEST_REPLICATES else ""
+        fix += f", or use --replicates {draws}{strength}"
     return Problem(what, "data.train_patients", fix)
 
 
 def chance_warning(sizes: Iterable[SideSize]) -> str:
     """Return a warning if val-A or val-B is too small to rank trials, else an empty text."""
-    small: list[str] = []
-    largest = 0.0
+    chances = {}
     for size in sizes:
-        if not (size.name.startswith("val") and size.has_classes):
-            continue
-        chance = 1.0
-        if size.effective_patients:
-            chance = chance_difference(USUAL_AUROC, size.effective_patients)
-        largest = max(largest, chance)
-        if chance > MOST_CHANCE:
-            small.append(f"{size.name} ({size.patient_count} patients)")
-    if not small:
+        if size.name.startswith("val") and size.has_classes:
+            chance = 1.0
+            if size.effective_patients:
+                chance = chance_difference(USUAL_AUROC, size.effective_patients)
+            if chance > MOST_CHANCE:
+                chances[f"{size.name} ({size.patient_count} patients)"] = chance
+    if not chances:
         return ""
-    are = "is" if len(small) == 1 else "are"
+    are = "is" if len(chances) == 1 else "are"
     return (
-        f"{' and '.join(small)} {are} too small to rank trials: two equally good trials can "
-        f"differ by {largest:.2f} in AUROC by chance alone (95 %); use larger validation sides "
-        "(data.split), or more patients"
+        f"{' and '.join(chances)} {are} too small to rank trials: two equally good trials can "
+        f"differ by {max(chances.values()):.2f} in AUROC by chance alone (95 %); use larger "
+        "validation sides (data.split), or more patients"
     )
 
 

@@ -67,8 +67,8 @@ def split_by_patient(
     """
     table = Images(images)
     seed = settings.seed
-    val_a: list[_Patient] = []
-    val_b: list[_Patient] = []
+    val_a = []
+    val_b = []
     rests: _Strata = []
     for stratum in _stratify(table.patients, table.targets):
         image_count = sum(len(patient.positions) for patient in stratum)
@@ -124,7 +124,7 @@ def nested_order(
 
 def part_notes(index: ImageIndex) -> tuple[str, ...]:
     """Return a line for each part of a data folder: its images, and how a search uses them."""
-    files: dict[PartName, list[str]] = defaultdict(list)
+    files = defaultdict(list)
     for image in (*index.images, *index.test):
         files[image.part].append(image.file)
     if files.keys() == {"train"}:
@@ -149,7 +149,7 @@ def _stratify(patients: Sequence[str], targets: NDArray[np.int64]) -> _Strata:
 
     Source: Sechidis, Tsoumakas & Vlahavas 2011, "On the stratification of multi-label data".
     """
-    positions: dict[str, list[int]] = defaultdict(list)
+    positions = defaultdict(list)
     for position, patient in enumerate(patients):
         positions[patient].append(position)
     if targets.ndim == 1:
@@ -157,7 +157,7 @@ def _stratify(patients: Sequence[str], targets: NDArray[np.int64]) -> _Strata:
     else:
         has = np.array([(targets[places] == 1).any(axis=0) for places in positions.values()])
         labels = rarest_findings(has)[:, None].tolist()
-    strata: dict[tuple[int, ...], list[_Patient]] = defaultdict(list)
+    strata = defaultdict(list)
     for (name, places), its_labels in zip(positions.items(), labels, strict=True):
         key = tuple(its_labels)
         strata[key].append(_Patient(name=name, labels=key, positions=tuple(places)))
@@ -183,7 +183,7 @@ def _take(
     if limit <= 0:
         return [], patients
     taken: list[_Patient] = []
-    rest: list[_Patient] = []
+    rest = []
     image_count = 0
     for patient in patients:
         if len(taken) < limit and image_count + len(patient.positions) <= round(target):
@@ -210,8 +210,8 @@ def _nest(strata: _Strata, seed: int) -> list[_Patient]:
 
 
 def _refuse_missing_classes(images: Images, sides: Mapping[str, Sequence[_Patient]]) -> None:
-    few: list[ImageFile] = []
-    problems: list[str] = []
+    few = []
+    problems = []
     for label in np.unique(images.labels):
         counts = {
             side: sum(label in patient.labels for patient in patients)

@@ -19,6 +19,7 @@ from typing import TypeAlias
 
 from xraytune.base.errors import ConfigError, DataError, Problem, SourceLine, join_names
 from xraytune.base.files import read_bytes
+from xraytune.data.decoding import without_suffix
 from xraytune.data.findings import (
     ABSENT,
     PRESENT,
@@ -27,7 +28,6 @@ from xraytune.data.findings import (
     findings_of_labels,
     unite_findings,
 )
-from xraytune.data.formats import without_suffix
 from xraytune.data.guesses import (
     EMPTY,
     NO,
@@ -127,8 +127,8 @@ def match_names(names: Iterable[str], files: Iterable[str], where: Path) -> dict
     suffix, it means the one with its own suffix. An umlaut of one or of two code points is the
     same. Raises DataError if a name means several files, or several names mean one.
     """
-    by_path: dict[str, list[str]] = defaultdict(list)
-    by_end: dict[str, list[str]] = defaultdict(list)
+    by_path = defaultdict(list)
+    by_end = defaultdict(list)
     for file in files:
         path = _plain_path(file)
         by_path[path].append(file)
@@ -136,7 +136,7 @@ def match_names(names: Iterable[str], files: Iterable[str], where: Path) -> dict
             by_end[path].append(file)
             path = path.partition("/")[2]
     matched: dict[str, str] = {}
-    ambiguous: list[str] = []
+    ambiguous = []
     for name in names:
         end = _plain_path(name)
         found = by_path.get(end) or by_end.get(end, [])
@@ -170,13 +170,13 @@ def find_table(root: Path, data: DataSettings | None = None) -> LabelTable | Non
     Raises ConfigError if there are both, and DataError if the table is missing or malformed.
     """
     has_patients_csv = os.path.lexists(root / PATIENTS_CSV)
-    settings = data.table if data else None
-    if settings is None:
-        return _read_table(root, _PATIENTS_TABLE, None) if has_patients_csv else None
-    if has_patients_csv and PATIENTS_CSV not in settings.file:
+    if data is None or data.table is None:
+        only_patients = DataSettings(path=root)
+        return _read_table(_PATIENTS_TABLE, only_patients) if has_patients_csv else None
+    if has_patients_csv and PATIENTS_CSV not in data.table.file:
         what = f"data.table is given, so {PATIENTS_CSV} would be ignored"
         raise ConfigError(Problem(what, root / PATIENTS_CSV, "move it away"))
-    return _read_table(root, settings, data)
+    return _read_table(data.table, data)
 
 
 def subgroup_columns(
@@ -233,7 +233,7 @@ def _read_rows(path: Path, image: str) -> tuple[list[str], _Rows]:
     delimiter = max(",;\t", key=header.count)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     columns: list[str] = []
-    rows: list[tuple[SourceLine, Mapping[str, str]]] = []
+    rows = []
     above = 0
     try:
         for cells in reader:
@@ -270,8 +270,9 @@ def _outline(name: str) -> set[str]:
     return {*re.sub(r"\d", "0", re.sub(r"[^\W\d]", "", name.strip()))}
 
 
-def _read_table(root: Path, settings: TableSettings, data: DataSettings | None) -> LabelTable:
+def _read_table(settings: TableSettings, data: DataSettings) -> LabelTable:
     """Unite the rows of each image over all tables; raise DataError with the first problems."""
+    root = data.path
     path = root / settings.file[0]
     columns: dict[str, None] = {}
     by_image: dict[str, list[tuple[SourceLine, Mapping[str, str]]]] = defaultdict(list)
@@ -286,29 +287,27 @@ def _read_table(root: Path, settings: TableSettings, data: DataSettings | None) 
         raise DataError(Problem("a cell is empty", where, "name the image"))
 
     needed = {"patient": settings.patient, "side": settings.side_column}
-    for column in settings.rows:
-        needed[f"rows.{column}"] = column
-    is_described = settings is not _PATIENTS_TABLE
-    if is_described:
+    needed |= {f"rows.{column}": column for column in settings.rows}
+    if settings is not _PATIENTS_TABLE:
         needed["label"] = settings.label
-    named = {settings.image, *needed.values()}
     every_row = [cells for rows in by_image.values() for _, cells in rows]
+    named = {settings.image, *needed.values()}
     others = [column for column in columns if column not in named]
-    findings: tuple[str, ...] | None = None
-    if data and data.findings == "auto":
+    findings: tuple[str, ...] = ()
+    if not data.findings:
         if settings.label is None:
-            findings = tuple(finding_columns(others, every_row))
-        else:
-            labels = {label for cells in every_row for label in _labels(settings, cells, True)}
-            findings = tuple(sorted(label for label in labels if not means_no_disease(label)))
-    elif data and data.findings:
+            needed |= {f"labels.{column}": column for column in settings.labels}
+    elif data.findings != "auto":
         findings = tuple(map(composed, data.findings))
     elif settings.label is None:
-        needed |= {f"labels.{column}": column for column in settings.labels}
+        findings = tuple(finding_columns(others, every_row))
+    else:
+        words = {label for cells in every_row for label in _labels(settings, cells, data)}
+        findings = tuple(sorted(word for word in words if not means_no_disease(word)))
     _require_columns(needed, [*columns], path)
 
-    united: dict[str, TableRow] = {}
-    problems: list[Problem] = []
+    united = {}
+    problems = []
     for name, rows in by_image.items():
         try:
             united[name] = _unite(name, rows, settings, findings, data)
@@ -323,7 +322,7 @@ def _read_table(root: Path, settings: TableSettings, data: DataSettings | None) 
         path=path,
         settings=settings,
         rows=united,
-        findings=findings or (),
+        findings=findings,
         unread={cell: count for cell, count in said.items() if cell.casefold() not in read},
         others=tuple(column for column in others if column not in yes_no),
     )
@@ -351,23 +350,22 @@ def _unite(
     name: str,
     rows: _Rows,
     settings: TableSettings,
-    findings: Sequence[str] | None,
-    data: DataSettings | None,
+    findings: Sequence[str],
+    data: DataSettings,
 ) -> TableRow:
     """Return what the rows of an image say together; raise DataError if they contradict."""
-    united = TableRow()
+    united = TableRow(cells=[cells for _, cells in rows])
     labels: dict[str, None] = {}
     votes: set[str | None] = set()  # for a class or, with None, against all
-    read: list[str] = []
+    read = []
     for where, cells in rows:
         for column, cell in cells.items():
             if is_view_column(column) and says_other_view(cell):
                 united.is_other_view = True
         patient = _patient(cells.get(settings.patient or "", ""), where)
         if patient and patient_key(united.patient or patient) != patient_key(patient):
-            what = (
-                f"{name} belongs to patient {patient} here, but to {united.patient} in another row"
-            )
+            other = united.patient
+            what = f"{name} belongs to patient {patient} here, but to {other} in another row"
             raise DataError(Problem(what, where, "keep one patient for each image"))
         united.patient = united.patient or patient
         if settings.side_column and settings.side_column in cells:
@@ -384,19 +382,18 @@ def _unite(
             shown = cells.get(column)
             if shown is not None and folded(shown) not in map(folded, accepted):
                 united.left_out_as = f"{column} {shown or '(nothing)'}"
-        its_labels = _labels(settings, cells, findings is not None)
+        its_labels = _labels(settings, cells, data)
         labels |= dict.fromkeys(its_labels)
-        if findings is None:
+        if not data.findings:
             answers = [] if settings.label else [cells.get(label, "") for label in settings.labels]
             if its_labels or not NO.isdisjoint(map(str.casefold, answers)):
                 votes.add(_class_of(settings, its_labels))
-        elif settings.label is not None:
+        elif settings.label is None:
+            read.append(findings_of_cells(findings, cells, data))
+        else:
             read.append(findings_of_labels(findings, its_labels))
-        elif data and (states := findings_of_cells(findings, cells, data)):
-            read.append(states)
-    united.cells = [cells for _, cells in rows]
     united.labels = tuple(labels)
-    if findings is not None:
+    if data.findings:
         united.findings = unite_findings(read)
         united.is_disputed = any(
             {PRESENT, ABSENT} <= {*states} for states in zip(*read, strict=True)
@@ -425,12 +422,12 @@ def _patient(cell: str, where: SourceLine) -> str:
     return "" if cell.casefold() in EMPTY else re.sub(r"^(\d+)\.0$", r"\1", cell)
 
 
-def _labels(settings: TableSettings, cells: Mapping[str, str], are_several: bool) -> list[str]:
+def _labels(settings: TableSettings, cells: Mapping[str, str], data: DataSettings) -> list[str]:
     """Return the labels of a row: those in its cell, or the columns that say yes."""
     if settings.label is None:
         return [label for label in settings.labels if cells.get(label, "").casefold() in YES]
     cell = cells.get(settings.label, "")
-    labels = cell.split("|") if settings.labels or are_several else [cell]
+    labels = cell.split("|") if settings.labels or data.findings else [cell]
     if cell.startswith("[") and cell not in settings.labels:  # a list, as Python writes it
         labels = [label.strip().strip("'\"") for label in cell.strip("[]").split(",")]
     return [label.strip() for label in labels if label.strip()]
@@ -440,7 +437,5 @@ def _class_of(settings: TableSettings, labels: Collection[str]) -> str | None:
     """Return the class of an image with these labels."""
     if not settings.labels or not labels:
         return min(labels, default=None)
-    for label, class_name in settings.labels.items():
-        if label in labels or label == "*":
-            return class_name
-    return None
+    words = (name for label, name in settings.labels.items() if label in {*labels, "*"})
+    return next(words, None)
