@@ -37,7 +37,7 @@ def write() -> WriteImages:
 
 @pytest.fixture
 def kermany(tmp_path: Path) -> Path:
-    """One folder with class folders: 4 patients of NORMAL, 4 bacterial and 4 viral ones of PNEUMONIA."""
+    """Class folders: four patients of NORMAL, four bacterial and four viral ones of PNEUMONIA."""
     root = tmp_path / "xrays"
     write_images(root, KERMANY)
     return root

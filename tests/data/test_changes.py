@@ -1,4 +1,4 @@
-"""A data folder is compared with what a study recorded of it, also with images that the study does not use."""
+"""A data folder is compared with what a study recorded of it, also of images it does not use."""
 
 import shutil
 from collections.abc import Iterator

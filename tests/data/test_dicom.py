@@ -134,7 +134,7 @@ def test_windows_follow_the_standard(
 
 
 def test_odd_windows() -> None:
-    """The first of several counts, one of no width is a placeholder, and one of width 1 is a threshold."""
+    """The first of several counts; no width means a placeholder, and width 1 a threshold."""
     levels = ramp(0, 4095)
 
     def shown(center: Any, width: Any) -> NDArray[np.int64]:
@@ -388,7 +388,7 @@ def test_lateral_views_and_ct_are_noted_by_their_headers(
 
 @pytest.fixture
 def hospital(tmp_path: Path) -> Path:
-    """Five patients of each class with two images each, as a scanner names them, one of them without a preamble."""
+    """Five patients of each class with two images each, as a scanner names them."""
     for label, name in enumerate(("NORMAL", "PNEUMONIA")):
         for patient in range(5):
             for view, file in enumerate((f"IM00000{patient}", f"1.2.840.{patient}")):

@@ -1,4 +1,4 @@
-"""Findings of public sets, in miniature: which cells are present, absent or unknown, and what is refused."""
+"""Findings of public sets, in miniature: present, absent, unknown, or refused."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from tests.data.conftest import WriteImages
 from xraytune.base.errors import DataError
 from xraytune.base.seeding import numpy_generator
 from xraytune.data.findings import in_order_of
-from xraytune.data.images import ImageFile, ImageIndex
+from xraytune.data.images import ImageFile, ImageIndex, Images
 from xraytune.data.index import read_index, read_labelled
 from xraytune.data.split import split_by_patient
 from xraytune.space.settings import DataSettings, SplitSettings
@@ -158,7 +158,7 @@ def test_findings_of_a_public_table_are_read_or_refused(
 def test_tables_are_joined_by_image_and_rows_chosen_by_either(
     tmp_path: Path, write: WriteImages
 ) -> None:
-    """MIMIC-CXR: the labels in one table, the views in another; views in neither count as unchosen."""
+    """MIMIC-CXR: the labels in one table, the views in another."""
     write(tmp_path, FILES)
     (tmp_path / "views.csv").write_text(
         "dicom_id,ViewPosition\na,PA\nb,AP\nc,LATERAL\nd,PA\n", encoding="utf-8"
@@ -223,33 +223,22 @@ def test_the_findings_of_a_generator_that_a_study_has_not_are_absent() -> None:
 
 
 def test_patients_are_split_evenly_by_finding() -> None:
-    """Fourteen findings of prevalence .02 to .4 that occur together: each side has its share of the positives of each."""
+    """Fourteen findings that occur together: each side has its share of the positives of each."""
     rng = numpy_generator(0, "findings")
     severity, noise = rng.normal(size=(2000, 1)), rng.normal(size=(2000, 14))
     depths = severity + noise
     has = depths > np.quantile(depths, 1 - np.linspace(0.02, 0.4, 14), axis=0).diagonal()
-    images = [
-        ImageFile(
-            file=f"{n}_{k}",
-            label=0,
-            patient=f"p{n}",
-            sha256="",
-            width_px=1,
-            height_px=1,
-            findings="".join(map(str, row)),
-        )
+    images = Images(
+        ImageFile(file=f"{n}_{k}", label=0, patient=f"p{n}", findings="".join(map(str, row)))
         for n, row in enumerate(has.astype(int).tolist())
         for k in range(1 + n % 3)
-    ]
-    split = split_by_patient(images, SplitSettings(val_a=0.2, val_b=0.2))
-    sides = [
-        [place for place, its in enumerate(split) if its == side]
-        for side in ("train", "val_a", "val_b")
-    ]
-    owners = [{images[place].patient for place in side} for side in sides]
-    assert not (owners[0] & owners[1])
-    assert not (owners[0] & owners[2])
-    assert not (owners[1] & owners[2])
-    findings = np.array([[int(state) for state in image.findings] for image in images])
-    shares = np.array([findings[[*side]].sum(axis=0) for side in sides]) / findings.sum(axis=0)
+    )
+
+    sides = np.array(split_by_patient(images, SplitSettings(val_a=0.2, val_b=0.2)))
+
+    on_side = [sides == side for side in ("train", "val_a", "val_b")]
+    patients = np.array(images.patients)
+    assert sum(len(np.unique(patients[places])) for places in on_side) == 2000
+    shares = np.array([images.targets[places].sum(axis=0) for places in on_side])
+    shares = shares / images.targets.sum(axis=0)
     assert np.abs(shares - np.array([[0.6], [0.2], [0.2]])).max() < 0.04

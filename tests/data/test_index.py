@@ -29,7 +29,7 @@ def labels_of(index: ImageIndex) -> dict[int, int]:
 
 
 def paths(pattern: str) -> list[str]:
-    """The paths of a pattern such as `train/{NORMAL,PNEUMONIA}/{1,2}.png`; several patterns are separated by spaces."""
+    """The paths of patterns such as `train/{NORMAL,PNEUMONIA}/{1,2}.png`, separated by spaces."""
     if "{" not in pattern:
         return pattern.split()
     words = pattern.split()
@@ -57,7 +57,8 @@ def case(files: str, *words: str, table: str = "", **settings: Any) -> Any:
         case("PNEUMONIA/{a,b}.png", "no training images of NORMAL"),
         case("set/{A,B}/{a,b}.png", "there are fewer than two classes: set", classes="auto"),
         case(
-            f"train/{KERMANY.replace(' ', ' train/')} train/PNEUMONIA/person9_bacteria_{{1,2,3}}.png "
+            f"train/{KERMANY.replace(' ', ' train/')} "
+            "train/PNEUMONIA/person9_bacteria_{1,2,3}.png "
             "test/NORMAL/IM-0090-0001.png test/PNEUMONIA/person90_bacteria_90.png",
             "test: no test images of viral",
             classes="three",

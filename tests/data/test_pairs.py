@@ -1,4 +1,4 @@
-"""Folders of pairs: which masks belong to which image, what is refused, and how masks become square."""
+"""Folders of pairs: masks of an image, what is refused, and how masks become square."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -56,8 +56,8 @@ def test_all_masks_of_an_image_belong_to_it_and_the_longest_name_decides(pairs: 
     assert masks["p3"] == ["masks/leftMask/p3.gif", "masks/p3.png", "masks/right/p3.tiff"]
     (note,) = [warning for warning in index.warnings if "several masks" in warning]
     assert (
-        "4 of 5 images have several masks, which are merged (masks/p1.png and masks/right/p1-2.png for images/p1.png)"
-        in note
+        "4 of 5 images have several masks, which are merged (masks/p1.png and "
+        "masks/right/p1-2.png for images/p1.png)" in note
     )
 
 
@@ -208,7 +208,7 @@ def test_a_mistaken_mask_is_refused(
 
 @pytest.mark.parametrize("resize", ["squash", "crop"])
 def test_a_mask_stays_on_its_image(tmp_path: Path, resize: Literal["squash", "crop"]) -> None:
-    """An image that is bright exactly where its mask is: resized, both still agree, except along the edge."""
+    """An image that is bright exactly where its mask is: resized, both still agree."""
     save(tmp_path / "mask.png", np.repeat(np.repeat(MASK, 10, axis=0), 10, axis=1))
 
     (image,) = decode_files(tmp_path, ["mask.png"], 40, resize)

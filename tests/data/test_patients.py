@@ -8,16 +8,9 @@ from tests.data.conftest import WriteImages
 from xraytune.base.errors import ConfigError, DataError, Problem
 from xraytune.data.guesses import patient_of, positive_class
 from xraytune.data.index import read_index
-from xraytune.data.patients import join_patients, patients_by_regex
+from xraytune.data.patients import patients_by_regex
 from xraytune.data.table import find_table
 from xraytune.space.settings import DataSettings, SplitSettings
-
-
-def patients_in(root: Path, files: list[str]) -> dict[str, str] | None:
-    """The patients that the table of a data folder names."""
-    table = find_table(root)
-    assert table is not None
-    return table.patients_of(files)
 
 
 @pytest.mark.parametrize(
@@ -38,31 +31,6 @@ def patients_in(root: Path, files: list[str]) -> dict[str, str] | None:
 )
 def test_kermany_name_gives_series_and_number(file: str, patient: str | None) -> None:
     assert patient_of(file) == patient
-
-
-def test_identical_files_merge_their_patients() -> None:
-    patients = {"1.png": "a", "2.png": "b", "3.png": "b", "4.png": "c", "5.png": "d"}
-    contents = {"1.png": "x", "2.png": "x", "3.png": "y", "4.png": "y", "5.png": "z"}
-
-    joined, _ = join_patients(patients, contents)
-
-    assert [*joined.values()] == ["a", "a", "a", "a", "d"]
-
-
-def test_a_table_names_patients_by_path_or_by_file_name(tmp_path: Path) -> None:
-    """It may have a class column, and others."""
-    text = "\ufefffile,patient,class,age\ntrain/A/1.png,p1, viral ,3\n2.png,p2,,4\n"
-    (tmp_path / "patients.csv").write_text(text, encoding="utf-8")
-
-    named = patients_in(tmp_path, ["train/A/1.png", "train/B/2.png"])
-
-    assert named == {"train/A/1.png": "p1", "train/B/2.png": "p2"}
-    found = find_table(tmp_path)
-    assert found is not None
-    assert {name: row.class_name for name, row in found.rows.items()} == {
-        "train/A/1.png": "viral",
-        "2.png": None,
-    }
 
 
 @pytest.mark.parametrize(

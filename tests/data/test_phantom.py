@@ -1,4 +1,4 @@
-"""Phantom X-rays are reproducible, have correct masks, and cannot be classified by a trivial statistic."""
+"""Phantom X-rays are reproducible, have correct masks, and no trivial statistic tells them."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every image becomes square and a row of the store, or is broken; several threads decode many, in order."""
+"""Every image becomes square and a row of the store, or is broken."""
 
 from pathlib import Path
 
@@ -55,19 +55,6 @@ def test_crop_equals_torchvision(tmp_path: Path, size: tuple[int, int], kind: st
         kind == "JPEG" and min(size) > 256
     )  # the decoder's own reduction averages a little differently
     np.testing.assert_allclose(decoded.astype(int), np.asarray(expected), atol=9 if reduced else 1)
-
-
-def test_a_turned_jpeg_is_cropped_upright(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(gradient(400, 1000)).save(tmp_path / "a.jpeg", quality=100, exif=exif)
-    upright = Image.fromarray(np.rot90(gradient(400, 1000), -1).copy())
-
-    expected = np.asarray(upright.crop((0, 300, 400, 700)).resize((64, 64)))
-
-    np.testing.assert_allclose(
-        decode(tmp_path / "a.jpeg", 64, "crop").astype(int), expected, atol=4
-    )
 
 
 def test_a_store_has_a_row_for_each_file_that_decodes_in_order(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The layouts of public sets and exports, in miniature: each is read, or refused with a fix that works (docs/data.md)."""
+"""Layouts of public sets and exports, in miniature: read, or refused with a fix (docs/data.md)."""
 
 import gzip
 import re
@@ -25,7 +25,10 @@ ROOT = Path(__file__).parents[2]
 N = "{0,1,2,3}"
 CLASSES = {"ILL": "PNEUMONIA", "NORMAL": "NORMAL"}
 ALL_SIDES = {f"{part} {name}": 4 for part in ("train", "test") for name in ("NORMAL", "PNEUMONIA")}
-ROBOFLOW = "{train,test}/NORMAL/IM-000{1,2,3}-0001_jpeg.rf.0a.png {train,test}/PNEUMONIA/person1_virus_1_jpeg.rf.1b.png"
+ROBOFLOW = (
+    "{train,test}/NORMAL/IM-000{1,2,3}-0001_jpeg.rf.0a.png "
+    "{train,test}/PNEUMONIA/person1_virus_1_jpeg.rf.1b.png"
+)
 COVID_QU = "{Train,Val,Test}/{NORMAL,PNEUMONIA}/{images,lung_masks,infection_masks}/"
 
 

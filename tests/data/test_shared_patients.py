@@ -14,10 +14,12 @@ from xraytune.data.shared_patients import (
 from xraytune.data.table import find_table
 
 
-def image(file: str, patient: str) -> ImageFile:
-    return ImageFile(
-        file=file, label=0, patient=patient, sha256=f"{file} of {patient}", width_px=1, height_px=1
-    )
+def image(file: str, patient: str = "", content: str = "") -> ImageFile:
+    """An image of a patient, by default one that is called like its file."""
+    return ImageFile(file=file, label=0, patient=patient or file, sha256=f"{file} {content}")
+
+
+NUMBERED = [image(f"{name}/{i}.png") for name in ("NORMAL", "PNEUMONIA") for i in (1, 2)]
 
 
 def test_equal_file_names_of_two_patients_stay_separate() -> None:
@@ -33,8 +35,8 @@ def test_equal_file_names_of_two_patients_stay_separate() -> None:
 
 def test_per_folder_numbers_identify_no_patient() -> None:
     """PNEUMONIA has more images than NORMAL, so its last numbers occur once."""
-    ours = [image(f"NORMAL/scan{i}.png", f"NORMAL/scan{i}.png") for i in range(1, 3)]
-    ours += [image(f"PNEUMONIA/scan{i}.png", f"PNEUMONIA/scan{i}.png") for i in range(1, 6)]
+    ours = [image(f"NORMAL/scan{i}.png") for i in range(1, 3)]
+    ours += [image(f"PNEUMONIA/scan{i}.png") for i in range(1, 6)]
     ours += [image("PNEUMONIA/left12.png", "p12")]
 
     assert patients_by_file_name(ours) == {"left12": "p12"}
@@ -42,51 +44,30 @@ def test_per_folder_numbers_identify_no_patient() -> None:
 
 def test_equal_path_of_extra_image_does_not_identify_patient() -> None:
     """`synthetic/NORMAL/1.png` beside a study whose images are numbered in each class folder."""
-    ours = [
-        image(f"{name}/{i}.png", f"{name}/{i}.png")
-        for name in ("NORMAL", "PNEUMONIA")
-        for i in (1, 2)
-    ]
-    extra = ImageFile(
-        file="NORMAL/1.png",
-        label=0,
-        patient="NORMAL/1.png",
-        sha256="another",
-        width_px=1,
-        height_px=1,
-    )
+    extra = image("NORMAL/1.png", content="another")
+    owners = patients_by_file_name(NUMBERED)
 
-    assert shared_patients([extra], None, ours, owners=patients_by_file_name(ours)) == set()
-    aliases = patient_aliases([extra], None, None, patients_by_file_name(ours))
-    assert shared_patients(ours, None, [extra], aliases=aliases) == set()
+    assert shared_patients([extra], None, NUMBERED, owners=owners) == set()
+    aliases = patient_aliases([extra], None, None, owners)
+    assert shared_patients(NUMBERED, None, [extra], aliases=aliases) == set()
 
 
 def test_table_can_name_patients_by_image_paths(tmp_path: Path) -> None:
     """As `examples/transform_folder.py` writes it."""
-    ours = [
-        image(f"{name}/{i}.png", f"{name}/{i}.png")
-        for name in ("NORMAL", "PNEUMONIA")
-        for i in (1, 2)
-    ]
     (tmp_path / "patients.csv").write_text(
         "file,patient\nNORMAL/1.png,NORMAL/1.png\nNORMAL/2__t1.png,NORMAL/2.png\n", encoding="utf-8"
     )
     extra = [
-        ImageFile(file=file, label=0, patient=patient, sha256="x" + file, width_px=1, height_px=1)
-        for file, patient in (
-            ("NORMAL/1.png", "NORMAL/1.png"),
-            ("NORMAL/2__t1.png", "NORMAL/2.png"),
-        )
+        image("NORMAL/1.png", content="another"),
+        image("NORMAL/2__t1.png", "NORMAL/2.png"),
     ]
+    table = find_table(tmp_path)
+    owners = patients_by_file_name(NUMBERED)
+    both = {"NORMAL/1.png", "NORMAL/2.png"}
 
-    assert shared_patients(
-        extra, find_table(tmp_path), ours, owners=patients_by_file_name(ours)
-    ) == {
-        "NORMAL/1.png",
-        "NORMAL/2.png",
-    }
-    aliases = patient_aliases(extra, find_table(tmp_path), None, patients_by_file_name(ours))
-    assert shared_patients(ours, None, extra, aliases=aliases) == {"NORMAL/1.png", "NORMAL/2.png"}
+    assert shared_patients(extra, table, NUMBERED, owners=owners) == both
+    aliases = patient_aliases(extra, table, None, owners)
+    assert shared_patients(NUMBERED, None, extra, aliases=aliases) == both
 
 
 def test_table_or_header_overrides_file_name(tmp_path: Path) -> None:
@@ -95,15 +76,11 @@ def test_table_or_header_overrides_file_name(tmp_path: Path) -> None:
         "file,patient\nimg1.png,somebody else\n", encoding="utf-8"
     )
     theirs = image("NORMAL/img1.png", "somebody else")
+    owners = patients_by_file_name([ours])
 
-    assert (
-        shared_patients(
-            [theirs], find_table(tmp_path), [ours], owners=patients_by_file_name([ours])
-        )
-        == set()
-    )
+    assert shared_patients([theirs], find_table(tmp_path), [ours], owners=owners) == set()
     scanned = image("NORMAL/img1", "dicom:2")
-    assert shared_patients([scanned], None, [ours], owners=patients_by_file_name([ours])) == set()
+    assert shared_patients([scanned], None, [ours], owners=owners) == set()
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [("0012", "12"), ("12", "0012.0"), ("00", "0")])

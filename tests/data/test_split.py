@@ -35,7 +35,7 @@ def images_of(sizes: GroupSizes) -> list[ImageFile]:
 
 
 def image_of(file: str, label: int, patient: str) -> ImageFile:
-    return ImageFile(file=file, label=label, patient=patient, sha256="", width_px=1, height_px=1)
+    return ImageFile(file=file, label=label, patient=patient)
 
 
 def places(split: Sequence[str], side: str) -> tuple[int, ...]:

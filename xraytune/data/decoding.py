@@ -242,10 +242,9 @@ def _open(content: bytes, path: Path | str) -> Any:
     except Image.DecompressionBombError as error:
         raise DataError(Problem(f"too many pixels for an X-ray ({error})", path, REPAIR)) from error
     except DAMAGE as error:
-        what = (
-            "this is no JPEG, PNG, TIFF, BMP, GIF, WebP or DICOM image, or its header is damaged; "
-        )
-        what += f"it begins with {content[:30]!r}" if content else "the file is empty"
+        begin = f"it begins with {content[:30]!r}" if content else "the file is empty"
+        what = "this is no JPEG, PNG, TIFF, BMP, GIF, WebP or DICOM image, or its header is "
+        what += f"damaged; {begin}"
         raise DataError(Problem(what, path, f"download it again; or {_SAVE_AGAIN}")) from error
 
 

@@ -144,18 +144,22 @@ def _show(dataset: Any) -> tuple[NDArray[np.uint8], int, int]:
     if dataset.get("ModalityLUTSequence"):
         low = 0
         values, high = _look_up(stored, dataset.ModalityLUTSequence[0])
+    shown = None
     if dataset.get("VOILUTSequence"):
         low = 0
         values, high = _look_up(values, dataset.VOILUTSequence[0])
-        shown = None
     else:
         shown = _apply_window(values, dataset)
     if shown is None:
         shown = np.clip((values - low) / (high - low), 0.0, 1.0)
     if model == "MONOCHROME1":
         shown = 1 - shown
-    if is_padding.any():
-        shown[_touches_border(is_padding)] = 0
+    if is_padding.any():  # at the border; elsewhere, it may be saturated bone or metal
+        from scipy.ndimage import binary_propagation  # type: ignore[import-untyped]
+
+        border = is_padding.copy()
+        border[1:-1, 1:-1] = False
+        shown[binary_propagation(border, mask=is_padding)] = 0
     return np.rint(shown * 255).astype(np.uint8), bits, depth
 
 
@@ -179,19 +183,6 @@ def _find_padding(stored: NDArray[Any], dataset: Any) -> NDArray[np.bool_]:
     ends = np.array([value, dataset.get("PixelPaddingRangeLimit", value)]).astype(stored.dtype)
     first, last = sorted(_clear_unused_bits(ends, int(dataset.BitsStored)))
     return np.asarray((stored >= first) & (stored <= last))
-
-
-def _touches_border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the regions that touch the border.
-
-    Elsewhere, padding may be saturated bone or metal.
-    """
-    # Few files need it.
-    from scipy.ndimage import binary_propagation  # type: ignore[import-untyped]
-
-    border = mask.copy()
-    border[1:-1, 1:-1] = False
-    return np.asarray(binary_propagation(border, mask=mask))
 
 
 def _look_up(values: NDArray[Any], lut: Any) -> tuple[NDArray[np.float64], float]:

@@ -189,16 +189,15 @@ def _parts_of(root: Path, table: LabelTable, rows: Mapping[str, TableRow]) -> di
         return {file: row.part for file, row in rows.items() if row.part}
     if side.train is None:
         parts = dict.fromkeys(rows, "train")
-    listed: set[str] = set()
     given: dict[PartName, str | None] = {"train": side.train, "test": side.test}
     for part, name in given.items():
         if name is None:
             continue
         members = _members(root / name, root, rows, table)
-        if twice := sorted(listed & {*members}):
+        twice = sorted({*members} & parts.keys()) if side.train else []
+        if twice:
             what = f"{len(twice)} images are also in another list: {join_names(twice, 3)}"
             raise DataError(Problem(what, root / name, "keep each image in one list"))
-        listed |= {*members}
         parts |= dict.fromkeys(members, part)
     return parts
 

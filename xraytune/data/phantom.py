@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -109,8 +110,10 @@ def draw_phantoms(
             images = draw_patient(seed, patient, image_size_px, difficulty, has_findings=findings)
             for image in images:
                 kind = "NORMAL" if image.diagnosis == "normal" else "PNEUMONIA"
-                kind = "images" if pairs or findings else kind
-                save(image.pixels, f"{image.part}/{kind}/{image.stem}.jpeg")
+                if pairs or findings:
+                    kind = "images"
+                file = f"{image.part}/{kind}/{image.stem}.jpeg"
+                save(image.pixels, file)
                 if pairs:
                     save(image.lungs, f"{image.part}/masks/{image.stem}.png")
                 reader = numpy_generator(seed, "reader", image.stem)
@@ -118,7 +121,6 @@ def draw_phantoms(
                     reader.choice(["-1", "", str(int(name in image.findings))], p=(0.05, 0.05, 0.9))
                     for name in FINDINGS
                 ]
-                file = f"{image.part}/images/{image.stem}.jpeg"
                 drawn.append([file, f"{seed}-{patient + 1}", image.part, *read])
             return drawn
 
@@ -142,9 +144,9 @@ def draw_patient(
     findings = _FINDINGS_OF[diagnosis]
     if has_findings:  # each of the first two makes an effusion more frequent
         lobar, diffuse, effusion = numpy_generator(patient_seed, "findings").random(3)
-        others = int(lobar < 0.35) + int(diffuse < 0.30)
-        has = (lobar < 0.35, diffuse < 0.30, effusion < 0.10 + 0.35 * others)
-        findings = tuple(name for name, is_there in zip(FINDINGS, has, strict=True) if is_there)
+        has = [lobar < 0.35, diffuse < 0.30]
+        has.append(effusion < 0.10 + 0.35 * sum(has))
+        findings = tuple(compress(FINDINGS, has))
     rng = numpy_generator(patient_seed, "disease")
     thickness, fluid, lungs = _draw_chest(
         findings, image_size_px, numpy_generator(patient_seed, "anatomy"), rng
