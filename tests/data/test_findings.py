@@ -81,10 +81,7 @@ CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any], str]] = {
         "a100 b010 c??0 d001",
     ),
     "NIH": (NIH, LABELS, ED_MASS, "a00 b11 c01 d10"),
-    "NIH, auto": (NIH, LABELS, {"findings": "auto"}, "a00 b11 c01 d10"),
     "NIH, No Finding": (NIH, LABELS, {"findings": ["No Finding", "Mass"]}, "a10 b01 c01 d00"),
-    "NIH, with lists": (NIH, LABELS | {"side": {"test": "test.txt"}}, ED_MASS, "a00 b11 c01 d10"),
-    "PadChest": (PADCHEST, PAD, {"findings": ["edema", "mass"]}, "a00 b11 c01"),
     "PadChest, auto and views": (
         PADCHEST,
         PAD | {"rows": {"Projection": ["PA", "AP"]}},
@@ -146,7 +143,6 @@ def test_findings_of_a_public_table_are_read_or_refused(
 ) -> None:
     rows, table, data, expected = CASES[name]
     write(tmp_path, FILES)
-    (tmp_path / "test.txt").write_text("d.png\n", encoding="utf-8")
     settings = data_of(tmp_path, rows, table, data)
     if expected[1] in "01?":
         assert found(read_index(settings)) == expected

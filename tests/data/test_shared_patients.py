@@ -16,7 +16,8 @@ from xraytune.data.table import find_table
 
 def image(file: str, patient: str = "", content: str = "") -> ImageFile:
     """An image of a patient, by default one that is called like its file."""
-    return ImageFile(file=file, label=0, patient=patient or file, sha256=f"{file} {content}")
+    content = f"{file} of {patient} {content}"
+    return ImageFile(file=file, label=0, patient=patient or file, sha256=content)
 
 
 NUMBERED = [image(f"{name}/{i}.png") for name in ("NORMAL", "PNEUMONIA") for i in (1, 2)]

@@ -8,7 +8,7 @@ finding are left out and counted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -45,10 +45,9 @@ def list_table(
     rows = {file: row for file, row in all_rows.items() if not row.left_out_as}
     parts = _parts_of(root, table, rows)
     in_part = {file: rows[file] for file in sorted(parts)}
-    if data.findings is None:
-        index = _list_classes(data, table, in_part, parts, class_names)
-    else:
-        index = _list_findings(data, table, in_part, parts, is_of_model=class_names is not None)
+    images = [ImageFile(file=file, label=0, part=parts[file]) for file in in_part]
+    list_rows = _list_classes if data.findings is None else _list_findings
+    index = list_rows(data, table, in_part, images, class_names)
 
     listed = {image.file for image in index.all_images}
     unlabelled = [row for file, row in in_part.items() if file not in listed]
@@ -80,9 +79,10 @@ def _list_classes(
     data: DataSettings,
     table: LabelTable,
     rows: Mapping[str, TableRow],
-    parts: Mapping[str, PartName],
+    images: Sequence[ImageFile],
     class_names: tuple[str, ...] | None,
 ) -> ImageIndex:
+    """List images with their classes."""
     gives_classes = table.settings.gives_classes
     given = {file: row.class_name for file, row in rows.items() if row.class_name}
     words = [*table.settings.labels.values()] or [*given.values()]
@@ -93,17 +93,17 @@ def _list_classes(
     names = name_classes(class_names or data.classes, words, table.path, fix)
     listed = []
     unknown = set()
-    for file in rows:
-        path = PurePosixPath(file)
+    for image in images:
+        path = PurePosixPath(image.file)
         name = None
         if not gives_classes:
             name = folder_class(inner_folders(path), path, names)
-        elif file in given:
-            name = spelled_class(given[file], names)
+        elif image.file in given:
+            name = spelled_class(given[image.file], names)
             if name is None:
-                unknown.add(given[file])
+                unknown.add(given[image.file])
         if name is not None:
-            listed.append(ImageFile(file=file, label=names.index(name), part=parts[file]))
+            listed.append(replace(image, label=names.index(name)))
     if unknown:
         what = f"the table has classes other than {', '.join(names)}: {join_names(sorted(unknown))}"
         fix = "correct data.table.labels, or set data.classes: auto"
@@ -111,12 +111,13 @@ def _list_classes(
     fix = "correct data.table.labels and data.table.side, or add images"
     if not gives_classes:
         fix = "give data.table.label or labels, or put them into folders of these names"
-    sides: dict[PartName, Path] = dict.fromkeys(("train", *parts.values()), table.path)
+    parts: list[PartName] = ["train", *(image.part for image in images)]
+    where = dict.fromkeys(parts, table.path)
     return ImageIndex(
         root=data.path,
         class_names=names,
         all_images=Images(listed),
-        problems=() if class_names else tuple(missing_classes(listed, sides, names, fix)),
+        problems=() if class_names else tuple(missing_classes(listed, where, names, fix)),
     )
 
 
@@ -124,21 +125,24 @@ def _list_findings(
     data: DataSettings,
     table: LabelTable,
     rows: Mapping[str, TableRow],
-    parts: Mapping[str, PartName],
-    *,
-    is_of_model: bool,
+    images: Sequence[ImageFile],
+    class_names: tuple[str, ...] | None,
 ) -> ImageIndex:
-    """List images with their findings.
+    """List images with their findings, which need positive and negative training images.
 
-    Those of `auto` need positive and negative training images.
+    Those of a model do not.
     """
-    known = {file: row.findings for file, row in rows.items() if row.findings.strip(UNKNOWN)}
-    training = [findings for file, findings in known.items() if parts[file] != "test"]
+    known = [
+        replace(image, findings=rows[image.file].findings)
+        for image in images
+        if rows[image.file].findings.strip(UNKNOWN)
+    ]
+    training = [image.findings for image in known if image.part != "test"]
     kept = []
     problems = []
     for place, name in enumerate(table.findings):
         states = Counter(findings[place] for findings in training)
-        if is_of_model or (states[PRESENT] and states[ABSENT]):
+        if class_names or (states[PRESENT] and states[ABSENT]):
             kept.append(place)
         elif data.findings != "auto":
             what = f"{name} is present in {states[PRESENT]:,} and absent in {states[ABSENT]:,} of "
@@ -158,13 +162,7 @@ def _list_findings(
             note = f"data.findings: auto leaves out the columns {join_names(others)}"
             notes = (f"{table.path.name}: {note}",)
     listed = [
-        ImageFile(
-            file=file,
-            label=0,
-            part=parts[file],
-            findings="".join(findings[place] for place in kept),
-        )
-        for file, findings in known.items()
+        replace(image, findings="".join(image.findings[place] for place in kept)) for image in known
     ]
     return ImageIndex(
         root=data.path,
