@@ -9,9 +9,8 @@ the masks in `test/`, only names and hashes are read.
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from xraytune.base.errors import DataError, Problem, join_names
@@ -50,28 +49,26 @@ def list_pairs(folders: Mapping[PartName, Path], root: Path) -> ImageIndex:
         masks, notes = walk_folder(there["masks"], root)
         warnings += [f"{there['masks']}: {note}" for note in notes]
 
-        by_stem = defaultdict(list)
-        for image in images:
-            by_stem[bare_name(image)].append(image)
+        stems = {bare_name(image): image for image in reversed(images)}
+        counts = Counter(map(bare_name, images))
         masks_of: dict[str, list[str]] = {image: [] for image in images}
-        faults = {
-            "images have the same name": [
-                image for same in by_stem.values() if len(same) > 1 for image in same
-            ],
-            "images have no mask": [],
-            "masks have no image": [],
-            "masks are not PNG, TIFF, BMP or GIF": [],
-        }
+        without_image = []
+        lossy = []
         for path in masks:
             mask = path.relative_to(root).as_posix()
-            stem = _stem_of_image(bare_name(mask), by_stem)
-            if stem is None:
-                faults["masks have no image"].append(mask)
+            image = _find_image(bare_name(mask), stems)
+            if image is None:
+                without_image.append(mask)
             else:
-                masks_of[by_stem[stem][0]].append(mask)
+                masks_of[image].append(mask)
             if path.suffix.lower() not in _MASK_SUFFIXES:
-                faults["masks are not PNG, TIFF, BMP or GIF"].append(mask)
-        faults["images have no mask"] += [image for image, its in masks_of.items() if not its]
+                lossy.append(mask)
+        faults = {
+            "images have the same name": [name for name in images if counts[bare_name(name)] > 1],
+            "images have no mask": [name for name, its_masks in masks_of.items() if not its_masks],
+            "masks have no image": without_image,
+            "masks are not PNG, TIFF, BMP or GIF": lossy,
+        }
         found_faults = [
             f"{len(files)} {what}: {join_names(files)}" for what, files in faults.items() if files
         ]
@@ -79,7 +76,8 @@ def list_pairs(folders: Mapping[PartName, Path], root: Path) -> ImageIndex:
             fix = "add, rename or remove them; masks of X.png are named X.png, X_left.png or "
             fix += "X-mask.tif, and have no lossy format, which blurs the outline"
             problems.append(Problem("; ".join([*found_faults, *notes]), folder, fix))
-        if several := [image for image, its in masks_of.items() if len(its) > 1]:
+        several = [name for name, its_masks in masks_of.items() if len(its_masks) > 1]
+        if several:
             example = f"{' and '.join(masks_of[several[0]])} for {several[0]}"
             warnings.append(
                 f"{folder}: {len(several)} of {len(images)} images have several masks, which are "
@@ -98,7 +96,11 @@ def list_pairs(folders: Mapping[PartName, Path], root: Path) -> ImageIndex:
     )
 
 
-def _stem_of_image(mask: str, stems: Collection[str]) -> str | None:
-    """Return the stem of the image that a mask belongs to, by its own stem."""
-    ends = [len(mask), *(sign.start() for sign in re.finditer("[_-]", mask))]
-    return next((mask[:end] for end in sorted(ends, reverse=True) if mask[:end] in stems), None)
+def _find_image(mask: str, stems: Mapping[str, str]) -> str | None:
+    """Return the image that a mask belongs to, by its own stem."""
+    while mask not in stems:
+        end = max(mask.rfind("_"), mask.rfind("-"))
+        if end < 0:
+            return None
+        mask = mask[:end]
+    return stems[mask]

@@ -6,7 +6,7 @@ cropped at the centre. Their masks are stored beside them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -48,7 +48,6 @@ def store_images(
     """
     size_px = data.image_size
     files = [image.file for image in images]
-    has_masks = any(image.masks for image in images)
 
     def read_mask(image: ImageFile) -> NDArray[np.uint8] | BrokenImage:
         return use_mask(root, image, lambda mask: square_mask(mask, size_px, data.resize))
@@ -56,23 +55,27 @@ def store_images(
     def build(out: Path) -> None:
         stored = []
         broken = []
-        decoded = decode_files(root, files, size_px, data.resize, on_progress=on_progress)
-        masks = map_on_cores(read_mask, images) if has_masks else [None] * len(files)
-        names = [PIXELS_FILE, MASKS_FILE] if has_masks else [PIXELS_FILE]
+        names = [PIXELS_FILE]
+        planes: list[Iterator[Any]] = [
+            decode_files(root, files, size_px, data.resize, on_progress=on_progress)
+        ]
+        if any(image.masks for image in images):
+            names.append(MASKS_FILE)
+            planes.append(map_on_cores(read_mask, images))
         with ExitStack() as opened:
             # Streams and not memory maps: on a full disk a map ends the process with SIGBUS, a
             # write raises an exception.
             streams = [opened.enter_context((out / name).open("wb")) for name in names]
             for stream in streams:
                 _write_npy_header(stream, len(files), size_px)
-            for file, image, mask in zip(files, decoded, masks, strict=True):
-                if isinstance(image, BrokenImage) or isinstance(mask, BrokenImage):
-                    broken += [bad for bad in (image, mask) if isinstance(bad, BrokenImage)]
+            for file, image, *masks in zip(files, *planes, strict=True):
+                bad = [plane for plane in (image, *masks) if isinstance(plane, BrokenImage)]
+                if bad:
+                    broken += bad
                     continue
                 pixels = shift_image(image.pixels, file, data.shift) if data.shift else image.pixels
                 stored.append(file)
-                rows = [pixels] if mask is None else [pixels, mask]
-                for stream, row in zip(streams, rows, strict=True):
+                for stream, row in zip(streams, [pixels, *masks], strict=True):
                     stream.write(row.data)
             for stream in streams:
                 stream.seek(0)

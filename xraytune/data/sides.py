@@ -69,10 +69,12 @@ class SideSize:
         """
         if self.unscored is not None and len(self.unscored) < len(self.images):
             return ""
-        few = [(name, count) for name, count in self.patients.items() if count < fewest]
-        return join_names(
-            [f"{name} {count}" if self.has_classes else f"{count}" for name, count in few]
-        )
+        few = [
+            f"{name} {count}" if self.has_classes else f"{count}"
+            for name, count in self.patients.items()
+            if count < fewest
+        ]
+        return join_names(few)
 
     @property
     def has_classes(self) -> bool:

@@ -14,7 +14,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
 from xraytune.base.errors import ConfigError, DataError, Problem, SourceLine, join_names
@@ -161,7 +161,7 @@ def match_names(names: Iterable[str], files: Iterable[str], where: Path) -> dict
 
 def _plain_path(name: str) -> str:
     path = composed(without_suffix(name)).replace("\\", "/")
-    return "/".join(part for part in path.split("/") if part not in ("", "."))
+    return str(PurePosixPath(path)).lstrip("/")
 
 
 def find_table(root: Path, data: DataSettings | None = None) -> LabelTable | None:
