@@ -19,8 +19,14 @@ from torch import Tensor, nn
 
 from xraytune.base.files import csv_table, new_folder, write_text
 from xraytune.base.records import Compute, ignore_progress
-from xraytune.data.decoding import BrokenImage, Resize, read_image, square_box
-from xraytune.data.formats import LARGEST_SIDE_PX, without_suffix
+from xraytune.data.decoding import (
+    LARGEST_SIDE_PX,
+    BrokenImage,
+    Resize,
+    read_image,
+    square_box,
+    without_suffix,
+)
 from xraytune.data.guesses import folded
 from xraytune.data.images import ImageFile
 from xraytune.data.masks import connected_parts, outlined, read_mask, use_mask
