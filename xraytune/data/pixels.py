@@ -1,7 +1,7 @@
 """Decode images once to a uint8 array [N, S, S] on disk that every trial memory-maps.
 
-Images become grey, upright (`decoding.py`) and square: squashed, as in the public 224-pixel sets, or
-cropped at the centre. Their masks are stored beside them.
+Images become grey, upright (`decoding.py`) and square: squashed, as in the public 224-pixel sets,
+or cropped at the centre. Their masks are stored beside them.
 """
 
 from __future__ import annotations
