@@ -167,7 +167,9 @@ def _choose(
     scores = [(row, row.val_b_score or 0.0) for row in complete]
     margin = settings.confirm.rope
     what = f"{settings.metric} on val-B"
-    measured = confirmation and _measure_by_confirm(folder, trials, complete, confirmation)
+    measured = []
+    if confirmation:
+        measured = _measure_by_confirm(folder, trials, complete, confirmation)
     if confirmation and measured:
         whose = "unused" if confirmation.test.kind == "unused" else "test"
         where = f"in `confirm`, on {confirmation.test.patients:,} {whose} patients"

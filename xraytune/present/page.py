@@ -188,9 +188,9 @@ def _show_generators(
     notes = [f"{join_names(numbers, 8)}: {text}." for text, numbers in numbers_of.items()]
 
     pictures: dict[Path, str] = {}
-    for file, trials in [*samples.items()][:_MOST_SAMPLES]:
+    for grid, trials in [*samples.items()][:_MOST_SAMPLES]:
         used_by = join_names([f"#{trial.number}" for trial in trials], 8)
-        pictures[folder.path / file] = f"Real and generated images; used by {used_by}."
+        pictures[folder.path / grid] = f"Real and generated images; used by {used_by}."
     settings = next((trials[0].parameters.gan for trials in samples.values()), None)
     if settings:
         compute = folder.compute()
