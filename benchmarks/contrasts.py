@@ -7,11 +7,11 @@ from xraytune.base.records import ignore_progress
 from xraytune.confirm.arms import CONFIRM_FOLDER, Arm, Role, read_plan
 from xraytune.confirm.score import ArmScores, read_scores
 from xraytune.confirm.sealed import choose_test
-from xraytune.stats.verdict import Comparison, compare
+from xraytune.stats.verdict import Interval, compare
 from xraytune.study.folder import StudyFolder
 from xraytune.tasks import task_of
 
-Comparisons = dict[str, Comparison]
+Comparisons = dict[str, Interval]
 
 
 class Contrasts:
@@ -32,7 +32,7 @@ class Contrasts:
         assert arm is not None, "every finalist has one"
         return arm
 
-    def minus(self, first: Arm, second: Arm) -> Comparison:
+    def minus(self, first: Arm, second: Arm) -> Interval:
         """Compare two arms."""
         return compare(self._scores.measure(first, second))
 
@@ -55,13 +55,11 @@ def read(study: StudyFolder) -> Contrasts:
     return Contrasts(read_scores(runs, plan, sealed, task_of(settings)))
 
 
-def errors(result: Comparison) -> tuple[float, float]:
+def errors(interval: Interval) -> tuple[float, float]:
     """Return how far the interval reaches below and above the difference."""
-    interval = result.interval
     return interval.difference - interval.low, interval.high - interval.difference
 
 
-def half_width(name: str, result: Comparison) -> Figure:
+def half_width(name: str, interval: Interval) -> Figure:
     """Return half of the width of an interval, as a figure with its bar."""
-    interval = result.interval
     return figure(f"half-width, {name}", (interval.high - interval.low) / 2, "AUROC", "<= 0.005")

@@ -61,7 +61,7 @@ def measure() -> Iterator[Figure]:
                 chosen = replace(
                     pairs, scores=pairs.scores[:, inside], components=pairs.components[:, inside]
                 )
-                interval = compare(chosen).interval
+                interval = compare(chosen)
                 covered += bool(interval.low <= outside <= interval.high)
                 shown += bool(interval.low > 0)
                 widths.append((interval.high - interval.low) / 2)

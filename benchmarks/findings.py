@@ -54,7 +54,8 @@ def measure() -> Iterator[Figure]:
             equal = judge_pair(gather(_pair(study, 2)), rope=_ROPE, kind="duplicate")
             better = judge_pair(gather(_pair(study, 3)), rope=_ROPE, kind="none")
             helps.append(equal.is_better)
-            hurts.append(overall_verdict([better, equal]).word == "hurts")
+            word, _ = overall_verdict([better, equal])
+            hurts.append(word == "hurts")
         yield figure(
             f"findings: coverage, {case}", float(np.mean(covered)), "share", "0.93 to 0.97"
         )

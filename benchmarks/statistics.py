@@ -206,13 +206,15 @@ def _verdicts(studies: Sequence[Study]) -> dict[Overall, float]:
             judge_pair(evidence, rope=_ROPE, control=f"{place}", kind=_CONTROLS[place])
             for place, evidence in enumerate(row)
         ]
-        counts[overall_verdict(controls).word] += 1
+        word, _ = overall_verdict(controls)
+        counts[word] += 1
     return {word: counts[word] / len(studies) for word in _WORDS}
 
 
 def _equivalents(evidence: Sequence[Sequence[Evidence]]) -> float:
     """Return the share of studies whose first pair is called equivalent."""
-    return float(np.mean([judge_pair(row[0], rope=_ROPE).is_equivalent for row in evidence]))
+    pairs = [judge_pair(row[0], rope=_ROPE) for row in evidence]
+    return float(np.mean(["equivalent" in pair.verdict for pair in pairs]))
 
 
 def _covered(evidence: Sequence[Sequence[Evidence]], truth: float) -> float:

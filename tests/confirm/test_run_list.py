@@ -15,7 +15,7 @@ from xraytune.search.asha import Rungs
 from xraytune.search.loop import TrialLoop
 from xraytune.space.settings import Experiment, Parameters, SchedulerSettings
 from xraytune.study.folder import StudyFolder
-from xraytune.study.row import completed_runs
+from xraytune.study.row import ended_rows
 from xraytune.study.trial import Trial
 
 
@@ -52,7 +52,7 @@ def test_each_run_ends_once_and_restart_resumes(folder: StudyFolder) -> None:
     second.on_result(2, ended(0.7))
 
     assert second.next_trial() == "done"
-    values = {number: row.value for number, row in completed_runs(folder).items()}
+    values = {number: row.value for number, row in ended_rows(folder.runs_path).items()}
     assert values == {1: 0.9, 0: 0.8, 2: 0.7}
     with pytest.raises(StudyError, match=r"started with other settings(.|\n)*move confirm/ away"):
         work(folder, 3, lr=1e-2)

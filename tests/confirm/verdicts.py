@@ -8,7 +8,7 @@ from xraytune.base.files import write_json
 from xraytune.base.records import to_json
 from xraytune.confirm.arms import Plan, compared_arms, write_plan
 from xraytune.confirm.record import Confirmation, ControlVerdict, FinalistVerdict, HeldOutSet
-from xraytune.stats.verdict import Interval, VarianceComponents
+from xraytune.stats.verdict import Interval
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
 
@@ -97,9 +97,7 @@ def _comparison(control: str, score: float) -> ControlVerdict:
         kind="none",
         control_score=score,
         verdict=("undecided",),
-        variance_components=VarianceComponents(
-            **dict.fromkeys(VarianceComponents.__dataclass_fields__, 0.0)
-        ),
+        variance_components={},
         p_better_by_rope=0.5,
         **dict.fromkeys(Interval.__dataclass_fields__, 0.0),
     )

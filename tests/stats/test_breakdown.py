@@ -6,8 +6,8 @@ from numpy.typing import NDArray
 from sklearn import metrics as reference
 
 from xraytune.base.seeding import numpy_generator
-from xraytune.stats.classification import ScoredImages, classification_metrics
-from xraytune.stats.intervals import patient_means, subgroup_metrics
+from xraytune.stats.classification import ScoredImages
+from xraytune.stats.intervals import measure, patient_means, subgroup_metrics
 
 FILES = [f"{number}.png" for number in range(90)]
 
@@ -49,9 +49,8 @@ def test_a_subgroup_has_the_metrics_of_its_images_and_files_without_a_value_are_
     north, south = subgroup_metrics(FILES, images, patients, values, replicates=50, seed=0)
 
     rows = np.array([values.get(file) == "north" for file in FILES])
-    alone = classification_metrics(
-        ScoredImages(labels[rows], probabilities[rows], positive=1, threshold=0.4)
-    )
+    of_north = ScoredImages(labels[rows], probabilities[rows], positive=1, threshold=0.4)
+    alone = measure(of_north, np.array(patients)[rows].tolist(), replicates=0, seed=0).metrics
     assert (north.value, south.value, north.compared_with) == ("north", "south", None)
     assert (north.images, north.images + south.images) == (rows.sum(), 80)
     assert north.patients == len({*np.array(patients)[rows]})

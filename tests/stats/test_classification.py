@@ -9,13 +9,17 @@ from xraytune.base.seeding import numpy_generator
 from xraytune.stats.classification import (
     ScoredImages,
     auroc,
-    classification_metrics,
     sensitivity_at,
     weighted_metrics,
 )
+from xraytune.stats.intervals import measure
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
+
+
+def unweighted(images: ScoredImages) -> dict[str, float | None]:
+    return measure(images, [""] * len(images.labels), replicates=0, seed=0).metrics
 
 
 def of_two_classes(labels: Labels, scores: Floats, threshold: float = 0.5) -> ScoredImages:
@@ -64,7 +68,7 @@ def test_figures_equal_scikit_learn(class_count: int, positive: int, threshold: 
         }.items():
             expected.setdefault(name, []).append(value)
 
-    figures = classification_metrics(images)
+    figures = unweighted(images)
 
     assert figures == pytest.approx({name: np.mean(values) for name, values in expected.items()})
 
@@ -72,12 +76,8 @@ def test_figures_equal_scikit_learn(class_count: int, positive: int, threshold: 
 def test_a_predictive_value_is_undefined_where_nothing_is_predicted() -> None:
     labels, probabilities = images_with_ties(2)
 
-    none_positive = classification_metrics(
-        ScoredImages(labels, probabilities, positive=1, threshold=2.0)
-    )
-    all_positive = classification_metrics(
-        ScoredImages(labels, probabilities, positive=1, threshold=0.0)
-    )
+    none_positive = unweighted(ScoredImages(labels, probabilities, positive=1, threshold=2.0))
+    all_positive = unweighted(ScoredImages(labels, probabilities, positive=1, threshold=0.0))
 
     assert (none_positive["ppv"], all_positive["npv"]) == (None, None)
     assert none_positive["npv"] == pytest.approx(np.mean(labels == 0))
@@ -94,7 +94,7 @@ def test_weighted_figures_equal_those_of_the_repeated_images() -> None:
         counts[None].astype(np.float64),
     )
 
-    figures = classification_metrics(
+    figures = unweighted(
         ScoredImages(labels[repeated], probabilities[repeated], positive=1, threshold=0.4)
     )
     for name, value in weighted.items():
@@ -109,7 +109,7 @@ def test_scores_that_are_not_finite_are_refused() -> None:
     with pytest.raises(ValueError, match="must be finite"):
         auroc(images.labels, images.probabilities, positive=1)
     with pytest.raises(ValueError, match="must be finite"):
-        classification_metrics(images)
+        unweighted(images)
 
 
 @pytest.mark.parametrize("specificity", [0.5, 0.9, 0.99])

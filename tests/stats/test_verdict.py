@@ -9,7 +9,6 @@ from xraytune.stats.verdict import (
     ControlKind,
     Evidence,
     Overall,
-    OverallVerdict,
     PairVerdict,
     PairWord,
     judge_pair,
@@ -36,14 +35,12 @@ def against(
     return PairVerdict(
         control=control,
         kind=kind,
-        is_better="better" in words,
-        is_worse="worse" in words,
-        is_equivalent="equivalent" in words,
+        verdict=words,
         p_better_by_rope=p_better_by_rope,
     )
 
 
-def of_p_values(*p_values: float) -> OverallVerdict:
+def of_p_values(*p_values: float) -> tuple[Overall, tuple[str, ...]]:
     """The verdict on a finalist with these p-values at the ROPE against controls a, b, c and so on."""
     return overall_verdict(
         [against(name, p_better_by_rope=p) for name, p in zip("abcdef", p_values, strict=False)]
@@ -68,16 +65,16 @@ def of_p_values(*p_values: float) -> OverallVerdict:
 def test_a_pair_gets_all_words_that_hold(
     difference: float, width: float, words: tuple[str, ...]
 ) -> None:
-    assert judge_pair(evidence(difference, width), rope=0.01).words == words
+    assert judge_pair(evidence(difference, width), rope=0.01).verdict == words
 
 
 def test_equivalence_depends_on_the_90_percent_interval_and_the_rope() -> None:
     found = evidence(0.0, 0.0115)  # its 90 % interval is +- .00965
 
-    assert judge_pair(found, rope=0.01).is_equivalent
-    assert not judge_pair(found, rope=0.0096).is_equivalent
-    assert not judge_pair(evidence(0.0015, 0.0115), rope=0.01).is_equivalent
-    assert not judge_pair(evidence(-0.0015, 0.0115), rope=0.01).is_equivalent
+    assert judge_pair(found, rope=0.01).verdict == ("equivalent",)
+    assert judge_pair(found, rope=0.0096).verdict == ("undecided",)
+    assert judge_pair(evidence(0.0015, 0.0115), rope=0.01).verdict == ("undecided",)
+    assert judge_pair(evidence(-0.0015, 0.0115), rope=0.01).verdict == ("undecided",)
 
 
 NONE_BETTER = against("none", "better", kind="none")
@@ -125,30 +122,28 @@ NONE_WORSE = against("none", "worse", kind="none")
 def test_the_first_verdict_that_holds_names_its_controls(
     comparisons: list[PairVerdict], word: Overall, controls: tuple[str, ...]
 ) -> None:
-    assert overall_verdict(comparisons) == OverallVerdict(word=word, controls=controls)
+    assert overall_verdict(comparisons) == (word, controls)
 
 
 def test_images_that_do_as_well_alone_help_nonetheless() -> None:
     controls = [against("none", "better"), against("alone", "equivalent", kind="synthetic_only")]
 
-    assert overall_verdict(controls) == OverallVerdict(word="helps", controls=("none",))
+    assert overall_verdict(controls) == ("helps", ("none",))
 
 
 @pytest.mark.parametrize("kind", ["none", "duplicate", "tuned"])
 def test_without_both_matched_controls_nothing_hurts(kind: ControlKind) -> None:
     controls = [against("one", "worse", kind=kind), against("tuned", "worse")]
 
-    assert overall_verdict(controls).word == "undecided"
+    assert overall_verdict(controls)[0] == "undecided"
 
 
 def test_controls_are_tested_in_the_order_of_their_p_values_as_holm_does() -> None:
     """The first of five at a fifth of the level, after a rejection the next at a quarter, up to the first not rejected."""
-    assert of_p_values(0.005, 0.5, 0.5, 0.5, 0.5).word == "undecided"
-    assert of_p_values(0.5, 0.5, 0.5, 0.0045, 0.5) == OverallVerdict(
-        word="no_better", controls=("d",)
-    )
-    assert of_p_values(0.5, 0.0065, 0.5, 0.0045, 0.5).controls == ("d",)
-    assert of_p_values(0.0245, 0.012, 0.008, 0.006, 0.0045).controls == ("a", "b", "c", "d", "e")
-    assert of_p_values(0.008, 0.007, 0.0045, 0.5, 0.5).controls == ("c",), (
+    assert of_p_values(0.005, 0.5, 0.5, 0.5, 0.5)[0] == "undecided"
+    assert of_p_values(0.5, 0.5, 0.5, 0.0045, 0.5) == ("no_better", ("d",))
+    assert of_p_values(0.5, 0.0065, 0.5, 0.0045, 0.5)[1] == ("d",)
+    assert of_p_values(0.0245, 0.012, 0.008, 0.006, 0.0045)[1] == ("a", "b", "c", "d", "e")
+    assert of_p_values(0.008, 0.007, 0.0045, 0.5, 0.5)[1] == ("c",), (
         "the second fails, so .008 is not tested"
     )

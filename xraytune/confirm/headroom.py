@@ -208,7 +208,7 @@ def headroom(
                 draws=draws,
                 test_patients=len({*tested}),
                 baseline=float(scores[0].mean()),
-                interval=compare(pair).interval,
+                interval=compare(pair),
             )
         )
     return Headroom(

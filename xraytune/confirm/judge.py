@@ -23,7 +23,14 @@ from xraytune.confirm.run_list import OpenStudy
 from xraytune.confirm.score import ArmScores
 from xraytune.confirm.sealed import SealedTest
 from xraytune.stats.classification import FEWEST_LABELS, scored_findings
-from xraytune.stats.verdict import compare, judge_pair, overall_verdict
+from xraytune.stats.verdict import (
+    compare,
+    gather,
+    judge_pair,
+    overall_verdict,
+    score_interval,
+    variance_components,
+)
 from xraytune.study.trial_files import read_pool_report
 from xraytune.synth.generator_quality import PoolReport
 
@@ -102,27 +109,10 @@ def judge_finalists(test: ArmScores, *, rope: float) -> list[FinalistVerdict]:
     """
     verdicts: list[FinalistVerdict] = []
     for finalist in test.plan.finalists:
-        pairs = []
-        comparisons = []
-        for control in test.plan.controls(finalist):
-            comparison = compare(test.measure(finalist, control))
-            pair = judge_pair(
-                comparison.evidence, rope=rope, control=control.name, kind=control.kind
-            )
-            pairs.append(pair)
-            comparisons.append(
-                ControlVerdict(
-                    **asdict(comparison.interval),
-                    control=control.name,
-                    arm=control.parameters.arm,
-                    kind=control.kind,
-                    control_score=comparison.scores[1],
-                    verdict=pair.words,
-                    variance_components=comparison.components,
-                    p_better_by_rope=pair.p_better_by_rope,
-                )
-            )
-        overall = overall_verdict(pairs)
+        comparisons = [
+            _compare(test, finalist, control, rope) for control in test.plan.controls(finalist)
+        ]
+        word, controls = overall_verdict(comparisons)
         is_tested = all(earlier.verdict == "helps" for earlier in verdicts)
         scores = test.measure(finalist).scores[0]
         verdicts.append(
@@ -134,12 +124,25 @@ def judge_finalists(test: ArmScores, *, rope: float) -> list[FinalistVerdict]:
                 score=float(scores.mean()),
                 replicate_scores=tuple(scores.tolist()),
                 headroom=headroom_reached(test, finalist),
-                verdict=overall.word if is_tested else "not_tested",
-                because_of=overall.controls if is_tested else (),
+                verdict=word if is_tested else "not_tested",
+                because_of=controls if is_tested else (),
                 comparisons=tuple(comparisons),
             )
         )
     return verdicts
+
+
+def _compare(test: ArmScores, finalist: Arm, control: Arm, rope: float) -> ControlVerdict:
+    pair = test.measure(finalist, control)
+    evidence = gather(pair)
+    words = judge_pair(evidence, rope=rope, control=control.name, kind=control.kind)
+    return ControlVerdict(
+        **asdict(score_interval(evidence)),
+        **asdict(words),
+        arm=control.parameters.arm,
+        control_score=float(pair.scores[1].mean()),
+        variance_components=variance_components(pair),
+    )
 
 
 def headroom_reached(test: ArmScores, finalist: Arm) -> HeadroomReached | None:
@@ -152,7 +155,7 @@ def headroom_reached(test: ArmScores, finalist: Arm) -> HeadroomReached | None:
     none = [arm for arm in same if arm.role == "matched" and arm.kind == "none"]
     if not (perfect and none):
         return None
-    best = compare(test.measure(perfect[0], none[0])).interval
-    own = compare(test.measure(finalist, none[0])).interval
+    best = compare(test.measure(perfect[0], none[0]))
+    own = compare(test.measure(finalist, none[0]))
     share = own.difference / best.difference if best.low > 0 else None
     return HeadroomReached(gain=best.difference, low=best.low, high=best.high, share=share)

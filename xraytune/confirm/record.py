@@ -7,6 +7,7 @@ The records load neither torch nor Ray, so that `report` and `export` can read t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,13 +18,7 @@ from pydantic import TypeAdapter
 from xraytune.base.files import markdown, read_json, require_recorded, write_json, write_text
 from xraytune.base.records import to_json
 from xraytune.confirm.arms import TestKind
-from xraytune.stats.verdict import (
-    ControlKind,
-    Interval,
-    Overall,
-    PairWord,
-    VarianceComponents,
-)
+from xraytune.stats.verdict import Interval, Overall, PairVerdict
 from xraytune.study.folder import damage_explained
 
 if TYPE_CHECKING:
@@ -60,22 +55,13 @@ class HeadroomReached:
     share: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ControlVerdict(Interval):
-    """A finalist minus one control on the test images; the verdict is all words that hold."""
+@dataclass(frozen=True, kw_only=True)
+class ControlVerdict(PairVerdict, Interval):
+    """A finalist minus one control on the test images, with `stats.verdict.variance_components`."""
 
-    control: str
     arm: str
-    kind: ControlKind
     control_score: float
-    verdict: tuple[PairWord, ...]
-    variance_components: VarianceComponents
-    p_better_by_rope: float
-
-    @property
-    def is_worse(self) -> bool:
-        """Whether the finalist is worse than this control."""
-        return "worse" in self.verdict
+    variance_components: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

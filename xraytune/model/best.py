@@ -20,7 +20,7 @@ from xraytune.space.load import experiment_to_yaml
 from xraytune.space.settings import Experiment, ExportedFrom, FinalSettings, Parameters
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
-from xraytune.study.row import TrialRow, completed_runs, ranked_on_val_b, reasons_of
+from xraytune.study.row import TrialRow, ended_rows, ranked_on_val_b, reasons_of
 
 Trials: TypeAlias = Mapping[str, TrialRow]
 """Ended trials by name, such as `#12`."""
@@ -140,7 +140,8 @@ def _read_trials(folder: StudyFolder) -> Trials:
     rows = Journal(folder.journal_path, folder.space(), writable=False).rows()
     trials = {f"#{row.number}": row for row in rows}
     top_up = StudyFolder(folder.path / CONFIRM_FOLDER / TOP_UP_FOLDER)
-    finished = {run.label: run for run in completed_runs(top_up).values()}
+    runs = ended_rows(top_up.runs_path).values()
+    finished = {run.label: run for run in runs if run.status == "complete"}
     for name, row in trials.items():
         run = finished.get(finished_label(name))
         if run:

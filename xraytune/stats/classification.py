@@ -11,7 +11,6 @@ one-vs-rest averages, and `positive` is not used.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -38,15 +37,12 @@ class Metric:
         label: For people.
         of_class: Whether it is of one class against the others. With two classes, it is the
             positive one's.
-        at_threshold: Whether it depends on the threshold.
         decimals: To show.
     """
 
     name: str
     label: str
-    _: KW_ONLY
     of_class: bool = False
-    at_threshold: bool = False
     decimals: int = 3
 
     def of(self, text: str, positive: str | None) -> str:
@@ -59,13 +55,13 @@ class Metric:
 METRICS = (
     Metric("auroc", "AUROC", of_class=True),
     Metric("auprc", "AUPRC", of_class=True),
-    Metric("accuracy", "accuracy", at_threshold=True),
-    Metric("balanced_accuracy", "balanced accuracy", at_threshold=True),
-    Metric("sensitivity", "sensitivity", of_class=True, at_threshold=True),
-    Metric("specificity", "specificity", of_class=True, at_threshold=True),
-    Metric("ppv", "PPV", of_class=True, at_threshold=True),
-    Metric("npv", "NPV", of_class=True, at_threshold=True),
-    Metric("f1", "F1", of_class=True, at_threshold=True),
+    Metric("accuracy", "accuracy"),
+    Metric("balanced_accuracy", "balanced accuracy"),
+    Metric("sensitivity", "sensitivity", of_class=True),
+    Metric("specificity", "specificity", of_class=True),
+    Metric("ppv", "PPV", of_class=True),
+    Metric("npv", "NPV", of_class=True),
+    Metric("f1", "F1", of_class=True),
     Metric("brier", "Brier score"),
 )
 CLASS_METRICS = tuple(metric for metric in METRICS if metric.of_class)
@@ -289,7 +285,7 @@ def auroc(labels: Labels, probabilities: Floats, *, positive: int) -> float:
         DataError: A class has no image, or no finding has enough positives and negatives.
         ValueError: A probability is not finite.
     """
-    return _mean_over_classes(_auroc, labels, probabilities, positive)
+    return _measure(labels, probabilities, positive)["auroc"].item()
 
 
 def auprc(labels: Labels, probabilities: Floats, *, positive: int) -> float:
@@ -297,20 +293,13 @@ def auprc(labels: Labels, probabilities: Floats, *, positive: int) -> float:
 
     Arguments, errors and the average over more than two classes are those of `auroc`.
     """
-    return _mean_over_classes(_auprc, labels, probabilities, positive)
+    return _measure(labels, probabilities, positive)["auprc"].item()
 
 
-def _mean_over_classes(
-    area: Callable[[ScoredClass, Floats], Floats],
-    labels: Labels,
-    probabilities: Floats,
-    positive: int,
-) -> float:
-    images = ScoredImages(labels, probabilities, positive=positive)
+def _measure(labels: Labels, probabilities: Floats, positive: int) -> dict[str, Floats]:
     require_scorable(labels, probabilities)
-    return float(
-        np.mean([area(scored, scored.is_known[None].astype(float)) for scored in images.classes()])
-    )
+    images = ScoredImages(labels, probabilities, positive=positive)
+    return weighted_metrics(images, np.ones((1, len(labels))))
 
 
 def sensitivity_at(
@@ -321,28 +310,13 @@ def sensitivity_at(
     Images with equal scores fall on the same side of every threshold; nothing is interpolated.
     Above all scores, sensitivity is 0 and specificity 1. Arguments and errors are those of `auroc`.
     """
+    from sklearn.metrics import roc_curve  # takes half a second
+
     require_scorable(labels, probabilities)
-    (scored,) = ScoredImages(labels, probabilities, positive=positive).classes()
-    positives, others = _weights_by_score(scored, np.ones((1, len(labels))))
-    # Where the threshold is just above each score.
-    is_specific = np.cumsum(others, axis=1) / others.sum() >= specificity
-    missed = np.cumsum(positives, axis=1)[is_specific].min()
-    return float((positives.sum() - missed) / positives.sum())
-
-
-def classification_metrics(images: ScoredImages) -> dict[str, float | None]:
-    """Return the metrics of `weighted_metrics` by name, None if undefined.
-
-    Errors as for `auroc`.
-    """
-    require_scorable(images.labels, images.probabilities)
-    values = weighted_metrics(images, np.ones((1, len(images.labels))))
-    return {name: none_if_nan(value[0]) for name, value in values.items()}
-
-
-def none_if_nan(value: float) -> float | None:
-    """Return a value, or None for NaN, which stands for 0 / 0 in the weighted metrics."""
-    return None if np.isnan(value) else float(value)
+    false_positives, sensitivity, _ = roc_curve(
+        labels == positive, probabilities[:, positive], drop_intermediate=False
+    )
+    return float(sensitivity[1 - false_positives >= specificity].max())
 
 
 def require_finite_outputs(
@@ -352,7 +326,8 @@ def require_finite_outputs(
 
     `where` names the network.
     """
-    if bad := int((~np.isfinite(outputs)).any(axis=1).sum()):
+    bad = int((~np.isfinite(outputs)).any(axis=1).sum())
+    if bad:
         what = f"the network's output is NaN or infinite for {bad} of {len(outputs)} images"
         raise error(
             Problem(what, where, "train the network again; if it happens again, use a smaller lr")

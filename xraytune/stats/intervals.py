@@ -8,7 +8,7 @@ covers the same model on other patients, not another training of it; verdicts us
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TypeAlias
 
@@ -19,7 +19,6 @@ from xraytune.stats.classification import (
     Floats,
     Labels,
     ScoredImages,
-    none_if_nan,
     rarest_findings,
     reported_metrics,
     require_scorable,
@@ -85,9 +84,9 @@ def bootstrap(
     """Return statistics of all images, None for NaN, and 95 % percentile intervals over patients.
 
     `statistics` takes how often each image counts, float64 [R, N], and returns statistics by name,
-    float64 [R]. What is NaN on any resample has no interval. Patients are drawn among those with
-    images of the same classes, so no class is ever empty; or with the same rarest finding of an
-    image.
+    float64 [R]. What is NaN on any resample has no interval, and nothing has one without
+    replicates. Patients are drawn among those with images of the same classes, so no class is ever
+    empty; or with the same rarest finding of an image.
 
     Source: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13 (percentile
     interval); resampling clusters: Davison & Hinkley 1997, section 3.8.
@@ -112,18 +111,22 @@ def bootstrap(
     metrics = {}
     intervals = {}
     for name, value in statistics(np.ones((1, len(labels)))).items():
-        metrics[name] = none_if_nan(value[0])
-        resampled = np.concatenate([chunk[name] for chunk in chunks])
-        low, high = np.quantile(resampled, (0.025, 0.975)).tolist()
-        if np.isfinite(low + high):
-            intervals[name] = (low, high)
+        metrics[name] = None if np.isnan(value[0]) else value.item()
+        if chunks:
+            resampled = np.concatenate([chunk[name] for chunk in chunks])
+            low, high = np.quantile(resampled, (0.025, 0.975)).tolist()
+            if np.isfinite(low + high):
+                intervals[name] = (low, high)
     return Measured(metrics=metrics, intervals=intervals)
 
 
 def measure(
     images: ScoredImages, patients: Sequence[str], *, replicates: int = 2000, seed: int
 ) -> Measured:
-    """Return the `METRICS` of images of these patients, [N]; errors are those of `auroc`."""
+    """Return the `METRICS` of images of these patients, [N]; errors are those of `auroc`.
+
+    Without replicates, there are no intervals.
+    """
     require_scorable(images.labels, images.probabilities)
     statistics = partial(weighted_metrics, images)
     return bootstrap(statistics, images.labels, patients, replicates=replicates, seed=seed)
@@ -137,13 +140,7 @@ def class_breakdown(
     for scored in images.classes(both=True):
         statistics = partial(weighted_class_metrics, scored)
         measured = bootstrap(statistics, images.labels, patients, replicates=replicates, seed=seed)
-        classes.append(
-            ClassMetrics(
-                images=int(scored.is_class.sum()),
-                metrics=measured.metrics,
-                intervals=measured.intervals,
-            )
-        )
+        classes.append(ClassMetrics(images=int(scored.is_class.sum()), **asdict(measured)))
     return tuple(classes)
 
 
@@ -207,7 +204,8 @@ def subgroup_metrics(
         measured = Measured(metrics={}, intervals={})
         if min(counts) > 0:
             scored = replace(images, labels=labels, probabilities=images.probabilities[rows])
-            measured = measure(scored, owners.tolist(), replicates=replicates, seed=seed)
+            resamples = replicates if min(counts) > 1 else 0
+            measured = measure(scored, owners.tolist(), replicates=resamples, seed=seed)
         shown = [name for name in reported if name != outside]
         subgroups.append(
             Subgroup(
@@ -218,9 +216,7 @@ def subgroup_metrics(
                 metrics=dict.fromkeys(reported)
                 | {name: measured.metrics.get(name) for name in shown},
                 intervals={
-                    name: ends
-                    for name, ends in measured.intervals.items()
-                    if name in shown and min(counts) > 1
+                    name: ends for name, ends in measured.intervals.items() if name in shown
                 },
             )
         )

@@ -9,7 +9,7 @@ IoU are 0 if one of two masks is empty, 1 if both are; HD95 is undefined in both
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -94,8 +94,7 @@ def mask_metrics(masks: Sequence[ScoredMask], *, replicates: int, seed: int) -> 
         images=len(masks),
         patients=len({*patients}),
         empty_predictions=sum(mask.area == 0 for mask in masks),
-        metrics=means.metrics,
-        intervals=means.intervals,
+        **asdict(means),
     )
 
 
@@ -117,5 +116,5 @@ def measure_means(
         return means
 
     one_class = np.zeros(len(patients), dtype=np.int64)
-    measured = bootstrap(statistics, one_class, patients, replicates=replicates, seed=seed)
-    return measured if len({*patients}) > 1 else replace(measured, intervals={})
+    resamples = replicates if len({*patients}) > 1 else 0
+    return bootstrap(statistics, one_class, patients, replicates=resamples, seed=seed)

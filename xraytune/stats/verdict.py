@@ -79,7 +79,7 @@ class Evidence:
     variance: DifferenceVariance
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Interval:
     """A difference with its 95 % and 90 % intervals, and the two-sided p-value of none."""
 
@@ -93,54 +93,30 @@ class Interval:
     p_value: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VarianceComponents:
-    """Variance components of a difference between two arms, in squared score.
-
-    Unbiased estimates, possibly negative.
-
-    Attributes:
-        replicate: Per replicate, with infinitely many patients.
-        patient: Per patient, common to all replicates.
-        patient_by_replicate: Per patient, the interaction with the replicate.
-    """
-
-    replicate: float
-    patient: float
-    patient_by_replicate: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """The difference between two arms, the mean score of each, and inputs of further tests."""
-
-    interval: Interval
-    evidence: Evidence
-    scores: tuple[float, float]
-    components: VarianceComponents
-
-
-def compare(pair: StructuralComponents) -> Comparison:
+def compare(pair: StructuralComponents) -> Interval:
     """Compare two arms: scores [2, K] by arm and replicate.
 
     Raises ConfigError with fewer than two replicates.
     """
+    return score_interval(gather(pair))
+
+
+def variance_components(pair: StructuralComponents) -> dict[str, float]:
+    """Return the variance components of the difference between two arms, in squared score.
+
+    They are estimated by moments, without bias, and may be negative: `replicate` is per replicate,
+    with infinitely many patients; `patient` per patient, common to all replicates;
+    `patient_by_replicate` per patient, the interaction of both.
+    """
     evidence = gather(pair)
     by_patient = pair.components[0] - pair.components[1]
     patients = by_patient.shape[1]
-    across = mean_off_diagonal(by_patient @ by_patient.T)
-    within = float((by_patient**2).sum(axis=1).mean())
-    first, second = pair.scores.mean(axis=1)
-    return Comparison(
-        interval=score_interval(evidence),
-        evidence=evidence,
-        scores=(float(first), float(second)),
-        components=VarianceComponents(  # by moments
-            replicate=evidence.replicate_variance - (within - across),
-            patient=across * patients,
-            patient_by_replicate=(within - across) * patients,
-        ),
-    )
+    interaction = float((by_patient**2).sum(axis=1).mean()) - evidence.patient_variance
+    return {
+        "replicate": evidence.replicate_variance - interaction,
+        "patient": evidence.patient_variance * patients,
+        "patient_by_replicate": interaction * patients,
+    }
 
 
 def gather(pair: StructuralComponents) -> Evidence:
@@ -247,52 +223,32 @@ def mean_off_diagonal(matrix: Floats) -> float:
     return float((matrix.sum() - np.trace(matrix)) / (count * (count - 1)))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class PairVerdict:
     """The tests of a finalist against one of its controls.
 
     Attributes:
         control: The control's name.
-        is_better: The 95 % interval is above 0.
-        is_worse: The 95 % interval is below 0.
-        is_equivalent: The 90 % interval is inside the region of practical equivalence.
+        verdict: All words that hold: `better` or `worse` if the 95 % interval is above or below 0,
+            `equivalent` if the 90 % interval is inside the region of practical equivalence. Both,
+            if a significant difference is too small to matter.
         p_better_by_rope: One-sided p-value of "the true difference is one ROPE or more".
     """
 
     control: str
     kind: ControlKind
-    is_better: bool
-    is_worse: bool
-    is_equivalent: bool
+    verdict: tuple[PairWord, ...]
     p_better_by_rope: float
 
     @property
-    def words(self) -> tuple[PairWord, ...]:
-        """`better` or `worse`, and `equivalent`.
+    def is_better(self) -> bool:
+        """Whether the finalist is better than this control."""
+        return "better" in self.verdict
 
-        Both if a significant difference is too small to matter.
-        """
-        held: dict[PairWord, bool] = {
-            "better": self.is_better,
-            "worse": self.is_worse,
-            "equivalent": self.is_equivalent,
-        }
-        return tuple(word for word, holds in held.items() if holds) or ("undecided",)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OverallVerdict:
-    """The verdict on a finalist.
-
-    Attributes:
-        word: The first that holds of `hurts`, `helps`, `no_better`, `undecided`.
-        controls: The controls it rests on: the matched ones (`hurts`), all (`helps`), those over
-            which an improvement is ruled out (`no_better`), those that the finalist is not better
-            than (`undecided`).
-    """
-
-    word: Overall
-    controls: tuple[str, ...]
+    @property
+    def is_worse(self) -> bool:
+        """Whether the finalist is worse than this control."""
+        return "worse" in self.verdict
 
 
 def verdict_text(word: Overall, metric: str) -> str:
@@ -310,19 +266,26 @@ def judge_pair(
     Source: equivalence as two one-sided tests of 5 %: Schuirmann 1987, "A comparison of the two
     one-sided tests procedure and the power approach".
     """
-    at_most, at_least = (values.tolist() for values in p_values(evidence, [0.0, rope, -rope]))
+    at_most, at_least = p_values(evidence, [0.0, rope, -rope])
+    holds: dict[PairWord, np.bool_] = {
+        "better": at_most[0] < LEVEL / 2,
+        "worse": at_least[0] < LEVEL / 2,
+        "equivalent": max(at_least[1], at_most[2]) < LEVEL,
+    }
     return PairVerdict(
         control=control,
         kind=kind,
-        is_better=at_most[0] < LEVEL / 2,
-        is_worse=at_least[0] < LEVEL / 2,
-        is_equivalent=at_least[1] < LEVEL and at_most[2] < LEVEL,
-        p_better_by_rope=at_least[1],
+        verdict=tuple(word for word in holds if holds[word]) or ("undecided",),
+        p_better_by_rope=float(at_least[1]),
     )
 
 
-def overall_verdict(comparisons: Sequence[PairVerdict]) -> OverallVerdict:
+def overall_verdict(comparisons: Sequence[PairVerdict]) -> tuple[Overall, tuple[str, ...]]:
     """Judge a finalist by its comparisons with all controls.
+
+    Return the first word that holds of `hurts`, `helps`, `no_better` and `undecided`, and the
+    controls that it rests on: the matched ones, all, those over which an improvement is ruled out,
+    or those that the finalist is not better than.
 
     Source: intersection-union test: Berger 1982, "Multiparameter hypothesis testing and acceptance
     sampling"; Holm 1979, "A simple sequentially rejective multiple test procedure".
@@ -345,7 +308,7 @@ def overall_verdict(comparisons: Sequence[PairVerdict]) -> OverallVerdict:
     elif no_better:
         word = "no_better"
         pairs = no_better
-    return OverallVerdict(word=word, controls=tuple(pair.control for pair in pairs))
+    return word, tuple(pair.control for pair in pairs)
 
 
 def _rule_out_improvement(comparisons: Sequence[PairVerdict]) -> list[PairVerdict]:

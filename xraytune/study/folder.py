@@ -21,10 +21,9 @@ One process at a time writes to it, under a lock that ends with its owner.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,8 +45,6 @@ _NUMERIC = ("torch", "torchvision")
 """The packages whose version changes a trial's numbers."""
 SCRATCH_NAME = ".tune"
 """In a study and its folders of runs: temporary files of Ray Tune."""
-_JOURNAL_NAME = "optuna.journal"
-_COMPUTE = TypeAdapter(Compute)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +61,7 @@ class StudyFolder:
     @property
     def journal_path(self) -> Path:
         """Optuna's journal."""
-        return self.path / _JOURNAL_NAME
+        return self.path / "optuna.journal"
 
     @property
     def rows_path(self) -> Path:
@@ -131,9 +128,6 @@ class StudyFolder:
             fix = "give the folder that `xraytune search` printed, such as studies/NAME"
             raise StudyError(Problem("no study here: study.yaml is missing", self.path, fix))
         try:
-            if data is None and weights_dir is None:
-                stat = self.space_path.stat()
-                return _stored_space(self.space_path, (stat.st_ino, stat.st_mtime_ns, stat.st_size))
             return load_space(self.space_path, data=data, weights_dir=weights_dir)
         except ConfigError as error:
             if data and str(data) in str(error):
@@ -160,15 +154,14 @@ class StudyFolder:
 
     def compute(self) -> Compute:
         """Return the device, threads and precision of its trials."""
-        return _COMPUTE.validate_python(self.environment()["compute"])
+        return TypeAdapter(Compute).validate_python(self.environment()["compute"])
 
     def releases(self) -> tuple[dict[str, str], ...]:
         """Return the versions of torch and torchvision that trained it, in order."""
         content = self.environment()
-        starts = (content, *content.get("continued", ()))
         return tuple(
             {name: start["packages"][name].partition("+")[0] for name in _NUMERIC}
-            for start in starts
+            for start in (content, *content.get("continued", ()))
         )
 
     def identity(self) -> str:
@@ -206,12 +199,6 @@ class StudyFolder:
             return results
 
 
-@lru_cache
-def _stored_space(file: Path, _: tuple[int, ...]) -> Space:
-    """Load the space of a study once for each version of its file."""
-    return load_space(file)
-
-
 _RESTORE = "restore it from a backup, or start a study with another name"
 _DAMAGE = (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError)
 """What readers raise for missing and damaged files."""
@@ -229,20 +216,16 @@ def damage_explained(file: Path, fix: str = _RESTORE) -> Iterator[Path]:
         ) from error
 
 
-def format_versions(packages: Mapping[str, str]) -> str:
-    """Return versions as text: `torch 2.15.0 and torchvision 0.29.2`."""
-    return " and ".join(f"{name} {release}" for name, release in packages.items())
-
-
 def other_releases(folder: StudyFolder) -> str:
     """Return how the installed versions differ from those that train the study now.
 
     "" if they are the same.
     """
-    recorded, now = folder.releases()[-1], releases(*_NUMERIC)
-    if recorded == now:
-        return ""
-    return f"trained with {format_versions(recorded)}, but {format_versions(now)} is installed"
+    recorded, now = (
+        " and ".join(f"{name} {release}" for name, release in packages.items())
+        for packages in (folder.releases()[-1], releases(*_NUMERIC))
+    )
+    return "" if recorded == now else f"trained with {recorded}, but {now} is installed"
 
 
 @contextmanager

@@ -8,7 +8,7 @@ its readers can rely on types and ranges.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -32,8 +32,8 @@ from xraytune.synth.generator_quality import PoolReport
 Status: TypeAlias = Literal["complete", "pruned", "failed"]
 TrialStatus: TypeAlias = Literal["running", "waiting", "unfinished", Status]
 _OUTCOME = {"number", "status", "value", "val_b_score", "threshold", "epochs", "seconds", "reason"}
-_OF_TRIALS = _OUTCOME | {"parameters", "arm", "gpu_seconds"}
-_OF_RUNS = _OUTCOME | {"label", "best_epoch", "network_sha256"}
+_COLUMNS = _OUTCOME | {"parameters", "arm", "gpu_seconds"}
+"""Of `trials.jsonl`; a line of `runs.jsonl` has all fields of a `RunRow`."""
 
 
 def _set_values(parameters: Parameters, folder: Path | None = None) -> dict[str, Value]:
@@ -111,9 +111,9 @@ class TrialRow(RunRow):
 def _content(row: RunRow, folder: Path) -> dict[str, Any]:
     """Return a row as a line of `trials.jsonl` or `runs.jsonl`."""
     if isinstance(row, TrialRow):
-        columns = row.model_dump(mode="json", include=_OF_TRIALS, context=folder)
+        columns = row.model_dump(mode="json", include=_COLUMNS, context=folder)
         return {"version": 2, **columns, **row.quality}
-    return with_checksum({"version": 1, **row.model_dump(mode="json", include=_OF_RUNS)})
+    return with_checksum({"version": 1, **row.model_dump(mode="json")})
 
 
 def append_row(file: Path, row: RunRow) -> None:
@@ -137,15 +137,6 @@ def ended_rows(file: Path) -> dict[int, RunRow]:
         return {row.number: row for row in rows}
 
 
-def completed_runs(folder: StudyFolder) -> dict[int, RunRow]:
-    """Return the rows of the complete runs by number."""
-    return {
-        number: row
-        for number, row in ended_rows(folder.runs_path).items()
-        if row.status == "complete"
-    }
-
-
 def reasons_of(rows: Iterable[RunRow]) -> str:
     """Return up to five different reasons of some rows, each on a line of its own.
 
@@ -158,16 +149,18 @@ def reasons_of(rows: Iterable[RunRow]) -> str:
 
 def ranked_on_val_a(trials: Iterable[TrialRow]) -> list[TrialRow]:
     """Return the complete trials by the search's objective, best first; of equals, the simplest."""
-    return _ranked(trials, lambda trial: trial.value)
+    return _rank(trials, "value")
 
 
 def ranked_on_val_b(trials: Iterable[TrialRow]) -> list[TrialRow]:
     """Return them by their score on val-B, which no decision of the search used."""
-    return _ranked(trials, lambda trial: trial.val_b_score)
+    return _rank(trials, "val_b_score")
 
 
-def _ranked(
-    trials: Iterable[TrialRow], score: Callable[[TrialRow], float | None]
-) -> list[TrialRow]:
-    scored = [trial for trial in trials if trial.status == "complete" and score(trial) is not None]
-    return sorted(scored, key=lambda trial: (-(score(trial) or 0.0), trial.parameters.simplicity))
+def _rank(trials: Iterable[TrialRow], score: Literal["value", "val_b_score"]) -> list[TrialRow]:
+    scored = [
+        trial
+        for trial in trials
+        if trial.status == "complete" and getattr(trial, score) is not None
+    ]
+    return sorted(scored, key=lambda trial: (-getattr(trial, score), trial.parameters.simplicity))

@@ -38,7 +38,6 @@ from xraytune.stats.classification import (
     ScoredImages,
     auprc,
     auroc,
-    classification_metrics,
     predicted_classes,
     reported_metrics,
     require_finite_outputs,
@@ -319,7 +318,8 @@ class Task:
             positive = record.positive
             facts |= {"positive": positive, "threshold": record.threshold}
             notes.append(f"threshold for {positive}: {record.threshold:.3f}")
-            further["at_half"] = classification_metrics(replace(scored, threshold=0.5))
+            at_half = replace(scored, threshold=0.5)
+            further["at_half"] = measure(at_half, patients, replicates=0, seed=0).metrics
             names_of = {metric.of(metric.label, positive): metric.name for metric in METRICS}
             further["in_validation"] = {
                 names_of[metric.name]: metric.value for metric in record.metrics
