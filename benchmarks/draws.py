@@ -99,9 +99,4 @@ def _draws(experiment: Experiment, context: RunContext, seed: int) -> Structural
         [side.patients[place] for place in test],
         context.prepared.positive,
     )
-    shape = (2, count)
-    return replace(
-        scored,
-        scores=scored.scores.reshape(shape),
-        components=scored.components.reshape(*shape, -1),
-    )
+    return scored.by_arm(2)

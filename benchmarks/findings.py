@@ -8,7 +8,6 @@ AUROCs of the findings that are scored.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -49,10 +48,10 @@ def measure() -> Iterator[Figure]:
         covered, helps, hurts = [], [], []
         for number in range(_STUDIES):
             study = simulated(findings, patients, unknown, auroc, gains, number)
-            first = score_interval(gather(_pair(study, 1)))
+            first = score_interval(gather(study.pair(0, 1)))
             covered.append(first.low <= gains[0] <= first.high)
-            equal = judge_pair(gather(_pair(study, 2)), rope=_ROPE, kind="duplicate")
-            better = judge_pair(gather(_pair(study, 3)), rope=_ROPE, kind="none")
+            equal = judge_pair(gather(study.pair(0, 2)), rope=_ROPE, kind="duplicate")
+            better = judge_pair(gather(study.pair(0, 3)), rope=_ROPE, kind="none")
             helps.append(equal.is_better)
             word, _ = overall_verdict([better, equal])
             hurts.append(word == "hurts")
@@ -61,10 +60,6 @@ def measure() -> Iterator[Figure]:
         )
         yield figure(f"findings: false helps, {case}", float(np.mean(helps)), "share", "<= 0.05")
         yield figure(f"findings: false hurts, {case}", float(np.mean(hurts)), "share", "<= 0.05")
-
-
-def _pair(study: StructuralComponents, arm: int) -> StructuralComponents:
-    return replace(study, scores=study.scores[[0, arm]], components=study.components[[0, arm]])
 
 
 def simulated(
@@ -96,12 +91,7 @@ def simulated(
         scores.reshape(arms * _REPLICATES, findings, count).transpose(0, 2, 1).astype(np.float64)
     )
     found = structural_components(seen, results, [f"{place:05d}" for place in owner], 0)
-    shape = (arms, _REPLICATES)
-    return replace(
-        found,
-        scores=found.scores.reshape(shape),
-        components=found.components.reshape(*shape, patients),
-    )
+    return found.by_arm(arms)
 
 
 def _labels(rng: np.random.Generator, findings: int, owner: Labels) -> Labels:

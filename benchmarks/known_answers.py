@@ -20,7 +20,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import copyfile
-from typing import Literal
+from types import SimpleNamespace
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,14 +32,15 @@ from xraytune.base.files import write_json
 from xraytune.base.records import Compute
 from xraytune.base.seeding import derive_seed, numpy_generator
 from xraytune.confirm.arms import Plan, compared_arms, replicate
-from xraytune.confirm.judge import judge_finalists
+from xraytune.confirm.judge import judge_finalists, read_scores, score_runs
 from xraytune.confirm.record import ControlVerdict, FinalistVerdict
-from xraytune.confirm.score import read_scores, score_runs
+from xraytune.confirm.run_list import OpenStudy
 from xraytune.confirm.sealed import choose_test
 from xraytune.data.phantom import PhantomImage, draw_patient, draw_phantoms
 from xraytune.data.prepare import Prepared, RunContext, prepare, write_prepared
 from xraytune.model.generator_folder import generator_train
 from xraytune.nets.compute import pin
+from xraytune.search.callbacks import NO_CALLBACKS
 from xraytune.space.load import data_settings, experiment_to_json
 from xraytune.space.settings import Parameters, Settings
 from xraytune.study.folder import StudyFolder
@@ -229,7 +231,10 @@ def _confirmed(question: Question, folder: Path, settings: Settings) -> Finalist
     write_prepared(prepared, runs.path / "split.json")
     train(plan, runs, settings, prepared, cache)
     sealed = choose_test(settings, prepared, cache, replicates=plan.replicates)
-    score_runs(runs, plan, sealed, settings.data, cache, COMPUTE)
+    study = SimpleNamespace(
+        settings=settings, runs_folder=runs, cache=cache, compute=COMPUTE, callbacks=NO_CALLBACKS
+    )
+    score_runs(cast(OpenStudy, study), plan, sealed)
     scores = read_scores(runs, plan, sealed, TASKS[settings.task])
     (found,) = judge_finalists(scores, rope=settings.confirm.rope)
     return found

@@ -10,7 +10,7 @@ replicates has a closed form.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,16 +52,6 @@ class Arm:
     replicates_sd: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Study(StructuralComponents):
-    """One simulated study: scores [arms, K] and components [arms, K, P]."""
-
-    def pair(self, first: int, second: int) -> Study:
-        """Two arms, as `compare` takes them."""
-        chosen = [first, second]
-        return replace(self, scores=self.scores[chosen], components=self.components[chosen])
-
-
 def simulate(
     arms: Sequence[Arm],
     *,
@@ -69,7 +59,7 @@ def simulate(
     replicates: int,
     studies: int,
     seed: int,
-) -> Iterator[Study]:
+) -> Iterator[StructuralComponents]:
     """Draw studies, each with new replicates and new patients; twenty share the numbers of images of their patients."""
     for start in range(0, studies, _AT_ONCE):
         generator = numpy_generator(seed, "studies", start)
@@ -82,7 +72,7 @@ def simulate(
         )
         aurocs, components = found.scores.reshape(shape), found.components.reshape(*shape, patients)
         for number in range(len(aurocs)):
-            yield Study(
+            yield StructuralComponents(
                 scores=aurocs[number],
                 components=components[number],
                 effective_patients=found.effective_patients,
@@ -90,7 +80,7 @@ def simulate(
             )
 
 
-def against_controls(studies: Sequence[Study]) -> list[list[Evidence]]:
+def against_controls(studies: Sequence[StructuralComponents]) -> list[list[Evidence]]:
     """Return each study's evidence on arm 0 against every other arm."""
     controls = range(1, len(studies[0].scores))
     return [[gather(study.pair(0, control)) for control in controls] for study in studies]

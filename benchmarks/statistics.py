@@ -12,7 +12,8 @@ from itertools import product
 import numpy as np
 
 from benchmarks.figures import Figure, figure
-from benchmarks.simulated_studies import Arm, Study, against_controls, simulate
+from benchmarks.simulated_studies import Arm, against_controls, simulate
+from xraytune.stats.placements import StructuralComponents
 from xraytune.stats.verdict import (
     LEVEL,
     ControlKind,
@@ -194,11 +195,11 @@ def _finalist_and_controls(auroc: float, difference: float) -> list[Arm]:
 
 def _studies(
     arms: Sequence[Arm], patients: int, *, seed: int, replicates: int = 5, count: int = _STUDIES
-) -> list[Study]:
+) -> list[StructuralComponents]:
     return list(simulate(arms, patients=patients, replicates=replicates, studies=count, seed=seed))
 
 
-def _verdicts(studies: Sequence[Study]) -> dict[Overall, float]:
+def _verdicts(studies: Sequence[StructuralComponents]) -> dict[Overall, float]:
     """Return the share of each verdict."""
     counts = Counter[Overall]()
     for row in against_controls(studies):

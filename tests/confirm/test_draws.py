@@ -306,26 +306,3 @@ def test_further_unused_images_than_at_the_search_are_refused(ended: Lab, tmp_pa
         confirm(lab.study)
 
     assert not (lab.study / "confirm").exists()
-
-
-def write_patients(xrays: Path, images_of_a_patient: int) -> None:
-    """A table in which so many successive images are of one patient, of either class."""
-    files = sorted(file.relative_to(xrays).as_posix() for file in xrays.rglob("*.jpeg"))
-    by_part = [
-        [file for file in files if file.startswith(part)] for part in ("train/N", "train/P", "test")
-    ]
-    rows = [
-        f"{file},{of[0]}{place // images_of_a_patient}"
-        for of in by_part
-        for place, file in enumerate(of)
-    ]
-    (xrays / "patients.csv").write_text("\n".join(["file,patient", *rows]) + "\n", encoding="utf-8")
-
-
-def test_other_patients_than_at_the_search_are_refused(ended: Lab, tmp_path: Path) -> None:
-    lab = copy_of(ended, tmp_path)
-    write_patients(lab.path / "xrays", 2)
-
-    refused = r"(?s)since the study began: \d+ with another patient.*another name"
-    with confirm_in_process(), pytest.raises(StudyError, match=refused):
-        confirm(lab.study)

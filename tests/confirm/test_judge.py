@@ -13,14 +13,13 @@ import pytest
 from xraytune.base.files import read_json
 from xraytune.base.seeding import numpy_generator
 from xraytune.confirm.arms import Arm, Plan
-from xraytune.confirm.judge import headroom_reached, judge_finalists
+from xraytune.confirm.judge import ArmScores, headroom_reached, judge_finalists
 from xraytune.confirm.record import (
     Confirmation,
     HeldOutSet,
     read_verdict,
     write_verdict,
 )
-from xraytune.confirm.score import ArmScores
 from xraytune.space.settings import Parameters
 from xraytune.stats.classification import Floats
 from xraytune.tasks import TASKS

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
+from tests.stats.test_classification import of_two_classes
 from xraytune.base.seeding import numpy_generator
 from xraytune.stats.classification import ScoredImages
 from xraytune.stats.intervals import Bounds, measure
@@ -23,10 +23,6 @@ def intervals_of(
     images: ScoredImages, patients: list[str], *, replicates: int = 2000, seed: int = 1
 ) -> dict[str, Bounds]:
     return measure(images, patients, replicates=replicates, seed=seed).intervals
-
-
-def of_two_classes(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> ScoredImages:
-    return ScoredImages(labels, np.stack([1 - scores, scores], axis=1), positive=1)
 
 
 def test_intervals_do_not_change_between_versions() -> None:

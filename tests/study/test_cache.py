@@ -119,23 +119,16 @@ def test_a_folder_that_xraytune_did_not_mark_is_refused_and_the_fix_marks_it(
     assert [*cleaned.removed] == [path]
 
 
-def tag(cache: Path) -> None:
-    (cache / CACHE_TAG).write_text(f"{TAG_LINE} xraytune", encoding="utf-8")
-
-
-def in_an_hour() -> float:
-    return time.time() + 3700
-
-
 @pytest.mark.parametrize("place", ["gan-4", f"gan-4/{'0' * 32}"])
 def test_links_in_a_cache_are_neither_followed_nor_removed(tmp_path: Path, place: str) -> None:
     elsewhere = artifact(tmp_path / "elsewhere", 1).parent
     link = tmp_path / "cache" / place
     link.parent.mkdir(parents=True)
     link.symlink_to(elsewhere)
-    tag(tmp_path / "cache")
+    tag = tmp_path / "cache" / CACHE_TAG
+    tag.write_text(f"{TAG_LINE} xraytune", encoding="utf-8")
 
-    cleaned = clean_cache(tmp_path / "cache", max_size="0", clock=in_an_hour)
+    cleaned = clean_cache(tmp_path / "cache", max_size="0", clock=lambda: time.time() + 3601)
 
     assert cleaned.removed == {}
     assert link.is_symlink()

@@ -74,7 +74,8 @@ def test_moved_study_resumes(tmp_path: Path) -> None:
 
     moved = StudyFolder(there / "studies" / "moved")
     journal = Journal(moved.journal_path, space_of_weights(there), writable=True)
-    suggestion = [journal.parameters(0), journal.resume(1).parameters]
+    (resumed,) = journal.resume()
+    suggestion = [journal.parameters(0), resumed.parameters]
     assert [parameters.weights for parameters in suggestion] == [str(there / "w2.safetensors")] * 2
     assert journal.ask(()).parameters.weights in {
         "none",

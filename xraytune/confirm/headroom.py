@@ -196,21 +196,18 @@ def headroom(
     measured = structural_components(
         everyone.targets[test], np.stack(results), tested, prepared.positive
     )
-    scores = measured.scores.reshape(len(arms), draws)
-    components = measured.components.reshape(len(arms), draws, -1)
-    gains = []
-    for number, ratio in enumerate(ratios, start=1):
-        pair = replace(measured, scores=scores[[number, 0]], components=components[[number, 0]])
-        gains.append(
-            Gain(
-                patients=count,
-                ratio=ratio,
-                draws=draws,
-                test_patients=len({*tested}),
-                baseline=float(scores[0].mean()),
-                interval=compare(pair),
-            )
+    by_arm = measured.by_arm(len(arms))
+    gains = [
+        Gain(
+            patients=count,
+            ratio=ratio,
+            draws=draws,
+            test_patients=len({*tested}),
+            baseline=float(by_arm.scores[0].mean()),
+            interval=compare(by_arm.pair(number, 0)),
         )
+        for number, ratio in enumerate(ratios, start=1)
+    ]
     return Headroom(
         name=settings.name,
         metric=task_of(settings).metric,

@@ -7,7 +7,7 @@ all trials of an arm, or all with synthetic images, those that got furthest are 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 
 from xraytune.base.errors import DataError, Problem, StudyError, join_names
@@ -20,7 +20,7 @@ from xraytune.confirm.arms import (
     finished_label,
     write_plan,
 )
-from xraytune.confirm.run_list import OpenStudy, Run, train_runs
+from xraytune.confirm.run_list import NO_RUNGS, OpenStudy, Run, train_runs
 from xraytune.confirm.sealed import SealedTest
 from xraytune.confirm.test_access import TestAccess, accesses
 from xraytune.space.fields import flat_values, parameters_from
@@ -49,18 +49,19 @@ def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: Seal
     top_ups = _draw_top_ups(study, choose_finalists(study.searched, finalists), notes)
     trials = [*study.searched, *_train(study, top_ups, is_top_up=True)]
 
-    furthest: list[TrialRow] = []
+    furthest: dict[str, Parameters] = {}
     candidates = {"with synthetic images": choose_finalists(trials, finalists)}
     candidates |= {f"of the arm {control}": _best_of_arm(trials, control) for control in tuned}
     for which, best in candidates.items():
-        if pruned := [trial for trial in best if trial.status == "pruned"]:
-            names = join_names([trial.label for trial in pruned])
+        pruned = {trial.label: trial.parameters for trial in best if trial.status == "pruned"}
+        if pruned:
+            names = join_names([*pruned])
             notes.append(f"ASHA pruned all trials {which}; confirm trained {names} to the end")
-            furthest += pruned
+            furthest |= pruned
     trials += _train(study, furthest, first=len(top_ups))
 
     arms = compared_arms(choose_finalists(trials, finalists), study.settings, sealed.kind)
-    arms = [*_possible(study, arms, sealed, replicates, notes)]
+    arms = [arm for arm in arms if _is_possible(study, arm, sealed, replicates, notes)]
     for control in tuned:
         if best := _best_of_arm(trials, control):
             label, parameters = best[0].label, best[0].parameters
@@ -76,7 +77,8 @@ def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: Seal
             arms += _donor_controls(study, arm, notes)
 
     plan = Plan(test=sealed.kind, replicates=replicates, notes=tuple(notes), arms=tuple(arms))
-    if alone := [finalist.trial for finalist in plan.finalists if not plan.controls(finalist)]:
+    alone = [finalist.trial for finalist in plan.finalists if not plan.controls(finalist)]
+    if alone:
         what = f"there is no control to compare {join_names(alone)} with, neither matched nor tuned"
         fix = "start a search with `none` in confirm.controls.matched"
         raise StudyError(Problem(what, where, fix))
@@ -140,7 +142,7 @@ def belongs_to_control(parameters: Parameters, control: str) -> bool:
 
 def _draw_top_ups(
     study: OpenStudy, finalists: Sequence[TrialRow], notes: list[str]
-) -> list[TrialRow]:
+) -> dict[str, Parameters]:
     """Sample settings until each tuned control's arm has as many trials as a finalist's source.
 
     All trials of the search count: complete, pruned and failed. `gan` and `classical+gan` are one
@@ -160,10 +162,7 @@ def _draw_top_ups(
                 f"{control}"
             )
         top_ups += further
-    return [
-        TrialRow(number=number, status="waiting", label=f"top-up {number}", parameters=parameters)
-        for number, parameters in enumerate(top_ups)
-    ]
+    return {f"top-up {number}": parameters for number, parameters in enumerate(top_ups)}
 
 
 def draw_control(
@@ -178,61 +177,53 @@ def draw_control(
     the same top-ups.
     """
     seed = derive_seed(space.settings.seed, "confirm", "top up", control) % 2**32
-    drawn = islice(random_parameters(space, seed), _DRAWS if count else 0)
     known = {*known}
-    new = (
-        parameters
-        for parameters in drawn
-        if belongs_to_control(parameters, control) and parameters not in known
-    )
-    sampled: dict[Parameters, None] = {}
-    for parameters in new:
-        sampled[parameters] = None
+    sampled: list[Parameters] = []
+    for parameters in islice(random_parameters(space, seed), _DRAWS):
         if len(sampled) == count:
             break
-    return [*sampled]
+        if belongs_to_control(parameters, control) and parameters not in known:
+            known.add(parameters)
+            sampled.append(parameters)
+    return sampled
 
 
 def _train(
-    study: OpenStudy, trials: Sequence[TrialRow], *, first: int = 0, is_top_up: bool = False
+    study: OpenStudy, trials: Mapping[str, Parameters], *, first: int = 0, is_top_up: bool = False
 ) -> list[TrialRow]:
     """Train top-ups under the search's ASHA, others to the end, as runs numbered from `first`."""
     runs = []
-    for number, trial in enumerate(trials, first):
-        label = (
-            f"{trial.label} {trial.parameters.arm}" if is_top_up else finished_label(trial.label)
-        )
-        experiment = Experiment(settings=study.settings, parameters=trial.parameters)
+    for number, (trial, parameters) in enumerate(trials.items(), first):
+        label = f"{trial} {parameters.arm}" if is_top_up else finished_label(trial)
+        experiment = Experiment(settings=study.settings, parameters=parameters)
         runs.append(Run(number=number, label=label, experiment=experiment))
     folder = StudyFolder(study.runs_folder.path / TOP_UP_FOLDER)
-    rows = train_runs(study, folder, runs, "further trials", study.rungs if is_top_up else None)
+    rungs = study.rungs if is_top_up else NO_RUNGS
+    rows = train_runs(study, folder, runs, "further trials", rungs)
     return [
-        TrialRow(**{**row.model_dump(), "label": trial.label, "parameters": trial.parameters})
-        for trial, row in zip(trials, rows.values(), strict=True)
+        TrialRow(**{**row.model_dump(), "label": trial, "parameters": parameters})
+        for (trial, parameters), row in zip(trials.items(), rows.values(), strict=True)
     ]
 
 
-def _possible(
-    study: OpenStudy, arms: Sequence[Arm], sealed: SealedTest, replicates: int, notes: list[str]
-) -> Iterator[Arm]:
-    """Drop arms that a folder of extra images or the other draws are too small for."""
+def _is_possible(
+    study: OpenStudy, arm: Arm, sealed: SealedTest, replicates: int, notes: list[str]
+) -> bool:
+    """Return whether a folder of extra images, or the other draws, are large enough for an arm."""
     trained_on = [study.prepared]
     if sealed.kind == "unused":
         trained_on = [study.prepared.drawn(number) for number in range(replicates)]
-    for arm in arms:
-        source = source_of(arm.parameters, has_real_extra=arm.role == "perfect")
-        try:
-            for prepared in trained_on:
-                available = source.count_available(
-                    StudyImages(study.settings.data, prepared, study.cache)
-                )
-                require_enough(available, arm.parameters, prepared)
-        except DataError as error:
-            if arm.role == "finalist":
-                raise
-            notes.append(f"the arm {arm.name} is left out: there are {error.problems[0].what}")
-        else:
-            yield arm
+    source = source_of(arm.parameters, has_real_extra=arm.role == "perfect")
+    try:
+        for prepared in trained_on:
+            images = StudyImages(study.settings.data, prepared, study.cache)
+            require_enough(source.count_available(images), arm.parameters, prepared)
+    except DataError as error:
+        if arm.role == "finalist":
+            raise
+        notes.append(f"the arm {arm.name} is left out: there are {error.problems[0].what}")
+        return False
+    return True
 
 
 def _donor_controls(study: OpenStudy, finalist: Arm, notes: list[str]) -> list[Arm]:

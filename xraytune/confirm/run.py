@@ -20,11 +20,10 @@ from pathlib import Path
 from xraytune.base.errors import Problem, StudyError
 from xraytune.base.files import require_writable
 from xraytune.confirm.arms import read_plan
-from xraytune.confirm.judge import judge
+from xraytune.confirm.judge import judge, score_sealed
 from xraytune.confirm.plan import choose_finalists, make_plan
 from xraytune.confirm.record import Confirmation, write_verdict
 from xraytune.confirm.run_list import OpenStudy, train_replicates
-from xraytune.confirm.score import score_sealed
 from xraytune.confirm.sealed import choose_test
 from xraytune.data.prepare import restore_pixels
 from xraytune.nets.compute import allocation_of, require_device

@@ -16,20 +16,22 @@ from typing import Any
 
 from xraytune.base.errors import Problem, StudyError, TrialError
 from xraytune.base.files import append_jsonl, read_jsonl, sha256_of, write_json
-from xraytune.base.records import Compute, EpochRecord, Json
+from xraytune.base.records import Compute, EpochRecord
 from xraytune.confirm.arms import CONFIRM_FOLDER, Plan, replicate
 from xraytune.data.prepare import Prepared, write_prepared
 from xraytune.search.asha import Rungs
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import GeneratorNeeds, TrialLoop
 from xraytune.search.ray.runner import Runner
-from xraytune.space.settings import Experiment, Settings
+from xraytune.space.settings import Experiment, SchedulerSettings, Settings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, damage_explained, other_releases
 from xraytune.study.row import RunRow, Status, TrialRow, append_row, ended_rows, reasons_of
 from xraytune.study.start import environment
 from xraytune.study.trial import Trial
 from xraytune.synth.synthesize import generator_need
+
+NO_RUNGS = Rungs(SchedulerSettings(name="none"), max_epochs=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,13 +65,6 @@ class OpenStudy:
         """The folder of the replicates."""
         return StudyFolder(self.folder.path / CONFIRM_FOLDER)
 
-    def describe_machine(self) -> dict[str, Json]:
-        """Return the `environment` of a machine that trains."""
-        where = environment(self.compute)
-        if self.runner.address is not None:
-            where = self.runner.survey(self.settings, has_gpu=self.compute.device == "cuda")
-        return {**where, "compute": asdict(self.compute)}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
@@ -88,7 +83,7 @@ class RunList(TrialLoop):
 
     StudyError if one was started with other settings.
 
-    `what` is their name in progress bars and errors. ASHA may prune them on `rungs`; without it
+    `what` is their name in progress bars and errors. ASHA may prune them on `rungs`; by default,
     every run trains to its last step.
     """
 
@@ -100,45 +95,29 @@ class RunList(TrialLoop):
         *,
         what: str,
         generator_need: GeneratorNeeds,
-        rungs: Rungs | None = None,
+        rungs: Rungs = NO_RUNGS,
     ) -> None:
         self._runs = {run.number: run for run in runs}
         self._what = what
         self._on_progress = callbacks.on_progress
-        self._ended = {
-            number
-            for number, row in ended_rows(folder.runs_path).items()
-            if number in self._runs and row.status != "failed"
-        }
-        for run in runs:
-            config = folder.trial_path(run.number) / "config.json"
-            if (
-                config.exists()
-                and folder.experiment(run.number).identity() != run.experiment.identity()
-            ):
-                what = (
-                    "this run was started with other settings: the study or the options have "
-                    "changed since"
-                )
-                fix = f"use the same options, or move {folder.path.name}/ away to start over"
-                raise StudyError(Problem(what, config, fix))
-        super().__init__(
-            folder,
-            [
-                Trial(number=run.number, parameters=run.experiment.parameters)
-                for run in runs
-                if run.number not in self._ended
-            ],
-            generator_need=generator_need,
-        )
+        ended = ended_rows(folder.runs_path)
+        self._ended: set[int] = set()
+        waiting = []
+        for number, run in self._runs.items():
+            config = folder.trial_path(number) / "config.json"
+            if config.exists():
+                _require_same_settings(folder, run, config)
+            if number in ended and ended[number].status != "failed":
+                self._ended.add(number)
+            else:
+                waiting.append(Trial(number=number, parameters=run.experiment.parameters))
+        super().__init__(folder, waiting, generator_need=generator_need)
         self._rungs = rungs
-        self.stops_trials = rungs is not None
+        self.stops_trials = bool(rungs.epochs)
         self._reports_path = folder.path / "reports.jsonl"
-        self._reported: set[tuple[int, int]] = set()
-        if rungs:
-            with damage_explained(self._reports_path) as file:
-                for row in read_jsonl(file):
-                    self._decide(rungs, row["number"], row["epoch"], row["value"])
+        with damage_explained(self._reports_path) as file:
+            for row in read_jsonl(file):
+                self._decide(row["number"], row["epoch"], row["value"])
         self._report_progress()
 
     def label(self, trial: Trial) -> str:
@@ -150,33 +129,24 @@ class RunList(TrialLoop):
         return self._runs[trial.number].experiment
 
     def should_continue(self, number: int, record: EpochRecord) -> bool:
-        """Let ASHA decide, if there are rungs; repeated calls return the same answer."""
-        if self._rungs is None:
-            return True
+        """Let ASHA decide; repeated calls return the same answer."""
         epoch = record.epoch
         value = record.best_val_score
-        if (number, epoch) not in self._reported:
+        if epoch in self._rungs.epochs:
             row = {"version": 1, "number": number, "epoch": epoch, "value": value}
             append_jsonl(self._reports_path, row)
-        return self._decide(self._rungs, number, epoch, value)
+        return self._decide(number, epoch, value)
 
-    def _decide(self, rungs: Rungs, number: int, epoch: int, value: float) -> bool:
-        self._reported.add((number, epoch))
+    def _decide(self, number: int, epoch: int, value: float) -> bool:
         arm = self._runs[number].experiment.parameters.arm
-        return rungs.should_continue(f"top-up {number}", epoch, value, arm=arm)
+        return self._rungs.should_continue(f"top-up {number}", epoch, value, arm=arm)
 
     def record(self, number: int, status: Status, outcome: Mapping[str, Any]) -> None:
         """Record the end of a run in `runs.jsonl`."""
         network = self.folder.network_path(number)
-        row = RunRow(
-            number=number,
-            label=self._runs[number].label,
-            status=status,
-            network_sha256=sha256_of(network)
-            if status == "complete" and network.exists()
-            else None,
-            **outcome,
-        )
+        digest = sha256_of(network) if status == "complete" and network.exists() else None
+        label = self._runs[number].label
+        row = RunRow(number=number, label=label, status=status, network_sha256=digest, **outcome)
         append_row(self.folder.runs_path, row)
         self._ended.add(number)
         if status != "failed":  # a failed run resumes from its checkpoint at the next start
@@ -187,12 +157,21 @@ class RunList(TrialLoop):
         self._on_progress(f"training {self._what}", len(self._ended), len(self._runs))
 
 
+def _require_same_settings(folder: StudyFolder, run: Run, config: Path) -> None:
+    if folder.experiment(run.number).identity() != run.experiment.identity():
+        what = (
+            "this run was started with other settings: the study or the options have changed since"
+        )
+        fix = f"use the same options, or move {folder.path.name}/ away to start over"
+        raise StudyError(Problem(what, config, fix))
+
+
 def train_runs(
     study: OpenStudy,
     folder: StudyFolder,
     runs: Sequence[Run],
     what: str,
-    rungs: Rungs | None = None,
+    rungs: Rungs = NO_RUNGS,
 ) -> dict[int, RunRow]:
     """Train the runs that have not ended and return the rows of all.
 
@@ -205,7 +184,11 @@ def train_runs(
         return {}
     if not (folder.path / "environment.json").exists():
         write_prepared(study.prepared, folder.path / "split.json")
-        write_json(folder.path / "environment.json", study.describe_machine())
+        where = environment(study.compute)
+        if study.runner.address is not None:
+            where = study.runner.survey(study.settings, has_gpu=study.compute.device == "cuda")
+        machine = {**where, "compute": asdict(study.compute)}
+        write_json(folder.path / "environment.json", machine)
     make_loop = partial(
         RunList,
         folder,
@@ -227,7 +210,8 @@ def train_runs(
         study.runner.run(make_loop)
     ended = ended_rows(folder.runs_path)
     rows = {run.number: ended[run.number] for run in runs}
-    if failed := [row for row in rows.values() if row.status == "failed"]:
+    failed = [row for row in rows.values() if row.status == "failed"]
+    if failed:
         what = f"{len(failed)} of {len(runs)} {what} failed:{reasons_of(failed)}"
         fix = "run the same command again to retry them; see trials/*/error.txt there"
         raise TrialError(Problem(what, folder.path, fix))

@@ -14,8 +14,7 @@ from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import GeneratorNeeds, TrialLoop, UsedUp
 from xraytune.space.settings import Experiment
 from xraytune.space.space import Space
-from xraytune.study.clock import StudyClock
-from xraytune.study.folder import StudyFolder
+from xraytune.study.folder import StudyClock, StudyFolder
 from xraytune.study.journal import Journal
 from xraytune.study.row import Status, append_row, write_trials
 from xraytune.study.trial import Failure, Trial
@@ -37,12 +36,12 @@ class SearchTrials(TrialLoop):
     ) -> None:
         self.space = space
         self.callbacks = callbacks
-        self.clock = StudyClock(folder.wall_path)
+        self.clock = StudyClock(folder)
         self.journal = Journal(folder.journal_path, space, writable=True)
         rows = self.journal.rows()
         super().__init__(
             folder,
-            [self.journal.resume(number) for number in self.journal.unfinished()],
+            self.journal.resume(),
             generator_need=generator_need,
         )
         self._rungs = rungs_of(space.settings, self.journal.reports(), self.journal.arm)

@@ -8,7 +8,7 @@ scores.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias
 
@@ -50,6 +50,16 @@ class StructuralComponents:
     components: Floats
     effective_patients: float
     variance: DifferenceVariance
+
+    def by_arm(self, count: int) -> StructuralComponents:
+        """Return them by arm and replicate, if the networks are those of so many arms."""
+        by_patient = self.components.reshape(count, -1, self.components.shape[-1])
+        return replace(self, scores=self.scores.reshape(count, -1), components=by_patient)
+
+    def pair(self, first: int, second: int) -> StructuralComponents:
+        """Return two of the arms."""
+        arms = [first, second]
+        return replace(self, scores=self.scores[arms], components=self.components[arms])
 
 
 def structural_components(

@@ -21,6 +21,7 @@ One process at a time writes to it, under a lock that ends with its owner.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from pydantic import TypeAdapter
 
 from xraytune.base.artifacts import releases
 from xraytune.base.errors import ConfigError, Problem, StudyError
-from xraytune.base.files import read_json, require_recorded
+from xraytune.base.files import read_json, require_recorded, write_json
 from xraytune.base.locks import LockHeldError, build_lock, current_owner, hold
 from xraytune.base.records import Compute
 from xraytune.data.prepare import Prepared, read_prepared
@@ -75,7 +76,7 @@ class StudyFolder:
 
     @property
     def wall_path(self) -> Path:
-        """The wall time used."""
+        """The wall time used, in seconds."""
         return self.path / "wall.json"
 
     @property
@@ -156,6 +157,13 @@ class StudyFolder:
         """Return the device, threads and precision of its trials."""
         return TypeAdapter(Compute).validate_python(self.environment()["compute"])
 
+    def seconds(self) -> float:
+        """Return the wall time used, over all starts; 0 if the file is missing or damaged."""
+        try:
+            return float(read_json(self.wall_path)["seconds"])
+        except (FileNotFoundError, ValueError, LookupError, TypeError):
+            return 0.0
+
     def releases(self) -> tuple[dict[str, str], ...]:
         """Return the versions of torch and torchvision that trained it, in order."""
         content = self.environment()
@@ -197,6 +205,29 @@ class StudyFolder:
             # Memory-mapped: np.load would also open pickles and archives.
             results: Floats = np.lib.format.open_memmap(file, mode="r")
             return results
+
+
+class StudyClock:
+    """The wall time that a study has used, summed over all starts.
+
+    Saved every few seconds, so that the time of a killed search counts too.
+    """
+
+    def __init__(self, folder: StudyFolder) -> None:
+        self._path = folder.wall_path
+        self._earlier = folder.seconds()
+        self._started = self._saved = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """The seconds used until now."""
+        return self._earlier + time.monotonic() - self._started
+
+    def save(self, *, after_seconds: float = 0.0) -> None:
+        """Save the time if the last save was that long ago."""
+        if time.monotonic() - self._saved >= after_seconds:
+            self._saved = time.monotonic()
+            write_json(self._path, {"seconds": self.seconds})
 
 
 _RESTORE = "restore it from a backup, or start a study with another name"

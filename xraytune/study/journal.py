@@ -10,16 +10,15 @@ writes, under the study's lock; others may read at any time. Paths in it are rel
 from __future__ import annotations
 
 import json
-import logging
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -43,6 +42,7 @@ from xraytune.space.space import Space
 from xraytune.study.row import Status, TrialRow
 from xraytune.study.trial import Failure, Trial
 
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # no line for each trial
 _STATES: dict[Status, TrialState] = {
     "complete": TrialState.COMPLETE,
     "pruned": TrialState.PRUNED,
@@ -76,16 +76,13 @@ class Journal:
             cut_torn_line(path)
         self._backend = _CheckedLines(str(path))
         try:
-            with quiet_optuna():
-                self._storage = JournalStorage(self._backend)
-                self.study = optuna.load_study(study_name=None, storage=self._storage)
+            self._storage = JournalStorage(self._backend)
+            self.study = optuna.load_study(study_name=None, storage=self._storage)
         except StudyError:
             raise
         except Exception as error:  # another study makes Optuna raise anything
             what = f"the journal cannot be read: {error}"
             raise StudyError(Problem(what, path, _LOST)) from error
-        # Ended trials do not change.
-        self._ended = {trial.number: trial for trial in self.trials if trial.state.is_finished()}
         self._parameters: dict[int, Parameters] = {}
         self.count = len(self.trials)  # including those suggested since opening
 
@@ -97,10 +94,6 @@ class Journal:
             for trial in self.study.get_trials(deepcopy=False)
             if trial.state is not TrialState.WAITING
         ]
-
-    def unfinished(self) -> list[int]:
-        """Return the trials that have not ended."""
-        return [trial.number for trial in self.trials if trial.state is TrialState.RUNNING]
 
     def ask(self, points: Sequence[Mapping[str, Value]]) -> Trial:
         """Return the next trial.
@@ -120,11 +113,15 @@ class Journal:
         self.count += 1
         return self._draw(trial)
 
-    def resume(self, number: int) -> Trial:
-        """Return an unfinished trial with its settings; those not yet drawn are drawn now."""
-        self.study.sampler = _NumberedSampler(self._sampler, number)
-        # A journal contains one study, so a trial's id is its number.
-        return self._draw(optuna.trial.Trial(self.study, number))
+    def resume(self) -> list[Trial]:
+        """Return the trials that have not ended; settings not yet drawn are drawn now."""
+        trials = []
+        for trial in self.trials:
+            if trial.state is TrialState.RUNNING:
+                self.study.sampler = _NumberedSampler(self._sampler, trial.number)
+                # A journal contains one study, so a trial's id is its number.
+                trials.append(self._draw(optuna.trial.Trial(self.study, trial.number)))
+        return trials
 
     def _draw(self, trial: optuna.trial.Trial) -> Trial:
         parameters = self._suggest(trial)
@@ -141,7 +138,8 @@ class Journal:
         """Return the settings of a trial; ValueError if they are still being drawn."""
         if number not in self._parameters:
             try:
-                self._parameters[number] = self._suggest(FixedTrial(self._frozen(number).params))
+                fixed = FixedTrial(self._storage.get_trial(number).params)
+                self._parameters[number] = self._suggest(fixed)
             except LookupError as error:
                 raise ValueError(f"trial {number} has no settings yet") from error
         return self._parameters[number]
@@ -157,7 +155,7 @@ class Journal:
 
     def reported(self, number: int) -> dict[int, float]:
         """Return the recorded values of a trial by epoch."""
-        return dict(self._frozen(number).intermediate_values)
+        return dict(self._storage.get_trial(number).intermediate_values)
 
     def reports(self) -> Iterator[tuple[int, int, float]]:
         """Yield every recorded value in its order of arrival: number, epoch, value."""
@@ -167,7 +165,8 @@ class Journal:
 
     def failures(self, number: int) -> list[Failure]:
         """Return the failed attempts at a trial."""
-        return [Failure(**entry) for entry in self._frozen(number).user_attrs.get(_FAILURES, [])]
+        attributes = self._storage.get_trial(number).user_attrs
+        return [Failure(**entry) for entry in attributes.get(_FAILURES, [])]
 
     def add_failure(self, number: int, failure: Failure) -> None:
         """Record a failed attempt at a trial that is to be retried."""
@@ -182,7 +181,7 @@ class Journal:
 
         A pruned trial keeps its last value, a failed one has none.
         """
-        if self._frozen(number).state.is_finished():
+        if self._storage.get_trial(number).state.is_finished():
             return
         # The reason always: an end that was recorded only in part, before a crash, may have left
         # another one.
@@ -206,7 +205,7 @@ class Journal:
 
         Errors are those of `parameters`.
         """
-        trial = self._frozen(number)
+        trial = self._storage.get_trial(number)
         has_ended = trial.state.is_finished()
         values = [value for _, value in sorted(trial.intermediate_values.items())]
         last_value = values[-1] if values else None
@@ -224,9 +223,6 @@ class Journal:
     def _suggest(self, trial: optuna.trial.BaseTrial) -> Parameters:
         """Draw on the stored space, whose paths are relative, and make the paths absolute."""
         return parameters_from(flat_values(self._space.suggest(trial)), self._path.parent)
-
-    def _frozen(self, number: int) -> FrozenTrial:
-        return self._ended.get(number) or self._storage.get_trial(number)
 
 
 class _CheckedLines(JournalFileBackend):
@@ -263,9 +259,9 @@ def create_journal(path: Path, name: str, objective: Objective) -> None:
 
     Optuna's tools show the study's name and that of the objective.
     """
-    with quiet_optuna():
-        storage = JournalStorage(_CheckedLines(str(path)))
-        study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
+    storage = JournalStorage(_CheckedLines(str(path)))
+    study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
+    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
         study.set_metric_names([objective.metric])
 
 
@@ -303,7 +299,7 @@ class _NumberedSampler(BaseSampler):
         seed = derive_seed(self._settings.seed, "sampler", self._number, purpose) % 2**32
         if self._settings.name != "tpe":
             return RandomSampler(seed=seed)
-        with quiet_optuna():
+        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
             return TPESampler(
                 n_startup_trials=self._settings.startup_trials,
                 multivariate=True,
@@ -313,18 +309,8 @@ class _NumberedSampler(BaseSampler):
             )
 
 
-@contextmanager
-def quiet_optuna() -> Iterator[None]:
-    """Suppress Optuna's warnings about experimental features and its log lines for each trial."""
-    logging.getLogger("optuna").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        yield
-
-
 def random_parameters(space: Space, seed: int) -> Iterator[Parameters]:
     """Yield independent random draws forever; the same seed yields the same draws."""
-    with quiet_optuna():
-        study = optuna.create_study(sampler=RandomSampler(seed=seed))
-        while True:
-            yield space.suggest(study.ask())
+    study = optuna.create_study(sampler=RandomSampler(seed=seed))
+    while True:
+        yield space.suggest(study.ask())

@@ -105,7 +105,7 @@ def with_recorded_images(folder: StudyFolder, space: Space) -> Space:
 
 def _completed(given: Block, recorded: Block, keys: Iterable[str]) -> Block:
     """Return settings with those of `keys` that are not given as they were recorded."""
-    missing = [key for key in keys if key not in given.model_fields_set]
+    missing = {*keys} - given.model_fields_set
     return given.model_copy(update={key: getattr(recorded, key) for key in missing})
 
 

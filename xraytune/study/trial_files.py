@@ -19,7 +19,7 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -36,18 +36,6 @@ _WRITE_EVERY_SECONDS = 1.0
 T = TypeVar("T")
 
 
-class TrialProgress(NamedTuple):
-    """What a trial does: the arguments of a `Progress` callback."""
-
-    what: str
-    done: int
-    total: int
-
-    def __str__(self) -> str:
-        """Return a text such as `training the GAN: 300 of 600 steps`."""
-        return progress_text(self.what, self.done, self.total)
-
-
 @dataclass(slots=True)
 class ProgressFile:
     """A `Progress` callback that writes `progress.json` of a trial, at most once a second."""
@@ -60,7 +48,7 @@ class ProgressFile:
         now = time.monotonic()
         if now - self._written >= _WRITE_EVERY_SECONDS or done == total:
             self._written = now
-            content = json.dumps(TrialProgress(what, done, total)._asdict(), ensure_ascii=False)
+            content = json.dumps({"what": what, "done": done, "total": total})
             write_text(self.trial_dir / _PROGRESS_FILE, f"{content}\n", durable=False)
 
 
@@ -96,14 +84,14 @@ def read_node(trial_dir: Path) -> str:
     return node if node != socket.gethostname() else ""
 
 
-_SAMPLES = TypeAdapter(dict[str, str])
+_CONTENT = TypeAdapter(dict[str, Any])
 _REPORT = TypeAdapter(PoolReport)
-_PROGRESS = TypeAdapter(TrialProgress)
 
 
-def read_progress(trial_dir: Path) -> TrialProgress | None:
-    """Return what a trial last wrote; None if it wrote nothing."""
-    return _read(trial_dir / _PROGRESS_FILE, _PROGRESS)
+def read_progress(trial_dir: Path) -> str:
+    """Return what a trial does, such as `training the GAN: 300 of 600 steps`; "" if unknown."""
+    progress = _read(trial_dir / _PROGRESS_FILE, _CONTENT)
+    return progress_text(**progress) if progress else ""
 
 
 def write_samples(trial_dir: Path, grid: Path) -> None:
@@ -113,7 +101,8 @@ def write_samples(trial_dir: Path, grid: Path) -> None:
 
 def read_samples(trial_dir: Path) -> str:
     """Return a trial generator's sample grid, relative to the study; "" if there is none yet."""
-    return (_read(trial_dir / _SAMPLES_FILE, _SAMPLES) or {}).get("generator", "")
+    samples = _read(trial_dir / _SAMPLES_FILE, _CONTENT)
+    return str(samples["generator"]) if samples else ""
 
 
 def read_pool_report(trial_dir: Path) -> PoolReport | None:
