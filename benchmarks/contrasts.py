@@ -9,7 +9,6 @@ from xraytune.confirm.judge import ArmScores, read_scores
 from xraytune.confirm.sealed import choose_test
 from xraytune.stats.verdict import Interval, compare
 from xraytune.study.folder import StudyFolder
-from xraytune.tasks import task_of
 
 Comparisons = dict[str, Interval]
 
@@ -52,7 +51,7 @@ def read(study: StudyFolder) -> Contrasts:
         test=None,
         on_progress=ignore_progress,
     )
-    return Contrasts(read_scores(runs, plan, sealed, task_of(settings)))
+    return Contrasts(read_scores(runs, plan, sealed))
 
 
 def errors(interval: Interval) -> tuple[float, float]:

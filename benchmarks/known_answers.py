@@ -45,7 +45,6 @@ from xraytune.space.load import data_settings, experiment_to_json
 from xraytune.space.settings import Parameters, Settings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow
-from xraytune.tasks import TASKS
 from xraytune.trial.run import run_trial
 
 Extra = Literal["new patients", "copies", "wrong labels", "GAN of others", "own GAN"]
@@ -235,7 +234,7 @@ def _confirmed(question: Question, folder: Path, settings: Settings) -> Finalist
         settings=settings, runs_folder=runs, cache=cache, compute=COMPUTE, callbacks=NO_CALLBACKS
     )
     score_runs(cast(OpenStudy, study), plan, sealed)
-    scores = read_scores(runs, plan, sealed, TASKS[settings.task])
+    scores = read_scores(runs, plan, sealed)
     (found,) = judge_finalists(scores, rope=settings.confirm.rope)
     return found
 

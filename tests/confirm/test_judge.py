@@ -22,7 +22,6 @@ from xraytune.confirm.record import (
 )
 from xraytune.space.settings import Parameters
 from xraytune.stats.classification import Floats
-from xraytune.tasks import TASKS
 
 REPLICATES, IMAGES = 5, 300
 LABELS = np.arange(IMAGES) % 2
@@ -30,7 +29,6 @@ SEALED: dict[str, Any] = {
     "labels": LABELS,
     "patients": tuple(f"p{number}" for number in range(IMAGES)),
     "positive": 1,
-    "task": TASKS["classification"],
 }
 
 
@@ -216,7 +214,6 @@ DICE_SET: dict[str, Any] = {
     "labels": np.zeros(60, dtype=np.int64),
     "patients": tuple(f"p{number // 2:02d}" for number in range(60)),
     "positive": 0,
-    "task": TASKS["segmentation"],
 }
 
 

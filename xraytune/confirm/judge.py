@@ -46,7 +46,6 @@ from xraytune.study.row import append_row, ended_rows
 from xraytune.study.trial_files import read_pool_report
 from xraytune.synth.generator_quality import PoolReport
 from xraytune.tasks import task_of
-from xraytune.tasks.task import Task
 from xraytune.trial.network import Network
 
 _SCORES_FILE = "test.npy"
@@ -64,7 +63,6 @@ class ArmScores:
     labels: Labels
     patients: tuple[str, ...]
     positive: int
-    task: Task
 
     def measure(self, *arms: Arm) -> StructuralComponents:
         """Return the scores [A, K] and structural components [A, K, P] of A arms."""
@@ -92,7 +90,7 @@ def score_sealed(
             before_test()
             plan = _open_test(study, plan, sealed, reason)
         score_runs(study, plan, sealed)
-    return read_scores(folder, plan, sealed, task_of(study.settings))
+    return read_scores(folder, plan, sealed)
 
 
 def score_runs(study: OpenStudy, plan: Plan, sealed: SealedTest) -> None:
@@ -123,7 +121,7 @@ def score_runs(study: OpenStudy, plan: Plan, sealed: SealedTest) -> None:
     write_array(folder.path / _SCORES_FILE, np.stack(results), is_recorded=True)
 
 
-def read_scores(folder: StudyFolder, plan: Plan, sealed: SealedTest, task: Task) -> ArmScores:
+def read_scores(folder: StudyFolder, plan: Plan, sealed: SealedTest) -> ArmScores:
     """Return the results of all runs; StudyError if they are not what was written."""
     fix = "remove it, and run the same command again"
     with damage_explained(folder.path / _SCORES_FILE, fix) as file:
@@ -134,7 +132,6 @@ def read_scores(folder: StudyFolder, plan: Plan, sealed: SealedTest, task: Task)
             labels=sealed.images.targets,
             patients=sealed.images.patients,
             positive=sealed.prepared.positive,
-            task=task,
         )
 
 
@@ -198,12 +195,13 @@ def judge(study: OpenStudy, test: ArmScores, sealed: SealedTest) -> Confirmation
                 "copy training images"
             )
         finalists.append(replace(verdict, caveat=_quality_caveat(reports, rope)))
+    task = task_of(study.settings)
     is_binary = len(prepared.class_names) == 2
     return Confirmation(
         study=study.folder.path,
-        metric=test.task.metric,
+        metric=task.metric,
         objective=study.settings.metric,
-        network=test.task.network,
+        network=task.network,
         exploratory=plan.why_exploratory,
         rope=rope,
         replicates=plan.replicates,
