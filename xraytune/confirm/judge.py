@@ -26,7 +26,7 @@ from xraytune.confirm.record import (
 )
 from xraytune.confirm.run_list import OpenStudy
 from xraytune.confirm.sealed import SealedTest, load_test_images
-from xraytune.confirm.test_access import CONFIRM, accesses, log_test_access, study_logs
+from xraytune.confirm.test_access import CONFIRM, log_test_access, study_logs
 from xraytune.data.prepare import RunContext
 from xraytune.nets.backbones import fold_batch_norms
 from xraytune.nets.checkpoint import load_best
@@ -157,8 +157,7 @@ def _require_trained_networks(folder: StudyFolder) -> None:
 def _open_test(study: OpenStudy, plan: Plan, sealed: SealedTest, reason: str) -> Plan:
     """Log the access to sealed images; return the plan that records it."""
     path = study.folder.path
-    earlier = accesses(path, sealed.fingerprint, sealed.contents, before=CONFIRM)
-    plan = mark_earlier_access(plan, earlier)
+    plan = mark_earlier_access(plan, path, sealed, before=CONFIRM)
     log_test_access(
         *study_logs(path),
         command=CONFIRM,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 
 from xraytune.base.errors import DataError, Problem, StudyError, join_names
 from xraytune.base.seeding import derive_seed
@@ -22,7 +23,7 @@ from xraytune.confirm.arms import (
 )
 from xraytune.confirm.run_list import NO_RUNGS, OpenStudy, Run, train_runs
 from xraytune.confirm.sealed import SealedTest
-from xraytune.confirm.test_access import TestAccess, accesses
+from xraytune.confirm.test_access import accesses
 from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.settings import Experiment, Parameters
 from xraytune.space.space import Space
@@ -82,13 +83,14 @@ def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: Seal
         what = f"there is no control to compare {join_names(alone)} with, neither matched nor tuned"
         fix = "start a search with `none` in confirm.controls.matched"
         raise StudyError(Problem(what, where, fix))
-    plan = mark_earlier_access(plan, accesses(where, sealed.fingerprint, sealed.contents))
+    plan = mark_earlier_access(plan, where, sealed)
     write_plan(plan, study.runs_folder.path)
     return plan
 
 
-def mark_earlier_access(plan: Plan, earlier: Sequence[TestAccess]) -> Plan:
-    """Make a plan exploratory if the test images were accessed before it scored them."""
+def mark_earlier_access(plan: Plan, study: Path, sealed: SealedTest, before: str = "") -> Plan:
+    """Make a plan exploratory if the test images were accessed; `before` as for `accesses`."""
+    earlier = accesses(study, sealed.fingerprint, sealed.contents, before=before)
     if not earlier or plan.exploratory:
         return plan
     times = "once" if len(earlier) == 1 else f"{len(earlier)} times"

@@ -135,13 +135,10 @@ class Journal:
         )
 
     def parameters(self, number: int) -> Parameters:
-        """Return the settings of a trial; ValueError if they are still being drawn."""
+        """Return the settings of a trial; LookupError or ValueError if they are being drawn."""
         if number not in self._parameters:
-            try:
-                fixed = FixedTrial(self._storage.get_trial(number).params)
-                self._parameters[number] = self._suggest(fixed)
-            except LookupError as error:
-                raise ValueError(f"trial {number} has no settings yet") from error
+            drawn = FixedTrial(self._storage.get_trial(number).params)
+            self._parameters[number] = self._suggest(drawn)
         return self._parameters[number]
 
     def arm(self, number: int) -> str:
@@ -177,12 +174,7 @@ class Journal:
     def tell(
         self, number: int, status: Status, value: float | None, outcome: Mapping[str, Any]
     ) -> None:
-        """Record the end of a trial, unless already recorded.
-
-        A pruned trial keeps its last value, a failed one has none.
-        """
-        if self._storage.get_trial(number).state.is_finished():
-            return
+        """Record the end of a trial: a pruned one keeps its last value, a failed one has none."""
         # The reason always: an end that was recorded only in part, before a crash, may have left
         # another one.
         attributes = {"status": status, "arm": self.arm(number), "reason": "", **outcome}

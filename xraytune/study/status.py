@@ -313,7 +313,7 @@ class StudyWatcher:
             return self._ended[number]
         try:
             row = self.journal.row(number)
-        except ValueError:  # its parameters are just being drawn
+        except (LookupError, ValueError):  # its parameters are just being drawn
             return None
         folder = self._folder.trial_path(number)
         parameters = row.parameters
