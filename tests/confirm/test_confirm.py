@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from examples.transform_folder import transform_folder
-from tests.in_process import confirm_in_process, search_in_process
+from tests.confirm.labs import search_space
+from tests.in_process import confirm_in_process
 from xraytune.base.errors import StudyError
 from xraytune.base.files import read_json, read_jsonl, without_checksum, write_json
 from xraytune.confirm.record import Confirmation
@@ -24,7 +25,6 @@ from xraytune.data.phantom import draw_phantoms
 from xraytune.model.best import export
 from xraytune.present.page import write_report
 from xraytune.search.callbacks import Callbacks
-from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder
 
 pytestmark = pytest.mark.slow
@@ -70,10 +70,8 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     lab = Lab(tmp_path_factory.mktemp("confirm"))
     draw_phantoms(lab.path / "xrays", patients=60, seed=4, image_size_px=32)
     shutil.move(lab.path / "xrays" / "test", lab.test)
-    (lab.path / "space.yaml").write_text(SPACE, encoding="utf-8")
-    space = load_space(lab.path / "space.yaml")
-    transform_folder(space.settings.data.path, lab.path / "copies", copies=2)
-    search_in_process(space, lab.path)
+    transform_folder(lab.path / "xrays", lab.path / "copies", copies=2)
+    search_space(lab.path, SPACE)
     return lab
 
 

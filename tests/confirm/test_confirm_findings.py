@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import csv
-from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from tests.in_process import confirm_in_process, one_core, search_in_process
+from tests.confirm.labs import search_space, show_confirmed
+from tests.in_process import one_core
 from xraytune.base.files import read_json
-from xraytune.cli.confirm import show_verdict
-from xraytune.confirm.run import confirm
 from xraytune.data.findings import numbers_of
 from xraytune.data.index import read_index
 from xraytune.data.phantom import FINDINGS, draw_phantoms
 from xraytune.model.evaluate import evaluate
 from xraytune.model.predict import predict
 from xraytune.model.train import train
-from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder
 
 pytestmark = pytest.mark.slow
@@ -48,15 +45,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lab = tmp_path_factory.mktemp("findings")
     draw_phantoms(lab / "xrays", patients=140, seed=4, image_size_px=32, findings=True)
     draw_phantoms(lab / "more", patients=40, seed=5, image_size_px=32, findings=True)
-    (lab / "space.yaml").write_text(SPACE, encoding="utf-8")
-    search_in_process(load_space(lab / "space.yaml", data=lab / "xrays/data.yaml"), lab)
-    study = lab / "studies" / "small"
-    with (
-        confirm_in_process(),
-        (lab / "shown.txt").open("w", encoding="utf-8") as shown,
-        redirect_stdout(shown),
-    ):
-        show_verdict(confirm(study))
+    study = search_space(lab, SPACE, data=lab / "xrays/data.yaml")
+    (lab / "shown.txt").write_text(show_confirmed(study), encoding="utf-8")
     with one_core():
         train(study, out=lab / "model")
     return lab

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import re
 import shutil
-from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.in_process import confirm_in_process, search_in_process
+from tests.confirm.labs import search_space, show_confirmed
 from xraytune.base.files import read_json
-from xraytune.cli.confirm import show_verdict
-from xraytune.confirm.run import confirm
 from xraytune.data.phantom import draw_phantoms
-from xraytune.space.load import load_space
 
 pytestmark = pytest.mark.slow
 
@@ -37,10 +33,9 @@ points_to_evaluate: [{source: folder}, {source: none}]
 """
 
 
-@pytest.fixture(scope="module")
-def confirmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pairs without `test/`, others to train on, and a study that was confirmed."""
-    lab = tmp_path_factory.mktemp("segmentation")
+def test_a_segmentation_study_is_confirmed_in_dice(tmp_path: Path) -> None:
+    """Of pairs without `test/`, with others to train on."""
+    lab = tmp_path
     draw_phantoms(lab / "pairs", patients=40, seed=4, image_size_px=32, pairs=True)
     shutil.move(lab / "pairs" / "test", lab / "test")
     draw_phantoms(lab / "others", patients=40, seed=5, image_size_px=32, pairs=True)
@@ -48,27 +43,12 @@ def confirmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (lab / "more" / inner).mkdir(parents=True)
         for file in (lab / "others" / "train" / inner).iterdir():
             shutil.copy(file, lab / "more" / inner / f"other{file.name}")
-    (lab / "space.yaml").write_text(SPACE, encoding="utf-8")
-    search_in_process(load_space(lab / "space.yaml"), lab)
-    with (
-        confirm_in_process(),
-        (lab / "shown.txt").open("w", encoding="utf-8") as shown,
-        redirect_stdout(shown),
-    ):
-        show_verdict(confirm(lab / "studies" / "small", test=lab / "test"))
-    return lab
+    study = search_space(lab, SPACE)
 
+    shown = show_confirmed(study, test=lab / "test")
 
-def test_a_segmentation_study_is_confirmed_in_dice(confirmed: Path) -> None:
-    folder, shown = (
-        confirmed / "studies" / "small" / "confirm",
-        (confirmed / "shown.txt").read_text(encoding="utf-8"),
-    )
-
-    record, dices = (
-        read_json(folder / "verdict.json"),
-        np.load(folder / "test.npy")[0],
-    )
+    record = read_json(study / "confirm" / "verdict.json")
+    dices = np.load(study / "confirm" / "test.npy")[0]
     about = (record["metric"], record["network"], record["test"]["positive"])
     assert about == ("Dice", "segmenter", "")
     assert dices.shape == (record["test"]["images"], 1)

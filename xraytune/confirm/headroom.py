@@ -174,7 +174,8 @@ def headroom(
     test = [*chain(*order[draws * size :])]
     for real, _ in parts:
         require_every_class([side[place] for place in real], prepared, count)
-    if few := too_few_tested([side[place] for place in test], prepared.outputs):
+    few = too_few_tested([side[place] for place in test], prepared.outputs)
+    if few:
         raise DataError(Problem(few, settings.data.path, "add patients"))
 
     allocation = allocation_of(settings, has_gpu=gpu_count() > 0)

@@ -8,7 +8,7 @@ The records load neither torch nor Ray, so that `report` and `export` can read t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -102,11 +102,9 @@ class FinalistVerdict:
         All words that hold, or `no better` if at least an improvement is ruled out.
         """
         is_ruled_out = self.verdict == "no_better" and comparison.control in self.because_of
-        return (
-            ("no better",)
-            if is_ruled_out and comparison.verdict == ("undecided",)
-            else comparison.verdict
-        )
+        if is_ruled_out and comparison.verdict == ("undecided",):
+            return ("no better",)
+        return comparison.verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,27 +137,21 @@ class Confirmation:
     @property
     def scope(self) -> str:
         """What limits the verdict, if all replicates were trained on the same patients; else ""."""
-        return (
-            f"for these {self.train_patients} training patients, "
-            if self.test.kind == "folder"
-            else ""
-        )
+        if self.test.kind != "folder":
+            return ""
+        return f"for these {self.train_patients} training patients, "
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return the differences in score as a table, a row for each finalist and control."""
         import pandas as pd  # takes most of a second
 
         rows = [
-            {
-                "finalist": finalist.arm,
-                "control": result.control,
-                **{name: getattr(result, name) for name in Interval.__dataclass_fields__},
-                "verdict": ", ".join(result.verdict),
-            }
+            {"finalist": finalist.arm, **asdict(result), "verdict": ", ".join(result.verdict)}
             for finalist in self.finalists
             for result in finalist.comparisons
         ]
-        return pd.DataFrame(rows).set_index(["finalist", "control"])
+        columns = [*Interval.__dataclass_fields__, "verdict"]
+        return pd.DataFrame(rows).set_index(["finalist", "control"])[columns]
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `verdict.json`."""

@@ -200,7 +200,8 @@ def train_runs(
         ),
     )
     if not make_loop(study.callbacks).is_done:
-        if other := other_releases(folder):
+        other = other_releases(folder)
+        if other:
             what = f"the runs of this confirmation are {other}, so their AUROCs are not comparable"
             fix = (
                 f"install those versions, or move {folder.path.name}/ away to train all runs with "
