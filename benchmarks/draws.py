@@ -26,7 +26,7 @@ from xraytune.data.prepare import RunContext, side_images
 from xraytune.data.split import nested_order
 from xraytune.nets.compute import pin
 from xraytune.space.fields import parameters_from
-from xraytune.space.settings import Experiment, extra_images
+from xraytune.space.settings import Settings, extra_images
 from xraytune.stats.placements import StructuralComponents, structural_components
 from xraytune.stats.verdict import compare
 from xraytune.trial.prepare import open_space, prepare_space
@@ -51,9 +51,7 @@ def measure() -> Iterator[Figure]:
         )
         context = RunContext(prepared=prepared, cache=Path(folder), compute=compute)
         for order in range(_ORDERS):
-            pairs = _draws(
-                Experiment(settings=space.settings, parameters=_BASELINE), context, order
-            )
+            pairs = _draws(space.settings, context, order)
             by_draw = pairs.scores[0] - pairs.scores[1]
             for group in range(_GROUPS):
                 inside = [*range(group * _REPLICATES, (group + 1) * _REPLICATES)]
@@ -78,7 +76,7 @@ def measure() -> Iterator[Figure]:
     yield figure("draws: mean half-width of the intervals", float(np.mean(widths)), "AUROC")
 
 
-def _draws(experiment: Experiment, context: RunContext, seed: int) -> StructuralComponents:
+def _draws(settings: Settings, context: RunContext, seed: int) -> StructuralComponents:
     """Return the scores [2, K] and components of networks with and without other patients, on the patients left over."""
     side, everyone = (
         context.prepared.side("train"),
@@ -91,7 +89,7 @@ def _draws(experiment: Experiment, context: RunContext, seed: int) -> Structural
         for draw in range(count):
             real, others = draw_and_others(patients, draw, _PATIENTS, size)
             extra = others[: extra_images(arm.synthetic_ratio, len(real))]
-            results.append(train_on_draw(experiment, arm, context, everyone, real, extra))
+            results.append(train_on_draw(settings, arm, context, everyone, real, extra))
     test = np.array([*chain(*patients[count * size :])])
     scored = structural_components(
         everyone.labels[test],

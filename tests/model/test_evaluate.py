@@ -259,7 +259,7 @@ def test_three_classes_are_called_by_probability(copy_lab: CopyLab, tmp_path: Pa
     assert not {"sensitivity", "ppv", "at_half"} & evaluation.to_json().keys()
     classes = evaluation.groups["classes"].values()
     assert evaluation.metrics["auroc"] == pytest.approx(
-        np.mean([each.value_of("auroc") for each in classes])
+        np.mean(np.array([each.metrics["auroc"] for each in classes], dtype=float))
     )
     for row in read_rows(tmp_path / "table.csv"):
         shares = {name: float(row[f"probability_{name}"]) for name in names}

@@ -144,7 +144,7 @@ def test_the_metrics_are_those_of_the_predicted_masks(discs: Path, tmp_path: Pat
     card = (discs / "model" / "README.md").read_text(encoding="utf-8")
     assert "| mean Dice at 32 x 32 px | 0." in card
     low, high = found.intervals["dice"]
-    assert low < found.value_of("dice") < high
+    assert low < np.mean([*dices.values()]) < high
     worst = [*found.groups["worst"]]
     assert worst == sorted(dices, key=lambda file: (dices[file], file))[:5]
     assert read_json(tmp_path / "out" / "metrics.json") == found.to_json()

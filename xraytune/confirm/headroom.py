@@ -30,7 +30,7 @@ from xraytune.data.split import nested_order
 from xraytune.nets.checkpoint import load_best
 from xraytune.nets.compute import allocation_of, gpu_count, in_one_thread, pin
 from xraytune.space.fields import flat_values, parameters_from
-from xraytune.space.settings import Experiment, Parameters, extra_images
+from xraytune.space.settings import Experiment, Parameters, Settings, extra_images
 from xraytune.space.space import Space
 from xraytune.stats.placements import structural_components
 from xraytune.stats.verdict import Interval, compare
@@ -183,13 +183,12 @@ def headroom(
     pin(compute)
     context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
     everyone = side_images("train", prepared, cache)
-    experiment = Experiment(settings=settings, parameters=baseline)
     arms = [baseline, *(with_extra(baseline, ratio) for ratio in ratios)]
     results: list[Results] = []
     for arm in arms:
         for real, others in parts:
             extra = others[: extra_images(arm.synthetic_ratio, len(real))]
-            trained = train_on_draw(experiment, arm, context, everyone, real, extra)
+            trained = train_on_draw(settings, arm, context, everyone, real, extra)
             results.append(trained[test])
             total = len(arms) * draws
             on_progress("training on draws of patients (networks)", len(results), total)
@@ -276,7 +275,7 @@ def draw_and_others(
 
 
 def train_on_draw(
-    experiment: Experiment,
+    settings: Settings,
     arm: Parameters,
     context: RunContext,
     everyone: ImageSource,
@@ -284,10 +283,10 @@ def train_on_draw(
     extra: Numbers,
 ) -> Results:
     """Train an arm on a draw, and return its results on all images of the train side, [N, C]."""
-    settings = experiment.settings
     steps = settings.budget.steps_per_epoch or max(8, -(-len(real) // 32))
     budget = settings.budget.model_copy(update={"steps_per_epoch": steps})
-    trial = Experiment(settings=settings.model_copy(update={"budget": budget}), parameters=arm)
+    settings = settings.model_copy(update={"budget": budget})
+    trial = Experiment(settings=settings, parameters=arm)
     images = TrainingSet(sources=(everyone,), targets=everyone.targets, real=real, extra=extra)
     training = TrialTraining(trial, context, images)
     training.on_progress = ignore_progress

@@ -14,12 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 from xraytune.base.errors import Problem, StudyError
 from xraytune.base.files import require_writable
-from xraytune.confirm.arms import read_plan
+from xraytune.confirm.arms import CONFIRM_FOLDER, read_plan
 from xraytune.confirm.judge import judge, score_sealed
 from xraytune.confirm.plan import choose_finalists, make_plan
 from xraytune.confirm.record import Confirmation, write_verdict
@@ -87,24 +86,13 @@ def confirm(
     runner.allocation = allocation_of(settings, has_gpu=compute.device == "cuda")
     with locked(study_folder, "confirmed"), closing(runner):
         journal = Journal(study_folder.journal_path, space, writable=False)
-        opened = OpenStudy(
-            folder=study_folder,
-            space=space,
-            prepared=study_folder.prepared(),
-            compute=compute,
-            cache=cache,
-            searched=journal.rows(),
-            rungs=rungs_of(settings, journal.reports(), journal.arm),
-            runner=runner,
-            callbacks=callbacks,
-        )
-        folder = opened.runs_folder
-        plan = read_plan(folder.path)
+        searched = journal.rows()
+        folder = study_folder.path / CONFIRM_FOLDER
+        plan = read_plan(folder)
         if plan is None:  # else there may be nothing left to do
             runner.start()
-            finalists = finalists or settings.confirm.finalists
             replicates = replicates or settings.confirm.replicates
-            trials = choose_finalists(opened.searched, finalists)
+            trials = choose_finalists(searched, finalists or settings.confirm.finalists)
             compared = [trial.parameters for trial in trials]
         else:
             if replicates not in (None, plan.replicates):
@@ -112,13 +100,13 @@ def confirm(
                     f"this confirmation has {plan.replicates} replicates, and {replicates} were "
                     "asked for"
                 )
-                fix = f"omit --replicates, or move {folder.path.name}/ away to start over"
-                raise StudyError(Problem(what, folder.path, fix))
+                fix = f"omit --replicates, or move {folder.name}/ away to start over"
+                raise StudyError(Problem(what, folder, fix))
             replicates = plan.replicates
             compared = [finalist.parameters for finalist in plan.finalists]
         sealed = choose_test(
             settings,
-            opened.prepared,
+            study_folder.prepared(),
             cache,
             replicates=replicates,
             compared=compared,
@@ -126,18 +114,27 @@ def confirm(
             test=test,
             on_progress=callbacks.on_progress,
         )
-        opened = replace(opened, prepared=sealed.prepared)
         for note in sealed.notes:
             callbacks.note(note)
-        restore_pixels(settings, opened.prepared, cache, on_progress=callbacks.on_progress)
-        inputs = inputs_of_trials(compared)
-        contents = read_inputs(inputs, settings, opened.prepared, cache)
+        restore_pixels(settings, sealed.prepared, cache, on_progress=callbacks.on_progress)
+        contents = read_inputs(inputs_of_trials(compared), settings, sealed.prepared, cache)
         require_same_inputs(study_folder, contents)
+        opened = OpenStudy(
+            folder=study_folder,
+            space=space,
+            prepared=sealed.prepared,
+            compute=compute,
+            cache=cache,
+            searched=searched,
+            rungs=rungs_of(settings, journal.reports(), journal.arm),
+            runner=runner,
+            callbacks=callbacks,
+        )
         if plan is None:
             plan = make_plan(opened, len(compared), replicates=replicates, sealed=sealed)
         elif plan.order not in ("", sealed.order):
             what = "this confirmation was scored on other test images, or under other names"
-            fix = f"use those, or move {folder.path.name}/ away to start over"
+            fix = f"use those, or move {folder.name}/ away to start over"
             raise StudyError(Problem(what, sealed.data.path, fix))
         for why in plan.why_exploratory:
             callbacks.note(f"the verdict will be exploratory: {why}")
@@ -146,5 +143,5 @@ def confirm(
         runner.close()
         scores = score_sealed(opened, plan, sealed, before_test=before_test, reason=reason)
         confirmation = judge(opened, scores, sealed)
-        write_verdict(folder.path, confirmation)
+        write_verdict(folder, confirmation)
     return confirmation

@@ -39,12 +39,6 @@ class Measured:
     metrics: dict[str, float | None]
     intervals: dict[str, Bounds]
 
-    def value_of(self, name: str) -> float:
-        """Return a metric that is defined."""
-        value = self.metrics[name]
-        assert value is not None, f"{name} is undefined"
-        return value
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassMetrics(Measured):

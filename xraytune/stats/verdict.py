@@ -127,11 +127,13 @@ def gather(pair: StructuralComponents) -> Evidence:
         raise ConfigError(Problem(what, fix="use at least 4, preferably 5"))
     # Differences first, so that swapping the arms exactly flips their signs.
     differences, by_patient = (arms[0] - arms[1] for arms in (pair.scores, pair.components))
+    covariance = by_patient @ by_patient.T
+    of_different_replicates = covariance.sum() - np.trace(covariance)
     return Evidence(
         difference=float(differences.mean()),
         mean_score=float(pair.scores.mean()),
         replicate_variance=float(differences.var(ddof=1)),
-        patient_variance=mean_off_diagonal(by_patient @ by_patient.T),
+        patient_variance=float(of_different_replicates / (replicates * (replicates - 1))),
         replicates=replicates,
         effective_patients=pair.effective_patients,
         variance=pair.variance,
@@ -215,12 +217,6 @@ def patient_variance_at(evidence: Evidence, difference: ArrayLike) -> Floats:
     prior = 4 / evidence.effective_patients * there
     weight = PRIOR_PATIENTS / (evidence.effective_patients + PRIOR_PATIENTS)
     return np.asarray((1 - weight) * estimated + weight * prior)
-
-
-def mean_off_diagonal(matrix: Floats) -> float:
-    """Return the mean covariance of two different replicates."""
-    count = len(matrix)
-    return float((matrix.sum() - np.trace(matrix)) / (count * (count - 1)))
 
 
 @dataclass(frozen=True, kw_only=True)

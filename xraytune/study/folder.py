@@ -44,6 +44,7 @@ from xraytune.stats.classification import Floats
 
 _NUMERIC = ("torch", "torchvision")
 """The packages whose version changes a trial's numbers."""
+_LOCK_NAME = ".lock"
 SCRATCH_NAME = ".tune"
 """In a study and its folders of runs: temporary files of Ray Tune."""
 
@@ -78,11 +79,6 @@ class StudyFolder:
     def wall_path(self) -> Path:
         """The wall time used, in seconds."""
         return self.path / "wall.json"
-
-    @property
-    def lock_path(self) -> Path:
-        """The lock, with its owner."""
-        return self.path / ".lock"
 
     @property
     def driver_lock_path(self) -> Path:
@@ -265,7 +261,7 @@ def locked(
 ) -> Iterator[None]:
     """Hold the study's lock; raise StudyError if another process has it."""
     try:
-        with hold(folder.lock_path, work):
+        with hold(folder.path / _LOCK_NAME, work):
             with build_lock(folder.driver_lock_path):
                 pass
             yield
@@ -278,5 +274,5 @@ def locked(
 
 def work_on(folder: StudyFolder) -> str:
     """Return what a process does with the study now, `searched` or `confirmed`; "" if none does."""
-    owner = current_owner(folder.lock_path)
+    owner = current_owner(folder.path / _LOCK_NAME)
     return owner.work if owner else ""
