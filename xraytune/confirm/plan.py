@@ -7,6 +7,7 @@ all trials of an arm, or all with synthetic images, those that got furthest are 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -151,8 +152,8 @@ def _draw_top_ups(
     source; with several sources, the one with the most trials counts.
     """
     sampled = [trial.parameters for trial in study.searched]
-    sources = {finalist.parameters.source for finalist in finalists}
-    wanted = max(sum(parameters.source == source for parameters in sampled) for source in sources)
+    trials_of = Counter(parameters.source for parameters in sampled)
+    wanted = max(trials_of[finalist.parameters.source] for finalist in finalists)
     top_ups: list[Parameters] = []
     for control in study.settings.confirm.controls.tuned:
         there = sum(belongs_to_control(parameters, control) for parameters in sampled)

@@ -114,8 +114,7 @@ def require_same_space(folder: StudyFolder, space: Space) -> None:
     old, new = _lines(folder.space()), _lines(space)
     if old == new:
         return
-    lines = difflib.unified_diff(old, new, lineterm="", n=0)
-    changes = [line for line in lines if line[:1] in "+-"][2:]
+    changes = [line for line in difflib.ndiff(old, new) if line[0] in "+-"]
     what = "\n    ".join(["the study exists with another space (- study, + requested):", *changes])
     fix = "use the study's space, or start a new study: --set name=..."
     raise StudyError(Problem(what, folder.path, fix))
