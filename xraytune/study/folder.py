@@ -157,7 +157,7 @@ class StudyFolder:
         """Return the wall time used, over all starts; 0 if the file is missing or damaged."""
         try:
             return float(read_json(self.wall_path)["seconds"])
-        except (FileNotFoundError, ValueError, LookupError, TypeError):
+        except _DAMAGE:
             return 0.0
 
     def releases(self) -> tuple[dict[str, str], ...]:
@@ -173,17 +173,8 @@ class StudyFolder:
         return str(self.environment()["identity"])
 
     def experiment(self, number: int) -> Experiment:
-        """Return the settings of one trial.
-
-        Raises StudyError if there is none, or its file is damaged.
-        """
-        config = self.trial_path(number) / "config.json"
-        if not config.is_file():
-            count = len(list(self.path.glob("trials/*/config.json")))
-            raise StudyError(
-                Problem(f"no trial {number}; the study has {count}, from 0", self.path)
-            )
-        with damage_explained(config):
+        """Return the settings of one trial; StudyError if their file is missing or damaged."""
+        with damage_explained(self.trial_path(number) / "config.json") as config:
             return experiment_from_json(read_json(config), config.parent)
 
     def results_path(self, number: int, side: str) -> Path:
