@@ -217,7 +217,7 @@ def weighted_metrics(images: ScoredImages, weights: Floats) -> dict[str, Floats]
         values["accuracy"] = weights @ is_right / total
         values["balanced_accuracy"] = np.mean(recalls, axis=0)
         values["brier"] = weights @ error / total
-    return {metric.name: values[metric.name] for metric in METRICS if metric.name in values}
+    return values
 
 
 def weighted_class_metrics(scored: ScoredClass, weights: Floats) -> dict[str, Floats]:
@@ -228,10 +228,11 @@ def weighted_class_metrics(scored: ScoredClass, weights: Floats) -> dict[str, Fl
     predicted = weights @ scored.is_predicted
     true_positives = weights @ (scored.is_class & scored.is_predicted)
     true_negatives = negatives - predicted + true_positives
+    of_positives, of_others = _weights_by_score(scored, weights)
     with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
         return {
-            "auroc": _auroc(scored, weights),
-            "auprc": _auprc(scored, weights),
+            "auroc": _auroc(of_positives, of_others),
+            "auprc": _auprc(of_positives, of_others),
             "sensitivity": true_positives / positives,
             "specificity": true_negatives / negatives,
             "ppv": true_positives / predicted,
@@ -240,17 +241,15 @@ def weighted_class_metrics(scored: ScoredClass, weights: Floats) -> dict[str, Fl
         }
 
 
-def _auroc(scored: ScoredClass, weights: Floats) -> Floats:
+def _auroc(positive: Floats, other: Floats) -> Floats:
     """Return Mann-Whitney's U over the number of pairs, where ties count one half."""
-    positive, other = _weights_by_score(scored, weights)
     other_below = np.cumsum(other, axis=1) - other
     pairs_won = ((other_below + other / 2) * positive).sum(axis=1)
     return np.asarray(pairs_won / (positive.sum(axis=1) * other.sum(axis=1)))
 
 
-def _auprc(scored: ScoredClass, weights: Floats) -> Floats:
+def _auprc(positive: Floats, other: Floats) -> Floats:
     """Return the sum over thresholds of precision times the increase in recall."""
-    positive, other = _weights_by_score(scored, weights)
     descending = positive[:, ::-1]
     true = np.cumsum(descending, axis=1)
     predicted = true + np.cumsum(other[:, ::-1], axis=1)
