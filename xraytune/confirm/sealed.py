@@ -95,7 +95,7 @@ def choose_test(
     cache: Path,
     *,
     replicates: int,
-    compared: Iterable[Parameters] = (),
+    compared: Sequence[Parameters] = (),
     planned: TestKind | None = None,
     test: Path | None = None,
     on_progress: Progress = ignore_progress,
@@ -110,7 +110,6 @@ def choose_test(
         StudyError: The images changed since the search, or `test` was given for a study with a test
             folder.
     """
-    compared = [*compared]
     notes: list[str] = []
     index = _read_unchanged(settings, prepared, on_progress)
     has_test = prepared.test_fingerprint is not None
@@ -128,7 +127,8 @@ def choose_test(
         owners = patients_by_file_name(index.images)
         _refuse_patients_of(index.images, aliases, given, _REMOVE, owners)
     seen = seen_by(compared)
-    if known := patients_seen((*index.images, *given.images), seen):
+    known = patients_seen((*index.images, *given.images), seen)
+    if known:
         notes.append(
             f"{counted(len(known), 'patient')} whose images a generator has seen: neither drawn "
             "nor scored"
@@ -166,10 +166,9 @@ def choose_test(
                     prepared, settings, index, replicates, cache=cache, seen=seen, fewest=fewest
                 )
             if kind == "unused":
-                tested = LabelledImages(
-                    data=settings.data, table=index.table, images=divided.side(TEST)
-                )
-            if few := too_few_tested(tested.images, prepared.outputs):
+                tested = replace(given, images=divided.side(TEST))
+            few = too_few_tested(tested.images, prepared.outputs)
+            if few:
                 fix = "add test images of other patients"
                 raise DataError(Problem(few, tested.data.path, fix))
             break
@@ -224,7 +223,8 @@ def divide_unused(
     unused = Images(image for image in everyone.images if image.patient not in known)
     order = nested_order(unused.patients, unused.targets, settings.data.split.seed)
     size = prepared.train_patients
-    if problem := too_few_unused(len(order), size, replicates=replicates, fewest=fewest):
+    problem = too_few_unused(len(order), size, replicates=replicates, fewest=fewest)
+    if problem:
         raise DataError(problem)
     side_of = {image.file: image.side for image in prepared.images}
     side_of |= dict.fromkeys((image.file for image in unused), TEST if fewest else "others")
@@ -243,7 +243,8 @@ def divide_unused(
 def require_every_class(images: Iterable[ImageFile], prepared: Prepared, patients: int) -> None:
     """Refuse (DataError) a draw of so many patients that lacks a class."""
     names = prepared.class_names
-    if missing := {*names} - {names[image.label] for image in images}:
+    missing = {*names} - {names[image.label] for image in images}
+    if missing:
         what = f"a draw of {patients} patients has no image of {join_names(sorted(missing))}"
         raise DataError(Problem(what, "data.train_patients", "use more patients"))
 
@@ -285,7 +286,8 @@ def _refuse_patients_of(
         aliases=aliases,
         owners=owners,
     )
-    if shared := [image.file for image in tested.images if image.patient in patients]:
+    shared = [image.file for image in tested.images if image.patient in patients]
+    if shared:
         what = (
             f"{len(shared)} test images belong to patients used for training or validation: "
             f"{join_names(shared)}"
