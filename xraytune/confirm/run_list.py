@@ -115,9 +115,10 @@ class RunList(TrialLoop):
         self._rungs = rungs
         self.stops_trials = bool(rungs.epochs)
         self._reports_path = folder.path / "reports.jsonl"
-        with damage_explained(self._reports_path) as file:
-            for row in read_jsonl(file):
-                self._decide(row["number"], row["epoch"], row["value"])
+        if self.stops_trials:
+            with damage_explained(self._reports_path) as file:
+                for row in read_jsonl(file):
+                    self._decide(row["number"], row["epoch"], row["value"])
         self._report_progress()
 
     def label(self, trial: Trial) -> str:
