@@ -180,13 +180,13 @@ def draw_control(
     the same top-ups.
     """
     seed = derive_seed(space.settings.seed, "confirm", "top up", control) % 2**32
-    known = {*known}
+    taken = {*known}
     sampled: list[Parameters] = []
     for parameters in islice(random_parameters(space, seed), _DRAWS):
         if len(sampled) == count:
             break
-        if belongs_to_control(parameters, control) and parameters not in known:
-            known.add(parameters)
+        if belongs_to_control(parameters, control) and parameters not in taken:
+            taken.add(parameters)
             sampled.append(parameters)
     return sampled
 
