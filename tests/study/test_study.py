@@ -10,8 +10,7 @@ from tests.study.studies import CPU, two_images, write_space
 from xraytune.base.errors import MachineError, StudyError
 from xraytune.base.files import read_json, write_json
 from xraytune.search.run import search
-from xraytune.study.clock import StudyClock
-from xraytune.study.folder import StudyFolder, locked, work_on
+from xraytune.study.folder import StudyClock, StudyFolder, locked, work_on
 from xraytune.study.start import (
     continue_under_releases,
     create_study,
@@ -108,10 +107,11 @@ def test_another_build_of_the_same_release_is_the_same_version(study: StudyFolde
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"seconds": 5', '{"seconds": "x"}', "\x00\x00"])
-def test_a_damaged_record_of_the_time_used_is_written_again(tmp_path: Path, content: str) -> None:
-    wall = tmp_path / "wall.json"
-    wall.write_text(content, encoding="utf-8")
+def test_a_damaged_record_of_the_time_used_is_written_again(
+    study: StudyFolder, content: str
+) -> None:
+    study.wall_path.write_text(content, encoding="utf-8")
 
-    StudyClock(wall).save()
+    StudyClock(study).save()
 
-    assert 0 <= read_json(wall)["seconds"] < 600
+    assert 0 <= read_json(study.wall_path)["seconds"] < 600
