@@ -63,7 +63,7 @@ class Told:
     def __init__(self, says: Says) -> None:
         self._says = says
 
-    def run(self, _: StudyFolder, make_loop: Callable[[Callbacks], TrialLoop]) -> None:
+    def run(self, make_loop: Callable[[Callbacks], TrialLoop]) -> None:
         work = make_loop(NO_CALLBACKS)
         while isinstance(asked := work.next_trial(), Trial):
             for message in self._says(work.folder, asked.number):
