@@ -29,7 +29,7 @@ from xraytune.synth.memorisation import (
     measure_closeness,
     measure_unseen,
 )
-from xraytune.synth.pool import resize_planes
+from xraytune.synth.saved_generator import resize_planes
 
 _SPACE = Path("search_spaces/gan_ratio_cpu.yaml")
 _SPLITS = 200

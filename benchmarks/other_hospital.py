@@ -53,7 +53,7 @@ from xraytune.space.fields import parameters_from
 from xraytune.space.load import load_space
 from xraytune.space.settings import Experiment
 from xraytune.stats.classification import auroc
-from xraytune.synth.donor import read_donor
+from xraytune.synth.sources.statistics import read_donor
 from xraytune.trial.prepare import prepare_space
 from xraytune.trial.training import TrialTraining
 
@@ -187,7 +187,6 @@ def _scores(shift: str, patients: int, real: Path) -> dict[str, list[float]]:
     """Return the AUROC of each arm on B's test patients, in each draw."""
     hospital = Path(os.environ["HOSPITAL_A"]).resolve()
     donor = read_donor(hospital)
-    assert donor is not None, "HOSPITAL_A has a classifier"
     overrides = [
         f"generator.path={hospital}",
         f"data.train_patients={patients}",
@@ -240,9 +239,7 @@ def _score(experiment: Experiment, context: RunContext) -> float:
 
 def _real_images(folder: Path) -> Path:
     """Copy A's images to class folders, and to others beside them at 64 px."""
-    donor = read_donor(Path(os.environ["HOSPITAL_A"]))
-    assert donor is not None, "HOSPITAL_A has a classifier"
-    sent = {*donor.train_images}
+    sent = {*read_donor(Path(os.environ["HOSPITAL_A"])).train_images}
     space = load_space(Path("other_hospital_cpu"), data=Path(os.environ["DATA"]))
     index = read_index(space.settings.data)
     for image in index.images:

@@ -19,7 +19,7 @@ from xraytune.base.tensors import read_weights
 from xraytune.nets.checkpoint import load_best, resume
 from xraytune.nets.optimizer import build_optimizer
 from xraytune.study.folder import StudyFolder
-from xraytune.synth.networks import load_generator
+from xraytune.synth.saved_generator import load_generator
 
 
 class Trap:

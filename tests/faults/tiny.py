@@ -37,7 +37,6 @@ from xraytune.study.start import (
 )
 from xraytune.study.trial import Trial
 from xraytune.synth import gan, synthesize
-from xraytune.synth import train as generator_train
 from xraytune.synth.synthesize import generator_need
 from xraytune.trial import training
 
@@ -143,7 +142,7 @@ class Marks:
             "checkpoint_every_steps": GAN_CHECKPOINT_STEPS,
             "report_every_steps": 1,
         }
-        often_trained = partial(generator_train.train_generator, **often)  # type: ignore[arg-type]
+        often_trained = partial(synthesize.train_generator, **often)  # type: ignore[arg-type]
         for module, name, function in (
             (training, "_CHECKPOINT_SECONDS", -1.0),  # one after each epoch
             (training.TrialTraining, "_train_epoch", marked_epoch),

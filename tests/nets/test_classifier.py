@@ -33,10 +33,8 @@ def test_the_published_vgg16_has_its_published_number_of_parameters() -> None:
     assert sum(size for size, is_trained in sizes if is_trained) == 1_049_346
 
 
-FEATURES, LABELS = (
-    torch.randn(8, 5, generator=torch.Generator().manual_seed(2)),
-    torch.tensor([0, 1] * 4),
-)
+FEATURES = torch.randn(8, 5, generator=torch.Generator().manual_seed(2))
+LABELS = torch.tensor([0, 1] * 4)
 
 
 def test_a_single_neuron_trains_as_with_binary_cross_entropy() -> None:
@@ -44,7 +42,8 @@ def test_a_single_neuron_trains_as_with_binary_cross_entropy() -> None:
     layer = head[1]
     assert isinstance(layer, torch.nn.Linear)
 
-    neuron, loss = layer(FEATURES)[:, 0], F.cross_entropy(head(FEATURES), LABELS)
+    neuron = layer(FEATURES)[:, 0]
+    loss = F.cross_entropy(head(FEATURES), LABELS)
     expected = F.binary_cross_entropy_with_logits(neuron, LABELS.float())
 
     assert layer.weight.shape == (1, 5)
@@ -67,7 +66,8 @@ def test_the_published_vgg_head_trains_as_with_negative_log_likelihood() -> None
 @pytest.mark.parametrize("corner", [0, 5])
 def test_the_grad_cam_is_where_the_evidence_is(corner: int) -> None:
     """A network whose first class is the brightness of the image: the map is the bright square."""
-    conv, head = nn.Conv2d(1, 1, 1, bias=False), nn.Linear(1, 2, bias=False)
+    conv = nn.Conv2d(1, 1, 1, bias=False)
+    head = nn.Linear(1, 2, bias=False)
     nn.init.ones_(conv.weight)
     head.weight.data = torch.tensor([[1.0], [-1.0]])
     network = Classifier(

@@ -20,7 +20,7 @@ def format_of(image_size_px: int, resolution_px: int | None = None) -> InputForm
 
 
 def format_for(data: dict[str, Any] | None = None, **parameters: Any) -> InputFormat:
-    """The format of an experiment whose training images have mean 0.4 and standard deviation 0.2."""
+    """The format if the training images have mean 0.4 and standard deviation 0.2."""
     settings = Settings.model_validate(
         {"name": "any", "data": {"path": Path("images"), **(data or {})}}
     )
@@ -48,9 +48,8 @@ def test_a_real_image_stored_at_the_gans_size_is_the_same_image_after_matching()
     assert torch.equal(matched, to_unit(small.to(torch.uint8), format_of(128, 64)))
 
 
-def test_grey_images_use_the_mean_of_the_constants_and_untrained_networks_those_of_the_training_images() -> (
-    None
-):
+def test_untrained_networks_use_the_constants_of_the_training_images() -> None:
+    """Pretrained ones on grey images use the mean of theirs."""
     grey = format_for(backbone="resnet18", input_channels=1)
     untrained = format_for(backbone="resnet18", weights="none")
 

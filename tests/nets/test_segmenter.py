@@ -20,57 +20,31 @@ def small(**values: object) -> Parameters:
     )
 
 
-@pytest.fixture
-def weights(tmp_path: Path) -> Path:
-    """Torchvision's state dict of a random ResNet-18."""
+@pytest.mark.slow
+def test_an_encoder_takes_torchvisions_weights_and_can_be_frozen(tmp_path: Path) -> None:
+    """With `last_stage`, the last stage alone is trained."""
     network, _ = build_backbone("resnet18")
     file = tmp_path / "resnet18.safetensors"
     save_file(network.state_dict(), file)
-    return file
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "backbone", ["mobilenet_v2", pytest.param("vgg11_bn", marks=pytest.mark.nightly)]
-)
-def test_encoder_takes_torchvisions_weights(backbone: str, tmp_path: Path) -> None:
-    network, _ = build_backbone(backbone)
-    save_file(network.state_dict(), tmp_path / "w.safetensors")
-
-    built = build_segmenter(
-        small(backbone=backbone, weights="given"), weights=tmp_path / "w.safetensors", seed=0
-    )
-
-    own = built.unet.encoder.state_dict()
-    assert len(own) > 20
-    assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in own.items())
-
-
-@pytest.mark.slow
-def test_a_frozen_encoder_is_not_trained(weights: Path) -> None:
-    """With `last_stage`, the last stage alone is."""
     frozen, partly = (
-        build_segmenter(small(trainable=trainable, weights="given"), weights=weights, seed=0)
+        build_segmenter(small(trainable=trainable, weights="given"), weights=file, seed=0).unet
         for trainable in ("head", "last_stage")
     )
 
-    assert not any(one.requires_grad for one in frozen.unet.encoder.parameters())
-    assert frozen.unet.decoder.training
-    assert not any(module.training for module in frozen.unet.encoder.modules())
-    trained = {
-        name.split(".")[0]
-        for name, one in partly.unet.encoder.named_parameters()
-        if one.requires_grad
-    }
+    for name, tensor in frozen.encoder.state_dict().items():
+        assert torch.equal(tensor, network.state_dict()[name])
+    assert not any(weights.requires_grad for weights in frozen.encoder.parameters())
+    assert not any(module.training for module in frozen.encoder.modules())
+    assert frozen.decoder.training
+    encoder = partly.encoder.named_parameters()
+    trained = {name.partition(".")[0] for name, weights in encoder if weights.requires_grad}
     assert trained == {"layer4"}
 
 
 def test_loss_is_cross_entropy_plus_one_minus_soft_dice() -> None:
     random = np.random.default_rng(0)
-    logits, masks = (
-        random.normal(size=(3, 1, 8, 8)),
-        (random.random((3, 1, 8, 8)) < 0.4).astype(float),
-    )
+    logits = random.normal(size=(3, 1, 8, 8))
+    masks = (random.random((3, 1, 8, 8)) < 0.4).astype(float)
     p = 1 / (1 + np.exp(-logits))
     entropy = -(masks * np.log(p) + (1 - masks) * np.log(1 - p)).mean()
     axes = (1, 2, 3)

@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 
 from xraytune.base.errors import MachineError
 from xraytune.base.tensors import read_weights
+from xraytune.nets.backbones import find_weights
 from xraytune.nets.classifier import build_classifier
-from xraytune.nets.weights import find_weights
 from xraytune.space.settings import Parameters
 
 pytestmark = pytest.mark.slow
@@ -25,7 +25,7 @@ def official_mobilenet() -> Path:
 
 
 def test_imagenet_uses_newest_official_file_in_folder(official_mobilenet: Path) -> None:
-    """The folder has IMAGENET1K_V1 only, the older of two; it fills every tensor of the backbone."""
+    """The folder has IMAGENET1K_V1 only, the older of two; it fills the backbone."""
     path = official_mobilenet / "mobilenet_v2-b0353104.pth"
     assert find_weights("mobilenet_v2", "imagenet", official_mobilenet) == path
     assert find_weights("mobilenet_v2", "IMAGENET1K_V1", official_mobilenet) == path
@@ -64,7 +64,7 @@ def test_missing_weights_without_network_name_every_file_that_would_do(offline: 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_a_custom_file_fills_the_backbone(tmp_path: Path, suffix: str) -> None:
-    """Unless it has more blocks than the network: a deeper one of the same family has every tensor that it needs."""
+    """Unless it has more blocks than the network, as of a deeper one of the same family."""
     parameters, path = Parameters(backbone="small_cnn", weights="none"), tmp_path / f"mine{suffix}"
     trained = build_classifier(parameters, 2, weights=None, seed=1).backbone
     tensors = {name: tensor.contiguous() for name, tensor in trained.state_dict().items()}

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from tests.in_process import CPU, one_thread
 from xraytune.base.seeding import numpy_generator
 from xraytune.space.settings import GanSettings
-from xraytune.synth.networks import Generator, load_generator
-from xraytune.synth.pool import draw_block
-from xraytune.synth.saved_generator import NETWORK_FILE
-from xraytune.synth.train import train_generator
+from xraytune.synth.networks import Generator
+from xraytune.synth.saved_generator import NETWORK_FILE, draw_block, load_generator
+from xraytune.synth.synthesize import train_generator
 
 Images = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
@@ -88,7 +87,7 @@ def draw(file: Path, label: int = 0, number: int = 0, seed: int = 0) -> NDArray[
 
 
 def full_range_generator(class_count: int, channels: int = 1) -> Generator:
-    """An untrained generator with the full range of grey values and batch norm statistics, as after training."""
+    """An untrained generator with all grey values and batch norm statistics, as after training."""
     network = Generator(tiny(), class_count, channels=channels)
     with torch.no_grad():
         for parameter in network.upsamples.parameters():
@@ -104,7 +103,7 @@ def assert_same_bits(one: Path, other: Path) -> None:
 
 
 def assert_learned_blobs(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> None:
-    """An untrained generator draws middle grey; blobs are dark, with a disc on the left or right."""
+    """Untrained, it draws middle grey; blobs are dark, with a disc on the left or right."""
     samples = np.concatenate([left, right])
     assert abs(samples.mean() - BLOBS[0].mean()) < 25  # from 127 to 67
     assert left[:, :, :16].mean() > left[:, :, 16:].mean() + 10

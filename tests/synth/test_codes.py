@@ -1,4 +1,4 @@
-"""The codes of a `pca` GAN: principal components of the training images, and their distribution in each class."""
+"""The codes of a `pca` GAN: principal components, and their distribution in each class."""
 
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def test_codes_have_mean_and_covariance_of_their_class(training: bool, within: f
 
 
 def test_codes_to_sample_from_combine_half_of_a_small_class_and_at_most_24_images() -> None:
-    """Their deviations from the mean are mostly in few directions, if the images' codes are orthogonal."""
+    """Orthogonal codes of images: deviations from the mean are mostly in few directions."""
     prior = ClassCodes(2, 128)
     prior.fit(torch.eye(128)[:110], torch.tensor([0] * 100 + [1] * 10))
     z, labels = (

@@ -1,4 +1,4 @@
-"""Plain defects of synthetic images are found, the most elementary first, if more than a few images have them."""
+"""Plain defects of synthetic images are found if more than a few images have them."""
 
 from dataclasses import replace
 

@@ -6,6 +6,7 @@ import io
 import numpy as np
 import pytest
 
+from xraytune.stats.classification import Floats
 from xraytune.synth.generator_quality import (
     coverage,
     kernel_inception_distance,
@@ -13,9 +14,7 @@ from xraytune.synth.generator_quality import (
 )
 
 
-def features(
-    seed: int, count: int, shift: float = 0.0
-) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+def features(seed: int, count: int, shift: float = 0.0) -> Floats:
     return np.random.default_rng(seed).normal(shift, 1, (count, 12))
 
 
@@ -24,16 +23,11 @@ def test_kid_equals_the_definition() -> None:
     """Gretton et al. 2012, equation 3, written out."""
     real, synthetic = features(0, 60), features(1, 60, 0.5)
 
-    def kernel(first: object, second: object) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-        return np.array(
-            [[(x @ y / 12 + 1) ** 3 for y in np.asarray(second)] for x in np.asarray(first)]
-        )
-
-    within = [
-        (kernel(one, one).sum() - np.trace(kernel(one, one))) / (60 * 59)
-        for one in (real, synthetic)
-    ]
-    expected = sum(within) - 2 * kernel(real, synthetic).mean()
+    between = (real @ synthetic.T / 12 + 1) ** 3
+    expected = -2 * between.mean()
+    for images in (real, synthetic):
+        kernel = (images @ images.T / 12 + 1) ** 3
+        expected += (kernel.sum() - np.trace(kernel)) / (60 * 59)
     assert kernel_inception_distance(real, synthetic) == pytest.approx(expected, abs=1e-5)
 
 
@@ -59,7 +53,7 @@ def test_transfer_auroc_shows_whether_classes_mean_the_same() -> None:
 
 
 def test_transfer_auroc_of_findings_is_their_mean() -> None:
-    """One that all training images have is at chance, one without enough images is left out, unknown ones do not count."""
+    """One that all training images have is at chance; unknown ones, and rare ones, do not count."""
     classes = np.repeat([0, 1], 60)
     real, drawn = (
         np.concatenate([features(seed, 60), features(seed + 1, 60, 0.8)]) for seed in (7, 9)

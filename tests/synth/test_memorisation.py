@@ -1,12 +1,11 @@
-"""Copies are found in every disguise; smooth new images and real ones of new patients are not copies."""
+"""Copies are found in every disguise; smooth new images and those of new patients are none."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
 
@@ -23,7 +22,7 @@ Floats = NDArray[np.float64]
 
 
 def chests(count: int, purpose: str, size_px: int = 32) -> Images:
-    """Draw images with a common shape, a smooth field of their own and fine detail: uint8 [n, S, S]."""
+    """Draw images with a common shape, a smooth field and fine detail: uint8 [n, S, S]."""
     random = numpy_generator(0, purpose)
     rows, columns = np.mgrid[-1 : 1 : size_px * 1j, -1 : 1 : size_px * 1j]
     shared = 60 * np.exp(-4 * (np.abs(columns) - 0.45) ** 2 - rows**2)
@@ -44,14 +43,6 @@ def patients(count: int) -> list[str]:
 
 CHESTS = chests(530, "chests")
 TRAINING, UNSEEN, NEW = CHESTS[:80], CHESTS[80:330], CHESTS[330:]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @cache
@@ -90,13 +81,10 @@ def test_copies_are_detected_under_every_transformation(disguise: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("share", [0.05, 0.2])
-def test_a_few_copies_among_new_images_are_enough(share: float) -> None:
-    count = round(share * 200)
+def test_a_few_copies_among_new_images_are_enough() -> None:
+    found = verdict(np.concatenate([NEW[10:], TRAINING[:10]]))
 
-    found = verdict(np.concatenate([NEW[count:], TRAINING[:count]]))
-
-    assert count <= found.near <= count + 5
+    assert 10 <= found.near <= 15
     assert found.chance < 0.01
 
 
@@ -108,7 +96,7 @@ def test_blurred_new_images_pass(sigma_px: float) -> None:
 
 @pytest.mark.slow
 def test_further_images_of_a_patient_do_not_hide_a_copy() -> None:
-    """Each patient has 60 nearly equal images: compared with those, a copy of one would not stand out."""
+    """Each patient has 60 nearly equal images: among those, a copy of one would not stand out."""
     series = np.repeat(TRAINING[:20], 60, axis=0)
     series = as_pixels(series + numpy_generator(3, "series").normal(0, 3, series.shape))
     who = np.repeat(np.arange(20), 60).astype(str).tolist()
@@ -130,7 +118,7 @@ def test_without_a_reference_no_image_is_near() -> None:
 
 @pytest.mark.parametrize("unseen_count", [3, 20, 250])
 def test_false_positive_rate_matches_the_promised_rate(unseen_count: int) -> None:
-    """The quantile of 20 images is uncertain; the binomial tail would flag two thirds of such pools."""
+    """The quantile of 20 images is uncertain: a binomial tail would flag two thirds of pools."""
     random = numpy_generator(4, "splits", unseen_count)
     chances = np.array(
         [

@@ -1,38 +1,29 @@
-"""The parts of a GAN: counts of the tutorial, image sizes, conditioning, spectral norm, EMA, losses, DiffAugment."""
+"""The parts of a GAN: the networks of the tutorial, losses, DiffAugment."""
 
 import pytest
 import torch
 from torch import nn
 
 from xraytune.space.settings import GanSettings
-from xraytune.synth.gan import (
-    discriminator_loss,
-    generator_loss,
-    translate,
-)
+from xraytune.synth.gan import discriminator_loss, generator_loss, translate
 from xraytune.synth.networks import Discriminator, Generator
 
 
 @pytest.mark.slow
 def test_tutorial_settings_give_the_tutorials_networks() -> None:
-    """Counted by hand from the tutorial's listing with nz=100, ngf=ndf=64, but nc=1; batch norm has 2 per feature map.
+    """Counted by hand from its listing with nz=100, ngf=ndf=64, but nc=1.
 
-    Generator:      16 * (100*512 + 512*256 + 256*128 + 128*64 + 64*1) + 2 * (512 + 256 + 128 + 64)
-    = 3,574,656 Discriminator:  16 * (1*64 + 64*128 + 128*256 + 256*512 + 512*1) + 2 * (128 + 256 +
-    512)        = 2,763,520 With nc=3, the same sums give the tutorial's known counts: 3,576,704 and
-    2,765,568.
+    Generator: 16 * (100*512 + 512*256 + 256*128 + 128*64 + 64*1) + 2 * (512 + 256 + 128 + 64).
+    Discriminator: 16 * (1*64 + 64*128 + 128*256 + 256*512 + 512*1) + 2 * (128 + 256 + 512).
+    With nc=3, the sums are the tutorial's known counts: 3,576,704 and 2,765,568.
     """
     tutorial = GanSettings(image_size=64, z_dim=100, width=64, architecture="dcgan")
 
-    generator, discriminator = (
-        Generator(tutorial, class_count=1),
-        Discriminator(tutorial, class_count=1),
-    )
+    generator = Generator(tutorial, class_count=1)
+    discriminator = Discriminator(tutorial, class_count=1)
 
-    counts = [
-        sum(one.numel() for one in network.parameters()) for network in (generator, discriminator)
-    ]
-    assert counts == [3_574_656, 2_763_520]
+    for network, count in ((generator, 3_574_656), (discriminator, 2_763_520)):
+        assert sum(parameter.numel() for parameter in network.parameters()) == count
     assert sum(isinstance(layer, nn.BatchNorm2d) for layer in discriminator.modules()) == 3
 
 

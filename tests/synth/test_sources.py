@@ -15,9 +15,10 @@ def test_a_pipe_in_place_of_the_list_of_seen_images_is_refused_without_reading_i
 ) -> None:
     os.mkfifo(tmp_path / "seen.txt")
     folder = {"path": tmp_path, "seen": tmp_path / "seen.txt"}
+    source = source_of(Parameters.model_validate({"source": "folder", "folder": folder}))
 
     with pytest.raises(DataError, match="not a file"):
-        source_of(Parameters.model_validate({"source": "folder", "folder": folder})).seen_images()
+        source.seen_images()
 
 
 def test_each_source_of_a_space_has_its_class_and_colour() -> None:

@@ -25,9 +25,8 @@ from xraytune.nets.backbones import build_backbone
 from xraytune.nets.compute import seeded
 from xraytune.space.settings import GanSettings
 from xraytune.synth.gan import frozen_features
-from xraytune.synth.networks import save_generator
-from xraytune.synth.saved_generator import NETWORK_FILE
-from xraytune.synth.train import CHECKPOINT_FILE
+from xraytune.synth.saved_generator import NETWORK_FILE, save_generator
+from xraytune.synth.synthesize import CHECKPOINT_FILE
 
 pytestmark = pytest.mark.slow
 
@@ -100,7 +99,7 @@ def test_it_learns_grey_values_and_class_differences(tmp_path: Path) -> None:
 
 
 def test_classes_are_sampled_equally_often(tmp_path: Path) -> None:
-    """One dark image and 499 bright ones: drawn uniformly, the dark class would hardly ever be seen."""
+    """One dark image and 499 bright ones: drawn uniformly, the dark one would hardly be seen."""
     labels = np.array([0] + [1] * 499, dtype=np.int64)
     pixels = np.where(labels == 0, 20, 230).astype(np.uint8)[:, None, None] * np.ones(
         (1, 32, 32), dtype=np.uint8

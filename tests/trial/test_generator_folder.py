@@ -22,7 +22,7 @@ from xraytune.nets.compute import allocation_of
 from xraytune.space.load import load_space
 from xraytune.space.settings import GanSettings, without_gate
 from xraytune.study.inputs import read_inputs
-from xraytune.synth.pool import draw_block
+from xraytune.synth.saved_generator import draw_block
 from xraytune.synth.synthesize import trained_generator
 from xraytune.trial.prepare import prepare_space
 from xraytune.trial.training_set import build_training_set
@@ -160,7 +160,7 @@ def test_a_generator_of_findings_draws_those_of_a_study_in_its_own_order(
     assert np.array_equal(block.read(), drawn[:, 0])
     with pytest.raises(
         DataError,
-        match="lobar, diffuse, effusion cannot start from a GAN of effusion, lobar, diffuse",
+        match="images of effusion, lobar, diffuse, but the study's are of lobar, diffuse, effusion",
     ):
         read_inputs(
             {("gan.start_from", str(out))},
@@ -210,10 +210,10 @@ def test_what_a_saved_generator_lacks_is_said_before_a_search(
             replace(prepared, class_names=("NORMAL", "TB")),
             kept.gan,
             DataError,
-            "makes images of NORMAL, PNEUMONIA, but not TB",
+            "makes images of NORMAL, PNEUMONIA, but the study's are of NORMAL, TB",
         ),
-        (replace(prepared, has_masks=True), kept.gan, DataError, "but not masks"),
-        (prepared, tmp_path, ArtifactError, "no generator here"),
+        (replace(prepared, has_masks=True), kept.gan, DataError, "PNEUMONIA, with masks"),
+        (prepared, tmp_path, ArtifactError, r"there is no generator\.json here"),
     ):
         inputs = {("generator.path", str(folder))}
         with pytest.raises(error, match=what):

@@ -31,9 +31,9 @@ from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import random_parameters
 from xraytune.study.row import TrialRow, ranked_on_val_b
-from xraytune.synth.donor import donor_tensors
 from xraytune.synth.mix import require_enough
 from xraytune.synth.sources.source import StudyImages
+from xraytune.synth.sources.statistics import donor_tensors
 from xraytune.synth.sources.which import source_of
 
 _DRAWS = 5000

@@ -39,8 +39,8 @@ from xraytune.base.records import Json, Progress, frozen, ignore_progress, to_js
 from xraytune.data.findings import numbers_of
 from xraytune.data.folders import PROVENANCE_FILE
 from xraytune.data.prepare import RunContext, prepare
+from xraytune.nets.backbones import find_weights
 from xraytune.nets.compute import allocation_of, compute_like, gpu_count, pin
-from xraytune.nets.weights import find_weights
 from xraytune.space.document import write_yaml
 from xraytune.space.domains import Value
 from xraytune.space.fields import parameters_from
@@ -48,18 +48,18 @@ from xraytune.space.load import SEARCH_ONLY, load_space, refuse_unused
 from xraytune.space.settings import Experiment
 from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space
-from xraytune.synth.donor import Donor
 from xraytune.synth.generator_quality import PoolReport
 from xraytune.synth.mix import apportion
-from xraytune.synth.pool import draw_block
 from xraytune.synth.saved_generator import (
     GENERATOR_FILE,
     NETWORK_FILE,
     SavedGenerator,
+    draw_block,
     read_generator,
 )
 from xraytune.synth.sources.gan import Gan, typical_masks, usable_generator
 from xraytune.synth.sources.source import BLOCK, choose_findings
+from xraytune.synth.sources.statistics import Donor
 from xraytune.synth.sources.which import seen_by
 from xraytune.synth.synthesize import (
     copy_file,

@@ -23,9 +23,9 @@ from xraytune.base.records import EpochRecord, Json, Progress, frozen, ignore_pr
 from xraytune.data.pixels import stored_files
 from xraytune.data.prepare import Prepared, RunContext
 from xraytune.model.bundle import write_bundle
+from xraytune.nets.backbones import find_weights
 from xraytune.nets.checkpoint import load_best
 from xraytune.nets.compute import allocation_of, gpu_count, pin
-from xraytune.nets.weights import find_weights
 from xraytune.search.wandb import WandbRun
 from xraytune.space.domains import Value
 from xraytune.space.fields import flat_values, parameter_fields

@@ -1,5 +1,7 @@
 """Backbones: networks that map images to features, made from torchvision's and timm's.
 
+Their pretrained weights are torchvision's official files, timm's, or the user's own.
+
 The last layer, which gives the classes, is removed. For one input channel, the filters of the first
 convolution are summed over its three, so that a grey image has the same features as its copy on
 three channels.
@@ -7,9 +9,11 @@ three channels.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +24,19 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 from torchvision import models
 
 from xraytune.base.errors import ConfigError, MachineError, Problem
+from xraytune.base.files import explain_disk_errors
 from xraytune.base.tensors import UNREADABLE, load_tensors, read_weights
 from xraytune.space.backbones import BACKBONES, is_of_torchvision
 from xraytune.space.messages import nearest
+from xraytune.space.paths import is_path
 
+_logger = logging.getLogger(__name__)
 _IMAGENET_CLASSES = 1000
+_IMAGENET = ("IMAGENET1K_V2", "IMAGENET1K_V1", "IMAGENET1K_SWAG_LINEAR_V1")
+"""The sets that `imagenet` stands for, best first.
+
+Others are for larger images, or lack the last layers.
+"""
 _SMALL_CNN_WIDTHS = (16, 32, 64, 96)
 _INCEPTIONS = ("googlenet", "inception_v3")
 """They have auxiliary heads, and `transform_input` brings pixels into [-1, 1]."""
@@ -102,19 +114,16 @@ def pixel_constants(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
     One number for each channel.
     """
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
     if name in _INCEPTIONS:
-        mean = std = (0.5, 0.5, 0.5)
-    elif is_of_torchvision(name):
+        return (0.5,) * 3, (0.5,) * 3
+    if is_of_torchvision(name):
         given = models.get_model_weights(name).DEFAULT.transforms()
-        mean = (*given.mean,)
-        std = (*given.std,)
-    elif BACKBONES.is_of_library(name):
+        return (*given.mean,), (*given.std,)
+    if BACKBONES.is_of_library(name):
         config = timm_config(name)
-        mean = (*config["mean"],) * (3 // len(config["mean"]))
-        std = (*config["std"],) * (3 // len(config["std"]))
-    return mean, std
+        times = 3 // len(config["mean"])
+        return (*config["mean"],) * times, (*config["std"],) * times
+    return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def to_one_channel(network: nn.Module, name: str) -> None:
@@ -138,14 +147,13 @@ def _remove_head(network: nn.Module) -> int:
 
     Return its inputs.
     """
-    last = ""
-    inputs = 0
-    for name, layer in network.named_modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d) and len(layer.weight) == _IMAGENET_CLASSES:
-            last = name
-            inputs = layer.weight.shape[1]
-    network.set_submodule(last, nn.Identity())
-    return inputs
+    name, last = [
+        (name, layer)
+        for name, layer in network.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d) and len(layer.weight) == _IMAGENET_CLASSES
+    ][-1]
+    network.set_submodule(name, nn.Identity())
+    return last.weight.shape[1]
 
 
 def timm_config(name: str) -> dict[str, Any]:
@@ -236,10 +244,70 @@ def load_weights(network: nn.Module, name: str, path: Path) -> None:
     # Files from before PyTorch 0.4.1 lack these counters, which are not used.
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if missing or unexpected:
-        needed = sum(not key.endswith("num_batches_tracked") for key in expected)
-        wrong = f"{len(missing)} of {needed} tensors are missing or of another shape"
+        wrong = f"{len(missing)} of {len(expected)} tensors are missing or of another shape"
         what = f"these weights are not for {name}: {wrong}"
-        whose, other = ("torchvision's ", "imagenet") if is_of_torchvision(name) else ("", "none")
         first = [*missing, *unexpected][0]
-        fix = f"use a state dict of {whose}{name} (first difference: {first}), or weights: {other}"
+        fix = f"use a state dict of {name} (first difference: {first}), or weights: none"
         raise MachineError(Problem(what, path, fix))
+
+
+def find_weights(backbone: str, weights: str, weights_dir: Path | None) -> Path | None:
+    """Return the file of pretrained weights, `Parameters.weights`, or None for `none`.
+
+    `imagenet` is the newest official file in `weights_dir`, a folder of torchvision's files under
+    their official names; without a folder, official files are downloaded to torch's cache.
+
+    Raises:
+        ConfigError: The backbone has no such set.
+        MachineError: The file is missing, or cannot be downloaded.
+    """
+    if weights == "none":
+        return None
+    if weights == "hub":
+        repository = timm_config(backbone).get("hf_hub_id") or ""
+        from huggingface_hub import hf_hub_download  # comes with timm
+
+        with hub_errors_explained(backbone):
+            return Path(hf_hub_download(repository, "model.safetensors"))
+    if is_path("weights", weights):
+        if not Path(weights).is_file():
+            fix = "give the path of a file, or weights: none"
+            raise MachineError(Problem("no such weights file", Path(weights), fix))
+        return Path(weights)
+    sets = models.get_model_weights(backbone) if is_of_torchvision(backbone) else ()
+    official = {each.name: each.url for each in sets}
+    wanted = _IMAGENET if weights == "imagenet" else (weights,)
+    urls = [official[name] for name in wanted if name in official]
+    if not urls:
+        fix = f"use one of: {', '.join(['imagenet', *official, 'none'])}"
+        raise ConfigError(Problem(f"{backbone} has no weight set {weights}", "weights", fix))
+    names = " or ".join(Path(url).name for url in urls)
+    source = f"(from {urls[0].rpartition('/')[0]}/)"
+    if weights_dir is None:
+        return _download(urls[0], f"{names} {source}")
+    for url in urls:
+        file = weights_dir / Path(url).name
+        if file.is_file():
+            return file
+    fix = f"put {names} there {source}, or set weights: none"
+    raise MachineError(Problem(f"no official weights of {backbone} here", weights_dir, fix))
+
+
+def _download(url: str, accepted: str) -> Path:
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+    if file.is_file():
+        return file
+    _logger.info("downloading %s", url)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    sha256_start = file.stem.rpartition("-")[2]  # b0353104 of mobilenet_v2-b0353104
+    try:
+        with explain_disk_errors(file):
+            torch.hub.download_url_to_file(url, str(file), sha256_start, progress=False)
+    except (OSError, RuntimeError, HTTPException) as error:
+        fix = (
+            f"put {accepted} into a folder and pass it as --weights-dir or `weights_dir`, or put "
+            f"{file.name} into {file.parent}; or set weights: none"
+        )
+        what = f"the weights cannot be downloaded ({error})"
+        raise MachineError(Problem(what, url, fix)) from error
+    return file

@@ -46,8 +46,7 @@ def resume(folder: Path, network: nn.Module, optimizer: Optimizer) -> list[Epoch
     """Load network and optimizer from the checkpoint, if there is one; return its epochs."""
     content, epochs = _read(folder)
     if epochs:
-        what = "this checkpoint belongs to a different network"
-        with explain_unreadable(what, folder / _CHECKPOINT_FILE, _FIX):
+        with explain_unreadable("this checkpoint is of another network", folder, _FIX):
             load_tensors(network, content["network"])
             load_optimizer(optimizer, content["optimizer"])
     return epochs

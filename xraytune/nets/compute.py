@@ -24,9 +24,6 @@ from xraytune.space.settings import Settings
 
 _RAY_UNITS = 10_000
 """Ray counts ten thousandths of a GPU."""
-_M_TRIM_THRESHOLD = -1
-_M_MMAP_THRESHOLD = -3
-"""Parameters of glibc's `mallopt`."""
 
 
 def gpu_count() -> int:
@@ -128,8 +125,8 @@ def pin(compute: Compute, *, gpu_share: float = 1.0) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # only glibc has it
     if compute.device == "cpu" and mallopt is not None:
         # Returning freed memory to the kernel can double the time of a forward pass.
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-        mallopt(_M_MMAP_THRESHOLD, 2**30)
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
     torch.use_deterministic_algorithms(compute.device == "cpu")
     # Otherwise each new tensor is filled with NaN first.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -175,11 +172,10 @@ def constants(values: Sequence[float], device: torch.device) -> Tensor:
     return torch.stack([torch.full((), value, device=device) for value in values])
 
 
-def autocast(compute: Compute) -> torch.autocast:
+def autocast(compute: Compute, *, is_used: bool = True) -> torch.autocast:
     """Return a context for matrix products in `compute.precision`."""
-    return torch.autocast(
-        compute.device, dtype=torch.bfloat16, enabled=compute.precision == "bfloat16"
-    )
+    is_used &= compute.precision == "bfloat16"
+    return torch.autocast(compute.device, dtype=torch.bfloat16, enabled=is_used)
 
 
 @contextmanager
@@ -188,25 +184,25 @@ def fast_backward(network: nn.Module, compute: Compute) -> Iterator[None]:
 
     In bfloat16, their backward pass is nine times as slow.
     """
-    slow = []
-    if compute.device == "cpu" and compute.precision == "bfloat16":
-        slow = [
-            layer
-            for layer in network.modules()
-            if isinstance(layer, nn.Conv2d)
-            and layer.groups > 1
-            and layer.stride[0] > 1
-            and layer.weight.requires_grad
-        ]
+
+    def in_float32(forward: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return forward(inputs.float())
+
+    is_slow = compute.device == "cpu" and compute.precision == "bfloat16"
+    slow = [
+        layer
+        for layer in network.modules()
+        if is_slow
+        and isinstance(layer, nn.Conv2d)
+        and layer.groups > 1
+        and layer.stride[0] > 1
+        and layer.weight.requires_grad
+    ]
     for layer in slow:
-        layer.forward = partial(_in_float32, layer.forward)  # type: ignore[method-assign]
+        layer.forward = partial(in_float32, layer.forward)  # type: ignore[method-assign]
     try:
         yield
     finally:
         for layer in slow:
             del layer.forward
-
-
-def _in_float32(forward: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    with torch.autocast(inputs.device.type, enabled=False):
-        return forward(inputs.float())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -27,8 +26,7 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 def require_different(features: NDArray[np.floating[Any]], backbone: str) -> None:
     """Raise TrialError if the features of different images, [n, D], are nearly equal."""
-    places = np.linspace(0, len(features) - 1, min(len(features), _COMPARED)).astype(np.int64)
-    rows = np.asarray(features[places], dtype=np.float64)
+    rows = np.asarray(features[:: 1 + len(features) // _COMPARED], dtype=np.float64)
     centre = rows.mean(axis=0)
     spread = np.linalg.norm(rows - centre, axis=1).mean()
     if len(features) > 1 and spread < _LEAST_SPREAD * np.linalg.norm(centre):
@@ -37,9 +35,9 @@ def require_different(features: NDArray[np.floating[Any]], backbone: str) -> Non
         raise TrialError(Problem(what, f"backbone: {backbone}", fix))
 
 
-def autocast_images(inputs: Tensor, compute: Compute) -> AbstractContextManager[None]:
+def autocast_images(inputs: Tensor, compute: Compute) -> torch.autocast:
     """Return autocast for images; features [B, D] stay in float32."""
-    return autocast(compute) if inputs.ndim == 4 else nullcontext()
+    return autocast(compute, is_used=inputs.ndim == 4)
 
 
 def outputs_of(
@@ -60,8 +58,8 @@ def predict_logits(
     network: nn.Module, batches: Iterable[Tensor], *, compute: Compute
 ) -> Float32Array:
     """Return the outputs of a network in eval mode, float32 [N, ...], N >= 1."""
-    outputs = torch.cat([*outputs_of(network, batches, compute=compute)])
-    logits: Float32Array = outputs.cpu().numpy()
+    outputs = [*outputs_of(network, batches, compute=compute)]
+    logits: Float32Array = torch.cat(outputs).cpu().numpy()
     return logits
 
 
@@ -84,13 +82,11 @@ def estimate_batch_norms(
         for module in network.modules()
         if isinstance(module, _BATCH_NORMS) and module.training and module.track_running_stats
     }
-    if not momenta:
-        return
     network.eval()
     for norm in momenta:
         norm.train()
         norm.reset_running_stats()
-    for number, images in enumerate(batches(), start=1):
+    for number, images in enumerate(batches() if momenta else (), start=1):
         for norm in momenta:
             # The cumulative mean; with None, each norm would wait for the device.
             norm.momentum = 1 / number

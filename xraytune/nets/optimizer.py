@@ -22,7 +22,7 @@ def build_optimizer(
 ) -> Optimizer:
     """Return an optimizer of the trainable parameters; `options` are those of torch's class."""
     weights = [weight for weight in network.parameters() if weight.requires_grad]
-    on_gpu = any(weight.is_cuda for weight in weights)
+    on_gpu = weights[0].is_cuda
     rate = torch.tensor(lr, device="cuda") if on_gpu else lr  # a CUDA graph reads it at each step
     if name == "sgd":
         return SGD(weights, lr=rate, momentum=0.9, fused=True, **options)
@@ -66,11 +66,10 @@ def learning_rate(
     bad_epochs = 0
     plateaus = 0
     for loss in val_losses:
+        bad_epochs += 1
         if loss < best * (1 - _PLATEAU_THRESHOLD):
             best = loss
             bad_epochs = 0
-        else:
-            bad_epochs += 1
         if bad_epochs > PLATEAU_PATIENCE_EPOCHS:
             plateaus += 1
             bad_epochs = 0

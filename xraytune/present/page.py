@@ -38,7 +38,6 @@ from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow
 from xraytune.study.status import StudyView, StudyWatcher
 from xraytune.synth.memorisation import MEMORISATION_STAGE
-from xraytune.synth.synthesize import generator_path
 from xraytune.tasks import task_of
 
 _MOST_SAMPLES = 6
@@ -131,7 +130,7 @@ def page_content(folder: StudyFolder, cache: Path) -> dict[str, Any]:
         },
         "trials": all_trials(view),
         "mistakes": mistakes,
-        "generators": _show_generators(folder, view, prepared, cache),
+        "generators": _show_generators(folder, view, cache),
         "scored_by": sorted({row["command"] for row in scored}),
         "sides": sides_frame(view.sides),
         "data_path": quote(str(settings.data.path)),
@@ -170,9 +169,7 @@ def _show_mistakes(
     }
 
 
-def _show_generators(
-    folder: StudyFolder, view: StudyView, prepared: Prepared, cache: Path
-) -> dict[str, Any] | None:
+def _show_generators(folder: StudyFolder, view: StudyView, cache: Path) -> dict[str, Any] | None:
     """Return figures and pictures of the generators.
 
     The pictures are their samples, and the first one's images next to the nearest training images.
@@ -191,18 +188,13 @@ def _show_generators(
     for grid, trials in [*samples.items()][:_MOST_SAMPLES]:
         used_by = join_names([f"#{trial.number}" for trial in trials], 8)
         pictures[folder.path / grid] = f"Real and generated images; used by {used_by}."
-    settings = next((trials[0].parameters.gan for trials in samples.values()), None)
-    if settings:
-        compute = folder.compute()
-        names = {
-            generator_path(settings, prepared, compute, cache, torch=release["torch"]).name
-            for release in folder.releases()
-        }
-        for path, gate in artifacts_of(cache, MEMORISATION_STAGE):
-            if not names.isdisjoint(pool.get("generator") for pool in gate["pools"]):
-                for file in sorted(path.glob("nearest_*.png")):
-                    name = file.stem.removeprefix("nearest_")
-                    pictures[file] = f"{name}: each with the nearest training image on its right."
+    first = next(iter(samples), "")
+    generator = Path(first).stem.removeprefix("gan-")
+    for path, gate in artifacts_of(cache, MEMORISATION_STAGE):
+        if first and gate["pools"][0].get("generator", "").startswith(generator):
+            for picture in sorted(path.glob("nearest_*.png")):
+                name = picture.stem.removeprefix("nearest_")
+                pictures[picture] = f"{name}: each with the nearest training image on its right."
     shown = [(read_bytes(path), text) for path, text in pictures.items() if path.exists()]
     return {"notes": notes, "pictures": shown} if notes or shown else None
 

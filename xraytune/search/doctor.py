@@ -17,8 +17,8 @@ import torch
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import ConfigError, MachineError
 from xraytune.base.files import nearest_folder
+from xraytune.nets.backbones import find_weights
 from xraytune.nets.compute import choose_compute, gpu_count
-from xraytune.nets.weights import find_weights
 from xraytune.search.ray.setup import ray_parent, why_ray_cannot_start
 from xraytune.space.load import load_space
 from xraytune.space.space import Space, missing_packages

@@ -68,13 +68,17 @@ class ClassCodes(nn.Module):
 
     def __init__(self, class_count: int, code_dim: int) -> None:
         super().__init__()
-        self.register_buffer("means", torch.zeros(class_count, code_dim))
-        self.register_buffer("factors", torch.eye(code_dim).repeat(class_count, 1, 1))
-        self.register_buffer("codes", torch.zeros(0, code_dim))
-        self.register_buffer("keys", torch.zeros(0, code_dim))
-        self.register_buffer("labels", torch.zeros(0, dtype=torch.int64))
-        self.register_buffer("origin", torch.zeros(0))
-        self.register_buffer("axes", torch.zeros(0, code_dim))
+        buffers = {
+            "means": torch.zeros(class_count, code_dim),
+            "factors": torch.eye(code_dim).repeat(class_count, 1, 1),
+            "codes": torch.zeros(0, code_dim),
+            "keys": torch.zeros(0, code_dim),
+            "labels": torch.zeros(0, dtype=torch.int64),
+            "origin": torch.zeros(0),
+            "axes": torch.zeros(0, code_dim),
+        }
+        for name, buffer in buffers.items():
+            self.register_buffer(name, buffer)
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
         for name, buffer in [*self.named_buffers()]:
@@ -83,15 +87,11 @@ class ClassCodes(nn.Module):
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         """Map z [B, D] from N(0, 1) to codes [B, D] of classes [B] or findings [B, C]."""
-        has_findings = labels.ndim == 2 or self.labels.ndim == 2
+        has_findings = labels.ndim == 2
         if has_findings:
-            if labels.ndim == 1:
-                labels = F.one_hot(labels, len(self.means))
             means = self.means[0]
             normal = z @ self.factors[0].T
         else:
-            if len(self.means) == 1:
-                labels = torch.zeros_like(labels)
             means = self.means[labels]
             normal = torch.bmm(self.factors[labels], z[:, :, None])[:, :, 0]
         if self.training or not len(self.codes):
@@ -159,7 +159,7 @@ class ClassCodes(nn.Module):
         self.codes = codes.to(self.means)
         self.labels = labels if len(self.means) > 1 else torch.zeros_like(labels)
         for label in range(len(self.means)):
-            of_class = self.codes if labels.ndim == 2 else self.codes[self.labels == label]
+            of_class = self.codes if labels.ndim == 2 else self.codes[labels == label]
             of_class = of_class.double()
             deviations = of_class - of_class.mean(dim=0)
             covariance = deviations.T @ deviations / max(len(of_class) - 1, 1)

@@ -7,6 +7,7 @@ rest of the step.
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,11 @@ from torch.optim import Optimizer
 from xraytune.base.arrays import Int64Array, UInt8Array
 from xraytune.base.records import Compute
 from xraytune.base.seeding import derive_seed
+from xraytune.data.decoding import InputFormat
 from xraytune.nets.backbones import build_backbone, fold_batch_norms, pixel_constants
 from xraytune.nets.captured import Draws
-from xraytune.nets.compute import autocast, constants, seeded
+from xraytune.nets.compute import autocast, seeded
+from xraytune.nets.inputs import normalise
 from xraytune.nets.optimizer import build_optimizer
 from xraytune.space.settings import GanSettings
 from xraytune.synth.networks import Discriminator, Generator
@@ -64,9 +67,9 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, *, is_hinge: bo
     Sources: Goodfellow et al. 2014 (arXiv:1406.2661), equation 1; hinge: Miyato et al. 2018
     (arXiv:1802.05957), equation 16.
     """
-    penalty = F.relu if is_hinge else F.softplus
-    margin = 1 if is_hinge else 0
-    return penalty(margin - real_logits).mean() + penalty(margin + fake_logits).mean()
+    if is_hinge:
+        return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
+    return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
 
 
 def generator_loss(fake_logits: Tensor, *, is_hinge: bool) -> Tensor:
@@ -88,7 +91,7 @@ class GanTraining:
         parts: The networks and optimizers, whose state a checkpoint holds.
         ema_generator: Exponential moving average of `generator`, in evaluation mode: the network to
             sample from.
-        backbone: The frozen network of `settings.features`; without them, None.
+        backbone: The frozen network of `settings.features`, if there are any.
     """
 
     def __init__(
@@ -98,29 +101,25 @@ class GanTraining:
         self.step = 0
         self._compute = compute
         self._features: Tensor | None = None
-        self.backbone: nn.Module | None = None
+        self.backbone: nn.Module = nn.Identity()
         with seeded(settings.seed, "gan", "initial weights"):
             self.generator = Generator(settings, class_count, channels)
             self.discriminator = Discriminator(settings, class_count, channels)
             if settings.features:
                 backbone, _ = build_backbone(_FEATURE_BACKBONE, weights=settings.features)
                 self.backbone = fold_batch_norms(backbone).requires_grad_(False)
-        for network in filter(None, (self.generator, self.discriminator, self.backbone)):
+        for network in (self.generator, self.discriminator, self.backbone):
             network.to(  # type: ignore[call-overload]
                 device=compute.device, memory_format=torch.channels_last
             )
         self.ema_generator = copy.deepcopy(self.generator).eval().requires_grad_(False)
-        betas = settings.betas
-        self._optimizer_g = build_optimizer("adam", self.generator, lr=settings.lr_g, betas=betas)
-        self._optimizer_d = build_optimizer(
-            "adam", self.discriminator, lr=settings.lr_d, betas=betas
-        )
+        adam = partial(build_optimizer, "adam", betas=settings.betas)
         self.parts: dict[str, Any] = {
             "generator": self.generator,
             "discriminator": self.discriminator,
             "ema_generator": self.ema_generator,
-            "optimizer_g": self._optimizer_g,
-            "optimizer_d": self._optimizer_d,
+            "optimizer_g": adam(self.generator, lr=settings.lr_g),
+            "optimizer_d": adam(self.discriminator, lr=settings.lr_d),
         }
 
     @torch.no_grad()
@@ -137,7 +136,7 @@ class GanTraining:
         self._weights = torch.from_numpy(weights.astype(np.float32)).to(device)
         self._images = torch.from_numpy(planes).to(device)
         self._labels = torch.tensor(labels, device=device)
-        if self.backbone is not None:
+        if self.settings.features:
             parts = torch.split(self._images, _FEATURE_BATCH)
             features = [frozen_features(self.backbone, _to_signed(part)) for part in parts]
             self._features = torch.cat(features)
@@ -202,25 +201,26 @@ class GanTraining:
             fake = self.generator.decode(codes, labels)
         fake = fake.float()
 
-        both = images, fake.detach()
+        drawn = fake.detach()
         is_hinge = self.settings.architecture == "pca"
         if is_hinge:  # with spectral norm; as one batch, which is faster
-            of_both = torch.cat(tuple(shifts[:2]), dim=1)
-            real_logits, fake_logits = discriminate(torch.cat(both), of_both).chunk(2)
+            both = discriminate(torch.cat([images, drawn]), torch.cat([*shifts[:2]], dim=1))
+            real_logits, fake_logits = both.chunk(2)
         else:  # batch norm takes the statistics of real and of generated images separately
-            real_logits, fake_logits = map(discriminate, both, shifts[:2])
+            real_logits = discriminate(images, shifts[0])
+            fake_logits = discriminate(drawn, shifts[1])
         d_loss = discriminator_loss(real_logits, fake_logits, is_hinge=is_hinge)
-        _descend(self._optimizer_d, d_loss)
+        _descend(self.parts["optimizer_d"], d_loss)
 
         self.discriminator.requires_grad_(False)  # its own gradients are not needed here
         g_loss = generator_loss(discriminate(fake, shifts[2]), is_hinge=is_hinge)
         if prior is not None:
             g_loss = g_loss + _RECONSTRUCTION_WEIGHT * F.l1_loss(fake[:half], images[:half])
-        if self.backbone is not None and self._features is not None:
+        if self._features is not None:
             shown = frozen_features(self.backbone, fake[:half])
             error = F.mse_loss(shown, self._features[rows[:half]])
             g_loss = g_loss + _FEATURE_WEIGHT * error / self._features.var(dim=0).mean()
-        _descend(self._optimizer_g, g_loss)
+        _descend(self.parts["optimizer_g"], g_loss)
         self.discriminator.requires_grad_(True)
 
         # The average becomes decay * average + (1 - decay) * current.
@@ -251,14 +251,12 @@ def frozen_features(backbone: nn.Module, images: Tensor) -> Tensor:
     They are resized by products with matrices, since the backward pass of `interpolate` would not
     be deterministic.
     """
-    constants_of = pixel_constants(_FEATURE_BACKBONE)
-    mean, std = (constants(values, images.device)[:, None, None] for values in constants_of)
+    mean, std = pixel_constants(_FEATURE_BACKBONE)
+    form = InputFormat(image_size_px=_FEATURE_PX, resolution_px=None, mean=mean, std=std)
     side_px = images.shape[-1]
     unit = torch.eye(side_px, device=images.device)[None, None]
     shape = (_FEATURE_PX, side_px)
     resize = F.interpolate(unit, size=shape, mode="bilinear", antialias=side_px > _FEATURE_PX)
     resized = resize @ ((images[:, :1] + 1) / 2) @ resize.mT
-    features: Tensor = backbone(
-        ((resized - mean) / std).contiguous(memory_format=torch.channels_last)
-    )
+    features: Tensor = backbone(normalise(resized, form))
     return features

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from io import BytesIO
-from pathlib import Path
-
-import numpy as np
+import torch
 from PIL import Image
+from torchvision.utils import make_grid
 
 from xraytune.base.arrays import UInt8Array
-from xraytune.base.files import write_bytes
 from xraytune.data.masks import outlined
 
-_GAP_PX = 2
 _OUTLINED_PX = 128
 
 
@@ -21,14 +17,9 @@ def image_grid(images: UInt8Array, columns: int) -> Image.Image:
 
     The last row may be short.
     """
-    gap = (_GAP_PX, 0)
-    colours = [(0, 0)] * (images.ndim - 3)
-    cells = np.pad(images, ((0, -len(images) % columns), gap, gap, *colours), constant_values=255)
-    _, height, width, *rest = cells.shape
-    rows = cells.reshape(-1, columns, height, width, *rest).swapaxes(1, 2)
-    sheet = rows.reshape(-1, columns * width, *rest)
-    right_and_bottom = ((0, _GAP_PX), (0, _GAP_PX), *colours)
-    return Image.fromarray(np.pad(sheet, right_and_bottom, constant_values=255))
+    channels = torch.from_numpy(images.reshape(*images.shape[:3], -1)).movedim(3, 1)
+    grid = make_grid(channels, nrow=columns, pad_value=255)
+    return Image.fromarray(grid.movedim(0, 2).numpy())
 
 
 def with_outlines(planes: UInt8Array) -> UInt8Array:
@@ -42,10 +33,3 @@ def with_outlines(planes: UInt8Array) -> UInt8Array:
     factor = max(1, _OUTLINED_PX // planes.shape[2])
     enlarged = planes.repeat(factor, axis=2).repeat(factor, axis=3)
     return outlined(enlarged[:, 0], enlarged[:, 1])
-
-
-def write_png(image: Image.Image, file: Path) -> None:
-    """Write an image as PNG."""
-    stream = BytesIO()
-    image.save(stream, format="PNG")
-    write_bytes(file, stream.getvalue())

@@ -13,15 +13,16 @@ closest pairs.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import betabinom  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.nn import functional
 
@@ -32,16 +33,17 @@ from xraytune.base.files import read_json, write_json
 from xraytune.data.images import SideName
 from xraytune.data.prepare import RunContext, side_images
 from xraytune.space.settings import Experiment
-from xraytune.synth.grids import image_grid, write_png
+from xraytune.synth.grids import image_grid
 from xraytune.synth.mix import mix_label
-from xraytune.synth.pool import resize_planes
+from xraytune.synth.saved_generator import resize_planes
 from xraytune.synth.sources.which import source_of
 
 MEMORISATION_STAGE = "memorisation-1"
 FALSE_ALARMS = 0.05
 _RECORD = "memorisation.json"
 _PAIRS_SHOWN = 12
-_SCALES = ((32, 2), (16, 1))
+_SIDE_PX = 32
+_SCALES = ((_SIDE_PX, 2), (16, 1))
 """Side of the compared images and the largest shift, in pixels."""
 _BLURS_PX = (1.0, 2.0)
 """Standard deviations of the blurs applied to unseen images, at 32 px."""
@@ -97,16 +99,17 @@ def measure_unseen(
     `images` are uint8 [N, h, w], at the size and sharpness of the training images; the other
     arguments are those of `measure_closeness`.
     """
-    _, firsts = np.unique(np.asarray(patients), return_index=True)
-    sharp = _resize(images[sample_evenly(firsts, _MOST_UNSEEN)], _SCALES[0][0])
+    _, firsts = np.unique(patients, return_index=True)
+    sharp = _resize(images[sample_evenly(firsts, _MOST_UNSEEN)], _SIDE_PX)
+    places = torch.arange(_SIDE_PX, dtype=sharp.dtype)
+    squares = (places[:, None] - places) ** 2
     versions = [sharp]
-    places = torch.arange(sharp.shape[1], dtype=sharp.dtype)
     for sigma_px in _BLURS_PX:
-        squares = (places[:, None] - places[None, :]) ** 2
         weights = torch.softmax(-squares / (2 * sigma_px**2), dim=1)  # sum to 1 at the edges too
         versions.append(weights @ sharp @ weights.T)
     ratios = [measure_closeness(version, training, training_patients).ratio for version in versions]
-    return np.asarray(np.stack(ratios).min(axis=0))
+    smallest: Float64Array = np.min(ratios, axis=0)
+    return smallest
 
 
 def compare_with_unseen(synthetic: Float64Array, unseen: Float64Array) -> Memorisation:
@@ -118,8 +121,6 @@ def compare_with_unseen(synthetic: Float64Array, unseen: Float64Array) -> Memori
     # The threshold is itself an observation, so the count is not binomial. It is at least `near`
     # exactly if fewer than `rank` of the smallest `near + rank - 1` of all values are unseen ones.
     # Source: Epstein 1954, "Tables for the Distribution of the Number of Exceedances".
-    from scipy.stats import betabinom  # type: ignore[import-untyped]  # takes a second to import
-
     rank = max(1, int(_QUANTILE * (len(unseen) + 1)))
     threshold = float(np.sort(unseen)[rank - 1])
     near = int((synthetic < threshold).sum())
@@ -163,41 +164,35 @@ def measure_closeness(
     for CIFAR-10, relative to the mean over the 50 nearest images; here over patients, without the
     nearest.
     """
-    small_images = _resize(images, _SCALES[0][0])
-    _, patient_of_image = np.unique(np.asarray(training_patients), return_inverse=True)
-    columns = torch.from_numpy(patient_of_image.astype(np.int64))
-    small_training = _resize(training, _SCALES[0][0])
-    ratio = torch.full((len(small_images),), torch.inf)
-    nearest = torch.zeros(len(small_images), dtype=torch.int64)
+    small_images = _resize(images, _SIDE_PX)
+    small_training = _resize(training, _SIDE_PX)
+    names, columns = np.unique(training_patients, return_inverse=True)
+    owners = torch.from_numpy(columns)
+    ratios: list[Tensor] = []
+    nearest: list[Tensor] = []
     for side_px, shift_px in _SCALES:
         inner = slice(shift_px, side_px - shift_px)
         templates = _standardise(_resize(small_training, side_px)[:, inner, inner]).T.contiguous()
-        for start in range(0, len(small_images), _IMAGES_AT_ONCE):
-            block = slice(start, start + _IMAGES_AT_ONCE)
-            scaled = _resize(small_images[block], side_px)
-
+        for scaled in _resize(small_images, side_px).split(_IMAGES_AT_ONCE):
             # The smallest distances over flips and shifts, [n, N] in [0, 2].
             highest = torch.full((len(scaled), templates.shape[1]), -1.0)
-            product = torch.empty_like(highest)
             shifts = range(2 * shift_px + 1)
             side = side_px - 2 * shift_px
-            for turned, top, left in itertools.product((scaled, scaled.flip(2)), shifts, shifts):
+            for turned, top, left in product((scaled, scaled.flip(2)), shifts, shifts):
                 rows = _standardise(turned[:, top : top + side, left : left + side])
-                torch.maximum(highest, torch.matmul(rows, templates, out=product), out=highest)
+                torch.maximum(highest, rows @ templates, out=highest)
             distances = (2 - 2 * highest).clamp_(min=0).sqrt_()
 
-            by_patient = torch.full((len(distances), int(columns.max()) + 1), torch.inf)
-            owners = columns.expand(len(distances), -1)
-            by_patient.scatter_reduce_(1, owners, distances, "amin")
-            count = min(_REFERENCE_PATIENTS + 1, by_patient.shape[1])
+            by_patient = torch.full((len(distances), len(names)), torch.inf)
+            by_patient.scatter_reduce_(1, owners.expand_as(distances), distances, "amin")
+            count = min(_REFERENCE_PATIENTS + 1, len(names))
             lowest = by_patient.topk(count, dim=1, largest=False).values
             reference = lowest[:, 1:].mean(dim=1)  # NaN without another patient
-            closer = torch.where(reference > 0, lowest[:, 0] / reference, 1.0)
-
-            is_closer = closer < ratio[block]
-            nearest[block] = torch.where(is_closer, distances.argmin(dim=1), nearest[block])
-            ratio[block] = torch.minimum(ratio[block], closer)
-    return Closeness(ratio=ratio.double().numpy(), nearest=nearest.numpy())
+            ratios.append(torch.where(reference > 0, lowest[:, 0] / reference, 1.0))
+            nearest.append(distances.argmin(dim=1))
+    ratio, scale = torch.cat(ratios).view(len(_SCALES), -1).min(dim=0)
+    of_scale = torch.cat(nearest).view(len(_SCALES), -1).gather(0, scale[None])[0]
+    return Closeness(ratio=ratio.double().numpy(), nearest=of_scale.numpy())
 
 
 def _standardise(images: Tensor) -> Tensor:
@@ -236,9 +231,11 @@ def refuse_memorised(experiment: Experiment, context: RunContext) -> None:
             "image than 99 % of unseen X-rays; the nearest pairs are shown in "
             f"{folder.relative_to(context.cache).as_posix()} of the cache"
         )
-        parameters = experiment.parameters
-        fix = f"{source_of(parameters).remedy}, or set quality.allow_memorised: true"
-        raise TrialError(Problem(what, mix_label(parameters), fix))
+        fix = (
+            "use other images (of a GAN: fewer gan.steps, more real images), or set "
+            "quality.allow_memorised: true"
+        )
+        raise TrialError(Problem(what, mix_label(experiment.parameters), fix))
 
 
 def describe_copies(by_class: Mapping[str, Memorisation]) -> str:
@@ -246,9 +243,9 @@ def describe_copies(by_class: Mapping[str, Memorisation]) -> str:
     found = []
     for name, pool in by_class.items():
         if pool.chance <= FALSE_ALARMS / len(by_class):
-            images = f"images of {name}" if len(by_class) > 1 else "images"
+            of_class = f" of {name}" if len(by_class) > 1 else ""
             chance = f"(chance of that {pool.chance:.1g})"
-            found.append(f"{pool.near} of {pool.images} {images} {chance}")
+            found.append(f"{pool.near} of {pool.images} images{of_class} {chance}")
     return ", ".join(found)
 
 
@@ -263,12 +260,12 @@ def measure_memorisation(
     """
     prepared = context.prepared
     source = source_of(experiment.parameters)
-    blocks = {}
-    for label, name in enumerate(prepared.class_names):
-        block = source.block(experiment.settings, context, label, 0)
-        if len(block.rows):
-            blocks[name] = block
-    size_px = next(iter(blocks.values())).pixels.shape[1]
+    firsts = [
+        source.block(experiment.settings, context, label, 0)
+        for label in range(len(prepared.class_names))
+    ]
+    blocks = {label: block for label, block in enumerate(firsts) if len(block.rows)}
+    size_px = firsts[0].pixels.shape[1]
     compared = [
         [image.sha256, image.label, image.patient, image.side]
         for image in prepared.images
@@ -290,8 +287,8 @@ def measure_memorisation(
 
     def build(folder: Path) -> None:
         record = {}
-        for name, block in blocks.items():
-            label = prepared.class_names.index(name)
+        for label, block in blocks.items():
+            name = prepared.class_names[label]
             synthetic = block.read()
             train = read_side("train", label)
             to_train = measure_closeness(synthetic, *train)
@@ -301,16 +298,9 @@ def measure_memorisation(
             nearest = train[0][to_train.nearest[closest]]
             pairs = np.stack([synthetic[closest], nearest], axis=1)
             sheet = image_grid(pairs.reshape(-1, size_px, size_px), columns=6)
-            write_png(sheet, folder / f"nearest_{name}.png")
+            sheet.save(folder / f"nearest_{name}.png")
         write_json(folder / _RECORD, record)
 
-    waits_for = "waiting for the search for copies, which another process does"
-    path = build_once(
-        context.cache,
-        MEMORISATION_STAGE,
-        inputs,
-        build,
-        waiting=lambda: context.on_progress(waits_for, 0, len(blocks)),
-    )
+    path = build_once(context.cache, MEMORISATION_STAGE, inputs, build)
     rows = read_json(path / _RECORD)
     return {name: Memorisation(**row) for name, row in rows.items()}, path

@@ -13,20 +13,15 @@ Sources: Radford et al. 2016, DCGAN (arXiv:1511.06434); Miyato et al. 2018, spec
 
 from __future__ import annotations
 
-import json
 from itertools import pairwise
-from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from xraytune.base.tensors import explain_unreadable, save_state
 from xraytune.space.settings import GanSettings
 from xraytune.synth.codes import ClassCodes
-from xraytune.synth.saved_generator import known_settings
 
 _STEM_PX = 4
 _CLASS_EMBEDDING_DIM = 64
@@ -135,13 +130,13 @@ class Discriminator(nn.Module):
         has_spectral_norm = settings.architecture == "pca"
         norm = nn.Identity if has_spectral_norm else nn.BatchNorm2d
         layers: list[nn.Module] = []
-        for level, (width, next_width) in enumerate(pairwise([channels, *widths])):
+        for width, next_width in pairwise([channels, *widths]):
             layers.append(
                 nn.Conv2d(
                     width, next_width, kernel_size=4, stride=2, padding=1, bias=has_spectral_norm
                 )
             )
-            if level > 0:
+            if width > channels:
                 layers.append(norm(next_width))
             layers.append(nn.LeakyReLU(0.2, inplace=True))
         self.features = nn.Sequential(*layers)
@@ -151,7 +146,7 @@ class Discriminator(nn.Module):
         if self.class_embedding is not None:
             nn.init.normal_(self.class_embedding.weight, 0.0, _INITIAL_STD)
         if has_spectral_norm:
-            for module in list(self.modules()):
+            for module in [*self.modules()]:
                 if isinstance(module, nn.Conv2d | nn.Embedding):
                     spectral_norm(module)
 
@@ -182,35 +177,3 @@ def _init_weights(module: nn.Module) -> None:
         nn.init.normal_(module.weight, float(isinstance(module, nn.BatchNorm2d)), _INITIAL_STD)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-
-
-def save_generator(generator: Generator, path: Path) -> None:
-    """Write a generator as safetensors.
-
-    The metadata holds what `load_generator` needs to rebuild it.
-    """
-    about = {
-        "kind": "gan",
-        "settings": generator.settings.model_dump_json(exclude={"start_from", "features"}),
-        "class_count": generator.class_count,
-        "channels": generator.channels,
-    }
-    # One entry: their order is random.
-    save_state(generator.state_dict(), path, {"generator": json.dumps(about)})
-
-
-def load_generator(path: Path) -> Generator:
-    """Load a generator from its safetensors file, in evaluation mode, on the CPU."""
-    with explain_unreadable("cannot read this generator", path, "train the generator again"):
-        with safe_open(path, framework="pt") as file:
-            about = json.loads(file.metadata()["generator"])
-            weights = {name: file.get_tensor(name) for name in file.keys()}
-        settings = json.dumps(known_settings(json.loads(about["settings"])))
-        with torch.random.fork_rng(devices=[]):
-            generator = Generator(
-                GanSettings.model_validate_json(settings),
-                int(about["class_count"]),
-                int(about["channels"]),
-            )
-        generator.load_state_dict(weights)
-    return generator.eval().requires_grad_(False)

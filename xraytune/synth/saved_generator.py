@@ -1,25 +1,80 @@
-"""A generator in a folder that `xraytune generator train` wrote: its record, `generator.json`."""
+"""A saved generator: its record, its network, its plausible masks, and the images that it draws.
+
+The record is in a folder that `xraytune generator train` wrote. Images are drawn in numbered
+blocks of 256, with masks in segmentation. A block depends only on the generator, the pool's seed,
+its class and its number. So a larger pool starts with the images of a smaller one, and half the
+synthetic ratio is the first half of the images. Pairs with implausible masks are replaced from
+further rounds, each with its own random numbers.
+"""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
+from safetensors import safe_open
+from scipy.ndimage import label as label_components  # type: ignore[import-untyped]
+from torch.nn import functional as F
 
-from xraytune.base.errors import ArtifactError, Problem
+from xraytune.base.arrays import Float64Array, Int64Array, UInt8Array
+from xraytune.base.errors import ArtifactError, Problem, TrialError
 from xraytune.base.files import read_json, sha256_of
 from xraytune.base.records import Compute
+from xraytune.base.seeding import derive_seed
+from xraytune.base.tensors import explain_unreadable, save_state
+from xraytune.nets.compute import autocast
 from xraytune.space.settings import FOLDER_NAME, GanSettings
 from xraytune.synth.generator_quality import PoolReport
-from xraytune.synth.masks import MaskRange
+from xraytune.synth.networks import Generator
+from xraytune.synth.sources.source import BLOCK
 
 GENERATOR_FILE = "generator.json"
 NETWORK_FILE = "generator.safetensors"
+_MIN_PART = 0.002
+"""Smallest component that counts, as a share of the image: 8 pixels of 64 x 64.
+
+Smaller ones are specks at a mask's edge.
+"""
+_MIN_KEPT = 0.25
+"""The smallest share of plausible masks allowed in the first round of a block."""
+_RESIZE_BATCH = 256
+_Record = TypeVar("_Record")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskRange:
+    """The smallest and largest values of some masks.
+
+    Attributes:
+        area: Shares of the image.
+        parts: Numbers of connected components of at least `_MIN_PART` of the image.
+    """
+
+    area: tuple[float, float]
+    parts: tuple[int, int]
+
+    def includes(self, masks: UInt8Array) -> NDArray[np.bool_]:
+        """Return whether area and components of each mask [n, S, S] are in range, bool [n]."""
+        areas, parts = _measure(masks)
+        has_area = (self.area[0] <= areas) & (areas <= self.area[1])
+        return has_area & (self.parts[0] <= parts) & (parts <= self.parts[1])
+
+    def __str__(self) -> str:
+        """Describe the ranges: "18.5 to 45.8 % of the image, 2 to 3 components"."""
+        smallest, largest = self.area
+        fewest, most = self.parts
+        area = f"{100 * smallest:.3g} to {100 * largest:.3g} % of the image"
+        return f"{area}, {fewest} to {most} components"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,29 +110,163 @@ def read_generator(folder: Path) -> SavedGenerator:
 
     Raise ArtifactError if there is none, or a file is missing or damaged.
     """
-    fix = "give a folder that `xraytune generator train` wrote, or train the generator again"
-    if not (folder / GENERATOR_FILE).is_file():
-        what = f"no generator here: {GENERATOR_FILE} is missing"
-        raise ArtifactError(Problem(what, folder, fix))
-    try:
-        content = read_json(folder / GENERATOR_FILE)
-        content["settings"] = known_settings(content["settings"])
-        report = content.pop("report", None)
-        with suppress(ValueError):  # an earlier version measured other figures
-            content["report"] = _REPORT.validate_python(report)
-        saved = _RECORD.validate_python(content)
-        # Images are written into folders of these names.
-        if not all(re.fullmatch(FOLDER_NAME, name) for name in saved.class_counts):
-            raise ValueError("a name that is a path")
-    except ValueError as error:
-        what = f"{GENERATOR_FILE} is damaged, or from another version"
-        raise ArtifactError(Problem(what, folder, fix)) from error
-    network = folder / NETWORK_FILE
-    if not network.is_file() or sha256_of(network) != saved.generators.get(NETWORK_FILE):
-        raise ArtifactError(Problem("the file is missing or damaged", network, fix))
+    return read_record(folder / GENERATOR_FILE, _parse, folder / NETWORK_FILE, "generators")
+
+
+def _parse(content: dict[str, Any]) -> SavedGenerator:
+    content["settings"] = _known_settings(content["settings"])
+    report = content.pop("report", None)
+    with suppress(ValueError):  # an earlier version measured other figures
+        content["report"] = _REPORT.validate_python(report)
+    saved = _RECORD.validate_python(content)
+    # Images are written into folders of these names.
+    if not all(re.fullmatch(FOLDER_NAME, name) for name in saved.class_counts):
+        raise ValueError("a name that is a path")
     return saved
 
 
-def known_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+def read_record(file: Path, parse: Callable[[Any], _Record], tensors: Path, hashes: str) -> _Record:
+    """Return a record whose `hashes` have the SHA-256 of a file of tensors beside it.
+
+    Raise ArtifactError if either is missing or damaged.
+    """
+    fix = "give a folder that `xraytune generator train` wrote, or copy it again"
+    if not file.is_file():
+        raise ArtifactError(Problem(f"there is no {file.name} here", file.parent, fix))
+    try:
+        content = read_json(file)
+        expected = content[hashes].get(tensors.name)
+        record = parse(content)
+    except (ValueError, LookupError, TypeError) as error:
+        what = "the record is damaged, or from another version"
+        raise ArtifactError(Problem(what, file, fix)) from error
+    if not tensors.is_file() or sha256_of(tensors) != expected:
+        raise ArtifactError(Problem("the file is missing or damaged", tensors, fix))
+    return record
+
+
+def save_generator(generator: Generator, path: Path) -> None:
+    """Write a generator as safetensors.
+
+    The metadata holds what `load_generator` needs to rebuild it.
+    """
+    about = {
+        "kind": "gan",
+        "settings": generator.settings.model_dump_json(exclude={"start_from", "features"}),
+        "class_count": generator.class_count,
+        "channels": generator.channels,
+    }
+    # One entry: their order is random.
+    save_state(generator.state_dict(), path, {"generator": json.dumps(about)})
+
+
+def load_generator(path: Path) -> Generator:
+    """Load a generator from its safetensors file, in evaluation mode, on the CPU."""
+    with explain_unreadable("cannot read this generator", path, "train the generator again"):
+        with safe_open(path, framework="pt") as file:
+            about = json.loads(file.metadata()["generator"])
+            weights = {name: file.get_tensor(name) for name in file.keys()}
+        settings = json.dumps(_known_settings(json.loads(about["settings"])))
+        with torch.random.fork_rng(devices=[]):
+            generator = Generator(
+                GanSettings.model_validate_json(settings),
+                about["class_count"],
+                about["channels"],
+            )
+        generator.load_state_dict(weights)
+    return generator.eval().requires_grad_(False)
+
+
+def _known_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out settings of earlier versions, which concerned only the training."""
     return {name: value for name, value in settings.items() if name in GanSettings.model_fields}
+
+
+def mask_range(masks: UInt8Array) -> MaskRange:
+    """Return the ranges of training masks [n, S, S], n >= 1, at the size of the GAN."""
+    areas, parts = _measure(masks)
+    return MaskRange(
+        area=(float(areas.min()), float(areas.max())), parts=(int(parts.min()), int(parts.max()))
+    )
+
+
+def _measure(masks: UInt8Array) -> tuple[Float64Array, Int64Array]:
+    """Return the area and the number of components of each mask [n, S, S].
+
+    Pixels that touch only at a corner are not connected.
+    """
+    areas = (masks > 0).mean(axis=(1, 2))
+    sizes = [np.bincount(label_components(mask)[0].ravel())[1:] for mask in masks]
+    parts = [int((of_mask >= _MIN_PART * masks[0].size).sum()) for of_mask in sizes]
+    return areas, np.array(parts, dtype=np.int64)
+
+
+def draw_block(
+    file: Path,
+    label: int,
+    block: int,
+    *,
+    seed: int,
+    compute: Compute,
+    typical: MaskRange | None = None,
+    findings: Int64Array | None = None,
+) -> UInt8Array:
+    """Draw a block of class `label` from a saved generator, uint8 [256, C, S, S].
+
+    Rounds of 256 images are drawn until 256 have plausible masks, if `typical` is given.
+    `findings`, int64 [256, C], are drawn in place of a class. The label also seeds the noise, so
+    two unconditional generators give different images.
+
+    Raises:
+        TrialError: In the first round, too few masks are plausible.
+    """
+    generator = load_generator(file).to(compute.device)
+    labels = torch.full((BLOCK,), label) if findings is None else torch.from_numpy(findings)
+    kept: list[UInt8Array] = []
+    for number in count():
+        purpose = ("pool", label, block, *(("round", number) if number else ()))
+        # Drawn on the CPU, so that it is the same for every device.
+        random = torch.Generator().manual_seed(derive_seed(seed, *purpose))
+        z = torch.randn(BLOCK, generator.settings.z_dim, generator=random)
+        with torch.inference_mode(), autocast(compute):
+            outputs = generator(z.to(compute.device), labels.to(compute.device)).float()
+            pixels = ((outputs + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        planes = _with_binary_masks(pixels.cpu().numpy())
+        if typical is not None:
+            planes = planes[typical.includes(planes[:, 1])]
+        if number == 0 and len(planes) < _MIN_KEPT * BLOCK:
+            what = (
+                f"only {len(planes)} of the GAN's first {BLOCK} masks are plausible, fewer than "
+                f"{100 * _MIN_KEPT:.0f} %: area and number of components must be as in the "
+                f"training masks ({typical})"
+            )
+            raise TrialError(Problem(what, fix="train more steps (gan.steps)"))
+        kept.append(planes)
+        if sum(map(len, kept)) >= BLOCK:
+            break
+    return np.concatenate(kept)[:BLOCK]
+
+
+def resize_planes(planes: UInt8Array, size_px: int) -> UInt8Array:
+    """Resize images [N, C, h, w] with antialiasing; the second plane is a mask of 0 and 255.
+
+    In batches, since they may be a memory map.
+    """
+    resized = np.empty((*planes.shape[:2], size_px, size_px), dtype=np.uint8)
+    for start in range(0, len(planes), _RESIZE_BATCH):
+        batch = slice(start, start + _RESIZE_BATCH)
+        pixels = torch.from_numpy(np.array(planes[batch])).float()
+        small = F.interpolate(
+            pixels.flatten(0, 1)[:, None],
+            size=(size_px, size_px),
+            mode="bilinear",
+            antialias=True,
+        )
+        whole = small.round().clamp(0, 255).to(torch.uint8).numpy()
+        resized[batch] = whole.reshape(resized[batch].shape)
+    return _with_binary_masks(resized)
+
+
+def _with_binary_masks(planes: UInt8Array) -> UInt8Array:
+    planes[:, 1:] = np.where(planes[:, 1:] >= 128, 255, 0)
+    return planes

@@ -19,8 +19,7 @@ from xraytune.data.images import ImageIndex
 from xraytune.data.index import find_class_names, read_index
 from xraytune.data.prepare import Prepared, prepare_index
 from xraytune.data.sides import side_sizes
-from xraytune.nets.backbones import accepts, build_backbone
-from xraytune.nets.weights import find_weights
+from xraytune.nets.backbones import accepts, build_backbone, find_weights
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.load import load_space
 from xraytune.space.rules import check_images, space_warnings

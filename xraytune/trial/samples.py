@@ -6,19 +6,22 @@ folder.
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from xraytune.base.artifacts import fingerprint
 from xraytune.base.drawing import drawable
+from xraytune.base.files import write_bytes
 from xraytune.data.prepare import RunContext, side_images
 from xraytune.space.settings import Experiment
-from xraytune.synth.grids import image_grid, with_outlines, write_png
+from xraytune.synth.grids import image_grid, with_outlines
 from xraytune.synth.memorisation import sample_evenly
-from xraytune.synth.pool import resize_planes
+from xraytune.synth.saved_generator import resize_planes
 from xraytune.synth.sources.gan import Gan
-from xraytune.synth.synthesize import generator_path
+from xraytune.synth.synthesize import GAN_STAGE, generator_inputs
 
 COLUMNS = 8
 CAPTION_PX = 28
@@ -34,8 +37,8 @@ def save_generator_grid(experiment: Experiment, context: RunContext, folder: Pat
     gan = Gan(experiment.parameters)
     settings = gan.settings
     prepared = context.prepared
-    name = generator_path(settings, prepared, context.compute, context.cache).name[:8]
-    file = folder / f"gan-{name}.png"
+    name = fingerprint(GAN_STAGE, generator_inputs(settings, prepared, context.compute))
+    file = folder / f"gan-{name[:8]}.png"
     if file.exists():
         return file
     real = side_images("train", prepared, context.cache)
@@ -56,5 +59,7 @@ def save_generator_grid(experiment: Experiment, context: RunContext, folder: Pat
         ImageDraw.Draw(sheet).text((4, y + 4), caption, fill="black", font=_FONT)
         sheet.paste(grid, (0, y + CAPTION_PX))
         y += CAPTION_PX + grid.height
-    write_png(sheet, file)
+    content = BytesIO()
+    sheet.save(content, format="PNG")
+    write_bytes(file, content.getvalue())
     return file

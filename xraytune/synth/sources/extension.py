@@ -22,7 +22,7 @@ class Extension(Source):
 
     def __init__(self, parameters: Parameters) -> None:
         super().__init__(parameters)
-        self.name = self.noun = parameters.source
+        self.name = parameters.source
 
     def block(
         self, settings: Settings, context: RunContext, label: int, number: int
@@ -46,9 +46,8 @@ class Extension(Source):
             pixels = np.asarray(draw_block(seen, label=label, block=number, seed=seed))
             shape = (BLOCK, *seen.shape[1:])
             if pixels.dtype != np.uint8 or pixels.shape != shape:
-                given = f"{pixels.dtype} {list(pixels.shape)}"
-                what = f"source {self.name} returned {given} instead of uint8 {list(shape)}"
-                raise MachineError(Problem(what, fix="fix its package"))
+                what = f"source {self.name} returned {pixels.dtype} {list(pixels.shape)}"
+                raise MachineError(Problem(what, fix=f"it must return uint8 {list(shape)}"))
             return pixels[:, None]
 
         return self.store_block(context, inputs, draw)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -20,19 +21,14 @@ from xraytune.data.images import ImageFile, content_fingerprint
 from xraytune.data.index import read_labelled
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.pixels import require_unbroken, store_images
-from xraytune.data.prepare import (
-    HELD_OUT,
-    ImageSource,
-    RunContext,
-    stored_images,
-)
+from xraytune.data.prepare import HELD_OUT, ImageSource, RunContext, stored_images
 from xraytune.data.shared_patients import (
     ambiguous_files,
     patient_aliases,
     patients_by_file_name,
     shared_patients,
 )
-from xraytune.space.settings import FolderSettings, Parameters, Settings
+from xraytune.space.settings import FolderSettings, Settings
 from xraytune.synth.sources.source import BLOCK, Source, StudyImages, take
 
 _logger = logging.getLogger(__name__)
@@ -43,34 +39,25 @@ class Folder(Source):
 
     name = "folder"
     colour = "#009e73"
-    noun = "extra"
-
-    def __init__(self, parameters: Parameters) -> None:
-        super().__init__(parameters)
-        self._images: ImageSource | None = None
-
-    @property
-    def _folder(self) -> FolderSettings:
-        assert self.parameters.folder is not None, "source: folder has a path"
-        return self.parameters.folder
+    settings: FolderSettings
+    _images: ImageSource | None = None
 
     def seen_images(self) -> frozenset[str] | None:
         """Return what `folder.seen` or the provenance file says."""
-        seen = self._folder.seen
+        seen = self.settings.seen
         if seen is not None and seen.is_dir():
             return frozenset(map(sha256_of, list_images(seen)))
-        provenance = self._folder.path / PROVENANCE_FILE
+        provenance = self.settings.path / PROVENANCE_FILE
         try:
             if seen is not None:
                 return frozenset(read_bytes(seen, DataError).decode().split())
             if not provenance.is_file():
                 return None
-            return frozenset(map(str, read_json(provenance)["train_images"]))
-        except KeyError:
-            return None
-        except (ValueError, OSError, TypeError) as error:
+            recorded = read_json(provenance).get("train_images")
+            return None if recorded is None else frozenset(recorded)
+        except (ValueError, OSError, TypeError, AttributeError) as error:
             what = "the record of the images that these were made from cannot be read"
-            fix = "write one SHA-256 per line" if seen else "draw the images again; or remove it"
+            fix = "write one SHA-256 per line, or draw the images again"
             raise DataError(Problem(what, seen or provenance, fix)) from error
 
     @classmethod
@@ -83,10 +70,9 @@ class Folder(Source):
 
     def count_available(self, study: StudyImages) -> list[int]:
         """Return the number of usable images of each class."""
-        images, _ = store_folder(self._folder.path, study)
+        images, _ = store_folder(self.settings.path, study)
         labels = [image.label for image in images]
-        counts = np.bincount(labels, minlength=len(study.prepared.class_names))
-        return [*map(int, counts)]
+        return [labels.count(label) for label in range(len(study.prepared.class_names))]
 
     def block(
         self, settings: Settings, context: RunContext, label: int, number: int
@@ -102,7 +88,7 @@ class Folder(Source):
         """Return all usable images."""
         if self._images is None:
             study = StudyImages(settings.data, context.prepared, context.cache)
-            images, store = store_folder(self._folder.path, study)
+            images, store = store_folder(self.settings.path, study)
             title = "images of the extra folder"
             self._images = stored_images(store, images, name="folder", title=title)
         return (self._images,)
@@ -146,10 +132,9 @@ def store_folder(root: Path, study: StudyImages) -> tuple[tuple[ImageFile, ...],
         )
         shared = [image.file for image in index.test if image.patient in known]
         if shared:
-            names = join_names(shared)
             what = f"{len(shared)} held-out test images are of patients of these extra images"
             fix = "remove the images of these patients, or rename files of other patients"
-            raise DataError(Problem(f"{what}: {names}", root, fix))
+            raise DataError(Problem(f"{what}: {join_names(shared)}", root, fix))
 
     owners = patients_by_file_name(prepared.images)
     ambiguous = ambiguous_files(listed, table, prepared.images, group_regex, owners)
@@ -165,18 +150,19 @@ def store_folder(root: Path, study: StudyImages) -> tuple[tuple[ImageFile, ...],
         )
     validation = [image for image in prepared.images if image.side in HELD_OUT]
     held_out = shared_patients(listed, table, validation, group_regex=group_regex, owners=owners)
-    usable = [image for image in listed if image.patient not in held_out]
-    if len(usable) < len(listed):
-        count = f"{len(listed) - len(usable)} of {len(listed)} extra images"
+    # Sorted by content, so that the first images are a fair sample whatever the files are called.
+    images = sorted(
+        (image for image in listed if image.patient not in held_out),
+        key=attrgetter("sha256", "file"),
+    )
+    if len(images) < len(listed):
+        count = f"{len(listed) - len(images)} of {len(listed)} extra images"
         what = f"{count} are left out: their patients are in val-A or val-B"
-        if not usable:
+        if not images:
             fix = "use images of other patients, with distinct names, such as of the train side"
             raise DataError(Problem(what, root, fix))
         _logger.warning("%s: %s", root, what)
-
-    # Sorted by content, so that the first images are a fair sample whatever the files are called.
-    images = tuple(sorted(usable, key=lambda image: (image.sha256, image.file)))
     data = study.data.model_copy(update={"shift": None})  # they are not of the study's hospital
     store = store_images(folder, images, data, cache=study.cache)
     require_unbroken(store, root, "repair or remove them")
-    return images, store
+    return tuple(images), store

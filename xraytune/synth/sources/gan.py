@@ -15,14 +15,18 @@ from xraytune.base.errors import DataError, Problem, join_names
 from xraytune.base.files import sha256_of
 from xraytune.data.findings import in_order_of
 from xraytune.data.prepare import ImageSource, Prepared, RunContext, side_images
-from xraytune.space.settings import GanSettings, Settings
-from xraytune.synth.masks import MaskRange, mask_range
+from xraytune.space.settings import GanSettings, GivenFolder, Settings
 from xraytune.synth.saved_generator import (
     GENERATOR_FILE,
     NETWORK_FILE,
+    MaskRange,
+    draw_block,
+    mask_range,
     read_generator,
+    resize_planes,
 )
 from xraytune.synth.sources.source import Source, StudyImages, choose_findings, file_content
+from xraytune.synth.synthesize import trained_generator
 
 
 class Gan(Source):
@@ -30,14 +34,7 @@ class Gan(Source):
 
     name = "gan"
     colour = "#2288cc"
-    noun = "GAN"
-    remedy = "train fewer steps (gan.steps), add real images"
-
-    @property
-    def settings(self) -> GanSettings:
-        """The settings of the GAN."""
-        assert self.parameters.gan is not None, "source: gan has settings"
-        return self.parameters.gan
+    settings: GanSettings
 
     def seen_images(self) -> frozenset[str]:
         """Return the images that the generator has seen from which training starts."""
@@ -55,9 +52,6 @@ class Gan(Source):
         self, settings: Settings, context: RunContext, label: int, number: int
     ) -> ImageSource:
         """Return a block that the trained GAN draws."""
-        from xraytune.synth.pool import draw_block  # loads torch
-        from xraytune.synth.synthesize import trained_generator
-
         gan = self.settings
         prepared = context.prepared
         generator = trained_generator(gan, context)
@@ -87,8 +81,6 @@ def typical_masks(settings: GanSettings, prepared: Prepared, cache: Path) -> Mas
     """Return the ranges of the training masks at the generator's size; None without masks."""
     if not prepared.has_masks:
         return None
-    from xraytune.synth.pool import resize_planes  # loads torch
-
     train = side_images("train", prepared, cache)
     planes = train.planes(np.arange(len(train.rows)))
     return mask_range(resize_planes(planes, settings.image_size)[:, 1])
@@ -99,16 +91,11 @@ class GivenGenerator(Source):
 
     name = "generator"
     colour = "#d55e00"
-    noun = "GAN"
-
-    @property
-    def _path(self) -> Path:
-        assert self.parameters.generator is not None, "source: generator has a path"
-        return self.parameters.generator.path
+    settings: GivenFolder
 
     def seen_images(self) -> frozenset[str]:
         """Return the training images of the generator."""
-        return frozenset(read_generator(self._path).train_images)
+        return frozenset(read_generator(self.settings.path).train_images)
 
     @classmethod
     def read_input(cls, setting: str, path: Path, study: StudyImages) -> str:
@@ -121,7 +108,7 @@ class GivenGenerator(Source):
         """Return a block that the generator draws."""
         prepared = context.prepared
         compute = context.compute
-        saved = read_generator(self._path)
+        saved = read_generator(self.settings.path)
         name = prepared.class_names[label]
         inputs = {
             "files": saved.generators,
@@ -141,10 +128,8 @@ class GivenGenerator(Source):
             inputs["findings"] = learnt.tolist()
 
         def draw() -> UInt8Array:
-            from xraytune.synth.pool import draw_block, resize_planes  # loads torch
-
             planes = draw_block(
-                self._path / NETWORK_FILE,
+                self.settings.path / NETWORK_FILE,
                 [*saved.class_counts].index(name),
                 number,
                 seed=settings.seed,
@@ -166,14 +151,15 @@ def usable_generator(folder: Path, prepared: Prepared, *, is_start: bool) -> str
     saved = read_generator(folder)
     names = prepared.outputs
     known = saved.findings or (*saved.class_counts,)
+    has_masks = saved.masks is not None
+    fits = known == names if is_start else {*names} <= {*known}
     is_alike = bool(saved.findings) == bool(prepared.findings)
-    missing = [name for name in names if not (is_alike and name in known)]
-    if missing or prepared.has_masks != (saved.masks is not None):
-        lack = missing[0] if missing else "masks" if prepared.has_masks else "images without masks"
-        what = f"this GAN makes images of {join_names(known)}, but not {lack}"
+    if not fits or not is_alike or has_masks != prepared.has_masks:
+        makes = f"{join_names(known)}{', with masks' if has_masks else ''}"
+        needed = f"{join_names(names)}{', with masks' if prepared.has_masks else ''}"
+        what = f"this GAN makes images of {makes}, but the study's are of {needed}"
         fix = "train one on images that are labelled like the study's"
+        if is_start:
+            fix += ", in the same order"
         raise DataError(Problem(what, folder, fix))
-    if is_start and known != names:
-        what = f"training on {join_names(names)} cannot start from a GAN of {join_names(known)}"
-        raise DataError(Problem(what, folder, "use one of the same, in the same order"))
     return sha256_of(folder / GENERATOR_FILE)

@@ -2,7 +2,7 @@
 
 A source with synthetic images gives them in blocks of 256 of a class. The training set, the
 memorisation gate and the quality figures read the same blocks; each is an artifact, so a larger
-ratio only adds blocks. Nothing here imports torch, since `status` asks sources for their labels.
+ratio only adds blocks.
 """
 
 from __future__ import annotations
@@ -46,23 +46,22 @@ class Source:
     """The extra images of trials with some parameters.
 
     Attributes:
-        name: The value of `source` in a space; its settings are the block of that name.
+        name: The value of `source` in a space.
+        settings: The block of that name in the space.
         colour: In charts.
-        noun: What progress calls its images.
-        remedy: What to do about images that copy training images.
         repeats_real: Whether its images are those of the train side, repeated.
         is_shuffled: Whether another seed chooses others of its images, not the first ones.
     """
 
     name: str = "none"
+    settings: Any
     colour: ClassVar[str] = "#8c8c8c"
-    noun: str = ""
-    remedy: ClassVar[str] = "replace the images"
     repeats_real: ClassVar[bool] = False
     is_shuffled: ClassVar[bool] = False
 
     def __init__(self, parameters: Parameters) -> None:
         self.parameters = parameters
+        self.settings = getattr(parameters, self.name, None)
 
     def seen_images(self) -> frozenset[str] | None:
         """Return the SHA-256 of the images that these were made from, besides those of the study.
@@ -129,18 +128,11 @@ class Source:
         """
 
         def build(folder: Path) -> None:
-            planes = draw()
-            for number, name in enumerate(("pixels", "masks")[: planes.shape[1]]):
-                write_array(folder / f"{name}.npy", planes[:, number])
+            planes = draw().swapaxes(0, 1)
+            for name, plane in zip(("pixels", "masks"), planes, strict=False):
+                write_array(folder / f"{name}.npy", plane)
 
-        waits_for = f"waiting for {self.noun} images, which another process draws"
-        path = build_once(
-            context.cache,
-            POOL_STAGE,
-            inputs,
-            build,
-            waiting=lambda: context.on_progress(waits_for, 0, BLOCK),
-        )
+        path = build_once(context.cache, POOL_STAGE, inputs, build)
         label = inputs["label"]
         return ImageSource(
             name=f"{self.name} {label} {inputs['block']}",
@@ -148,7 +140,7 @@ class Source:
             rows=np.arange(BLOCK),
             labels=np.full(BLOCK, label),
             inputs={"stage": POOL_STAGE, **inputs},
-            title=f"{self.noun} images",
+            title="synthetic images",
             masks=open_masks(path),
             findings=findings,
         )
@@ -177,9 +169,8 @@ class RealImages(Source):
 
     def count_available(self, study: StudyImages) -> list[int]:
         """Return the number of images of each class."""
-        labels = study.prepared.side("others").labels
-        counts = np.bincount(labels, minlength=len(study.prepared.class_names))
-        return [*map(int, counts)]
+        labels = study.prepared.side("others").labels.tolist()
+        return [labels.count(label) for label in range(len(study.prepared.class_names))]
 
     def images(
         self, settings: Settings, context: RunContext, counts: Sequence[int]
@@ -223,12 +214,12 @@ def choose_findings(
     first = number * BLOCK
     end = first + BLOCK
     if balance == "equal":
-        return targets[levelling_order(targets, end, seed)[first:]]
-    count = len(targets)
-    first_pass = first // count
-    orders = [
-        numpy_generator(seed, "findings of a pool", which).permutation(count)
-        for which in range(first_pass, end // count + 1)
-    ]
-    skipped = first_pass * count
-    return targets[np.concatenate(orders)[first - skipped : end - skipped]]
+        order = levelling_order(targets, end, seed)
+    else:
+        passes = range(end // len(targets) + 1)
+        orders = [
+            numpy_generator(seed, "findings of a pool", which).permutation(len(targets))
+            for which in passes
+        ]
+        order = np.concatenate(orders)
+    return targets[order[first:end]]

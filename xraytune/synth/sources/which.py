@@ -35,11 +35,11 @@ def source_of(parameters: Parameters, *, has_real_extra: bool = False) -> Source
 def mixes_of(space: Space) -> tuple[Parameters, ...]:
     """Return the possible mixes of a space, without the settings of GANs that its trials train."""
     names = (*_MIX, *PATHS)
-    combined = (dict(zip(names, values, strict=True)) for values in space.combinations(*names))
-    return tuple(
-        parameters_from({name: value for name, value in mix.items() if value is not None})
-        for mix in combined
-    )
+    mixes = []
+    for values in space.combinations(*names):
+        given = zip(names, values, strict=True)
+        mixes.append(parameters_from({name: value for name, value in given if value is not None}))
+    return tuple(mixes)
 
 
 def seen_by(mixes: Iterable[Parameters]) -> frozenset[str]:
