@@ -60,7 +60,7 @@ PLACES = {
     "run_audit": "audit:audit",
     "run_search": "search.run:search",
     "show_progress": "cli.console:progress",
-    "show_search": "cli.search:follow_search",
+    "show_search": "cli.results:follow_search",
     "status": "study.status:status",
     "train": "model.train:train",
     "trials_dataframe": "study.status:trials_dataframe",

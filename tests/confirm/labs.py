@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.in_process import confirm_in_process, search_in_process
-from xraytune.cli.confirm import show_verdict
+from xraytune.cli.results import confirm_study
 from xraytune.confirm.run import confirm
 from xraytune.space.load import load_space
 

@@ -1,12 +1,14 @@
 """What all commands do.
 
-Call the Python function of their name, show its progress, print its result, explain its errors.
+Call the function of `xraytune` of the same name, show its progress, print its result, explain its
+errors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import traceback
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import wraps
 from importlib import import_module
 from inspect import signature
@@ -16,6 +18,7 @@ from typing import Any, TypeAlias
 import typer
 from typer.core import TyperCommand
 
+import xraytune
 from xraytune.base.errors import (
     INTERRUPTED_EXIT_CODE,
     MachineError,
@@ -26,51 +29,34 @@ from xraytune.base.errors import (
 from xraytune.base.files import explain_disk_errors
 from xraytune.cli import console
 
-Options: TypeAlias = Mapping[str, Any]
 Body: TypeAlias = Callable[..., None]
 
 
-@contextmanager
-def _show_progress(_: Options) -> Iterator[Options]:
-    with console.progress() as on_progress:
-        yield {"on_progress": on_progress, "note": console.event}
-
-
-def calls(
-    name: str,
-    show: Callable[[Any], None],
-    *,
-    propose: Callable[[Any, Options], None] | None = None,
-    screen: Callable[[Options], AbstractContextManager[Options]] = _show_progress,
-) -> Callable[[Body], Body]:
+def calls(name: str) -> Callable[[Body], Body]:
     """Make a function without a body a command that passes its options on to `xraytune.NAME`.
 
-    Args:
-        name: The function. Options that are not given have its defaults.
-        show: Prints the result, unless `--json` is given.
-        propose: Prints the next command after that.
-        screen: Shows the work while it runs; gives the callbacks, of which the function gets those
-            that it has.
+    Options that are not given have the defaults of that function. `cli/results.py` has what shows
+    the work while it runs, and the function of the same name that prints the result.
     """
 
     def decorate(body: Body) -> Body:
         @wraps(body)
-        def run(*args: Any, **kwargs: Any) -> None:
-            options = signature(body).bind(*args, **kwargs).arguments
-            function = getattr(import_module("xraytune"), name)
-            known = signature(function).parameters.keys()
-            is_long = not known.isdisjoint(("on_progress", "callbacks"))
-            with screen(options) if is_long else nullcontext({}) as callbacks:
+        def run(**options: Any) -> None:
+            function = getattr(xraytune, name)
+            accepted = signature(function).parameters
+            results = import_module("xraytune.cli.results")
+            screen = results.follow_work if "on_progress" in accepted else nullcontext
+            with results.SCREENS.get(name, screen)(options) as callbacks:
                 given = {
                     option: value
                     for option, value in {**options, **callbacks}.items()
-                    if value is not None and option in known
+                    if value is not None and option in accepted
                 }
                 result = function(**given)
-            as_json = options.get("as_json", False)
-            console.show_result(result, show, as_json=as_json)
-            if propose and not as_json:
-                propose(result, options)
+            if options["as_json"]:
+                console.show_json(result)
+            else:
+                getattr(results, name)(result, options)
 
         return run
 
@@ -101,7 +87,6 @@ class Command(TyperCommand):
                 fix = "run fewer trials at the same time, or set a smaller batch_size or image_size"
                 console.show_error(MachineError(Problem("out of memory", fix=fix)))
                 raise typer.Exit(MachineError.exit_code) from None
-            console.show_traceback(
-                "this is a bug in xraytune: please report it with the lines above"
-            )
+            console.log(traceback.format_exc().rstrip())
+            console.log("this is a bug in xraytune: please report it with the lines above", "bad")
             raise typer.Exit(1) from None

@@ -14,12 +14,11 @@ import logging
 import shlex
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import typer
 from rich import box
@@ -45,7 +44,6 @@ from xraytune.base.tables import (
     text_of,
 )
 
-R = TypeVar("R")
 _STYLES: dict[Tone, str] = {
     "plain": "",
     "strong": "bold",
@@ -91,16 +89,13 @@ def show(*frame: Cell | str | Table) -> None:
     _OUT.print(draw(frame))
 
 
-def show_result(result: R, show_text: Callable[[R], None], *, as_json: bool) -> None:
-    """Print a record as JSON, by its `to_json` if it has one, or as text with `show_text`."""
-    if as_json:
-        show_json(result.to_json() if hasattr(result, "to_json") else result)
-    else:
-        show_text(result)
-
-
 def show_json(content: object) -> None:
-    """Print the result, a record or a dict, as one JSON object; nothing else goes to stdout."""
+    """Print the result as one JSON object; nothing else goes to stdout.
+
+    It is a dict or a record, which may have a `to_json`.
+    """
+    if hasattr(content, "to_json"):
+        content = content.to_json()
     print(json.dumps(to_json(content), indent=2, allow_nan=False))
 
 
@@ -134,12 +129,6 @@ def show_error(error: XraytuneError) -> None:
         log(what, "bad")
         for line in rest:
             log(line, "strong" if line.strip().startswith("fix:") else "plain")
-
-
-def show_traceback(conclusion: str) -> None:
-    """Log the traceback of the exception being handled, then a conclusion."""
-    log(traceback.format_exc().rstrip())
-    log(conclusion, "bad")
 
 
 def configure() -> None:

@@ -13,6 +13,7 @@ import typer
 from typer import Argument, Exit, Option
 from typer.main import get_command
 
+import xraytune
 from xraytune.base.errors import MachineError
 from xraytune.base.tables import Cell, Row, Table, Tone, shown_path
 from xraytune.cli import confirm, console, data, generator, model, options, search
@@ -37,15 +38,13 @@ def demo(
     ),
     quick: Annotated[
         bool,
-        Option("--quick", metavar="", help="Run a smaller demo in FOLDER/quick: about a minute."),
+        options.flag("--quick", "Run a smaller demo in FOLDER/quick: about a minute."),
     ] = False,
 ) -> None:
     """Run the whole pipeline on phantom X-rays in minutes, from the images to a verdict.
 
     Run again to resume.
     """
-    from xraytune.present.page import write_report
-
     here = folder / "quick" if quick else folder
     study = here / "studies" / "other-hospital-demo"
     at = quote(str(here))
@@ -109,7 +108,7 @@ def demo(
     console.write("\nThese are phantoms. What holds for real X-rays, only real X-rays can tell.")
     for command in ("data inspect YOUR_FOLDER", "search --space gan_ratio_cpu --data YOUR_FOLDER"):
         console.write_command(f"xraytune {command}", "next: ")
-    console.write(f"report: {shown_path(write_report(study))}")
+    console.write(f"report: {shown_path(xraytune.write_report(study))}")
 
 
 def _run(name: str, arguments: list[str]) -> None:
@@ -133,9 +132,7 @@ def doctor(
     as_json: options.AsJson = False,
 ) -> None:
     """Check this machine: versions, GPUs, disk, Ray and weights. Prints a fix for each problem."""
-    from xraytune.search.doctor import doctor as check_machine
-
-    checks = check_machine(space=space, weights_dir=weights_dir, folder=folder)
+    checks = xraytune.doctor(space=space, weights_dir=weights_dir, folder=folder)
     is_ready = all(check.status != "missing" for check in checks)
     if as_json:
         console.show_json({"ok": is_ready, "checks": checks})

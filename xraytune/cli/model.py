@@ -2,60 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Argument, Option
 
-from xraytune.base.errors import ConfigError, Problem
-from xraytune.base.records import EpochRecord
-from xraytune.cli import console, options
-from xraytune.cli.command import Options, calls
-
-if TYPE_CHECKING:
-    from xraytune.model.train import Trained
-    from xraytune.tasks.evaluation import Evaluation
-    from xraytune.tasks.prediction import Predicted
+from xraytune.cli import options
+from xraytune.cli.command import calls
 
 
-@contextmanager
-def _show_epochs(given: Options) -> Iterator[Options]:
-    sources = [given[name] for name in ("study", "config") if given.get(name)]
-    if len(sources) != 1:
-        fix = "write e.g. xraytune train studies/NAME -o model"
-        raise ConfigError(Problem("give a study or --config FILE", fix=fix))
-    with console.progress() as on_progress:
-        yield {
-            "config": sources[0],
-            "on_progress": on_progress,
-            "note": console.event,
-            "on_epoch": _log_epoch,
-        }
-
-
-def _log_epoch(epoch: EpochRecord) -> None:
-    losses = f"train loss {epoch.train_loss:.4f}  val-A loss {epoch.val_loss:.4f}"
-    console.event(f"epoch {epoch.epoch:3d}  {losses}  val-A score {epoch.val_score:.4f}")
-
-
-def _show_training(trained: Trained) -> None:
-    """Print the metrics of a trained model and the next command."""
-    record = trained.record
-    scores = (
-        f"val-A {trained.metric} {record.val_score:.3f}, val-B {trained.metric} "
-        f"{record.val_b_score:.3f}"
-    )
-    epochs = f"epoch {record.best_epoch} of {trained.epochs}"
-    console.write(f"{trained.path}: arm {record.arm}, {epochs}, {scores}")
-    if record.positive and len(record.class_names) == 2:
-        threshold = f"threshold for {record.positive}: {record.threshold:.3f}"
-        console.write(f"{threshold}, chosen for balanced accuracy on val-A and val-B")
-    console.propose("evaluate", trained.path, given={"data": trained.test_folder or "FOLDER"})
-
-
-@calls("train", _show_training, screen=_show_epochs)
+@calls("train")
 def train(
     out: Annotated[Path, Option("--out", "-o", metavar="MODEL", help="Folder to create.")],
     study: Annotated[
@@ -84,14 +40,7 @@ def train(
     """
 
 
-def _show_evaluation(evaluation: Evaluation) -> None:
-    """Print the metrics, and where the files were written."""
-    console.show(*evaluation.lay_out())
-    if evaluation.out:
-        console.write(f"\n{evaluation.out}: metrics.json, predictions (CSV) and pictures")
-
-
-@calls("evaluate", _show_evaluation)
+@calls("evaluate")
 def evaluate(
     model: options.ModelArgument,
     data: Annotated[
@@ -133,13 +82,7 @@ def evaluate(
     """Evaluate a model on labelled images or pairs, with 95 % intervals over patients."""
 
 
-def _show_predicted(predicted: Predicted) -> None:
-    for image in predicted.broken:
-        console.log(f"left out: {image.file}: {image.reason}", "bad")
-    console.write(f"{predicted.path}: {predicted.summary}")
-
-
-@calls("predict", _show_predicted)
+@calls("predict")
 def predict(
     model: options.ModelArgument,
     images: Annotated[Path, Argument(metavar="FOLDER", help="Folder of images, or one image.")],

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
-Data: TypeAlias = Annotated[
+
+def flag(name: str, meaning: str) -> Any:
+    """Return an option without a value, and without its opposite, `--no-...`."""
+    return Option(name, metavar="", help=meaning)
+
+
+Data = Annotated[
     Path | None,
     Option(
         "--data",
@@ -15,7 +21,7 @@ Data: TypeAlias = Annotated[
         help="Image folder, or data file (YAML), instead of data.path in the file.",
     ),
 ]
-MovedData: TypeAlias = Annotated[
+MovedData = Annotated[
     Path | None,
     Option(
         "--data",
@@ -23,7 +29,7 @@ MovedData: TypeAlias = Annotated[
         help="New location of the study's images, if they were moved: folder or data file.",
     ),
 ]
-WeightsDir: TypeAlias = Annotated[
+WeightsDir = Annotated[
     Path | None,
     Option(
         metavar="DIR",
@@ -31,7 +37,7 @@ WeightsDir: TypeAlias = Annotated[
         "`xraytune doctor --space FILE` lists the files needed.",
     ),
 ]
-Overrides: TypeAlias = Annotated[
+Overrides = Annotated[
     list[str] | None,
     Option(
         "--set",
@@ -39,7 +45,7 @@ Overrides: TypeAlias = Annotated[
         help="Override a setting of the file, e.g. budget.trials=6; repeatable.",
     ),
 ]
-SpaceFile: TypeAlias = Annotated[
+SpaceFile = Annotated[
     Path,
     Option(
         "--space",
@@ -48,15 +54,15 @@ SpaceFile: TypeAlias = Annotated[
         "such as gan_ratio_cpu.",
     ),
 ]
-Studies: TypeAlias = Annotated[Path, Option(metavar="DIR", help="Folder of all studies.")]
-DataSource: TypeAlias = Annotated[
+Studies = Annotated[Path, Option(metavar="DIR", help="Folder of all studies.")]
+DataSource = Annotated[
     Path,
     Argument(
         metavar="SOURCE",
         help="Image folder, or data file (YAML) whose settings override these options.",
     ),
 ]
-Cache: TypeAlias = Annotated[
+Cache = Annotated[
     Path | None,
     Option(
         metavar="DIR",
@@ -64,32 +70,17 @@ Cache: TypeAlias = Annotated[
         "next to the studies folder or, without a study, in the current folder.",
     ),
 ]
-SkipBroken: TypeAlias = Annotated[
+SkipBroken = Annotated[
     bool,
-    Option(
-        "--skip-broken",
-        metavar="",
-        help="Leave out broken images and list them, instead of stopping.",
-    ),
+    flag("--skip-broken", "Leave out broken images and list them, instead of stopping."),
 ]
-AsJson: TypeAlias = Annotated[
-    bool, Option("--json", metavar="", help="Print one JSON object to stdout, and nothing else.")
-]
-Address: TypeAlias = Annotated[
+AsJson = Annotated[bool, flag("--json", "Print one JSON object to stdout, and nothing else.")]
+Address = Annotated[
     str | None,
     Option(metavar="HOST:PORT", help="Ray cluster to use; default: start Ray on this machine."),
 ]
-DryRun: TypeAlias = Annotated[
-    bool, Option("--dry-run", metavar="", help="Only print what would be removed.")
-]
-Yes: TypeAlias = Annotated[
-    bool, Option("--yes", metavar="", help="Access the test images without asking.")
-]
-Reason: TypeAlias = Annotated[str, Option(help="Reason to record in the test-set access log.")]
-OutFolder: TypeAlias = Annotated[
-    Path, Option("--out", "-o", metavar="OUT", help="Folder to create.")
-]
-StudyArgument: TypeAlias = Annotated[Path, Argument(metavar="STUDY", help="Folder of a study.")]
-ModelArgument: TypeAlias = Annotated[
-    Path, Argument(metavar="MODEL", help="Folder of a trained model.")
-]
+Yes = Annotated[bool, flag("--yes", "Access the test images without asking.")]
+Reason = Annotated[str, Option(help="Reason to record in the test-set access log.")]
+OutFolder = Annotated[Path, Option("--out", "-o", metavar="OUT", help="Folder to create.")]
+StudyArgument = Annotated[Path, Argument(metavar="STUDY", help="Folder of a study.")]
+ModelArgument = Annotated[Path, Argument(metavar="MODEL", help="Folder of a trained model.")]

@@ -9,24 +9,23 @@ from typer import Argument, Option
 
 from xraytune.base.tables import Table
 from xraytune.cli import console, options
-from xraytune.cli.command import calls
 from xraytune.space.load import load_space
 from xraytune.space.rules import space_warnings
-from xraytune.space.shipped import copy_space, describe_space, find_space
+from xraytune.space.shipped import copy_space, describe_space, find_space, list_spaces
 from xraytune.space.space import require_extensions
 
 
-def _show_list(spaces: dict[str, str]) -> None:
-    rows = [{"name": name, "what it is for": purpose} for name, purpose in spaces.items()]
-    console.show(Table(rows))
-
-
-@calls("list_spaces", _show_list)
 def list_(as_json: options.AsJson = False) -> None:
     """List the space files that come with xraytune, and what each is for.
 
     Use one with `--space NAME`.
     """
+    spaces = list_spaces()
+    if as_json:
+        console.show_json(spaces)
+        return
+    rows = [{"name": name, "what it is for": purpose} for name, purpose in spaces.items()]
+    console.show(Table(rows))
 
 
 def copy(
@@ -40,7 +39,10 @@ def copy(
 ) -> None:
     """Copy a space file that comes with xraytune, to change it. Never overwrites a file."""
     file = copy_space(name, out)
-    console.show_result({"file": file}, lambda _: console.write(str(file)), as_json=as_json)
+    if as_json:
+        console.show_json({"file": file})
+    else:
+        console.write(str(file))
 
 
 def check(

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Argument, Option
 
-from xraytune.base.tables import Cell, Table, shown_path
+import xraytune
+from xraytune.base.tables import shown_path
 from xraytune.cli import console, options
 from xraytune.cli.command import calls
-
-if TYPE_CHECKING:
-    from xraytune.model.best import Exported
-    from xraytune.study.clean import Cleaned
+from xraytune.space.load import STUDY_NAME
 
 
 def status(
@@ -26,22 +24,18 @@ def status(
 
     Works during a search, too.
     """
-    from xraytune.present.studies import list_studies, studies_frame
+    from xraytune.present.studies import studies_frame
     from xraytune.present.trials import status_frame
-    from xraytune.study.folder import StudyFolder
-    from xraytune.study.status import status
 
-    if study.is_dir() and not StudyFolder(study).space_path.exists():
-        studies = list_studies(study)
-        if as_json:
-            console.show_json({"studies": studies})
-        else:
-            console.show(*studies_frame(studies))
-            console.write_command("xraytune status STUDY", "the trials of one: ")
+    is_study = not study.is_dir() or (study / STUDY_NAME).exists()
+    result = xraytune.status(study) if is_study else xraytune.list_studies(study)
+    if as_json:
+        console.show_json(result if is_study else {"studies": result})
+    elif is_study:
+        console.show(*status_frame(result))
     else:
-        console.show_result(
-            status(study), lambda view: console.show(*status_frame(view)), as_json=as_json
-        )
+        console.show(*studies_frame(result))
+        console.write_command("xraytune status STUDY", "the trials of one: ")
 
 
 def report(
@@ -62,23 +56,14 @@ def report(
 
     Also works during a search.
     """
-    from xraytune.present.page import write_report
-
-    file = write_report(study, out=out, cache=cache)
-    console.show_result(
-        {"report": file}, lambda _: console.write(str(shown_path(file))), as_json=as_json
-    )
-
-
-def _show_export(exported: Exported) -> None:
-    """Print the exported trial and the next command."""
-    console.write(f"{exported.path}: {exported.sentence}")
-    if exported.synthetic:
-        console.write(f"the benefit of its synthetic images is {exported.synthetic}")
-    console.write_command(exported.command, "next: ")
+    file = xraytune.write_report(study, out=out, cache=cache)
+    if as_json:
+        console.show_json({"report": file})
+    else:
+        console.write(str(shown_path(file)))
 
 
-@calls("export_best", _show_export)
+@calls("export_best")
 def export(
     study: options.StudyArgument,
     out: Annotated[Path, Option("--out", "-o", metavar="FILE", help="YAML file to write.")] = Path(
@@ -87,10 +72,8 @@ def export(
     trial: Annotated[int | None, Option(metavar="NUMBER", help="Trial to export instead.")] = None,
     exact: Annotated[
         bool,
-        Option(
-            "--exact",
-            metavar="",
-            help="Write the trial's own settings, so that `train` reproduces it bit for bit.",
+        options.flag(
+            "--exact", "Write the trial's own settings, so that `train` reproduces it bit for bit."
         ),
     ] = False,
     as_json: options.AsJson = False,
@@ -102,28 +85,15 @@ def export(
     """
 
 
-def _show_cleaned(cleaned: Cleaned) -> None:
-    verb = "would free" if cleaned.is_dry_run else "freed"
-    head = (
-        f"{verb} {cleaned.total_bytes / 2**20:,.1f} MiB" if cleaned.removed else "nothing to remove"
-    )
-    rows = [
-        {"path": str(path), "MiB": f"{size / 2**20:,.1f}"} for path, size in cleaned.removed.items()
-    ]
-    console.show(
-        Cell(head, "good"),
-        *([Cell(f"note: {cleaned.note}", "dim")] if cleaned.note else []),
-        *([Table(rows)] if rows else []),
-    )
-
-
-@calls("clean_cache", _show_cleaned)
+@calls("clean_cache")
 def clean_cache(
     max_size: Annotated[
         str, Option(metavar="SIZE", help="Maximum size of the cache, e.g. 50GB or 50GiB.")
     ],
     cache: Annotated[Path, Option("--cache", metavar="DIR", help="Cache folder.")] = Path("cache"),
-    dry_run: options.DryRun = False,
+    dry_run: Annotated[
+        bool, options.flag("--dry-run", "Only print what would be removed.")
+    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Remove the least recently used artifacts until the cache is no larger than SIZE.

@@ -1,0 +1,323 @@
+"""What commands show: their work while it runs, and their result.
+
+The function that prints a result has the name of the one in `xraytune` that returns it. This file
+is imported when a command runs, so that `--help` is fast.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from typer import Exit
+
+from xraytune.base.errors import ConfigError, Problem, counted
+from xraytune.base.records import EpochRecord
+from xraytune.base.tables import Table, counts_text, duration, shown_path
+from xraytune.cli import console
+from xraytune.present.trials import arms_frame, heading, live_frame, summary_line
+from xraytune.present.verdict import verdict_frame
+from xraytune.search.callbacks import Callbacks
+from xraytune.study.folder import StudyFolder
+from xraytune.study.row import TrialRow
+from xraytune.study.status import StudyView, StudyWatcher
+from xraytune.study.trial import Trial
+from xraytune.synth.mix import mix_label
+
+if TYPE_CHECKING:
+    from xraytune.confirm.headroom import Headroom
+    from xraytune.confirm.record import Confirmation
+    from xraytune.data.phantom import PhantomSet
+    from xraytune.model.best import Exported
+    from xraytune.model.generator_folder import GeneratorSample, TrainedGenerator
+    from xraytune.model.train import Trained
+    from xraytune.present.audit import Audit
+    from xraytune.study.clean import Cleaned
+    from xraytune.tasks.evaluation import Evaluation
+    from xraytune.tasks.prediction import Predicted
+
+Options: TypeAlias = Mapping[str, Any]
+
+
+@contextmanager
+def follow_work(_: Options) -> Iterator[Options]:
+    """Show progress, and log notes."""
+    with console.progress() as on_progress:
+        yield {"on_progress": on_progress, "note": console.event}
+
+
+@contextmanager
+def follow_search() -> Iterator[Callbacks]:
+    """Show a search while the block runs.
+
+    Bars, and then a live table; without a terminal, log lines.
+
+    Examples:
+        >>> import xraytune
+        >>> with xraytune.show_search() as callbacks:  # doctest: +SKIP
+        ...     study = xraytune.run_search("gan_ratio_cpu", data="chest_xray", callbacks=callbacks)
+    """
+    with ExitStack() as drawing:
+
+        def on_start(study: Path, dashboard: str) -> None:
+            drawing.close()
+            watcher = StudyWatcher(StudyFolder(study))
+            console.event(
+                f"study {shown_path(study)} (Ctrl-C stops it; run the same command again to resume)"
+            )
+            _log_dashboard(dashboard)
+            shown = f"Ray dashboard: {dashboard}" if dashboard else ""
+            drawing.enter_context(
+                console.watching(
+                    lambda: live_frame(watcher.look(), dashboard=shown),
+                    lambda: summary_line(watcher.look()),
+                )
+            )
+
+        yield Callbacks(
+            note=console.event,
+            on_start=on_start,
+            on_trial_start=_log_start,
+            on_trial_end=_log_end,
+            on_progress=drawing.enter_context(console.progress()),
+        )
+
+
+@contextmanager
+def _follow_trials(_: Options) -> Iterator[Options]:
+    with follow_search() as callbacks:
+        yield {"callbacks": callbacks}
+
+
+def _log_start(trial: Trial) -> None:
+    if not console.is_live():
+        what = "trains its generator first" if trial.trains_generator else "started"
+        console.event(f"#{trial.number} {what}: {mix_label(trial.parameters)}")
+
+
+def _log_end(row: TrialRow) -> None:
+    if row.value is None:
+        console.event(f"#{row.number} failed: {row.reason.splitlines()[0]}")
+    elif not console.is_live():
+        ended = f"{row.status} after {counted(row.epochs, 'epoch')}, {duration(row.seconds or 0.0)}"
+        console.event(f"#{row.number} {ended}: val-A {row.value:.3f}")
+
+
+def _log_dashboard(address: str) -> None:
+    """Log the address of Ray's dashboard, if any, and how to log in."""
+    if address:
+        ray = shown_path(Path(sys.executable).with_name("ray"))
+        token = f"if it asks for a token: `{quote(str(ray))} get-auth-token` prints it"
+        console.event(f"Ray dashboard: {address} ({token})")
+
+
+@contextmanager
+def _follow_confirmation(given: Options) -> Iterator[Options]:
+    """Show the progress of a confirmation.
+
+    If there is a terminal, ask before it accesses test images.
+    """
+    with ExitStack() as drawing:
+
+        def before_test() -> None:
+            drawing.close()
+            is_asked = not (given["yes"] or given["as_json"])
+            if is_asked and not console.agreed(
+                "All replicates are trained. Access the test images now?"
+            ):
+                console.write("they stay sealed; run the same command again to access them")
+                raise Exit
+
+        callbacks = Callbacks(
+            note=console.event,
+            on_start=lambda _, dashboard: _log_dashboard(dashboard),
+            on_progress=drawing.enter_context(console.progress()),
+        )
+        yield {"callbacks": callbacks, "before_test": before_test}
+
+
+@contextmanager
+def _follow_training(given: Options) -> Iterator[Options]:
+    """Show the epochs of a final training; its study or file is `config`."""
+    if bool(given["study"]) == bool(given["config"]):
+        fix = "write e.g. xraytune train studies/NAME -o model"
+        raise ConfigError(Problem("give a study or --config FILE", fix=fix))
+    with follow_work(given) as callbacks:
+        config = given["study"] or given["config"]
+        yield {**callbacks, "config": config, "on_epoch": _log_epoch}
+
+
+def _log_epoch(epoch: EpochRecord) -> None:
+    losses = f"train loss {epoch.train_loss:.4f}  val-A loss {epoch.val_loss:.4f}"
+    console.event(f"epoch {epoch.epoch:3d}  {losses}  val-A score {epoch.val_score:.4f}")
+
+
+SCREENS: Mapping[str, Callable[[Options], AbstractContextManager[Options]]] = {
+    "confirm_study": _follow_confirmation,
+    "run_audit": _follow_confirmation,
+    "run_search": _follow_trials,
+    "train": _follow_training,
+}
+"""What shows the work of functions, from the options; other ones have `follow_work`.
+
+It gives callbacks, of which the function gets those that it has.
+"""
+
+
+def draw_phantoms(drawn: PhantomSet, _: Options) -> None:
+    """Print what was drawn."""
+    what = ", with a table of findings, data.yaml" if (drawn.path / "data.yaml").exists() else ""
+    console.write(
+        f"{drawn.path}: {drawn.image_count} phantom X-rays of {drawn.patient_count} patients{what}"
+    )
+
+
+def generator_train(trained: TrainedGenerator, given: Options) -> None:
+    """Print the generator, its quality, the classifier beside it, and the next command."""
+    generator = trained.generator
+    if generator:
+        settings = generator.settings
+        counts = _count_images(generator.class_counts, generator.masks is not None)
+        what = f"{settings.image_size} px GAN, trained for {settings.steps:,} steps"
+        console.write(f"{trained.path}: {what} on {counts}")
+        console.write("its images next to real ones: samples.png")
+        report = generator.report
+        if report:
+            features = f"; features of {report.quality.features}" if report.quality else ""
+            console.write(f"quality: {report.quality or report.note}{features}")
+            if report.copies:
+                console.write(f"its images copy training images: {report.copies}")
+    donor = trained.donor
+    if donor:
+        what = "classifier of these images (donor.safetensors), with statistics of their features"
+        counts = _count_images(donor.class_counts, has_masks=False)
+        console.write(f"{what}: AUROC {donor.val_auroc:.3f} on val-A of {counts}")
+    console.write("what each file reveals: card.md")
+    if generator and len(generator.class_counts) > 1:
+        of_data = ("data.classes", "data.positive", "data.split.group_regex")
+        overrides = [line for line in given.get("overrides") or () if line.startswith(of_data)]
+        overrides.append(f"generator.path={trained.path}")
+        words = ("search", "--space", "other_hospital_cpu")
+        console.propose(*words, given={**given, "overrides": overrides})
+
+
+def generator_sample(drawn: GeneratorSample, _: Options) -> None:
+    """Print how many images were generated."""
+    counts = _count_images(drawn.counts, drawn.has_masks)
+    console.write(f"{drawn.path}: {counts} ({drawn.image_size_px} px), with provenance.json")
+
+
+def _count_images(counts: Mapping[str, int], has_masks: bool) -> str:
+    if len(counts) > 1:
+        return counts_text(counts)
+    return f"{sum(counts.values()):,} images with {'masks' if has_masks else 'findings'}"
+
+
+def measure_headroom(measured: Headroom, given: Options) -> None:
+    """Print the gains, and the next commands."""
+    from xraytune.present.headroom import headroom_frame
+
+    console.show(*headroom_frame(measured))
+    console.propose("search", "--space", given["space"], given=given)
+    others = ("--data", "OTHER_XRAYS", "--set", "gan.steps=4000", "-o", "generator")
+    console.propose(
+        *("generator", "train", "--space", "gan_ratio_cpu", *others),
+        given={"weights_dir": given["weights_dir"]},
+        when="or first, for a generator of other patients",
+    )
+
+
+def run_search(view: StudyView, _: Options) -> None:
+    """Print how the search ended, its arms, and the next command."""
+    console.show(*heading(view), *arms_frame(view))
+    trained = [trial.parameters for trial in view.trials if trial.status in ("complete", "pruned")]
+    study = shown_path(view.path)
+    when = "next"
+    if any(parameters.has_synthetic_images for parameters in trained):
+        console.propose("confirm", study)
+        when = "without a verdict"
+    console.propose("export", study, "-o", "best.yaml", when=when)
+
+
+def confirm_study(confirmation: Confirmation, _: Options) -> None:
+    """Print the verdict, the comparisons behind it, and where it is written."""
+    console.show(*verdict_frame(confirmation))
+    study = shown_path(confirmation.study)
+    console.write(
+        f"all results: {study}/confirm/verdict.json; text for a paper: {study}/confirm/methods.md"
+    )
+    console.propose("report", study)
+    console.propose("export", study, "-o", "best.yaml", when="then")
+
+
+def run_audit(result: Audit, _: Options) -> None:
+    """Print the measured figures, the verdict if there is one, and where they are written."""
+    report = result.report
+    console.write(result.headline, "bad" if result.faults or report.copies else "strong")
+    for fault in result.faults:
+        console.write(f"Fault: {fault}")
+    copies = report.copies or "no more images than by chance are near a training image"
+    console.write(f"Copies: {copies}; {result.identical:,} are byte-identical to one.")
+    console.write(f"Quality: {report.quality or report.note}.")
+    if result.verdict:
+        console.show(*verdict_frame(result.verdict))
+        folder = shown_path(result.study)
+        console.write(f"report: {folder}/report.html; all figures: {folder}/audit.json")
+
+
+def export_best(exported: Exported, _: Options) -> None:
+    """Print the exported trial and the next command."""
+    console.write(f"{exported.path}: {exported.sentence}")
+    if exported.synthetic:
+        console.write(f"the benefit of its synthetic images is {exported.synthetic}")
+    console.write_command(exported.command, "next: ")
+
+
+def clean_cache(cleaned: Cleaned, _: Options) -> None:
+    """Print what was removed."""
+    verb = "would free" if cleaned.is_dry_run else "freed"
+    head = (
+        f"{verb} {cleaned.total_bytes / 2**20:,.1f} MiB" if cleaned.removed else "nothing to remove"
+    )
+    console.write(head, "good")
+    if cleaned.note:
+        console.write(f"note: {cleaned.note}", "dim")
+    if cleaned.removed:
+        rows = [
+            {"path": str(path), "MiB": f"{size / 2**20:,.1f}"}
+            for path, size in cleaned.removed.items()
+        ]
+        console.show(Table(rows))
+
+
+def train(trained: Trained, _: Options) -> None:
+    """Print the metrics of a trained model and the next command."""
+    record = trained.record
+    scores = (
+        f"val-A {trained.metric} {record.val_score:.3f}, val-B {trained.metric} "
+        f"{record.val_b_score:.3f}"
+    )
+    epochs = f"epoch {record.best_epoch} of {trained.epochs}"
+    console.write(f"{trained.path}: arm {record.arm}, {epochs}, {scores}")
+    if record.positive and len(record.class_names) == 2:
+        threshold = f"threshold for {record.positive}: {record.threshold:.3f}"
+        console.write(f"{threshold}, chosen for balanced accuracy on val-A and val-B")
+    console.propose("evaluate", trained.path, given={"data": trained.test_folder or "FOLDER"})
+
+
+def evaluate(evaluation: Evaluation, _: Options) -> None:
+    """Print the metrics, and where the files were written."""
+    console.show(*evaluation.lay_out())
+    if evaluation.out:
+        console.write(f"\n{evaluation.out}: metrics.json, predictions (CSV) and pictures")
+
+
+def predict(predicted: Predicted, _: Options) -> None:
+    """Print where the predictions were written; log the images that were left out."""
+    for image in predicted.broken:
+        console.log(f"left out: {image.file}: {image.reason}", "bad")
+    console.write(f"{predicted.path}: {predicted.summary}")
