@@ -250,13 +250,16 @@ def test_an_override_keeps_the_condition_of_the_file_unless_it_has_one(
     assert "views: {value: 4, when: {classical: 0}}" in replaced
 
 
-def test_a_parameter_whose_condition_never_holds_has_its_default(write_space: WriteSpace) -> None:
+def test_a_condition_that_never_holds_is_refused_unless_an_option_made_it_so(
+    write_space: WriteSpace, complaints: Complaints
+) -> None:
     path = write_space(
         "source: {values: [none, gan]}", "synthetic_ratio: {values: [3, 4], when: {source: gan}}"
     )
 
     space = load_space(path, ["source=duplicate"])
 
+    assert "never holds" in complaints(write_space("views: {value: 4, when: {classical: 2}}"))
     assert space.searched == ()
     assert space.experiment().parameters.synthetic_ratio == 1
 

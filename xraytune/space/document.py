@@ -32,49 +32,75 @@ class Text(str):
     folder = Path()
 
 
+class Block(dict[str, Any]):
+    """A mapping, with the place of each key."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: dict[str | int, Place] = {}
+
+    def put(self, key: str, value: Any, place: Place) -> None:
+        """Set the value of a key."""
+        self[key] = value
+        self.places[key] = place
+
+
+class Items(list[Any]):
+    """A list, with the place of each item."""
+
+    places: dict[str | int, Place]
+
+
 @dataclass(slots=True)
 class Document:
-    """A file's or option's content, where each part was written, and the problems found in it."""
+    """The content of a file, with the problems found in it."""
 
     content: Any
     place: Place
-    places: dict[KeyPath, Place] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
-    def get(self, *path: str | int) -> Any:
+    def get(self, *path: str) -> Any:
         """Return the value at a key path; None if there is none."""
         value = self.content
         for key in path:
             value = value.get(key) if isinstance(value, dict) else None
         return value
 
-    def locate(self, path: KeyPath) -> Place:
-        """Return the place of a key path, or that of the nearest block around it."""
-        while path and path not in self.places:
-            path = path[:-1]
-        return self.places.get(path, self.place)
-
-    def part(self, *path: str | int) -> Document:
-        """Return what is at a key path as a document of its own."""
-        places = {
-            known[len(path) :]: place
-            for known, place in self.places.items()
-            if known[: len(path)] == path
-        }
-        return Document(self.get(*path), self.locate(path), places)
-
-    def put(self, path: KeyPath, part: Document) -> None:
+    def put(self, path: tuple[str, ...], value: Any, place: Place) -> None:
         """Set the value at a key path; missing mappings are created."""
         block = self.content
-        for key in path[:-1]:
-            if not isinstance(block.get(key), dict):
-                block[key] = {}
+        *parents, last = path
+        for key in parents:
+            if not isinstance(block.get(key), Block):
+                block.put(key, Block(), place)
             block = block[key]
-        block[path[-1]] = part.content
+        block.put(last, value, place)
 
-        kept = {known: at for known, at in self.places.items() if known[: len(path)] != path}
-        moved = {(*path, *known): place for known, place in part.places.items()}
-        self.places = {**kept, path: part.place, **moved}
+    def trace(self, path: KeyPath) -> tuple[KeyPath, Place]:
+        """Return as much of a key path as the file has, and its place."""
+        value = self.content
+        place = self.place
+        for depth, key in enumerate(path):
+            places = getattr(value, "places", {})
+            if key not in places:
+                return path[:depth], place
+            place = places[key]
+            value = value[key]
+        return path, place
+
+    def has(self, path: KeyPath) -> bool:
+        """Return whether the file has a key path."""
+        return self.trace(path)[0] == path
+
+    def locate(self, path: KeyPath) -> Place:
+        """Return the place of a key path, or that of the nearest block around it."""
+        return self.trace(path)[1]
+
+    @property
+    def has_options(self) -> bool:
+        """Whether options of the command line replace parameters."""
+        places = getattr(self.get("parameters"), "places", {})
+        return any(isinstance(place, str) for place in places.values())
 
     def error(self, path: KeyPath, what: str, fix: str = "") -> ConfigError:
         """Return an error with a problem at a key path."""
@@ -136,41 +162,40 @@ def read_document(path: Path, *, start: str = "name: my-study") -> Document:
         what = "there is no such file, or it is not UTF-8 text"
         raise ConfigError(Problem(what, path, "check the path, or save it as UTF-8")) from None
     lines = ["", *text.splitlines(), ""]
-    document = parse_yaml(text, lambda line: SourceLine(path, line, lines[line]), path.parent)
-    document.place = path
-    if not isinstance(document.content, dict):
+    content = parse_yaml(text, lambda line: SourceLine(path, line, lines[line]), path.parent)
+    document = Document(content, path)
+    if not isinstance(content, Block):
         raise document.error(
             (), "the file is not a mapping of keys to values", f"start with: {start}"
         )
     return document
 
 
-def parse_yaml(text: str, where: Callable[[int], Place], folder: Path = Path()) -> Document:
-    """Parse one YAML document, or nothing (None).
+def parse_yaml(text: str, where: Callable[[int], Place], folder: Path = Path()) -> Any:
+    """Return the content of one YAML document: `Block`, `Items`, a scalar, or None.
 
     Raise ConfigError if it is not of the dialect above.
 
     `where` returns the place of a line, counted from 1. Paths are relative to the folder.
     """
-    places: dict[KeyPath, Place] = {}
 
     def place_of(node: yaml.Node) -> Place:
         return where(node.start_mark.line + 1)
 
-    def read(node: yaml.Node, path: KeyPath) -> Any:
+    def read(node: yaml.Node) -> Any:
         if isinstance(node, yaml.MappingNode):
-            mapping = {}
+            block = Block()
             for key, value in node.value:
-                inner = (*path, str(key.value))
-                if inner in places:
-                    what = f"'{key.value}' is given twice, first at {places[inner]}"
+                name = str(key.value)
+                if name in block:
+                    what = f"'{name}' is given twice, first at {block.places[name]}"
                     raise ConfigError(Problem(what, place_of(key), "keep one"))
-                places[inner] = place_of(key)
-                mapping[str(key.value)] = read(value, inner)
-            return mapping
+                block.put(name, read(value), place_of(key))
+            return block
         if isinstance(node, yaml.SequenceNode):
-            places.update({(*path, i): place_of(item) for i, item in enumerate(node.value)})
-            return [read(item, (*path, i)) for i, item in enumerate(node.value)]
+            items = Items(map(read, node.value))
+            items.places = dict(enumerate(map(place_of, node.value)))
+            return items
         value = loader.construct_object(node)
         if isinstance(value, str):
             value = Text(value)
@@ -180,7 +205,7 @@ def parse_yaml(text: str, where: Callable[[int], Place], folder: Path = Path()) 
     try:
         loader = _Loader(text)
         root = loader.get_single_node()
-        content = read(root, ()) if root else None
+        return read(root) if root else None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         opened = getattr(error, "context_mark", None)
@@ -191,7 +216,6 @@ def parse_yaml(text: str, where: Callable[[int], Place], folder: Path = Path()) 
             "check the indentation (spaces, not tabs), colons, quotes and brackets up to this line"
         )
         raise ConfigError(Problem(what, where(mark.line + 1 if mark else 1), fix)) from None
-    return Document(content, where(1), places)
 
 
 class _Dumper(yaml.SafeDumper):

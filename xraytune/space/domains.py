@@ -92,7 +92,7 @@ class Range:
         return {"min": self.low, "max": self.high, "distribution": name}
 
     def __str__(self) -> str:
-        return f"{self.low} to {self.high}" if self.is_integer else f"{self.low:g} to {self.high:g}"
+        return f"{self.low:g} to {self.high:g}"
 
 
 Domain: TypeAlias = Choices | Range

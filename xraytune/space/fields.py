@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic.fields import FieldInfo
 
@@ -16,22 +16,20 @@ from xraytune.space.settings import BLOCKS, Parameters
 @cache
 def parameter_fields() -> Mapping[str, FieldInfo]:
     """Return every parameter by its dotted name, in the order of the models."""
-    fields: dict[str, FieldInfo] = {}
-    for name, info in Parameters.model_fields.items():
-        if name in BLOCKS:
-            inner = BLOCKS[name].model_fields
-            fields |= {f"{name}.{key}": field for key, field in inner.items()}
-        else:
-            fields[name] = info
-    return fields
+    fields = Parameters.model_fields
+    blocks = {name: model.model_fields for name, model in BLOCKS.items()}
+    return flatten_blocks({name: blocks.get(name, field) for name, field in fields.items()})
 
 
-def annotation_of(field: FieldInfo) -> Any:
-    """Return the type of a parameter, with its constraints."""
-    annotation: Any = field.annotation
-    for constraint in field.metadata:
-        annotation = Annotated[annotation, constraint]
-    return annotation
+def flatten_blocks(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values with those of blocks under their dotted names; blocks that are None are left out."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{key}": inner for key, inner in value.items()}
+        elif value is not None or name not in BLOCKS:
+            flat[name] = value
+    return flat
 
 
 def parameters_from(values: Mapping[str, Value], relative_to: Path | None = None) -> Parameters:
@@ -41,17 +39,14 @@ def parameters_from(values: Mapping[str, Value], relative_to: Path | None = None
     """
     nested: dict[str, Any] = {}
     for name, value in values.items():
-        block, _, key = name.rpartition(".")
-        (nested.setdefault(block, {}) if block else nested)[key] = value
+        block, dot, key = name.partition(".")
+        if dot:
+            nested.setdefault(block, {})[key] = value
+        else:
+            nested[name] = value
     return Parameters.model_validate(nested, context=relative_to)
 
 
 def flat_values(parameters: Parameters, relative_to: Path | None = None) -> dict[str, Value]:
     """Return every parameter that the trial uses, by dotted name; inverse of `parameters_from`."""
-    flat: dict[str, Value] = {}
-    for name, value in parameters.model_dump(mode="json", context=relative_to).items():
-        if isinstance(value, dict):
-            flat |= {f"{name}.{key}": inner for key, inner in value.items()}
-        elif name not in BLOCKS:
-            flat[name] = value
-    return flat
+    return flatten_blocks(parameters.model_dump(mode="json", context=relative_to))

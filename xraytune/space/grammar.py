@@ -9,127 +9,147 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_origin
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
-from xraytune.space.document import Document, KeyPath
+from xraytune.base.errors import ConfigError, Problem
+from xraytune.space.document import Block, Document, KeyPath
 from xraytune.space.domains import Choices, Domain, Range, Value
-from xraytune.space.fields import annotation_of, parameter_fields
+from xraytune.space.fields import flatten_blocks, parameter_fields
 from xraytune.space.messages import nearest
 from xraytune.space.removed import explain_removed, is_dropped
 from xraytune.space.settings import BLOCKS, TaskName, has_effect_in, has_effect_with
-from xraytune.space.space import ParameterSpec, Point, corner_points
+from xraytune.space.space import Conditions, ParameterSpec, Point, corner_points
 from xraytune.space.strict_model import Several
 from xraytune.space.validation import validate
 
-SPEC_KEYS = ("value", "values", "min", "max", "distribution")
 DISTRIBUTIONS = ("uniform", "log_uniform_values", "int_uniform")
 _ROWS = TypeAdapter(list[dict[str, Any]])
 
 
-def flatten_blocks(document: Document) -> None:
-    """Move the parameters of blocks to their dotted names, each with the condition of its block."""
-    for block in BLOCKS:
-        part = document.part("parameters", block)
-        if not isinstance(part.content, dict):
+def lift_blocks(document: Document) -> None:
+    """Move the parameters and the condition of each block to dotted names: `gan.steps`, `gan.when`.
+
+    They may be in the block itself, or in its `parameters`.
+    """
+    parameters = document.get("parameters")
+    for name in BLOCKS:
+        block = document.get("parameters", name)
+        if not isinstance(block, Block):
             continue
-        del document.content["parameters"][block]
-        when = part.part("when")
-        parameters = part.part("parameters") if isinstance(part.get("parameters"), dict) else part
-        for key, content in parameters.content.items():
-            path = ("parameters", f"{block}.{key}")
-            if document.get(*path) is not None:
-                what = f"{block}.{key}: is declared twice, first at {document.locate(path)}"
-                raise parameters.error((key,), what, "keep one")
-            if key != "when":
-                document.put(path, parameters.part(key))
-                if isinstance(content, dict) and "when" not in content and "when" in part.content:
-                    document.put((*path, "when"), when)
+        del parameters[name]
+        inner = block.get("parameters")
+        if not isinstance(inner, Block):
+            inner = block
+        elif "when" in block:
+            inner.put("when", block["when"], block.places["when"])
+        for key, content in inner.items():
+            dotted = f"{name}.{key}"
+            if dotted in parameters:
+                what = f"{dotted}: is declared twice, first at {parameters.places[dotted]}"
+                raise ConfigError(Problem(what, inner.places[key], "keep one"))
+            parameters.put(dotted, content, inner.places[key])
 
 
 def read_specs(document: Document, task: TaskName) -> tuple[ParameterSpec, ...]:
-    """Return all parameters of a space, parents first.
+    """Return all parameters of a space, parents first; problems are collected in the document.
 
-    Problems with single ones are collected in the document.
+    Parameters that the file does not declare have their defaults. Those without an effect at some
+    sources get a condition on `source`, and those that are never active are dropped. So different
+    points are different trials.
     """
-    given = document.get("parameters") or {}
-    if not isinstance(given, dict):
-        what = f"parameters: {given!r} is not a mapping"
-        raise document.error(("parameters",), what, "write parameters: {lr: {value: 1e-4}}")
-    declared: dict[str, ParameterSpec] = {}
-    for name, content in given.items():
-        if isinstance(content, dict) and "value" in content and is_dropped(name, content["value"]):
-            continue
-        with document.collect():
-            spec = _read_spec(document, name, content)
-            if not has_effect_in(task, name) and spec.domain != _default(name):
-                what = f"{name} has no effect with task: {task}"
-                raise document.error(("parameters", name), what, "remove it")
-            declared[name] = spec
-
-    return _complete(declared, task)
+    return _complete(document, _read_declared(document, task), task)
 
 
-def _complete(declared: Mapping[str, ParameterSpec], task: TaskName) -> tuple[ParameterSpec, ...]:
-    """Give parameters that are not declared, or whose conditions never hold, their defaults.
-
-    Those without an effect at some sources get a condition on `source`, and those that are never
-    active are dropped. So different points are different trials.
-    """
-    specs = {
-        name: declared.get(name) or ParameterSpec(name=name, domain=_default(name))
-        for name, field in parameter_fields().items()
-        if has_effect_in(task, name) and (name in declared or not field.is_required())
-    }
-    sources = specs["source"].domain.corners
-    for name, spec in specs.items():
-        accepted = [each for each in sources if has_effect_with(each, name.partition(".")[0])]
-        if len(accepted) < len(sources):
-            of_file = spec.when.get("source", sources)
-            both = tuple(each for each in of_file if each in accepted)
-            specs[name] = ParameterSpec(
-                name=name, domain=spec.domain, when={**spec.when, "source": both}
-            )
-    ordered: dict[str, ParameterSpec] = {}
+def _complete(
+    document: Document, declared: Mapping[str, ParameterSpec], task: TaskName
+) -> tuple[ParameterSpec, ...]:
+    placed: dict[str, ParameterSpec] = {}
 
     def place(name: str) -> None:
-        for parent in sorted(specs[name].when.keys() & specs):
+        is_missing = name not in declared and parameter_fields()[name].is_required()
+        if name in placed or is_missing or not has_effect_in(task, name):
+            return
+        spec = declared.get(name) or ParameterSpec(name=name, domain=_default(name))
+        for parent in sorted(spec.when):
             place(parent)
-        ordered.setdefault(name, specs[name])
+        if name != "source":
+            spec = _restrict(spec, placed["source"].domain.corners)
+        if any(name in point for point in corner_points([*placed.values(), spec], [name])):
+            placed[name] = spec
 
-    for name in specs:
+    for name in parameter_fields():
         place(name)
-    active = [
-        spec
-        for spec in ordered.values()
-        if any(spec.name in point for point in corner_points([*ordered.values()], [spec.name]))
-    ]
-    used = {spec.name: declared[spec.name] for spec in active if spec.name in declared}
-    return tuple(active) if len(used) == len(declared) else _complete(used, task)
+    unused = declared.keys() - placed
+    if not unused:
+        return tuple(placed.values())
+
+    used = {name: declared[name] for name in declared if name in placed}
+    specs = _complete(document, used, task)
+    for spec in specs:
+        if spec.name in unused and not document.has_options:
+            place_of_when = document.locate(("parameters", spec.name, "when"))
+            what = f"{spec.name}: its condition never holds, so that it would have its default"
+            document.problems.append(Problem(what, place_of_when, "correct `when`, or remove it"))
+    return specs
+
+
+def _restrict(spec: ParameterSpec, sources: Sequence[Value]) -> ParameterSpec:
+    """Return a parameter that is active only at those sources of a space where it has an effect."""
+    block = spec.name.partition(".")[0]
+    accepted = [source for source in sources if has_effect_with(source, block)]
+    if len(accepted) == len(sources):
+        return spec
+    both = tuple(source for source in spec.when.get("source", sources) if source in accepted)
+    return ParameterSpec(name=spec.name, domain=spec.domain, when={**spec.when, "source": both})
 
 
 def _default(name: str) -> Choices:
     return Choices((parameter_fields()[name].default,))
 
 
-def _read_spec(document: Document, name: str, content: Any) -> ParameterSpec:
-    path = ("parameters", name)
-    if not isinstance(content, dict):
-        fix = f"write {name.rpartition('.')[2]}: {{value: ...}} or {{values: [...]}}"
-        raise document.error(path, f"{name}: {content!r} is not a mapping", fix)
-    _require_parameter(document, path, name)
-    conditions = content.get("when")
-    when: dict[str, tuple[Value, ...]] = {}
-    with document.collect():
-        if conditions is not None and (not isinstance(conditions, dict) or name == "source"):
-            what = f"{name}: when: {conditions!r} is not a condition"
-            raise document.error((*path, "when"), what, "write when: {source: gan}, not at source")
-        for parent, accepted in (conditions or {}).items():
-            listed = accepted if isinstance(accepted, list) else [accepted]
-            place = (*path, "when", parent)
-            when[parent] = _read_values(document, place, parent, listed, "when: ")
-    return ParameterSpec(name=name, domain=_read_domain(document, name, content), when=when)
+def _read_declared(document: Document, task: TaskName) -> dict[str, ParameterSpec]:
+    given = document.get("parameters") or {}
+    if not isinstance(given, dict):
+        what = f"parameters: {given!r} is not a mapping"
+        raise document.error(("parameters",), what, "write parameters: {lr: {value: 1e-4}}")
+    declared: dict[str, ParameterSpec] = {}
+    for name, content in given.items():
+        block, _, key = name.rpartition(".")
+        if key == "when":
+            continue
+        if isinstance(content, dict) and "value" in content and is_dropped(name, content["value"]):
+            continue
+        path = ("parameters", name)
+        with document.collect():
+            if not isinstance(content, dict):
+                fix = f"write {key}: {{value: ...}} or {{values: [...]}}"
+                raise document.error(path, f"{name}: {content!r} is not a mapping", fix)
+            _require_parameter(document, path, name)
+            when: dict[str, tuple[Value, ...]] = {}
+            with document.collect():
+                when |= _read_conditions(document, ("parameters", f"{block}.when"))
+                when |= _read_conditions(document, (*path, "when"))
+            domain = _read_domain(document, name, content)
+            if not has_effect_in(task, name) and domain != _default(name):
+                raise document.error(path, f"{name} has no effect with task: {task}", "remove it")
+            declared[name] = ParameterSpec(name=name, domain=domain, when=when)
+    return declared
+
+
+def _read_conditions(document: Document, path: tuple[str, ...]) -> Conditions:
+    given = document.get(*path)
+    if given is None:
+        return {}
+    if not isinstance(given, dict) or "source" in path:
+        what = f"{path[1]}: when: {given!r} is not a condition"
+        raise document.error(path, what, "write when: {source: gan}, not at source")
+    conditions = {}
+    for parent, accepted in given.items():
+        values = accepted if isinstance(accepted, list) else [accepted]
+        conditions[parent] = _read_values(document, (*path, parent), parent, values, "when: ")
+    return conditions
 
 
 def _require_parameter(document: Document, path: KeyPath, name: str, prefix: str = "") -> None:
@@ -140,9 +160,9 @@ def _require_parameter(document: Document, path: KeyPath, name: str, prefix: str
 
 @cache
 def _adapter(name: str) -> TypeAdapter[tuple[Any, ...]]:
+    field = parameter_fields()[name]
     several: Any = Several
-    values: Any = several[annotation_of(parameter_fields()[name])]
-    values = Annotated[values, Field(min_length=1)]
+    values: Any = Annotated[several[Annotated[field.annotation, field]], Field(min_length=1)]
     return TypeAdapter(values, config=ConfigDict(strict=True, allow_inf_nan=False))
 
 
@@ -157,21 +177,25 @@ def _read_values(
 
 def _read_domain(document: Document, name: str, content: Mapping[str, Any]) -> Domain:
     path = ("parameters", name)
-    keys = content.keys() - {"when"}
-    if keys in ({"value"}, {"values"}):
-        (key,) = keys
-        values = content["values"] if key == "values" else [content["value"]]
-        read = _read_values(document, (*path, key), name, values)
-        return Choices(tuple(dict.fromkeys(read)))
-    if not {"min", "max"} <= keys <= {"min", "max", "distribution"}:
-        what = f"{name}: has {' and '.join(sorted(keys)) or 'no value'}"
-        fix = "write one of: {value: A}, {values: [A, B]}, {min: A, max: B}"
-        raise document.error(path, what, fix)
+    match sorted(content.keys() - {"when"}):
+        case ["value"]:
+            return Choices(_read_values(document, (*path, "value"), name, [content["value"]]))
+        case ["values"]:
+            values = _read_values(document, (*path, "values"), name, content["values"])
+            return Choices(tuple(dict.fromkeys(values)))
+        case ["max", "min"] | ["distribution", "max", "min"]:
+            return _read_range(document, name, content)
+        case keys:
+            what = f"{name}: has {' and '.join(keys) or 'no value'}"
+            fix = "write one of: {value: A}, {values: [A, B]}, {min: A, max: B}"
+            raise document.error(path, what, fix)
 
+
+def _read_range(document: Document, name: str, content: Mapping[str, Any]) -> Domain:
+    path = ("parameters", name)
     low, high = _read_values(document, path, name, [content["min"], content["max"]])
-    field = parameter_fields()[name]
-    has_order = not {int, float}.isdisjoint((field.annotation, *get_args(field.annotation)))
-    if not (has_order and isinstance(low, int | float) and isinstance(high, int | float)):
+    are_numbers = isinstance(low, int | float) and isinstance(high, int | float)
+    if get_origin(parameter_fields()[name].annotation) is Literal or not are_numbers:
         what = f"{name}: its values have no order, so min and max do not apply"
         raise document.error(path, what, "write values: [a, b]")
     is_integer = isinstance(low, int)
@@ -201,27 +225,18 @@ def read_points(document: Document, specs: Sequence[ParameterSpec]) -> tuple[Poi
     """
     place = ("points_to_evaluate",)
     rows = validate(document, _ROWS, place, document.get(*place) or [])
-    has_options = any(
-        isinstance(document.locate(("parameters", name)), str) for name in parameter_fields()
-    )
     domains = {spec.name: spec.domain for spec in specs}
     points: list[Point] = []
     for number, row in enumerate(rows):
-        named: dict[str, Any] = {}
-        for key, given in row.items():
-            if key in BLOCKS and isinstance(given, dict):
-                named |= {f"{key}.{inner}": value for inner, value in given.items()}
-            else:
-                named[key] = given
         kept: Point = {}
         with document.collect():
-            for name, given in named.items():
+            for name, given in flatten_blocks(row).items():
                 path = (*place, number, name)
                 (value,) = _read_values(document, path, name, [given])
                 domain = domains.get(name)
                 if domain and domain.contains(value):
                     kept[name] = value
-                elif not has_options:
+                elif not document.has_options:
                     why = f"it is {domain}" if domain else "it is never active"
                     what = f"points_to_evaluate: {name}: {value} is not in the space: {why}"
                     raise document.error(path, what, "use a value of the space, or widen it")

@@ -14,13 +14,20 @@ from pydantic import TypeAdapter
 
 from xraytune.base.errors import ConfigError, Problem
 from xraytune.base.records import Json
-from xraytune.space.document import Document, parse_yaml, read_document, write_yaml
+from xraytune.space.document import Block, Document, parse_yaml, read_document, write_yaml
 from xraytune.space.fields import flat_values, parameter_fields
-from xraytune.space.grammar import SPEC_KEYS, flatten_blocks, read_points, read_specs
+from xraytune.space.grammar import lift_blocks, read_points, read_specs
 from xraytune.space.messages import nearest
 from xraytune.space.removed import REMOVED, explain_removed
 from xraytune.space.rules import check_space
-from xraytune.space.settings import BLOCKS, DataSettings, Experiment, Settings, has_effect_in
+from xraytune.space.settings import (
+    BLOCKS,
+    DataSettings,
+    Experiment,
+    Settings,
+    TaskName,
+    has_effect_in,
+)
 from xraytune.space.shipped import find_space
 from xraytune.space.space import ParameterSpec, Space, settings_content
 from xraytune.space.strict_model import StrictModel
@@ -56,39 +63,37 @@ def load_space(
         ConfigError: With all problems, in file order.
     """
     document = read_document(find_space(path))
-    flatten_blocks(document)
+    lift_blocks(document)
     for override in overrides:  # the last one for a key wins
         _apply_override(document, override)
     if data is not None and is_data_file(data):
         has_classes = document.get("task") in (None, "classification")
         _apply_data_file(document, data, without=_FINDING_KEYS if has_classes else ())
     elif data is not None:
-        document.put(("data", "path"), Document(data.absolute(), f"--data {data}"))
+        document.put(("data", "path"), data.absolute(), f"--data {data}")
     if weights_dir is not None:
         option = f"--weights-dir {weights_dir}"
-        document.put(("weights_dir",), Document(weights_dir.absolute(), option))
+        document.put(("weights_dir",), weights_dir.absolute(), option)
 
     if path.name != STUDY_NAME and "exported_from" not in document.content:
         for name, removed in REMOVED.items():
             key_path = tuple(name.split("."))
-            if removed.is_limit and key_path in document.places:
-                with document.collect():
-                    raise document.error(key_path, f"unknown key '{name}'", explain_removed(name))
-    settings: Settings | None = None
-    try:
-        settings = read_settings(document)
-    except ConfigError as error:
-        document.problems += error.problems
-    space: Space | None = None
+            if removed.is_limit and document.has(key_path):
+                what = f"unknown key '{name}'"
+                fix = explain_removed(name)
+                document.problems.append(Problem(what, document.locate(key_path), fix))
+    task: TaskName = "classification"
     with document.collect():
-        specs = read_specs(document, settings.task if settings else "classification")
-        if settings and not document.problems:
-            points = read_points(document, specs)
-            space = Space(settings=settings, specs=specs, points_to_evaluate=points)
-            check_space(space, document)
-            _refuse_inactive(overrides, specs, document)
+        settings = read_settings(document)
+        task = settings.task
+    with document.collect():
+        specs = read_specs(document, task)
+        document.raise_problems()
+        points = read_points(document, specs)
+        space = Space(settings=settings, specs=specs, points_to_evaluate=points)
+        check_space(space, document)
+        _refuse_inactive(overrides, specs, document)
     document.raise_problems()
-    assert space is not None, "there are no problems"
     return space
 
 
@@ -144,7 +149,9 @@ def data_settings(source: Path, base: DataSettings) -> DataSettings:
     """
     if not is_data_file(source):
         return base.model_copy(update={"path": source})
-    document = Document({"name": "data", "data": base.model_dump(mode="json")}, str(source))
+    place = str(source)
+    content = write_yaml({"name": "data", "data": base.model_dump(mode="json")})
+    document = Document(parse_yaml(content, lambda _: place), place)
     _apply_data_file(document, source)
     return read_settings(document).data
 
@@ -164,22 +171,22 @@ def _apply_data_file(document: Document, file: Path, *, without: Sequence[str] =
         (key, *_) = sorted(others)
         fix = "move all keys under data:; a data file has no others"
         raise read.error((key,), f"'{key}' is outside of data:", fix)
-    data = read.part("data")
-    if not isinstance(data.content, dict):
+    data = read.get("data")
+    if not isinstance(data, Block):
         raise read.error(("data",), "data: is not a mapping", "write data: {path: FOLDER}")
-    for key in data.content.keys() & DataSettings.model_fields.keys() - {*DATA_FILE_KEYS}:
-        raise data.error((key,), f"data.{key} belongs to the space file", "write it there")
+    for key in data.keys() & DataSettings.model_fields.keys() - {*DATA_FILE_KEYS}:
+        raise read.error(("data", key), f"data.{key} belongs to the space file", "write it there")
 
-    if data.get("table", "patient") is not None:
-        document.put(("data", "split", "group_regex"), Document(None, file))
-    document.put(("data", "path"), Document(file.parent.absolute(), file))
-    document.put(("data", "table"), Document(None, file))
-    for key, value in data.content.items():
-        if key == "split" and isinstance(value, dict):
-            for name in value:
-                document.put(("data", "split", name), data.part("split", name))
+    if read.get("data", "table", "patient") is not None:
+        document.put(("data", "split", "group_regex"), None, file)
+    document.put(("data", "path"), file.parent.absolute(), file)
+    document.put(("data", "table"), None, file)
+    for key, value in data.items():
+        if key == "split" and isinstance(value, Block):
+            for name, inner in value.items():
+                document.put(("data", "split", name), inner, value.places[name])
         elif key not in without:
-            document.put(("data", key), data.part(key))
+            document.put(("data", key), value, data.places[key])
 
 
 def _refuse_inactive(
@@ -202,14 +209,15 @@ def _apply_override(document: Document, override: str) -> None:
         raise ConfigError(Problem("not key=value", place, f"write --set {key or 'lr'}=VALUE"))
     value = parse_yaml(text, lambda _: place)
     if key in parameter_fields():
-        path = ("parameters", key)
-        if not (isinstance(value.content, dict) and value.content.keys() & {*SPEC_KEYS}):
-            value = Document({"value": value.content}, place)
-        if (*path, "when") in document.places and "when" not in value.content:
-            value.put(("when",), document.part(*path, "when"))
-        document.put(path, value)
+        declared = value if isinstance(value, Block) else Block()
+        if declared is not value:
+            declared.put("value", value, place)
+        when = document.get("parameters", key, "when")
+        if when is not None and "when" not in declared:
+            declared.put("when", when, document.locate(("parameters", key, "when")))
+        document.put(("parameters", key), declared, place)
     elif key.partition(".")[0] in (*Settings.model_fields, "points_to_evaluate"):
-        document.put(tuple(key.split(".")), value)
+        document.put(tuple(key.split(".")), value, place)
     else:
         bare = key.replace("parameters.", "").removesuffix(".value")  # as the file nests it
         known = [*parameter_fields(), *_setting_names(Settings)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from xraytune.base.errors import ConfigError, Problem
 from xraytune.space.backbones import ENCODERS, has_weights
@@ -12,7 +12,7 @@ from xraytune.space.domains import Range
 from xraytune.space.fields import parameter_fields
 from xraytune.space.messages import nearest
 from xraytune.space.settings import OBJECTIVES, SOURCES, extra_images, extra_per_step
-from xraytune.space.space import Space, corner_points
+from xraytune.space.space import Space
 
 _Refusal: TypeAlias = tuple[tuple[str, ...], str, str]
 """The names of settings and parameters, what is wrong with them, and how to fix it."""
@@ -29,9 +29,8 @@ def check_space(space: Space, document: Document) -> None:
             ("parameters", name) if name in parameter_fields() else tuple(name.split("."))
             for name in names
         ]
-        written = [path for path in paths if path in document.places]
-        with document.collect():
-            raise document.error((written or paths)[0], what, fix)
+        place = document.locate(next(filter(document.has, paths), paths[0]))
+        document.problems.append(Problem(what, place, fix))
 
 
 def _refusals(space: Space) -> Iterator[_Refusal]:
@@ -48,23 +47,21 @@ def _refusals(space: Space) -> Iterator[_Refusal]:
     if task != "findings" and data.findings is not None:
         yield names, f"data.findings has no use for task: {task}", "use task: findings"
 
-    names = ("source", "folder.path", "generator.path", "statistics.path")
-    for source, *paths in _combine(space, names):
+    names = ("source", "trainable", "folder.path", "generator.path", "statistics.path")
+    for source, trainable, *paths in space.effective_combinations(*names):
         of_folders = dict(zip(("folder", "generator", "statistics"), paths, strict=True))
         if of_folders.get(source, "") is None:
             yield names, f"source: {source} needs a folder", f"give {source}.path"
         if task != "classification" and (SOURCES.has(source) or source == "statistics"):
             what = f"source: {source} does not apply to task: {task}"
             yield ("source", "task"), what, "use gan, generator, folder, duplicate or none"
-    names = ("source", "trainable")
-    for source, trainable in _combine(space, names):
         if source == "statistics" and trainable != "head":
             what = f"source: statistics has no use for trainable: {trainable}"
             yield names, what, "use trainable: head"
 
     apart = ", or keep the values apart with when:"
     names = ("weights", "backbone", "trainable")
-    for weights, backbone, trainable in _combine(space, names):
+    for weights, backbone, trainable in space.effective_combinations(*names):
         if not has_weights(weights, backbone):
             known = [name for name in ("imagenet", "hub") if has_weights(name, backbone)]
             fix = f"use weights: {' or '.join([*known, 'none'])}, or the path of a file{apart}"
@@ -76,27 +73,16 @@ def _refusals(space: Space) -> Iterator[_Refusal]:
             what = f"backbone: {backbone} cannot be the encoder of a U-Net"
             yield ("backbone", "task"), what, nearest(backbone, ENCODERS)
 
-    names = ("gan.image_size", "data.image_size")
     for (generated_px,) in space.combinations("gan.image_size"):
-        if isinstance(generated_px, int) and generated_px > data.image_size:
+        if (generated_px or 0) > data.image_size:
             what = f"gan.image_size: {generated_px} is more than data.image_size, {data.image_size}"
             fix = f"set data.image_size: {generated_px} or more, or a smaller gan.image_size"
-            yield names, what, fix
+            yield ("gan.image_size", "data.image_size"), what, fix
     names = ("synthetic_ratio", "batch_size", "mixing", "source")
-    for ratio, size, mixing, source in _combine(space, names):
+    for ratio, size, mixing, source in space.effective_combinations(*names):
         if source != "none" and extra_per_step(ratio, size, mixing) == 0:
             what = f"synthetic_ratio: {ratio:g} of batch_size: {size} rounds to zero extra images"
             yield names, what, f"raise one of them{apart}"
-
-
-def _combine(space: Space, names: tuple[str, ...]) -> list[tuple[Any, ...]]:
-    """Return the possible combinations of values.
-
-    Where a parameter is not active, its default, of blocks None.
-    """
-    defaults = {name: None if "." in name else parameter_fields()[name].default for name in names}
-    points = [{**defaults, **point} for point in corner_points(space.specs, names)]
-    return [tuple(point[name] for name in names) for point in points]
 
 
 def check_images(space: Space, *, class_count: int = 2, training_images: int = 0) -> None:
@@ -106,9 +92,9 @@ def check_images(space: Space, *, class_count: int = 2, training_images: int = 0
     needs = f"requires two classes, but the images have {class_count}"
     if class_count != 2 and metric == "val_sensitivity":
         problems[metric] = Problem(f"{metric} {needs}", "objective.metric", "write val_auprc")
-    if class_count != 2 and ("bce",) in _combine(space, ("loss",)):
+    if class_count != 2 and ("bce",) in space.effective_combinations("loss"):
         problems["loss"] = Problem(f"loss: bce {needs}", "loss", "use loss: cross_entropy")
-    for ratio, source in _combine(space, ("synthetic_ratio", "source")):
+    for ratio, source in space.effective_combinations("synthetic_ratio", "source"):
         if training_images and source != "none" and not extra_images(ratio, training_images):
             what = f"{ratio:g} of {training_images} training images rounds to zero extra images"
             fix = f"use {1 / training_images:.2g} or more"

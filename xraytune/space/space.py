@@ -9,11 +9,11 @@ gets its default. Different points are different trials.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from xraytune.base.errors import ConfigError, MachineError, Problem
 from xraytune.base.records import Json
@@ -26,6 +26,8 @@ from xraytune.space.settings import PACKAGES, SOURCES, Experiment, Parameters, S
 
 Point: TypeAlias = dict[str, Value]
 """Values of the active parameters by dotted name."""
+Conditions: TypeAlias = Mapping[str, tuple[Value, ...]]
+"""A parameter is active where each of these ones is active and has one of these values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +37,12 @@ class ParameterSpec:
     Attributes:
         name: Its dotted name.
         domain: Its values.
-        when: It is active where each of these parameters is active and has one of these values.
+        when: Where it is active.
     """
 
     name: str
     domain: Domain
-    when: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
+    when: Conditions = field(default_factory=dict)
 
     def is_active_at(self, point: Point) -> bool:
         """Return whether it is active at a point that has the values of all parents."""
@@ -50,11 +52,13 @@ class ParameterSpec:
 
     def spec(self) -> dict[str, Json]:
         """Return the parameter as a space file writes it."""
-        when: dict[str, Json] = {
-            parent: accepted[0] if len(accepted) == 1 else [*accepted]
-            for parent, accepted in sorted(self.when.items())
-        }
-        return {**self.domain.spec(), "when": when} if when else self.domain.spec()
+        spec = self.domain.spec()
+        if self.when:
+            spec["when"] = {
+                parent: accepted[0] if len(accepted) == 1 else [*accepted]
+                for parent, accepted in sorted(self.when.items())
+            }
+        return spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,18 +95,16 @@ class Space:
 
         ConfigError if parameters are open.
         """
-        first = self.points_to_evaluate[0] if self.points_to_evaluate else {}
+        first = next(iter(self.points_to_evaluate), {})
         point: Point = {}
         still_open = []
         for spec in self.specs:
             if not spec.is_active_at(point):
                 continue
-            if not spec.domain.is_open:
-                point[spec.name] = spec.domain.corners[0]
-            elif spec.name in first:
-                point[spec.name] = first[spec.name]
-            else:
+            if spec.domain.is_open and spec.name not in first:
                 still_open.append(spec.name)
+            else:
+                point[spec.name] = first.get(spec.name, spec.domain.corners[0])
         if still_open:
             what = f"still open: {', '.join(still_open)}"
             fix = (
@@ -131,34 +133,48 @@ class Space:
             if spec.domain.points is None:
                 what = f"sampler: grid cannot list all numbers from {spec.domain}"
                 raise ConfigError(Problem(what, spec.name, "give values, or another sampler"))
-        points = walk(self.specs, lambda domain: domain.points or ())
+        points = _list_points(self.specs, "points")
         return [{name: point[name] for name in self.searched if name in point} for point in points]
 
     def points(self) -> Sequence[Point]:
         """Return the points of the first trials: `points_to_evaluate`, or all of a grid."""
-        is_grid = self.settings.sampler.name == "grid"
-        return self.grid() if is_grid else self.points_to_evaluate
+        if self.settings.sampler.name == "grid":
+            return self.grid()
+        return self.points_to_evaluate
 
     def trial_budget(self) -> int:
         """Return the number of trials of a search; a grid has no more trials than points."""
         trials = self.settings.budget.trials
-        return min(trials, len(self.points())) if self.settings.sampler.name == "grid" else trials
+        if self.settings.sampler.name == "grid":
+            return min(trials, len(self.grid()))
+        return trials
 
-    def combinations(self, *names: str) -> tuple[tuple[Value, ...], ...]:
-        """Return the possible combinations of values of some parameters.
+    def combinations(self, *names: str) -> tuple[tuple[Any, ...], ...]:
+        """Return the possible combinations of values of some parameters, None if inactive.
 
         Ranges contribute their bounds.
         """
-        points = corner_points(self.specs, names)
-        return tuple(dict.fromkeys(tuple(point.get(name) for name in names) for point in points))
+        return self._combine(dict.fromkeys(names))
+
+    def effective_combinations(self, *names: str) -> tuple[tuple[Any, ...], ...]:
+        """Like `combinations`, but an inactive parameter has its default; those of blocks, None."""
+        fields = Parameters.model_fields
+        return self._combine(
+            {name: fields[name].default if name in fields else None for name in names}
+        )
+
+    def _combine(self, defaults: Point) -> tuple[tuple[Any, ...], ...]:
+        points = corner_points(self.specs, defaults)
+        return tuple(
+            dict.fromkeys(
+                tuple(point.get(name, default) for name, default in defaults.items())
+                for point in points
+            )
+        )
 
     def networks(self) -> tuple[tuple[str, str], ...]:
         """Return the possible pairs of backbone and weights; where one is inactive, its default."""
-        default = Parameters()
-        return tuple(
-            (str(backbone or default.backbone), str(weights or default.weights))
-            for backbone, weights in self.combinations("backbone", "weights")
-        )
+        return self.effective_combinations("backbone", "weights")
 
     def identity(self) -> dict[str, Json]:
         """Return what must not change when a study resumes, as plain JSON."""
@@ -206,19 +222,18 @@ def settings_content(settings: Settings, relative_to: Path) -> dict[str, Any]:
     return settings.model_dump(mode="json", exclude_none=True, context=relative_to)
 
 
-def walk(
-    specs: Iterable[ParameterSpec], values: Callable[[Domain], Iterable[Value]]
-) -> list[Point]:
-    """Return every point with one of the values of each active parameter.
+def _list_points(specs: Iterable[ParameterSpec], kind: Literal["points", "corners"]) -> list[Point]:
+    """Return every point with one of these values of each active parameter.
 
     Parents come first in `specs`.
     """
     points: list[Point] = [{}]
     for spec in specs:
+        values = getattr(spec.domain, kind)
         longer: list[Point] = []
         for point in points:
             if spec.is_active_at(point):
-                longer += ({**point, spec.name: value} for value in values(spec.domain))
+                longer += ({**point, spec.name: value} for value in values)
             else:
                 longer.append(point)
         points = longer
@@ -238,7 +253,7 @@ def corner_points(specs: Sequence[ParameterSpec], names: Iterable[str]) -> list[
         if name not in family:
             family.add(name)
             waiting += parents.get(name, ())
-    return walk([spec for spec in specs if spec.name in family], lambda domain: domain.corners)
+    return _list_points([spec for spec in specs if spec.name in family], "corners")
 
 
 def require_extensions(space: Space) -> None:

@@ -50,8 +50,8 @@ def validate(
     for detail in details:
         place = (*path, *detail["loc"])
         if detail["type"] not in ("missing", "extra_forbidden"):
-            while place not in document.places and len(place) > len(path):
-                place = place[:-1]  # the members of a union have one place
+            known, _ = document.trace(place)  # the members of a union have one place
+            place = max(path, known, key=len)
         # The first member of a union is a word such as `auto`, the last one a number.
         is_better = place not in found or not isinstance(detail["input"], str)
         is_consequence = detail["type"] == "default_factory_not_called" or (
