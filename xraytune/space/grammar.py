@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from xraytune.base.errors import ConfigError, Problem
 from xraytune.space.document import Block, Document, KeyPath
 from xraytune.space.domains import Choices, Domain, Range, Value
-from xraytune.space.fields import flatten_blocks, parameter_fields
+from xraytune.space.fields import flatten_blocks, parameter_fields, setting_names
 from xraytune.space.messages import nearest
 from xraytune.space.removed import explain_removed, is_dropped
 from xraytune.space.settings import BLOCKS, TaskName, has_effect_in, has_effect_with
@@ -87,11 +87,15 @@ def _complete(
 
     used = {name: declared[name] for name in declared if name in placed}
     specs = _complete(document, used, task)
-    for spec in specs:
-        if spec.name in unused and not document.has_options:
-            place_of_when = document.locate(("parameters", spec.name, "when"))
-            what = f"{spec.name}: its condition never holds, so that it would have its default"
-            document.problems.append(Problem(what, place_of_when, "correct `when`, or remove it"))
+    active = {spec.name for spec in specs}
+    for name in unused:
+        place_of_name = document.locate(("parameters", name))
+        is_option = isinstance(place_of_name, str)
+        has_default = name in active
+        if is_option or (has_default and not document.has_options):
+            fix = "correct its condition or the values of source, or omit it"
+            what = f"{name}: no trial of this space uses it"
+            document.problems.append(Problem(what, place_of_name, fix))
     return specs
 
 
@@ -154,7 +158,7 @@ def _read_conditions(document: Document, path: tuple[str, ...]) -> Conditions:
 
 def _require_parameter(document: Document, path: KeyPath, name: str, prefix: str = "") -> None:
     if name not in parameter_fields():
-        fix = explain_removed(name) or nearest(name, parameter_fields())
+        fix = explain_removed(name) or nearest(name, [*parameter_fields(), *setting_names()])
         raise document.error(path, f"{prefix}unknown key '{name}'", fix)
 
 

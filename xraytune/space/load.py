@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import TypeAdapter
 
 from xraytune.base.errors import ConfigError, Problem
 from xraytune.base.records import Json
 from xraytune.space.document import Block, Document, parse_yaml, read_document, write_yaml
-from xraytune.space.fields import flat_values, parameter_fields
+from xraytune.space.fields import flat_values
 from xraytune.space.grammar import lift_blocks, read_points, read_specs
-from xraytune.space.messages import nearest
 from xraytune.space.removed import REMOVED, explain_removed
 from xraytune.space.rules import check_space
 from xraytune.space.settings import (
-    BLOCKS,
     DataSettings,
     Experiment,
     Settings,
@@ -29,14 +27,19 @@ from xraytune.space.settings import (
     has_effect_in,
 )
 from xraytune.space.shipped import find_space
-from xraytune.space.space import ParameterSpec, Space, settings_content
+from xraytune.space.space import Space, settings_content
 from xraytune.space.strict_model import StrictModel
-from xraytune.space.validation import validate
+from xraytune.space.validation import SPACE_KEYS, validate
 
 _FINDING_KEYS = ("findings", "uncertain", "empty")
 DATA_FILE_KEYS = ("path", "classes", "positive", "table", "split", *_FINDING_KEYS)
 """The keys of `data` that a data file may have."""
-_SPACE_KEYS = ("parameters", "points_to_evaluate")
+
+
+class _DataFile(StrictModel):
+    data: dict[str, Any]
+
+
 STUDY_NAME = "study.yaml"
 """The file of a study's space; it may have settings of earlier versions that changed no trial."""
 
@@ -92,17 +95,14 @@ def load_space(
         points = read_points(document, specs)
         space = Space(settings=settings, specs=specs, points_to_evaluate=points)
         check_space(space, document)
-        _refuse_inactive(overrides, specs, document)
     document.raise_problems()
     return space
 
 
 def read_settings(document: Document) -> Settings:
     """Return the settings of a file, with absolute paths."""
-    given = {key: value for key, value in document.content.items() if key not in _SPACE_KEYS}
-    parameters = (f"parameters.{name}" for name in (*parameter_fields(), *BLOCKS))
-    names = [*_setting_names(Settings), *_SPACE_KEYS, *parameters]
-    return validate(document, TypeAdapter(Settings), (), given, names=names)
+    given = {key: value for key, value in document.content.items() if key not in SPACE_KEYS}
+    return validate(document, TypeAdapter(Settings), (), given)
 
 
 SEARCH_ONLY = (
@@ -128,16 +128,6 @@ def refuse_unused(
             problems.append(Problem(what, f"--set {override}", fix))
     if problems:
         raise ConfigError(*problems)
-
-
-def _setting_names(model: type[StrictModel], prefix: str = "") -> list[str]:
-    names = []
-    for name, field in model.model_fields.items():
-        names.append(f"{prefix}{name}")
-        for member in (field.annotation, *get_args(field.annotation)):
-            if isinstance(member, type) and issubclass(member, StrictModel):
-                names += _setting_names(member, f"{prefix}{name}.")
-    return names
 
 
 def data_settings(source: Path, base: DataSettings) -> DataSettings:
@@ -167,13 +157,8 @@ def _apply_data_file(document: Document, file: Path, *, without: Sequence[str] =
     A file may be for several tasks: `without` keys.
     """
     read = read_document(file, start="data:")
-    if others := read.content.keys() - {"data"}:
-        (key, *_) = sorted(others)
-        fix = "move all keys under data:; a data file has no others"
-        raise read.error((key,), f"'{key}' is outside of data:", fix)
+    validate(read, TypeAdapter(_DataFile), (), read.content)
     data = read.get("data")
-    if not isinstance(data, Block):
-        raise read.error(("data",), "data: is not a mapping", "write data: {path: FOLDER}")
     for key in data.keys() & DataSettings.model_fields.keys() - {*DATA_FILE_KEYS}:
         raise read.error(("data", key), f"data.{key} belongs to the space file", "write it there")
 
@@ -189,40 +174,25 @@ def _apply_data_file(document: Document, file: Path, *, without: Sequence[str] =
             document.put(("data", key), value, data.places[key])
 
 
-def _refuse_inactive(
-    overrides: Sequence[str], specs: Sequence[ParameterSpec], document: Document
-) -> None:
-    active = {spec.name for spec in specs}
-    for override in overrides:
-        name = override.partition("=")[0].strip()
-        if name in parameter_fields() and name not in active:
-            fix = "omit it, or choose a source that uses it (--set source=...)"
-            what = f"{name}: no trial of this space uses it"
-            document.problems.append(Problem(what, f"--set {override}", fix))
-
-
 def _apply_override(document: Document, override: str) -> None:
+    """Set a setting, or else a parameter, which keeps its condition; other names are refused later."""
     key, equals, text = override.partition("=")
     key = key.strip()
     place = f"--set {override}"
     if not equals:
         raise ConfigError(Problem("not key=value", place, f"write --set {key or 'lr'}=VALUE"))
     value = parse_yaml(text, lambda _: place)
-    if key in parameter_fields():
-        declared = value if isinstance(value, Block) else Block()
-        if declared is not value:
-            declared.put("value", value, place)
-        when = document.get("parameters", key, "when")
-        if when is not None and "when" not in declared:
-            declared.put("when", when, document.locate(("parameters", key, "when")))
-        document.put(("parameters", key), declared, place)
-    elif key.partition(".")[0] in (*Settings.model_fields, "points_to_evaluate"):
+    if key.partition(".")[0] in (*Settings.model_fields, "points_to_evaluate"):
         document.put(tuple(key.split(".")), value, place)
-    else:
-        bare = key.replace("parameters.", "").removesuffix(".value")  # as the file nests it
-        known = [*parameter_fields(), *_setting_names(Settings)]
-        fix = explain_removed(bare) or nearest(bare, known, "give a parameter or a setting")
-        raise ConfigError(Problem(f"unknown key '{key}'", place, fix))
+        return
+    if not isinstance(value, Block):
+        declared = Block()
+        declared.put("value", value, place)
+        value = declared
+    when = document.get("parameters", key, "when")
+    if when is not None and "when" not in value:
+        value.put("when", when, document.locate(("parameters", key, "when")))
+    document.put(("parameters", key), value, place)
 
 
 def experiment_to_yaml(experiment: Experiment, relative_to: Path, header: str = "") -> str:

@@ -444,11 +444,7 @@ class Parameters(StoredModel):
 
         Equal for trials with the same source and ratio.
         """
-        rank = (
-            len(SOURCES.built_in)
-            if SOURCES.has(self.source)
-            else SOURCES.built_in.index(self.source)
-        )
+        rank = [*SOURCES.built_in, self.source].index(self.source)
         return rank, self.synthetic_ratio
 
     @property

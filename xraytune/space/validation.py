@@ -6,7 +6,6 @@ Every error becomes a problem at its line, with a fix.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -14,10 +13,14 @@ from pydantic_core import ErrorDetails
 
 from xraytune.base.errors import ConfigError, Problem
 from xraytune.space.document import Document, KeyPath
+from xraytune.space.fields import parameter_fields, setting_names
 from xraytune.space.messages import nearest
 from xraytune.space.removed import REMOVED_VALUES, explain_removed
+from xraytune.space.settings import BLOCKS
 
 T = TypeVar("T")
+SPACE_KEYS = ("parameters", "points_to_evaluate")
+"""The keys of a space file that are not settings."""
 
 
 def validate(
@@ -27,7 +30,6 @@ def validate(
     value: object,
     *,
     name: str = "",
-    names: Sequence[str] = (),
 ) -> T:
     """Return what a model makes of a value at a key path of a document.
 
@@ -39,7 +41,6 @@ def validate(
         path: Where the value is.
         value: As YAML gives it.
         name: What messages call it; by default its dotted name.
-        names: What a user may mean by an unknown key.
     """
     try:
         return model.validate_python(value)
@@ -62,12 +63,12 @@ def validate(
     problems = []
     for place, detail in found.items():
         dotted = ".".join(key for key in place if isinstance(key, str))
-        what, fix = _explain(name or dotted, detail, names)
+        what, fix = _explain(name or dotted, detail)
         problems.append(Problem(what, document.locate(place), fix))
     raise ConfigError(*problems)
 
 
-def _explain(name: str, error: ErrorDetails, names: Sequence[str]) -> tuple[str, str]:
+def _explain(name: str, error: ErrorDetails) -> tuple[str, str]:
     kind = error["type"]
     value = error["input"]
     block, _, key = name.rpartition(".")
@@ -75,8 +76,9 @@ def _explain(name: str, error: ErrorDetails, names: Sequence[str]) -> tuple[str,
         option = " or give --data FOLDER" if name.startswith("data") else ""
         return f"{name}: is missing", f"write {key}: ...{option}"
     if kind == "extra_forbidden":
-        if f"parameters.{name}" in names:
+        if name in (*parameter_fields(), *BLOCKS):
             return f"unknown key '{name}'", f"did you mean 'parameters.{name}'?"
+        names = [*setting_names(), *SPACE_KEYS]
         near = [known for known in names if known.startswith(f"{block}.")] if block else names
         return f"unknown key '{name}'", explain_removed(name) or nearest(key, near)
     if kind == "literal_error":
