@@ -8,15 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from xraytune.base.errors import DataError
 from xraytune.base.files import write_json
 from xraytune.confirm.run import confirm
 from xraytune.data.index import read_index
 from xraytune.data.pixels import open_pixels
-from xraytune.data.prepare import Prepared, RunContext, prepare_index
+from xraytune.data.prepare import RunContext, prepare_index
 from xraytune.nets.compute import pin
 from xraytune.present.audit import Audit
 from xraytune.present.page import write_report
@@ -83,22 +83,18 @@ def audit(
     cache = (cache or study.default_cache).resolve()
     require_free(study)
 
-    # Images are compared with those of all patients, since a generator may have copied any of them.
     on_progress = callbacks.on_progress
     index = read_index(data, on_progress=on_progress)
-
-    def prepare(train_patients: int | None) -> tuple[Prepared, Sequence[str]]:
-        of_patients = data.model_copy(update={"train_patients": train_patients})
-        return prepare_index(
-            index,
-            of_patients,
-            cache,
-            seen=seen_by([mix]),
-            skip_broken=skip_broken,
-            on_progress=on_progress,
-        )
-
-    prepared, warnings = prepare(None)
+    prepare = partial(
+        prepare_index,
+        index,
+        cache=cache,
+        seen=seen_by([mix]),
+        skip_broken=skip_broken,
+        on_progress=on_progress,
+    )
+    # Images are compared with those of all patients, since a generator may have copied any of them.
+    prepared, warnings = prepare(data.model_copy(update={"train_patients": None}))
     images, store = store_folder(synthetic, StudyImages(data, prepared, cache, index))
     _, compute = resources_here(settings)
     pin(compute)
@@ -123,7 +119,7 @@ def audit(
     each = prepared.train_patients // (1 + settings.confirm.replicates)
     if patients is None and each >= _FEWEST_PATIENTS:
         patients = min(each, _MOST_PATIENTS)
-    prepared, _ = prepare(patients)
+    prepared, _ = prepare(data.model_copy(update={"train_patients": patients}))
     available = source_of(mix).count_available(StudyImages(data, prepared, cache))
     ratios: list[float] = []
     try:
@@ -136,17 +132,25 @@ def audit(
         return result
     grid = ["sampler.name=grid", "points_to_evaluate=[]", f"synthetic_ratio={{values: {ratios}}}"]
     grid.append(f"data.train_patients={patients or 'null'}")
-    shared: dict[str, Any] = {"weights_dir": weights_dir, "cache": cache, "callbacks": callbacks}
     search(
         shipped,
         data=real,
+        weights_dir=weights_dir,
         overrides=[*grid, *changes],
         studies=studies,
+        cache=cache,
         skip_broken=skip_broken,
-        **shared,
+        callbacks=callbacks,
     )
     try:
-        verdict = confirm(study.path, reason="audit", before_test=before_test, **shared)
+        verdict = confirm(
+            study.path,
+            weights_dir=weights_dir,
+            cache=cache,
+            reason="audit",
+            callbacks=callbacks,
+            before_test=before_test,
+        )
         result = replace(result, verdict=verdict)
     except DataError as error:
         result = replace(result, why_not=error.problems[0].what)

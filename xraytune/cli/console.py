@@ -66,12 +66,12 @@ _ERR = Console(stderr=True, highlight=False)
 
 def write(text: str = "", tone: Tone = "plain") -> None:
     """Print a line of the result; wrapped on a terminal, never in a file."""
-    _OUT.print(_text(Cell(text, tone)), soft_wrap=not _OUT.is_terminal)
+    _OUT.print(_text(text, tone), soft_wrap=not _OUT.is_terminal)
 
 
 def write_command(command: str, before: str = "$ ") -> None:
     """Print a command to copy; never wrapped."""
-    _OUT.print(_text(before), _text(Cell(command, "busy")), sep="", soft_wrap=True)
+    _OUT.print(_text(before), _text(command, "busy"), sep="", soft_wrap=True)
 
 
 def propose(*words: object, given: Mapping[str, Any] | None = None, when: str = "next") -> None:
@@ -104,7 +104,7 @@ def log(text: str, tone: Tone = "plain") -> None:
     with suppress(OSError):  # the current folder has been deleted
         text = text.replace(f"{Path.cwd()}/", "")
     with suppress(OSError):  # a full disk or a closed terminal does not end the work
-        _ERR.print(_text(Cell(text, tone)), soft_wrap=not _ERR.is_terminal)
+        _ERR.print(_text(text, tone), soft_wrap=not _ERR.is_terminal)
 
 
 def event(text: str) -> None:
@@ -222,8 +222,8 @@ def _draw_table(table: Table) -> RenderableType:
             shown.remove(name)
     hidden = [name.replace("\n", " ") for name in table.columns if name not in shown]
     note = f"left out on this narrow screen: {', '.join(hidden)} (COLUMNS=200 shows more)"
-    title = [_text(Cell(table.title, "strong"))] if table.title else []
-    notes = [_text(Cell(note, "dim"))] if hidden else []
+    title = [_text(table.title, "strong")] if table.title else []
+    notes = [_text(note, "dim")] if hidden else []
     return Group(Text(), *title, _grid(table, shown), *notes)
 
 
@@ -241,7 +241,7 @@ def _grid(table: Table, names: Sequence[str]) -> RichTable:
         cells = [name, *(text_of(row[name]) for row in table.rows)]
         width = max(len(line) for cell in cells for line in cell.split("\n"))
         grid.add_column(
-            _text(Cell(name, "dim")),
+            _text(name, "dim"),
             justify="left" if is_text else "right",
             min_width=None if is_text else width,
             overflow="fold",
@@ -251,7 +251,8 @@ def _grid(table: Table, names: Sequence[str]) -> RichTable:
     return grid
 
 
-def _text(entry: Entry) -> Text:
+def _text(entry: Entry, tone: Tone = "plain") -> Text:
     """Return text for rich; all text passes through here."""
-    style = _STYLES[entry.tone] if isinstance(entry, Cell) else ""
-    return Text(printable(text_of(entry)), style=style)
+    if isinstance(entry, Cell):
+        tone = entry.tone
+    return Text(printable(text_of(entry)), style=_STYLES[tone])

@@ -11,6 +11,9 @@ from __future__ import annotations
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 from xraytune.space.extensions import Extensions
 
@@ -35,6 +38,7 @@ def _torchvision_names() -> tuple[str, ...]:
 
 
 BACKBONES = Extensions("backbone", ("small_cnn", *_torchvision_names()), library="timm")
+BackboneName = Annotated[str, AfterValidator(BACKBONES.check)]
 ENCODERS = tuple(filter(_OF_SMP.fullmatch, BACKBONES.built_in))
 """The backbones of segmentation."""
 

@@ -120,13 +120,11 @@ class Document:
         Do nothing if there are none.
         """
         if self.problems:
-            raise ConfigError(*sorted(dict.fromkeys(self.problems), key=self._line))
+            raise ConfigError(*sorted(dict.fromkeys(self.problems), key=_line_of))
 
-    def _line(self, problem: Problem) -> float:
-        where = problem.where
-        if isinstance(where, SourceLine) and where.path == self.place:
-            return where.line
-        return 0 if where == self.place else float("inf")
+
+def _line_of(problem: Problem) -> float:
+    return problem.where.line if isinstance(problem.where, SourceLine) else float("inf")
 
 
 _TAG = "tag:yaml.org,2002:"

@@ -50,8 +50,7 @@ class Choices:
         return {"values": list(self.values)} if self.is_open else {"value": self.values[0]}
 
     def __str__(self) -> str:
-        words = {"None": "not set", "True": "true", "False": "false"}
-        return " or ".join(words.get(str(value), str(value)) for value in self.values)
+        return " or ".join(map(str, self.values))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pydantic_core import PydanticKnownError, core_schema
+from pydantic_core import PydanticKnownError
 
 from xraytune.base.errors import MachineError, Problem
 from xraytune.base.files import sha256_of
@@ -23,8 +23,6 @@ from xraytune.base.files import sha256_of
 @dataclass(frozen=True, slots=True)
 class Extensions:
     """The names of one kind: those of xraytune and of installed extensions.
-
-    As an annotation of `str`, it accepts only them.
 
     Attributes:
         kind: `backbone` has the entry points of the group `xraytune.backbones`.
@@ -76,10 +74,8 @@ class Extensions:
         sha256 = sha256_of(Path(module.origin)) if module and module.origin else ""
         return f"{name} of {point.dist.name} {point.dist.version} {sha256}"
 
-    def __get_pydantic_core_schema__(self, _source: Any, _handler: Any) -> core_schema.CoreSchema:
-        return core_schema.no_info_after_validator_function(self._read, core_schema.str_schema())
-
-    def _read(self, name: str) -> str:
+    def check(self, name: str) -> str:
+        """Return a name if there is one of this kind; a pydantic error otherwise."""
         if not self.has(name) or name in self.names():
             return name
         expected = ", ".join(map(repr, (*self.built_in, *self.names())))

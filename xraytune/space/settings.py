@@ -10,19 +10,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from xraytune.base.records import Json
-from xraytune.space.backbones import BACKBONES
+from xraytune.space.backbones import BACKBONES, BackboneName
 from xraytune.space.extensions import Extensions
 from xraytune.space.paths import FilePath, WeightsName
 from xraytune.space.strict_model import Several, StoredModel, StrictModel
 
-Count = Annotated[int, Field(ge=1)]
-OptionalCount = Annotated[int | None, Field(ge=1)]
+OptionalCount = PositiveInt | None
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-AboveZero = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
 ImageSize = Annotated[int, Field(ge=32, le=1024)]
 BatchSize = Annotated[int, Field(ge=1, le=4096)]
 Strength = Annotated[int, Field(ge=0, le=3)]
@@ -153,13 +159,13 @@ class ShiftSettings(StoredModel):
 
     prefix = "data.shift."
 
-    blur_px: NonNegative = 0.0
+    blur_px: NonNegativeFloat = 0.0
     """Standard deviation of a Gaussian blur, at `image_size`."""
-    gamma: AboveZero = 1.0
+    gamma: PositiveFloat = 1.0
     """Exponent of the grey values, from 0 to 1."""
     contrast: float = 1.0
     """Factor of the differences from mid-grey; -1 inverts."""
-    noise: NonNegative = 0.0
+    noise: NonNegativeFloat = 0.0
     """Standard deviation of Gaussian noise, where white is 1."""
 
 
@@ -232,8 +238,8 @@ class GanSettings(StoredModel):
     """Size of the latent code; with `architecture: pca`, the number of principal components."""
     width: Annotated[int, Field(ge=4, le=512)] = 64
     """Feature maps of the generator's last and of the discriminator's first layer."""
-    lr_g: AboveZero = 6e-4
-    lr_d: AboveZero = 1e-3
+    lr_g: PositiveFloat = 6e-4
+    lr_d: PositiveFloat = 1e-3
     """Suits `pca`; with `dcgan`, use 2e-4 for both networks."""
     start_from: FilePath | None = None
     """A folder from `xraytune generator train` whose weights training starts from.
@@ -328,7 +334,7 @@ def extra_per_step(synthetic_ratio: float, batch_size: int, mixing: str) -> int:
 class Parameters(StoredModel):
     """The parameters of one trial: everything that a space can search."""
 
-    source: Annotated[str, SOURCES] = "none"
+    source: Annotated[str, AfterValidator(SOURCES.check)] = "none"
     synthetic_ratio: Annotated[float, Field(ge=0, le=100)] = 1.0
     """Extra images per real image; 0 for `source: none`."""
     synthetic_weight: Annotated[float, Field(gt=0, le=100)] = 1.0
@@ -351,7 +357,7 @@ class Parameters(StoredModel):
     """
     views: Annotated[int, Field(ge=1, le=64)] = 8
     """Augmented versions per image, drawn in advance."""
-    backbone: Annotated[str, BACKBONES] = "resnet50"
+    backbone: BackboneName = "resnet50"
     weights: WeightsName = "imagenet"
     """`imagenet`, a specific set (`IMAGENET1K_V1`, `IMAGENET1K_V2`), `hub` for those of timm on the
     Hugging Face Hub, `none`, or the path of a file."""
@@ -367,9 +373,9 @@ class Parameters(StoredModel):
     By their numbers among the real images.
     """
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    lr: AboveZero = 1e-4
+    lr: PositiveFloat = 1e-4
     optimizer: OptimizerName = "adam"
-    weight_decay: NonNegative = 0.0
+    weight_decay: NonNegativeFloat = 0.0
     batch_size: BatchSize = 32
     schedule: ScheduleName = "constant"
     early_stop_epochs: OptionalCount = None
@@ -471,11 +477,11 @@ def extensions_of(backbone: str, source: str) -> dict[str, str]:
 class Budget(StoredModel):
     """The limits of a search; it ends at the first one it reaches."""
 
-    trials: Count = 60
-    max_epochs: Count = 27
+    trials: PositiveInt = 60
+    max_epochs: PositiveInt = 27
     steps_per_epoch: OptionalCount = None
     """Optimiser steps per epoch; by default one pass at 32 images per step, at least 8."""
-    hours: AboveZero | None = None
+    hours: PositiveFloat | None = None
     """Wall time of the search, over all its starts."""
 
     prefix = "budget."
@@ -485,7 +491,7 @@ class SchedulerSettings(StrictModel):
     """ASHA: a trial continues past a rung if it is among the best 1/reduction there."""
 
     name: Literal["asha", "none"] = "asha"
-    grace: Count = 1
+    grace: PositiveInt = 1
     """Epochs before the first rung."""
     reduction: Annotated[int, Field(ge=2)] = 3
     """Each rung is this many times as far as the last one."""
@@ -498,15 +504,15 @@ class SamplerSettings(StrictModel):
     """The Optuna sampler."""
 
     name: Literal["tpe", "random", "grid"] = "tpe"
-    startup_trials: Annotated[int, Field(ge=0)] = 10
+    startup_trials: NonNegativeInt = 10
     seed: int = 0
 
 
 class Resources(StoredModel):
     """Resources of a trial, and the number of concurrent trials."""
 
-    gpus_per_trial: Literal["auto"] | NonNegative = "auto"
-    cpus_per_trial: Count = 1
+    gpus_per_trial: Literal["auto"] | NonNegativeFloat = "auto"
+    cpus_per_trial: PositiveInt = 1
     concurrent: OptionalCount = None
 
     prefix = "resources."
@@ -540,7 +546,7 @@ class Confirm(StoredModel):
     prefix = "confirm."
 
     controls: Controls = Controls()
-    finalists: Count = 3
+    finalists: PositiveInt = 3
     replicates: Annotated[int, Field(ge=2)] = 5
     """Trainings of each arm, with new seeds each."""
     test: Literal["auto", "unused", "folder"] = "auto"
@@ -569,7 +575,7 @@ class ExportedFrom(StoredModel):
     """The trial that this file was exported from, so that a final training finds its study."""
 
     study: FilePath
-    trial: Annotated[int, Field(ge=0)]
+    trial: NonNegativeInt
     images: OptionalCount = None
     """Training images of the trial, by which `budget.steps_per_epoch` is scaled.
 
@@ -599,7 +605,7 @@ class FinalSettings(StoredModel):
     """
     trainable: Trainable | None = None
     classical: Strength | None = None
-    lr: AboveZero | None = None
+    lr: PositiveFloat | None = None
     optimizer: OptimizerName | None = None
     schedule: ScheduleName | None = None
 
@@ -626,7 +632,7 @@ class PixelConstants(StrictModel):
     """The mean and standard deviation of pixels, in [0, 1], that pretrained weights expect."""
 
     mean: float
-    std: AboveZero
+    std: PositiveFloat
 
 
 class Settings(StoredModel):
@@ -701,7 +707,7 @@ class Experiment(StrictModel):
     parameters: Parameters
     inherited_resolution_px: OptionalCount = None
     """For an arm of a confirmation, the resolution of its finalist."""
-    draw: Annotated[int, Field(ge=0)] | None = None
+    draw: NonNegativeInt | None = None
     """For a replicate of a confirmation, the draw of unused patients that it is trained on.
 
     None: the search's patients.

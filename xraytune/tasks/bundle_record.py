@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, ValidationError
 
@@ -11,7 +11,7 @@ from xraytune.base.errors import ArtifactError
 from xraytune.base.files import read_bytes
 from xraytune.base.records import Compute
 from xraytune.data.decoding import InputFormat
-from xraytune.space.backbones import BACKBONES
+from xraytune.space.backbones import BackboneName
 from xraytune.space.settings import HeadName, LossName, TaskName
 from xraytune.space.strict_model import StrictModel
 from xraytune.stats.intervals import Bounds, Measured
@@ -78,7 +78,7 @@ class BundleRecord(StrictModel):
     threshold: float
     thresholds: dict[str, float] = Field(default={})
     input_format: InputFormat
-    backbone: Annotated[str, BACKBONES]
+    backbone: BackboneName
     input_channels: Literal[1, 3]
     head: HeadName
     loss: LossName
