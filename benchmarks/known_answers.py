@@ -41,7 +41,7 @@ from xraytune.data.prepare import Prepared, RunContext, prepare, write_prepared
 from xraytune.model.generator_folder import generator_train
 from xraytune.nets.compute import pin
 from xraytune.search.callbacks import NO_CALLBACKS
-from xraytune.space.load import data_settings, experiment_to_json
+from xraytune.space.load import data_settings
 from xraytune.space.settings import Parameters, Settings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow
@@ -274,7 +274,7 @@ def train(
     for number, (replicate_number, arm) in enumerate(pairs):
         experiment = replicate(arm, settings, replicate_number, plan.test)
         trial = runs.trial_path(number)
-        write_json(trial / "config.json", experiment_to_json(experiment, trial))
+        write_json(trial / "config.json", experiment.model_dump(mode="json", context=trial))
         context = RunContext(prepared=prepared, cache=cache, compute=COMPUTE)
         run_trial(experiment, context, trial_dir=trial, on_epoch=lambda _: None)
 

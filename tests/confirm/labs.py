@@ -22,5 +22,5 @@ def show_confirmed(study: Path, **options: Any) -> str:
     """Confirm a study, and return what the command prints."""
     shown = io.StringIO()
     with confirm_in_process(), redirect_stdout(shown):
-        show_verdict(confirm(study, **options))
+        confirm_study(confirm(study, **options), {})
     return shown.getvalue()

@@ -20,7 +20,7 @@ from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare
 from xraytune.search.messages import Job, TrialFailed, TrialMessage
 from xraytune.search.worker import TrialWorker, next_message
-from xraytune.space.load import experiment_to_json, load_space
+from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.start import create_study
 from xraytune.study.trial_files import TakenOverError, begin_attempt
@@ -64,7 +64,7 @@ def job(
 ) -> Job:
     """A new trial of the study."""
     trial = study.trial_path(number)
-    content: Any = experiment_to_json(study.space().experiment(), trial)
+    content: Any = study.space().experiment().model_dump(mode="json", context=trial)
     if not is_tracked:
         del content["settings"]["tracking"]
     write_json(trial / "config.json", content)

@@ -8,7 +8,7 @@ import pytest
 from tests.space.conftest import Complaints, WriteSpace
 from xraytune.base.errors import ConfigError
 from xraytune.space.domains import Choices, Domain, Range
-from xraytune.space.load import experiment_from_json, load_space
+from xraytune.space.load import load_space
 from xraytune.space.settings import GanSettings, Parameters
 
 
@@ -291,12 +291,6 @@ def test_paths_are_relative_to_the_file_and_options_to_the_current_folder(
         assert experiment.parameters.folder is not None
         assert experiment.parameters.folder.path == extra
         assert experiment.parameters.weights == str(tmp_path / "own" / "net.pth")
-
-
-@pytest.mark.parametrize("content", [None, {}, {"settings": {"data": []}, "parameters": {}}])
-def test_a_damaged_experiment_is_a_value_error(content: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 (pydantic's message)
-        experiment_from_json(content, tmp_path)
 
 
 def test_a_trial_keeps_the_block_of_its_own_source_alone() -> None:

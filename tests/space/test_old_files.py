@@ -1,4 +1,4 @@
-"""Files of earlier versions: their studies stored every setting, also those that were removed since."""
+"""Files of earlier versions: their studies stored all settings, also those removed since."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,8 @@ import pytest
 
 from tests.space.conftest import Complaints, WriteSpace
 from xraytune.base.errors import ConfigError
-from xraytune.space.load import experiment_from_json, load_space
+from xraytune.space.load import load_space
+from xraytune.space.settings import Experiment
 
 PCA = {"gan.loss": "hinge", "gan.spectral_norm": "true", "gan.beta1": "0.0", "gan.beta2": ".99"}
 DCGAN = {"gan.architecture": "dcgan", "gan.loss": "bce", "gan.ema_half_life_images": "null"}
@@ -68,7 +69,8 @@ def test_a_trial_of_an_earlier_version_is_read(tmp_path: Path) -> None:
         "final": {"max_epochs": 3, "weights": None},
     }
 
-    experiment = experiment_from_json({"settings": settings, "parameters": parameters}, tmp_path)
+    content = {"settings": settings, "parameters": parameters}
+    experiment = Experiment.model_validate(content, context=tmp_path)
 
     assert experiment.parameters.gan is not None
     assert experiment.parameters.gan.steps == 7

@@ -1,4 +1,4 @@
-"""Properties of spaces: suggestions lie in the declared domains, and written files are read back unchanged."""
+"""Suggestions lie in the declared domains, and written files are read back unchanged."""
 
 import json
 from collections.abc import Mapping
@@ -19,12 +19,7 @@ from xraytune.base.records import Json
 from xraytune.space.document import write_yaml
 from xraytune.space.domains import Value
 from xraytune.space.fields import flat_values
-from xraytune.space.load import (
-    experiment_from_json,
-    experiment_to_json,
-    experiment_to_yaml,
-    load_space,
-)
+from xraytune.space.load import experiment_to_yaml, load_space
 from xraytune.space.settings import Experiment, Parameters
 from xraytune.space.space import Space
 
@@ -205,14 +200,14 @@ def test_a_space_and_an_experiment_survive_their_files(
     best.write_text(
         experiment_to_yaml(experiment, elsewhere, "trial 7\nof a study"), encoding="utf-8"
     )
-    write_json(config, experiment_to_json(experiment, elsewhere))
+    write_json(config, experiment.model_dump(mode="json", context=elsewhere))
     shuffled = {key: content[key] for key in data.draw(st.permutations(list(content)))}
     specs = content["parameters"]
     shuffled["parameters"] = {name: specs[name] for name in data.draw(st.permutations(list(specs)))}
 
     assert load_space(resolved) == space
     assert load_space(best).experiment() == experiment
-    assert experiment_from_json(read_json(config), elsewhere) == experiment
+    assert Experiment.model_validate(read_json(config), context=elsewhere) == experiment
     assert not any(str(tmp_path) in file.read_text(encoding="utf-8") for file in (resolved, config))
     assert load(tmp_path, shuffled).identity() == space.identity()
     assert json.dumps(space.identity(), allow_nan=False)

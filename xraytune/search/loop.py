@@ -30,7 +30,6 @@ from xraytune.base.records import EpochRecord, TrialResult
 from xraytune.nets.compute import Allocation
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.messages import TrialFailed, TrialMessage
-from xraytune.space.load import experiment_to_json
 from xraytune.space.settings import Experiment, GanSettings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import Status
@@ -159,7 +158,8 @@ class TrialLoop(ABC):
         # At each start: resources, tracking and the locations of files may have changed since the
         # last one.
         path = self.folder.trial_path(trial.number)
-        write_json(path / "config.json", experiment_to_json(self.begin(trial), path))
+        config = self.begin(trial).model_dump(mode="json", context=path)
+        write_json(path / "config.json", config)
         self._running[trial.number] = self._waiting.pop(trial.number)
         trial.started = time.monotonic()
         return trial

@@ -130,7 +130,6 @@ def _read_declared(document: Document, task: TaskName) -> dict[str, ParameterSpe
             if not isinstance(content, dict):
                 fix = f"write {key}: {{value: ...}} or {{values: [...]}}"
                 raise document.error(path, f"{name}: {content!r} is not a mapping", fix)
-            _require_parameter(document, path, name)
             when: dict[str, tuple[Value, ...]] = {}
             with document.collect():
                 when |= _read_conditions(document, ("parameters", f"{block}.when"))
@@ -156,12 +155,6 @@ def _read_conditions(document: Document, path: tuple[str, ...]) -> Conditions:
     return conditions
 
 
-def _require_parameter(document: Document, path: KeyPath, name: str, prefix: str = "") -> None:
-    if name not in parameter_fields():
-        fix = explain_removed(name) or nearest(name, [*parameter_fields(), *setting_names()])
-        raise document.error(path, f"{prefix}unknown key '{name}'", fix)
-
-
 @cache
 def _adapter(name: str) -> TypeAdapter[tuple[Any, ...]]:
     field = parameter_fields()[name]
@@ -174,7 +167,9 @@ def _read_values(
     document: Document, path: KeyPath, name: str, values: object, prefix: str = ""
 ) -> tuple[Value, ...]:
     """Return values of a parameter."""
-    _require_parameter(document, path, name, prefix)
+    if name not in parameter_fields():
+        fix = explain_removed(name) or nearest(name, [*parameter_fields(), *setting_names()])
+        raise document.error(path, f"{prefix}unknown key '{name}'", fix)
     read = validate(document, _adapter(name), path, values, name=f"{prefix}{name}")
     return tuple(str(value) if isinstance(value, Path) else value for value in read)
 

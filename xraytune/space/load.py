@@ -207,16 +207,3 @@ def experiment_to_yaml(experiment: Experiment, relative_to: Path, header: str = 
         if has_effect_in(settings.task, name)
     }
     return write_yaml({**settings_content(settings, relative_to), "parameters": parameters}, header)
-
-
-def experiment_to_json(experiment: Experiment, relative_to: Path) -> dict[str, Json]:
-    """Return the content of a trial's `config.json`.
-
-    Paths are relative to the folder of the file.
-    """
-    return experiment.model_dump(mode="json", context=relative_to)
-
-
-def experiment_from_json(content: Any, relative_to: Path) -> Experiment:
-    """Return the experiment of `experiment_to_json`; ValueError if the content is damaged."""
-    return Experiment.model_validate(content, context=relative_to)

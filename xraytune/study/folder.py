@@ -37,7 +37,7 @@ from xraytune.base.files import read_json, require_recorded, write_json
 from xraytune.base.locks import LockHeldError, build_lock, current_owner, hold
 from xraytune.base.records import Compute
 from xraytune.data.prepare import Prepared, read_prepared
-from xraytune.space.load import STUDY_NAME, experiment_from_json, load_space
+from xraytune.space.load import STUDY_NAME, load_space
 from xraytune.space.settings import Experiment
 from xraytune.space.space import Space
 from xraytune.stats.classification import Floats
@@ -175,7 +175,7 @@ class StudyFolder:
     def experiment(self, number: int) -> Experiment:
         """Return the settings of one trial; StudyError if their file is missing or damaged."""
         with damage_explained(self.trial_path(number) / "config.json") as config:
-            return experiment_from_json(read_json(config), config.parent)
+            return Experiment.model_validate(read_json(config), context=config.parent)
 
     def results_path(self, number: int, side: str) -> Path:
         """Return the file of a trial's results on a side, such as `val_b`."""
