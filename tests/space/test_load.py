@@ -7,7 +7,6 @@ import pytest
 
 from tests.space.conftest import Complaints, WriteSpace
 from xraytune.base.errors import ConfigError
-from xraytune.space.domains import Choices, Domain, Range
 from xraytune.space.load import load_space
 from xraytune.space.settings import GanSettings, Parameters
 
@@ -135,27 +134,28 @@ def test_a_wrong_override_is_reported(
 
 
 @pytest.mark.parametrize(
-    ("declared", "domain"),
+    ("declared", "values", "distribution"),
     [
-        ("lr: {value: 1e-3}", Choices((1e-3,))),
-        ("lr: {values: [1e-3, 1, 1.0]}", Choices((1e-3, 1.0))),
-        ("lr: {min: 1e-3, max: 1}", Range(low=1e-3, high=1.0)),
-        ("lr: {min: 2, max: 2}", Choices((2.0,))),
-        ("batch_size: {min: 8, max: 32}", Range(low=8, high=32, is_integer=True)),
+        ("lr: {value: 1e-3}", (1e-3,), None),
+        ("lr: {values: [1e-3, 1, 1.0]}", (1e-3, 1.0), None),
+        ("lr: {min: 1e-3, max: 1}", (1e-3, 1.0), "uniform"),
+        ("lr: {min: 2, max: 2}", (2.0,), None),
+        ("batch_size: {min: 8, max: 32}", (8, 32), "int_uniform"),
         (
             "views: {min: 1, max: 8, distribution: log_uniform_values}",
-            Range(low=1, high=8, is_log=True, is_integer=True),
+            (1, 8),
+            "log_uniform_values",
         ),
     ],
 )
-def test_a_declaration_is_read_as_its_domain(
-    write_space: WriteSpace, declared: str, domain: Domain
+def test_a_declaration_is_read_as_its_values(
+    write_space: WriteSpace, declared: str, values: tuple[float, ...], distribution: str | None
 ) -> None:
     name = declared.partition(":")[0]
 
-    specs = load_space(write_space(declared)).specs
+    (spec,) = [spec for spec in load_space(write_space(declared)).specs if spec.name == name]
 
-    assert [spec.domain for spec in specs if spec.name == name] == [domain]
+    assert (spec.values, spec.distribution) == (values, distribution)
 
 
 def test_missing_settings_are_named_with_what_to_write(

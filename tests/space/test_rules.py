@@ -5,21 +5,19 @@ from pathlib import Path
 import pytest
 
 from xraytune.base.errors import ConfigError
-from xraytune.space.domains import Choices, Domain, Range
+from xraytune.space.domains import ParameterSpec
 from xraytune.space.rules import check_images, space_warnings
 from xraytune.space.settings import DataSettings, Settings
-from xraytune.space.space import ParameterSpec, Space
+from xraytune.space.space import Space
 
 SETTINGS = Settings(name="small", data=DataSettings(path=Path("images")))
 
 
 def space_of(ratios: list[float]) -> Space:
     """A space with these ratios of a GAN; without any, a real-only one."""
-    domains = {"source": Choices(("gan" if ratios else "none",))}
-    if ratios:
-        domains["synthetic_ratio"] = Choices(tuple(ratios))
-    specs = (ParameterSpec(name=name, domain=domain) for name, domain in domains.items())
-    return Space(settings=SETTINGS, specs=tuple(specs))
+    source = ParameterSpec(name="source", values=("gan" if ratios else "none",))
+    ratio = ParameterSpec(name="synthetic_ratio", values=tuple(ratios))
+    return Space(settings=SETTINGS, specs=(source, ratio) if ratios else (source,))
 
 
 @pytest.mark.parametrize(
@@ -49,29 +47,29 @@ def test_a_single_point_is_checked_at_its_own_ratio_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("domain", "is_rarely_small"),
+    ("low", "distribution", "is_rarely_small"),
     [
-        (Range(low=1e-5, high=0.1), True),
-        (Range(low=1e-5, high=0.1, is_log=True), False),
-        (Range(low=0.0, high=0.1), False),
-        (Choices((1e-5, 0.1)), False),
+        (1e-5, "uniform", True),
+        (1e-5, "log_uniform_values", False),
+        (0.0, "uniform", False),
+        (1e-5, None, False),
     ],
 )
 def test_a_uniform_range_over_orders_of_magnitude_gives_a_warning(
-    domain: Domain, is_rarely_small: bool
+    low: float, distribution: str | None, is_rarely_small: bool
 ) -> None:
-    warnings = [
-        *space_warnings(Space(settings=SETTINGS, specs=(ParameterSpec(name="lr", domain=domain),)))
-    ]
+    lr = ParameterSpec(name="lr", values=(low, 0.1), distribution=distribution)
+
+    warnings = [*space_warnings(Space(settings=SETTINGS, specs=(lr,)))]
 
     assert [warning.partition(";")[0] for warning in warnings] == [
-        f"lr: {domain} is drawn uniformly: nine of ten values are above 0.01"
+        "lr: 1e-05 to 0.1 is drawn uniformly: nine of ten values are above 0.01"
     ] * is_rarely_small
 
 
 def test_a_single_neuron_is_refused_for_three_classes() -> None:
     """Unless another loss is searched as well."""
-    loss = ParameterSpec(name="loss", domain=Choices(("bce",)))
+    loss = ParameterSpec(name="loss", values=("bce",))
     space = Space(settings=SETTINGS, specs=(loss,))
 
     check_images(space, class_count=2)

@@ -201,14 +201,14 @@ def fixed_generator(space: Space) -> Experiment:
     problems = []
     has_open_network = False
     for spec in space.specs:
-        value = spec.domain.corners[0]
+        value = spec.values[0]
         if spec.name in _NETWORK_PARAMETERS:
             values[spec.name] = value
-            has_open_network |= spec.domain.is_open
+            has_open_network |= spec.is_open
         elif spec.name.startswith("gan."):
             values[spec.name] = value
-            if spec.domain.is_open:
-                what = f"{spec.name} is {spec.domain}, but one generator needs a fixed value"
+            if spec.is_open:
+                what = f"{spec.name} is {spec}, but one generator needs a fixed value"
                 fix = f"add --set {spec.name}={value}"
                 problems.append(Problem(what, space.settings.name, fix))
     if not any(name.startswith("gan.") for name in values):

@@ -1,26 +1,41 @@
-"""The domains of parameters: choices, and ranges of integers or floats with inclusive bounds.
+"""One parameter of a space: its values, and where it is active.
 
 Nothing here imports Optuna, which is slow to import.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 from xraytune.base.records import Json
 
 Value: TypeAlias = bool | int | float | str | None
+Point: TypeAlias = dict[str, Value]
+"""Values of the active parameters by dotted name."""
+Conditions: TypeAlias = Mapping[str, tuple[Value, ...]]
+"""A parameter is active where each of these ones is active and has one of these values."""
 _FEW = 20
 """An integer range with at most as many values is checked at all of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Choices:
-    """A set of values. A single one is a constant and not a dimension of the search."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterSpec:
+    """One parameter of a space.
 
-    values: tuple[Value, ...]
+    Attributes:
+        name: Its dotted name.
+        values: A single one is a constant, and not a dimension of the search. Of a range, both
+            ends, which are included.
+        distribution: `uniform`, `int_uniform` or `log_uniform_values` for a range; else None.
+        when: Where it is active.
+    """
+
+    name: str
+    values: tuple[Any, ...]
+    distribution: str | None = None
+    when: Conditions = field(default_factory=dict)
 
     @property
     def is_open(self) -> bool:
@@ -28,70 +43,63 @@ class Choices:
         return len(self.values) > 1
 
     @property
-    def points(self) -> Sequence[Value]:
-        """All values."""
-        return self.values
-
-    corners = points
-
-    def contains(self, value: Value) -> bool:
-        """Return whether the value is in the domain."""
-        return value in self.values
-
-    def suggest(self, trial: Any, name: str) -> Value:
-        """Return the choice of an Optuna trial, without calling it for a constant."""
-        value = self.values[0]
-        if self.is_open:
-            value = trial.suggest_categorical(name, self.values)
-        return value
-
-    def spec(self) -> dict[str, Json]:
-        """Return the domain as a space file writes it."""
-        return {"values": list(self.values)} if self.is_open else {"value": self.values[0]}
-
-    def __str__(self) -> str:
-        return " or ".join(map(str, self.values))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Range:
-    """The numbers between low < high: uniform or log-uniform."""
-
-    low: float
-    high: float
-    is_log: bool = False
-    is_integer: bool = False
-    is_open: ClassVar[bool] = True
+    def is_integer(self) -> bool:
+        """Whether a range has integers only."""
+        return isinstance(self.values[0], int)
 
     @property
     def points(self) -> Sequence[Value] | None:
-        """All integers, in order; None for floats."""
-        return range(int(self.low), int(self.high) + 1) if self.is_integer else None
+        """All values, in order; None if there are too many: a range of floats."""
+        if self.distribution is None:
+            return self.values
+        low, high = self.values
+        return range(low, high + 1) if self.is_integer else None
 
     @property
     def corners(self) -> Sequence[Value]:
-        """Values that stand for all of them: both ends, or a few integers."""
+        """Values that stand for all of them: of a range, both ends, or a few integers."""
         points = self.points
-        return points if points and len(points) <= _FEW else (self.low, self.high)
+        return self.values if points is None or len(points) > _FEW else points
 
     def contains(self, value: Value) -> bool:
-        """Return whether the value is in the domain."""
-        return isinstance(value, int | float) and self.low <= value <= self.high
+        """Return whether this is one of its values."""
+        if self.distribution is None:
+            return value in self.values
+        low, high = self.values
+        return isinstance(value, int | float) and low <= value <= high
 
-    def suggest(self, trial: Any, name: str) -> Value:
-        """Return the choice of an Optuna trial."""
-        suggest = trial.suggest_int if self.is_integer else trial.suggest_float
-        value: float = suggest(name, self.low, self.high, log=self.is_log)
+    def is_active_at(self, point: Point) -> bool:
+        """Return whether it is active at a point that has the values of all parents."""
+        return all(
+            parent in point and point[parent] in accepted for parent, accepted in self.when.items()
+        )
+
+    def suggest(self, trial: Any) -> Value:
+        """Return the choice of an Optuna trial, without calling it for a constant."""
+        value: Value = self.values[0]
+        if self.distribution is not None:
+            suggest = trial.suggest_int if self.is_integer else trial.suggest_float
+            is_log = self.distribution == "log_uniform_values"
+            value = suggest(self.name, *self.values, log=is_log)
+        elif self.is_open:
+            value = trial.suggest_categorical(self.name, self.values)
         return value
 
-    def spec(self) -> dict[str, Json]:
-        """Return the domain as a space file writes it."""
-        plain = "int_uniform" if self.is_integer else "uniform"
-        name = "log_uniform_values" if self.is_log else plain
-        return {"min": self.low, "max": self.high, "distribution": name}
+    def to_json(self) -> dict[str, Json]:
+        """Return the parameter as a space file writes it."""
+        content: dict[str, Json] = {"value": self.values[0]}
+        if self.distribution is not None:
+            low, high = self.values
+            content = {"min": low, "max": high, "distribution": self.distribution}
+        elif self.is_open:
+            content = {"values": [*self.values]}
+        if self.when:
+            content["when"] = {
+                parent: accepted[0] if len(accepted) == 1 else [*accepted]
+                for parent, accepted in sorted(self.when.items())
+            }
+        return content
 
     def __str__(self) -> str:
-        return f"{self.low:g} to {self.high:g}"
-
-
-Domain: TypeAlias = Choices | Range
+        """Return its values in words."""
+        return (" to " if self.distribution else " or ").join(map(str, self.values))

@@ -7,6 +7,7 @@ active. `points_to_evaluate:` has the points that a search tries first.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
@@ -15,12 +16,12 @@ from pydantic import ConfigDict, Field, TypeAdapter
 
 from xraytune.base.errors import ConfigError, Problem
 from xraytune.space.document import Block, Document, KeyPath
-from xraytune.space.domains import Choices, Domain, Range, Value
+from xraytune.space.domains import Conditions, ParameterSpec, Point, Value
 from xraytune.space.fields import flatten_blocks, parameter_fields, setting_names
 from xraytune.space.messages import nearest
 from xraytune.space.removed import explain_removed, is_dropped
 from xraytune.space.settings import BLOCKS, TaskName, has_effect_in, has_effect_with
-from xraytune.space.space import Conditions, ParameterSpec, Point, corner_points
+from xraytune.space.space import corner_points
 from xraytune.space.strict_model import Several
 from xraytune.space.validation import validate
 
@@ -71,11 +72,11 @@ def _complete(
         is_missing = name not in declared and parameter_fields()[name].is_required()
         if name in placed or is_missing or not has_effect_in(task, name):
             return
-        spec = declared.get(name) or ParameterSpec(name=name, domain=_default(name))
+        spec = declared.get(name) or ParameterSpec(name=name, values=_default(name))
         for parent in sorted(spec.when):
             place(parent)
         if name != "source":
-            spec = _restrict(spec, placed["source"].domain.corners)
+            spec = _restrict(spec, placed["source"].values)
         if any(name in point for point in corner_points([*placed.values(), spec], [name])):
             placed[name] = spec
 
@@ -93,7 +94,7 @@ def _complete(
         is_option = isinstance(place_of_name, str)
         has_default = name in active
         if is_option or (has_default and not document.has_options):
-            fix = "correct its condition or the values of source, or omit it"
+            fix = "omit it, or change its `when` or the source (--set source=...)"
             what = f"{name}: no trial of this space uses it"
             document.problems.append(Problem(what, place_of_name, fix))
     return specs
@@ -106,11 +107,11 @@ def _restrict(spec: ParameterSpec, sources: Sequence[Value]) -> ParameterSpec:
     if len(accepted) == len(sources):
         return spec
     both = tuple(source for source in spec.when.get("source", sources) if source in accepted)
-    return ParameterSpec(name=spec.name, domain=spec.domain, when={**spec.when, "source": both})
+    return replace(spec, when={**spec.when, "source": both})
 
 
-def _default(name: str) -> Choices:
-    return Choices((parameter_fields()[name].default,))
+def _default(name: str) -> tuple[Value]:
+    return (parameter_fields()[name].default,)
 
 
 def _read_declared(document: Document, task: TaskName) -> dict[str, ParameterSpec]:
@@ -134,10 +135,12 @@ def _read_declared(document: Document, task: TaskName) -> dict[str, ParameterSpe
             with document.collect():
                 when |= _read_conditions(document, ("parameters", f"{block}.when"))
                 when |= _read_conditions(document, (*path, "when"))
-            domain = _read_domain(document, name, content)
-            if not has_effect_in(task, name) and domain != _default(name):
+            values, distribution = _read_domain(document, name, content)
+            if not has_effect_in(task, name) and values != _default(name):
                 raise document.error(path, f"{name} has no effect with task: {task}", "remove it")
-            declared[name] = ParameterSpec(name=name, domain=domain, when=when)
+            declared[name] = ParameterSpec(
+                name=name, values=values, distribution=distribution, when=when
+            )
     return declared
 
 
@@ -174,14 +177,17 @@ def _read_values(
     return tuple(str(value) if isinstance(value, Path) else value for value in read)
 
 
-def _read_domain(document: Document, name: str, content: Mapping[str, Any]) -> Domain:
+def _read_domain(
+    document: Document, name: str, content: Mapping[str, Any]
+) -> tuple[tuple[Value, ...], str | None]:
+    """Return the values of a parameter, or the ends of a range and its distribution."""
     path = ("parameters", name)
     match sorted(content.keys() - {"when"}):
         case ["value"]:
-            return Choices(_read_values(document, (*path, "value"), name, [content["value"]]))
+            return _read_values(document, (*path, "value"), name, [content["value"]]), None
         case ["values"]:
             values = _read_values(document, (*path, "values"), name, content["values"])
-            return Choices(tuple(dict.fromkeys(values)))
+            return tuple(dict.fromkeys(values)), None
         case ["max", "min"] | ["distribution", "max", "min"]:
             return _read_range(document, name, content)
         case keys:
@@ -190,7 +196,9 @@ def _read_domain(document: Document, name: str, content: Mapping[str, Any]) -> D
             raise document.error(path, what, fix)
 
 
-def _read_range(document: Document, name: str, content: Mapping[str, Any]) -> Domain:
+def _read_range(
+    document: Document, name: str, content: Mapping[str, Any]
+) -> tuple[tuple[Value, ...], str | None]:
     path = ("parameters", name)
     low, high = _read_values(document, path, name, [content["min"], content["max"]])
     are_numbers = isinstance(low, int | float) and isinstance(high, int | float)
@@ -198,19 +206,20 @@ def _read_range(document: Document, name: str, content: Mapping[str, Any]) -> Do
         what = f"{name}: its values have no order, so min and max do not apply"
         raise document.error(path, what, "write values: [a, b]")
     is_integer = isinstance(low, int)
-    distribution = content.get("distribution", "uniform")
+    distribution = str(content.get("distribution", "uniform"))
     allowed = DISTRIBUTIONS if is_integer else DISTRIBUTIONS[:2]
     if distribution not in allowed:
         what = f"{name}.distribution: unknown value {distribution!r}"
         raise document.error((*path, "distribution"), what, nearest(distribution, allowed))
-    is_log = distribution == "log_uniform_values"
-    if low > high or (is_log and low <= 0):
+    if low > high or (distribution == "log_uniform_values" and low <= 0):
         what = f"{name}: there is no such range from min {low:g} to max {high:g}"
         fix = "write the smaller number first, above 0 if it has a logarithm"
         raise document.error((*path, "min"), what, fix)
     if low == high:
-        return Choices((low,))
-    return Range(low=low, high=high, is_log=is_log, is_integer=is_integer)
+        return (low,), None
+    if is_integer and distribution == "uniform":
+        distribution = "int_uniform"
+    return (low, high), distribution
 
 
 def read_points(document: Document, specs: Sequence[ParameterSpec]) -> tuple[Point, ...]:
@@ -224,7 +233,7 @@ def read_points(document: Document, specs: Sequence[ParameterSpec]) -> tuple[Poi
     """
     place = ("points_to_evaluate",)
     rows = validate(document, _ROWS, place, document.get(*place) or [])
-    domains = {spec.name: spec.domain for spec in specs}
+    known = {spec.name: spec for spec in specs}
     points: list[Point] = []
     for number, row in enumerate(rows):
         kept: Point = {}
@@ -232,14 +241,14 @@ def read_points(document: Document, specs: Sequence[ParameterSpec]) -> tuple[Poi
             for name, given in flatten_blocks(row).items():
                 path = (*place, number, name)
                 (value,) = _read_values(document, path, name, [given])
-                domain = domains.get(name)
-                if domain and domain.contains(value):
+                spec = known.get(name)
+                if spec and spec.contains(value):
                     kept[name] = value
                 elif not document.has_options:
-                    why = f"it is {domain}" if domain else "it is never active"
+                    why = f"it is {spec}" if spec else "it is never active"
                     what = f"points_to_evaluate: {name}: {value} is not in the space: {why}"
                     raise document.error(path, what, "use a value of the space, or widen it")
-        point = {name: kept[name] for name in domains if name in kept and domains[name].is_open}
+        point = {name: kept[name] for name in known if name in kept and known[name].is_open}
         if ("source" in kept or "source" not in row) and point and point not in points:
             points.append(point)
     return tuple(points)

@@ -8,7 +8,6 @@ from typing import TypeAlias
 from xraytune.base.errors import ConfigError, Problem
 from xraytune.space.backbones import ENCODERS, has_weights
 from xraytune.space.document import Document
-from xraytune.space.domains import Range
 from xraytune.space.fields import parameter_fields
 from xraytune.space.messages import nearest
 from xraytune.space.settings import OBJECTIVES, SOURCES, extra_images, extra_per_step
@@ -106,12 +105,11 @@ def check_images(space: Space, *, class_count: int = 2, training_images: int = 0
 def space_warnings(space: Space) -> Iterator[str]:
     """Yield a warning about each parameter whose small values are hardly ever drawn."""
     for spec in space.specs:
-        domain = spec.domain
-        if not isinstance(domain, Range) or domain.is_log or domain.is_integer:
-            continue
-        if 0 < 1000 * domain.low <= domain.high:
+        low = spec.values[0]
+        high = spec.values[-1]
+        if spec.distribution == "uniform" and 0 < 1000 * low <= high:
             fix = "if small values matter, too, write distribution: log_uniform_values"
             yield (
-                f"{spec.name}: {domain} is drawn uniformly: nine of ten values are above "
-                f"{domain.high / 10:g}; {fix}"
+                f"{spec.name}: {spec} is drawn uniformly: nine of ten values are above "
+                f"{high / 10:g}; {fix}"
             )

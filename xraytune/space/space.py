@@ -9,56 +9,20 @@ gets its default. Different points are different trials.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from xraytune.base.errors import ConfigError, MachineError, Problem
 from xraytune.base.records import Json
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.document import write_yaml
-from xraytune.space.domains import Choices, Domain, Value
+from xraytune.space.domains import ParameterSpec, Point
 from xraytune.space.fields import parameters_from
 from xraytune.space.paths import relative_value
 from xraytune.space.settings import PACKAGES, SOURCES, Experiment, Parameters, Settings
-
-Point: TypeAlias = dict[str, Value]
-"""Values of the active parameters by dotted name."""
-Conditions: TypeAlias = Mapping[str, tuple[Value, ...]]
-"""A parameter is active where each of these ones is active and has one of these values."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParameterSpec:
-    """One parameter of a space.
-
-    Attributes:
-        name: Its dotted name.
-        domain: Its values.
-        when: Where it is active.
-    """
-
-    name: str
-    domain: Domain
-    when: Conditions = field(default_factory=dict)
-
-    def is_active_at(self, point: Point) -> bool:
-        """Return whether it is active at a point that has the values of all parents."""
-        return all(
-            parent in point and point[parent] in accepted for parent, accepted in self.when.items()
-        )
-
-    def spec(self) -> dict[str, Json]:
-        """Return the parameter as a space file writes it."""
-        spec = self.domain.spec()
-        if self.when:
-            spec["when"] = {
-                parent: accepted[0] if len(accepted) == 1 else [*accepted]
-                for parent, accepted in sorted(self.when.items())
-            }
-        return spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,14 +44,14 @@ class Space:
     @property
     def searched(self) -> tuple[str, ...]:
         """The names of the parameters that have more than one value."""
-        return tuple(spec.name for spec in self.specs if spec.domain.is_open)
+        return tuple(spec.name for spec in self.specs if spec.is_open)
 
     def suggest(self, trial: Any) -> Parameters:
         """Return the parameters that the sampler of an Optuna trial chooses."""
         point: Point = {}
         for spec in self.specs:
             if spec.is_active_at(point):
-                point[spec.name] = spec.domain.suggest(trial, spec.name)
+                point[spec.name] = spec.suggest(trial)
         return parameters_from(point)
 
     def first_point(self) -> Point:
@@ -101,10 +65,10 @@ class Space:
         for spec in self.specs:
             if not spec.is_active_at(point):
                 continue
-            if spec.domain.is_open and spec.name not in first:
+            if spec.is_open and spec.name not in first:
                 still_open.append(spec.name)
             else:
-                point[spec.name] = first.get(spec.name, spec.domain.corners[0])
+                point[spec.name] = first.get(spec.name, spec.values[0])
         if still_open:
             what = f"still open: {', '.join(still_open)}"
             fix = (
@@ -121,7 +85,7 @@ class Space:
     def at(self, point: Point) -> Space:
         """Return the space of a single point, which has the values of all active parameters."""
         specs = tuple(
-            ParameterSpec(name=spec.name, domain=Choices((point[spec.name],)))
+            ParameterSpec(name=spec.name, values=(point[spec.name],))
             for spec in self.specs
             if spec.name in point
         )
@@ -130,8 +94,8 @@ class Space:
     def grid(self) -> list[Point]:
         """Return every point as `enqueue_trial` expects it; the first parameter changes slowest."""
         for spec in self.specs:
-            if spec.domain.points is None:
-                what = f"sampler: grid cannot list all numbers from {spec.domain}"
+            if spec.points is None:
+                what = f"sampler: grid cannot list all numbers from {spec}"
                 raise ConfigError(Problem(what, spec.name, "give values, or another sampler"))
         points = _list_points(self.specs, "points")
         return [{name: point[name] for name in self.searched if name in point} for point in points]
@@ -183,7 +147,7 @@ class Space:
     def _parameters(self) -> dict[str, Any]:
         points = [{**point} for point in self.points_to_evaluate]
         return {
-            "parameters": {spec.name: spec.spec() for spec in self.specs},
+            "parameters": {spec.name: spec.to_json() for spec in self.specs},
             "points_to_evaluate": points,
         }
 
@@ -194,11 +158,8 @@ class Space:
         """
         specs = []
         for spec in self.specs:
-            domain = spec.domain
-            if isinstance(domain, Choices):
-                values = (relative_value(spec.name, value, folder) for value in domain.values)
-                domain = Choices(tuple(values))
-            specs.append(replace(spec, domain=domain))
+            values = (relative_value(spec.name, value, folder) for value in spec.values)
+            specs.append(replace(spec, values=tuple(values)))
         points = (
             {name: relative_value(name, value, folder) for name, value in point.items()}
             for point in self.points_to_evaluate
@@ -229,7 +190,7 @@ def _list_points(specs: Iterable[ParameterSpec], kind: Literal["points", "corner
     """
     points: list[Point] = [{}]
     for spec in specs:
-        values = getattr(spec.domain, kind)
+        values = getattr(spec, kind)
         longer: list[Point] = []
         for point in points:
             if spec.is_active_at(point):
