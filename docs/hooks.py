@@ -15,7 +15,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from markdown_it import MarkdownIt
@@ -255,7 +255,7 @@ except `name` are optional.
 ## parameters
 
 A parameter is fixed (`{{value: 32}}`), searched among values (`{{values: [16, 32]}}`), or, if it is a number, searched in a
-range (`{{min: 1e-4, max: 1e-2, distribution: log_uniform_values}}`, also with `step`). With `when: {{source: [gan]}}`, it
+range (`{{min: 1e-4, max: 1e-2, distribution: log_uniform_values}}`). With `when: {{source: [gan]}}`, it
 applies only if this condition holds. The parameters of `gan` and `folder` can also be grouped in a block:
 `gan: {{when: {{source: gan}}, parameters: {{steps: {{value: 5000}}}}}}`. Distributions: {distributions}.
 
@@ -274,7 +274,7 @@ def space_reference() -> str:
     from pydantic import TypeAdapter
 
     from xraytune.space.backbones import BACKBONES
-    from xraytune.space.fields import annotation_of, parameter_fields
+    from xraytune.space.fields import parameter_fields
     from xraytune.space.grammar import DISTRIBUTIONS
     from xraytune.space.settings import Settings
 
@@ -282,7 +282,8 @@ def space_reference() -> str:
     definitions, top = schema["$defs"], schema["properties"]
     fields = parameter_fields()
     values = {
-        name: TypeAdapter(annotation_of(field)).json_schema() for name, field in fields.items()
+        name: TypeAdapter(Annotated[field.annotation, field]).json_schema()
+        for name, field in fields.items()
     }
     return _SPACE_PAGE.format(
         top=_setting_table(top, definitions),

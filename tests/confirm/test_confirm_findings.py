@@ -1,4 +1,4 @@
-"""The whole way of a study of findings, in this process: search, confirm, report, final model, evaluation, predictions."""
+"""A whole study of findings in this process: search, confirm, report, model, predictions."""
 
 from __future__ import annotations
 

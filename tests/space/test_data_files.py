@@ -38,7 +38,7 @@ def test_folder_replaces_only_the_path(tmp_path: Path) -> None:
 
 
 def test_data_file_replaces_keys_of_a_space(tmp_path: Path, file: Path) -> None:
-    """Its path is its folder by default; a column of patients takes the place of the space's expression."""
+    """Its path is its folder by default; a column of patients replaces the expression."""
     space = tmp_path / "fixed.yaml"
     space.write_text(
         EXPERIMENT.replace("val_a: 0.2", "val_a: 0.2, group_regex: (p)"), encoding="utf-8"
