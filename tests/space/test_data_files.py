@@ -56,7 +56,7 @@ def test_data_file_replaces_keys_of_a_space(tmp_path: Path, file: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path: x\n", "data.yaml:1: 'path' is outside of data:"),
+        ("path: x\n", "data.yaml:1: unknown key 'path'"),
         ("data:\n  image_size: 32\n", "data.yaml:2: data.image_size belongs to the space file"),
         ("data:\n  tabel: {}\n", "data.yaml:2: unknown key 'data.tabel'"),
         ("data:\n  table:\n    image: x\n", "data.yaml:2: data.table.file: is missing"),

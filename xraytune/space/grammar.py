@@ -89,7 +89,7 @@ def _complete(
     used = {name: declared[name] for name in declared if name in placed}
     specs = _complete(document, used, task)
     active = {spec.name for spec in specs}
-    for name in unused:
+    for name in sorted(unused):
         place_of_name = document.locate(("parameters", name))
         is_option = isinstance(place_of_name, str)
         has_default = name in active

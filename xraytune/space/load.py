@@ -35,13 +35,12 @@ _FINDING_KEYS = ("findings", "uncertain", "empty")
 DATA_FILE_KEYS = ("path", "classes", "positive", "table", "split", *_FINDING_KEYS)
 """The keys of `data` that a data file may have."""
 
+STUDY_NAME = "study.yaml"
+"""The file of a study's space; it may have settings of earlier versions that changed no trial."""
+
 
 class _DataFile(StrictModel):
     data: dict[str, Any]
-
-
-STUDY_NAME = "study.yaml"
-"""The file of a study's space; it may have settings of earlier versions that changed no trial."""
 
 
 def load_space(
