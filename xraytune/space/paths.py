@@ -51,14 +51,9 @@ def relative_path(path: Path | str, folder: Path) -> str:
     return Path(os.path.relpath(path, folder.resolve())).as_posix()
 
 
-def relative_value(name: str, value: Value, folder: Path | None) -> Value:
-    """Return the value of a parameter; if it is a path, relative to the folder.
-
-    None changes nothing.
-    """
-    return (
-        value if folder is None or not is_path(name, value) else relative_path(str(value), folder)
-    )
+def relative_value(name: str, value: Value, folder: Path) -> Value:
+    """Return the value of a parameter; if it is a path, relative to the folder."""
+    return relative_path(str(value), folder) if is_path(name, value) else value
 
 
 def _read_path(path: Any, info: ValidationInfo) -> Any:

@@ -38,10 +38,7 @@ def copy_space(name: str, out: Path | None = None) -> Path:
     Raises:
         ConfigError: There is no such space, or the file exists.
     """
-    shipped = _find_shipped(Path(name))
-    if shipped is None:
-        fix = nearest(name, list_spaces())
-        raise ConfigError(Problem(f"there is no space named {name}", fix=fix))
+    shipped = _find_shipped(Path(name)) or find_space(Path(name))
     file = out or Path(shipped.name)
     require_new(file)
     write_text(file, shipped.read_text(encoding="utf-8"))
