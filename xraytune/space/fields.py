@@ -35,7 +35,7 @@ def setting_names(model: type[StrictModel] = Settings, prefix: str = "") -> list
 
 
 def flatten_blocks(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values with those of blocks under their dotted names; blocks that are None are left out."""
+    """Return values with those of blocks under dotted names, without blocks that are None."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict):

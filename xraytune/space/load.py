@@ -174,7 +174,10 @@ def _apply_data_file(document: Document, file: Path, *, without: Sequence[str] =
 
 
 def _apply_override(document: Document, override: str) -> None:
-    """Set a setting, or else a parameter, which keeps its condition; other names are refused later."""
+    """Set a setting, or else a parameter, which keeps its condition.
+
+    Unknown names are refused later.
+    """
     key, equals, text = override.partition("=")
     key = key.strip()
     place = f"--set {override}"
