@@ -201,8 +201,8 @@ def _read_range(
 ) -> tuple[tuple[Value, ...], str | None]:
     path = ("parameters", name)
     low, high = _read_values(document, path, name, [content["min"], content["max"]])
-    are_numbers = isinstance(low, int | float) and isinstance(high, int | float)
-    if get_origin(parameter_fields()[name].annotation) is Literal or not are_numbers:
+    has_order = get_origin(parameter_fields()[name].annotation) is not Literal
+    if not (has_order and isinstance(low, int | float) and isinstance(high, int | float)):
         what = f"{name}: its values have no order, so min and max do not apply"
         raise document.error(path, what, "write values: [a, b]")
     is_integer = isinstance(low, int)

@@ -59,7 +59,7 @@ class Space:
 
         ConfigError if parameters are open.
         """
-        first = next(iter(self.points_to_evaluate), {})
+        first: Point = next(iter(self.points_to_evaluate), {})
         point: Point = {}
         still_open = []
         for spec in self.specs:
@@ -127,7 +127,7 @@ class Space:
             {name: fields[name].default if name in fields else None for name in names}
         )
 
-    def _combine(self, defaults: Point) -> tuple[tuple[Any, ...], ...]:
+    def _combine(self, defaults: dict[str, Any]) -> tuple[tuple[Any, ...], ...]:
         points = corner_points(self.specs, defaults)
         return tuple(
             dict.fromkeys(
