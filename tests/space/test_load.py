@@ -119,7 +119,7 @@ def test_a_parameter_that_does_not_fit_the_task_is_reported(
         ("lrr=1", "'lr'?"),
         ("views=[1", "YAML"),
         ("backbone=resnet5O", "'resnet50'?"),
-        ("parameters.gan.parameters.steps.value=5", "'gan.steps'?"),
+        ("parameters.gan.parameters.steps.value=5", "--set source="),
         ("source=diffusion", "source: folder"),
         ("gan.steps=5", "--set source="),
     ],
@@ -207,6 +207,22 @@ def test_an_override_changes_initial_points_or_leaves_them_out(
     assert [*load_space(path, overrides).points_to_evaluate] == points
 
 
+def test_a_condition_of_a_parameter_adds_to_that_of_its_block(write_space: WriteSpace) -> None:
+    path = write_space(
+        "source: {values: [none, gan, generator]}",
+        "classical: {values: [0, 1]}",
+        "generator: {when: {source: generator}, parameters: {path: {value: given}}}",
+        "gan:",
+        "  when: {source: gan}",
+        "  parameters: {steps: {values: [1, 2], when: {classical: 1}}, width: {value: 8}}",
+    )
+
+    conditions = {spec.name: spec.when for spec in load_space(path).specs}
+
+    assert conditions["gan.steps"] == {"source": ("gan",), "classical": (1,)}
+    assert conditions["gan.width"] == {"source": ("gan",)}
+
+
 def test_a_complete_first_initial_point_is_an_experiment(write_space: WriteSpace) -> None:
     lines = ("source: {values: [none, gan]}", "lr: {min: 1e-5, max: 1e-3}")
     rows = "points_to_evaluate: [{source: none, lr: 1e-4}, {source: gan}]\n"
@@ -259,7 +275,9 @@ def test_a_condition_that_never_holds_is_refused_unless_an_option_made_it_so(
 
     space = load_space(path, ["source=duplicate"])
 
-    assert "never holds" in complaints(write_space("views: {value: 4, when: {classical: 2}}"))
+    assert "no trial of this space uses it" in complaints(
+        write_space("views: {value: 4, when: {classical: 2}}")
+    )
     assert space.searched == ()
     assert space.experiment().parameters.synthetic_ratio == 1
 

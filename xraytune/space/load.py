@@ -179,7 +179,7 @@ def _apply_override(document: Document, override: str) -> None:
     Unknown names are refused later.
     """
     key, equals, text = override.partition("=")
-    key = key.strip()
+    key = key.strip().replace("parameters.", "").removesuffix(".value")  # as the file nests it
     place = f"--set {override}"
     if not equals:
         raise ConfigError(Problem("not key=value", place, f"write --set {key or 'lr'}=VALUE"))
