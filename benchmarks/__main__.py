@@ -19,6 +19,7 @@ NAMES = (
     "generators",
     "statistics",
     "draws",
+    "ensemble",
     "example",
     "findings",
     "other_hospital",
