@@ -338,6 +338,8 @@ ROWS = [
         ({1: "image,patient,finding,finding"}, "2 columns have the same name, 'finding'"),
         ({3: 'a1.png,pa1,"5 mm,ill'}, ":3: not a row of a table: unexpected end of data"),
         ({3: 'a1.png,pa1,"5 mm,ill', 5: 'b0.png,pb0,"well",well'}, ":3: not a row"),
+        ({3: 'a1.png,pa1,"5 mm,ill', 4: 'a2.png,pa2,5 mm",ill'}, ":3: not a row"),
+        ({3: 'a1.png,pa1,"5 mm,ill', 6: 'b1.png,pb1,5 mm",well'}, "encloses the rows below"),
     ],
 )
 def test_rows_that_do_not_fit_the_header_are_refused_with_their_line(

@@ -77,7 +77,7 @@ class XraytuneError(Exception):
     @overload
     def __init__(self, *problems: Problem | str) -> None: ...
 
-    def __init__(self, *parts: Any, **more: str) -> None:
+    def __init__(self, *parts: Any, **more: Any) -> None:
         if not isinstance(parts[0], Problem):
             parts = (Problem(*parts, **more),)
         super().__init__(*parts)

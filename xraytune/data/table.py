@@ -213,8 +213,10 @@ def subgroup_columns(
     return columns
 
 
-def _read_rows(path: Path) -> tuple[list[str], _Rows]:
+def _read_rows(path: Path, image: str) -> tuple[list[str], _Rows]:
     """Return the names of the columns, and the rows that are not empty.
+
+    `image` is the column that names the images.
 
     Raises DataError if two columns have the same name, or some rows do not fit the header.
     """
@@ -243,8 +245,13 @@ def _read_rows(path: Path) -> tuple[list[str], _Rows]:
                 what = f"it has {len(cells)} cells, and the header {len(columns)}"
                 raise csv.Error(what)
             elif any(cells):
-                where = SourceLine(path, above + 1, lines[above])
-                rows.append((where, dict(zip(columns, cells, strict=True))))
+                row = dict(zip(columns, cells, strict=True))
+                for line in lines[above + 1 : reader.line_num] if image in row else ():
+                    below = line.split(delimiter)
+                    name = below[columns.index(image)] if len(below) == len(cells) else "?"
+                    if _outline(name) == _outline(row[image]):
+                        raise csv.Error("a quotation mark encloses the rows below")
+                rows.append((SourceLine(path, above + 1, lines[above]), row))
             above = reader.line_num
     except csv.Error as error:
         where = SourceLine(path, above + 1, lines[above])
@@ -258,6 +265,11 @@ def _read_rows(path: Path) -> tuple[list[str], _Rows]:
     return names, rows
 
 
+def _outline(name: str) -> set[str]:
+    """Return the punctuation of a name, and whether it has digits, as `{".", "0"}` of `a1.png`."""
+    return {*re.sub(r"\d", "0", re.sub(r"[^\W\d]", "", name.strip()))}
+
+
 def _read_table(settings: TableSettings, data: DataSettings) -> LabelTable:
     """Unite the rows of each image over all tables; raise DataError with the first problems."""
     root = data.path
@@ -265,7 +277,7 @@ def _read_table(settings: TableSettings, data: DataSettings) -> LabelTable:
     columns: dict[str, None] = {}
     by_image: dict[str, list[tuple[SourceLine, Mapping[str, str]]]] = defaultdict(list)
     for file in settings.file:
-        names, rows = _read_rows(root / file)
+        names, rows = _read_rows(root / file, settings.image)
         _require_columns({"image": settings.image}, names, root / file)
         columns |= dict.fromkeys(names)
         for where, cells in rows:
