@@ -307,7 +307,7 @@ def _read_table(settings: TableSettings, data: DataSettings) -> LabelTable:
     _require_columns(needed, [*columns], path)
 
     united = {}
-    problems = []
+    problems: list[Problem] = []
     for name, rows in by_image.items():
         try:
             united[name] = _unite(name, rows, settings, findings, data)
