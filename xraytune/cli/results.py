@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from typer import Exit
 
-from xraytune.base.errors import ConfigError, Problem, counted
+from xraytune.base.errors import ConfigError, counted
 from xraytune.base.records import EpochRecord
 from xraytune.base.tables import Table, counts_text, duration, shown_path
 from xraytune.cli import console
@@ -145,7 +145,7 @@ def _follow_training(given: Options) -> Iterator[Options]:
     """Show the epochs of a final training; its study or file is `config`."""
     if bool(given["study"]) == bool(given["config"]):
         fix = "write e.g. xraytune train studies/NAME -o model"
-        raise ConfigError(Problem("give a study or --config FILE", fix=fix))
+        raise ConfigError("give a study or --config FILE", fix=fix)
     with follow_work(given) as callbacks:
         config = given["study"] or given["config"]
         yield {**callbacks, "config": config, "on_epoch": _log_epoch}

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xraytune.base.cores import cpu_count
-from xraytune.base.errors import ConfigError, DataError, Problem
-from xraytune.base.records import Progress, ignore_progress
+from xraytune.base.errors import ConfigError, DataError
+from xraytune.base.records import Progress, frozen, ignore_progress
 from xraytune.confirm.sealed import require_every_class
 from xraytune.data.prepare import ImageSource, RunContext, side_images
 from xraytune.data.sides import too_few_tested
@@ -56,7 +56,7 @@ Numbers = NDArray[np.int64]
 """Positions of images on the train side, [n]."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Gain:
     """The mean gain over `draws` from adding real images of other patients.
 
@@ -74,7 +74,7 @@ class Gain:
     interval: Interval
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Headroom:
     """The gains at each ratio of a space, ascending.
 
@@ -160,7 +160,7 @@ def headroom(
     if not ratios:
         what = "the space has no ratio of extra to real images"
         fix = "add a source of extra images and synthetic_ratio"
-        raise ConfigError(Problem(what, settings.name, fix))
+        raise ConfigError(what, settings.name, fix)
     cache = cache.resolve()
     prepared, _ = prepare_space(
         whole, cache, skip_broken=skip_broken, note=note, on_progress=on_progress
@@ -176,7 +176,7 @@ def headroom(
         require_every_class([side[place] for place in real], prepared, count)
     few = too_few_tested([side[place] for place in test], prepared.outputs)
     if few:
-        raise DataError(Problem(few, settings.data.path, "add patients"))
+        raise DataError(few, settings.data.path, "add patients")
 
     allocation = allocation_of(settings, has_gpu=gpu_count() > 0)
     compute = replace(allocation.compute(), threads=cpu_count())
@@ -232,7 +232,7 @@ def _baseline(space: Space) -> Parameters:
     baselines = [parameters for parameters in drawn if parameters.source == "none"]
     if not baselines:
         what = "the space has no arm without extra images"
-        raise ConfigError(Problem(what, space.settings.name, "add source: none"))
+        raise ConfigError(what, space.settings.name, "add source: none")
     return min(baselines, key=lambda parameters: parameters.simplicity)
 
 
@@ -255,7 +255,7 @@ def choose_design(patients: int, wanted: int, ratio: float) -> tuple[int, int, i
     largest = int(available // _FEWEST_DRAWS / (1 + _SPARE * ratio))
     if largest < _FEWEST_PATIENTS:
         what = f"{patients:,} training patients are too few for a ratio of {ratio:g}"
-        raise DataError(Problem(what, fix="lower the ratios, or add patients"))
+        raise DataError(what, fix="lower the ratios, or add patients")
     count = min(max(wanted, _FEWEST_PATIENTS), largest)
     size = count + math.ceil(_SPARE * ratio * count)
     return count, size, min(_MOST_DRAWS, available // size)

@@ -9,12 +9,13 @@ rules of `stats/verdict.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 import numpy as np
 
 from xraytune.base.errors import Problem, StudyError, join_names
 from xraytune.base.files import require_recorded, sha256_of, write_array
+from xraytune.base.records import frozen
 from xraytune.confirm.arms import Arm, Plan, write_plan
 from xraytune.confirm.plan import mark_earlier_access
 from xraytune.confirm.record import (
@@ -51,7 +52,7 @@ from xraytune.trial.network import Network
 _SCORES_FILE = "test.npy"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class ArmScores:
     """The results of a plan's runs, [R, N, C].
 

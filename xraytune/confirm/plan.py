@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
-from xraytune.base.errors import DataError, Problem, StudyError, join_names
+from xraytune.base.errors import DataError, StudyError, join_names
 from xraytune.base.seeding import derive_seed
 from xraytune.confirm.arms import (
     TOP_UP_FOLDER,
@@ -83,7 +83,7 @@ def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: Seal
     if alone:
         what = f"there is no control to compare {join_names(alone)} with, neither matched nor tuned"
         fix = "start a search with `none` in confirm.controls.matched"
-        raise StudyError(Problem(what, where, fix))
+        raise StudyError(what, where, fix)
     plan = mark_earlier_access(plan, where, sealed)
     write_plan(plan, study.runs_folder.path)
     return plan
@@ -108,7 +108,7 @@ def choose_finalists(trials: Iterable[TrialRow], count: int) -> list[TrialRow]:
     if not best:
         what = "no trial with synthetic images is complete, so there is no finalist to confirm"
         fix = "continue the search (--set budget.trials=N), or add source: gan to the space"
-        raise StudyError(Problem(what, fix=fix))
+        raise StudyError(what, fix=fix)
     return best[:count]
 
 

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import TypeAdapter
 
 from xraytune.base.files import markdown, read_json, require_recorded, write_json, write_text
-from xraytune.base.records import to_json
+from xraytune.base.records import frozen, to_json
 from xraytune.confirm.arms import TestKind
 from xraytune.stats.verdict import Interval, Overall, PairVerdict
 from xraytune.study.folder import damage_explained
@@ -28,7 +28,7 @@ VERDICT_FILE = "verdict.json"
 VERDICT_FIX = "run the same `xraytune confirm` again: it rewrites the file without training"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class HeldOutSet:
     """What is scored: the number of images and patients, and the fingerprint of their content."""
 
@@ -39,7 +39,7 @@ class HeldOutSet:
     positive: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class HeadroomReached:
     """The gain from real images of other patients, with a 95 % interval.
 
@@ -64,7 +64,7 @@ class ControlVerdict(PairVerdict, Interval):
     variance_components: Mapping[str, float]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class FinalistVerdict:
     """A finalist and all of its comparisons, on the test images.
 
@@ -107,7 +107,7 @@ class FinalistVerdict:
         return comparison.verdict
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Confirmation:
     """The result of a confirmation.
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from xraytune.base.errors import Problem, StudyError
+from xraytune.base.errors import StudyError
 from xraytune.base.files import require_writable
 from xraytune.confirm.arms import CONFIRM_FOLDER, read_plan
 from xraytune.confirm.judge import judge, score_sealed
@@ -101,7 +101,7 @@ def confirm(
                     "asked for"
                 )
                 fix = f"omit --replicates, or move {folder.name}/ away to start over"
-                raise StudyError(Problem(what, folder, fix))
+                raise StudyError(what, folder, fix)
             replicates = plan.replicates
             compared = [finalist.parameters for finalist in plan.finalists]
         sealed = choose_test(
@@ -135,7 +135,7 @@ def confirm(
         elif plan.order not in ("", sealed.order):
             what = "this confirmation was scored on other test images, or under other names"
             fix = f"use those, or move {folder.name}/ away to start over"
-            raise StudyError(Problem(what, sealed.data.path, fix))
+            raise StudyError(what, sealed.data.path, fix)
         for why in plan.why_exploratory:
             callbacks.note(f"the verdict will be exploratory: {why}")
 

@@ -9,14 +9,14 @@ the decision on it: a restart replays them and decides as an uninterrupted confi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from xraytune.base.errors import Problem, StudyError, TrialError
+from xraytune.base.errors import StudyError, TrialError
 from xraytune.base.files import append_jsonl, read_jsonl, sha256_of, write_json
-from xraytune.base.records import Compute, EpochRecord
+from xraytune.base.records import Compute, EpochRecord, frozen
 from xraytune.confirm.arms import CONFIRM_FOLDER, Plan, replicate
 from xraytune.data.prepare import Prepared, write_prepared
 from xraytune.search.asha import Rungs
@@ -34,7 +34,7 @@ from xraytune.synth.synthesize import generator_need
 NO_RUNGS = Rungs(SchedulerSettings(name="none"), max_epochs=0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class OpenStudy:
     """A locked study whose search has ended.
 
@@ -66,7 +66,7 @@ class OpenStudy:
         return StudyFolder(self.folder.path / CONFIRM_FOLDER)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Run:
     """One training: its number in its folder, its label and its settings.
 
@@ -164,7 +164,7 @@ def _require_same_settings(folder: StudyFolder, run: Run, config: Path) -> None:
             "this run was started with other settings: the study or the options have changed since"
         )
         fix = f"use the same options, or move {folder.path.name}/ away to start over"
-        raise StudyError(Problem(what, config, fix))
+        raise StudyError(what, config, fix)
 
 
 def train_runs(
@@ -208,7 +208,7 @@ def train_runs(
                 f"install those versions, or move {folder.path.name}/ away to train all runs with "
                 "the current ones"
             )
-            raise StudyError(Problem(what, folder.path, fix))
+            raise StudyError(what, folder.path, fix)
         study.runner.run(make_loop)
     ended = ended_rows(folder.runs_path)
     rows = {run.number: ended[run.number] for run in runs}
@@ -216,7 +216,7 @@ def train_runs(
     if failed:
         what = f"{len(failed)} of {len(runs)} {what} failed:{reasons_of(failed)}"
         fix = "run the same command again to retry them; see trials/*/error.txt there"
-        raise TrialError(Problem(what, folder.path, fix))
+        raise TrialError(what, folder.path, fix)
     return rows
 
 

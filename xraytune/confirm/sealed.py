@@ -10,12 +10,12 @@ side. Draws and test side have about the class shares of the folder, and share n
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from xraytune.base.errors import DataError, Problem, StudyError, counted, join_names
-from xraytune.base.records import Progress, ignore_progress
+from xraytune.base.errors import DataError, StudyError, counted, join_names
+from xraytune.base.records import Progress, frozen, ignore_progress
 from xraytune.confirm.arms import TestKind
 from xraytune.data.changes import RESTORE, require_same_data
 from xraytune.data.images import ImageFile, ImageIndex, Images, content_fingerprint
@@ -53,7 +53,7 @@ _INSTEAD = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class SealedTest(LabelledImages):
     """Images that no network was trained or selected on.
 
@@ -115,7 +115,7 @@ def choose_test(
     has_test = prepared.test_fingerprint is not None
     if test and (has_test or planned == "unused"):
         scored = "its own test folder" if has_test else "unused patients"
-        raise StudyError(Problem(f"this study is scored on {scored}", test, "omit --test"))
+        raise StudyError(f"this study is scored on {scored}", test, "omit --test")
     given = LabelledImages(data=settings.data, table=index.table, images=index.test)
     task = task_of(settings)
     group_regex = settings.data.split.group_regex
@@ -144,7 +144,7 @@ def choose_test(
         )
         if wanted == "unused":
             fix = "declare them as `seen`, or use confirm.test: folder"
-            raise DataError(Problem(what, "confirm.test", fix))
+            raise DataError(what, "confirm.test", fix)
         wanted = "folder"
         notes.append(f"the test folder is scored: {what}")
     kinds = [planned] if planned else [*_PREFERRED[wanted]]
@@ -154,7 +154,7 @@ def choose_test(
         kinds = [kind for kind in kinds if kind == "unused"]
     if not kinds:
         fix = "give images of other patients: xraytune confirm STUDY --test DIR"
-        raise DataError(Problem("the study has no test/ folder", settings.data.path, fix))
+        raise DataError("the study has no test/ folder", settings.data.path, fix)
 
     for kind in kinds:
         divided = prepared
@@ -170,7 +170,7 @@ def choose_test(
             few = too_few_tested(tested.images, prepared.outputs)
             if few:
                 fix = "add test images of other patients"
-                raise DataError(Problem(few, tested.data.path, fix))
+                raise DataError(few, tested.data.path, fix)
             break
         except DataError as error:
             if kind == kinds[-1]:
@@ -218,7 +218,7 @@ def divide_unused(
     everyone, _ = prepare_index(index, data, cache, skip_broken=True)
     if everyone.pixels != prepared.pixels:
         what = "unused images were added, changed or removed since the search"
-        raise StudyError(Problem(what, data.path, "restore them, or start a new study"))
+        raise StudyError(what, data.path, "restore them, or start a new study")
     known = {image.patient for image in prepared.images} | patients_seen(index.images, seen)
     unused = Images(image for image in everyone.images if image.patient not in known)
     order = nested_order(unused.patients, unused.targets, settings.data.split.seed)
@@ -246,7 +246,7 @@ def require_every_class(images: Iterable[ImageFile], prepared: Prepared, patient
     missing = {*names} - {names[image.label] for image in images}
     if missing:
         what = f"a draw of {patients} patients has no image of {join_names(sorted(missing))}"
-        raise DataError(Problem(what, "data.train_patients", "use more patients"))
+        raise DataError(what, "data.train_patients", "use more patients")
 
 
 def _read_unchanged(settings: Settings, prepared: Prepared, on_progress: Progress) -> ImageIndex:
@@ -263,7 +263,7 @@ def _read_unchanged(settings: Settings, prepared: Prepared, on_progress: Progres
     elif prepared.test_patients not in (None, patients_fingerprint(index.test)):
         what = "the patients of the test folder"
     if what:
-        raise StudyError(Problem(f"{what} changed since the search", where, RESTORE))
+        raise StudyError(f"{what} changed since the search", where, RESTORE)
     return index
 
 
@@ -293,7 +293,7 @@ def _refuse_patients_of(
             f"{join_names(shared)}"
         )
         why = "results on patients seen in training are biased"
-        raise DataError(Problem(what, tested.data.path, f"{fix}: {why}"))
+        raise DataError(what, tested.data.path, f"{fix}: {why}")
 
 
 def load_test_images(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from xraytune.base.errors import Problem, StudyError, join_names
+from xraytune.base.errors import StudyError, join_names
 from xraytune.data.images import ImageFile, ImageIndex
 from xraytune.data.prepare import Prepared
 
@@ -55,7 +55,7 @@ def require_same_data(
     ]
     if shown:
         what = f"the images changed since the study began: {'; '.join(shown)}"
-        raise StudyError(Problem(what, where, RESTORE))
+        raise StudyError(what, where, RESTORE)
 
 
 def all_images(data: Prepared | ImageIndex) -> tuple[ImageFile, ...]:

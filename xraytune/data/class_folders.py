@@ -78,7 +78,7 @@ def list_class_folders(
     written = {file: row.class_name for file, row in rows.items() if row.class_name}
     if not written and holds_pairs(root):
         what = "this is a folder of pairs (images/ and masks/), for segmentation"
-        raise DataError(Problem(what, root, f"use task: segmentation; or {_FIX}"))
+        raise DataError(what, root, f"use task: segmentation; or {_FIX}")
 
     outermost = [
         inner[file][0]
@@ -158,7 +158,7 @@ def name_classes(
     names = tuple(sorted({folded(word): composed(word) for word in words}.values()))
     if len(names) < 2:
         what = f"there are fewer than two classes: {join_names(names) or 'none'}"
-        raise DataError(Problem(what, where, fix))
+        raise DataError(what, where, fix)
     return names
 
 

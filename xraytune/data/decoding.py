@@ -13,7 +13,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -24,9 +23,9 @@ from PIL import ExifTags, Image, ImageChops, ImageOps
 from pydantic import PositiveInt
 
 from xraytune.base.cores import map_on_cores
-from xraytune.base.errors import DataError, Problem
+from xraytune.base.errors import DataError
 from xraytune.base.files import read_bytes
-from xraytune.base.records import Progress, ignore_progress
+from xraytune.base.records import Progress, frozen, ignore_progress
 from xraytune.data.dicom import DAMAGE, REPAIR, Header, content_bits, is_dicom, read_dicom
 
 NAMING_SUFFIXES = frozenset(
@@ -45,7 +44,7 @@ Resize: TypeAlias = Literal["squash", "crop"]
 """How an image becomes square: squashed, or its shorter side scaled to S and its centre cut out."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class GreyImage:
     """An upright image of mode L, and its `kind`, such as `PNG 16-bit with 12-bit content`.
 
@@ -63,7 +62,7 @@ class GreyImage:
         return np.asarray(self.image)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class BrokenImage:
     """A file that cannot be decoded, and why."""
 
@@ -71,7 +70,7 @@ class BrokenImage:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class InputFormat:
     """How pixels become a network's input (`nets/inputs.py`).
 
@@ -124,7 +123,7 @@ def read_image(path: Path | str, needed_px: int) -> GreyImage:
     try:
         content = read_bytes(path, DataError)
     except OSError as error:
-        raise DataError(Problem(f"cannot be read ({error.strerror})", path, REPAIR)) from error
+        raise DataError(f"cannot be read ({error.strerror})", path, REPAIR) from error
     return read_grey(content, path, needed_px=needed_px)
 
 
@@ -200,7 +199,7 @@ def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:
             if image.n_frames > 1:
                 what = "this TIFF has several pages, and it is unclear which one to use"
                 fix = "save the page that you need as a separate file"
-                raise DataError(Problem(what, path, fix))
+                raise DataError(what, path, fix)
             bits = max(image.tag_v2.get(ExifTags.Base.BitsPerSample, (1,)))
             is_inverted = image.tag_v2.get(ExifTags.Base.PhotometricInterpretation) == 0
         image.load()
@@ -211,7 +210,7 @@ def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:
             if image.mode == "F" or levels.min() < 0 or levels.max() > 65535:
                 what = f"this file contains numbers from {levels.min():g} to {levels.max():g}"
                 what += "; integers from 0 to 65535 are supported"
-                raise DataError(Problem(what, path, _SAVE_AGAIN))
+                raise DataError(what, path, _SAVE_AGAIN)
             depth = content_bits(min(bits, 16), int(levels.max()))
             largest = 2**depth - 1
             grey = ((levels.astype(np.uint32) * 255 + largest // 2) // largest).astype(np.uint8)
@@ -222,10 +221,10 @@ def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:
             image = ImageChops.multiply(clear.convert("L"), clear.getchannel("A"))
         image = image.convert("L")  # by the weights of ITU-R 601
     except DAMAGE as error:
-        raise DataError(Problem("the image is truncated or damaged", path, REPAIR)) from error
+        raise DataError("the image is truncated or damaged", path, REPAIR) from error
     if bits == 16 and np.asarray(image).max() < 16:  # Pillow keeps only the upper 8 bits
         what = "16-bit colours, none above 4095: too dark to determine the stored bit depth"
-        raise DataError(Problem(what, path, _SAVE_AGAIN))
+        raise DataError(what, path, _SAVE_AGAIN)
     return GreyImage(image=image, kind=f"{name} {bits}-bit", whole_px=whole_px)
 
 
@@ -240,12 +239,12 @@ def _open(content: bytes, path: Path | str) -> Any:
     try:
         return Image.open(BytesIO(content), formats=_FORMATS)
     except Image.DecompressionBombError as error:
-        raise DataError(Problem(f"too many pixels for an X-ray ({error})", path, REPAIR)) from error
+        raise DataError(f"too many pixels for an X-ray ({error})", path, REPAIR) from error
     except DAMAGE as error:
         begin = f"it begins with {content[:30]!r}" if content else "the file is empty"
         what = "this is no JPEG, PNG, TIFF, BMP, GIF, WebP or DICOM image, or its header is "
         what += f"damaged; {begin}"
-        raise DataError(Problem(what, path, f"download it again; or {_SAVE_AGAIN}")) from error
+        raise DataError(what, path, f"download it again; or {_SAVE_AGAIN}") from error
 
 
 def _upright_size(image: Any) -> tuple[int, int]:

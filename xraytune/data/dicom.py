@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from xraytune.base.errors import DataError, MachineError, Problem
+from xraytune.base.errors import DataError, MachineError
 
 REPAIR = "repair or remove the file, or leave broken images out with --skip-broken"
 DAMAGE = (
@@ -74,7 +74,7 @@ def read_dicom(
         from pydicom.errors import BytesLengthException
     except ImportError as error:
         what = "this is a DICOM file, and pydicom is not installed"
-        raise MachineError(Problem(what, path, "pip install 'xraytune[dicom]'")) from error
+        raise MachineError(what, path, "pip install 'xraytune[dicom]'") from error
     try:
         dataset = dcmread(BytesIO(content), stop_before_pixels=not with_pixels, force=True)
         frames = int(dataset.get("NumberOfFrames") or 1)
@@ -92,7 +92,7 @@ def read_dicom(
     except (*DAMAGE, BytesLengthException) as error:  # pydicom parses a value on first use
         what = f"this DICOM file cannot be read, or is truncated or damaged: {error}"
         fix = f"decompress it (dcmdjpeg, gdcmconv --raw) or export it again; or {REPAIR}"
-        raise DataError(Problem(what, path, fix)) from error
+        raise DataError(what, path, fix) from error
 
 
 def _view(dataset: Any) -> str:

@@ -108,7 +108,7 @@ def part_folders(root: Path) -> tuple[dict[PartName, Path], tuple[str, ...]]:
         same = [folder for folder in folders if part_named(folder.name) == part]
         if len(same) > 1:
             what = f"{' and '.join(f'{folder.name}/' for folder in same)} are both {part}"
-            raise DataError(Problem(what, root, "put their images into one of them"))
+            raise DataError(what, root, "put their images into one of them")
         if same:
             parts[part] = same[0]
     if not parts:
@@ -116,7 +116,7 @@ def part_folders(root: Path) -> tuple[dict[PartName, Path], tuple[str, ...]]:
     if "train" not in parts:
         have = " and ".join(f"{folder.name}/" for folder in parts.values())
         fix = "add train/, or give a folder that contains only class folders"
-        raise DataError(Problem(f"it contains {have} but no train/", root, fix))
+        raise DataError(f"it contains {have} but no train/", root, fix)
     warnings = []
     if "test" not in parts and "val" in parts:
         warnings.append(f"{root}: without test/ no images are held out")
@@ -134,7 +134,7 @@ def refuse_inner_parts(folder: Path, images: Iterable[Path]) -> None:
         names = join_names([f"{part}/" for part in inner], 4)
         what = f"it contains {names}, and it is unclear which of its images to use"
         fix = "give the folder that contains them; or, if these are in class folders, move train/ "
-        raise DataError(Problem(what, folder, f"{fix}and test/ above them"))
+        raise DataError(what, folder, f"{fix}and test/ above them")
 
 
 def require_folder(folder: Path) -> None:
@@ -142,7 +142,7 @@ def require_folder(folder: Path) -> None:
     if not folder.is_dir():
         what = "this is a file, not a folder" if folder.exists() else "there is no such folder"
         fix = "give the folder that contains the images; unpack archives first"
-        raise DataError(Problem(what, folder, fix))
+        raise DataError(what, folder, fix)
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -195,7 +195,7 @@ def walk_folder(folder: Path, root: Path) -> tuple[tuple[Path, ...], tuple[str, 
     ]
     if bad:
         what = f"file names that are not UTF-8: {join_names(bad)}"
-        raise DataError(Problem(what, folder, "rename the files"))
+        raise DataError(what, folder, "rename the files")
     counts = [f"{count} {suffix}" for suffix, count in sorted(others.items())]
     left_out = {
         _OTHER_FILES: counts,
@@ -236,4 +236,4 @@ def _is_image(file: Path) -> bool:
 
 def _refuse_unreadable(error: OSError) -> NoReturn:
     what = f"cannot be read ({error.strerror})"
-    raise DataError(Problem(what, str(error.filename), "check its permissions")) from error
+    raise DataError(what, str(error.filename), "check its permissions") from error

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from xraytune.base.errors import Problem
+from xraytune.base.records import frozen
 from xraytune.data.findings import numbers_of
 from xraytune.data.guesses import PartName
 from xraytune.data.table import LabelTable
@@ -32,7 +33,7 @@ SINGLE_CLASS = ("image",)
 """The only class of images with masks, or with findings."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class ImageFile:
     """One image. A listing fills file, label, part, masks and findings.
 

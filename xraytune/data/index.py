@@ -14,13 +14,13 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from xraytune.base.cores import map_on_cores
 from xraytune.base.errors import ConfigError, DataError, Problem, join_names
 from xraytune.base.files import read_bytes
-from xraytune.base.records import Progress, ignore_progress
+from xraytune.base.records import Progress, frozen, ignore_progress
 from xraytune.data.class_folders import STANDARD_CLASSES, list_class_folders
 from xraytune.data.decoding import NAMING_SUFFIXES, ignore_decoder_warnings, read_header
 from xraytune.data.dicom import Header
@@ -137,11 +137,11 @@ def _list(
     if pairs and settings.table is not None:
         what = "label tables are for classification, and segmentation has no classes"
         fix = "remove it; patients.csv names the patients of pairs"
-        raise ConfigError(Problem(what, "data.table", fix))
+        raise ConfigError(what, "data.table", fix)
     table = find_table(root, settings)
     if table and table.settings.patient and settings.split.group_regex is not None:
         what = "both a table and data.split.group_regex name the patients"
-        raise ConfigError(Problem(what, table.path, "remove one of them"))
+        raise ConfigError(what, table.path, "remove one of them")
     warnings: tuple[str, ...] = ()
     if table is not None and settings.table is not None:
         listing = list_table(settings, table, class_names)
@@ -156,7 +156,7 @@ def _list(
     return replace(listing, table=table, warnings=(*warnings, *listing.warnings))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class LabelledImages:
     """Labelled images to score models on, sorted by file.
 
@@ -201,7 +201,7 @@ def read_labelled(
     if data.table is None:
         if findings:
             fix = "write a data file that describes their table (docs/findings.md)"
-            raise DataError(Problem("findings need a label table", source, fix))
+            raise DataError("findings need a label table", source, fix)
         folder = data.path
         if is_data_file(source):  # of a whole data folder
             parts, _ = part_folders(folder)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import TypeAlias
@@ -31,7 +30,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from xraytune.base.cores import map_on_cores
-from xraytune.base.records import Progress, ignore_progress
+from xraytune.base.records import Progress, frozen, ignore_progress
 from xraytune.data.decoding import BrokenImage, decode_files
 from xraytune.data.findings import ABSENT, PRESENT, UNKNOWN
 from xraytune.data.images import ImageFile, ImageIndex, Images
@@ -50,7 +49,7 @@ _MOST_EXAMPLES = 100
 Hashes: TypeAlias = NDArray[np.uint64]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class NearDuplicates:
     """Pairs of images of different patients that look like copies.
 
@@ -64,7 +63,7 @@ class NearDuplicates:
     examples: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Inspection:
     """The result of `inspect_folder`.
 

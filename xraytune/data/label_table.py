@@ -41,7 +41,7 @@ def list_table(
         what = f"none of its {len(table.rows):,} rows matches an image in {root}: they name "
         what += f"{join_names([*table.rows], 2)}, not {join_names(files, 2)}"
         fix = "check data.path, and write the names of the files into column "
-        raise DataError(Problem(what, table.path, fix + table.settings.image))
+        raise DataError(what, table.path, fix + table.settings.image)
     rows = {file: row for file, row in all_rows.items() if not row.left_out_as}
     parts = _parts_of(root, table, rows)
     in_part = {file: rows[file] for file in sorted(parts)}
@@ -107,7 +107,7 @@ def _list_classes(
     if unknown:
         what = f"the table has classes other than {', '.join(names)}: {join_names(sorted(unknown))}"
         fix = "correct data.table.labels, or set data.classes: auto"
-        raise DataError(Problem(what, table.path, fix))
+        raise DataError(what, table.path, fix)
     fix = "correct data.table.labels and data.table.side, or add images"
     if not gives_classes:
         fix = "give data.table.label or labels, or put them into folders of these names"
@@ -195,7 +195,7 @@ def _parts_of(root: Path, table: LabelTable, rows: Mapping[str, TableRow]) -> di
         twice = sorted({*members} & parts.keys()) if side.train else []
         if twice:
             what = f"{len(twice)} images are also in another list: {join_names(twice, 3)}"
-            raise DataError(Problem(what, root / name, "keep each image in one list"))
+            raise DataError(what, root / name, "keep each image in one list")
         parts |= dict.fromkeys(members, part)
     return parts
 
@@ -207,14 +207,14 @@ def _members(path: Path, root: Path, files: Collection[str], table: LabelTable) 
         members = [file for file in files if (root.resolve() / file).is_relative_to(folder)]
         if not members:
             what = "no image of the table is in it"
-            raise DataError(Problem(what, path, "correct data.table.side"))
+            raise DataError(what, path, "correct data.table.side")
         return members
     try:
         lines = composed(read_bytes(path, DataError).decode("utf-8-sig")).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         fix = "give a list in UTF-8, relative to data.path, or delete side"
         what = f"the list of data.table.side cannot be read ({error})"
-        raise DataError(Problem(what, path, fix)) from error
+        raise DataError(what, path, fix) from error
     names = dict.fromkeys(line.strip() for line in lines if line.strip())
     matched = match_names(names, files, path)
     missing = names.keys() - {*matched.values()}
@@ -223,7 +223,7 @@ def _members(path: Path, root: Path, files: Collection[str], table: LabelTable) 
     if unknown:
         what = f"{len(unknown):,} of its {len(names):,} lines name no image of the table: "
         fix = "write the name or path of one image per line"
-        raise DataError(Problem(what + join_names(unknown, 2), path, fix))
+        raise DataError(what + join_names(unknown, 2), path, fix)
     return matched.keys()
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from xraytune.base.errors import DataError, Problem, join_names
+from xraytune.base.errors import DataError, join_names
 from xraytune.data.decoding import LARGEST_SIDE_PX, BrokenImage, Resize, read_image, square_box
 from xraytune.data.images import ImageFile
 
@@ -47,7 +47,7 @@ def read_mask(root: Path, image: ImageFile) -> NDArray[np.bool_]:
             fix = (
                 "export it at the size of the image, with 0 for the background and one other value"
             )
-            raise DataError(Problem(what, root / file, fix))
+            raise DataError(what, root / file, fix)
         masks.append(levels > 0)
     merged: NDArray[np.bool_] = np.logical_or.reduce(masks)
     share = merged.mean()
@@ -56,7 +56,7 @@ def read_mask(root: Path, image: ImageFile) -> NDArray[np.bool_]:
         what = f"the mask is empty, full or inverted: it covers {share:.0%} of the image and "
         what += f"{border.mean():.0%} of its border"
         fix = "draw it, or swap its values, so that the background is 0"
-        raise DataError(Problem(what, root / image.masks[0], fix))
+        raise DataError(what, root / image.masks[0], fix)
     return merged
 
 
@@ -72,7 +72,7 @@ def square_mask(mask: NDArray[np.bool_], image_size_px: int, resize: Resize) -> 
     shares = np.asarray(area.resize((image_size_px, image_size_px), Image.Resampling.BOX, box))
     if not (shares >= 0.5).any():
         what = f"the mask is empty after resizing to {image_size_px} x {image_size_px} pixels"
-        raise DataError(Problem(what, fix="raise data.image_size, or use data.resize: squash"))
+        raise DataError(what, fix="raise data.image_size, or use data.resize: squash")
     return np.where(shares >= 0.5, np.uint8(255), np.uint8(0))
 
 

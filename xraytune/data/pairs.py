@@ -44,7 +44,7 @@ def list_pairs(folders: Mapping[PartName, Path], root: Path) -> ImageIndex:
             found = join_names([inner.name for inner in subfolders(folder)]) or "none"
             what = f"segmentation needs images/ and masks/ here (folders found: {found})"
             fix = "put the X-rays into images/, and their masks under the same names into masks/"
-            raise DataError(Problem(what, folder, fix))
+            raise DataError(what, folder, fix)
         images = [image.relative_to(root).as_posix() for image in list_images(there["images"])]
         masks, notes = walk_folder(there["masks"], root)
         warnings += [f"{there['masks']}: {note}" for note in notes]

@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
-from xraytune.base.errors import ConfigError, DataError, Problem, join_names
+from xraytune.base.errors import ConfigError, DataError, join_names
 from xraytune.data.guesses import composed, patient_of
 
 PATIENTS_CSV = "patients.csv"
@@ -65,7 +65,7 @@ def patients_by_regex(group_regex: str, files: Sequence[str]) -> dict[str, str]:
         what = f"{len(missing)} of {len(files)} paths have no match: {join_names(missing)}"
         fix = f"correct the expression, or list the patients in {PATIENTS_CSV}"
         fix += "; for images of another hospital, give a data file with an expression of its own"
-        raise DataError(Problem(what, _GROUP_REGEX, fix))
+        raise DataError(what, _GROUP_REGEX, fix)
     return patients
 
 
@@ -79,10 +79,10 @@ def match_patients(group_regex: str, files: Collection[str]) -> dict[str, str]:
     except re.error as error:
         what = f"not a regular expression: {error}"
         fix = "write a regular expression as Python's re understands it"
-        raise ConfigError(Problem(what, _GROUP_REGEX, fix)) from error
+        raise ConfigError(what, _GROUP_REGEX, fix) from error
     if not expression.groups:
         fix = "put the part that identifies the patient in parentheses: (p[0-9]+)_"
-        raise ConfigError(Problem("there is no group in it", _GROUP_REGEX, fix))
+        raise ConfigError("there is no group in it", _GROUP_REGEX, fix)
     matches = {file: expression.search(composed(file)) for file in files}
     return {file: match[1] for file, match in matches.items() if match and match[1]}
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,7 +21,7 @@ from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
 
 from xraytune.base.cores import map_on_cores
 from xraytune.base.files import csv_table, new_folder, require_new, write_text
-from xraytune.base.records import Progress, ignore_progress
+from xraytune.base.records import Progress, frozen, ignore_progress
 from xraytune.base.seeding import derive_seed, numpy_generator
 
 Field: TypeAlias = NDArray[Any]
@@ -45,7 +44,7 @@ data:
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class PhantomSet:
     """A folder of phantoms."""
 
@@ -54,7 +53,7 @@ class PhantomSet:
     image_count: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class PhantomImage:
     """One image, uint8 [S, S], with the mask of visible lung, bool [S, S].
 

@@ -120,7 +120,7 @@ def open_pixels(folder: Path, name: str = PIXELS_FILE) -> NDArray[np.uint8]:
         mapped: NDArray[np.uint8] = np.load(file, mmap_mode="r")
     except (ValueError, OverflowError) as error:  # a header that asks for more than the file has
         fix = "remove its folder: it is computed again"
-        raise ArtifactError(Problem("the file is damaged", file, fix)) from error
+        raise ArtifactError("the file is damaged", file, fix) from error
     return mapped
 
 

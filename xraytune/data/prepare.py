@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xraytune.base.artifacts import content_sha256, is_intact, releases
-from xraytune.base.errors import ArtifactError, DataError, Problem, StudyError, add_notes, counted
+from xraytune.base.errors import ArtifactError, DataError, StudyError, add_notes, counted
 from xraytune.base.files import read_json, with_checksum, without_checksum, write_json
-from xraytune.base.records import Compute, Progress, ignore_progress
+from xraytune.base.records import Compute, Progress, frozen, ignore_progress
 from xraytune.data.decoding import Resize
 from xraytune.data.images import RECORDED, ImageFile, ImageIndex, Images, SideName
 from xraytune.data.index import patients_fingerprint, read_index
@@ -141,7 +141,7 @@ class Prepared:
         return steps
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class RunContext:
     """What all work on the images of a study shares, besides its settings.
 
@@ -205,7 +205,7 @@ def prepare_index(
     images = Images(image for image in index.images if image.file in row_of)
     if len(np.unique(images.labels)) < len(np.unique(index.images.labels)):
         what = f"without {len(broken)} broken images, a class has none"
-        raise DataError(Problem(what, index.root, "repair some of them"))
+        raise DataError(what, index.root, "repair some of them")
     seen_patients = patients_seen(index.images, seen)
     with add_notes(index.warnings):
         sides = split_by_patient(images, data.split, data.train_patients, seen=seen_patients)
@@ -266,12 +266,12 @@ def restore_pixels(
     if again.pixels != prepared.pixels:
         what = "the cache has lost the study's pixels, and the images changed since"
         fix = f"restore the images, or {cache_of_search}"
-        raise StudyError(Problem(what, settings.data.path, fix))
+        raise StudyError(what, settings.data.path, fix)
     if again.pixels_sha256 != prepared.pixels_sha256:
         pillow = f"Pillow {releases('pillow')['pillow']}"
         what = f"{pillow} decodes the images differently from the study"
         fix = "install the Pillow of its environment.json and remove this folder"
-        raise StudyError(Problem(what, store, f"{fix}, or {cache_of_search}"))
+        raise StudyError(what, store, f"{fix}, or {cache_of_search}")
 
 
 def training_pixels(prepared: Prepared, cache: Path) -> NDArray[np.uint8]:
@@ -282,11 +282,11 @@ def training_pixels(prepared: Prepared, cache: Path) -> NDArray[np.uint8]:
     store = cache / prepared.pixels
     if not is_intact(store):
         fix = "run the study's `xraytune search` command again: it decodes the images again"
-        raise ArtifactError(Problem("the decoded images are missing or damaged", store, fix))
+        raise ArtifactError("the decoded images are missing or damaged", store, fix)
     return open_pixels(store)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class ImageSource:
     """Images of one origin, such as a side of the split.
 

@@ -7,11 +7,11 @@ trials is mostly chance.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from xraytune.base.errors import Problem, add_notes, join_names
+from xraytune.base.records import frozen
 from xraytune.data.images import ImageFile, ImageIndex, Images, SideName
 from xraytune.data.prepare import Prepared
 from xraytune.data.split import split_by_patient
@@ -32,7 +32,7 @@ FEWEST_UNUSED = 300
 _NAMES: dict[SideName, str] = {"train": "train", "val_a": "val-A", "val_b": "val-B"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class SideSize:
     """The size of one side, with the images and patients of each class, or those with each finding.
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xraytune.base.errors import DataError, Problem, counted, join_names
+from xraytune.base.errors import DataError, counted, join_names
+from xraytune.base.records import frozen
 from xraytune.base.seeding import derive_seed
 from xraytune.data.guesses import PARTS, PartName, part_named
 from xraytune.data.images import ImageFile, ImageIndex, Images, SideName
@@ -31,7 +31,7 @@ _USES: Mapping[PartName, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class _Patient:
     """A patient with the classes of their images, or their rarest finding.
 
@@ -91,7 +91,7 @@ def split_by_patient(
         if train_patients > len(train):
             what = f"the train side has only {len(train)} patients, fewer than {train_patients}"
             fix = f"use at most {len(train)}, or all of them: --set data.train_patients=null"
-            raise DataError(Problem(what, where, fix))
+            raise DataError(what, where, fix)
         first_of_class = {
             label: number
             for number, patient in reversed([*enumerate(train, start=1)])
@@ -100,7 +100,7 @@ def split_by_patient(
         enough = max(first_of_class.values())
         if train_patients < enough and not has_findings:
             what = f"{train_patients} patients do not cover every class"
-            raise DataError(Problem(what, where, f"set at least {enough}"))
+            raise DataError(what, where, f"set at least {enough}")
         train = train[:train_patients]
     sides: list[SideName] = ["unused"] * len(images)
     for side, members in (("train", train), ("val_a", val_a), ("val_b", val_b)):

@@ -19,6 +19,7 @@ from typing import TypeAlias
 
 from xraytune.base.errors import ConfigError, DataError, Problem, SourceLine, join_names
 from xraytune.base.files import read_bytes
+from xraytune.base.records import frozen
 from xraytune.data.decoding import without_suffix
 from xraytune.data.findings import (
     ABSENT,
@@ -78,7 +79,7 @@ class TableRow:
     cells: Sequence[Mapping[str, str]] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class LabelTable:
     """The rows of a table, each under the name that it gives its image, in order.
 
@@ -116,7 +117,7 @@ class LabelTable:
         if missing:
             what = f"{len(missing)} of {len(files)} images have no row with a patient in column "
             what += f"{column}: {join_names(missing)}"
-            raise DataError(Problem(what, self.path, "add a row for each of them"))
+            raise DataError(what, self.path, "add a row for each of them")
         return patients
 
 
@@ -155,7 +156,7 @@ def match_names(names: Iterable[str], files: Iterable[str], where: Path) -> dict
     if ambiguous:
         what = f"names of images are ambiguous: {join_names(ambiguous)}"
         fix = "write the path of each image below the data folder, in one row"
-        raise DataError(Problem(what, where, fix))
+        raise DataError(what, where, fix)
     return matched
 
 
@@ -175,7 +176,7 @@ def find_table(root: Path, data: DataSettings | None = None) -> LabelTable | Non
         return _read_table(_PATIENTS_TABLE, only_patients) if has_patients_csv else None
     if has_patients_csv and PATIENTS_CSV not in data.table.file:
         what = f"data.table is given, so {PATIENTS_CSV} would be ignored"
-        raise ConfigError(Problem(what, root / PATIENTS_CSV, "move it away"))
+        raise ConfigError(what, root / PATIENTS_CSV, "move it away")
     return _read_table(data.table, data)
 
 
@@ -224,10 +225,10 @@ def _read_rows(path: Path, image: str) -> tuple[list[str], _Rows]:
         text = composed(read_bytes(path, DataError).decode("utf-8-sig"))
     except OSError as error:
         fix = "data.table.file is relative to data.path"
-        raise DataError(Problem(f"cannot be read ({error.strerror})", path, fix)) from error
+        raise DataError(f"cannot be read ({error.strerror})", path, fix) from error
     except UnicodeDecodeError as error:
         fix = "unpack it (gunzip), or save it as CSV in UTF-8"
-        raise DataError(Problem(f"not a table in UTF-8: {error}", path, fix)) from error
+        raise DataError(f"not a table in UTF-8: {error}", path, fix) from error
     lines = [*io.StringIO(text, newline="")]
     header = text.lstrip().partition("\n")[0]
     delimiter = max(",;\t", key=header.count)
@@ -256,12 +257,12 @@ def _read_rows(path: Path, image: str) -> tuple[list[str], _Rows]:
     except csv.Error as error:
         where = SourceLine(path, above + 1, lines[above])
         fix = 'put a cell that contains a separator into quotation marks, "a, b", and close them'
-        raise DataError(Problem(f"not a row of a table: {error}", where, fix)) from error
+        raise DataError(f"not a row of a table: {error}", where, fix) from error
     names = [column for column in columns if column]
     for name, count in Counter(names).items():
         if count > 1:
             what = f"{count} columns have the same name, {name!r}"
-            raise DataError(Problem(what, path, "rename or remove all but one of them"))
+            raise DataError(what, path, "rename or remove all but one of them")
     return names, rows
 
 
@@ -284,7 +285,7 @@ def _read_table(settings: TableSettings, data: DataSettings) -> LabelTable:
             by_image[cells[settings.image]].append((where, cells))
     if "" in by_image:
         where, _ = by_image[""][0]
-        raise DataError(Problem("a cell is empty", where, "name the image"))
+        raise DataError("a cell is empty", where, "name the image")
 
     needed = {"patient": settings.patient, "side": settings.side_column}
     needed |= {f"rows.{column}": column for column in settings.rows}
@@ -366,7 +367,7 @@ def _unite(
         if patient and patient_key(united.patient or patient) != patient_key(patient):
             other = united.patient
             what = f"{name} belongs to patient {patient} here, but to {other} in another row"
-            raise DataError(Problem(what, where, "keep one patient for each image"))
+            raise DataError(what, where, "keep one patient for each image")
         united.patient = united.patient or patient
         if settings.side_column and settings.side_column in cells:
             cell = cells[settings.side_column]
@@ -376,7 +377,7 @@ def _unite(
                     f"the side of {name} is {cell!r}, which is not train, val or test, or differs "
                 )
                 what += "from another row"
-                raise DataError(Problem(what, where, "write one side for each image"))
+                raise DataError(what, where, "write one side for each image")
             united.part = part
         for column, accepted in settings.rows.items():
             shown = cells.get(column)
@@ -406,11 +407,11 @@ def _unite(
     if len(labels) > 1 and not settings.labels:
         what = f"{name} has several classes: {', '.join(sorted(labels))}"
         fix = "give data.table.labels, of which the first entry that applies is used"
-        raise DataError(Problem(what, where, fix))
+        raise DataError(what, where, fix)
     if united.class_name is not None and not re.fullmatch(FOLDER_NAME, united.class_name):
         what = f"the class {united.class_name!r} cannot be the name of a folder"
         fix = "use up to 64 characters, no slash, and no leading dot"
-        raise DataError(Problem(what, where, fix))
+        raise DataError(what, where, fix)
     return united
 
 
@@ -418,7 +419,7 @@ def _patient(cell: str, where: SourceLine) -> str:
     """Return a patient's ID as it was before a spreadsheet or pandas wrote it."""
     if re.fullmatch(r"\d(\.\d+)?[eE]\+\d+", cell):
         what = f"patient {cell} is a number that lost its digits, as in a spreadsheet"
-        raise DataError(Problem(what, where, "write the IDs again from their source, as text"))
+        raise DataError(what, where, "write the IDs again from their source, as text")
     return "" if cell.casefold() in EMPTY else re.sub(r"^(\d+)\.0$", r"\1", cell)
 
 

@@ -23,7 +23,7 @@ from torch.fx.experimental.optimization import fuse
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 from torchvision import models
 
-from xraytune.base.errors import ConfigError, MachineError, Problem
+from xraytune.base.errors import ConfigError, MachineError
 from xraytune.base.files import explain_disk_errors
 from xraytune.base.tensors import UNREADABLE, load_tensors, read_weights
 from xraytune.space.backbones import BACKBONES, is_of_torchvision
@@ -135,9 +135,7 @@ def to_one_channel(network: nn.Module, name: str) -> None:
     if first is None or first.in_channels != 3 or first.groups != 1:
         why = "its first layer is not a plain convolution with three channels"
         what = f"{name} cannot take one channel: {why}"
-        raise MachineError(
-            Problem(what, "input_channels", "set input_channels: 3, or use another backbone")
-        )
+        raise MachineError(what, "input_channels", "set input_channels: 3, or use another backbone")
     first.weight = nn.Parameter(first.weight.detach().sum(dim=1, keepdim=True))
     first.in_channels = 1
 
@@ -178,7 +176,7 @@ def _of_timm(name: str) -> Any:
     names = [*timm.list_models(), *timm.list_pretrained()]
     if model not in names and not model.startswith("hf-hub:"):
         fix = nearest(model, names, "`timm.list_models()` returns its names")
-        raise ConfigError(Problem(f"timm has no model {model}", "backbone", fix))
+        raise ConfigError(f"timm has no model {model}", "backbone", fix)
     with hub_errors_explained(name):
         return timm.create_model(model, pretrained=False, num_classes=0, in_chans=3)
 
@@ -191,7 +189,7 @@ def hub_errors_explained(name: str) -> Iterator[None]:
     except (OSError, ValueError) as error:  # those of the network and of the hub are among them
         what = f"the weights of {name} cannot be downloaded ({str(error).splitlines()[0]})"
         fix = "choose a name with a tag, such as timm/resnet18.a1_in1k, or give a file as weights"
-        raise MachineError(Problem(what, "huggingface.co", fix)) from error
+        raise MachineError(what, "huggingface.co", fix) from error
 
 
 def _count_features(network: nn.Module, side_px: int) -> int:
@@ -248,7 +246,7 @@ def load_weights(network: nn.Module, name: str, path: Path) -> None:
         what = f"these weights are not for {name}: {wrong}"
         first = [*missing, *unexpected][0]
         fix = f"use a state dict of {name} (first difference: {first}), or weights: none"
-        raise MachineError(Problem(what, path, fix))
+        raise MachineError(what, path, fix)
 
 
 def find_weights(backbone: str, weights: str, weights_dir: Path | None) -> Path | None:
@@ -272,7 +270,7 @@ def find_weights(backbone: str, weights: str, weights_dir: Path | None) -> Path 
     if is_path("weights", weights):
         if not Path(weights).is_file():
             fix = "give the path of a file, or weights: none"
-            raise MachineError(Problem("no such weights file", Path(weights), fix))
+            raise MachineError("no such weights file", Path(weights), fix)
         return Path(weights)
     sets = models.get_model_weights(backbone) if is_of_torchvision(backbone) else ()
     official = {each.name: each.url for each in sets}
@@ -280,7 +278,7 @@ def find_weights(backbone: str, weights: str, weights_dir: Path | None) -> Path 
     urls = [official[name] for name in wanted if name in official]
     if not urls:
         fix = f"use one of: {', '.join(['imagenet', *official, 'none'])}"
-        raise ConfigError(Problem(f"{backbone} has no weight set {weights}", "weights", fix))
+        raise ConfigError(f"{backbone} has no weight set {weights}", "weights", fix)
     names = " or ".join(Path(url).name for url in urls)
     source = f"(from {urls[0].rpartition('/')[0]}/)"
     if weights_dir is None:
@@ -290,7 +288,7 @@ def find_weights(backbone: str, weights: str, weights_dir: Path | None) -> Path 
         if file.is_file():
             return file
     fix = f"put {names} there {source}, or set weights: none"
-    raise MachineError(Problem(f"no official weights of {backbone} here", weights_dir, fix))
+    raise MachineError(f"no official weights of {backbone} here", weights_dir, fix)
 
 
 def _download(url: str, accepted: str) -> Path:
@@ -309,5 +307,5 @@ def _download(url: str, accepted: str) -> Path:
             f"{file.name} into {file.parent}; or set weights: none"
         )
         what = f"the weights cannot be downloaded ({error})"
-        raise MachineError(Problem(what, url, fix)) from error
+        raise MachineError(what, url, fix) from error
     return file

@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from xraytune.base.errors import ConfigError, Problem
+from xraytune.base.errors import ConfigError
 from xraytune.nets.backbones import build_backbone
 from xraytune.nets.compute import seeded
 from xraytune.space.backbones import BACKBONES
@@ -116,7 +116,7 @@ def trained_parameters(backbone: str, network: Any) -> frozenset[str]:
         stage = next(_STAGES[start] for start in _STAGES if backbone.startswith(start))
     if not stage or stage not in modules:
         what = f"backbone {backbone} does not define where its last stage starts"
-        raise ConfigError(Problem(what, "trainable", "set its last_stage, or use trainable: all"))
+        raise ConfigError(what, "trainable", "set its last_stage, or use trainable: all")
     trained = {*modules[modules.index(stage) :]}
     names = [name for name, _ in network.named_parameters()]
     return frozenset(name for name in names if name.rpartition(".")[0] in trained)

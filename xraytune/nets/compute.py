@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from xraytune.base.errors import MachineError, Problem
-from xraytune.base.records import Compute
+from xraytune.base.errors import MachineError
+from xraytune.base.records import Compute, frozen
 from xraytune.base.seeding import derive_seed
 from xraytune.space.settings import Settings
 
@@ -41,7 +41,7 @@ def choose_compute(*, gpus: float, threads: int) -> Compute:
     if gpus > gpu_count():
         what = f"{gpus:g} GPUs requested, but torch sees {gpu_count() or 'none'}"
         fix = "set resources.gpus_per_trial: auto (or 0), or install a driver for this torch"
-        raise MachineError(Problem(what, "resources.gpus_per_trial", fix))
+        raise MachineError(what, "resources.gpus_per_trial", fix)
     if gpus:
         has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
@@ -55,7 +55,7 @@ def choose_compute(*, gpus: float, threads: int) -> Compute:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Share:
     """The CPU cores and GPUs of a process, which may be a part of one GPU."""
 
@@ -66,7 +66,7 @@ class Share:
         return f"{self.cpus} CPU cores and {self.gpus:g} GPUs"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Allocation:
     """`resources` of a space, with numbers in place of `auto`."""
 
@@ -111,7 +111,7 @@ def require_device(compute: Compute, study: Path) -> None:
     if compute.device == "cuda" and not gpu_count():
         fix = "run it on a machine with a GPU; `xraytune doctor` shows what torch sees"
         raise MachineError(
-            Problem("the study was searched on a GPU, but torch sees no GPU here", study, fix)
+            "the study was searched on a GPU, but torch sees no GPU here", study, fix
         )
 
 

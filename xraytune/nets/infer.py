@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from xraytune.base.arrays import Float32Array
-from xraytune.base.errors import Problem, TrialError
+from xraytune.base.errors import TrialError
 from xraytune.base.records import Compute
 from xraytune.nets.compute import autocast
 
@@ -32,7 +32,7 @@ def require_different(features: NDArray[np.floating[Any]], backbone: str) -> Non
     if len(features) > 1 and spread < _LEAST_SPREAD * np.linalg.norm(centre):
         what = "the features of different images are nearly equal"
         fix = "for weights of pixels of another range, set weights_pixels: {mean: ..., std: ...}"
-        raise TrialError(Problem(what, f"backbone: {backbone}", fix))
+        raise TrialError(what, f"backbone: {backbone}", fix)
 
 
 def autocast_images(inputs: Tensor, compute: Compute) -> torch.autocast:

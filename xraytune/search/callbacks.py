@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-from xraytune.base.records import EpochRecord, Progress, ignore_progress
+from xraytune.base.records import EpochRecord, Progress, frozen, ignore_progress
 from xraytune.study.row import TrialRow
 from xraytune.study.trial import Trial
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Callbacks:
     """Functions that a search or a confirmation calls as it proceeds; each does nothing by default.
 

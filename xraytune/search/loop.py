@@ -18,15 +18,15 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from xraytune.base.errors import MachineError, Problem, TrialError
+from xraytune.base.errors import MachineError, TrialError
 from xraytune.base.files import write_json
-from xraytune.base.records import EpochRecord, TrialResult
+from xraytune.base.records import EpochRecord, TrialResult, frozen
 from xraytune.nets.compute import Allocation
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.messages import TrialFailed, TrialMessage
@@ -267,7 +267,7 @@ class TrialLoop(ABC):
                 f"started: {reason}"
             )
             fix = "fix the cause, then run the same command again; see trials/*/error.txt"
-            raise TrialError(Problem(what, self.folder.path, fix))
+            raise TrialError(what, self.folder.path, fix)
 
     def _end(self, number: int, status: Status, outcome: dict[str, Any]) -> None:
         trial = self._stop(number)
@@ -280,7 +280,7 @@ class TrialLoop(ABC):
         return sum(trial.slots for trial in self._running.values())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class TuneRun:
     """The order to run the trials of a loop, which Ray's process makes from its files.
 

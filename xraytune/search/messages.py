@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from xraytune.base.records import EpochRecord, TrialResult
+from xraytune.base.records import EpochRecord, TrialResult, frozen
 from xraytune.study.trial import Cause
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Job:
     """The arguments of a worker.
 
@@ -28,7 +27,7 @@ class Job:
     resources: Mapping[str, float]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class TrialFailed:
     """An attempt at a trial failed.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from xraytune.base.cores import cpu_count
-from xraytune.base.errors import MachineError, Problem, TrialError, counted
+from xraytune.base.errors import MachineError, TrialError, counted
 from xraytune.base.files import require_writable
 from xraytune.base.records import Compute, Node
 from xraytune.data.images import ImageIndex
@@ -133,9 +133,7 @@ def search(
     view = StudyWatcher(folder).look()
     if view.best is None:
         what = f"no trial completed{reasons_of(view.trials)}"
-        raise TrialError(
-            Problem(what, folder.path, "see trials.jsonl and trials/*/error.txt in the study")
-        )
+        raise TrialError(what, folder.path, "see trials.jsonl and trials/*/error.txt in the study")
     return view
 
 
@@ -173,7 +171,7 @@ def resources_here(settings: Settings) -> tuple[Allocation, Compute]:
             f"{here.gpus} GPUs"
         )
         fix = "lower resources.cpus_per_trial or gpus_per_trial"
-        raise MachineError(Problem(what, "resources", fix))
+        raise MachineError(what, "resources", fix)
     return allocation, compute
 
 

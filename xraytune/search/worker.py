@@ -20,7 +20,6 @@ from typing import Any, TypeAlias
 from xraytune.base.errors import (
     ConfigError,
     MachineError,
-    Problem,
     TrialError,
     XraytuneError,
     is_out_of_memory,
@@ -73,7 +72,7 @@ class TrialWorker:
                 "then run the same command again"
             )
             what = f"the trials of this study are {other} here"
-            raise MachineError(Problem(what, study.path, fix))
+            raise MachineError(what, study.path, fix)
         pin(compute, gpu_share=self._job.resources.get("GPU", 1.0))
         experiment = study.experiment(self._job.number)
         settings = experiment.settings

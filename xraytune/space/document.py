@@ -158,7 +158,7 @@ def read_document(path: Path, *, start: str = "name: my-study") -> Document:
             text = read_bytes(path, ConfigError).decode("utf-8-sig")
     except (FileNotFoundError, UnicodeDecodeError):
         what = "there is no such file, or it is not UTF-8 text"
-        raise ConfigError(Problem(what, path, "check the path, or save it as UTF-8")) from None
+        raise ConfigError(what, path, "check the path, or save it as UTF-8") from None
     lines = ["", *text.splitlines(), ""]
     content = parse_yaml(text, lambda line: SourceLine(path, line, lines[line]), path.parent)
     document = Document(content, path)
@@ -187,7 +187,7 @@ def parse_yaml(text: str, where: Callable[[int], Place], folder: Path = Path()) 
                 name = str(key.value)
                 if name in block:
                     what = f"'{name}' is given twice, first at {block.places[name]}"
-                    raise ConfigError(Problem(what, place_of(key), "keep one"))
+                    raise ConfigError(what, place_of(key), "keep one")
                 block.put(name, read(value), place_of(key))
             return block
         if isinstance(node, yaml.SequenceNode):
@@ -213,7 +213,7 @@ def parse_yaml(text: str, where: Callable[[int], Place], folder: Path = Path()) 
         fix = (
             "check the indentation (spaces, not tabs), colons, quotes and brackets up to this line"
         )
-        raise ConfigError(Problem(what, where(mark.line + 1 if mark else 1), fix)) from None
+        raise ConfigError(what, where(mark.line + 1 if mark else 1), fix) from None
 
 
 class _Dumper(yaml.SafeDumper):

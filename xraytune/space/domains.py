@@ -6,10 +6,10 @@ Nothing here imports Optuna, which is slow to import.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, TypeAlias
 
-from xraytune.base.records import Json
+from xraytune.base.records import Json, frozen
 
 Value: TypeAlias = bool | int | float | str | None
 Point: TypeAlias = dict[str, Value]
@@ -20,7 +20,7 @@ _FEW = 20
 """An integer range with at most as many values is checked at all of them."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class ParameterSpec:
     """One parameter of a space.
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic_core import PydanticKnownError
 
-from xraytune.base.errors import MachineError, Problem
+from xraytune.base.errors import MachineError
 from xraytune.base.files import sha256_of
 
 
@@ -55,7 +55,7 @@ class Extensions:
         except (ImportError, AttributeError) as error:
             what = f"{self.kind} {name} cannot be loaded: {error}"
             fix = f"repair or reinstall its package; installed are {', '.join(self.names())}"
-            raise MachineError(Problem(what, point.value, fix)) from error
+            raise MachineError(what, point.value, fix) from error
 
     def identity(self, name: str) -> str:
         """Return the name as fingerprints contain it.

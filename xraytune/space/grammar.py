@@ -49,7 +49,7 @@ def lift_blocks(document: Document) -> None:
             dotted = f"{name}.{key}"
             if dotted in parameters:
                 what = f"{dotted}: is declared twice, first at {parameters.places[dotted]}"
-                raise ConfigError(Problem(what, inner.places[key], "keep one"))
+                raise ConfigError(what, inner.places[key], "keep one")
             parameters.put(dotted, content, inner.places[key])
 
 

@@ -182,7 +182,7 @@ def _apply_override(document: Document, override: str) -> None:
     key = key.strip().replace("parameters.", "").removesuffix(".value")  # as the file nests it
     place = f"--set {override}"
     if not equals:
-        raise ConfigError(Problem("not key=value", place, f"write --set {key or 'lr'}=VALUE"))
+        raise ConfigError("not key=value", place, f"write --set {key or 'lr'}=VALUE")
     value = parse_yaml(text, lambda _: place)
     if key.partition(".")[0] in (*Settings.model_fields, "points_to_evaluate"):
         document.put(tuple(key.split(".")), value, place)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from itertools import takewhile
 from pathlib import Path
 
-from xraytune.base.errors import ConfigError, Problem
+from xraytune.base.errors import ConfigError
 from xraytune.base.files import require_new, write_text
 from xraytune.space.messages import nearest
 
@@ -57,7 +57,7 @@ def find_space(name: Path) -> Path:
     if file is None:
         check = "check the path; `xraytune space list` prints the names of shipped spaces"
         fix = nearest(name.stem, list_spaces(), check)
-        raise ConfigError(Problem("there is no such file, and no space of this name", name, fix))
+        raise ConfigError("there is no such file, and no space of this name", name, fix)
     return file
 
 

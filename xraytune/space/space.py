@@ -10,13 +10,13 @@ gets its default. Different points are different trials.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, Literal
 
 from xraytune.base.errors import ConfigError, MachineError, Problem
-from xraytune.base.records import Json
+from xraytune.base.records import Json, frozen
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.document import write_yaml
 from xraytune.space.domains import ParameterSpec, Point
@@ -25,7 +25,7 @@ from xraytune.space.paths import relative_value
 from xraytune.space.settings import PACKAGES, SOURCES, Experiment, Parameters, Settings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Space:
     """A search space with its settings. `load_space` returns it checked: every point can run.
 
@@ -75,7 +75,7 @@ class Space:
                 "choose first: xraytune export STUDY -o best.yaml, "
                 "or give values in the first points_to_evaluate"
             )
-            raise ConfigError(Problem(what, self.settings.name, fix))
+            raise ConfigError(what, self.settings.name, fix)
         return point
 
     def experiment(self) -> Experiment:
@@ -96,7 +96,7 @@ class Space:
         for spec in self.specs:
             if spec.points is None:
                 what = f"sampler: grid cannot list all numbers from {spec}"
-                raise ConfigError(Problem(what, spec.name, "give values, or another sampler"))
+                raise ConfigError(what, spec.name, "give values, or another sampler")
         points = _list_points(self.specs, "points")
         return [{name: point[name] for name in self.searched if name in point} for point in points]
 

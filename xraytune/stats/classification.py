@@ -18,7 +18,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from xraytune.base.errors import DataError, Problem, XraytuneError
+from xraytune.base.errors import DataError, XraytuneError
+from xraytune.base.records import frozen
 
 Labels: TypeAlias = NDArray[np.int64]
 """Class numbers, [N]; or findings, [N, C]: 1, 0, or -1 if unknown, which counts nowhere."""
@@ -144,7 +145,7 @@ class ScoredImages:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class ScoredClass:
     """For each of N images: is it of a class, with which probability, and is the class predicted?
 
@@ -328,9 +329,7 @@ def require_finite_outputs(
     bad = int((~np.isfinite(outputs)).any(axis=1).sum())
     if bad:
         what = f"the network's output is NaN or infinite for {bad} of {len(outputs)} images"
-        raise error(
-            Problem(what, where, "train the network again; if it happens again, use a smaller lr")
-        )
+        raise error(what, where, "train the network again; if it happens again, use a smaller lr")
 
 
 def require_scorable(labels: Labels, scores: Floats) -> None:
@@ -344,7 +343,7 @@ def require_scorable(labels: Labels, scores: Floats) -> None:
         if not scored_findings(labels):
             few = f"{FEWEST_LABELS} positives and {FEWEST_LABELS} negatives"
             what = f"no finding has {few} among {len(labels)} images"
-            raise DataError(Problem(what, fix="use more images, or more frequent findings"))
+            raise DataError(what, fix="use more images, or more frequent findings")
     elif not np.bincount(labels, minlength=scores.shape[-1]).all():
         what = "a class has no image, so AUROC is undefined"
-        raise DataError(Problem(what, fix="evaluate on images of every class"))
+        raise DataError(what, fix="evaluate on images of every class")

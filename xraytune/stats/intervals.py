@@ -8,12 +8,13 @@ covers the same model on other patients, not another training of it; verdicts us
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import TypeAlias
 
 import numpy as np
 
+from xraytune.base.records import frozen
 from xraytune.base.seeding import numpy_generator
 from xraytune.stats.classification import (
     Floats,
@@ -32,7 +33,7 @@ Bounds: TypeAlias = tuple[float, float]
 _REPLICATES_AT_ONCE = 100
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Measured:
     """Metrics by name, None if undefined, with the 95 % intervals over patients of the others."""
 
@@ -40,14 +41,14 @@ class Measured:
     intervals: dict[str, Bounds]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class ClassMetrics(Measured):
     """The `CLASS_METRICS` of one class, of which there are `images`, against the others."""
 
     images: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Subgroup(Measured):
     """The metrics of a subgroup: exploratory, since several are compared, of unplanned sizes.
 

@@ -8,7 +8,7 @@ scores.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
 
@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri, owens_t  # type: ignore[import-untyped]
 
-from xraytune.base.errors import DataError, Problem
+from xraytune.base.errors import DataError
+from xraytune.base.records import frozen
 from xraytune.stats.classification import (
     Flags,
     Floats,
@@ -30,7 +31,7 @@ DifferenceVariance: TypeAlias = Callable[[ArrayLike, ArrayLike], Floats]
 quarter of the effective patients: what `confirm` cannot estimate from data."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class StructuralComponents:
     """Scores of R networks on the same images, with each patient's contribution to their variance.
 
@@ -196,7 +197,7 @@ def _weight(patient_of_image: NDArray[np.intp]) -> float:
     count = len(np.unique(patient_of_image))
     if count < 2:
         what = "all images, or all of a class, belong to one patient, so a score has no interval"
-        raise DataError(Problem(what, fix="evaluate on at least two patients of every class"))
+        raise DataError(what, fix="evaluate on at least two patients of every class")
     return float(np.sqrt(count / (count - 1))) / len(patient_of_image)
 
 

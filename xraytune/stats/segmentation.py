@@ -9,12 +9,13 @@ IoU are 0 if one of two masks is empty, 1 if both are; HD95 is undefined in both
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from xraytune.base.records import frozen
 from xraytune.stats.classification import Floats, Metric
 from xraytune.stats.intervals import Measured, bootstrap
 
@@ -26,7 +27,7 @@ MASK_METRICS = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class ScoredMask:
     """The `MASK_METRICS` of one predicted mask, None if undefined.
 
@@ -39,7 +40,7 @@ class ScoredMask:
     area: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class MaskMetrics(Measured):
     """Means over the images that have a metric, None if none has it.
 

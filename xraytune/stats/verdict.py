@@ -24,7 +24,8 @@ from numpy.typing import ArrayLike
 # Student's t: cdf, quantiles
 from scipy.special import stdtr, stdtrit  # type: ignore[import-untyped]
 
-from xraytune.base.errors import ConfigError, Problem
+from xraytune.base.errors import ConfigError
+from xraytune.base.records import frozen
 from xraytune.stats.classification import Floats
 from xraytune.stats.placements import DifferenceVariance, StructuralComponents, around
 
@@ -57,7 +58,7 @@ patients."""
 _GRID = 400
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Evidence:
     """The inputs of a test of a difference.
 
@@ -124,7 +125,7 @@ def gather(pair: StructuralComponents) -> Evidence:
     replicates = pair.scores.shape[1]
     if replicates < 2:
         what = "confirm.replicates: a single one gives no estimate of the variance between them"
-        raise ConfigError(Problem(what, fix="use at least 4, preferably 5"))
+        raise ConfigError(what, fix="use at least 4, preferably 5")
     # Differences first, so that swapping the arms exactly flips their signs.
     differences, by_patient = (arms[0] - arms[1] for arms in (pair.scores, pair.components))
     covariance = by_patient @ by_patient.T

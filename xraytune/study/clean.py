@@ -13,21 +13,21 @@ import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from xraytune.base.artifacts import CACHE_TAG, TAG_LINE, discard, is_cache, manifest_inputs
-from xraytune.base.errors import ConfigError, Problem
+from xraytune.base.errors import ConfigError
 from xraytune.base.files import explain_disk_errors
+from xraytune.base.records import frozen
 
 _OLD_SECONDS = 3600.0
 _LEFTOVER = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")
 """The temporary files of `files.temporary_name`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Cleaned:
     """What was removed, or would be: the bytes of each path.
 
@@ -72,15 +72,15 @@ def clean_cache(
         limit = TypeAdapter(ByteSize).validate_python(max_size)
     except ValidationError as error:
         fix = "give a number with a unit, such as 50GB"
-        raise ConfigError(Problem(f"{max_size!r} is not a size", "--max-size", fix)) from error
+        raise ConfigError(f"{max_size!r} is not a size", "--max-size", fix) from error
     if not cache.is_dir():
-        raise ConfigError(Problem("no cache here", cache, "give its folder: --cache DIR"))
+        raise ConfigError("no cache here", cache, "give its folder: --cache DIR")
     cache = cache.resolve()
     if not is_cache(cache):
         tag = shlex.quote(str(cache / CACHE_TAG))
         what = f"not a cache of xraytune: it has no {CACHE_TAG}"
         fix = f"if xraytune made it, mark it: echo '{TAG_LINE} xraytune' > {tag}"
-        raise ConfigError(Problem(what, cache, fix))
+        raise ConfigError(what, cache, fix)
     removed: dict[Path, int] = {}
     with explain_disk_errors(cache):
         sizes: dict[Path, int] = {}

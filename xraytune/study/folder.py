@@ -123,7 +123,7 @@ class StudyFolder:
         """
         if not self.space_path.exists():
             fix = "give the folder that `xraytune search` printed, such as studies/NAME"
-            raise StudyError(Problem("no study here: study.yaml is missing", self.path, fix))
+            raise StudyError("no study here: study.yaml is missing", self.path, fix)
         try:
             return load_space(self.space_path, data=data, weights_dir=weights_dir)
         except ConfigError as error:
@@ -229,9 +229,7 @@ def damage_explained(file: Path, fix: str = _RESTORE) -> Iterator[Path]:
         yield file
     except _DAMAGE as error:
         why = f": {error}"[:200] if type(error) is ValueError else ""
-        raise StudyError(
-            Problem(f"a file of the study is missing or damaged{why}", file, fix)
-        ) from error
+        raise StudyError(f"a file of the study is missing or damaged{why}", file, fix) from error
 
 
 def other_releases(folder: StudyFolder) -> str:
@@ -260,7 +258,7 @@ def locked(
         fix = "wait for it, or stop it (Ctrl-C there); `xraytune status` shows a running study"
         other = error.owner.work if error.owner else "searched"
         what = f"the study is being {other} by {error.owner or 'another process'}"
-        raise StudyError(Problem(what, folder.path, fix)) from error
+        raise StudyError(what, folder.path, fix) from error
 
 
 def work_on(folder: StudyFolder) -> str:

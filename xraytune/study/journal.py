@@ -25,7 +25,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
-from xraytune.base.errors import Problem, SourceLine, StudyError
+from xraytune.base.errors import SourceLine, StudyError
 from xraytune.base.files import (
     cut_torn_line,
     explain_disk_errors,
@@ -71,7 +71,7 @@ class Journal:
         self._sampler = space.settings.sampler
         self._space = space.relative_to(path.parent)
         if not path.is_file():  # Optuna would create an empty one
-            raise StudyError(Problem("the journal is missing", path, _LOST))
+            raise StudyError("the journal is missing", path, _LOST)
         if writable:
             cut_torn_line(path)
         self._backend = _CheckedLines(str(path))
@@ -82,7 +82,7 @@ class Journal:
             raise
         except Exception as error:  # another study makes Optuna raise anything
             what = f"the journal cannot be read: {error}"
-            raise StudyError(Problem(what, path, _LOST)) from error
+            raise StudyError(what, path, _LOST) from error
         self._parameters: dict[int, Parameters] = {}
         self.count = len(self.trials)  # including those suggested since opening
 
@@ -242,7 +242,7 @@ class _CheckedLines(JournalFileBackend):
             except ValueError as error:
                 where = SourceLine(Path(self._file_path), number)
                 what = "the journal is damaged: this line was changed"
-                raise StudyError(Problem(what, where, _LOST)) from error
+                raise StudyError(what, where, _LOST) from error
             yield plain
 
 

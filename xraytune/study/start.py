@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, TypeVar
 
-from xraytune.base.errors import Problem, StudyError, join_names
+from xraytune.base.errors import StudyError, join_names
 from xraytune.base.files import (
     explain_disk_errors,
     new_folder,
@@ -81,7 +81,7 @@ def require_free(folder: StudyFolder) -> None:
     if folder.path.exists() and any(folder.path.iterdir()) and not folder.space_path.exists():
         what = "this folder is not empty, and is not a study (study.yaml is missing)"
         fix = "give the study another name (--set name=...), or move the folder away"
-        raise StudyError(Problem(what, folder.path, fix))
+        raise StudyError(what, folder.path, fix)
 
 
 def with_recorded_images(folder: StudyFolder, space: Space) -> Space:
@@ -117,7 +117,7 @@ def require_same_space(folder: StudyFolder, space: Space) -> None:
     changes = [line for line in difflib.ndiff(old, new) if line[0] in "+-"]
     what = "\n    ".join(["the study exists with another space (- study, + requested):", *changes])
     fix = "use the study's space, or start a new study: --set name=..."
-    raise StudyError(Problem(what, folder.path, fix))
+    raise StudyError(what, folder.path, fix)
 
 
 def record_settings(folder: StudyFolder, space: Space) -> None:
@@ -156,7 +156,7 @@ def require_same_images(folder: StudyFolder, prepared: Prepared) -> Prepared:
     if added:
         changes = f"{len(added)} new: {join_names(added)}"
     what = f"the images changed since the study began: {changes}"
-    raise StudyError(Problem(what, folder.path, RESTORE))
+    raise StudyError(what, folder.path, RESTORE)
 
 
 def continue_under_releases(folder: StudyFolder) -> str:

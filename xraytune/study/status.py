@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from html import escape
 from itertools import chain
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xraytune.base.records import to_json
+from xraytune.base.records import frozen, to_json
 from xraytune.data.sides import FEWEST_OF_CLASS, SideSize, side_sizes
 from xraytune.space.domains import Value
 from xraytune.space.fields import flat_values, parameters_from
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _REFERENCE = "real_only"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class ArmSummary:
     """An arm of a search.
 
@@ -57,7 +57,7 @@ class ArmSummary:
     standard_error: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class StudyView:
     """A study at one moment.
 

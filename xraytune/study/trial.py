@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from xraytune.base.records import frozen
 from xraytune.space.settings import Parameters
 
 Cause: TypeAlias = Literal["settings", "memory", "fault", "lost"]
@@ -18,7 +19,7 @@ Its settings (a retry would fail again), too little memory, another error, or it
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Failure:
     """A failed attempt at a trial: the last epoch that it had reported, and the cause."""
 

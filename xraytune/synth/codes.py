@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xraytune.base.errors import ArtifactError, Problem
+from xraytune.base.errors import ArtifactError
 
 _CODE_PX = 32
 """Images are downsampled to this side for the principal components."""
@@ -148,7 +148,7 @@ class ClassCodes(nn.Module):
         described = torch.cat(_describe(images, features), dim=1)
         if described.shape[1] != len(self.origin):
             fix = "set gan.features as in its training"
-            raise ArtifactError(Problem("the generator has other components", fix=fix))
+            raise ArtifactError("the generator has other components", fix=fix)
         deviations = described - self.origin.cpu().double()
         return (deviations @ self.axes.cpu().double()).to(self.means)
 

@@ -6,11 +6,11 @@ Pure functions of features of a pretrained network, float64 [n, D].
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 
+from xraytune.base.records import frozen
 from xraytune.stats.classification import Floats, Labels, auroc, scored_findings
 
 LabelledFeatures: TypeAlias = tuple[Floats, Labels]
@@ -22,7 +22,7 @@ _C = 0.01
 """Inverse strength of the L2 penalty of the linear classifier, on standardised features."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class ClassQuality:
     """The figures of one class, of as many synthetic as real images.
 
@@ -39,7 +39,7 @@ class ClassQuality:
     coverage: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Quality:
     """The quality of a pool.
 
@@ -80,7 +80,7 @@ class Quality:
         return f"{text}, GAN-train AUROC {self.gan_train:.2f} {real}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class PoolReport:
     """Quality and memorisation of a trial's synthetic images.
 

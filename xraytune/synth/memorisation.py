@@ -14,7 +14,7 @@ closest pairs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,8 +28,9 @@ from torch.nn import functional
 
 from xraytune.base.arrays import Float64Array, Int64Array, UInt8Array
 from xraytune.base.artifacts import build_once, fingerprint
-from xraytune.base.errors import Problem, TrialError
+from xraytune.base.errors import TrialError
 from xraytune.base.files import read_json, write_json
+from xraytune.base.records import frozen
 from xraytune.data.images import SideName
 from xraytune.data.prepare import RunContext, side_images
 from xraytune.space.settings import Experiment
@@ -63,7 +64,7 @@ class Closeness(NamedTuple):
     nearest: Int64Array
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Memorisation:
     """The numbers of synthetic images and of unseen patients, and what their closeness says.
 
@@ -173,7 +174,7 @@ def measure_closeness(
     for side_px, shift_px in _SCALES:
         inner = slice(shift_px, side_px - shift_px)
         templates = _standardise(_resize(small_training, side_px)[:, inner, inner]).T.contiguous()
-        for scaled in _resize(small_images, side_px).split(_IMAGES_AT_ONCE):
+        for scaled in torch.split(_resize(small_images, side_px), _IMAGES_AT_ONCE):
             # The smallest distances over flips and shifts, [n, N] in [0, 2].
             highest = torch.full((len(scaled), templates.shape[1]), -1.0)
             shifts = range(2 * shift_px + 1)
@@ -235,7 +236,7 @@ def refuse_memorised(experiment: Experiment, context: RunContext) -> None:
             "use other images (of a GAN: fewer gan.steps, more real images), or set "
             "quality.allow_memorised: true"
         )
-        raise TrialError(Problem(what, mix_label(experiment.parameters), fix))
+        raise TrialError(what, mix_label(experiment.parameters), fix)
 
 
 def describe_copies(by_class: Mapping[str, Memorisation]) -> str:

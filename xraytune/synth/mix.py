@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xraytune.base.arrays import Int64Array
-from xraytune.base.errors import DataError, Problem
+from xraytune.base.errors import DataError
 from xraytune.data.prepare import Prepared
 from xraytune.space.settings import Parameters, extra_images
 
@@ -67,7 +67,7 @@ def require_enough(
             images = "pairs" if prepared.has_masks else "images"
             images += f" of {name}" if len(prepared.class_names) > 1 else ""
             what = f"{there} {images}, but the mix needs {used}"
-            raise DataError(Problem(what, folder, "add images or lower synthetic_ratio"))
+            raise DataError(what, folder, "add images or lower synthetic_ratio")
 
 
 def mix_label(parameters: Parameters) -> str:

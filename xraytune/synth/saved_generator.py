@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -27,9 +27,9 @@ from scipy.ndimage import label as label_components  # type: ignore[import-untyp
 from torch.nn import functional as F
 
 from xraytune.base.arrays import Float64Array, Int64Array, UInt8Array
-from xraytune.base.errors import ArtifactError, Problem, TrialError
+from xraytune.base.errors import ArtifactError, TrialError
 from xraytune.base.files import read_json, sha256_of
-from xraytune.base.records import Compute
+from xraytune.base.records import Compute, frozen
 from xraytune.base.seeding import derive_seed
 from xraytune.base.tensors import explain_unreadable, save_state
 from xraytune.nets.compute import autocast
@@ -51,7 +51,7 @@ _RESIZE_BATCH = 256
 _Record = TypeVar("_Record")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class MaskRange:
     """The smallest and largest values of some masks.
 
@@ -77,7 +77,7 @@ class MaskRange:
         return f"{area}, {fewest} to {most} components"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class SavedGenerator:
     """`generator.json`. Of the training images, it holds only hashes, neither names nor patients.
 
@@ -132,16 +132,16 @@ def read_record(file: Path, parse: Callable[[Any], _Record], tensors: Path, hash
     """
     fix = "give a folder that `xraytune generator train` wrote, or copy it again"
     if not file.is_file():
-        raise ArtifactError(Problem(f"there is no {file.name} here", file.parent, fix))
+        raise ArtifactError(f"there is no {file.name} here", file.parent, fix)
     try:
         content = read_json(file)
         expected = content[hashes].get(tensors.name)
         record = parse(content)
     except (ValueError, LookupError, TypeError) as error:
         what = "the record is damaged, or from another version"
-        raise ArtifactError(Problem(what, file, fix)) from error
+        raise ArtifactError(what, file, fix) from error
     if not tensors.is_file() or sha256_of(tensors) != expected:
-        raise ArtifactError(Problem("the file is missing or damaged", tensors, fix))
+        raise ArtifactError("the file is missing or damaged", tensors, fix)
     return record
 
 
@@ -240,7 +240,7 @@ def draw_block(
                 f"{100 * _MIN_KEPT:.0f} %: area and number of components must be as in the "
                 f"training masks ({typical})"
             )
-            raise TrialError(Problem(what, fix="train more steps (gan.steps)"))
+            raise TrialError(what, fix="train more steps (gan.steps)")
         kept.append(planes)
         if sum(map(len, kept)) >= BLOCK:
             break

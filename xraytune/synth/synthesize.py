@@ -32,7 +32,7 @@ from xraytune.base.artifacts import (
     start_work,
     work_path,
 )
-from xraytune.base.errors import ArtifactError, Problem, TrialError
+from xraytune.base.errors import ArtifactError, TrialError
 from xraytune.base.files import read_bytes, sha256_of, write_bytes
 from xraytune.base.records import Compute
 from xraytune.base.tensors import explain_unreadable, load_content, save_content
@@ -200,7 +200,7 @@ def train_generator(
         weight_norm = get_total_norm(training.generator.parameters()).item()
         if not math.isfinite(weight_norm + losses.sum().item()):
             what = f"the GAN diverged by step {training.step}: a loss or a weight is not finite"
-            raise TrialError(Problem(what, fix="lower gan.lr_g and gan.lr_d"))
+            raise TrialError(what, fix="lower gan.lr_g and gan.lr_d")
         if training.step % checkpoint_every_steps == 0:
             _save(training, checkpoint)
         yield training.step

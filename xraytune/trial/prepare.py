@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from xraytune.base.errors import ConfigError, DataError, Problem
+from xraytune.base.errors import ConfigError, DataError
 from xraytune.base.files import require_writable
 from xraytune.base.records import Progress
 from xraytune.data.changes import require_same_data
@@ -100,7 +100,7 @@ def prepare_space(
                     f"on {side.name} ({few})"
                 )
                 fix = "use larger validation sides, or more images"
-                raise DataError(Problem(what, "data.split", fix))
+                raise DataError(what, "data.split", fix)
     check_images(space, training_images=sum(prepared.train_counts))
     return prepared, index
 
@@ -123,4 +123,4 @@ def require_networks(space: Space) -> None:
             if not accepts(backbone, side_px):
                 what = f"backbone: {backbone} does not take images of {side_px} px"
                 fix = "use the size it was trained with, often 224, or choose another backbone"
-                raise ConfigError(Problem(what, "data.image_size", fix))
+                raise ConfigError(what, "data.image_size", fix)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from xraytune.base.arrays import Int64Array
-from xraytune.base.errors import Problem, TrialError
+from xraytune.base.errors import TrialError
 from xraytune.base.records import EpochRecord
 from xraytune.base.tensors import save_state
 from xraytune.data.prepare import ImageSource, RunContext, side_images
@@ -208,7 +208,7 @@ class TrialTraining:
             val_loss, val_score = self.validate()
             if not math.isfinite(train_loss + val_loss):
                 what = f"the loss is not finite in epoch {epoch}"
-                raise TrialError(Problem(what, f"lr {lr:g}", "search smaller values of lr"))
+                raise TrialError(what, f"lr {lr:g}", "search smaller values of lr")
 
             best_before = records[-1].best_val_score if records else -math.inf
             record = EpochRecord(

@@ -53,7 +53,7 @@ def survey(
     except ray.exceptions.RayError as error:  # such as a node without xraytune
         last_line = str(error).strip().rpartition("\n")[2]
         fix = "install the same versions on all machines"
-        raise MachineError(Problem(f"a node does not answer: {last_line}", fix=fix)) from error
+        raise MachineError(f"a node does not answer: {last_line}", fix=fix) from error
     if isinstance(found, Problem):
         raise MachineError(found)
     return allocation, found

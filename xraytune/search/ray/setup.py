@@ -138,4 +138,4 @@ def protect_token() -> None:
     except OSError as error:
         what = f"Ray cannot write its token ({error.strerror})"
         fix = "export HOME=DIR, a folder that you can write to"
-        raise MachineError(Problem(what, folder, fix)) from error
+        raise MachineError(what, folder, fix) from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from xraytune.base.arrays import UInt8Array
-from xraytune.base.errors import MachineError, Problem
+from xraytune.base.errors import MachineError
 from xraytune.base.seeding import derive_seed
 from xraytune.data.prepare import ImageSource, RunContext, side_images
 from xraytune.space.settings import SOURCES, Parameters, Settings
@@ -47,7 +47,7 @@ class Extension(Source):
             shape = (BLOCK, *seen.shape[1:])
             if pixels.dtype != np.uint8 or pixels.shape != shape:
                 what = f"source {self.name} returned {pixels.dtype} {list(pixels.shape)}"
-                raise MachineError(Problem(what, fix=f"it must return uint8 {list(shape)}"))
+                raise MachineError(what, fix=f"it must return uint8 {list(shape)}")
             return pixels[:, None]
 
         return self.store_block(context, inputs, draw)

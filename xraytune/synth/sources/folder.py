@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xraytune.base.errors import DataError, Problem, join_names
+from xraytune.base.errors import DataError, join_names
 from xraytune.base.files import read_bytes, read_json, sha256_of
 from xraytune.data.folders import PROVENANCE_FILE, list_images
 from xraytune.data.images import ImageFile, content_fingerprint
@@ -58,7 +58,7 @@ class Folder(Source):
         except (ValueError, OSError, TypeError, AttributeError) as error:
             what = "the record of the images that these were made from cannot be read"
             fix = "write one SHA-256 per line, or draw the images again"
-            raise DataError(Problem(what, seen or provenance, fix)) from error
+            raise DataError(what, seen or provenance, fix) from error
 
     @classmethod
     def read_input(cls, setting: str, path: Path, study: StudyImages) -> str | None:
@@ -123,7 +123,7 @@ def store_folder(root: Path, study: StudyImages) -> tuple[tuple[ImageFile, ...],
         if inside:
             what = f"{len(inside)} of these extra images are among the images of {index.root}"
             fix = "move the extra images out of the data folder: they would count as real"
-            raise DataError(Problem(f"{what}: {join_names(inside, 3)}", root, fix))
+            raise DataError(f"{what}: {join_names(inside, 3)}", root, fix)
         # Of the test folder, only names and hashes are read.
         owners = patients_by_file_name([*index.images, *index.test])
         aliases = patient_aliases(listed, table, group_regex, owners)
@@ -134,7 +134,7 @@ def store_folder(root: Path, study: StudyImages) -> tuple[tuple[ImageFile, ...],
         if shared:
             what = f"{len(shared)} held-out test images are of patients of these extra images"
             fix = "remove the images of these patients, or rename files of other patients"
-            raise DataError(Problem(f"{what}: {join_names(shared)}", root, fix))
+            raise DataError(f"{what}: {join_names(shared)}", root, fix)
 
     owners = patients_by_file_name(prepared.images)
     ambiguous = ambiguous_files(listed, table, prepared.images, group_regex, owners)
@@ -160,7 +160,7 @@ def store_folder(root: Path, study: StudyImages) -> tuple[tuple[ImageFile, ...],
         what = f"{count} are left out: their patients are in val-A or val-B"
         if not images:
             fix = "use images of other patients, with distinct names, such as of the train side"
-            raise DataError(Problem(what, root, fix))
+            raise DataError(what, root, fix)
         _logger.warning("%s: %s", root, what)
     data = study.data.model_copy(update={"shift": None})  # they are not of the study's hospital
     store = store_images(folder, images, data, cache=study.cache)

@@ -11,7 +11,7 @@ import numpy as np
 
 from xraytune.base.arrays import UInt8Array
 from xraytune.base.artifacts import releases
-from xraytune.base.errors import DataError, Problem, join_names
+from xraytune.base.errors import DataError, join_names
 from xraytune.base.files import sha256_of
 from xraytune.data.findings import in_order_of
 from xraytune.data.prepare import ImageSource, Prepared, RunContext, side_images
@@ -161,5 +161,5 @@ def usable_generator(folder: Path, prepared: Prepared, *, is_start: bool) -> str
         fix = "train one on images that are labelled like the study's"
         if is_start:
             fix += ", in the same order"
-        raise DataError(Problem(what, folder, fix))
+        raise DataError(what, folder, fix)
     return sha256_of(folder / GENERATOR_FILE)

@@ -16,7 +16,7 @@ import numpy as np
 
 from xraytune.base.arrays import Int64Array, UInt8Array
 from xraytune.base.artifacts import build_once
-from xraytune.base.errors import MachineError, Problem
+from xraytune.base.errors import MachineError
 from xraytune.base.files import sha256_of, write_array
 from xraytune.base.seeding import numpy_generator
 from xraytune.data.findings import levelling_order
@@ -194,7 +194,7 @@ def take(source: ImageSource, places: Int64Array) -> ImageSource:
 def file_content(file: Path) -> str:
     """Return the SHA-256 of a file of weights; raise MachineError if it is missing."""
     if not file.is_file():
-        raise MachineError(Problem("no such weights file", file, "restore it"))
+        raise MachineError("no such weights file", file, "restore it")
     return sha256_of(file)
 
 

@@ -8,7 +8,6 @@ and size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -18,8 +17,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from xraytune.base.artifacts import build_once, releases
-from xraytune.base.errors import DataError, Problem
+from xraytune.base.errors import DataError
 from xraytune.base.files import sha256_of, write_array
+from xraytune.base.records import frozen
 from xraytune.base.seeding import numpy_generator
 from xraytune.data.prepare import ImageSource, RunContext
 from xraytune.nets.backbones import find_weights
@@ -35,7 +35,7 @@ _RIDGE = 1e-6
 """Added to the covariance, as a share of its mean variance: rounding may have made it singular."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Donor:
     """`donor.json`.
 
@@ -148,7 +148,7 @@ def donor_tensors(
     if differences:
         what = f"the classifier and the statistics here are for {', '.join(differences)}"
         fix = "ask for a folder that was made with this study's frozen backbone"
-        raise DataError(Problem(what, folder, fix))
+        raise DataError(what, folder, fix)
     rows = [known.index(name) for name in class_names]
     return {name: tensor[rows] for name, tensor in load_file(folder / TENSORS_FILE).items()}
 
