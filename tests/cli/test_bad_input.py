@@ -130,7 +130,7 @@ def test_another_space_of_the_same_name_is_refused_with_each_difference(study: S
     result = run(*f"{SEARCH} --set gan.width=8 --set budget.max_epochs=3".split())
 
     refused(result, 5, "another space", '- gan.width: {"value": 4', '+ gan.width: {"value": 8')
-    assert "+budget.max_epochs: 3" in result.stderr
+    assert "+ budget.max_epochs: 3" in result.stderr
     assert content_of(study.path) == before
 
 
