@@ -38,7 +38,7 @@ WRONG = """
     export nowhere -> 5 no study here
     evaluate nowhere --data x -> 5 not a model bundle
     data inspect nowhere -> 3 nowhere
-    generator sample nowhere -o out -n 3 -> 5 no generator here
+    generator sample nowhere -o out -n 3 -> 5 there is no generator.json here
     train --config nowhere.yaml -o model -> 2 there is no such file
 """
 """A command -> its exit code, and words of its message."""
