@@ -11,7 +11,7 @@ from xraytune.confirm.run import confirm
 from xraytune.space.load import load_space
 
 
-def search_space(root: Path, space: str, **where: Path) -> Path:
+def search_space(root: Path, space: str, **where: Any) -> Path:
     """Search a space with these images, and return the study."""
     file = root / "space.yaml"
     file.write_text(space, encoding="utf-8")

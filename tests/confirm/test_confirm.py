@@ -49,7 +49,7 @@ points_to_evaluate: [{source: folder}, {source: none}]
 
 @dataclass(frozen=True, slots=True)
 class Lab:
-    """X-rays without `test/`, copies of them to train on, a study that has ended, and test images elsewhere."""
+    """X-rays without `test/`, copies to train on, an ended study, and test images elsewhere."""
 
     path: Path
 
@@ -111,7 +111,7 @@ def first(confirmed: tuple[Lab, Confirmation], tmp_path: Path) -> Confirmation:
 def test_a_confirm_resumes_with_its_own_test_images_and_refuses_others(
     done: Lab, first: Confirmation
 ) -> None:
-    """After it was killed while it scored; a copy of the folder has the same images, in the same order."""
+    """After a kill while it scored; a copy of the folder has the same images in the same order."""
     other = shutil.copytree(done.test, done.path / "other")
     copy = shutil.copytree(done.test, done.path / "harmless")
     next((other / "NORMAL").iterdir()).unlink()
@@ -122,7 +122,7 @@ def test_a_confirm_resumes_with_its_own_test_images_and_refuses_others(
 
     with pytest.raises(
         StudyError,
-        match=r"scored on other test images, or under other names\n.*use those, or move confirm/ away",
+        match=r"scored on other test images, or under other names\n.*use those, or move confirm/",
     ):
         confirm(done.study, test=other)
     with pytest.raises(StudyError, match="under other names"):
@@ -216,7 +216,7 @@ def test_a_changed_digit_of_what_a_verdict_rests_on_is_an_error(
 
 
 def test_only_the_network_that_a_run_trained_is_scored(done: Lab, first: Confirmation) -> None:
-    """Any other is found before the test images are accessed, and trained again by the next start."""
+    """Any other is found before the test images are accessed, and trained again afterwards."""
     network, *_ = sorted((done.study / "confirm").rglob("best.safetensors"))
     content = bytearray(network.read_bytes())
     content[-1] ^= 64

@@ -1,4 +1,4 @@
-"""Confirmations on patients that the search leaves unused: who trains and is scored, and what the verdict claims."""
+"""Confirmations on patients that the search left unused: who is trained on and scored."""
 
 from __future__ import annotations
 
@@ -33,10 +33,12 @@ pytestmark = pytest.mark.slow
 REPLICATES, TRAINED_ON, FEWEST = 4, 16, 30
 SPACE = f"""\
 name: small
-data: {{path: xrays, image_size: 32, train_patients: {TRAINED_ON}, split: {{val_a: 0.15, val_b: 0.15}}}}
+data: {{path: xrays, image_size: 32, train_patients: {TRAINED_ON},
+       split: {{val_a: 0.15, val_b: 0.15}}}}
 parameters:
   source: {{values: [none, gan]}}
-  gan: {{when: {{source: gan}}, parameters: {{image_size: {{value: 32}}, width: {{value: 4}}, steps: {{value: 2}}}}}}
+  gan: {{when: {{source: gan}},
+         parameters: {{image_size: {{value: 32}}, width: {{value: 4}}, steps: {{value: 2}}}}}}
   synthetic_ratio: {{value: 0.5, when: {{source: gan}}}}
   backbone: {{value: small_cnn}}
   weights: {{value: none}}
@@ -148,7 +150,7 @@ def test_no_patient_is_on_two_sides(ended: Lab, tmp_path: Path, replicates: int,
 
 
 def test_a_replicate_sees_only_its_own_draw(ended: Lab) -> None:
-    """And the real images in the place of synthetic ones are of other patients, who are neither validated nor tested on."""
+    """And real images in the place of synthetic ones are of other, unscored patients."""
     searched, _ = prepare(ended.settings, ended.path / "cache")
     divided = ended.choose(ended.settings, searched).prepared
     sides, owner = sides_of(divided), {image.row: image.side for image in divided.images}
@@ -221,7 +223,7 @@ def test_too_few_unused_patients_are_refused_or_the_test_folder_is_scored(ended:
 
 
 def test_images_of_unknown_origin_are_judged_on_the_test_folder(ended: Lab, tmp_path: Path) -> None:
-    """Their generator may have seen all training images, of which unused patients would be a part, if not declared."""
+    """Their generator may have seen all training images, and so unused patients."""
     searched, _ = prepare(ended.settings, ended.path / "cache")
     known = next(image.file for image in searched.images if image.side == "train")
     (tmp_path / "extra" / "NORMAL").mkdir(parents=True)

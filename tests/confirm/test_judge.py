@@ -56,7 +56,7 @@ def plan(*exploratory: str, arms: tuple[Arm, ...] = ARMS) -> Plan:
 
 
 def scores(own_noise: float = 0.1, **separation: float) -> Any:
-    """Scores of arms with this separation of the classes (default 1.5), on the same patients, with noise per run."""
+    """Scores of arms with this separation of the classes (default 1.5), with noise per run."""
     patients = numpy_generator(1, "patients").normal(size=IMAGES)
 
     def of_arm(arm: Arm) -> Floats:
@@ -191,7 +191,7 @@ PERFECT = arm(
 def test_the_share_of_the_headroom_is_of_a_gain_that_is_clear(
     gan: float, real: float, is_clear: bool
 ) -> None:
-    """Over the control without extra images: (finalist - none) / (real images - none); negative if the finalist loses."""
+    """Over no extra images: (finalist - none) / (real images - none), negative if it loses."""
     arms = (*ARMS, PERFECT)
     test = arm_scores(scores(gan=gan, real=real), arms=arms)
     of_gan, of_none, of_real = test.measure(ARMS[0], ARMS[1], PERFECT).scores.mean(axis=1)

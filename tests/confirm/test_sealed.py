@@ -105,7 +105,7 @@ def write_table(root: Path, **patients: str) -> None:
 def test_patients_of_a_folder_of_extra_images_are_named(
     lab: Lab, tmp_path: Path, by: str, is_own: bool
 ) -> None:
-    """For the study's own test folder and another one, by the patient's name and by the file's content."""
+    """For the study's own test folder and another, by the patient's name and by content."""
     test, given = lab.xrays / "test", None
     if not is_own:
         test = given = Path(shutil.move(test, tmp_path / "other"))

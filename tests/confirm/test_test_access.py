@@ -1,4 +1,4 @@
-"""The test-set access log next to the studies: one for all of them, written by several processes."""
+"""The test-set access log next to the studies: one for all, written by several processes."""
 
 from __future__ import annotations
 

@@ -145,10 +145,10 @@ def test_if_asha_prunes_a_whole_arm_its_furthest_trial_is_trained_to_the_end(
 
 
 @pytest.mark.slow
-def test_a_controls_arm_gets_as_many_sampled_trials_as_the_gan_under_the_same_asha_even_after_a_kill(
+def test_a_controls_arm_gets_as_many_trials_as_the_gan_even_after_a_kill(
     tmp_path: Path,
 ) -> None:
-    """The search had one complete and three pruned GAN trials, so `real_only` with one trial gets three more."""
+    """The search had one complete and three pruned GAN trials, and one trial of `real_only`."""
     values = (0.85, 0.4, 0.95)
     statuses = [
         (number, f"top-up {number} real_only", status)

@@ -99,8 +99,8 @@ def test_a_mask_returns_to_where_its_object_is_in_the_image(
 
     (decoded,) = decode_files(tmp_path, ["image.png"], 32, resize)
     assert isinstance(decoded, GreyImage)
-    square = decoded.pixels / np.float32(255)
-    found = whole_mask(square, width, height, resize=resize, threshold=0.5)
+    square = decoded.pixels / 255
+    found = whole_mask(square.astype(np.float32), width, height, resize=resize, threshold=0.5)
 
     assert found.shape == (height, width)
     assert 2 * (found & true).sum() / (found.sum() + true.sum()) > 0.93

@@ -1,4 +1,4 @@
-"""The binormal variance agrees with simulated scores and SciPy's bivariate normal, and has the right symmetries."""
+"""The binormal variance agrees with simulated scores and SciPy, and has its symmetries."""
 
 import numpy as np
 import pytest

@@ -15,7 +15,7 @@ FILES = [f"{number}.png" for number in range(90)]
 def scored(
     class_count: int, image_count: int = 90, threshold: float = 0.5
 ) -> tuple[ScoredImages, NDArray[np.int64], NDArray[np.float64], list[str]]:
-    """Images, their labels, probabilities that favour the label, and patients with one to three images each."""
+    """Images of patients with one to three each, and probabilities that favour the label."""
     generator = numpy_generator(class_count, "scored")
     labels = generator.integers(0, class_count, image_count)
     raw = generator.random((image_count, class_count))

@@ -31,7 +31,7 @@ def of_two_classes(labels: Labels, scores: Floats, threshold: float = 0.5) -> Sc
 def images_with_ties(
     class_count: int, image_count: int = 120, seed: int = 3
 ) -> tuple[Labels, Floats]:
-    """Draw labels of all classes, and probabilities on a coarse grid, so that many scores are equal."""
+    """Draw labels of all classes, and probabilities on a coarse grid, with many ties."""
     generator = numpy_generator(seed, "images")
     labels = np.concatenate(
         [np.arange(class_count), generator.integers(0, class_count, image_count - class_count)]

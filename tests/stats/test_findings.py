@@ -1,4 +1,4 @@
-"""Scores of several findings, some unknown: against scikit-learn and torch, and the variance of their mean."""
+"""Scores of findings, some unknown, against scikit-learn and torch; variance of their mean."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ TASK = TASKS["findings"]
 
 
 def images(seed: int = 0) -> tuple[Labels, Floats, list[str]]:
-    """120 images of 60 patients: 5 findings, a fifth unknown, ties among scores, and a last finding with 4 positives."""
+    """120 images of 60 patients: 5 findings, a fifth unknown, ties, one with 4 positives."""
     rng = numpy_generator(seed, "findings")
     labels = (rng.random((120, 5)) < (0.5, 0.3, 0.4, 0.25, 0)).astype(np.int64)
     labels[:4, 4] = 1

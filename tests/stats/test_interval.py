@@ -30,7 +30,7 @@ SHAPES = st.tuples(st.integers(2, 6), st.integers(4, 30), st.integers(0, 10_000)
 
 @st.composite
 def evidence(draw: st.DrawFn) -> Evidence:
-    """Any possible evidence, with a patient variance between 0 and three times that of the binormal model."""
+    """Any evidence, with a patient variance of 0 to 3 times that of the binormal model."""
     mean, patients = draw(st.floats(0.55, 1)), draw(st.floats(8, 2000))
     difference = draw(st.floats(-1, 1)) * 2 * min(1 - mean, 0.1)
     usual = 4 / patients * float(placement_variance(*around(mean, difference)))
@@ -97,7 +97,7 @@ def test_van_dykes_study_has_the_published_digits() -> None:
 @settings(max_examples=60)
 @given(SHAPES)
 def test_the_evidence_is_obuchowski_rockettes_written_out(shape: tuple[int, int, int]) -> None:
-    """Mean squares over the treatment x reader table, covariances over all pairs of readers one by one."""
+    """Mean squares over the treatment x reader table, covariances over all pairs of readers."""
     aurocs, components = replicates(shape)
     readers = shape[0]
     pairs = [(g, h) for g in range(readers) for h in range(readers) if g != h]
@@ -150,7 +150,7 @@ def test_the_interval_ends_at_the_differences_that_a_one_sided_test_just_rejects
 
 @pytest.mark.slow
 def test_near_the_ceiling_it_covers_the_truth_and_does_not_call_different_arms_equivalent() -> None:
-    """Differing by 1.5 ROPE on sixty patients: with the variance at the estimate both claims would fail."""
+    """A difference of 1.5 ROPE on sixty patients, where the estimated variance decides nothing."""
     arms = [Arm(auroc=0.99, replicates_sd=0.005), Arm(auroc=0.975, replicates_sd=0.005)]
     studies = simulate(arms, patients=60, replicates=5, studies=300, seed=1)
 

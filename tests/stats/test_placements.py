@@ -1,4 +1,4 @@
-"""AUROCs and their covariance agree with the definitions, computed pair by pair, and with the jackknife."""
+"""AUROCs and covariances agree with the definitions, pair by pair, and with the jackknife."""
 
 import numpy as np
 import pytest
@@ -101,7 +101,7 @@ def test_the_interval_of_an_auroc_contains_the_true_one_in_95_percent_of_samples
 
 
 def dice_of_two_networks(images: int, seed: int = 1) -> Floats:
-    """Dice of two networks on the same images [2, images], skewed as they are, with a few failures."""
+    """Dice of two networks on the same images, [2, images], skewed, with a few failures."""
     generator = numpy_generator(seed, "dice")
     errors = np.exp(generator.normal(-3, 0.5, images) + generator.normal(0, 0.2, (2, images)))
     return np.asarray(1 - np.minimum(errors * np.where(generator.random(images) < 0.05, 6, 1), 1))
@@ -118,10 +118,8 @@ def test_the_components_of_a_mean_are_the_covariance_of_means() -> None:
     assert found.variance is error_variance
 
 
-def test_the_variance_of_a_mean_over_images_of_several_patients_is_that_of_a_bootstrap_of_patients() -> (
-    None
-):
-    """The mean is over images: a patient with five images counts five times, and the number of images varies too."""
+def test_the_variance_of_a_mean_is_that_of_a_bootstrap_of_patients() -> None:
+    """The mean is over images: a patient counts once for each of the images, and they vary."""
     sizes = np.tile([1, 1, 2, 5], 20)
     patients = np.repeat(np.arange(80), sizes)
     generator = numpy_generator(3, "bootstrap")

@@ -1,4 +1,4 @@
-"""The threshold barely depends on the choice of validation images, and does no harm with few of them."""
+"""The threshold barely depends on the validation images, and does no harm with few of them."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ MIDDLE = 2.0
 def overconfident_scores(
     count: int, seed: int, positive_share: float = 0.75
 ) -> tuple[Flags, Floats]:
-    """A classifier with AUROC .98 whose logits are too large, and lean towards the positive class by `MIDDLE`."""
+    """A classifier with AUROC .98 and too large logits that lean towards the positive class."""
     generator = numpy_generator(seed, "scores")
     is_positive = np.arange(count) < round(count * positive_share)
     logits = MIDDLE + np.where(is_positive, 6.0, -6.0) + generator.normal(0, 4, count)
@@ -48,7 +48,7 @@ def test_uninformative_scores_give_threshold_one_half(scores: list[float]) -> No
 
 @pytest.mark.parametrize("scale", [0.01, 1.0])
 def test_platt_scaling_undoes_a_narrow_range_of_scores(scale: float) -> None:
-    """A penalty on the slope, scikit-learn's default, would leave such probabilities near the prevalence."""
+    """A penalty on the slope, as scikit-learn has, would leave them near the prevalence."""
     is_positive, scores = overconfident_scores(50, seed=0)
     slope, intercept = platt_scaling(is_positive, scores)
     narrow_slope, narrow_intercept = platt_scaling(is_positive, expit(scale * logit(scores)))

@@ -17,7 +17,7 @@ from xraytune.stats.verdict import (
 
 
 def evidence(difference: float, width: float) -> Evidence:
-    """One with the 95 % interval difference +- width, and the 90 % interval difference +- .84 width."""
+    """A comparison whose 95 % interval is +- width, and whose 90 % interval is +- .84 width."""
     return Evidence(
         difference=difference,
         mean_score=0.8,
@@ -41,7 +41,7 @@ def against(
 
 
 def of_p_values(*p_values: float) -> tuple[Overall, tuple[str, ...]]:
-    """The verdict on a finalist with these p-values at the ROPE against controls a, b, c and so on."""
+    """The verdict on a finalist with these p-values at the ROPE against controls a, b, c ..."""
     return overall_verdict(
         [against(name, p_better_by_rope=p) for name, p in zip("abcdef", p_values, strict=False)]
     )
@@ -133,7 +133,7 @@ def test_without_both_matched_controls_nothing_hurts(kind: ControlKind) -> None:
 
 
 def test_controls_are_tested_in_the_order_of_their_p_values_as_holm_does() -> None:
-    """The first of five at a fifth of the level, after a rejection the next at a quarter, up to the first not rejected."""
+    """The first of five at a fifth of the level, after a rejection the next at a quarter, ..."""
     assert of_p_values(0.005, 0.5, 0.5, 0.5, 0.5)[0] == "undecided"
     assert of_p_values(0.5, 0.5, 0.5, 0.0045, 0.5) == ("no_better", ("d",))
     assert of_p_values(0.5, 0.0065, 0.5, 0.0045, 0.5)[1] == ("d",)

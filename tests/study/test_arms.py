@@ -27,7 +27,7 @@ _POINTS = "points_to_evaluate=[{}]".format(
 
 @pytest.fixture
 def searched(tmp_path: Path) -> StudyFolder:
-    """A study with 80 patients on val-B: three trials of `real_only` and three of `gan`, each the last one pruned."""
+    """80 patients on val-B, three trials each of `real_only` and `gan`, the last one pruned."""
     folder = StudyFolder(tmp_path / "studies" / "small")
     val_b = [
         ImageFile(

@@ -1,4 +1,4 @@
-"""Extra images and custom weights: none from the test folder, and the same at each start of a study."""
+"""Extra images and weights: none from the test folder, and the same at each start."""
 
 from __future__ import annotations
 

@@ -8,8 +8,9 @@ import pytest
 
 from tests.study.studies import CPU, two_images, write_space
 from xraytune.base.errors import StudyError
+from xraytune.space.domains import Point
 from xraytune.space.settings import Objective
-from xraytune.space.space import Point, Space
+from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal, create_journal
 from xraytune.study.row import write_trials

@@ -68,8 +68,8 @@ def structural_components(
 ) -> StructuralComponents:
     """Return AUROCs (`stats.classification.auroc`), and each patient's structural components.
 
-    Those of a mean of AUROCs, over classes or findings, are the means of theirs. Results of a single
-    class, such as Dice, are averaged (`mean_components`).
+    Those of a mean of AUROCs, over classes or findings, are the means of theirs. Results of a
+    single class, such as Dice, are averaged (`mean_components`).
 
     The placement of a positive image is the share of negative images that score below it, that of a
     negative image the share of positive ones above it; ties count one half. A patient's component
