@@ -87,7 +87,7 @@ def score_sealed(
     folder = study.runs_folder
     if not (folder.path / _SCORES_FILE).exists():
         _require_trained_networks(folder)
-        if not plan.order:
+        if not plan.order:  # the test images have not been opened yet
             before_test()
             plan = _open_test(study, plan, sealed, reason)
         score_runs(study, plan, sealed)

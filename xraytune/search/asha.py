@@ -55,6 +55,8 @@ class Rungs:
     def should_continue(self, trial: Hashable, epoch: int, value: float, *, arm: str = "") -> bool:
         """Return whether a trial that has `value` after `epoch` continues.
 
+        A trial may also end by itself (`early_stop_epochs`).
+
         The cutoff is the (1 - 1/reduction) quantile of the values that reached the rung before, in
         the trial's arm or in all of them. Only the first value counts: a repeated call returns the
         same answer, even with another value, as after a restart on a machine that rounds

@@ -85,7 +85,7 @@ class TrialLoop(ABC):
 
     @property
     def used_up(self) -> UsedUp:
-        """Whether there are new trials, see `UsedUp`."""
+        """The part of the budget that is used up, so that no new trial starts."""
         return "trials"
 
     @property

@@ -379,6 +379,7 @@ class Parameters(StoredModel):
     batch_size: BatchSize = 32
     schedule: ScheduleName = "constant"
     early_stop_epochs: OptionalCount = None
+    """A trial ends after so many epochs without a better val-A score, whatever ASHA says."""
 
     @model_validator(mode="before")
     @classmethod

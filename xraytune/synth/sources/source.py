@@ -124,7 +124,8 @@ class Source:
     ) -> ImageSource:
         """Return a block from the cache, or draw it, uint8 [256, C, S, S].
 
-        `inputs` are all that it depends on.
+        `inputs` are all that it depends on, among them `label` and `block`, its number in the
+        class. A second channel are masks.
         """
 
         def build(folder: Path) -> None:
