@@ -282,6 +282,17 @@ def test_a_condition_that_never_holds_is_refused_unless_an_option_made_it_so(
     assert space.experiment().parameters.synthetic_ratio == 1
 
 
+def test_conditions_in_a_circle_are_refused(
+    write_space: WriteSpace, complaints: Complaints
+) -> None:
+    path = write_space(
+        "views: {values: [1, 2], when: {classical: 1}}",
+        "classical: {values: [0, 1], when: {views: 1}}",
+    )
+
+    assert "views -> classical -> views" in complaints(path)
+
+
 def test_paths_are_relative_to_the_file_and_options_to_the_current_folder(
     tmp_path: Path, write_space: WriteSpace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

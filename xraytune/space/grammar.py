@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
 
@@ -60,7 +61,14 @@ def read_specs(document: Document, task: TaskName) -> tuple[ParameterSpec, ...]:
     sources get a condition on `source`, and those that are never active are dropped. So different
     points are different trials.
     """
-    return _complete(document, _read_declared(document, task), task)
+    declared = _read_declared(document, task)
+    try:
+        TopologicalSorter({name: spec.when for name, spec in declared.items()}).prepare()
+    except CycleError as error:
+        circle = error.args[1]
+        what = f"the conditions go in a circle: {' -> '.join(circle)}"
+        raise document.error(("parameters", circle[0]), what, "remove one `when`") from error
+    return _complete(document, declared, task)
 
 
 def _complete(
