@@ -73,7 +73,9 @@ def _study_picture(folder: StudyFolder) -> dict[str, Any]:
 
 def _untimed(content: Any) -> Any:
     if isinstance(content, dict):
-        return {name: _untimed(value) for name, value in content.items() if name != "seconds"}
+        # A row's checksum depends on its seconds.
+        names = content.keys() - {"seconds", "crc"}
+        return {name: _untimed(content[name]) for name in sorted(names)}
     return [_untimed(value) for value in content] if isinstance(content, list) else content
 
 
