@@ -114,11 +114,21 @@ class Statistics(Source):
         )
 
 
+_HOW_TO_DONATE = (
+    "ask for a folder that `xraytune generator train` wrote with this study's frozen backbone"
+)
+
+
 def read_donor(folder: Path) -> Donor:
     """Return the record of a donor's folder.
 
-    ArtifactError if there is none, or a file is damaged.
+    Raises:
+        ArtifactError: A file is damaged.
+        DataError: There is none.
     """
+    if not (folder / DONOR_FILE).is_file():
+        what = f"there is no {DONOR_FILE} here: neither a classifier nor statistics of features"
+        raise DataError(what, folder, _HOW_TO_DONATE)
     tensors = folder / TENSORS_FILE
     return read_record(folder / DONOR_FILE, _RECORD.validate_python, tensors, "files")
 
@@ -132,8 +142,8 @@ def donor_tensors(
     features; float32.
 
     Raises:
-        ArtifactError: There is no donor's record, or a file is damaged.
-        DataError: They are of another network or other classes.
+        ArtifactError: A file is damaged.
+        DataError: There is no donor's record, or they are of another network or other classes.
     """
     donor = read_donor(folder)
     sent = {**donor.network, "trainable": "head"}
@@ -147,8 +157,7 @@ def donor_tensors(
     differences += [f"other classes than {name}" for name in class_names if name not in known]
     if differences:
         what = f"the classifier and the statistics here are for {', '.join(differences)}"
-        fix = "ask for a folder that was made with this study's frozen backbone"
-        raise DataError(what, folder, fix)
+        raise DataError(what, folder, _HOW_TO_DONATE)
     rows = [known.index(name) for name in class_names]
     return {name: tensor[rows] for name, tensor in load_file(folder / TENSORS_FILE).items()}
 
