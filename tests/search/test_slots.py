@@ -32,7 +32,7 @@ def reserved(allocation: Allocation, nodes: Sequence[Node], *failures: Failure) 
 def placed(shares: Sequence[float], gpu_count: int) -> int:
     """The number of shares that Ray places.
 
-    A part of a GPU goes on the fullest one that has room, whole ones on free ones.
+    A share of a GPU is placed on the fullest GPU with room for it, a whole GPU on a free one.
     """
     free = [10_000] * gpu_count
     for count, share in enumerate(shares):
