@@ -12,8 +12,8 @@ Plan, committed before the first run:
   draw.
 - A linear head on a frozen MobileNetV2 at 128 px, 216 steps with 32 real images, lr .003: the
   replicates of `confirm` in the space `other_hospital_cpu`, with the epoch that is best on val-A.
-- B's images as they are; with another detector (blur .8 px, gamma .55, contrast .7, noise .02); or
-  inverted. What A sends is never shifted.
+- B's images as they are; with another detector (blur .8 px, gamma .55, contrast .7, noise .02); from
+  a portable unit (blur .4 px, contrast .6, noise .06); or inverted. What A sends is never shifted.
 - Arms: B alone; A's head; B's training started at it; extra images from A's statistics, its GAN and
   its real images: half as many as A has, with weights that give them half of the loss.
   The GAN's and the statistics' also with four fifths and two sevenths of the loss (by hand, a ratio
@@ -40,7 +40,7 @@ from PIL import Image
 
 from benchmarks.figures import Figure, figure
 from xraytune.base.drawing import COLOURS, new_figure
-from xraytune.base.files import write_json
+from xraytune.base.files import read_json, write_json
 from xraytune.base.records import ignore_progress
 from xraytune.confirm.arms import Arm, replicate
 from xraytune.confirm.sealed import TEST, divide_unused
@@ -66,6 +66,7 @@ HALF, FOUR_FIFTHS, TWO_SEVENTHS = 1.0, 4.0, 0.4
 SHIFTS = {
     "as A's": "null",
     "another detector": "{blur_px: 0.8, gamma: 0.55, contrast: 0.7, noise: 0.02}",
+    "a portable unit": "{blur_px: 0.4, contrast: 0.6, noise: 0.06}",
     "inverted": "{contrast: -1}",
 }
 ALONE = "B alone"
@@ -113,15 +114,23 @@ BY_HAND = {
 
 
 def measure() -> Iterator[Figure]:
-    """Train the arms, write the scores beside the picture, draw it, and yield each gain with the gain by hand as its bar."""
+    """Train the arms, write the scores beside the picture, draw it, and yield each gain with the gain by hand as its bar.
+
+    A cell, one shift and number of patients, is not trained again if its scores are there.
+    """
     pictures = Path(os.environ["PICTURES"])
+    kept = pictures / "other_hospital.json"
     scores: dict[str, dict[str, dict[str, list[float]]]] = {}
+    if kept.exists():
+        scores = read_json(kept)["scores"]
     with TemporaryDirectory() as folder:
         real = _real_images(Path(folder) / "real")
         for shift in SHIFTS:
             for count in DRAWS:
-                scores.setdefault(shift, {})[str(count)] = _scores(shift, count, real)
-                write_json(pictures / "other_hospital.json", {"scores": scores})
+                of_shift = scores.setdefault(shift, {})
+                if str(count) not in of_shift:
+                    of_shift[str(count)] = _scores(shift, count, real)
+                    write_json(kept, {"scores": scores})
     _draw(scores, pictures / "other_hospital.svg")
     for shift, by_patients in scores.items():
         for patients, by_arm in by_patients.items():
