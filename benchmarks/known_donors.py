@@ -1,0 +1,170 @@
+"""Whether the controls of a donor, and the weight of extra images, answer rightly where it is known.
+
+    make bench ONLY=known_donors WEIGHTS=weights
+
+- *Donor*: phantoms of hospital B with 30 patients, and hospital A's folder (`generator train`) from
+  400 others: its GAN, and its head on a frozen MobileNetV2. All of A's patients tell more than
+  images drawn from a small GAN of them, so A's head must beat the GAN, and the GAN's verdict must
+  not be `helps`. Ten studies by `search` and `confirm` as a user types them.
+- *Weight*: 30 patients, with extra images of new patients whose labels are swapped, four per real
+  image. Twenty searches over the weight, from .01 to 1 with equal probability on a log scale:
+  the best trial on val-B must have a weight near 0, at most .1, or no extra images.
+
+Seeds are fixed. About 40 minutes on one core.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import xraytune
+from benchmarks.figures import Figure, figure
+from xraytune.base.seeding import derive_seed
+from xraytune.confirm.record import FinalistVerdict
+
+NEEDS = ("WEIGHTS",)
+_STUDIES, _SEARCHES = 10, 20
+_NEAR_ZERO = 0.1
+_SIZE_PX = 64
+_DIFFICULTY = 0.3
+
+_SHARED = """
+data: {{path: b, image_size: {size}, train_patients: 30, split: {{val_a: {val}, val_b: {val}, seed: {seed}}}}}
+seed: {seed}
+sampler: {{name: tpe, startup_trials: 6, seed: {seed}}}
+scheduler: {{name: none}}
+resources: {{gpus_per_trial: 0, cpus_per_trial: 1}}
+"""
+_DONOR_SPACE = """
+name: donor
+parameters:
+  source: {{values: [none, duplicate, generator]}}
+  synthetic_ratio: {{values: [1.0, 2.0, 4.0], when: {{source: [duplicate, generator]}}}}
+  synthetic_weight: {{values: [0.1, 1.0], when: {{source: [duplicate, generator]}}}}
+  generator: {{when: {{source: generator}}, parameters: {{path: {{value: donor}}}}}}
+  backbone: {{value: mobilenet_v2}}
+  trainable: {{value: head}}
+  lr: {{value: 3e-3}}
+budget: {{trials: 8, max_epochs: 9, steps_per_epoch: 10}}
+confirm: {{finalists: 1, replicates: 5, controls: {{matched: [none, duplicate], tuned: []}}}}
+points_to_evaluate:
+  - {{source: none}}
+  - {{source: generator, synthetic_ratio: 1.0, synthetic_weight: 1.0}}
+  - {{source: duplicate, synthetic_ratio: 1.0, synthetic_weight: 1.0}}
+"""
+_HOSPITAL_SPACE = """
+name: hospital-a
+parameters:
+  source: {{value: gan}}
+  gan: {{parameters: {{image_size: {{value: 32}}, width: {{value: 16}}, steps: {{value: 1500}}}}}}
+  backbone: {{value: mobilenet_v2}}
+  trainable: {{value: head}}
+"""
+_WEIGHT_SPACE = """
+name: weight
+parameters:
+  source: {{values: [none, folder]}}
+  synthetic_ratio: {{value: 4.0, when: {{source: folder}}}}
+  synthetic_weight: {{min: 0.01, max: 1.0, distribution: log_uniform_values, when: {{source: folder}}}}
+  folder: {{when: {{source: folder}}, parameters: {{path: {{value: wrong}}}}}}
+  backbone: {{value: mobilenet_v2}}
+  trainable: {{value: head}}
+  lr: {{value: 3e-3}}
+budget: {{trials: 16, max_epochs: 9, steps_per_epoch: 10}}
+"""
+
+
+def measure() -> Iterator[Figure]:
+    """Yield the studies in which A's head beats its GAN, and the searches that ended near 0."""
+    beaten = 0
+    helps = 0
+    for number in range(_STUDIES):
+        found = _donor_verdict(derive_seed(11, "donor", number) % 2**31)
+        comparisons = {result.kind: result for result in found.comparisons}
+        beaten += comparisons["donor"].verdict == "worse"
+        helps += found.verdict == "helps"
+        differences = ", ".join(
+            f"{kind} {result.difference:+.3f} ({result.verdict})"
+            for kind, result in comparisons.items()
+        )
+        _tell(f"donor {number + 1}: {found.verdict}; GAN less {differences}")
+    name = "known_donors: studies in which the donor's head beats its GAN"
+    yield figure(name, beaten, f"of {_STUDIES}", f">= {_STUDIES}")
+    yield figure("known_donors: verdict `helps` for the GAN", helps, f"of {_STUDIES}", "<= 0")
+
+    near_zero = 0
+    for number in range(_SEARCHES):
+        weight = _chosen_weight(derive_seed(11, "weight", number) % 2**31)
+        near_zero += weight <= _NEAR_ZERO
+        _tell(f"wrong labels {number + 1}: weight {weight:.3f}")
+    name = "known_donors: searches that give wrong labels a weight of at most .1"
+    yield figure(name, near_zero, f"of {_SEARCHES}", ">= 18")
+
+
+def _donor_verdict(seed: int) -> FinalistVerdict:
+    """Return the verdict of a study with another hospital's folder."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        _draw(folder / "a", 500, derive_seed(seed, "a") % 2**31)
+        _draw(folder / "b", 1000, seed)
+        weights = Path(os.environ["WEIGHTS"]).resolve()
+        hospital = _write_space(folder, _HOSPITAL_SPACE, seed, 0.05)
+        xraytune.generator_train(
+            hospital,
+            data=folder / "a",
+            overrides=("data.train_patients=null",),
+            weights_dir=weights,
+            cache=folder / "cache",
+            out=folder / "donor",
+        )
+        study = _search(folder, _write_space(folder, _DONOR_SPACE, seed, 0.05), weights)
+        confirmation = xraytune.confirm_study(study)
+        (found,) = confirmation.finalists
+        return found
+
+
+def _chosen_weight(seed: int) -> float:
+    """Return the weight that a search gives images with wrong labels; 0 if it takes none."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        _draw(folder / "b", 1000, seed)
+        _draw(folder / "others", 300, derive_seed(seed, "others") % 2**31)
+        swapped = {"NORMAL": "PNEUMONIA", "PNEUMONIA": "NORMAL"}
+        for image in (folder / "others").glob("*/*/*"):
+            target = folder / "wrong" / swapped[image.parent.name] / f"other-{image.name}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            image.rename(target)
+        space = _write_space(folder, _WEIGHT_SPACE, seed, 0.4)
+        study = _search(folder, space, Path(os.environ["WEIGHTS"]).resolve())
+        trials = xraytune.trials_dataframe(study)
+        best = trials.sort_values("val_b_score").iloc[-1]
+        return 0.0 if best["source"] == "none" else float(best["synthetic_weight"])
+
+
+def _draw(out: Path, patients: int, seed: int) -> None:
+    xraytune.draw_phantoms(
+        out, patients=patients, seed=seed, image_size_px=_SIZE_PX, difficulty=_DIFFICULTY
+    )
+
+
+def _write_space(folder: Path, text: str, seed: int, val: float) -> Path:
+    """Write a space, in which a side of validation has the share `val` of the patients."""
+    space = folder / "space.yaml"
+    space.write_text((text + _SHARED).format(size=_SIZE_PX, val=val, seed=seed), encoding="utf-8")
+    return space
+
+
+def _search(folder: Path, space: Path, weights: Path) -> Path:
+    """Search a space, and return the folder of its study."""
+    study = xraytune.run_search(
+        space, weights_dir=weights, studies=folder / "studies", cache=folder / "cache"
+    )
+    return Path(study.path)
+
+
+def _tell(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
