@@ -24,6 +24,7 @@ NAMES = (
     "findings",
     "other_hospital",
     "known_answers",
+    "known_donors",
     "pruning",
     "simulated_node",
     "peers",
