@@ -9,9 +9,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tests.in_process import CPU
+from xraytune.data.prepare import ImageSource
 from xraytune.nets.backbones import build_backbone
-from xraytune.nets.segmenter import build_segmenter, mask_loss, segment
+from xraytune.nets.segmenter import build_segmenter
 from xraytune.space.settings import Parameters
+from xraytune.tasks import TASKS
+
+TASK = TASKS["segmentation"]
 
 
 def small(**values: object) -> Parameters:
@@ -50,7 +54,7 @@ def test_loss_is_cross_entropy_plus_one_minus_soft_dice() -> None:
     axes = (1, 2, 3)
     dice = (2 * (p * masks).sum(axes) + 1) / (p.sum(axes) + masks.sum(axes) + 1)
 
-    loss = mask_loss(torch.from_numpy(logits), torch.from_numpy(masks))
+    loss = TASK.loss(torch.from_numpy(logits), torch.from_numpy(masks))
 
     assert float(loss) == pytest.approx(entropy + 1 - dice.mean(), abs=1e-12)
 
@@ -69,15 +73,19 @@ def test_dice_and_loss_of_each_image_across_batches() -> None:
     logits[0] = np.where(masks[0], 9, -9)  # perfect
     logits[1] = -9  # nothing found
     network = Fixed().train()
-
-    losses, dices = segment(
-        network, torch.split(torch.from_numpy(logits), 2), lambda places: masks[places], compute=CPU
+    rows = np.arange(5)
+    images = ImageSource(
+        name="val", pixels=masks, rows=rows, labels=rows * 0, inputs={}, masks=masks
     )
+
+    batches = torch.split(torch.from_numpy(logits), 2)
+    loss, results, losses = TASK.predict(network, batches, images, CPU)
 
     predicted, truth = logits[:, 0] >= 0, masks > 0
     expected = 2 * (predicted & truth).sum((1, 2)) / (predicted.sum((1, 2)) + truth.sum((1, 2)))
-    np.testing.assert_allclose(dices, expected, atol=1e-12)
-    assert (dices[0], dices[1]) == (1, 0)
+    np.testing.assert_allclose(results[:, 0], expected, atol=1e-12)
+    assert results[:2, 0].tolist() == [1, 0]
     entropy = np.logaddexp(0, np.where(truth, -logits[:, 0], logits[:, 0]))
-    np.testing.assert_allclose(losses, entropy.mean((1, 2)), atol=1e-6)
+    np.testing.assert_allclose(losses[:, 0], entropy.mean((1, 2)), atol=1e-6)
+    assert loss == losses.mean()
     assert network.training

@@ -1,5 +1,6 @@
 """The training loop: it trains only unfrozen parts, keeps the best network, and stops early."""
 
+import math
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -79,7 +80,10 @@ class TinyTraining(TrialTraining):
             name="val", pixels=np.empty(0, np.uint8), rows=places, labels=labels, inputs={}
         )
         task, batches = TASKS["classification"], torch.split(self.val_pixels, 16)
-        return task.validate(self.trained, batches, images, positive=1, compute=CPU)
+        loss, results, _ = task.predict(self.trained, batches, images, CPU)
+        if not math.isfinite(loss):
+            return loss, math.nan
+        return loss, task.score(labels, results, positive=1)
 
 
 FROZEN = {"trainable": "head", "weights": "given"}

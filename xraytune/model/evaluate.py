@@ -105,7 +105,6 @@ def evaluate(
         model=predictor,
         source=images,
         images=sources,
-        broken=broken,
         scored=scored,
         columns=columns,
         sampling={"replicates": replicates, "seed": 0},

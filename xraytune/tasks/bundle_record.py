@@ -99,9 +99,8 @@ class BundleRecord(StrictModel):
 
     @property
     def positive_number(self) -> int:
-        """The number of a classifier's positive class."""
-        assert self.positive is not None, "a segmenter and findings have none"
-        return self.class_names.index(self.positive)
+        """The number of a classifier's positive class; without one, 0, which has no meaning."""
+        return self.class_names.index(self.positive) if self.positive else 0
 
 
 def read_record(file: Path) -> BundleRecord:

@@ -31,7 +31,7 @@ class Sample:
 
     Attributes:
         source: Where the images come from.
-        images: Those that were predicted; the `broken` ones were left out.
+        images: Those that were predicted.
         scored: `ScoredImages`, or of a segmenter the `ScoredMask` of each image.
         columns: The value of each file in columns that define subgroups.
     """
@@ -39,7 +39,6 @@ class Sample:
     model: Predictor
     source: ImageFiles
     images: Sequence[ImageFile]
-    broken: Sequence[BrokenImage]
     scored: Any
     columns: Mapping[str, Mapping[str, str]]
     sampling: Mapping[str, int]
@@ -128,24 +127,10 @@ class Evaluation(Measured):
             )
             parts.append(Cell(text, "bad"))
         parts += [Cell(note, "busy") for note in self.notes]
-        if fit := self.calibration:
+        fit = self.calibration
+        if fit:
             images = f"{counted(fit.images, 'image')} of {counted(fit.patients, 'patient')}"
             parts.append(Cell(f"calibrated on {images}, who are not evaluated", "busy"))
-        parts.append(self._main_table())
-        if self.facts.get("threshold") is None:  # the other of two classes has the same metrics
-            parts += [_group_table(group, name.capitalize()) for name, group in self.groups.items()]
-        if confusion := self.facts.get("confusion"):
-            names = [*self.facts["class_counts"]]
-            rows: list[Row] = [
-                {"": name, **dict(zip(names, counts, strict=True))}
-                for name, counts in zip(names, confusion, strict=True)
-            ]
-            parts.append(Table(rows, "True classes in rows, predicted classes in columns"))
-        for column, group in self.subgroups.items():
-            parts.append(_group_table(group, f"By {column} (exploratory)"))
-        return parts
-
-    def _main_table(self) -> Table:
         rows: list[Row] = []
         for name, value in self.metrics.items():
             row: dict[str, Entry] = {
@@ -154,11 +139,22 @@ class Evaluation(Measured):
                 "95 % interval": " to ".join(_format_ends(name, self)),
             }
             for column, values in self.further.items():
-                row[column.replace("_", "\n")] = (
-                    _format(name, values[name]) if name in values else ""
-                )
+                shown = _format(name, values[name]) if name in values else ""
+                row[column.replace("_", "\n")] = shown
             rows.append(row)
-        return Table(rows)
+        parts.append(Table(rows))
+        if self.facts.get("threshold") is None:  # the other of two classes has the same metrics
+            parts += [_group_table(group, name.capitalize()) for name, group in self.groups.items()]
+        if "confusion" in self.facts:
+            names = [*self.facts["class_counts"]]
+            rows = [
+                {"": name, **dict(zip(names, counts, strict=True))}
+                for name, counts in zip(names, self.facts["confusion"], strict=True)
+            ]
+            parts.append(Table(rows, "True classes in rows, predicted classes in columns"))
+        for column, group in self.subgroups.items():
+            parts.append(_group_table(group, f"By {column} (exploratory)"))
+        return parts
 
 
 def _group_table(group: Mapping[str, Measured], title: str) -> Table:

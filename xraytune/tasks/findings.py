@@ -16,13 +16,10 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from xraytune.base.errors import join_names
-from xraytune.data.findings import numbers_of
-from xraytune.data.images import ImageFile
 from xraytune.data.prepare import Prepared
 from xraytune.space.settings import Parameters
 from xraytune.stats.classification import Floats, Labels, ScoredImages, scored_findings
 from xraytune.stats.intervals import Measured, class_breakdown, measure
-from xraytune.stats.threshold import balanced_threshold
 from xraytune.tasks.bundle_record import BundleRecord, CardMetric
 from xraytune.tasks.evaluation import Sample
 from xraytune.tasks.prediction import Columns
@@ -73,30 +70,17 @@ class Findings(Task):
         """Return the probability of each finding, float64."""
         return torch.from_numpy(logits).double().sigmoid().numpy()
 
-    def thresholds(self, prepared: Prepared, validated: Validated) -> dict[str, float]:
-        """Return the threshold of each finding for balanced accuracy.
-
-        0.5 if all or none of the images have it.
-        """
-        thresholds = {}
-        for number, name in enumerate(prepared.findings):
-            is_known = validated.labels[:, number] >= 0
-            has_it = validated.labels[is_known, number] == 1
-            scores = validated.results[is_known, number]
-            is_mixed = has_it.any() and not has_it.all()
-            thresholds[name] = balanced_threshold(has_it, scores) if is_mixed else 0.5
-        return thresholds
-
     def card_metrics(
         self, prepared: Prepared, threshold: float, validated: Validated
     ) -> tuple[CardMetric, ...]:
         """Return the means over findings, and the AUROC of each."""
         means = super().card_metrics(prepared, threshold, validated)
         scored = ScoredImages(validated.labels, validated.results, positive=0)
-        each = class_breakdown(scored, validated.patients, replicates=CARD_REPLICATES, seed=0)
+        each = _measure_each(
+            scored, prepared.findings, validated.patients, replicates=CARD_REPLICATES, seed=0
+        )
         aurocs = [
-            CardMetric.of(finding, "auroc", f"AUROC ({prepared.findings[number]})")
-            for number, finding in zip(scored_findings(validated.labels), each, strict=True)
+            CardMetric.of(measured, "auroc", f"AUROC ({name})") for name, measured in each.items()
         ]
         return *means, *aurocs
 
@@ -112,21 +96,6 @@ class Findings(Task):
             counts[name] = int(predicted.sum())
         return counts, columns
 
-    def label_columns(self, images: Sequence[ImageFile], names: Sequence[str]) -> Columns:
-        """Return a column of each finding, with 1, 0 or ?."""
-        return {
-            f"label_{name}": [image.findings[number] for image in images]
-            for number, name in enumerate(names)
-        }
-
-    def score_images(
-        self, record: BundleRecord, images: Sequence[ImageFile], probabilities: Floats
-    ) -> ScoredImages:
-        """Return images with known and predicted findings."""
-        thresholds = np.array([record.thresholds[name] for name in record.class_names])
-        labels = numbers_of([image.findings for image in images])
-        return ScoredImages(labels, probabilities, positive=0, threshold=thresholds)
-
     def describe(self, sample: Sample) -> dict[str, Any]:
         """Return the fields of `Evaluation` about findings.
 
@@ -136,32 +105,36 @@ class Findings(Task):
         names = record.class_names
         scored = sample.scored
         total = measure(scored, sample.patients, **sample.sampling)
-        breakdown = class_breakdown(scored, sample.patients, **sample.sampling)
-        numbers = scored_findings(scored.labels)
-        left_out = [name for number, name in enumerate(names) if number not in numbers]
+        each = _measure_each(scored, names, sample.patients, **sample.sampling)
+        left_out = [name for name in names if name not in each]
         notes = [f"too few of each kind for a score: {join_names(left_out)}"] if left_out else []
         subgroups: dict[str, dict[str, Measured]] = {}
         patients = np.asarray(sample.patients)
         for column, values in sample.columns.items():
             subgroups[column] = {}
-            value_of_image = np.array([values.get(image.file, "") for image in sample.images])
+            value_of_image = np.array([values.get(file, "") for file in sample.files])
             for value in sorted({*value_of_image.tolist()} - {""}):
                 rows = value_of_image == value
-                labels = scored.labels[rows]
-                few = replace(scored, labels=labels, probabilities=scored.probabilities[rows])
-                each = class_breakdown(few, patients[rows].tolist(), **sample.sampling)
-                for number, measured in zip(scored_findings(labels), each, strict=True):
-                    subgroups[column][f"{names[number]}, {value}"] = measured
+                few = replace(
+                    scored, labels=scored.labels[rows], probabilities=scored.probabilities[rows]
+                )
+                measured = _measure_each(few, names, patients[rows].tolist(), **sample.sampling)
+                for name, of_finding in measured.items():
+                    subgroups[column][f"{name}, {value}"] = of_finding
         return {
             "metrics": name_metrics(total.metrics, 0, None),
             "intervals": name_metrics(total.intervals, 0, None),
-            "groups": {
-                "findings": {
-                    names[number]: measured
-                    for number, measured in zip(numbers, breakdown, strict=True)
-                }
-            },
+            "groups": {"findings": each},
             "subgroups": subgroups,
             "facts": {"left_out": left_out, "thresholds": record.thresholds},
             "notes": notes,
         }
+
+
+def _measure_each(
+    scored: ScoredImages, names: Sequence[str], patients: Sequence[str], **sampling: int
+) -> dict[str, Measured]:
+    """Return the metrics of each of the `scored_findings`, by name."""
+    each = class_breakdown(scored, patients, **sampling)
+    numbers = scored_findings(scored.labels)
+    return {names[number]: measured for number, measured in zip(numbers, each, strict=True)}

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from xraytune.base.files import csv_table, new_folder, write_text
 from xraytune.base.records import Compute, ignore_progress
@@ -33,7 +34,8 @@ from xraytune.data.masks import connected_parts, outlined, read_mask, use_mask
 from xraytune.data.pixels import broken_images_error
 from xraytune.data.prepare import ImageSource, Prepared
 from xraytune.nets.augment import MASK_THRESHOLD
-from xraytune.nets.segmenter import build_segmenter, mask_loss, segment
+from xraytune.nets.infer import outputs_of
+from xraytune.nets.segmenter import build_segmenter
 from xraytune.space.settings import Parameters
 from xraytune.stats.classification import Labels
 from xraytune.stats.intervals import Measured
@@ -52,6 +54,8 @@ from xraytune.tasks.prediction import ImageFiles, Pixels, Predicted, Predictor, 
 from xraytune.tasks.task import CARD_REPLICATES, Mistakes, Results, Task, Validated
 
 _WORST = 5
+_SMOOTHING = 1.0
+"""Pixels added to both sides of the Dice loss, so that an empty mask has a gradient."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +74,18 @@ class Masks(Task):
         return build_segmenter(parameters, weights=weights, seed=seed)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean of soft Dice loss and cross-entropy of logits and masks, [B, 1, S, S]."""
-        return mask_loss(outputs, targets)
+        """Return cross-entropy plus soft Dice loss of logits and masks, the mean over images.
+
+        Both float32 [B, 1, S, S], masks 0 or 1.
+
+        Source: Milletari et al. 2016, "V-Net" (arXiv:1606.04797), equation of section 3, without
+        squares; the sum of both losses as in Isensee et al. 2021, "nnU-Net".
+        """
+        probabilities = outputs.sigmoid()
+        overlap = (probabilities * targets).sum(dim=(1, 2, 3))
+        sizes = probabilities.sum(dim=(1, 2, 3)) + targets.sum(dim=(1, 2, 3))
+        dice = (2 * overlap + _SMOOTHING) / (sizes + _SMOOTHING)
+        return binary_cross_entropy_with_logits(outputs, targets) + (1 - dice).mean()
 
     def probabilities(self, logits: NDArray[Any]) -> NDArray[Any]:
         """Return the probability of each pixel, float32 [N, S, S]."""
@@ -80,17 +94,32 @@ class Masks(Task):
     def predict(
         self, network: nn.Module, batches: Iterable[Tensor], images: ImageSource, compute: Compute
     ) -> tuple[float, Results, NDArray[Any]]:
-        """Return the mean loss, the Dice of each image, and its loss, [N, 1]."""
-        losses, dices = segment(network, batches, images.read_masks, compute=compute)
-        return float(losses.mean()), dices[:, None], losses[:, None]
+        """Return the mean loss, the Dice of each image, and its loss, [N, 1].
+
+        The loss is the cross-entropy, in nats.
+
+        Source: Dice 1945, "Measures of the amount of ecologic association between species": 2 |A
+        and B| / (|A| + |B|).
+        """
+        losses = []
+        dices = []
+        start = 0
+        for logits in outputs_of(network, batches, compute=compute):
+            inside = images.read_masks(slice(start, start + len(logits)))[:, None] > 0
+            masks = torch.from_numpy(inside).to(logits.device)
+            start += len(logits)
+            entropy = binary_cross_entropy_with_logits(logits, masks.float(), reduction="none")
+            losses.append(entropy.mean((1, 2, 3)).double())
+            predicted = logits.sigmoid() >= MASK_THRESHOLD
+            overlap = (predicted & masks).sum((1, 2, 3))
+            sizes = predicted.sum((1, 2, 3)) + masks.sum((1, 2, 3))
+            dices.append(2 * overlap.double() / sizes)
+        loss = torch.cat(losses).cpu().numpy()
+        return float(loss.mean()), torch.cat(dices).cpu().numpy()[:, None], loss[:, None]
 
     def score(self, labels: Labels, results: Results, *, positive: int) -> float:
         """Return the mean Dice."""
         return float(results.mean())
-
-    def threshold(self, labels: Labels, results: Results, positive: int) -> float:
-        """Return the threshold of a pixel."""
-        return MASK_THRESHOLD
 
     def card_metrics(
         self, prepared: Prepared, threshold: float, validated: Validated
@@ -234,7 +263,8 @@ def _map_masks(
     resize = model.record.input_format.resize
     threshold = model.record.threshold
 
-    def use_one(file: str, probabilities: NDArray[np.float32]) -> Result:
+    def use_one(output: tuple[str, NDArray[np.float32]]) -> Result:
+        file, probabilities = output
         image = np.asarray(read_image(images.root / file, LARGEST_SIDE_PX).image)
         height, width = image.shape
         mask = whole_mask(probabilities, width, height, resize=resize, threshold=threshold)

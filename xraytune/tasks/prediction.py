@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -66,9 +67,9 @@ class ImageFiles:
 
 
 def map_outputs(
-    model: Predictor, images: ImageFiles, use: Callable[[str, Any], Result], *, title: str
+    model: Predictor, images: ImageFiles, use: Callable[[tuple[str, Any]], Result], *, title: str
 ) -> tuple[dict[str, Result], tuple[BrokenImage, ...]]:
-    """Apply `use`, on all cores, to each file and the model's output.
+    """Apply `use`, on all cores, to each pair of a file and the model's output.
 
     Return the results by file, in order, and broken images.
 
@@ -96,8 +97,7 @@ def map_outputs(
                 batch[file] = image.pixels
         if batch and (images.skip_broken or not broken):
             outputs = model.run(np.stack([*batch.values()]))
-            pairs = [*zip(batch, outputs, strict=True)]
-            mapped = map_on_cores(lambda pair: use(*pair), pairs)
+            mapped = map_on_cores(use, [*zip(batch, outputs, strict=True)])
             results.update(zip(batch, mapped, strict=True))
     if broken and not (images.skip_broken and results):
         raise broken_images_error(broken, images.root)
@@ -111,7 +111,7 @@ def predict_images(
 
     Raises what `map_outputs` does.
     """
-    rows, broken = map_outputs(model, images, lambda _, row: row, title="classifying images")
+    rows, broken = map_outputs(model, images, itemgetter(1), title="classifying images")
     return [*rows], np.stack([*rows.values()]), broken
 
 

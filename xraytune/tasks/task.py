@@ -8,9 +8,9 @@ The main metrics of an evaluation use the threshold from validation, because one
 evaluated images is optimistically biased; those at the threshold 0.5 are reported next to them.
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
@@ -25,7 +25,7 @@ from xraytune.base.files import write_text
 from xraytune.base.records import Compute, frozen
 from xraytune.base.tables import Row, counts_text
 from xraytune.data.decoding import BrokenImage
-from xraytune.data.images import ImageFile
+from xraytune.data.images import ImageFile, Images
 from xraytune.data.index import LabelledImages, read_labelled
 from xraytune.data.prepare import ImageSource, Prepared
 from xraytune.nets.classifier import build_classifier
@@ -160,24 +160,6 @@ class Task:
         loss = self.loss(torch.from_numpy(logits).double(), torch.from_numpy(images.targets))
         return float(loss), self.probabilities(logits), logits
 
-    def validate(
-        self,
-        network: nn.Module,
-        batches: Iterable[Tensor],
-        images: ImageSource,
-        *,
-        positive: int,
-        compute: Compute,
-    ) -> tuple[float, float]:
-        """Return loss and score of a network on images.
-
-        The score is NaN if the loss is not finite.
-        """
-        loss, results, _ = self.predict(network, batches, images, compute)
-        if not math.isfinite(loss):
-            return loss, math.nan
-        return loss, self.score(images.targets, results, positive=positive)
-
     def results(
         self,
         network: nn.Module,
@@ -204,14 +186,27 @@ class Task:
         return area(labels, results, positive=positive)
 
     def threshold(self, labels: Labels, results: Results, positive: int) -> float:
-        """Return the positive class's threshold for balanced accuracy; findings have several."""
-        if labels.ndim == 2:
+        """Return the positive class's threshold for balanced accuracy.
+
+        Findings have `thresholds`; the pixels of a mask, 0.5.
+        """
+        if self.has_findings or self.has_masks:
             return 0.5
         return balanced_threshold(labels == positive, results[:, positive])
 
     def thresholds(self, prepared: Prepared, validated: Validated) -> dict[str, float]:
-        """Return the threshold of each finding, if the images have any."""
-        return {}
+        """Return the threshold of each finding for balanced accuracy.
+
+        0.5 if all or none of the images have it.
+        """
+        thresholds = {}
+        for number, name in enumerate(prepared.findings):
+            is_known = validated.labels[:, number] >= 0
+            has_it = validated.labels[is_known, number] == 1
+            scores = validated.results[is_known, number]
+            is_mixed = has_it.any() and not has_it.all()
+            thresholds[name] = balanced_threshold(has_it, scores) if is_mixed else 0.5
+        return thresholds
 
     def card_metrics(
         self, prepared: Prepared, threshold: float, validated: Validated
@@ -262,29 +257,22 @@ class Task:
         counts = np.bincount(predicted, minlength=len(names)).tolist()
         return dict(zip(names, counts, strict=True)), columns
 
-    def label_columns(self, images: Sequence[ImageFile], names: Sequence[str]) -> Columns:
-        """Return the columns of a table of predictions that have the true classes."""
-        return {"label": [names[image.label] for image in images]}
-
-    def score_images(
-        self, record: BundleRecord, images: Sequence[ImageFile], probabilities: Floats
-    ) -> ScoredImages:
-        """Return labelled images with a model's probabilities and thresholds."""
-        return ScoredImages(
-            np.array([image.label for image in images], dtype=np.int64),
-            probabilities,
-            positive=record.positive_number,
-            threshold=record.threshold,
-        )
-
     def predict_labelled(
         self, model: Predictor, labelled: Sequence[ImageFile], source: ImageFiles
-    ) -> tuple[list[ImageFile], Any, tuple[BrokenImage, ...]]:
+    ) -> tuple[Sequence[ImageFile], Any, tuple[BrokenImage, ...]]:
         """Return images, with their labels and a model's probabilities, and the broken ones."""
+        record = model.record
         files, probabilities, broken = predict_images(model, source)
         by_file = {image.file: image for image in labelled}
-        images = [by_file[file] for file in files]
-        return images, self.score_images(model.record, images, probabilities), broken
+        images = Images(by_file[file] for file in files)
+        thresholds = [record.thresholds[name] for name in record.class_names if record.thresholds]
+        scored = ScoredImages(
+            images.targets,
+            probabilities,
+            positive=record.positive_number,
+            threshold=np.array(thresholds) if thresholds else record.threshold,
+        )
+        return images, scored, broken
 
     def describe(self, sample: Sample) -> dict[str, Any]:
         """Return the fields of `Evaluation` about classes.
@@ -293,30 +281,28 @@ class Task:
         """
         record = sample.model.record
         names = record.class_names
+        positive = record.positive if len(names) == 2 else None
+        named = partial(name_metrics, class_count=len(names), positive=positive)
         scored = sample.scored
-        files = sample.files
         patients = sample.patients
         total = measure(scored, patients, **sample.sampling)
         breakdown = class_breakdown(scored, patients, **sample.sampling)
-        counts = np.bincount(scored.labels, minlength=len(names)).tolist()
         confusion = np.zeros((len(names), len(names)), dtype=np.int64)
         np.add.at(confusion, (scored.labels, scored.predicted), 1)
+        counts = confusion.sum(axis=1).tolist()
         facts: dict[str, Any] = {
             "class_counts": dict(zip(names, counts, strict=True)),
             "confusion": confusion.tolist(),
-            "positive": None,
-            "threshold": None,
+            "positive": positive,
+            "threshold": record.threshold if positive else None,
         }
-        positive = None
         notes = []
         further = {}
         means, owners, left_out = patient_means(scored, patients)
         if left_out:
             text = "by patient without those with images of several classes"
             notes.append(f"{text}: {join_names(left_out, 5)}")
-        if len(names) == 2:
-            positive = record.positive
-            facts |= {"positive": positive, "threshold": record.threshold}
+        if positive:
             notes.append(f"threshold for {positive}: {record.threshold:.3f}")
             at_half = replace(scored, threshold=0.5)
             further["at_half"] = measure(at_half, patients, replicates=0, seed=0).metrics
@@ -327,22 +313,21 @@ class Task:
         if len({*means.labels.tolist()}) == len(names):
             by_patient = measure(means, owners, **sample.sampling)
             further["by_patient"] = by_patient.metrics
-            intervals = name_metrics(by_patient.intervals, len(names), positive)
-            facts["by_patient_intervals"] = intervals
+            facts["by_patient_intervals"] = named(by_patient.intervals)
         subgroups: dict[str, dict[str, Measured]] = {}
         for column, values in sample.columns.items():
             subgroups[column] = {}
-            for subgroup in subgroup_metrics(files, scored, patients, values, **sample.sampling):
+            for subgroup in subgroup_metrics(
+                sample.files, scored, patients, values, **sample.sampling
+            ):
                 subgroups[column][subgroup.value] = subgroup
                 if subgroup.compared_with is not None:
                     other = names[subgroup.compared_with]
                     notes.append(f"{subgroup.value} is compared with all {other} images")
         return {
-            "metrics": name_metrics(total.metrics, len(names), positive),
-            "intervals": name_metrics(total.intervals, len(names), positive),
-            "further": {
-                name: name_metrics(values, len(names), positive) for name, values in further.items()
-            },
+            "metrics": named(total.metrics),
+            "intervals": named(total.intervals),
+            "further": {name: named(values) for name, values in further.items()},
             "groups": {"classes": dict(zip(names, breakdown, strict=True))},
             "subgroups": subgroups,
             "facts": facts,
@@ -354,10 +339,14 @@ class Task:
         record = sample.model.record
         names = record.class_names
         probabilities = sample.scored.probabilities
-        known: Columns = {"file": sample.files, "patient": sample.patients}
-        known |= self.label_columns(sample.images, names)
+        columns: Columns = {"file": sample.files, "patient": sample.patients}
+        if self.has_findings:
+            for number, name in enumerate(names):
+                columns[f"label_{name}"] = [image.findings[number] for image in sample.images]
+        else:
+            columns["label"] = [names[image.label] for image in sample.images]
         _, predicted = self.decide(record, probabilities)
-        table = predictions_csv(known, names, probabilities, predicted)
+        table = predictions_csv(columns, names, probabilities, predicted)
         write_text(folder / "predictions.csv", table)
         if not self.has_findings:
             from xraytune.tasks.figure import draw_evaluation  # loads scikit-learn

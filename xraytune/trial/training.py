@@ -280,14 +280,16 @@ class TrialTraining:
     # From the network to its scores
 
     def validate(self) -> tuple[float, float]:
-        """Return loss and score of the network on val-A."""
-        return self.task.validate(
-            self.trained,
-            self._val_a_features or self.network.batches(self.val_a),
-            self.val_a,
-            positive=self._prepared.positive,
-            compute=self.compute,
-        )
+        """Return loss and score of the network on val-A.
+
+        The score is NaN if the loss is not finite.
+        """
+        batches = self._val_a_features or self.network.batches(self.val_a)
+        loss, results, _ = self.task.predict(self.trained, batches, self.val_a, self.compute)
+        if not math.isfinite(loss):
+            return loss, math.nan
+        positive = self._prepared.positive
+        return loss, self.task.score(self.val_a.targets, results, positive=positive)
 
     def results(self, images: ImageSource) -> Results:
         """Return the results of the network on some images, [N, C]."""
