@@ -1,9 +1,11 @@
 """What another hospital should send: its classifier, its statistics or its GAN (docs/studies/other_hospital.md).
 
-    make bench ONLY=other_hospital DATA=chest_xray WEIGHTS=weights HOSPITAL_A=hospital_a PICTURES=docs/studies
+    make bench ONLY=other_hospital DATA=chest_xray WEIGHTS=weights HOSPITAL_A=hospital_a \
+        HOSPITAL_A_FEATURES=hospital_a_features PICTURES=docs/studies
 
 `hospital_a` is a folder of `generator train --space gan_ratio_cpu --set data.train_patients=1200
---set gan.steps=4000`.
+--set gan.steps=4000`, and `hospital_a_features` the same with `--set gan.z_dim=128
+--set gan.features=FILE`, the weights of MobileNetV2.
 
 Plan, committed before the first run:
 
@@ -16,7 +18,7 @@ Plan, committed before the first run:
   a portable unit (blur .4 px, contrast .6, noise .06); or inverted. What A sends is never shifted.
 - Arms: B alone; A's head; B's training started at it; extra images from A's statistics, its GAN and
   its real images: half as many as A has, with weights that give them half of the loss.
-  The GAN's and the statistics' also with four fifths and two sevenths of the loss (by hand, a ratio
+  The GAN comes plain and with `features`. The plain one's and the statistics' also with four fifths and two sevenths of the loss (by hand, a ratio
   of 4 with weights 1 and .1), and one per real image with weight 1, as a search would begin. To tell
   why a GAN helps with another detector: A's real images at the GAN's 64 px.
 - Read-out: mean gain over B alone and its standard error over draws; against the gains by hand, a
@@ -57,7 +59,7 @@ from xraytune.synth.sources.statistics import read_donor
 from xraytune.trial.prepare import prepare_space
 from xraytune.trial.training import TrialTraining
 
-NEEDS = ("DATA", "WEIGHTS", "HOSPITAL_A", "PICTURES")
+NEEDS = ("DATA", "WEIGHTS", "HOSPITAL_A", "HOSPITAL_A_FEATURES", "PICTURES")
 # Disjoint draws of so many patients; B has too few for eight of 200.
 DRAWS = {25: 8, 50: 8, 100: 8, 200: 5}
 DRAWS_BY_HAND = 8
@@ -71,6 +73,9 @@ SHIFTS = {
 }
 ALONE = "B alone"
 COARSE = "real_64_px"
+WITH_FEATURES = "A's GAN with features"
+LOWEST = -0.04
+"""Of the picture; gains below are written as numbers."""
 # By hand, with A's 1,200 patients: gain and its standard deviation over eight draws.
 BY_HAND = {
     ("as A's", 25, "A's head"): (0.037, 0.011),
@@ -116,7 +121,7 @@ BY_HAND = {
 def measure() -> Iterator[Figure]:
     """Train the arms, write the scores beside the picture, draw it, and yield each gain with the gain by hand as its bar.
 
-    A cell, one shift and number of patients, is not trained again if its scores are there.
+    An arm is not trained again if its scores are there.
     """
     pictures = Path(os.environ["PICTURES"])
     kept = pictures / "other_hospital.json"
@@ -128,9 +133,9 @@ def measure() -> Iterator[Figure]:
         for shift in SHIFTS:
             for count in DRAWS:
                 of_shift = scores.setdefault(shift, {})
-                if str(count) not in of_shift:
-                    of_shift[str(count)] = _scores(shift, count, real)
-                    write_json(kept, {"scores": scores})
+                known = of_shift.get(str(count), {})
+                of_shift[str(count)] = _scores(shift, count, real, known)
+                write_json(kept, {"scores": scores})
     _draw(scores, pictures / "other_hospital.svg")
     for shift, by_patients in scores.items():
         for patients, by_arm in by_patients.items():
@@ -154,6 +159,7 @@ def _arms(hospital: Path, real: Path, ratio: float) -> dict[str, Arm]:
     """Return all arms; those with most of A's images have `ratio` extra images per real one."""
     base: dict[str, Value] = {"backbone": "mobilenet_v2", "trainable": "head", "lr": 3e-3}
     generator: dict[str, Value] = {"source": "generator", "generator.path": str(hospital)}
+    features = generator | {"generator.path": os.environ["HOSPITAL_A_FEATURES"]}
     statistics: dict[str, Value] = {"source": "statistics", "statistics.path": str(hospital)}
     real_images: dict[str, Value] = {"source": "folder", "folder.path": str(real)}
     coarse_images = real_images | {"folder.path": str(real.with_name(COARSE))}
@@ -175,6 +181,8 @@ def _arms(hospital: Path, real: Path, ratio: float) -> dict[str, Arm]:
         "A's GAN, 4/5 of the loss": generator | extra(FOUR_FIFTHS),
         "A's GAN, 2/7 of the loss": generator | extra(TWO_SEVENTHS),
         "A's GAN, one per image": generator | one,
+        WITH_FEATURES: features | extra(HALF),
+        f"{WITH_FEATURES}, 2/7 of the loss": features | extra(TWO_SEVENTHS),
     }
     arms = {
         name: Arm(
@@ -192,8 +200,10 @@ def _arms(hospital: Path, real: Path, ratio: float) -> dict[str, Arm]:
     return arms
 
 
-def _scores(shift: str, patients: int, real: Path) -> dict[str, list[float]]:
-    """Return the AUROC of each arm on B's test patients, in each draw."""
+def _scores(
+    shift: str, patients: int, real: Path, known: dict[str, list[float]]
+) -> dict[str, list[float]]:
+    """Return the AUROC of each arm on B's test patients, in each draw; add to those `known`."""
     hospital = Path(os.environ["HOSPITAL_A"]).resolve()
     donor = read_donor(hospital)
     overrides = [
@@ -222,8 +232,10 @@ def _scores(shift: str, patients: int, real: Path) -> dict[str, list[float]]:
     ratio = round(SHARE_OF_A * len(donor.train_images) / sum(prepared.train_counts), 1)
     compute = choose_compute(gpus=0, threads=2)
     pin(compute)
-    scores: dict[str, list[float]] = {}
+    scores = {**known}
     for name, arm in _arms(hospital, real, ratio).items():
+        if name in known:
+            continue
         for draw in range(draws):
             experiment = replicate(arm, settings, draw, "unused")
             context = RunContext(prepared=divided.drawn(draw), cache=cache, compute=compute)
@@ -270,27 +282,40 @@ def _save_coarse(file: Path, target: Path) -> None:
 
 
 def _draw(scores: dict[str, dict[str, dict[str, list[float]]]], picture: Path) -> None:
-    shown = ("A's head", "started at A's head", "A's statistics", "A's GAN", "A's real images")
-    with new_figure((picture,), 3.6) as drawing:
-        panels = drawing.subplots(1, len(scores), sharey=True)
+    """Draw the gain of each gift by B's patients, a panel for each shift."""
+    shown = ("A's head", "A's statistics", WITH_FEATURES, "A's GAN", "A's real images")
+    with new_figure((picture,), 3.4) as drawing:
+        panels = drawing.subplots(1, len(scores), sharex=True, sharey=True)
         for axes, (shift, by_patients) in zip(panels, scores.items(), strict=True):
             axes.axhline(0, color="#444444", linewidth=0.6)
             for number, name in enumerate(shown):
                 places = np.arange(len(by_patients)) + 0.06 * (number - 2)
                 gains = [gain(by_arm, name) for by_arm in by_patients.values()]
+                means = np.array([mean for mean, _ in gains])
+                inside = means > LOWEST
                 axes.errorbar(
-                    places,
-                    [mean for mean, _ in gains],
-                    [2 * error for _, error in gains],
-                    label=name,
+                    places[inside],
+                    means[inside],
+                    [
+                        2 * error
+                        for (_, error), is_inside in zip(gains, inside, strict=True)
+                        if is_inside
+                    ],
+                    label=name.replace("head", "classifier"),
                     color=COLOURS[number],
                     linestyle="--" if name == "A's real images" else "-",
                     marker="o",
                     markersize=4,
                     capsize=2,
                 )
+                for place, mean in zip(places[~inside], means[~inside], strict=True):
+                    text = f"{mean:.2f}".replace("-0", "\u2212")
+                    axes.text(place, LOWEST, text, color=COLOURS[number], ha="center", size=8)
             axes.set_xticks(range(len(by_patients)), [*by_patients])
-            axes.set_xlabel("B's patients")
+            axes.set_xlabel("patients of B")
             axes.set_title(f"B's images {shift}" if shift == "as A's" else f"B: {shift}", size=10)
+        panels[0].set_xlim(-0.4, len(DRAWS) - 0.6)
+        panels[0].set_ylim(LOWEST - 0.003, None)
         panels[0].set_ylabel("gain in AUROC over B alone")
-        panels[-1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+        handles, labels = panels[0].get_legend_handles_labels()
+        drawing.legend(handles, labels, frameon=False, loc="outside lower center", ncols=len(shown))
