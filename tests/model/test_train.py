@@ -81,7 +81,7 @@ def test_an_interrupted_training_resumes_to_the_same_files(
     with pytest.raises(KeyboardInterrupt):
         train(lab.best, out=lab.path / "again", on_epoch=interrupt)
     assert not (lab.path / "again").exists()
-    assert len(list(lab.path.glob("cache/train-1.work/*/checkpoint/checkpoint.pt"))) == 1
+    assert len(list(lab.path.glob("cache/train-1.work/*/network_1/checkpoint/checkpoint.pt"))) == 1
     train(lab.best, out=lab.path / "again", on_epoch=second.append)
 
     assert [record.epoch for record in second] == [1, 2, 3]

@@ -24,6 +24,14 @@ def train(
             "--config", metavar="FILE", help="Experiment file instead, e.g. from `xraytune export`."
         ),
     ] = None,
+    members: Annotated[
+        int | None,
+        Option(
+            metavar="K",
+            help="Networks to train, which differ only in their seed; their probabilities are "
+            "averaged. Default: 1.",
+        ),
+    ] = None,
     data: options.Data = None,
     weights_dir: options.WeightsDir = None,
     overrides: options.Overrides = None,

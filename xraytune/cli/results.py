@@ -301,8 +301,10 @@ def train(trained: Trained, _: Options) -> None:
         f"val-A {trained.metric} {record.val_score:.3f}, val-B {trained.metric} "
         f"{record.val_b_score:.3f}"
     )
-    epochs = f"epoch {record.best_epoch} of {trained.epochs}"
-    console.write(f"{trained.path}: arm {record.arm}, {epochs}, {scores}")
+    network = f"epoch {record.best_epoch} of {trained.epochs}"
+    if record.members > 1:
+        network = f"average of {record.members} networks"
+    console.write(f"{trained.path}: arm {record.arm}, {network}, {scores}")
     if record.positive and len(record.class_names) == 2:
         threshold = f"threshold for {record.positive}: {record.threshold:.3f}"
         console.write(f"{threshold}, chosen for balanced accuracy on val-A and val-B")

@@ -19,7 +19,6 @@ from xraytune.confirm.record import Confirmation, read_verdict
 from xraytune.space.load import experiment_to_yaml
 from xraytune.space.settings import Experiment, ExportedFrom, FinalSettings, Parameters
 from xraytune.study.folder import StudyFolder
-from xraytune.study.journal import Journal
 from xraytune.study.row import TrialRow, ended_rows, ranked_on_val_b, reasons_of
 
 Trials: TypeAlias = Mapping[str, TrialRow]
@@ -137,6 +136,8 @@ def trial_to_export(folder: StudyFolder) -> tuple[int, str] | None:
 
 def _read_trials(folder: StudyFolder) -> Trials:
     """Return the ended trials; those that `confirm` trained to the end are complete."""
+    from xraytune.study.journal import Journal  # loads Optuna
+
     rows = Journal(folder.journal_path, folder.space(), writable=False).rows()
     trials = {f"#{row.number}": row for row in rows}
     top_up = StudyFolder(folder.path / CONFIRM_FOLDER / TOP_UP_FOLDER)

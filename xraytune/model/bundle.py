@@ -8,28 +8,49 @@ from importlib.metadata import version
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from torch import nn
 
 from xraytune.base.files import markdown, sha256_of, write_json, write_text
-from xraytune.base.records import EpochRecord, TrialResult
+from xraytune.base.records import EpochRecord, TrialResult, frozen
 from xraytune.base.tensors import save_state
-from xraytune.data.prepare import Prepared, write_prepared
+from xraytune.data.decoding import InputFormat
+from xraytune.data.prepare import RunContext, write_prepared
 from xraytune.model.load import (
-    BUNDLE_FILES,
     CONFIG_FILE,
+    EPOCHS_FILE,
     MANIFEST_FILE,
-    MODEL_FILE,
     NETWORK_PARAMETERS,
     RECORD_FILE,
     SPLIT_FILE,
+    model_files,
 )
 from xraytune.space.load import experiment_to_yaml
 from xraytune.space.paths import relative_path
 from xraytune.space.settings import Experiment, extensions_of
 from xraytune.tasks import TASKS
 from xraytune.tasks.bundle_record import BundleRecord, TrainedOn
-from xraytune.trial.training import TrialTraining
+from xraytune.tasks.task import Validated
 
 _PACKAGES = ("xraytune", "torch", "torchvision", "numpy", "pillow")
+
+
+@frozen
+class TrainedNetworks:
+    """The networks of a final training, which differ only in their seed.
+
+    Attributes:
+        networks: Whole ones.
+        epochs: Those of each network.
+        result: The scores and the threshold of the networks' mean probabilities, and the epochs of
+            the first network.
+        validated: What their mean probabilities give for val-A and val-B.
+    """
+
+    networks: Sequence[nn.Module]
+    epochs: Sequence[Sequence[EpochRecord]]
+    result: TrialResult
+    validated: Validated
+    input_format: InputFormat
 
 
 def write_bundle(
@@ -38,10 +59,8 @@ def write_bundle(
     *,
     experiment: Experiment,
     overrides: Sequence[str],
-    prepared: Prepared,
-    training: TrialTraining,
-    epochs: Sequence[EpochRecord],
-    result: TrialResult,
+    context: RunContext,
+    trained: TrainedNetworks,
     trained_on: TrainedOn,
     benefit: str,
 ) -> BundleRecord:
@@ -54,7 +73,9 @@ def write_bundle(
     parameters = experiment.parameters
     origin = settings.exported_from
     task = TASKS[settings.task]
-    validated = training.validated()
+    prepared = context.prepared
+    result = trained.result
+    members = len(trained.networks)
     has_classes = not (prepared.has_masks or prepared.findings)
     packages = sorted({*_PACKAGES, *task.packages})
     record = BundleRecord(
@@ -62,10 +83,11 @@ def write_bundle(
         class_names=prepared.outputs,
         positive=prepared.class_names[prepared.positive] if has_classes else None,
         threshold=result.threshold,
-        thresholds=task.thresholds(prepared, validated),
-        input_format=training.network.form,
+        thresholds=task.thresholds(prepared, trained.validated),
+        input_format=trained.input_format,
         **parameters.model_dump(include=NETWORK_PARAMETERS),
         arm=parameters.arm,
+        members=members,
         val_score=result.value,
         val_b_score=result.val_b_score,
         best_epoch=result.best_epoch,
@@ -76,22 +98,29 @@ def write_bundle(
         study=None if origin is None else relative_path(origin.study, final_path),
         trial=None if origin is None else origin.trial,
         overrides=tuple(overrides),
-        compute=training.compute,
+        compute=context.compute,
         packages={name: version(name) for name in packages}
         | extensions_of(parameters.backbone, parameters.source),
-        metrics=task.card_metrics(prepared, result.threshold, validated),
+        metrics=task.card_metrics(prepared, result.threshold, trained.validated),
     )
-    unused = None if record.thresholds else {"thresholds"}
+    is_used = {"thresholds": bool(record.thresholds), "members": members > 1}
+    unused = {name for name, used in is_used.items() if not used}
     write_text(folder / RECORD_FILE, record.model_dump_json(indent=2, exclude=unused) + "\n")
     header = f"The experiment of this model, arm {parameters.arm}. Paths are relative to this file."
     write_text(folder / CONFIG_FILE, experiment_to_yaml(experiment, final_path, header))
     write_prepared(prepared, folder / SPLIT_FILE)
-    rows = [{"version": 1, **asdict(epoch)} for epoch in epochs]
-    for row in rows:
-        del row["seconds"]
-    write_text(folder / "epochs.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
-    save_state(training.whole().state_dict(), folder / MODEL_FILE)
-    checksums = {name: sha256_of(folder / name) for name in BUNDLE_FILES}
+    lines = []
+    for number, epochs in enumerate(trained.epochs, start=1):
+        which = {"network": number} if members > 1 else {}
+        for epoch in epochs:
+            row = {"version": 1, **which, **asdict(epoch)}
+            del row["seconds"]
+            lines.append(f"{json.dumps(row)}\n")
+    write_text(folder / EPOCHS_FILE, "".join(lines))
+    names = [RECORD_FILE, CONFIG_FILE, SPLIT_FILE, EPOCHS_FILE, *model_files(members)]
+    for name, network in zip(model_files(members), trained.networks, strict=True):
+        save_state(network.state_dict(), folder / name)
+    checksums = {name: sha256_of(folder / name) for name in names}
     write_json(folder / MANIFEST_FILE, {"version": 1, "files": checksums})
 
     environment = Environment(
@@ -108,7 +137,7 @@ def write_bundle(
         settings=settings,
         parameters=parameters,
         sides=Counter(image.side for image in prepared.images),
-        epochs=len(epochs),
+        epochs=result.epochs,
     )
     write_text(folder / "README.md", card)
     return record

@@ -5,7 +5,8 @@
     config.yaml         the experiment, for `xraytune train`
     split.json          which image was on which side of the split
     epochs.jsonl        metrics of each epoch
-    model.safetensors   the whole network, including pretrained layers
+    model.safetensors   the whole network, including pretrained layers; with `--members 3`, the
+                        others are in model_2.safetensors and model_3.safetensors
     manifest.json       SHA-256 of these files
     README.md           the model card, from `templates/card.md`
 
@@ -34,6 +35,7 @@ from xraytune.space.paths import absolute_path
 from xraytune.space.settings import Experiment, Parameters
 from xraytune.tasks import TASKS
 from xraytune.tasks.bundle_record import BundleRecord, read_record
+from xraytune.tasks.ensemble import average_networks
 from xraytune.tasks.prediction import Pixels, Predictor
 
 RECORD_FILE = "bundle.json"
@@ -41,7 +43,7 @@ CONFIG_FILE = "config.yaml"
 MODEL_FILE = "model.safetensors"
 SPLIT_FILE = "split.json"
 MANIFEST_FILE = "manifest.json"
-BUNDLE_FILES = (RECORD_FILE, CONFIG_FILE, SPLIT_FILE, "epochs.jsonl", MODEL_FILE)
+EPOCHS_FILE = "epochs.jsonl"
 NETWORK_PARAMETERS = {"backbone", "input_channels", "head", "loss"}
 """The parameters that a network is built from."""
 _FIX = "train the model again, or copy the whole folder again"
@@ -72,14 +74,19 @@ class Bundle:
         return read_prepared(self.path / SPLIT_FILE)
 
     def network(self, compute: Compute) -> nn.Module:
-        """Return the trained network on the device, in evaluation mode."""
+        """Return the trained network, or the average of several.
+
+        It is on the device, in evaluation mode.
+        """
         record = self.record
+        task = TASKS[record.task]
         parameters = Parameters(weights="none", **record.model_dump(include=NETWORK_PARAMETERS))
-        network = TASKS[record.task].build_network(
-            parameters, len(record.class_names), weights=None, seed=0
-        )
-        load_tensors(network, safetensors.torch.load_file(self.path / MODEL_FILE))
-        return network.to(compute.device).eval().requires_grad_(False)
+        networks = []
+        for name in model_files(record.members):
+            network = task.build_network(parameters, len(record.class_names), weights=None, seed=0)
+            load_tensors(network, safetensors.torch.load_file(self.path / name))
+            networks.append(network)
+        return average_networks(task, networks).to(compute.device).eval().requires_grad_(False)
 
     def predictor(self) -> Predictor:
         """Return a predictor as precise as the training; this process is pinned to its settings."""
@@ -96,6 +103,11 @@ class Bundle:
         return Predictor(record=self.record, run=run)
 
 
+def model_files(members: int) -> list[str]:
+    """Return the name of each network's file."""
+    return [MODEL_FILE, *(f"model_{number}.safetensors" for number in range(2, members + 1))]
+
+
 def open_bundle(path: Path) -> Bundle:
     """Open a bundle and verify its checksums.
 
@@ -105,12 +117,12 @@ def open_bundle(path: Path) -> Bundle:
     if not (path / MANIFEST_FILE).exists():
         fix = "give a folder created by `xraytune train`"
         raise ArtifactError(f"not a model bundle: {MANIFEST_FILE} is missing", path, fix)
-    expected = read_json(path / MANIFEST_FILE)["files"]
     problems = []
-    for file in (path / name for name in BUNDLE_FILES):
+    for name, expected in read_json(path / MANIFEST_FILE)["files"].items():
+        file = path / name
         if not file.exists():
             problems.append(Problem("the file is missing", file, _FIX))
-        elif sha256_of(file) != expected.get(file.name):
+        elif sha256_of(file) != expected:
             what = "the file is damaged: its SHA-256 differs from the manifest"
             problems.append(Problem(what, file, _FIX))
     if problems:

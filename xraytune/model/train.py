@@ -16,29 +16,40 @@ from typing import Any
 
 from xraytune.base.artifacts import releases, start_work
 from xraytune.base.cores import cpu_count
-from xraytune.base.errors import ArtifactError, counted
+from xraytune.base.errors import ArtifactError, ConfigError, counted
 from xraytune.base.files import new_folder, require_new, sha256_of
 from xraytune.base.locks import LockHeldError, hold
-from xraytune.base.records import EpochRecord, Json, Progress, frozen, ignore_progress, to_json
+from xraytune.base.records import (
+    Compute,
+    EpochRecord,
+    Json,
+    Progress,
+    frozen,
+    ignore_progress,
+    to_json,
+)
 from xraytune.data.pixels import stored_files
 from xraytune.data.prepare import Prepared, RunContext
-from xraytune.model.bundle import write_bundle
+from xraytune.model.best import describe_benefit, export
+from xraytune.model.bundle import TrainedNetworks, write_bundle
 from xraytune.nets.backbones import find_weights
-from xraytune.nets.checkpoint import load_best
+from xraytune.nets.checkpoint import finished_epochs, load_best
 from xraytune.nets.compute import allocation_of, gpu_count, pin
 from xraytune.search.wandb import WandbRun
 from xraytune.space.domains import Value
 from xraytune.space.fields import flat_values, parameter_fields
 from xraytune.space.load import SEARCH_ONLY, refuse_unused
 from xraytune.space.paths import PATHS
-from xraytune.space.settings import Experiment, extensions_of
+from xraytune.space.settings import Experiment, Settings, extensions_of
 from xraytune.space.shipped import describe_space
+from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.inputs import inputs_of_trials, read_inputs, require_same_inputs
 from xraytune.synth.mix import plan_mix
 from xraytune.synth.synthesize import copy_file
 from xraytune.tasks import TASKS
 from xraytune.tasks.bundle_record import BundleRecord, TrainedOn
+from xraytune.tasks.ensemble import average_networks
 from xraytune.trial.prepare import open_space, prepare_space
 from xraytune.trial.run import run_trial
 from xraytune.trial.samples import save_generator_grid
@@ -57,7 +68,7 @@ class Trained:
     Attributes:
         record: That of the bundle, with scores, threshold and training images.
         test_folder: `test/` of its data folder; None if there is none.
-        epochs: How many were trained.
+        epochs: How many the first network was trained for.
     """
 
     path: Path
@@ -77,6 +88,7 @@ def train(
     config: Path,
     *,
     out: Path,
+    members: int = 1,
     data: Path | None = None,
     weights_dir: Path | None = None,
     overrides: Sequence[str] = (),
@@ -90,23 +102,26 @@ def train(
 
     All inputs are checked before the training.
 
-    With `tracking.wandb`, then send the curves and the bundle to W&B; if that fails, only warn.
+    With `tracking.wandb`, then send the bundle and the first network's curves to W&B; if that
+    fails, only warn.
 
     Args:
         config: Study, whose best configuration is exported for this; or YAML file of an experiment,
             e.g. from `export`; of a search space, the first entry of `points_to_evaluate`.
         out: Folder to create.
+        members: Networks to train, with the seed of the file and those that follow; a model
+            predicts the mean of their probabilities.
         data: Image folder, or data file (YAML); overrides the file's.
         weights_dir: Folder of official weight files, for machines without network access.
         overrides: `key=value` settings that override the file's.
         cache: Artifact cache; default: the one of the exported trial's study, or `cache`.
         skip_broken: Leave out broken images.
-        on_epoch: Called after each epoch, on resuming also for the earlier ones.
+        on_epoch: Called after each epoch of each network, on resuming also for the earlier ones.
         on_progress: Called with the progress of preparation, generator and training steps.
         note: Called with messages for the user.
 
     Raises:
-        ConfigError: The file is invalid, or `out` exists.
+        ConfigError: The file is invalid, `out` exists, or `members` is below 1.
         DataError: The images are invalid.
         MachineError: Weights, GPUs or disk space are missing.
         StudyError: The study of the exported trial is damaged, or its images have other patients or
@@ -116,26 +131,9 @@ def train(
     """
     started = time.monotonic()
     require_new(out)
-    with TemporaryDirectory() as temporary:
-        file = config
-        if config.is_dir():
-            from xraytune.model.best import export  # Optuna reads the journal
-
-            exported = export(config, out=Path(temporary) / "final.yaml")
-            file = exported.path
-            note(exported.sentence)
-            if exported.synthetic:
-                note(f"the benefit of its synthetic images is {exported.synthetic}")
-        else:
-            note(describe_space(config))
-        space = open_space(file, overrides, data=data, weights_dir=weights_dir)
-    point = space.first_point()
-    unused = (*SEARCH_ONLY, "resources.cpus_per_trial", *(parameter_fields().keys() - point.keys()))
-    refuse_unused(overrides, "train", unused)
-    refuse_unused(overrides, "train", ("final",), "set the parameter itself, without `final.`")
-    if space.searched:
-        first = f"the first entry of its points_to_evaluate: {space.points_to_evaluate[0]}"
-        note(f"{config} is a search space: training {first}")
+    if members < 1:
+        raise ConfigError(f"cannot train {members} networks", "--members", "give 1 or more")
+    space = _open_experiment(config, overrides, data=data, weights_dir=weights_dir, note=note)
     experiment = space.experiment()
     settings = experiment.settings
     parameters = experiment.parameters
@@ -147,7 +145,7 @@ def train(
         study = None
     cache = (cache or (Path("cache") if study is None else study.default_cache)).resolve()
     prepared, index = prepare_space(
-        space.at(point),
+        space,
         cache,
         recorded=study.prepared() if study else None,
         is_complete=False,
@@ -161,26 +159,9 @@ def train(
         require_same_inputs(study, {weights: str(contents[0])})
     inputs = {given for given in inputs_of_trials([parameters]) if given[0] in PATHS}
     contents += read_inputs(inputs, settings, prepared, cache, mixes=[parameters]).values()
-
-    compute = allocation_of(settings, has_gpu=gpu_count() > 0).compute()
-    if not (origin and origin.is_exact):
-        compute = replace(compute, threads=cpu_count())  # all cores for a final model
-    elif study:
-        if study.prepared().fingerprint != prepared.fingerprint:
-            differ = f"the images or their split differ from those of study {study.path.name}"
-            note(f"{differ}: so will the metrics")
-        recorded = study.compute()
-        if recorded.device == "cpu" or gpu_count():
-            compute = recorded
-        else:
-            note("no GPU here, unlike in the study: metrics will differ slightly from the trial")
+    compute = _choose_compute(settings, study, prepared, note)
     pin(compute)
 
-    benefit = ""
-    if study and origin:
-        from xraytune.model.best import describe_benefit  # Optuna reads the journal
-
-        benefit = describe_benefit(study, origin.trial, parameters)
     used = {*stored_files(cache / prepared.pixels)[0]}
     patients = [image.patient for image in index.images if image.file in used]
     kept = [image.patient for image in prepared.images if image.side != "train"]
@@ -202,8 +183,10 @@ def train(
         note(f"  {change}")
     steps = prepared.steps_per_epoch(settings)
     note(f"training: {counted(settings.budget.max_epochs, 'epoch')} of {steps:,} steps")
+
     depends_on: dict[str, Any] = {
-        "space": space.identity(),
+        "experiment": experiment.identity(),
+        "members": members,
         "images": prepared.fingerprint,
         "steps_per_epoch": steps,
         "contents": contents,
@@ -213,10 +196,11 @@ def train(
     }
     work = start_work(cache, TRAIN_STAGE, depends_on)
 
-    def show_samples(experiment: Experiment, context: RunContext) -> None:
-        grid = save_generator_grid(experiment, context, work / "samples")
-        where = f"{grid} (at the end: {out / SAMPLES})"
-        note(f"the generator has been trained; its images next to real ones: {where}")
+    def show_samples(member: Experiment, context: RunContext) -> None:
+        if member.settings.seed == settings.seed:  # all networks share the generator
+            grid = save_generator_grid(member, context, work / "samples")
+            where = f"{grid} (at the end: {out / SAMPLES})"
+            note(f"the generator has been trained; its images next to real ones: {where}")
 
     context = RunContext(
         prepared=prepared,
@@ -225,27 +209,18 @@ def train(
         on_progress=on_progress,
         on_generator=show_samples,
     )
-    epochs: list[EpochRecord] = []
-
-    def collect(record: EpochRecord) -> None:
-        epochs.append(record)
-        on_epoch(record)
-
+    benefit = describe_benefit(study, origin.trial, parameters) if study and origin else ""
     try:
         with hold(work / ".lock"):
-            result = run_trial(experiment, context, trial_dir=work, on_epoch=collect)
-            training = TrialTraining(experiment, context)
-            load_best(work / "checkpoint", training.trained)
+            trained = _train_networks(experiment, context, work, members, on_epoch, note)
             with new_folder(out) as folder:
                 record = write_bundle(
                     folder,
                     out,
                     experiment=experiment,
                     overrides=overrides,
-                    prepared=prepared,
-                    training=training,
-                    epochs=epochs,
-                    result=result,
+                    context=context,
+                    trained=trained,
                     trained_on=trained_on,
                     benefit=benefit,
                 )
@@ -256,6 +231,8 @@ def train(
         what = f"the same training is already running: {error.owner or 'in another process'}"
         fix = "wait for it, or stop it with Ctrl-C and run the same command again to resume"
         raise ArtifactError(what, work, fix) from None
+
+    epochs = trained.epochs[0]
     if settings.tracking.wandb:
         run = WandbRun(
             settings.tracking.wandb,
@@ -269,7 +246,7 @@ def train(
         )
         for epoch in epochs:
             run.log(epoch)
-        run.finish({"status": "complete", **asdict(result)}, model=out)
+        run.finish({"status": "complete", **asdict(trained.result)}, model=out)
 
     test_folder = settings.data.path / "test"
     return Trained(
@@ -279,6 +256,107 @@ def train(
         test_folder=test_folder if test_folder.is_dir() else None,
         epochs=len(epochs),
         seconds=time.monotonic() - started,
+    )
+
+
+def _open_experiment(
+    config: Path,
+    overrides: Sequence[str],
+    *,
+    data: Path | None,
+    weights_dir: Path | None,
+    note: Callable[[str], None],
+) -> Space:
+    """Return the space of a single point: that of a file, or what `export` chooses in a study."""
+    with TemporaryDirectory() as temporary:
+        file = config
+        if config.is_dir():
+            exported = export(config, out=Path(temporary) / "final.yaml")
+            file = exported.path
+            note(exported.sentence)
+            if exported.synthetic:
+                note(f"the benefit of its synthetic images is {exported.synthetic}")
+        else:
+            note(describe_space(config))
+        space = open_space(file, overrides, data=data, weights_dir=weights_dir)
+    point = space.first_point()
+    unused = (*SEARCH_ONLY, "resources.cpus_per_trial", *(parameter_fields().keys() - point.keys()))
+    refuse_unused(overrides, "train", unused)
+    refuse_unused(overrides, "train", ("final",), "set the parameter itself, without `final.`")
+    if space.searched:
+        first = f"the first entry of its points_to_evaluate: {space.points_to_evaluate[0]}"
+        note(f"{config} is a search space: training {first}")
+    return space.at(point)
+
+
+def _choose_compute(
+    settings: Settings, study: StudyFolder | None, prepared: Prepared, note: Callable[[str], None]
+) -> Compute:
+    """Return all cores for a final model; for an exact copy of a trial, what its study used."""
+    compute = allocation_of(settings, has_gpu=gpu_count() > 0).compute()
+    origin = settings.exported_from
+    if not (origin and origin.is_exact):
+        return replace(compute, threads=cpu_count())
+    if study is None:
+        return compute
+    if study.prepared().fingerprint != prepared.fingerprint:
+        differ = f"the images or their split differ from those of study {study.path.name}"
+        note(f"{differ}: so will the metrics")
+    recorded = study.compute()
+    if recorded.device == "cpu" or gpu_count():
+        return recorded
+    note("no GPU here, unlike in the study: metrics will differ slightly from the trial")
+    return compute
+
+
+def _train_networks(
+    experiment: Experiment,
+    context: RunContext,
+    work: Path,
+    members: int,
+    on_epoch: Callable[[EpochRecord], None],
+    note: Callable[[str], None],
+) -> TrainedNetworks:
+    """Train one network after the other, each resuming from its folder, and score their average."""
+    networks = []
+    trained = []
+    epochs = []
+    results = []
+    for number in range(members):
+        seed = experiment.settings.seed + number
+        settings = experiment.settings.model_copy(update={"seed": seed})
+        member = experiment.model_copy(update={"settings": settings})
+        if members > 1:
+            note(f"network {number + 1} of {members} (seed {seed})")
+        folder = work / f"network_{number + 1}"
+        checkpoint = folder / "checkpoint"
+        results.append(run_trial(member, context, trial_dir=folder, on_epoch=on_epoch))
+        epochs.append(finished_epochs(checkpoint))
+        training = TrialTraining(member, context)
+        load_best(checkpoint, training.trained)
+        trained.append(training.trained)
+        networks.append(training.whole())
+
+    training.trained = average_networks(training.task, trained)
+    validated = training.validated()
+    result = results[0]
+    if members > 1:
+        count = len(training.val_a.targets)
+        labels = validated.labels
+        scores = validated.results
+        positive = context.prepared.positive
+        result = replace(
+            result,
+            value=training.task.score(labels[:count], scores[:count], positive=positive),
+            val_b_score=training.task.score(labels[count:], scores[count:], positive=positive),
+            threshold=training.task.threshold(labels, scores, positive),
+        )
+    return TrainedNetworks(
+        networks=networks,
+        epochs=epochs,
+        result=result,
+        validated=validated,
+        input_format=training.network.form,
     )
 
 

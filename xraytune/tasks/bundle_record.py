@@ -52,7 +52,7 @@ class CardMetric(StrictModel):
 class BundleRecord(StrictModel):
     """The content of `bundle.json`.
 
-    Scores, threshold and `best_epoch` are those of `FinalTraining`.
+    Scores, threshold and `best_epoch` are those of `TrialResult`.
 
     Attributes:
         class_names: Classes or findings, in the order of the network's outputs; for a segmenter,
@@ -67,6 +67,8 @@ class BundleRecord(StrictModel):
             public data sets.
         study: The study that the configuration was exported from, relative to the bundle.
         overrides: `--set` options of the training.
+        members: How many networks were trained, with seeds that follow each other; their
+            probabilities are averaged. `best_epoch` is that of the first.
         packages: Package versions, and those of extensions such as `backbone tiny_net`.
         metrics: The metrics of the model card.
     """
@@ -83,6 +85,7 @@ class BundleRecord(StrictModel):
     head: HeadName
     loss: LossName
     arm: str
+    members: int = 1
     val_score: float
     val_b_score: float
     best_epoch: int

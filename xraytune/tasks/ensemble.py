@@ -1,0 +1,43 @@
+"""Average the probabilities of networks that differ only in their seed.
+
+Source: Lakshminarayanan et al. 2017, "Simple and Scalable Predictive Uncertainty Estimation using
+Deep Ensembles" (arXiv:1612.01474).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
+
+from xraytune.tasks.task import Task
+
+
+class Ensemble(nn.Module):
+    """Networks, or heads, as one whose probabilities are the means of theirs.
+
+    Attributes:
+        has_classes: Whether an image has one of several classes; otherwise, each output has a
+            probability of its own.
+    """
+
+    def __init__(self, members: Sequence[nn.Module], *, has_classes: bool) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.has_classes = has_classes
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Compute the logits of the mean probabilities, float32, with the shape of a member's."""
+        logits = torch.stack([member(inputs).float() for member in self.members])
+        if self.has_classes:
+            return logits.log_softmax(dim=2).logsumexp(dim=0)
+        return logsigmoid(logits).logsumexp(dim=0) - logsigmoid(-logits).logsumexp(dim=0)
+
+
+def average_networks(task: Task, networks: Sequence[nn.Module]) -> nn.Module:
+    """Return networks of a task as one; a single network as it is."""
+    if len(networks) == 1:
+        return networks[0]
+    return Ensemble(networks, has_classes=not (task.has_masks or task.has_findings))
