@@ -274,13 +274,13 @@ def space_reference() -> str:
     from pydantic import TypeAdapter
 
     from xraytune.space.backbones import BACKBONES
-    from xraytune.space.fields import parameter_fields
+    from xraytune.space.fields import PARAMETERS
     from xraytune.space.grammar import DISTRIBUTIONS
     from xraytune.space.settings import Settings
 
     schema: Any = Settings.model_json_schema()
     definitions, top = schema["$defs"], schema["properties"]
-    fields = parameter_fields()
+    fields = PARAMETERS
     values = {
         name: TypeAdapter(Annotated[field.annotation, field]).json_schema()
         for name, field in fields.items()

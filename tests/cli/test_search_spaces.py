@@ -56,14 +56,13 @@ def test_a_shipped_space_is_found_by_name_unless_a_file_has_that_name(
 
 
 @pytest.mark.parametrize("name", ["gan_ratio", "gan_ratio.yaml", "search_spaces/gan_ratio.yaml"])
-def test_every_way_to_name_a_shipped_space_works_in_an_empty_folder(
+def test_a_shipped_space_has_several_names(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
     checked = command("space", "check", name, "--data", "xrays")
 
-    assert load_space(Path(name)).settings.name == "gan-ratio"
     assert checked.stdout.startswith("space: shipped gan_ratio; `xraytune space copy gan_ratio`")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.in_process import confirm_in_process, search_in_process
-from xraytune.cli.results import confirm_study
+from xraytune.cli.results import show_confirmation
 from xraytune.confirm.run import confirm
 from xraytune.space.load import load_space
 
@@ -22,5 +22,5 @@ def show_confirmed(study: Path, **options: Any) -> str:
     """Confirm a study, and return what the command prints."""
     shown = io.StringIO()
     with confirm_in_process(), redirect_stdout(shown):
-        confirm_study(confirm(study, **options), {})
+        show_confirmation(confirm(study, **options), {})
     return shown.getvalue()

@@ -38,14 +38,6 @@ def test_a_ratio_that_adds_less_than_half_an_image_is_an_error(
     assert (problem.where, problem.fix) == ("synthetic_ratio", "use 0.02 or more")
 
 
-def test_a_single_point_is_checked_at_its_own_ratio_alone() -> None:
-    space = space_of([2.0, 0.0099])
-
-    check_images(space.at({"source": "gan", "synthetic_ratio": 2.0}), training_images=50)
-    with pytest.raises(ConfigError, match="rounds to zero extra images"):
-        check_images(space.at({"source": "gan", "synthetic_ratio": 0.0099}), training_images=50)
-
-
 @pytest.mark.parametrize(
     ("low", "distribution", "is_rarely_small"),
     [

@@ -68,14 +68,9 @@ def artifact_path(cache: Path, stage: str, inputs: Mapping[str, Any]) -> Path:
     return cache / stage / fingerprint(stage, inputs)
 
 
-def work_path(cache: Path, stage: str, inputs: Mapping[str, Any]) -> Path:
-    """Return the folder of an artifact in progress."""
-    return artifact_path(cache, f"{stage}.work", inputs)
-
-
 def start_work(cache: Path, stage: str, inputs: Mapping[str, Any]) -> Path:
-    """Create the folder of `work_path`, with a manifest."""
-    path = work_path(cache, stage, inputs)
+    """Create the folder of an artifact in progress, with a manifest."""
+    path = artifact_path(cache, f"{stage}.work", inputs)
     write_json(path / _MANIFEST, {"stage": path.parent.name, "inputs": inputs})
     return path
 
@@ -87,18 +82,6 @@ def is_cache(folder: Path) -> bool:
         return False
     content = tag.read_bytes()
     return content.startswith(TAG_LINE.encode()) and b"xraytune" in content
-
-
-def _tag_new_cache(cache: Path) -> None:
-    """Tag a cache that does not exist or is empty.
-
-    A folder with other content might be a user's.
-    """
-    if not cache.exists() or not any(cache.iterdir()):
-        write_text(
-            cache / CACHE_TAG,
-            f"{TAG_LINE}\n# A cache of xraytune, which can compute all of it again.\n",
-        )
 
 
 def build_once(
@@ -114,28 +97,29 @@ def build_once(
     While another process builds it, `waiting` is called several times a second.
     """
     path = artifact_path(cache, stage, inputs)
-    if not is_intact(path):
-        _tag_new_cache(cache)
-        with build_lock(path.with_name(f".{path.name}.lock"), waiting):
-            if not is_intact(path):
-                _build(path, stage, inputs, build)
+    if is_intact(path):
+        return path
+    if not cache.exists() or not any(cache.iterdir()):  # other content might be a user's
+        about = "# A cache of xraytune, which can compute all of it again."
+        write_text(cache / CACHE_TAG, f"{TAG_LINE}\n{about}\n")
+    with build_lock(path.with_name(f".{path.name}.lock"), waiting):
+        if is_intact(path):
+            return path
+        if os.path.lexists(path):
+            _logger.warning("%s is damaged and will be built again", path)
+            discard(path)
+        with new_folder(path, is_shared=True) as folder:
+            build(folder)
+            files = {
+                str(file.relative_to(folder)): {
+                    "bytes": file.stat().st_size,
+                    "sha256": sha256_of(file),
+                }
+                for file in sorted(folder.rglob("*"))
+                if file.is_file()
+            }
+            write_json(folder / _MANIFEST, {"stage": stage, "inputs": inputs, "files": files})
     return path
-
-
-def _build(
-    path: Path, stage: str, inputs: Mapping[str, Any], build: Callable[[Path], None]
-) -> None:
-    if os.path.lexists(path):
-        _logger.warning("%s is damaged and will be built again", path)
-        discard(path)
-    with new_folder(path, is_shared=True) as folder:
-        build(folder)
-        files = {
-            str(file.relative_to(folder)): {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
-            for file in sorted(folder.rglob("*"))
-            if file.is_file()
-        }
-        write_json(folder / _MANIFEST, {"stage": stage, "inputs": inputs, "files": files})
 
 
 def is_intact(path: Path) -> bool:
@@ -187,11 +171,6 @@ def manifest_inputs(path: Path) -> dict[str, Any] | None:
     with suppress(OSError, ValueError, LookupError, TypeError):
         return dict(_read_manifest(path)["inputs"])
     return None
-
-
-def content_sha256(path: Path, file: str) -> str:
-    """Return the SHA-256 of a file of an intact artifact, as listed in its manifest."""
-    return str(read_json(path / _MANIFEST)["files"][file]["sha256"])
 
 
 def discard(path: Path) -> None:

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias, overload
+from typing import Any, ClassVar, TypeAlias
 
 INTERRUPTED_EXIT_CODE = 130
-CONTROL_CHARACTERS = re.compile(
+_CONTROL_CHARACTERS = re.compile(
     "[\0-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
 )
 """Control characters except the line feed, and those that change the direction of text."""
@@ -52,7 +52,7 @@ class Problem:
 
 def printable(text: str) -> str:
     r"""Escape control characters, which may come with file and class names: ESC becomes `\x1b`."""
-    return CONTROL_CHARACTERS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _CONTROL_CHARACTERS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def join_names(names: Sequence[str], limit: int = 10) -> str:
@@ -70,12 +70,6 @@ class XraytuneError(Exception):
     """Base class; takes the parts of a `Problem`, or several problems, shown in this order."""
 
     exit_code: ClassVar[int] = 1
-
-    @overload
-    def __init__(self, what: str, where: Place = "", fix: str = "") -> None: ...
-
-    @overload
-    def __init__(self, *problems: Problem | str) -> None: ...
 
     def __init__(self, *parts: Any, **more: Any) -> None:
         if not isinstance(parts[0], Problem):

@@ -34,17 +34,8 @@ def ignore_progress(what: str, done: int, total: int) -> None:
 
 def progress_text(what: str, done: int, total: int) -> str:
     """Return progress as text, such as `training the GAN: 500 of 1,500 steps`."""
-    work, unit = split_unit(what)
-    return f"{work}: {done:,} of {total:,}{unit}"
-
-
-def split_unit(what: str) -> tuple[str, str]:
-    """Split the name of some work: `training the GAN` and ` steps`.
-
-    The unit is "" if the name has none.
-    """
     work, _, unit = what.removesuffix(")").partition(" (")
-    return work, unit and f" {unit}"
+    return f"{work}: {done:,} of {total:,} {unit}".rstrip()
 
 
 def to_json(record: object) -> dict[str, Any]:

@@ -1,24 +1,21 @@
 """What all commands do.
 
-Call the function of `xraytune` of the same name, show its progress, print its result, explain its
-errors.
+Call a function of `xraytune`, show its progress, print its result, explain its errors.
 """
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
-from contextlib import nullcontext
-from functools import wraps
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import typer
 from typer.core import TyperCommand
 
-import xraytune
 from xraytune.base.errors import (
     INTERRUPTED_EXIT_CODE,
     MachineError,
@@ -27,40 +24,59 @@ from xraytune.base.errors import (
     is_out_of_memory,
 )
 from xraytune.base.files import explain_disk_errors
+from xraytune.base.records import EpochRecord
 from xraytune.cli import console
 
-Body: TypeAlias = Callable[..., None]
+if TYPE_CHECKING:
+    from xraytune.cli import results as results
+else:
+
+    class _ImportedOnUse:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(import_module("xraytune.cli.results"), name)
+
+    results = _ImportedOnUse()
+    """The module cli/results.py, which `--help` does not import."""
+
+Options: TypeAlias = Mapping[str, Any]
 
 
-def calls(name: str) -> Callable[[Body], Body]:
-    """Make a function without a body a command that passes its options on to `xraytune.NAME`.
+def run(
+    function: Callable[..., Any],
+    options: Options,
+    show: Callable[[Any, Options], None],
+    follow: AbstractContextManager[Options] | None = None,
+) -> None:
+    """Call a function of `xraytune` with the options of a command, and print its result.
 
-    Options that are not given have the defaults of that function. `cli/results.py` has what shows
-    the work while it runs, and the function of the same name that prints the result.
+    Options that are not given have the defaults of the function. `follow` shows the work while it
+    runs, by callbacks, of which the function gets those that it has.
     """
+    accepted = signature(function).parameters
+    if follow is None:
+        follow = _follow_work() if "on_progress" in accepted else nullcontext({})
+    with follow as callbacks:
+        given = {
+            name: value
+            for name, value in {**options, **callbacks}.items()
+            if value is not None and name in accepted
+        }
+        result = function(**given)
+    if options["as_json"]:
+        console.show_json(result)
+    else:
+        show(result, options)
 
-    def decorate(body: Body) -> Body:
-        @wraps(body)
-        def run(**options: Any) -> None:
-            function = getattr(xraytune, name)
-            accepted = signature(function).parameters
-            results = import_module("xraytune.cli.results")
-            screen = results.follow_work if "on_progress" in accepted else nullcontext
-            with results.SCREENS.get(name, screen)(options) as callbacks:
-                given = {
-                    option: value
-                    for option, value in {**options, **callbacks}.items()
-                    if value is not None and option in accepted
-                }
-                result = function(**given)
-            if options["as_json"]:
-                console.show_json(result)
-            else:
-                getattr(results, name)(result, options)
 
-        return run
+@contextmanager
+def _follow_work() -> Iterator[Options]:
+    with console.progress() as on_progress:
+        yield {"on_progress": on_progress, "note": console.event, "on_epoch": _log_epoch}
 
-    return decorate
+
+def _log_epoch(epoch: EpochRecord) -> None:
+    losses = f"train loss {epoch.train_loss:.4f}  val-A loss {epoch.val_loss:.4f}"
+    console.event(f"epoch {epoch.epoch:3d}  {losses}  val-A score {epoch.val_score:.4f}")
 
 
 class Command(TyperCommand):

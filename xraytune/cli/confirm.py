@@ -10,11 +10,11 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+import xraytune
 from xraytune.cli import options
-from xraytune.cli.command import calls
+from xraytune.cli.command import results, run
 
 
-@calls("confirm_study")
 def confirm(
     study: options.StudyArgument,
     test: Annotated[
@@ -51,9 +51,10 @@ def confirm(
 
     With new seeds, on patients that no trial has seen.
     """
+    follow = results.follow_confirmation(is_asked=not (yes or as_json))
+    run(xraytune.confirm_study, locals(), results.show_confirmation, follow)
 
 
-@calls("run_audit")
 def audit(
     real: options.DataSource,
     synthetic: Annotated[
@@ -77,3 +78,5 @@ def audit(
     as_json: options.AsJson = False,
 ) -> None:
     """Evaluate synthetic images against real ones: copies, realism, and benefit to a classifier."""
+    follow = results.follow_confirmation(is_asked=not (yes or as_json))
+    run(xraytune.run_audit, locals(), results.show_audit, follow)

@@ -32,7 +32,7 @@ from rich.text import Text
 
 from xraytune.base.cores import repeated
 from xraytune.base.errors import XraytuneError, printable
-from xraytune.base.records import Progress, progress_text, split_unit, to_json
+from xraytune.base.records import Progress, progress_text, to_json
 from xraytune.base.tables import (
     Cell,
     Entry,
@@ -40,7 +40,6 @@ from xraytune.base.tables import (
     Table,
     Tone,
     duration,
-    shown_path,
     text_of,
 )
 
@@ -80,8 +79,7 @@ def propose(*words: object, given: Mapping[str, Any] | None = None, when: str = 
     more = [("--data", options.get("data")), ("--weights-dir", options.get("weights_dir"))]
     more += [("--set", line) for line in options.get("overrides") or ()]
     named = [word for option, value in more if value is not None for word in (option, value)]
-    shown = [shown_path(word) if isinstance(word, Path) else word for word in (*words, *named)]
-    write_command(shlex.join(["xraytune", *map(str, shown)]), f"{when}: ")
+    write_command(shlex.join(["xraytune", *map(str, (*words, *named))]), f"{when}: ")
 
 
 def show(*frame: Cell | str | Table) -> None:
@@ -100,9 +98,7 @@ def show_json(content: object) -> None:
 
 
 def log(text: str, tone: Tone = "plain") -> None:
-    """Print a line to stderr, with paths below the current folder made relative."""
-    with suppress(OSError):  # the current folder has been deleted
-        text = text.replace(f"{Path.cwd()}/", "")
+    """Print a line to stderr."""
     with suppress(OSError):  # a full disk or a closed terminal does not end the work
         _ERR.print(_text(text, tone), soft_wrap=not _ERR.is_terminal)
 
@@ -149,15 +145,11 @@ def progress() -> Iterator[Progress]:
 
     Without a terminal, it logs a line every ten seconds.
     """
-    columns = (
-        TextColumn("{task.description}", markup=False),
+    screen = Bars(
         BarColumn(bar_width=30),
-        TextColumn("{task.completed:,} of {task.total:,}{task.fields[unit]}", markup=False),
+        TextColumn("{task.description}", markup=False),
         TextColumn("[dim]left"),
         TimeRemainingColumn(compact=True),
-    )
-    screen = Bars(
-        *columns,
         console=_ERR,
         disable=not is_live(),
         get_time=time.monotonic,
@@ -167,17 +159,17 @@ def progress() -> Iterator[Progress]:
     logged: dict[str, float] = {}
 
     def show_progress(what: str, done: int, total: int) -> None:
+        text = printable(progress_text(what, done, total))
         if what not in tasks:
-            work, unit = split_unit(printable(what))
-            tasks[what] = screen.add_task(work, total=total, unit=unit)
-        screen.update(tasks[what], completed=done, total=total)
+            tasks[what] = screen.add_task(text, total=total)
+        screen.update(tasks[what], completed=done, total=total, description=text)
         now = time.monotonic()
         is_due = done == total or now - logged.setdefault(what, now) >= _LOG_EVERY_SECONDS
         if screen.disable and is_due:
             logged[what] = now
             left = screen.tasks[tasks[what]].time_remaining
             ending = f", {duration(left)} left" if left else ""
-            event(progress_text(what, done, total) + ending)
+            event(text + ending)
 
     with screen:
         yield show_progress
@@ -252,7 +244,11 @@ def _grid(table: Table, names: Sequence[str]) -> RichTable:
 
 
 def _text(entry: Entry, tone: Tone = "plain") -> Text:
-    """Return text for rich; all text passes through here."""
+    """Return text for rich, with paths below the current folder made relative.
+
+    All text passes through here.
+    """
     if isinstance(entry, Cell):
         tone = entry.tone
-    return Text(printable(text_of(entry)), style=_STYLES[tone])
+    text = text_of(entry).replace(f"{Path.cwd()}/", "")
+    return Text(printable(text), style=_STYLES[tone])

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 from typer import Argument, Option
 
+import xraytune
 from xraytune.cli import options
-from xraytune.cli.command import calls
+from xraytune.cli.command import results, run
 from xraytune.space.load import data_settings
 from xraytune.space.settings import DataSettings, SplitSettings
 
@@ -54,7 +55,6 @@ def inspect(
     show_inspection(source, data_settings(source, base), overrides, as_json=as_json)
 
 
-@calls("draw_phantoms")
 def phantom(
     out: Annotated[Path, Argument(metavar="OUT", help="Folder to create.")],
     patients: Annotated[
@@ -84,3 +84,4 @@ def phantom(
     as_json: options.AsJson = False,
 ) -> None:
     """Draw phantom chest X-rays."""
+    run(xraytune.draw_phantoms, locals(), results.show_phantoms)

@@ -7,11 +7,11 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+import xraytune
 from xraytune.cli import options
-from xraytune.cli.command import calls
+from xraytune.cli.command import results, run
 
 
-@calls("generator_train")
 def train(
     space: options.SpaceFile,
     out: options.OutFolder,
@@ -34,9 +34,9 @@ def train(
     If the space has a frozen backbone, the folder also gets a classifier and statistics of
     features: what another hospital should compare the GAN's images with.
     """
+    run(xraytune.generator_train, locals(), results.show_generator)
 
 
-@calls("generator_sample")
 def sample(
     generator: Annotated[Path, Argument(metavar="FOLDER", help="Folder from `generator train`.")],
     out: options.OutFolder,
@@ -50,3 +50,4 @@ def sample(
     Classes have their training proportions. The first 100 of 500 images are the same as with -n
     100.
     """
+    run(xraytune.generator_sample, locals(), results.show_sample)

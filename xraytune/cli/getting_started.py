@@ -15,7 +15,7 @@ from typer.main import get_command
 
 import xraytune
 from xraytune.base.errors import MachineError
-from xraytune.base.tables import Cell, Row, Table, Tone, shown_path
+from xraytune.base.tables import Cell, Row, Table, Tone
 from xraytune.cli import confirm, console, data, generator, model, options, search
 
 _WHOLE = (500, 1200, 1500, "")
@@ -108,7 +108,7 @@ def demo(
     console.write("\nThese are phantoms. What holds for real X-rays, only real X-rays can tell.")
     for command in ("data inspect YOUR_FOLDER", "search --space gan_ratio_cpu --data YOUR_FOLDER"):
         console.write_command(f"xraytune {command}", "next: ")
-    console.write(f"report: {shown_path(xraytune.write_report(study))}")
+    console.write(f"report: {xraytune.write_report(study)}")
 
 
 def _run(name: str, arguments: list[str]) -> None:

@@ -10,14 +10,12 @@ from __future__ import annotations
 import os
 import platform
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from xraytune.base.errors import MachineError, Problem
 from xraytune.cli import (
     confirm,
     console,
@@ -35,9 +33,6 @@ _SPIN_COUNT = "1000"
 """How often a waiting thread of torch looks again before it sleeps. Threads that spin for long take
 the core that another one waits for: beside other work, a command becomes many times as slow
 (docs/results.md#beside-other-work)."""
-_START = "Getting started"
-_SEARCH = "Search"
-_MODEL = "Final model"
 _GROUPS = {
     "data": "Inspect a folder of X-rays, or draw phantom ones.",
     "generator": "Train a GAN, or generate images with it.",
@@ -45,29 +40,35 @@ _GROUPS = {
     "cache": "Shrink the cache that studies share.",
 }
 _SPACE = "--space gan_ratio.yaml --data chest_xray"
-_COMMANDS: tuple[tuple[str, Callable[..., None], str, str], ...] = (
-    ("demo", getting_started.demo, _START, ""),
-    ("doctor", getting_started.doctor, _START, ""),
-    ("data inspect", data.inspect, _SEARCH, "chest_xray"),
-    ("data phantom", data.phantom, _SEARCH, "xrays --patients 200 --seed 1"),
-    ("generator train", generator.train, _SEARCH, f"{_SPACE} --set gan.steps=5000 -o generator"),
-    ("generator sample", generator.sample, _SEARCH, "generator -n 500 -o generated"),
-    ("space list", space.list_, _SEARCH, ""),
-    ("space copy", space.copy, _SEARCH, "gan_ratio_cpu"),
-    ("space check", space.check, _SEARCH, "gan_ratio.yaml"),
-    ("headroom", search.headroom, _SEARCH, _SPACE),
-    ("search", search.search, _SEARCH, _SPACE),
-    ("status", study.status, _SEARCH, "studies/gan-ratio; without a study, it lists all"),
-    ("report", study.report, _SEARCH, "studies/gan-ratio"),
-    ("confirm", confirm.confirm, _SEARCH, "studies/gan-ratio"),
-    ("audit", confirm.audit, _SEARCH, "chest_xray generated"),
-    ("export", study.export, _SEARCH, "studies/gan-ratio -o best.yaml"),
-    ("cache clean", study.clean_cache, _SEARCH, "--max-size 50GB --dry-run"),
-    ("train", model.train, _MODEL, "--config best.yaml -o model"),
-    ("evaluate", model.evaluate, _MODEL, "model --data new_xrays"),
-    ("predict", model.predict, _MODEL, "model new_xrays -o predictions.csv"),
-)
-"""The name of each command, its function, its panel in `--help`, and an example's arguments."""
+_COMMANDS: Mapping[str, Sequence[tuple[str, Callable[..., None], str]]] = {
+    "Getting started": (
+        ("demo", getting_started.demo, ""),
+        ("doctor", getting_started.doctor, ""),
+    ),
+    "Search": (
+        ("data inspect", data.inspect, "chest_xray"),
+        ("data phantom", data.phantom, "xrays --patients 200 --seed 1"),
+        ("generator train", generator.train, f"{_SPACE} --set gan.steps=5000 -o generator"),
+        ("generator sample", generator.sample, "generator -n 500 -o generated"),
+        ("space list", space.list_, ""),
+        ("space copy", space.copy, "gan_ratio_cpu"),
+        ("space check", space.check, "gan_ratio.yaml"),
+        ("headroom", search.headroom, _SPACE),
+        ("search", search.search, _SPACE),
+        ("status", study.status, "studies/gan-ratio; without a study, it lists all"),
+        ("report", study.report, "studies/gan-ratio"),
+        ("confirm", confirm.confirm, "studies/gan-ratio"),
+        ("audit", confirm.audit, "chest_xray generated"),
+        ("export", study.export, "studies/gan-ratio -o best.yaml"),
+        ("cache clean", study.clean_cache, "--max-size 50GB --dry-run"),
+    ),
+    "Final model": (
+        ("train", model.train, "--config best.yaml -o model"),
+        ("evaluate", model.evaluate, "model --data new_xrays"),
+        ("predict", model.predict, "model new_xrays -o predictions.csv"),
+    ),
+}
+"""By panel of `--help`: the name of each command, its function, and an example's arguments."""
 
 
 def build_app() -> typer.Typer:
@@ -78,16 +79,18 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_options)
     groups = {"": app}
-    for command, function, panel, example in _COMMANDS:
-        group, _, name = command.rpartition(" ")
-        if group not in groups:
-            groups[group] = _group(_GROUPS[group])
-            app.add_typer(groups[group], name=group, rich_help_panel=panel)
-        epilog = f"Example: xraytune {command} {example}"
-        panel_here = None if group else panel
-        groups[group].command(name, cls=Command, epilog=epilog, rich_help_panel=panel_here)(
-            function
-        )
+    for panel, commands in _COMMANDS.items():
+        for command, function, example in commands:
+            group, _, name = command.rpartition(" ")
+            if group not in groups:
+                groups[group] = _group(_GROUPS[group])
+                app.add_typer(groups[group], name=group, rich_help_panel=panel)
+            epilog = f"Example: xraytune {command} {example}"
+            panel_here = None if group else panel
+            add = groups[group].command(
+                name, cls=Command, epilog=epilog, rich_help_panel=panel_here
+            )
+            add(function)
     return app
 
 
@@ -130,11 +133,4 @@ def _options(
             is_eager=True,
         ),
     ] = False,
-) -> None:
-    try:
-        Path.cwd()
-    except OSError as error:
-        os.chdir("/")  # what is printed is relative to the current folder
-        what = f"the current folder is not there any more ({error.strerror})"
-        console.show_error(MachineError(Problem(what, fix="cd to a folder that exists")))
-        raise typer.Exit(MachineError.exit_code) from None
+) -> None: ...

@@ -7,11 +7,12 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+import xraytune
+from xraytune.base.errors import ConfigError
 from xraytune.cli import options
-from xraytune.cli.command import calls
+from xraytune.cli.command import results, run
 
 
-@calls("train")
 def train(
     out: Annotated[Path, Option("--out", "-o", metavar="MODEL", help="Folder to create.")],
     study: Annotated[
@@ -46,9 +47,13 @@ def train(
     Given a study, this runs `export` and trains the exported file: the mix that `confirm` found to
     help, or else the simplest one that is about as good as the best, with the settings of `final:`.
     """
+    if bool(study) == bool(config):
+        fix = "write e.g. xraytune train studies/NAME -o model"
+        raise ConfigError("give a study or --config FILE", fix=fix)
+    config = study or config
+    run(xraytune.train, locals(), results.show_model)
 
 
-@calls("evaluate")
 def evaluate(
     model: options.ModelArgument,
     data: Annotated[
@@ -88,9 +93,9 @@ def evaluate(
     as_json: options.AsJson = False,
 ) -> None:
     """Evaluate a model on labelled images or pairs, with 95 % intervals over patients."""
+    run(xraytune.evaluate, locals(), results.show_evaluation)
 
 
-@calls("predict")
 def predict(
     model: options.ModelArgument,
     images: Annotated[Path, Argument(metavar="FOLDER", help="Folder of images, or one image.")],
@@ -107,3 +112,4 @@ def predict(
     as_json: options.AsJson = False,
 ) -> None:
     """Write images' class probabilities to a CSV file, or their masks and overlays to a folder."""
+    run(xraytune.predict, locals(), results.show_predictions)

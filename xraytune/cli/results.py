@@ -1,25 +1,24 @@
-"""What commands show: their work while it runs, and their result.
+"""What commands show: a search while it runs, and the results of all.
 
-The function that prints a result has the name of the one in `xraytune` that returns it. This file
-is imported when a command runs, so that `--help` is fast.
+This file is imported when a command shows something, so that `--help` is fast.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from typer import Exit
 
-from xraytune.base.errors import ConfigError, counted
-from xraytune.base.records import EpochRecord
-from xraytune.base.tables import Table, counts_text, duration, shown_path
+from xraytune.base.errors import counted
+from xraytune.base.tables import Table, counts_text, duration
 from xraytune.cli import console
-from xraytune.present.trials import arms_frame, heading, live_frame, summary_line
+from xraytune.present.studies import StudySummary, studies_frame
+from xraytune.present.trials import arms_frame, heading, live_frame, status_frame, summary_line
 from xraytune.present.verdict import verdict_frame
 from xraytune.search.callbacks import Callbacks
 from xraytune.study.folder import StudyFolder
@@ -44,13 +43,6 @@ Options: TypeAlias = Mapping[str, Any]
 
 
 @contextmanager
-def follow_work(_: Options) -> Iterator[Options]:
-    """Show progress, and log notes."""
-    with console.progress() as on_progress:
-        yield {"on_progress": on_progress, "note": console.event}
-
-
-@contextmanager
 def follow_search() -> Iterator[Callbacks]:
     """Show a search while the block runs.
 
@@ -66,9 +58,7 @@ def follow_search() -> Iterator[Callbacks]:
         def on_start(study: Path, dashboard: str) -> None:
             drawing.close()
             watcher = StudyWatcher(StudyFolder(study))
-            console.event(
-                f"study {shown_path(study)} (Ctrl-C stops it; run the same command again to resume)"
-            )
+            console.event(f"study {study} (Ctrl-C stops it; run the same command again to resume)")
             _log_dashboard(dashboard)
             shown = f"Ray dashboard: {dashboard}" if dashboard else ""
             drawing.enter_context(
@@ -88,7 +78,8 @@ def follow_search() -> Iterator[Callbacks]:
 
 
 @contextmanager
-def _follow_trials(_: Options) -> Iterator[Options]:
+def follow_trials() -> Iterator[Options]:
+    """Show a search as `follow_search` does, for a command."""
     with follow_search() as callbacks:
         yield {"callbacks": callbacks}
 
@@ -110,25 +101,23 @@ def _log_end(row: TrialRow) -> None:
 def _log_dashboard(address: str) -> None:
     """Log the address of Ray's dashboard, if any, and how to log in."""
     if address:
-        ray = shown_path(Path(sys.executable).with_name("ray"))
+        ray = Path(sys.executable).with_name("ray")
         token = f"if it asks for a token: `{quote(str(ray))} get-auth-token` prints it"
         console.event(f"Ray dashboard: {address} ({token})")
 
 
 @contextmanager
-def _follow_confirmation(given: Options) -> Iterator[Options]:
+def follow_confirmation(*, is_asked: bool) -> Iterator[Options]:
     """Show the progress of a confirmation.
 
-    If there is a terminal, ask before it accesses test images.
+    If there is a terminal and `is_asked`, ask before it accesses test images.
     """
     with ExitStack() as drawing:
 
         def before_test() -> None:
             drawing.close()
-            is_asked = not (given["yes"] or given["as_json"])
-            if is_asked and not console.agreed(
-                "All replicates are trained. Access the test images now?"
-            ):
+            question = "All replicates are trained. Access the test images now?"
+            if is_asked and not console.agreed(question):
                 console.write("they stay sealed; run the same command again to access them")
                 raise Exit
 
@@ -140,35 +129,18 @@ def _follow_confirmation(given: Options) -> Iterator[Options]:
         yield {"callbacks": callbacks, "before_test": before_test}
 
 
-@contextmanager
-def _follow_training(given: Options) -> Iterator[Options]:
-    """Show the epochs of a final training; its study or file is `config`."""
-    if bool(given["study"]) == bool(given["config"]):
-        fix = "write e.g. xraytune train studies/NAME -o model"
-        raise ConfigError("give a study or --config FILE", fix=fix)
-    with follow_work(given) as callbacks:
-        config = given["study"] or given["config"]
-        yield {**callbacks, "config": config, "on_epoch": _log_epoch}
+def show_status(view: StudyView) -> None:
+    """Print the trials of a study."""
+    console.show(*status_frame(view))
 
 
-def _log_epoch(epoch: EpochRecord) -> None:
-    losses = f"train loss {epoch.train_loss:.4f}  val-A loss {epoch.val_loss:.4f}"
-    console.event(f"epoch {epoch.epoch:3d}  {losses}  val-A score {epoch.val_score:.4f}")
+def show_studies(studies: Sequence[StudySummary]) -> None:
+    """Print a line for each study, and how to see one."""
+    console.show(*studies_frame(studies))
+    console.write_command("xraytune status STUDY", "the trials of one: ")
 
 
-SCREENS: Mapping[str, Callable[[Options], AbstractContextManager[Options]]] = {
-    "confirm_study": _follow_confirmation,
-    "run_audit": _follow_confirmation,
-    "run_search": _follow_trials,
-    "train": _follow_training,
-}
-"""What shows the work of functions, from the options; other ones have `follow_work`.
-
-It gives callbacks, of which the function gets those that it has.
-"""
-
-
-def draw_phantoms(drawn: PhantomSet, _: Options) -> None:
+def show_phantoms(drawn: PhantomSet, _: Options) -> None:
     """Print what was drawn."""
     what = ", with a table of findings, data.yaml" if (drawn.path / "data.yaml").exists() else ""
     console.write(
@@ -176,7 +148,7 @@ def draw_phantoms(drawn: PhantomSet, _: Options) -> None:
     )
 
 
-def generator_train(trained: TrainedGenerator, given: Options) -> None:
+def show_generator(trained: TrainedGenerator, given: Options) -> None:
     """Print the generator, its quality, the classifier beside it, and the next command."""
     generator = trained.generator
     if generator:
@@ -205,7 +177,7 @@ def generator_train(trained: TrainedGenerator, given: Options) -> None:
         console.propose(*words, given={**given, "overrides": overrides})
 
 
-def generator_sample(drawn: GeneratorSample, _: Options) -> None:
+def show_sample(drawn: GeneratorSample, _: Options) -> None:
     """Print how many images were generated."""
     counts = _count_images(drawn.counts, drawn.has_masks)
     console.write(f"{drawn.path}: {counts} ({drawn.image_size_px} px), with provenance.json")
@@ -217,7 +189,7 @@ def _count_images(counts: Mapping[str, int], has_masks: bool) -> str:
     return f"{sum(counts.values()):,} images with {'masks' if has_masks else 'findings'}"
 
 
-def measure_headroom(measured: Headroom, given: Options) -> None:
+def show_headroom(measured: Headroom, given: Options) -> None:
     """Print the gains, and the next commands."""
     from xraytune.present.headroom import headroom_frame
 
@@ -231,22 +203,21 @@ def measure_headroom(measured: Headroom, given: Options) -> None:
     )
 
 
-def run_search(view: StudyView, _: Options) -> None:
+def show_search(view: StudyView, _: Options) -> None:
     """Print how the search ended, its arms, and the next command."""
     console.show(*heading(view), *arms_frame(view))
     trained = [trial.parameters for trial in view.trials if trial.status in ("complete", "pruned")]
-    study = shown_path(view.path)
     when = "next"
     if any(parameters.has_synthetic_images for parameters in trained):
-        console.propose("confirm", study)
+        console.propose("confirm", view.path)
         when = "without a verdict"
-    console.propose("export", study, "-o", "best.yaml", when=when)
+    console.propose("export", view.path, "-o", "best.yaml", when=when)
 
 
-def confirm_study(confirmation: Confirmation, _: Options) -> None:
+def show_confirmation(confirmation: Confirmation, _: Options) -> None:
     """Print the verdict, the comparisons behind it, and where it is written."""
     console.show(*verdict_frame(confirmation))
-    study = shown_path(confirmation.study)
+    study = confirmation.study
     console.write(
         f"all results: {study}/confirm/verdict.json; text for a paper: {study}/confirm/methods.md"
     )
@@ -254,7 +225,7 @@ def confirm_study(confirmation: Confirmation, _: Options) -> None:
     console.propose("export", study, "-o", "best.yaml", when="then")
 
 
-def run_audit(result: Audit, _: Options) -> None:
+def show_audit(result: Audit, _: Options) -> None:
     """Print the measured figures, the verdict if there is one, and where they are written."""
     report = result.report
     console.write(result.headline, "bad" if result.faults or report.copies else "strong")
@@ -265,11 +236,11 @@ def run_audit(result: Audit, _: Options) -> None:
     console.write(f"Quality: {report.quality or report.note}.")
     if result.verdict:
         console.show(*verdict_frame(result.verdict))
-        folder = shown_path(result.study)
-        console.write(f"report: {folder}/report.html; all figures: {folder}/audit.json")
+        study = result.study
+        console.write(f"report: {study}/report.html; all figures: {study}/audit.json")
 
 
-def export_best(exported: Exported, _: Options) -> None:
+def show_export(exported: Exported, _: Options) -> None:
     """Print the exported trial and the next command."""
     console.write(f"{exported.path}: {exported.sentence}")
     if exported.synthetic:
@@ -277,7 +248,7 @@ def export_best(exported: Exported, _: Options) -> None:
     console.write_command(exported.command, "next: ")
 
 
-def clean_cache(cleaned: Cleaned, _: Options) -> None:
+def show_cleaned(cleaned: Cleaned, _: Options) -> None:
     """Print what was removed."""
     verb = "would free" if cleaned.is_dry_run else "freed"
     head = (
@@ -294,7 +265,7 @@ def clean_cache(cleaned: Cleaned, _: Options) -> None:
         console.show(Table(rows))
 
 
-def train(trained: Trained, _: Options) -> None:
+def show_model(trained: Trained, _: Options) -> None:
     """Print the metrics of a trained model and the next command."""
     record = trained.record
     scores = (
@@ -311,14 +282,14 @@ def train(trained: Trained, _: Options) -> None:
     console.propose("evaluate", trained.path, given={"data": trained.test_folder or "FOLDER"})
 
 
-def evaluate(evaluation: Evaluation, _: Options) -> None:
+def show_evaluation(evaluation: Evaluation, _: Options) -> None:
     """Print the metrics, and where the files were written."""
     console.show(*evaluation.lay_out())
     if evaluation.out:
         console.write(f"\n{evaluation.out}: metrics.json, predictions (CSV) and pictures")
 
 
-def predict(predicted: Predicted, _: Options) -> None:
+def show_predictions(predicted: Predicted, _: Options) -> None:
     """Print where the predictions were written; log the images that were left out."""
     for image in predicted.broken:
         console.log(f"left out: {image.file}: {image.reason}", "bad")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import xraytune
 from xraytune.cli import options
-from xraytune.cli.command import calls
+from xraytune.cli.command import results, run
 
 
-@calls("run_search")
 def search(
     space: options.SpaceFile,
     data: options.Data = None,
@@ -21,9 +21,9 @@ def search(
     as_json: options.AsJson = False,
 ) -> None:
     """Search a space of augmentation mixes. Run the same command again to resume."""
+    run(xraytune.run_search, locals(), results.show_search, results.follow_trials())
 
 
-@calls("measure_headroom")
 def headroom(
     space: options.SpaceFile,
     data: options.Data = None,
@@ -40,3 +40,4 @@ def headroom(
     Real images of other patients stand in for synthetic ones, at each ratio of the space. If they
     gain less than the margin of `confirm`, no generator can help. The test folder stays sealed.
     """
+    run(xraytune.measure_headroom, locals(), results.show_headroom)

@@ -8,9 +8,8 @@ from typing import Annotated
 from typer import Argument, Option
 
 import xraytune
-from xraytune.base.tables import shown_path
 from xraytune.cli import console, options
-from xraytune.cli.command import calls
+from xraytune.cli.command import results, run
 from xraytune.space.load import STUDY_NAME
 
 
@@ -24,18 +23,14 @@ def status(
 
     Works during a search, too.
     """
-    from xraytune.present.studies import studies_frame
-    from xraytune.present.trials import status_frame
-
     is_study = not study.is_dir() or (study / STUDY_NAME).exists()
     result = xraytune.status(study) if is_study else xraytune.list_studies(study)
     if as_json:
         console.show_json(result if is_study else {"studies": result})
     elif is_study:
-        console.show(*status_frame(result))
+        results.show_status(result)
     else:
-        console.show(*studies_frame(result))
-        console.write_command("xraytune status STUDY", "the trials of one: ")
+        results.show_studies(result)
 
 
 def report(
@@ -60,10 +55,9 @@ def report(
     if as_json:
         console.show_json({"report": file})
     else:
-        console.write(str(shown_path(file)))
+        console.write(str(file))
 
 
-@calls("export_best")
 def export(
     study: options.StudyArgument,
     out: Annotated[Path, Option("--out", "-o", metavar="FILE", help="YAML file to write.")] = Path(
@@ -83,9 +77,9 @@ def export(
     With this file, `train` uses all patients, including those that `data.train_patients` left out
     of the search.
     """
+    run(xraytune.export_best, locals(), results.show_export)
 
 
-@calls("clean_cache")
 def clean_cache(
     max_size: Annotated[
         str, Option(metavar="SIZE", help="Maximum size of the cache, e.g. 50GB or 50GiB.")
@@ -101,3 +95,4 @@ def clean_cache(
     Artifacts that running commands use are kept. What is removed is computed again when it is
     needed.
     """
+    run(xraytune.clean_cache, locals(), results.show_cleaned)

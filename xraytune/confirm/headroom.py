@@ -155,8 +155,8 @@ def headroom(
     settings = whole.settings
     baseline = _baseline(whole).model_copy(update={"early_stop_epochs": None})
     # For a range, its two ends.
-    values = [value for (value,) in whole.combinations("synthetic_ratio")]
-    ratios = sorted({float(value) for value in values if isinstance(value, int | float) and value})
+    trials = whole.corners("source", "synthetic_ratio")
+    ratios = sorted({trial.synthetic_ratio for trial in trials if trial.synthetic_ratio})
     if not ratios:
         what = "the space has no ratio of extra to real images"
         fix = "add a source of extra images and synthetic_ratio"

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xraytune.base.artifacts import content_sha256, is_intact, releases
+from xraytune.base.artifacts import is_intact, releases
 from xraytune.base.errors import ArtifactError, DataError, StudyError, add_notes, counted
-from xraytune.base.files import read_json, with_checksum, without_checksum, write_json
+from xraytune.base.files import read_json, sha256_of, with_checksum, without_checksum, write_json
 from xraytune.base.records import Compute, Progress, frozen, ignore_progress
 from xraytune.data.decoding import Resize
 from xraytune.data.images import RECORDED, ImageFile, ImageIndex, Images, SideName
@@ -244,10 +244,10 @@ def patients_seen(images: Iterable[ImageFile], seen: Collection[str]) -> set[str
 
 def _content(store: Path) -> str:
     """Return the SHA-256 of a store's pixels or, with masks, of the hashes of both."""
-    pixels = content_sha256(store, PIXELS_FILE)
+    pixels = sha256_of(store / PIXELS_FILE)
     if not (store / MASKS_FILE).exists():
         return pixels
-    return _hash([pixels, content_sha256(store, MASKS_FILE)])
+    return _hash([pixels, sha256_of(store / MASKS_FILE)])
 
 
 def restore_pixels(

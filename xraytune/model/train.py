@@ -37,7 +37,7 @@ from xraytune.nets.checkpoint import finished_epochs, load_best
 from xraytune.nets.compute import allocation_of, gpu_count, pin
 from xraytune.search.wandb import WandbRun
 from xraytune.space.domains import Value
-from xraytune.space.fields import flat_values, parameter_fields
+from xraytune.space.fields import PARAMETERS, flat_values
 from xraytune.space.load import SEARCH_ONLY, refuse_unused
 from xraytune.space.paths import PATHS
 from xraytune.space.settings import Experiment, Settings, extensions_of
@@ -280,7 +280,7 @@ def _open_experiment(
             note(describe_space(config))
         space = open_space(file, overrides, data=data, weights_dir=weights_dir)
     point = space.first_point()
-    unused = (*SEARCH_ONLY, "resources.cpus_per_trial", *(parameter_fields().keys() - point.keys()))
+    unused = (*SEARCH_ONLY, "resources.cpus_per_trial", *(PARAMETERS.keys() - point.keys()))
     refuse_unused(overrides, "train", unused)
     refuse_unused(overrides, "train", ("final",), "set the parameter itself, without `final.`")
     if space.searched:

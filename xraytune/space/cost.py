@@ -6,6 +6,9 @@ fast or slow.
 
 from __future__ import annotations
 
+from statistics import fmean
+
+from xraytune.space.settings import GanSettings
 from xraytune.space.space import Space
 
 _BACKBONE_SECONDS = 0.08
@@ -37,21 +40,27 @@ def describe_slow_search(space: Space, *, images_per_epoch: int, cores: int) -> 
     images = float(images_per_epoch * settings.budget.max_epochs * space.trial_budget())
     if settings.scheduler.name == "asha":
         images *= _SHARE_AFTER_ASHA
-    choices = space.combinations("backbone", "trainable", "synthetic_ratio")
+    networks = {
+        (trial.backbone, trial.trainable, trial.synthetic_ratio)
+        for trial in space.corners("backbone", "trainable", "source", "synthetic_ratio")
+    }
     shares = []
-    for backbone, trainable, ratio in choices:
-        share = 0.05 if backbone == "small_cnn" else _TRAINED_SHARE[str(trainable or "all")]
-        shares.append(share * (1 + float(ratio or 0)))
+    for backbone, trainable, ratio in networks:
+        share = 0.05 if backbone == "small_cnn" else _TRAINED_SHARE[trainable]
+        shares.append(share * (1 + ratio))
     image_seconds = _BACKBONE_SECONDS * (settings.data.image_size / 128) ** 2
-    seconds = images * image_seconds * sum(shares) / len(shares)
+    seconds = images * image_seconds * fmean(shares)
 
     # A longer run of a GAN continues a shorter one with the same settings.
-    steps_of: dict[tuple[float, ...], float] = {}
-    for values in space.combinations("gan.image_size", "gan.width", "gan.batch_size", "gan.steps"):
-        *same, steps = (float(value or 0) for value in values)
-        steps_of[*same] = max(steps, steps_of.get((*same,), 0))
-    for (size_px, width, batch_size), steps in steps_of.items():
-        seconds += steps * batch_size * _GAN_SECONDS * (size_px / 64) ** 2 * width / 64
+    longest: dict[GanSettings, int] = {}
+    names = ("gan.image_size", "gan.width", "gan.batch_size", "gan.steps")
+    for trial in space.corners("source", *names):
+        if trial.gan:
+            start = trial.gan.model_copy(update={"steps": 0})
+            longest[start] = max(trial.gan.steps, longest.get(start, 0))
+    for gan, steps in longest.items():
+        pixels = gan.batch_size * (gan.image_size / 64) ** 2
+        seconds += steps * pixels * _GAN_SECONDS * gan.width / 64
 
     hours = seconds / cores / 3600
     if hours < _LONG_HOURS:

@@ -16,14 +16,12 @@ from typing import Any, TypeAlias
 
 import yaml
 
-from xraytune.base.errors import ConfigError, Problem, SourceLine
+from xraytune.base.errors import ConfigError, Place, Problem, SourceLine
 from xraytune.base.files import explain_disk_errors, read_bytes
 from xraytune.base.records import Json
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 """Keys of mappings and positions in lists, such as `("data", "split", "seed")`."""
-Place: TypeAlias = SourceLine | Path | str
-"""The position of a key or item; text is an option of the command line."""
 
 
 class Text(str):

@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic.fields import FieldInfo
 
 from xraytune.space.domains import Value
-from xraytune.space.settings import BLOCKS, Parameters, Settings
-from xraytune.space.strict_model import StrictModel
+from xraytune.space.settings import BLOCKS, Parameters
+from xraytune.space.strict_model import list_fields
 
-
-@cache
-def parameter_fields() -> Mapping[str, FieldInfo]:
-    """Return every parameter by its dotted name, in the order of the models."""
-    fields = Parameters.model_fields
-    blocks = {name: model.model_fields for name, model in BLOCKS.items()}
-    return flatten_blocks({name: blocks.get(name, field) for name, field in fields.items()})
-
-
-@cache
-def setting_names(model: type[StrictModel] = Settings, prefix: str = "") -> list[str]:
-    """Return every setting, and the blocks of settings, by dotted names."""
-    names = []
-    for name, field in model.model_fields.items():
-        names.append(f"{prefix}{name}")
-        for member in (field.annotation, *get_args(field.annotation)):
-            if isinstance(member, type) and issubclass(member, StrictModel):
-                names += setting_names(member, f"{prefix}{name}.")
-    return names
+PARAMETERS: Mapping[str, FieldInfo] = {
+    name: field for name, field in list_fields(Parameters).items() if name not in BLOCKS
+}
+"""Every parameter by its dotted name, in the order of the models."""
 
 
 def flatten_blocks(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
 
@@ -18,12 +17,12 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from xraytune.base.errors import ConfigError, Problem
 from xraytune.space.document import Block, Document, KeyPath
 from xraytune.space.domains import Conditions, ParameterSpec, Point, Value
-from xraytune.space.fields import flatten_blocks, parameter_fields, setting_names
+from xraytune.space.fields import PARAMETERS, flatten_blocks
 from xraytune.space.messages import nearest
 from xraytune.space.removed import explain_removed, is_dropped
-from xraytune.space.settings import BLOCKS, TaskName, has_effect_in, has_effect_with
+from xraytune.space.settings import BLOCKS, Settings, TaskName, has_effect_in, has_effect_with
 from xraytune.space.space import corner_points
-from xraytune.space.strict_model import Several
+from xraytune.space.strict_model import Several, list_fields
 from xraytune.space.validation import validate
 
 DISTRIBUTIONS = ("uniform", "log_uniform_values", "int_uniform")
@@ -62,50 +61,46 @@ def read_specs(document: Document, task: TaskName) -> tuple[ParameterSpec, ...]:
     points are different trials.
     """
     declared = _read_declared(document, task)
-    try:
-        TopologicalSorter({name: spec.when for name, spec in declared.items()}).prepare()
-    except CycleError as error:
-        circle = error.args[1]
-        what = f"the conditions go in a circle: {' -> '.join(circle)}"
-        raise document.error(("parameters", circle[0]), what, "remove one `when`") from error
-    return _complete(document, declared, task)
+    specs = _complete(document, declared, task)
+    unused = declared.keys() - specs
+    if unused:
+        used = {name: declared[name] for name in declared if name in specs}
+        specs = _complete(document, used, task)
+    for name in sorted(unused):
+        where = document.locate(("parameters", name))
+        is_option = isinstance(where, str)
+        has_default = name in specs
+        if is_option or (has_default and not document.has_options):
+            fix = "omit it, or change its `when` or the source (--set source=...)"
+            what = f"{name}: no trial of this space uses it"
+            document.problems.append(Problem(what, where, fix))
+    return tuple(specs.values())
 
 
 def _complete(
     document: Document, declared: Mapping[str, ParameterSpec], task: TaskName
-) -> tuple[ParameterSpec, ...]:
+) -> dict[str, ParameterSpec]:
     placed: dict[str, ParameterSpec] = {}
 
-    def place(name: str) -> None:
-        is_missing = name not in declared and parameter_fields()[name].is_required()
+    def place(name: str, children: tuple[str, ...] = ()) -> None:
+        if name in children:
+            circle = " -> ".join([*children[children.index(name) :], name])
+            what = f"the conditions go in a circle: {circle}"
+            raise document.error(("parameters", name), what, "remove one `when`")
+        is_missing = name not in declared and PARAMETERS[name].is_required()
         if name in placed or is_missing or not has_effect_in(task, name):
             return
         spec = declared.get(name) or ParameterSpec(name=name, values=_default(name))
         for parent in sorted(spec.when):
-            place(parent)
+            place(parent, (*children, name))
         if name != "source":
             spec = _restrict(spec, placed["source"].values)
         if any(name in point for point in corner_points([*placed.values(), spec], [name])):
             placed[name] = spec
 
-    for name in parameter_fields():
+    for name in PARAMETERS:
         place(name)
-    unused = declared.keys() - placed
-    if not unused:
-        return tuple(placed.values())
-
-    used = {name: declared[name] for name in declared if name in placed}
-    specs = _complete(document, used, task)
-    active = {spec.name for spec in specs}
-    for name in sorted(unused):
-        place_of_name = document.locate(("parameters", name))
-        is_option = isinstance(place_of_name, str)
-        has_default = name in active
-        if is_option or (has_default and not document.has_options):
-            fix = "omit it, or change its `when` or the source (--set source=...)"
-            what = f"{name}: no trial of this space uses it"
-            document.problems.append(Problem(what, place_of_name, fix))
-    return specs
+    return placed
 
 
 def _restrict(spec: ParameterSpec, sources: Sequence[Value]) -> ParameterSpec:
@@ -119,7 +114,7 @@ def _restrict(spec: ParameterSpec, sources: Sequence[Value]) -> ParameterSpec:
 
 
 def _default(name: str) -> tuple[Value]:
-    return (parameter_fields()[name].default,)
+    return (PARAMETERS[name].default,)
 
 
 def _read_declared(document: Document, task: TaskName) -> dict[str, ParameterSpec]:
@@ -168,7 +163,7 @@ def _read_conditions(document: Document, path: tuple[str, ...]) -> Conditions:
 
 @cache
 def _adapter(name: str) -> TypeAdapter[tuple[Any, ...]]:
-    field = parameter_fields()[name]
+    field = PARAMETERS[name]
     several: Any = Several
     values: Any = Annotated[several[Annotated[field.annotation, field]], Field(min_length=1)]
     return TypeAdapter(values, config=ConfigDict(strict=True, allow_inf_nan=False))
@@ -178,8 +173,8 @@ def _read_values(
     document: Document, path: KeyPath, name: str, values: object, prefix: str = ""
 ) -> tuple[Value, ...]:
     """Return values of a parameter."""
-    if name not in parameter_fields():
-        fix = explain_removed(name) or nearest(name, [*parameter_fields(), *setting_names()])
+    if name not in PARAMETERS:
+        fix = explain_removed(name) or nearest(name, [*PARAMETERS, *list_fields(Settings)])
         raise document.error(path, f"{prefix}unknown key '{name}'", fix)
     read = validate(document, _adapter(name), path, values, name=f"{prefix}{name}")
     return tuple(str(value) if isinstance(value, Path) else value for value in read)
@@ -209,7 +204,7 @@ def _read_range(
 ) -> tuple[tuple[Value, ...], str | None]:
     path = ("parameters", name)
     low, high = _read_values(document, path, name, [content["min"], content["max"]])
-    has_order = get_origin(parameter_fields()[name].annotation) is not Literal
+    has_order = get_origin(PARAMETERS[name].annotation) is not Literal
     if not (has_order and isinstance(low, int | float) and isinstance(high, int | float)):
         what = f"{name}: its values have no order, so min and max do not apply"
         raise document.error(path, what, "write values: [a, b]")

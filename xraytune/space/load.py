@@ -13,11 +13,11 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from xraytune.base.errors import ConfigError, Problem
-from xraytune.base.records import Json
 from xraytune.space.document import Block, Document, parse_yaml, read_document, write_yaml
+from xraytune.space.domains import ParameterSpec
 from xraytune.space.fields import flat_values
 from xraytune.space.grammar import lift_blocks, read_points, read_specs
-from xraytune.space.removed import REMOVED, explain_removed
+from xraytune.space.removed import REMOVED_LIMITS, explain_removed
 from xraytune.space.rules import check_space
 from xraytune.space.settings import (
     DataSettings,
@@ -27,7 +27,7 @@ from xraytune.space.settings import (
     has_effect_in,
 )
 from xraytune.space.shipped import find_space
-from xraytune.space.space import Space, settings_content
+from xraytune.space.space import Space
 from xraytune.space.strict_model import StrictModel
 from xraytune.space.validation import SPACE_KEYS, validate
 
@@ -78,9 +78,9 @@ def load_space(
         document.put(("weights_dir",), weights_dir.absolute(), option)
 
     if path.name != STUDY_NAME and "exported_from" not in document.content:
-        for name, removed in REMOVED.items():
+        for name in REMOVED_LIMITS:
             key_path = tuple(name.split("."))
-            if removed.is_limit and document.has(key_path):
+            if document.has(key_path):
                 what = f"unknown key '{name}'"
                 fix = explain_removed(name)
                 document.problems.append(Problem(what, document.locate(key_path), fix))
@@ -197,15 +197,12 @@ def _apply_override(document: Document, override: str) -> None:
     document.put(("parameters", key), value, place)
 
 
-def experiment_to_yaml(experiment: Experiment, relative_to: Path, header: str = "") -> str:
-    """Return a space file, in the folder `relative_to`, in which everything is fixed.
-
-    `header` becomes comment lines.
-    """
+def experiment_to_yaml(experiment: Experiment, folder: Path, header: str = "") -> str:
+    """Return a space file, in a folder, in which everything is fixed; see `Space.to_yaml`."""
     settings = experiment.settings
-    parameters: Json = {
-        name: {"value": value}
-        for name, value in flat_values(experiment.parameters, relative_to).items()
+    specs = tuple(
+        ParameterSpec(name=name, values=(value,))
+        for name, value in flat_values(experiment.parameters).items()
         if has_effect_in(settings.task, name)
-    }
-    return write_yaml({**settings_content(settings, relative_to), "parameters": parameters}, header)
+    )
+    return Space(settings=settings, specs=specs).to_yaml(folder, header)

@@ -8,9 +8,9 @@ from typing import TypeAlias
 from xraytune.base.errors import ConfigError, Problem
 from xraytune.space.backbones import ENCODERS, has_weights
 from xraytune.space.document import Document
-from xraytune.space.fields import parameter_fields
+from xraytune.space.fields import PARAMETERS
 from xraytune.space.messages import nearest
-from xraytune.space.settings import OBJECTIVES, SOURCES, extra_images, extra_per_step
+from xraytune.space.settings import BLOCKS, OBJECTIVES, SOURCES, extra_images
 from xraytune.space.space import Space
 
 _Refusal: TypeAlias = tuple[tuple[str, ...], str, str]
@@ -25,8 +25,7 @@ def check_space(space: Space, document: Document) -> None:
     first = {(names, fix): what for names, what, fix in [*_refusals(space)][::-1]}
     for (names, fix), what in first.items():
         paths = [
-            ("parameters", name) if name in parameter_fields() else tuple(name.split("."))
-            for name in names
+            ("parameters", name) if name in PARAMETERS else tuple(name.split(".")) for name in names
         ]
         place = document.locate(next(filter(document.has, paths), paths[0]))
         document.problems.append(Problem(what, place, fix))
@@ -47,40 +46,43 @@ def _refusals(space: Space) -> Iterator[_Refusal]:
         yield names, f"data.findings has no use for task: {task}", "use task: findings"
 
     names = ("source", "trainable", "folder.path", "generator.path", "statistics.path")
-    for source, trainable, *paths in space.effective_combinations(*names):
-        of_folders = dict(zip(("folder", "generator", "statistics"), paths, strict=True))
-        if of_folders.get(source, "") is None:
+    for trial in space.corners(*names):
+        source = trial.source
+        if source in BLOCKS and getattr(trial, source) is None:
             yield names, f"source: {source} needs a folder", f"give {source}.path"
         if task != "classification" and (SOURCES.has(source) or source == "statistics"):
             what = f"source: {source} does not apply to task: {task}"
             yield ("source", "task"), what, "use gan, generator, folder, duplicate or none"
-        if source == "statistics" and trainable != "head":
-            what = f"source: statistics has no use for trainable: {trainable}"
+        if source == "statistics" and trial.trainable != "head":
+            what = f"source: statistics has no use for trainable: {trial.trainable}"
             yield names, what, "use trainable: head"
 
     apart = ", or keep the values apart with when:"
     names = ("weights", "backbone", "trainable")
-    for weights, backbone, trainable in space.effective_combinations(*names):
-        if not has_weights(weights, backbone):
+    for trial in space.corners(*names):
+        backbone = trial.backbone
+        if not has_weights(trial.weights, backbone):
             known = [name for name in ("imagenet", "hub") if has_weights(name, backbone)]
             fix = f"use weights: {' or '.join([*known, 'none'])}, or the path of a file{apart}"
-            yield names, f"weights: {backbone} has no weights called {weights}", fix
-        if trainable != "all" and weights == "none":
-            what = f"trainable: {trainable} with weights: none leaves random layers untrained"
+            yield names, f"weights: {backbone} has no weights called {trial.weights}", fix
+        if trial.trainable != "all" and trial.weights == "none":
+            what = f"trainable: {trial.trainable} with weights: none leaves random layers untrained"
             yield ("trainable", "weights"), what, f"use trainable: all{apart}"
         if task == "segmentation" and backbone not in ENCODERS:
             what = f"backbone: {backbone} cannot be the encoder of a U-Net"
             yield ("backbone", "task"), what, nearest(backbone, ENCODERS)
 
-    for (generated_px,) in space.combinations("gan.image_size"):
-        if (generated_px or 0) > data.image_size:
-            what = f"gan.image_size: {generated_px} is more than data.image_size, {data.image_size}"
-            fix = f"set data.image_size: {generated_px} or more, or a smaller gan.image_size"
+    for trial in space.corners("source", "gan.image_size"):
+        if trial.gan and trial.gan.image_size > data.image_size:
+            size_px = trial.gan.image_size
+            what = f"gan.image_size: {size_px} is more than data.image_size, {data.image_size}"
+            fix = f"set data.image_size: {size_px} or more, or a smaller gan.image_size"
             yield ("gan.image_size", "data.image_size"), what, fix
     names = ("synthetic_ratio", "batch_size", "mixing", "source")
-    for ratio, size, mixing, source in space.effective_combinations(*names):
-        if source != "none" and extra_per_step(ratio, size, mixing) == 0:
-            what = f"synthetic_ratio: {ratio:g} of batch_size: {size} rounds to zero extra images"
+    for trial in space.corners(*names):
+        if trial.source != "none" and trial.extra_per_step == 0:
+            mix = f"synthetic_ratio: {trial.synthetic_ratio:g} of batch_size: {trial.batch_size}"
+            what = f"{mix} rounds to zero extra images"
             yield names, what, f"raise one of them{apart}"
 
 
@@ -91,10 +93,12 @@ def check_images(space: Space, *, class_count: int = 2, training_images: int = 0
     needs = f"requires two classes, but the images have {class_count}"
     if class_count != 2 and metric == "val_sensitivity":
         problems[metric] = Problem(f"{metric} {needs}", "objective.metric", "write val_auprc")
-    if class_count != 2 and ("bce",) in space.effective_combinations("loss"):
-        problems["loss"] = Problem(f"loss: bce {needs}", "loss", "use loss: cross_entropy")
-    for ratio, source in space.effective_combinations("synthetic_ratio", "source"):
-        if training_images and source != "none" and not extra_images(ratio, training_images):
+    for trial in space.corners("loss"):
+        if class_count != 2 and trial.loss == "bce":
+            problems["loss"] = Problem(f"loss: bce {needs}", "loss", "use loss: cross_entropy")
+    for trial in space.corners("synthetic_ratio", "source"):
+        ratio = trial.synthetic_ratio
+        if training_images and trial.source != "none" and not extra_images(ratio, training_images):
             what = f"{ratio:g} of {training_images} training images rounds to zero extra images"
             fix = f"use {1 / training_images:.2g} or more"
             problems.setdefault(fix, Problem(what, "synthetic_ratio", fix))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -25,7 +25,8 @@ from xraytune.base.records import Json
 from xraytune.space.backbones import BACKBONES, BackboneName
 from xraytune.space.extensions import Extensions
 from xraytune.space.paths import FilePath, WeightsName
-from xraytune.space.strict_model import Several, StoredModel, StrictModel
+from xraytune.space.removed import drop_removed
+from xraytune.space.strict_model import Several, StrictModel
 
 OptionalCount = PositiveInt | None
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -74,10 +75,8 @@ The extra has its name.
 """
 
 
-class SplitSettings(StoredModel):
+class SplitSettings(StrictModel):
     """The split of the training images into train, val-A and val-B, by patient."""
-
-    prefix = "data.split."
 
     val_a: Fraction = 0.1
     val_b: Fraction = 0.1
@@ -97,10 +96,8 @@ OneOrMore = Annotated[Several[str], _LISTED, Field(min_length=1)]
 """A list of texts, or a single one."""
 
 
-class TableSides(StoredModel):
+class TableSides(StrictModel):
     """The training and test images of a table by lists; at least one of them."""
-
-    prefix = "data.table.side."
 
     train: str | None = None
     """A file with one image per line, or a folder.
@@ -118,10 +115,8 @@ _BY_COLUMN = BeforeValidator(
 """Studies of earlier versions have stored `{column: NAME}`."""
 
 
-class TableSettings(StoredModel):
+class TableSettings(StrictModel):
     """A table of images: its columns for the image, the patient, the label and the side."""
-
-    prefix = "data.table."
 
     file: OneOrMore
     """A CSV file relative to `data.path`, or several that are read as one."""
@@ -151,13 +146,11 @@ class TableSettings(StoredModel):
         return self.label is not None or bool(self.labels)
 
 
-class ShiftSettings(StoredModel):
+class ShiftSettings(StrictModel):
     """How another hospital's images differ from the files.
 
     Applied to all images of `data.path`, in this order.
     """
-
-    prefix = "data.shift."
 
     blur_px: NonNegativeFloat = 0.0
     """Standard deviation of a Gaussian blur, at `image_size`."""
@@ -208,7 +201,7 @@ class DataSettings(StrictModel):
     """Number of patients of the train side to use; null: all of them."""
 
 
-class Objective(StoredModel):
+class Objective(StrictModel):
     """The validation metric that the search maximises."""
 
     metric: ObjectiveName = "val_auroc"
@@ -216,10 +209,8 @@ class Objective(StoredModel):
     sensitivity at any threshold with a specificity of at least .9. Findings: `val_auroc` (default)
     or `val_auprc`, means over the findings. Segmentation: `val_dice`, the mean over images."""
 
-    prefix = "objective."
 
-
-class GanSettings(StoredModel):
+class GanSettings(StrictModel):
     """A GAN. The defaults suit a few hundred images."""
 
     architecture: Literal["dcgan", "pca"] = "pca"
@@ -247,8 +238,6 @@ class GanSettings(StoredModel):
     Then, `steps` may be 0.
     """
     seed: int = 0
-
-    prefix = "gan."
 
     @property
     def betas(self) -> tuple[float, float]:
@@ -290,13 +279,6 @@ class GivenFolder(StrictModel):
     path: FilePath
 
 
-BLOCKS: Mapping[str, type[StrictModel]] = {
-    "gan": GanSettings,
-    "folder": FolderSettings,
-    "generator": GivenFolder,
-    "statistics": GivenFolder,
-}
-"""The blocks of parameters; the source of the same name uses them."""
 _NEED_IMAGES = ("synthetic_ratio", "synthetic_weight", "balance", "mixing")
 _UNUSED_BY: Mapping[TaskName, tuple[str, ...]] = {
     "classification": ("pos_weight",),
@@ -323,16 +305,11 @@ def extra_images(synthetic_ratio: float, real_count: int) -> int:
     return int(synthetic_ratio * real_count + 0.5)
 
 
-def extra_per_step(synthetic_ratio: float, batch_size: int, mixing: str) -> int:
-    """Return the extra images per optimiser step: r·B, rounded half up.
+class Parameters(StrictModel):
+    """The parameters of one trial: everything that a space can search.
 
-    With `mixing: pretrain`, B during pretraining.
+    A source with settings has a field of its own name for their block.
     """
-    return batch_size if mixing == "pretrain" else extra_images(synthetic_ratio, batch_size)
-
-
-class Parameters(StoredModel):
-    """The parameters of one trial: everything that a space can search."""
 
     source: Annotated[str, AfterValidator(SOURCES.check)] = "none"
     synthetic_ratio: Annotated[float, Field(ge=0, le=100)] = 1.0
@@ -383,16 +360,18 @@ class Parameters(StoredModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _drop_unused(cls, values: Any) -> Any:
+    def _drop_unused(cls, given: Any) -> Any:
         """Make trials equal if they differ only in parameters that their source does not use."""
-        if not isinstance(values, dict):
-            return values
+        if not isinstance(given, dict):
+            return given
+        values = drop_removed(given)
         source = values.get("source", "none")
         kept = {name: value for name, value in values.items() if has_effect_with(source, name)}
         if source == "none":
             kept["synthetic_ratio"] = 0.0
-        if source == "gan":
-            kept.setdefault("gan", {})
+        block = BLOCKS.get(source)
+        if block and not any(field.is_required() for field in block.model_fields.values()):
+            kept.setdefault(source, {})
         return kept
 
     def with_gan(self, **changes: object) -> Self:
@@ -402,8 +381,13 @@ class Parameters(StoredModel):
 
     @property
     def extra_per_step(self) -> int:
-        """Extra images per optimiser step."""
-        return extra_per_step(self.synthetic_ratio, self.batch_size, self.mixing)
+        """Extra images per optimiser step: r·B, rounded half up.
+
+        With `mixing: pretrain`, B during pretraining.
+        """
+        if self.mixing == "pretrain":
+            return self.batch_size
+        return extra_images(self.synthetic_ratio, self.batch_size)
 
     def pretraining_steps(self, total_steps: int) -> int:
         """Return how many of `total_steps`, those of a full run, draw only extra images.
@@ -462,6 +446,15 @@ class Parameters(StoredModel):
         return f"classical+{self.source}" if self.classical else self.source
 
 
+BLOCKS: Mapping[str, type[StrictModel]] = {
+    name: block
+    for name, field in Parameters.model_fields.items()
+    for block in get_args(field.annotation)
+    if isinstance(block, type) and issubclass(block, StrictModel)
+}
+"""The blocks of parameters; the source of the same name uses them."""
+
+
 def extensions_of(backbone: str, source: str) -> dict[str, str]:
     """Return the identity of each backbone or source that has a version of its own.
 
@@ -475,7 +468,7 @@ def extensions_of(backbone: str, source: str) -> dict[str, str]:
     }
 
 
-class Budget(StoredModel):
+class Budget(StrictModel):
     """The limits of a search; it ends at the first one it reaches."""
 
     trials: PositiveInt = 60
@@ -484,8 +477,6 @@ class Budget(StoredModel):
     """Optimiser steps per epoch; by default one pass at 32 images per step, at least 8."""
     hours: PositiveFloat | None = None
     """Wall time of the search, over all its starts."""
-
-    prefix = "budget."
 
 
 class SchedulerSettings(StrictModel):
@@ -509,20 +500,16 @@ class SamplerSettings(StrictModel):
     seed: int = 0
 
 
-class Resources(StoredModel):
+class Resources(StrictModel):
     """Resources of a trial, and the number of concurrent trials."""
 
     gpus_per_trial: Literal["auto"] | NonNegativeFloat = "auto"
     cpus_per_trial: PositiveInt = 1
     concurrent: OptionalCount = None
 
-    prefix = "resources."
 
-
-class QualitySettings(StoredModel):
+class QualitySettings(StrictModel):
     """Which synthetic images are refused. No setting changes the images."""
-
-    prefix = "quality."
 
     allow_memorised: bool = False
     """Use synthetic images even if too many of them are near-duplicates of training images."""
@@ -541,10 +528,8 @@ class Controls(StrictModel):
     """The best trial of each of these arms, from the search and the top-ups."""
 
 
-class Confirm(StoredModel):
+class Confirm(StrictModel):
     """How `confirm` compares the finalists with their controls."""
-
-    prefix = "confirm."
 
     controls: Controls = Controls()
     finalists: PositiveInt = 3
@@ -558,12 +543,10 @@ class Confirm(StoredModel):
     """Equivalence margin: smaller differences in AUROC do not matter."""
 
 
-class WandbSettings(StoredModel):
+class WandbSettings(StrictModel):
     """Weights & Biases: one run per trial, grouped by study; offline without an API key."""
 
     project: str = "xraytune"
-
-    prefix = "tracking.wandb."
 
 
 class Tracking(StrictModel):
@@ -572,7 +555,7 @@ class Tracking(StrictModel):
     wandb: WandbSettings | None = None
 
 
-class ExportedFrom(StoredModel):
+class ExportedFrom(StrictModel):
     """The trial that this file was exported from, so that a final training finds its study."""
 
     study: FilePath
@@ -583,15 +566,13 @@ class ExportedFrom(StoredModel):
     None if the file repeats the trial.
     """
 
-    prefix = "exported_from."
-
     @property
     def is_exact(self) -> bool:
         """Whether the file reproduces the trial bit for bit, instead of training a final model."""
         return self.images is None
 
 
-class FinalSettings(StoredModel):
+class FinalSettings(StrictModel):
     """How a study's final model is trained: each setting given here overrides the trial's own."""
 
     image_size: ImageSize | None = None
@@ -609,8 +590,6 @@ class FinalSettings(StoredModel):
     lr: PositiveFloat | None = None
     optimizer: OptimizerName | None = None
     schedule: ScheduleName | None = None
-
-    prefix = "final."
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -636,7 +615,7 @@ class PixelConstants(StrictModel):
     std: PositiveFloat
 
 
-class Settings(StoredModel):
+class Settings(StrictModel):
     """Everything in a space file except the parameters."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -663,6 +642,11 @@ class Settings(StoredModel):
     tracking: Tracking = Tracking()
     exported_from: ExportedFrom | None = None
     final: FinalSettings | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_removed(cls, given: Any) -> Any:
+        return drop_removed(given)
 
     def identity(self) -> dict[str, Json]:
         """Return what must not change when a study resumes, as plain JSON.

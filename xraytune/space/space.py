@@ -113,42 +113,28 @@ class Space:
             return min(trials, len(self.grid()))
         return trials
 
-    def combinations(self, *names: str) -> tuple[tuple[Any, ...], ...]:
-        """Return the possible combinations of values of some parameters, None if inactive.
+    def corners(self, *names: str) -> list[Parameters]:
+        """Return trials with the possible combinations of some parameters, a range's ends for all.
 
-        Ranges contribute their bounds.
+        Other parameters, and inactive ones, have their defaults.
         """
-        return self._combine(dict.fromkeys(names))
+        points = corner_points(self.specs, names)
+        chosen = ({name: point[name] for name in names if name in point} for point in points)
+        return [*dict.fromkeys(map(parameters_from, chosen))]
 
-    def effective_combinations(self, *names: str) -> tuple[tuple[Any, ...], ...]:
-        """Like `combinations`, but an inactive parameter has its default; those of blocks, None."""
-        fields = Parameters.model_fields
-        return self._combine(
-            {name: fields[name].default if name in fields else None for name in names}
-        )
-
-    def _combine(self, defaults: dict[str, Any]) -> tuple[tuple[Any, ...], ...]:
-        points = corner_points(self.specs, defaults)
-        return tuple(
-            dict.fromkeys(
-                tuple(point.get(name, default) for name, default in defaults.items())
-                for point in points
-            )
-        )
-
-    def networks(self) -> tuple[tuple[str, str], ...]:
-        """Return the possible pairs of backbone and weights; where one is inactive, its default."""
-        return self.effective_combinations("backbone", "weights")
+    def networks(self) -> list[tuple[str, str]]:
+        """Return the possible pairs of backbone and weights."""
+        trials = self.corners("backbone", "weights")
+        return [(trial.backbone, trial.weights) for trial in trials]
 
     def identity(self) -> dict[str, Json]:
         """Return what must not change when a study resumes, as plain JSON."""
         return {**self.settings.identity(), **self._parameters()}
 
     def _parameters(self) -> dict[str, Any]:
-        points = [{**point} for point in self.points_to_evaluate]
         return {
             "parameters": {spec.name: spec.to_json() for spec in self.specs},
-            "points_to_evaluate": points,
+            "points_to_evaluate": [{**point} for point in self.points_to_evaluate],
         }
 
     def relative_to(self, folder: Path) -> Space:
@@ -166,21 +152,17 @@ class Space:
         )
         return replace(self, specs=tuple(specs), points_to_evaluate=tuple(points))
 
-    def to_yaml(self, relative_to: Path) -> str:
-        """Return a file in the folder `relative_to`, with all defaults.
+    def to_yaml(self, folder: Path, header: str = "") -> str:
+        """Return a file in a folder, with all defaults, which `load_space` reads as an equal space.
 
-        `load_space` reads it back as an equal space.
+        `header` becomes comment lines.
         """
-        content = settings_content(self.settings, relative_to)
-        return write_yaml(content | self.relative_to(relative_to)._parameters())
-
-
-def settings_content(settings: Settings, relative_to: Path) -> dict[str, Any]:
-    """Return the settings as a space file writes them.
-
-    None is the default wherever it is valid, and left out.
-    """
-    return settings.model_dump(mode="json", exclude_none=True, context=relative_to)
+        # None is the default of a setting wherever it is valid.
+        content = self.settings.model_dump(mode="json", exclude_none=True, context=folder)
+        content |= self.relative_to(folder)._parameters()
+        if not self.points_to_evaluate:
+            del content["points_to_evaluate"]
+        return write_yaml(content, header)
 
 
 def _list_points(specs: Iterable[ParameterSpec], kind: Literal["points", "corners"]) -> list[Point]:
@@ -224,9 +206,10 @@ def require_extensions(space: Space) -> None:
     """
     problems = missing_packages(space)
     for kind in (BACKBONES, SOURCES):
-        for (name,) in space.combinations(kind.kind):
+        for trial in space.corners(kind.kind):
+            name = getattr(trial, kind.kind)
             try:
-                if isinstance(name, str) and kind.has(name):
+                if kind.has(name):
                     kind.load(name)
             except MachineError as error:
                 problems += error.problems

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Strict, model_validator
-
-from xraytune.space.removed import is_dropped
+from pydantic import BaseModel, ConfigDict, Strict
+from pydantic.fields import FieldInfo
 
 Item = TypeVar("Item")
 Several = Annotated[tuple[Item, ...], Strict(False)]
@@ -21,19 +20,12 @@ class StrictModel(BaseModel):
     )
 
 
-class StoredModel(StrictModel):
-    """A model of which settings were removed, which studies of earlier versions have stored."""
-
-    prefix: ClassVar[str] = ""
-    """What its fields begin with, by their dotted names in `REMOVED`."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_removed(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        return {
-            name: value
-            for name, value in given.items()
-            if name in cls.model_fields or not is_dropped(f"{cls.prefix}{name}", value)
-        }
+def list_fields(model: type[StrictModel], prefix: str = "") -> dict[str, FieldInfo]:
+    """Return every field of a model, and of the models in it, by dotted name."""
+    fields = {}
+    for name, field in model.model_fields.items():
+        fields[f"{prefix}{name}"] = field
+        for member in (field.annotation, *get_args(field.annotation)):
+            if isinstance(member, type) and issubclass(member, StrictModel):
+                fields |= list_fields(member, f"{prefix}{name}.")
+    return fields

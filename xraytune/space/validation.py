@@ -13,10 +13,11 @@ from pydantic_core import ErrorDetails
 
 from xraytune.base.errors import ConfigError, Problem
 from xraytune.space.document import Document, KeyPath
-from xraytune.space.fields import parameter_fields, setting_names
+from xraytune.space.fields import PARAMETERS
 from xraytune.space.messages import nearest
 from xraytune.space.removed import REMOVED_VALUES, explain_removed
-from xraytune.space.settings import BLOCKS
+from xraytune.space.settings import BLOCKS, Settings
+from xraytune.space.strict_model import list_fields
 
 T = TypeVar("T")
 SPACE_KEYS = ("parameters", "points_to_evaluate")
@@ -76,9 +77,9 @@ def _explain(name: str, error: ErrorDetails) -> tuple[str, str]:
         option = " or give --data FOLDER" if name.startswith("data") else ""
         return f"{name}: is missing", f"write {key}: ...{option}"
     if kind == "extra_forbidden":
-        if name in (*parameter_fields(), *BLOCKS):
+        if name in (*PARAMETERS, *BLOCKS):
             return f"unknown key '{name}'", f"did you mean 'parameters.{name}'?"
-        names = [*setting_names(), *SPACE_KEYS]
+        names = [*list_fields(Settings), *SPACE_KEYS]
         near = [known for known in names if known.startswith(f"{block}.")] if block else names
         return f"unknown key '{name}'", explain_removed(name) or nearest(key, near)
     if kind == "literal_error":

@@ -35,9 +35,7 @@ Inputs: TypeAlias = set[tuple[str, str]]
 
 def inputs_of_space(space: Space) -> Inputs:
     """Return the inputs that trials of a space can use."""
-    names = (*PATHS, "weights")
-    values = {(name, value) for name in names for (value,) in space.combinations(name)}
-    return {(name, str(value)) for name, value in values if is_path(name, value)}
+    return inputs_of_trials(space.corners("source", "weights", *PATHS))
 
 
 def inputs_of_trials(trials: Iterable[Parameters]) -> Inputs:

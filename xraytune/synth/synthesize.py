@@ -30,7 +30,6 @@ from xraytune.base.artifacts import (
     is_intact,
     releases,
     start_work,
-    work_path,
 )
 from xraytune.base.errors import ArtifactError, TrialError
 from xraytune.base.files import read_bytes, sha256_of, write_bytes
@@ -102,7 +101,7 @@ def trained_generator(settings: GanSettings, context: RunContext) -> Path:
     prepared = context.prepared
     cache = context.cache
     inputs = generator_inputs(settings, prepared, context.compute)
-    work = work_path(cache, GAN_STAGE, inputs)
+    work = artifact_path(cache, f"{GAN_STAGE}.work", inputs)
     what = "training the GAN (steps)"
 
     def build(folder: Path) -> None:

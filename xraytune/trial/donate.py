@@ -18,7 +18,7 @@ from xraytune.base.tensors import save_state
 from xraytune.data.prepare import RunContext, side_images
 from xraytune.nets.checkpoint import load_best
 from xraytune.nets.classifier import linear_of
-from xraytune.space.settings import Experiment, Parameters
+from xraytune.space.settings import Experiment
 from xraytune.space.space import Space
 from xraytune.synth.sources.statistics import DONOR_FILE, TENSORS_FILE, Donor, frozen_network
 from xraytune.trial.training import TrialTraining
@@ -42,12 +42,10 @@ def find_donor_experiment(space: Space) -> Experiment | None:
 
     None if it has none.
     """
-    names = ("backbone", "weights", "input_channels", "trainable")
-    for values in space.combinations(*names):
-        network = dict(zip(names, values, strict=True))
-        is_frozen = network["trainable"] == "head" and network["weights"] != "none"
+    for trial in space.corners("backbone", "weights", "input_channels", "trainable"):
+        is_frozen = trial.trainable == "head" and trial.weights != "none"
         if is_frozen and space.settings.task == "classification":
-            parameters = Parameters.model_validate({**network, "lr": _LR})
+            parameters = trial.model_copy(update={"lr": _LR})
             return Experiment(settings=space.settings, parameters=parameters)
     return None
 

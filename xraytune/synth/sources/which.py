@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from xraytune.space.fields import parameters_from
 from xraytune.space.paths import PATHS
 from xraytune.space.settings import Parameters
 from xraytune.space.space import Space
@@ -32,14 +31,9 @@ def source_of(parameters: Parameters, *, has_real_extra: bool = False) -> Source
     return SOURCE_CLASSES.get(parameters.source, Extension)(parameters)
 
 
-def mixes_of(space: Space) -> tuple[Parameters, ...]:
+def mixes_of(space: Space) -> list[Parameters]:
     """Return the possible mixes of a space, without the settings of GANs that its trials train."""
-    names = (*_MIX, *PATHS)
-    mixes = []
-    for values in space.combinations(*names):
-        given = zip(names, values, strict=True)
-        mixes.append(parameters_from({name: value for name, value in given if value is not None}))
-    return tuple(mixes)
+    return space.corners(*_MIX, *PATHS)
 
 
 def seen_by(mixes: Iterable[Parameters]) -> frozenset[str]:
