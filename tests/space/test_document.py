@@ -12,7 +12,7 @@ from xraytune.space.document import parse_yaml, read_document, write_yaml
 
 
 def parse(text: str) -> Json:
-    content: Json = parse_yaml(text, lambda line: f"line {line}")
+    content: Json = parse_yaml(text, Path("a.yaml"))
     return content
 
 
@@ -56,11 +56,11 @@ def test_an_unquoted_number_is_one_and_words_that_yaml_1_1_converts_stay_text(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("lr: 1\nx: 2\nlr: 3\n", "line 3: 'lr' is given twice, first at line 1"),
-        ("a:\n\tb: 1\n", "line 2: "),
+        ("lr: 1\nx: 2\nlr: 3\n", "a.yaml:3: 'lr' is given twice, first at a.yaml:1"),
+        ("a:\n\tb: 1\n", "a.yaml:2: "),
         ("a: [1, 2\nb: 3\n", "begins on line 1"),
-        *((text, "line 1: ") for text in ("a: b: c", "a: 'x", "a: \x01")),
-        ("a: 1\n---\nb: 2\n", "line 2: "),
+        *((text, "a.yaml:1: ") for text in ("a: b: c", "a: 'x", "a: \x01")),
+        ("a: 1\n---\nb: 2\n", "a.yaml:2: "),
     ],
 )
 def test_invalid_yaml_is_explained_with_its_line(text: str, message: str) -> None:

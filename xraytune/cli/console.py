@@ -99,8 +99,9 @@ def show_json(content: object) -> None:
 
 def log(text: str, tone: Tone = "plain") -> None:
     """Print a line to stderr."""
+    line = _text(text, tone)
     with suppress(OSError):  # a full disk or a closed terminal does not end the work
-        _ERR.print(_text(text, tone), soft_wrap=not _ERR.is_terminal)
+        _ERR.print(line, soft_wrap=not _ERR.is_terminal)
 
 
 def event(text: str) -> None:

@@ -8,7 +8,7 @@ and floats (also `1e-3`) have their types. Everything else is text, including `n
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,37 +146,36 @@ for _name, _form in _SCALARS.items():
     _Loader.add_implicit_resolver(_TAG + _name, re.compile(rf"({_form})\Z"), None)
 
 
-def read_document(path: Path, *, start: str = "name: my-study") -> Document:
-    """Read a YAML file whose root is a mapping, else raise ConfigError.
-
-    `start` is its first line, for messages.
-    """
+def read_document(path: Path) -> Document:
+    """Read a YAML file whose root is a mapping, else raise ConfigError."""
     try:
         with explain_disk_errors(path):
             text = read_bytes(path, ConfigError).decode("utf-8-sig")
     except (FileNotFoundError, UnicodeDecodeError):
         what = "there is no such file, or it is not UTF-8 text"
         raise ConfigError(what, path, "check the path, or save it as UTF-8") from None
-    lines = ["", *text.splitlines(), ""]
-    content = parse_yaml(text, lambda line: SourceLine(path, line, lines[line]), path.parent)
+    content = parse_yaml(text, path)
     document = Document(content, path)
     if not isinstance(content, Block):
-        raise document.error(
-            (), "the file is not a mapping of keys to values", f"start with: {start}"
-        )
+        what = "the file is not a mapping of keys to values"
+        raise document.error((), what, "start with a line such as data: {path: images}")
     return document
 
 
-def parse_yaml(text: str, where: Callable[[int], Place], folder: Path = Path()) -> Any:
+def parse_yaml(text: str, where: Path | str) -> Any:
     """Return the content of one YAML document: `Block`, `Items`, a scalar, or None.
 
     Raise ConfigError if it is not of the dialect above.
 
-    `where` returns the place of a line, counted from 1. Paths are relative to the folder.
+    `where` is its file, or the option of the command line that has the text. Paths are relative to
+    the folder of the file, or to the current folder.
     """
+    folder = where.parent if isinstance(where, Path) else Path()
+    lines = [*text.splitlines(), ""]
 
-    def place_of(node: yaml.Node) -> Place:
-        return where(node.start_mark.line + 1)
+    def place_of(mark: yaml.Mark | None) -> Place:
+        line = mark.line if mark else 0
+        return SourceLine(where, line + 1, lines[line]) if isinstance(where, Path) else where
 
     def read(node: yaml.Node) -> Any:
         if isinstance(node, yaml.MappingNode):
@@ -185,12 +184,14 @@ def parse_yaml(text: str, where: Callable[[int], Place], folder: Path = Path()) 
                 name = str(key.value)
                 if name in block:
                     what = f"'{name}' is given twice, first at {block.places[name]}"
-                    raise ConfigError(what, place_of(key), "keep one")
-                block.put(name, read(value), place_of(key))
+                    raise ConfigError(what, place_of(key.start_mark), "keep one")
+                block.put(name, read(value), place_of(key.start_mark))
             return block
         if isinstance(node, yaml.SequenceNode):
             items = Items(map(read, node.value))
-            items.places = dict(enumerate(map(place_of, node.value)))
+            items.places = {
+                number: place_of(item.start_mark) for number, item in enumerate(node.value)
+            }
             return items
         value = loader.construct_object(node)
         if isinstance(value, str):
@@ -203,7 +204,6 @@ def parse_yaml(text: str, where: Callable[[int], Place], folder: Path = Path()) 
         root = loader.get_single_node()
         return read(root) if root else None
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
         opened = getattr(error, "context_mark", None)
         what = f"not valid YAML: {getattr(error, 'problem', None) or error}"
         if opened:
@@ -211,7 +211,7 @@ def parse_yaml(text: str, where: Callable[[int], Place], folder: Path = Path()) 
         fix = (
             "check the indentation (spaces, not tabs), colons, quotes and brackets up to this line"
         )
-        raise ConfigError(what, where(mark.line + 1 if mark else 1), fix) from None
+        raise ConfigError(what, place_of(getattr(error, "problem_mark", None)), fix) from None
 
 
 class _Dumper(yaml.SafeDumper):

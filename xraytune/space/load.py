@@ -140,7 +140,7 @@ def data_settings(source: Path, base: DataSettings) -> DataSettings:
         return base.model_copy(update={"path": source})
     place = str(source)
     content = write_yaml({"name": "data", "data": base.model_dump(mode="json")})
-    document = Document(parse_yaml(content, lambda _: place), place)
+    document = Document(parse_yaml(content, place), place)
     _apply_data_file(document, source)
     return read_settings(document).data
 
@@ -155,7 +155,7 @@ def _apply_data_file(document: Document, file: Path, *, without: Sequence[str] =
 
     A file may be for several tasks: `without` keys.
     """
-    read = read_document(file, start="data:")
+    read = read_document(file)
     validate(read, TypeAdapter(_DataFile), (), read.content)
     data = read.get("data")
     for key in data.keys() & DataSettings.model_fields.keys() - {*DATA_FILE_KEYS}:
@@ -183,7 +183,7 @@ def _apply_override(document: Document, override: str) -> None:
     place = f"--set {override}"
     if not equals:
         raise ConfigError("not key=value", place, f"write --set {key or 'lr'}=VALUE")
-    value = parse_yaml(text, lambda _: place)
+    value = parse_yaml(text, place)
     if key.partition(".")[0] in (*Settings.model_fields, "points_to_evaluate"):
         document.put(tuple(key.split(".")), value, place)
         return
