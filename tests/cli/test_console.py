@@ -39,9 +39,9 @@ def test_paths_below_the_current_folder_are_shown_relative(
     here.mkdir()
     monkeypatch.chdir(here)
 
-    console.log(f"{here}/demo/xrays: a note ({here}/a, '{here}/b'); {here}")
+    console.log(f"{here}/demo/xrays: a note ({here}/a, '{here}/b'); {here} /mnt{here}/c")
 
-    assert capsys.readouterr().err == f"demo/xrays: a note (a, 'b'); {here}\n"
+    assert capsys.readouterr().err == f"demo/xrays: a note (a, 'b'); {here} /mnt{here}/c\n"
 
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\r\x9b31m\u202egnp.exe\u2066"

@@ -81,10 +81,7 @@ def test_shipped_spaces_are_listed_with_their_purpose_and_copied_once(
         load_space(tmp_path / "imbalance.yaml").searched
         == load_space(SPACES / "imbalance.yaml").searched
     )
-    assert (again.exit_code, "this path already exists" in again.stderr) == (
-        ConfigError.exit_code,
-        True,
-    )
+    assert "this path already exists" in again.stderr
     assert "did you mean 'imbalance'?" in command("space", "copy", "imbalanced").stderr
 
 

@@ -30,18 +30,12 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 _CHOICES: dict[str, list[Json]] = {
     "source": ["none", "duplicate", "gan", "folder"],
     "synthetic_ratio": [0.25, 0.5, 1.0, 2.0],
-    "synthetic_weight": [0.1, 1.0],
-    "balance": ["natural", "equal"],
     "mixing": ["additive", "pretrain"],
     "classical": [0, 1, 2, 3],
     "backbone": ["small_cnn", "resnet18", "resnet50"],
     "weights": ["imagenet", "none", "own/net.pth"],
     "trainable": ["head", "last_stage", "all"],
-    "head": ["linear", "vgg16_two_class"],
-    "loss": ["cross_entropy", "bce"],
     "optimizer": ["adam", "adamw", "sgd"],
-    "schedule": ["constant", "cosine", "plateau"],
-    "input_channels": [1, 3],
     "early_stop_epochs": [None, 3, 5],
     "gan.steps": [100, 200, 300],
     "gan.architecture": ["dcgan", "pca"],
@@ -61,24 +55,19 @@ _RANGES: dict[str, Specs] = {
 }
 
 
-def _values(name: str) -> st.SearchStrategy[list[Json]]:
-    return st.lists(st.sampled_from(_CHOICES[name]), min_size=1, max_size=4, unique_by=json.dumps)
+def _some_of(values: list[Json]) -> st.SearchStrategy[list[Json]]:
+    return st.lists(st.sampled_from(values), min_size=1, max_size=4, unique_by=json.dumps)
 
 
 def _choice(name: str) -> st.SearchStrategy[dict[str, Json]]:
-    return _values(name).map(
+    return _some_of(_CHOICES[name]).map(
         lambda values: {"value": values[0]} if len(values) == 1 else {"values": values}
     )
 
 
 def _condition(parent: str) -> st.SearchStrategy[dict[str, Json]]:
     in_ranges: dict[str, list[Json]] = {"batch_size": [8, 16, 64], "views": [1, 3, 8]}
-    accepted = st.lists(
-        st.sampled_from(in_ranges.get(parent) or _CHOICES[parent]),
-        min_size=1,
-        max_size=4,
-        unique_by=json.dumps,
-    )
+    accepted = _some_of(in_ranges.get(parent) or _CHOICES[parent])
     return accepted.map(lambda condition: {parent: condition})
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shlex
 import sys
 import time
@@ -251,5 +252,6 @@ def _text(entry: Entry, tone: Tone = "plain") -> Text:
     """
     if isinstance(entry, Cell):
         tone = entry.tone
-    text = text_of(entry).replace(f"{Path.cwd()}/", "")
+    here = re.escape(f"{Path.cwd()}/")
+    text = re.sub(rf"(?<![^\s'\"`(:=]){here}", "", text_of(entry))
     return Text(printable(text), style=_STYLES[tone])
