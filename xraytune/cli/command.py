@@ -3,8 +3,6 @@
 Call a function of `xraytune`, show its progress, print its result, explain its errors.
 """
 
-from __future__ import annotations
-
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext

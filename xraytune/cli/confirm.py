@@ -3,8 +3,6 @@
 `xraytune audit` evaluates a folder of synthetic images.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -7,8 +7,6 @@ terminal, progress is shown as bars and a search as a live table; otherwise, as 
 are lines with the time.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import re

@@ -1,7 +1,5 @@
 """`xraytune data`: inspect a folder of X-rays, or draw phantom images."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 

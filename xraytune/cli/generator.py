@@ -1,7 +1,5 @@
 """`xraytune generator`: train a generator, or generate images with it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -3,8 +3,6 @@
 `demo` runs the whole pipeline on phantom X-rays, `doctor` checks this machine.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from shlex import quote, split
 from typing import Annotated

@@ -1,7 +1,5 @@
 """What `xraytune data inspect` prints."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

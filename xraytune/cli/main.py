@@ -5,8 +5,6 @@ in `errors.py`. What a command runs is imported when it runs, so that `--help` l
 nor Ray.
 """
 
-from __future__ import annotations
-
 import os
 import platform
 import signal

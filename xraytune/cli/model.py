@@ -1,7 +1,5 @@
 """Commands on single models: `train`, `evaluate` and `predict`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

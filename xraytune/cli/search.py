@@ -1,7 +1,5 @@
 """`xraytune headroom` measures what a search could gain; `xraytune search` runs it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import xraytune

@@ -1,7 +1,5 @@
 """`xraytune space` lists and copies the space files that come with xraytune, and validates any."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Commands on a study, `status`, `report` and `export`, and on the cache that studies share."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -6,8 +6,6 @@ torchvision's names are read from the source of its registry: importing it takes
 checking a space file must not.
 """
 
-from __future__ import annotations
-
 import re
 from importlib.util import find_spec
 from pathlib import Path

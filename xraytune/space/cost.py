@@ -4,8 +4,6 @@ The constants were measured on single cores of a server; another machine may be 
 fast or slow.
 """
 
-from __future__ import annotations
-
 from statistics import fmean
 
 from xraytune.space.settings import GanSettings

@@ -5,8 +5,6 @@ and floats (also `1e-3`) have their types. Everything else is text, including `n
 `12:30` and dates, which YAML 1.1 converts silently. Repeated keys are errors.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -3,8 +3,6 @@
 Nothing here imports Optuna, which is slow to import.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Any, TypeAlias

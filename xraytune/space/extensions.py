@@ -5,8 +5,6 @@ package's pyproject.toml makes `backbone: tiny_net` valid wherever the package i
 Built-in names never look up entry points.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points, version

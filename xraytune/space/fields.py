@@ -1,7 +1,5 @@
 """The parameters of a trial as a flat table by dotted name, from the models of settings.py."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

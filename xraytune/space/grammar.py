@@ -4,8 +4,6 @@
 active. `points_to_evaluate:` has the points that a search tries first.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -40,17 +38,16 @@ def lift_blocks(document: Document) -> None:
         if not isinstance(block, Block):
             continue
         del parameters[name]
-        inner = block.get("parameters")
-        if not isinstance(inner, Block):
-            inner = block
-        elif "when" in block:
-            inner.put("when", block["when"], block.places["when"])
-        for key, content in inner.items():
-            dotted = f"{name}.{key}"
-            if dotted in parameters:
-                what = f"{dotted}: is declared twice, first at {parameters.places[dotted]}"
-                raise ConfigError(what, inner.places[key], "keep one")
-            parameters.put(dotted, content, inner.places[key])
+        parts = [block]
+        if isinstance(block.get("parameters"), Block):
+            parts.append(block.pop("parameters"))
+        for part in parts:
+            for key, content in part.items():
+                dotted = f"{name}.{key}"
+                if dotted in parameters:
+                    what = f"{dotted}: is declared twice, first at {parameters.places[dotted]}"
+                    raise ConfigError(what, part.places[key], "keep one")
+                parameters.put(dotted, content, part.places[key])
 
 
 def read_specs(document: Document, task: TaskName) -> tuple[ParameterSpec, ...]:

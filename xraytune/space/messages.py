@@ -1,7 +1,5 @@
 """The name that a user may have meant."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 
@@ -30,7 +28,8 @@ def nearest(word: object, known: Iterable[str], otherwise: str = "") -> str:
     similar one, else `otherwise`, else all known words.
     """
     names = {name.lower(): name for name in known}
-    meant = _SYNONYMS.get(str(word).lower(), str(word).lower())
+    word = str(word).lower()
+    meant = _SYNONYMS.get(word, word)
     longer = [name for name in names if name.endswith((f".{meant}", f"_{meant}"))]
     similar = (
         longer if longer and meant not in names else difflib.get_close_matches(meant, names, n=1)

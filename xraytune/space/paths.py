@@ -6,8 +6,6 @@ A model with a `FilePath` or `WeightsName` takes the folder as its validation an
 context. A `Text` of a space file or an option knows its own.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

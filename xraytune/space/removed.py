@@ -5,8 +5,6 @@ Dropped where they mean what is always done today, else refused with what to use
 Studies, trials and generators store all their settings, so they hold these as well.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

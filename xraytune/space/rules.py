@@ -1,7 +1,5 @@
 """What must hold at every point of a space, so that it can run."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import TypeAlias
 

@@ -3,8 +3,6 @@
 Found by name, listed with what they are for, and copied to be changed.
 """
 
-from __future__ import annotations
-
 from itertools import takewhile
 from pathlib import Path
 
@@ -13,9 +11,9 @@ from xraytune.base.files import require_new, write_text
 from xraytune.space.messages import nearest
 
 _PACKAGE = Path(__file__).parents[1]
-_FOLDERS = [folder / "search_spaces" for folder in (_PACKAGE, _PACKAGE.parent)]
-_FOLDER = next((folder for folder in _FOLDERS if folder.is_dir()), _FOLDERS[0])
-"""That of an installation, or of a clone."""
+_FOLDER = _PACKAGE / "search_spaces"
+if not _FOLDER.is_dir():  # in a clone
+    _FOLDER = _PACKAGE.parent / "search_spaces"
 
 
 def list_spaces() -> dict[str, str]:

@@ -1,7 +1,5 @@
 """What settings are made of: strict and frozen pydantic models."""
 
-from __future__ import annotations
-
 from typing import Annotated, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Strict

@@ -3,8 +3,6 @@
 Every error becomes a problem at its line, with a fix.
 """
 
-from __future__ import annotations
-
 import re
 from typing import TypeVar
 
