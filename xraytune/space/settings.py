@@ -400,7 +400,8 @@ class Parameters(StrictModel):
     @property
     def donor(self) -> Path | None:
         """The folder of another hospital that its extra images come from, if it is known."""
-        if given := self.generator or self.statistics:
+        given = self.generator or self.statistics
+        if given:
             return given.path
         return self.gan.start_from if self.gan else None
 
@@ -672,7 +673,8 @@ class Settings(StrictModel):
 
         "" if it can, or is not used.
         """
-        grace, last = self.scheduler.grace, self.budget.max_epochs
+        grace = self.scheduler.grace
+        last = self.budget.max_epochs
         if self.scheduler.name != "asha" or grace < last:
             return ""
         return f"ASHA stops no trial: scheduler.grace is {grace}, and budget.max_epochs is {last}"
@@ -719,13 +721,9 @@ class Experiment(StrictModel):
         Only with `balance: equal` do extra images have other class proportions, so that their
         resolution reveals the class.
         """
-        generator, size_px = self.parameters.gan, self.settings.data.image_size
         if self.inherited_resolution_px is not None:
             return self.inherited_resolution_px
-        if (
-            generator is None
-            or self.parameters.balance != "equal"
-            or generator.image_size >= size_px
-        ):
+        gan = self.parameters.gan
+        if gan is None or self.parameters.balance != "equal":
             return None
-        return generator.image_size
+        return gan.image_size if gan.image_size < self.settings.data.image_size else None
