@@ -2,7 +2,7 @@
 
 A file is written under a temporary name, flushed to the disk and renamed, so `kill -9` or power
 loss leaves the old or the new content. JSONL logs grow by one `write` per row; readers skip a last
-line torn by a crash, the next append removes it. Only regular files are read (`require_file`).
+line torn by a crash, the next append removes it. Only regular files are read (`_require_file`).
 
 Every write raises MachineError if the disk is full, the system refuses access or the storage does
 not answer.
@@ -119,7 +119,7 @@ def require_new(out: Path) -> None:
         raise ConfigError("this path already exists", out, "give a path that does not exist yet")
 
 
-def require_file(path: Path | str, refusal: type[XraytuneError] = ArtifactError) -> None:
+def _require_file(path: Path | str, refusal: type[XraytuneError] = ArtifactError) -> None:
     """Check, before opening it, that a file is regular: opening a pipe blocks, a device may act.
 
     Raises:
@@ -133,8 +133,8 @@ def require_file(path: Path | str, refusal: type[XraytuneError] = ArtifactError)
 
 
 def read_bytes(path: Path | str, refusal: type[XraytuneError] = ArtifactError) -> bytes:
-    """Read a whole file after `require_file`."""
-    require_file(path, refusal)
+    """Read a whole file after `_require_file`."""
+    _require_file(path, refusal)
     with open(path, "rb", buffering=0) as stream:  # noqa: PTH123  as above
         return stream.read()
 
@@ -228,7 +228,7 @@ def write_json(path: Path, content: Any, *, is_recorded: bool = False) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file after `require_file`; ValueError if it is not JSON in UTF-8."""
+    """Read a JSON file after `_require_file`; ValueError if it is not JSON in UTF-8."""
     return json.loads(read_bytes(path))
 
 
@@ -348,7 +348,7 @@ def new_folder(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
 
 def sha256_of(path: Path) -> str:
     """Return the hex SHA-256 of a regular file, which is read again only if it has changed."""
-    require_file(path)
+    _require_file(path)
     status = path.stat()
     return _sha256(path, status.st_ino, status.st_size, status.st_mtime_ns)
 

@@ -15,8 +15,6 @@ from pydantic import AfterValidator
 
 from xraytune.space.extensions import Extensions
 
-ENCODER_STRIDE_PX = 32
-"""A U-Net halves an image five times."""
 _OF_SMP = re.compile(r"densenet\d+|mobilenet_v2|resnet\d+|resnext(50_32x4d|101_32x8d)|vgg\d+(_bn)?")
 """Those that segmentation-models-pytorch builds from torchvision's layers: their weights load."""
 _REGISTERED = re.compile(r"^@register_model\(\)\n(?:(?!def ).*\n)*def (\w+)", re.MULTILINE)

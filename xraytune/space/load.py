@@ -84,7 +84,7 @@ def load_space(
                 document.problems.append(Problem(what, document.locate(key_path), fix))
     task: TaskName = "classification"
     with document.collect():
-        settings = read_settings(document)
+        settings = _read_settings(document)
         task = settings.task
     with document.collect():
         specs = read_specs(document, task)
@@ -96,7 +96,7 @@ def load_space(
     return space
 
 
-def read_settings(document: Document) -> Settings:
+def _read_settings(document: Document) -> Settings:
     """Return the settings of a file, with absolute paths."""
     given = {key: value for key, value in document.content.items() if key not in SPACE_KEYS}
     return validate(document, TypeAdapter(Settings), (), given)
@@ -140,7 +140,7 @@ def data_settings(source: Path, base: DataSettings) -> DataSettings:
     content = write_yaml({"name": "data", "data": base.model_dump(mode="json")})
     document = Document(parse_yaml(content, place), place)
     _apply_data_file(document, source)
-    return read_settings(document).data
+    return _read_settings(document).data
 
 
 def is_data_file(source: Path) -> bool:

@@ -31,7 +31,6 @@ from xraytune.space.strict_model import Several, StrictModel
 OptionalCount = PositiveInt | None
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 ImageSize = Annotated[int, Field(ge=32, le=1024)]
-BatchSize = Annotated[int, Field(ge=1, le=4096)]
 Strength = Annotated[int, Field(ge=0, le=3)]
 Trainable = Literal["head", "last_stage", "all"]
 OptimizerName = Literal["adam", "adamw", "sgd"]
@@ -45,7 +44,6 @@ SOURCES = Extensions("source", ("none", "duplicate", "statistics", "folder", "ge
 UncertainUse = Literal["ignore", "zeros", "ones"]
 HeadName = Literal["linear", "vgg16_two_class"]
 LossName = Literal["cross_entropy", "bce"]
-PosWeight = Literal["none", "balanced"]
 Balance = Literal["natural", "equal"]
 DonorControl = Literal["donor", "donor_start", "synthetic_only"]
 """Controls of images from elsewhere. `donor`: the head that their hospital sent. `donor_start`: the
@@ -58,7 +56,7 @@ OBJECTIVES: Mapping[TaskName, tuple[ObjectiveName, ...]] = {
     "segmentation": ("val_dice",),
 }
 """The objectives of each task; the first is the default."""
-OBJECTIVE_NAMES: Mapping[ObjectiveName, str] = {
+_OBJECTIVE_NAMES: Mapping[ObjectiveName, str] = {
     "val_auroc": "AUROC",
     "val_auprc": "AUPRC",
     "val_sensitivity": "sensitivity",
@@ -344,7 +342,7 @@ class Parameters(StrictModel):
     """`vgg16_two_class`: 256 hidden units, ReLU, dropout, log-softmax, as published with VGG-16."""
     loss: LossName = "cross_entropy"
     """`bce`: one output unit and binary cross entropy, for two classes."""
-    pos_weight: PosWeight = "none"
+    pos_weight: Literal["none", "balanced"] = "none"
     """`balanced`: in the loss of a finding, positives weigh as much as negatives.
 
     By their numbers among the real images.
@@ -353,7 +351,7 @@ class Parameters(StrictModel):
     lr: PositiveFloat = 1e-4
     optimizer: OptimizerName = "adam"
     weight_decay: NonNegativeFloat = 0.0
-    batch_size: BatchSize = 32
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
     schedule: ScheduleName = "constant"
     early_stop_epochs: OptionalCount = None
     """A trial ends after so many epochs without a better val-A score, whatever ASHA says."""
@@ -664,7 +662,7 @@ class Settings(StrictModel):
     @property
     def metric(self) -> str:
         """The display name of the study's objective, such as AUROC."""
-        name = OBJECTIVE_NAMES[self.objective.metric]
+        name = _OBJECTIVE_NAMES[self.objective.metric]
         return f"macro {name}" if self.task == "findings" else name
 
     @property
