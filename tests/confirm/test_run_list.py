@@ -10,7 +10,7 @@ import pytest
 from tests.confirm.test_plan import SETTINGS
 from tests.study.studies import ended, epoch, no_gan
 from xraytune.base.errors import StudyError
-from xraytune.confirm.run_list import Run, RunList
+from xraytune.confirm.run_list import RunList
 from xraytune.search.asha import Rungs
 from xraytune.search.loop import TrialLoop
 from xraytune.space.settings import Experiment, Parameters, SchedulerSettings
@@ -27,7 +27,8 @@ def folder(tmp_path: Path) -> StudyFolder:
 def work(folder: StudyFolder, count: int, lr: float = 1e-3, **options: Any) -> TrialLoop:
     experiment = Experiment(settings=SETTINGS, parameters=Parameters(lr=lr))
     runs = [
-        Run(number=number, label=f"run {number}", experiment=experiment) for number in range(count)
+        Trial(number=number, label=f"run {number}", experiment=experiment)
+        for number in range(count)
     ]
     return RunList(folder, runs, what="runs", generator_need=no_gan, **options)
 

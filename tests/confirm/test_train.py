@@ -52,7 +52,7 @@ SEALED = SealedTest(
 )
 
 Says = Callable[[StudyFolder, int], Iterable[TrialMessage]]
-Report = tuple[int, int, float]
+Report = tuple[int, int, float, str]
 
 
 class Told:
@@ -134,7 +134,7 @@ def test_if_asha_prunes_a_whole_arm_its_furthest_trial_is_trained_to_the_end(
     """As finalists are; top-up 1 is pruned at the second rung, the others at the first."""
     asked = open_study(tmp_path, says=each(0.4, 0.8, 0.3, 0.2, 0.7))
 
-    plan = train(asked, GAN, stopped=STOPPED, reports=[(0, 1, 0.5), (0, 3, 0.9)])
+    plan = train(asked, GAN, stopped=STOPPED, reports=[(0, 1, 0.5, ""), (0, 3, 0.9, "")])
 
     assert ends(asked)[-1] == (4, "top-up 1 to its end", "complete")
     assert [status for _, _, status in ends(asked)[:-1]] == ["pruned"] * 4
@@ -165,7 +165,7 @@ def test_a_controls_arm_gets_as_many_trials_as_the_gan_even_after_a_kill(
     for folder in folders:
         folder.mkdir()
     straight, broken = (open_study(folder, says=each(*values)) for folder in folders)
-    reports = [(0, 1, 0.8), (1, 1, 0.9), (2, 1, 0.1)]
+    reports = [(0, 1, 0.8, ""), (1, 1, 0.9, ""), (2, 1, 0.1, "")]
     with pytest.raises(KeyboardInterrupt):
         train(open_study(folders[1], says=killed), REAL, GAN, stopped=STOPPED, reports=reports)
 

@@ -154,14 +154,12 @@ class Killable:
         assert sorted(row["number"] for row in read_jsonl(folder.rows_path)) == [
             *range(self.trials)
         ]
-        reported = [(number, epoch) for number, epoch, _ in journal.reports()]
+        reported = [report[:2] for report in journal.reports()]
         assert len(set(reported)) == len(reported), "a value was recorded twice"
         for row in rows:
             log = read_jsonl(folder.trial_path(row.number) / "epochs.jsonl")
             assert [epoch["epoch"] for epoch in log] == list(range(1, len(log) + 1))
-            assert journal.reported(row.number) == {
-                e["epoch"]: e["best_val_score"] for e in log[: row.epochs]
-            }
+            assert [*row.values] == [epoch["best_val_score"] for epoch in log[: row.epochs]]
             assert row.status in {"complete", "pruned"}, row.reason
 
 

@@ -108,5 +108,5 @@ def test_journal_on_full_disk_keeps_only_complete_lines(
 
     assert content.endswith(b"\n")
     assert len(seen) == reported > 0
-    assert len(again.reported(0)) == reported + 1
+    assert len(again.row(0).values) == reported + 1
     assert isinstance(direct(study).next_trial(), Trial)

@@ -18,7 +18,7 @@ from typing import Any
 from tests.in_process import CPU, job_of
 from xraytune.base.files import write_json
 from xraytune.base.records import EpochRecord
-from xraytune.confirm.run_list import Run, RunList
+from xraytune.confirm.run_list import RunList
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare, read_prepared, write_prepared
 from xraytune.search.loop import TrialLoop
@@ -167,10 +167,10 @@ def search(tree: Tree, marks: Marks, trials: int = TRIALS) -> None:
         need = partial(generator_need, prepared=prepared, compute=CPU, cache=tree.cache)
         work = SearchTrials(folder, space, need)
 
-        def is_lost(number: int, epoch: int) -> bool:
-            if number == _LOST_FOR_GOOD:
+        def is_lost(trial: Trial, epoch: int) -> bool:
+            if trial.number == _LOST_FOR_GOOD:
                 return True
-            return number == _LOST_ONCE and epoch == 1 and not work.journal.failures(number)
+            return trial.number == _LOST_ONCE and epoch == 1 and not trial.failures
 
         _run(work, tree.cache, marks, is_lost)
 
@@ -180,7 +180,7 @@ def run_list(tree: Tree, marks: Marks) -> None:
     settings = load_space(tree.space).settings
     prepared = read_prepared(tree.path / "split.json")
     runs = [
-        Run(number=number, label=f"run {number}", experiment=each)
+        Trial(number=number, label=f"run {number}", experiment=each)
         for number, each in enumerate(_runs(settings))
     ]
     tree.runs.path.mkdir(exist_ok=True)
@@ -191,12 +191,7 @@ def run_list(tree: Tree, marks: Marks) -> None:
             write_json(machine, environment(CPU))
         need = partial(generator_need, prepared=prepared, compute=CPU, cache=tree.cache)
         work = RunList(tree.runs, runs, what="runs", generator_need=need)
-        _run(work, tree.cache, marks, _never)
-
-
-def _never(number: int, epoch: int) -> bool:
-    del number, epoch
-    return False
+        _run(work, tree.cache, marks, lambda *_: False)
 
 
 def _runs(settings: Settings) -> list[Experiment]:
@@ -206,12 +201,12 @@ def _runs(settings: Settings) -> list[Experiment]:
     ]
 
 
-def _run(work: TrialLoop, cache: Path, marks: Marks, is_lost: Callable[[int, int], bool]) -> None:
+def _run(work: TrialLoop, cache: Path, marks: Marks, is_lost: Callable[[Trial, int], bool]) -> None:
     while isinstance(trial := work.next_trial(), Trial):
         marks.current = number = trial.number
         worker = TrialWorker(job_of(trial, work.folder, cache))
         continues, epoch = True, 0
-        while continues and not is_lost(number, epoch):
+        while continues and not is_lost(trial, epoch):
             message = worker.step()
             continues = work.on_result(number, message)
             epoch = message.epoch if isinstance(message, EpochRecord) else 0

@@ -116,8 +116,8 @@ def test_rungs_of_a_study_contain_its_earlier_reports_by_arm_and_not_the_last_ep
     settings = Settings.model_validate({"name": "x", "data": {"path": "x"}}).model_copy(
         update={"budget": Budget(max_epochs=9), "scheduler": scheduler}
     )
-    reports = [(0, 3, 0.9), (1, 3, 0.8), (1, 4, 0.8), (2, 3, 0.7)]
-    rungs = rungs_of(settings, reports, ["gan", "gan", "real_only"].__getitem__)
+    gan = [(0, 3, 0.9, "gan"), (1, 3, 0.8, "gan"), (1, 4, 0.8, "gan")]
+    rungs = rungs_of(settings, [*gan, (2, 3, 0.7, "real_only")])
 
     assert rungs.epochs == [3]
     assert not rungs.should_continue(3, 3, 0.75, arm="gan")

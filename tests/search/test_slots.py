@@ -9,22 +9,23 @@ import pytest
 from xraytune.base.records import Node
 from xraytune.nets.compute import Allocation, Share, allocation_of
 from xraytune.search.slots import count_slots, reserve
-from xraytune.space.settings import Parameters, Resources, Settings
+from xraytune.space.settings import Experiment, Parameters, Resources, Settings
 from xraytune.study.trial import Failure, Trial
 
-OUT_OF_MEMORY = Failure(epochs=0, cause="memory")
+SETTINGS = Settings.model_validate({"name": "any", "data": {"path": "any"}})
+EXPERIMENT = Experiment(settings=SETTINGS, parameters=Parameters())
+OUT_OF_MEMORY: Failure = {"epochs": 0, "cause": "memory"}
 
 
 def allocation(gpus: float, cpus: int = 1) -> Allocation:
     """The resources of trials as in a space."""
     resources = Resources(gpus_per_trial=gpus, cpus_per_trial=cpus)
-    settings = Settings.model_validate({"name": "any", "data": {"path": "any"}})
-    return allocation_of(settings.model_copy(update={"resources": resources}), has_gpu=True)
+    return allocation_of(SETTINGS.model_copy(update={"resources": resources}), has_gpu=True)
 
 
 def reserved(allocation: Allocation, nodes: Sequence[Node], *failures: Failure) -> Trial:
     """A trial with what it holds, after some failures."""
-    trial = Trial(number=0, parameters=Parameters(), failures=[*failures])
+    trial = Trial(number=0, label="", experiment=EXPERIMENT, failures=[*failures])
     reserve(allocation, nodes, trial)
     return trial
 
@@ -60,7 +61,7 @@ def test_as_many_trials_are_counted_as_ray_places(
     slots = count_slots(resources, nodes)
 
     trial = reserved(resources, nodes)
-    gpus = trial.gpus
+    gpus = trial.resources["GPU"]
     assert slots == int(gpu_count * per_gpu) == placed([gpus] * (slots + 1), gpu_count)
     assert trial.slots == 1
     assert share <= gpus

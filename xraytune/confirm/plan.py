@@ -22,7 +22,7 @@ from xraytune.confirm.arms import (
     finished_label,
     write_plan,
 )
-from xraytune.confirm.run_list import NO_RUNGS, OpenStudy, Run, train_runs
+from xraytune.confirm.run_list import NO_RUNGS, OpenStudy, train_runs
 from xraytune.confirm.sealed import SealedTest
 from xraytune.confirm.test_access import accesses
 from xraytune.space.fields import flat_values, parameters_from
@@ -31,6 +31,7 @@ from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import random_parameters
 from xraytune.study.row import TrialRow, ranked_on_val_b
+from xraytune.study.trial import Trial
 from xraytune.synth.mix import require_enough
 from xraytune.synth.sources.source import StudyImages
 from xraytune.synth.sources.statistics import donor_tensors
@@ -199,7 +200,7 @@ def _train(
     for number, (trial, parameters) in enumerate(trials.items(), first):
         label = f"{trial} {parameters.arm}" if is_top_up else finished_label(trial)
         experiment = Experiment(settings=study.settings, parameters=parameters)
-        runs.append(Run(number=number, label=label, experiment=experiment))
+        runs.append(Trial(number=number, label=label, experiment=experiment))
     folder = StudyFolder(study.runs_folder.path / TOP_UP_FOLDER)
     rungs = study.rungs if is_top_up else NO_RUNGS
     rows = train_runs(study, folder, runs, "further trials", rungs)

@@ -126,7 +126,7 @@ def confirm(
             compute=compute,
             cache=cache,
             searched=searched,
-            rungs=rungs_of(settings, journal.reports(), journal.arm),
+            rungs=rungs_of(settings, journal.reports()),
             runner=runner,
             callbacks=callbacks,
         )

@@ -23,7 +23,7 @@ from xraytune.search.asha import Rungs
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import GeneratorNeeds, TrialLoop
 from xraytune.search.ray.runner import Runner
-from xraytune.space.settings import Experiment, SchedulerSettings, Settings
+from xraytune.space.settings import SchedulerSettings, Settings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, damage_explained, other_releases
 from xraytune.study.row import RunRow, Status, TrialRow, append_row, ended_rows, reasons_of
@@ -66,18 +66,6 @@ class OpenStudy:
         return StudyFolder(self.folder.path / CONFIRM_FOLDER)
 
 
-@frozen
-class Run:
-    """One training: its number in its folder, its label and its settings.
-
-    A label is such as `gan #12, replicate 1`.
-    """
-
-    number: int
-    label: str
-    experiment: Experiment
-
-
 class RunList(TrialLoop):
     """A fixed list of runs, including those that have ended.
 
@@ -90,7 +78,7 @@ class RunList(TrialLoop):
     def __init__(
         self,
         folder: StudyFolder,
-        runs: Sequence[Run],
+        runs: Sequence[Trial],
         callbacks: Callbacks = NO_CALLBACKS,
         *,
         what: str,
@@ -110,7 +98,7 @@ class RunList(TrialLoop):
             if number in ended and ended[number].status != "failed":
                 self._ended.add(number)
             else:
-                waiting.append(Trial(number=number, parameters=run.experiment.parameters))
+                waiting.append(run)
         super().__init__(folder, waiting, generator_need=generator_need)
         self._rungs = rungs
         self.stops_trials = bool(rungs.epochs)
@@ -121,16 +109,9 @@ class RunList(TrialLoop):
                     self._decide(row["number"], row["epoch"], row["value"])
         self._report_progress()
 
-    def label(self, trial: Trial) -> str:
-        """Return the label of a run."""
-        return self._runs[trial.number].label
-
-    def begin(self, trial: Trial) -> Experiment:
-        """Return the settings of a run."""
-        return self._runs[trial.number].experiment
-
-    def should_continue(self, number: int, record: EpochRecord) -> bool:
+    def should_continue(self, trial: Trial, record: EpochRecord) -> bool:
         """Let ASHA decide; repeated calls return the same answer."""
+        number = trial.number
         epoch = record.epoch
         value = record.best_val_score
         if epoch in self._rungs.epochs:
@@ -139,14 +120,15 @@ class RunList(TrialLoop):
         return self._decide(number, epoch, value)
 
     def _decide(self, number: int, epoch: int, value: float) -> bool:
-        arm = self._runs[number].experiment.parameters.arm
-        return self._rungs.should_continue(f"top-up {number}", epoch, value, arm=arm)
+        arm = self._runs[number].parameters.arm
+        return self._rungs.should_continue(f"top-up {number}", epoch, value, arm)
 
-    def record(self, number: int, status: Status, outcome: Mapping[str, Any]) -> None:
+    def record(self, trial: Trial, status: Status, outcome: Mapping[str, Any]) -> None:
         """Record the end of a run in `runs.jsonl`."""
+        number = trial.number
         network = self.folder.network_path(number)
         digest = sha256_of(network) if status == "complete" and network.exists() else None
-        label = self._runs[number].label
+        label = trial.label
         row = RunRow(number=number, label=label, status=status, network_sha256=digest, **outcome)
         append_row(self.folder.runs_path, row)
         self._ended.add(number)
@@ -158,7 +140,7 @@ class RunList(TrialLoop):
         self._on_progress(f"training {self._what}", len(self._ended), len(self._runs))
 
 
-def _require_same_settings(folder: StudyFolder, run: Run, config: Path) -> None:
+def _require_same_settings(folder: StudyFolder, run: Trial, config: Path) -> None:
     if folder.experiment(run.number).identity() != run.experiment.identity():
         what = (
             "this run was started with other settings: the study or the options have changed since"
@@ -170,7 +152,7 @@ def _require_same_settings(folder: StudyFolder, run: Run, config: Path) -> None:
 def train_runs(
     study: OpenStudy,
     folder: StudyFolder,
-    runs: Sequence[Run],
+    runs: Sequence[Trial],
     what: str,
     rungs: Rungs = NO_RUNGS,
 ) -> dict[int, RunRow]:
@@ -225,10 +207,10 @@ def train_replicates(study: OpenStudy, plan: Plan) -> None:
 
     Raises TrialError if some failed.
     """
-    runs: list[Run] = []
+    runs: list[Trial] = []
     for number in range(plan.replicates):
         for arm, name in plan.trainings.items():
             experiment = replicate(arm, study.settings, number, plan.test)
             label = f"{name}, replicate {number}"
-            runs.append(Run(number=len(runs), label=label, experiment=experiment))
+            runs.append(Trial(number=len(runs), label=label, experiment=experiment))
     train_runs(study, study.runs_folder, runs, "replicates")

@@ -18,7 +18,7 @@ form of Ray Tune's `AsyncHyperBandScheduler`, which makes the same decisions wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Hashable, Iterable
 
 import numpy as np
 
@@ -52,7 +52,7 @@ class Rungs:
         # By arm and epoch: the decisions by trial, and the values.
         self._reached: dict[tuple[str, int], tuple[dict[Hashable, bool], list[float]]] = {}
 
-    def should_continue(self, trial: Hashable, epoch: int, value: float, *, arm: str = "") -> bool:
+    def should_continue(self, trial: Hashable, epoch: int, value: float, arm: str = "") -> bool:
         """Return whether a trial that has `value` after `epoch` continues.
 
         A trial may also end by itself (`early_stop_epochs`).
@@ -76,14 +76,10 @@ class Rungs:
 
 def rungs_of(
     settings: Settings,
-    reports: Iterable[tuple[int, int, float]] = (),
-    arm_of: Callable[[int], str] = lambda _: "",
+    reports: Iterable[tuple[int, int, float, str]] = (),
 ) -> Rungs:
-    """Rebuild a study's rungs from `Journal.reports`: trial, epoch and value.
-
-    `arm_of` returns the arm of a trial.
-    """
+    """Rebuild a study's rungs from `Journal.reports`."""
     rungs = Rungs(settings.scheduler, max_epochs=settings.budget.max_epochs)
-    for number, epoch, value in reports:
-        rungs.should_continue(number, epoch, value, arm=arm_of(number))
+    for report in reports:
+        rungs.should_continue(*report)
     return rungs

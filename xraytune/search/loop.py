@@ -28,12 +28,12 @@ from xraytune.base.errors import MachineError, TrialError
 from xraytune.base.files import write_json
 from xraytune.base.records import EpochRecord, TrialResult, frozen
 from xraytune.nets.compute import Allocation
-from xraytune.search.callbacks import Callbacks
+from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.messages import TrialFailed, TrialMessage
-from xraytune.space.settings import Experiment, GanSettings
+from xraytune.space.settings import GanSettings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import Status
-from xraytune.study.trial import Cause, Failure, Trial
+from xraytune.study.trial import Cause, Trial
 
 _RETRIES = 2
 """How often a trial is retried without a new epoch in between."""
@@ -76,9 +76,11 @@ class TrialLoop(ABC):
         unfinished: Iterable[Trial],
         *,
         generator_need: GeneratorNeeds,
+        callbacks: Callbacks = NO_CALLBACKS,
     ) -> None:
         self.folder = folder
-        self.generator_need = generator_need
+        self.callbacks = callbacks
+        self._generator_need = generator_need
         self._waiting = {trial.number: trial for trial in unfinished}
         self._running: dict[int, Trial] = {}
         self._reasons: list[str] = []  # why each trial that has ended failed, "" if it did not
@@ -88,36 +90,22 @@ class TrialLoop(ABC):
         """The part of the budget that is used up, so that no new trial starts."""
         return "trials"
 
-    @property
-    def is_next_fixed(self) -> bool:
-        """Whether the next new trial does not depend on results."""
-        return False
-
     def ask(self) -> Trial:
         """Return a new trial, if there is one."""
         raise LookupError("all trials are known")
 
     @abstractmethod
-    def label(self, trial: Trial) -> str:
-        """Return a trial's name in the dashboard and in trackers, without that of the study."""
-
-    @abstractmethod
-    def begin(self, trial: Trial) -> Experiment:
-        """Return the settings to write to the `config.json` of a trial that starts or resumes."""
-
-    @abstractmethod
-    def should_continue(self, number: int, record: EpochRecord) -> bool:
+    def should_continue(self, trial: Trial, record: EpochRecord) -> bool:
         """Record an epoch, which may be a repeated one, and return whether the trial continues."""
 
     @abstractmethod
-    def record(self, number: int, status: Status, outcome: Mapping[str, Any]) -> None:
+    def record(self, trial: Trial, status: Status, outcome: Mapping[str, Any]) -> None:
         """Record the end of a trial."""
 
-    def on_retry(self, number: int, failure: Failure, reason: str) -> None:
-        """Record a failed attempt at a trial that is to be retried."""
-        del number, failure, reason
+    def on_retry(self, trial: Trial) -> None:  # noqa: B027  a list of runs has nothing to do
+        """Record the failed attempts at a trial that is to be retried."""
 
-    def heartbeat(self) -> None:  # noqa: B027  a list of runs has nothing to do
+    def heartbeat(self) -> None:  # noqa: B027  as above
         """Do what is to be done at least once a second while trials run."""
 
     @property
@@ -140,12 +128,11 @@ class TrialLoop(ABC):
         free = slots - self.slots_in_use()
         if free <= 0:
             return "wait"
-        while self.is_next_fixed and not self.used_up:  # at once, in case it needs a generator
-            self._ask()
         runnable = self._runnable()
         most_ahead = _DRAWN_AHEAD * slots
         while not runnable and not self.used_up and len(self._waiting) < most_ahead:
-            self._ask()
+            drawn = self.ask()
+            self._waiting[drawn.number] = drawn
             runnable = self._runnable()
         if not runnable:
             return "wait"
@@ -154,19 +141,16 @@ class TrialLoop(ABC):
             reserve(trial)
         if self._running and trial.slots > free:
             return "wait"
-        trial.trains_generator = self.generator_need(trial.parameters.gan) is not None
+        trial.trains_generator = self._generator_need(trial.parameters.gan) is not None
+        self.callbacks.on_trial_start(trial)
         # At each start: resources, tracking and the locations of files may have changed since the
         # last one.
         path = self.folder.trial_path(trial.number)
-        config = self.begin(trial).model_dump(mode="json", context=path)
+        config = trial.experiment.model_dump(mode="json", context=path)
         write_json(path / "config.json", config)
         self._running[trial.number] = self._waiting.pop(trial.number)
         trial.started = time.monotonic()
         return trial
-
-    def _ask(self) -> None:
-        trial = self.ask()
-        self._waiting[trial.number] = trial
 
     def _startable(self) -> list[Trial]:
         """Return the waiting trials that may still start, by number.
@@ -189,7 +173,7 @@ class TrialLoop(ABC):
         runs first, and of a chain the shortest run, from which the others continue. A trial waits
         while another one trains its generator, or a shorter run of it.
         """
-        need = cache(self.generator_need)
+        need = cache(self._generator_need)
         in_training = {need(trial.parameters.gan) for trial in self._running.values()}
         ready: list[Trial] = []
         chains: dict[str, list[Trial]] = {}
@@ -199,7 +183,7 @@ class TrialLoop(ABC):
                 ready.append(trial)
             elif lineage not in in_training:
                 chains.setdefault(lineage, []).append(trial)
-        steps = attrgetter("generator_steps")
+        steps = attrgetter("parameters.gan.steps")
         by_steps = [sorted(chain, key=steps) for chain in chains.values()]
         by_steps.sort(key=lambda chain: steps(chain[-1]), reverse=True)
         return [*(chain[0] for chain in by_steps), *ready]
@@ -217,48 +201,48 @@ class TrialLoop(ABC):
         if trial is None:
             return False
         if isinstance(message, TrialResult):
-            self._end(number, "complete", asdict(message))
+            self._end(trial, "complete", asdict(message))
             return False
         if isinstance(message, TrialFailed):
             if message.cause == "machine":
                 raise MachineError(message.reason)
-            self._fail(number, message.reason, message.cause)
+            self._fail(trial, message.reason, message.cause)
             return False
         value = message.best_val_score
         if not math.isfinite(value):
-            self._fail(number, f"val_score is {value} after epoch {message.epoch}", "settings")
+            self._fail(trial, f"val_score is {value} after epoch {message.epoch}", "settings")
             return False
+        continues = self.should_continue(trial, message)
         trial.epochs = max(trial.epochs, message.epoch)
-        if self.should_continue(number, message):
-            return True
-        reason = f"stopped by ASHA after epoch {message.epoch}"
-        self._end(number, "pruned", {"value": value, "epochs": message.epoch, "reason": reason})
-        return False
+        if not continues:
+            reason = f"stopped by ASHA after epoch {message.epoch}"
+            self._end(trial, "pruned", {"value": value, "epochs": message.epoch, "reason": reason})
+        return continues
 
     def restart(self, number: int) -> None:
         """Let a trial whose node is lost wait again, without counting a failure."""
-        self._waiting[number] = self._stop(number)
+        trial = self._running[number]
+        self._stop(trial)
+        self._waiting[number] = trial
 
-    def _stop(self, number: int) -> Trial:
-        trial = self._running.pop(number)
+    def _stop(self, trial: Trial) -> None:
+        del self._running[trial.number]
         trial.seconds += time.monotonic() - trial.started
-        return trial
 
-    def _fail(self, number: int, reason: str, cause: Cause) -> None:
+    def _fail(self, trial: Trial, reason: str, cause: Cause) -> None:
         """Retry a trial, or end it; a new epoch resets the count of retries.
 
         If the last three failed for the same reason, the next ones would too: stop. After the first
         three, only failures of the machine count: settings may fail in one corner of the space.
         """
-        trial = self._running[number]
-        attempts = sum(earlier.epochs == trial.epochs for earlier in trial.failures)
+        attempts = sum(failure["epochs"] == trial.epochs for failure in trial.failures)
         if cause != "settings" and attempts < _RETRIES:
-            failure = Failure(epochs=trial.epochs, cause=cause)
-            trial.failures.append(failure)
-            self.on_retry(number, failure, reason)
-            self.restart(number)
+            trial.failures = [*trial.failures, {"epochs": trial.epochs, "cause": cause}]
+            self.on_retry(trial)
+            self.callbacks.note(f"retrying #{trial.number}: {reason.splitlines()[0]}")
+            self.restart(trial.number)
             return
-        self._end(number, "failed", {"reason": reason})
+        self._end(trial, "failed", {"reason": reason})
         self._reasons[-1] = reason
         is_repeated = self._reasons[-_SAME_FAILURES:] == [reason] * _SAME_FAILURES
         if is_repeated and (cause == "fault" or len(self._reasons) == _SAME_FAILURES):
@@ -269,10 +253,12 @@ class TrialLoop(ABC):
             fix = "fix the cause, then run the same command again; see trials/*/error.txt"
             raise TrialError(what, self.folder.path, fix)
 
-    def _end(self, number: int, status: Status, outcome: dict[str, Any]) -> None:
-        trial = self._stop(number)
-        used = {"seconds": trial.seconds, "gpu_seconds": trial.seconds * trial.gpus}
-        self.record(number, status, {**outcome, **used})
+    def _end(self, trial: Trial, status: Status, outcome: dict[str, Any]) -> None:
+        self._stop(trial)
+        gpu_seconds = trial.seconds * trial.resources.get("GPU", 0.0)
+        self.record(
+            trial, status, {**outcome, "seconds": trial.seconds, "gpu_seconds": gpu_seconds}
+        )
         self._reasons.append("")
 
     def slots_in_use(self) -> int:

@@ -28,10 +28,11 @@ def reserve(allocation: Allocation, nodes: Sequence[Node], trial: Trial) -> None
     cpus = float(allocation.trial.cpus)
     gpus = allocation.trial.gpus
     trial.slots = 1
-    if trial.lacks_memory and gpus:
+    lacks_memory = any(failure["cause"] == "memory" for failure in trial.failures)
+    if lacks_memory and gpus:
         trial.slots = floor(max(1, 1 / gpus))
         gpus = max(1.0, gpus)
-    elif trial.lacks_memory:
+    elif lacks_memory:
         largest = max(nodes, key=lambda node: node.cpus)
         trial.slots = _slots_on(largest, allocation.trial)
         cpus = largest.cpus

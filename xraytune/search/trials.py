@@ -12,14 +12,12 @@ from xraytune.base.records import EpochRecord
 from xraytune.search.asha import rungs_of
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import GeneratorNeeds, TrialLoop, UsedUp
-from xraytune.space.settings import Experiment
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyClock, StudyFolder
 from xraytune.study.journal import Journal
 from xraytune.study.row import Status, append_row, write_trials
-from xraytune.study.trial import Failure, Trial
+from xraytune.study.trial import Trial
 from xraytune.study.trial_files import read_pool_report
-from xraytune.synth.mix import mix_label
 
 _SAVE_EVERY_SECONDS = 5.0
 
@@ -35,18 +33,16 @@ class SearchTrials(TrialLoop):
         callbacks: Callbacks = NO_CALLBACKS,
     ) -> None:
         self.space = space
-        self.callbacks = callbacks
         self.clock = StudyClock(folder)
         self.journal = Journal(folder.journal_path, space, writable=True)
         rows = self.journal.rows()
-        super().__init__(
-            folder,
-            self.journal.resume(),
-            generator_need=generator_need,
-        )
-        self._rungs = rungs_of(space.settings, self.journal.reports(), self.journal.arm)
+        unfinished = self.journal.resume()
+        self._rungs = rungs_of(space.settings, self.journal.reports())
         self._points = space.points()
         self._trial_budget = space.trial_budget()
+        while self.journal.count < len(self._points) and not self.used_up:
+            unfinished.append(self.ask())  # at once, in case it needs a generator
+        super().__init__(folder, unfinished, generator_need=generator_need, callbacks=callbacks)
         write_trials(folder, rows)
         for row in rows:
             folder.drop_checkpoint(row.number)  # the search may have been killed before this
@@ -59,39 +55,22 @@ class SearchTrials(TrialLoop):
             return "hours"
         return "trials" if self.journal.count >= self._trial_budget else ""
 
-    @property
-    def is_next_fixed(self) -> bool:
-        """Whether the next trial is one of the points, not drawn by the sampler."""
-        return self.journal.count < len(self._points)
-
     def ask(self) -> Trial:
         """Return the next point, or a draw."""
         return self.journal.ask(self._points)
 
-    def label(self, trial: Trial) -> str:
-        """Return number and mix: `#7 gan r=0.5 (500 steps)`."""
-        return f"#{trial.number} {mix_label(trial.parameters)}"
-
-    def begin(self, trial: Trial) -> Experiment:
-        """Report a trial that starts or resumes, and return its settings."""
-        self.callbacks.on_trial_start(trial)
-        return Experiment(settings=self.space.settings, parameters=trial.parameters)
-
-    def should_continue(self, number: int, record: EpochRecord) -> bool:
+    def should_continue(self, trial: Trial, record: EpochRecord) -> bool:
         """Record the value of an epoch in the journal, and let ASHA decide."""
         epoch = record.epoch
         value = record.best_val_score
-        is_new = epoch not in self.journal.reported(number)
-        if is_new:
-            self.journal.report(number, epoch, value)
-        arm = self.journal.arm(number)
-        continues = self._rungs.should_continue(number, epoch, value, arm=arm)
-        if is_new:
-            self.callbacks.on_epoch(number, record)
-        return continues
+        if epoch > trial.epochs:
+            self.journal.report(trial.number, epoch, value)
+            self.callbacks.on_epoch(trial.number, record)
+        return self._rungs.should_continue(trial.number, epoch, value, trial.parameters.arm)
 
-    def record(self, number: int, status: Status, outcome: Mapping[str, Any]) -> None:
+    def record(self, trial: Trial, status: Status, outcome: Mapping[str, Any]) -> None:
         """Record the end of a trial in the journal, and its row in `trials.jsonl`."""
+        number = trial.number
         ended = dict(outcome)
         if (report := read_pool_report(self.folder.trial_path(number))) and report.quality:
             ended["quality"] = report.quality.columns()
@@ -102,11 +81,10 @@ class SearchTrials(TrialLoop):
         self.clock.save()
         self.callbacks.on_trial_end(row)
 
+    def on_retry(self, trial: Trial) -> None:
+        """Record a failed attempt in the journal."""
+        self.journal.record_failures(trial)
+
     def heartbeat(self) -> None:
         """Save the time used every few seconds."""
         self.clock.save(after_seconds=_SAVE_EVERY_SECONDS)
-
-    def on_retry(self, number: int, failure: Failure, reason: str) -> None:
-        """Record a failed attempt in the journal."""
-        self.journal.add_failure(number, failure)
-        self.callbacks.note(f"retrying #{number}: {reason.splitlines()[0]}")

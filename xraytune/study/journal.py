@@ -10,16 +10,15 @@ writes, under the study's lock; others may read at any time. Paths in it are rel
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
@@ -37,10 +36,11 @@ from xraytune.base.seeding import derive_seed
 from xraytune.space.domains import Value
 from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.paths import relative_value
-from xraytune.space.settings import Objective, Parameters, SamplerSettings
+from xraytune.space.settings import Experiment, Objective, Parameters, SamplerSettings
 from xraytune.space.space import Space
 from xraytune.study.row import Status, TrialRow
-from xraytune.study.trial import Failure, Trial
+from xraytune.study.trial import Trial
+from xraytune.synth.mix import mix_label
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # no line for each trial
 _STATES: dict[Status, TrialState] = {
@@ -68,7 +68,7 @@ class Journal:
 
     def __init__(self, path: Path, space: Space, *, writable: bool) -> None:
         self._path = path
-        self._sampler = space.settings.sampler
+        self._settings = space.settings
         self._space = space.relative_to(path.parent)
         if not path.is_file():  # Optuna would create an empty one
             raise StudyError("the journal is missing", path, _LOST)
@@ -101,7 +101,7 @@ class Journal:
         The point of its number if there is one, else a draw of the sampler.
         """
         number = self.count
-        self.study.sampler = _NumberedSampler(self._sampler, number)
+        self.study.sampler = _NumberedSampler(self._settings.sampler, number)
         # A killed search may already have enqueued the point.
         if number < len(points) and len(self.study.get_trials(deepcopy=False)) == number:
             folder = self._path.parent
@@ -118,7 +118,7 @@ class Journal:
         trials = []
         for trial in self.trials:
             if trial.state is TrialState.RUNNING:
-                self.study.sampler = _NumberedSampler(self._sampler, trial.number)
+                self.study.sampler = _NumberedSampler(self._settings.sampler, trial.number)
                 # A journal contains one study, so a trial's id is its number.
                 trials.append(self._draw(optuna.trial.Trial(self.study, trial.number)))
         return trials
@@ -126,12 +126,13 @@ class Journal:
     def _draw(self, trial: optuna.trial.Trial) -> Trial:
         parameters = self._suggest(trial)
         self._flush()
-        number = trial.number
+        recorded = self._storage.get_trial(trial.number)
         return Trial(
-            number=number,
-            parameters=parameters,
-            epochs=max(self.reported(number), default=0),
-            failures=self.failures(number),
+            number=trial.number,
+            label=f"#{trial.number} {mix_label(parameters)}",
+            experiment=Experiment(settings=self._settings, parameters=parameters),
+            epochs=max(recorded.intermediate_values, default=0),
+            failures=[*recorded.user_attrs.get(_FAILURES, [])],
         )
 
     def parameters(self, number: int) -> Parameters:
@@ -141,34 +142,22 @@ class Journal:
             self._parameters[number] = self._suggest(drawn)
         return self._parameters[number]
 
-    def arm(self, number: int) -> str:
-        """Return the arm of a trial; errors are those of `parameters`."""
-        return self.parameters(number).arm
-
     def report(self, number: int, epoch: int, value: float) -> None:
         """Record the value of a trial after an epoch."""
         self._storage.set_trial_intermediate_value(number, epoch, value)
         self._flush()
 
-    def reported(self, number: int) -> dict[int, float]:
-        """Return the recorded values of a trial by epoch."""
-        return dict(self._storage.get_trial(number).intermediate_values)
-
-    def reports(self) -> Iterator[tuple[int, int, float]]:
-        """Yield every recorded value in its order of arrival: number, epoch, value."""
+    def reports(self) -> Iterator[tuple[int, int, float, str]]:
+        """Yield every recorded value in its order of arrival: number, epoch, value, arm."""
         for entry in self._backend.read_logs(0):
             if entry["op_code"] == _REPORT_OPERATION:
-                yield entry["trial_id"], entry["step"], entry["intermediate_value"]
+                number = entry["trial_id"]
+                arm = self.parameters(number).arm
+                yield number, entry["step"], entry["intermediate_value"], arm
 
-    def failures(self, number: int) -> list[Failure]:
-        """Return the failed attempts at a trial."""
-        attributes = self._storage.get_trial(number).user_attrs
-        return [Failure(**entry) for entry in attributes.get(_FAILURES, [])]
-
-    def add_failure(self, number: int, failure: Failure) -> None:
-        """Record a failed attempt at a trial that is to be retried."""
-        entries = [asdict(entry) for entry in (*self.failures(number), failure)]
-        self._storage.set_trial_user_attr(number, _FAILURES, entries)
+    def record_failures(self, trial: Trial) -> None:
+        """Record the failed attempts at a trial that is to be retried."""
+        self._storage.set_trial_user_attr(trial.number, _FAILURES, trial.failures)
         self._flush()
 
     def tell(
@@ -177,7 +166,7 @@ class Journal:
         """Record the end of a trial: a pruned one keeps its last value, a failed one has none."""
         # The reason always: an end that was recorded only in part, before a crash, may have left
         # another one.
-        attributes = {"status": status, "arm": self.arm(number), "reason": "", **outcome}
+        attributes = {"status": status, "arm": self.parameters(number).arm, "reason": "", **outcome}
         for name, attribute in attributes.items():
             if name not in ("value", "epochs"):  # these are Optuna's own
                 self._storage.set_trial_user_attr(number, name, attribute)
@@ -257,7 +246,7 @@ def create_journal(path: Path, name: str, objective: Objective) -> None:
         study.set_metric_names([objective.metric])
 
 
-class _NumberedSampler(BaseSampler):
+class _NumberedSampler(TPESampler):
     """The sampler of one trial, seeded by its number.
 
     Where it draws one parameter at a time, also by the parameter's name.
@@ -266,39 +255,27 @@ class _NumberedSampler(BaseSampler):
     remaining ones. The points of `grid` are enqueued, so nothing is left to sample.
     """
 
-    def __init__(self, settings: SamplerSettings, number: int) -> None:
-        self._settings, self._number = settings, number
-        self._joint = self._sampler("all")
-
-    def infer_relative_search_space(
-        self, study: Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        return self._joint.infer_relative_search_space(study, trial)
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return self._joint.sample_relative(study, trial, search_space)
+    def __init__(self, settings: SamplerSettings, number: int, purpose: str = "all") -> None:
+        self._settings = settings
+        self._number = number
+        # Before its first result, TPE draws as RandomSampler does.
+        startup_trials = settings.startup_trials if settings.name == "tpe" else sys.maxsize
+        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+            super().__init__(
+                n_startup_trials=startup_trials,
+                multivariate=True,
+                group=True,
+                constant_liar=True,
+                seed=derive_seed(settings.seed, "sampler", number, purpose) % 2**32,
+            )
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any
     ) -> Any:
-        return self._sampler(param_name).sample_independent(
+        sampler = _NumberedSampler(self._settings, self._number, param_name)
+        return super(_NumberedSampler, sampler).sample_independent(
             study, trial, param_name, param_distribution
         )
-
-    def _sampler(self, purpose: str) -> BaseSampler:
-        seed = derive_seed(self._settings.seed, "sampler", self._number, purpose) % 2**32
-        if self._settings.name != "tpe":
-            return RandomSampler(seed=seed)
-        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-            return TPESampler(
-                n_startup_trials=self._settings.startup_trials,
-                multivariate=True,
-                group=True,
-                constant_liar=True,
-                seed=seed,
-            )
 
 
 def random_parameters(space: Space, seed: int) -> Iterator[Parameters]:

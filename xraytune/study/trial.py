@@ -1,16 +1,15 @@
 """A trial that waits or runs, and the failed attempts at it.
 
-What the journal hands out, and the search keeps.
+What the journal hands out, and the search keeps; a run of a confirmation is one, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypedDict
 
-from xraytune.base.records import frozen
-from xraytune.space.settings import Parameters
+from xraytune.space.settings import Experiment, Parameters
 
 Cause: TypeAlias = Literal["settings", "memory", "fault", "lost"]
 """Why a trial failed.
@@ -19,8 +18,7 @@ Its settings (a retry would fail again), too little memory, another error, or it
 """
 
 
-@frozen
-class Failure:
+class Failure(TypedDict):
     """A failed attempt at a trial: the last epoch that it had reported, and the cause."""
 
     epochs: int
@@ -33,6 +31,8 @@ class Trial:
 
     Attributes:
         number: Its number in the study.
+        label: Its name in the dashboard and in trackers, without that of the study: `#7 gan r=0.5
+            (500 steps)`, or `gan #12, replicate 1`.
         epochs: The last epoch that it has reported.
         failures: Its failed attempts.
         trains_generator: Whether its generator was not trained yet when it was started.
@@ -43,7 +43,8 @@ class Trial:
     """
 
     number: int
-    parameters: Parameters
+    label: str
+    experiment: Experiment
     epochs: int = 0
     failures: list[Failure] = field(default_factory=list)
     trains_generator: bool = False
@@ -53,16 +54,6 @@ class Trial:
     seconds: float = 0.0
 
     @property
-    def gpus(self) -> float:
-        """The GPUs that it holds while it runs."""
-        return self.resources.get("GPU", 0.0)
-
-    @property
-    def lacks_memory(self) -> bool:
-        """Whether an attempt ran out of memory, so that the next one shares none."""
-        return any(failure.cause == "memory" for failure in self.failures)
-
-    @property
-    def generator_steps(self) -> int:
-        """The steps of its generator; 0 without one."""
-        return self.parameters.gan.steps if self.parameters.gan else 0
+    def parameters(self) -> Parameters:
+        """Its parameters."""
+        return self.experiment.parameters

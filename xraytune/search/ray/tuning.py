@@ -123,7 +123,7 @@ class JournalSearcher(Searcher):
             cache=str(self._order.cache),
             number=trial.number,
             every_epoch=self._loop.stops_trials,
-            label=f"{self._order.study.path.name} {self._loop.label(trial)}",
+            label=f"{self._order.study.path.name} {trial.label}",
             resources=trial.resources,
         )
         return {"job": job}
