@@ -58,7 +58,7 @@ def test_running_trials_finish_after_the_hours_are_spent(study: StudyFolder, clo
     assert loop.next_trial() == "wait"
     complete(loop, running.number)
     assert loop.next_trial() == "done"
-    loop.clock.save()
+    loop.save_seconds()
     assert direct(study, "budget.hours=1").next_trial() == "done"
 
 

@@ -105,7 +105,7 @@ def test_worker_reports_epochs_and_end_and_an_offline_run_equals_them(
     assert [record.epoch for record in records if isinstance(record, EpochRecord)] == [1, 2, 3]
     assert isinstance(end, TrialResult)
     run = read_run(run_files(study.trial_path(80))[0])
-    assert (run.name, run.group) == ("one #80", f"one {study.identity()[:6]}")
+    assert (run.name, run.group) == ("one #80", f"one {study.environment()['identity'][:6]}")
     assert run.epochs == epochs(study, 80) == [1, 2, 3]
     assert "samples.path" in run.rows[0]
     assert (run.config["arm"], run.summary["status"], run.exit_code) == ("gan", "complete", 0)

@@ -6,11 +6,11 @@ from typing import Literal
 
 import pytest
 
-from tests.study.studies import CPU, two_images, write_space
+from tests.study.studies import CPU, direct, two_images, write_space
 from xraytune.base.errors import MachineError, StudyError
 from xraytune.base.files import read_json, write_json
 from xraytune.search.run import search
-from xraytune.study.folder import StudyClock, StudyFolder, locked, work_on
+from xraytune.study.folder import StudyFolder, locked, work_on
 from xraytune.study.start import (
     continue_under_releases,
     create_study,
@@ -84,7 +84,8 @@ def test_continuing_with_another_torch_is_reported_once_and_no_trial_is_trained_
     study: StudyFolder,
 ) -> None:
     """An unfinished trial starts again."""
-    installed, checkpoint = study.releases()[0], study.checkpoint_path(0)
+    installed = study.releases()[0]
+    checkpoint = study.trial_path(0) / "checkpoint" / "checkpoint.pt"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.write_bytes(b"of torch 2.0.1")
     assert continue_under_releases(study) == ""
@@ -112,6 +113,6 @@ def test_a_damaged_record_of_the_time_used_is_written_again(
 ) -> None:
     study.wall_path.write_text(content, encoding="utf-8")
 
-    StudyClock(study).save()
+    direct(study).save_seconds()
 
     assert 0 <= read_json(study.wall_path)["seconds"] < 600

@@ -30,7 +30,7 @@ from xraytune.space.settings import Experiment, Parameters
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import random_parameters
-from xraytune.study.row import TrialRow, ranked_on_val_b
+from xraytune.study.row import TrialRow, rank
 from xraytune.study.trial import Trial
 from xraytune.synth.mix import require_enough
 from xraytune.synth.sources.source import StudyImages
@@ -123,7 +123,7 @@ def best_trials(trials: Sequence[TrialRow]) -> list[TrialRow]:
     pruned = [trial for trial in trials if trial.status == "pruned"]
     pruned.sort(key=lambda trial: (-trial.epochs, -(trial.value or 0)))
     different: dict[Parameters, TrialRow] = {}
-    for trial in ranked_on_val_b(trials) or pruned:
+    for trial in rank(trials) or pruned:
         different.setdefault(trial.parameters, trial)
     return [*different.values()]
 

@@ -19,7 +19,7 @@ from xraytune.confirm.record import Confirmation, read_verdict
 from xraytune.space.load import experiment_to_yaml
 from xraytune.space.settings import Experiment, ExportedFrom, FinalSettings, Parameters
 from xraytune.study.folder import StudyFolder
-from xraytune.study.row import TrialRow, ended_rows, ranked_on_val_b, reasons_of
+from xraytune.study.row import TrialRow, ended_rows, rank, reasons_of
 
 Trials: TypeAlias = Mapping[str, TrialRow]
 """Ended trials by name, such as `#12`."""
@@ -156,7 +156,7 @@ def _choose(
 ) -> tuple[TrialRow, str]:
     """Return the trial whose mix is trained in the end, and why."""
     settings = folder.space().settings
-    complete = ranked_on_val_b(trials.values())
+    complete = rank(trials.values())
     if not complete:
         reasons = reasons_of(row for row in trials.values() if row.status == "failed")
         fix = "continue the search; `xraytune status` shows its progress"

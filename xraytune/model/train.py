@@ -237,7 +237,7 @@ def train(
         run = WandbRun(
             settings.tracking.wandb,
             settings.objective.metric,
-            (settings.name, study.identity() if study else work.name),
+            (settings.name, study.environment()["identity"] if study else work.name),
             parameters,
             out.parent,
             kind="train",

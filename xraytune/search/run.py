@@ -10,7 +10,7 @@ from typing import Any
 
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import MachineError, TrialError, counted
-from xraytune.base.files import require_writable
+from xraytune.base.files import require_writable, write_text
 from xraytune.base.records import Compute, Node
 from xraytune.data.images import ImageIndex
 from xraytune.data.prepare import Prepared, restore_pixels
@@ -36,7 +36,6 @@ from xraytune.study.row import reasons_of
 from xraytune.study.start import (
     continue_under_releases,
     create_study,
-    record_settings,
     require_free,
     require_same_images,
     require_same_space,
@@ -125,7 +124,8 @@ def search(
         with locked(folder):
             require_same_space(folder, loaded)  # again: another search may have run in the meantime
             prepared = require_same_images(folder, prepared)
-            record_settings(folder, loaded)
+            # Some settings may have changed; all other commands read this file.
+            write_text(folder.space_path, loaded.to_yaml(folder.path))
             restore_pixels(settings, prepared, cache, on_progress=callbacks.on_progress)
             record_inputs(folder, contents)
             need = partial(generator_need, prepared=prepared, compute=folder.compute(), cache=cache)

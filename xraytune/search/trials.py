@@ -5,15 +5,17 @@ Optuna proposes them, ASHA prunes them, and the journal, the only truth, records
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
+from xraytune.base.files import write_json
 from xraytune.base.records import EpochRecord
 from xraytune.search.asha import rungs_of
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import GeneratorNeeds, TrialLoop, UsedUp
 from xraytune.space.space import Space
-from xraytune.study.folder import StudyClock, StudyFolder
+from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
 from xraytune.study.row import Status, append_row, write_trials
 from xraytune.study.trial import Trial
@@ -33,7 +35,9 @@ class SearchTrials(TrialLoop):
         callbacks: Callbacks = NO_CALLBACKS,
     ) -> None:
         self.space = space
-        self.clock = StudyClock(folder)
+        self._earlier_seconds = folder.seconds()
+        self._started = time.monotonic()
+        self._saved = self._started
         self.journal = Journal(folder.journal_path, space, writable=True)
         rows = self.journal.rows()
         unfinished = self.journal.resume()
@@ -51,7 +55,7 @@ class SearchTrials(TrialLoop):
     def used_up(self) -> UsedUp:
         """The part of the budget that is used up."""
         hours = self.space.settings.budget.hours
-        if hours is not None and self.clock.seconds >= hours * 3600:
+        if hours is not None and self._seconds() >= hours * 3600:
             return "hours"
         return "trials" if self.journal.count >= self._trial_budget else ""
 
@@ -78,7 +82,7 @@ class SearchTrials(TrialLoop):
         row = self.journal.row(number)
         append_row(self.folder.rows_path, row)
         self.folder.drop_checkpoint(number)
-        self.clock.save()
+        self.save_seconds()
         self.callbacks.on_trial_end(row)
 
     def on_retry(self, trial: Trial) -> None:
@@ -86,5 +90,14 @@ class SearchTrials(TrialLoop):
         self.journal.record_failures(trial)
 
     def heartbeat(self) -> None:
-        """Save the time used every few seconds."""
-        self.clock.save(after_seconds=_SAVE_EVERY_SECONDS)
+        """Save the time used every few seconds, so that that of a killed search counts, too."""
+        if time.monotonic() - self._saved >= _SAVE_EVERY_SECONDS:
+            self.save_seconds()
+
+    def save_seconds(self) -> None:
+        """Save the wall time that the study has used, summed over all starts."""
+        self._saved = time.monotonic()
+        write_json(self.folder.wall_path, {"seconds": self._seconds()})
+
+    def _seconds(self) -> float:
+        return self._earlier_seconds + time.monotonic() - self._started

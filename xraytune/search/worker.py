@@ -90,7 +90,7 @@ class TrialWorker:
             self._tracker = WandbRun(
                 settings.tracking.wandb,
                 settings.objective.metric,
-                (study.path.name, study.identity()),
+                (study.path.name, study.environment()["identity"]),
                 experiment.parameters,
                 self._folder,
                 key=self._job.number,

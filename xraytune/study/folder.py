@@ -21,10 +21,8 @@ One process at a time writes to it, under a lock that ends with its owner.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +31,7 @@ from pydantic import TypeAdapter
 
 from xraytune.base.artifacts import releases
 from xraytune.base.errors import ConfigError, Problem, StudyError
-from xraytune.base.files import read_json, require_recorded, write_json
+from xraytune.base.files import read_json, require_recorded
 from xraytune.base.locks import LockHeldError, build_lock, current_owner, hold
 from xraytune.base.records import Compute
 from xraytune.data.prepare import Prepared, read_prepared
@@ -49,60 +47,28 @@ SCRATCH_NAME = ".tune"
 """In a study and its folders of runs: temporary files of Ray Tune."""
 
 
-@dataclass(frozen=True, slots=True)
 class StudyFolder:
     """The paths of a study, and its files; reading a missing or damaged one raises a StudyError."""
 
-    path: Path
-
-    @property
-    def space_path(self) -> Path:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.space_path = path / STUDY_NAME
         """The resolved space."""
-        return self.path / STUDY_NAME
-
-    @property
-    def journal_path(self) -> Path:
-        """Optuna's journal."""
-        return self.path / "optuna.journal"
-
-    @property
-    def rows_path(self) -> Path:
+        self.journal_path = path / "optuna.journal"
+        self.rows_path = path / "trials.jsonl"
         """One row for every ended trial."""
-        return self.path / "trials.jsonl"
-
-    @property
-    def runs_path(self) -> Path:
+        self.runs_path = path / "runs.jsonl"
         """In the folder of a confirmation's runs: one row for every ended run."""
-        return self.path / "runs.jsonl"
-
-    @property
-    def wall_path(self) -> Path:
+        self.wall_path = path / "wall.json"
         """The wall time used, in seconds."""
-        return self.path / "wall.json"
-
-    @property
-    def driver_lock_path(self) -> Path:
-        """The lock of the process that runs its trials.
-
-        That process may outlive a killed search for a moment.
-        """
-        return self.path / ".driver.lock"
-
-    @property
-    def default_cache(self) -> Path:
-        """The artifact cache next to the studies.
-
-        `path` is resolved, so that all commands find the same one.
-        """
-        return self.path.parent.parent / "cache"
+        self.driver_lock_path = path / ".driver.lock"
+        """The lock of the process that runs its trials, which may outlive a killed search."""
+        self.default_cache = path.parent.parent / "cache"
+        """The artifact cache next to the studies, if `path` is resolved."""
 
     def trial_path(self, number: int) -> Path:
         """Return the folder of one trial."""
         return self.path / "trials" / f"{number:04d}"
-
-    def checkpoint_path(self, number: int) -> Path:
-        """Return the checkpoint that a trial resumes from."""
-        return self.trial_path(number) / "checkpoint" / "checkpoint.pt"
 
     def network_path(self, number: int) -> Path:
         """Return the best network of a trial."""
@@ -110,7 +76,7 @@ class StudyFolder:
 
     def drop_checkpoint(self, number: int) -> None:
         """Remove the checkpoint of an ended trial; its best network stays."""
-        self.checkpoint_path(number).unlink(missing_ok=True)
+        (self.trial_path(number) / "checkpoint" / "checkpoint.pt").unlink(missing_ok=True)
 
     def space(self, *, data: Path | None = None, weights_dir: Path | None = None) -> Space:
         """Return the study's space.
@@ -168,10 +134,6 @@ class StudyFolder:
             for start in (content, *content.get("continued", ()))
         )
 
-    def identity(self) -> str:
-        """Return an id that the study keeps when its folder moves."""
-        return str(self.environment()["identity"])
-
     def experiment(self, number: int) -> Experiment:
         """Return the settings of one trial; StudyError if their file is missing or damaged."""
         with damage_explained(self.trial_path(number) / "config.json") as config:
@@ -192,29 +154,6 @@ class StudyFolder:
             # Memory-mapped: np.load would also open pickles and archives.
             results: Floats = np.lib.format.open_memmap(file, mode="r")
             return results
-
-
-class StudyClock:
-    """The wall time that a study has used, summed over all starts.
-
-    Saved every few seconds, so that the time of a killed search counts too.
-    """
-
-    def __init__(self, folder: StudyFolder) -> None:
-        self._path = folder.wall_path
-        self._earlier = folder.seconds()
-        self._started = self._saved = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """The seconds used until now."""
-        return self._earlier + time.monotonic() - self._started
-
-    def save(self, *, after_seconds: float = 0.0) -> None:
-        """Save the time if the last save was that long ago."""
-        if time.monotonic() - self._saved >= after_seconds:
-            self._saved = time.monotonic()
-            write_json(self._path, {"seconds": self.seconds})
 
 
 _RESTORE = "restore it from a backup, or start a study with another name"

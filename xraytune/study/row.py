@@ -147,20 +147,14 @@ def reasons_of(rows: Iterable[RunRow]) -> str:
     )
 
 
-def ranked_on_val_a(trials: Iterable[TrialRow]) -> list[TrialRow]:
-    """Return the complete trials by the search's objective, best first; of equals, the simplest."""
-    return _rank(trials, "value")
+def rank(
+    trials: Iterable[TrialRow], by: Literal["value", "val_b_score"] = "val_b_score"
+) -> list[TrialRow]:
+    """Return the complete trials, best first; of equals, the simplest.
 
-
-def ranked_on_val_b(trials: Iterable[TrialRow]) -> list[TrialRow]:
-    """Return them by their score on val-B, which no decision of the search used."""
-    return _rank(trials, "val_b_score")
-
-
-def _rank(trials: Iterable[TrialRow], score: Literal["value", "val_b_score"]) -> list[TrialRow]:
+    By their score on val-B, which no decision of the search used, or by the search's objective.
+    """
     scored = [
-        trial
-        for trial in trials
-        if trial.status == "complete" and getattr(trial, score) is not None
+        trial for trial in trials if trial.status == "complete" and getattr(trial, by) is not None
     ]
-    return sorted(scored, key=lambda trial: (-getattr(trial, score), trial.parameters.simplicity))
+    return sorted(scored, key=lambda trial: (-getattr(trial, by), trial.parameters.simplicity))

@@ -57,20 +57,12 @@ def environment(compute: Compute) -> dict[str, Any]:
     return {
         "identity": uuid.uuid4().hex,
         "compute": asdict(compute),
-        "packages": _packages(),
+        "packages": {name: version(name) for name in _PACKAGES},
         "python": platform.python_version(),
         "system": platform.platform(),
         "machine": platform.machine(),
-        "started": _now(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def _packages() -> dict[str, Json]:
-    return {name: version(name) for name in _PACKAGES}
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def require_free(folder: StudyFolder) -> None:
@@ -120,14 +112,6 @@ def require_same_space(folder: StudyFolder, space: Space) -> None:
     raise StudyError(what, folder.path, fix)
 
 
-def record_settings(folder: StudyFolder, space: Space) -> None:
-    """Write the settings of this start into `study.yaml`; some may have changed.
-
-    All other commands read that file.
-    """
-    write_text(folder.space_path, space.to_yaml(folder.path))
-
-
 def _lines(space: Space) -> list[str]:
     """Return one line for each setting and parameter, sorted by name."""
 
@@ -173,7 +157,8 @@ def continue_under_releases(folder: StudyFolder) -> str:
         for checkpoint in folder.path.glob("trials/*/checkpoint/checkpoint.pt"):
             checkpoint.unlink()
     content = folder.environment()
-    entry = {"packages": _packages(), "started": _now()}
+    now = environment(folder.compute())
+    entry = {"packages": now["packages"], "started": now["started"]}
     content["continued"] = [*content.get("continued", ()), entry]
     write_json(folder.path / "environment.json", content)
     return (

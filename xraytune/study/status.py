@@ -23,7 +23,7 @@ from xraytune.space.settings import OBJECTIVES
 from xraytune.stats.placements import structural_components
 from xraytune.study.folder import StudyFolder, work_on
 from xraytune.study.journal import Journal
-from xraytune.study.row import TrialRow, TrialStatus, ranked_on_val_a, ranked_on_val_b
+from xraytune.study.row import TrialRow, TrialStatus, rank
 from xraytune.study.trial_files import read_node, read_pool_report, read_progress, read_samples
 from xraytune.synth.mix import mix_label
 
@@ -115,12 +115,35 @@ class StudyView:
     @property
     def ranked(self) -> list[TrialRow]:
         """The complete trials, best objective first; of equals, the simplest first."""
-        return ranked_on_val_a(self.trials)
+        return rank(self.trials, "value")
 
     @property
     def arms(self) -> list[ArmSummary]:
         """The arms, the simplest first; raises StudyError if the results of a trial are damaged."""
-        return summarise_arms(StudyFolder(self.path), self.trials)
+        by_arm: dict[str, list[TrialRow]] = {}
+        for trial in sorted(self.trials, key=lambda trial: trial.parameters.simplicity[:2]):
+            by_arm.setdefault(trial.arm, []).append(trial)
+        best = {arm: ranked[0] for arm in by_arm if (ranked := rank(by_arm[arm]))}
+        errors = _standard_errors(StudyFolder(self.path), best)
+        reference = best.get(_REFERENCE)
+        summaries = []
+        for arm, members in by_arm.items():
+            on_a = rank(members, "value")[:1]
+            on_b = best.get(arm)
+            difference = None
+            if on_b and reference and arm != _REFERENCE:
+                difference = (on_b.val_b_score or 0.0) - (reference.val_b_score or 0.0)
+            summaries.append(
+                ArmSummary(
+                    arm=arm,
+                    trials=dict(Counter(trial.status for trial in members)),
+                    val_a=(on_a[0].number, on_a[0].value or 0.0) if on_a else None,
+                    val_b=(on_b.number, on_b.val_b_score or 0.0) if on_b else None,
+                    difference=difference,
+                    standard_error=errors.get(arm),
+                )
+            )
+        return summaries
 
     @property
     def pruning(self) -> str:
@@ -139,7 +162,7 @@ class StudyView:
     @property
     def for_export(self) -> TrialRow | None:
         """The complete trial with the best val-B score, the simplest of equals."""
-        return next(iter(ranked_on_val_b(self.trials)), None)
+        return next(iter(rank(self.trials)), None)
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows.
@@ -209,38 +232,6 @@ def trial_table(view: StudyView) -> dict[str, list[Value]]:
             for name in dict.fromkeys(chain(*figures))
         },
     }
-
-
-def summarise_arms(folder: StudyFolder, trials: Sequence[TrialRow]) -> list[ArmSummary]:
-    """Return a summary of each arm that has trials, the simplest first.
-
-    Raises:
-        StudyError: The results of a trial are damaged.
-    """
-    by_arm: dict[str, list[TrialRow]] = {}
-    for trial in sorted(trials, key=lambda trial: trial.parameters.simplicity[:2]):
-        by_arm.setdefault(trial.arm, []).append(trial)
-    best = {arm: ranked[0] for arm in by_arm if (ranked := ranked_on_val_b(by_arm[arm]))}
-    errors = _standard_errors(folder, best)
-    reference = best.get(_REFERENCE)
-    summaries = []
-    for arm, members in by_arm.items():
-        on_a = ranked_on_val_a(members)[:1]
-        on_b = best.get(arm)
-        difference = None
-        if on_b and reference and arm != _REFERENCE:
-            difference = (on_b.val_b_score or 0.0) - (reference.val_b_score or 0.0)
-        summaries.append(
-            ArmSummary(
-                arm=arm,
-                trials=dict(Counter(trial.status for trial in members)),
-                val_a=(on_a[0].number, on_a[0].value or 0.0) if on_a else None,
-                val_b=(on_b.number, on_b.val_b_score or 0.0) if on_b else None,
-                difference=difference,
-                standard_error=errors.get(arm),
-            )
-        )
-    return summaries
 
 
 def _standard_errors(folder: StudyFolder, best: dict[str, TrialRow]) -> dict[str, float]:
