@@ -21,7 +21,6 @@ from xraytune.base.records import Compute, EpochRecord, Node, TrialResult
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare
 from xraytune.nets.compute import Allocation, allocation_of
-from xraytune.search import messages
 from xraytune.search.loop import TrialLoop
 from xraytune.search.slots import count_slots, reserve
 from xraytune.search.trials import SearchTrials
@@ -29,7 +28,7 @@ from xraytune.space.load import load_space
 from xraytune.space.settings import GanSettings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.start import create_study
-from xraytune.study.trial import Trial
+from xraytune.study.trial import Trial, TrialMessage
 
 _SPACE = Path(__file__).parents[1] / "search_spaces" / "gan_ratio.yaml"
 _NODES = (Node(cpus=16, gpus=1), Node(cpus=64, gpus=8))
@@ -48,7 +47,7 @@ class SimulatedNode:
     now: float = 0.0
     first_gan: float = 0.0
     last_start: float = 0.0
-    queue: list[tuple[float, int, float, messages.TrialMessage]] = field(default_factory=list)
+    queue: list[tuple[float, int, float, TrialMessage]] = field(default_factory=list)
     running: dict[int, Trial] = field(default_factory=dict)
     steps_trained: int = 0
     started: int = 0

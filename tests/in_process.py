@@ -21,13 +21,12 @@ from xraytune.data.prepare import Prepared, prepare
 from xraytune.nets.compute import Allocation, pin
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import TrialLoop
-from xraytune.search.messages import Job
 from xraytune.search.trials import SearchTrials
 from xraytune.search.worker import TrialWorker
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.start import create_study
-from xraytune.study.trial import Trial
+from xraytune.study.trial import Job, Trial
 from xraytune.synth.synthesize import generator_need
 
 CPU = Compute(device="cpu", threads=1, precision="float32")

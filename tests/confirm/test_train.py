@@ -17,15 +17,14 @@ from xraytune.confirm.plan import make_plan
 from xraytune.confirm.run_list import OpenStudy, train_replicates
 from xraytune.confirm.sealed import SealedTest
 from xraytune.data.images import Images
-from xraytune.search.asha import rungs_of
+from xraytune.search.asha import Rungs
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import TrialLoop
-from xraytune.search.messages import TrialMessage
 from xraytune.search.ray.runner import Runner
 from xraytune.space.settings import DataSettings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow
-from xraytune.study.trial import Trial
+from xraytune.study.trial import Trial, TrialMessage
 
 REAL = TrialRow(
     number=0, status="complete", parameters=parameters("none", lr=1e-3), val_b_score=0.8
@@ -96,7 +95,7 @@ def open_study(root: Path, says: Says = well) -> OpenStudy:
         compute=CPU,
         cache=root / "cache",
         searched=(),
-        rungs=rungs_of(space.settings, ()),
+        rungs=Rungs(space.settings.scheduler, max_epochs=space.settings.budget.max_epochs),
         runner=cast(Runner, Told(says)),
         callbacks=NO_CALLBACKS,
     )
@@ -108,7 +107,9 @@ def train(
     stopped: tuple[TrialRow, ...] = (),
     reports: Iterable[Report] = (),
 ) -> Plan:
-    study = replace(study, searched=(*complete, *stopped), rungs=rungs_of(study.settings, reports))
+    settings = study.settings
+    rungs = Rungs(settings.scheduler, max_epochs=settings.budget.max_epochs, reports=reports)
+    study = replace(study, searched=(*complete, *stopped), rungs=rungs)
     plan = make_plan(study, 3, replicates=2, sealed=SEALED)
     train_replicates(study, plan)
     return plan

@@ -22,7 +22,6 @@ from xraytune.confirm.run_list import RunList
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare, read_prepared, write_prepared
 from xraytune.search.loop import TrialLoop
-from xraytune.search.messages import LOST
 from xraytune.search.trials import SearchTrials
 from xraytune.search.worker import TrialWorker
 from xraytune.space.load import load_space
@@ -35,7 +34,7 @@ from xraytune.study.start import (
     require_same_images,
     require_same_space,
 )
-from xraytune.study.trial import Trial
+from xraytune.study.trial import LOST, Trial
 from xraytune.synth import gan, synthesize
 from xraytune.synth.synthesize import generator_need
 from xraytune.trial import training

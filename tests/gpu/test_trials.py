@@ -25,9 +25,9 @@ from xraytune.nets.classifier import build_classifier
 from xraytune.nets.compute import pin
 from xraytune.nets.infer import predict_logits
 from xraytune.nets.optimizer import build_optimizer, set_lr
-from xraytune.search.messages import TrialFailed
 from xraytune.search.worker import next_message
 from xraytune.space.settings import Experiment, GanSettings, Parameters
+from xraytune.study.trial import TrialFailed
 from xraytune.synth.gan import GanTraining
 from xraytune.trial.run import trial_epochs
 from xraytune.trial.training import TrialTraining

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xraytune.search.asha import Rungs, rungs_of
-from xraytune.space.settings import Budget, SchedulerSettings, Settings
+from xraytune.search.asha import Rungs
+from xraytune.space.settings import SchedulerSettings
 
 values = st.floats(0.3, 1.0)
 
@@ -111,13 +111,10 @@ def test_the_first_two_trials_of_an_arm_are_completed_and_weak_ones_after_them_a
     assert epochs_run(falling, SchedulerSettings(grace=1, reduction=3)) == [9, 9, 1, 1, 1]
 
 
-def test_rungs_of_a_study_contain_its_earlier_reports_by_arm_and_not_the_last_epoch() -> None:
+def test_rungs_contain_earlier_reports_by_arm_and_not_the_last_epoch() -> None:
     scheduler = SchedulerSettings(grace=3, reduction=3)
-    settings = Settings.model_validate({"name": "x", "data": {"path": "x"}}).model_copy(
-        update={"budget": Budget(max_epochs=9), "scheduler": scheduler}
-    )
     gan = [(0, 3, 0.9, "gan"), (1, 3, 0.8, "gan"), (1, 4, 0.8, "gan")]
-    rungs = rungs_of(settings, [*gan, (2, 3, 0.7, "real_only")])
+    rungs = Rungs(scheduler, max_epochs=9, reports=[*gan, (2, 3, 0.7, "real_only")])
 
     assert rungs.epochs == [3]
     assert not rungs.should_continue(3, 3, 0.75, arm="gan")

@@ -10,14 +10,13 @@ import pytest
 from tests.study.studies import direct, ended, epoch
 from xraytune.base.errors import MachineError, TrialError
 from xraytune.base.files import read_json, read_jsonl
-from xraytune.search.asha import rungs_of
+from xraytune.search.asha import Rungs
 from xraytune.search.callbacks import Callbacks
-from xraytune.search.messages import LOST, TrialFailed, TrialMessage
 from xraytune.search.trials import SearchTrials
 from xraytune.space.settings import GanSettings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow, ended_rows
-from xraytune.study.trial import Trial
+from xraytune.study.trial import LOST, Trial, TrialFailed, TrialMessage
 
 
 class Clock:
@@ -231,7 +230,7 @@ def test_concurrent_decisions_follow_journal_order(study: StudyFolder, within: s
 
     reports = [*loop.journal.reports()]
     assert len({report[:2] for report in reports}) == len(reports), "each is recorded once"
-    rungs = rungs_of(loop.space.settings)
+    rungs = Rungs(loop.space.settings.scheduler, max_epochs=9)
     replayed = {report[0]: rungs.should_continue(*report) for report in reports}
     assert statuses(study) == {
         number: "complete" if kept else "pruned" for number, kept in replayed.items()

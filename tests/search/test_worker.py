@@ -18,11 +18,11 @@ from xraytune.base.files import read_json, read_jsonl, write_json
 from xraytune.base.records import EpochRecord, TrialResult
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare
-from xraytune.search.messages import Job, TrialFailed, TrialMessage
 from xraytune.search.worker import TrialWorker, next_message
 from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.start import create_study
+from xraytune.study.trial import Job, TrialFailed, TrialMessage
 from xraytune.study.trial_files import TakenOverError, begin_attempt
 
 pytestmark = pytest.mark.slow

@@ -5,11 +5,11 @@ from typing import Literal
 import pytest
 
 from tests.study.studies import direct, ended, epoch
-from xraytune.search.messages import TrialFailed
 from xraytune.space.settings import Parameters
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.row import TrialRow
 from xraytune.study.status import StudyWatcher, seconds_left, trials_dataframe
+from xraytune.study.trial import TrialFailed
 from xraytune.study.trial_files import ProgressFile
 
 

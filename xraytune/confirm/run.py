@@ -26,7 +26,7 @@ from xraytune.confirm.run_list import OpenStudy, train_replicates
 from xraytune.confirm.sealed import choose_test
 from xraytune.data.prepare import restore_pixels
 from xraytune.nets.compute import allocation_of, require_device
-from xraytune.search.asha import rungs_of
+from xraytune.search.asha import Rungs
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.ray.runner import Runner
 from xraytune.study.folder import StudyFolder, locked
@@ -126,7 +126,11 @@ def confirm(
             compute=compute,
             cache=cache,
             searched=searched,
-            rungs=rungs_of(settings, journal.reports()),
+            rungs=Rungs(
+                settings.scheduler,
+                max_epochs=settings.budget.max_epochs,
+                reports=journal.reports(),
+            ),
             runner=runner,
             callbacks=callbacks,
         )

@@ -33,7 +33,7 @@ from xraytune.present.charts import plot_differences, plot_learning_curves, plot
 from xraytune.present.pictures import explain_images
 from xraytune.present.trials import all_trials, arms_frame, sides_frame
 from xraytune.present.verdict import verdict_frame
-from xraytune.search.asha import rungs_of
+from xraytune.search.asha import Rungs
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow
 from xraytune.study.status import StudyView, StudyWatcher
@@ -106,7 +106,7 @@ def page_content(folder: StudyFolder, cache: Path) -> dict[str, Any]:
     mistakes = None
     if with_results and not prepared.findings:  # images with findings are not right or wrong
         mistakes = _show_mistakes(folder, prepared, with_results[0], cache)
-    rungs = rungs_of(settings).epochs
+    rungs = Rungs(settings.scheduler, max_epochs=settings.budget.max_epochs).epochs
     differences = None
     if verdict:
         differences = plot_differences(verdict.finalists[0], verdict.metric, verdict.rope)

@@ -22,7 +22,7 @@ from collections.abc import Hashable, Iterable
 
 import numpy as np
 
-from xraytune.space.settings import SchedulerSettings, Settings
+from xraytune.space.settings import SchedulerSettings
 
 _FIRST_OF_ARM = 2
 """The trials of an arm that pass each of its rungs in any case.
@@ -37,12 +37,19 @@ class Rungs:
     Args:
         scheduler: Its first rung and its reduction; with the name `none`, there are no rungs.
         max_epochs: The last epoch; a trial that reaches it is complete, not pruned.
+        reports: What trials have reported until now, from `Journal.reports`.
 
     Attributes:
         epochs: The epochs of the rungs.
     """
 
-    def __init__(self, scheduler: SchedulerSettings, *, max_epochs: int) -> None:
+    def __init__(
+        self,
+        scheduler: SchedulerSettings,
+        *,
+        max_epochs: int,
+        reports: Iterable[tuple[int, int, float, str]] = (),
+    ) -> None:
         self._scheduler = scheduler
         self.epochs: list[int] = []
         epoch = scheduler.grace
@@ -51,6 +58,8 @@ class Rungs:
             epoch *= scheduler.reduction
         # By arm and epoch: the decisions by trial, and the values.
         self._reached: dict[tuple[str, int], tuple[dict[Hashable, bool], list[float]]] = {}
+        for report in reports:
+            self.should_continue(*report)
 
     def should_continue(self, trial: Hashable, epoch: int, value: float, arm: str = "") -> bool:
         """Return whether a trial that has `value` after `epoch` continues.
@@ -72,14 +81,3 @@ class Rungs:
             decisions[trial] = is_first or value >= float(np.quantile(values, share))
             values.append(value)
         return decisions[trial]
-
-
-def rungs_of(
-    settings: Settings,
-    reports: Iterable[tuple[int, int, float, str]] = (),
-) -> Rungs:
-    """Rebuild a study's rungs from `Journal.reports`."""
-    rungs = Rungs(settings.scheduler, max_epochs=settings.budget.max_epochs)
-    for report in reports:
-        rungs.should_continue(*report)
-    return rungs

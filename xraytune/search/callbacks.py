@@ -10,6 +10,10 @@ from xraytune.study.row import TrialRow
 from xraytune.study.trial import Trial
 
 
+def _ignore(*_: object) -> None:
+    pass
+
+
 @frozen
 class Callbacks:
     """Functions that a search or a confirmation calls as it proceeds; each does nothing by default.
@@ -25,11 +29,11 @@ class Callbacks:
             confirmation's runs.
     """
 
-    note: Callable[[str], None] = lambda *_: None
-    on_start: Callable[[Path, str], None] = lambda *_: None
-    on_trial_start: Callable[[Trial], None] = lambda *_: None
-    on_epoch: Callable[[int, EpochRecord], None] = lambda *_: None
-    on_trial_end: Callable[[TrialRow], None] = lambda *_: None
+    note: Callable[[str], None] = _ignore
+    on_start: Callable[[Path, str], None] = _ignore
+    on_trial_start: Callable[[Trial], None] = _ignore
+    on_epoch: Callable[[int, EpochRecord], None] = _ignore
+    on_trial_end: Callable[[TrialRow], None] = _ignore
     on_progress: Progress = ignore_progress
 
 

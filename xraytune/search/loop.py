@@ -29,11 +29,10 @@ from xraytune.base.files import write_json
 from xraytune.base.records import EpochRecord, TrialResult, frozen
 from xraytune.nets.compute import Allocation
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
-from xraytune.search.messages import TrialFailed, TrialMessage
 from xraytune.space.settings import GanSettings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import Status
-from xraytune.study.trial import Cause, Trial
+from xraytune.study.trial import Cause, Trial, TrialFailed, TrialMessage
 
 _RETRIES = 2
 """How often a trial is retried without a new epoch in between."""

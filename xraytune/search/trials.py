@@ -11,7 +11,7 @@ from typing import Any
 
 from xraytune.base.files import write_json
 from xraytune.base.records import EpochRecord
-from xraytune.search.asha import rungs_of
+from xraytune.search.asha import Rungs
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import GeneratorNeeds, TrialLoop, UsedUp
 from xraytune.space.space import Space
@@ -41,7 +41,11 @@ class SearchTrials(TrialLoop):
         self.journal = Journal(folder.journal_path, space, writable=True)
         rows = self.journal.rows()
         unfinished = self.journal.resume()
-        self._rungs = rungs_of(space.settings, self.journal.reports())
+        self._rungs = Rungs(
+            space.settings.scheduler,
+            max_epochs=space.settings.budget.max_epochs,
+            reports=self.journal.reports(),
+        )
         self._points = space.points()
         self._trial_budget = space.trial_budget()
         while self.journal.count < len(self._points) and not self.used_up:

@@ -28,11 +28,10 @@ from xraytune.base.files import explain_disk_errors, fenced, write_text
 from xraytune.base.records import EpochRecord, TrialResult
 from xraytune.data.prepare import RunContext, restore_pixels
 from xraytune.nets.compute import pin, require_device
-from xraytune.search.messages import Job, TrialFailed, TrialMessage
 from xraytune.search.wandb import WandbRun
 from xraytune.space.settings import Experiment
 from xraytune.study.folder import StudyFolder, other_releases
-from xraytune.study.trial import Cause
+from xraytune.study.trial import Cause, Job, TrialFailed, TrialMessage
 from xraytune.study.trial_files import (
     ProgressFile,
     TakenOverError,

@@ -19,7 +19,6 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -32,8 +31,9 @@ _ATTEMPT_FILE = ".owner"
 _PROGRESS_FILE = "progress.json"
 _SAMPLES_FILE = "samples.json"
 _WRITE_EVERY_SECONDS = 1.0
-
-T = TypeVar("T")
+_REPORT = TypeAdapter(PoolReport)
+_UNREADABLE = (FileNotFoundError, ValueError, TypeError, LookupError)
+"""What readers raise for missing and damaged files."""
 
 
 @dataclass(slots=True)
@@ -84,14 +84,11 @@ def read_node(trial_dir: Path) -> str:
     return node if node != socket.gethostname() else ""
 
 
-_CONTENT = TypeAdapter(dict[str, Any])
-_REPORT = TypeAdapter(PoolReport)
-
-
 def read_progress(trial_dir: Path) -> str:
     """Return what a trial does, such as `training the GAN: 300 of 600 steps`; "" if unknown."""
-    progress = _read(trial_dir / _PROGRESS_FILE, _CONTENT)
-    return progress_text(**progress) if progress else ""
+    with suppress(*_UNREADABLE):
+        return progress_text(**read_json(trial_dir / _PROGRESS_FILE))
+    return ""
 
 
 def write_samples(trial_dir: Path, grid: Path) -> None:
@@ -101,17 +98,13 @@ def write_samples(trial_dir: Path, grid: Path) -> None:
 
 def read_samples(trial_dir: Path) -> str:
     """Return a trial generator's sample grid, relative to the study; "" if there is none yet."""
-    samples = _read(trial_dir / _SAMPLES_FILE, _CONTENT)
-    return str(samples["generator"]) if samples else ""
+    with suppress(*_UNREADABLE):
+        return str(read_json(trial_dir / _SAMPLES_FILE)["generator"])
+    return ""
 
 
 def read_pool_report(trial_dir: Path) -> PoolReport | None:
     """Return a trial's report on its synthetic images; None if there is none, or not yet."""
-    return _read(trial_dir / QUALITY_FILE, _REPORT)
-
-
-def _read(path: Path, kind: TypeAdapter[T]) -> T | None:
-    try:
-        return kind.validate_python(read_json(path))
-    except (FileNotFoundError, ValueError):
-        return None
+    with suppress(*_UNREADABLE):
+        return _REPORT.validate_python(read_json(trial_dir / QUALITY_FILE))
+    return None

@@ -1,6 +1,6 @@
-"""A trial as a Ray actor: `search/worker.py` under the name that the dashboard shows.
+"""A trial as a Ray actor, `search/worker.py`, and what Ray's dashboard and metrics show of it.
 
-The driver process imports this class but not what a trial needs: that is imported where the trial
+The driver process imports this file but not what a trial needs: that is imported where the trial
 runs.
 """
 
@@ -11,9 +11,11 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
+from ray.util.metrics import Gauge
 
 from xraytune.base.records import EpochRecord
-from xraytune.search.messages import Job
+from xraytune.search.ray.internals import name_next_epoch
+from xraytune.study.trial import Job
 
 if TYPE_CHECKING:
     from xraytune.search.worker import TrialWorker
@@ -66,3 +68,29 @@ class TrialActor(tune.Trainable):
     def cleanup(self) -> None:
         """Stop between two epochs."""
         self._worker.close()
+
+
+class ShowTrials(tune.Callback):
+    """Show which trial each process trains, and its score. Made once Ray runs.
+
+    Processes are reused, and Ray fixes the name of an actor when it starts. So each call of an
+    actor, one epoch, is named after its trial.
+    """
+
+    def __init__(self) -> None:
+        self._score = Gauge("xraytune_val_score", "Best score on val-A so far", tag_keys=("trial",))
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Name the first epoch, or the training of a generator."""
+        name_next_epoch(trial, f"{trial.config['job'].label}: starts")
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Name the epoch that follows after the trial's score so far."""
+        message = result["message"]
+        if isinstance(message, EpochRecord):
+            label = trial.config["job"].label
+            score = message.best_val_score
+            self._score.set(score, {"trial": label})
+            name_next_epoch(trial, f"{label}: {score:.4f} after epoch {message.epoch}")

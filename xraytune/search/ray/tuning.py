@@ -29,13 +29,11 @@ from xraytune.base.locks import build_lock
 from xraytune.base.records import Node
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.loop import TrialLoop, TuneRun
-from xraytune.search.messages import LOST, OUT_OF_MEMORY, Job, TrialFailed
-from xraytune.search.ray.actor import TrialActor
-from xraytune.search.ray.dashboard import ShowTrials
+from xraytune.search.ray.actor import ShowTrials, TrialActor
 from xraytune.search.ray.nodes import list_nodes, survey
 from xraytune.search.slots import count_slots, reserve
 from xraytune.study.folder import SCRATCH_NAME
-from xraytune.study.trial import Trial
+from xraytune.study.trial import LOST, OUT_OF_MEMORY, Job, Trial, TrialFailed
 
 _LIST_NODES_SECONDS = 2.0
 _RAY_DIES_SECONDS = 0.5
