@@ -156,13 +156,11 @@ class TrialLoop(ABC):
 
         Once the time is used up, those that have begun.
         """
-        waiting = [self._waiting[number] for number in sorted(self._waiting)]
-        if self.used_up != "hours":
-            return waiting
+        must_have_begun = self.used_up == "hours"
         return [
             trial
-            for trial in waiting
-            if (self.folder.trial_path(trial.number) / "config.json").exists()
+            for number, trial in sorted(self._waiting.items())
+            if not must_have_begun or (self.folder.trial_path(number) / "config.json").exists()
         ]
 
     def _runnable(self) -> list[Trial]:

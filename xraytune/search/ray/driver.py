@@ -20,7 +20,7 @@ from typing import Any
 
 import ray
 
-from xraytune.base.errors import MachineError, Problem
+from xraytune.base.errors import MachineError
 from xraytune.search.ray.internals import free_agent_port, survive_memory_monitor
 from xraytune.search.ray.setup import processes_of, remove_with_processes
 
@@ -69,7 +69,7 @@ def main(pipe: str, search: str, cpus: str, folder: str, address: str) -> None:
             raise
         first_line = str(error).strip().partition("\n")[0]
         what = f"cannot connect to the Ray cluster: {first_line}"
-        connection.send(MachineError(Problem(what, address, _CLUSTER_FIX)))
+        connection.send(MachineError(what, address, _CLUSTER_FIX))
         return
     if folder:
         for process, name in processes_of(Path(folder)).items():

@@ -23,7 +23,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from xraytune.base.cores import cpu_count
-from xraytune.base.errors import MachineError, Problem
+from xraytune.base.errors import MachineError
 from xraytune.nets.compute import Allocation
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.loop import TrialLoop, TuneRun
@@ -44,16 +44,6 @@ _ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
     "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # start processes in parallel; the loop counts the slots
 }
-_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""Makes Ray listen on 127.0.0.1 only, on Linux too.
-
-`ray.init(_node_ip_address="127.0.0.1")` would not.
-"""
-_ONE_ATTEMPT = {"RAY_NUM_REDIS_GET_RETRIES": "1"}
-"""An attempt takes 40 seconds.
-
-By default, Ray retries for a quarter of an hour if there is no cluster.
-"""
 _FRUITLESS_STARTS = 3
 _LONGEST_OUTPUT_BYTES = 2**20
 
@@ -98,7 +88,8 @@ class Runner:
         folder = ""
         if self.address is not None:
             self.callbacks.note(f"connecting to Ray at {self.address} ...")
-            environment |= _ONE_ATTEMPT
+            # An attempt takes 40 seconds; by default, Ray retries for a quarter of an hour.
+            environment["RAY_NUM_REDIS_GET_RETRIES"] = "1"
         else:
             if problem := why_ray_cannot_start():
                 raise MachineError(problem)
@@ -107,7 +98,9 @@ class Runner:
             temporary = PrivateFolder()
             self._opened.callback(temporary.remove)
             folder = str(temporary.path)
-            environment |= {**_LOOPBACK, "RAY_TMPDIR": folder, "TMPDIR": folder}
+            environment |= {"RAY_TMPDIR": folder, "TMPDIR": folder}
+            # Ray listens on 127.0.0.1 only; `ray.init(_node_ip_address="127.0.0.1")` is not enough.
+            environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         self._output = self._opened.enter_context(TemporaryFile())
         self._connection, theirs = Pipe()
         pipe = theirs.fileno()
@@ -165,19 +158,16 @@ class Runner:
             except RayDiedError as error:
                 fruitless = 0 if self._has_results else fruitless + 1
                 if fruitless == _FRUITLESS_STARTS:
-                    raise self._give_up() from error
+                    log = self.study.path / ".ray.log"
+                    log.write_bytes(os.pread(self._output.fileno(), _LONGEST_OUTPUT_BYTES, 0))
+                    what = f"Ray ended {_FRUITLESS_STARTS} times before a trial reported anything"
+                    fix = (
+                        "if the machine was overloaded, run the same command again; otherwise, "
+                        "run `xraytune doctor`"
+                    )
+                    raise MachineError(what, log, fix) from error
                 self.close()
                 self.callbacks.note(f"{error}; restarting Ray and resuming the trials")
-
-    def _give_up(self) -> MachineError:
-        log = self.study.path / ".ray.log"
-        log.write_bytes(os.pread(self._output.fileno(), _LONGEST_OUTPUT_BYTES, 0))
-        what = f"Ray ended {_FRUITLESS_STARTS} times before a trial reported anything"
-        fix = (
-            "if the machine was overloaded, run the same command again; otherwise, "
-            "run `xraytune doctor`"
-        )
-        return MachineError(Problem(what, log, fix))
 
     def _request(self, order: TuneRun | tuple[Settings, bool | None]) -> Any:
         """Send an order to Ray's process, and return its answer.

@@ -107,24 +107,20 @@ class JournalSearcher(Searcher):
                 what = f"waiting for a node with {allocation.trial}"
                 self._connection.send(("note", (what,)))
             self._waits_for_nodes = slots == 0
-            if slots == 0:
-                return None
             trial = self._loop.next_trial(slots, partial(reserve, allocation, self._nodes))
+            if trial == "done":
+                return str(Searcher.FINISHED)
             if isinstance(trial, Trial):
-                return self._config(trial)
-            return str(Searcher.FINISHED) if trial == "done" else None
+                job = Job(
+                    study=str(self._loop.folder.path),
+                    cache=str(self._order.cache),
+                    number=trial.number,
+                    every_epoch=self._loop.stops_trials,
+                    label=f"{self._order.study.path.name} {trial.label}",
+                    resources=trial.resources,
+                )
+                return {"job": job}
         return None
-
-    def _config(self, trial: Trial) -> dict[str, Any]:
-        job = Job(
-            study=str(self._loop.folder.path),
-            cache=str(self._order.cache),
-            number=trial.number,
-            every_epoch=self._loop.stops_trials,
-            label=f"{self._order.study.path.name} {trial.label}",
-            resources=trial.resources,
-        )
-        return {"job": job}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
