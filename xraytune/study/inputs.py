@@ -85,9 +85,12 @@ def read_inputs(
     return contents
 
 
-def require_same_inputs(folder: StudyFolder, contents: Mapping[Path, str]) -> None:
-    """Refuse (StudyError) inputs that changed since the study began."""
-    recorded = _recorded(folder)
+def require_same_inputs(folder: StudyFolder, contents: Mapping[Path, str]) -> dict[str, str]:
+    """Refuse (StudyError) inputs that changed since the study began; return all that it has."""
+    recorded = {}
+    with damage_explained(folder.path / INPUTS_FILE) as file:
+        if file.exists():
+            recorded = _CONTENTS.validate_python(read_json(file)["contents"])
     fix = "restore it, or start a study with another name"
     problems = [
         Problem("this input changed since the study began", path, fix)
@@ -96,16 +99,12 @@ def require_same_inputs(folder: StudyFolder, contents: Mapping[Path, str]) -> No
     ]
     if problems:
         raise StudyError(*problems)
+    return recorded
 
 
 def record_inputs(folder: StudyFolder, contents: Mapping[Path, str]) -> None:
     """Record a study's inputs, if they are the same as before."""
-    require_same_inputs(folder, contents)
+    recorded = require_same_inputs(folder, contents)
     if contents:
         new = {relative_path(path, folder.path): content for path, content in contents.items()}
-        write_json(folder.path / INPUTS_FILE, {"version": 1, "contents": _recorded(folder) | new})
-
-
-def _recorded(folder: StudyFolder) -> dict[str, str]:
-    with damage_explained(folder.path / INPUTS_FILE) as file:
-        return _CONTENTS.validate_python(read_json(file)["contents"]) if file.exists() else {}
+        write_json(folder.path / INPUTS_FILE, {"version": 1, "contents": recorded | new})

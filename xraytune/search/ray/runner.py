@@ -27,7 +27,7 @@ from xraytune.base.errors import MachineError
 from xraytune.nets.compute import Allocation
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.loop import TrialLoop, TuneRun
-from xraytune.search.ray.setup import PrivateFolder, protect_token, why_ray_cannot_start
+from xraytune.search.ray.setup import private_folder, protect_token, why_ray_cannot_start
 from xraytune.space.settings import Settings
 from xraytune.study.folder import StudyFolder
 
@@ -95,9 +95,7 @@ class Runner:
                 raise MachineError(problem)
             protect_token()
             self.callbacks.note("starting Ray ...")
-            temporary = PrivateFolder()
-            self._opened.callback(temporary.remove)
-            folder = str(temporary.path)
+            folder = str(self._opened.enter_context(private_folder()))
             environment |= {"RAY_TMPDIR": folder, "TMPDIR": folder}
             # Ray listens on 127.0.0.1 only; `ray.init(_node_ip_address="127.0.0.1")` is not enough.
             environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"

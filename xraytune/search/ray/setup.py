@@ -13,7 +13,8 @@ import shutil
 import signal
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from xraytune.base.errors import MachineError, Problem
@@ -72,29 +73,28 @@ def why_ray_cannot_start() -> Problem | None:
     return None
 
 
-class PrivateFolder:
-    """A folder that only this user can open, for the temporary files of Ray and of trials.
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """Make a folder that only this user can open, for the temporary files of Ray and of trials.
 
     A file in it is locked while it is used. Folders of searches that were killed are removed first.
+    At the end, the processes of a Ray that uses it are killed, and it is removed.
     """
-
-    def __init__(self) -> None:
-        parent = ray_parent()
-        parent.mkdir(parents=True, exist_ok=True)
-        for lock in parent.glob("xray-*/lock"):
-            with suppress(OSError), lock.open() as stream:  # it is in use, or another user's
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                remove_with_processes(lock.parent)
-        self.path = Path(tempfile.mkdtemp(prefix="xray-", dir=parent))
-        hidden = self.path / "new"  # until it is locked
-        self._lock = hidden.open("x")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        hidden.rename(self.path / "lock")
-
-    def remove(self) -> None:
-        """Kill the processes of a Ray that uses it, and remove it."""
-        remove_with_processes(self.path)
-        self._lock.close()
+    parent = ray_parent()
+    parent.mkdir(parents=True, exist_ok=True)
+    for lock in parent.glob("xray-*/lock"):
+        with suppress(OSError), lock.open() as stream:  # it is in use, or another user's
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove_with_processes(lock.parent)
+    path = Path(tempfile.mkdtemp(prefix="xray-", dir=parent))
+    hidden = path / "new"  # until it is locked
+    with hidden.open("x") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        hidden.rename(path / "lock")
+        try:
+            yield path
+        finally:
+            remove_with_processes(path)
 
 
 def processes_of(folder: Path) -> dict[int, str]:
