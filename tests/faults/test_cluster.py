@@ -57,7 +57,9 @@ def cluster_of(workers: int, **head: Any) -> Iterator[Cluster]:
     """A head without cores, and nodes of two cores."""
     from ray.cluster_utils import Cluster  # seconds, which only these tests should pay
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **head})
+    # At its usual port, Ray leaves a socket open if another dashboard is there.
+    head |= {"num_cpus": 0, "dashboard_port": None}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         for _ in range(workers):
             cluster.add_node(num_cpus=2)
