@@ -5,8 +5,6 @@ writing, flushing, renaming, removing, making folders and links. Between two of 
 disk changes but the bytes that a flush then confirms.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import stat

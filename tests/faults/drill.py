@@ -6,8 +6,6 @@ Works in FOLDER, prints one line of JSON for each drill: its name, the number of
 A process of its own, without threads: it forks the searches.
 """
 
-from __future__ import annotations
-
 import gc
 import json
 import multiprocessing

@@ -1,7 +1,5 @@
 """Searches in processes of their own that are killed, and what must hold after a restart."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """What a search of `tiny.py` left on the disk, to be compared."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A search with Ray as a person starts it, and the processes that it is made of, to be killed."""
 
-from __future__ import annotations
-
 import os
 import random
 import re

@@ -1,7 +1,5 @@
 """A disk of some megabytes that a test fills and frees."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """A full disk: the message says where and what to do, nothing is lost, and the search resumes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

@@ -4,8 +4,6 @@ In short; with `XRAYTUNE_FAULTS=all` at every write, which takes many minutes, a
 prints what came out.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

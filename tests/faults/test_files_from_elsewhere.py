@@ -1,7 +1,5 @@
 """Files from elsewhere run no code."""
 
-from __future__ import annotations
-
 import io
 import os
 import pickle

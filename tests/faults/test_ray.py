@@ -3,8 +3,6 @@
 `XRAYTUNE_FAULTS=all` kills 40 times, any kind of process; else three times.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import re

@@ -5,8 +5,6 @@ one that is lost for good, at least one that ASHA stops. What was trained and re
 is recorded outside the study.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable

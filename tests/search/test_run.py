@@ -1,7 +1,5 @@
 """A search before its first trial, and without any."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """How many trials fit on the nodes, as Ray places them, and what a trial holds."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import pytest

@@ -1,7 +1,5 @@
 """A trial's own process: its messages, and how it ends."""
 
-from __future__ import annotations
-
 import errno
 import shutil
 from collections.abc import Generator

@@ -1,7 +1,5 @@
 """`cache clean`: a cache that several studies and users share."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import time

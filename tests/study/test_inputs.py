@@ -1,7 +1,5 @@
 """Extra images and weights: none from the test folder, and the same at each start."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -16,8 +16,6 @@ form of Ray Tune's `AsyncHyperBandScheduler`, which makes the same decisions wit
 (tested).
 """
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Iterable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The functions that a search or a confirmation calls as it proceeds."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Nothing is downloaded or left behind.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -11,8 +11,6 @@ A trial whose generator is not in the cache trains it first. Meanwhile, other tr
 generator wait without a slot, so each generator is trained only once.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 import time

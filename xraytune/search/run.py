@@ -1,7 +1,5 @@
 """Search a space over a folder of X-rays. The same call again resumes the search."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial

@@ -4,8 +4,6 @@ A slot is the room for one trial. Ray places a process on one node, and its shar
 GPU. So a GPU has floor(1 / share) slots, whatever is left over.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from math import floor
 

@@ -3,8 +3,6 @@
 Optuna proposes them, ASHA prunes them, and the journal, the only truth, records them.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from typing import Any

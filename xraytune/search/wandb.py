@@ -3,8 +3,6 @@
 Only this file imports wandb.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

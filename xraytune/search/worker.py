@@ -5,8 +5,6 @@ attempt at the trial has begun, this one fails at its next write, even if it was
 while and did not notice.
 """
 
-from __future__ import annotations
-
 import platform
 import time
 import traceback

@@ -5,8 +5,6 @@ of an artifact, and temporary files, in a folder that xraytune tagged as its cac
 symbolic link is listed or removed.
 """
 
-from __future__ import annotations
-
 import re
 import shlex
 import stat

@@ -19,8 +19,6 @@
 One process at a time writes to it, under a lock that ends with its owner.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

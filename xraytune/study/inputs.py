@@ -5,8 +5,6 @@ Their contents must not change.
 inputs.json   the content of each, by its path from the study's folder
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeAlias

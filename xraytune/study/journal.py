@@ -7,8 +7,6 @@ else about a study, such as its rungs and `trials.jsonl`, follows from the journ
 writes, under the study's lock; others may read at any time. Paths in it are relative to the study.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import warnings

@@ -5,8 +5,6 @@ A `TrialRow` follows from the journal; ended ones are the lines of a study's `tr
 its readers can rely on types and ranges.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from functools import cached_property

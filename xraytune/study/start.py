@@ -4,8 +4,6 @@ A resumed study may have other settings that change no trial, such as its budget
 of its packages; both are recorded.
 """
 
-from __future__ import annotations
-
 import difflib
 import json
 import platform

@@ -4,8 +4,6 @@ The journal hands trials out, and the search keeps them; a run of a confirmation
 passes these records on as they are.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, TypedDict

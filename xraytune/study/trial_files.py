@@ -10,8 +10,6 @@ A file may be missing, since the trial has not written it yet, or damaged: then 
 tell.
 """
 
-from __future__ import annotations
-
 import json
 import socket
 import time

@@ -5,8 +5,6 @@ the rows of several steps are copied from pinned memory, while the device still 
 before.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

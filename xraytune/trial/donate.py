@@ -3,8 +3,6 @@
 See `synth/sources/statistics.py`.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from tempfile import TemporaryDirectory
 

@@ -6,8 +6,6 @@ the views, the input format, the backbone and its weights, and the releases of t
 torchvision.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cached_property

@@ -6,8 +6,6 @@
 Problems are found in this order, the slow work last.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 

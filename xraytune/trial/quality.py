@@ -5,8 +5,6 @@ images have the resolution of the synthetic ones, as in a trial. The figures of 
 artifact, computed once.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -7,8 +7,6 @@ can be closed after any epoch; started again, it yields the finished epochs once
 `run_trial` runs it to its end.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict

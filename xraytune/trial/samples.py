@@ -4,8 +4,6 @@ Masks are drawn as outlines. Only training images are shown, never those of val-
 folder.
 """
 
-from __future__ import annotations
-
 from io import BytesIO
 from pathlib import Path
 

@@ -7,8 +7,6 @@ features, which were computed once for each view of an image, and the head alone
 Otherwise, `PixelLoader` looks up pixels, and scales, augments and normalises them on the device.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence

@@ -7,8 +7,6 @@ of shuffled passes, of which step t takes the next part. So a resumed trial need
 and two arms with one seed see the same real images, in the same views and the same order.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias

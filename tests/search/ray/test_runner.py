@@ -1,7 +1,5 @@
 """How the search starts, serves and ends Ray's process; most tests replace that process."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

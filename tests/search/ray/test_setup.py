@@ -1,7 +1,5 @@
 """Checks before Ray starts, and what keeps other users out of Ray."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -4,8 +4,6 @@ Each trial runs in its own process. Online runs are sent to a closed port of thi
 W&B.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -5,8 +5,6 @@ with all of Ray: the search starts another one, whose loop continues from the sa
 itself when the search or a process of Ray is gone, since Tune would wait forever.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import sys

@@ -5,8 +5,6 @@ searches on one machine would use the same port. And an attribute of Tune's tria
 documented, the handle of their process: it names what the dashboard shows.
 """
 
-from __future__ import annotations
-
 from contextlib import suppress
 from functools import partialmethod
 from typing import Any

@@ -1,7 +1,5 @@
 """The nodes of Ray, and what one of a cluster computes on."""
 
-from __future__ import annotations
-
 import platform
 from collections.abc import Callable
 from typing import Any

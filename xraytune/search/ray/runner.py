@@ -10,8 +10,6 @@ callbacks of the search to call, each as its name and arguments, and raises the 
 gets.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

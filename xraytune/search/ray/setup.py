@@ -4,8 +4,6 @@ It also keeps other users of the machine out. Ray opens its folders to everyone,
 that everyone can read; with either, one can run code as the user who started Ray.
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 import resource

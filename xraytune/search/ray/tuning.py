@@ -5,8 +5,6 @@ loop records each decision before Tune hears of it. Tune starts afresh each time
 never restored.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import time
