@@ -85,7 +85,7 @@ def test_journal_on_full_disk_keeps_only_complete_lines(
     """Optuna writes half a line; after a further append, the journal would be unreadable."""
     space = write_space(disk.path)
     journal = Journal(study.journal_path, space, writable=True)
-    journal.ask(())
+    journal.ask()
     disk.fill()
 
     reported = 0

@@ -137,7 +137,7 @@ def test_a_stopped_trial_that_a_confirmation_finished_is_exported(
     """If ASHA pruned all trials with synthetic images, `confirm` completes the longest ones."""
     folder = made([(0.9, 0.7)])
     journal = Journal(folder.journal_path, folder.space(), writable=True)
-    suggestion = journal.ask(folder.space().points())
+    suggestion = journal.ask()
     journal.report(suggestion.number, 1, 0.5)
     journal.tell(suggestion.number, "pruned", 0.5, {})
     run = {

@@ -109,13 +109,3 @@ def test_the_first_two_trials_of_an_arm_are_completed_and_weak_ones_after_them_a
     falling = [("gan", curve(0.90 - number / 100, 0.95 - number / 100)) for number in range(5)]
 
     assert epochs_run(falling, SchedulerSettings(grace=1, reduction=3)) == [9, 9, 1, 1, 1]
-
-
-def test_rungs_contain_earlier_reports_by_arm_and_not_the_last_epoch() -> None:
-    scheduler = SchedulerSettings(grace=3, reduction=3)
-    gan = [(0, 3, 0.9, "gan"), (1, 3, 0.8, "gan"), (1, 4, 0.8, "gan")]
-    rungs = Rungs(scheduler, max_epochs=9, reports=[*gan, (2, 3, 0.7, "real_only")])
-
-    assert rungs.epochs == [3]
-    assert not rungs.should_continue(3, 3, 0.75, arm="gan")
-    assert rungs.should_continue(4, 3, 0.75, arm="real_only")

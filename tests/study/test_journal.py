@@ -8,13 +8,14 @@ import pytest
 
 from tests.study.studies import CPU, two_images, write_space
 from xraytune.base.errors import StudyError
-from xraytune.space.domains import Point
 from xraytune.space.settings import Objective
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal, create_journal
 from xraytune.study.row import write_trials
 from xraytune.study.start import create_study
+
+_POINT = "points_to_evaluate=[{source: none, lr: 1e-3}]"
 
 
 def open_journal(study: StudyFolder, *overrides: str) -> Journal:
@@ -32,7 +33,7 @@ def test_a_restart_does_not_shift_the_draws(study: StudyFolder, tmp_path: Path) 
 
     for number in range(6):
         restarted = open_journal(study)
-        assert restarted.ask(()) == unbroken.ask(())
+        assert restarted.ask() == unbroken.ask()
         for journal in (restarted, unbroken):
             journal.report(number, 1, 0.5 + number / 20)
             journal.tell(number, "complete", 0.5 + number / 20, {})
@@ -40,21 +41,25 @@ def test_a_restart_does_not_shift_the_draws(study: StudyFolder, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_initial_points_come_first_even_after_restart(study: StudyFolder) -> None:
-    points: tuple[Point, ...] = (
-        {"source": "none", "lr": 1e-4},
-        {"source": "duplicate", "synthetic_ratio": 1.0, "lr": 1e-3},
-    )
+    rows = "{source: none, lr: 1e-4}, {source: duplicate, synthetic_ratio: 1.0, lr: 1e-3}"
+    points = f"points_to_evaluate=[{rows}]"
 
-    first = open_journal(study).ask(points).parameters
-    second = open_journal(study).ask(points).parameters
+    first = open_journal(study, points).ask().parameters
+    second = open_journal(study, points).ask().parameters
 
     assert (first.source, first.lr) == ("none", 1e-4)
     assert (second.source, second.synthetic_ratio, second.lr) == ("duplicate", 1.0, 1e-3)
 
 
 def space_of_weights(root: Path) -> Space:
-    files = ", ".join(str(root / name) for name in ("w1.safetensors", "w2.safetensors"))
-    return write_space(root, f"weights={{values: [none, {files}]}}", "name=moved")
+    first, second = (root / name for name in ("w1.safetensors", "w2.safetensors"))
+    points = [f"{{source: none, lr: {lr}, weights: {second}}}" for lr in (1e-3, 1e-4)]
+    return write_space(
+        root,
+        f"weights={{values: [none, {first}, {second}]}}",
+        f"points_to_evaluate=[{', '.join(points)}]",
+        "name=moved",
+    )
 
 
 def test_moved_study_resumes(tmp_path: Path) -> None:
@@ -64,7 +69,7 @@ def test_moved_study_resumes(tmp_path: Path) -> None:
     create_study(study, space, two_images(), CPU)
     journal = Journal(study.journal_path, space, writable=True)
     for _ in range(2):
-        journal.ask([{"source": "none", "weights": str(here / "w2.safetensors")}] * 2)
+        journal.ask()
     journal.tell(0, "complete", 0.9, {"val_b_score": 0.8})
     write_trials(study, journal.rows())
     assert str(tmp_path) not in study.journal_path.read_text("utf-8") + study.rows_path.read_text(
@@ -78,7 +83,7 @@ def test_moved_study_resumes(tmp_path: Path) -> None:
     (resumed,) = journal.resume()
     suggestion = [journal.parameters(0), resumed.parameters]
     assert [parameters.weights for parameters in suggestion] == [str(there / "w2.safetensors")] * 2
-    assert journal.ask(()).parameters.weights in {
+    assert journal.ask().parameters.weights in {
         "none",
         *(str(there / f"w{which}.safetensors") for which in (1, 2)),
     }
@@ -88,12 +93,12 @@ def test_moved_study_resumes(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_line_torn_by_a_crash_is_cut_off(study: StudyFolder) -> None:
     """Optuna would append to it, and the journal would be unreadable for good."""
-    open_journal(study).ask(())
+    open_journal(study).ask()
     with study.journal_path.open("ab") as stream:
         stream.write(b'{"op_code": 4, "wor')
 
     journal = open_journal(study)
-    journal.ask(())
+    journal.ask()
 
     assert len(open_journal(study).trials) == 2
 
@@ -118,8 +123,8 @@ def test_a_changed_character_is_an_error_that_names_the_line(
     study: StudyFolder, written: bytes, instead: bytes
 ) -> None:
     """`export` sorts by the scores, ASHA compares the values, `status` adds up the seconds."""
-    journal = open_journal(study)
-    number = journal.ask([{"source": "none", "lr": 1e-3}]).number
+    journal = open_journal(study, _POINT)
+    number = journal.ask().number
     journal.report(number, 1, 0.125)
     journal.tell(number, "complete", 0.9, {"val_b_score": 0.8, "seconds": 7.0})
     whole = study.journal_path.read_bytes()
@@ -132,8 +137,8 @@ def test_a_changed_character_is_an_error_that_names_the_line(
 
 def test_a_journal_without_checksums_is_read(study: StudyFolder) -> None:
     """As earlier versions wrote it."""
-    journal = open_journal(study)
-    journal.ask([{"source": "none", "lr": 1e-3}])
+    journal = open_journal(study, _POINT)
+    journal.ask()
     lines = [json.loads(line) for line in study.journal_path.read_text("utf-8").splitlines()]
     for line in lines:
         del line["crc"]
@@ -150,8 +155,8 @@ def optunas(study: StudyFolder) -> optuna.storages.JournalStorage:
 
 def test_optuna_itself_reads_the_journal(study: StudyFolder) -> None:
     """So does optuna-dashboard."""
-    journal = open_journal(study)
-    journal.ask([{"source": "none", "lr": 1e-3}])
+    journal = open_journal(study, _POINT)
+    journal.ask()
     journal.tell(
         0, "complete", 0.9, {"value": 0.9, "val_b_score": 0.88, "best_epoch": 3, "seconds": 7.0}
     )

@@ -1,7 +1,7 @@
 """Small phantom X-rays, prepared once for all tests of the pipeline."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import ImageSource, Prepared, RunContext, prepare
 from xraytune.nets.backbones import build_backbone
 from xraytune.space.load import load_space
-from xraytune.space.settings import Experiment, Parameters, Settings
+from xraytune.space.settings import Experiment, Parameters, Settings, without_gate
 from xraytune.synth.sources.which import source_of
 
 FINDINGS_SPACE = """
@@ -38,6 +38,11 @@ class Bench:
     @property
     def context(self) -> RunContext:
         return RunContext(prepared=self.prepared, cache=self.cache, compute=CPU)
+
+    @property
+    def ungated(self) -> "Bench":
+        """The same, without the gate against copies."""
+        return replace(self, settings=without_gate(self.settings))
 
     def experiment(self, **parameters: Any) -> Experiment:
         small = {

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.in_process import CPU, one_thread
+from tests.in_process import CPU
 from xraytune.base.errors import ArtifactError, TrialError
 from xraytune.base.records import Compute, EpochRecord, ignore_progress
 from xraytune.base.seeding import derive_seed, numpy_generator
@@ -25,12 +25,6 @@ from xraytune.tasks import TASKS
 from xraytune.trial.training import TrialTraining
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,5 @@
 """A study of findings, from phantoms with a table to trained networks."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ from tests.trial.conftest import Bench
 from xraytune.base.errors import DataError
 from xraytune.nets.backbones import build_backbone
 from xraytune.space.load import load_space
-from xraytune.space.settings import without_gate
 from xraytune.stats.classification import auroc, rarest_findings
 from xraytune.trial.prepare import prepare_space
 from xraytune.trial.run import run_trial
@@ -82,8 +80,7 @@ def test_a_gan_draws_images_for_the_findings_of_training_images(
 ) -> None:
     """Each vector once before any is repeated; unknown findings stay unknown."""
     gan = {"architecture": architecture, "image_size": 32, "steps": 2, "width": 4, "batch_size": 8}
-    ungated = replace(findings_bench, settings=without_gate(findings_bench.settings))
-    experiment = ungated.experiment(source="gan", synthetic_ratio=0.5, gan=gan)
+    experiment = findings_bench.ungated.experiment(source="gan", synthetic_ratio=0.5, gan=gan)
     result = run_trial(
         experiment, findings_bench.context, trial_dir=tmp_path, on_epoch=lambda _: None
     )
@@ -103,11 +100,10 @@ def test_a_gan_draws_images_for_the_findings_of_training_images(
 def test_equal_balance_levels_the_rarest_findings(findings_bench: Bench) -> None:
     """So extra images have rare findings, and those of a smaller ratio come first."""
     gan = {"image_size": 32, "steps": 2, "width": 4, "batch_size": 8}
-    ungated = replace(findings_bench, settings=without_gate(findings_bench.settings))
     real = findings_bench.prepared.side("train").targets
     extra = []
     for ratio in (0.2, 2.0):
-        experiment = ungated.experiment(
+        experiment = findings_bench.ungated.experiment(
             source="gan", synthetic_ratio=ratio, balance="equal", gan=gan
         )
         chosen = build_training_set(experiment, findings_bench.context)

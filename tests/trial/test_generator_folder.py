@@ -20,7 +20,7 @@ from xraytune.data.prepare import RunContext, prepare
 from xraytune.model.generator_folder import generator_sample, generator_train
 from xraytune.nets.compute import allocation_of
 from xraytune.space.load import load_space
-from xraytune.space.settings import GanSettings, without_gate
+from xraytune.space.settings import GanSettings
 from xraytune.study.inputs import read_inputs
 from xraytune.synth.saved_generator import draw_block
 from xraytune.synth.synthesize import trained_generator
@@ -107,7 +107,7 @@ def test_a_saved_generator_is_a_source_whose_blocks_are_those_of_generator_sampl
     seed = read_json(kept.gan / "generator.json")["settings"]["seed"]
     settings = clinic_b.settings.model_copy(update={"seed": seed})
     given = {"source": "generator", "generator": {"path": kept.gan}, "synthetic_ratio": 0.5}
-    experiment = replace(clinic_b, settings=without_gate(settings)).experiment(**given)
+    experiment = replace(clinic_b, settings=settings).ungated.experiment(**given)
 
     training_set = build_training_set(experiment, clinic_b.context)
 
@@ -186,8 +186,9 @@ def test_images_with_findings_are_drawn_with_a_table_of_them(
     for count in (len(train), 4):
         generator_sample(tmp_path / "gan", count=count, out=tmp_path / f"{count}")
     folder = {"path": tmp_path / f"{len(train)}/data.yaml"}
-    ungated = replace(findings_bench, settings=without_gate(findings_bench.settings))
-    experiment = ungated.experiment(source="folder", synthetic_ratio=1.0, folder=folder)
+    experiment = findings_bench.ungated.experiment(
+        source="folder", synthetic_ratio=1.0, folder=folder
+    )
     chosen = build_training_set(experiment, findings_bench.context)
     drawn = chosen.targets[chosen.extra]
     assert sorted(map(tuple, drawn.tolist())) == sorted(map(tuple, train.tolist()))

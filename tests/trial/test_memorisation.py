@@ -12,7 +12,6 @@ from tests.trial.conftest import Bench
 from xraytune.base.errors import TrialError
 from xraytune.base.files import read_json
 from xraytune.data.prepare import side_images
-from xraytune.space.settings import without_gate
 from xraytune.synth.memorisation import MEMORISATION_STAGE, measure_memorisation
 from xraytune.trial.training_set import build_training_set
 
@@ -35,7 +34,7 @@ def test_copies_fail_a_trial_with_a_fix_unless_they_are_allowed(
     bench: Bench, copies: dict[str, Any]
 ) -> None:
     before = sorted(bench.cache.glob(f"{MEMORISATION_STAGE}/*"))
-    allowed = replace(bench, settings=without_gate(bench.settings)).experiment(**copies)
+    allowed = bench.ungated.experiment(**copies)
     assert len(build_training_set(allowed, bench.context).extra) > 0
     assert sorted(bench.cache.glob(f"{MEMORISATION_STAGE}/*")) == before
 

@@ -44,9 +44,8 @@ class SearchTrials(TrialLoop):
             max_epochs=space.settings.budget.max_epochs,
             reports=self.journal.reports(),
         )
-        self._points = space.points()
         self._trial_budget = space.trial_budget()
-        while self.journal.count < len(self._points) and not self.used_up:
+        while self.journal.count < len(self.journal.points) and not self.used_up:
             unfinished.append(self.ask())  # at once, in case it needs a generator
         super().__init__(folder, unfinished, generator_need=generator_need, callbacks=callbacks)
         write_trials(folder, rows)
@@ -63,7 +62,7 @@ class SearchTrials(TrialLoop):
 
     def ask(self) -> Trial:
         """Return the next point, or a draw."""
-        return self.journal.ask(self._points)
+        return self.journal.ask()
 
     def should_continue(self, trial: Trial, record: EpochRecord) -> bool:
         """Record the value of an epoch in the journal, and let ASHA decide."""

@@ -11,6 +11,7 @@ import json
 import sys
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,8 @@ from xraytune.base.files import (
     without_checksum,
 )
 from xraytune.base.seeding import derive_seed
-from xraytune.space.domains import Value
+from xraytune.space.domains import Point
 from xraytune.space.fields import flat_values, parameters_from
-from xraytune.space.paths import relative_value
 from xraytune.space.settings import Experiment, Objective, Parameters, SamplerSettings
 from xraytune.space.space import Space
 from xraytune.study.row import Status, TrialRow
@@ -93,7 +93,12 @@ class Journal:
             if trial.state is not TrialState.WAITING
         ]
 
-    def ask(self, points: Sequence[Mapping[str, Value]]) -> Trial:
+    @cached_property
+    def points(self) -> Sequence[Point]:
+        """The points of the first trials, as `Space.points`; their paths are relative."""
+        return self._space.points()
+
+    def ask(self) -> Trial:
         """Return the next trial.
 
         The point of its number if there is one, else a draw of the sampler.
@@ -101,12 +106,8 @@ class Journal:
         number = self.count
         self.study.sampler = _NumberedSampler(self._settings.sampler, number)
         # A killed search may already have enqueued the point.
-        if number < len(points) and len(self.study.get_trials(deepcopy=False)) == number:
-            folder = self._path.parent
-            point = points[number].items()
-            self.study.enqueue_trial(
-                {name: relative_value(name, value, folder) for name, value in point}
-            )
+        if number < len(self.points) and len(self.study.get_trials(deepcopy=False)) == number:
+            self.study.enqueue_trial({**self.points[number]})
         trial = self.study.ask()
         self.count += 1
         return self._draw(trial)

@@ -8,27 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.search.wandb.offline_runs import read_run, run_files
-from xraytune.base.records import EpochRecord
+from tests.study.studies import epoch
 from xraytune.search.wandb import WandbRun
 from xraytune.space.settings import GanSettings, Parameters, WandbSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # wandb's own
 
 
-def epoch(number: int, val_score: float, best: float) -> EpochRecord:
-    return EpochRecord(
-        epoch=number,
-        steps=8 * number,
-        train_loss=0.5,
-        val_loss=0.4,
-        val_score=val_score,
-        best_val_score=best,
-        lr=1e-3,
-        seconds=2.0,
-    )
-
-
-EPOCHS = (epoch(1, 0.7, 0.7), epoch(2, 0.9, 0.9), epoch(3, 0.8, 0.9))
+EPOCHS = (epoch(1, 0.7), epoch(2, 0.9), epoch(3, 0.9))
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +55,7 @@ def test_a_resumed_trial_is_one_run_with_curves_named_after_the_metric(tmp_path:
     config = {"gan.steps": 20, "arm": "gan", "study": "small", "trial": 7}
     assert complete.config.items() >= config.items()
     assert [row["_step"] for row in complete.rows] == [1, 2, 3]
-    curves = {"steps": 16, "val_loss": 0.4, "val_dice": 0.9, "best_val_dice": 0.9, "lr": 1e-3}
+    curves = {"steps": 16, "val_loss": 0.5, "val_dice": 0.9, "best_val_dice": 0.9, "lr": 1e-3}
     assert complete.rows[1].items() >= curves.items()
     summary = {"value": 0.9, "val_b_dice": 0.85, "status": "complete"}
     assert complete.summary.items() >= summary.items()
