@@ -39,7 +39,8 @@ from xraytune.nets.compute import pin
 from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.status import status
-from xraytune.trial.run import run_trial, train_own_generator
+from xraytune.synth.synthesize import trained_generator
+from xraytune.trial.run import run_trial
 
 NEEDS = ("DATA", "WEIGHTS")
 _PROGRAM = str(Path(sys.executable).with_name("xraytune"))
@@ -259,7 +260,8 @@ def _limit_seconds(space: Path, folder: Path) -> float:
     experiments.sort(key=lambda one: one.parameters.gan.steps if one.parameters.gan else 0)
     for number, experiment in enumerate(experiments):
         started = time.perf_counter()
-        train_own_generator(experiment, context)
+        if experiment.parameters.gan:
+            trained_generator(experiment.parameters.gan, context)
         training += time.perf_counter() - started
         started = time.perf_counter()
         trial_dir = folder / "trials" / str(number)

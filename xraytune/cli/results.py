@@ -252,7 +252,9 @@ def show_cleaned(cleaned: Cleaned, _: Options) -> None:
     """Print what was removed."""
     verb = "would free" if cleaned.is_dry_run else "freed"
     head = (
-        f"{verb} {cleaned.total_bytes / 2**20:,.1f} MiB" if cleaned.removed else "nothing to remove"
+        f"{verb} {sum(cleaned.removed.values()) / 2**20:,.1f} MiB"
+        if cleaned.removed
+        else "nothing to remove"
     )
     console.write(head, "good")
     if cleaned.note:

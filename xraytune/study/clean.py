@@ -37,11 +37,6 @@ class Cleaned:
     is_dry_run: bool
     note: str = ""
 
-    @property
-    def total_bytes(self) -> int:
-        """The sum over all paths."""
-        return sum(self.removed.values())
-
 
 def clean_cache(
     cache: Path = Path("cache"),

@@ -55,7 +55,9 @@ def trial_epochs(
 ) -> Generator[EpochRecord, None, TrialResult]:
     """Yield the epochs of a trial, each once it is logged, then score the best; see `run_trial`."""
     prepared = context.prepared
-    train_own_generator(experiment, context)
+    if experiment.parameters.gan is not None:
+        trained_generator(experiment.parameters.gan, context)
+        context.on_generator(experiment, context)
     if experiment.parameters.has_synthetic_pixels and not (trial_dir / QUALITY_FILE).exists():
         report = report_pool(experiment, context)
         write_json(trial_dir / QUALITY_FILE, {"version": 1, **asdict(report)})
@@ -102,10 +104,3 @@ def _log_epochs(training: TrialTraining, checkpoint_dir: Path, log: Path) -> Ite
     finally:
         if log.exists():
             sync(log)
-
-
-def train_own_generator(experiment: Experiment, context: RunContext) -> None:
-    """Train a trial's generator, if it has one."""
-    if experiment.parameters.gan is not None:
-        trained_generator(experiment.parameters.gan, context)
-        context.on_generator(experiment, context)
