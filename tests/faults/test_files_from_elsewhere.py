@@ -47,7 +47,7 @@ def resume_training(file: Path) -> None:
 
 
 def read_results(file: Path) -> None:
-    StudyFolder(file.parents[2]).results(0, "val_b")
+    StudyFolder(file.parents[2]).results(0)
 
 
 READERS: dict[str, Callable[[Path], object]] = {

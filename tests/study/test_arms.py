@@ -46,9 +46,7 @@ def searched(tmp_path: Path) -> StudyFolder:
     for number, value in enumerate((0.90, 0.80, 0.85, 0.92, 0.70, 0.60)):
         loop.next_trial()
         if loop.on_result(number, epoch(1, value)):
-            write_array(
-                folder.results_path(number, "val_b"), probabilities(number), is_recorded=True
-            )
+            write_array(folder.results_path(number), probabilities(number), is_recorded=True)
             loop.on_result(number, ended(value))
     return folder
 

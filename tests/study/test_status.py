@@ -1,5 +1,7 @@
 """`status` and the live table, which read the study's folder alone."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -8,7 +10,7 @@ from tests.study.studies import direct, ended, epoch
 from xraytune.space.settings import Parameters
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.row import TrialRow
-from xraytune.study.status import StudyWatcher, seconds_left, trials_dataframe
+from xraytune.study.status import StudyView, StudyWatcher, trials_dataframe
 from xraytune.study.trial import TrialFailed
 from xraytune.study.trial_files import ProgressFile
 
@@ -89,8 +91,19 @@ def test_the_time_left_follows_from_the_mean_of_ended_trials() -> None:
     """One at a time: the first took a minute, half of the second is done, four more will follow."""
     trials = (_trial(0, "complete", seconds=60.0), _trial(1, "running"))
 
-    assert seconds_left(trials, 6, 90.0) == 270.0
-    assert seconds_left(trials[1:], 6, 30.0) is None
+    view = StudyView(
+        path=Path(),
+        metric="AUROC",
+        trials=trials,
+        trial_budget=6,
+        max_epochs=1,
+        seconds=90.0,
+        is_running=True,
+    )
+
+    assert view.seconds_left == 270.0
+    assert replace(view, seconds_budget=100.0).seconds_left == 10.0
+    assert replace(view, trials=trials[1:]).seconds_left is None
 
 
 def _trial(

@@ -101,7 +101,7 @@ def page_content(folder: StudyFolder, cache: Path) -> dict[str, Any]:
     with_results = [
         trial
         for trial in (best, view.for_export)
-        if trial and folder.results_path(trial.number, "val_b").exists()
+        if trial and folder.results_path(trial.number).exists()
     ]
     mistakes = None
     if with_results and not prepared.findings:  # images with findings are not right or wrong
@@ -144,7 +144,7 @@ def _show_mistakes(
 ) -> dict[str, Any]:
     """Return the images of val-B that the network of a trial gets most wrong, with pictures."""
     task = task_of(folder.space().settings)
-    results = folder.results(trial.number, "val_b")
+    results = folder.results(trial.number)
     mistakes = task.find_mistakes(results, prepared, trial.threshold or 0.5)
     places = np.array(mistakes.places[:_MOST_MISTAKES], dtype=np.int64)
     experiment = folder.experiment(trial.number)

@@ -137,16 +137,16 @@ class StudyFolder:
         with damage_explained(self.trial_path(number) / "config.json") as config:
             return Experiment.model_validate(read_json(config), context=config.parent)
 
-    def results_path(self, number: int, side: str) -> Path:
-        """Return the file of a trial's results on a side, such as `val_b`."""
-        return self.trial_path(number) / f"{side}.npy"
+    def results_path(self, number: int) -> Path:
+        """Return the file of a trial's results on val-B."""
+        return self.trial_path(number) / "val_b.npy"
 
-    def results(self, number: int, side: str) -> Floats:
-        """Return a trial's results on a side, float64 [N, C].
+    def results(self, number: int) -> Floats:
+        """Return a trial's results on val-B, float64 [N, C].
 
         StudyError if they are missing or not what was written.
         """
-        file = self.results_path(number, side)
+        file = self.results_path(number)
         with damage_explained(file, "remove it, and run the same command again"):
             require_recorded(file)
             # Memory-mapped: np.load would also open pickles and archives.

@@ -6,7 +6,6 @@ Its trials, and its arms side by side: best scores, and how far they are from `r
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict
 from html import escape
 from itertools import chain
@@ -68,9 +67,6 @@ class StudyView:
         trial_budget: That of the last start, and at least the number of trials.
         seconds: Wall time used, over all starts, as last saved.
         seconds_budget: `budget.hours` of the last start; None if it has none.
-        gpu_seconds: GPUs held by ended trials, times seconds.
-        seconds_left: An estimate from the trials so far; None before the first one has ended or if
-            no search runs.
     """
 
     path: Path
@@ -80,15 +76,15 @@ class StudyView:
     trial_budget: int
     max_epochs: int
     seconds: float
-    seconds_left: float | None
     is_running: bool
     searched: tuple[str, ...] = ()
     seconds_budget: float | None = None
-    gpu_seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Return the study as a JSON object, also with what follows from its trials."""
         derived = {
+            "seconds_left": self.seconds_left,
+            "gpu_seconds": self.gpu_seconds,
             "name": self.name,
             "counts": self.counts,
             "best": self.best and self.best.number,
@@ -101,6 +97,26 @@ class StudyView:
     def name(self) -> str:
         """The study's name."""
         return self.path.name
+
+    @property
+    def seconds_left(self) -> float | None:
+        """An estimate from the trials so far; None before the first end, or if no search runs.
+
+        Each trial takes as much as until now. On average, half of a running trial is done.
+        """
+        ended = sum(trial.seconds is not None for trial in self.trials)
+        if not (ended and self.is_running):
+            return None
+        halves = (len(self.trials) - ended) / 2
+        left = self.seconds * (self.trial_budget - len(self.trials) + halves) / (ended + halves)
+        if self.seconds_budget is None:
+            return left
+        return max(0.0, min(left, self.seconds_budget - self.seconds))
+
+    @property
+    def gpu_seconds(self) -> float:
+        """GPUs held by ended trials, times seconds."""
+        return sum(trial.gpu_seconds for trial in self.trials)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -245,7 +261,7 @@ def _standard_errors(folder: StudyFolder, best: dict[str, TrialRow]) -> dict[str
     if _REFERENCE not in best or len(best) == 1:
         return {}
     numbers = [trial.number for trial in best.values()]
-    if not all(folder.results_path(number, "val_b").exists() for number in numbers):
+    if not all(folder.results_path(number).exists() for number in numbers):
         return {}
     settings = folder.space().settings
     prepared = folder.prepared()
@@ -253,7 +269,7 @@ def _standard_errors(folder: StudyFolder, best: dict[str, TrialRow]) -> dict[str
     if not is_usual or side_sizes(prepared)[-1].lacking(FEWEST_OF_CLASS):
         return {}
     side = prepared.side("val_b")
-    results = np.stack([folder.results(number, "val_b") for number in numbers])
+    results = np.stack([folder.results(number) for number in numbers])
     measured = structural_components(side.targets, results, side.patients, prepared.positive)
     components = measured.components
     differences = components - components[list(best).index(_REFERENCE)]
@@ -278,25 +294,17 @@ class StudyWatcher:
         trials = tuple(filter(None, rows))
         settings = self.space.settings
         budget = settings.budget
-        trial_budget = max(self.space.trial_budget(), len(trials))
-        seconds = self._folder.seconds()
-        seconds_budget = None if budget.hours is None else budget.hours * 3600
-        left = seconds_left(trials, trial_budget, seconds) if is_running else None
-        if left is not None and seconds_budget is not None:
-            left = max(0.0, min(left, seconds_budget - seconds))
         return StudyView(
             path=self._folder.path,
             metric=settings.metric,
             sides=self._sides,
             trials=trials,
-            trial_budget=trial_budget,
+            trial_budget=max(self.space.trial_budget(), len(trials)),
             max_epochs=budget.max_epochs,
-            seconds=seconds,
-            seconds_left=left,
+            seconds=self._folder.seconds(),
             is_running=is_running,
             searched=self.space.searched,
-            seconds_budget=seconds_budget,
-            gpu_seconds=sum(trial.gpu_seconds for trial in trials),
+            seconds_budget=None if budget.hours is None else budget.hours * 3600,
         )
 
     def _row(self, number: int, is_running: bool) -> TrialRow | None:
@@ -327,15 +335,3 @@ class StudyWatcher:
         if has_ended:
             self._ended[number] = row
         return row
-
-
-def seconds_left(trials: Sequence[TrialRow], trial_budget: int, seconds: float) -> float | None:
-    """Estimate the time left: as much for each trial as until now; None before the first end.
-
-    On average, half of a running trial is done.
-    """
-    ended = [trial for trial in trials if trial.seconds is not None]
-    if not ended:
-        return None
-    halves = (len(trials) - len(ended)) / 2
-    return seconds * (trial_budget - len(trials) + halves) / (len(ended) + halves)
