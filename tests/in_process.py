@@ -64,9 +64,7 @@ def loop_of(folder: StudyFolder, space: Space, prepared: Prepared, cache: Path) 
 
 def job_of(trial: Trial, folder: StudyFolder, cache: Path) -> Job:
     """The task of a trial's worker."""
-    return Job(
-        study=str(folder.path), cache=str(cache), number=trial.number, label="", resources={}
-    )
+    return Job(study=folder, cache=cache, number=trial.number, label="", resources={})
 
 
 class InProcess:

@@ -67,8 +67,8 @@ def job(
         del content["settings"]["tracking"]
     write_json(trial / "config.json", content)
     return Job(
-        study=str(study.path),
-        cache=str(study.default_cache),
+        study=study,
+        cache=study.default_cache,
         number=number,
         every_epoch=every_epoch,
         label=f"one #{number}",

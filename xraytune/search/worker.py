@@ -28,7 +28,7 @@ from xraytune.data.prepare import RunContext, restore_pixels
 from xraytune.nets.compute import pin, require_device
 from xraytune.search.wandb import WandbRun
 from xraytune.space.settings import Experiment
-from xraytune.study.folder import StudyFolder, other_releases
+from xraytune.study.folder import other_releases
 from xraytune.study.trial import Cause, Job, TrialFailed, TrialMessage
 from xraytune.study.trial_files import (
     ProgressFile,
@@ -51,8 +51,8 @@ class TrialWorker:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._study = StudyFolder(Path(job.study))
-        self._folder = self._study.trial_path(job.number)
+        self._study = job.study
+        self._folder = job.study.trial_path(job.number)
         self._open = ExitStack()
         self._tracker: WandbRun | None = None
         self._summary: dict[str, Any] = {"status": "pruned"}  # without a last message
@@ -75,7 +75,7 @@ class TrialWorker:
         settings = experiment.settings
         context = RunContext(
             prepared=study.prepared(experiment.draw),
-            cache=Path(self._job.cache),
+            cache=self._job.cache,
             compute=compute,
             on_progress=ProgressFile(self._folder),
             on_generator=self._show_samples,

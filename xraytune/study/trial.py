@@ -6,10 +6,12 @@ passes these records on as they are.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, TypeAlias, TypedDict
 
 from xraytune.base.records import EpochRecord, TrialResult, frozen
 from xraytune.space.settings import Experiment, Parameters
+from xraytune.study.folder import StudyFolder
 
 Cause: TypeAlias = Literal["settings", "memory", "fault", "lost"]
 """Why a trial failed.
@@ -64,13 +66,14 @@ class Job:
     """The arguments of a worker.
 
     Attributes:
+        study: The study or, in a confirmation, the folder of its runs.
         label: The trial's name in the dashboard and in trackers.
         resources: What it holds, by the names of Ray.
         every_epoch: Else only the last epoch of each second is reported.
     """
 
-    study: str
-    cache: str
+    study: StudyFolder
+    cache: Path
     number: int
     every_epoch: bool = True
     label: str

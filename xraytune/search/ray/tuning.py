@@ -110,8 +110,8 @@ class JournalSearcher(Searcher):
                 return str(Searcher.FINISHED)
             if isinstance(trial, Trial):
                 job = Job(
-                    study=str(self._loop.folder.path),
-                    cache=str(self._order.cache),
+                    study=self._loop.folder,
+                    cache=self._order.cache,
                     number=trial.number,
                     every_epoch=self._loop.stops_trials,
                     label=f"{self._order.study.path.name} {trial.label}",
