@@ -25,30 +25,29 @@ def open_journal(study: StudyFolder, *overrides: str) -> Journal:
 
 
 @pytest.mark.slow
-def test_a_restart_does_not_shift_the_draws(study: StudyFolder, tmp_path: Path) -> None:
+def test_points_come_first_and_a_restart_does_not_shift_the_draws(
+    study: StudyFolder, tmp_path: Path
+) -> None:
     """The sampler is seeded by the trial's number, not by how often the search was started."""
     other = tmp_path / "optuna.journal"
     create_journal(other, "small", Objective())
-    unbroken = Journal(other, write_space(tmp_path), writable=True)
+    rows = "{source: none, lr: 1e-4}, {source: duplicate, synthetic_ratio: 1.0, lr: 1e-3}"
+    points = f"points_to_evaluate=[{rows}]"
+    unbroken = Journal(other, write_space(tmp_path, points), writable=True)
 
+    drawn = []
     for number in range(6):
-        restarted = open_journal(study)
-        assert restarted.ask() == unbroken.ask()
+        restarted = open_journal(study, points)
+        drawn.append(restarted.ask().parameters)
+        assert drawn[-1] == unbroken.ask().parameters
         for journal in (restarted, unbroken):
             journal.report(number, 1, 0.5 + number / 20)
             journal.tell(number, "complete", 0.5 + number / 20, {})
 
-
-@pytest.mark.slow
-def test_initial_points_come_first_even_after_restart(study: StudyFolder) -> None:
-    rows = "{source: none, lr: 1e-4}, {source: duplicate, synthetic_ratio: 1.0, lr: 1e-3}"
-    points = f"points_to_evaluate=[{rows}]"
-
-    first = open_journal(study, points).ask().parameters
-    second = open_journal(study, points).ask().parameters
-
-    assert (first.source, first.lr) == ("none", 1e-4)
-    assert (second.source, second.synthetic_ratio, second.lr) == ("duplicate", 1.0, 1e-3)
+    assert [(each.source, each.synthetic_ratio, each.lr) for each in drawn[:2]] == [
+        ("none", 0.0, 1e-4),
+        ("duplicate", 1.0, 1e-3),
+    ]
 
 
 def space_of_weights(root: Path) -> Space:

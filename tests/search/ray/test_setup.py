@@ -35,13 +35,6 @@ def test_the_private_folder_is_in_tmpdir_or_in_tmp_if_that_path_is_too_long(
     assert told() == ""
 
 
-def test_an_unwritable_folder_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also as root."""
-    monkeypatch.setenv("RAY_TMPDIR", "/proc/none")
-
-    assert told().startswith("/proc/none: Ray cannot write to its temporary folder")
-
-
 @pytest.mark.parametrize(
     ("size_bytes", "inodes", "left"), [(2**25, 0, "32 MiB"), (2**28, 40, "39 inodes")]
 )
