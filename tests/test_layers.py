@@ -38,7 +38,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "typer": "cli/",
     "matplotlib": "base/drawing.py",
     "plotly": "present/",
-    "jinja2": ("confirm/record.py", "model/bundle.py", "present/page.py"),
+    "jinja2": "base/templates.py",
     "pydicom": "data/dicom.py",
 }
 

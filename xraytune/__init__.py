@@ -48,7 +48,7 @@ PLACES = {
     "doctor": "search.doctor:doctor",
     "draw_phantoms": "data.phantom:draw_phantoms",
     "evaluate": "model.evaluate:evaluate",
-    "export_best": "model.best:export",
+    "export_best": "model.export:export",
     "generator_sample": "model.generator_folder:generator_sample",
     "generator_train": "model.generator_folder:generator_train",
     "inspect_folder": "data.inspect:inspect_folder",

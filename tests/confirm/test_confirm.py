@@ -22,7 +22,7 @@ from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
 from xraytune.confirm.test_access import TEST_ACCESS_FILE
 from xraytune.data.phantom import draw_phantoms
-from xraytune.model.best import export
+from xraytune.model.export import export
 from xraytune.present.page import write_report
 from xraytune.search.callbacks import Callbacks
 from xraytune.study.folder import StudyFolder

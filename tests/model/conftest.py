@@ -11,7 +11,7 @@ import pytest
 from tests.in_process import search_in_process
 from xraytune.base.files import read_json, sha256_of, write_json
 from xraytune.data.phantom import draw_phantoms
-from xraytune.model.best import export
+from xraytune.model.export import export
 from xraytune.model.train import train
 from xraytune.space.load import load_space
 

@@ -14,7 +14,7 @@ from tests.trial.conftest import block_of
 from xraytune.base.errors import ArtifactError
 from xraytune.base.files import read_json
 from xraytune.data.prepare import RunContext
-from xraytune.model.best import export
+from xraytune.model.export import export
 from xraytune.model.generator_folder import generator_sample, generator_train
 from xraytune.model.load import open_bundle
 from xraytune.space.load import load_space

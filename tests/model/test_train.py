@@ -10,7 +10,7 @@ from tests.search.wandb.offline_runs import read_run, run_files
 from xraytune.base.errors import ArtifactError, ConfigError, StudyError
 from xraytune.base.files import read_jsonl
 from xraytune.base.records import EpochRecord
-from xraytune.model.best import export
+from xraytune.model.export import export
 from xraytune.model.train import train
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.row import ended_rows

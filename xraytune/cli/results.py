@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from xraytune.confirm.headroom import Headroom
     from xraytune.confirm.record import Confirmation
     from xraytune.data.phantom import PhantomSet
-    from xraytune.model.best import Exported
+    from xraytune.model.export import Exported
     from xraytune.model.generator_folder import GeneratorSample, TrainedGenerator
     from xraytune.model.train import Trained
     from xraytune.present.audit import Audit

@@ -4,12 +4,10 @@ An arm is a finalist, one of its controls, or the same with real images of other
 place of synthetic ones. Arms with equal settings share their runs.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import PositiveInt, ValidationError
 
@@ -67,7 +65,7 @@ class Arm(StrictModel):
         return self.control or "tuned"
 
     @property
-    def training(self) -> Arm:
+    def training(self) -> Self:
         """What its replicates depend on besides their seeds; equal ones are trained only once."""
         return self.model_copy(
             update={

@@ -7,8 +7,6 @@ images of other patients, at each ratio of the space, with equal steps and seeds
 scored on the remaining training patients, who are in no draw. The test folder stays sealed.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress

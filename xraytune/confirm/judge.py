@@ -6,8 +6,6 @@ scores that are compared come from one kind of device and one release of torch. 
 rules of `stats/verdict.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 
@@ -85,11 +83,24 @@ def score_sealed(
     The first access to these is logged before.
     """
     folder = study.runs_folder
+    path = study.folder.path
     if not (folder.path / _SCORES_FILE).exists():
         _require_trained_networks(folder)
         if not plan.order:  # the test images have not been opened yet
             before_test()
-            plan = _open_test(study, plan, sealed, reason)
+            plan = mark_earlier_access(plan, path, sealed, before=CONFIRM)
+            log_test_access(
+                *study_logs(path),
+                command=CONFIRM,
+                study=path.name,
+                reason=reason,
+                image_count=len(sealed.images),
+                fingerprint=sealed.fingerprint,
+                order=sealed.order,
+                contents=sealed.contents,
+            )
+            plan = plan.model_copy(update={"order": sealed.order})
+            write_plan(plan, folder.path)
         score_runs(study, plan, sealed)
     return read_scores(folder, plan, sealed)
 
@@ -155,25 +166,6 @@ def _require_trained_networks(folder: StudyFolder) -> None:
         raise StudyError(*problems)
 
 
-def _open_test(study: OpenStudy, plan: Plan, sealed: SealedTest, reason: str) -> Plan:
-    """Log the access to sealed images; return the plan that records it."""
-    path = study.folder.path
-    plan = mark_earlier_access(plan, path, sealed, before=CONFIRM)
-    log_test_access(
-        *study_logs(path),
-        command=CONFIRM,
-        study=path.name,
-        reason=reason,
-        image_count=len(sealed.images),
-        fingerprint=sealed.fingerprint,
-        order=sealed.order,
-        contents=sealed.contents,
-    )
-    plan = plan.model_copy(update={"order": sealed.order})
-    write_plan(plan, study.runs_folder.path)
-    return plan
-
-
 def judge(study: OpenStudy, test: ArmScores, sealed: SealedTest) -> Confirmation:
     """Judge the finalists by their scores on the `sealed` images."""
     plan = test.plan
@@ -189,7 +181,8 @@ def judge(study: OpenStudy, test: ArmScores, sealed: SealedTest) -> Confirmation
     for arm, verdict in zip(plan.finalists, judge_finalists(test, rope=rope), strict=True):
         folders = [study.runs_folder.trial_path(number) for number in plan.numbers(arm)]
         reports = [report for folder in folders if (report := read_pool_report(folder))]
-        if copying := sum(bool(report.copies) for report in reports):
+        copying = sum(bool(report.copies) for report in reports)
+        if copying:
             notes.append(
                 f"the synthetic images of {copying} of {plan.replicates} replicates of {arm.name} "
                 "copy training images"
@@ -249,9 +242,20 @@ def judge_finalists(test: ArmScores, *, rope: float) -> list[FinalistVerdict]:
     """
     verdicts: list[FinalistVerdict] = []
     for finalist in test.plan.finalists:
-        comparisons = [
-            _compare(test, finalist, control, rope) for control in test.plan.controls(finalist)
-        ]
+        comparisons = []
+        for control in test.plan.controls(finalist):
+            pair = test.measure(finalist, control)
+            evidence = gather(pair)
+            words = judge_pair(evidence, rope=rope, control=control.name, kind=control.kind)
+            comparisons.append(
+                ControlVerdict(
+                    **asdict(score_interval(evidence)),
+                    **asdict(words),
+                    arm=control.parameters.arm,
+                    control_score=float(pair.scores[1].mean()),
+                    variance_components=variance_components(pair),
+                )
+            )
         word, controls = overall_verdict(comparisons)
         is_tested = all(earlier.verdict == "helps" for earlier in verdicts)
         scores = test.measure(finalist).scores[0]
@@ -270,19 +274,6 @@ def judge_finalists(test: ArmScores, *, rope: float) -> list[FinalistVerdict]:
             )
         )
     return verdicts
-
-
-def _compare(test: ArmScores, finalist: Arm, control: Arm, rope: float) -> ControlVerdict:
-    pair = test.measure(finalist, control)
-    evidence = gather(pair)
-    words = judge_pair(evidence, rope=rope, control=control.name, kind=control.kind)
-    return ControlVerdict(
-        **asdict(score_interval(evidence)),
-        **asdict(words),
-        arm=control.parameters.arm,
-        control_score=float(pair.scores[1].mean()),
-        variance_components=variance_components(pair),
-    )
 
 
 def headroom_reached(test: ArmScores, finalist: Arm) -> HeadroomReached | None:

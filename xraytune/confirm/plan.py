@@ -5,8 +5,6 @@ trials as a finalist's source: its top-up trials go through the ASHA of the sear
 all trials of an arm, or all with synthetic images, those that got furthest are trained to the end.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
@@ -66,14 +64,15 @@ def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: Seal
     arms = compared_arms(choose_finalists(trials, finalists), study.settings, sealed.kind)
     arms = [arm for arm in arms if _is_possible(study, arm, sealed, replicates, notes)]
     for control in tuned:
-        if best := _best_of_arm(trials, control):
-            label, parameters = best[0].label, best[0].parameters
-            name = f"tuned {parameters.arm} {label}"
-            arms.append(Arm(name=name, role="tuned", parameters=parameters, trial=label))
-        else:
-            has_arm = any(belongs_to_control(trial.parameters, control) for trial in trials)
-            why = f"all trials of the arm {control} failed"
-            why = why if has_arm else f"the space has no {control} arm"
+        best = _best_of_arm(trials, control)
+        for trial in best:
+            parameters = trial.parameters
+            name = f"tuned {parameters.arm} {trial.label}"
+            arms.append(Arm(name=name, role="tuned", parameters=parameters, trial=trial.label))
+        if not best:
+            why = f"the space has no {control} arm"
+            if any(belongs_to_control(trial.parameters, control) for trial in trials):
+                why = f"all trials of the arm {control} failed"
             notes.append(f"{why}, so it has no tuned control")
     for arm in [*arms]:
         if arm.role == "finalist":
@@ -196,11 +195,14 @@ def _train(
     study: OpenStudy, trials: Mapping[str, Parameters], *, first: int = 0, is_top_up: bool = False
 ) -> list[TrialRow]:
     """Train top-ups under the search's ASHA, others to the end, as runs numbered from `first`."""
-    runs = []
-    for number, (trial, parameters) in enumerate(trials.items(), first):
-        label = f"{trial} {parameters.arm}" if is_top_up else finished_label(trial)
-        experiment = Experiment(settings=study.settings, parameters=parameters)
-        runs.append(Trial(number=number, label=label, experiment=experiment))
+    runs = [
+        Trial(
+            number=number,
+            label=f"{trial} {parameters.arm}" if is_top_up else finished_label(trial),
+            experiment=Experiment(settings=study.settings, parameters=parameters),
+        )
+        for number, (trial, parameters) in enumerate(trials.items(), first)
+    ]
     folder = StudyFolder(study.runs_folder.path / TOP_UP_FOLDER)
     rungs = study.rungs if is_top_up else NO_RUNGS
     rows = train_runs(study, folder, runs, "further trials", rungs)

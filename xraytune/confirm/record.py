@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import TypeAdapter
 
 from xraytune.base.files import markdown, read_json, require_recorded, write_json, write_text
 from xraytune.base.records import frozen, to_json
+from xraytune.base.templates import open_templates
 from xraytune.confirm.arms import TestKind
 from xraytune.stats.verdict import Interval, Overall, PairVerdict
 from xraytune.study.folder import damage_explained
@@ -94,7 +95,7 @@ class FinalistVerdict:
         }
         if gifts:
             gifts[self.arm] = self.score
-        return dict(sorted(gifts.items(), key=lambda gift: -gift[1]))
+        return dict(sorted(gifts.items(), key=itemgetter(1), reverse=True))
 
     def words(self, comparison: ControlVerdict) -> tuple[str, ...]:
         """Return what to show.
@@ -187,11 +188,6 @@ def read_verdict(folder: Path) -> Confirmation | None:
 
 def paragraph(name: Literal["answer", "methods"], confirmation: Confirmation) -> str:
     """Return the paragraph of results, with limitations, or of methods, from `templates/`."""
-    environment = Environment(
-        loader=PackageLoader("xraytune.confirm"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    text = environment.get_template(f"{name}.txt").render(record=confirmation)
+    template = open_templates("xraytune.confirm").get_template(f"{name}.txt")
+    text = template.render(record=confirmation)
     return " ".join(text.split())

@@ -10,8 +10,6 @@ test folder are scored. The same call again resumes after an interruption: all r
 study's `confirm/`, and nothing is trained twice.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path

@@ -6,8 +6,6 @@ failed. `reports.jsonl` has each epoch of runs that ASHA may prune, in its order
 the decision on it: a restart replays them and decides as an uninterrupted confirmation.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -93,8 +91,11 @@ class RunList(TrialLoop):
         waiting = []
         for number, run in self._runs.items():
             config = folder.trial_path(number) / "config.json"
-            if config.exists():
-                _require_same_settings(folder, run, config)
+            identity = run.experiment.identity()
+            if config.exists() and folder.experiment(number).identity() != identity:
+                what = "this run was started with other settings: the study or the options changed"
+                fix = f"use the same options, or move {folder.path.name}/ away to start over"
+                raise StudyError(what, config, fix)
             if number in ended and ended[number].status != "failed":
                 self._ended.add(number)
             else:
@@ -138,15 +139,6 @@ class RunList(TrialLoop):
 
     def _report_progress(self) -> None:
         self._on_progress(f"training {self._what}", len(self._ended), len(self._runs))
-
-
-def _require_same_settings(folder: StudyFolder, run: Trial, config: Path) -> None:
-    if folder.experiment(run.number).identity() != run.experiment.identity():
-        what = (
-            "this run was started with other settings: the study or the options have changed since"
-        )
-        fix = f"use the same options, or move {folder.path.name}/ away to start over"
-        raise StudyError(what, config, fix)
 
 
 def train_runs(

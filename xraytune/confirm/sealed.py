@@ -7,8 +7,6 @@ divided into a draw for each replicate, with as many patients as the search trai
 side. Draws and test side have about the class shares of the folder, and share no patient.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -129,53 +127,43 @@ def choose_test(
     seen = seen_by(compared)
     known = patients_seen((*index.images, *given.images), seen)
     if known:
-        notes.append(
-            f"{counted(len(known), 'patient')} whose images a generator has seen: neither drawn "
-            "nor scored"
-        )
+        count = counted(len(known), "patient")
+        notes.append(f"{count} whose images a generator has seen: neither drawn nor scored")
         unseen = Images(image for image in given.images if image.patient not in known)
         given = replace(given, images=unseen)
 
-    wanted = "folder" if test else settings.confirm.test
-    if any(source_of(parameters).seen_images() is None for parameters in compared) and not planned:
-        what = (
-            "it is not known which images the extra ones were made from, "
-            "so leakage cannot be excluded"
-        )
-        if wanted == "unused":
-            fix = "declare them as `seen`, or use confirm.test: folder"
-            raise DataError(what, "confirm.test", fix)
-        wanted = "folder"
-        notes.append(f"the test folder is scored: {what}")
-    kinds = [planned] if planned else [*_PREFERRED[wanted]]
-    if wanted != "unused" and not settings.data.train_patients:
-        kinds = ["folder"]
+    kinds = [planned] if planned else _preferred_kinds(settings, compared, test, notes)
     if not (has_test or test):
         kinds = [kind for kind in kinds if kind == "unused"]
     if not kinds:
         fix = "give images of other patients: xraytune confirm STUDY --test DIR"
         raise DataError("the study has no test/ folder", settings.data.path, fix)
-
+    fewest = {"unused": FEWEST_UNUSED if settings.confirm.test == "auto" else 1}
     for kind in kinds:
         divided = prepared
         tested = given
         try:
             if kind != "folder":
-                fewest = (FEWEST_UNUSED if wanted == "auto" else 1) if kind == "unused" else 0
                 divided = divide_unused(
-                    prepared, settings, index, replicates, cache=cache, seen=seen, fewest=fewest
+                    prepared,
+                    settings,
+                    index,
+                    replicates,
+                    cache=cache,
+                    seen=seen,
+                    fewest=fewest.get(kind, 0),
                 )
             if kind == "unused":
                 tested = replace(given, images=divided.side(TEST))
             few = too_few_tested(tested.images, prepared.outputs)
             if few:
-                fix = "add test images of other patients"
-                raise DataError(few, tested.data.path, fix)
+                raise DataError(few, tested.data.path, "add test images of other patients")
             break
         except DataError as error:
             if kind == kinds[-1]:
                 raise
             notes.append(f"{_INSTEAD[kind]}: {error.problems[0].what}")
+
     owners = patients_by_file_name([*index.images, *tested.images])
     for folder in sorted({parameters.folder.path for parameters in compared if parameters.folder}):
         extra = task.read_labelled(folder, prepared.outputs, all_parts=True).images
@@ -192,6 +180,29 @@ def choose_test(
         prepared=divided,
         notes=tuple(notes),
     )
+
+
+def _preferred_kinds(
+    settings: Settings, compared: Iterable[Parameters], test: Path | None, notes: list[str]
+) -> Sequence[TestKind]:
+    """Return what may be scored and trained on, the preferred first; `notes` gets why not others.
+
+    Raises DataError if unused patients are asked for, and may have been seen.
+    """
+    wanted = "folder" if test else settings.confirm.test
+    if any(source_of(parameters).seen_images() is None for parameters in compared):
+        what = (
+            "it is not known which images the extra ones were made from, "
+            "so leakage cannot be excluded"
+        )
+        if wanted == "unused":
+            fix = "declare them as `seen`, or use confirm.test: folder"
+            raise DataError(what, "confirm.test", fix)
+        wanted = "folder"
+        notes.append(f"the test folder is scored: {what}")
+    if wanted != "unused" and not settings.data.train_patients:
+        return ["folder"]
+    return _PREFERRED[wanted]
 
 
 def divide_unused(

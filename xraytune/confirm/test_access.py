@@ -8,12 +8,9 @@ Each access is logged in the study's own `test_access.jsonl` and in the one next
 which survives them: a second study on the same test images is no independent confirmation.
 """
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import Collection
 from datetime import UTC, datetime
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -85,12 +82,13 @@ def accesses(
     each: dict[str, TestAccess] = {}
     for row in rows:
         each.setdefault(str(row.get("id")), row)
-    same = [
-        row
-        for row in sorted(each.values(), key=lambda row: str(row.get("time")))
-        if row.get("fingerprint") == fingerprint
-        or {*contents}.intersection(row.get("contents", ()))
-    ]
     own = read_jsonl(study / TEST_ACCESS_FILE)
     known = {row.get("id") for row in own if row["command"] == before}
-    return [*takewhile(lambda row: row.get("id") not in known, same)]
+    same = []
+    for row in sorted(each.values(), key=lambda row: str(row.get("time"))):
+        shared = {*contents}.intersection(row.get("contents", ()))
+        if shared or row.get("fingerprint") == fingerprint:
+            if row.get("id") in known:
+                break
+            same.append(row)
+    return same

@@ -177,7 +177,7 @@ def side_size(
     shown = [(output, has_output[:, place]) for place, output in enumerate(outputs)]
     effective = 0.0
     if has_score and name != "train":
-        effective = effective_patients(targets, table.patients, positive)
+        effective, _ = effective_patients(targets, table.patients, positive)
     low, high = auroc_interval(USUAL_AUROC, effective) if effective else (None, None)
     return SideSize(
         name=name,

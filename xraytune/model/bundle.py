@@ -7,11 +7,11 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import nn
 
 from xraytune.base.files import markdown, sha256_of, write_json, write_text
 from xraytune.base.records import EpochRecord, TrialResult, frozen
+from xraytune.base.templates import open_templates
 from xraytune.base.tensors import save_state
 from xraytune.data.decoding import InputFormat
 from xraytune.data.prepare import RunContext, write_prepared
@@ -123,15 +123,12 @@ def write_bundle(
     checksums = {name: sha256_of(folder / name) for name in names}
     write_json(folder / MANIFEST_FILE, {"version": 1, "files": checksums})
 
-    environment = Environment(
-        loader=PackageLoader("xraytune.model"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    templates = open_templates(
+        "xraytune.model",
         keep_trailing_newline=True,
         finalize=lambda value: markdown(value) if isinstance(value, str) else value,
     )
-    card = environment.get_template("card.md").render(
+    card = templates.get_template("card.md").render(
         record=record,
         benefit=benefit,
         settings=settings,

@@ -59,7 +59,7 @@ def evaluate(
             both folders.
         MachineError: The packages of a segmenter are not installed.
     """
-    if out is not None:
+    if out:
         require_new(out)
         if out.resolve().is_relative_to(data.resolve()):
             what = "a figure in the image folder would be mistaken for an X-ray"
@@ -111,9 +111,12 @@ def evaluate(
     )
     # Access is logged before any metric can be seen.
     overlap = overlap_of(bundle, labelled, sample.files, reason=reason)
+    description = task.describe(sample)
+    if record.members > 1:
+        description["notes"].append(f"average of {record.members} networks")
     evaluation = Evaluation(
         **overlap,
-        **task.describe(sample),
+        **description,
         calibration=calibration,
         model=bundle.path,
         data=data,
@@ -122,7 +125,7 @@ def evaluate(
         patients=len({*sample.patients}),
         broken=broken,
     )
-    if out is not None:
+    if out:
         with new_folder(out) as folder:
             write_json(folder / "metrics.json", evaluation.to_json())
             task.write_tables(sample, folder)

@@ -61,16 +61,13 @@ from xraytune.synth.sources.gan import Gan, typical_masks, usable_generator
 from xraytune.synth.sources.source import BLOCK, choose_findings
 from xraytune.synth.sources.statistics import Donor
 from xraytune.synth.sources.which import seen_by
-from xraytune.synth.synthesize import (
-    copy_file,
-    trained_generator,
-)
+from xraytune.synth.synthesize import copy_file, trained_generator
 from xraytune.trial.donate import find_donor_experiment, write_card, write_donor
 from xraytune.trial.quality import report_pool
 from xraytune.trial.samples import save_generator_grid
 
 _SAMPLES = "samples.png"
-_NETWORK_PARAMETERS = ("backbone", "weights", "input_channels")
+_NETWORK_PARAMETERS = {"backbone", "weights", "input_channels"}
 
 
 @frozen
@@ -197,27 +194,27 @@ def fixed_generator(space: Space) -> Experiment:
         ConfigError: There is none, or parameters that affect its images are searched; lists all of
             them.
     """
-    values: dict[str, Value] = {"source": "gan"}
+    settings = space.settings
+    specs = [
+        spec
+        for spec in space.specs
+        if spec.name in _NETWORK_PARAMETERS or spec.name.startswith("gan.")
+    ]
+    values: dict[str, Value] = {spec.name: spec.values[0] for spec in specs}
+    still_open = [spec for spec in specs if spec.is_open]
     problems = []
-    has_open_network = False
-    for spec in space.specs:
-        value = spec.values[0]
-        if spec.name in _NETWORK_PARAMETERS:
-            values[spec.name] = value
-            has_open_network |= spec.is_open
-        elif spec.name.startswith("gan."):
-            values[spec.name] = value
-            if spec.is_open:
-                what = f"{spec.name} is {spec}, but one generator needs a fixed value"
-                fix = f"add --set {spec.name}={value}"
-                problems.append(Problem(what, space.settings.name, fix))
-    if not any(name.startswith("gan.") for name in values):
-        problems = [Problem("no GAN in this space", space.settings.name, "add --set source=gan")]
+    for spec in still_open:
+        if spec.name not in _NETWORK_PARAMETERS:
+            what = f"{spec.name} is {spec}, but one generator needs a fixed value"
+            fix = f"add --set {spec.name}={values[spec.name]}"
+            problems.append(Problem(what, settings.name, fix))
+    if values.keys() <= _NETWORK_PARAMETERS:
+        problems = [Problem("no GAN in this space", settings.name, "add --set source=gan")]
     if problems:
         raise ConfigError(*problems)
-    if has_open_network:  # then there is no network to measure its quality in
+    if still_open:  # then there is no network to measure its quality in
         values["weights"] = "none"
-    return Experiment(settings=space.settings, parameters=parameters_from(values))
+    return Experiment(settings=settings, parameters=parameters_from({**values, "source": "gan"}))
 
 
 def fill_generator_folder(

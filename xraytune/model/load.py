@@ -117,14 +117,12 @@ def open_bundle(path: Path) -> Bundle:
     if not (path / MANIFEST_FILE).exists():
         fix = "give a folder created by `xraytune train`"
         raise ArtifactError(f"not a model bundle: {MANIFEST_FILE} is missing", path, fix)
-    problems = []
-    for name, expected in read_json(path / MANIFEST_FILE)["files"].items():
-        file = path / name
-        if not file.exists():
-            problems.append(Problem("the file is missing", file, _FIX))
-        elif sha256_of(file) != expected:
-            what = "the file is damaged: its SHA-256 differs from the manifest"
-            problems.append(Problem(what, file, _FIX))
+    what = "the file is missing, or damaged: its SHA-256 differs from the manifest"
+    problems = [
+        Problem(what, path / name, _FIX)
+        for name, expected in read_json(path / MANIFEST_FILE)["files"].items()
+        if not (path / name).exists() or sha256_of(path / name) != expected
+    ]
     if problems:
         raise ArtifactError(*problems)
     return Bundle(path=path, record=read_record(path / RECORD_FILE))

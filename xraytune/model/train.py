@@ -28,10 +28,11 @@ from xraytune.base.records import (
     ignore_progress,
     to_json,
 )
+from xraytune.data.images import ImageIndex
 from xraytune.data.pixels import stored_files
 from xraytune.data.prepare import Prepared, RunContext
-from xraytune.model.best import describe_benefit, export
 from xraytune.model.bundle import TrainedNetworks, write_bundle
+from xraytune.model.export import describe_benefit, export
 from xraytune.nets.backbones import find_weights
 from xraytune.nets.checkpoint import finished_epochs, load_best
 from xraytune.nets.compute import allocation_of, gpu_count, pin
@@ -162,22 +163,12 @@ def train(
     compute = _choose_compute(settings, study, prepared, note)
     pin(compute)
 
-    used = {*stored_files(cache / prepared.pixels)[0]}
-    patients = [image.patient for image in index.images if image.file in used]
-    kept = [image.patient for image in prepared.images if image.side != "train"]
-    trained_on = TrainedOn(
-        images=sum(prepared.train_counts),
-        patients=prepared.train_patients,
-        kept_images=len(kept),
-        kept_patients=len({*kept}),
-        of_images=len(patients),
-        of_patients=len({*patients}),
-        changes=tuple(_changes_of(experiment, prepared, study)),
-    )
+    trained_on = _count_images(experiment, prepared, index, cache, study)
     note(
         f"training on {trained_on.images:,} of {trained_on.of_images:,} images "
-        f"({trained_on.patients:,} of {trained_on.of_patients:,} patients); {len(kept):,} images "
-        f"of {trained_on.kept_patients:,} patients are kept for validation"
+        f"({trained_on.patients:,} of {trained_on.of_patients:,} patients); "
+        f"{trained_on.kept_images:,} images of {trained_on.kept_patients:,} patients are kept for "
+        "validation"
     )
     for change in trained_on.changes:
         note(f"  {change}")
@@ -357,6 +348,28 @@ def _train_networks(
         result=result,
         validated=validated,
         input_format=training.network.form,
+    )
+
+
+def _count_images(
+    experiment: Experiment,
+    prepared: Prepared,
+    index: ImageIndex,
+    cache: Path,
+    study: StudyFolder | None,
+) -> TrainedOn:
+    """Return what a model is trained on, out of the images that could be decoded."""
+    decoded = {*stored_files(cache / prepared.pixels)[0]}
+    patients = [image.patient for image in index.images if image.file in decoded]
+    kept = [image.patient for image in prepared.images if image.side != "train"]
+    return TrainedOn(
+        images=sum(prepared.train_counts),
+        patients=prepared.train_patients,
+        kept_images=len(kept),
+        kept_patients=len({*kept}),
+        of_images=len(patients),
+        of_patients=len({*patients}),
+        changes=tuple(_changes_of(experiment, prepared, study)),
     )
 
 

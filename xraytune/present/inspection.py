@@ -1,18 +1,13 @@
 """The inspection of a folder of images as lines and tables."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from xraytune.base.errors import counted
 from xraytune.base.tables import Cell, Frame, Row, Table, counts_text
+from xraytune.data.inspect import Inspection
+from xraytune.data.sides import SideSize
 from xraytune.present.trials import sides_frame
-
-if TYPE_CHECKING:
-    from xraytune.data.inspect import Inspection
-    from xraytune.data.sides import SideSize
 
 _EXAMPLES = 3
 

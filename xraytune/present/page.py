@@ -17,18 +17,18 @@ from shlex import quote
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from xraytune.base.artifacts import artifacts_of
-from xraytune.base.errors import ConfigError, XraytuneError, join_names, printable
+from xraytune.base.errors import ConfigError, XraytuneError, join_names
 from xraytune.base.files import read_bytes, require_writable, write_text
 from xraytune.base.tables import Table, duration, sentence, shown_path, text_of
+from xraytune.base.templates import open_templates
 from xraytune.confirm.arms import CONFIRM_FOLDER
 from xraytune.confirm.record import read_verdict
 from xraytune.confirm.test_access import accesses
 from xraytune.data.prepare import Prepared
-from xraytune.model.best import trial_to_export
+from xraytune.model.export import trial_to_export
 from xraytune.present.charts import plot_differences, plot_learning_curves, plot_parameter
 from xraytune.present.pictures import explain_images
 from xraytune.present.trials import all_trials, arms_frame, sides_frame
@@ -63,15 +63,8 @@ def write_report(study: Path, *, out: Path | None = None, cache: Path | None = N
     if path.is_dir():
         raise ConfigError("this is a folder", path, "give a file, such as report.html")
     require_writable(path.parent)
-    environment = Environment(
-        loader=PackageLoader("xraytune.present"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_escape_controls,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
+    templates = open_templates("xraytune.present", autoescape=True)
+    templates.filters |= {
         "code": _mark_code,
         "data_uri": _data_uri,
         "duration": duration,
@@ -80,7 +73,7 @@ def write_report(study: Path, *, out: Path | None = None, cache: Path | None = N
         "text": text_of,
     }
     content = page_content(folder, (cache or folder.default_cache).resolve())
-    text = environment.get_template("page.html").render(**content, plotly=_pack_plotly())
+    text = templates.get_template("page.html").render(**content, plotly=_pack_plotly())
     mode = 0o600 | folder.path.stat().st_mode & 0o066
     write_text(path, text, durable=False, mode=mode)
     return path
@@ -199,12 +192,6 @@ def _show_generators(folder: StudyFolder, view: StudyView, cache: Path) -> dict[
     return {"notes": notes, "pictures": shown} if notes or shown else None
 
 
-def _escape_controls(value: object) -> object:
-    """Escape control characters, such as those of file names; Jinja escapes markup."""
-    is_text = isinstance(value, str) and not isinstance(value, Markup)
-    return printable(str(value)) if is_text else value
-
-
 @cache
 def _pack_plotly() -> str:
     """Return Plotly's JavaScript, compressed: a third of its size."""
@@ -220,4 +207,4 @@ def _data_uri(picture: bytes) -> str:
 
 def _mark_code(text: str) -> Markup:
     """Return escaped text with parts in backticks as code elements."""
-    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(printable(text)))))
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))

@@ -1,21 +1,14 @@
 """The trials and sides of a study as lines and tables, for a search, `status` and the report."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
-from typing import TYPE_CHECKING
 
 from xraytune.base.errors import counted, printable
 from xraytune.base.tables import Cell, Entry, Frame, Row, Table, Tone, duration, text_of
-from xraytune.data.sides import USUAL_AUROC, chance_warning
-from xraytune.study.status import trial_table
-
-if TYPE_CHECKING:
-    from xraytune.data.sides import SideSize
-    from xraytune.space.domains import Value
-    from xraytune.study.row import TrialRow
-    from xraytune.study.status import StudyView
+from xraytune.data.sides import USUAL_AUROC, SideSize, chance_warning
+from xraytune.space.domains import Value
+from xraytune.study.row import TrialRow
+from xraytune.study.status import StudyView, trial_table
 
 _BEST_SHOWN = 5
 _ENDED_SHOWN = 5

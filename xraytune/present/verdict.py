@@ -1,16 +1,17 @@
 """The verdict of `confirm` as lines and tables."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from xraytune.base.tables import Cell, Frame, Row, Table, Tone, sentence
-from xraytune.stats.verdict import verdict_text
+from xraytune.confirm.record import Confirmation
+from xraytune.stats.verdict import Overall
 
-if TYPE_CHECKING:
-    from xraytune.confirm.record import Confirmation
-
+_TEXTS: dict[Overall, str] = {
+    "helps": "synthetic images help",
+    "hurts": "synthetic images hurt",
+    "no_better": "synthetic images do not improve {metric}",
+    "undecided": "inconclusive: neither an improvement nor its absence was shown",
+}
 _TONES: dict[str, Tone] = {"helps": "good", "better": "good", "hurts": "bad", "worse": "bad"}
 
 
@@ -43,7 +44,7 @@ def verdict_frame(record: Confirmation) -> Frame:
 def verdict_sentence(record: Confirmation) -> str:
     """Return the verdict on the first finalist."""
     exploratory = "exploratory: " if record.exploratory else ""
-    verdict = verdict_text(record.verdict, record.metric)
+    verdict = _TEXTS[record.verdict].format(metric=record.metric)
     return sentence(f"{exploratory}{record.scope}{verdict}")
 
 

@@ -9,8 +9,6 @@ With more than two classes the prediction is the most probable class; metrics of
 one-vs-rest averages, and `positive` is not used.
 """
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -70,13 +68,12 @@ _BY_CLASS_ONLY = {"sensitivity", "specificity", "ppv", "npv"}
 """With more than two classes, their average over the classes is not reported."""
 _SUMMARIES = {
     "card": {"auroc", "auprc", "balanced_accuracy", "sensitivity", "specificity"},
-    "patients": {"auroc", "accuracy", "sensitivity", "specificity"},
     "subgroups": {"auroc", "sensitivity", "specificity"},
 }
 
 
 def reported_metrics(
-    class_count: int, summary: Literal["card", "patients", "subgroups"] | None = None
+    class_count: int, summary: Literal["card", "subgroups"] | None = None
 ) -> tuple[Metric, ...]:
     """Return the metrics of all images with this many classes, 0 for findings.
 
@@ -89,6 +86,19 @@ def reported_metrics(
         and (class_count or metric.of_class)
         and (summary is None or metric.name in _SUMMARIES[summary])
     )
+
+
+@frozen
+class ScoredClass:
+    """For each of N images: is it of a class, or not; its probability; is the class predicted?
+
+    Images of which it is not known whether they are of the class are neither.
+    """
+
+    is_class: Flags
+    is_other: Flags
+    scores: Floats
+    is_predicted: Flags
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,25 +147,12 @@ class ScoredImages:
         return tuple(
             ScoredClass(
                 is_class=is_class,
+                is_other=is_other,
                 scores=self.probabilities[:, number],
                 is_predicted=is_predicted[:, number],
-                is_known=is_class | is_other,
             )
             for number, is_class, is_other in sides
         )
-
-
-@frozen
-class ScoredClass:
-    """For each of N images: is it of a class, with which probability, and is the class predicted?
-
-    Images of which it is not known whether they are of the class have no weight.
-    """
-
-    is_class: Flags
-    scores: Floats
-    is_predicted: Flags
-    is_known: Flags
 
 
 def predicted_classes(probabilities: Floats, *, positive: int, threshold: float) -> Labels:
@@ -223,52 +220,38 @@ def weighted_metrics(images: ScoredImages, weights: Floats) -> dict[str, Floats]
 
 def weighted_class_metrics(scored: ScoredClass, weights: Floats) -> dict[str, Floats]:
     """Return the `CLASS_METRICS` of one class against the others, as `weighted_metrics` does."""
-    weights = weights * scored.is_known
     positives = weights @ scored.is_class
-    negatives = weights.sum(axis=1) - positives
-    predicted = weights @ scored.is_predicted
+    negatives = weights @ scored.is_other
     true_positives = weights @ (scored.is_class & scored.is_predicted)
-    true_negatives = negatives - predicted + true_positives
-    of_positives, of_others = _weights_by_score(scored, weights)
+    true_negatives = weights @ (scored.is_other & ~scored.is_predicted)
+    predicted = true_positives + negatives - true_negatives
+
+    # The weights of images of the class, and of the others, at each distinct score, ascending.
+    order = np.argsort(scored.scores, kind="stable")
+    starts = np.flatnonzero(np.diff(scored.scores[order], prepend=-np.inf))
+    of_class, of_others = (
+        np.add.reduceat((weights * side)[:, order], starts, axis=1)
+        for side in (scored.is_class, scored.is_other)
+    )
+    # Mann-Whitney's U: the pairs that are in order, where ties count one half.
+    others_below = np.cumsum(of_others, axis=1) - of_others
+    pairs = ((others_below + of_others / 2) * of_class).sum(axis=1)
+    # The sum over thresholds of precision times the increase in recall. Where nothing is predicted
+    # positive yet, the weight is 0, so any denominator works.
+    descending = of_class[:, ::-1]
+    true = np.cumsum(descending, axis=1)
+    above = true + np.cumsum(of_others[:, ::-1], axis=1)
+    precision = true / np.where(above > 0, above, 1)
     with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
         return {
-            "auroc": _auroc(of_positives, of_others),
-            "auprc": _auprc(of_positives, of_others),
+            "auroc": pairs / (positives * negatives),
+            "auprc": (precision * descending).sum(axis=1) / positives,
             "sensitivity": true_positives / positives,
             "specificity": true_negatives / negatives,
             "ppv": true_positives / predicted,
             "npv": true_negatives / (negatives + positives - predicted),
             "f1": 2 * true_positives / (predicted + positives),
         }
-
-
-def _auroc(positive: Floats, other: Floats) -> Floats:
-    """Return Mann-Whitney's U over the number of pairs, where ties count one half."""
-    other_below = np.cumsum(other, axis=1) - other
-    pairs_won = ((other_below + other / 2) * positive).sum(axis=1)
-    return np.asarray(pairs_won / (positive.sum(axis=1) * other.sum(axis=1)))
-
-
-def _auprc(positive: Floats, other: Floats) -> Floats:
-    """Return the sum over thresholds of precision times the increase in recall."""
-    descending = positive[:, ::-1]
-    true = np.cumsum(descending, axis=1)
-    predicted = true + np.cumsum(other[:, ::-1], axis=1)
-    # Where nothing is predicted positive yet, the weight is 0, so any denominator works.
-    precision = true / np.where(predicted > 0, predicted, 1)
-    return np.asarray((precision * descending).sum(axis=1) / true[:, -1])
-
-
-def _weights_by_score(scored: ScoredClass, weights: Floats) -> tuple[Floats, Floats]:
-    """Return the weights of images of the class, and of the others, at each distinct score.
-
-    Ascending: two of [R, G].
-    """
-    order = np.argsort(scored.scores, kind="stable")
-    starts = np.flatnonzero(np.diff(scored.scores[order], prepend=-np.inf))
-    sorted_weights = weights[:, order]
-    positive = np.add.reduceat(sorted_weights * scored.is_class[order], starts, axis=1)
-    return positive, np.add.reduceat(sorted_weights, starts, axis=1) - positive
 
 
 def auroc(labels: Labels, probabilities: Floats, *, positive: int) -> float:

@@ -5,8 +5,6 @@ covers the same model on other patients, not another training of it; verdicts us
 `stats/placements.py` instead. `scipy.stats.bootstrap` resamples neither clusters nor within strata.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -201,18 +199,18 @@ def subgroup_metrics(
             scored = replace(images, labels=labels, probabilities=images.probabilities[rows])
             resamples = replicates if min(counts) > 1 else 0
             measured = measure(scored, owners.tolist(), replicates=resamples, seed=seed)
-        shown = [name for name in reported if name != outside]
+        metrics = {
+            name: None if name == outside else measured.metrics.get(name) for name in reported
+        }
+        intervals = measured.intervals.items()
         subgroups.append(
             Subgroup(
                 value=value,
                 images=int(has_value.sum()),
                 patients=len(np.unique(names[has_value])),
                 compared_with=other,
-                metrics=dict.fromkeys(reported)
-                | {name: measured.metrics.get(name) for name in shown},
-                intervals={
-                    name: ends for name, ends in measured.intervals.items() if name in shown
-                },
+                metrics=metrics,
+                intervals={name: ends for name, ends in intervals if metrics.get(name) is not None},
             )
         )
     return tuple(subgroups)

@@ -5,12 +5,10 @@ variance of its score, and the dot product of two networks' components is the co
 scores.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -52,12 +50,12 @@ class StructuralComponents:
     effective_patients: float
     variance: DifferenceVariance
 
-    def by_arm(self, count: int) -> StructuralComponents:
+    def by_arm(self, count: int) -> Self:
         """Return them by arm and replicate, if the networks are those of so many arms."""
         by_patient = self.components.reshape(count, -1, self.components.shape[-1])
         return replace(self, scores=self.scores.reshape(count, -1), components=by_patient)
 
-    def pair(self, first: int, second: int) -> StructuralComponents:
+    def pair(self, first: int, second: int) -> Self:
         """Return two of the arms."""
         arms = [first, second]
         return replace(self, scores=self.scores[arms], components=self.components[arms])
@@ -106,11 +104,7 @@ def structural_components(
         _components(is_class, is_other, probabilities[:, :, number], patient_of_image)
         for number, is_class, is_other in sides
     ]
-    effective = effective_patients(labels, patients, positive)
-    share = 1.0
-    if labels.ndim == 2:
-        each = _effective_patients(labels, patients, positive)
-        share = effective * float((1 / each).sum()) / len(each) ** 2
+    effective, share = effective_patients(labels, patients, positive)
     return StructuralComponents(
         scores=np.mean([aurocs for aurocs, _ in parts], axis=0),
         components=np.mean([components for _, components in parts], axis=0),
@@ -119,22 +113,20 @@ def structural_components(
     )
 
 
-def effective_patients(labels: Labels, patients: Sequence[str], positive: int) -> float:
-    """Return `StructuralComponents.effective_patients`.
+def effective_patients(
+    labels: Labels, patients: Sequence[str], positive: int
+) -> tuple[float, float]:
+    """Return `StructuralComponents.effective_patients`, and the share for `placement_variance`.
 
     Every class has an image, or some finding has a score.
     """
-    each = _effective_patients(labels, patients, positive)
-    if labels.ndim == 1:
-        return float(each.mean())
-    return float((1 / each).sum() ** 2 / (1 / each**3).sum())
-
-
-def _effective_patients(labels: Labels, patients: Sequence[str], positive: int) -> Floats:
-    """Return 4 / (1/n + 1/m) for each class or finding that is scored."""
     names = np.asarray(patients)
     sides = [sides for _, *sides in one_against_rest(labels, int(labels.max()) + 1, positive)]
-    return np.array([4 / sum(1 / len(np.unique(names[side])) for side in pair) for pair in sides])
+    each = np.array([4 / sum(1 / len(np.unique(names[side])) for side in pair) for pair in sides])
+    if labels.ndim == 1:
+        return float(each.mean()), 1.0
+    combined = float((1 / each).sum() ** 2 / (1 / each**3).sum())
+    return combined, combined * float((1 / each).sum()) / len(each) ** 2
 
 
 def _components(

@@ -6,8 +6,6 @@ to the mask and has one of four neighbours that does not; pixels outside the ima
 IoU are 0 if one of two masks is empty, 1 if both are; HD95 is undefined in both cases.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TypeAlias

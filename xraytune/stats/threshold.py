@@ -4,8 +4,6 @@ Every score enters a smooth fit, so replacing a few validation patients changes 
 little, unlike the maximum of a curve such as Youden's J, which depends on single images.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.special import expit, logit  # type: ignore[import-untyped]
 

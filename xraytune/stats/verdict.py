@@ -12,8 +12,6 @@ docs/decisions/0010 gives the reasons and the simulations.
 rules of docs/confirm.md, each of which controls its error rate.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -36,13 +34,6 @@ ControlKind: TypeAlias = Literal[MatchedKind, "tuned", "donor", "donor_start", "
 """Matched without extra images, or with repeated real ones; tuned; for images from elsewhere, what
 else their hospital could send (`DonorControl`)."""
 MATCHED: tuple[MatchedKind, ...] = ("none", "duplicate")
-
-_TEXTS: dict[Overall, str] = {
-    "helps": "synthetic images help",
-    "hurts": "synthetic images hurt",
-    "no_better": "synthetic images do not improve {metric}",
-    "undecided": "inconclusive: neither an improvement nor its absence was shown",
-}
 
 LEVEL = 0.05
 """Significance level of each claim: two-sided for `better`, `worse` and `no_better`, of each of two
@@ -246,11 +237,6 @@ class PairVerdict:
     def is_worse(self) -> bool:
         """Whether the finalist is worse than this control."""
         return "worse" in self.verdict
-
-
-def verdict_text(word: Overall, metric: str) -> str:
-    """Return the verdict on a finalist in a few words: `synthetic images do not improve AUROC`."""
-    return _TEXTS[word].format(metric=metric)
 
 
 def judge_pair(

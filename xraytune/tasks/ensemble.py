@@ -4,8 +4,6 @@ Source: Lakshminarayanan et al. 2017, "Simple and Scalable Predictive Uncertaint
 Deep Ensembles" (arXiv:1612.01474).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

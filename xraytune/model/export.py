@@ -7,6 +7,7 @@ then uses the settings of `final` and all training patients, unless the trial is
 """
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from shlex import quote
 from typing import TypeAlias, get_args
@@ -169,9 +170,7 @@ def _choose(
     scores = [(row, row.val_b_score or 0.0) for row in complete]
     margin = settings.confirm.rope
     what = f"{settings.metric} on val-B"
-    measured = []
-    if confirmation:
-        measured = _measure_by_confirm(folder, trials, complete, confirmation)
+    measured = _measure_by_confirm(folder, trials, complete, confirmation)
     if confirmation and measured:
         whose = "unused" if confirmation.test.kind == "unused" else "test"
         where = f"in `confirm`, on {confirmation.test.patients:,} {whose} patients"
@@ -180,7 +179,7 @@ def _choose(
         what = f"{confirmation.metric} {where}"
 
     # The best trial of the simplest mix within the margin.
-    best, best_score = max(scores, key=lambda scored: scored[1])
+    best, best_score = max(scores, key=itemgetter(1))
     good = [(row, score) for row, score in scores if score >= best_score - margin]
     chosen, score = min(good, key=lambda scored: (scored[0].parameters.mix_simplicity, -scored[1]))
     mix = _name_mix(chosen.parameters)
@@ -192,7 +191,10 @@ def _choose(
 
 
 def _measure_by_confirm(
-    folder: StudyFolder, trials: Trials, complete: Sequence[TrialRow], confirmation: Confirmation
+    folder: StudyFolder,
+    trials: Trials,
+    complete: Sequence[TrialRow],
+    confirmation: Confirmation | None,
 ) -> list[tuple[TrialRow, float]]:
     """Return the completed trials whose mixes `confirm` has measured, with their mean scores.
 
@@ -201,7 +203,7 @@ def _measure_by_confirm(
     """
     plan = read_plan(folder.path / CONFIRM_FOLDER)
     scores = {}
-    for finalist in confirmation.finalists:
+    for finalist in confirmation.finalists if confirmation else ():
         scores[finalist.arm] = finalist.score
         for comparison in finalist.comparisons:
             scores[comparison.control] = comparison.control_score

@@ -12,7 +12,7 @@ from tests.study.studies import no_gan
 from xraytune.base.errors import StudyError, TrialError
 from xraytune.base.files import append_jsonl
 from xraytune.base.records import TrialResult
-from xraytune.model.best import export, trial_to_export
+from xraytune.model.export import export, trial_to_export
 from xraytune.search.trials import SearchTrials
 from xraytune.space.load import load_space
 from xraytune.space.settings import ExportedFrom
