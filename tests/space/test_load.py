@@ -60,12 +60,17 @@ def test_all_problems_are_reported_at_once_in_file_order(
         ("lr: {value: 1, when: {source: [gann]}}", "'gan'?"),
         ("backbone: {values: [small_cnn, resnet18]}", "small_cnn has no weights"),
         ("source: {values: [none, folder]}", "give folder.path"),
+        # Tasks.
+        ("backbone: {value: swin_t} | task: segmentation", "U-Net"),
+        ("loss: {value: bce} | task: segmentation", "loss has no effect"),
     ],
 )
 def test_a_wrong_parameter_is_reported_at_its_line(
     write_space: WriteSpace, complaints: Complaints, parameter: str, words: str
 ) -> None:
-    message = complaints(write_space(parameter))
+    parameter, _, setting = parameter.partition(" | ")
+
+    message = complaints(write_space(parameter, after=f"{setting}\n"))
 
     assert message.startswith("space.yaml:4: ")
     assert words in message
@@ -91,22 +96,6 @@ def test_a_wrong_setting_is_reported_at_its_line(
     write_space: WriteSpace, complaints: Complaints, setting: str, words: str
 ) -> None:
     message = complaints(write_space(after=f"{setting}\n"))
-
-    assert message.startswith("space.yaml:4: ")
-    assert words in message
-
-
-@pytest.mark.parametrize(
-    ("parameter", "task", "words"),
-    [
-        ("backbone: {value: swin_t}", "segmentation", "U-Net"),
-        ("loss: {value: bce}", "segmentation", "loss has no effect"),
-    ],
-)
-def test_a_parameter_that_does_not_fit_the_task_is_reported(
-    write_space: WriteSpace, complaints: Complaints, parameter: str, task: str, words: str
-) -> None:
-    message = complaints(write_space(parameter, after=f"task: {task}\n"))
 
     assert message.startswith("space.yaml:4: ")
     assert words in message

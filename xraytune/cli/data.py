@@ -47,9 +47,9 @@ def inspect(
 
     split = SplitSettings(group_regex=group_regex)
     base = DataSettings(path=source, classes=classes, positive=positive, split=split)
-    overrides = [] if classes == "binary" else [f"data.classes={classes}"]
-    overrides += [f"data.positive={positive}"] if positive else []
-    overrides += [f"data.split.group_regex={group_regex}"] if group_regex else []
+    given = {"classes": classes, "positive": positive, "split.group_regex": group_regex}
+    is_default = (None, "binary")
+    overrides = [f"data.{name}={value}" for name, value in given.items() if value not in is_default]
     show_inspection(source, data_settings(source, base), overrides, as_json=as_json)
 
 
