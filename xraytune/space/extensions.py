@@ -7,7 +7,7 @@ Built-in names never look up entry points.
 
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points, version
+from importlib.metadata import EntryPoints, entry_points, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ class Extensions:
 
     def names(self) -> tuple[str, ...]:
         """Return the names that other packages register."""
-        return tuple(sorted(_installed(self.kind).keys() - self.built_in))
+        return tuple(sorted(_installed(self.kind).names - {*self.built_in}))
 
     def has(self, name: str) -> bool:
         """Return whether a validated name is that of an extension."""
@@ -81,9 +81,6 @@ class Extensions:
 
 
 @cache
-def _installed(kind: str) -> dict[str, EntryPoint]:
-    """Return the entry points by name.
-
-    If two packages register one name, the first on the path wins, as with modules.
-    """
-    return {point.name: point for point in reversed([*entry_points(group=f"xraytune.{kind}s")])}
+def _installed(kind: str) -> EntryPoints:
+    """Return the entry points; of one name, the first on the path, as with modules."""
+    return entry_points(group=f"xraytune.{kind}s")
