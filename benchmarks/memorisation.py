@@ -20,7 +20,7 @@ from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
 
 from benchmarks.figures import Figure, figure
 from xraytune.base.seeding import numpy_generator
-from xraytune.data.prepare import Prepared, prepare, training_pixels
+from xraytune.data.prepare import Prepared, prepare, side_images
 from xraytune.nets.compute import choose_compute, pin
 from xraytune.space.load import load_space
 from xraytune.synth.memorisation import (
@@ -84,7 +84,9 @@ class _ClassImages:
     @classmethod
     def of(cls, label: int, prepared: Prepared, cache: Path) -> _ClassImages:
         chosen = [image for image in prepared.images if image.label == label]
-        pixels = training_pixels(prepared, cache)[np.array([image.row for image in chosen])]
+        pixels = side_images("train", prepared, cache).pixels[
+            np.array([image.row for image in chosen])
+        ]
         _, patients = np.unique([image.patient for image in chosen], return_inverse=True)
         return cls(images=resize_planes(pixels[:, None], _SIZE_PX)[:, 0], patients=patients)
 

@@ -1,7 +1,6 @@
 """A data folder is compared with what a study recorded of it, also of images it does not use."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,13 @@ from xraytune.data.index import read_index
 from xraytune.data.prepare import Prepared, prepare, read_prepared, write_prepared
 from xraytune.space.settings import Settings
 
-HEADER = "image,who,finding,Edema,Effusion"
 PATIENTS = 30
 ROWS = tuple(
-    f"p{patient}_{image}.png,P{patient},{('well', 'ill')[patient % 2]},{patient % 2},{image}"
+    f"p{patient}_{image}.png,P{patient},{('well', 'ill')[patient % 2]},{patient % 2},{image}\n"
     for patient in range(PATIENTS)
     for image in range(2)
 )
+TABLE = "image,who,finding,Edema,Effusion\n" + "".join(ROWS)
 
 
 def settings_of(root: Path, **data: Any) -> Settings:
@@ -42,21 +41,12 @@ def settings_of(root: Path, **data: Any) -> Settings:
 def root(tmp_path: Path, write: WriteImages) -> Path:
     root = tmp_path / "xrays"
     write(root, (row.partition(",")[0] for row in ROWS))
-    write_rows(root, ROWS)
+    write_table(root, TABLE)
     return root
 
 
-def write_rows(root: Path, rows: Iterator[str] | tuple[str, ...]) -> None:
-    (root / "labels.csv").write_text("\n".join([HEADER, *rows]) + "\n", encoding="utf-8")
-
-
-def edit(root: Path, edits: dict[str, str]) -> None:
-    """Change words in the rows of the table."""
-    rows = []
-    for row in ROWS:
-        cells = row.split(",")
-        rows.append(",".join(edits.get(cell, cell) for cell in cells))
-    write_rows(root, tuple(rows))
+def write_table(root: Path, text: str) -> None:
+    (root / "labels.csv").write_text(text, encoding="utf-8")
 
 
 def check(settings: Settings, prepared: Prepared, **options: Any) -> None:
@@ -88,7 +78,7 @@ def test_the_same_data_elsewhere_and_with_new_images_are_the_same(
 ) -> None:
     copy = Path(shutil.copytree(root, tmp_path / "copy"))
     write(copy, ["new.png"])
-    write_rows(copy, (*ROWS, "new.png,Px,ill,1,0"))
+    write_table(copy, TABLE + "new.png,Px,ill,1,0\n")
 
     check(settings, prepared, is_complete=is_complete)
     check(settings_of(copy), prepared, is_complete=is_complete)
@@ -109,15 +99,13 @@ def test_other_patients_and_labels_are_refused_with_their_number(
     ours, others = prepared.images, prepared.unused
     changed, other = (ours[0], others[0]) if is_used else (others[0], ours[0])
     name = changed.patient
-    if change == "another label":
-        label = ROWS[int(name[1:]) * 2].split(",")[2]
-        rows = tuple(
-            row.replace(label, "ill" if label == "well" else "well") if f",{name}," in row else row
-            for row in ROWS
-        )
-        write_rows(root, rows)
-    else:
-        edit(root, {name: "Somebody" if change == "renamed" else other.patient})
+    label = ("well", "ill")[int(name[1:]) % 2]
+    changes = {
+        "renamed": f",Somebody,{label},",
+        "joined with one of another side": f",{other.patient},{label},",
+        "another label": f",{name},{'ill' if label == 'well' else 'well'},",
+    }
+    write_table(root, TABLE.replace(f",{name},{label},", changes[change]))
 
     kind = "label" if change == "another label" else "patient"
     with pytest.raises(StudyError, match=rf"2 with another {kind}: {changed.file} \(") as refused:
@@ -148,12 +136,7 @@ def test_another_finding_is_another_label(root: Path, tmp_path: Path) -> None:
     prepared, _ = prepare(settings, tmp_path / "cache")
     check(settings, prepared)
 
-    write_rows(
-        root,
-        tuple(
-            row.removesuffix(",1,1") + ",1," if row.startswith("p5_1.png") else row for row in ROWS
-        ),
-    )
+    write_table(root, TABLE.replace("p5_1.png,P5,ill,1,1", "p5_1.png,P5,ill,1,"))
 
     with pytest.raises(
         StudyError, match=r"p5_1\.png \(Edema 1, Effusion 1, now Edema 1, Effusion \?\)"

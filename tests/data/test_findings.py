@@ -173,16 +173,6 @@ def test_tables_are_joined_by_image_and_rows_chosen_by_either(
     )
 
 
-def test_readers_that_disagree_are_counted(tmp_path: Path, write: WriteImages) -> None:
-    write(tmp_path, FILES)
-    (warning,) = (
-        text
-        for text in read_index(data_of(tmp_path, VINDR, IMAGE_ID, ED_MASS)).warnings
-        if "disagree" in text
-    )
-    assert "the rows of 1 of 4 images disagree, such as those of a.png" in warning
-
-
 def test_columns_that_are_no_findings_are_listed(tmp_path: Path, write: WriteImages) -> None:
     """A finding of both sides is no view, and initials of a reviewer are none either."""
     write(tmp_path, FILES)

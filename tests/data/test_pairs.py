@@ -64,13 +64,11 @@ def test_all_masks_of_an_image_belong_to_it_and_the_longest_name_decides(pairs: 
 def test_all_faults_of_pairs_are_counted_and_named_in_one_error(pairs: Path) -> None:
     (pairs / "masks" / "p3.png").rename(pairs / "masks" / "p33.png")
     save(pairs / "images" / "more" / "P1.tif", np.zeros((32, 48), dtype=np.uint8))
-    save(pairs / "masks" / "p2_left.jpeg", np.zeros((32, 48), dtype=np.uint8))
 
     text = refusal(pairs)
 
     assert "2 images have the same name: images/more/P1.tif, images/p1.png; " in text
-    assert "1 masks have no image: masks/p33.png; " in text
-    assert "1 masks are not PNG, TIFF, BMP or GIF: masks/p2_left.jpeg" in text
+    assert "1 masks have no image: masks/p33.png" in text
     assert "images/p3.png" in text
 
 

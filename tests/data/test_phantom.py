@@ -1,6 +1,5 @@
 """Phantom X-rays are reproducible, have correct masks, and no trivial statistic tells them."""
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 
 from xraytune.base.errors import ConfigError
+from xraytune.data.guesses import patient_of
 from xraytune.data.phantom import PhantomSet, draw_phantoms
 
 pytestmark = pytest.mark.slow
@@ -30,16 +30,6 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> PhantomSet:
 
 def _images(root: Path) -> list[Path]:
     return sorted(root.glob("*/*/*.jpeg"))
-
-
-def _patient(image: Path) -> str:
-    """Series and number in a Kermany file name."""
-    match = re.fullmatch(
-        r"(?:(NORMAL2-IM|IM)-(\d{4})-0001(?:-\d{4})?|person(\d+)_(bacteria|virus)_\d+)\.jpeg",
-        image.name,
-    )
-    assert match, f"{image.name} is not a Kermany name"
-    return "-".join(part for part in match.groups() if part)
 
 
 def _pixels(image: Path) -> NDArray[np.float64]:
@@ -71,7 +61,7 @@ def test_the_disease_can_be_learnt_from_the_pixels_but_not_from_trivial_statisti
     draw_phantoms(tmp_path / "set", patients=200, seed=11, image_size_px=32)
     images = _images(tmp_path / "set")
     labels = np.array([image.parts[-2] == "PNEUMONIA" for image in images])
-    patients = [_patient(image) for image in images]
+    patients = [patient_of(image.name) for image in images]
 
     def separability(features: NDArray[np.float64]) -> float:
         components = PCA(n_components=min(40, features.shape[1]), whiten=True, random_state=0)

@@ -27,27 +27,19 @@ split_settings = st.builds(
 
 def images_of(sizes: GroupSizes) -> list[ImageFile]:
     return [
-        image_of(f"{label}/{patient}-{number}.png", label, f"{label}:{patient}")
+        ImageFile(file=f"{label}/{patient}-{number}.png", label=label, patient=f"{label}:{patient}")
         for label, patients in enumerate(sizes)
         for patient, count in enumerate(patients)
         for number in range(count)
     ]
 
 
-def image_of(file: str, label: int, patient: str) -> ImageFile:
-    return ImageFile(file=file, label=label, patient=patient)
+def on_side(images: Sequence[ImageFile], split: Sequence[str], side: str) -> list[ImageFile]:
+    return [image for image, its_side in zip(images, split, strict=True) if its_side == side]
 
 
-def places(split: Sequence[str], side: str) -> tuple[int, ...]:
-    return tuple(place for place, its_side in enumerate(split) if its_side == side)
-
-
-def sides(split: Sequence[str]) -> tuple[tuple[int, ...], ...]:
-    return places(split, "train"), places(split, "val_a"), places(split, "val_b")
-
-
-def patients_on(images: Sequence[ImageFile], side: Sequence[int]) -> set[str]:
-    return {images[position].patient for position in side}
+def patients_on(images: Sequence[ImageFile], split: Sequence[str], side: str) -> set[str]:
+    return {image.patient for image in on_side(images, split, side)}
 
 
 @pytest.mark.slow
@@ -59,21 +51,13 @@ def test_each_side_has_its_share_of_each_class_and_its_own_patients(
 
     split = split_by_patient(images, settings)
 
-    train, val_a, val_b = (patients_on(images, side) for side in sides(split))
-    assert not train & val_a
-    assert not train & val_b
-    assert not val_a & val_b
-    assert sorted(position for side in sides(split) for position in side) == list(
-        range(len(images))
-    )
-    for side in sides(split):
-        assert {images[position].label for position in side} == set(range(len(sizes)))
+    sides = [patients_on(images, split, side) for side in ("train", "val_a", "val_b")]
+    assert sum(map(len, sides)) == len(set.union(*sides)) == sum(map(len, sizes))
     for label, patients in enumerate(sizes):
-        for side, fraction in (
-            (places(split, "val_a"), settings.val_a),
-            (places(split, "val_b"), settings.val_b),
-        ):
-            count = sum(images[position].label == label for position in side)
+        assert any(image.label == label for image in on_side(images, split, "train"))
+        for side, fraction in (("val_a", settings.val_a), ("val_b", settings.val_b)):
+            count = sum(image.label == label for image in on_side(images, split, side))
+            assert count > 0
             assert abs(count - fraction * sum(patients)) <= max(patients)
 
 
@@ -83,16 +67,12 @@ def test_the_order_of_the_images_does_not_matter(
     sizes: GroupSizes, settings: SplitSettings, shuffling: random.Random
 ) -> None:
     images = images_of(sizes)
-    shuffled = list(images)
-    shuffling.shuffle(shuffled)
+    shuffled = shuffling.sample(images, len(images))
 
     straight = split_by_patient(images, settings)
     other = split_by_patient(shuffled, settings)
 
-    for side, same in zip(sides(straight), sides(other), strict=True):
-        assert {images[position].file for position in side} == {
-            shuffled[position].file for position in same
-        }
+    assert dict(zip(images, straight, strict=True)) == dict(zip(shuffled, other, strict=True))
 
 
 @pytest.mark.slow
@@ -100,24 +80,22 @@ def test_the_order_of_the_images_does_not_matter(
 def test_fewer_train_patients_are_a_subset(sizes: GroupSizes, settings: SplitSettings) -> None:
     images = images_of(sizes)
     whole = split_by_patient(images, settings)
-    there = len(patients_on(images, places(whole, "train")))
+    everyone = patients_on(images, whole, "train")
 
     previous: set[str] = set()
-    for count in range(1, there + 1):
+    for count in range(1, len(everyone) + 1):
         try:
             part = split_by_patient(images, settings, count)
         except DataError:
             assert not previous, "once every class is there, more patients are never refused"
             continue
-        patients = patients_on(images, places(part, "train"))
+        patients = patients_on(images, part, "train")
         assert len(patients) == count
         assert previous <= patients
-        assert (places(part, "val_a"), places(part, "val_b")) == (
-            places(whole, "val_a"),
-            places(whole, "val_b"),
-        )
+        for side in ("val_a", "val_b"):
+            assert on_side(images, part, side) == on_side(images, whole, side)
         previous = patients
-    assert previous == patients_on(images, places(whole, "train"))
+    assert previous == everyone
 
 
 @pytest.mark.slow
@@ -134,13 +112,11 @@ def test_patients_that_a_generator_has_seen_are_on_no_validation_side(
 
     split = split_by_patient(images, settings, seen=seen)
 
-    assert seen.isdisjoint(patients_on(images, [*places(split, "val_a"), *places(split, "val_b")]))
-    assert sorted([*places(split, "train"), *places(split, "val_a"), *places(split, "val_b")]) == [
-        *range(len(images))
-    ]
-    unseen = patients_on(images, places(split, "train")) - seen
-    part = split_by_patient(images, settings, len(unseen), seen=seen)
-    assert patients_on(images, places(part, "train")) == unseen
+    train = patients_on(images, split, "train")
+    assert seen <= train
+    assert {*split} <= {"train", "val_a", "val_b"}
+    part = split_by_patient(images, settings, len(train - seen), seen=seen)
+    assert patients_on(images, part, "train") == train - seen
 
 
 def test_the_first_train_patients_have_the_classes_shares() -> None:
@@ -148,7 +124,7 @@ def test_the_first_train_patients_have_the_classes_shares() -> None:
 
     split = split_by_patient(images, SplitSettings(), 100)
 
-    assert Counter(images[position].label for position in places(split, "train")) == {0: 25, 1: 75}
+    assert Counter(image.label for image in on_side(images, split, "train")) == {0: 25, 1: 75}
 
 
 @pytest.mark.parametrize(
@@ -172,9 +148,14 @@ def test_too_few_patients_are_refused(
 
 def test_patients_with_both_classes_are_not_split() -> None:
     """Healthy and ill images of one person, as follow-up sets have them."""
-    images = [image_of(f"{i}-{label}.png", label, f"p{i}") for i in range(20) for label in (0, 1)]
+    images = [
+        ImageFile(file=f"{i}-{label}.png", label=label, patient=f"p{i}")
+        for i in range(20)
+        for label in (0, 1)
+    ]
 
     split = split_by_patient(images, SplitSettings())
 
-    assert [len(side) for side in sides(split)] == [32, 4, 4]
-    assert all({images[position].label for position in side} == {0, 1} for side in sides(split))
+    assert Counter(split) == {"train": 32, "val_a": 4, "val_b": 4}
+    for side in ("train", "val_a", "val_b"):
+        assert {image.label for image in on_side(images, split, side)} == {0, 1}

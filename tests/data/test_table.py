@@ -14,7 +14,7 @@ from xraytune.data.images import ImageIndex
 from xraytune.data.index import read_index
 from xraytune.data.sides import sizes_of_index
 from xraytune.data.split import split_by_patient
-from xraytune.data.table import find_table, match_names, subgroup_columns
+from xraytune.data.table import match_names, subgroup_columns
 from xraytune.space.settings import DataSettings, SplitSettings
 
 FILES = tuple(f"images/{kind}{number}.png" for kind in "ab" for number in range(4))
@@ -281,7 +281,7 @@ def test_table_without_labels_keeps_class_folders(tmp_path: Path, write: WriteIm
         ({"labels": {"ill": "ill"}}, "there are fewer than two classes: ill"),
         ({"classes": "binary"}, "has classes other than NORMAL, PNEUMONIA: ill, well"),
         ({"file": "label.csv"}, "label.csv: cannot be read"),
-        ({"side": "patient"}, "labels.csv:2: the side of a0.png is 'pa0', which is not train"),
+        ({"side": "patient"}, "labels.csv:2: the side of a0.png is 'pa0'; it must be"),
         ({"image": "patient"}, "none of its 8 rows matches an image"),
         ({"side": {"test": "lost.txt"}}, "lost.txt: the list of data.table.side cannot be read"),
         ({"rows": {"finding": ["sick"]}}, "images by data.table.rows: 8 (finding ill 4, finding"),
@@ -292,16 +292,6 @@ def test_wrong_settings_are_explained(xrays: Path, table: dict[str, Any], messag
         table["labels"] = {"ill": "ill", "well": "well"}
 
     assert message in refusal(data_of(xrays, **table))
-
-
-def test_only_rows_with_these_cells_are_used(xrays: Path) -> None:
-    rows = ((file, file, class_of(file), "PA" if int(file[8]) else "LL") for file in FILES)
-    write_rows(xrays, rows, "image,patient,finding,view")
-
-    index = read_index(data_of(xrays, rows={"view": ["pa", "AP"]}))
-
-    assert len(index.images) == 6
-    assert "images by data.table.rows: 2 (view LL 2)" in index.warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -368,13 +358,15 @@ def test_tables_as_programs_write_them_are_read(xrays: Path, separator: str, sta
     """An index column, empty columns and rows, cells with separators, line feeds and quotes."""
     report = '"Lungs: clear, wide; no\tmass\nHeart, aorta, bones\nA ""normal"" chest, 2 views"'
     lines = [",image,patient,report,finding,", *(f"7,{row}," for row in ROWS)]
-    table = "\n".join([*lines, ",,,,,", ""]).replace(",", separator).replace("seen", report)
+    table = "\n".join([*lines, ",,,,,", "", ""]).replace(",", separator).replace("seen", report)
     (xrays / "labels.csv").write_text(start.format(separator) + table, encoding="utf-8")
 
     index = read_index(data_of(xrays))
 
     assert classes_in(index) == {row[:2]: class_of(row) for row in ROWS}
     assert {image.patient for image in index.images} == {f"p{row[:2]}" for row in ROWS}
+    unnamed = read_index(data_of(xrays, patient=None)).images
+    assert [image.patient for image in unnamed] == [image.file for image in unnamed]
 
 
 def test_rows_without_image_are_counted_also_where_they_leave_a_class_empty(xrays: Path) -> None:
@@ -409,14 +401,14 @@ def test_further_columns_are_subgroups(xrays: Path) -> None:
         ("b0.png", "p1", "well", "", "50"),
     ]
     write_rows(xrays, rows, "image,patient,finding,view,age")
-    table = find_table(xrays, data_of(xrays))
+    images = read_index(data_of(xrays)).images
 
-    assert subgroup_columns(table, FILES, ["view", "age"]) == {
+    assert subgroup_columns(images, ["view", "age"]) == {
         "view": {"images/a0.png": "AP|PA"},
         "age": {"images/a0.png": "40", "images/b0.png": "50"},
     }
     with pytest.raises(XraytuneError, match="0 different values"):
-        subgroup_columns(table, FILES, ["weight"])
+        subgroup_columns(images, ["weight"])
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])

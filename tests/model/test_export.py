@@ -104,7 +104,7 @@ def test_exported_file_contains_trial_and_origin(copy_lab: CopyLab, tmp_path: Pa
     assert experiment.settings.data.path == lab.xrays
     train = StudyFolder(lab.study).prepared().side("train")
     assert experiment.settings.exported_from == ExportedFrom(
-        study=lab.study, trial=0, images=len(train.rows)
+        study=lab.study, trial=0, images=len(train)
     )
     assert str(tmp_path) not in out.read_text(encoding="utf-8")
 

@@ -89,7 +89,7 @@ def test_the_final_model_trains_on_all_others_with_the_same_ratio_and_passes(
 ) -> None:
     """And its card says so."""
     used = final.record.trained_on
-    before, now = len(study.prepared().side("train").rows), len(everything.side("train").rows)
+    before, now = len(study.prepared().side("train")), len(everything.side("train"))
     assert sides(final.prepared()) == sides(everything)
     searched = sides(study.prepared())
     assert all(searched[key] == side for key, side in sides(everything).items() if side != "train")

@@ -19,7 +19,7 @@ from xraytune.base.errors import ArtifactError, StudyError
 from xraytune.base.files import read_json, sha256_of
 from xraytune.base.records import EpochRecord, Progress, ignore_progress
 from xraytune.data.pixels import PIXELS_STAGE
-from xraytune.data.prepare import RunContext, prepare, restore_pixels, training_pixels
+from xraytune.data.prepare import RunContext, prepare, restore_pixels, side_images
 from xraytune.space.settings import Experiment
 from xraytune.synth.memorisation import MEMORISATION_STAGE
 from xraytune.synth.sources.source import POOL_STAGE
@@ -160,7 +160,7 @@ def test_damaged_pixels_are_never_trained_on(done: Done, cache: Path) -> None:
     with pytest.raises(
         ArtifactError, match=r"decoded images are missing or damaged\n.*xraytune search"
     ):
-        training_pixels(done.bench.prepared, cache)
+        side_images("train", done.bench.prepared, cache)
 
 
 def install(package: str, release: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

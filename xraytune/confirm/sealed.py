@@ -7,7 +7,7 @@ divided into a draw for each replicate, with as many patients as the search trai
 side. Draws and test side have about the class shares of the folder, and share no patient.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -17,7 +17,7 @@ from xraytune.base.records import Progress, frozen, ignore_progress
 from xraytune.confirm.arms import TestKind
 from xraytune.data.changes import RESTORE, require_same_data
 from xraytune.data.images import ImageFile, ImageIndex, Images, content_fingerprint
-from xraytune.data.index import LabelledImages, patients_fingerprint, read_index
+from xraytune.data.index import LabelledImages, read_index
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.pixels import require_unbroken, store_images
 from xraytune.data.prepare import (
@@ -28,10 +28,9 @@ from xraytune.data.prepare import (
     side_images,
     stored_images,
 )
-from xraytune.data.shared_patients import patient_aliases, patients_by_file_name, shared_patients
+from xraytune.data.shared_patients import patients_by_file_name, patients_by_key, shared_patients
 from xraytune.data.sides import FEWEST_UNUSED, too_few_tested, too_few_unused
 from xraytune.data.split import nested_order
-from xraytune.data.table import find_table
 from xraytune.space.settings import DataSettings, Parameters, Settings
 from xraytune.synth.sources.which import seen_by, source_of
 from xraytune.tasks import task_of
@@ -114,16 +113,17 @@ def choose_test(
     if test and (has_test or planned == "unused"):
         scored = "its own test folder" if has_test else "unused patients"
         raise StudyError(f"this study is scored on {scored}", test, "omit --test")
-    given = LabelledImages(data=settings.data, table=index.table, images=index.test)
+    given = LabelledImages(data=settings.data, images=index.test)
     task = task_of(settings)
     group_regex = settings.data.split.group_regex
     if test:
         given = task.read_labelled(
             test, prepared.outputs, group_regex=group_regex, on_progress=on_progress
         )
-        aliases = patient_aliases(index.images, index.table, group_regex)
         owners = patients_by_file_name(index.images)
-        _refuse_patients_of(index.images, aliases, given, _REMOVE, owners)
+        keys = patients_by_key(given.images, given.data.split.group_regex, owners=owners)
+        known = shared_patients(keys, patients_by_key(index.images, group_regex))
+        _refuse_patients(known, given, _REMOVE)
     seen = seen_by(compared)
     known = patients_seen((*index.images, *given.images), seen)
     if known:
@@ -165,16 +165,16 @@ def choose_test(
             notes.append(f"{_INSTEAD[kind]}: {error.problems[0].what}")
 
     owners = patients_by_file_name([*index.images, *tested.images])
+    keys = patients_by_key(tested.images, tested.data.split.group_regex)
     for folder in sorted({parameters.folder.path for parameters in compared if parameters.folder}):
         extra = task.read_labelled(folder, prepared.outputs, all_parts=True).images
-        aliases = patient_aliases(extra, find_table(folder), group_regex, owners)
+        known = shared_patients(keys, patients_by_key(extra, group_regex, owners=owners))
         # The study's own images must not change.
         is_own = tested.data.path == settings.data.path
         fix = f"start a new search without them in {folder}" if is_own else _REMOVE
-        _refuse_patients_of(extra, aliases, tested, fix)
+        _refuse_patients(known, tested, fix)
     return SealedTest(
         data=tested.data,
-        table=tested.table,
         images=tested.images,
         kind=kind,
         prepared=divided,
@@ -271,32 +271,15 @@ def _read_unchanged(settings: Settings, prepared: Prepared, on_progress: Progres
     what = ""
     if prepared.test_fingerprint not in (None, index.test_fingerprint):
         what = "the test folder"
-    elif prepared.test_patients not in (None, patients_fingerprint(index.test)):
+    elif prepared.test_patients not in (None, index.test_patients):
         what = "the patients of the test folder"
     if what:
         raise StudyError(f"{what} changed since the search", where, RESTORE)
     return index
 
 
-def _refuse_patients_of(
-    known: Iterable[ImageFile],
-    aliases: Collection[str],
-    tested: LabelledImages,
-    fix: str,
-    owners: Mapping[str, str] | None = None,
-) -> None:
-    """Refuse (DataError) patients who also have `known` images.
-
-    `aliases` and `owners` as for `shared_patients`.
-    """
-    patients = shared_patients(
-        tested.images,
-        tested.table,
-        known,
-        group_regex=tested.data.split.group_regex,
-        aliases=aliases,
-        owners=owners,
-    )
+def _refuse_patients(patients: Collection[str], tested: LabelledImages, fix: str) -> None:
+    """Refuse (DataError) to test on patients who also have images in the training."""
     shared = [image.file for image in tested.images if image.patient in patients]
     if shared:
         what = (

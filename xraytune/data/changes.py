@@ -6,6 +6,7 @@ trained on and tested on; with other labels, a verdict would answer another ques
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 
 from xraytune.base.errors import StudyError, join_names
@@ -28,11 +29,7 @@ def require_same_data(
     before = {image.file: image for image in all_images(recorded)}
     after = {image.file: image for image in all_images(now)}
     moved = {image.sha256: image for image in after.values() if image.file not in before}
-    changes: dict[str, list[str]] = {
-        "changed or gone": [],
-        "with another patient": [],
-        "with another label": [],
-    }
+    changes = defaultdict(list)
     for file, image in before.items():
         found = after.get(file)
         if found is None or found.sha256 != image.sha256:
@@ -51,7 +48,7 @@ def require_same_data(
         if label != new_label:
             changes["with another label"].append(f"{file} ({label}, now {new_label})")
     shown = [
-        f"{len(files)} {what}: {join_names(files, 3)}" for what, files in changes.items() if files
+        f"{len(files)} {what}: {join_names(files, 3)}" for what, files in sorted(changes.items())
     ]
     if shown:
         what = f"the images changed since the study began: {'; '.join(shown)}"

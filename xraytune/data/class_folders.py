@@ -6,17 +6,16 @@ images may be nested deeper.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from dataclasses import replace
+from pathlib import Path
 
 from xraytune.base.errors import DataError, Problem, join_names
 from xraytune.data.folders import (
     holds_pairs,
     missing_classes,
     no_images,
-    refuse_inner_parts,
     walk_folder,
 )
 from xraytune.data.guesses import (
@@ -30,7 +29,7 @@ from xraytune.data.guesses import (
 )
 from xraytune.data.images import ImageFile, ImageIndex, Images
 from xraytune.data.patients import PATIENTS_CSV
-from xraytune.data.table import LabelTable
+from xraytune.data.table import LabelTable, add_rows
 
 BINARY_CLASSES = ("NORMAL", "PNEUMONIA")
 THREE_CLASSES = ("normal", "bacterial", "viral")
@@ -60,65 +59,58 @@ def list_class_folders(
     images, it is a folder of pairs, or `auto` finds fewer than two classes.
     """
     root = base if len(folders) > 1 else folders["train"]
-    parts = {}
-    inner = {}
+    files = []
     notes = []
     for part, folder in folders.items():
-        images, its_notes = walk_folder(folder, base)
+        paths, its_notes = walk_folder(folder, base, refuse_parts=len(folders) == 1)
         notes += [f"{folder}: {note}" for note in its_notes]
-        if len(folders) == 1:
-            refuse_inner_parts(folder, images)
-        for image in images:
-            file = image.relative_to(base).as_posix()
-            parts[file] = part
-            inner[file] = inner_folders(image.relative_to(folder))
-    if not parts:
+        files += [ImageFile(file=path, label=0, part=part) for path in paths]
+    if not files:
         raise no_images(root, notes)
-    rows = patients_csv.rows_of([*parts]) if patients_csv else {}
+    images = add_rows(files, patients_csv)
+    rows = {image.file: image.in_table for image in images if image.in_table}
     written = {file: row.class_name for file, row in rows.items() if row.class_name}
     if not written and holds_pairs(root):
         what = "this is a folder of pairs (images/ and masks/), for segmentation"
         raise DataError(what, root, f"use task: segmentation; or {_FIX}")
 
+    inner = {image.file: inner_folders(image.file) for image in images}
     outermost = [
-        inner[file][0]
-        for file, part in parts.items()
-        if part == "train" and file not in written and inner[file]
+        inner[image.file][0]
+        for image in images
+        if image.part == "train" and image.file not in written and inner[image.file]
     ]
     names = name_classes(classes, [*written.values(), *outermost], folders["train"], _FIX)
     listed = []
     unknown = []
     outside = []
     with_classes = defaultdict(set)  # outermost folders, "" if a class
-    for file, part in parts.items():
-        path = PurePosixPath(file)
-        if inner[file]:
-            name = folder_class(inner[file], path, names)
-            if name is not None:
-                outer, below = inner[file][:1], inner[file][1:]
-                is_class = folder_class(outer, path, names) is not None
-                is_class = is_class and folder_class(below, path, names) in (None, name)
-                with_classes[part].add("" if is_class else outer[0])
-        else:
-            name = _file_name_class(path, names)
+    for image in images:
+        file = image.file
+        around = inner[file]
+        name = folder_class(around, file, names) if around else _file_name_class(file, names)
+        if around and name:
+            is_class = folder_class(around[:1], file, names) is not None
+            is_class = is_class and folder_class(around[1:], file, names) in (None, name)
+            with_classes[image.part].add("" if is_class else around[0])
         if file in written:
             in_table = spelled_class(written[file], names)
-            if in_table is None or (inner[file] and name not in (None, in_table)):
+            if in_table is None or (around and name not in (None, in_table)):
                 unknown.append(f"{file} ({written[file]} in {PATIENTS_CSV})")
                 continue
             name = in_table
         if name is not None:
-            listed.append(ImageFile(file=file, label=names.index(name), part=part))
-        elif inner[file]:
+            listed.append(replace(image, label=names.index(name)))
+        elif around:
             unknown.append(file)
         else:
             outside.append(file)
 
     problems: list[Problem] = []
     if unknown or not listed:
-        found = sorted({inner[file][0] for file in parts if inner[file]})
+        found = sorted({around[0] for around in inner.values() if around})
         what = (
-            f"{len(unknown) or len(parts)} images are in none of the classes {join_names(names)}, "
+            f"{len(unknown) or len(files)} images are in none of the classes {join_names(names)}, "
             f"or in two: {join_names(unknown or outside, 3)}; "
             f"folders found: {join_names(found) or 'none'}"
         )
@@ -128,11 +120,11 @@ def list_class_folders(
         problems = [Problem(what, root, fix)]
     elif not isinstance(classes, tuple):
         problems = missing_classes(listed, folders, names, f"add them; or {_FIX}")
-    for part, around in with_classes.items():
-        if {""} < around:
+    for part, places in with_classes.items():
+        if {""} < places:
             notes.append(
                 f"{folders[part]}: class folders are both in it and in "
-                f"{join_names(sorted(around - {''}))}, and all of them are used; if some hold "
+                f"{join_names(sorted(places - {''}))}, and all of them are used; if some hold "
                 "generated images or copies, move these out of the data folder"
             )
     if outside and listed:
@@ -162,9 +154,7 @@ def name_classes(
     return names
 
 
-def folder_class(
-    inner: Sequence[str], file: PurePosixPath, class_names: Sequence[str]
-) -> str | None:
+def folder_class(inner: Sequence[str], file: str, class_names: Sequence[str]) -> str | None:
     """Return the class named by the outermost possible folder of an image, at any depth."""
     for folder_name in inner:
         name = spelled_class(folder_name, class_names)
@@ -177,27 +167,22 @@ def folder_class(
 
 
 def spelled_class(name: str, class_names: Sequence[str]) -> str | None:
-    """Return a class by its name, in upper or lower case.
-
-    Of three classes also by another word for it.
-    """
-    if tuple(class_names) == THREE_CLASSES:
-        name = OTHER_WORDS.get(name.casefold(), name)
-    if name in class_names:
-        return name
-    return next((known for known in class_names if folded(known) == folded(name)), None)
+    """Return a class by its name or, of `three`, another word; case does not matter."""
+    known = {folded(class_name): class_name for class_name in class_names}
+    word = folded(name)
+    return known.get(word) or known.get(OTHER_WORDS.get(word, word))
 
 
-def _file_name_class(file: PurePosixPath, class_names: Sequence[str]) -> str | None:
-    """Return the class that a file name states, among two or three classes.
+def _file_name_class(file: str, class_names: Sequence[str]) -> str | None:
+    """Return the class that a Kermany file name states, among two or three classes.
 
     None for other names and classes.
-
-    It is a Kermany file name or, with three classes, begins with a word for one of them:
-    `VIRUS-17-0001.jpeg`.
     """
-    is_three = tuple(class_names) == THREE_CLASSES
-    if patient_of(file.name) and (is_three or tuple(class_names) == BINARY_CLASSES):
-        pneumonia = pneumonia_type(file.name)
-        return (pneumonia or "normal") if is_three else BINARY_CLASSES[pneumonia is not None]
-    return spelled_class(re.split("[^a-zA-Z]", file.stem)[0], class_names) if is_three else None
+    if not patient_of(file):
+        return None
+    pneumonia = pneumonia_type(file)
+    stated = {
+        BINARY_CLASSES: BINARY_CLASSES[pneumonia is not None],
+        THREE_CLASSES: pneumonia or "normal",
+    }
+    return stated.get(tuple(class_names))

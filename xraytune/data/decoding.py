@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageChops, ImageOps
 from pydantic import PositiveInt
 
+from xraytune.base.arrays import UInt8Array
 from xraytune.base.cores import map_on_cores
 from xraytune.base.errors import DataError
 from xraytune.base.files import read_bytes
@@ -57,7 +57,7 @@ class GreyImage:
     whole_px: tuple[int, int]
 
     @property
-    def pixels(self) -> NDArray[np.uint8]:
+    def pixels(self) -> UInt8Array:
         """The grey levels, uint8 [H, W]."""
         return np.asarray(self.image)
 
@@ -228,7 +228,7 @@ def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:
     return GreyImage(image=image, kind=f"{name} {bits}-bit", whole_px=whole_px)
 
 
-def _grey_image(name: str, levels: NDArray[np.uint8], stated_bits: int, bits: int) -> GreyImage:
+def _grey_image(name: str, levels: UInt8Array, stated_bits: int, bits: int) -> GreyImage:
     odd = f" with {bits}-bit content" if bits < min(stated_bits, 16) else ""
     image = Image.fromarray(levels)
     return GreyImage(image=image, kind=f"{name} {stated_bits}-bit{odd}", whole_px=image.size)

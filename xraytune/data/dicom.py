@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from xraytune.base.arrays import AnyArray, BoolArray, Float64Array, UInt8Array
 from xraytune.base.errors import DataError, MachineError
 
 REPAIR = "repair or remove the file, or leave broken images out with --skip-broken"
@@ -61,7 +61,7 @@ def is_dicom(content: bytes) -> bool:
 
 def read_dicom(
     content: bytes, path: Path | str, *, with_pixels: bool
-) -> tuple[Header, NDArray[np.uint8], int, int]:
+) -> tuple[Header, UInt8Array, int, int]:
     """Return a file's header, and with `with_pixels` what a radiologist's screen shows, [H, W].
 
     Also return the bits that it states, and those of its content.
@@ -116,7 +116,7 @@ def content_bits(stated_bits: int, largest: int) -> int:
     return min(stated_bits, next(bits for bits in (8, 12, 16, 32) if largest < 2**bits))
 
 
-def _show(dataset: Any) -> tuple[NDArray[np.uint8], int, int]:
+def _show(dataset: Any) -> tuple[UInt8Array, int, int]:
     if dataset.preamble is None and not dataset["PixelData"].is_undefined_length:
         syntax = f"1.2.840.10008.1.2{_PLAIN[dataset.original_encoding]}"
         dataset.file_meta.setdefault("TransferSyntaxUID", syntax)
@@ -163,7 +163,7 @@ def _show(dataset: Any) -> tuple[NDArray[np.uint8], int, int]:
     return np.rint(shown * 255).astype(np.uint8), bits, depth
 
 
-def _clear_unused_bits(stored: NDArray[Any], bits: int) -> NDArray[Any]:
+def _clear_unused_bits(stored: AnyArray, bits: int) -> AnyArray:
     """Clear the bits above BitsStored, where overlays may be, or let them extend the sign.
 
     Some decoders return them.
@@ -172,7 +172,7 @@ def _clear_unused_bits(stored: NDArray[Any], bits: int) -> NDArray[Any]:
     return np.asarray(stored << unused >> unused)
 
 
-def _find_padding(stored: NDArray[Any], dataset: Any) -> NDArray[np.bool_]:
+def _find_padding(stored: AnyArray, dataset: Any) -> BoolArray:
     """Return a mask of padding (PixelPaddingValue to PixelPaddingRangeLimit).
 
     The sign of these may be misread.
@@ -185,7 +185,7 @@ def _find_padding(stored: NDArray[Any], dataset: Any) -> NDArray[np.bool_]:
     return np.asarray((stored >= first) & (stored <= last))
 
 
-def _look_up(values: NDArray[Any], lut: Any) -> tuple[NDArray[np.float64], float]:
+def _look_up(values: AnyArray, lut: Any) -> tuple[Float64Array, float]:
     """Apply a modality or VOI LUT; return its values, and the last one of their depth.
 
     The stated depth is often 16 bits for entries of 12. The first value mapped is often negative,
@@ -204,7 +204,7 @@ def _look_up(values: NDArray[Any], lut: Any) -> tuple[NDArray[np.float64], float
     return entries[positions].astype(np.float64), 2.0 ** content_bits(bits, int(entries.max())) - 1
 
 
-def _apply_window(values: NDArray[np.float64], dataset: Any) -> NDArray[np.float64] | None:
+def _apply_window(values: Float64Array, dataset: Any) -> Float64Array | None:
     """Apply the first window of a header; return None if it has none, or a placeholder of no width.
 
     Source: DICOM PS3.3, sections C.11.2.1.2.1 and C.11.2.1.3.

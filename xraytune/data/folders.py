@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
@@ -28,6 +28,7 @@ from xraytune.data.patients import PATIENTS_CSV
 
 PROVENANCE_FILE = "provenance.json"
 """The origin of images that `generator sample` drew, next to them: they show nobody."""
+_DRAWINGS = "masks or drawings are left out"
 _OTHER_FILES = "files without an image suffix are ignored"
 _logger = logging.getLogger(__name__)
 
@@ -51,13 +52,15 @@ def missing_classes(
     return problems
 
 
-def list_images(folder: Path) -> tuple[Path, ...]:
-    """List all images below a folder, sorted; warn of what is left out.
+def list_images(folder: Path, root: Path | None = None) -> tuple[str, ...]:
+    """List all images below a folder, sorted, by their paths below `root`, by default the folder.
+
+    Warns of what is left out.
 
     Raises DataError if there is no such folder, or no image in it.
     """
     require_folder(folder)
-    images, notes = walk_folder(folder, folder)
+    images, notes = walk_folder(folder, root or folder)
     if not images:
         raise no_images(folder, notes)
     for note in notes:
@@ -126,17 +129,6 @@ def part_folders(root: Path) -> tuple[dict[PartName, Path], tuple[str, ...]]:
     return parts, tuple(warnings)
 
 
-def refuse_inner_parts(folder: Path, images: Iterable[Path]) -> None:
-    """Raise DataError if images are in an inner train/ or test/, but would be used alike."""
-    parents = {parent for image in images for parent in image.relative_to(folder).parents}
-    inner = sorted(parent for parent in parents if part_named(parent.name) in ("train", "test"))
-    if inner:
-        names = join_names([f"{part}/" for part in inner], 4)
-        what = f"it contains {names}, and it is unclear which of its images to use"
-        fix = "give the folder that contains them; or, if these are in class folders, move train/ "
-        raise DataError(what, folder, f"{fix}and test/ above them")
-
-
 def require_folder(folder: Path) -> None:
     """Raise DataError if the folder is missing, or a file."""
     if not folder.is_dir():
@@ -156,38 +148,41 @@ def subfolders(folder: Path) -> list[Path]:
     return sorted(entry for entry in entries if entry.is_dir() and not entry.is_symlink())
 
 
-def walk_folder(folder: Path, root: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-    """Return the images of a folder tree, the data folder `root` or in it, sorted.
+def walk_folder(
+    folder: Path, root: Path, *, refuse_parts: bool = False
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the images of a folder tree, sorted, by their paths below the data folder `root`.
 
-    Also return notes about what was ignored. Below a folder `masks`, masks are images.
+    Also return notes about what was ignored. Below a folder `masks`, masks are images. With
+    `refuse_parts`, raise DataError if images are in an inner train/ or test/, but would be used
+    alike.
     """
     images = []
     others: Counter[str] = Counter()
-    links = []
-    drawings = []
-    generated = []
+    left_out = defaultdict(list)
     are_masks = folder.name.casefold() == "masks"
     is_of_pairs = are_masks or folder.name.casefold() == "images"
     for parent, folder_names, file_names in os.walk(folder, onerror=_refuse_unreadable):
-        visible = sorted(name for name in folder_names if not name.startswith("."))
+        visible = [Path(parent, name) for name in folder_names if not name.startswith(".")]
         folder_names.clear()
-        for name in visible:
-            inner = Path(parent, name)
-            shown = inner.relative_to(folder).as_posix()
-            if inner.is_symlink():
-                links.append(shown)
-            elif not are_masks and shows_drawings(name):
-                drawings.append(shown)
-            elif _holds_generated(inner, may_be_class=Path(parent) == folder and not is_of_pairs):
-                generated.append(shown)
+        for path in visible:
+            # A class may be called so; then there are no folders of classes in it.
+            may_be_class = path.parent == folder and not (is_of_pairs or subfolders(path))
+            is_generated = shows_generated(path.name) and not may_be_class
+            if path.is_symlink():
+                left_out["links to folders are not followed"].append(path)
+            elif not are_masks and shows_drawings(path.name):
+                left_out[_DRAWINGS].append(path)
+            elif is_generated or (path / PROVENANCE_FILE).is_file():
+                left_out["generated images are left out"].append(path)
             else:
-                folder_names.append(name)
+                folder_names.append(path.name)
         for file in (Path(parent, name) for name in file_names if not name.startswith(".")):
             if not _is_image(file):
                 if file.name not in (PATIENTS_CSV, PROVENANCE_FILE) or file.parent != root:
                     others["".join(file.suffixes[-2:]).lower() or "no suffix"] += 1
             elif not are_masks and shows_drawings(without_suffix(file.name)):
-                drawings.append(file.relative_to(folder).as_posix())
+                left_out[_DRAWINGS].append(file)
             else:
                 images.append(file)
     bad = [
@@ -197,24 +192,20 @@ def walk_folder(folder: Path, root: Path) -> tuple[tuple[Path, ...], tuple[str, 
         what = f"file names that are not UTF-8: {join_names(bad)}"
         raise DataError(what, folder, "rename the files")
     counts = [f"{count} {suffix}" for suffix, count in sorted(others.items())]
-    left_out = {
-        _OTHER_FILES: counts,
-        "masks or drawings are left out": sorted(drawings),
-        "generated images are left out": sorted(generated),
-        "links to folders are not followed": links,
-    }
-    notes = [f"{what}: {join_names(names, 3)}" for what, names in left_out.items() if names]
-    return tuple(sorted(images, key=lambda image: image.parts)), tuple(notes)
-
-
-def _holds_generated(folder: Path, *, may_be_class: bool) -> bool:
-    """Return whether a folder holds generated images, by their record or by its name.
-
-    A folder that is called so may also be a class; then it has no folders of classes in it.
-    """
-    return (folder / PROVENANCE_FILE).is_file() or (
-        shows_generated(folder.name) and not (may_be_class and not subfolders(folder))
-    )
+    notes = [f"{_OTHER_FILES}: {join_names(counts, 3)}"] if counts else []
+    for what, paths in sorted(left_out.items()):
+        names = sorted(path.relative_to(folder).as_posix() for path in paths)
+        notes.append(f"{what}: {join_names(names, 3)}")
+    if refuse_parts:
+        parents = {parent for image in images for parent in image.relative_to(folder).parents}
+        parts = sorted(parent for parent in parents if part_named(parent.name) in ("train", "test"))
+        if parts:
+            names = join_names([f"{part}/" for part in parts], 4)
+            what = f"it contains {names}, and it is unclear which of its images to use"
+            fix = "give the folder that contains them; or, if these are in class folders, move "
+            raise DataError(what, folder, f"{fix}train/ and test/ above them")
+    in_order = sorted(image.relative_to(root) for image in images)
+    return tuple(image.as_posix() for image in in_order), tuple(notes)
 
 
 def _is_image(file: Path) -> bool:
@@ -226,9 +217,9 @@ def _is_image(file: Path) -> bool:
     suffix = file.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
         return True
-    if (suffix and not suffix[1:].isdigit()) or file.name.upper() == "DICOMDIR":
+    if suffix.strip(".0123456789") or file.name.upper() == "DICOMDIR":
         return False
-    if not os.access(file, os.R_OK) or not file.is_file():
+    if not (os.access(file, os.R_OK) and file.is_file()):
         return False
     with file.open("rb") as stream:
         return is_dicom(stream.read(132))

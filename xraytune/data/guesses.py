@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Literal, get_args
 from unicodedata import normalize
 
@@ -45,6 +45,7 @@ NO = frozenset("0 0.0 absent false n neg negative no".split())
 UNCERTAIN = frozenset("-1 -1.0 equivocal possible u uncertain unclear".split())
 EMPTY = frozenset(["", "n/a", "na", "nan", "none", "null", "unknown"])
 """Cells that say neither."""
+READ_CELLS = YES | NO | UNCERTAIN | EMPTY
 _HEALTHY = frozenset(
     (
         "0 absent clear control controls healthy negative no nofinding nofindings none normal well"
@@ -80,11 +81,10 @@ def part_named(name: str) -> PartName | None:
     return _PART_WORDS.get(re.sub(r"[ _-]?(set|data|dataset|images|split)$", "", name.casefold()))
 
 
-def inner_folders(file: PurePath) -> tuple[str, ...]:
+def inner_folders(file: str) -> tuple[str, ...]:
     """Return the folders of a file that may name its class: all but images/ and parts."""
-    return tuple(
-        name for name in file.parts[:-1] if name.casefold() != "images" and part_named(name) is None
-    )
+    names = PurePosixPath(file).parts[:-1]
+    return tuple(name for name in names if not (name.casefold() == "images" or part_named(name)))
 
 
 def shows_drawings(name: str) -> bool:

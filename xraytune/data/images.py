@@ -6,7 +6,8 @@ a data folder. Rows are typed and need no pandas, whose import would double the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -14,14 +15,13 @@ from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
+from xraytune.base.arrays import Int64Array
 from xraytune.base.errors import Problem
 from xraytune.base.records import frozen
 from xraytune.data.findings import numbers_of
 from xraytune.data.guesses import PartName
-from xraytune.data.table import LabelTable
 
 SideName: TypeAlias = Annotated[
     str, Field(pattern=r"^(train|val_a|val_b|unused|test|others|draw_\d+)$")
@@ -34,8 +34,33 @@ SINGLE_CLASS = ("image",)
 
 
 @frozen
+class TableRow:
+    """What a table says about one image, in one or more rows.
+
+    Attributes:
+        patient: Empty without a column of patients.
+        part: None without a column of sides.
+        labels: All labels of its rows, also those without a class.
+        is_disputed: Whether its rows differ in class or in a finding.
+        is_other_view: Whether a row says that it is a lateral view, CT or MR.
+        left_out_as: A cell that `data.table.rows` does not accept, or empty.
+        cells: Those of each of its rows, by column.
+    """
+
+    patient: str
+    part: PartName | None
+    labels: tuple[str, ...]
+    class_name: str | None
+    findings: str
+    is_disputed: bool
+    is_other_view: bool
+    left_out_as: str
+    cells: tuple[Mapping[str, str], ...]
+
+
+@frozen
 class ImageFile:
-    """One image. A listing fills file, label, part, masks and findings.
+    """One image. A listing fills file, label, part, masks, findings and its row in a table.
 
     Reading, splitting and decoding fill the others.
 
@@ -54,6 +79,7 @@ class ImageFile:
         row: Its row in the pixel store.
         patient_id: From the DICOM header that names the patient, or empty; for messages only, never
             stored, like `view`.
+        in_table: Its row of `data.table` or `patients.csv`, if it has one; never stored.
     """
 
     file: str
@@ -70,6 +96,7 @@ class ImageFile:
     findings: str = ""
     patient_id: str = field(default="", compare=False, repr=False)
     view: str = field(default="", compare=False, repr=False)
+    in_table: TableRow | None = field(default=None, compare=False, repr=False)
 
     @property
     def content(self) -> str:
@@ -85,12 +112,7 @@ class Images(tuple[ImageFile, ...]):
     """A table of images, with columns as arrays."""
 
     @property
-    def rows(self) -> NDArray[np.int64]:
-        """Rows of the pixel store, int64 [N]."""
-        return np.array([image.row for image in self], dtype=np.int64)
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
+    def labels(self) -> Int64Array:
         """The class of each image, int64 [N]."""
         return np.array([image.label for image in self], dtype=np.int64)
 
@@ -100,7 +122,7 @@ class Images(tuple[ImageFile, ...]):
         return tuple(image.patient for image in self)
 
     @property
-    def targets(self) -> NDArray[np.int64]:
+    def targets(self) -> Int64Array:
         """What a network learns, int64.
 
         Labels, [N]; or findings, [N, C]: 1, 0, or -1 if unknown.
@@ -108,10 +130,6 @@ class Images(tuple[ImageFile, ...]):
         if any(image.findings for image in self):
             return numbers_of([image.findings for image in self])
         return self.labels
-
-    def on(self, side: SideName) -> Images:
-        """Return the images on one side of a split."""
-        return Images(image for image in self if image.side == side)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +141,6 @@ class ImageIndex:
         problems: Of unknown classes, unpaired masks or classes without images; `read_index` raises
             them.
         findings: Names of the findings of all images; empty unless `data.findings` is given.
-        table: The folder's `data.table` or `patients.csv`, if it has one.
         positive: Label of the positive class; without two classes, of no meaning.
     """
 
@@ -133,23 +150,31 @@ class ImageIndex:
     problems: tuple[Problem, ...] = ()
     warnings: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()
-    table: LabelTable | None = None
     positive: int = 0
 
     @cached_property
     def images(self) -> Images:
-        """The images to split."""
+        """The images to split into training and validation sides."""
         return Images(image for image in self.all_images if image.part != "test")
 
     @cached_property
     def test(self) -> Images:
-        """The held-out images."""
+        """The sealed images of the test part: only their names, hashes and headers are read."""
         return Images(image for image in self.all_images if image.part == "test")
 
     @property
     def test_fingerprint(self) -> str | None:
         """Content of the test part, independent of file names; None without a test part."""
         return content_fingerprint(self.test) if self.test else None
+
+    @property
+    def test_patients(self) -> str | None:
+        """A hash of which test images are of the same patient, independent of all names."""
+        of_patient = defaultdict(list)
+        for image in self.test:
+            of_patient[image.patient].append(image.sha256)
+        groups = sorted(" ".join(sorted(contents)) for contents in of_patient.values())
+        return _hash_lines(groups) if groups else None
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -163,5 +188,8 @@ def content_fingerprint(images: Iterable[ImageFile], *, in_order: bool = False) 
     Renaming files changes it only `in_order`.
     """
     lines = [f"{image.label} {image.content}" for image in images]
-    text = "\n".join(lines if in_order else sorted(lines))
-    return sha256(text.encode()).hexdigest()[:32]
+    return _hash_lines(lines if in_order else sorted(lines))
+
+
+def _hash_lines(lines: Iterable[str]) -> str:
+    return sha256("\n".join(lines).encode()).hexdigest()[:32]

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from xraytune.base.cores import map_on_cores
-from xraytune.base.errors import ConfigError, DataError, Problem, join_names
+from xraytune.base.errors import ConfigError, DataError, Problem, add_notes, join_names
 from xraytune.base.files import read_bytes
 from xraytune.base.records import Progress, frozen, ignore_progress
 from xraytune.data.class_folders import STANDARD_CLASSES, list_class_folders
@@ -37,13 +37,12 @@ from xraytune.data.images import SINGLE_CLASS, ImageFile, ImageIndex, Images
 from xraytune.data.label_table import list_table
 from xraytune.data.pairs import list_pairs
 from xraytune.data.patients import (
-    OTHER_PATIENTS,
     PATIENTS_CSV,
     join_patients,
     patients_by_name,
     patients_by_regex,
 )
-from xraytune.data.table import LabelTable, find_table
+from xraytune.data.table import find_table
 from xraytune.space.load import data_settings, is_data_file
 from xraytune.space.settings import DataSettings, SplitSettings
 
@@ -63,17 +62,19 @@ def read_index(
     """
     listing = _list(settings, pairs=pairs)
     problems = [*listing.problems]
-    if listing.table is None and settings.split.group_regex is None and not pairs:
+    has_table = any(image.in_table for image in listing.all_images)
+    if not (has_table or settings.split.group_regex or pairs):
         problems += _same_name_problems(listing)
     given = None if pairs or settings.findings else settings.positive
     positive = positive_class(given, listing.class_names)
     if isinstance(positive, Problem):
-        problems += [positive] if given or not problems else []
+        problems.append(positive)
         positive = 0
     if problems:
         raise DataError(*problems, *listing.warnings)  # what was left out may be the cause
-    index = _read_images(settings, replace(listing, positive=positive), on_progress)
-    _refuse_test_patients(index)
+    index = _read_images(settings, listing, on_progress)
+    with add_notes(index.warnings):
+        _refuse_test_patients(index)
     images = index.all_images
     notes = [*index.warnings]
     contradictory = [
@@ -84,13 +85,12 @@ def read_index(
     if contradictory:
         shown = join_names(contradictory, 3)
         notes.append(f"the same image is in two classes, or has other findings: {shown}")
-    rows = index.table.rows_of([image.file for image in images]) if index.table else {}
     others = [
         image.file
         for image in images
         if shows_other_view(image.file)
         or says_other_view(image.view)
-        or (image.file in rows and rows[image.file].is_other_view)
+        or (image.in_table and image.in_table.is_other_view)
     ]
     if others:
         notes.append(
@@ -98,7 +98,7 @@ def read_index(
             f"by name, header or table ({join_names(others, 3)}); for a classifier of frontal "
             "X-rays, remove them, or choose rows by data.table.rows"
         )
-    return replace(index, warnings=tuple(notes))
+    return replace(index, positive=positive, warnings=tuple(notes))
 
 
 def read_folder(settings: DataSettings, *, on_progress: Progress = ignore_progress) -> ImageIndex:
@@ -138,8 +138,9 @@ def _list(
         what = "label tables are for classification, and segmentation has no classes"
         fix = "remove it; patients.csv names the patients of pairs"
         raise ConfigError(what, "data.table", fix)
-    table = find_table(root, settings)
-    if table and table.settings.patient and settings.split.group_regex is not None:
+    table = find_table(settings)
+    column = table.settings.patient if table else None
+    if table and column and settings.split.group_regex is not None:
         what = "both a table and data.split.group_regex name the patients"
         raise ConfigError(what, table.path, "remove one of them")
     warnings: tuple[str, ...] = ()
@@ -149,11 +150,18 @@ def _list(
         if folders is None:
             folders, warnings = part_folders(root)
         if pairs:
-            listing = list_pairs(folders, root)
+            listing = list_pairs(folders, root, table)
         else:
             classes = class_names or settings.classes
             listing = list_class_folders(folders, root, table, classes)
-    return replace(listing, table=table, warnings=(*warnings, *listing.warnings))
+    images = listing.all_images
+    problems = [*listing.problems]
+    missing = [image.file for image in images if not (image.in_table and image.in_table.patient)]
+    if table and column and missing:
+        what = f"{len(missing)} of {len(images)} images have no row with a patient in column "
+        what += f"{column}: {join_names(missing)}"
+        problems.append(Problem(what, table.path, "add a row for each of them"))
+    return replace(listing, problems=tuple(problems), warnings=(*warnings, *listing.warnings))
 
 
 @frozen
@@ -162,11 +170,9 @@ class LabelledImages:
 
     Attributes:
         data: Their folder, which `file` is relative to, with the rules for their patients.
-        table: Its `data.table` or `patients.csv`, if it has one.
     """
 
     data: DataSettings
-    table: LabelTable | None
     images: Images
 
 
@@ -229,24 +235,19 @@ def read_labelled(
     index = _read_images(data, listing, on_progress)
     for note in index.warnings:
         _logger.warning("%s", note)
-    return LabelledImages(data=data, table=index.table, images=index.all_images)
-
-
-def patients_fingerprint(images: Iterable[ImageFile]) -> str:
-    """Return a hash of which images are of the same patient, independent of all names."""
-    of_patient = defaultdict(list)
-    for image in images:
-        of_patient[image.patient].append(image.sha256)
-    groups = sorted(" ".join(sorted(contents)) for contents in of_patient.values())
-    return hashlib.sha256("\n".join(groups).encode()).hexdigest()[:32]
+    return LabelledImages(data=data, images=index.all_images)
 
 
 def _read_images(data: DataSettings, listing: ImageIndex, on_progress: Progress) -> ImageIndex:
     """Hash every file and its masks, read its header and find its patient; add notes."""
     listed = sorted(listing.all_images, key=lambda image: image.file)
     files = [image.file for image in listed]
-    patients = listing.table.patients_of(files) if listing.table else None
-    if patients is None and data.split.group_regex is not None:
+    patients = {
+        image.file: image.in_table.patient
+        for image in listed
+        if image.in_table and image.in_table.patient
+    }
+    if not patients and data.split.group_regex is not None:
         patients = patients_by_regex(data.split.group_regex, files)
     ignore_decoder_warnings()
 
@@ -262,14 +263,12 @@ def _read_images(data: DataSettings, listing: ImageIndex, on_progress: Progress)
         images.append(image)
         on_progress("reading images", len(images), len(files))
     notes: list[str] = []
-    if patients is None:
+    if not patients:
         patient_ids = {image.file: image.patient_id for image in images if image.patient_id}
         patient_ids, notes = join_patients(patient_ids, {})
         patients, its_notes = patients_by_name(files, patient_ids)
         if not (data.path / PROVENANCE_FILE).is_file():  # generated images show nobody
             notes += its_notes
-    else:
-        images = [replace(image, patient_id="") for image in images]
     # Broken files are not compared: empty ones are all alike.
     contents = {image.file: image.sha256 for image in images if image.width_px}
     patients, joined = join_patients(patients, contents)
@@ -321,19 +320,7 @@ def _refuse_test_patients(index: ImageIndex) -> None:
         are = "patient is" if len(shared) == 1 else "patients are"
         what = f"{len(shared)} {are} both in training and in test: {join_names(names)}"
         fix = "move all images of a patient to one side: scores on training patients are biased"
-        raise DataError(with_headers(what, index.root, fix, shared.values()))
-
-
-def with_headers(what: str, where: Path | str, fix: str, images: Iterable[ImageFile]) -> Problem:
-    """Return a problem with the patients of some images.
-
-    It says if they come from DICOM headers.
-    """
-    patient_ids = sorted({image.patient_id for image in images} - {""})
-    if patient_ids:
-        what += f"; PatientID in their DICOM headers: {join_names(patient_ids, 3)}"
-        fix += f"; {OTHER_PATIENTS}"
-    return Problem(what, where, fix)
+        raise DataError(what, index.root, fix)
 
 
 def identical_images(images: Iterable[ImageFile]) -> list[list[ImageFile]]:

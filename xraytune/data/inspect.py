@@ -29,6 +29,7 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from xraytune.base.arrays import Int64Array, UInt8Array
 from xraytune.base.cores import map_on_cores
 from xraytune.base.records import Progress, frozen, ignore_progress
 from xraytune.data.decoding import BrokenImage, decode_files
@@ -237,7 +238,8 @@ def find_near_duplicates(
     examples = []
     for first, second in close_pairs(np.array(hashes).reshape(-1, 4), on_progress=on_progress):
         for place, other_place in zip(first.tolist(), second.tolist(), strict=True):
-            image, other = images[place], images[other_place]
+            image = images[place]
+            other = images[other_place]
             if image.patient == other.patient:
                 continue
             is_apart = (image.part == "test") == (other.part == "test")
@@ -255,7 +257,7 @@ def find_near_duplicates(
     )
 
 
-def perceptual_hash(pixels: NDArray[np.uint8]) -> Hashes:
+def perceptual_hash(pixels: UInt8Array) -> Hashes:
     """Hash an image, uint8 [64, 64], to [4] uint64."""
     low = dctn(pixels.astype(np.float32))[:16, :16]
     return np.packbits(low > np.median(low)).view(np.uint64)
@@ -263,7 +265,7 @@ def perceptual_hash(pixels: NDArray[np.uint8]) -> Hashes:
 
 def close_pairs(
     hashes: Hashes, *, on_progress: Progress = ignore_progress
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+) -> Iterator[tuple[Int64Array, Int64Array]]:
     """Find pairs of `hashes`, [N, 4], that differ in at most 24 of 256 bits.
 
     Yields:

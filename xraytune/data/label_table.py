@@ -14,12 +14,12 @@ from pathlib import Path, PurePosixPath
 
 from xraytune.base.errors import DataError, Problem, join_names
 from xraytune.base.files import read_bytes
-from xraytune.data.class_folders import folder_class, name_classes, spelled_class
+from xraytune.data.class_folders import folder_class, name_classes
 from xraytune.data.findings import ABSENT, PRESENT, UNKNOWN
 from xraytune.data.folders import list_images, missing_classes
 from xraytune.data.guesses import PartName, composed, inner_folders, part_named
-from xraytune.data.images import SINGLE_CLASS, ImageFile, ImageIndex, Images
-from xraytune.data.table import LabelTable, TableRow, match_names
+from xraytune.data.images import SINGLE_CLASS, ImageFile, ImageIndex, Images, TableRow
+from xraytune.data.table import LabelTable, match_names
 from xraytune.space.messages import nearest
 from xraytune.space.settings import DataSettings
 
@@ -35,7 +35,7 @@ def list_table(
     a class is unknown.
     """
     root = data.path
-    files = [image.relative_to(root).as_posix() for image in list_images(root)]
+    files = list_images(root)
     all_rows = table.rows_of(files)
     if not all_rows:
         what = f"none of its {len(table.rows):,} rows matches an image in {root}: they name "
@@ -44,16 +44,23 @@ def list_table(
         raise DataError(what, table.path, fix + table.settings.image)
     rows = {file: row for file, row in all_rows.items() if not row.left_out_as}
     parts = _parts_of(root, table, rows)
-    in_part = {file: rows[file] for file in sorted(parts)}
-    images = [ImageFile(file=file, label=0, part=parts[file]) for file in in_part]
-    list_rows = _list_classes if data.findings is None else _list_findings
-    index = list_rows(data, table, in_part, images, class_names)
+    images = [
+        ImageFile(
+            file=file,
+            label=0,
+            part=parts[file],
+            findings=rows[file].findings,
+            in_table=rows[file],
+        )
+        for file in sorted(parts)
+    ]
+    list_labelled = _list_classes if data.findings is None else _list_findings
+    index = list_labelled(data, table, images, class_names)
 
-    listed = {image.file for image in index.all_images}
-    unlabelled = [row for file, row in in_part.items() if file not in listed]
-    labels = Counter(label for row in unlabelled for label in row.labels)
+    without_row = [file for file in files if file not in all_rows]
     excluded = Counter(row.left_out_as for row in all_rows.values() if row.left_out_as)
-    without_row = sorted(set(files) - all_rows.keys())
+    unlabelled = parts.keys() - {image.file for image in index.all_images}
+    labels = Counter(label for file in unlabelled for label in rows[file].labels)
     reasons = (
         (len(without_row), "images without a row", f" ({join_names(without_row, 3)})"),
         (len(table.rows) - len(all_rows), "rows without an image", f" of {len(table.rows):,}"),
@@ -63,10 +70,10 @@ def list_table(
     )
     left_out = [f"{what}: {count:,}{detail}" for count, what, detail in reasons if count]
     notes = [f"leaves out {'; '.join(left_out)}"] if left_out else []
-    disputed = [file for file, row in in_part.items() if row.is_disputed]
+    disputed = [image.file for image in images if rows[image.file].is_disputed]
     if disputed:
         notes.append(
-            f"the rows of {len(disputed):,} of {len(in_part):,} images disagree, such as those of "
+            f"the rows of {len(disputed):,} of {len(images):,} images disagree, such as those of "
             f"{disputed[0]}: one that says yes suffices, by the order of data.table.labels"
         )
     if table.unread:
@@ -78,39 +85,32 @@ def list_table(
 def _list_classes(
     data: DataSettings,
     table: LabelTable,
-    rows: Mapping[str, TableRow],
     images: Sequence[ImageFile],
     class_names: tuple[str, ...] | None,
 ) -> ImageIndex:
     """List images with their classes."""
-    gives_classes = table.settings.gives_classes
-    given = {file: row.class_name for file, row in rows.items() if row.class_name}
-    words = [*table.settings.labels.values()] or [*given.values()]
-    if not gives_classes:
-        folders = [inner_folders(PurePosixPath(file)) for file in rows]
-        words = [inner[0] for inner in folders if inner]
+    has_classes = table.settings.gives_classes
+    words_of = {}
+    for image in images:
+        words_of[image.file] = inner_folders(image.file) if not has_classes else ()
+        if image.in_table and image.in_table.class_name:
+            words_of[image.file] = (image.in_table.class_name,)
+    words = [*table.settings.labels.values()] or [words[0] for words in words_of.values() if words]
     fix = "give each class a label in data.table.labels"
     names = name_classes(class_names or data.classes, words, table.path, fix)
     listed = []
-    unknown = set()
+    unknown: set[str] = set()
     for image in images:
-        path = PurePosixPath(image.file)
-        name = None
-        if not gives_classes:
-            name = folder_class(inner_folders(path), path, names)
-        elif image.file in given:
-            name = spelled_class(given[image.file], names)
-            if name is None:
-                unknown.add(given[image.file])
+        name = folder_class(words_of[image.file], image.file, names)
         if name is not None:
             listed.append(replace(image, label=names.index(name)))
+        elif has_classes:
+            unknown |= {*words_of[image.file]}
     if unknown:
         what = f"the table has classes other than {', '.join(names)}: {join_names(sorted(unknown))}"
         fix = "correct data.table.labels, or set data.classes: auto"
         raise DataError(what, table.path, fix)
-    fix = "correct data.table.labels and data.table.side, or add images"
-    if not gives_classes:
-        fix = "give data.table.label or labels, or put them into folders of these names"
+    fix = "correct data.table.labels and data.table.side, add images, or sort them into folders"
     parts: list[PartName] = ["train", *(image.part for image in images)]
     where = dict.fromkeys(parts, table.path)
     return ImageIndex(
@@ -124,7 +124,6 @@ def _list_classes(
 def _list_findings(
     data: DataSettings,
     table: LabelTable,
-    rows: Mapping[str, TableRow],
     images: Sequence[ImageFile],
     class_names: tuple[str, ...] | None,
 ) -> ImageIndex:
@@ -132,11 +131,7 @@ def _list_findings(
 
     Those of a model do not.
     """
-    known = [
-        replace(image, findings=rows[image.file].findings)
-        for image in images
-        if rows[image.file].findings.strip(UNKNOWN)
-    ]
+    known = [image for image in images if image.findings.strip(UNKNOWN)]
     training = [image.findings for image in known if image.part != "test"]
     kept = []
     problems = []
@@ -177,22 +172,21 @@ def _list_findings(
 def _parts_of(root: Path, table: LabelTable, rows: Mapping[str, TableRow]) -> dict[str, PartName]:
     """Return the part of each file; those in none are missing."""
     side = table.settings.side
-    parts: dict[str, PartName] = {}
+    if isinstance(side, str):
+        return {file: row.part for file, row in rows.items() if row.part}
     if side is None:
+        parts: dict[str, PartName] = {}
         for file in rows:
             folders = map(part_named, PurePosixPath(file).parts[:-1])
             parts[file] = next(filter(None, folders), "train")
         return parts
-    if isinstance(side, str):
-        return {file: row.part for file, row in rows.items() if row.part}
-    if side.train is None:
-        parts = dict.fromkeys(rows, "train")
-    given: dict[PartName, str | None] = {"train": side.train, "test": side.test}
-    for part, name in given.items():
+    lists: dict[PartName, str | None] = {"train": side.train, "test": side.test}
+    parts = {} if side.train else dict.fromkeys(rows, "train")
+    for part, name in lists.items():
         if name is None:
             continue
         members = _members(root / name, root, rows, table)
-        twice = sorted({*members} & parts.keys()) if side.train else []
+        twice = sorted(members & parts.keys()) if side.train else []
         if twice:
             what = f"{len(twice)} images are also in another list: {join_names(twice, 3)}"
             raise DataError(what, root / name, "keep each image in one list")
@@ -200,14 +194,13 @@ def _parts_of(root: Path, table: LabelTable, rows: Mapping[str, TableRow]) -> di
     return parts
 
 
-def _members(path: Path, root: Path, files: Collection[str], table: LabelTable) -> Collection[str]:
+def _members(path: Path, root: Path, files: Collection[str], table: LabelTable) -> set[str]:
     """Return the files of a list of `data.table.side`, or in a folder that is given instead."""
     if path.is_dir():
         folder = path.resolve()
-        members = [file for file in files if (root.resolve() / file).is_relative_to(folder)]
+        members = {file for file in files if (root.resolve() / file).is_relative_to(folder)}
         if not members:
-            what = "no image of the table is in it"
-            raise DataError(what, path, "correct data.table.side")
+            raise DataError("no image of the table is in it", path, "correct data.table.side")
         return members
     try:
         lines = composed(read_bytes(path, DataError).decode("utf-8-sig")).splitlines()
@@ -218,13 +211,13 @@ def _members(path: Path, root: Path, files: Collection[str], table: LabelTable) 
     names = dict.fromkeys(line.strip() for line in lines if line.strip())
     matched = match_names(names, files, path)
     missing = names.keys() - {*matched.values()}
-    without_image = match_names(missing, table.rows, path).values()
-    unknown = sorted(missing - {*without_image} if matched else missing)
-    if unknown:
-        what = f"{len(unknown):,} of its {len(names):,} lines name no image of the table: "
-        fix = "write the name or path of one image per line"
-        raise DataError(what + join_names(unknown, 2), path, fix)
-    return matched.keys()
+    if matched:  # other images of the table may not have been downloaded
+        missing -= {*match_names(missing, table.rows, path).values()}
+    if missing:
+        what = f"{len(missing):,} of its {len(names):,} lines name no image of the table: "
+        what += join_names(sorted(missing), 2)
+        raise DataError(what, path, "write the name or path of one image per line")
+    return {*matched}
 
 
 def _counted(counts: Mapping[str, int]) -> str:

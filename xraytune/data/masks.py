@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from xraytune.base.arrays import BoolArray, UInt8Array
 from xraytune.base.errors import DataError, join_names
 from xraytune.data.decoding import LARGEST_SIDE_PX, BrokenImage, Resize, read_image, square_box
 from xraytune.data.images import ImageFile
@@ -25,7 +25,7 @@ OUTLINE_RGB = (230, 159, 0)
 """Stands out on grey, also for colour-blind readers."""
 
 
-def read_mask(root: Path, image: ImageFile) -> NDArray[np.bool_]:
+def read_mask(root: Path, image: ImageFile) -> BoolArray:
     """Read the masks of an image below `root`, and merge them, [H, W], upright.
 
     Raises DataError for a mask that cannot be read, has another size than the image or not two
@@ -44,12 +44,10 @@ def read_mask(root: Path, image: ImageFile) -> NDArray[np.bool_]:
             shown = join_names([str(value) for value in values], 5)
             what = f"the mask has {len(values)} values ({shown}); it needs two: 0 and one other"
         if what:
-            fix = (
-                "export it at the size of the image, with 0 for the background and one other value"
-            )
+            fix = "save a PNG of the image's size, with 0 for the background and one other value"
             raise DataError(what, root / file, fix)
         masks.append(levels > 0)
-    merged: NDArray[np.bool_] = np.logical_or.reduce(masks)
+    merged: BoolArray = np.logical_or.reduce(masks)
     share = merged.mean()
     border = np.concatenate([merged[0], merged[-1], merged[:, 0], merged[:, -1]])
     if share in (0, 1) or (share > 0.5 and border.mean() > 0.5):
@@ -60,7 +58,7 @@ def read_mask(root: Path, image: ImageFile) -> NDArray[np.bool_]:
     return merged
 
 
-def square_mask(mask: NDArray[np.bool_], image_size_px: int, resize: Resize) -> NDArray[np.uint8]:
+def square_mask(mask: BoolArray, image_size_px: int, resize: Resize) -> UInt8Array:
     """Resize a mask, [H, W], like its image, to uint8 [S, S].
 
     A pixel is 255 if the mask covers at least half of it, else 0.
@@ -76,7 +74,7 @@ def square_mask(mask: NDArray[np.bool_], image_size_px: int, resize: Resize) -> 
     return np.where(shares >= 0.5, np.uint8(255), np.uint8(0))
 
 
-def connected_parts(mask: NDArray[np.bool_]) -> int:
+def connected_parts(mask: BoolArray) -> int:
     """Count the connected components of a mask, [H, W].
 
     Pixels that touch only at a corner are not connected.
@@ -86,9 +84,7 @@ def connected_parts(mask: NDArray[np.bool_]) -> int:
     return int(label(mask)[1])
 
 
-def outlined(
-    images: NDArray[np.uint8], masks: NDArray[np.uint8] | NDArray[np.bool_]
-) -> NDArray[np.uint8]:
+def outlined(images: UInt8Array, masks: UInt8Array | BoolArray) -> UInt8Array:
     """Return grey images [..., H, W] in colour, with a line around each mask [..., H, W]."""
     from scipy.ndimage import maximum_filter
 
@@ -101,7 +97,7 @@ def outlined(
 
 
 def use_mask(
-    root: Path, image: ImageFile, use: Callable[[NDArray[np.bool_]], Result]
+    root: Path, image: ImageFile, use: Callable[[BoolArray], Result]
 ) -> Result | BrokenImage:
     """Apply `use`, which may raise DataError, to the merged mask of an image, [H, W].
 

@@ -18,18 +18,20 @@ from xraytune.data.folders import (
     bare_name,
     list_images,
     pair_folders,
-    refuse_inner_parts,
     subfolders,
     walk_folder,
 )
 from xraytune.data.guesses import PartName
-from xraytune.data.images import SINGLE_CLASS, ImageFile, ImageIndex, Images
+from xraytune.data.images import SINGLE_CLASS, ImageFile, ImageIndex
+from xraytune.data.table import LabelTable, add_rows
 
-_MASK_SUFFIXES = frozenset({".bmp", ".gif", ".png", ".tif", ".tiff"})
 
-
-def list_pairs(folders: Mapping[PartName, Path], root: Path) -> ImageIndex:
+def list_pairs(
+    folders: Mapping[PartName, Path], root: Path, patients_csv: LabelTable | None
+) -> ImageIndex:
     """Pair the images and masks of parts, which are the data folder `root` or in it.
+
+    `patients_csv` is the table of `root`.
 
     Raises DataError if a part lacks them.
     """
@@ -38,45 +40,34 @@ def list_pairs(folders: Mapping[PartName, Path], root: Path) -> ImageIndex:
     warnings = []
     for part, folder in folders.items():
         if len(folders) == 1:
-            refuse_inner_parts(folder, walk_folder(folder, root)[0])
+            walk_folder(folder, root, refuse_parts=True)
         there = pair_folders(folder)
         if len(there) < 2:
             found = join_names([inner.name for inner in subfolders(folder)]) or "none"
             what = f"segmentation needs images/ and masks/ here (folders found: {found})"
             fix = "put the X-rays into images/, and their masks under the same names into masks/"
             raise DataError(what, folder, fix)
-        images = [image.relative_to(root).as_posix() for image in list_images(there["images"])]
+        images = list_images(there["images"], root)
         masks, notes = walk_folder(there["masks"], root)
         warnings += [f"{there['masks']}: {note}" for note in notes]
 
         stems = {bare_name(image): image for image in reversed(images)}
+        masks_of: dict[str | None, list[str]] = {image: [] for image in (*images, None)}
+        for mask in masks:
+            masks_of[_find_image(bare_name(mask), stems)].append(mask)
         counts = Counter(map(bare_name, images))
-        masks_of: dict[str, list[str]] = {image: [] for image in images}
-        without_image = []
-        lossy = []
-        for path in masks:
-            mask = path.relative_to(root).as_posix()
-            image = _find_image(bare_name(mask), stems)
-            if image is None:
-                without_image.append(mask)
-            else:
-                masks_of[image].append(mask)
-            if path.suffix.lower() not in _MASK_SUFFIXES:
-                lossy.append(mask)
         faults = {
             "images have the same name": [name for name in images if counts[bare_name(name)] > 1],
-            "images have no mask": [name for name, its_masks in masks_of.items() if not its_masks],
-            "masks have no image": without_image,
-            "masks are not PNG, TIFF, BMP or GIF": lossy,
+            "images have no mask": [image for image in images if not masks_of[image]],
+            "masks have no image": masks_of[None],
         }
         found_faults = [
             f"{len(files)} {what}: {join_names(files)}" for what, files in faults.items() if files
         ]
         if found_faults:
-            fix = "add, rename or remove them; masks of X.png are named X.png, X_left.png or "
-            fix += "X-mask.tif, and have no lossy format, which blurs the outline"
+            fix = "add, rename or remove them; masks of X.png are X.png, X_left.png or X-mask.tif"
             problems.append(Problem("; ".join([*found_faults, *notes]), folder, fix))
-        several = [name for name, its_masks in masks_of.items() if len(its_masks) > 1]
+        several = [image for image in images if len(masks_of[image]) > 1]
         if several:
             example = f"{' and '.join(masks_of[several[0]])} for {several[0]}"
             warnings.append(
@@ -84,13 +75,13 @@ def list_pairs(folders: Mapping[PartName, Path], root: Path) -> ImageIndex:
                 f"merged ({example})"
             )
         listed += [
-            ImageFile(file=image, label=0, part=part, masks=tuple(its))
-            for image, its in masks_of.items()
+            ImageFile(file=image, label=0, part=part, masks=tuple(masks_of[image]))
+            for image in images
         ]
     return ImageIndex(
         root=root,
         class_names=SINGLE_CLASS,
-        all_images=Images(listed),
+        all_images=add_rows(listed, patients_csv),
         problems=tuple(problems),
         warnings=tuple(warnings),
     )

@@ -17,11 +17,6 @@ from xraytune.data.guesses import composed, patient_of
 
 PATIENTS_CSV = "patients.csv"
 _GROUP_REGEX = "data.split.group_regex"
-OTHER_PATIENTS = (
-    f"if the ID is a placeholder, name the patients in {PATIENTS_CSV} (file,patient) or "
-    f"data.table.patient, or give {_GROUP_REGEX} (--group-regex); '(.+)' makes each file a "
-    "patient of its own"
-)
 
 
 def patients_by_name(
@@ -49,7 +44,10 @@ def patients_by_name(
     most = max(Counter(patient_ids.values()).values(), default=0)
     if most >= 10 and most > len(patient_ids) / 3:
         notes.append(
-            f"{most} of {len(patient_ids)} DICOM headers have the same PatientID; {OTHER_PATIENTS}"
+            f"{most} of {len(patient_ids)} DICOM headers have the same PatientID; if the ID is a "
+            f"placeholder, name the patients in {PATIENTS_CSV} (file,patient) or "
+            f"data.table.patient, or give {_GROUP_REGEX} (--group-regex); '(.+)' makes each file a "
+            "patient of its own"
         )
     return patients, notes
 

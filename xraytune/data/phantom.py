@@ -12,19 +12,19 @@ import math
 from collections.abc import Iterator
 from itertools import compress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
 
+from xraytune.base.arrays import AnyArray, BoolArray, UInt8Array
 from xraytune.base.cores import map_on_cores
 from xraytune.base.files import csv_table, new_folder, require_new, write_text
 from xraytune.base.records import Progress, frozen, ignore_progress
 from xraytune.base.seeding import derive_seed, numpy_generator
 
-Field: TypeAlias = NDArray[Any]
+Field: TypeAlias = AnyArray
 """One number per pixel of the canvas, [H, W] float32."""
 
 FINDINGS = ("lobar", "diffuse", "effusion")
@@ -64,8 +64,8 @@ class PhantomImage:
     part: str
     diagnosis: str
     findings: tuple[str, ...]
-    pixels: NDArray[np.uint8]
-    lungs: NDArray[np.bool_]
+    pixels: UInt8Array
+    lungs: BoolArray
 
 
 def draw_phantoms(
@@ -100,7 +100,7 @@ def draw_phantoms(
     rows = []
     with new_folder(out.resolve()) as folder:
 
-        def save(pixels: NDArray[Any], name: str) -> None:
+        def save(pixels: AnyArray, name: str) -> None:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(folder / name, quality=92)
 
@@ -178,7 +178,7 @@ def _draw_chest(
     image_size_px: int,
     anatomy: np.random.Generator,
     disease: np.random.Generator,
-) -> tuple[Field, Field, NDArray[np.bool_]]:
+) -> tuple[Field, Field, BoolArray]:
     """Return the thickness of a chest, that of the findings' fluid, and where lung is visible.
 
     The maps are larger than an image, which is cut out of them.
@@ -329,7 +329,7 @@ def _tube(distance: Field, radius: float) -> Field:
     return 2 * np.sqrt(np.maximum(radius**2 - np.square(distance), 0))
 
 
-def _expose(thickness: Field, rng: np.random.Generator) -> NDArray[np.uint8]:
+def _expose(thickness: Field, rng: np.random.Generator) -> UInt8Array:
     """Return the radiograph of a map of thickness; bone is bright, air dark.
 
     Beer-Lambert gives the direct radiation exp(-attenuation), to which scatter adds. Photons are

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
+from xraytune.base.arrays import UInt8Array
 from xraytune.base.artifacts import build_once, discard
 from xraytune.base.cores import map_on_cores
 from xraytune.base.errors import ArtifactError, DataError, Problem
@@ -49,7 +49,7 @@ def store_images(
     size_px = data.image_size
     files = [image.file for image in images]
 
-    def read_mask(image: ImageFile) -> NDArray[np.uint8] | BrokenImage:
+    def read_mask(image: ImageFile) -> UInt8Array | BrokenImage:
         return use_mask(root, image, lambda mask: square_mask(mask, size_px, data.resize))
 
     def build(out: Path) -> None:
@@ -98,7 +98,7 @@ def store_images(
     )
 
 
-def shift_image(pixels: NDArray[np.uint8], file: str, shift: ShiftSettings) -> NDArray[np.uint8]:
+def shift_image(pixels: UInt8Array, file: str, shift: ShiftSettings) -> UInt8Array:
     """Return an image, [S, S], as if another hospital had taken it, with another detector.
 
     Blur, gamma, contrast and noise are applied in this order; the noise depends on the file's name.
@@ -113,18 +113,18 @@ def shift_image(pixels: NDArray[np.uint8], file: str, shift: ShiftSettings) -> N
     return np.asarray((grey.clip(0, 1) * 255).round(), dtype=np.uint8)
 
 
-def open_pixels(folder: Path, name: str = PIXELS_FILE) -> NDArray[np.uint8]:
+def open_pixels(folder: Path, name: str = PIXELS_FILE) -> UInt8Array:
     """Map the pixels of a store, [N, S, S], read-only; N >= 1."""
     file = folder / name
     try:
-        mapped: NDArray[np.uint8] = np.load(file, mmap_mode="r")
+        mapped: UInt8Array = np.load(file, mmap_mode="r")
     except (ValueError, OverflowError) as error:  # a header that asks for more than the file has
         fix = "remove its folder: it is computed again"
         raise ArtifactError("the file is damaged", file, fix) from error
     return mapped
 
 
-def open_masks(folder: Path) -> NDArray[np.uint8] | None:
+def open_masks(folder: Path) -> UInt8Array | None:
     """Map the masks of a store, [N, S, S], 0 and 255, read-only; None if its images have none."""
     return open_pixels(folder, MASKS_FILE) if (folder / MASKS_FILE).exists() else None
 

@@ -3,8 +3,8 @@
     index = read_index(...); store = store_images(...); sides = split_by_patient(...)
 
 `Prepared` is written to the study as the readable file `split.json`. Trials read it from there and
-use the pixel store (`side_images`); they never read the data folder. It holds a fingerprint of the
-held-out test folder, but none of its images.
+use the pixel store (`side_images`); they never read the data folder. The test folder stays sealed:
+only `index.images` are decoded and recorded, and of `index.test` a fingerprint of its content.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from xraytune.base.arrays import AnyArray, Float32Array, Int64Array, UInt8Array
 from xraytune.base.artifacts import is_intact, releases
 from xraytune.base.errors import ArtifactError, DataError, StudyError, add_notes, counted
 from xraytune.base.files import read_json, sha256_of, with_checksum, without_checksum, write_json
 from xraytune.base.records import Compute, Progress, frozen, ignore_progress
 from xraytune.data.decoding import Resize
 from xraytune.data.images import RECORDED, ImageFile, ImageIndex, Images, SideName
-from xraytune.data.index import patients_fingerprint, read_index
+from xraytune.data.index import read_index
 from xraytune.data.pixels import (
     MASKS_FILE,
     PIXELS_FILE,
@@ -41,11 +41,6 @@ from xraytune.space.settings import DataSettings, Experiment, Settings
 
 HELD_OUT = ("val_a", "val_b", "test")
 """The sides that nothing is trained on."""
-_TITLES: dict[SideName, str] = {
-    "train": "training images",
-    "val_a": "val-A images",
-    "val_b": "val-B images",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +82,7 @@ class Prepared:
 
     def side(self, name: SideName) -> Images:
         """Return the images on one side of the split, in the order of the index."""
-        return Images(self.images).on(name)
+        return Images(image for image in self.images if image.side == name)
 
     def drawn(self, draw: int) -> Prepared:
         """Return a replicate's images: its draw of unused patients replaces the train side."""
@@ -222,7 +217,7 @@ def prepare_index(
         pixels_sha256=_content(store),
         has_masks=any(image.masks for image in images),
         test_fingerprint=index.test_fingerprint,
-        test_patients=patients_fingerprint(index.test) if index.test else None,
+        test_patients=index.test_patients,
         findings=index.findings,
         images=tuple(image for image in recorded if image.side != "unused"),
         unused=tuple(image for image in recorded if image.side == "unused"),
@@ -262,28 +257,14 @@ def restore_pixels(
     if is_intact(store) and _content(store) == prepared.pixels_sha256:
         return
     again, _ = prepare(settings, cache, skip_broken=True, on_progress=on_progress)
-    cache_of_search = "give the cache of the search (--cache)"
-    if again.pixels != prepared.pixels:
+    if (again.pixels, again.pixels_sha256) != (prepared.pixels, prepared.pixels_sha256):
         what = "the cache has lost the study's pixels, and the images changed since"
-        fix = f"restore the images, or {cache_of_search}"
-        raise StudyError(what, settings.data.path, fix)
-    if again.pixels_sha256 != prepared.pixels_sha256:
-        pillow = f"Pillow {releases('pillow')['pillow']}"
-        what = f"{pillow} decodes the images differently from the study"
-        fix = "install the Pillow of its environment.json and remove this folder"
-        raise StudyError(what, store, f"{fix}, or {cache_of_search}")
-
-
-def training_pixels(prepared: Prepared, cache: Path) -> NDArray[np.uint8]:
-    """Return the pixel store, uint8 [N, S, S], memory-mapped.
-
-    Raise ArtifactError if it is damaged.
-    """
-    store = cache / prepared.pixels
-    if not is_intact(store):
-        fix = "run the study's `xraytune search` command again: it decodes the images again"
-        raise ArtifactError("the decoded images are missing or damaged", store, fix)
-    return open_pixels(store)
+        if again.pixels == prepared.pixels:
+            pillow = releases("pillow")["pillow"]
+            what = f"Pillow {pillow} decodes the images differently from the study"
+        fix = "restore the images, or install the Pillow of its environment.json and remove this "
+        fix += "folder; or give the cache of the search (--cache)"
+        raise StudyError(what, store, fix)
 
 
 @frozen
@@ -296,7 +277,6 @@ class ImageSource:
         rows: int64 [n], the row of each image in `pixels`.
         labels: int64 [n].
         inputs: What the pixels depend on, for the fingerprint of what is computed from them.
-        title: What progress calls them.
         masks: uint8 [N, S, S], 0 or 255, like `pixels`; None in classification.
         findings: int64 [n, C]: 1, 0, or -1 if unknown; None without any.
         file_size_px: The typical shorter side of the files that the pixels were decoded from; 0 if
@@ -305,33 +285,32 @@ class ImageSource:
     """
 
     name: str
-    pixels: NDArray[np.uint8]
-    rows: NDArray[np.int64]
-    labels: NDArray[np.int64]
+    pixels: UInt8Array
+    rows: Int64Array
+    labels: Int64Array
     inputs: dict[str, Any]
-    title: str = "images"
-    masks: NDArray[np.uint8] | None = None
-    findings: NDArray[np.int64] | None = None
+    masks: UInt8Array | None = None
+    findings: Int64Array | None = None
     file_size_px: int = 0
-    features: NDArray[np.float32] | None = None
+    features: Float32Array | None = None
 
     @property
-    def targets(self) -> NDArray[np.int64]:
+    def targets(self) -> Int64Array:
         """What a network without masks learns: the labels, or the findings."""
         return self.labels if self.findings is None else self.findings
 
-    def read(self, places: NDArray[Any] | slice = slice(None)) -> NDArray[np.uint8]:
+    def read(self, places: AnyArray | slice = slice(None)) -> UInt8Array:
         """Return the pixels of some images, by default of all, [n, S, S]."""
-        pixels: NDArray[np.uint8] = self.pixels[self.rows[places]]
+        pixels: UInt8Array = self.pixels[self.rows[places]]
         return pixels
 
-    def read_masks(self, places: NDArray[Any] | slice = slice(None)) -> NDArray[np.uint8]:
+    def read_masks(self, places: AnyArray | slice = slice(None)) -> UInt8Array:
         """Return the masks of some images, [n, S, S], 0 or 255."""
         assert self.masks is not None, "images of a segmentation study have masks"
-        masks: NDArray[np.uint8] = self.masks[self.rows[places]]
+        masks: UInt8Array = self.masks[self.rows[places]]
         return masks
 
-    def planes(self, places: NDArray[Any]) -> NDArray[np.uint8]:
+    def planes(self, places: AnyArray) -> UInt8Array:
         """Return some images, with their masks if they have any, [n, C, S, S]."""
         planes = [self.read(places)]
         if self.masks is not None:
@@ -340,27 +319,32 @@ class ImageSource:
 
 
 def side_images(side_name: SideName, prepared: Prepared, cache: Path) -> ImageSource:
-    """Return one side of the split as a data source."""
+    """Return one side of the split as a data source.
+
+    Raise ArtifactError if the pixels are missing or damaged.
+    """
+    store = cache / prepared.pixels
+    if not is_intact(store):
+        fix = "run the study's `xraytune search` command again: it decodes the images again"
+        raise ArtifactError("the decoded images are missing or damaged", store, fix)
     side = prepared.side(side_name)
+    rows = np.array([image.row for image in side], dtype=np.int64)
     return ImageSource(
         name="real" if side_name == "train" else side_name,
-        pixels=training_pixels(prepared, cache),
-        rows=side.rows,
+        pixels=open_pixels(store),
+        rows=rows,
         labels=side.labels,
         inputs={
             "pixels": prepared.pixels,
             "content": prepared.pixels_sha256,
-            "rows": side.rows.tolist(),
+            "rows": rows.tolist(),
         },
-        title=_TITLES.get(side_name, "images"),
-        masks=open_masks(cache / prepared.pixels),
+        masks=open_masks(store),
         findings=side.targets if prepared.findings else None,
     )
 
 
-def stored_images(
-    store: Path, images: Sequence[ImageFile], *, name: str, title: str = "images"
-) -> ImageSource:
+def stored_images(store: Path, images: Sequence[ImageFile], *, name: str) -> ImageSource:
     """Return the images of an artifact of `store_images`, none broken, as a data source."""
     table = Images(images)
     return ImageSource(
@@ -369,7 +353,6 @@ def stored_images(
         rows=np.arange(len(table)),
         labels=table.labels,
         inputs={"pixels": store.name, "content": _content(store)},
-        title=title,
         masks=open_masks(store),
         findings=table.targets if table[0].findings else None,
         file_size_px=int(np.median([min(image.width_px, image.height_px) for image in table])),
@@ -379,14 +362,11 @@ def stored_images(
 def write_prepared(prepared: Prepared, path: Path) -> None:
     """Write `split.json`, with the images as columns."""
     content = {field.name: getattr(prepared, field.name) for field in fields(prepared)}
-    columns = RECORDED if prepared.findings else RECORDED[:-1]
     for name in ("images", "unused"):
         images = content[name]
-        content[name] = {column: [getattr(image, column) for image in images] for column in columns}
-    if not prepared.findings:
-        del content["findings"]
-    if not prepared.unused:
-        del content["unused"]
+        content[name] = {
+            column: [getattr(image, column) for image in images] for column in RECORDED
+        }
     write_json(path, with_checksum(content))
 
 

@@ -18,87 +18,53 @@ from xraytune.data.folders import bare_name
 from xraytune.data.guesses import patient_of
 from xraytune.data.images import ImageFile
 from xraytune.data.patients import match_patients, patient_key
-from xraytune.data.table import LabelTable
 
 
 def shared_patients(
+    images: Mapping[str, Collection[str]], others: Mapping[str, Collection[str]]
+) -> set[str]:
+    """Return the patients of a folder who also have images in another one.
+
+    Both folders are given as `patients_by_key`.
+    """
+    return {patient for key in images.keys() & others.keys() for patient in images[key]}
+
+
+def patients_by_key(
     images: Sequence[ImageFile],
-    table: LabelTable | None,
-    known: Iterable[ImageFile],
-    *,
     group_regex: str | None = None,
-    aliases: Iterable[str] = (),
-    owners: Mapping[str, str] | None = None,
-) -> set[str]:
-    """Return the patients of a folder who also have images among the known ones.
-
-    Images with the same patient name in the folder belong to one person: if one is known, so are
-    all. `aliases` are further names of the known patients, such as those from before they were
-    merged. `owners` are `patients_by_file_name` of the study for an external folder, and None if
-    the known images are external.
-    """
-    contents = set()
-    known_keys = {patient_key(name) for name in aliases}
-    known_paths = set()
-    known_names = set()
-    for image in known:
-        contents.add(image.sha256)
-        known_names |= {image.patient, patient_of(image.file) or image.patient}
-        known_paths.add(image.file)
-    # The path of an external image identifies no patient of the study.
-    known_names -= known_paths if owners is None else set()
-    known_keys |= {patient_key(name) for name in known_names}
-    paths = set() if owners is None else {image.file for image in images}
-    names_of = names_by_file(images, table, group_regex, owners)
-    shared = set()
-    for image in images:
-        keys = {patient_key(name) for name in names_of[image.file] | ({image.patient} - paths)}
-        if image.sha256 in contents or keys & known_keys:
-            shared.add(image.patient)
-    return shared
-
-
-def patient_aliases(
-    images: Collection[ImageFile],
-    table: LabelTable | None,
-    group_regex: str | None,
-    owners: Mapping[str, str] | None = None,
-) -> set[str]:
-    """Return all names that a folder gives to the patients of some of its images.
-
-    See `names_by_file`.
-    """
-    return set().union(*names_by_file(images, table, group_regex, owners).values())
-
-
-def names_by_file(
-    images: Collection[ImageFile],
-    table: LabelTable | None,
-    group_regex: str | None,
+    *,
     owners: Mapping[str, str] | None = None,
 ) -> dict[str, set[str]]:
-    """Return the names of each file's patient before patients who share an image are merged.
+    """Return the patients of a folder by everything that identifies them.
 
-    They come from the folder's table, if it has a column of patients; else from the file name and
-    from the study's expression where it matches the path. An image without such a name and without
-    a DICOM header belongs to the owner of its file name. A file whose patient nothing identifies
-    has no name.
+    That is the content of a file, and each name of its patient from before patients who share an
+    image were merged: the one in the folder's table; else the one in the file name, and the match
+    of an expression in the path. Images with the same patient in the folder belong to one person.
 
-    Raises DataError if the table lacks files, or a row of it belongs to several.
+    `owners` are `patients_by_file_name` of the study for the images of an external folder. Without
+    such a name and without a DICOM header, one of these belongs to the owner of its file name, and
+    its path names nobody.
     """
-    files = [image.file for image in images]
-    in_table = table.patients_of(files) if table is not None else None
-    if in_table is not None:
-        return {file: {patient.strip()} for file, patient in in_table.items()}
-    matched = match_patients(group_regex, files) if group_regex else {}
-    names = {}
+    files = {image.file for image in images}
+    matches = match_patients(group_regex, files) if group_regex else {}
+    patients = defaultdict(set)
     for image in images:
         file = image.file
-        its_names = {patient_of(file), matched.get(file)} - {None, file}
-        if not its_names and image.patient in {*files}:
-            its_names = {(owners or {}).get(bare_name(file))} - {None}
-        names[file] = {str(name).strip() for name in its_names}
-    return names
+        names = {patient_of(file), matches.get(file)} - {None, file}
+        if image.in_table and image.in_table.patient:
+            names = {image.in_table.patient}
+        if owners is None:
+            names |= {image.patient, patient_of(file)}
+        elif image.patient not in files:
+            names.add(image.patient)
+        elif not names:
+            names.add(owners.get(bare_name(file)))
+        for name in names - {None}:
+            patients[patient_key(str(name))].add(image.patient)
+        if image.sha256:
+            patients[image.sha256].add(image.patient)
+    return patients
 
 
 def patients_by_file_name(images: Iterable[ImageFile]) -> dict[str, str]:
@@ -121,16 +87,18 @@ def patients_by_file_name(images: Iterable[ImageFile]) -> dict[str, str]:
 
 def ambiguous_files(
     images: Sequence[ImageFile],
-    table: LabelTable | None,
+    patients: Mapping[str, Collection[str]],
     known: Iterable[ImageFile],
-    group_regex: str | None,
-    owners: Mapping[str, str],
 ) -> list[str]:
-    """Return files of unknown patients that share their name with images of the study."""
-    study_names = {bare_name(image.file) for image in known}
-    names = names_by_file(images, table, group_regex, owners)
+    """Return files of patients without a name that share their file name with known images.
+
+    `patients` are the `patients_by_key` of the images.
+    """
+    contents = {image.sha256 for image in images}
+    named = {patient for key, same in patients.items() if key not in contents for patient in same}
+    known_names = {bare_name(image.file) for image in known}
     return [
         image.file
         for image in images
-        if not names[image.file] and image.patient in names and bare_name(image.file) in study_names
+        if image.patient not in named and bare_name(image.file) in known_names
     ]

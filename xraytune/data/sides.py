@@ -94,10 +94,10 @@ def sizes_of_index(index: ImageIndex, data: DataSettings) -> tuple[SideSize, ...
     """Return the sizes of a data folder's sides as a search splits it, and of its test part."""
     with add_notes(index.warnings):
         split = split_by_patient(index.images, data.split, data.train_patients)
-    sides: dict[str, list[ImageFile]] = {name: [] for name in _NAMES.values()}
-    for image, side in zip(index.images, split, strict=True):
-        if side != "unused":
-            sides[_NAMES[side]].append(image)
+    sides = {
+        name: [image for image, its in zip(index.images, split, strict=True) if its == side]
+        for side, name in _NAMES.items()
+    }
     if index.test:
         sides["test"] = [*index.test]
     return tuple(

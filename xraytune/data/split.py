@@ -13,14 +13,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from xraytune.base.arrays import Int64Array
 from xraytune.base.errors import DataError, counted, join_names
 from xraytune.base.records import frozen
 from xraytune.base.seeding import derive_seed
 from xraytune.data.guesses import PARTS, PartName, part_named
 from xraytune.data.images import ImageFile, ImageIndex, Images, SideName
-from xraytune.data.index import with_headers
 from xraytune.space.settings import SplitSettings
 from xraytune.stats.classification import rarest_findings
 
@@ -102,17 +101,12 @@ def split_by_patient(
             what = f"{train_patients} patients do not cover every class"
             raise DataError(what, where, f"set at least {enough}")
         train = train[:train_patients]
-    sides: list[SideName] = ["unused"] * len(images)
-    for side, members in (("train", train), ("val_a", val_a), ("val_b", val_b)):
-        for patient in members:
-            for position in patient.positions:
-                sides[position] = side
-    return tuple(sides)
+    sides: dict[str, Sequence[_Patient]] = {"train": train, "val_a": val_a, "val_b": val_b}
+    side_of = {patient.name: side for side, members in sides.items() for patient in members}
+    return tuple(side_of.get(name, "unused") for name in table.patients)
 
 
-def nested_order(
-    patients: Sequence[str], targets: NDArray[np.int64], seed: int
-) -> list[tuple[int, ...]]:
+def nested_order(patients: Sequence[str], targets: Int64Array, seed: int) -> list[tuple[int, ...]]:
     """Return the positions of each patient's images.
 
     Any first patients have about the class shares of all.
@@ -125,7 +119,7 @@ def nested_order(
 def part_notes(index: ImageIndex) -> tuple[str, ...]:
     """Return a line for each part of a data folder: its images, and how a search uses them."""
     files = defaultdict(list)
-    for image in (*index.images, *index.test):
+    for image in index.all_images:
         files[image.part].append(image.file)
     if files.keys() == {"train"}:
         return (
@@ -140,7 +134,7 @@ def part_notes(index: ImageIndex) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _stratify(patients: Sequence[str], targets: NDArray[np.int64]) -> _Strata:
+def _stratify(patients: Sequence[str], targets: Int64Array) -> _Strata:
     """Group patients by the classes of their images, or by their rarest finding.
 
     The label of a patient with findings is the rarest of them among all patients, the number of
@@ -206,25 +200,21 @@ def _nest(strata: _Strata, seed: int) -> list[_Patient]:
         for stratum in strata
         for rank, patient in enumerate(_shuffle(stratum, seed, "train_patients"))
     ]
-    return [patient for _, _, patient in sorted(ranked, key=lambda entry: entry[:2])]
+    return [patient for _, _, patient in sorted(ranked)]  # no name occurs twice
 
 
 def _refuse_missing_classes(images: Images, sides: Mapping[str, Sequence[_Patient]]) -> None:
-    few = []
     problems = []
-    for label in np.unique(images.labels):
+    for label in np.unique(images.labels).tolist():
         counts = {
             side: sum(label in patient.labels for patient in patients)
             for side, patients in sides.items()
         }
         missing = [side for side, count in counts.items() if not count]
         if missing:
-            same = [image for image in images if image.label == label]
+            file = next(image.file for image in images if image.label == label)
             patients = counted(sum(counts.values()), "patient")
-            problems.append(
-                f"the class of {same[0].file} has {patients}: none for {' and '.join(missing)}"
-            )
-            few += same
+            problems.append(f"the class of {file} has {patients}: none for {' and '.join(missing)}")
     if problems:
         fix = "add patients: every class needs one for each side train/ and val/ make"
-        raise DataError(with_headers(join_names(problems, 3), "data.split", fix, few))
+        raise DataError(join_names(problems, 3), "data.split", fix)

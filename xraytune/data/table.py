@@ -13,7 +13,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
@@ -21,20 +21,13 @@ from xraytune.base.errors import ConfigError, DataError, Problem, SourceLine, jo
 from xraytune.base.files import read_bytes
 from xraytune.base.records import frozen
 from xraytune.data.decoding import without_suffix
-from xraytune.data.findings import (
-    ABSENT,
-    PRESENT,
-    finding_columns,
-    findings_of_cells,
-    findings_of_labels,
-    unite_findings,
-)
+from xraytune.data.findings import ABSENT, PRESENT, UNKNOWN
 from xraytune.data.guesses import (
     EMPTY,
     NO,
+    READ_CELLS,
     UNCERTAIN,
     YES,
-    PartName,
     composed,
     folded,
     is_view_column,
@@ -43,40 +36,19 @@ from xraytune.data.guesses import (
     pneumonia_type,
     says_other_view,
 )
+from xraytune.data.images import ImageFile, Images, TableRow
 from xraytune.data.patients import PATIENTS_CSV, patient_key
 from xraytune.space.messages import nearest
 from xraytune.space.settings import FOLDER_NAME, DataSettings, TableSettings
 
 _MOST_SUBGROUPS = 20
+_STATES = {"ignore": UNKNOWN, "zeros": ABSENT, "ones": PRESENT}
 _PATIENTS_TABLE = TableSettings(
     file=(PATIENTS_CSV,), image="file", patient="patient", label="class"
 )
 
-_Rows: TypeAlias = Sequence[tuple[SourceLine, Mapping[str, str]]]
+_Rows: TypeAlias = list[tuple[SourceLine, dict[str, str]]]
 """Rows of a table, each with its line and its cells by column."""
-
-
-@dataclass(slots=True, kw_only=True)
-class TableRow:
-    """What a table says about one image, in one or more rows.
-
-    Attributes:
-        part: None without a column of sides.
-        labels: All labels of its rows, also those without a class.
-        is_disputed: Whether its rows differ in class or in a finding.
-        left_out_as: A cell that `data.table.rows` does not accept, or empty.
-        cells: Those of each of its rows, by column.
-    """
-
-    patient: str = ""
-    part: PartName | None = None
-    labels: tuple[str, ...] = ()
-    class_name: str | None = None
-    findings: str = ""
-    is_disputed: bool = False
-    is_other_view: bool = False
-    left_out_as: str = ""
-    cells: Sequence[Mapping[str, str]] = ()
 
 
 @frozen
@@ -95,7 +67,7 @@ class LabelTable:
     unread: Mapping[str, int]
     others: tuple[str, ...]
 
-    def rows_of(self, files: Collection[str]) -> dict[str, TableRow]:
+    def rows_of(self, files: Iterable[str]) -> dict[str, TableRow]:
         """Return the row of each file (a path below the data folder) that has one.
 
         Raises DataError if that is ambiguous.
@@ -103,22 +75,12 @@ class LabelTable:
         names = match_names(self.rows, files, self.path)
         return {file: self.rows[name] for file, name in names.items()}
 
-    def patients_of(self, files: Collection[str]) -> dict[str, str] | None:
-        """Return the patient of each file, None if the table has no column of them.
 
-        Raises DataError if a file has none, or not a single one.
-        """
-        column = self.settings.patient
-        if column is None:
-            return None
-        rows = self.rows_of(files)
-        patients = {file: row.patient for file, row in rows.items() if row.patient}
-        missing = [file for file in files if file not in patients]
-        if missing:
-            what = f"{len(missing)} of {len(files)} images have no row with a patient in column "
-            what += f"{column}: {join_names(missing)}"
-            raise DataError(what, self.path, "add a row for each of them")
-        return patients
+def add_rows(images: Iterable[ImageFile], table: LabelTable | None) -> Images:
+    """Return images with their rows of a table; DataError if these are ambiguous."""
+    images = Images(images)
+    rows = table.rows_of(image.file for image in images) if table else {}
+    return Images(replace(image, in_table=rows.get(image.file)) for image in images)
 
 
 def match_names(names: Iterable[str], files: Iterable[str], where: Path) -> dict[str, str]:
@@ -165,25 +127,26 @@ def _plain_path(name: str) -> str:
     return str(PurePosixPath(path)).lstrip("/")
 
 
-def find_table(root: Path, data: DataSettings | None = None) -> LabelTable | None:
+def find_table(data: DataSettings) -> LabelTable | None:
     """Read the table that `data` describes, else the folder's `patients.csv` if there is one.
 
     Raises ConfigError if there are both, and DataError if the table is missing or malformed.
     """
-    has_patients_csv = os.path.lexists(root / PATIENTS_CSV)
-    if data is None or data.table is None:
-        only_patients = DataSettings(path=root)
-        return _read_table(_PATIENTS_TABLE, only_patients) if has_patients_csv else None
-    if has_patients_csv and PATIENTS_CSV not in data.table.file:
+    file = data.path / PATIENTS_CSV
+    if not os.path.lexists(file):
+        return _read_table(data.table, data) if data.table else None
+    if data.table is None:
+        return _read_table(_PATIENTS_TABLE, DataSettings(path=data.path))
+    if PATIENTS_CSV not in data.table.file:
         what = f"data.table is given, so {PATIENTS_CSV} would be ignored"
-        raise ConfigError(what, root / PATIENTS_CSV, "move it away")
+        raise ConfigError(what, file, "move it away")
     return _read_table(data.table, data)
 
 
 def subgroup_columns(
-    table: LabelTable | None, files: Collection[str], names: Sequence[str]
+    images: Sequence[ImageFile], names: Sequence[str]
 ) -> dict[str, Mapping[str, str]]:
-    """Return the values of files in some columns of a table: column -> file -> value.
+    """Return the values of images in some columns of their table: column -> file -> value.
 
     Several different cells of one image are joined by `|`; files without a row and empty cells are
     missing. `pneumonia` is bacterial or viral, as Kermany file names state, unless the table has a
@@ -191,23 +154,22 @@ def subgroup_columns(
 
     Raises ConfigError if a column is missing, empty for these files, or has too many values.
     """
-    rows = table.rows_of(files) if table and names else {}
+    cells_of = {image.file: image.in_table.cells if image.in_table else () for image in images}
     columns: dict[str, Mapping[str, str]] = {}
     problems = []
     for name in names:
         values = {}
-        for file in files:
-            cells = [row.get(name, "") for row in rows[file].cells] if file in rows else []
-            values[file] = "|".join(dict.fromkeys(filter(None, cells)))
+        for file, rows in cells_of.items():
+            values[file] = "|".join({row[name]: None for row in rows if row.get(name)})
         if name == "pneumonia" and not any(values.values()):
-            values = {file: pneumonia_type(file) or "" for file in files}
+            values = {file: pneumonia_type(file) or "" for file in cells_of}
         columns[name] = {file: value for file, value in values.items() if value}
         count = len({*columns[name].values()})
         if not 0 < count <= _MOST_SUBGROUPS:
             what = f"the table of these images has {count} different values in this column; "
             what += f"1 to {_MOST_SUBGROUPS} make subgroups"
-            known = table.others if table else ()
-            fix = nearest(name, known, f"add such a column to {PATIENTS_CSV} or data.table")
+            known = {column for rows in cells_of.values() for row in rows for column in row}
+            fix = nearest(name, sorted(known), f"add such a column to {PATIENTS_CSV} or data.table")
             problems.append(Problem(what, f"--by {name}", fix))
     if problems:
         raise ConfigError(*problems)
@@ -239,14 +201,15 @@ def _read_rows(path: Path, image: str) -> tuple[list[str], _Rows]:
     try:
         for cells in reader:
             cells = [cell.strip() for cell in cells]
-            if not columns:
-                is_header = any(cells) and not cells[0].startswith("sep=")  # Excel's
-                columns = cells if is_header else []
+            if not any(cells) or cells[0].startswith("sep="):  # a blank line, or Excel's first one
+                pass
+            elif not columns:
+                columns = cells
             elif len(cells) != len(columns):
-                what = f"it has {len(cells)} cells, and the header {len(columns)}"
-                raise csv.Error(what)
-            elif any(cells):
+                raise csv.Error(f"it has {len(cells)} cells, and the header {len(columns)}")
+            else:
                 row = dict(zip(columns, cells, strict=True))
+                row.pop("", None)  # such as pandas' index
                 for line in lines[above + 1 : reader.line_num] if image in row else ():
                     below = line.split(delimiter)
                     name = below[columns.index(image)] if len(below) == len(cells) else "?"
@@ -273,13 +236,12 @@ def _outline(name: str) -> set[str]:
 
 def _read_table(settings: TableSettings, data: DataSettings) -> LabelTable:
     """Unite the rows of each image over all tables; raise DataError with the first problems."""
-    root = data.path
-    path = root / settings.file[0]
+    path = data.path / settings.file[0]
     columns: dict[str, None] = {}
-    by_image: dict[str, list[tuple[SourceLine, Mapping[str, str]]]] = defaultdict(list)
+    by_image: dict[str, _Rows] = defaultdict(list)
     for file in settings.file:
-        names, rows = _read_rows(root / file, settings.image)
-        _require_columns({"image": settings.image}, names, root / file)
+        names, rows = _read_rows(data.path / file, settings.image)
+        _require_columns({"image": settings.image}, names, data.path / file)
         columns |= dict.fromkeys(names)
         for where, cells in rows:
             by_image[cells[settings.image]].append((where, cells))
@@ -292,8 +254,7 @@ def _read_table(settings: TableSettings, data: DataSettings) -> LabelTable:
     if settings is not _PATIENTS_TABLE:
         needed["label"] = settings.label
     every_row = [cells for rows in by_image.values() for _, cells in rows]
-    named = {settings.image, *needed.values()}
-    others = [column for column in columns if column not in named]
+    others = [column for column in columns if column not in {settings.image, *needed.values()}]
     findings: tuple[str, ...] = ()
     if not data.findings:
         if settings.label is None:
@@ -301,7 +262,7 @@ def _read_table(settings: TableSettings, data: DataSettings) -> LabelTable:
     elif data.findings != "auto":
         findings = tuple(map(composed, data.findings))
     elif settings.label is None:
-        findings = tuple(finding_columns(others, every_row))
+        findings = tuple(_finding_columns(others, every_row))
     else:
         words = {label for cells in every_row for label in _labels(settings, cells, data)}
         findings = tuple(sorted(word for word in words if not means_no_disease(word)))
@@ -318,101 +279,98 @@ def _read_table(settings: TableSettings, data: DataSettings) -> LabelTable:
         raise DataError(*problems[:10])
     yes_no = set() if settings.label else {*(findings or settings.labels)}
     said = Counter(cells[column] for cells in every_row for column in yes_no & cells.keys())
-    read = YES | NO | UNCERTAIN | EMPTY
     return LabelTable(
         path=path,
         settings=settings,
         rows=united,
         findings=findings,
-        unread={cell: count for cell, count in said.items() if cell.casefold() not in read},
+        unread={cell: count for cell, count in said.items() if cell.casefold() not in READ_CELLS},
         others=tuple(column for column in others if column not in yes_no),
     )
 
 
 def _require_columns(needed: Mapping[str, str | None], columns: Sequence[str], path: Path) -> None:
-    problems = []
-    for key, column in needed.items():
-        if column is not None and column not in columns:
-            what = (
-                f"there is no column {column!r} (data.table.{key}); found {join_names(columns, 20)}"
-            )
-            fix = (
-                "a table of patients or studies needs a row for each image (docs/data.md, Joining "
-            )
-            fix += "tables)"
-            if len(columns) == 1:
-                fix = "separate the columns by commas, and name them in the first line"
-            problems.append(Problem(what, path, nearest(column, columns, fix)))
+    fix = "a table of patients or studies needs a row for each image (docs/data.md, Joining tables)"
+    if len(columns) == 1:
+        fix = "separate the columns by commas, and name them in the first line"
+    problems = [
+        Problem(
+            f"there is no column {column!r} (data.table.{key}); found {join_names(columns, 20)}",
+            path,
+            nearest(column, columns, fix),
+        )
+        for key, column in needed.items()
+        if column is not None and column not in columns
+    ]
     if problems:
         raise DataError(*problems)
 
 
 def _unite(
-    name: str,
-    rows: _Rows,
-    settings: TableSettings,
-    findings: Sequence[str],
-    data: DataSettings,
+    name: str, rows: _Rows, settings: TableSettings, findings: Sequence[str], data: DataSettings
 ) -> TableRow:
     """Return what the rows of an image say together; raise DataError if they contradict."""
-    united = TableRow(cells=[cells for _, cells in rows])
+    patient = ""
+    part = None
+    left_out_as = ""
     labels: dict[str, None] = {}
     votes: set[str | None] = set()  # for a class or, with None, against all
-    read = []
+    states = []
     for where, cells in rows:
-        for column, cell in cells.items():
-            if is_view_column(column) and says_other_view(cell):
-                united.is_other_view = True
-        patient = _patient(cells.get(settings.patient or "", ""), where)
-        if patient and patient_key(united.patient or patient) != patient_key(patient):
-            other = united.patient
-            what = f"{name} belongs to patient {patient} here, but to {other} in another row"
+        its_patient = _patient(cells.get(settings.patient or "", ""), where)
+        if its_patient and patient_key(patient or its_patient) != patient_key(its_patient):
+            what = f"{name} belongs to patient {its_patient} here, but to {patient} in another row"
             raise DataError(what, where, "keep one patient for each image")
-        united.patient = united.patient or patient
-        if settings.side_column and settings.side_column in cells:
-            cell = cells[settings.side_column]
-            part = part_named(cell)
-            if part is None or part != (united.part or part):
-                what = (
-                    f"the side of {name} is {cell!r}, which is not train, val or test, or differs "
-                )
-                what += "from another row"
+        patient = patient or its_patient
+        side = cells.get(settings.side_column or "")
+        if side is not None:
+            its_part = part_named(side)
+            if its_part is None or its_part != (part or its_part):
+                what = f"the side of {name} is {side!r}; it must be train, val or test in all rows"
                 raise DataError(what, where, "write one side for each image")
-            united.part = part
+            part = its_part
         for column, accepted in settings.rows.items():
             shown = cells.get(column)
             if shown is not None and folded(shown) not in map(folded, accepted):
-                united.left_out_as = f"{column} {shown or '(nothing)'}"
+                left_out_as = f"{column} {shown or '(nothing)'}"
         its_labels = _labels(settings, cells, data)
         labels |= dict.fromkeys(its_labels)
-        if not data.findings:
-            answers = [] if settings.label else [cells.get(label, "") for label in settings.labels]
-            if its_labels or not NO.isdisjoint(map(str.casefold, answers)):
-                votes.add(_class_of(settings, its_labels))
-        elif settings.label is None:
-            read.append(findings_of_cells(findings, cells, data))
+        if its_labels or any(cells.get(label, "").casefold() in NO for label in settings.labels):
+            votes.add(_class_of(settings, its_labels))
+        if settings.label is None:
+            states.append(_findings_of(findings, cells, data))
         else:
-            read.append(findings_of_labels(findings, its_labels))
-    united.labels = tuple(labels)
-    if data.findings:
-        united.findings = unite_findings(read)
-        united.is_disputed = any(
-            {PRESENT, ABSENT} <= {*states} for states in zip(*read, strict=True)
-        )
-        return united
+            there = {folded(label) for label in its_labels}
+            absent = ABSENT if there else UNKNOWN
+            states.append([PRESENT if folded(word) in there else absent for word in findings])
 
-    where, _ = rows[0]
-    united.is_disputed = len(votes) > 1
-    united.class_name = _class_of(settings, labels)
-    if len(labels) > 1 and not settings.labels:
-        what = f"{name} has several classes: {', '.join(sorted(labels))}"
-        fix = "give data.table.labels, of which the first entry that applies is used"
-        raise DataError(what, where, fix)
-    if united.class_name is not None and not re.fullmatch(FOLDER_NAME, united.class_name):
-        what = f"the class {united.class_name!r} cannot be the name of a folder"
-        fix = "use up to 64 characters, no slash, and no leading dot"
-        raise DataError(what, where, fix)
-    return united
+    class_name = None
+    by_finding = [*zip(*states, strict=True)]  # present if a row says so
+    united = "".join(min(of_one, key="10?".index) for of_one in by_finding)
+    is_disputed = any({PRESENT, ABSENT} <= {*of_one} for of_one in by_finding)
+    if not data.findings:
+        class_name = _class_of(settings, labels)
+        is_disputed = len(votes) > 1
+        where, _ = rows[0]
+        if len(labels) > 1 and not settings.labels:
+            what = f"{name} has several classes: {', '.join(sorted(labels))}"
+            fix = "give data.table.labels, of which the first entry that applies is used"
+            raise DataError(what, where, fix)
+        if class_name is not None and not re.fullmatch(FOLDER_NAME, class_name):
+            what = f"the class {class_name!r} cannot be the name of a folder"
+            raise DataError(what, where, "use up to 64 characters, no slash, and no leading dot")
+    views = [cell for _, cells in rows for key, cell in cells.items() if is_view_column(key)]
+    return TableRow(
+        patient=patient,
+        part=part,
+        labels=tuple(labels),
+        class_name=class_name,
+        findings=united,
+        is_disputed=is_disputed,
+        is_other_view=any(map(says_other_view, views)),
+        left_out_as=left_out_as,
+        cells=tuple(cells for _, cells in rows),
+    )
 
 
 def _patient(cell: str, where: SourceLine) -> str:
@@ -432,6 +390,40 @@ def _labels(settings: TableSettings, cells: Mapping[str, str], data: DataSetting
     if cell.startswith("[") and cell not in settings.labels:  # a list, as Python writes it
         labels = [label.strip().strip("'\"") for label in cell.strip("[]").split(",")]
     return [label.strip() for label in labels if label.strip()]
+
+
+def _findings_of(names: Sequence[str], cells: Mapping[str, str], data: DataSettings) -> list[str]:
+    """Return the findings of a row by a column for each, unknown without one.
+
+    `No Finding` without a column is the absence of all others.
+    """
+    states = []
+    for name in names:
+        uncertain = data.uncertain
+        if not isinstance(uncertain, str):
+            uncertain = uncertain.get(name, "ignore")
+        meanings = ((YES, "ones"), (NO, "zeros"), (UNCERTAIN, uncertain), (EMPTY, data.empty))
+        word = cells.get(name, "?").casefold()
+        uses = [use for words, use in meanings if word in words] or ["ignore"]
+        states.append(_STATES[uses[0]])
+    for place, name in enumerate(names):
+        if name not in cells and means_no_disease(name):
+            others = {*states[:place], *states[place + 1 :]}
+            if PRESENT in others:
+                states[place] = ABSENT
+            elif others == {ABSENT}:
+                states[place] = PRESENT
+    return states
+
+
+def _finding_columns(columns: Iterable[str], rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the columns whose cells say yes, no or neither, and some yes."""
+    found = []
+    for column in columns:
+        words = {row[column].casefold() for row in rows if column in row}
+        if words <= READ_CELLS and words & YES and not is_view_column(column):
+            found.append(column)
+    return found
 
 
 def _class_of(settings: TableSettings, labels: Collection[str]) -> str | None:

@@ -11,7 +11,7 @@ from xraytune.base.errors import ConfigError, DataError, counted
 from xraytune.base.files import new_folder, require_new, write_json
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.index import LabelledImages
-from xraytune.data.shared_patients import patient_aliases, shared_patients
+from xraytune.data.shared_patients import patients_by_key, shared_patients
 from xraytune.data.table import subgroup_columns
 from xraytune.model.load import Bundle, open_bundle
 from xraytune.model.overlap import overlap_of
@@ -91,7 +91,7 @@ def evaluate(
         return labelled, files
 
     labelled, images = read(data, skip_broken=skip_broken)
-    columns = subgroup_columns(labelled.table, images.files, by)
+    columns = subgroup_columns(labelled.images, by)
     predictor = bundle.predictor()
     calibration = None
     if calibrate_on:
@@ -140,10 +140,8 @@ def _require_other_patients(
     Raises DataError.
     """
     regex = bundle.record.group_regex
-    aliases = patient_aliases(evaluated.images, evaluated.table, regex)
-    shared = shared_patients(
-        labelled.images, labelled.table, evaluated.images, group_regex=regex, aliases=aliases
-    )
+    keys = patients_by_key(labelled.images, regex, owners={})
+    shared = shared_patients(keys, patients_by_key(evaluated.images, regex))
     count = len(shared)
     whose = "evaluated as well"
     if not shared:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 from xraytune.base.errors import XraytuneError
@@ -11,8 +10,8 @@ from xraytune.confirm.test_access import accesses, log_test_access, study_logs
 from xraytune.data.images import content_fingerprint
 from xraytune.data.index import LabelledImages
 from xraytune.data.prepare import patients_seen
-from xraytune.data.shared_patients import patient_aliases, patients_by_file_name, shared_patients
-from xraytune.data.table import find_table
+from xraytune.data.shared_patients import patients_by_file_name, patients_by_key, shared_patients
+from xraytune.data.table import add_rows, find_table
 from xraytune.model.load import MODEL_FILE, Bundle
 from xraytune.study.folder import StudyFolder
 from xraytune.synth.sources.which import seen_by
@@ -36,9 +35,7 @@ def overlap_of(
     known = bundle.prepared().images
     contents = {image.sha256 for image in known}
     patients: set[str] = set()
-    find_shared = partial(
-        shared_patients, images, labelled.table, group_regex=labelled.data.split.group_regex
-    )
+    regex = labelled.data.split.group_regex
     gone = (XraytuneError, OSError)  # folders of the training may be gone, and then add nothing
     with suppress(*gone):
         parameters = bundle.experiment().parameters
@@ -51,15 +48,13 @@ def overlap_of(
             extra = task.read_labelled(folder, record.class_names, all_parts=True).images
             contents |= {image.sha256 for image in extra}
             owners = patients_by_file_name([*known, *images])
-            names = patient_aliases(extra, find_table(folder), record.group_regex, owners)
-            patients |= find_shared(extra, aliases=names)
+            others = patients_by_key(extra, record.group_regex, owners=owners)
+            patients |= shared_patients(patients_by_key(images, regex), others)
     if not is_test:  # a search has checked that its test folder shares no patient with training
-        further_names: set[str] = set()
         with suppress(*gone):
-            data = bundle.experiment().settings.data
-            further_names = patient_aliases(known, find_table(data.path, data), record.group_regex)
-        owners = patients_by_file_name(known)
-        patients |= find_shared(known, aliases=further_names, owners=owners)
+            known = add_rows(known, find_table(bundle.experiment().settings.data))
+        keys = patients_by_key(images, regex, owners=patients_by_file_name(known))
+        patients |= shared_patients(keys, patients_by_key(known, record.group_regex))
     return {
         "known_images": sum(image.sha256 in contents for image in images),
         "known_patients": len(patients),

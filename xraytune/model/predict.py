@@ -49,6 +49,6 @@ def predict(
         files = [images.name]
     else:
         root = images
-        files = [file.relative_to(images).as_posix() for file in list_images(images)]
+        files = [*list_images(images)]
     given = ImageFiles(root=root, files=files, skip_broken=skip_broken, on_progress=on_progress)
     return TASKS[predictor.record.task].write_predictions(predictor, given, out)

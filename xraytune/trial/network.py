@@ -145,7 +145,7 @@ class Network:
         key: list[int] | None,
     ) -> Float32Array:
         """Return the features, float32 [m, D], of images [m] in views [m, 7]; memory-mapped."""
-        what = f"features of {source.title}"
+        what = f"features of {source.name} images"
         on_progress = self._context.on_progress
 
         def build(folder: Path) -> None:

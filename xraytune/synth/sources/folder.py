@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 
@@ -24,8 +25,8 @@ from xraytune.data.pixels import require_unbroken, store_images
 from xraytune.data.prepare import HELD_OUT, ImageSource, RunContext, stored_images
 from xraytune.data.shared_patients import (
     ambiguous_files,
-    patient_aliases,
     patients_by_file_name,
+    patients_by_key,
     shared_patients,
 )
 from xraytune.space.settings import FolderSettings, Settings
@@ -46,7 +47,7 @@ class Folder(Source):
         """Return what `folder.seen` or the provenance file says."""
         seen = self.settings.seen
         if seen is not None and seen.is_dir():
-            return frozenset(map(sha256_of, list_images(seen)))
+            return frozenset(sha256_of(seen / file) for file in list_images(seen))
         provenance = self.settings.path / PROVENANCE_FILE
         try:
             if seen is not None:
@@ -89,8 +90,7 @@ class Folder(Source):
         if self._images is None:
             study = StudyImages(settings.data, context.prepared, context.cache)
             images, store = store_folder(self.settings.path, study)
-            title = "images of the extra folder"
-            self._images = stored_images(store, images, name="folder", title=title)
+            self._images = stored_images(store, images, name="folder")
         return (self._images,)
 
 
@@ -116,7 +116,6 @@ def store_folder(root: Path, study: StudyImages) -> tuple[tuple[ImageFile, ...],
     )
     listed = labelled.images
     folder = labelled.data.path
-    table = labelled.table
     if index is not None:
         own = {index.root.resolve() / image.file for image in index.images}
         inside = [image.file for image in listed if folder.resolve() / image.file in own]
@@ -125,11 +124,9 @@ def store_folder(root: Path, study: StudyImages) -> tuple[tuple[ImageFile, ...],
             fix = "move the extra images out of the data folder: they would count as real"
             raise DataError(f"{what}: {join_names(inside, 3)}", root, fix)
         # Of the test folder, only names and hashes are read.
-        owners = patients_by_file_name([*index.images, *index.test])
-        aliases = patient_aliases(listed, table, group_regex, owners)
-        known = shared_patients(
-            index.test, index.table, listed, group_regex=group_regex, aliases=aliases
-        )
+        owners = patients_by_file_name(index.all_images)
+        extra = patients_by_key(listed, group_regex, owners=owners)
+        known = shared_patients(patients_by_key(index.test, group_regex), extra)
         shared = [image.file for image in index.test if image.patient in known]
         if shared:
             what = f"{len(shared)} held-out test images are of patients of these extra images"
@@ -137,7 +134,8 @@ def store_folder(root: Path, study: StudyImages) -> tuple[tuple[ImageFile, ...],
             raise DataError(f"{what}: {join_names(shared)}", root, fix)
 
     owners = patients_by_file_name(prepared.images)
-    ambiguous = ambiguous_files(listed, table, prepared.images, group_regex, owners)
+    extra = patients_by_key(listed, group_regex, owners=owners)
+    ambiguous = ambiguous_files(listed, extra, prepared.images)
     if ambiguous:
         _logger.warning(
             "%s: %d extra images, such as %s, have a file name that several patients of the study "
@@ -148,8 +146,10 @@ def store_folder(root: Path, study: StudyImages) -> tuple[tuple[ImageFile, ...],
             ambiguous[0],
             PATIENTS_CSV,
         )
-    validation = [image for image in prepared.images if image.side in HELD_OUT]
-    held_out = shared_patients(listed, table, validation, group_regex=group_regex, owners=owners)
+    validation = [  # without rows of a table, as trials read them from `split.json`
+        replace(image, in_table=None) for image in prepared.images if image.side in HELD_OUT
+    ]
+    held_out = shared_patients(extra, patients_by_key(validation, group_regex))
     # Sorted by content, so that the first images are a fair sample whatever the files are called.
     images = sorted(
         (image for image in listed if image.patient not in held_out),

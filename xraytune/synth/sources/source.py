@@ -141,7 +141,6 @@ class Source:
             rows=np.arange(BLOCK),
             labels=np.full(BLOCK, label),
             inputs={"stage": POOL_STAGE, **inputs},
-            title="synthetic images",
             masks=open_masks(path),
             findings=findings,
         )

@@ -109,7 +109,6 @@ class Statistics(Source):
             rows=np.arange(BLOCK),
             labels=np.full(BLOCK, label),
             inputs=inputs,
-            title="features from statistics",
             features=np.load(path / "features.npy"),
         )
 
