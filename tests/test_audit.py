@@ -146,7 +146,7 @@ def test_other_class_names_or_a_folder_of_the_same_name_are_refused(
     shutil.copytree(clinic / "new" / "NORMAL", here / "given" / "healthy")
     note = here / "studies" / "audit-copies" / "notes.txt"
     note.parent.mkdir(parents=True)
-    note.write_text("mine", encoding="utf-8")
+    note.write_text("mine", "utf-8")
     refused = [
         (here / "given", 3, ("healthy", "NORMAL, PNEUMONIA", "fix: rename")),
         (clinic / "copies", 5, ("audit-copies",)),

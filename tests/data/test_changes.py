@@ -46,7 +46,7 @@ def root(tmp_path: Path, write: WriteImages) -> Path:
 
 
 def write_table(root: Path, text: str) -> None:
-    (root / "labels.csv").write_text(text, encoding="utf-8")
+    (root / "labels.csv").write_text(text, "utf-8")
 
 
 def check(settings: Settings, prepared: Prepared, **options: Any) -> None:

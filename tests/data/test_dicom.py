@@ -396,7 +396,7 @@ def test_headers_name_patients_an_expression_or_a_table_overrides_them(hospital:
     by_expression = index_of(hospital, "(.+)/")
     files = [image.file for image in index.images]
     rows = [f"{file},p{number}" for number, file in enumerate(files)]
-    (hospital / "patients.csv").write_text("\n".join(["file,patient", *rows]), encoding="utf-8")
+    (hospital / "patients.csv").write_text("\n".join(["file,patient", *rows]), "utf-8")
     by_table = index_of(hospital)
 
     assert len(index.images) == 20

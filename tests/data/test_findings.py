@@ -127,7 +127,7 @@ def data_of(
     root: Path, rows: tuple[str, tuple[str, ...]], table: dict[str, Any], data: dict[str, Any]
 ) -> DataSettings:
     header, lines = rows
-    (root / "labels.csv").write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
+    (root / "labels.csv").write_text("\n".join([header, *lines]) + "\n", "utf-8")
     return DataSettings.model_validate(
         {"path": root, "table": {"file": "labels.csv", **table}, **data}, strict=False
     )
@@ -157,7 +157,7 @@ def test_tables_are_joined_by_image_and_rows_chosen_by_either(
     """MIMIC-CXR: the labels in one table, the views in another."""
     write(tmp_path, FILES)
     (tmp_path / "views.csv").write_text(
-        "dicom_id,ViewPosition\na,PA\nb,AP\nc,LATERAL\nd,PA\n", encoding="utf-8"
+        "dicom_id,ViewPosition\na,PA\nb,AP\nc,LATERAL\nd,PA\n", "utf-8"
     )
     table = {
         "file": ["labels.csv", "views.csv"],
@@ -195,7 +195,7 @@ def test_a_table_of_another_hospital_may_lack_findings_of_the_model(
     write(tmp_path, FILES)
     data_of(tmp_path, WORDS, IMAGE, {})
     (tmp_path / "data.yaml").write_text(
-        "data: {table: {file: labels.csv, image: image}}\n", encoding="utf-8"
+        "data: {table: {file: labels.csv, image: image}}\n", "utf-8"
     )
     labelled = read_labelled(tmp_path / "data.yaml", ("image",), findings=("Fracture", "Mass"))
     assert [image.findings for image in labelled.images] == ["?0", "?1", "?1", "?0"]

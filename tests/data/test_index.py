@@ -113,7 +113,7 @@ def test_a_folder_is_refused_with_one_problem(
     if table:
         rows = table.split()
         header = "file,patient,class" if rows[0].count(",") == 2 else "file,patient"
-        (tmp_path / "patients.csv").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+        (tmp_path / "patients.csv").write_text("\n".join([header, *rows]) + "\n", "utf-8")
 
     message = refusal_of(tmp_path, **settings)
 
@@ -123,9 +123,7 @@ def test_a_folder_is_refused_with_one_problem(
 
 def test_one_folder_of_class_folders_is_all_training(kermany: Path) -> None:
     calls: list[tuple[str, int, int]] = []
-    index = read_index(
-        DataSettings(path=kermany), on_progress=lambda *progress: calls.append(progress)
-    )
+    index = read_index(DataSettings(path=kermany), on_progress=lambda *call: calls.append(call))
 
     assert (index.class_names, index.positive) == (CLASSES, 1)
     assert [image.file for image in index.images] == sorted(image.file for image in index.images)
@@ -225,7 +223,7 @@ def test_generated_images_inside_the_folder_of_real_ones_are_left_out(
     inside = folder if folder.startswith("train") else f"train/{folder}"
     write(tmp_path, (f"{inside}/{name}/seed{i}.png" for name in CLASSES for i in range(3)))
     if folder == "recorded":
-        (tmp_path / inside / "provenance.json").write_text("{}", encoding="utf-8")
+        (tmp_path / inside / "provenance.json").write_text("{}", "utf-8")
 
     index = read_index(DataSettings(path=tmp_path))
 
@@ -283,10 +281,10 @@ def test_part_folders_may_have_other_names(
 
 
 def test_other_files_are_ignored_and_counted(kermany: Path, write: WriteImages) -> None:
-    (kermany / "NORMAL" / "notes.txt").write_text("x", encoding="utf-8")
-    (kermany / "NORMAL" / ".DS_Store").write_text("x", encoding="utf-8")
+    (kermany / "NORMAL" / "notes.txt").write_text("x", "utf-8")
+    (kermany / "NORMAL" / ".DS_Store").write_text("x", "utf-8")
     (kermany / "NORMAL" / "patients.csv").write_text(
-        "x", encoding="utf-8"
+        "x", "utf-8"
     )  # read only beside the class folders
     write(kermany, ["odd.jpeg", ".hidden/IM-0098-0001.jpeg"])
 
@@ -342,7 +340,7 @@ def test_the_table_gives_the_classes_of_images_in_no_class_folder(
     write(tmp_path, [*(f"{folder}{name}.png" for name in names), *paths("NEW/new{0,1,2}.png")])
     rows = [f"{name}.png,p{name},{name[:-1]}\n" for name in names]
     rows += [f"new{i}.png,pnew{i},\n" for i in range(3)]
-    (tmp_path / "patients.csv").write_text("file,patient,class\n" + "".join(rows), encoding="utf-8")
+    (tmp_path / "patients.csv").write_text("file,patient,class\n" + "".join(rows), "utf-8")
 
     index = read_index(DataSettings(path=tmp_path, classes="auto"))
 

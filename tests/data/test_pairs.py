@@ -115,7 +115,7 @@ def test_of_the_test_part_only_names_and_hashes_are_read(parts: Path) -> None:
 
 def test_patients_csv_names_the_patients_of_images_by_their_bare_name(parts: Path) -> None:
     rows = [f"{stem}.png,P{stem[-1]}{stem[0]}" for stem in (*STEMS, "t1", "t2")]
-    (parts / "patients.csv").write_text("file,patient\n" + "\n".join(rows), encoding="utf-8")
+    (parts / "patients.csv").write_text("file,patient\n" + "\n".join(rows), "utf-8")
 
     index = read(parts)
     labelled = read_labelled(parts / "test", CLASSES, pairs=True)
@@ -134,9 +134,9 @@ def test_pairs_to_score_come_from_one_part(parts: Path, pairs: Path, kermany: Pa
     assert read_folder(DataSettings(path=pairs)) == index
     assert read_folder(DataSettings(path=parts)) == read(parts)
     assert read_folder(DataSettings(path=kermany)) == read_index(DataSettings(path=kermany))
-    (pairs / "labels.csv").write_text("file,label\n", encoding="utf-8")
+    (pairs / "labels.csv").write_text("file,label\n", "utf-8")
     table = "data:\n  table: {file: labels.csv, image: file, label: label}\n"
-    (pairs / "data.yaml").write_text(table, encoding="utf-8")
+    (pairs / "data.yaml").write_text(table, "utf-8")
     with pytest.raises(ConfigError, match="label tables are for classification"):
         read_labelled(pairs / "data.yaml", CLASSES, pairs=True)
 
@@ -151,13 +151,11 @@ PALETTE = Image.fromarray(EIGHT_BIT, mode="P")
 PALETTE.putpalette([0, 0, 0, 128, 0, 0])
 FORMATS = {
     "1-bit.png": Image.fromarray(MASK),
-    "1-bit.tif": Image.fromarray(MASK),
     "8-bit of 0 and 1.png": Image.fromarray(EIGHT_BIT),
     "8-bit of 0 and 255.tif": Image.fromarray(EIGHT_BIT * np.uint8(255)),
     "16-bit of 0 and 1.png": Image.fromarray(EIGHT_BIT.astype(np.uint16)),
     "16-bit of 0 and 65535.tif": Image.fromarray(EIGHT_BIT.astype(np.uint16) * np.uint16(65535)),
     "palette.png": PALETTE,
-    "1-bit.bmp": Image.fromarray(MASK),
     "palette.gif": PALETTE,
     "rgb.png": Image.fromarray(np.repeat(EIGHT_BIT[:, :, None] * np.uint8(200), 3, axis=2)),
 }

@@ -44,7 +44,7 @@ def test_kermany_name_gives_series_and_number(file: str, patient: str | None) ->
 def test_a_malformed_table_is_refused_with_its_line(
     tmp_path: Path, text: str, message: str
 ) -> None:
-    (tmp_path / "patients.csv").write_text(text, encoding="latin-1")
+    (tmp_path / "patients.csv").write_text(text, "latin-1")
 
     with pytest.raises(DataError) as refusal:
         find_table(DataSettings(path=tmp_path))
@@ -65,7 +65,7 @@ def test_numbers_with_and_without_leading_zeros_are_one_patient(
         settings = SplitSettings()
         rows = [f"{file},{name}" for file, name in zip(files, names, strict=True)]
         rows += [f"{files[0]},12", "PNEUMONIA/7-1.png,007"]
-        (tmp_path / "patients.csv").write_text("\n".join(["file,patient", *rows]), encoding="utf-8")
+        (tmp_path / "patients.csv").write_text("\n".join(["file,patient", *rows]), "utf-8")
 
     index = read_index(DataSettings(path=tmp_path, split=settings))
 
@@ -88,7 +88,7 @@ def test_images_of_our_own_generator_show_nobody(tmp_path: Path, write: WriteIma
         read_index(DataSettings(path=tmp_path)).warnings
     )
 
-    (tmp_path / "provenance.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "provenance.json").write_text("{}", "utf-8")
 
     assert read_index(DataSettings(path=tmp_path)).warnings == ()
 
@@ -102,7 +102,7 @@ def test_an_expression_names_patients_by_its_first_group() -> None:
 
 
 def test_a_table_and_an_expression_together_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "patients.csv").write_text("file,patient\n1.png,a\n", encoding="utf-8")
+    (tmp_path / "patients.csv").write_text("file,patient\n1.png,a\n", "utf-8")
 
     with pytest.raises(ConfigError, match=r"both a table and data\.split\.group_regex name"):
         read_index(DataSettings(path=tmp_path, split=SplitSettings(group_regex=r"(\d)")))
@@ -112,7 +112,7 @@ def test_a_table_and_an_expression_together_are_refused(tmp_path: Path) -> None:
 def test_class_name_escaping_folder_is_refused_with_line(tmp_path: Path, name: str) -> None:
     """Images are written into folders that are called like their classes."""
     table = tmp_path / "patients.csv"
-    table.write_text(f"file,patient,class\na.png,p1,NORMAL\nb.png,p2,{name}\n", encoding="utf-8")
+    table.write_text(f"file,patient,class\na.png,p1,NORMAL\nb.png,p2,{name}\n", "utf-8")
 
     with pytest.raises(
         DataError, match=r"patients\.csv:3: the class .* cannot be the name of a folder"

@@ -169,7 +169,7 @@ def test_a_public_layout_is_read_or_refused(tmp_path: Path, write: WriteImages, 
     write(tmp_path, paths(files))
     for file, text in tables.items():
         (tmp_path / file).parent.mkdir(exist_ok=True)
-        (tmp_path / file).write_text(text, encoding="utf-8", errors="surrogateescape")
+        (tmp_path / file).write_text(text, "utf-8", errors="surrogateescape")
     if isinstance(settings, str):
         data = shipped(settings, tmp_path)
     else:
@@ -206,9 +206,7 @@ def test_what_the_page_joins_and_converts_is_read(
     )
     for folder in ("bimcv/derivatives/labels", "mnist", "jsrt/All247images"):
         (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "bimcv/derivatives/labels/labels_covid19_posi.tsv").write_text(
-        studies, encoding="utf-8"
-    )
+    (tmp_path / "bimcv/derivatives/labels/labels_covid19_posi.tsv").write_text(studies, "utf-8")
     pixels = numpy_generator(0, "mnist").integers(0, 256, (24, 28, 28), dtype=np.uint8)
     arrays: dict[str, Any] = {
         f"{part}_images": pixels[8 * n : 8 * n + 8] for n, part in enumerate(PARTS)
@@ -221,7 +219,7 @@ def test_what_the_page_joins_and_converts_is_read(
         )
         save(tmp_path / f"jsrt/masks/left lung/{number}.gif", np.eye(1024, dtype=np.bool_))
 
-    page = (ROOT / "docs/data.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/data.md").read_text("utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     for name, block in zip(("mimic_cxr", "bimcv", "mnist", "jsrt"), blocks, strict=True):
         monkeypatch.chdir(tmp_path / name)

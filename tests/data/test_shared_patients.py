@@ -27,7 +27,7 @@ def shared(ours: list[ImageFile], theirs: list[ImageFile], root: Path | None = N
 
 
 def write_table(root: Path, *rows: str) -> None:
-    (root / "patients.csv").write_text("\n".join(["file,patient", *rows]), encoding="utf-8")
+    (root / "patients.csv").write_text("\n".join(["file,patient", *rows]), "utf-8")
 
 
 NUMBERED = [image(f"{name}/{i}.png") for name in ("NORMAL", "PNEUMONIA") for i in (1, 2)]
