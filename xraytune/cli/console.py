@@ -11,7 +11,6 @@ import json
 import logging
 import re
 import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -19,7 +18,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import typer
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -111,11 +109,6 @@ def event(text: str) -> None:
 def is_live() -> bool:
     """Return whether stderr is a terminal that can be redrawn."""
     return _ERR.is_terminal and not _ERR.is_dumb_terminal
-
-
-def agreed(question: str) -> bool:
-    """Ask a yes-or-no question on the terminal; without a terminal, the answer is yes."""
-    return not (is_live() and sys.stdin.isatty()) or typer.confirm(printable(question), err=True)
 
 
 def show_error(error: XraytuneError) -> None:

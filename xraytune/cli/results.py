@@ -12,7 +12,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from typer import Exit
+from typer import Exit, confirm
 
 from xraytune.base.errors import counted
 from xraytune.base.tables import Table, counts_text, duration
@@ -116,8 +116,9 @@ def follow_confirmation(*, is_asked: bool) -> Iterator[Options]:
 
         def before_test() -> None:
             drawing.close()
+            can_ask = is_asked and console.is_live() and sys.stdin.isatty()
             question = "All replicates are trained. Access the test images now?"
-            if is_asked and not console.agreed(question):
+            if can_ask and not confirm(question, err=True):
                 console.write("they stay sealed; run the same command again to access them")
                 raise Exit
 

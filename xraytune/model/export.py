@@ -242,7 +242,8 @@ def _build_experiment(folder: StudyFolder, row: TrialRow, *, exact: bool) -> Exp
     if not exact:
         final = settings.final or FinalSettings()
         settings = final.settings_of(settings)
-        parameters = parameters.model_copy(update=final.parameters)
+        given = final.model_dump(exclude={"image_size", "max_epochs"}, exclude_none=True)
+        parameters = parameters.model_copy(update=given)
         if parameters.gan:
             sizes = type(parameters.gan).model_fields["image_size"].annotation
             if final.image_size in get_args(sizes):

@@ -286,7 +286,7 @@ def _choose_compute(
     """Return all cores for a final model; for an exact copy of a trial, what its study used."""
     compute = allocation_of(settings, has_gpu=gpu_count() > 0).compute()
     origin = settings.exported_from
-    if not (origin and origin.is_exact):
+    if origin is None or origin.images is not None:
         return replace(compute, threads=cpu_count())
     if study is None:
         return compute

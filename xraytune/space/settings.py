@@ -562,13 +562,8 @@ class ExportedFrom(StrictModel):
     images: OptionalCount = None
     """Training images of the trial, by which `budget.steps_per_epoch` is scaled.
 
-    None if the file repeats the trial.
+    None if the file repeats the trial bit for bit, instead of training a final model.
     """
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether the file reproduces the trial bit for bit, instead of training a final model."""
-        return self.images is None
 
 
 class FinalSettings(StrictModel):
@@ -589,11 +584,6 @@ class FinalSettings(StrictModel):
     lr: PositiveFloat | None = None
     optimizer: OptimizerName | None = None
     schedule: ScheduleName | None = None
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """The parameters that are given, by name."""
-        return self.model_dump(exclude={"image_size", "max_epochs"}, exclude_none=True)
 
     def settings_of(self, settings: Settings) -> Settings:
         """Return the settings of the final training, on all patients."""
