@@ -50,6 +50,8 @@ class Arm:
 
     auroc: float
     replicates_sd: float
+    is_one_network: bool = False
+    """Whether all replicates are the same network, as those of a donor's classifier."""
 
 
 def simulate(
@@ -129,6 +131,9 @@ def _scores(
     scores += error(of_arm, studies, arm_count, 1)
     scores += error(common, studies, 1, 1)
     scores += (_separations(generator, arms, shape)[..., None] * labels).astype(np.float32)
+    for place, arm in enumerate(arms):
+        if arm.is_one_network:
+            scores[:, place] = scores[:, place, :1]
     return scores.astype(np.float64)
 
 

@@ -36,6 +36,7 @@ _TEST_FOLDER_PATIENTS = 428
 _CELLS = 1000
 """Studies in each cell of the coverage."""
 _CONTROLS: tuple[ControlKind, ...] = ("none", "duplicate", "tuned", "tuned", "tuned")
+_DONOR_CONTROLS: tuple[ControlKind, ...] = (*_CONTROLS, "donor", "donor_start")
 _WORDS: tuple[Overall, ...] = ("helps", "hurts", "no_better", "undecided")
 
 
@@ -49,6 +50,7 @@ def measure() -> Iterator[Figure]:
     yield from _hurts()
     yield from _equivalent()
     yield from _example()
+    yield from _donors()
 
 
 def _coverage() -> Iterator[Figure]:
@@ -186,6 +188,41 @@ def _example() -> Iterator[Figure]:
                 yield figure(f"statistics: example, sd {sd:g}, coverage", covered, "share")
 
 
+def _donors() -> Iterator[Figure]:
+    """A donor's classifier and a start at it beside five controls; the classifier is one network in all replicates."""
+    replicates_sd = 0.004
+    equal = Arm(auroc=0.97, replicates_sd=replicates_sd)
+    better = Arm(auroc=0.97 + _ROPE, replicates_sd=replicates_sd)
+    worse = Arm(auroc=0.94, replicates_sd=replicates_sd)
+    donor = Arm(auroc=0.97, replicates_sd=0.0, is_one_network=True)
+    worse_donor = Arm(auroc=0.94, replicates_sd=0.0, is_one_network=True)
+    cases: tuple[tuple[str, list[Arm], Overall], ...] = (
+        ("helps although the classifier is equal", [equal, *[worse] * 5, donor, worse], "helps"),
+        ("helps although the start is equal", [equal, *[worse] * 5, worse_donor, equal], "helps"),
+        (
+            "no_better although better than all seven by one ROPE",
+            [better, *[equal] * 5, donor, equal],
+            "no_better",
+        ),
+        (
+            "hurts although equal to duplicate",
+            [equal, better, *[equal] * 4, donor, equal],
+            "hurts",
+        ),
+    )
+    for case, arms, verdict in cases:
+        studies = _studies(arms, 1500, seed=23, replicates=10)
+        share = _verdicts(studies, _DONOR_CONTROLS)[verdict]
+        yield figure(f"statistics: donor's controls, {case}", share, "share", "<= 0.05")
+    for auroc in (0.985, 0.97, 0.955):
+        finalist = Arm(auroc=auroc, replicates_sd=replicates_sd)
+        single = Arm(auroc=auroc, replicates_sd=0.0, is_one_network=True)
+        studies = _studies([finalist, single], 1500, seed=29, replicates=10)
+        covered = _covered(against_controls(studies), 0.0)
+        name = f"statistics: coverage against a donor's classifier, AUROC {auroc:g}"
+        yield figure(name, covered, "share", "0.93 to 0.97")
+
+
 def _finalist_and_controls(auroc: float, difference: float) -> list[Arm]:
     """Return a finalist that is better by `difference` than five equal controls of this AUROC."""
     return [
@@ -199,12 +236,14 @@ def _studies(
     return list(simulate(arms, patients=patients, replicates=replicates, studies=count, seed=seed))
 
 
-def _verdicts(studies: Sequence[StructuralComponents]) -> dict[Overall, float]:
+def _verdicts(
+    studies: Sequence[StructuralComponents], kinds: Sequence[ControlKind] = _CONTROLS
+) -> dict[Overall, float]:
     """Return the share of each verdict."""
     counts = Counter[Overall]()
     for row in against_controls(studies):
         controls = [
-            judge_pair(evidence, rope=_ROPE, control=f"{place}", kind=_CONTROLS[place])
+            judge_pair(evidence, rope=_ROPE, control=f"{place}", kind=kinds[place])
             for place, evidence in enumerate(row)
         ]
         word, _ = overall_verdict(controls)
