@@ -159,3 +159,12 @@ main.main()
     )
 
     assert (done.returncode, "run the same command again" in done.stderr) == (130, True)
+
+
+def test_a_deleted_working_folder_is_named(tmp_path: Path) -> None:
+    script = f"cd {tmp_path} && rmdir {tmp_path} && exec {sys.executable} -m xraytune status"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "the current folder is not there any more" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,9 +1,11 @@
 """The CPU cores that this process may use, and threads for work on them or beside it."""
 
+import math
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -15,11 +17,38 @@ _READ_AHEAD = 256
 def cpu_count() -> int:
     """Return the number of CPU cores that this process may use.
 
-    A scheduler, a container or the environment variable LOKY_MAX_CPU_COUNT may allow only some.
-    """
-    import joblib  # takes a quarter of a second
+    A scheduler or a container may allow only some of them.
 
-    return int(joblib.cpu_count())
+    The environment variable LOKY_MAX_CPU_COUNT lowers it further.
+    """
+    import joblib  # takes a quarter of a second, and knows a container's quota
+
+    return int(min(joblib.cpu_count(), quota_cores()))
+
+
+def quota_cores(root: Path = Path("/")) -> float:
+    """Return the cores that this process's cgroup and those above it allow, as of Slurm or systemd.
+
+    Infinity without a quota.
+    """
+    cores = [math.inf]
+    with suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            top = root / "sys/fs/cgroup" / controllers  # none in version 2
+            folder = top / group.lstrip("/")
+            for place in (folder, *folder.parents):
+                if place.is_relative_to(top):
+                    cores += _read_quota(place)
+    return min(cores)
+
+
+def _read_quota(group: Path) -> Iterator[int]:
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        with suppress(OSError, ValueError):
+            quota, period = " ".join((group / name).read_text() for name in names).split()
+            if quota not in ("max", "-1"):
+                yield math.ceil(int(quota) / int(period))
 
 
 def map_on_cores(

@@ -10,10 +10,12 @@ import platform
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from xraytune.base.errors import MachineError
 from xraytune.cli import (
     confirm,
     console,
@@ -131,4 +133,11 @@ def _options(
             is_eager=True,
         ),
     ] = False,
-) -> None: ...
+) -> None:
+    try:
+        Path.cwd()
+    except OSError as error:
+        os.chdir("/")  # what is printed is relative to the current folder
+        what = f"the current folder is not there any more ({error.strerror})"
+        console.show_error(MachineError(what, fix="cd to a folder that exists"))
+        raise typer.Exit(MachineError.exit_code) from None
