@@ -39,7 +39,7 @@ from xraytune.nets.compute import pin
 from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.status import status
-from xraytune.synth.synthesize import trained_generator
+from xraytune.synth.sources.gan import trained_generator
 from xraytune.trial.run import run_trial
 
 NEEDS = ("DATA", "WEIGHTS")

@@ -3,7 +3,7 @@
     python examples/transform_folder.py chest_xray copies --copies 2 --classical 3
 
 Copies keep the patient of their original in `patients.csv`, so that no patient is on two sides of a
-split. The test folder is not read. `xraytune/nets/augment.py` lists what each strength
+split. The test folder is not read. `xraytune/nets/inputs.py` lists what each strength
 (`--classical`) changes.
 """
 
@@ -19,7 +19,7 @@ from PIL import Image
 
 from xraytune.data.decoding import LARGEST_SIDE_PX, read_image
 from xraytune.data.index import read_index
-from xraytune.nets.augment import augment, view_table
+from xraytune.nets.inputs import augment, view_table
 from xraytune.space.load import data_settings
 from xraytune.space.settings import DataSettings
 

@@ -27,7 +27,7 @@ from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.start import create_study
 from xraytune.study.trial import Job, Trial
-from xraytune.synth.synthesize import generator_need
+from xraytune.synth.sources.gan import generator_need
 
 CPU = Compute(device="cpu", threads=1, precision="float32")
 

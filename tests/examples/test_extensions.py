@@ -14,7 +14,7 @@ from xraytune.base.errors import ConfigError, MachineError
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.nets.backbones import accepts, build_backbone
-from xraytune.nets.classifier import trained_parameters
+from xraytune.nets.networks import trained_parameters
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.load import load_space
 from xraytune.space.settings import Parameters, Settings

@@ -33,8 +33,9 @@ from xraytune.study.start import (
     require_same_space,
 )
 from xraytune.study.trial import LOST, Trial
-from xraytune.synth import gan, synthesize
-from xraytune.synth.synthesize import generator_need
+from xraytune.synth import gan
+from xraytune.synth.sources import gan as gan_source
+from xraytune.synth.sources.gan import generator_need
 from xraytune.trial import training
 
 SPACE = """\
@@ -139,12 +140,12 @@ class Marks:
             "checkpoint_every_steps": GAN_CHECKPOINT_STEPS,
             "report_every_steps": 1,
         }
-        often_trained = partial(synthesize.train_generator, **often)  # type: ignore[arg-type]
+        often_trained = partial(gan.train_generator, **often)  # type: ignore[arg-type]
         for module, name, function in (
             (training, "_CHECKPOINT_SECONDS", -1.0),  # one after each epoch
             (training.TrialTraining, "_train_epoch", marked_epoch),
             (gan.GanTraining, "update", marked_step),
-            (synthesize, "train_generator", often_trained),
+            (gan_source, "train_generator", often_trained),
         ):
             setattr(module, name, function)
 

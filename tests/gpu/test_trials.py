@@ -21,9 +21,9 @@ from tests.trial.conftest import Bench
 from tests.trial.test_trial import ARMS
 from xraytune.base.records import Compute, EpochRecord
 from xraytune.nets.captured import Step, replayed
-from xraytune.nets.classifier import build_classifier
 from xraytune.nets.compute import pin
 from xraytune.nets.infer import predict_logits
+from xraytune.nets.networks import build_classifier
 from xraytune.nets.optimizer import build_optimizer, set_lr
 from xraytune.search.worker import next_message
 from xraytune.space.settings import Experiment, GanSettings, Parameters

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from xraytune.base.tensors import save_state
-from xraytune.nets.classifier import build_classifier
+from xraytune.nets.networks import build_classifier
 from xraytune.space.settings import Parameters
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from xraytune.nets.backbones import accepts, build_backbone, fold_batch_norms, to_one_channel
-from xraytune.nets.classifier import trained_parameters
+from xraytune.nets.networks import trained_parameters
 from xraytune.space.backbones import BACKBONES, ENCODERS
 
 HEAVY = (

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from xraytune.base.errors import ConfigError, MachineError
 from xraytune.nets.backbones import accepts, build_backbone, find_weights, pixel_constants
-from xraytune.nets.classifier import trained_parameters
+from xraytune.nets.networks import trained_parameters
 from xraytune.space.load import load_space
 from xraytune.trial.prepare import require_networks
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from xraytune.base.errors import MachineError
 from xraytune.base.tensors import read_weights
 from xraytune.nets.backbones import find_weights
-from xraytune.nets.classifier import build_classifier
+from xraytune.nets.networks import build_classifier
 from xraytune.space.settings import Parameters
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ from xraytune.data.phantom import draw_phantoms
 from xraytune.data.pixels import PIXELS_STAGE
 from xraytune.data.prepare import prepare
 from xraytune.model.train import train
-from xraytune.nets.classifier import build_classifier
+from xraytune.nets.networks import build_classifier
 from xraytune.search import run as search_run
 from xraytune.search.run import search
 from xraytune.space.load import load_space

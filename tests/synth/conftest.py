@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from tests.in_process import CPU, one_thread
 from xraytune.base.seeding import numpy_generator
 from xraytune.space.settings import GanSettings
+from xraytune.synth.gan import train_generator
 from xraytune.synth.networks import Generator
 from xraytune.synth.saved_generator import NETWORK_FILE, draw_block, load_generator
-from xraytune.synth.synthesize import train_generator
 
 Images = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
@@ -81,9 +81,11 @@ def trained_in(folder: Path) -> Generator:
     return load_generator(folder / NETWORK_FILE)
 
 
-def draw(file: Path, label: int = 0, number: int = 0, seed: int = 0) -> NDArray[np.uint8]:
+def draw(
+    file: Path, label: int = 0, number: int = 0, seed: int = 0, **options: Any
+) -> NDArray[np.uint8]:
     """The images of a block."""
-    return draw_block(file, label, number, seed=seed, compute=CPU)[:, 0]
+    return draw_block(file, label, number, seed=seed, compute=CPU, **options)[:, 0]
 
 
 def full_range_generator(class_count: int, channels: int = 1) -> Generator:

@@ -12,7 +12,6 @@ from xraytune.synth.saved_generator import (
     NETWORK_FILE,
     MaskRange,
     draw_block,
-    mask_range,
     save_generator,
 )
 from xraytune.synth.sources.source import BLOCK
@@ -28,7 +27,7 @@ def squares(*sizes: int, side: int = 64) -> NDArray[np.uint8]:
 
 def test_masks_outside_the_ranges_of_the_training_masks_are_not_plausible() -> None:
     """A square of 2 px is a speck, and no component of its own."""
-    typical = mask_range(np.stack([squares(10, 10), squares(12, 12, 2)]))
+    typical = MaskRange.of(np.stack([squares(10, 10), squares(12, 12, 2)]))
 
     asked = np.stack(
         [squares(11, 11), squares(9, 9), squares(13, 13), squares(15), squares(8, 8, 8)]

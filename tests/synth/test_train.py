@@ -24,9 +24,8 @@ from xraytune.base.errors import TrialError
 from xraytune.nets.backbones import build_backbone
 from xraytune.nets.compute import seeded
 from xraytune.space.settings import GanSettings
-from xraytune.synth.gan import frozen_features
+from xraytune.synth.gan import CHECKPOINT_FILE, frozen_features
 from xraytune.synth.saved_generator import NETWORK_FILE, save_generator
-from xraytune.synth.synthesize import CHECKPOINT_FILE
 
 pytestmark = pytest.mark.slow
 
@@ -90,9 +89,23 @@ def test_features_of_a_network_are_kept(tmp_path: Path) -> None:
     assert errors[1] < 0.8 * errors[0]
 
 
-def test_it_learns_grey_values_and_class_differences(tmp_path: Path) -> None:
-    train(tiny(steps=100, width=8, lr_g=2e-3, lr_d=2e-3), tmp_path, report_every_steps=50)
-    left, right = (draw(tmp_path / NETWORK_FILE, label) for label in (0, 1))
+@pytest.mark.parametrize("has_finding", [False, True])
+def test_it_learns_grey_values_and_differences_of_classes_or_a_finding(
+    tmp_path: Path, *, has_finding: bool
+) -> None:
+    pixels, labels = BLOBS
+    images = BLOBS
+    if has_finding:  # of 96 images, since codes combine the 48 with the most similar findings
+        images = np.tile(pixels, (4, 1, 1)), np.tile(labels, 4)[:, None]
+    train(tiny(steps=100, width=8, lr_g=2e-3, lr_d=2e-3), tmp_path, images, report_every_steps=50)
+    left, right = (
+        draw(
+            tmp_path / NETWORK_FILE,
+            label,
+            findings=np.full((256, 1), label) if has_finding else None,
+        )
+        for label in (0, 1)
+    )
 
     assert_learned_blobs(left, right)
     assert abs(np.concatenate([left, right]).std() - BLOBS[0].std()) < 25  # from 1 to 50

@@ -12,7 +12,7 @@ from tests.trial.conftest import Bench
 from tests.trial.test_trial import gan
 from xraytune.base.errors import TrialError
 from xraytune.base.tensors import save_state
-from xraytune.nets.classifier import build_classifier
+from xraytune.nets.networks import build_classifier
 from xraytune.space.settings import Experiment, Parameters, PixelConstants, TaskName
 from xraytune.tasks import TASKS
 from xraytune.trial.training import TrialTraining

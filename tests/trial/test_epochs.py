@@ -19,7 +19,7 @@ from xraytune.base.records import Compute, EpochRecord, ignore_progress
 from xraytune.base.seeding import derive_seed, numpy_generator
 from xraytune.data.prepare import ImageSource
 from xraytune.nets.checkpoint import finished_epochs
-from xraytune.nets.classifier import build_classifier
+from xraytune.nets.networks import build_classifier
 from xraytune.space.settings import Parameters
 from xraytune.tasks import TASKS
 from xraytune.trial.training import TrialTraining

@@ -23,7 +23,7 @@ from xraytune.space.load import load_space
 from xraytune.space.settings import GanSettings
 from xraytune.study.inputs import read_inputs
 from xraytune.synth.saved_generator import draw_block
-from xraytune.synth.synthesize import trained_generator
+from xraytune.synth.sources.gan import trained_generator
 from xraytune.trial.prepare import prepare_space
 from xraytune.trial.training_set import build_training_set
 

@@ -12,7 +12,7 @@ from tests.trial.conftest import Bench
 from xraytune.base.errors import TrialError
 from xraytune.base.files import read_json
 from xraytune.data.prepare import side_images
-from xraytune.synth.memorisation import MEMORISATION_STAGE, measure_memorisation
+from xraytune.synth.memorisation import MEMORISATION_STAGE, find_copies
 from xraytune.trial.training_set import build_training_set
 
 pytestmark = pytest.mark.slow
@@ -57,12 +57,13 @@ def test_each_split_has_its_own_verdict_with_pictures_of_nearest_pairs(
     renamed = [replace(image, patient=f"{image.side} {image.patient}") for image in prepared.images]
     other = replace(bench.context, prepared=replace(prepared, images=tuple(renamed)))
 
-    verdicts, folder = measure_memorisation(experiment, bench.context)
+    copies, folder = find_copies(experiment, bench.context)
 
-    assert folder != measure_memorisation(experiment, other)[1]
-    near = {name: one.near for name, one in verdicts.items()}
+    assert folder != find_copies(experiment, other)[1]
+    verdicts = read_json(folder / "memorisation.json")
+    near = {name: verdict["near"] for name, verdict in verdicts.items()}
     assert near == dict(zip(prepared.class_names, prepared.train_counts, strict=True))
-    assert read_json(folder / "memorisation.json")["NORMAL"]["near"] == near["NORMAL"]
+    assert all(f"{count} of {count} images of {name}" in copies for name, count in near.items())
     sheet = np.asarray(Image.open(Path(folder) / "nearest_NORMAL.png"))
     drawn, nearest = sheet[2:34, 2:34], sheet[2:34, 36:68]
     assert np.array_equal(drawn, nearest), "a copy stands beside what it is a copy of"

@@ -14,8 +14,7 @@ from xraytune.base.files import read_json
 from xraytune.data.prepare import prepare
 from xraytune.model.generator_folder import fill_generator_folder, generator_sample
 from xraytune.space.settings import Experiment, Settings, without_gate
-from xraytune.synth.sources.gan import Gan, typical_masks
-from xraytune.synth.synthesize import trained_generator
+from xraytune.synth.sources.gan import Gan, trained_generator, typical_masks
 from xraytune.trial.training_set import build_training_set
 
 pytestmark = pytest.mark.slow

@@ -227,6 +227,11 @@ def write_json(path: Path, content: Any, *, is_recorded: bool = False) -> None:
     write_bytes(path, text.encode(), is_recorded=is_recorded)
 
 
+def copy_file(file: Path, to: Path) -> None:
+    """Copy a file. Errors of `shutil` neither name a full disk nor always say that it is full."""
+    write_bytes(to, read_bytes(file))
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file after `_require_file`; ValueError if it is not JSON in UTF-8."""
     return json.loads(read_bytes(path))

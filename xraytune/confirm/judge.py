@@ -30,7 +30,13 @@ from xraytune.data.prepare import RunContext
 from xraytune.nets.backbones import fold_batch_norms
 from xraytune.nets.checkpoint import load_best
 from xraytune.nets.compute import compute_like, pin
-from xraytune.stats.classification import FEWEST_LABELS, Floats, Labels, scored_findings
+from xraytune.stats.classification import (
+    FEWEST_LABELS,
+    Floats,
+    Labels,
+    require_finite_outputs,
+    scored_findings,
+)
 from xraytune.stats.placements import StructuralComponents, structural_components
 from xraytune.stats.verdict import (
     compare,
@@ -124,11 +130,9 @@ def score_runs(study: OpenStudy, plan: Plan, sealed: SealedTest) -> None:
         load_best(where / "checkpoint", trained)
         trained = fold_batch_norms(trained)
         batches = network.batches(images)
-        results.append(
-            network.task.results(
-                trained, batches, images, compute=compute, error=StudyError, where=where
-            )
-        )
+        _, scores, outputs = network.task.predict(trained, batches, images, compute)
+        require_finite_outputs(outputs, StudyError, where)
+        results.append(scores)
         on_progress(f"scoring {images.name} (replicates)", len(results), count)
     write_array(folder.path / _SCORES_FILE, np.stack(results), is_recorded=True)
 

@@ -27,7 +27,7 @@ from xraytune.study.folder import StudyFolder, damage_explained, other_releases
 from xraytune.study.row import RunRow, Status, TrialRow, append_row, ended_rows, reasons_of
 from xraytune.study.start import environment
 from xraytune.study.trial import Trial
-from xraytune.synth.synthesize import generator_need
+from xraytune.synth.sources.gan import generator_need
 
 NO_RUNGS = Rungs(SchedulerSettings(name="none"), max_epochs=0)
 

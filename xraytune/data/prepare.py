@@ -310,8 +310,8 @@ class ImageSource:
         masks: UInt8Array = self.masks[self.rows[places]]
         return masks
 
-    def planes(self, places: AnyArray) -> UInt8Array:
-        """Return some images, with their masks if they have any, [n, C, S, S]."""
+    def planes(self, places: AnyArray | slice = slice(None)) -> UInt8Array:
+        """Return some images, by default all, with their masks if they have any, [n, C, S, S]."""
         planes = [self.read(places)]
         if self.masks is not None:
             planes.append(self.read_masks(places))

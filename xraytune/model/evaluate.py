@@ -16,9 +16,8 @@ from xraytune.data.table import subgroup_columns
 from xraytune.model.load import Bundle, open_bundle
 from xraytune.model.overlap import overlap_of
 from xraytune.tasks import TASKS
-from xraytune.tasks.calibration import fit_calibration
 from xraytune.tasks.evaluation import Evaluation, Sample
-from xraytune.tasks.prediction import ImageFiles
+from xraytune.tasks.prediction import ImageFiles, fit_calibration
 
 
 def evaluate(

@@ -26,6 +26,7 @@ from PIL import Image
 
 from xraytune.base.errors import ArtifactError, ConfigError, MachineError, Problem
 from xraytune.base.files import (
+    copy_file,
     csv_table,
     explain_disk_errors,
     new_folder,
@@ -57,11 +58,10 @@ from xraytune.synth.saved_generator import (
     draw_block,
     read_generator,
 )
-from xraytune.synth.sources.gan import Gan, typical_masks, usable_generator
+from xraytune.synth.sources.gan import Gan, trained_generator, typical_masks, usable_generator
 from xraytune.synth.sources.source import BLOCK, choose_findings
 from xraytune.synth.sources.statistics import Donor
 from xraytune.synth.sources.which import seen_by
-from xraytune.synth.synthesize import copy_file, trained_generator
 from xraytune.trial.donate import find_donor_experiment, write_card, write_donor
 from xraytune.trial.quality import report_pool
 from xraytune.trial.samples import save_generator_grid

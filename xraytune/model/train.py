@@ -17,7 +17,7 @@ from typing import Any
 from xraytune.base.artifacts import releases, start_work
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import ArtifactError, ConfigError, counted
-from xraytune.base.files import new_folder, require_new, sha256_of
+from xraytune.base.files import copy_file, new_folder, require_new, sha256_of
 from xraytune.base.locks import LockHeldError, hold
 from xraytune.base.records import (
     Compute,
@@ -47,7 +47,6 @@ from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.inputs import inputs_of_trials, read_inputs, require_same_inputs
 from xraytune.synth.mix import plan_mix
-from xraytune.synth.synthesize import copy_file
 from xraytune.tasks import TASKS
 from xraytune.tasks.bundle_record import BundleRecord, TrainedOn
 from xraytune.tasks.ensemble import average_networks

@@ -68,7 +68,15 @@ def build_backbone(
         # Without `init_weights` these two print a warning.
         options = {"aux_logits": False, "init_weights": True} if name in _INCEPTIONS else {}
         network = models.get_model(name, weights=None, **options)
-        feature_count = _remove_head(network)
+        # Replace the last layer with 1,000 outputs by the identity, as timm does.
+        layers = network.named_modules()
+        heads = {
+            layer: module.weight.shape
+            for layer, module in layers
+            if isinstance(module, nn.Linear | nn.Conv2d) and len(module.weight) == _IMAGENET_CLASSES
+        }
+        head, (_, feature_count, *_) = [*heads.items()][-1]
+        network.set_submodule(head, nn.Identity())
     elif BACKBONES.has(name):
         network = BACKBONES.load(name)()
         feature_count = _count_features(network, getattr(network, "least_image_px", 64))
@@ -138,20 +146,6 @@ def to_one_channel(network: nn.Module, name: str) -> None:
         raise MachineError(what, "input_channels", "set input_channels: 3, or use another backbone")
     first.weight = nn.Parameter(first.weight.detach().sum(dim=1, keepdim=True))
     first.in_channels = 1
-
-
-def _remove_head(network: nn.Module) -> int:
-    """Replace the last layer with 1,000 outputs by the identity, as timm does.
-
-    Return its inputs.
-    """
-    name, last = [
-        (name, layer)
-        for name, layer in network.named_modules()
-        if isinstance(layer, nn.Linear | nn.Conv2d) and len(layer.weight) == _IMAGENET_CLASSES
-    ][-1]
-    network.set_submodule(name, nn.Identity())
-    return last.weight.shape[1]
 
 
 def timm_config(name: str) -> dict[str, Any]:
@@ -281,17 +275,14 @@ def find_weights(backbone: str, weights: str, weights_dir: Path | None) -> Path 
         raise ConfigError(f"{backbone} has no weight set {weights}", "weights", fix)
     names = " or ".join(Path(url).name for url in urls)
     source = f"(from {urls[0].rpartition('/')[0]}/)"
-    if weights_dir is None:
-        return _download(urls[0], f"{names} {source}")
-    for url in urls:
-        file = weights_dir / Path(url).name
-        if file.is_file():
-            return file
-    fix = f"put {names} there {source}, or set weights: none"
-    raise MachineError(f"no official weights of {backbone} here", weights_dir, fix)
-
-
-def _download(url: str, accepted: str) -> Path:
+    if weights_dir is not None:
+        for url in urls:
+            file = weights_dir / Path(url).name
+            if file.is_file():
+                return file
+        fix = f"put {names} there {source}, or set weights: none"
+        raise MachineError(f"no official weights of {backbone} here", weights_dir, fix)
+    url = urls[0]
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     if file.is_file():
         return file
@@ -303,8 +294,8 @@ def _download(url: str, accepted: str) -> Path:
             torch.hub.download_url_to_file(url, str(file), sha256_start, progress=False)
     except (OSError, RuntimeError, HTTPException) as error:
         fix = (
-            f"put {accepted} into a folder and pass it as --weights-dir or `weights_dir`, or put "
-            f"{file.name} into {file.parent}; or set weights: none"
+            f"put {names} {source} into a folder and pass it as --weights-dir or `weights_dir`, or "
+            f"put {file.name} into {file.parent}; or set weights: none"
         )
         what = f"the weights cannot be downloaded ({error})"
         raise MachineError(what, url, fix) from error

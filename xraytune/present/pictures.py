@@ -19,10 +19,9 @@ from xraytune.base.errors import ConfigError
 from xraytune.base.records import Compute
 from xraytune.data.masks import outlined
 from xraytune.data.prepare import Prepared, RunContext, side_images
-from xraytune.nets.augment import MASK_THRESHOLD
 from xraytune.nets.checkpoint import load_best
-from xraytune.nets.classifier import Classifier
-from xraytune.nets.inputs import normalise
+from xraytune.nets.inputs import MASK_THRESHOLD, normalise
+from xraytune.nets.networks import Classifier
 from xraytune.space.settings import Experiment
 from xraytune.stats.classification import Floats
 from xraytune.trial.network import Network

@@ -40,8 +40,8 @@ from xraytune.study.start import (
     with_recorded_images,
 )
 from xraytune.study.status import StudyView, StudyWatcher
+from xraytune.synth.sources.gan import generator_need
 from xraytune.synth.sources.which import mixes_of
-from xraytune.synth.synthesize import generator_need
 from xraytune.trial.prepare import open_space, prepare_space
 
 

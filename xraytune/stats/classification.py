@@ -11,7 +11,7 @@ one-vs-rest averages, and `positive` is not used.
 
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,12 +36,18 @@ class Metric:
         label: For people.
         of_class: Whether it is of one class against the others. With two classes, it is the
             positive one's.
+        is_averaged: Whether its average over more than two classes is reported.
+        on_card: Whether it is on the model card.
+        of_subgroups: Whether it is reported for subgroups.
         decimals: To show.
     """
 
     name: str
     label: str
     of_class: bool = False
+    is_averaged: bool = True
+    on_card: bool = False
+    of_subgroups: bool = False
     decimals: int = 3
 
     def of(self, text: str, positive: str | None) -> str:
@@ -52,39 +58,40 @@ class Metric:
 
 
 METRICS = (
-    Metric("auroc", "AUROC", of_class=True),
-    Metric("auprc", "AUPRC", of_class=True),
+    Metric("auroc", "AUROC", of_class=True, on_card=True, of_subgroups=True),
+    Metric("auprc", "AUPRC", of_class=True, on_card=True),
     Metric("accuracy", "accuracy"),
-    Metric("balanced_accuracy", "balanced accuracy"),
-    Metric("sensitivity", "sensitivity", of_class=True),
-    Metric("specificity", "specificity", of_class=True),
-    Metric("ppv", "PPV", of_class=True),
-    Metric("npv", "NPV", of_class=True),
+    Metric("balanced_accuracy", "balanced accuracy", on_card=True),
+    Metric(
+        "sensitivity",
+        "sensitivity",
+        of_class=True,
+        is_averaged=False,
+        on_card=True,
+        of_subgroups=True,
+    ),
+    Metric(
+        "specificity",
+        "specificity",
+        of_class=True,
+        is_averaged=False,
+        on_card=True,
+        of_subgroups=True,
+    ),
+    Metric("ppv", "PPV", of_class=True, is_averaged=False),
+    Metric("npv", "NPV", of_class=True, is_averaged=False),
     Metric("f1", "F1", of_class=True),
     Metric("brier", "Brier score"),
 )
 CLASS_METRICS = tuple(metric for metric in METRICS if metric.of_class)
-_BY_CLASS_ONLY = {"sensitivity", "specificity", "ppv", "npv"}
-"""With more than two classes, their average over the classes is not reported."""
-_SUMMARIES = {
-    "card": {"auroc", "auprc", "balanced_accuracy", "sensitivity", "specificity"},
-    "subgroups": {"auroc", "sensitivity", "specificity"},
-}
 
 
-def reported_metrics(
-    class_count: int, summary: Literal["card", "subgroups"] | None = None
-) -> tuple[Metric, ...]:
-    """Return the metrics of all images with this many classes, 0 for findings.
-
-    Or only those in a short table.
-    """
+def reported_metrics(class_count: int) -> tuple[Metric, ...]:
+    """Return the metrics of all images with this many classes, 0 for findings."""
     return tuple(
         metric
         for metric in METRICS
-        if (class_count == 2 or metric.name not in _BY_CLASS_ONLY)
-        and (class_count or metric.of_class)
-        and (summary is None or metric.name in _SUMMARIES[summary])
+        if (class_count == 2 or metric.is_averaged) and (class_count or metric.of_class)
     )
 
 

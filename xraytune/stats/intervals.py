@@ -178,7 +178,9 @@ def subgroup_metrics(
     """
     value_of_image = np.array([values.get(file, "") for file in files])
     names = np.asarray(patients)
-    reported = [metric.name for metric in reported_metrics(images.class_count, "subgroups")]
+    reported = [
+        metric.name for metric in reported_metrics(images.class_count) if metric.of_subgroups
+    ]
     subgroups = []
     for value in np.unique(value_of_image[value_of_image != ""]).tolist():
         has_value = value_of_image == value

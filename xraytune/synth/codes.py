@@ -157,7 +157,7 @@ class ClassCodes(nn.Module):
         keys = torch.randn(codes.shape, generator=torch.Generator().manual_seed(0))
         self.keys = F.normalize(keys, dim=1).to(self.means)
         self.codes = codes.to(self.means)
-        self.labels = labels if len(self.means) > 1 else torch.zeros_like(labels)
+        self.labels = labels
         for label in range(len(self.means)):
             of_class = self.codes if labels.ndim == 2 else self.codes[labels == label]
             of_class = of_class.double()

@@ -1,33 +1,51 @@
-"""The training of a GAN: losses, random draws, and one step.
+"""The training of a GAN: losses, random draws, steps and checkpoints.
 
 All random numbers of step t are drawn beforehand, from the seed and t, so that a GPU can replay the
-rest of the step.
+rest of the step. So on the CPU, a resumed or extended run is bit-identical to an uninterrupted one.
+
+Sources of the losses: Goodfellow et al. 2014 (arXiv:1406.2661), equation 1 and, non-saturating,
+section 3; hinge: Miyato et al. 2018 (arXiv:1802.05957), equations 16 and 17.
 """
 
 from __future__ import annotations
 
 import copy
+import logging
+import math
+from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from xraytune.base.arrays import Int64Array, UInt8Array
+from xraytune.base.errors import ArtifactError, TrialError
 from xraytune.base.records import Compute
 from xraytune.base.seeding import derive_seed
+from xraytune.base.tensors import explain_unreadable, load_content, save_content
 from xraytune.data.decoding import InputFormat
 from xraytune.nets.backbones import build_backbone, fold_batch_norms, pixel_constants
-from xraytune.nets.captured import Draws
+from xraytune.nets.captured import Draws, replayed
 from xraytune.nets.compute import autocast, seeded
 from xraytune.nets.inputs import normalise
-from xraytune.nets.optimizer import build_optimizer
+from xraytune.nets.optimizer import build_optimizer, load_optimizer
 from xraytune.space.settings import GanSettings
 from xraytune.synth.networks import Discriminator, Generator
+from xraytune.synth.saved_generator import (
+    NETWORK_FILE,
+    load_generator,
+    resize_planes,
+    save_generator,
+)
 
+CHECKPOINT_FILE = "checkpoint.pt"
+_logger = logging.getLogger(__name__)
 _RECONSTRUCTION_WEIGHT = 10.0
 """Weight of the mean absolute error of reconstructions, with pixels in [-1, 1]."""
 _FEATURE_WEIGHT = 2.0
@@ -59,27 +77,6 @@ def translate(images: Tensor, shifts: Tensor) -> Tensor:
     down, right = (index[:, None] - index[None, :] == shifts)[:, :, None].to(images.dtype)
     shifted: Tensor = down @ images @ right.transpose(2, 3)
     return shifted
-
-
-def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, *, is_hinge: bool) -> Tensor:
-    """Return the discriminator's loss for float32 logits [B]: hinge, or binary cross-entropy.
-
-    Sources: Goodfellow et al. 2014 (arXiv:1406.2661), equation 1; hinge: Miyato et al. 2018
-    (arXiv:1802.05957), equation 16.
-    """
-    if is_hinge:
-        return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
-    return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
-
-
-def generator_loss(fake_logits: Tensor, *, is_hinge: bool) -> Tensor:
-    """Return the generator's loss for float32 logits [B].
-
-    With binary cross-entropy, the non-saturating one.
-
-    Sources: Goodfellow et al. 2014, section 3; hinge: Miyato et al. 2018, equation 17.
-    """
-    return -fake_logits.mean() if is_hinge else F.softplus(-fake_logits).mean()
 
 
 class GanTraining:
@@ -206,14 +203,16 @@ class GanTraining:
         if is_hinge:  # with spectral norm; as one batch, which is faster
             both = discriminate(torch.cat([images, drawn]), torch.cat([*shifts[:2]], dim=1))
             real_logits, fake_logits = both.chunk(2)
+            d_loss = F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
         else:  # batch norm takes the statistics of real and of generated images separately
             real_logits = discriminate(images, shifts[0])
             fake_logits = discriminate(drawn, shifts[1])
-        d_loss = discriminator_loss(real_logits, fake_logits, is_hinge=is_hinge)
+            d_loss = F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
         _descend(self.parts["optimizer_d"], d_loss)
 
         self.discriminator.requires_grad_(False)  # its own gradients are not needed here
-        g_loss = generator_loss(discriminate(fake, shifts[2]), is_hinge=is_hinge)
+        logits = discriminate(fake, shifts[2])
+        g_loss = -logits.mean() if is_hinge else F.softplus(-logits).mean()
         if prior is not None:
             g_loss = g_loss + _RECONSTRUCTION_WEIGHT * F.l1_loss(fake[:half], images[:half])
         if self._features is not None:
@@ -260,3 +259,83 @@ def frozen_features(backbone: nn.Module, images: Tensor) -> Tensor:
     resized = resize @ ((images[:, :1] + 1) / 2) @ resize.mT
     features: Tensor = backbone(normalise(resized, form))
     return features
+
+
+def train_generator(
+    settings: GanSettings,
+    planes: UInt8Array,
+    labels: Int64Array,
+    class_count: int,
+    *,
+    compute: Compute,
+    folder: Path,
+    report_every_steps: int = 25,
+    checkpoint_every_steps: int = 250,
+) -> Iterator[int]:
+    """Train up to step `settings.steps`, from the checkpoint in a folder if there is one.
+
+    Yields the steps so far. Images are uint8 [N, C, h, w], possibly memory maps, and resized once;
+    with C = 2, masks (0 and 255) are the second plane. `labels`, int64 [N] in [0, class_count),
+    have each class at least once; all classes are drawn equally often. Or they are findings,
+    [N, class_count]; a single one, [N, 1], counts as two classes. The folder gets
+    `generator.safetensors` at the end. The training waits for the device only at reports; the
+    interval of checkpoints is a multiple of theirs.
+
+    Raises:
+        ArtifactError: The generator to start from is of another network.
+        TrialError: A loss or a weight is not finite.
+    """
+    planes = resize_planes(planes, settings.image_size)
+    training = GanTraining(settings, class_count, compute, planes.shape[1])
+    if settings.start_from:
+        start = settings.start_from / NETWORK_FILE
+        weights = load_generator(start).state_dict()
+        fix = "give it the same settings of the network"
+        with explain_unreadable("this generator has a different network", start, fix):
+            training.generator.load_state_dict(weights)
+            training.ema_generator.load_state_dict(weights)
+    checkpoint = folder / CHECKPOINT_FILE
+    if checkpoint.exists():
+        _resume(training, checkpoint)
+    training.fit(planes, labels)
+    update = replayed(training.update, compute)
+
+    while training.step < settings.steps:
+        losses = torch.zeros(2, device=compute.device)
+        count = report_every_steps - training.step % report_every_steps
+        for _ in range(min(count, settings.steps - training.step)):
+            losses += update(training.draw())
+            training.step += 1
+        # The last losses are from before the last update.
+        weight_norm = get_total_norm(training.generator.parameters()).item()
+        if not math.isfinite(weight_norm + losses.sum().item()):
+            what = f"the GAN diverged by step {training.step}: a loss or a weight is not finite"
+            raise TrialError(what, fix="lower gan.lr_g and gan.lr_d")
+        if training.step % checkpoint_every_steps == 0:
+            _save(training, checkpoint)
+        yield training.step
+    _save(training, checkpoint)
+    save_generator(training.ema_generator, folder / NETWORK_FILE)
+
+
+def _save(training: GanTraining, checkpoint: Path) -> None:
+    """Write the checkpoint, without random state.
+
+    That of a step follows from the seed and its number.
+    """
+    parts = {name: part.state_dict() for name, part in training.parts.items()}
+    save_content({"step": training.step, **parts}, checkpoint)
+
+
+def _resume(training: GanTraining, checkpoint: Path) -> None:
+    """Load the checkpoint into a new training; a damaged one leaves it at step 0."""
+    try:
+        with explain_unreadable("cannot read this checkpoint", checkpoint):
+            content = load_content(checkpoint)
+            for name in ("optimizer_g", "optimizer_d"):
+                load_optimizer(training.parts[name], content[name])
+            for name in ("generator", "discriminator", "ema_generator"):
+                training.parts[name].load_state_dict(content[name])
+            training.step = content["step"]
+    except ArtifactError as error:
+        _logger.warning("%s; training starts from scratch", error)

@@ -13,7 +13,7 @@ closest pairs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -32,7 +32,7 @@ from xraytune.base.errors import TrialError
 from xraytune.base.files import read_json, write_json
 from xraytune.base.records import frozen
 from xraytune.data.images import SideName
-from xraytune.data.prepare import RunContext, side_images
+from xraytune.data.prepare import ImageSource, RunContext, side_images
 from xraytune.space.settings import Experiment
 from xraytune.synth.grids import image_grid
 from xraytune.synth.mix import mix_label
@@ -138,9 +138,7 @@ def compare_with_unseen(synthetic: Float64Array, unseen: Float64Array) -> Memori
 
 def _resize(images: UInt8Array | Tensor, side_px: int) -> Tensor:
     """Return images [n, h, w] as float32 [n, S, S]."""
-    pixels = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images)).float()
-    if pixels.shape[1:] == (side_px, side_px):
-        return pixels
+    pixels = torch.from_numpy(np.array(images)).float()
     size = (side_px, side_px)
     return functional.interpolate(pixels[:, None], size=size, mode="bilinear", antialias=True)[:, 0]
 
@@ -224,8 +222,7 @@ def refuse_memorised(experiment: Experiment, context: RunContext) -> None:
     """
     if experiment.settings.quality.allow_memorised:
         return
-    by_class, folder = measure_memorisation(experiment, context)
-    copies = describe_copies(by_class)
+    copies, folder = find_copies(experiment, context)
     if copies:
         what = (
             f"synthetic images are copies of training images: {copies} are nearer to a training "
@@ -239,34 +236,22 @@ def refuse_memorised(experiment: Experiment, context: RunContext) -> None:
         raise TrialError(what, mix_label(experiment.parameters), fix)
 
 
-def describe_copies(by_class: Mapping[str, Memorisation]) -> str:
-    """Return the classes with images that copy training images, as text; "" if there are none."""
-    found = []
-    for name, pool in by_class.items():
-        if pool.chance <= FALSE_ALARMS / len(by_class):
-            of_class = f" of {name}" if len(by_class) > 1 else ""
-            chance = f"(chance of that {pool.chance:.1g})"
-            found.append(f"{pool.near} of {pool.images} images{of_class} {chance}")
-    return ", ".join(found)
+def find_copies(experiment: Experiment, context: RunContext) -> tuple[str, Path]:
+    """Return how many images of which class copy training images, as text, and the artifact.
 
-
-def measure_memorisation(
-    experiment: Experiment, context: RunContext
-) -> tuple[dict[str, Memorisation], Path]:
-    """Return the result for each class of a pool, and the artifact.
-
-    There, `nearest_CLASS.png` shows the closest pairs.
-
-    Classes without synthetic images are left out.
+    The text is "" if no class has more than chance explains. In the artifact, `memorisation.json`
+    has the `Memorisation` of each class with synthetic images, and `nearest_CLASS.png` shows the
+    closest pairs.
     """
     prepared = context.prepared
     source = source_of(experiment.parameters)
-    firsts = [
-        source.block(experiment.settings, context, label, 0)
-        for label in range(len(prepared.class_names))
-    ]
-    blocks = {label: block for label, block in enumerate(firsts) if len(block.rows)}
-    size_px = firsts[0].pixels.shape[1]
+    blocks: dict[int, ImageSource] = {}
+    size_px = 0
+    for label in range(len(prepared.class_names)):
+        block = source.block(experiment.settings, context, label, 0)
+        size_px = block.pixels.shape[1]
+        if len(block.rows):
+            blocks[label] = block
     compared = [
         [image.sha256, image.label, image.patient, image.side]
         for image in prepared.images
@@ -304,4 +289,10 @@ def measure_memorisation(
 
     path = build_once(context.cache, MEMORISATION_STAGE, inputs, build)
     rows = read_json(path / _RECORD)
-    return {name: Memorisation(**row) for name, row in rows.items()}, path
+    found = []
+    for name, pool in rows.items():
+        if pool["chance"] <= FALSE_ALARMS / len(rows):
+            of_class = f" of {name}" if len(rows) > 1 else ""
+            chance = f"(chance of that {pool['chance']:.1g})"
+            found.append(f"{pool['near']} of {pool['images']} images{of_class} {chance}")
+    return ", ".join(found), path

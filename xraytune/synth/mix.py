@@ -33,7 +33,7 @@ def plan_mix(real_counts: Sequence[int], parameters: Parameters) -> Int64Array:
     total = extra_images(parameters.synthetic_ratio, sum(real_counts))
     if parameters.balance == "natural":
         return apportion(real_counts, total)
-    return _lowest([np.arange(total) + float(count) for count in real_counts], total)
+    return _lowest(np.arange(total) + np.array(real_counts)[:, None])
 
 
 def apportion(weights: Sequence[int], total: int) -> Int64Array:
@@ -46,11 +46,8 @@ def apportion(weights: Sequence[int], total: int) -> Int64Array:
 
     Source: Balinski and Young 1982, "Fair Representation".
     """
-    ranks = [
-        (np.arange(total) + 0.5) / weight if weight else np.full(total, np.inf)
-        for weight in weights
-    ]
-    return _lowest(ranks, total)
+    with np.errstate(divide="ignore"):
+        return _lowest((np.arange(total) + 0.5) / np.array(weights)[:, None])
 
 
 def require_enough(
@@ -84,10 +81,10 @@ def mix_label(parameters: Parameters) -> str:
     return f"{mix} +classical {parameters.classical}" if parameters.classical else mix
 
 
-def _lowest(ranks: Sequence[NDArray[np.floating[Any]]], total: int) -> Int64Array:
-    """Return the classes of the `total` lowest ranks.
+def _lowest(ranks: NDArray[Any]) -> Int64Array:
+    """Return the classes of the lowest ranks, as many as each class has, [C, total].
 
-    `ranks` has, for each class, those of its 1st, 2nd ... extra image.
+    A row has those of a class's 1st, 2nd ... extra image.
     """
-    classes = np.repeat(np.arange(len(ranks)), total)
-    return classes[np.argsort(np.concatenate(ranks), kind="stable")[:total]]
+    order = np.argsort(ranks, axis=None, kind="stable")[: ranks.shape[1]]
+    return np.unravel_index(order, ranks.shape)[0].astype(np.int64)

@@ -31,14 +31,15 @@ _INITIAL_STD = 0.02
 class _LabelEmbedding(nn.Embedding):
     """An embedding of classes, int64 [B].
 
-    That of findings, [B, C], is linear: the sum of those of the present ones.
+    That of findings, [B, C], is linear: the sum of those of the present ones. There may be more
+    classes than findings.
     """
 
     def forward(self, labels: Tensor) -> Tensor:
         """Return the embeddings, [B, D]."""
         if labels.ndim == 1:
             return super().forward(labels)
-        return (labels == 1).to(self.weight.dtype) @ self.weight
+        return (labels == 1).to(self.weight.dtype) @ self.weight[: labels.shape[1]]
 
 
 class Generator(nn.Module):

@@ -10,9 +10,6 @@ further rounds, each with its own random numbers.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import field
 from itertools import count
 from pathlib import Path
@@ -33,8 +30,7 @@ from xraytune.base.records import Compute, frozen
 from xraytune.base.seeding import derive_seed
 from xraytune.base.tensors import explain_unreadable, save_state
 from xraytune.nets.compute import autocast
-from xraytune.space.settings import FOLDER_NAME, GanSettings
-from xraytune.synth.generator_quality import PoolReport
+from xraytune.space.settings import ClassName, GanSettings
 from xraytune.synth.networks import Generator
 from xraytune.synth.sources.source import BLOCK
 
@@ -63,11 +59,21 @@ class MaskRange:
     area: tuple[float, float]
     parts: tuple[int, int]
 
+    @classmethod
+    def of(cls, masks: UInt8Array) -> MaskRange:
+        """Return the ranges of training masks [n, S, S], n >= 1, at the size of the GAN."""
+        areas, parts = _measure(masks)
+        return cls(
+            area=(float(areas.min()), float(areas.max())),
+            parts=(int(parts.min()), int(parts.max())),
+        )
+
     def includes(self, masks: UInt8Array) -> NDArray[np.bool_]:
         """Return whether area and components of each mask [n, S, S] are in range, bool [n]."""
-        areas, parts = _measure(masks)
-        has_area = (self.area[0] <= areas) & (areas <= self.area[1])
-        return has_area & (self.parts[0] <= parts) & (parts <= self.parts[1])
+        is_typical = np.ones(len(masks), dtype=np.bool_)
+        for values, (least, most) in zip(_measure(masks), (self.area, self.parts), strict=True):
+            is_typical &= (least <= values) & (values <= most)
+        return is_typical
 
     def __str__(self) -> str:
         """Describe the ranges: "18.5 to 45.8 % of the image, 2 to 3 components"."""
@@ -77,6 +83,17 @@ class MaskRange:
         return f"{area}, {fewest} to {most} components"
 
 
+def _measure(masks: UInt8Array) -> tuple[Float64Array, Int64Array]:
+    """Return the area and the number of components of each mask [n, S, S].
+
+    Pixels that touch only at a corner are not connected.
+    """
+    areas = (masks > 0).mean(axis=(1, 2))
+    sizes = [np.bincount(label_components(mask)[0].ravel())[1:] for mask in masks]
+    parts = [int((of_mask >= _MIN_PART * masks[0].size).sum()) for of_mask in sizes]
+    return areas, np.array(parts, dtype=np.int64)
+
+
 @frozen
 class SavedGenerator:
     """`generator.json`. Of the training images, it holds only hashes, neither names nor patients.
@@ -84,12 +101,12 @@ class SavedGenerator:
     `generators` has the SHA-256 of each file, `masks` the ranges of plausible masks. `train_images`
     includes those of the generator that training started from. `findings` are in the order that its
     network has learnt; `findings_counts` has the number of training images with each combination of
-    them, such as `10?`.
+    them, such as `10?`. `report` is a `PoolReport`, or its JSON if the record was read.
     """
 
     version: Literal[1] = 1
     settings: GanSettings
-    class_counts: dict[str, int]
+    class_counts: dict[ClassName, int]
     findings: tuple[str, ...] = ()
     findings_counts: dict[str, int] = field(default_factory=dict)
     train_fingerprint: str
@@ -98,11 +115,7 @@ class SavedGenerator:
     compute: Compute
     packages: dict[str, str]
     masks: MaskRange | None = None
-    report: PoolReport | None = None
-
-
-_RECORD = TypeAdapter(SavedGenerator)
-_REPORT = TypeAdapter(PoolReport)
+    report: Any = None
 
 
 def read_generator(folder: Path) -> SavedGenerator:
@@ -110,37 +123,26 @@ def read_generator(folder: Path) -> SavedGenerator:
 
     Raise ArtifactError if there is none, or a file is missing or damaged.
     """
-    return read_record(folder / GENERATOR_FILE, _parse, folder / NETWORK_FILE, "generators")
+    return read_record(folder / GENERATOR_FILE, SavedGenerator, "generators")
 
 
-def _parse(content: dict[str, Any]) -> SavedGenerator:
-    content["settings"] = _known_settings(content["settings"])
-    report = content.pop("report", None)
-    with suppress(ValueError):  # an earlier version measured other figures
-        content["report"] = _REPORT.validate_python(report)
-    saved = _RECORD.validate_python(content)
-    # Images are written into folders of these names.
-    if not all(re.fullmatch(FOLDER_NAME, name) for name in saved.class_counts):
-        raise ValueError("a name that is a path")
-    return saved
+def read_record(file: Path, kind: type[_Record], hashes: str) -> _Record:
+    """Return a record whose `hashes` have the SHA-256 of the file of tensors beside it.
 
-
-def read_record(file: Path, parse: Callable[[Any], _Record], tensors: Path, hashes: str) -> _Record:
-    """Return a record whose `hashes` have the SHA-256 of a file of tensors beside it.
+    Fields of earlier versions, which concerned only the training, are left out.
 
     Raise ArtifactError if either is missing or damaged.
     """
     fix = "give a folder that `xraytune generator train` wrote, or copy it again"
+    tensors = file.with_suffix(".safetensors")
     if not file.is_file():
         raise ArtifactError(f"there is no {file.name} here", file.parent, fix)
     try:
-        content = read_json(file)
-        expected = content[hashes].get(tensors.name)
-        record = parse(content)
-    except (ValueError, LookupError, TypeError) as error:
+        record = TypeAdapter(kind).validate_python(read_json(file), extra="ignore")
+    except ValueError as error:
         what = "the record is damaged, or from another version"
         raise ArtifactError(what, file, fix) from error
-    if not tensors.is_file() or sha256_of(tensors) != expected:
+    if not tensors.is_file() or sha256_of(tensors) != getattr(record, hashes).get(tensors.name):
         raise ArtifactError("the file is missing or damaged", tensors, fix)
     return record
 
@@ -166,39 +168,11 @@ def load_generator(path: Path) -> Generator:
         with safe_open(path, framework="pt") as file:
             about = json.loads(file.metadata()["generator"])
             weights = {name: file.get_tensor(name) for name in file.keys()}
-        settings = json.dumps(_known_settings(json.loads(about["settings"])))
+        settings = GanSettings.model_validate_json(about["settings"], extra="ignore")
         with torch.random.fork_rng(devices=[]):
-            generator = Generator(
-                GanSettings.model_validate_json(settings),
-                about["class_count"],
-                about["channels"],
-            )
+            generator = Generator(settings, about["class_count"], about["channels"])
         generator.load_state_dict(weights)
     return generator.eval().requires_grad_(False)
-
-
-def _known_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out settings of earlier versions, which concerned only the training."""
-    return {name: value for name, value in settings.items() if name in GanSettings.model_fields}
-
-
-def mask_range(masks: UInt8Array) -> MaskRange:
-    """Return the ranges of training masks [n, S, S], n >= 1, at the size of the GAN."""
-    areas, parts = _measure(masks)
-    return MaskRange(
-        area=(float(areas.min()), float(areas.max())), parts=(int(parts.min()), int(parts.max()))
-    )
-
-
-def _measure(masks: UInt8Array) -> tuple[Float64Array, Int64Array]:
-    """Return the area and the number of components of each mask [n, S, S].
-
-    Pixels that touch only at a corner are not connected.
-    """
-    areas = (masks > 0).mean(axis=(1, 2))
-    sizes = [np.bincount(label_components(mask)[0].ravel())[1:] for mask in masks]
-    parts = [int((of_mask >= _MIN_PART * masks[0].size).sum()) for of_mask in sizes]
-    return areas, np.array(parts, dtype=np.int64)
 
 
 def draw_block(
@@ -218,9 +192,13 @@ def draw_block(
     two unconditional generators give different images.
 
     Raises:
+        ArtifactError: The network ignores the findings.
         TrialError: In the first round, too few masks are plausible.
     """
     generator = load_generator(file).to(compute.device)
+    if findings is not None and generator.class_count == 1:
+        what = "an earlier version trained this generator, which ignores its single finding"
+        raise ArtifactError(what, file, "train it again")
     labels = torch.full((BLOCK,), label) if findings is None else torch.from_numpy(findings)
     kept: list[UInt8Array] = []
     for number in count():

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from xraytune.space.settings import Settings, TaskName
-from xraytune.tasks.findings import Findings
 from xraytune.tasks.masks import Masks
-from xraytune.tasks.task import Task
+from xraytune.tasks.task import Findings, Task
 
 TASKS: Mapping[TaskName, Task] = {
     "classification": Task(),

@@ -15,8 +15,7 @@ from xraytune.data.images import ImageFile
 from xraytune.stats.classification import METRICS
 from xraytune.stats.intervals import Measured
 from xraytune.stats.segmentation import MASK_METRICS
-from xraytune.tasks.calibration import Calibration
-from xraytune.tasks.prediction import ImageFiles, Predictor
+from xraytune.tasks.prediction import Calibration, ImageFiles, Predictor
 
 if TYPE_CHECKING:
     import pandas as pd

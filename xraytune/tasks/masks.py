@@ -5,7 +5,7 @@ bilinearly and compared with the threshold. With `resize: crop`, everything outs
 background.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,10 +33,9 @@ from xraytune.data.images import ImageFile
 from xraytune.data.masks import connected_parts, outlined, read_mask, use_mask
 from xraytune.data.pixels import broken_images_error
 from xraytune.data.prepare import ImageSource, Prepared
-from xraytune.nets.augment import MASK_THRESHOLD
 from xraytune.nets.infer import outputs_of
-from xraytune.nets.segmenter import build_segmenter
-from xraytune.space.settings import Parameters
+from xraytune.nets.inputs import MASK_THRESHOLD
+from xraytune.nets.networks import build_segmenter
 from xraytune.stats.classification import Labels
 from xraytune.stats.intervals import Measured
 from xraytune.stats.segmentation import (
@@ -50,7 +49,14 @@ from xraytune.stats.segmentation import (
 from xraytune.stats.segmentation import Masks as MaskArray
 from xraytune.tasks.bundle_record import CardMetric
 from xraytune.tasks.evaluation import Sample
-from xraytune.tasks.prediction import ImageFiles, Pixels, Predicted, Predictor, Result, map_outputs
+from xraytune.tasks.prediction import (
+    ImageFiles,
+    Pixels,
+    Predicted,
+    Predictor,
+    Result,
+    map_outputs,
+)
 from xraytune.tasks.task import CARD_REPLICATES, Mistakes, Results, Task, Validated
 
 _WORST = 5
@@ -66,12 +72,7 @@ class Masks(Task):
     network: ClassVar[str] = "segmenter"
     packages: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "segmentation-models-pytorch")
     has_masks: ClassVar[bool] = True
-
-    def build_network(
-        self, parameters: Parameters, output_count: int, *, weights: Path | None, seed: int
-    ) -> nn.Module:
-        """Build a U-Net."""
-        return build_segmenter(parameters, weights=weights, seed=seed)
+    build_network: ClassVar[Callable[..., nn.Module]] = staticmethod(build_segmenter)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return cross-entropy plus soft Dice loss of logits and masks, the mean over images.
@@ -185,14 +186,10 @@ class Masks(Task):
         total = mask_metrics(sample.scored, **sample.sampling)
         subgroups: dict[str, dict[str, MaskMetrics]] = {}
         for column, values in sample.columns.items():
-            by_value = defaultdict(list)
-            for mask in sample.scored:
-                by_value[values.get(mask.file, "")].append(mask)
-            subgroups[column] = {
-                value: mask_metrics(masks, **sample.sampling)
-                for value, masks in sorted(by_value.items())
-                if value
-            }
+            subgroups[column] = {}
+            for value in sorted({values.get(file, "") for file in sample.files} - {""}):
+                masks = [mask for mask in sample.scored if values.get(mask.file) == value]
+                subgroups[column][value] = mask_metrics(masks, **sample.sampling)
         notes = []
         if total.empty_predictions:
             text = (
@@ -233,7 +230,7 @@ class Masks(Task):
 
     def find_mistakes(self, results: Results, prepared: Prepared, threshold: float) -> Mistakes:
         """Return all images, those with the lowest Dice first."""
-        files = [image.file for image in prepared.images if image.side == "val_b"]
+        files = [image.file for image in prepared.side("val_b")]
         places = np.argsort(results[:, 0], kind="stable").tolist()
         return Mistakes(
             title="Worst segmentations",

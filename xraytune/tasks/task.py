@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from xraytune.base.errors import ArtifactError, TrialError, XraytuneError, join_names
+from xraytune.base.errors import ArtifactError, join_names
 from xraytune.base.files import write_text
 from xraytune.base.records import Compute, frozen
 from xraytune.base.tables import Row, counts_text
@@ -28,8 +28,8 @@ from xraytune.data.decoding import BrokenImage
 from xraytune.data.images import ImageFile, Images
 from xraytune.data.index import LabelledImages, read_labelled
 from xraytune.data.prepare import ImageSource, Prepared
-from xraytune.nets.classifier import build_classifier
 from xraytune.nets.infer import predict_logits
+from xraytune.nets.networks import build_classifier
 from xraytune.space.settings import Objective, Parameters
 from xraytune.stats.classification import (
     METRICS,
@@ -41,6 +41,7 @@ from xraytune.stats.classification import (
     predicted_classes,
     reported_metrics,
     require_finite_outputs,
+    scored_findings,
     sensitivity_at,
 )
 from xraytune.stats.intervals import (
@@ -62,7 +63,6 @@ from xraytune.tasks.prediction import (
     predictions_csv,
 )
 
-Value = TypeVar("Value")
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 Results: TypeAlias = Floats
 """Of each image, float64 [N, C]: the probability of each class or finding, or the Dice (C = 1)."""
@@ -107,6 +107,7 @@ class Task:
         packages: What the network and its results depend on.
         has_masks: Whether images come with masks.
         has_findings: Whether a network's outputs are findings.
+        build_network: Builds the network of a trial.
     """
 
     metric: ClassVar[str] = "AUROC"
@@ -114,6 +115,7 @@ class Task:
     packages: ClassVar[tuple[str, ...]] = ("torch", "torchvision")
     has_masks: ClassVar[bool] = False
     has_findings: ClassVar[bool] = False
+    build_network: ClassVar[Callable[..., nn.Module]] = staticmethod(build_classifier)
 
     objective: Objective = field(default_factory=Objective)
 
@@ -121,12 +123,6 @@ class Task:
         """Read labelled images for a network with these outputs; see `data.index.read_labelled`."""
         findings = outputs if self.has_findings else ()
         return read_labelled(source, outputs, pairs=self.has_masks, findings=findings, **options)
-
-    def build_network(
-        self, parameters: Parameters, output_count: int, *, weights: Path | None, seed: int
-    ) -> nn.Module:
-        """Build a classifier."""
-        return build_classifier(parameters, output_count, weights=weights, seed=seed)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the cross-entropy of logits, [B, C], and labels, [B]."""
@@ -159,24 +155,6 @@ class Task:
         logits = predict_logits(network, batches, compute=compute)
         loss = self.loss(torch.from_numpy(logits).double(), torch.from_numpy(images.targets))
         return float(loss), self.probabilities(logits), logits
-
-    def results(
-        self,
-        network: nn.Module,
-        batches: Iterable[Tensor],
-        images: ImageSource,
-        *,
-        compute: Compute,
-        error: type[XraytuneError] = TrialError,
-        where: Path | str = "",
-    ) -> Results:
-        """Return the network's results for images.
-
-        Raise `error`, in which `where` names it, if outputs are not finite.
-        """
-        _, results, outputs = self.predict(network, batches, images, compute)
-        require_finite_outputs(outputs, error, where)
-        return results
 
     def score(self, labels: Labels, results: Results, *, positive: int) -> float:
         """Return the objective: AUROC, AUPRC, or the sensitivity at a specificity."""
@@ -220,7 +198,8 @@ class Task:
         positive = names[prepared.positive] if len(names) == 2 else None
         return tuple(
             CardMetric.of(measured, metric.name, metric.of(metric.label, positive))
-            for metric in reported_metrics(len(names), "card")
+            for metric in reported_metrics(len(names))
+            if metric.on_card
         )
 
     def write_predictions(self, model: Predictor, images: ImageFiles, out: Path) -> Predicted:
@@ -356,8 +335,8 @@ class Task:
     def find_mistakes(self, results: Results, prepared: Prepared, threshold: float) -> Mistakes:
         """Return the misclassified images, those with the highest predicted probability first."""
         names = prepared.class_names
-        images = [image for image in prepared.images if image.side == "val_b"]
-        labels = prepared.side("val_b").labels
+        images = prepared.side("val_b")
+        labels = images.labels
         predicted = predicted_classes(results, positive=prepared.positive, threshold=threshold)
         chances = results[np.arange(len(predicted)), predicted]
         wrong = np.flatnonzero(predicted != labels)
@@ -402,11 +381,122 @@ def weigh_extra_images(loss: Loss, parameters: Parameters) -> Loss:
 
 
 def name_metrics(
-    values: Mapping[str, Value], class_count: int, positive: str | None
-) -> dict[str, Value]:
+    values: Mapping[str, Any], class_count: int, positive: str | None
+) -> dict[str, Any]:
     """Return the metrics that are reported; those of a positive class are named after it."""
     return {
         metric.of(metric.name, positive): values[metric.name]
         for metric in reported_metrics(class_count)
         if metric.name in values
     }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings(Task):
+    """Images with findings, each present, absent or unknown, scored by macro AUROC.
+
+    A class is the one-hot case. A finding with fewer than `FEWEST_LABELS` positive or negative
+    images has no score, and is not in the means.
+    """
+
+    metric: ClassVar[str] = "macro AUROC"
+    has_findings: ClassVar[bool] = True
+
+    def loss(self, outputs: Tensor, targets: Tensor, pos_weight: Tensor | None = None) -> Tensor:
+        """Return the mean binary cross-entropy of the known findings.
+
+        `pos_weight` is the weight of their positives, [C].
+        """
+        is_known = (targets >= 0).to(outputs.dtype)
+        expected = (targets == 1).to(outputs.dtype)
+        summed = binary_cross_entropy_with_logits(
+            outputs, expected, weight=is_known, pos_weight=pos_weight, reduction="sum"
+        )
+        return summed / is_known.sum().clamp(min=1)
+
+    def loss_of(self, parameters: Parameters, real: Labels, device: str) -> Loss:
+        """Return the loss of a trial's training steps.
+
+        With `pos_weight: balanced`, positives weigh negatives over positives of `real`.
+        """
+        loss: Loss = self.loss
+        if parameters.pos_weight == "balanced":
+            positives = (real == 1).sum(axis=0)
+            negatives = (real == 0).sum(axis=0)
+            weights = np.where(positives, negatives / np.maximum(positives, 1), 1)
+            pos_weight = torch.as_tensor(weights.astype(np.float32), device=device)
+            loss = partial(self.loss, pos_weight=pos_weight)
+        return weigh_extra_images(loss, parameters)
+
+    def probabilities(self, logits: NDArray[Any]) -> NDArray[Any]:
+        """Return the probability of each finding, float64."""
+        return torch.from_numpy(logits).double().sigmoid().numpy()
+
+    def card_metrics(
+        self, prepared: Prepared, threshold: float, validated: Validated
+    ) -> tuple[CardMetric, ...]:
+        """Return the means over findings, and the AUROC of each."""
+        means = super().card_metrics(prepared, threshold, validated)
+        scored = ScoredImages(validated.labels, validated.results, positive=0)
+        each = _measure_each(
+            scored, prepared.findings, validated.patients, replicates=CARD_REPLICATES, seed=0
+        )
+        aurocs = [
+            CardMetric.of(measured, "auroc", f"AUROC ({name})") for name, measured in each.items()
+        ]
+        return *means, *aurocs
+
+    def decide(self, record: BundleRecord, probabilities: Floats) -> tuple[dict[str, int], Columns]:
+        """Return how many images have each finding, and the columns that say so with 1 or 0."""
+        counts = {}
+        columns: Columns = {}
+        for name, of_finding in zip(record.class_names, probabilities.T, strict=True):
+            threshold = record.thresholds[name]
+            predicted = of_finding >= threshold
+            columns[f"threshold_{name}"] = [threshold] * len(predicted)
+            columns[f"predicted_{name}"] = predicted.astype(int).tolist()
+            counts[name] = int(predicted.sum())
+        return counts, columns
+
+    def describe(self, sample: Sample) -> dict[str, Any]:
+        """Return the fields of `Evaluation` about findings.
+
+        DataError if none has enough images.
+        """
+        record = sample.model.record
+        names = record.class_names
+        scored = sample.scored
+        total = measure(scored, sample.patients, **sample.sampling)
+        each = _measure_each(scored, names, sample.patients, **sample.sampling)
+        left_out = [name for name in names if name not in each]
+        notes = [f"too few of each kind for a score: {join_names(left_out)}"] if left_out else []
+        subgroups: dict[str, dict[str, Measured]] = {}
+        patients = np.asarray(sample.patients)
+        for column, values in sample.columns.items():
+            subgroups[column] = {}
+            value_of_image = np.array([values.get(file, "") for file in sample.files])
+            for value in sorted({*value_of_image.tolist()} - {""}):
+                rows = value_of_image == value
+                few = replace(
+                    scored, labels=scored.labels[rows], probabilities=scored.probabilities[rows]
+                )
+                measured = _measure_each(few, names, patients[rows].tolist(), **sample.sampling)
+                for name, of_finding in measured.items():
+                    subgroups[column][f"{name}, {value}"] = of_finding
+        return {
+            "metrics": name_metrics(total.metrics, 0, None),
+            "intervals": name_metrics(total.intervals, 0, None),
+            "groups": {"findings": each},
+            "subgroups": subgroups,
+            "facts": {"left_out": left_out, "thresholds": record.thresholds},
+            "notes": notes,
+        }
+
+
+def _measure_each(
+    scored: ScoredImages, names: Sequence[str], patients: Sequence[str], **sampling: int
+) -> dict[str, Measured]:
+    """Return the metrics of each of the `scored_findings`, by name."""
+    each = class_breakdown(scored, patients, **sampling)
+    numbers = scored_findings(scored.labels)
+    return {names[number]: measured for number, measured in zip(numbers, each, strict=True)}

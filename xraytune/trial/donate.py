@@ -15,7 +15,7 @@ from xraytune.base.records import to_json
 from xraytune.base.tensors import save_state
 from xraytune.data.prepare import RunContext, side_images
 from xraytune.nets.checkpoint import load_best
-from xraytune.nets.classifier import linear_of
+from xraytune.nets.networks import linear_of
 from xraytune.space.settings import Experiment
 from xraytune.space.space import Space
 from xraytune.synth.sources.statistics import DONOR_FILE, TENSORS_FILE, Donor, frozen_network

@@ -22,11 +22,17 @@ from xraytune.base.artifacts import build_once, releases
 from xraytune.base.files import sha256_of
 from xraytune.data.decoding import InputFormat
 from xraytune.data.prepare import ImageSource, RunContext, side_images
-from xraytune.nets.augment import MASK_THRESHOLD, augment, view_table
 from xraytune.nets.backbones import find_weights, fold_batch_norms
-from xraytune.nets.classifier import build_head, linear_of
 from xraytune.nets.infer import predict_logits, require_different
-from xraytune.nets.inputs import input_format, normalise, to_unit
+from xraytune.nets.inputs import (
+    MASK_THRESHOLD,
+    augment,
+    input_format,
+    normalise,
+    to_unit,
+    view_table,
+)
+from xraytune.nets.networks import build_head, linear_of
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.settings import Experiment
 from xraytune.synth.sources.statistics import donor_tensors

@@ -26,8 +26,8 @@ from xraytune.synth.generator_quality import (
     kernel_inception_distance,
     transfer_auroc,
 )
-from xraytune.synth.memorisation import describe_copies, measure_memorisation, sample_evenly
-from xraytune.synth.sources.source import BLOCK, blocks_for, take
+from xraytune.synth.memorisation import find_copies, sample_evenly
+from xraytune.synth.sources.source import BLOCK, take
 from xraytune.synth.sources.which import source_of
 from xraytune.trial.network import Network
 
@@ -42,7 +42,7 @@ _QUALITY = TypeAdapter(Quality)
 def report_pool(experiment: Experiment, context: RunContext) -> PoolReport:
     """Return quality and memorisation of synthetic images, without refusing any."""
     quality = measure_quality(experiment, context)
-    copies = describe_copies(measure_memorisation(experiment, context)[0])
+    copies, _ = find_copies(experiment, context)
     if isinstance(quality, str):
         return PoolReport(quality=None, note=quality, copies=copies)
     return PoolReport(quality=quality, note="", copies=copies)
@@ -69,7 +69,7 @@ def measure_quality(experiment: Experiment, context: RunContext) -> Quality | st
         # Whole blocks: GAN-train uses all of them, even if the class has few real images.
         count = int((val_a.labels == label).sum())
         blocks = [source.block(settings, context, label, 0)]
-        while len(blocks) < blocks_for(count) and len(blocks[-1].rows) == BLOCK:
+        while len(blocks) * BLOCK < count and len(blocks[-1].rows) == BLOCK:
             blocks.append(source.block(settings, context, label, len(blocks)))
         pools.append(blocks)
         drawn = sum(len(block.rows) for block in blocks)

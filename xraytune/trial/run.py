@@ -20,7 +20,7 @@ from xraytune.data.prepare import RunContext
 from xraytune.nets.checkpoint import finished_epochs, load_best
 from xraytune.space.settings import Experiment
 from xraytune.synth.generator_quality import QUALITY_FILE
-from xraytune.synth.synthesize import trained_generator
+from xraytune.synth.sources.gan import trained_generator
 from xraytune.trial.quality import report_pool
 from xraytune.trial.training import TrialTraining
 

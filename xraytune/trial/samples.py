@@ -18,8 +18,7 @@ from xraytune.space.settings import Experiment
 from xraytune.synth.grids import image_grid, with_outlines
 from xraytune.synth.memorisation import sample_evenly
 from xraytune.synth.saved_generator import resize_planes
-from xraytune.synth.sources.gan import Gan
-from xraytune.synth.synthesize import GAN_STAGE, generator_inputs
+from xraytune.synth.sources.gan import GAN_STAGE, Gan, generator_inputs
 
 COLUMNS = 8
 CAPTION_PX = 28

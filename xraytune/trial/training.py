@@ -25,14 +25,14 @@ from xraytune.base.errors import TrialError
 from xraytune.base.records import EpochRecord
 from xraytune.base.tensors import save_state
 from xraytune.data.prepare import ImageSource, RunContext, side_images
-from xraytune.nets.augment import augment, augment_masks, view_table
 from xraytune.nets.captured import Draws, Step, replayed
 from xraytune.nets.checkpoint import BEST_FILE, resume, save_checkpoint
 from xraytune.nets.compute import fast_backward, seeded
 from xraytune.nets.infer import autocast_images, estimate_batch_norms
-from xraytune.nets.inputs import normalise, to_unit
+from xraytune.nets.inputs import augment, augment_masks, normalise, to_unit, view_table
 from xraytune.nets.optimizer import build_optimizer, learning_rate, set_lr
 from xraytune.space.settings import Experiment
+from xraytune.stats.classification import require_finite_outputs
 from xraytune.tasks.task import Results, Validated
 from xraytune.trial.device_rows import DeviceRows, pinned
 from xraytune.trial.network import Network
@@ -292,7 +292,9 @@ class TrialTraining:
     def results(self, images: ImageSource) -> Results:
         """Return the results of the network on some images, [N, C]."""
         batches = self.network.batches(images)
-        return self.task.results(self.trained, batches, images, compute=self.compute)
+        _, results, outputs = self.task.predict(self.trained, batches, images, self.compute)
+        require_finite_outputs(outputs, TrialError, "")
+        return results
 
     def validated(self) -> Validated:
         """Return the results of the network on val-A and then val-B."""

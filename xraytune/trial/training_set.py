@@ -58,7 +58,9 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
     if parameters.has_synthetic_pixels:
         refuse_memorised(experiment, context)
     counts = np.bincount(extra_labels, minlength=class_count).tolist()
-    sources = (real, *source.images(settings, context, counts))
+    sources: tuple[ImageSource, ...] = (real,)
+    if not source.repeats_real:
+        sources += source.images(settings, context, counts)
     targets = np.concatenate([images.targets for images in sources])
     labels = np.concatenate([images.labels for images in sources])
     numbers = np.arange(len(labels))

@@ -18,7 +18,7 @@ import numpy as np
 from xraytune.base.errors import DataError, join_names
 from xraytune.base.files import read_bytes, read_json, sha256_of
 from xraytune.data.folders import PROVENANCE_FILE, list_images
-from xraytune.data.images import ImageFile, content_fingerprint
+from xraytune.data.images import Images, content_fingerprint
 from xraytune.data.index import read_labelled
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.pixels import require_unbroken, store_images
@@ -38,7 +38,6 @@ _logger = logging.getLogger(__name__)
 class Folder(Source):
     """Images of a folder; a list of them is read once for each of these."""
 
-    name = "folder"
     colour = "#009e73"
     settings: FolderSettings
     _images: ImageSource | None = None
@@ -72,8 +71,7 @@ class Folder(Source):
     def count_available(self, study: StudyImages) -> list[int]:
         """Return the number of usable images of each class."""
         images, _ = store_folder(self.settings.path, study)
-        labels = [image.label for image in images]
-        return [labels.count(label) for label in range(len(study.prepared.class_names))]
+        return study.count_classes(images)
 
     def block(
         self, settings: Settings, context: RunContext, label: int, number: int
@@ -94,7 +92,7 @@ class Folder(Source):
         return (self._images,)
 
 
-def store_folder(root: Path, study: StudyImages) -> tuple[tuple[ImageFile, ...], Path]:
+def store_folder(root: Path, study: StudyImages) -> tuple[Images, Path]:
     """Return the usable images of a folder, and the artifact of their pixels in the same order.
 
     Images of patients in val-A or val-B, and identical copies of images there, are left out with a
@@ -150,11 +148,9 @@ def store_folder(root: Path, study: StudyImages) -> tuple[tuple[ImageFile, ...],
         replace(image, in_table=None) for image in prepared.images if image.side in HELD_OUT
     ]
     held_out = shared_patients(extra, patients_by_key(validation, group_regex))
+    usable = [image for image in listed if image.patient not in held_out]
     # Sorted by content, so that the first images are a fair sample whatever the files are called.
-    images = sorted(
-        (image for image in listed if image.patient not in held_out),
-        key=attrgetter("sha256", "file"),
-    )
+    images = Images(sorted(usable, key=attrgetter("sha256", "file")))
     if len(images) < len(listed):
         count = f"{len(listed) - len(images)} of {len(listed)} extra images"
         what = f"{count} are left out: their patients are in val-A or val-B"
@@ -165,4 +161,4 @@ def store_folder(root: Path, study: StudyImages) -> tuple[tuple[ImageFile, ...],
     data = study.data.model_copy(update={"shift": None})  # they are not of the study's hospital
     store = store_images(folder, images, data, cache=study.cache)
     require_unbroken(store, root, "repair or remove them")
-    return tuple(images), store
+    return images, store

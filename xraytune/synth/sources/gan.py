@@ -1,52 +1,71 @@
 """`source: gan`: images of a GAN, trained once for all trials with its settings.
 
 `source: generator`: of a saved one.
+
+A trained generator is an artifact. During training, its checkpoint is in a work folder with the
+same fingerprint, from which any process can resume; a longer run starts from the longest finished
+shorter one.
 """
 
 from __future__ import annotations
 
+import shutil
+from functools import partial
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from xraytune.base.arrays import UInt8Array
-from xraytune.base.artifacts import releases
+from xraytune.base.artifacts import (
+    artifact_path,
+    artifacts_of,
+    build_once,
+    fingerprint,
+    is_intact,
+    releases,
+    start_work,
+)
 from xraytune.base.errors import DataError, join_names
-from xraytune.base.files import sha256_of
+from xraytune.base.files import copy_file, sha256_of
+from xraytune.base.records import Compute
 from xraytune.data.findings import in_order_of
 from xraytune.data.prepare import ImageSource, Prepared, RunContext, side_images
 from xraytune.space.settings import GanSettings, GivenFolder, Settings
+from xraytune.synth.gan import CHECKPOINT_FILE, train_generator
 from xraytune.synth.saved_generator import (
     GENERATOR_FILE,
     NETWORK_FILE,
     MaskRange,
     draw_block,
-    mask_range,
     read_generator,
     resize_planes,
 )
 from xraytune.synth.sources.source import Source, StudyImages, choose_findings, file_content
-from xraytune.synth.synthesize import trained_generator
+
+GAN_STAGE = "gan-5"
+"""The stage of the artifacts of GANs."""
 
 
-class Gan(Source):
-    """Images of a GAN of these trials, at its size."""
-
-    name = "gan"
-    colour = "#2288cc"
-    settings: GanSettings
+class _Generated(Source):
+    """Images of a generator, which may have been given."""
 
     def seen_images(self) -> frozenset[str]:
-        """Return the images that the generator has seen from which training starts."""
-        start = self.settings.start_from
-        return frozenset(read_generator(start).train_images) if start else frozenset()
+        """Return the training images of the given generator."""
+        given = self.parameters.donor
+        return frozenset(read_generator(given).train_images) if given else frozenset()
 
     @classmethod
     def read_input(cls, setting: str, path: Path, study: StudyImages) -> str:
-        """Return the SHA-256 of the generator to start from, or of the weights of `features`."""
-        if setting == "start_from":
-            return usable_generator(path, study.prepared, is_start=True)
-        return file_content(path)
+        """Return the SHA-256 of the weights of `features`, or of the record of the generator."""
+        if setting == "features":
+            return file_content(path)
+        return usable_generator(path, study.prepared, is_start=setting == "start_from")
+
+
+class Gan(_Generated):
+    """Images of a GAN of these trials, at its size."""
+
+    colour = "#2288cc"
+    settings: GanSettings
 
     def block(
         self, settings: Settings, context: RunContext, label: int, number: int
@@ -77,30 +96,113 @@ class Gan(Source):
         return self.store_block(context, inputs, draw, findings)
 
 
+def generator_inputs(settings: GanSettings, prepared: Prepared, compute: Compute) -> dict[str, Any]:
+    """Return everything that a trained generator depends on."""
+    names = [*prepared.outputs]
+    if len(prepared.findings) == 1:  # networks of a single class ignore it
+        names.append(f"no {names[0]}")
+    inputs = {
+        "settings": settings.model_dump(exclude={"start_from", "features"}),
+        "makes_masks": prepared.has_masks,
+        "train": prepared.train_fingerprint,
+        "pixels_sha256": prepared.pixels_sha256,
+        "image_size_px": prepared.image_size_px,
+        "class_names": names,
+        "compute": [compute.device, compute.threads, compute.precision],
+        "releases": releases("torch"),
+    }
+    if settings.start_from:
+        inputs["start"] = sha256_of(settings.start_from / NETWORK_FILE)
+    if settings.features:
+        inputs["features"] = sha256_of(settings.features)
+    return inputs
+
+
+def generator_need(
+    settings: GanSettings | None, prepared: Prepared, compute: Compute, cache: Path
+) -> str | None:
+    """Return the lineage of the generator that a trial with these settings must train first.
+
+    None if the cache has it.
+
+    Runs of one lineage differ only in their number of steps, so that one can start from another.
+    """
+    if settings is None:
+        return None
+    inputs = generator_inputs(settings, prepared, compute)
+    if is_intact(artifact_path(cache, GAN_STAGE, inputs)):
+        return None
+    return fingerprint(GAN_STAGE, _without_steps(inputs))
+
+
+def _without_steps(inputs: dict[str, Any]) -> dict[str, Any]:
+    return {**inputs, "settings": {**inputs["settings"], "steps": None}}
+
+
+def trained_generator(settings: GanSettings, context: RunContext) -> Path:
+    """Return the artifact of a generator, `generator.safetensors` and `checkpoint.pt`.
+
+    See `train_generator`.
+    """
+    prepared = context.prepared
+    cache = context.cache
+    inputs = generator_inputs(settings, prepared, context.compute)
+    work = artifact_path(cache, f"{GAN_STAGE}.work", inputs)
+    checkpoint = work / CHECKPOINT_FILE
+    what = "training the GAN (steps)"
+
+    def build(folder: Path) -> None:
+        start_work(cache, GAN_STAGE, inputs)
+        if not checkpoint.exists():
+            _copy_shorter_run(cache, inputs, checkpoint)
+        if not checkpoint.exists():
+            context.on_progress(what, 0, settings.steps)  # the pace is known sooner
+        train = side_images("train", prepared, cache)
+        for step in train_generator(
+            settings,
+            train.planes(),
+            train.targets,
+            len(inputs["class_names"]),
+            compute=context.compute,
+            folder=work,
+        ):
+            context.on_progress(what, step, settings.steps)
+        for name in (CHECKPOINT_FILE, NETWORK_FILE):
+            copy_file(work / name, folder / name)
+
+    waits_for = "waiting for the GAN, which another process trains (steps)"
+    waiting = partial(context.on_progress, waits_for, 0, settings.steps)
+    path = build_once(cache, GAN_STAGE, inputs, build, waiting=waiting)
+    shutil.rmtree(work, ignore_errors=True)
+    return path
+
+
+def _copy_shorter_run(cache: Path, inputs: dict[str, Any], checkpoint: Path) -> None:
+    """Copy the checkpoint of the longest finished run with fewer steps, if there is one."""
+    shorter = {
+        other["settings"]["steps"]: path
+        for path, other in artifacts_of(cache, GAN_STAGE)
+        if _without_steps(other) == _without_steps(inputs)
+    }
+    for steps in sorted(shorter, reverse=True):
+        if steps < inputs["settings"]["steps"] and is_intact(shorter[steps]):
+            copy_file(shorter[steps] / CHECKPOINT_FILE, checkpoint)
+            return
+
+
 def typical_masks(settings: GanSettings, prepared: Prepared, cache: Path) -> MaskRange | None:
     """Return the ranges of the training masks at the generator's size; None without masks."""
     if not prepared.has_masks:
         return None
-    train = side_images("train", prepared, cache)
-    planes = train.planes(np.arange(len(train.rows)))
-    return mask_range(resize_planes(planes, settings.image_size)[:, 1])
+    planes = side_images("train", prepared, cache).planes()
+    return MaskRange.of(resize_planes(planes, settings.image_size)[:, 1])
 
 
-class GivenGenerator(Source):
+class GivenGenerator(_Generated):
     """Images of a saved generator; larger ones are reduced to the study's size."""
 
-    name = "generator"
     colour = "#d55e00"
     settings: GivenFolder
-
-    def seen_images(self) -> frozenset[str]:
-        """Return the training images of the generator."""
-        return frozenset(read_generator(self.settings.path).train_images)
-
-    @classmethod
-    def read_input(cls, setting: str, path: Path, study: StudyImages) -> str:
-        """Return the SHA-256 of the record of the generator, which makes the study's images."""
-        return usable_generator(path, study.prepared, is_start=False)
 
     def block(
         self, settings: Settings, context: RunContext, label: int, number: int

@@ -7,6 +7,7 @@ ratio only adds blocks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +19,12 @@ from xraytune.base.arrays import Int64Array, UInt8Array
 from xraytune.base.artifacts import build_once
 from xraytune.base.errors import MachineError
 from xraytune.base.files import sha256_of, write_array
-from xraytune.base.seeding import numpy_generator
+from xraytune.base.seeding import derive_seed, numpy_generator
 from xraytune.data.findings import levelling_order
-from xraytune.data.images import ImageIndex
+from xraytune.data.images import ImageIndex, Images
 from xraytune.data.pixels import open_masks, open_pixels
 from xraytune.data.prepare import ImageSource, Prepared, RunContext, side_images
-from xraytune.space.settings import Balance, DataSettings, Parameters, Settings
+from xraytune.space.settings import SOURCES, Balance, DataSettings, Parameters, Settings
 
 POOL_STAGE = "pool-1"
 BLOCK = 256
@@ -41,19 +42,22 @@ class StudyImages(NamedTuple):
     cache: Path
     data_index: ImageIndex | None = None
 
+    def count_classes(self, images: Images) -> list[int]:
+        """Return the number of images of each class."""
+        return np.bincount(images.labels, minlength=len(self.prepared.class_names)).tolist()
+
 
 class Source:
     """The extra images of trials with some parameters.
 
     Attributes:
         name: The value of `source` in a space.
-        settings: The block of that name in the space.
+        settings: The block of that name in the space, if there is one.
         colour: In charts.
         repeats_real: Whether its images are those of the train side, repeated.
         is_shuffled: Whether another seed chooses others of its images, not the first ones.
     """
 
-    name: str = "none"
     settings: Any
     colour: ClassVar[str] = "#8c8c8c"
     repeats_real: ClassVar[bool] = False
@@ -61,6 +65,7 @@ class Source:
 
     def __init__(self, parameters: Parameters) -> None:
         self.parameters = parameters
+        self.name = parameters.source
         self.settings = getattr(parameters, self.name, None)
 
     def seen_images(self) -> frozenset[str] | None:
@@ -112,7 +117,7 @@ class Source:
         return tuple(
             self.block(settings, context, label, number)
             for label, count in enumerate(counts)
-            for number in range(blocks_for(count))
+            for number in range(math.ceil(count / BLOCK))
         )
 
     def store_block(
@@ -147,36 +152,68 @@ class Source:
 
 
 class Duplicates(Source):
-    """`source: duplicate`: real training images once more, the control for more images per step."""
+    """`source: duplicate`: real training images once more, the control for more images per step.
 
-    name = "duplicate"
+    The training set has them already.
+    """
+
     colour = "#e69f00"
     repeats_real = True
     is_shuffled = True
-
-    def images(
-        self, settings: Settings, context: RunContext, counts: Sequence[int]
-    ) -> tuple[ImageSource, ...]:
-        """Return none: the training set has the images already."""
-        return ()
 
 
 class RealImages(Source):
     """Real images of other patients, in the place of a perfect generator's, for `confirm`."""
 
-    name = "real"
     is_shuffled = True
 
     def count_available(self, study: StudyImages) -> list[int]:
         """Return the number of images of each class."""
-        labels = study.prepared.side("others").labels.tolist()
-        return [labels.count(label) for label in range(len(study.prepared.class_names))]
+        return study.count_classes(study.prepared.side("others"))
 
     def images(
         self, settings: Settings, context: RunContext, counts: Sequence[int]
     ) -> tuple[ImageSource, ...]:
         """Return all of them."""
         return (side_images("others", context.prepared, context.cache),)
+
+
+class Extension(Source):
+    """Images of another package: of the function behind an entry point.
+
+    `extension(pixels, *, label, block, seed)` gets training images of a class, uint8 [n, S, S], and
+    returns uint8 [256, S, S].
+    """
+
+    colour = "#56b4e9"
+
+    def block(
+        self, settings: Settings, context: RunContext, label: int, number: int
+    ) -> ImageSource:
+        """Return a block that the function makes."""
+        train = side_images("train", context.prepared, context.cache)
+        places = np.flatnonzero(train.labels == label)
+        inputs = {
+            "source": SOURCES.identity(self.name),
+            **train.inputs,
+            "rows": train.rows[places].tolist(),
+            "label": label,
+            "block": number,
+            "seed": settings.seed,
+        }
+
+        def draw() -> UInt8Array:
+            seen = train.read(places)
+            seed = derive_seed(settings.seed, "source", self.name, label, number)
+            draw_block = SOURCES.load(self.name)
+            pixels = np.asarray(draw_block(seen, label=label, block=number, seed=seed))
+            shape = (BLOCK, *seen.shape[1:])
+            if pixels.dtype != np.uint8 or pixels.shape != shape:
+                what = f"source {self.name} returned {pixels.dtype} {list(pixels.shape)}"
+                raise MachineError(what, fix=f"it must return uint8 {list(shape)}")
+            return pixels[:, None]
+
+        return self.store_block(context, inputs, draw)
 
 
 def take(source: ImageSource, places: Int64Array) -> ImageSource:
@@ -196,11 +233,6 @@ def file_content(file: Path) -> str:
     if not file.is_file():
         raise MachineError("no such weights file", file, "restore it")
     return sha256_of(file)
-
-
-def blocks_for(count: int) -> int:
-    """Return the number of blocks that hold `count` images of a class."""
-    return -(-count // BLOCK)
 
 
 def choose_findings(

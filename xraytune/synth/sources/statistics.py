@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import TypeAdapter
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -56,13 +55,9 @@ class Donor:
     packages: dict[str, str]
 
 
-_RECORD = TypeAdapter(Donor)
-
-
 class Statistics(Source):
     """Normally distributed features of each class; they have no pixels."""
 
-    name = "statistics"
     colour = "#cc79a7"
     settings: GivenFolder
 
@@ -128,8 +123,7 @@ def read_donor(folder: Path) -> Donor:
     if not (folder / DONOR_FILE).is_file():
         what = f"there is no {DONOR_FILE} here: neither a classifier nor statistics of features"
         raise DataError(what, folder, _HOW_TO_DONATE)
-    tensors = folder / TENSORS_FILE
-    return read_record(folder / DONOR_FILE, _RECORD.validate_python, tensors, "files")
+    return read_record(folder / DONOR_FILE, Donor, "files")
 
 
 def donor_tensors(

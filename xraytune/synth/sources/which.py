@@ -11,14 +11,18 @@ from collections.abc import Iterable
 from xraytune.space.paths import PATHS
 from xraytune.space.settings import Parameters
 from xraytune.space.space import Space
-from xraytune.synth.sources.extension import Extension
 from xraytune.synth.sources.folder import Folder
 from xraytune.synth.sources.gan import Gan, GivenGenerator
-from xraytune.synth.sources.source import Duplicates, RealImages, Source
+from xraytune.synth.sources.source import Duplicates, Extension, RealImages, Source
 from xraytune.synth.sources.statistics import Statistics
 
 SOURCE_CLASSES: dict[str, type[Source]] = {
-    source.name: source for source in (Source, Duplicates, Folder, GivenGenerator, Gan, Statistics)
+    "none": Source,
+    "duplicate": Duplicates,
+    "folder": Folder,
+    "generator": GivenGenerator,
+    "gan": Gan,
+    "statistics": Statistics,
 }
 """The sources that a space can name; all others are extensions."""
 _MIX = ("source", "synthetic_ratio", "synthetic_weight", "balance", "mixing", "batch_size")

@@ -1,4 +1,4 @@
-"""The network of a trial: a backbone that maps images to features, and a head.
+"""The network of a trial: a backbone and a head, or a U-Net with a backbone as encoder.
 
 Only trained parameters require gradients. Frozen modules stay in eval mode: no BatchNorm updates,
 no dropout.
@@ -7,13 +7,13 @@ no dropout.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from xraytune.base.errors import ConfigError
-from xraytune.nets.backbones import build_backbone
+from xraytune.nets.backbones import build_backbone, load_weights, to_one_channel
 from xraytune.nets.compute import seeded
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.settings import Parameters
@@ -59,7 +59,24 @@ starts.
 """
 
 
-class Classifier(nn.Module):
+class _Network(nn.Module):
+    """A network with a backbone, the submodule of this name."""
+
+    backbone_name: ClassVar[str] = "backbone"
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; modules of the backbone with a frozen parameter stay in eval mode."""
+        super().train(mode)
+        backbone = self.get_submodule(self.backbone_name)
+        backbone.eval()
+        for module in backbone.modules():
+            parameters = list(module.parameters())
+            if mode and parameters and all(parameter.requires_grad for parameter in parameters):
+                module.train()
+        return self
+
+
+class Classifier(_Network):
     """A backbone and a head.
 
     Attributes:
@@ -81,12 +98,6 @@ class Classifier(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             logits: Tensor = self.head(features)
         return logits
-
-    def train(self, mode: bool = True) -> Self:
-        """Set the mode; modules with a frozen parameter stay in eval mode."""
-        super().train(mode)
-        train_unless_frozen(self.backbone, mode)
-        return self
 
 
 def freeze(backbone: nn.Module, parameters: Parameters) -> None:
@@ -120,15 +131,6 @@ def trained_parameters(backbone: str, network: Any) -> frozenset[str]:
     trained = {*modules[modules.index(stage) :]}
     names = [name for name, _ in network.named_parameters()]
     return frozenset(name for name in names if name.rpartition(".")[0] in trained)
-
-
-def train_unless_frozen(network: nn.Module, mode: bool) -> None:
-    """Set the mode of a network; a module with a frozen parameter stays in eval mode."""
-    network.eval()
-    for module in network.modules():
-        parameters = list(module.parameters())
-        if mode and parameters and all(parameter.requires_grad for parameter in parameters):
-            module.train()
 
 
 def build_head(
@@ -173,3 +175,44 @@ def build_classifier(
     freeze(backbone, parameters)
     head = build_head(parameters, feature_count, class_count, seed=seed)
     return Classifier(backbone, head).to(memory_format=torch.channels_last).train()
+
+
+class Segmenter(_Network):
+    """A U-Net, of `encoder`, `decoder` and `segmentation_head`; its output is the mask's logit.
+
+    Source: Ronneberger et al. 2015, "U-Net: Convolutional Networks for Biomedical Image
+    Segmentation" (arXiv:1505.04597).
+    """
+
+    backbone_name = "unet.encoder"
+
+    def __init__(self, unet: Any) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute logits, float32 [B, 1, S, S], for images [B, C, S, S]; S is a multiple of 32."""
+        logits: Tensor = self.unet(images)
+        return logits.float()
+
+
+def build_segmenter(
+    parameters: Parameters, class_count: int, *, weights: Path | None, seed: int
+) -> Segmenter:
+    """Build the network of a trial, on the CPU, in train mode and channels_last.
+
+    Weights and errors as in `build_backbone`.
+
+    With `trainable: head`, the encoder is frozen; with `last_stage`, all but its last stage. The
+    decoder is always trained.
+    """
+    from segmentation_models_pytorch import Unet  # optional, and takes seconds
+
+    with seeded(seed, "segmenter"):
+        unet = Unet(parameters.backbone, encoder_weights=None, in_channels=3, classes=class_count)
+    if weights is not None:
+        load_weights(unet.encoder, parameters.backbone, weights)
+    if parameters.input_channels == 1:
+        to_one_channel(unet.encoder, parameters.backbone)
+    freeze(unet.encoder, parameters)
+    return Segmenter(unet).to(memory_format=torch.channels_last).train()
