@@ -16,11 +16,12 @@ from tests.synth.conftest import (
     assert_learned_blobs,
     assert_same_bits,
     draw,
+    full_range_generator,
     tiny,
     train,
     trained_in,
 )
-from xraytune.base.errors import TrialError
+from xraytune.base.errors import ArtifactError, TrialError
 from xraytune.nets.backbones import build_backbone
 from xraytune.nets.compute import seeded
 from xraytune.space.settings import GanSettings
@@ -89,26 +90,26 @@ def test_features_of_a_network_are_kept(tmp_path: Path) -> None:
     assert errors[1] < 0.8 * errors[0]
 
 
-@pytest.mark.parametrize("has_finding", [False, True])
-def test_it_learns_grey_values_and_differences_of_classes_or_a_finding(
-    tmp_path: Path, *, has_finding: bool
-) -> None:
-    pixels, labels = BLOBS
-    images = BLOBS
-    if has_finding:  # of 96 images, since codes combine the 48 with the most similar findings
-        images = np.tile(pixels, (4, 1, 1)), np.tile(labels, 4)[:, None]
-    train(tiny(steps=100, width=8, lr_g=2e-3, lr_d=2e-3), tmp_path, images, report_every_steps=50)
-    left, right = (
-        draw(
-            tmp_path / NETWORK_FILE,
-            label,
-            findings=np.full((256, 1), label) if has_finding else None,
-        )
-        for label in (0, 1)
-    )
+def test_it_learns_grey_values_and_class_differences(tmp_path: Path) -> None:
+    train(tiny(steps=100, width=8, lr_g=2e-3, lr_d=2e-3), tmp_path, report_every_steps=50)
+    left, right = (draw(tmp_path / NETWORK_FILE, label) for label in (0, 1))
 
     assert_learned_blobs(left, right)
     assert abs(np.concatenate([left, right]).std() - BLOBS[0].std()) < 25  # from 1 to 50
+
+
+@pytest.mark.parametrize("architecture", ["pca", "dcgan"])
+def test_a_single_finding_is_not_ignored(tmp_path: Path, architecture: str) -> None:
+    """A network of an earlier version, of a single class, would ignore it, and is refused."""
+    pixels, labels = BLOBS
+    states = [np.full((256, 1), state) for state in (0, 1)]
+    train(tiny(architecture=architecture), tmp_path, (pixels, labels[:, None]))
+    absent, present = (draw(tmp_path / NETWORK_FILE, findings=state) for state in states)
+    assert not np.array_equal(absent, present)
+
+    save_generator(full_range_generator(1), tmp_path / "old.safetensors")
+    with pytest.raises(ArtifactError, match="ignores its single finding"):
+        draw(tmp_path / "old.safetensors", findings=states[0])
 
 
 def test_classes_are_sampled_equally_often(tmp_path: Path) -> None:
