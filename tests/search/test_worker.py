@@ -21,7 +21,7 @@ from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.start import create_study
 from xraytune.study.trial import Job, TrialFailed, TrialMessage
-from xraytune.study.trial_files import TakenOverError, begin_attempt
+from xraytune.study.trial_files import TakenOverError, attempt
 
 pytestmark = pytest.mark.slow
 
@@ -192,7 +192,8 @@ def test_an_earlier_attempt_writes_nothing_more(study: StudyFolder) -> None:
     """Also if its process was suspended for a while."""
     with closing(TrialWorker(job(study, 6))) as worker:
         worker.step()
-        begin_attempt(study.trial_path(6))
+        with attempt(study.trial_path(6)):
+            pass
 
         with pytest.raises(TakenOverError):
             worker.step()

@@ -11,7 +11,6 @@ import traceback
 from collections.abc import Generator
 from contextlib import ExitStack
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,7 +21,7 @@ from xraytune.base.errors import (
     XraytuneError,
     is_out_of_memory,
 )
-from xraytune.base.files import explain_disk_errors, fenced, write_text
+from xraytune.base.files import explain_disk_errors, write_text
 from xraytune.base.records import EpochRecord, TrialResult
 from xraytune.data.prepare import RunContext, restore_pixels
 from xraytune.nets.compute import pin, require_device
@@ -33,8 +32,7 @@ from xraytune.study.trial import Cause, Job, TrialFailed, TrialMessage
 from xraytune.study.trial_files import (
     ProgressFile,
     TakenOverError,
-    begin_attempt,
-    require_last_attempt,
+    attempt,
     write_samples,
 )
 from xraytune.trial.run import trial_epochs
@@ -80,8 +78,7 @@ class TrialWorker:
             on_progress=ProgressFile(self._folder),
             on_generator=self._show_samples,
         )
-        token = begin_attempt(self._folder)
-        self._open.enter_context(fenced(partial(require_last_attempt, self._folder, token)))
+        self._open.enter_context(attempt(self._folder))
         restore_pixels(settings, context.prepared, context.cache, on_progress=context.on_progress)
         if settings.tracking.wandb:
             self._tracker = WandbRun(

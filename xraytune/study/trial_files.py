@@ -14,13 +14,14 @@ import json
 import socket
 import time
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from xraytune.base.files import read_json, write_json, write_text
+from xraytune.base.files import fenced, read_json, write_json, write_text
 from xraytune.base.records import progress_text
 from xraytune.synth.generator_quality import QUALITY_FILE, PoolReport
 
@@ -54,23 +55,25 @@ class TakenOverError(Exception):
     """A later attempt at the trial has begun; this one writes nothing more."""
 
 
-def begin_attempt(trial_dir: Path) -> str:
-    """Begin an attempt at a trial, which ends any earlier one; return its token."""
+@contextmanager
+def attempt(trial_dir: Path) -> Iterator[None]:
+    """Begin an attempt at a trial, which ends any earlier one.
+
+    While the block runs, a write of this process raises TakenOverError if a later attempt has
+    begun, or the trial's folder is gone; OSError if the storage does not answer.
+    """
     token = f"{uuid.uuid4().hex} {socket.gethostname()}"
     write_text(trial_dir / _ATTEMPT_FILE, token, durable=False)
-    return token
 
+    def require_last() -> None:
+        last = ""
+        with suppress(FileNotFoundError):
+            last = (trial_dir / _ATTEMPT_FILE).read_text(encoding="utf-8")
+        if last != token:
+            raise TakenOverError
 
-def require_last_attempt(trial_dir: Path, token: str) -> None:
-    """Raise TakenOverError if a later attempt has begun, or the trial's folder is gone.
-
-    Raises OSError if the storage does not answer, as a write would.
-    """
-    last = ""
-    with suppress(FileNotFoundError):
-        last = (trial_dir / _ATTEMPT_FILE).read_text(encoding="utf-8")
-    if last != token:
-        raise TakenOverError
+    with fenced(require_last):
+        yield
 
 
 def read_node(trial_dir: Path) -> str:
