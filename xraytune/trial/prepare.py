@@ -112,12 +112,12 @@ def require_networks(space: Space) -> None:
     settings = space.settings
     size_px = settings.data.image_size
     final_px = settings.final.image_size if settings.final else None
+    sizes_px = {size_px, final_px or size_px}
     for backbone, weights in space.networks():
         file = find_weights(backbone, weights, settings.weights_dir)
         if file == Path(weights) or BACKBONES.has(backbone):
             build_backbone(backbone, weights=file)
-    for backbone in sorted({backbone for backbone, _ in space.networks()}):
-        for side_px in {size_px, final_px or size_px}:
+        for side_px in sizes_px:
             if not accepts(backbone, side_px):
                 what = f"backbone: {backbone} does not take images of {side_px} px"
                 fix = "use the size it was trained with, often 224, or choose another backbone"
