@@ -59,6 +59,7 @@ class TrialLoop(ABC):
         folder: Contains the trials.
         unfinished: The trials to run first.
         generator_need: Called each time anew, since a generator may have been trained meanwhile.
+        callbacks: Called when a trial starts or is retried.
 
     Attributes:
         stops_trials: Whether `should_continue` may return False, so that it must hear of every
