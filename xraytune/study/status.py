@@ -136,24 +136,23 @@ class StudyView:
     @property
     def arms(self) -> list[ArmSummary]:
         """The arms, the simplest first; raises StudyError if the results of a trial are damaged."""
-        by_arm: dict[str, list[TrialRow]] = {}
-        for trial in sorted(self.trials, key=lambda trial: trial.parameters.simplicity[:2]):
-            by_arm.setdefault(trial.arm, []).append(trial)
-        best = {arm: ranked[0] for arm in by_arm if (ranked := rank(by_arm[arm]))}
-        errors = _standard_errors(StudyFolder(self.path), best)
-        reference = best.get(_REFERENCE)
+        trials = sorted(self.trials, key=lambda trial: trial.parameters.simplicity[:2])
+        best_on_a = {trial.arm: trial for trial in reversed(self.ranked)}
+        best_on_b = {trial.arm: trial for trial in reversed(rank(self.trials))}
+        errors = _standard_errors(StudyFolder(self.path), best_on_b)
+        reference = best_on_b.get(_REFERENCE)
         summaries = []
-        for arm, members in by_arm.items():
-            on_a = rank(members, "value")[:1]
-            on_b = best.get(arm)
+        for arm in dict.fromkeys(trial.arm for trial in trials):
+            on_a = best_on_a.get(arm)
+            on_b = best_on_b.get(arm)
             difference = None
             if on_b and reference and arm != _REFERENCE:
                 difference = (on_b.val_b_score or 0.0) - (reference.val_b_score or 0.0)
             summaries.append(
                 ArmSummary(
                     arm=arm,
-                    trials=dict(Counter(trial.status for trial in members)),
-                    val_a=(on_a[0].number, on_a[0].value or 0.0) if on_a else None,
+                    trials=dict(Counter(trial.status for trial in trials if trial.arm == arm)),
+                    val_a=(on_a.number, on_a.value or 0.0) if on_a else None,
                     val_b=(on_b.number, on_b.val_b_score or 0.0) if on_b else None,
                     difference=difference,
                     standard_error=errors.get(arm),
