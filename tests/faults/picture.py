@@ -12,40 +12,42 @@ from xraytune.study.journal import Journal
 
 _LOOKED_AT_ONLY = ("progress.json", "step_*.png")
 """What a trial does before its first epoch, and how its GAN draws: nothing follows from them."""
+_ONLY_THERE = ("*.pt", "manifest.json", "sha256.jsonl", "optuna.journal")
+"""The same content can be written in several ways."""
+_UNEQUAL = {"seconds", "started", "identity", "crc", "trials"}
+"""Times, random numbers, a checksum of times, and how many trials there were to be."""
 
 
 def picture(tree: Tree) -> dict[str, Any]:
     """All that a search or a list of runs leaves, except times; equal runs leave equal pictures."""
-    artifacts = [
-        file
-        for file in sorted(tree.cache.glob("*/[!.]*/*"))
-        if file.is_file()
-        and file.suffix != ".pt"  # the same content can be written in several ways
-        and file.name != "manifest.json"  # which lists the bytes of `checkpoint.pt`
-        and not _is_in_training(file)
-    ]
     found: dict[str, Any] = {
-        "artifacts": {str(file.relative_to(tree.cache)): sha256_of(file) for file in artifacts},
-        "whole": [
-            is_intact(file.parent) for file in sorted(tree.cache.glob("*/[!.]*/manifest.json"))
-        ],
-        "files": sorted(_visible_files(tree.path)),
-        "runs": _untimed(read_jsonl(tree.runs.runs_path)),
+        str(file.relative_to(tree.path)): _content(file)
+        for file in tree.path.rglob("*")
+        if file.is_file() and _is_compared(file.relative_to(tree.path))
     }
-    for folder in (tree.study, tree.runs):
-        for trial in sorted(folder.path.glob("trials/*")):
-            config = read_json(trial / "config.json")
-            del config["settings"]["budget"]["trials"]  # how many there were to be
-            network = trial / "checkpoint" / "best.safetensors"
-            found[f"{folder.path.name} {trial.name}"] = [
-                config,
-                _untimed(read_jsonl(trial / "epochs.jsonl")),
-                sha256_of(network) if network.exists() else None,
-            ]
+    manifests = sorted(tree.cache.glob("*/[!.]*/manifest.json"))
+    found["whole"] = [is_intact(file.parent) for file in manifests]
     if tree.study.space_path.exists():
         found |= _study_picture(tree.study)
     plain: dict[str, Any] = json.loads(json.dumps(found))
     return plain
+
+
+def _content(file: Path) -> Any:
+    if any(map(file.match, _ONLY_THERE)):
+        return None
+    if file.suffix == ".json":
+        return _untimed(read_json(file))
+    return _untimed(read_jsonl(file)) if file.suffix == ".jsonl" else sha256_of(file)
+
+
+def _is_compared(name: Path) -> bool:
+    """Neither hidden nor of a GAN in training.
+
+    That is removed when it is trained. A kill in that moment leaves it, until the GAN is used.
+    """
+    is_hidden = any(part.startswith(".") or part.endswith(".work") for part in name.parts)
+    return not is_hidden and not any(map(name.match, _LOOKED_AT_ONLY))
 
 
 def _study_picture(folder: StudyFolder) -> dict[str, Any]:
@@ -65,32 +67,10 @@ def _study_picture(folder: StudyFolder) -> dict[str, Any]:
             for trial in journal.trials
         ],
         "reports": list(journal.reports()),
-        "rows": _untimed(read_jsonl(folder.rows_path)),
     }
 
 
 def _untimed(content: Any) -> Any:
     if isinstance(content, dict):
-        # A row's checksum depends on its seconds.
-        names = content.keys() - {"seconds", "crc"}
-        return {name: _untimed(content[name]) for name in sorted(names)}
+        return {name: _untimed(content[name]) for name in sorted(content.keys() - _UNEQUAL)}
     return [_untimed(value) for value in content] if isinstance(content, list) else content
-
-
-def _visible_files(path: Path) -> list[str]:
-    names = [file.relative_to(path) for file in path.rglob("*") if file.is_file()]
-    return [
-        str(name)
-        for name in names
-        if not any(part.startswith(".") for part in name.parts)
-        and not any(map(name.match, _LOOKED_AT_ONLY))
-        and not _is_in_training(name)
-    ]
-
-
-def _is_in_training(file: Path) -> bool:
-    """Of a GAN: removed when it is trained.
-
-    A kill in that moment leaves it, until the GAN is used again.
-    """
-    return any(part.endswith(".work") for part in file.parts)
