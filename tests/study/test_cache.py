@@ -25,6 +25,10 @@ def fill(folder: Path) -> None:
     (folder / "pixels.npy").write_bytes(b"x" * 1000)
 
 
+def in_an_hour() -> float:
+    return time.time() + 3601
+
+
 def size(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
@@ -58,7 +62,7 @@ def test_what_was_used_or_written_in_the_last_hour_stays(tmp_path: Path, is_fini
 
     during = clean_cache(tmp_path, max_size="0")
     stayed = path.exists(), old.exists()
-    after = clean_cache(tmp_path, max_size="0", clock=lambda: time.time() + 3601)
+    after = clean_cache(tmp_path, max_size="0", clock=in_an_hour)
 
     assert stayed == (True, False)
     assert "used in the last hour" in during.note
@@ -84,7 +88,7 @@ def test_only_artifacts_are_removed_and_the_command_prints_each_path(tmp_path: P
 
     would = said("cache", "clean", "--cache", tmp_path, "--max-size", "0", "--dry-run")
     stayed = path.is_dir()
-    cleaned = clean_cache(tmp_path, max_size="0", clock=lambda: time.time() + 3601)
+    cleaned = clean_cache(tmp_path, max_size="0", clock=in_an_hour)
     missing = command("cache", "clean", "--cache", tmp_path / "nowhere", "--max-size", "0")
 
     assert stayed
@@ -126,7 +130,7 @@ def test_links_in_a_cache_are_neither_followed_nor_removed(tmp_path: Path, place
     tag = tmp_path / "cache" / CACHE_TAG
     tag.write_text(f"{TAG_LINE} xraytune", encoding="utf-8")
 
-    cleaned = clean_cache(tmp_path / "cache", max_size="0", clock=lambda: time.time() + 3601)
+    cleaned = clean_cache(tmp_path / "cache", max_size="0", clock=in_an_hour)
 
     assert cleaned.removed == {}
     assert link.is_symlink()

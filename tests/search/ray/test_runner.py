@@ -70,6 +70,14 @@ def cluster_with(token: str) -> Iterator[str]:
 
 
 @pytest.fixture
+def space(tmp_path: Path) -> Path:
+    """A space file next to its X-rays."""
+    draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
+    write_space(tmp_path)
+    return tmp_path / "small.yaml"
+
+
+@pytest.fixture
 def runs_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Make a shell line run instead of Ray's process; its argument $3 is the pipe."""
     script = tmp_path / "python"
@@ -123,16 +131,14 @@ def test_unreachable_cluster_is_reported_and_leaves_no_log(study: StudyFolder) -
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_trial_that_ray_kills_for_want_of_memory_fails_for_that_reason(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_memory_usage_threshold", "0.01")
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
-    draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
-    write_space(tmp_path)
     short = ("budget.trials=1", "budget.max_epochs=1")
 
     with pytest.raises(TrialError, match="its process was killed: out of memory"):
-        search(tmp_path / "small.yaml", overrides=(*SMALL, *short), studies=tmp_path / "studies")
+        search(space, overrides=(*SMALL, *short), studies=tmp_path / "studies")
 
 
 @pytest.mark.ray
@@ -177,17 +183,18 @@ def test_a_ray_that_dies_is_started_again(
 
 @pytest.mark.slow
 def test_ray_that_starts_while_images_are_read_ends_if_they_cannot_be_used(
-    tmp_path: Path, runs_instead: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+    space: Path,
+    tmp_path: Path,
+    runs_instead: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
     next((tmp_path / "xrays" / "train").rglob("*.jpeg")).write_bytes(b"broken")
-    write_space(tmp_path)
     runs_instead(f"echo $$ > {tmp_path}/started; sleep 60")
 
     with TemporaryDirectory(dir="/tmp") as short:
         monkeypatch.setenv("RAY_TMPDIR", short)
         with pytest.raises(DataError):
-            search(tmp_path / "small.yaml", overrides=SMALL, studies=tmp_path / "studies")
+            search(space, overrides=SMALL, studies=tmp_path / "studies")
         left = [*Path(short).iterdir()]
 
     assert left == []
@@ -198,18 +205,19 @@ def test_ray_that_starts_while_images_are_read_ends_if_they_cannot_be_used(
 
 @pytest.mark.slow
 def test_search_from_cpu_machine_uses_cluster_gpus(
-    runs_instead: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    space: Path,
+    runs_instead: Callable[[str], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its trials ask for a GPU, and the study records the node; a restart does not ask again."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     (tmp_path / "program.py").write_text(OF_GPUS, encoding="utf-8")
     runs_instead(f'exec "$PYTHON" {tmp_path}/program.py "$3" {tmp_path}/taken')
-    draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
-    write_space(tmp_path)
 
     with pytest.raises(MachineError, match="Ray ended 3 times"):
         search(
-            tmp_path / "small.yaml",
+            space,
             overrides=(*SMALL, "resources.cpus_per_trial=2"),
             studies=tmp_path / "studies",
             address="head:6379",
