@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
@@ -89,7 +88,10 @@ def test_trials_are_a_dataframe_with_the_searched_parameters(study: StudyFolder)
 
 def test_the_time_left_follows_from_the_mean_of_ended_trials() -> None:
     """One at a time: the first took a minute, half of the second is done, four more will follow."""
-    trials = (_trial(0, "complete", seconds=60.0), _trial(1, "running"))
+    trials = (
+        TrialRow(number=0, status="complete", parameters=Parameters(), seconds=60.0),
+        TrialRow(number=1, status="running", parameters=Parameters()),
+    )
 
     view = StudyView(
         path=Path(),
@@ -104,11 +106,3 @@ def test_the_time_left_follows_from_the_mean_of_ended_trials() -> None:
     assert view.seconds_left == 270.0
     assert replace(view, seconds_budget=100.0).seconds_left == 10.0
     assert replace(view, trials=trials[1:]).seconds_left is None
-
-
-def _trial(
-    number: int, status: Literal["complete", "running"], seconds: float | None = None
-) -> TrialRow:
-    return TrialRow(
-        number=number, mix="real_only", status=status, parameters=Parameters(), seconds=seconds
-    )
