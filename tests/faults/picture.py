@@ -12,8 +12,8 @@ from xraytune.study.journal import Journal
 
 _LOOKED_AT_ONLY = ("progress.json", "step_*.png")
 """What a trial does before its first epoch, and how its GAN draws: nothing follows from them."""
-_ONLY_THERE = ("*.pt", "manifest.json", "sha256.jsonl", "optuna.journal")
-"""The same content can be written in several ways."""
+_ONLY_THERE = ("*.pt", "manifest.json", "sha256.jsonl", "optuna.journal", "study.yaml")
+"""The same content can be written in several ways, and a study begun with a smaller budget."""
 _UNEQUAL = {"seconds", "started", "identity", "crc", "trials"}
 """Times, random numbers, a checksum of times, and how many trials there were to be."""
 
