@@ -38,7 +38,7 @@ def is_linked(file: str, other: str) -> bool:
         ("One trial", 25),
         ("One parameter", 9),
         ("One result", 12),
-        ("One test patient", 10),
+        ("One test patient", 13),
         ("One kill", 12),
     ],
 )
