@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TypeAlias
 
-from xraytune.base.errors import ConfigError, Problem
+from xraytune.base.errors import ConfigError, Problem, join_names
 from xraytune.space.backbones import ENCODERS, has_weights
 from xraytune.space.document import Document
 from xraytune.space.fields import PARAMETERS
@@ -47,7 +47,9 @@ def _refusals(space: Space) -> Iterator[_Refusal]:
     for trial in space.corners(*names):
         source = trial.source
         if source in BLOCKS and getattr(trial, source) is None:
-            yield names, f"source: {source} needs a folder", f"give {source}.path"
+            fields = BLOCKS[source].model_fields.items()
+            needed = [f"{source}.{name}" for name, field in fields if field.is_required()]
+            yield names, f"source: {source} needs {join_names(needed)}", f"give {needed[0]}"
         if task != "classification" and (SOURCES.has(source) or source == "statistics"):
             what = f"source: {source} does not apply to task: {task}"
             yield ("source", "task"), what, "use gan, generator, folder, duplicate or none"

@@ -68,9 +68,12 @@ def test_only_this_user_can_open_the_folder_of_the_token(
         (["prlimit", "--nofile=128:128"], "ulimit -n: only 128 open files are allowed"),
         (["prlimit", "--nproc=99:99"], "ulimit -u: only 99 processes and threads are allowed"),
         (["prlimit", "--fsize=99:99"], "ulimit -f: only 99 bytes in a file are allowed"),
+        (["unshare", "--net"], "127.0.0.1: this machine has no loopback interface"),
     ],
 )
-def test_low_limits_are_reported(before: list[str], words: str) -> None:
+def test_low_limits_and_a_missing_loopback_interface_are_reported(
+    before: list[str], words: str
+) -> None:
     report = "from xraytune.search.ray import setup; print(setup.why_ray_cannot_start())"
 
     done = subprocess.run(

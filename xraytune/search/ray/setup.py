@@ -9,6 +9,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -63,6 +64,12 @@ def why_ray_cannot_start() -> Problem | None:
         left = f"{disk.f_favail} inodes left, and needs {_LEAST_FREE_INODES}"
     if left:
         return Problem(f"Ray's temporary folder has {left}", parent, other)
+    try:
+        with socket.socket(type=socket.SOCK_DGRAM) as probe:
+            probe.connect(("127.0.0.1", 1))  # sends nothing
+    except OSError as error:
+        what = f"this machine has no loopback interface ({error.strerror})"
+        return Problem(what, "127.0.0.1", "ip link set lo up")
     for fix, (kind, least, name) in _LEAST_LIMITS.items():
         limit = resource.getrlimit(kind)[1]  # Ray itself raises the soft limit
         if 0 <= limit < least:
