@@ -85,10 +85,10 @@ def measure() -> Iterator[Figure]:
     for number in range(_STUDIES):
         found = _donor_verdict(derive_seed(11, "donor", number) % 2**31)
         comparisons = {result.kind: result for result in found.comparisons}
-        beaten += comparisons["donor"].verdict == "worse"
+        beaten += "worse" in comparisons["donor"].verdict
         helps += found.verdict == "helps"
         differences = ", ".join(
-            f"{kind} {result.difference:+.3f} ({result.verdict})"
+            f"{kind} {result.difference:+.3f} {' and '.join(result.verdict)}"
             for kind, result in comparisons.items()
         )
         _tell(f"donor {number + 1}: {found.verdict}; GAN less {differences}")
