@@ -123,7 +123,7 @@ def _donor_verdict(seed: int) -> FinalistVerdict:
         )
         study = _search(folder, _write_space(folder, _DONOR_SPACE, seed, 0.05), weights)
         confirmation = xraytune.confirm_study(study)
-        (found,) = confirmation.finalists
+        found: FinalistVerdict = confirmation.finalists[0]
         return found
 
 

@@ -44,7 +44,6 @@ SMALL = "confirm={replicates: 2, controls: {matched: [none], tuned: [real_only]}
 
 SEALED = SealedTest(
     data=DataSettings(path=Path("xrays")),
-    table=None,
     images=Images(),
     kind="folder",
     prepared=two_images(),

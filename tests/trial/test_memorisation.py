@@ -57,13 +57,13 @@ def test_each_split_has_its_own_verdict_with_pictures_of_nearest_pairs(
     renamed = [replace(image, patient=f"{image.side} {image.patient}") for image in prepared.images]
     other = replace(bench.context, prepared=replace(prepared, images=tuple(renamed)))
 
-    copies, folder = find_copies(experiment, bench.context)
+    described, folder = find_copies(experiment, bench.context)
 
     assert folder != find_copies(experiment, other)[1]
     verdicts = read_json(folder / "memorisation.json")
     near = {name: verdict["near"] for name, verdict in verdicts.items()}
     assert near == dict(zip(prepared.class_names, prepared.train_counts, strict=True))
-    assert all(f"{count} of {count} images of {name}" in copies for name, count in near.items())
+    assert all(f"{count} of {count} images of {name}" in described for name, count in near.items())
     sheet = np.asarray(Image.open(Path(folder) / "nearest_NORMAL.png"))
     drawn, nearest = sheet[2:34, 2:34], sheet[2:34, 36:68]
     assert np.array_equal(drawn, nearest), "a copy stands beside what it is a copy of"

@@ -3,6 +3,7 @@
 `demo` runs the whole pipeline on phantom X-rays, `doctor` checks this machine.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from shlex import quote, split
 from typing import Annotated
@@ -19,7 +20,7 @@ from xraytune.cli import confirm, console, data, generator, model, options, sear
 _WHOLE = (500, 1200, 1500, "")
 _QUICK = (250, 850, 500, "--set budget.trials=4 --set confirm.replicates=4")
 """Patients of both hospitals, steps of the GAN, and the budget."""
-_FUNCTIONS = {
+_FUNCTIONS: dict[str, Callable[..., None]] = {
     "data phantom": data.phantom,
     "generator train": generator.train,
     "search": search.search,

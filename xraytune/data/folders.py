@@ -200,8 +200,8 @@ def walk_folder(
         parents = {parent for image in images for parent in image.relative_to(folder).parents}
         parts = sorted(parent for parent in parents if part_named(parent.name) in ("train", "test"))
         if parts:
-            names = join_names([f"{part}/" for part in parts], 4)
-            what = f"it contains {names}, and it is unclear which of its images to use"
+            found = join_names([f"{part}/" for part in parts], 4)
+            what = f"it contains {found}, and it is unclear which of its images to use"
             fix = "give the folder that contains them; or, if these are in class folders, move "
             raise DataError(what, folder, f"{fix}train/ and test/ above them")
     in_order = sorted(image.relative_to(root) for image in images)

@@ -44,7 +44,8 @@ class StudyImages(NamedTuple):
 
     def count_classes(self, images: Images) -> list[int]:
         """Return the number of images of each class."""
-        return np.bincount(images.labels, minlength=len(self.prepared.class_names)).tolist()
+        counts = np.bincount(images.labels, minlength=len(self.prepared.class_names))
+        return [int(count) for count in counts]
 
 
 class Source:
