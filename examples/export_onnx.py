@@ -3,7 +3,7 @@
     uv run examples/export_onnx.py MODEL model.onnx
 
 The input `pixels` is uint8 [n, S, S], decoded as in docs/final-model.md. The output is float32: the
-probability of each class, [n, C], or of the mask, [n, S, S]. Not for models with `resolution_px`:
+probability of each class or finding, [n, C], or of the mask, [n, S, S]. Not for models with `resolution_px`:
 there, PyTorch and ONNX interpolate differently.
 """
 # /// script
@@ -33,11 +33,11 @@ class FromPixels(nn.Module):
         self.record = bundle.record
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return the probabilities of each class, or of the mask."""
+        """Return the probabilities of each class, of each finding, or of the mask."""
         logits = self.network(normalise(pixels[:, None] / 255, self.record.input_format))
-        return (
-            logits[:, 0].sigmoid() if self.record.task == "segmentation" else logits.softmax(dim=1)
-        )
+        if self.record.task == "segmentation":
+            return logits[:, 0].sigmoid()
+        return logits.sigmoid() if self.record.task == "findings" else logits.softmax(dim=1)
 
 
 def main(model: Path, out: Path) -> None:
