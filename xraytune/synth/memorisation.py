@@ -138,9 +138,11 @@ def compare_with_unseen(synthetic: Float64Array, unseen: Float64Array) -> Memori
 
 def _resize(images: UInt8Array | Tensor, side_px: int) -> Tensor:
     """Return images [n, h, w] as float32 [n, S, S]."""
-    pixels = torch.from_numpy(np.array(images)).float()
+    pixels = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
     size = (side_px, side_px)
-    return functional.interpolate(pixels[:, None], size=size, mode="bilinear", antialias=True)[:, 0]
+    return functional.interpolate(
+        pixels.float()[:, None], size=size, mode="bilinear", antialias=True
+    )[:, 0]
 
 
 def measure_closeness(
