@@ -7,12 +7,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.in_process import CPU
 from xraytune.base.errors import ArtifactError, ConfigError, DataError
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare, side_images
 from xraytune.model.generator_folder import generator_train
 from xraytune.nets.backbones import build_backbone
+from xraytune.nets.compute import choose_compute
 from xraytune.space.load import load_space
 from xraytune.space.settings import Experiment, Parameters
 from xraytune.stats.classification import auroc
@@ -60,7 +60,8 @@ def trained_on(hospital: Path) -> tuple[Experiment, RunContext]:
     network = {"backbone": "small_cnn", "weights": str(hospital / "net.safetensors")}
     parameters = Parameters.model_validate({**network, "trainable": "head"})
     prepared, _ = prepare(settings, hospital / "cache")
-    context = RunContext(prepared=prepared, cache=hospital / "cache", compute=CPU)
+    compute = choose_compute(gpus=0, threads=1)  # as `generator train` has it
+    context = RunContext(prepared=prepared, cache=hospital / "cache", compute=compute)
     return Experiment(settings=settings, parameters=parameters), context
 
 
