@@ -44,7 +44,6 @@ from xraytune.study.trial import Trial
 _SIZES, _BATCH, _BATCHES, _EPOCHS = (200, 2000), 20, 15, 5
 _FIRST, _LAST, _ROUNDS = 20, 80, 3
 _SPACE = """\
-version: 1
 name: driver
 data: {path: xrays, image_size: 32, split: {val_a: 0.2, val_b: 0.2}}
 parameters:
@@ -59,7 +58,6 @@ scheduler: {name: asha, grace: 1}
 sampler: {name: random}
 """
 _NO_OP = """\
-version: 1
 name: no-op
 data: {path: xrays, image_size: 32, split: {val_a: 0.2, val_b: 0.2}}
 parameters:

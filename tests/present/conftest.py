@@ -12,7 +12,6 @@ from xraytune.data.phantom import draw_phantoms
 from xraytune.space.load import load_space
 
 SPACE = """\
-version: 1
 name: small
 data: {path: xrays, image_size: 32, split: {val_a: 0.25, val_b: 0.25}}
 parameters:

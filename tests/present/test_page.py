@@ -19,7 +19,6 @@ pytestmark = pytest.mark.slow
 
 
 SEGMENTATION = """\
-version: 1
 name: pairs
 task: segmentation
 data: {path: xrays, image_size: 32, split: {val_a: 0.25, val_b: 0.25}}

@@ -26,7 +26,6 @@ from xraytune.study.trial_files import TakenOverError, attempt
 pytestmark = pytest.mark.slow
 
 SPACE = """\
-version: 1
 name: one
 data: {path: xrays, image_size: 32, split: {val_a: 0.2, val_b: 0.2}}
 parameters:

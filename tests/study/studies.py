@@ -14,7 +14,6 @@ from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
 
 SPACE = """\
-version: 1
 name: small
 data: {path: xrays}
 parameters:

@@ -25,7 +25,6 @@ from xraytune.study.row import ended_rows
 pytestmark = pytest.mark.slow
 
 SPACE = """\
-version: 1
 name: small
 data: {path: xrays, image_size: 32, split: {val_a: 0.25, val_b: 0.25}}
 parameters:

@@ -18,7 +18,6 @@ from xraytune.space.settings import Experiment, Parameters, Settings, without_ga
 from xraytune.synth.sources.which import source_of
 
 FINDINGS_SPACE = """
-version: 1
 name: findings
 task: findings
 data: {path: xrays, image_size: 32, split: {val_a: 0.3, val_b: 0.3}}

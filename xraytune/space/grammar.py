@@ -17,7 +17,6 @@ from xraytune.space.document import Block, Document, KeyPath
 from xraytune.space.domains import Conditions, ParameterSpec, Point, Value
 from xraytune.space.fields import PARAMETERS, flatten_blocks
 from xraytune.space.messages import nearest
-from xraytune.space.removed import explain_removed, is_dropped
 from xraytune.space.settings import BLOCKS, Settings, TaskName, has_effect_in, has_effect_with
 from xraytune.space.space import corner_points
 from xraytune.space.strict_model import Several, list_fields
@@ -124,8 +123,6 @@ def _read_declared(document: Document, task: TaskName) -> dict[str, ParameterSpe
         block, _, key = name.rpartition(".")
         if key == "when":
             continue
-        if isinstance(content, dict) and "value" in content and is_dropped(name, content["value"]):
-            continue
         path = ("parameters", name)
         with document.collect():
             if not isinstance(content, dict):
@@ -171,7 +168,7 @@ def _read_values(
 ) -> tuple[Value, ...]:
     """Return values of a parameter."""
     if name not in PARAMETERS:
-        fix = explain_removed(name) or nearest(name, [*PARAMETERS, *list_fields(Settings)])
+        fix = nearest(name, [*PARAMETERS, *list_fields(Settings)])
         raise document.error(path, f"{prefix}unknown key '{name}'", fix)
     read = validate(document, _adapter(name), path, values, name=f"{prefix}{name}")
     return tuple(str(value) if isinstance(value, Path) else value for value in read)

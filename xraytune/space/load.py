@@ -15,7 +15,6 @@ from xraytune.space.document import Block, Document, parse_yaml, read_document, 
 from xraytune.space.domains import ParameterSpec
 from xraytune.space.fields import flat_values
 from xraytune.space.grammar import lift_blocks, read_points, read_specs
-from xraytune.space.removed import REMOVED_LIMITS, explain_removed
 from xraytune.space.rules import check_space
 from xraytune.space.settings import (
     DataSettings,
@@ -34,7 +33,7 @@ DATA_FILE_KEYS = ("path", "classes", "positive", "table", "split", *_FINDING_KEY
 """The keys of `data` that a data file may have."""
 
 STUDY_NAME = "study.yaml"
-"""The file of a study's space; it may have settings of earlier versions that changed no trial."""
+"""The file of a study's space."""
 
 
 class _DataFile(StrictModel):
@@ -75,13 +74,6 @@ def load_space(
         option = f"--weights-dir {weights_dir}"
         document.put(("weights_dir",), weights_dir.absolute(), option)
 
-    if path.name != STUDY_NAME and "exported_from" not in document.content:
-        for name in REMOVED_LIMITS:
-            key_path = tuple(name.split("."))
-            if document.has(key_path):
-                what = f"unknown key '{name}'"
-                fix = explain_removed(name)
-                document.problems.append(Problem(what, document.locate(key_path), fix))
     task: TaskName = "classification"
     with document.collect():
         settings = _read_settings(document)

@@ -25,7 +25,6 @@ from xraytune.base.records import Json
 from xraytune.space.backbones import BACKBONES, BackboneName
 from xraytune.space.extensions import Extensions
 from xraytune.space.paths import FilePath, WeightsName
-from xraytune.space.removed import drop_removed
 from xraytune.space.strict_model import Several, StrictModel
 
 OptionalCount = PositiveInt | None
@@ -106,13 +105,6 @@ class TableSides(StrictModel):
     """Like `train`; if only `test` is given, all other images are training images."""
 
 
-_BY_COLUMN = BeforeValidator(
-    lambda side: side.get("column") or side if isinstance(side, dict) else side,
-    json_schema_input_type=str | TableSides | None,
-)
-"""Studies of earlier versions have stored `{column: NAME}`."""
-
-
 class TableSettings(StrictModel):
     """A table of images: its columns for the image, the patient, the label and the side."""
 
@@ -129,7 +121,7 @@ class TableSettings(StrictModel):
     `label`, the labels are columns: 1 is yes."""
     rows: dict[str, OneOrMore] = Field(default={})
     """The rows to use, by the cells of a column: `{view: [PA, AP]}`; other images are left out."""
-    side: Annotated[str | TableSides | None, _BY_COLUMN] = None
+    side: str | TableSides | None = None
     """Which images are train, val and test: a column with these words, or lists; without it, the
     folders of these names decide."""
 
@@ -362,9 +354,8 @@ class Parameters(StrictModel):
         """Make trials equal if they differ only in parameters that their source does not use."""
         if not isinstance(given, dict):
             return given
-        values = drop_removed(given)
-        source = values.get("source", "none")
-        kept = {name: value for name, value in values.items() if has_effect_with(source, name)}
+        source = given.get("source", "none")
+        kept = {name: value for name, value in given.items() if has_effect_with(source, name)}
         if source == "none":
             kept["synthetic_ratio"] = 0.0
         block = BLOCKS.get(source)
@@ -631,11 +622,6 @@ class Settings(StrictModel):
     tracking: Tracking = Tracking()
     exported_from: ExportedFrom | None = None
     final: FinalSettings | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_removed(cls, given: Any) -> Any:
-        return drop_removed(given)
 
     def identity(self) -> dict[str, Json]:
         """Return what must not change when a study resumes, as plain JSON.

@@ -13,7 +13,6 @@ from xraytune.base.errors import ConfigError, Problem
 from xraytune.space.document import Document, KeyPath
 from xraytune.space.fields import PARAMETERS
 from xraytune.space.messages import nearest
-from xraytune.space.removed import REMOVED_VALUES, explain_removed
 from xraytune.space.settings import BLOCKS, Settings
 from xraytune.space.strict_model import list_fields
 
@@ -79,11 +78,10 @@ def _explain(name: str, error: ErrorDetails) -> tuple[str, str]:
             return f"unknown key '{name}'", f"did you mean 'parameters.{name}'?"
         names = [*list_fields(Settings), *SPACE_KEYS]
         near = [known for known in names if known.startswith(f"{block}.")] if block else names
-        return f"unknown key '{name}'", explain_removed(name) or nearest(key, near)
+        return f"unknown key '{name}'", nearest(key, near)
     if kind == "literal_error":
         choices = re.findall(r"[\w.+-]+", error["ctx"]["expected"].replace(" or ", " "))
-        fix = REMOVED_VALUES.get(str(value)) or nearest(value, choices)
-        return f"{name}: unknown value {value!r}", fix
+        return f"{name}: unknown value {value!r}", nearest(value, choices)
     if kind == "string_pattern_mismatch":
         fix = "use up to 64 letters, digits, '.', '_' and '-', starting with a letter or digit"
     elif kind == "model_type":
