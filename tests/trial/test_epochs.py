@@ -1,8 +1,9 @@
 """The training loop: it trains only unfrozen parts, keeps the best network, and stops early."""
 
 import math
+import shutil
 from collections.abc import Iterator
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from tests.in_process import CPU
 from xraytune.base.errors import ArtifactError, TrialError
-from xraytune.base.records import Compute, EpochRecord, ignore_progress
+from xraytune.base.records import Compute, ignore_progress
 from xraytune.base.seeding import derive_seed, numpy_generator
 from xraytune.data.prepare import ImageSource
 from xraytune.nets.checkpoint import finished_epochs
@@ -98,33 +99,71 @@ def assert_same_bits(first: dict[str, Tensor], second: dict[str, Tensor]) -> Non
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_stopped_training_repeats_the_epochs_since_its_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+class Scored(TinyTraining):
+    """A training whose epochs get given scores, and that keeps their networks."""
+
+    def __init__(self, *scores: float, epochs: int) -> None:
+        super().__init__(small(), epochs=epochs)
+        self.scores = [*scores]
+        self.networks: list[dict[str, Tensor]] = []
+
+    def validate(self) -> tuple[float, float]:
+        self.networks.append(state_of(self))
+        return 1.0, self.scores.pop(0)
+
+
+def kill_at_write(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the process end before its write of this number, from 1 on."""
+    writes = count(1)
+    replace = Path.replace
+
+    def replace_or_end(path: Path, target: Path) -> Path:
+        if next(writes) == number:
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace_or_end)
+
+
+@pytest.mark.parametrize("killed_at_write", [1, 2])
+def test_a_killed_training_keeps_no_network_of_an_epoch_that_it_trains_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at_write: int
 ) -> None:
     """The best network is that of an epoch in the log, even if a machine rounds differently."""
-    networks = list[dict[str, Tensor]]()
+    started = Scored(0.5, 0.6, 0.9, 0.7, epochs=4)
+    epochs = started.epochs(tmp_path)
+    [*islice(epochs, 2)]
+    with monkeypatch.context() as patched:
+        kill_at_write(killed_at_write, patched)
+        with pytest.raises(KeyboardInterrupt):
+            list(epochs)
+    finished = finished_epochs(tmp_path)
+    resumed = Scored(*[0.58, 0.57][len(finished) - 2 :], epochs=4)
 
-    class Scored(TinyTraining):
-        def validate(self) -> tuple[float, float]:
-            networks.append(state_of(self))
-            return 1.0, scores.pop(0)
+    records = [*finished, *resumed.epochs(tmp_path)]
 
-    def run() -> Iterator[EpochRecord]:
-        return Scored(small(), epochs=4).epochs(tmp_path)
+    assert [record.epoch for record in records] == [1, 2, 3, 4]
+    networks = started.networks[: len(finished)] + resumed.networks
+    best = max(records, key=lambda record: record.val_score)
+    assert best.val_score == records[-1].best_val_score
+    assert_same_bits(load_file(tmp_path / "best.safetensors"), networks[best.epoch - 1])
 
-    scores = [0.5, 0.6, 0.9]
-    [*islice(run(), 2)]
-    monkeypatch.setattr("xraytune.trial.training._CHECKPOINT_SECONDS", 3600.0)
-    assert next(run()).val_score == 0.9  # and the process is killed
-    scores = [0.58, 0.57]
 
-    after = [*run()]
+def test_a_changed_bit_of_an_unfinished_training_is_never_part_of_its_best_network(
+    tmp_path: Path,
+) -> None:
+    started = Scored(0.9, 0.5, epochs=3)
+    [*islice(started.epochs(tmp_path / "training"), 2)]
+    for file in sorted((tmp_path / "training").iterdir()):
+        folder = Path(shutil.copytree(file.parent, tmp_path / file.name))
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        (folder / file.name).write_bytes(content)
+        left = len(finished_epochs(folder))
 
-    assert [(record.epoch, record.val_score, record.best_val_score) for record in after] == [
-        (3, 0.58, 0.6),
-        (4, 0.57, 0.6),
-    ]
-    assert_same_bits(load_file(tmp_path / "best.safetensors"), networks[1])
+        [*Scored(*[0.9, 0.5, 0.6][left:], epochs=3).epochs(folder)]
+
+        assert_same_bits(load_file(folder / "best.safetensors"), started.networks[0])
 
 
 def test_validated_network_has_estimated_running_statistics(tmp_path: Path) -> None:

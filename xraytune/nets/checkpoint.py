@@ -1,21 +1,22 @@
 """Files of a network's training: `checkpoint.pt` to resume from, and `best.safetensors`.
 
-A checkpoint holds the state of network and optimizer and the epochs' records, from which schedule,
-early stopping and the best value follow. Readers raise `ArtifactError` for a file that is damaged
-or from another network.
+A checkpoint holds the state of network and optimizer, the network of the best epoch, and the
+epochs' records, from which schedule, early stopping and the best value follow. Since it is one
+file, these always belong together. `best.safetensors` is written from it once the training has
+ended. Readers raise `ArtifactError` for a file that is damaged or from another network.
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from xraytune.base.errors import ArtifactError
@@ -31,25 +32,36 @@ _EPOCHS = TypeAdapter(list[EpochRecord])
 
 
 def save_checkpoint(
-    folder: Path, network: nn.Module, optimizer: Optimizer, epochs: Sequence[EpochRecord]
+    folder: Path,
+    network: nn.Module,
+    optimizer: Optimizer,
+    epochs: Sequence[EpochRecord],
+    best: Mapping[str, Tensor],
 ) -> None:
     """Write all that `resume` needs."""
     content = {
         "network": network.state_dict(),
         "optimizer": optimizer.state_dict(),
+        "best": dict(best),
         "epochs": _EPOCHS.dump_json([*epochs]).decode(),
     }
     save_content(content, folder / _CHECKPOINT_FILE)
 
 
-def resume(folder: Path, network: nn.Module, optimizer: Optimizer) -> list[EpochRecord]:
-    """Load network and optimizer from the checkpoint, if there is one; return its epochs."""
+def resume(
+    folder: Path, network: nn.Module, optimizer: Optimizer
+) -> tuple[list[EpochRecord], dict[str, Tensor]]:
+    """Load network and optimizer from the checkpoint, if there is one.
+
+    Return its epochs and the state of the network of the best one, on the CPU.
+    """
     content, epochs = _read(folder)
-    if epochs:
-        with explain_unreadable("this checkpoint is of another network", folder, _FIX):
-            load_tensors(network, content["network"])
-            load_optimizer(optimizer, content["optimizer"])
-    return epochs
+    if not epochs:
+        return [], {}
+    with explain_unreadable("this checkpoint is of another network", folder, _FIX):
+        load_tensors(network, content["network"])
+        load_optimizer(optimizer, content["optimizer"])
+        return epochs, content["best"]
 
 
 def finished_epochs(folder: Path) -> list[EpochRecord]:

@@ -7,13 +7,11 @@ can be closed after any epoch; started again, it yields the finished epochs once
 `run_trial` runs it to its end.
 """
 
-import shutil
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
-from xraytune.base.errors import ArtifactError
 from xraytune.base.files import append_jsonl, read_jsonl, sync, write_array, write_json, write_text
 from xraytune.base.records import EpochRecord, TrialResult
 from xraytune.data.prepare import RunContext
@@ -38,8 +36,7 @@ def run_trial(
         TrialError: A loss is not finite, or the generator copies its training images.
         DataError: Extra images are missing or broken.
         MachineError: Weights are missing, or the disk is full.
-        ArtifactError: The pixels of `prepared` are not in the cache, see `restore_pixels`; or the
-            best network is damaged.
+        ArtifactError: The pixels of `prepared` are not in the cache, see `restore_pixels`.
     """
     epochs = trial_epochs(experiment, context, trial_dir)
     while True:
@@ -67,11 +64,7 @@ def trial_epochs(
     for record in _log_epochs(training, checkpoint_dir, trial_dir / "epochs.jsonl"):
         records.append(record)
         yield record
-    try:
-        load_best(checkpoint_dir, training.trained)
-    except ArtifactError:  # a retry trains the same epochs again
-        shutil.rmtree(checkpoint_dir)
-        raise
+    load_best(checkpoint_dir, training.trained)
     validated = training.validated()
     val_b = training.val_b.targets
     val_b_results = validated.results[-len(val_b) :]

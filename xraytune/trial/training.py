@@ -179,8 +179,8 @@ class TrialTraining:
 
         Can be left after any epoch and resumed: the checkpoint is written between two epochs, every
         few seconds and after the last. Yields only the epochs after it, if there is one. On the
-        CPU, a resumed run is bit-identical to an uninterrupted one. `best.safetensors` holds the
-        weights of the epoch with the best val-A score, the earliest of equals.
+        CPU, a resumed run is bit-identical to an uninterrupted one. In the end, `best.safetensors`
+        holds the weights of the epoch with the best val-A score, the earliest of equals.
 
         Raises:
             TrialError: The loss is not finite.
@@ -192,9 +192,8 @@ class TrialTraining:
             lr=self.parameters.lr,
             weight_decay=self.parameters.weight_decay,
         )
-        records = resume(checkpoint_dir, self.trained, optimizer)
+        records, best = resume(checkpoint_dir, self.trained, optimizer)
         update = replayed(partial(self.step, optimizer), self.compute)
-        best: dict[str, Tensor] = {}
         saved_at = time.monotonic()
         while not self._is_over(records):
             started = time.perf_counter()
@@ -222,15 +221,12 @@ class TrialTraining:
             records.append(record)
             if val_score > best_before:
                 state = self.trained.state_dict()
-                best = {name: tensor.detach().clone() for name, tensor in state.items()}
+                best = {name: tensor.to("cpu", copy=True) for name, tensor in state.items()}
             if self._is_over(records) or time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
-                # The best first: if killed in between, epochs since the checkpoint are repeated.
-                if best:
-                    save_state(best, checkpoint_dir / BEST_FILE)
-                save_checkpoint(checkpoint_dir, self.trained, optimizer, records)
-                best = {}
+                save_checkpoint(checkpoint_dir, self.trained, optimizer, records, best)
                 saved_at = time.monotonic()
             yield record
+        save_state(best, checkpoint_dir / BEST_FILE)
 
     def _train_epoch(
         self, optimizer: Optimizer, update: Step, records: Sequence[EpochRecord]
