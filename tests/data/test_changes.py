@@ -1,5 +1,6 @@
 """A data folder is compared with what a study recorded of it, also of images it does not use."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,26 @@ def test_a_lost_patient_column_or_table_is_refused(
 
     with pytest.raises(StudyError, match=r"60 with another patient: p0_0\.png \(P0, now unnamed\)"):
         check(lost, prepared)
+
+
+@pytest.mark.parametrize("is_complete", [True, False])
+@pytest.mark.parametrize("named", ["before", "now"])
+def test_patients_called_like_their_first_image_are_compared_by_their_images(
+    root: Path, tmp_path: Path, named: str, is_complete: bool
+) -> None:
+    """Their names do not differ from those of images without a patient."""
+    write_table(root, re.sub(r",P(\d+),", r",p\1_0.png,", TABLE))
+    table = {"file": "labels.csv", "image": "image", "label": "finding"}
+    with_patients = settings_of(root, table=table | {"patient": "who"})
+    without = settings_of(root, table=table)
+    first, second = (with_patients, without) if named == "before" else (without, with_patients)
+    prepared, _ = prepare(first, tmp_path / "cache")
+    check(first, prepared, is_complete=is_complete)
+
+    with pytest.raises(StudyError, match=r"30 with another patient: p\d+_1\.png \(") as refused:
+        check(second, prepared, is_complete=is_complete)
+
+    assert refused.value.exit_code == 5
 
 
 def test_another_finding_is_another_label(root: Path, tmp_path: Path) -> None:

@@ -24,12 +24,15 @@ def require_same_data(
 ) -> None:
     """Refuse (StudyError) images of a study that have another patient or another label now.
 
-    With `is_complete`, also refuse images that were changed or removed. New images may be there.
+    An image has another patient if the name is another one, or if other images have the same
+    patient as it. With `is_complete`, also refuse images that were changed or removed. New images
+    may be there.
     """
     before = {image.file: image for image in all_images(recorded)}
     after = {image.file: image for image in all_images(now)}
     moved = {image.sha256: image for image in after.values() if image.file not in before}
     changes = defaultdict(list)
+    kept: list[tuple[ImageFile, ImageFile]] = []
     for file, image in before.items():
         found = after.get(file)
         if found is None or found.sha256 != image.sha256:
@@ -38,15 +41,23 @@ def require_same_data(
             found = moved.get(image.sha256)  # in another class folder, it has another label
             if found is None:
                 continue
-        # A patient who is called like a file has no name, and files may move.
-        patient = "unnamed" if image.patient in before else image.patient
-        new_patient = "unnamed" if found.patient in after else found.patient
-        if patient != new_patient:
-            changes["with another patient"].append(f"{file} ({patient}, now {new_patient})")
+        kept.append((image, found))
         label = _label_of(image, recorded)
         new_label = _label_of(found, now)
         if label != new_label:
             changes["with another label"].append(f"{file} ({label}, now {new_label})")
+    kept.sort(key=lambda pair: pair[0].patient != pair[1].patient)  # unchanged names first
+    now_called: dict[str, str] = {}
+    once_called: dict[str, str] = {}
+    for image, found in kept:
+        # A patient who is called like a file has no name, and files may move.
+        name = "unnamed" if image.patient in before else image.patient
+        new_name = "unnamed" if found.patient in after else found.patient
+        is_split = now_called.setdefault(image.patient, found.patient) != found.patient
+        is_joined = once_called.setdefault(found.patient, image.patient) != image.patient
+        if name != new_name or is_split or is_joined:
+            change = f"{image.file} ({_shown_patient(image)}, now {_shown_patient(found)})"
+            changes["with another patient"].append(change)
     shown = [
         f"{len(files)} {what}: {join_names(files, 3)}" for what, files in sorted(changes.items())
     ]
@@ -58,6 +69,10 @@ def require_same_data(
 def all_images(data: Prepared | ImageIndex) -> tuple[ImageFile, ...]:
     """Return the images of a data folder without its test folder, or all that a study recorded."""
     return (*data.images, *data.unused) if isinstance(data, Prepared) else data.images
+
+
+def _shown_patient(image: ImageFile) -> str:
+    return "unnamed" if image.patient == image.file else image.patient
 
 
 def _label_of(image: ImageFile, data: Prepared | ImageIndex) -> str:
