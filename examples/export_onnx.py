@@ -3,8 +3,7 @@
     uv run examples/export_onnx.py MODEL model.onnx
 
 The input `pixels` is uint8 [n, S, S], decoded as in docs/final-model.md. The output is float32: the
-probability of each class or finding, [n, C], or of the mask, [n, S, S]. Not for models with `resolution_px`:
-there, PyTorch and ONNX interpolate differently.
+probability of each class or finding, [n, C], or of the mask, [n, S, S].
 """
 # /// script
 # requires-python = ">=3.11"
@@ -44,8 +43,6 @@ def main(model: Path, out: Path) -> None:
     """Export the model and check the file."""
     network = FromPixels(open_bundle(model)).eval()
     form = network.record.input_format
-    if form.resolution_px not in (None, form.image_size_px):
-        sys.exit("models with resolution matching are not supported")
     pixels = torch.randint(256, (2, form.image_size_px, form.image_size_px), dtype=torch.uint8)
     dynamic = ({0: torch.export.Dim("images")},)
     torch.onnx.export(

@@ -61,7 +61,7 @@ SETTINGS = Settings(name="small", seed=5, data=DataSettings(path=Path("xrays")))
 
 def gan_arm(**changes: Any) -> Arm:
     chosen = parameters("gan", **changes)
-    return Arm(name="gan #1", role="finalist", trial="#1", parameters=chosen, resolution_px=64)
+    return Arm(name="gan #1", role="finalist", trial="#1", parameters=chosen)
 
 
 @pytest.fixture
@@ -77,10 +77,6 @@ def test_a_study_without_a_finalist_is_refused_with_a_fix() -> None:
 
 
 def test_controls_keep_every_setting_but_the_source() -> None:
-    """And inherit the resolution.
-
-    None is a value: the last weights of the generator are used, not their moving average.
-    """
     changes: dict[str, Any] = {
         "lr": 2e-3,
         "classical": 1,
@@ -100,7 +96,7 @@ def test_controls_keep_every_setting_but_the_source() -> None:
     assert [arm.parameters for arm in matched] == [
         own.model_copy(update=one) for one in (without, duplicate)
     ]
-    assert {(arm.role, arm.trial, arm.resolution_px) for arm in matched} == {("matched", "#1", 64)}
+    assert {(arm.role, arm.trial) for arm in matched} == {("matched", "#1")}
 
 
 def test_finalists_are_the_best_different_trials_by_val_b_of_equals_the_simplest() -> None:

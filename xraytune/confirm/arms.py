@@ -47,11 +47,6 @@ class Arm(StrictModel):
     role: Role
     trial: str
     """The trial with these settings; for a matched control, its finalist's."""
-    resolution_px: int | None = None
-    """The finalist's resolution, which all images are rescaled through.
-
-    None: no resolution matching.
-    """
     parameters: Parameters
     control: DonorControl | None = None
     donor: FilePath | None = None
@@ -164,7 +159,6 @@ def replicate(arm: Arm, settings: Settings, number: int, test: TestKind) -> Expe
         # Without gates: excluding replicates would select among them.
         settings=without_gate(settings.model_copy(update={"seed": seed})),
         parameters=parameters,
-        inherited_resolution_px=arm.resolution_px,
         draw=None if test == "folder" else number,
         has_real_extra=arm.role == "perfect",
         control=arm.control,
@@ -184,7 +178,6 @@ def compared_arms(finalists: Sequence[TrialRow], settings: Settings, test: TestK
             role="finalist",
             parameters=trial.parameters,
             trial=trial.label,
-            resolution_px=Experiment(settings=settings, parameters=trial.parameters).resolution_px,
         )
         controls = [
             matched_control(finalist, source) for source in settings.confirm.controls.matched

@@ -19,7 +19,6 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from PIL import ExifTags, Image, ImageChops, ImageOps
-from pydantic import PositiveInt
 
 from xraytune.base.arrays import UInt8Array
 from xraytune.base.cores import map_on_cores
@@ -77,14 +76,11 @@ class InputFormat:
     Stored with a trained model and used for its predictions.
 
     Attributes:
-        resolution_px: Side to which all images are downsampled first (resolution matching), or
-            None.
         mean: Of each input channel, for pixels in [0, 1]; `std` is the standard deviation.
     """
 
     image_size_px: int
     resize: Resize = "squash"
-    resolution_px: PositiveInt | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
 

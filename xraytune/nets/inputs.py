@@ -1,8 +1,7 @@
-"""From stored pixels to a network's input: resize, match the resolution, augment, normalise.
+"""From stored pixels to a network's input: resize, augment, normalise.
 
-Real and synthetic images take the same path, so that no image has detail beyond the GAN's
-resolution; a GAN's images may still be blurrier within it. The `InputFormat` is stored with a
-trained model and repeated for predictions.
+Real and synthetic images take the same path. The `InputFormat` is stored with a trained model and
+repeated for predictions.
 
 Classical augmentation shows views of an image, computed in one operation on the device. A view is a
 row of seven numbers, drawn before training. So the features of a frozen backbone can be cached for
@@ -65,7 +64,6 @@ def input_format(experiment: Experiment, *, train_mean: float, train_std: float)
     return InputFormat(
         image_size_px=data.image_size,
         resize=data.resize,
-        resolution_px=experiment.resolution_px,
         mean=mean,
         std=std,
     )
@@ -74,21 +72,15 @@ def input_format(experiment: Experiment, *, train_mean: float, train_std: float)
 def to_unit(pixels: Tensor, input_format: InputFormat) -> Tensor:
     """Resize images, uint8 [B, h, w], to the network's size, float32 [B, 1, S, S] in [0, 1].
 
-    Images larger than the resolution (or the size) are downsampled with antialiasing; smaller ones
-    are upsampled to the size. At the resolution, real images are rounded to 8 bits, as synthetic
-    images have been.
+    Larger images are downsampled with antialiasing.
     """
     size_px = input_format.image_size_px
-    resolution_px = min(size_px, input_format.resolution_px or size_px)
     images = pixels[:, None].to(torch.float32)
-    if max(images.shape[2:]) > resolution_px:
-        images = F.interpolate(
-            images, size=(resolution_px, resolution_px), mode="bilinear", antialias=True
-        )
-        if resolution_px < size_px:
-            images = images.round()
     if images.shape[2:] != (size_px, size_px):
-        images = F.interpolate(images, size=(size_px, size_px), mode="bilinear")
+        is_larger = max(images.shape[2:]) > size_px
+        images = F.interpolate(
+            images, size=(size_px, size_px), mode="bilinear", antialias=is_larger
+        )
     return images / 255
 
 

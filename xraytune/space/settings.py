@@ -666,8 +666,6 @@ class Experiment(StrictModel):
 
     settings: Settings
     parameters: Parameters
-    inherited_resolution_px: OptionalCount = None
-    """For an arm of a confirmation, the resolution of its finalist."""
     draw: NonNegativeInt | None = None
     """For a replicate of a confirmation, the draw of unused patients that it is trained on.
 
@@ -687,17 +685,3 @@ class Experiment(StrictModel):
         """Return what determines its results, as plain JSON; see `Settings.identity`."""
         content = self.model_dump(mode="json", exclude={"settings"})
         return {"settings": self.settings.identity(), **content}
-
-    @property
-    def resolution_px(self) -> int | None:
-        """The size that all images are scaled through for resolution matching; None: no matching.
-
-        Only with `balance: equal` do extra images have other class proportions, so that their
-        resolution reveals the class.
-        """
-        if self.inherited_resolution_px is not None:
-            return self.inherited_resolution_px
-        gan = self.parameters.gan
-        if gan is None or self.parameters.balance != "equal":
-            return None
-        return gan.image_size if gan.image_size < self.settings.data.image_size else None

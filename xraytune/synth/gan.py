@@ -251,7 +251,7 @@ def frozen_features(backbone: nn.Module, images: Tensor) -> Tensor:
     be deterministic.
     """
     mean, std = pixel_constants(_FEATURE_BACKBONE)
-    form = InputFormat(image_size_px=_FEATURE_PX, resolution_px=None, mean=mean, std=std)
+    form = InputFormat(image_size_px=_FEATURE_PX, mean=mean, std=std)
     side_px = images.shape[-1]
     unit = torch.eye(side_px, device=images.device)[None, None]
     shape = (_FEATURE_PX, side_px)

@@ -1,12 +1,12 @@
 """Quality of synthetic images: how far they are from real ones, in features of a backbone.
 
 The first images of each class's pool are compared with val-A, which no generator has seen. All
-images have the resolution of the synthetic ones, as in a trial. The figures of a pool are an
+images have the resolution of the synthetic ones. The figures of a pool are an
 artifact, computed once.
 """
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter
@@ -27,11 +27,12 @@ from xraytune.synth.generator_quality import (
     transfer_auroc,
 )
 from xraytune.synth.memorisation import find_copies, sample_evenly
+from xraytune.synth.saved_generator import resize_planes
 from xraytune.synth.sources.source import BLOCK, take
 from xraytune.synth.sources.which import source_of
 from xraytune.trial.network import Network
 
-_STAGE = "quality-5"
+_STAGE = "quality-6"
 _MOST_IMAGES = 2 * BLOCK
 _FEWEST_IMAGES = 50
 """The most images of a class that are compared, and the fewest on each side."""
@@ -83,19 +84,19 @@ def measure_quality(experiment: Experiment, context: RunContext) -> Quality | st
     size_px = pools[0][0].pixels.shape[1]
     resolution_px = min(size_px, pools[0][0].file_size_px or size_px, prepared.image_size_px)
     resolution_px = max(_FEWEST_PX, resolution_px)
-    frozen: dict[str, Any] = {
+    frozen = {
         "settings": settings.model_copy(update={"task": "classification"}),
         "parameters": experiment.parameters.model_copy(update={"trainable": "head"}),
     }
-    if resolution_px < prepared.image_size_px:
-        frozen["inherited_resolution_px"] = resolution_px
     try:
         network = Network(experiment.model_copy(update=frozen), context)
     except MachineError as error:
         return f"not measured: {error.problems[0].what}"
 
     def read_features(*sources: ImageSource) -> Floats:
-        features = [network.plain_features(images) for images in sources]
+        features = [
+            network.plain_features(_downsample(images, resolution_px)) for images in sources
+        ]
         return np.concatenate(features).astype(np.float64)
 
     def build(folder: Path) -> None:
@@ -131,6 +132,7 @@ def measure_quality(experiment: Experiment, context: RunContext) -> Quality | st
     inputs = {
         "features": network.identity,
         "images": prepared.fingerprint,
+        "resolution_px": resolution_px,
         "sides": [images.inputs for images in (train, val_a, val_b)],
         "class_names": list(names),
         "positive": prepared.positive,
@@ -139,6 +141,15 @@ def measure_quality(experiment: Experiment, context: RunContext) -> Quality | st
     }
     path = build_once(context.cache, _STAGE, inputs, build)
     return _QUALITY.validate_python(read_json(path / "quality.json"))
+
+
+def _downsample(images: ImageSource, size_px: int) -> ImageSource:
+    """Return images at a size, in 8 bits like synthetic ones; smaller images stay as they are."""
+    if images.pixels.shape[1] <= size_px:
+        return images
+    planes = resize_planes(images.read()[:, None], size_px)
+    inputs = {**images.inputs, "downsampled_px": size_px}
+    return replace(images, pixels=planes[:, 0], rows=np.arange(len(planes)), inputs=inputs)
 
 
 def _choose_images(name: SideName, context: RunContext) -> ImageSource:
