@@ -214,6 +214,19 @@ def test_bits_above_those_stored_show_nothing(syntax: UID, signed: bool) -> None
         np.testing.assert_allclose(grey, expected, atol=0.51)
 
 
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless])
+@pytest.mark.parametrize("signed", [False, True])
+def test_bits_at_the_high_end_are_shifted_down(syntax: UID, signed: bool) -> None:
+    """HighBit is then above BitsStored, and an overlay may be in the bits below."""
+    levels = ramp(-2048, 2047, np.int16) if signed else ramp(0, 4095)
+    stored = levels << 4
+    stored[:, ::2] |= 1
+
+    grey = grey_of(dicom(levels, 12, syntax, HighBit=15, PixelData=stored_as(stored, syntax)))
+
+    np.testing.assert_allclose(grey, (levels - float(levels.min())) / 4095 * 255, atol=0.51)
+
+
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
 @pytest.mark.parametrize(
     ("padding", "attributes"),
@@ -275,20 +288,36 @@ SHORT = lut(np.arange(100, dtype=np.uint16), 0, 12)
 SHORT[0].LUTDescriptor = [4096, 0, 12]
 GOOD = dicom(ramp(0, 4095), 12, PatientID="77", WindowCenter=2000, WindowWidth=4000)
 THREE = np.stack([ramp(0, 9)] * 3, axis=-1)
+FLOATS = dicom(None, Rows=8, Columns=8, BitsAllocated=32, FloatPixelData=bytes(256))
 BROKEN: dict[str, tuple[bytes, str]] = {
-    "a_report": (dicom(None), "it contains no images"),
-    "no_pixels": (dicom(None, Rows=8, Columns=8), "cannot be read"),
+    "a_report": (dicom(None), "it contains no image, but perhaps a report"),
+    "no_pixels": (dicom(None, Rows=8, Columns=8), "is truncated or damaged"),
     "several_frames": (dicom(ramp(0, 9), 12, NumberOfFrames=3), "it contains 3 images"),
     "no_decoder": (
         dicom(ramp(0, 9), 12, JPEGLSLossless, PixelData=encapsulate([b"pixels"])),
-        "JPEG-LS Lossless",
+        "no decoder of JPEG-LS Lossless Image Compression is installed; decompress it",
+    ),
+    "floats": (FLOATS, "its pixels are floating-point numbers"),
+    "perhaps_a_negative": (
+        dicom(ramp(0, 9), 12, PresentationLUTShape="INVERSE"),
+        "it may be a negative, since MONOCHROME2 contradicts PresentationLUTShape INVERSE",
+    ),
+    "compressed_bits_at_the_high_end": (
+        dicom(
+            ramp(0, 9),
+            12,
+            JPEG2000Lossless,
+            HighBit=15,
+            PixelData=stored_as(ramp(0, 9), JPEG2000Lossless),
+        ),
+        "HighBit is above BitsStored in compressed pixels",
     ),
     "palette": (
         dicom(ramp(0, 9), 12, PhotometricInterpretation="PALETTE COLOR"),
         "the colour model PALETTE COLOR",
     ),
     "grey_with_three_values": (dicom(THREE, 12, PhotometricInterpretation="MONOCHROME2"), "MONO"),
-    "cut_in_its_header": (GOOD[:400], "cannot be read"),
+    "cut_in_its_header": (GOOD[:400], "is truncated or damaged"),
     "cut_in_its_pixels": (GOOD[:-1000], "is truncated or damaged"),
     "cut_at_its_start": (GOOD[:141], "is truncated or damaged"),
     "a_short_table": (dicom(ramp(0, 4095), 12, VOILUTSequence=SHORT), "is truncated or damaged"),

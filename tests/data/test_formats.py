@@ -108,6 +108,12 @@ def test_transparency_is_composited_over_black(mode: str, kind: str) -> None:
     assert (grey[0, 0], grey[5, 5]) == (0, 100)
 
 
+def test_a_transparent_level_of_16_bits_is_black() -> None:
+    grey = grey_of(encoded(Image.fromarray(SIXTEEN), transparency=int(SIXTEEN[-1, -1])))
+
+    np.testing.assert_array_equal(grey, np.where(gradient() == 240, 0, gradient()))
+
+
 @pytest.mark.parametrize(
     ("largest", "kind"),
     [
@@ -191,6 +197,9 @@ TWELVE_BITS = bytearray(encoded(GREY, "JPEG"))
 TWELVE_BITS[TWELVE_BITS.index(b"\xff\xc0") + 4] = 12
 RAMP = gradient(64, 64)
 JPEG, PNG, TIFF = (encoded(Image.fromarray(RAMP), kind) for kind in ("JPEG", "PNG", "TIFF"))
+PALETTE = Image.fromarray(RAMP).copy()
+PALETTE.putpalette([level for level in range(256) for _ in range(3)])
+COLOUR_MAP = np.tile(np.arange(256, dtype="<u2"), 3)
 DARK_ROW = b"\0" + struct.pack(">3H", 4095, 4095, 4095) * 8
 BROKEN = {
     "empty": (b"", "the file is empty"),
@@ -199,14 +208,14 @@ BROKEN = {
         b"version https://git-lfs.github.com/spec/v1\n",
         "it begins with b'version https://git-lfs",
     ),
-    "jpeg_cut_in_its_pixels": (JPEG[:-100], "the image is truncated or damaged"),
+    "jpeg_cut_in_its_pixels": (JPEG[:-100], "the image is truncated, damaged"),
     "jpeg_of_12_bits": (bytes(TWELVE_BITS), "or its header is damaged"),
-    "png_cut_in_its_pixels": (PNG[:-100], "the image is truncated or damaged"),
+    "png_cut_in_its_pixels": (PNG[:-100], "the image is truncated, damaged"),
     "png_of_dark_16_bit_colours": (
         png(8, 8, 16, 2, DARK_ROW * 8),
         "16-bit colours, none above 4095: too dark to",
     ),
-    "tiff_cut_in_its_pixels": (TIFF[:-1000], "the image is truncated or damaged"),
+    "tiff_cut_in_its_pixels": (TIFF[:-1000], "the image is truncated, damaged"),
     "tiff_of_two_pages": (
         encoded(GREY, "TIFF", save_all=True, append_images=[GREY]),
         "this TIFF has several pages, and it is unclear which one to use",
@@ -218,6 +227,19 @@ BROKEN = {
     "tiff_below_zero": (
         tiff(RAMP.astype(np.int16) - 100, sample_format=2),
         "this file contains numbers from -100",
+    ),
+    "tiff_of_signed_bytes": (tiff(RAMP, sample_format=2), "this TIFF contains signed bytes"),
+    "tiff_with_a_colour_map_of_8_bits": (
+        encoded(PALETTE, "TIFF").replace((COLOUR_MAP * 256).tobytes(), COLOUR_MAP.tobytes()),
+        "transparency or the colour map makes all pixels black",
+    ),
+    "tiff_of_lab": (
+        encoded(Image.new("LAB", (8, 8)), "TIFF"),
+        "of an unsupported kind: conversion from LAB to RGB not supported",
+    ),
+    "png_wholly_transparent": (
+        encoded(Image.merge("LA", [GREY, Image.new("L", GREY.size)])),
+        "transparency or the colour map makes all pixels black",
     ),
     "jpeg_2000": (encoded(GREY, "JPEG2000"), "this is no JPEG, PNG,"),
     "png_bomb": (png(19_000, 19_000, 8, 0, b"\0"), "too many pixels for an X-ray"),

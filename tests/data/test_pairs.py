@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 
 from tests.pair_files import HEIGHT_PX, WIDTH_PX, block, save, write_pairs
 from xraytune.base.errors import ConfigError, DataError
@@ -200,6 +200,28 @@ def test_a_mistaken_mask_is_refused(
 
     with pytest.raises(DataError, match=message):
         read_mask(tmp_path, image_with("mask.png"))
+
+
+@pytest.mark.parametrize("kind", ["png", "tif"])
+@pytest.mark.parametrize(("tag", "is_refused"), [(1, False), (6, True), (3, True)])
+def test_a_mask_has_the_orientation_tag_of_its_image(
+    tmp_path: Path, kind: str, tag: int, is_refused: bool
+) -> None:
+    """A viewer that ignores the tag shows, and draws on, other pixels than xraytune reads."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = tag
+    for name, its_exif in (("x", exif), ("y", exif), ("z", None)):
+        write_pairs(tmp_path, [name])
+        (tmp_path / "images" / f"{name}.png").unlink()
+        Image.fromarray(greys(*range(90))).save(tmp_path / f"images/{name}.{kind}", exif=exif)
+        Image.fromarray(MASK).save(tmp_path / f"masks/{name}.png", exif=its_exif)
+
+    x, y, z = read(tmp_path).images
+
+    assert read_mask(tmp_path, x).shape == read_mask(tmp_path, y).shape == (x.height_px, x.width_px)
+    broken = use_mask(tmp_path, z, connected_parts)
+    reason = broken.reason if isinstance(broken, BrokenImage) else ""
+    assert ("orientation tag (EXIF) turns the image and the mask" in reason) == is_refused
 
 
 @pytest.mark.parametrize("resize", ["squash", "crop"])

@@ -37,7 +37,7 @@ _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP")
 _SAVE_AGAIN = "save it as a grey PNG of 8 or 16 bits, or leave broken images out with --skip-broken"
 _METADATA = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
 """Where Pillow looks for an orientation tag."""
-DECODER = 2
+DECODER = 3
 """Counts up when a file is decoded to other pixels, so that images in a cache are decoded again."""
 Resize: TypeAlias = Literal["squash", "crop"]
 """How an image becomes square: squashed, or its shorter side scaled to S and its centre cut out."""
@@ -163,14 +163,15 @@ def without_suffix(path: str) -> str:
 
 
 def read_header(content: bytes, path: Path | str) -> Header:
-    """Read size, patient and view from a file's header.
+    """Read size, orientation tag, patient and view from a file's header.
 
     Raises DataError for an unsupported format, or too large an image.
     """
     if is_dicom(content):
         return read_dicom(content, path, with_pixels=False)[0]
-    width_px, height_px = _upright_size(_open(content, path))
-    return {"width_px": width_px, "height_px": height_px}
+    image = _open(content, path)
+    width_px, height_px = _upright_size(image)
+    return {"width_px": width_px, "height_px": height_px, "orientation": _orientation(image)}
 
 
 def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:
@@ -197,12 +198,16 @@ def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:
                 fix = "save the page that you need as a separate file"
                 raise DataError(what, path, fix)
             bits = max(image.tag_v2.get(ExifTags.Base.BitsPerSample, (1,)))
+            if bits == 8 and image.tag_v2.get(ExifTags.Base.SampleFormat) == (2,):
+                raise DataError("this TIFF contains signed bytes", path, _SAVE_AGAIN)
             is_inverted = image.tag_v2.get(ExifTags.Base.PhotometricInterpretation) == 0
         image.load()
         with suppress(*DAMAGE):  # damaged metadata
             image = ImageOps.exif_transpose(image)
         levels = np.asarray(image)
         if image.mode.startswith(("I", "F")):
+            if "transparency" in image.info:
+                levels = np.where(levels == image.info["transparency"], 0, levels)
             if image.mode == "F" or levels.min() < 0 or levels.max() > 65535:
                 what = f"this file contains numbers from {levels.min():g} to {levels.max():g}"
                 what += "; integers from 0 to 65535 are supported"
@@ -217,7 +222,11 @@ def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:
             image = ImageChops.multiply(clear.convert("L"), clear.getchannel("A"))
         image = image.convert("L")  # by the weights of ITU-R 601
     except DAMAGE as error:
-        raise DataError("the image is truncated or damaged", path, REPAIR) from error
+        what = f"the image is truncated, damaged or of an unsupported kind: {error}"
+        raise DataError(what, path, REPAIR) from error
+    if not image.getbbox() and (levels != levels[0, 0]).any():
+        what = "transparency or the colour map makes all pixels black"
+        raise DataError(what, path, _SAVE_AGAIN)
     if bits == 16 and np.asarray(image).max() < 16:  # Pillow keeps only the upper 8 bits
         what = "16-bit colours, none above 4095: too dark to determine the stored bit depth"
         raise DataError(what, path, _SAVE_AGAIN)
@@ -245,8 +254,15 @@ def _open(content: bytes, path: Path | str) -> Any:
 
 def _upright_size(image: Any) -> tuple[int, int]:
     width_px, height_px = image.size
-    if image.format != "TIFF" and _METADATA & image.info.keys():  # Pillow turns a TIFF itself
+    # Pillow turns a TIFF itself.
+    is_on_its_side = image.format != "TIFF" and _orientation(image) >= 5
+    return (height_px, width_px) if is_on_its_side else (width_px, height_px)
+
+
+def _orientation(image: Any) -> int:
+    """Return the orientation tag, from 1 (upright, also without a tag) to 8."""
+    if image.format == "TIFF" or _METADATA & image.info.keys():
         with suppress(*DAMAGE):
-            if image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):
-                return height_px, width_px
-    return width_px, height_px
+            tag = image.getexif().get(ExifTags.Base.Orientation)
+            return tag if tag in range(1, 9) else 1
+    return 1

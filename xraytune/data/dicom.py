@@ -77,9 +77,9 @@ def read_dicom(
         raise MachineError(what, path, "pip install 'xraytune[dicom]'") from error
     try:
         dataset = dcmread(BytesIO(content), stop_before_pixels=not with_pixels, force=True)
-        frames = int(dataset.get("NumberOfFrames") or 1)
-        if frames > 1 or not dataset.get("Rows"):
-            raise ValueError(f"it contains {frames if frames > 1 else 'no'} images instead of one")
+        obstacle = _find_obstacle(dataset)
+        if obstacle:
+            raise DataError(f"this DICOM file cannot be used: {obstacle}", path, REPAIR)
         header = {
             "width_px": dataset.Columns,
             "height_px": dataset.Rows,
@@ -90,9 +90,41 @@ def read_dicom(
             return header, np.zeros((0, 0), dtype=np.uint8), 0, 0
         return header, *_show(dataset)
     except (*DAMAGE, BytesLengthException) as error:  # pydicom parses a value on first use
-        what = f"this DICOM file cannot be read, or is truncated or damaged: {error}"
-        fix = f"decompress it (dcmdjpeg, gdcmconv --raw) or export it again; or {REPAIR}"
-        raise DataError(what, path, fix) from error
+        what = f"this DICOM file is truncated or damaged: {error}"
+        raise DataError(what, path, f"export it again; or {REPAIR}") from error
+
+
+def _find_obstacle(dataset: Any) -> str:
+    """Return why an intact file cannot be shown, and what to do; empty if it can.
+
+    Of a header read without pixels, only what makes it no single image.
+    """
+    from pydicom.pixels.decoders.base import get_decoder
+    from pydicom.uid import RLELossless
+
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if not dataset.get("Rows"):
+        return "it contains no image, but perhaps a report"
+    if frames > 1:
+        return f"it contains {frames} images instead of one; save the one to use as its own file"
+    if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
+        return "its pixels are floating-point numbers; export it with 8 to 16 bits"
+    if "PixelData" not in dataset:
+        return ""
+    model = dataset.get("PhotometricInterpretation") or "MONOCHROME2"
+    if model not in (*_COLOUR, "MONOCHROME1", "MONOCHROME2"):
+        return f"the colour model {model} is not supported; convert it to grey"
+    if model == "MONOCHROME2" and dataset.get("PresentationLUTShape") == "INVERSE":
+        what = "it may be a negative, since MONOCHROME2 contradicts PresentationLUTShape INVERSE"
+        return f"{what}; correct one of them (dcmodify)"
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if syntax is None or not syntax.is_encapsulated:
+        return ""
+    if not get_decoder(syntax).is_available:
+        return f"no decoder of {syntax.name} is installed; decompress it (gdcmconv --raw)"
+    if syntax != RLELossless and dataset.get("HighBit", 0) >= dataset.BitsStored:
+        return "HighBit is above BitsStored in compressed pixels; decompress it (gdcmconv --raw)"
+    return ""
 
 
 def _view(dataset: Any) -> str:
@@ -124,15 +156,18 @@ def _show(dataset: Any) -> tuple[UInt8Array, int, int]:
         dataset.PhotometricInterpretation = "MONOCHROME2"  # as viewers do
     model = dataset.PhotometricInterpretation
     bits = int(dataset.BitsStored)
-    stored = _clear_unused_bits(dataset.pixel_array, bits)
+    high_bit = min(int(dataset.get("HighBit", 0)), int(dataset.BitsAllocated) - 1)
+    below = max(0, high_bit + 1 - bits)
+    dataset.BitsStored = bits + below  # else pydicom clears the bits at the upper end
+    stored: AnyArray = _clear_unused_bits(dataset.pixel_array, bits + below) >> below
     if model in _COLOUR and stored.ndim == 3:  # grey by the weights of ITU-R 601
         depth = content_bits(bits, int(stored.max()))
         colours = np.rint(stored / (2**depth - 1) * 255).astype(np.uint8)
         return np.asarray(Image.fromarray(colours).convert("L")), bits, depth
-    if model not in ("MONOCHROME1", "MONOCHROME2") or stored.ndim != 2:
-        raise ValueError(f"the colour model {model} of {stored.ndim} axes is not supported")
+    if stored.ndim != 2:
+        raise ValueError(f"{model} pixels have {stored.ndim} axes instead of 2")
 
-    is_padding = _find_padding(stored, dataset)
+    is_padding = _find_padding(stored, dataset, bits)
     content = stored if is_padding.all() else stored[~is_padding]
     black = min(0, int(content.min()))
     depth = content_bits(bits, int(content.max()) - black)
@@ -172,7 +207,7 @@ def _clear_unused_bits(stored: AnyArray, bits: int) -> AnyArray:
     return np.asarray(stored << unused >> unused)
 
 
-def _find_padding(stored: AnyArray, dataset: Any) -> BoolArray:
+def _find_padding(stored: AnyArray, dataset: Any, bits: int) -> BoolArray:
     """Return a mask of padding (PixelPaddingValue to PixelPaddingRangeLimit).
 
     The sign of these may be misread.
@@ -181,7 +216,7 @@ def _find_padding(stored: AnyArray, dataset: Any) -> BoolArray:
     if value is None:
         return np.zeros(stored.shape, dtype=np.bool_)
     ends = np.array([value, dataset.get("PixelPaddingRangeLimit", value)]).astype(stored.dtype)
-    first, last = sorted(_clear_unused_bits(ends, int(dataset.BitsStored)))
+    first, last = sorted(_clear_unused_bits(ends, bits))
     return np.asarray((stored >= first) & (stored <= last))
 
 

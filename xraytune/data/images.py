@@ -76,6 +76,7 @@ class ImageFile:
         width_px: From the file's header, upright, like `height_px`; 0 if the header is broken,
             which decoding reports.
         masks_sha256: Hash of the masks' bytes; empty without masks.
+        is_turned_alone: Whether orientation tags turn it and one of its masks differently.
         row: Its row in the pixel store.
         patient_id: From the DICOM header that names the patient, or empty; for messages only, never
             stored, like `view`.
@@ -93,6 +94,7 @@ class ImageFile:
     height_px: int = field(default=0, compare=False)
     masks: tuple[str, ...] = field(default=(), compare=False)
     masks_sha256: str = ""
+    is_turned_alone: bool = field(default=False, compare=False)
     findings: str = ""
     patient_id: str = field(default="", compare=False, repr=False)
     view: str = field(default="", compare=False, repr=False)

@@ -253,10 +253,18 @@ def _read_images(data: DataSettings, listing: ImageIndex, on_progress: Progress)
 
     def read(image: ImageFile) -> ImageFile:
         sha256, header = _read_content(data.path / image.file)
-        masks = "\n".join(_read_content(data.path / mask)[0] for mask in image.masks)
-        if masks:
-            masks = hashlib.sha256(masks.encode()).hexdigest()
-        return replace(image, sha256=sha256, masks_sha256=masks, **header)
+        orientation = header.pop("orientation", 1)
+        masks = [_read_content(data.path / mask) for mask in image.masks]
+        hashes = "\n".join(mask_sha256 for mask_sha256, _ in masks)
+        return replace(
+            image,
+            sha256=sha256,
+            masks_sha256=hashlib.sha256(hashes.encode()).hexdigest() if hashes else "",
+            is_turned_alone=any(
+                of_mask.get("orientation", 1) != orientation for _, of_mask in masks
+            ),
+            **header,
+        )
 
     images = []
     for image in map_on_cores(read, listed):

@@ -28,8 +28,8 @@ OUTLINE_RGB = (230, 159, 0)
 def read_mask(root: Path, image: ImageFile) -> BoolArray:
     """Read the masks of an image below `root`, and merge them, [H, W], upright.
 
-    Raises DataError for a mask that cannot be read, has another size than the image or not two
-    values; or for a merged mask that is empty, full or looks inverted.
+    Raises DataError for a mask that cannot be read, has another size or orientation tag than the
+    image or not two values; or for a merged mask that is empty, full or looks inverted.
     """
     masks = []
     for file in image.masks:
@@ -37,7 +37,10 @@ def read_mask(root: Path, image: ImageFile) -> BoolArray:
         height, width = levels.shape
         values = np.flatnonzero(np.bincount(levels.ravel()))
         what = ""
-        if image.width_px and (width, height) != (image.width_px, image.height_px):
+        if image.is_turned_alone:
+            what = "an orientation tag (EXIF) turns the image and the mask differently; save both "
+            what += "upright, without tags"
+        elif image.width_px and (width, height) != (image.width_px, image.height_px):
             what = f"the mask has {width} x {height} pixels, but its image has "
             what += f"{image.width_px} x {image.height_px}"
         elif len(values) > 2 or (len(values) == 2 and values[0]):
