@@ -74,7 +74,7 @@ def test_a_source_without_masks_is_refused_in_segmentation(tmp_path: Path) -> No
     space = tmp_path / "space.yaml"
     space.write_text("name: x\ntask: segmentation\ndata: {path: pairs}\n", encoding="utf-8")
 
-    with pytest.raises(ConfigError, match="source: few does not apply to task: segmentation"):
+    with pytest.raises(ConfigError, match="source: few, task: segmentation: "):
         load_space(space, ["backbone=resnet18", "source={values: [none, few]}"])
 
 

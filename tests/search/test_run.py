@@ -143,8 +143,8 @@ def test_a_study_resumes_without_the_data_option_since_it_knows_its_images(space
 def test_ratio_with_no_or_too_many_extra_images_is_refused_before_writing(space: Path) -> None:
     root = space.parent
     refused = (
-        r"synthetic_ratio: 0.002 of \d+ training images rounds to zero extra images\n"
-        r" +fix: use 0\.\d+ or more"
+        r"synthetic_ratio: 0.002, source: duplicate, \d+ training images: .* no extra image\n"
+        r" +fix: write synthetic_ratio: 0\.\d+"
     )
 
     with pytest.raises(ConfigError, match=refused):

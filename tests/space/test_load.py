@@ -49,7 +49,7 @@ def test_all_problems_are_reported_at_once_in_file_order(
         ("lr: {value: 1, values: [2, 3]}", "has value and values"),
         ("lr: {min: 1, max: 2, distribution: unifrm}", "'uniform'?"),
         ("dropout: {min: 0, max: .5, distribution: log_uniform_values}", "logarithm"),
-        ("views: {values: []}", "at least 1"),
+        ("batch_size: {values: []}", "at least 1"),
         ("gan.image_size: {min: 32, max: 64}", "order"),
         # Values.
         ("lr: {value: 1e-4x}", "number"),
@@ -57,8 +57,11 @@ def test_all_problems_are_reported_at_once_in_file_order(
         ("classical: {min: 0, max: 7}", "less than or equal to 3"),
         # Conditions, and values that exclude each other.
         ("lr: {value: 1, when: {source: [gann]}}", "'gan'?"),
-        ("backbone: {values: [small_cnn, resnet18]}", "small_cnn has no weights"),
-        ("source: {values: [none, folder]}", "give folder.path"),
+        (
+            "backbone: {values: [small_cnn, resnet18]}",
+            "small_cnn: the backbone has no weights",
+        ),
+        ("source: {values: [none, folder]}", "write folder.path: PATH"),
         # Tasks.
         ("backbone: {value: swin_t} | task: segmentation", "U-Net"),
         ("loss: {value: bce} | task: segmentation", "loss has no effect"),
@@ -84,7 +87,7 @@ def test_a_wrong_parameter_is_reported_at_its_line(
         ("scheduler: asha", "mapping"),
         ("budget: {hours: 1:30}", "number"),
         ("resources: {gpus_per_trial: -1}", "greater than"),
-        ("task: findings", "task: findings needs data.table"),
+        ("task: findings", "write data.findings: auto"),
         ("points_to_evaluate: {source: none}", "list"),
         ("points_to_evaluate: [{gan: {steps: x}}]", "integer"),
         ("points_to_evaluate: [{lr: 5}]", "5.0 is not in the space: it is 0.0001"),
@@ -129,7 +132,7 @@ def test_a_wrong_override_is_reported(
         ("lr: {min: 2, max: 2}", (2.0,), None),
         ("batch_size: {min: 8, max: 32}", (8, 32), "int_uniform"),
         (
-            "views: {min: 1, max: 8, distribution: log_uniform_values}",
+            "batch_size: {min: 1, max: 8, distribution: log_uniform_values}",
             (1, 8),
             "log_uniform_values",
         ),
@@ -243,14 +246,14 @@ def test_an_override_keeps_the_condition_of_the_file_unless_it_has_one(
     write_space: WriteSpace,
 ) -> None:
     path = write_space(
-        "views: {values: [1, 2], when: {classical: 1}}", "classical: {values: [0, 1]}"
+        "dropout: {values: [0.1, 0.2], when: {classical: 1}}", "classical: {values: [0, 1]}"
     )
 
-    kept = load_space(path, ["views=4"]).to_yaml(path.parent)
-    replaced = load_space(path, ["views={value: 4, when: {classical: 0}}"]).to_yaml(path.parent)
+    kept = load_space(path, ["dropout=.4"]).to_yaml(path.parent)
+    replaced = load_space(path, ["dropout={value: .4, when: {classical: 0}}"]).to_yaml(path.parent)
 
-    assert "views: {value: 4, when: {classical: 1}}" in kept
-    assert "views: {value: 4, when: {classical: 0}}" in replaced
+    assert "dropout: {value: 0.4, when: {classical: 1}}" in kept
+    assert "dropout: {value: 0.4, when: {classical: 0}}" in replaced
 
 
 def test_a_condition_that_never_holds_is_refused_unless_an_option_made_it_so(

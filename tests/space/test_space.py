@@ -229,7 +229,7 @@ def test_identity_ignores_what_may_change_when_a_study_resumes(write_space: Writ
         "budget.max_epochs=3",
         "seed=1",
         "lr={values: [1e-4, 1e-3]}",
-        "views=4",
+        "batch_size=4",
         "data.image_size=64",
     ]
 

@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
 from shlex import quote
-from typing import TypeAlias, get_args
+from typing import TypeAlias
 
 from xraytune.base.errors import ArtifactError, StudyError, TrialError, join_names
 from xraytune.base.files import require_new, write_text
 from xraytune.base.records import frozen
 from xraytune.confirm.arms import CONFIRM_FOLDER, TOP_UP_FOLDER, finished_label, read_plan
 from xraytune.confirm.record import Confirmation, read_verdict
+from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.load import experiment_to_yaml
 from xraytune.space.settings import Experiment, ExportedFrom, FinalSettings, Parameters
 from xraytune.study.folder import StudyFolder
@@ -242,12 +243,9 @@ def _build_experiment(folder: StudyFolder, row: TrialRow, *, exact: bool) -> Exp
     if not exact:
         final = settings.final or FinalSettings()
         settings = final.settings_of(settings)
-        given = final.model_dump(exclude={"image_size", "max_epochs"}, exclude_none=True)
-        parameters = parameters.model_copy(update=given)
-        if parameters.gan:
-            sizes = type(parameters.gan).model_fields["image_size"].annotation
-            if final.image_size in get_args(sizes):
-                parameters = parameters.with_gan(image_size=final.image_size)
+        values = flat_values(parameters)
+        given = {name: value for name, value in final.values().items() if name in values}
+        parameters = parameters_from({**values, **given})
         images = sum(folder.prepared().train_counts)
     origin = ExportedFrom(study=folder.path, trial=row.number, images=images)
     settings = settings.model_copy(update={"exported_from": origin})

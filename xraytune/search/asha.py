@@ -7,9 +7,9 @@ it before; the trial continues if it is among the best 1/reduction of them. The 
 on the values and their order of arrival, so after a restart the rungs are rebuilt by replaying
 them. `TrialLoop` (loop.py) ends a trial that may not continue.
 
-With `within: arm`, a trial is compared only with trials of its arm: with extra images in each step
-a network learns later, so shared rungs would prune whole arms before they can be compared
-(docs/report.md, "Pruned trials").
+With `within: arm`, a trial is compared only with its peers, the trials of its arm and mixing. With
+extra images in each step, or only extra ones at first, a network learns later, so that shared rungs
+would prune whole arms before they can be compared (docs/report.md, "Pruned trials").
 
 Source: Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning", in the stopping
 form of Ray Tune's `AsyncHyperBandScheduler`, which makes the same decisions with `within: all`
@@ -54,25 +54,26 @@ class Rungs:
         while scheduler.name == "asha" and epoch < max_epochs:
             self.epochs.append(epoch)
             epoch *= scheduler.reduction
-        # By arm and epoch: the decisions by trial, and the values.
+        # By peers and epoch: the decisions by trial, and the values.
         self._reached: dict[tuple[str, int], tuple[dict[Hashable, bool], list[float]]] = {}
         for report in reports:
             self.should_continue(*report)
 
-    def should_continue(self, trial: Hashable, epoch: int, value: float, arm: str = "") -> bool:
+    def should_continue(self, trial: Hashable, epoch: int, value: float, peers: str = "") -> bool:
         """Return whether a trial that has `value` after `epoch` continues.
 
         A trial may also end by itself (`early_stop_epochs`).
 
-        The cutoff is the (1 - 1/reduction) quantile of the values that reached the rung before, in
-        the trial's arm or in all of them. Only the first value counts: a repeated call returns the
-        same answer, even with another value, as after a restart on a machine that rounds
+        The cutoff is the (1 - 1/reduction) quantile of the values that reached the rung before, of
+        the trial's `peers` or of all trials. Only the first value counts: a repeated call returns
+        the same answer, even with another value, as after a restart on a machine that rounds
         differently.
         """
         if epoch not in self.epochs:
             return True
         is_by_arm = self._scheduler.within == "arm"
-        decisions, values = self._reached.setdefault((arm if is_by_arm else "", epoch), ({}, []))
+        compared = peers if is_by_arm else ""
+        decisions, values = self._reached.setdefault((compared, epoch), ({}, []))
         if trial not in decisions:
             is_first = len(values) < (_FIRST_OF_ARM if is_by_arm else 1)
             share = 1 - 1 / self._scheduler.reduction

@@ -71,7 +71,7 @@ class SearchTrials(TrialLoop):
         if epoch > trial.epochs:
             self.journal.report(trial.number, epoch, value)
             self.callbacks.on_epoch(trial.number, record)
-        return self._rungs.should_continue(trial.number, epoch, value, trial.parameters.arm)
+        return self._rungs.should_continue(trial.number, epoch, value, trial.parameters.peers)
 
     def record(self, trial: Trial, status: Status, outcome: Mapping[str, Any]) -> None:
         """Record the end of a trial in the journal, and its row in `trials.jsonl`."""

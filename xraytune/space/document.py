@@ -92,11 +92,9 @@ class Document:
         """Return the place of a key path, or that of the nearest block around it."""
         return self.trace(path)[1]
 
-    @property
-    def has_options(self) -> bool:
-        """Whether options of the command line replace parameters."""
-        places = getattr(self.get("parameters"), "places", {})
-        return any(isinstance(place, str) for place in places.values())
+    def is_option(self, path: KeyPath) -> bool:
+        """Return whether an option of the command line gives a key path."""
+        return self.has(path) and isinstance(self.locate(path), str)
 
     def error(self, path: KeyPath, what: str, fix: str = "") -> ConfigError:
         """Return an error with a problem at a key path."""

@@ -18,6 +18,10 @@ _FEW = 20
 """An integer range with at most as many values is checked at all of them."""
 
 
+def _neighbours(value: Value) -> tuple[Value, ...]:
+    return (value - 1, value + 1) if isinstance(value, int) else ()
+
+
 @frozen
 class ParameterSpec:
     """One parameter of a space.
@@ -53,11 +57,22 @@ class ParameterSpec:
         low, high = self.values
         return range(low, high + 1) if self.is_integer else None
 
-    @property
-    def corners(self) -> Sequence[Value]:
-        """Values that stand for all of them: of a range, both ends, or a few integers."""
+    def corners(self, cuts: Sequence[Value] = ()) -> Sequence[Value]:
+        """Return values that stand for all of them.
+
+        Of a range these are both ends; of one of many integers also their neighbours, so that both
+        parities are there, and the integers at `cuts`, at which conditions on it change.
+        """
         points = self.points
-        return self.values if points is None or len(points) > _FEW else points
+        if points is None:
+            return self.values
+        if len(points) <= _FEW:
+            return points
+        low, high = self.values
+        chosen = {low, low + 1, high - 1, high}
+        for cut in cuts:
+            chosen |= {value for value in (cut, *_neighbours(cut)) if self.contains(value)}
+        return sorted(chosen)
 
     def contains(self, value: Value) -> bool:
         """Return whether this is one of its values."""

@@ -15,9 +15,9 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from xraytune.base.errors import ConfigError, Problem
 from xraytune.space.document import Block, Document, KeyPath
 from xraytune.space.domains import Conditions, ParameterSpec, Point, Value
-from xraytune.space.fields import PARAMETERS, flatten_blocks
+from xraytune.space.fields import PARAMETERS, flatten_blocks, has_effect
 from xraytune.space.messages import nearest
-from xraytune.space.settings import BLOCKS, Settings, TaskName, has_effect_in, has_effect_with
+from xraytune.space.settings import BLOCKS, TASK_RULES, Settings, TaskName, unless_of
 from xraytune.space.space import corner_points
 from xraytune.space.strict_model import Several, list_fields
 from xraytune.space.validation import validate
@@ -53,8 +53,8 @@ def read_specs(document: Document, task: TaskName) -> tuple[ParameterSpec, ...]:
     """Return all parameters of a space, parents first; problems are collected in the document.
 
     Parameters that the file does not declare have their defaults. Those without an effect at some
-    sources get a condition on `source`, and those that are never active are dropped. So different
-    points are different trials.
+    values of others get a condition on these, and those that are never active are dropped. So
+    different points are different trials.
     """
     declared = _read_declared(document, task)
     specs = _complete(document, declared, task)
@@ -63,14 +63,35 @@ def read_specs(document: Document, task: TaskName) -> tuple[ParameterSpec, ...]:
         used = {name: declared[name] for name in declared if name in specs}
         specs = _complete(document, used, task)
     for name in sorted(unused):
-        where = document.locate(("parameters", name))
-        is_option = isinstance(where, str)
-        has_default = name in specs
-        if is_option or (has_default and not document.has_options):
-            fix = "omit it, or change its `when` or the source (--set source=...)"
+        path = ("parameters", name)
+        parents = _ancestors(name, declared)
+        is_excluded = any(document.is_option(("parameters", parent)) for parent in parents)
+        if document.is_option(path) or not is_excluded:
+            options = " or ".join(f"--set {parent}=..." for parent in sorted(parents))
+            fix = f"omit it, or change what it depends on ({options})"
             what = f"{name}: no trial of this space uses it"
-            document.problems.append(Problem(what, where, fix))
+            document.problems.append(Problem(what, document.locate(path), fix))
     return tuple(specs.values())
+
+
+def _deciding(name: str) -> set[str]:
+    """Return the parameters that decide, whatever a file says, whether one has an effect."""
+    if name.partition(".")[0] in BLOCKS:
+        return {"source"}
+    return {unless.parameter for unless in unless_of(PARAMETERS[name])}
+
+
+def _ancestors(name: str, declared: Mapping[str, ParameterSpec]) -> set[str]:
+    """Return all parameters that decide whether one is active."""
+    parents: set[str] = set()
+    waiting = [name]
+    while waiting:
+        child = waiting.pop()
+        conditions = declared[child].when if child in declared else {}
+        found = {*conditions, *_deciding(child)} - parents
+        parents |= found
+        waiting += found
+    return parents
 
 
 def _complete(
@@ -84,13 +105,15 @@ def _complete(
             what = f"the conditions go in a circle: {circle}"
             raise document.error(("parameters", name), what, "remove one `when`")
         is_missing = name not in declared and PARAMETERS[name].is_required()
-        if name in placed or is_missing or not has_effect_in(task, name):
+        if name in placed or is_missing or name in TASK_RULES[task].unused:
             return
         spec = declared.get(name) or ParameterSpec(name=name, values=_default(name))
-        for parent in sorted(spec.when):
+        deciding = _deciding(name)
+        for parent in sorted({*spec.when, *deciding}):
             place(parent, (*children, name))
-        if name != "source":
-            spec = _restrict(spec, placed["source"].values)
+        for parent in sorted(deciding):
+            unplaced = ParameterSpec(name=parent, values=_default(parent))
+            spec = _restrict(spec, placed.get(parent, unplaced))
         if any(name in point for point in corner_points([*placed.values(), spec], [name])):
             placed[name] = spec
 
@@ -99,14 +122,15 @@ def _complete(
     return placed
 
 
-def _restrict(spec: ParameterSpec, sources: Sequence[Value]) -> ParameterSpec:
-    """Return a parameter that is active only at those sources of a space where it has an effect."""
-    block = spec.name.partition(".")[0]
-    accepted = [source for source in sources if has_effect_with(source, block)]
-    if len(accepted) == len(sources):
+def _restrict(spec: ParameterSpec, parent: ParameterSpec) -> ParameterSpec:
+    """Return a parameter that is active only at those values of another where it has an effect."""
+    possible = parent.points
+    assert possible is not None, "values of these parents can be listed"
+    accepted = [value for value in possible if has_effect(spec.name, {parent.name: value})]
+    if len(accepted) == len(possible):
         return spec
-    both = tuple(source for source in spec.when.get("source", sources) if source in accepted)
-    return replace(spec, when={**spec.when, "source": both})
+    both = tuple(value for value in spec.when.get(parent.name, possible) if value in accepted)
+    return replace(spec, when={**spec.when, parent.name: both})
 
 
 def _default(name: str) -> tuple[Value]:
@@ -133,7 +157,7 @@ def _read_declared(document: Document, task: TaskName) -> dict[str, ParameterSpe
                 when |= _read_conditions(document, ("parameters", f"{block}.when"))
                 when |= _read_conditions(document, (*path, "when"))
             values, distribution = _read_domain(document, name, content)
-            if not has_effect_in(task, name) and values != _default(name):
+            if name in TASK_RULES[task].unused and values != _default(name):
                 raise document.error(path, f"{name} has no effect with task: {task}", "remove it")
             declared[name] = ParameterSpec(
                 name=name, values=values, distribution=distribution, when=when
@@ -222,30 +246,56 @@ def _read_range(
 def read_points(document: Document, specs: Sequence[ParameterSpec]) -> tuple[Point, ...]:
     """Return the values of searched parameters in each row.
 
-    The sampler chooses those that a row does not give.
-
-    Command-line options may exclude values of a row; one whose source they exclude is left out, as
-    are rows that are equal or have no value of a searched parameter. Problems are collected in the
-    document.
+    The sampler chooses those that a row does not give, but a row that gives a parameter also gives
+    what decides whether it is active. Values that an option of the command line has excluded are
+    left out, and so is a row whose source it has excluded, as are rows that are equal or have no
+    value of a searched parameter. Problems are collected in the document.
     """
     place = ("points_to_evaluate",)
     rows = validate(document, _ROWS, place, document.get(*place) or [])
     known = {spec.name: spec for spec in specs}
+    constants = {spec.name: spec.values[0] for spec in specs if not spec.is_open}
     points: list[Point] = []
     for number, row in enumerate(rows):
+        given: Point = {}
         kept: Point = {}
         with document.collect():
-            for name, given in flatten_blocks(row).items():
+            for name, value in flatten_blocks(row).items():
                 path = (*place, number, name)
-                (value,) = _read_values(document, path, name, [given])
-                spec = known.get(name)
-                if spec and spec.contains(value):
+                (given[name],) = _read_values(document, path, name, [value])
+            for name, value in given.items():
+                problem = _why_not_in_space(name, value, known, {**constants, **given})
+                deciding = [name, *_ancestors(name, known)]
+                is_excused = any(document.is_option(("parameters", each)) for each in deciding)
+                if not problem:
                     kept[name] = value
-                elif not document.has_options:
-                    why = f"it is {spec}" if spec else "it is never active"
-                    what = f"points_to_evaluate: {name}: {value} is not in the space: {why}"
-                    raise document.error(path, what, "use a value of the space, or widen it")
-        point = {name: kept[name] for name in known if name in kept and known[name].is_open}
+                elif not is_excused:
+                    raise document.error((*place, number, name), *problem)
+        point: Point = {}
+        for name, spec in known.items():
+            is_active = spec.is_active_at({**constants, **point})
+            if spec.is_open and name in kept and is_active:
+                point[name] = kept[name]
         if ("source" in kept or "source" not in row) and point and point not in points:
             points.append(point)
     return tuple(points)
+
+
+def _why_not_in_space(
+    name: str, value: Value, specs: Mapping[str, ParameterSpec], row: Point
+) -> tuple[str, str] | None:
+    """Return what is wrong with a value in a row of points, and the fix; None if it is right."""
+    prefix = f"points_to_evaluate: {name}: {value}"
+    widen = "use a value of the space, or widen it"
+    if name not in specs:
+        return f"{prefix} is not in the space: it is never active", widen
+    spec = specs[name]
+    if not spec.contains(value):
+        return f"{prefix} is not in the space: it is {spec}", widen
+    for parent, accepted in spec.when.items():
+        where = f"{parent}: {' or '.join(map(str, accepted))}"
+        if parent not in row:
+            return f"{prefix} is used only where {where}, which this point leaves open", "give both"
+        if row[parent] not in accepted:
+            return f"{prefix} is used only where {where}", f"remove {name}, or change {parent}"
+    return None

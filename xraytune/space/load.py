@@ -13,15 +13,15 @@ from pydantic import TypeAdapter
 from xraytune.base.errors import ConfigError, Problem
 from xraytune.space.document import Block, Document, parse_yaml, read_document, write_yaml
 from xraytune.space.domains import ParameterSpec
-from xraytune.space.fields import flat_values
+from xraytune.space.fields import flat_values, has_effect
 from xraytune.space.grammar import lift_blocks, read_points, read_specs
 from xraytune.space.rules import check_space
 from xraytune.space.settings import (
+    TASK_RULES,
     DataSettings,
     Experiment,
     Settings,
     TaskName,
-    has_effect_in,
 )
 from xraytune.space.shipped import find_space
 from xraytune.space.space import Space
@@ -190,9 +190,10 @@ def _apply_override(document: Document, override: str) -> None:
 def experiment_to_yaml(experiment: Experiment, folder: Path, header: str = "") -> str:
     """Return a space file, in a folder, in which everything is fixed; see `Space.to_yaml`."""
     settings = experiment.settings
+    values = flat_values(experiment.parameters)
     specs = tuple(
         ParameterSpec(name=name, values=(value,))
-        for name, value in flat_values(experiment.parameters).items()
-        if has_effect_in(settings.task, name)
+        for name, value in values.items()
+        if has_effect(name, values) and name not in TASK_RULES[settings.task].unused
     )
     return Space(settings=settings, specs=specs).to_yaml(folder, header)

@@ -1,109 +1,169 @@
-"""What must hold at every point of a space, so that it can run."""
+"""Hold every point of a space to the rules of its components (contract.py), so that it can run."""
 
-from collections.abc import Iterator
-from typing import TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
-from xraytune.base.errors import ConfigError, Problem, join_names
-from xraytune.space.backbones import ENCODERS, has_weights
-from xraytune.space.document import Document
+from xraytune.base.errors import ConfigError, Place, Problem
+from xraytune.space.contract import FACTS, Change, Rule
+from xraytune.space.document import Document, KeyPath
+from xraytune.space.domains import ParameterSpec, Point
 from xraytune.space.fields import PARAMETERS
-from xraytune.space.messages import nearest
-from xraytune.space.settings import BLOCKS, OBJECTIVES, SOURCES, extra_images
-from xraytune.space.space import Space
+from xraytune.space.settings import RULES, FinalSettings, Settings
+from xraytune.space.space import Space, corner_points
 
-_Refusal: TypeAlias = tuple[tuple[str, ...], str, str]
-"""The names of settings and parameters, what is wrong with them, and how to fix it."""
+
+class _Refusal(NamedTuple):
+    values: Point
+    change: Change
 
 
 def check_space(space: Space, document: Document) -> None:
-    """Check that every point of a space can run; problems are collected in the document.
+    """Check every point of a space, and those of its final model, against all rules.
 
-    A problem is reported at the first of its names that the user has written.
+    Problems are collected in the document. Each is reported at the first of its names that the user
+    has written.
     """
-    first = {(names, fix): what for names, what, fix in [*_refusals(space)][::-1]}
-    for (names, fix), what in first.items():
-        paths = [
-            ("parameters", name) if name in PARAMETERS else tuple(name.split(".")) for name in names
-        ]
-        place = document.locate(next(filter(document.has, paths), paths[0]))
-        document.problems.append(Problem(what, place, fix))
+    facts = _known_facts(space.settings)
+    for rule in RULES:
+        for refusal, advice in _refusals(rule, space, facts):
+            if rule.is_useless and _is_excused(rule, refusal.change, document):
+                continue
+            place = _locate(document, [*refusal.change, *rule.names])
+            document.problems.append(_explain(rule, refusal, place, advice))
+    if space.settings.sampler.name == "grid":
+        for spec in space.specs:
+            if spec.points is None:
+                what = f"{spec.name}: sampler: grid cannot list all numbers from {spec}"
+                place = document.locate(("parameters", spec.name))
+                fix = "give values, or write sampler.name: tpe"
+                document.problems.append(Problem(what, place, fix))
+    if space.settings.final and not document.problems:
+        _check_final(space, space.settings.final, document)
 
 
-def _refusals(space: Space) -> Iterator[_Refusal]:
-    task = space.settings.task
-    metric = space.settings.objective.metric
-    if metric not in OBJECTIVES[task]:
-        what = f"objective.metric: {metric} does not apply to {task}"
-        yield ("objective.metric", "task"), what, f"write {' or '.join(OBJECTIVES[task])}"
-    data = space.settings.data
-    names: tuple[str, ...] = ("data.findings", "data.table", "task")
-    if task == "findings" and (data.findings is None or data.table is None):
-        fix = "describe the table, and write data.findings: auto or a list of its columns or labels"
-        yield names, "task: findings needs data.table and data.findings", fix
-    if task != "findings" and data.findings is not None:
-        yield names, f"data.findings has no use for task: {task}", "use task: findings"
-
-    names = ("source", "trainable", "folder.path", "generator.path", "statistics.path")
-    for trial in space.corners(*names):
-        source = trial.source
-        if source in BLOCKS and getattr(trial, source) is None:
-            fields = BLOCKS[source].model_fields.items()
-            needed = [f"{source}.{name}" for name, field in fields if field.is_required()]
-            yield names, f"source: {source} needs {join_names(needed)}", f"give {needed[0]}"
-        if task != "classification" and (SOURCES.has(source) or source == "statistics"):
-            what = f"source: {source} does not apply to task: {task}"
-            yield ("source", "task"), what, "use gan, generator, folder, duplicate or none"
-        if source == "statistics" and trial.trainable != "head":
-            what = f"source: statistics has no use for trainable: {trial.trainable}"
-            yield names, what, "use trainable: head"
-
-    apart = ", or keep the values apart with when:"
-    names = ("weights", "backbone", "trainable")
-    for trial in space.corners(*names):
-        backbone = trial.backbone
-        if not has_weights(trial.weights, backbone):
-            known = [name for name in ("imagenet", "hub") if has_weights(name, backbone)]
-            fix = f"use weights: {' or '.join([*known, 'none'])}, or the path of a file{apart}"
-            yield names, f"weights: {backbone} has no weights called {trial.weights}", fix
-        if trial.trainable != "all" and trial.weights == "none":
-            what = f"trainable: {trial.trainable} with weights: none leaves random layers untrained"
-            yield ("trainable", "weights"), what, f"use trainable: all{apart}"
-        if task == "segmentation" and backbone not in ENCODERS:
-            what = f"backbone: {backbone} cannot be the encoder of a U-Net"
-            yield ("backbone", "task"), what, nearest(backbone, ENCODERS)
-
-    for trial in space.corners("source", "gan.image_size"):
-        if trial.gan and trial.gan.image_size > data.image_size:
-            size_px = trial.gan.image_size
-            what = f"gan.image_size: {size_px} is more than data.image_size, {data.image_size}"
-            fix = f"set data.image_size: {size_px} or more, or a smaller gan.image_size"
-            yield ("gan.image_size", "data.image_size"), what, fix
-    names = ("synthetic_ratio", "batch_size", "mixing", "source")
-    for trial in space.corners(*names):
-        if trial.source != "none" and trial.extra_per_step == 0:
-            mix = f"synthetic_ratio: {trial.synthetic_ratio:g} of batch_size: {trial.batch_size}"
-            what = f"{mix} rounds to zero extra images"
-            yield names, what, f"raise one of them{apart}"
+def _check_final(space: Space, final: FinalSettings, document: Document) -> None:
+    given = final.values()
+    specs = [
+        ParameterSpec(name=spec.name, values=(given[spec.name],), when=spec.when)
+        if spec.name in given
+        else spec
+        for spec in space.specs
+    ]
+    settings = final.settings_of(space.settings)
+    trained = replace(space, specs=tuple(specs), settings=settings)
+    for rule in RULES:
+        if rule.is_useless:
+            continue
+        for refusal, _ in _refusals(rule, trained, {}):
+            place = document.locate(("final",))
+            problem = _explain(rule, refusal, place, f"in `final`, or change {rule.names[-1]}")
+            document.problems.append(problem)
 
 
-def check_images(space: Space, *, class_count: int = 2, training_images: int = 0) -> None:
-    """Check that every point of a space suits its images; ConfigError lists what does not."""
-    problems: dict[str, Problem] = {}
-    metric = space.settings.objective.metric
-    needs = f"requires two classes, but the images have {class_count}"
-    if class_count != 2 and metric == "val_sensitivity":
-        problems[metric] = Problem(f"{metric} {needs}", "objective.metric", "write val_auprc")
-    for trial in space.corners("loss"):
-        if class_count != 2 and trial.loss == "bce":
-            problems["loss"] = Problem(f"loss: bce {needs}", "loss", "use loss: cross_entropy")
-    for trial in space.corners("synthetic_ratio", "source"):
-        ratio = trial.synthetic_ratio
-        if training_images and trial.source != "none" and not extra_images(ratio, training_images):
-            what = f"{ratio:g} of {training_images} training images rounds to zero extra images"
-            fix = f"use {1 / training_images:.2g} or more"
-            problems.setdefault(fix, Problem(what, "synthetic_ratio", fix))
+def check_images(space: Space, **facts: int) -> None:
+    """Check the rules about `FACTS` of the images; ConfigError lists what points break."""
+    problems = [
+        _explain(rule, refusal, "", advice)
+        for rule in RULES
+        if not facts.keys().isdisjoint(rule.names)
+        for refusal, advice in _refusals(rule, space, facts)
+    ]
     if problems:
-        raise ConfigError(*problems.values())
+        raise ConfigError(*problems)
+
+
+def _known_facts(settings: Settings) -> dict[str, int]:
+    """Return what settings say about the images before these are read."""
+    facts = {}
+    data = settings.data
+    classes = {"binary": 2, "three": 3}
+    if data.table and data.table.labels:
+        facts["class_count"] = len({*data.table.labels.values()})
+    elif data.classes in classes and settings.task == "classification" and not data.table:
+        facts["class_count"] = classes[data.classes]
+    if settings.budget.steps_per_epoch:
+        facts["total_steps"] = settings.budget.max_epochs * settings.budget.steps_per_epoch
+    return facts
+
+
+def _refusals(rule: Rule, space: Space, facts: Mapping[str, int]) -> Iterator[tuple[_Refusal, str]]:
+    """Yield what a rule refuses at the corner points of a space, once for each change.
+
+    With advice for the user. Nothing if the rule reads facts that are not known.
+    """
+    searched = [name for name in rule.names if name in PARAMETERS]
+    fixed: dict[str, Any] = {}
+    for name in rule.names:
+        if name in FACTS and name not in facts:
+            return
+        if name not in searched:
+            fixed[name] = facts.get(name) if name in FACTS else _setting(space.settings, name)
+    refused: dict[str, _Refusal] = {}
+    accepts_some = False
+    for point in corner_points(space.specs, searched):
+        values = {
+            name: fixed[name] if name in fixed else _value(point, name) for name in rule.names
+        }
+        if change := rule.check(*values.values()):
+            refused.setdefault(str(change), _Refusal(values, change))
+        else:
+            accepts_some = True
+    for refusal in refused.values():
+        is_of_setting = next(iter(refusal.change)) not in PARAMETERS
+        if rule.is_useless and is_of_setting and accepts_some:
+            continue
+        can_be_apart = accepts_some and len(searched) > 1
+        yield refusal, "or keep the values apart with when:" if can_be_apart else ""
+
+
+def _value(point: Point, name: str) -> Any:
+    """Return the value of a parameter; where it is not active its default or, in a block, None."""
+    return point.get(name, None if "." in name else PARAMETERS[name].default)
+
+
+def _setting(settings: Settings, name: str) -> Any:
+    value: Any = settings
+    for key in name.split("."):
+        value = getattr(value, key, None)
+    return value
+
+
+def _path(name: str) -> KeyPath:
+    return ("parameters", name) if name in PARAMETERS else tuple(name.split("."))
+
+
+def _locate(document: Document, names: Sequence[str]) -> Place:
+    paths = [_path(name) for name in names]
+    return document.locate(next(filter(document.has, paths), paths[0]))
+
+
+def _is_excused(rule: Rule, change: Change, document: Document) -> bool:
+    """Return whether it is an option of the command line that makes a value of the file useless."""
+    is_given = any(document.is_option(_path(name)) for name in change)
+    return not is_given and any(document.is_option(_path(name)) for name in rule.names)
+
+
+def _explain(rule: Rule, refusal: _Refusal, place: Place, advice: str) -> Problem:
+    shown = ", ".join(
+        FACTS[name].format(value) if name in FACTS else f"{name}: {_in_yaml(value)}"
+        for name, value in refusal.values.items()
+        if value is not None
+    )
+    reason = rule.why[:1].lower() + rule.why[1:].removesuffix(".")
+    changes = " and ".join(f"{name}: {_in_yaml(value)}" for name, value in refusal.change.items())
+    fix = f"write {changes}"
+    return Problem(f"{shown}: {reason}", place, f"{fix}, {advice}" if advice else fix)
+
+
+def _in_yaml(value: object) -> str:
+    """Return a value as a space file has it, in one line."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(str, value))}]"
+    if isinstance(value, float):
+        return f"{value:g}"
+    words = {None: "null", True: "true", False: "false"}
+    return words.get(value, str(value)) if value is None or isinstance(value, bool) else str(value)
 
 
 def space_warnings(space: Space) -> Iterator[str]:

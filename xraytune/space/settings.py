@@ -6,6 +6,7 @@ one trial. Both together are an `Experiment`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -20,12 +21,14 @@ from pydantic import (
     PositiveInt,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
-from xraytune.base.records import Json
-from xraytune.space.backbones import BACKBONES, BackboneName
+from xraytune.base.records import Json, frozen
+from xraytune.space.backbones import BACKBONES, ENCODERS, BackboneName, has_weights
+from xraytune.space.contract import Change, Rule, Unless, refuses, refuses_useless
 from xraytune.space.extensions import Extensions
-from xraytune.space.paths import FilePath, WeightsName
-from xraytune.space.strict_model import Several, StrictModel
+from xraytune.space.paths import FilePath, WeightsName, is_path
+from xraytune.space.strict_model import Several, StrictModel, list_fields
 
 OptionalCount = PositiveInt | None
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -49,12 +52,37 @@ DonorControl = Literal["donor", "donor_start", "synthetic_only"]
 study's own training, started at that head. `synthetic_only`: a training on these images alone."""
 TaskName = Literal["classification", "findings", "segmentation"]
 ObjectiveName = Literal["val_auroc", "val_auprc", "val_sensitivity", "val_dice"]
-OBJECTIVES: Mapping[TaskName, tuple[ObjectiveName, ...]] = {
-    "classification": ("val_auroc", "val_auprc", "val_sensitivity"),
-    "findings": ("val_auroc", "val_auprc"),
-    "segmentation": ("val_dice",),
+
+
+@frozen
+class TaskRules:
+    """What a task accepts.
+
+    Attributes:
+        objectives: Its objectives; the first is the default.
+        sources: Its sources of extra images. None: all of them.
+        unused: The parameters that have no effect.
+    """
+
+    objectives: tuple[ObjectiveName, ...]
+    sources: tuple[str, ...] | None = None
+    unused: tuple[str, ...] = ()
+
+
+_IMAGE_SOURCES = ("none", "duplicate", "folder", "generator", "gan")
+TASK_RULES: Mapping[TaskName, TaskRules] = {
+    "classification": TaskRules(
+        objectives=("val_auroc", "val_auprc", "val_sensitivity"), unused=("pos_weight",)
+    ),
+    "findings": TaskRules(
+        objectives=("val_auroc", "val_auprc"), sources=_IMAGE_SOURCES, unused=("head", "loss")
+    ),
+    "segmentation": TaskRules(
+        objectives=("val_dice",),
+        sources=_IMAGE_SOURCES,
+        unused=("balance", "head", "loss", "pos_weight", "dropout"),
+    ),
 }
-"""The objectives of each task; the first is the default."""
 _OBJECTIVE_NAMES: Mapping[ObjectiveName, str] = {
     "val_auroc": "AUROC",
     "val_auprc": "AUPRC",
@@ -83,6 +111,23 @@ class SplitSettings(StrictModel):
 
     Its first group is the patient.
     """
+
+
+@refuses("data.split.val_a", "data.split.val_b")
+def _leave_training_images(val_a: float, val_b: float) -> Change:
+    """Less than a tenth of the patients would be left to train on."""
+    too_much = val_a + val_b >= 0.9
+    return {"data.split.val_a": 0.1, "data.split.val_b": 0.1} if too_much else {}
+
+
+@refuses("data.split.group_regex")
+def _find_patients(group_regex: str | None) -> Change:
+    """A regular expression for patients needs a group, in parentheses, around what names them."""
+    try:
+        is_valid = group_regex is None or re.compile(group_regex).groups > 0
+    except re.error:
+        is_valid = False
+    return {} if is_valid else {"data.split.group_regex": "(p[0-9]+)_"}
 
 
 _LISTED = BeforeValidator(
@@ -152,6 +197,12 @@ class ShiftSettings(StrictModel):
     """Standard deviation of Gaussian noise, where white is 1."""
 
 
+@refuses("data.shift.contrast")
+def _keep_contrast(contrast: float | None) -> Change:
+    """Without contrast, all images are the same grey."""
+    return {"data.shift.contrast": 1.0} if contrast == 0 else {}
+
+
 class DataSettings(StrictModel):
     """The images, their classes and their size."""
 
@@ -191,6 +242,22 @@ class DataSettings(StrictModel):
     """Number of patients of the train side to use; null: all of them."""
 
 
+@refuses_useless("data.positive", "class_count")
+def _choose_one_of_two(positive: str | None, class_count: int) -> Change:
+    """Only one of two classes can be positive."""
+    return {"data.positive": None} if positive is not None and class_count != 2 else {}
+
+
+@refuses("task", "data.findings", "data.table")
+def _describe_findings(task: str, findings: object, table: object) -> Change:
+    """A list of findings is for `task: findings`, which needs it and a table."""
+    if task != "findings":
+        return {"task": "findings"} if findings is not None else {}
+    if findings is None:
+        return {"data.findings": "auto"}
+    return {"data.table": "{file: labels.csv, image: file}"} if table is None else {}
+
+
 class Objective(StrictModel):
     """The validation metric that the search maximises."""
 
@@ -198,6 +265,20 @@ class Objective(StrictModel):
     """Classification: `val_auroc` (default), `val_auprc` or `val_sensitivity`, the highest
     sensitivity at any threshold with a specificity of at least .9. Findings: `val_auroc` (default)
     or `val_auprc`, means over the findings. Segmentation: `val_dice`, the mean over images."""
+
+
+@refuses("objective.metric", "task")
+def _score_task(metric: ObjectiveName, task: TaskName) -> Change:
+    """A task has its own objectives."""
+    objectives = TASK_RULES[task].objectives
+    return {} if metric in objectives else {"objective.metric": objectives[0]}
+
+
+@refuses("objective.metric", "class_count")
+def _find_sensitivity(metric: str, class_count: int) -> Change:
+    """Sensitivity is that of two classes."""
+    is_defined = metric != "val_sensitivity" or class_count == 2
+    return {} if is_defined else {"objective.metric": "val_auprc"}
 
 
 class GanSettings(StrictModel):
@@ -248,6 +329,31 @@ class GanSettings(StrictModel):
         return None if self.architecture == "dcgan" else 10_000
 
 
+@refuses("gan.steps", "gan.start_from")
+def _train_gan(steps: int | None, start_from: str | None) -> Change:
+    """An untrained generator makes noise."""
+    return {"gan.steps": 1000} if steps == 0 and start_from is None else {}
+
+
+@refuses("gan.architecture", "gan.features")
+def _reconstruct_features(architecture: str | None, features: str | None) -> Change:
+    """Features are those of reconstructed images, which only `pca` makes."""
+    return {"gan.architecture": "pca"} if features and architecture != "pca" else {}
+
+
+@refuses("gan.z_dim", "gan.features")
+def _halve_components(z_dim: int | None, features: str | None) -> Change:
+    """Half of the components are those of the features, so their number is even."""
+    return {"gan.z_dim": 128} if features and z_dim is not None and z_dim % 2 else {}
+
+
+@refuses("gan.image_size", "data.image_size")
+def _enlarge_generated(size_px: int | None, image_size_px: int) -> Change:
+    """Generated images are enlarged to the size of the real ones, but not reduced."""
+    is_larger = size_px is not None and size_px > image_size_px
+    return {"data.image_size": size_px} if is_larger else {}
+
+
 class FolderSettings(StrictModel):
     """Extra images from a folder with one subfolder per class.
 
@@ -269,30 +375,22 @@ class GivenFolder(StrictModel):
     path: FilePath
 
 
-_NEED_IMAGES = ("synthetic_ratio", "synthetic_weight", "balance", "mixing")
-_UNUSED_BY: Mapping[TaskName, tuple[str, ...]] = {
-    "classification": ("pos_weight",),
-    "findings": ("head", "loss"),
-    "segmentation": ("balance", "head", "loss", "pos_weight", "dropout"),
-}
+_NO_EXTRA_IMAGES = Unless(parameter="source", values=("none",))
 
 
-def has_effect_with(source: object, name: str) -> bool:
-    """Return whether a parameter or block has an effect with a source.
-
-    `Parameters` and spaces drop it otherwise.
-    """
-    return source == name if name in BLOCKS else source != "none" or name not in _NEED_IMAGES
-
-
-def has_effect_in(task: TaskName, name: str) -> bool:
-    """Return whether a parameter, by its dotted name, can have an effect in a task."""
-    return name not in _UNUSED_BY[task]
+def unless_of(field: FieldInfo) -> list[Unless]:
+    """Return where a parameter has no effect."""
+    return [condition for condition in field.metadata if isinstance(condition, Unless)]
 
 
 def extra_images(synthetic_ratio: float, real_count: int) -> int:
     """Return how many extra images there are for so many real ones: r·N, rounded half up."""
     return int(synthetic_ratio * real_count + 0.5)
+
+
+def pretraining_steps(synthetic_ratio: float, total_steps: int) -> int:
+    """Return how many steps are pretraining: r/(1+r) of all, rounded half up."""
+    return extra_images(synthetic_ratio / (1 + synthetic_ratio), total_steps)
 
 
 class Parameters(StrictModel):
@@ -302,15 +400,15 @@ class Parameters(StrictModel):
     """
 
     source: Annotated[str, AfterValidator(SOURCES.check)] = "none"
-    synthetic_ratio: Annotated[float, Field(ge=0, le=100)] = 1.0
+    synthetic_ratio: Annotated[float, Field(ge=0, le=100), _NO_EXTRA_IMAGES] = 1.0
     """Extra images per real image; 0 for `source: none`."""
-    synthetic_weight: Annotated[float, Field(gt=0, le=100)] = 1.0
+    synthetic_weight: Annotated[float, Field(gt=0, le=100), _NO_EXTRA_IMAGES] = 1.0
     """Weight of an extra image in the loss, where a real one has 1.
 
     At a weight of 1, r extra images per real one have r/(1+r) of the loss.
     """
-    balance: Balance = "natural"
-    mixing: Literal["additive", "pretrain"] = "additive"
+    balance: Annotated[Balance, _NO_EXTRA_IMAGES] = "natural"
+    mixing: Annotated[Literal["additive", "pretrain"], _NO_EXTRA_IMAGES] = "additive"
     """`additive`: a step draws extra images on top of its real ones; `pretrain`: the first r/(1+r)
     of all steps draw only extra images, the remaining ones only real images."""
     gan: GanSettings | None = None
@@ -322,7 +420,7 @@ class Parameters(StrictModel):
 
     1 only flips; 2 and 3 also rotate, shift, scale and change the contrast.
     """
-    views: Annotated[int, Field(ge=1, le=64)] = 8
+    views: Annotated[int, Field(ge=1, le=64), Unless(parameter="classical", values=(0,))] = 8
     """Augmented versions per image, drawn in advance."""
     backbone: BackboneName = "resnet50"
     weights: WeightsName = "imagenet"
@@ -351,11 +449,17 @@ class Parameters(StrictModel):
     @model_validator(mode="before")
     @classmethod
     def _drop_unused(cls, given: Any) -> Any:
-        """Make trials equal if they differ only in parameters that their source does not use."""
+        """Make trials equal if they differ only in parameters without an effect."""
         if not isinstance(given, dict):
             return given
         source = given.get("source", "none")
-        kept = {name: value for name, value in given.items() if has_effect_with(source, name)}
+        unused = {name for name in BLOCKS if name != source}
+        for name, field in cls.model_fields.items():
+            for unless in unless_of(field):
+                default = cls.model_fields[unless.parameter].default
+                if given.get(unless.parameter, default) in unless.values:
+                    unused.add(name)
+        kept = {name: value for name, value in given.items() if name not in unused}
         if source == "none":
             kept["synthetic_ratio"] = 0.0
         block = BLOCKS.get(source)
@@ -379,12 +483,9 @@ class Parameters(StrictModel):
         return extra_images(self.synthetic_ratio, self.batch_size)
 
     def pretraining_steps(self, total_steps: int) -> int:
-        """Return how many of `total_steps`, those of a full run, draw only extra images.
-
-        r/(1+r) of them, rounded half up.
-        """
-        ratio = self.synthetic_ratio
-        return extra_images(ratio / (1 + ratio), total_steps) if self.mixing == "pretrain" else 0
+        """Return how many of `total_steps`, those of a full run, draw only extra images."""
+        is_pretrained = self.mixing == "pretrain"
+        return pretraining_steps(self.synthetic_ratio, total_steps) if is_pretrained else 0
 
     @property
     def donor(self) -> Path | None:
@@ -435,6 +536,14 @@ class Parameters(StrictModel):
             return "classical" if self.classical else "real_only"
         return f"classical+{self.source}" if self.classical else self.source
 
+    @property
+    def peers(self) -> str:
+        """The trials that ASHA compares it with: those of its arm and mixing.
+
+        A pretrained network sees real images late, so that it learns later, but not worse.
+        """
+        return self.arm if self.mixing == "additive" else f"{self.arm}, {self.mixing}"
+
 
 BLOCKS: Mapping[str, type[StrictModel]] = {
     name: block
@@ -443,6 +552,117 @@ BLOCKS: Mapping[str, type[StrictModel]] = {
     if isinstance(block, type) and issubclass(block, StrictModel)
 }
 """The blocks of parameters; the source of the same name uses them."""
+
+
+REQUIRED = tuple(
+    f"{name}.{field}"
+    for name, block in BLOCKS.items()
+    for field, info in block.model_fields.items()
+    if info.is_required()
+)
+"""The parameters that a source cannot do without."""
+
+
+@refuses("source", *REQUIRED)
+def _give_paths(source: str, *paths: str | None) -> Change:
+    """A source of given images needs their path."""
+    given = dict(zip(REQUIRED, paths, strict=True))
+    needed = f"{source}.path"
+    return {needed: "PATH"} if needed in given and given[needed] is None else {}
+
+
+@refuses("source", "task")
+def _suit_task(source: str, task: TaskName) -> Change:
+    """Statistics and sources of other packages have neither findings nor masks."""
+    accepted = TASK_RULES[task].sources
+    return {} if accepted is None or source in accepted else {"source": "gan"}
+
+
+@refuses("trainable", "source")
+def _train_on_features(trainable: Trainable, source: str) -> Change:
+    """Statistics draw features, on which only a head can be trained."""
+    is_head = trainable == "head"
+    return {} if is_head or source != "statistics" else {"trainable": "head"}
+
+
+@refuses_useless("balance", "source", "task")
+def _keep_proportions(balance: Balance, source: str, task: TaskName) -> Change:
+    """Images of a folder are used as they come, with whatever findings they have."""
+    has_effect = (source, task) != ("folder", "findings")
+    return {} if balance == "natural" or has_effect else {"balance": "natural"}
+
+
+@refuses("synthetic_ratio", "batch_size", "mixing", "source")
+def _add_images(ratio: float, batch_size: int, mixing: str, source: str) -> Change:
+    """Steps would have no extra images."""
+    per_step = extra_images(ratio, batch_size)
+    is_empty = ratio == 0 or (mixing == "additive" and per_step == 0)
+    return {"synthetic_ratio": 1.0} if source != "none" and is_empty else {}
+
+
+@refuses("synthetic_ratio", "source", "training_images")
+def _add_an_image(ratio: float, source: str, training_images: int) -> Change:
+    """The training set would have no extra image."""
+    is_empty = extra_images(ratio, training_images) == 0
+    fewest = float(f"{1 / training_images:.2g}")
+    return {"synthetic_ratio": fewest} if source != "none" and is_empty else {}
+
+
+@refuses("synthetic_ratio", "mixing", "source", "total_steps")
+def _leave_both_phases(ratio: float, mixing: str, source: str, total_steps: int) -> Change:
+    """Pretraining and the training after it need at least a step each."""
+    if source == "none" or mixing == "additive":
+        return {}
+    is_split = 0 < pretraining_steps(ratio, total_steps) < total_steps
+    return {} if is_split else {"synthetic_ratio": 1.0}
+
+
+@refuses("synthetic_weight", "mixing", "source")
+def _weigh_pretraining(weight: float, mixing: str, source: str) -> Change:
+    """Pretraining has no real images in a step that extra ones could be weighed against."""
+    is_weighed = weight != 1 and mixing == "pretrain" and source != "none"
+    return {"synthetic_weight": 1.0} if is_weighed else {}
+
+
+@refuses("weights", "backbone")
+def _have_weights(weights: str, backbone: str) -> Change:
+    """The backbone has no weights of this name."""
+    if has_weights(weights, backbone):
+        return {}
+    names = [name for name in ("imagenet", "hub") if has_weights(name, backbone)]
+    return {"weights": [*names, "none"][0]}
+
+
+@refuses("trainable", "weights")
+def _train_random_layers(trainable: Trainable, weights: str) -> Change:
+    """Random layers would stay untrained."""
+    return {"trainable": "all"} if trainable != "all" and weights == "none" else {}
+
+
+@refuses("backbone", "task")
+def _encode(backbone: str, task: TaskName) -> Change:
+    """A U-Net cannot have this backbone as its encoder."""
+    is_unsuitable = task == "segmentation" and backbone not in ENCODERS
+    return {"backbone": "resnet34"} if is_unsuitable else {}
+
+
+@refuses_useless("weights_pixels", "weights")
+def _normalise_for_file(pixels: object, weights: str) -> Change:
+    """Only weights given as a file need the pixels that they expect."""
+    is_used = pixels is None or is_path("weights", weights)
+    return {} if is_used else {"weights_pixels": None}
+
+
+@refuses("loss", "class_count")
+def _have_two_classes(loss: LossName, class_count: int) -> Change:
+    """One output unit tells two classes apart."""
+    return {"loss": "cross_entropy"} if loss == "bce" and class_count != 2 else {}
+
+
+@refuses_useless("early_stop_epochs", "budget.max_epochs")
+def _stop_early(epochs: int | None, max_epochs: int) -> Change:
+    """A trial that may wait for so many epochs never ends early."""
+    return {"early_stop_epochs": None} if epochs and epochs >= max_epochs else {}
 
 
 def extensions_of(backbone: str, source: str) -> dict[str, str]:
@@ -533,6 +753,20 @@ class Confirm(StrictModel):
     """Equivalence margin: smaller differences in AUROC do not matter."""
 
 
+@refuses("confirm.controls.matched", "confirm.controls.tuned")
+def _compare(matched: tuple[str, ...], tuned: tuple[str, ...]) -> Change:
+    """A verdict needs a control."""
+    is_missing = not (matched or tuned)
+    return {"confirm.controls.matched": "[none, duplicate]"} if is_missing else {}
+
+
+@refuses("confirm.test", "data.train_patients")
+def _leave_patients(test: str, train_patients: int | None) -> Change:
+    """All patients are trained on, so that none are left to score."""
+    is_empty = test == "unused" and train_patients is None
+    return {"confirm.test": "auto"} if is_empty else {}
+
+
 class WandbSettings(StrictModel):
     """Weights & Biases: one run per trial, grouped by study; offline without an API key."""
 
@@ -576,6 +810,12 @@ class FinalSettings(StrictModel):
     optimizer: OptimizerName | None = None
     schedule: ScheduleName | None = None
 
+    def values(self) -> dict[str, Any]:
+        """Return the parameters that it gives, by dotted name."""
+        given = self.model_dump(exclude={"image_size", "max_epochs"}, exclude_none=True)
+        sizes = get_args(GanSettings.model_fields["image_size"].annotation)
+        return given | ({"gan.image_size": self.image_size} if self.image_size in sizes else {})
+
     def settings_of(self, settings: Settings) -> Settings:
         """Return the settings of the final training, on all patients."""
         size_px = self.image_size or settings.data.image_size
@@ -610,7 +850,7 @@ class Settings(StrictModel):
     data: DataSettings
     objective: Objective = Field(
         default_factory=lambda given: Objective(
-            metric=OBJECTIVES[given.get("task", "classification")][0]
+            metric=TASK_RULES[given.get("task", "classification")].objectives[0]
         )
     )
     budget: Budget = Budget()
@@ -652,6 +892,32 @@ class Settings(StrictModel):
         if self.scheduler.name != "asha" or grace < last:
             return ""
         return f"ASHA stops no trial: scheduler.grace is {grace}, and budget.max_epochs is {last}"
+
+
+def _applies_only(name: str, other: str, *values: str) -> Rule:
+    """Return the rule that a setting has an effect only where another one has these values."""
+    default = list_fields(Settings)[name].default
+    reason = f"`{name}` has an effect only with `{other}: {' or '.join(values)}`."
+
+    def check(value: object, given: str) -> Change:
+        return {} if value == default or given in values else {name: default}
+
+    return Rule(names=(name, other), why=reason, check=check, is_useless=True)
+
+
+RULES: tuple[Rule, ...] = (
+    *(rule for rule in [*vars().values()] if isinstance(rule, Rule)),
+    _applies_only("data.classes", "task", "classification"),
+    _applies_only("data.positive", "task", "classification"),
+    _applies_only("data.uncertain", "task", "findings"),
+    _applies_only("data.empty", "task", "findings"),
+    _applies_only("scheduler.grace", "scheduler.name", "asha"),
+    _applies_only("scheduler.reduction", "scheduler.name", "asha"),
+    _applies_only("scheduler.within", "scheduler.name", "asha"),
+    _applies_only("sampler.startup_trials", "sampler.name", "tpe"),
+    _applies_only("sampler.seed", "sampler.name", "tpe", "random"),
+)
+"""All that a study may refuse, from the rules beside the settings above."""
 
 
 def without_gate(settings: Settings) -> Settings:

@@ -165,14 +165,16 @@ class Space:
         return write_yaml(content, header)
 
 
-def _list_points(specs: Iterable[ParameterSpec], kind: Literal["points", "corners"]) -> list[Point]:
+def _list_points(specs: Sequence[ParameterSpec], kind: Literal["points", "corners"]) -> list[Point]:
     """Return every point with one of these values of each active parameter.
 
     Parents come first in `specs`.
     """
     points: list[Point] = [{}]
     for spec in specs:
-        values = getattr(spec, kind)
+        cuts = [value for child in specs for value in child.when.get(spec.name, ())]
+        values = spec.points if kind == "points" else spec.corners(cuts)
+        assert values is not None, "the caller has refused ranges of floats"
         longer: list[Point] = []
         for point in points:
             if spec.is_active_at(point):

@@ -147,12 +147,12 @@ class Journal:
         self._flush()
 
     def reports(self) -> Iterator[tuple[int, int, float, str]]:
-        """Yield every recorded value in its order of arrival: number, epoch, value, arm."""
+        """Yield every recorded value in its order of arrival: number, epoch, value, peers."""
         for entry in self._backend.read_logs(0):
             if entry["op_code"] == _REPORT_OPERATION:
                 number = entry["trial_id"]
-                arm = self.parameters(number).arm
-                yield number, entry["step"], entry["intermediate_value"], arm
+                peers = self.parameters(number).peers
+                yield number, entry["step"], entry["intermediate_value"], peers
 
     def record_failures(self, trial: Trial) -> None:
         """Record the failed attempts at a trial that is to be retried."""

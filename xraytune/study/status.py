@@ -18,7 +18,7 @@ from xraytune.base.records import frozen, to_json
 from xraytune.data.sides import FEWEST_OF_CLASS, SideSize, side_sizes
 from xraytune.space.domains import Value
 from xraytune.space.fields import flat_values, parameters_from
-from xraytune.space.settings import OBJECTIVES
+from xraytune.space.settings import TASK_RULES
 from xraytune.stats.placements import structural_components
 from xraytune.study.folder import StudyFolder, work_on
 from xraytune.study.journal import Journal
@@ -264,7 +264,7 @@ def _standard_errors(folder: StudyFolder, best: dict[str, TrialRow]) -> dict[str
         return {}
     settings = folder.space().settings
     prepared = folder.prepared()
-    is_usual = settings.objective.metric == OBJECTIVES[settings.task][0]
+    is_usual = settings.objective.metric == TASK_RULES[settings.task].objectives[0]
     if not is_usual or side_sizes(prepared)[-1].lacking(FEWEST_OF_CLASS):
         return {}
     side = prepared.side("val_b")

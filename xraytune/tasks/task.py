@@ -368,7 +368,7 @@ def weigh_extra_images(loss: Loss, parameters: Parameters) -> Loss:
     """
     weight = parameters.synthetic_weight
     count = parameters.batch_size
-    if weight == 1:
+    if weight == 1 or parameters.mixing == "pretrain":  # then, no step has both kinds
         return loss
 
     def weigh(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -64,8 +64,7 @@ def prepare_space(
     its images is compared with them before they are split; see `require_same_data`.
 
     Raises:
-        ConfigError: The classes do not suit the loss or the objective, or a mix has no extra or no
-            real images.
+        ConfigError: The images do not suit the settings (space/contract.py).
         DataError: The images cannot be used; `skip_broken` leaves out broken ones.
         MachineError: Weights or disk space are missing.
         StudyError: The images are not those that the study recorded.
@@ -99,7 +98,8 @@ def prepare_space(
                 )
                 fix = "use larger validation sides, or more images"
                 raise DataError(what, "data.split", fix)
-    check_images(space, training_images=sum(prepared.train_counts))
+    steps = settings.budget.max_epochs * prepared.steps_per_epoch(settings)
+    check_images(space, training_images=sum(prepared.train_counts), total_steps=steps)
     return prepared, index
 
 

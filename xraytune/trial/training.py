@@ -118,9 +118,10 @@ class TrialTraining:
         The k-th step with real images shows the same ones in every trial.
         """
         shown = []
-        if step >= self.pretraining_steps:
+        is_pretraining = step < self.pretraining_steps
+        if not is_pretraining:
             shown.append(self._real_stream(step - self.pretraining_steps))
-        if step < self.pretraining_steps or not self.pretraining_steps:
+        if is_pretraining or self.parameters.mixing == "additive":
             shown.append(self._extra_stream(step))
         numbers, views = map(np.concatenate, zip(*shown, strict=True))
         return numbers, views
