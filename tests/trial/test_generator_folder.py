@@ -242,18 +242,6 @@ def test_patients_that_a_saved_generator_has_seen_are_not_validated_on(kept: Kep
     assert any("whose images a generator has seen" in note for note in notes)
 
 
-def test_a_generator_is_used_whose_quality_an_earlier_version_measured(
-    kept: Kept, tmp_path: Path
-) -> None:
-    gan = Path(shutil.copytree(kept.gan, tmp_path / "gan"))
-    report = {"quality": {"features": "a network", "blur_px": 1.5}, "note": "", "copies": ""}
-    write_json(gan / "generator.json", read_json(gan / "generator.json") | {"report": report})
-
-    images = generator_sample(gan, count=4, out=tmp_path / "images")
-
-    assert len([*images.path.rglob("*.png")]) == 4
-
-
 def test_training_starts_from_a_saved_generator(kept: Kept, clinic_b: Bench) -> None:
     """Without a step, codes of the study's own images are decoded by the same network."""
     for steps in (0, 2):

@@ -243,7 +243,7 @@ def with_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a JSON object without its checksum; those of earlier versions have none.
+    """Return a JSON object without its checksum, which lines of Optuna's own tools lack.
 
     ValueError if its content was changed.
     """

@@ -63,7 +63,7 @@ class RunRow(StrictModel):
     reason: str = ""
     """Why it ended, unless it is complete."""
     network_sha256: str | None = Field(default=None, exclude_if=lambda digest: digest is None)
-    """Of the best network of a complete run; None in rows of earlier versions."""
+    """Of the best network of a complete run."""
 
 
 class TrialRow(RunRow):

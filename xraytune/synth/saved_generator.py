@@ -129,8 +129,6 @@ def read_generator(folder: Path) -> SavedGenerator:
 def read_record(file: Path, kind: type[_Record], hashes: str) -> _Record:
     """Return a record whose `hashes` have the SHA-256 of the file of tensors beside it.
 
-    Fields of earlier versions, which concerned only the training, are left out.
-
     Raise ArtifactError if either is missing or damaged.
     """
     fix = "give a folder that `xraytune generator train` wrote, or copy it again"
@@ -138,7 +136,7 @@ def read_record(file: Path, kind: type[_Record], hashes: str) -> _Record:
     if not file.is_file():
         raise ArtifactError(f"there is no {file.name} here", file.parent, fix)
     try:
-        record = TypeAdapter(kind).validate_python(read_json(file), extra="ignore")
+        record = TypeAdapter(kind).validate_python(read_json(file))
     except ValueError as error:
         what = "the record is damaged, or from another version"
         raise ArtifactError(what, file, fix) from error
@@ -168,7 +166,7 @@ def load_generator(path: Path) -> Generator:
         with safe_open(path, framework="pt") as file:
             about = json.loads(file.metadata()["generator"])
             weights = {name: file.get_tensor(name) for name in file.keys()}
-        settings = GanSettings.model_validate_json(about["settings"], extra="ignore")
+        settings = GanSettings.model_validate_json(about["settings"])
         with torch.random.fork_rng(devices=[]):
             generator = Generator(settings, about["class_count"], about["channels"])
         generator.load_state_dict(weights)
@@ -192,13 +190,9 @@ def draw_block(
     two unconditional generators give different images.
 
     Raises:
-        ArtifactError: The network ignores the findings.
         TrialError: In the first round, too few masks are plausible.
     """
     generator = load_generator(file).to(compute.device)
-    if findings is not None and generator.class_count == 1:
-        what = "an earlier version trained this generator, which ignores its single finding"
-        raise ArtifactError(what, file, "train it again")
     labels = torch.full((BLOCK,), label) if findings is None else torch.from_numpy(findings)
     kept: list[UInt8Array] = []
     for number in count():
