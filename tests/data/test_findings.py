@@ -81,7 +81,49 @@ CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any], str]] = {
         "a100 b010 c??0 d001",
     ),
     "NIH": (NIH, LABELS, ED_MASS, "a00 b11 c01 d10"),
-    "NIH, No Finding": (NIH, LABELS, {"findings": ["No Finding", "Mass"]}, "a10 b01 c01 d00"),
+    "NIH, other labels alone are unknown": (
+        NIH,
+        LABELS,
+        {"findings": ["No Finding", "Mass"]},
+        "a10 b01 c01",
+    ),
+    "NIH, other labels alone are absences": (
+        NIH,
+        LABELS,
+        {"findings": ["No Finding", "Mass"], "empty": "zeros"},
+        "a10 b01 c01 d00",
+    ),
+    **{
+        f"labels with {separator!r} between, {findings}": (
+            (
+                NIH[0],
+                tuple(f'"{row}"'.replace(",", '","').replace("|", separator) for row in NIH[1]),
+            ),
+            LABELS,
+            {"findings": findings},
+            "a00 b11 c01 d10",
+        )
+        for separator in ("|", ", ", ";", "#", "/", " + ")
+        for findings in (("Edema", "Mass"), "auto")
+    },
+    "a given separator": (
+        ("Image Index,Finding Labels", ("a.png,No Finding", "b.png,Edema Mass", "c.png,Mass")),
+        LABELS | {"separator": " "},
+        ED_MASS,
+        "a00 b11 c01",
+    ),
+    "blanks may separate labels": (
+        (NIH[0], tuple(row.replace("|", " ") for row in NIH[1])),
+        LABELS,
+        {"findings": "auto"},
+        "'Edema Mass' consists of labels of other cells.*set data.table.separator to ' '",
+    ),
+    "what no label says is unknown": (
+        (NIH[0], ("a,Normal", "b,Edema|old Mass", "c,mass|Edema?", "d,nan", "e,see report")),
+        LABELS,
+        ED_MASS,
+        "a00 b1? c?1",
+    ),
     "PadChest, auto and views": (
         PADCHEST,
         PAD | {"rows": {"Projection": ["PA", "AP"]}},
@@ -116,10 +158,11 @@ CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any], str]] = {
     ),
     "no such view": (
         PADCHEST,
-        PAD | {"rows": {"Projection": "AP supine"}},
+        PAD | {"rows": {"Projection": ["PA", "APP"]}},
         {"findings": "auto"},
-        "finds nothing.*images by data.table.rows: 4",
+        "no cell of column Projection is 'APP'.*did you mean 'AP'",
     ),
+    "misspelt label": (NIH, LABELS, {"findings": ["Edma", "Mass"]}, "did you mean 'Edema'"),
 }
 
 

@@ -36,7 +36,11 @@ def test_kermany_name_gives_series_and_number(file: str, patient: str | None) ->
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("image;who\n1.png;a\n", "there is no column 'file' (data.table.image); found image, who"),
+        (
+            "image;who\n1.png;a\n",
+            "there is no column 'file' (data.table.image); found image, who\n"
+            "  fix: make the first line: file,patient",
+        ),
         ("", "there is no column 'file'"),
         ("file,patient\n1.png,M\xfcller\n", "not a table in UTF-8"),
     ],
@@ -50,6 +54,16 @@ def test_a_malformed_table_is_refused_with_its_line(
         find_table(DataSettings(path=tmp_path))
 
     assert message in str(refusal.value)
+
+
+def test_a_table_of_other_images_shows_how_it_names_them(
+    tmp_path: Path, write: WriteImages
+) -> None:
+    write(tmp_path, ["NORMAL/1.png", "PNEUMONIA/2.png"])
+    (tmp_path / "patients.csv").write_text("file,patient\nx/7.png,p\n", "utf-8")
+
+    with pytest.raises(DataError, match=r"write their paths into column file, which has x/7\.png"):
+        read_index(DataSettings(path=tmp_path))
 
 
 @pytest.mark.parametrize("rule", ["table", "expression"])
@@ -131,6 +145,9 @@ def test_the_other_class_than_a_healthy_one_is_positive(pair: str) -> None:
     assert positive_class(None, (ill, healthy)) == 0
     assert positive_class(healthy, (ill, healthy)) == 1, "a given class comes first"
     assert positive_class(None, ("normal", "bacterial", "viral")) == 2
+    problem = positive_class("viral", ("normal", "bacterial", "viral"))
+    assert isinstance(problem, Problem)
+    assert problem.fix == "remove it"
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,11 @@ SIIM = {
         "ImageId, EncodedPixels", "1.{n}, -1", "2.{n},{n} 20 30", "2.{n},{n} 50 60"
     )
 }
-LISTS = ("a{n}.png,a{n},PA,['normal']", "\"b{n}.png\",b{n},AP,\"['rib fracture', 'pneumonia']\"")
+LISTS = (
+    "a{n}.png,a{n},PA,['normal']",
+    "\"b{n}.png\",b{n},AP,\"['rib fracture', 'pneumonia']\"",
+    "gone{n}.png,a{n},AP_horizontal,['normal']",
+)
 PADCHEST = {
     "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv": rows(
         "ImageID,PatientID,Projection,Labels", *LISTS
@@ -135,7 +139,7 @@ LAYOUTS: dict[str, tuple[str, dict[str, str], dict[str, Any] | str, str | dict[s
         "sub-S1/ses-E1/S1_E1.png",
         BIMCV,
         table([*BIMCV], "ReportID", "Labels"),
-        "rows matches an image",
+        "rows matches an image.*join a table of patients or studies with a list of images",
     ),
     "PneumoniaMNIST, JSRT": (
         "",

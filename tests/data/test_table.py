@@ -126,8 +126,27 @@ def test_row_names_image_by_path_end_of_path_or_name(name: str, is_a: bool) -> N
             "ill ill ill - well well well -",
             "labels.csv: cells that say neither yes nor no are no label (x 1)",
         ),
+        (
+            ["ill, sick", "sick", "Ill", "ill", "well", "nan", "unknown", "well"],
+            {"ill": "ill", "well": "well"},
+            "ill - ill ill well - - well",
+            "labels.csv: reads ',' between labels (data.table.separator)",
+        ),
+        (
+            ['"1,0",', "WAHR,FALSCH", '"1,00",', ",", ',"1,0"', '"0,0",1', ",1", ",1"],
+            {"Ill": "ill", "Well": "well"},
+            "ill ill ill - well well well well",
+            "",
+        ),
     ],
-    ids=["cells", "the first entry that applies decides", "lists, as in PadChest", "columns"],
+    ids=[
+        "cells",
+        "the first entry that applies decides",
+        "lists, as in PadChest",
+        "columns",
+        "commas between labels",
+        "decimal commas",
+    ],
 )
 def test_cells_or_columns_give_the_classes(
     xrays: Path, cells: list[str], labels: dict[str, str], expected: str, warning: str
@@ -144,6 +163,30 @@ def test_cells_or_columns_give_the_classes(
     assert [classes_in(index).get(Path(file).stem, "-") for file in FILES] == expected.split()
     assert {image.patient for image in index.images} <= {*FILES}
     assert warning in " ".join(index.warnings)
+
+
+def test_a_label_inside_another_is_no_case_for_the_rest(xrays: Path) -> None:
+    """Such as `ARDS COVID-19`, if `"*"` is the class of images without COVID-19."""
+    cells = ["Mass", "small mass", "Edema", "Edema", "Well", "Well", "Massive", "Well"]
+    write_rows(xrays, zip(FILES, FILES, cells, strict=True))
+
+    message = refusal(data_of(xrays, labels={"Mass": "ill", "*": "well"}))
+    index = read_index(data_of(xrays, labels={"Mass": "ill", "small mass": "ill", "*": "well"}))
+
+    assert message.count("fix:") == 1
+    assert "'small mass' has the label 'Mass' in it, but would be well by \"*\"" in message
+    assert [*classes_in(index).values()] == ["ill", "ill", *["well"] * 6]
+
+
+def test_a_header_may_have_more_commas_than_separators(xrays: Path) -> None:
+    rows = ((Path(file).name, class_of(file)) for file in FILES)
+    lines = ["file, below images;class, by a radiologist", *map(";".join, rows)]
+    (xrays / "labels.csv").write_text("\n".join(lines), "utf-8")
+    data = data_of(xrays, image="file, below images", label="class, by a radiologist", patient=None)
+
+    index = read_index(data)
+
+    assert index.class_names == ("ill", "well")
 
 
 READERS = (
@@ -270,19 +313,25 @@ def test_table_without_labels_keeps_class_folders(tmp_path: Path, write: WriteIm
         ({"label": "findings"}, "no column 'findings' (data.table.label)"),
         ({"patient": "Patient"}, "did you mean 'patient'?"),
         ({"label": None, "labels": {"Ill": "ill", "x": "well"}}, "no column 'Ill'"),
-        ({"labels": {"il": "ill", "well": "well"}}, "no training images of ill"),
+        (
+            {"labels": {"il": "ill", "well": "well"}},
+            "no cell of column finding has the label 'il'\n  fix: did you mean 'ill'?",
+        ),
         ({"labels": {"ill": "ill"}}, "there are fewer than two classes: ill"),
         ({"classes": "binary"}, "has classes other than NORMAL, PNEUMONIA: ill, well"),
         ({"file": "label.csv"}, "label.csv: cannot be read"),
         ({"side": "patient"}, "labels.csv:2: the side of a0.png is 'pa0'; it must be"),
         ({"image": "patient"}, "none of its 8 rows matches an image"),
         ({"side": {"test": "lost.txt"}}, "lost.txt: the list of data.table.side cannot be read"),
-        ({"rows": {"finding": ["sick"]}}, "images by data.table.rows: 8 (finding ill 4, finding"),
+        ({"rows": {"finding": ["ill", "sick"]}}, "no cell of column finding is 'sick'"),
+        ({"file": "labels.json"}, "labels.json: this is JSON, and tables are CSV"),
+        ({"file": "~/no such labels.csv"}, f"{Path.home()}/no such labels.csv: cannot be read"),
     ],
 )
 def test_wrong_settings_are_explained(xrays: Path, table: dict[str, Any], message: str) -> None:
     if "rows" in table:
         table["labels"] = {"ill": "ill", "well": "well"}
+    (xrays / "labels.json").write_text('[{"image": "a0.png", "finding": "ill"}]', "utf-8")
 
     assert message in refusal(data_of(xrays, **table))
 
@@ -316,7 +365,7 @@ ROWS = [
     ("changes", "message"),
     [
         ({3: "a1.png,pa1,opacity, left lung,ill"}, ":3: not a row of a table: it has 5 cells"),
-        ({3: "a1.png,pa1,ill", 5: "b0.png"}, ":3: not a row of a table: it has 3 cells"),
+        ({3: "a1.png,pa1,ill"}, "the header 4\n  3 | a1.png,pa1,ill\n  fix: write ',' for each"),
         ({1: "image,patient,comment, left,finding"}, ":2: not a row of a table: it has 4 cells"),
         ({1: "image,patient,finding,finding"}, "2 columns have the same name, 'finding'"),
         ({3: 'a1.png,pa1,"5 mm,ill'}, ":3: not a row of a table: unexpected end of data"),
@@ -350,7 +399,7 @@ def test_columns_separated_by_blanks_are_explained(xrays: Path, header: str) -> 
 def test_tables_as_programs_write_them_are_read(xrays: Path, separator: str, start: str) -> None:
     """An index column, empty columns and rows, cells with separators, line feeds and quotes."""
     report = '"Lungs: clear, wide; no\tmass\nHeart, aorta, bones\nA ""normal"" chest, 2 views"'
-    lines = [",image,patient,report,finding,", *(f"7,{row}," for row in ROWS)]
+    lines = [",image,\u200bpatient,report,finding,", *(f"7,{row},,," for row in ROWS)]
     table = "\n".join([*lines, ",,,,,", "", ""]).replace(",", separator).replace("seen", report)
     (xrays / "labels.csv").write_text(start.format(separator) + table, "utf-8")
 

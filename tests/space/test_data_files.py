@@ -61,6 +61,22 @@ def test_data_file_replaces_keys_of_a_space(tmp_path: Path, file: Path) -> None:
         ("data:\n  tabel: {}\n", "data.yaml:2: unknown key 'data.tabel'"),
         ("data:\n  table:\n    image: x\n", "data.yaml:2: data.table.file: is missing"),
         ("data: {table: {file: a, image: x, labels: {a: b/c}}}\n", "labels.a: 'b/c' is not valid"),
+        ("data: {table: {file: a, image: x, side: {}}}\n", "fix: give lists, {train: LIST, test:"),
+        (
+            "data: {table: {file: a, image: x, side: {column: fold, test: t.txt}}}\n",
+            "or the name of a column alone",
+        ),
+        ("data: {path: ~}\n", "data.path: None is not valid"),
+        ("data: {path: ~}\n", "fix: write a path; an unquoted ~ is null in YAML"),
+        ("data: {path: other.yml}\n", "other.yml is a data file"),
+        (
+            "data: {}\nname: a\nparameters: {}",
+            "data.yaml: 'name', 'parameters' of a space file, but",
+        ),
+        (
+            "task: findings\ndata: {}",
+            "fix: give the folder of the images, or a file with the data:",
+        ),
     ],
 )
 def test_errors_name_the_line(tmp_path: Path, text: str, message: str) -> None:
@@ -71,3 +87,13 @@ def test_errors_name_the_line(tmp_path: Path, text: str, message: str) -> None:
         data_settings(file, DataSettings(path=file))
 
     assert message in str(refused.value)
+
+
+def test_a_missing_file_and_another_encoding_are_told_apart(tmp_path: Path) -> None:
+    file = tmp_path / "data.yaml"
+    with pytest.raises(ConfigError, match="there is no such file"):
+        load_space(file)
+    file.write_text("data: {}\n", encoding="utf-16")
+
+    with pytest.raises(ConfigError, match="this is not UTF-8 text"):
+        load_space(file)

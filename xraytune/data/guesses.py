@@ -39,10 +39,10 @@ _KERMANY_NAME = re.compile(
     r"|(?P<series>IM|NORMAL2-IM|NORMAL|BACTERIA|VIRUS)-(?P<number>\d+)-\d{4}(-\d{4})?)"
     r"(_jpe?g\.rf\.\w+)?"  # added by Roboflow
 )
-YES = frozenset("1 1.0 pos positive present true y yes".split())
-NO = frozenset("0 0.0 absent false n neg negative no".split())
-"""Cells of a table, in lower case."""
-UNCERTAIN = frozenset("-1 -1.0 equivocal possible u uncertain unclear".split())
+YES = frozenset("1 pos positive present true wahr vrai verdadero y yes".split())
+NO = frozenset("0 absent false falsch faux falso n neg negative no".split())
+"""Cells of a table, as `word_in` returns them."""
+UNCERTAIN = frozenset("-1 equivocal possible u uncertain unclear".split())
 EMPTY = frozenset(["", "n/a", "na", "nan", "none", "null", "unknown"])
 """Cells that say neither."""
 READ_CELLS = YES | NO | UNCERTAIN | EMPTY
@@ -61,19 +61,31 @@ _OTHER_VIEW = re.compile(
     re.IGNORECASE,
 )
 _CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_PLAIN = str.maketrans("\u00a0\u2007\u202f\u2011", "   -", "\u00ad\u200b\u2060\ufeff")
+"""Blanks and hyphens that do not break lines, as on web pages, and characters without width."""
 
 
 def composed(name: str) -> str:
-    """Return a name with composed umlauts and accents, as in tables.
+    """Return a name with composed umlauts and accents, plain blanks and plain hyphens.
 
-    macOS decomposes those of files.
+    macOS decomposes the umlauts in names of files.
     """
-    return normalize("NFC", name)
+    return normalize("NFC", name.translate(_PLAIN))
 
 
 def folded(name: str) -> str:
     """Return a name to compare with others: composed, and in lower case."""
     return composed(name).casefold()
+
+
+def word_in(cell: str) -> str:
+    """Return what a cell says, to look up in `YES` and the like: `1` for `1.0` or `1,0`."""
+    return re.sub(r"^(-?\d+)[.,]0+$", r"\1", cell.casefold())
+
+
+def mentions(label: str, name: str) -> bool:
+    """Return whether a label has another one in it, as whole words, in any case."""
+    return re.search(rf"(?<!\w){re.escape(folded(name))}(?!\w)", folded(label)) is not None
 
 
 def part_named(name: str) -> PartName | None:
@@ -136,13 +148,14 @@ def positive_class(given: str | None, class_names: Sequence[str]) -> int | Probl
     It is the one `given`, or of two classes the other than a healthy one. Of three or more it is
     the last, which no metric uses.
     """
-    if given is not None and len(class_names) == 2 and composed(given) in class_names:
+    if len(class_names) != 2:
+        what = f"only one of two classes can be positive, and there are {len(class_names)}"
+        return Problem(what, "data.positive", "remove it") if given else len(class_names) - 1
+    if given is not None and composed(given) in class_names:
         return class_names.index(composed(given))
     if given is not None:
-        what = f"it must be one of two classes; the classes are {join_names(class_names)}"
-        return Problem(what, "data.positive", nearest(given, class_names, "remove it"))
-    if len(class_names) != 2:
-        return len(class_names) - 1
+        what = f"{given!r} is no class; the classes are {join_names(class_names)}"
+        return Problem(what, "data.positive", nearest(given, class_names))
     healthy = [means_no_disease(name) for name in class_names]
     if healthy[0] != healthy[1]:
         return healthy.index(False)

@@ -160,7 +160,11 @@ def _list(
     if table and column and missing:
         what = f"{len(missing)} of {len(images)} images have no row with a patient in column "
         what += f"{column}: {join_names(missing)}"
-        problems.append(Problem(what, table.path, "add a row for each of them"))
+        fix = "add a row for each of them"
+        if len(missing) == len(images) and table.rows:
+            fix = f"write their paths into column {table.settings.image}, which has "
+            fix += join_names([*table.rows], 2)
+        problems.append(Problem(what, table.path, fix))
     return replace(listing, problems=tuple(problems), warnings=(*warnings, *listing.warnings))
 
 

@@ -19,7 +19,7 @@ from xraytune.data.findings import ABSENT, PRESENT, UNKNOWN
 from xraytune.data.folders import list_images, missing_classes
 from xraytune.data.guesses import PartName, composed, inner_folders, part_named
 from xraytune.data.images import SINGLE_CLASS, ImageFile, ImageIndex, Images, TableRow
-from xraytune.data.table import LabelTable, match_names
+from xraytune.data.table import JOINING, LabelTable, match_names, table_path
 from xraytune.space.messages import nearest
 from xraytune.space.settings import DataSettings
 
@@ -40,10 +40,11 @@ def list_table(
     if not all_rows:
         what = f"none of its {len(table.rows):,} rows matches an image in {root}: they name "
         what += f"{join_names([*table.rows], 2)}, not {join_names(files, 2)}"
-        fix = "check data.path, and write the names of the files into column "
-        raise DataError(what, table.path, fix + table.settings.image)
+        fix = f"check data.path; write the names of the files into column {table.settings.image}; "
+        fix += f"join a table of patients or studies with a list of images ({JOINING})"
+        raise DataError(what, table.path, fix)
     rows = {file: row for file, row in all_rows.items() if not row.left_out_as}
-    parts = _parts_of(root, table, rows)
+    parts = _parts_of(data, table, rows)
     images = [
         ImageFile(
             file=file,
@@ -76,8 +77,14 @@ def list_table(
             f"the rows of {len(disputed):,} of {len(images):,} images disagree, such as those of "
             f"{disputed[0]}: one that says yes suffices, by the order of data.table.labels"
         )
+    if table.separator not in ("", "|", table.settings.separator):
+        notes.append(f"reads {table.separator!r} between labels (data.table.separator)")
     if table.unread:
-        notes.append(f"cells that say neither yes nor no are no label{_counted(table.unread)}")
+        what = "cells that say neither yes nor no are no label"
+        if table.settings.label:
+            what = "where a cell has only labels that are none of data.findings, these are unknown "
+            what += "(data.empty: zeros: absent)"
+        notes.append(f"{what}{_counted(table.unread)}")
     notes = [f"{table.path.name}: {note}" for note in notes]
     return replace(index, warnings=(*notes, *index.warnings))
 
@@ -169,8 +176,11 @@ def _list_findings(
     )
 
 
-def _parts_of(root: Path, table: LabelTable, rows: Mapping[str, TableRow]) -> dict[str, PartName]:
+def _parts_of(
+    data: DataSettings, table: LabelTable, rows: Mapping[str, TableRow]
+) -> dict[str, PartName]:
     """Return the part of each file; those in none are missing."""
+    root = data.path
     side = table.settings.side
     if isinstance(side, str):
         return {file: row.part for file, row in rows.items() if row.part}
@@ -185,11 +195,12 @@ def _parts_of(root: Path, table: LabelTable, rows: Mapping[str, TableRow]) -> di
     for part, name in lists.items():
         if name is None:
             continue
-        members = _members(root / name, root, rows, table)
+        path = table_path(name, data)
+        members = _members(path, root, rows, table)
         twice = sorted(members & parts.keys()) if side.train else []
         if twice:
             what = f"{len(twice)} images are also in another list: {join_names(twice, 3)}"
-            raise DataError(what, root / name, "keep each image in one list")
+            raise DataError(what, path, "keep each image in one list")
         parts |= dict.fromkeys(members, part)
     return parts
 

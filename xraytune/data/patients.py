@@ -87,7 +87,7 @@ def match_patients(group_regex: str, files: Collection[str]) -> dict[str, str]:
 
 def patient_key(name: str) -> str:
     """Return the name by which patients are compared, also if a spreadsheet wrote a number."""
-    number = re.fullmatch(r"0*([0-9]+)(\.0)?", name.strip())
+    number = re.fullmatch(r"0*([0-9]+)([.,]0)?", name.strip())
     return number[1] if number else name.strip()
 
 

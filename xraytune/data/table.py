@@ -12,7 +12,7 @@ import io
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
@@ -32,9 +32,11 @@ from xraytune.data.guesses import (
     folded,
     is_view_column,
     means_no_disease,
+    mentions,
     part_named,
     pneumonia_type,
     says_other_view,
+    word_in,
 )
 from xraytune.data.images import ImageFile, Images, TableRow
 from xraytune.data.patients import PATIENTS_CSV, patient_key
@@ -42,11 +44,13 @@ from xraytune.space.messages import nearest
 from xraytune.space.settings import FOLDER_NAME, DataSettings, TableSettings
 
 _MOST_SUBGROUPS = 20
+JOINING = "docs/data.md, Joining tables"
 _STATES = {"ignore": UNKNOWN, "zeros": ABSENT, "ones": PRESENT}
 _PATIENTS_TABLE = TableSettings(
     file=(PATIENTS_CSV,), image="file", patient="patient", label="class"
 )
 
+_Cells: TypeAlias = Mapping[str, str]
 _Rows: TypeAlias = list[tuple[SourceLine, dict[str, str]]]
 """Rows of a table, each with its line and its cells by column."""
 
@@ -55,8 +59,9 @@ _Rows: TypeAlias = list[tuple[SourceLine, dict[str, str]]]
 class LabelTable:
     """The rows of a table, each under the name that it gives its image, in order.
 
-    Of several tables, `path` is the first. `findings` are those of each row, and `unread` counts
-    the cells of their columns, or of those of labels, that say neither yes nor no. `others` are the
+    Of several tables, `path` is the first. `findings` are those of each row. `separator` is what is
+    between labels. `unread` counts the cells of columns of findings or labels that say neither yes
+    nor no or, with `table.label`, the labels that are no finding. `others` are these labels, or the
     columns that the settings do not name.
     """
 
@@ -64,6 +69,7 @@ class LabelTable:
     settings: TableSettings
     rows: Mapping[str, TableRow]
     findings: tuple[str, ...]
+    separator: str
     unread: Mapping[str, int]
     others: tuple[str, ...]
 
@@ -127,6 +133,11 @@ def _plain_path(name: str) -> str:
     return str(PurePosixPath(path)).lstrip("/")
 
 
+def table_path(file: str, data: DataSettings) -> Path:
+    """Return the path of a table or a list of one, which may start with `~`."""
+    return data.path / os.path.expanduser(file)  # noqa: PTH111 (it keeps ~ of an unknown user)
+
+
 def find_table(data: DataSettings) -> LabelTable | None:
     """Read the table that `data` describes, else the folder's `patients.csv` if there is one.
 
@@ -181,7 +192,8 @@ def _read_rows(path: Path, image: str) -> tuple[list[str], _Rows]:
 
     `image` is the column that names the images.
 
-    Raises DataError if two columns have the same name, or some rows do not fit the header.
+    Raises DataError if it is no such table, two columns have the same name, or some rows do not fit
+    the header.
     """
     try:
         text = composed(read_bytes(path, DataError).decode("utf-8-sig"))
@@ -191,16 +203,24 @@ def _read_rows(path: Path, image: str) -> tuple[list[str], _Rows]:
     except UnicodeDecodeError as error:
         fix = "unpack it (gunzip), or save it as CSV in UTF-8"
         raise DataError(f"not a table in UTF-8: {error}", path, fix) from error
+    if re.match(r"\s*(\[\s*)?\{", text):
+        fix = "save it as CSV: pandas.read_json(FILE).to_csv(OTHER, index=False); of JSON lines, "
+        fix += "read_json(FILE, lines=True)"
+        raise DataError("this is JSON, and tables are CSV", path, fix)
     lines = [*io.StringIO(text, newline="")]
-    header = text.lstrip().partition("\n")[0]
-    delimiter = max(",;\t", key=header.count)
+    first, second, *_ = [*text.lstrip().split("\n", 2), ""]
+    counts = {mark: (first.count(mark), second.count(mark)) for mark in ",;\t"}
+    delimiter = max(counts, key=lambda mark: (min(counts[mark]), counts[mark]))
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     columns: list[str] = []
+    cells: list[str] = []
     rows = []
     above = 0
     try:
         for cells in reader:
             cells = [cell.strip() for cell in cells]
+            while len(cells) > len(columns) > 0 and not cells[-1]:
+                cells.pop()
             if not any(cells) or cells[0].startswith("sep="):  # a blank line, or Excel's first one
                 pass
             elif not columns:
@@ -220,6 +240,8 @@ def _read_rows(path: Path, image: str) -> tuple[list[str], _Rows]:
     except csv.Error as error:
         where = SourceLine(path, above + 1, lines[above])
         fix = 'put a cell that contains a separator into quotation marks, "a, b", and close them'
+        if len(cells) < len(columns):
+            fix = f"write {delimiter!r} for each empty cell, also at the end of the row"
         raise DataError(f"not a row of a table: {error}", where, fix) from error
     names = [column for column in columns if column]
     for name, count in Counter(names).items():
@@ -236,12 +258,13 @@ def _outline(name: str) -> set[str]:
 
 def _read_table(settings: TableSettings, data: DataSettings) -> LabelTable:
     """Unite the rows of each image over all tables; raise DataError with the first problems."""
-    path = data.path / settings.file[0]
+    path = table_path(settings.file[0], data)
     columns: dict[str, None] = {}
     by_image: dict[str, _Rows] = defaultdict(list)
     for file in settings.file:
-        names, rows = _read_rows(data.path / file, settings.image)
-        _require_columns({"image": settings.image}, names, data.path / file)
+        place = table_path(file, data)
+        names, rows = _read_rows(place, settings.image)
+        _require_columns({"image": settings.image}, names, place)
         columns |= dict.fromkeys(names)
         for where, cells in rows:
             by_image[cells[settings.image]].append((where, cells))
@@ -253,46 +276,72 @@ def _read_table(settings: TableSettings, data: DataSettings) -> LabelTable:
     needed |= {f"rows.{column}": column for column in settings.rows}
     if settings is not _PATIENTS_TABLE:
         needed["label"] = settings.label
-    every_row = [cells for rows in by_image.values() for _, cells in rows]
-    others = [column for column in columns if column not in {settings.image, *needed.values()}]
-    findings: tuple[str, ...] = ()
-    if not data.findings:
-        if settings.label is None:
-            needed |= {f"labels.{column}": column for column in settings.labels}
-    elif data.findings != "auto":
-        findings = tuple(map(composed, data.findings))
-    elif settings.label is None:
-        findings = tuple(_finding_columns(others, every_row))
-    else:
-        words = {label for cells in every_row for label in _labels(settings, cells, data)}
-        findings = tuple(sorted(word for word in words if not means_no_disease(word)))
+    if settings.label is None and not data.findings:
+        needed |= {f"labels.{column}": column for column in settings.labels}
     _require_columns(needed, [*columns], path)
 
+    every_row = [cells for rows in by_image.values() for _, cells in rows]
+    others = [column for column in columns if column not in {settings.image, *needed.values()}]
+    listed = settings.labels if data.findings is None else data.findings
+    listed = () if listed == "auto" else tuple(map(composed, listed))
+    separator = settings.separator or ""
+    if settings.label and (data.findings or settings.labels) and not separator:
+        shown = {cells[settings.label] for cells in every_row if settings.label in cells}
+        separator = _find_separator(shown, listed, path)
+    words = Counter(
+        label for cells in every_row for label in _labels(settings, cells, separator, listed)
+    )
+    findings = listed if data.findings else ()
+    if data.findings == "auto" and settings.label is None:
+        findings = tuple(_finding_columns(others, every_row))
+    elif data.findings == "auto":
+        spellings = {folded(word): word for word in sorted(words, reverse=True)}
+        said = [word for word in sorted(spellings.values()) if word_in(word) not in READ_CELLS]
+        findings = tuple(word for word in said if not means_no_disease(word))
+    problems = _find_unknown_words(settings, every_row, path)
+    if not data.findings:
+        problems += _find_unknown_labels(settings, words, path)
+    unclear = _find_unclear(words, findings, listed)
+
+    def read_cells(cells: _Cells) -> tuple[list[str], list[str]]:
+        labels = _labels(settings, cells, separator, listed)
+        if settings.label is None:
+            return labels, _findings_of(findings, cells, data)
+        return labels, _findings_among(labels, findings, unclear, data)
+
     united = {}
-    problems: list[Problem] = []
     for name, rows in by_image.items():
         try:
-            united[name] = _unite(name, rows, settings, findings, data)
+            united[name] = _unite(name, rows, settings, data, read_cells)
         except DataError as error:
             problems += error.problems
     if problems:
         raise DataError(*problems[:10])
     yes_no = set() if settings.label else {*(findings or settings.labels)}
-    said = Counter(cells[column] for cells in every_row for column in yes_no & cells.keys())
+    unread = Counter(cells[column] for cells in every_row for column in yes_no & cells.keys())
+    known = {*map(folded, findings)}
+    if settings.label and data.findings:
+        others = [word for word in words if not (folded(word) in known or means_no_disease(word))]
+        unread = Counter({word: words[word] for word in others})
     return LabelTable(
         path=path,
         settings=settings,
         rows=united,
         findings=findings,
-        unread={cell: count for cell, count in said.items() if cell.casefold() not in READ_CELLS},
+        separator=separator,
+        unread={cell: unread[cell] for cell in unread if word_in(cell) not in READ_CELLS},
         others=tuple(column for column in others if column not in yes_no),
     )
 
 
 def _require_columns(needed: Mapping[str, str | None], columns: Sequence[str], path: Path) -> None:
-    fix = "a table of patients or studies needs a row for each image (docs/data.md, Joining tables)"
-    if len(columns) == 1:
+    fix = ""
+    if path.name == PATIENTS_CSV:
+        fix = "make the first line: file,patient"
+    elif len(columns) == 1:
         fix = "separate the columns by commas, and name them in the first line"
+    elif "image" in needed:
+        fix = f"a table of patients or studies needs a row for each image ({JOINING})"
     problems = [
         Problem(
             f"there is no column {column!r} (data.table.{key}); found {join_names(columns, 20)}",
@@ -307,9 +356,16 @@ def _require_columns(needed: Mapping[str, str | None], columns: Sequence[str], p
 
 
 def _unite(
-    name: str, rows: _Rows, settings: TableSettings, findings: Sequence[str], data: DataSettings
+    name: str,
+    rows: _Rows,
+    settings: TableSettings,
+    data: DataSettings,
+    read_cells: Callable[[_Cells], tuple[list[str], list[str]]],
 ) -> TableRow:
-    """Return what the rows of an image say together; raise DataError if they contradict."""
+    """Return what the rows of an image say together; raise DataError if they contradict.
+
+    `read_cells` returns the labels and findings of a row.
+    """
     patient = ""
     part = None
     left_out_as = ""
@@ -333,16 +389,11 @@ def _unite(
             shown = cells.get(column)
             if shown is not None and folded(shown) not in map(folded, accepted):
                 left_out_as = f"{column} {shown or '(nothing)'}"
-        its_labels = _labels(settings, cells, data)
+        its_labels, its_findings = read_cells(cells)
         labels |= dict.fromkeys(its_labels)
-        if its_labels or any(cells.get(label, "").casefold() in NO for label in settings.labels):
+        if its_labels or any(word_in(cells.get(label, "")) in NO for label in settings.labels):
             votes.add(_class_of(settings, its_labels))
-        if settings.label is None:
-            states.append(_findings_of(findings, cells, data))
-        else:
-            there = {folded(label) for label in its_labels}
-            absent = ABSENT if there else UNKNOWN
-            states.append([PRESENT if folded(word) in there else absent for word in findings])
+        states.append(its_findings)
 
     class_name = None
     by_finding = [*zip(*states, strict=True)]  # present if a row says so
@@ -375,24 +426,133 @@ def _unite(
 
 def _patient(cell: str, where: SourceLine) -> str:
     """Return a patient's ID as it was before a spreadsheet or pandas wrote it."""
-    if re.fullmatch(r"\d(\.\d+)?[eE]\+\d+", cell):
+    if re.fullmatch(r"\d([.,]\d+)?[eE]\+\d+", cell):
         what = f"patient {cell} is a number that lost its digits, as in a spreadsheet"
         raise DataError(what, where, "write the IDs again from their source, as text")
-    return "" if cell.casefold() in EMPTY else re.sub(r"^(\d+)\.0$", r"\1", cell)
+    return "" if cell.casefold() in EMPTY else re.sub(r"^(\d+)[.,]0$", r"\1", cell)
 
 
-def _labels(settings: TableSettings, cells: Mapping[str, str], data: DataSettings) -> list[str]:
+def _find_separator(cells: Collection[str], listed: Collection[str], path: Path) -> str:
+    """Return what is between the labels of cells; see `TableSettings.separator`.
+
+    Raises DataError if it may be a blank.
+    """
+    alone = {*map(folded, (*cells, *listed))}
+    several = [cell for cell in cells if cell not in listed and not cell.startswith("[")]
+    for separator in ("|", ";", ",", "#", "/", "+", " "):
+        for cell in several:
+            parts = [folded(part).strip() for part in cell.split(separator)]
+            has_labels = alone.issuperset(parts) and all(re.search(r"[^\W\d]", p) for p in parts)
+            if len(parts) == 1 or not (has_labels or separator == "|"):
+                continue
+            if separator == " ":
+                what = f"blanks may separate labels: {cell!r} consists of labels of other cells"
+                fix = "set data.table.separator to ' ', or to '|' if this is one label"
+                raise DataError(what, path, fix)
+            return separator
+    return "|"
+
+
+def _labels(
+    settings: TableSettings, cells: _Cells, separator: str, listed: Collection[str]
+) -> list[str]:
     """Return the labels of a row: those in its cell, or the columns that say yes."""
     if settings.label is None:
-        return [label for label in settings.labels if cells.get(label, "").casefold() in YES]
+        return [label for label in settings.labels if word_in(cells.get(label, "")) in YES]
     cell = cells.get(settings.label, "")
-    labels = cell.split("|") if settings.labels or data.findings else [cell]
-    if cell.startswith("[") and cell not in settings.labels:  # a list, as Python writes it
+    labels = [cell]
+    if cell.startswith("[") and cell not in listed:  # a list, as Python writes it
         labels = [label.strip().strip("'\"") for label in cell.strip("[]").split(",")]
-    return [label.strip() for label in labels if label.strip()]
+    elif separator and not (cell in listed or means_no_disease(cell)):
+        labels = cell.split(separator)
+    labels = [label.strip() for label in labels]
+    return [
+        label
+        for label in labels
+        if label in listed or means_no_disease(label) or label.casefold() not in EMPTY
+    ]
 
 
-def _findings_of(names: Sequence[str], cells: Mapping[str, str], data: DataSettings) -> list[str]:
+def _find_unknown_words(
+    settings: TableSettings, rows: Sequence[_Cells], path: Path
+) -> list[Problem]:
+    """Return the values of `data.table.rows` that no cell has."""
+    problems = []
+    for column, accepted in settings.rows.items():
+        words = {folded(row[column]): row[column] for row in rows if column in row}
+        for value in accepted:
+            if folded(value) not in words:
+                what = f"no cell of column {column} is {value!r} (data.table.rows)"
+                fix = f"remove it; the cells are {join_names(sorted(words.values()), 5)}"
+                problems.append(Problem(what, path, nearest(value, words.values(), fix)))
+    return problems
+
+
+def _find_unknown_labels(
+    settings: TableSettings, words: Collection[str], path: Path
+) -> list[Problem]:
+    """Return the labels of `data.table.labels` that no cell has, and labels that have one in them.
+
+    These would be of the class of `"*"`.
+    """
+    if settings.label is None:
+        return []
+    problems = []
+    shown = {*map(folded, words)}
+    rest = settings.labels.get("*")
+    classes = {label: name for label, name in settings.labels.items() if label != "*"}
+    for label, name in classes.items():
+        if folded(label) not in shown:
+            what = f"no cell of column {settings.label} has the label {label!r}"
+            problems.append(Problem(what, path, nearest(label, words, "remove it")))
+        for word in words if rest not in (None, name) else ():
+            if mentions(word, label) and folded(word) not in map(folded, classes):
+                what = f'{word!r} has the label {label!r} in it, but would be {rest} by "*"'
+                fix = "write data.table.separator, or this label and its class in data.table.labels"
+                problems.append(Problem(what, path, fix))
+    return problems
+
+
+def _find_unclear(
+    words: Collection[str], findings: Sequence[str], listed: Collection[str]
+) -> dict[str, set[str]]:
+    """Return the findings that each label leaves unknown.
+
+    These are those in its name, unless it is listed as a finding itself or means no disease, and
+    those that no label is.
+    """
+    names = {*map(folded, findings)}
+    missing = names - {*map(folded, words)}
+    clear = {*map(folded, listed)}
+    unclear = {}
+    for word in map(folded, words):
+        unclear[word] = missing
+        if word not in clear and not means_no_disease(word):
+            unclear[word] = missing | {name for name in names if mentions(word, name)}
+    return unclear
+
+
+def _findings_among(
+    labels: Sequence[str],
+    findings: Sequence[str],
+    unclear: Mapping[str, set[str]],
+    data: DataSettings,
+) -> list[str]:
+    """Return the findings of a row by its labels.
+
+    Without a finding or `No Finding` among them, others are as in an empty cell.
+    """
+    there = {*map(folded, labels)}
+    names = [*map(folded, findings)]
+    is_read = any(map(means_no_disease, labels)) or not there.isdisjoint(names)
+    others = ABSENT if is_read or data.empty == "zeros" else UNKNOWN
+    unknown = {name for label in there for name in unclear[label]}
+    states = dict.fromkeys(names, others)
+    states |= dict.fromkeys(unknown, UNKNOWN) | dict.fromkeys(there & {*names}, PRESENT)
+    return [states[name] for name in names]
+
+
+def _findings_of(names: Sequence[str], cells: _Cells, data: DataSettings) -> list[str]:
     """Return the findings of a row by a column for each, unknown without one.
 
     `No Finding` without a column is the absence of all others.
@@ -403,7 +563,7 @@ def _findings_of(names: Sequence[str], cells: Mapping[str, str], data: DataSetti
         if not isinstance(uncertain, str):
             uncertain = uncertain.get(name, "ignore")
         meanings = ((YES, "ones"), (NO, "zeros"), (UNCERTAIN, uncertain), (EMPTY, data.empty))
-        word = cells.get(name, "?").casefold()
+        word = word_in(cells.get(name, "?"))
         uses = [use for words, use in meanings if word in words] or ["ignore"]
         states.append(_STATES[uses[0]])
     for place, name in enumerate(names):
@@ -416,11 +576,11 @@ def _findings_of(names: Sequence[str], cells: Mapping[str, str], data: DataSetti
     return states
 
 
-def _finding_columns(columns: Iterable[str], rows: Sequence[Mapping[str, str]]) -> list[str]:
+def _finding_columns(columns: Iterable[str], rows: Sequence[_Cells]) -> list[str]:
     """Return the columns whose cells say yes, no or neither, and some yes."""
     found = []
     for column in columns:
-        words = {row[column].casefold() for row in rows if column in row}
+        words = {word_in(row[column]) for row in rows if column in row}
         if words <= READ_CELLS and words & YES and not is_view_column(column):
             found.append(column)
     return found
@@ -430,5 +590,6 @@ def _class_of(settings: TableSettings, labels: Collection[str]) -> str | None:
     """Return the class of an image with these labels."""
     if not settings.labels or not labels:
         return min(labels, default=None)
-    words = (name for label, name in settings.labels.items() if label in {*labels, "*"})
+    there = {"*", *map(folded, labels)}
+    words = (name for label, name in settings.labels.items() if folded(label) in there)
     return next(words, None)

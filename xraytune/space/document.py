@@ -147,9 +147,10 @@ def read_document(path: Path) -> Document:
     try:
         with explain_disk_errors(path):
             text = read_bytes(path, ConfigError).decode("utf-8-sig")
-    except (FileNotFoundError, UnicodeDecodeError):
-        what = "there is no such file, or it is not UTF-8 text"
-        raise ConfigError(what, path, "check the path, or save it as UTF-8") from None
+    except FileNotFoundError:
+        raise ConfigError("there is no such file", path, "check the path") from None
+    except UnicodeDecodeError:
+        raise ConfigError("this is not UTF-8 text", path, "save it as YAML in UTF-8") from None
     content = parse_yaml(text, path)
     document = Document(content, path)
     if not isinstance(content, Block):

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from xraytune.base.errors import ConfigError, Problem
+from xraytune.base.errors import ConfigError, Problem, join_names
 from xraytune.space.document import Block, Document, parse_yaml, read_document, write_yaml
 from xraytune.space.domains import ParameterSpec
 from xraytune.space.fields import flat_values, has_effect
@@ -91,7 +91,12 @@ def load_space(
 def _read_settings(document: Document) -> Settings:
     """Return the settings of a file, with absolute paths."""
     given = {key: value for key, value in document.content.items() if key not in SPACE_KEYS}
-    return validate(document, TypeAdapter(Settings), (), given)
+    settings = validate(document, TypeAdapter(Settings), (), given)
+    if is_data_file(settings.data.path):
+        what = f"data.path: {settings.data.path} is a data file"
+        fix = "give it as --data FILE, or write the keys of its data: block here"
+        raise document.error(("data", "path"), what, fix)
+    return settings
 
 
 SEARCH_ONLY = (
@@ -146,6 +151,12 @@ def _apply_data_file(document: Document, file: Path, *, without: Sequence[str] =
     A file may be for several tasks: `without` keys.
     """
     read = read_document(file)
+    others = [key for key in read.content if key in (*Settings.model_fields, *SPACE_KEYS)]
+    others = [repr(key) for key in others if key != "data"]
+    if others:
+        what = f"{join_names(others)} of a space file, but a data file has data: alone"
+        fix = "give the folder of the images, or a file with the data: block alone"
+        raise ConfigError(Problem(what, file, fix))
     validate(read, TypeAdapter(_DataFile), (), read.content)
     data = read.get("data")
     for key in data.keys() & DataSettings.model_fields.keys() - {*DATA_FILE_KEYS}:

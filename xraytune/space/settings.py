@@ -150,6 +150,12 @@ class TableSides(StrictModel):
     """Like `train`; if only `test` is given, all other images are training images."""
 
 
+def _require_lists(side: Any) -> Any:
+    if isinstance(side, dict) and not (side.keys() <= {"train", "test"} and any(side.values())):
+        raise ValueError("give lists, {train: LIST, test: LIST}, or the name of a column alone")
+    return side
+
+
 class TableSettings(StrictModel):
     """A table of images: its columns for the image, the patient, the label and the side."""
 
@@ -160,13 +166,16 @@ class TableSettings(StrictModel):
     patient: str | None = None
     """The column of the patient; without it, the patient is found as in a folder."""
     label: str | None = None
-    """The column of the label, or of several labels in each cell, with `|` between them."""
+    """The column of the label, or of several labels in each cell."""
+    separator: Annotated[str, Field(min_length=1)] | None = None
+    """What is between the labels of a cell. Without it, `|`; where no cell has one, the first of
+    `; , # / +` between labels that other cells have alone."""
     labels: dict[str, ClassName] = Field(default={})
     """The class of each label; the first entry that applies to a row of the image decides. Without
     `label`, the labels are columns: 1 is yes."""
     rows: dict[str, OneOrMore] = Field(default={})
     """The rows to use, by the cells of a column: `{view: [PA, AP]}`; other images are left out."""
-    side: str | TableSides | None = None
+    side: Annotated[str | TableSides | None, BeforeValidator(_require_lists)] = None
     """Which images are train, val and test: a column with these words, or lists; without it, the
     folders of these names decide."""
 

@@ -86,6 +86,10 @@ def _explain(name: str, error: ErrorDetails) -> tuple[str, str]:
         fix = "use up to 64 letters, digits, '.', '_' and '-', starting with a letter or digit"
     elif kind == "model_type":
         fix = "write a mapping, {key: value}"
+    elif kind == "path_type":
+        fix = "write a path; an unquoted ~ is null in YAML"
+    elif kind == "value_error":
+        fix = str(error["ctx"]["error"])
     else:
-        fix = f"it should {error['msg'].partition(' should ')[2] or error['msg']}"
+        fix = error["msg"].replace("Input should", "it should")
     return f"{name}: {value!r} is not valid", fix
