@@ -29,7 +29,7 @@ from xraytune.synth.mix import require_enough
 from xraytune.synth.sources.folder import store_folder
 from xraytune.synth.sources.source import StudyImages
 from xraytune.synth.sources.which import seen_by, source_of
-from xraytune.trial.prepare import open_space
+from xraytune.trial.prepare import open_space, require_inputs
 from xraytune.trial.quality import report_pool
 
 _FEWEST_PATIENTS = 25
@@ -82,6 +82,8 @@ def audit(
     study = StudyFolder((studies / settings.name).resolve())
     cache = (cache or study.default_cache).resolve()
     require_free(study)
+    if not quick:
+        require_inputs(settings, space.networks())
 
     on_progress = callbacks.on_progress
     index = read_index(data, on_progress=on_progress)

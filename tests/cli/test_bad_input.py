@@ -1,6 +1,6 @@
 """Invalid input: one clear message, its exit code, and no files left behind.
 
-Nothing is trained, and Ray does not start.
+Nothing is trained, and Ray only starts if the folders, labels and weights are right.
 """
 
 import shutil
@@ -81,11 +81,22 @@ def spoil_images(here: Path) -> None:
     Image.new("1", (20_000, 9_000)).save(wide, "PNG")
 
 
+def cut_weights(here: Path) -> None:
+    (here / "cut.pth").write_bytes(b"weights")
+    (here / "mobilenet_v2-b0353104.pth").write_bytes(b"weights")
+
+
+def lose_everything(here: Path) -> None:
+    shutil.rmtree(here / "xrays")
+
+
 def break_an_extra_image(here: Path) -> None:
     shutil.copytree(here / "xrays" / "train", here / "extra" / "train")
     next((here / "extra" / "train" / "NORMAL").iterdir()).write_bytes(b"")
 
 
+OFFICIAL = f"{SEARCH} --set weights=imagenet --weights-dir . --set backbone="
+LOST = "xrays: there is no such folder|no official weights of vgg11|none and trainable: all"
 BROKEN = "truncated|empty|no JPEG, PNG, TIFF, BMP, GIF|too many pixels|4 images or masks are broken"
 
 
@@ -94,9 +105,12 @@ BROKEN = "truncated|empty|no JPEG, PNG, TIFF, BMP, GIF|too many pixels|4 images 
     [
         (remove_a_class, SEARCH, 3, "NORMAL"),
         (spoil_images, SEARCH, 3, BROKEN),
+        (lose_everything, f"{OFFICIAL}vgg11", 3, LOST),
+        (cut_weights, f"{OFFICIAL}mobilenet_v2", 4, "b0353104.pth: this file is damaged"),
+        (cut_weights, f"{SEARCH} --set weights=cut.pth", 4, "this weights file cannot be read"),
         (nothing, f"{SEARCH} --set data.split.group_regex=(a", 2, "regular expression"),
         (nothing, f"{SEARCH} --set resources.gpus_per_trial=99", 4, "99 GPUs"),
-        (nothing, f"{OF_FOLDER}nowhere", 3, "nowhere: there is no such folder"),
+        (nothing, f"{OF_FOLDER}nowhere", 3, "nowhere: folder.path: there is nothing"),
         (break_an_extra_image, f"{OF_FOLDER}extra/train", 3, "extra/train: 1 images|is empty"),
         (nothing, "search --space space.yaml --studies notes.txt", 2, "this is a file"),
         (nothing, "train --config space.yaml -o xrays", 2, "this path already exists"),
@@ -109,9 +123,12 @@ def test_bad_input_is_refused_and_changes_no_file(
     spoil(here)
     before = content_of(here)
 
-    refused(run(*line.split()), exit_code, *words.split("|"))
+    result = run(*line.split())
 
+    refused(result, exit_code, *words.split("|"))
     assert content_of(here) == before
+    # Ray starts while images are decoded.
+    assert ("starting Ray" in result.stderr) == (spoil in (spoil_images, break_an_extra_image))
 
 
 @pytest.fixture

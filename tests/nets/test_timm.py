@@ -10,7 +10,7 @@ from xraytune.base.errors import ConfigError, MachineError
 from xraytune.nets.backbones import accepts, build_backbone, find_weights, pixel_constants
 from xraytune.nets.networks import trained_parameters
 from xraytune.space.load import load_space
-from xraytune.trial.prepare import require_networks
+from xraytune.trial.prepare import require_network
 
 timm = pytest.importorskip("timm", reason="backbone: timm/NAME needs pip install 'xraytune[timm]'")
 pytestmark = pytest.mark.slow
@@ -75,7 +75,7 @@ def test_sizes_and_constants_come_from_timm(tmp_path: Path) -> None:
         ConfigError,
         match=r"timm/vit_tiny_patch16_224 does not take images of 128 px(.|\n)*often 224",
     ):
-        require_networks(load_space(file))
+        require_network(load_space(file).settings, "timm/vit_tiny_patch16_224", "none")
 
 
 def test_what_timm_does_not_have_is_refused(

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from xraytune.base.errors import MachineError
 from xraytune.base.tensors import read_weights
-from xraytune.nets.backbones import find_weights
+from xraytune.nets.backbones import build_backbone, find_weights
 from xraytune.nets.networks import build_classifier
 from xraytune.space.settings import Parameters
 
@@ -47,6 +47,17 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     return tmp_path / "hub" / "checkpoints"
+
+
+@pytest.mark.parametrize("is_in_cache", [True, False])
+def test_an_official_file_of_other_content_is_refused(offline: Path, is_in_cache: bool) -> None:
+    """A download that was cut off, or weights of one's own under an official name."""
+    file = offline / "mobilenet_v2-7ebf99e0.pth"
+    offline.mkdir(parents=True)
+    torch.save(build_backbone("mobilenet_v2")[0].state_dict(), file)
+
+    with pytest.raises(MachineError, match=f"{file}: .*SHA-256 does not match its name"):
+        find_weights("mobilenet_v2", "imagenet", None if is_in_cache else offline)
 
 
 def test_missing_weights_without_network_name_every_file_that_would_do(offline: Path) -> None:

@@ -49,6 +49,7 @@ parameters:
         *("vgg16, IMAGENET1K_FEATURES", "vgg16, none"),
     }
     assert weights["resnet18, imagenet"].found.endswith("resnet18-f37072fd.pth")
+    assert "its SHA-256 does not match its name" in weights["resnet18, imagenet"].found
     assert "no official weights" in weights["resnet34, imagenet"].found
     assert (
         "put resnet34-b627a593.pth there (from https://download.pytorch.org/models/)"

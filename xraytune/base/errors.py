@@ -121,6 +121,22 @@ class TrialError(XraytuneError):
 
 
 @contextmanager
+def collect(errors: list[XraytuneError]) -> Iterator[None]:
+    """Collect the error of the block, if any, for `raise_together`."""
+    try:
+        yield
+    except XraytuneError as error:
+        errors.append(error)
+
+
+def raise_together(errors: Sequence[XraytuneError]) -> None:
+    """Raise all problems of some errors as one error of the first's class; nothing if none."""
+    if errors:
+        problems = dict.fromkeys(problem for error in errors for problem in error.problems)
+        raise type(errors[0])(*problems)
+
+
+@contextmanager
 def add_notes(notes: Iterable[str]) -> Iterator[None]:
     """Show notes with a DataError of the block: what was left out may be its cause."""
     try:

@@ -36,7 +36,7 @@ from xraytune.study.journal import random_parameters
 from xraytune.synth.mix import mix_label
 from xraytune.tasks import task_of
 from xraytune.tasks.task import Results
-from xraytune.trial.prepare import open_space, prepare_space
+from xraytune.trial.prepare import open_space, prepare_space, require_inputs
 from xraytune.trial.training import TrialTraining
 from xraytune.trial.training_set import TrainingSet
 
@@ -160,6 +160,7 @@ def headroom(
         fix = "add a source of extra images and synthetic_ratio"
         raise ConfigError(what, settings.name, fix)
     cache = cache.resolve()
+    require_inputs(settings, whole.networks())
     prepared, _ = prepare_space(
         whole, cache, skip_broken=skip_broken, note=note, on_progress=on_progress
     )

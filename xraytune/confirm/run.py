@@ -30,6 +30,7 @@ from xraytune.search.ray.runner import Runner
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.inputs import inputs_of_trials, read_inputs, require_same_inputs
 from xraytune.study.journal import Journal
+from xraytune.trial.prepare import require_inputs
 
 
 def confirm(
@@ -88,10 +89,11 @@ def confirm(
         folder = study_folder.path / CONFIRM_FOLDER
         plan = read_plan(folder)
         if plan is None:  # else there may be nothing left to do
-            runner.start()
             replicates = replicates or settings.confirm.replicates
             trials = choose_finalists(searched, finalists or settings.confirm.finalists)
             compared = [trial.parameters for trial in trials]
+            require_inputs(settings, {(each.backbone, each.weights) for each in compared})
+            runner.start()
         else:
             if replicates not in (None, plan.replicates):
                 what = (

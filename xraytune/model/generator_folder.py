@@ -38,7 +38,7 @@ from xraytune.base.files import (
 )
 from xraytune.base.records import Json, Progress, frozen, ignore_progress, to_json
 from xraytune.data.findings import numbers_of
-from xraytune.data.folders import PROVENANCE_FILE
+from xraytune.data.folders import PROVENANCE_FILE, require_folder
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.nets.backbones import find_weights
 from xraytune.nets.compute import allocation_of, compute_like, gpu_count, pin
@@ -153,6 +153,7 @@ def generator_train(
     networks = [donor_experiment.parameters] if donor_experiment else []
     if experiment and settings.weights_dir:
         networks.append(experiment.parameters)
+    require_folder(settings.data.path)
     try:
         for network in networks:
             find_weights(network.backbone, network.weights, settings.weights_dir)

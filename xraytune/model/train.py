@@ -50,7 +50,7 @@ from xraytune.synth.mix import plan_mix
 from xraytune.tasks import TASKS
 from xraytune.tasks.bundle_record import BundleRecord, TrainedOn
 from xraytune.tasks.ensemble import average_networks
-from xraytune.trial.prepare import open_space, prepare_space
+from xraytune.trial.prepare import open_space, prepare_space, require_inputs
 from xraytune.trial.run import run_trial
 from xraytune.trial.samples import save_generator_grid
 from xraytune.trial.training import TrialTraining
@@ -144,6 +144,7 @@ def train(
         note(f"the study of the exported trial does not exist here: {study.path}")
         study = None
     cache = (cache or (Path("cache") if study is None else study.default_cache)).resolve()
+    require_inputs(settings, [(parameters.backbone, parameters.weights)])
     prepared, index = prepare_space(
         space,
         cache,

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import torch
 from torch import nn
@@ -24,7 +25,7 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 from torchvision import models
 
 from xraytune.base.errors import ConfigError, MachineError
-from xraytune.base.files import explain_disk_errors
+from xraytune.base.files import explain_disk_errors, sha256_of
 from xraytune.base.tensors import UNREADABLE, load_tensors, read_weights
 from xraytune.space.backbones import BACKBONES, is_of_torchvision
 from xraytune.space.messages import nearest
@@ -37,6 +38,9 @@ _IMAGENET = ("IMAGENET1K_V2", "IMAGENET1K_V1", "IMAGENET1K_SWAG_LINEAR_V1")
 
 Others are for larger images, or lack the last layers.
 """
+_WITHOUT_WEIGHTS = "weights: none and trainable: all"
+_ANSWER_SECONDS = 3.0
+"""How long a server of weights may take to answer."""
 _SMALL_CNN_WIDTHS = (16, 32, 64, 96)
 _INCEPTIONS = ("googlenet", "inception_v3")
 """They have auxiliary heads, and `transform_input` brings pixels into [-1, 1]."""
@@ -239,19 +243,22 @@ def load_weights(network: nn.Module, name: str, path: Path) -> None:
         wrong = f"{len(missing)} of {len(expected)} tensors are missing or of another shape"
         what = f"these weights are not for {name}: {wrong}"
         first = [*missing, *unexpected][0]
-        fix = f"use a state dict of {name} (first difference: {first}), or weights: none"
+        fix = f"use a state dict of {name} (first difference: {first}), or {_WITHOUT_WEIGHTS}"
         raise MachineError(what, path, fix)
 
 
-def find_weights(backbone: str, weights: str, weights_dir: Path | None) -> Path | None:
+def find_weights(
+    backbone: str, weights: str, weights_dir: Path | None, *, may_download: bool = True
+) -> Path | None:
     """Return the file of pretrained weights, `Parameters.weights`, or None for `none`.
 
     `imagenet` is the newest official file in `weights_dir`, a folder of torchvision's files under
-    their official names; without a folder, official files are downloaded to torch's cache.
+    their official names; without a folder, official files are downloaded to torch's cache. Without
+    `may_download`, None is also returned for a file that could be downloaded.
 
     Raises:
         ConfigError: The backbone has no such set.
-        MachineError: The file is missing, or cannot be downloaded.
+        MachineError: The file is missing, cannot be downloaded, or is not the official one.
     """
     if weights == "none":
         return None
@@ -263,7 +270,7 @@ def find_weights(backbone: str, weights: str, weights_dir: Path | None) -> Path 
             return Path(hf_hub_download(repository, "model.safetensors"))
     if is_path("weights", weights):
         if not Path(weights).is_file():
-            fix = "give the path of a file, or weights: none"
+            fix = f"give the path of a file, or set {_WITHOUT_WEIGHTS}"
             raise MachineError("no such weights file", Path(weights), fix)
         return Path(weights)
     sets = models.get_model_weights(backbone) if is_of_torchvision(backbone) else ()
@@ -279,24 +286,36 @@ def find_weights(backbone: str, weights: str, weights_dir: Path | None) -> Path 
         for url in urls:
             file = weights_dir / Path(url).name
             if file.is_file():
-                return file
-        fix = f"put {names} there {source}, or set weights: none"
+                return _require_official(file, url)
+        fix = f"put {names} there {source}, or set {_WITHOUT_WEIGHTS}"
         raise MachineError(f"no official weights of {backbone} here", weights_dir, fix)
     url = urls[0]
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     if file.is_file():
-        return file
-    _logger.info("downloading %s", url)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    sha256_start = file.stem.rpartition("-")[2]  # b0353104 of mobilenet_v2-b0353104
+        return _require_official(file, url)
     try:
         with explain_disk_errors(file):
-            torch.hub.download_url_to_file(url, str(file), sha256_start, progress=False)
+            with urlopen(url, timeout=_ANSWER_SECONDS):  # the download would wait for minutes
+                pass
+            if not may_download:
+                return None
+            _logger.info("downloading %s", url)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(file), progress=False)
     except (OSError, RuntimeError, HTTPException) as error:
         fix = (
             f"put {names} {source} into a folder and pass it as --weights-dir or `weights_dir`, or "
-            f"put {file.name} into {file.parent}; or set weights: none"
+            f"put {file.name} into {file.parent}; or set {_WITHOUT_WEIGHTS}"
         )
         what = f"the weights cannot be downloaded ({error})"
         raise MachineError(what, url, fix) from error
+    return _require_official(file, url)
+
+
+def _require_official(file: Path, url: str) -> Path:
+    """Return an official file if its content has the SHA-256 that begins as its name says."""
+    start = file.stem.rpartition("-")[2]  # b0353104 of mobilenet_v2-b0353104
+    if not sha256_of(file).startswith(start):
+        what = "this file is damaged or another one: its SHA-256 does not match its name"
+        raise MachineError(what, file, f"remove it, and download {url}")
     return file

@@ -15,11 +15,11 @@ import torch
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import ConfigError, MachineError
 from xraytune.base.files import nearest_folder
-from xraytune.nets.backbones import find_weights
 from xraytune.nets.compute import choose_compute, gpu_count
 from xraytune.search.ray.setup import ray_parent, why_ray_cannot_start
 from xraytune.space.load import load_space
 from xraytune.space.space import Space, missing_packages
+from xraytune.trial.prepare import require_network
 
 _GIB = 2**30
 _MIN_DISK_GIB = 10
@@ -92,14 +92,18 @@ def _check_space(space: Space) -> Iterator[Check]:
     for problem in missing_packages(space):
         yield Check("packages", "missing", problem.what, problem.fix)
     downloads = Path(torch.hub.get_dir()) / "checkpoints"
+    folder = space.settings.weights_dir or downloads
+    settings = space.settings.model_copy(update={"weights_dir": folder})
     for backbone, weights in space.networks():
         name = f"weights of {backbone}, {weights}"
         try:
-            file = find_weights(backbone, weights, space.settings.weights_dir or downloads)
+            file = require_network(settings, backbone, weights, may_download=False)
             yield Check(name, "ok", str(file) if file else "not needed")
         except (ConfigError, MachineError) as error:
             problem = error.problems[0]
-            fix = problem.fix
+            what = f"{problem.what} in {problem.where}"
             if problem.where == downloads:
-                fix = f"downloaded on first use; without network access: {fix}"
-            yield Check(name, "warning", f"{problem.what} in {problem.where}", fix)
+                fix = f"downloaded on first use; without network access: {problem.fix}"
+                yield Check(name, "warning", what, fix)
+            else:
+                yield Check(name, "missing", what, problem.fix)

@@ -42,7 +42,7 @@ from xraytune.study.start import (
 from xraytune.study.status import StudyView, StudyWatcher
 from xraytune.synth.sources.gan import generator_need
 from xraytune.synth.sources.which import mixes_of
-from xraytune.trial.prepare import open_space, prepare_space
+from xraytune.trial.prepare import open_space, prepare_space, require_inputs
 
 
 def search(
@@ -95,10 +95,11 @@ def search(
         with locked(folder):  # refuse a second search before reading the images
             pass
     settings = loaded.settings
+    require_inputs(settings, loaded.networks(), inputs_of_space(loaded))
     with closing(Runner(folder, cache=cache, address=address, callbacks=callbacks)) as runner:
-        machine = _where_trials_run(settings, folder.compute() if is_resumed else None, runner)
         if not is_resumed:  # else there may be nothing left to do
-            runner.start()
+            runner.check()
+        machine = _where_trials_run(settings, folder.compute() if is_resumed else None, runner)
         prepared, index = prepare_space(
             loaded,
             cache,
@@ -106,6 +107,7 @@ def search(
             skip_broken=skip_broken,
             note=note,
             on_progress=callbacks.on_progress,
+            on_index=(lambda: None) if is_resumed else runner.start,
         )
         for text in _notes(loaded, prepared, index):
             note(text)

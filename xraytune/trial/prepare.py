@@ -1,18 +1,20 @@
 """What a command does before it trains: read its space, check it, and prepare the images.
 
     space = open_space(...)               the file, its extensions
-    prepared, index = prepare_space(...)  classes, weights, index, split and pixels, mixes
+    require_inputs(...)                   the data folder, weights
+    prepared, index = prepare_space(...)  classes, index, split and pixels, mixes
 
 Problems are found in this order, the slow work last.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from xraytune.base.errors import ConfigError, DataError
+from xraytune.base.errors import ConfigError, DataError, XraytuneError, collect, raise_together
 from xraytune.base.files import require_writable
 from xraytune.base.records import Progress
 from xraytune.data.changes import require_same_data
+from xraytune.data.folders import require_folder
 from xraytune.data.images import ImageIndex
 from xraytune.data.index import find_class_names, read_index
 from xraytune.data.prepare import Prepared, prepare_index
@@ -20,7 +22,9 @@ from xraytune.data.sides import side_sizes
 from xraytune.nets.backbones import accepts, build_backbone, find_weights
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.load import load_space
+from xraytune.space.paths import is_path
 from xraytune.space.rules import check_images, space_warnings
+from xraytune.space.settings import Settings
 from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space, require_extensions
 from xraytune.stats.classification import FEWEST_LABELS
@@ -57,16 +61,18 @@ def prepare_space(
     skip_broken: bool,
     note: Callable[[str], None],
     on_progress: Progress,
+    on_index: Callable[[], None] = lambda: None,
 ) -> tuple[Prepared, ImageIndex]:
     """Check that every trial of a space can run, and prepare its images; `note` gets warnings.
 
     A command that trains a single point passes `space.at(point)`. What a study has `recorded` of
-    its images is compared with them before they are split; see `require_same_data`.
+    its images is compared with them before they are split; see `require_same_data`. `on_index` is
+    called before the images are decoded, when their files and labels are known to be valid.
 
     Raises:
         ConfigError: The images do not suit the settings (space/contract.py).
         DataError: The images cannot be used; `skip_broken` leaves out broken ones.
-        MachineError: Weights or disk space are missing.
+        MachineError: Disk space is missing.
         StudyError: The images are not those that the study recorded.
     """
     settings = space.settings
@@ -74,11 +80,11 @@ def prepare_space(
     for warning in space_warnings(space):
         note(warning)
     check_images(space, class_count=len(find_class_names(settings.data)))
-    require_networks(space)
     pairs = task_of(settings).has_masks
     index = read_index(settings.data, pairs=pairs, on_progress=on_progress)
     if recorded is not None:
         require_same_data(recorded, index, settings.data.path, is_complete=is_complete)
+    on_index()
     prepared, warnings = prepare_index(
         index,
         settings.data,
@@ -103,22 +109,55 @@ def prepare_space(
     return prepared, index
 
 
-def require_networks(space: Space) -> None:
-    """Find the weights of every backbone in the space, and check that it accepts the images.
+def require_inputs(
+    settings: Settings,
+    networks: Iterable[tuple[str, str]],
+    paths: Iterable[tuple[str, str]] = (),
+) -> None:
+    """Check that the inputs of trials are there, without reading an image.
 
-    Raises MachineError for weights, ConfigError for images. The network of an extension, or with a
-    custom weights file, whose hash is unknown, is built once to see that it fits.
+    Nothing is downloaded if anything is missing.
+
+    Args:
+        settings: Settings of the study.
+        networks: Pairs of backbone and weights.
+        paths: Parameters that are paths, and their values.
+
+    Raises: All problems, as the class of the first one.
+        DataError: There is no data folder, or nothing at a path.
+        MachineError: Weights are missing, damaged, or of another network.
+        ConfigError: A backbone does not accept the images.
     """
-    settings = space.settings
+    errors: list[XraytuneError] = []
+    with collect(errors):
+        require_folder(settings.data.path)
+    for name, path in paths:
+        if name != "weights" and not Path(path).exists():
+            what = f"{name}: there is nothing at this path"
+            errors.append(DataError(what, Path(path), "check it"))
+    for backbone, weights in networks:
+        with collect(errors):
+            require_network(settings, backbone, weights, may_download=not errors)
+    raise_together(errors)
+
+
+def require_network(
+    settings: Settings, backbone: str, weights: str, *, may_download: bool = True
+) -> Path | None:
+    """Return the file of a backbone's weights, and check that it accepts the images.
+
+    Files without a known hash, and the networks of extensions, are tried once.
+
+    Raises as `find_weights`.
+    """
+    file = find_weights(backbone, weights, settings.weights_dir, may_download=may_download)
+    if weights == "hub" or is_path("weights", weights) or BACKBONES.has(backbone):
+        build_backbone(backbone, weights=file)
     size_px = settings.data.image_size
     final_px = settings.final.image_size if settings.final else None
-    sizes_px = {size_px, final_px or size_px}
-    for backbone, weights in space.networks():
-        file = find_weights(backbone, weights, settings.weights_dir)
-        if file == Path(weights) or BACKBONES.has(backbone):
-            build_backbone(backbone, weights=file)
-        for side_px in sizes_px:
-            if not accepts(backbone, side_px):
-                what = f"backbone: {backbone} does not take images of {side_px} px"
-                fix = "use the size it was trained with, often 224, or choose another backbone"
-                raise ConfigError(what, "data.image_size", fix)
+    for side_px in {size_px, final_px or size_px}:
+        if not accepts(backbone, side_px):
+            what = f"backbone: {backbone} does not take images of {side_px} px"
+            fix = "use the size it was trained with, often 224, or choose another backbone"
+            raise ConfigError(what, "data.image_size", fix)
+    return file

@@ -33,6 +33,9 @@ def test_the_private_folder_is_in_tmpdir_or_in_tmp_if_that_path_is_too_long(
         monkeypatch.setenv("TMPDIR", f"/tmp/{folder}")
         assert ray_parent() == Path(expected)
     assert told() == ""
+    monkeypatch.setenv("RAY_TMPDIR", f"/tmp/{'s' * 80}")
+    assert "the path of Ray's temporary folder is" in told()
+    assert "bytes too long\n  fix: export RAY_TMPDIR=DIR" in told()
 
 
 @pytest.mark.parametrize(
@@ -60,6 +63,35 @@ def test_only_this_user_can_open_the_folder_of_the_token(
     protect_token()
 
     assert oct(folder.stat().st_mode & 0o777) == "0o700"
+
+
+@pytest.mark.parametrize("variable", ["RAY_AUTH_TOKEN=given", "RAY_AUTH_MODE=disabled"])
+def test_without_a_token_of_its_own_ray_needs_no_home(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container that runs under any user."""
+    monkeypatch.setenv("HOME", "/proc/nohome")
+    monkeypatch.setenv(*variable.split("="))
+
+    protect_token()
+
+
+def test_a_token_that_other_users_can_read_or_nobody_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = tmp_path / "token"
+    monkeypatch.setenv("HOME", "/proc/nohome")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+    with pytest.raises(MachineError, match=f"{token}: Ray cannot read its token"):
+        protect_token()
+    token.write_text("a token", encoding="utf-8")
+    token.chmod(0o640)
+    with pytest.raises(MachineError, match=f"other users can read.*\n.*chmod 600 {token}"):
+        protect_token()
+
+    token.chmod(0o600)
+
+    protect_token()
 
 
 @pytest.mark.parametrize(

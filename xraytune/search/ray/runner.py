@@ -38,6 +38,8 @@ _ENVIRONMENT = {
     "RAY_prestart_worker_first_driver": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # Else `uv run` makes Ray start its workers by `uv run` in a copy of the project, and hang.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
     "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # start processes in parallel; the loop counts the slots
@@ -70,6 +72,13 @@ class Runner:
         self._is_started = False
         self._opened = ExitStack()
 
+    def check(self) -> None:
+        """Raise MachineError if Ray cannot start on this machine, where it is needed."""
+        if self.address is None:
+            if problem := why_ray_cannot_start():
+                raise MachineError(problem)
+            protect_token()
+
     def start(self) -> None:
         """Begin to start Ray on this machine, or to connect to the cluster.
 
@@ -79,6 +88,7 @@ class Runner:
         """
         if self._is_started:
             return
+        self.check()
         environment = {**os.environ, **_ENVIRONMENT}
         if path := os.environ.get("PYTHONPATH"):  # the child has another working folder
             parts = path.split(os.pathsep)
@@ -89,9 +99,6 @@ class Runner:
             # An attempt takes 40 seconds; by default, Ray retries for a quarter of an hour.
             environment["RAY_NUM_REDIS_GET_RETRIES"] = "1"
         else:
-            if problem := why_ray_cannot_start():
-                raise MachineError(problem)
-            protect_token()
             self.callbacks.note("starting Ray ...")
             folder = str(self._opened.enter_context(private_folder()))
             environment |= {"RAY_TMPDIR": folder, "TMPDIR": folder}

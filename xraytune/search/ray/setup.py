@@ -7,6 +7,7 @@ that everyone can read; with either, one can run code as the user who started Ra
 import fcntl
 import os
 import resource
+import shlex
 import shutil
 import signal
 import socket
@@ -50,6 +51,10 @@ def why_ray_cannot_start() -> Problem | None:
     """Return what keeps Ray from starting on this machine, if anything; leaves no files behind."""
     parent = ray_parent()
     other = "export RAY_TMPDIR=DIR, a folder with a short path, space, and write access"
+    excess_bytes = len(os.fsencode(parent)) - _LONGEST_PARENT_BYTES
+    if excess_bytes > 0:
+        what = f"the path of Ray's temporary folder is {excess_bytes} bytes too long"
+        return Problem(what, parent, other)
     try:
         tempfile.TemporaryDirectory(dir=nearest_folder(parent)).cleanup()
     except OSError as error:
@@ -125,15 +130,26 @@ def remove_with_processes(folder: Path) -> None:
 
 
 def protect_token() -> None:
-    """Let only this user open the folder in which Ray keeps its token.
+    """Keep other users from Ray's token: open the folder in which Ray writes it only to this user.
 
-    Raises MachineError if that fails.
+    Raises MachineError if that fails, or if they can read the file of a token that the user gives.
     """
+    is_used = os.environ.get("RAY_AUTH_MODE", "token").lower() == "token"
+    if not is_used or os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    given = os.environ.get("RAY_AUTH_TOKEN_PATH")
     folder = Path(os.path.expanduser("~"), ".ray")  # noqa: PTH111  raises nothing
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o700)
+        if given and Path(given).stat().st_mode & 0o077:
+            what = "other users can read Ray's token"
+            raise MachineError(what, Path(given), f"chmod 600 {shlex.quote(given)}")
+        if not given:
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o700)
     except OSError as error:
+        if given:
+            what = f"Ray cannot read its token ({error.strerror})"
+            raise MachineError(what, Path(given), "unset RAY_AUTH_TOKEN_PATH") from error
         what = f"Ray cannot write its token ({error.strerror})"
         fix = "export HOME=DIR, a folder that you can write to"
         raise MachineError(what, folder, fix) from error
