@@ -409,14 +409,16 @@ def test_lateral_views_and_ct_are_noted_by_their_headers(
 
 @pytest.fixture
 def hospital(tmp_path: Path) -> Path:
-    """Five patients of each class with two images each, as a scanner names them."""
+    """Five patients of each class with two images each, as scanners name them."""
+    suffixes = (".2.840", ".IMA", ".img", ".raw", ".dcm.1")
     for label, name in enumerate(("NORMAL", "PNEUMONIA")):
         for patient in range(5):
-            for view, file in enumerate((f"IM00000{patient}", f"1.2.840.{patient}")):
+            for view, file in enumerate((f"IM00000{patient}", f"{patient}{suffixes[patient]}")):
                 levels = ramp(view, 1000 + 100 * patient + label)
                 content = dicom(levels, 12, PatientID=f"{name}{patient}")
                 write(tmp_path, name, file, content if view else content[132:])
     (tmp_path / "NORMAL" / "DICOMDIR").write_bytes(dicom(None))
+    (tmp_path / "NORMAL" / "begins_like_dicom.raw").write_bytes(b"\x02\0\x02\0" * 99)
     return tmp_path
 
 
@@ -432,7 +434,7 @@ def test_headers_name_patients_an_expression_or_a_table_overrides_them(hospital:
     assert len({image.patient for image in index.images}) == 10
     assert index.images[0].patient == f"dicom:{hashlib.sha256(b'NORMAL0').hexdigest()[:12]}"
     assert index.warnings == (
-        f"{hospital}: files without an image suffix are ignored: 1 no suffix",
+        f"{hospital}: files without an image suffix are ignored: 1 .raw, 1 no suffix",
     )
     assert {image.patient for image in by_expression.images} == {"NORMAL", "PNEUMONIA"}
     assert [image.patient for image in by_table.images] == [f"p{n}" for n in range(len(files))]

@@ -55,6 +55,22 @@ def case(files: str, *words: str, table: str = "", **settings: Any) -> Any:
     [
         case("", "no images in it\n  fix: put images there (.bmp, .dcm"),
         case("PNEUMONIA/{a,b}.png", "no training images of NORMAL"),
+        case(
+            "{b,a}/{NORMAL,TB}/{1,2}.png a/NORMAL/3.png",
+            "a, b would be classes, but contain the folders NORMAL, TB",
+            classes="auto",
+        ),
+        case("{a,b,c}/{tb,covid}/1.png", "contain the folders covid, tb, which", classes="auto"),
+        case("{covid,tb}/{1,2}.png old/covid/3.png", "old would be classes, but", classes="auto"),
+        case(
+            f"study{{{','.join(map(str, range(21)))}}}/{{1,2}}.png",
+            "21 folders with 42 images would be classes, but seem to be patients or studies",
+            classes="auto",
+        ),
+        case(
+            f"{PAIR}.png chest_xray/{PAIR}.png",
+            "chest_xray/ seems to be a copy of what is around it: its 6 images",
+        ),
         case("set/{A,B}/{a,b}.png", "there are fewer than two classes: set", classes="auto"),
         case(
             f"train/{KERMANY.replace(' ', ' train/')} "
@@ -172,6 +188,8 @@ GERMS = "{BACTERIA,VIRUS}-{1,2,3}-0001.png"
         (f"NORMAL/NORMAL-{{1,2,3}}-0001.png PNEUMONIA/{GERMS}", "three", THREE, [3, 3, 3]),
         ("{covid,normal,tb}/{a,b,c}.png", "auto", ("covid", "normal", "tb"), [3, 3, 3]),
         ("{e,d,c}/deep/er/{1,2,3}.png", "auto", ("c", "d", "e"), [3, 3, 3]),
+        ("{e,d,c}/{0,1,2}/{1,2}.png", "auto", ("c", "d", "e"), [6, 6, 6]),
+        ("{none,tb}/{none,other}/{1,2}.png", "auto", ("none", "tb"), [4, 4]),
         ("Train/{normal,Pneumonia}/{a,b,c}.PNG", "binary", CLASSES, [3, 3]),
         (SITES.replace("}", "}.png"), "binary", CLASSES, [6, 6]),
         ("IM-000{1,2,3}-0001.png person{1,2,3}_{virus,bacteria}_1.png", "binary", CLASSES, [3, 6]),
@@ -202,6 +220,7 @@ def test_masks_and_drawings_in_class_folders_are_left_out(
     kinds = "{images,infection_masks,Heat-Maps}"
     write(tmp_path, paths(f"{{{','.join(names)}}}/{kinds}/{{0,1,2}}.png"))
     write(tmp_path, ["overlays/a.png", "COVID/images/COVID-0_mask.png"])
+    (tmp_path / "TB").mkdir()
 
     index = read_index(DataSettings(path=tmp_path, classes="auto"))
 
@@ -210,6 +229,7 @@ def test_masks_and_drawings_in_class_folders_are_left_out(
         "masks or drawings are left out: COVID/Heat-Maps, COVID/images/COVID-0_mask.png, COVID"
         in index.warnings[0]
     )
+    assert "folders without images are no classes: TB" in index.warnings
 
 
 @pytest.mark.parametrize(
@@ -245,14 +265,13 @@ def test_generated_images_inside_class_folders_and_folders_of_pairs_are_left_out
     assert "images: generated images are left out: generated" in caplog.text
 
 
-@pytest.mark.parametrize("classes", ["binary", "auto"])
 def test_class_folders_inside_another_folder_next_to_them_are_noted(
-    tmp_path: Path, write: WriteImages, classes: Any
+    tmp_path: Path, write: WriteImages
 ) -> None:
     """They may be generated, or copies."""
-    write(tmp_path, paths("{NORMAL,PNEUMONIA,outputs/NORMAL,outputs/PNEUMONIA}/{1,2,3}.png"))
+    write(tmp_path, paths("{NORMAL,PNEUMONIA}/{1,2,3}.png outputs/{NORMAL,PNEUMONIA}/{4,5,6}.png"))
 
-    index = read_index(DataSettings(path=tmp_path, classes=classes))
+    index = read_index(DataSettings(path=tmp_path))
 
     assert len(index.images) == 12
     assert "class folders are both in it and in outputs" in index.warnings[0]

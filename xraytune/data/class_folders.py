@@ -16,6 +16,7 @@ from xraytune.data.folders import (
     holds_pairs,
     missing_classes,
     no_images,
+    subfolders,
     walk_folder,
 )
 from xraytune.data.guesses import (
@@ -24,8 +25,11 @@ from xraytune.data.guesses import (
     composed,
     folded,
     inner_folders,
+    means_no_disease,
     patient_of,
     pneumonia_type,
+    shows_drawings,
+    shows_generated,
 )
 from xraytune.data.images import ImageFile, ImageIndex, Images
 from xraytune.data.patients import PATIENTS_CSV
@@ -38,6 +42,9 @@ STANDARD_CLASSES: Mapping[str, tuple[str, ...]] = {
     "three": THREE_CLASSES,
 }
 """In the order of the labels; the classes of `auto` are found."""
+_MOST_SMALL_FOLDERS = 20
+_SMALL = 10
+"""More folders than that, with fewer images each on average, are no classes."""
 _FIX = (
     "put the images of each class into a folder of its own, give their parent folder, use "
     f"data.classes: auto (--classes), give {PATIENTS_CSV} a column class, or describe a label "
@@ -75,12 +82,19 @@ def list_class_folders(
         raise DataError(what, root, f"use task: segmentation; or {_FIX}")
 
     inner = {image.file: inner_folders(image.file) for image in images}
-    outermost = [
-        inner[image.file][0]
+    of_train = [
+        inner[image.file]
         for image in images
         if image.part == "train" and image.file not in written and inner[image.file]
     ]
+    outermost = [around[0] for around in of_train]
     names = name_classes(classes, [*written.values(), *outermost], folders["train"], _FIX)
+    if classes == "auto":
+        _require_class_folders(of_train, folders["train"])
+        empty = sorted({path.name for path in subfolders(folders["train"])}.difference(outermost))
+        empty = [name for name in empty if not (shows_drawings(name) or shows_generated(name))]
+        if empty and outermost:
+            notes.append(f"folders without images are no classes: {join_names(empty)}")
     listed = []
     unknown = []
     outside = []
@@ -137,6 +151,36 @@ def list_class_folders(
         problems=tuple(problems),
         warnings=tuple(notes),
     )
+
+
+def _require_class_folders(of_images: Iterable[tuple[str, ...]], where: Path) -> None:
+    """Raise DataError if the outermost folders around images are hospitals or patients.
+
+    Hospitals are those that contain a class without disease, folders called like those next to
+    them, or all the same folders.
+    """
+    inside: dict[str, set[str]] = defaultdict(set)
+    sites = set()
+    count = 0
+    for outermost, *further in of_images:
+        count += 1
+        inside[outermost].update(name for name in further[:1] if not name.isdigit())
+        if any(means_no_disease(name) and not name.isdigit() for name in further):
+            sites.add(outermost)
+    sites |= {name for name, names in inside.items() if (names - {name}) & inside.keys()}
+    shared = set.intersection(*inside.values()) if inside else set()
+    if len(shared) > 1:
+        sites |= inside.keys()
+    if sites and not any(map(means_no_disease, sites)):
+        folders = sorted(set.union(*(inside[site] for site in sites)))
+        what = f"{join_names(sorted(sites))} would be classes, but contain the folders "
+        what += f"{join_names(folders)}, which seem to be the classes"
+        fix = "put the folder of each class outermost, such as NORMAL/hospital1"
+        raise DataError(what, where, f"{fix}; or {_FIX}")
+    if len(inside) > _MOST_SMALL_FOLDERS and count < _SMALL * len(inside):
+        what = f"{len(inside)} folders with {count} images would be classes, but seem to be "
+        what += f"patients or studies: {join_names(sorted(inside))}"
+        raise DataError(what, where, _FIX)
 
 
 def name_classes(

@@ -30,7 +30,7 @@ from xraytune.data.dicom import DAMAGE, REPAIR, Header, content_bits, is_dicom, 
 NAMING_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 )
-IMAGE_SUFFIXES = NAMING_SUFFIXES | {".dcm", ".dicom"}
+IMAGE_SUFFIXES = NAMING_SUFFIXES | {".dcm", ".dicom", ".ima"}
 LARGEST_SIDE_PX = 20_000
 """As `needed_px`: decode at full size."""
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP")

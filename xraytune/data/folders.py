@@ -204,25 +204,42 @@ def walk_folder(
             what = f"it contains {found}, and it is unclear which of its images to use"
             fix = "give the folder that contains them; or, if these are in class folders, move "
             raise DataError(what, folder, f"{fix}train/ and test/ above them")
-    in_order = sorted(image.relative_to(root) for image in images)
-    return tuple(image.as_posix() for image in in_order), tuple(notes)
+    in_order = [image.as_posix() for image in sorted(path.relative_to(root) for path in images)]
+    if folder == root:
+        _refuse_copy(root, in_order)
+    return tuple(in_order), tuple(notes)
+
+
+def _refuse_copy(root: Path, images: Sequence[str]) -> None:
+    """Raise DataError if a folder repeats the paths around it, as of a set unpacked twice."""
+    inside = defaultdict(list)
+    for image in images:
+        top, _, inner_path = image.partition("/")
+        inside[top].append(inner_path)
+    for top, inner_paths in inside.items():
+        if not set(inner_paths).difference(images):
+            what = f"{top}/ seems to be a copy of what is around it: its {len(inner_paths)} images "
+            what += f"have the same paths there, such as {inner_paths[0]}"
+            fix = "move it out of the data folder; or rename it and all images, if it is none"
+            raise DataError(what, root, fix)
 
 
 def _is_image(file: Path) -> bool:
     """Return whether a file counts as an image, by its suffix or else by its DICOM marker.
 
-    DICOM files are often named IM000001, or with a UID of numbers and dots. DICOMDIR is a medium's
-    table of contents.
+    DICOM files are often named IM000001, X.img, or with a UID of numbers and dots. DICOMDIR is a
+    medium's table of contents.
     """
     suffix = file.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
         return True
-    if suffix.strip(".0123456789") or file.name.upper() == "DICOMDIR":
-        return False
-    if not (os.access(file, os.R_OK) and file.is_file()):
+    if file.name.upper() == "DICOMDIR" or not (os.access(file, os.R_OK) and file.is_file()):
         return False
     with file.open("rb") as stream:
-        return is_dicom(stream.read(132))
+        start = stream.read(132)
+    if suffix.strip(".0123456789"):  # another format may begin like DICOM without its marker
+        return start.endswith(b"DICM")
+    return is_dicom(start)
 
 
 def _refuse_unreadable(error: OSError) -> NoReturn:
