@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
 from xraytune.base.records import Compute
 from xraytune.cli.main import build_app
 from xraytune.confirm import run as confirm_run
 from xraytune.data.prepare import Prepared, prepare
+from xraytune.nets.backbones import build_backbone
 from xraytune.nets.compute import Allocation, pin
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import TrialLoop
@@ -42,6 +44,13 @@ def one_thread() -> Iterator[None]:
     finally:
         torch.set_num_threads(before[0])
         torch.set_deterministic_debug_mode(before[1])
+
+
+def save_backbone(file: Path) -> None:
+    """Write weights of a small backbone, the same each time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        save_file(build_backbone("small_cnn")[0].state_dict(), file)
 
 
 @contextmanager

@@ -10,16 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import save_file
 
-from tests.in_process import InProcess, command, one_thread, said
+from tests.in_process import InProcess, command, one_thread, said, save_backbone
 from xraytune import run_audit
 from xraytune.base.files import read_json
 from xraytune.confirm import run as confirm_run
 from xraytune.data.phantom import draw_phantoms
-from xraytune.nets.backbones import build_backbone
 from xraytune.search import run as search_run
 from xraytune.search.callbacks import NO_CALLBACKS
 from xraytune.study.row import TrialRow
@@ -59,9 +56,7 @@ def clinic(tmp_path_factory: pytest.TempPathFactory) -> Path:
             write(pixels, root / kind / file.parent.name / f"image_{number}.png")
     for name, other in (("NORMAL", "PNEUMONIA"), ("PNEUMONIA", "NORMAL")):
         shutil.copytree(root / "new" / name, root / "swapped" / other)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        save_file(build_backbone("small_cnn")[0].state_dict(), root / "net.safetensors")
+    save_backbone(root / "net.safetensors")
     return root
 
 

@@ -3,15 +3,12 @@
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from tests.confirm.labs import search_space
-from tests.in_process import confirm_in_process
+from tests.in_process import confirm_in_process, save_backbone
 from xraytune.confirm.run import confirm
 from xraytune.data.phantom import draw_phantoms
 from xraytune.model.generator_folder import generator_train
-from xraytune.nets.backbones import build_backbone
 
 pytestmark = pytest.mark.slow
 
@@ -39,9 +36,7 @@ def test_a_generator_has_to_beat_the_classifier_of_its_hospital(tmp_path: Path) 
     root = tmp_path
     draw_phantoms(root / "xrays", patients=60, seed=4, image_size_px=32)
     draw_phantoms(root / "others", patients=150, seed=5, image_size_px=32)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        save_file(build_backbone("small_cnn")[0].state_dict(), root / "net.safetensors")
+    save_backbone(root / "net.safetensors")
     (root / "donor.yaml").write_text(SPACE, encoding="utf-8")
     generator_train(
         root / "donor.yaml",

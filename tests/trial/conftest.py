@@ -6,13 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import save_file
 
-from tests.in_process import CPU, one_thread
+from tests.in_process import CPU, one_thread, save_backbone
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import ImageSource, Prepared, RunContext, prepare
-from xraytune.nets.backbones import build_backbone
 from xraytune.space.load import load_space
 from xraytune.space.settings import Experiment, Parameters, Settings, without_gate
 from xraytune.synth.sources.which import source_of
@@ -97,9 +94,7 @@ def clinic(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """A study with enough validation images of each class for a KID, and a backbone for it."""
     root = tmp_path_factory.mktemp("clinic")
     draw_phantoms(root / "xrays", patients=240, seed=3, image_size_px=32)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        save_file(build_backbone("small_cnn")[0].state_dict(), root / "net.safetensors")
+    save_backbone(root / "net.safetensors")
     quality = {"allow_memorised": True}
     data = {"path": root / "xrays", "image_size": 32, "split": {"val_a": 0.42, "val_b": 0.42}}
     settings = Settings.model_validate({"name": "clinic", "data": data, "quality": quality})

@@ -5,13 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
+from tests.in_process import save_backbone
 from xraytune.base.errors import ArtifactError, ConfigError, DataError
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare, side_images
 from xraytune.model.generator_folder import generator_train
-from xraytune.nets.backbones import build_backbone
 from xraytune.nets.compute import choose_compute
 from xraytune.space.load import load_space
 from xraytune.space.settings import Experiment, Parameters
@@ -46,9 +45,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a space, its images, and what it sends."""
     folder = tmp_path_factory.mktemp("hospital")
     draw_phantoms(folder / "xrays", patients=80, seed=3, image_size_px=32)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        save_file(build_backbone("small_cnn")[0].state_dict(), folder / "net.safetensors")
+    save_backbone(folder / "net.safetensors")
     (folder / "space.yaml").write_text(SPACE, encoding="utf-8")
     sent = generator_train(folder / "space.yaml", out=folder / "sent", cache=folder / "cache")
     assert sent.donor is not None

@@ -4,12 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import save_file
 
+from tests.in_process import save_backbone
 from tests.trial.conftest import Bench
 from xraytune.base.errors import DataError
-from xraytune.nets.backbones import build_backbone
 from xraytune.space.load import load_space
 from xraytune.stats.classification import auroc, rarest_findings
 from xraytune.trial.prepare import prepare_space
@@ -41,8 +39,7 @@ def test_findings_follow_their_images_to_every_batch(findings_bench: Bench) -> N
 def test_a_trial_learns_findings_and_is_scored_by_their_mean_auroc(
     findings_bench: Bench, tmp_path: Path, trainable: str
 ) -> None:
-    torch.manual_seed(0)
-    save_file(build_backbone("small_cnn")[0].state_dict(), tmp_path / "net.safetensors")
+    save_backbone(tmp_path / "net.safetensors")
     weights = str(tmp_path / "net.safetensors")
     experiment = findings_bench.experiment(
         trainable=trainable, weights=weights, pos_weight="balanced", source="duplicate"

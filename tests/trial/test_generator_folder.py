@@ -196,10 +196,6 @@ def test_images_with_findings_are_drawn_with_a_table_of_them(
         (tmp_path / f"{count}/labels.csv").read_text().splitlines() for count in (4, len(train))
     )
     assert few == many[:5]
-    record = read_json(tmp_path / "gan" / "generator.json")
-    write_json(tmp_path / "gan" / "generator.json", record | {"findings_counts": {}})
-    with pytest.raises(ArtifactError, match="which findings occur together"):
-        generator_sample(tmp_path / "gan", count=4, out=tmp_path / "none")
 
 
 def test_what_a_saved_generator_lacks_is_said_before_a_search(

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from xraytune.base.errors import ArtifactError, ConfigError, MachineError, Problem
+from xraytune.base.errors import ConfigError, MachineError, Problem
 from xraytune.base.files import (
     copy_file,
     csv_table,
@@ -277,10 +277,6 @@ def generator_sample(
     if count < 1:
         raise ConfigError(f"cannot draw {count} images", fix="give 1 or more")
     record = read_generator(generator)
-    if record.findings and not record.findings_counts:
-        what = f"{GENERATOR_FILE} does not say which findings occur together"
-        fix = "search with `source: generator`, or train it again"
-        raise ArtifactError(what, generator, fix)
     compute = compute_like(record.compute, threads=record.compute.threads)
     pin(compute)
     seed = record.settings.seed

@@ -10,7 +10,6 @@ further rounds, each with its own random numbers.
 from __future__ import annotations
 
 import json
-from dataclasses import field
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -107,15 +106,15 @@ class SavedGenerator:
     version: Literal[1] = 1
     settings: GanSettings
     class_counts: dict[ClassName, int]
-    findings: tuple[str, ...] = ()
-    findings_counts: dict[str, int] = field(default_factory=dict)
+    findings: tuple[str, ...]
+    findings_counts: dict[str, int]
     train_fingerprint: str
     train_images: list[str]
     generators: dict[str, str]
     compute: Compute
     packages: dict[str, str]
-    masks: MaskRange | None = None
-    report: Any = None
+    masks: MaskRange | None
+    report: Any
 
 
 def read_generator(folder: Path) -> SavedGenerator:
