@@ -158,8 +158,9 @@ def test_a_damaged_study_is_refused_and_status_creates_no_journal(study: StudyFo
         file.unlink()
         refused(run(*SEARCH.split()), 5, "studies/small")
         assert not file.exists()
-        file.write_bytes(whole[:10])
-        refused(run(*SEARCH.split()), 5, "studies/small")
+        for damaged in (whole[:10], b"{}"):
+            file.write_bytes(damaged)
+            refused(run(*SEARCH.split()), 5, "studies/small")
         file.write_bytes(whole)
     study.journal_path.unlink()
 

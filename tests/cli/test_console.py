@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,32 @@ def test_paths_below_the_current_folder_are_shown_relative(
     console.log(f"{here}/demo/xrays: a note ({here}/a, '{here}/b'); {here} /mnt{here}/c")
 
     assert capsys.readouterr().err == f"demo/xrays: a note (a, 'b'); {here} /mnt{here}/c\n"
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+@pytest.mark.parametrize(
+    "show", [console.progress, lambda: console.watching(lambda: ("drawn",), lambda: "drawn")]
+)
+def test_work_goes_on_after_the_terminal_has_closed_or_the_disk_of_a_log_is_full(
+    show: Callable[[], AbstractContextManager[object]],
+    is_terminal: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, theirs = os.openpty()
+    monkeypatch.setenv("TERM", "xterm")
+    with suppress(OSError), open(theirs, "w") as screen, open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stderr", screen if is_terminal else full)
+        assert console.is_live() == is_terminal
+        done = []
+        with show() as on_progress:
+            os.close(ours)
+            if callable(on_progress):
+                on_progress("training (steps)", 5, 5)
+            console.event("a line")
+        with show():
+            done.append("more work")
+        monkeypatch.undo()
+    assert done == ["more work"]
 
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\r\x9b31m\u202egnp.exe\u2066"

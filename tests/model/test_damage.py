@@ -50,6 +50,10 @@ def test_missing_files_and_an_invalid_record_are_named(lab: Lab, tmp_path: Path)
 
     with pytest.raises(ArtifactError, match=r"(?s)config\.yaml: .*missing.*split\.json: .*missing"):
         open_bundle(model)
+    for damaged in ('{"files": {"bund', "", "[]", "{}", '{"files": []}', '{"files": {}}'):
+        (model / "manifest.json").write_text(damaged, encoding="utf-8")
+        with pytest.raises(ArtifactError, match=r"manifest\.json: the file is damaged"):
+            open_bundle(model)
 
 
 def test_a_network_whose_output_is_not_finite_is_refused_instead_of_scored(

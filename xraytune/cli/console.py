@@ -11,6 +11,7 @@ import json
 import logging
 import re
 import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -55,9 +56,27 @@ _FRAME_EVERY_SECONDS = 1.0
 _SUMMARY_EVERY_SECONDS = 30.0
 _WIDEST = 10_000
 
+
+class _Stderr:
+    """The current stderr; a full disk or a closed terminal does not end the work."""
+
+    def __getattr__(self, name: str) -> Any:
+        # While something is drawn live, rich has replaced stderr.
+        return getattr(getattr(sys.stderr, "rich_proxied_file", sys.stderr), name)
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            self.__getattr__("write")(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self.__getattr__("flush")()
+
+
 # One console per stream, so that lines appear above what is drawn live.
 _OUT = Console(highlight=False)
-_ERR = Console(stderr=True, highlight=False)
+_STDERR: Any = _Stderr()
+_ERR = Console(file=_STDERR, highlight=False)
 
 
 def write(text: str = "", tone: Tone = "plain") -> None:
@@ -96,9 +115,7 @@ def show_json(content: object) -> None:
 
 def log(text: str, tone: Tone = "plain") -> None:
     """Print a line to stderr."""
-    line = _text(text, tone)
-    with suppress(OSError):  # a full disk or a closed terminal does not end the work
-        _ERR.print(line, soft_wrap=not _ERR.is_terminal)
+    _ERR.print(_text(text, tone), soft_wrap=not _ERR.is_terminal)
 
 
 def event(text: str) -> None:

@@ -117,11 +117,18 @@ def open_bundle(path: Path) -> Bundle:
     if not (path / MANIFEST_FILE).exists():
         fix = "give a folder created by `xraytune train`"
         raise ArtifactError(f"not a model bundle: {MANIFEST_FILE} is missing", path, fix)
+    try:
+        expected = {**read_json(path / MANIFEST_FILE)["files"]}
+        needed = {CONFIG_FILE, SPLIT_FILE, EPOCHS_FILE, MODEL_FILE, RECORD_FILE}
+        if not needed <= expected.keys():
+            raise ValueError("it does not list all files")
+    except (ValueError, LookupError, TypeError) as error:
+        raise ArtifactError("the file is damaged", path / MANIFEST_FILE, _FIX) from error
     what = "the file is missing, or damaged: its SHA-256 differs from the manifest"
     problems = [
         Problem(what, path / name, _FIX)
-        for name, expected in read_json(path / MANIFEST_FILE)["files"].items()
-        if not (path / name).exists() or sha256_of(path / name) != expected
+        for name, sha256 in expected.items()
+        if not (path / name).exists() or sha256_of(path / name) != sha256
     ]
     if problems:
         raise ArtifactError(*problems)

@@ -131,6 +131,8 @@ _SCALARS = {
 }
 """The forms of unquoted scalars that are not text."""
 _LINE_LENGTH = 110
+_MOST_NODES = 100_000
+"""Of a short file: aliases of aliases are many times as long as their text."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -168,6 +170,8 @@ def parse_yaml(text: str, where: Path | str) -> Any:
     the folder of the file, or to the current folder.
     """
     folder = where.parent if isinstance(where, Path) else Path()
+    most_nodes = max(len(text), _MOST_NODES)
+    node_count = 0
     lines = [*text.splitlines(), ""]
 
     def place_of(mark: yaml.Mark | None) -> Place:
@@ -175,6 +179,11 @@ def parse_yaml(text: str, where: Path | str) -> Any:
         return SourceLine(where, line + 1, lines[line]) if isinstance(where, Path) else where
 
     def read(node: yaml.Node) -> Any:
+        nonlocal node_count
+        node_count += 1
+        if node_count > most_nodes:
+            what = f"its aliases stand for more than {most_nodes:,} values"
+            raise ConfigError(what, place_of(node.start_mark), "write values without aliases")
         if isinstance(node, yaml.MappingNode):
             block = Block()
             for key, value in node.value:
@@ -200,6 +209,9 @@ def parse_yaml(text: str, where: Path | str) -> Any:
         loader = _Loader(text)
         root = loader.get_single_node()
         return read(root) if root else None
+    except RecursionError:
+        what = "the values are nested too deeply"
+        raise ConfigError(what, where, "close brackets, and use no alias inside itself") from None
     except yaml.YAMLError as error:
         opened = getattr(error, "context_mark", None)
         what = f"not valid YAML: {getattr(error, 'problem', None) or error}"

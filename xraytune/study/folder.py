@@ -115,7 +115,8 @@ class StudyFolder:
 
     def compute(self) -> Compute:
         """Return the device, threads and precision of its trials."""
-        return TypeAdapter(Compute).validate_python(self.environment()["compute"])
+        with damage_explained(self.path / "environment.json"):
+            return TypeAdapter(Compute).validate_python(self.environment()["compute"])
 
     def seconds(self) -> float:
         """Return the wall time used, over all starts; 0 if the file is missing or damaged."""
