@@ -44,6 +44,13 @@ def test_all_problems_are_reported_at_once_in_file_order(
         # Names: the nearest known one is proposed, also that of another program.
         ("learning_rate: {value: 1}", "'lr'?"),
         ("gan: {parameters: {step: {value: 1}}}", "'gan.steps'?"),
+        ("arch: {value: vgg16}", "'backbone'?"),
+        ("Base_LR: {value: 1}", "'lr'?"),
+        ("image_size: {value: 96}", "'data.image_size'?"),
+        ("num_epochs: {value: 9}", "'budget.max_epochs'?"),
+        ("class_weight: {value: balanced}", "'balance'?"),
+        ("backbone: {value: microsoft/rad-dino}", "timm/hf-hub:OWNER/NAME"),
+        ("weights_pixels: {value: 1}", "it is a setting: write it at the top level"),
         # Declarations.
         ("lr: 1e-3", "0.001 is not a mapping"),
         ("lr: {value: 1, values: [2, 3]}", "has value and values"),

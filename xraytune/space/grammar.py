@@ -192,7 +192,10 @@ def _read_values(
 ) -> tuple[Value, ...]:
     """Return values of a parameter."""
     if name not in PARAMETERS:
-        fix = nearest(name, [*PARAMETERS, *list_fields(Settings)])
+        settings = list_fields(Settings)
+        fix = nearest(name, [*PARAMETERS, *settings])
+        if name in settings:
+            fix = "it is a setting: write it at the top level of the file, not in parameters"
         raise document.error(path, f"{prefix}unknown key '{name}'", fix)
     read = validate(document, _adapter(name), path, values, name=f"{prefix}{name}")
     return tuple(str(value) if isinstance(value, Path) else value for value in read)

@@ -7,16 +7,26 @@ from xraytune.base.errors import join_names
 
 _NAMES_SHOWN = 40
 _SYNONYMS = {
-    "learning_rate": "lr",
+    "arch": "backbone",
+    "augment": "classical",
+    "augmentation": "classical",
+    "base_lr": "lr",
     "bs": "batch_size",
-    "wd": "weight_decay",
-    "model": "backbone",
-    "lr_scheduler": "schedule",
-    "epochs": "max_epochs",
-    "n_trials": "trials",
-    "method": "sampler",
+    "class_weight": "balance",
+    "class_weights": "balance",
     "early_terminate": "scheduler",
+    "epochs": "budget.max_epochs",
+    "image_size": "data.image_size",
+    "img_size": "data.image_size",
+    "learning_rate": "lr",
     "log_uniform": "log_uniform_values",
+    "lr_scheduler": "schedule",
+    "method": "sampler",
+    "model": "backbone",
+    "n_trials": "trials",
+    "num_epochs": "budget.max_epochs",
+    "val_split": "data.split.val_a",
+    "wd": "weight_decay",
 }
 """Our names of what other tools call differently."""
 
