@@ -57,7 +57,7 @@ def test_work_goes_on_after_the_terminal_has_closed_or_the_disk_of_a_log_is_full
 ) -> None:
     ours, theirs = os.openpty()
     monkeypatch.setenv("TERM", "xterm")
-    with suppress(OSError), open(theirs, "w") as screen, open("/dev/full", "w") as full:
+    with suppress(OSError), os.fdopen(theirs, "w") as screen, Path("/dev/full").open("w") as full:
         monkeypatch.setattr("sys.stderr", screen if is_terminal else full)
         assert console.is_live() == is_terminal
         done = []

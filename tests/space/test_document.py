@@ -10,7 +10,6 @@ from xraytune.base.errors import ConfigError
 from xraytune.base.records import Json
 from xraytune.space.document import parse_yaml, read_document, write_yaml
 
-
 BOMB = "".join(f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 9)}]\n" for n in range(9))
 BOMB = f"a0: &a0 x\n{BOMB}"
 """Nine lines that stand for 9^9 values."""
