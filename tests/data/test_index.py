@@ -378,7 +378,7 @@ def test_patients_in_training_and_in_test_are_named(official: Path, write: Write
 
     message = refusal_of(official)
 
-    assert "2 patients are both in training and in test: IM:0001" in message
+    assert "2 patients are, by ID or file, both in training and in test: IM:0001" in message
     assert "IM:0001 (train/NORMAL/IM-0001-0001.jpeg, test/NORMAL/IM-0001-0001-0002.jpeg)" in message
     assert (
         "virus:50 (val/PNEUMONIA/person50_virus_50.jpeg, test/PNEUMONIA/person77_virus_77.jpeg)"

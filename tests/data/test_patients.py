@@ -56,6 +56,22 @@ def test_a_malformed_table_is_refused_with_its_line(
     assert message in str(refusal.value)
 
 
+def test_equal_ids_of_two_hospitals_may_get_the_hospital_before_them(official: Path) -> None:
+    files = sorted(official.rglob("*.jpeg"))
+    rows = [f"{file.relative_to(official)},{number % 9}" for number, file in enumerate(files)]
+    table = official / "patients.csv"
+    table.write_text("\n".join(["file,patient", *rows]), "utf-8")
+
+    with pytest.raises(
+        DataError, match=r"(?s)by ID or file, both in .*write the hospital before each ID"
+    ):
+        read_index(DataSettings(path=official))
+
+    rows = [row.replace(",", ",B" if row.startswith("test") else ",A") for row in rows]
+    table.write_text("\n".join(["file,patient", *rows]), "utf-8")
+    assert len(read_index(DataSettings(path=official)).test) == 2
+
+
 def test_a_table_of_other_images_shows_how_it_names_them(
     tmp_path: Path, write: WriteImages
 ) -> None:

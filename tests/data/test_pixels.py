@@ -8,10 +8,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.data.test_formats import gradient
+from xraytune.base.errors import DataError
 from xraytune.base.seeding import numpy_generator
 from xraytune.data.decoding import GreyImage, Resize, decode_files
 from xraytune.data.images import ImageFile
+from xraytune.data.index import read_index
 from xraytune.data.pixels import open_pixels, store_images, stored_files
+from xraytune.data.prepare import prepare_index
 from xraytune.space.settings import DataSettings
 
 
@@ -55,6 +58,15 @@ def test_crop_equals_torchvision(tmp_path: Path, size: tuple[int, int], kind: st
         kind == "JPEG" and min(size) > 256
     )  # the decoder's own reduction averages a little differently
     np.testing.assert_allclose(decoded.astype(int), np.asarray(expected), atol=9 if reduced else 1)
+
+
+def test_a_class_whose_images_are_all_broken_is_named_with_the_reason(kermany: Path) -> None:
+    for file in (kermany / "NORMAL").iterdir():
+        file.write_bytes(b"cut off")
+    data = DataSettings(path=kermany)
+
+    with pytest.raises(DataError, match=r"there is none of NORMAL \(NORMAL/IM-0001-0001\.jpeg: .+"):
+        prepare_index(read_index(data), data, kermany.parent / "cache", skip_broken=True)
 
 
 def test_a_store_has_a_row_for_each_file_that_decodes_in_order(tmp_path: Path) -> None:

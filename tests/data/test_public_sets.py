@@ -147,7 +147,12 @@ LAYOUTS: dict[str, tuple[str, dict[str, str], dict[str, Any] | str, str | dict[s
         {},
         ": 1 .img, 1 .nii.gz, 1 .npz\n.*Other fo",
     ),
-    "Roboflow": (ROBOFLOW, {}, {}, "4 patients are both in training and in test: IM:0001"),
+    "Roboflow": (
+        ROBOFLOW,
+        {},
+        {},
+        "4 patients are, by ID or file, both in training and in test: IM:0001",
+    ),
 }
 
 
@@ -208,7 +213,7 @@ def test_what_the_page_joins_and_converts_is_read(
         "S1{n}\tE1{n}\t['normal']",
         "S2{n}\tE2{n}\t['pneumonia', 'b']",
     )
-    for folder in ("bimcv/derivatives/labels", "mnist", "jsrt/All247images"):
+    for folder in ("bimcv/derivatives/labels", "mnist", "chest", "jsrt/All247images"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "bimcv/derivatives/labels/labels_covid19_posi.tsv").write_text(studies, "utf-8")
     pixels = numpy_generator(0, "mnist").integers(0, 256, (24, 28, 28), dtype=np.uint8)
@@ -217,6 +222,9 @@ def test_what_the_page_joins_and_converts_is_read(
     }
     arrays |= {f"{part}_labels": np.arange(8)[:, None] % 2 for part in PARTS}
     np.savez(tmp_path / "mnist/pneumoniamnist.npz", **arrays)
+    arrays |= {f"{part}_labels": np.eye(8, 14, dtype=np.uint8) for part in PARTS}
+    for name in ("chest/chestmnist.npz", "chest/pneumoniamnist.npz"):
+        np.savez(tmp_path / name, **arrays)
     for number in range(3):
         np.full((2048, 2048), 4000 + number, dtype=">u2").tofile(
             tmp_path / f"jsrt/All247images/{number}.IMG"
@@ -225,7 +233,8 @@ def test_what_the_page_joins_and_converts_is_read(
 
     page = (ROOT / "docs/data.md").read_text("utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
-    for name, block in zip(("mimic_cxr", "bimcv", "mnist", "jsrt"), blocks, strict=True):
+    folders = ("mimic_cxr", "bimcv", "mnist", "chest", "jsrt")
+    for name, block in zip(folders, blocks, strict=True):
         monkeypatch.chdir(tmp_path / name)
         exec(compile(block, "docs/data.md", "exec"), {})
 
@@ -233,4 +242,9 @@ def test_what_the_page_joins_and_converts_is_read(
         found = counts(shipped(f"{name}.yaml", tmp_path / name))
         assert (found["train PNEUMONIA"], sum(found.values())) == (4, 8)
     assert {*counts(DataSettings(path=tmp_path / "mnist/pneumoniamnist")).values()} == {4}
+    chest = tmp_path / "chest/chestmnist/data.yaml"
+    assert len(read_folder(data_settings(chest, DataSettings(path=chest))).findings) == 8
+    monkeypatch.chdir(tmp_path / "chest")
+    with pytest.raises(AssertionError, match="not one label per image"):
+        exec(compile(blocks[2], "docs/data.md", "exec"), {})
     assert counts(DataSettings(path=tmp_path / "jsrt")) == {"train image": 3}

@@ -47,7 +47,10 @@ def test_patients_of_the_model_are_found_on_images_with_other_bytes(
 
     assert (found.known_images, found.known_patients, found.images_of_known_patients) == (0, 1, 1)
     output = " ".join(command("evaluate", lab.model, "--data", folder).stdout.split())
-    assert "1 of these images belong to 1 patient in the model's own training" in output
+    assert (
+        "1 of these images have the ID, name or content of 1 patient in the model's own training"
+        in output
+    )
 
 
 def test_images_of_the_models_folder_of_extra_images_are_known(copy_lab: CopyLab) -> None:

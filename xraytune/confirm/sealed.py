@@ -18,7 +18,7 @@ from xraytune.confirm.arms import TestKind
 from xraytune.data.changes import RESTORE, require_same_data
 from xraytune.data.images import ImageFile, ImageIndex, Images, content_fingerprint
 from xraytune.data.index import LabelledImages, read_index
-from xraytune.data.patients import PATIENTS_CSV
+from xraytune.data.patients import EQUAL_IDS, PATIENTS_CSV
 from xraytune.data.pixels import require_unbroken, store_images
 from xraytune.data.prepare import (
     ImageSource,
@@ -37,7 +37,7 @@ from xraytune.tasks import task_of
 
 TEST = "test"
 """The side of the unused patients who are scored."""
-_REMOVE = f"remove them, or list them in {PATIENTS_CSV} there as other patients"
+_REMOVE = f"remove them, or list them in {PATIENTS_CSV} there as other patients; {EQUAL_IDS}"
 _PREFERRED: dict[str, Sequence[TestKind]] = {
     "auto": ("unused", "draws", "folder"),
     "unused": ("unused",),
@@ -283,8 +283,8 @@ def _refuse_patients(patients: Collection[str], tested: LabelledImages, fix: str
     shared = [image.file for image in tested.images if image.patient in patients]
     if shared:
         what = (
-            f"{len(shared)} test images belong to patients used for training or validation: "
-            f"{join_names(shared)}"
+            f"{len(shared)} test images have the ID, name or content of patients used for training "
+            f"or validation: {join_names(shared)}"
         )
         why = "results on patients seen in training are biased"
         raise DataError(what, tested.data.path, f"{fix}: {why}")

@@ -37,6 +37,7 @@ from xraytune.data.images import SINGLE_CLASS, ImageFile, ImageIndex, Images
 from xraytune.data.label_table import list_table
 from xraytune.data.pairs import list_pairs
 from xraytune.data.patients import (
+    EQUAL_IDS,
     PATIENTS_CSV,
     join_patients,
     patients_by_name,
@@ -330,8 +331,10 @@ def _refuse_test_patients(index: ImageIndex) -> None:
             for patient, image in sorted(shared.items())
         ]
         are = "patient is" if len(shared) == 1 else "patients are"
-        what = f"{len(shared)} {are} both in training and in test: {join_names(names)}"
-        fix = "move all images of a patient to one side: scores on training patients are biased"
+        what = f"{len(shared)} {are}, by ID or file, both in training and in test: "
+        what += join_names(names, 5)
+        fix = "move all images of a patient to one side: scores on training patients are biased; "
+        fix += EQUAL_IDS
         raise DataError(what, index.root, fix)
 
 

@@ -17,6 +17,10 @@ from xraytune.data.guesses import composed, patient_of
 
 PATIENTS_CSV = "patients.csv"
 _GROUP_REGEX = "data.split.group_regex"
+EQUAL_IDS = (
+    "if IDs are equal by chance, as where two hospitals count from 1, write the hospital before "
+    "each ID in their table"
+)
 
 
 def patients_by_name(

@@ -21,7 +21,14 @@ import numpy as np
 
 from xraytune.base.arrays import AnyArray, Float32Array, Int64Array, UInt8Array
 from xraytune.base.artifacts import is_intact, releases
-from xraytune.base.errors import ArtifactError, DataError, StudyError, add_notes, counted
+from xraytune.base.errors import (
+    ArtifactError,
+    DataError,
+    StudyError,
+    add_notes,
+    counted,
+    join_names,
+)
 from xraytune.base.files import read_json, sha256_of, with_checksum, without_checksum, write_json
 from xraytune.base.records import Compute, Progress, frozen, ignore_progress
 from xraytune.data.decoding import Resize
@@ -199,7 +206,13 @@ def prepare_index(
     row_of = {file: row for row, file in enumerate(files)}
     images = Images(image for image in index.images if image.file in row_of)
     if len(np.unique(images.labels)) < len(np.unique(index.images.labels)):
-        what = f"without {len(broken)} broken images, a class has none"
+        left = {*images.labels.tolist()}
+        lost = [image for image in index.images if image.label not in left]
+        names = sorted({index.class_names[image.label] for image in lost})
+        gone = {file for image in lost for file in (image.file, *image.masks)}
+        reasons = [f"{image.file}: {image.reason}" for image in broken if image.file in gone]
+        what = f"without broken images, there is none of {join_names(names)} "
+        what += f"({join_names(reasons, 3)})"
         raise DataError(what, index.root, "repair some of them")
     seen_patients = patients_seen(index.images, seen)
     with add_notes(index.warnings):

@@ -11,6 +11,7 @@ from xraytune.base.errors import ConfigError, DataError, counted
 from xraytune.base.files import new_folder, require_new, write_json
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.index import LabelledImages
+from xraytune.data.patients import EQUAL_IDS
 from xraytune.data.shared_patients import patients_by_key, shared_patients
 from xraytune.data.table import subgroup_columns
 from xraytune.model.load import Bundle, open_bundle
@@ -149,5 +150,5 @@ def _require_other_patients(
         whose = "in the model's training or validation set"
     if count:
         what = f"{counted(count, 'patient')} of the images to calibrate on: {whose}"
-        fix = "calibrate on images of other patients"
+        fix = f"calibrate on images of other patients; {EQUAL_IDS}"
         raise DataError(what, labelled.data.path, fix)

@@ -12,6 +12,7 @@ from xraytune.base.records import Json, frozen, to_json
 from xraytune.base.tables import Cell, Entry, Frame, Row, Table, counts_text
 from xraytune.data.decoding import BrokenImage
 from xraytune.data.images import ImageFile
+from xraytune.data.patients import EQUAL_IDS
 from xraytune.stats.classification import METRICS
 from xraytune.stats.intervals import Measured
 from xraytune.stats.segmentation import MASK_METRICS
@@ -120,9 +121,10 @@ class Evaluation(Measured):
         if self.known_patients:
             patients = counted(self.known_patients, "patient")
             text = (
-                f"{self.images_of_known_patients} of these images belong to {patients} in the "
-                f"model's own training or validation set ({self.known_images} are the same "
-                "files): the metrics are optimistically biased"
+                f"{self.images_of_known_patients} of these images have the ID, name or content of "
+                f"{patients} in the model's own training or validation set ({self.known_images} "
+                "are the same files). If these are the same people, the metrics are optimistically "
+                f"biased; {EQUAL_IDS}"
             )
             parts.append(Cell(text, "bad"))
         parts += [Cell(note, "busy") for note in self.notes]

@@ -20,7 +20,7 @@ from xraytune.base.files import read_bytes, read_json, sha256_of
 from xraytune.data.folders import PROVENANCE_FILE, list_images
 from xraytune.data.images import Images, content_fingerprint
 from xraytune.data.index import read_labelled
-from xraytune.data.patients import PATIENTS_CSV
+from xraytune.data.patients import EQUAL_IDS, PATIENTS_CSV
 from xraytune.data.pixels import require_unbroken, store_images
 from xraytune.data.prepare import HELD_OUT, ImageSource, RunContext, stored_images
 from xraytune.data.shared_patients import (
@@ -127,8 +127,11 @@ def store_folder(root: Path, study: StudyImages) -> tuple[Images, Path]:
         known = shared_patients(patients_by_key(index.test, group_regex), extra)
         shared = [image.file for image in index.test if image.patient in known]
         if shared:
-            what = f"{len(shared)} held-out test images are of patients of these extra images"
-            fix = "remove the images of these patients, or rename files of other patients"
+            what = (
+                f"{len(shared)} held-out test images have the ID, name or content of patients of "
+            )
+            what += "these extra images"
+            fix = f"remove the images of these patients, or rename files of others; {EQUAL_IDS}"
             raise DataError(f"{what}: {join_names(shared)}", root, fix)
 
     owners = patients_by_file_name(prepared.images)
@@ -153,11 +156,13 @@ def store_folder(root: Path, study: StudyImages) -> tuple[Images, Path]:
     images = Images(sorted(usable, key=attrgetter("sha256", "file")))
     if len(images) < len(listed):
         count = f"{len(listed) - len(images)} of {len(listed)} extra images"
-        what = f"{count} are left out: their patients are in val-A or val-B"
+        what = (
+            f"{count} are left out: they have the ID, name or content of patients in val-A or val-B"
+        )
         if not images:
             fix = "use images of other patients, with distinct names, such as of the train side"
             raise DataError(what, root, fix)
-        _logger.warning("%s: %s", root, what)
+        _logger.warning("%s: %s; %s", root, what, EQUAL_IDS)
     data = study.data.model_copy(update={"shift": None})  # they are not of the study's hospital
     store = store_images(folder, images, data, cache=study.cache)
     require_unbroken(store, root, "repair or remove them")
