@@ -1,5 +1,6 @@
 """The journal: every trial, each value in its order of arrival, and each end exactly once."""
 
+import shutil
 from pathlib import Path
 
 import optuna
@@ -128,6 +129,18 @@ def test_a_changed_character_is_an_error_that_names_the_line(
 
     with pytest.raises(StudyError, match=r"optuna\.journal:\d+: the journal is damaged"):
         open_journal(study)
+
+
+def test_the_recorded_journal_is_read(study: StudyFolder) -> None:
+    """Do not write `recorded.journal` again after a release, which has to read its own studies."""
+    shutil.copy(Path(__file__).with_name("recorded.journal"), study.journal_path)
+
+    journal = open_journal(study)
+
+    rows = [(row.status, row.arm, row.value, row.epochs) for row in journal.rows()]
+    assert rows == [("complete", "real_only", 0.75, 2), ("pruned", "gan", 0.4, 1)]
+    assert journal.row(0).val_b_score == 0.7
+    assert [trial.experiment.parameters.arm for trial in journal.resume()] == ["duplicate"]
 
 
 def optunas(study: StudyFolder) -> optuna.storages.JournalStorage:

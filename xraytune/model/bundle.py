@@ -103,9 +103,7 @@ def write_bundle(
         | extensions_of(parameters.backbone, parameters.source),
         metrics=task.card_metrics(prepared, result.threshold, trained.validated),
     )
-    is_used = {"thresholds": bool(record.thresholds), "members": members > 1}
-    unused = {name for name, used in is_used.items() if not used}
-    write_text(folder / RECORD_FILE, record.model_dump_json(indent=2, exclude=unused) + "\n")
+    write_text(folder / RECORD_FILE, record.model_dump_json(indent=2) + "\n")
     header = f"The experiment of this model, arm {parameters.arm}. Paths are relative to this file."
     write_text(folder / CONFIG_FILE, experiment_to_yaml(experiment, final_path, header))
     write_prepared(prepared, folder / SPLIT_FILE)

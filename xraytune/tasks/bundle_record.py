@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from xraytune.base.errors import ArtifactError
 from xraytune.base.files import read_bytes
@@ -78,14 +78,14 @@ class BundleRecord(StrictModel):
     class_names: tuple[str, ...]
     positive: str | None
     threshold: float
-    thresholds: dict[str, float] = Field(default={})
+    thresholds: dict[str, float]
     input_format: InputFormat
     backbone: BackboneName
     input_channels: Literal[1, 3]
     head: HeadName
     loss: LossName
     arm: str
-    members: int = 1
+    members: int
     val_score: float
     val_b_score: float
     best_epoch: int
