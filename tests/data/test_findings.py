@@ -162,6 +162,12 @@ CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any], str]] = {
         {"findings": "auto"},
         "no cell of column Projection is 'APP'.*did you mean 'AP'",
     ),
+    "misspelt among the uncertain": (
+        CHEXPERT,
+        PATH,
+        ED_MASS | {"uncertain": {"Edma": "ones"}},
+        r"no column 'Edma' \(data\.uncertain\.Edma\).*did you mean 'Edema'",
+    ),
     "misspelt label": (NIH, LABELS, {"findings": ["Edma", "Mass"]}, "did you mean 'Edema'"),
 }
 

@@ -174,7 +174,7 @@ def test_a_label_inside_another_is_no_case_for_the_rest(xrays: Path) -> None:
     index = read_index(data_of(xrays, labels={"Mass": "ill", "small mass": "ill", "*": "well"}))
 
     assert message.count("fix:") == 1
-    assert "'small mass' has the label 'Mass' in it, but would be well by \"*\"" in message
+    assert "'small mass' has the label 'Mass' in it, but would be well by *" in message
     assert [*classes_in(index).values()] == ["ill", "ill", *["well"] * 6]
 
 
@@ -372,6 +372,11 @@ ROWS = [
         ({3: 'a1.png,pa1,"5 mm,ill', 5: 'b0.png,pb0,"well",well'}, ":3: not a row"),
         ({3: 'a1.png,pa1,"5 mm,ill', 4: 'a2.png,pa2,5 mm",ill'}, ":3: not a row"),
         ({3: 'a1.png,pa1,"5 mm,ill', 6: 'b1.png,pb1,5 mm",well'}, "encloses the rows below"),
+        (
+            {2: f"{ROWS[0]},", 3: 'a1.png,pa1,"5 mm,ill,', 4: "a2.png,pa2,5 mm,ill,"}
+            | {6: 'b1.png,pb1,5 mm",well,'},
+            "encloses the rows below",
+        ),
     ],
 )
 def test_rows_that_do_not_fit_the_header_are_refused_with_their_line(

@@ -84,8 +84,8 @@ def word_in(cell: str) -> str:
 
 
 def mentions(label: str, name: str) -> bool:
-    """Return whether a label has another one in it, as whole words, in any case."""
-    return re.search(rf"(?<!\w){re.escape(folded(name))}(?!\w)", folded(label)) is not None
+    """Return whether a label has another one in it, as whole words; both in lower case."""
+    return name in label and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", label) is not None
 
 
 def part_named(name: str) -> PartName | None:

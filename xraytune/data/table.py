@@ -12,7 +12,7 @@ import io
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
@@ -21,36 +21,30 @@ from xraytune.base.errors import ConfigError, DataError, Problem, SourceLine, jo
 from xraytune.base.files import read_bytes
 from xraytune.base.records import frozen
 from xraytune.data.decoding import without_suffix
-from xraytune.data.findings import ABSENT, PRESENT, UNKNOWN
+from xraytune.data.findings import ABSENT, PRESENT
 from xraytune.data.guesses import (
     EMPTY,
-    NO,
     READ_CELLS,
-    UNCERTAIN,
-    YES,
     composed,
     folded,
     is_view_column,
-    means_no_disease,
-    mentions,
     part_named,
     pneumonia_type,
     says_other_view,
     word_in,
 )
 from xraytune.data.images import ImageFile, Images, TableRow
+from xraytune.data.labels import CellReader, cell_reader
 from xraytune.data.patients import PATIENTS_CSV, patient_key
 from xraytune.space.messages import nearest
 from xraytune.space.settings import FOLDER_NAME, DataSettings, TableSettings
 
 _MOST_SUBGROUPS = 20
 JOINING = "docs/data.md, Joining tables"
-_STATES = {"ignore": UNKNOWN, "zeros": ABSENT, "ones": PRESENT}
 _PATIENTS_TABLE = TableSettings(
     file=(PATIENTS_CSV,), image="file", patient="patient", label="class"
 )
 
-_Cells: TypeAlias = Mapping[str, str]
 _Rows: TypeAlias = list[tuple[SourceLine, dict[str, str]]]
 """Rows of a table, each with its line and its cells by column."""
 
@@ -219,6 +213,7 @@ def _read_rows(path: Path, image: str) -> tuple[list[str], _Rows]:
     try:
         for cells in reader:
             cells = [cell.strip() for cell in cells]
+            width = len(cells)
             while len(cells) > len(columns) > 0 and not cells[-1]:
                 cells.pop()
             if not any(cells) or cells[0].startswith("sep="):  # a blank line, or Excel's first one
@@ -232,7 +227,7 @@ def _read_rows(path: Path, image: str) -> tuple[list[str], _Rows]:
                 row.pop("", None)  # such as pandas' index
                 for line in lines[above + 1 : reader.line_num] if image in row else ():
                     below = line.split(delimiter)
-                    name = below[columns.index(image)] if len(below) == len(cells) else "?"
+                    name = below[columns.index(image)] if len(below) == width else "?"
                     if _outline(name) == _outline(row[image]):
                         raise csv.Error("a quotation mark encloses the rows below")
                 rows.append((SourceLine(path, above + 1, lines[above]), row))
@@ -264,7 +259,7 @@ def _read_table(settings: TableSettings, data: DataSettings) -> LabelTable:
     for file in settings.file:
         place = table_path(file, data)
         names, rows = _read_rows(place, settings.image)
-        _require_columns({"image": settings.image}, names, place)
+        _require_columns({"table.image": settings.image}, names, place)
         columns |= dict.fromkeys(names)
         for where, cells in rows:
             by_image[cells[settings.image]].append((where, cells))
@@ -272,63 +267,39 @@ def _read_table(settings: TableSettings, data: DataSettings) -> LabelTable:
         where, _ = by_image[""][0]
         raise DataError("a cell is empty", where, "name the image")
 
-    needed = {"patient": settings.patient, "side": settings.side_column}
-    needed |= {f"rows.{column}": column for column in settings.rows}
+    needed = {"table.patient": settings.patient, "table.side": settings.side_column}
+    needed |= {f"table.rows.{column}": column for column in settings.rows}
     if settings is not _PATIENTS_TABLE:
-        needed["label"] = settings.label
+        needed["table.label"] = settings.label
     if settings.label is None and not data.findings:
-        needed |= {f"labels.{column}": column for column in settings.labels}
+        needed |= {f"table.labels.{column}": column for column in settings.labels}
     _require_columns(needed, [*columns], path)
+    if data.findings and not isinstance(data.uncertain, str):
+        _require_columns({f"uncertain.{name}": name for name in data.uncertain}, [*columns], path)
 
     every_row = [cells for rows in by_image.values() for _, cells in rows]
     others = [column for column in columns if column not in {settings.image, *needed.values()}]
-    listed = settings.labels if data.findings is None else data.findings
-    listed = () if listed == "auto" else tuple(map(composed, listed))
-    separator = settings.separator or ""
-    if settings.label and (data.findings or settings.labels) and not separator:
-        shown = {cells[settings.label] for cells in every_row if settings.label in cells}
-        separator = _find_separator(shown, listed, path)
-    words = Counter(
-        label for cells in every_row for label in _labels(settings, cells, separator, listed)
-    )
-    findings = listed if data.findings else ()
-    if data.findings == "auto" and settings.label is None:
-        findings = tuple(_finding_columns(others, every_row))
-    elif data.findings == "auto":
-        spellings = {folded(word): word for word in sorted(words, reverse=True)}
-        said = [word for word in sorted(spellings.values()) if word_in(word) not in READ_CELLS]
-        findings = tuple(word for word in said if not means_no_disease(word))
-    problems = _find_unknown_words(settings, every_row, path)
-    if not data.findings:
-        problems += _find_unknown_labels(settings, words, path)
-    unclear = _find_unclear(words, findings, listed)
-
-    def read_cells(cells: _Cells) -> tuple[list[str], list[str]]:
-        labels = _labels(settings, cells, separator, listed)
-        if settings.label is None:
-            return labels, _findings_of(findings, cells, data)
-        return labels, _findings_among(labels, findings, unclear, data)
-
+    reader = cell_reader(settings, data, every_row, others, path)
+    problems = reader.problems(every_row, path)
     united = {}
     for name, rows in by_image.items():
         try:
-            united[name] = _unite(name, rows, settings, data, read_cells)
+            united[name] = _unite(name, rows, reader)
         except DataError as error:
             problems += error.problems
     if problems:
         raise DataError(*problems[:10])
-    yes_no = set() if settings.label else {*(findings or settings.labels)}
+    yes_no = set() if settings.label else {*(reader.findings or settings.labels)}
     unread = Counter(cells[column] for cells in every_row for column in yes_no & cells.keys())
-    known = {*map(folded, findings)}
     if settings.label and data.findings:
-        others = [word for word in words if not (folded(word) in known or means_no_disease(word))]
-        unread = Counter({word: words[word] for word in others})
+        others = reader.other_labels()
+        unread = Counter({word: reader.words[word] for word in others})
     return LabelTable(
         path=path,
         settings=settings,
         rows=united,
-        findings=findings,
-        separator=separator,
+        findings=reader.findings,
+        separator=reader.separator,
         unread={cell: unread[cell] for cell in unread if word_in(cell) not in READ_CELLS},
         others=tuple(column for column in others if column not in yes_no),
     )
@@ -340,11 +311,11 @@ def _require_columns(needed: Mapping[str, str | None], columns: Sequence[str], p
         fix = "make the first line: file,patient"
     elif len(columns) == 1:
         fix = "separate the columns by commas, and name them in the first line"
-    elif "image" in needed:
+    elif "table.image" in needed:
         fix = f"a table of patients or studies needs a row for each image ({JOINING})"
     problems = [
         Problem(
-            f"there is no column {column!r} (data.table.{key}); found {join_names(columns, 20)}",
+            f"there is no column {column!r} (data.{key}); found {join_names(columns, 20)}",
             path,
             nearest(column, columns, fix),
         )
@@ -355,17 +326,9 @@ def _require_columns(needed: Mapping[str, str | None], columns: Sequence[str], p
         raise DataError(*problems)
 
 
-def _unite(
-    name: str,
-    rows: _Rows,
-    settings: TableSettings,
-    data: DataSettings,
-    read_cells: Callable[[_Cells], tuple[list[str], list[str]]],
-) -> TableRow:
-    """Return what the rows of an image say together; raise DataError if they contradict.
-
-    `read_cells` returns the labels and findings of a row.
-    """
+def _unite(name: str, rows: _Rows, reader: CellReader) -> TableRow:
+    """Return what the rows of an image say together; raise DataError if they contradict."""
+    settings = reader.settings
     patient = ""
     part = None
     left_out_as = ""
@@ -389,18 +352,18 @@ def _unite(
             shown = cells.get(column)
             if shown is not None and folded(shown) not in map(folded, accepted):
                 left_out_as = f"{column} {shown or '(nothing)'}"
-        its_labels, its_findings = read_cells(cells)
+        its_labels = reader.labels_of(cells)
         labels |= dict.fromkeys(its_labels)
-        if its_labels or any(word_in(cells.get(label, "")) in NO for label in settings.labels):
-            votes.add(_class_of(settings, its_labels))
-        states.append(its_findings)
+        if its_labels or reader.denies_labels(cells):
+            votes.add(reader.class_of(its_labels))
+        states.append(reader.findings_of(cells))
 
     class_name = None
     by_finding = [*zip(*states, strict=True)]  # present if a row says so
     united = "".join(min(of_one, key="10?".index) for of_one in by_finding)
     is_disputed = any({PRESENT, ABSENT} <= {*of_one} for of_one in by_finding)
-    if not data.findings:
-        class_name = _class_of(settings, labels)
+    if not reader.data.findings:
+        class_name = reader.class_of(labels)
         is_disputed = len(votes) > 1
         where, _ = rows[0]
         if len(labels) > 1 and not settings.labels:
@@ -430,166 +393,3 @@ def _patient(cell: str, where: SourceLine) -> str:
         what = f"patient {cell} is a number that lost its digits, as in a spreadsheet"
         raise DataError(what, where, "write the IDs again from their source, as text")
     return "" if cell.casefold() in EMPTY else re.sub(r"^(\d+)[.,]0$", r"\1", cell)
-
-
-def _find_separator(cells: Collection[str], listed: Collection[str], path: Path) -> str:
-    """Return what is between the labels of cells; see `TableSettings.separator`.
-
-    Raises DataError if it may be a blank.
-    """
-    alone = {*map(folded, (*cells, *listed))}
-    several = [cell for cell in cells if cell not in listed and not cell.startswith("[")]
-    for separator in ("|", ";", ",", "#", "/", "+", " "):
-        for cell in several:
-            parts = [folded(part).strip() for part in cell.split(separator)]
-            has_labels = alone.issuperset(parts) and all(re.search(r"[^\W\d]", p) for p in parts)
-            if len(parts) == 1 or not (has_labels or separator == "|"):
-                continue
-            if separator == " ":
-                what = f"blanks may separate labels: {cell!r} consists of labels of other cells"
-                fix = "set data.table.separator to ' ', or to '|' if this is one label"
-                raise DataError(what, path, fix)
-            return separator
-    return "|"
-
-
-def _labels(
-    settings: TableSettings, cells: _Cells, separator: str, listed: Collection[str]
-) -> list[str]:
-    """Return the labels of a row: those in its cell, or the columns that say yes."""
-    if settings.label is None:
-        return [label for label in settings.labels if word_in(cells.get(label, "")) in YES]
-    cell = cells.get(settings.label, "")
-    labels = [cell]
-    if cell.startswith("[") and cell not in listed:  # a list, as Python writes it
-        labels = [label.strip().strip("'\"") for label in cell.strip("[]").split(",")]
-    elif separator and not (cell in listed or means_no_disease(cell)):
-        labels = cell.split(separator)
-    labels = [label.strip() for label in labels]
-    return [
-        label
-        for label in labels
-        if label in listed or means_no_disease(label) or label.casefold() not in EMPTY
-    ]
-
-
-def _find_unknown_words(
-    settings: TableSettings, rows: Sequence[_Cells], path: Path
-) -> list[Problem]:
-    """Return the values of `data.table.rows` that no cell has."""
-    problems = []
-    for column, accepted in settings.rows.items():
-        words = {folded(row[column]): row[column] for row in rows if column in row}
-        for value in accepted:
-            if folded(value) not in words:
-                what = f"no cell of column {column} is {value!r} (data.table.rows)"
-                fix = f"remove it; the cells are {join_names(sorted(words.values()), 5)}"
-                problems.append(Problem(what, path, nearest(value, words.values(), fix)))
-    return problems
-
-
-def _find_unknown_labels(
-    settings: TableSettings, words: Collection[str], path: Path
-) -> list[Problem]:
-    """Return the labels of `data.table.labels` that no cell has, and labels that have one in them.
-
-    These would be of the class of `"*"`.
-    """
-    if settings.label is None:
-        return []
-    problems = []
-    shown = {*map(folded, words)}
-    rest = settings.labels.get("*")
-    classes = {label: name for label, name in settings.labels.items() if label != "*"}
-    for label, name in classes.items():
-        if folded(label) not in shown:
-            what = f"no cell of column {settings.label} has the label {label!r}"
-            problems.append(Problem(what, path, nearest(label, words, "remove it")))
-        for word in words if rest not in (None, name) else ():
-            if mentions(word, label) and folded(word) not in map(folded, classes):
-                what = f'{word!r} has the label {label!r} in it, but would be {rest} by "*"'
-                fix = "write data.table.separator, or this label and its class in data.table.labels"
-                problems.append(Problem(what, path, fix))
-    return problems
-
-
-def _find_unclear(
-    words: Collection[str], findings: Sequence[str], listed: Collection[str]
-) -> dict[str, set[str]]:
-    """Return the findings that each label leaves unknown.
-
-    These are those in its name, unless it is listed as a finding itself or means no disease, and
-    those that no label is.
-    """
-    names = {*map(folded, findings)}
-    missing = names - {*map(folded, words)}
-    clear = {*map(folded, listed)}
-    unclear = {}
-    for word in map(folded, words):
-        unclear[word] = missing
-        if word not in clear and not means_no_disease(word):
-            unclear[word] = missing | {name for name in names if mentions(word, name)}
-    return unclear
-
-
-def _findings_among(
-    labels: Sequence[str],
-    findings: Sequence[str],
-    unclear: Mapping[str, set[str]],
-    data: DataSettings,
-) -> list[str]:
-    """Return the findings of a row by its labels.
-
-    Without a finding or `No Finding` among them, others are as in an empty cell.
-    """
-    there = {*map(folded, labels)}
-    names = [*map(folded, findings)]
-    is_read = any(map(means_no_disease, labels)) or not there.isdisjoint(names)
-    others = ABSENT if is_read or data.empty == "zeros" else UNKNOWN
-    unknown = {name for label in there for name in unclear[label]}
-    states = dict.fromkeys(names, others)
-    states |= dict.fromkeys(unknown, UNKNOWN) | dict.fromkeys(there & {*names}, PRESENT)
-    return [states[name] for name in names]
-
-
-def _findings_of(names: Sequence[str], cells: _Cells, data: DataSettings) -> list[str]:
-    """Return the findings of a row by a column for each, unknown without one.
-
-    `No Finding` without a column is the absence of all others.
-    """
-    states = []
-    for name in names:
-        uncertain = data.uncertain
-        if not isinstance(uncertain, str):
-            uncertain = uncertain.get(name, "ignore")
-        meanings = ((YES, "ones"), (NO, "zeros"), (UNCERTAIN, uncertain), (EMPTY, data.empty))
-        word = word_in(cells.get(name, "?"))
-        uses = [use for words, use in meanings if word in words] or ["ignore"]
-        states.append(_STATES[uses[0]])
-    for place, name in enumerate(names):
-        if name not in cells and means_no_disease(name):
-            others = {*states[:place], *states[place + 1 :]}
-            if PRESENT in others:
-                states[place] = ABSENT
-            elif others == {ABSENT}:
-                states[place] = PRESENT
-    return states
-
-
-def _finding_columns(columns: Iterable[str], rows: Sequence[_Cells]) -> list[str]:
-    """Return the columns whose cells say yes, no or neither, and some yes."""
-    found = []
-    for column in columns:
-        words = {word_in(row[column]) for row in rows if column in row}
-        if words <= READ_CELLS and words & YES and not is_view_column(column):
-            found.append(column)
-    return found
-
-
-def _class_of(settings: TableSettings, labels: Collection[str]) -> str | None:
-    """Return the class of an image with these labels."""
-    if not settings.labels or not labels:
-        return min(labels, default=None)
-    there = {"*", *map(folded, labels)}
-    words = (name for label, name in settings.labels.items() if folded(label) in there)
-    return next(words, None)

@@ -1,0 +1,254 @@
+"""Read what the cells of a table say about an image: its labels, its class and its findings.
+
+Labels are in a cell with a separator between them, or columns that say yes or no. What a cell does
+not say is unknown, never absent.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeAlias
+
+from xraytune.base.errors import DataError, Problem, join_names
+from xraytune.base.records import frozen
+from xraytune.data.findings import ABSENT, PRESENT, UNKNOWN
+from xraytune.data.guesses import (
+    EMPTY,
+    NO,
+    READ_CELLS,
+    UNCERTAIN,
+    YES,
+    composed,
+    folded,
+    is_view_column,
+    means_no_disease,
+    mentions,
+    word_in,
+)
+from xraytune.space.messages import nearest
+from xraytune.space.settings import DataSettings, TableSettings
+
+Cells: TypeAlias = Mapping[str, str]
+"""The cells of a row, by column."""
+_SEPARATORS = ("|", ";", ",", "#", "/", "+")
+_STATES = {"ignore": UNKNOWN, "zeros": ABSENT, "ones": PRESENT}
+
+
+@frozen
+class CellReader:
+    """Reads the rows of a table.
+
+    Attributes:
+        listed: The labels or findings that the settings name.
+        separator: What is between the labels of a cell.
+        words: How many rows have each label.
+        findings: Of each row.
+        unclear: The findings that each label leaves unknown, all in lower case.
+    """
+
+    settings: TableSettings
+    data: DataSettings
+    listed: tuple[str, ...]
+    separator: str
+    words: Mapping[str, int]
+    findings: tuple[str, ...]
+    unclear: Mapping[str, Collection[str]]
+
+    def labels_of(self, cells: Cells) -> list[str]:
+        """Return the labels of a row: those in its cell, or the columns that say yes."""
+        settings = self.settings
+        if settings.label is None:
+            return [label for label in settings.labels if word_in(cells.get(label, "")) in YES]
+        cell = cells.get(settings.label, "")
+        labels = [cell]
+        if cell.startswith("[") and cell not in self.listed:  # a list, as Python writes it
+            labels = [label.strip().strip("'\"") for label in cell.strip("[]").split(",")]
+        elif self.separator and not (cell in self.listed or means_no_disease(cell)):
+            labels = cell.split(self.separator)
+        labels = [label.strip() for label in labels]
+        return [
+            label
+            for label in labels
+            if label in self.listed or means_no_disease(label) or label.casefold() not in EMPTY
+        ]
+
+    def denies_labels(self, cells: Cells) -> bool:
+        """Return whether a column of a label says no."""
+        return any(word_in(cells.get(label, "")) in NO for label in self.settings.labels)
+
+    def class_of(self, labels: Collection[str]) -> str | None:
+        """Return the class of an image with these labels."""
+        if not self.settings.labels or not labels:
+            return min(labels, default=None)
+        there = {"*", *map(folded, labels)}
+        classes = self.settings.labels.items()
+        return next((name for label, name in classes if folded(label) in there), None)
+
+    def findings_of(self, cells: Cells) -> list[str]:
+        """Return the findings of a row by its labels, or by a column for each.
+
+        Labels say nothing of a finding that they mention, nor of any if none is a finding or
+        `No Finding`. `No Finding` without a column is the absence of all others.
+        """
+        names = self.findings
+        if self.settings.label and names:
+            cells = self._cells_by_finding(cells)
+        states = []
+        for name in names:
+            uncertain = self.data.uncertain
+            if not isinstance(uncertain, str):
+                uncertain = uncertain.get(name, "ignore")
+            meanings = (
+                (YES, "ones"),
+                (NO, "zeros"),
+                (UNCERTAIN, uncertain),
+                (EMPTY, self.data.empty),
+            )
+            word = word_in(cells.get(name, "?"))
+            uses = [use for words, use in meanings if word in words] or ["ignore"]
+            states.append(_STATES[uses[0]])
+        for place, name in enumerate(names):
+            if name not in cells and means_no_disease(name):
+                others = {*states[:place], *states[place + 1 :]}
+                if PRESENT in others:
+                    states[place] = ABSENT
+                elif others == {ABSENT}:
+                    states[place] = PRESENT
+        return states
+
+    def _cells_by_finding(self, cells: Cells) -> dict[str, str]:
+        """Return what the labels of a row say, as if there were a column for each finding."""
+        labels = self.labels_of(cells)
+        there = {*map(folded, labels)}
+        unclear = {name for label in there for name in self.unclear[label]}
+        is_read = any(map(means_no_disease, labels)) or bool(there & {*map(folded, self.findings)})
+        cells = {}
+        for name in self.findings:
+            cells[name] = "no" if is_read else ""
+            if folded(name) in there:
+                cells[name] = "yes"
+            elif folded(name) in unclear:
+                cells[name] = "?"
+        return cells
+
+    def other_labels(self) -> list[str]:
+        """Return the labels that are neither a finding nor the absence of all."""
+        known = {*map(folded, self.findings)}
+        return [
+            word for word in self.words if not (folded(word) in known or means_no_disease(word))
+        ]
+
+    def problems(self, rows: Sequence[Cells], path: Path) -> list[Problem]:
+        """Return what `data.table.rows` and `data.table.labels` name and no cell has.
+
+        Also labels that have one of `data.table.labels` in them, and would be of the class of `*`.
+        """
+        column = self.settings.label
+        problems = []
+        for key, accepted in self.settings.rows.items():
+            shown = {folded(cells[key]): cells[key] for cells in rows if key in cells}
+            for value in accepted:
+                if folded(value) not in shown:
+                    what = f"no cell of column {key} is {value!r} (data.table.rows)"
+                    fix = f"remove it; the cells are {join_names(sorted(shown.values()), 5)}"
+                    problems.append(Problem(what, path, nearest(value, shown.values(), fix)))
+        if column is None or self.data.findings:
+            return problems
+        words = {folded(word): word for word in self.words}
+        rest = self.settings.labels.get("*")
+        labels = self.settings.labels
+        for label in labels:
+            if label != "*" and folded(label) not in words:
+                what = f"no cell of column {column} has the label {label!r}"
+                problems.append(Problem(what, path, nearest(label, words.values(), "remove it")))
+        for word in words.keys() - {*map(folded, labels)} if rest else ():
+            inside = [label for label in labels if mentions(word, folded(label))]
+            if any(labels[label] != rest for label in inside):
+                what = (
+                    f"{words[word]!r} has the label {inside[0]!r} in it, but would be {rest} by *"
+                )
+                fix = "write data.table.separator, or this label and its class in data.table.labels"
+                problems.append(Problem(what, path, fix))
+        return problems
+
+
+def cell_reader(
+    settings: TableSettings,
+    data: DataSettings,
+    rows: Sequence[Cells],
+    columns: Sequence[str],
+    path: Path,
+) -> CellReader:
+    """Return what reads the rows of a table.
+
+    `columns` may be findings. Raises DataError if blanks may separate labels.
+    """
+    listed = settings.labels if data.findings is None else data.findings
+    listed = () if listed == "auto" else tuple(map(composed, listed))
+    separator = settings.separator or ""
+    if settings.label and (data.findings or settings.labels) and not separator:
+        shown = {cells[settings.label] for cells in rows if settings.label in cells}
+        separator = _find_separator(shown, listed, path)
+    reader = CellReader(
+        settings=settings,
+        data=data,
+        listed=listed,
+        separator=separator,
+        words={},
+        findings=listed if data.findings else (),
+        unclear={},
+    )
+    words = Counter(label for cells in rows for label in reader.labels_of(cells))
+    reader = replace(reader, words=words)
+    if data.findings == "auto" and settings.label is None:
+        reader = replace(reader, findings=_finding_columns(columns, rows))
+    elif data.findings == "auto":
+        spellings = {folded(word): word for word in sorted(reader.other_labels(), reverse=True)}
+        said = [word for word in sorted(spellings.values()) if word_in(word) not in READ_CELLS]
+        reader = replace(reader, findings=tuple(said))
+    names = {*map(folded, reader.findings)}
+    missing = names - {*map(folded, words)}
+    clear = {*map(folded, listed)}
+    unclear = {}
+    for word in map(folded, words):
+        unclear[word] = missing
+        if word not in clear and not means_no_disease(word):
+            unclear[word] = missing | {name for name in names if mentions(word, name)}
+    return replace(reader, unclear=unclear)
+
+
+def _find_separator(cells: Collection[str], listed: Collection[str], path: Path) -> str:
+    """Return what is between the labels of cells; see `TableSettings.separator`.
+
+    Raises DataError if it may be a blank.
+    """
+    several = [cell for cell in cells if cell not in listed and not cell.startswith("[")]
+    if any("|" in cell for cell in several):
+        return "|"
+    alone = {*map(folded, (*cells, *listed))}
+    for separator in (*_SEPARATORS, " "):
+        for cell in several:
+            parts = [folded(part).strip() for part in cell.split(separator)]
+            are_words = all(re.search(r"[^\W\d]", part) for part in parts)
+            if len(parts) == 1 or not (are_words and alone.issuperset(parts)):
+                continue
+            if separator == " ":
+                what = f"blanks may separate labels: {cell!r} consists of labels of other cells"
+                fix = "set data.table.separator to ' ', or to '|' if this is one label"
+                raise DataError(what, path, fix)
+            return separator
+    return "|"
+
+
+def _finding_columns(columns: Sequence[str], rows: Sequence[Cells]) -> tuple[str, ...]:
+    """Return the columns whose cells say yes, no or neither, and some yes."""
+    found = []
+    for column in columns:
+        words = {word_in(row[column]) for row in rows if column in row}
+        if words <= READ_CELLS and words & YES and not is_view_column(column):
+            found.append(column)
+    return tuple(found)
