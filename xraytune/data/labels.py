@@ -34,7 +34,8 @@ from xraytune.space.settings import DataSettings, TableSettings
 
 Cells: TypeAlias = Mapping[str, str]
 """The cells of a row, by column."""
-_SEPARATORS = ("|", ";", ",", "#", "/", "+")
+_SEPARATORS = (";", ",", "/", "#", "+")
+"""Besides `|`, in the order in which they are tried."""
 _STATES = {"ignore": UNKNOWN, "zeros": ABSENT, "ones": PRESENT}
 
 
