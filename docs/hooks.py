@@ -263,6 +263,16 @@ applies only if this condition holds. The parameters of `gan` and `folder` can a
 |---|---|---|---|
 {parameters}
 
+## What is refused
+
+Each rule is checked at every point of a space before a search starts, and for the final model.
+The message says what to write instead. A value that has no effect is refused, too, unless an
+option of the command line has made it so.
+
+| settings and parameters | why some of their values are refused |
+|---|---|
+{rules}
+
 ## Backbones
 
 {backbones}
@@ -276,7 +286,7 @@ def space_reference() -> str:
     from xraytune.space.backbones import BACKBONES
     from xraytune.space.fields import PARAMETERS
     from xraytune.space.grammar import DISTRIBUTIONS
-    from xraytune.space.settings import Settings
+    from xraytune.space.settings import RULES, Settings
 
     schema: Any = Settings.model_json_schema()
     definitions, top = schema["$defs"], schema["properties"]
@@ -301,6 +311,7 @@ def space_reference() -> str:
         parameters="\n".join(
             _parameter_row(name, field, values[name]) for name, field in fields.items()
         ),
+        rules="\n".join(f"| {_codes(rule.names)} | {_cell(rule.why)} |" for rule in RULES),
         backbones=_codes([*BACKBONES.built_in, "timm/NAME"]),
     )
 

@@ -36,3 +36,19 @@ def write_pairs(root: Path, stems: Iterable[str]) -> Path:
         save(root / "images" / f"{stem}.png", np.where(mask, 155 + noise, noise).astype(np.uint8))
         save(root / "masks" / f"{stem}.png", mask)
     return root
+
+
+def write_discs(root: Path, seed: int) -> Path:
+    """Write 40 noisy dark images with a bright disc of random place and size, and the discs.
+
+    A small GAN learns their masks in a hundred steps.
+    """
+    random = np.random.default_rng(seed)
+    rows, columns = np.mgrid[0:48, 0:48]
+    for number in range(40):
+        y, x = random.uniform(18, 30, 2)
+        disc = np.hypot(rows - y, columns - x) < random.uniform(12, 22)
+        pixels = np.where(disc, 200, 40) + random.integers(0, 20, disc.shape)
+        save(root / f"images/p{seed}_{number}.png", pixels.astype(np.uint8))
+        save(root / f"masks/p{seed}_{number}.png", disc)
+    return root

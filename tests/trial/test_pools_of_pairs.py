@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.pair_files import save
+from tests.pair_files import write_discs
 from tests.trial.conftest import Bench, block_of
 from xraytune.base.errors import TrialError
 from xraytune.base.files import read_json
@@ -22,16 +22,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    """Noisy dark images with a bright disc of random place and size, and the discs."""
+    """The discs of `write_discs`."""
     root = tmp_path_factory.mktemp("pairs")
-    random = np.random.default_rng(0)
-    rows, columns = np.mgrid[0:48, 0:48]
-    for number in range(40):
-        y, x = random.uniform(18, 30, 2)
-        disc = np.hypot(rows - y, columns - x) < random.uniform(12, 22)
-        pixels = np.where(disc, 200, 40) + random.integers(0, 20, disc.shape)
-        save(root / f"xrays/images/p{number}.png", pixels.astype(np.uint8))
-        save(root / f"xrays/masks/p{number}.png", disc)
+    write_discs(root / "xrays", seed=0)
     data = {"path": root / "xrays", "image_size": 32, "split": {"val_a": 0.15, "val_b": 0.15}}
     settings = Settings.model_validate({"name": "pairs", "task": "segmentation", "data": data})
     prepared, _ = prepare(settings, root / "cache")
