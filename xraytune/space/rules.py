@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from xraytune.base.errors import ConfigError, Place, Problem
 from xraytune.space.contract import FACTS, Change, Rule
 from xraytune.space.document import Document, KeyPath
-from xraytune.space.domains import ParameterSpec, Point
+from xraytune.space.domains import Point
 from xraytune.space.fields import PARAMETERS
 from xraytune.space.settings import RULES, FinalSettings, Settings
 from xraytune.space.space import Space, corner_points
@@ -45,19 +45,21 @@ def check_space(space: Space, document: Document) -> None:
 def _check_final(space: Space, final: FinalSettings, document: Document) -> None:
     given = final.values()
     specs = [
-        ParameterSpec(name=spec.name, values=(given[spec.name],), when=spec.when)
-        if spec.name in given
-        else spec
+        replace(spec, values=(given[spec.name],), distribution=None) if spec.name in given else spec
         for spec in space.specs
     ]
     settings = final.settings_of(space.settings)
     trained = replace(space, specs=tuple(specs), settings=settings)
+    names = {name: f"final.{name}" for name in given}
+    if final.image_size:
+        names |= {"data.image_size": "final.image_size", "gan.image_size": "final.image_size"}
     for rule in RULES:
-        if rule.is_useless:
-            continue
-        for refusal, _ in _refusals(rule, trained, {}):
-            place = document.locate(("final",))
-            problem = _explain(rule, refusal, place, f"in `final`, or change {rule.names[-1]}")
+        refusals = [] if rule.is_useless else [*_refusals(rule, trained, {})]
+        for refusal, advice in refusals:
+            values = {names.get(name, name): value for name, value in refusal.values.items()}
+            change = {names.get(name, name): value for name, value in refusal.change.items()}
+            place = _locate(document, [*change, "final"])
+            problem = _explain(rule, _Refusal(values, change), place, advice)
             document.problems.append(problem)
 
 

@@ -642,10 +642,12 @@ def _have_weights(weights: str, backbone: str) -> Change:
     return {"weights": [*names, "none"][0]}
 
 
-@refuses("trainable", "weights")
-def _train_random_layers(trainable: Trainable, weights: str) -> Change:
+@refuses("trainable", "weights", "source")
+def _train_random_layers(trainable: Trainable, weights: str, source: str) -> Change:
     """Random layers would stay untrained."""
-    return {"trainable": "all"} if trainable != "all" and weights == "none" else {}
+    if trainable == "all" or weights != "none":
+        return {}
+    return {"weights": "PATH"} if source == "statistics" else {"trainable": "all"}
 
 
 @refuses("backbone", "task")
