@@ -16,14 +16,20 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module", autouse=True)
 def _pools(clinic: Bench) -> None:
-    """New X-rays, sharp and blurred, beside those of the study."""
+    """New X-rays, sharp, blurred and small, beside those of the study."""
     root = clinic.cache.parent
     draw_phantoms(root / "others", patients=160, seed=4, image_size_px=32)
     for file in sorted((root / "others" / "train").rglob("*.jpeg")):
-        for folder, radius in (("sharp", 0), ("blurred", 3)):
+        image = Image.open(file).convert("L")
+        pools = {
+            "sharp": image,
+            "blurred": image.filter(ImageFilter.GaussianBlur(3)),
+            "small": image.resize((16, 16), Image.Resampling.BILINEAR),
+        }
+        for folder, pixels in pools.items():
             to = root / folder / file.parent.name / f"new_{file.stem}.png"
             to.parent.mkdir(parents=True, exist_ok=True)
-            Image.open(file).convert("L").filter(ImageFilter.GaussianBlur(radius)).save(to)
+            pixels.save(to)
 
 
 def with_folder(clinic: Bench, name: str, **parameters: object) -> Experiment:
@@ -49,6 +55,18 @@ def test_new_xrays_are_better_than_blurred_ones_and_figures_of_a_pool_are_comput
     assert all(one.images >= 50 for one in sharp.classes.values())
     assert measured(clinic, "sharp") == sharp
     assert {path: path.stat().st_mtime_ns for path in clinic.cache.glob("quality*/*/[!m]*")} == made
+
+
+def test_real_images_are_compared_at_the_resolution_of_small_files(
+    clinic: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So their own figure is another one than beside large files."""
+    monkeypatch.setattr("xraytune.trial.quality._FEWEST_PX", 16)
+
+    small, large = (measured(clinic, name) for name in ("small", "sharp"))
+
+    assert (small.resolution_px, large.resolution_px) == (16, 32)
+    assert small.real_train != large.real_train
 
 
 def test_a_small_pool_is_not_measured(clinic: Bench) -> None:
