@@ -39,6 +39,22 @@ def test_an_image_of_the_right_size_keeps_its_grey_levels_and_a_large_jpeg_is_de
     np.testing.assert_allclose(decode(tmp_path / "a.jpeg", 64).astype(int), whole, atol=3)
 
 
+def test_blank_images_and_those_of_less_depth_than_stated_are_noted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A dark image of 16 bits cannot be told from one of 12 bits."""
+    deep = gradient(32, 32).astype(np.uint16)
+    for number, levels in enumerate((deep * 257, deep * 257, deep * 16, 0 * deep + 65535)):
+        Image.fromarray(levels).save(tmp_path / f"{number}.png")
+
+    assert len([*decode_files(tmp_path, [f"{number}.png" for number in range(4)], 32)]) == 4
+
+    blank, depth = caplog.messages
+    assert "1 images are blank: all their pixels have one grey" in blank
+    assert "1 images are PNG 16-bit with 12-bit content: they are scaled by the depth" in depth
+    assert "3 others are not, so these appear too bright if they are only dark" in depth
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [(300, 200), (97, 97), (40, 33), (64, 1000), (1031, 700)])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from xraytune.base.errors import DataError
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.pixels import open_pixels, shift_image
 from xraytune.data.prepare import prepare
@@ -37,6 +39,17 @@ def test_detail_is_lost_and_noise_depends_on_the_file() -> None:
     assert noisy[0].mean() == pytest.approx(checks.mean(), abs=2)
     assert noisy[0].std() == pytest.approx(25.5, rel=0.1)
     assert [(image == noisy[0]).all() for image in noisy] == [True, True, False]
+
+
+def test_images_that_are_all_blank_are_refused(tmp_path: Path) -> None:
+    for number in range(40):
+        path = tmp_path / "xrays" / ("NORMAL", "PNEUMONIA")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (32, 32), number).save(path)
+    data = {"path": tmp_path / "xrays", "image_size": 32}
+
+    with pytest.raises(DataError, match="all 40 images are blank: each has a single grey"):
+        prepare(Settings.model_validate({"name": "blank", "data": data}), tmp_path / "cache")
 
 
 def test_a_study_sees_shifted_images(tmp_path: Path) -> None:

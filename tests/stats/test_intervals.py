@@ -8,7 +8,7 @@ import pytest
 from tests.stats.test_classification import of_two_classes
 from xraytune.base.seeding import numpy_generator
 from xraytune.stats.classification import ScoredImages
-from xraytune.stats.intervals import Bounds, measure
+from xraytune.stats.intervals import Bounds, class_breakdown, measure
 
 
 def overlapping_classes(image_count: int = 80) -> tuple[ScoredImages, list[str]]:
@@ -51,6 +51,22 @@ def test_copies_of_each_patients_image_do_not_shrink_the_interval() -> None:
         high - low for low, high in (copied["auroc"], as_if_independent["auroc"])
     )
     assert width > 2 * width_of_independent
+
+
+@pytest.mark.parametrize("positive_patients", [1, 2])
+def test_a_single_patient_of_a_class_gives_no_interval(positive_patients: int) -> None:
+    """This patient would be in each resample: a sensitivity of 1.000 (1.000 to 1.000)."""
+    labels = np.arange(40) % 2
+    patients = [f"{n % (2 * positive_patients) if n % 2 else n}-{n % 2}" for n in range(40)]
+    images = of_two_classes(labels, labels.astype(np.float64))
+    of_findings = replace(images, labels=np.stack([labels, 1 - labels], axis=1))
+
+    measured = measure(images, patients, replicates=100, seed=0)
+    findings = class_breakdown(of_findings, patients, replicates=100, seed=0)
+
+    assert measured.metrics["sensitivity"] == 1
+    for each in (measured, *findings):
+        assert bool(each.intervals) == (positive_patients > 1)
 
 
 def test_no_replicate_loses_a_class_even_with_one_patient_in_it_or_patients_in_both() -> None:

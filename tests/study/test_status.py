@@ -106,3 +106,17 @@ def test_the_time_left_follows_from_the_mean_of_ended_trials() -> None:
     assert view.seconds_left == 270.0
     assert replace(view, seconds_budget=100.0).seconds_left == 10.0
     assert replace(view, trials=trials[1:]).seconds_left is None
+
+
+def test_a_notebook_shows_a_study_without_trials() -> None:
+    view = StudyView(
+        path=Path("new"),
+        metric="AUROC",
+        trials=(),
+        trial_budget=6,
+        max_epochs=1,
+        seconds=0,
+        is_running=True,
+    )
+
+    assert "<b>new</b>" in view._repr_html_()

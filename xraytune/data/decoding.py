@@ -10,7 +10,9 @@ DICOM files raise MachineError if pydicom is not installed.
 
 from __future__ import annotations
 
+import logging
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from io import BytesIO
@@ -27,6 +29,7 @@ from xraytune.base.files import read_bytes
 from xraytune.base.records import Progress, frozen, ignore_progress
 from xraytune.data.dicom import DAMAGE, REPAIR, Header, content_bits, is_dicom, read_dicom
 
+_logger = logging.getLogger(__name__)
 NAMING_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 )
@@ -93,7 +96,10 @@ def decode_files(
     *,
     on_progress: Progress = ignore_progress,
 ) -> Iterator[GreyImage | BrokenImage]:
-    """Decode files below `root` to upright squares, in order, on all cores, with antialiasing."""
+    """Decode files below `root` to upright squares, in order, on all cores, with antialiasing.
+
+    Warns of blank images, and of files whose content has less depth than they state.
+    """
 
     def decode(file: str) -> GreyImage | BrokenImage:
         try:
@@ -106,9 +112,30 @@ def decode_files(
         return GreyImage(image=square, kind=grey.kind, whole_px=grey.whole_px)
 
     ignore_decoder_warnings()
+    kinds: Counter[str] = Counter()
+    blank = 0
     for count, image in enumerate(map_on_cores(decode, files), start=1):
         on_progress("decoding images", count, len(files))
+        if isinstance(image, GreyImage):
+            kinds[image.kind] += 1
+            darkest, brightest = image.image.getextrema()
+            blank += darkest == brightest
+        if count == len(files):
+            _warn_of_oddities(root, kinds, blank)
         yield image
+
+
+def _warn_of_oddities(root: Path, kinds: Counter[str], blank: int) -> None:
+    if blank:
+        _logger.warning("%s: %d images are blank: all their pixels have one grey", root, blank)
+    for kind, count in sorted(kinds.items()):
+        stated, _, content = kind.partition(" with ")
+        if content:
+            note = f"{count} images are {kind}: they are scaled by the depth of their content"
+            if kinds[stated]:
+                note += f"; {kinds[stated]} others are not, so these appear too bright if they are "
+                note += "only dark"
+            _logger.warning("%s: %s", root, note)
 
 
 def read_image(path: Path | str, needed_px: int) -> GreyImage:

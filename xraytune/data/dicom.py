@@ -187,6 +187,8 @@ def _show(dataset: Any) -> tuple[UInt8Array, int, int]:
         shown = _apply_window(values, dataset)
     if shown is None:
         shown = np.clip((values - low) / (high - low), 0.0, 1.0)
+    else:
+        depth = bits  # the window does not depend on that of the content
     if model == "MONOCHROME1":
         shown = 1 - shown
     if is_padding.any():  # at the border; elsewhere, it may be saturated bone or metal

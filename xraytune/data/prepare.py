@@ -214,6 +214,12 @@ def prepare_index(
         what = f"without broken images, there is none of {join_names(names)} "
         what += f"({join_names(reasons, 3)})"
         raise DataError(what, index.root, "repair some of them")
+    if all(row.min() == row.max() for row in open_pixels(store)):
+        what = (
+            f"all {len(files)} images are blank: each has a single grey, so nothing can be learnt"
+        )
+        fix = "look at the files, or change data.shift" if data.shift else "look at the files"
+        raise DataError(what, index.root, fix)
     seen_patients = patients_seen(index.images, seen)
     with add_notes(index.warnings):
         sides = split_by_patient(images, data.split, data.train_patients, seen=seen_patients)

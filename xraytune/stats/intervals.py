@@ -51,8 +51,7 @@ class Subgroup(Measured):
     """The metrics of a subgroup: exploratory, since several are compared, of unplanned sizes.
 
     With three or more classes, AUROC is None if one of them has no images. The recall of a class is
-    None if the subgroup has no images of it. There are no intervals with fewer than two patients of
-    a class.
+    None if the subgroup has no images of it.
 
     Attributes:
         compared_with: Of two classes, the one of which the subgroup has no images, such as
@@ -78,17 +77,21 @@ def bootstrap(
 
     `statistics` takes how often each image counts, float64 [R, N], and returns statistics by name,
     float64 [R]. What is NaN on any resample has no interval, and nothing has one without
-    replicates. Patients are drawn among those with images of the same classes, so no class is ever
-    empty; or with the same rarest finding of an image.
+    replicates, or with a single patient of a class, who would be in each resample. Patients are
+    drawn among those with images of the same classes, so no class is ever empty; or with the same
+    rarest finding of an image.
 
     Source: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13 (percentile
     interval); resampling clusters: Davison & Hinkley 1997, section 3.8.
     """
-    if labels.ndim == 2:
+    has_findings = labels.ndim == 2
+    if has_findings:
         labels = rarest_findings(labels == 1)
     names, patient_of_image = np.unique(np.asarray(patients), return_inverse=True)
     has_class = np.zeros((len(names), int(labels.max()) + 1), dtype=np.bool_)
     has_class[patient_of_image, labels] = True
+    if not has_findings and 1 in has_class.sum(axis=0):
+        replicates = 0
     _, stratum = np.unique(has_class, axis=0, return_inverse=True)
     strata = [np.flatnonzero(stratum == number) for number in range(int(stratum.max()) + 1)]
 
@@ -130,9 +133,12 @@ def class_breakdown(
 ) -> tuple[ClassMetrics, ...]:
     """Return the one-vs-rest metrics of every class, or of the `scored_findings`, in order."""
     classes = []
+    owners = np.asarray(patients)
     for scored in images.classes(both=True):
         statistics = partial(weighted_class_metrics, scored)
-        measured = bootstrap(statistics, images.labels, patients, replicates=replicates, seed=seed)
+        fewest = min(len({*owners[side]}) for side in (scored.is_class, scored.is_other))
+        resamples = replicates if fewest > 1 else 0
+        measured = bootstrap(statistics, images.labels, patients, replicates=resamples, seed=seed)
         classes.append(ClassMetrics(images=int(scored.is_class.sum()), **asdict(measured)))
     return tuple(classes)
 
@@ -199,8 +205,7 @@ def subgroup_metrics(
         measured = Measured(metrics={}, intervals={})
         if min(counts) > 0:
             scored = replace(images, labels=labels, probabilities=images.probabilities[rows])
-            resamples = replicates if min(counts) > 1 else 0
-            measured = measure(scored, owners.tolist(), replicates=resamples, seed=seed)
+            measured = measure(scored, owners.tolist(), replicates=replicates, seed=seed)
         metrics = {
             name: None if name == outside else measured.metrics.get(name) for name in reported
         }

@@ -115,5 +115,4 @@ def measure_means(
         return means
 
     one_class = np.zeros(len(patients), dtype=np.int64)
-    resamples = replicates if len({*patients}) > 1 else 0
-    return bootstrap(statistics, one_class, patients, replicates=resamples, seed=seed)
+    return bootstrap(statistics, one_class, patients, replicates=replicates, seed=seed)

@@ -6,7 +6,7 @@ Its trials, and its arms side by side: best scores, and how far they are from `r
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from html import escape
 from itertools import chain
 from pathlib import Path
@@ -187,7 +187,8 @@ class StudyView:
         import pandas as pd  # takes most of a second
 
         counts = ", ".join(f"{count} {status}" for status, count in self.counts.items())
-        arms = pd.DataFrame(map(asdict, self.arms)).set_index("arm")
+        columns = [field.name for field in fields(ArmSummary)]
+        arms = pd.DataFrame(map(asdict, self.arms), columns=columns).set_index("arm")
         trials = pd.DataFrame(trial_table(self)).set_index("number")
         tables = (
             table.dropna(axis="columns", how="all").to_html(

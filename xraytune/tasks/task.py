@@ -276,6 +276,8 @@ class Task:
             "threshold": record.threshold if positive else None,
         }
         notes = []
+        if sample.sampling["replicates"] and not total.intervals:
+            notes.append("no intervals: a class has images of a single patient")
         further = {}
         means, owners, left_out = patient_means(scored, patients)
         if left_out:
