@@ -102,9 +102,10 @@ def audit(
     pin(compute)
     context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
     training = {image.sha256 for image in prepared.images if image.side == "train"}
+    real_pixels = open_pixels(cache / prepared.pixels)
     result = Audit(
         study=study.path,
-        faults=tuple(find_faults(images, open_pixels(store))),
+        faults=tuple(find_faults(images, open_pixels(store), prepared.images, real_pixels)),
         identical=sum(image.sha256 in training for image in images),
         report=report_pool(experiment, context),
         verdict=None,

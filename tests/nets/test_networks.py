@@ -108,6 +108,17 @@ def test_an_encoder_takes_torchvisions_weights_and_can_be_frozen(tmp_path: Path)
     assert trained == {"layer4"}
 
 
+@pytest.mark.parametrize("backbone", ["resnet18", "vgg11", "densenet121", "mobilenet_v2"])
+@pytest.mark.parametrize("size_px", [33, 100])
+def test_a_segmenter_takes_images_of_any_size(backbone: str, size_px: int) -> None:
+    network = build_segmenter(small(backbone=backbone), 1, weights=None, seed=0).eval()
+
+    with torch.inference_mode():
+        logits = network(torch.zeros(1, 3, size_px, size_px))
+
+    assert logits.shape == (1, 1, size_px, size_px)
+
+
 def test_loss_is_cross_entropy_plus_one_minus_soft_dice() -> None:
     random = np.random.default_rng(0)
     logits = random.normal(size=(3, 1, 8, 8))

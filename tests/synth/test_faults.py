@@ -1,6 +1,7 @@
 """Plain defects of synthetic images are found if more than a few images have them."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from xraytune.synth.faults import find_faults
 
 
 def images(count: int = 40) -> tuple[list[ImageFile], NDArray[np.uint8]]:
+    """Files of 64 x 80 px, and their pixels: a dark lung in noise, uint8 [count, 48, 48]."""
     files = [
         ImageFile(
             file=f"{number}.png",
@@ -22,28 +24,72 @@ def images(count: int = 40) -> tuple[list[ImageFile], NDArray[np.uint8]]:
         )
         for number in range(count)
     ]
-    pixels = np.random.default_rng(0).integers(0, 255, (count, 8, 8), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(100, 255, (count, 48, 48), dtype=np.uint8)
+    pixels[:, 10:38, 8:20] -= 90
     return files, pixels
+
+
+FILES, PIXELS = images()
+
+
+def faults(files: list[ImageFile], pixels: NDArray[Any]) -> list[str]:
+    return [*find_faults(files, pixels.astype(np.uint8), FILES, PIXELS)]
 
 
 @pytest.mark.parametrize("bad", [2, 3])
 def test_a_fault_is_named_if_more_than_one_in_twenty_images_has_it(bad: int) -> None:
-    files, pixels = images()
-    same = pixels.copy()
-    same[: bad + 1] = pixels[0]
-    small = [replace(file, width_px=20) for file in files[:bad]] + files[bad:]
-    blank = pixels.copy()
+    same = PIXELS.copy()
+    same[: bad + 1] = PIXELS[0]
+    small = [replace(file, width_px=20) for file in FILES[:bad]] + FILES[bad:]
+    blank = PIXELS.copy()
     blank[:bad] = 17 + np.random.default_rng(1).integers(0, 4, blank[:bad].shape)
-    larger = [replace(file, width_px=640, height_px=640) for file in files[:2]] + files[2:]
+    half = PIXELS.copy()
+    half[:bad] //= 2
+    bright = PIXELS.copy()
+    bright[:bad] = 127 + half[:bad]
+    clipped = PIXELS.copy()
+    clipped[:bad] = (2.0 * clipped[:bad] - 255).clip(0, 255)
+    larger = [replace(file, width_px=640, height_px=640) for file in FILES[:2]] + FILES[2:]
     found = [
-        *find_faults(files, blank),
-        *find_faults(files, same),
-        *find_faults(small, pixels),
+        *faults(FILES, blank),
+        *faults(FILES, half),
+        *faults(FILES, bright),
+        *faults(FILES, clipped),
+        *faults(FILES, same),
+        *faults(small, PIXELS),
     ]
 
-    assert [*find_faults(files, pixels)] == [*find_faults(larger, pixels)] == []
-    assert found == [
-        "3 of 40 images are blank: all their pixels are of nearly one grey.",
-        "3 of 40 images repeat another one: their pixels are identical.",
-        "3 of 40 images are less than half as large as the large ones: 20 to 64 px.",
+    assert faults(FILES, PIXELS) == faults(larger, PIXELS) == []
+    assert [sentence.partition(" images ")[2][:20] for sentence in found] == [
+        "are blank: all their",
+        "use only the dark or",
+        "use only the dark or",
+        "are clipped: over a ",
+        "repeat another one: ",
+        "are less than half a",
     ] * (bad == 3)
+    assert all(sentence.startswith("3 of 40 images ") for sentence in found)
+
+
+def test_greys_that_real_images_have_too_are_no_fault() -> None:
+    dark = PIXELS // 2
+
+    assert [*find_faults(FILES, dark, FILES, dark)] == []
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 2), (2, 1), (2, 2), (3, 3), (4, 4)])
+def test_contact_sheets_are_named(rows: int, columns: int) -> None:
+    sheets = np.tile(PIXELS, (1, rows, columns))[:, ::rows, ::columns]
+
+    (fault,) = faults(FILES, sheets)
+
+    assert fault.startswith("Most images repeat a pattern: they seem to be contact sheets")
+
+
+def test_pairs_side_by_side_are_named() -> None:
+    """Whatever the other half shows."""
+    wide = [replace(file, width_px=128) for file in FILES]
+
+    (fault,) = faults(wide, PIXELS)
+
+    assert fault.startswith("Most images are 1.6 times as wide as high, but real ones 0.8 times")

@@ -191,7 +191,7 @@ class Segmenter(_Network):
         self.unet = unet
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute logits, float32 [B, 1, S, S], for images [B, C, S, S]; S is a multiple of 32."""
+        """Compute logits, float32 [B, 1, S, S], for images [B, C, S, S] of any size."""
         logits: Tensor = self.unet(images)
         return logits.float()
 

@@ -1,32 +1,63 @@
-"""Find plain defects of synthetic images: blank, repeated or much too small ones."""
+"""Find plain defects of synthetic images, by comparing them with real ones."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from statistics import median
 
-from xraytune.base.arrays import UInt8Array
+import numpy as np
+
+from xraytune.base.arrays import Float64Array, UInt8Array
 from xraytune.data.images import ImageFile
 
 _SHARE_OF_FAULTS = 0.05
 _LEAST_CONTRAST = 8
 """Between the darkest and the brightest pixel, of 255."""
+_SHARE_CLIPPED = 0.25
+"""Of an image's pixels that are black or white."""
+_MOST_TILES = 8
+_LEAST_REPETITION = 0.3
+"""More than in real images: half of the images as contact sheets give .2 to .7, all give .6 to 1.3
+(300 X-rays of Kermany, 1 x 2 to 8 x 8)."""
 
 
-def find_faults(images: Sequence[ImageFile], pixels: Iterable[UInt8Array]) -> Iterator[str]:
+def find_faults(
+    images: Sequence[ImageFile],
+    pixels: Iterable[UInt8Array],
+    real_images: Sequence[ImageFile],
+    real_pixels: Iterable[UInt8Array],
+) -> Iterator[str]:
     """Yield what is wrong with more than `_SHARE_OF_FAULTS` of the images themselves.
 
     The most elementary fault comes first.
     """
     count = len(images)
     fewest = _SHARE_OF_FAULTS * count
-    blank = 0
-    different: set[int] = set()
-    for image in pixels:
-        blank += int(image.max()) - int(image.min()) < _LEAST_CONTRAST
-        different.add(hash(image.tobytes()))
-    if blank > fewest:
-        yield f"{blank:,} of {count:,} images are blank: all their pixels are of nearly one grey."
-    repeated = count - len(different)
+    counts, mean = _summarise(pixels)
+    real_counts, real_mean = _summarise(real_pixels)
+    sentences = {
+        "blank": "are blank: all their pixels are of nearly one grey",
+        "half": "use only the dark or only the bright half of all greys, unlike real ones",
+        "clipped": "are clipped: over a quarter of their pixels are black or white, unlike in "
+        "real ones",
+    }
+    for fault, sentence in sentences.items():
+        usual = real_counts[fault] / len(real_images) * count
+        if counts[fault] > max(fewest, 2 * usual):
+            yield f"{counts[fault]:,} of {count:,} images {sentence}."
+    shape, real_shape = (
+        median(image.width_px / image.height_px for image in files)
+        for files in (images, real_images)
+    )
+    if not 2 / 3 < shape / real_shape < 1.5:
+        yield (
+            f"Most images are {shape:.1f} times as wide as high, but real ones {real_shape:.1f} "
+            "times: are they pairs, side by side?"
+        )
+    elif _repetition(mean) > _repetition(real_mean) + _LEAST_REPETITION:
+        yield "Most images repeat a pattern: they seem to be contact sheets of several X-rays."
+    repeated = count - counts["different"]
     if repeated > fewest:
         yield f"{repeated:,} of {count:,} images repeat another one: their pixels are identical."
     sides = sorted(min(image.width_px, image.height_px) for image in images)
@@ -37,3 +68,41 @@ def find_faults(images: Sequence[ImageFile], pixels: Iterable[UInt8Array]) -> It
             f"{small:,} of {count:,} images are less than half as large as the large ones: "
             f"{sides[0]} to {sides[-1]} px."
         )
+
+
+def _summarise(pixels: Iterable[UInt8Array]) -> tuple[Counter[str], Float64Array]:
+    """Count images by fault and those that are `different`; return also their sum, [S, S]."""
+    counts: Counter[str] = Counter()
+    different: set[int] = set()
+    total = np.zeros(())
+    for image in pixels:
+        darkest = int(image.min())
+        brightest = int(image.max())
+        if brightest - darkest < _LEAST_CONTRAST:
+            counts["blank"] += 1
+        elif brightest <= 128 or darkest >= 127:
+            counts["half"] += 1
+        elif np.isin(image, (0, 255)).mean() > _SHARE_CLIPPED:
+            counts["clipped"] += 1
+        different.add(hash(image.tobytes()))
+        total = total + image
+    counts["different"] = len(different)
+    return counts, total
+
+
+def _repetition(mean: Float64Array) -> float:
+    """Return how much more an image, [S, S], is like itself one tile further than half a tile.
+
+    The largest difference in correlation, over 2 to `_MOST_TILES` tiles in a row or column.
+    """
+    differences = []
+    for image in (mean, mean.T):
+        for tiles in range(2, _MOST_TILES + 1):
+            width = len(image) // tiles
+            with np.errstate(invalid="ignore"):  # NaN if all images are blank
+                whole, half = (
+                    np.corrcoef(image[shift:].ravel(), image[: len(image) - shift].ravel())[0, 1]
+                    for shift in (width, width // 2)
+                )
+            differences.append(whole - half)
+    return float(max(differences))
