@@ -41,6 +41,9 @@ def test_nan_is_not_written_and_no_temporary_file_stays(tmp_path: Path) -> None:
 
     assert os.listdir(tmp_path) == ["result.json"]  # noqa: PTH208
     assert read_json(tmp_path / "result.json") == {"auroc": 0.6}
+    (tmp_path / "result.json").write_text('{"auroc": NaN}', "utf-8")
+    with pytest.raises(ValueError, match="NaN is not JSON"):
+        read_json(tmp_path / "result.json")
 
 
 KILLED_WHILE_WRITING = """
@@ -116,7 +119,7 @@ def test_a_folder_is_created_whole_or_not_at_all(tmp_path: Path, fails: bool) ->
     assert [file.name for file in tmp_path.rglob("*")] == ([] if fails else ["model", "a.txt"])
 
 
-@pytest.mark.parametrize("line", [b"{]", b"1", b"\xff"])
+@pytest.mark.parametrize("line", [b"{]", b"1", b"\xff", b'{"auroc": NaN}'])
 def test_a_damaged_line_is_reported_with_its_number(tmp_path: Path, line: bytes) -> None:
     log = tmp_path / "epochs.jsonl"
     log.write_bytes(b'{"epoch": 1}\n' + line + b"\n")

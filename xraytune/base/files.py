@@ -27,7 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from xraytune.base.errors import (
     ArtifactError,
@@ -233,8 +233,15 @@ def copy_file(file: Path, to: Path) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file after `_require_file`; ValueError if it is not JSON in UTF-8."""
-    return json.loads(read_bytes(path))
+    """Read a JSON file after `_require_file`; ValueError for NaN, or no JSON in UTF-8."""
+    return _parse_json(read_bytes(path))
+
+
+def _parse_json(content: bytes) -> Any:
+    def refuse(name: str) -> NoReturn:
+        raise ValueError(f"{name} is not JSON")
+
+    return json.loads(content, parse_constant=refuse)
 
 
 def with_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -303,7 +310,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(whole.splitlines(), start=1):
         try:
-            rows.append({**json.loads(line)})
+            rows.append({**_parse_json(line)})
         except (ValueError, TypeError) as error:
             where = SourceLine(path, number)
             fix = "restore the file from a backup"
