@@ -45,10 +45,13 @@ STANDARD_CLASSES: Mapping[str, tuple[str, ...]] = {
 _MOST_SMALL_FOLDERS = 20
 _SMALL = 10
 """More folders than that, with fewer images each on average, are no classes."""
+_TABLE = (
+    f"give {PATIENTS_CSV} a column class, or describe a label table in a data file (docs/data.md, "
+    "Label tables)"
+)
 _FIX = (
     "put the images of each class into a folder of its own, give their parent folder, use "
-    f"data.classes: auto (--classes), give {PATIENTS_CSV} a column class, or describe a label "
-    "table in a data file (docs/data.md, Label tables)"
+    f"data.classes: auto (--classes), {_TABLE}"
 )
 
 
@@ -175,12 +178,14 @@ def _require_class_folders(of_images: Iterable[tuple[str, ...]], where: Path) ->
         folders = sorted(set.union(*(inside[site] for site in sites)))
         what = f"{join_names(sorted(sites))} would be classes, but contain the folders "
         what += f"{join_names(folders)}, which seem to be the classes"
-        fix = "put the folder of each class outermost, such as NORMAL/hospital1"
-        raise DataError(what, where, f"{fix}; or {_FIX}")
+        fix = "put the folder of each class outermost, such as NORMAL/hospital1; or omit "
+        fix += f"data.classes: auto, if the classes are {join_names(BINARY_CLASSES)}; or {_TABLE}"
+        raise DataError(what, where, fix)
     if len(inside) > _MOST_SMALL_FOLDERS and count < _SMALL * len(inside):
         what = f"{len(inside)} folders with {count} images would be classes, but seem to be "
         what += f"patients or studies: {join_names(sorted(inside))}"
-        raise DataError(what, where, _FIX)
+        fix = f"put the images of each class into a folder of its own, {_TABLE}"
+        raise DataError(what, where, fix)
 
 
 def name_classes(
