@@ -1,5 +1,9 @@
 """The checks of `doctor`."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,3 +61,29 @@ parameters:
     )
     assert "vgg16_features-amdegroot-88682ab5.pth" in weights["vgg16, IMAGENET1K_FEATURES"].fix
     assert weights["vgg16, none"].status == "ok"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("package", ["torch", "ray"])
+def test_doctor_names_why_a_package_cannot_be_imported(tmp_path: Path, package: str) -> None:
+    why = "libc.so.6: version `GLIBC_2.99' not found"
+    (tmp_path / package).mkdir()
+    broken = tmp_path / package / "__init__.py"
+    broken.write_text(f'raise ImportError("{why}")', encoding="utf-8")
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+
+    done = subprocess.run(
+        [sys.executable, "-m", "xraytune", "doctor", "--json"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 4, done.stderr
+    checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    assert (checks[package]["status"], checks[package]["found"]) == (
+        "missing",
+        f"ImportError: {why}",
+    )
+    assert checks.keys() >= {"torch", "ray", "Ray startup", "/dev/shm"}

@@ -1,28 +1,31 @@
 """Check what a user of this machine cannot see otherwise, and explain how to get what is missing.
 
-Nothing is downloaded or left behind.
+Nothing is downloaded or left behind. Packages are tried in processes of their own, and torch is
+imported late, so that a broken installation is reported.
 """
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import ConfigError, MachineError
 from xraytune.base.files import nearest_folder
-from xraytune.nets.compute import choose_compute, gpu_count
 from xraytune.search.ray.setup import ray_parent, why_ray_cannot_start
 from xraytune.space.load import load_space
 from xraytune.space.space import Space, missing_packages
-from xraytune.trial.prepare import require_network
 
 _GIB = 2**30
 _MIN_DISK_GIB = 10
+_MIN_SHARED_MIB = 256
+"""Ray's object store is in shared memory; see search/ray/driver.py."""
+_PACKAGES = {"torch": "torch, torchvision", "ray": "ray, ray.tune"}
+"""What is imported of each package."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +55,32 @@ def doctor(
     Raises:
         ConfigError: The search space file is invalid.
     """
-    checks = [*_check_machine(folder)]
-    if space:
+    checks = [_check_package(name) for name in _PACKAGES]
+    has_torch = checks[0].status == "ok"
+    if has_torch:
+        checks += _check_devices()
+    checks += _check_system(folder)
+    if space and has_torch:
         # Its images are not needed.
         checks += _check_space(load_space(space, data=Path(), weights_dir=weights_dir))
     return tuple(checks)
 
 
-def _check_machine(folder: Path) -> Iterator[Check]:
-    for name in ("torch", "torchvision", "ray"):
-        yield Check(name, "ok", version(name))
+def _check_package(name: str) -> Check:
+    command = [sys.executable, "-P", "-c", f"import {_PACKAGES[name]}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return Check(name, "ok", version(name))
+    last_line = done.stderr.strip().rpartition("\n")[2]
+    fix = "reinstall the matching versions of requirements.lock (`make install`)"
+    return Check(name, "missing", last_line or f"exit code {done.returncode}", fix)
+
+
+def _check_devices() -> Iterator[Check]:
+    import torch
+
+    from xraytune.nets.compute import choose_compute, gpu_count
+
     precision = choose_compute(gpus=0, threads=1).precision
     yield Check("CPU", "ok", f"{cpu_count()} cores, matrix products in {precision}")
     for number in range(torch.cuda.device_count()):
@@ -74,11 +93,20 @@ def _check_machine(folder: Path) -> Iterator[Check]:
         fix = "not needed for small searches (--space gan_ratio_cpu), but for large ones"
         yield Check("GPU", "warning", "none", fix)
 
+
+def _check_system(folder: Path) -> Iterator[Check]:
     problem = why_ray_cannot_start()
     if problem:
         yield Check("Ray startup", "missing", f"{problem.where}: {problem.what}", problem.fix)
     else:
         yield Check("Ray startup", "ok", f"in {ray_parent()}")
+
+    free_mib = shutil.disk_usage("/dev/shm").free / 2**20
+    shared = Check("/dev/shm", "ok", f"{free_mib:,.0f} MiB")
+    if free_mib < _MIN_SHARED_MIB:
+        fix = "Ray is slow without it: start a container with --shm-size 1g, or remove files there"
+        shared = Check(shared.name, "warning", shared.found, fix)
+    yield shared
 
     free_gib = shutil.disk_usage(nearest_folder(folder)).free / _GIB
     disk = Check(f"free disk at {folder}", "ok", f"{free_gib:.1f} GiB")
@@ -89,6 +117,10 @@ def _check_machine(folder: Path) -> Iterator[Check]:
 
 
 def _check_space(space: Space) -> Iterator[Check]:
+    import torch
+
+    from xraytune.trial.prepare import require_network
+
     for problem in missing_packages(space):
         yield Check("packages", "missing", problem.what, problem.fix)
     downloads = Path(torch.hub.get_dir()) / "checkpoints"
