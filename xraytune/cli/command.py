@@ -37,6 +37,8 @@ else:
     """The module cli/results.py, which `--help` does not import."""
 
 Options: TypeAlias = Mapping[str, Any]
+ONLY_HERE = {"as_json", "yes", "study"}
+"""Options that a command uses itself, if the function does not take them."""
 
 
 def run(
@@ -49,8 +51,13 @@ def run(
 
     Options that are not given have the defaults of the function. `follow` shows the work while it
     runs, by callbacks, of which the function gets those that it has.
+
+    Raises TypeError if the function does not take an option.
     """
     accepted = signature(function).parameters
+    unknown = options.keys() - accepted.keys() - ONLY_HERE
+    if unknown:
+        raise TypeError(f"{function.__name__}() does not take {', '.join(sorted(unknown))}")
     if follow is None:
         follow = _follow_work() if "on_progress" in accepted else nullcontext({})
     with follow as callbacks:

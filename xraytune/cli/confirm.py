@@ -49,8 +49,9 @@ def confirm(
 
     With new seeds, on patients that no trial has seen.
     """
+    given = locals()
     follow = results.follow_confirmation(is_asked=not (yes or as_json))
-    run(xraytune.confirm_study, locals(), results.show_confirmation, follow)
+    run(xraytune.confirm_study, given, results.show_confirmation, follow)
 
 
 def audit(
@@ -76,5 +77,6 @@ def audit(
     as_json: options.AsJson = False,
 ) -> None:
     """Evaluate synthetic images against real ones: copies, realism, and benefit to a classifier."""
+    given = locals()
     follow = results.follow_confirmation(is_asked=not (yes or as_json))
-    run(xraytune.run_audit, locals(), results.show_audit, follow)
+    run(xraytune.run_audit, given, results.show_audit, follow)
