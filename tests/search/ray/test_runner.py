@@ -173,12 +173,25 @@ def test_a_ray_that_dies_is_started_again(
 ) -> None:
     """As when other programs keep a machine busy for half a minute."""
     (tmp_path / "starts.py").write_text(STARTS + "connection.send((None,))", encoding="utf-8")
-    runs_instead(f'cd {tmp_path}; [ -e once ] && exec "$PYTHON" starts.py "$3"; touch once')
+    runs_instead(
+        f'cd {tmp_path}; [ -e once ] && exec "$PYTHON" starts.py "$3"; touch once; echo why'
+    )
     notes: list[str] = []
 
     run(study, note=notes.append)
 
     assert notes[:2] == ["starting Ray ...", "Ray died; restarting Ray and resuming the trials"]
+    assert (study.path / ".ray.log").read_text(encoding="utf-8") == "why\n"
+
+
+@pytest.mark.slow
+def test_why_the_process_of_a_cluster_died_is_reported(
+    space: Path, tmp_path: Path, runs_instead: Callable[[str], None]
+) -> None:
+    runs_instead("echo first; echo 'this is why' >&2; exit 1")
+
+    with pytest.raises(MachineError, match="head:6379: Ray died: this is why"):
+        search(space, overrides=SMALL, studies=tmp_path / "studies", address="head:6379")
 
 
 @pytest.mark.slow

@@ -55,8 +55,8 @@ class RayDiedError(MachineError):
 class Runner:
     """Ray, started by `start` or for the first trial; `close` ends it.
 
-    Without the `address` of a cluster, Ray starts on this machine. If it ends repeatedly, its
-    output is in the study's `.ray.log`. The `allocation` is set before `run`; on a cluster, by
+    Without the `address` of a cluster, Ray starts on this machine. If it dies, its output is in the
+    study's `.ray.log`. The `allocation` is set before `run`; on a cluster, by
     `survey`.
     """
 
@@ -137,8 +137,15 @@ class Runner:
 
         Raises MachineError if no cluster answers, or it has no room for a trial.
         """
-        self.allocation, environment = self._request((settings, has_gpu))
+        try:
+            self.allocation, environment = self._request((settings, has_gpu))
+        except RayDiedError as error:
+            last_line = self._read_output().decode(errors="replace").strip().rpartition("\n")[2]
+            raise MachineError(f"{error}: {last_line}", self.address, "see `ray status`") from error
         return dict(environment)
+
+    def _read_output(self) -> bytes:
+        return os.pread(self._output.fileno(), _LONGEST_OUTPUT_BYTES, 0)
 
     def run(self, make_loop: Callable[[Callbacks], TrialLoop]) -> None:
         """Run the trials of a loop until there are no more.
@@ -160,9 +167,9 @@ class Runner:
                 return
             except RayDiedError as error:
                 fruitless = 0 if self._has_results else fruitless + 1
+                log = self.study.path / ".ray.log"
+                log.write_bytes(self._read_output())
                 if fruitless == _FRUITLESS_STARTS:
-                    log = self.study.path / ".ray.log"
-                    log.write_bytes(os.pread(self._output.fileno(), _LONGEST_OUTPUT_BYTES, 0))
                     what = f"Ray ended {_FRUITLESS_STARTS} times before a trial reported anything"
                     fix = (
                         "if the machine was overloaded, run the same command again; otherwise, "
