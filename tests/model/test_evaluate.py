@@ -1,5 +1,6 @@
 """`evaluate`: its metrics, errors and figure, and the log of access to the test folder."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from PIL import Image
 from sklearn import metrics as sk
 
 from tests.in_process import command
-from tests.model.conftest import CopyLab, Lab, read_rows
+from tests.model.conftest import CopyLab, Lab, change_record, read_rows
 from xraytune.base.errors import ConfigError, DataError
 from xraytune.base.files import read_json, read_jsonl
 from xraytune.model.evaluate import evaluate
@@ -171,6 +172,18 @@ def test_images_that_do_not_suit_are_refused(lab: Lab, tmp_path: Path) -> None:
         evaluate(lab.model, data=one_class)
     with pytest.raises(ConfigError, match="mistaken for an X-ray"):
         evaluate(lab.model, data=one_class, out=one_class / "results")
+
+
+def test_a_metric_that_is_lower_than_in_validation_is_named(copy_lab: CopyLab) -> None:
+    lab = copy_lab()
+    before = evaluate(lab.model, data=lab.xrays / "train").notes
+    change_record(lab.model, threshold=1e-9)  # all are called ill
+
+    after = evaluate(lab.model, data=lab.xrays / "train").notes
+
+    assert not [note for note in before if "in validation" in note]
+    (note,) = (note for note in after if "in validation" in note)
+    assert re.match(r"lower than in validation: specificity .* 0\.000 \(in validation 0\.", note)
 
 
 def hospital(lab: Lab, folder: Path, *patients: str) -> Path:

@@ -1,5 +1,7 @@
 """The study folder: one process at a time, one space, one set of images."""
 
+import logging
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -9,6 +11,7 @@ import pytest
 from tests.study.studies import CPU, direct, two_images, write_space
 from xraytune.base.errors import MachineError, StudyError
 from xraytune.base.files import read_json, write_json
+from xraytune.base.locks import build_lock
 from xraytune.search.run import search
 from xraytune.study.folder import StudyFolder, locked, work_on
 from xraytune.study.start import (
@@ -54,6 +57,30 @@ def test_second_search_is_refused_with_the_owner(
     assert work_on(study) == ""
     with locked(study):
         pass
+
+
+def test_waiting_for_the_ray_of_a_killed_search_is_said(
+    study: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xraytune.study.folder._LOOKS_IN_SILENCE", 0)
+    ray = ExitStack()
+    ray.enter_context(build_lock(study.driver_lock_path))
+    said = []
+
+    class EndRay(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+            ray.close()
+
+    handler = EndRay()
+    logger = logging.getLogger("xraytune.study.folder")
+    logger.addHandler(handler)
+    with locked(study):
+        logger.removeHandler(handler)
+
+    assert said == [
+        f"{study.path}: waiting for Ray's process of an earlier search, which still runs"
+    ]
 
 
 def test_a_second_search_is_refused_before_it_looks_at_the_images(

@@ -173,8 +173,11 @@ def subgroup_columns(
         if not 0 < count <= _MOST_SUBGROUPS:
             what = f"the table of these images has {count} different values in this column; "
             what += f"1 to {_MOST_SUBGROUPS} make subgroups"
-            known = {column for rows in cells_of.values() for row in rows for column in row}
-            fix = nearest(name, sorted(known), f"add such a column to {PATIENTS_CSV} or data.table")
+            known = sorted({column for rows in cells_of.values() for row in rows for column in row})
+            fix = f"add such a column to {PATIENTS_CSV} or data.table"
+            fix = nearest(
+                name, known, f"{fix}, or use one of: {join_names(known)}" if known else fix
+            )
             problems.append(Problem(what, f"--by {name}", fix))
     if problems:
         raise ConfigError(*problems)

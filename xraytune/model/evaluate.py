@@ -17,7 +17,7 @@ from xraytune.data.table import subgroup_columns
 from xraytune.model.load import Bundle, open_bundle
 from xraytune.model.overlap import overlap_of
 from xraytune.tasks import TASKS
-from xraytune.tasks.evaluation import Evaluation, Sample
+from xraytune.tasks.evaluation import Evaluation, Sample, what_fell
 from xraytune.tasks.prediction import ImageFiles, fit_calibration
 
 
@@ -112,6 +112,8 @@ def evaluate(
     # Access is logged before any metric can be seen.
     overlap = overlap_of(bundle, labelled, sample.files, reason=reason)
     description = task.describe(sample)
+    if fell := what_fell(description["metrics"], description["intervals"], record.metrics):
+        description["notes"].append(fell)
     if record.members > 1:
         description["notes"].append(f"average of {record.members} networks")
     evaluation = Evaluation(

@@ -19,8 +19,10 @@
 One process at a time writes to it, under a lock that ends with its owner.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,9 +40,12 @@ from xraytune.space.settings import Experiment
 from xraytune.space.space import Space
 from xraytune.stats.classification import Floats
 
+_logger = logging.getLogger(__name__)
 _NUMERIC = ("torch", "torchvision")
 """The packages whose version changes a trial's numbers."""
 _LOCK_NAME = ".lock"
+_LOOKS_IN_SILENCE = 20
+"""About two seconds: usually, it ends within a moment."""
 SCRATCH_NAME = ".tune"
 """In a study and its folders of runs: temporary files of Ray Tune."""
 
@@ -186,10 +191,20 @@ def other_releases(folder: StudyFolder) -> str:
 def locked(
     folder: StudyFolder, work: Literal["searched", "confirmed"] = "searched"
 ) -> Iterator[None]:
-    """Hold the study's lock; raise StudyError if another process has it."""
+    """Hold the study's lock; raise StudyError if another process has it.
+
+    Wait until the Ray of a search that was killed has ended.
+    """
+    looks = count()
+
+    def say_once() -> None:
+        if next(looks) == _LOOKS_IN_SILENCE:
+            what = "waiting for Ray's process of an earlier search, which still runs"
+            _logger.warning("%s: %s", folder.path, what)
+
     try:
         with hold(folder.path / _LOCK_NAME, work):
-            with build_lock(folder.driver_lock_path):
+            with build_lock(folder.driver_lock_path, say_once):
                 pass
             yield
     except LockHeldError as error:

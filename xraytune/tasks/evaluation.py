@@ -14,8 +14,9 @@ from xraytune.data.decoding import BrokenImage
 from xraytune.data.images import ImageFile
 from xraytune.data.patients import EQUAL_IDS
 from xraytune.stats.classification import METRICS
-from xraytune.stats.intervals import Measured
+from xraytune.stats.intervals import Bounds, Measured
 from xraytune.stats.segmentation import MASK_METRICS
+from xraytune.tasks.bundle_record import CardMetric
 from xraytune.tasks.prediction import Calibration, ImageFiles, Predictor
 
 if TYPE_CHECKING:
@@ -156,6 +157,27 @@ class Evaluation(Measured):
         for column, group in self.subgroups.items():
             parts.append(_group_table(group, f"By {column} (exploratory)"))
         return parts
+
+
+def what_fell(
+    metrics: Mapping[str, float | None],
+    intervals: Mapping[str, Bounds],
+    validated: Sequence[CardMetric],
+) -> str:
+    """Return which metrics were higher in validation than their interval here; "" if none was."""
+    before = {metric.name: metric.value for metric in validated if metric.value is not None}
+    fallen = []
+    for name, (_, high) in intervals.items():
+        then = before.get(_label(name), -1.0)
+        if name.startswith(("auroc", "sensitivity", "specificity")) and then > high:
+            now = _format(name, metrics[name])
+            fallen.append(f"{_label(name)} {now} (in validation {_format(name, then)})")
+    if not fallen:
+        return ""
+    return (
+        f"lower than in validation: {', '.join(fallen)}; these images differ from those of the "
+        "training, or the threshold does not suit them (--calibrate-on)"
+    )
 
 
 def _group_table(group: Mapping[str, Measured], title: str) -> Table:
