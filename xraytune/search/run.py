@@ -92,6 +92,8 @@ def search(
         if data is None:
             loaded = with_recorded_images(folder, loaded)
         require_same_space(folder, loaded)
+        if address is None:
+            require_device(folder.compute(), folder.path)
         with locked(folder):  # refuse a second search before reading the images
             pass
     settings = loaded.settings
@@ -151,8 +153,6 @@ def _where_trials_run(
     if recorded is None:
         runner.allocation, recorded = resources_here(settings)
         return recorded
-    if runner.address is None:
-        require_device(recorded, runner.study.path)
     runner.allocation = allocation_of(settings, has_gpu=recorded.device == "cuda")
     return recorded
 
