@@ -78,6 +78,15 @@ def test_phantoms_are_drawn_and_inspected(tmp_path: Path) -> None:
     assert list(answer["sides"]) == ["train", "val-A", "val-B", "test"]
 
 
+def test_help_is_wrapped_once() -> None:
+    """At the width of the terminal, not also where the docstring is."""
+    shown = run("headroom", "--help").stdout
+
+    paragraph = shown[shown.index("Real images of other") :].partition("\n" + " " * 80)[0]
+    assert len(paragraph.splitlines()) == 3
+    assert all(len(line.strip()) > 60 for line in paragraph.splitlines()[:-1])
+
+
 @pytest.mark.slow
 def test_every_option_of_a_command_is_one_of_its_function() -> None:
     """The table of the package names them; those that print more by themselves are left out."""

@@ -9,7 +9,9 @@ from tests.in_process import command, one_core, search_in_process
 from xraytune.base.files import read_jsonl
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import Prepared, prepare
+from xraytune.model.export import export
 from xraytune.model.load import Bundle, open_bundle
+from xraytune.present.page import write_report
 from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder
 
@@ -122,7 +124,12 @@ def test_a_study_is_exported_and_trained_by_one_command_with_its_final_settings(
     study, model = root / "studies" / "finished", tmp_path / "model"
 
     command("train", study, "-o", model)
+    best = export(study, out=tmp_path / "best.yaml").path.read_text("utf-8")
+    page = write_report(study, cache=root / "cache").read_text("utf-8")
 
+    settings = "image_size: 64, max_epochs: 2, lr: 0.003, optimizer: sgd"
+    assert f"The scores are those of the trial; from `final` are {settings}." in best
+    assert f"The final model has those of <code>final</code>: {settings}." in page
     experiment, trial = open_bundle(model).experiment(), StudyFolder(study).experiment(0)
     assert experiment.settings.data.image_size == 64
     assert experiment.settings.budget.max_epochs == len(read_jsonl(model / "epochs.jsonl")) == 2

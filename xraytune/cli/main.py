@@ -5,6 +5,7 @@ in `errors.py`. What a command runs is imported when it runs, so that `--help` l
 nor Ray.
 """
 
+import inspect
 import os
 import platform
 import signal
@@ -86,9 +87,14 @@ def build_app() -> typer.Typer:
                 groups[group] = _group(_GROUPS[group])
                 app.add_typer(groups[group], name=group, rich_help_panel=panel)
             epilog = f"Example: xraytune {command} {example}"
-            panel_here = None if group else panel
+            paragraphs = (inspect.getdoc(function) or "").split("\n\n")
             add = groups[group].command(
-                name, cls=Command, epilog=epilog, rich_help_panel=panel_here
+                name,
+                cls=Command,
+                # typer would keep the line breaks of the docstring.
+                help="\n\n".join(text.replace("\n", " ") for text in paragraphs),
+                epilog=epilog,
+                rich_help_panel=None if group else panel,
             )
             add(function)
     return app

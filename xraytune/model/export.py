@@ -103,6 +103,9 @@ def export(study: Path, *, out: Path, trial: int | None = None, exact: bool = Fa
     lines = [f"From {exported.sentence}."]
     if synthetic:
         lines.append(f"The benefit of its synthetic images is {synthetic}.")
+    final = folder.space().settings.final
+    if final and not exact:
+        lines.append(f"The scores are those of the trial; from `final` are {final}.")
     lines.append(f"\n    xraytune train --config {quote(out.name)} -o model\n")
     lines.append("Paths are relative to this file.")
     experiment = _build_experiment(folder, row, exact=exact)

@@ -110,6 +110,7 @@ def page_content(folder: StudyFolder, cache: Path) -> dict[str, Any]:
         "settings": settings.data,
         "prepared": prepared,
         "best": best,
+        "final": settings.final,
         "reason": reason,
         "verdict": verdict_frame(verdict) if verdict else None,
         "differences": differences,

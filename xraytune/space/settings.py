@@ -821,6 +821,10 @@ class FinalSettings(StrictModel):
     optimizer: OptimizerName | None = None
     schedule: ScheduleName | None = None
 
+    def __str__(self) -> str:
+        given = self.model_dump(exclude_none=True)
+        return ", ".join(f"{name}: {value}" for name, value in given.items())
+
     def values(self) -> dict[str, Any]:
         """Return the parameters that it gives, by dotted name."""
         given = self.model_dump(exclude={"image_size", "max_epochs"}, exclude_none=True)
