@@ -143,6 +143,14 @@ def test_sizes_are_refused_that_do_not_work_in_the_network(backbone: str, accept
 
 
 @pytest.mark.slow
+def test_a_batch_norm_cannot_be_trained_on_a_single_value() -> None:
+    """At 32 px, the last feature maps of a ResNet have one pixel."""
+    assert accepts("resnet18", 32)
+    assert not accepts("resnet18", 32, trains_on_one=True)
+    assert accepts("resnet18", 64, trains_on_one=True)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v3_small", "densenet121"])
 def test_folded_batch_norms_give_the_same_features(backbone: str) -> None:
     """Of a DenseNet, about half of them follow no convolution."""

@@ -107,15 +107,19 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
     return folded
 
 
-def accepts(name: str, side_px: int) -> bool:
-    """Return whether a backbone accepts images of this side."""
+def accepts(name: str, side_px: int, *, trains_on_one: bool = False) -> bool:
+    """Return whether a backbone accepts images of this side.
+
+    With `trains_on_one`, also whether it can be trained on one of them: not if a batch norm would
+    have a single value.
+    """
     is_extension = BACKBONES.has(name)  # these may read values of tensors
     network, _ = build_backbone(name) if is_extension else _without_values(build_backbone, name)
     device = "cpu" if is_extension else "meta"
     image = torch.zeros(1, 3, side_px, side_px, device=device)
     try:
         with torch.inference_mode():
-            network.eval().to(device)(image)
+            network.train(trains_on_one).to(device)(image)
     except UNREADABLE:
         return False
     return True

@@ -80,6 +80,7 @@ def prepare_space(
     for warning in space_warnings(space):
         note(warning)
     check_images(space, class_count=len(find_class_names(settings.data)))
+    _require_batches(space)
     pairs = task_of(settings).has_masks
     index = read_index(settings.data, pairs=pairs, on_progress=on_progress)
     if recorded is not None:
@@ -107,6 +108,20 @@ def prepare_space(
     steps = settings.budget.max_epochs * prepared.steps_per_epoch(settings)
     check_images(space, training_images=sum(prepared.train_counts), total_steps=steps)
     return prepared, index
+
+
+def _require_batches(space: Space) -> None:
+    """Check that no batch norm is trained on a single value; raise ConfigError."""
+    size_px = space.settings.data.image_size
+    names = ("backbone", "trainable", "batch_size", "source", "synthetic_ratio", "mixing")
+    for trial in space.corners(*names):
+        is_alone = trial.source == "none" or trial.mixing == "pretrain"
+        if trial.trainable == "head" or trial.batch_size > 1 or not is_alone:
+            continue
+        if not accepts(trial.backbone, size_px, trains_on_one=True):
+            what = f"batch_size: 1, backbone: {trial.backbone}, data.image_size: {size_px}"
+            what += ": a batch norm would train on a single value"
+            raise ConfigError(what, fix="write batch_size: 2")
 
 
 def require_inputs(
