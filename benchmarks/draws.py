@@ -89,7 +89,7 @@ def _draws(settings: Settings, context: RunContext, seed: int) -> StructuralComp
         for draw in range(count):
             real, others = draw_and_others(patients, draw, _PATIENTS, size)
             extra = others[: extra_images(arm.synthetic_ratio, len(real))]
-            results.append(train_on_draw(settings, arm, context, everyone, real, extra))
+            results.append(train_on_draw(settings, draw, arm, context, everyone, real, extra))
     test = np.array([*chain(*patients[count * size :])])
     scored = structural_components(
         everyone.labels[test],

@@ -171,7 +171,7 @@ def _open_study(root: Path, studies: str) -> Iterator[TrialLoop]:
     folder = StudyFolder(root / studies / "driver")
     create_study(folder, space, prepared, choose_compute(gpus=0, threads=1))
     with locked(folder):
-        yield SearchTrials(folder, space, lambda _: None)
+        yield SearchTrials(folder, space, lambda *_: None)
 
 
 def _end_trials(loop: TrialLoop, count: int) -> None:

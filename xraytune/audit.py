@@ -17,6 +17,7 @@ from xraytune.confirm.run import confirm
 from xraytune.data.index import read_index
 from xraytune.data.pixels import open_pixels
 from xraytune.data.prepare import RunContext, prepare_index
+from xraytune.data.sides import FEWEST_UNUSED, too_few_tested
 from xraytune.nets.compute import pin
 from xraytune.present.audit import Audit
 from xraytune.present.page import write_report
@@ -116,10 +117,28 @@ def audit(
             callbacks.note(warning)
         return result
 
-    # Each replicate has its own training set if there are enough patients; otherwise all are
-    # trained on all patients.
+    # Each replicate has its own training set if there are enough patients, also to test on without
+    # a test folder; otherwise all are trained on all patients.
     patients = data.train_patients
-    each = prepared.train_patients // (1 + settings.confirm.replicates)
+    parts = 1 + settings.confirm.replicates
+    has_test = index.test and not too_few_tested(index.test, index.outputs)
+    fewest = FEWEST_UNUSED if settings.confirm.test == "auto" else 1
+    spare = 0 if has_test else fewest
+    each = (prepared.train_patients - spare) // parts
+    if not has_test:
+        needed = spare + parts * (patients or _FEWEST_PATIENTS)
+        if prepared.train_patients < needed:
+            why = (
+                f"without a test folder it needs {needed:,} training patients, {spare} of them to "
+                f"test on, and there are {prepared.train_patients:,}"
+            )
+            return replace(result, why_not=why)
+        if source_of(mix).seen_images() is None:
+            why = (
+                "without a test folder it needs to know which images the synthetic ones were made "
+                "from (--set folder.seen=...)"
+            )
+            return replace(result, why_not=why)
     if patients is None and each >= _FEWEST_PATIENTS:
         patients = min(each, _MOST_PATIENTS)
     prepared, _ = prepare(data.model_copy(update={"train_patients": patients}))

@@ -135,6 +135,20 @@ def test_a_confirm_resumes_with_its_own_test_images_and_refuses_others(
     ]
 
 
+def test_a_study_without_a_finalist_is_refused_before_ray_starts(
+    ended: Lab, tmp_path: Path
+) -> None:
+    chosen = ("budget.trials=1", "points_to_evaluate=[{source: none}]")
+    where = (f"data.path={ended.path / 'xrays'}", f"folder.path={ended.path / 'copies'}")
+    study = search_space(tmp_path, SPACE, overrides=(*chosen, *where))
+    notes: list[str] = []
+
+    with pytest.raises(StudyError, match="there is no finalist to confirm"):
+        confirm(study, test=ended.test, callbacks=Callbacks(note=notes.append))
+
+    assert notes == []
+
+
 class Stopped(Exception):
     """Raised after all training to leave the test images sealed."""
 

@@ -221,6 +221,11 @@ def test_too_few_unused_patients_are_refused_or_the_test_folder_is_scored(ended:
     assert few.kind == "folder"
     assert few.notes[0].startswith("all replicates train on the same patients: ")
 
+    untested = changed(ended.settings, path=ended.path / "xrays" / "train")
+    alone, _ = prepare(untested, ended.path / "cache")
+    with pytest.raises(DataError, match=r"or give images of other patients: .* --test DIR"):
+        ended.choose(untested, alone, replicates=50)
+
 
 def test_images_of_unknown_origin_are_judged_on_the_test_folder(ended: Lab, tmp_path: Path) -> None:
     """Their generator may have seen all training images, and so unused patients."""
@@ -271,6 +276,12 @@ def test_patients_that_a_generator_has_seen_are_neither_drawn_nor_scored(
     assert f"{len(patients)} patients whose images a generator has seen" in choice.notes[0]
     assert patients.isdisjoint(image.patient for image in choice.prepared.images)
     assert patients.isdisjoint(choice.images.patients)
+
+    everyone = [image.sha256 for image in index.test]
+    (tmp_path / "seen.txt").write_text("\n".join(everyone), encoding="utf-8")
+    on_folder = changed(ended.settings, confirm={"test": "folder"})
+    with pytest.raises(DataError, match=r"no patient to test on .* a generator has seen"):
+        ended.choose(on_folder, searched, compared=compared)
 
 
 def test_a_second_study_that_scores_some_of_the_same_patients_is_exploratory(

@@ -8,11 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.in_process import command, one_core
+from tests.in_process import CPU, command, one_core, one_thread
 from xraytune.base.errors import ConfigError, DataError
-from xraytune.confirm.headroom import choose_design, draw_and_others, headroom
+from xraytune.confirm.headroom import (
+    Gain,
+    Headroom,
+    choose_design,
+    draw_and_others,
+    headroom,
+    train_on_draw,
+)
 from xraytune.data.phantom import draw_phantoms
+from xraytune.data.prepare import RunContext, prepare, side_images
 from xraytune.data.split import nested_order
+from xraytune.space.load import load_space
+from xraytune.space.settings import Parameters
+from xraytune.stats.verdict import Interval
 
 SPACE = """\
 name: room
@@ -35,6 +46,62 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw_phantoms(root / "xrays", patients=300, seed=4, image_size_px=32, difficulty=0.2)
     (root / "space.yaml").write_text(SPACE, encoding="utf-8")
     return root
+
+
+def gain(ratio: float, low: float, difference: float, high: float) -> Gain:
+    interval = Interval(
+        difference=difference,
+        low=low,
+        high=high,
+        standard_error=0.01,
+        degrees_of_freedom=9.0,
+        low_90=low,
+        high_90=high,
+        p_value=0.5,
+    )
+    return Gain(
+        patients=40, ratio=ratio, draws=3, test_patients=90, baseline=0.8, interval=interval
+    )
+
+
+@pytest.mark.parametrize(
+    ("other_high", "meaning"),
+    [
+        (0.009, "no generator can help here"),
+        (0.015, "only a nearly perfect generator could help"),
+        (0.025, "too uncertain to compare with the margin of 0.01"),
+    ],
+)
+def test_no_ratio_may_exceed_the_margin_before_generators_are_ruled_out(
+    other_high: float, meaning: str
+) -> None:
+    """Not only that with the largest mean gain, of .005 (-.001 to .008)."""
+    gains = (gain(0.5, -0.001, 0.005, 0.008), gain(1.0, -0.02, 0.002, other_high))
+    found = Headroom(
+        name="room", metric="AUROC", margin=0.01, patients=40, baseline="real_only", gains=gains
+    )
+
+    assert meaning in found.sentence
+
+
+@pytest.mark.slow
+def test_each_draw_has_its_own_seed(root: Path) -> None:
+    """Else, an interval over draws would not include the initial weights and the order."""
+    space = load_space(root / "space.yaml")
+    prepared, _ = prepare(space.settings, root / "cache")
+    everyone = side_images("train", prepared, root / "cache")
+    context = RunContext(prepared=prepared, cache=root / "cache", compute=CPU)
+    arm = Parameters(backbone="small_cnn", weights="none", batch_size=8)
+    real, none = np.arange(len(everyone.rows)), np.arange(0)
+
+    with one_thread():
+        results = [
+            train_on_draw(space.settings, draw, arm, context, everyone, real, none)
+            for draw in (0, 1, 0)
+        ]
+
+    assert np.array_equal(results[0], results[2])
+    assert not np.array_equal(results[0], results[1])
 
 
 @pytest.mark.slow

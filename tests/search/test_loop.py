@@ -257,7 +257,8 @@ class Gans:
     def __init__(self) -> None:
         self.trained: set[tuple[int, int]] = set()
 
-    def need(self, generator: GanSettings | None) -> str | None:
+    def need(self, generator: GanSettings | None, draw: int | None) -> str | None:
+        del draw
         if generator is None or (generator.width, generator.steps) in self.trained:
             return None
         return f"width {generator.width}"

@@ -54,9 +54,9 @@ def two_images() -> Prepared:
 CPU = Compute(device="cpu", threads=1, precision="float32")
 
 
-def no_gan(generator: GanSettings | None) -> str | None:
+def no_gan(generator: GanSettings | None, draw: int | None) -> str | None:
     """Return None: every GAN exists."""
-    del generator
+    del generator, draw
     return None
 
 

@@ -207,9 +207,8 @@ def show_headroom(measured: Headroom, given: Options) -> None:
 def show_search(view: StudyView, _: Options) -> None:
     """Print how the search ended, its arms, and the next command."""
     console.show(*heading(view), *arms_frame(view))
-    trained = [trial.parameters for trial in view.trials if trial.status in ("complete", "pruned")]
     when = "next"
-    if any(parameters.has_synthetic_images for parameters in trained):
+    if view.has_finalist:
         console.propose("confirm", view.path)
         when = "without a verdict"
     console.propose("export", view.path, "-o", "best.yaml", when=when)

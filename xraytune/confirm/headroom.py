@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import ConfigError, DataError
 from xraytune.base.records import Progress, frozen, ignore_progress
+from xraytune.base.seeding import derive_seed
 from xraytune.confirm.sealed import require_every_class
 from xraytune.data.prepare import ImageSource, RunContext, side_images
 from xraytune.data.sides import too_few_tested
@@ -91,12 +92,13 @@ class Headroom:
 
     @property
     def sentence(self) -> str:
-        """What the largest gain means."""
+        """What the largest gain means, and the largest that any ratio may have."""
         best = max(self.gains, key=lambda gain: gain.interval.difference)
         gained, low, high = best.interval.difference, best.interval.low, best.interval.high
-        if high < self.margin:
+        largest = max(gain.interval.high for gain in self.gains)
+        if largest < self.margin:
             means = f"less than the margin of {self.margin:g}: no generator can help here"
-        elif low < 0 and high >= 2 * self.margin:
+        elif low < 0 and largest >= 2 * self.margin:
             means = (
                 f"too uncertain to compare with the margin of {self.margin:g}: more patients are "
                 "needed to tell"
@@ -185,9 +187,9 @@ def headroom(
     arms = [baseline, *(with_extra(baseline, ratio) for ratio in ratios)]
     results: list[Results] = []
     for arm in arms:
-        for real, others in parts:
+        for draw, (real, others) in enumerate(parts):
             extra = others[: extra_images(arm.synthetic_ratio, len(real))]
-            trained = train_on_draw(settings, arm, context, everyone, real, extra)
+            trained = train_on_draw(settings, draw, arm, context, everyone, real, extra)
             results.append(trained[test])
             total = len(arms) * draws
             on_progress("training on draws of patients (networks)", len(results), total)
@@ -275,16 +277,21 @@ def draw_and_others(
 
 def train_on_draw(
     settings: Settings,
+    draw: int,
     arm: Parameters,
     context: RunContext,
     everyone: ImageSource,
     real: Numbers,
     extra: Numbers,
 ) -> Results:
-    """Train an arm on a draw, and return its results on all images of the train side, [N, C]."""
+    """Train an arm on a draw, and return its results on all images of the train side, [N, C].
+
+    Each draw has its own seed, as each replicate of a confirmation has.
+    """
+    seed = derive_seed(settings.seed, "headroom", draw) % 2**31
     steps = settings.budget.steps_per_epoch or max(8, -(-len(real) // 32))
     budget = settings.budget.model_copy(update={"steps_per_epoch": steps})
-    settings = settings.model_copy(update={"budget": budget})
+    settings = settings.model_copy(update={"budget": budget, "seed": seed})
     trial = Experiment(settings=settings, parameters=arm)
     images = TrainingSet(sources=(everyone,), targets=everyone.targets, real=real, extra=extra)
     training = TrialTraining(trial, context, images)

@@ -292,5 +292,5 @@ def headroom_reached(test: ArmScores, finalist: Arm) -> HeadroomReached | None:
         return None
     best = compare(test.measure(perfect[0], none[0]))
     own = compare(test.measure(finalist, none[0]))
-    share = own.difference / best.difference if best.low > 0 else None
+    share = max(0.0, own.difference / best.difference) if best.low > 0 else None
     return HeadroomReached(gain=best.difference, low=best.low, high=best.high, share=share)

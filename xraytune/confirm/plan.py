@@ -217,7 +217,7 @@ def _is_possible(
 ) -> bool:
     """Return whether a folder of extra images, or the other draws, are large enough for an arm."""
     trained_on = [study.prepared]
-    if sealed.kind == "unused":
+    if sealed.kind != "folder":
         trained_on = [study.prepared.drawn(number) for number in range(replicates)]
     source = source_of(arm.parameters, has_real_extra=arm.role == "perfect")
     try:

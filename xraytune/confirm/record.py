@@ -46,8 +46,8 @@ class HeadroomReached:
 
     They are in the place of a finalist's synthetic images.
 
-    `share` is the share of it that the synthetic images gained; None unless the interval lies above
-    0.
+    `share`, at least 0, is the share of it that the synthetic images gained; None unless the
+    interval lies above 0.
     """
 
     gain: float

@@ -56,7 +56,7 @@ def confirm(
         test: Class folders of test images for the verdict, if the study's images have no `test/`.
         data: New location of the study's images, if they moved.
         weights_dir: New location of the official weight files, if they moved.
-        finalists: Overrides `confirm.finalists`; an existing plan keeps its own number.
+        finalists: Overrides `confirm.finalists`; refused if an existing plan has another number.
         replicates: Overrides `confirm.replicates`; refused if an existing plan has another number.
         cache: The artifact cache; by default the one next to the studies.
         address: A Ray cluster; by default Ray starts on this machine.
@@ -88,20 +88,15 @@ def confirm(
         searched = journal.rows()
         folder = study_folder.path / CONFIRM_FOLDER
         plan = read_plan(folder)
-        if plan is None:  # else there may be nothing left to do
+        if plan is None:
             replicates = replicates or settings.confirm.replicates
             trials = choose_finalists(searched, finalists or settings.confirm.finalists)
             compared = [trial.parameters for trial in trials]
             require_inputs(settings, {(each.backbone, each.weights) for each in compared})
-            runner.start()
         else:
-            if replicates not in (None, plan.replicates):
-                what = (
-                    f"this confirmation has {plan.replicates} replicates, and {replicates} were "
-                    "asked for"
-                )
-                fix = f"omit --replicates, or move {folder.name}/ away to start over"
-                raise StudyError(what, folder, fix)
+            wanted = finalists and len(choose_finalists(searched, finalists))
+            _require_planned(folder, "finalists", len(plan.finalists), wanted)
+            _require_planned(folder, "replicates", plan.replicates, replicates)
             replicates = plan.replicates
             compared = [finalist.parameters for finalist in plan.finalists]
         sealed = choose_test(
@@ -149,3 +144,11 @@ def confirm(
         confirmation = judge(opened, scores, sealed)
         write_verdict(folder, confirmation)
     return confirmation
+
+
+def _require_planned(folder: Path, name: str, planned: int, wanted: int | None) -> None:
+    """Refuse (StudyError) an option that an existing plan contradicts."""
+    if wanted not in (None, planned):
+        what = f"this confirmation has {planned} {name}, and {wanted} were asked for"
+        fix = f"omit --{name}, or move {folder.name}/ away to start over"
+        raise StudyError(what, folder, fix)

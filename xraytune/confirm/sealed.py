@@ -38,6 +38,7 @@ from xraytune.tasks import task_of
 TEST = "test"
 """The side of the unused patients who are scored."""
 _REMOVE = f"remove them, or list them in {PATIENTS_CSV} there as other patients; {EQUAL_IDS}"
+_GIVE_TEST = "xraytune confirm STUDY --test DIR"
 _PREFERRED: dict[str, Sequence[TestKind]] = {
     "auto": ("unused", "draws", "folder"),
     "unused": ("unused",),
@@ -126,9 +127,11 @@ def choose_test(
         _refuse_patients(known, given, _REMOVE)
     seen = seen_by(compared)
     known = patients_seen((*index.images, *given.images), seen)
+    left_out = ""
     if known:
         count = counted(len(known), "patient")
-        notes.append(f"{count} whose images a generator has seen: neither drawn nor scored")
+        left_out = f"{count} whose images a generator has seen: neither drawn nor scored"
+        notes.append(left_out)
         unseen = Images(image for image in given.images if image.patient not in known)
         given = replace(given, images=unseen)
 
@@ -136,7 +139,7 @@ def choose_test(
     if not (has_test or test):
         kinds = [kind for kind in kinds if kind == "unused"]
     if not kinds:
-        fix = "give images of other patients: xraytune confirm STUDY --test DIR"
+        fix = f"give images of other patients: {_GIVE_TEST}"
         raise DataError("the study has no test/ folder", settings.data.path, fix)
     fewest = {"unused": FEWEST_UNUSED if settings.confirm.test == "auto" else 1}
     for kind in kinds:
@@ -157,12 +160,18 @@ def choose_test(
                 tested = replace(given, images=divided.side(TEST))
             few = too_few_tested(tested.images, prepared.outputs)
             if few:
-                raise DataError(few, tested.data.path, "add test images of other patients")
+                what = f"{few} ({left_out})" if left_out else few
+                raise DataError(what, tested.data.path, "add test images of other patients")
             break
         except DataError as error:
-            if kind == kinds[-1]:
+            problem = error.problems[0]
+            if kind != kinds[-1]:
+                notes.append(f"{_INSTEAD[kind]}: {problem.what}")
+            elif has_test or kind != "unused":
                 raise
-            notes.append(f"{_INSTEAD[kind]}: {error.problems[0].what}")
+            else:
+                fix = f"{problem.fix}, or give images of other patients: {_GIVE_TEST}"
+                raise DataError(problem.what, problem.where, fix) from error
 
     owners = patients_by_file_name([*index.images, *tested.images])
     keys = patients_by_key(tested.images, tested.data.split.group_regex)

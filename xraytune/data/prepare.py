@@ -91,17 +91,28 @@ class Prepared:
         """Return the images on one side of the split, in the order of the index."""
         return Images(image for image in self.images if image.side == name)
 
-    def drawn(self, draw: int) -> Prepared:
-        """Return a replicate's images: its draw of unused patients replaces the train side."""
-        images = []
-        for image in self.images:
-            side = image.side
-            if side == f"draw_{draw}":
-                side = "train"
-            elif side == "train" or side.startswith("draw_"):
-                side = "others"
-            images.append(replace(image, side=side))
-        return replace(self, images=tuple(images))
+    @cached_property
+    def _replicates(self) -> dict[int, Prepared]:
+        return {}
+
+    def drawn(self, draw: int | None) -> Prepared:
+        """Return a replicate's images: its draw of unused patients replaces the train side.
+
+        None: these images, as they are.
+        """
+        if draw is None:
+            return self
+        if draw not in self._replicates:
+            images = []
+            for image in self.images:
+                side = image.side
+                if side == f"draw_{draw}":
+                    side = "train"
+                elif side == "train" or side.startswith("draw_"):
+                    side = "others"
+                images.append(replace(image, side=side))
+            self._replicates[draw] = replace(self, images=tuple(images))
+        return self._replicates[draw]
 
     @property
     def train_counts(self) -> tuple[int, ...]:

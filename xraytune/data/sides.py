@@ -110,6 +110,8 @@ def too_few_tested(images: Sequence[ImageFile], outputs: Sequence[str]) -> str:
 
     "" if it can.
     """
+    if not images:
+        return "there is no patient to test on"
     fewest = FEWEST_LABELS if images[0].findings else _FEWEST_TESTED
     few = side_size("test", images, outputs, 0).lacking(fewest)
     return few and f"too few test patients: {few}; an interval needs {fewest} or more"

@@ -185,10 +185,9 @@ def summary_line(view: StudyView) -> str:
 
 def heading(view: StudyView) -> Iterator[Cell | str]:
     """Yield how far a study is, its time, and what ASHA saved."""
-    ended = sum(trial.seconds is not None for trial in view.trials)
     counts = [f"{view.counts[status]} {status}" for status in _TONES if status in view.counts]
     shown = f" ({', '.join(counts)})" if counts else ""
-    yield Cell(f"{view.name}: {ended} of {view.trial_budget} trials ended{shown}", "strong")
+    yield Cell(f"{view.name}: {view.ended} of {view.trial_budget} trials ended{shown}", "strong")
     time = f"{duration(view.seconds)} used"
     if view.seconds_budget is not None:
         time += f" of at most {duration(view.seconds_budget)}"

@@ -60,7 +60,7 @@ def _notes(record: Confirmation) -> Iterator[str]:
         gain = f"{reached.gain:+.4f} ({reached.low:+.4f} to {reached.high:+.4f}) {record.metric}"
         share = ""
         if reached.share is not None:
-            share = f"; the synthetic images reached {max(reached.share, 0):.0%} of that"
+            share = f"; the synthetic images reached {reached.share:.0%} of that"
         yield f"Headroom: real images of other patients in their place gained {gain}{share}."
     if gifts := first.gifts:
         scores = ", ".join(f"{name} {score:.3f}" for name, score in gifts.items())

@@ -110,8 +110,7 @@ class StudyFolder:
         For a replicate of a confirmation, with its `draw` as the train side.
         """
         with damage_explained(self.path / "split.json") as file:
-            prepared = read_prepared(file)
-        return prepared if draw is None else prepared.drawn(draw)
+            return read_prepared(file).drawn(draw)
 
     def environment(self) -> dict[str, Any]:
         """Return the device and versions of its trials, as recorded."""

@@ -99,12 +99,17 @@ class StudyView:
         return self.path.name
 
     @property
+    def ended(self) -> int:
+        """The number of trials that have ended."""
+        return sum(trial.seconds is not None for trial in self.trials)
+
+    @property
     def seconds_left(self) -> float | None:
         """An estimate from the trials so far; None before the first end, or if no search runs.
 
         Each trial takes as much as until now. On average, half of a running trial is done.
         """
-        ended = sum(trial.seconds is not None for trial in self.trials)
+        ended = self.ended
         if not (ended and self.is_running):
             return None
         halves = (len(self.trials) - ended) / 2
@@ -173,6 +178,12 @@ class StudyView:
             f"ASHA stopped {len(pruned)} of {len(ended)} trials and saved {saved:,} of {epochs:,} "
             "epochs"
         )
+
+    @property
+    def has_finalist(self) -> bool:
+        """Whether `confirm` has a trial with synthetic images to test."""
+        ended = [trial for trial in self.trials if trial.status in ("complete", "pruned")]
+        return any(trial.parameters.has_synthetic_images for trial in ended)
 
     @property
     def for_export(self) -> TrialRow | None:

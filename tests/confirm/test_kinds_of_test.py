@@ -1,0 +1,145 @@
+"""Whole confirmations of every kind of test, with arms of every role."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.confirm.labs import search_space
+from tests.in_process import CPU, confirm_in_process
+from xraytune.base.errors import StudyError
+from xraytune.confirm.arms import TestKind, read_plan
+from xraytune.confirm.record import paragraph
+from xraytune.confirm.run import confirm
+from xraytune.data.phantom import draw_phantoms
+from xraytune.data.prepare import RunContext
+from xraytune.model.generator_folder import generator_sample, generator_train
+from xraytune.nets.backbones import build_backbone
+from xraytune.study.folder import StudyFolder
+from xraytune.synth.sources.gan import generator_need
+from xraytune.trial.training_set import build_training_set
+
+pytestmark = pytest.mark.slow
+
+SPACE = """\
+name: small
+data: {path: xrays, image_size: 32, split: {val_a: 0.15, val_b: 0.15}}
+parameters:
+  source: {values: [none, duplicate, folder, generator, gan]}
+  gan: {when: {source: gan},
+         parameters: {image_size: {value: 32}, width: {value: 4}, steps: {value: 2}}}
+  generator: {when: {source: generator}, parameters: {path: {value: hospital}}}
+  folder: {when: {source: folder}, parameters: {path: {value: sampled}}}
+  synthetic_ratio: {values: [0.5, 1.0], when: {source: [duplicate, folder, generator, gan]}}
+  classical: {values: [0, 1]}
+  backbone: {value: small_cnn}
+  weights: {value: net.safetensors}
+  trainable: {value: head}
+  batch_size: {value: 8}
+budget: {trials: 6, max_epochs: 1, steps_per_epoch: 2}
+scheduler: {name: none}
+quality: {allow_memorised: true}
+confirm: {finalists: 3, replicates: 2}
+points_to_evaluate:
+  - {source: none, classical: 0}
+  - {source: none, classical: 1}
+  - {source: duplicate, synthetic_ratio: 0.5, classical: 0}
+  - {source: folder, synthetic_ratio: 0.5, classical: 0}
+  - {source: generator, synthetic_ratio: 1.0, classical: 0}
+  - {source: gan, synthetic_ratio: 0.5, classical: 0}
+"""
+
+
+@pytest.fixture(scope="module")
+def clinic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """X-rays, those of another hospital as a generator, and images of that."""
+    root = tmp_path_factory.mktemp("clinic")
+    draw_phantoms(root / "xrays", patients=220, seed=4, image_size_px=32)
+    draw_phantoms(root / "others", patients=150, seed=5, image_size_px=32)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        save_file(build_backbone("small_cnn")[0].state_dict(), root / "net.safetensors")
+    (root / "donor.yaml").write_text(SPACE, encoding="utf-8")
+    tiny = ("gan.image_size=32", "gan.width=4", "gan.batch_size=4", "gan.steps=2")
+    generator_train(
+        root / "donor.yaml",
+        out=root / "hospital",
+        data=root / "others",
+        overrides=("source=gan", *tiny),
+        cache=root / "cache",
+    )
+    generator_sample(root / "hospital", out=root / "sampled", count=200)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("kind", "patients", "test"),
+    [("unused", "16", "unused"), ("draws", "42", "folder"), ("folder", "null", "auto")],
+)
+def test_every_arm_is_trained_on_its_own_patients_and_judged(
+    clinic: Path, tmp_path: Path, kind: TestKind, patients: str, test: str
+) -> None:
+    """With `draws` of 42 patients, nearly all of 128 are on a draw."""
+    root = shutil.copytree(clinic, tmp_path / "clinic")
+    chosen = (f"data.train_patients={patients}", f"confirm.test={test}")
+    study = search_space(root, SPACE, overrides=chosen)
+
+    with confirm_in_process():
+        result = confirm(study)
+        with pytest.raises(StudyError, match="has 3 finalists, and 2 were asked for"):
+            confirm(study, finalists=2)
+        assert confirm(study, finalists=7) == result, "the search has no more"
+
+    plan = read_plan(study / "confirm")
+    assert plan is not None
+    assert (plan.test, result.test.kind, result.notes) == (kind, kind, ())
+    has_draws = kind != "folder"
+    assert Counter(arm.role for arm in plan.arms) == {
+        "finalist": 3,
+        "matched": 6,
+        "tuned": 3,
+        "donor": 3,
+        **({"perfect": 3} if has_draws else {}),
+    }
+    for finalist in result.finalists:
+        by_kind = {comparison.kind: comparison for comparison in finalist.comparisons}
+        theirs = {"generator": {"donor", "donor_start"}, "folder": {"synthetic_only"}}
+        source = finalist.arm.partition(" ")[0]
+        assert by_kind.keys() == {"none", "duplicate", "tuned"} | theirs.get(source, set())
+        assert (finalist.headroom is not None) == has_draws
+        answer = paragraph(
+            "answer", replace(result, finalists=(replace(finalist, verdict="undecided"),))
+        )
+        if source == "generator":
+            assert by_kind["donor"].control == "classifier of hospital"
+            assert by_kind["donor"].control_score != by_kind["donor_start"].control_score
+            assert len(finalist.gifts) == 3
+            assert f"{next(iter(finalist.gifts))} was worth most" in answer
+
+    folder = StudyFolder(study / "confirm")
+    networks = [*(folder.path / "trials").glob("*/checkpoint/best.safetensors")]
+    same = len({file.read_bytes() for file in networks})
+    assert same == len(networks) - 1, "the donor's classifier is the same in each replicate"
+    everyone = folder.prepared()
+    side_of_row = {image.row: image.side for image in everyone.images}
+    for arm in plan.arms:
+        for replicate, number in enumerate(plan.numbers(arm)):
+            experiment = folder.experiment(number)
+            draw = replicate if has_draws else None
+            assert experiment.draw == draw
+            gan = experiment.parameters.gan
+            assert generator_need(gan, draw, everyone, CPU, root / "cache") is None
+            context = RunContext(prepared=everyone.drawn(draw), cache=root / "cache", compute=CPU)
+            images = build_training_set(experiment, context)
+            own = f"draw_{replicate}" if has_draws else "train"
+            assert {side_of_row[row] for row in images.sources[0].rows.tolist()} == {own}
+            if arm.role == "perfect":
+                others = {side_of_row[row] for row in images.sources[1].rows.tolist()}
+                assert {"train", f"draw_{1 - replicate}"} <= others
+                assert others.isdisjoint({own, "val_a", "val_b", "test"})
