@@ -126,9 +126,12 @@ def test_a_folder_of_validation_patients_alone_is_refused(
 
 
 def test_a_trial_on_transformed_copies_sees_no_validation_patient(
-    bench: Bench, tmp_path: Path
+    bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Copies are made before the split; only the table links their names to patients."""
+    """Copies are made before the split; only the table links their names to patients.
+
+    The gate, the quality figures and the training set read the folder once, so it warns once.
+    """
     data = bench.settings.data
     transform_folder(data.path, tmp_path / "copies", copies=2, classical=1)
     extra = bench.experiment(
@@ -139,7 +142,9 @@ def test_a_trial_on_transformed_copies_sees_no_validation_patient(
     extra = extra.model_copy(update={"settings": without_gate(extra.settings)})
 
     training_set = build_training_set(extra, bench.context)
+    caplog.clear()
     epochs = run(bench, extra, tmp_path / "trial")
+    assert caplog.text.count("are left out") == 1
 
     files, _ = stored_files(bench.cache / PIXELS_STAGE / training_set.sources[1].inputs["pixels"])
     used = {files[number - len(training_set.real)] for number in training_set.extra}

@@ -365,7 +365,7 @@ def sha256_of(path: Path) -> str:
     return _sha256(path, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=2**18)  # more than the images of any one folder, which are read in turn
 def _sha256(path: Path, *_: int) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

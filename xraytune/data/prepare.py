@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ from xraytune.data.pixels import (
 )
 from xraytune.data.split import part_notes, split_by_patient
 from xraytune.space.settings import DataSettings, Experiment, Settings
+from xraytune.space.strict_model import StrictModel
 
 HELD_OUT = ("val_a", "val_b", "test")
 """The sides that nothing is trained on."""
@@ -162,6 +163,7 @@ class RunContext:
         compute: Device, threads and precision; `pin` has set them.
         on_generator: Called by a trial with its experiment and this context, once its generator is
             trained and before its images are used.
+        opened: Folders of extra images, each read once, by their settings.
     """
 
     prepared: Prepared
@@ -169,6 +171,7 @@ class RunContext:
     compute: Compute
     on_progress: Progress = ignore_progress
     on_generator: Callable[[Experiment, RunContext], None] = lambda *_: None
+    opened: dict[StrictModel, ImageSource] = field(default_factory=dict, compare=False)
 
 
 def _hash(content: object) -> str:

@@ -36,11 +36,10 @@ _logger = logging.getLogger(__name__)
 
 
 class Folder(Source):
-    """Images of a folder; a list of them is read once for each of these."""
+    """Images of a folder, which a trial reads once."""
 
     colour = "#009e73"
     settings: FolderSettings
-    _images: ImageSource | None = None
 
     def seen_images(self) -> frozenset[str] | None:
         """Return what `folder.seen` or the provenance file says."""
@@ -85,11 +84,11 @@ class Folder(Source):
         self, settings: Settings, context: RunContext, counts: Sequence[int] = ()
     ) -> tuple[ImageSource, ...]:
         """Return all usable images."""
-        if self._images is None:
+        if self.settings not in context.opened:
             study = StudyImages(settings.data, context.prepared, context.cache)
             images, store = store_folder(self.settings.path, study)
-            self._images = stored_images(store, images, name="folder")
-        return (self._images,)
+            context.opened[self.settings] = stored_images(store, images, name="folder")
+        return (context.opened[self.settings],)
 
 
 def store_folder(root: Path, study: StudyImages) -> tuple[Images, Path]:

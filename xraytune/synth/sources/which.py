@@ -42,4 +42,5 @@ def mixes_of(space: Space) -> list[Parameters]:
 
 def seen_by(mixes: Iterable[Parameters]) -> frozenset[str]:
     """Return the SHA-256 of all images that the sources of some mixes are known to have seen."""
-    return frozenset().union(*(source_of(mix).seen_images() or () for mix in mixes))
+    sources = {(mix.source, mix.folder, mix.donor): source_of(mix) for mix in mixes}
+    return frozenset().union(*(source.seen_images() or () for source in sources.values()))
