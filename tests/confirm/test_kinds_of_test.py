@@ -8,11 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from tests.confirm.labs import search_space
-from tests.in_process import CPU, confirm_in_process
+from tests.in_process import CPU, confirm_in_process, save_backbone
 from xraytune.base.errors import StudyError
 from xraytune.confirm.arms import TestKind, read_plan
 from xraytune.confirm.record import paragraph
@@ -20,7 +18,6 @@ from xraytune.confirm.run import confirm
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext
 from xraytune.model.generator_folder import generator_sample, generator_train
-from xraytune.nets.backbones import build_backbone
 from xraytune.study.folder import StudyFolder
 from xraytune.synth.sources.gan import generator_need
 from xraytune.trial.training_set import build_training_set
@@ -62,9 +59,7 @@ def clinic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("clinic")
     draw_phantoms(root / "xrays", patients=220, seed=4, image_size_px=32)
     draw_phantoms(root / "others", patients=150, seed=5, image_size_px=32)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        save_file(build_backbone("small_cnn")[0].state_dict(), root / "net.safetensors")
+    save_backbone(root / "net.safetensors")
     (root / "donor.yaml").write_text(SPACE, encoding="utf-8")
     tiny = ("gan.image_size=32", "gan.width=4", "gan.batch_size=4", "gan.steps=2")
     generator_train(
