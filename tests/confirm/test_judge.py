@@ -17,6 +17,7 @@ from xraytune.confirm.judge import ArmScores, headroom_reached, judge_finalists
 from xraytune.confirm.record import (
     Confirmation,
     HeldOutSet,
+    Searched,
     read_verdict,
     write_verdict,
 )
@@ -41,6 +42,15 @@ ARMS = (
     arm("none, matched to #1", "matched", source="none"),
     arm("duplicate, matched to #1", "matched", source="duplicate"),
     arm("tuned classical #9", "tuned", classical=2),
+)
+SEARCHED = Searched(
+    trials=60,
+    pruned=0,
+    sampler="tpe",
+    image_size_px=128,
+    networks=("mobilenet_v2 (imagenet weights, trainable: head)",),
+    generators=("pca GAN of 64 px, trained for 4,000 steps",),
+    packages={"xraytune": "0.1.0", "torch": "2.15.0"},
 )
 KINDS = {
     "none, matched to #1": "none",
@@ -96,6 +106,7 @@ def confirmation(scores_of: Any, *exploratory: str, arms: tuple[Arm, ...] = ARMS
         test=HeldOutSet(kind="folder", images=IMAGES, patients=IMAGES, fingerprint="f"),
         train_images=40,
         rope=0.01,
+        searched=SEARCHED,
     )
 
 
@@ -145,6 +156,24 @@ def test_the_answer_names_its_patients_and_says_whether_it_is_exploratory() -> N
     assert of_draws["answer"].startswith("Synthetic images improved AUROC: gan #1")
     assert "30 patients of this data set, and for other patients of it" in of_draws["answer"]
     assert "5 disjoint training sets of 30 patients" in of_draws["methods"]
+
+
+@pytest.mark.slow
+def test_the_methods_name_what_was_searched_and_pruned() -> None:
+    pruned = replace(helped(), searched=replace(SEARCHED, pruned=20)).to_json()["methods"]
+    methods = helped().to_json()["methods"]
+
+    for words in (
+        "60 configurations, sampled by TPE, were searched",
+        "128 px",
+        "mobilenet_v2 (imagenet weights, trainable: head)",
+        "with images of a pca GAN of 64 px, trained for 4,000 steps",
+        "xraytune 0.1.0 and torch 2.15.0",
+    ):
+        assert words in methods
+    assert "pruned" not in methods
+    assert "ASHA pruned 20 of them" in pruned
+    assert "pruned by the same ASHA" in pruned
 
 
 @pytest.mark.slow

@@ -12,11 +12,14 @@ from tests.study.studies import ended, epoch, no_gan
 from xraytune.base.errors import StudyError
 from xraytune.confirm.run_list import RunList
 from xraytune.search.asha import Rungs
+from xraytune.search.callbacks import Callbacks
 from xraytune.search.loop import TrialLoop
 from xraytune.space.settings import Experiment, Parameters, SchedulerSettings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import ended_rows
 from xraytune.study.trial import Trial
+from xraytune.study.trial_files import ProgressFile
+from xraytune.synth.sources.gan import GAN_PROGRESS
 
 
 @pytest.fixture
@@ -24,13 +27,16 @@ def folder(tmp_path: Path) -> StudyFolder:
     return StudyFolder(tmp_path / "confirm")
 
 
-def work(folder: StudyFolder, count: int, lr: float = 1e-3, **options: Any) -> TrialLoop:
-    experiment = Experiment(settings=SETTINGS, parameters=Parameters(lr=lr))
+def work(
+    folder: StudyFolder, count: int, lr: float = 1e-3, source: str = "none", **options: Any
+) -> TrialLoop:
+    experiment = Experiment(settings=SETTINGS, parameters=Parameters(lr=lr, source=source))
     runs = [
         Trial(number=number, label=f"run {number}", experiment=experiment)
         for number in range(count)
     ]
-    return RunList(folder, runs, what="runs", generator_need=no_gan, **options)
+    options = {"generator_need": no_gan, **options}
+    return RunList(folder, runs, what="runs", **options)
 
 
 def started(work: TrialLoop) -> int:
@@ -79,3 +85,17 @@ def test_resumed_top_up_repeats_its_decisions(folder: StudyFolder) -> None:
 
     assert second.on_result(0, epoch(1, 0.9))
     assert second.on_result(1, epoch(1, 0.5))
+
+
+def test_the_progress_of_a_generator_that_a_run_trains_is_reported(folder: StudyFolder) -> None:
+    """Hours may pass before the first run ends."""
+    said: list[tuple[str, int, int]] = []
+    follow = Callbacks(on_progress=lambda *progress: said.append(progress))
+    need = {"generator_need": lambda *_: "a lineage"}
+    runs = work(folder, 2, source="gan", callbacks=follow, **need)
+    first = started(runs)
+
+    ProgressFile(folder.trial_path(first))(GAN_PROGRESS, 300, 600)
+    runs.heartbeat()
+
+    assert said == [("training runs", 0, 2), ("GAN of run 0 (steps)", 300, 600)]

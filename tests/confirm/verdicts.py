@@ -7,7 +7,13 @@ from typing import Any
 from xraytune.base.files import write_json
 from xraytune.base.records import to_json
 from xraytune.confirm.arms import Plan, compared_arms, write_plan
-from xraytune.confirm.record import Confirmation, ControlVerdict, FinalistVerdict, HeldOutSet
+from xraytune.confirm.record import (
+    Confirmation,
+    ControlVerdict,
+    FinalistVerdict,
+    HeldOutSet,
+    Searched,
+)
 from xraytune.stats.verdict import Interval
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
@@ -41,6 +47,15 @@ def write_verdict(
         notes=(),
         study=study,
         finalists=finalists,
+        searched=Searched(
+            trials=6,
+            pruned=0,
+            sampler="tpe",
+            image_size_px=64,
+            networks=("small_cnn",),
+            generators=(),
+            packages={},
+        ),
     )
     write_json(study / "confirm" / "verdict.json", to_json(record), is_recorded=True)
 

@@ -220,6 +220,46 @@ def test_a_grid_lists_each_distinct_trial_once(write_space: WriteSpace) -> None:
     assert points[0] == {"source": "none", "dropout": 0.0}
 
 
+@pytest.mark.parametrize(
+    ("listed", "first"),
+    [
+        ("[{source: gan}, {source: none, classical: 2}]", {"source": "none", "classical": 0}),
+        ("[{source: gan}, {source: none, classical: 0, lr: 1e-2}]", {"source": "gan"}),
+        ("[{source: gan}, {source: none}]", {"source": "none", "classical": 0}),
+        ("[]", {"source": "none", "classical": 0}),
+    ],
+)
+def test_a_search_begins_with_plain_real_images_unless_they_are_listed(
+    write_space: WriteSpace, listed: str, first: dict[str, Any]
+) -> None:
+    """A default that is none of the values is replaced by the first one."""
+    path = write_space(
+        "source: {values: [gan, none]}",
+        "classical: {values: [2, 0]}",
+        "lr: {min: 1e-3, max: 1e-2}",
+        after=f"points_to_evaluate: {listed}\n",
+    )
+    space = load_space(path)
+
+    points = space.points()
+
+    assert points[0].items() >= first.items()
+    assert tuple(points[len(points) - len(space.points_to_evaluate) :]) == space.points_to_evaluate
+    assert space.baseline() == {"source": "none", "classical": 0, "lr": 1e-3}
+
+
+@pytest.mark.parametrize(
+    "only", ["source: {values: [gan, duplicate]}", "classical: {min: 1, max: 3}"]
+)
+def test_a_space_without_plain_real_images_has_no_baseline(
+    write_space: WriteSpace, only: str
+) -> None:
+    space = load_space(write_space(only))
+
+    assert space.baseline() is None
+    assert space.points() == ()
+
+
 def test_identity_ignores_what_may_change_when_a_study_resumes(write_space: WriteSpace) -> None:
     path = write_space("lr: {values: [1e-3, 1e-4]}")
     space = load_space(path)

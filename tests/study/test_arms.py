@@ -9,7 +9,9 @@ from sklearn.metrics import roc_auc_score
 
 from tests.study.studies import CPU, direct, ended, epoch, two_images, write_space
 from xraytune.base.files import write_array
+from xraytune.base.tables import text_of
 from xraytune.data.images import ImageFile
+from xraytune.present.trials import heading
 from xraytune.study.folder import StudyFolder
 from xraytune.study.start import create_study
 from xraytune.study.status import status
@@ -93,3 +95,14 @@ def test_epochs_of_stopped_trials_are_saved_and_without_any_nothing_is_reported(
 
     assert view.pruning == "ASHA stopped 2 of 6 trials and saved 16 of 22 epochs"
     assert replace(view, trials=view.trials[:2]).pruning == ""
+
+
+def test_a_search_whose_scores_are_all_at_their_maximum_says_so(searched: StudyFolder) -> None:
+    view = status(searched.path)
+    perfect = tuple(trial.model_copy(update={"value": 0.9995}) for trial in view.trials)
+
+    saturated = replace(view, trials=perfect)
+
+    assert view.saturation == ""
+    assert saturated.saturation.startswith("all 4 complete trials have a val-A AUROC of 1.000")
+    assert "data.train_patients" in " ".join(text_of(line) for line in heading(saturated))

@@ -8,6 +8,7 @@ rules of `stats/verdict.py`.
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from xraytune.confirm.record import (
     FinalistVerdict,
     HeadroomReached,
     HeldOutSet,
+    Searched,
 )
 from xraytune.confirm.run_list import OpenStudy
 from xraytune.confirm.sealed import SealedTest, load_test_images
@@ -213,6 +215,30 @@ def judge(study: OpenStudy, test: ArmScores, sealed: SealedTest) -> Confirmation
         ),
         finalists=tuple(finalists),
         notes=tuple(notes),
+        searched=_describe_search(study, plan),
+    )
+
+
+def _describe_search(study: OpenStudy, plan: Plan) -> Searched:
+    finalists = [arm.parameters for arm in plan.finalists]
+    networks = (
+        f"{trial.backbone} ({Path(trial.weights).name} weights, trainable: {trial.trainable})"
+        for trial in finalists
+    )
+    generators = (
+        f"{gan.architecture} GAN of {gan.image_size} px, trained for {gan.steps:,} steps"
+        for trial in finalists
+        if (gan := trial.gan)
+    )
+    packages = study.runs_folder.environment()["packages"]
+    return Searched(
+        trials=len(study.searched),
+        pruned=sum(trial.status == "pruned" for trial in study.searched),
+        sampler=study.settings.sampler.name,
+        image_size_px=study.settings.data.image_size,
+        networks=tuple(dict.fromkeys(networks)),
+        generators=tuple(dict.fromkeys(generators)),
+        packages={name: packages[name] for name in ("xraytune", "torch")},
     )
 
 

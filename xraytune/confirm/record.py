@@ -41,6 +41,25 @@ class HeldOutSet:
 
 
 @frozen
+class Searched:
+    """What was searched, and with what, for the methods of a paper.
+
+    Attributes:
+        trials, pruned: The ended trials of the search, and how many of them ASHA pruned.
+        networks, generators: Of the finalists, in words.
+        packages: The versions that trained the replicates.
+    """
+
+    trials: int
+    pruned: int
+    sampler: str
+    image_size_px: int
+    networks: tuple[str, ...]
+    generators: tuple[str, ...]
+    packages: Mapping[str, str]
+
+
+@frozen
 class HeadroomReached:
     """The gain from real images of other patients, with a 95 % interval.
 
@@ -127,6 +146,7 @@ class Confirmation:
     test: HeldOutSet
     finalists: tuple[FinalistVerdict, ...]
     notes: tuple[str, ...]
+    searched: Searched
 
     @property
     def verdict(self) -> Overall:
@@ -157,7 +177,7 @@ class Confirmation:
     def to_json(self) -> dict[str, Any]:
         """Return the content of `verdict.json`."""
         return to_json(self) | {
-            "version": 7,
+            "version": 8,
             "study": self.study.name,
             "verdict": self.verdict,
             "answer": paragraph("answer", self),

@@ -27,7 +27,8 @@ from xraytune.study.folder import StudyFolder, damage_explained, other_releases
 from xraytune.study.row import RunRow, Status, TrialRow, append_row, ended_rows, reasons_of
 from xraytune.study.start import environment
 from xraytune.study.trial import Trial
-from xraytune.synth.sources.gan import generator_need
+from xraytune.study.trial_files import read_progress
+from xraytune.synth.sources.gan import GAN_PROGRESS, generator_need
 
 NO_RUNGS = Rungs(SchedulerSettings(name="none"), max_epochs=0)
 
@@ -136,6 +137,14 @@ class RunList(TrialLoop):
         if status != "failed":  # a failed run resumes from its checkpoint at the next start
             self.folder.drop_checkpoint(number)
         self._report_progress()
+
+    def heartbeat(self) -> None:
+        """Report the progress of the generators that runs train."""
+        for trial in self._running.values():
+            progress = read_progress(self.folder.trial_path(trial.number))
+            if trial.trains_generator and progress and progress[0] == GAN_PROGRESS:
+                _, done, total = progress
+                self._on_progress(f"GAN of {trial.label} (steps)", done, total)
 
     def _report_progress(self) -> None:
         self._on_progress(f"training {self._what}", len(self._ended), len(self._runs))

@@ -198,3 +198,5 @@ def heading(view: StudyView) -> Iterator[Cell | str]:
         yield f"GPU hours: {view.gpu_seconds / 3600:,.2f} used"
     if view.pruning:
         yield view.pruning
+    if view.saturation:
+        yield Cell(f"note: {view.saturation}", "busy")

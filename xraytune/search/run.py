@@ -200,10 +200,16 @@ def _notes(space: Space, prepared: Prepared, index: ImageIndex) -> Iterator[str]
     yield from filter(None, (chance_warning(sizes), settings.idle_asha))
     points = len(space.points())
     trials = settings.budget.trials
-    if settings.sampler.name == "grid" and points > trials:
+    if points > trials:
+        listed = "grid" if settings.sampler.name == "grid" else "list of first trials"
         yield (
-            f"the grid has {points:,} points, of which the first {trials:,} (budget.trials) are "
-            "evaluated, in order"
+            f"the {listed} has {points:,} points, of which the first {trials:,} (budget.trials) "
+            "are evaluated, in order"
+        )
+    if space.searched and space.baseline() is None:
+        yield (
+            "no trial is of plain real images, which other arms could be compared with: the space "
+            "has no point with source: none and classical: 0"
         )
     if settings.data.train_patients is None:
         few = too_few_tested(index.test, index.outputs) if index.test else ""

@@ -20,7 +20,7 @@ from xraytune.base.records import Json, frozen
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.document import write_yaml
 from xraytune.space.domains import ParameterSpec, Point
-from xraytune.space.fields import parameters_from
+from xraytune.space.fields import PARAMETERS, parameters_from
 from xraytune.space.paths import relative_value
 from xraytune.space.settings import PACKAGES, SOURCES, Experiment, Parameters, Settings
 
@@ -100,11 +100,34 @@ class Space:
         points = _list_points(self.specs, "points")
         return [{name: point[name] for name in self.searched if name in point} for point in points]
 
+    def baseline(self) -> Point | None:
+        """Return the values of searched parameters that train on plain real images.
+
+        Defaults, or first values where a default is none of the values. None without such a point.
+        """
+        point: Point = {}
+        for spec in self.specs:
+            if spec.is_active_at(point):
+                default = PARAMETERS[spec.name].default
+                point[spec.name] = default if spec.contains(default) else spec.values[0]
+        if parameters_from(point).arm != "real_only":
+            return None
+        return {name: point[name] for name in self.searched if name in point}
+
     def points(self) -> Sequence[Point]:
-        """Return the points of the first trials: `points_to_evaluate`, or all of a grid."""
+        """Return the points of the first trials.
+
+        All of a grid, or `points_to_evaluate` after the baseline, unless they or all points are
+        plain real images.
+        """
         if self.settings.sampler.name == "grid":
             return self.grid()
-        return self.points_to_evaluate
+        listed = self.points_to_evaluate
+        baseline = self.baseline() or {}
+        plain = {name: baseline[name] for name in ("source", "classical") if name in baseline}
+        if not plain or any(plain.items() <= point.items() for point in listed):
+            return listed
+        return (baseline, *listed)
 
     def trial_budget(self) -> int:
         """Return the number of trials of a search; a grid has no more trials than points."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xraytune.base.records import frozen, to_json
+from xraytune.base.records import frozen, progress_text, to_json
 from xraytune.data.sides import FEWEST_OF_CLASS, SideSize, side_sizes
 from xraytune.space.domains import Value
 from xraytune.space.fields import flat_values, parameters_from
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _REFERENCE = "real_only"
+_FEWEST_COMPARED, _SATURATED = 3, 0.999
+"""With so many complete trials, a search is saturated if none scores less on val-A."""
 
 
 @frozen
@@ -177,6 +179,18 @@ class StudyView:
         return (
             f"ASHA stopped {len(pruned)} of {len(ended)} trials and saved {saved:,} of {epochs:,} "
             "epochs"
+        )
+
+    @property
+    def saturation(self) -> str:
+        """That the objective cannot tell the complete trials apart; "" if it can."""
+        scores = [trial.value for trial in self.ranked if trial.value is not None]
+        if len(scores) < _FEWEST_COMPARED or min(scores) < _SATURATED:
+            return ""
+        return (
+            f"all {len(scores)} complete trials have a val-A {self.metric} of {min(scores):.3f} or "
+            "more, so it cannot rank them: search with fewer training patients "
+            "(data.train_patients), where arms may differ"
         )
 
     @property
@@ -333,11 +347,12 @@ class StudyWatcher:
         if is_running and not has_ended:
             status = "running" if has_started else "waiting"
         is_preparing = has_started and not (has_ended or row.values)
+        progress = read_progress(folder) if is_preparing else None
         live = {
             "parameters": parameters_from(flat_values(parameters, self._folder.path)),
             "mix": mix_label(parameters),
             "status": status,
-            "busy_with": read_progress(folder) if is_preparing else "",
+            "busy_with": progress_text(*progress) if progress else "",
             "node": read_node(folder) if status == "running" else "",
             "samples": read_samples(folder) if parameters.gan else "",
             "report": read_pool_report(folder) if parameters.has_synthetic_images else None,

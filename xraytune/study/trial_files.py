@@ -22,7 +22,6 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from xraytune.base.files import fenced, read_json, write_json, write_text
-from xraytune.base.records import progress_text
 from xraytune.synth.generator_quality import QUALITY_FILE, PoolReport
 
 _ATTEMPT_FILE = ".owner"
@@ -85,11 +84,12 @@ def read_node(trial_dir: Path) -> str:
     return node if node != socket.gethostname() else ""
 
 
-def read_progress(trial_dir: Path) -> str:
-    """Return what a trial does, such as `training the GAN: 300 of 600 steps`; "" if unknown."""
+def read_progress(trial_dir: Path) -> tuple[str, int, int] | None:
+    """Return what a trial said last with its `Progress`; None if it is unknown."""
     with suppress(*_UNREADABLE):
-        return progress_text(**read_json(trial_dir / _PROGRESS_FILE))
-    return ""
+        content = read_json(trial_dir / _PROGRESS_FILE)
+        return str(content["what"]), int(content["done"]), int(content["total"])
+    return None
 
 
 def write_samples(trial_dir: Path, grid: Path) -> None:

@@ -43,6 +43,8 @@ from xraytune.synth.sources.source import Source, StudyImages, choose_findings, 
 
 GAN_STAGE = "gan-5"
 """The stage of the artifacts of GANs."""
+GAN_PROGRESS = "training the GAN (steps)"
+"""What the progress of a training is called."""
 
 
 class _Generated(Source):
@@ -153,14 +155,13 @@ def trained_generator(settings: GanSettings, context: RunContext) -> Path:
     inputs = generator_inputs(settings, prepared, context.compute)
     work = artifact_path(cache, f"{GAN_STAGE}.work", inputs)
     checkpoint = work / CHECKPOINT_FILE
-    what = "training the GAN (steps)"
 
     def build(folder: Path) -> None:
         start_work(cache, GAN_STAGE, inputs)
         if not checkpoint.exists():
             _copy_shorter_run(cache, inputs, checkpoint)
         if not checkpoint.exists():
-            context.on_progress(what, 0, settings.steps)  # the pace is known sooner
+            context.on_progress(GAN_PROGRESS, 0, settings.steps)  # the pace is known sooner
         train = side_images("train", prepared, cache)
         for step in train_generator(
             settings,
@@ -170,7 +171,7 @@ def trained_generator(settings: GanSettings, context: RunContext) -> Path:
             compute=context.compute,
             folder=work,
         ):
-            context.on_progress(what, step, settings.steps)
+            context.on_progress(GAN_PROGRESS, step, settings.steps)
         for name in (CHECKPOINT_FILE, NETWORK_FILE):
             copy_file(work / name, folder / name)
 
