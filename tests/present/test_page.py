@@ -47,6 +47,15 @@ def test_a_confirmed_study_shows_verdict_controls_and_trials(
     assert drawn == {
         comparison["control"]: comparison["difference"] for comparison in finalist["comparisons"]
     }
+    view = content["view"]
+    best = max(trial.value for trial in view.ranked)
+    curves = content["curves"]
+    assert curves.layout.xaxis.range[1] > view.max_epochs, "lines do not end at the axis"
+    assert {trace.mode for trace in curves.data if len(trace.x) == 1} == {"markers"}
+    assert curves.layout.yaxis.title.text.endswith("best so far")
+    for figure in (curves, *content["slices"].values()):
+        low, high = figure.layout.yaxis.range
+        assert low < best < high
     headings = {"Verdict", "Best configuration", "Search", "Misclassified images", "Data"}
     assert headings <= {*re.findall(">([^<]*)</h2>", page)}
     # The sample grid, the nearest training images of both classes, and the mistakes.

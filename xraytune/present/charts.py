@@ -76,7 +76,7 @@ def plot_learning_curves(view: StudyView, rungs: Sequence[int]) -> Any:
     for trial in sorted(trials, key=lambda trial: (trial is best_of_arm[trial.arm], trial.arm)):
         is_best = trial is best_of_arm[trial.arm]
         figure.add_scatter(
-            mode="lines" if view.max_epochs > 1 else "markers",
+            mode="lines" if len(trial.values) > 1 else "markers",
             x=[*range(1, len(trial.values) + 1)],
             y=trial.values,
             hovertext=f"#{trial.number} {trial.mix}",
@@ -90,8 +90,9 @@ def plot_learning_curves(view: StudyView, rungs: Sequence[int]) -> Any:
         )
     for epoch in rungs:
         figure.add_shape(_VERTICAL, x0=epoch, x1=epoch, line={**_GREY, "dash": "dot"})
-    figure.update_xaxes(title="epoch", rangemode="tozero")
+    figure.update_xaxes(title="epoch", range=(0, 1.03 * view.max_epochs))
     _scale_scores(figure, view, trials)
+    figure.update_yaxes(title=f"val-A {view.metric}, best so far")
     figure.update_layout(legend=_LEGEND, height=420)
     return figure
 
@@ -131,10 +132,10 @@ def plot_parameter(name: str, view: StudyView) -> Any:
 
 
 def _scale_scores(figure: Any, view: StudyView, trials: Sequence[TrialRow]) -> None:
-    """Show the upper three quarters of the scores, where trials differ little."""
+    """Show the upper three quarters of the scores, where trials differ little, or a few whole."""
     figure.update_yaxes(title=f"val-A {view.metric}")
     scores = [trial.value for trial in trials if trial.value is not None]
-    if len(scores) >= 4:
-        low = float(np.quantile(scores, 0.25))
-        space = max(0.1 * (max(scores) - low), 1e-3)
+    if scores:
+        low = float(np.quantile(scores, 0.25)) if len(scores) >= 4 else min(scores)
+        space = max(0.1 * (max(scores) - low), 5e-3)
         figure.update_yaxes(range=(low - space, max(scores) + space))
