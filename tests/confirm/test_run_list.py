@@ -91,8 +91,7 @@ def test_the_progress_of_a_generator_that_a_run_trains_is_reported(folder: Study
     """Hours may pass before the first run ends."""
     said: list[tuple[str, int, int]] = []
     follow = Callbacks(on_progress=lambda *progress: said.append(progress))
-    need = {"generator_need": lambda *_: "a lineage"}
-    runs = work(folder, 2, source="gan", callbacks=follow, **need)
+    runs = work(folder, 2, source="gan", callbacks=follow, generator_need=lambda *_: "a lineage")
     first = started(runs)
 
     ProgressFile(folder.trial_path(first))(GAN_PROGRESS, 300, 600)
