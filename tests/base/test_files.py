@@ -119,6 +119,37 @@ def test_a_folder_is_created_whole_or_not_at_all(tmp_path: Path, fails: bool) ->
     assert [file.name for file in tmp_path.rglob("*")] == ([] if fails else ["model", "a.txt"])
 
 
+@pytest.mark.parametrize("row_bytes", [1, 4095, 4096, 5000, 20000])
+def test_a_torn_line_of_any_length_is_cut_off(tmp_path: Path, row_bytes: int) -> None:
+    log = tmp_path / "log.jsonl"
+    rows = [{"text": letter * row_bytes} for letter in "abc"]
+    for number, row in enumerate(rows):
+        append_jsonl(log, row, is_chained=True)
+        with log.open("ab") as stream:
+            stream.write(b'{"text": "' + b"d" * row_bytes * (number % 2))
+
+    append_jsonl(log, *rows, is_chained=True)
+
+    assert read_jsonl(log, is_chained=True) == rows * 2
+    log.write_bytes(b"torn")
+    append_jsonl(log, {}, is_chained=True)
+    assert read_jsonl(log, is_chained=True) == [{}]
+
+
+def test_a_missing_row_of_a_chained_log_is_an_error_that_names_the_next_one(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    append_jsonl(log, *({"number": number} for number in range(4)), is_chained=True)
+    lines = log.read_bytes().splitlines(keepends=True)
+
+    for place in range(3):
+        log.write_bytes(b"".join(lines[:place] + lines[place + 1 :]))
+        with pytest.raises(ArtifactError, match=rf"log\.jsonl:{place + 1}: .* are missing"):
+            read_jsonl(log, is_chained=True)
+    log.write_bytes(lines[0] + b"{]\n")
+    with pytest.raises(ArtifactError, match=r"log\.jsonl: the last line is damaged"):
+        append_jsonl(log, {}, is_chained=True)
+
+
 @pytest.mark.parametrize("line", [b"{]", b"1", b"\xff", b'{"auroc": NaN}'])
 def test_a_damaged_line_is_reported_with_its_number(tmp_path: Path, line: bytes) -> None:
     log = tmp_path / "epochs.jsonl"

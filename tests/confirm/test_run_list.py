@@ -16,7 +16,7 @@ from xraytune.search.callbacks import Callbacks
 from xraytune.search.loop import TrialLoop
 from xraytune.space.settings import Experiment, Parameters, SchedulerSettings
 from xraytune.study.folder import StudyFolder
-from xraytune.study.row import ended_rows
+from xraytune.study.row import ended_runs
 from xraytune.study.trial import Trial
 from xraytune.study.trial_files import ProgressFile
 from xraytune.synth.sources.gan import GAN_PROGRESS
@@ -59,7 +59,7 @@ def test_each_run_ends_once_and_restart_resumes(folder: StudyFolder) -> None:
     second.on_result(2, ended(0.7))
 
     assert second.next_trial() == "done"
-    values = {number: row.value for number, row in ended_rows(folder.runs_path).items()}
+    values = {number: row.value for number, row in ended_runs(folder).items()}
     assert values == {1: 0.9, 0: 0.8, 2: 0.7}
     with pytest.raises(StudyError, match=r"started with other settings(.|\n)*move confirm/ away"):
         work(folder, 3, lr=1e-2)

@@ -18,29 +18,25 @@ from pathlib import Path
 from xraytune.confirm.test_access import study_logs, log_test_access
 study = Path(sys.argv[1])
 for number in range(15):
-    about = {"fingerprint": "a", "reason": str(number), "study": study.name}
-    log_test_access(*study_logs(study), command="confirm", image_count=1, **about)
+    about = {"contents": ["a"], "reason": str(number), "study": study.name}
+    log_test_access(*study_logs(study), command="confirm", **about)
 """
 
 
-def opened(study: Path, fingerprint: str) -> None:
+def opened(study: Path, *contents: str) -> None:
     log_test_access(
-        *study_logs(study),
-        command="confirm",
-        fingerprint=fingerprint,
-        reason="",
-        image_count=9,
-        study=study.name,
+        *study_logs(study), command="confirm", contents=contents, reason="", study=study.name
     )
 
 
-def test_access_counts_once_per_study_and_test_folder(study: StudyFolder) -> None:
+def test_access_counts_once_per_study_if_it_shares_an_image(study: StudyFolder) -> None:
     opened(study.path, "same")
-    opened(study.path.with_name("removed since"), "same")
+    opened(study.path.with_name("removed since"), "more", "same")
     opened(study.path, "another")
 
     for one in (study.path, study.path.with_name("new")):
-        assert [row["study"] for row in accesses(one, "same")] == ["small", "removed since"]
+        found = accesses(one, ["same", "further"])
+        assert [row["study"] for row in found] == ["small", "removed since"]
 
 
 def test_moved_study_keeps_its_test_accesses(study: StudyFolder, tmp_path: Path) -> None:
@@ -48,7 +44,7 @@ def test_moved_study_keeps_its_test_accesses(study: StudyFolder, tmp_path: Path)
     (tmp_path / "elsewhere").mkdir()
     moved = study.path.rename(tmp_path / "elsewhere" / "small")
 
-    assert [row["study"] for row in accesses(moved.with_name("new"), "same")] == ["small"]
+    assert [row["study"] for row in accesses(moved.with_name("new"), ["same"])] == ["small"]
 
 
 @pytest.mark.slow
@@ -60,5 +56,5 @@ def test_concurrent_writers_lose_no_test_access(study: StudyFolder) -> None:
     processes = [subprocess.Popen([sys.executable, "-c", WRITE, str(one)]) for one in studies]
 
     assert [process.wait() for process in processes] == [0] * 3
-    assert len(read_jsonl(log)) == 3 * 15
-    assert len(accesses(study.path, "a")) == 3 * 15
+    assert len(read_jsonl(log, is_chained=True)) == 3 * 15
+    assert len(accesses(study.path, ["a"])) == 3 * 15

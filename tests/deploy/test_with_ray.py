@@ -21,9 +21,9 @@ from pathlib import Path
 import pytest
 
 from tests.faults.ray_processes import SPACE
+from tests.study.studies import ended_trials
 from xraytune.data.phantom import draw_phantoms
 from xraytune.study.folder import StudyFolder
-from xraytune.study.row import ended_rows
 
 SBATCH = Path(__file__).parents[2] / "deploy" / "search.sbatch"
 PROGRAMS = Path(sys.executable).parent
@@ -116,7 +116,7 @@ def test_search_that_slurm_stops_at_its_time_limit_is_resumed_by_a_ray_job(tmp_p
     ]
     assert re.fullmatch("/tmp/xray-[0-9a-f]{8}", folder), "a name that nobody can take before"
     assert not Path(folder).exists()
-    assert ended_rows(study.rows_path) == {}
+    assert ended_trials(study) == {}
 
     dashboard = f"http://127.0.0.1:{free_port(22_000)}"
     with tempfile.TemporaryDirectory(prefix="xray-", dir="/tmp") as temporary:
@@ -156,7 +156,7 @@ def test_search_that_slurm_stops_at_its_time_limit_is_resumed_by_a_ray_job(tmp_p
             )
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [(row.status, row.epochs) for row in ended_rows(study.rows_path).values()] == [
+    assert [(row.status, row.epochs) for row in ended_trials(study).values()] == [
         ("complete", 12)
     ] * 2
     for epochs in study.path.glob("trials/*/epochs.jsonl"):

@@ -25,12 +25,12 @@ from xraytune.search.worker import TrialWorker
 from xraytune.space.load import load_space
 from xraytune.space.settings import Experiment, Parameters, Settings
 from xraytune.study.folder import StudyFolder, locked
+from xraytune.study.journal import Journal
 from xraytune.study.start import (
     create_study,
     environment,
     require_free,
     require_same_images,
-    require_same_space,
 )
 from xraytune.study.trial import LOST, Trial
 from xraytune.synth import gan
@@ -156,7 +156,7 @@ def search(tree: Tree, marks: Marks, trials: int = TRIALS) -> None:
     prepared = read_prepared(tree.path / "split.json")
     folder = tree.study
     if folder.space_path.exists():
-        require_same_space(folder, space)
+        Journal(folder.journal_path, space, writable=False)
         require_same_images(folder, prepared)
     else:
         require_free(folder)

@@ -1,5 +1,6 @@
 """`evaluate`: its metrics, errors and figure, and the log of access to the test folder."""
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -11,12 +12,14 @@ from sklearn import metrics as sk
 
 from tests.in_process import command
 from tests.model.conftest import CopyLab, Lab, change_record, read_rows
-from xraytune.base.errors import ConfigError, DataError
+from xraytune.base.errors import ConfigError, DataError, MachineError
 from xraytune.base.files import read_json, read_jsonl
+from xraytune.confirm.test_access import accesses
 from xraytune.model.evaluate import evaluate
 from xraytune.model.load import open_bundle
 from xraytune.model.predict import predict
 from xraytune.model.train import train
+from xraytune.study.folder import StudyFolder
 
 pytestmark = pytest.mark.slow
 
@@ -75,11 +78,13 @@ def test_images_of_the_models_folder_of_extra_images_are_known(copy_lab: CopyLab
     assert 1 <= found.known_patients <= len(leaked) <= found.images_of_known_patients
 
 
-def test_test_set_access_is_logged_also_for_a_renamed_folder_but_not_for_other_images(
+def test_test_set_access_is_logged_also_for_some_of_the_images_but_not_for_others(
     copy_lab: CopyLab, tmp_path: Path
 ) -> None:
+    """Under any name; also of a folder that only `predict` gets."""
     lab = copy_lab()
     renamed = shutil.copytree(lab.xrays / "test", tmp_path / "harmless")
+    next((renamed / "NORMAL").iterdir()).unlink()
     other = evaluate(lab.model, data=side_folder(lab, tmp_path / "b", "val_b"), replicates=10)
     assert other.test_access == 0
     assert not (lab.model / "test_access.jsonl").exists()
@@ -92,8 +97,34 @@ def test_test_set_access_is_logged_also_for_a_renamed_folder_but_not_for_other_i
         rows = read_jsonl(folder / "test_access.jsonl")
         assert [row["reason"] for row in rows] == ["final figures", ""]
         assert rows[0]["images"] == first.images
+    predict(lab.model, next((renamed / "NORMAL").iterdir()), out=tmp_path / "one.csv")
+    rows = read_jsonl(lab.study.parent / "test_access.jsonl", is_chained=True)
+    assert [(row["command"], row["images"]) for row in rows[1:]] == [
+        ("evaluate", first.images - 1),
+        ("predict", 1),
+    ]
+    prepared = StudyFolder(lab.study).prepared()
+    assert len(accesses(lab.study, prepared.test_contents)) == 3
     lab.study.rename(lab.path / "away")
-    assert evaluate(lab.model, data=lab.xrays / "test", replicates=10).test_access == 3
+    assert evaluate(lab.model, data=lab.xrays / "test", replicates=10).test_access == 4
+
+
+def test_a_log_that_cannot_be_written_is_an_error_before_any_prediction(
+    copy_lab: CopyLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = copy_lab()
+    access = os.access
+
+    def refuse(path: Path, mode: int) -> bool:
+        return access(path, mode) and not (mode & os.W_OK and path == lab.study.parent)
+
+    monkeypatch.setattr("os.access", refuse)
+
+    def predict_nothing(what: str, *_: int) -> None:
+        assert not what.startswith("classifying")
+
+    with pytest.raises(MachineError, match="studies: cannot write to this folder"):
+        evaluate(lab.model, data=lab.xrays / "test", on_progress=predict_nothing)
 
 
 def test_patients_of_the_test_folder_are_those_of_the_data_folder(copy_lab: CopyLab) -> None:

@@ -147,7 +147,9 @@ def test_a_stopped_trial_that_a_confirmation_finished_is_exported(
         "value": 0.75,
         "val_b_score": 0.625,
     }
-    append_jsonl(folder.path / "confirm" / "top_up" / "runs.jsonl", {"version": 1, **run})
+    append_jsonl(
+        folder.path / "confirm" / "top_up" / "runs.jsonl", {"version": 1, **run}, is_chained=True
+    )
     write_verdict(folder.path, {suggestion.number: "helps"})
 
     exported = export(folder.path, out=tmp_path / "best.yaml")

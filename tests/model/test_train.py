@@ -7,13 +7,13 @@ from PIL import Image
 
 from tests.model.conftest import CopyLab, Lab
 from tests.search.wandb.offline_runs import read_run, run_files
+from tests.study.studies import ended_trials
 from xraytune.base.errors import ArtifactError, ConfigError, StudyError
 from xraytune.base.files import read_jsonl
 from xraytune.base.records import EpochRecord
 from xraytune.model.export import export
 from xraytune.model.train import train
 from xraytune.study.folder import StudyFolder, locked
-from xraytune.study.row import ended_rows
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +37,7 @@ def test_an_exact_export_repeats_its_trial_to_the_bit(lab: Lab, tmp_path: Path, 
     for row in recorded:
         del row["seconds"]
     assert repeated == recorded
-    ended = ended_rows(study.rows_path)[trial]
+    ended = ended_trials(study)[trial]
     scores = (ended.value, ended.val_b_score)
     assert (trained.record.val_score, trained.record.val_b_score) == scores
     told = any("the generator has been trained" in note and "samples.png" in note for note in notes)

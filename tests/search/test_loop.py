@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.study.studies import direct, ended, epoch
+from tests.study.studies import direct, ended, ended_trials, epoch, no_gan
 from xraytune.base.errors import MachineError, TrialError
 from xraytune.base.files import read_json, read_jsonl
 from xraytune.search.asha import Rungs
@@ -15,7 +15,7 @@ from xraytune.search.callbacks import Callbacks
 from xraytune.search.trials import SearchTrials
 from xraytune.space.settings import GanSettings
 from xraytune.study.folder import StudyFolder
-from xraytune.study.row import TrialRow, ended_rows
+from xraytune.study.row import TrialRow
 from xraytune.study.trial import LOST, Trial, TrialFailed, TrialMessage
 
 
@@ -45,7 +45,7 @@ def complete(loop: SearchTrials, number: int, value: float = 0.8) -> None:
 
 
 def statuses(study: StudyFolder) -> dict[int, str]:
-    return {number: row.status for number, row in ended_rows(study.rows_path).items()}
+    return {number: row.status for number, row in ended_trials(study).items()}
 
 
 def test_running_trials_finish_after_the_hours_are_spent(study: StudyFolder, clock: Clock) -> None:
@@ -105,7 +105,7 @@ def test_failed_trial_records_its_reason(study: StudyFolder, message: TrialMessa
 
     assert not loop.on_result(start(loop).number, message)
 
-    (row,) = ended_rows(study.rows_path).values()
+    (row,) = ended_trials(study).values()
     assert (row.status, row.value) == ("failed", None)
     assert row.reason in {"the loss is nan", "val_score is nan after epoch 1"}
     assert start(loop).number == 1, "the search continues"
@@ -118,7 +118,7 @@ def test_trial_of_lost_process_is_retried_up_to_retries(study: StudyFolder) -> N
         loop.on_result(start(loop).number, LOST)
 
     assert statuses(study) == {0: "failed"}
-    assert "its process was lost" in ended_rows(study.rows_path)[0].reason
+    assert "its process was lost" in ended_trials(study)[0].reason
 
 
 def test_search_waits_for_its_last_trial_and_a_new_epoch_resets_its_retry_count(
@@ -291,7 +291,8 @@ def test_a_trial_waits_while_another_one_trains_its_gan(study: StudyFolder) -> N
     ]
     complete(loop, 1)
     gans.trained.add((8, 100))
-    assert (start(loop).number, start(direct(study)).number) == (2, 0)
+    resumed = SearchTrials(study, loop.space, no_gan)
+    assert (start(loop).number, start(resumed).number) == (2, 0)
 
 
 def test_the_longest_chain_of_gans_is_trained_first_and_its_shortest_run_before_the_others(

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from xraytune.base.files import read_jsonl
 from xraytune.base.records import Compute, EpochRecord, TrialResult
 from xraytune.data.images import ImageFile, SideName
 from xraytune.data.prepare import Prepared
@@ -12,6 +13,8 @@ from xraytune.space.load import load_space
 from xraytune.space.settings import GanSettings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
+from xraytune.study.journal import create_journal
+from xraytune.study.row import RunRow
 
 SPACE = """\
 name: small
@@ -33,6 +36,16 @@ def write_space(folder: Path, *overrides: str) -> Space:
     return load_space(file, overrides)
 
 
+def space_of(study: StudyFolder, *overrides: str) -> Space:
+    """The space with some overrides, with which a study without trials begins."""
+    space = write_space(study.path.parent.parent, *overrides)
+    if overrides and b'"op_code": 4' not in study.journal_path.read_bytes():
+        study.journal_path.unlink()
+        create_journal(study.journal_path, space.relative_to(study.path))
+        study.space_path.write_text(space.to_yaml(study.path), encoding="utf-8")
+    return space
+
+
 def two_images() -> Prepared:
     sides: tuple[SideName, ...] = ("train", "val_a", "val_b")
     images = tuple(
@@ -47,6 +60,7 @@ def two_images() -> Prepared:
         image_size_px=64,
         pixels="pixels-1/none",
         test_fingerprint=None,
+        test_contents=(),
         images=images,
     )
 
@@ -67,8 +81,7 @@ def direct(
     callbacks: Callbacks = NO_CALLBACKS,
 ) -> SearchTrials:
     """A search without workers, as each start of it creates it."""
-    space = write_space(study.path.parent.parent, *overrides)
-    return SearchTrials(study, space, generator_need, callbacks)
+    return SearchTrials(study, space_of(study, *overrides), generator_need, callbacks)
 
 
 def epoch(number: int, value: float) -> EpochRecord:
@@ -84,3 +97,8 @@ def ended(value: float, epochs: int = 9) -> TrialResult:
     return TrialResult(
         value=value, best_epoch=1, epochs=epochs, val_b_score=value - 0.01, threshold=0.5
     )
+
+
+def ended_trials(study: StudyFolder) -> dict[int, RunRow]:
+    """The rows of `trials.jsonl` by number."""
+    return {row["number"]: RunRow.model_validate(row) for row in read_jsonl(study.rows_path)}

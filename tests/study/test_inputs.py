@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.in_process import InProcess, one_thread
+from tests.study.studies import ended_trials
 from xraytune.base.errors import DataError, StudyError
+from xraytune.base.files import sha256_of, write_json, write_text
 from xraytune.base.tensors import save_state
 from xraytune.confirm.run import confirm
 from xraytune.data.phantom import draw_phantoms
@@ -20,7 +22,6 @@ from xraytune.search.run import search
 from xraytune.space.load import load_space
 from xraytune.space.settings import Parameters
 from xraytune.study.folder import StudyFolder
-from xraytune.study.row import ended_rows
 
 pytestmark = pytest.mark.slow
 
@@ -82,8 +83,9 @@ def lab(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
         yield Path(shutil.copytree(drawn, tmp_path / "lab"))
 
 
-def search_lab(lab: Path, trials: int = 1) -> StudyFolder:
-    search(lab / "small.yaml", studies=lab / "studies", overrides=[f"budget.trials={trials}"])
+def search_lab(lab: Path, trials: int = 1, *overrides: str) -> StudyFolder:
+    changes = [f"budget.trials={trials}", *overrides]
+    search(lab / "small.yaml", studies=lab / "studies", overrides=changes)
     return StudyFolder(lab / "studies" / "small")
 
 
@@ -136,6 +138,49 @@ def test_one_patient_of_the_sealed_test_folder_among_the_extra_images_is_refused
         search(lab / "small.yaml", studies=lab / "studies")
 
 
+@pytest.mark.parametrize("changed", ["folder.seen", "images of folder.seen", "provenance"])
+def test_what_a_generator_has_seen_must_not_change_between_search_and_confirm(
+    lab: Path, changed: str
+) -> None:
+    """More patients could be kept from the test side, or fewer."""
+    draw_extra(lab, 2)
+    images = sorted((lab / "xrays" / "train").rglob("*.jpeg"))
+    record = lab / "extra" / "provenance.json"
+    overrides = []
+    if changed != "provenance":
+        record = lab / "seen"
+        overrides.append(f"folder.seen={record}")
+
+    def declare(count: int) -> None:
+        hashes = [sha256_of(image) for image in images[:count]]
+        if changed == "provenance":
+            write_json(record, {"train_images": hashes})
+        elif changed == "folder.seen":
+            write_text(record, "\n".join(hashes))
+        else:
+            record.mkdir(exist_ok=True)
+            for image in images[:count]:
+                shutil.copy(image, record)
+
+    declare(3)
+    study = search_lab(lab, 1, *overrides)
+    declare(4)
+
+    named = "extra" if changed == "provenance" else "seen"
+    with pytest.raises(StudyError, match=rf"{named}: this input changed since the study began"):
+        confirm(study.path)
+
+
+def test_a_study_without_its_record_of_inputs_is_refused(lab: Path) -> None:
+    draw_extra(lab, 2)
+    study = search_lab(lab)
+    (study.path / "inputs.json").unlink()
+
+    for again in (lambda: search_lab(lab, trials=2), lambda: confirm(study.path)):
+        with pytest.raises(StudyError, match=r"inputs\.json: a file of the study is missing"):
+            again()
+
+
 @pytest.mark.parametrize("changed", CHANGES)
 def test_extra_images_or_weights_that_changed_between_two_starts_are_refused_by_name(
     lab: Path, changed: str
@@ -153,8 +198,8 @@ def test_extra_images_or_weights_that_changed_between_two_starts_are_refused_by_
     if changed == "own.safetensors":
         with pytest.raises(StudyError, match=refusal):
             train(study.path, out=lab / "model", cache=lab / "cache")
-    assert len(ended_rows(study.rows_path)) == 1
+    assert len(ended_trials(study)) == 1
     CHANGES[changed](lab, 2 if changed == "extra" else 1)
 
     search_lab(lab, trials=2)
-    assert len(ended_rows(study.rows_path)) == 2
+    assert len(ended_trials(study)) == 2

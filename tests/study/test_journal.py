@@ -1,27 +1,29 @@
 """The journal: every trial, each value in its order of arrival, and each end exactly once."""
 
 import shutil
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
 import pytest
 
-from tests.study.studies import CPU, two_images, write_space
+from tests.study.studies import CPU, space_of, two_images, write_space
 from xraytune.base.errors import StudyError
-from xraytune.space.settings import Objective
+from xraytune.confirm.run import confirm
+from xraytune.present.page import write_report
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal, create_journal
 from xraytune.study.row import write_trials
 from xraytune.study.start import create_study
+from xraytune.study.status import status
 
 _POINT = "points_to_evaluate=[{source: none, lr: 1e-3}]"
 
 
 def open_journal(study: StudyFolder, *overrides: str) -> Journal:
-    return Journal(
-        study.journal_path, write_space(study.path.parent.parent, *overrides), writable=True
-    )
+    return Journal(study.journal_path, space_of(study, *overrides), writable=True)
 
 
 @pytest.mark.slow
@@ -30,9 +32,9 @@ def test_points_come_first_and_a_restart_does_not_shift_the_draws(
 ) -> None:
     """The sampler is seeded by the trial's number, not by how often the search was started."""
     other = tmp_path / "optuna.journal"
-    create_journal(other, "small", Objective())
     rows = "{source: none, lr: 1e-4}, {source: duplicate, synthetic_ratio: 1.0, lr: 1e-3}"
     points = f"points_to_evaluate=[{rows}]"
+    create_journal(other, write_space(tmp_path, points))
     unbroken = Journal(other, write_space(tmp_path, points), writable=True)
 
     drawn = []
@@ -86,6 +88,22 @@ def test_moved_study_resumes(tmp_path: Path) -> None:
     assert '"weights":"../../w2.safetensors"' in moved.rows_path.read_text("utf-8").replace(" ", "")
 
 
+@pytest.mark.parametrize("read", [status, confirm, write_report])
+def test_a_space_that_was_edited_since_the_search_began_is_refused_with_its_lines(
+    study: StudyFolder, read: Callable[[Path], object]
+) -> None:
+    """With another margin, `confirm` would reach another verdict."""
+    text = study.space_path.read_text("utf-8")
+    assert "rope: 0.01" in text
+    study.space_path.write_text(text.replace("rope: 0.01", "rope: 0.41"), "utf-8")
+    lines = r"- confirm\.rope: 0\.01\n    \+ confirm\.rope: 0\.41\n  fix: restore these lines"
+
+    with pytest.raises(StudyError, match=rf"another space (.*)\n    {lines}") as refused:
+        read(study.path)
+
+    assert refused.value.exit_code == 5
+
+
 @pytest.mark.slow
 def test_a_line_torn_by_a_crash_is_cut_off(study: StudyFolder) -> None:
     """Optuna would append to it, and the journal would be unreadable for good."""
@@ -102,14 +120,14 @@ def test_a_line_torn_by_a_crash_is_cut_off(study: StudyFolder) -> None:
 def test_a_damaged_journal_is_an_error_that_names_it(study: StudyFolder) -> None:
     study.journal_path.write_bytes(b"not a journal\n" + study.journal_path.read_bytes())
 
-    with pytest.raises(StudyError, match=r"optuna\.journal: the journal cannot be read"):
+    with pytest.raises(StudyError, match=r"optuna\.journal:1: the journal is damaged"):
         open_journal(study)
 
 
 @pytest.mark.parametrize(
     ("written", "instead"),
     [
-        (b'"values":[0.9]', b'"values":[0.8]'),
+        (b'"values": [0.9]', b'"values": [0.8]'),
         (b"0.001", b"0.002"),
         (b"0.125", b"0.127"),
     ],
@@ -141,6 +159,53 @@ def test_the_recorded_journal_is_read(study: StudyFolder) -> None:
     assert rows == [("complete", "real_only", 0.75, 2), ("pruned", "gan", 0.4, 1)]
     assert journal.row(0).val_b_score == 0.7
     assert [trial.experiment.parameters.arm for trial in journal.resume()] == ["duplicate"]
+
+
+def lines_of(study: StudyFolder) -> list[bytes]:
+    return study.journal_path.read_bytes().splitlines(keepends=True)
+
+
+def test_a_missing_or_moved_line_is_an_error_that_names_the_next_one(study: StudyFolder) -> None:
+    """Such as a trial, its end, or a value; also without any checksum, and a changed last line."""
+    journal = open_journal(study, _POINT)
+    for value in (0.125, 0.25):
+        number = journal.ask().number
+        journal.report(number, 1, value)
+        journal.tell(number, "complete", value, {"val_b_score": value})
+    lines = lines_of(study)
+    count = len(lines)
+    without_checksums = [re.sub(rb', "crc": \d+', b"", line) for line in lines]
+    broken = {0: without_checksums, count - 1: [*lines[:-1], b"{]\n"]}
+    for place in range(count - 1):
+        for further in {place + 1, count - 1}:  # one line, or all but the last one
+            study.journal_path.write_bytes(b"".join(lines[:place] + lines[further:]))
+            with pytest.raises(StudyError, match=rf"optuna\.journal:{place + 1}: .* are missing"):
+                open_journal(study, _POINT)
+        broken[place + 1] = [*lines[: place + 1], lines[place], *lines[place + 1 :]]
+    for place, changed in broken.items():
+        study.journal_path.write_bytes(b"".join(changed))
+        with pytest.raises(StudyError, match=rf"optuna\.journal:{place + 1}: ") as refused:
+            open_journal(study, _POINT)
+        assert refused.value.exit_code == 5
+
+    study.journal_path.write_bytes(b"".join(lines))
+    assert len(open_journal(study, _POINT).trials) == 2
+
+
+def test_lines_that_are_written_at_once_follow_each_other(study: StudyFolder) -> None:
+    """A kill may leave some of them, and half of the next one."""
+    journal = open_journal(study, _POINT)
+    journal.ask()
+    before = lines_of(study)
+    values = [{"op_code": 8, "worker_id": "any", "trial_id": 0, "user_attr": {"any": 1}}] * 3
+    journal._backend.append_logs(values)
+    whole = lines_of(study)
+    assert len(whole) == len(before) + 3
+
+    for kept in range(4):
+        study.journal_path.write_bytes(b"".join(whole[: len(before) + kept]) + b'{"op_code": 8, "w')
+        open_journal(study, _POINT).report(0, kept + 1, 0.5)
+        assert open_journal(study, _POINT).row(0).epochs == 1
 
 
 def optunas(study: StudyFolder) -> optuna.storages.JournalStorage:

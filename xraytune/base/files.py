@@ -1,8 +1,9 @@
 """Atomic, durable writes, and reads of regular files.
 
 A file is written under a temporary name, flushed to the disk and renamed, so `kill -9` or power
-loss leaves the old or the new content. JSONL logs grow by one `write` per row; readers skip a last
-line torn by a crash, the next append removes it. Only regular files are read (`_require_file`).
+loss leaves the old or the new content. JSONL logs grow by one `write` per append; readers skip a
+last line torn by a crash, the next append removes it. In a chained log, each line has a checksum
+of itself and of all lines before it. Only regular files are read (`_require_file`).
 
 Every write raises MachineError if the disk is full, the system refuses access or the storage does
 not answer.
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
 _AWAY = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN)
 _OTHER_PLACE = "give another path, or check the permissions of this one"
+_RESTORE = "restore the file from a backup"
+BROKEN_CHAIN = "this line was changed or moved, or lines before it are missing"
 _RERUN = "then run the same command again: nothing that was written is lost"
 _CAUSES = {
     errno.ENOSPC: ("the disk is full", f"free some space or inodes, {_RERUN}"),
@@ -56,6 +59,8 @@ _CAUSES = {
     ),
 }
 _CHECKSUMS_FILE = "sha256.jsonl"
+_LAST_BYTES = 2**12
+"""How much of a log's end is read first, in search of its last line."""
 _fences: list[Callable[[], None]] = []
 
 
@@ -244,20 +249,31 @@ def _parse_json(content: bytes) -> Any:
     return json.loads(content, parse_constant=refuse)
 
 
-def with_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a JSON object with a checksum of its content, for `without_checksum`."""
-    return {**content, "crc": zlib.crc32(json.dumps(content).encode())}
+def with_checksum(content: Mapping[str, Any], previous: int = 0) -> dict[str, Any]:
+    """Return a JSON object with a checksum, for `without_checksum`.
 
-
-def without_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a JSON object without its checksum, which lines of Optuna's own tools lack.
-
-    ValueError if its content was changed.
+    It is that of its content and, in a chained log, of all lines before it, whose checksum is
+    `previous`.
     """
+    return {**content, "crc": zlib.crc32(json.dumps(content).encode(), previous)}
+
+
+def without_checksum(content: Mapping[str, Any], previous: int = 0) -> dict[str, Any]:
+    """Return a JSON object without its checksum; ValueError if it has none, or a wrong one."""
     plain = {name: value for name, value in content.items() if name != "crc"}
-    if "crc" in content and content["crc"] != with_checksum(plain)["crc"]:
+    if content.get("crc") != with_checksum(plain, previous)["crc"]:
         raise ValueError("its content was changed")
     return plain
+
+
+def read_chained(line: bytes, previous: int) -> tuple[dict[str, Any], int]:
+    """Return the row and the checksum of a line of a chained log.
+
+    ValueError or TypeError unless it is whole and follows the line whose checksum is `previous`, 0
+    before the first.
+    """
+    content = {**json.loads(line)}
+    return without_checksum(content, previous), content["crc"]
 
 
 def csv_table(
@@ -279,18 +295,27 @@ def markdown(text: str) -> str:
     )
 
 
-def append_jsonl(path: Path, row: Mapping[str, Any], *, durable: bool = True) -> None:
-    """Append one row, after removing a torn last line.
+def append_jsonl(
+    path: Path, *rows: Mapping[str, Any], durable: bool = True, is_chained: bool = False
+) -> None:
+    """Append rows, after removing a torn last line.
 
-    Without `durable`, a power loss may remove it.
+    Without `durable`, a power loss may remove them. One process at a time may append to a chained
+    log.
+
+    Raises:
+        ArtifactError: The last line of a chained log is damaged.
+        MachineError: The disk is full, or the system refuses access.
     """
     _check_fences()
-    line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     with explain_disk_errors(path):
         make_folder(path.parent)
-        cut_torn_line(path)
+        last = cut_torn_line(path)
+        if is_chained:
+            rows = _chain(rows, last, path)
+        lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
         with path.open("ab") as stream:
-            stream.write(line)
+            stream.write("".join(lines).encode())
             stream.flush()
             if durable:
                 os.fsync(stream.fileno())
@@ -298,32 +323,66 @@ def append_jsonl(path: Path, row: Mapping[str, Any], *, durable: bool = True) ->
             sync(path.parent)  # the process that created the file may have been killed before this
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
+def _chain(rows: Iterable[Mapping[str, Any]], last: bytes, path: Path) -> list[dict[str, Any]]:
+    """Return rows with the checksums that follow the last line of a log, b"" if it has none."""
+    try:
+        previous = json.loads(last)["crc"] if last else 0
+    except (ValueError, TypeError, LookupError) as error:
+        raise ArtifactError("the last line is damaged", path, _RESTORE) from error
+    chained = []
+    for row in rows:
+        chained.append(with_checksum(row, previous))
+        previous = chained[-1]["crc"]
+    return chained
+
+
+def read_jsonl(path: Path, *, is_chained: bool = False) -> list[dict[str, Any]]:
     """Read all complete rows; a missing file has none, a torn last line is skipped.
 
     Raises:
-        ArtifactError: An earlier line is damaged, which no crash causes.
+        ArtifactError: An earlier line is damaged or, in a chained log, does not follow the one
+            before it. No crash causes this.
     """
     if not path.exists():
         return []
     whole, _, _ = read_bytes(path).rpartition(b"\n")
     rows = []
+    previous = 0
     for number, line in enumerate(whole.splitlines(), start=1):
         try:
-            rows.append({**_parse_json(line)})
+            if is_chained:
+                row, previous = read_chained(line, previous)
+            else:
+                row = {**_parse_json(line)}
         except (ValueError, TypeError) as error:
-            where = SourceLine(path, number)
-            fix = "restore the file from a backup"
-            raise ArtifactError("this line is damaged", where, fix) from error
+            what = "this line is damaged"
+            if is_chained:
+                what = BROKEN_CHAIN
+            raise ArtifactError(what, SourceLine(path, number), _RESTORE) from error
+        rows.append(row)
     return rows
 
 
-def cut_torn_line(path: Path) -> None:
-    """Remove the incomplete row after a log's last newline, left by a crash."""
-    content = read_bytes(path) if path.exists() else b""
-    whole_bytes = content.rfind(b"\n") + 1
-    if whole_bytes < len(content):
-        os.truncate(path, whole_bytes)
+def cut_torn_line(path: Path) -> bytes:
+    """Remove the incomplete row after a log's last newline, left by a crash.
+
+    Return the last complete line, b"" if there is none.
+    """
+    if not path.exists():
+        return b""
+    _require_file(path)
+    with path.open("rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        tail = b""
+        tail_bytes = _LAST_BYTES
+        while tail.count(b"\n") < 2 and len(tail) < size:
+            stream.seek(max(0, size - tail_bytes))
+            tail = stream.read()
+            tail_bytes *= 2
+    whole, newline, torn = tail.rpartition(b"\n")
+    if torn:
+        os.truncate(path, size - len(torn))
+    return whole.rpartition(b"\n")[2] if newline else b""
 
 
 @contextmanager

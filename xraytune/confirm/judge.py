@@ -49,7 +49,7 @@ from xraytune.stats.verdict import (
     variance_components,
 )
 from xraytune.study.folder import StudyFolder, damage_explained
-from xraytune.study.row import append_row, ended_rows
+from xraytune.study.row import append_run, ended_runs
 from xraytune.study.trial_files import read_pool_report
 from xraytune.synth.generator_quality import PoolReport
 from xraytune.tasks import task_of
@@ -102,8 +102,6 @@ def score_sealed(
                 command=CONFIRM,
                 study=path.name,
                 reason=reason,
-                image_count=len(sealed.images),
-                fingerprint=sealed.fingerprint,
                 order=sealed.order,
                 contents=sealed.contents,
             )
@@ -159,15 +157,13 @@ def _require_trained_networks(folder: StudyFolder) -> None:
     The next start trains the run again.
     """
     problems = []
-    for row in ended_rows(folder.runs_path).values():
+    for row in ended_runs(folder).values():
         network = folder.network_path(row.number)
         trained = row.network_sha256
         if trained and not (network.exists() and sha256_of(network) == trained):
             what = "this is not the network that was trained"
             problems.append(Problem(what, network, "run the same command again"))
-            append_row(
-                folder.runs_path, row.model_copy(update={"status": "failed", "reason": what})
-            )
+            append_run(folder, row.model_copy(update={"status": "failed", "reason": what}))
     if problems:
         raise StudyError(*problems)
 

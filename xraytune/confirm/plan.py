@@ -91,7 +91,7 @@ def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: Seal
 
 def mark_earlier_access(plan: Plan, study: Path, sealed: SealedTest, before: str = "") -> Plan:
     """Make a plan exploratory if the test images were accessed; `before` as for `accesses`."""
-    earlier = accesses(study, sealed.fingerprint, sealed.contents, before=before)
+    earlier = accesses(study, sealed.contents, before=before)
     if not earlier or plan.exploratory:
         return plan
     times = "once" if len(earlier) == 1 else f"{len(earlier)} times"

@@ -28,7 +28,12 @@ from xraytune.search.asha import Rungs
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.ray.runner import Runner
 from xraytune.study.folder import StudyFolder, locked
-from xraytune.study.inputs import inputs_of_trials, read_inputs, require_same_inputs
+from xraytune.study.inputs import (
+    inputs_of_space,
+    inputs_of_trials,
+    read_inputs,
+    require_same_inputs,
+)
 from xraytune.study.journal import Journal
 from xraytune.trial.prepare import require_inputs
 
@@ -112,7 +117,9 @@ def confirm(
         for note in sealed.notes:
             callbacks.note(note)
         restore_pixels(settings, sealed.prepared, cache, on_progress=callbacks.on_progress)
-        contents = read_inputs(inputs_of_trials(compared), settings, sealed.prepared, cache)
+        inputs = inputs_of_trials(compared)
+        inputs |= {given for given in inputs_of_space(space) if given[0] == "weights"}
+        contents = read_inputs(inputs, settings, sealed.prepared, cache)
         require_same_inputs(study_folder, contents)
         opened = OpenStudy(
             folder=study_folder,

@@ -24,7 +24,7 @@ from xraytune.search.ray.runner import Runner
 from xraytune.space.settings import SchedulerSettings, Settings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, damage_explained, other_releases
-from xraytune.study.row import RunRow, Status, TrialRow, append_row, ended_rows, reasons_of
+from xraytune.study.row import RunRow, Status, TrialRow, append_run, ended_runs, reasons_of
 from xraytune.study.start import environment
 from xraytune.study.trial import Trial
 from xraytune.study.trial_files import read_progress
@@ -87,7 +87,7 @@ class RunList(TrialLoop):
         self._runs = {run.number: run for run in runs}
         self._what = what
         self._on_progress = callbacks.on_progress
-        ended = ended_rows(folder.runs_path)
+        ended = ended_runs(folder)
         self._ended: set[int] = set()
         waiting = []
         for number, run in self._runs.items():
@@ -107,7 +107,7 @@ class RunList(TrialLoop):
         self._reports_path = folder.path / "reports.jsonl"
         if self.stops_trials:
             with damage_explained(self._reports_path) as file:
-                for row in read_jsonl(file):
+                for row in read_jsonl(file, is_chained=True):
                     self._decide(row["number"], row["epoch"], row["value"])
         self._report_progress()
 
@@ -118,7 +118,7 @@ class RunList(TrialLoop):
         value = record.best_val_score
         if epoch in self._rungs.epochs:
             row = {"version": 1, "number": number, "epoch": epoch, "value": value}
-            append_jsonl(self._reports_path, row)
+            append_jsonl(self._reports_path, row, is_chained=True)
         return self._decide(number, epoch, value)
 
     def _decide(self, number: int, epoch: int, value: float) -> bool:
@@ -132,7 +132,7 @@ class RunList(TrialLoop):
         digest = sha256_of(network) if status == "complete" and network.exists() else None
         label = trial.label
         row = RunRow(number=number, label=label, status=status, network_sha256=digest, **outcome)
-        append_row(self.folder.runs_path, row)
+        append_run(self.folder, row)
         self._ended.add(number)
         if status != "failed":  # a failed run resumes from its checkpoint at the next start
             self.folder.drop_checkpoint(number)
@@ -193,7 +193,7 @@ def train_runs(
             )
             raise StudyError(what, folder.path, fix)
         study.runner.run(make_loop)
-    ended = ended_rows(folder.runs_path)
+    ended = ended_runs(folder)
     rows = {run.number: ended[run.number] for run in runs}
     failed = [row for row in rows.values() if row.status == "failed"]
     if failed:

@@ -72,11 +72,8 @@ class SealedTest(LabelledImages):
 
     @property
     def contents(self) -> list[str]:
-        """A short hash of each image of unused patients.
-
-        Another study may score some of the same images.
-        """
-        return [image.sha256[:16] for image in self.images] if self.kind == "unused" else []
+        """The `short_sha256` of each image, since another access may score some of the same."""
+        return [image.short_sha256 for image in self.images]
 
     @property
     def order(self) -> str:

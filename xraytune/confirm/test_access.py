@@ -1,11 +1,11 @@
 """The test-set access log.
 
-Each further evaluation on a sealed test folder weakens its scores as evidence.
+Each further evaluation on sealed images weakens their scores as evidence.
 
-A test folder is identified by its content, so a copy under another name is the same folder; of
-unused patients, the log has each image, because studies with other draws score some of the same.
-Each access is logged in the study's own `test_access.jsonl` and in the one next to the studies,
-which survives them: a second study on the same test images is no independent confirmation.
+The log has a hash of each image: a copy under another name is the same image, and to score some of
+them is an access, too. Each access is logged in the study's own `test_access.jsonl` and in the one
+next to the studies, which survives them: a second study on the same test images is no independent
+confirmation.
 """
 
 import uuid
@@ -29,16 +29,15 @@ TestAccess: TypeAlias = dict[str, Any]
 def log_test_access(
     *folders: Path,
     command: str,
-    fingerprint: str,
+    contents: Collection[str],
     reason: str,
-    image_count: int,
     model: Path | None = None,
     **fields: Any,
 ) -> None:
-    """Add one access by `evaluate` or `confirm` to the log of each folder.
+    """Add one access by `predict`, `evaluate` or `confirm` to the log of each folder.
 
-    The folders are a study and that of the studies (`study_logs`), or a model; `fingerprint` is
-    that of the test images.
+    The folders are a study and that of the studies (`study_logs`), or a model; `contents` are the
+    `short_sha256` of the images.
     """
     row = {
         "version": 1,
@@ -46,15 +45,16 @@ def log_test_access(
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
         "reason": reason,
-        "fingerprint": fingerprint,
         **fields,
-        "images": image_count,
+        "images": len(contents),
+        "contents": sorted(contents),
     }
     for folder in folders:
         with build_lock(folder / f".{TEST_ACCESS_FILE}.turn"):  # several processes may append to it
             append_jsonl(
                 folder / TEST_ACCESS_FILE,
                 row | ({"model": relative_path(model, folder)} if model else {}),
+                is_chained=True,
             )
 
 
@@ -66,29 +66,30 @@ def study_logs(study: Path) -> tuple[Path, Path]:
     return study, study.parent
 
 
-def accesses(
-    study: Path, fingerprint: str, contents: Collection[str] = (), *, before: str = ""
-) -> list[TestAccess]:
-    """Return the accesses to some of these test images, each once and in order.
+def accesses(study: Path, contents: Collection[str], *, before: str = "") -> list[TestAccess]:
+    """Return the accesses to some of these images, each once and in order.
 
     They are those of a study and of the studies next to it.
 
     The log next to the studies has all of them, except those of a study that was moved here. Only
     those before the study's first one by the command `before`, if it is given.
     """
-    rows = read_jsonl(study.parent / TEST_ACCESS_FILE)
+    rows = _read(study.parent)
     for path in sorted({study, *(file.parent for file in study.parent.glob("[!.]*/study.yaml"))}):
-        rows += [{"study": path.name, **row} for row in read_jsonl(path / TEST_ACCESS_FILE)]
+        rows += [{"study": path.name, **row} for row in _read(path)]
     each: dict[str, TestAccess] = {}
     for row in rows:
         each.setdefault(str(row.get("id")), row)
-    own = read_jsonl(study / TEST_ACCESS_FILE)
-    known = {row.get("id") for row in own if row["command"] == before}
+    known = {row.get("id") for row in _read(study) if row["command"] == before}
+    images = {*contents}
     same = []
     for row in sorted(each.values(), key=lambda row: str(row.get("time"))):
-        shared = {*contents}.intersection(row.get("contents", ()))
-        if shared or row.get("fingerprint") == fingerprint:
+        if not images.isdisjoint(row["contents"]):
             if row.get("id") in known:
                 break
             same.append(row)
     return same
+
+
+def _read(folder: Path) -> list[TestAccess]:
+    return read_jsonl(folder / TEST_ACCESS_FILE, is_chained=True)

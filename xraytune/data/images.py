@@ -29,6 +29,7 @@ SideName: TypeAlias = Annotated[
 """A side of a study's split: train, val_a or val_b; `data.train_patients` leaves other images
 unused. In a confirmation on unused patients, these are on test, draw_0, draw_1 ...; and for a
 replicate, whose own draw is train, those of the other draws and of the search are on others."""
+SHORT_SHA256 = 16
 SINGLE_CLASS = ("image",)
 """The only class of images with masks, or with findings."""
 
@@ -99,6 +100,11 @@ class ImageFile:
     patient_id: str = field(default="", compare=False, repr=False)
     view: str = field(default="", compare=False, repr=False)
     in_table: TableRow | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def short_sha256(self) -> str:
+        """The first 16 hex digits of its hash, by which the test-set access log knows it."""
+        return self.sha256[:SHORT_SHA256]
 
     @property
     def content(self) -> str:

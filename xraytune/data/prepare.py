@@ -4,7 +4,7 @@
 
 `Prepared` is written to the study as the readable file `split.json`. Trials read it from there and
 use the pixel store (`side_images`); they never read the data folder. The test folder stays sealed:
-only `index.images` are decoded and recorded, and of `index.test` a fingerprint of its content.
+only `index.images` are decoded and recorded, and of `index.test` hashes of their content.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class Prepared:
         pixels_sha256: Its content, with the masks; another release of the decoder may produce
             others from the same files.
         test_fingerprint: Content of the held-out test folder; None if there is none.
-        test_patients: Which of its images are of the same patient; None also in studies that did
-            not record it.
+        test_patients: Which of its images are of the same patient.
+        test_contents: The `short_sha256` of each of its images, sorted.
         images: All images of the three sides, in the order of the index.
         unused: The other images of the folder, except those of its test folder.
         has_masks: Whether the pixel artifact has a mask of each image.
@@ -77,6 +77,7 @@ class Prepared:
     pixels: str
     pixels_sha256: str
     test_fingerprint: str | None
+    test_contents: tuple[str, ...]
     images: tuple[ImageFile, ...]
     has_masks: bool = False
     findings: tuple[str, ...] = ()
@@ -251,6 +252,7 @@ def prepare_index(
         has_masks=any(image.masks for image in images),
         test_fingerprint=index.test_fingerprint,
         test_patients=index.test_patients,
+        test_contents=tuple(sorted(image.short_sha256 for image in index.test)),
         findings=index.findings,
         images=tuple(image for image in recorded if image.side != "unused"),
         unused=tuple(image for image in recorded if image.side == "unused"),
@@ -411,7 +413,7 @@ def read_prepared(path: Path) -> Prepared:
             columns = content[name]
             rows = zip(*columns.values(), strict=True)
             content[name] = tuple(ImageFile(**dict(zip(columns, row, strict=True))) for row in rows)
-        for name in content.keys() & {"class_names", "findings"}:
+        for name in content.keys() & {"class_names", "findings", "test_contents"}:
             content[name] = tuple(content[name])
         return Prepared(**content)
     except (AttributeError, TypeError) as error:

@@ -1,6 +1,6 @@
 """Evaluate a model on labelled images: their classes, findings or masks.
 
-Access to the study's sealed test folder is logged. Images and patients of the model's training or
+Access to sealed images of the study is logged. Images and patients of the model's training or
 validation set are counted, because they bias the metrics.
 """
 
@@ -15,7 +15,7 @@ from xraytune.data.patients import EQUAL_IDS
 from xraytune.data.shared_patients import patients_by_key, shared_patients
 from xraytune.data.table import subgroup_columns
 from xraytune.model.load import Bundle, open_bundle
-from xraytune.model.overlap import overlap_of
+from xraytune.model.overlap import overlap_of, sealed_among
 from xraytune.tasks import TASKS
 from xraytune.tasks.evaluation import Evaluation, Sample, what_fell
 from xraytune.tasks.prediction import ImageFiles, fit_calibration
@@ -57,7 +57,8 @@ def evaluate(
         ArtifactError: The bundle is missing or damaged.
         DataError: A folder or its images are invalid, a class has no images, or patients are in
             both folders.
-        MachineError: The packages of a segmenter are not installed.
+        MachineError: The packages of a segmenter are not installed, or the test-set access log
+            cannot be written.
     """
     if out:
         require_new(out)
@@ -92,6 +93,7 @@ def evaluate(
 
     labelled, images = read(data, skip_broken=skip_broken)
     columns = subgroup_columns(labelled.images, by)
+    sealed_among(bundle, labelled.images)  # their log can be written
     predictor = bundle.predictor()
     calibration = None
     if calibrate_on:

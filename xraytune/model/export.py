@@ -21,7 +21,7 @@ from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.load import experiment_to_yaml
 from xraytune.space.settings import Experiment, ExportedFrom, FinalSettings, Parameters
 from xraytune.study.folder import StudyFolder
-from xraytune.study.row import TrialRow, ended_rows, rank, reasons_of
+from xraytune.study.row import TrialRow, ended_runs, rank, reasons_of
 
 Trials: TypeAlias = Mapping[str, TrialRow]
 """Ended trials by name, such as `#12`."""
@@ -146,7 +146,7 @@ def _read_trials(folder: StudyFolder) -> Trials:
     rows = Journal(folder.journal_path, folder.space(), writable=False).rows()
     trials = {f"#{row.number}": row for row in rows}
     top_up = StudyFolder(folder.path / CONFIRM_FOLDER / TOP_UP_FOLDER)
-    runs = ended_rows(top_up.runs_path).values()
+    runs = ended_runs(top_up).values()
     finished = {run.label: run for run in runs if run.status == "complete"}
     for name, row in trials.items():
         run = finished.get(finished_label(name))

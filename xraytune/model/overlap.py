@@ -1,13 +1,14 @@
 """Find what a model and images have in common: its sealed test folder, images, patients."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from xraytune.base.errors import XraytuneError
-from xraytune.base.files import sha256_of
+from xraytune.base.files import require_writable, sha256_of
 from xraytune.confirm.test_access import accesses, log_test_access, study_logs
-from xraytune.data.images import content_fingerprint
+from xraytune.data.images import ImageFile
 from xraytune.data.index import LabelledImages
 from xraytune.data.prepare import patients_seen
 from xraytune.data.shared_patients import patients_by_file_name, patients_by_key, shared_patients
@@ -21,28 +22,31 @@ from xraytune.tasks import TASKS
 def overlap_of(
     bundle: Bundle, labelled: LabelledImages, used: Sequence[str], *, reason: str
 ) -> dict[str, Any]:
-    """Log the access if these are the test images of the model's study.
+    """Log the access if sealed images are among these.
 
     Count used files and patients known to the model, its generator or its folder of extra images.
     Call this before any metric can be seen. Returns the fields of `Evaluation` with these counts.
     """
     record = bundle.record
-    fingerprint = content_fingerprint(labelled.images)
-    is_test = fingerprint == record.test_fingerprint
-    test_access = _log_access(bundle, fingerprint, len(used), reason) if is_test else 0
+    prepared = bundle.prepared()
     files = {*used}
     images = [image for image in labelled.images if image.file in files]
-    known = bundle.prepared().images
+    test_access = log_sealed(bundle, images, command="evaluate", reason=reason)
+    is_test = {image.short_sha256 for image in images} <= {*prepared.test_contents}
+    known = prepared.images
     contents = {image.sha256 for image in known}
     patients: set[str] = set()
     regex = labelled.data.split.group_regex
     gone = (XraytuneError, OSError)  # folders of the training may be gone, and then add nothing
+    parameters = None
     with suppress(*gone):
         parameters = bundle.experiment().parameters
-        seen = seen_by([parameters])
+    with suppress(*gone):
+        seen = seen_by([parameters] if parameters else ())
         contents |= seen
         patients |= patients_seen(images, seen)
-        if parameters.folder:
+    with suppress(*gone):
+        if parameters and parameters.folder:
             folder = parameters.folder.path
             task = TASKS[record.task]
             extra = task.read_labelled(folder, record.class_names, all_parts=True).images
@@ -63,27 +67,53 @@ def overlap_of(
     }
 
 
-def _log_access(bundle: Bundle, fingerprint: str, image_count: int, reason: str) -> int:
-    """Log that the test images are scored, with the model and its study.
+def log_sealed(bundle: Bundle, images: Iterable[ImageFile], *, command: str, reason: str) -> int:
+    """Log that images are scored, before any result can be seen, if some of them are sealed.
 
-    Return how often that has happened.
+    The log is that of the model and, if its study is there, those of the study. Return how often
+    these sealed images have been scored; 0 if there are none.
+
+    Raises:
+        MachineError: The log cannot be written.
     """
+    contents, folders = sealed_among(bundle, images)
+    if not contents:
+        return 0
     model = bundle.path.resolve()
-    folders = [model]
-    about = {}
-    study = StudyFolder(bundle.study.resolve()) if bundle.study else None
-    if study and study.space_path.is_file():
-        if study.prepared().test_fingerprint == fingerprint:
-            folders += study_logs(study.path)
-            about["study"] = study.path.name
     log_test_access(
         *folders,
-        command="evaluate",
-        fingerprint=fingerprint,
+        command=command,
+        contents=contents,
         reason=reason,
-        image_count=image_count,
         model=model,
         model_sha256=sha256_of(model / MODEL_FILE),
-        **about,
+        **({"study": folders[1].name} if len(folders) > 1 else {}),
     )
-    return max(len(accesses(folder, fingerprint)) for folder in folders[:2])
+    return max(len(accesses(folder, contents)) for folder in folders[:2])
+
+
+def sealed_among(bundle: Bundle, images: Iterable[ImageFile]) -> tuple[set[str], tuple[Path, ...]]:
+    """Return which images `confirm` may score, by `short_sha256`, and the folders of their logs.
+
+    They are those of the test folder and, if the model's study is there, of its unused patients; or
+    any that it does not know, if it has no test folder.
+
+    Raises:
+        MachineError: A log cannot be written.
+    """
+    folders: tuple[Path, ...] = (bundle.path.resolve(),)
+    given = {image.short_sha256 for image in images}
+    sealed = {*bundle.prepared().test_contents}
+    study = StudyFolder(bundle.study.resolve()) if bundle.study else None
+    if study and study.space_path.is_file():
+        folders += study_logs(study.path)
+        prepared = study.prepared()
+        sealed |= {*prepared.test_contents}
+        if not sealed:  # `confirm --test` may score any others
+            sealed = given - {image.short_sha256 for image in prepared.images}
+        sealed |= {image.short_sha256 for image in prepared.unused}
+    contents = given & sealed
+    if contents:
+        for folder in folders:
+            require_writable(folder)
+    return contents, folders

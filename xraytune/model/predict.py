@@ -6,10 +6,12 @@ Docs/evaluate.md lists the files.
 from pathlib import Path
 
 from xraytune.base.errors import DataError
-from xraytune.base.files import require_new
+from xraytune.base.files import require_new, sha256_of
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.folders import list_images, pair_folders
+from xraytune.data.images import ImageFile
 from xraytune.model.load import open_bundle
+from xraytune.model.overlap import log_sealed
 from xraytune.tasks import TASKS
 from xraytune.tasks.prediction import ImageFiles, Predicted
 
@@ -24,6 +26,8 @@ def predict(
 ) -> Predicted:
     """Predict classes or findings, written to a CSV file (see `predictions_csv`), or masks.
 
+    Sealed images of the model's study are logged before.
+
     Args:
         model: Model bundle.
         images: One image, or a folder with images at any depth; `file` is relative to it, sorted.
@@ -36,10 +40,11 @@ def predict(
         ConfigError: `out` exists.
         ArtifactError: The bundle is missing or damaged.
         DataError: There are no images, or broken ones, or the folder contains pairs.
-        MachineError: The packages of a segmenter are not installed.
+        MachineError: The packages of a segmenter are not installed, or the test-set access log
+            cannot be written.
     """
     require_new(out)
-    predictor = open_bundle(model).predictor()
+    bundle = open_bundle(model)
     pairs = pair_folders(images)
     if len(pairs) == 2:
         what = "this is a folder of pairs, and masks are not X-rays"
@@ -50,5 +55,7 @@ def predict(
     else:
         root = images
         files = [*list_images(images)]
+    hashed = [ImageFile(file=file, label=0, sha256=sha256_of(root / file)) for file in files]
+    log_sealed(bundle, hashed, command="predict", reason="")
     given = ImageFiles(root=root, files=files, skip_broken=skip_broken, on_progress=on_progress)
-    return TASKS[predictor.record.task].write_predictions(predictor, given, out)
+    return TASKS[bundle.record.task].write_predictions(bundle.predictor(), given, out)

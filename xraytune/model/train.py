@@ -157,7 +157,7 @@ def train(
     weights = find_weights(parameters.backbone, parameters.weights, settings.weights_dir)
     contents = [sha256_of(weights) if weights else None]
     if study and weights:
-        require_same_inputs(study, {weights: str(contents[0])})
+        require_same_inputs(study, {weights: str(contents[0])}, is_complete=False)
     inputs = {given for given in inputs_of_trials([parameters]) if given[0] in PATHS}
     contents += read_inputs(inputs, settings, prepared, cache, mixes=[parameters]).values()
     compute = _choose_compute(settings, study, prepared, note)

@@ -103,7 +103,7 @@ def page_content(folder: StudyFolder, cache: Path) -> dict[str, Any]:
     differences = None
     if verdict:
         differences = plot_differences(verdict.finalists[0], verdict.metric, verdict.rope)
-    scored = accesses(folder.path, prepared.test_fingerprint or "")
+    scored = accesses(folder.path, prepared.test_contents)
     return {
         "view": view,
         "study": quote(str(shown_path(folder.path))),

@@ -29,14 +29,14 @@ from xraytune.space.cost import describe_slow_search
 from xraytune.space.settings import Settings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked
-from xraytune.study.inputs import inputs_of_space, read_inputs, record_inputs
+from xraytune.study.inputs import inputs_of_space, read_inputs, require_same_inputs
+from xraytune.study.journal import Journal
 from xraytune.study.row import reasons_of
 from xraytune.study.start import (
     continue_under_releases,
     create_study,
     require_free,
     require_same_images,
-    require_same_space,
     with_recorded_images,
 )
 from xraytune.study.status import StudyView, StudyWatcher
@@ -91,7 +91,7 @@ def search(
     if is_resumed:
         if data is None:
             loaded = with_recorded_images(folder, loaded)
-        require_same_space(folder, loaded)
+        Journal(folder.journal_path, loaded, writable=False)  # refuse another space
         if address is None:
             require_device(folder.compute(), folder.path)
         with locked(folder):  # refuse a second search before reading the images
@@ -122,14 +122,14 @@ def search(
             inputs_of_space(loaded), settings, prepared, cache, index=index, mixes=mixes_of(loaded)
         )
         if not is_resumed:
-            create_study(folder, loaded, prepared, machine)
+            create_study(folder, loaded, prepared, machine, contents)
         with locked(folder):
-            require_same_space(folder, loaded)  # again: another search may have run in the meantime
+            Journal(folder.journal_path, loaded, writable=False)  # in case another search began it
             prepared = require_same_images(folder, prepared)
             # Some settings may have changed; all other commands read this file.
             write_text(folder.space_path, loaded.to_yaml(folder.path))
             restore_pixels(settings, prepared, cache, on_progress=callbacks.on_progress)
-            record_inputs(folder, contents)
+            require_same_inputs(folder, contents)
             need = partial(generator_need, prepared=prepared, compute=folder.compute(), cache=cache)
             _run_trials(folder, loaded, runner, need)
     view = StudyWatcher(folder).look()

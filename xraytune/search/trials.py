@@ -15,7 +15,7 @@ from xraytune.search.loop import GeneratorNeeds, TrialLoop, UsedUp
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
-from xraytune.study.row import Status, append_row, write_trials
+from xraytune.study.row import Status, append_trial, write_trials
 from xraytune.study.trial import Trial
 from xraytune.study.trial_files import read_pool_report
 
@@ -81,7 +81,7 @@ class SearchTrials(TrialLoop):
             ended["quality"] = report.quality.columns()
         self.journal.tell(number, status, outcome.get("value"), ended)
         row = self.journal.row(number)
-        append_row(self.folder.rows_path, row)
+        append_trial(self.folder, row)
         self.folder.drop_checkpoint(number)
         self.save_seconds()
         self.callbacks.on_trial_end(row)

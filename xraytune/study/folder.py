@@ -5,8 +5,7 @@
                                                change
     environment.json                           device and versions of its trials; grows when
                                                versions change
-    inputs.json                                content of extra images and custom weights, if
-                                               there are any
+    inputs.json                                content of extra images and custom weights
     optuna.journal                             the source of truth
     trials.jsonl                               derived from it: one row for every ended trial
     trials/0007/                               config.json epochs.jsonl checkpoint/ progress.json

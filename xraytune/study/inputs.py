@@ -1,6 +1,6 @@
 """A study's inputs other than its data folder: extra images and custom weights.
 
-Their contents must not change.
+Their contents must not change, nor what is known of the images that they were made from.
 
 inputs.json   the content of each, by its path from the study's folder
 """
@@ -12,7 +12,7 @@ from typing import TypeAlias
 from pydantic import TypeAdapter
 
 from xraytune.base.errors import Problem, StudyError
-from xraytune.base.files import read_json, write_json
+from xraytune.base.files import read_json, with_checksum, without_checksum, write_json
 from xraytune.data.images import ImageIndex
 from xraytune.data.prepare import Prepared
 from xraytune.space.fields import flat_values
@@ -72,8 +72,8 @@ def read_inputs(
         source, _, setting = name.partition(".")
         if name == "weights":
             contents[file] = file_content(file)
-        elif content := SOURCE_CLASSES[source].read_input(setting, file, study):
-            contents[file] = content
+        else:
+            contents[file] = SOURCE_CLASSES[source].read_input(setting, file, study)
     available: dict[tuple[str, object], list[int] | None] = {}
     for mix in mixes:
         images = (mix.source, getattr(mix, mix.source, None))
@@ -83,26 +83,27 @@ def read_inputs(
     return contents
 
 
-def require_same_inputs(folder: StudyFolder, contents: Mapping[Path, str]) -> dict[str, str]:
-    """Refuse (StudyError) inputs that changed since the study began; return all that it has."""
-    recorded = {}
+def require_same_inputs(
+    folder: StudyFolder, contents: Mapping[Path, str], *, is_complete: bool = True
+) -> None:
+    """Refuse (StudyError) inputs that changed since the study began.
+
+    With `is_complete`, also refuse those that the study does not have.
+    """
     with damage_explained(folder.path / INPUTS_FILE) as file:
-        if file.exists():
-            recorded = _CONTENTS.validate_python(read_json(file)["contents"])
-    fix = "restore it, or start a study with another name"
-    problems = [
-        Problem("this input changed since the study began", path, fix)
-        for path, content in contents.items()
-        if recorded.get(relative_path(path, folder.path), content) != content
-    ]
+        recorded = _CONTENTS.validate_python(without_checksum(read_json(file))["contents"])
+    problems = []
+    for path, content in contents.items():
+        before = recorded.get(relative_path(path, folder.path), "" if is_complete else content)
+        if before != content:
+            what = "this input changed since the study began"
+            fix = "restore it, or start a study with another name"
+            problems.append(Problem(what, path, fix))
     if problems:
         raise StudyError(*problems)
-    return recorded
 
 
-def record_inputs(folder: StudyFolder, contents: Mapping[Path, str]) -> None:
-    """Record a study's inputs, if they are the same as before."""
-    recorded = require_same_inputs(folder, contents)
-    if contents:
-        new = {relative_path(path, folder.path): content for path, content in contents.items()}
-        write_json(folder.path / INPUTS_FILE, {"version": 1, "contents": recorded | new})
+def write_inputs(folder: Path, study: Path, contents: Mapping[Path, str]) -> None:
+    """Write a study's inputs to a folder that becomes that of the `study`."""
+    relative = {relative_path(path, study): content for path, content in contents.items()}
+    write_json(folder / INPUTS_FILE, with_checksum({"version": 2, "contents": relative}))

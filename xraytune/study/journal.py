@@ -2,15 +2,17 @@
 
 An Optuna journal of all trials, every value in its order of arrival, and every end.
 
-Each suggestion, value and end is flushed to disk once, and each line has a checksum. Everything
-else about a study, such as its rungs and `trials.jsonl`, follows from the journal. One process
-writes, under the study's lock; others may read at any time. Paths in it are relative to the study.
+Each suggestion, value and end is flushed to disk once, and each line has a checksum of itself and
+of all lines before it. Everything else about a study, such as its rungs and `trials.jsonl`, follows
+from the journal. One process writes, under the study's lock; others may read at any time. Paths in
+it are relative to the study.
 """
 
+import difflib
 import json
 import sys
 import warnings
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,22 +21,25 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import BaseJournalBackend
 from optuna.study import Study
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from xraytune.base.errors import SourceLine, StudyError
 from xraytune.base.files import (
+    BROKEN_CHAIN,
+    append_jsonl,
     cut_torn_line,
     explain_disk_errors,
+    read_chained,
     sync,
-    with_checksum,
-    without_checksum,
 )
+from xraytune.base.records import Json
 from xraytune.base.seeding import derive_seed
 from xraytune.space.domains import Point
 from xraytune.space.fields import flat_values, parameters_from
-from xraytune.space.settings import Experiment, Objective, Parameters, SamplerSettings
+from xraytune.space.load import STUDY_NAME
+from xraytune.space.settings import Experiment, Parameters, SamplerSettings
 from xraytune.space.space import Space
 from xraytune.study.row import Status, TrialRow
 from xraytune.study.trial import Trial
@@ -48,6 +53,7 @@ _STATES: dict[Status, TrialState] = {
 }
 _STATUSES = {state: status for status, state in _STATES.items()}
 _FAILURES = "failures"
+_SPACE = "space"
 _LOST = (
     "restore it from a backup, or search the space again under another name: "
     "the study cannot be used without it"
@@ -58,7 +64,7 @@ _REPORT_OPERATION = 7
 
 
 class Journal:
-    """An open journal. It raises a StudyError if it is damaged.
+    """An open journal. It raises a StudyError if it is damaged, or the search began another space.
 
     Under the study's lock it is `writable`: a line that a crash left half-written is cut off.
     `study` is the study as Optuna sees it, to be read only.
@@ -72,7 +78,7 @@ class Journal:
             raise StudyError("the journal is missing", path, _LOST)
         if writable:
             cut_torn_line(path)
-        self._backend = _CheckedLines(str(path))
+        self._backend = _ChainedLines(path)
         try:
             self._storage = JournalStorage(self._backend)
             self.study = optuna.load_study(study_name=None, storage=self._storage)
@@ -81,6 +87,7 @@ class Journal:
         except Exception as error:  # another study makes Optuna raise anything
             what = f"the journal cannot be read: {error}"
             raise StudyError(what, path, _LOST) from error
+        _require_same_space(self.study.user_attrs.get(_SPACE), self._space, path.parent)
         self._parameters: dict[int, Parameters] = {}
         self.count = len(self.trials)  # including those suggested since opening
 
@@ -205,44 +212,80 @@ class Journal:
         return parameters_from(flat_values(self._space.suggest(trial)), self._path.parent)
 
 
-class _CheckedLines(JournalFileBackend):
-    """Optuna's file with checksums, and with only whole lines even on a full disk.
+class _ChainedLines(BaseJournalBackend):
+    """A chained log in the format of Optuna's `JournalFileBackend`.
 
-    Optuna locks and flushes the file for each line; here, the study's lock and one `flush` for
+    That one locks and flushes the file for each line; here, the study's lock and one `flush` for
     several lines suffice.
     """
 
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        # By the number of lines before it: where a line begins, and the checksum before it.
+        self._places = {0: (0, 0)}
+
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        path = Path(self._file_path)
-        lines = [json.dumps(with_checksum(log), separators=(",", ":")) for log in logs]
-        with explain_disk_errors(path):
-            try:
-                with path.open("ab") as stream:
-                    stream.write("".join(f"{line}\n" for line in lines).encode())
-            except OSError:
-                cut_torn_line(path)  # half a line would make the next one unreadable
-                raise
+        append_jsonl(self._path, *logs, durable=False, is_chained=True)
 
-    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
-        for number, log in enumerate(super().read_logs(log_number_from), log_number_from + 1):
-            try:
-                plain = without_checksum(log)
-            except ValueError as error:
-                where = SourceLine(Path(self._file_path), number)
-                what = "the journal is damaged: this line was changed"
-                raise StudyError(what, where, _LOST) from error
-            yield plain
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        place, checksum = self._places[log_number_from]
+        with self._path.open("rb") as stream:
+            stream.seek(place)
+            for number, line in enumerate(stream, log_number_from + 1):
+                if not line.endswith(b"\n"):  # torn, or just being written
+                    return
+                try:
+                    log, checksum = read_chained(line, checksum)
+                except (ValueError, TypeError) as error:
+                    what = f"the journal is damaged: {BROKEN_CHAIN}"
+                    raise StudyError(what, SourceLine(self._path, number), _LOST) from error
+                place += len(line)
+                self._places[number] = (place, checksum)
+                yield log
 
 
-def create_journal(path: Path, name: str, objective: Objective) -> None:
-    """Create a journal without trials.
+def create_journal(path: Path, space: Space) -> None:
+    """Create a journal without trials for a space, whose paths are relative to the study.
 
     Optuna's tools show the study's name and that of the objective.
     """
-    storage = JournalStorage(_CheckedLines(str(path)))
-    study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
+    settings = space.settings
+    path.touch()
+    storage = JournalStorage(_ChainedLines(path))
+    study = optuna.create_study(storage=storage, study_name=settings.name, direction="maximize")
+    study.set_user_attr(_SPACE, space.identity())
     with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-        study.set_metric_names([objective.metric])
+        study.set_metric_names([settings.objective.metric])
+
+
+def _require_same_space(began: Json, space: Space, study: Path) -> None:
+    """Refuse (StudyError) another space than the search began with, with the lines that differ.
+
+    It decides what the trials are, and how `confirm` compares and judges them.
+    """
+    if began is None:
+        what = "the journal does not say what was searched: another version of xraytune wrote it"
+        raise StudyError(what, study, "search the space again under another name")
+    before, now = _lines(began), _lines(space.identity())
+    if before == now:
+        return
+    changes = [line for line in difflib.ndiff(before, now) if line[0] in "+-"]
+    what = "\n    ".join(["the study began with another space (- then, + now):", *changes])
+    fix = f"restore these lines ({STUDY_NAME} there), or start a new study: --set name=..."
+    raise StudyError(what, study, fix)
+
+
+def _lines(identity: Json) -> list[str]:
+    """Return one line for each setting and parameter, sorted by name."""
+
+    def lines(name: str, content: Json) -> Iterator[str]:
+        if not isinstance(content, dict) or name.startswith("parameters."):
+            yield f"{name.removeprefix('parameters.')}: {json.dumps(content, ensure_ascii=False)}"
+            return
+        for key, inner in content.items():
+            yield from lines(f"{name}.{key}" if name else key, inner)
+
+    return sorted(lines("", identity))
 
 
 class _NumberedSampler(TPESampler):

@@ -16,8 +16,6 @@ from pydantic import ConfigDict, Field, PlainSerializer
 from xraytune.base.files import (
     append_jsonl,
     read_jsonl,
-    with_checksum,
-    without_checksum,
     write_text,
 )
 from xraytune.space.domains import Value
@@ -106,32 +104,36 @@ class TrialRow(RunRow):
         return _set_values(self.parameters)
 
 
-def _content(row: RunRow, folder: Path) -> dict[str, Any]:
-    """Return a row as a line of `trials.jsonl` or `runs.jsonl`."""
-    if isinstance(row, TrialRow):
-        columns = row.model_dump(mode="json", include=_COLUMNS, context=folder)
-        return {"version": 2, **columns, **row.quality}
-    return with_checksum({"version": 1, **row.model_dump(mode="json")})
+def _content(row: TrialRow, folder: StudyFolder) -> dict[str, Any]:
+    """Return a row as a line of `trials.jsonl`."""
+    columns = row.model_dump(mode="json", include=_COLUMNS, context=folder.path)
+    return {"version": 2, **columns, **row.quality}
 
 
-def append_row(file: Path, row: RunRow) -> None:
-    """Append a row to `trials.jsonl` or `runs.jsonl` durably."""
-    append_jsonl(file, _content(row, file.parent))
+def append_trial(folder: StudyFolder, row: TrialRow) -> None:
+    """Append a row to `trials.jsonl` durably."""
+    append_jsonl(folder.rows_path, _content(row, folder))
+
+
+def append_run(folder: StudyFolder, row: RunRow) -> None:
+    """Append a row to `runs.jsonl`, a chained log, durably."""
+    content = {"version": 1, **row.model_dump(mode="json")}
+    append_jsonl(folder.runs_path, content, is_chained=True)
 
 
 def write_trials(folder: StudyFolder, rows: Iterable[TrialRow]) -> None:
     """Write `trials.jsonl` again, from the rows of the journal."""
-    lines = [json.dumps(_content(row, folder.path), ensure_ascii=False) for row in rows]
+    lines = [json.dumps(_content(row, folder), ensure_ascii=False) for row in rows]
     write_text(folder.rows_path, "".join(f"{line}\n" for line in lines))
 
 
-def ended_rows(file: Path) -> dict[int, RunRow]:
-    """Return the ended trials of `trials.jsonl` or `runs.jsonl` by number.
+def ended_runs(folder: StudyFolder) -> dict[int, RunRow]:
+    """Return the ended runs of `runs.jsonl` by number.
 
-    StudyError if it is damaged.
+    StudyError or ArtifactError if it is damaged.
     """
-    with damage_explained(file):
-        rows = map(RunRow.model_validate, map(without_checksum, read_jsonl(file)))
+    with damage_explained(folder.runs_path) as file:
+        rows = map(RunRow.model_validate, read_jsonl(file, is_chained=True))
         return {row.number: row for row in rows}
 
 

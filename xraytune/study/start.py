@@ -4,14 +4,14 @@ A resumed study may have other settings that change no trial, such as its budget
 of its packages; both are recorded.
 """
 
-import difflib
-import json
 import platform
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from xraytune.base.errors import StudyError, join_names
@@ -28,6 +28,7 @@ from xraytune.space.load import DATA_FILE_KEYS
 from xraytune.space.space import Space
 from xraytune.space.strict_model import StrictModel
 from xraytune.study.folder import StudyFolder, other_releases
+from xraytune.study.inputs import write_inputs
 from xraytune.study.journal import create_journal
 
 Block = TypeVar("Block", bound=StrictModel)
@@ -35,19 +36,24 @@ _PACKAGES = ("xraytune", "torch", "torchvision", "ray", "optuna", "numpy", "pill
 
 
 def create_study(
-    folder: StudyFolder, space: Space, prepared: Prepared, where: Compute | Mapping[str, Json]
+    folder: StudyFolder,
+    space: Space,
+    prepared: Prepared,
+    where: Compute | Mapping[str, Json],
+    inputs: Mapping[Path, str] = MappingProxyType({}),
 ) -> None:
     """Create a study atomically, unless another search has just created it.
 
-    `where` is what its trials compute on here, or the `environment` of the machine that runs them.
+    `where` is what its trials compute on here, or the `environment` of the machine that runs them;
+    `inputs` are those of `read_inputs`.
     """
     machine = environment(where) if isinstance(where, Compute) else where
     with new_folder(folder.path, is_shared=True) as path:
         write_text(StudyFolder(path).space_path, space.to_yaml(folder.path))
         write_prepared(prepared, path / "split.json")
+        write_inputs(path, folder.path, inputs)
         write_json(path / "environment.json", {**machine})
-        settings = space.settings
-        create_journal(StudyFolder(path).journal_path, settings.name, settings.objective)
+        create_journal(StudyFolder(path).journal_path, space.relative_to(folder.path))
 
 
 def environment(compute: Compute) -> dict[str, Any]:
@@ -97,30 +103,6 @@ def _completed(given: Block, recorded: Block, keys: Iterable[str]) -> Block:
     """Return settings with those of `keys` that are not given as they were recorded."""
     missing = {*keys} - given.model_fields_set
     return given.model_copy(update={key: getattr(recorded, key) for key in missing})
-
-
-def require_same_space(folder: StudyFolder, space: Space) -> None:
-    """Refuse (StudyError) to resume a study whose space differs, with the lines that differ."""
-    old, new = _lines(folder.space()), _lines(space)
-    if old == new:
-        return
-    changes = [line for line in difflib.ndiff(old, new) if line[0] in "+-"]
-    what = "\n    ".join(["the study exists with another space (- study, + requested):", *changes])
-    fix = "use the study's space, or start a new study: --set name=..."
-    raise StudyError(what, folder.path, fix)
-
-
-def _lines(space: Space) -> list[str]:
-    """Return one line for each setting and parameter, sorted by name."""
-
-    def lines(name: str, content: Json) -> Iterator[str]:
-        if not isinstance(content, dict) or name.startswith("parameters."):
-            yield f"{name.removeprefix('parameters.')}: {json.dumps(content, ensure_ascii=False)}"
-            return
-        for key, inner in content.items():
-            yield from lines(f"{name}.{key}" if name else key, inner)
-
-    return sorted(lines("", space.identity()))
 
 
 def require_same_images(folder: StudyFolder, prepared: Prepared) -> Prepared:

@@ -117,7 +117,7 @@ class Evaluation(Measured):
             access = f"access number {self.test_access}"
             if self.test_access == 1:
                 access = "the first access by this model or its study"
-            text = f"these are the test images of the model's own data: {access} was logged"
+            text = f"`confirm` may score some of these images: {access} was logged"
             parts.append(Cell(text, "busy"))
         if self.known_patients:
             patients = counted(self.known_patients, "patient")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from hashlib import sha256
 from operator import attrgetter
 from pathlib import Path
 
@@ -45,7 +46,7 @@ class Folder(Source):
         """Return what `folder.seen` or the provenance file says."""
         seen = self.settings.seen
         if seen is not None and seen.is_dir():
-            return frozenset(sha256_of(seen / file) for file in list_images(seen))
+            return frozenset(_hashes(seen))
         provenance = self.settings.path / PROVENANCE_FILE
         try:
             if seen is not None:
@@ -60,12 +61,18 @@ class Folder(Source):
             raise DataError(what, seen or provenance, fix) from error
 
     @classmethod
-    def read_input(cls, setting: str, path: Path, study: StudyImages) -> str | None:
-        """Return a fingerprint of the usable images; decoding them finds broken ones."""
+    def read_input(cls, setting: str, path: Path, study: StudyImages) -> str:
+        """Return a fingerprint of what was seen, or of the usable images and their provenance.
+
+        Decoding the usable images finds broken ones.
+        """
         if setting == "seen":
-            return None
+            hashes = _hashes(path) if path.is_dir() else [sha256_of(path)]
+            return sha256(" ".join(hashes).encode()).hexdigest()
         images, _ = store_folder(path, study)
-        return content_fingerprint(images)
+        provenance = path / PROVENANCE_FILE
+        of_provenance = sha256_of(provenance) if provenance.is_file() else ""
+        return content_fingerprint(images) + of_provenance
 
     def count_available(self, study: StudyImages) -> list[int]:
         """Return the number of usable images of each class."""
@@ -89,6 +96,11 @@ class Folder(Source):
             images, store = store_folder(self.settings.path, study)
             context.opened[self.settings] = stored_images(store, images, name="folder")
         return (context.opened[self.settings],)
+
+
+def _hashes(folder: Path) -> list[str]:
+    """Return the SHA-256 of each image of a folder, sorted."""
+    return sorted(sha256_of(folder / file) for file in list_images(folder))
 
 
 def store_folder(root: Path, study: StudyImages) -> tuple[Images, Path]:

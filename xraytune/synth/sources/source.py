@@ -81,10 +81,8 @@ class Source:
         return frozenset()
 
     @classmethod
-    def read_input(cls, setting: str, path: Path, study: StudyImages) -> str | None:
+    def read_input(cls, setting: str, path: Path, study: StudyImages) -> str:
         """Return the content of a path in the source's settings, which must stay the same.
-
-        None if the split depends on it already.
 
         Raises:
             ArtifactError: A saved generator is damaged.
