@@ -27,6 +27,7 @@ from xraytune.search.trials import SearchTrials
 from xraytune.search.worker import TrialWorker
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked
+from xraytune.study.inputs import inputs_of_space, read_inputs
 from xraytune.study.start import create_study
 from xraytune.study.trial import Job, Trial
 from xraytune.synth.sources.gan import generator_need
@@ -122,7 +123,8 @@ def search_in_process(space: Space, root: Path) -> StudyFolder:
     """A whole search below `root/studies`, with `root/cache`; gives the study, which has ended."""
     folder, cache = StudyFolder(root / "studies" / space.settings.name), root / "cache"
     prepared, _ = prepare(space.settings, cache)
-    create_study(folder, space, prepared, CPU)
+    inputs = read_inputs(inputs_of_space(space), space.settings, prepared, cache)
+    create_study(folder, space, prepared, CPU, inputs)
     with one_thread(), locked(folder):
         loop = loop_of(folder, space, prepared, cache)
         InProcess(folder, cache=cache).run_loop(loop)

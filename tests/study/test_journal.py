@@ -167,7 +167,8 @@ def lines_of(study: StudyFolder) -> list[bytes]:
 
 def test_a_missing_or_moved_line_is_an_error_that_names_the_next_one(study: StudyFolder) -> None:
     """Such as a trial, its end, or a value; also without any checksum, and a changed last line."""
-    journal = open_journal(study, _POINT)
+    space = space_of(study, _POINT)
+    journal = Journal(study.journal_path, space, writable=True)
     for value in (0.125, 0.25):
         number = journal.ask().number
         journal.report(number, 1, value)
@@ -175,21 +176,21 @@ def test_a_missing_or_moved_line_is_an_error_that_names_the_next_one(study: Stud
     lines = lines_of(study)
     count = len(lines)
     without_checksums = [re.sub(rb', "crc": \d+', b"", line) for line in lines]
-    broken = {0: without_checksums, count - 1: [*lines[:-1], b"{]\n"]}
+    broken = {0: without_checksums, count: [*lines, b"{]\n"]}
     for place in range(count - 1):
         for further in {place + 1, count - 1}:  # one line, or all but the last one
             study.journal_path.write_bytes(b"".join(lines[:place] + lines[further:]))
             with pytest.raises(StudyError, match=rf"optuna\.journal:{place + 1}: .* are missing"):
-                open_journal(study, _POINT)
+                Journal(study.journal_path, space, writable=True)
         broken[place + 1] = [*lines[: place + 1], lines[place], *lines[place + 1 :]]
     for place, changed in broken.items():
         study.journal_path.write_bytes(b"".join(changed))
         with pytest.raises(StudyError, match=rf"optuna\.journal:{place + 1}: ") as refused:
-            open_journal(study, _POINT)
+            Journal(study.journal_path, space, writable=True)
         assert refused.value.exit_code == 5
 
     study.journal_path.write_bytes(b"".join(lines))
-    assert len(open_journal(study, _POINT).trials) == 2
+    assert len(Journal(study.journal_path, space, writable=True).trials) == 2
 
 
 def test_lines_that_are_written_at_once_follow_each_other(study: StudyFolder) -> None:
@@ -225,7 +226,6 @@ def test_optuna_itself_reads_the_journal(study: StudyFolder) -> None:
     shown = optuna.load_study(study_name="small", storage=optunas(study))
     shown.set_user_attr("note", "written by a tool of Optuna, without a checksum")
 
-    assert open_journal(study).parameters(0).lr == 1e-3
     assert shown.metric_names == ["val_auroc"]
     assert (len(shown.trials), shown.best_trial.value, shown.best_trial.params["lr"]) == (
         1,
@@ -240,3 +240,18 @@ def test_optuna_itself_reads_the_journal(study: StudyFolder) -> None:
         "seconds": 7.0,
         "reason": "",
     }
+
+    journal.ask()
+    optunas(study).set_study_system_attr(0, "another", "note")
+
+    assert open_journal(study, _POINT).parameters(0).lr == 1e-3
+    assert open_journal(study, _POINT).ask().number == 2
+    assert [trial.number for trial in open_journal(study, _POINT).trials] == [0, 1, 2]
+    whole = study.journal_path.read_bytes()
+    optunas(study).set_trial_user_attr(2, "status", "complete")
+    with pytest.raises(StudyError, match=rf"{len(lines_of(study))}: the journal is damaged"):
+        open_journal(study, _POINT)
+    study.journal_path.write_bytes(whole)
+    optunas(study).set_study_user_attr(0, "space", {})
+    with pytest.raises(StudyError, match=rf"{len(lines_of(study))}: the journal is damaged"):
+        open_journal(study, _POINT)

@@ -312,24 +312,27 @@ def append_jsonl(
         make_folder(path.parent)
         last = cut_torn_line(path)
         if is_chained:
-            rows = _chain(rows, last, path)
+            try:
+                rows = (*chain(rows, json.loads(last)["crc"] if last else 0),)
+            except (ValueError, TypeError, LookupError) as error:
+                raise ArtifactError("the last line is damaged", path, _RESTORE) from error
         lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
-        with path.open("ab") as stream:
-            stream.write("".join(lines).encode())
-            stream.flush()
-            if durable:
-                os.fsync(stream.fileno())
+        try:
+            with path.open("ab") as stream:
+                stream.write("".join(lines).encode())
+                stream.flush()
+                if durable:
+                    os.fsync(stream.fileno())
+        except OSError:  # such as a full disk, which may leave half a line
+            cut_torn_line(path)
+            raise
         if durable:
             sync(path.parent)  # the process that created the file may have been killed before this
 
 
-def _chain(rows: Iterable[Mapping[str, Any]], last: bytes, path: Path) -> list[dict[str, Any]]:
-    """Return rows with the checksums that follow the last line of a log, b"" if it has none."""
-    try:
-        previous = json.loads(last)["crc"] if last else 0
-    except (ValueError, TypeError, LookupError) as error:
-        raise ArtifactError("the last line is damaged", path, _RESTORE) from error
-    chained = []
+def chain(rows: Iterable[Mapping[str, Any]], previous: int) -> list[dict[str, Any]]:
+    """Return rows with the checksums of a chained log; `previous` is that of the line before."""
+    chained: list[dict[str, Any]] = []
     for row in rows:
         chained.append(with_checksum(row, previous))
         previous = chained[-1]["crc"]

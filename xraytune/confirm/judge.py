@@ -102,6 +102,7 @@ def score_sealed(
                 command=CONFIRM,
                 study=path.name,
                 reason=reason,
+                fingerprint=sealed.fingerprint,
                 order=sealed.order,
                 contents=sealed.contents,
             )

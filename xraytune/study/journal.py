@@ -29,6 +29,7 @@ from xraytune.base.errors import SourceLine, StudyError
 from xraytune.base.files import (
     BROKEN_CHAIN,
     append_jsonl,
+    chain,
     cut_torn_line,
     explain_disk_errors,
     read_chained,
@@ -216,16 +217,20 @@ class _ChainedLines(BaseJournalBackend):
     """A chained log in the format of Optuna's `JournalFileBackend`.
 
     That one locks and flushes the file for each line; here, the study's lock and one `flush` for
-    several lines suffice.
+    several lines suffice. Notes of optuna-dashboard, attributes of the study without a checksum,
+    may stand between the lines of the chain.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         # By the number of lines before it: where a line begins, and the checksum before it.
         self._places = {0: (0, 0)}
+        self._last = 0
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        append_jsonl(self._path, *logs, durable=False, is_chained=True)
+        lines = chain(logs, self._last)
+        append_jsonl(self._path, *lines, durable=False)
+        self._last = lines[-1]["crc"]
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
         place, checksum = self._places[log_number_from]
@@ -233,15 +238,26 @@ class _ChainedLines(BaseJournalBackend):
             stream.seek(place)
             for number, line in enumerate(stream, log_number_from + 1):
                 if not line.endswith(b"\n"):  # torn, or just being written
-                    return
+                    break
                 try:
-                    log, checksum = read_chained(line, checksum)
+                    if _is_note(line):
+                        log = json.loads(line)
+                    else:
+                        log, checksum = read_chained(line, checksum)
                 except (ValueError, TypeError) as error:
                     what = f"the journal is damaged: {BROKEN_CHAIN}"
                     raise StudyError(what, SourceLine(self._path, number), _LOST) from error
                 place += len(line)
                 self._places[number] = (place, checksum)
                 yield log
+        self._last = checksum
+
+
+def _is_note(line: bytes) -> bool:
+    """Return whether a line has no checksum and sets an attribute of the study, not its space."""
+    log = json.loads(line)
+    is_attribute = not {"user_attr", "system_attr"}.isdisjoint(log) and "trial_id" not in log
+    return "crc" not in log and is_attribute and _SPACE not in log.get("user_attr", ())
 
 
 def create_journal(path: Path, space: Space) -> None:
