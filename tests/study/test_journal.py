@@ -1,7 +1,7 @@
 """The journal: every trial, each value in its order of arrival, and each end exactly once."""
 
-import shutil
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 

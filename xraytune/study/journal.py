@@ -282,26 +282,31 @@ def _require_same_space(began: Json, space: Space, study: Path) -> None:
     if began is None:
         what = "the journal does not say what was searched: another version of xraytune wrote it"
         raise StudyError(what, study, "search the space again under another name")
-    before, now = _lines(began), _lines(space.identity())
-    if before == now:
-        return
-    changes = [line for line in difflib.ndiff(before, now) if line[0] in "+-"]
-    what = "\n    ".join(["the study began with another space (- then, + now):", *changes])
-    fix = f"restore these lines ({STUDY_NAME} there), or start a new study: --set name=..."
-    raise StudyError(what, study, fix)
+    before = _describe(began)
+    now = _describe(space.identity())
+    for name in now.keys() - before.keys():
+        if not name.startswith("parameters."):
+            del now[name]  # a setting of a later version, with its default
+    changes = [line for line in difflib.ndiff(_lines(before), _lines(now)) if line[0] in "+-"]
+    if changes:
+        what = "\n    ".join(["the study began with another space (- then, + now):", *changes])
+        fix = f"restore these lines ({STUDY_NAME} there), or start a new study: --set name=..."
+        raise StudyError(what, study, fix)
 
 
-def _lines(identity: Json) -> list[str]:
-    """Return one line for each setting and parameter, sorted by name."""
+def _lines(values: Mapping[str, str]) -> list[str]:
+    named = {name.removeprefix("parameters."): value for name, value in values.items()}
+    return [f"{name}: {value}" for name, value in sorted(named.items())]
 
-    def lines(name: str, content: Json) -> Iterator[str]:
-        if not isinstance(content, dict) or name.startswith("parameters."):
-            yield f"{name.removeprefix('parameters.')}: {json.dumps(content, ensure_ascii=False)}"
-            return
-        for key, inner in content.items():
-            yield from lines(f"{name}.{key}" if name else key, inner)
 
-    return sorted(lines("", identity))
+def _describe(identity: Json, name: str = "") -> dict[str, str]:
+    """Return each setting and parameter as a line of JSON, by its dotted name."""
+    if not isinstance(identity, dict) or name.startswith("parameters."):
+        return {name: json.dumps(identity, ensure_ascii=False)}
+    lines: dict[str, str] = {}
+    for key, inner in identity.items():
+        lines |= _describe(inner, f"{name}.{key}" if name else key)
+    return lines
 
 
 class _NumberedSampler(TPESampler):
