@@ -272,7 +272,7 @@ def read_chained(line: bytes, previous: int) -> tuple[dict[str, Any], int]:
     ValueError or TypeError unless it is whole and follows the line whose checksum is `previous`, 0
     before the first.
     """
-    content = {**json.loads(line)}
+    content = {**_parse_json(line)}
     return without_checksum(content, previous), content["crc"]
 
 
