@@ -1,13 +1,18 @@
-"""The rules that read facts of the images: of a whole space, and of one point."""
+"""The rules of spaces: each refuses what it names, and what it says to write is accepted."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
+from tests.space.conftest import WriteSpace
 from xraytune.base.errors import ConfigError
 from xraytune.space.domains import ParameterSpec
+from xraytune.space.fields import PARAMETERS
+from xraytune.space.load import load_space
 from xraytune.space.rules import check_images, space_warnings
-from xraytune.space.settings import DataSettings, Settings
+from xraytune.space.settings import RULES, DataSettings, Settings
 from xraytune.space.space import Space
 
 SETTINGS = Settings(name="small", data=DataSettings(path=Path("images")))
@@ -57,6 +62,108 @@ def test_a_uniform_range_over_orders_of_magnitude_gives_a_warning(
     assert [warning.partition(";")[0] for warning in warnings] == [
         "lr: 1e-05 to 0.1 is drawn uniformly: nine of ten values are above 0.01"
     ] * is_rarely_small
+
+
+REFUSED = """
+data.split.val_a=.5 data.split.val_b=.4
+data.split.group_regex=person
+data.split.group_regex=(person
+data.shift.contrast=0
+data.classes=three data.positive=viral
+data.findings=auto
+objective.metric=val_dice
+objective.metric=val_sensitivity data.classes=three
+source=gan gan.steps=0
+source=gan gan.architecture=dcgan gan.features=mobilenet.pth
+source=gan gan.z_dim=5 gan.features=mobilenet.pth
+source=gan gan.image_size=256
+source=folder
+source=generator
+source=statistics trainable=head
+source=statistics trainable=head statistics.path=there task=segmentation backbone=resnet18
+source=statistics statistics.path=there
+source=statistics statistics.path=there trainable=head weights=none
+task=findings data.table={file:t,image:i} source=folder folder.path=x balance=equal
+task=findings
+task=findings data.findings=auto
+source=duplicate synthetic_ratio=0
+source=duplicate synthetic_ratio=.01
+source=duplicate synthetic_ratio=.05 mixing=pretrain budget.max_epochs=2 budget.steps_per_epoch=4
+source=duplicate synthetic_ratio=100 mixing=pretrain budget.max_epochs=2 budget.steps_per_epoch=4
+source=duplicate synthetic_weight=.5 mixing=pretrain
+backbone=small_cnn
+trainable=head weights=none
+task=segmentation backbone=swin_t
+weights_pixels={mean:.5,std:.1}
+loss=bce data.classes=three
+early_stop_epochs=27
+confirm.controls={matched:[],tuned:[]}
+confirm.test=unused
+data.classes=three task=segmentation backbone=resnet18
+data.positive=ill task=segmentation backbone=resnet18
+data.uncertain=ones
+data.empty=zeros
+scheduler.name=none scheduler.grace=3
+scheduler.name=none scheduler.reduction=2
+scheduler.name=none scheduler.within=all
+sampler.name=random sampler.startup_trials=3
+sampler.name=grid sampler.seed=3
+final.trainable=head weights=none
+final.image_size=96 source=gan gan.image_size=128
+"""
+
+
+def written(words: str) -> dict[str, Any]:
+    """Return what a line of `REFUSED` writes."""
+    pairs = (word.split("=", 1) for word in words.split(" "))
+    return {name: yaml.safe_load(value.replace(":", ": ")) for name, value in pairs}
+
+
+def write(write_space: WriteSpace, point: dict[str, Any]) -> Path:
+    """Write a space with these settings and values of parameters."""
+    path = write_space()
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for name, value in point.items():
+        if name in PARAMETERS:
+            content["parameters"][name] = {"value": value}
+            continue
+        *blocks, key = name.split(".")
+        block = content
+        for each in blocks:
+            block = block.setdefault(each, {})
+        block[key] = value
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def test_each_rule_refuses_what_it_names_and_accepts_what_it_says_to_write(
+    write_space: WriteSpace,
+) -> None:
+    """Every rule has a case, unless it needs to know the training images."""
+    said = ""
+    for line in REFUSED.strip().splitlines():
+        point = written(line)
+        first = ""
+        for _ in range(4):
+            try:
+                load_space(write(write_space, point))
+            except ConfigError as error:
+                first = first or str(error)
+                for problem in error.problems:
+                    said += problem.what
+                    if problem.fix.startswith("omit it"):
+                        del point[problem.what.partition(":")[0]]
+                        continue
+                    assert problem.fix.startswith("write "), line
+                    changes = problem.fix.removeprefix("write ").partition(", or keep")[0]
+                    for change in changes.split(" and "):
+                        name, _, value = change.partition(": ")
+                        point[name] = yaml.safe_load(value)
+        assert first, f"accepted: {line}"
+        load_space(write(write_space, point))
+
+    checked = [rule for rule in RULES if "training_images" not in rule.names]
+    assert [rule.names for rule in checked if rule.why[1:].removesuffix(".") not in said] == []
 
 
 def test_a_single_neuron_is_refused_for_three_classes() -> None:
