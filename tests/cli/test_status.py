@@ -22,7 +22,7 @@ def test_a_narrow_screen_shows_the_learning_rate(tmp_path: Path) -> None:
         "classical={min: 0, max: 1}",
         "weight_decay={values: [0.0, 1e-4]}",
         points,
-        "scheduler.name=none",
+        "scheduler={name: none}",
     )
     create_study(study, write_space(tmp_path, *overrides), two_images(), CPU)
     loop = direct(study, *overrides)
