@@ -155,6 +155,21 @@ def test_other_class_names_or_a_folder_of_the_same_name_are_refused(
     assert not (here / "studies" / "audit-given").exists()
 
 
+def test_an_audit_that_cannot_end_with_a_verdict_says_so_before_it_trains(
+    clinic: Path, here: Path
+) -> None:
+    """Without a test folder, by too few patients, or a generator that may have seen them all."""
+    xrays = clinic / "xrays" / "train"
+
+    few = said("audit", xrays, clinic / "new", *settings())
+    enough = settings("confirm.test=unused", "data.train_patients=8")
+    unknown = said("audit", xrays, clinic / "new", *enough)
+
+    assert "it needs 375 training patients, 300 of them to test on" in few["headline"]
+    assert "which images the synthetic ones were made from" in unknown["headline"]
+    assert not (here / "studies").exists()
+
+
 def test_images_of_test_patients_are_an_error(clinic: Path, here: Path) -> None:
     shutil.copytree(clinic / "new", here / "test")
     sealed = images_of(clinic / "xrays" / "test")[0]
