@@ -22,6 +22,7 @@ from xraytune.search.run import search
 from xraytune.space.load import load_space
 from xraytune.space.settings import Parameters
 from xraytune.study.folder import StudyFolder
+from xraytune.study.inputs import OFFICIAL, inputs_of_space, require_same_inputs, write_inputs
 
 pytestmark = pytest.mark.slow
 
@@ -203,3 +204,16 @@ def test_extra_images_or_weights_that_changed_between_two_starts_are_refused_by_
 
     search_lab(lab, trials=2)
     assert len(ended_trials(study)) == 2
+
+
+def test_official_weights_stay_those_of_the_first_start(tmp_path: Path) -> None:
+    """Another `--weights-dir` may have another version of `imagenet`."""
+    (tmp_path / "space.yaml").write_text(
+        "name: x\ndata: {path: xrays}\nparameters: {backbone: {value: mobilenet_v2}}\n"
+    )
+    inputs = inputs_of_space(load_space(tmp_path / "space.yaml"))
+    write_inputs(tmp_path, tmp_path, {Path(name): "first" for _, name in inputs})
+
+    assert inputs == {(OFFICIAL, "mobilenet_v2 imagenet")}
+    with pytest.raises(StudyError, match="mobilenet_v2 imagenet: this input changed"):
+        require_same_inputs(StudyFolder(tmp_path), {Path(name): "second" for _, name in inputs})

@@ -27,6 +27,7 @@ from xraytune.nets.compute import allocation_of, require_device
 from xraytune.search.asha import Rungs
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.ray.runner import Runner
+from xraytune.space.paths import PATHS
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.inputs import (
     inputs_of_space,
@@ -118,7 +119,7 @@ def confirm(
             callbacks.note(note)
         restore_pixels(settings, sealed.prepared, cache, on_progress=callbacks.on_progress)
         inputs = inputs_of_trials(compared)
-        inputs |= {given for given in inputs_of_space(space) if given[0] == "weights"}
+        inputs |= {given for given in inputs_of_space(space) if given[0] not in PATHS}
         contents = read_inputs(inputs, settings, sealed.prepared, cache)
         require_same_inputs(study_folder, contents)
         opened = OpenStudy(

@@ -1,4 +1,4 @@
-"""A study's inputs other than its data folder: extra images and custom weights.
+"""A study's inputs other than its data folder: extra images and weights.
 
 Their contents must not change, nor what is known of the images that they were made from.
 
@@ -12,9 +12,10 @@ from typing import TypeAlias
 from pydantic import TypeAdapter
 
 from xraytune.base.errors import Problem, StudyError
-from xraytune.base.files import read_json, with_checksum, without_checksum, write_json
+from xraytune.base.files import read_json, sha256_of, with_checksum, without_checksum, write_json
 from xraytune.data.images import ImageIndex
 from xraytune.data.prepare import Prepared
+from xraytune.nets.backbones import find_weights
 from xraytune.space.fields import flat_values
 from xraytune.space.paths import PATHS, is_path, relative_path
 from xraytune.space.settings import Parameters, Settings
@@ -28,18 +29,28 @@ INPUTS_FILE = "inputs.json"
 _CONTENTS = TypeAdapter(dict[str, str])
 
 Inputs: TypeAlias = set[tuple[str, str]]
-"""Paths of extra images, generators and custom weights, each with the name of its parameter."""
+"""Paths of extra images, generators and custom weights, each with the name of its parameter.
+
+Official weights, whose file another folder may have in another version, have `OFFICIAL`, and the
+names of backbone and weights in place of the path.
+"""
+OFFICIAL = "official weights"
 
 
 def inputs_of_space(space: Space) -> Inputs:
     """Return the inputs that trials of a space can use."""
-    return inputs_of_trials(space.corners("source", "weights", *PATHS))
+    return inputs_of_trials(space.corners("source", "backbone", "weights", *PATHS))
 
 
 def inputs_of_trials(trials: Iterable[Parameters]) -> Inputs:
     """Return the inputs of some trials."""
-    values = {value for parameters in trials for value in flat_values(parameters).items()}
-    return {(name, str(value)) for name, value in values if is_path(name, value)}
+    inputs: Inputs = set()
+    for trial in trials:
+        values = flat_values(trial).items()
+        inputs |= {(name, str(value)) for name, value in values if is_path(name, value)}
+        if trial.weights != "none" and not is_path("weights", trial.weights):
+            inputs.add((OFFICIAL, f"{trial.backbone} {trial.weights}"))
+    return inputs
 
 
 def read_inputs(
@@ -70,7 +81,12 @@ def read_inputs(
     for name, path in sorted(inputs):
         file = Path(path)
         source, _, setting = name.partition(".")
-        if name == "weights":
+        if name == OFFICIAL:
+            backbone, weights = path.split(" ")
+            official = find_weights(backbone, weights, settings.weights_dir)
+            assert official, "these weights have a file"
+            contents[file] = sha256_of(official)
+        elif name == "weights":
             contents[file] = file_content(file)
         else:
             contents[file] = SOURCE_CLASSES[source].read_input(setting, file, study)
@@ -94,7 +110,7 @@ def require_same_inputs(
         recorded = _CONTENTS.validate_python(without_checksum(read_json(file))["contents"])
     problems = []
     for path, content in contents.items():
-        before = recorded.get(relative_path(path, folder.path), "" if is_complete else content)
+        before = recorded.get(_key(path, folder.path), "" if is_complete else content)
         if before != content:
             what = "this input changed since the study began"
             fix = "restore it, or start a study with another name"
@@ -105,5 +121,10 @@ def require_same_inputs(
 
 def write_inputs(folder: Path, study: Path, contents: Mapping[Path, str]) -> None:
     """Write a study's inputs to a folder that becomes that of the `study`."""
-    relative = {relative_path(path, study): content for path, content in contents.items()}
+    relative = {_key(path, study): content for path, content in contents.items()}
     write_json(folder / INPUTS_FILE, with_checksum({"version": 2, "contents": relative}))
+
+
+def _key(path: Path, study: Path) -> str:
+    """Return the key of an input: a path relative to the study, or the name of weights."""
+    return relative_path(path, study) if path.is_absolute() else str(path)

@@ -22,7 +22,7 @@ from xraytune.data.sides import side_sizes
 from xraytune.nets.backbones import accepts, build_backbone, find_weights
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.load import load_space
-from xraytune.space.paths import is_path
+from xraytune.space.paths import PATHS, is_path
 from xraytune.space.rules import check_images, space_warnings
 from xraytune.space.settings import Settings
 from xraytune.space.shipped import describe_space
@@ -147,7 +147,7 @@ def require_inputs(
     with collect(errors):
         require_folder(settings.data.path)
     for name, path in paths:
-        if name != "weights" and not Path(path).exists():
+        if name in PATHS and not Path(path).exists():
             what = f"{name}: there is nothing at this path"
             errors.append(DataError(what, Path(path), "check it"))
     for backbone, weights in networks:
