@@ -109,6 +109,7 @@ BROKEN = "truncated|empty|no JPEG, PNG, TIFF, BMP, GIF|too many pixels|4 images 
         (cut_weights, f"{OFFICIAL}mobilenet_v2", 4, "b0353104.pth: this file is damaged"),
         (cut_weights, f"{SEARCH} --set weights=cut.pth", 4, "this weights file cannot be read"),
         (nothing, f"{SEARCH} --set data.split.group_regex=(a", 2, "regular expression"),
+        (nothing, f"{SEARCH} --set batch_size=1 --set backbone=resnet18", 2, "a single value"),
         (nothing, f"{SEARCH} --set resources.gpus_per_trial=99", 4, "99 GPUs"),
         (nothing, f"{OF_FOLDER}nowhere", 3, "nowhere: folder.path: there is nothing"),
         (break_an_extra_image, f"{OF_FOLDER}extra/train", 3, "extra/train: 1 images|is empty"),

@@ -228,6 +228,7 @@ BROKEN = {
         tiff(RAMP.astype(np.int16) - 100, sample_format=2),
         "this file contains numbers from -100",
     ),
+    "tiff_of_large_integers": (tiff(RAMP.astype(np.uint32) << 9), "numbers from 0 to 122880"),
     "tiff_of_signed_bytes": (tiff(RAMP, sample_format=2), "this TIFF contains signed bytes"),
     "tiff_with_a_colour_map_of_8_bits": (
         encoded(PALETTE, "TIFF").replace((COLOUR_MAP * 256).tobytes(), COLOUR_MAP.tobytes()),

@@ -247,7 +247,7 @@ def test_lateral_views_are_noted(xrays: Path, column: str, cells: list[str], cou
     assert ("lateral views" in notes) == (count > 0)
 
 
-def test_a_side_column_has_synonyms(xrays: Path) -> None:
+def test_a_side_column_has_synonyms_and_agrees_for_an_image(xrays: Path) -> None:
     words = ["train", "Training", "valid", "test"] * 2
     rows = [(file, file, class_of(file), side) for file, side in zip(FILES, words, strict=True)]
     write_rows(xrays, rows, "image,patient,finding,fold")
@@ -256,6 +256,8 @@ def test_a_side_column_has_synonyms(xrays: Path) -> None:
 
     parts = [image.part for image in index.all_images]
     assert parts == ["train", "train", "val", "test"] * 2
+    write_rows(xrays, [*rows, (FILES[0], FILES[0], "ill", "test")], "image,patient,finding,fold")
+    assert f"the side of {FILES[0]} is 'test'" in refusal(data_of(xrays, side="fold"))
 
 
 def test_sides_by_lists(xrays: Path) -> None:

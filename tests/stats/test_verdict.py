@@ -107,6 +107,7 @@ NONE_WORSE = against("none", "worse", kind="none")
             "undecided",
             ("duplicate",),
         ),
+        ([NONE_BETTER, against("sent", "undecided", kind="donor")], "undecided", ("sent",)),
         ([NONE_BETTER, against("tuned", "worse", p_better_by_rope=0.005)], "no_better", ("tuned",)),
         # The verdict on a single pair is never `no_better`.
         ([NONE_BETTER, against("tuned", "worse")], "undecided", ("tuned",)),
