@@ -39,7 +39,7 @@ from xraytune.space.load import load_space
 from xraytune.space.space import Space
 from xraytune.study.inputs import inputs_of_space, read_inputs
 from xraytune.synth.sources.which import mixes_of
-from xraytune.trial.prepare import prepare_space
+from xraytune.trial.prepare import prepare_space, require_inputs
 from xraytune.trial.training import TrialTraining
 
 pytestmark = pytest.mark.slow
@@ -72,7 +72,7 @@ PARAMETERS: Mapping[str, tuple[Any, ...]] = {
     "lr": (0.01, 0.001),
     "optimizer": ("adam", "sgd"),
     "weight_decay": (0.0, 0.1),
-    "batch_size": (8, 1, 4),
+    "batch_size": (4, 1, 8),
     "schedule": ("constant", "cosine"),
     "early_stop_epochs": (None, 1, 9),
 }
@@ -95,6 +95,7 @@ SETTINGS: Mapping[str, tuple[Any, ...]] = {
 ENDS_LATER = "early_stop_epochs"
 """Shows its effect only in a longer training (tests/trial/test_epochs.py)."""
 MOST_FIXES = 12
+REFUSALS = (ArtifactError, ConfigError, DataError, MachineError)
 
 
 @dataclass(frozen=True)
@@ -161,11 +162,12 @@ def write_space(root: Path, ward: Ward, point: Mapping[str, Any]) -> Path:
         "name": "sample",
         "task": ward.task,
         "data": {"split": {"val_a": 0.3, "val_b": 0.3}},
-        "budget": {"max_epochs": 2, "steps_per_epoch": 4},
+        "budget": {"max_epochs": 2, "steps_per_epoch": 2},
         "quality": {"allow_memorised": True},
         "parameters": {},
     }
-    small: dict[str, Any] = {"backbone": "small_cnn", "weights": "none", "data.image_size": 32}
+    small: dict[str, Any] = {"backbone": "small_cnn", "weights": "none", "batch_size": 4}
+    small |= {"data.image_size": 32}
     if ward.task == "segmentation":
         small |= {"backbone": "mobilenet_v2"}
     if point.get("source") == "gan":
@@ -234,30 +236,34 @@ def apply_fixes(point: dict[str, Any], error: ConfigError, ward: Ward) -> dict[s
     return fixed
 
 
+def prepared_as_by_search(root: Path, ward: Ward, point: Mapping[str, Any]) -> Any:
+    """Return the space of a point and its images, after all that a search checks first."""
+    cache = root.parent / "cache"
+    space = load_space(write_space(root, ward, point), data=ward.data)
+    inputs = inputs_of_space(space)
+    require_inputs(space.settings, space.networks(), inputs)
+    prepared, index = prepare_space(
+        space,
+        cache,
+        skip_broken=False,
+        note=lambda _: None,
+        on_progress=lambda *_: None,
+    )
+    read_inputs(inputs, space.settings, prepared, cache, index=index, mixes=mixes_of(space))
+    return space, RunContext(prepared=prepared, cache=cache, compute=CPU)
+
+
 def accepted(
     root: Path, ward: Ward, point: dict[str, Any]
 ) -> tuple[dict[str, Any], Space, RunContext]:
     """Return the point, with fixes if it is refused, and what a search has before its trials."""
     for _ in range(MOST_FIXES):
         try:
-            space = load_space(write_space(root, ward, point), data=ward.data)
-            prepared, index = prepare_space(
-                space,
-                root.parent / "cache",
-                skip_broken=False,
-                note=lambda _: None,
-                on_progress=lambda *_: None,
-            )
+            return point, *prepared_as_by_search(root, ward, point)
         except ConfigError as error:
             point = apply_fixes(point, error, ward)
-            continue
         except MachineError:  # official weights that are not on this machine
             point = {**point, "weights": "none"}
-            continue
-        cache = root.parent / "cache"
-        inputs = inputs_of_space(space)
-        read_inputs(inputs, space.settings, prepared, cache, index=index, mixes=mixes_of(space))
-        return point, space, RunContext(prepared=prepared, cache=cache, compute=CPU)
     pytest.fail(f"still refused after {MOST_FIXES} fixes: {point}")
 
 
@@ -315,7 +321,7 @@ def hold(wards: Mapping[str, Ward], point: dict[str, Any], choice: int) -> None:
         root = Path(folder)
         try:
             point, space, context = accepted(root, ward, with_paths(point, ward))
-        except (ArtifactError, DataError) as error:  # a generator of other classes, or size
+        except REFUSALS as error:  # such as of a generator of other classes
             assert all(problem.fix for problem in error.problems)  # noqa: PT017
             return
         learned = trained(space, context)
@@ -323,17 +329,8 @@ def hold(wards: Mapping[str, Ward], point: dict[str, Any], choice: int) -> None:
         name = [each for each in active if each != ENDS_LATER][choice % (len(active) - 1)]
         for value in other_values(space, name, ward, point):
             try:
-                changed = load_space(
-                    write_space(root, ward, {**point, name: value}), data=ward.data
-                )
-                prepare_space(
-                    changed,
-                    context.cache,
-                    skip_broken=False,
-                    note=lambda _: None,
-                    on_progress=lambda *_: None,
-                )
-            except (ConfigError, MachineError):
+                changed, context = prepared_as_by_search(root, ward, {**point, name: value})
+            except REFUSALS:
                 continue
             assert trained(changed, context) != learned, f"{name}: {value} changes nothing"
             return

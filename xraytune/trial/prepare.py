@@ -28,8 +28,12 @@ from xraytune.space.settings import Settings
 from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space, require_extensions
 from xraytune.stats.classification import FEWEST_LABELS
+from xraytune.synth.sources.statistics import donor_tensors
 from xraytune.synth.sources.which import mixes_of, seen_by
 from xraytune.tasks import task_of
+
+_OF_FEATURES = ("backbone", "weights", "input_channels", "trainable")
+"""The parameters that a donor's statistics of features depend on."""
 
 
 def open_space(
@@ -71,7 +75,8 @@ def prepare_space(
 
     Raises:
         ConfigError: The images do not suit the settings (space/contract.py).
-        DataError: The images cannot be used; `skip_broken` leaves out broken ones.
+        DataError: The images cannot be used; `skip_broken` leaves out broken ones. A donor's
+            statistics are of another network.
         MachineError: Disk space is missing.
         StudyError: The images are not those that the study recorded.
     """
@@ -105,6 +110,10 @@ def prepare_space(
                 )
                 fix = "use larger validation sides, or more images"
                 raise DataError(what, "data.split", fix)
+    for trial in space.corners("source", "statistics.path", *_OF_FEATURES):
+        if trial.statistics:
+            path = trial.statistics.path
+            donor_tensors(path, prepared.class_names, trial, settings)
     steps = settings.budget.max_epochs * prepared.steps_per_epoch(settings)
     check_images(space, training_images=sum(prepared.train_counts), total_steps=steps)
     return prepared, index
