@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -289,6 +290,34 @@ def edit(file: Path, where: str, **values: str) -> None:
     content = read_json(file)
     content[where] |= values
     write_json(file, content)
+
+
+def test_a_finished_confirmation_that_cannot_be_written_to_is_shown(
+    done: Lab, first: Confirmation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    access = os.access
+
+    def refuse(path: Path, mode: int) -> bool:
+        is_refused = mode & os.W_OK and Path(path).is_relative_to(done.study)
+        return access(path, mode) and not is_refused
+
+    monkeypatch.setattr("os.access", refuse)
+    notes: list[str] = []
+
+    shown = done.confirm(callbacks=Callbacks(note=notes.append))
+
+    assert shown.to_json() == first.to_json()
+    assert notes == ["the study cannot be written to: this is its recorded verdict"]
+    assert write_report(done.study, out=done.path / "report.html").exists()
+
+
+def test_a_search_with_another_torch_is_noted(done: Lab, first: Confirmation) -> None:
+    edit(done.study / "environment.json", "packages", torch="2.0.1")
+    notes: list[str] = []
+
+    assert done.confirm(callbacks=Callbacks(note=notes.append)).verdict == first.verdict
+
+    assert any("the trials of the search were trained with torch 2.0.1" in note for note in notes)
 
 
 def test_replicates_of_two_versions_of_torch_are_never_compared(

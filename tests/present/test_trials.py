@@ -57,11 +57,14 @@ def test_frame_orders_running_best_and_ended_trials() -> None:
         trial(1, "complete", 0.7, 0.9, val_b_score=0.85),
         trial(2, "pruned", 0.5),
         trial(3, "running", busy_with="training the GAN: 300 of 600 steps"),
+        *(trial(number, "waiting") for number in range(4, 7)),
     )
 
     frame = live_frame(view)
 
     assert "running, 0:31 used, about 0:31 left" in lines_of(frame)
+    assert "+3 waiting" in lines_of(frame)
+    assert not any("more trial" in line for line in lines_of(frame))
     rows = rows_of(frame)
     assert [row[:2] for row in rows] == [["now", "3"], ["best", "1"], ["", "0"], ["ended", "2"]]
     assert rows[0][-1] == "training the GAN: 300 of 600 steps"

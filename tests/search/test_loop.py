@@ -305,6 +305,21 @@ def test_the_longest_chain_of_gans_is_trained_first_and_its_shortest_run_before_
     assert start(loop).number == 2, "it continues the shorter run"
 
 
+@pytest.mark.parametrize("is_trained", [True, False])
+def test_after_a_kill_the_trial_that_had_begun_runs_first(
+    study: StudyFolder, is_trained: bool
+) -> None:
+    """Also if its generator is trained by then: in another order, ASHA would decide otherwise."""
+    loop, gans = gan_search(study, (8, 100), (16, 200), (16, 100))
+    assert start(loop).number == 3
+    if is_trained:
+        gans.trained.add((16, 100))
+
+    resumed = SearchTrials(study, loop.space, gans.need)
+
+    assert start(resumed).number == 3
+
+
 def test_no_other_trial_takes_the_slots_that_a_large_one_waits_for(study: StudyFolder) -> None:
     loop, _ = gan_search(study, (8, 100))
 

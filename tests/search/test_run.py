@@ -170,3 +170,13 @@ def test_ratio_with_no_or_too_many_extra_images_is_refused_before_writing(space:
 
     assert not (root / "studies").exists()
     assert not (root / "model").exists()
+
+
+def test_a_lost_record_of_the_time_used_is_noted(space: Path) -> None:
+    notes: list[str] = []
+    run(space)
+    (space.parent / "studies" / "small" / "wall.json").write_text('{"seconds', encoding="utf-8")
+
+    run(space, "budget.trials=2", "budget.hours=1", note=notes.append)
+
+    assert any(note.startswith("wall.json is missing or damaged: the time") for note in notes)

@@ -91,6 +91,7 @@ def test_the_time_left_follows_from_the_mean_of_ended_trials() -> None:
     trials = (
         TrialRow(number=0, status="complete", parameters=Parameters(), seconds=60.0),
         TrialRow(number=1, status="running", parameters=Parameters()),
+        TrialRow(number=2, status="waiting", parameters=Parameters()),
     )
 
     view = StudyView(

@@ -10,6 +10,7 @@ test folder are scored. The same call again resumes after an interruption: all r
 study's `confirm/`, and nothing is trained twice.
 """
 
+import os
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -19,7 +20,7 @@ from xraytune.base.files import require_writable
 from xraytune.confirm.arms import CONFIRM_FOLDER, read_plan
 from xraytune.confirm.judge import judge, score_sealed
 from xraytune.confirm.plan import choose_finalists, make_plan
-from xraytune.confirm.record import Confirmation, write_verdict
+from xraytune.confirm.record import Confirmation, read_verdict, write_verdict
 from xraytune.confirm.run_list import OpenStudy, train_replicates
 from xraytune.confirm.sealed import choose_test
 from xraytune.data.prepare import restore_pixels
@@ -28,7 +29,7 @@ from xraytune.search.asha import Rungs
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.ray.runner import Runner
 from xraytune.space.paths import PATHS
-from xraytune.study.folder import StudyFolder, locked
+from xraytune.study.folder import StudyFolder, locked, other_releases
 from xraytune.study.inputs import (
     inputs_of_space,
     inputs_of_trials,
@@ -82,6 +83,11 @@ def confirm(
     study_folder = StudyFolder(study.resolve())
     space = study_folder.space(data=data, weights_dir=weights_dir)
     settings = space.settings
+    if not os.access(study_folder.path, os.W_OK):
+        confirmed = read_verdict(study_folder.path / CONFIRM_FOLDER)
+        if confirmed:
+            callbacks.note("the study cannot be written to: this is its recorded verdict")
+            return confirmed
     require_writable(study_folder.path.parent)  # for the test-set access log
     compute = study_folder.compute()
     if address is None:
@@ -92,6 +98,8 @@ def confirm(
     with locked(study_folder, "confirmed"), closing(runner):
         journal = Journal(study_folder.journal_path, space, writable=False)
         searched = journal.rows()
+        if change := other_releases(study_folder):
+            callbacks.note(f"the trials of the search were {change}")
         folder = study_folder.path / CONFIRM_FOLDER
         plan = read_plan(folder)
         if plan is None:

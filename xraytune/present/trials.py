@@ -34,9 +34,11 @@ def live_frame(view: StudyView, *, dashboard: str = "") -> Frame:
     """Lay out a running search: the running trials, the best ones and the last ones."""
     best = view.ranked[:_BEST_SHOWN]
     ended = [trial for trial in view.trials if trial.seconds is not None and trial not in best]
+    unfinished = [trial for trial in view.trials if trial.seconds is None]
+    waiting = view.counts.get("waiting", 0)
     groups: dict[str, Sequence[TrialRow]] = {
         "now" if view.is_running else "unfinished": [
-            trial for trial in view.trials if trial.seconds is None
+            trial for trial in unfinished if trial.status != "waiting"
         ],
         "best": best,
         "ended": ended[::-1][:_ENDED_SHOWN],
@@ -44,7 +46,9 @@ def live_frame(view: StudyView, *, dashboard: str = "") -> Frame:
     lines = [*heading(view)]
     if dashboard and view.is_running:
         lines.append(Cell(dashboard, "dim"))
-    if hidden := len(view.trials) - sum(map(len, groups.values())):
+    if waiting:
+        lines.append(Cell(f"+{waiting} waiting", "dim"))
+    if hidden := len(view.trials) - waiting - sum(map(len, groups.values())):
         more = f"{counted(hidden, 'more trial')} ended; `xraytune status` shows them all"
         lines.append(Cell(more, "dim"))
     return [*lines, *_trials_frame(view, groups)]

@@ -160,16 +160,20 @@ class TrialLoop(ABC):
         must_have_begun = self.used_up == "hours"
         return [
             trial
-            for number, trial in sorted(self._waiting.items())
-            if not must_have_begun or (self.folder.trial_path(number) / "config.json").exists()
+            for _, trial in sorted(self._waiting.items())
+            if not must_have_begun or self._has_begun(trial)
         ]
+
+    def _has_begun(self, trial: Trial) -> bool:
+        return (self.folder.trial_path(trial.number) / "config.json").exists()
 
     def _runnable(self) -> list[Trial]:
         """Return the trials that can start now, the best one first.
 
-        Those that train their generator come before those that need none: the longest chain of
-        runs first, and of a chain the shortest run, from which the others continue. A trial waits
-        while another one trains its generator, or a shorter run of it.
+        Those that have begun come first, so that a restart does not change the order. Of the
+        others, those that train their generator come before those that need none: the longest chain
+        of runs first, and of a chain the shortest run, from which the others continue. A trial
+        waits while another one trains its generator, or a shorter run of it.
         """
         need = cache(self._generator_need)
         in_training = {
@@ -186,7 +190,8 @@ class TrialLoop(ABC):
         steps = attrgetter("parameters.gan.steps")
         by_steps = [sorted(chain, key=steps) for chain in chains.values()]
         by_steps.sort(key=lambda chain: steps(chain[-1]), reverse=True)
-        return [*(chain[0] for chain in by_steps), *ready]
+        runnable = [*(chain[0] for chain in by_steps), *ready]
+        return sorted(runnable, key=self._has_begun, reverse=True)
 
     def on_result(self, number: int, message: TrialMessage) -> bool:
         """Report what a trial says, and decide whether it continues.

@@ -37,7 +37,7 @@ class SearchTrials(TrialLoop):
         self._started = time.monotonic()
         self._saved = self._started
         self.journal = Journal(folder.journal_path, space, writable=True)
-        rows = self.journal.rows()
+        rows = self.journal.rows(by_end=True)
         unfinished = self.journal.resume()
         self._rungs = Rungs(
             space.settings.scheduler,

@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -184,9 +185,12 @@ class Journal:
         with explain_disk_errors(self._path):
             sync(self._path)
 
-    def rows(self) -> list[TrialRow]:
-        """Return the row of each ended trial, by number."""
-        return [self.row(trial.number) for trial in self.trials if trial.state.is_finished()]
+    def rows(self, *, by_end: bool = False) -> list[TrialRow]:
+        """Return the row of each ended trial, by number, or in the order in which they ended."""
+        ended = [trial for trial in self.trials if trial.state.is_finished()]
+        if by_end:
+            ended.sort(key=attrgetter("datetime_complete"))
+        return [self.row(trial.number) for trial in ended]
 
     def row(self, number: int) -> TrialRow:
         """Return the row of a trial, `unfinished` if it has not ended.

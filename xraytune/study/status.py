@@ -109,13 +109,14 @@ class StudyView:
     def seconds_left(self) -> float | None:
         """An estimate from the trials so far; None before the first end, or if no search runs.
 
-        Each trial takes as much as until now. On average, half of a running trial is done.
+        Each trial takes as much as until now. On average, half of a running trial is done; none of
+        a waiting one is.
         """
         ended = self.ended
         if not (ended and self.is_running):
             return None
-        halves = (len(self.trials) - ended) / 2
-        left = self.seconds * (self.trial_budget - len(self.trials) + halves) / (ended + halves)
+        done = ended + self.counts.get("running", 0) / 2
+        left = self.seconds * (self.trial_budget - done) / done
         if self.seconds_budget is None:
             return left
         return max(0.0, min(left, self.seconds_budget - self.seconds))
