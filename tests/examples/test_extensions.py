@@ -10,7 +10,7 @@ import torch
 
 from tests.examples.conftest import on_path, write_metadata
 from tests.in_process import CPU
-from xraytune.base.errors import ConfigError, MachineError
+from xraytune.base.errors import MachineError
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.nets.backbones import accepts, build_backbone
@@ -67,15 +67,6 @@ def test_extensions_that_cannot_be_imported_are_refused_with_those_installed(
     assert lost.where == "of_somebody:lost"
     assert lost.fix.endswith("installed are few, floats, lost")
     assert gone.fix.endswith("installed are gone, whole")
-
-
-@pytest.mark.usefixtures("package")
-def test_a_source_without_masks_is_refused_in_segmentation(tmp_path: Path) -> None:
-    space = tmp_path / "space.yaml"
-    space.write_text("name: x\ntask: segmentation\ndata: {path: pairs}\n", encoding="utf-8")
-
-    with pytest.raises(ConfigError, match="source: few, task: segmentation: "):
-        load_space(space, ["backbone=resnet18", "source={values: [none, few]}"])
 
 
 @pytest.mark.slow

@@ -68,9 +68,7 @@ def test_all_problems_are_reported_at_once_in_file_order(
             "backbone: {values: [small_cnn, resnet18]}",
             "small_cnn: the backbone has no weights",
         ),
-        ("source: {values: [none, folder]}", "write folder.path: PATH"),
         # Tasks.
-        ("backbone: {value: swin_t} | task: segmentation", "U-Net"),
         ("loss: {value: bce} | task: segmentation", "loss has no effect"),
     ],
 )

@@ -164,13 +164,3 @@ def test_each_rule_refuses_what_it_names_and_accepts_what_it_says_to_write(
 
     checked = [rule for rule in RULES if "training_images" not in rule.names]
     assert [rule.names for rule in checked if rule.why[1:].removesuffix(".") not in said] == []
-
-
-def test_a_single_neuron_is_refused_for_three_classes() -> None:
-    """Unless another loss is searched as well."""
-    loss = ParameterSpec(name="loss", values=("bce",))
-    space = Space(settings=SETTINGS, specs=(loss,))
-
-    check_images(space, class_count=2)
-    with pytest.raises(ConfigError, match="loss: bce, 3 classes: "):
-        check_images(space, class_count=3)
