@@ -26,7 +26,8 @@ from xraytune.data.prepare import RunContext, prepare
 from xraytune.model.generator_folder import fixed_generator
 from xraytune.nets.compute import choose_compute, pin
 from xraytune.space.load import load_space
-from xraytune.synth.sources.gan import GAN_STAGE, generator_inputs, trained_generator
+from xraytune.synth.generator_inputs import GAN_STAGE, generator_inputs
+from xraytune.synth.sources.gan import trained_generator
 from xraytune.trial.quality import measure_quality
 
 NEEDS = ("DATA", "WEIGHTS")

@@ -20,10 +20,10 @@ from benchmarks.figures import Figure, figure
 from xraytune.base.records import Compute, EpochRecord, Node, TrialResult
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare
-from xraytune.nets.compute import Allocation, allocation_of
 from xraytune.search.loop import TrialLoop
 from xraytune.search.slots import count_slots, reserve
 from xraytune.search.trials import SearchTrials
+from xraytune.space.allocation import Allocation, allocation_of
 from xraytune.space.load import load_space
 from xraytune.space.settings import GanSettings
 from xraytune.study.folder import StudyFolder

@@ -20,17 +20,18 @@ from xraytune.cli.main import build_app
 from xraytune.confirm import run as confirm_run
 from xraytune.data.prepare import Prepared, prepare
 from xraytune.nets.backbones import build_backbone
-from xraytune.nets.compute import Allocation, pin
+from xraytune.nets.compute import pin
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import TrialLoop
 from xraytune.search.trials import SearchTrials
 from xraytune.search.worker import TrialWorker
+from xraytune.space.allocation import Allocation
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.inputs import inputs_of_space, read_inputs
 from xraytune.study.start import create_study
 from xraytune.study.trial import Job, Trial
-from xraytune.synth.sources.gan import generator_need
+from xraytune.synth.generator_inputs import generator_need
 
 CPU = Compute(device="cpu", threads=1, precision="float32")
 

@@ -33,6 +33,7 @@ HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
 DOORS: dict[str, str | tuple[str, ...]] = {
     "ray": ("search/ray/"),
     "optuna": "study/",
+    "torchvision": "nets/vision.py",
     "wandb": "search/wandb.py",
     "rich": "cli/console.py",
     "typer": "cli/",

@@ -36,5 +36,20 @@ def test_quick_commands_load_nothing_heavy(tmp_path: Path) -> None:
     assert loaded_by(COMMANDS, "--help", "train --help", "--version", f"space check {space}") == []
 
 
+def test_torchs_compiler_is_imported_when_it_is_used() -> None:
+    """Importing it takes as long as torch itself."""
+    compiler = ("torch._dynamo",)
+    use = "sys.modules['torchvision.ops.roi_align'].is_compile_supported('cpu')"
+
+    assert loaded_by("import xraytune.search.run", names=compiler) == []
+    assert loaded_by(f"import xraytune.nets.vision; {use}", names=compiler) == [*compiler]
+
+
+def test_rays_process_makes_its_decisions_without_torch() -> None:
+    code = "import xraytune.search.ray.tuning, xraytune.search.trials, xraytune.confirm.run_list"
+
+    assert loaded_by(code, names=("torch",)) == []
+
+
 def test_the_package_exports_all_names() -> None:
     assert all(callable(getattr(xraytune, name)) for name in xraytune.__all__)

@@ -19,7 +19,7 @@ from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext
 from xraytune.model.generator_folder import generator_sample, generator_train
 from xraytune.study.folder import StudyFolder
-from xraytune.synth.sources.gan import generator_need
+from xraytune.synth.generator_inputs import generator_need
 from xraytune.trial.training_set import build_training_set
 
 pytestmark = pytest.mark.slow

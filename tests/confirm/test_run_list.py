@@ -19,7 +19,7 @@ from xraytune.study.folder import StudyFolder
 from xraytune.study.row import ended_runs
 from xraytune.study.trial import Trial
 from xraytune.study.trial_files import ProgressFile
-from xraytune.synth.sources.gan import GAN_PROGRESS
+from xraytune.synth.generator_inputs import GAN_PROGRESS
 
 
 @pytest.fixture

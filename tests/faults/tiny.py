@@ -34,8 +34,8 @@ from xraytune.study.start import (
 )
 from xraytune.study.trial import LOST, Trial
 from xraytune.synth import gan
+from xraytune.synth.generator_inputs import generator_need
 from xraytune.synth.sources import gan as gan_source
-from xraytune.synth.sources.gan import generator_need
 from xraytune.trial import training
 
 SPACE = """\

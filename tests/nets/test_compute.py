@@ -2,7 +2,7 @@
 
 import pytest
 
-from xraytune.nets.compute import allocation_of
+from xraytune.space.allocation import allocation_of
 from xraytune.space.settings import Settings
 
 

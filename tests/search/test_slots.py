@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pytest
 
 from xraytune.base.records import Node
-from xraytune.nets.compute import Allocation, Share, allocation_of
 from xraytune.search.slots import count_slots, reserve
+from xraytune.space.allocation import Allocation, Share, allocation_of
 from xraytune.space.settings import Experiment, Parameters, Resources, Settings
 from xraytune.study.trial import Failure, Trial
 

@@ -13,8 +13,9 @@ from tests.in_process import CPU, one_thread
 from xraytune.base.seeding import numpy_generator
 from xraytune.space.settings import GanSettings
 from xraytune.synth.gan import train_generator
+from xraytune.synth.generator_inputs import NETWORK_FILE
 from xraytune.synth.networks import Generator
-from xraytune.synth.saved_generator import NETWORK_FILE, draw_block, load_generator
+from xraytune.synth.saved_generator import draw_block, load_generator
 
 Images = tuple[NDArray[np.uint8], NDArray[np.int64]]
 

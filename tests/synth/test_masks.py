@@ -8,12 +8,8 @@ from numpy.typing import NDArray
 
 from tests.in_process import CPU
 from tests.synth.conftest import DISCS, draw, full_range_generator, tiny, train
-from xraytune.synth.saved_generator import (
-    NETWORK_FILE,
-    MaskRange,
-    draw_block,
-    save_generator,
-)
+from xraytune.synth.generator_inputs import NETWORK_FILE
+from xraytune.synth.saved_generator import MaskRange, draw_block, save_generator
 from xraytune.synth.sources.source import BLOCK
 
 

@@ -25,7 +25,8 @@ from xraytune.nets.backbones import build_backbone
 from xraytune.nets.compute import seeded
 from xraytune.space.settings import GanSettings
 from xraytune.synth.gan import CHECKPOINT_FILE, frozen_features
-from xraytune.synth.saved_generator import NETWORK_FILE, save_generator
+from xraytune.synth.generator_inputs import NETWORK_FILE
+from xraytune.synth.saved_generator import save_generator
 
 pytestmark = pytest.mark.slow
 

@@ -21,8 +21,8 @@ from xraytune.base.records import EpochRecord, Progress, ignore_progress
 from xraytune.data.pixels import PIXELS_STAGE
 from xraytune.data.prepare import RunContext, prepare, restore_pixels, side_images
 from xraytune.space.settings import Experiment
+from xraytune.synth.generator_inputs import GAN_STAGE, generator_inputs
 from xraytune.synth.memorisation import MEMORISATION_STAGE
-from xraytune.synth.sources.gan import GAN_STAGE, generator_inputs
 from xraytune.synth.sources.source import POOL_STAGE
 from xraytune.trial.network import FEATURES_STAGE
 from xraytune.trial.run import run_trial

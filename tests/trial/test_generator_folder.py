@@ -18,7 +18,8 @@ from xraytune.base.records import ignore_progress
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.model.generator_folder import generator_sample, generator_train
-from xraytune.nets.compute import allocation_of
+from xraytune.nets.compute import compute_of
+from xraytune.space.allocation import allocation_of
 from xraytune.space.load import load_space
 from xraytune.space.settings import GanSettings
 from xraytune.study.inputs import read_inputs
@@ -88,7 +89,7 @@ def test_drawn_images_are_those_that_a_search_trains_on(kept: Kept, tmp_path: Pa
     for count in (5, 20):
         generator_sample(kept.gan, count=count, out=tmp_path / f"{count}")
 
-    compute = allocation_of(space.settings, has_gpu=False).compute()
+    compute = compute_of(allocation_of(space.settings, has_gpu=False))
     context = RunContext(prepared=prepared, cache=kept.cache, compute=compute)
     for count in (5, 20):
         drawn = 0

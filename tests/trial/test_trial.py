@@ -24,7 +24,8 @@ from xraytune.data.prepare import prepare
 from xraytune.nets.checkpoint import load_best
 from xraytune.space.settings import Experiment, GanSettings
 from xraytune.stats.classification import auroc
-from xraytune.synth.sources.gan import GAN_STAGE, generator_need, trained_generator
+from xraytune.synth.generator_inputs import GAN_STAGE, generator_need
+from xraytune.synth.sources.gan import trained_generator
 from xraytune.trial.run import run_trial, trial_epochs
 from xraytune.trial.training import TrialTraining
 

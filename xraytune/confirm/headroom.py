@@ -27,7 +27,8 @@ from xraytune.data.prepare import ImageSource, RunContext, side_images
 from xraytune.data.sides import too_few_tested
 from xraytune.data.split import nested_order
 from xraytune.nets.checkpoint import load_best
-from xraytune.nets.compute import allocation_of, gpu_count, in_one_thread, pin
+from xraytune.nets.compute import compute_of, gpu_count, in_one_thread, pin
+from xraytune.space.allocation import allocation_of
 from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.settings import Experiment, Parameters, Settings, extra_images
 from xraytune.space.space import Space
@@ -180,7 +181,7 @@ def headroom(
         raise DataError(few, settings.data.path, "add patients")
 
     allocation = allocation_of(settings, has_gpu=gpu_count() > 0)
-    compute = replace(allocation.compute(), threads=cpu_count())
+    compute = replace(compute_of(allocation), threads=cpu_count())
     pin(compute)
     context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
     everyone = side_images("train", prepared, cache)

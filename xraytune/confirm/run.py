@@ -24,10 +24,11 @@ from xraytune.confirm.record import Confirmation, read_verdict, write_verdict
 from xraytune.confirm.run_list import OpenStudy, train_replicates
 from xraytune.confirm.sealed import choose_test
 from xraytune.data.prepare import restore_pixels
-from xraytune.nets.compute import allocation_of, require_device
+from xraytune.nets.compute import require_device
 from xraytune.search.asha import Rungs
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.ray.runner import Runner
+from xraytune.space.allocation import allocation_of
 from xraytune.space.paths import PATHS
 from xraytune.study.folder import StudyFolder, locked, other_releases
 from xraytune.study.inputs import (

@@ -28,7 +28,7 @@ from xraytune.study.row import RunRow, Status, TrialRow, append_run, ended_runs,
 from xraytune.study.start import environment
 from xraytune.study.trial import Trial
 from xraytune.study.trial_files import read_progress
-from xraytune.synth.sources.gan import GAN_PROGRESS, generator_need
+from xraytune.synth.generator_inputs import GAN_PROGRESS, generator_need
 
 NO_RUNGS = Rungs(SchedulerSettings(name="none"), max_epochs=0)
 

@@ -41,7 +41,8 @@ from xraytune.data.findings import numbers_of
 from xraytune.data.folders import PROVENANCE_FILE, require_folder
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.nets.backbones import find_weights
-from xraytune.nets.compute import allocation_of, compute_like, gpu_count, pin
+from xraytune.nets.compute import compute_like, compute_of, gpu_count, pin
+from xraytune.space.allocation import allocation_of
 from xraytune.space.document import write_yaml
 from xraytune.space.domains import Value
 from xraytune.space.fields import parameters_from
@@ -49,11 +50,11 @@ from xraytune.space.load import SEARCH_ONLY, load_space, refuse_unused
 from xraytune.space.settings import Experiment
 from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space
+from xraytune.synth.generator_inputs import NETWORK_FILE
 from xraytune.synth.generator_quality import PoolReport
 from xraytune.synth.mix import apportion
 from xraytune.synth.saved_generator import (
     GENERATOR_FILE,
-    NETWORK_FILE,
     SavedGenerator,
     draw_block,
     read_generator,
@@ -147,7 +148,7 @@ def generator_train(
         what = "no frozen, pretrained backbone of a classifier in this space"
         fix = "add --set trainable=head, or train a generator"
         raise ConfigError(what, settings.name, fix)
-    compute = allocation_of(settings, has_gpu=gpu_count() > 0).compute()
+    compute = compute_of(allocation_of(settings, has_gpu=gpu_count() > 0))
     pin(compute)
     cache = (cache or Path("cache")).resolve()
     networks = [donor_experiment.parameters] if donor_experiment else []

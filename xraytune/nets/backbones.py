@@ -22,11 +22,11 @@ import torch
 from torch import nn
 from torch.fx.experimental.optimization import fuse
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
-from torchvision import models
 
 from xraytune.base.errors import ConfigError, MachineError
 from xraytune.base.files import explain_disk_errors, sha256_of
 from xraytune.base.tensors import UNREADABLE, load_tensors, read_weights
+from xraytune.nets.vision import models
 from xraytune.space.backbones import BACKBONES, is_of_torchvision
 from xraytune.space.messages import nearest
 from xraytune.space.paths import is_path

@@ -1,8 +1,4 @@
-"""Device, threads and precision, chosen once, so that equal settings give equal bits.
-
-Also how many cores and GPUs a trial and the training of its generator get (`search/slots.py`: how
-many of them fit).
-"""
+"""Device, threads and precision, chosen once, so that equal settings give equal bits."""
 
 from __future__ import annotations
 
@@ -11,19 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from math import ceil
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from xraytune.base.errors import MachineError
-from xraytune.base.records import Compute, frozen
+from xraytune.base.records import Compute
 from xraytune.base.seeding import derive_seed
-from xraytune.space.settings import Settings
-
-_RAY_UNITS = 10_000
-"""Ray counts ten thousandths of a GPU."""
+from xraytune.space.allocation import Allocation
 
 
 def gpu_count() -> int:
@@ -55,45 +47,9 @@ def choose_compute(*, gpus: float, threads: int) -> Compute:
     )
 
 
-@frozen
-class Share:
-    """The CPU cores and GPUs of a process, which may be a part of one GPU."""
-
-    cpus: int
-    gpus: float
-
-    def __str__(self) -> str:
-        return f"{self.cpus} CPU cores and {self.gpus:g} GPUs"
-
-
-@frozen
-class Allocation:
-    """`resources` of a space, with numbers in place of `auto`."""
-
-    trial: Share
-    concurrent: int | None = None
-
-    def compute(self) -> Compute:
-        """Return what trials compute on, on this machine; MachineError if torch sees fewer GPUs."""
-        return choose_compute(gpus=self.trial.gpus, threads=self.trial.cpus)
-
-
-def allocation_of(settings: Settings, *, has_gpu: bool) -> Allocation:
-    """Return the resources of a space's trials.
-
-    `has_gpu` is about the machines that run trials, which may be others than this one. A process
-    gets its share from one GPU, and shares leave nothing over: three of .3 fit on a GPU, as of
-    .3333, and instead of 1.2, there are 2.
-    """
-    chosen = settings.resources
-    gpus = float(has_gpu) if chosen.gpus_per_trial == "auto" else float(chosen.gpus_per_trial)
-    if gpus > 1:
-        gpus = float(ceil(gpus))
-    elif gpus:
-        per_gpu = min(int(1 / gpus + 1e-6), _RAY_UNITS)
-        gpus = _RAY_UNITS // per_gpu / _RAY_UNITS
-    trial = Share(cpus=chosen.cpus_per_trial, gpus=gpus)
-    return Allocation(trial=trial, concurrent=chosen.concurrent)
+def compute_of(allocation: Allocation) -> Compute:
+    """Return what trials compute on, on this machine; MachineError if torch sees fewer GPUs."""
+    return choose_compute(gpus=allocation.trial.gpus, threads=allocation.trial.cpus)
 
 
 def compute_like(trained_on: Compute, *, threads: int) -> Compute:

@@ -25,8 +25,8 @@ from typing import Any, Literal, TypeAlias
 from xraytune.base.errors import MachineError, TrialError
 from xraytune.base.files import write_json
 from xraytune.base.records import EpochRecord, TrialResult, frozen
-from xraytune.nets.compute import Allocation
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
+from xraytune.space.allocation import Allocation
 from xraytune.space.settings import GanSettings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import Status

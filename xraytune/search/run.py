@@ -19,12 +19,13 @@ from xraytune.data.sides import (
     too_few_tested,
     too_few_unused,
 )
-from xraytune.nets.compute import Allocation, allocation_of, gpu_count, require_device
+from xraytune.nets.compute import compute_of, gpu_count, require_device
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import GeneratorNeeds
 from xraytune.search.ray.runner import Runner
 from xraytune.search.slots import count_slots
 from xraytune.search.trials import SearchTrials
+from xraytune.space.allocation import Allocation, allocation_of
 from xraytune.space.cost import describe_slow_search
 from xraytune.space.settings import Settings
 from xraytune.space.space import Space
@@ -40,7 +41,7 @@ from xraytune.study.start import (
     with_recorded_images,
 )
 from xraytune.study.status import StudyView, StudyWatcher
-from xraytune.synth.sources.gan import generator_need
+from xraytune.synth.generator_inputs import generator_need
 from xraytune.synth.sources.which import mixes_of
 from xraytune.trial.prepare import open_space, prepare_space, require_inputs
 
@@ -163,7 +164,7 @@ def resources_here(settings: Settings) -> tuple[Allocation, Compute]:
     MachineError if a trial does not fit.
     """
     allocation = allocation_of(settings, has_gpu=gpu_count() > 0)
-    compute = allocation.compute()
+    compute = compute_of(allocation)
     here = Node(cpus=cpu_count(), gpus=gpu_count())
     if count_slots(allocation, [here]) == 0:
         what = (

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from math import floor
 
 from xraytune.base.records import Node
-from xraytune.nets.compute import Allocation, Share
+from xraytune.space.allocation import Allocation, Share
 from xraytune.study.trial import Trial
 
 

@@ -28,7 +28,6 @@ from xraytune.space.load import DATA_FILE_KEYS
 from xraytune.space.space import Space
 from xraytune.space.strict_model import StrictModel
 from xraytune.study.folder import StudyFolder, other_releases
-from xraytune.study.inputs import write_inputs
 from xraytune.study.journal import create_journal
 
 Block = TypeVar("Block", bound=StrictModel)
@@ -47,6 +46,8 @@ def create_study(
     `where` is what its trials compute on here, or the `environment` of the machine that runs them;
     `inputs` are those of `read_inputs`.
     """
+    from xraytune.study.inputs import write_inputs  # imports torch, which Ray's process avoids
+
     machine = environment(where) if isinstance(where, Compute) else where
     with new_folder(folder.path, is_shared=True) as path:
         write_text(StudyFolder(path).space_path, space.to_yaml(folder.path))

@@ -36,13 +36,9 @@ from xraytune.nets.compute import autocast, seeded
 from xraytune.nets.inputs import normalise
 from xraytune.nets.optimizer import build_optimizer, load_optimizer
 from xraytune.space.settings import GanSettings
+from xraytune.synth.generator_inputs import NETWORK_FILE
 from xraytune.synth.networks import Discriminator, Generator
-from xraytune.synth.saved_generator import (
-    NETWORK_FILE,
-    load_generator,
-    resize_planes,
-    save_generator,
-)
+from xraytune.synth.saved_generator import load_generator, resize_planes, save_generator
 
 CHECKPOINT_FILE = "checkpoint.pt"
 _logger = logging.getLogger(__name__)

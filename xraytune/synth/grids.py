@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 from PIL import Image
-from torchvision.utils import make_grid
 
 from xraytune.base.arrays import UInt8Array
 from xraytune.data.masks import outlined
+from xraytune.nets.vision import utils
 
 _OUTLINED_PX = 128
 
@@ -18,7 +18,7 @@ def image_grid(images: UInt8Array, columns: int) -> Image.Image:
     The last row may be short.
     """
     channels = torch.from_numpy(images.reshape(*images.shape[:3], -1)).movedim(3, 1)
-    grid = make_grid(channels, nrow=columns, pad_value=255)
+    grid = utils.make_grid(channels, nrow=columns, pad_value=255)
     return Image.fromarray(grid.movedim(0, 2).numpy())
 
 

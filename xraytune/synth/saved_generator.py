@@ -34,7 +34,6 @@ from xraytune.synth.networks import Generator
 from xraytune.synth.sources.source import BLOCK
 
 GENERATOR_FILE = "generator.json"
-NETWORK_FILE = "generator.safetensors"
 _MIN_PART = 0.002
 """Smallest component that counts, as a share of the image: 8 pixels of 64 x 64.
 

@@ -15,10 +15,11 @@ from xraytune.base.drawing import drawable
 from xraytune.base.files import write_bytes
 from xraytune.data.prepare import RunContext, side_images
 from xraytune.space.settings import Experiment
+from xraytune.synth.generator_inputs import GAN_STAGE, generator_inputs
 from xraytune.synth.grids import image_grid, with_outlines
 from xraytune.synth.memorisation import sample_evenly
 from xraytune.synth.saved_generator import resize_planes
-from xraytune.synth.sources.gan import GAN_STAGE, Gan, generator_inputs
+from xraytune.synth.sources.gan import Gan
 
 COLUMNS = 8
 CAPTION_PX = 28

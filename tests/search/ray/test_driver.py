@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from tests.study.studies import direct
-from xraytune.nets.compute import Allocation, Share
 from xraytune.search.loop import TuneRun
 from xraytune.search.ray.tuning import JournalSearcher
+from xraytune.space.allocation import Allocation, Share
 from xraytune.study.folder import StudyFolder
 
 

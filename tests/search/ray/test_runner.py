@@ -17,18 +17,18 @@ from xraytune.base.errors import DataError, MachineError, TrialError
 from xraytune.base.files import read_json
 from xraytune.base.records import Compute
 from xraytune.data.phantom import draw_phantoms
-from xraytune.nets.compute import Allocation, Share
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.ray.runner import Runner
 from xraytune.search.run import search
 from xraytune.search.trials import SearchTrials
+from xraytune.space.allocation import Allocation, Share
 from xraytune.study.folder import StudyFolder
 
 STARTS = """
 import sys, time
 from importlib.metadata import version
 from multiprocessing.connection import Connection
-from xraytune.nets.compute import allocation_of
+from xraytune.space.allocation import allocation_of
 connection = Connection(int(sys.argv[1]))
 order = connection.recv()
 """

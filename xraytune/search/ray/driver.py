@@ -41,7 +41,7 @@ def main(pipe: str, search: str, cpus: str, folder: str, address: str) -> None:
     vital: list[int] = []
     threading.Thread(target=_end_with, args=(int(search), folder, vital), daemon=True).start()
     import_module("ray.tune")
-    # torch, which the loop needs, takes seconds to import. Meanwhile, Ray starts.
+    # Meanwhile, Ray starts.
     importing = threading.Thread(target=import_module, args=("xraytune.search.trials",))
     importing.start()
     logging.getLogger("ray").setLevel(logging.CRITICAL)

@@ -8,7 +8,7 @@ import ray
 
 from xraytune.base.errors import MachineError, Problem
 from xraytune.base.records import Node
-from xraytune.nets.compute import Allocation, Share, allocation_of, choose_compute
+from xraytune.space.allocation import Allocation, Share, allocation_of
 from xraytune.space.settings import Settings
 from xraytune.study.start import environment
 
@@ -60,6 +60,8 @@ def survey(
 @ray.remote(max_calls=1)
 def describe_node(trial: Share) -> dict[str, Any] | Problem:
     """Return the `environment` of the node that runs this, or what it lacks."""
+    from xraytune.nets.compute import choose_compute
+
     try:
         return environment(choose_compute(gpus=trial.gpus, threads=trial.cpus))
     except MachineError as error:

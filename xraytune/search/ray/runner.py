@@ -22,10 +22,10 @@ from typing import Any
 
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import MachineError
-from xraytune.nets.compute import Allocation
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.loop import TrialLoop, TuneRun
 from xraytune.search.ray.setup import private_folder, protect_token, why_ray_cannot_start
+from xraytune.space.allocation import Allocation
 from xraytune.space.settings import Settings
 from xraytune.study.folder import StudyFolder
 

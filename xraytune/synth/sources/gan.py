@@ -19,32 +19,31 @@ from xraytune.base.artifacts import (
     artifact_path,
     artifacts_of,
     build_once,
-    fingerprint,
     is_intact,
     releases,
     start_work,
 )
 from xraytune.base.errors import DataError, join_names
 from xraytune.base.files import copy_file, sha256_of
-from xraytune.base.records import Compute
 from xraytune.data.findings import in_order_of
 from xraytune.data.prepare import ImageSource, Prepared, RunContext, side_images
 from xraytune.space.settings import GanSettings, GivenFolder, Settings
 from xraytune.synth.gan import CHECKPOINT_FILE, train_generator
+from xraytune.synth.generator_inputs import (
+    GAN_PROGRESS,
+    GAN_STAGE,
+    NETWORK_FILE,
+    generator_inputs,
+    without_steps,
+)
 from xraytune.synth.saved_generator import (
     GENERATOR_FILE,
-    NETWORK_FILE,
     MaskRange,
     draw_block,
     read_generator,
     resize_planes,
 )
 from xraytune.synth.sources.source import Source, StudyImages, choose_findings, file_content
-
-GAN_STAGE = "gan-5"
-"""The stage of the artifacts of GANs."""
-GAN_PROGRESS = "training the GAN (steps)"
-"""What the progress of a training is called."""
 
 
 class _Generated(Source):
@@ -98,53 +97,6 @@ class Gan(_Generated):
         return self.store_block(context, inputs, draw, findings)
 
 
-def generator_inputs(settings: GanSettings, prepared: Prepared, compute: Compute) -> dict[str, Any]:
-    """Return everything that a trained generator depends on."""
-    names = [*prepared.outputs]
-    if len(prepared.findings) == 1:  # networks of a single class ignore it
-        names.append(f"no {names[0]}")
-    inputs = {
-        "settings": settings.model_dump(exclude={"start_from", "features"}),
-        "makes_masks": prepared.has_masks,
-        "train": prepared.train_fingerprint,
-        "pixels_sha256": prepared.pixels_sha256,
-        "image_size_px": prepared.image_size_px,
-        "class_names": names,
-        "compute": [compute.device, compute.threads, compute.precision],
-        "releases": releases("torch"),
-    }
-    if settings.start_from:
-        inputs["start"] = sha256_of(settings.start_from / NETWORK_FILE)
-    if settings.features:
-        inputs["features"] = sha256_of(settings.features)
-    return inputs
-
-
-def generator_need(
-    settings: GanSettings | None,
-    draw: int | None,
-    prepared: Prepared,
-    compute: Compute,
-    cache: Path,
-) -> str | None:
-    """Return the lineage of the generator that a trial with these settings must train first.
-
-    None if the cache has it. `draw` is that of `Experiment`.
-
-    Runs of one lineage differ only in their number of steps, so that one can start from another.
-    """
-    if settings is None:
-        return None
-    inputs = generator_inputs(settings, prepared.drawn(draw), compute)
-    if is_intact(artifact_path(cache, GAN_STAGE, inputs)):
-        return None
-    return fingerprint(GAN_STAGE, _without_steps(inputs))
-
-
-def _without_steps(inputs: dict[str, Any]) -> dict[str, Any]:
-    return {**inputs, "settings": {**inputs["settings"], "steps": None}}
-
-
 def trained_generator(settings: GanSettings, context: RunContext) -> Path:
     """Return the artifact of a generator, `generator.safetensors` and `checkpoint.pt`.
 
@@ -187,7 +139,7 @@ def _copy_shorter_run(cache: Path, inputs: dict[str, Any], checkpoint: Path) -> 
     shorter = {
         other["settings"]["steps"]: path
         for path, other in artifacts_of(cache, GAN_STAGE)
-        if _without_steps(other) == _without_steps(inputs)
+        if without_steps(other) == without_steps(inputs)
     }
     for steps in sorted(shorter, reverse=True):
         if steps < inputs["settings"]["steps"] and is_intact(shorter[steps]):

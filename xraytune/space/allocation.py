@@ -1,0 +1,49 @@
+"""How many cores and GPUs a trial and the training of its generator get.
+
+`search/slots.py`: how many of them fit.
+"""
+
+from math import ceil
+
+from xraytune.base.records import frozen
+from xraytune.space.settings import Settings
+
+_RAY_UNITS = 10_000
+"""Ray counts ten thousandths of a GPU."""
+
+
+@frozen
+class Share:
+    """The CPU cores and GPUs of a process, which may be a part of one GPU."""
+
+    cpus: int
+    gpus: float
+
+    def __str__(self) -> str:
+        return f"{self.cpus} CPU cores and {self.gpus:g} GPUs"
+
+
+@frozen
+class Allocation:
+    """`resources` of a space, with numbers in place of `auto`."""
+
+    trial: Share
+    concurrent: int | None = None
+
+
+def allocation_of(settings: Settings, *, has_gpu: bool) -> Allocation:
+    """Return the resources of a space's trials.
+
+    `has_gpu` is about the machines that run trials, which may be others than this one. A process
+    gets its share from one GPU, and shares leave nothing over: three of .3 fit on a GPU, as of
+    .3333, and instead of 1.2, there are 2.
+    """
+    chosen = settings.resources
+    gpus = float(has_gpu) if chosen.gpus_per_trial == "auto" else float(chosen.gpus_per_trial)
+    if gpus > 1:
+        gpus = float(ceil(gpus))
+    elif gpus:
+        per_gpu = min(int(1 / gpus + 1e-6), _RAY_UNITS)
+        gpus = _RAY_UNITS // per_gpu / _RAY_UNITS
+    trial = Share(cpus=chosen.cpus_per_trial, gpus=gpus)
+    return Allocation(trial=trial, concurrent=chosen.concurrent)

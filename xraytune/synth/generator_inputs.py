@@ -1,0 +1,67 @@
+"""What a trained generator depends on, and whether it is in the cache.
+
+Ray's process asks this of each trial, so this file does not import torch, which takes seconds.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from xraytune.base.artifacts import artifact_path, fingerprint, is_intact, releases
+from xraytune.base.files import sha256_of
+from xraytune.base.records import Compute
+from xraytune.data.prepare import Prepared
+from xraytune.space.settings import GanSettings
+
+NETWORK_FILE = "generator.safetensors"
+GAN_STAGE = "gan-5"
+"""The stage of the artifacts of GANs."""
+GAN_PROGRESS = "training the GAN (steps)"
+"""What the progress of a training is called."""
+
+
+def generator_inputs(settings: GanSettings, prepared: Prepared, compute: Compute) -> dict[str, Any]:
+    """Return everything that a trained generator depends on."""
+    names = [*prepared.outputs]
+    if len(prepared.findings) == 1:  # networks of a single class ignore it
+        names.append(f"no {names[0]}")
+    inputs = {
+        "settings": settings.model_dump(exclude={"start_from", "features"}),
+        "makes_masks": prepared.has_masks,
+        "train": prepared.train_fingerprint,
+        "pixels_sha256": prepared.pixels_sha256,
+        "image_size_px": prepared.image_size_px,
+        "class_names": names,
+        "compute": [compute.device, compute.threads, compute.precision],
+        "releases": releases("torch"),
+    }
+    if settings.start_from:
+        inputs["start"] = sha256_of(settings.start_from / NETWORK_FILE)
+    if settings.features:
+        inputs["features"] = sha256_of(settings.features)
+    return inputs
+
+
+def generator_need(
+    settings: GanSettings | None,
+    draw: int | None,
+    prepared: Prepared,
+    compute: Compute,
+    cache: Path,
+) -> str | None:
+    """Return the lineage of the generator that a trial with these settings must train first.
+
+    None if the cache has it. `draw` is that of `Experiment`.
+
+    Runs of one lineage differ only in their number of steps, so that one can start from another.
+    """
+    if settings is None:
+        return None
+    inputs = generator_inputs(settings, prepared.drawn(draw), compute)
+    if is_intact(artifact_path(cache, GAN_STAGE, inputs)):
+        return None
+    return fingerprint(GAN_STAGE, without_steps(inputs))
+
+
+def without_steps(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Return what the runs of a lineage have in common."""
+    return {**inputs, "settings": {**inputs["settings"], "steps": None}}
