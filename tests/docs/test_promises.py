@@ -15,7 +15,7 @@ ENTRIES = yaml.safe_load(Path(__file__).with_name("promises.yaml").read_text("ut
 STARTS = r"\n\s*\n|\n(?=\s*(?:[-#>*]|\d+\.) )|\|"
 """What ends a paragraph: an empty line, a heading, the next item of a list, a cell's border."""
 PROMISES = re.compile(
-    r"\b(?:refuse[sd]?|rejects?|requires?|never|cannot"
+    r"\b(?:refuse[sd]?|rejects?|requires?|must|always|never|cannot"
     r"|(?:is|are) (?:named|logged|an error|errors))\b",
     re.IGNORECASE,
 )

@@ -252,6 +252,9 @@ def test_training_starts_from_a_saved_generator(kept: Kept, clinic_b: Bench) -> 
         assert all(torch.equal(saved[name], started[name]) for name in network) == (steps == 0)
         assert torch.equal(saved["prior.axes"], started["prior.axes"])
         assert len(started["prior.codes"]) == sum(clinic_b.prepared.train_counts)
+    other = settings.model_copy(update={"width": 8})
+    with pytest.raises(ArtifactError, match="this generator has a different network"):
+        trained_generator(other, clinic_b.context)
 
 
 def test_a_record_cannot_name_outside_files(kept: Kept, tmp_path: Path) -> None:
