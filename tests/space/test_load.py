@@ -277,6 +277,26 @@ def test_a_condition_that_never_holds_is_refused_unless_an_option_made_it_so(
     assert space.experiment().parameters.synthetic_ratio == 1
 
 
+def test_what_an_option_has_made_useless_is_dropped(
+    write_space: WriteSpace, tmp_path: Path
+) -> None:
+    """The space that a study records has no trace of it, so that it can be read again."""
+    path = write_space(
+        "early_stop_epochs: {values: [3, 9]}",
+        after="scheduler: {grace: 4, within: all}\nsampler: {startup_trials: 3}\n",
+    )
+    options = ["scheduler.name=none", "sampler.name=random", "budget.max_epochs=5"]
+
+    space = load_space(path, options)
+
+    (tmp_path / "study").mkdir()
+    recorded = tmp_path / "study" / "study.yaml"
+    recorded.write_text(space.to_yaml(recorded.parent), encoding="utf-8")
+    assert load_space(recorded).identity() == space.identity()
+    assert (space.settings.scheduler.grace, space.settings.sampler.startup_trials) == (1, 10)
+    assert "early_stop_epochs: {values: [3, null]}" in recorded.read_text(encoding="utf-8")
+
+
 def test_conditions_in_a_circle_are_refused(
     write_space: WriteSpace, complaints: Complaints
 ) -> None:

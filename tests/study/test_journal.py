@@ -15,7 +15,7 @@ from xraytune.present.page import write_report
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal, create_journal
-from xraytune.study.row import write_trials
+from xraytune.study.row import append_trial, write_trials
 from xraytune.study.start import create_study
 from xraytune.study.status import status
 
@@ -191,6 +191,20 @@ def test_a_missing_or_moved_line_is_an_error_that_names_the_next_one(study: Stud
 
     study.journal_path.write_bytes(b"".join(lines))
     assert len(Journal(study.journal_path, space, writable=True).trials) == 2
+
+
+def test_a_journal_whose_end_was_cut_off_is_an_error(study: StudyFolder) -> None:
+    """No line that is left tells of it, but the trials that had ended do."""
+    space = space_of(study, _POINT)
+    journal = Journal(study.journal_path, space, writable=True)
+    number = journal.ask().number
+    before = study.journal_path.read_bytes()
+    journal.tell(number, "complete", 0.5, {"val_b_score": 0.5})
+    append_trial(study, journal.row(number))
+    study.journal_path.write_bytes(before)
+
+    with pytest.raises(StudyError, match=r"its end was cut off: trials\.jsonl has 1 trial more"):
+        Journal(study.journal_path, space, writable=True)
 
 
 def test_lines_that_are_written_at_once_follow_each_other(study: StudyFolder) -> None:

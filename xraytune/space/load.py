@@ -83,7 +83,7 @@ def load_space(
         document.raise_problems()
         points = read_points(document, specs)
         space = Space(settings=settings, specs=specs, points_to_evaluate=points)
-        check_space(space, document)
+        space = check_space(space, document)
     document.raise_problems()
     return space
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from xraytune.base.errors import ConfigError, Place, Problem
 from xraytune.space.contract import FACTS, Change, Rule
@@ -11,6 +11,9 @@ from xraytune.space.domains import Point
 from xraytune.space.fields import PARAMETERS
 from xraytune.space.settings import RULES, FinalSettings, Settings
 from xraytune.space.space import Space, corner_points
+from xraytune.space.strict_model import StrictModel
+
+Model = TypeVar("Model", bound=StrictModel)
 
 
 class _Refusal(NamedTuple):
@@ -18,16 +21,17 @@ class _Refusal(NamedTuple):
     change: Change
 
 
-def check_space(space: Space, document: Document) -> None:
+def check_space(space: Space, document: Document) -> Space:
     """Check every point of a space, and those of its final model, against all rules.
 
     Problems are collected in the document. Each is reported at the first of its names that the user
-    has written.
+    has written. Returns the space without what an option of the command line has made useless.
     """
     facts = _known_facts(space.settings)
     for rule in RULES:
         for refusal, advice in _refusals(rule, space, facts):
             if rule.is_useless and _is_excused(rule, refusal.change, document):
+                space = _drop(space, refusal)
                 continue
             place = _locate(document, [*refusal.change, *rule.names])
             document.problems.append(_explain(rule, refusal, place, advice))
@@ -40,6 +44,27 @@ def check_space(space: Space, document: Document) -> None:
                 document.problems.append(Problem(what, place, fix))
     if space.settings.final and not document.problems:
         _check_final(space, space.settings.final, document)
+    return space
+
+
+def _drop(space: Space, refusal: _Refusal) -> Space:
+    """Return the space with the value to which a refusal changes a setting or parameter."""
+    ((name, value),) = refusal.change.items()
+    if name not in PARAMETERS:
+        return replace(space, settings=_with_setting(space.settings, name, value))
+    specs = []
+    for spec in space.specs:
+        if spec.name == name:
+            kept = [each for each in spec.values if each != refusal.values[name]]
+            spec = replace(spec, values=tuple(dict.fromkeys([*kept, value])), distribution=None)
+        specs.append(spec)
+    return replace(space, specs=tuple(specs))
+
+
+def _with_setting(model: Model, name: str, value: object) -> Model:
+    block, dot, rest = name.partition(".")
+    inner = _with_setting(getattr(model, block), rest, value) if dot else value
+    return model.model_copy(update={block: inner})
 
 
 def _check_final(space: Space, final: FinalSettings, document: Document) -> None:

@@ -43,6 +43,7 @@ _logger = logging.getLogger(__name__)
 _NUMERIC = ("torch", "torchvision")
 """The packages whose version changes a trial's numbers."""
 _LOCK_NAME = ".lock"
+ROWS_FILE = "trials.jsonl"
 _LOOKS_IN_SILENCE = 20
 """About two seconds: usually, it ends within a moment."""
 SCRATCH_NAME = ".tune"
@@ -57,7 +58,7 @@ class StudyFolder:
         self.space_path = path / STUDY_NAME
         """The resolved space."""
         self.journal_path = path / "optuna.journal"
-        self.rows_path = path / "trials.jsonl"
+        self.rows_path = path / ROWS_FILE
         """One row for every ended trial."""
         self.runs_path = path / "runs.jsonl"
         """In the folder of a confirmation's runs: one row for every ended run."""

@@ -13,6 +13,7 @@ import json
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
@@ -26,7 +27,7 @@ from optuna.storages.journal import BaseJournalBackend
 from optuna.study import Study
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
-from xraytune.base.errors import SourceLine, StudyError
+from xraytune.base.errors import ArtifactError, SourceLine, StudyError, counted
 from xraytune.base.files import (
     BROKEN_CHAIN,
     append_jsonl,
@@ -34,6 +35,7 @@ from xraytune.base.files import (
     cut_torn_line,
     explain_disk_errors,
     read_chained,
+    read_jsonl,
     sync,
 )
 from xraytune.base.records import Json
@@ -43,6 +45,7 @@ from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.load import STUDY_NAME
 from xraytune.space.settings import Experiment, Parameters, SamplerSettings
 from xraytune.space.space import Space
+from xraytune.study.folder import ROWS_FILE
 from xraytune.study.row import Status, TrialRow
 from xraytune.study.trial import Trial
 from xraytune.synth.mix import mix_label
@@ -80,6 +83,7 @@ class Journal:
             raise StudyError("the journal is missing", path, _LOST)
         if writable:
             cut_torn_line(path)
+        ended = _ended_trials(path.with_name(ROWS_FILE))  # before the journal, which is ahead of it
         self._backend = _ChainedLines(path)
         try:
             self._storage = JournalStorage(self._backend)
@@ -92,6 +96,10 @@ class Journal:
         _require_same_space(self.study.user_attrs.get(_SPACE), self._space, path.parent)
         self._parameters: dict[int, Parameters] = {}
         self.count = len(self.trials)  # including those suggested since opening
+        lost = ended - {trial.number for trial in self.trials if trial.state.is_finished()}
+        if lost:
+            what = f"its end was cut off: {ROWS_FILE} has {counted(len(lost), 'trial')} more"
+            raise StudyError(what, path, _LOST)
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -262,6 +270,13 @@ def _is_note(line: bytes) -> bool:
     log = json.loads(line)
     is_attribute = not {"user_attr", "system_attr"}.isdisjoint(log) and "trial_id" not in log
     return "crc" not in log and is_attribute and _SPACE not in log.get("user_attr", ())
+
+
+def _ended_trials(rows: Path) -> set[int]:
+    """Return the numbers of the trials in `trials.jsonl`, which is written after the journal."""
+    with suppress(ArtifactError):  # a damaged one is written again from the journal
+        return {row["number"] for row in read_jsonl(rows)}
+    return set()
 
 
 def create_journal(path: Path, space: Space) -> None:
