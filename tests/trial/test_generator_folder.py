@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from tests.in_process import CPU
 from tests.trial.conftest import Bench, block_of, make_bench
-from xraytune.base.errors import ArtifactError, DataError
+from xraytune.base.errors import ArtifactError, ConfigError, DataError
 from xraytune.base.files import read_json, write_json
 from xraytune.base.records import ignore_progress
 from xraytune.data.phantom import draw_phantoms
@@ -24,7 +24,7 @@ from xraytune.space.load import load_space
 from xraytune.space.settings import GanSettings
 from xraytune.study.inputs import read_inputs
 from xraytune.synth.saved_generator import draw_block
-from xraytune.synth.sources.gan import trained_generator
+from xraytune.synth.sources.gan import require_same_network, trained_generator
 from xraytune.trial.prepare import prepare_space
 from xraytune.trial.training_set import build_training_set
 
@@ -255,6 +255,8 @@ def test_training_starts_from_a_saved_generator(kept: Kept, clinic_b: Bench) -> 
     other = settings.model_copy(update={"width": 8})
     with pytest.raises(ArtifactError, match="this generator has a different network"):
         trained_generator(other, clinic_b.context)
+    with pytest.raises(ConfigError, match=r"other settings\n  fix: write gan\.width: 4"):
+        require_same_network(other)
 
 
 def test_a_record_cannot_name_outside_files(kept: Kept, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from xraytune.space.settings import Settings
 from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space, require_extensions
 from xraytune.stats.classification import FEWEST_LABELS
+from xraytune.synth.sources.gan import OF_NETWORK, require_same_network
 from xraytune.synth.sources.statistics import donor_tensors
 from xraytune.synth.sources.which import mixes_of, seen_by
 from xraytune.tasks import task_of
@@ -110,6 +111,9 @@ def prepare_space(
                 )
                 fix = "use larger validation sides, or more images"
                 raise DataError(what, "data.split", fix)
+    for trial in space.corners("source", "gan.start_from", *(f"gan.{name}" for name in OF_NETWORK)):
+        if trial.gan:
+            require_same_network(trial.gan)
     for trial in space.corners("source", "statistics.path", *_OF_FEATURES):
         if trial.statistics:
             path = trial.statistics.path

@@ -23,7 +23,7 @@ from xraytune.base.artifacts import (
     releases,
     start_work,
 )
-from xraytune.base.errors import DataError, join_names
+from xraytune.base.errors import ConfigError, DataError, join_names
 from xraytune.base.files import copy_file, sha256_of
 from xraytune.data.findings import in_order_of
 from xraytune.data.prepare import ImageSource, Prepared, RunContext, side_images
@@ -199,6 +199,24 @@ class GivenGenerator(_Generated):
             return resize_planes(planes, min(prepared.image_size_px, saved.settings.image_size))
 
         return self.store_block(context, inputs, draw, findings)
+
+
+OF_NETWORK = ("architecture", "image_size", "z_dim", "width")
+"""The settings that a GAN shares with the generator that it starts from."""
+
+
+def require_same_network(settings: GanSettings) -> None:
+    """Refuse (ConfigError) to start from a generator with another network."""
+    if settings.start_from is None:
+        return
+    saved = read_generator(settings.start_from).settings
+    wanted = {name: getattr(saved, name) for name in OF_NETWORK}
+    changes = [
+        f"gan.{name}: {value}" for name, value in wanted.items() if getattr(settings, name) != value
+    ]
+    if changes:
+        what = f"gan.start_from: {settings.start_from} has a network of other settings"
+        raise ConfigError(what, fix=f"write {' and '.join(changes)}")
 
 
 def usable_generator(folder: Path, prepared: Prepared, *, is_start: bool) -> str:
