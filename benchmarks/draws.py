@@ -29,6 +29,7 @@ from xraytune.space.fields import parameters_from
 from xraytune.space.settings import Settings, extra_images
 from xraytune.stats.placements import StructuralComponents, structural_components
 from xraytune.stats.verdict import compare
+from xraytune.synth.sources.source import take
 from xraytune.trial.prepare import open_space, prepare_space
 
 NEEDS = ("DATA", "WEIGHTS")
@@ -84,17 +85,20 @@ def _draws(settings: Settings, context: RunContext, seed: int) -> StructuralComp
     )
     patients = nested_order(side.patients, side.labels.tolist(), seed)
     size, count = 2 * _PATIENTS + _SPARE, _GROUPS * _REPLICATES
+    test = np.array([*chain(*patients[count * size :])])
+    scored = take(everyone, test)
     results = []
     for arm in (with_extra(_BASELINE, _RATIO), _BASELINE):
         for draw in range(count):
             real, others = draw_and_others(patients, draw, _PATIENTS, size)
             extra = others[: extra_images(arm.synthetic_ratio, len(real))]
-            results.append(train_on_draw(settings, draw, arm, context, everyone, real, extra))
-    test = np.array([*chain(*patients[count * size :])])
-    scored = structural_components(
-        everyone.labels[test],
-        np.stack([result[test] for result in results]),
+            results.append(
+                train_on_draw(settings, draw, arm, context, everyone, real, extra, scored)
+            )
+    components = structural_components(
+        scored.labels,
+        np.stack(results),
         [side.patients[place] for place in test],
         context.prepared.positive,
     )
-    return scored.by_arm(2)
+    return components.by_arm(2)

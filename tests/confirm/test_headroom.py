@@ -96,7 +96,7 @@ def test_each_draw_has_its_own_seed(root: Path) -> None:
 
     with one_thread():
         results = [
-            train_on_draw(space.settings, draw, arm, context, everyone, real, none)
+            train_on_draw(space.settings, draw, arm, context, everyone, real, none, everyone)
             for draw in (0, 1, 0)
         ]
 

@@ -3,12 +3,16 @@
 import os
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from xraytune.base.artifacts import CACHE_TAG, TAG_LINE, build_once, is_intact, start_work
+from xraytune.base.arrays import Float32Array, Int64Array
+from xraytune.base.artifacts import CACHE_TAG, TAG_LINE, build_once, is_intact, start_folder
 from xraytune.base.errors import ConfigError
+from xraytune.nets.feature_store import FeatureStore
 from xraytune.study.clean import clean_cache
 
 
@@ -51,13 +55,27 @@ def test_the_least_recently_used_artifacts_are_removed_until_the_cache_is_small_
     assert clean_cache(tmp_path, max_size=limit).removed == {}
 
 
+def test_features_are_removed_like_other_artifacts_and_can_be_added_again(tmp_path: Path) -> None:
+    """Not while they are in use."""
+    (tmp_path / CACHE_TAG).write_text(f"{TAG_LINE} xraytune")
+
+    def compute(places: Int64Array) -> Iterator[Float32Array]:
+        yield np.ones((len(places), 2), dtype=np.float32)
+
+    for _ in range(2):
+        features, rows = FeatureStore(tmp_path, {"network": 1}).find([b"0" * 16], compute)
+        assert features[rows].tolist() == [[1, 1]]
+        assert clean_cache(tmp_path, max_size="0").removed == {}
+        assert len(clean_cache(tmp_path, max_size="0", clock=in_an_hour).removed) == 1
+
+
 @pytest.mark.parametrize("is_finished", [True, False])
 def test_what_was_used_or_written_in_the_last_hour_stays(tmp_path: Path, is_finished: bool) -> None:
     old = artifact(tmp_path, 2)
     if is_finished:
         path = artifact(tmp_path, 1, hours_old=0.5)
     else:
-        path = start_work(tmp_path, "gan-4", {"seed": 1})
+        path = start_folder(tmp_path, "gan-4.work", {"seed": 1})
         (path / "checkpoint.pt").write_bytes(b"x")
 
     during = clean_cache(tmp_path, max_size="0")

@@ -1,5 +1,7 @@
 """The batches of a step: real images, extra ones, and the features of a frozen network."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +10,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.in_process import CPU
 from tests.trial.conftest import Bench
 from tests.trial.test_trial import gan
+from xraytune.base.arrays import Float32Array, Int64Array
 from xraytune.base.errors import TrialError
 from xraytune.base.tensors import save_state
+from xraytune.data.prepare import side_images
+from xraytune.nets.feature_store import FEATURES_FILE, FEATURES_STAGE
+from xraytune.nets.inputs import view_table
 from xraytune.nets.networks import build_classifier
 from xraytune.space.settings import Experiment, Parameters, PixelConstants, TaskName
 from xraytune.tasks import TASKS
+from xraytune.trial.network import Network
 from xraytune.trial.training import TrialTraining
 from xraytune.trial.training_set import TrainingSet, build_training_set
 
@@ -138,6 +146,63 @@ def frozen(bench: Bench, tmp_path: Path, **parameters: Any) -> Any:
     return bench.experiment(
         weights=str(tmp_path / "backbone.safetensors"), trainable="head", **parameters
     )
+
+
+def test_the_features_of_an_image_do_not_depend_on_others_or_on_threads(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """Of a MobileNetV2, the features of a batch of 3 are others in the last bits."""
+    experiment = frozen(bench, tmp_path, backbone="mobilenet_v2")
+    side = side_images("train", bench.prepared, bench.cache)
+    views = view_table(0, image_count=len(side.rows), views=1, classical=2)[:, 0]
+    everywhere = np.arange(len(side.rows))
+
+    def computed(places: Int64Array, threads: int, cache: str) -> Float32Array:
+        copy = shutil.copytree(bench.cache / "pixels-2", tmp_path / cache / "pixels-2").parent
+        compute = replace(CPU, threads=threads)
+        context = replace(bench.context, cache=copy, compute=compute)
+        features, rows = Network(experiment, context).features(side, places, views[places])
+        return features[rows]
+
+    together = computed(everywhere, 1, "together")
+    in_threads = computed(everywhere, 3, "in threads")
+    few = computed(everywhere[[7, 20, 3]], 1, "few")
+
+    assert np.array_equal(in_threads, together)
+    assert np.array_equal(few, together[[7, 20, 3]])
+
+
+def test_only_the_images_that_a_step_shows_pass_the_network(bench: Bench, tmp_path: Path) -> None:
+    """In the views that it shows; arms of a study and studies share them."""
+    cache = shutil.copytree(bench.cache / "pixels-2", tmp_path / "cache" / "pixels-2").parent
+    context = replace(bench.context, cache=cache)
+    kept = len(bench.prepared.side("val_a"))
+    shown: set[tuple[int, float]] = set()
+
+    for mix, new_images in (
+        ({"source": "none", "batch_size": 1}, True),
+        ({"source": "duplicate", "batch_size": 1, "synthetic_ratio": 0.5}, True),
+        ({"source": "none", "batch_size": 1}, False),
+    ):
+        experiment = frozen(bench, tmp_path, classical=1, views=3, **mix)
+        training = TrialTraining(experiment, context)
+        before = len(shown)
+        source = training.images.sources[0]
+        table = view_table(
+            experiment.settings.seed,
+            "views",
+            source.name,
+            image_count=len(source.rows),
+            views=3,
+            classical=1,
+        )
+        for step in range(12):
+            numbers, views = training.images_of_step(step)
+            shown |= {*zip(numbers.tolist(), table[numbers, views, 0].tolist(), strict=True)}
+        (file,) = cache.glob(f"{FEATURES_STAGE}/*/{FEATURES_FILE}")
+        assert file.stat().st_size == (kept + len(shown)) * 4 * 96
+        assert (len(shown) > before) == new_images
+    assert len(shown) < len(source.rows) * 2
 
 
 def with_parameters(experiment: Experiment, **changes: Any) -> Experiment:

@@ -20,11 +20,11 @@ from xraytune.base.files import read_json, sha256_of
 from xraytune.base.records import EpochRecord, Progress, ignore_progress
 from xraytune.data.pixels import PIXELS_STAGE
 from xraytune.data.prepare import RunContext, prepare, restore_pixels, side_images
+from xraytune.nets.feature_store import FEATURES_FILE, FEATURES_STAGE
 from xraytune.space.settings import Experiment
 from xraytune.synth.generator_inputs import GAN_STAGE, generator_inputs
 from xraytune.synth.memorisation import MEMORISATION_STAGE
 from xraytune.synth.sources.source import POOL_STAGE
-from xraytune.trial.network import FEATURES_STAGE
 from xraytune.trial.run import run_trial
 
 pytestmark = pytest.mark.slow
@@ -34,7 +34,7 @@ STAGES = {
     GAN_STAGE: "generator.safetensors",
     POOL_STAGE: "pixels.npy",
     MEMORISATION_STAGE: "memorisation.json",
-    FEATURES_STAGE: "features.npy",
+    FEATURES_STAGE: FEATURES_FILE,
 }
 """Every stage that the trial depends on, and a file of its artifacts."""
 
@@ -80,7 +80,7 @@ def said_by(file: Path) -> str:
     safetensors writes its metadata, and with it the manifest's hash, in any order.
     """
     if file.name == "manifest.json":
-        return str(sorted(read_json(file)["files"]))
+        return str(sorted(read_json(file).get("files", ())))
     if file.suffix == ".safetensors":
         return hashlib.sha256(save(load_file(file))).hexdigest()
     return sha256_of(file)

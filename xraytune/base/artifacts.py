@@ -68,9 +68,9 @@ def artifact_path(cache: Path, stage: str, inputs: Mapping[str, Any]) -> Path:
     return cache / stage / fingerprint(stage, inputs)
 
 
-def start_work(cache: Path, stage: str, inputs: Mapping[str, Any]) -> Path:
-    """Create the folder of an artifact in progress, with a manifest."""
-    path = artifact_path(cache, f"{stage}.work", inputs)
+def start_folder(cache: Path, stage: str, inputs: Mapping[str, Any]) -> Path:
+    """Create the folder of an artifact that grows or is in progress, with a manifest."""
+    path = artifact_path(cache, stage, inputs)
     write_json(path / _MANIFEST, {"stage": path.parent.name, "inputs": inputs})
     return path
 
@@ -135,9 +135,14 @@ def is_intact(path: Path) -> bool:
                 return False
     except (FileNotFoundError, NotADirectoryError, ValueError, LookupError, TypeError):
         return False
+    record_use(path)
+    return True
+
+
+def record_use(path: Path) -> None:
+    """Set the time of an artifact's last use, if it is there, to now."""
     with suppress(OSError):  # a read-only cache, or a file of another user
         os.utime(path / _MANIFEST)
-    return True
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

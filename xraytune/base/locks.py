@@ -3,8 +3,9 @@
 The system releases them when their owner dies; on network storage, its server does so after a
 while.
 
-`hold` refuses a second process, `build_lock` lets it wait. Both need storage with file locks. The
-files stay: if a lock's file were removed, two processes could lock different files of one name.
+`hold` refuses a second process, `build_lock` lets it wait, `lock_if_free` lets it go on. All
+need storage with file locks. The files stay: if a lock's file were removed, two processes could
+lock different files of one name.
 """
 
 import fcntl
@@ -25,7 +26,7 @@ from xraytune.base.records import frozen
 
 # A process that was killed takes a moment to end, and `current_owner` holds a lock for an instant.
 _WAIT_SECONDS = 1.0
-_POLL_SECONDS = 0.1
+POLL_SECONDS = 0.1
 
 
 @frozen
@@ -64,7 +65,7 @@ def hold(path: Path, work: str = "") -> Iterator[None]:
         while not _try_lock(path, stream):
             if time.monotonic() > until:
                 raise LockHeldError(_read(stream))
-            time.sleep(_POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
         since = datetime.now(UTC).isoformat(timespec="seconds")
         owner = Owner(host=socket.gethostname(), pid=os.getpid(), since=since, work=work)
         with suppress(OSError):  # a full disk
@@ -92,8 +93,17 @@ def build_lock(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterat
     with _open(path) as stream:
         while not _try_lock(path, stream):
             waiting()
-            time.sleep(_POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
         yield
+
+
+@contextmanager
+def lock_if_free(path: Path) -> Iterator[bool]:
+    """Hold a lock while the block runs, unless another process does; yield whether it is held."""
+    with explain_disk_errors(path):
+        make_folder(path.parent)
+    with _open(path) as stream:
+        yield _try_lock(path, stream)
 
 
 def _open(path: Path, mode: str = "ab+") -> FileIO:

@@ -36,6 +36,7 @@ from xraytune.stats.placements import structural_components
 from xraytune.stats.verdict import Interval, compare
 from xraytune.study.journal import random_parameters
 from xraytune.synth.mix import mix_label
+from xraytune.synth.sources.source import take
 from xraytune.tasks import task_of
 from xraytune.tasks.task import Results
 from xraytune.trial.prepare import open_space, prepare_space, require_inputs
@@ -185,19 +186,19 @@ def headroom(
     pin(compute)
     context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
     everyone = side_images("train", prepared, cache)
+    scored = take(everyone, np.array(test))
     arms = [baseline, *(with_extra(baseline, ratio) for ratio in ratios)]
     results: list[Results] = []
     for arm in arms:
         for draw, (real, others) in enumerate(parts):
             extra = others[: extra_images(arm.synthetic_ratio, len(real))]
-            trained = train_on_draw(settings, draw, arm, context, everyone, real, extra)
-            results.append(trained[test])
+            results.append(
+                train_on_draw(settings, draw, arm, context, everyone, real, extra, scored)
+            )
             total = len(arms) * draws
             on_progress("training on draws of patients (networks)", len(results), total)
     tested = [side.patients[place] for place in test]
-    measured = structural_components(
-        everyone.targets[test], np.stack(results), tested, prepared.positive
-    )
+    measured = structural_components(scored.targets, np.stack(results), tested, prepared.positive)
     by_arm = measured.by_arm(len(arms))
     gains = [
         Gain(
@@ -284,8 +285,9 @@ def train_on_draw(
     everyone: ImageSource,
     real: Numbers,
     extra: Numbers,
+    scored: ImageSource,
 ) -> Results:
-    """Train an arm on a draw, and return its results on all images of the train side, [N, C].
+    """Train an arm on a draw of `everyone`, and return its results on the scored images, [n, C].
 
     Each draw has its own seed, as each replicate of a confirmation has.
     """
@@ -304,4 +306,4 @@ def train_on_draw(
         for _ in training.epochs(Path(folder)):
             pass
         load_best(Path(folder), training.trained)
-        return training.results(everyone)
+        return training.results(scored)

@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from xraytune.base.artifacts import releases, start_work
+from xraytune.base.artifacts import releases, start_folder
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import ArtifactError, ConfigError, counted
 from xraytune.base.files import copy_file, new_folder, require_new, sha256_of
@@ -186,7 +186,7 @@ def train(
         "releases": releases(*TASKS[settings.task].packages),
         "extensions": extensions_of(parameters.backbone, parameters.source),
     }
-    work = start_work(cache, TRAIN_STAGE, depends_on)
+    work = start_folder(cache, f"{TRAIN_STAGE}.work", depends_on)
 
     def show_samples(member: Experiment, context: RunContext) -> None:
         if member.settings.seed == settings.seed:  # all networks share the generator

@@ -20,15 +20,13 @@ _LEAST_SPREAD = 0.02
 
 It is .5 for chest X-rays and a MobileNetV2, and .015 if that sees a 500th of the range of pixels.
 """
-_COMPARED = 256
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def require_different(features: NDArray[np.floating[Any]], backbone: str) -> None:
     """Raise TrialError if the features of different images, [n, D], are nearly equal."""
-    rows = np.asarray(features[:: 1 + len(features) // _COMPARED], dtype=np.float64)
-    centre = rows.mean(axis=0)
-    spread = np.linalg.norm(rows - centre, axis=1).mean()
+    centre = features.mean(axis=0, dtype=np.float64)
+    spread = np.linalg.norm(features - centre, axis=1).mean()
     if len(features) > 1 and spread < _LEAST_SPREAD * np.linalg.norm(centre):
         what = "the features of different images are nearly equal"
         fix = "for weights of pixels of another range, set weights_pixels: {mean: ..., std: ...}"

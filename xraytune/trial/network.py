@@ -1,15 +1,16 @@
 """The network of an experiment, and the features of its backbone if that is frozen.
 
 Features are computed once for every distinct view of an image and shared by all heads trained on
-them, so a head trains on exactly what the backbone would output. The fingerprint covers the images,
-the views, the input format, the backbone and its weights, and the releases of torch and
-torchvision.
+them, so a head trains on exactly what the backbone would output. Their store depends on the input
+format, the backbone and its weights, and the releases of torch and torchvision; their keys on the
+pixels and the view.
 """
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from functools import cached_property
-from pathlib import Path
+from functools import cache, cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -18,19 +19,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xraytune.base.arrays import Float32Array, Int64Array
-from xraytune.base.artifacts import build_once, releases
+from xraytune.base.artifacts import releases
 from xraytune.base.files import sha256_of
 from xraytune.data.decoding import InputFormat
 from xraytune.data.prepare import ImageSource, RunContext, side_images
 from xraytune.nets.backbones import find_weights, fold_batch_norms
+from xraytune.nets.compute import in_one_thread
+from xraytune.nets.feature_store import KEY_BYTES, FeatureStore
 from xraytune.nets.infer import predict_logits, require_different
 from xraytune.nets.inputs import (
+    IDENTITY_VIEW,
     MASK_THRESHOLD,
     augment,
     input_format,
     normalise,
     to_unit,
-    view_table,
 )
 from xraytune.nets.networks import build_head, linear_of
 from xraytune.space.backbones import BACKBONES
@@ -38,10 +41,13 @@ from xraytune.space.settings import Experiment
 from xraytune.synth.sources.statistics import donor_tensors
 from xraytune.tasks import task_of
 
-FEATURES_STAGE = "features-6"
 _GPU_BATCH = 128
 _CPU_BATCH = 32
 """On a CPU, larger batches leave its caches: with 64, features take up to a third longer."""
+_COMPARED = 256
+"""The most images whose features are compared, to find out if all are nearly equal."""
+_READ_AT_ONCE = 256
+_IDENTITY = np.array(IDENTITY_VIEW, dtype=np.float32)
 
 
 class Network:
@@ -84,14 +90,15 @@ class Network:
     def untrained(self, source: ImageSource) -> nn.Module:
         """Return what a trial trains, before its training: the whole network, or a new head.
 
-        A head is a donor's, if training starts at it. Only the features of `source` are needed.
+        A head is a donor's, if training starts at it. Only the features of an image of `source` are
+        needed.
         """
         if not self.has_cached_features:
             return self.whole
         settings = self.experiment.settings
         parameters = self.experiment.parameters
         prepared = self._context.prepared
-        feature_count = self.plain_features(source).shape[1]
+        feature_count = self.features(source, np.zeros(1, dtype=np.int64))[0].shape[1]
         head = build_head(parameters, feature_count, len(prepared.outputs), seed=settings.seed)
         if self.experiment.donor:
             sent = donor_tensors(self.experiment.donor, prepared.class_names, parameters, settings)
@@ -110,83 +117,75 @@ class Network:
                 "weights": sha256_of(self.weights) if self.weights else None,
             },
             "format": asdict(self.form),
-            "compute": [compute.device, compute.threads, compute.precision],
+            "compute": [compute.device, compute.precision],
             "releases": releases("torch", "torchvision"),
         }
 
-    def features(self, source: ImageSource, *, classical: int) -> tuple[Float32Array, Int64Array]:
-        """Return the features of a source, and the row of each view in them, int64 [n, V].
+    def features(
+        self, source: ImageSource, places: Int64Array, views: Float32Array | None = None
+    ) -> tuple[Float32Array, Int64Array]:
+        """Return features, float32 [N, D], memory-mapped, and the rows of images in them, [n].
 
-        The features are float32 [m, D], memory-mapped. V is 1 if `classical` is 0. Equal views of
-        an image share a row.
+        The images are those at some places of a source, [n], in `views`, [n, 7]. Those that the
+        store lacks are computed.
         """
-        seed = self.experiment.settings.seed
-        count = len(source.rows)
-        views = self.experiment.parameters.views if classical else 1
-        if source.features is not None or not classical:
-            rows = np.broadcast_to(np.arange(count)[:, None], (count, views))
-            return self.plain_features(source), rows
-        table = view_table(
-            seed, "views", source.name, image_count=count, views=views, classical=classical
+        if source.features is not None:
+            return source.features, places
+        if views is None:
+            views = np.broadcast_to(_IDENTITY, (len(places), len(_IDENTITY)))
+        store = FeatureStore(self._context.cache, self.identity)
+        features, rows = store.find(
+            _name_views(source, places, views),
+            self._computer(source, places, views),
+            what=f"features of {source.name} images",
+            on_progress=self._context.on_progress,
         )
-        numbers = np.arange(count).repeat(views)[:, None]
-        named = np.concatenate([numbers, table.reshape(count * views, -1)], axis=1)
-        distinct, rows = np.unique(named, axis=0, return_inverse=True)
-        changes = distinct[:, 1:].astype(np.float32)
-        key = [seed, views, classical]
-        features = self._compute(source, distinct[:, 0].astype(np.int64), changes, key)
-        return features, rows.reshape(count, views)
+        if source.name == "real":  # those of a generator may be nearly equal themselves
+            compared = features[rows[:: 1 + len(rows) // _COMPARED]]
+            require_different(compared, self.experiment.parameters.backbone)
+        return features, rows
 
     def plain_features(self, source: ImageSource) -> Float32Array:
-        """Return the features of a source without augmentation, float32 [n, D], memory-mapped."""
-        if source.features is not None:
-            return source.features
-        return self._compute(source, np.arange(len(source.rows)), None, None)
+        """Return the features of a source without augmentation, float32 [n, D]."""
+        features, rows = self.features(source, np.arange(len(source.rows)))
+        plain: Float32Array = features[rows]
+        return plain
 
-    def _compute(
-        self,
-        source: ImageSource,
-        numbers: Int64Array,
-        views: Float32Array | None,
-        key: list[int] | None,
-    ) -> Float32Array:
-        """Return the features, float32 [m, D], of images [m] in views [m, 7]; memory-mapped."""
-        what = f"features of {source.name} images"
-        on_progress = self._context.on_progress
+    def _computer(
+        self, source: ImageSource, places: Int64Array, views: Float32Array
+    ) -> Callable[[Int64Array], Iterator[Float32Array]]:
+        """Return what computes the features of some of these images, given by their numbers.
 
-        def build(folder: Path) -> None:
-            backbone = fold_batch_norms(self.whole.get_submodule("backbone"))
-            # Not in a memory map: a full disk would kill the process.
-            with (folder / "features.npy").open("wb") as stream:
-                for start in range(0, len(numbers), self._batch):
-                    on_progress(what, start, len(numbers))
-                    batch = slice(start, start + self._batch)
-                    images = self.scaled(source, numbers[batch])
-                    if views is not None:
-                        of_batch = torch.from_numpy(views[batch])
-                        images = augment(images, of_batch.to(self.compute.device))
-                    inputs = normalise(images, self.form)
-                    features = predict_logits(backbone, [inputs], compute=self.compute)
-                    if start == 0:
-                        shape = (len(numbers), features.shape[1])
-                        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-                        np.lib.format.write_array_header_1_0(stream, header)
-                    stream.write(features.tobytes())
-            on_progress(what, len(numbers), len(numbers))
+        All batches have one size, and are computed in one thread each. So features do not depend on
+        the other images of their batch, nor on the number of threads.
+        """
+        parameters = self.experiment.parameters
+        compute = self.compute
+        # An extension's network may not be made for threads.
+        in_threads = compute.device == "cpu" and not BACKBONES.has(parameters.backbone)
+        threads = compute.threads if in_threads else 1
 
-        path = build_once(
-            self._context.cache,
-            FEATURES_STAGE,
-            {"group": [source.name, source.inputs], "views": key, **self.identity},
-            build,
-            waiting=lambda: on_progress(
-                f"waiting for {what}, which another process computes", 0, len(numbers)
-            ),
-        )
-        features: Float32Array = np.load(path / "features.npy", mmap_mode="r")
-        if source.name == "real":  # those of a generator may be nearly equal themselves
-            require_different(features, self.experiment.parameters.backbone)
-        return features
+        @cache
+        def load_backbone() -> nn.Module:
+            return fold_batch_norms(self.whole.get_submodule("backbone"))
+
+        def compute_batch(numbers: Int64Array) -> Float32Array:
+            batch = np.resize(numbers, self._batch)  # repeats them if there are fewer
+            images = self.scaled(source, places[batch])
+            images = augment(images, torch.from_numpy(views[batch]).to(compute.device))
+            inputs = normalise(images, self.form)
+            features = predict_logits(load_backbone(), [inputs], compute=compute)
+            return features[: len(numbers)]
+
+        def compute_all(numbers: Int64Array) -> Iterator[Float32Array]:
+            load_backbone()
+            batches = np.split(numbers, range(self._batch, len(numbers), self._batch))
+            pool = ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1))
+            with in_one_thread(), pool:
+                run = pool.map if threads > 1 else map
+                yield from run(compute_batch, batches)
+
+        return compute_all
 
     def scaled(self, source: ImageSource, places: Int64Array | slice) -> Tensor:
         """Return images of a source on the device, float32 [n, 1, S, S] in [0, 1]."""
@@ -207,10 +206,28 @@ class Network:
         Batches of [n, C, S, S], or one of features [n, D].
         """
         if self.has_cached_features:
-            yield torch.from_numpy(np.array(self.plain_features(source))).to(self.compute.device)
+            yield torch.from_numpy(self.plain_features(source)).to(self.compute.device)
             return
         for start in range(0, len(source.rows), self._batch):
             yield normalise(self.scaled(source, slice(start, start + self._batch)), self.form)
+
+
+def _name_views(source: ImageSource, places: Int64Array, views: Float32Array) -> list[bytes]:
+    """Return the keys of images in views: hashes of their pixels and, unless plain, the views."""
+    distinct, image_of = np.unique(places, return_inverse=True)
+    images = []
+    for start in range(0, len(distinct), _READ_AT_ONCE):
+        pixels = source.read(distinct[start : start + _READ_AT_ONCE])
+        images += [_hash(image.tobytes()) for image in pixels]
+    is_plain = (views == _IDENTITY).all(axis=1)
+    return [
+        images[image] if plain else _hash(images[image] + view.tobytes())
+        for image, plain, view in zip(image_of, is_plain, views, strict=True)
+    ]
+
+
+def _hash(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()[:KEY_BYTES]
 
 
 def _grey_statistics(source: ImageSource) -> tuple[float, float]:

@@ -131,6 +131,7 @@ def measure_quality(experiment: Experiment, context: RunContext) -> Quality | st
 
     inputs = {
         "features": network.identity,
+        "threads": context.compute.threads,
         "images": prepared.fingerprint,
         "resolution_px": resolution_px,
         "sides": [images.inputs for images in (train, val_a, val_b)],

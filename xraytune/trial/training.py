@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from xraytune.base.arrays import Int64Array
+from xraytune.base.arrays import Float32Array, Int64Array
 from xraytune.base.errors import TrialError
 from xraytune.base.records import EpochRecord
 from xraytune.base.tensors import save_state
@@ -52,6 +52,7 @@ _MAX_NORM_IMAGES = 256
 _STEPS_AT_ONCE = 64
 _TRANSFER_BYTES = 2**25
 """The most steps and bytes that are copied to the device at once."""
+_NOT_SHOWN = -1
 
 
 class TrialTraining:
@@ -98,7 +99,9 @@ class TrialTraining:
         self._loader: FeatureLoader | PixelLoader
         self._val_a_features: list[Tensor] = []
         if self.network.has_cached_features:
-            self._loader = FeatureLoader(self.images, self.network)
+            steps = range(self.max_epochs * self.steps_per_epoch)
+            shown = map(np.concatenate, zip(*map(self.images_of_step, steps), strict=True))
+            self._loader = FeatureLoader(self.images, self.network, views, *shown)
             self._val_a_features = [*self.network.batches(self.val_a)]
         else:
             self._loader = PixelLoader(self.images, self.network, views)
@@ -310,29 +313,61 @@ class TrialTraining:
 
 
 class FeatureLoader:
-    """Looks up cached features, float32 [B, D]."""
+    """Looks up cached features, float32 [B, D], of images in the views that any step shows."""
 
-    def __init__(self, images: TrainingSet, network: Network) -> None:
+    def __init__(
+        self,
+        images: TrainingSet,
+        network: Network,
+        view_count: int,
+        numbers: Int64Array,
+        views: Int64Array,
+    ) -> None:
+        """`numbers` and `views` are those of the images that the steps show, [n]."""
         classical = network.experiment.parameters.classical
+        seed = network.experiment.settings.seed
+        is_shown = np.zeros((len(images.targets), view_count), dtype=bool)
+        is_shown[numbers, views] = True
+        self._row_of_view = np.full(is_shown.shape, _NOT_SHOWN)
         arrays = []
-        rows = []
+        first_image = 0
         first_row = 0
         for source in images.sources:
-            features, rows_of_source = network.features(source, classical=classical)
-            arrays.append((len(features), features.__getitem__))
-            rows.append(rows_of_source + first_row)
-            first_row += len(features)
-        self._row_of_view = np.concatenate(rows)
+            of_source = slice(first_image, first_image + len(source.rows))
+            first_image = of_source.stop
+            places, which = np.nonzero(is_shown[of_source])
+            if not len(places):
+                continue
+            table = view_table(
+                seed,
+                "views",
+                source.name,
+                image_count=len(source.rows),
+                views=view_count,
+                classical=classical,
+            )
+            features, rows = network.features(source, places, table[places, which])
+            used, row_of = np.unique(rows, return_inverse=True)
+            arrays.append((len(used), partial(_read_rows, features, used)))
+            self._row_of_view[of_source][places, which] = first_row + row_of
+            first_row += len(used)
         self._rows = DeviceRows(arrays, network.compute.device)
         self.row_bytes = self._rows.row_bytes
 
     def prepare(self, numbers: Int64Array, views: Int64Array) -> list[NDArray[Any]]:
         """Return what `load` needs for steps of one shape, [steps, B]."""
-        return [self._rows.prepare(self._row_of_view[numbers, views])]
+        rows = self._row_of_view[numbers, views]
+        assert _NOT_SHOWN not in rows, "another image than those of the steps"
+        return [self._rows.prepare(rows)]
 
     def load(self, targets: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features of each image in its view, and the labels or findings."""
         return self._rows.look_up(rows), targets
+
+
+def _read_rows(features: Float32Array, rows: Int64Array, numbers: Int64Array) -> Float32Array:
+    chosen: Float32Array = features[rows[numbers]]
+    return chosen
 
 
 class PixelLoader:

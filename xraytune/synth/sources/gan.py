@@ -21,7 +21,7 @@ from xraytune.base.artifacts import (
     build_once,
     is_intact,
     releases,
-    start_work,
+    start_folder,
 )
 from xraytune.base.errors import ConfigError, DataError, join_names
 from xraytune.base.files import copy_file, sha256_of
@@ -109,7 +109,7 @@ def trained_generator(settings: GanSettings, context: RunContext) -> Path:
     checkpoint = work / CHECKPOINT_FILE
 
     def build(folder: Path) -> None:
-        start_work(cache, GAN_STAGE, inputs)
+        start_folder(cache, f"{GAN_STAGE}.work", inputs)
         if not checkpoint.exists():
             _copy_shorter_run(cache, inputs, checkpoint)
         if not checkpoint.exists():

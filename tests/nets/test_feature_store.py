@@ -1,0 +1,183 @@
+"""The store of features: shared by processes, whole after a kill, repaired where it is damaged."""
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from xraytune.base.arrays import Float32Array, Int64Array
+from xraytune.base.artifacts import artifact_path
+from xraytune.nets.feature_store import FEATURES_FILE, FEATURES_STAGE, KEYS_FILE, FeatureStore
+
+INPUTS = {"network": "small"}
+WIDTH = 3
+
+
+def keys_of(images: Sequence[int]) -> list[bytes]:
+    return [hashlib.sha256(b"%d" % image).digest()[:16] for image in images]
+
+
+def features_of(images: Sequence[int] | Int64Array) -> Float32Array:
+    return np.outer(images, range(1, WIDTH + 1)).astype(np.float32)
+
+
+def find(cache: Path, images: Sequence[int]) -> list[int]:
+    """Look up images, check that their features are right, and return those that were computed."""
+    computed: list[int] = []
+
+    def compute(places: Int64Array) -> Iterator[Float32Array]:
+        for part in np.array_split(places, 2):
+            chosen = np.array(images)[part]
+            computed.extend(chosen.tolist())
+            yield features_of(chosen)
+
+    store = FeatureStore(cache, INPUTS)
+    rows, places = store.find(keys_of(images), compute)
+    assert np.array_equal(rows[places], features_of(images))
+    return computed
+
+
+def test_an_image_is_computed_once_whatever_set_it_is_in(tmp_path: Path) -> None:
+    """More than a block; equal images count once."""
+    assert sorted(find(tmp_path, [*range(600), 7, 7])) == [*range(600)]
+    assert find(tmp_path, [5, 5, 3]) == []
+    assert find(tmp_path, [3, 700, 5, 701, 701]) == [700, 701]
+
+
+def flip(file: Path, position: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[position] ^= 1
+    file.write_bytes(content)
+
+
+ROW = 4 * WIDTH
+RECORD = 24
+DAMAGES: dict[str, tuple[Callable[[Path], object], int]] = {
+    "a torn row without its key": (lambda path: cut(path / FEATURES_FILE, ROW + 5), 2),
+    "a torn key": (lambda path: cut(path / KEYS_FILE, 1), 1),
+    "keys that were not written": (lambda path: cut(path / KEYS_FILE, 5 * RECORD), 5),
+    "no keys": (lambda path: (path / KEYS_FILE).unlink(), 10),
+    "a row of zeros, after a power loss": (lambda path: zero(path / FEATURES_FILE, ROW), 1),
+    "a flipped bit of a row": (lambda path: flip(path / FEATURES_FILE, 4 * ROW), 1),
+    "a flipped bit of a key": (lambda path: flip(path / KEYS_FILE, 2 * RECORD), 1),
+    "a flipped bit of a checksum": (lambda path: flip(path / KEYS_FILE, 2 * RECORD + 17), 1),
+    "a flipped bit of a width": (lambda path: flip(path / KEYS_FILE, 20), 10),
+}
+"""What is done to a store of ten images, and how many are computed again."""
+
+
+def cut(file: Path, count: int) -> None:
+    file.write_bytes(file.read_bytes()[:-count])
+
+
+def zero(file: Path, count: int) -> None:
+    cut(file, count)
+    file.write_bytes(file.read_bytes() + bytes(count))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_a_kill_or_a_disk_has_damaged_is_computed_again(tmp_path: Path, damage: str) -> None:
+    """Nothing else is; further images can be added afterwards."""
+    find(tmp_path, range(10))
+    path = artifact_path(tmp_path, FEATURES_STAGE, INPUTS)
+    act, count = DAMAGES[damage]
+    act(path)
+
+    again = find(tmp_path, [*range(10), 50])
+
+    assert len(again) == count + 1
+    assert find(tmp_path, [*range(10), 50, 60]) == [60]
+    if "flipped bit of a row" in damage:
+        assert (path / FEATURES_FILE).stat().st_size == 12 * ROW, "repaired in its place"
+
+
+def test_rows_can_be_read_after_the_store_was_removed(tmp_path: Path) -> None:
+    """A process that has it open finds what it looks up next in another one."""
+    store = FeatureStore(tmp_path, INPUTS)
+
+    def look_up(images: list[int]) -> tuple[Float32Array, Int64Array]:
+        return store.find(
+            keys_of(images),
+            lambda places: iter([features_of(np.array(images)[places])]),
+        )
+
+    rows, places = look_up([1, 2])
+    path = artifact_path(tmp_path, FEATURES_STAGE, INPUTS)
+    path.rename(path.with_name(".aside"))
+    others, of_others = look_up([3, 1])
+
+    assert np.array_equal(rows[places], features_of([1, 2]))
+    assert np.array_equal(others[of_others], features_of([3, 1]))
+
+
+WORKER = """
+import sys
+from pathlib import Path
+import numpy as np
+from tests.nets.test_feature_store import INPUTS, features_of, keys_of
+from xraytune.nets.feature_store import FeatureStore
+
+cache, log, images = Path(sys.argv[1]), Path(sys.argv[2]), range(*map(int, sys.argv[3:5]))
+
+def compute(places):
+    print("computing", flush=True)
+    sys.stdin.readline()
+    chosen = np.array(images)[places]
+    yield features_of(chosen)
+    with log.open("a") as stream:
+        stream.writelines(f"{image}\\n" for image in chosen)
+
+def show(what, done, total):
+    if "waiting" in what:
+        print(what, flush=True)
+
+store = FeatureStore(cache, INPUTS)
+rows, places = store.find(
+    keys_of(images), compute, on_progress=show
+)
+assert np.array_equal(rows[places], features_of(images))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_two_processes_share_the_work_and_one_takes_over_when_the_other_dies(
+    tmp_path: Path, is_killed: bool
+) -> None:
+    """The second one computes what the first has not begun, and then waits for the rest."""
+    log = tmp_path / "computed"
+
+    def worker(first: int, end: int) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", WORKER, str(tmp_path / "cache"), str(log)]
+        return subprocess.Popen(
+            [*command, str(first), str(end)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    first = worker(0, 500)
+    assert first.stdin is not None
+    assert first.stdout is not None
+    assert first.stdout.readline() == "computing\n"
+    second = worker(100, 600)
+    assert second.stdin is not None
+    assert second.stdout is not None
+    second.stdin.write("\n" * 10)
+    second.stdin.flush()
+    while second.stdout.readline() == "computing\n":
+        pass
+    shared = log.read_text().split()
+    if is_killed:
+        first.kill()
+    first.communicate("" if is_killed else "\n" * 10)
+    second.communicate()
+
+    assert len(shared) > 100
+    assert (first.returncode, second.returncode) == (-9 if is_killed else 0, 0)
+    computed = sorted(map(int, log.read_text().split()))
+    assert computed == [*range(100 if is_killed else 0, 600)], "each once"
