@@ -41,7 +41,10 @@ def test_torchs_compiler_is_imported_when_it_is_used() -> None:
     compiler = ("torch._dynamo",)
     use = "sys.modules['torchvision.ops.roi_align'].is_compile_supported('cpu')"
 
-    assert loaded_by("import xraytune.search.run", names=compiler) == []
+    check = "from xraytune.nets.backbones import accepts; import xraytune.search.run"
+    check += "; assert accepts('mobilenet_v2', 64)"
+
+    assert loaded_by(check, names=compiler) == []
     assert loaded_by(f"import xraytune.nets.vision; {use}", names=compiler) == [*compiler]
 
 

@@ -108,6 +108,7 @@ def confirm(
             trials = choose_finalists(searched, finalists or settings.confirm.finalists)
             compared = [trial.parameters for trial in trials]
             require_inputs(settings, {(each.backbone, each.weights) for each in compared})
+            runner.launch()
         else:
             wanted = finalists and len(choose_finalists(searched, finalists))
             _require_planned(folder, "finalists", len(plan.finalists), wanted)

@@ -26,6 +26,7 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 from xraytune.base.errors import ConfigError, MachineError
 from xraytune.base.files import explain_disk_errors, sha256_of
 from xraytune.base.tensors import UNREADABLE, load_tensors, read_weights
+from xraytune.nets.compute import in_one_thread
 from xraytune.nets.vision import models
 from xraytune.space.backbones import BACKBONES, is_of_torchvision
 from xraytune.space.messages import nearest
@@ -38,6 +39,7 @@ _IMAGENET = ("IMAGENET1K_V2", "IMAGENET1K_V1", "IMAGENET1K_SWAG_LINEAR_V1")
 
 Others are for larger images, or lack the last layers.
 """
+_FEW_WEIGHTS = 20_000_000
 _WITHOUT_WEIGHTS = "weights: none and trainable: all"
 _ANSWER_SECONDS = 3.0
 """How long a server of weights may take to answer."""
@@ -113,16 +115,28 @@ def accepts(name: str, side_px: int, *, trains_on_one: bool = False) -> bool:
     With `trains_on_one`, also whether it can be trained on one of them: not if a batch norm would
     have a single value.
     """
-    is_extension = BACKBONES.has(name)  # these may read values of tensors
-    network, _ = build_backbone(name) if is_extension else _without_values(build_backbone, name)
-    device = "cpu" if is_extension else "meta"
+    # Extensions may read values of tensors.
+    has_values = BACKBONES.has(name) or _is_small(name)
+    network, _ = build_backbone(name) if has_values else _without_values(build_backbone, name)
+    device = "cpu" if has_values else "meta"
     image = torch.zeros(1, 3, side_px, side_px, device=device)
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), in_one_thread():
             network.train(trains_on_one).to(device)(image)
     except UNREADABLE:
         return False
     return True
+
+
+def _is_small(name: str) -> bool:
+    """Return whether an image passes a network in less time than it takes to compute shapes alone.
+
+    For these, torch imports its compiler, two seconds.
+    """
+    if is_of_torchvision(name):
+        weights: int = models.get_model_weights(name).DEFAULT.meta["num_params"]
+        return weights < _FEW_WEIGHTS
+    return name == "small_cnn"
 
 
 def pixel_constants(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:

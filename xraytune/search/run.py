@@ -101,7 +101,7 @@ def search(
     require_inputs(settings, loaded.networks(), inputs_of_space(loaded))
     with closing(Runner(folder, cache=cache, address=address, callbacks=callbacks)) as runner:
         if not is_resumed:  # else there may be nothing left to do
-            runner.check()
+            runner.launch()
         machine = _where_trials_run(settings, folder.compute() if is_resumed else None, runner)
         prepared, index = prepare_space(
             loaded,

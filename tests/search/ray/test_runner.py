@@ -30,6 +30,7 @@ from importlib.metadata import version
 from multiprocessing.connection import Connection
 from xraytune.space.allocation import allocation_of
 connection = Connection(int(sys.argv[1]))
+assert connection.recv() == "start"
 order = connection.recv()
 """
 OF_GPUS = (

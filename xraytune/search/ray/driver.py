@@ -19,7 +19,7 @@ from typing import Any
 import ray
 
 from xraytune.base.errors import MachineError
-from xraytune.search.ray.internals import free_agent_port, survive_memory_monitor
+from xraytune.search.ray.internals import start_for_one_search, survive_memory_monitor
 from xraytune.search.ray.setup import processes_of, remove_with_processes
 
 _LOOK_SECONDS = 0.05
@@ -40,14 +40,17 @@ def main(pipe: str, search: str, cpus: str, folder: str, address: str) -> None:
     connection = Connection(int(pipe))
     vital: list[int] = []
     threading.Thread(target=_end_with, args=(int(search), folder, vital), daemon=True).start()
-    import_module("ray.tune")
-    # Meanwhile, Ray starts.
-    importing = threading.Thread(target=import_module, args=("xraytune.search.trials",))
-    importing.start()
+    from xraytune.search.ray.tuning import serve
+
+    import_module("xraytune.search.trials")  # of most orders
+    try:
+        connection.recv()  # "start"
+    except EOFError:  # the search has ended
+        return
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     where: dict[str, Any] = {"address": address}
     if folder:
-        free_agent_port()
+        start_for_one_search()
         where = {
             # A bare init() would wait for a dead cluster whose address an earlier run left behind.
             "address": "local",
@@ -74,9 +77,6 @@ def main(pipe: str, search: str, cpus: str, folder: str, address: str) -> None:
             if name in ("raylet", "gcs_server"):
                 vital.append(process)
     survive_memory_monitor()
-    importing.join()
-    from xraytune.search.ray.tuning import serve
-
     with suppress(EOFError):
         serve(connection, f"http://{context.dashboard_url}" if context.dashboard_url else "")
 

@@ -26,13 +26,18 @@ def survive_memory_monitor() -> None:
     RayActorManager._actor_task_failed = lose_actor  # type: ignore[method-assign]
 
 
-def free_agent_port() -> None:
-    """Make the agent of a Ray that starts here listen on a free port.
+def start_for_one_search() -> None:
+    """Let the agent of a Ray that starts here, which reads the logs, listen on a free port.
 
-    The agent reads the logs for the dashboard.
+    Do not start what adds nodes, nor what sends logs to the driver: each takes a second.
     """
-    with_free_port = partialmethod(RayParams.__init__, dashboard_agent_listen_port=0)
-    RayParams.__init__ = with_free_port  # type: ignore[assignment, method-assign]
+    for_one_search = partialmethod(
+        RayParams.__init__,
+        dashboard_agent_listen_port=0,
+        no_monitor=True,
+        include_log_monitor=False,
+    )
+    RayParams.__init__ = for_one_search  # type: ignore[assignment, method-assign]
 
 
 def name_next_epoch(trial: Any, name: str) -> None:

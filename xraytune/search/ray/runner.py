@@ -55,6 +55,8 @@ class RayDiedError(MachineError):
 class Runner:
     """Ray, started by `start` or for the first trial; `close` ends it.
 
+    Its process begins with `launch`, which need not be called, and waits for `start`.
+
     Without the `address` of a cluster, Ray starts on this machine. If it dies, its output is in the
     study's `.ray.log`. The `allocation` is set before `run`; on a cluster, by
     `survey`.
@@ -69,37 +71,30 @@ class Runner:
         self.cache = cache
         self.address = address
         self.callbacks = callbacks
+        self._is_launched = False
         self._is_started = False
         self._opened = ExitStack()
 
-    def check(self) -> None:
-        """Raise MachineError if Ray cannot start on this machine, where it is needed."""
+    def launch(self) -> None:
+        """Let Ray's process import what it needs, while this one reads the images.
+
+        Raises MachineError if Ray cannot start on this machine, where it is needed.
+        """
+        if self._is_launched:
+            return
         if self.address is None:
             if problem := why_ray_cannot_start():
                 raise MachineError(problem)
             protect_token()
-
-    def start(self) -> None:
-        """Begin to start Ray on this machine, or to connect to the cluster.
-
-        That takes seconds; `run` waits for it.
-
-        Raises MachineError if it cannot start here.
-        """
-        if self._is_started:
-            return
-        self.check()
         environment = {**os.environ, **_ENVIRONMENT}
         if path := os.environ.get("PYTHONPATH"):  # the child has another working folder
             parts = path.split(os.pathsep)
             environment["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, parts))
         folder = ""
         if self.address is not None:
-            self.callbacks.note(f"connecting to Ray at {self.address} ...")
             # An attempt takes 40 seconds; by default, Ray retries for a quarter of an hour.
             environment["RAY_NUM_REDIS_GET_RETRIES"] = "1"
         else:
-            self.callbacks.note("starting Ray ...")
             folder = str(self._opened.enter_context(private_folder()))
             environment |= {"RAY_TMPDIR": folder, "TMPDIR": folder}
             # Ray listens on 127.0.0.1 only; `ray.init(_node_ip_address="127.0.0.1")` is not enough.
@@ -123,11 +118,26 @@ class Runner:
         self._opened.enter_context(self._connection)
         self._opened.callback(process.wait)
         self._opened.callback(process.kill)
+        self._is_launched = True
+
+    def start(self) -> None:
+        """Begin to start Ray on this machine, or to connect to the cluster.
+
+        That takes seconds; `run` waits for it. Raises MachineError as `launch`.
+        """
+        if self._is_started:
+            return
+        self.launch()
+        where = f"connecting to Ray at {self.address}" if self.address else "starting Ray"
+        self.callbacks.note(f"{where} ...")
+        with suppress(OSError):  # as in `_request`
+            self._connection.send("start")
         self._is_started = True
 
     def close(self) -> None:
         """End Ray's process, and with it Ray, and delete the temporary files."""
         self._opened.close()
+        self._is_launched = False
         self._is_started = False
 
     def survey(self, settings: Settings, *, has_gpu: bool | None = None) -> dict[str, Any]:
