@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.in_process import CPU, command, one_core, one_thread
+from tests.in_process import CPU, command, one_core, one_thread, save_backbone
 from xraytune.base.errors import ConfigError, DataError
 from xraytune.confirm.headroom import (
     Gain,
@@ -21,6 +22,7 @@ from xraytune.confirm.headroom import (
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare, side_images
 from xraytune.data.split import nested_order
+from xraytune.nets.feature_store import FEATURES_FILE, FEATURES_STAGE
 from xraytune.space.load import load_space
 from xraytune.space.settings import Parameters
 from xraytune.stats.verdict import Interval
@@ -119,6 +121,35 @@ def test_the_gain_of_each_ratio_is_measured_and_repeats(root: Path) -> None:
         assert gain.interval.low < gain.interval.difference < gain.interval.high
         assert 0 < gain.baseline <= 1
     assert " ".join(shown.split()).startswith(found.sentence)
+
+
+@pytest.mark.slow
+def test_of_a_frozen_network_only_images_that_are_drawn_or_scored_have_features(
+    root: Path, tmp_path: Path
+) -> None:
+    """Once, also for another command."""
+    save_backbone(tmp_path / "net.safetensors")
+    overrides = [f"weights={tmp_path / 'net.safetensors'}", "trainable=head"]
+    cache = shutil.copytree(root / "cache/pixels-2", tmp_path / "cache/pixels-2").parent
+    settings = load_space(root / "space.yaml", ["data.train_patients=null"]).settings
+    prepared, _ = prepare(settings, cache)
+    side = prepared.side("train")
+    order = nested_order(side.patients, side.targets, settings.data.split.seed)
+
+    with one_core():
+        first, again = (
+            headroom(root / "space.yaml", overrides=overrides, cache=cache) for _ in range(2)
+        )
+
+    count, size, draws = choose_design(len(order), 16, 1.0)
+    used = [*chain(*order[draws * size :])]
+    for draw in range(draws):
+        real, others = draw_and_others(order, draw, count, size)
+        used += [*real, *others[: len(real)]]
+    (file,) = cache.glob(f"{FEATURES_STAGE}/*/{FEATURES_FILE}")
+    assert first == again
+    assert file.stat().st_size == (len(used) + len(prepared.side("val_a"))) * 4 * 96
+    assert len(used) < len(side)
 
 
 def test_each_draw_and_its_others_have_the_class_shares_of_all() -> None:

@@ -188,14 +188,7 @@ def test_only_the_images_that_a_step_shows_pass_the_network(bench: Bench, tmp_pa
         training = TrialTraining(experiment, context)
         before = len(shown)
         source = training.images.sources[0]
-        table = view_table(
-            experiment.settings.seed,
-            "views",
-            source.name,
-            image_count=len(source.rows),
-            views=3,
-            classical=1,
-        )
+        table = training.network.views(source)
         for step in range(12):
             numbers, views = training.images_of_step(step)
             shown |= {*zip(numbers.tolist(), table[numbers, views, 0].tolist(), strict=True)}

@@ -39,6 +39,7 @@ from xraytune.synth.mix import mix_label
 from xraytune.synth.sources.source import take
 from xraytune.tasks import task_of
 from xraytune.tasks.task import Results
+from xraytune.trial.network import Network
 from xraytune.trial.prepare import open_space, prepare_space, require_inputs
 from xraytune.trial.training import TrialTraining
 from xraytune.trial.training_set import TrainingSet
@@ -188,6 +189,13 @@ def headroom(
     everyone = side_images("train", prepared, cache)
     scored = take(everyone, np.array(test))
     arms = [baseline, *(with_extra(baseline, ratio) for ratio in ratios)]
+    network = Network(Experiment(settings=settings, parameters=baseline), context)
+    if network.has_cached_features and not baseline.classical:
+        # At once: each training would load the backbone for what it lacks.
+        shown = [*test]
+        for real, others in parts:
+            shown += [*real, *others[: extra_images(max(ratios), len(real))]]
+        network.features(everyone, np.array(shown))
     results: list[Results] = []
     for arm in arms:
         for draw, (real, others) in enumerate(parts):

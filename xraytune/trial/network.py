@@ -34,6 +34,7 @@ from xraytune.nets.inputs import (
     input_format,
     normalise,
     to_unit,
+    view_table,
 )
 from xraytune.nets.networks import build_head, linear_of
 from xraytune.space.backbones import BACKBONES
@@ -120,6 +121,18 @@ class Network:
             "compute": [compute.device, compute.precision],
             "releases": releases("torch", "torchvision"),
         }
+
+    def views(self, source: ImageSource) -> Float32Array:
+        """Return the views of each image of a source that training shows, [n, V, 7]."""
+        experiment = self.experiment
+        return view_table(
+            experiment.settings.seed,
+            "views",
+            source.name,
+            image_count=len(source.rows),
+            views=experiment.parameters.views,
+            classical=experiment.parameters.classical,
+        )
 
     def features(
         self, source: ImageSource, places: Int64Array, views: Float32Array | None = None

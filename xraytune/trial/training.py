@@ -29,7 +29,7 @@ from xraytune.nets.captured import Draws, Step, replayed
 from xraytune.nets.checkpoint import BEST_FILE, resume, save_checkpoint
 from xraytune.nets.compute import fast_backward, seeded
 from xraytune.nets.infer import autocast_images, estimate_batch_norms
-from xraytune.nets.inputs import augment, augment_masks, normalise, to_unit, view_table
+from xraytune.nets.inputs import augment, augment_masks, normalise, to_unit
 from xraytune.nets.optimizer import build_optimizer, learning_rate, set_lr
 from xraytune.space.settings import Experiment
 from xraytune.stats.classification import require_finite_outputs
@@ -101,10 +101,10 @@ class TrialTraining:
         if self.network.has_cached_features:
             steps = range(self.max_epochs * self.steps_per_epoch)
             shown = map(np.concatenate, zip(*map(self.images_of_step, steps), strict=True))
-            self._loader = FeatureLoader(self.images, self.network, views, *shown)
+            self._loader = FeatureLoader(self.images, self.network, *shown)
             self._val_a_features = [*self.network.batches(self.val_a)]
         else:
-            self._loader = PixelLoader(self.images, self.network, views)
+            self._loader = PixelLoader(self.images, self.network)
         self.load = self._loader.load
         self.trained = self.network.untrained(self.val_a)
 
@@ -316,36 +316,22 @@ class FeatureLoader:
     """Looks up cached features, float32 [B, D], of images in the views that any step shows."""
 
     def __init__(
-        self,
-        images: TrainingSet,
-        network: Network,
-        view_count: int,
-        numbers: Int64Array,
-        views: Int64Array,
+        self, images: TrainingSet, network: Network, numbers: Int64Array, views: Int64Array
     ) -> None:
         """`numbers` and `views` are those of the images that the steps show, [n]."""
-        classical = network.experiment.parameters.classical
-        seed = network.experiment.settings.seed
-        is_shown = np.zeros((len(images.targets), view_count), dtype=bool)
+        tables = [network.views(source) for source in images.sources]
+        is_shown = np.zeros((len(images.targets), tables[0].shape[1]), dtype=bool)
         is_shown[numbers, views] = True
         self._row_of_view = np.full(is_shown.shape, _NOT_SHOWN)
         arrays = []
         first_image = 0
         first_row = 0
-        for source in images.sources:
-            of_source = slice(first_image, first_image + len(source.rows))
+        for source, table in zip(images.sources, tables, strict=True):
+            of_source = slice(first_image, first_image + len(table))
             first_image = of_source.stop
             places, which = np.nonzero(is_shown[of_source])
             if not len(places):
                 continue
-            table = view_table(
-                seed,
-                "views",
-                source.name,
-                image_count=len(source.rows),
-                views=view_count,
-                classical=classical,
-            )
             features, rows = network.features(source, places, table[places, which])
             used, row_of = np.unique(rows, return_inverse=True)
             arrays.append((len(used), partial(_read_rows, features, used)))
@@ -376,23 +362,11 @@ class PixelLoader:
     Real images and others may have different sizes, so that they are looked up apart.
     """
 
-    def __init__(self, images: TrainingSet, network: Network, view_count: int) -> None:
+    def __init__(self, images: TrainingSet, network: Network) -> None:
         self._network = network
         self._real_count = len(images.sources[0].rows)
         self._classical = network.experiment.parameters.classical
-        seed = network.experiment.settings.seed
-        tables = [
-            view_table(
-                seed,
-                "views",
-                source.name,
-                image_count=len(source.rows),
-                views=view_count,
-                classical=self._classical,
-            )
-            for source in images.sources
-        ]
-        self._views = np.concatenate(tables)
+        self._views = np.concatenate([network.views(source) for source in images.sources])
         arrays = [(len(source.rows), source.planes) for source in images.sources]
         device = network.compute.device
         self._groups = [DeviceRows(group, device) for group in (arrays[:1], arrays[1:]) if group]
