@@ -148,7 +148,7 @@ def test_of_a_frozen_network_only_images_that_are_drawn_or_scored_have_features(
         used += [*real, *others[: len(real)]]
     (file,) = cache.glob(f"{FEATURES_STAGE}/*/{FEATURES_FILE}")
     assert first == again
-    assert file.stat().st_size == (len(used) + len(prepared.side("val_a"))) * 4 * 96
+    assert file.stat().st_size == (len(used) + len(prepared.side("val_a"))) * (24 + 4 * 96)
     assert len(used) < len(side)
 
 

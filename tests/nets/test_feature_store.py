@@ -1,6 +1,7 @@
 """The store of features: shared by processes, whole after a kill, repaired where it is damaged."""
 
 import hashlib
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,7 @@ import pytest
 
 from xraytune.base.arrays import Float32Array, Int64Array
 from xraytune.base.artifacts import artifact_path
-from xraytune.nets.feature_store import FEATURES_FILE, FEATURES_STAGE, KEYS_FILE, FeatureStore
+from xraytune.nets.feature_store import FEATURES_FILE, FEATURES_STAGE, FeatureStore
 
 INPUTS = {"network": "small"}
 WIDTH = 3
@@ -54,18 +55,21 @@ def flip(file: Path, position: int) -> None:
     file.write_bytes(content)
 
 
-ROW = 4 * WIDTH
-RECORD = 24
+ROW = 24 + 4 * WIDTH
 DAMAGES: dict[str, tuple[Callable[[Path], object], int]] = {
-    "a torn row without its key": (lambda path: cut(path / FEATURES_FILE, ROW + 5), 2),
-    "a torn key": (lambda path: cut(path / KEYS_FILE, 1), 1),
-    "keys that were not written": (lambda path: cut(path / KEYS_FILE, 5 * RECORD), 5),
-    "no keys": (lambda path: (path / KEYS_FILE).unlink(), 10),
-    "a row of zeros, after a power loss": (lambda path: zero(path / FEATURES_FILE, ROW), 1),
-    "a flipped bit of a row": (lambda path: flip(path / FEATURES_FILE, 4 * ROW), 1),
-    "a flipped bit of a key": (lambda path: flip(path / KEYS_FILE, 2 * RECORD), 1),
-    "a flipped bit of a checksum": (lambda path: flip(path / KEYS_FILE, 2 * RECORD + 17), 1),
-    "a flipped bit of a width": (lambda path: flip(path / KEYS_FILE, 20), 10),
+    "a torn row": (lambda file: cut(file, 1), 1),
+    "rows that were not written": (lambda file: cut(file, 4 * ROW + 5), 5),
+    "half of the first row": (lambda file: cut(file, 10 * ROW - 20), 10),
+    "an empty file": (lambda file: cut(file, 10 * ROW), 10),
+    "no file": (lambda file: file.unlink(), 10),
+    "no folder": (lambda file: shutil.rmtree(file.parent), 10),
+    "rows of zeros, after a power loss": (lambda file: zero(file, 2 * ROW), 2),
+    "a flipped bit of a feature": (lambda file: flip(file, 4 * ROW - 1), 1),
+    "a flipped bit of a key": (lambda file: flip(file, 3 * ROW + 10), 1),
+    "a flipped bit of a later width": (lambda file: flip(file, 3 * ROW), 1),
+    "a flipped bit of a checksum": (lambda file: flip(file, 3 * ROW + 5), 1),
+    "a flipped bit of the first width": (lambda file: flip(file, 0), 10),
+    "a row of another version": (lambda file: flip(file, 2), 10),
 }
 """What is done to a store of ten images, and how many are computed again."""
 
@@ -83,16 +87,16 @@ def zero(file: Path, count: int) -> None:
 def test_what_a_kill_or_a_disk_has_damaged_is_computed_again(tmp_path: Path, damage: str) -> None:
     """Nothing else is; further images can be added afterwards."""
     find(tmp_path, range(10))
-    path = artifact_path(tmp_path, FEATURES_STAGE, INPUTS)
+    file = artifact_path(tmp_path, FEATURES_STAGE, INPUTS) / FEATURES_FILE
     act, count = DAMAGES[damage]
-    act(path)
+    act(file)
 
     again = find(tmp_path, [*range(10), 50])
 
     assert len(again) == count + 1
     assert find(tmp_path, [*range(10), 50, 60]) == [60]
-    if "flipped bit of a row" in damage:
-        assert (path / FEATURES_FILE).stat().st_size == 12 * ROW, "repaired in its place"
+    if damage in ("a flipped bit of a feature", "a flipped bit of a checksum"):
+        assert file.stat().st_size == 12 * ROW, "repaired in its place"
 
 
 def test_rows_can_be_read_after_the_store_was_removed(tmp_path: Path) -> None:

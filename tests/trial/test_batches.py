@@ -193,7 +193,7 @@ def test_only_the_images_that_a_step_shows_pass_the_network(bench: Bench, tmp_pa
             numbers, views = training.images_of_step(step)
             shown |= {*zip(numbers.tolist(), table[numbers, views, 0].tolist(), strict=True)}
         (file,) = cache.glob(f"{FEATURES_STAGE}/*/{FEATURES_FILE}")
-        assert file.stat().st_size == (kept + len(shown)) * 4 * 96
+        assert file.stat().st_size == (kept + len(shown)) * (24 + 4 * 96)
         assert (len(shown) > before) == new_images
     assert len(shown) < len(source.rows) * 2
 

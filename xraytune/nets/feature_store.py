@@ -1,13 +1,9 @@
 """Features of images: each is computed once, for all trials, commands and studies that need it.
 
 A store has the features of one frozen network, under keys that name an image's pixels and its view,
-so that sets with an image in common share its features. Its folder is an artifact that grows:
-
-    features.bin    float32 [N, D]: a row for each key
-    keys.bin        [N]: the key, the CRC-32 of its row, and D
-
-Rows are written before their keys, and the next writer removes what a killed one left behind them.
-A damaged row is computed again, in its place.
+so that sets with an image in common share its features. Its folder is an artifact that grows, with
+one file of rows: the number of features, a CRC-32, the key, and the features. The next writer
+removes a row that a killed one has begun. A damaged row is computed again, in its place.
 
 Processes share the work. Each key belongs to one of 32 buckets, and a process computes those in
 buckets that it has locked, a block at a time. It waits only if others compute all that is missing.
@@ -36,9 +32,7 @@ from xraytune.base.records import Progress, ignore_progress
 
 FEATURES_STAGE = "features-7"
 FEATURES_FILE = "features.bin"
-KEYS_FILE = "keys.bin"
 KEY_BYTES = 16
-_RECORD = np.dtype([("key", f"V{KEY_BYTES}"), ("crc", "<u4"), ("width", "<u4")])
 _BUCKETS = 32
 _BLOCK = 256
 """A process computes at most so many rows before others can read them."""
@@ -53,7 +47,7 @@ class FeatureStore:
 
     def __init__(self, cache: Path, inputs: Mapping[str, Any]) -> None:
         self._artifact = (cache, FEATURES_STAGE, inputs)
-        self._path = artifact_path(*self._artifact)
+        self._file = artifact_path(*self._artifact) / FEATURES_FILE
         self._forget()
 
     def find(
@@ -77,11 +71,12 @@ class FeatureStore:
         places = {key: place for place, key in enumerate(keys)}
         missing = list(places)
         self._refresh()
-        record_use(self._path)
+        record_use(self._file.parent)
         while True:
             missing = [key for key in missing if not self._has(key)]
             if not missing:
-                return self._rows, np.array([self._row_of[key] for key in keys], dtype=np.int64)
+                rows = np.array([self._row_of[key] for key in keys], dtype=np.int64)
+                return self._rows["features"], rows
             done = len(places) - len(missing)
             with self._claim(missing) as claimed:
                 self._refresh()  # what another process has added since
@@ -108,9 +103,10 @@ class FeatureStore:
         for key in keys:
             buckets[key[0] % _BUCKETS].append(key)
         claimed: list[bytes] = []
+        folder = self._file.parent
         with ExitStack() as locks:
             for bucket, members in buckets.items():
-                lock = self._path.with_name(f".{self._path.name}.{bucket}.lock")
+                lock = folder.with_name(f".{folder.name}.{bucket}.lock")
                 if len(claimed) < _BLOCK and locks.enter_context(lock_if_free(lock)):
                     claimed += members
             yield claimed
@@ -120,72 +116,70 @@ class FeatureStore:
         row = self._row_of.get(key)
         if row is None:
             return False
-        if row not in self._intact and zlib.crc32(self._rows[row]) == self._crcs[row]:
+        if row not in self._intact and _checksum(self._rows[row]) == self._rows[row]["crc"]:
             self._intact.add(row)
         return row in self._intact
 
     def _forget(self) -> None:
-        self._rows: Float32Array = np.empty((0, 0), dtype=np.float32)
-        self._crcs: list[int] = []
+        self._rows = np.empty(0, dtype=_row_type(0))
         self._row_of: dict[bytes, int] = {}
         self._intact: set[int] = set()
         self._inode = 0
 
     def _refresh(self) -> None:
-        """Read what was added since; all, if the folder is another one."""
+        """Map what was added since; all, if the file is another one."""
         try:
-            with (self._path / FEATURES_FILE).open("rb") as stream:
-                status = os.fstat(stream.fileno())
-                if status.st_ino != self._inode:
-                    self._forget()
-                    self._inode = status.st_ino  # not used again while the file is mapped
-                known = len(self._rows)
-                start = known * _RECORD.itemsize
-                added = np.fromfile(self._path / KEYS_FILE, _RECORD, offset=start)
-                if not len(added):
-                    return
-                width = self._rows.shape[1] or max(1, int(added["width"][0]))
-                total = min(known + len(added), status.st_size // (4 * width))
-                if total == known:
-                    return
-                mapped = np.memmap(stream, dtype="<f4", mode="r", shape=(total, width))
+            stream = self._file.open("rb")
         except FileNotFoundError:
             self._forget()
             return
-        self._rows = mapped.view(np.ndarray)
-        added = added[: total - known]
-        self._crcs += added["crc"].tolist()
-        self._row_of.update(zip(added["key"].tolist(), range(known, total), strict=True))
+        with stream:
+            status = os.fstat(stream.fileno())
+            if status.st_ino != self._inode:
+                self._forget()
+                self._inode = status.st_ino  # not used again while the file is mapped
+            known = len(self._rows)
+            written = int.from_bytes(stream.read(3), "little")  # more would be damage
+            row_type = self._rows.dtype if known else _row_type(written)
+            total = status.st_size // row_type.itemsize
+            if total > known:
+                self._rows = np.memmap(stream, row_type, mode="r", shape=total).view(np.ndarray)
+                added = self._rows["key"][known:].tolist()
+                self._row_of.update(zip(added, range(known, total), strict=True))
 
     def _write(self, keys: Sequence[bytes], features: Float32Array) -> None:
-        """Append rows, [n, D]; write damaged ones in the place that they have."""
-        with (
-            build_lock(self._path.with_name(f".{self._path.name}.lock")),
-            explain_disk_errors(self._path),
-        ):
-            is_damaged = any(key in self._row_of for key in keys)
-            if is_damaged:
-                _logger.warning("%s is damaged and will be built again in part", self._path)
-                self._forget()
+        """Append the rows of features, [n, D]; write damaged ones in the place that they have."""
+        folder = self._file.parent
+        with build_lock(folder.with_name(f".{folder.name}.lock")), explain_disk_errors(folder):
             self._refresh()
-            if self._rows.shape[1] != features.shape[1]:  # there are none, or all are damaged
-                discard(self._path)
+            if any(key in self._row_of for key in keys):
+                _logger.warning("%s is damaged and will be built again in part", folder)
+            rows = np.empty(len(keys), dtype=_row_type(features.shape[1]))
+            if self._rows.dtype != rows.dtype:  # there are none, or the first one is damaged
+                discard(folder)
                 self._forget()
                 start_folder(*self._artifact)
+                self._file.touch()
+            rows["width"] = features.shape[1]
+            rows["key"] = keys
+            rows["features"] = features
+            rows["crc"] = [_checksum(row) for row in rows]
             end = len(self._rows)
-            added = iter(range(end, end + len(keys)))
-            rows = [self._row_of[key] if key in self._row_of else next(added) for key in keys]
-            records = np.empty(len(keys), dtype=_RECORD)
-            records["key"] = keys
-            records["crc"] = [zlib.crc32(row) for row in features]
-            records["width"] = features.shape[1]
-            for name, contents in ((FEATURES_FILE, features), (KEYS_FILE, records)):
-                with (self._path / name).open("ab"):  # creates it
-                    pass
-                with (self._path / name).open("r+b") as stream:
-                    stream.truncate(end * contents[0].nbytes)
-                    for row, content in zip(rows, contents, strict=True):
-                        stream.seek(row * content.nbytes)
-                        stream.write(content.tobytes())
-            if is_damaged:
-                self._forget()
+            with self._file.open("r+b") as stream:
+                stream.truncate(end * rows.itemsize)
+                for key, row in zip(keys, rows, strict=True):
+                    place = self._row_of.get(key, end)
+                    end = max(end, place + 1)
+                    stream.seek(place * rows.itemsize)
+                    stream.write(row.tobytes())
+
+
+def _row_type(width: int) -> np.dtype[np.void]:
+    return np.dtype(
+        [("width", "<u4"), ("crc", "<u4"), ("key", f"V{KEY_BYTES}"), ("features", "<f4", (width,))]
+    )
+
+
+def _checksum(row: np.void) -> int:
+    content = row.tobytes()
+    return zlib.crc32(content[:4] + content[8:])  # all but the checksum itself
