@@ -94,7 +94,7 @@ def test_from_images_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     )
     assert [row["number"] for row in rows] == [0, 1, 2], "each trial exactly once"
     assert {row["status"] for row in rows} <= {"complete", "pruned"}
-    assert [row["arm"] for row in rows][:2] == ["classical+gan", "gan"]
+    assert [row["arm"] for row in rows][:2] == ["real_only", "classical+gan"]
     status = said("status", "studies/small")
     assert (len(status["trials"]), status["is_running"]) == (3, False)
 
