@@ -12,7 +12,7 @@ from tests.in_process import command, one_thread
 from tests.model.conftest import CopyLab, Lab, change_record, seal
 from tests.trial.conftest import block_of
 from xraytune.base.errors import ArtifactError
-from xraytune.base.files import read_json
+from xraytune.base.files import read_json, read_jsonl
 from xraytune.data.prepare import RunContext
 from xraytune.model.export import export
 from xraytune.model.generator_folder import generator_sample, generator_train
@@ -80,7 +80,8 @@ def test_a_network_whose_output_is_not_finite_is_refused_instead_of_scored(
         assert "output is NaN or infinite for" in result.stderr
         assert result.stdout == ""
     assert not (lab.path / "table.csv").exists()
-    assert not (lab.study / "test_access.jsonl").exists()
+    (access,) = read_jsonl(lab.study / "test_access.jsonl", is_chained=True)
+    assert access["command"] == "predict", "it is logged before, an evaluation with its scores"
 
 
 def no_training(what: str, done: int, total: int) -> None:

@@ -122,6 +122,7 @@ def test_a_study_without_a_trial_has_a_page(copy_study: CopyStudy) -> None:
     lines = journal.read_text("utf-8").splitlines(keepends=True)
     first = next(place for place, line in enumerate(lines) if json.loads(line)["op_code"] == 4)
     journal.write_text("".join(lines[:first]), encoding="utf-8")  # before the first CREATE_TRIAL
+    (study / "trials.jsonl").unlink()
 
     page = write_report(study).read_text("utf-8")
 
