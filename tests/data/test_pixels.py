@@ -42,7 +42,7 @@ def test_an_image_of_the_right_size_keeps_its_grey_levels_and_a_large_jpeg_is_de
 def test_blank_images_and_those_of_less_depth_than_stated_are_noted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A dark image of 16 bits cannot be told from one of 12 bits."""
+    """A dark 16-bit image looks like a 12-bit one."""
     deep = gradient(32, 32).astype(np.uint16)
     for number, levels in enumerate((deep * 257, deep * 257, deep * 16, 0 * deep + 65535)):
         Image.fromarray(levels).save(tmp_path / f"{number}.png")

@@ -51,7 +51,7 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("is_in_cache", [True, False])
 def test_an_official_file_of_other_content_is_refused(offline: Path, is_in_cache: bool) -> None:
-    """A download that was cut off, or weights of one's own under an official name."""
+    """An incomplete download, or custom weights under an official name."""
     file = offline / "mobilenet_v2-7ebf99e0.pth"
     offline.mkdir(parents=True)
     torch.save(build_backbone("mobilenet_v2")[0].state_dict(), file)
