@@ -28,7 +28,8 @@ from typing import Any
 from xraytune.base.files import (
     explain_disk_errors,
     new_folder,
-    read_json,
+    parse_json,
+    read_bytes,
     sha256_of,
     temporary_name,
     write_json,
@@ -150,9 +151,15 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
     ValueError if it belongs to another folder.
     """
-    content: dict[str, Any] = read_json(path / _MANIFEST)
-    stage = content["stage"]
-    if (stage, fingerprint(stage, content["inputs"])) != (path.parent.name, path.name):
+    return _parse_manifest(path.parent.name, path.name, read_bytes(path / _MANIFEST))
+
+
+@lru_cache(
+    maxsize=16
+)  # that of decoded images lists all of them, and is read several times a trial
+def _parse_manifest(stage: str, name: str, text: bytes) -> dict[str, Any]:
+    content: dict[str, Any] = parse_json(text)
+    if (content["stage"], fingerprint(stage, content["inputs"])) != (stage, name):
         raise ValueError("another artifact's manifest")
     return content
 

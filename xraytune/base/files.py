@@ -238,11 +238,13 @@ def copy_file(file: Path, to: Path) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file after `_require_file`; ValueError for NaN, or no JSON in UTF-8."""
-    return _parse_json(read_bytes(path))
+    """Read a JSON file after `_require_file`. Raises as `parse_json`."""
+    return parse_json(read_bytes(path))
 
 
-def _parse_json(content: bytes) -> Any:
+def parse_json(content: bytes) -> Any:
+    """Return the value of a JSON text; ValueError for NaN, or no JSON in UTF-8."""
+
     def refuse(name: str) -> NoReturn:
         raise ValueError(f"{name} is not JSON")
 
@@ -272,7 +274,7 @@ def read_chained(line: bytes, previous: int) -> tuple[dict[str, Any], int]:
     ValueError or TypeError unless it is whole and follows the line whose checksum is `previous`, 0
     before the first.
     """
-    content = {**_parse_json(line)}
+    content = {**parse_json(line)}
     return without_checksum(content, previous), content["crc"]
 
 
@@ -356,7 +358,7 @@ def read_jsonl(path: Path, *, is_chained: bool = False) -> list[dict[str, Any]]:
             if is_chained:
                 row, previous = read_chained(line, previous)
             else:
-                row = {**_parse_json(line)}
+                row = {**parse_json(line)}
         except (ValueError, TypeError) as error:
             what = "this line is damaged"
             if is_chained:

@@ -205,7 +205,8 @@ def headroom(
             )
             total = len(arms) * draws
             on_progress("training on draws of patients (networks)", len(results), total)
-    tested = [side.patients[place] for place in test]
+    patients = side.patients
+    tested = [patients[place] for place in test]
     measured = structural_components(scored.targets, np.stack(results), tested, prepared.positive)
     by_arm = measured.by_arm(len(arms))
     gains = [

@@ -182,14 +182,16 @@ def judge(study: OpenStudy, test: ArmScores, sealed: SealedTest) -> Confirmation
         notes.append(f"findings with {few} are not in the mean: {join_names(left_out, 20)}")
     finalists = []
     for arm, verdict in zip(plan.finalists, judge_finalists(test, rope=rope), strict=True):
-        folders = [study.runs_folder.trial_path(number) for number in plan.numbers(arm)]
-        reports = [report for folder in folders if (report := read_pool_report(folder))]
+        reports = _read_reports(study.runs_folder, plan.numbers(arm))
         copying = sum(bool(report.copies) for report in reports)
         if copying:
             notes.append(
                 f"the synthetic images of {copying} of {plan.replicates} replicates of {arm.name} "
                 "copy training images"
             )
+        if arm.parameters.gan is None:  # the search has measured the same images
+            of_trial = [row.number for row in study.searched if row.label == arm.trial]
+            reports = _read_reports(study.folder, of_trial)
         finalists.append(replace(verdict, caveat=_quality_caveat(reports, rope)))
     task = task_of(study.settings)
     is_binary = len(prepared.class_names) == 2
@@ -237,6 +239,11 @@ def _describe_search(study: OpenStudy, plan: Plan) -> Searched:
         generators=tuple(dict.fromkeys(generators)),
         packages={name: packages[name] for name in ("xraytune", "torch")},
     )
+
+
+def _read_reports(folder: StudyFolder, numbers: Sequence[int]) -> list[PoolReport]:
+    reports = (read_pool_report(folder.trial_path(number)) for number in numbers)
+    return [report for report in reports if report]
 
 
 def _quality_caveat(reports: Sequence[PoolReport], rope: float) -> str:

@@ -83,7 +83,8 @@ def pin(compute: Compute, *, gpu_share: float = 1.0) -> None:
         # Returning freed memory to the kernel can double the time of a forward pass.
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
         mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
-    torch.use_deterministic_algorithms(compute.device == "cpu")
+    # `use_deterministic_algorithms` would import torch's compiler, which takes a second.
+    torch.set_deterministic_debug_mode("error" if compute.device == "cpu" else "default")
     # Otherwise each new tensor is filled with NaN first.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if compute.device == "cuda":

@@ -39,6 +39,15 @@ _BLOCK = 256
 _logger = logging.getLogger(__name__)
 
 
+_stores: dict[Path, FeatureStore] = {}
+
+
+def open_store(cache: Path, inputs: Mapping[str, Any]) -> FeatureStore:
+    """Return the store with these `inputs`, which remembers what this process has read of it."""
+    path = artifact_path(cache, FEATURES_STAGE, inputs)
+    return _stores.setdefault(path, FeatureStore(cache, inputs))
+
+
 class FeatureStore:
     """The features of images in one network.
 
@@ -125,6 +134,7 @@ class FeatureStore:
         self._row_of: dict[bytes, int] = {}
         self._intact: set[int] = set()
         self._inode = 0
+        self._modified_ns = 0
 
     def _refresh(self) -> None:
         """Map what was added since; all, if the file is another one."""
@@ -135,9 +145,12 @@ class FeatureStore:
             return
         with stream:
             status = os.fstat(stream.fileno())
-            if status.st_ino != self._inode:
+            if status.st_ino != self._inode or status.st_size < self._rows.nbytes:
                 self._forget()
                 self._inode = status.st_ino  # not used again while the file is mapped
+            if status.st_mtime_ns != self._modified_ns:
+                self._intact.clear()
+                self._modified_ns = status.st_mtime_ns
             known = len(self._rows)
             written = int.from_bytes(stream.read(3), "little")  # more would be damage
             row_type = self._rows.dtype if known else _row_type(written)

@@ -21,6 +21,7 @@ One process at a time writes to it, under a lock that ends with its owner.
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +31,7 @@ from pydantic import TypeAdapter
 
 from xraytune.base.artifacts import releases
 from xraytune.base.errors import ConfigError, Problem, StudyError
-from xraytune.base.files import read_json, require_recorded
+from xraytune.base.files import read_json, require_recorded, sha256_of
 from xraytune.base.locks import LockHeldError, build_lock, current_owner, hold
 from xraytune.base.records import Compute
 from xraytune.data.prepare import Prepared, read_prepared
@@ -110,7 +111,7 @@ class StudyFolder:
         For a replicate of a confirmation, with its `draw` as the train side.
         """
         with damage_explained(self.path / "split.json") as file:
-            return read_prepared(file).drawn(draw)
+            return _read_split(file, sha256_of(file)).drawn(draw)
 
     def environment(self) -> dict[str, Any]:
         """Return the device and versions of its trials, as recorded."""
@@ -160,6 +161,13 @@ class StudyFolder:
 
 
 _RESTORE = "restore it from a backup, or start a study with another name"
+
+
+@lru_cache(maxsize=2)
+def _read_split(file: Path, _sha256: str) -> Prepared:
+    return read_prepared(file)
+
+
 _DAMAGE = (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError)
 """What readers raise for missing and damaged files."""
 

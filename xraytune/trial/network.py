@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from xraytune.data.decoding import InputFormat
 from xraytune.data.prepare import ImageSource, RunContext, side_images
 from xraytune.nets.backbones import find_weights, fold_batch_norms
 from xraytune.nets.compute import in_one_thread
-from xraytune.nets.feature_store import KEY_BYTES, FeatureStore
+from xraytune.nets.feature_store import KEY_BYTES, open_store
 from xraytune.nets.infer import predict_logits, require_different
 from xraytune.nets.inputs import (
     IDENTITY_VIEW,
@@ -88,6 +88,11 @@ class Network:
         )
         return network.to(self.compute.device)
 
+    @cached_property
+    def _frozen(self) -> nn.Module:
+        """The backbone, as it computes features."""
+        return fold_batch_norms(self.whole.get_submodule("backbone"))
+
     def untrained(self, source: ImageSource) -> nn.Module:
         """Return what a trial trains, before its training: the whole network, or a new head.
 
@@ -146,8 +151,7 @@ class Network:
             return source.features, places
         if views is None:
             views = np.broadcast_to(_IDENTITY, (len(places), len(_IDENTITY)))
-        store = FeatureStore(self._context.cache, self.identity)
-        features, rows = store.find(
+        features, rows = open_store(self._context.cache, self.identity).find(
             _name_views(source, places, views),
             self._computer(source, places, views),
             what=f"features of {source.name} images",
@@ -178,25 +182,21 @@ class Network:
         in_threads = compute.device == "cpu" and not BACKBONES.has(parameters.backbone)
         threads = compute.threads if in_threads else 1
 
-        @cache
-        def load_backbone() -> nn.Module:
-            return fold_batch_norms(self.whole.get_submodule("backbone"))
-
-        def compute_batch(numbers: Int64Array) -> Float32Array:
+        def compute_batch(backbone: nn.Module, numbers: Int64Array) -> Float32Array:
             batch = np.resize(numbers, self._batch)  # repeats them if there are fewer
             images = self.scaled(source, places[batch])
             images = augment(images, torch.from_numpy(views[batch]).to(compute.device))
             inputs = normalise(images, self.form)
-            features = predict_logits(load_backbone(), [inputs], compute=compute)
+            features = predict_logits(backbone, [inputs], compute=compute)
             return features[: len(numbers)]
 
         def compute_all(numbers: Int64Array) -> Iterator[Float32Array]:
-            load_backbone()
+            backbone = self._frozen
             batches = np.split(numbers, range(self._batch, len(numbers), self._batch))
             pool = ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1))
             with in_one_thread(), pool:
                 run = pool.map if threads > 1 else map
-                yield from run(compute_batch, batches)
+                yield from run(partial(compute_batch, backbone), batches)
 
         return compute_all
 

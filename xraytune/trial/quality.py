@@ -41,8 +41,14 @@ _QUALITY = TypeAdapter(Quality)
 
 
 def report_pool(experiment: Experiment, context: RunContext) -> PoolReport:
-    """Return quality and memorisation of synthetic images, without refusing any."""
-    quality = measure_quality(experiment, context)
+    """Return quality and memorisation of synthetic images, without refusing any.
+
+    A replicate of a confirmation measures only the quality of a GAN of its own: other images are
+    those that the search has measured.
+    """
+    quality: Quality | str = "not measured: the search has measured these images"
+    if experiment.draw is None or experiment.parameters.gan:
+        quality = measure_quality(experiment, context)
     copies, _ = find_copies(experiment, context)
     if isinstance(quality, str):
         return PoolReport(quality=None, note=quality, copies=copies)
