@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from benchmarks.figures import Figure, figure
-from xraytune.model.load import open_bundle
+from xraytune.trial.saved_model import open_bundle
 
 NEEDS = ("DATA", "WEIGHTS", "CONFIG", "KEEP")
 _MEMBERS = 5

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from xraytune.base.records import Compute
-from xraytune.model.load import Bundle, open_bundle
 from xraytune.nets.inputs import normalise
+from xraytune.trial.saved_model import Bundle, open_bundle
 
 
 class FromPixels(nn.Module):

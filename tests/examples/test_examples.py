@@ -13,8 +13,8 @@ from xraytune.base.errors import ArtifactError
 from xraytune.base.files import read_json
 from xraytune.data.index import read_index
 from xraytune.data.phantom import draw_phantoms
-from xraytune.model.load import open_bundle
 from xraytune.space.settings import DataSettings
+from xraytune.trial.saved_model import open_bundle
 
 pytestmark = pytest.mark.slow
 

@@ -16,9 +16,10 @@ from xraytune.base.files import read_json, read_jsonl
 from xraytune.data.prepare import RunContext
 from xraytune.model.export import export
 from xraytune.model.generator_folder import generator_sample, generator_train
-from xraytune.model.load import open_bundle
+from xraytune.nets.compute import choose_compute
 from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder
+from xraytune.trial.saved_model import open_bundle
 
 pytestmark = pytest.mark.slow
 
@@ -91,7 +92,8 @@ def no_training(what: str, done: int, total: int) -> None:
 def test_images_of_a_trials_gan_are_those_that_it_trained_on(copy_lab: CopyLab) -> None:
     lab = copy_lab()
     study, cache = StudyFolder(lab.study), lab.path / "cache"
-    context = RunContext(prepared=study.prepared(), cache=cache, compute=study.compute())
+    compute = choose_compute(gpus=0, threads=1)  # as `generator train` computes on this machine
+    context = RunContext(prepared=study.prepared(), cache=cache, compute=compute)
     with one_thread():
         pool = block_of(study.experiment(0), context, 1).read()
 

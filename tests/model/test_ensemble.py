@@ -11,12 +11,12 @@ from tests.model.conftest import CopyLab, Lab, read_rows
 from xraytune.base.errors import ConfigError
 from xraytune.base.files import read_jsonl
 from xraytune.base.records import EpochRecord
-from xraytune.model.load import open_bundle
 from xraytune.model.predict import predict
 from xraytune.model.train import train
 from xraytune.space.settings import TaskName
 from xraytune.tasks import TASKS
 from xraytune.tasks.ensemble import average_networks
+from xraytune.trial.saved_model import open_bundle
 
 pytestmark = pytest.mark.slow
 

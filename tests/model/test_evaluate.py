@@ -16,10 +16,10 @@ from xraytune.base.errors import ConfigError, DataError, MachineError
 from xraytune.base.files import read_json, read_jsonl
 from xraytune.confirm.test_access import accesses
 from xraytune.model.evaluate import evaluate
-from xraytune.model.load import open_bundle
 from xraytune.model.predict import predict
 from xraytune.model.train import train
 from xraytune.study.folder import StudyFolder
+from xraytune.trial.saved_model import open_bundle
 
 pytestmark = pytest.mark.slow
 

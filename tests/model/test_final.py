@@ -10,10 +10,10 @@ from xraytune.base.files import read_jsonl
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import Prepared, prepare
 from xraytune.model.export import export
-from xraytune.model.load import Bundle, open_bundle
 from xraytune.present.page import write_report
 from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder
+from xraytune.trial.saved_model import Bundle, open_bundle
 
 pytestmark = pytest.mark.slow
 

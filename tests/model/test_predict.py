@@ -17,8 +17,8 @@ from tests.data.test_dicom import dicom
 from tests.in_process import command
 from tests.model.conftest import Lab, read_rows
 from xraytune.base.errors import DataError
-from xraytune.model.load import open_bundle
 from xraytune.model.predict import predict
+from xraytune.trial.saved_model import open_bundle
 
 pytestmark = pytest.mark.slow
 

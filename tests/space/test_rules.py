@@ -84,6 +84,8 @@ source=statistics trainable=head statistics.path=there task=segmentation backbon
 source=statistics statistics.path=there
 source=statistics statistics.path=there trainable=head weights=none
 task=findings data.table={file:t,image:i} source=folder folder.path=x balance=equal
+source=folder folder.path=x labels=donor
+source=generator generator.path=x labels=donor task=segmentation backbone=resnet18
 task=findings
 task=findings data.findings=auto
 source=duplicate synthetic_ratio=0

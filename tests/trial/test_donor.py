@@ -15,8 +15,8 @@ from xraytune.nets.compute import choose_compute
 from xraytune.space.load import load_space
 from xraytune.space.settings import Experiment, Parameters
 from xraytune.stats.classification import auroc
+from xraytune.synth.donor import donor_tensors, read_donor
 from xraytune.synth.saved_generator import GENERATOR_FILE
-from xraytune.synth.sources.statistics import donor_tensors, read_donor
 from xraytune.trial.network import Network
 from xraytune.trial.run import run_trial
 from xraytune.trial.training_set import build_training_set

@@ -32,8 +32,8 @@ from xraytune.study.row import TrialRow, rank
 from xraytune.study.trial import Trial
 from xraytune.synth.mix import require_enough
 from xraytune.synth.sources.source import StudyImages
-from xraytune.synth.sources.statistics import donor_tensors
 from xraytune.synth.sources.which import source_of
+from xraytune.trial.soft_labels import donor_start
 
 _DRAWS = 5000
 
@@ -235,8 +235,8 @@ def _is_possible(
 def _donor_controls(study: OpenStudy, finalist: Arm, notes: list[str]) -> list[Arm]:
     """Return the controls of a finalist whose extra images come from elsewhere.
 
-    They are the head that the other hospital sent, and a training that starts at it. Where there is
-    no such head for the study's network, a note says why, and a training on the finalist's extra
+    They are the classifier that the other hospital sent, and a training that starts at it. Where
+    there is none for the study's images, a note says why, and a training on the finalist's extra
     images alone takes their place.
     """
     folder = finalist.parameters.donor
@@ -246,11 +246,8 @@ def _donor_controls(study: OpenStudy, finalist: Arm, notes: list[str]) -> list[A
     controls = {"synthetic_only": f"images of {finalist.trial} alone"}
     parameters = parameters_from(values | {"synthetic_weight": 1.0, "mixing": "additive"})
     if folder:
-        own = parameters_from(
-            values | {"source": "none", "head": "linear", "loss": "cross_entropy"}
-        )
         try:
-            donor_tensors(folder, study.prepared.class_names, own, study.settings)
+            own = donor_start(finalist.parameters, study.settings, study.prepared.outputs)
         except DataError as error:
             (problem,) = error.problems
             notes.append(f"no classifier of the donor as a control: {problem.what}; {problem.fix}")

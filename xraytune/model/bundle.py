@@ -1,4 +1,4 @@
-"""Write a model bundle (`model/load.py`) with its model card, `README.md`."""
+"""Write a model bundle (`trial/saved_model.py`) with its model card, `README.md`."""
 
 import json
 from collections import Counter
@@ -15,21 +15,19 @@ from xraytune.base.templates import open_templates
 from xraytune.base.tensors import save_state
 from xraytune.data.decoding import InputFormat
 from xraytune.data.prepare import RunContext, write_prepared
-from xraytune.model.load import (
-    CONFIG_FILE,
-    EPOCHS_FILE,
-    MANIFEST_FILE,
-    NETWORK_PARAMETERS,
-    RECORD_FILE,
-    SPLIT_FILE,
-    model_files,
-)
 from xraytune.space.load import experiment_to_yaml
 from xraytune.space.paths import relative_path
 from xraytune.space.settings import Experiment, extensions_of
+from xraytune.synth.donor import MANIFEST_FILE, RECORD_FILE, SPLIT_FILE
 from xraytune.tasks import TASKS
 from xraytune.tasks.bundle_record import BundleRecord, TrainedOn
 from xraytune.tasks.task import Validated
+from xraytune.trial.saved_model import (
+    CONFIG_FILE,
+    EPOCHS_FILE,
+    NETWORK_PARAMETERS,
+    model_files,
+)
 
 _PACKAGES = ("xraytune", "torch", "torchvision", "numpy", "pillow")
 

@@ -14,11 +14,11 @@ from xraytune.data.index import LabelledImages
 from xraytune.data.patients import EQUAL_IDS
 from xraytune.data.shared_patients import patients_by_key, shared_patients
 from xraytune.data.table import subgroup_columns
-from xraytune.model.load import Bundle, open_bundle
 from xraytune.model.overlap import overlap_of, sealed_among
 from xraytune.tasks import TASKS
 from xraytune.tasks.evaluation import Evaluation, Sample, what_fell
 from xraytune.tasks.prediction import ImageFiles, fit_calibration
+from xraytune.trial.saved_model import Bundle, open_bundle
 
 
 def evaluate(

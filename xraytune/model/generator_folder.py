@@ -50,6 +50,7 @@ from xraytune.space.load import SEARCH_ONLY, load_space, refuse_unused
 from xraytune.space.settings import Experiment
 from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space
+from xraytune.synth.donor import Donor
 from xraytune.synth.generator_inputs import NETWORK_FILE
 from xraytune.synth.generator_quality import PoolReport
 from xraytune.synth.mix import apportion
@@ -61,7 +62,6 @@ from xraytune.synth.saved_generator import (
 )
 from xraytune.synth.sources.gan import Gan, trained_generator, typical_masks, usable_generator
 from xraytune.synth.sources.source import BLOCK, choose_findings
-from xraytune.synth.sources.statistics import Donor
 from xraytune.synth.sources.which import seen_by
 from xraytune.trial.donate import find_donor_experiment, write_card, write_donor
 from xraytune.trial.quality import report_pool

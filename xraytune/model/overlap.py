@@ -13,10 +13,10 @@ from xraytune.data.index import LabelledImages
 from xraytune.data.prepare import patients_seen
 from xraytune.data.shared_patients import patients_by_file_name, patients_by_key, shared_patients
 from xraytune.data.table import add_rows, find_table
-from xraytune.model.load import MODEL_FILE, Bundle
 from xraytune.study.folder import StudyFolder
 from xraytune.synth.sources.which import seen_by
 from xraytune.tasks import TASKS
+from xraytune.trial.saved_model import MODEL_FILE, Bundle
 
 
 def overlap_of(

@@ -10,10 +10,10 @@ from xraytune.base.files import require_new, sha256_of
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.folders import list_images, pair_folders
 from xraytune.data.images import ImageFile
-from xraytune.model.load import open_bundle
 from xraytune.model.overlap import log_sealed
 from xraytune.tasks import TASKS
 from xraytune.tasks.prediction import ImageFiles, Predicted
+from xraytune.trial.saved_model import open_bundle
 
 
 def predict(

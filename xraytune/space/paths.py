@@ -20,6 +20,7 @@ _WEIGHTS_WITHOUT_FILE = re.compile(r"imagenet|hub|none|IMAGENET1K_\w+")
 PATHS = (
     "folder.path",
     "folder.seen",
+    "folder.donor",
     "generator.path",
     "statistics.path",
     "gan.start_from",

@@ -47,6 +47,7 @@ UncertainUse = Literal["ignore", "zeros", "ones"]
 HeadName = Literal["linear", "vgg16_two_class"]
 LossName = Literal["cross_entropy", "bce"]
 Balance = Literal["natural", "equal"]
+Labels = Literal["class", "donor"]
 DonorControl = Literal["donor", "donor_start", "synthetic_only"]
 """Controls of images from elsewhere. `donor`: the head that their hospital sent. `donor_start`: the
 study's own training, started at that head. `synthetic_only`: a training on these images alone."""
@@ -373,6 +374,9 @@ class FolderSettings(StrictModel):
     seen: FilePath | None = None
     """Folder of the images that the extra ones were made from, or a text file with the SHA-256 of
     one per line; null: those that `generator sample` recorded, otherwise unknown."""
+    donor: FilePath | None = None
+    """A folder from `xraytune generator train` or `xraytune train`, with a classifier of the
+    hospital that the extra images come from."""
 
 
 class GivenFolder(StrictModel):
@@ -417,6 +421,11 @@ class Parameters(StrictModel):
     At a weight of 1, r extra images per real one have r/(1+r) of the loss.
     """
     balance: Annotated[Balance, _NO_EXTRA_IMAGES] = "natural"
+    labels: Annotated[
+        Labels, Unless(parameter="source", values=("none", "duplicate", "statistics"))
+    ] = "class"
+    """`class`: an extra image has the class that it was made for, or the label of its folder;
+    `donor`: it has the probabilities that the classifier of its hospital predicts for it."""
     mixing: Annotated[Literal["additive", "pretrain"], _NO_EXTRA_IMAGES] = "additive"
     """`additive`: a step draws extra images on top of its real ones; `pretrain`: the first r/(1+r)
     of all steps draw only extra images, the remaining ones only real images."""
@@ -502,6 +511,8 @@ class Parameters(StrictModel):
         given = self.generator or self.statistics
         if given:
             return given.path
+        if self.folder:
+            return self.folder.donor
         return self.gan.start_from if self.gan else None
 
     @property
@@ -592,6 +603,23 @@ def _train_on_features(trainable: Trainable, source: str) -> Change:
     """Statistics draw features, on which only a head can be trained."""
     is_head = trainable == "head"
     return {} if is_head or source != "statistics" else {"trainable": "head"}
+
+
+@refuses("labels", "task")
+def _label_images(labels: Labels, task: TaskName) -> Change:
+    """A classifier cannot say what a mask is."""
+    return {"labels": "class"} if (labels, task) == ("donor", "segmentation") else {}
+
+
+@refuses("labels", "source", "folder.donor", "gan.start_from")
+def _have_a_donor(
+    labels: Labels, source: str, of_folder: str | None, of_start: str | None
+) -> Change:
+    """Only a folder of another hospital has a classifier that can label its images."""
+    donors = {"folder": of_folder, "gan": of_start, "generator": source}
+    is_useless = source in ("none", "duplicate", "statistics")
+    has_donor = is_useless or donors.get(source) is not None
+    return {} if labels == "class" or has_donor else {"labels": "class"}
 
 
 @refuses_useless("balance", "source", "task")

@@ -74,6 +74,8 @@ def mix_label(parameters: Parameters) -> str:
     mix = f"{parameters.source} r={parameters.synthetic_ratio:g}"
     if parameters.synthetic_weight != 1:
         mix += f" weight={parameters.synthetic_weight:g}"
+    if parameters.labels == "donor":
+        mix += " donor's labels"
     if parameters.mixing != "additive":
         mix += f" {parameters.mixing}"
     if parameters.gan:

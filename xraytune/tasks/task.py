@@ -125,10 +125,10 @@ class Task:
         return read_labelled(source, outputs, pairs=self.has_masks, findings=findings, **options)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the cross-entropy of logits, [B, C], and labels, [B]."""
+        """Return the cross-entropy of logits, [B, C], and labels, [B], or probabilities, [B, C]."""
         return cross_entropy(outputs, targets)
 
-    def loss_of(self, parameters: Parameters, real: Labels, device: str) -> Loss:
+    def loss_of(self, parameters: Parameters, real: NDArray[Any], device: str) -> Loss:
         """Return the loss of a trial's training steps, with these `real` labels or findings."""
         return weigh_extra_images(self.loss, parameters)
 
@@ -405,26 +405,26 @@ class Findings(Task):
     has_findings: ClassVar[bool] = True
 
     def loss(self, outputs: Tensor, targets: Tensor, pos_weight: Tensor | None = None) -> Tensor:
-        """Return the mean binary cross-entropy of the known findings.
+        """Return the mean binary cross-entropy of the known findings, or their probabilities.
 
         `pos_weight` is the weight of their positives, [C].
         """
         is_known = (targets >= 0).to(outputs.dtype)
-        expected = (targets == 1).to(outputs.dtype)
+        expected = targets.clamp(min=0).to(outputs.dtype)
         summed = binary_cross_entropy_with_logits(
             outputs, expected, weight=is_known, pos_weight=pos_weight, reduction="sum"
         )
         return summed / is_known.sum().clamp(min=1)
 
-    def loss_of(self, parameters: Parameters, real: Labels, device: str) -> Loss:
+    def loss_of(self, parameters: Parameters, real: NDArray[Any], device: str) -> Loss:
         """Return the loss of a trial's training steps.
 
         With `pos_weight: balanced`, positives weigh negatives over positives of `real`.
         """
         loss: Loss = self.loss
         if parameters.pos_weight == "balanced":
-            positives = (real == 1).sum(axis=0)
-            negatives = (real == 0).sum(axis=0)
+            positives = (real > 0.5).sum(axis=0)
+            negatives = ((real >= 0) & (real <= 0.5)).sum(axis=0)
             weights = np.where(positives, negatives / np.maximum(positives, 1), 1)
             pos_weight = torch.as_tensor(weights.astype(np.float32), device=device)
             loss = partial(self.loss, pos_weight=pos_weight)

@@ -1,6 +1,6 @@
 """Train the head that a hospital sends to others, and compute the statistics of its features.
 
-See `synth/sources/statistics.py`.
+See `synth/donor.py`.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ from xraytune.nets.checkpoint import load_best
 from xraytune.nets.networks import linear_of
 from xraytune.space.settings import Experiment
 from xraytune.space.space import Space
-from xraytune.synth.sources.statistics import DONOR_FILE, TENSORS_FILE, Donor, frozen_network
+from xraytune.synth.donor import DONOR_FILE, TENSORS_FILE, Donor, frozen_network
 from xraytune.trial.training import TrialTraining
 
 _LR = 3e-3

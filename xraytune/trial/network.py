@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from xraytune.base.arrays import Float32Array, Int64Array
 from xraytune.base.artifacts import releases
 from xraytune.base.files import sha256_of
+from xraytune.base.tensors import load_tensors
 from xraytune.data.decoding import InputFormat
 from xraytune.data.prepare import ImageSource, RunContext, side_images
 from xraytune.nets.backbones import find_weights, fold_batch_norms
@@ -39,8 +41,9 @@ from xraytune.nets.inputs import (
 from xraytune.nets.networks import build_head, linear_of
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.settings import Experiment
-from xraytune.synth.sources.statistics import donor_tensors
+from xraytune.synth.donor import donor_tensors, require_model
 from xraytune.tasks import task_of
+from xraytune.trial.saved_model import MODEL_FILE, Bundle, open_bundle
 
 _GPU_BATCH = 128
 _CPU_BATCH = 32
@@ -72,10 +75,15 @@ class Network:
         self._context = context
         self._batch = _GPU_BATCH if self.compute.device == "cuda" else _CPU_BATCH
         self.weights = find_weights(parameters.backbone, parameters.weights, settings.weights_dir)
+        self._model: Bundle | None = None
+        if experiment.donor and not self.has_cached_features:
+            self._model = open_bundle(require_model(experiment.donor))
+            self.form: InputFormat = self._model.record.input_format
+            return
         mean, std = 0.0, 1.0  # pretrained weights have their own
         if parameters.weights == "none":
             mean, std = _grey_statistics(side_images("train", context.prepared, context.cache))
-        self.form: InputFormat = input_format(experiment, train_mean=mean, train_std=std)
+        self.form = input_format(experiment, train_mean=mean, train_std=std)
 
     @cached_property
     def whole(self) -> nn.Module:
@@ -86,6 +94,8 @@ class Network:
             weights=self.weights,
             seed=self.experiment.settings.seed,
         )
+        if self._model:  # a training starts at a donor's network; of several, at the first
+            load_tensors(network, load_file(self._model.path / MODEL_FILE))
         return network.to(self.compute.device)
 
     @cached_property

@@ -28,10 +28,11 @@ from xraytune.space.settings import Settings
 from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space, require_extensions
 from xraytune.stats.classification import FEWEST_LABELS
+from xraytune.synth.donor import donor_tensors
 from xraytune.synth.sources.gan import OF_NETWORK, require_same_network
-from xraytune.synth.sources.statistics import donor_tensors
 from xraytune.synth.sources.which import mixes_of, seen_by
 from xraytune.tasks import task_of
+from xraytune.trial.soft_labels import require_labeller
 
 _OF_FEATURES = ("backbone", "weights", "input_channels", "trainable")
 """The parameters that a donor's statistics of features depend on."""
@@ -77,7 +78,7 @@ def prepare_space(
     Raises:
         ConfigError: The images do not suit the settings (space/contract.py).
         DataError: The images cannot be used; `skip_broken` leaves out broken ones. A donor's
-            statistics are of another network.
+            statistics are of another network, or its classifier of other classes.
         MachineError: Disk space is missing.
         StudyError: The images are not those that the study recorded.
     """
@@ -114,6 +115,9 @@ def prepare_space(
     for trial in space.corners("source", "gan.start_from", *(f"gan.{name}" for name in OF_NETWORK)):
         if trial.gan:
             require_same_network(trial.gan)
+    for trial in space.corners("source", "labels", "weights", *PATHS):
+        if trial.labels == "donor":
+            require_labeller(trial, settings, prepared.outputs)
     for trial in space.corners("source", "statistics.path", *_OF_FEATURES):
         if trial.statistics:
             path = trial.statistics.path

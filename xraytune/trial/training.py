@@ -187,7 +187,7 @@ class TrialTraining:
         holds the weights of the epoch with the best val-A score, the earliest of equals.
 
         Raises:
-            TrialError: The loss is not finite.
+            TrialError: The loss or the network is not finite.
             ArtifactError: The checkpoint is damaged or from another network.
         """
         optimizer = build_optimizer(
@@ -208,8 +208,7 @@ class TrialTraining:
                 train_loss, lr = self._train_epoch(optimizer, update, records)
             val_loss, val_score = self.validate()
             if not math.isfinite(train_loss + val_loss):
-                what = f"the loss is not finite in epoch {epoch}"
-                raise TrialError(what, f"lr {lr:g}", "search smaller values of lr")
+                raise self._diverged("loss", epoch)
 
             best_before = records[-1].best_val_score if records else -math.inf
             record = EpochRecord(
@@ -226,11 +225,20 @@ class TrialTraining:
             if val_score > best_before:
                 state = self.trained.state_dict()
                 best = {name: tensor.to("cpu", copy=True) for name, tensor in state.items()}
+                # A batch norm can hide it from the loss.
+                if not all(tensor.isfinite().all() for tensor in best.values()):
+                    raise self._diverged("network", epoch)
             if self._is_over(records) or time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
                 save_checkpoint(checkpoint_dir, self.trained, optimizer, records, best)
                 saved_at = time.monotonic()
             yield record
         save_state(best, checkpoint_dir / BEST_FILE)
+
+    def _diverged(self, what: str, epoch: int) -> TrialError:
+        where = f"lr {self.parameters.lr:g}"
+        return TrialError(
+            f"the {what} is not finite in epoch {epoch}", where, "search smaller values of lr"
+        )
 
     def _train_epoch(
         self, optimizer: Optimizer, update: Step, records: Sequence[EpochRecord]

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from xraytune.base.arrays import Int64Array
+from xraytune.base.arrays import Float32Array, Int64Array
 from xraytune.base.seeding import numpy_generator
 from xraytune.data.findings import levelling_order
 from xraytune.data.prepare import ImageSource, RunContext, side_images
@@ -21,6 +21,7 @@ from xraytune.space.settings import Experiment
 from xraytune.synth.memorisation import refuse_memorised
 from xraytune.synth.mix import plan_mix, require_enough
 from xraytune.synth.sources.which import source_of
+from xraytune.trial.soft_labels import label_images
 
 
 class TrainingSet(NamedTuple):
@@ -28,13 +29,14 @@ class TrainingSet(NamedTuple):
 
     Attributes:
         sources: The first one has the real images; the images of all others have one size.
-        targets: Labels, int64 [total], over all sources; or findings, [total, C].
+        targets: Labels, int64 [total], over all sources; or findings, [total, C]. With `labels:
+            donor`, probabilities of classes or findings, float32 [total, C].
         real: int64 [R], the numbers of the real images, or of those in their place.
         extra: int64 [E], the numbers of the extra images; `duplicate` may repeat a number.
     """
 
     sources: tuple[ImageSource, ...]
-    targets: Int64Array
+    targets: Float32Array | Int64Array
     real: Int64Array
     extra: Int64Array
 
@@ -61,7 +63,10 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
     sources: tuple[ImageSource, ...] = (real,)
     if not source.repeats_real:
         sources += source.images(settings, context, counts)
-    targets = np.concatenate([images.targets for images in sources])
+    targets: Float32Array | Int64Array = np.concatenate([images.targets for images in sources])
+    if parameters.labels == "donor":
+        soft = [label_images(images, experiment, context) for images in sources[1:]]
+        targets = np.concatenate([as_probabilities(real.targets, class_count), *soft])
     labels = np.concatenate([images.labels for images in sources])
     numbers = np.arange(len(labels))
     real_numbers = numbers[: len(real.rows)]
@@ -83,6 +88,13 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
     if experiment.control == "synthetic_only":
         return TrainingSet(sources, targets, extra, extra[:0])
     return TrainingSet(sources, targets, real_numbers, extra)
+
+
+def as_probabilities(targets: Int64Array, class_count: int) -> Float32Array:
+    """Return labels, [n], or findings, [n, C], as probabilities, [n, C]; -1 if not known."""
+    if targets.ndim == 2:
+        return targets.astype(np.float32)
+    return np.eye(class_count, dtype=np.float32)[targets]
 
 
 Shown: TypeAlias = tuple[Int64Array, Int64Array]

@@ -31,6 +31,7 @@ from xraytune.data.shared_patients import (
     shared_patients,
 )
 from xraytune.space.settings import FolderSettings, Settings
+from xraytune.synth.donor import donor_content
 from xraytune.synth.sources.source import BLOCK, Source, StudyImages, take
 
 _logger = logging.getLogger(__name__)
@@ -62,10 +63,12 @@ class Folder(Source):
 
     @classmethod
     def read_input(cls, setting: str, path: Path, study: StudyImages) -> str:
-        """Return a fingerprint of what was seen, or of the usable images and their provenance.
+        """Return a fingerprint of what was seen, of a donor's classifiers, or of the usable images.
 
-        Decoding the usable images finds broken ones.
+        Their provenance counts, too. Decoding the usable images finds broken ones.
         """
+        if setting == "donor":
+            return donor_content(path)
         if setting == "seen":
             hashes = _hashes(path) if path.is_dir() else [sha256_of(path)]
             return sha256(" ".join(hashes).encode()).hexdigest()

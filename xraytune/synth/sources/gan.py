@@ -28,6 +28,7 @@ from xraytune.base.files import copy_file, sha256_of
 from xraytune.data.findings import in_order_of
 from xraytune.data.prepare import ImageSource, Prepared, RunContext, side_images
 from xraytune.space.settings import GanSettings, GivenFolder, Settings
+from xraytune.synth.donor import donor_content
 from xraytune.synth.gan import CHECKPOINT_FILE, train_generator
 from xraytune.synth.generator_inputs import (
     GAN_PROGRESS,
@@ -56,10 +57,11 @@ class _Generated(Source):
 
     @classmethod
     def read_input(cls, setting: str, path: Path, study: StudyImages) -> str:
-        """Return the SHA-256 of the weights of `features`, or of the record of the generator."""
+        """Return the SHA-256 of the weights of `features`, or of the generator's records."""
         if setting == "features":
             return file_content(path)
-        return usable_generator(path, study.prepared, is_start=setting == "start_from")
+        of_generator = usable_generator(path, study.prepared, is_start=setting == "start_from")
+        return of_generator + donor_content(path)
 
 
 class Gan(_Generated):

@@ -6,11 +6,12 @@ block in `Parameters` (both in `space/settings.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from xraytune.space.paths import PATHS
 from xraytune.space.settings import Parameters
 from xraytune.space.space import Space
+from xraytune.synth.donor import donor_images
 from xraytune.synth.sources.folder import Folder
 from xraytune.synth.sources.gan import Gan, GivenGenerator
 from xraytune.synth.sources.source import Duplicates, Extension, RealImages, Source
@@ -25,7 +26,15 @@ SOURCE_CLASSES: dict[str, type[Source]] = {
     "statistics": Statistics,
 }
 """The sources that a space can name; all others are extensions."""
-_MIX = ("source", "synthetic_ratio", "synthetic_weight", "balance", "mixing", "batch_size")
+_MIX = (
+    "source",
+    "synthetic_ratio",
+    "synthetic_weight",
+    "balance",
+    "labels",
+    "mixing",
+    "batch_size",
+)
 
 
 def source_of(parameters: Parameters, *, has_real_extra: bool = False) -> Source:
@@ -40,7 +49,12 @@ def mixes_of(space: Space) -> list[Parameters]:
     return space.corners(*_MIX, *PATHS)
 
 
-def seen_by(mixes: Iterable[Parameters]) -> frozenset[str]:
-    """Return the SHA-256 of all images that the sources of some mixes are known to have seen."""
+def seen_by(mixes: Sequence[Parameters]) -> frozenset[str]:
+    """Return the SHA-256 of all images that the sources of some mixes are known to have seen.
+
+    Those of their donors' classifiers are among them.
+    """
     sources = {(mix.source, mix.folder, mix.donor): source_of(mix) for mix in mixes}
-    return frozenset().union(*(source.seen_images() or () for source in sources.values()))
+    seen = [source.seen_images() or () for source in sources.values()]
+    donors = {mix.donor for mix in mixes if mix.donor}
+    return frozenset().union(*seen, *map(donor_images, donors))

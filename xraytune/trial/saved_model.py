@@ -33,16 +33,14 @@ from xraytune.nets.inputs import normalise, to_unit
 from xraytune.space.load import load_space
 from xraytune.space.paths import absolute_path
 from xraytune.space.settings import Experiment, Parameters
+from xraytune.synth.donor import MANIFEST_FILE, RECORD_FILE, SPLIT_FILE
 from xraytune.tasks import TASKS
 from xraytune.tasks.bundle_record import BundleRecord, read_record
 from xraytune.tasks.ensemble import average_networks
 from xraytune.tasks.prediction import Pixels, Predictor
 
-RECORD_FILE = "bundle.json"
 CONFIG_FILE = "config.yaml"
 MODEL_FILE = "model.safetensors"
-SPLIT_FILE = "split.json"
-MANIFEST_FILE = "manifest.json"
 EPOCHS_FILE = "epochs.jsonl"
 NETWORK_PARAMETERS = {"backbone", "input_channels", "head", "loss"}
 """The parameters that a network is built from."""
@@ -88,10 +86,14 @@ class Bundle:
             networks.append(network)
         return average_networks(task, networks).to(compute.device).eval().requires_grad_(False)
 
-    def predictor(self) -> Predictor:
-        """Return a predictor as precise as the training; this process is pinned to its settings."""
-        compute = compute_like(self.record.compute, threads=cpu_count())
-        pin(compute)
+    def predictor(self, compute: Compute | None = None) -> Predictor:
+        """Return a predictor that computes as a trial does or, by default, as the training did.
+
+        In the second case, this process is pinned to its settings.
+        """
+        if compute is None:
+            compute = compute_like(self.record.compute, threads=cpu_count())
+            pin(compute)
         network = fold_batch_norms(self.network(compute))
         form = self.record.input_format
         task = TASKS[self.record.task]

@@ -1,0 +1,153 @@
+"""What another hospital, the donor, sends with its generator or instead of it: a classifier.
+
+Its folder has `donor.json` and `donor.safetensors`: the head that the hospital's own images train
+on a frozen backbone, and the mean and shrunken covariance of their features for each class. It may
+also have a whole network, a folder `model` that `xraytune train` wrote.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from xraytune.base.errors import DataError
+from xraytune.base.files import sha256_of
+from xraytune.base.records import frozen
+from xraytune.base.tensors import explain_unreadable
+from xraytune.data.prepare import read_prepared
+from xraytune.nets.backbones import find_weights
+from xraytune.space.backbones import BACKBONES
+from xraytune.space.settings import Parameters, Settings
+from xraytune.synth.saved_generator import read_record
+
+DONOR_FILE = "donor.json"
+TENSORS_FILE = "donor.safetensors"
+_MODEL_FOLDER = "model"
+RECORD_FILE = "bundle.json"
+SPLIT_FILE = "split.json"
+MANIFEST_FILE = "manifest.json"
+"""Files of a model that `xraytune train` wrote; see trial/saved_model.py."""
+
+
+@frozen
+class Donor:
+    """`donor.json`.
+
+    Attributes:
+        network: What the features come from; see `frozen_network`.
+        val_auroc: AUROC of the head on the donor's own val-A.
+        train_images: SHA-256 of the images that both were computed from.
+        files: SHA-256 of each other file.
+    """
+
+    version: Literal[1] = 1
+    network: dict[str, str | int | None]
+    class_counts: dict[str, int]
+    patients: int
+    val_auroc: float
+    train_images: list[str]
+    files: dict[str, str]
+    packages: dict[str, str]
+
+
+def model_folder(folder: Path) -> Path | None:
+    """Return the folder of a donor's whole network, which may be `folder` itself, or None."""
+    for model in (folder, folder / _MODEL_FOLDER):
+        if (model / RECORD_FILE).is_file():
+            return model
+    return None
+
+
+def require_model(folder: Path) -> Path:
+    """Return the folder of a donor's whole network; raise DataError if there is none."""
+    model = model_folder(folder)
+    if model is None:
+        what = "there is no model of `xraytune train` here"
+        raise DataError(what, folder, f"ask the hospital for one, as {_MODEL_FOLDER}/")
+    return model
+
+
+def donor_content(folder: Path) -> str:
+    """Return the SHA-256 of the records of a donor's classifiers; "" if there are none."""
+    model = model_folder(folder)
+    records = [folder / DONOR_FILE, *([model / MANIFEST_FILE] if model else [])]
+    return "".join(sha256_of(record) for record in records if record.is_file())
+
+
+def donor_images(folder: Path) -> frozenset[str]:
+    """Return the SHA-256 of the images that a donor's classifiers were trained on.
+
+    Raises ArtifactError if a record is damaged.
+    """
+    images = {*read_donor(folder).train_images} if (folder / DONOR_FILE).is_file() else set()
+    if model := model_folder(folder):
+        split = model / SPLIT_FILE
+        with explain_unreadable("the record of its images is damaged", split, "copy it again"):
+            images |= {image.sha256 for image in read_prepared(split).images}
+    return frozenset(images)
+
+
+HOW_TO_DONATE = (
+    "ask for a folder that `xraytune generator train` wrote with this study's frozen backbone"
+)
+
+
+def read_donor(folder: Path) -> Donor:
+    """Return the record of a donor's folder.
+
+    Raises:
+        ArtifactError: A file is damaged.
+        DataError: There is none.
+    """
+    if not (folder / DONOR_FILE).is_file():
+        what = f"there is no {DONOR_FILE} here: neither a classifier nor statistics of features"
+        raise DataError(what, folder, HOW_TO_DONATE)
+    return read_record(folder / DONOR_FILE, Donor, "files")
+
+
+def donor_tensors(
+    folder: Path, class_names: tuple[str, ...], parameters: Parameters, settings: Settings
+) -> dict[str, Tensor]:
+    """Return what a donor sent for a trial's frozen backbone, in the order of the study's classes.
+
+    `weight` [C, D] and `bias` [C] of the head, `means` [C, D] and `covariances` [C, D, D] of
+    features; float32.
+
+    Raises:
+        ArtifactError: A file is damaged.
+        DataError: There is no donor's record, or they are of another network or other classes.
+    """
+    donor = read_donor(folder)
+    sent = {**donor.network, "trainable": "head"}
+    needed = {**frozen_network(parameters, settings), "trainable": parameters.trainable}
+    differences = [
+        f"{name} {sent.get(name)}, not {value}"
+        for name, value in needed.items()
+        if sent.get(name) != value
+    ]
+    known = [*donor.class_counts]
+    differences += [f"other classes than {name}" for name in class_names if name not in known]
+    if differences:
+        what = f"the classifier and the statistics here are for {', '.join(differences)}"
+        raise DataError(what, folder, HOW_TO_DONATE)
+    rows = [known.index(name) for name in class_names]
+    return {name: tensor[rows] for name, tensor in load_file(folder / TENSORS_FILE).items()}
+
+
+def frozen_network(parameters: Parameters, settings: Settings) -> dict[str, str | int | None]:
+    """Return what the features of a frozen backbone depend on besides the images.
+
+    Raise as `find_weights`.
+    """
+    weights = find_weights(parameters.backbone, parameters.weights, settings.weights_dir)
+    return {
+        "backbone": BACKBONES.identity(parameters.backbone),
+        "weights": sha256_of(weights) if weights else None,
+        "input_channels": parameters.input_channels,
+        "image_size": settings.data.image_size,
+        "resize": settings.data.resize,
+        "pixels": str(settings.weights_pixels) if settings.weights_pixels else None,
+    }

@@ -1,0 +1,184 @@
+"""`labels: donor`: an extra image has the probabilities that its hospital's classifier predicts.
+
+A generator may rank its classes rightly and put both on one side of a classifier's decision. Then
+the class that an image was made for teaches what is wrong, and what the hospital's own classifier
+says of it teaches what is right (docs/studies/other_hospital.md).
+
+The classifier is the whole network of the donor's folder or, without one, the head of `donor.json`
+(synth/donor.py). It sees images at its own size and with its own pixel constants. Its probabilities
+are an artifact, computed once for each block of images.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from xraytune.base.arrays import Float32Array
+from xraytune.base.artifacts import build_once, releases
+from xraytune.base.errors import ConfigError, DataError, MachineError, join_names
+from xraytune.base.files import sha256_of, write_array
+from xraytune.data.prepare import ImageSource, RunContext
+from xraytune.nets.backbones import find_weights
+from xraytune.space.fields import flat_values, parameters_from
+from xraytune.space.settings import Experiment, Parameters, Settings
+from xraytune.synth.donor import (
+    HOW_TO_DONATE,
+    donor_content,
+    donor_tensors,
+    model_folder,
+    read_donor,
+)
+from xraytune.trial.network import Network
+from xraytune.trial.saved_model import NETWORK_PARAMETERS, Bundle, open_bundle
+
+_STAGE = "soft-labels-1"
+_BATCH = 64
+
+
+def label_images(images: ImageSource, experiment: Experiment, context: RunContext) -> Float32Array:
+    """Return the probabilities of classes or findings that a donor's classifier predicts, [n, C].
+
+    Of classes that the study lacks, it does not speak. Raises as `require_labeller`.
+    """
+    folder = experiment.parameters.donor
+    assert folder is not None, "a rule requires a donor"
+    compute = context.compute
+    inputs = {
+        "images": images.inputs,
+        "donor": donor_content(folder),
+        "outputs": list(context.prepared.outputs),
+        "compute": asdict(compute),
+        "releases": releases("torch", "torchvision"),
+    }
+
+    def build(work: Path) -> None:
+        model = model_folder(folder)
+        predict = _predict_by_model if model else _predict_by_head
+        write_array(work / "labels.npy", predict(model or folder, images, experiment, context))
+
+    path = build_once(context.cache, _STAGE, inputs, build)
+    labels: Float32Array = np.load(path / "labels.npy")
+    return labels
+
+
+def require_labeller(parameters: Parameters, settings: Settings, outputs: tuple[str, ...]) -> None:
+    """Check that a donor's classifier can label extra images with the study's classes or findings.
+
+    Raises:
+        ArtifactError: A file of the donor is damaged.
+        DataError: There is no classifier, or it is one of other classes.
+        MachineError: The weights of its backbone are not here.
+    """
+    folder = parameters.donor
+    assert folder is not None, "a rule requires a donor"
+    if model := model_folder(folder):
+        _columns(open_bundle(model), settings, outputs)
+    else:
+        _head_of(folder, settings, parameters, outputs)
+
+
+def donor_start(parameters: Parameters, settings: Settings, outputs: tuple[str, ...]) -> Parameters:
+    """Return the parameters of a training without extra images that starts at a donor's classifier.
+
+    That is the head of its features if the network is frozen, or else its whole network.
+
+    Raises:
+        ArtifactError: A file of the donor is damaged.
+        DataError: There is no classifier for the study's network, or it is one of other classes.
+    """
+    folder = parameters.donor
+    assert folder is not None, "the images are of a donor"
+    values = flat_values(parameters) | {"source": "none"}
+    model = model_folder(folder)
+    if parameters.trainable == "head" or model is None:
+        start = parameters_from(values | {"head": "linear", "loss": "cross_entropy"})
+        try:
+            donor_tensors(folder, outputs, start, settings)
+        except DataError:
+            if model is None:
+                raise
+        else:
+            return start
+    bundle = open_bundle(model)
+    if _columns(bundle, settings, outputs) != [*range(len(bundle.record.class_names))]:
+        what = f"this model has an output for each of {join_names(bundle.record.class_names)}"
+        raise DataError(what, model, f"give one for exactly {join_names(outputs)}, in this order")
+    network = bundle.record.model_dump(include=NETWORK_PARAMETERS)
+    return parameters_from(values | network | {"weights": "none", "trainable": "all"})
+
+
+def _predict_by_model(
+    folder: Path, images: ImageSource, experiment: Experiment, context: RunContext
+) -> Float32Array:
+    bundle = open_bundle(folder)
+    columns = _columns(bundle, experiment.settings, context.prepared.outputs)
+    run = bundle.predictor(context.compute).run
+    starts = range(0, len(images.rows), _BATCH)
+    of_batches = [run(images.read(slice(start, start + _BATCH))) for start in starts]
+    chosen = np.concatenate(of_batches)[:, columns]
+    if experiment.settings.task == "classification":
+        chosen /= chosen.sum(axis=1, keepdims=True)
+    return chosen.astype(np.float32)
+
+
+def _columns(bundle: Bundle, settings: Settings, outputs: tuple[str, ...]) -> list[int]:
+    """Return the network's outputs for the study's classes or findings."""
+    record = bundle.record
+    unknown = [name for name in outputs if name not in record.class_names]
+    if record.task != settings.task or unknown:
+        what = f"this model is for {record.task} of {join_names(record.class_names)}"
+        raise DataError(what, bundle.path, f"give one for {settings.task} of {join_names(outputs)}")
+    return [record.class_names.index(name) for name in outputs]
+
+
+def _predict_by_head(
+    folder: Path, images: ImageSource, experiment: Experiment, context: RunContext
+) -> Float32Array:
+    outputs = context.prepared.outputs
+    classifier = _head_of(folder, experiment.settings, experiment.parameters, outputs)
+    sent = donor_tensors(folder, outputs, classifier.parameters, classifier.settings)
+    features = torch.from_numpy(Network(classifier, context).plain_features(images))
+    logits = features.double() @ sent["weight"].double().T + sent["bias"].double()
+    labels: Float32Array = logits.softmax(dim=1).float().numpy()
+    return labels
+
+
+def _head_of(
+    folder: Path, settings: Settings, parameters: Parameters, outputs: tuple[str, ...]
+) -> Experiment:
+    """Return an experiment with the frozen network of a donor's head."""
+    network = read_donor(folder).network
+    size = {"image_size": network["image_size"], "resize": network["resize"]}
+    settings = settings.model_copy(
+        update={"task": "classification", "data": settings.data.model_copy(update=size)}
+    )
+    candidates = [parameters.weights, "imagenet"]
+    for weights in dict.fromkeys(candidates):
+        frozen = parameters_from(
+            {
+                "backbone": network["backbone"],
+                "weights": weights,
+                "input_channels": network["input_channels"],
+                "trainable": "head",
+            }
+        )
+        if weights != "none" and _weights_hash(frozen, settings) == network["weights"]:
+            donor_tensors(folder, outputs, frozen, settings)
+            return Experiment(settings=settings, parameters=frozen)
+    what = (
+        f"the classifier here needs {network['backbone']} with weights of SHA-256 "
+        f"{str(network['weights'])[:8]}..., but neither the trial's weights nor the official ones "
+        "here are these"
+    )
+    raise DataError(what, folder, HOW_TO_DONATE)
+
+
+def _weights_hash(parameters: Parameters, settings: Settings) -> str | None:
+    """Return the SHA-256 of a backbone's weights; None if they are not here."""
+    try:
+        file = find_weights(parameters.backbone, parameters.weights, settings.weights_dir)
+    except (ConfigError, MachineError):
+        return None
+    return sha256_of(file) if file else None
