@@ -257,6 +257,9 @@ def test_training_starts_from_a_saved_generator(kept: Kept, clinic_b: Bench) -> 
         trained_generator(other, clinic_b.context)
     with pytest.raises(ConfigError, match=r"other settings\n  fix: write gan\.width: 4"):
         require_same_network(other)
+    features = settings.model_copy(update={"features": Path("mobilenet.pth")})
+    with pytest.raises(ConfigError, match=r"fix: write gan\.features: null"):
+        require_same_network(features)
 
 
 def test_a_record_cannot_name_outside_files(kept: Kept, tmp_path: Path) -> None:

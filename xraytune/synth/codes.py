@@ -122,6 +122,10 @@ class ClassCodes(nn.Module):
                 of_images = weights @ (self.codes - self.means[self.labels])
         return means + (1 - noise).sqrt() * of_images + noise.sqrt() * normal
 
+    def keeps_features(self, channels: int) -> bool:
+        """Return whether its components are also those of features, not only of the channels."""
+        return len(self.origin) > channels * _CODE_PX**2
+
     def find_components(self, images: Tensor, features: Tensor | None = None) -> Tensor:
         """Find the principal components of images, uint8 [N, C, S, S]; keep the axes.
 

@@ -112,7 +112,8 @@ def prepare_space(
                 )
                 fix = "use larger validation sides, or more images"
                 raise DataError(what, "data.split", fix)
-    for trial in space.corners("source", "gan.start_from", *(f"gan.{name}" for name in OF_NETWORK)):
+    of_network = (f"gan.{name}" for name in (*OF_NETWORK, "features"))
+    for trial in space.corners("source", "gan.start_from", *of_network):
         if trial.gan:
             require_same_network(trial.gan)
     for trial in space.corners("source", "labels", "weights", *PATHS):

@@ -41,6 +41,7 @@ from xraytune.synth.saved_generator import (
     GENERATOR_FILE,
     MaskRange,
     draw_block,
+    load_generator,
     read_generator,
     resize_planes,
 )
@@ -216,6 +217,10 @@ def require_same_network(settings: GanSettings) -> None:
     changes = [
         f"gan.{name}: {value}" for name, value in wanted.items() if getattr(settings, name) != value
     ]
+    generator = load_generator(settings.start_from / NETWORK_FILE)
+    keeps_features = bool(generator.prior and generator.prior.keeps_features(generator.channels))
+    if keeps_features != (settings.features is not None):
+        changes.append(f"gan.features: {'PATH' if keeps_features else 'null'}")
     if changes:
         what = f"gan.start_from: {settings.start_from} has a network of other settings"
         raise ConfigError(what, fix=f"write {' and '.join(changes)}")
