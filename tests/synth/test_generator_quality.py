@@ -10,6 +10,7 @@ from xraytune.stats.classification import Floats
 from xraytune.synth.generator_quality import (
     coverage,
     kernel_inception_distance,
+    label_agreement,
     transfer_auroc,
 )
 
@@ -50,6 +51,19 @@ def test_transfer_auroc_shows_whether_classes_mean_the_same() -> None:
     assert (transfer_auroc((drawn, classes), real, positive=1) or 0) > 0.95
     assert (transfer_auroc((drawn, 1 - classes), real, positive=1) or 1) < 0.05
     assert transfer_auroc((drawn, 0 * classes), (drawn, 0 * classes), positive=1) is None
+
+
+def test_label_agreement_is_low_for_a_class_on_the_side_of_another() -> None:
+    """Though its images are ranked rightly."""
+    generator = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 200)
+    real = generator.normal(size=(400, 4)) + 3 * labels[:, None]
+    shifted = real + 3  # all images on the side of class 1
+
+    assert min(label_agreement((real, labels), (real, labels))) > 0.95
+    of_first, of_second = label_agreement((real, labels), (shifted, labels))
+    assert of_first < 0.1
+    assert of_second > 0.95
 
 
 def test_transfer_auroc_of_findings_is_their_mean() -> None:

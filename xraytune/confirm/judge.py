@@ -51,11 +51,14 @@ from xraytune.stats.verdict import (
 from xraytune.study.folder import StudyFolder, damage_explained
 from xraytune.study.row import append_run, ended_runs
 from xraytune.study.trial_files import read_pool_report
-from xraytune.synth.generator_quality import PoolReport
+from xraytune.synth.generator_quality import PoolReport, Quality
 from xraytune.tasks import task_of
 from xraytune.trial.network import Network
 
 _SCORES_FILE = "test.npy"
+_LEAST_AGREEMENT = 0.75
+"""Share of a class's synthetic images that a classifier of real ones calls so, as of real images
+at a generator's resolution; below it, an answer says so."""
 
 
 @frozen
@@ -247,8 +250,29 @@ def _read_reports(folder: StudyFolder, numbers: Sequence[int]) -> list[PoolRepor
 
 
 def _quality_caveat(reports: Sequence[PoolReport], rope: float) -> str:
-    """Return a sentence if a classifier of synthetic images falls short of one of real images."""
+    """Return what is wrong with synthetic images in the features of the network that uses them."""
     qualities = [report.quality for report in reports if report.quality]
+    faults = [_few_agree(qualities), _falls_short(qualities, rope)]
+    return " ".join(fault for fault in faults if fault)
+
+
+def _few_agree(qualities: Sequence[Quality]) -> str:
+    """Return a sentence if a classifier of real images calls those of a class something else."""
+    worst = [quality.worst_agreement for quality in qualities]
+    shares = [share for _, share in worst if share is not None]
+    if not shares or np.mean(shares) >= _LEAST_AGREEMENT:
+        return ""
+    name = worst[0][0]
+    return (
+        f"In the features of this network, the synthetic images of {name} do not lie where real "
+        f"ones do: a linear classifier of the real images calls only {np.mean(shares):.0%} of them "
+        f"{name}. Labels of the hospital's own classifier (labels: donor) or a network that is "
+        "trained as a whole (trainable: all) may mend this."
+    )
+
+
+def _falls_short(qualities: Sequence[Quality], rope: float) -> str:
+    """Return a sentence if a classifier of synthetic images falls short of one of real images."""
     pairs = [
         (quality.gan_train, quality.real_train)
         for quality in qualities

@@ -6,12 +6,16 @@ Pure functions of features of a pretrained network, float64 [n, D].
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias
+from operator import itemgetter
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from xraytune.base.records import frozen
 from xraytune.stats.classification import Floats, Labels, auroc, scored_findings
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 LabelledFeatures: TypeAlias = tuple[Floats, Labels]
 """Features of images, [n, D], and their classes, [n], or findings, [n, C]."""
@@ -31,12 +35,15 @@ class ClassQuality:
         floor: KID of val-B from val-A: what a perfect generator would have, up to chance.
         coverage: Share of the val-A images with a synthetic one nearer than their fifth-nearest
             real neighbour.
+        agreement: Share of the synthetic images that a linear classifier of the train side calls
+            this class; see `label_agreement`. None for findings and masks.
     """
 
     images: int
     kid: float
     floor: float
     coverage: float
+    agreement: float | None = None
 
 
 @frozen
@@ -63,17 +70,28 @@ class Quality:
         return float(np.mean([quality.kid - quality.floor for quality in self.classes.values()]))
 
     def columns(self) -> dict[str, float | None]:
-        """Return the figures that a study lists; coverage is that of the worst class."""
+        """Return the figures that a study lists; the share of a class is that of the worst one."""
         return {
             "gan_kid": self.kid,
             "gan_coverage": min(quality.coverage for quality in self.classes.values()),
+            "gan_label_agreement": self.worst_agreement[1],
             "gan_train_auroc": self.gan_train,
         }
 
+    @property
+    def worst_agreement(self) -> tuple[str, float | None]:
+        """The class whose images agree least with a classifier of real ones, and their share."""
+        known = {name: one.agreement for name, one in self.classes.items()}
+        shares = {name: share for name, share in known.items() if share is not None}
+        return min(shares.items(), key=itemgetter(1)) if shares else ("", None)
+
     def __str__(self) -> str:
-        """Describe the figures: KID .012, coverage .34, GAN-train AUROC .90 (real images: .98)."""
+        """Describe the figures: KID .012, coverage .34, label agreement .81 (NORMAL) ..."""
         figures = self.columns()
         text = f"KID {self.kid:.3f}, coverage {figures['gan_coverage']:.2f}"
+        worst, share = self.worst_agreement
+        if share is not None:
+            text += f", label agreement {share:.2f} ({worst})"
         if self.gan_train is None or self.real_train is None:
             return text
         real = f"(real images: {self.real_train:.2f})"
@@ -128,6 +146,26 @@ def coverage(real: Floats, synthetic: Floats) -> float:
     return float((to_synthetic < to_neighbours[:, -1]).mean())
 
 
+def label_agreement(train: LabelledFeatures, pool: LabelledFeatures) -> list[float]:
+    """Return the share of a pool's images of each class that a classifier of real ones calls so.
+
+    It is linear, and trained on features, float64 [n, D], and classes, [n]. A generator may rank
+    its classes rightly and still put the images of two on one side of this classifier.
+    """
+    features, labels = train
+    others, classes = pool
+    called = _linear_classifier().fit(features, labels).predict(others)
+    return [float((called[classes == label] == label).mean()) for label in np.unique(labels)]
+
+
+def _linear_classifier() -> Pipeline:
+    from sklearn.linear_model import LogisticRegression  # takes a second to import
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), LogisticRegression(C=_C, max_iter=2000))
+
+
 def transfer_auroc(
     train: LabelledFeatures, scored: LabelledFeatures, *, positive: int
 ) -> float | None:
@@ -138,16 +176,12 @@ def transfer_auroc(
     None with one class, or if no finding has enough images. A finding that all or none of the
     training images have is at chance.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     features, targets = train
     others, truth = scored
     has_findings = targets.ndim == 2
     if not (scored_findings(truth) if has_findings else targets.any()):
         return None
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=_C, max_iter=2000))
+    model = _linear_classifier()
     probabilities = []
     for states in targets.T if has_findings else targets[None]:
         known = states >= 0

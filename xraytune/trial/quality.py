@@ -24,6 +24,7 @@ from xraytune.synth.generator_quality import (
     Quality,
     coverage,
     kernel_inception_distance,
+    label_agreement,
     transfer_auroc,
 )
 from xraytune.synth.memorisation import find_copies, sample_evenly
@@ -32,7 +33,7 @@ from xraytune.synth.sources.source import BLOCK, take
 from xraytune.synth.sources.which import source_of
 from xraytune.trial.network import Network
 
-_STAGE = "quality-6"
+_STAGE = "quality-7"
 _MOST_IMAGES = 2 * BLOCK
 _FEWEST_IMAGES = 50
 """The most images of a class that are compared, and the fewest on each side."""
@@ -122,6 +123,11 @@ def measure_quality(experiment: Experiment, context: RunContext) -> Quality | st
                 coverage=coverage(shown, pool),
             )
         targets = np.concatenate([block.targets for blocks in pools for block in blocks])
+        if settings.task == "classification":
+            learnt = (network.plain_features(train).astype(np.float64), train.labels)
+            shares = label_agreement(learnt, (np.concatenate(drawn), targets))
+            for name, share in zip(names, shares, strict=True):
+                classes[name] = replace(classes[name], agreement=share)
         in_val_a = (real, val_a.targets)
         positive = prepared.positive
         quality = Quality(
