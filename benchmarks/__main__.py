@@ -23,6 +23,7 @@ NAMES = (
     "example",
     "findings",
     "other_hospital",
+    "networks",
     "known_answers",
     "known_donors",
     "pruning",

@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -129,7 +129,7 @@ def measure() -> Iterator[Figure]:
     if kept.exists():
         scores = read_json(kept)["scores"]
     with TemporaryDirectory() as folder:
-        real = _real_images(Path(folder) / "real")
+        real = copy_real_images(Path(folder) / "real")
         for shift in SHIFTS:
             for count in DRAWS:
                 of_shift = scores.setdefault(shift, {})
@@ -205,11 +205,34 @@ def _scores(
 ) -> dict[str, list[float]]:
     """Return the AUROC of each arm on B's test patients, in each draw; add to those `known`."""
     hospital = Path(os.environ["HOSPITAL_A"]).resolve()
+    draws = DRAWS[patients]
+
+    def make_arms(train_images: int) -> dict[str, Arm]:
+        ratio = round(SHARE_OF_A * len(read_donor(hospital).train_images) / train_images, 1)
+        return _arms(hospital, real, ratio)
+
+    return score_arms(shift, patients, draws, make_arms, known)
+
+
+def score_arms(
+    shift: str,
+    patients: int,
+    draws: int,
+    make_arms: Callable[[int], dict[str, Arm]],
+    known: dict[str, list[float]],
+    overrides: Sequence[str] = (),
+) -> dict[str, list[float]]:
+    """Return the AUROC of each arm on B's test patients, in each draw; add to those `known`.
+
+    `make_arms` gets the number of B's training images.
+    """
+    hospital = Path(os.environ["HOSPITAL_A"]).resolve()
     donor = read_donor(hospital)
     overrides = [
         f"generator.path={hospital}",
         f"data.train_patients={patients}",
         f"data.shift={SHIFTS[shift]}",
+        *overrides,
     ]
     data = Path(os.environ["DATA"])
     space = load_space(
@@ -225,15 +248,13 @@ def _scores(
         on_progress=ignore_progress,
     )
     index = read_index(settings.data)
-    draws = DRAWS[patients]
     divided = divide_unused(
         prepared, settings, index, draws, cache=cache, seen=donor.train_images, fewest=300
     )
-    ratio = round(SHARE_OF_A * len(donor.train_images) / sum(prepared.train_counts), 1)
-    compute = choose_compute(gpus=0, threads=2)
+    compute = choose_compute(gpus=0, threads=int(os.environ.get("THREADS", "2")))
     pin(compute)
     scores = {**known}
-    for name, arm in _arms(hospital, real, ratio).items():
+    for name, arm in make_arms(sum(prepared.train_counts)).items():
         if name in known:
             continue
         for draw in range(draws):
@@ -241,7 +262,8 @@ def _scores(
             context = RunContext(prepared=divided.drawn(draw), cache=cache, compute=compute)
             scores.setdefault(name, []).append(_score(experiment, context))
         mean, error = gain(scores, name)
-        print(f"{shift}, {patients}: {np.mean(scores[name]):.4f} {mean:+.4f} ({error:.4f}) {name}")
+        text = f"{np.mean(scores[name]):.4f} {mean:+.4f} ({error:.4f}) {name}"
+        print(f"{shift}, {patients}: {text}", flush=True)
     return scores
 
 
@@ -258,7 +280,7 @@ def _score(experiment: Experiment, context: RunContext) -> float:
     return auroc(test.targets, results, positive=positive)
 
 
-def _real_images(folder: Path) -> Path:
+def copy_real_images(folder: Path) -> Path:
     """Copy A's images to class folders, and to others beside them at 64 px."""
     sent = {*read_donor(Path(os.environ["HOSPITAL_A"])).train_images}
     space = load_space(Path("other_hospital_cpu"), data=Path(os.environ["DATA"]))

@@ -1,0 +1,287 @@
+"""Whether a generator helps, by network, and with whose labels (docs/studies/networks.md).
+
+    make bench ONLY=networks DATA=chest_xray WEIGHTS=weights HOSPITAL_A=hospital_a PICTURES=docs/studies
+
+`hospital_a` is that of `benchmarks/other_hospital.py`, whose hospitals, draws of patients and
+read-out these are.
+
+Plan, committed before the first run:
+
+- Three networks of B: a linear head on a frozen MobileNetV2 at 128 px (lr .003); a CNN of three
+  layers (`small_cnn`) at 64 px, trained from random weights (lr .001); all layers of a MobileNetV2 at
+  96 px, from ImageNet weights (lr .0003). 27 epochs of one pass at 32 real images, at least 8 steps
+  (`small_cnn`: 32 steps), the epoch that is best on val-A.
+- B has 25 or 100 patients, in eight draws (frozen) or five; its scanner is as A's, or another
+  detector. All layers of MobileNetV2 are trained in three draws, with A's scanner only.
+- Extra images: four per real one with a weight of .5 (frozen), or two with .5, as by hand.
+- Arms: B alone; with `classical: 2`; its images repeated; A's GAN with its own classes, with soft
+  labels of A's frozen classifier, and with those of A's network of the same kind; A's real images;
+  A's classifier of the same kind as it is, and B's training started at it.
+- A's network of the same kind is trained on its 1,200 patients with `classical: 2`: `small_cnn` for
+  60 epochs, all layers of MobileNetV2 for 8.
+- Against the gains by hand, a gain holds if it differs by at most two standard errors of both.
+  Those of the small CNN by hand are of one with 32 px.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.figures import Figure, figure
+from benchmarks.other_hospital import ALONE, copy_real_images, gain, score_arms
+from xraytune.base.drawing import COLOURS, new_figure
+from xraytune.base.files import read_json, write_json
+from xraytune.base.records import Json
+from xraytune.confirm.arms import Arm
+from xraytune.model.train import train
+from xraytune.space.document import write_yaml
+from xraytune.space.domains import Value
+from xraytune.space.fields import parameters_from
+
+NEEDS = ("DATA", "WEIGHTS", "HOSPITAL_A", "PICTURES")
+AUGMENTED = "B alone, augmented"
+OF_CLASS = "A's GAN, its classes"
+OF_FROZEN = "A's GAN, labels of A's frozen classifier"
+OF_KIND = "A's GAN, labels of A's same network"
+REAL = "A's real images"
+HEAD = "A's classifier"
+START = "started at A's classifier"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A network of B's, with what its training takes.
+
+    Attributes:
+        model_epochs: Epochs of A's whole network of this kind; 0 if A's frozen classifier is one.
+        steps: Steps per epoch; None for a pass over B's images.
+    """
+
+    parameters: Mapping[str, Value]
+    image_size_px: int
+    ratio: float
+    draws: int
+    shifts: tuple[str, ...] = ("as A's", "another detector")
+    model_epochs: int = 0
+    steps: int | None = None
+
+
+KINDS = {
+    "frozen MobileNetV2": Kind(
+        {"backbone": "mobilenet_v2", "trainable": "head", "lr": 3e-3}, 128, 4.0, draws=8
+    ),
+    "small CNN": Kind(
+        {"backbone": "small_cnn", "weights": "none", "lr": 1e-3},
+        64,
+        2.0,
+        draws=5,
+        model_epochs=60,
+        steps=32,
+    ),
+    "all layers of MobileNetV2": Kind(
+        {"backbone": "mobilenet_v2", "lr": 3e-4},
+        96,
+        2.0,
+        draws=3,
+        shifts=("as A's",),
+        model_epochs=8,
+    ),
+}
+PATIENTS = (25, 100)
+WEIGHT = 0.5
+# By hand: gain and its standard error over eight draws (frozen) or four.
+BY_HAND = {
+    ("frozen MobileNetV2", "as A's", 25, OF_CLASS): (0.0040, 0.003),
+    ("frozen MobileNetV2", "as A's", 25, OF_FROZEN): (0.0178, 0.003),
+    ("frozen MobileNetV2", "as A's", 25, REAL): (0.0329, 0.003),
+    ("frozen MobileNetV2", "as A's", 25, HEAD): (0.0347, 0.003),
+    ("frozen MobileNetV2", "as A's", 100, OF_CLASS): (-0.0005, 0.002),
+    ("frozen MobileNetV2", "as A's", 100, OF_FROZEN): (0.0063, 0.002),
+    ("frozen MobileNetV2", "as A's", 100, REAL): (0.0163, 0.002),
+    ("frozen MobileNetV2", "as A's", 100, HEAD): (0.0179, 0.002),
+    ("frozen MobileNetV2", "another detector", 25, OF_CLASS): (0.0216, 0.003),
+    ("frozen MobileNetV2", "another detector", 25, OF_FROZEN): (0.0189, 0.003),
+    ("frozen MobileNetV2", "another detector", 25, REAL): (0.0240, 0.003),
+    ("frozen MobileNetV2", "another detector", 100, OF_CLASS): (0.0043, 0.002),
+    ("frozen MobileNetV2", "another detector", 100, OF_FROZEN): (0.0042, 0.002),
+    ("frozen MobileNetV2", "another detector", 100, REAL): (0.0069, 0.002),
+    ("small CNN", "as A's", 25, OF_CLASS): (0.0323, 0.0073),
+    ("small CNN", "as A's", 25, OF_FROZEN): (0.0045, 0.0046),
+    ("small CNN", "as A's", 25, REAL): (0.0376, 0.0070),
+    ("small CNN", "as A's", 100, OF_CLASS): (0.0029, 0.0011),
+    ("small CNN", "as A's", 100, OF_FROZEN): (-0.0155, 0.0017),
+    ("small CNN", "as A's", 100, REAL): (0.0075, 0.0009),
+}
+Scores = dict[str, dict[str, dict[str, dict[str, list[float]]]]]
+
+
+def measure() -> Iterator[Figure]:
+    """Train the arms, write the scores beside the picture, draw it, and yield each gain.
+
+    An arm is not trained again if its scores are there. `KIND` limits it to a network.
+    """
+    pictures = Path(os.environ["PICTURES"])
+    kept = pictures / "networks.json"
+    work = Path(os.environ.get("WORK", "networks"))
+    real = work / "real"
+    if not real.exists():
+        copy_real_images(real)
+    scores: Scores = read_json(kept)["scores"] if kept.exists() else {}
+    for name, kind in KINDS.items():
+        if os.environ.get("KIND", name) != name:
+            continue
+        hospital = _with_model(name, kind, work)
+        for shift in kind.shifts:
+            for patients in PATIENTS:
+                of_shift = scores.setdefault(name, {}).setdefault(shift, {})
+                overrides = [f"data.image_size={kind.image_size_px}", "final=null"]
+                if kind.steps:
+                    overrides.append(f"budget.steps_per_epoch={kind.steps}")
+                of_shift[str(patients)] = score_arms(
+                    shift,
+                    patients,
+                    kind.draws,
+                    lambda _, kind=kind, hospital=hospital: _arms(kind, hospital, real.resolve()),  # type: ignore[misc]
+                    of_shift.get(str(patients), {}),
+                    overrides,
+                )
+                write_json(kept, {"scores": scores})
+    _draw(scores, pictures / "networks.svg")
+    for name, by_shift in scores.items():
+        for shift, by_patients in by_shift.items():
+            for patients_text, by_arm in by_patients.items():
+                for arm in by_arm.keys() - {ALONE}:
+                    mean, error = gain(by_arm, arm)
+                    bar = ""
+                    if by_hand := BY_HAND.get((name, shift, int(patients_text), arm)):
+                        width = 2 * float(np.hypot(error, by_hand[1]))
+                        bar = f"{by_hand[0] - width:.4f} to {by_hand[0] + width:.4f}"
+                    where = f"networks: {name}, {shift}, {patients_text} patients, {arm}"
+                    yield figure(where, mean, "AUROC", bar)
+
+
+def _with_model(name: str, kind: Kind, work: Path) -> Path:
+    """Return a copy of A's folder with its whole network of a kind, which is trained if it lacks."""
+    sent = Path(os.environ["HOSPITAL_A"]).resolve()
+    if not kind.model_epochs:
+        return sent
+    hospital = work / name.replace(" ", "_")
+    if not (hospital / "model").exists():
+        shutil.copytree(sent, hospital, dirs_exist_ok=True)
+        parameters = {**kind.parameters, "classical": 2, "schedule": "cosine"}
+        space: Json = {
+            "name": "hospital-a",
+            "data": {"image_size": kind.image_size_px},
+            "budget": {"max_epochs": kind.model_epochs},
+            "resources": {"cpus_per_trial": int(os.environ.get("THREADS", "2"))},
+            "parameters": {name: {"value": value} for name, value in parameters.items()},
+        }
+        file = work / f"{hospital.name}.yaml"
+        file.write_text(write_yaml(space), encoding="utf-8")
+        train(
+            file,
+            out=hospital / "model",
+            data=work / "real",
+            weights_dir=Path(os.environ["WEIGHTS"]),
+            cache=Path("cache").resolve(),
+        )
+    return hospital.resolve()
+
+
+def _arms(kind: Kind, hospital: Path, real: Path) -> dict[str, Arm]:
+    extra: dict[str, Value] = {"synthetic_ratio": kind.ratio, "synthetic_weight": WEIGHT}
+    sent = Path(os.environ["HOSPITAL_A"]).resolve()
+    generator: dict[str, Value] = {"source": "generator", "generator.path": str(sent)}
+    donors_labels: dict[str, Value] = {"labels": "donor"}
+    sources: dict[str, dict[str, Value]] = {
+        ALONE: {},
+        AUGMENTED: {"classical": 2},
+        "B's images repeated": {"source": "duplicate", **extra},
+        OF_CLASS: generator | extra,
+        OF_FROZEN: generator | extra | donors_labels,
+        REAL: {"source": "folder", "folder.path": str(real), **extra},
+    }
+    if kind.model_epochs:
+        own = {**generator, "generator.path": str(hospital)}
+        sources[OF_KIND] = own | extra | donors_labels
+    arms = {
+        name: Arm(
+            name=name,
+            role="finalist",
+            trial="#0",
+            parameters=parameters_from({**kind.parameters, **source}),
+        )
+        for name, source in sources.items()
+    }
+    start = dict(kind.parameters)
+    if kind.model_epochs:
+        start["weights"] = "none"
+    for name, control in ((HEAD, "donor"), (START, "donor_start")):
+        arms[name] = Arm(
+            name=name,
+            role="donor",
+            trial="#0",
+            parameters=parameters_from(start),
+            control=control,  # type: ignore[arg-type]
+            donor=hospital,
+        )
+    return arms
+
+
+def _draw(scores: Scores, picture: Path) -> None:
+    """Draw the gain of each gift, a panel for each network and scanner."""
+    panels = [
+        (f"{kind}\nB's scanner {shift}", by_patients)
+        for kind, by_shift in scores.items()
+        for shift, by_patients in by_shift.items()
+    ]
+    shown = (OF_CLASS, OF_FROZEN, OF_KIND, REAL, HEAD, START, AUGMENTED)
+    with new_figure((picture,), 4.2) as drawing:
+        all_axes = np.atleast_1d(drawing.subplots(1, len(panels), sharey=True))
+        for axes, (title, by_patients) in zip(all_axes, panels, strict=True):
+            axes.axhline(0, color="#444444", linewidth=0.6)
+            for number, name in enumerate(shown):
+                points = [
+                    (place + 0.09 * (number - 3), *gain(by_arm, name))
+                    for place, by_arm in enumerate(by_patients.values())
+                    if name in by_arm
+                ]
+                if not points:
+                    continue
+                places, means, errors = np.array(points).T
+                axes.errorbar(
+                    places,
+                    np.maximum(means, -0.045),
+                    2 * errors,
+                    label=name,
+                    color=COLOURS[number % len(COLOURS)],
+                    linestyle="none",
+                    marker="o" if name != REAL else "s",
+                    markersize=4,
+                    capsize=2,
+                )
+            axes.set_xticks(range(len(by_patients)), [*by_patients])
+            axes.set_xlabel("patients of B")
+            axes.set_title(title, size=8)
+        all_axes[0].set_ylim(-0.048, None)
+        all_axes[0].set_ylabel("gain in AUROC over B alone")
+        found = [axes.get_legend_handles_labels() for axes in all_axes]
+        by_label = {
+            label: one
+            for handles, labels in found
+            for one, label in zip(handles, labels, strict=True)
+        }
+        drawing.legend(
+            [*by_label.values()],
+            [*by_label],
+            frameon=False,
+            loc="outside lower center",
+            ncols=3,
+            fontsize=8,
+        )
