@@ -49,6 +49,16 @@ def test_equal_balance_fills_the_smallest_class_first(real: list[int], ratio: fl
         totals[label] += 1
 
 
+def test_a_pool_of_given_size_has_the_same_images_at_any_ratio() -> None:
+    """A step still shows as many as the ratio says."""
+    for ratio in (0.5, 4.0):
+        mix = mixed(ratio, pool_size=500)
+        planned = plan_mix([30, 10], mix)
+        assert planned.tolist() == plan_mix([30, 10], mixed(12.5)).tolist()
+        assert mix.extra_per_step == ratio * mix.batch_size
+    assert mixed(1.0, source="duplicate", pool_size=500).pool_size is None
+
+
 def test_a_mix_is_named_by_its_source_ratio_steps_and_augmentation() -> None:
     def label(**values: object) -> str:
         return mix_label(Parameters.model_validate(values))

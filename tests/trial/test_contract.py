@@ -47,6 +47,7 @@ pytestmark = pytest.mark.slow
 PARAMETERS: Mapping[str, tuple[Any, ...]] = {
     "source": ("none", "duplicate", "folder", "generator", "gan", "statistics"),
     "synthetic_ratio": (1.0, 0.0, 0.05, 0.5, 2.0),
+    "pool_size": (None, 1, 9),
     "synthetic_weight": (1.0, 0.3),
     "balance": ("natural", "equal"),
     "labels": ("class", "donor"),

@@ -185,6 +185,10 @@ def compared_arms(finalists: Sequence[TrialRow], settings: Settings, test: TestK
         arms += [finalist, *(control for control in controls if control)]
         if test != "folder" and (perfect := matched_control(finalist, "duplicate")):
             name = f"real images of other patients, as {trial.label}"
+            as_many = {"pool_size": trial.parameters.pool_size}
+            perfect = perfect.model_copy(
+                update={"parameters": perfect.parameters.model_copy(update=as_many)}
+            )
             arms.append(perfect.model_copy(update={"name": name, "role": "perfect"}))
     return arms
 

@@ -415,6 +415,13 @@ class Parameters(StrictModel):
     source: Annotated[str, AfterValidator(SOURCES.check)] = "none"
     synthetic_ratio: Annotated[float, Field(ge=0, le=100), _NO_EXTRA_IMAGES] = 1.0
     """Extra images per real image; 0 for `source: none`."""
+    pool_size: Annotated[
+        OptionalCount, Unless(parameter="source", values=("none", "duplicate"))
+    ] = None
+    """How many different extra images there are; null: as many as the ratio adds to the real ones.
+
+    With few real images, a larger pool lets a generator show others in each step.
+    """
     synthetic_weight: Annotated[float, Field(gt=0, le=100), _NO_EXTRA_IMAGES] = 1.0
     """Weight of an extra image in the loss, where a real one has 1.
 
@@ -637,10 +644,10 @@ def _add_images(ratio: float, batch_size: int, mixing: str, source: str) -> Chan
     return {"synthetic_ratio": 1.0} if source != "none" and is_empty else {}
 
 
-@refuses("synthetic_ratio", "source", "training_images")
-def _add_an_image(ratio: float, source: str, training_images: int) -> Change:
+@refuses("synthetic_ratio", "pool_size", "source", "training_images")
+def _add_an_image(ratio: float, pool_size: int | None, source: str, training_images: int) -> Change:
     """The training set would have no extra image."""
-    is_empty = extra_images(ratio, training_images) == 0
+    is_empty = pool_size is None and extra_images(ratio, training_images) == 0
     fewest = float(f"{1 / training_images:.2g}")
     return {"synthetic_ratio": fewest} if source != "none" and is_empty else {}
 

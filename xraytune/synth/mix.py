@@ -21,16 +21,18 @@ from xraytune.space.settings import Parameters, extra_images
 
 
 def plan_mix(real_counts: Sequence[int], parameters: Parameters) -> Int64Array:
-    """Return the class of each extra image, int64 [E] with E = round(r·N), half up.
+    """Return the class of each extra image, int64 [E] with E = round(r·N), half up, or the pool.
 
     `balance: natural` keeps the real class shares, exactly so at whole ratios. `balance: equal`
     adds to the smallest class until it is level with the next.
 
     Args:
         real_counts: Real training images of each class, each >= 1.
-        parameters: `synthetic_ratio` r (0 without a source) and `balance` are read.
+        parameters: `synthetic_ratio` r (0 without a source), `pool_size` and `balance` are read.
     """
-    total = extra_images(parameters.synthetic_ratio, sum(real_counts))
+    total = parameters.pool_size
+    if total is None:
+        total = extra_images(parameters.synthetic_ratio, sum(real_counts))
     if parameters.balance == "natural":
         return apportion(real_counts, total)
     return _lowest(np.arange(total) + np.array(real_counts)[:, None])
@@ -64,7 +66,8 @@ def require_enough(
             images = "pairs" if prepared.has_masks else "images"
             images += f" of {name}" if len(prepared.class_names) > 1 else ""
             what = f"{there} {images}, but the mix needs {used}"
-            raise DataError(what, folder, "add images or lower synthetic_ratio")
+            name = "pool_size" if parameters.pool_size else "synthetic_ratio"
+            raise DataError(what, folder, f"add images or lower {name}")
 
 
 def mix_label(parameters: Parameters) -> str:
@@ -72,6 +75,8 @@ def mix_label(parameters: Parameters) -> str:
     if parameters.source == "none":
         return f"classical {parameters.classical}" if parameters.classical else "real_only"
     mix = f"{parameters.source} r={parameters.synthetic_ratio:g}"
+    if parameters.pool_size:
+        mix += f" of {parameters.pool_size:,}"
     if parameters.synthetic_weight != 1:
         mix += f" weight={parameters.synthetic_weight:g}"
     if parameters.labels == "donor":

@@ -29,6 +29,7 @@ SOURCE_CLASSES: dict[str, type[Source]] = {
 _MIX = (
     "source",
     "synthetic_ratio",
+    "pool_size",
     "synthetic_weight",
     "balance",
     "labels",
