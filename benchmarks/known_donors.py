@@ -9,8 +9,11 @@
 - *Weight*: 30 patients, with extra images of new patients whose labels are swapped, four per real
   image. Twenty searches over the weight, from .01 to 1 with equal probability on a log scale:
   the best trial on val-B must have a weight near 0, at most .1, or no extra images.
+- *Labels*: 30 patients, with extra images of new patients in the folders of the other class, and
+  the head that 400 other patients of their hospital train on the right ones. Twenty searches over
+  `labels`: the best trial on val-B must have the donor's.
 
-Seeds are fixed. About 40 minutes on one core.
+Seeds are fixed. About 50 minutes on one core. `PART=labels` runs the last part alone.
 """
 
 from __future__ import annotations
@@ -76,10 +79,48 @@ parameters:
   lr: {{value: 3e-3}}
 budget: {{trials: 16, max_epochs: 9, steps_per_epoch: 10}}
 """
+_LABELS_SPACE = """
+name: labels
+parameters:
+  source: {{values: [none, folder]}}
+  labels: {{values: [class, donor], when: {{source: folder}}}}
+  synthetic_ratio: {{value: 4.0, when: {{source: folder}}}}
+  synthetic_weight: {{values: [0.1, 1.0], when: {{source: folder}}}}
+  folder:
+    when: {{source: folder}}
+    parameters: {{path: {{value: wrong}}, donor: {{value: donor}}}}
+  backbone: {{value: mobilenet_v2}}
+  trainable: {{value: head}}
+  lr: {{value: 3e-3}}
+budget: {{trials: 12, max_epochs: 9, steps_per_epoch: 10}}
+"""
+_HEAD_SPACE = """
+name: head
+parameters:
+  backbone: {{value: mobilenet_v2}}
+  trainable: {{value: head}}
+"""
 
 
 def measure() -> Iterator[Figure]:
-    """Yield the studies in which A's head beats its GAN, and the searches that ended near 0."""
+    """Yield how many studies and searches end as they must, by part."""
+    parts = {"donor": _donors, "weight": _weights, "labels": _labels}
+    for name, part in parts.items():
+        if os.environ.get("PART", name) == name:
+            yield from part()
+
+
+def _labels() -> Iterator[Figure]:
+    chosen = 0
+    for number in range(_SEARCHES):
+        labels = _chosen_labels(derive_seed(11, "labels", number) % 2**31)
+        chosen += labels == "donor"
+        _tell(f"labels {number + 1}: {labels}")
+    name = "known_donors: searches that choose the donor's labels for images in wrong folders"
+    yield figure(name, chosen, f"of {_SEARCHES}", ">= 18")
+
+
+def _donors() -> Iterator[Figure]:
     beaten = 0
     helps = 0
     for number in range(_STUDIES):
@@ -96,6 +137,8 @@ def measure() -> Iterator[Figure]:
     yield figure(name, beaten, f"of {_STUDIES}", f">= {_STUDIES}")
     yield figure("known_donors: verdict `helps` for the GAN", helps, f"of {_STUDIES}", "<= 0")
 
+
+def _weights() -> Iterator[Figure]:
     near_zero = 0
     for number in range(_SEARCHES):
         weight = _chosen_weight(derive_seed(11, "weight", number) % 2**31)
@@ -132,17 +175,44 @@ def _chosen_weight(seed: int) -> float:
     with TemporaryDirectory() as name:
         folder = Path(name)
         _draw(folder / "b", 1000, seed)
-        _draw(folder / "others", 300, derive_seed(seed, "others") % 2**31)
-        swapped = {"NORMAL": "PNEUMONIA", "PNEUMONIA": "NORMAL"}
-        for image in (folder / "others").glob("*/*/*"):
-            target = folder / "wrong" / swapped[image.parent.name] / f"other-{image.name}"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            image.rename(target)
+        _swap_classes(folder, seed)
         space = _write_space(folder, _WEIGHT_SPACE, seed, 0.4)
         study = _search(folder, space, Path(os.environ["WEIGHTS"]).resolve())
         trials = xraytune.trials_dataframe(study)
         best = trials.sort_values("val_b_score").iloc[-1]
         return 0.0 if best["source"] == "none" else float(best["synthetic_weight"])
+
+
+def _chosen_labels(seed: int) -> str:
+    """Return whose labels a search gives images in the folders of the other class."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        weights = Path(os.environ["WEIGHTS"]).resolve()
+        _draw(folder / "b", 1000, seed)
+        _draw(folder / "a", 400, derive_seed(seed, "a") % 2**31)
+        _swap_classes(folder, seed)
+        xraytune.generator_train(
+            _write_space(folder, _HEAD_SPACE, seed, 0.05),
+            data=folder / "a",
+            overrides=("data.train_patients=null",),
+            weights_dir=weights,
+            cache=folder / "cache",
+            out=folder / "donor",
+            without_generator=True,
+        )
+        study = _search(folder, _write_space(folder, _LABELS_SPACE, seed, 0.4), weights)
+        best = xraytune.trials_dataframe(study).sort_values("val_b_score").iloc[-1]
+        return str(best["labels"]) if best["source"] == "folder" else "no extra images"
+
+
+def _swap_classes(folder: Path, seed: int) -> None:
+    """Draw images of 300 new patients, and put them into the folders of the other class."""
+    _draw(folder / "others", 300, derive_seed(seed, "others") % 2**31)
+    swapped = {"NORMAL": "PNEUMONIA", "PNEUMONIA": "NORMAL"}
+    for image in (folder / "others").glob("*/*/*"):
+        target = folder / "wrong" / swapped[image.parent.name] / f"other-{image.name}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        image.rename(target)
 
 
 def _draw(out: Path, patients: int, seed: int) -> None:
