@@ -30,7 +30,7 @@ parameters:
       width: {value: 4}
   backbone: {value: small_cnn}
   weights: {value: none}
-  classical: {value: 1}
+  augmentation: {value: flip}
   lr: {min: 1e-9, max: 1e+30, distribution: log_uniform_values}
   batch_size: {value: 16}
 budget: {trials: 4, max_epochs: 3, steps_per_epoch: 6}

@@ -67,7 +67,8 @@ def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: Seal
         best = _best_of_arm(trials, control)
         for trial in best:
             parameters = trial.parameters
-            name = f"tuned {parameters.arm} {trial.label}"
+            rivals = ", ".join(parameters.rivals)
+            name = f"tuned {parameters.arm} {trial.label}{f' ({rivals})' if rivals else ''}"
             arms.append(Arm(name=name, role="tuned", parameters=parameters, trial=trial.label))
         if not best:
             why = f"the space has no {control} arm"
