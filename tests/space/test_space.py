@@ -252,7 +252,12 @@ def test_a_search_begins_with_plain_real_images_unless_they_are_listed(
 
 
 @pytest.mark.parametrize(
-    "only", ["source: {values: [gan, duplicate]}", "augmentation: {values: [flip, affine]}"]
+    "only",
+    [
+        "source: {values: [gan, duplicate]}",
+        "augmentation: {values: [flip, affine]}",
+        "mixup: {min: 0.1, max: 1}",
+    ],
 )
 def test_a_space_without_plain_real_images_has_no_baseline(
     write_space: WriteSpace, only: str

@@ -98,8 +98,9 @@ SETTINGS: Mapping[str, tuple[Any, ...]] = {
     "final.trainable": (None, "head"),
     "final.image_size": (None, 32),
 }
-ENDS_LATER = "early_stop_epochs"
-"""Shows its effect only in a longer training (tests/trial/test_epochs.py)."""
+SHOWN_ELSEWHERE = {"early_stop_epochs", "folder.donor"}
+"""They show their effect only in a longer training (tests/trial/test_epochs.py), and in the controls
+of a confirmation or with `labels: donor` (tests/trial/test_soft_labels.py)."""
 MOST_FIXES = 12
 REFUSALS = (ArtifactError, ConfigError, DataError, MachineError)
 
@@ -338,7 +339,8 @@ def hold(wards: Mapping[str, Ward], point: dict[str, Any], choice: int) -> None:
             return
         learned = trained(space, context)
         active = [spec.name for spec in space.specs if spec.name in PARAMETERS]
-        name = [each for each in active if each != ENDS_LATER][choice % (len(active) - 1)]
+        changeable = [name for name in active if name not in SHOWN_ELSEWHERE]
+        name = changeable[choice % len(changeable)]
         for value in other_values(space, name, ward, point):
             try:
                 changed, context = prepared_as_by_search(root, ward, {**point, name: value})

@@ -142,14 +142,14 @@ def view_table(
     shape = (image_count, parameters.views, len(identity))
     uniform = numpy_generator(seed, *purpose).random(shape, dtype=np.float32)
     table = np.broadcast_to(identity, shape).copy()
-    if augmentation == "flip":
+    if augmentation == "flip" or parameters.with_flips:
         table[..., 0] = np.where(uniform[..., 0] < _FLIP_PROBABILITY, -1, 1)
-    elif augmentation == "affine":
+    if augmentation == "affine":
         strength = parameters.degrees / _AFFINE_DEGREES
         for name, largest in _AFFINE.items():
             column = VIEW_COLUMNS.index(name)
             table[..., column] += (2 * uniform[..., column] - 1) * strength * largest
-    else:
+    elif augmentation == "trivial":
         choice = (uniform[..., 0] * (len(_TRIVIAL) + 1)).astype(np.int64)
         share = np.floor(uniform[..., 1] * (_TRIVIAL_STRENGTHS + 1)) / _TRIVIAL_STRENGTHS
         sign = np.where(uniform[..., 2] < 0.5, -1, 1)

@@ -48,6 +48,9 @@ LossName = Literal["cross_entropy", "bce"]
 Balance = Literal["natural", "equal"]
 Labels = Literal["class", "donor"]
 Augmentation = Literal["none", "flip", "affine", "trivial"]
+Degrees = Annotated[float, Field(gt=0, le=45)]
+ViewCount = Annotated[int, Field(ge=1, le=64)]
+Alpha = Annotated[float, Field(ge=0, le=10)]
 Imbalance = Literal["none", "weighted", "oversample", "focal"]
 DonorControl = Literal["donor", "donor_start", "synthetic_only"]
 """Controls of images from elsewhere. `donor`: the head that their hospital sent. `donor_start`: the
@@ -445,20 +448,20 @@ class Parameters(StrictModel):
     `trivial`: TrivialAugment with the operations that suit grey X-rays: a shift, shear, rotation,
     or change of brightness, contrast or sharpness by a random amount, or none of them."""
     degrees: Annotated[
-        float,
-        Field(gt=0, le=45),
-        Unless(parameter="augmentation", values=("none", "flip", "trivial")),
+        Degrees, Unless(parameter="augmentation", values=("none", "flip", "trivial"))
     ] = 10.0
     """The largest rotation of `affine`; other changes grow with it: at 15 degrees, shifts up to a
     tenth of a side, scales by a fifth, contrasts by three tenths and brightness by .15."""
-    views: Annotated[
-        int, Field(ge=1, le=64), Unless(parameter="augmentation", values=("none",))
-    ] = 8
+    with_flips: Annotated[
+        bool, Unless(parameter="augmentation", values=("none", "flip", "trivial"))
+    ] = False
+    """Half of the views of `affine` are mirrored, too."""
+    views: Annotated[ViewCount, Unless(parameter="augmentation", values=("none",))] = 8
     """Augmented versions per image, drawn in advance."""
-    mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
+    mixup: Alpha = 0.0
     """Images of a step are blended in pairs, real and extra ones alike, and their labels with them,
     by a share from the Beta distribution with this alpha; 0: never. Cached features are blended."""
-    cutmix: Annotated[float, Field(ge=0, le=10)] = 0.0
+    cutmix: Alpha = 0.0
     """Likewise, but a rectangle of an image is replaced by that of another."""
     backbone: BackboneName = "resnet50"
     weights: WeightsName = "imagenet"
@@ -889,7 +892,9 @@ class FinalSettings(StrictModel):
     """
     trainable: Trainable | None = None
     augmentation: Augmentation | None = None
-    degrees: PositiveFloat | None = None
+    degrees: Degrees | None = None
+    views: ViewCount | None = None
+    mixup: Alpha | None = None
     imbalance: Imbalance | None = None
     lr: PositiveFloat | None = None
     optimizer: OptimizerName | None = None
