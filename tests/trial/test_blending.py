@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 def pairs(steps: int = 1, images: int = 6, **alphas: float) -> tuple[torch.Tensor, ...]:
-    drawn = draw_pairs(range(steps), images, Parameters(**alphas), seed=3)
+    drawn = draw_pairs(range(steps), images, Parameters.model_validate(alphas), seed=3)
     return tuple(torch.from_numpy(column) for column in drawn)
 
 
@@ -98,7 +98,7 @@ def test_real_and_extra_images_are_pairs_in_steps_that_can_be_repeated(
         inputs, targets = training.batch(1)
         again, _ = training.batch(1)
         records = [*training.epochs(tmp_path / "whole")]
-        stopped = TrialTraining(experiment, bench.context).epochs(tmp_path / "resumed")
+        stopped: Any = TrialTraining(experiment, bench.context).epochs(tmp_path / "resumed")
         next(stopped)
         stopped.close()
         rest = [*TrialTraining(experiment, bench.context).epochs(tmp_path / "resumed")]

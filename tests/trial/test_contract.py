@@ -64,6 +64,7 @@ PARAMETERS: Mapping[str, tuple[Any, ...]] = {
     "statistics.path": ("", "generator"),
     "augmentation": ("none", "flip", "affine", "trivial"),
     "degrees": (10.0, 20.0),
+    "with_flips": (False, True),
     "views": (3, 1),
     "mixup": (0.0, 0.4),
     "cutmix": (0.0, 1.0),
@@ -99,8 +100,8 @@ SETTINGS: Mapping[str, tuple[Any, ...]] = {
     "final.image_size": (None, 32),
 }
 SHOWN_ELSEWHERE = {"early_stop_epochs", "folder.donor"}
-"""They show their effect only in a longer training (tests/trial/test_epochs.py), and in the controls
-of a confirmation or with `labels: donor` (tests/trial/test_soft_labels.py)."""
+"""They show it only in a longer training (tests/trial/test_epochs.py), and in the controls of a
+confirmation or with `labels: donor` (tests/trial/test_soft_labels.py)."""
 MOST_FIXES = 12
 REFUSALS = (ArtifactError, ConfigError, DataError, MachineError)
 

@@ -96,7 +96,12 @@ def test_the_focal_loss_is_that_of_its_source() -> None:
         Parameters(imbalance="focal", batch_size=12), findings.numpy(), "cpu"
     )
     published = sigmoid_focal_loss(outputs, findings.float(), alpha=-1, gamma=2, reduction="mean")
-    torch.testing.assert_close(of_findings(outputs, findings), published)
+    outputs.requires_grad_()
+    loss_of_findings = of_findings(outputs, findings)
+    torch.testing.assert_close(loss_of_findings, published)
+    loss_of_findings.backward()  # type: ignore[no-untyped-call]
+    assert outputs.grad is not None
+    assert outputs.grad.abs().sum() > 0
 
 
 def test_oversampling_shows_real_images_of_each_class_equally_often(bench: Bench) -> None:

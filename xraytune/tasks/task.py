@@ -452,13 +452,12 @@ class Findings(Task):
         """
         is_known = (targets >= 0).to(outputs.dtype)
         expected = targets.clamp(min=0).to(outputs.dtype)
-        weight = is_known
-        if gamma:
-            weight = is_known * (expected - outputs.sigmoid()).abs() ** gamma
-        summed = binary_cross_entropy_with_logits(
-            outputs, expected, weight=weight, pos_weight=pos_weight, reduction="sum"
+        each = binary_cross_entropy_with_logits(
+            outputs, expected, weight=is_known, pos_weight=pos_weight, reduction="none"
         )
-        return summed / is_known.sum().clamp(min=1)
+        if gamma:
+            each = each * (expected - outputs.sigmoid()).abs() ** gamma
+        return each.sum() / is_known.sum().clamp(min=1)
 
     def loss_of(self, parameters: Parameters, real: NDArray[Any], device: str) -> Loss:
         """Return the loss of a trial's training steps.
