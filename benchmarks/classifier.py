@@ -48,7 +48,12 @@ _CASES = (
     _Case(name="mobilenet_v2", parameters={}, steps=_EPOCH_STEPS),
     _Case(
         name="small_cnn, augmented",
-        parameters={"backbone": "small_cnn", "weights": "none", "classical": 2},
+        parameters={
+            "backbone": "small_cnn",
+            "weights": "none",
+            "augmentation": "affine",
+            "degrees": 7,
+        },
         steps=_EPOCH_STEPS,
     ),
     _Case(

@@ -49,7 +49,7 @@ data: {path: xrays, image_size: 32, split: {val_a: 0.2, val_b: 0.2}}
 parameters:
   source: {values: [none, duplicate]}
   synthetic_ratio: {values: [0.25, 0.5, 1.0, 2.0], when: {source: duplicate}}
-  classical: {values: [0, 1, 2]}
+  augmentation: {values: [none, flip, affine]}
   backbone: {value: small_cnn}
   weights: {value: none}
   lr: {min: 1e-4, max: 1e-2, distribution: log_uniform_values}

@@ -205,7 +205,7 @@ def _write_space(folder: Path, search: _Search) -> Path:
                     "steps": {"values": grid["gan_steps"]},
                 }
             },
-            "classical": {"value": 0},
+            "augmentation": {"value": "none"},
             "backbone": {"value": "mobilenet_v2"},
             "trainable": {"value": search.trainable},
             "batch_size": {"value": BATCH},

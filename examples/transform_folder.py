@@ -1,10 +1,9 @@
 """Write randomly transformed copies of the training images of a data folder, for `source: folder`.
 
-    python examples/transform_folder.py chest_xray copies --copies 2 --classical 3
+    python examples/transform_folder.py chest_xray copies --copies 2 --augmentation affine --degrees 15
 
 Copies keep the patient of their original in `patients.csv`, so that no patient is on two sides of a
-split. The test folder is not read. `xraytune/nets/inputs.py` lists what each strength
-(`--classical`) changes.
+split. The test folder is not read. `docs/spaces.md` describes what each `--augmentation` changes.
 """
 
 from __future__ import annotations
@@ -21,14 +20,21 @@ from xraytune.data.decoding import LARGEST_SIDE_PX, read_image
 from xraytune.data.index import read_index
 from xraytune.nets.inputs import augment, view_table
 from xraytune.space.load import data_settings
-from xraytune.space.settings import DataSettings
+from xraytune.space.settings import Augmentation, DataSettings, Parameters
 
 
 def transform_folder(
-    data: Path, out: Path, *, copies: int = 2, classical: int = 3, seed: int = 0
+    data: Path,
+    out: Path,
+    *,
+    copies: int = 2,
+    augmentation: Augmentation = "affine",
+    degrees: float = 15,
+    seed: int = 0,
 ) -> None:
     """Write `out/CLASS/STEM__tN.png`, each square and as large as the longer side of its original, and `patients.csv`."""
     index = read_index(data_settings(data, DataSettings(path=data)))
+    parameters = Parameters(augmentation=augmentation, degrees=degrees, views=1)
     rows = []
     for image in index.images:
         original = (
@@ -41,9 +47,7 @@ def transform_folder(
         square[0, 0, top : top + original.shape[0], left : left + original.shape[1]] = (
             torch.from_numpy(original)
         )
-        table = view_table(
-            seed, "transform", image.file, image_count=copies, views=1, classical=classical
-        )
+        table = view_table(seed, "transform", image.file, image_count=copies, parameters=parameters)
         views = table[:, 0]
         for number, view in enumerate(torch.from_numpy(views), start=1):
             stem = "__".join(PurePosixPath(image.file).with_suffix("").parts)
@@ -65,10 +69,16 @@ if __name__ == "__main__":
     )
     parser.add_argument("out", type=Path, help="new folder")
     parser.add_argument("--copies", type=int, default=2, help="copies of each image")
-    parser.add_argument("--classical", type=int, default=3, choices=(1, 2, 3), help="strength")
+    parser.add_argument("--augmentation", default="affine", choices=("flip", "affine", "trivial"))
+    parser.add_argument("--degrees", type=float, default=15, help="largest rotation of affine")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     given.out.mkdir(parents=True)
     transform_folder(
-        given.data, given.out, copies=given.copies, classical=given.classical, seed=given.seed
+        given.data,
+        given.out,
+        copies=given.copies,
+        augmentation=given.augmentation,
+        degrees=given.degrees,
+        seed=given.seed,
     )

@@ -16,10 +16,10 @@ pytestmark = pytest.mark.slow
 
 def test_a_narrow_screen_shows_the_learning_rate(tmp_path: Path) -> None:
     study = StudyFolder(tmp_path / "studies" / "small")
-    point = "{source: gan, classical: 1, lr: 1e-3}"
-    points = f"points_to_evaluate=[{{source: none, classical: 0, lr: 3e-3}}, {point}]"
+    point = "{source: gan, augmentation: flip, lr: 1e-3}"
+    points = f"points_to_evaluate=[{{source: none, augmentation: none, lr: 3e-3}}, {point}]"
     overrides = (
-        "classical={min: 0, max: 1}",
+        "augmentation={values: [none, flip]}",
         "weight_decay={values: [0.0, 1e-4]}",
         points,
         "scheduler={name: none}",

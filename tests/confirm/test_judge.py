@@ -41,7 +41,7 @@ ARMS = (
     arm("gan #1", "finalist", source="gan", synthetic_ratio=1.0),
     arm("none, matched to #1", "matched", source="none"),
     arm("duplicate, matched to #1", "matched", source="duplicate"),
-    arm("tuned classical #9", "tuned", classical=2),
+    arm("tuned augmented #9", "tuned", augmentation="affine"),
 )
 SEARCHED = Searched(
     trials=60,
@@ -55,7 +55,7 @@ SEARCHED = Searched(
 KINDS = {
     "none, matched to #1": "none",
     "duplicate, matched to #1": "duplicate",
-    "tuned classical #9": "tuned",
+    "tuned augmented #9": "tuned",
 }
 
 
@@ -192,7 +192,7 @@ def test_worse_than_none_but_not_than_duplicate_is_attributed_to_the_mixing() ->
         "It was worse than none, matched to #1 but not worse than duplicate, matched to #1: "
         "drawing more images per step reduced AUROC; an" in both_worse["answer"]
     )
-    for words in ("no extra images or repeated real images", "(classical)", "Holm's correction"):
+    for words in ("no extra images or repeated real images", "(augmented)", "Holm's correction"):
         assert words in both_worse["methods"]
 
 

@@ -34,7 +34,7 @@ parameters:
   generator: {when: {source: generator}, parameters: {path: {value: hospital}}}
   folder: {when: {source: folder}, parameters: {path: {value: sampled}}}
   synthetic_ratio: {values: [0.5, 1.0], when: {source: [duplicate, folder, generator, gan]}}
-  classical: {values: [0, 1]}
+  augmentation: {values: [none, flip]}
   backbone: {value: small_cnn}
   weights: {value: net.safetensors}
   trainable: {value: head}
@@ -44,12 +44,12 @@ scheduler: {name: none}
 quality: {allow_memorised: true}
 confirm: {finalists: 3, replicates: 2}
 points_to_evaluate:
-  - {source: none, classical: 0}
-  - {source: none, classical: 1}
-  - {source: duplicate, synthetic_ratio: 0.5, classical: 0}
-  - {source: folder, synthetic_ratio: 0.5, classical: 0}
-  - {source: generator, synthetic_ratio: 1.0, classical: 0}
-  - {source: gan, synthetic_ratio: 0.5, classical: 0}
+  - {source: none, augmentation: none}
+  - {source: none, augmentation: flip}
+  - {source: duplicate, synthetic_ratio: 0.5, augmentation: none}
+  - {source: folder, synthetic_ratio: 0.5, augmentation: none}
+  - {source: generator, synthetic_ratio: 1.0, augmentation: none}
+  - {source: gan, synthetic_ratio: 0.5, augmentation: none}
 """
 
 

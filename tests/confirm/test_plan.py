@@ -29,7 +29,7 @@ data: {path: xrays}
 parameters:
   source: {values: [none, duplicate, gan]}
   synthetic_ratio: {values: [0.5, 1.0], when: {source: [duplicate, gan]}}
-  classical: {min: 0, max: 2}
+  augmentation: {values: [none, flip, affine]}
   lr: {min: 1e-5, max: 1e-2, distribution: log_uniform_values}
 """
 
@@ -50,11 +50,11 @@ def trial(number: int, val_b: float, source: str, **changes: Any) -> TrialRow:
 TRIALS = (
     trial(0, 0.99, "none"),
     trial(1, 0.95, "gan", lr=1e-3),
-    trial(2, 0.97, "gan", lr=2e-3, classical=1),
-    trial(3, 0.97, "gan", lr=2e-3, classical=1),
+    trial(2, 0.97, "gan", lr=2e-3, augmentation="flip"),
+    trial(3, 0.97, "gan", lr=2e-3, augmentation="flip"),
     trial(4, 0.90, "gan", lr=3e-3),
-    trial(5, 0.80, "none", classical=2),
-    trial(6, 0.85, "duplicate", classical=1),
+    trial(5, 0.80, "none", augmentation="affine"),
+    trial(6, 0.85, "duplicate", augmentation="flip"),
 )
 SETTINGS = Settings(name="small", seed=5, data=DataSettings(path=Path("xrays")))
 
@@ -79,7 +79,7 @@ def test_a_study_without_a_finalist_is_refused_with_a_fix() -> None:
 def test_controls_keep_every_setting_but_the_source() -> None:
     changes: dict[str, Any] = {
         "lr": 2e-3,
-        "classical": 1,
+        "augmentation": "flip",
         "backbone": "resnet18",
         "batch_size": 16,
         "synthetic_ratio": 0.75,
@@ -101,7 +101,7 @@ def test_controls_keep_every_setting_but_the_source() -> None:
 
 def test_finalists_are_the_best_different_trials_by_val_b_of_equals_the_simplest() -> None:
     equals = [
-        trial(0, 0.9, "gan", classical=1, synthetic_ratio=0.5),
+        trial(0, 0.9, "gan", augmentation="flip", synthetic_ratio=0.5),
         trial(1, 0.9, "gan", synthetic_ratio=2.0),
         trial(2, 0.9, "gan", synthetic_ratio=0.5),
     ]
@@ -112,7 +112,7 @@ def test_finalists_are_the_best_different_trials_by_val_b_of_equals_the_simplest
     assert [one.label for one in best_trials(equals)] == ["#2", "#1", "#0"]
 
 
-@pytest.mark.parametrize("control", ["real_only", "classical", "duplicate"])
+@pytest.mark.parametrize("control", ["real_only", "augmented", "duplicate"])
 def test_top_up_trials_are_different_settings_of_the_arm_and_the_same_each_time(
     space: Space, control: str
 ) -> None:

@@ -28,8 +28,8 @@ parameters:
     when: {source: gan}
     parameters: {image_size: {value: 32}, width: {value: 4}, z_dim: {value: 8},
                  batch_size: {value: 8}, steps: {values: [20, 40]}}
-  classical: {min: 0, max: 1}
-  views: {value: 2}
+  augmentation: {values: [none, flip]}
+  views: {min: 1, max: 2}
   backbone: {value: small_cnn}
   weights: {value: none}
   batch_size: {value: 16}
@@ -38,8 +38,8 @@ budget: {trials: 3, max_epochs: 4, steps_per_epoch: 8}
 scheduler: {name: asha, grace: 1, reduction: 2, within: all}
 sampler: {startup_trials: 3, seed: 1}
 points_to_evaluate:
-  - {source: gan, synthetic_ratio: 0.5, gan.steps: 20, classical: 1, lr: 3e-3}
-  - {source: gan, synthetic_ratio: 1.0, gan.steps: 40, classical: 0, lr: 3e-3}
+  - {source: gan, synthetic_ratio: 0.5, gan.steps: 20, augmentation: flip, lr: 3e-3}
+  - {source: gan, synthetic_ratio: 1.0, gan.steps: 40, augmentation: none, lr: 3e-3}
 """
 
 
@@ -94,7 +94,7 @@ def test_from_images_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     )
     assert [row["number"] for row in rows] == [0, 1, 2], "each trial exactly once"
     assert {row["status"] for row in rows} <= {"complete", "pruned"}
-    assert [row["arm"] for row in rows][:2] == ["real_only", "classical+gan"]
+    assert [row["arm"] for row in rows][:2] == ["real_only", "augmented+gan"]
     status = said("status", "studies/small")
     assert (len(status["trials"]), status["is_running"]) == (3, False)
 
@@ -129,7 +129,7 @@ QUICK = (
     *("budget.trials=2", "budget.max_epochs=1", "scheduler.name=none"),
     *("quality.allow_memorised=true", "gan.steps={values: [5, 10]}"),
     "points_to_evaluate=[{source: gan, gan.steps: 5, synthetic_ratio: 0.5}, "
-    "{source: none, classical: 0}]",
+    "{source: none, augmentation: none}]",
 )
 
 

@@ -26,7 +26,7 @@ parameters:
   synthetic_ratio: {value: 0.5}
   backbone: {value: tiny_net}
   weights: {value: none}
-  classical: {value: 1}
+  augmentation: {value: flip}
   lr: {value: 5e-3}
   batch_size: {value: 8}
 budget: {trials: 2, max_epochs: 2, steps_per_epoch: 6}

@@ -87,7 +87,7 @@ def test_every_arm_trains_the_same_steps(
     ).all()
 
 
-@pytest.mark.parametrize("arm", ["classical", "gan"])
+@pytest.mark.parametrize("arm", ["augmented", "gan"])
 def test_a_trial_matches_the_cpu_up_to_rounding(
     bench: Bench, tmp_path: Path, gpu: Compute, arm: str
 ) -> None:
@@ -144,7 +144,9 @@ def test_a_step_of_a_classifier_is_replayed_or_else_called(
     bench: Bench, gpu: Compute, caplog: pytest.LogCaptureFixture, waits: bool
 ) -> None:
     """Either way, at each step with its own draws, learning rate and dropout."""
-    experiment = bench.experiment(source="none", classical=2, trainable="all", dropout=0.3)
+    experiment = bench.experiment(
+        source="none", augmentation="affine", trainable="all", dropout=0.3
+    )
     context = replace(bench.context, compute=gpu)
     losses, networks = [], []
     for how in ("called", "replayed"):

@@ -30,14 +30,14 @@ parameters:
       width: {value: 4}
   backbone: {value: small_cnn}
   weights: {value: none}
-  classical: {value: 1}
+  augmentation: {value: flip}
   lr: {min: 1e-9, max: 1e+30, distribution: log_uniform_values}
   batch_size: {value: 16}
 budget: {trials: 4, max_epochs: 3, steps_per_epoch: 6}
 scheduler: {name: asha, grace: 1, reduction: 2, within: all}
 points_to_evaluate:
   - {source: gan, lr: 1e-3}
-  - {source: none, lr: 2e-3}
+  - {source: none, lr: 1.5e-2}
   - {source: none, lr: 1e-9}
   - {source: none, lr: 1e+30}
 """

@@ -93,7 +93,8 @@ def test_contrast_spreads_around_the_mean_and_brightness_adds() -> None:
 
 def test_tables_depend_on_seed_and_purpose_and_a_longer_one_starts_with_a_shorter_one() -> None:
     def table(seed: int, purpose: str, image_count: int = 4) -> NDArray[np.float32]:
-        return view_table(seed, purpose, image_count=image_count, views=3, classical=2)
+        parameters = Parameters(augmentation="affine", views=3)
+        return view_table(seed, purpose, image_count=image_count, parameters=parameters)
 
     assert table(7, "real").shape == (4, 3, len(VIEW_COLUMNS))
     assert table(7, "real").dtype == np.float32

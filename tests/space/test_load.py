@@ -48,7 +48,9 @@ def test_all_problems_are_reported_at_once_in_file_order(
         ("Base_LR: {value: 1}", "'lr'?"),
         ("image_size: {value: 96}", "'data.image_size'?"),
         ("num_epochs: {value: 9}", "'budget.max_epochs'?"),
-        ("class_weight: {value: balanced}", "'balance'?"),
+        ("class_weight: {value: balanced}", "'imbalance'?"),
+        ("pos_weight: {value: balanced}", "'imbalance'?"),
+        ("classical: {value: 2}", "'augmentation'?"),
         ("backbone: {value: microsoft/rad-dino}", "timm/hf-hub:OWNER/NAME"),
         ("weights_pixels: {value: 1}", "it is a setting: write it at the top level"),
         # Declarations.
@@ -61,7 +63,7 @@ def test_all_problems_are_reported_at_once_in_file_order(
         # Values.
         ("lr: {value: 1e-4x}", "number"),
         ("lr: {value: .nan}", "finite"),
-        ("classical: {min: 0, max: 7}", "less than or equal to 3"),
+        ("batch_size: {min: 1, max: 5000}", "less than or equal to 4096"),
         # Conditions, and values that exclude each other.
         ("lr: {value: 1, when: {source: [gann]}}", "'gan'?"),
         (
@@ -179,13 +181,17 @@ def test_conditions_can_exclude_incompatible_values(write_space: WriteSpace) -> 
     ("rows", "overrides", "points"),
     [
         (
-            "[{source: gan, lr: 1e-3, classical: 1}]",
-            ["classical=0"],
+            "[{source: gan, lr: 1e-3, augmentation: flip}]",
+            ["augmentation=none"],
             [{"source": "gan", "lr": 1e-3}],
         ),
-        ("[{lr: 1e-3, classical: 0}, {lr: 1e-3, classical: 1}]", ["classical=1"], [{"lr": 1e-3}]),
+        (
+            "[{lr: 1e-3, augmentation: none}, {lr: 1e-3, augmentation: flip}]",
+            ["augmentation=flip"],
+            [{"lr": 1e-3}],
+        ),
         ("[{source: none, lr: 1e-3}, {source: gan, lr: 1e-4}]", ["source=gan"], [{"lr": 1e-4}]),
-        ("[{lr: 1e-3}, {classical: 1}]", ["lr=1e-4"], [{"classical": 1}]),
+        ("[{lr: 1e-3}, {augmentation: flip}]", ["lr=1e-4"], [{"augmentation": "flip"}]),
     ],
     ids=["another value", "equal points", "excluded source", "all values fixed"],
 )
@@ -195,7 +201,7 @@ def test_an_override_changes_initial_points_or_leaves_them_out(
     path = write_space(
         "source: {values: [none, gan]}",
         "lr: {min: 1e-5, max: 1e-2}",
-        "classical: {values: [0, 1]}",
+        "augmentation: {values: [none, flip]}",
         after=f"points_to_evaluate: {rows}\n",
     )
 
@@ -205,16 +211,16 @@ def test_an_override_changes_initial_points_or_leaves_them_out(
 def test_a_condition_of_a_parameter_adds_to_that_of_its_block(write_space: WriteSpace) -> None:
     path = write_space(
         "source: {values: [none, gan, generator]}",
-        "classical: {values: [0, 1]}",
+        "augmentation: {values: [none, flip]}",
         "generator: {when: {source: generator}, parameters: {path: {value: given}}}",
         "gan:",
         "  when: {source: gan}",
-        "  parameters: {steps: {values: [1, 2], when: {classical: 1}}, width: {value: 8}}",
+        "  parameters: {steps: {values: [1, 2], when: {augmentation: flip}}, width: {value: 8}}",
     )
 
     conditions = {spec.name: spec.when for spec in load_space(path).specs}
 
-    assert conditions["gan.steps"] == {"source": ("gan",), "classical": (1,)}
+    assert conditions["gan.steps"] == {"source": ("gan",), "augmentation": ("flip",)}
     assert conditions["gan.width"] == {"source": ("gan",)}
 
 
@@ -251,14 +257,17 @@ def test_an_override_keeps_the_condition_of_the_file_unless_it_has_one(
     write_space: WriteSpace,
 ) -> None:
     path = write_space(
-        "dropout: {values: [0.1, 0.2], when: {classical: 1}}", "classical: {values: [0, 1]}"
+        "dropout: {values: [0.1, 0.2], when: {augmentation: flip}}",
+        "augmentation: {values: [none, flip]}",
     )
 
     kept = load_space(path, ["dropout=.4"]).to_yaml(path.parent)
-    replaced = load_space(path, ["dropout={value: .4, when: {classical: 0}}"]).to_yaml(path.parent)
+    replaced = load_space(path, ["dropout={value: .4, when: {augmentation: none}}"]).to_yaml(
+        path.parent
+    )
 
-    assert "dropout: {value: 0.4, when: {classical: 1}}" in kept
-    assert "dropout: {value: 0.4, when: {classical: 0}}" in replaced
+    assert "dropout: {value: 0.4, when: {augmentation: flip}}" in kept
+    assert "dropout: {value: 0.4, when: {augmentation: none}}" in replaced
 
 
 def test_a_condition_that_never_holds_is_refused_unless_an_option_made_it_so(
@@ -271,7 +280,7 @@ def test_a_condition_that_never_holds_is_refused_unless_an_option_made_it_so(
     space = load_space(path, ["source=duplicate"])
 
     assert "no trial of this space uses it" in complaints(
-        write_space("views: {value: 4, when: {classical: 2}}")
+        write_space("views: {value: 4, when: {augmentation: affine}}")
     )
     assert space.searched == ()
     assert space.experiment().parameters.synthetic_ratio == 1
@@ -301,11 +310,11 @@ def test_conditions_in_a_circle_are_refused(
     write_space: WriteSpace, complaints: Complaints
 ) -> None:
     path = write_space(
-        "views: {values: [1, 2], when: {classical: 1}}",
-        "classical: {values: [0, 1], when: {views: 1}}",
+        "views: {values: [1, 2], when: {augmentation: flip}}",
+        "augmentation: {values: [none, flip], when: {views: 1}}",
     )
 
-    assert "classical -> views -> classical" in complaints(path)
+    assert "augmentation -> views -> augmentation" in complaints(path)
 
 
 def test_paths_are_relative_to_the_file_and_options_to_the_current_folder(

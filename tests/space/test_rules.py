@@ -97,6 +97,8 @@ backbone=small_cnn
 trainable=head weights=none
 task=segmentation backbone=swin_t
 weights_pixels={mean:.5,std:.1}
+mixup=.2 batch_size=1
+cutmix=1 trainable=head
 loss=bce data.classes=three
 early_stop_epochs=27
 confirm.controls={matched:[],tuned:[]}

@@ -31,7 +31,7 @@ _CHOICES: dict[str, list[Json]] = {
     "source": ["none", "duplicate", "gan", "folder"],
     "synthetic_ratio": [0.25, 0.5, 1.0, 2.0],
     "mixing": ["additive", "pretrain"],
-    "classical": [0, 1, 2, 3],
+    "augmentation": ["none", "flip", "affine", "trivial"],
     "backbone": ["small_cnn", "resnet18", "resnet50"],
     "weights": ["imagenet", "none", "own/net.pth"],
     "trainable": ["head", "last_stage", "all"],
@@ -223,10 +223,13 @@ def test_a_grid_lists_each_distinct_trial_once(write_space: WriteSpace) -> None:
 @pytest.mark.parametrize(
     ("listed", "first"),
     [
-        ("[{source: gan}, {source: none, classical: 2}]", {"source": "none", "classical": 0}),
-        ("[{source: gan}, {source: none, classical: 0, lr: 1e-2}]", {"source": "gan"}),
-        ("[{source: gan}, {source: none}]", {"source": "none", "classical": 0}),
-        ("[]", {"source": "none", "classical": 0}),
+        (
+            "[{source: gan}, {source: none, augmentation: affine}]",
+            {"source": "none", "augmentation": "none"},
+        ),
+        ("[{source: gan}, {source: none, augmentation: none, lr: 1e-2}]", {"source": "gan"}),
+        ("[{source: gan}, {source: none}]", {"source": "none", "augmentation": "none"}),
+        ("[]", {"source": "none", "augmentation": "none"}),
     ],
 )
 def test_a_search_begins_with_plain_real_images_unless_they_are_listed(
@@ -235,7 +238,7 @@ def test_a_search_begins_with_plain_real_images_unless_they_are_listed(
     """A default that is none of the values is replaced by the first one."""
     path = write_space(
         "source: {values: [gan, none]}",
-        "classical: {values: [2, 0]}",
+        "augmentation: {values: [affine, none]}",
         "lr: {min: 1e-3, max: 1e-2}",
         after=f"points_to_evaluate: {listed}\n",
     )
@@ -245,11 +248,16 @@ def test_a_search_begins_with_plain_real_images_unless_they_are_listed(
 
     assert points[0].items() >= first.items()
     assert tuple(points[len(points) - len(space.points_to_evaluate) :]) == space.points_to_evaluate
-    assert space.baseline() == {"source": "none", "classical": 0, "lr": 1e-3}
+    assert space.baseline() == {"source": "none", "augmentation": "none", "lr": 1e-3}
 
 
 @pytest.mark.parametrize(
-    "only", ["source: {values: [gan, duplicate]}", "classical: {min: 1, max: 3}"]
+    "only",
+    [
+        "source: {values: [gan, duplicate]}",
+        "augmentation: {values: [flip, affine]}",
+        "mixup: {min: 0.1, max: 1}",
+    ],
 )
 def test_a_space_without_plain_real_images_has_no_baseline(
     write_space: WriteSpace, only: str

@@ -64,10 +64,10 @@ def test_a_mix_is_named_by_its_source_ratio_steps_and_augmentation() -> None:
         return mix_label(Parameters.model_validate(values))
 
     assert label() == Parameters().arm == "real_only"
-    assert label(classical=2) == "classical 2"
+    assert label(augmentation="affine") == "affine"
     assert (
-        label(source="duplicate", synthetic_ratio=0.5, classical=1)
-        == "duplicate r=0.5 +classical 1"
+        label(source="duplicate", synthetic_ratio=0.5, augmentation="flip")
+        == "duplicate r=0.5 +flip"
     )
     assert label(source="gan", synthetic_ratio=0.5, gan={"steps": 2000}) == "gan r=0.5 (2000 steps)"
     assert label(source="duplicate", synthetic_weight=0.1) == "duplicate r=1 weight=0.1"

@@ -39,7 +39,8 @@ ARMS: tuple[dict[str, Any], ...] = (
 def test_two_arms_see_the_same_real_images_in_the_same_order(bench: Bench) -> None:
     """The first images of each step are the real ones, to the last pixel, augmentation included."""
     inputs = [
-        TrialTraining(bench.experiment(classical=2, views=3, **arm), bench.context) for arm in ARMS
+        TrialTraining(bench.experiment(augmentation="affine", views=3, **arm), bench.context)
+        for arm in ARMS
     ]
     alone, duplicated, synthetic = [[arm.batch(step) for step in range(12)] for arm in inputs]
     for step in range(12):
@@ -63,7 +64,7 @@ def test_images_too_large_for_the_device_are_brought_in_parts(
     mix = {
         "source": source,
         "mixing": "pretrain" if trainable == "all" else "additive",
-        "classical": 2,
+        "augmentation": "affine",
         **own,
     }
     experiment = with_parameters(frozen(bench, tmp_path, **mix), trainable=trainable)
@@ -105,7 +106,7 @@ def test_pretraining_shows_the_extra_images_first_and_then_the_real_ones_of_ever
         mix: dict[str, Any] = {"source": source, "synthetic_ratio": 0.5, "mixing": "pretrain"}
         own = {"gan": gan()} if source == "gan" else {}
         alone, pretrained, added = (
-            TrialTraining(bench.experiment(classical=2, views=3, **values), bench.context)
+            TrialTraining(bench.experiment(augmentation="affine", views=3, **values), bench.context)
             for values in ({"source": "none"}, mix | own, mix | own | {"mixing": "additive"})
         )
         batches = [pretrained.batch(step) for step in range(12)]
@@ -154,7 +155,9 @@ def test_the_features_of_an_image_do_not_depend_on_others_or_on_threads(
     """Of a MobileNetV2, the features of a batch of 3 are others in the last bits."""
     experiment = frozen(bench, tmp_path, backbone="mobilenet_v2")
     side = side_images("train", bench.prepared, bench.cache)
-    views = view_table(0, image_count=len(side.rows), views=1, classical=2)[:, 0]
+    views = view_table(
+        0, image_count=len(side.rows), parameters=Parameters(augmentation="affine", views=1)
+    )[:, 0]
     everywhere = np.arange(len(side.rows))
 
     def computed(places: Int64Array, threads: int, cache: str) -> Float32Array:
@@ -184,7 +187,7 @@ def test_only_the_images_that_a_step_shows_pass_the_network(bench: Bench, tmp_pa
         ({"source": "duplicate", "batch_size": 1, "synthetic_ratio": 0.5}, True),
         ({"source": "none", "batch_size": 1}, False),
     ):
-        experiment = frozen(bench, tmp_path, classical=1, views=3, **mix)
+        experiment = frozen(bench, tmp_path, augmentation="flip", views=3, **mix)
         training = TrialTraining(experiment, context)
         before = len(shown)
         source = training.images.sources[0]
@@ -204,12 +207,12 @@ def with_parameters(experiment: Experiment, **changes: Any) -> Experiment:
     )
 
 
-@pytest.mark.parametrize("classical", [1, 2])
+@pytest.mark.parametrize("augmentation", ["flip", "affine"])
 def test_cached_features_are_what_the_frozen_network_computes(
-    bench: Bench, tmp_path: Path, classical: int
+    bench: Bench, tmp_path: Path, augmentation: str
 ) -> None:
     experiment = frozen(
-        bench, tmp_path, classical=classical, views=3, source="duplicate", synthetic_ratio=0.5
+        bench, tmp_path, augmentation=augmentation, views=3, source="duplicate", synthetic_ratio=0.5
     )
     cached = TrialTraining(experiment, bench.context)
     # The same views, but the whole network in the loop: what `trainable: head` means.

@@ -62,15 +62,19 @@ PARAMETERS: Mapping[str, tuple[Any, ...]] = {
     "folder.donor": ("", "generator"),
     "generator.path": ("", "generator"),
     "statistics.path": ("", "generator"),
-    "classical": (0, 1, 2),
+    "augmentation": ("none", "flip", "affine", "trivial"),
+    "degrees": (10.0, 20.0),
+    "with_flips": (False, True),
     "views": (3, 1),
+    "mixup": (0.0, 0.4),
+    "cutmix": (0.0, 1.0),
     "backbone": ("small_cnn", "mobilenet_v2"),
     "weights": ("none", "imagenet", "file"),
     "input_channels": (1, 3),
     "trainable": ("all", "head", "last_stage"),
     "head": ("linear", "vgg16_two_class"),
     "loss": ("cross_entropy", "bce"),
-    "pos_weight": ("none", "balanced"),
+    "imbalance": ("none", "weighted", "oversample", "focal"),
     "dropout": (0.0, 0.3),
     "lr": (0.01, 0.001),
     "optimizer": ("adam", "sgd"),
@@ -95,8 +99,9 @@ SETTINGS: Mapping[str, tuple[Any, ...]] = {
     "final.trainable": (None, "head"),
     "final.image_size": (None, 32),
 }
-ENDS_LATER = "early_stop_epochs"
-"""Shows its effect only in a longer training (tests/trial/test_epochs.py)."""
+SHOWN_ELSEWHERE = {"early_stop_epochs", "folder.donor"}
+"""They show it only in a longer training (tests/trial/test_epochs.py), and in the controls of a
+confirmation or with `labels: donor` (tests/trial/test_soft_labels.py)."""
 MOST_FIXES = 12
 REFUSALS = (ArtifactError, ConfigError, DataError, MachineError)
 
@@ -335,7 +340,8 @@ def hold(wards: Mapping[str, Ward], point: dict[str, Any], choice: int) -> None:
             return
         learned = trained(space, context)
         active = [spec.name for spec in space.specs if spec.name in PARAMETERS]
-        name = [each for each in active if each != ENDS_LATER][choice % (len(active) - 1)]
+        changeable = [name for name in active if name not in SHOWN_ELSEWHERE]
+        name = changeable[choice % len(changeable)]
         for value in other_values(space, name, ward, point):
             try:
                 changed, context = prepared_as_by_search(root, ward, {**point, name: value})

@@ -91,7 +91,7 @@ def done(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Done:
     folder = tmp_path_factory.mktemp("damage")
     cache = folder / "cache"
     prepare(bench.settings, cache)
-    experiment = frozen(bench, folder, source="gan", gan=gan(seed=21), classical=1)
+    experiment = frozen(bench, folder, source="gan", gan=gan(seed=21), augmentation="flip")
     with one_thread():
         result = run(bench, experiment, cache, folder / "trial")
     return Done(

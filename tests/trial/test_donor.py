@@ -109,9 +109,9 @@ def test_without_a_generator_nothing_of_it_is_sent(hospital: Path, tmp_path: Pat
         )
 
 
-@pytest.mark.parametrize("classical", [0, 1])
+@pytest.mark.parametrize("augmentation", ["none", "flip"])
 def test_statistics_are_a_source_of_features(
-    hospital: Path, tmp_path: Path, classical: int
+    hospital: Path, tmp_path: Path, augmentation: str
 ) -> None:
     """Of each class; a smaller ratio has the first of them. Another seed draws others."""
     experiment, context = trained_on(hospital)
@@ -119,7 +119,7 @@ def test_statistics_are_a_source_of_features(
     for ratio, seed in ((4.0, 0), (8.0, 0), (4.0, 1)):
         mix = {"source": "statistics", "statistics": {"path": hospital / "sent"}}
         values = {**experiment.parameters.model_dump(exclude={"folder", "gan", "generator"}), **mix}
-        values |= {"synthetic_ratio": ratio, "synthetic_weight": 0.5, "classical": classical}
+        values |= {"synthetic_ratio": ratio, "synthetic_weight": 0.5, "augmentation": augmentation}
         settings = experiment.settings.model_copy(update={"seed": seed})
         trial = Experiment(settings=settings, parameters=Parameters.model_validate(values))
         chosen = build_training_set(trial, context)

@@ -42,7 +42,7 @@ def test_a_trial_learns_findings_and_is_scored_by_their_mean_auroc(
     save_backbone(tmp_path / "net.safetensors")
     weights = str(tmp_path / "net.safetensors")
     experiment = findings_bench.experiment(
-        trainable=trainable, weights=weights, pos_weight="balanced", source="duplicate"
+        trainable=trainable, weights=weights, imbalance="weighted", source="duplicate"
     )
     result = run_trial(
         experiment, findings_bench.context, trial_dir=tmp_path, on_epoch=lambda _: None

@@ -57,7 +57,7 @@ def test_each_side_has_the_masks_of_its_images(settings: Settings, tmp_path: Pat
 def test_a_mask_moves_with_its_image(settings: Settings, tmp_path: Path) -> None:
     prepared, _ = prepare(settings, tmp_path)
     parameters = Parameters(
-        backbone="resnet18", weights="none", classical=2, views=3, batch_size=16
+        backbone="resnet18", weights="none", augmentation="affine", views=3, batch_size=16
     )
     experiment = Experiment(settings=settings, parameters=parameters)
     inputs = TrialTraining(experiment, RunContext(prepared=prepared, cache=tmp_path, compute=CPU))

@@ -133,7 +133,7 @@ def test_a_trial_on_transformed_copies_sees_no_validation_patient(
     The gate, the quality figures and the training set read the folder once, so it warns once.
     """
     data = bench.settings.data
-    transform_folder(data.path, tmp_path / "copies", copies=2, classical=1)
+    transform_folder(data.path, tmp_path / "copies", copies=2, augmentation="flip")
     extra = bench.experiment(
         source="folder", folder=FolderSettings(path=tmp_path / "copies"), synthetic_ratio=2.0
     )

@@ -54,13 +54,18 @@ def numbers(records: list[EpochRecord]) -> list[tuple[float | None, ...]]:
 
 ARMS: dict[str, dict[str, Any]] = {
     "real_only": {"source": "none"},
-    "classical": {"classical": 2, "optimizer": "sgd", "schedule": "cosine", "dropout": 0.3},
+    "augmented": {
+        "augmentation": "affine",
+        "optimizer": "sgd",
+        "schedule": "cosine",
+        "dropout": 0.3,
+    },
     "duplicate": {"source": "duplicate", "synthetic_ratio": 0.5},
     "gan": {"source": "gan", "gan": gan(), "optimizer": "adamw", "weight_decay": 0.01},
-    "classical+gan": {
+    "augmented+gan": {
         "source": "gan",
         "gan": gan(),
-        "classical": 1,
+        "augmentation": "flip",
         "synthetic_ratio": 2.0,
         "synthetic_weight": 0.1,
         "balance": "equal",
@@ -89,7 +94,7 @@ def test_every_arm_trains_the_same_steps_and_resumes_identically(
     assert [(row["epoch"], row["val_score"]) for row in rows] == [
         (r.epoch, r.val_score) for r in records
     ]
-    if arm in ("classical", "gan", "gan, pretrained"):
+    if arm in ("augmented", "gan", "gan, pretrained"):
         assert len(run(bench, experiment, tmp_path / "resumed", stop_after=2)) == 2
         both = run(bench, experiment, tmp_path / "resumed")
         assert numbers(both) == numbers(records), "finished epochs are reported again"

@@ -43,7 +43,7 @@ class Arm(StrictModel):
     """One side of a comparison."""
 
     name: str
-    """Such as `gan #12`, `none, matched to #12`, `tuned classical #3`."""
+    """Such as `gan #12`, `none, matched to #12`, `tuned augmented #3 (affine)`."""
     role: Role
     trial: str
     """The trial with these settings; for a matched control, its finalist's."""

@@ -190,7 +190,7 @@ def headroom(
     scored = take(everyone, np.array(test))
     arms = [baseline, *(with_extra(baseline, ratio) for ratio in ratios)]
     network = Network(Experiment(settings=settings, parameters=baseline), context)
-    if network.has_cached_features and not baseline.classical:
+    if network.has_cached_features and baseline.augmentation == "none":
         # At once: each training would load the backbone for what it lacks.
         shown = [*test]
         for real, others in parts:

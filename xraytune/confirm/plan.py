@@ -67,7 +67,8 @@ def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: Seal
         best = _best_of_arm(trials, control)
         for trial in best:
             parameters = trial.parameters
-            name = f"tuned {parameters.arm} {trial.label}"
+            rivals = ", ".join(parameters.rivals)
+            name = f"tuned {parameters.arm} {trial.label}{f' ({rivals})' if rivals else ''}"
             arms.append(Arm(name=name, role="tuned", parameters=parameters, trial=trial.label))
         if not best:
             why = f"the space has no {control} arm"
@@ -136,11 +137,11 @@ def _best_of_arm(trials: Iterable[TrialRow], control: str) -> list[TrialRow]:
 def belongs_to_control(parameters: Parameters, control: str) -> bool:
     """Return whether settings belong to a tuned control's arm.
 
-    These are `real_only`, `classical` and (classical) `duplicate`.
+    These are `real_only`, `augmented` and (augmented) `duplicate`.
     """
     if control == "duplicate":
         return parameters.source == "duplicate"
-    return parameters.source == "none" and (parameters.classical > 0) == (control == "classical")
+    return parameters.source == "none" and bool(parameters.rivals) == (control == "augmented")
 
 
 def _draw_top_ups(
@@ -148,7 +149,7 @@ def _draw_top_ups(
 ) -> dict[str, Parameters]:
     """Sample settings until each tuned control's arm has as many trials as a finalist's source.
 
-    All trials of the search count: complete, pruned and failed. `gan` and `classical+gan` are one
+    All trials of the search count: complete, pruned and failed. `gan` and `augmented+gan` are one
     source; with several sources, the one with the most trials counts.
     """
     sampled = [trial.parameters for trial in study.searched]

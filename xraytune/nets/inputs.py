@@ -3,10 +3,14 @@
 Real and synthetic images take the same path. The `InputFormat` is stored with a trained model and
 repeated for predictions.
 
-Classical augmentation shows views of an image, computed in one operation on the device. A view is a
-row of seven numbers, drawn before training. So the features of a frozen backbone can be cached for
-all views, and a resumed or longer run sees the same images. The strength scales the same draws: an
-image turns the same way at 2 and 3, only further at 3. Pixels from outside the image are black.
+Augmentation shows views of an image, computed in one operation on the device. A view is a row of
+numbers, `VIEW_COLUMNS`, drawn before training. So the features of a frozen backbone can be cached
+for all views, and a resumed or longer run sees the same images. With `affine`, the degrees scale
+the same draws: an image turns the same way, only further. Pixels from outside the image are black.
+
+`trivial` is TrivialAugment with its narrower ranges, without the operations that give grey values
+another meaning (Posterize, Solarize, Equalize, AutoContrast) or need colours. Source: Müller &
+Hutter 2021, "TrivialAugment" (arXiv:2103.10158), table 1.
 """
 
 from __future__ import annotations
@@ -24,20 +28,52 @@ from xraytune.data.decoding import InputFormat
 from xraytune.nets.backbones import pixel_constants
 from xraytune.nets.compute import constants
 from xraytune.space.paths import is_path
-from xraytune.space.settings import Experiment
+from xraytune.space.settings import Experiment, Parameters
 
-VIEW_COLUMNS = ("flip", "angle_radians", "shift_x", "shift_y", "scale", "contrast", "brightness")
-IDENTITY_VIEW = (1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0)
+VIEW_COLUMNS = (
+    "flip",
+    "angle_radians",
+    "shift_x",
+    "shift_y",
+    "scale",
+    "contrast",
+    "brightness",
+    "shear_x",
+    "shear_y",
+    "exposure",
+    "sharpness",
+)
+"""Shifts are shares of a side; contrast, exposure, sharpness and scale are factors, and brightness
+is added to [0, 1]."""
+IDENTITY_VIEW = (1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0)
 _FLIP_PROBABILITY = 0.5
 MASK_THRESHOLD = 0.5
 """Pixels with at least this probability belong to the mask."""
-_MAX_CHANGE = {
-    1: (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
-    2: (0.0, math.radians(7), 0.05, 0.05, 0.10, 0.20, 0.10),
-    3: (0.0, math.radians(15), 0.10, 0.10, 0.20, 0.30, 0.15),
+_AFFINE = {
+    "angle_radians": math.radians(15),
+    "shift_x": 0.10,
+    "shift_y": 0.10,
+    "scale": 0.20,
+    "contrast": 0.30,
+    "brightness": 0.15,
 }
-"""The largest change of each of `VIEW_COLUMNS` at each strength of `classical`, up or down,
-uniform; flips are drawn apart. Shifts are shares of a side, brightness is of [0, 1]."""
+"""The largest change of `affine` with 15 degrees, up or down, uniform."""
+_AFFINE_DEGREES = 15
+_TRIVIAL = {
+    "angle_radians": math.radians(30),
+    "shift_x": 10 / 32,
+    "shift_y": 10 / 32,
+    "shear_x": 0.3,
+    "shear_y": 0.3,
+    "contrast": 0.9,
+    "exposure": 0.9,
+    "sharpness": 0.9,
+}
+"""The largest change of each operation of `trivial`; a view has one of them, or none."""
+_TRIVIAL_STRENGTHS = 30
+"""An operation has one of so many strengths above 0, or 0."""
+_BLUR = ((1.0, 1.0, 1.0), (1.0, 5.0, 1.0), (1.0, 1.0, 1.0))
+"""The kernel of sharpness, times 13, as in Pillow's SMOOTH."""
 
 
 def input_format(experiment: Experiment, *, train_mean: float, train_std: float) -> InputFormat:
@@ -92,34 +128,50 @@ def normalise(images: Tensor, input_format: InputFormat) -> Tensor:
 
 
 def view_table(
-    seed: int, *purpose: str | int, image_count: int, views: int, classical: int
+    seed: int, *purpose: str | int, image_count: int, parameters: Parameters
 ) -> Float32Array:
-    """Draw a table of views, float32 [image_count, views, 7], with one view if `classical` is 0.
+    """Draw a table of views, float32 [image_count, views, 11], with one view without augmentation.
 
     Columns are `VIEW_COLUMNS`. A table of more images starts with that of fewer; each `purpose` has
     independent draws.
     """
     identity = np.array(IDENTITY_VIEW, dtype=np.float32)
-    if classical == 0:
+    augmentation = parameters.augmentation
+    if augmentation == "none":
         return np.tile(identity, (image_count, 1, 1))
-    uniform = numpy_generator(seed, *purpose).random(
-        (image_count, views, len(identity)), dtype=np.float32
-    )
-    table = identity + (2 * uniform - 1) * np.array(_MAX_CHANGE[classical], dtype=np.float32)
-    table[..., 0] = np.where(uniform[..., 0] < _FLIP_PROBABILITY, -1, 1)
+    shape = (image_count, parameters.views, len(identity))
+    uniform = numpy_generator(seed, *purpose).random(shape, dtype=np.float32)
+    table = np.broadcast_to(identity, shape).copy()
+    if augmentation == "flip" or parameters.with_flips:
+        table[..., 0] = np.where(uniform[..., 0] < _FLIP_PROBABILITY, -1, 1)
+    if augmentation == "affine":
+        strength = parameters.degrees / _AFFINE_DEGREES
+        for name, largest in _AFFINE.items():
+            column = VIEW_COLUMNS.index(name)
+            table[..., column] += (2 * uniform[..., column] - 1) * strength * largest
+    elif augmentation == "trivial":
+        choice = (uniform[..., 0] * (len(_TRIVIAL) + 1)).astype(np.int64)
+        share = np.floor(uniform[..., 1] * (_TRIVIAL_STRENGTHS + 1)) / _TRIVIAL_STRENGTHS
+        sign = np.where(uniform[..., 2] < 0.5, -1, 1)
+        for number, (name, largest) in enumerate(_TRIVIAL.items()):
+            change = (choice == number) * sign * share * largest
+            table[..., VIEW_COLUMNS.index(name)] += change.astype(np.float32)
     return table
 
 
 def augment(images: Tensor, views: Tensor) -> Tensor:
-    """Flip, rotate, scale and shift images (bilinear), then change contrast and brightness.
+    """Flip, shear, rotate, scale and shift images (bilinear), then change their grey values.
 
-    Images are float32 [B, 1, S, S] in [0, 1], before and after; views are float32 [B, 7] on the
+    Images are float32 [B, 1, S, S] in [0, 1], before and after; views are float32 [B, 11] on the
     same device, with the columns `VIEW_COLUMNS`. For an identity view, the result is bit-identical
     to the image.
     """
     contrast = views[:, 5, None, None, None]
     brightness = views[:, 6, None, None, None]
-    moved = _move(images, views)
+    exposure = views[:, 9, None, None, None]
+    sharpness = views[:, 10, None, None, None]
+    moved = _move(images, views) * exposure
+    moved = torch.lerp(_blur(moved), moved, sharpness)
     mean = moved.mean(dim=(1, 2, 3), keepdim=True)
     augmented = torch.addcmul(mean * (1 - contrast) + brightness, moved, contrast).clamp_(0, 1)
     # Exact for weights of 0 and 1, and faster than torch.where, which is slow if it has to
@@ -137,13 +189,24 @@ def augment_masks(masks: Tensor, views: Tensor) -> Tensor:
     )
 
 
+def _blur(images: Tensor) -> Tensor:
+    """Return images whose inner pixels are smoothed; those at the border stay as they are."""
+    kernel = constants(tuple(weight / 13 for row in _BLUR for weight in row), images.device)
+    blurred = images.clone()
+    blurred[..., 1:-1, 1:-1] = F.conv2d(images, kernel.reshape(1, 1, 3, 3))
+    return blurred
+
+
 def _move(images: Tensor, views: Tensor) -> Tensor:
-    # Of x -> s R F x + d, the inverse x = F R' (y - d) / s maps output to input coordinates in
-    # [-1, 1].
+    # Of x -> s R K F x + d, the inverse x = F K' R' (y - d) / s maps output to input coordinates in
+    # [-1, 1]. A view has at most one of the shears in K, so that their order does not matter.
     flip, angle, shift_x, shift_y, scale = views[:, :5].unbind(dim=1)
+    shear_x, shear_y = views[:, 7:9, None].unbind(dim=1)
     cosine = torch.cos(angle) / scale
     sine = torch.sin(angle) / scale
-    rows = [torch.stack([flip * cosine, flip * sine], 1), torch.stack([-sine, cosine], 1)]
+    turned_x = torch.stack([cosine, sine], 1)
+    turned_y = torch.stack([-sine, cosine], 1)
+    rows = [flip[:, None] * (turned_x - shear_x * turned_y), turned_y - shear_y * turned_x]
     rotation = torch.stack(rows, dim=1)
     shift = 2 * torch.stack([shift_x, shift_y], dim=1)[:, :, None]  # a side is 2 long
     inverse = torch.cat([rotation, -rotation @ shift], dim=2)[:, :, None, None]

@@ -7,6 +7,7 @@ from xraytune.base.errors import counted, printable
 from xraytune.base.tables import Cell, Entry, Frame, Row, Table, Tone, duration, text_of
 from xraytune.data.sides import USUAL_AUROC, SideSize, chance_warning
 from xraytune.space.domains import Value
+from xraytune.space.settings import RIVALS
 from xraytune.study.row import TrialRow
 from xraytune.study.status import StudyView, trial_table
 
@@ -18,7 +19,7 @@ _SHOWN_BY_MIX = {
     "synthetic_weight",
     "mixing",
     "gan.steps",
-    "classical",
+    *RIVALS,
 }
 _TONES: dict[str, Tone] = {
     "running": "busy",

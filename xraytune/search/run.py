@@ -213,7 +213,7 @@ def _notes(space: Space, prepared: Prepared, index: ImageIndex) -> Iterator[str]
     if space.searched and space.baseline() is None:
         yield (
             "no trial is of plain real images, which other arms could be compared with: the space "
-            "has no point with source: none and classical: 0"
+            "has no point with source: none and no augmentation"
         )
     if settings.data.train_patients is None:
         few = too_few_tested(index.test, index.outputs) if index.test else ""

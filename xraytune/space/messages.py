@@ -8,12 +8,12 @@ from xraytune.base.errors import join_names
 _NAMES_SHOWN = 40
 _SYNONYMS = {
     "arch": "backbone",
-    "augment": "classical",
-    "augmentation": "classical",
+    "augment": "augmentation",
     "base_lr": "lr",
     "bs": "batch_size",
-    "class_weight": "balance",
-    "class_weights": "balance",
+    "class_weight": "imbalance",
+    "class_weights": "imbalance",
+    "classical": "augmentation",
     "early_terminate": "scheduler",
     "epochs": "budget.max_epochs",
     "image_size": "data.image_size",
@@ -25,6 +25,7 @@ _SYNONYMS = {
     "model": "backbone",
     "n_trials": "trials",
     "num_epochs": "budget.max_epochs",
+    "pos_weight": "imbalance",
     "val_split": "data.split.val_a",
     "wd": "weight_decay",
 }

@@ -33,7 +33,6 @@ from xraytune.space.strict_model import Several, StrictModel, list_fields
 OptionalCount = PositiveInt | None
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 ImageSize = Annotated[int, Field(ge=32, le=1024)]
-Strength = Annotated[int, Field(ge=0, le=3)]
 Trainable = Literal["head", "last_stage", "all"]
 OptimizerName = Literal["adam", "adamw", "sgd"]
 ScheduleName = Literal["constant", "cosine", "plateau"]
@@ -48,6 +47,11 @@ HeadName = Literal["linear", "vgg16_two_class"]
 LossName = Literal["cross_entropy", "bce"]
 Balance = Literal["natural", "equal"]
 Labels = Literal["class", "donor"]
+Augmentation = Literal["none", "flip", "affine", "trivial"]
+Degrees = Annotated[float, Field(gt=0, le=45)]
+ViewCount = Annotated[int, Field(ge=1, le=64)]
+Alpha = Annotated[float, Field(ge=0, le=10)]
+Imbalance = Literal["none", "weighted", "oversample", "focal"]
 DonorControl = Literal["donor", "donor_start", "synthetic_only"]
 """Controls of images from elsewhere. `donor`: the head that their hospital sent. `donor_start`: the
 study's own training, started at that head. `synthetic_only`: a training on these images alone."""
@@ -72,16 +76,14 @@ class TaskRules:
 
 _IMAGE_SOURCES = ("none", "duplicate", "folder", "generator", "gan")
 TASK_RULES: Mapping[TaskName, TaskRules] = {
-    "classification": TaskRules(
-        objectives=("val_auroc", "val_auprc", "val_sensitivity"), unused=("pos_weight",)
-    ),
+    "classification": TaskRules(objectives=("val_auroc", "val_auprc", "val_sensitivity")),
     "findings": TaskRules(
         objectives=("val_auroc", "val_auprc"), sources=_IMAGE_SOURCES, unused=("head", "loss")
     ),
     "segmentation": TaskRules(
         objectives=("val_dice",),
         sources=_IMAGE_SOURCES,
-        unused=("balance", "head", "loss", "pos_weight", "dropout"),
+        unused=("balance", "head", "loss", "imbalance", "dropout"),
     ),
 }
 _OBJECTIVE_NAMES: Mapping[ObjectiveName, str] = {
@@ -440,13 +442,27 @@ class Parameters(StrictModel):
     folder: FolderSettings | None = None
     generator: GivenFolder | None = None
     statistics: GivenFolder | None = None
-    classical: Strength = 0
-    """Strength of classical augmentation.
-
-    1 only flips; 2 and 3 also rotate, shift, scale and change the contrast.
-    """
-    views: Annotated[int, Field(ge=1, le=64), Unless(parameter="classical", values=(0,))] = 8
+    augmentation: Augmentation = "none"
+    """Of real and extra images. `flip`: half of the views are mirrored, with the heart on the
+    right. `affine`: they are rotated, shifted, scaled, and changed in contrast and brightness.
+    `trivial`: TrivialAugment with the operations that suit grey X-rays: a shift, shear, rotation,
+    or change of brightness, contrast or sharpness by a random amount, or none of them."""
+    degrees: Annotated[
+        Degrees, Unless(parameter="augmentation", values=("none", "flip", "trivial"))
+    ] = 10.0
+    """The largest rotation of `affine`; other changes grow with it: at 15 degrees, shifts up to a
+    tenth of a side, scales by a fifth, contrasts by three tenths and brightness by .15."""
+    with_flips: Annotated[
+        bool, Unless(parameter="augmentation", values=("none", "flip", "trivial"))
+    ] = False
+    """Half of the views of `affine` are mirrored, too."""
+    views: Annotated[ViewCount, Unless(parameter="augmentation", values=("none",))] = 8
     """Augmented versions per image, drawn in advance."""
+    mixup: Alpha = 0.0
+    """Images of a step are blended in pairs, real and extra ones alike, and their labels with them,
+    by a share from the Beta distribution with this alpha; 0: never. Cached features are blended."""
+    cutmix: Alpha = 0.0
+    """Likewise, but a rectangle of an image is replaced by that of another."""
     backbone: BackboneName = "resnet50"
     weights: WeightsName = "imagenet"
     """`imagenet`, a specific set (`IMAGENET1K_V1`, `IMAGENET1K_V2`), `hub` for those of timm on the
@@ -457,11 +473,10 @@ class Parameters(StrictModel):
     """`vgg16_two_class`: 256 hidden units, ReLU, dropout, log-softmax, as published with VGG-16."""
     loss: LossName = "cross_entropy"
     """`bce`: one output unit and binary cross entropy, for two classes."""
-    pos_weight: Literal["none", "balanced"] = "none"
-    """`balanced`: in the loss of a finding, positives weigh as much as negatives.
-
-    By their numbers among the real images.
-    """
+    imbalance: Imbalance = "none"
+    """For rare classes or findings. `weighted`: in the loss, classes or the positives and negatives
+    of a finding weigh equally, by their numbers among the real images. `oversample`: steps show
+    real images of each class, or rarest finding, equally often. `focal`: the focal loss."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     lr: PositiveFloat = 1e-4
     optimizer: OptimizerName = "adam"
@@ -541,11 +556,11 @@ class Parameters(StrictModel):
 
         The choice among trials with equal AUROCs.
 
-        real_only, classical, then sources in the order of `SOURCES`, those of other packages last;
+        real_only, augmented, then sources in the order of `SOURCES`, those of other packages last;
         the smaller ratio first.
         """
         rank, ratio = self.mix_simplicity
-        return rank, self.classical, ratio
+        return rank, len(self.rivals), ratio
 
     @property
     def mix_simplicity(self) -> tuple[int, float]:
@@ -558,10 +573,20 @@ class Parameters(StrictModel):
 
     @property
     def arm(self) -> str:
-        """The arm (docs/glossary.md): `real_only`, `classical`, `gan`, `classical+folder` ..."""
+        """The arm (docs/glossary.md): `real_only`, `augmented`, `gan`, `augmented+folder` ..."""
         if self.source == "none":
-            return "classical" if self.classical else "real_only"
-        return f"classical+{self.source}" if self.classical else self.source
+            return "augmented" if self.rivals else "real_only"
+        return f"augmented+{self.source}" if self.rivals else self.source
+
+    @property
+    def rivals(self) -> tuple[str, ...]:
+        """What it does with its images that needs no extra ones, such as `affine`, `mixup 0.2`."""
+        words = []
+        for name in RIVALS:
+            value = getattr(self, name)
+            if value not in ("none", 0):
+                words.append(value if isinstance(value, str) else f"{name} {value:g}")
+        return tuple(words)
 
     @property
     def peers(self) -> str:
@@ -572,6 +597,8 @@ class Parameters(StrictModel):
         return self.arm if self.mixing == "additive" else f"{self.arm}, {self.mixing}"
 
 
+RIVALS = ("augmentation", "mixup", "cutmix", "imbalance")
+"""The parameters that may improve a network without extra images."""
 BLOCKS: Mapping[str, type[StrictModel]] = {
     name: block
     for name, field in Parameters.model_fields.items()
@@ -699,6 +726,19 @@ def _normalise_for_file(pixels: object, weights: str) -> Change:
     return {} if is_used else {"weights_pixels": None}
 
 
+@refuses("mixup", "cutmix", "batch_size")
+def _mix_pairs(mixup: float, cutmix: float, batch_size: int) -> Change:
+    """A step with a single image has none to mix it with."""
+    return {"batch_size": 2} if (mixup or cutmix) and batch_size == 1 else {}
+
+
+@refuses("cutmix", "trainable", "task")
+def _cut_pixels(cutmix: float, trainable: Trainable, task: TaskName) -> Change:
+    """Cached features have no pixels to replace."""
+    is_cached = trainable == "head" and task != "segmentation"
+    return {"cutmix": 0.0} if cutmix and is_cached else {}
+
+
 @refuses("loss", "class_count")
 def _have_two_classes(loss: LossName, class_count: int) -> Change:
     """One output unit tells two classes apart."""
@@ -776,9 +816,9 @@ class Controls(StrictModel):
 
     matched: Several[Literal["none", "duplicate"]] = ("none", "duplicate")
     """The finalist's settings with another source."""
-    tuned: Several[Literal["real_only", "classical", "duplicate"]] = (
+    tuned: Several[Literal["real_only", "augmented", "duplicate"]] = (
         "real_only",
-        "classical",
+        "augmented",
         "duplicate",
     )
     """The best trial of each of these arms, from the search and the top-ups."""
@@ -851,7 +891,11 @@ class FinalSettings(StrictModel):
     If given, an epoch is one pass over the real images; `budget.steps_per_epoch` is ignored.
     """
     trainable: Trainable | None = None
-    classical: Strength | None = None
+    augmentation: Augmentation | None = None
+    degrees: Degrees | None = None
+    views: ViewCount | None = None
+    mixup: Alpha | None = None
+    imbalance: Imbalance | None = None
     lr: PositiveFloat | None = None
     optimizer: OptimizerName | None = None
     schedule: ScheduleName | None = None

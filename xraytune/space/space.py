@@ -22,7 +22,7 @@ from xraytune.space.document import write_yaml
 from xraytune.space.domains import ParameterSpec, Point
 from xraytune.space.fields import PARAMETERS, parameters_from
 from xraytune.space.paths import relative_value
-from xraytune.space.settings import PACKAGES, SOURCES, Experiment, Parameters, Settings
+from xraytune.space.settings import PACKAGES, RIVALS, SOURCES, Experiment, Parameters, Settings
 
 
 @frozen
@@ -124,7 +124,7 @@ class Space:
             return self.grid()
         listed = self.points_to_evaluate
         baseline = self.baseline() or {}
-        plain = {name: baseline[name] for name in ("source", "classical") if name in baseline}
+        plain = {name: baseline[name] for name in ("source", *RIVALS) if name in baseline}
         if not plain or any(plain.items() <= point.items() for point in listed):
             return listed
         return (baseline, *listed)

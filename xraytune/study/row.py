@@ -77,13 +77,13 @@ class TrialRow(RunRow):
         PlainSerializer(lambda given, info: _set_values(given, info.context), when_used="json"),
     ]
     arm: str = Field(default_factory=lambda given: given["parameters"].arm)
-    """Such as `classical+gan`."""
+    """Such as `augmented+gan`."""
     gpu_seconds: float = 0.0
     """GPUs held, times seconds."""
     quality: Mapping[str, float | None] = Field(default={}, exclude=True)
     """Of its synthetic images (docs/generators.md): further columns of `trials.jsonl`."""
     mix: str = ""
-    """Such as `gan r=0.5 (500 steps) +classical 1`."""
+    """Such as `gan r=0.5 (500 steps) +affine`."""
     values: tuple[float, ...] = ()
     """The best val-A score after each recorded epoch."""
     busy_with: str = ""

@@ -41,7 +41,7 @@ class ArmSummary:
     Only complete trials are compared; the others have trained for fewer epochs.
 
     Attributes:
-        arm: Such as `classical+gan`.
+        arm: Such as `augmented+gan`.
         trials: The number of trials by status.
         val_a: The number and score of its best complete trial on val-A; None if it has none.
         val_b: The same on val-B.

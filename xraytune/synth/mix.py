@@ -71,9 +71,10 @@ def require_enough(
 
 
 def mix_label(parameters: Parameters) -> str:
-    """Return a label of a trial's mix, such as `gan r=1 pretrain (500 steps) +classical 2`."""
+    """Return a label of a trial's mix, such as `gan r=1 pretrain (500 steps) +affine`."""
+    rivals = " +".join(parameters.rivals)
     if parameters.source == "none":
-        return f"classical {parameters.classical}" if parameters.classical else "real_only"
+        return rivals or "real_only"
     mix = f"{parameters.source} r={parameters.synthetic_ratio:g}"
     if parameters.pool_size:
         mix += f" of {parameters.pool_size:,}"
@@ -85,7 +86,7 @@ def mix_label(parameters: Parameters) -> str:
         mix += f" {parameters.mixing}"
     if parameters.gan:
         mix += f" ({parameters.gan.steps} steps)"
-    return f"{mix} +classical {parameters.classical}" if parameters.classical else mix
+    return f"{mix} +{rivals}" if rivals else mix
 
 
 def _lowest(ranks: NDArray[Any]) -> Int64Array:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
 
 from xraytune.base.errors import ArtifactError, join_names
 from xraytune.base.files import write_text
@@ -66,6 +66,8 @@ from xraytune.tasks.prediction import (
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 Results: TypeAlias = Floats
 """Of each image, float64 [N, C]: the probability of each class or finding, or the Dice (C = 1)."""
+_GAMMA = 2.0
+"""Of `imbalance: focal`, as published."""
 _SPECIFICITY = 0.9
 """That of `objective.metric: val_sensitivity`."""
 CARD_REPLICATES = 1000
@@ -129,8 +131,20 @@ class Task:
         return cross_entropy(outputs, targets)
 
     def loss_of(self, parameters: Parameters, real: NDArray[Any], device: str) -> Loss:
-        """Return the loss of a trial's training steps, with these `real` labels or findings."""
-        return weigh_extra_images(self.loss, parameters)
+        """Return the loss of a trial's training steps, with these `real` labels or findings.
+
+        They may also be probabilities. `imbalance: weighted` weighs a class by its numbers among
+        them, so that all have the same weight.
+        """
+        loss: Loss = self.loss
+        if parameters.imbalance == "weighted":
+            shares = np.bincount(real) if real.ndim == 1 else real.sum(axis=0)
+            weights = shares.sum() / (len(shares) * np.maximum(shares, 1))
+            of_classes = torch.as_tensor(weights.astype(np.float32), device=device)
+            loss = partial(soft_cross_entropy, weights=of_classes)
+        elif parameters.imbalance == "focal":
+            loss = partial(soft_cross_entropy, gamma=_GAMMA)
+        return weigh_extra_images(loss, parameters)
 
     def probabilities(self, logits: NDArray[Any]) -> NDArray[Any]:
         """Return the probabilities of classes, in float64, so that they do not tie at 1."""
@@ -362,6 +376,27 @@ class Task:
         )
 
 
+def soft_cross_entropy(
+    outputs: Tensor, targets: Tensor, weights: Tensor | None = None, gamma: float = 0.0
+) -> Tensor:
+    """Return the cross-entropy of logits, [B, C], and labels, [B], or probabilities, [B, C].
+
+    It is the mean over images, weighted by the weights of their classes, [C]. With `gamma`, it is
+    the focal loss: what the network is sure of counts less.
+
+    Source: Lin et al. 2017, "Focal Loss for Dense Object Detection" (arXiv:1708.02002), equation 4.
+    """
+    if targets.ndim == 1:
+        targets = one_hot(targets, outputs.shape[1]).to(outputs.dtype)
+    if weights is not None:
+        targets = targets * weights
+    total = targets.sum()
+    logarithms = outputs.log_softmax(dim=1)
+    if gamma:
+        targets = targets * (1 - logarithms.exp()) ** gamma
+    return -(targets * logarithms).sum() / total
+
+
 def weigh_extra_images(loss: Loss, parameters: Parameters) -> Loss:
     """Return a loss that is the weighted mean over real images, which come first, and extra ones.
 
@@ -404,25 +439,35 @@ class Findings(Task):
     metric: ClassVar[str] = "macro AUROC"
     has_findings: ClassVar[bool] = True
 
-    def loss(self, outputs: Tensor, targets: Tensor, pos_weight: Tensor | None = None) -> Tensor:
+    def loss(
+        self,
+        outputs: Tensor,
+        targets: Tensor,
+        pos_weight: Tensor | None = None,
+        gamma: float = 0.0,
+    ) -> Tensor:
         """Return the mean binary cross-entropy of the known findings, or their probabilities.
 
-        `pos_weight` is the weight of their positives, [C].
+        `pos_weight` is the weight of their positives, [C]; `gamma` as in `soft_cross_entropy`.
         """
         is_known = (targets >= 0).to(outputs.dtype)
         expected = targets.clamp(min=0).to(outputs.dtype)
-        summed = binary_cross_entropy_with_logits(
-            outputs, expected, weight=is_known, pos_weight=pos_weight, reduction="sum"
+        each = binary_cross_entropy_with_logits(
+            outputs, expected, weight=is_known, pos_weight=pos_weight, reduction="none"
         )
-        return summed / is_known.sum().clamp(min=1)
+        if gamma:
+            each = each * (expected - outputs.sigmoid()).abs() ** gamma
+        return each.sum() / is_known.sum().clamp(min=1)
 
     def loss_of(self, parameters: Parameters, real: NDArray[Any], device: str) -> Loss:
         """Return the loss of a trial's training steps.
 
-        With `pos_weight: balanced`, positives weigh negatives over positives of `real`.
+        With `imbalance: weighted`, positives weigh negatives over positives of `real`.
         """
         loss: Loss = self.loss
-        if parameters.pos_weight == "balanced":
+        if parameters.imbalance == "focal":
+            loss = partial(self.loss, gamma=_GAMMA)
+        elif parameters.imbalance == "weighted":
             positives = (real > 0.5).sum(axis=0)
             negatives = ((real >= 0) & (real <= 0.5)).sum(axis=0)
             weights = np.where(positives, negatives / np.maximum(positives, 1), 1)

@@ -138,15 +138,14 @@ class Network:
         }
 
     def views(self, source: ImageSource) -> Float32Array:
-        """Return the views of each image of a source that training shows, [n, V, 7]."""
+        """Return the views of each image of a source that training shows, [n, V, 11]."""
         experiment = self.experiment
         return view_table(
             experiment.settings.seed,
             "views",
             source.name,
             image_count=len(source.rows),
-            views=experiment.parameters.views,
-            classical=experiment.parameters.classical,
+            parameters=experiment.parameters,
         )
 
     def features(
@@ -154,7 +153,7 @@ class Network:
     ) -> tuple[Float32Array, Int64Array]:
         """Return features, float32 [N, D], memory-mapped, and the rows of images in them, [n].
 
-        The images are those at some places of a source, [n], in `views`, [n, 7]. Those that the
+        The images are those at some places of a source, [n], in `views`, [n, 11]. Those that the
         store lacks are computed.
         """
         if source.features is not None:

@@ -34,6 +34,7 @@ from xraytune.nets.optimizer import build_optimizer, learning_rate, set_lr
 from xraytune.space.settings import Experiment
 from xraytune.stats.classification import require_finite_outputs
 from xraytune.tasks.task import Results, Validated
+from xraytune.trial.blending import BLENDED, blend, draw_pairs
 from xraytune.trial.device_rows import DeviceRows, pinned
 from xraytune.trial.network import Network
 from xraytune.trial.training_set import (
@@ -78,11 +79,12 @@ class TrialTraining:
         self.on_progress = context.on_progress
         self.seed = settings.seed
         self.is_trained = experiment.control != "donor"
+        self._is_blended = self.parameters.mixup > 0 or self.parameters.cutmix > 0
         self.max_epochs = settings.budget.max_epochs if self.is_trained else 1
         self.steps_per_epoch = prepared.steps_per_epoch(settings)
 
         self.images = images or build_training_set(experiment, context)
-        views = self.parameters.views if self.parameters.classical else 1
+        views = self.parameters.views if self.parameters.augmentation != "none" else 1
         stream = partial(image_stream, self.seed, view_count=views)
         self._real_stream = stream("real", self.images.real, per_step=self.parameters.batch_size)
         self._extra_stream = stream(
@@ -132,8 +134,8 @@ class TrialTraining:
     def draws(self, steps: range) -> Iterator[Draws]:
         """Yield what `load` needs for each step, on the device.
 
-        These are where its images are, their targets, and their views. The rows of several steps
-        are brought to the device at once.
+        These are where its images are, their targets, and their views; with mixup or cutmix, also
+        its pairs. The rows of several steps are brought to the device at once.
         """
         device = self.compute.device
         images_per_step = self.parameters.batch_size + self.parameters.extra_per_step
@@ -142,9 +144,11 @@ class TrialTraining:
         first_real = max(0, self.pretraining_steps - steps.start)
         for of_shape in (steps[:first_real], steps[first_real:]):
             for start in range(0, len(of_shape), at_once):
-                shown = [self.images_of_step(step) for step in of_shape[start : start + at_once]]
-                numbers, views = map(np.stack, zip(*shown, strict=True))
+                few = of_shape[start : start + at_once]
+                numbers, views = map(np.stack, zip(*map(self.images_of_step, few), strict=True))
                 columns = [self.images.targets[numbers], *self._loader.prepare(numbers, views)]
+                if self._is_blended:
+                    columns += draw_pairs(few, numbers.shape[1], self.parameters, self.seed)
                 on_device = [
                     pinned(column, device).to(device, non_blocking=True) for column in columns
                 ]
@@ -153,9 +157,16 @@ class TrialTraining:
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return inputs and targets of a step, on the device.
 
-        Targets are labels, int64 [B], findings, [B, C], or masks, [B, 1, S, S].
+        Targets are labels, int64 [B], findings or probabilities, [B, C], or masks, [B, 1, S, S].
         """
-        return self.load(*next(self.draws(range(step, step + 1))))
+        return self._load_blended(next(self.draws(range(step, step + 1))))
+
+    def _load_blended(self, draws: Draws) -> tuple[Tensor, Tensor]:
+        if not self._is_blended:
+            return self.load(*draws)
+        inputs, targets = self.load(*draws[:-BLENDED])
+        class_count = len(self._prepared.outputs)
+        return blend(inputs, targets, tuple(draws[-BLENDED:]), class_count=class_count)
 
     def norm_batches(self) -> Iterator[Tensor]:
         """Yield inputs to estimate batch norms on: those of the first steps with real images."""
@@ -163,13 +174,14 @@ class TrialTraining:
         count = min(len(self.images.real), _MAX_NORM_IMAGES)  # each real image once
         steps = range(first, first + math.ceil(count / self.parameters.batch_size))
         for draws in self.draws(steps):
-            yield self.load(*draws)[0]
+            unblended = draws[:-BLENDED] if self._is_blended else draws
+            yield self.load(*unblended)[0]
 
     # From a batch to an epoch
 
     def step(self, optimizer: Optimizer, draws: Draws) -> Tensor:
         """Train one step and return its loss, on the device."""
-        inputs, targets = self.load(*draws)
+        inputs, targets = self._load_blended(draws)
         optimizer.zero_grad()
         with autocast_images(inputs, self.compute), fast_backward(self.trained, self.compute):
             outputs = self.trained(inputs)
@@ -373,7 +385,7 @@ class PixelLoader:
     def __init__(self, images: TrainingSet, network: Network) -> None:
         self._network = network
         self._real_count = len(images.sources[0].rows)
-        self._classical = network.experiment.parameters.classical
+        self._is_augmented = network.experiment.parameters.augmentation != "none"
         self._views = np.concatenate([network.views(source) for source in images.sources])
         arrays = [(len(source.rows), source.planes) for source in images.sources]
         device = network.compute.device
@@ -398,7 +410,7 @@ class PixelLoader:
         images = torch.cat([to_unit(part[:, 0], network.form) for part in planes])
         if network.task.has_masks:
             targets = torch.cat([network.scaled_masks(part[:, 1]) for part in planes])
-        if self._classical:  # otherwise, every view is the image itself
+        if self._is_augmented:  # otherwise, every view is the image itself
             images = augment(images, views)
             if network.task.has_masks:
                 targets = augment_masks(targets, views)

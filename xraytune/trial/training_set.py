@@ -18,6 +18,7 @@ from xraytune.base.seeding import numpy_generator
 from xraytune.data.findings import levelling_order
 from xraytune.data.prepare import ImageSource, RunContext, side_images
 from xraytune.space.settings import Experiment
+from xraytune.stats.classification import rarest_findings
 from xraytune.synth.memorisation import refuse_memorised
 from xraytune.synth.mix import plan_mix, require_enough
 from xraytune.synth.sources.which import source_of
@@ -31,7 +32,8 @@ class TrainingSet(NamedTuple):
         sources: The first one has the real images; the images of all others have one size.
         targets: Labels, int64 [total], over all sources; or findings, [total, C]. With `labels:
             donor`, probabilities of classes or findings, float32 [total, C].
-        real: int64 [R], the numbers of the real images, or of those in their place.
+        real: int64 [R], the numbers of the real images, or of those in their place; `imbalance:
+            oversample` repeats some.
         extra: int64 [E], the numbers of the extra images; `duplicate` may repeat a number.
     """
 
@@ -70,10 +72,12 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
     labels = np.concatenate([images.labels for images in sources])
     numbers = np.arange(len(labels))
     real_numbers = numbers[: len(real.rows)]
+    if parameters.imbalance == "oversample":
+        real_numbers = _level(real, settings.seed)
     if source.repeats_real and real.findings is not None and parameters.balance == "equal":
         extra = levelling_order(real.targets, len(extra_labels), settings.seed)
         return TrainingSet(sources, targets, real_numbers, extra)
-    usable = real_numbers
+    usable = numbers[: len(real.rows)]
     if not source.repeats_real:
         usable = numbers[len(real.rows) :]
         available = np.bincount(labels[usable], minlength=class_count).tolist()
@@ -88,6 +92,21 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
     if experiment.control == "synthetic_only":
         return TrainingSet(sources, targets, extra, extra[:0])
     return TrainingSet(sources, targets, real_numbers, extra)
+
+
+def _level(real: ImageSource, seed: int) -> Int64Array:
+    """Return the numbers of real images, repeated so that each class is shown equally often.
+
+    With findings, each rarest finding of an image.
+    """
+    numbers = np.arange(len(real.labels))
+    if real.findings is None:
+        members = [numbers[real.labels == label] for label in np.unique(real.labels)]
+        most = max(map(len, members))
+        return np.concatenate([np.resize(each, most) for each in members])
+    _, counts = np.unique(rarest_findings(real.findings == 1), return_counts=True)
+    missing = int((counts.max() - counts).sum())
+    return np.concatenate([numbers, levelling_order(real.findings, missing, seed)])
 
 
 def as_probabilities(targets: Int64Array, class_count: int) -> Float32Array:
