@@ -24,6 +24,7 @@ NAMES = (
     "findings",
     "other_hospital",
     "networks",
+    "opponents",
     "known_answers",
     "known_donors",
     "pruning",
