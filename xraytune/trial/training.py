@@ -79,7 +79,6 @@ class TrialTraining:
         self.on_progress = context.on_progress
         self.seed = settings.seed
         self.is_trained = experiment.control != "donor"
-        self._is_blended = self.parameters.mixup > 0 or self.parameters.cutmix > 0
         self.max_epochs = settings.budget.max_epochs if self.is_trained else 1
         self.steps_per_epoch = prepared.steps_per_epoch(settings)
 
@@ -160,6 +159,10 @@ class TrialTraining:
         Targets are labels, int64 [B], findings or probabilities, [B, C], or masks, [B, 1, S, S].
         """
         return self._load_blended(next(self.draws(range(step, step + 1))))
+
+    @property
+    def _is_blended(self) -> bool:
+        return self.parameters.mixup > 0 or self.parameters.cutmix > 0
 
     def _load_blended(self, draws: Draws) -> tuple[Tensor, Tensor]:
         if not self._is_blended:
