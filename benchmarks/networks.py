@@ -41,7 +41,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.figures import Figure, figure
-from benchmarks.other_hospital import ALONE, copy_real_images, gain, score_arms
+from benchmarks.other_hospital import ALONE, LOWEST, copy_real_images, gain, score_arms
 from xraytune.base.drawing import COLOURS, new_figure
 from xraytune.base.files import read_json, write_json
 from xraytune.base.records import Json
@@ -244,7 +244,7 @@ def _arms(kind: Kind, hospital: Path, real: Path) -> dict[str, Arm]:
 def _draw(scores: Scores, picture: Path) -> None:
     """Draw the gain of each gift, a panel for each network and scanner."""
     panels = [
-        (f"{kind}\nB's scanner {shift}", by_patients)
+        (f"{kind}\nB's scanner: {shift}", by_patients)
         for kind, by_shift in scores.items()
         for shift, by_patients in by_shift.items()
     ]
@@ -262,10 +262,11 @@ def _draw(scores: Scores, picture: Path) -> None:
                 if not points:
                     continue
                 places, means, errors = np.array(points).T
+                inside = means > LOWEST
                 axes.errorbar(
-                    places,
-                    np.maximum(means, -0.045),
-                    2 * errors,
+                    places[inside],
+                    means[inside],
+                    2 * errors[inside],
                     label=name,
                     color=COLOURS[number % len(COLOURS)],
                     linestyle="none",
@@ -273,10 +274,14 @@ def _draw(scores: Scores, picture: Path) -> None:
                     markersize=4,
                     capsize=2,
                 )
+                for place, mean in zip(places[~inside], means[~inside], strict=True):
+                    text = f"{mean:.2f}".replace("-0", "\u2212")
+                    colour = COLOURS[number % len(COLOURS)]
+                    axes.text(place, LOWEST, text, color=colour, ha="center", size=8)
             axes.set_xticks(range(len(by_patients)), [*by_patients])
             axes.set_xlabel("patients of B")
             axes.set_title(title, size=8)
-        all_axes[0].set_ylim(-0.048, None)
+        all_axes[0].set_ylim(LOWEST - 0.003, None)
         all_axes[0].set_ylabel("gain in AUROC over B alone")
         found = [axes.get_legend_handles_labels() for axes in all_axes]
         by_label = {
