@@ -25,6 +25,7 @@ TINY = (
     *("resources.gpus_per_trial=0", "resources.cpus_per_trial=1"),
     *("budget.trials=4", "budget.max_epochs=2", "budget.steps_per_epoch=2", "scheduler.grace=1"),
     *("gan.image_size=32", "gan.width=4", "gan.batch_size=4", "gan.steps=2"),
+    "labels=class",  # these networks are not frozen, so that no classifier is sent
     "quality.allow_memorised=true",
     *("confirm.finalists=1", "confirm.replicates=2"),
     "confirm.controls={matched: [duplicate], tuned: [real_only]}",
@@ -52,5 +53,5 @@ def used_by(file: str | Path, overrides: Iterable[str]) -> list[str]:
     return [
         line
         for line in overrides
-        if not line.startswith("gan.") or line.partition("=")[0] in active
+        if not line.startswith(("gan.", "labels")) or line.partition("=")[0] in active
     ]

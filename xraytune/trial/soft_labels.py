@@ -24,6 +24,7 @@ from xraytune.nets.backbones import find_weights
 from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.settings import Experiment, Parameters, Settings
 from xraytune.synth.donor import (
+    DONOR_FILE,
     HOW_TO_DONATE,
     donor_content,
     donor_tensors,
@@ -75,6 +76,10 @@ def require_labeller(parameters: Parameters, settings: Settings, outputs: tuple[
     assert folder is not None, "a rule requires a donor"
     if model := model_folder(folder):
         _columns(open_bundle(model), settings, outputs)
+    elif not (folder / DONOR_FILE).is_file():
+        what = f"labels: donor, but there is no classifier here: neither {DONOR_FILE} nor a model"
+        fix = "ask the hospital for a model of `xraytune train`, as model/, or write labels: class"
+        raise DataError(what, folder, fix)
     else:
         _head_of(folder, settings, parameters, outputs)
 
