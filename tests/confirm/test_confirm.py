@@ -17,11 +17,12 @@ import pytest
 from examples.transform_folder import transform_folder
 from tests.confirm.labs import search_space
 from tests.in_process import confirm_in_process
-from xraytune.base.errors import StudyError, XraytuneError
+from xraytune.base.errors import ConfigError, StudyError, XraytuneError
 from xraytune.base.files import read_json, read_jsonl, with_checksum, without_checksum, write_json
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
 from xraytune.confirm.test_access import TEST_ACCESS_FILE
+from xraytune.data.index import read_labelled
 from xraytune.data.phantom import draw_phantoms
 from xraytune.model.export import export
 from xraytune.present.page import write_report
@@ -248,6 +249,37 @@ def test_only_the_network_that_a_run_trained_is_scored(done: Lab, first: Confirm
     assert not scores.exists()
     assert done.confirm().finalists == first.finalists
     assert network.read_bytes() != content
+
+
+def test_subgroups_can_be_asked_for_after_the_confirmation_and_stay_in_the_verdict(
+    done: Lab, first: Confirmation
+) -> None:
+    """Nothing is trained, and a column that makes no groups is refused before anything is done."""
+    files = sorted(path.relative_to(done.test).as_posix() for path in done.test.rglob("*.jpeg"))
+    owners = {
+        image.file: image.patient
+        for image in read_labelled(done.test, ("NORMAL", "PNEUMONIA")).images
+    }
+    rows = [f"{file},{owners[file]},{'FM'[len(owners[file]) % 2]}" for file in files]
+    (done.test / "patients.csv").write_text("file,patient,sex\n" + "\n".join(rows) + "\n")
+    trained = {path: path.stat().st_mtime_ns for path in done.study.rglob("*.safetensors")}
+
+    with pytest.raises(ConfigError, match="--by age"):
+        done.confirm(by=["age"])
+    asked = done.confirm(by=["sex"])
+    later = done.confirm()
+    write_report(done.study)
+
+    assert asked.finalists == first.finalists
+    assert [(group.column, group.value) for group in asked.subgroups] == [
+        ("sex", "F"),
+        ("sex", "M"),
+    ]
+    assert sum(group.images for group in asked.subgroups) == len(files)
+    assert later == asked
+    assert trained == {path: path.stat().st_mtime_ns for path in trained}
+    report = (done.study / "report.html").read_text(encoding="utf-8")
+    assert "too few patients of a class" in report
 
 
 def test_a_second_study_on_the_same_test_folder_is_exploratory_and_names_the_first(

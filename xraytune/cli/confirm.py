@@ -23,6 +23,14 @@ def confirm(
             "class folders (segmentation: images/ and masks/) or a data file (YAML).",
         ),
     ] = None,
+    by: Annotated[
+        list[str] | None,
+        Option(
+            metavar="COLUMN",
+            help="Also compare in subgroups by this column of the table of the test images, such "
+            "as sex; repeatable, and at any time after the confirmation.",
+        ),
+    ] = None,
     data: options.MovedData = None,
     weights_dir: options.WeightsDir = None,
     finalists: Annotated[

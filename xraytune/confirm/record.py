@@ -8,7 +8,7 @@ The records load neither torch nor Ray, so that `report` and `export` can read t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -105,6 +105,12 @@ class FinalistVerdict:
     """What the quality of its images falls short of."""
 
     @property
+    def strongest(self) -> str:
+        """The best control of the study's own images."""
+        own = [each for each in self.comparisons if each.kind in ("none", "duplicate", "tuned")]
+        return max(own or self.comparisons, key=lambda each: each.control_score).control
+
+    @property
     def gifts(self) -> dict[str, float]:
         """The mean score with each thing that a donor sent, best first; empty if it sent one."""
         gifts = {
@@ -128,6 +134,26 @@ class FinalistVerdict:
 
 
 @frozen
+class Subgroup:
+    """The first finalist minus its strongest control, on the test images with a value of a column.
+
+    Attributes:
+        scores: Of both arms, the means over their replicates; empty, and the difference None, with
+            too few patients of a class.
+        rates: Sensitivity and specificity of both arms at the thresholds of validation; of two
+            classes.
+    """
+
+    column: str
+    value: str
+    images: int
+    patients: int
+    difference: Interval | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+    rates: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@frozen
 class Confirmation:
     """The result of a confirmation.
 
@@ -147,6 +173,7 @@ class Confirmation:
     finalists: tuple[FinalistVerdict, ...]
     notes: tuple[str, ...]
     searched: Searched
+    subgroups: tuple[Subgroup, ...] = ()
 
     @property
     def verdict(self) -> Overall:
@@ -177,7 +204,7 @@ class Confirmation:
     def to_json(self) -> dict[str, Any]:
         """Return the content of `verdict.json`."""
         return to_json(self) | {
-            "version": 8,
+            "version": 9,
             "study": self.study.name,
             "verdict": self.verdict,
             "answer": paragraph("answer", self),

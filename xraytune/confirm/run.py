@@ -11,8 +11,9 @@ study's `confirm/`, and nothing is trained twice.
 """
 
 import os
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from xraytune.base.errors import StudyError
@@ -23,7 +24,9 @@ from xraytune.confirm.plan import choose_finalists, make_plan
 from xraytune.confirm.record import Confirmation, read_verdict, write_verdict
 from xraytune.confirm.run_list import OpenStudy, train_replicates
 from xraytune.confirm.sealed import choose_test
+from xraytune.confirm.subgroups import compare_in_groups
 from xraytune.data.prepare import restore_pixels
+from xraytune.data.table import subgroup_columns
 from xraytune.nets.compute import require_device
 from xraytune.search.asha import Rungs
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
@@ -38,6 +41,7 @@ from xraytune.study.inputs import (
     require_same_inputs,
 )
 from xraytune.study.journal import Journal
+from xraytune.study.row import ended_runs
 from xraytune.trial.prepare import require_inputs
 
 
@@ -45,6 +49,7 @@ def confirm(
     study: Path,
     *,
     test: Path | None = None,
+    by: Sequence[str] = (),
     data: Path | None = None,
     weights_dir: Path | None = None,
     finalists: int | None = None,
@@ -62,6 +67,8 @@ def confirm(
     Args:
         study: The study's folder; its search has ended.
         test: Class folders of test images for the verdict, if the study's images have no `test/`.
+        by: Columns of the table of the test images, or of `patients.csv`, that define subgroups; by
+            default those of an earlier call. They can be asked for at any time.
         data: New location of the study's images, if they moved.
         weights_dir: New location of the official weight files, if they moved.
         finalists: Overrides `confirm.finalists`; refused if an existing plan has another number.
@@ -74,6 +81,7 @@ def confirm(
             first time; an exception leaves them sealed.
 
     Raises:
+        ConfigError: A column of `by` makes no subgroups.
         StudyError: No study, no finalist, changed images or weights, runs scored on other test
             images, or a plan with another number of replicates.
         DataError: No test images, or unusable ones.
@@ -127,6 +135,7 @@ def confirm(
         )
         for note in sealed.notes:
             callbacks.note(note)
+        columns = subgroup_columns(sealed.images, by or _columns_before(folder))
         restore_pixels(settings, sealed.prepared, cache, on_progress=callbacks.on_progress)
         inputs = inputs_of_trials(compared)
         inputs |= {given for given in inputs_of_space(space) if given[0] not in PATHS}
@@ -160,8 +169,29 @@ def confirm(
         runner.close()
         scores = score_sealed(opened, plan, sealed, before_test=before_test, reason=reason)
         confirmation = judge(opened, scores, sealed)
+        if columns:
+            rows = ended_runs(opened.runs_folder)
+            is_binary = bool(confirmation.test.positive)
+            confirmation = replace(
+                confirmation,
+                subgroups=compare_in_groups(
+                    scores,
+                    confirmation.finalists[0],
+                    columns,
+                    [image.file for image in sealed.images],
+                    {row.number: row.threshold or 0.5 for row in rows.values() if is_binary},
+                ),
+            )
         write_verdict(folder, confirmation)
     return confirmation
+
+
+def _columns_before(folder: Path) -> list[str]:
+    """Return the columns of subgroups that an earlier call was asked for."""
+    with suppress(StudyError):  # a damaged verdict is written anew
+        if confirmed := read_verdict(folder):
+            return [*dict.fromkeys(group.column for group in confirmed.subgroups)]
+    return []
 
 
 def _require_planned(folder: Path, name: str, planned: int, wanted: int | None) -> None:

@@ -13,7 +13,8 @@ import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
 
-from xraytune.confirm.record import FinalistVerdict
+from xraytune.confirm.record import Confirmation, FinalistVerdict
+from xraytune.stats.verdict import Interval
 from xraytune.study.row import TrialRow
 from xraytune.study.status import StudyView
 from xraytune.synth.sources.which import source_of
@@ -62,6 +63,44 @@ def plot_differences(finalist: FinalistVerdict, metric: str, rope: float) -> Any
     figure.update_xaxes(title=f"difference in {metric}<br>grey: ROPE ±{rope:g}", nticks=6)
     figure.update_yaxes(title="", categoryorder="array", categoryarray=names, showgrid=False)
     figure.update_layout(legend=_LEGEND, height=160 + 44 * len(names))
+    return figure
+
+
+def plot_subgroups(record: Confirmation) -> Any:
+    """Plot the first finalist minus its strongest control, over all images and in each group.
+
+    None if no group is large enough.
+    """
+    finalist = record.finalists[0]
+    shown = [group for group in record.subgroups if group.difference]
+    overall = next(each for each in finalist.comparisons if each.control == finalist.strongest)
+    found: list[tuple[str, Interval]] = [(f"all ({record.test.patients:,})", overall)]
+    for group in shown:
+        name = f"{group.column}: {group.value} ({group.patients:,})"
+        found += [(name, group.difference)] if group.difference else []
+    if not shown:
+        return None
+    figure = go.Figure()
+    for name, interval in found[::-1]:
+        figure.add_scatter(
+            x=[interval.difference],
+            y=["<br>".join(textwrap.wrap(name, 26))],
+            error_x={
+                "array": [interval.high - interval.difference],
+                "arrayminus": [interval.difference - interval.low],
+                "width": 5,
+                "thickness": 1.4,
+            },
+            marker={"size": 11, "symbol": "diamond" if interval is overall else "circle"},
+            line_color="#2266aa",
+            hovertext=f"{interval.difference:+.4f} ({interval.low:+.4f} to {interval.high:+.4f})",
+            showlegend=False,
+        )
+    figure.add_shape(_VERTICAL, x0=0, x1=0, line=_GREY)
+    axis = f"difference in {record.metric} from {finalist.strongest}"
+    figure.update_xaxes(title="<br>".join(textwrap.wrap(axis, 44)), nticks=6)
+    figure.update_yaxes(title="", showgrid=False)
+    figure.update_layout(height=130 + 40 * len(found))
     return figure
 
 

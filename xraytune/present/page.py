@@ -29,7 +29,12 @@ from xraytune.confirm.record import read_verdict
 from xraytune.confirm.test_access import accesses
 from xraytune.data.prepare import Prepared
 from xraytune.model.export import trial_to_export
-from xraytune.present.charts import plot_differences, plot_learning_curves, plot_parameter
+from xraytune.present.charts import (
+    plot_differences,
+    plot_learning_curves,
+    plot_parameter,
+    plot_subgroups,
+)
 from xraytune.present.pictures import explain_images
 from xraytune.present.trials import all_trials, arms_frame, sides_frame
 from xraytune.present.verdict import verdict_frame
@@ -101,7 +106,9 @@ def page_content(folder: StudyFolder, cache: Path) -> dict[str, Any]:
         mistakes = _show_mistakes(folder, prepared, with_results[0], cache)
     rungs = Rungs(settings.scheduler, max_epochs=settings.budget.max_epochs).epochs
     differences = None
+    groups = None
     if verdict:
+        groups = plot_subgroups(verdict)
         differences = plot_differences(verdict.finalists[0], verdict.metric, verdict.rope)
     scored = accesses(folder.path, prepared.test_contents)
     return {
@@ -114,6 +121,7 @@ def page_content(folder: StudyFolder, cache: Path) -> dict[str, Any]:
         "reason": reason,
         "verdict": verdict_frame(verdict) if verdict else None,
         "differences": differences,
+        "groups": groups,
         "curves": plot_learning_curves(view, rungs),
         "rungs": rungs,
         "arms": arms_frame(view),

@@ -1,9 +1,9 @@
 """The verdict of `confirm` as lines and tables."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from xraytune.base.tables import Cell, Frame, Row, Table, Tone, sentence
-from xraytune.confirm.record import Confirmation
+from xraytune.confirm.record import Confirmation, Subgroup
 from xraytune.stats.verdict import Overall
 
 _TEXTS: dict[Overall, str] = {
@@ -38,7 +38,50 @@ def verdict_frame(record: Confirmation) -> Frame:
         optional = ("p (gain >= ROPE)",)
         tables.append(Table(rows, title, optional=optional))
     lead = Cell(verdict_sentence(record), _TONES.get(record.verdict, "strong"))
-    return [lead, *_notes(record), *tables]
+    return [lead, *_notes(record), *tables, *subgroup_tables(record)]
+
+
+def subgroup_tables(record: Confirmation) -> Iterator[Table]:
+    """Yield a table for each column: the first finalist minus its strongest control, by group."""
+    finalist = record.finalists[0]
+    for column in dict.fromkeys(group.column for group in record.subgroups):
+        groups = [group for group in record.subgroups if group.column == column]
+        rows: list[Row] = []
+        for group in groups:
+            row: dict[str, Cell | str | float | None] = {
+                column: group.value,
+                "patients": f"{group.patients:,}",
+            }
+            if group.difference is None:
+                row["95 % interval"] = "too few patients of a class"
+                rows.append(row)
+                continue
+            row[record.metric] = f"{group.scores[finalist.arm]:.3f}"
+            row["of the control"] = f"{group.scores[finalist.strongest]:.3f}"
+            row["difference"] = f"{group.difference.difference:+.4f}"
+            row["95 % interval"] = f"{group.difference.low:+.4f} to {group.difference.high:+.4f}"
+            for arm, words in ((finalist.arm, ""), (finalist.strongest, " of the control")):
+                if arm in group.rates:
+                    sensitivity, specificity = group.rates[arm]
+                    row[f"sensitivity, specificity{words}"] = (
+                        f"{sensitivity:.2f}, {specificity:.2f}"
+                    )
+            rows.append(row)
+        title = f"{finalist.arm} minus {finalist.strongest}, by {column} ({_gaps(groups)})"
+        optional = ("sensitivity, specificity of the control", "sensitivity, specificity")
+        yield Table(rows, title, optional=optional)
+
+
+def _gaps(groups: Sequence[Subgroup]) -> str:
+    """Return the gap between the best and the worst group of each arm, which is named."""
+    shown = [group for group in groups if group.scores]
+    words = []
+    for arm in shown[0].scores if len(shown) > 1 else ():
+        scores = {group.value: group.scores[arm] for group in shown}
+        worst = min(scores, key=lambda value: scores[value])
+        gap = max(scores.values()) - scores[worst]
+        words.append(f"{arm}: worst {worst}, gap {gap:.3f}")
+    return "; ".join(words) or "no two groups are large enough"
 
 
 def verdict_sentence(record: Confirmation) -> str:

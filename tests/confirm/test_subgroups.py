@@ -1,0 +1,105 @@
+"""Does a verdict hold in each group? Compared in the results that are kept."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import recall_score, roc_auc_score
+
+from xraytune.confirm.arms import Arm, Plan
+from xraytune.confirm.judge import ArmScores, judge_finalists
+from xraytune.confirm.record import Subgroup
+from xraytune.confirm.subgroups import FEWEST_PATIENTS, compare_in_groups
+from xraytune.space.settings import Parameters
+
+pytestmark = pytest.mark.slow
+
+REPLICATES = 5
+SEXES = {"female": 1.0, "male": 0.0}
+"""By how much the finalist's images move the scores of positive patients of a sex."""
+
+
+def arm(name: str, role: Any, source: str) -> Arm:
+    folder = {"path": Path("images")} if source == "folder" else None
+    parameters = Parameters.model_validate({"source": source, "folder": folder})
+    return Arm(name=name, role=role, trial="#1", parameters=parameters)
+
+
+FINALIST, CONTROL = (
+    arm("folder #1", "finalist", "folder"),
+    arm("none, matched to #1", "matched", "none"),
+)
+
+
+def study(seed: int, patients: int = 240) -> tuple[ArmScores, dict[str, str], list[str]]:
+    """A study whose extra images help women only, with the sex of each image and its file."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(patients) % 2
+    sexes = [[*SEXES][number // 2 % 2] for number in range(patients)]
+    logits = labels + generator.normal(size=patients)
+    gains = np.array([SEXES[sex] for sex in sexes]) * labels
+    results = []
+    for _ in range(REPLICATES):
+        for gain in (gains, 0 * gains):
+            noisy = logits + gain + 0.3 * generator.normal(size=patients)
+            chance = 1 / (1 + np.exp(-noisy))
+            results.append(np.stack([1 - chance, chance], axis=1))
+    plan = Plan(test="unused", replicates=REPLICATES, arms=(FINALIST, CONTROL))
+    files = [f"{number}.png" for number in range(patients)]
+    test = ArmScores(
+        plan=plan, results=np.stack(results), labels=labels, patients=tuple(files), positive=1
+    )
+    return test, dict(zip(files, sexes, strict=True)), files
+
+
+def compared(seed: int, **options: Any) -> dict[str, Subgroup]:
+    test, sexes, files = study(seed, **options)
+    (verdict,) = judge_finalists(test, rope=0.01)
+    thresholds = dict.fromkeys(range(len(test.results)), 0.5)
+    groups = compare_in_groups(test, verdict, {"sex": sexes}, files, thresholds)
+    return {group.value: group for group in groups}
+
+
+def test_images_that_help_one_group_are_shown_to_help_there_and_nowhere_else() -> None:
+    helped = [0, 0]
+    for seed in range(20):
+        groups = compared(seed)
+        for number, sex in enumerate(SEXES):
+            difference = groups[sex].difference
+            assert difference is not None
+            helped[number] += difference.low > 0
+    assert helped[0] >= 18
+    assert helped[1] <= 1
+
+
+def test_scores_and_rates_of_a_group_are_those_of_scikit_learn_on_its_images() -> None:
+    test, sexes, files = study(3)
+    groups = compared(3)
+
+    for sex, group in groups.items():
+        rows = np.array([sexes[file] == sex for file in files])
+        labels = test.labels[rows]
+        for which in (FINALIST, CONTROL):
+            chances = test.results[test.plan.numbers(which)][:, rows, 1]
+            aurocs = [roc_auc_score(labels, each) for each in chances]
+            assert group.scores[which.name] == pytest.approx(np.mean(aurocs), abs=1e-12)
+            recalls = [
+                np.mean([recall_score(labels, each >= 0.5, pos_label=side) for each in chances])
+                for side in (1, 0)
+            ]
+            assert group.rates[which.name] == pytest.approx(recalls, abs=1e-12)
+        assert group.difference is not None
+        scores = group.scores
+        difference = scores[FINALIST.name] - scores[CONTROL.name]
+        assert group.difference.difference == pytest.approx(difference, abs=1e-12)
+        assert (group.images, group.patients) == (120, 120)
+
+
+def test_a_group_with_too_few_patients_of_a_class_is_named_and_not_compared() -> None:
+    small = compared(0, patients=4 * (FEWEST_PATIENTS - 1))
+    large = compared(0, patients=4 * FEWEST_PATIENTS)
+
+    assert [group.difference is None for group in small.values()] == [True, True]
+    assert all(group.patients == 2 * (FEWEST_PATIENTS - 1) for group in small.values())
+    assert [group.difference is None for group in large.values()] == [False, False]

@@ -1,0 +1,101 @@
+"""Whether a verdict holds for women and men, or for each view: a finalist in groups of test images.
+
+Nothing is trained or predicted again: the results of all runs on the sealed images are kept. A
+group's difference has the interval of the verdict (`stats/verdict.py`), on the group's images. It
+is no verdict of its own: with several groups, one may differ by chance.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xraytune.confirm.arms import Arm
+from xraytune.confirm.judge import ArmScores
+from xraytune.confirm.record import FinalistVerdict, Subgroup
+from xraytune.stats.classification import scored_findings
+from xraytune.stats.verdict import compare
+
+FEWEST_PATIENTS = 30
+"""Of each class, so that the interval of a group holds what it says."""
+
+
+def compare_in_groups(
+    test: ArmScores,
+    finalist: FinalistVerdict,
+    columns: Mapping[str, Mapping[str, str]],
+    files: Sequence[str],
+    thresholds: Mapping[int, float],
+) -> tuple[Subgroup, ...]:
+    """Return a finalist minus its strongest control on the images with each value of some columns.
+
+    Args:
+        test: The results of all runs.
+        finalist: The verdict on one of their finalists.
+        columns: The value of each file, by column; files without one are in no group.
+        files: The test images, [N].
+        thresholds: The positive class's threshold of each run, from validation; empty unless there
+            are two classes.
+    """
+    arms = {arm.name: arm for arm in test.plan.arms}
+    pair = (arms[finalist.arm], arms[finalist.strongest])
+    patients = np.asarray(test.patients)
+    groups = []
+    for column, values in columns.items():
+        value_of_image = np.array([values.get(file, "") for file in files])
+        for value in np.unique(value_of_image[value_of_image != ""]).tolist():
+            rows = value_of_image == value
+            of_group = replace(
+                test,
+                results=test.results[:, rows],
+                labels=test.labels[rows],
+                patients=tuple(patients[rows].tolist()),
+            )
+            group = Subgroup(
+                column=column,
+                value=value,
+                images=int(rows.sum()),
+                patients=len({*of_group.patients}),
+            )
+            if _is_large(of_group):
+                measured = of_group.measure(*pair)
+                scores = measured.scores.mean(axis=1).tolist()
+                group = replace(
+                    group,
+                    difference=compare(measured),
+                    scores=dict(zip([arm.name for arm in pair], scores, strict=True)),
+                    rates={arm.name: _rates(of_group, arm, thresholds) for arm in pair}
+                    if thresholds
+                    else {},
+                )
+            groups.append(group)
+    return tuple(groups)
+
+
+def _is_large(group: ArmScores) -> bool:
+    """Return whether each class, or some finding and its absence, has enough patients."""
+    patients = np.asarray(group.patients)
+
+    def has_enough(rows: NDArray[np.bool_]) -> bool:
+        return len(np.unique(patients[rows])) >= FEWEST_PATIENTS
+
+    count = group.results.shape[2]
+    if group.labels.ndim == 2:
+        numbers = scored_findings(group.labels)
+        sides = (group.labels[:, number] == state for number in numbers for state in (0, 1))
+        return len(numbers) > 0 and all(map(has_enough, sides))
+    if count == 1:  # masks
+        return has_enough(np.ones(len(patients), dtype=bool))
+    return all(has_enough(group.labels == label) for label in range(count))
+
+
+def _rates(group: ArmScores, arm: Arm, thresholds: Mapping[int, float]) -> tuple[float, float]:
+    """Return the sensitivity and the specificity of an arm, the means over its replicates."""
+    is_positive = group.labels == group.positive
+    rates = []
+    for number in group.plan.numbers(arm):
+        called = group.results[number, :, group.positive] >= thresholds[number]
+        rates.append((called[is_positive].mean(), (~called[~is_positive]).mean()))
+    sensitivity, specificity = np.mean(rates, axis=0).tolist()
+    return sensitivity, specificity
