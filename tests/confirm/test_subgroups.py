@@ -96,6 +96,23 @@ def test_scores_and_rates_of_a_group_are_those_of_scikit_learn_on_its_images() -
         assert (group.images, group.patients) == (120, 120)
 
 
+def test_images_of_one_class_are_scored_with_all_images_of_the_other() -> None:
+    test, _, files = study(3)
+    (verdict,) = judge_finalists(test, rope=0.01)
+    types = {file: "viral" for file, label in zip(files, test.labels, strict=True) if label == 1}
+    types |= dict.fromkeys([*types][::2], "bacterial")
+
+    groups = compare_in_groups(test, verdict, {"type": types}, files, {})
+
+    for group in groups:
+        rows = np.array([types.get(file, group.value) == group.value for file in files])
+        chances = test.results[test.plan.numbers(FINALIST)][:, rows, 1]
+        aurocs = [roc_auc_score(test.labels[rows], each) for each in chances]
+        assert group.scores[FINALIST.name] == pytest.approx(np.mean(aurocs), abs=1e-12)
+        assert group.is_of_one_class
+        assert group.images == 60
+
+
 def test_a_group_with_too_few_patients_of_a_class_is_named_and_not_compared() -> None:
     small = compared(0, patients=4 * (FEWEST_PATIENTS - 1))
     large = compared(0, patients=4 * FEWEST_PATIENTS)

@@ -32,6 +32,7 @@ from xraytune.data.prepare import RunContext
 from xraytune.nets.backbones import fold_batch_norms
 from xraytune.nets.checkpoint import load_best
 from xraytune.nets.compute import compute_like, pin
+from xraytune.space.settings import Parameters
 from xraytune.stats.classification import (
     FEWEST_LABELS,
     Floats,
@@ -195,7 +196,8 @@ def judge(study: OpenStudy, test: ArmScores, sealed: SealedTest) -> Confirmation
         if arm.parameters.gan is None:  # the search has measured the same images
             of_trial = [row.number for row in study.searched if row.label == arm.trial]
             reports = _read_reports(study.folder, of_trial)
-        finalists.append(replace(verdict, caveat=_quality_caveat(reports, rope)))
+        caveat = _quality_caveat(reports, rope, arm.parameters)
+        finalists.append(replace(verdict, caveat=caveat))
     task = task_of(study.settings)
     is_binary = len(prepared.class_names) == 2
     return Confirmation(
@@ -249,10 +251,12 @@ def _read_reports(folder: StudyFolder, numbers: Sequence[int]) -> list[PoolRepor
     return [report for report in reports if report]
 
 
-def _quality_caveat(reports: Sequence[PoolReport], rope: float) -> str:
+def _quality_caveat(reports: Sequence[PoolReport], rope: float, parameters: Parameters) -> str:
     """Return what is wrong with synthetic images in the features of the network that uses them."""
     qualities = [report.quality for report in reports if report.quality]
-    faults = [_few_agree(qualities), _falls_short(qualities, rope)]
+    faults = [_falls_short(qualities, rope)]
+    if parameters.labels == "class":
+        faults.insert(0, _few_agree(qualities))
     return " ".join(fault for fault in faults if fault)
 
 

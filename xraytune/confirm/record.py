@@ -138,6 +138,8 @@ class Subgroup:
     """The first finalist minus its strongest control, on the test images with a value of a column.
 
     Attributes:
+        is_of_one_class: Whether all are of one of two classes, so that they are scored with all
+            images of the other.
         scores: Of both arms, the means over their replicates; empty, and the difference None, with
             too few patients of a class.
         rates: Sensitivity and specificity of both arms at the thresholds of validation; of two
@@ -148,6 +150,7 @@ class Subgroup:
     value: str
     images: int
     patients: int
+    is_of_one_class: bool = False
     difference: Interval | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
     rates: Mapping[str, tuple[float, float]] = field(default_factory=dict)

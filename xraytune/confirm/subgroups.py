@@ -30,6 +30,8 @@ def compare_in_groups(
 ) -> tuple[Subgroup, ...]:
     """Return a finalist minus its strongest control on the images with each value of some columns.
 
+    Images of a single one of two classes are scored with all images of the other.
+
     Args:
         test: The results of all runs.
         finalist: The verdict on one of their finalists.
@@ -41,11 +43,17 @@ def compare_in_groups(
     arms = {arm.name: arm for arm in test.plan.arms}
     pair = (arms[finalist.arm], arms[finalist.strongest])
     patients = np.asarray(test.patients)
+    is_binary = test.labels.ndim == 1 and test.results.shape[2] == 2
     groups = []
     for column, values in columns.items():
         value_of_image = np.array([values.get(file, "") for file in files])
         for value in np.unique(value_of_image[value_of_image != ""]).tolist():
-            rows = value_of_image == value
+            has_value = value_of_image == value
+            rows = has_value
+            classes = np.unique(test.labels[has_value])
+            is_of_one_class = is_binary and len(classes) == 1  # as types of pneumonia are
+            if is_of_one_class:
+                rows = has_value | (test.labels != classes[0])
             of_group = replace(
                 test,
                 results=test.results[:, rows],
@@ -55,8 +63,9 @@ def compare_in_groups(
             group = Subgroup(
                 column=column,
                 value=value,
-                images=int(rows.sum()),
-                patients=len({*of_group.patients}),
+                images=int(has_value.sum()),
+                patients=len({*patients[has_value].tolist()}),
+                is_of_one_class=is_of_one_class,
             )
             if _is_large(of_group):
                 measured = of_group.measure(*pair)
@@ -66,7 +75,7 @@ def compare_in_groups(
                     difference=compare(measured),
                     scores=dict(zip([arm.name for arm in pair], scores, strict=True)),
                     rates={arm.name: _rates(of_group, arm, thresholds) for arm in pair}
-                    if thresholds
+                    if thresholds and not is_of_one_class
                     else {},
                 )
             groups.append(group)

@@ -48,10 +48,9 @@ def subgroup_tables(record: Confirmation) -> Iterator[Table]:
         groups = [group for group in record.subgroups if group.column == column]
         rows: list[Row] = []
         for group in groups:
-            row: dict[str, Cell | str | float | None] = {
-                column: group.value,
-                "patients": f"{group.patients:,}",
-            }
+            others = " and the other class" if group.is_of_one_class else ""
+            row: dict[str, Cell | str | float | None] = {column: f"{group.value}{others}"}
+            row["patients"] = f"{group.patients:,}"
             if group.difference is None:
                 row["95 % interval"] = "too few patients of a class"
                 rows.append(row)
