@@ -21,6 +21,7 @@ from xraytune.confirm.record import (
     read_verdict,
     write_verdict,
 )
+from xraytune.present.verdict import verdict_sentence
 from xraytune.space.settings import Parameters
 from xraytune.stats.classification import Floats
 
@@ -113,6 +114,26 @@ def confirmation(scores_of: Any, *exploratory: str, arms: tuple[Arm, ...] = ARMS
 @cache
 def helped() -> Confirmation:
     return confirmation(scores(gan=2.5))
+
+
+@pytest.mark.slow
+def test_a_gain_that_a_donors_classifier_exceeds_is_not_called_no_gain() -> None:
+    """It is better than each control of the study's own images, but not than the classifier."""
+    donor = ARMS[1].model_copy(
+        update={"name": "classifier of A", "role": "donor", "control": "donor"}
+    )
+    record = confirmation(scores(gan=2.5, classifier=4.0), arms=(*ARMS, donor))
+
+    assert record.verdict == "no_better"
+    assert verdict_sentence(record) == (
+        "For these 30 training patients, synthetic images improve AUROC, but less than what their "
+        "hospital could send instead."
+    )
+    assert (
+        "improved AUROC over each control of the study's own images" in record.to_json()["answer"]
+    )
+    worse = confirmation(scores(gan=0.8, duplicate=0.8, classifier=4.0), arms=(*ARMS, donor))
+    assert "do not improve AUROC" in verdict_sentence(worse)
 
 
 @pytest.mark.parametrize(

@@ -105,10 +105,21 @@ class FinalistVerdict:
     """What the quality of its images falls short of."""
 
     @property
+    def own(self) -> list[ControlVerdict]:
+        """The comparisons with controls of the study's own images."""
+        return [each for each in self.comparisons if each.kind in ("none", "duplicate", "tuned")]
+
+    @property
     def strongest(self) -> str:
         """The best control of the study's own images."""
-        own = [each for each in self.comparisons if each.kind in ("none", "duplicate", "tuned")]
-        return max(own or self.comparisons, key=lambda each: each.control_score).control
+        best = max(self.own or self.comparisons, key=lambda each: each.control_score)
+        return best.control
+
+    @property
+    def is_small_gain(self) -> bool:
+        """Whether it beats all of these, but without the gain that `helps` needs."""
+        is_better = bool(self.own) and all(each.is_better for each in self.own)
+        return self.verdict == "no_better" and is_better
 
     @property
     def gifts(self) -> dict[str, float]:

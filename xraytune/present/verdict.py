@@ -87,6 +87,12 @@ def verdict_sentence(record: Confirmation) -> str:
     """Return the verdict on the first finalist."""
     exploratory = "exploratory: " if record.exploratory else ""
     verdict = _TEXTS[record.verdict].format(metric=record.metric)
+    first = record.finalists[0]
+    if first.is_small_gain:
+        is_given = any(each.is_worse for each in first.comparisons)
+        than = "what their hospital could send instead" if is_given else f"{record.rope:g}"
+        by = "less than" if is_given else "by less than"
+        verdict = f"synthetic images improve {record.metric}, but {by} {than}"
     return sentence(f"{exploratory}{record.scope}{verdict}")
 
 
