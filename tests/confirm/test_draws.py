@@ -309,6 +309,21 @@ def test_a_second_study_that_scores_some_of_the_same_patients_is_exploratory(
     assert second.finalists[0].headroom is None
 
 
+def test_real_images_take_the_place_of_a_pool_that_is_larger_than_they_are(done: Lab) -> None:
+    """They are then as many as the ratio adds, and the headroom is still measured."""
+    other = done.search("name=pool", "pool_size=5000", "confirm.replicates=2")
+
+    confirmation = confirm(other)
+
+    plan = read_plan(other / "confirm")
+    assert plan is not None
+    (perfect,) = [arm for arm in plan.arms if arm.role == "perfect"]
+    (finalist,) = plan.finalists
+    assert finalist.parameters.pool_size == 5000
+    assert perfect.parameters.pool_size is None
+    assert confirmation.finalists[0].headroom is not None
+
+
 def test_further_unused_images_than_at_the_search_are_refused(ended: Lab, tmp_path: Path) -> None:
     lab = copy_of(ended, tmp_path)
     draw_phantoms(lab.path / "more", patients=10, seed=9, image_size_px=32)

@@ -62,7 +62,8 @@ def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: Seal
     trials += _train(study, furthest, first=len(top_ups))
 
     arms = compared_arms(choose_finalists(trials, finalists), study.settings, sealed.kind)
-    arms = [arm for arm in arms if _is_possible(study, arm, sealed, replicates, notes)]
+    possible = [_possible_arm(study, arm, sealed, replicates, notes) for arm in arms]
+    arms = [arm for arm in possible if arm]
     for control in tuned:
         best = _best_of_arm(trials, control)
         for trial in best:
@@ -213,10 +214,13 @@ def _train(
     ]
 
 
-def _is_possible(
+def _possible_arm(
     study: OpenStudy, arm: Arm, sealed: SealedTest, replicates: int, notes: list[str]
-) -> bool:
-    """Return whether a folder of extra images, or the other draws, are large enough for an arm."""
+) -> Arm | None:
+    """Return an arm, unless a folder of extra images, or the other draws, are too small for it.
+
+    Real images in place of synthetic ones may be fewer: as many as the ratio adds.
+    """
     trained_on = [study.prepared]
     if sealed.kind != "folder":
         trained_on = [study.prepared.drawn(number) for number in range(replicates)]
@@ -228,9 +232,13 @@ def _is_possible(
     except DataError as error:
         if arm.role == "finalist":
             raise
+        if arm.parameters.pool_size:
+            fewer = arm.parameters.model_copy(update={"pool_size": None})
+            arm = arm.model_copy(update={"parameters": fewer})
+            return _possible_arm(study, arm, sealed, replicates, notes)
         notes.append(f"the arm {arm.name} is left out: there are {error.problems[0].what}")
-        return False
-    return True
+        return None
+    return arm
 
 
 def _donor_controls(study: OpenStudy, finalist: Arm, notes: list[str]) -> list[Arm]:
