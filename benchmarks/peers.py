@@ -186,7 +186,6 @@ def _write_space(folder: Path, search: _Search) -> Path:
     """Write a space with all trials in `points_to_evaluate`."""
     gan, grid = GAN.model_dump(exclude_unset=True) | search.gan, search.grid
     space = {
-        "version": 1,
         "name": "peers",
         "data": {
             "path": str(Path(os.environ["DATA"]).resolve()),
