@@ -10,7 +10,13 @@ import pytest
 from tests.faults.small_disk import small_disk
 from tests.search.ray.test_runner import run
 from xraytune.base.errors import MachineError
-from xraytune.search.ray.setup import protect_token, ray_parent, why_ray_cannot_start
+from xraytune.search.ray.setup import (
+    private_folder,
+    processes_of,
+    protect_token,
+    ray_parent,
+    why_ray_cannot_start,
+)
 from xraytune.study.folder import StudyFolder
 
 
@@ -51,6 +57,22 @@ def test_a_full_disk_is_reported(
         monkeypatch.setenv("RAY_TMPDIR", str(disk.path))
 
         assert f"{disk.path}: Ray's temporary folder has {left} left" in told()
+
+
+@pytest.mark.parametrize("is_titled", [False, True])
+def test_processes_of_ray_end_with_its_folder_even_if_their_title_hides_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_titled: bool
+) -> None:
+    """As that of Ray's agents does: they would write into the folder until it is there again."""
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "ray"))
+    with private_folder() as folder:
+        environment = {} if is_titled else {"RAY_TMPDIR": str(folder)}
+        works_in = folder if is_titled else tmp_path
+        process = subprocess.Popen(["/bin/sleep", "60"], cwd=works_in, env=environment)
+        assert process.pid in processes_of(folder)
+
+    assert process.wait(timeout=10) < 0
+    assert not folder.exists()
 
 
 def test_only_this_user_can_open_the_folder_of_the_token(
