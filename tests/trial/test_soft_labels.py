@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from tests.in_process import CPU, one_thread, save_backbone
+from tests.trial.test_donor import SPACE as DONORS_SPACE
 from xraytune.base.errors import DataError
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare, side_images
@@ -26,22 +27,7 @@ from xraytune.trial.training import TrialTraining
 
 pytestmark = pytest.mark.slow
 
-SPACE = """
-name: small
-data: {path: xrays, image_size: 32, split: {val_a: 0.3, val_b: 0.1}}
-parameters:
-  source: {values: [none, gan]}
-  gan:
-    when: {source: gan}
-    parameters:
-      {image_size: {value: 32}, width: {value: 4}, batch_size: {value: 4}, steps: {value: 2}}
-  backbone: {value: small_cnn}
-  weights: {value: net.safetensors}
-  trainable: {value: head}
-resources: {gpus_per_trial: 0}
-quality: {allow_memorised: true}
-budget: {max_epochs: 20}
-"""
+SPACE = DONORS_SPACE + "quality: {allow_memorised: true}\n"
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +157,7 @@ def test_a_head_on_weights_that_are_not_here_is_refused(root: Path) -> None:
 
 @pytest.mark.parametrize("control", ["donor", "donor_start"])
 def test_a_donors_whole_network_is_a_control(root: Path, tmp_path: Path, control: Any) -> None:
-    """As it is, it predicts what its model predicts; a training that starts at it goes on."""
+    """Untrained, it predicts what the model predicts; training it further changes that."""
     values = from_swapped_folders(root, "donor", "model") | {"trainable": "all"}
     with one_thread():
         finalist, context = study(root, **values)
