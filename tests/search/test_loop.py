@@ -349,3 +349,29 @@ def test_when_the_time_is_used_up_only_trials_that_have_begun_continue(
 
     longer, _ = gan_search(study, (8, 100), hours=3)
     assert start(longer).number == 1
+
+
+def test_a_trial_with_the_settings_of_a_complete_one_gets_its_result(study: StudyFolder) -> None:
+    """In a small space, a sampler draws the same settings again; they would give the same bits."""
+    one_mix = ["source=none", "lr=0.001", "budget.trials=3"]
+    loop = direct(study, *one_mix)
+    first = start(loop)
+    loop.on_result(first.number, epoch(1, 0.7))
+    path = study.trial_path(first.number)
+    (path / "val_b.npy").write_bytes(b"scores")
+    complete(loop, first.number)
+
+    assert loop.next_trial() == "wait"  # the two repetitions end while it is asked
+    assert loop.next_trial() == "done"
+    rows = ended_trials(study)
+    assert [rows[number].value for number in range(3)] == [0.8] * 3
+    assert (study.trial_path(2) / "val_b.npy").read_bytes() == b"scores"
+    again = direct(study, *one_mix)
+    assert again.journal.values(2) == again.journal.values(0) == {1: 0.7}
+    assert [row.seconds for row in rows.values()][1:] == [0.0, 0.0]
+
+
+def test_a_trial_with_the_settings_of_a_running_one_is_trained(study: StudyFolder) -> None:
+    loop = direct(study, "source=none", "lr=0.001", "budget.trials=3")
+    start(loop)
+    assert start(loop).number == 1

@@ -89,8 +89,8 @@ class TrialLoop(ABC):
         """The part of the budget that is used up, so that no new trial starts."""
         return "trials"
 
-    def ask(self) -> Trial:
-        """Return a new trial, if there is one."""
+    def ask(self) -> Trial | None:
+        """Return a new trial; None if it repeats an ended one, whose result it gets."""
         raise LookupError("all trials are known")
 
     @abstractmethod
@@ -130,8 +130,8 @@ class TrialLoop(ABC):
         runnable = self._runnable()
         most_ahead = _DRAWN_AHEAD * slots
         while not runnable and not self.used_up and len(self._waiting) < most_ahead:
-            drawn = self.ask()
-            self._waiting[drawn.number] = drawn
+            if drawn := self.ask():
+                self._waiting[drawn.number] = drawn
             runnable = self._runnable()
         if not runnable:
             return "wait"

@@ -3,19 +3,21 @@
 Optuna proposes them, ASHA prunes them, and the journal, the only truth, records them.
 """
 
+import shutil
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from xraytune.base.files import write_json
-from xraytune.base.records import EpochRecord
+from xraytune.base.records import EpochRecord, TrialResult
 from xraytune.search.asha import Rungs
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import GeneratorNeeds, TrialLoop, UsedUp
+from xraytune.space.settings import Parameters
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
-from xraytune.study.row import Status, append_trial, write_trials
+from xraytune.study.row import Status, TrialRow, append_trial, write_trials
 from xraytune.study.trial import Trial
 from xraytune.study.trial_files import read_pool_report
 
@@ -38,6 +40,9 @@ class SearchTrials(TrialLoop):
         self._saved = self._started
         self.journal = Journal(folder.journal_path, space, writable=True)
         rows = self.journal.rows(by_end=True)
+        self._complete: dict[Parameters, int] = {}
+        for row in rows:
+            self._keep(row)
         unfinished = self.journal.resume()
         self._rungs = Rungs(
             space.settings.scheduler,
@@ -46,7 +51,7 @@ class SearchTrials(TrialLoop):
         )
         self._trial_budget = space.trial_budget()
         while self.journal.count < len(self.journal.points) and not self.used_up:
-            unfinished.append(self.ask())  # at once, in case it needs a generator
+            unfinished.append(self.journal.ask())  # at once, in case it needs a generator
         super().__init__(folder, unfinished, generator_need=generator_need, callbacks=callbacks)
         write_trials(folder, rows)
         for row in rows:
@@ -60,9 +65,25 @@ class SearchTrials(TrialLoop):
             return "hours"
         return "trials" if self.journal.count >= self._trial_budget else ""
 
-    def ask(self) -> Trial:
-        """Return the next point, or a draw."""
-        return self.journal.ask()
+    def ask(self) -> Trial | None:
+        """Return the next point, or a draw.
+
+        None if its settings are those of a complete trial, as happens in a small space. Trained
+        again, it would end with the same bits, so it gets that trial's values, files and result.
+        """
+        trial = self.journal.ask()
+        if (earlier := self._complete.get(trial.parameters)) is None:
+            return trial
+        path = self.folder.trial_path(trial.number)
+        shutil.copytree(self.folder.trial_path(earlier), path, dirs_exist_ok=True)
+        for epoch, value in self.journal.values(earlier).items():
+            self.journal.report(trial.number, epoch, value)
+            self._rungs.should_continue(trial.number, epoch, value, trial.parameters.peers)
+        row = self.journal.row(earlier)
+        result = {name: getattr(row, name) for name in TrialResult.__dataclass_fields__}
+        self.record(trial, "complete", {**result, "seconds": 0.0, "gpu_seconds": 0.0})
+        self.callbacks.note(f"#{trial.number} repeats #{earlier}, so it was not trained again")
+        return None
 
     def should_continue(self, trial: Trial, record: EpochRecord) -> bool:
         """Record the value of an epoch in the journal, and let ASHA decide."""
@@ -81,10 +102,15 @@ class SearchTrials(TrialLoop):
             ended["quality"] = report.quality.columns()
         self.journal.tell(number, status, outcome.get("value"), ended)
         row = self.journal.row(number)
+        self._keep(row)
         append_trial(self.folder, row)
         self.folder.drop_checkpoint(number)
         self.save_seconds()
         self.callbacks.on_trial_end(row)
+
+    def _keep(self, row: TrialRow) -> None:
+        if row.status == "complete":
+            self._complete.setdefault(row.parameters, row.number)
 
     def on_retry(self, trial: Trial) -> None:
         """Record a failed attempt in the journal."""

@@ -158,6 +158,10 @@ class Journal:
             self._parameters[number] = self._suggest(drawn)
         return self._parameters[number]
 
+    def values(self, number: int) -> Mapping[int, float]:
+        """Return the recorded values of a trial by epoch."""
+        return self._storage.get_trial(number).intermediate_values
+
     def report(self, number: int, epoch: int, value: float) -> None:
         """Record the value of a trial after an epoch."""
         self._storage.set_trial_intermediate_value(number, epoch, value)
