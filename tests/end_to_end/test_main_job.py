@@ -3,8 +3,10 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -181,3 +183,24 @@ def test_a_confirm_resumes_after_an_interruption_and_accesses_the_test_folder_on
 
     assert again == found, "nothing is trained or accessed again"
     assert len(read_jsonl(study / "test_access.jsonl")) == 1
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(not shutil.which("uv"), reason="needs uv on the PATH")
+def test_a_search_by_uv_run_does_not_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's workers start in this environment, not by `uv run` in a copy of the project."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.yaml").write_text(SPACE, encoding="utf-8")
+    said("data", "phantom", "xrays", "--patients", 40, "--seed", 1, "--size", 64)
+    by_uv = ["uv", "run", "--no-project", "--python", sys.executable, "--", PROGRAM]
+
+    done = subprocess.run(
+        [*by_uv, "search", "--space", "small.yaml", "--set", "budget.trials=1"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "#0 complete" in done.stdout + done.stderr
