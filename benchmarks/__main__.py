@@ -25,6 +25,7 @@ NAMES = (
     "other_hospital",
     "networks",
     "opponents",
+    "imbalance",
     "known_answers",
     "known_donors",
     "pruning",
