@@ -1,4 +1,4 @@
-"""Whether the controls of a donor, and the weight of extra images, answer rightly where it is known.
+"""Whether searches and verdicts answer rightly where it is known: donors, weights, labels, a rare class.
 
     make bench ONLY=known_donors WEIGHTS=weights
 
@@ -12,15 +12,19 @@
 - *Labels*: 30 patients, with extra images of new patients in the folders of the other class, and
   the head that 400 other patients of their hospital train on the right ones. Twenty searches over
   `labels`: the best trial on val-B must have the donor's.
+- *Rare*: a hospital with one patient with pneumonia for 20 others, 105 of whom train a network; its
+  test folder is balanced. A GAN of these patients that balances the classes has no information that
+  class weights and oversampling lack. Twenty studies of the four, by `search` and `confirm`: the
+  verdict on the GAN must not be `helps`.
 
-Seeds are fixed. About 50 minutes on one core. `PART=labels` runs the last part alone.
+Seeds are fixed. About an hour and a half on one core. `PART=labels` runs one part alone.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -28,6 +32,7 @@ import xraytune
 from benchmarks.figures import Figure, figure
 from xraytune.base.seeding import derive_seed
 from xraytune.confirm.record import FinalistVerdict
+from xraytune.data.guesses import patient_of
 
 NEEDS = ("WEIGHTS",)
 _STUDIES, _SEARCHES = 10, 20
@@ -94,6 +99,30 @@ parameters:
   lr: {{value: 3e-3}}
 budget: {{trials: 12, max_epochs: 9, steps_per_epoch: 10}}
 """
+_RARE_SPACE = """
+name: rare
+parameters:
+  source: {{values: [none, gan]}}
+  synthetic_ratio: {{values: [0.5, 0.9], when: {{source: gan}}}}
+  balance: {{value: equal, when: {{source: gan}}}}
+  gan:
+    when: {{source: gan}}
+    parameters: {{image_size: {{value: 32}}, width: {{value: 16}}, steps: {{value: 500}}}}
+  imbalance: {{values: [none, weighted, oversample], when: {{source: none}}}}
+  backbone: {{value: mobilenet_v2}}
+  trainable: {{value: head}}
+  lr: {{values: [1e-3, 3e-3, 1e-2]}}
+budget: {{trials: 15, max_epochs: 9, steps_per_epoch: 10}}
+confirm:
+  test: folder
+  finalists: 1
+  replicates: 5
+  controls: {{matched: [none, duplicate], tuned: [real_only, augmented]}}
+points_to_evaluate:
+  - {{source: gan, synthetic_ratio: 0.9, lr: 3e-3}}
+  - {{source: none, imbalance: weighted, lr: 3e-3}}
+  - {{source: none, imbalance: oversample, lr: 3e-3}}
+"""
 _HEAD_SPACE = """
 name: head
 parameters:
@@ -104,7 +133,7 @@ parameters:
 
 def measure() -> Iterator[Figure]:
     """Yield how many studies and searches end as they must, by part."""
-    parts = {"donor": _donors, "weight": _weights, "labels": _labels}
+    parts = {"donor": _donors, "weight": _weights, "labels": _labels, "rare": _rare}
     for name, part in parts.items():
         if os.environ.get("PART", name) == name:
             yield from part()
@@ -118,6 +147,20 @@ def _labels() -> Iterator[Figure]:
         _tell(f"labels {number + 1}: {labels}")
     name = "known_donors: searches that choose the donor's labels for images in wrong folders"
     yield figure(name, chosen, f"of {_SEARCHES}", ">= 18")
+
+
+def _rare() -> Iterator[Figure]:
+    helps = 0
+    for number in range(_SEARCHES):
+        found = _rare_verdict(derive_seed(11, "rare", number) % 2**31)
+        helps += found.verdict == "helps"
+        differences = ", ".join(
+            f"{result.control} {result.difference:+.3f} ({result.low:+.3f} to {result.high:+.3f})"
+            for result in found.comparisons
+        )
+        _tell(f"rare {number + 1}: {found.verdict}, AUROC {found.score:.3f}; minus {differences}")
+    name = "known_donors: verdict not `helps` for a balanced GAN of the same patients at 1 : 20"
+    yield figure(name, _SEARCHES - helps, f"of {_SEARCHES}", ">= 18")
 
 
 def _donors() -> Iterator[Figure]:
@@ -205,6 +248,31 @@ def _chosen_labels(seed: int) -> str:
         return str(best["labels"]) if best["source"] == "folder" else "no extra images"
 
 
+def _rare_verdict(seed: int) -> FinalistVerdict:
+    """Return the verdict on a balanced GAN of a hospital with a rare class."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        _draw(folder / "b", 2200, seed)
+        normal = {*(folder / "b" / "train" / "NORMAL").iterdir()}
+        most = len({*map(_patient, normal)}) // 20
+        with_pneumonia = sorted((folder / "b" / "train" / "PNEUMONIA").iterdir())
+        kept = [*dict.fromkeys(map(_patient, with_pneumonia))][:most]
+        for image in with_pneumonia:
+            if _patient(image) not in kept:
+                image.unlink()
+        space = _write_space(folder, _RARE_SPACE, seed, 0.05)
+        overrides = ("data.train_patients=105",)
+        study = _search(folder, space, Path(os.environ["WEIGHTS"]).resolve(), overrides)
+        found: FinalistVerdict = xraytune.confirm_study(study).finalists[0]
+        return found
+
+
+def _patient(image: Path) -> str:
+    patient = patient_of(image.name)
+    assert patient, image
+    return patient
+
+
 def _swap_classes(folder: Path, seed: int) -> None:
     """Draw images of 300 new patients, and put them into the folders of the other class."""
     _draw(folder / "others", 300, derive_seed(seed, "others") % 2**31)
@@ -228,10 +296,14 @@ def _write_space(folder: Path, text: str, seed: int, val: float) -> Path:
     return space
 
 
-def _search(folder: Path, space: Path, weights: Path) -> Path:
+def _search(folder: Path, space: Path, weights: Path, overrides: Sequence[str] = ()) -> Path:
     """Search a space, and return the folder of its study."""
     study = xraytune.run_search(
-        space, weights_dir=weights, studies=folder / "studies", cache=folder / "cache"
+        space,
+        overrides=overrides,
+        weights_dir=weights,
+        studies=folder / "studies",
+        cache=folder / "cache",
     )
     return Path(study.path)
 
