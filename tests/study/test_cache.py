@@ -113,6 +113,7 @@ def test_only_artifacts_are_removed_and_the_command_prints_each_path(tmp_path: P
     assert [*would["removed"]] == [str(path)]
     assert [*cleaned.removed] == [path]
     assert all((other / "scan.dcm").is_file() for other in others)
+    assert all(str(other.relative_to(tmp_path)) in cleaned.note for other in others)
     assert missing.exit_code == 2
     assert "no cache here" in missing.stderr
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from xraytune.base.artifacts import CACHE_TAG, TAG_LINE, discard, is_cache, manifest_inputs
-from xraytune.base.errors import ConfigError
+from xraytune.base.errors import ConfigError, join_names
 from xraytune.base.files import explain_disk_errors
 from xraytune.base.records import frozen
 
@@ -75,6 +75,7 @@ def clean_cache(
         fix = f"if xraytune made it, mark it: echo '{TAG_LINE} xraytune' > {tag}"
         raise ConfigError(what, cache, fix)
     removed: dict[Path, int] = {}
+    strange: list[Path] = []
     with explain_disk_errors(cache):
         sizes: dict[Path, int] = {}
         in_order: list[tuple[bool, float, Path]] = []  # leftovers, then artifacts, oldest first
@@ -84,6 +85,8 @@ def clean_cache(
             if not is_linked and (is_leftover or manifest_inputs(path) is not None):
                 used, sizes[path] = _last_use_and_bytes(path)
                 in_order.append((not is_leftover, used, path))
+            elif not path.name.startswith("."):  # such as locks
+                strange.append(path)
         left = sum(sizes.values())
         for is_artifact, used, path in sorted(in_order):
             if clock() - used > _OLD_SECONDS and (left > limit or not is_artifact):
@@ -92,8 +95,13 @@ def clean_cache(
         if not dry_run:
             for path in removed:
                 discard(path)
-    note = f"{left / 2**20:,.1f} MiB kept: used in the last hour" if left > limit else ""
-    return Cleaned(path=cache, removed=removed, is_dry_run=dry_run, note=note)
+    notes = []
+    if left > limit:
+        notes.append(f"{left / 2**20:,.1f} MiB kept: used in the last hour")
+    if strange:
+        names = join_names([str(path.relative_to(cache)) for path in sorted(strange)])
+        notes.append(f"kept, since they are no artifacts of xraytune, or links: {names}")
+    return Cleaned(path=cache, removed=removed, is_dry_run=dry_run, note="; ".join(notes))
 
 
 def _last_use_and_bytes(path: Path) -> tuple[float, int]:
