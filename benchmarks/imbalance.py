@@ -12,7 +12,7 @@ Plan, committed before the first run:
 - A linear head on a frozen MobileNetV2 at 128 px (lr .003), 216 steps with 32 real images, the epoch
   that is best on val-A.
 - Arms: nothing; `weighted`, `oversample` and `focal`; repeated images of the rare class; a GAN of the
-  draw's own patients (5,000 steps); A's statistics, and A's GAN with its classes, of the rare class;
+  draw's own patients (1,000 steps, after which its images are copies); A's statistics, and A's GAN with its classes, of the rare class;
   A's GAN of both classes with the labels of A's classifier. Extra images are .9 per real one, so that
   those of the rare class balance a step.
 - Read-out: AUROC; area under the precision-recall curve and Brier score, both weighted so that the
@@ -66,7 +66,7 @@ NOTHING = "nothing"
 METRICS = ("AUROC", "AUPRC", "balanced accuracy", "Brier score")
 NETWORK: Mapping[str, Value] = {"backbone": "mobilenet_v2", "trainable": "head", "lr": 3e-3}
 RARE_ONLY: Mapping[str, Value] = {"synthetic_ratio": 0.9, "balance": "equal"}
-OWN_GAN: Mapping[str, Value] = {"gan.image_size": 64, "gan.width": 32, "gan.steps": 5000}
+OWN_GAN: Mapping[str, Value] = {"gan.image_size": 64, "gan.width": 16, "gan.steps": 1000}
 Scores = dict[str, dict[str, dict[str, list[float]]]]
 """By rare class, arm and metric: of each draw."""
 

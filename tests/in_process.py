@@ -102,8 +102,9 @@ class InProcess:
 
     def run_loop(self, work: TrialLoop) -> None:
         """Run the trials of a loop."""
-        while isinstance(suggestion := work.next_trial(), Trial):
-            self.run_trial(work, suggestion)
+        while (suggestion := work.next_trial()) != "done":
+            if isinstance(suggestion, Trial):
+                self.run_trial(work, suggestion)
 
     def run_trial(self, work: TrialLoop, suggestion: Trial) -> None:
         """Run a trial until it ends or is stopped."""

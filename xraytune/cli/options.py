@@ -52,6 +52,15 @@ SpaceFile = Annotated[
         "such as gan_ratio_cpu.",
     ),
 ]
+FirstSpaceFile = Annotated[
+    Path | None,
+    Option(
+        "--space",
+        metavar="FILE",
+        help="Search space: a YAML file, or the name of one that comes with xraytune. Without it, "
+        "NAME.yaml is written for the images of --data NAME.",
+    ),
+]
 Studies = Annotated[Path, Option(metavar="DIR", help="Folder of all studies.")]
 DataSource = Annotated[
     Path,

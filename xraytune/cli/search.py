@@ -8,7 +8,7 @@ from xraytune.cli.command import results, run
 
 
 def search(
-    space: options.SpaceFile,
+    space: options.FirstSpaceFile = None,
     data: options.Data = None,
     weights_dir: options.WeightsDir = None,
     overrides: options.Overrides = None,

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from xraytune.base.cores import cpu_count
-from xraytune.base.errors import MachineError, TrialError, counted
+from xraytune.base.errors import ConfigError, MachineError, TrialError, counted
 from xraytune.base.files import require_writable, write_text
 from xraytune.base.records import Compute, Node
+from xraytune.data.first_space import first_space_path, write_first_space
 from xraytune.data.images import ImageIndex
 from xraytune.data.prepare import Prepared, restore_pixels
 from xraytune.data.sides import (
@@ -47,7 +48,7 @@ from xraytune.trial.prepare import open_space, prepare_space, require_inputs
 
 
 def search(
-    space: Path,
+    space: Path | None = None,
     *,
     data: Path | None = None,
     weights_dir: Path | None = None,
@@ -63,7 +64,8 @@ def search(
     Everything is checked before anything is started or written.
 
     Args:
-        space: The YAML file.
+        space: The YAML file. Without one, `data` needs a space of its own: NAME.yaml in the current
+            folder, which is written if it is not there.
         data: A data folder or a data file (YAML) instead of the file's; a study that exists knows
             its own.
         weights_dir: A folder of official weight files, for machines without a network.
@@ -83,6 +85,8 @@ def search(
         KeyboardInterrupt: Ctrl-C, after a clean shutdown.
     """
     note = callbacks.note
+    if space is None:
+        space = _first_space(data, callbacks)
     loaded = open_space(space, overrides, data=data, weights_dir=weights_dir, note=note)
     folder = StudyFolder((studies / loaded.settings.name).resolve())
     cache = (cache or folder.default_cache).resolve()
@@ -138,6 +142,19 @@ def search(
         what = f"no trial completed{reasons_of(view.trials)}"
         raise TrialError(what, folder.path, "see trials.jsonl and trials/*/error.txt in the study")
     return view
+
+
+def _first_space(data: Path | None, callbacks: Callbacks) -> Path:
+    """Return the space of some data; write it if it is not there."""
+    if data is None:
+        fix = "write --data FOLDER, or --space FILE"
+        raise ConfigError("there is neither a space nor a data folder", "xraytune search", fix)
+    file = first_space_path(data)
+    if not file.exists():
+        has_gpu = gpu_count() > 0
+        write_first_space(data, file, has_gpu=has_gpu, on_progress=callbacks.on_progress)
+        callbacks.note(f"wrote {file}, which says why it searches what")
+    return file
 
 
 def _where_trials_run(

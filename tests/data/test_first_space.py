@@ -1,0 +1,108 @@
+"""The space that `search` writes for a folder of images."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.in_process import InProcess, command, one_thread
+from xraytune.data.first_space import first_space_path, write_first_space
+from xraytune.data.phantom import draw_phantoms
+from xraytune.search import run as search_run
+from xraytune.search.run import search
+from xraytune.space.load import load_space
+from xraytune.space.space import Space
+
+pytestmark = pytest.mark.slow
+
+
+def draw(folder: Path, kind: str) -> Path:
+    """Draw images of a kind, and return what `--data` gets."""
+    draw_phantoms(
+        folder,
+        patients=60,
+        seed=1,
+        image_size_px=64,
+        pairs=kind == "masks",
+        findings=kind == "findings",
+    )
+    if kind == "rare":
+        for image in sorted((folder / "train" / "PNEUMONIA").iterdir())[2:]:
+            image.unlink()
+    if kind == "other classes":
+        for part in ("train", "test"):
+            (folder / part / "PNEUMONIA").rename(folder / part / "TB")
+    return folder / "data.yaml" if kind == "findings" else folder
+
+
+def write(tmp_path: Path, kind: str, *, has_gpu: bool = False) -> Space:
+    data = draw(tmp_path / "xrays", kind)
+    out = tmp_path / "xrays.yaml"
+    write_first_space(data, out, has_gpu=has_gpu)
+    return load_space(out)
+
+
+@pytest.mark.parametrize("has_gpu", [False, True])
+@pytest.mark.parametrize("kind", ["classes", "other classes", "rare", "findings", "masks"])
+def test_the_space_of_each_kind_of_data_is_valid_and_begins_with_the_baseline(
+    tmp_path: Path, kind: str, has_gpu: bool
+) -> None:
+    space = write(tmp_path, kind, has_gpu=has_gpu)
+
+    tasks = {"findings": "findings", "masks": "segmentation"}
+    assert space.settings.task == tasks.get(kind, "classification")
+    assert space.settings.data.image_size == 64  # of the images
+    assert space.points()[0]["source"] == "none"
+    searched = {spec.name for spec in space.searched}
+    assert ("balance" in searched) == (kind == "rare")
+    assert ("imbalance" in searched) == (kind in ("rare", "findings"))
+    trainable = {trial.trainable for trial in space.corners("trainable")}
+    assert ("all" in trainable) == (has_gpu or kind == "masks")
+
+
+def test_with_enough_patients_replicates_train_on_others(tmp_path: Path) -> None:
+    draw_phantoms(tmp_path / "xrays", patients=1300, seed=1, image_size_px=32)
+    out = tmp_path / "xrays.yaml"
+
+    write_first_space(tmp_path / "xrays", out, has_gpu=False)
+
+    settings = load_space(out).settings
+    assert settings.data.train_patients == 50
+    assert settings.confirm.replicates == 9  # 50 for the search, 9 times 50, and 300 to score
+
+
+def test_a_search_without_a_space_writes_one_and_the_same_command_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    draw(tmp_path / "xrays", "classes")
+    monkeypatch.setattr(search_run, "Runner", InProcess)
+    few = ["backbone=small_cnn", "weights=none", "trainable=all", "budget.trials=1"]
+    few += ["budget.max_epochs=1", "scheduler={name: none}", "data.image_size=64"]
+
+    with one_thread():
+        view = search(data=Path("xrays"), overrides=few)
+    written = Path("xrays.yaml").read_text(encoding="utf-8")
+    Path("xrays.yaml").write_text(written + "\n# mine\n", encoding="utf-8")
+    with one_thread():
+        again = search(data=Path("xrays"), overrides=few)
+
+    assert view.best is not None
+    assert again.path == view.path
+    assert Path("xrays.yaml").read_text(encoding="utf-8").endswith("# mine\n")
+
+
+def test_a_search_without_a_space_and_data_says_what_to_give() -> None:
+    refused = command("search")
+
+    assert refused.exit_code == 2
+    assert "--data FOLDER" in refused.stderr
+
+
+def test_a_data_file_is_not_overwritten(tmp_path: Path) -> None:
+    data = draw(tmp_path / "xrays", "findings")
+    shutil.copy(data, tmp_path / "chexpert.yaml")
+
+    assert first_space_path(tmp_path / "chexpert.yaml") == Path("chexpert_space.yaml")
+    assert json.dumps(str(first_space_path(tmp_path / "xrays"))) == '"xrays.yaml"'

@@ -1,0 +1,173 @@
+"""A search space that is written from a folder of images and the machine, to start with.
+
+What it searches is that of the shipped spaces, in the size that suits these images. Each line says
+why it is there.
+"""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from xraytune.base.errors import DataError, counted
+from xraytune.base.files import write_text
+from xraytune.base.records import Progress, ignore_progress
+from xraytune.base.templates import open_templates
+from xraytune.data.images import ImageIndex
+from xraytune.data.index import read_folder
+from xraytune.data.sides import FEWEST_UNUSED
+from xraytune.space.load import data_settings, is_data_file
+from xraytune.space.settings import DataSettings, TaskName
+from xraytune.stats.classification import FEWEST_LABELS
+
+_SIZES_PX = (32, 64, 128, 224)
+_TRAIN_PATIENTS = {True: (400, 200, 100, 50), False: (100, 50)}
+"""With and without a GPU, the most first."""
+_MANY_PATIENTS = 1000
+_LEARNING_RATES = {
+    (False, True): ("1e-5", "3e-3", "1e-4"),
+    (False, False): ("3e-4", "3e-2", "3e-3"),
+    (True, True): ("1e-4", "3e-3", "1e-3"),
+    (True, False): ("3e-4", "1e-2", "3e-3"),
+}
+"""The least, the most and the first, for masks or not, and with a GPU or not."""
+_RARE = 0.1
+"""The share of a class below which the space also searches what helps rare ones."""
+_REPLICATES, _MOST_REPLICATES = 5, 10
+
+
+def first_space_path(data: Path) -> Path:
+    """Return the file, in the current folder, of the space that is written for some data."""
+    name = data.resolve().stem
+    return Path(f"{name}_space.yaml" if is_data_file(data) else f"{name}.yaml")
+
+
+def write_first_space(
+    data: Path, out: Path, *, has_gpu: bool, on_progress: Progress = ignore_progress
+) -> None:
+    """Write a search space for a data folder or a data file (YAML).
+
+    Args:
+        data: As for `search --data`.
+        out: The new file.
+        has_gpu: Whether trials run on GPUs.
+        on_progress: Called with the number of images read.
+
+    Raises DataError if the images cannot be used.
+    """
+    settings, index = _read(data, on_progress)
+    task = _task_of(index)
+    images = index.images
+    patients = len({*images.patients})
+    val_share = 0.1 if patients >= _MANY_PATIENTS else 0.2
+    unused = patients - 2 * round(val_share * patients)
+    train_patients = _choose_train_patients(unused, has_gpu)
+    replicates = _REPLICATES
+    if train_patients:
+        most = (unused - FEWEST_UNUSED) // train_patients - 1
+        replicates = min(max(most, _REPLICATES), _MOST_REPLICATES)
+    classes = Counter(images.labels.tolist())
+    rarest = min(classes, key=lambda label: classes[label])
+    is_imbalanced = task == "classification" and classes[rarest] < _RARE * len(images)
+    content = settings.model_dump(
+        mode="json", exclude_defaults=True, exclude={"split"}, context=out.absolute().parent
+    )
+    trains_all = has_gpu or task == "segmentation"
+    imbalance = ["none", "weighted"]
+    if task == "classification":
+        imbalance += ["oversample", "focal"]
+    image_px, reason = _choose_size(index, task, has_gpu)
+    steps = [5000, 15000] if has_gpu else [500, 1000]
+    more = ", synthetic_ratio: 0.5" + (", balance: equal" if is_imbalanced else "")
+    fixed = ""
+    if has_gpu:
+        fixed += ", backbone: mobilenet_v2" if task == "classification" else ""
+        fixed += ", trainable: all" if task != "segmentation" else ""
+    template = open_templates("xraytune.data").get_template("first_space.yaml")
+    text = template.render(
+        question=_QUESTIONS[task],
+        facts=f"{counted(len(images), 'image')} of {counted(patients, 'patient')}",
+        has_gpu=has_gpu,
+        file=out,
+        name=out.stem.replace("_", "-"),
+        task=task,
+        data="\n".join(f"{key}: {json.dumps(value)}" for key, value in content.items()),
+        image_px=image_px,
+        image_px_reason=reason,
+        val_share=val_share,
+        train_patients=train_patients,
+        noun="pairs" if task == "segmentation" else "images",
+        is_imbalanced=is_imbalanced,
+        rarest=index.class_names[rarest],
+        gan_px=min(64, image_px),
+        gan_steps=steps,
+        trains_all=trains_all,
+        has_rivals=is_imbalanced or task == "findings",
+        imbalance=imbalance,
+        lr=_LEARNING_RATES[task == "segmentation", has_gpu],
+        trials=60 if has_gpu else 24,
+        replicates=replicates,
+        confirm_reason=_describe_confirmation(index, train_patients),
+        points={
+            "none": "",
+            "gan": f"{more}, gan.steps: {steps[0]}",
+            "duplicate": more,
+        },
+        fixed=fixed,
+    )
+    write_text(out, text)
+
+
+_QUESTIONS: dict[TaskName, str] = {
+    "classification": "Do GAN images help a classifier, and how many?",
+    "findings": "Several findings in one image: do GAN images help, and how many?",
+    "segmentation": "Do GAN pairs, an image and its mask, help a segmenter, and how many?",
+}
+
+
+def _read(data: Path, on_progress: Progress) -> tuple[DataSettings, ImageIndex]:
+    """Read the images, with the classes of their folders if they are not NORMAL and PNEUMONIA."""
+    settings = data_settings(data, DataSettings(path=data.absolute()))
+    try:
+        return settings, read_folder(settings, on_progress=on_progress)
+    except DataError:
+        if settings.classes != "binary" or settings.table or settings.findings:
+            raise
+        settings = settings.model_copy(update={"classes": "auto"})
+        return settings, read_folder(settings, on_progress=on_progress)
+
+
+def _task_of(index: ImageIndex) -> TaskName:
+    if any(image.masks for image in index.images):
+        return "segmentation"
+    return "findings" if index.findings else "classification"
+
+
+def _choose_train_patients(unused: int, has_gpu: bool) -> int | None:
+    """Return how many patients to train on, so that draws and 300 to score are left; else None."""
+    for count in _TRAIN_PATIENTS[has_gpu]:
+        if unused >= (1 + _REPLICATES) * count + FEWEST_UNUSED:
+            return count
+    return None
+
+
+def _choose_size(index: ImageIndex, task: TaskName, has_gpu: bool) -> tuple[int, str]:
+    widths = sorted(image.width_px or _SIZES_PX[-1] for image in index.images)
+    median_px = widths[len(widths) // 2]
+    wanted = 128
+    if task == "segmentation" and not has_gpu:
+        wanted = 64
+    if task == "findings" and has_gpu:
+        wanted = 224
+    fitting = [size for size in _SIZES_PX if size <= min(wanted, median_px)]
+    size_px = fitting[-1] if fitting else _SIZES_PX[0]
+    if size_px < wanted:
+        return size_px, f"half of the images are at most {median_px} px wide"
+    return size_px, "more detail takes more time"
+
+
+def _describe_confirmation(index: ImageIndex, train_patients: int | None) -> str:
+    if train_patients:
+        return f"on as many draws of {train_patients} patients that the search does not use"
+    if len(index.test) >= FEWEST_LABELS:
+        return "on the test folder"
+    return "there is no test folder: `xraytune confirm STUDY --test DIR`"
