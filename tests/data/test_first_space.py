@@ -54,7 +54,7 @@ def test_the_space_of_each_kind_of_data_is_valid_and_begins_with_the_baseline(
     assert space.settings.task == tasks.get(kind, "classification")
     assert space.settings.data.image_size == 64  # of the images
     assert space.points()[0]["source"] == "none"
-    searched = {spec.name for spec in space.searched}
+    searched = space.searched
     assert ("balance" in searched) == (kind == "rare")
     assert ("imbalance" in searched) == (kind in ("rare", "findings"))
     trainable = {trial.trainable for trial in space.corners("trainable")}
