@@ -153,6 +153,9 @@ def _rare() -> Iterator[Figure]:
     helps = 0
     for number in range(_SEARCHES):
         found = _rare_verdict(derive_seed(11, "rare", number) % 2**31)
+        if found is None:
+            _tell(f"rare {number + 1}: no trial with images of the GAN is complete")
+            continue
         helps += found.verdict == "helps"
         differences = ", ".join(
             f"{result.control} {result.difference:+.3f} ({result.low:+.3f} to {result.high:+.3f})"
@@ -248,8 +251,11 @@ def _chosen_labels(seed: int) -> str:
         return str(best["labels"]) if best["source"] == "folder" else "no extra images"
 
 
-def _rare_verdict(seed: int) -> FinalistVerdict:
-    """Return the verdict on a balanced GAN of a hospital with a rare class."""
+def _rare_verdict(seed: int) -> FinalistVerdict | None:
+    """Return the verdict on a balanced GAN of a hospital with a rare class.
+
+    None if the images of each GAN are copies, so that nothing is confirmed.
+    """
     with TemporaryDirectory() as name:
         folder = Path(name)
         _draw(folder / "b", 2200, seed)
@@ -263,6 +269,9 @@ def _rare_verdict(seed: int) -> FinalistVerdict:
         space = _write_space(folder, _RARE_SPACE, seed, 0.05)
         overrides = ("data.train_patients=105",)
         study = _search(folder, space, Path(os.environ["WEIGHTS"]).resolve(), overrides)
+        trials = xraytune.trials_dataframe(study)
+        if not ((trials["source"] == "gan") & (trials["status"] == "complete")).any():
+            return None
         found: FinalistVerdict = xraytune.confirm_study(study).finalists[0]
         return found
 
