@@ -18,6 +18,7 @@ NAMES = (
     "memorisation",
     "generators",
     "statistics",
+    "secondary",
     "draws",
     "ensemble",
     "example",

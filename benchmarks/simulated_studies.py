@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm  # type: ignore[import-untyped]
 
 from xraytune.base.seeding import numpy_generator
-from xraytune.stats.classification import Floats
+from xraytune.stats.classification import Floats, Labels
 from xraytune.stats.placements import (
     StructuralComponents,
     placement_variance,
@@ -62,13 +62,11 @@ def simulate(
     studies: int,
     seed: int,
 ) -> Iterator[StructuralComponents]:
-    """Draw studies, each with new replicates and new patients; twenty share the numbers of images of their patients."""
-    for start in range(0, studies, _AT_ONCE):
-        generator = numpy_generator(seed, "studies", start)
-        labels, patient_of_image = _test_folder(generator, patients)
-        shape = (min(_AT_ONCE, studies - start), len(arms), replicates)
-        scores = _scores(generator, arms, shape, labels, patient_of_image).reshape(-1, len(labels))
-        names = [f"{number:06d}" for number in patient_of_image]
+    """Return the scores and structural components of simulated studies."""
+    drawn = draw_scores(arms, patients=patients, replicates=replicates, studies=studies, seed=seed)
+    for labels, names, scores in drawn:
+        shape = scores.shape[:-1]
+        scores = scores.reshape(-1, len(labels))
         found = structural_components(
             labels, np.stack([-scores, scores], axis=2), names, positive=1
         )
@@ -80,6 +78,26 @@ def simulate(
                 effective_patients=found.effective_patients,
                 variance=placement_variance,
             )
+
+
+def draw_scores(
+    arms: Sequence[Arm],
+    *,
+    patients: int,
+    replicates: int,
+    studies: int,
+    seed: int,
+) -> Iterator[tuple[Labels, list[str], Floats]]:
+    """Draw studies, each with new replicates and new patients.
+
+    Twenty at once share labels [N] and patients [N], and have scores [studies, arms, K, N].
+    """
+    for start in range(0, studies, _AT_ONCE):
+        generator = numpy_generator(seed, "studies", start)
+        labels, patient_of_image = _test_folder(generator, patients)
+        shape = (min(_AT_ONCE, studies - start), len(arms), replicates)
+        scores = _scores(generator, arms, shape, labels, patient_of_image)
+        yield labels, [f"{number:06d}" for number in patient_of_image], scores
 
 
 def against_controls(studies: Sequence[StructuralComponents]) -> list[list[Evidence]]:
@@ -145,8 +163,14 @@ def _separations(
     Two images' difference in score is normal with the mean m and the variance 2 + s^2, s^2 the
     replicates': AUROC = Phi(m / sqrt(2 + s^2)).
     """
-    auroc_for_separation = norm.pdf(norm.ppf(0.955)) / np.sqrt(2)
-    deviation = np.array([arm.replicates_sd for arm in arms]) / auroc_for_separation
-    mean = norm.ppf([arm.auroc for arm in arms]) * np.sqrt(2 + deviation**2)
+    mean, deviation = np.array([separation(arm) for arm in arms]).T
     drawn: Floats = mean[:, None] + generator.standard_normal(shape) * deviation[:, None]
     return drawn
+
+
+def separation(arm: Arm) -> tuple[float, float]:
+    """Return the mean and the standard deviation over replicates of the classes' separation."""
+    auroc_for_separation = norm.pdf(norm.ppf(0.955)) / np.sqrt(2)
+    deviation = arm.replicates_sd / auroc_for_separation
+    mean = norm.ppf(arm.auroc) * np.sqrt(2 + deviation**2)
+    return float(mean), float(deviation)

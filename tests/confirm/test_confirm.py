@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import shutil
@@ -13,12 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.metrics import balanced_accuracy_score
 
 from examples.transform_folder import transform_folder
 from tests.confirm.labs import search_space
 from tests.in_process import confirm_in_process
 from xraytune.base.errors import ConfigError, StudyError, XraytuneError
 from xraytune.base.files import read_json, read_jsonl, with_checksum, without_checksum, write_json
+from xraytune.confirm.arms import read_plan
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
 from xraytune.confirm.test_access import TEST_ACCESS_FILE
@@ -249,6 +252,35 @@ def test_only_the_network_that_a_run_trained_is_scored(done: Lab, first: Confirm
     assert not scores.exists()
     assert done.confirm().finalists == first.finalists
     assert network.read_bytes() != content
+
+
+def test_the_predictions_of_all_runs_are_written_and_secondary_outcomes_follow_from_them(
+    done: Lab, first: Confirmation
+) -> None:
+    """With the thresholds that validation gave each run."""
+    folder = done.study / "confirm"
+    results = np.load(folder / "test.npy")
+    runs = {row["number"]: row["threshold"] for row in read_jsonl(folder / "runs.jsonl")}
+    text = (folder / "predictions.csv").read_text(encoding="utf-8")
+    rows = [*csv.DictReader(text.splitlines())]
+    (finalist,) = read_json(folder / "verdict.json")["finalists"]
+    comparison = finalist["comparisons"][0]
+    plan = read_plan(folder)
+    assert plan
+    numbers = {arm.name: plan.numbers(arm) for arm in plan.arms}
+    outcomes = {outcome["metric"]: outcome for outcome in comparison["secondary"]}
+
+    truth = [row["label"] == "PNEUMONIA" for row in rows]
+    balanced = []
+    for arm in (finalist["arm"], comparison["control"]):
+        for replicate, run in enumerate(numbers[arm], start=1):
+            chance = np.array([row[f"{arm}, replicate {replicate}"] for row in rows], float)
+            assert (chance == results[run, :, 1]).all()
+            balanced.append(balanced_accuracy_score(truth, chance >= runs[run]))
+    by_arm = np.reshape(balanced, (2, first.replicates)).mean(axis=1).tolist()
+    outcome = outcomes["balanced_accuracy"]
+    assert [outcome["score"], outcome["control_score"]] == pytest.approx(by_arm, abs=1e-12)
+    assert not any("verdict" in outcome for outcome in outcomes.values())
 
 
 def test_subgroups_can_be_asked_for_after_the_confirmation_and_stay_in_the_verdict(

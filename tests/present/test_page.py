@@ -10,9 +10,12 @@ from tests.in_process import search_in_process
 from tests.present.conftest import SPACE, CopyStudy
 from xraytune.base.errors import ConfigError, StudyError
 from xraytune.base.files import read_json
+from xraytune.confirm.record import read_verdict
 from xraytune.data.phantom import draw_phantoms
+from xraytune.present.charts import plot_forest
 from xraytune.present.page import page_content, write_report
 from xraytune.space.load import load_space
+from xraytune.stats.verdict import Interval
 from xraytune.study.folder import StudyFolder
 
 pytestmark = pytest.mark.slow
@@ -65,6 +68,34 @@ def test_a_confirmed_study_shows_verdict_controls_and_trials(
     assert page.count('<img src="data:image/') == 3 + len(mistakes["pictures"])
     text = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
     assert not re.search(r'(src|href)="(?!data:|#)', text), "something is loaded from elsewhere"
+
+
+def test_secondary_outcomes_are_folded_and_compare_with_the_strongest_control(
+    confirmed: Path, tmp_path: Path
+) -> None:
+    page = write_report(confirmed, out=tmp_path / "page.html").read_text("utf-8")
+
+    record = read_verdict(confirmed / "confirm")
+    assert record
+    finalist = record.finalists[0]
+    (strongest,) = (row for row in finalist.comparisons if row.control == finalist.strongest)
+    (folded,) = re.findall("<details>(.*?)</details>", page, flags=re.DOTALL)
+    assert f"{finalist.strongest}</th>" in folded
+    assert len(strongest.secondary) == 4
+    for outcome in strongest.secondary:
+        assert f"{outcome.low:+.4f} to {outcome.high:+.4f}" in folded
+
+
+def test_a_forest_plot_has_a_row_for_each_interval_with_the_first_on_top() -> None:
+    intervals = [
+        Interval(**dict.fromkeys(Interval.__dataclass_fields__, value)) for value in (0.01, 0.03)
+    ]
+
+    figure = plot_forest([("all", intervals[0]), ("sex: F", intervals[1])], "difference")
+
+    assert [trace.y for trace in figure.data] == [("sex: F",), ("all",)], "from the bottom up"
+    assert [trace.x for trace in figure.data] == [(0.03,), (0.01,)]
+    assert [trace.marker.symbol for trace in figure.data] == ["circle", "diamond"]
 
 
 def test_without_a_verdict_or_images_the_page_shows_what_is_known(

@@ -75,6 +75,21 @@ class HeadroomReached:
     share: float | None
 
 
+@frozen
+class SecondaryOutcome:
+    """A finalist minus one control by another metric, with a 95 % interval, and no verdict.
+
+    `metric` is a name of `stats.secondary.SECONDARY`; scores are means over the replicates.
+    """
+
+    metric: str
+    score: float
+    control_score: float
+    difference: float
+    low: float
+    high: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class ControlVerdict(PairVerdict, Interval):
     """A finalist minus one control on the test images, with `stats.verdict.variance_components`."""
@@ -82,6 +97,7 @@ class ControlVerdict(PairVerdict, Interval):
     arm: str
     control_score: float
     variance_components: Mapping[str, float]
+    secondary: tuple[SecondaryOutcome, ...] = ()
 
 
 @frozen
@@ -218,7 +234,7 @@ class Confirmation:
     def to_json(self) -> dict[str, Any]:
         """Return the content of `verdict.json`."""
         return to_json(self) | {
-            "version": 9,
+            "version": 10,
             "study": self.study.name,
             "verdict": self.verdict,
             "answer": paragraph("answer", self),

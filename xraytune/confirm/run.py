@@ -18,12 +18,14 @@ from pathlib import Path
 
 from xraytune.base.errors import StudyError
 from xraytune.base.files import require_writable
+from xraytune.base.seeding import derive_seed
 from xraytune.confirm.arms import CONFIRM_FOLDER, read_plan
 from xraytune.confirm.judge import judge, score_sealed
 from xraytune.confirm.plan import choose_finalists, make_plan
 from xraytune.confirm.record import Confirmation, read_verdict, write_verdict
 from xraytune.confirm.run_list import OpenStudy, train_replicates
 from xraytune.confirm.sealed import choose_test
+from xraytune.confirm.secondary import add_secondary, write_predictions
 from xraytune.confirm.subgroups import compare_in_groups
 from xraytune.data.prepare import restore_pixels
 from xraytune.data.table import subgroup_columns
@@ -169,9 +171,13 @@ def confirm(
         runner.close()
         scores = score_sealed(opened, plan, sealed, before_test=before_test, reason=reason)
         confirmation = judge(opened, scores, sealed)
+        is_binary = bool(confirmation.test.positive)
+        rows = ended_runs(opened.runs_folder)
+        thresholds = {row.number: row.threshold or 0.5 for row in rows.values() if is_binary}
+        seed = derive_seed(settings.seed, "secondary")
+        finalists_compared = add_secondary(confirmation.finalists, scores, thresholds, seed=seed)
+        confirmation = replace(confirmation, finalists=finalists_compared)
         if columns:
-            rows = ended_runs(opened.runs_folder)
-            is_binary = bool(confirmation.test.positive)
             confirmation = replace(
                 confirmation,
                 subgroups=compare_in_groups(
@@ -179,9 +185,11 @@ def confirm(
                     confirmation.finalists[0],
                     columns,
                     [image.file for image in sealed.images],
-                    {row.number: row.threshold or 0.5 for row in rows.values() if is_binary},
+                    thresholds,
                 ),
             )
+        images, prepared = sealed.images, sealed.prepared
+        write_predictions(folder, scores, images, prepared.outputs, prepared.findings)
         write_verdict(folder, confirmation)
     return confirmation
 

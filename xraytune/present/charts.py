@@ -72,35 +72,40 @@ def plot_subgroups(record: Confirmation) -> Any:
     None if no group is large enough.
     """
     finalist = record.finalists[0]
-    shown = [group for group in record.subgroups if group.difference]
     overall = next(each for each in finalist.comparisons if each.control == finalist.strongest)
-    found: list[tuple[str, Interval]] = [(f"all ({record.test.patients:,})", overall)]
-    for group in shown:
-        name = f"{group.column}: {group.value} ({group.patients:,})"
-        found += [(name, group.difference)] if group.difference else []
-    if not shown:
+    rows: list[tuple[str, Interval]] = [(f"all ({record.test.patients:,})", overall)]
+    for group in record.subgroups:
+        if group.difference:
+            rows.append((f"{group.column}: {group.value} ({group.patients:,})", group.difference))
+    if len(rows) == 1:
         return None
+    return plot_forest(rows, f"difference in {record.metric} from {finalist.strongest}")
+
+
+def plot_forest(rows: Sequence[tuple[str, Interval]], axis: str) -> Any:
+    """Plot labelled differences with their intervals, from top to bottom; the first, overall."""
     figure = go.Figure()
-    for name, interval in found[::-1]:
+    overall = rows[0]
+    for row in rows[::-1]:
+        label, interval = row
         figure.add_scatter(
             x=[interval.difference],
-            y=["<br>".join(textwrap.wrap(name, 26))],
+            y=["<br>".join(textwrap.wrap(label, 26))],
             error_x={
                 "array": [interval.high - interval.difference],
                 "arrayminus": [interval.difference - interval.low],
                 "width": 5,
                 "thickness": 1.4,
             },
-            marker={"size": 11, "symbol": "diamond" if interval is overall else "circle"},
+            marker={"size": 11, "symbol": "diamond" if row is overall else "circle"},
             line_color="#2266aa",
             hovertext=f"{interval.difference:+.4f} ({interval.low:+.4f} to {interval.high:+.4f})",
             showlegend=False,
         )
     figure.add_shape(_VERTICAL, x0=0, x1=0, line=_GREY)
-    axis = f"difference in {record.metric} from {finalist.strongest}"
     figure.update_xaxes(title="<br>".join(textwrap.wrap(axis, 44)), nticks=6)
     figure.update_yaxes(title="", showgrid=False)
-    figure.update_layout(height=130 + 40 * len(found))
+    figure.update_layout(height=130 + 40 * len(rows))
     return figure
 
 

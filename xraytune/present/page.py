@@ -37,7 +37,7 @@ from xraytune.present.charts import (
 )
 from xraytune.present.pictures import explain_images
 from xraytune.present.trials import all_trials, arms_frame, sides_frame
-from xraytune.present.verdict import verdict_frame
+from xraytune.present.verdict import secondary_table, verdict_frame
 from xraytune.search.asha import Rungs
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow
@@ -120,6 +120,7 @@ def page_content(folder: StudyFolder, cache: Path) -> dict[str, Any]:
         "final": settings.final,
         "reason": reason,
         "verdict": verdict_frame(verdict) if verdict else None,
+        "secondary": secondary_table(verdict) if verdict else None,
         "differences": differences,
         "groups": groups,
         "curves": plot_learning_curves(view, rungs),

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from xraytune.base.tables import Cell, Frame, Row, Table, Tone, sentence
 from xraytune.confirm.record import Confirmation, Subgroup
+from xraytune.stats.secondary import SECONDARY
 from xraytune.stats.verdict import Overall
 
 _TEXTS: dict[Overall, str] = {
@@ -69,6 +70,25 @@ def subgroup_tables(record: Confirmation) -> Iterator[Table]:
         title = f"{finalist.arm} minus {finalist.strongest}, by {column} ({_gaps(groups)})"
         optional = ("sensitivity, specificity of the control", "sensitivity, specificity")
         yield Table(rows, title, optional=optional)
+
+
+def secondary_table(record: Confirmation) -> Table | None:
+    """Lay out the secondary outcomes of the first finalist and its strongest control, if any."""
+    finalist = record.finalists[0]
+    strongest = [each for each in finalist.comparisons if each.control == finalist.strongest]
+    labels = {metric.name: metric.label for metric in SECONDARY}
+    rows: list[Row] = [
+        {
+            "outcome": labels[outcome.metric],
+            finalist.arm: f"{outcome.score:.3f}",
+            finalist.strongest: f"{outcome.control_score:.3f}",
+            "difference": f"{outcome.difference:+.4f}",
+            "95 % interval": f"{outcome.low:+.4f} to {outcome.high:+.4f}",
+        }
+        for comparison in strongest
+        for outcome in comparison.secondary
+    ]
+    return Table(rows) if rows else None
 
 
 def _gaps(groups: Sequence[Subgroup]) -> str:

@@ -26,6 +26,8 @@ Flags: TypeAlias = NDArray[np.bool_]
 FEWEST_LABELS = 10
 """A finding is scored on images of which at least so many have it, and as many do not."""
 
+_ROUNDING = 1e-9
+
 
 @dataclass(frozen=True, slots=True)
 class Metric:
@@ -39,6 +41,7 @@ class Metric:
         is_averaged: Whether its average over more than two classes is reported.
         on_card: Whether it is on the model card.
         of_subgroups: Whether it is reported for subgroups.
+        is_secondary: Whether `confirm` also compares arms by it.
         decimals: To show.
     """
 
@@ -48,6 +51,7 @@ class Metric:
     is_averaged: bool = True
     on_card: bool = False
     of_subgroups: bool = False
+    is_secondary: bool = False
     decimals: int = 3
 
     def of(self, text: str, positive: str | None) -> str:
@@ -59,9 +63,9 @@ class Metric:
 
 METRICS = (
     Metric("auroc", "AUROC", of_class=True, on_card=True, of_subgroups=True),
-    Metric("auprc", "AUPRC", of_class=True, on_card=True),
+    Metric("auprc", "AUPRC", of_class=True, on_card=True, is_secondary=True),
     Metric("accuracy", "accuracy"),
-    Metric("balanced_accuracy", "balanced accuracy", on_card=True),
+    Metric("balanced_accuracy", "balanced accuracy", on_card=True, is_secondary=True),
     Metric(
         "sensitivity",
         "sensitivity",
@@ -81,7 +85,7 @@ METRICS = (
     Metric("ppv", "PPV", of_class=True, is_averaged=False),
     Metric("npv", "NPV", of_class=True, is_averaged=False),
     Metric("f1", "F1", of_class=True),
-    Metric("brier", "Brier score"),
+    Metric("brier", "Brier score", is_secondary=True),
 )
 CLASS_METRICS = tuple(metric for metric in METRICS if metric.of_class)
 
@@ -233,13 +237,7 @@ def weighted_class_metrics(scored: ScoredClass, weights: Floats) -> dict[str, Fl
     true_negatives = weights @ (scored.is_other & ~scored.is_predicted)
     predicted = true_positives + negatives - true_negatives
 
-    # The weights of images of the class, and of the others, at each distinct score, ascending.
-    order = np.argsort(scored.scores, kind="stable")
-    starts = np.flatnonzero(np.diff(scored.scores[order], prepend=-np.inf))
-    of_class, of_others = (
-        np.add.reduceat((weights * side)[:, order], starts, axis=1)
-        for side in (scored.is_class, scored.is_other)
-    )
+    of_class, of_others = _weights_at_scores(scored, weights)
     # Mann-Whitney's U: the pairs that are in order, where ties count one half.
     others_below = np.cumsum(of_others, axis=1) - of_others
     pairs = ((others_below + of_others / 2) * of_class).sum(axis=1)
@@ -259,6 +257,27 @@ def weighted_class_metrics(scored: ScoredClass, weights: Floats) -> dict[str, Fl
             "npv": true_negatives / (negatives + positives - predicted),
             "f1": 2 * true_positives / (predicted + positives),
         }
+
+
+def weighted_sensitivity_at(scored: ScoredClass, weights: Floats, specificity: float) -> Floats:
+    """Return `sensitivity_at` of one class against the others, as `weighted_metrics` does."""
+    of_class, of_others = _weights_at_scores(scored, weights)
+    # At a threshold of each distinct score, and of one above all.
+    of_others_below = np.cumsum(of_others, axis=1) - of_others
+    negatives = of_others.sum(axis=1, keepdims=True)
+    is_specific = of_others_below >= specificity * negatives - _ROUNDING
+    return np.asarray((of_class * is_specific).sum(axis=1) / of_class.sum(axis=1))
+
+
+def _weights_at_scores(scored: ScoredClass, weights: Floats) -> tuple[Floats, Floats]:
+    """Return the weights of a class and of the others at each distinct score, ascending, [R, S]."""
+    order = np.argsort(scored.scores, kind="stable")
+    starts = np.flatnonzero(np.diff(scored.scores[order], prepend=-np.inf))
+    of_class, of_others = (
+        np.add.reduceat((weights * side)[:, order], starts, axis=1)
+        for side in (scored.is_class, scored.is_other)
+    )
+    return of_class, of_others
 
 
 def auroc(labels: Labels, probabilities: Floats, *, positive: int) -> float:

@@ -5,7 +5,7 @@ covers the same model on other patients, not another training of it; verdicts us
 `stats/placements.py` instead. `scipy.stats.bootstrap` resamples neither clusters nor within strata.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import TypeAlias
@@ -77,32 +77,17 @@ def bootstrap(
 
     `statistics` takes how often each image counts, float64 [R, N], and returns statistics by name,
     float64 [R]. What is NaN on any resample has no interval, and nothing has one without
-    replicates, or with a single patient of a class, who would be in each resample. Patients are
-    drawn among those with images of the same classes, so no class is ever empty; or with the same
-    rarest finding of an image.
+    replicates, or with a single patient of a class, who would be in each resample.
 
     Source: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13 (percentile
     interval); resampling clusters: Davison & Hinkley 1997, section 3.8.
     """
-    has_findings = labels.ndim == 2
-    if has_findings:
-        labels = rarest_findings(labels == 1)
-    names, patient_of_image = np.unique(np.asarray(patients), return_inverse=True)
-    has_class = np.zeros((len(names), int(labels.max()) + 1), dtype=np.bool_)
-    has_class[patient_of_image, labels] = True
-    if not has_findings and 1 in has_class.sum(axis=0):
-        replicates = 0
-    _, stratum = np.unique(has_class, axis=0, return_inverse=True)
-    strata = [np.flatnonzero(stratum == number) for number in range(int(stratum.max()) + 1)]
-
-    generator = numpy_generator(seed, "patient-bootstrap")
-    chunks = []
-    for start in range(0, replicates, _REPLICATES_AT_ONCE):
-        counts = np.zeros((min(_REPLICATES_AT_ONCE, replicates - start), len(names)))
-        for members in strata:
-            share = np.full(len(members), 1 / len(members))
-            counts[:, members] = generator.multinomial(len(members), share, size=len(counts))
-        chunks.append(statistics(counts[:, patient_of_image]))
+    if labels.ndim == 1:
+        names = np.asarray(patients)
+        if any(len({*names[labels == label]}) == 1 for label in np.unique(labels)):
+            replicates = 0
+    resamples = resample_patients(labels, patients, replicates=replicates, seed=seed)
+    chunks = [statistics(weights) for weights in resamples]
 
     metrics = {}
     intervals = {}
@@ -114,6 +99,31 @@ def bootstrap(
             if np.isfinite(low + high):
                 intervals[name] = (low, high)
     return Measured(metrics=metrics, intervals=intervals)
+
+
+def resample_patients(
+    labels: Labels, patients: Sequence[str], *, replicates: int, seed: int
+) -> Iterator[Floats]:
+    """Yield how often each image counts in bootstrap samples of patients, [R, N] with R <= 100.
+
+    Patients are drawn among those with images of the same classes, so no class is ever empty; or
+    with the same rarest finding of an image.
+    """
+    if labels.ndim == 2:
+        labels = rarest_findings(labels == 1)
+    names, patient_of_image = np.unique(np.asarray(patients), return_inverse=True)
+    has_class = np.zeros((len(names), int(labels.max()) + 1), dtype=np.bool_)
+    has_class[patient_of_image, labels] = True
+    _, stratum = np.unique(has_class, axis=0, return_inverse=True)
+    strata = [np.flatnonzero(stratum == number) for number in range(int(stratum.max()) + 1)]
+
+    generator = numpy_generator(seed, "patient-bootstrap")
+    for start in range(0, replicates, _REPLICATES_AT_ONCE):
+        counts = np.zeros((min(_REPLICATES_AT_ONCE, replicates - start), len(names)))
+        for members in strata:
+            share = np.full(len(members), 1 / len(members))
+            counts[:, members] = generator.multinomial(len(members), share, size=len(counts))
+        yield counts[:, patient_of_image]
 
 
 def measure(

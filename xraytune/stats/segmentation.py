@@ -20,7 +20,7 @@ from xraytune.stats.intervals import Measured, bootstrap
 Masks: TypeAlias = NDArray[np.bool_]
 MASK_METRICS = (
     Metric("dice", "Dice"),
-    Metric("iou", "IoU"),
+    Metric("iou", "IoU", is_secondary=True),
     Metric("hd95_px", "HD95 (pixels)", decimals=1),
 )
 

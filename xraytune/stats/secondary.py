@@ -1,0 +1,121 @@
+"""Secondary outcomes: what else is known from the results that `confirm` compares.
+
+Each is computed over weighted images, as in `stats/classification.py`. A bootstrap over patients
+gives the covariance of networks, in the place of structural components, so that the interval of a
+difference is that of `stats/verdict.py`, over patients and replicates, and corrects for few of
+both, with the assumption on the study's own score (AUROC or Dice).
+
+An outcome is an entry of `SECONDARY`, and its formula in `weighted_outcomes`.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import numpy as np
+
+from xraytune.stats.classification import (
+    METRICS,
+    Floats,
+    Labels,
+    Metric,
+    ScoredImages,
+    weighted_metrics,
+    weighted_sensitivity_at,
+)
+from xraytune.stats.intervals import resample_patients
+from xraytune.stats.placements import (
+    DifferenceVariance,
+    StructuralComponents,
+    effective_patients,
+    error_variance,
+    placement_variance,
+)
+from xraytune.stats.segmentation import MASK_METRICS
+
+SPECIFICITY = 0.9
+_WORST_SHARE = 0.1
+_RESAMPLES = 200
+"""Seldom are more needed for a standard error: Efron & Tibshirani 1993, section 6.4."""
+SECONDARY = (
+    *(metric for metric in (*METRICS, *MASK_METRICS) if metric.is_secondary),
+    Metric("sensitivity_at_90", "sensitivity at a specificity of .9"),
+    Metric("worst_dice", "mean Dice of the worst tenth"),
+)
+
+
+def weighted_outcomes(images: ScoredImages, weights: Floats) -> dict[str, Floats]:
+    """Return the outcomes that have a meaning, and other metrics, in R weightings: [R] by name.
+
+    Of more than two classes, macro averages, or those of the most probable class. Of findings,
+    means over the `scored_findings`; without thresholds, they have no balanced accuracy. Of masks,
+    the results are Dice, D, and IoU is D / (2 - D).
+    """
+    if images.class_count == 1:
+        dice = images.probabilities[:, 0]
+        total = weights.sum(axis=1)
+        iou = weights @ (dice / (2 - dice)) / total
+        return {"iou": iou, "worst_dice": _worst_mean(dice, weights)}
+    values = weighted_metrics(images, weights)
+    classes = images.classes()
+    sensitivities = [weighted_sensitivity_at(each, weights, SPECIFICITY) for each in classes]
+    values["sensitivity_at_90"] = np.mean(sensitivities, axis=0)
+    if images.labels.ndim == 2:
+        errors = []
+        for each in classes:
+            known = weights * (each.is_class | each.is_other)
+            errors.append(known @ (each.scores - each.is_class) ** 2 / known.sum(axis=1))
+        values["brier"] = np.mean(errors, axis=0)
+    return values
+
+
+def _worst_mean(results: Floats, weights: Floats) -> Floats:
+    """Return the mean of the lowest tenth of results [N]; the last image counts in part."""
+    order = np.argsort(results)
+    weights = weights[:, order]
+    of_worst = _WORST_SHARE * weights.sum(axis=1, keepdims=True)
+    before = np.cumsum(weights, axis=1) - weights
+    used = np.clip(of_worst - before, 0, weights)
+    return np.asarray(used @ results[order] / of_worst[:, 0])
+
+
+def secondary_components(
+    labels: Labels,
+    results: Floats,
+    patients: Sequence[str],
+    *,
+    positive: int,
+    thresholds: Mapping[int, float],
+    seed: int,
+) -> dict[str, StructuralComponents]:
+    """Return each outcome of R networks, and its bootstrap covariance over patients.
+
+    `components` has a column for each resample instead of each patient. Arguments are those of
+    `structural_components`; `thresholds` are those of two classes, by network.
+    """
+    resamples = resample_patients(labels, patients, replicates=_RESAMPLES, seed=seed)
+    weightings = [np.ones((1, len(labels))), *resamples]
+    of_networks = []
+    for number, of_network in enumerate(results):
+        threshold = thresholds.get(number, 0.5)
+        images = ScoredImages(labels, of_network, positive=positive, threshold=threshold)
+        of_networks.append([weighted_outcomes(images, weights) for weights in weightings])
+    effective = float(len({*patients}))
+    variance: DifferenceVariance = error_variance
+    if results.shape[2] > 1:
+        effective, share = effective_patients(labels, patients, positive)
+        variance = partial(placement_variance, share=share)
+    components = {}
+    for name in (metric.name for metric in SECONDARY if metric.name in of_networks[0][0]):
+        values = np.stack(
+            [np.concatenate([chunk[name] for chunk in chunks]) for chunks in of_networks]
+        )
+        resampled = values[:, 1:]
+        resampled = resampled[:, np.isfinite(resampled).all(axis=0)]  # a finding may be missing
+        deviations = resampled - resampled.mean(axis=1, keepdims=True)
+        components[name] = StructuralComponents(
+            scores=values[:, 0],
+            components=deviations / np.sqrt(resampled.shape[1] - 1),
+            effective_patients=effective,
+            variance=variance,
+        )
+    return components
