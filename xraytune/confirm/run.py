@@ -11,19 +11,21 @@ study's `confirm/`, and nothing is trained twice.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 from xraytune.base.errors import StudyError
 from xraytune.base.files import require_writable
 from xraytune.confirm.arms import CONFIRM_FOLDER, read_plan
-from xraytune.confirm.judge import judge, score_sealed
+from xraytune.confirm.hospitals import choose_tests, judge_hospital
+from xraytune.confirm.judge import ArmScores, judge, score_sealed
 from xraytune.confirm.plan import choose_finalists, make_plan
-from xraytune.confirm.record import Confirmation, read_verdict, write_verdict
+from xraytune.confirm.record import Confirmation, Subgroup, read_verdict, write_verdict
 from xraytune.confirm.run_list import OpenStudy, train_replicates
-from xraytune.confirm.sealed import choose_test
+from xraytune.confirm.sealed import SealedTest
 from xraytune.confirm.subgroups import compare_in_groups
 from xraytune.data.prepare import restore_pixels
 from xraytune.data.table import subgroup_columns
@@ -48,7 +50,7 @@ from xraytune.trial.prepare import require_inputs
 def confirm(
     study: Path,
     *,
-    test: Path | None = None,
+    test: Path | Sequence[Path] = (),
     by: Sequence[str] = (),
     data: Path | None = None,
     weights_dir: Path | None = None,
@@ -66,7 +68,9 @@ def confirm(
 
     Args:
         study: The study's folder; its search has ended.
-        test: Class folders of test images for the verdict, if the study's images have no `test/`.
+        test: Class folders of further hospitals' images, each of which gets its own verdict, at any
+            time; the first is that of the verdict itself, if the study has neither `test/` nor
+            enough unused patients.
         by: Columns of the table of the test images, or of `patients.csv`, that define subgroups; by
             default those of an earlier call. They can be asked for at any time.
         data: New location of the study's images, if they moved.
@@ -77,8 +81,8 @@ def confirm(
         address: A Ray cluster; by default Ray starts on this machine.
         reason: Why test images are scored, for the test-set access log.
         callbacks: Called as the confirmation proceeds.
-        before_test: Called after all training, before this confirmation scores test images for the
-            first time; an exception leaves them sealed.
+        before_test: Called after all training, before test images are scored for the first time,
+            at most once; an exception leaves them sealed.
 
     Raises:
         ConfigError: A column of `by` makes no subgroups.
@@ -123,28 +127,36 @@ def confirm(
             _require_planned(folder, "replicates", plan.replicates, replicates)
             replicates = plan.replicates
             compared = [finalist.parameters for finalist in plan.finalists]
-        sealed = choose_test(
+        sealed, hospitals = choose_tests(
             settings,
-            study_folder.prepared(),
+            study_folder,
             cache,
             replicates=replicates,
             compared=compared,
-            planned=plan.test if plan else None,
-            test=test,
+            plan=plan,
+            folders=[test] if isinstance(test, Path) else [*map(Path, test)],
             on_progress=callbacks.on_progress,
         )
-        for note in sealed.notes:
-            callbacks.note(note)
-        columns = subgroup_columns(sealed.images, by or _columns_before(folder))
-        restore_pixels(settings, sealed.prepared, cache, on_progress=callbacks.on_progress)
+        before = _verdict_before(folder)
+        columns: Mapping[str, Mapping[str, str]] = {}
+        if sealed:
+            for note in sealed.notes:
+                callbacks.note(note)
+            columns = subgroup_columns(sealed.images, by or _columns_of(before))
+        elif before is None or by:
+            what = "the verdict's own test images are needed, and were not given"
+            fix = "give their folder before the others: --test DIR --test OTHER"
+            raise StudyError(what, folder, fix)
+        prepared = sealed.prepared if sealed else StudyFolder(folder).prepared()
+        restore_pixels(settings, prepared, cache, on_progress=callbacks.on_progress)
         inputs = inputs_of_trials(compared)
         inputs |= {given for given in inputs_of_space(space) if given[0] not in PATHS}
-        contents = read_inputs(inputs, settings, sealed.prepared, cache)
+        contents = read_inputs(inputs, settings, prepared, cache)
         require_same_inputs(study_folder, contents)
         opened = OpenStudy(
             folder=study_folder,
             space=space,
-            prepared=sealed.prepared,
+            prepared=prepared,
             compute=compute,
             cache=cache,
             searched=searched,
@@ -157,8 +169,9 @@ def confirm(
             callbacks=callbacks,
         )
         if plan is None:
+            assert sealed, "only a planned confirmation has a verdict"
             plan = make_plan(opened, len(compared), replicates=replicates, sealed=sealed)
-        elif plan.order not in ("", sealed.order):
+        elif sealed and plan.order not in ("", sealed.order):
             what = "this confirmation was scored on other test images, or under other names"
             fix = f"use those, or move {folder.name}/ away to start over"
             raise StudyError(what, sealed.data.path, fix)
@@ -167,31 +180,62 @@ def confirm(
 
         train_replicates(opened, plan)
         runner.close()
-        scores = score_sealed(opened, plan, sealed, before_test=before_test, reason=reason)
-        confirmation = judge(opened, scores, sealed)
-        if columns:
-            rows = ended_runs(opened.runs_folder)
-            is_binary = bool(confirmation.test.positive)
-            confirmation = replace(
-                confirmation,
-                subgroups=compare_in_groups(
-                    scores,
-                    confirmation.finalists[0],
-                    columns,
-                    [image.file for image in sealed.images],
-                    {row.number: row.threshold or 0.5 for row in rows.values() if is_binary},
-                ),
-            )
+        ask_once = lru_cache(before_test)
+        confirmation = before
+        if sealed:
+            scores = score_sealed(opened, plan, sealed, before_test=ask_once, reason=reason)
+            plan = scores.plan
+            confirmation = judge(opened, scores, sealed)
+            if columns:
+                groups = _compare_in_groups(opened, scores, sealed, confirmation, columns)
+                confirmation = replace(confirmation, subgroups=groups)
+        assert confirmation, "without a verdict, its own images are scored"
+        hospitals_before = before.hospitals if before else ()
+        confirmation = replace(confirmation, study=study_folder.path, hospitals=hospitals_before)
         write_verdict(folder, confirmation)
+        for hospital in hospitals:
+            plan, found = judge_hospital(
+                opened, plan, hospital, before_test=ask_once, reason=reason
+            )
+            confirmation = confirmation.with_hospital(found)
+            write_verdict(folder, confirmation)
+        recorded = {each.name for each in confirmation.hospitals}
+        for opened_before in plan.hospitals:
+            if opened_before.name not in recorded:
+                what = f"{opened_before.name} was opened, and its verdict is not recorded"
+                callbacks.note(f"{what}: give its folder again (--test)")
     return confirmation
 
 
-def _columns_before(folder: Path) -> list[str]:
-    """Return the columns of subgroups that an earlier call was asked for."""
+def _verdict_before(folder: Path) -> Confirmation | None:
+    """Return the verdict of an earlier call."""
     with suppress(StudyError):  # a damaged verdict is written anew
-        if confirmed := read_verdict(folder):
-            return [*dict.fromkeys(group.column for group in confirmed.subgroups)]
-    return []
+        return read_verdict(folder)
+    return None
+
+
+def _columns_of(before: Confirmation | None) -> list[str]:
+    """Return the columns of subgroups that an earlier call was asked for."""
+    groups = before.subgroups if before else ()
+    return [*dict.fromkeys(group.column for group in groups)]
+
+
+def _compare_in_groups(
+    study: OpenStudy,
+    scores: ArmScores,
+    sealed: SealedTest,
+    confirmation: Confirmation,
+    columns: Mapping[str, Mapping[str, str]],
+) -> tuple[Subgroup, ...]:
+    rows = ended_runs(study.runs_folder).values()
+    is_binary = bool(confirmation.test.positive)
+    return compare_in_groups(
+        scores,
+        confirmation.finalists[0],
+        columns,
+        [image.file for image in sealed.images],
+        {row.number: row.threshold or 0.5 for row in rows if is_binary},
+    )
 
 
 def _require_planned(folder: Path, name: str, planned: int, wanted: int | None) -> None:

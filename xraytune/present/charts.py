@@ -67,9 +67,9 @@ def plot_differences(finalist: FinalistVerdict, metric: str, rope: float) -> Any
 
 
 def plot_subgroups(record: Confirmation) -> Any:
-    """Plot the first finalist minus its strongest control, over all images and in each group.
+    """Plot the first finalist minus its strongest control: over all images, by group, by hospital.
 
-    None if no group is large enough.
+    None if there is no hospital, and no group is large enough.
     """
     finalist = record.finalists[0]
     shown = [group for group in record.subgroups if group.difference]
@@ -78,7 +78,12 @@ def plot_subgroups(record: Confirmation) -> Any:
     for group in shown:
         name = f"{group.column}: {group.value} ({group.patients:,})"
         found += [(name, group.difference)] if group.difference else []
-    if not shown:
+    for hospital in record.hospitals:
+        (there,) = (
+            each for each in hospital.finalist.comparisons if each.control == overall.control
+        )
+        found.append((f"at {hospital.name} ({hospital.test.patients:,})", there))
+    if len(found) == 1:
         return None
     figure = go.Figure()
     for name, interval in found[::-1]:
