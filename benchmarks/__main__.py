@@ -27,6 +27,7 @@ NAMES = (
     "opponents",
     "known_answers",
     "known_donors",
+    "known_hospitals",
     "pruning",
     "simulated_node",
     "peers",
