@@ -49,7 +49,7 @@ from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow
 
 _STUDIES, _REPLICATES, _TESTED = 20, 5, 200
-_MANY_REPLICATES, _MANY_TESTED = 100, 2000
+_MANY_REPLICATES, _MANY_TESTED = 60, 1500
 """Of the true difference: its own standard error is a tenth of an interval's half width."""
 _TRAIN_PATIENTS = 30
 _NEW_PATIENTS = 100
@@ -91,7 +91,7 @@ def difference_there(extra: Path, seed: int, replicates: int, tested: int) -> Co
                 "data": {{"path": "{folder / "xrays"}", "image_size": {IMAGE_SIZE_PX},
                           "train_patients": {_TRAIN_PATIENTS},
                           "split": {{"val_a": 0.1, "val_b": 0.1}}}},
-                "budget": {{"max_epochs": 1, "steps_per_epoch": 45}},
+                "budget": {{"max_epochs": 1, "steps_per_epoch": 30}},
                 "confirm": {{"controls": {{"matched": ["none"], "tuned": []}},
                              "replicates": {replicates}, "test": "unused"}}}}"""
         )
