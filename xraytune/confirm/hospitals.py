@@ -155,20 +155,22 @@ def judge_hospital(
     before.
     """
     folder = study.runs_folder
-    order = hospital.order
-    scores_file = f"test-{order}.npy"
-    if not (folder.path / scores_file).exists():
+    path = study.folder.path
+    scores_file = f"test-{hospital.order}.npy"
+    is_scored = (folder.path / scores_file).exists()
+    if not is_scored:
         require_trained_networks(folder)
-        if order not in {each.order for each in plan.hospitals}:
-            before_test()
-            plan = _add_hospital(plan, hospital, study.folder.path)
-            write_plan(plan, folder.path)
-        (opened,) = [each for each in plan.hospitals if each.order == order]
-        logged = {row.get("id") for row in accesses(study.folder.path, hospital.contents)}
+    opened = next((each for each in plan.hospitals if each.order == hospital.order), None)
+    if opened is None:
+        before_test()
+        opened = _open_hospital(hospital, plan, path)
+        plan = plan.model_copy(update={"hospitals": (*plan.hospitals, opened)})
+        write_plan(plan, folder.path)
+    if not is_scored:
+        logged = {row.get("id") for row in accesses(path, hospital.contents)}
         if opened.access not in logged:
-            log_access(study.folder.path, hospital, reason=reason, id=opened.access)
+            log_access(path, hospital, reason=reason, id=opened.access)
         score_runs(study, plan, hospital, scores_file)
-    (opened,) = [each for each in plan.hospitals if each.order == order]
     scores = read_scores(folder, plan, hospital, scores_file)
     exploratory = plan.model_copy(update={"exploratory": opened.exploratory}).why_exploratory
     return plan, Hospital(
@@ -180,15 +182,14 @@ def judge_hospital(
     )
 
 
-def _add_hospital(plan: Plan, hospital: SealedTest, study: Path) -> Plan:
+def _open_hospital(hospital: SealedTest, plan: Plan, study: Path) -> OpenedHospital:
     folder = hospital.data.path.resolve()
     name = folder.parent.name if part_named(folder.name) else folder.name
     if name in {each.name for each in plan.hospitals}:
         name += f" {hospital.order[:6]}"
-    opened = OpenedHospital(
+    return OpenedHospital(
         name=name,
         order=hospital.order,
         access=uuid.uuid4().hex,
         exploratory=earlier_access(study, hospital),
     )
-    return plan.model_copy(update={"hospitals": (*plan.hospitals, opened)})

@@ -21,11 +21,10 @@ from xraytune.base.errors import StudyError
 from xraytune.base.files import require_writable
 from xraytune.confirm.arms import CONFIRM_FOLDER, read_plan
 from xraytune.confirm.hospitals import choose_tests, judge_hospital
-from xraytune.confirm.judge import ArmScores, judge, score_sealed
+from xraytune.confirm.judge import judge, score_sealed
 from xraytune.confirm.plan import choose_finalists, make_plan
-from xraytune.confirm.record import Confirmation, Subgroup, read_verdict, write_verdict
+from xraytune.confirm.record import Confirmation, read_verdict, write_verdict
 from xraytune.confirm.run_list import OpenStudy, train_replicates
-from xraytune.confirm.sealed import SealedTest
 from xraytune.confirm.subgroups import compare_in_groups
 from xraytune.data.prepare import restore_pixels
 from xraytune.data.table import subgroup_columns
@@ -142,7 +141,9 @@ def confirm(
         if sealed:
             for note in sealed.notes:
                 callbacks.note(note)
-            columns = subgroup_columns(sealed.images, by or _columns_of(before))
+            groups = before.subgroups if before else ()
+            asked = dict.fromkeys(group.column for group in groups)
+            columns = subgroup_columns(sealed.images, by or [*asked])
         elif before is None or by:
             what = "the verdict's own test images are needed, and were not given"
             fix = "give their folder before the others: --test DIR --test OTHER"
@@ -187,11 +188,22 @@ def confirm(
             plan = scores.plan
             confirmation = judge(opened, scores, sealed)
             if columns:
-                groups = _compare_in_groups(opened, scores, sealed, confirmation, columns)
+                rows = ended_runs(opened.runs_folder)
+                is_binary = bool(confirmation.test.positive)
+                groups = compare_in_groups(
+                    scores,
+                    confirmation.finalists[0],
+                    columns,
+                    [image.file for image in sealed.images],
+                    {row.number: row.threshold or 0.5 for row in rows.values() if is_binary},
+                )
                 confirmation = replace(confirmation, subgroups=groups)
         assert confirmation, "without a verdict, its own images are scored"
-        hospitals_before = before.hospitals if before else ()
-        confirmation = replace(confirmation, study=study_folder.path, hospitals=hospitals_before)
+        confirmation = replace(
+            confirmation,
+            study=study_folder.path,
+            hospitals=before.hospitals if before else (),
+        )
         write_verdict(folder, confirmation)
         for hospital in hospitals:
             plan, found = judge_hospital(
@@ -200,9 +212,9 @@ def confirm(
             confirmation = confirmation.with_hospital(found)
             write_verdict(folder, confirmation)
         recorded = {each.name for each in confirmation.hospitals}
-        for opened_before in plan.hospitals:
-            if opened_before.name not in recorded:
-                what = f"{opened_before.name} was opened, and its verdict is not recorded"
+        for each in plan.hospitals:
+            if each.name not in recorded:
+                what = f"{each.name} was opened, and its verdict is not recorded"
                 callbacks.note(f"{what}: give its folder again (--test)")
     return confirmation
 
@@ -212,30 +224,6 @@ def _verdict_before(folder: Path) -> Confirmation | None:
     with suppress(StudyError):  # a damaged verdict is written anew
         return read_verdict(folder)
     return None
-
-
-def _columns_of(before: Confirmation | None) -> list[str]:
-    """Return the columns of subgroups that an earlier call was asked for."""
-    groups = before.subgroups if before else ()
-    return [*dict.fromkeys(group.column for group in groups)]
-
-
-def _compare_in_groups(
-    study: OpenStudy,
-    scores: ArmScores,
-    sealed: SealedTest,
-    confirmation: Confirmation,
-    columns: Mapping[str, Mapping[str, str]],
-) -> tuple[Subgroup, ...]:
-    rows = ended_runs(study.runs_folder).values()
-    is_binary = bool(confirmation.test.positive)
-    return compare_in_groups(
-        scores,
-        confirmation.finalists[0],
-        columns,
-        [image.file for image in sealed.images],
-        {row.number: row.threshold or 0.5 for row in rows if is_binary},
-    )
 
 
 def _require_planned(folder: Path, name: str, planned: int, wanted: int | None) -> None:
