@@ -29,6 +29,7 @@ NAMES = (
     "imbalance",
     "known_answers",
     "known_donors",
+    "known_hospitals",
     "pruning",
     "simulated_node",
     "peers",

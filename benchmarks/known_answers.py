@@ -275,7 +275,8 @@ def train(
         experiment = replicate(arm, settings, replicate_number, plan.test)
         trial = runs.trial_path(number)
         write_json(trial / "config.json", experiment.model_dump(mode="json", context=trial))
-        context = RunContext(prepared=prepared, cache=cache, compute=COMPUTE)
+        drawn = prepared.drawn(experiment.draw)
+        context = RunContext(prepared=drawn, cache=cache, compute=COMPUTE)
         run_trial(experiment, context, trial_dir=trial, on_epoch=lambda _: None)
 
 

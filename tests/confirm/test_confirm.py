@@ -127,10 +127,10 @@ def test_a_confirm_resumes_with_its_own_test_images_and_refuses_others(
 
     with pytest.raises(
         StudyError,
-        match=r"scored on other test images, or under other names\n.*use those, or move confirm/",
+        match=r"in a set that this confirmation scores.*other names\n.*restore the folder",
     ):
         confirm(done.study, test=other)
-    with pytest.raises(StudyError, match="under other names"):
+    with pytest.raises(StudyError, match="or other names"):
         done.confirm()
     (done.study / "confirm" / "test.npy").unlink()
 

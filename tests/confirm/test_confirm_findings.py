@@ -46,7 +46,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw_phantoms(lab / "xrays", patients=140, seed=4, image_size_px=32, findings=True)
     draw_phantoms(lab / "more", patients=40, seed=5, image_size_px=32, findings=True)
     study = search_space(lab, SPACE, data=lab / "xrays/data.yaml")
-    (lab / "shown.txt").write_text(show_confirmed(study), encoding="utf-8")
+    draw_phantoms(lab / "hospital_b", patients=140, seed=6, image_size_px=32, findings=True)
+    shown = show_confirmed(study, test=lab / "hospital_b" / "data.yaml")
+    (lab / "shown.txt").write_text(shown, encoding="utf-8")
     with one_core():
         train(study, out=lab / "model")
     return lab
@@ -74,6 +76,11 @@ def test_arms_are_compared_by_the_mean_over_the_findings_with_enough_images(lab:
     assert 1 < len(aurocs) < len(FINDINGS)
     (note,) = [note for note in record["notes"] if "not in the mean" in note]
     assert all((name in note) == (name not in aurocs) for name in FINDINGS)
+    (there,) = record["hospitals"]
+    (scores,) = folder.glob("test-*.npy")
+    assert there["name"] == "hospital_b"
+    assert there["test"]["images"] == np.load(scores).shape[1]
+    assert "At hospital_b: " in shown
     assert "macro AUROC" in shown
     assert "Macro AUROC is the mean over the findings" in record["methods"]
 

@@ -45,7 +45,12 @@ def test_a_segmentation_study_is_confirmed_in_dice(tmp_path: Path) -> None:
             shutil.copy(file, lab / "more" / inner / f"other{file.name}")
     study = search_space(lab, SPACE)
 
-    shown = show_confirmed(study, test=lab / "test")
+    draw_phantoms(lab / "hospital_b", patients=40, seed=6, image_size_px=32, pairs=True)
+    for inner in ("images", "masks"):
+        for file in (lab / "hospital_b" / "test" / inner).iterdir():
+            file.rename(file.with_name(f"b{file.name}"))
+
+    shown = show_confirmed(study, test=[lab / "test", lab / "hospital_b" / "test"])
 
     record = read_json(study / "confirm" / "verdict.json")
     dices = np.load(study / "confirm" / "test.npy")[0]
@@ -53,5 +58,10 @@ def test_a_segmentation_study_is_confirmed_in_dice(tmp_path: Path) -> None:
     assert about == ("Dice", "segmenter", "")
     assert dices.shape == (record["test"]["images"], 1)
     assert record["finalists"][0]["replicate_scores"][0] == pytest.approx(dices.mean())
+    (there,) = record["hospitals"]
+    (scores,) = (study / "confirm").glob("test-*.npy")
+    assert there["name"] == "hospital_b"
+    assert there["finalist"]["replicate_scores"][0] == pytest.approx(np.load(scores)[0].mean())
+    assert "At hospital_b: " in shown
     assert "Dice" in shown
     assert not re.search("AUROC|sensitivity", shown)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.confirm.labs import search_space
+from tests.confirm.labs import draw_hospital, search_space
 from tests.in_process import CPU, confirm_in_process, save_backbone
-from xraytune.base.errors import StudyError
+from xraytune.base.errors import DataError, StudyError
 from xraytune.confirm.arms import TestKind, read_plan
 from xraytune.confirm.record import paragraph
 from xraytune.confirm.run import confirm
@@ -82,6 +82,8 @@ def test_every_arm_is_trained_on_its_own_patients_and_judged(
 ) -> None:
     """With `draws` of 42 patients, nearly all of 128 are on a draw."""
     root = shutil.copytree(clinic, tmp_path / "clinic")
+    hospital = draw_hospital(root / "hospital_b", seed=11)
+    known = draw_hospital(root / "others_b", seed=5)  # images that the generator has seen
     chosen = (f"data.train_patients={patients}", f"confirm.test={test}")
     study = search_space(root, SPACE, overrides=chosen)
 
@@ -90,6 +92,20 @@ def test_every_arm_is_trained_on_its_own_patients_and_judged(
         with pytest.raises(StudyError, match="has 3 finalists, and 2 were asked for"):
             confirm(study, finalists=2)
         assert confirm(study, finalists=7) == result, "the search has no more"
+        there = confirm(study, test=hospital)
+        with pytest.raises(DataError, match="patients used for training or validation"):
+            confirm(study, test=known)
+        own_test = root / "xrays" / "test"
+        if kind == "unused":  # its test folder was not scored
+            assert len(confirm(study, test=own_test).hospitals) == 2
+        else:
+            with pytest.raises(StudyError, match="in a set that this confirmation scores"):
+                confirm(study, test=own_test)
+    assert replace(there, hospitals=()) == result
+    ((name, finalist_there),) = [(each.name, each.finalist) for each in there.hospitals]
+    compared = [comparison.control for comparison in finalist_there.comparisons]
+    assert name == "hospital_b"
+    assert compared == [comparison.control for comparison in result.finalists[0].comparisons]
 
     plan = read_plan(study / "confirm")
     assert plan is not None

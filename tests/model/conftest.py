@@ -10,6 +10,7 @@ import pytest
 
 from tests.in_process import search_in_process
 from xraytune.base.files import read_json, sha256_of, write_json
+from xraytune.confirm.test_access import TEST_ACCESS_FILE
 from xraytune.data.phantom import draw_phantoms
 from xraytune.model.export import export
 from xraytune.model.train import train
@@ -111,7 +112,8 @@ def copy_lab(lab: Lab, tmp_path: Path) -> CopyLab:
     """`copy_lab()` returns a private copy of the lab."""
 
     def copy() -> Lab:
-        shutil.copytree(lab.path, tmp_path / "copy")
+        ignored = shutil.ignore_patterns(TEST_ACCESS_FILE)  # of the accesses of other tests
+        shutil.copytree(lab.path, tmp_path / "copy", ignore=ignored)
         return Lab(tmp_path / "copy")
 
     return copy

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from sklearn import metrics as sk
 
+from tests.confirm.labs import draw_hospital
 from tests.in_process import command
 from tests.model.conftest import CopyLab, Lab, change_record, read_rows
 from xraytune.base.errors import ConfigError, DataError, MachineError
@@ -107,6 +108,22 @@ def test_test_set_access_is_logged_also_for_some_of_the_images_but_not_for_other
     assert len(accesses(lab.study, prepared.test_contents)) == 3
     lab.study.rename(lab.path / "away")
     assert evaluate(lab.model, data=lab.xrays / "test", replicates=10).test_access == 4
+
+
+def test_images_that_confirm_may_score_as_a_further_hospital_are_logged(
+    copy_lab: CopyLab, tmp_path: Path
+) -> None:
+    """Although the study has its own test folder, and none of these is in it."""
+    lab = copy_lab()
+    draw_hospital(tmp_path / "hospital_b", seed=11)
+
+    found = evaluate(lab.model, data=tmp_path / "hospital_b", replicates=10)
+    predict(lab.model, tmp_path / "hospital_b" / "NORMAL", out=tmp_path / "table.csv")
+
+    assert found.test_access == 1
+    rows = read_jsonl(lab.study / "test_access.jsonl", is_chained=True)
+    assert [row["command"] for row in rows] == ["evaluate", "predict"]
+    assert rows[0]["images"] == found.images
 
 
 def test_a_log_that_cannot_be_written_is_an_error_before_any_prediction(

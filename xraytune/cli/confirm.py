@@ -16,11 +16,12 @@ from xraytune.cli.command import results, run
 def confirm(
     study: options.StudyArgument,
     test: Annotated[
-        Path | None,
+        list[Path] | None,
         Option(
             metavar="SOURCE",
-            help="Test images for the verdict, if the study's data has none: "
-            "class folders (segmentation: images/ and masks/) or a data file (YAML).",
+            help="Test images of a further hospital, or for the verdict if the study's data has "
+            "none: class folders (segmentation: images/ and masks/) or a data file (YAML); "
+            "repeatable, and at any time after the confirmation.",
         ),
     ] = None,
     by: Annotated[

@@ -72,6 +72,22 @@ class Arm(StrictModel):
         )
 
 
+class OpenedHospital(StrictModel):
+    """Further test images, of which the first access of this confirmation is planned or logged.
+
+    Attributes:
+        name: That of its folder, or another one if a hospital has it already.
+        order: The `order` of its images; its scores are in `test-ORDER.npy`.
+        access: The `id` of the logged access.
+        exploratory: Earlier accesses to its images.
+    """
+
+    name: str
+    order: str
+    access: str
+    exploratory: tuple[str, ...] = ()
+
+
 class Plan(StrictModel):
     """The arms of a confirmation, each with as many replicates, and what they are scored on."""
 
@@ -82,6 +98,7 @@ class Plan(StrictModel):
     """Earlier accesses to the test images."""
     order: str = ""
     """The `order` of the test images, once they are opened."""
+    hospitals: tuple[OpenedHospital, ...] = ()
     arms: tuple[Arm, ...]
     """Finalists by val-B, each followed by its matched controls.
 

@@ -9,6 +9,7 @@ rules of `stats/verdict.py`.
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +57,7 @@ from xraytune.synth.generator_quality import PoolReport, Quality
 from xraytune.tasks import task_of
 from xraytune.trial.network import Network
 
-_SCORES_FILE = "test.npy"
+SCORES_FILE = "test.npy"
 _LEAST_AGREEMENT = 0.75
 """Share of a class's synthetic images that a classifier of real ones calls so, as of real images
 at a generator's resolution; below it, an answer says so."""
@@ -96,27 +97,35 @@ def score_sealed(
     """
     folder = study.runs_folder
     path = study.folder.path
-    if not (folder.path / _SCORES_FILE).exists():
-        _require_trained_networks(folder)
+    if not (folder.path / SCORES_FILE).exists():
+        require_trained_networks(folder)
         if not plan.order:  # the test images have not been opened yet
             before_test()
             plan = mark_earlier_access(plan, path, sealed, before=CONFIRM)
-            log_test_access(
-                *study_logs(path),
-                command=CONFIRM,
-                study=path.name,
-                reason=reason,
-                fingerprint=sealed.fingerprint,
-                order=sealed.order,
-                contents=sealed.contents,
-            )
+            log_access(path, sealed, reason=reason)
             plan = plan.model_copy(update={"order": sealed.order})
             write_plan(plan, folder.path)
         score_runs(study, plan, sealed)
     return read_scores(folder, plan, sealed)
 
 
-def score_runs(study: OpenStudy, plan: Plan, sealed: SealedTest) -> None:
+def log_access(study: Path, sealed: SealedTest, *, reason: str, **fields: Any) -> None:
+    """Log that a confirmation of a study scores sealed images."""
+    log_test_access(
+        *study_logs(study),
+        command=CONFIRM,
+        study=study.name,
+        reason=reason,
+        fingerprint=sealed.fingerprint,
+        order=sealed.order,
+        contents=sealed.contents,
+        **fields,
+    )
+
+
+def score_runs(
+    study: OpenStudy, plan: Plan, sealed: SealedTest, scores_file: str = SCORES_FILE
+) -> None:
     """Predict the test images with the network of each run's best val-A epoch; write results."""
     folder = study.runs_folder
     compute = compute_like(study.compute, threads=study.compute.threads)
@@ -139,13 +148,15 @@ def score_runs(study: OpenStudy, plan: Plan, sealed: SealedTest) -> None:
         require_finite_outputs(outputs, StudyError, where)
         results.append(scores)
         on_progress(f"scoring {images.name} (replicates)", len(results), count)
-    write_array(folder.path / _SCORES_FILE, np.stack(results), is_recorded=True)
+    write_array(folder.path / scores_file, np.stack(results), is_recorded=True)
 
 
-def read_scores(folder: StudyFolder, plan: Plan, sealed: SealedTest) -> ArmScores:
+def read_scores(
+    folder: StudyFolder, plan: Plan, sealed: SealedTest, scores_file: str = SCORES_FILE
+) -> ArmScores:
     """Return the results of all runs; StudyError if they are not what was written."""
     fix = "remove it, and run the same command again"
-    with damage_explained(folder.path / _SCORES_FILE, fix) as file:
+    with damage_explained(folder.path / scores_file, fix) as file:
         require_recorded(file)
         return ArmScores(
             plan=plan,
@@ -156,7 +167,7 @@ def read_scores(folder: StudyFolder, plan: Plan, sealed: SealedTest) -> ArmScore
         )
 
 
-def _require_trained_networks(folder: StudyFolder) -> None:
+def require_trained_networks(folder: StudyFolder) -> None:
     """Raise StudyError if the network of a run is not the one that was trained.
 
     The next start trains the run again.
@@ -178,12 +189,7 @@ def judge(study: OpenStudy, test: ArmScores, sealed: SealedTest) -> Confirmation
     plan = test.plan
     prepared = study.prepared
     rope = study.settings.confirm.rope
-    notes = [*plan.notes]
-    scored = scored_findings(test.labels) if prepared.findings else []
-    left_out = [name for number, name in enumerate(prepared.findings) if number not in scored]
-    if left_out:
-        few = f"fewer than {FEWEST_LABELS} positive or negative test images"
-        notes.append(f"findings with {few} are not in the mean: {join_names(left_out, 20)}")
+    notes = [*plan.notes, *unscored_findings(test, prepared.findings)]
     finalists = []
     for arm, verdict in zip(plan.finalists, judge_finalists(test, rope=rope), strict=True):
         reports = _read_reports(study.runs_folder, plan.numbers(arm))
@@ -199,7 +205,6 @@ def judge(study: OpenStudy, test: ArmScores, sealed: SealedTest) -> Confirmation
         caveat = _quality_caveat(reports, rope, arm.parameters)
         finalists.append(replace(verdict, caveat=caveat))
     task = task_of(study.settings)
-    is_binary = len(prepared.class_names) == 2
     return Confirmation(
         study=study.folder.path,
         metric=task.metric,
@@ -210,17 +215,33 @@ def judge(study: OpenStudy, test: ArmScores, sealed: SealedTest) -> Confirmation
         replicates=plan.replicates,
         train_images=len(prepared.side("train")),
         train_patients=prepared.train_patients,
-        test=HeldOutSet(
-            kind=plan.test,
-            images=len(test.patients),
-            patients=len({*test.patients}),
-            fingerprint=sealed.fingerprint,
-            positive=prepared.class_names[prepared.positive] if is_binary else "",
-        ),
+        test=held_out_set(sealed),
         finalists=tuple(finalists),
         notes=tuple(notes),
         searched=_describe_search(study, plan),
     )
+
+
+def held_out_set(sealed: SealedTest) -> HeldOutSet:
+    """Describe what is scored."""
+    names = sealed.prepared.class_names
+    return HeldOutSet(
+        kind=sealed.kind,
+        images=len(sealed.images),
+        patients=len({*sealed.images.patients}),
+        fingerprint=sealed.fingerprint,
+        positive=names[sealed.prepared.positive] if len(names) == 2 else "",
+    )
+
+
+def unscored_findings(test: ArmScores, findings: Sequence[str]) -> tuple[str, ...]:
+    """Return a note that names the findings which are too rare for the mean, if there are any."""
+    scored = scored_findings(test.labels) if findings else []
+    left_out = [name for number, name in enumerate(findings) if number not in scored]
+    if not left_out:
+        return ()
+    few = f"fewer than {FEWEST_LABELS} positive or negative test images"
+    return (f"findings with {few} are not in the mean: {join_names(left_out, 20)}",)
 
 
 def _describe_search(study: OpenStudy, plan: Plan) -> Searched:

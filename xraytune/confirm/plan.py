@@ -93,14 +93,20 @@ def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: Seal
 
 def mark_earlier_access(plan: Plan, study: Path, sealed: SealedTest, before: str = "") -> Plan:
     """Make a plan exploratory if the test images were accessed; `before` as for `accesses`."""
-    earlier = accesses(study, sealed.contents, before=before)
-    if not earlier or plan.exploratory:
+    if plan.exploratory:
         return plan
+    return plan.model_copy(update={"exploratory": earlier_access(study, sealed, before)})
+
+
+def earlier_access(study: Path, sealed: SealedTest, before: str = "") -> tuple[str, ...]:
+    """Return why a verdict on these images is exploratory, if they were accessed; else nothing."""
+    earlier = accesses(study, sealed.contents, before=before)
+    if not earlier:
+        return ()
     times = "once" if len(earlier) == 1 else f"{len(earlier)} times"
     commands = [f"`{row['command']}` of study {row['study']}" for row in earlier]
     by = " and ".join(dict.fromkeys(commands))
-    why = f"test images had been accessed {times} before, by {by}"
-    return plan.model_copy(update={"exploratory": (why,)})
+    return (f"test images had been accessed {times} before, by {by}",)
 
 
 def choose_finalists(trials: Iterable[TrialRow], count: int) -> list[TrialRow]:

@@ -8,7 +8,7 @@ The records load neither torch nor Ray, so that `report` and `export` can read t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -184,6 +184,25 @@ class Subgroup:
 
 
 @frozen
+class Hospital:
+    """The verdict on the first finalist on further test images, such as those of a hospital."""
+
+    name: str
+    exploratory: tuple[str, ...]
+    test: HeldOutSet
+    finalist: FinalistVerdict
+    notes: tuple[str, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in a sentence."""
+        exploratory = "exploratory, " if self.exploratory else ""
+        word = self.finalist.verdict.replace("_", " ")
+        size = f"{self.test.images:,} images of {self.test.patients:,} patients"
+        return f"At {self.name}: {exploratory}{word} ({size})."
+
+
+@frozen
 class Confirmation:
     """The result of a confirmation.
 
@@ -204,6 +223,7 @@ class Confirmation:
     notes: tuple[str, ...]
     searched: Searched
     subgroups: tuple[Subgroup, ...] = ()
+    hospitals: tuple[Hospital, ...] = ()
 
     @property
     def verdict(self) -> Overall:
@@ -218,6 +238,12 @@ class Confirmation:
         if self.test.kind != "folder":
             return ""
         return f"for these {self.train_patients} training patients, "
+
+    def with_hospital(self, found: Hospital) -> Confirmation:
+        """Return the record with the verdict at a hospital, in place of an earlier one there."""
+        hospitals = {hospital.name: hospital for hospital in self.hospitals}
+        hospitals[found.name] = found
+        return replace(self, hospitals=tuple(hospitals.values()))
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return the differences in score as a table, a row for each finalist and control."""
@@ -234,7 +260,7 @@ class Confirmation:
     def to_json(self) -> dict[str, Any]:
         """Return the content of `verdict.json`."""
         return to_json(self) | {
-            "version": 10,
+            "version": 11,
             "study": self.study.name,
             "verdict": self.verdict,
             "answer": paragraph("answer", self),

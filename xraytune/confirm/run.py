@@ -11,20 +11,22 @@ study's `confirm/`, and nothing is trained twice.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 from xraytune.base.errors import StudyError
 from xraytune.base.files import require_writable
 from xraytune.base.seeding import derive_seed
 from xraytune.confirm.arms import CONFIRM_FOLDER, read_plan
-from xraytune.confirm.judge import judge, score_sealed
+from xraytune.confirm.hospitals import choose_tests, judge_hospital
+from xraytune.confirm.judge import ArmScores, judge, score_sealed
 from xraytune.confirm.plan import choose_finalists, make_plan
 from xraytune.confirm.record import Confirmation, read_verdict, write_verdict
 from xraytune.confirm.run_list import OpenStudy, train_replicates
-from xraytune.confirm.sealed import choose_test
+from xraytune.confirm.sealed import SealedTest
 from xraytune.confirm.secondary import add_secondary, write_predictions
 from xraytune.confirm.subgroups import compare_in_groups
 from xraytune.data.prepare import restore_pixels
@@ -50,7 +52,7 @@ from xraytune.trial.prepare import require_inputs
 def confirm(
     study: Path,
     *,
-    test: Path | None = None,
+    test: Path | Sequence[Path] = (),
     by: Sequence[str] = (),
     data: Path | None = None,
     weights_dir: Path | None = None,
@@ -68,7 +70,9 @@ def confirm(
 
     Args:
         study: The study's folder; its search has ended.
-        test: Class folders of test images for the verdict, if the study's images have no `test/`.
+        test: Class folders of further hospitals' images, each of which gets its own verdict, at any
+            time; the first is that of the verdict itself, if the study has neither `test/` nor
+            enough unused patients.
         by: Columns of the table of the test images, or of `patients.csv`, that define subgroups; by
             default those of an earlier call. They can be asked for at any time.
         data: New location of the study's images, if they moved.
@@ -79,8 +83,8 @@ def confirm(
         address: A Ray cluster; by default Ray starts on this machine.
         reason: Why test images are scored, for the test-set access log.
         callbacks: Called as the confirmation proceeds.
-        before_test: Called after all training, before this confirmation scores test images for the
-            first time; an exception leaves them sealed.
+        before_test: Called after all training, before test images are scored for the first time,
+            at most once; an exception leaves them sealed.
 
     Raises:
         ConfigError: A column of `by` makes no subgroups.
@@ -125,28 +129,38 @@ def confirm(
             _require_planned(folder, "replicates", plan.replicates, replicates)
             replicates = plan.replicates
             compared = [finalist.parameters for finalist in plan.finalists]
-        sealed = choose_test(
+        sealed, hospitals = choose_tests(
             settings,
-            study_folder.prepared(),
+            study_folder,
             cache,
             replicates=replicates,
             compared=compared,
-            planned=plan.test if plan else None,
-            test=test,
+            plan=plan,
+            folders=[test] if isinstance(test, Path) else [*map(Path, test)],
             on_progress=callbacks.on_progress,
         )
-        for note in sealed.notes:
-            callbacks.note(note)
-        columns = subgroup_columns(sealed.images, by or _columns_before(folder))
-        restore_pixels(settings, sealed.prepared, cache, on_progress=callbacks.on_progress)
+        before = _verdict_before(folder)
+        columns: Mapping[str, Mapping[str, str]] = {}
+        if sealed:
+            for note in sealed.notes:
+                callbacks.note(note)
+            groups = before.subgroups if before else ()
+            asked = dict.fromkeys(group.column for group in groups)
+            columns = subgroup_columns(sealed.images, by or [*asked])
+        elif before is None or by:
+            what = "the verdict's own test images are needed, and were not given"
+            fix = "give their folder before the others: --test DIR --test OTHER"
+            raise StudyError(what, folder, fix)
+        prepared = sealed.prepared if sealed else StudyFolder(folder).prepared()
+        restore_pixels(settings, prepared, cache, on_progress=callbacks.on_progress)
         inputs = inputs_of_trials(compared)
         inputs |= {given for given in inputs_of_space(space) if given[0] not in PATHS}
-        contents = read_inputs(inputs, settings, sealed.prepared, cache)
+        contents = read_inputs(inputs, settings, prepared, cache)
         require_same_inputs(study_folder, contents)
         opened = OpenStudy(
             folder=study_folder,
             space=space,
-            prepared=sealed.prepared,
+            prepared=prepared,
             compute=compute,
             cache=cache,
             searched=searched,
@@ -159,8 +173,9 @@ def confirm(
             callbacks=callbacks,
         )
         if plan is None:
+            assert sealed, "only a planned confirmation has a verdict"
             plan = make_plan(opened, len(compared), replicates=replicates, sealed=sealed)
-        elif plan.order not in ("", sealed.order):
+        elif sealed and plan.order not in ("", sealed.order):
             what = "this confirmation was scored on other test images, or under other names"
             fix = f"use those, or move {folder.name}/ away to start over"
             raise StudyError(what, sealed.data.path, fix)
@@ -169,37 +184,62 @@ def confirm(
 
         train_replicates(opened, plan)
         runner.close()
-        scores = score_sealed(opened, plan, sealed, before_test=before_test, reason=reason)
-        confirmation = judge(opened, scores, sealed)
-        is_binary = bool(confirmation.test.positive)
-        rows = ended_runs(opened.runs_folder)
-        thresholds = {row.number: row.threshold or 0.5 for row in rows.values() if is_binary}
-        seed = derive_seed(settings.seed, "secondary")
-        finalists_compared = add_secondary(confirmation.finalists, scores, thresholds, seed=seed)
-        confirmation = replace(confirmation, finalists=finalists_compared)
-        if columns:
-            confirmation = replace(
-                confirmation,
-                subgroups=compare_in_groups(
-                    scores,
-                    confirmation.finalists[0],
-                    columns,
-                    [image.file for image in sealed.images],
-                    thresholds,
-                ),
-            )
-        images, prepared = sealed.images, sealed.prepared
-        write_predictions(folder, scores, images, prepared.outputs, prepared.findings)
+        ask_once = lru_cache(before_test)
+        confirmation = before
+        if sealed:
+            scores = score_sealed(opened, plan, sealed, before_test=ask_once, reason=reason)
+            plan = scores.plan
+            confirmation = _judge(opened, scores, sealed, columns)
+        assert confirmation, "without a verdict, its own images are scored"
+        confirmation = replace(
+            confirmation,
+            study=study_folder.path,
+            hospitals=before.hospitals if before else (),
+        )
         write_verdict(folder, confirmation)
+        for hospital in hospitals:
+            plan, found = judge_hospital(
+                opened, plan, hospital, before_test=ask_once, reason=reason
+            )
+            confirmation = confirmation.with_hospital(found)
+            write_verdict(folder, confirmation)
+        recorded = {each.name for each in confirmation.hospitals}
+        for each in plan.hospitals:
+            if each.name not in recorded:
+                what = f"{each.name} was opened, and its verdict is not recorded"
+                callbacks.note(f"{what}: give its folder again (--test)")
     return confirmation
 
 
-def _columns_before(folder: Path) -> list[str]:
-    """Return the columns of subgroups that an earlier call was asked for."""
+def _judge(
+    study: OpenStudy,
+    scores: ArmScores,
+    sealed: SealedTest,
+    columns: Mapping[str, Mapping[str, str]],
+) -> Confirmation:
+    """Return the verdict with secondary outcomes and subgroups by `columns`.
+
+    Writes `predictions.csv`.
+    """
+    confirmation = judge(study, scores, sealed)
+    is_binary = bool(confirmation.test.positive)
+    rows = ended_runs(study.runs_folder)
+    thresholds = {row.number: row.threshold or 0.5 for row in rows.values() if is_binary}
+    seed = derive_seed(study.settings.seed, "secondary")
+    finalists = add_secondary(confirmation.finalists, scores, thresholds, seed=seed)
+    files = [image.file for image in sealed.images]
+    groups = compare_in_groups(scores, finalists[0], columns, files, thresholds)
+    images, prepared = sealed.images, sealed.prepared
+    folder = study.runs_folder.path
+    write_predictions(folder, scores, images, prepared.outputs, prepared.findings)
+    return replace(confirmation, finalists=finalists, subgroups=groups)
+
+
+def _verdict_before(folder: Path) -> Confirmation | None:
+    """Return the verdict of an earlier call."""
     with suppress(StudyError):  # a damaged verdict is written anew
-        if confirmed := read_verdict(folder):
-            return [*dict.fromkeys(group.column for group in confirmed.subgroups)]
-    return []
+        return read_verdict(folder)
+    return None
 
 
 def _require_planned(folder: Path, name: str, planned: int, wanted: int | None) -> None:

@@ -92,36 +92,26 @@ def choose_test(
     replicates: int,
     compared: Sequence[Parameters] = (),
     planned: TestKind | None = None,
-    test: Path | None = None,
+    test: LabelledImages | None = None,
+    index: ImageIndex | None = None,
     on_progress: Progress = ignore_progress,
 ) -> SealedTest:
     """Choose and check the images that a confirmation of the `compared` finalists scores.
 
-    `planned` is what an earlier call chose; `test` is as for `confirm`.
+    `planned` is what an earlier call chose; `test` stands in for a test folder, if there is none;
+    `index` has the study's images as they are now, if they were read.
 
     Raises:
         DataError: There are none, they share patients or files with the training images, or too few
             are of a class.
-        StudyError: The images changed since the search, or `test` was given for a study with a test
-            folder.
+        StudyError: The images changed since the search.
     """
     notes: list[str] = []
-    index = _read_unchanged(settings, prepared, on_progress)
-    has_test = prepared.test_fingerprint is not None
-    if test and (has_test or planned == "unused"):
-        scored = "its own test folder" if has_test else "unused patients"
-        raise StudyError(f"this study is scored on {scored}", test, "omit --test")
-    given = LabelledImages(data=settings.data, images=index.test)
-    task = task_of(settings)
-    group_regex = settings.data.split.group_regex
+    index = index or read_unchanged(settings, prepared, on_progress)
+    given = test or LabelledImages(data=settings.data, images=index.test)
+    has_folder = test is not None or prepared.test_fingerprint is not None
     if test:
-        given = task.read_labelled(
-            test, prepared.outputs, group_regex=group_regex, on_progress=on_progress
-        )
-        owners = patients_by_file_name(index.images)
-        keys = patients_by_key(given.images, given.data.split.group_regex, owners=owners)
-        known = shared_patients(keys, patients_by_key(index.images, group_regex))
-        _refuse_patients(known, given, _REMOVE)
+        refuse_patients_of_study(test, index, settings)
     seen = seen_by(compared)
     known = patients_seen((*index.images, *given.images), seen)
     left_out = ""
@@ -129,56 +119,44 @@ def choose_test(
         count = counted(len(known), "patient")
         left_out = f"{count} whose images a generator has seen: neither drawn nor scored"
         notes.append(left_out)
-        unseen = Images(image for image in given.images if image.patient not in known)
-        given = replace(given, images=unseen)
+    unseen = Images(image for image in given.images if image.patient not in known)
+    folder = replace(given, images=unseen)
+
+    def divide(kind: TestKind) -> tuple[Prepared, LabelledImages]:
+        divided = prepared
+        tested = folder
+        if kind != "folder":
+            fewest = 0
+            if kind == "unused":
+                fewest = FEWEST_UNUSED if settings.confirm.test == "auto" else 1
+            divided = divide_unused(
+                prepared, settings, index, replicates, cache=cache, seen=seen, fewest=fewest
+            )
+        if kind == "unused":
+            tested = replace(given, images=divided.side(TEST))
+        refuse_too_few(tested, prepared, left_out)
+        return divided, tested
 
     kinds = [planned] if planned else _preferred_kinds(settings, compared, test, notes)
-    if not (has_test or test):
+    if not has_folder:
         kinds = [kind for kind in kinds if kind == "unused"]
     if not kinds:
         fix = f"give images of other patients: {_GIVE_TEST}"
         raise DataError("the study has no test/ folder", settings.data.path, fix)
-    fewest = {"unused": FEWEST_UNUSED if settings.confirm.test == "auto" else 1}
     for kind in kinds:
-        divided = prepared
-        tested = given
         try:
-            if kind != "folder":
-                divided = divide_unused(
-                    prepared,
-                    settings,
-                    index,
-                    replicates,
-                    cache=cache,
-                    seen=seen,
-                    fewest=fewest.get(kind, 0),
-                )
-            if kind == "unused":
-                tested = replace(given, images=divided.side(TEST))
-            few = too_few_tested(tested.images, prepared.outputs)
-            if few:
-                what = f"{few} ({left_out})" if left_out else few
-                raise DataError(what, tested.data.path, "add test images of other patients")
+            divided, tested = divide(kind)
             break
         except DataError as error:
             problem = error.problems[0]
             if kind != kinds[-1]:
                 notes.append(f"{_INSTEAD[kind]}: {problem.what}")
-            elif has_test or kind != "unused":
+                continue
+            if has_folder or kind != "unused":
                 raise
-            else:
-                fix = f"{problem.fix}, or give images of other patients: {_GIVE_TEST}"
-                raise DataError(problem.what, problem.where, fix) from error
-
-    owners = patients_by_file_name([*index.images, *tested.images])
-    keys = patients_by_key(tested.images, tested.data.split.group_regex)
-    for folder in sorted({parameters.folder.path for parameters in compared if parameters.folder}):
-        extra = task.read_labelled(folder, prepared.outputs, all_parts=True).images
-        known = shared_patients(keys, patients_by_key(extra, group_regex, owners=owners))
-        # The study's own images must not change.
-        is_own = tested.data.path == settings.data.path
-        fix = f"start a new search without them in {folder}" if is_own else _REMOVE
-        _refuse_patients(known, tested, fix)
+            fix = f"{problem.fix}, or give images of other patients: {_GIVE_TEST}"
+            raise DataError(problem.what, problem.where, fix) from error
+    refuse_patients_of_folders(tested, index, settings, compared, prepared)
     return SealedTest(
         data=tested.data,
         images=tested.images,
@@ -188,14 +166,60 @@ def choose_test(
     )
 
 
+def refuse_too_few(tested: LabelledImages, prepared: Prepared, left_out: str = "") -> None:
+    """Refuse (DataError) images on which no verdict can rest; `left_out` says which are missing."""
+    few = too_few_tested(tested.images, prepared.outputs)
+    if few:
+        what = f"{few} ({left_out})" if left_out else few
+        raise DataError(what, tested.data.path, "add test images of other patients")
+
+
+def refuse_patients_of_study(
+    tested: LabelledImages, index: ImageIndex, settings: Settings, seen: Collection[str] = ()
+) -> None:
+    """Refuse (DataError) images of patients of the study, or `seen` (SHA-256) by a generator."""
+    owners = patients_by_file_name(index.images)
+    keys = patients_by_key(tested.images, tested.data.split.group_regex, owners=owners)
+    own = patients_by_key(index.images, settings.data.split.group_regex)
+    known = shared_patients(keys, own) | patients_seen(tested.images, seen)
+    _refuse_patients(known, tested, _REMOVE)
+
+
+def refuse_patients_of_folders(
+    tested: LabelledImages,
+    index: ImageIndex,
+    settings: Settings,
+    compared: Sequence[Parameters],
+    prepared: Prepared,
+) -> None:
+    """Refuse (DataError) images of patients who are in a finalist's folder of extra images."""
+    owners = patients_by_file_name([*index.images, *tested.images])
+    keys = patients_by_key(tested.images, tested.data.split.group_regex)
+    group_regex = settings.data.split.group_regex
+    for folder in sorted({parameters.folder.path for parameters in compared if parameters.folder}):
+        task = task_of(settings)
+        extra = task.read_labelled(folder, prepared.outputs, all_parts=True).images
+        known = shared_patients(keys, patients_by_key(extra, group_regex, owners=owners))
+        # The study's own images must not change.
+        is_own = tested.data.path == settings.data.path
+        fix = f"start a new search without them in {folder}" if is_own else _REMOVE
+        _refuse_patients(known, tested, fix)
+
+
 def _preferred_kinds(
-    settings: Settings, compared: Iterable[Parameters], test: Path | None, notes: list[str]
+    settings: Settings,
+    compared: Iterable[Parameters],
+    test: LabelledImages | None,
+    notes: list[str],
 ) -> Sequence[TestKind]:
     """Return what may be scored and trained on, the preferred first; `notes` gets why not others.
 
-    Raises DataError if unused patients are asked for, and may have been seen.
+    Given images are scored if unused patients do not suffice. Raises DataError if unused patients
+    are asked for, and may have been seen.
     """
-    wanted = "folder" if test else settings.confirm.test
+    wanted = settings.confirm.test
+    if test and wanted == "unused":
+        wanted = "auto"
     if any(source_of(parameters).seen_images() is None for parameters in compared):
         what = (
             "it is not known which images the extra ones were made from, "
@@ -266,7 +290,7 @@ def require_every_class(images: Iterable[ImageFile], prepared: Prepared, patient
         raise DataError(what, "data.train_patients", "use more patients")
 
 
-def _read_unchanged(settings: Settings, prepared: Prepared, on_progress: Progress) -> ImageIndex:
+def read_unchanged(settings: Settings, prepared: Prepared, on_progress: Progress) -> ImageIndex:
     """Index the study's images.
 
     Raise StudyError if they, or their patients, changed since the search.
@@ -309,7 +333,15 @@ def load_test_images(
     """
     if sealed.kind == "unused":  # decoded by the search, with all others of the folder
         return side_images(TEST, sealed.prepared, cache)
-    root = sealed.data.path
-    store = store_images(root, sealed.images, data, cache=cache, on_progress=on_progress)
-    require_unbroken(store, root, "repair them: a test folder is used as a whole")
+    store = decode_unbroken(sealed, data, cache, on_progress=on_progress)
     return stored_images(store, sealed.images, name="test")
+
+
+def decode_unbroken(
+    tested: LabelledImages, data: DataSettings, cache: Path, *, on_progress: Progress
+) -> Path:
+    """Decode test images, and return their store; refuse (DataError) broken ones."""
+    root = tested.data.path
+    store = store_images(root, tested.images, data, cache=cache, on_progress=on_progress)
+    require_unbroken(store, root, "repair them: a test folder is used as a whole")
+    return store

@@ -95,8 +95,8 @@ def log_sealed(bundle: Bundle, images: Iterable[ImageFile], *, command: str, rea
 def sealed_among(bundle: Bundle, images: Iterable[ImageFile]) -> tuple[set[str], tuple[Path, ...]]:
     """Return which images `confirm` may score, by `short_sha256`, and the folders of their logs.
 
-    They are those of the test folder and, if the model's study is there, of its unused patients; or
-    any that it does not know, if it has no test folder.
+    They are those of the test folder and, if the model's study is there, all but those that its
+    search trained or validated on: they may be of its unused patients, or of a further hospital.
 
     Raises:
         MachineError: A log cannot be written.
@@ -109,9 +109,8 @@ def sealed_among(bundle: Bundle, images: Iterable[ImageFile]) -> tuple[set[str],
         folders += study_logs(study.path)
         prepared = study.prepared()
         sealed |= {*prepared.test_contents}
-        if not sealed:  # `confirm --test` may score any others
-            sealed = given - {image.short_sha256 for image in prepared.images}
-        sealed |= {image.short_sha256 for image in prepared.unused}
+        # Those of unused patients; and `confirm --test` may score any others.
+        sealed |= given - {image.short_sha256 for image in prepared.images}
     contents = given & sealed
     if contents:
         for folder in folders:

@@ -67,9 +67,9 @@ def plot_differences(finalist: FinalistVerdict, metric: str, rope: float) -> Any
 
 
 def plot_subgroups(record: Confirmation) -> Any:
-    """Plot the first finalist minus its strongest control, over all images and in each group.
+    """Plot the first finalist minus its strongest control: over all images, by group, by hospital.
 
-    None if no group is large enough.
+    None if there is no hospital, and no group is large enough.
     """
     finalist = record.finalists[0]
     overall = next(each for each in finalist.comparisons if each.control == finalist.strongest)
@@ -77,6 +77,10 @@ def plot_subgroups(record: Confirmation) -> Any:
     for group in record.subgroups:
         if group.difference:
             rows.append((f"{group.column}: {group.value} ({group.patients:,})", group.difference))
+    for hospital in record.hospitals:
+        compared = {each.control: each for each in hospital.finalist.comparisons}
+        label = f"at {hospital.name} ({hospital.test.patients:,})"
+        rows.append((label, compared[overall.control]))
     if len(rows) == 1:
         return None
     return plot_forest(rows, f"difference in {record.metric} from {finalist.strongest}")

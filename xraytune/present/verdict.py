@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from xraytune.base.tables import Cell, Frame, Row, Table, Tone, sentence
-from xraytune.confirm.record import Confirmation, Subgroup
+from xraytune.confirm.record import Confirmation, FinalistVerdict, Subgroup
 from xraytune.stats.secondary import SECONDARY
 from xraytune.stats.verdict import Overall
 
@@ -18,28 +18,39 @@ _TONES: dict[str, Tone] = {"helps": "good", "better": "good", "hurts": "bad", "w
 
 def verdict_frame(record: Confirmation) -> Frame:
     """Lay out the verdict on the first finalist, notes on it, and the comparisons behind it."""
-    tables = []
-    for finalist in record.finalists:
-        rows: list[Row] = []
-        for comparison in finalist.comparisons:
-            words = finalist.words(comparison)
-            chance = comparison.p_better_by_rope
-            rows.append(
-                {
-                    "control": comparison.control,
-                    record.metric: f"{comparison.control_score:.3f}",
-                    "difference": f"{comparison.difference:+.4f}",
-                    "95 % interval": f"{comparison.low:+.4f} to {comparison.high:+.4f}",
-                    "p (gain >= ROPE)": "< 0.001" if chance < 0.001 else f"{chance:.3f}",
-                    "result": Cell(", ".join(words), _TONES.get(words[0], "plain")),
-                }
-            )
-        word = finalist.verdict.replace("_", " ")
-        title = f"{finalist.arm}, {record.metric} {finalist.score:.3f}: {word}"
-        optional = ("p (gain >= ROPE)",)
-        tables.append(Table(rows, title, optional=optional))
+    tables = [comparison_table(finalist, record.metric) for finalist in record.finalists]
     lead = Cell(verdict_sentence(record), _TONES.get(record.verdict, "strong"))
-    return [lead, *_notes(record), *tables, *subgroup_tables(record)]
+    return [lead, *_notes(record), *tables, *subgroup_tables(record), *_hospitals(record)]
+
+
+def comparison_table(finalist: FinalistVerdict, metric: str, where: str = "") -> Table:
+    """Lay out the comparisons of a finalist with its controls; `where` begins the title."""
+    rows: list[Row] = []
+    for comparison in finalist.comparisons:
+        words = finalist.words(comparison)
+        chance = comparison.p_better_by_rope
+        rows.append(
+            {
+                "control": comparison.control,
+                metric: f"{comparison.control_score:.3f}",
+                "difference": f"{comparison.difference:+.4f}",
+                "95 % interval": f"{comparison.low:+.4f} to {comparison.high:+.4f}",
+                "p (gain >= ROPE)": "< 0.001" if chance < 0.001 else f"{chance:.3f}",
+                "result": Cell(", ".join(words), _TONES.get(words[0], "plain")),
+            }
+        )
+    word = finalist.verdict.replace("_", " ")
+    title = f"{where}{finalist.arm}, {metric} {finalist.score:.3f}: {word}"
+    return Table(rows, title, optional=("p (gain >= ROPE)",))
+
+
+def _hospitals(record: Confirmation) -> Iterator[str | Table]:
+    for hospital in record.hospitals:
+        yield hospital.sentence
+        for reason in hospital.exploratory:
+            yield f"Exploratory at {hospital.name}: {reason}."
+        yield from map(sentence, hospital.notes)
+        yield comparison_table(hospital.finalist, record.metric, f"at {hospital.name}: ")
 
 
 def subgroup_tables(record: Confirmation) -> Iterator[Table]:

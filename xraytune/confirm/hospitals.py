@@ -1,0 +1,195 @@
+"""Further hospitals: the networks of a confirmation, scored on other test images as well.
+
+Nothing is trained for them, and they do not change the verdict. The results of each are kept in a
+file of its own, like those of the verdict; `plan.json` knows whose images were opened.
+"""
+
+import uuid
+from collections.abc import Callable, Sequence
+from itertools import chain
+from pathlib import Path
+
+from xraytune.base.errors import StudyError, counted
+from xraytune.base.records import Progress
+from xraytune.confirm.arms import OpenedHospital, Plan, write_plan
+from xraytune.confirm.judge import (
+    held_out_set,
+    judge_finalists,
+    log_access,
+    read_scores,
+    require_trained_networks,
+    score_runs,
+    unscored_findings,
+)
+from xraytune.confirm.plan import earlier_access
+from xraytune.confirm.record import Hospital
+from xraytune.confirm.run_list import OpenStudy
+from xraytune.confirm.sealed import (
+    SealedTest,
+    choose_test,
+    decode_unbroken,
+    read_unchanged,
+    refuse_patients_of_folders,
+    refuse_patients_of_study,
+    refuse_too_few,
+)
+from xraytune.confirm.test_access import accesses
+from xraytune.data.guesses import part_named
+from xraytune.data.images import content_fingerprint
+from xraytune.data.index import LabelledImages
+from xraytune.data.prepare import patients_seen
+from xraytune.space.settings import Parameters, Settings
+from xraytune.study.folder import StudyFolder
+from xraytune.synth.sources.which import seen_by
+from xraytune.tasks import task_of
+
+
+def choose_tests(
+    settings: Settings,
+    study: StudyFolder,
+    cache: Path,
+    *,
+    replicates: int,
+    compared: Sequence[Parameters],
+    plan: Plan | None,
+    folders: Sequence[Path],
+    on_progress: Progress,
+) -> tuple[SealedTest | None, list[SealedTest]]:
+    """Choose and check the images of the verdict, and those of the further hospitals in `folders`.
+
+    If the verdict needs given images, the first folder has them or, later, the one that was scored.
+    If that one is not given again, the first result is None.
+
+    Raises:
+        DataError: As for `choose_test`, or images are broken.
+        StudyError: The study's images changed, or the verdict or a hospital was scored on only some
+            of the images of a folder.
+    """
+    prepared = study.prepared()
+    index = read_unchanged(settings, prepared, on_progress)
+    seen = seen_by(compared)
+    given: dict[str, LabelledImages] = {}
+    for folder in folders:
+        labelled = task_of(settings).read_labelled(
+            folder,
+            prepared.outputs,
+            group_regex=settings.data.split.group_regex,
+            on_progress=on_progress,
+        )
+        decode_unbroken(labelled, settings.data, cache, on_progress=on_progress)
+        known = patients_seen(labelled.images, seen)
+        unseen = (image for image in labelled.images if image.patient not in known)
+        given[content_fingerprint(unseen, in_order=True)] = labelled
+
+    needs_given = prepared.test_fingerprint is None and not (plan and plan.test == "unused")
+    own = None
+    if needs_given and given:
+        scored = plan.order if plan else ""
+        own = given.get(scored or next(iter(given)))
+    sealed = None
+    if own or not (needs_given and given):
+        sealed = choose_test(
+            settings,
+            prepared,
+            cache,
+            replicates=replicates,
+            compared=compared,
+            planned=plan.test if plan else None,
+            test=own,
+            index=index,
+            on_progress=on_progress,
+        )
+
+    further: list[SealedTest] = []
+    for labelled in given.values():
+        if labelled is own and sealed and sealed.kind != "unused":
+            continue
+        hospital = SealedTest(
+            data=labelled.data,
+            images=labelled.images,
+            kind="folder",
+            prepared=sealed.prepared if sealed else prepared,
+        )
+        refuse_patients_of_study(hospital, index, settings, seen)
+        refuse_patients_of_folders(hospital, index, settings, compared, prepared)
+        refuse_too_few(hospital, prepared)
+        others = [each for each in (sealed, *further) if each]
+        _refuse_partly_scored(hospital, others, plan, study.path)
+        further.append(hospital)
+    return sealed, further
+
+
+def _refuse_partly_scored(
+    hospital: SealedTest, others: Sequence[SealedTest], plan: Plan | None, study: Path
+) -> None:
+    """Refuse (StudyError) images that are among `others`, or in another set that was scored.
+
+    Most often, the folder of a hospital has changed since it was scored.
+    """
+    sets = [each.contents for each in others]
+    orders = {plan.order, *(each.order for each in plan.hospitals)} if plan else set()
+    if hospital.order not in orders:
+        rows = accesses(study, hospital.contents)
+        sets += [row["contents"] for row in rows if row.get("order") in orders]
+    shared = {*hospital.contents}.intersection(chain(*sets))
+    if shared:
+        what = (
+            f"{counted(len(shared), 'image')} of this folder are in a set that this confirmation "
+            "scores, which has other images, too, or other names"
+        )
+        fix = "restore the folder as it was scored, or remove these images from it"
+        raise StudyError(what, hospital.data.path, fix)
+
+
+def judge_hospital(
+    study: OpenStudy,
+    plan: Plan,
+    hospital: SealedTest,
+    *,
+    before_test: Callable[[], None],
+    reason: str,
+) -> tuple[Plan, Hospital]:
+    """Score all runs on a hospital's images, if it is not done yet, and judge the first finalist.
+
+    Return the plan, which knows the hospital, and the verdict there. The first access is logged
+    before.
+    """
+    folder = study.runs_folder
+    path = study.folder.path
+    scores_file = f"test-{hospital.order}.npy"
+    is_scored = (folder.path / scores_file).exists()
+    if not is_scored:
+        require_trained_networks(folder)
+    opened = next((each for each in plan.hospitals if each.order == hospital.order), None)
+    if opened is None:
+        before_test()
+        opened = _open_hospital(hospital, plan, path)
+        plan = plan.model_copy(update={"hospitals": (*plan.hospitals, opened)})
+        write_plan(plan, folder.path)
+    if not is_scored:
+        logged = {row.get("id") for row in accesses(path, hospital.contents)}
+        if opened.access not in logged:
+            log_access(path, hospital, reason=reason, id=opened.access)
+        score_runs(study, plan, hospital, scores_file)
+    scores = read_scores(folder, plan, hospital, scores_file)
+    exploratory = plan.model_copy(update={"exploratory": opened.exploratory}).why_exploratory
+    return plan, Hospital(
+        name=opened.name,
+        exploratory=exploratory,
+        test=held_out_set(hospital),
+        finalist=judge_finalists(scores, rope=study.settings.confirm.rope)[0],
+        notes=unscored_findings(scores, study.prepared.findings),
+    )
+
+
+def _open_hospital(hospital: SealedTest, plan: Plan, study: Path) -> OpenedHospital:
+    folder = hospital.data.path.resolve()
+    name = folder.parent.name if part_named(folder.name) else folder.name
+    if name in {each.name for each in plan.hospitals}:
+        name += f" {hospital.order[:6]}"
+    return OpenedHospital(
+        name=name,
+        order=hospital.order,
+        access=uuid.uuid4().hex,
+        exploratory=earlier_access(study, hospital),
+    )
