@@ -106,6 +106,7 @@ def _finalist(
 
 
 def _comparison(control: str, score: float) -> ControlVerdict:
+    interval: dict[str, Any] = dict.fromkeys(Interval.__dataclass_fields__, 0.0)
     return ControlVerdict(
         control=control,
         arm="real_only",
@@ -114,5 +115,5 @@ def _comparison(control: str, score: float) -> ControlVerdict:
         verdict=("undecided",),
         variance_components={},
         p_better_by_rope=0.5,
-        **dict.fromkeys(Interval.__dataclass_fields__, 0.0),
+        **interval,
     )
