@@ -68,6 +68,8 @@ REFUSED = """
 data.split.val_a=.5 data.split.val_b=.4
 data.split.group_regex=person
 data.split.group_regex=(person
+data.split.site=(site
+data.split.site=(site)([0-9])/
 data.shift.contrast=0
 data.classes=three data.positive=viral
 data.findings=auto

@@ -67,8 +67,9 @@ def confirm(
     Args:
         study: The study's folder; its search has ended.
         test: Class folders of test images for the verdict, if the study's images have no `test/`.
-        by: Columns of the table of the test images, or of `patients.csv`, that define subgroups; by
-            default those of an earlier call. They can be asked for at any time.
+        by: What defines subgroups: `site`, columns of the table of the test images or of
+            `patients.csv`, or keywords of their DICOM headers; by default those of an earlier call.
+            They can be asked for at any time.
         data: New location of the study's images, if they moved.
         weights_dir: New location of the official weight files, if they moved.
         finalists: Overrides `confirm.finalists`; refused if an existing plan has another number.
@@ -135,7 +136,8 @@ def confirm(
         )
         for note in sealed.notes:
             callbacks.note(note)
-        columns = subgroup_columns(sealed.images, by or _columns_before(folder))
+        by = by or _columns_before(folder)
+        columns = subgroup_columns(sealed.images, by, sealed.data.path)
         restore_pixels(settings, sealed.prepared, cache, on_progress=callbacks.on_progress)
         inputs = inputs_of_trials(compared)
         inputs |= {given for given in inputs_of_space(space) if given[0] not in PATHS}

@@ -114,6 +114,11 @@ class SplitSettings(StrictModel):
 
     Its first group is the patient.
     """
+    site: Annotated[str, Field(min_length=1)] | None = None
+    """Where an image's site, such as its hospital, is written: `folder`, the outermost folder; a
+    column of the table or of `patients.csv`; a DICOM keyword, such as `InstitutionName`; or a
+    regular expression for the path, whose group is the site. null: the outermost folders, if all of
+    them contain the same class folders."""
 
 
 @refuses("data.split.val_a", "data.split.val_b")
@@ -123,14 +128,26 @@ def _leave_training_images(val_a: float, val_b: float) -> Change:
     return {"data.split.val_a": 0.1, "data.split.val_b": 0.1} if too_much else {}
 
 
+def _count_groups(expression: str) -> int:
+    """Return the number of groups of a regular expression, 0 if it is none."""
+    try:
+        return re.compile(expression).groups
+    except re.error:
+        return 0
+
+
 @refuses("data.split.group_regex")
 def _find_patients(group_regex: str | None) -> Change:
     """A regular expression for patients needs a group, in parentheses, around what names them."""
-    try:
-        is_valid = group_regex is None or re.compile(group_regex).groups > 0
-    except re.error:
-        is_valid = False
+    is_valid = group_regex is None or _count_groups(group_regex) > 0
     return {} if is_valid else {"data.split.group_regex": "(p[0-9]+)_"}
+
+
+@refuses("data.split.site")
+def _find_sites(site: str | None) -> Change:
+    """A regular expression for sites needs one group, in parentheses, around what names them."""
+    is_valid = site is None or "(" not in site or _count_groups(site) == 1
+    return {} if is_valid else {"data.split.site": "(site[0-9]+)/"}
 
 
 _LISTED = BeforeValidator(
