@@ -188,6 +188,8 @@ class Confirmation:
     notes: tuple[str, ...]
     searched: Searched
     subgroups: tuple[Subgroup, ...] = ()
+    sites: tuple[str, ...] = ()
+    """The sites that the verdict is over, each of which one replicate left out."""
 
     @property
     def verdict(self) -> Overall:

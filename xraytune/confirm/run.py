@@ -23,8 +23,8 @@ from xraytune.confirm.judge import judge, score_sealed
 from xraytune.confirm.plan import choose_finalists, make_plan
 from xraytune.confirm.record import Confirmation, read_verdict, write_verdict
 from xraytune.confirm.run_list import OpenStudy, train_replicates
-from xraytune.confirm.sealed import choose_test
-from xraytune.confirm.subgroups import compare_in_groups
+from xraytune.confirm.sealed import choose_test, left_out_sites
+from xraytune.confirm.subgroups import compare_in_groups, compare_sites
 from xraytune.data.prepare import restore_pixels
 from xraytune.data.table import subgroup_columns
 from xraytune.nets.compute import require_device
@@ -112,6 +112,10 @@ def confirm(
             callbacks.note(f"the trials of the search were {change}")
         folder = study_folder.path / CONFIRM_FOLDER
         plan = read_plan(folder)
+        sites = left_out_sites(settings, study_folder.prepared())
+        if sites:
+            _require_sites_alone(sites, replicates, by)
+            replicates = len(sites)
         if plan is None:
             replicates = replicates or settings.confirm.replicates
             trials = choose_finalists(searched, finalists or settings.confirm.finalists)
@@ -136,7 +140,7 @@ def confirm(
         )
         for note in sealed.notes:
             callbacks.note(note)
-        by = by or _columns_before(folder)
+        by = by or ([] if sites else _columns_before(folder))
         columns = subgroup_columns(sealed.images, by, sealed.data.path)
         restore_pixels(settings, sealed.prepared, cache, on_progress=callbacks.on_progress)
         inputs = inputs_of_trials(compared)
@@ -171,6 +175,9 @@ def confirm(
         runner.close()
         scores = score_sealed(opened, plan, sealed, before_test=before_test, reason=reason)
         confirmation = judge(opened, scores, sealed)
+        if sites:
+            by_site = compare_sites(scores, confirmation.finalists[0])
+            confirmation = replace(confirmation, subgroups=by_site)
         if columns:
             rows = ended_runs(opened.runs_folder)
             is_binary = bool(confirmation.test.positive)
@@ -194,6 +201,20 @@ def _columns_before(folder: Path) -> list[str]:
         if confirmed := read_verdict(folder):
             return [*dict.fromkeys(group.column for group in confirmed.subgroups)]
     return []
+
+
+def _require_sites_alone(sites: Sequence[str], replicates: int | None, by: Sequence[str]) -> None:
+    """Refuse (StudyError) options that a verdict over sites does not have."""
+    if by:
+        what = (
+            "with confirm.leave_out: site, the finalist is compared by site, and in no other groups"
+        )
+        raise StudyError(what, "--by", "omit it")
+    if replicates not in (None, len(sites)):
+        what = (
+            f"with confirm.leave_out: site, there is one replicate for each of {len(sites)} sites"
+        )
+        raise StudyError(what, "--replicates", "omit it")
 
 
 def _require_planned(folder: Path, name: str, planned: int, wanted: int | None) -> None:

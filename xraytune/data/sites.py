@@ -7,18 +7,20 @@ them contain the same class folders.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from xraytune.base.errors import DataError, join_names
+from xraytune.base.errors import DataError, counted, join_names
 from xraytune.data.class_folders import folder_class
 from xraytune.data.guesses import EMPTY, inner_folders
-from xraytune.data.images import ImageFile, ImageIndex
+from xraytune.data.images import ImageFile, ImageIndex, Images
 from xraytune.data.patients import EQUAL_IDS, match_patients
 from xraytune.data.table import column_values
 from xraytune.space.settings import DataSettings
 
 _SETTING = "data.split.site"
+_FEWEST_SITES = 3
+"""For an interval over sites: with two, Student's t is 12.7."""
 
 
 def find_sites(listing: ImageIndex, data: DataSettings) -> Mapping[str, str]:
@@ -88,3 +90,27 @@ def require_sites(images: Iterable[ImageFile], where: Path) -> None:
         what = f"{len(shared):,} patients have images of several sites: {join_names(shared, 5)}"
         fix = f"correct {_SETTING}, or remove the images of all sites but one; {EQUAL_IDS}"
         raise DataError(what, where, fix)
+
+
+def sites_to_leave_out(
+    images: Sequence[ImageFile], class_names: Sequence[str], where: Path
+) -> tuple[str, ...]:
+    """Return the sites of a study, each of which `confirm.leave_out: site` leaves out once.
+
+    Raises DataError for what `require_sites` refuses, fewer than three sites, or a site that lacks
+    a class.
+    """
+    require_sites(images, where)
+    table = Images(images)
+    fix = "add images, or use confirm.leave_out: none"
+    if len(table.sites) < _FEWEST_SITES:
+        what = f"{counted(len(table.sites), 'site')} ({join_names(table.sites)}), and an interval "
+        what += f"over sites needs {_FEWEST_SITES} or more"
+        raise DataError(what, where, fix)
+    for site in table.sites:
+        there = {class_names[image.label] for image in table if image.site == site}
+        missing = [name for name in class_names if name not in there]
+        if missing:
+            what = f"site {site} has no images of {join_names(missing)}"
+            raise DataError(what, where, fix)
+    return table.sites

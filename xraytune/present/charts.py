@@ -74,7 +74,10 @@ def plot_subgroups(record: Confirmation) -> Any:
     finalist = record.finalists[0]
     shown = [group for group in record.subgroups if group.difference]
     overall = next(each for each in finalist.comparisons if each.control == finalist.strongest)
-    found: list[tuple[str, Interval]] = [(f"all ({record.test.patients:,})", overall)]
+    everyone = f"all ({record.test.patients:,})"
+    if record.sites:
+        everyone = f"mean of {len(record.sites)} sites"
+    found: list[tuple[str, Interval]] = [(everyone, overall)]
     for group in shown:
         name = f"{group.column}: {group.value} ({group.patients:,})"
         found += [(name, group.difference)] if group.difference else []

@@ -852,6 +852,10 @@ class Confirm(StrictModel):
     """`unused`: with `data.train_patients`, each replicate trains on other patients that the search
     never used, and the rest of them are scored. `folder`: all replicates train on the search's
     patients, and `test/` is scored. `auto`: `unused` if at least 300 are left to score."""
+    leave_out: Literal["none", "site"] = "none"
+    """`site`: each replicate leaves one site out (`data.split.site`). It trains on unused patients
+    of the others and chooses its epoch on those of val-A, and the unused patients of the site are
+    scored. The verdict is over sites, of which there are three or more."""
     rope: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
     """Equivalence margin: smaller differences in AUROC do not matter."""
 
@@ -868,6 +872,19 @@ def _leave_patients(test: str, train_patients: int | None) -> Change:
     """All patients are trained on, so that none are left to score."""
     is_empty = test == "unused" and train_patients is None
     return {"confirm.test": "auto"} if is_empty else {}
+
+
+@refuses("confirm.test", "confirm.leave_out")
+def _score_left_out(test: str, leave_out: str) -> Change:
+    """Where a site is left out, its unused patients are scored, and not the test folder."""
+    return {"confirm.test": "unused"} if leave_out == "site" and test == "folder" else {}
+
+
+@refuses("data.train_patients", "confirm.leave_out")
+def _leave_patients_of_sites(train_patients: int | None, leave_out: str) -> Change:
+    """Where a site is left out, patients that the search has not used are trained on and scored."""
+    lacks_unused = leave_out == "site" and train_patients is None
+    return {"data.train_patients": 100} if lacks_unused else {}
 
 
 class WandbSettings(StrictModel):
@@ -1022,6 +1039,7 @@ RULES: tuple[Rule, ...] = (
     _applies_only("data.positive", "task", "classification"),
     _applies_only("data.uncertain", "task", "findings"),
     _applies_only("data.empty", "task", "findings"),
+    _applies_only("confirm.replicates", "confirm.leave_out", "none"),
     _applies_only("scheduler.grace", "scheduler.name", "asha"),
     _applies_only("scheduler.reduction", "scheduler.name", "asha"),
     _applies_only("scheduler.within", "scheduler.name", "asha"),
