@@ -249,7 +249,9 @@ def divide_unused(
         what = "unused images were added, changed or removed since the search"
         raise StudyError(what, data.path, "restore them, or start a new study")
     known = {image.patient for image in prepared.images} | patients_seen(index.images, seen)
-    unused = Images(image for image in everyone.images if image.patient not in known)
+    recorded = {image.file: image.site for image in (*prepared.images, *prepared.unused)}
+    images = [replace(image, site=recorded.get(image.file, "")) for image in everyone.images]
+    unused = Images(image for image in images if image.patient not in known)
     order = nested_order(unused.patients, unused.targets, settings.data.split.seed)
     size = prepared.train_patients
     problem = too_few_unused(
@@ -272,9 +274,7 @@ def divide_unused(
         require_every_class(members, prepared, size)
         side_of |= dict.fromkeys((image.file for image in members), f"draw_{draw}")
     divided = (
-        replace(image, side=side_of[image.file])
-        for image in everyone.images
-        if image.file in side_of
+        replace(image, side=side_of[image.file]) for image in images if image.file in side_of
     )
     divided_images = replace(prepared, images=tuple(divided), unused=(), left_out_sites=sites)
     _require_sites(divided_images)

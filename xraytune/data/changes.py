@@ -22,7 +22,7 @@ RESTORE = (
 def require_same_data(
     recorded: Prepared, now: Prepared | ImageIndex, where: Path, *, is_complete: bool = True
 ) -> None:
-    """Refuse (StudyError) images of a study that have another patient, label or site now.
+    """Refuse (StudyError) images of a study that have another patient or another label now.
 
     An image has another patient if the name is another one, or if other images have the same
     patient as it. With `is_complete`, also refuse images that were changed or removed. New images
@@ -46,8 +46,6 @@ def require_same_data(
         new_label = _label_of(found, now)
         if label != new_label:
             changes["with another label"].append(f"{file} ({label}, now {new_label})")
-        if image.site and image.site != found.site:
-            changes["of another site"].append(f"{file} ({image.site}, now {found.site or 'none'})")
     kept.sort(key=lambda pair: pair[0].patient != pair[1].patient)  # unchanged names first
     now_called: dict[str, str] = {}
     once_called: dict[str, str] = {}
