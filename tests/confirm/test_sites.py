@@ -25,6 +25,7 @@ from xraytune.confirm.sealed import SealedTest, choose_test
 from xraytune.confirm.subgroups import compare_sites
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import Prepared, RunContext, prepare
+from xraytune.model.export import export
 from xraytune.present.charts import plot_subgroups
 from xraytune.space.load import load_space
 from xraytune.space.settings import Experiment, Parameters
@@ -248,6 +249,19 @@ def test_settings_that_exclude_a_verdict_over_sites_are_refused_without_images(
 
     with pytest.raises(ConfigError, match=words):
         load_space(tmp_path / "space.yaml", [override])
+
+
+@pytest.mark.parametrize("override", ["confirm.leave_out=site", "confirm.leave_out=none"])
+def test_the_final_model_is_trained_on_all_patients_of_all_sites(
+    study: Path, tmp_path: Path, override: str
+) -> None:
+    """Which leaves none unused, as `confirm` needs them."""
+    (tmp_path / "space.yaml").write_text(SPACE)
+    load_space(tmp_path / "space.yaml", [override, "confirm.test=unused", "final.lr=0.001"])
+
+    export(study, out=tmp_path / "best.yaml")
+
+    assert load_space(tmp_path / "best.yaml").settings.data.train_patients is None
 
 
 def scores_of_sites(gains: list[float], seed: int, patients: int = 200) -> ArmScores:

@@ -945,7 +945,7 @@ class FinalSettings(StrictModel):
         return given | ({"gan.image_size": self.image_size} if self.image_size in sizes else {})
 
     def settings_of(self, settings: Settings) -> Settings:
-        """Return the settings of the final training, on all patients."""
+        """Return the settings of the final training, on all patients, of whom none is unused."""
         size_px = self.image_size or settings.data.image_size
         data = settings.data.model_copy(update={"image_size": size_px, "train_patients": None})
         budget = settings.budget
@@ -953,7 +953,10 @@ class FinalSettings(StrictModel):
             budget = budget.model_copy(
                 update={"max_epochs": self.max_epochs, "steps_per_epoch": None}
             )
-        return settings.model_copy(update={"data": data, "budget": budget, "final": None})
+        confirm = settings.confirm.model_copy(update={"test": "auto", "leave_out": "none"})
+        return settings.model_copy(
+            update={"data": data, "budget": budget, "confirm": confirm, "final": None}
+        )
 
 
 class PixelConstants(StrictModel):
