@@ -56,7 +56,7 @@ def case(files: str, *words: str, table: str = "", **settings: Any) -> Any:
         case("", "no images in it\n  fix: put images there (.bmp, .dcm"),
         case("PNEUMONIA/{a,b}.png", "no training images of NORMAL"),
         case(
-            "{b,a}/{NORMAL,TB}/{1,2}.png a/NORMAL/3.png",
+            "a/{NORMAL,TB}/{1,2}.png b/NORMAL/3.png",
             "a, b would be classes, but contain the folders NORMAL, TB",
             classes="auto",
         ),

@@ -1,5 +1,6 @@
 """Phantom X-rays are reproducible, have correct masks, and no trivial statistic tells them."""
 
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,13 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 
+from tests.in_process import command
 from xraytune.base.errors import ConfigError
 from xraytune.data.guesses import patient_of
+from xraytune.data.index import read_index
 from xraytune.data.phantom import PhantomSet, draw_phantoms
+from xraytune.data.table import subgroup_columns
+from xraytune.space.settings import DataSettings
 
 pytestmark = pytest.mark.slow
 
@@ -93,3 +98,38 @@ def test_pairs_are_the_same_images_with_masks_of_the_lungs_which_are_darker_than
         assert pixels.shape == lungs.shape == (_SIDE, _SIDE)
         assert 0.12 < lungs.mean() < 0.5
         assert pixels[lungs].mean() < spine.mean() - 20
+
+
+def test_phantoms_of_sites_have_their_scanner_and_people_to_group_by(tmp_path: Path) -> None:
+    draw_phantoms(tmp_path / "plain", patients=30, seed=2, image_size_px=32)
+    for name in ("sites", "again"):
+        arguments = ("--sites", 3, "--patients", 30, "--seed", 2, "--size", 32)
+        assert command("data", "phantom", tmp_path / name, *arguments).exit_code == 0
+
+    index = read_index(DataSettings(path=tmp_path / "sites", classes="auto"))
+
+    assert index.class_names == ("NORMAL", "PNEUMONIA")
+    assert index.images.sites == ("hospital_a", "hospital_b", "hospital_c")
+    for image in index.images:
+        again = tmp_path / "again" / image.file
+        assert (tmp_path / "sites" / image.file).read_bytes() == again.read_bytes()
+    patients = {(image.site, image.patient, image.label) for image in index.images}
+    each = Counter((site, label) for site, _, label in patients)
+    assert each == {(site, label): 4 + 2 * label for site in index.images.sites for label in (0, 1)}
+    columns = subgroup_columns(index.images, ["sex", "age"], index.root)
+    assert {*columns["sex"].values()} == {"female", "male"}
+    assert {*columns["age"].values()} == {*"12345"}
+    plain = {path.name: path for path in (tmp_path / "plain").rglob("*.jpeg")}
+    is_same = {
+        (image.site, (index.root / image.file).read_bytes() == plain[path].read_bytes())
+        for image in index.images
+        for path in [Path(image.file).name]
+    }
+    assert is_same == {("hospital_a", True), ("hospital_b", False), ("hospital_c", False)}
+    spreads = defaultdict[str, list[float]](list)
+    for image in index.images:
+        spreads[image.site].append(float(_pixels(index.root / image.file).std()))
+    low, high = sorted(np.mean(spreads[site]) for site in index.images.sites)[::2]
+    assert high > 1.1 * low
+    with pytest.raises(ConfigError, match="--sites: phantoms of several sites are in class"):
+        draw_phantoms(tmp_path / "masks", patients=10, seed=0, pairs=True, sites=2)

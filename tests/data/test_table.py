@@ -452,12 +452,12 @@ def test_further_columns_are_subgroups(xrays: Path) -> None:
     write_rows(xrays, rows, "image,patient,finding,view,age")
     images = read_index(data_of(xrays)).images
 
-    assert subgroup_columns(images, ["view", "age"]) == {
+    assert subgroup_columns(images, ["view", "age"], xrays) == {
         "view": {"images/a0.png": "AP|PA"},
         "age": {"images/a0.png": "40", "images/b0.png": "50"},
     }
     with pytest.raises(XraytuneError, match=r"0 different values.*\n.*use one of: age, finding"):
-        subgroup_columns(images, ["weight"])
+        subgroup_columns(images, ["weight"], xrays)
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])

@@ -68,6 +68,8 @@ REFUSED = """
 data.split.val_a=.5 data.split.val_b=.4
 data.split.group_regex=person
 data.split.group_regex=(person
+data.split.site=(site
+data.split.site=(site)([0-9])/
 data.shift.contrast=0
 data.classes=three data.positive=viral
 data.findings=auto
@@ -103,6 +105,9 @@ loss=bce data.classes=three
 early_stop_epochs=27
 confirm.controls={matched:[],tuned:[]}
 confirm.test=unused
+confirm.leave_out=site data.train_patients=20 confirm.test=folder
+confirm.leave_out=site
+confirm.leave_out=site data.train_patients=20 confirm.replicates=4
 data.classes=three task=segmentation backbone=resnet18
 data.positive=ill task=segmentation backbone=resnet18
 data.uncertain=ones

@@ -29,7 +29,7 @@ def confirm(
         Option(
             metavar="COLUMN",
             help="Also compare in subgroups by this column of the table of the test images, such "
-            "as sex; repeatable, and at any time after the confirmation.",
+            "as sex, by a DICOM keyword, or by site; repeatable, and at any time later.",
         ),
     ] = None,
     data: options.MovedData = None,

@@ -79,6 +79,15 @@ def phantom(
             "Draw lobar and diffuse opacities and effusions, and a table of them; no classes.",
         ),
     ] = False,
+    sites: Annotated[
+        int,
+        Option(
+            min=0,
+            max=26,
+            help="Draw so many hospitals with different scanners, in folders SITE/CLASS without "
+            "test/, with sex and age in patients.csv.",
+        ),
+    ] = 0,
     as_json: options.AsJson = False,
 ) -> None:
     """Draw phantom chest X-rays."""

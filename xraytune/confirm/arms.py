@@ -99,6 +99,8 @@ class Plan(StrictModel):
     order: str = ""
     """The `order` of the test images, once they are opened."""
     hospitals: tuple[OpenedHospital, ...] = ()
+    sites: tuple[str, ...] = ()
+    """The site that each replicate leaves out; empty if none does."""
     arms: tuple[Arm, ...]
     """Finalists by val-B, each followed by its matched controls.
 
@@ -108,7 +110,7 @@ class Plan(StrictModel):
     @property
     def why_exploratory(self) -> tuple[str, ...]:
         """Why the verdict is not confirmatory; empty if it is."""
-        if self.replicates >= FEWEST_REPLICATES:
+        if self.sites or self.replicates >= FEWEST_REPLICATES:
             return self.exploratory
         few = (
             f"it has only {self.replicates} replicates, and the 95 % intervals need at least "

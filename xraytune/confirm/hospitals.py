@@ -171,7 +171,8 @@ def judge_hospital(
         if opened.access not in logged:
             log_access(path, hospital, reason=reason, id=opened.access)
         score_runs(study, plan, hospital, scores_file)
-    scores = read_scores(folder, plan, hospital, scores_file)
+    # Every replicate is a network for this hospital, whatever site it left out.
+    scores = read_scores(folder, plan.model_copy(update={"sites": ()}), hospital, scores_file)
     exploratory = plan.model_copy(update={"exploratory": opened.exploratory}).why_exploratory
     return plan, Hospital(
         name=opened.name,

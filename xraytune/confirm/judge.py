@@ -41,7 +41,11 @@ from xraytune.stats.classification import (
     require_finite_outputs,
     scored_findings,
 )
-from xraytune.stats.placements import StructuralComponents, structural_components
+from xraytune.stats.placements import (
+    StructuralComponents,
+    sample_of_sites,
+    structural_components,
+)
 from xraytune.stats.verdict import (
     compare,
     gather,
@@ -75,12 +79,32 @@ class ArmScores:
     labels: Labels
     patients: tuple[str, ...]
     positive: int
+    sites: tuple[str, ...] = ()
+    """Those of the images, [N], if each replicate leaves one out."""
 
     def measure(self, *arms: Arm) -> StructuralComponents:
-        """Return the scores [A, K] and structural components [A, K, P] of A arms."""
+        """Return the scores [A, K] and structural components [A, K, P] of A arms.
+
+        If each replicate leaves a site out, the scores are within these sites (`sample_of_sites`).
+        """
+        if self.plan.sites:
+            by_site = [self.measure_at(site, *arms).scores for site in self.plan.sites]
+            return sample_of_sites(np.stack(by_site, axis=1))
         results = np.concatenate([self.results[self.plan.numbers(arm)] for arm in arms])
         measured = structural_components(self.labels, results, self.patients, self.positive)
         return measured.by_arm(len(arms))
+
+    def measure_at(self, site: str, *arms: Arm) -> StructuralComponents:
+        """Return the scores [A] and components [A, P] of the replicates that leave this site out.
+
+        On the images of the site.
+        """
+        rows = np.asarray(self.sites) == site
+        replicate = self.plan.sites.index(site)
+        numbers = [self.plan.numbers(arm)[replicate] for arm in arms]
+        patients = np.asarray(self.patients)[rows].tolist()
+        results = self.results[numbers][:, rows]
+        return structural_components(self.labels[rows], results, patients, self.positive)
 
 
 def score_sealed(
@@ -164,6 +188,7 @@ def read_scores(
             labels=sealed.images.targets,
             patients=sealed.images.patients,
             positive=sealed.prepared.positive,
+            sites=tuple(image.site for image in sealed.images),
         )
 
 
@@ -219,6 +244,7 @@ def judge(study: OpenStudy, test: ArmScores, sealed: SealedTest) -> Confirmation
         finalists=tuple(finalists),
         notes=tuple(notes),
         searched=_describe_search(study, plan),
+        sites=plan.sites,
     )
 
 

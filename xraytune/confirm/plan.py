@@ -80,7 +80,13 @@ def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: Seal
         if arm.role == "finalist":
             arms += _donor_controls(study, arm, notes)
 
-    plan = Plan(test=sealed.kind, replicates=replicates, notes=tuple(notes), arms=tuple(arms))
+    plan = Plan(
+        test=sealed.kind,
+        replicates=replicates,
+        notes=tuple(notes),
+        sites=sealed.prepared.left_out_sites,
+        arms=tuple(arms),
+    )
     alone = [finalist.trial for finalist in plan.finalists if not plan.controls(finalist)]
     if alone:
         what = f"there is no control to compare {join_names(alone)} with, neither matched nor tuned"

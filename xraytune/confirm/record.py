@@ -224,6 +224,8 @@ class Confirmation:
     searched: Searched
     subgroups: tuple[Subgroup, ...] = ()
     hospitals: tuple[Hospital, ...] = ()
+    sites: tuple[str, ...] = ()
+    """The sites that the verdict is over, each of which one replicate left out."""
 
     @property
     def verdict(self) -> Overall:

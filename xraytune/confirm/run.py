@@ -26,9 +26,9 @@ from xraytune.confirm.judge import ArmScores, judge, score_sealed
 from xraytune.confirm.plan import choose_finalists, make_plan
 from xraytune.confirm.record import Confirmation, read_verdict, write_verdict
 from xraytune.confirm.run_list import OpenStudy, train_replicates
-from xraytune.confirm.sealed import SealedTest
+from xraytune.confirm.sealed import SealedTest, left_out_sites
 from xraytune.confirm.secondary import add_secondary, write_predictions
-from xraytune.confirm.subgroups import compare_in_groups
+from xraytune.confirm.subgroups import compare_in_groups, compare_sites
 from xraytune.data.prepare import restore_pixels
 from xraytune.data.table import subgroup_columns
 from xraytune.nets.compute import require_device
@@ -73,8 +73,9 @@ def confirm(
         test: Class folders of further hospitals' images, each of which gets its own verdict, at any
             time; the first is that of the verdict itself, if the study has neither `test/` nor
             enough unused patients.
-        by: Columns of the table of the test images, or of `patients.csv`, that define subgroups; by
-            default those of an earlier call. They can be asked for at any time.
+        by: What defines subgroups: `site`, columns of the table of the test images or of
+            `patients.csv`, or keywords of their DICOM headers; by default those of an earlier call.
+            They can be asked for at any time.
         data: New location of the study's images, if they moved.
         weights_dir: New location of the official weight files, if they moved.
         finalists: Overrides `confirm.finalists`; refused if an existing plan has another number.
@@ -117,6 +118,10 @@ def confirm(
             callbacks.note(f"the trials of the search were {change}")
         folder = study_folder.path / CONFIRM_FOLDER
         plan = read_plan(folder)
+        sites = left_out_sites(settings, study_folder.prepared())
+        if sites:
+            _require_sites_alone(sites, replicates, by)
+            replicates = len(sites)
         if plan is None:
             replicates = replicates or settings.confirm.replicates
             trials = choose_finalists(searched, finalists or settings.confirm.finalists)
@@ -144,9 +149,9 @@ def confirm(
         if sealed:
             for note in sealed.notes:
                 callbacks.note(note)
-            groups = before.subgroups if before else ()
+            groups = before.subgroups if before and not sites else ()
             asked = dict.fromkeys(group.column for group in groups)
-            columns = subgroup_columns(sealed.images, by or [*asked])
+            columns = subgroup_columns(sealed.images, by or [*asked], sealed.data.path)
         elif before is None or by:
             what = "the verdict's own test images are needed, and were not given"
             fix = "give their folder before the others: --test DIR --test OTHER"
@@ -228,7 +233,9 @@ def _judge(
     seed = derive_seed(study.settings.seed, "secondary")
     finalists = add_secondary(confirmation.finalists, scores, thresholds, seed=seed)
     files = [image.file for image in sealed.images]
-    groups = compare_in_groups(scores, finalists[0], columns, files, thresholds)
+    groups = compare_sites(scores, finalists[0])
+    if columns:
+        groups = compare_in_groups(scores, finalists[0], columns, files, thresholds)
     images, prepared = sealed.images, sealed.prepared
     folder = study.runs_folder.path
     write_predictions(folder, scores, images, prepared.outputs, prepared.findings)
@@ -240,6 +247,20 @@ def _verdict_before(folder: Path) -> Confirmation | None:
     with suppress(StudyError):  # a damaged verdict is written anew
         return read_verdict(folder)
     return None
+
+
+def _require_sites_alone(sites: Sequence[str], replicates: int | None, by: Sequence[str]) -> None:
+    """Refuse (StudyError) options that a verdict over sites does not have."""
+    if by:
+        what = (
+            "with confirm.leave_out: site, the finalist is compared by site, and in no other groups"
+        )
+        raise StudyError(what, "--by", "omit it")
+    if replicates not in (None, len(sites)):
+        what = (
+            f"with confirm.leave_out: site, there is one replicate for each of {len(sites)} sites"
+        )
+        raise StudyError(what, "--replicates", "omit it")
 
 
 def _require_planned(folder: Path, name: str, planned: int, wanted: int | None) -> None:

@@ -29,7 +29,8 @@ from xraytune.data.prepare import (
     stored_images,
 )
 from xraytune.data.shared_patients import patients_by_file_name, patients_by_key, shared_patients
-from xraytune.data.sides import FEWEST_UNUSED, too_few_tested, too_few_unused
+from xraytune.data.sides import FEWEST_UNUSED, side_sizes, too_few_tested, too_few_unused
+from xraytune.data.sites import sites_to_leave_out
 from xraytune.data.split import nested_order
 from xraytune.space.settings import DataSettings, Parameters, Settings
 from xraytune.synth.sources.which import seen_by, source_of
@@ -38,6 +39,7 @@ from xraytune.tasks import task_of
 TEST = "test"
 """The side of the unused patients who are scored."""
 _REMOVE = f"remove them, or list them in {PATIENTS_CSV} there as other patients; {EQUAL_IDS}"
+_FEWER = "add patients, or start a search with fewer (--set data.train_patients=N --set name=NEW)"
 _GIVE_TEST = "xraytune confirm STUDY --test DIR"
 _PREFERRED: dict[str, Sequence[TestKind]] = {
     "auto": ("unused", "draws", "folder"),
@@ -108,6 +110,7 @@ def choose_test(
     """
     notes: list[str] = []
     index = index or read_unchanged(settings, prepared, on_progress)
+    sites = left_out_sites(settings, prepared)
     given = test or LabelledImages(data=settings.data, images=index.test)
     has_folder = test is not None or prepared.test_fingerprint is not None
     if test:
@@ -128,9 +131,17 @@ def choose_test(
         if kind != "folder":
             fewest = 0
             if kind == "unused":
-                fewest = FEWEST_UNUSED if settings.confirm.test == "auto" else 1
+                is_large = settings.confirm.test == "auto" and not sites
+                fewest = FEWEST_UNUSED if is_large else 1
             divided = divide_unused(
-                prepared, settings, index, replicates, cache=cache, seen=seen, fewest=fewest
+                prepared,
+                settings,
+                index,
+                replicates,
+                cache=cache,
+                seen=seen,
+                fewest=fewest,
+                sites=sites,
             )
         if kind == "unused":
             tested = replace(given, images=divided.side(TEST))
@@ -152,7 +163,7 @@ def choose_test(
             if kind != kinds[-1]:
                 notes.append(f"{_INSTEAD[kind]}: {problem.what}")
                 continue
-            if has_folder or kind != "unused":
+            if has_folder or sites or kind != "unused":
                 raise
             fix = f"{problem.fix}, or give images of other patients: {_GIVE_TEST}"
             raise DataError(problem.what, problem.where, fix) from error
@@ -220,6 +231,8 @@ def _preferred_kinds(
     wanted = settings.confirm.test
     if test and wanted == "unused":
         wanted = "auto"
+    if settings.confirm.leave_out == "site":
+        wanted = "unused"
     if any(source_of(parameters).seen_images() is None for parameters in compared):
         what = (
             "it is not known which images the extra ones were made from, "
@@ -227,6 +240,8 @@ def _preferred_kinds(
         )
         if wanted == "unused":
             fix = "declare them as `seen`, or use confirm.test: folder"
+            if settings.confirm.leave_out == "site":
+                fix = "declare them as `seen`"
             raise DataError(what, "confirm.test", fix)
         wanted = "folder"
         notes.append(f"the test folder is scored: {what}")
@@ -244,15 +259,17 @@ def divide_unused(
     cache: Path,
     seen: Collection[str] = (),
     fewest: int = 0,
+    sites: tuple[str, ...] = (),
 ) -> Prepared:
     """Return a study's images with its unused patients on sides `draw_0`, `draw_1` ...
 
-    If `fewest` is given, they are on `test`, too.
+    If `fewest` is given, they are on `test`, too. Of several `sites`, each draw leaves one out.
 
     Patients with images in `seen`, given as SHA-256, are left out.
 
     Raises:
-        DataError: Fewer than `fewest` patients are left to test on, or a draw lacks a class.
+        DataError: Fewer than `fewest` patients are left to test on, too few are of a site, or a
+            draw lacks a class.
         StudyError: The images changed since the search.
     """
     data = settings.data.model_copy(update={"train_patients": None})
@@ -261,24 +278,62 @@ def divide_unused(
         what = "unused images were added, changed or removed since the search"
         raise StudyError(what, data.path, "restore them, or start a new study")
     known = {image.patient for image in prepared.images} | patients_seen(index.images, seen)
-    unused = Images(image for image in everyone.images if image.patient not in known)
+    recorded = {image.file: image.site for image in (*prepared.images, *prepared.unused)}
+    images = [replace(image, site=recorded.get(image.file, "")) for image in everyone.images]
+    unused = Images(image for image in images if image.patient not in known)
     order = nested_order(unused.patients, unused.targets, settings.data.split.seed)
     size = prepared.train_patients
-    problem = too_few_unused(len(order), size, replicates=replicates, fewest=fewest)
+    problem = too_few_unused(
+        len(order), size, replicates=replicates, fewest=fewest, is_fixed=bool(sites)
+    )
     if problem:
         raise DataError(problem)
     side_of = {image.file: image.side for image in prepared.images}
     side_of |= dict.fromkeys((image.file for image in unused), TEST if fewest else "others")
     for draw in range(replicates):
-        members = [unused[place] for place in chain(*order[draw * size : (draw + 1) * size])]
+        left_out = sites[draw] if sites else None
+        others = [places for places in order if unused[places[0]].site != left_out]
+        drawn = others[:size]
+        if len(drawn) < size:
+            what = f"without site {left_out}, {len(drawn)} unused patients are left for a draw of "
+            raise DataError(f"{what}{size}", "confirm.leave_out", _FEWER)
+        taken = {*drawn}
+        order = [places for places in order if places not in taken]
+        members = [unused[place] for place in chain(*drawn)]
         require_every_class(members, prepared, size)
         side_of |= dict.fromkeys((image.file for image in members), f"draw_{draw}")
     divided = (
-        replace(image, side=side_of[image.file])
-        for image in everyone.images
-        if image.file in side_of
+        replace(image, side=side_of[image.file]) for image in images if image.file in side_of
     )
-    return replace(prepared, images=tuple(divided), unused=())
+    divided_images = replace(prepared, images=tuple(divided), unused=(), left_out_sites=sites)
+    _require_sites(divided_images)
+    return divided_images
+
+
+def left_out_sites(settings: Settings, prepared: Prepared) -> tuple[str, ...]:
+    """Return the site that each replicate leaves out; none unless `confirm.leave_out` is `site`.
+
+    Raises DataError as `sites_to_leave_out` does.
+    """
+    if settings.confirm.leave_out == "none":
+        return ()
+    images = (*prepared.images, *prepared.unused)
+    return sites_to_leave_out(images, prepared.class_names, settings.data.path)
+
+
+def _require_sites(prepared: Prepared) -> None:
+    """Refuse (DataError) a site with too few test patients, or a class that only it validates."""
+    where = "confirm.leave_out"
+    for draw, site in enumerate(prepared.left_out_sites):
+        replicate = prepared.drawn(draw)
+        tested = [image for image in prepared.side(TEST) if image.site == site]
+        if few := too_few_tested(tested, prepared.outputs):
+            raise DataError(f"site {site}: {few}", where, _FEWER)
+        for side in side_sizes(replicate)[1:]:
+            if few := side.lacking(1):
+                what = f"without site {site}, {side.name} lacks patients of a class: {few}"
+                fix = "use larger validation sides (data.split)"
+                raise DataError(what, where, fix)
 
 
 def require_every_class(images: Iterable[ImageFile], prepared: Prepared, patients: int) -> None:

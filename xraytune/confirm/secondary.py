@@ -14,9 +14,9 @@ from xraytune.base.files import csv_table, write_text
 from xraytune.confirm.judge import ArmScores
 from xraytune.confirm.record import FinalistVerdict, SecondaryOutcome
 from xraytune.data.images import Images
-from xraytune.stats.classification import Labels
-from xraytune.stats.placements import StructuralComponents
-from xraytune.stats.secondary import secondary_components
+from xraytune.stats.classification import Labels, ScoredImages
+from xraytune.stats.placements import StructuralComponents, sample_of_sites
+from xraytune.stats.secondary import SECONDARY, secondary_components, weighted_outcomes
 from xraytune.stats.verdict import compare
 
 PREDICTIONS_FILE = "predictions.csv"
@@ -34,14 +34,17 @@ def add_secondary(
     `thresholds` are the positive class's ones of each run, from validation; empty unless there are
     two classes.
     """
-    measured = secondary_components(
-        test.labels,
-        test.results,
-        test.patients,
-        positive=test.positive,
-        thresholds=thresholds,
-        seed=seed,
-    )
+    if test.plan.sites:
+        measured = _measure_at_sites(test, thresholds)
+    else:
+        measured = secondary_components(
+            test.labels,
+            test.results,
+            test.patients,
+            positive=test.positive,
+            thresholds=thresholds,
+            seed=seed,
+        )
     runs = {arm.name: test.plan.numbers(arm) for arm in test.plan.arms}
     judged = []
     for finalist in finalists:
@@ -52,6 +55,26 @@ def add_secondary(
             comparisons.append(replace(comparison, secondary=tuple(outcomes)))
         judged.append(replace(finalist, comparisons=tuple(comparisons)))
     return tuple(judged)
+
+
+def _measure_at_sites(
+    test: ArmScores, thresholds: Mapping[int, float]
+) -> dict[str, StructuralComponents]:
+    """Return each outcome of all runs, each at the site that it left out, as a sample of sites."""
+    replicate_of_run = np.arange(len(test.results)) // len(test.plan.trainings)
+    values: dict[str, list[float]] = {}
+    for run, replicate in enumerate(replicate_of_run.tolist()):
+        has_site = np.asarray(test.sites) == test.plan.sites[replicate]
+        images = ScoredImages(
+            test.labels[has_site],
+            test.results[run, has_site],
+            positive=test.positive,
+            threshold=thresholds.get(run, 0.5),
+        )
+        for name, value in weighted_outcomes(images, np.ones((1, has_site.sum()))).items():
+            values.setdefault(name, []).append(float(value[0]))
+    names = [metric.name for metric in SECONDARY if metric.name in values]
+    return {name: sample_of_sites(np.array(values[name])) for name in names}
 
 
 def _compare(name: str, measured: StructuralComponents, runs: Labels) -> SecondaryOutcome:

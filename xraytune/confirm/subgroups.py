@@ -15,7 +15,7 @@ from xraytune.confirm.arms import Arm
 from xraytune.confirm.judge import ArmScores
 from xraytune.confirm.record import FinalistVerdict, Subgroup
 from xraytune.stats.classification import scored_findings
-from xraytune.stats.verdict import compare
+from xraytune.stats.verdict import compare, patient_interval
 
 FEWEST_PATIENTS = 30
 """Of each class, so that the interval of a group holds what it says."""
@@ -79,6 +79,31 @@ def compare_in_groups(
                     else {},
                 )
             groups.append(group)
+    return tuple(groups)
+
+
+def compare_sites(test: ArmScores, finalist: FinalistVerdict) -> tuple[Subgroup, ...]:
+    """Return a finalist minus its strongest control at each site that a replicate left out.
+
+    The interval of a site is over its patients alone; that of the verdict is over sites.
+    """
+    arms = {arm.name: arm for arm in test.plan.arms}
+    names = (finalist.arm, finalist.strongest)
+    patients = np.asarray(test.patients)
+    groups = []
+    for site in test.plan.sites:
+        pair = test.measure_at(site, *(arms[name] for name in names))
+        has_site = np.asarray(test.sites) == site
+        groups.append(
+            Subgroup(
+                column="site",
+                value=site,
+                images=int(has_site.sum()),
+                patients=len(np.unique(patients[has_site])),
+                difference=patient_interval(pair),
+                scores=dict(zip(names, pair.scores.tolist(), strict=True)),
+            )
+        )
     return tuple(groups)
 
 

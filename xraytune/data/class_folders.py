@@ -60,13 +60,15 @@ def list_class_folders(
     base: Path,
     patients_csv: LabelTable | None,
     classes: str | tuple[str, ...],
+    site: str | None = None,
 ) -> ImageIndex:
     """Find the images of class folders, and their classes.
 
     `folders` are the data folder `base` or its parts. `patients_csv` is the table of `base`, which
     may give the classes of images outside of class folders. `classes` are `data.classes`; or those
-    of a model or a study, of which some may have no images. Raises DataError if there are no
-    images, it is a folder of pairs, or `auto` finds fewer than two classes.
+    of a model or a study, of which some may have no images. `site` is `data.split.site`. Raises
+    DataError if there are no images, it is a folder of pairs, or `auto` finds fewer than two
+    classes.
     """
     root = base if len(folders) > 1 else folders["train"]
     files = []
@@ -91,9 +93,11 @@ def list_class_folders(
         if image.part == "train" and image.file not in written and inner[image.file]
     ]
     outermost = [around[0] for around in of_train]
-    names = name_classes(classes, [*written.values(), *outermost], folders["train"], _FIX)
+    words = class_words(of_train, site)
+    names = name_classes(classes, [*written.values(), *words], folders["train"], _FIX)
     if classes == "auto":
-        _require_class_folders(of_train, folders["train"])
+        if words == outermost:
+            _require_class_folders(of_train, folders["train"])
         empty = sorted({path.name for path in subfolders(folders["train"])}.difference(outermost))
         empty = [name for name in empty if not (shows_drawings(name) or shows_generated(name))]
         if empty and outermost:
@@ -156,6 +160,25 @@ def list_class_folders(
     )
 
 
+def class_words(of_images: Sequence[tuple[str, ...]], site: str | None = None) -> list[str]:
+    """Return the folder of each image that is its class with `auto`, of all folders around it.
+
+    It is the outermost one. Below the folders of sites, it is the next one: if `data.split.site` is
+    `folder`, or if all outermost folders contain the same folders, of which one means no disease.
+    """
+    inside: dict[str, set[str]] = defaultdict(set)
+    for outermost, *further in of_images:
+        inside[folded(outermost)].add(folded(further[0]) if further else "")
+    shared = set.union(*inside.values()) if inside else set()
+    are_alike = len(inside) > 1 and len(shared) > 1 and "" not in shared
+    are_alike = are_alike and all(names == shared for names in inside.values())
+    says_healthy = any(means_no_disease(name) and not name.isdigit() for name in shared)
+    is_class = any(map(means_no_disease, inside)) or not shared.isdisjoint(inside)
+    if site == "folder" or (are_alike and says_healthy and not is_class):
+        return [around[1] for around in of_images if len(around) > 1]
+    return [around[0] for around in of_images]
+
+
 def _require_class_folders(of_images: Iterable[tuple[str, ...]], where: Path) -> None:
     """Raise DataError if the outermost folders around images are hospitals or patients.
 
@@ -178,7 +201,8 @@ def _require_class_folders(of_images: Iterable[tuple[str, ...]], where: Path) ->
         folders = sorted(set.union(*(inside[site] for site in sites)))
         what = f"{join_names(sorted(sites))} would be classes, but contain the folders "
         what += f"{join_names(folders)}, which seem to be the classes"
-        fix = "put the folder of each class outermost, such as NORMAL/hospital1; or omit "
+        fix = "give data.split.site: folder, if they are hospitals; put the folder of each class "
+        fix += "outermost, such as NORMAL/hospital1; or omit "
         fix += f"data.classes: auto, if the classes are {join_names(BINARY_CLASSES)}; or {_TABLE}"
         raise DataError(what, where, fix)
     if len(inside) > _MOST_SMALL_FOLDERS and count < _SMALL * len(inside):

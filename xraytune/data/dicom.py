@@ -94,6 +94,24 @@ def read_dicom(
         raise DataError(what, path, f"export it again; or {REPAIR}") from error
 
 
+def read_attribute(path: Path, keyword: str) -> str:
+    """Return an attribute of a DICOM file by its keyword, such as `InstitutionName`, as text.
+
+    Empty if the file is damaged or another one, or has no such attribute.
+    """
+    try:
+        with path.open("rb") as stream:
+            if not is_dicom(stream.read(132)):
+                return ""
+        from pydicom import dcmread
+
+        tags = [keyword]
+        dataset = dcmread(path, stop_before_pixels=True, force=True, specific_tags=tags)
+        return str(dataset.get(keyword) or "").strip()
+    except DAMAGE:
+        return ""
+
+
 def _find_obstacle(dataset: Any) -> str:
     """Return why an intact file cannot be shown, and what to do; empty if it can.
 

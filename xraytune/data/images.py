@@ -70,6 +70,7 @@ class ImageFile:
             merged.
         label: Position of its class in the class names.
         part: As the data folder gives it, before the split.
+        site: Where it was taken, such as a hospital (`data/sites.py`); empty if that is not known.
         findings: One character for each finding: 1 (present), 0 (absent) or ? (unknown); empty
             without any.
         sha256: Hash of the file's bytes; empty if the file cannot be read. Equal images are of one
@@ -87,6 +88,7 @@ class ImageFile:
     file: str
     label: int
     patient: str = ""
+    site: str = field(default="", compare=False)
     part: PartName = field(default="train", compare=False)
     side: SideName = "unused"
     row: int = -1
@@ -112,7 +114,10 @@ class ImageFile:
         return self.sha256 + self.masks_sha256 + self.findings
 
 
-RECORDED = ("file", "patient", "label", "side", "row", "sha256", "masks_sha256", "findings")
+RECORDED = (
+    *("file", "patient", "site", "label", "side", "row"),
+    *("sha256", "masks_sha256", "findings"),
+)
 """What a study records of its images."""
 
 
@@ -128,6 +133,11 @@ class Images(tuple[ImageFile, ...]):
     def patients(self) -> tuple[str, ...]:
         """The patient of each image."""
         return tuple(image.patient for image in self)
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The names of their sites, sorted."""
+        return tuple(sorted({image.site for image in self} - {""}))
 
     @property
     def targets(self) -> Int64Array:

@@ -43,6 +43,7 @@ from xraytune.data.patients import (
     patients_by_name,
     patients_by_regex,
 )
+from xraytune.data.sites import find_sites, require_sites
 from xraytune.data.table import find_table
 from xraytune.space.load import data_settings, is_data_file
 from xraytune.space.settings import DataSettings, SplitSettings
@@ -76,6 +77,8 @@ def read_index(
     index = _read_images(settings, listing, on_progress)
     with add_notes(index.warnings):
         _refuse_test_patients(index)
+        if settings.split.site is not None:
+            require_sites(index.all_images, index.root)
     images = index.all_images
     notes = [*index.warnings]
     contradictory = [
@@ -154,7 +157,7 @@ def _list(
             listing = list_pairs(folders, root, table)
         else:
             classes = class_names or settings.classes
-            listing = list_class_folders(folders, root, table, classes)
+            listing = list_class_folders(folders, root, table, classes, settings.split.site)
     images = listing.all_images
     problems = [*listing.problems]
     missing = [image.file for image in images if not (image.in_table and image.in_table.patient)]
@@ -285,9 +288,13 @@ def _read_images(data: DataSettings, listing: ImageIndex, on_progress: Progress)
     # Broken files are not compared: empty ones are all alike.
     contents = {image.file: image.sha256 for image in images if image.width_px}
     patients, joined = join_patients(patients, contents)
+    sites = find_sites(listing, data)
     return replace(
         listing,
-        all_images=Images(replace(image, patient=patients[image.file]) for image in images),
+        all_images=Images(
+            replace(image, patient=patients[image.file], site=sites.get(image.file, ""))
+            for image in images
+        ),
         warnings=(*listing.warnings, *notes, *joined),
     )
 

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from xraytune.base.errors import DataError, Problem, join_names
 from xraytune.base.files import read_bytes
-from xraytune.data.class_folders import folder_class, name_classes
+from xraytune.data.class_folders import class_words, folder_class, name_classes
 from xraytune.data.findings import ABSENT, PRESENT, UNKNOWN
 from xraytune.data.folders import list_images, missing_classes
 from xraytune.data.guesses import PartName, composed, inner_folders, part_named
@@ -102,7 +102,8 @@ def _list_classes(
         words_of[image.file] = inner_folders(image.file) if not has_classes else ()
         if image.in_table and image.in_table.class_name:
             words_of[image.file] = (image.in_table.class_name,)
-    words = [*table.settings.labels.values()] or [words[0] for words in words_of.values() if words]
+    words = [*table.settings.labels.values()]
+    words = words or class_words([*filter(None, words_of.values())], data.split.site)
     fix = "give each class a label in data.table.labels"
     names = name_classes(class_names or data.classes, words, table.path, fix)
     listed = []

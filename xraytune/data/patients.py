@@ -71,20 +71,23 @@ def patients_by_regex(group_regex: str, files: Sequence[str]) -> dict[str, str]:
     return patients
 
 
-def match_patients(group_regex: str, files: Collection[str]) -> dict[str, str]:
+def match_patients(
+    group_regex: str, files: Collection[str], where: str = _GROUP_REGEX
+) -> dict[str, str]:
     """Return the patient of each file that an expression matches: its first group in the path.
 
-    Raises ConfigError if it is not a regular expression with a group.
+    `where` is its setting, which may also be about sites. Raises ConfigError if it is not a regular
+    expression with a group.
     """
     try:
         expression = re.compile(composed(group_regex))
     except re.error as error:
         what = f"not a regular expression: {error}"
         fix = "write a regular expression as Python's re understands it"
-        raise ConfigError(what, _GROUP_REGEX, fix) from error
+        raise ConfigError(what, where, fix) from error
     if not expression.groups:
-        fix = "put the part that identifies the patient in parentheses: (p[0-9]+)_"
-        raise ConfigError("there is no group in it", _GROUP_REGEX, fix)
+        fix = "put the part that is the name into parentheses: (p[0-9]+)_"
+        raise ConfigError("there is no group in it", where, fix)
     matches = {file: expression.search(composed(file)) for file in files}
     return {file: match[1] for file, match in matches.items() if match and match[1]}
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator
 from itertools import compress
 from pathlib import Path
+from string import ascii_lowercase
 from typing import TypeAlias
 
 import numpy as np
@@ -20,9 +21,13 @@ from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
 
 from xraytune.base.arrays import AnyArray, BoolArray, UInt8Array
 from xraytune.base.cores import map_on_cores
+from xraytune.base.errors import ConfigError
 from xraytune.base.files import csv_table, new_folder, require_new, write_text
 from xraytune.base.records import Progress, frozen, ignore_progress
 from xraytune.base.seeding import derive_seed, numpy_generator
+from xraytune.data.patients import PATIENTS_CSV
+from xraytune.data.pixels import shift_image
+from xraytune.space.settings import ShiftSettings
 
 Field: TypeAlias = AnyArray
 """One number per pixel of the canvas, [H, W] float32."""
@@ -77,6 +82,7 @@ def draw_phantoms(
     difficulty: float = 0.3,
     pairs: bool = False,
     findings: bool = False,
+    sites: int = 0,
     on_progress: Progress = ignore_progress,
 ) -> PhantomSet:
     """Draw a phantom set into a new folder; the same arguments give the same bytes.
@@ -92,12 +98,19 @@ def draw_phantoms(
         pairs: Use the layout for segmentation, with masks of the lungs; the images are the same.
         findings: Draw up to three findings in one image instead of one pneumonia; add their table
             and a data file.
+        sites: Draw the images of so many hospitals, each with a scanner of its own, instead, in
+            folders `hospital_a/NORMAL/` and the like without `test/`, with sex and age in
+            `patients.csv`.
         on_progress: Called after each patient.
 
-    Raises ConfigError if `out` exists.
+    Raises ConfigError if `out` exists, or `sites` are given with `pairs` or `findings`.
     """
     require_new(out)
+    if sites and (pairs or findings):
+        what = "phantoms of several sites are in class folders, without masks and findings"
+        raise ConfigError(what, "--sites", "omit the other options, or --sites")
     rows = []
+    of_patients = []
     with new_folder(out.resolve()) as folder:
 
         def save(pixels: AnyArray, name: str) -> None:
@@ -112,7 +125,12 @@ def draw_phantoms(
                 if pairs or findings:
                     kind = "images"
                 file = f"{image.part}/{kind}/{image.stem}.jpeg"
-                save(image.pixels, file)
+                pixels = image.pixels
+                if sites:  # whole cycles of diagnoses in turn
+                    site = patient // len(_CYCLE) % sites
+                    file = f"hospital_{ascii_lowercase[site]}/{kind}/{image.stem}.jpeg"
+                    pixels = shift_image(pixels, file, _scanner(seed, site))
+                save(pixels, file)
                 if pairs:
                     save(image.lungs, f"{image.part}/masks/{image.stem}.png")
                 reader = numpy_generator(seed, "reader", image.stem)
@@ -125,12 +143,31 @@ def draw_phantoms(
 
         for done, drawn in enumerate(map_on_cores(draw, range(patients)), start=1):
             rows += drawn
+            person = numpy_generator(seed, "person", done)
+            described = [person.choice(["female", "male"]), str(person.integers(1, 6))]
+            of_patients += [[file, name, *described] for file, name, *_ in drawn]
             on_progress("drawing phantoms (patients)", done, patients)
         if findings:
             table = csv_table(["file", "patient", "side", *FINDINGS], rows)
             write_text(folder / "labels.csv", table)
             write_text(folder / "data.yaml", _DATA_FILE)
+        if sites:
+            table = csv_table(["file", "patient", "sex", "age"], of_patients)
+            write_text(folder / PATIENTS_CSV, table)
     return PhantomSet(path=out, patient_count=patients, image_count=len(rows))
+
+
+def _scanner(seed: int, site: int) -> ShiftSettings:
+    """Return how a site's scanner changes images; the first one does not."""
+    if site == 0:
+        return ShiftSettings()
+    scanner = numpy_generator(seed, "scanner", site)
+    return ShiftSettings(
+        blur_px=scanner.uniform(0.2, 1.0),
+        gamma=scanner.uniform(0.6, 1.6),
+        contrast=scanner.uniform(0.6, 0.9),
+        noise=scanner.uniform(0.01, 0.06),
+    )
 
 
 def draw_patient(

@@ -68,6 +68,7 @@ class Prepared:
         images: All images of the three sides, in the order of the index.
         unused: The other images of the folder, except those of its test folder.
         has_masks: Whether the pixel artifact has a mask of each image.
+        left_out_sites: The site that each draw of a confirmation leaves out; empty if none does.
     """
 
     class_names: tuple[str, ...]
@@ -83,6 +84,7 @@ class Prepared:
     findings: tuple[str, ...] = ()
     unused: tuple[ImageFile, ...] = ()
     test_patients: str | None = None
+    left_out_sites: tuple[str, ...] = ()
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -100,14 +102,18 @@ class Prepared:
     def drawn(self, draw: int | None) -> Prepared:
         """Return a replicate's images: its draw of unused patients replaces the train side.
 
-        None: these images, as they are.
+        Of a site that the draw leaves out, only test images are used. None: these images, as they
+        are.
         """
         if draw is None:
             return self
         if draw not in self._replicates:
+            left_out = self.left_out_sites[draw] if self.left_out_sites else None
             images = []
             for image in self.images:
                 side = image.side
+                if image.site == left_out and side != "test":
+                    side = "unused"
                 if side == f"draw_{draw}":
                     side = "train"
                 elif side == "train" or side.startswith("draw_"):
@@ -413,7 +419,7 @@ def read_prepared(path: Path) -> Prepared:
             columns = content[name]
             rows = zip(*columns.values(), strict=True)
             content[name] = tuple(ImageFile(**dict(zip(columns, row, strict=True))) for row in rows)
-        for name in content.keys() & {"class_names", "findings", "test_contents"}:
+        for name in content.keys() & {"class_names", "findings", "test_contents", "left_out_sites"}:
             content[name] = tuple(content[name])
         return Prepared(**content)
     except (AttributeError, TypeError) as error:

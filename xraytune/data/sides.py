@@ -117,8 +117,13 @@ def too_few_tested(images: Sequence[ImageFile], outputs: Sequence[str]) -> str:
     return few and f"too few test patients: {few}; an interval needs {fewest} or more"
 
 
-def too_few_unused(unused: int, drawn: int, *, replicates: int, fewest: int) -> Problem | None:
-    """Return why `unused` patients do not suffice for draws and `fewest` to test on, or None."""
+def too_few_unused(
+    unused: int, drawn: int, *, replicates: int, fewest: int, is_fixed: bool = False
+) -> Problem | None:
+    """Return why `unused` patients do not suffice for draws and `fewest` to test on, or None.
+
+    `is_fixed` is whether the replicates cannot be fewer.
+    """
     missing = replicates * drawn + fewest - unused
     if missing <= 0:
         return None
@@ -134,7 +139,7 @@ def too_few_unused(unused: int, drawn: int, *, replicates: int, fewest: int) -> 
     if fitting >= 2:
         fix = f"start a search with {fitting} patients or fewer (--set data.train_patients="
         fix += f"{fitting} --set name=NEW)"
-    if draws > 1:
+    if draws > 1 and not is_fixed:
         strength = " (exploratory)" if draws < FEWEST_REPLICATES else ""
         fix += f", or use --replicates {draws}{strength}"
     return Problem(what, "data.train_patients", fix)

@@ -117,15 +117,23 @@ def nested_order(patients: Sequence[str], targets: Int64Array, seed: int) -> lis
 
 
 def part_notes(index: ImageIndex) -> tuple[str, ...]:
-    """Return a line for each part of a data folder: its images, and how a search uses them."""
+    """Return a line for each part of a data folder: its images, and how a search uses them.
+
+    If their sites are known, the first line names them.
+    """
+    notes = []
+    sites = index.all_images.sites
+    if sites:
+        classes = f"; {len(index.class_names)} classes" if len(index.class_names) > 1 else ""
+        notes.append(f"{counted(len(sites), 'site')}: {join_names(sites, 10)}{classes}")
     files = defaultdict(list)
     for image in index.all_images:
         files[image.part].append(image.file)
     if files.keys() == {"train"}:
         return (
+            *notes,
             f"all {len(index.images):,} images are {_USES['train']}; none are held out for a test",
         )
-    notes = []
     for part in PARTS:
         if part in files:
             folder, slash, _ = files[part][0].partition("/")

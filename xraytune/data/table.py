@@ -17,10 +17,12 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
+from xraytune.base.cores import map_on_cores
 from xraytune.base.errors import ConfigError, DataError, Problem, SourceLine, join_names
 from xraytune.base.files import read_bytes
 from xraytune.base.records import frozen
 from xraytune.data.decoding import without_suffix
+from xraytune.data.dicom import read_attribute
 from xraytune.data.findings import ABSENT, PRESENT
 from xraytune.data.guesses import (
     EMPTY,
@@ -148,30 +150,47 @@ def find_table(data: DataSettings) -> LabelTable | None:
     return _read_table(data.table, data)
 
 
+def column_values(images: Iterable[ImageFile], name: str, root: Path) -> dict[str, str]:
+    """Return the value of each image that has one in a column of its table: file -> value.
+
+    Several different cells of one image are joined by `|`. Without such a column, it is that of an
+    attribute of the DICOM header with this keyword.
+    """
+    images = [*images]
+    cells_of = {image.file: image.in_table.cells if image.in_table else () for image in images}
+    values = {}
+    for file, rows in cells_of.items():
+        values[file] = "|".join({row[name]: None for row in rows if row.get(name)})
+    if not any(values.values()):
+        files = [*cells_of]
+        read = map_on_cores(lambda file: read_attribute(root / file, name), files)
+        values = dict(zip(files, read, strict=True))
+    return {file: value for file, value in values.items() if value}
+
+
 def subgroup_columns(
-    images: Sequence[ImageFile], names: Sequence[str]
+    images: Sequence[ImageFile], names: Sequence[str], root: Path
 ) -> dict[str, Mapping[str, str]]:
-    """Return the values of images in some columns of their table: column -> file -> value.
+    """Return the values of images below `root` that define subgroups: column -> file -> value.
 
-    Several different cells of one image are joined by `|`; files without a row and empty cells are
-    missing. `pneumonia` is bacterial or viral, as Kermany file names state, unless the table has a
-    column of that name.
+    They are `column_values`; files without one are missing. Unless the table has such a column,
+    `pneumonia` is bacterial or viral, as Kermany file names state, and `site` the site of an image.
 
-    Raises ConfigError if a column is missing, empty for these files, or has too many values.
+    Raises ConfigError if these files have no value of a column, or too many.
     """
     cells_of = {image.file: image.in_table.cells if image.in_table else () for image in images}
     columns: dict[str, Mapping[str, str]] = {}
     problems = []
     for name in names:
-        values = {}
-        for file, rows in cells_of.items():
-            values[file] = "|".join({row[name]: None for row in rows if row.get(name)})
-        if name == "pneumonia" and not any(values.values()):
-            values = {file: pneumonia_type(file) or "" for file in cells_of}
+        values: Mapping[str, str | None] = column_values(images, name, root)
+        if name == "pneumonia" and not values:
+            values = {file: pneumonia_type(file) for file in cells_of}
+        if name == "site" and not values:
+            values = {image.file: image.site for image in images}
         columns[name] = {file: value for file, value in values.items() if value}
         count = len({*columns[name].values()})
         if not 0 < count <= _MOST_SUBGROUPS:
-            what = f"the table of these images has {count} different values in this column; "
+            what = f"these images have {count} different values of it in table and headers; "
             what += f"1 to {_MOST_SUBGROUPS} make subgroups"
             known = sorted({column for rows in cells_of.values() for row in rows for column in row})
             fix = f"add such a column to {PATIENTS_CSV} or data.table"

@@ -42,8 +42,8 @@ def evaluate(
             the data folder is used. Or a data file (YAML), of which the test images are used; all
             images if there are none.
         out: Folder to create, with predictions, tables and pictures; docs/evaluate.md lists them.
-        by: Columns of the patient table that define subgroups; `pneumonia` also if Kermany file
-            names state its type.
+        by: Columns of the patient table or keywords of DICOM headers that define subgroups; `site`
+            is that of the folder, and `pneumonia` the type that Kermany file names state.
         skip_broken: Leave out broken images.
         reason: Reason to record in the test-set access log.
         calibrate_on: Labelled images of the same hospital, but of other patients, to fit a
@@ -92,7 +92,7 @@ def evaluate(
         return labelled, files
 
     labelled, images = read(data, skip_broken=skip_broken)
-    columns = subgroup_columns(labelled.images, by)
+    columns = subgroup_columns(labelled.images, by, labelled.data.path)
     sealed_among(bundle, labelled.images)  # their log can be written
     predictor = bundle.predictor()
     calibration = None

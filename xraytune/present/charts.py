@@ -73,7 +73,10 @@ def plot_subgroups(record: Confirmation) -> Any:
     """
     finalist = record.finalists[0]
     overall = next(each for each in finalist.comparisons if each.control == finalist.strongest)
-    rows: list[tuple[str, Interval]] = [(f"all ({record.test.patients:,})", overall)]
+    everyone = f"all ({record.test.patients:,})"
+    if record.sites:
+        everyone = f"mean of {len(record.sites)} sites"
+    rows: list[tuple[str, Interval]] = [(everyone, overall)]
     for group in record.subgroups:
         if group.difference:
             rows.append((f"{group.column}: {group.value} ({group.patients:,})", group.difference))

@@ -133,6 +133,12 @@ def _notes(record: Confirmation) -> Iterator[str]:
     unused = " that the search had not used" if test.kind == "unused" else ""
     size = f"{test.images:,} images of {test.patients:,} patients{unused}"
     yield f"{first.arm} against its controls: {size}, {record.replicates} replicates."
+    if record.sites:
+        yield (
+            f"Each replicate left one of {len(record.sites)} sites out, and the intervals are over "
+            "sites; by site, they are over its patients. The mix was chosen (val-B) with patients "
+            "of all sites."
+        )
     for reason in record.exploratory:
         yield f"Exploratory: {reason}."
     if reached := first.headroom:

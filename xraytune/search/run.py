@@ -238,11 +238,14 @@ def _notes(space: Space, prepared: Prepared, index: ImageIndex) -> Iterator[str]
             yield f"`confirm` cannot score test/: {few}"
     elif settings.confirm.test != "folder":
         used = {image.patient for image in prepared.images}
+        leaves_out = settings.confirm.leave_out == "site"
+        is_large = settings.confirm.test == "auto" and not leaves_out
         lacking = too_few_unused(
             len({image.patient for image in index.images} - used),
             prepared.train_patients,
-            replicates=settings.confirm.replicates,
-            fewest=FEWEST_UNUSED if settings.confirm.test == "auto" else 1,
+            replicates=len(index.images.sites) if leaves_out else settings.confirm.replicates,
+            fewest=FEWEST_UNUSED if is_large else 1,
+            is_fixed=leaves_out,
         )
         if lacking:
             yield f"`confirm` cannot score unused patients: {lacking.what}; {lacking.fix}"

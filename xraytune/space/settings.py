@@ -114,6 +114,11 @@ class SplitSettings(StrictModel):
 
     Its first group is the patient.
     """
+    site: Annotated[str, Field(min_length=1)] | None = None
+    """Where an image's site, such as its hospital, is written: `folder`, the outermost folder; a
+    column of the table or of `patients.csv`; a DICOM keyword, such as `InstitutionName`; or a
+    regular expression for the path, whose group is the site. null: the outermost folders, if all of
+    them contain the same class folders."""
 
 
 @refuses("data.split.val_a", "data.split.val_b")
@@ -123,14 +128,26 @@ def _leave_training_images(val_a: float, val_b: float) -> Change:
     return {"data.split.val_a": 0.1, "data.split.val_b": 0.1} if too_much else {}
 
 
+def _count_groups(expression: str) -> int:
+    """Return the number of groups of a regular expression, 0 if it is none."""
+    try:
+        return re.compile(expression).groups
+    except re.error:
+        return 0
+
+
 @refuses("data.split.group_regex")
 def _find_patients(group_regex: str | None) -> Change:
     """A regular expression for patients needs a group, in parentheses, around what names them."""
-    try:
-        is_valid = group_regex is None or re.compile(group_regex).groups > 0
-    except re.error:
-        is_valid = False
+    is_valid = group_regex is None or _count_groups(group_regex) > 0
     return {} if is_valid else {"data.split.group_regex": "(p[0-9]+)_"}
+
+
+@refuses("data.split.site")
+def _find_sites(site: str | None) -> Change:
+    """A regular expression for sites needs one group, in parentheses, around what names them."""
+    is_valid = site is None or "(" not in site or _count_groups(site) == 1
+    return {} if is_valid else {"data.split.site": "(site[0-9]+)/"}
 
 
 _LISTED = BeforeValidator(
@@ -835,6 +852,10 @@ class Confirm(StrictModel):
     """`unused`: with `data.train_patients`, each replicate trains on other patients that the search
     never used, and the rest of them are scored. `folder`: all replicates train on the search's
     patients, and `test/` is scored. `auto`: `unused` if at least 300 are left to score."""
+    leave_out: Literal["none", "site"] = "none"
+    """`site`: each replicate leaves one site out (`data.split.site`). It trains on unused patients
+    of the others and chooses its epoch on those of val-A, and the unused patients of the site are
+    scored. The verdict is over sites, of which there are three or more."""
     rope: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
     """Equivalence margin: smaller differences in AUROC do not matter."""
 
@@ -851,6 +872,19 @@ def _leave_patients(test: str, train_patients: int | None) -> Change:
     """All patients are trained on, so that none are left to score."""
     is_empty = test == "unused" and train_patients is None
     return {"confirm.test": "auto"} if is_empty else {}
+
+
+@refuses("confirm.test", "confirm.leave_out")
+def _score_left_out(test: str, leave_out: str) -> Change:
+    """Where a site is left out, its unused patients are scored, and not the test folder."""
+    return {"confirm.test": "unused"} if leave_out == "site" and test == "folder" else {}
+
+
+@refuses("data.train_patients", "confirm.leave_out")
+def _leave_patients_of_sites(train_patients: int | None, leave_out: str) -> Change:
+    """Where a site is left out, patients that the search has not used are trained on and scored."""
+    lacks_unused = leave_out == "site" and train_patients is None
+    return {"data.train_patients": 100} if lacks_unused else {}
 
 
 class WandbSettings(StrictModel):
@@ -911,7 +945,7 @@ class FinalSettings(StrictModel):
         return given | ({"gan.image_size": self.image_size} if self.image_size in sizes else {})
 
     def settings_of(self, settings: Settings) -> Settings:
-        """Return the settings of the final training, on all patients."""
+        """Return the settings of the final training, on all patients, of whom none is unused."""
         size_px = self.image_size or settings.data.image_size
         data = settings.data.model_copy(update={"image_size": size_px, "train_patients": None})
         budget = settings.budget
@@ -919,7 +953,10 @@ class FinalSettings(StrictModel):
             budget = budget.model_copy(
                 update={"max_epochs": self.max_epochs, "steps_per_epoch": None}
             )
-        return settings.model_copy(update={"data": data, "budget": budget, "final": None})
+        confirm = settings.confirm.model_copy(update={"test": "auto", "leave_out": "none"})
+        return settings.model_copy(
+            update={"data": data, "budget": budget, "confirm": confirm, "final": None}
+        )
 
 
 class PixelConstants(StrictModel):
@@ -1005,6 +1042,7 @@ RULES: tuple[Rule, ...] = (
     _applies_only("data.positive", "task", "classification"),
     _applies_only("data.uncertain", "task", "findings"),
     _applies_only("data.empty", "task", "findings"),
+    _applies_only("confirm.replicates", "confirm.leave_out", "none"),
     _applies_only("scheduler.grace", "scheduler.name", "asha"),
     _applies_only("scheduler.reduction", "scheduler.name", "asha"),
     _applies_only("scheduler.within", "scheduler.name", "asha"),

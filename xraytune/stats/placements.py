@@ -61,6 +61,25 @@ class StructuralComponents:
         return replace(self, scores=self.scores[arms], components=self.components[arms])
 
 
+def sample_of_sites(scores: Floats) -> StructuralComponents:
+    """Return scores [A, K] of arms at K sites, each within its site, as a sample of sites.
+
+    The variance of a difference over sites contains that over patients and trainings. So there are
+    no components of patients, and its interval is Student's t with K - 1 degrees of freedom.
+    """
+    return StructuralComponents(
+        scores=scores,
+        components=np.zeros((*scores.shape, 1)),
+        effective_patients=np.inf,
+        variance=_even_variance,
+    )
+
+
+def _even_variance(first: ArrayLike, second: ArrayLike) -> Floats:
+    """Return the same variance for all pairs of scores: nothing is assumed about patients."""
+    return np.ones(np.broadcast(first, second).shape)
+
+
 def structural_components(
     labels: Labels, probabilities: Floats, patients: Sequence[str], positive: int
 ) -> StructuralComponents:

@@ -47,6 +47,8 @@ PATIENTS_PER_DEGREE = 8
 patients that the arms rank differently contribute; to one in mean Dice, mostly a few difficult
 patients."""
 _GRID = 400
+_LEAST_VARIANCE = 1e-24
+"""Of equal differences at all sites, so that a test of them is defined."""
 
 
 @frozen
@@ -91,6 +93,21 @@ def compare(pair: StructuralComponents) -> Interval:
     Raises ConfigError with fewer than two replicates.
     """
     return score_interval(gather(pair))
+
+
+def patient_interval(pair: StructuralComponents) -> Interval:
+    """Compare two networks, with scores [2], by an interval over patients alone."""
+    by_patient = pair.components[0] - pair.components[1]
+    evidence = Evidence(
+        difference=float(pair.scores[0] - pair.scores[1]),
+        mean_score=float(pair.scores.mean()),
+        replicate_variance=0.0,
+        patient_variance=float(by_patient @ by_patient),
+        replicates=2,
+        effective_patients=pair.effective_patients,
+        variance=pair.variance,
+    )
+    return score_interval(evidence)
 
 
 def variance_components(pair: StructuralComponents) -> dict[str, float]:
@@ -183,7 +200,7 @@ def _error_at(evidence: Evidence, difference: ArrayLike) -> tuple[Floats, Floats
     """
     of_patients = patient_variance_at(evidence, difference)
     of_replicates = evidence.replicate_variance / evidence.replicates
-    total = of_replicates + of_patients
+    total = np.maximum(of_replicates + of_patients, _LEAST_VARIANCE)
     with np.errstate(divide="ignore", invalid="ignore"):
         parts = (
             of_replicates**2 / (evidence.replicates - 1)

@@ -91,7 +91,7 @@ def with_recorded_images(folder: StudyFolder, space: Space) -> Space:
     recorded = folder.space().settings
     if settings.data.path.exists():
         return space
-    split = _completed(settings.data.split, recorded.data.split, ("group_regex",))
+    split = _completed(settings.data.split, recorded.data.split, ("group_regex", "site"))
     data = _completed(settings.data, recorded.data, DATA_FILE_KEYS)
     data = data.model_copy(update={"path": recorded.data.path, "split": split})
     weights_dir = settings.weights_dir or recorded.weights_dir

@@ -19,6 +19,7 @@ from xraytune.data.images import ImageIndex
 from xraytune.data.index import find_class_names, read_index
 from xraytune.data.prepare import Prepared, prepare_index
 from xraytune.data.sides import side_sizes
+from xraytune.data.sites import sites_to_leave_out
 from xraytune.nets.backbones import accepts, build_backbone, find_weights
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.load import load_space
@@ -77,8 +78,9 @@ def prepare_space(
 
     Raises:
         ConfigError: The images do not suit the settings (space/contract.py).
-        DataError: The images cannot be used; `skip_broken` leaves out broken ones. A donor's
-            statistics are of another network, or its classifier of other classes.
+        DataError: The images cannot be used; `skip_broken` leaves out broken ones. There are too
+            few sites to leave one out. A donor's statistics are of another network, or its
+            classifier of other classes.
         MachineError: Disk space is missing.
         StudyError: The images are not those that the study recorded.
     """
@@ -92,6 +94,8 @@ def prepare_space(
     index = read_index(settings.data, pairs=pairs, on_progress=on_progress)
     if recorded is not None:
         require_same_data(recorded, index, settings.data.path, is_complete=is_complete)
+    if settings.confirm.leave_out == "site":
+        sites_to_leave_out(index.images, index.class_names, settings.data.path)
     on_index()
     prepared, warnings = prepare_index(
         index,

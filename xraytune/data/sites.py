@@ -1,0 +1,116 @@
+"""Find the site of each image, such as its hospital.
+
+`data.split.site` says where it is written. Without it, the outermost folders are sites if all of
+them contain the same class folders.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from xraytune.base.errors import DataError, counted, join_names
+from xraytune.data.class_folders import folder_class
+from xraytune.data.guesses import EMPTY, inner_folders
+from xraytune.data.images import ImageFile, ImageIndex, Images
+from xraytune.data.patients import EQUAL_IDS, match_patients
+from xraytune.data.table import column_values
+from xraytune.space.settings import DataSettings
+
+_SETTING = "data.split.site"
+_FEWEST_SITES = 3
+"""For an interval over sites: with two, Student's t is 12.7."""
+
+
+def find_sites(listing: ImageIndex, data: DataSettings) -> Mapping[str, str]:
+    """Return the site of each image that has one, by its file."""
+    site = data.split.site
+    images = listing.all_images
+    if site is None:
+        return _outer_folders(listing) if _has_site_folders(listing) else {}
+    if site == "folder":
+        return _outer_folders(listing)
+    if "(" in site:
+        return match_patients(site, [image.file for image in images], _SETTING)
+    values = column_values(images, site, data.path)
+    return {file: value for file, value in values.items() if value.casefold() not in EMPTY}
+
+
+def _outer_folders(listing: ImageIndex) -> dict[str, str]:
+    """Return the outermost folder of each image, unless it is the one of its class."""
+    names = listing.class_names
+    inner = {image.file: inner_folders(image.file) for image in listing.all_images}
+    return {
+        file: around[0]
+        for file, around in inner.items()
+        if around and folder_class(around[:1], file, names) is None
+    }
+
+
+def _has_site_folders(listing: ImageIndex) -> bool:
+    """Return whether all outermost folders of the training images contain the same classes."""
+    names = listing.class_names
+    outer_folders = _outer_folders(listing)
+    labels_of: dict[str, set[int]] = defaultdict(set)
+    for image in listing.images:
+        further = inner_folders(image.file)[1:]
+        folder = outer_folders.get(image.file)
+        if folder is None or folder_class(further, image.file, names) != names[image.label]:
+            return False
+        labels_of[folder].add(image.label)
+    labels = {image.label for image in listing.images}
+    are_complete = all(there == labels for there in labels_of.values())
+    return are_complete and len(labels_of) > 1 and len(labels) > 1
+
+
+def require_sites(images: Iterable[ImageFile], where: Path) -> None:
+    """Refuse (DataError) images without a site, and patients with images of two sites.
+
+    Such a patient would be trained on and scored where one of the sites is left out; and equal IDs
+    of two hospitals are usually two people.
+    """
+    without = []
+    sites_of: dict[str, set[str]] = defaultdict(set)
+    for image in images:
+        sites_of[image.patient].add(image.site)
+        if not image.site:
+            without.append(image.file)
+    if without:
+        what = f"{len(without):,} images have no site ({_SETTING}): {join_names(without, 3)}"
+        fix = "give the name of a column of their table, a DICOM keyword such as InstitutionName, "
+        fix += "an expression such as (site[0-9]+)/, or folder; or remove these images"
+        raise DataError(what, where, fix)
+    shared = [
+        f"{patient} ({join_names(sorted(sites))})"
+        for patient, sites in sorted(sites_of.items())
+        if len(sites) > 1
+    ]
+    if shared:
+        what = f"{len(shared):,} patients have images of several sites: {join_names(shared, 5)}"
+        fix = f"correct {_SETTING}, or remove the images of all sites but one; {EQUAL_IDS}"
+        raise DataError(what, where, fix)
+
+
+def sites_to_leave_out(
+    images: Sequence[ImageFile], class_names: Sequence[str], where: Path
+) -> tuple[str, ...]:
+    """Return the sites of a study, each of which `confirm.leave_out: site` leaves out once.
+
+    Raises DataError for what `require_sites` refuses, fewer than three sites, or a site that lacks
+    a class.
+    """
+    require_sites(images, where)
+    table = Images(images)
+    fix = "add images, or use confirm.leave_out: none"
+    if len(table.sites) < _FEWEST_SITES:
+        what = f"{counted(len(table.sites), 'site')} ({join_names(table.sites)}), and an interval "
+        what += f"over sites needs {_FEWEST_SITES} or more"
+        raise DataError(what, where, fix)
+    for site in table.sites:
+        there = {class_names[image.label] for image in table if image.site == site}
+        missing = [name for name in class_names if name not in there]
+        if missing:
+            what = f"site {site} has no images of {join_names(missing)}"
+            raise DataError(what, where, fix)
+    return table.sites
