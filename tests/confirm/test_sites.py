@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import stats  # type: ignore[import-untyped]
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from tests.confirm.labs import search_space, show_confirmed
 from tests.confirm.test_draws import changed
@@ -136,6 +136,13 @@ def test_a_verdict_over_sites_names_them_and_how_the_mix_was_chosen(study: Path)
         (max(interval.low, -1), min(interval.high, 1)), abs=1e-9
     )
     assert comparison["p_value"] == pytest.approx(expected.pvalue)
+    brier = []
+    for number, site in enumerate(SITES):
+        rows = np.array([image.site == site for image in test])
+        run = plan.numbers(finalist)[number]
+        brier.append(brier_score_loss(labels[rows], results[run][rows]))
+    secondary = {each["metric"]: each for each in comparison["secondary"]}
+    assert secondary["brier"]["score"] == pytest.approx(np.mean(brier)), "within each site, too"
     groups = verdict["subgroups"]
     assert [group["value"] for group in groups] == [*SITES]
     shown_differences = [group["difference"]["difference"] for group in groups]
@@ -159,13 +166,26 @@ def test_a_verdict_over_sites_names_them_and_how_the_mix_was_chosen(study: Path)
     assert show_confirmed(study) == shown, "the same command again trains nothing"
 
 
+def test_a_further_hospital_is_scored_by_all_replicates(study: Path, tmp_path: Path) -> None:
+    draw_phantoms(tmp_path / "elsewhere", patients=60, seed=6, image_size_px=32)
+
+    with confirm_in_process():
+        confirmed = confirm(study, test=tmp_path / "elsewhere" / "train")
+
+    (hospital,) = confirmed.hospitals
+    assert confirmed.sites == SITES
+    assert hospital.test.patients == 48
+    assert len(hospital.finalist.replicate_scores) == len(SITES)
+    assert hospital.finalist.comparisons[0].variance_components["patient"] > 0
+
+
 def test_options_that_a_verdict_over_sites_does_not_have_are_refused(study: Path) -> None:
     with confirm_in_process():
         with pytest.raises(StudyError, match="one replicate for each of 3 sites"):
             confirm(study, replicates=4)
         with pytest.raises(StudyError, match="compared by site, and in no other groups"):
             confirm(study, by=["sex"])
-        with pytest.raises(StudyError, match="this study is scored on unused patients"):
+        with pytest.raises(DataError, match="used for training or validation"):
             confirm(study, test=study.parent.parent / "xrays")
 
 
