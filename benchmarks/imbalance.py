@@ -250,7 +250,8 @@ def _draw(scores: Scores, picture: Path) -> None:
                 )
             better = " (less is better)" if metric == "Brier score" else ""
             axes.set_xlabel(f"{metric}{better}", size=8)
-            axes.locator_params(axis="x", nbins=4)
+            axes.locator_params(axis="x", nbins=3)
+            axes.tick_params(axis="x", labelsize=8)
         panels[0].set_yticks(places, names)
         handles, labels = panels[0].get_legend_handles_labels()
         drawing.legend(handles, labels, frameon=False, loc="outside lower center", ncols=2)

@@ -75,7 +75,9 @@ def measure() -> Iterator[Figure]:
     widths = [each.high - each.low for each in found]
     yield figure("known_hospitals: mean difference", float(differences.mean()), "AUROC")
     yield figure("known_hospitals: mean width of an interval", float(np.mean(widths)), "AUROC")
-    yield figure("known_hospitals: intervals that cover it", int(covered), f"of {_STUDIES}", ">= 19")
+    yield figure(
+        "known_hospitals: intervals that cover it", int(covered), f"of {_STUDIES}", ">= 19"
+    )
 
 
 def difference_there(extra: Path, seed: int) -> ControlVerdict:
