@@ -30,6 +30,7 @@ NAMES = (
     "known_answers",
     "known_donors",
     "known_hospitals",
+    "known_groups",
     "pruning",
     "simulated_node",
     "peers",
