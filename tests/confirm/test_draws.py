@@ -180,7 +180,7 @@ def test_generators_and_networks_of_a_replicate_are_trained_on_its_draw(
     lab, found = confirmed
     folder, plan = StudyFolder(lab.study / "confirm"), read_plan(lab.study / "confirm")
     assert plan is not None
-    drawn = [folder.prepared(draw).train_fingerprint for draw in range(REPLICATES)]
+    drawn = [folder.prepared().drawn(draw).train_fingerprint for draw in range(REPLICATES)]
 
     generators = [
         read_json(file)["inputs"]["train"]

@@ -68,9 +68,9 @@ def two_images() -> Prepared:
 CPU = Compute(device="cpu", threads=1, precision="float32")
 
 
-def no_gan(generator: GanSettings | None, draw: int | None) -> str | None:
+def no_gan(generator: GanSettings | None, draw: int | None, size_px: int) -> str | None:
     """Return None: every GAN exists."""
-    del generator, draw
+    del generator, draw, size_px
     return None
 
 

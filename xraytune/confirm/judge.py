@@ -28,7 +28,7 @@ from xraytune.confirm.record import (
 from xraytune.confirm.run_list import OpenStudy
 from xraytune.confirm.sealed import SealedTest, load_test_images
 from xraytune.confirm.test_access import CONFIRM, log_test_access, study_logs
-from xraytune.data.prepare import RunContext
+from xraytune.data.prepare import ImageSource, RunContext
 from xraytune.nets.backbones import fold_batch_norms
 from xraytune.nets.checkpoint import load_best
 from xraytune.nets.compute import compute_like, pin
@@ -122,13 +122,18 @@ def score_runs(study: OpenStudy, plan: Plan, sealed: SealedTest) -> None:
     compute = compute_like(study.compute, threads=study.compute.threads)
     pin(compute)
     on_progress = study.callbacks.on_progress
-    images = load_test_images(sealed, study.settings.data, study.cache, on_progress=on_progress)
+    opened: dict[int, ImageSource] = {}
     results: list[Floats] = []
     count = plan.replicates * len(plan.trainings)
     for number in range(count):
         where = folder.trial_path(number)
         experiment = folder.experiment(number)
-        prepared = folder.prepared(experiment.draw)
+        data = experiment.settings.data
+        if data.image_size not in opened:
+            images = load_test_images(sealed, data, study.cache, on_progress=on_progress)
+            opened[data.image_size] = images
+        images = opened[data.image_size]
+        prepared = folder.prepared(experiment)
         context = RunContext(prepared=prepared, cache=study.cache, compute=compute)
         network = Network(experiment, context)
         trained = network.untrained(images)

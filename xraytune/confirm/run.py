@@ -115,7 +115,7 @@ def confirm(
             replicates = replicates or settings.confirm.replicates
             trials = choose_finalists(searched, finalists or settings.confirm.finalists)
             compared = [trial.parameters for trial in trials]
-            require_inputs(settings, {(each.backbone, each.weights) for each in compared})
+            require_inputs(settings, compared)
             runner.launch()
         else:
             wanted = finalists and len(choose_finalists(searched, finalists))

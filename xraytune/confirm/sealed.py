@@ -232,7 +232,8 @@ def divide_unused(
         StudyError: The images changed since the search.
     """
     data = settings.data.model_copy(update={"train_patients": None})
-    everyone, _ = prepare_index(index, data, cache, skip_broken=True)
+    sizes_px = [prepared.image_size_px]
+    everyone, _ = prepare_index(index, data, cache, sizes_px=sizes_px, skip_broken=True)
     if everyone.pixels != prepared.pixels:
         what = "unused images were added, changed or removed since the search"
         raise StudyError(what, data.path, "restore them, or start a new study")
@@ -303,12 +304,12 @@ def load_test_images(
     *,
     on_progress: Progress = ignore_progress,
 ) -> ImageSource:
-    """Decode sealed images, none of them broken, with the study's `data` settings.
+    """Decode sealed images, none of them broken, with the `data` settings of a run.
 
     Callers must log the access first.
     """
     if sealed.kind == "unused":  # decoded by the search, with all others of the folder
-        return side_images(TEST, sealed.prepared, cache)
+        return side_images(TEST, sealed.prepared.sizes[data.image_size], cache)
     root = sealed.data.path
     store = store_images(root, sealed.images, data, cache=cache, on_progress=on_progress)
     require_unbroken(store, root, "repair them: a test folder is used as a whole")

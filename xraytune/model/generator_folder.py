@@ -68,7 +68,7 @@ from xraytune.trial.quality import report_pool
 from xraytune.trial.samples import save_generator_grid
 
 _SAMPLES = "samples.png"
-_NETWORK_PARAMETERS = {"backbone", "weights", "input_channels"}
+_NETWORK_PARAMETERS = {"backbone", "weights", "input_channels", "input_size"}
 
 
 @frozen
@@ -165,8 +165,14 @@ def generator_train(
         donor_experiment = None
     require_writable(cache)
     seen = seen_by([experiment.parameters]) if experiment else ()
+    sizes_px = [each.settings.data.image_size for each in (experiment, donor_experiment) if each]
     prepared, warnings = prepare(
-        settings, cache, seen=seen, skip_broken=skip_broken, on_progress=on_progress
+        settings,
+        cache,
+        sizes_px=[*dict.fromkeys(sizes_px)],
+        seen=seen,
+        skip_broken=skip_broken,
+        on_progress=on_progress,
     )
     for warning in warnings:
         note(warning)
@@ -182,7 +188,8 @@ def generator_train(
             generator = fill_generator_folder(folder, artifact, experiment, context, report=report)
             save_generator_grid(experiment, context, folder).rename(folder / _SAMPLES)
         if donor_experiment:
-            donor = write_donor(folder, donor_experiment, context)
+            sized = prepared.sizes[donor_experiment.settings.data.image_size]
+            donor = write_donor(folder, donor_experiment, replace(context, prepared=sized))
         write_card(folder)
     return TrainedGenerator(path=out, generator=generator, donor=donor)
 

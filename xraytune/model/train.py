@@ -145,7 +145,7 @@ def train(
         note(f"the study of the exported trial does not exist here: {study.path}")
         study = None
     cache = (cache or (Path("cache") if study is None else study.default_cache)).resolve()
-    require_inputs(settings, [(parameters.backbone, parameters.weights)])
+    require_inputs(settings, [parameters])
     prepared, index = prepare_space(
         space,
         cache,

@@ -76,7 +76,8 @@ def read_inputs(
             has not learned a class.
         MachineError: A weights file is missing.
     """
-    study = StudyImages(settings.data, prepared, cache, index)
+    data = settings.of_size(prepared.image_size_px).data
+    study = StudyImages(data, prepared, cache, index)
     contents = {}
     for name, path in sorted(inputs):
         file = Path(path)

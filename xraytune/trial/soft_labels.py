@@ -155,10 +155,8 @@ def _head_of(
 ) -> Experiment:
     """Return an experiment with the frozen network of a donor's head."""
     network = read_donor(folder).network
-    size = {"image_size": network["image_size"], "resize": network["resize"]}
-    settings = settings.model_copy(
-        update={"task": "classification", "data": settings.data.model_copy(update=size)}
-    )
+    data = settings.data.model_copy(update={"resize": network["resize"]})
+    settings = settings.model_copy(update={"task": "classification", "data": data})
     candidates = [parameters.weights, "imagenet"]
     for weights in dict.fromkeys(candidates):
         frozen = parameters_from(
@@ -166,6 +164,7 @@ def _head_of(
                 "backbone": network["backbone"],
                 "weights": weights,
                 "input_channels": network["input_channels"],
+                "input_size": network["image_size"],
                 "trainable": "head",
             }
         )
