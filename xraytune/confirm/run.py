@@ -128,7 +128,7 @@ def confirm(
             study_folder.prepared(),
             cache,
             replicates=replicates,
-            compared=compared,
+            compared=[*compared, *space.networks()],  # a control may have another encoder
             planned=plan.test if plan else None,
             test=test,
             on_progress=callbacks.on_progress,

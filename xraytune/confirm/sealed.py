@@ -127,7 +127,9 @@ def choose_test(
     left_out = ""
     if known:
         count = counted(len(known), "patient")
-        left_out = f"{count} whose images a generator has seen: neither drawn nor scored"
+        left_out = (
+            f"{count} whose images a generator or an encoder has seen: neither drawn nor scored"
+        )
         notes.append(left_out)
         unseen = Images(image for image in given.images if image.patient not in known)
         given = replace(given, images=unseen)

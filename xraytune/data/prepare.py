@@ -302,8 +302,8 @@ def prepare_index(
     notes += [f"left out: {image.file}: {image.reason}" for image in broken]
     if seen_patients:
         notes.append(
-            f"{counted(len(seen_patients), 'patient')} whose images a generator has seen: "
-            "on no validation or test side, and trained on last"
+            f"{counted(len(seen_patients), 'patient')} whose images a generator or an encoder has "
+            "seen: on no validation or test side, and trained on last"
         )
     return prepared, tuple(notes)
 

@@ -62,7 +62,7 @@ from xraytune.synth.saved_generator import (
 )
 from xraytune.synth.sources.gan import Gan, trained_generator, typical_masks, usable_generator
 from xraytune.synth.sources.source import BLOCK, choose_findings
-from xraytune.synth.sources.which import seen_by
+from xraytune.synth.sources.which import seen_by_sources
 from xraytune.trial.donate import find_donor_experiment, write_card, write_donor
 from xraytune.trial.quality import report_pool
 from xraytune.trial.samples import save_generator_grid
@@ -164,7 +164,7 @@ def generator_train(
         note(error.problems[0].what)
         donor_experiment = None
     require_writable(cache)
-    seen = seen_by([experiment.parameters]) if experiment else ()
+    seen = seen_by_sources([experiment.parameters]) if experiment else ()
     sizes_px = [each.settings.data.image_size for each in (experiment, donor_experiment) if each]
     prepared, warnings = prepare(
         settings,
@@ -248,7 +248,7 @@ def fill_generator_folder(
         findings=prepared.findings,
         findings_counts=dict(Counter(image.findings for image in train if image.findings)),
         train_fingerprint=prepared.train_fingerprint,
-        train_images=sorted(learnt | seen_by([experiment.parameters])),
+        train_images=sorted(learnt | seen_by_sources([experiment.parameters])),
         generators={NETWORK_FILE: sha256_of(folder / NETWORK_FILE)},
         compute=context.compute,
         packages={name: version(name) for name in ("xraytune", "torch", "numpy")},

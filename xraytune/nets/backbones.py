@@ -32,16 +32,17 @@ from xraytune.space.backbones import BACKBONES, is_of_torchvision
 from xraytune.space.encoders import (
     MODEL_FILE,
     ONE_CHANNEL,
-    RECORD_FILE,
     XRAY_ENCODERS,
     architecture_of,
     expected_images,
+    is_model,
 )
 from xraytune.space.messages import nearest
 from xraytune.space.paths import is_path
 
 _logger = logging.getLogger(__name__)
-_PREFIX_OF_MODELS = "backbone."
+_PREFIXES_OF_MODELS = ("backbone.", "unet.encoder.")
+"""What the encoder's names start with in a classifier and in a segmenter."""
 _IMAGENET_CLASSES = 1000
 _IMAGENET = ("IMAGENET1K_V2", "IMAGENET1K_V1", "IMAGENET1K_SWAG_LINEAR_V1")
 """The sets that `imagenet` stands for, best first.
@@ -289,7 +290,7 @@ def _prefix_of(weights: Mapping[str, Tensor], backbone: str) -> str:
     """Return what the names of an encoder start with in a file that has more than the encoder."""
     encoder = XRAY_ENCODERS.get(backbone)
     prefixes = [encoder.prefix] if encoder and encoder.prefix else []
-    for prefix in (*prefixes, _PREFIX_OF_MODELS):
+    for prefix in (*prefixes, *_PREFIXES_OF_MODELS):
         if any(key.startswith(prefix) for key in weights):
             return prefix
     return ""
@@ -318,7 +319,7 @@ def find_weights(
             return Path(hf_hub_download(repository, "model.safetensors"))
     if is_path("weights", weights):
         file = Path(weights)
-        if (file / RECORD_FILE).is_file():
+        if is_model(weights):
             file = file / MODEL_FILE
         if not file.is_file():
             fix = f"give the path of a file, or set {_WITHOUT_WEIGHTS}"

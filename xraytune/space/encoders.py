@@ -117,16 +117,20 @@ def architecture_of(backbone: str) -> str:
     return encoder.architecture if encoder else backbone
 
 
+def is_model(weights: str) -> bool:
+    """Return whether weights are the folder of a model that `xraytune train` wrote."""
+    return (Path(weights) / RECORD_FILE).is_file()
+
+
 def expected_images(backbone: str, weights: str) -> ExpectedImages | None:
     """Return the images that a model of `xraytune train`, or an encoder of the table, expects.
 
     None for other weights, and for a model whose record is missing or damaged, which opening it
     reports.
     """
-    record = Path(weights) / RECORD_FILE
-    if record.is_file():
+    if is_model(weights):
         try:
-            form = read_json(record)["input_format"]
+            form = read_json(Path(weights) / RECORD_FILE)["input_format"]
             mean = tuple(form["mean"])
             std = tuple(form["std"])
             return ExpectedImages(side_px=form["image_size_px"], mean=mean, std=std)

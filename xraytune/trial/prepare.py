@@ -21,6 +21,7 @@ from xraytune.data.prepare import Prepared, prepare_index
 from xraytune.data.sides import side_sizes
 from xraytune.nets.backbones import accepts, build_backbone, find_weights
 from xraytune.space.backbones import BACKBONES
+from xraytune.space.encoders import is_model
 from xraytune.space.load import load_space
 from xraytune.space.paths import PATHS, is_path
 from xraytune.space.rules import check_images, space_warnings
@@ -32,6 +33,7 @@ from xraytune.synth.donor import donor_tensors
 from xraytune.synth.sources.gan import OF_NETWORK, require_same_network
 from xraytune.synth.sources.which import mixes_of, seen_by
 from xraytune.tasks import task_of
+from xraytune.trial.saved_model import open_bundle
 from xraytune.trial.soft_labels import require_labeller
 
 _OF_FEATURES = ("backbone", "weights", "input_channels", "input_size", "trainable")
@@ -190,10 +192,12 @@ def require_network(
 
     Files without a known hash, and the networks of extensions, are tried once.
 
-    Raises as `find_weights`.
+    Raises as `find_weights`, and ArtifactError if a model of `xraytune train` is damaged.
     """
     backbone = trial.backbone
     weights = trial.weights
+    if is_model(weights):
+        open_bundle(Path(weights))
     file = find_weights(backbone, weights, settings.weights_dir, may_download=may_download)
     if weights == "hub" or is_path("weights", weights) or BACKBONES.has(backbone):
         build_backbone(backbone, weights=file)
