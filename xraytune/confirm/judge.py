@@ -16,7 +16,7 @@ from xraytune.base.errors import Problem, StudyError, join_names
 from xraytune.base.files import require_recorded, sha256_of, write_array
 from xraytune.base.records import frozen
 from xraytune.confirm.arms import Arm, Plan, write_plan
-from xraytune.confirm.plan import mark_earlier_access
+from xraytune.confirm.plan import mark_earlier_access, why_exploratory
 from xraytune.confirm.record import (
     Confirmation,
     ControlVerdict,
@@ -210,7 +210,7 @@ def judge(study: OpenStudy, test: ArmScores, sealed: SealedTest) -> Confirmation
         metric=task.metric,
         objective=study.settings.metric,
         network=task.network,
-        exploratory=plan.why_exploratory,
+        exploratory=why_exploratory(plan, study.settings.data.set, sealed.data.set),
         rope=rope,
         replicates=plan.replicates,
         train_images=len(prepared.side("train")),
@@ -244,7 +244,7 @@ def _describe_search(study: OpenStudy, plan: Plan) -> Searched:
         trials=len(study.searched),
         pruned=sum(trial.status == "pruned" for trial in study.searched),
         sampler=study.settings.sampler.name,
-        image_size_px=study.settings.data.image_size,
+        image_size_px=finalists[0].size_px(study.settings.data),
         networks=tuple(dict.fromkeys(networks)),
         generators=tuple(dict.fromkeys(generators)),
         packages={name: packages[name] for name in ("xraytune", "torch")},
@@ -319,6 +319,7 @@ def judge_finalists(test: ArmScores, *, rope: float) -> list[FinalistVerdict]:
                     **asdict(score_interval(evidence)),
                     **asdict(words),
                     arm=control.parameters.arm,
+                    backbone=control.parameters.backbone,
                     control_score=float(pair.scores[1].mean()),
                     variance_components=variance_components(pair),
                 )
@@ -330,6 +331,7 @@ def judge_finalists(test: ArmScores, *, rope: float) -> list[FinalistVerdict]:
             FinalistVerdict(
                 arm=finalist.name,
                 trial=finalist.trial,
+                backbone=finalist.parameters.backbone,
                 generator="GAN" if finalist.parameters.gan else "",
                 mixing=finalist.parameters.mixing,
                 score=float(scores.mean()),

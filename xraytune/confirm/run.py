@@ -20,7 +20,7 @@ from xraytune.base.errors import StudyError
 from xraytune.base.files import require_writable
 from xraytune.confirm.arms import CONFIRM_FOLDER, read_plan
 from xraytune.confirm.judge import judge, score_sealed
-from xraytune.confirm.plan import choose_finalists, make_plan
+from xraytune.confirm.plan import choose_finalists, make_plan, why_exploratory
 from xraytune.confirm.record import Confirmation, read_verdict, write_verdict
 from xraytune.confirm.run_list import OpenStudy, train_replicates
 from xraytune.confirm.sealed import choose_test
@@ -162,7 +162,7 @@ def confirm(
             what = "this confirmation was scored on other test images, or under other names"
             fix = f"use those, or move {folder.name}/ away to start over"
             raise StudyError(what, sealed.data.path, fix)
-        for why in plan.why_exploratory:
+        for why in why_exploratory(plan, settings.data.set, sealed.data.set):
             callbacks.note(f"the verdict will be exploratory: {why}")
 
         train_replicates(opened, plan)

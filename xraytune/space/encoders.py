@@ -5,7 +5,7 @@ loads with `weights: FILE`. Rows differ from other backbones in what they know a
 size of its images, its pixel constants, and the sets on which a score would be biased.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from xraytune.base.files import read_json
@@ -140,7 +140,14 @@ def expected_images(backbone: str, weights: str) -> ExpectedImages | None:
     return encoder.images if encoder else None
 
 
-def have_seen(backbone: str, weights: str, data_set: str | None) -> bool:
-    """Return whether the weights of an encoder were pretrained on a data set."""
-    encoder = XRAY_ENCODERS.get(backbone)
-    return encoder is not None and weights != "none" and data_set in encoder.seen
+def describe_seen(networks: Iterable[tuple[str, str]], data_set: str | None) -> list[str]:
+    """Return a sentence for each encoder that was pretrained on a data set.
+
+    `networks` are pairs of backbone and weights.
+    """
+    pretrained = [backbone for backbone, weights in networks if weights != "none"]
+    return [
+        f"the encoder {backbone} was pretrained on images of {data_set}"
+        for backbone in dict.fromkeys(pretrained)
+        if backbone in XRAY_ENCODERS and data_set in XRAY_ENCODERS[backbone].seen
+    ]

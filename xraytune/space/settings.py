@@ -222,6 +222,9 @@ class DataSettings(StrictModel):
     """The images, their classes and their size."""
 
     path: FilePath
+    set: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")] | None = None
+    """The public data set that they come from, such as `nih` (docs/spaces.md): the verdict is
+    exploratory if an encoder was pretrained on it."""
     classes: Literal["binary", "three", "auto"] = "binary"
     positive: str | None = None
     """The positive class of two, for sensitivity.
