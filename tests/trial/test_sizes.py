@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.in_process import CPU
+from tests.pair_files import save, write_discs
+from xraytune.base.errors import DataError
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare, read_prepared, restore_pixels, write_prepared
 from xraytune.space.settings import Experiment, Parameters, Settings
@@ -78,3 +81,15 @@ def test_lost_pixels_of_any_size_are_decoded_again(tmp_path: Path) -> None:
     restore_pixels(settings, prepared, tmp_path / "cache")
 
     assert file.read_bytes() == before
+
+
+def test_a_mask_that_is_empty_in_one_of_two_sizes_is_refused(tmp_path: Path) -> None:
+    """Left out of one size, its row would be that of another image."""
+    write_discs(tmp_path / "xrays", seed=3)
+    mask = np.zeros((48, 48), dtype=np.bool_)
+    mask[24, 24] = True  # a pixel of 96 px is at most as large as it, one of 32 px is larger
+    save(tmp_path / "xrays" / "masks" / "p3_0.png", mask)
+    settings = settings_of(tmp_path, 128).model_copy(update={"task": "segmentation"})
+
+    with pytest.raises(DataError, match=r"of 32 px, 96 px, some sizes lack images/p3_0\.png"):
+        prepare(settings, tmp_path / "cache", sizes_px=(32, 96), skip_broken=True)
