@@ -12,6 +12,7 @@ from tests.model.conftest import CopyLab, Lab
 from xraytune.base.errors import ArtifactError, MachineError
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import Prepared, RunContext
+from xraytune.space.domains import Point
 from xraytune.space.load import load_space
 from xraytune.space.space import Space
 from xraytune.study.inputs import inputs_of_space, read_inputs
@@ -66,7 +67,7 @@ def test_its_layers_size_and_pixel_constants_are_used(lab: Lab, both: Path, tmp_
 
     assert space.sizes_px() == [prepared.image_size_px] == [form.image_size_px] == [32]
     for trainable in ("head", "all"):
-        point = {"trainable": trainable, "input_channels": 3}
+        point: Point = {"trainable": trainable, "input_channels": 3}
         specs = [spec for spec in space.specs if spec.name not in point]
         values = {spec.name: spec.values[0] for spec in specs if spec.is_active_at(point)}
         with one_thread():

@@ -28,8 +28,9 @@ XRV = "xrv_densenet121_nih"
 def dense_net() -> nn.Module:
     """A network like those of TorchXRayVision: a DenseNet for one channel, with 18 outputs."""
     torch.manual_seed(0)
-    network = torchvision.models.densenet121(weights=None, num_classes=18)
-    network.features.conv0 = nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)
+    network: nn.Module = torchvision.models.densenet121(weights=None, num_classes=18)
+    first = nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)
+    network.set_submodule("features.conv0", first)
     return network.eval()
 
 
