@@ -111,7 +111,10 @@ def donor_start(parameters: Parameters, settings: Settings, outputs: tuple[str, 
         what = f"this model has an output for each of {join_names(bundle.record.class_names)}"
         raise DataError(what, model, f"give one for exactly {join_names(outputs)}, in this order")
     network = bundle.record.model_dump(include=NETWORK_PARAMETERS)
-    return parameters_from(values | network | {"weights": "none", "trainable": "all"})
+    network |= {"weights": "none", "trainable": "all", "pixel_mean": None, "pixel_std": None}
+    # Those of the finalist, whose weights may have decided about their size.
+    network["input_size"] = parameters.size_px(settings.data)
+    return parameters_from(values | network)
 
 
 def _predict_by_model(
