@@ -57,7 +57,7 @@ def two_images() -> Prepared:
         pixels_sha256="0" * 64,
         class_names=("NORMAL", "PNEUMONIA"),
         positive=1,
-        image_size_px=64,
+        image_size_px=128,
         pixels="pixels-1/none",
         test_fingerprint=None,
         test_contents=(),
