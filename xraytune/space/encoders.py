@@ -10,6 +10,7 @@ from pathlib import Path
 
 from xraytune.base.files import read_json
 from xraytune.base.records import frozen
+from xraytune.space.paths import is_path
 
 RECORD_FILE = "bundle.json"
 MODEL_FILE = "model.safetensors"
@@ -119,7 +120,7 @@ def architecture_of(backbone: str) -> str:
 
 def is_model(weights: str) -> bool:
     """Return whether weights are the folder of a model that `xraytune train` wrote."""
-    return (Path(weights) / RECORD_FILE).is_file()
+    return is_path("weights", weights) and (Path(weights) / RECORD_FILE).is_file()
 
 
 def expected_images(backbone: str, weights: str) -> ExpectedImages | None:
