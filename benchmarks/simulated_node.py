@@ -57,9 +57,9 @@ class SimulatedNode:
     log: list[tuple[float, float, float]] = field(default_factory=list)
     """Until when, the seconds of slots in use, and those of training."""
 
-    def need(self, generator: GanSettings | None, draw: int | None) -> str | None:
+    def need(self, generator: GanSettings | None, draw: int | None, size_px: int) -> str | None:
         """Return the lineage of a generator that is not trained yet; the space has one."""
-        del draw
+        del draw, size_px
         return "GAN" if generator and self.steps_trained < generator.steps else None
 
     def run(self, loop: TrialLoop) -> None:

@@ -14,6 +14,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from mkdocs.structure.files import Files
     from mkdocs.structure.pages import Page
     from pydantic.fields import FieldInfo
+
+    from xraytune.space.encoders import Encoder
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES_OUTSIDE = {
@@ -276,6 +279,15 @@ option of the command line has made it so.
 ## Backbones
 
 {backbones}
+
+## Encoders
+
+Published encoders of X-rays, whose weights are a file that you download: `weights: FILE`. The features of an image are
+its class token, or a mean over positions. With `data.set` one of the sets that an encoder has seen, a verdict is exploratory.
+
+| backbone | architecture | official file | images | mean; standard deviation of pixels | features | has seen | licence |
+|---|---|---|---|---|---|---|---|
+{encoders}
 """
 
 
@@ -284,6 +296,7 @@ def space_reference() -> str:
     from pydantic import TypeAdapter
 
     from xraytune.space.backbones import BACKBONES
+    from xraytune.space.encoders import XRAY_ENCODERS
     from xraytune.space.fields import PARAMETERS
     from xraytune.space.grammar import DISTRIBUTIONS
     from xraytune.space.settings import RULES, Settings
@@ -313,7 +326,27 @@ def space_reference() -> str:
         ),
         rules="\n".join(f"| {_codes(rule.names)} | {_cell(rule.why)} |" for rule in RULES),
         backbones=_codes([*BACKBONES.built_in, "timm/NAME"]),
+        encoders="\n".join(starmap(_encoder_row, XRAY_ENCODERS.items())),
     )
+
+
+def _encoder_row(name: str, encoder: Encoder) -> str:
+    images = encoder.images
+    constants = "; ".join(
+        ", ".join(f"{value:g}" for value in dict.fromkeys(values))
+        for values in (images.mean, images.std)
+    )
+    cells = (
+        f"`{name}`",
+        f"`{encoder.architecture}`",
+        f"[`{encoder.file}`]({encoder.source})",
+        f"{images.side_px} px, {'grey' if len(images.mean) == 1 else 'three channels'}",
+        constants,
+        encoder.features,
+        ", ".join(encoder.seen) or "no known set of X-rays",
+        encoder.licence,
+    )
+    return f"| {' | '.join(cells)} |"
 
 
 def _parameter_row(name: str, field: FieldInfo, values: Mapping[str, Any]) -> str:

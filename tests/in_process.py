@@ -124,7 +124,7 @@ def confirm_in_process() -> Iterator[None]:
 def search_in_process(space: Space, root: Path) -> StudyFolder:
     """A whole search below `root/studies`, with `root/cache`; gives the study, which has ended."""
     folder, cache = StudyFolder(root / "studies" / space.settings.name), root / "cache"
-    prepared, _ = prepare(space.settings, cache)
+    prepared, _ = prepare(space.settings, cache, sizes_px=space.sizes_px())
     inputs = read_inputs(inputs_of_space(space), space.settings, prepared, cache)
     create_study(folder, space, prepared, CPU, inputs)
     with one_thread(), locked(folder):

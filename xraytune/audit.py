@@ -77,8 +77,8 @@ def audit(
     shipped = Path("audit")
     space = open_space(shipped, changes, data=real, weights_dir=weights_dir)
     settings = space.settings
-    data = settings.data
     experiment = space.experiment()
+    data = experiment.settings.data
     mix = experiment.parameters
     study = StudyFolder((studies / settings.name).resolve())
     cache = (cache or study.default_cache).resolve()
@@ -92,6 +92,7 @@ def audit(
         prepare_index,
         index,
         cache=cache,
+        sizes_px=[*dict.fromkeys([data.image_size, *space.sizes_px()])],
         seen=seen_by([mix]),
         skip_broken=skip_broken,
         on_progress=on_progress,

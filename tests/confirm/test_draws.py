@@ -180,7 +180,7 @@ def test_generators_and_networks_of_a_replicate_are_trained_on_its_draw(
     lab, found = confirmed
     folder, plan = StudyFolder(lab.study / "confirm"), read_plan(lab.study / "confirm")
     assert plan is not None
-    drawn = [folder.prepared(draw).train_fingerprint for draw in range(REPLICATES)]
+    drawn = [folder.prepared().drawn(draw).train_fingerprint for draw in range(REPLICATES)]
 
     generators = [
         read_json(file)["inputs"]["train"]
@@ -273,14 +273,19 @@ def test_patients_that_a_generator_has_seen_are_neither_drawn_nor_scored(
 
     patients = {image.patient for image in seen}
     assert choice.kind == "unused"
-    assert f"{len(patients)} patients whose images a generator has seen" in choice.notes[0]
+    assert (
+        f"{len(patients)} patients whose images a generator or an encoder has seen"
+        in choice.notes[0]
+    )
     assert patients.isdisjoint(image.patient for image in choice.prepared.images)
     assert patients.isdisjoint(choice.images.patients)
 
     everyone = [image.sha256 for image in index.test]
     (tmp_path / "seen.txt").write_text("\n".join(everyone), encoding="utf-8")
     on_folder = changed(ended.settings, confirm={"test": "folder"})
-    with pytest.raises(DataError, match=r"no patient to test on .* a generator has seen"):
+    with pytest.raises(
+        DataError, match=r"no patient to test on .* a generator or an encoder has seen"
+    ):
         ended.choose(on_folder, searched, compared=compared)
 
 

@@ -21,7 +21,7 @@ from xraytune.confirm.record import (
     read_verdict,
     write_verdict,
 )
-from xraytune.present.verdict import verdict_sentence
+from xraytune.present.verdict import verdict_frame, verdict_sentence
 from xraytune.space.settings import Parameters
 from xraytune.stats.classification import Floats
 
@@ -134,6 +134,26 @@ def test_a_gain_that_a_donors_classifier_exceeds_is_not_called_no_gain() -> None
     )
     worse = confirmation(scores(gan=0.8, duplicate=0.8, classifier=4.0), arms=(*ARMS, donor))
     assert "do not improve AUROC" in verdict_sentence(worse)
+
+
+@pytest.mark.slow
+def test_a_better_encoder_without_synthetic_images_explains_a_gain() -> None:
+    """Unless it has the finalist's encoder, or is worse than the finalist."""
+    tuned = arm("tuned augmented #9", "tuned", augmentation="affine", backbone="mobilenet_v2")
+    arms = (*ARMS[:3], tuned)
+    explained = confirmation(scores(gan=2.5, tuned=3.5), arms=arms)
+    sentence = (
+        "The encoder explains more than synthetic images: without them, tuned augmented #9 with "
+        "mobilenet_v2 was as good as gan #1 with resnet50, or better."
+    )
+
+    assert sentence in explained.to_json()["answer"]
+    assert sentence in verdict_frame(explained)
+    for others in (
+        confirmation(scores(gan=2.5, tuned=3.5)),
+        confirmation(scores(gan=2.5), arms=arms),
+    ):
+        assert "The encoder explains" not in others.to_json()["answer"]
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,8 @@ def test_every_arm_is_trained_on_its_own_patients_and_judged(
             draw = replicate if has_draws else None
             assert experiment.draw == draw
             gan = experiment.parameters.gan
-            assert generator_need(gan, draw, everyone, CPU, root / "cache") is None
+            size_px = everyone.image_size_px
+            assert generator_need(gan, draw, size_px, everyone, CPU, root / "cache") is None
             context = RunContext(prepared=everyone.drawn(draw), cache=root / "cache", compute=CPU)
             images = build_training_set(experiment, context)
             own = f"draw_{replicate}" if has_draws else "train"

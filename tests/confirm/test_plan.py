@@ -17,7 +17,13 @@ from xraytune.confirm.arms import (
     replicate,
     write_plan,
 )
-from xraytune.confirm.plan import belongs_to_control, best_trials, choose_finalists, draw_control
+from xraytune.confirm.plan import (
+    belongs_to_control,
+    best_trials,
+    choose_finalists,
+    draw_control,
+    why_exploratory,
+)
 from xraytune.space.load import load_space
 from xraytune.space.settings import DataSettings, Parameters, Settings
 from xraytune.space.space import Space
@@ -125,6 +131,35 @@ def test_top_up_trials_are_different_settings_of_the_arm_and_the_same_each_time(
     assert draw_control(space, control, 3, first[:1])[0] == first[1], (
         "settings of the search are not sampled again"
     )
+
+
+def test_tuned_controls_may_have_any_backbone_of_the_space(tmp_path: Path) -> None:
+    path = tmp_path / "small.yaml"
+    backbones = "{values: [mobilenet_v2, resnet18, xrv_densenet121_all]}"
+    with_file = "{value: x.pth, when: {backbone: xrv_densenet121_all}}"
+    path.write_text(f"{SPACE}  backbone: {backbones}\n  weights: {with_file}\n", encoding="utf-8")
+
+    drawn = draw_control(load_space(path), "real_only", 20, ())
+
+    assert {each.backbone for each in drawn} == {"mobilenet_v2", "resnet18", "xrv_densenet121_all"}
+
+
+def test_a_verdict_on_a_set_that_an_encoder_has_seen_is_exploratory() -> None:
+    """Of the study or of the test images; random layers have seen nothing."""
+
+    def reasons(weights: str, *data_sets: str | None) -> tuple[str, ...]:
+        finalist = gan_arm()
+        encoder = {"backbone": "rad_dino", "weights": weights}
+        control = finalist.model_copy(
+            update={"role": "tuned", "parameters": parameters("none", **encoder)}
+        )
+        plan = Plan(test="folder", replicates=5, arms=(finalist, control))
+        return why_exploratory(plan, *data_sets)
+
+    because = "the encoder rad_dino was pretrained on images of nih"
+    assert reasons("x.pth", "nih", "nih") == (because,)
+    assert reasons("x.pth", None, "nih") == (because,)
+    assert reasons("x.pth", "kermany", None) == reasons("none", "nih", "nih") == ()
 
 
 def test_equal_arms_share_their_runs_in_every_replicate() -> None:

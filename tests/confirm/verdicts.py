@@ -110,6 +110,7 @@ def _comparison(control: str, score: float) -> ControlVerdict:
     return ControlVerdict(
         control=control,
         arm="real_only",
+        backbone="",
         kind="none",
         control_score=score,
         verdict=("undecided",),

@@ -71,11 +71,13 @@ def test_sizes_and_constants_come_from_timm(tmp_path: Path) -> None:
     parameters = "{backbone: {value: timm/vit_tiny_patch16_224}, weights: {value: none}}"
     file.write_text(f"name: x\ndata: {{path: xrays}}\nparameters: {parameters}\n", encoding="utf-8")
 
+    space = load_space(file)
+
     with pytest.raises(
         ConfigError,
         match=r"timm/vit_tiny_patch16_224 does not take images of 128 px(.|\n)*often 224",
     ):
-        require_network(load_space(file).settings, "timm/vit_tiny_patch16_224", "none")
+        require_network(space.settings, space.experiment().parameters)
 
 
 def test_what_timm_does_not_have_is_refused(

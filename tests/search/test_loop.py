@@ -257,8 +257,8 @@ class Gans:
     def __init__(self) -> None:
         self.trained: set[tuple[int, int]] = set()
 
-    def need(self, generator: GanSettings | None, draw: int | None) -> str | None:
-        del draw
+    def need(self, generator: GanSettings | None, draw: int | None, size_px: int) -> str | None:
+        del draw, size_px
         if generator is None or (generator.width, generator.steps) in self.trained:
             return None
         return f"width {generator.width}"

@@ -5,13 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from tests.in_process import InProcess, one_thread, search_in_process
 from xraytune.base.errors import ConfigError, DataError, StudyError
 from xraytune.base.files import read_jsonl
+from xraytune.base.tensors import save_state
 from xraytune.data.phantom import draw_phantoms
 from xraytune.model.train import train
+from xraytune.nets.backbones import build_backbone
 from xraytune.search import run as search_run
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.run import search
@@ -170,6 +173,19 @@ def test_ratio_with_no_or_too_many_extra_images_is_refused_before_writing(space:
 
     assert not (root / "studies").exists()
     assert not (root / "model").exists()
+
+
+def test_an_encoder_that_has_seen_the_data_set_is_noted(space: Path) -> None:
+    file = space.parent / "nih.safetensors"
+    torch.manual_seed(0)
+    save_state(build_backbone("xrv_densenet121_nih")[0].state_dict(), file)
+    encoder = ("backbone=xrv_densenet121_nih", f"weights={file}", "trainable=head", "input_size=32")
+    notes: list[str] = []
+
+    run(space, *encoder, "data.set=nih", note=notes.append)
+
+    seen = "the encoder xrv_densenet121_nih was pretrained on images of nih (data.set)"
+    assert f"{seen}: a verdict of `confirm` on it will be exploratory" in notes
 
 
 def test_a_lost_record_of_the_time_used_is_noted(space: Path) -> None:

@@ -52,7 +52,7 @@ def test_all_problems_are_reported_at_once_in_file_order(
         ("pos_weight: {value: balanced}", "'imbalance'?"),
         ("classical: {value: 2}", "'augmentation'?"),
         ("backbone: {value: microsoft/rad-dino}", "timm/hf-hub:OWNER/NAME"),
-        ("weights_pixels: {value: 1}", "it is a setting: write it at the top level"),
+        ("weights_dir: {value: 1}", "it is a setting: write it at the top level"),
         # Declarations.
         ("lr: 1e-3", "0.001 is not a mapping"),
         ("lr: {value: 1, values: [2, 3]}", "has value and values"),

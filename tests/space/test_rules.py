@@ -98,7 +98,11 @@ source=duplicate synthetic_weight=.5 mixing=pretrain
 backbone=small_cnn
 trainable=head weights=none
 task=segmentation backbone=swin_t
-weights_pixels={mean:.5,std:.1}
+pixel_mean=.5 pixel_std=.1
+pixel_mean=.5 weights=there
+source=gan gan.image_size=64 input_size=32
+backbone=rad_dino
+backbone=xrv_densenet121_all input_channels=1
 mixup=.2 batch_size=1
 cutmix=1 trainable=head
 loss=bce data.classes=three

@@ -57,7 +57,7 @@ def two_images() -> Prepared:
         pixels_sha256="0" * 64,
         class_names=("NORMAL", "PNEUMONIA"),
         positive=1,
-        image_size_px=64,
+        image_size_px=128,
         pixels="pixels-1/none",
         test_fingerprint=None,
         test_contents=(),
@@ -68,9 +68,9 @@ def two_images() -> Prepared:
 CPU = Compute(device="cpu", threads=1, precision="float32")
 
 
-def no_gan(generator: GanSettings | None, draw: int | None) -> str | None:
+def no_gan(generator: GanSettings | None, draw: int | None, size_px: int) -> str | None:
     """Return None: every GAN exists."""
-    del generator, draw
+    del generator, draw, size_px
     return None
 
 

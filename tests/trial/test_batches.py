@@ -20,7 +20,7 @@ from xraytune.data.prepare import side_images
 from xraytune.nets.feature_store import FEATURES_FILE, FEATURES_STAGE
 from xraytune.nets.inputs import view_table
 from xraytune.nets.networks import build_classifier
-from xraytune.space.settings import Experiment, Parameters, PixelConstants, TaskName
+from xraytune.space.settings import Experiment, Parameters, TaskName
 from xraytune.tasks import TASKS
 from xraytune.trial.network import Network
 from xraytune.trial.training import TrialTraining
@@ -243,9 +243,9 @@ def test_features_that_hardly_differ_are_refused_unless_pixels_get_their_range(
     state["0.1.running_mean"] = torch.randn(16)
     state["0.0.weight"] *= 1e-4
     save_state(state, file)
-    pixels = PixelConstants(mean=0.5, std=5e-5)
-    settings = bench.settings.model_copy(update={"weights_pixels": pixels})
+    pixels = {"pixel_mean": 0.5, "pixel_std": 5e-5}
+    parameters = experiment.parameters.model_copy(update=pixels)
 
-    with pytest.raises(TrialError, match=r"nearly equal(.|\n)*set weights_pixels"):
+    with pytest.raises(TrialError, match=r"nearly equal(.|\n)*set pixel_mean"):
         TrialTraining(experiment, bench.context)
-    TrialTraining(experiment.model_copy(update={"settings": settings}), bench.context)
+    TrialTraining(experiment.model_copy(update={"parameters": parameters}), bench.context)

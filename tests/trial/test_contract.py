@@ -70,7 +70,10 @@ PARAMETERS: Mapping[str, tuple[Any, ...]] = {
     "cutmix": (0.0, 1.0),
     "backbone": ("small_cnn", "mobilenet_v2"),
     "weights": ("none", "imagenet", "file"),
+    "pixel_mean": (None, 0.4, 0.3),
+    "pixel_std": (None, 0.2, 0.3),
     "input_channels": (1, 3),
+    "input_size": (None, 96),
     "trainable": ("all", "head", "last_stage"),
     "head": ("linear", "vgg16_two_class"),
     "loss": ("cross_entropy", "bce"),
@@ -95,7 +98,6 @@ SETTINGS: Mapping[str, tuple[Any, ...]] = {
     "sampler.name": ("tpe", "random", "grid"),
     "sampler.startup_trials": (10, 2),
     "confirm.test": ("auto", "unused"),
-    "weights_pixels": (None, {"mean": 0.4, "std": 0.2}),
     "final.trainable": (None, "head"),
     "final.image_size": (None, 32),
 }

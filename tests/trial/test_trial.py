@@ -104,7 +104,7 @@ def test_every_arm_trains_the_same_steps_and_resumes_identically(
 @pytest.mark.slow
 def test_two_trials_that_need_one_gan_train_it_once(bench: Bench, tmp_path: Path) -> None:
     settings = gan(seed=11)
-    assert generator_need(settings, None, bench.prepared, CPU, bench.cache) is not None
+    assert generator_need(settings, None, 32, bench.prepared, CPU, bench.cache) is not None
     progress: list[tuple[str, int, int]] = []
 
     for number, ratio in enumerate((0.5, 1.0)):
@@ -119,7 +119,7 @@ def test_two_trials_that_need_one_gan_train_it_once(bench: Bench, tmp_path: Path
         (0, 4),
         (4, 4),
     ]
-    assert generator_need(settings, None, bench.prepared, CPU, bench.cache) is None
+    assert generator_need(settings, None, 32, bench.prepared, CPU, bench.cache) is None
 
 
 @pytest.mark.slow

@@ -106,7 +106,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         else:
             content = load_content(path)
     except UNREADABLE as error:
-        fix = "use another copy: a state dict saved by torch.save, or a .safetensors file"
+        fix = (
+            "use another copy: a state dict saved by torch.save, or a .safetensors file; a pickled "
+        )
+        fix += "network, as of TorchXRayVision, becomes one with examples/convert_xrv.py"
         raise MachineError("this weights file cannot be read", path, fix) from error
     if not isinstance(content, dict) or not all(
         isinstance(value, Tensor) for value in content.values()

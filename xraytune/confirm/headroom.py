@@ -170,6 +170,8 @@ def headroom(
         whole, cache, skip_broken=skip_broken, note=note, on_progress=on_progress
     )
 
+    trial = Experiment(settings=settings, parameters=baseline)
+    prepared = prepared.sizes[trial.settings.data.image_size]
     side = prepared.side("train")
     order = nested_order(side.patients, side.targets, settings.data.split.seed)
     wanted = own.settings.data.train_patients or len(order)
@@ -189,7 +191,7 @@ def headroom(
     everyone = side_images("train", prepared, cache)
     scored = take(everyone, np.array(test))
     arms = [baseline, *(with_extra(baseline, ratio) for ratio in ratios)]
-    network = Network(Experiment(settings=settings, parameters=baseline), context)
+    network = Network(trial, context)
     if network.has_cached_features and baseline.augmentation == "none":
         # At once: each training would load the backbone for what it lacks.
         shown = [*test]

@@ -21,7 +21,7 @@ from xraytune.confirm.judge import (
     score_runs,
     unscored_findings,
 )
-from xraytune.confirm.plan import earlier_access
+from xraytune.confirm.plan import earlier_access, why_exploratory
 from xraytune.confirm.record import Hospital
 from xraytune.confirm.run_list import OpenStudy
 from xraytune.confirm.sealed import (
@@ -173,7 +173,8 @@ def judge_hospital(
         score_runs(study, plan, hospital, scores_file)
     # Every replicate is a network for this hospital, whatever site it left out.
     scores = read_scores(folder, plan.model_copy(update={"sites": ()}), hospital, scores_file)
-    exploratory = plan.model_copy(update={"exploratory": opened.exploratory}).why_exploratory
+    opened_plan = plan.model_copy(update={"exploratory": opened.exploratory})
+    exploratory = why_exploratory(opened_plan, hospital.data.set)
     return plan, Hospital(
         name=opened.name,
         exploratory=exploratory,

@@ -17,7 +17,7 @@ from xraytune.base.errors import Problem, StudyError, join_names
 from xraytune.base.files import require_recorded, sha256_of, write_array
 from xraytune.base.records import frozen
 from xraytune.confirm.arms import Arm, Plan, write_plan
-from xraytune.confirm.plan import mark_earlier_access
+from xraytune.confirm.plan import mark_earlier_access, why_exploratory
 from xraytune.confirm.record import (
     Confirmation,
     ControlVerdict,
@@ -29,7 +29,7 @@ from xraytune.confirm.record import (
 from xraytune.confirm.run_list import OpenStudy
 from xraytune.confirm.sealed import SealedTest, load_test_images
 from xraytune.confirm.test_access import CONFIRM, log_test_access, study_logs
-from xraytune.data.prepare import RunContext
+from xraytune.data.prepare import ImageSource, RunContext
 from xraytune.nets.backbones import fold_batch_norms
 from xraytune.nets.checkpoint import load_best
 from xraytune.nets.compute import compute_like, pin
@@ -155,13 +155,18 @@ def score_runs(
     compute = compute_like(study.compute, threads=study.compute.threads)
     pin(compute)
     on_progress = study.callbacks.on_progress
-    images = load_test_images(sealed, study.settings.data, study.cache, on_progress=on_progress)
+    opened: dict[int, ImageSource] = {}
     results: list[Floats] = []
     count = plan.replicates * len(plan.trainings)
     for number in range(count):
         where = folder.trial_path(number)
         experiment = folder.experiment(number)
-        prepared = folder.prepared(experiment.draw)
+        data = experiment.settings.data
+        if data.image_size not in opened:
+            images = load_test_images(sealed, data, study.cache, on_progress=on_progress)
+            opened[data.image_size] = images
+        images = opened[data.image_size]
+        prepared = folder.prepared(experiment)
         context = RunContext(prepared=prepared, cache=study.cache, compute=compute)
         network = Network(experiment, context)
         trained = network.untrained(images)
@@ -235,7 +240,7 @@ def judge(study: OpenStudy, test: ArmScores, sealed: SealedTest) -> Confirmation
         metric=task.metric,
         objective=study.settings.metric,
         network=task.network,
-        exploratory=plan.why_exploratory,
+        exploratory=why_exploratory(plan, study.settings.data.set, sealed.data.set),
         rope=rope,
         replicates=plan.replicates,
         train_images=len(prepared.side("train")),
@@ -286,7 +291,7 @@ def _describe_search(study: OpenStudy, plan: Plan) -> Searched:
         trials=len(study.searched),
         pruned=sum(trial.status == "pruned" for trial in study.searched),
         sampler=study.settings.sampler.name,
-        image_size_px=study.settings.data.image_size,
+        image_size_px=finalists[0].size_px(study.settings.data),
         networks=tuple(dict.fromkeys(networks)),
         generators=tuple(dict.fromkeys(generators)),
         packages={name: packages[name] for name in ("xraytune", "torch")},
@@ -361,6 +366,7 @@ def judge_finalists(test: ArmScores, *, rope: float) -> list[FinalistVerdict]:
                     **asdict(score_interval(evidence)),
                     **asdict(words),
                     arm=control.parameters.arm,
+                    backbone=control.parameters.backbone,
                     control_score=float(pair.scores[1].mean()),
                     variance_components=variance_components(pair),
                 )
@@ -372,6 +378,7 @@ def judge_finalists(test: ArmScores, *, rope: float) -> list[FinalistVerdict]:
             FinalistVerdict(
                 arm=finalist.name,
                 trial=finalist.trial,
+                backbone=finalist.parameters.backbone,
                 generator="GAN" if finalist.parameters.gan else "",
                 mixing=finalist.parameters.mixing,
                 score=float(scores.mean()),

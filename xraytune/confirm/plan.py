@@ -23,6 +23,7 @@ from xraytune.confirm.arms import (
 from xraytune.confirm.run_list import NO_RUNGS, OpenStudy, train_runs
 from xraytune.confirm.sealed import SealedTest
 from xraytune.confirm.test_access import accesses
+from xraytune.space.encoders import describe_seen
 from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.settings import Experiment, Parameters
 from xraytune.space.space import Space
@@ -113,6 +114,15 @@ def earlier_access(study: Path, sealed: SealedTest, before: str = "") -> tuple[s
     commands = [f"`{row['command']}` of study {row['study']}" for row in earlier]
     by = " and ".join(dict.fromkeys(commands))
     return (f"test images had been accessed {times} before, by {by}",)
+
+
+def why_exploratory(plan: Plan, *data_sets: str | None) -> tuple[str, ...]:
+    """Return why the verdict is not confirmatory: also if an encoder has seen one of these sets."""
+    networks = [(arm.parameters.backbone, arm.parameters.weights) for arm in plan.arms]
+    seen: list[str] = []
+    for data_set in dict.fromkeys(data_sets):
+        seen += describe_seen(networks, data_set)
+    return (*plan.why_exploratory, *seen)
 
 
 def choose_finalists(trials: Iterable[TrialRow], count: int) -> list[TrialRow]:

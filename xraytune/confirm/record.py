@@ -98,6 +98,7 @@ class ControlVerdict(PairVerdict, Interval):
     control_score: float
     variance_components: Mapping[str, float]
     secondary: tuple[SecondaryOutcome, ...] = ()
+    backbone: str = ""
 
 
 @frozen
@@ -119,6 +120,7 @@ class FinalistVerdict:
     comparisons: tuple[ControlVerdict, ...]
     caveat: str = ""
     """What the quality of its images falls short of."""
+    backbone: str = ""
 
     @property
     def own(self) -> list[ControlVerdict]:
@@ -136,6 +138,17 @@ class FinalistVerdict:
         """Whether it beats all of these, but without the gain that `helps` needs."""
         is_better = bool(self.own) and all(each.is_better for each in self.own)
         return self.verdict == "no_better" and is_better
+
+    @property
+    def encoder_caveat(self) -> str:
+        """A sentence, if the best control without synthetic images has another, better encoder."""
+        best = max(self.own, key=lambda each: each.control_score, default=None)
+        if best is None or best.backbone == self.backbone or best.control_score < self.score:
+            return ""
+        return (
+            f"The encoder explains more than synthetic images: without them, {best.control} with "
+            f"{best.backbone} was as good as {self.arm} with {self.backbone}, or better."
+        )
 
     @property
     def gifts(self) -> dict[str, float]:

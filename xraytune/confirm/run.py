@@ -23,7 +23,7 @@ from xraytune.base.seeding import derive_seed
 from xraytune.confirm.arms import CONFIRM_FOLDER, read_plan
 from xraytune.confirm.hospitals import choose_tests, judge_hospital
 from xraytune.confirm.judge import ArmScores, judge, score_sealed
-from xraytune.confirm.plan import choose_finalists, make_plan
+from xraytune.confirm.plan import choose_finalists, make_plan, why_exploratory
 from xraytune.confirm.record import Confirmation, read_verdict, write_verdict
 from xraytune.confirm.run_list import OpenStudy, train_replicates
 from xraytune.confirm.sealed import SealedTest, left_out_sites
@@ -126,7 +126,7 @@ def confirm(
             replicates = replicates or settings.confirm.replicates
             trials = choose_finalists(searched, finalists or settings.confirm.finalists)
             compared = [trial.parameters for trial in trials]
-            require_inputs(settings, {(each.backbone, each.weights) for each in compared})
+            require_inputs(settings, compared)
             runner.launch()
         else:
             wanted = finalists and len(choose_finalists(searched, finalists))
@@ -139,7 +139,7 @@ def confirm(
             study_folder,
             cache,
             replicates=replicates,
-            compared=compared,
+            compared=[*compared, *space.networks()],  # a control may have another encoder
             plan=plan,
             folders=[test] if isinstance(test, Path) else [*map(Path, test)],
             on_progress=callbacks.on_progress,
@@ -184,7 +184,8 @@ def confirm(
             what = "this confirmation was scored on other test images, or under other names"
             fix = f"use those, or move {folder.name}/ away to start over"
             raise StudyError(what, sealed.data.path, fix)
-        for why in plan.why_exploratory:
+        scored_set = sealed.data.set if sealed else None
+        for why in why_exploratory(plan, settings.data.set, scored_set):
             callbacks.note(f"the verdict will be exploratory: {why}")
 
         train_replicates(opened, plan)

@@ -120,7 +120,9 @@ def choose_test(
     left_out = ""
     if known:
         count = counted(len(known), "patient")
-        left_out = f"{count} whose images a generator has seen: neither drawn nor scored"
+        left_out = (
+            f"{count} whose images a generator or an encoder has seen: neither drawn nor scored"
+        )
         notes.append(left_out)
     unseen = Images(image for image in given.images if image.patient not in known)
     folder = replace(given, images=unseen)
@@ -273,7 +275,8 @@ def divide_unused(
         StudyError: The images changed since the search.
     """
     data = settings.data.model_copy(update={"train_patients": None})
-    everyone, _ = prepare_index(index, data, cache, skip_broken=True)
+    sizes_px = [prepared.image_size_px]
+    everyone, _ = prepare_index(index, data, cache, sizes_px=sizes_px, skip_broken=True)
     if everyone.pixels != prepared.pixels:
         what = "unused images were added, changed or removed since the search"
         raise StudyError(what, data.path, "restore them, or start a new study")
@@ -382,12 +385,12 @@ def load_test_images(
     *,
     on_progress: Progress = ignore_progress,
 ) -> ImageSource:
-    """Decode sealed images, none of them broken, with the study's `data` settings.
+    """Decode sealed images, none of them broken, with the `data` settings of a run.
 
     Callers must log the access first.
     """
     if sealed.kind == "unused":  # decoded by the search, with all others of the folder
-        return side_images(TEST, sealed.prepared, cache)
+        return side_images(TEST, sealed.prepared.sizes[data.image_size], cache)
     store = decode_unbroken(sealed, data, cache, on_progress=on_progress)
     return stored_images(store, sealed.images, name="test")
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,15 @@ HELD_OUT = ("val_a", "val_b", "test")
 """The sides that nothing is trained on."""
 
 
+@frozen
+class StoredPixels:
+    """The decoded images in one size; the fields are those of `Prepared`."""
+
+    image_size_px: int
+    pixels: str
+    pixels_sha256: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
     """What all trials of a study share.
@@ -69,6 +78,7 @@ class Prepared:
         unused: The other images of the folder, except those of its test folder.
         has_masks: Whether the pixel artifact has a mask of each image.
         left_out_sites: The site that each draw of a confirmation leaves out; empty if none does.
+        other_sizes: The same images, in the same rows, in the other sizes that trials use.
     """
 
     class_names: tuple[str, ...]
@@ -85,6 +95,7 @@ class Prepared:
     unused: tuple[ImageFile, ...] = ()
     test_patients: str | None = None
     left_out_sites: tuple[str, ...] = ()
+    other_sizes: tuple[StoredPixels, ...] = ()
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -94,6 +105,15 @@ class Prepared:
     def side(self, name: SideName) -> Images:
         """Return the images on one side of the split, in the order of the index."""
         return Images(image for image in self.images if image.side == name)
+
+    @cached_property
+    def sizes(self) -> Mapping[int, Prepared]:
+        """The images as a study of each size alone would have them, by that size in pixels."""
+        alone = replace(self, other_sizes=())
+        others = {
+            stored.image_size_px: replace(alone, **asdict(stored)) for stored in self.other_sizes
+        }
+        return {self.image_size_px: alone, **others}
 
     @cached_property
     def _replicates(self) -> dict[int, Prepared]:
@@ -189,13 +209,14 @@ def prepare(
     settings: Settings,
     cache: Path,
     *,
+    sizes_px: Sequence[int] = (),
     seen: Collection[str] = (),
     skip_broken: bool = False,
     on_progress: Progress = ignore_progress,
 ) -> tuple[Prepared, tuple[str, ...]]:
-    """Index, decode and split the images of `settings.data`.
+    """Index, decode and split the images of `settings.data`, in all sizes that trials use.
 
-    Return the record and warnings for the user.
+    By default, that is `data.image_size`. Return the record and warnings for the user.
 
     Patients with images in `seen`, given as SHA-256, are on no validation side.
 
@@ -206,7 +227,13 @@ def prepare(
         settings.data, pairs=settings.task == "segmentation", on_progress=on_progress
     )
     return prepare_index(
-        index, settings.data, cache, seen=seen, skip_broken=skip_broken, on_progress=on_progress
+        index,
+        settings.data,
+        cache,
+        sizes_px=sizes_px,
+        seen=seen,
+        skip_broken=skip_broken,
+        on_progress=on_progress,
     )
 
 
@@ -215,14 +242,21 @@ def prepare_index(
     data: DataSettings,
     cache: Path,
     *,
+    sizes_px: Sequence[int] = (),
     seen: Collection[str] = (),
     skip_broken: bool = False,
     on_progress: Progress = ignore_progress,
 ) -> tuple[Prepared, tuple[str, ...]]:
     """Like `prepare`, for a folder that has already been indexed."""
-    store = store_images(index.root, index.images, data, cache=cache, on_progress=on_progress)
-    if not skip_broken:
-        require_unbroken(store, index.root)
+    stores = {}
+    for size_px in sizes_px or (data.image_size,):
+        sized = data.model_copy(update={"image_size": size_px})
+        store = store_images(index.root, index.images, sized, cache=cache, on_progress=on_progress)
+        if not skip_broken:
+            require_unbroken(store, index.root)
+        stores[size_px] = store
+    _require_equal_rows(stores, index.root)
+    store = next(iter(stores.values()))
     files, broken = stored_files(store)
     row_of = {file: row for row, file in enumerate(files)}
     images = Images(image for image in index.images if image.file in row_of)
@@ -248,13 +282,20 @@ def prepare_index(
         replace(image, side=side, row=row_of[image.file])
         for image, side in zip(images, sides, strict=True)
     ]
+    first, *others = (
+        StoredPixels(
+            image_size_px=size_px,
+            pixels=str(store.relative_to(cache)),
+            pixels_sha256=_content(store),
+        )
+        for size_px, store in stores.items()
+    )
     prepared = Prepared(
         class_names=index.class_names,
         positive=index.positive,
-        image_size_px=data.image_size,
+        **asdict(first),
+        other_sizes=tuple(others),
         resize=data.resize,
-        pixels=str(store.relative_to(cache)),
-        pixels_sha256=_content(store),
         has_masks=any(image.masks for image in images),
         test_fingerprint=index.test_fingerprint,
         test_patients=index.test_patients,
@@ -267,10 +308,23 @@ def prepare_index(
     notes += [f"left out: {image.file}: {image.reason}" for image in broken]
     if seen_patients:
         notes.append(
-            f"{counted(len(seen_patients), 'patient')} whose images a generator has seen: "
-            "on no validation or test side, and trained on last"
+            f"{counted(len(seen_patients), 'patient')} whose images a generator or an encoder has "
+            "seen: on no validation or test side, and trained on last"
         )
     return prepared, tuple(notes)
+
+
+def _require_equal_rows(stores: Mapping[int, Path], root: Path) -> None:
+    """Refuse (DataError) an image that is broken in one of several sizes, as a small mask may be.
+
+    Otherwise, a row would be of another image in each size.
+    """
+    stored = [frozenset(stored_files(store)[0]) for store in stores.values()]
+    differing = frozenset().union(*stored) - stored[0].intersection(*stored)
+    if differing:
+        sizes = join_names([f"{size_px} px" for size_px in stores])
+        what = f"of {sizes}, some sizes lack {join_names(sorted(differing), 3)}"
+        raise DataError(what, root, "remove these images, or use a single size")
 
 
 def patients_seen(images: Iterable[ImageFile], seen: Collection[str]) -> set[str]:
@@ -294,6 +348,13 @@ def restore_pixels(
     Raises StudyError if the images have changed or Pillow decodes them differently, and DataError
     if they cannot be read.
     """
+    for size_px, sized in prepared.sizes.items():
+        _restore_size(settings.of_size(size_px), sized, cache, on_progress)
+
+
+def _restore_size(
+    settings: Settings, prepared: Prepared, cache: Path, on_progress: Progress
+) -> None:
     store = cache / prepared.pixels
     if is_intact(store) and _content(store) == prepared.pixels_sha256:
         return
@@ -403,6 +464,7 @@ def stored_images(store: Path, images: Sequence[ImageFile], *, name: str) -> Ima
 def write_prepared(prepared: Prepared, path: Path) -> None:
     """Write `split.json`, with the images as columns."""
     content = {field.name: getattr(prepared, field.name) for field in fields(prepared)}
+    content["other_sizes"] = [asdict(stored) for stored in prepared.other_sizes]
     for name in ("images", "unused"):
         images = content[name]
         content[name] = {
@@ -421,6 +483,8 @@ def read_prepared(path: Path) -> Prepared:
             content[name] = tuple(ImageFile(**dict(zip(columns, row, strict=True))) for row in rows)
         for name in content.keys() & {"class_names", "findings", "test_contents", "left_out_sites"}:
             content[name] = tuple(content[name])
+        sizes = content.pop("other_sizes", ())
+        content["other_sizes"] = tuple(StoredPixels(**stored) for stored in sizes)
         return Prepared(**content)
     except (AttributeError, TypeError) as error:
         raise ValueError(f"not a split: {error}") from error

@@ -15,10 +15,11 @@ from xraytune.base.templates import open_templates
 from xraytune.base.tensors import save_state
 from xraytune.data.decoding import InputFormat
 from xraytune.data.prepare import RunContext, write_prepared
+from xraytune.space.encoders import RECORD_FILE
 from xraytune.space.load import experiment_to_yaml
 from xraytune.space.paths import relative_path
 from xraytune.space.settings import Experiment, extensions_of
-from xraytune.synth.donor import MANIFEST_FILE, RECORD_FILE, SPLIT_FILE
+from xraytune.synth.donor import MANIFEST_FILE, SPLIT_FILE
 from xraytune.tasks import TASKS
 from xraytune.tasks.bundle_record import BundleRecord, TrainedOn
 from xraytune.tasks.task import Validated

@@ -62,13 +62,13 @@ from xraytune.synth.saved_generator import (
 )
 from xraytune.synth.sources.gan import Gan, trained_generator, typical_masks, usable_generator
 from xraytune.synth.sources.source import BLOCK, choose_findings
-from xraytune.synth.sources.which import seen_by
+from xraytune.synth.sources.which import seen_by_sources
 from xraytune.trial.donate import find_donor_experiment, write_card, write_donor
 from xraytune.trial.quality import report_pool
 from xraytune.trial.samples import save_generator_grid
 
 _SAMPLES = "samples.png"
-_NETWORK_PARAMETERS = {"backbone", "weights", "input_channels"}
+_NETWORK_PARAMETERS = {"backbone", "weights", "input_channels", "input_size"}
 
 
 @frozen
@@ -164,9 +164,15 @@ def generator_train(
         note(error.problems[0].what)
         donor_experiment = None
     require_writable(cache)
-    seen = seen_by([experiment.parameters]) if experiment else ()
+    seen = seen_by_sources([experiment.parameters]) if experiment else ()
+    sizes_px = [each.settings.data.image_size for each in (experiment, donor_experiment) if each]
     prepared, warnings = prepare(
-        settings, cache, seen=seen, skip_broken=skip_broken, on_progress=on_progress
+        settings,
+        cache,
+        sizes_px=[*dict.fromkeys(sizes_px)],
+        seen=seen,
+        skip_broken=skip_broken,
+        on_progress=on_progress,
     )
     for warning in warnings:
         note(warning)
@@ -182,7 +188,8 @@ def generator_train(
             generator = fill_generator_folder(folder, artifact, experiment, context, report=report)
             save_generator_grid(experiment, context, folder).rename(folder / _SAMPLES)
         if donor_experiment:
-            donor = write_donor(folder, donor_experiment, context)
+            sized = prepared.sizes[donor_experiment.settings.data.image_size]
+            donor = write_donor(folder, donor_experiment, replace(context, prepared=sized))
         write_card(folder)
     return TrainedGenerator(path=out, generator=generator, donor=donor)
 
@@ -241,7 +248,7 @@ def fill_generator_folder(
         findings=prepared.findings,
         findings_counts=dict(Counter(image.findings for image in train if image.findings)),
         train_fingerprint=prepared.train_fingerprint,
-        train_images=sorted(learnt | seen_by([experiment.parameters])),
+        train_images=sorted(learnt | seen_by_sources([experiment.parameters])),
         generators={NETWORK_FILE: sha256_of(folder / NETWORK_FILE)},
         compute=context.compute,
         packages={name: version(name) for name in ("xraytune", "torch", "numpy")},

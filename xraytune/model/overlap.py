@@ -13,10 +13,11 @@ from xraytune.data.index import LabelledImages
 from xraytune.data.prepare import patients_seen
 from xraytune.data.shared_patients import patients_by_file_name, patients_by_key, shared_patients
 from xraytune.data.table import add_rows, find_table
+from xraytune.space.encoders import MODEL_FILE
 from xraytune.study.folder import StudyFolder
 from xraytune.synth.sources.which import seen_by
 from xraytune.tasks import TASKS
-from xraytune.trial.saved_model import MODEL_FILE, Bundle
+from xraytune.trial.saved_model import Bundle
 
 
 def overlap_of(

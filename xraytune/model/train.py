@@ -41,12 +41,17 @@ from xraytune.space.allocation import allocation_of
 from xraytune.space.domains import Value
 from xraytune.space.fields import PARAMETERS, flat_values
 from xraytune.space.load import SEARCH_ONLY, refuse_unused
-from xraytune.space.paths import PATHS
+from xraytune.space.paths import PATHS, is_path
 from xraytune.space.settings import Experiment, Settings, extensions_of
 from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
-from xraytune.study.inputs import inputs_of_trials, read_inputs, require_same_inputs
+from xraytune.study.inputs import (
+    inputs_of_trials,
+    read_inputs,
+    require_same_inputs,
+    weights_content,
+)
 from xraytune.synth.mix import plan_mix
 from xraytune.tasks import TASKS
 from xraytune.tasks.bundle_record import BundleRecord, TrainedOn
@@ -145,7 +150,7 @@ def train(
         note(f"the study of the exported trial does not exist here: {study.path}")
         study = None
     cache = (cache or (Path("cache") if study is None else study.default_cache)).resolve()
-    require_inputs(settings, [(parameters.backbone, parameters.weights)])
+    require_inputs(settings, [parameters])
     prepared, index = prepare_space(
         space,
         cache,
@@ -157,8 +162,9 @@ def train(
     )
     weights = find_weights(parameters.backbone, parameters.weights, settings.weights_dir)
     contents = [sha256_of(weights) if weights else None]
-    if study and weights:
-        require_same_inputs(study, {weights: str(contents[0])}, is_complete=False)
+    if study and is_path("weights", parameters.weights):
+        content = weights_content(parameters.weights)
+        require_same_inputs(study, {Path(parameters.weights): content}, is_complete=False)
     inputs = {given for given in inputs_of_trials([parameters]) if given[0] in PATHS}
     contents += read_inputs(inputs, settings, prepared, cache, mixes=[parameters]).values()
     compute = _choose_compute(settings, study, prepared, note)

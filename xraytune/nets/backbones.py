@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 from urllib.request import urlopen
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
@@ -29,10 +29,20 @@ from xraytune.base.tensors import UNREADABLE, load_tensors, read_weights
 from xraytune.nets.compute import in_one_thread
 from xraytune.nets.vision import models
 from xraytune.space.backbones import BACKBONES, is_of_torchvision
+from xraytune.space.encoders import (
+    MODEL_FILE,
+    ONE_CHANNEL,
+    XRAY_ENCODERS,
+    architecture_of,
+    expected_images,
+    is_model,
+)
 from xraytune.space.messages import nearest
 from xraytune.space.paths import is_path
 
 _logger = logging.getLogger(__name__)
+_PREFIXES_OF_MODELS = ("backbone.", "unet.encoder.")
+"""What the encoder's names start with in a classifier and in a segmenter."""
 _IMAGENET_CLASSES = 1000
 _IMAGENET = ("IMAGENET1K_V2", "IMAGENET1K_V1", "IMAGENET1K_SWAG_LINEAR_V1")
 """The sets that `imagenet` stands for, best first.
@@ -58,22 +68,23 @@ def build_backbone(
 
     Images are float32, of 1 or 3 channels.
 
-    A file of `weights` has the names of torchvision, timm or the backbone's own package; None is
-    random weights. If its first convolution has one channel, as of an encoder of X-rays, grey
-    images get the features that it gave them.
+    A file of `weights` has the names of torchvision, timm or the backbone's own package, or is that
+    of a model of `xraytune train`; None is random weights. If its first convolution has one
+    channel, as of an encoder of X-rays, grey images get the features that it gave them.
 
     Raises:
         ConfigError: timm has no such backbone.
         MachineError: The weights cannot be read or are for another network, or timm is not
             installed.
     """
+    architecture = architecture_of(name)
     if name == "small_cnn":
         network = _small_cnn()
         feature_count = _SMALL_CNN_WIDTHS[-1]
-    elif is_of_torchvision(name):
+    elif is_of_torchvision(architecture):
         # Without `init_weights` these two print a warning.
         options = {"aux_logits": False, "init_weights": True} if name in _INCEPTIONS else {}
-        network = models.get_model(name, weights=None, **options)
+        network = models.get_model(architecture, weights=None, **options)
         # Replace the last layer with 1,000 outputs by the identity, as timm does.
         layers = network.named_modules()
         heads = {
@@ -87,11 +98,11 @@ def build_backbone(
         network = BACKBONES.load(name)()
         feature_count = _count_features(network, getattr(network, "least_image_px", 64))
     else:
-        network = _of_timm(name)
+        network = _of_timm(architecture)
         feature_count = _count_features(network, network.pretrained_cfg["input_size"][-1])
     if weights is not None:
         load_weights(network, name, weights)
-    if input_channels == 1:
+    if input_channels == 1 or name in ONE_CHANNEL:
         to_one_channel(network, name)
     return network, feature_count
 
@@ -119,7 +130,8 @@ def accepts(name: str, side_px: int, *, trains_on_one: bool = False) -> bool:
     has_values = BACKBONES.has(name) or _is_small(name)
     network, _ = build_backbone(name) if has_values else _without_values(build_backbone, name)
     device = "cpu" if has_values else "meta"
-    image = torch.zeros(1, 3, side_px, side_px, device=device)
+    channels = 1 if name in ONE_CHANNEL else 3
+    image = torch.zeros(1, channels, side_px, side_px, device=device)
     try:
         with torch.inference_mode(), in_one_thread():
             network.train(trains_on_one).to(device)(image)
@@ -133,17 +145,22 @@ def _is_small(name: str) -> bool:
 
     For these, torch imports its compiler, two seconds.
     """
-    if is_of_torchvision(name):
-        weights: int = models.get_model_weights(name).DEFAULT.meta["num_params"]
+    architecture = architecture_of(name)
+    if is_of_torchvision(architecture):
+        weights: int = models.get_model_weights(architecture).DEFAULT.meta["num_params"]
         return weights < _FEW_WEIGHTS
     return name == "small_cnn"
 
 
-def pixel_constants(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def pixel_constants(
+    name: str, weights: str = "imagenet"
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of the pixels in [0, 1] that weights expect.
 
     One number for each channel.
     """
+    if images := expected_images(name, weights):
+        return images.mean, images.std
     if name in _INCEPTIONS:
         return (0.5,) * 3, (0.5,) * 3
     if is_of_torchvision(name):
@@ -245,8 +262,12 @@ def load_weights(network: nn.Module, name: str, path: Path) -> None:
     removed = tuple(
         f"{layer}." for layer, module in network.named_modules() if isinstance(module, nn.Identity)
     )
-    for key in list(weights):  # in place, to keep the metadata of torch
-        tensor = weights.pop(key)
+    prefix = _prefix_of(weights, name)
+    for file_key in list(weights):  # in place, to keep the metadata of torch
+        tensor = weights.pop(file_key)
+        if not file_key.startswith(prefix):
+            continue
+        key = file_key.removeprefix(prefix)
         new_key = _OLD_DENSENET_NAME.sub(r"\1\2", key)
         is_head = key.partition(".")[0] not in top_level or key.startswith(removed)
         shape = expected[new_key].shape if new_key in expected else tensor.shape
@@ -263,6 +284,16 @@ def load_weights(network: nn.Module, name: str, path: Path) -> None:
         first = [*missing, *unexpected][0]
         fix = f"use a state dict of {name} (first difference: {first}), or {_WITHOUT_WEIGHTS}"
         raise MachineError(what, path, fix)
+
+
+def _prefix_of(weights: Mapping[str, Tensor], backbone: str) -> str:
+    """Return what the names of an encoder start with in a file that has more than the encoder."""
+    encoder = XRAY_ENCODERS.get(backbone)
+    prefixes = [encoder.prefix] if encoder and encoder.prefix else []
+    for prefix in (*prefixes, *_PREFIXES_OF_MODELS):
+        if any(key.startswith(prefix) for key in weights):
+            return prefix
+    return ""
 
 
 def find_weights(
@@ -287,10 +318,13 @@ def find_weights(
         with hub_errors_explained(backbone):
             return Path(hf_hub_download(repository, "model.safetensors"))
     if is_path("weights", weights):
-        if not Path(weights).is_file():
+        file = Path(weights)
+        if is_model(weights):
+            file = file / MODEL_FILE
+        if not file.is_file():
             fix = f"give the path of a file, or set {_WITHOUT_WEIGHTS}"
-            raise MachineError("no such weights file", Path(weights), fix)
-        return Path(weights)
+            raise MachineError("no such weights file", file, fix)
+        return file
     sets = models.get_model_weights(backbone) if is_of_torchvision(backbone) else ()
     official = {each.name: each.url for each in sets}
     wanted = _IMAGENET if weights == "imagenet" else (weights,)

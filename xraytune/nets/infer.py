@@ -29,7 +29,7 @@ def require_different(features: NDArray[np.floating[Any]], backbone: str) -> Non
     spread = np.linalg.norm(features - centre, axis=1).mean()
     if len(features) > 1 and spread < _LEAST_SPREAD * np.linalg.norm(centre):
         what = "the features of different images are nearly equal"
-        fix = "for weights of pixels of another range, set weights_pixels: {mean: ..., std: ...}"
+        fix = "for weights of pixels of another range, set pixel_mean and pixel_std"
         raise TrialError(what, f"backbone: {backbone}", fix)
 
 

@@ -27,7 +27,6 @@ from xraytune.base.seeding import numpy_generator
 from xraytune.data.decoding import InputFormat
 from xraytune.nets.backbones import pixel_constants
 from xraytune.nets.compute import constants
-from xraytune.space.paths import is_path
 from xraytune.space.settings import Experiment, Parameters
 
 VIEW_COLUMNS = (
@@ -85,24 +84,26 @@ def input_format(experiment: Experiment, *, train_mean: float, train_std: float)
     """
     parameters = experiment.parameters
     data = experiment.settings.data
-    channels = parameters.input_channels
-    mean = (train_mean,) * channels
-    std = (train_std,) * channels
-    own = experiment.settings.weights_pixels
-    if own is not None and is_path("weights", parameters.weights):
-        mean = (own.mean,) * channels
-        std = (own.std,) * channels
+    mean: tuple[float, ...] = (train_mean,)
+    std: tuple[float, ...] = (train_std,)
+    if parameters.pixel_mean is not None and parameters.pixel_std is not None:
+        mean = (parameters.pixel_mean,)
+        std = (parameters.pixel_std,)
     elif parameters.weights != "none":
-        mean, std = pixel_constants(parameters.backbone)
-        if channels == 1:
-            mean = (sum(mean) / 3,)
-            std = (sum(std) / 3,)
+        mean, std = pixel_constants(parameters.backbone, parameters.weights)
     return InputFormat(
         image_size_px=data.image_size,
         resize=data.resize,
-        mean=mean,
-        std=std,
+        mean=_for_channels(mean, parameters.channels),
+        std=_for_channels(std, parameters.channels),
     )
+
+
+def _for_channels(constants: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """Return a constant for each channel, for a single one the mean of three."""
+    if len(constants) == channels:
+        return constants
+    return (sum(constants) / len(constants),) * channels
 
 
 def to_unit(pixels: Tensor, input_format: InputFormat) -> Tensor:

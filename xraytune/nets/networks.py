@@ -16,6 +16,7 @@ from xraytune.base.errors import ConfigError
 from xraytune.nets.backbones import build_backbone, load_weights, to_one_channel
 from xraytune.nets.compute import seeded
 from xraytune.space.backbones import BACKBONES
+from xraytune.space.encoders import architecture_of
 from xraytune.space.settings import Parameters
 
 _VGG16_HIDDEN = 256
@@ -116,6 +117,7 @@ def trained_parameters(backbone: str, network: Any) -> frozenset[str]:
 
     ConfigError if the backbone does not define it.
     """
+    backbone = architecture_of(backbone)
     modules = [name for name, _ in network.named_modules()]
     if BACKBONES.has(backbone):
         stage = getattr(BACKBONES.load(backbone), "last_stage", "").rstrip(".")

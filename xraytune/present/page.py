@@ -156,7 +156,8 @@ def _show_mistakes(
     pictures: list[bytes] = []
     try:
         if len(places):
-            pictures = explain_images(experiment, trial_dir, prepared, places, cache=cache)
+            sized = folder.prepared(experiment)
+            pictures = explain_images(experiment, trial_dir, sized, places, cache=cache)
     except XraytuneError as error:
         note = f"No pictures: {error.problems[0].what}."
     captions = []

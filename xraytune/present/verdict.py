@@ -150,6 +150,5 @@ def _notes(record: Confirmation) -> Iterator[str]:
     if gifts := first.gifts:
         scores = ", ".join(f"{name} {score:.3f}" for name, score in gifts.items())
         yield f"What the other hospital sent, best first: {scores}."
-    if first.caveat:
-        yield first.caveat
+    yield from filter(None, (first.encoder_caveat, first.caveat))
     yield from map(sentence, record.notes)

@@ -126,10 +126,10 @@ def _check_space(space: Space) -> Iterator[Check]:
     downloads = Path(torch.hub.get_dir()) / "checkpoints"
     folder = space.settings.weights_dir or downloads
     settings = space.settings.model_copy(update={"weights_dir": folder})
-    for backbone, weights in space.networks():
-        name = f"weights of {backbone}, {weights}"
+    for trial in space.networks():
+        name = f"weights of {trial.backbone}, {trial.weights}"
         try:
-            file = require_network(settings, backbone, weights, may_download=False)
+            file = require_network(settings, trial, may_download=False)
             yield Check(name, "ok", str(file) if file else "not needed")
         except (ConfigError, MachineError) as error:
             problem = error.problems[0]

@@ -42,9 +42,9 @@ The further ahead, the less the sampler knows.
 """
 
 
-GeneratorNeeds: TypeAlias = Callable[[GanSettings | None, int | None], str | None]
-"""From a trial's generator, if it has one, and its draw of patients to the generator's lineage;
-None if it need not be trained first."""
+GeneratorNeeds: TypeAlias = Callable[[GanSettings | None, int | None, int], str | None]
+"""From a trial's generator, if it has one, its draw of patients and the side of its images to the
+generator's lineage; None if it need not be trained first."""
 
 UsedUp: TypeAlias = Literal["", "trials", "hours"]
 """The part of the budget that is used up, so that there is no new trial; "" if none is.
@@ -140,7 +140,7 @@ class TrialLoop(ABC):
             reserve(trial)
         if self._running and trial.slots > free:
             return "wait"
-        lineage = self._generator_need(trial.parameters.gan, trial.experiment.draw)
+        lineage = self._generator_need(*trial.generator_inputs)
         trial.trains_generator = lineage is not None
         self.callbacks.on_trial_start(trial)
         # At each start: resources, tracking and the locations of files may have changed since the
@@ -176,13 +176,11 @@ class TrialLoop(ABC):
         waits while another one trains its generator, or a shorter run of it.
         """
         need = cache(self._generator_need)
-        in_training = {
-            need(trial.parameters.gan, trial.experiment.draw) for trial in self._running.values()
-        }
+        in_training = {need(*trial.generator_inputs) for trial in self._running.values()}
         ready: list[Trial] = []
         chains: dict[str, list[Trial]] = {}
         for trial in self._startable():
-            lineage = need(trial.parameters.gan, trial.experiment.draw)
+            lineage = need(*trial.generator_inputs)
             if lineage is None:
                 ready.append(trial)
             elif lineage not in in_training:

@@ -28,6 +28,7 @@ from xraytune.search.slots import count_slots
 from xraytune.search.trials import SearchTrials
 from xraytune.space.allocation import Allocation, allocation_of
 from xraytune.space.cost import describe_slow_search
+from xraytune.space.encoders import describe_seen
 from xraytune.space.settings import Settings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked
@@ -219,6 +220,9 @@ def _notes(space: Space, prepared: Prepared, index: ImageIndex) -> Iterator[str]
     for size in sizes:
         yield f"{size.name}: {size.image_count:,} images of {size.patient_count:,} patients"
     yield from filter(None, (chance_warning(sizes), settings.idle_asha))
+    networks = [(trial.backbone, trial.weights) for trial in space.networks()]
+    for seen in describe_seen(networks, settings.data.set):
+        yield f"{seen} (data.set): a verdict of `confirm` on it will be exploratory"
     points = len(space.points())
     trials = settings.budget.trials
     if points > trials:

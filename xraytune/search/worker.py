@@ -72,7 +72,7 @@ class TrialWorker:
         experiment = study.experiment(self._job.number)
         settings = experiment.settings
         context = RunContext(
-            prepared=study.prepared(experiment.draw),
+            prepared=study.prepared(experiment),
             cache=self._job.cache,
             compute=compute,
             on_progress=ProgressFile(self._folder),

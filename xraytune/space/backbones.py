@@ -1,6 +1,7 @@
 """The names of backbones.
 
-Torchvision's classifiers, a small custom CNN, timm's models, and those of other packages.
+Torchvision's classifiers, a small custom CNN, timm's models, published encoders of X-rays
+(encoders.py), and those of other packages.
 
 torchvision's names are read from the source of its registry: importing it takes seconds, and
 checking a space file must not.
@@ -13,6 +14,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
+from xraytune.space.encoders import XRAY_ENCODERS, architecture_of
 from xraytune.space.extensions import Extensions
 
 _OF_SMP = re.compile(r"densenet\d+|mobilenet_v2|resnet\d+|resnext(50_32x4d|101_32x8d)|vgg\d+(_bn)?")
@@ -33,7 +35,8 @@ def _torchvision_names() -> tuple[str, ...]:
     )
 
 
-BACKBONES = Extensions("backbone", ("small_cnn", *_torchvision_names()), library="timm")
+_OF_TORCHVISION = _torchvision_names()
+BACKBONES = Extensions("backbone", ("small_cnn", *_OF_TORCHVISION, *XRAY_ENCODERS), library="timm")
 BackboneName = Annotated[str, AfterValidator(BACKBONES.check)]
 ENCODERS = tuple(filter(_OF_SMP.fullmatch, BACKBONES.built_in))
 """The backbones of segmentation."""
@@ -41,7 +44,13 @@ ENCODERS = tuple(filter(_OF_SMP.fullmatch, BACKBONES.built_in))
 
 def is_of_torchvision(name: str) -> bool:
     """Return whether torchvision has the backbone and its weights."""
-    return name in BACKBONES.built_in and name != "small_cnn"
+    return name in _OF_TORCHVISION
+
+
+def identity_of(backbone: str) -> str:
+    """Return a backbone as fingerprints contain it, with the version of its package."""
+    architecture = architecture_of(backbone)
+    return BACKBONES.identity(architecture).replace(architecture, backbone, 1)
 
 
 def has_weights(weights: str, backbone: str) -> bool:

@@ -38,16 +38,16 @@ def describe_slow_search(space: Space, *, images_per_epoch: int, cores: int) -> 
     images = float(images_per_epoch * settings.budget.max_epochs * space.trial_budget())
     if settings.scheduler.name == "asha":
         images *= _SHARE_AFTER_ASHA
+    of_network = ("backbone", "weights", "input_size", "trainable")
     networks = {
-        (trial.backbone, trial.trainable, trial.synthetic_ratio)
-        for trial in space.corners("backbone", "trainable", "source", "synthetic_ratio")
+        (trial.backbone, trial.size_px(settings.data), trial.trainable, trial.synthetic_ratio)
+        for trial in space.corners(*of_network, "source", "synthetic_ratio")
     }
     shares = []
-    for backbone, trainable, ratio in networks:
+    for backbone, size_px, trainable, ratio in networks:
         share = 0.05 if backbone == "small_cnn" else _TRAINED_SHARE[trainable]
-        shares.append(share * (1 + ratio))
-    image_seconds = _BACKBONE_SECONDS * (settings.data.image_size / 128) ** 2
-    seconds = images * image_seconds * fmean(shares)
+        shares.append(share * (1 + ratio) * (size_px / 128) ** 2)
+    seconds = images * _BACKBONE_SECONDS * fmean(shares)
 
     # A longer run of a GAN continues a shorter one with the same settings.
     longest: dict[GanSettings, int] = {}

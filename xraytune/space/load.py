@@ -29,7 +29,7 @@ from xraytune.space.strict_model import StrictModel
 from xraytune.space.validation import SPACE_KEYS, validate
 
 _FINDING_KEYS = ("findings", "uncertain", "empty")
-DATA_FILE_KEYS = ("path", "classes", "positive", "table", "split", *_FINDING_KEYS)
+DATA_FILE_KEYS = ("path", "set", "classes", "positive", "table", "split", *_FINDING_KEYS)
 """The keys of `data` that a data file may have."""
 
 STUDY_NAME = "study.yaml"
@@ -127,9 +127,9 @@ def refuse_unused(
 def data_settings(source: Path, base: DataSettings) -> DataSettings:
     """Return the settings of a data source: an image folder, or a YAML file with a `data:` block.
 
-    A file may give `path` (default: its own folder), `classes`, `positive`, `table`, `findings`,
-    `uncertain`, `empty` and `split`; all else is as in `base`. Raises ConfigError with all problems
-    of the file, in file order.
+    A file may give `path` (default: its own folder), `set`, `classes`, `positive`, `table`,
+    `findings`, `uncertain`, `empty` and `split`; all else is as in `base`. Raises ConfigError with
+    all problems of the file, in file order.
     """
     if not is_data_file(source):
         return base.model_copy(update={"path": source})

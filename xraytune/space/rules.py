@@ -77,7 +77,8 @@ def _check_final(space: Space, final: FinalSettings, document: Document) -> None
     trained = replace(space, specs=tuple(specs), settings=settings)
     names = {name: f"final.{name}" for name in given}
     if final.image_size:
-        names |= {"data.image_size": "final.image_size", "gan.image_size": "final.image_size"}
+        sizes = ("data.image_size", "gan.image_size", "input_size")
+        names |= dict.fromkeys(sizes, "final.image_size")
     for rule in RULES:
         refusals = [] if rule.is_useless else [*_refusals(rule, trained, {})]
         for refusal, advice in refusals:

@@ -19,13 +19,16 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic.fields import FieldInfo
 
 from xraytune.base.records import Json, frozen
-from xraytune.space.backbones import BACKBONES, ENCODERS, BackboneName, has_weights
+from xraytune.space.backbones import ENCODERS, BackboneName, has_weights, identity_of
 from xraytune.space.contract import Change, Rule, Unless, refuses, refuses_useless
+from xraytune.space.encoders import ONE_CHANNEL, XRAY_ENCODERS, expected_images
 from xraytune.space.extensions import Extensions
 from xraytune.space.paths import FilePath, WeightsName, is_path
 from xraytune.space.strict_model import Several, StrictModel, list_fields
@@ -236,6 +239,9 @@ class DataSettings(StrictModel):
     """The images, their classes and their size."""
 
     path: FilePath
+    set: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")] | None = None
+    """The public data set that they come from, such as `nih` (docs/spaces.md): the verdict is
+    exploratory if an encoder was pretrained on it."""
     classes: Literal["binary", "three", "auto"] = "binary"
     positive: str | None = None
     """The positive class of two, for sensitivity.
@@ -376,13 +382,6 @@ def _halve_components(z_dim: int | None, features: str | None) -> Change:
     return {"gan.z_dim": 128} if features and z_dim is not None and z_dim % 2 else {}
 
 
-@refuses("gan.image_size", "data.image_size")
-def _enlarge_generated(size_px: int | None, image_size_px: int) -> Change:
-    """Generated images are enlarged to the size of the real ones, but not reduced."""
-    is_larger = size_px is not None and size_px > image_size_px
-    return {"data.image_size": size_px} if is_larger else {}
-
-
 class FolderSettings(StrictModel):
     """Extra images from a folder with one subfolder per class.
 
@@ -423,6 +422,12 @@ def extra_images(synthetic_ratio: float, real_count: int) -> int:
 def pretraining_steps(synthetic_ratio: float, total_steps: int) -> int:
     """Return how many steps are pretraining: r/(1+r) of all, rounded half up."""
     return extra_images(synthetic_ratio / (1 + synthetic_ratio), total_steps)
+
+
+def side_px(backbone: str, weights: str, input_size: int | None, image_size: int) -> int:
+    """Return the side of a trial's images: as given, as the weights expect, or as in the study."""
+    images = expected_images(backbone, weights)
+    return input_size or (images.side_px if images else image_size)
 
 
 class Parameters(StrictModel):
@@ -483,8 +488,16 @@ class Parameters(StrictModel):
     backbone: BackboneName = "resnet50"
     weights: WeightsName = "imagenet"
     """`imagenet`, a specific set (`IMAGENET1K_V1`, `IMAGENET1K_V2`), `hub` for those of timm on the
-    Hugging Face Hub, `none`, or the path of a file."""
-    input_channels: Literal[1, 3] = 3
+    Hugging Face Hub, `none`, or the path of a file, or of a model of `xraytune train`."""
+    pixel_mean: float | None = None
+    """Mean of the pixels, in [0, 1], that a file of `weights` expects; null: the backbone's."""
+    pixel_std: PositiveFloat | None = None
+    """Their standard deviation."""
+    input_channels: Annotated[Literal[1, 3], Unless(parameter="backbone", values=ONE_CHANNEL)] = 3
+    """An encoder of grey images always gets one channel."""
+    input_size: ImageSize | None = None
+    """Side of the images in pixels; null: what a model of `xraytune train`, or an encoder of X-rays
+    (docs/spaces.md), was trained on, otherwise `data.image_size`."""
     trainable: Trainable = "all"
     head: HeadName = "linear"
     """`vgg16_two_class`: 256 hidden units, ReLU, dropout, log-softmax, as published with VGG-16."""
@@ -528,6 +541,15 @@ class Parameters(StrictModel):
         """Return a copy with changed settings of the GAN."""
         assert self.gan is not None, "the source trains a GAN"
         return self.model_copy(update={"gan": self.gan.model_copy(update=changes)})
+
+    def size_px(self, data: DataSettings) -> int:
+        """Return the side of the images that a trial is trained on."""
+        return side_px(self.backbone, self.weights, self.input_size, data.image_size)
+
+    @property
+    def channels(self) -> int:
+        """How many channels the network's images have."""
+        return 1 if self.backbone in ONE_CHANNEL else self.input_channels
 
     @property
     def extra_per_step(self) -> int:
@@ -718,7 +740,19 @@ def _have_weights(weights: str, backbone: str) -> Change:
     if has_weights(weights, backbone):
         return {}
     names = [name for name in ("imagenet", "hub") if has_weights(name, backbone)]
-    return {"weights": [*names, "none"][0]}
+    other = "PATH" if backbone in XRAY_ENCODERS else "none"
+    return {"weights": [*names, other][0]}
+
+
+@refuses("gan.image_size", "data.image_size", "input_size", "backbone", "weights")
+def _enlarge_generated(
+    generated_px: int | None, image_size: int, input_size: int | None, backbone: str, weights: str
+) -> Change:
+    """Generated images are enlarged to the size of the real ones, but not reduced."""
+    real_px = side_px(backbone, weights, input_size, image_size)
+    if generated_px is None or generated_px <= real_px:
+        return {}
+    return {"data.image_size" if real_px == image_size else "input_size": generated_px}
 
 
 @refuses("trainable", "weights", "source")
@@ -736,11 +770,11 @@ def _encode(backbone: str, task: TaskName) -> Change:
     return {"backbone": "resnet34"} if is_unsuitable else {}
 
 
-@refuses_useless("weights_pixels", "weights")
-def _normalise_for_file(pixels: object, weights: str) -> Change:
-    """Only weights given as a file need the pixels that they expect."""
-    is_used = pixels is None or is_path("weights", weights)
-    return {} if is_used else {"weights_pixels": None}
+@refuses("pixel_mean", "pixel_std")
+def _normalise_by_both(mean: float | None, std: float | None) -> Change:
+    """Pixels are normalised by their mean and their standard deviation."""
+    is_incomplete = (mean is None) != (std is None)
+    return {"pixel_mean": None, "pixel_std": None} if is_incomplete else {}
 
 
 @refuses("mixup", "cutmix", "batch_size")
@@ -773,12 +807,11 @@ def extensions_of(backbone: str, source: str) -> dict[str, str]:
 
     By names like `backbone tiny_net`.
     """
-    chosen = ((BACKBONES, backbone), (SOURCES, source))
-    return {
-        f"{kind.kind} {name}": kind.identity(name)
-        for kind, name in chosen
-        if kind.identity(name) != name
-    }
+    chosen = (
+        ("backbone", backbone, identity_of(backbone)),
+        ("source", source, SOURCES.identity(source)),
+    )
+    return {f"{kind} {name}": identity for kind, name, identity in chosen if identity != name}
 
 
 class Budget(StrictModel):
@@ -941,13 +974,16 @@ class FinalSettings(StrictModel):
     def values(self) -> dict[str, Any]:
         """Return the parameters that it gives, by dotted name."""
         given = self.model_dump(exclude={"image_size", "max_epochs"}, exclude_none=True)
+        if self.image_size:
+            given["input_size"] = self.image_size
         sizes = get_args(GanSettings.model_fields["image_size"].annotation)
         return given | ({"gan.image_size": self.image_size} if self.image_size in sizes else {})
 
     def settings_of(self, settings: Settings) -> Settings:
         """Return the settings of the final training, on all patients, of whom none is unused."""
-        size_px = self.image_size or settings.data.image_size
-        data = settings.data.model_copy(update={"image_size": size_px, "train_patients": None})
+        if self.image_size:
+            settings = settings.of_size(self.image_size)
+        data = settings.data.model_copy(update={"train_patients": None})
         budget = settings.budget
         if self.max_epochs:
             budget = budget.model_copy(
@@ -959,13 +995,6 @@ class FinalSettings(StrictModel):
         )
 
 
-class PixelConstants(StrictModel):
-    """The mean and standard deviation of pixels, in [0, 1], that pretrained weights expect."""
-
-    mean: float
-    std: PositiveFloat
-
-
 class Settings(StrictModel):
     """Everything in a space file except the parameters."""
 
@@ -975,9 +1004,6 @@ class Settings(StrictModel):
     """`findings` trains a classifier of several findings in one image (docs/findings.md),
     `segmentation` a U-Net on images with masks (docs/segmentation.md)."""
     weights_dir: FilePath | None = None
-    weights_pixels: PixelConstants | None = None
-    """How `weights` given as a file normalise pixels; null: as the backbone's own weights. For an
-    encoder of pixels from -1024 to 1024, `{mean: 0.5, std: 0.00048828125}`."""
     data: DataSettings
     objective: Objective = Field(
         default_factory=lambda given: Objective(
@@ -1005,6 +1031,11 @@ class Settings(StrictModel):
         for name in ("trials", "hours"):
             del content["budget"][name]
         return content
+
+    def of_size(self, size_px: int) -> Self:
+        """Return the settings with images of another size."""
+        data = self.data.model_copy(update={"image_size": size_px})
+        return self.model_copy(update={"data": data})
 
     @property
     def metric(self) -> str:
@@ -1036,8 +1067,19 @@ def _applies_only(name: str, other: str, *values: str) -> Rule:
     return Rule(names=(name, other), why=reason, check=check, is_useless=True)
 
 
+def _normalises_a_file(name: str) -> Rule:
+    """Return the rule that a constant of pixels has an effect only on weights given as a file."""
+
+    def check(value: float | None, weights: str) -> Change:
+        return {} if value is None or is_path("weights", weights) else {name: None}
+
+    reason = "Only weights given as a file need the pixels that they expect."
+    return Rule(names=(name, "weights"), why=reason, check=check, is_useless=True)
+
+
 RULES: tuple[Rule, ...] = (
     *(rule for rule in [*vars().values()] if isinstance(rule, Rule)),
+    *map(_normalises_a_file, ("pixel_mean", "pixel_std")),
     _applies_only("data.classes", "task", "classification"),
     _applies_only("data.positive", "task", "classification"),
     _applies_only("data.uncertain", "task", "findings"),
@@ -1062,8 +1104,9 @@ def without_gate(settings: Settings) -> Settings:
 class Experiment(StrictModel):
     """The complete settings of one trial or one final training."""
 
-    settings: Settings
     parameters: Parameters
+    settings: Settings
+    """With the size of the trial's images as `data.image_size`."""
     draw: NonNegativeInt | None = None
     """For a replicate of a confirmation, the draw of unused patients that it is trained on.
 
@@ -1078,6 +1121,13 @@ class Experiment(StrictModel):
     """What it is if its finalist's extra images are from elsewhere."""
     donor: FilePath | None = None
     """For `donor` and `donor_start`: the folder of the head that it starts at."""
+
+    @field_validator("settings")
+    @classmethod
+    def _size_images(cls, settings: Settings, info: ValidationInfo) -> Settings:
+        """Make a trial equal to one of a study with images of its size alone."""
+        parameters: Parameters | None = info.data.get("parameters")  # None if they are invalid
+        return settings.of_size(parameters.size_px(settings.data)) if parameters else settings
 
     def identity(self) -> dict[str, Json]:
         """Return what determines its results, as plain JSON; see `Settings.identity`."""

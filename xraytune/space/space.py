@@ -20,6 +20,7 @@ from xraytune.base.records import Json, frozen
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.document import write_yaml
 from xraytune.space.domains import ParameterSpec, Point
+from xraytune.space.encoders import architecture_of
 from xraytune.space.fields import PARAMETERS, parameters_from
 from xraytune.space.paths import relative_value
 from xraytune.space.settings import PACKAGES, RIVALS, SOURCES, Experiment, Parameters, Settings
@@ -145,10 +146,13 @@ class Space:
         chosen = ({name: point[name] for name in names if name in point} for point in points)
         return [*dict.fromkeys(map(parameters_from, chosen))]
 
-    def networks(self) -> list[tuple[str, str]]:
-        """Return the possible pairs of backbone and weights."""
-        trials = self.corners("backbone", "weights")
-        return [(trial.backbone, trial.weights) for trial in trials]
+    def networks(self) -> list[Parameters]:
+        """Return trials with the possible backbones, each with its weights and input sizes."""
+        return self.corners("backbone", "weights", "input_size")
+
+    def sizes_px(self) -> list[int]:
+        """Return the sizes of images that trials use."""
+        return sorted({trial.size_px(self.settings.data) for trial in self.networks()})
 
     def identity(self) -> dict[str, Json]:
         """Return what must not change when a study resumes, as plain JSON."""
@@ -244,7 +248,8 @@ def require_extensions(space: Space) -> None:
 
 def missing_packages(space: Space) -> list[Problem]:
     """Return the packages that a space's task and backbones need and this installation lacks."""
-    libraries = {f"backbone: {backbone.partition('/')[0]}" for backbone, _ in space.networks()}
+    backbones = [architecture_of(trial.backbone) for trial in space.networks()]
+    libraries = {f"backbone: {backbone.partition('/')[0]}" for backbone in backbones}
     problems = []
     for setting in (f"task: {space.settings.task}", *sorted(libraries)):
         extra = setting.partition(": ")[2]

@@ -105,13 +105,17 @@ class StudyFolder:
             )
             raise StudyError(Problem(what, self.path, "restore it"), *error.problems) from error
 
-    def prepared(self, draw: int | None = None) -> Prepared:
+    def prepared(self, experiment: Experiment | None = None) -> Prepared:
         """Return the images and their split.
 
-        For a replicate of a confirmation, with its `draw` as the train side.
+        For a trial, in the size of its images; for a replicate, with its draw as the train side.
         """
         with damage_explained(self.path / "split.json") as file:
-            return _read_split(file, sha256_of(file)).drawn(draw)
+            prepared = _read_split(file, sha256_of(file))
+            if experiment is None:
+                return prepared
+            sized = prepared.sizes[experiment.settings.data.image_size]
+            return sized.drawn(experiment.draw)
 
     def environment(self) -> dict[str, Any]:
         """Return the device and versions of its trials, as recorded."""

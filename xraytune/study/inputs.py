@@ -16,11 +16,13 @@ from xraytune.base.files import read_json, sha256_of, with_checksum, without_che
 from xraytune.data.images import ImageIndex
 from xraytune.data.prepare import Prepared
 from xraytune.nets.backbones import find_weights
+from xraytune.space.encoders import is_model
 from xraytune.space.fields import flat_values
 from xraytune.space.paths import PATHS, is_path, relative_path
 from xraytune.space.settings import Parameters, Settings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, damage_explained
+from xraytune.synth.donor import MANIFEST_FILE
 from xraytune.synth.mix import require_enough
 from xraytune.synth.sources.source import StudyImages, file_content
 from xraytune.synth.sources.which import SOURCE_CLASSES, source_of
@@ -76,7 +78,8 @@ def read_inputs(
             has not learned a class.
         MachineError: A weights file is missing.
     """
-    study = StudyImages(settings.data, prepared, cache, index)
+    data = settings.of_size(prepared.image_size_px).data
+    study = StudyImages(data, prepared, cache, index)
     contents = {}
     for name, path in sorted(inputs):
         file = Path(path)
@@ -87,7 +90,7 @@ def read_inputs(
             assert official, "these weights have a file"
             contents[file] = sha256_of(official)
         elif name == "weights":
-            contents[file] = file_content(file)
+            contents[file] = weights_content(path)
         else:
             contents[file] = SOURCE_CLASSES[source].read_input(setting, file, study)
     available: dict[tuple[str, object], list[int] | None] = {}
@@ -97,6 +100,15 @@ def read_inputs(
             available[images] = source_of(mix).count_available(study)
         require_enough(available[images], mix, prepared)
     return contents
+
+
+def weights_content(weights: str) -> str:
+    """Return the SHA-256 of a file of weights, or of the record of all files of a model.
+
+    Raises MachineError if it is missing.
+    """
+    path = Path(weights)
+    return file_content(path / MANIFEST_FILE if is_model(weights) else path)
 
 
 def require_same_inputs(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias, TypedDict
 
 from xraytune.base.records import EpochRecord, TrialResult, frozen
-from xraytune.space.settings import Experiment, Parameters
+from xraytune.space.settings import Experiment, GanSettings, Parameters
 from xraytune.study.folder import StudyFolder
 
 Cause: TypeAlias = Literal["settings", "memory", "fault", "lost"]
@@ -59,6 +59,12 @@ class Trial:
     def parameters(self) -> Parameters:
         """Its parameters."""
         return self.experiment.parameters
+
+    @property
+    def generator_inputs(self) -> tuple[GanSettings | None, int | None, int]:
+        """What decides whether its generator is trained already: see `generator_need`."""
+        experiment = self.experiment
+        return self.parameters.gan, experiment.draw, experiment.settings.data.image_size
 
 
 @frozen

@@ -19,14 +19,14 @@ from xraytune.base.records import frozen
 from xraytune.base.tensors import explain_unreadable
 from xraytune.data.prepare import read_prepared
 from xraytune.nets.backbones import find_weights
-from xraytune.space.backbones import BACKBONES
+from xraytune.space.backbones import identity_of
+from xraytune.space.encoders import RECORD_FILE
 from xraytune.space.settings import Parameters, Settings
 from xraytune.synth.saved_generator import read_record
 
 DONOR_FILE = "donor.json"
 TENSORS_FILE = "donor.safetensors"
 _MODEL_FOLDER = "model"
-RECORD_FILE = "bundle.json"
 SPLIT_FILE = "split.json"
 MANIFEST_FILE = "manifest.json"
 """Files of a model that `xraytune train` wrote; see trial/saved_model.py."""
@@ -143,11 +143,12 @@ def frozen_network(parameters: Parameters, settings: Settings) -> dict[str, str 
     Raise as `find_weights`.
     """
     weights = find_weights(parameters.backbone, parameters.weights, settings.weights_dir)
+    mean = parameters.pixel_mean
     return {
-        "backbone": BACKBONES.identity(parameters.backbone),
+        "backbone": identity_of(parameters.backbone),
         "weights": sha256_of(weights) if weights else None,
         "input_channels": parameters.input_channels,
-        "image_size": settings.data.image_size,
+        "image_size": parameters.size_px(settings.data),
         "resize": settings.data.resize,
-        "pixels": str(settings.weights_pixels) if settings.weights_pixels else None,
+        "pixels": None if mean is None else f"mean={mean} std={parameters.pixel_std}",
     }

@@ -44,19 +44,20 @@ def generator_inputs(settings: GanSettings, prepared: Prepared, compute: Compute
 def generator_need(
     settings: GanSettings | None,
     draw: int | None,
+    size_px: int,
     prepared: Prepared,
     compute: Compute,
     cache: Path,
 ) -> str | None:
     """Return the lineage of the generator that a trial with these settings must train first.
 
-    None if the cache has it. `draw` is that of `Experiment`.
+    None if the cache has it. `draw` is that of `Experiment`, and `size_px` the side of its images.
 
     Runs of one lineage differ only in their number of steps, so that one can start from another.
     """
     if settings is None:
         return None
-    inputs = generator_inputs(settings, prepared.drawn(draw), compute)
+    inputs = generator_inputs(settings, prepared.sizes[size_px].drawn(draw), compute)
     if is_intact(artifact_path(cache, GAN_STAGE, inputs)):
         return None
     return fingerprint(GAN_STAGE, without_steps(inputs))

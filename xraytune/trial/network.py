@@ -39,11 +39,12 @@ from xraytune.nets.inputs import (
     view_table,
 )
 from xraytune.nets.networks import build_head, linear_of
-from xraytune.space.backbones import BACKBONES
+from xraytune.space.backbones import BACKBONES, identity_of
+from xraytune.space.encoders import MODEL_FILE
 from xraytune.space.settings import Experiment
 from xraytune.synth.donor import donor_tensors, require_model
 from xraytune.tasks import task_of
-from xraytune.trial.saved_model import MODEL_FILE, Bundle, open_bundle
+from xraytune.trial.saved_model import Bundle, open_bundle
 
 _GPU_BATCH = 128
 _CPU_BATCH = 32
@@ -128,7 +129,7 @@ class Network:
         compute = self.compute
         return {
             "network": {
-                "backbone": BACKBONES.identity(parameters.backbone),
+                "backbone": identity_of(parameters.backbone),
                 "input_channels": parameters.input_channels,
                 "weights": sha256_of(self.weights) if self.weights else None,
             },

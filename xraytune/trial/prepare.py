@@ -22,10 +22,11 @@ from xraytune.data.sides import side_sizes
 from xraytune.data.sites import sites_to_leave_out
 from xraytune.nets.backbones import accepts, build_backbone, find_weights
 from xraytune.space.backbones import BACKBONES
+from xraytune.space.encoders import is_model
 from xraytune.space.load import load_space
 from xraytune.space.paths import PATHS, is_path
 from xraytune.space.rules import check_images, space_warnings
-from xraytune.space.settings import Settings
+from xraytune.space.settings import Parameters, Settings
 from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space, require_extensions
 from xraytune.stats.classification import FEWEST_LABELS
@@ -33,9 +34,10 @@ from xraytune.synth.donor import donor_tensors
 from xraytune.synth.sources.gan import OF_NETWORK, require_same_network
 from xraytune.synth.sources.which import mixes_of, seen_by
 from xraytune.tasks import task_of
+from xraytune.trial.saved_model import open_bundle
 from xraytune.trial.soft_labels import require_labeller
 
-_OF_FEATURES = ("backbone", "weights", "input_channels", "trainable")
+_OF_FEATURES = ("backbone", "weights", "input_channels", "input_size", "trainable")
 """The parameters that a donor's statistics of features depend on."""
 
 
@@ -101,6 +103,7 @@ def prepare_space(
         index,
         settings.data,
         cache,
+        sizes_px=space.sizes_px(),
         seen=seen_by(mixes_of(space)),
         skip_broken=skip_broken,
         on_progress=on_progress,
@@ -120,7 +123,7 @@ def prepare_space(
     for trial in space.corners("source", "gan.start_from", *of_network):
         if trial.gan:
             require_same_network(trial.gan)
-    for trial in space.corners("source", "labels", "weights", *PATHS):
+    for trial in space.corners("source", "labels", "weights", "input_size", *PATHS):
         if trial.labels == "donor":
             require_labeller(trial, settings, prepared.outputs)
     for trial in space.corners("source", "statistics.path", *_OF_FEATURES):
@@ -134,21 +137,29 @@ def prepare_space(
 
 def _require_batches(space: Space) -> None:
     """Check that no batch norm is trained on a single value; raise ConfigError."""
-    size_px = space.settings.data.image_size
-    names = ("backbone", "trainable", "batch_size", "source", "synthetic_ratio", "mixing")
+    names = (
+        "backbone",
+        "input_size",
+        "trainable",
+        "batch_size",
+        "source",
+        "synthetic_ratio",
+        "mixing",
+    )
     for trial in space.corners(*names):
         is_alone = trial.source == "none" or trial.mixing == "pretrain"
         if trial.trainable == "head" or trial.batch_size > 1 or not is_alone:
             continue
+        size_px = trial.size_px(space.settings.data)
         if not accepts(trial.backbone, size_px, trains_on_one=True):
-            what = f"batch_size: 1, backbone: {trial.backbone}, data.image_size: {size_px}"
+            what = f"batch_size: 1, backbone: {trial.backbone}, images of {size_px} px"
             what += ": a batch norm would train on a single value"
             raise ConfigError(what, fix="write batch_size: 2")
 
 
 def require_inputs(
     settings: Settings,
-    networks: Iterable[tuple[str, str]],
+    networks: Iterable[Parameters],
     paths: Iterable[tuple[str, str]] = (),
 ) -> None:
     """Check that the inputs of trials are there, without reading an image.
@@ -157,7 +168,7 @@ def require_inputs(
 
     Args:
         settings: Settings of the study.
-        networks: Pairs of backbone and weights.
+        networks: Trials with the possible backbones, weights and sizes.
         paths: Parameters that are paths, and their values.
 
     Raises: All problems, as the class of the first one.
@@ -172,29 +183,33 @@ def require_inputs(
         if name in PATHS and not Path(path).exists():
             what = f"{name}: there is nothing at this path"
             errors.append(DataError(what, Path(path), "check it"))
-    for backbone, weights in networks:
+    for trial in networks:
         with collect(errors):
-            require_network(settings, backbone, weights, may_download=not errors)
+            require_network(settings, trial, may_download=not errors)
     raise_together(errors)
 
 
 def require_network(
-    settings: Settings, backbone: str, weights: str, *, may_download: bool = True
+    settings: Settings, trial: Parameters, *, may_download: bool = True
 ) -> Path | None:
-    """Return the file of a backbone's weights, and check that it accepts the images.
+    """Return the file of a trial's weights, and check that its backbone accepts the images.
 
     Files without a known hash, and the networks of extensions, are tried once.
 
-    Raises as `find_weights`.
+    Raises as `find_weights`, and ArtifactError if a model of `xraytune train` is damaged.
     """
+    backbone = trial.backbone
+    weights = trial.weights
+    if is_model(weights):
+        open_bundle(Path(weights))
     file = find_weights(backbone, weights, settings.weights_dir, may_download=may_download)
     if weights == "hub" or is_path("weights", weights) or BACKBONES.has(backbone):
         build_backbone(backbone, weights=file)
-    size_px = settings.data.image_size
+    size_px = trial.size_px(settings.data)
     final_px = settings.final.image_size if settings.final else None
     for side_px in {size_px, final_px or size_px}:
         if not accepts(backbone, side_px):
             what = f"backbone: {backbone} does not take images of {side_px} px"
             fix = "use the size it was trained with, often 224, or choose another backbone"
-            raise ConfigError(what, "data.image_size", fix)
+            raise ConfigError(what, "input_size" if trial.input_size else "data.image_size", fix)
     return file

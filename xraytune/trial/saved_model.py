@@ -30,17 +30,17 @@ from xraytune.data.prepare import Prepared, read_prepared
 from xraytune.nets.backbones import fold_batch_norms
 from xraytune.nets.compute import compute_like, pin
 from xraytune.nets.inputs import normalise, to_unit
+from xraytune.space.encoders import MODEL_FILE, RECORD_FILE
 from xraytune.space.load import load_space
 from xraytune.space.paths import absolute_path
 from xraytune.space.settings import Experiment, Parameters
-from xraytune.synth.donor import MANIFEST_FILE, RECORD_FILE, SPLIT_FILE
+from xraytune.synth.donor import MANIFEST_FILE, SPLIT_FILE
 from xraytune.tasks import TASKS
 from xraytune.tasks.bundle_record import BundleRecord, read_record
 from xraytune.tasks.ensemble import average_networks
 from xraytune.tasks.prediction import Pixels, Predictor
 
 CONFIG_FILE = "config.yaml"
-MODEL_FILE = "model.safetensors"
 EPOCHS_FILE = "epochs.jsonl"
 NETWORK_PARAMETERS = {"backbone", "input_channels", "head", "loss"}
 """The parameters that a network is built from."""

@@ -111,7 +111,10 @@ def donor_start(parameters: Parameters, settings: Settings, outputs: tuple[str, 
         what = f"this model has an output for each of {join_names(bundle.record.class_names)}"
         raise DataError(what, model, f"give one for exactly {join_names(outputs)}, in this order")
     network = bundle.record.model_dump(include=NETWORK_PARAMETERS)
-    return parameters_from(values | network | {"weights": "none", "trainable": "all"})
+    network |= {"weights": "none", "trainable": "all", "pixel_mean": None, "pixel_std": None}
+    # Those of the finalist, whose weights may have decided about their size.
+    network["input_size"] = parameters.size_px(settings.data)
+    return parameters_from(values | network)
 
 
 def _predict_by_model(
@@ -155,10 +158,8 @@ def _head_of(
 ) -> Experiment:
     """Return an experiment with the frozen network of a donor's head."""
     network = read_donor(folder).network
-    size = {"image_size": network["image_size"], "resize": network["resize"]}
-    settings = settings.model_copy(
-        update={"task": "classification", "data": settings.data.model_copy(update=size)}
-    )
+    data = settings.data.model_copy(update={"resize": network["resize"]})
+    settings = settings.model_copy(update={"task": "classification", "data": data})
     candidates = [parameters.weights, "imagenet"]
     for weights in dict.fromkeys(candidates):
         frozen = parameters_from(
@@ -166,6 +167,7 @@ def _head_of(
                 "backbone": network["backbone"],
                 "weights": weights,
                 "input_channels": network["input_channels"],
+                "input_size": network["image_size"],
                 "trainable": "head",
             }
         )

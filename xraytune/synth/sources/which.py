@@ -7,7 +7,9 @@ block in `Parameters` (both in `space/settings.py`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from xraytune.space.encoders import is_model
 from xraytune.space.paths import PATHS
 from xraytune.space.settings import Parameters
 from xraytune.space.space import Space
@@ -47,10 +49,19 @@ def source_of(parameters: Parameters, *, has_real_extra: bool = False) -> Source
 
 def mixes_of(space: Space) -> list[Parameters]:
     """Return the possible mixes of a space, without the settings of GANs that its trials train."""
-    return space.corners(*_MIX, *PATHS)
+    return space.corners(*_MIX, "weights", *PATHS)
 
 
 def seen_by(mixes: Sequence[Parameters]) -> frozenset[str]:
+    """Return the SHA-256 of all images that sources and encoders are known to have seen.
+
+    Of encoders, those are known that `xraytune train` made.
+    """
+    models = {Path(mix.weights) for mix in mixes if is_model(mix.weights)}
+    return seen_by_sources(mixes).union(*map(donor_images, models))
+
+
+def seen_by_sources(mixes: Sequence[Parameters]) -> frozenset[str]:
     """Return the SHA-256 of all images that the sources of some mixes are known to have seen.
 
     Those of their donors' classifiers are among them.

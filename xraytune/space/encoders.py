@@ -1,0 +1,154 @@
+"""Published encoders of X-rays: what each network expects, and which data sets it has seen.
+
+A row is a backbone with a name of its own. Its weights are a file that the user downloads, and
+loads with `weights: FILE`. Rows differ from other backbones in what they know about that file: the
+size of its images, its pixel constants, and the sets on which a score would be biased.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from xraytune.base.files import read_json
+from xraytune.base.records import frozen
+from xraytune.space.paths import is_path
+
+RECORD_FILE = "bundle.json"
+MODEL_FILE = "model.safetensors"
+"""Files of a model that `xraytune train` wrote (trial/saved_model.py)."""
+
+KNOWN_SETS = ("nih", "chexpert", "mimic", "padchest", "brax", "vinbig", "rsna", "openi", "kermany")
+"""The names of public data sets (`data.set`); a private set may have any other name."""
+
+
+@frozen
+class ExpectedImages:
+    """The images that pretrained weights expect.
+
+    Attributes:
+        side_px: Their side, in pixels.
+        mean, std: Of the pixels in [0, 1], for each channel.
+    """
+
+    side_px: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@frozen
+class Encoder:
+    """A published encoder.
+
+    Attributes:
+        architecture: The backbone, of torchvision or timm, whose layers have the file's names.
+        file: The official file of its weights.
+        prefix: What the names in the file start with before those of the layers.
+        features: What an image's features are.
+        seen: The data sets of its pretraining; images of NIH are also those of RSNA.
+        source: Where all of this is published.
+    """
+
+    architecture: str
+    file: str
+    prefix: str = ""
+    images: ExpectedImages
+    features: str
+    licence: str
+    seen: tuple[str, ...]
+    source: str
+
+
+def _torchxrayvision(file: str, *seen: str) -> Encoder:
+    """Return a row of TorchXRayVision's DenseNets, whose pixels are in [-1024, 1024]."""
+    return Encoder(
+        architecture="densenet121",
+        file=f"{file}-densenet121-d121-tw-lr001-rot45-tr15-sc15-seed0-best.pt",
+        images=ExpectedImages(side_px=224, mean=(0.5,), std=(1 / 2048,)),
+        features="mean over positions",
+        licence="Apache-2.0",
+        seen=seen,
+        source="https://github.com/mlmed/torchxrayvision/blob/main/torchxrayvision/models.py",
+    )
+
+
+_NIH = ("nih", "rsna")
+XRAY_ENCODERS: Mapping[str, Encoder] = {
+    "rad_dino": Encoder(
+        architecture="timm/vit_base_patch14_dinov2",
+        file="backbone_compatible.safetensors",
+        images=ExpectedImages(side_px=518, mean=(0.5307,) * 3, std=(0.2583,) * 3),
+        features="class token",
+        licence="MIT",
+        seen=(*_NIH, "chexpert", "mimic", "padchest", "brax"),
+        source="https://huggingface.co/microsoft/rad-dino",
+    ),
+    "biomedclip": Encoder(
+        architecture="timm/vit_base_patch16_224",
+        file="open_clip_pytorch_model.bin",
+        prefix="visual.trunk.",
+        images=ExpectedImages(
+            side_px=224,
+            mean=(0.48145466, 0.4578275, 0.40821073),
+            std=(0.26862954, 0.26130258, 0.27577711),
+        ),
+        features="class token",
+        licence="MIT",
+        seen=(),
+        source="https://huggingface.co/microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224",
+    ),
+    "xrv_densenet121_all": _torchxrayvision(
+        "nih-pc-chex-mimic_ch-google-openi-kaggle",
+        *(*_NIH, "padchest", "chexpert", "mimic", "openi"),
+    ),
+    "xrv_densenet121_nih": _torchxrayvision("nih", *_NIH),
+    "xrv_densenet121_rsna": _torchxrayvision("kaggle", *_NIH),
+    "xrv_densenet121_pc": _torchxrayvision("pc", "padchest"),
+    "xrv_densenet121_chex": _torchxrayvision("chex", "chexpert"),
+    "xrv_densenet121_mimic_nb": _torchxrayvision("mimic_nb", "mimic"),
+    "xrv_densenet121_mimic_ch": _torchxrayvision("mimic_ch", "mimic"),
+}
+ONE_CHANNEL = tuple(
+    name for name, encoder in XRAY_ENCODERS.items() if len(encoder.images.mean) == 1
+)
+"""Encoders of grey images, which always get one channel."""
+
+
+def architecture_of(backbone: str) -> str:
+    """Return the backbone whose layers an encoder has: itself, unless it is a row."""
+    encoder = XRAY_ENCODERS.get(backbone)
+    return encoder.architecture if encoder else backbone
+
+
+def is_model(weights: str) -> bool:
+    """Return whether weights are the folder of a model that `xraytune train` wrote."""
+    return is_path("weights", weights) and (Path(weights) / RECORD_FILE).is_file()
+
+
+def expected_images(backbone: str, weights: str) -> ExpectedImages | None:
+    """Return the images that a model of `xraytune train`, or an encoder of the table, expects.
+
+    None for other weights, and for a model whose record is missing or damaged, which opening it
+    reports.
+    """
+    if is_model(weights):
+        try:
+            form = read_json(Path(weights) / RECORD_FILE)["input_format"]
+            mean = tuple(form["mean"])
+            std = tuple(form["std"])
+            return ExpectedImages(side_px=form["image_size_px"], mean=mean, std=std)
+        except (ValueError, LookupError, TypeError):
+            return None
+    encoder = XRAY_ENCODERS.get(backbone)
+    return encoder.images if encoder else None
+
+
+def describe_seen(networks: Iterable[tuple[str, str]], data_set: str | None) -> list[str]:
+    """Return a sentence for each encoder that was pretrained on a data set.
+
+    `networks` are pairs of backbone and weights.
+    """
+    pretrained = [backbone for backbone, weights in networks if weights != "none"]
+    return [
+        f"the encoder {backbone} was pretrained on images of {data_set}"
+        for backbone in dict.fromkeys(pretrained)
+        if backbone in XRAY_ENCODERS and data_set in XRAY_ENCODERS[backbone].seen
+    ]
