@@ -150,7 +150,9 @@ def _first_space(data: Path | None, callbacks: Callbacks) -> Path:
         fix = "write --data FOLDER, or --space FILE"
         raise ConfigError("there is neither a space nor a data folder", "xraytune search", fix)
     file = first_space_path(data)
-    if not file.exists():
+    if file.exists():
+        callbacks.note(f"{file} is there already, so no space was written")
+    else:
         has_gpu = gpu_count() > 0
         write_first_space(data, file, has_gpu=has_gpu, on_progress=callbacks.on_progress)
         callbacks.note(f"wrote {file}, which says why it searches what")
