@@ -162,6 +162,8 @@ def test_a_verdict_over_sites_names_them_and_how_the_mix_was_chosen(study: Path)
     named = [" ".join(trace.y[0].replace("<br>", " ").split()) for trace in chart.data[::-1]]
     sizes = [f"site: {group['value']} ({group['patients']})" for group in groups]
     assert named == ["mean of 3 sites", *sizes]
+    best = confirmed.finalists[0].arm
+    assert f"right of 0, {best} is better" in chart.layout.xaxis.title.text
     assert [trace.x[0] for trace in chart.data[::-1]][1:] == pytest.approx(differences)
     assert show_confirmed(study) == shown, "the same command again trains nothing"
 
