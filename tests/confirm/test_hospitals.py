@@ -214,6 +214,16 @@ def test_a_hospital_that_changed_is_refused_until_it_is_restored(
     assert second.test.fingerprint != first.test.fingerprint
 
 
+def test_the_images_of_the_verdict_are_no_further_hospital(lab: Lab, tmp_path: Path) -> None:
+    for number, image in enumerate(sorted(lab.test.rglob("*.jpeg"), reverse=True)):
+        copy = tmp_path / "hospital_d" / image.parent.name / f"{number:03}.jpeg"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(image, copy)
+
+    with pytest.raises(StudyError, match="hospital_d: these are the images of the verdict itself"):
+        confirm(lab.study, test=[lab.test, tmp_path / "hospital_d"])
+
+
 def test_images_that_were_opened_earlier_make_only_their_hospital_exploratory(
     done: tuple[Lab, Confirmation, Path],
 ) -> None:

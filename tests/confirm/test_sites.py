@@ -14,7 +14,7 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 from tests.confirm.labs import search_space, show_confirmed
 from tests.confirm.test_draws import changed
 from tests.confirm.test_subgroups import CONTROL, FINALIST
-from tests.in_process import CPU, confirm_in_process
+from tests.in_process import CPU, InProcess, confirm_in_process
 from xraytune.base.errors import ConfigError, DataError, StudyError
 from xraytune.base.files import read_json
 from xraytune.confirm.arms import Plan, read_plan
@@ -27,6 +27,9 @@ from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import Prepared, RunContext, prepare
 from xraytune.model.export import export
 from xraytune.present.charts import plot_subgroups
+from xraytune.search import run as search_run
+from xraytune.search.callbacks import Callbacks
+from xraytune.search.run import search
 from xraytune.space.load import load_space
 from xraytune.space.settings import Experiment, Parameters
 from xraytune.study.folder import StudyFolder
@@ -162,6 +165,8 @@ def test_a_verdict_over_sites_names_them_and_how_the_mix_was_chosen(study: Path)
     named = [" ".join(trace.y[0].replace("<br>", " ").split()) for trace in chart.data[::-1]]
     sizes = [f"site: {group['value']} ({group['patients']})" for group in groups]
     assert named == ["mean of 3 sites", *sizes]
+    best = confirmed.finalists[0].arm
+    assert f"right of 0, {best} is better" in chart.layout.xaxis.title.text
     assert [trace.x[0] for trace in chart.data[::-1]][1:] == pytest.approx(differences)
     assert show_confirmed(study) == shown, "the same command again trains nothing"
 
@@ -254,6 +259,26 @@ def test_a_search_does_not_start_without_the_sites_that_its_verdict_needs(
             skip_broken=False,
             note=lambda _: None,
             on_progress=lambda *_: None,
+        )
+
+
+def test_a_search_says_before_it_starts_that_its_sites_have_too_few_patients_to_score(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "space.yaml").write_text(SPACE)
+    monkeypatch.setattr(search_run, "Runner", InProcess)
+
+    def note(text: str) -> None:
+        if text.startswith("`confirm` cannot score unused patients"):
+            raise KeyboardInterrupt(text)
+
+    with pytest.raises(KeyboardInterrupt, match="3 draws of 32 patients, and 30 to test on"):
+        search(
+            tmp_path / "space.yaml",
+            data=study.parent.parent / "xrays",
+            overrides=["data.train_patients=32"],
+            studies=tmp_path / "studies",
+            callbacks=Callbacks(note=note),
         )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tests.in_process import InProcess, command, one_thread
 from xraytune.data.first_space import first_space_path, write_first_space
 from xraytune.data.phantom import draw_phantoms
 from xraytune.search import run as search_run
+from xraytune.search.callbacks import NO_CALLBACKS
 from xraytune.search.run import search
 from xraytune.space.load import load_space
 from xraytune.space.space import Space
@@ -85,12 +87,16 @@ def test_a_search_without_a_space_writes_one_and_the_same_command_resumes(
         view = search(data=Path("xrays"), overrides=few)
     written = Path("xrays.yaml").read_text(encoding="utf-8")
     Path("xrays.yaml").write_text(written + "\n# mine\n", encoding="utf-8")
+    notes: list[str] = []
     with one_thread():
-        again = search(data=Path("xrays"), overrides=few)
+        again = search(
+            data=Path("xrays"), overrides=few, callbacks=replace(NO_CALLBACKS, note=notes.append)
+        )
 
     assert view.best is not None
     assert again.path == view.path
     assert Path("xrays.yaml").read_text(encoding="utf-8").endswith("# mine\n")
+    assert "xrays.yaml is there already, so no space was written" in notes
 
 
 def test_a_search_without_a_space_and_data_says_what_to_give() -> None:
@@ -106,3 +112,44 @@ def test_a_data_file_is_not_overwritten(tmp_path: Path) -> None:
 
     assert first_space_path(tmp_path / "chexpert.yaml") == Path("chexpert_space.yaml")
     assert json.dumps(str(first_space_path(tmp_path / "xrays"))) == '"xrays.yaml"'
+
+
+@pytest.mark.parametrize(
+    ("folder", "study"),
+    [
+        ("my x-rays", "my-x-rays"),
+        ("chest.v2", "chest.v2"),
+        ("2024", "2024"),
+        ("true", "true"),
+        ("Röntgen", "Rontgen"),
+        ("胸部 🫁", "first-space"),
+        ("it's: a #1", "it-s-a-1"),
+    ],
+)
+def test_a_folder_may_have_any_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, study: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = draw(Path(folder), "classes")
+    out = first_space_path(data)
+
+    write_first_space(data, out, has_gpu=False)
+
+    assert out == Path(f"{folder}.yaml")
+    settings = load_space(out).settings
+    assert settings.name == study
+    assert settings.data.path == tmp_path / folder
+
+
+def test_the_space_keeps_the_patients_and_sites_of_a_data_file(tmp_path: Path) -> None:
+    draw_phantoms(tmp_path / "xrays", patients=60, seed=1, image_size_px=64, sites=2)
+    (tmp_path / "xrays" / "patients.csv").unlink()
+    data = tmp_path / "labels.yaml"
+    split = {"group_regex": "(.+/.+)[.]", "site": "(hospital_.)", "val_a": 0.3}
+    data.write_text(json.dumps({"data": {"path": "xrays", "split": split}}), encoding="utf-8")
+    out = tmp_path / "labels_space.yaml"
+
+    write_first_space(data, out, has_gpu=False)
+
+    found = load_space(out).settings.data.split
+    assert (found.group_regex, found.site, found.val_a, found.val_b) == (*split.values(), 0.2)

@@ -2,6 +2,7 @@
 
 import math
 import random
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -369,6 +370,16 @@ def test_a_trial_with_the_settings_of_a_complete_one_gets_its_result(study: Stud
     again = direct(study, *one_mix)
     assert again.journal.values(2) == again.journal.values(0) == {1: 0.7}
     assert [row.seconds for row in rows.values()][1:] == [0.0, 0.0]
+
+
+def test_a_trial_is_trained_again_if_the_folder_of_the_complete_one_was_removed(
+    study: StudyFolder,
+) -> None:
+    loop = direct(study, "source=none", "lr=0.001", "budget.trials=2")
+    complete(loop, start(loop).number)
+    shutil.rmtree(study.trial_path(0))
+
+    assert start(loop).number == 1
 
 
 def test_a_trial_with_the_settings_of_a_running_one_is_trained(study: StudyFolder) -> None:

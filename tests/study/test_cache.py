@@ -154,3 +154,16 @@ def test_links_in_a_cache_are_neither_followed_nor_removed(tmp_path: Path, place
     assert cleaned.removed == {}
     assert link.is_symlink()
     assert len(list(elsewhere.iterdir())) > 0
+    assert cleaned.note.endswith(f"or links: {place}")
+
+
+def test_files_next_to_the_folders_of_a_cache_are_named_and_stay(tmp_path: Path) -> None:
+    cache = artifact(tmp_path / "cache", 1).parent.parent
+    (cache / CACHE_TAG).write_text(f"{TAG_LINE} xraytune", encoding="utf-8")
+    (cache / "notes.txt").write_text("mine", encoding="utf-8")
+
+    cleaned = clean_cache(cache, max_size="0", clock=in_an_hour)
+
+    assert len(cleaned.removed) == 1
+    assert cleaned.note.endswith("or links: notes.txt")
+    assert (cache / "notes.txt").is_file()

@@ -113,6 +113,9 @@ def choose_tests(
         refuse_patients_of_study(hospital, index, settings, seen)
         refuse_patients_of_folders(hospital, index, settings, compared, prepared)
         refuse_too_few(hospital, prepared)
+        if sealed and {*hospital.contents} == {*sealed.contents}:
+            what = "these are the images of the verdict itself, and not of a further hospital"
+            raise StudyError(what, hospital.data.path, "omit this --test")
         others = [each for each in (sealed, *further) if each]
         _refuse_partly_scored(hospital, others, plan, study.path)
         further.append(hospital)

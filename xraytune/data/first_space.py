@@ -5,8 +5,11 @@ why it is there.
 """
 
 import json
+import re
+import shlex
 from collections import Counter
 from pathlib import Path
+from unicodedata import normalize
 
 from xraytune.base.errors import DataError, counted
 from xraytune.base.files import write_text
@@ -37,8 +40,8 @@ _REPLICATES, _MOST_REPLICATES = 5, 10
 
 def first_space_path(data: Path) -> Path:
     """Return the file, in the current folder, of the space that is written for some data."""
-    name = data.resolve().stem
-    return Path(f"{name}_space.yaml" if is_data_file(data) else f"{name}.yaml")
+    path = data.resolve()
+    return Path(f"{path.stem}_space.yaml" if is_data_file(data) else f"{path.name}.yaml")
 
 
 def write_first_space(
@@ -59,7 +62,9 @@ def write_first_space(
     images = index.images
     patients = len({*images.patients})
     val_share = 0.1 if patients >= _MANY_PATIENTS else 0.2
-    unused = patients - 2 * round(val_share * patients)
+    split = {"val_a": val_share, "val_b": val_share, "seed": 7}
+    split |= settings.split.model_dump(exclude_defaults=True)  # of a data file
+    unused = patients - sum(round(split[side] * patients) for side in ("val_a", "val_b"))
     train_patients = _choose_train_patients(unused, has_gpu)
     replicates = _REPLICATES
     if train_patients:
@@ -87,13 +92,13 @@ def write_first_space(
         question=_QUESTIONS[task],
         facts=f"{counted(len(images), 'image')} of {counted(patients, 'patient')}",
         has_gpu=has_gpu,
-        file=out,
-        name=out.stem.replace("_", "-"),
+        file=shlex.quote(str(out)),
+        name=_study_name(out.name.removesuffix(".yaml")),
         task=task,
-        data="\n".join(f"{key}: {json.dumps(value)}" for key, value in content.items()),
+        data="\n".join(f"{key}: {_as_yaml(value)}" for key, value in content.items()),
         image_px=image_px,
         image_px_reason=reason,
-        val_share=val_share,
+        split=", ".join(f"{key}: {_as_yaml(value)}" for key, value in split.items()),
         train_patients=train_patients,
         noun="pairs" if task == "segmentation" else "images",
         is_imbalanced=is_imbalanced,
@@ -122,6 +127,17 @@ _QUESTIONS: dict[TaskName, str] = {
     "findings": "Several findings in one image: do GAN images help, and how many?",
     "segmentation": "Do GAN pairs, an image and its mask, help a segmenter, and how many?",
 }
+
+
+def _study_name(text: str) -> str:
+    """Return the name of a study, which has no blanks, umlauts and the like."""
+    ascii_text = normalize("NFKD", text).encode("ascii", "ignore").decode()
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", ascii_text).strip("-.")[:64]
+    return name or "first-space"
+
+
+def _as_yaml(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _read(data: Path, on_progress: Progress) -> tuple[DataSettings, ImageIndex]:

@@ -23,7 +23,7 @@ USUAL_AUROC = 0.9
 """The AUROC at which sides are compared, before any trial has one."""
 MOST_CHANCE = 0.05
 """The largest chance difference at which the order of trials says something: five default ROPEs."""
-FEWEST_OF_CLASS, _FEWEST_TESTED = 2, 5
+FEWEST_OF_CLASS, FEWEST_TESTED = 2, 5
 """The fewest patients of a class for an interval, and for one that a verdict can rest on."""
 FEWEST_REPLICATES = 4
 """With three, intervals of 95 % cover 91 to 95 % (docs/results.md): exploratory."""
@@ -112,7 +112,7 @@ def too_few_tested(images: Sequence[ImageFile], outputs: Sequence[str]) -> str:
     """
     if not images:
         return "there is no patient to test on"
-    fewest = FEWEST_LABELS if images[0].findings else _FEWEST_TESTED
+    fewest = FEWEST_LABELS if images[0].findings else FEWEST_TESTED
     few = side_size("test", images, outputs, 0).lacking(fewest)
     return few and f"too few test patients: {few}; an interval needs {fewest} or more"
 

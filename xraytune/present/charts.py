@@ -86,11 +86,19 @@ def plot_subgroups(record: Confirmation) -> Any:
         rows.append((label, compared[overall.control]))
     if len(rows) == 1:
         return None
-    return plot_forest(rows, f"difference in {record.metric} from {finalist.strongest}")
+    axis = [
+        f"{record.metric} of {finalist.arm} minus that of {finalist.strongest}",
+        f"right of 0, {finalist.arm} is better",
+        "95 % intervals; number of patients",
+    ]
+    return plot_forest(rows, *axis)
 
 
-def plot_forest(rows: Sequence[tuple[str, Interval]], axis: str) -> Any:
-    """Plot labelled differences with their intervals, from top to bottom; the first, overall."""
+def plot_forest(rows: Sequence[tuple[str, Interval]], *axis: str) -> Any:
+    """Plot labelled differences with their intervals, from top to bottom; the first, overall.
+
+    `axis` are the lines below them.
+    """
     figure = go.Figure()
     overall = rows[0]
     for row in rows[::-1]:
@@ -110,9 +118,10 @@ def plot_forest(rows: Sequence[tuple[str, Interval]], axis: str) -> Any:
             showlegend=False,
         )
     figure.add_shape(_VERTICAL, x0=0, x1=0, line=_GREY)
-    figure.update_xaxes(title="<br>".join(textwrap.wrap(axis, 44)), nticks=6)
+    lines = [part for line in axis for part in textwrap.wrap(line, 60)]
+    figure.update_xaxes(title="<br>".join(lines), nticks=6)
     figure.update_yaxes(title="", showgrid=False)
-    figure.update_layout(height=130 + 40 * len(rows))
+    figure.update_layout(height=150 + 40 * len(rows))
     return figure
 
 

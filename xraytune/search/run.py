@@ -14,6 +14,7 @@ from xraytune.data.first_space import first_space_path, write_first_space
 from xraytune.data.images import ImageIndex
 from xraytune.data.prepare import Prepared, restore_pixels
 from xraytune.data.sides import (
+    FEWEST_TESTED,
     FEWEST_UNUSED,
     chance_warning,
     side_sizes,
@@ -151,7 +152,9 @@ def _first_space(data: Path | None, callbacks: Callbacks) -> Path:
         fix = "write --data FOLDER, or --space FILE"
         raise ConfigError("there is neither a space nor a data folder", "xraytune search", fix)
     file = first_space_path(data)
-    if not file.exists():
+    if file.exists():
+        callbacks.note(f"{file} is there already, so no space was written")
+    else:
         has_gpu = gpu_count() > 0
         write_first_space(data, file, has_gpu=has_gpu, on_progress=callbacks.on_progress)
         callbacks.note(f"wrote {file}, which says why it searches what")
@@ -243,12 +246,15 @@ def _notes(space: Space, prepared: Prepared, index: ImageIndex) -> Iterator[str]
     elif settings.confirm.test != "folder":
         used = {image.patient for image in prepared.images}
         leaves_out = settings.confirm.leave_out == "site"
-        is_large = settings.confirm.test == "auto" and not leaves_out
+        fewest = FEWEST_UNUSED if settings.confirm.test == "auto" else 1
+        if leaves_out:  # of each site, patients of each class
+            fewest = len(index.images.sites) * FEWEST_TESTED
+            fewest *= 1 if index.findings else len(index.class_names)
         lacking = too_few_unused(
             len({image.patient for image in index.images} - used),
             prepared.train_patients,
             replicates=len(index.images.sites) if leaves_out else settings.confirm.replicates,
-            fewest=FEWEST_UNUSED if is_large else 1,
+            fewest=fewest,
             is_fixed=leaves_out,
         )
         if lacking:

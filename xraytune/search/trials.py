@@ -69,10 +69,12 @@ class SearchTrials(TrialLoop):
         """Return the next point, or a draw.
 
         None if its settings are those of a complete trial, as happens in a small space. Trained
-        again, it would end with the same bits, so it gets that trial's values, files and result.
+        again, it would end with the same bits, so it gets that trial's values, files and result,
+        unless its folder was removed.
         """
         trial = self.journal.ask()
-        if (earlier := self._complete.get(trial.parameters)) is None:
+        earlier = self._complete.get(trial.parameters)
+        if earlier is None or not self.folder.trial_path(earlier).is_dir():
             return trial
         path = self.folder.trial_path(trial.number)
         shutil.copytree(self.folder.trial_path(earlier), path, dirs_exist_ok=True)

@@ -9,7 +9,7 @@ import re
 import shlex
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -79,10 +79,9 @@ def clean_cache(
     with explain_disk_errors(cache):
         sizes: dict[Path, int] = {}
         in_order: list[tuple[bool, float, Path]] = []  # leftovers, then artifacts, oldest first
-        for path in cache.glob("*/*"):
+        for path in _entries(cache):
             is_leftover = _LEFTOVER.fullmatch(path.name) is not None
-            is_linked = path.is_symlink() or path.parent.is_symlink()
-            if not is_linked and (is_leftover or manifest_inputs(path) is not None):
+            if not path.is_symlink() and (is_leftover or manifest_inputs(path) is not None):
                 used, sizes[path] = _last_use_and_bytes(path)
                 in_order.append((not is_leftover, used, path))
             elif not path.name.startswith("."):  # such as locks
@@ -102,6 +101,15 @@ def clean_cache(
         names = join_names([str(path.relative_to(cache)) for path in sorted(strange)])
         notes.append(f"kept, since they are no artifacts of xraytune, or links: {names}")
     return Cleaned(path=cache, removed=removed, is_dry_run=dry_run, note="; ".join(notes))
+
+
+def _entries(cache: Path) -> Iterator[Path]:
+    """Yield what the folders of a cache hold, and links and files next to these folders."""
+    for path in cache.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            yield from path.iterdir()
+        elif path.name != CACHE_TAG:
+            yield path
 
 
 def _last_use_and_bytes(path: Path) -> tuple[float, int]:
