@@ -240,6 +240,17 @@ def test_a_loss_that_is_not_finite_ends_the_trial_and_leaves_the_last_good_check
     assert [record.epoch for record in finished_epochs(tmp_path)] == [1]
 
 
+def test_a_network_that_is_not_finite_ends_the_trial_even_if_its_loss_is(tmp_path: Path) -> None:
+    """Also in an epoch that is not the best, so that its network would not be kept."""
+    training = TinyTraining(small(lr=1e-12))
+    epochs = training.epochs(tmp_path)
+    next(epochs)
+    training.trained.register_buffer("running_var", torch.tensor(torch.inf))
+
+    with pytest.raises(TrialError, match="the network is not finite in epoch 2"):
+        next(epochs)
+
+
 def test_bfloat16_trains_depthwise_convolutions_like_float32_up_to_rounding(tmp_path: Path) -> None:
     losses = []
     for precision in ("float32", "bfloat16"):

@@ -237,12 +237,12 @@ class TrialTraining:
                 seconds=time.perf_counter() - started,
             )
             records.append(record)
+            state = self.trained.state_dict()
+            # A batch norm can hide it from the loss.
+            if not all(tensor.isfinite().all() for tensor in state.values()):
+                raise self._diverged("network", epoch)
             if val_score > best_before:
-                state = self.trained.state_dict()
                 best = {name: tensor.to("cpu", copy=True) for name, tensor in state.items()}
-                # A batch norm can hide it from the loss.
-                if not all(tensor.isfinite().all() for tensor in best.values()):
-                    raise self._diverged("network", epoch)
             if self._is_over(records) or time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
                 save_checkpoint(checkpoint_dir, self.trained, optimizer, records, best)
                 saved_at = time.monotonic()
