@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 from unicodedata import normalize
 
-from xraytune.base.errors import DataError, counted
+from xraytune.base.errors import DataError, counted, join_names
 from xraytune.base.files import write_text
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.base.templates import open_templates
@@ -90,7 +90,7 @@ def write_first_space(
     template = open_templates("xraytune.data").get_template("first_space.yaml")
     text = template.render(
         question=_QUESTIONS[task],
-        facts=f"{counted(len(images), 'image')} of {counted(patients, 'patient')}",
+        facts=_describe(index, task),
         has_gpu=has_gpu,
         file=shlex.quote(str(out)),
         name=_study_name(out.name.removesuffix(".yaml")),
@@ -127,6 +127,16 @@ _QUESTIONS: dict[TaskName, str] = {
     "findings": "Several findings in one image: do GAN images help, and how many?",
     "segmentation": "Do GAN pairs, an image and its mask, help a segmenter, and how many?",
 }
+
+
+def _describe(index: ImageIndex, task: TaskName) -> str:
+    """Return how many images and patients there are, and of what."""
+    patients = len({*index.images.patients})
+    facts = f"{counted(len(index.images), 'image')} of {counted(patients, 'patient')}"
+    if task == "segmentation":
+        return f"{facts}, with masks,"
+    kind = "findings" if task == "findings" else "classes"
+    return f"{facts} ({kind}: {join_names(index.outputs)})"
 
 
 def _study_name(text: str) -> str:

@@ -155,6 +155,7 @@ def _first_space(data: Path | None, callbacks: Callbacks) -> Path:
     if file.exists():
         callbacks.note(f"{file} is there already, so no space was written")
     else:
+        require_writable(Path.cwd())  # before the images are read
         has_gpu = gpu_count() > 0
         write_first_space(data, file, has_gpu=has_gpu, on_progress=callbacks.on_progress)
         callbacks.note(f"wrote {file}, which says why it searches what")

@@ -3,6 +3,7 @@
 Optuna proposes them, ASHA prunes them, and the journal, the only truth, records them.
 """
 
+import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -22,6 +23,14 @@ from xraytune.study.trial import Trial
 from xraytune.study.trial_files import read_pool_report
 
 _SAVE_EVERY_SECONDS = 5.0
+
+
+def _link(file: str, new: str) -> None:
+    """Link a file of an ended trial, which takes no space and is never changed; else copy it."""
+    try:
+        os.link(file, new)
+    except OSError:  # of a file system without links
+        shutil.copy2(file, new)
 
 
 class SearchTrials(TrialLoop):
@@ -77,7 +86,7 @@ class SearchTrials(TrialLoop):
         if earlier is None or not self.folder.trial_path(earlier).is_dir():
             return trial
         path = self.folder.trial_path(trial.number)
-        shutil.copytree(self.folder.trial_path(earlier), path, dirs_exist_ok=True)
+        shutil.copytree(self.folder.trial_path(earlier), path, copy_function=_link)
         for epoch, value in self.journal.values(earlier).items():
             self.journal.report(trial.number, epoch, value)
             self._rungs.should_continue(trial.number, epoch, value, trial.parameters.peers)
