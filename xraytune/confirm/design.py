@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from xraytune.base.cores import cpu_count
-from xraytune.base.errors import ConfigError, DataError, Problem
+from xraytune.base.errors import ConfigError, DataError, Problem, counted
 from xraytune.base.records import Progress, frozen, ignore_progress
 from xraytune.confirm.arms import Arm, Plan, TestKind, compared_arms
 from xraytune.confirm.plan import belongs_to_control, donor_controls
@@ -35,6 +35,8 @@ from xraytune.study.row import TrialRow
 from xraytune.synth.sources.which import mixes_of
 from xraytune.trial.prepare import open_space, prepare_space
 
+_OTHER_AUROCS = (0.85, 0.9, 0.95, 0.98)
+"""The half-width depends on it more than on anything else."""
 _MORE_REPLICATES = (5, 10, 20, 40)
 _ROWS = 2
 """How many larger numbers of replicates are shown."""
@@ -65,6 +67,7 @@ class Design:
         precision: None if it is not known beforehand; `unknown` says why.
         alternatives: Larger confirmations.
         auroc: That of both arms, as assumed.
+        half_widths: Of the planned confirmation, by other AUROCs.
         machine: Such as `2 CPU cores`.
         search_seconds, confirm_seconds: Roughly.
         lacking: What this machine lacks, with fixes.
@@ -88,6 +91,7 @@ class Design:
     unknown: str
     alternatives: tuple[Alternative, ...]
     auroc: float
+    half_widths: dict[str, float]
     machine: str
     search_seconds: float
     confirm_seconds: float
@@ -101,14 +105,13 @@ class Design:
         if self.precision is None:
             return f"the width of the verdict's interval is not known beforehand: {self.unknown}"
         precision = self.precision
-        means = "a gain of less may stay undecided"
-        if precision.gain_over_all <= self.rope:
-            means = f"enough for a gain of {self.rope:g} (confirm.rope)"
+        enough = "enough" if precision.gain_over_all <= self.rope else "not enough"
         return (
-            f"with {precision.replicates} replicates and {precision.patients:,} scored patients, "
-            f"expect a 95 % interval of ± {precision.half_width:.4f} {self.metric} (if both arms "
-            f"have {self.auroc:g}); with 80 % power, a gain of {precision.gain:.4f} over one "
-            f"control is found, and of {precision.gain_over_all:.4f} over all: {means}"
+            f"{counted(precision.replicates, 'replicate')} on {precision.patients:,} patients give "
+            f"a 95 % interval of about ± {precision.half_width:.4f} {self.metric} (at "
+            f"{self.auroc:g}), and find a gain of {precision.gain:.4f} over one control, or of "
+            f"{precision.gain_over_all:.4f} over all, with 80 % power: {enough} for a gain of "
+            f"{self.rope:g} (confirm.rope)"
         )
 
     @property
@@ -205,8 +208,12 @@ def design_study(
     )
     unknown = _why_unknown(settings, finalists, sites)
     possible_designs: list[Alternative] = []
+    half_widths: dict[str, float] = {}
     if sealed and not unknown:
         possible_designs = _possible_designs(settings, sealed, confirmed, auroc)
+        for other in _OTHER_AUROCS:
+            expected = _possible_designs(settings, sealed, confirmed, other)[0].precision
+            half_widths[f"{other:g}"] = expected.half_width
     machine = Machine(cores=cpu_count(), gpus=gpu_count() if gpus is None else gpus)
     search_seconds = search.seconds(machine)
     top_up_seconds = search_seconds * top_ups / len(search.trainings)
@@ -229,6 +236,7 @@ def design_study(
         unknown=unknown,
         alternatives=tuple(possible_designs[1:]),
         auroc=auroc,
+        half_widths=half_widths,
         machine=f"{machine}",
         search_seconds=search_seconds,
         confirm_seconds=confirmation.seconds(machine) + top_up_seconds,

@@ -24,14 +24,14 @@ def design_frame(design: Design) -> Iterator[Cell | str | Table]:
     gans = f" with {counted(design.generators, 'GAN')}" if design.generators else ""
     arms = join_names(design.arms, len(design.arms))
     yield f"search: {counted(design.trials, 'trial')}{gans}, of the arms {arms}"
-    yield (
-        f"confirmation: about {counted(design.top_ups, 'top-up trial')}, then "
-        f"{counted(design.replicates, 'replicate')} of {counted(len(design.trainings), 'network')}: "
-        + "; ".join(design.trainings)
-    )
+    top_ups = counted(design.top_ups, "top-up trial")
+    networks = f"{counted(design.replicates, 'replicate')} of {'; '.join(design.trainings)}"
+    yield f"confirmation: about {top_ups}, then {networks}"
     if design.test:
         yield f"test: {_SCORED[design.test]}"
     if design.precision:
+        others = ", ".join(f"{auroc}: {width:.4f}" for auroc, width in design.half_widths.items())
+        yield f"half-width by AUROC: {others}"
         yield Cell(f"assumed: an AUROC of {design.auroc:g} (--auroc), {ASSUMED}", "dim")
     yield from sides_frame([*design.sides, *([design.scored] if design.scored else [])])
     if design.precision:

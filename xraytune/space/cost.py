@@ -26,7 +26,7 @@ class Speeds:
 
 
 _CORE = Speeds(trial=0.5, training=0.08, gan=0.006)
-_GPU = Speeds(trial=2.0, training=0.0004, gan=0.0003)
+_GPU = Speeds(trial=2.0, training=0.0004, gan=0.00004)
 _RAY_SECONDS = 15.0
 """Until the first trial starts."""
 _NETWORKS = {"small_cnn": 0.05, "mobilenet_v2": 0.3, "resnet18": 0.3}
