@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -12,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.in_process import CPU, confirm_in_process, search_in_process
-from xraytune.base.errors import DataError, StudyError
+from tests.in_process import CPU, command, confirm_in_process, search_in_process
+from xraytune.base.errors import ConfigError, DataError, StudyError
 from xraytune.base.files import read_json, read_jsonl
 from xraytune.confirm.arms import read_plan
 from xraytune.confirm.design import plan
@@ -381,3 +382,18 @@ def test_a_plan_says_that_nothing_can_be_scored_and_trains_and_writes_nothing(
     assert sorted(ended.path.rglob("*")) == before
     (made,) = (path.name for path in tmp_path.iterdir() if path.is_dir())
     assert made.startswith("pixels")
+
+
+def test_the_command_shows_the_half_width_its_assumptions_and_the_next_command(ended: Lab) -> None:
+    space = ["plan", "--space", ended.path / "space.yaml", "--cache", ended.path / "cache"]
+
+    shown = " ".join(command(*space, "--auroc", 0.9, "--gpus", 2).stdout.split())
+    content = json.loads(command(*space, "--json").stdout)
+
+    assert "95 % interval of about ±" in shown
+    assert "assumed: an AUROC of 0.9 (--auroc), a spread of replicates (SD) of 0.006" in shown
+    assert "on 2 GPUs, expect about a minute of search" in shown
+    assert "next: xraytune search --space" in shown
+    assert content["precision"]["half_width"] == content["half_widths"]["0.95"]
+    assert content["half_widths"]["0.98"] < content["half_widths"]["0.9"]
+    assert command(*space, "--auroc", 1.5).exit_code == ConfigError.exit_code

@@ -60,7 +60,7 @@ class Design:
         generators: GANs that the search trains, about; those of the confirmation come on top.
         finalists, replicates: Of the confirmation.
         trainings: The arms that each replicate trains, at most: finalists and controls.
-        top_ups: Further trials of the controls, about.
+        top_ups: Further trials of the controls; more, if the sampler prefers synthetic images.
         test: What is scored; None if nothing can be.
         scored: Its size.
         problem: Why nothing can be scored.
@@ -100,7 +100,7 @@ class Design:
     @property
     def outlook(self) -> str:
         """The half-width of the interval, and the smallest gain that would be found."""
-        if self.problem:
+        if self.problem and self.finalists:
             return f"a confirmation cannot score anything: {self.problem.what}"
         if self.precision is None:
             return f"the width of the verdict's interval is not known beforehand: {self.unknown}"

@@ -18,15 +18,14 @@ _SCORED = {
 def design_frame(design: Design) -> Iterator[Cell | str | Table]:
     """Lay out what a study does, what it can tell, how long it takes and what would be better."""
     yield Cell(f"{design.name}: {design.outlook}", "bad" if design.problem else "strong")
-    yield Cell(design.time, "strong")
     if design.problem and design.problem.fix:
         yield f"fix: {design.problem.fix}"
+    yield Cell(design.time, "strong")
     gans = f" with {counted(design.generators, 'GAN')}" if design.generators else ""
     arms = join_names(design.arms, len(design.arms))
     yield f"search: {counted(design.trials, 'trial')}{gans}, of the arms {arms}"
-    top_ups = counted(design.top_ups, "top-up trial")
     networks = f"{counted(design.replicates, 'replicate')} of {'; '.join(design.trainings)}"
-    yield f"confirmation: about {top_ups}, then {networks}"
+    yield f"confirmation: {design.top_ups:,} or more top-up trials, then {networks}"
     if design.test:
         yield f"test: {_SCORED[design.test]}"
     if design.precision:
