@@ -21,12 +21,12 @@ LIKELY_AUROC = 0.95
 """Assumed of both arms, unless something else is known."""
 REPLICATE_SD, _SD_AUROC = 0.006, 0.955
 """Assumed standard deviation of an arm's AUROC over replicates, without the error of the patients,
-at this AUROC: as in `benchmarks/statistics.py`. At another AUROC, the separation of the classes
-varies as much."""
+up to this AUROC: as in `benchmarks/statistics.py`. Nearer to the ceiling, the separation of the
+classes varies as much as there."""
 POWER = 0.8
 ASSUMED = (
-    f"a spread of replicates (SD) of {REPLICATE_SD:g} at an AUROC of {_SD_AUROC:g}, as in "
-    f"docs/results.md, and the correlations of the verdict ({WITHIN_ARM:g} within an arm, "
+    f"a spread of replicates (SD) of {REPLICATE_SD:g}, less near the ceiling, as in "
+    f"benchmarks/statistics.py, and the correlations of the verdict ({WITHIN_ARM:g} within an arm, "
     f"{ACROSS_ARMS:g} between arms)"
 )
 
@@ -94,7 +94,7 @@ def expected_evidence(
     per_patient = 4 / effective_patients
     of_many = per_patient * float(variance(auroc, auroc))
     of_one = per_patient * float(variance(auroc, auroc, within=1.0))
-    spread = REPLICATE_SD * _slope(auroc) / _slope(_SD_AUROC)
+    spread = REPLICATE_SD * min(1.0, _slope(auroc) / _slope(_SD_AUROC))
     return Evidence(
         difference=0.0,
         mean_score=auroc,
