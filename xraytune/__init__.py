@@ -11,6 +11,7 @@ Every command has a function here, with the same arguments:
     xraytune space list         list_spaces
     xraytune space copy         copy_space
     xraytune space check        load_space
+    xraytune plan               plan_study
     xraytune headroom           measure_headroom
     xraytune search             run_search
     xraytune status             status, list_studies, trials_dataframe
@@ -56,6 +57,7 @@ PLACES = {
     "list_studies": "present.studies:list_studies",
     "load_space": "space.load:load_space",
     "measure_headroom": "confirm.headroom:headroom",
+    "plan_study": "confirm.design:plan",
     "predict": "model.predict:predict",
     "run_audit": "audit:audit",
     "run_search": "search.run:search",

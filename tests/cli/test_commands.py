@@ -103,7 +103,7 @@ def test_every_option_of_a_command_is_one_of_its_function() -> None:
         assert {*inspect.signature(command).parameters} <= {*accepted, *ONLY_HERE}, name
         checked += 1
 
-    assert checked == 12
+    assert checked == 13
     with pytest.raises(TypeError, match=r"list_spaces\(\) does not take folder"):
         run_function(xraytune.list_spaces, {"folder": "x", "as_json": True}, print)
 

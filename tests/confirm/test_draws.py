@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -12,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.in_process import CPU, confirm_in_process, search_in_process
-from xraytune.base.errors import DataError, StudyError
+from tests.in_process import CPU, command, confirm_in_process, search_in_process
+from xraytune.base.errors import ConfigError, DataError, StudyError
 from xraytune.base.files import read_json, read_jsonl
 from xraytune.confirm.arms import read_plan
+from xraytune.confirm.design import plan
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
 from xraytune.confirm.sealed import SealedTest, choose_test
@@ -339,3 +341,64 @@ def test_further_unused_images_than_at_the_search_are_refused(ended: Lab, tmp_pa
         confirm(lab.study)
 
     assert not (lab.study / "confirm").exists()
+
+
+def test_a_plan_foresees_what_a_confirmation_trains_and_scores(
+    confirmed: tuple[Lab, Confirmation],
+) -> None:
+    lab, confirmation = confirmed
+
+    design = plan(lab.path / "space.yaml", cache=lab.path / "cache")
+
+    runs = [*read_jsonl(lab.study / "confirm" / "runs.jsonl")]
+    assert (design.test, design.replicates) == ("unused", confirmation.replicates)
+    assert design.replicates * len(design.trainings) == len(runs)
+    assert design.scored is not None
+    assert design.scored.patient_count == confirmation.test.patients
+    assert design.precision is not None
+    assert design.precision.patients == confirmation.test.patients
+    twice = design.alternatives[-1]
+    assert twice.missing_patients == confirmation.test.patients
+    assert twice.precision.half_width < design.precision.half_width
+
+
+def test_a_plan_counts_the_patients_that_more_replicates_need(ended: Lab) -> None:
+    """Of the patients that are left to score, a further replicate takes its draw."""
+    five, ten, _ = plan(ended.path / "space.yaml", cache=ended.path / "cache").alternatives
+
+    scored = five.precision.patients + TRAINED_ON
+    assert (five.precision.replicates, five.missing_patients) == (5, 0)
+    assert ten.precision.replicates == 10
+    assert ten.missing_patients == (0 if scored > 6 * TRAINED_ON else 6 * TRAINED_ON)
+
+
+def test_a_plan_says_that_nothing_can_be_scored_and_trains_and_writes_nothing(
+    ended: Lab, tmp_path: Path
+) -> None:
+    before = sorted(ended.path.rglob("*"))
+    too_many = ["confirm.replicates=20"]
+
+    design = plan(ended.path / "space.yaml", overrides=too_many, cache=tmp_path)
+
+    assert (design.scored, design.precision) == (None, None)
+    assert design.problem is not None
+    assert "patients unused" in design.outlook
+    assert "data.train_patients=" in design.problem.fix
+    assert sorted(ended.path.rglob("*")) == before
+    (made,) = (path.name for path in tmp_path.iterdir() if path.is_dir())
+    assert made.startswith("pixels")
+
+
+def test_the_command_shows_the_half_width_its_assumptions_and_the_next_command(ended: Lab) -> None:
+    space = ["plan", "--space", ended.path / "space.yaml", "--cache", ended.path / "cache"]
+
+    shown = " ".join(command(*space, "--auroc", 0.9, "--gpus", 2).stdout.split())
+    content = json.loads(command(*space, "--json").stdout)
+
+    assert "95 % interval of about ±" in shown
+    assert "assumed: an AUROC of 0.9 (--auroc), a spread of replicates (SD) of 0.006" in shown
+    assert "on 2 GPUs, expect about a minute of search" in shown
+    assert "next: xraytune search --space" in shown
+    assert content["precision"]["half_width"] == content["half_widths"]["0.95"]
+    assert "half-width by AUROC: 0.85: 0.0" in shown
+    assert command(*space, "--auroc", 1.5).exit_code == ConfigError.exit_code

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.in_process import InProcess, one_thread, search_in_process
+from tests.in_process import InProcess, command, one_thread, search_in_process
 from xraytune.base.errors import ConfigError, DataError, StudyError
 from xraytune.base.files import read_jsonl
 from xraytune.base.tensors import save_state
@@ -89,6 +89,19 @@ def test_finished_search_reports_the_spent_budget_and_status_shows_that_of_the_l
 
     view = status(space.parent / "studies" / "small")
     assert (view.trial_budget, view.seconds_budget) == (2, 1800.0)
+
+
+def test_a_new_search_says_first_what_its_verdict_could_tell_and_how_long_it_takes(
+    space: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not when it resumes."""
+    monkeypatch.chdir(space.parent)
+
+    first, again = (command("search", "--space", space).stderr for _ in range(2))
+
+    assert "plan: the width of the verdict's interval is not known beforehand" in first
+    assert "expect about a minute of search and a minute to confirm" in first
+    assert "plan: " not in again
 
 
 def test_settings_that_change_no_trial_are_those_of_the_last_start(space: Path) -> None:

@@ -109,6 +109,30 @@ def test_the_time_left_follows_from_the_mean_of_ended_trials() -> None:
     assert replace(view, trials=trials[1:]).seconds_left is None
 
 
+def test_the_time_left_follows_from_trials_that_share_what_the_first_ones_computed() -> None:
+    """Two trials trained generators; each of the other 18 takes two seconds, two at once."""
+    seconds = [30.0, 30.0, 2.0, 2.0]
+    trials = [
+        TrialRow(number=number, status="complete", parameters=Parameters(), seconds=each)
+        for number, each in enumerate(seconds)
+    ]
+    waiting = [
+        TrialRow(number=number, status="waiting", parameters=Parameters()) for number in range(4, 8)
+    ]
+
+    view = StudyView(
+        path=Path(),
+        metric="AUROC",
+        trials=(*trials, *waiting),
+        trial_budget=20,
+        max_epochs=1,
+        seconds=32.0,
+        is_running=True,
+    )
+
+    assert view.seconds_left == 16.0
+
+
 def test_a_notebook_shows_a_study_without_trials() -> None:
     view = StudyView(
         path=Path("new"),

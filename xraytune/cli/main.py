@@ -54,6 +54,7 @@ _COMMANDS: Mapping[str, Sequence[tuple[str, Callable[..., None], str]]] = {
         ("space list", space.list_, ""),
         ("space copy", space.copy, "gan_ratio_cpu"),
         ("space check", space.check, "gan_ratio.yaml"),
+        ("plan", search.plan, _SPACE),
         ("headroom", search.headroom, _SPACE),
         ("search", search.search, _SPACE),
         ("status", study.status, "studies/gan-ratio; without a study, it lists all"),

@@ -28,13 +28,17 @@ from xraytune.study.trial import Trial
 from xraytune.synth.mix import mix_label
 
 if TYPE_CHECKING:
+    from xraytune.confirm.design import Design
     from xraytune.confirm.headroom import Headroom
     from xraytune.confirm.record import Confirmation
+    from xraytune.data.images import ImageIndex
     from xraytune.data.phantom import PhantomSet
+    from xraytune.data.prepare import Prepared
     from xraytune.model.export import Exported
     from xraytune.model.generator_folder import GeneratorSample, TrainedGenerator
     from xraytune.model.train import Trained
     from xraytune.present.audit import Audit
+    from xraytune.space.space import Space
     from xraytune.study.clean import Cleaned
     from xraytune.tasks.evaluation import Evaluation
     from xraytune.tasks.prediction import Predicted
@@ -70,6 +74,7 @@ def follow_search() -> Iterator[Callbacks]:
 
         yield Callbacks(
             note=console.event,
+            on_prepared=_log_design,
             on_start=on_start,
             on_trial_start=_log_start,
             on_trial_end=_log_end,
@@ -188,6 +193,23 @@ def _count_images(counts: Mapping[str, int], has_masks: bool) -> str:
     if len(counts) > 1:
         return counts_text(counts)
     return f"{sum(counts.values()):,} images with {'masks' if has_masks else 'findings'}"
+
+
+def show_design(design: Design, given: Options) -> None:
+    """Print what a study would do and could tell, and the next command."""
+    from xraytune.present.design import design_frame
+
+    console.show(*design_frame(design))
+    console.propose("search", "--space", given["space"], given=given)
+
+
+def _log_design(space: Space, prepared: Prepared, index: ImageIndex, cache: Path) -> None:
+    """Log what the verdict on a search that starts could tell, and when."""
+    from xraytune.confirm.design import design_study
+
+    design = design_study(space, prepared, index, cache)
+    console.event(f"plan: {design.outlook}")
+    console.event(f"plan: {design.time}")
 
 
 def show_headroom(measured: Headroom, given: Options) -> None:

@@ -1,6 +1,13 @@
-"""`xraytune headroom` measures what a search could gain; `xraytune search` runs it."""
+"""Before a search and during it.
+
+`xraytune plan` says what a study could tell, `xraytune headroom` measures what it could gain,
+`xraytune search` runs the search.
+"""
 
 from pathlib import Path
+from typing import Annotated
+
+from typer import Option
 
 import xraytune
 from xraytune.cli import options
@@ -20,6 +27,31 @@ def search(
 ) -> None:
     """Search a space of augmentation mixes. Run the same command again to resume."""
     run(xraytune.run_search, locals(), results.show_search, results.follow_trials())
+
+
+def plan(
+    space: options.SpaceFile,
+    data: options.Data = None,
+    weights_dir: options.WeightsDir = None,
+    overrides: options.Overrides = None,
+    auroc: Annotated[
+        float | None,
+        Option(metavar="AUROC", help="AUROC to assume of the arms; default: 0.95."),
+    ] = None,
+    gpus: Annotated[
+        int | None,
+        Option(metavar="N", min=0, help="GPUs to assume; default: those of this machine."),
+    ] = None,
+    cache: options.Cache = None,
+    skip_broken: options.SkipBroken = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Say, before a search, what a verdict could tell, and how long it takes to get it.
+
+    Shows the expected half-width of the verdict's interval, the smallest gain that it would find,
+    the time of search and confirmation, and what this machine lacks. Nothing is trained.
+    """
+    run(xraytune.plan_study, locals(), results.show_design)
 
 
 def headroom(

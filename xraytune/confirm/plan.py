@@ -25,7 +25,7 @@ from xraytune.confirm.sealed import SealedTest
 from xraytune.confirm.test_access import accesses
 from xraytune.space.encoders import describe_seen
 from xraytune.space.fields import flat_values, parameters_from
-from xraytune.space.settings import Experiment, Parameters
+from xraytune.space.settings import Experiment, Parameters, Settings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import random_parameters
@@ -79,7 +79,7 @@ def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: Seal
             notes.append(f"{why}, so it has no tuned control")
     for arm in [*arms]:
         if arm.role == "finalist":
-            arms += _donor_controls(study, arm, notes)
+            arms += donor_controls(study.settings, study.prepared.outputs, arm, notes)
 
     plan = Plan(
         test=sealed.kind,
@@ -263,7 +263,9 @@ def _possible_arm(
     return arm
 
 
-def _donor_controls(study: OpenStudy, finalist: Arm, notes: list[str]) -> list[Arm]:
+def donor_controls(
+    settings: Settings, outputs: tuple[str, ...], finalist: Arm, notes: list[str]
+) -> list[Arm]:
     """Return the controls of a finalist whose extra images come from elsewhere.
 
     They are the classifier that the other hospital sent, and a training that starts at it. Where
@@ -278,7 +280,7 @@ def _donor_controls(study: OpenStudy, finalist: Arm, notes: list[str]) -> list[A
     parameters = parameters_from(values | {"synthetic_weight": 1.0, "mixing": "additive"})
     if folder:
         try:
-            own = donor_start(finalist.parameters, study.settings, study.prepared.outputs)
+            own = donor_start(finalist.parameters, settings, outputs)
         except DataError as error:
             (problem,) = error.problems
             notes.append(f"no classifier of the donor as a control: {problem.what}; {problem.fix}")

@@ -4,6 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from xraytune.base.records import EpochRecord, Progress, frozen, ignore_progress
+from xraytune.data.images import ImageIndex
+from xraytune.data.prepare import Prepared
+from xraytune.space.space import Space
 from xraytune.study.row import TrialRow
 from xraytune.study.trial import Trial
 
@@ -18,6 +21,8 @@ class Callbacks:
 
     Attributes:
         note: Called with a line that the user should see.
+        on_prepared: Called before a new search creates its study, with its space, its images, their
+            index, and the cache.
         on_start: Called when Ray runs, with the study's folder and the address of Ray's dashboard
             ("" if there is none).
         on_trial_start: Called when a trial starts or resumes.
@@ -28,6 +33,7 @@ class Callbacks:
     """
 
     note: Callable[[str], None] = _ignore
+    on_prepared: Callable[[Space, Prepared, ImageIndex, Path], None] = _ignore
     on_start: Callable[[Path, str], None] = _ignore
     on_trial_start: Callable[[Trial], None] = _ignore
     on_epoch: Callable[[int, EpochRecord], None] = _ignore

@@ -55,15 +55,20 @@ def doctor(
     Raises:
         ConfigError: The search space file is invalid.
     """
-    checks = [_check_package(name) for name in _PACKAGES]
+    checks = check_machine(folder)
     has_torch = checks[0].status == "ok"
-    if has_torch:
-        checks += _check_devices()
-    checks += _check_system(folder)
     if space and has_torch:
         # Its images are not needed.
-        checks += _check_space(load_space(space, data=Path(), weights_dir=weights_dir))
+        checks += check_space(load_space(space, data=Path(), weights_dir=weights_dir))
     return tuple(checks)
+
+
+def check_machine(folder: Path) -> list[Check]:
+    """Check the packages, first of all torch, and devices, Ray and the disk of a folder."""
+    checks = [_check_package(name) for name in _PACKAGES]
+    if checks[0].status == "ok":
+        checks += _check_devices()
+    return [*checks, *_check_system(folder)]
 
 
 def _check_package(name: str) -> Check:
@@ -116,7 +121,8 @@ def _check_system(folder: Path) -> Iterator[Check]:
     yield disk
 
 
-def _check_space(space: Space) -> Iterator[Check]:
+def check_space(space: Space) -> Iterator[Check]:
+    """Yield whether the packages and weights are there that the trials of a space need."""
     import torch
 
     from xraytune.trial.prepare import require_network

@@ -23,12 +23,13 @@ from xraytune.data.sides import (
 )
 from xraytune.nets.compute import compute_of, gpu_count, require_device
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
+from xraytune.search.expected import search_work
 from xraytune.search.loop import GeneratorNeeds
 from xraytune.search.ray.runner import Runner
 from xraytune.search.slots import count_slots
 from xraytune.search.trials import SearchTrials
 from xraytune.space.allocation import Allocation, allocation_of
-from xraytune.space.cost import describe_slow_search
+from xraytune.space.cost import Machine, describe_slow_search
 from xraytune.space.encoders import describe_seen
 from xraytune.space.settings import Settings
 from xraytune.space.space import Space
@@ -120,9 +121,11 @@ def search(
         )
         for text in _notes(loaded, prepared, index):
             note(text)
+        if not is_resumed:
+            callbacks.on_prepared(loaded, prepared, index, cache)
         if runner.allocation.trial.gpus == 0 and not (is_resumed or address):
-            images = prepared.steps_per_epoch(settings) * 32
-            slow = describe_slow_search(loaded, images_per_epoch=images, cores=cpu_count())
+            here = Machine(cores=cpu_count())
+            slow = describe_slow_search(settings, search_work(loaded, prepared).seconds(here), here)
             if slow is not None:
                 note(slow)
         contents = read_inputs(

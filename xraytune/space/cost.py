@@ -1,18 +1,38 @@
-"""A rough estimate of how long a search takes without a GPU, to warn of it before it starts.
+"""A rough estimate of how long a search and its confirmation take.
 
-The constants were measured on single cores of a server; another machine may be several times as
-fast or slow.
+The speeds were measured on single cores of a server, and on an H100; another machine may be several
+times as fast or slow.
 """
 
-from statistics import fmean
+from collections.abc import Sequence
 
-from xraytune.space.settings import GanSettings
-from xraytune.space.space import Space
+from xraytune.base.records import frozen
+from xraytune.space.settings import GanSettings, Parameters, Settings, extra_images
 
-_BACKBONE_SECONDS = 0.08
-"""One core, for a training step of all layers of a ResNet-50, per image of 128 px."""
-_GAN_SECONDS = 0.016
-"""One core, for a step of a GAN of width 64, per image of 64 px."""
+
+@frozen
+class Speeds:
+    """Seconds that work takes on one CPU core, or on one GPU.
+
+    Attributes:
+        trial: A trial without its epochs.
+        training: A training step of all layers of a ResNet-50, per image of 128 px.
+        gan: A step of a GAN of width 64, per image of 64 px.
+    """
+
+    trial: float
+    training: float
+    gan: float
+
+
+_CORE = Speeds(trial=0.5, training=0.08, gan=0.006)
+_GPU = Speeds(trial=2.0, training=0.0004, gan=0.00004)
+_RAY_SECONDS = 15.0
+"""Until the first trial starts."""
+_NETWORKS = {"small_cnn": 0.05, "mobilenet_v2": 0.3, "resnet18": 0.3}
+"""The cost of a backbone, as a multiple of a ResNet-50's."""
+_FORWARD = 1 / 3
+"""The cost of an image that is not trained on."""
 _TRAINED_SHARE = {"head": 0.0, "last_stage": 0.5, "all": 1.0}
 """The cost of training these layers. The features of a frozen backbone are computed once."""
 _SHARE_AFTER_ASHA = 1 / 3
@@ -24,47 +44,125 @@ _CPU_SPACES = {
 }
 
 
-def describe_slow_search(space: Space, *, images_per_epoch: int, cores: int) -> str | None:
+@frozen
+class Machine:
+    """What trials compute on: GPUs or, without any, CPU cores."""
+
+    cores: int
+    gpus: int = 0
+
+    @property
+    def units(self) -> int:
+        """How many of them there are."""
+        return self.gpus or self.cores
+
+    @property
+    def speeds(self) -> Speeds:
+        """Those of one of them."""
+        return _GPU if self.gpus else _CORE
+
+    def __str__(self) -> str:
+        kind = "GPU" if self.gpus else "CPU core"
+        return f"{self.units} {kind}s" if self.units > 1 else f"one {kind}"
+
+
+@frozen
+class Work:
+    """The trainings of a search or of a confirmation.
+
+    Attributes:
+        trainings: The settings of each, in one replicate.
+        train_images: Real images on the train side.
+        epoch_steps: Steps of an epoch, each of a batch of real images.
+        held_out_images: Images of the validation sides.
+        scored_images: Images that each trained network scores in the end.
+        replicates: How often everything is trained, each time with other images and generators.
+    """
+
+    settings: Settings
+    trainings: Sequence[Parameters]
+    train_images: int
+    epoch_steps: int
+    held_out_images: int
+    scored_images: int = 0
+    replicates: int = 1
+
+    def seconds(self, machine: Machine) -> float:
+        """Return roughly how long it takes.
+
+        All cores or GPUs share the work, but a single GAN trains on one of them.
+        """
+        gans = self._gan_seconds(machine.speeds)
+        shared = self._training_seconds(machine.speeds) + self.replicates * sum(gans)
+        return _RAY_SECONDS + max(shared / machine.units, *gans, 0.0)
+
+    def _training_seconds(self, speeds: Speeds) -> float:
+        settings = self.settings
+        epochs: float = settings.budget.max_epochs
+        if settings.scheduler.name == "asha" and not self.scored_images:
+            epochs *= _SHARE_AFTER_ASHA
+        seconds = self.replicates * len(self.trainings) * speeds.trial
+        # Images that a frozen backbone sees once, by backbone and where they come from.
+        frozen_images: dict[tuple[object, ...], float] = {}
+        for trial in self.trainings:
+            size_px = trial.size_px(settings.data)
+            image_seconds = speeds.training * (size_px / 128) ** 2
+            each = image_seconds * _NETWORKS.get(trial.backbone, 1.0)
+            trained = _TRAINED_SHARE[trial.trainable]
+            if trained:
+                real = self.epoch_steps * trial.batch_size
+                trained_images = trained * real * (1 + trial.synthetic_ratio)
+                in_epoch = trained_images + _FORWARD * self.held_out_images
+                network = epochs * in_epoch + _FORWARD * self.scored_images
+                seconds += self.replicates * each * network
+                continue
+            views = trial.views if trial.augmentation != "none" else 1
+            real = self.held_out_images + self.scored_images
+            real += self.replicates * views * self.train_images
+            pool = 0
+            if trial.has_synthetic_images:
+                pool = trial.pool_size or extra_images(trial.synthetic_ratio, self.train_images)
+            kinds = {("real",): real, (trial.source, trial.donor): self.replicates * pool}
+            for kind, count in kinds.items():
+                key = (trial.backbone, size_px, *kind)
+                frozen_images[key] = max(each * count, frozen_images.get(key, 0.0))
+        return seconds + _FORWARD * sum(frozen_images.values())
+
+    def _gan_seconds(self, speeds: Speeds) -> list[float]:
+        """Return the time of each GAN; a longer run continues a shorter one."""
+        longest: dict[GanSettings, int] = {}
+        for gan in (trial.gan for trial in self.trainings):
+            if gan:
+                lineage = gan.model_copy(update={"steps": 0})
+                longest[lineage] = max(gan.steps, longest.get(lineage, 0))
+        return [
+            steps * gan.batch_size * (gan.image_size / 64) ** 2 * gan.width / 64 * speeds.gan
+            for gan, steps in longest.items()
+        ]
+
+    @property
+    def generators(self) -> int:
+        """How many GANs are trained."""
+        return self.replicates * len({trial.gan for trial in self.trainings if trial.gan})
+
+
+def describe_time(seconds: float) -> str:
+    """Return an estimate in words, such as `40 minutes`."""
+    for unit, length in (("day", 86400), ("hour", 3600)):
+        if seconds > 2 * length:
+            return f"{seconds / length:.0f} {unit}s"
+    minutes = max(1, round(seconds / 60))
+    return "a minute" if minutes == 1 else f"{minutes} minutes"
+
+
+def describe_slow_search(settings: Settings, seconds: float, machine: Machine) -> str | None:
     """Return what a user should know before a search on CPU cores that takes hours.
 
     None if it does not.
-
-    Args:
-        space: The space to search.
-        images_per_epoch: Real images that a trial trains on in an epoch.
-        cores: CPU cores that all trials share.
     """
-    settings = space.settings
-    images = float(images_per_epoch * settings.budget.max_epochs * space.trial_budget())
-    if settings.scheduler.name == "asha":
-        images *= _SHARE_AFTER_ASHA
-    of_network = ("backbone", "weights", "input_size", "trainable")
-    networks = {
-        (trial.backbone, trial.size_px(settings.data), trial.trainable, trial.synthetic_ratio)
-        for trial in space.corners(*of_network, "source", "synthetic_ratio")
-    }
-    shares = []
-    for backbone, size_px, trainable, ratio in networks:
-        share = 0.05 if backbone == "small_cnn" else _TRAINED_SHARE[trainable]
-        shares.append(share * (1 + ratio) * (size_px / 128) ** 2)
-    seconds = images * _BACKBONE_SECONDS * fmean(shares)
-
-    # A longer run of a GAN continues a shorter one with the same settings.
-    longest: dict[GanSettings, int] = {}
-    names = ("gan.image_size", "gan.width", "gan.batch_size", "gan.steps")
-    for trial in space.corners("source", *names):
-        if trial.gan:
-            start = trial.gan.model_copy(update={"steps": 0})
-            longest[start] = max(trial.gan.steps, longest.get(start, 0))
-    for gan, steps in longest.items():
-        pixels = gan.batch_size * (gan.image_size / 64) ** 2
-        seconds += steps * pixels * _GAN_SECONDS * gan.width / 64
-
-    hours = seconds / cores / 3600
-    if hours < _LONG_HOURS:
+    if machine.gpus or seconds < 3600 * _LONG_HOURS:
         return None
-    time = f"{hours / 24:.0f} days" if hours > 48 else f"{hours:.0f} hours"
     return (
-        f"without a GPU, this search takes roughly {time} on {cores} CPU cores; "
+        f"without a GPU, this search takes roughly {describe_time(seconds)} on {machine}; "
         f"--space {_CPU_SPACES[settings.task]} asks a smaller question in minutes"
     )

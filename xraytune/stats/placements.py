@@ -232,15 +232,18 @@ An assumption (docs/decisions/0010).
 """
 
 
-def placement_variance(first: ArrayLike, second: ArrayLike, share: float = 1.0) -> Floats:
+def placement_variance(
+    first: ArrayLike, second: ArrayLike, share: float = 1.0, *, within: float = WITHIN_ARM
+) -> Floats:
     """Return the variance of a patient's contribution to the difference of two AUROCs, elementwise.
 
     Scores are normal with equal variances in both classes (binormal model). With n patients of one
     class and m of the other, the variance of the difference is this one times 1/n + 1/m. `share`
-    multiplies it: for means over findings.
+    multiplies it: for means over findings. It is that of the mean of many replicates; at a `within`
+    of 1, that of a single one in each arm.
     """
     above, below = (ndtri(np.clip(auroc, _NEAREST, 1 - _NEAREST)) for auroc in (first, second))
-    same = _bivariate(above, above, WITHIN_ARM / 2) + _bivariate(below, below, WITHIN_ARM / 2)
+    same = _bivariate(above, above, within / 2) + _bivariate(below, below, within / 2)
     gap = ndtr(above) - ndtr(below)
     variance = same - 2 * _bivariate(above, below, ACROSS_ARMS / 2) - gap**2
     return np.asarray(share * np.maximum(variance, _NEAREST**2))

@@ -10,6 +10,7 @@ from dataclasses import asdict, fields
 from html import escape
 from itertools import chain
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -109,14 +110,18 @@ class StudyView:
     def seconds_left(self) -> float | None:
         """An estimate from the trials so far; None before the first end, or if no search runs.
 
-        Each trial takes as much as until now. On average, half of a running trial is done; none of
-        a waiting one is.
+        A trial to come takes as much as the later half of those that ended: the first ones also
+        train generators and compute features that others share. Half of a running trial is done;
+        none of a waiting one is.
         """
-        ended = self.ended
+        ended = [trial.seconds for trial in self.trials if trial.seconds is not None]
         if not (ended and self.is_running):
             return None
-        done = ended + self.counts.get("running", 0) / 2
-        left = self.seconds * (self.trial_budget - done) / done
+        usual = fmean(ended[len(ended) // 2 :])
+        running = usual * self.counts.get("running", 0) / 2
+        done = sum(ended) + running
+        to_come = usual * (self.trial_budget - len(ended)) - running
+        left = self.seconds * to_come / done if done else 0.0
         if self.seconds_budget is None:
             return left
         return max(0.0, min(left, self.seconds_budget - self.seconds))

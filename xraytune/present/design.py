@@ -1,0 +1,61 @@
+"""The design of a study, as lines and tables."""
+
+from collections.abc import Iterator
+
+from xraytune.base.errors import counted, join_names
+from xraytune.base.tables import Cell, Row, Table
+from xraytune.confirm.design import Design
+from xraytune.present.trials import sides_frame
+from xraytune.stats.precision import ASSUMED
+
+_SCORED = {
+    "unused": "unused patients are scored, and each replicate trains on its own draw of others",
+    "draws": "the test folder is scored, and each replicate trains on its own draw of patients",
+    "folder": "the test folder is scored, and all replicates train on the search's patients",
+}
+
+
+def design_frame(design: Design) -> Iterator[Cell | str | Table]:
+    """Lay out what a study does, what it can tell, how long it takes and what would be better."""
+    yield Cell(f"{design.name}: {design.outlook}", "bad" if design.problem else "strong")
+    if design.problem and design.problem.fix:
+        yield f"fix: {design.problem.fix}"
+    yield Cell(design.time, "strong")
+    gans = f" with {counted(design.generators, 'GAN')}" if design.generators else ""
+    arms = join_names(design.arms, len(design.arms))
+    yield f"search: {counted(design.trials, 'trial')}{gans}, of the arms {arms}"
+    networks = f"{counted(design.replicates, 'replicate')} of {'; '.join(design.trainings)}"
+    yield f"confirmation: {design.top_ups:,} or more top-up trials, then {networks}"
+    if design.test:
+        yield f"test: {_SCORED[design.test]}"
+    if design.precision:
+        others = ", ".join(f"{auroc}: {width:.4f}" for auroc, width in design.half_widths.items())
+        yield f"half-width by AUROC: {others}"
+        yield Cell(f"assumed: an AUROC of {design.auroc:g} (--auroc), {ASSUMED}", "dim")
+    yield from sides_frame([*design.sides, *([design.scored] if design.scored else [])])
+    if design.precision:
+        yield Table([*_alternatives(design)], "Larger confirmations")
+    rows: list[Row] = [
+        {
+            "check": check.name,
+            "status": check.status,
+            "result and fix": f"{check.found}\n{check.fix}",
+        }
+        for check in design.lacking
+    ]
+    if rows:
+        yield Table(rows, "What this machine lacks")
+
+
+def _alternatives(design: Design) -> Iterator[Row]:
+    for alternative in design.alternatives:
+        precision = alternative.precision
+        missing = alternative.missing_patients
+        yield {
+            "replicates": precision.replicates,
+            "scored\npatients": precision.patients,
+            "half-width": f"{precision.half_width:.4f}",
+            "gain found\nover one control": f"{precision.gain:.4f}",
+            "over all": f"{precision.gain_over_all:.4f}",
+            "patients\nto add": missing,
+        }

@@ -1,0 +1,32 @@
+"""What a search will train, before it starts: an estimate from trials drawn at random."""
+
+from itertools import islice
+
+from xraytune.data.prepare import Prepared
+from xraytune.space.cost import Work
+from xraytune.space.settings import Parameters
+from xraytune.space.space import Space
+from xraytune.study.journal import random_parameters
+
+_MOST_DRAWN = 200
+
+
+def expected_trials(space: Space) -> list[Parameters]:
+    """Return as many random trials as the search will have; other samplers draw others.
+
+    Of many, a sample is drawn and repeated.
+    """
+    count = space.trial_budget()
+    drawn = [*islice(random_parameters(space, space.settings.seed), min(count, _MOST_DRAWN))]
+    return [drawn[number % len(drawn)] for number in range(count)]
+
+
+def search_work(space: Space, prepared: Prepared) -> Work:
+    """Return the trainings of a search."""
+    return Work(
+        settings=space.settings,
+        trainings=expected_trials(space),
+        train_images=sum(prepared.train_counts),
+        epoch_steps=prepared.steps_per_epoch(space.settings),
+        held_out_images=len(prepared.side("val_a")) + len(prepared.side("val_b")),
+    )

@@ -1,0 +1,111 @@
+"""What a verdict will be able to tell, before anything is trained.
+
+Takes the design of a confirmation and an assumed AUROC, gives the half-width of the interval and
+the smallest gain that is likely to be found. The interval is that of `stats/verdict.py`, of the
+evidence that its own model of scores (`placement_variance`) predicts for two equal arms.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+# Student's t: quantiles; noncentral t: noncentrality with a given probability.
+from scipy.special import nctdtrinc, ndtri, stdtrit  # type: ignore[import-untyped]
+
+from xraytune.base.records import frozen
+from xraytune.stats.placements import ACROSS_ARMS, WITHIN_ARM, placement_variance
+from xraytune.stats.verdict import LEVEL, Evidence, score_interval
+
+LIKELY_AUROC = 0.95
+"""Assumed of both arms, unless something else is known."""
+REPLICATE_SD, _SD_AUROC = 0.006, 0.955
+"""Assumed standard deviation of an arm's AUROC over replicates, without the error of the patients,
+up to this AUROC: as in `benchmarks/statistics.py`. Nearer to the ceiling, the separation of the
+classes varies as much as there."""
+POWER = 0.8
+ASSUMED = (
+    f"a spread of replicates (SD) of {REPLICATE_SD:g}, less near the ceiling, as in "
+    f"benchmarks/statistics.py, and the correlations of the verdict ({WITHIN_ARM:g} within an arm, "
+    f"{ACROSS_ARMS:g} between arms)"
+)
+
+
+@frozen
+class Precision:
+    """What a verdict with so many replicates, on so many patients, can tell.
+
+    Attributes:
+        patients: Scored patients.
+        half_width: Expected, of the 95 % interval of a difference between two equal arms.
+        gain: The smallest true gain over one control that is found `better` with 80 % power.
+        gain_over_all: The same over all controls at once, as `helps` requires.
+    """
+
+    replicates: int
+    patients: int
+    half_width: float
+    gain: float
+    gain_over_all: float
+
+
+def expect_precision(
+    auroc: float,
+    *,
+    replicates: int,
+    patients: int,
+    effective_patients: float,
+    controls: int,
+    share: float = 1.0,
+) -> Precision:
+    """Return the precision of a verdict on `patients`, against so many controls.
+
+    Args:
+        auroc: Of both arms, in (0, 1).
+        replicates: 2 or more.
+        patients: Scored patients.
+        effective_patients: See `stats.placements.effective_patients`; also `share`.
+        controls: 1 or more.
+        share: 1, except for a mean over findings.
+    """
+    evidence = expected_evidence(auroc, replicates, effective_patients, share)
+    interval = score_interval(evidence)
+
+    def gain(missed: float) -> float:
+        degrees = interval.degrees_of_freedom
+        critical = stdtrit(degrees, 1 - LEVEL / 2)
+        return interval.standard_error * float(nctdtrinc(degrees, missed, critical))
+
+    return Precision(
+        replicates=replicates,
+        patients=patients,
+        half_width=(interval.high - interval.low) / 2,
+        gain=gain(1 - POWER),
+        # Bonferroni: at most so much is missed of all, however the comparisons correlate.
+        gain_over_all=gain((1 - POWER) / controls),
+    )
+
+
+def expected_evidence(
+    auroc: float, replicates: int, effective_patients: float, share: float = 1.0
+) -> Evidence:
+    """Return the evidence on two equal arms that the model of scores predicts."""
+    variance = partial(placement_variance, share=share)
+    per_patient = 4 / effective_patients
+    of_many = per_patient * float(variance(auroc, auroc))
+    of_one = per_patient * float(variance(auroc, auroc, within=1.0))
+    spread = REPLICATE_SD * min(1.0, _slope(auroc) / _slope(_SD_AUROC))
+    return Evidence(
+        difference=0.0,
+        mean_score=auroc,
+        replicate_variance=2 * spread**2 + of_one - of_many,
+        patient_variance=of_many,
+        replicates=replicates,
+        effective_patients=effective_patients,
+        variance=variance,
+    )
+
+
+def _slope(auroc: float) -> float:
+    """Return the change of an AUROC with the separation of the classes, up to a factor."""
+    return math.exp(-(float(ndtri(auroc)) ** 2) / 2)
