@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from xraytune.base.cores import cpu_count
-from xraytune.base.errors import ConfigError, DataError, Problem, counted
+from xraytune.base.errors import ConfigError, Problem, XraytuneError, counted
 from xraytune.base.records import Progress, frozen, ignore_progress
 from xraytune.confirm.arms import Arm, Plan, TestKind, compared_arms
 from xraytune.confirm.plan import belongs_to_control, donor_controls
@@ -190,7 +190,7 @@ def design_study(
         sealed = choose_test(
             settings, prepared, cache, replicates=replicates, compared=possible, index=index
         )
-    except DataError as error:
+    except XraytuneError as error:  # `confirm` would raise it
         problem = error.problems[0]
 
     test = sealed.kind if sealed else None
