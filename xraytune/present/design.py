@@ -32,7 +32,10 @@ def design_frame(design: Design) -> Iterator[Cell | str | Table]:
     if design.precision:
         others = ", ".join(f"{width:.4f} at {auroc}" for auroc, width in design.half_widths.items())
         yield f"half-width by AUROC: {others}"
-        yield Cell(f"assumed: an AUROC of {design.auroc:g} (--auroc), {ASSUMED}", "dim")
+        assumed = (
+            f"an AUROC of {design.auroc:g} (--auroc), an SD over replicates of {design.sd:g} (--sd)"
+        )
+        yield Cell(f"assumed: {assumed}, {ASSUMED}", "dim")
     yield from sides_frame([*design.sides, *([design.scored] if design.scored else [])])
     if design.precision:
         yield Table([*_alternatives(design)], "Larger confirmations")
