@@ -396,9 +396,9 @@ def test_the_command_shows_the_half_width_its_assumptions_and_the_next_command(e
     content = json.loads(command(*space, "--json").stdout)
 
     assert "95 % interval of about ±" in shown
-    assert "assumed: an AUROC of 0.9 (--auroc), a spread of replicates (SD) of 0.006" in shown
+    assert "assumed: an AUROC of 0.9 (--auroc), an SD over replicates of 0.006 (--sd)" in shown
     assert "on 2 GPUs, expect about a minute of search" in shown
     assert "next: xraytune search --space" in shown
     assert content["precision"]["half_width"] == content["half_widths"]["0.95"]
-    assert "half-width by AUROC: 0.85: 0.0" in shown
+    assert "half-width by AUROC: 0.0" in shown
     assert command(*space, "--auroc", 1.5).exit_code == ConfigError.exit_code

@@ -15,13 +15,16 @@ EFFECTIVE = 4 / (1 / 135 + 1 / 165)
 """45 % of the patients of simulated studies are normal."""
 
 
-def expect(auroc: float = 0.955, replicates: int = 10, controls: int = 1) -> Precision:
+def expect(
+    auroc: float = 0.955, replicates: int = 10, controls: int = 1, sd: float = REPLICATE_SD
+) -> Precision:
     return expect_precision(
         auroc,
         replicates=replicates,
         patients=PATIENTS,
         effective_patients=EFFECTIVE,
         controls=controls,
+        sd=sd,
     )
 
 
@@ -53,4 +56,5 @@ def test_replicates_narrow_the_interval_and_controls_raise_the_gain() -> None:
 
     assert many.half_width < 0.8 * few.half_width
     assert many.half_width < many.gain < many.gain_over_all
+    assert expect(sd=0.03).half_width > 2 * many.half_width
     assert expect(controls=1).gain_over_all == many.gain

@@ -38,6 +38,14 @@ def plan(
         float | None,
         Option(metavar="AUROC", help="AUROC to assume of the arms; default: 0.95."),
     ] = None,
+    sd: Annotated[
+        float | None,
+        Option(
+            metavar="SD",
+            min=0.0,
+            help="SD of an arm's AUROC over replicates to assume; default: 0.006.",
+        ),
+    ] = None,
     gpus: Annotated[
         int | None,
         Option(metavar="N", min=0, help="GPUs to assume; default: those of this machine."),

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from xraytune.base.cores import cpu_count
-from xraytune.base.errors import ConfigError, DataError, Problem, counted
+from xraytune.base.errors import ConfigError, Problem, XraytuneError, counted
 from xraytune.base.records import Progress, frozen, ignore_progress
 from xraytune.confirm.arms import Arm, Plan, TestKind, compared_arms
 from xraytune.confirm.plan import belongs_to_control, donor_controls
@@ -30,7 +30,7 @@ from xraytune.space.cost import Machine, describe_time
 from xraytune.space.settings import RIVALS, Parameters, Settings
 from xraytune.space.space import Space
 from xraytune.stats.placements import effective_patients
-from xraytune.stats.precision import LIKELY_AUROC, Precision, expect_precision
+from xraytune.stats.precision import LIKELY_AUROC, REPLICATE_SD, Precision, expect_precision
 from xraytune.study.row import TrialRow
 from xraytune.synth.sources.which import mixes_of
 from xraytune.trial.prepare import open_space, prepare_space
@@ -66,7 +66,7 @@ class Design:
         problem: Why nothing can be scored.
         precision: None if it is not known beforehand; `unknown` says why.
         alternatives: Larger confirmations.
-        auroc: That of both arms, as assumed.
+        auroc, sd: That of both arms, and its standard deviation over replicates, as assumed.
         half_widths: Of the planned confirmation, by other AUROCs.
         machine: Such as `2 CPU cores`.
         search_seconds, confirm_seconds: Roughly.
@@ -91,6 +91,7 @@ class Design:
     unknown: str
     alternatives: tuple[Alternative, ...]
     auroc: float
+    sd: float
     half_widths: dict[str, float]
     machine: str
     search_seconds: float
@@ -131,6 +132,7 @@ def plan(
     cache: Path = Path("cache"),
     skip_broken: bool = False,
     auroc: float = LIKELY_AUROC,
+    sd: float = REPLICATE_SD,
     gpus: int | None = None,
     on_progress: Progress = ignore_progress,
     note: Callable[[str], None] = lambda _: None,
@@ -145,6 +147,7 @@ def plan(
         cache: Artifact cache, which keeps the decoded images.
         skip_broken: Leave out broken images.
         auroc: Assumed AUROC of the finalist and its controls, in (0.5, 1).
+        sd: Assumed standard deviation of an arm's AUROC over replicates.
         gpus: GPUs that trials compute on; default: those of this machine.
         on_progress: Called with progress.
         note: Called with messages for the user.
@@ -163,7 +166,7 @@ def plan(
     )
     checks = [*check_machine(cache), *check_space(loaded)]
     lacking = tuple(check for check in checks if check.status != "ok")
-    design = design_study(loaded, prepared, index, cache, auroc=auroc, gpus=gpus)
+    design = design_study(loaded, prepared, index, cache, auroc=auroc, sd=sd, gpus=gpus)
     return replace(design, lacking=lacking)
 
 
@@ -174,6 +177,7 @@ def design_study(
     cache: Path,
     *,
     auroc: float = LIKELY_AUROC,
+    sd: float = REPLICATE_SD,
     gpus: int | None = None,
 ) -> Design:
     """Return the design of a study of prepared images, without what the machine lacks."""
@@ -190,7 +194,7 @@ def design_study(
         sealed = choose_test(
             settings, prepared, cache, replicates=replicates, compared=possible, index=index
         )
-    except DataError as error:
+    except XraytuneError as error:  # `confirm` would raise it
         problem = error.problems[0]
 
     test = sealed.kind if sealed else None
@@ -210,9 +214,9 @@ def design_study(
     possible_designs: list[Alternative] = []
     half_widths: dict[str, float] = {}
     if sealed and not unknown:
-        possible_designs = _possible_designs(settings, sealed, confirmed, auroc)
+        possible_designs = _possible_designs(settings, sealed, confirmed, auroc, sd)
         for other in _OTHER_AUROCS:
-            expected = _possible_designs(settings, sealed, confirmed, other)[0].precision
+            expected = _possible_designs(settings, sealed, confirmed, other, sd)[0].precision
             half_widths[f"{other:g}"] = expected.half_width
     machine = Machine(cores=cpu_count(), gpus=gpu_count() if gpus is None else gpus)
     search_seconds = search.seconds(machine)
@@ -236,6 +240,7 @@ def design_study(
         unknown=unknown,
         alternatives=tuple(possible_designs[1:]),
         auroc=auroc,
+        sd=sd,
         half_widths=half_widths,
         machine=f"{machine}",
         search_seconds=search_seconds,
@@ -293,7 +298,7 @@ def _why_unknown(settings: Settings, finalists: Sequence[Parameters], sites: Seq
 
 
 def _possible_designs(
-    settings: Settings, sealed: SealedTest, confirmed: Plan, auroc: float
+    settings: Settings, sealed: SealedTest, confirmed: Plan, auroc: float, sd: float
 ) -> list[Alternative]:
     """Return what is planned, then with more replicates, and with twice as many scored patients.
 
@@ -314,6 +319,7 @@ def _possible_designs(
             effective_patients=effective * patients / scored,
             controls=sum(arm.kind != "synthetic_only" for arm in controls),
             share=share,
+            sd=sd,
         )
 
     fewest = FEWEST_UNUSED if settings.confirm.test == "auto" else 1

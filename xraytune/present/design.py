@@ -24,14 +24,18 @@ def design_frame(design: Design) -> Iterator[Cell | str | Table]:
     gans = f" with {counted(design.generators, 'GAN')}" if design.generators else ""
     arms = join_names(design.arms, len(design.arms))
     yield f"search: {counted(design.trials, 'trial')}{gans}, of the arms {arms}"
+    top_ups = f"{design.top_ups:,} or more top-up trials, then " if design.top_ups else ""
     networks = f"{counted(design.replicates, 'replicate')} of {'; '.join(design.trainings)}"
-    yield f"confirmation: {design.top_ups:,} or more top-up trials, then {networks}"
+    yield f"confirmation: {top_ups}{networks}"
     if design.test:
         yield f"test: {_SCORED[design.test]}"
     if design.precision:
-        others = ", ".join(f"{auroc}: {width:.4f}" for auroc, width in design.half_widths.items())
+        others = ", ".join(f"{width:.4f} at {auroc}" for auroc, width in design.half_widths.items())
         yield f"half-width by AUROC: {others}"
-        yield Cell(f"assumed: an AUROC of {design.auroc:g} (--auroc), {ASSUMED}", "dim")
+        assumed = (
+            f"an AUROC of {design.auroc:g} (--auroc), an SD over replicates of {design.sd:g} (--sd)"
+        )
+        yield Cell(f"assumed: {assumed}, {ASSUMED}", "dim")
     yield from sides_frame([*design.sides, *([design.scored] if design.scored else [])])
     if design.precision:
         yield Table([*_alternatives(design)], "Larger confirmations")

@@ -25,9 +25,8 @@ up to this AUROC: as in `benchmarks/statistics.py`. Nearer to the ceiling, the s
 classes varies as much as there."""
 POWER = 0.8
 ASSUMED = (
-    f"a spread of replicates (SD) of {REPLICATE_SD:g}, less near the ceiling, as in "
-    f"benchmarks/statistics.py, and the correlations of the verdict ({WITHIN_ARM:g} within an arm, "
-    f"{ACROSS_ARMS:g} between arms)"
+    "less near the ceiling, and the correlations of the verdict "
+    f"({WITHIN_ARM:g} within an arm, {ACROSS_ARMS:g} between arms; docs/plan.md)"
 )
 
 
@@ -57,6 +56,7 @@ def expect_precision(
     effective_patients: float,
     controls: int,
     share: float = 1.0,
+    sd: float = REPLICATE_SD,
 ) -> Precision:
     """Return the precision of a verdict on `patients`, against so many controls.
 
@@ -67,8 +67,9 @@ def expect_precision(
         effective_patients: See `stats.placements.effective_patients`; also `share`.
         controls: 1 or more.
         share: 1, except for a mean over findings.
+        sd: Of an arm's AUROC over replicates, as `REPLICATE_SD`.
     """
-    evidence = expected_evidence(auroc, replicates, effective_patients, share)
+    evidence = expected_evidence(auroc, replicates, effective_patients, share, sd)
     interval = score_interval(evidence)
 
     def gain(missed: float) -> float:
@@ -87,14 +88,18 @@ def expect_precision(
 
 
 def expected_evidence(
-    auroc: float, replicates: int, effective_patients: float, share: float = 1.0
+    auroc: float,
+    replicates: int,
+    effective_patients: float,
+    share: float = 1.0,
+    sd: float = REPLICATE_SD,
 ) -> Evidence:
     """Return the evidence on two equal arms that the model of scores predicts."""
     variance = partial(placement_variance, share=share)
     per_patient = 4 / effective_patients
     of_many = per_patient * float(variance(auroc, auroc))
     of_one = per_patient * float(variance(auroc, auroc, within=1.0))
-    spread = REPLICATE_SD * min(1.0, _slope(auroc) / _slope(_SD_AUROC))
+    spread = sd * min(1.0, _slope(auroc) / _slope(_SD_AUROC))
     return Evidence(
         difference=0.0,
         mean_score=auroc,
