@@ -10,6 +10,7 @@ from torch import nn
 from xraytune.nets.backbones import accepts, build_backbone, fold_batch_norms, to_one_channel
 from xraytune.nets.networks import trained_parameters
 from xraytune.space.backbones import BACKBONES, ENCODERS
+from xraytune.space.encoders import XRAY_ENCODERS
 
 HEAVY = (
     "alexnet convnext_tiny efficientnet_b0 efficientnet_v2_s googlenet maxvit_t mnasnet0_5 "
@@ -42,10 +43,11 @@ def side(backbone: str) -> int:
 
 
 @pytest.mark.slow
-def test_the_names_are_torchvisions_classifiers() -> None:
+def test_the_names_are_those_of_torchvision_and_of_encoders_of_x_rays() -> None:
     from torchvision import models  # seconds, which only this test should pay
 
-    assert {*BACKBONES.built_in} - {"small_cnn"} == set(models.list_models(module=models))
+    others = {"small_cnn", *XRAY_ENCODERS}
+    assert {*BACKBONES.built_in} - others == set(models.list_models(module=models))
     assert (
         {"densenet121", "mobilenet_v2", "resnet18", "vgg16"} < {*ENCODERS} < {*BACKBONES.built_in}
     )
