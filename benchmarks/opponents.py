@@ -6,7 +6,7 @@ Hospitals and draws of patients are those of `benchmarks/other_hospital.py`; not
 
 Plan, committed before the first run:
 
-- B has 100 patients, in five draws, and is scored on its other patients.
+- B has 100 patients (or `PATIENTS`), in five draws, and is scored on its other patients.
 - All layers of a MobileNetV2 at 96 px from ImageNet weights (lr .0003), 216 steps with 32 images, the
   epoch that is best on val-A.
 - Arms: nothing; flips; `affine` with 10 degrees; `trivial`; `mixup` of .2; `cutmix` of 1; `trivial` with
@@ -31,7 +31,7 @@ from xraytune.space.domains import Value
 from xraytune.space.fields import parameters_from
 
 NEEDS = ("DATA", "WEIGHTS", "HOSPITAL_A", "PICTURES")
-PATIENTS, DRAWS = 100, 5
+PATIENTS, DRAWS = int(os.environ.get("PATIENTS", "100")), 5
 NETWORK: Mapping[str, Value] = {"backbone": "mobilenet_v2", "lr": 3e-4}
 RIVALS: Mapping[str, Mapping[str, Value]] = {
     ALONE: {},
@@ -47,7 +47,7 @@ RIVALS: Mapping[str, Mapping[str, Value]] = {
 def measure() -> Iterator[Figure]:
     """Train the arms, write the scores beside the picture, draw it, and yield each gain."""
     pictures = Path(os.environ["PICTURES"])
-    kept = pictures / "opponents.json"
+    kept = pictures / ("opponents.json" if PATIENTS == 100 else f"opponents_{PATIENTS}.json")
     scores: dict[str, list[float]] = read_json(kept)["scores"] if kept.exists() else {}
     for name, rival in RIVALS.items():
         chosen = {ALONE: RIVALS[ALONE], name: rival}
@@ -60,7 +60,7 @@ def measure() -> Iterator[Figure]:
             ["data.image_size=96", "final=null"],
         )
         write_json(kept, {"scores": scores})
-    _draw(scores, pictures / "opponents.svg")
+    _draw(scores, kept.with_suffix(".svg"))
     for name in scores.keys() - {ALONE}:
         mean, _ = gain(scores, name)
         yield figure(f"opponents: {PATIENTS} patients, {name}", mean, "AUROC", "")
