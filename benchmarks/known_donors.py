@@ -12,10 +12,10 @@
 - *Labels*: 30 patients, with extra images of new patients in the folders of the other class, and
   the head that 400 other patients of their hospital train on the right ones. Twenty searches over
   `labels`: the best trial on val-B must have the donor's.
-- *Rare*: a hospital with one patient with pneumonia for 20 others, 105 of whom train a network; its
-  test folder is balanced. A GAN of these patients that balances the classes has no information that
-  class weights and oversampling lack. Twenty studies of the four, by `search` and `confirm`: the
-  verdict on the GAN must not be `helps`.
+- *Rare*: a hospital where one patient in 21 has pneumonia. A network trains on 105 patients, and is
+  tested on a balanced folder. A GAN of these patients that balances the classes has no information
+  that class weights and oversampling lack. In twenty studies by `search` and `confirm`, the verdict
+  on the GAN must not be `helps`.
 
 Seeds are fixed. About an hour and a half on one core. `PART=labels` runs one part alone.
 """

@@ -980,7 +980,7 @@ class FinalSettings(StrictModel):
         return given | ({"gan.image_size": self.image_size} if self.image_size in sizes else {})
 
     def settings_of(self, settings: Settings) -> Settings:
-        """Return the settings of the final training, on all patients, of whom none is unused."""
+        """Return the settings of the final training, which uses all patients."""
         if self.image_size:
             settings = settings.of_size(self.image_size)
         data = settings.data.model_copy(update={"train_patients": None})
