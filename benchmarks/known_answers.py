@@ -37,7 +37,7 @@ from xraytune.confirm.record import ControlVerdict, FinalistVerdict
 from xraytune.confirm.run_list import OpenStudy
 from xraytune.confirm.sealed import choose_test
 from xraytune.data.phantom import PhantomImage, draw_patient, draw_phantoms
-from xraytune.data.prepare import Prepared, RunContext, prepare, write_prepared
+from xraytune.data.prepare import RunContext, SplitData, prepare, write_prepared
 from xraytune.model.generator_folder import generator_train
 from xraytune.nets.compute import pin
 from xraytune.search.callbacks import NO_CALLBACKS
@@ -263,7 +263,7 @@ def _plan(question: Question, extra: Path, settings: Settings) -> Plan:
 
 
 def train(
-    plan: Plan, runs: StudyFolder, settings: Settings, prepared: Prepared, cache: Path
+    plan: Plan, runs: StudyFolder, settings: Settings, prepared: SplitData, cache: Path
 ) -> None:
     """Train all runs of a plan."""
     pairs = [
@@ -281,7 +281,7 @@ def train(
 
 
 def _extra_with_findings(
-    question: Question, root: Path, prepared: Prepared, out: Path, seed: int
+    question: Question, root: Path, prepared: SplitData, out: Path, seed: int
 ) -> Path:
     """Write images of new patients or copies, a grey level darker, with a table of findings; return its data file."""
     source, first = root, {image.file for image in prepared.images if image.side == "train"}
@@ -309,7 +309,7 @@ def _extra_with_findings(
     return out / "data.yaml"
 
 
-def _copy_training_images(root: Path, prepared: Prepared, out: Path) -> None:
+def _copy_training_images(root: Path, prepared: SplitData, out: Path) -> None:
     """Each a grey level darker, so that no hash tells the copy; its name still tells the patient."""
     for image in prepared.images:
         if image.side == "train":
@@ -340,7 +340,7 @@ def _train_gan_of_others(folder: Path, out: Path, settings: Settings) -> None:
     pin(COMPUTE)
 
 
-def _draw_new_patients(question: Question, prepared: Prepared, out: Path, seed: int) -> None:
+def _draw_new_patients(question: Question, prepared: SplitData, out: Path, seed: int) -> None:
     """As many images of each class as the mix takes, or a few more; with the classes swapped where labels are wrong."""
     missing = dict.fromkeys(_CLASSES, 0.0)
     for image in prepared.images:

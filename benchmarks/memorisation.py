@@ -20,7 +20,7 @@ from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
 
 from benchmarks.figures import Figure, figure
 from xraytune.base.seeding import numpy_generator
-from xraytune.data.prepare import Prepared, prepare, side_images
+from xraytune.data.prepare import SplitData, prepare, side_images
 from xraytune.nets.compute import choose_compute, pin
 from xraytune.space.load import load_space
 from xraytune.synth.memorisation import (
@@ -82,7 +82,7 @@ class _ClassImages:
     patients: NDArray[np.intp]
 
     @classmethod
-    def of(cls, label: int, prepared: Prepared, cache: Path) -> _ClassImages:
+    def of(cls, label: int, prepared: SplitData, cache: Path) -> _ClassImages:
         chosen = [image for image in prepared.images if image.label == label]
         pixels = side_images("train", prepared, cache).pixels[
             np.array([image.row for image in chosen])

@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from xraytune.base.records import Compute
 from xraytune.cli.main import build_app
 from xraytune.confirm import run as confirm_run
-from xraytune.data.prepare import Prepared, prepare
+from xraytune.data.prepare import SplitData, prepare
 from xraytune.nets.backbones import build_backbone
 from xraytune.nets.compute import pin
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
@@ -67,7 +67,7 @@ def one_core() -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def loop_of(folder: StudyFolder, space: Space, prepared: Prepared, cache: Path) -> SearchTrials:
+def loop_of(folder: StudyFolder, space: Space, prepared: SplitData, cache: Path) -> SearchTrials:
     """The loop of a study whose trials are trained on `CPU`."""
     need = partial(generator_need, prepared=prepared, compute=CPU, cache=cache)
     return SearchTrials(folder, space, need)

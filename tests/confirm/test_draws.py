@@ -24,7 +24,7 @@ from xraytune.confirm.sealed import SealedTest, choose_test
 from xraytune.confirm.test_access import TEST_ACCESS_FILE
 from xraytune.data.index import read_index
 from xraytune.data.phantom import draw_phantoms
-from xraytune.data.prepare import Prepared, RunContext, prepare
+from xraytune.data.prepare import RunContext, SplitData, prepare
 from xraytune.space.load import load_space
 from xraytune.space.settings import Experiment, Parameters, Settings
 from xraytune.study.folder import StudyFolder
@@ -75,7 +75,7 @@ class Lab:
         return search_in_process(load_space(self.path / "space.yaml", overrides), self.path).path
 
     def choose(
-        self, settings: Settings, prepared: Prepared, *, replicates: int = REPLICATES, **about: Any
+        self, settings: Settings, prepared: SplitData, *, replicates: int = REPLICATES, **about: Any
     ) -> SealedTest:
         return choose_test(settings, prepared, self.path / "cache", replicates=replicates, **about)
 
@@ -118,7 +118,7 @@ def done(confirmed: tuple[Lab, Confirmation], tmp_path: Path) -> Iterator[Lab]:
         yield copy_of(confirmed[0], tmp_path)
 
 
-def sides_of(prepared: Prepared) -> dict[str, set[str]]:
+def sides_of(prepared: SplitData) -> dict[str, set[str]]:
     """The patients of each side."""
     patients = defaultdict[str, set[str]](set)
     for image in prepared.images:

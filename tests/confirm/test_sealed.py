@@ -11,7 +11,7 @@ from xraytune.base.errors import DataError, StudyError, XraytuneError
 from xraytune.confirm.sealed import SealedTest, choose_test
 from xraytune.data.index import read_labelled
 from xraytune.data.phantom import draw_phantoms
-from xraytune.data.prepare import Prepared, prepare
+from xraytune.data.prepare import SplitData, prepare
 from xraytune.space.settings import DataSettings, Parameters, Settings, SplitSettings
 
 pytestmark = pytest.mark.slow
@@ -34,14 +34,14 @@ class Lab:
         )
         self.settings = Settings(name="any", data=data)
 
-    def prepared(self) -> Prepared:
+    def prepared(self) -> SplitData:
         return prepare(self.settings, self.cache)[0]
 
     def sealed(
         self,
         test: Path | None = None,
         *,
-        prepared: Prepared | None = None,
+        prepared: SplitData | None = None,
         extra: Path | None = None,
     ) -> SealedTest:
         """The images that a confirmation of a finalist with these extra images scores."""

@@ -24,7 +24,7 @@ from xraytune.confirm.run import confirm
 from xraytune.confirm.sealed import SealedTest, choose_test
 from xraytune.confirm.subgroups import compare_sites
 from xraytune.data.phantom import draw_phantoms
-from xraytune.data.prepare import Prepared, RunContext, prepare
+from xraytune.data.prepare import RunContext, SplitData, prepare
 from xraytune.model.export import export
 from xraytune.present.charts import plot_subgroups
 from xraytune.search import run as search_run
@@ -69,7 +69,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return search_space(root, SPACE)
 
 
-def choose(study: Path, prepared: Prepared | None = None, **about: Any) -> SealedTest:
+def choose(study: Path, prepared: SplitData | None = None, **about: Any) -> SealedTest:
     folder = StudyFolder(study)
     about = {"settings": folder.space().settings, "replicates": 3, **about}
     prepared = prepared or folder.prepared()

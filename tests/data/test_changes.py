@@ -11,7 +11,7 @@ from tests.data.conftest import WriteImages
 from xraytune.base.errors import StudyError
 from xraytune.data.changes import require_same_data
 from xraytune.data.index import read_index
-from xraytune.data.prepare import Prepared, prepare, read_prepared, write_prepared
+from xraytune.data.prepare import SplitData, prepare, read_prepared, write_prepared
 from xraytune.space.settings import Settings
 
 PATIENTS = 30
@@ -50,7 +50,7 @@ def write_table(root: Path, text: str) -> None:
     (root / "labels.csv").write_text(text, "utf-8")
 
 
-def check(settings: Settings, prepared: Prepared, **options: Any) -> None:
+def check(settings: Settings, prepared: SplitData, **options: Any) -> None:
     require_same_data(prepared, read_index(settings.data), settings.data.path, **options)
 
 
@@ -60,7 +60,7 @@ def settings(root: Path) -> Settings:
 
 
 @pytest.fixture
-def prepared(settings: Settings, tmp_path: Path) -> Prepared:
+def prepared(settings: Settings, tmp_path: Path) -> SplitData:
     """As it is read from a study."""
     prepared, _ = prepare(settings, tmp_path / "cache")
     assert prepared.unused
@@ -71,7 +71,7 @@ def prepared(settings: Settings, tmp_path: Path) -> Prepared:
 @pytest.mark.parametrize("is_complete", [True, False])
 def test_the_same_data_elsewhere_and_with_new_images_are_the_same(
     settings: Settings,
-    prepared: Prepared,
+    prepared: SplitData,
     root: Path,
     tmp_path: Path,
     write: WriteImages,
@@ -90,7 +90,7 @@ def test_the_same_data_elsewhere_and_with_new_images_are_the_same(
 @pytest.mark.parametrize("change", ["renamed", "joined with one of another side", "another label"])
 def test_other_patients_and_labels_are_refused_with_their_number(
     settings: Settings,
-    prepared: Prepared,
+    prepared: SplitData,
     root: Path,
     change: str,
     is_used: bool,
@@ -117,7 +117,7 @@ def test_other_patients_and_labels_are_refused_with_their_number(
 
 
 def test_a_lost_patient_column_or_table_is_refused(
-    settings: Settings, prepared: Prepared, root: Path
+    settings: Settings, prepared: SplitData, root: Path
 ) -> None:
     table = settings.data.table
     assert table is not None

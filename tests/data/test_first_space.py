@@ -59,7 +59,7 @@ def test_the_space_of_each_kind_of_data_is_valid_and_begins_with_the_baseline(
     searched = space.searched
     assert ("balance" in searched) == (kind == "rare")
     assert ("imbalance" in searched) == (kind in ("rare", "findings"))
-    trainable = {trial.trainable for trial in space.corners("trainable")}
+    trainable = {trial.trainable for trial in space.extreme_parameters("trainable")}
     assert ("all" in trainable) == (has_gpu or kind == "masks")
 
 

@@ -11,7 +11,7 @@ from tests.in_process import CPU, one_thread
 from tests.model.conftest import CopyLab, Lab
 from xraytune.base.errors import ArtifactError, MachineError
 from xraytune.data.phantom import draw_phantoms
-from xraytune.data.prepare import Prepared, RunContext
+from xraytune.data.prepare import RunContext, SplitData
 from xraytune.space.domains import Point
 from xraytune.space.load import load_space
 from xraytune.space.space import Space
@@ -37,7 +37,7 @@ def write_space(folder: Path, model: Path) -> Path:
     return file
 
 
-def prepared_of(space: Space, cache: Path) -> tuple[Prepared, list[str]]:
+def prepared_of(space: Space, cache: Path) -> tuple[SplitData, list[str]]:
     notes: list[str] = []
     prepared, _ = prepare_space(
         space, cache, skip_broken=False, note=notes.append, on_progress=lambda *_: None

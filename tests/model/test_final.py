@@ -8,7 +8,7 @@ import pytest
 from tests.in_process import command, one_core, search_in_process
 from xraytune.base.files import read_jsonl
 from xraytune.data.phantom import draw_phantoms
-from xraytune.data.prepare import Prepared, prepare
+from xraytune.data.prepare import SplitData, prepare
 from xraytune.model.export import export
 from xraytune.present.page import write_report
 from xraytune.space.load import load_space
@@ -72,7 +72,7 @@ def pinned() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def everything(root: Path) -> Prepared:
+def everything(root: Path) -> SplitData:
     """All images on the sides of the study's split."""
     settings = load_space(root / "space.yaml").settings
     whole = settings.model_copy(
@@ -82,12 +82,12 @@ def everything(root: Path) -> Prepared:
     return prepared
 
 
-def sides(prepared: Prepared) -> dict[str, str]:
+def sides(prepared: SplitData) -> dict[str, str]:
     return {image.sha256: image.side for image in prepared.images}
 
 
 def test_the_final_model_trains_on_all_others_with_the_same_ratio_and_passes(
-    study: StudyFolder, everything: Prepared, final: Bundle
+    study: StudyFolder, everything: SplitData, final: Bundle
 ) -> None:
     """And its card says so."""
     used = final.record.trained_on

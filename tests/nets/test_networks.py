@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tests.in_process import CPU
-from xraytune.data.prepare import ImageSource
+from xraytune.data.prepare import ImageSet
 from xraytune.nets.backbones import build_backbone
 from xraytune.nets.networks import Classifier, build_classifier, build_head, build_segmenter
 from xraytune.present.pictures import grad_cam
@@ -148,9 +148,7 @@ def test_dice_and_loss_of_each_image_across_batches() -> None:
     logits[1] = -9  # nothing found
     network = Fixed().train()
     rows = np.arange(5)
-    images = ImageSource(
-        name="val", pixels=masks, rows=rows, labels=rows * 0, inputs={}, masks=masks
-    )
+    images = ImageSet(name="val", pixels=masks, rows=rows, labels=rows * 0, inputs={}, masks=masks)
 
     batches = torch.split(torch.from_numpy(logits), 2)
     loss, results, losses = TASK.predict(network, batches, images, CPU)

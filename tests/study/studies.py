@@ -5,7 +5,7 @@ from pathlib import Path
 from xraytune.base.files import read_jsonl
 from xraytune.base.records import Compute, EpochRecord, TrialResult
 from xraytune.data.images import ImageFile, SideName
-from xraytune.data.prepare import Prepared
+from xraytune.data.prepare import SplitData
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import GeneratorNeeds
 from xraytune.search.trials import SearchTrials
@@ -46,13 +46,13 @@ def space_of(study: StudyFolder, *overrides: str) -> Space:
     return space
 
 
-def two_images() -> Prepared:
+def two_images() -> SplitData:
     sides: tuple[SideName, ...] = ("train", "val_a", "val_b")
     images = tuple(
         ImageFile(file=f"{side}.jpeg", patient=side, label=0, side=side, row=row, sha256=side)
         for row, side in enumerate(sides)
     )
-    return Prepared(
+    return SplitData(
         resize="squash",
         pixels_sha256="0" * 64,
         class_names=("NORMAL", "PNEUMONIA"),

@@ -9,7 +9,7 @@ import pytest
 
 from tests.in_process import CPU, one_thread, save_backbone
 from xraytune.data.phantom import draw_phantoms
-from xraytune.data.prepare import ImageSource, Prepared, RunContext, prepare
+from xraytune.data.prepare import ImageSet, RunContext, SplitData, prepare
 from xraytune.space.load import load_space
 from xraytune.space.settings import Experiment, Parameters, Settings, without_gate
 from xraytune.synth.sources.which import source_of
@@ -25,10 +25,10 @@ budget: {max_epochs: 2, steps_per_epoch: 6}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """Prepared images and a cache, for running trials."""
+    """SplitData images and a cache, for running trials."""
 
     settings: Settings
-    prepared: Prepared
+    prepared: SplitData
     cache: Path
 
     @property
@@ -55,7 +55,7 @@ class Bench:
 
 def block_of(
     experiment: Experiment, context: RunContext, label: int = 0, number: int = 0
-) -> ImageSource:
+) -> ImageSet:
     """A block of the extra images of an experiment."""
     source = source_of(experiment.parameters)
     return source.block(experiment.settings, context, label, number)

@@ -18,7 +18,7 @@ from tests.in_process import CPU
 from xraytune.base.errors import ArtifactError, TrialError
 from xraytune.base.records import Compute, ignore_progress
 from xraytune.base.seeding import derive_seed, numpy_generator
-from xraytune.data.prepare import ImageSource
+from xraytune.data.prepare import ImageSet
 from xraytune.nets.checkpoint import finished_epochs
 from xraytune.nets.networks import build_classifier
 from xraytune.space.settings import Parameters
@@ -71,7 +71,7 @@ class TinyTraining(TrialTraining):
     def validate(self) -> tuple[float, float]:
         labels = self.labels[56:].numpy()
         places = np.arange(len(labels))
-        images = ImageSource(
+        images = ImageSet(
             name="val", pixels=np.empty(0, np.uint8), rows=places, labels=labels, inputs={}
         )
         task, batches = TASKS["classification"], torch.split(self.val_pixels, 16)

@@ -8,7 +8,7 @@ import pytest
 from tests.in_process import CPU
 from tests.pair_files import write_pairs
 from xraytune.data.prepare import (
-    ImageSource,
+    ImageSet,
     RunContext,
     prepare,
     read_prepared,
@@ -35,7 +35,7 @@ def settings(root: Path) -> Settings:
     )
 
 
-def agreement(source: ImageSource) -> float:
+def agreement(source: ImageSet) -> float:
     """Return the share of pixels that are bright where the mask is, and dark elsewhere."""
     everything = slice(None)
     return float(np.mean((source.read(everything) >= 128) == (source.read_masks(everything) > 0)))

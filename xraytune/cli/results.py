@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from xraytune.confirm.record import Confirmation
     from xraytune.data.images import ImageIndex
     from xraytune.data.phantom import PhantomSet
-    from xraytune.data.prepare import Prepared
+    from xraytune.data.prepare import SplitData
     from xraytune.model.export import Exported
     from xraytune.model.generator_folder import GeneratorSample, TrainedGenerator
     from xraytune.model.train import Trained
@@ -203,7 +203,7 @@ def show_design(design: Design, given: Options) -> None:
     console.propose("search", "--space", given["space"], given=given)
 
 
-def _log_design(space: Space, prepared: Prepared, index: ImageIndex, cache: Path) -> None:
+def _log_design(space: Space, prepared: SplitData, index: ImageIndex, cache: Path) -> None:
     """Log what the verdict on a search that starts could tell, and when."""
     from xraytune.confirm.design import design_study
 

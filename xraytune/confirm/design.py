@@ -21,7 +21,7 @@ from xraytune.confirm.arms import Arm, Plan, TestKind, compared_arms
 from xraytune.confirm.plan import belongs_to_control, donor_controls
 from xraytune.confirm.sealed import SealedTest, choose_test, left_out_sites
 from xraytune.data.images import ImageIndex, Images
-from xraytune.data.prepare import Prepared
+from xraytune.data.prepare import SplitData
 from xraytune.data.sides import FEWEST_UNUSED, SideSize, side_size, side_sizes
 from xraytune.nets.compute import gpu_count
 from xraytune.search.doctor import Check, check_machine, check_space
@@ -172,7 +172,7 @@ def plan(
 
 def design_study(
     space: Space,
-    prepared: Prepared,
+    prepared: SplitData,
     index: ImageIndex,
     cache: Path,
     *,
@@ -226,7 +226,7 @@ def design_study(
         metric=settings.metric,
         rope=settings.confirm.rope,
         sides=side_sizes(prepared),
-        arms=tuple(sorted({trial.arm for trial in space.corners("source", *RIVALS)})),
+        arms=tuple(sorted({trial.arm for trial in space.extreme_parameters("source", *RIVALS)})),
         trials=len(search.trainings),
         generators=search.generators,
         finalists=len(finalists),
@@ -250,7 +250,7 @@ def design_study(
 
 def _expected_arms(
     settings: Settings,
-    prepared: Prepared,
+    prepared: SplitData,
     finalists: Sequence[Parameters],
     trials: Sequence[Parameters],
     test: TestKind,

@@ -23,7 +23,7 @@ from xraytune.base.errors import ConfigError, DataError
 from xraytune.base.records import Progress, frozen, ignore_progress
 from xraytune.base.seeding import derive_seed
 from xraytune.confirm.sealed import require_every_class
-from xraytune.data.prepare import ImageSource, RunContext, side_images
+from xraytune.data.prepare import ImageSet, RunContext, side_images
 from xraytune.data.sides import too_few_tested
 from xraytune.data.split import nested_order
 from xraytune.nets.checkpoint import load_best
@@ -158,7 +158,7 @@ def headroom(
     settings = whole.settings
     baseline = _baseline(whole).model_copy(update={"early_stop_epochs": None})
     # For a range, its two ends.
-    trials = whole.corners("source", "synthetic_ratio")
+    trials = whole.extreme_parameters("source", "synthetic_ratio")
     ratios = sorted({trial.synthetic_ratio for trial in trials if trial.synthetic_ratio})
     if not ratios:
         what = "the space has no ratio of extra to real images"
@@ -293,10 +293,10 @@ def train_on_draw(
     draw: int,
     arm: Parameters,
     context: RunContext,
-    everyone: ImageSource,
+    everyone: ImageSet,
     real: Numbers,
     extra: Numbers,
-    scored: ImageSource,
+    scored: ImageSet,
 ) -> Results:
     """Train an arm on a draw of `everyone`, and return its results on the scored images, [n, C].
 

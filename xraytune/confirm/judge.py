@@ -29,7 +29,7 @@ from xraytune.confirm.record import (
 from xraytune.confirm.run_list import OpenStudy
 from xraytune.confirm.sealed import SealedTest, load_test_images
 from xraytune.confirm.test_access import CONFIRM, log_test_access, study_logs
-from xraytune.data.prepare import ImageSource, RunContext
+from xraytune.data.prepare import ImageSet, RunContext
 from xraytune.nets.backbones import fold_batch_norms
 from xraytune.nets.checkpoint import load_best
 from xraytune.nets.compute import compute_like, pin
@@ -155,7 +155,7 @@ def score_runs(
     compute = compute_like(study.compute, threads=study.compute.threads)
     pin(compute)
     on_progress = study.callbacks.on_progress
-    opened: dict[int, ImageSource] = {}
+    opened: dict[int, ImageSet] = {}
     results: list[Floats] = []
     count = plan.replicates * len(plan.trainings)
     for number in range(count):

@@ -16,7 +16,7 @@ from xraytune.base.errors import StudyError, TrialError
 from xraytune.base.files import append_jsonl, read_jsonl, sha256_of, write_json
 from xraytune.base.records import Compute, EpochRecord, frozen
 from xraytune.confirm.arms import CONFIRM_FOLDER, Plan, replicate
-from xraytune.data.prepare import Prepared, write_prepared
+from xraytune.data.prepare import SplitData, write_prepared
 from xraytune.search.asha import Rungs
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import GeneratorNeeds, TrialLoop
@@ -46,7 +46,7 @@ class OpenStudy:
 
     folder: StudyFolder
     space: Space
-    prepared: Prepared
+    prepared: SplitData
     compute: Compute
     cache: Path
     searched: Sequence[TrialRow]

@@ -21,8 +21,8 @@ from xraytune.data.index import LabelledImages, read_index
 from xraytune.data.patients import EQUAL_IDS, PATIENTS_CSV
 from xraytune.data.pixels import require_unbroken, store_images
 from xraytune.data.prepare import (
-    ImageSource,
-    Prepared,
+    ImageSet,
+    SplitData,
     patients_seen,
     prepare_index,
     side_images,
@@ -64,7 +64,7 @@ class SealedTest(LabelledImages):
     """
 
     kind: TestKind
-    prepared: Prepared
+    prepared: SplitData
     notes: tuple[str, ...] = ()
 
     @property
@@ -88,7 +88,7 @@ class SealedTest(LabelledImages):
 
 def choose_test(
     settings: Settings,
-    prepared: Prepared,
+    prepared: SplitData,
     cache: Path,
     *,
     replicates: int,
@@ -127,7 +127,7 @@ def choose_test(
     unseen = Images(image for image in given.images if image.patient not in known)
     folder = replace(given, images=unseen)
 
-    def divide(kind: TestKind) -> tuple[Prepared, LabelledImages]:
+    def divide(kind: TestKind) -> tuple[SplitData, LabelledImages]:
         divided = prepared
         tested = folder
         if kind != "folder":
@@ -179,7 +179,7 @@ def choose_test(
     )
 
 
-def refuse_too_few(tested: LabelledImages, prepared: Prepared, left_out: str = "") -> None:
+def refuse_too_few(tested: LabelledImages, prepared: SplitData, left_out: str = "") -> None:
     """Refuse (DataError) images on which no verdict can rest; `left_out` says which are missing."""
     few = too_few_tested(tested.images, prepared.outputs)
     if few:
@@ -203,7 +203,7 @@ def refuse_patients_of_folders(
     index: ImageIndex,
     settings: Settings,
     compared: Sequence[Parameters],
-    prepared: Prepared,
+    prepared: SplitData,
 ) -> None:
     """Refuse (DataError) images of patients who are in a finalist's folder of extra images."""
     owners = patients_by_file_name([*index.images, *tested.images])
@@ -253,7 +253,7 @@ def _preferred_kinds(
 
 
 def divide_unused(
-    prepared: Prepared,
+    prepared: SplitData,
     settings: Settings,
     index: ImageIndex,
     replicates: int,
@@ -262,7 +262,7 @@ def divide_unused(
     seen: Collection[str] = (),
     fewest: int = 0,
     sites: tuple[str, ...] = (),
-) -> Prepared:
+) -> SplitData:
     """Return a study's images with its unused patients on sides `draw_0`, `draw_1` ...
 
     If `fewest` is given, they are on `test`, too. Of several `sites`, each draw leaves one out.
@@ -313,7 +313,7 @@ def divide_unused(
     return divided_images
 
 
-def left_out_sites(settings: Settings, prepared: Prepared) -> tuple[str, ...]:
+def left_out_sites(settings: Settings, prepared: SplitData) -> tuple[str, ...]:
     """Return the site that each replicate leaves out; none unless `confirm.leave_out` is `site`.
 
     Raises DataError as `sites_to_leave_out` does.
@@ -324,7 +324,7 @@ def left_out_sites(settings: Settings, prepared: Prepared) -> tuple[str, ...]:
     return sites_to_leave_out(images, prepared.class_names, settings.data.path)
 
 
-def _require_sites(prepared: Prepared) -> None:
+def _require_sites(prepared: SplitData) -> None:
     """Refuse (DataError) a site with too few test patients, or a class that only it validates."""
     where = "confirm.leave_out"
     for draw, site in enumerate(prepared.left_out_sites):
@@ -339,7 +339,7 @@ def _require_sites(prepared: Prepared) -> None:
                 raise DataError(what, where, fix)
 
 
-def require_every_class(images: Iterable[ImageFile], prepared: Prepared, patients: int) -> None:
+def require_every_class(images: Iterable[ImageFile], prepared: SplitData, patients: int) -> None:
     """Refuse (DataError) a draw of so many patients that lacks a class."""
     names = prepared.class_names
     missing = {*names} - {names[image.label] for image in images}
@@ -348,7 +348,7 @@ def require_every_class(images: Iterable[ImageFile], prepared: Prepared, patient
         raise DataError(what, "data.train_patients", "use more patients")
 
 
-def read_unchanged(settings: Settings, prepared: Prepared, on_progress: Progress) -> ImageIndex:
+def read_unchanged(settings: Settings, prepared: SplitData, on_progress: Progress) -> ImageIndex:
     """Index the study's images.
 
     Raise StudyError if they, or their patients, changed since the search.
@@ -384,7 +384,7 @@ def load_test_images(
     cache: Path,
     *,
     on_progress: Progress = ignore_progress,
-) -> ImageSource:
+) -> ImageSet:
     """Decode sealed images, none of them broken, with the `data` settings of a run.
 
     Callers must log the access first.

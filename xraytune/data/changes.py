@@ -11,7 +11,7 @@ from pathlib import Path
 
 from xraytune.base.errors import StudyError, join_names
 from xraytune.data.images import ImageFile, ImageIndex
-from xraytune.data.prepare import Prepared
+from xraytune.data.prepare import SplitData
 
 RESTORE = (
     "restore images, patients.csv or label table, or start a study with another name: "
@@ -20,7 +20,7 @@ RESTORE = (
 
 
 def require_same_data(
-    recorded: Prepared, now: Prepared | ImageIndex, where: Path, *, is_complete: bool = True
+    recorded: SplitData, now: SplitData | ImageIndex, where: Path, *, is_complete: bool = True
 ) -> None:
     """Refuse (StudyError) images of a study that have another patient or another label now.
 
@@ -66,16 +66,16 @@ def require_same_data(
         raise StudyError(what, where, RESTORE)
 
 
-def all_images(data: Prepared | ImageIndex) -> tuple[ImageFile, ...]:
+def all_images(data: SplitData | ImageIndex) -> tuple[ImageFile, ...]:
     """Return the images of a data folder without its test folder, or all that a study recorded."""
-    return (*data.images, *data.unused) if isinstance(data, Prepared) else data.images
+    return (*data.images, *data.unused) if isinstance(data, SplitData) else data.images
 
 
 def _shown_patient(image: ImageFile) -> str:
     return "unnamed" if image.patient == image.file else image.patient
 
 
-def _label_of(image: ImageFile, data: Prepared | ImageIndex) -> str:
+def _label_of(image: ImageFile, data: SplitData | ImageIndex) -> str:
     findings = [
         f"{name} {state}" for name, state in zip(data.findings, image.findings, strict=True)
     ]

@@ -2,7 +2,7 @@
 
     index = read_index(...); store = store_images(...); sides = split_by_patient(...)
 
-`Prepared` is written to the study as the readable file `split.json`. Trials read it from there and
+`SplitData` is written to the study as the readable file `split.json`. Trials read it from there and
 use the pixel store (`side_images`); they never read the data folder. The test folder stays sealed:
 only `index.images` are decoded and recorded, and of `index.test` hashes of their content.
 """
@@ -53,7 +53,7 @@ HELD_OUT = ("val_a", "val_b", "test")
 
 @frozen
 class StoredPixels:
-    """The decoded images in one size; the fields are those of `Prepared`."""
+    """The decoded images in one size; the fields are those of `SplitData`."""
 
     image_size_px: int
     pixels: str
@@ -61,7 +61,7 @@ class StoredPixels:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
+class SplitData:
     """What all trials of a study share.
 
     Attributes:
@@ -107,7 +107,7 @@ class Prepared:
         return Images(image for image in self.images if image.side == name)
 
     @cached_property
-    def sizes(self) -> Mapping[int, Prepared]:
+    def sizes(self) -> Mapping[int, SplitData]:
         """The images as a study of each size alone would have them, by that size in pixels."""
         alone = replace(self, other_sizes=())
         others = {
@@ -116,10 +116,10 @@ class Prepared:
         return {self.image_size_px: alone, **others}
 
     @cached_property
-    def _replicates(self) -> dict[int, Prepared]:
+    def _replicates(self) -> dict[int, SplitData]:
         return {}
 
-    def drawn(self, draw: int | None) -> Prepared:
+    def drawn(self, draw: int | None) -> SplitData:
         """Return a replicate's images: its draw of unused patients replaces the train side.
 
         Of a site that the draw leaves out, only test images are used. None: these images, as they
@@ -193,12 +193,12 @@ class RunContext:
         opened: Folders of extra images, each read once, by their settings.
     """
 
-    prepared: Prepared
+    prepared: SplitData
     cache: Path
     compute: Compute
     on_progress: Progress = ignore_progress
     on_generator: Callable[[Experiment, RunContext], None] = lambda *_: None
-    opened: dict[StrictModel, ImageSource] = field(default_factory=dict, compare=False)
+    opened: dict[StrictModel, ImageSet] = field(default_factory=dict, compare=False)
 
 
 def _hash(content: object) -> str:
@@ -213,7 +213,7 @@ def prepare(
     seen: Collection[str] = (),
     skip_broken: bool = False,
     on_progress: Progress = ignore_progress,
-) -> tuple[Prepared, tuple[str, ...]]:
+) -> tuple[SplitData, tuple[str, ...]]:
     """Index, decode and split the images of `settings.data`, in all sizes that trials use.
 
     By default, that is `data.image_size`. Return the record and warnings for the user.
@@ -246,7 +246,7 @@ def prepare_index(
     seen: Collection[str] = (),
     skip_broken: bool = False,
     on_progress: Progress = ignore_progress,
-) -> tuple[Prepared, tuple[str, ...]]:
+) -> tuple[SplitData, tuple[str, ...]]:
     """Like `prepare`, for a folder that has already been indexed."""
     stores = {}
     for size_px in sizes_px or (data.image_size,):
@@ -290,7 +290,7 @@ def prepare_index(
         )
         for size_px, store in stores.items()
     )
-    prepared = Prepared(
+    prepared = SplitData(
         class_names=index.class_names,
         positive=index.positive,
         **asdict(first),
@@ -341,7 +341,7 @@ def _content(store: Path) -> str:
 
 
 def restore_pixels(
-    settings: Settings, prepared: Prepared, cache: Path, *, on_progress: Progress = ignore_progress
+    settings: Settings, prepared: SplitData, cache: Path, *, on_progress: Progress = ignore_progress
 ) -> None:
     """Decode a study's images again if the cache has lost or damaged their pixels.
 
@@ -353,7 +353,7 @@ def restore_pixels(
 
 
 def _restore_size(
-    settings: Settings, prepared: Prepared, cache: Path, on_progress: Progress
+    settings: Settings, prepared: SplitData, cache: Path, on_progress: Progress
 ) -> None:
     store = cache / prepared.pixels
     if is_intact(store) and _content(store) == prepared.pixels_sha256:
@@ -370,7 +370,7 @@ def _restore_size(
 
 
 @frozen
-class ImageSource:
+class ImageSet:
     """Images of one origin, such as a side of the split.
 
     Attributes:
@@ -420,7 +420,7 @@ class ImageSource:
         return np.stack(planes, axis=1)
 
 
-def side_images(side_name: SideName, prepared: Prepared, cache: Path) -> ImageSource:
+def side_images(side_name: SideName, prepared: SplitData, cache: Path) -> ImageSet:
     """Return one side of the split as a data source.
 
     Raise ArtifactError if the pixels are missing or damaged.
@@ -431,7 +431,7 @@ def side_images(side_name: SideName, prepared: Prepared, cache: Path) -> ImageSo
         raise ArtifactError("the decoded images are missing or damaged", store, fix)
     side = prepared.side(side_name)
     rows = np.array([image.row for image in side], dtype=np.int64)
-    return ImageSource(
+    return ImageSet(
         name="real" if side_name == "train" else side_name,
         pixels=open_pixels(store),
         rows=rows,
@@ -446,10 +446,10 @@ def side_images(side_name: SideName, prepared: Prepared, cache: Path) -> ImageSo
     )
 
 
-def stored_images(store: Path, images: Sequence[ImageFile], *, name: str) -> ImageSource:
+def stored_images(store: Path, images: Sequence[ImageFile], *, name: str) -> ImageSet:
     """Return the images of an artifact of `store_images`, none broken, as a data source."""
     table = Images(images)
-    return ImageSource(
+    return ImageSet(
         name=name,
         pixels=open_pixels(store),
         rows=np.arange(len(table)),
@@ -461,7 +461,7 @@ def stored_images(store: Path, images: Sequence[ImageFile], *, name: str) -> Ima
     )
 
 
-def write_prepared(prepared: Prepared, path: Path) -> None:
+def write_prepared(prepared: SplitData, path: Path) -> None:
     """Write `split.json`, with the images as columns."""
     content = {field.name: getattr(prepared, field.name) for field in fields(prepared)}
     content["other_sizes"] = [asdict(stored) for stored in prepared.other_sizes]
@@ -473,7 +473,7 @@ def write_prepared(prepared: Prepared, path: Path) -> None:
     write_json(path, with_checksum(content))
 
 
-def read_prepared(path: Path) -> Prepared:
+def read_prepared(path: Path) -> SplitData:
     """Read `split.json`; raise ValueError if it is malformed."""
     try:
         content = without_checksum(read_json(path))
@@ -485,6 +485,6 @@ def read_prepared(path: Path) -> Prepared:
             content[name] = tuple(content[name])
         sizes = content.pop("other_sizes", ())
         content["other_sizes"] = tuple(StoredPixels(**stored) for stored in sizes)
-        return Prepared(**content)
+        return SplitData(**content)
     except (AttributeError, TypeError) as error:
         raise ValueError(f"not a split: {error}") from error

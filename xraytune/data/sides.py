@@ -13,7 +13,7 @@ import numpy as np
 from xraytune.base.errors import Problem, add_notes, join_names
 from xraytune.base.records import frozen
 from xraytune.data.images import ImageFile, ImageIndex, Images, SideName
-from xraytune.data.prepare import Prepared
+from xraytune.data.prepare import SplitData
 from xraytune.data.split import split_by_patient
 from xraytune.space.settings import DataSettings
 from xraytune.stats.classification import FEWEST_LABELS, scored_findings
@@ -82,7 +82,7 @@ class SideSize:
         return len(self.images) > 1
 
 
-def side_sizes(prepared: Prepared) -> tuple[SideSize, ...]:
+def side_sizes(prepared: SplitData) -> tuple[SideSize, ...]:
     """Return the sizes of train, val-A and val-B of a study."""
     return tuple(
         side_size(name, prepared.side(side), prepared.outputs, prepared.positive)

@@ -30,7 +30,7 @@ from xraytune.base.records import (
 )
 from xraytune.data.images import ImageIndex
 from xraytune.data.pixels import stored_files
-from xraytune.data.prepare import Prepared, RunContext
+from xraytune.data.prepare import RunContext, SplitData
 from xraytune.model.bundle import TrainedNetworks, write_bundle
 from xraytune.model.export import describe_benefit, export
 from xraytune.nets.backbones import find_weights
@@ -288,7 +288,7 @@ def _open_experiment(
 
 
 def _choose_compute(
-    settings: Settings, study: StudyFolder | None, prepared: Prepared, note: Callable[[str], None]
+    settings: Settings, study: StudyFolder | None, prepared: SplitData, note: Callable[[str], None]
 ) -> Compute:
     """Return all cores for a final model; for an exact copy of a trial, what its study used."""
     compute = compute_of(allocation_of(settings, has_gpu=gpu_count() > 0))
@@ -360,7 +360,7 @@ def _train_networks(
 
 def _count_images(
     experiment: Experiment,
-    prepared: Prepared,
+    prepared: SplitData,
     index: ImageIndex,
     cache: Path,
     study: StudyFolder | None,
@@ -381,7 +381,7 @@ def _count_images(
 
 
 def _changes_of(
-    experiment: Experiment, prepared: Prepared, study: StudyFolder | None
+    experiment: Experiment, prepared: SplitData, study: StudyFolder | None
 ) -> Iterator[str]:
     """Yield what differs from the exported trial, one line each.
 

@@ -27,7 +27,7 @@ from xraytune.base.templates import open_templates
 from xraytune.confirm.arms import CONFIRM_FOLDER
 from xraytune.confirm.record import read_verdict
 from xraytune.confirm.test_access import accesses
-from xraytune.data.prepare import Prepared
+from xraytune.data.prepare import SplitData
 from xraytune.model.export import trial_to_export
 from xraytune.present.charts import (
     plot_differences,
@@ -143,7 +143,7 @@ def page_content(folder: StudyFolder, cache: Path) -> dict[str, Any]:
 
 
 def _show_mistakes(
-    folder: StudyFolder, prepared: Prepared, trial: TrialRow, cache: Path
+    folder: StudyFolder, prepared: SplitData, trial: TrialRow, cache: Path
 ) -> dict[str, Any]:
     """Return the images of val-B that the network of a trial gets most wrong, with pictures."""
     task = task_of(folder.space().settings)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from xraytune.base.errors import ConfigError
 from xraytune.base.records import Compute
 from xraytune.data.masks import outlined
-from xraytune.data.prepare import Prepared, RunContext, side_images
+from xraytune.data.prepare import RunContext, SplitData, side_images
 from xraytune.nets.checkpoint import load_best
 from xraytune.nets.inputs import MASK_THRESHOLD, normalise
 from xraytune.nets.networks import Classifier
@@ -35,7 +35,7 @@ _OPACITY = 0.6
 def explain_images(
     experiment: Experiment,
     trial_dir: Path,
-    prepared: Prepared,
+    prepared: SplitData,
     places: NDArray[np.int64],
     *,
     cache: Path,

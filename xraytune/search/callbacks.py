@@ -5,7 +5,7 @@ from pathlib import Path
 
 from xraytune.base.records import EpochRecord, Progress, frozen, ignore_progress
 from xraytune.data.images import ImageIndex
-from xraytune.data.prepare import Prepared
+from xraytune.data.prepare import SplitData
 from xraytune.space.space import Space
 from xraytune.study.row import TrialRow
 from xraytune.study.trial import Trial
@@ -33,7 +33,7 @@ class Callbacks:
     """
 
     note: Callable[[str], None] = _ignore
-    on_prepared: Callable[[Space, Prepared, ImageIndex, Path], None] = _ignore
+    on_prepared: Callable[[Space, SplitData, ImageIndex, Path], None] = _ignore
     on_start: Callable[[Path, str], None] = _ignore
     on_trial_start: Callable[[Trial], None] = _ignore
     on_epoch: Callable[[int, EpochRecord], None] = _ignore

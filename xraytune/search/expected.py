@@ -2,7 +2,7 @@
 
 from itertools import islice
 
-from xraytune.data.prepare import Prepared
+from xraytune.data.prepare import SplitData
 from xraytune.space.cost import Work
 from xraytune.space.settings import Parameters
 from xraytune.space.space import Space
@@ -21,7 +21,7 @@ def expected_trials(space: Space) -> list[Parameters]:
     return [drawn[number % len(drawn)] for number in range(count)]
 
 
-def search_work(space: Space, prepared: Prepared) -> Work:
+def search_work(space: Space, prepared: SplitData) -> Work:
     """Return the trainings of a search."""
     return Work(
         settings=space.settings,

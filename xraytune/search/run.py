@@ -12,7 +12,7 @@ from xraytune.base.files import require_writable, write_text
 from xraytune.base.records import Compute, Node
 from xraytune.data.first_space import first_space_path, write_first_space
 from xraytune.data.images import ImageIndex
-from xraytune.data.prepare import Prepared, restore_pixels
+from xraytune.data.prepare import SplitData, restore_pixels
 from xraytune.data.sides import (
     FEWEST_TESTED,
     FEWEST_UNUSED,
@@ -220,7 +220,7 @@ def _run_trials(folder: StudyFolder, space: Space, runner: Runner, need: Generat
     runner.run(make_loop)
 
 
-def _notes(space: Space, prepared: Prepared, index: ImageIndex) -> Iterator[str]:
+def _notes(space: Space, prepared: SplitData, index: ImageIndex) -> Iterator[str]:
     """Yield the size of each side, and what speaks against a search's design, or confirming it."""
     sizes = side_sizes(prepared)
     settings = space.settings

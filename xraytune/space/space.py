@@ -137,7 +137,7 @@ class Space:
             return min(trials, len(self.grid()))
         return trials
 
-    def corners(self, *names: str) -> list[Parameters]:
+    def extreme_parameters(self, *names: str) -> list[Parameters]:
         """Return trials with the possible combinations of some parameters, a range's ends for all.
 
         Other parameters, and inactive ones, have their defaults.
@@ -148,7 +148,7 @@ class Space:
 
     def networks(self) -> list[Parameters]:
         """Return trials with the possible backbones, each with its weights and input sizes."""
-        return self.corners("backbone", "weights", "input_size")
+        return self.extreme_parameters("backbone", "weights", "input_size")
 
     def sizes_px(self) -> list[int]:
         """Return the sizes of images that trials use."""
@@ -235,7 +235,7 @@ def require_extensions(space: Space) -> None:
     """
     problems = missing_packages(space)
     for kind in (BACKBONES, SOURCES):
-        for trial in space.corners(kind.kind):
+        for trial in space.extreme_parameters(kind.kind):
             name = getattr(trial, kind.kind)
             try:
                 if kind.has(name):

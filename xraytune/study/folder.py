@@ -34,7 +34,7 @@ from xraytune.base.errors import ConfigError, Problem, StudyError
 from xraytune.base.files import read_json, require_recorded, sha256_of
 from xraytune.base.locks import LockHeldError, build_lock, current_owner, hold
 from xraytune.base.records import Compute
-from xraytune.data.prepare import Prepared, read_prepared
+from xraytune.data.prepare import SplitData, read_prepared
 from xraytune.space.load import STUDY_NAME, load_space
 from xraytune.space.settings import Experiment
 from xraytune.space.space import Space
@@ -105,7 +105,7 @@ class StudyFolder:
             )
             raise StudyError(Problem(what, self.path, "restore it"), *error.problems) from error
 
-    def prepared(self, experiment: Experiment | None = None) -> Prepared:
+    def prepared(self, experiment: Experiment | None = None) -> SplitData:
         """Return the images and their split.
 
         For a trial, in the size of its images; for a replicate, with its draw as the train side.
@@ -168,7 +168,7 @@ _RESTORE = "restore it from a backup, or start a study with another name"
 
 
 @lru_cache(maxsize=2)
-def _read_split(file: Path, _sha256: str) -> Prepared:
+def _read_split(file: Path, _sha256: str) -> SplitData:
     return read_prepared(file)
 
 

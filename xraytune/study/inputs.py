@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from xraytune.base.errors import Problem, StudyError
 from xraytune.base.files import read_json, sha256_of, with_checksum, without_checksum, write_json
 from xraytune.data.images import ImageIndex
-from xraytune.data.prepare import Prepared
+from xraytune.data.prepare import SplitData
 from xraytune.nets.backbones import find_weights
 from xraytune.space.encoders import is_model
 from xraytune.space.fields import flat_values
@@ -41,7 +41,7 @@ OFFICIAL = "official weights"
 
 def inputs_of_space(space: Space) -> Inputs:
     """Return the inputs that trials of a space can use."""
-    return inputs_of_trials(space.corners("source", "backbone", "weights", *PATHS))
+    return inputs_of_trials(space.extreme_parameters("source", "backbone", "weights", *PATHS))
 
 
 def inputs_of_trials(trials: Iterable[Parameters]) -> Inputs:
@@ -58,7 +58,7 @@ def inputs_of_trials(trials: Iterable[Parameters]) -> Inputs:
 def read_inputs(
     inputs: Inputs,
     settings: Settings,
-    prepared: Prepared,
+    prepared: SplitData,
     cache: Path,
     *,
     index: ImageIndex | None = None,

@@ -23,7 +23,7 @@ from xraytune.base.files import (
 )
 from xraytune.base.records import Compute, Json
 from xraytune.data.changes import RESTORE, all_images, require_same_data
-from xraytune.data.prepare import Prepared, write_prepared
+from xraytune.data.prepare import SplitData, write_prepared
 from xraytune.space.load import DATA_FILE_KEYS
 from xraytune.space.space import Space
 from xraytune.space.strict_model import StrictModel
@@ -37,7 +37,7 @@ _PACKAGES = ("xraytune", "torch", "torchvision", "ray", "optuna", "numpy", "pill
 def create_study(
     folder: StudyFolder,
     space: Space,
-    prepared: Prepared,
+    prepared: SplitData,
     where: Compute | Mapping[str, Json],
     inputs: Mapping[Path, str] = MappingProxyType({}),
 ) -> None:
@@ -106,7 +106,7 @@ def _completed(given: Block, recorded: Block, keys: Iterable[str]) -> Block:
     return given.model_copy(update={key: getattr(recorded, key) for key in missing})
 
 
-def require_same_images(folder: StudyFolder, prepared: Prepared) -> Prepared:
+def require_same_images(folder: StudyFolder, prepared: SplitData) -> SplitData:
     """Refuse (StudyError) to resume a study whose images or split changed.
 
     Returns its own record of them.

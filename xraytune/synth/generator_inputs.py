@@ -9,7 +9,7 @@ from typing import Any
 from xraytune.base.artifacts import artifact_path, fingerprint, is_intact, releases
 from xraytune.base.files import sha256_of
 from xraytune.base.records import Compute
-from xraytune.data.prepare import Prepared
+from xraytune.data.prepare import SplitData
 from xraytune.space.settings import GanSettings
 
 NETWORK_FILE = "generator.safetensors"
@@ -19,7 +19,9 @@ GAN_PROGRESS = "training the GAN (steps)"
 """What the progress of a training is called."""
 
 
-def generator_inputs(settings: GanSettings, prepared: Prepared, compute: Compute) -> dict[str, Any]:
+def generator_inputs(
+    settings: GanSettings, prepared: SplitData, compute: Compute
+) -> dict[str, Any]:
     """Return everything that a trained generator depends on."""
     names = [*prepared.outputs]
     if len(prepared.findings) == 1:  # networks of a single class ignore it
@@ -45,7 +47,7 @@ def generator_need(
     settings: GanSettings | None,
     draw: int | None,
     size_px: int,
-    prepared: Prepared,
+    prepared: SplitData,
     compute: Compute,
     cache: Path,
 ) -> str | None:

@@ -32,7 +32,7 @@ from xraytune.base.errors import TrialError
 from xraytune.base.files import read_json, write_json
 from xraytune.base.records import frozen
 from xraytune.data.images import SideName
-from xraytune.data.prepare import ImageSource, RunContext, side_images
+from xraytune.data.prepare import ImageSet, RunContext, side_images
 from xraytune.space.settings import Experiment
 from xraytune.synth.grids import image_grid
 from xraytune.synth.mix import mix_label
@@ -247,7 +247,7 @@ def find_copies(experiment: Experiment, context: RunContext) -> tuple[str, Path]
     """
     prepared = context.prepared
     source = source_of(experiment.parameters)
-    blocks: dict[int, ImageSource] = {}
+    blocks: dict[int, ImageSet] = {}
     size_px = 0
     for label in range(len(prepared.class_names)):
         block = source.block(experiment.settings, context, label, 0)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from xraytune.base.arrays import Int64Array
 from xraytune.base.errors import DataError
-from xraytune.data.prepare import Prepared
+from xraytune.data.prepare import SplitData
 from xraytune.space.settings import Parameters, extra_images
 
 
@@ -53,7 +53,7 @@ def apportion(weights: Sequence[int], total: int) -> Int64Array:
 
 
 def require_enough(
-    available: Sequence[int] | None, parameters: Parameters, prepared: Prepared
+    available: Sequence[int] | None, parameters: Parameters, prepared: SplitData
 ) -> None:
     """Refuse a mix (DataError) that needs more images of a class than there are."""
     if available is None:

@@ -32,7 +32,7 @@ from xraytune.data.guesses import folded
 from xraytune.data.images import ImageFile
 from xraytune.data.masks import connected_parts, outlined, read_mask, use_mask
 from xraytune.data.pixels import broken_images_error
-from xraytune.data.prepare import ImageSource, Prepared
+from xraytune.data.prepare import ImageSet, SplitData
 from xraytune.nets.infer import outputs_of
 from xraytune.nets.inputs import MASK_THRESHOLD
 from xraytune.nets.networks import build_segmenter
@@ -93,7 +93,7 @@ class Masks(Task):
         return torch.from_numpy(logits[:, 0]).sigmoid().numpy()
 
     def predict(
-        self, network: nn.Module, batches: Iterable[Tensor], images: ImageSource, compute: Compute
+        self, network: nn.Module, batches: Iterable[Tensor], images: ImageSet, compute: Compute
     ) -> tuple[float, Results, NDArray[Any]]:
         """Return the mean loss, the Dice of each image, and its loss, [N, 1].
 
@@ -123,7 +123,7 @@ class Masks(Task):
         return float(results.mean())
 
     def card_metrics(
-        self, prepared: Prepared, threshold: float, validated: Validated
+        self, prepared: SplitData, threshold: float, validated: Validated
     ) -> tuple[CardMetric, ...]:
         """Return the mean Dice at the network's resolution."""
         dice = {"dice": validated.results[:, 0]}
@@ -228,7 +228,7 @@ class Masks(Task):
         source = replace(sample.source, files=files, on_progress=ignore_progress)
         _map_masks(sample.model, source, save)
 
-    def find_mistakes(self, results: Results, prepared: Prepared, threshold: float) -> Mistakes:
+    def find_mistakes(self, results: Results, prepared: SplitData, threshold: float) -> Mistakes:
         """Return all images, those with the lowest Dice first."""
         files = [image.file for image in prepared.side("val_b")]
         places = np.argsort(results[:, 0], kind="stable").tolist()

@@ -27,7 +27,7 @@ from xraytune.base.tables import Row, counts_text
 from xraytune.data.decoding import BrokenImage
 from xraytune.data.images import ImageFile, Images
 from xraytune.data.index import LabelledImages, read_labelled
-from xraytune.data.prepare import ImageSource, Prepared
+from xraytune.data.prepare import ImageSet, SplitData
 from xraytune.nets.infer import predict_logits
 from xraytune.nets.networks import build_classifier
 from xraytune.space.settings import Objective, Parameters
@@ -163,7 +163,7 @@ class Task:
         return self.probabilities(logits)
 
     def predict(
-        self, network: nn.Module, batches: Iterable[Tensor], images: ImageSource, compute: Compute
+        self, network: nn.Module, batches: Iterable[Tensor], images: ImageSet, compute: Compute
     ) -> tuple[float, Results, NDArray[Any]]:
         """Return the mean loss, the probabilities and the logits, [N, C]."""
         logits = predict_logits(network, batches, compute=compute)
@@ -186,7 +186,7 @@ class Task:
             return 0.5
         return balanced_threshold(labels == positive, results[:, positive])
 
-    def thresholds(self, prepared: Prepared, validated: Validated) -> dict[str, float]:
+    def thresholds(self, prepared: SplitData, validated: Validated) -> dict[str, float]:
         """Return the threshold of each finding for balanced accuracy.
 
         0.5 if all or none of the images have it.
@@ -201,7 +201,7 @@ class Task:
         return thresholds
 
     def card_metrics(
-        self, prepared: Prepared, threshold: float, validated: Validated
+        self, prepared: SplitData, threshold: float, validated: Validated
     ) -> tuple[CardMetric, ...]:
         """Return the main metrics at the threshold."""
         scored = ScoredImages(
@@ -348,7 +348,7 @@ class Task:
 
             draw_evaluation(folder, sample)
 
-    def find_mistakes(self, results: Results, prepared: Prepared, threshold: float) -> Mistakes:
+    def find_mistakes(self, results: Results, prepared: SplitData, threshold: float) -> Mistakes:
         """Return the misclassified images, those with the highest predicted probability first."""
         names = prepared.class_names
         images = prepared.side("val_b")
@@ -480,7 +480,7 @@ class Findings(Task):
         return torch.from_numpy(logits).double().sigmoid().numpy()
 
     def card_metrics(
-        self, prepared: Prepared, threshold: float, validated: Validated
+        self, prepared: SplitData, threshold: float, validated: Validated
     ) -> tuple[CardMetric, ...]:
         """Return the means over findings, and the AUROC of each."""
         means = super().card_metrics(prepared, threshold, validated)

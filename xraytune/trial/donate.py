@@ -40,7 +40,9 @@ def find_donor_experiment(space: Space) -> Experiment | None:
 
     None if it has none.
     """
-    for trial in space.corners("backbone", "weights", "input_channels", "input_size", "trainable"):
+    for trial in space.extreme_parameters(
+        "backbone", "weights", "input_channels", "input_size", "trainable"
+    ):
         is_frozen = trial.trainable == "head" and trial.weights != "none"
         if is_frozen and space.settings.task == "classification":
             parameters = trial.model_copy(update={"lr": _LR})

@@ -24,7 +24,7 @@ from xraytune.base.artifacts import releases
 from xraytune.base.files import sha256_of
 from xraytune.base.tensors import load_tensors
 from xraytune.data.decoding import InputFormat
-from xraytune.data.prepare import ImageSource, RunContext, side_images
+from xraytune.data.prepare import ImageSet, RunContext, side_images
 from xraytune.nets.backbones import find_weights, fold_batch_norms
 from xraytune.nets.compute import in_one_thread
 from xraytune.nets.feature_store import KEY_BYTES, open_store
@@ -104,7 +104,7 @@ class Network:
         """The backbone, as it computes features."""
         return fold_batch_norms(self.whole.get_submodule("backbone"))
 
-    def untrained(self, source: ImageSource) -> nn.Module:
+    def untrained(self, source: ImageSet) -> nn.Module:
         """Return what a trial trains, before its training: the whole network, or a new head.
 
         A head is a donor's, if training starts at it. Only the features of an image of `source` are
@@ -138,7 +138,7 @@ class Network:
             "releases": releases("torch", "torchvision"),
         }
 
-    def views(self, source: ImageSource) -> Float32Array:
+    def views(self, source: ImageSet) -> Float32Array:
         """Return the views of each image of a source that training shows, [n, V, 11]."""
         experiment = self.experiment
         return view_table(
@@ -150,7 +150,7 @@ class Network:
         )
 
     def features(
-        self, source: ImageSource, places: Int64Array, views: Float32Array | None = None
+        self, source: ImageSet, places: Int64Array, views: Float32Array | None = None
     ) -> tuple[Float32Array, Int64Array]:
         """Return features, float32 [N, D], memory-mapped, and the rows of images in them, [n].
 
@@ -172,14 +172,14 @@ class Network:
             require_different(compared, self.experiment.parameters.backbone)
         return features, rows
 
-    def plain_features(self, source: ImageSource) -> Float32Array:
+    def plain_features(self, source: ImageSet) -> Float32Array:
         """Return the features of a source without augmentation, float32 [n, D]."""
         features, rows = self.features(source, np.arange(len(source.rows)))
         plain: Float32Array = features[rows]
         return plain
 
     def _computer(
-        self, source: ImageSource, places: Int64Array, views: Float32Array
+        self, source: ImageSet, places: Int64Array, views: Float32Array
     ) -> Callable[[Int64Array], Iterator[Float32Array]]:
         """Return what computes the features of some of these images, given by their numbers.
 
@@ -210,7 +210,7 @@ class Network:
 
         return compute_all
 
-    def scaled(self, source: ImageSource, places: Int64Array | slice) -> Tensor:
+    def scaled(self, source: ImageSet, places: Int64Array | slice) -> Tensor:
         """Return images of a source on the device, float32 [n, 1, S, S] in [0, 1]."""
         return to_unit(torch.from_numpy(source.read(places)).to(self.compute.device), self.form)
 
@@ -223,7 +223,7 @@ class Network:
             masks = (masks >= MASK_THRESHOLD).float()
         return masks
 
-    def batches(self, source: ImageSource) -> Iterator[Tensor]:
+    def batches(self, source: ImageSet) -> Iterator[Tensor]:
         """Yield the inputs of all images of a source, unaugmented.
 
         Batches of [n, C, S, S], or one of features [n, D].
@@ -235,7 +235,7 @@ class Network:
             yield normalise(self.scaled(source, slice(start, start + self._batch)), self.form)
 
 
-def _name_views(source: ImageSource, places: Int64Array, views: Float32Array) -> list[bytes]:
+def _name_views(source: ImageSet, places: Int64Array, views: Float32Array) -> list[bytes]:
     """Return the keys of images in views: hashes of their pixels and, unless plain, the views."""
     distinct, image_of = np.unique(places, return_inverse=True)
     images = []
@@ -253,7 +253,7 @@ def _hash(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()[:KEY_BYTES]
 
 
-def _grey_statistics(source: ImageSource) -> tuple[float, float]:
+def _grey_statistics(source: ImageSet) -> tuple[float, float]:
     """Return mean and standard deviation of the pixels, in [0, 1], from a histogram."""
     histogram = np.zeros(256, dtype=np.int64)
     for start in range(0, len(source.rows), _CPU_BATCH):  # bincount converts the pixels to int64

@@ -17,7 +17,7 @@ from xraytune.data.changes import require_same_data
 from xraytune.data.folders import require_folder
 from xraytune.data.images import ImageIndex
 from xraytune.data.index import find_class_names, read_index
-from xraytune.data.prepare import Prepared, prepare_index
+from xraytune.data.prepare import SplitData, prepare_index
 from xraytune.data.sides import side_sizes
 from xraytune.data.sites import sites_to_leave_out
 from xraytune.nets.backbones import accepts, build_backbone, find_weights
@@ -65,13 +65,13 @@ def prepare_space(
     space: Space,
     cache: Path,
     *,
-    recorded: Prepared | None = None,
+    recorded: SplitData | None = None,
     is_complete: bool = True,
     skip_broken: bool,
     note: Callable[[str], None],
     on_progress: Progress,
     on_index: Callable[[], None] = lambda: None,
-) -> tuple[Prepared, ImageIndex]:
+) -> tuple[SplitData, ImageIndex]:
     """Check that every trial of a space can run, and prepare its images; `note` gets warnings.
 
     A command that trains a single point passes `space.at(point)`. What a study has `recorded` of
@@ -120,13 +120,13 @@ def prepare_space(
                 fix = "use larger validation sides, or more images"
                 raise DataError(what, "data.split", fix)
     of_network = (f"gan.{name}" for name in (*OF_NETWORK, "features"))
-    for trial in space.corners("source", "gan.start_from", *of_network):
+    for trial in space.extreme_parameters("source", "gan.start_from", *of_network):
         if trial.gan:
             require_same_network(trial.gan)
-    for trial in space.corners("source", "labels", "weights", "input_size", *PATHS):
+    for trial in space.extreme_parameters("source", "labels", "weights", "input_size", *PATHS):
         if trial.labels == "donor":
             require_labeller(trial, settings, prepared.outputs)
-    for trial in space.corners("source", "statistics.path", *_OF_FEATURES):
+    for trial in space.extreme_parameters("source", "statistics.path", *_OF_FEATURES):
         if trial.statistics:
             path = trial.statistics.path
             donor_tensors(path, prepared.class_names, trial, settings)
@@ -146,7 +146,7 @@ def _require_batches(space: Space) -> None:
         "synthetic_ratio",
         "mixing",
     )
-    for trial in space.corners(*names):
+    for trial in space.extreme_parameters(*names):
         is_alone = trial.source == "none" or trial.mixing == "pretrain"
         if trial.trainable == "head" or trial.batch_size > 1 or not is_alone:
             continue

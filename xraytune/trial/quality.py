@@ -15,7 +15,7 @@ from xraytune.base.artifacts import build_once, releases
 from xraytune.base.errors import MachineError
 from xraytune.base.files import read_json, write_json
 from xraytune.data.images import SideName
-from xraytune.data.prepare import ImageSource, RunContext, side_images
+from xraytune.data.prepare import ImageSet, RunContext, side_images
 from xraytune.space.settings import Experiment
 from xraytune.stats.classification import Floats
 from xraytune.synth.generator_quality import (
@@ -72,7 +72,7 @@ def measure_quality(experiment: Experiment, context: RunContext) -> Quality | st
     val_a = _choose_images("val_a", context)
     val_b = _choose_images("val_b", context)
     source = source_of(experiment.parameters)
-    pools: list[list[ImageSource]] = []
+    pools: list[list[ImageSet]] = []
     for label, name in enumerate(names):
         # Whole blocks: GAN-train uses all of them, even if the class has few real images.
         count = int((val_a.labels == label).sum())
@@ -100,7 +100,7 @@ def measure_quality(experiment: Experiment, context: RunContext) -> Quality | st
     except MachineError as error:
         return f"not measured: {error.problems[0].what}"
 
-    def read_features(*sources: ImageSource) -> Floats:
+    def read_features(*sources: ImageSet) -> Floats:
         features = [
             network.plain_features(_downsample(images, resolution_px)) for images in sources
         ]
@@ -156,7 +156,7 @@ def measure_quality(experiment: Experiment, context: RunContext) -> Quality | st
     return _QUALITY.validate_python(read_json(path / "quality.json"))
 
 
-def _downsample(images: ImageSource, size_px: int) -> ImageSource:
+def _downsample(images: ImageSet, size_px: int) -> ImageSet:
     """Return images at a size, in 8 bits like synthetic ones; smaller images stay as they are."""
     if images.pixels.shape[1] <= size_px:
         return images
@@ -165,7 +165,7 @@ def _downsample(images: ImageSource, size_px: int) -> ImageSource:
     return replace(images, pixels=planes[:, 0], rows=np.arange(len(planes)), inputs=inputs)
 
 
-def _choose_images(name: SideName, context: RunContext) -> ImageSource:
+def _choose_images(name: SideName, context: RunContext) -> ImageSet:
     """Return at most `_MOST_IMAGES` images of each class of a side."""
     side = side_images(name, context.prepared, context.cache)
     chosen = [

@@ -26,7 +26,7 @@ from xraytune.base.errors import ArtifactError, Problem
 from xraytune.base.files import read_json, sha256_of
 from xraytune.base.records import Compute, frozen
 from xraytune.base.tensors import load_tensors
-from xraytune.data.prepare import Prepared, read_prepared
+from xraytune.data.prepare import SplitData, read_prepared
 from xraytune.nets.backbones import fold_batch_norms
 from xraytune.nets.compute import compute_like, pin
 from xraytune.nets.inputs import normalise, to_unit
@@ -67,7 +67,7 @@ class Bundle:
         """Return the experiment that was trained."""
         return load_space(self.path / CONFIG_FILE).experiment()
 
-    def prepared(self) -> Prepared:
+    def prepared(self) -> SplitData:
         """Return the images of the training and of the validation."""
         return read_prepared(self.path / SPLIT_FILE)
 

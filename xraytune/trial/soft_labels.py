@@ -19,7 +19,7 @@ from xraytune.base.arrays import Float32Array
 from xraytune.base.artifacts import build_once, releases
 from xraytune.base.errors import ConfigError, DataError, MachineError, join_names
 from xraytune.base.files import sha256_of, write_array
-from xraytune.data.prepare import ImageSource, RunContext
+from xraytune.data.prepare import ImageSet, RunContext
 from xraytune.nets.backbones import find_weights
 from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.settings import Experiment, Parameters, Settings
@@ -38,7 +38,7 @@ _STAGE = "soft-labels-1"
 _BATCH = 64
 
 
-def label_images(images: ImageSource, experiment: Experiment, context: RunContext) -> Float32Array:
+def label_images(images: ImageSet, experiment: Experiment, context: RunContext) -> Float32Array:
     """Return the probabilities of classes or findings that a donor's classifier predicts, [n, C].
 
     Of classes that the study lacks, it does not speak. Raises as `require_labeller`.
@@ -118,7 +118,7 @@ def donor_start(parameters: Parameters, settings: Settings, outputs: tuple[str, 
 
 
 def _predict_by_model(
-    folder: Path, images: ImageSource, experiment: Experiment, context: RunContext
+    folder: Path, images: ImageSet, experiment: Experiment, context: RunContext
 ) -> Float32Array:
     bundle = open_bundle(folder)
     columns = _columns(bundle, experiment.settings, context.prepared.outputs)
@@ -142,7 +142,7 @@ def _columns(bundle: Bundle, settings: Settings, outputs: tuple[str, ...]) -> li
 
 
 def _predict_by_head(
-    folder: Path, images: ImageSource, experiment: Experiment, context: RunContext
+    folder: Path, images: ImageSet, experiment: Experiment, context: RunContext
 ) -> Float32Array:
     outputs = context.prepared.outputs
     classifier = _head_of(folder, experiment.settings, experiment.parameters, outputs)

@@ -24,7 +24,7 @@ from xraytune.base.arrays import Float32Array, Int64Array
 from xraytune.base.errors import TrialError
 from xraytune.base.records import EpochRecord
 from xraytune.base.tensors import save_state
-from xraytune.data.prepare import ImageSource, RunContext, side_images
+from xraytune.data.prepare import ImageSet, RunContext, side_images
 from xraytune.nets.captured import Draws, Step, replayed
 from xraytune.nets.checkpoint import BEST_FILE, resume, save_checkpoint
 from xraytune.nets.compute import fast_backward, seeded
@@ -312,7 +312,7 @@ class TrialTraining:
         positive = self._prepared.positive
         return loss, self.task.score(self.val_a.targets, results, positive=positive)
 
-    def results(self, images: ImageSource) -> Results:
+    def results(self, images: ImageSet) -> Results:
         """Return the results of the network on some images, [N, C]."""
         batches = self.network.batches(images)
         _, results, outputs = self.task.predict(self.trained, batches, images, self.compute)

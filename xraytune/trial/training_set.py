@@ -16,7 +16,7 @@ import numpy as np
 from xraytune.base.arrays import Float32Array, Int64Array
 from xraytune.base.seeding import numpy_generator
 from xraytune.data.findings import levelling_order
-from xraytune.data.prepare import ImageSource, RunContext, side_images
+from xraytune.data.prepare import ImageSet, RunContext, side_images
 from xraytune.space.settings import Experiment
 from xraytune.stats.classification import rarest_findings
 from xraytune.synth.memorisation import refuse_memorised
@@ -37,7 +37,7 @@ class TrainingSet(NamedTuple):
         extra: int64 [E], the numbers of the extra images; `duplicate` may repeat a number.
     """
 
-    sources: tuple[ImageSource, ...]
+    sources: tuple[ImageSet, ...]
     targets: Float32Array | Int64Array
     real: Int64Array
     extra: Int64Array
@@ -62,7 +62,7 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
     if parameters.has_synthetic_pixels:
         refuse_memorised(experiment, context)
     counts = np.bincount(extra_labels, minlength=class_count).tolist()
-    sources: tuple[ImageSource, ...] = (real,)
+    sources: tuple[ImageSet, ...] = (real,)
     if not source.repeats_real:
         sources += source.images(settings, context, counts)
     targets: Float32Array | Int64Array = np.concatenate([images.targets for images in sources])
@@ -94,7 +94,7 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
     return TrainingSet(sources, targets, real_numbers, extra)
 
 
-def _level(real: ImageSource, seed: int) -> Int64Array:
+def _level(real: ImageSet, seed: int) -> Int64Array:
     """Return the numbers of real images, repeated so that each class is shown equally often.
 
     With findings, each rarest finding of an image.

@@ -23,7 +23,7 @@ from xraytune.data.images import Images, content_fingerprint
 from xraytune.data.index import read_labelled
 from xraytune.data.patients import EQUAL_IDS, PATIENTS_CSV
 from xraytune.data.pixels import require_unbroken, store_images
-from xraytune.data.prepare import HELD_OUT, ImageSource, RunContext, stored_images
+from xraytune.data.prepare import HELD_OUT, ImageSet, RunContext, stored_images
 from xraytune.data.shared_patients import (
     ambiguous_files,
     patients_by_file_name,
@@ -82,9 +82,7 @@ class Folder(Source):
         images, _ = store_folder(self.settings.path, study)
         return study.count_classes(images)
 
-    def block(
-        self, settings: Settings, context: RunContext, label: int, number: int
-    ) -> ImageSource:
+    def block(self, settings: Settings, context: RunContext, label: int, number: int) -> ImageSet:
         """Return up to 256 images of a class."""
         (images,) = self.images(settings, context)
         places = np.flatnonzero(images.labels == label)
@@ -92,7 +90,7 @@ class Folder(Source):
 
     def images(
         self, settings: Settings, context: RunContext, counts: Sequence[int] = ()
-    ) -> tuple[ImageSource, ...]:
+    ) -> tuple[ImageSet, ...]:
         """Return all usable images."""
         if self.settings not in context.opened:
             study = StudyImages(settings.data, context.prepared, context.cache)

@@ -26,7 +26,7 @@ from xraytune.base.artifacts import (
 from xraytune.base.errors import ConfigError, DataError, join_names
 from xraytune.base.files import copy_file, sha256_of
 from xraytune.data.findings import in_order_of
-from xraytune.data.prepare import ImageSource, Prepared, RunContext, side_images
+from xraytune.data.prepare import ImageSet, RunContext, SplitData, side_images
 from xraytune.space.settings import GanSettings, GivenFolder, Settings
 from xraytune.synth.donor import donor_content
 from xraytune.synth.gan import CHECKPOINT_FILE, train_generator
@@ -71,9 +71,7 @@ class Gan(_Generated):
     colour = "#2288cc"
     settings: GanSettings
 
-    def block(
-        self, settings: Settings, context: RunContext, label: int, number: int
-    ) -> ImageSource:
+    def block(self, settings: Settings, context: RunContext, label: int, number: int) -> ImageSet:
         """Return a block that the trained GAN draws."""
         gan = self.settings
         prepared = context.prepared
@@ -150,7 +148,7 @@ def _copy_shorter_run(cache: Path, inputs: dict[str, Any], checkpoint: Path) -> 
             return
 
 
-def typical_masks(settings: GanSettings, prepared: Prepared, cache: Path) -> MaskRange | None:
+def typical_masks(settings: GanSettings, prepared: SplitData, cache: Path) -> MaskRange | None:
     """Return the ranges of the training masks at the generator's size; None without masks."""
     if not prepared.has_masks:
         return None
@@ -164,9 +162,7 @@ class GivenGenerator(_Generated):
     colour = "#d55e00"
     settings: GivenFolder
 
-    def block(
-        self, settings: Settings, context: RunContext, label: int, number: int
-    ) -> ImageSource:
+    def block(self, settings: Settings, context: RunContext, label: int, number: int) -> ImageSet:
         """Return a block that the generator draws."""
         prepared = context.prepared
         compute = context.compute
@@ -226,7 +222,7 @@ def require_same_network(settings: GanSettings) -> None:
         raise ConfigError(what, fix=f"write {' and '.join(changes)}")
 
 
-def usable_generator(folder: Path, prepared: Prepared, *, is_start: bool) -> str:
+def usable_generator(folder: Path, prepared: SplitData, *, is_start: bool) -> str:
     """Return the SHA-256 of the record of a generator.
 
     Raises DataError if it cannot make the study's images. A network that training starts from must

@@ -23,7 +23,7 @@ from xraytune.base.seeding import derive_seed, numpy_generator
 from xraytune.data.findings import levelling_order
 from xraytune.data.images import ImageIndex, Images
 from xraytune.data.pixels import open_masks, open_pixels
-from xraytune.data.prepare import ImageSource, Prepared, RunContext, side_images
+from xraytune.data.prepare import ImageSet, RunContext, SplitData, side_images
 from xraytune.space.settings import SOURCES, Balance, DataSettings, Parameters, Settings
 
 POOL_STAGE = "pool-1"
@@ -38,7 +38,7 @@ class StudyImages(NamedTuple):
     """
 
     data: DataSettings
-    prepared: Prepared
+    prepared: SplitData
     cache: Path
     data_index: ImageIndex | None = None
 
@@ -95,9 +95,7 @@ class Source:
         """Return the number of images of each class; None if there are as many as needed."""
         return None
 
-    def block(
-        self, settings: Settings, context: RunContext, label: int, number: int
-    ) -> ImageSource:
+    def block(self, settings: Settings, context: RunContext, label: int, number: int) -> ImageSet:
         """Return a block of a class, counted from 0; with masks if the training images have any.
 
         Only the last blocks of a folder have fewer than 256 images.
@@ -111,7 +109,7 @@ class Source:
 
     def images(
         self, settings: Settings, context: RunContext, counts: Sequence[int]
-    ) -> tuple[ImageSource, ...]:
+    ) -> tuple[ImageSet, ...]:
         """Return at least `counts` images of each class. Errors are those of `block`."""
         return tuple(
             self.block(settings, context, label, number)
@@ -125,7 +123,7 @@ class Source:
         inputs: dict[str, Any],
         draw: Callable[[], UInt8Array],
         findings: Int64Array | None = None,
-    ) -> ImageSource:
+    ) -> ImageSet:
         """Return a block from the cache, or draw it, uint8 [256, C, S, S].
 
         `inputs` are all that it depends on, among them `label` and `block`, its number in the
@@ -139,7 +137,7 @@ class Source:
 
         path = build_once(context.cache, POOL_STAGE, inputs, build)
         label = inputs["label"]
-        return ImageSource(
+        return ImageSet(
             name=f"{self.name} {label} {inputs['block']}",
             pixels=open_pixels(path),
             rows=np.arange(BLOCK),
@@ -172,7 +170,7 @@ class RealImages(Source):
 
     def images(
         self, settings: Settings, context: RunContext, counts: Sequence[int]
-    ) -> tuple[ImageSource, ...]:
+    ) -> tuple[ImageSet, ...]:
         """Return all of them."""
         return (side_images("others", context.prepared, context.cache),)
 
@@ -186,9 +184,7 @@ class Extension(Source):
 
     colour = "#56b4e9"
 
-    def block(
-        self, settings: Settings, context: RunContext, label: int, number: int
-    ) -> ImageSource:
+    def block(self, settings: Settings, context: RunContext, label: int, number: int) -> ImageSet:
         """Return a block that the function makes."""
         train = side_images("train", context.prepared, context.cache)
         places = np.flatnonzero(train.labels == label)
@@ -215,7 +211,7 @@ class Extension(Source):
         return self.store_block(context, inputs, draw)
 
 
-def take(source: ImageSource, places: Int64Array) -> ImageSource:
+def take(source: ImageSet, places: Int64Array) -> ImageSet:
     """Return some images of a source."""
     rows = source.rows[places]
     return replace(

@@ -12,7 +12,7 @@ import numpy as np
 from xraytune.base.artifacts import build_once, releases
 from xraytune.base.files import sha256_of, write_array
 from xraytune.base.seeding import numpy_generator
-from xraytune.data.prepare import ImageSource, RunContext
+from xraytune.data.prepare import ImageSet, RunContext
 from xraytune.space.settings import GivenFolder, Settings
 from xraytune.synth.donor import DONOR_FILE, TENSORS_FILE, donor_tensors, read_donor
 from xraytune.synth.sources.source import BLOCK, Source, StudyImages
@@ -38,9 +38,7 @@ class Statistics(Source):
         read_donor(path)
         return sha256_of(path / DONOR_FILE)
 
-    def block(
-        self, settings: Settings, context: RunContext, label: int, number: int
-    ) -> ImageSource:
+    def block(self, settings: Settings, context: RunContext, label: int, number: int) -> ImageSet:
         """Return features of a class.
 
         DataError if the statistics are of another network or other classes.
@@ -65,7 +63,7 @@ class Statistics(Source):
             write_array(folder / "features.npy", drawn.astype(np.float32))
 
         path = build_once(context.cache, _STAGE, inputs, build)
-        return ImageSource(
+        return ImageSet(
             name=f"{self.name} {label} {number}",
             pixels=np.empty((0, 0, 0), dtype=np.uint8),
             rows=np.arange(BLOCK),

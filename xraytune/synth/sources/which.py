@@ -49,7 +49,7 @@ def source_of(parameters: Parameters, *, has_real_extra: bool = False) -> Source
 
 def mixes_of(space: Space) -> list[Parameters]:
     """Return the possible mixes of a space, without the settings of GANs that its trials train."""
-    return space.corners(*_MIX, "weights", *PATHS)
+    return space.extreme_parameters(*_MIX, "weights", *PATHS)
 
 
 def seen_by(mixes: Sequence[Parameters]) -> frozenset[str]:
