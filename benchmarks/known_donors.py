@@ -16,6 +16,9 @@
   tested on a balanced folder. A GAN of these patients that balances the classes has no information
   that class weights and oversampling lack. In twenty studies by `search` and `confirm`, the verdict
   on the GAN must not be `helps`.
+- *Encoder*: a hospital with 30 patients, its own GAN, and the network of another hospital with
+  2,000 others. In ten studies by `search` and `confirm`, the tuned control without extra images must
+  choose that network as its encoder and beat the GAN, whose verdict must not be `helps`.
 
 Seeds are fixed. About an hour and a half on one core. `PART=labels` runs one part alone.
 """
@@ -23,6 +26,7 @@ Seeds are fixed. About an hour and a half on one core. `PART=labels` runs one pa
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -123,6 +127,34 @@ points_to_evaluate:
   - {{source: none, imbalance: weighted, lr: 3e-3}}
   - {{source: none, imbalance: oversample, lr: 3e-3}}
 """
+_ENCODER_SPACE = """
+name: encoder
+parameters:
+  source: {{values: [none, gan]}}
+  synthetic_ratio: {{values: [0.5, 1.0], when: {{source: gan}}}}
+  gan:
+    when: {{source: gan}}
+    parameters: {{image_size: {{value: 32}}, width: {{value: 16}}, steps: {{value: 500}}}}
+  backbone: {{value: mobilenet_v2}}
+  weights: {{values: [imagenet, others/model], when: {{source: none}}}}
+  trainable: {{value: head}}
+  lr: {{value: 3e-3}}
+budget: {{trials: 8, max_epochs: 9, steps_per_epoch: 10}}
+confirm: {{finalists: 1, replicates: 5, controls: {{matched: [none], tuned: [real_only]}}}}
+points_to_evaluate:
+  - {{source: none, weights: imagenet}}
+  - {{source: none, weights: others/model}}
+  - {{source: gan, synthetic_ratio: 1.0}}
+"""
+_OTHERS_SPACE = """
+name: others
+data: {{image_size: {size}, split: {{val_a: 0.1, val_b: 0.1, seed: {seed}}}}}
+parameters:
+  backbone: {{value: mobilenet_v2}}
+  lr: {{value: 3e-4}}
+budget: {{max_epochs: 2}}
+resources: {{gpus_per_trial: 0, cpus_per_trial: 1}}
+"""
 _HEAD_SPACE = """
 name: head
 parameters:
@@ -133,7 +165,13 @@ parameters:
 
 def measure() -> Iterator[Figure]:
     """Yield how many studies and searches end as they must, by part."""
-    parts = {"donor": _donors, "weight": _weights, "labels": _labels, "rare": _rare}
+    parts = {
+        "donor": _donors,
+        "weight": _weights,
+        "labels": _labels,
+        "rare": _rare,
+        "encoder": _encoders,
+    }
     for name, part in parts.items():
         if os.environ.get("PART", name) == name:
             yield from part()
@@ -182,6 +220,47 @@ def _donors() -> Iterator[Figure]:
     name = "known_donors: studies in which the donor's head beats its GAN"
     yield figure(name, beaten, f"of {_STUDIES}", f">= {_STUDIES}")
     yield figure("known_donors: verdict `helps` for the GAN", helps, f"of {_STUDIES}", "<= 0")
+
+
+def _encoders() -> Iterator[Figure]:
+    beaten = 0
+    helps = 0
+    with TemporaryDirectory() as name:
+        others = Path(name)
+        weights = Path(os.environ["WEIGHTS"]).resolve()
+        _draw(others / "images", 2000, derive_seed(11, "others") % 2**31)
+        space = others / "space.yaml"
+        space.write_text(_OTHERS_SPACE.format(size=_SIZE_PX, seed=11), encoding="utf-8")
+        xraytune.train(
+            space,
+            data=others / "images",
+            weights_dir=weights,
+            cache=others / "cache",
+            out=others / "model",
+        )
+        for number in range(_STUDIES):
+            found = _encoder_verdict(others / "model", derive_seed(11, "encoder", number) % 2**31)
+            real = next(result for result in found.comparisons if result.kind == "tuned")
+            beaten += "worse" in real.verdict
+            helps += found.verdict == "helps"
+            _tell(
+                f"encoder {number + 1}: {found.verdict}; GAN less real_only {real.difference:+.3f}"
+            )
+    name = "known_donors: studies in which an encoder of 2,000 others beats the study's own GAN"
+    yield figure(name, beaten, f"of {_STUDIES}", f">= {_STUDIES}")
+    yield figure("known_donors: verdict `helps` beside that encoder", helps, "", "<= 0")
+
+
+def _encoder_verdict(model: Path, seed: int) -> FinalistVerdict:
+    """Return the verdict on a study's own GAN, beside the model of others as an encoder."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        _draw(folder / "b", 1000, seed)
+        shutil.copytree(model, folder / "others" / "model")
+        space = _write_space(folder, _ENCODER_SPACE, seed, 0.05)
+        study = _search(folder, space, Path(os.environ["WEIGHTS"]).resolve())
+        found: FinalistVerdict = xraytune.confirm_study(study).finalists[0]
+        return found
 
 
 def _weights() -> Iterator[Figure]:
