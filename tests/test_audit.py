@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.in_process import InProcess, command, one_thread, said, save_backbone
-from xraytune import run_audit
+from xraytune.audit import audit
 from xraytune.base.files import read_json
 from xraytune.confirm import run as confirm_run
 from xraytune.data.phantom import draw_phantoms
@@ -113,7 +113,7 @@ def test_an_interrupted_audit_resumes_and_ends_with_a_verdict(clinic: Path, here
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_audit(
+        audit(
             clinic / "xrays",
             Path("new"),
             overrides=SMALL,

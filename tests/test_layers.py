@@ -27,6 +27,7 @@ LAYERS = (
     ("model",),
     ("present",),
     ("audit",),
+    ("api",),
     ("cli",),
 )
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}

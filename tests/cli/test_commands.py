@@ -1,7 +1,6 @@
 """The commands: their output, its streams, and their exit codes."""
 
 import errno
-import inspect
 import json
 import re
 import subprocess
@@ -12,12 +11,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-import xraytune
 from tests.in_process import command as run
 from xraytune.base.errors import ConfigError, DataError, Problem, StudyError
-from xraytune.cli.command import ONLY_HERE, Command
-from xraytune.cli.command import run as run_function
-from xraytune.cli.main import _COMMANDS
+from xraytune.cli.command import Command
 from xraytune.space.load import load_space
 
 UNIFORM = "lr={min: 1e-5, max: 1e-1}"
@@ -85,27 +81,6 @@ def test_help_is_wrapped_once() -> None:
     paragraph = shown[shown.index("Real images of other") :].partition("\n" + " " * 80)[0]
     assert len(paragraph.splitlines()) == 3
     assert all(len(line.strip()) > 60 for line in paragraph.splitlines()[:-1])
-
-
-@pytest.mark.slow
-def test_every_option_of_a_command_is_one_of_its_function() -> None:
-    """The table of the package names them; those that print more by themselves are left out."""
-    table = (
-        line.partition("xraytune ")[2].split("  ", 1) for line in xraytune.__doc__.splitlines()
-    )
-    functions = {words[0]: words[1].strip() for words in table if len(words) == 2}
-    commands = {name: command for panel in _COMMANDS.values() for name, command, _ in panel}
-    checked = 0
-    for name, command in commands.items():
-        if "run(xraytune." not in inspect.getsource(command):
-            continue
-        accepted = inspect.signature(getattr(xraytune, functions[name])).parameters
-        assert {*inspect.signature(command).parameters} <= {*accepted, *ONLY_HERE}, name
-        checked += 1
-
-    assert checked == 13
-    with pytest.raises(TypeError, match=r"list_spaces\(\) does not take folder"):
-        run_function(xraytune.list_spaces, {"folder": "x", "as_json": True}, print)
 
 
 PROBLEM, KINDS = Problem("wrong", "here", "fix it"), {ConfigError: 2, DataError: 3, StudyError: 5}

@@ -5,11 +5,8 @@ from typing import Annotated, Literal
 
 from typer import Argument, Option
 
-import xraytune
 from xraytune.cli import options
-from xraytune.cli.command import results, run
-from xraytune.space.load import data_settings
-from xraytune.space.settings import DataSettings, SplitSettings
+from xraytune.cli.command import run
 
 
 def inspect(
@@ -43,14 +40,7 @@ def inspect(
 
     A folder with images/ and masks/ is summarised as pairs for segmentation.
     """
-    from xraytune.cli.inspection import show_inspection
-
-    split = SplitSettings(group_regex=group_regex)
-    base = DataSettings(path=source, classes=classes, positive=positive, split=split)
-    given = {"classes": classes, "positive": positive, "split.group_regex": group_regex}
-    is_default = (None, "binary")
-    overrides = [f"data.{name}={value}" for name, value in given.items() if value not in is_default]
-    show_inspection(source, data_settings(source, base), overrides, as_json=as_json)
+    run("data_inspect", locals())
 
 
 def phantom(
@@ -91,4 +81,4 @@ def phantom(
     as_json: options.AsJson = False,
 ) -> None:
     """Draw phantom chest X-rays."""
-    run(xraytune.draw_phantoms, locals(), results.show_phantoms)
+    run("data_phantom", locals())

@@ -5,9 +5,8 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-import xraytune
 from xraytune.cli import options
-from xraytune.cli.command import results, run
+from xraytune.cli.command import run
 
 
 def train(
@@ -32,7 +31,7 @@ def train(
     If the space has a frozen backbone, the folder also gets a classifier and statistics of
     features: what another hospital should compare the GAN's images with.
     """
-    run(xraytune.generator_train, locals(), results.show_generator)
+    run("generator_train", locals())
 
 
 def sample(
@@ -48,4 +47,4 @@ def sample(
     Classes have their training proportions. The first 100 of 500 images are the same as with -n
     100.
     """
-    run(xraytune.generator_sample, locals(), results.show_sample)
+    run("generator_sample", locals())

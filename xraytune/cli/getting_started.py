@@ -12,7 +12,7 @@ import typer
 from typer import Argument, Exit, Option
 from typer.main import get_command
 
-import xraytune
+from xraytune import api
 from xraytune.base.errors import MachineError
 from xraytune.base.tables import Cell, Row, Table, Tone
 from xraytune.cli import confirm, console, data, generator, model, options, search
@@ -107,7 +107,7 @@ def demo(
     console.write("\nThese are phantoms. What holds for real X-rays, only real X-rays can tell.")
     for command in ("data inspect YOUR_FOLDER", "search --space gan_ratio_cpu --data YOUR_FOLDER"):
         console.write_command(f"xraytune {command}", "next: ")
-    console.write(f"report: {xraytune.write_report(study)}")
+    console.write(f"report: {api.report(study)}")
 
 
 def _run(name: str, arguments: list[str]) -> None:
@@ -131,7 +131,7 @@ def doctor(
     as_json: options.AsJson = False,
 ) -> None:
     """Check this machine: versions, GPUs, disk, Ray and weights. Prints a fix for each problem."""
-    checks = xraytune.doctor(space=space, weights_dir=weights_dir, folder=folder)
+    checks = api.doctor(space=space, weights_dir=weights_dir, folder=folder)
     is_ready = all(check.status != "missing" for check in checks)
     if as_json:
         console.show_json({"ok": is_ready, "checks": checks})

@@ -5,9 +5,9 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-import xraytune
+from xraytune import api
 from xraytune.cli import console, options
-from xraytune.cli.command import results, run
+from xraytune.cli.command import run
 from xraytune.space.load import STUDY_NAME
 
 
@@ -21,8 +21,10 @@ def status(
 
     Works during a search, too.
     """
+    from xraytune.cli import results
+
     is_study = not study.is_dir() or (study / STUDY_NAME).exists()
-    result = xraytune.status(study) if is_study else xraytune.list_studies(study)
+    result = api.status(study) if is_study else api.list_studies(study)
     if as_json:
         console.show_json(result if is_study else {"studies": result})
     elif is_study:
@@ -49,7 +51,7 @@ def report(
 
     Also works during a search.
     """
-    file = xraytune.write_report(study, out=out, cache=cache)
+    file = api.report(study, out=out, cache=cache)
     if as_json:
         console.show_json({"report": file})
     else:
@@ -75,7 +77,7 @@ def export(
     With this file, `train` uses all patients, including those that `data.train_patients` left out
     of the search.
     """
-    run(xraytune.export_best, locals(), results.show_export)
+    run("export", locals())
 
 
 def clean_cache(
@@ -93,4 +95,4 @@ def clean_cache(
     Artifacts that running commands use are kept. What is removed is computed again when it is
     needed.
     """
-    run(xraytune.clean_cache, locals(), results.show_cleaned)
+    run("cache_clean", locals())
