@@ -1,6 +1,7 @@
 """A model of `xraytune train` as the encoder of another study."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,12 @@ from safetensors.torch import load_file
 from tests.in_process import CPU, one_thread
 from tests.model.conftest import CopyLab, Lab
 from xraytune.base.errors import ArtifactError, MachineError
+from xraytune.confirm.sealed import choose_test
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, SplitData
 from xraytune.space.domains import Point
 from xraytune.space.load import load_space
+from xraytune.space.settings import Parameters
 from xraytune.space.space import Space
 from xraytune.study.inputs import inputs_of_space, read_inputs
 from xraytune.trial.network import Network
@@ -29,6 +32,8 @@ parameters:
   trainable: {values: [head, all]}
   input_channels: {values: [1, 3]}
 """
+SIDES = {"train", "val_a", "val_b"}
+"""The sides of a search; those of a confirmation are a draw for each replicate, and test."""
 
 
 def write_space(folder: Path, model: Path) -> Path:
@@ -92,6 +97,28 @@ def test_its_patients_are_on_no_side_that_is_scored(both: Path, tmp_path: Path) 
     assert any(
         note.startswith(f"{count} patients whose images a generator or an") for note in notes
     )
+
+
+@pytest.mark.slow
+def test_its_patients_are_neither_drawn_nor_tested_by_a_confirmation(
+    both: Path, tmp_path: Path
+) -> None:
+    """Of unused patients, who would be scored without this encoder."""
+    small = ["data.train_patients=8", "data.split={val_a: 0.2, val_b: 0.2}", "confirm.test=unused"]
+    space = load_space(both, small)
+    cache = tmp_path / "cache"
+    prepared, _ = prepared_of(space, cache)
+
+    def lab_images(compared: Sequence[Parameters]) -> set[str]:
+        chosen = choose_test(space.settings, prepared, cache, replicates=2, compared=compared)
+        assert chosen.kind == "unused"
+        assert chosen.images
+        drawn = [image for image in chosen.prepared.images if image.side not in SIDES]
+        files = {Path(image.file).name for image in (*drawn, *chosen.images)}
+        return {file for file in files if file.startswith("lab_")}
+
+    assert lab_images([])
+    assert lab_images(space.networks()) == set()
 
 
 @pytest.mark.slow
