@@ -160,7 +160,8 @@ def test_a_signal_interrupts_a_command(number: str) -> None:
 import os, signal
 from xraytune.cli import main
 signal.signal(signal.SIGINT, signal.SIG_IGN)
-main._COMMANDS = {{"": (("demo", lambda: os.kill(os.getpid(), signal.{number}), ""),)}}
+def demo(): os.kill(os.getpid(), signal.{number})
+main._COMMANDS = {{"": (demo,)}}
 main.main()
 """
     done = subprocess.run(

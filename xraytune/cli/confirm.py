@@ -56,6 +56,8 @@ def confirm(
     """Test the best mixes against matched and tuned controls.
 
     With new seeds, on patients that no trial has seen.
+
+    Example: xraytune confirm studies/gan-ratio
     """
     _run_and_ask("confirm", locals())
 
@@ -82,7 +84,10 @@ def audit(
     yes: options.Yes = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Evaluate synthetic images against real ones: copies, realism, and benefit to a classifier."""
+    """Evaluate synthetic images against real ones: copies, realism, and benefit to a classifier.
+
+    Example: xraytune audit chest_xray generated
+    """
     _run_and_ask("audit", locals())
 
 

@@ -9,7 +9,7 @@ from xraytune.cli import options
 from xraytune.cli.command import run
 
 
-def inspect(
+def data_inspect(
     source: options.DataSource,
     classes: Annotated[
         Literal["binary", "three", "auto"],
@@ -34,16 +34,17 @@ def inspect(
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Summarise a folder of X-rays.
+    """Summarise a folder of X-rays: its classes, patients, duplicates and broken files.
 
-    Its classes, patients, duplicates, broken files, and shortcuts to the label.
+    Also finds shortcuts to the label. A folder with images/ and masks/ is summarised as pairs for
+    segmentation.
 
-    A folder with images/ and masks/ is summarised as pairs for segmentation.
+    Example: xraytune data inspect chest_xray
     """
     run("data_inspect", locals())
 
 
-def phantom(
+def data_phantom(
     out: Annotated[Path, Argument(metavar="OUT", help="Folder to create.")],
     patients: Annotated[
         int, Option(min=10, help="Number of patients, with one to four images each.")
@@ -80,5 +81,8 @@ def phantom(
     ] = 0,
     as_json: options.AsJson = False,
 ) -> None:
-    """Draw phantom chest X-rays."""
+    """Draw phantom chest X-rays.
+
+    Example: xraytune data phantom xrays --patients 200 --seed 1
+    """
     run("data_phantom", locals())

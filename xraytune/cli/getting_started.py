@@ -21,8 +21,8 @@ _WHOLE = (500, 1200, 1500, "")
 _QUICK = (250, 850, 500, "--set budget.trials=4 --set confirm.replicates=4")
 """Patients of both hospitals, steps of the GAN, and the budget."""
 _FUNCTIONS: dict[str, Callable[..., None]] = {
-    "data phantom": data.phantom,
-    "generator train": generator.train,
+    "data phantom": data.data_phantom,
+    "generator train": generator.generator_train,
     "search": search.search,
     "confirm": confirm.confirm,
     "train": model.train,
@@ -43,6 +43,8 @@ def demo(
     """Run the whole pipeline on phantom X-rays in minutes, from the images to a verdict.
 
     Run again to resume.
+
+    Example: xraytune demo
     """
     here = folder / "quick" if quick else folder
     study = here / "studies" / "other-hospital-demo"
@@ -130,7 +132,10 @@ def doctor(
     ] = Path(),
     as_json: options.AsJson = False,
 ) -> None:
-    """Check this machine: versions, GPUs, disk, Ray and weights. Prints a fix for each problem."""
+    """Check this machine: versions, GPUs, disk, Ray and weights. Prints a fix for each problem.
+
+    Example: xraytune doctor
+    """
     checks = api.doctor(space=space, weights_dir=weights_dir, folder=folder)
     is_ready = all(check.status != "missing" for check in checks)
     if as_json:

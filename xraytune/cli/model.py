@@ -42,6 +42,8 @@ def train(
 
     Given a study, this runs `export` and trains the exported file: the mix that `confirm` found to
     help, or else the simplest one that is about as good as the best, with the settings of `final:`.
+
+    Example: xraytune train --config best.yaml -o model
     """
     run("train", locals())
 
@@ -84,7 +86,10 @@ def evaluate(
     skip_broken: options.SkipBroken = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Evaluate a model on labelled images or pairs, with 95 % intervals over patients."""
+    """Evaluate a model on labelled images or pairs, with 95 % intervals over patients.
+
+    Example: xraytune evaluate model --data new_xrays
+    """
     run("evaluate", locals())
 
 
@@ -103,5 +108,8 @@ def predict(
     skip_broken: options.SkipBroken = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Write images' class probabilities to a CSV file, or their masks and overlays to a folder."""
+    """Write images' class probabilities to a CSV file, or their masks and overlays to a folder.
+
+    Example: xraytune predict model new_xrays -o predictions.csv
+    """
     run("predict", locals())

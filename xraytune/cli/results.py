@@ -136,12 +136,12 @@ def follow_confirmation(*, is_asked: bool) -> Iterator[Options]:
         yield {"callbacks": callbacks, "before_test": before_test}
 
 
-def show_status(view: StudyView) -> None:
+def show_status(view: StudyView, _: Options) -> None:
     """Print the trials of a study."""
     console.show(*status_frame(view))
 
 
-def show_studies(studies: Sequence[StudySummary]) -> None:
+def show_list_studies(studies: Sequence[StudySummary], _: Options) -> None:
     """Print a line for each study, and how to see one."""
     console.show(*studies_frame(studies))
     console.write_command("xraytune status STUDY", "the trials of one: ")

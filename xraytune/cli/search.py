@@ -24,7 +24,10 @@ def search(
     skip_broken: options.SkipBroken = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Search a space of augmentation mixes. Run the same command again to resume."""
+    """Search a space of augmentation mixes. Run the same command again to resume.
+
+    Example: xraytune search --space gan_ratio.yaml --data chest_xray
+    """
     options = locals()
     from xraytune.cli.results import follow_trials
 
@@ -60,6 +63,8 @@ def plan(
 
     Shows the expected half-width of the verdict's interval, the smallest gain that it would find,
     the time of search and confirmation, and what this machine lacks. Nothing is trained.
+
+    Example: xraytune plan --space gan_ratio.yaml --data chest_xray
     """
     run("plan", locals())
 
@@ -79,5 +84,7 @@ def headroom(
 
     Real images of other patients stand in for synthetic ones, at each ratio of the space. If they
     gain less than the margin of `confirm`, no generator can help. The test folder stays sealed.
+
+    Example: xraytune headroom --space gan_ratio.yaml --data chest_xray
     """
     run("headroom", locals())

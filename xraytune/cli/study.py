@@ -20,17 +20,15 @@ def status(
     """Show the trials of a study, the best one so far and the time left, or list all studies.
 
     Works during a search, too.
-    """
-    from xraytune.cli import results
 
-    is_study = not study.is_dir() or (study / STUDY_NAME).exists()
-    result = api.status(study) if is_study else api.list_studies(study)
-    if as_json:
-        console.show_json(result if is_study else {"studies": result})
-    elif is_study:
-        results.show_status(result)
+    Example: xraytune status studies/gan-ratio; without a study, it lists all
+    """
+    if not study.is_dir() or (study / STUDY_NAME).exists():
+        run("status", locals())
+    elif as_json:
+        console.show_json({"studies": api.list_studies(study)})
     else:
-        results.show_studies(result)
+        run("list_studies", {"folder": study, "as_json": False})
 
 
 def report(
@@ -50,6 +48,8 @@ def report(
     """Write an HTML report of a study that opens offline: verdict, trials, images, data.
 
     Also works during a search.
+
+    Example: xraytune report studies/gan-ratio
     """
     file = api.report(study, out=out, cache=cache)
     if as_json:
@@ -76,11 +76,13 @@ def export(
 
     With this file, `train` uses all patients, including those that `data.train_patients` left out
     of the search.
+
+    Example: xraytune export studies/gan-ratio -o best.yaml
     """
     run("export", locals())
 
 
-def clean_cache(
+def cache_clean(
     max_size: Annotated[
         str, Option(metavar="SIZE", help="Maximum size of the cache, e.g. 50GB or 50GiB.")
     ],
@@ -94,5 +96,7 @@ def clean_cache(
 
     Artifacts that running commands use are kept. What is removed is computed again when it is
     needed.
+
+    Example: xraytune cache clean --max-size 50GB --dry-run
     """
     run("cache_clean", locals())
