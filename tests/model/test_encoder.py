@@ -53,7 +53,7 @@ def prepared_of(space: Space, cache: Path) -> tuple[SplitData, list[str]]:
 @pytest.fixture
 def both(lab: Lab, tmp_path: Path) -> Path:
     """A space that uses the model, for images of the lab and of other patients."""
-    draw_phantoms(tmp_path / "other", patients=40, seed=9, image_size_px=64)
+    draw_phantoms(tmp_path / "other", patients=80, seed=9, image_size_px=64)
     for part in ("NORMAL", "PNEUMONIA"):
         (tmp_path / "both" / part).mkdir(parents=True)
         for folder, start in ((lab.xrays, "lab"), (tmp_path / "other", "other")):
@@ -104,7 +104,7 @@ def test_its_patients_are_neither_drawn_nor_tested_by_a_confirmation(
     both: Path, tmp_path: Path
 ) -> None:
     """Of unused patients, who would be scored without this encoder."""
-    small = ["data.train_patients=8", "data.split={val_a: 0.2, val_b: 0.2}", "confirm.test=unused"]
+    small = ["data.train_patients=4", "data.split={val_a: 0.1, val_b: 0.1}", "confirm.test=unused"]
     space = load_space(both, small)
     cache = tmp_path / "cache"
     prepared, _ = prepared_of(space, cache)
