@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
@@ -133,15 +134,16 @@ def search_in_process(space: Space, root: Path) -> StudyFolder:
     return folder
 
 
-def command(*arguments: object) -> Result:
-    """What a command of `xraytune` says, and its exit code."""
+def command(line: str, *arguments: object) -> Result:
+    """What a command of `xraytune` says, and its exit code; each further argument is one word."""
+    words = [*shlex.split(line), *map(str, arguments)]
     with one_thread():
-        return CliRunner().invoke(build_app(), [*map(str, arguments)], env={"COLUMNS": "80"})
+        return CliRunner().invoke(build_app(), words, env={"COLUMNS": "80"})
 
 
-def said(*arguments: object) -> dict[str, Any]:
+def said(line: str, *arguments: object) -> dict[str, Any]:
     """The JSON object that a command prints, which is all that it prints on stdout."""
-    done = command(*arguments, "--json")
+    done = command(line, *arguments, "--json")
     assert done.exit_code == 0, done.stderr
     content: dict[str, Any] = json.loads(done.stdout)
     return content

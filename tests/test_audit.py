@@ -76,12 +76,7 @@ def settings(*more: str) -> list[str]:
 
 def quick(clinic: Path, kind: str | Path, *more: str) -> dict[str, Any]:
     return said(
-        "audit",
-        clinic / "xrays",
-        clinic / kind,
-        "--quick",
-        "--cache",
-        clinic / "cache",
+        f"audit {clinic}/xrays {clinic}/{kind} --quick --cache {clinic}/cache",
         *settings(*more),
     )
 
@@ -119,7 +114,7 @@ def test_an_interrupted_audit_resumes_and_ends_with_a_verdict(clinic: Path, here
             overrides=SMALL,
             callbacks=replace(NO_CALLBACKS, on_trial_end=interrupt),
         )
-    found = said("audit", clinic / "xrays", "new", *settings())
+    found = said(f"audit {clinic}/xrays new", *settings())
     study = here / "studies" / "audit-new"
     verdict = read_json(study / "confirm" / "verdict.json")
 
@@ -147,7 +142,7 @@ def test_other_class_names_or_a_folder_of_the_same_name_are_refused(
         (clinic / "copies", 5, ("audit-copies",)),
     ]
     for folder, exit_code, words in refused:
-        done = command("audit", clinic / "xrays", folder, "--quick", *settings())
+        done = command(f"audit {clinic}/xrays {folder} --quick", *settings())
 
         assert done.exit_code == exit_code
         assert all(word in " ".join(done.stderr.split()) for word in words), done.stderr
@@ -161,9 +156,9 @@ def test_an_audit_that_cannot_end_with_a_verdict_says_so_before_it_trains(
     """Without a test folder, by too few patients, or a generator that may have seen them all."""
     xrays = clinic / "xrays" / "train"
 
-    few = said("audit", xrays, clinic / "new", *settings())
+    few = said(f"audit {xrays} {clinic}/new", *settings())
     enough = settings("confirm.test=unused", "data.train_patients=8")
-    unknown = said("audit", xrays, clinic / "new", *enough)
+    unknown = said(f"audit {xrays} {clinic}/new", *enough)
 
     assert "it needs 375 training patients, 300 of them to test on" in few["headline"]
     assert "which images the synthetic ones were made from" in unknown["headline"]
@@ -175,7 +170,7 @@ def test_images_of_test_patients_are_an_error(clinic: Path, here: Path) -> None:
     sealed = images_of(clinic / "xrays" / "test")[0]
     shutil.copy(sealed, here / "test" / sealed.parent.name)
 
-    of_test = command("audit", clinic / "xrays", "test", "--quick", *settings())
+    of_test = command(f"audit {clinic}/xrays test --quick", *settings())
 
     assert of_test.exit_code == 3
     assert (

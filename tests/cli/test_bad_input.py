@@ -169,6 +169,6 @@ def test_a_damaged_study_is_refused_and_status_creates_no_journal(study: StudyFo
         file.write_bytes(whole)
     study.journal_path.unlink()
 
-    refused(run("status", "studies/small"), 5, "the journal is missing")
+    refused(run("status studies/small"), 5, "the journal is missing")
 
     assert not study.journal_path.exists()

@@ -21,7 +21,7 @@ UNIFORM = "lr={min: 1e-5, max: 1e-1}"
 
 @pytest.mark.slow
 def test_space_check_prints_the_file_with_every_default(space: Path) -> None:
-    result = run("space", "check", space)
+    result = run(f"space check {space}")
 
     head, _, resolved = result.stdout.partition("\n\n")
     (space.parent / "resolved.yaml").write_text(resolved, encoding="utf-8")
@@ -63,10 +63,10 @@ def test_an_error_has_its_exit_code_and_one_message(
 
 @pytest.mark.slow
 def test_phantoms_are_drawn_and_inspected(tmp_path: Path) -> None:
-    drawn = run("data", "phantom", tmp_path / "xrays", "--patients", 20, "--size", 32, "--json")
+    drawn = run(f"data phantom {tmp_path}/xrays --patients 20 --size 32 --json")
 
-    shown = run("data", "inspect", tmp_path / "xrays").stdout
-    answer = json.loads(run("data", "inspect", tmp_path / "xrays", "--json").stdout)
+    shown = run(f"data inspect {tmp_path}/xrays").stdout
+    answer = json.loads(run(f"data inspect {tmp_path}/xrays --json").stdout)
 
     assert json.loads(drawn.stdout)["patient_count"] == 20
     assert "too small to rank trials" in " ".join(shown.split())
@@ -76,7 +76,7 @@ def test_phantoms_are_drawn_and_inspected(tmp_path: Path) -> None:
 
 def test_help_is_wrapped_once() -> None:
     """At the width of the terminal, not also where the docstring is."""
-    shown = run("headroom", "--help").stdout
+    shown = run("headroom --help").stdout
 
     paragraph = shown[shown.index("Real images of other") :].partition("\n" + " " * 80)[0]
     assert len(paragraph.splitlines()) == 3

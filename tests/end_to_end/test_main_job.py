@@ -79,14 +79,14 @@ def test_from_images_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for name in ("random.py", "numpy.py", "queue.py"):  # neither Ray nor a trial imports them
         (tmp_path / name).write_text("raise ImportError", encoding="utf-8")
     (tmp_path / "small.yaml").write_text(SPACE, encoding="utf-8")
-    said("data", "phantom", "xrays", "--patients", 40, "--seed", 1, "--size", 64)
-    said("data", "phantom", "others", "--patients", 20, "--seed", 2, "--size", 64)
+    said("data phantom xrays --patients 40 --seed 1 --size 64")
+    said("data phantom others --patients 20 --seed 2 --size 64")
     search = ("search", "--space", "small.yaml")
 
     interrupted = search_until_a_trial_ends(tmp_path, *search, then=signal.SIGINT)
 
     assert interrupted.returncode == 130
-    assert "unfinished" in {trial["status"] for trial in said("status", "studies/small")["trials"]}
+    assert "unfinished" in {trial["status"] for trial in said("status studies/small")["trials"]}
 
     done = xraytune(tmp_path, *search)
 
@@ -97,13 +97,13 @@ def test_from_images_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert [row["number"] for row in rows] == [0, 1, 2], "each trial exactly once"
     assert {row["status"] for row in rows} <= {"complete", "pruned"}
     assert [row["arm"] for row in rows][:2] == ["real_only", "augmented+gan"]
-    status = said("status", "studies/small")
+    status = said("status studies/small")
     assert (len(status["trials"]), status["is_running"]) == (3, False)
 
-    trained = said("train", "studies/small", "-o", "model")
+    trained = said("train studies/small -o model")
     assert trained["val_score"] > 0.5
 
-    evaluated = said("evaluate", "model", "--data", "others/test")
+    evaluated = said("evaluate model --data others/test")
     assert {
         "auroc",
         "accuracy",
@@ -112,13 +112,13 @@ def test_from_images_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "images",
         "intervals",
     } <= evaluated.keys()
-    said("predict", "model", "others/test", "-o", "predictions.csv")
+    said("predict model others/test -o predictions.csv")
     with (tmp_path / "predictions.csv").open(encoding="utf-8", newline="") as stream:
         assert len(list(csv.DictReader(stream))) == evaluated["images"]
 
     complete = next(row for row in rows if row["status"] == "complete")
-    said("export", "studies/small", "--trial", complete["number"], "--exact", "-o", "exact.yaml")
-    exact = said("train", "--config", "exact.yaml", "-o", "exact")
+    said("export studies/small --trial", complete["number"], "--exact", "-o", "exact.yaml")
+    exact = said("train --config exact.yaml -o exact")
     assert exact["val_b_score"] == complete["val_b_score"], "it differs without Ray"
 
     assert sum(said(*search)["counts"].values()) == 3, "a finished search runs no more trials"
@@ -179,7 +179,7 @@ def test_a_confirm_resumes_after_an_interruption_and_accesses_the_test_folder_on
         "it has only 2 replicates, and the 95 % intervals need at least 4"
     ]
 
-    again = said("confirm", study)
+    again = said(f"confirm {study}")
 
     assert again == found, "nothing is trained or accessed again"
     assert len(read_jsonl(study / "test_access.jsonl")) == 1
@@ -191,7 +191,7 @@ def test_a_search_by_uv_run_does_not_hang(tmp_path: Path, monkeypatch: pytest.Mo
     """Ray's workers start in this environment, not by `uv run` in a copy of the project."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small.yaml").write_text(SPACE, encoding="utf-8")
-    said("data", "phantom", "xrays", "--patients", 40, "--seed", 1, "--size", 64)
+    said("data phantom xrays --patients 40 --seed 1 --size 64")
     by_uv = ["uv", "run", "--no-project", "--python", sys.executable, "--", PROGRAM]
 
     done = subprocess.run(

@@ -42,9 +42,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory, examples_path: list[str]) -> P
     draw_phantoms(lab / "xrays", patients=40, seed=3, image_size_px=48)
     (lab / "own.yaml").write_text(SPACE, encoding="utf-8")
     with on_path(*map(Path, examples_path[:2])):
-        done = command(
-            "train", "--config", lab / "own.yaml", "-o", lab / "model", "--cache", lab / "cache"
-        )
+        done = command(f"train --config {lab}/own.yaml -o {lab}/model --cache {lab}/cache")
     assert done.exit_code == 0, done.stderr
     return lab
 
@@ -62,9 +60,7 @@ def test_model_records_the_versions_of_its_extensions_and_is_refused_without_the
 
 @pytest.mark.usefixtures("installed")
 def test_an_unknown_name_suggests_an_installed_extension() -> None:
-    done = command(
-        "space", "check", ROOT / "search_spaces" / "demo.yaml", "--set", "backbone=tinynet"
-    )
+    done = command(f"space check {ROOT}/search_spaces/demo.yaml --set backbone=tinynet")
 
     assert done.exit_code == 2
     assert "backbone: unknown value 'tinynet'\n  fix: did you mean 'tiny_net'?" in done.stderr

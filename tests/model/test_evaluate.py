@@ -51,7 +51,7 @@ def test_patients_of_the_model_are_found_on_images_with_other_bytes(
     found = evaluate(lab.model, data=folder, replicates=10)
 
     assert (found.known_images, found.known_patients, found.images_of_known_patients) == (0, 1, 1)
-    output = " ".join(command("evaluate", lab.model, "--data", folder).stdout.split())
+    output = " ".join(command(f"evaluate {lab.model} --data {folder}").stdout.split())
     assert (
         "1 of these images have the ID, name or content of 1 patient in the model's own training"
         in output
@@ -180,7 +180,7 @@ def test_the_folder_of_an_evaluation_agrees_with_its_predictions(lab: Lab, tmp_p
     ]
     (data / "patients.csv").write_text("file,patient,odd\n" + "".join(lines), encoding="utf-8")
 
-    done = command("evaluate", lab.model, "--data", data, "-o", out, "--by", "odd")
+    done = command(f"evaluate {lab.model} --data {data} -o {out} --by odd")
 
     assert done.exit_code == 0, done.stderr
     files = ["evaluation.png", "evaluation.svg", "metrics.json", "predictions.csv"]

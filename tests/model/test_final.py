@@ -58,8 +58,8 @@ def study(root: Path) -> StudyFolder:
 def final(study: StudyFolder, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("model")
     with one_core():
-        exported = command("export", study.path, "-o", folder / "best.yaml")
-        trained = command("train", "--config", folder / "best.yaml", "-o", folder / "model")
+        exported = command(f"export {study.path} -o {folder}/best.yaml")
+        trained = command(f"train --config {folder}/best.yaml -o {folder}/model")
     assert (exported.exit_code, trained.exit_code) == (0, 0), trained.stderr
     return open_bundle(folder / "model")
 
@@ -123,7 +123,7 @@ def test_a_study_is_exported_and_trained_by_one_command_with_its_final_settings(
     search_in_process(load_space(root / "finished.yaml"), root)
     study, model = root / "studies" / "finished", tmp_path / "model"
 
-    command("train", study, "-o", model)
+    command(f"train {study} -o {model}")
     best = export(study, out=tmp_path / "best.yaml").path.read_text("utf-8")
     page = write_report(study, cache=root / "cache").read_text("utf-8")
 

@@ -50,7 +50,7 @@ def test_a_dicom_file_is_predicted_as_the_image_in_it(lab: Lab, tmp_path: Path) 
     with Image.open(jpeg) as opened:
         (images / "a.dcm").write_bytes(dicom(np.asarray(opened), 8))
 
-    result = command("predict", lab.model, images, "-o", tmp_path / "t.csv", "--json")
+    result = command(f"predict {lab.model} {images} -o {tmp_path}/t.csv --json")
 
     content, rows = json.loads(result.stdout), read_rows(tmp_path / "t.csv")
     assert [row["file"] for row in rows] == ["a.dcm", "b.jpeg"]
