@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.model.conftest import Lab, read_rows
+from tests.pair_files import HEIGHT_PX, WIDTH_PX, write_pairs
 from xraytune.base.errors import DataError
 from xraytune.base.files import read_json
-from xraytune.base.seeding import numpy_generator
 from xraytune.data.decoding import GreyImage, Resize, decode_files
 from xraytune.model.evaluate import evaluate
 from xraytune.model.predict import predict
@@ -21,7 +21,6 @@ from xraytune.tasks.evaluation import Evaluation
 from xraytune.tasks.masks import whole_mask
 
 pytestmark = pytest.mark.slow
-WIDTH_PX, HEIGHT_PX = 40, 56
 SPACE = """\
 name: discs
 task: segmentation
@@ -36,18 +35,8 @@ budget: {trials: 1, max_epochs: 1, steps_per_epoch: 8}
 
 
 def draw_pairs(folder: Path, numbers: range) -> Path:
-    """Noisy images with a bright disc, and its mask."""
-    y, x = np.ogrid[:HEIGHT_PX, :WIDTH_PX]
-    for number in numbers:
-        random = numpy_generator(number, "disc")
-        disc = (x - random.integers(15, 25)) ** 2 + (
-            y - random.integers(20, 36)
-        ) ** 2 < random.integers(8, 12) ** 2
-        pixels = np.clip(random.normal(60 + 130 * disc, 12), 0, 255).astype(np.uint8)
-        for kind, levels in (("images", pixels), ("masks", disc.astype(np.uint8) * 255)):
-            (folder / kind).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(levels).save(folder / kind / f"p{number:02}.png")
-    return folder
+    """Draw a pair of the patient of each number."""
+    return write_pairs(folder, [f"p{number:02}" for number in numbers])
 
 
 @pytest.fixture(scope="session")
