@@ -1,7 +1,6 @@
 """The Python API: every command has a documented function, and paths may be text."""
 
 import inspect
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import pytest
 import typer
 
+from tests.docs.commands import python_of
 from tests.in_process import InProcess, one_thread
 from tests.study.studies import CPU, two_images, write_space
 from xraytune import api
@@ -21,7 +21,6 @@ from xraytune.study.start import create_study
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
 ONLY_SHOWN = {"as_json", "yes", "help"}
 """Options that change what a command prints or asks, and not what it does."""
 
@@ -56,16 +55,13 @@ def test_a_path_may_be_text(tmp_path: Path) -> None:
 @pytest.mark.nightly
 def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With its trials in this process instead of Ray's."""
-    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     monkeypatch.chdir(tmp_path)
     for module in (search_run, confirm_run):
         monkeypatch.setattr(module, "Runner", InProcess)
 
     names: dict[str, Any] = {}
     with one_thread():
-        for block in blocks:
-            exec(compile(block, "docs/python.md", "exec"), names)
+        exec(compile(python_of("docs/python.md"), "docs/python.md", "exec"), names)
 
     assert len(names["trials"]) == 6
     assert names["confirmation"].verdict in {"helps", "hurts", "no_better", "undecided"}

@@ -1,7 +1,4 @@
-"""What all commands do.
-
-Call a function of `xraytune`, show its progress, print its result, explain its errors.
-"""
+"""What all commands do: call their function, show its progress, print its result or error."""
 
 import traceback
 from collections.abc import Iterator, Mapping

@@ -53,9 +53,9 @@ def confirm(
     reason: options.Reason = "",
     as_json: options.AsJson = False,
 ) -> None:
-    """Test the best mixes against matched and tuned controls.
+    """Test the best mixes against matched and tuned controls, on patients that no trial has seen.
 
-    With new seeds, on patients that no trial has seen.
+    All of them are trained again, with new seeds.
 
     Example: xraytune confirm studies/gan-ratio
     """

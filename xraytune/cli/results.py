@@ -49,9 +49,9 @@ Options: TypeAlias = Mapping[str, Any]
 
 @contextmanager
 def follow_search() -> Iterator[Callbacks]:
-    """Show a search while the block runs.
+    """Show a search while the block runs: bars first, and then a live table.
 
-    Bars, and then a live table; without a terminal, log lines.
+    Without a terminal, lines are logged instead.
 
     Examples:
         >>> from xraytune import api
@@ -114,9 +114,9 @@ def _log_dashboard(address: str) -> None:
 
 @contextmanager
 def follow_confirmation(*, is_asked: bool) -> Iterator[Options]:
-    """Show the progress of a confirmation.
+    """Show the progress of a confirmation while the block runs.
 
-    If there is a terminal and `is_asked`, ask before it accesses test images.
+    If there is a terminal and `is_asked`, the user is asked before it accesses test images.
     """
     with ExitStack() as drawing:
 

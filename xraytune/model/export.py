@@ -40,8 +40,8 @@ class Exported:
 
     Attributes:
         trial: Number of the trial.
-        synthetic: Whether the benefit of its synthetic images is confirmed; empty if it has no such
-            images.
+        synthetic: Whether the benefit of its synthetic images is confirmed; empty if it has no
+            synthetic images.
         reason: Why this trial was chosen.
         sentence: Which trial it is, with its scores, and why it was chosen.
     """
@@ -60,7 +60,7 @@ class Exported:
 def export(study: Path, *, out: Path, trial: int | None = None, exact: bool = False) -> Exported:
     """Write the configuration of the mix that the final model is trained with.
 
-    See the top of this file. Whatever `data.train_patients` was in the search, `train` will use all
+    The top of this file says how the mix is chosen. Whatever `data.train_patients` was in the search, `train` will use all
     training patients, unless `exact` is set.
 
     Args:

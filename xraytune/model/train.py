@@ -72,9 +72,9 @@ class Trained:
     """Summary of a final training.
 
     Attributes:
-        record: That of the bundle, with scores, threshold and training images.
-        test_folder: `test/` of its data folder; None if there is none.
-        epochs: How many the first network was trained for.
+        record: The record of the bundle, with scores, threshold and training images.
+        test_folder: The folder `test/` of the data; None if there is none.
+        epochs: The number of epochs that the first network was trained for.
     """
 
     path: Path
@@ -107,10 +107,8 @@ def train(
 ) -> Trained:
     """Train the experiment of a file and write the model bundle.
 
-    All inputs are checked before the training.
-
-    With `tracking.wandb`, then send the bundle and the first network's curves to W&B; if that
-    fails, only warn.
+    All inputs are checked before the training. With `tracking.wandb`, the bundle and the first
+    network's curves are sent to W&B at the end; if that fails, the training has not failed.
 
     Args:
         study: Study, whose best configuration is exported and trained.
@@ -437,9 +435,9 @@ def _count_images(
 def _changes_of(
     experiment: Experiment, prepared: SplitData, study: StudyFolder | None
 ) -> Iterator[str]:
-    """Yield what differs from the exported trial, one line each.
+    """Yield a line for each difference from the exported trial.
 
-    Its settings if its study is here.
+    Settings can only be compared if the study is here.
     """
     parameters = experiment.parameters
     origin = experiment.settings.exported_from
