@@ -60,8 +60,8 @@ class Exported:
 def export(study: Path, *, out: Path, trial: int | None = None, exact: bool = False) -> Exported:
     """Write the configuration of the mix that the final model is trained with.
 
-    The top of this file says how the mix is chosen. Whatever `data.train_patients` was in the search, `train` will use all
-    training patients, unless `exact` is set.
+    The top of this file says how the mix is chosen. Whatever `data.train_patients` was in the
+    search, `train` will use all training patients, unless `exact` is set.
 
     Args:
         study: Folder of the study; a search may be running on it.

@@ -195,6 +195,10 @@ def train(
         on_progress=on_progress,
         on_generator=show_samples,
     )
+    exported = settings.exported_from
+    benefit = ""
+    if origin and exported:
+        benefit = describe_benefit(origin, exported.trial, experiment.parameters)
     try:
         with hold(work / ".lock"):
             trained = _train_networks(experiment, context, work, members, on_epoch, note)
@@ -207,7 +211,7 @@ def train(
                     context=context,
                     trained=trained,
                     trained_on=trained_on,
-                    benefit=_describe_benefit(experiment, origin),
+                    benefit=benefit,
                 )
                 for grid in (work / "samples").glob("*.png"):
                     copy_file(grid, folder / SAMPLES)
@@ -302,13 +306,6 @@ def _announce(
     for change in trained_on.changes:
         note(f"  {change}")
     note(f"training: {counted(settings.budget.max_epochs, 'epoch')} of {steps:,} steps")
-
-
-def _describe_benefit(experiment: Experiment, study: StudyFolder | None) -> str:
-    origin = experiment.settings.exported_from
-    if study is None or origin is None:
-        return ""
-    return describe_benefit(study, origin.trial, experiment.parameters)
 
 
 def _send_to_wandb(
