@@ -25,11 +25,11 @@ Draw those of hospital B. Its test/ folder stays sealed.
 $ data phantom {at}/hospital_b --patients {patients_b} --seed 1 --size 64 --difficulty 0
 
 Hospital A trains a GAN, and gives it away.
-$ generator train -o {at}/gan_of_a --space other_hospital_demo --cache {at}/cache --data {at}/hospital_a
---set data.train_patients=null --set gan.steps={gan_steps}
+$ generator train -o {at}/gan_of_a --space other_hospital_demo --cache {at}/cache
+--data {at}/hospital_a --set data.train_patients=null --set gan.steps={gan_steps}
 
-Hospital B has 40 patients. It searches: no extra images, repeated ones, a GAN of its own, or the GAN
-of A?
+Hospital B has 40 patients. It searches: no extra images, repeated ones, a GAN of its own, or
+the GAN of A?
 $ search --space other_hospital_demo --cache {at}/cache --data {at}/hospital_b
 --studies {at}/studies --set generator.path={at}/gan_of_a {budget}
 
@@ -83,7 +83,7 @@ def demo(
         "strong",
     )
     for number, step in enumerate(steps.strip().split("\n\n"), start=1):
-        why, line = step.replace("\n", " ").split(" $ ", 1)
+        why, line = step.replace("\n", " ").strip().split(" $ ", 1)
         console.write(f"\n{number}. {why}", "strong")
         console.write_command(f"xraytune {line}")
         name = next(name for name in _FUNCTIONS if line.startswith(name))
