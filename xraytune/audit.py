@@ -13,7 +13,8 @@ from pathlib import Path
 
 from xraytune.base.errors import DataError
 from xraytune.base.files import write_json
-from xraytune.base.records import Progress
+from xraytune.base.records import Json, Progress, frozen, to_json
+from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
 from xraytune.data.images import ImageIndex
 from xraytune.data.index import read_index
@@ -21,14 +22,15 @@ from xraytune.data.pixels import open_pixels
 from xraytune.data.prepare import RunContext, SplitData, prepare_index
 from xraytune.data.sides import FEWEST_UNUSED, too_few_tested
 from xraytune.nets.compute import pin
-from xraytune.present.audit import Audit
 from xraytune.present.page import write_report
+from xraytune.present.verdict import verdict_sentence
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.run import resources_here, search
 from xraytune.space.settings import Experiment, Parameters, Settings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.start import require_free
 from xraytune.synth.faults import find_faults
+from xraytune.synth.generator_quality import PoolReport
 from xraytune.synth.mix import require_enough
 from xraytune.synth.sources.folder import store_folder
 from xraytune.synth.sources.source import StudyImages
@@ -39,6 +41,47 @@ from xraytune.trial.quality import report_pool
 _FEWEST_PATIENTS = 25
 _MOST_PATIENTS = 100
 """Of a replicate's own training set."""
+
+
+@frozen
+class Audit:
+    """The content of `audit.json`.
+
+    `faults` are plain defects of the images, the most elementary first; `identical` images are
+    training images; `why_not` says why there is no verdict.
+    """
+
+    study: Path
+    faults: tuple[str, ...]
+    identical: int
+    report: PoolReport
+    verdict: Confirmation | None = None
+    why_not: str = ""
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the content of `audit.json`."""
+        verdict = self.verdict.to_json() if self.verdict else None
+        return to_json(self) | {
+            "headline": self.headline,
+            "study": self.study.name,
+            "verdict": verdict,
+        }
+
+    @property
+    def headline(self) -> str:
+        """The most serious finding in one sentence."""
+        if self.faults:
+            return self.faults[0]
+        if self.report.copies:
+            return "These images are copies of training images."
+        quality = self.report.quality
+        if quality and quality.gan_train is not None and quality.real_train is not None:
+            if quality.gan_train < 0.5 < quality.real_train:
+                opposite = "These images teach a classifier the opposite of real ones"
+                return f"{opposite}: are their labels swapped?"
+        if self.verdict is None:
+            return f"Whether these images help was not measured: {self.why_not}."
+        return verdict_sentence(self.verdict)
 
 
 def audit(
@@ -173,8 +216,6 @@ def _measure(
         faults=tuple(find_faults(images, open_pixels(store), prepared.images, real_pixels)),
         identical=sum(image.sha256 in training for image in images),
         report=report_pool(experiment, context),
-        verdict=None,
-        why_not="",
     )
 
 

@@ -28,6 +28,7 @@ from xraytune.study.trial import Trial
 from xraytune.synth.mix import mix_label
 
 if TYPE_CHECKING:
+    from xraytune.audit import Audit
     from xraytune.confirm.design import Design
     from xraytune.confirm.headroom import Headroom
     from xraytune.confirm.record import Confirmation
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from xraytune.model.export import Exported
     from xraytune.model.generator_folder import GeneratorSample, TrainedGenerator
     from xraytune.model.train import Trained
-    from xraytune.present.audit import Audit
     from xraytune.space.space import Space
     from xraytune.study.clean import Cleaned
     from xraytune.tasks.evaluation import Evaluation
