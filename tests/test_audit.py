@@ -115,8 +115,8 @@ def test_an_interrupted_audit_resumes_and_ends_with_a_verdict(clinic: Path, here
             callbacks=replace(NO_CALLBACKS, on_trial_end=interrupt),
         )
     found = said(f"audit {clinic}/xrays new", *settings())
-    study = here / "studies" / "audit-new"
-    verdict = read_json(study / "confirm" / "verdict.json")
+    study = here / "studies/audit-new"
+    verdict = read_json(study / "confirm/verdict.json")
 
     assert found["verdict"]["verdict"] == verdict["verdict"]
     assert read_json(study / "audit.json") == found
@@ -127,14 +127,14 @@ def test_an_interrupted_audit_resumes_and_ends_with_a_verdict(clinic: Path, here
         control["kind"] for control in verdict["finalists"][0]["comparisons"]
     }
     assert 'id="verdict"' in (study / "report.html").read_text("utf-8")
-    assert len((here / "studies" / "test_access.jsonl").read_text("utf-8").splitlines()) == 1
+    assert len((here / "studies/test_access.jsonl").read_text("utf-8").splitlines()) == 1
 
 
 def test_other_class_names_or_a_folder_of_the_same_name_are_refused(
     clinic: Path, here: Path
 ) -> None:
-    shutil.copytree(clinic / "new" / "NORMAL", here / "given" / "healthy")
-    note = here / "studies" / "audit-copies" / "notes.txt"
+    shutil.copytree(clinic / "new/NORMAL", here / "given/healthy")
+    note = here / "studies/audit-copies/notes.txt"
     note.parent.mkdir(parents=True)
     note.write_text("mine", "utf-8")
     refused = [
@@ -147,14 +147,14 @@ def test_other_class_names_or_a_folder_of_the_same_name_are_refused(
         assert done.exit_code == exit_code
         assert all(word in " ".join(done.stderr.split()) for word in words), done.stderr
     assert [*note.parent.iterdir()] == [note]
-    assert not (here / "studies" / "audit-given").exists()
+    assert not (here / "studies/audit-given").exists()
 
 
 def test_an_audit_that_cannot_end_with_a_verdict_says_so_before_it_trains(
     clinic: Path, here: Path
 ) -> None:
     """Without a test folder, by too few patients, or a generator that may have seen them all."""
-    xrays = clinic / "xrays" / "train"
+    xrays = clinic / "xrays/train"
 
     few = said(f"audit {xrays} {clinic}/new", *settings())
     enough = settings("confirm.test=unused", "data.train_patients=8")
@@ -167,7 +167,7 @@ def test_an_audit_that_cannot_end_with_a_verdict_says_so_before_it_trains(
 
 def test_images_of_test_patients_are_an_error(clinic: Path, here: Path) -> None:
     shutil.copytree(clinic / "new", here / "test")
-    sealed = images_of(clinic / "xrays" / "test")[0]
+    sealed = images_of(clinic / "xrays/test")[0]
     shutil.copy(sealed, here / "test" / sealed.parent.name)
 
     of_test = command(f"audit {clinic}/xrays test --quick", *settings())

@@ -44,7 +44,7 @@ def test_every_command_is_a_function_of_its_name_that_takes_all_of_its_options()
 
 
 def test_a_path_may_be_text(tmp_path: Path) -> None:
-    folder = StudyFolder(tmp_path / "studies" / "small")
+    folder = StudyFolder(tmp_path / "studies/small")
     create_study(folder, write_space(tmp_path), two_images(), CPU)
 
     assert api.status(str(folder.path)) == api.status(study=folder.path)

@@ -72,8 +72,8 @@ def test_from_images_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """Search, interrupt, resume, status, export, train, evaluate, predict, and train a trial."""
     monkeypatch.chdir(tmp_path)
     for name in ("random.py", "numpy.py", "queue.py"):  # neither Ray nor a trial imports them
-        (tmp_path / name).write_text("raise ImportError", encoding="utf-8")
-    (tmp_path / "small.yaml").write_text(SPACE, encoding="utf-8")
+        (tmp_path / name).write_text("raise ImportError", "utf-8")
+    (tmp_path / "small.yaml").write_text(SPACE, "utf-8")
     said("data phantom xrays --patients 40 --seed 1 --size 64")
     said("data phantom others --patients 20 --seed 2 --size 64")
     search = "search --space small.yaml"
@@ -121,7 +121,7 @@ QUICK = (
 
 def interrupt_after_a_run(folder: Path, study: Path) -> int:
     """Start a confirmation, interrupt it after its first replicate, and return its exit code."""
-    ended = study / "confirm" / "runs.jsonl"
+    ended = study / "confirm/runs.jsonl"
     with (folder / "interrupted.log").open("w", encoding="utf-8") as log:
         process = subprocess.Popen(
             [PROGRAM, "confirm", str(study)], cwd=folder, stdout=log, stderr=log
@@ -138,18 +138,18 @@ def test_a_confirm_resumes_after_an_interruption_and_accesses_the_test_folder_on
     tmp_path: Path,
 ) -> None:
     draw_phantoms(tmp_path / "xrays", patients=60, seed=0, image_size_px=32)
-    (tmp_path / "small.yaml").write_text(SPACE + CONFIRM, encoding="utf-8")
+    (tmp_path / "small.yaml").write_text(SPACE + CONFIRM, "utf-8")
     study = search_in_process(load_space(tmp_path / "small.yaml", QUICK), tmp_path).path
 
     assert interrupt_after_a_run(tmp_path, study) == 130
     assert not (study / "test_access.jsonl").exists()
-    ended_before = len(read_jsonl(study / "confirm" / "runs.jsonl"))
+    ended_before = len(read_jsonl(study / "confirm/runs.jsonl"))
     done = xraytune(tmp_path, f"confirm {study} --json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
 
     # The finalist, its two matched controls and the tuned one; each with two replicates, each once.
-    numbers = Counter(row["number"] for row in read_jsonl(study / "confirm" / "runs.jsonl"))
+    numbers = Counter(row["number"] for row in read_jsonl(study / "confirm/runs.jsonl"))
     plan = read_plan(study / "confirm")
     assert plan is not None
     assert 0 < ended_before < len(numbers)
@@ -157,7 +157,7 @@ def test_a_confirm_resumes_after_an_interruption_and_accesses_the_test_folder_on
     assert [arm.role for arm in plan.arms] == ["finalist", "matched", "matched", "tuned"]
     (access,) = read_jsonl(study / "test_access.jsonl")
     assert (access["command"], access["images"]) == ("confirm", found["test"]["images"])
-    assert found == json.loads((study / "confirm" / "verdict.json").read_text(encoding="utf-8"))
+    assert found == json.loads((study / "confirm/verdict.json").read_text("utf-8"))
     assert found["verdict"] in {"helps", "hurts", "no_better", "undecided"}
     assert found["exploratory"] == [
         "it has only 2 replicates, and the 95 % intervals need at least 4"
@@ -174,7 +174,7 @@ def test_a_confirm_resumes_after_an_interruption_and_accesses_the_test_folder_on
 def test_a_search_by_uv_run_does_not_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray's workers start in this environment, not by `uv run` in a copy of the project."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "small.yaml").write_text(SPACE, encoding="utf-8")
+    (tmp_path / "small.yaml").write_text(SPACE, "utf-8")
     said("data phantom xrays --patients 40 --seed 1 --size 64")
     search = f"{PROGRAM} search --space small.yaml --set budget.trials=1"
     by_uv = f"uv run --no-project --python {sys.executable} -- {search}".split()

@@ -44,14 +44,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """X-rays, a study of one trial on eight patients, and its cache."""
     root = tmp_path_factory.mktemp("final")
     draw_phantoms(root / "xrays", patients=40, seed=6, image_size_px=48, difficulty=0.0)
-    (root / "space.yaml").write_text(SPACE, encoding="utf-8")
+    (root / "space.yaml").write_text(SPACE, "utf-8")
     search_in_process(load_space(root / "space.yaml"), root)
     return root
 
 
 @pytest.fixture(scope="module")
 def study(root: Path) -> StudyFolder:
-    return StudyFolder(root / "studies" / "subset")
+    return StudyFolder(root / "studies/subset")
 
 
 @pytest.fixture(scope="module")
@@ -119,9 +119,9 @@ def test_a_study_is_exported_and_trained_by_one_command_with_its_final_settings(
     changed = SPACE.replace("name: subset", "name: finished").replace(
         "parameters:", f"{final}\nparameters:", 1
     )
-    (root / "finished.yaml").write_text(changed, encoding="utf-8")
+    (root / "finished.yaml").write_text(changed, "utf-8")
     search_in_process(load_space(root / "finished.yaml"), root)
-    study, model = root / "studies" / "finished", tmp_path / "model"
+    study, model = root / "studies/finished", tmp_path / "model"
 
     command(f"train {study} -o {model}")
     best = export(study, out=tmp_path / "best.yaml").path.read_text("utf-8")

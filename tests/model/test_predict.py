@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 def test_every_image_at_any_depth_has_a_row_in_sorted_order(lab: Lab, tmp_path: Path) -> None:
     """A score at the threshold is positive."""
-    images = shutil.copytree(lab.xrays / "train", tmp_path / "images" / "ward")
+    images = shutil.copytree(lab.xrays / "train", tmp_path / "images/ward")
     loose = next(iter(images.glob("NORMAL/*")))
     shutil.copy(loose, tmp_path / "images" / "a, b.jpeg")
     threshold = open_bundle(lab.model).record.threshold
@@ -84,7 +84,7 @@ def test_the_page_loads_the_network_in_plain_pytorch(
     parameters = Parameters(backbone="mobilenet_v2", weights="none", trainable="all")
     trained = build_classifier(parameters, 2, weights=None, seed=1).eval()
     (tmp_path / "model").mkdir()
-    save_state(trained.state_dict(), tmp_path / "model" / "model.safetensors")
+    save_state(trained.state_dict(), tmp_path / "model/model.safetensors")
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
 
