@@ -47,7 +47,7 @@ def report(
 ) -> None:
     """Write an HTML report of a study that opens offline: verdict, trials, images, data.
 
-    Also works during a search.
+    It also works during a search.
 
     Example: xraytune report studies/gan-ratio
     """

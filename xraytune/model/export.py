@@ -129,7 +129,8 @@ def describe_benefit(folder: StudyFolder, number: int, parameters: Parameters) -
 def trial_to_export(folder: StudyFolder) -> tuple[int, str] | None:
     """Return the number of the trial that `export` writes, and why it is chosen.
 
-    None if `export` would fail: no trial has completed, or results are missing or damaged.
+    Returns None if `export` would fail, because no trial has completed, or results are missing or
+    damaged.
     """
     try:
         confirmation = read_verdict(folder.path / CONFIRM_FOLDER)

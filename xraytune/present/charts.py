@@ -52,7 +52,7 @@ def plot_differences(finalist: FinalistVerdict, metric: str, rope: float) -> Any
 def plot_subgroups(record: Confirmation) -> Any:
     """Plot the first finalist minus its strongest control: over all images, by group, by hospital.
 
-    None if there is no hospital, and no group is large enough.
+    Returns None if there is no hospital, and no group is large enough.
     """
     finalist = record.finalists[0]
     overall = next(each for each in finalist.comparisons if each.control == finalist.strongest)
