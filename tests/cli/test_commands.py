@@ -40,6 +40,9 @@ WRONG = """
     data inspect nowhere -> 3 nowhere
     generator sample nowhere -o out -n 3 -> 5 there is no generator.json here
     train --config nowhere.yaml -o model -> 2 there is no such file
+    train --config nowhere.yaml -o model --members 0 -> 2 --members: cannot train 0 networks
+    train -o model -> 2 give a study or --config FILE
+    train studies/small --config nowhere.yaml -o model -> 2 give a study or --config FILE
 """
 """A command -> its exit code, and words of its message."""
 

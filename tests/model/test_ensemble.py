@@ -7,8 +7,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from tests.model.conftest import CopyLab, Lab, read_rows
-from xraytune.base.errors import ConfigError
+from tests.model.conftest import CopyLab, read_rows
 from xraytune.base.files import read_jsonl
 from xraytune.base.records import EpochRecord
 from xraytune.model.predict import predict
@@ -91,8 +90,3 @@ def test_members_are_trained_one_after_the_other_and_predict_their_mean(
     assert record.members == 2
     assert "| networks | 2, " in (out / "README.md").read_text("utf-8")
     assert [row["network"] for row in read_jsonl(out / "epochs.jsonl")] == [1, 1, 1, 2, 2, 2]
-
-
-def test_no_network_at_all_is_an_error(lab: Lab, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--members: cannot train 0 networks\n.*give 1 or more"):
-        train(lab.best, out=tmp_path / "model", members=0)
