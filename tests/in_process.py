@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
+from shlex import split
 from typing import Any
 
 import pytest
@@ -134,16 +134,19 @@ def search_in_process(space: Space, root: Path) -> StudyFolder:
     return folder
 
 
-def command(line: str, *arguments: object) -> Result:
-    """What a command of `xraytune` says, and its exit code; each further argument is one word."""
-    words = [*shlex.split(line), *map(str, arguments)]
+def command(*arguments: object) -> Result:
+    """What a command of `xraytune` says, and its exit code.
+
+    The first argument may be several words; each further one is a word.
+    """
+    line, *words = map(str, arguments)
     with one_thread():
-        return CliRunner().invoke(build_app(), words, env={"COLUMNS": "80"})
+        return CliRunner().invoke(build_app(), [*split(line), *words], env={"COLUMNS": "80"})
 
 
-def said(line: str, *arguments: object) -> dict[str, Any]:
+def said(*arguments: object) -> dict[str, Any]:
     """The JSON object that a command prints, which is all that it prints on stdout."""
-    done = command(line, *arguments, "--json")
+    done = command(*arguments, "--json")
     assert done.exit_code == 0, done.stderr
     content: dict[str, Any] = json.loads(done.stdout)
     return content

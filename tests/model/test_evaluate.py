@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.special import logit
+from scipy.special import logit  # type: ignore[import-untyped]
 from sklearn import metrics as sk
 
 from tests.confirm.labs import draw_hospital
