@@ -32,8 +32,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import xraytune
 from benchmarks.figures import Figure, figure
+from xraytune import api
 from xraytune.base.seeding import derive_seed
 from xraytune.confirm.record import FinalistVerdict
 from xraytune.data.guesses import patient_of
@@ -281,7 +281,7 @@ def _donor_verdict(seed: int) -> FinalistVerdict:
         _draw(folder / "b", 1000, seed)
         weights = Path(os.environ["WEIGHTS"]).resolve()
         hospital = _write_space(folder, _HOSPITAL_SPACE, seed, 0.05)
-        xraytune.generator_train(
+        api.generator_train(
             hospital,
             data=folder / "a",
             overrides=("data.train_patients=null",),
@@ -290,7 +290,7 @@ def _donor_verdict(seed: int) -> FinalistVerdict:
             out=folder / "donor",
         )
         study = _search(folder, _write_space(folder, _DONOR_SPACE, seed, 0.05), weights)
-        confirmation = xraytune.confirm_study(study)
+        confirmation = api.confirm(study)
         found: FinalistVerdict = confirmation.finalists[0]
         return found
 
@@ -303,7 +303,7 @@ def _chosen_weight(seed: int) -> float:
         _swap_classes(folder, seed)
         space = _write_space(folder, _WEIGHT_SPACE, seed, 0.4)
         study = _search(folder, space, Path(os.environ["WEIGHTS"]).resolve())
-        trials = xraytune.trials_dataframe(study)
+        trials = api.trials_dataframe(study)
         best = trials.sort_values("val_b_score").iloc[-1]
         return 0.0 if best["source"] == "none" else float(best["synthetic_weight"])
 
@@ -316,7 +316,7 @@ def _chosen_labels(seed: int) -> str:
         _draw(folder / "b", 1000, seed)
         _draw(folder / "a", 400, derive_seed(seed, "a") % 2**31)
         _swap_classes(folder, seed)
-        xraytune.generator_train(
+        api.generator_train(
             _write_space(folder, _HEAD_SPACE, seed, 0.05),
             data=folder / "a",
             overrides=("data.train_patients=null",),
@@ -326,7 +326,7 @@ def _chosen_labels(seed: int) -> str:
             without_generator=True,
         )
         study = _search(folder, _write_space(folder, _LABELS_SPACE, seed, 0.4), weights)
-        best = xraytune.trials_dataframe(study).sort_values("val_b_score").iloc[-1]
+        best = api.trials_dataframe(study).sort_values("val_b_score").iloc[-1]
         return str(best["labels"]) if best["source"] == "folder" else "no extra images"
 
 
@@ -348,10 +348,10 @@ def _rare_verdict(seed: int) -> FinalistVerdict | None:
         space = _write_space(folder, _RARE_SPACE, seed, 0.05)
         overrides = ("data.train_patients=105",)
         study = _search(folder, space, Path(os.environ["WEIGHTS"]).resolve(), overrides)
-        trials = xraytune.trials_dataframe(study)
+        trials = api.trials_dataframe(study)
         if not ((trials["source"] == "gan") & (trials["status"] == "complete")).any():
             return None
-        found: FinalistVerdict = xraytune.confirm_study(study).finalists[0]
+        found: FinalistVerdict = api.confirm(study).finalists[0]
         return found
 
 
@@ -372,7 +372,7 @@ def _swap_classes(folder: Path, seed: int) -> None:
 
 
 def _draw(out: Path, patients: int, seed: int) -> None:
-    xraytune.draw_phantoms(
+    api.data_phantom(
         out, patients=patients, seed=seed, image_size_px=_SIZE_PX, difficulty=_DIFFICULTY
     )
 
@@ -386,7 +386,7 @@ def _write_space(folder: Path, text: str, seed: int, val: float) -> Path:
 
 def _search(folder: Path, space: Path, weights: Path, overrides: Sequence[str] = ()) -> Path:
     """Search a space, and return the folder of its study."""
-    study = xraytune.run_search(
+    study = api.search(
         space,
         overrides=overrides,
         weights_dir=weights,

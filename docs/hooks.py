@@ -511,18 +511,15 @@ def _option_row(param: Any) -> str:
 
 def python_reference() -> str:
     """Return the reference of the Python API, which mkdocstrings fills from the docstrings."""
-    import xraytune
+    from xraytune import api
 
-    table = re.findall(r"^    (xraytune \S.*?)  +(\S.*)$", xraytune.__doc__ or "", re.MULTILINE)
-    places = xraytune.PLACES.items()
-    paths = {name: f"xraytune.{place.replace(':', '.')}" for name, place in places}
+    paths = {name: f"xraytune.{place.replace(':', '.')}" for name, place in api.PLACES.items()}
     lines = [
         "# Python API\n",
-        "Every public name of `xraytune`. [xraytune in Python](../python.md) walks through a complete search.\n",
+        "Every name of `xraytune.api`. [xraytune in Python](../python.md) walks through a complete search.\n",
     ]
     lines += ["| command | function |", "|---|---|"]
-    for command, names in table:
-        links = ", ".join(f"[`{name}`][{paths[name]}]" for name in names.split(", "))
-        lines.append(f"| `{command}` | {links} |")
+    for name in api.COMMANDS:
+        lines.append(f"| `xraytune {name.replace('_', ' ')}` | [`{name}`][{paths[name]}] |")
     entries = (f"::: {path}\n    options:\n      heading: {name}\n" for name, path in paths.items())
     return "\n".join([*lines, "", *entries])

@@ -22,7 +22,7 @@ os.environ.setdefault(
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
 
 _TESTS = Path(__file__).parent
-_FILES = {file: file.read_text(encoding="utf-8") for file in _TESTS.rglob("test_*.py")}
+_FILES = {file: file.read_text("utf-8") for file in _TESTS.rglob("test_*.py")}
 _ONE_STUDY = {"tests/model", "tests/present"}
 _RAY_FILES = {file for file, text in _FILES.items() if "@pytest.mark.ray" in text}
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
+from shlex import split
 from typing import Any
 
 import pytest
@@ -134,9 +135,13 @@ def search_in_process(space: Space, root: Path) -> StudyFolder:
 
 
 def command(*arguments: object) -> Result:
-    """What a command of `xraytune` says, and its exit code."""
+    """What a command of `xraytune` says, and its exit code.
+
+    The first argument may be several words; each further one is a word.
+    """
+    line, *words = map(str, arguments)
     with one_thread():
-        return CliRunner().invoke(build_app(), [*map(str, arguments)], env={"COLUMNS": "80"})
+        return CliRunner().invoke(build_app(), [*split(line), *words], env={"COLUMNS": "80"})
 
 
 def said(*arguments: object) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.in_process import InProcess, command, one_thread, said, save_backbone
-from xraytune import run_audit
+from xraytune.audit import audit
 from xraytune.base.files import read_json
 from xraytune.confirm import run as confirm_run
 from xraytune.data.phantom import draw_phantoms
@@ -76,12 +76,7 @@ def settings(*more: str) -> list[str]:
 
 def quick(clinic: Path, kind: str | Path, *more: str) -> dict[str, Any]:
     return said(
-        "audit",
-        clinic / "xrays",
-        clinic / kind,
-        "--quick",
-        "--cache",
-        clinic / "cache",
+        f"audit {clinic}/xrays {clinic}/{kind} --quick --cache {clinic}/cache",
         *settings(*more),
     )
 
@@ -113,15 +108,15 @@ def test_an_interrupted_audit_resumes_and_ends_with_a_verdict(clinic: Path, here
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_audit(
+        audit(
             clinic / "xrays",
             Path("new"),
             overrides=SMALL,
             callbacks=replace(NO_CALLBACKS, on_trial_end=interrupt),
         )
-    found = said("audit", clinic / "xrays", "new", *settings())
-    study = here / "studies" / "audit-new"
-    verdict = read_json(study / "confirm" / "verdict.json")
+    found = said(f"audit {clinic}/xrays new", *settings())
+    study = here / "studies/audit-new"
+    verdict = read_json(study / "confirm/verdict.json")
 
     assert found["verdict"]["verdict"] == verdict["verdict"]
     assert read_json(study / "audit.json") == found
@@ -132,14 +127,14 @@ def test_an_interrupted_audit_resumes_and_ends_with_a_verdict(clinic: Path, here
         control["kind"] for control in verdict["finalists"][0]["comparisons"]
     }
     assert 'id="verdict"' in (study / "report.html").read_text("utf-8")
-    assert len((here / "studies" / "test_access.jsonl").read_text("utf-8").splitlines()) == 1
+    assert len((here / "studies/test_access.jsonl").read_text("utf-8").splitlines()) == 1
 
 
 def test_other_class_names_or_a_folder_of_the_same_name_are_refused(
     clinic: Path, here: Path
 ) -> None:
-    shutil.copytree(clinic / "new" / "NORMAL", here / "given" / "healthy")
-    note = here / "studies" / "audit-copies" / "notes.txt"
+    shutil.copytree(clinic / "new/NORMAL", here / "given/healthy")
+    note = here / "studies/audit-copies/notes.txt"
     note.parent.mkdir(parents=True)
     note.write_text("mine", "utf-8")
     refused = [
@@ -147,23 +142,23 @@ def test_other_class_names_or_a_folder_of_the_same_name_are_refused(
         (clinic / "copies", 5, ("audit-copies",)),
     ]
     for folder, exit_code, words in refused:
-        done = command("audit", clinic / "xrays", folder, "--quick", *settings())
+        done = command(f"audit {clinic}/xrays {folder} --quick", *settings())
 
         assert done.exit_code == exit_code
         assert all(word in " ".join(done.stderr.split()) for word in words), done.stderr
     assert [*note.parent.iterdir()] == [note]
-    assert not (here / "studies" / "audit-given").exists()
+    assert not (here / "studies/audit-given").exists()
 
 
 def test_an_audit_that_cannot_end_with_a_verdict_says_so_before_it_trains(
     clinic: Path, here: Path
 ) -> None:
     """Without a test folder, by too few patients, or a generator that may have seen them all."""
-    xrays = clinic / "xrays" / "train"
+    xrays = clinic / "xrays/train"
 
-    few = said("audit", xrays, clinic / "new", *settings())
+    few = said(f"audit {xrays} {clinic}/new", *settings())
     enough = settings("confirm.test=unused", "data.train_patients=8")
-    unknown = said("audit", xrays, clinic / "new", *enough)
+    unknown = said(f"audit {xrays} {clinic}/new", *enough)
 
     assert "it needs 375 training patients, 300 of them to test on" in few["headline"]
     assert "which images the synthetic ones were made from" in unknown["headline"]
@@ -172,10 +167,10 @@ def test_an_audit_that_cannot_end_with_a_verdict_says_so_before_it_trains(
 
 def test_images_of_test_patients_are_an_error(clinic: Path, here: Path) -> None:
     shutil.copytree(clinic / "new", here / "test")
-    sealed = images_of(clinic / "xrays" / "test")[0]
+    sealed = images_of(clinic / "xrays/test")[0]
     shutil.copy(sealed, here / "test" / sealed.parent.name)
 
-    of_test = command("audit", clinic / "xrays", "test", "--quick", *settings())
+    of_test = command(f"audit {clinic}/xrays test --quick", *settings())
 
     assert of_test.exit_code == 3
     assert (

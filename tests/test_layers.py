@@ -27,6 +27,7 @@ LAYERS = (
     ("model",),
     ("present",),
     ("audit",),
+    ("api",),
     ("cli",),
 )
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
@@ -48,7 +49,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
 def imports(file: Path) -> list[tuple[int, str]]:
     """Return each absolute module name that a file imports, anywhere in it, with its line."""
     found: list[tuple[int, str]] = []
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             found.extend((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -1,7 +1,4 @@
-"""Run the command `xraytune` as `python -m xraytune`.
-
-For environments whose scripts are not on the PATH.
-"""
+"""Run the command `xraytune` as `python -m xraytune`, where scripts are not on the PATH."""
 
 import sys
 

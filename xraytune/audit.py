@@ -13,19 +13,24 @@ from pathlib import Path
 
 from xraytune.base.errors import DataError
 from xraytune.base.files import write_json
+from xraytune.base.records import Json, Progress, frozen, to_json
+from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
+from xraytune.data.images import ImageIndex
 from xraytune.data.index import read_index
 from xraytune.data.pixels import open_pixels
-from xraytune.data.prepare import RunContext, prepare_index
+from xraytune.data.prepare import RunContext, SplitData, prepare_index
 from xraytune.data.sides import FEWEST_UNUSED, too_few_tested
 from xraytune.nets.compute import pin
-from xraytune.present.audit import Audit
 from xraytune.present.page import write_report
+from xraytune.present.verdict import verdict_sentence
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.run import resources_here, search
+from xraytune.space.settings import Experiment, Parameters, Settings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.start import require_free
 from xraytune.synth.faults import find_faults
+from xraytune.synth.generator_quality import PoolReport
 from xraytune.synth.mix import require_enough
 from xraytune.synth.sources.folder import store_folder
 from xraytune.synth.sources.source import StudyImages
@@ -36,6 +41,47 @@ from xraytune.trial.quality import report_pool
 _FEWEST_PATIENTS = 25
 _MOST_PATIENTS = 100
 """Of a replicate's own training set."""
+
+
+@frozen
+class Audit:
+    """The content of `audit.json`.
+
+    `faults` are plain defects of the images, the most elementary first; `identical` images are
+    training images; `why_not` says why there is no verdict.
+    """
+
+    study: Path
+    faults: tuple[str, ...]
+    identical: int
+    report: PoolReport
+    verdict: Confirmation | None = None
+    why_not: str = ""
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the content of `audit.json`."""
+        verdict = self.verdict.to_json() if self.verdict else None
+        return to_json(self) | {
+            "headline": self.headline,
+            "study": self.study.name,
+            "verdict": verdict,
+        }
+
+    @property
+    def headline(self) -> str:
+        """The most serious finding in one sentence."""
+        if self.faults:
+            return self.faults[0]
+        if self.report.copies:
+            return "These images are copies of training images."
+        quality = self.report.quality
+        if quality and quality.gan_train is not None and quality.real_train is not None:
+            if quality.gan_train < 0.5 < quality.real_train:
+                opposite = "These images teach a classifier the opposite of real ones"
+                return f"{opposite}: are their labels swapped?"
+        if self.verdict is None:
+            return f"Whether these images help was not measured: {self.why_not}."
+        return verdict_sentence(self.verdict)
 
 
 def audit(
@@ -86,8 +132,7 @@ def audit(
     if not quick:
         require_inputs(settings, space.networks())
 
-    on_progress = callbacks.on_progress
-    index = read_index(data, on_progress=on_progress)
+    index = read_index(data, on_progress=callbacks.on_progress)
     prepare = partial(
         prepare_index,
         index,
@@ -95,53 +140,23 @@ def audit(
         sizes_px=[*dict.fromkeys([data.image_size, *space.sizes_px()])],
         seen=seen_by([mix]),
         skip_broken=skip_broken,
-        on_progress=on_progress,
+        on_progress=callbacks.on_progress,
     )
+
     # Images are compared with those of all patients, since a generator may have copied any of them.
     prepared, warnings = prepare(data.model_copy(update={"train_patients": None}))
-    images, store = store_folder(synthetic, StudyImages(data, prepared, cache, index))
-    _, compute = resources_here(settings)
-    pin(compute)
-    context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
-    training = {image.sha256 for image in prepared.images if image.side == "train"}
-    real_pixels = open_pixels(cache / prepared.pixels)
-    result = Audit(
-        study=study.path,
-        faults=tuple(find_faults(images, open_pixels(store), prepared.images, real_pixels)),
-        identical=sum(image.sha256 in training for image in images),
-        report=report_pool(experiment, context),
-        verdict=None,
-        why_not="omit --quick to train" if quick else "",
-    )
+    found = StudyImages(data, prepared, cache, index)
+    result = _measure(experiment, synthetic, study.path, found, callbacks.on_progress)
     if quick:
         for warning in warnings:
             callbacks.note(warning)
-        return result
+        return replace(result, why_not="omit --quick to train")
 
-    # Each replicate has its own training set if there are enough patients, also to test on without
-    # a test folder; otherwise all are trained on all patients.
-    patients = data.train_patients
-    parts = 1 + settings.confirm.replicates
-    has_test = index.test and not too_few_tested(index.test, index.outputs)
-    fewest = FEWEST_UNUSED if settings.confirm.test == "auto" else 1
-    spare = 0 if has_test else fewest
-    each = (prepared.train_patients - spare) // parts
-    if not has_test:
-        needed = spare + parts * (patients or _FEWEST_PATIENTS)
-        if prepared.train_patients < needed:
-            why = (
-                f"without a test folder it needs {needed:,} training patients, {spare} of them to "
-                f"test on, and there are {prepared.train_patients:,}"
-            )
-            return replace(result, why_not=why)
-        if source_of(mix).seen_images() is None:
-            why = (
-                "without a test folder it needs to know which images the synthetic ones were made "
-                "from (--set folder.seen=...)"
-            )
-            return replace(result, why_not=why)
-    if patients is None and each >= _FEWEST_PATIENTS:
-        patients = min(each, _MOST_PATIENTS)
+    # Whether the images help needs enough patients to train and test on, and enough images.
+    try:
+        patients = _choose_patients(settings, mix, index, prepared)
+    except DataError as error:
+        return replace(result, why_not=error.problems[0].what)
     prepared, _ = prepare(data.model_copy(update={"train_patients": patients}))
     available = source_of(mix).count_available(StudyImages(data, prepared, cache))
     ratios: list[float] = []
@@ -153,6 +168,8 @@ def audit(
         result = replace(result, why_not=f"there are only {error.problems[0].what}")
     if not ratios:
         return result
+
+    # The rest is a study: a search over the ratios, a confirmation, and a report.
     grid = ["sampler.name=grid", "points_to_evaluate=[]", f"synthetic_ratio={{values: {ratios}}}"]
     grid.append(f"data.train_patients={patients or 'null'}")
     search(
@@ -180,3 +197,59 @@ def audit(
     write_report(study.path, cache=cache)
     write_json(study.path / "audit.json", result.to_json())
     return result
+
+
+def _measure(
+    experiment: Experiment, synthetic: Path, study: Path, found: StudyImages, on_progress: Progress
+) -> Audit:
+    """Return what the images show without training: faults, copies and quality."""
+    images, store = store_folder(synthetic, found)
+    _, compute = resources_here(experiment.settings)
+    pin(compute)
+    prepared = found.prepared
+    cache = found.cache
+    context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
+    training = {image.sha256 for image in prepared.images if image.side == "train"}
+    real_pixels = open_pixels(cache / prepared.pixels)
+    return Audit(
+        study=study,
+        faults=tuple(find_faults(images, open_pixels(store), prepared.images, real_pixels)),
+        identical=sum(image.sha256 in training for image in images),
+        report=report_pool(experiment, context),
+    )
+
+
+def _choose_patients(
+    settings: Settings, mix: Parameters, index: ImageIndex, prepared: SplitData
+) -> int | None:
+    """Return how many patients each network is trained on; None if on all of them.
+
+    Each replicate has its own training set if there are enough patients, also to test on without a
+    test folder; otherwise all are trained on all patients.
+
+    Raises:
+        DataError: Without a test folder, there are too few patients, or the synthetic images may
+            show any of them.
+    """
+    patients = settings.data.train_patients
+    parts = 1 + settings.confirm.replicates
+    has_test = index.test and not too_few_tested(index.test, index.outputs)
+    fewest = FEWEST_UNUSED if settings.confirm.test == "auto" else 1
+    spare = 0 if has_test else fewest
+    needed = spare + parts * (patients or _FEWEST_PATIENTS)
+    if not has_test and prepared.train_patients < needed:
+        what = (
+            f"without a test folder it needs {needed:,} training patients, {spare} of them to "
+            f"test on, and there are {prepared.train_patients:,}"
+        )
+        raise DataError(what)
+    if not has_test and source_of(mix).seen_images() is None:
+        what = (
+            "without a test folder it needs to know which images the synthetic ones were made "
+            "from (--set folder.seen=...)"
+        )
+        raise DataError(what)
+    each = (prepared.train_patients - spare) // parts
+    if patients is None and each >= _FEWEST_PATIENTS:
+        return min(each, _MOST_PATIENTS)
+    return patients

@@ -37,13 +37,13 @@ def here(drawn: Path, space: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder: `space.yaml`, `xrays` and `notes.txt`, a file."""
     here = space.parent
     shutil.copytree(drawn / "xrays", here / "xrays", ignore=shutil.ignore_patterns("masks"))
-    (here / "notes.txt").write_text("a file\n", encoding="utf-8")
+    (here / "notes.txt").write_text("a file\n", "utf-8")
     monkeypatch.chdir(here)
     return here
 
 
 def images_of(here: Path) -> list[Path]:
-    return sorted((here / "xrays" / "train" / "NORMAL").iterdir())
+    return sorted((here / "xrays/train/NORMAL").iterdir())
 
 
 def content_of(here: Path) -> dict[Path, bytes]:
@@ -64,8 +64,8 @@ def nothing(here: Path) -> None: ...
 
 
 def put_a_thesis(here: Path) -> None:
-    (here / "studies" / "small").mkdir(parents=True)
-    (here / "studies" / "small" / "thesis.txt").write_text("precious", encoding="utf-8")
+    (here / "studies/small").mkdir(parents=True)
+    (here / "studies/small/thesis.txt").write_text("precious", "utf-8")
 
 
 def remove_a_class(here: Path) -> None:
@@ -74,14 +74,14 @@ def remove_a_class(here: Path) -> None:
 
 
 def add_a_class(here: Path) -> None:
-    shutil.copytree(here / "xrays" / "train" / "NORMAL", here / "xrays" / "train" / "TB")
+    shutil.copytree(here / "xrays/train/NORMAL", here / "xrays/train/TB")
 
 
 def spoil_images(here: Path) -> None:
     truncated, empty, text, wide, *_ = images_of(here)
     truncated.write_bytes(truncated.read_bytes()[:500])
     empty.write_bytes(b"")
-    text.write_text("text\n", encoding="utf-8")
+    text.write_text("text\n", "utf-8")
     Image.new("1", (20_000, 9_000)).save(wide, "PNG")
 
 
@@ -95,8 +95,8 @@ def lose_everything(here: Path) -> None:
 
 
 def break_an_extra_image(here: Path) -> None:
-    shutil.copytree(here / "xrays" / "train", here / "extra" / "train")
-    next((here / "extra" / "train" / "NORMAL").iterdir()).write_bytes(b"")
+    shutil.copytree(here / "xrays/train", here / "extra/train")
+    next((here / "extra/train/NORMAL").iterdir()).write_bytes(b"")
 
 
 OFFICIAL = f"{SEARCH} --set weights=imagenet --weights-dir . --set backbone="
@@ -141,7 +141,7 @@ def study(here: Path) -> StudyFolder:
     """A new study, `studies/small`."""
     space = load_space(here / "space.yaml")
     prepared, _ = prepare(space.settings, here / "cache")
-    folder = StudyFolder(here / "studies" / "small")
+    folder = StudyFolder(here / "studies/small")
     create_study(folder, space, prepared, choose_compute(gpus=0, threads=1))
     return folder
 
@@ -169,6 +169,6 @@ def test_a_damaged_study_is_refused_and_status_creates_no_journal(study: StudyFo
         file.write_bytes(whole)
     study.journal_path.unlink()
 
-    refused(run("status", "studies/small"), 5, "the journal is missing")
+    refused(run("status studies/small"), 5, "the journal is missing")
 
     assert not study.journal_path.exists()

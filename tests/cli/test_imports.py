@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import xraytune
+from xraytune import api
 
 pytestmark = pytest.mark.slow
 
@@ -54,5 +54,5 @@ def test_rays_process_makes_its_decisions_without_torch() -> None:
     assert loaded_by(code, names=("torch",)) == []
 
 
-def test_the_package_exports_all_names() -> None:
-    assert all(callable(getattr(xraytune, name)) for name in xraytune.__all__)
+def test_all_public_names_can_be_imported() -> None:
+    assert all(callable(getattr(api, name)) for name in api.__all__)

@@ -45,7 +45,7 @@ def test_a_shipped_space_is_found_by_name_unless_a_file_has_that_name(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo").mkdir()
     for name in ("demo", "demo.yaml", "search_spaces/demo.yaml"):
-        checked = command("space", "check", name, "--data", "xrays")
+        checked = command(f"space check {name} --data xrays")
         assert checked.stdout.startswith("space: shipped demo; `xraytune space copy demo`")
     (tmp_path / "demo").rmdir()
     (tmp_path / "demo").write_text(
@@ -61,8 +61,8 @@ def test_shipped_spaces_are_listed_with_their_purpose_and_copied_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    purposes = said("space", "list")
-    copied, again = (command("space", "copy", "imbalance") for _ in range(2))
+    purposes = said("space list")
+    copied, again = (command("space copy imbalance") for _ in range(2))
 
     assert purposes.keys() == {file.stem for file in SPACES.glob("*.yaml")}
     assert len({*purposes.values()}) == len(purposes)
@@ -73,7 +73,7 @@ def test_shipped_spaces_are_listed_with_their_purpose_and_copied_once(
         == load_space(SPACES / "imbalance.yaml").searched
     )
     assert "this path already exists" in again.stderr
-    assert "did you mean 'imbalance'?" in command("space", "copy", "imbalanced").stderr
+    assert "did you mean 'imbalance'?" in command("space copy imbalanced").stderr
 
 
 def first_trials(space: Space) -> list[Experiment]:

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_narrow_screen_shows_the_learning_rate(tmp_path: Path) -> None:
-    study = StudyFolder(tmp_path / "studies" / "small")
+    study = StudyFolder(tmp_path / "studies/small")
     point = "{source: gan, augmentation: flip, lr: 1e-3}"
     points = f"points_to_evaluate=[{{source: none, augmentation: none, lr: 3e-3}}, {point}]"
     overrides = (

@@ -7,7 +7,7 @@ from shutil import rmtree
 from typing import Any
 
 from tests.in_process import confirm_in_process, search_in_process
-from xraytune.cli.results import show_confirmation
+from xraytune.cli.results import show_confirm
 from xraytune.confirm.run import confirm
 from xraytune.data.index import read_labelled
 from xraytune.data.phantom import draw_phantoms
@@ -25,7 +25,7 @@ def show_confirmed(study: Path, **options: Any) -> str:
     """Confirm a study, and return what the command prints."""
     shown = io.StringIO()
     with confirm_in_process(), redirect_stdout(shown):
-        show_confirmation(confirm(study, **options), {})
+        show_confirm(confirm(study, **options), {})
     return shown.getvalue()
 
 

@@ -18,7 +18,7 @@ from tests.confirm.test_confirm import Lab, Stopped, copied
 from tests.confirm.test_confirm import ended as ended
 from xraytune.base.errors import DataError, StudyError, XraytuneError
 from xraytune.base.files import read_json, read_jsonl
-from xraytune.cli.results import show_confirmation
+from xraytune.cli.results import show_confirm
 from xraytune.confirm.arms import read_plan
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
@@ -127,7 +127,7 @@ def test_a_hospital_is_opened_once_and_stays_in_the_verdict_report_and_on_the_sc
     assert logged[-1]["reason"] == "second site"
     shown = io.StringIO()
     with redirect_stdout(shown):
-        show_confirmation(last, {})
+        show_confirm(last, {})
     assert "At hospital_c: " in shown.getvalue()
     assert f"at hospital_b: {last.finalists[0].arm}" in shown.getvalue()
     report = write_report(lab.study).read_text(encoding="utf-8")

@@ -12,7 +12,6 @@ from xraytune.base.records import to_json
 from xraytune.base.seeding import numpy_generator
 from xraytune.data.inspect import close_pairs, inspect_folder
 from xraytune.data.phantom import draw_phantoms
-from xraytune.space.settings import DataSettings
 
 
 @pytest.mark.slow
@@ -21,7 +20,7 @@ def test_an_inspection_counts_images_patients_duplicates_and_broken_files(offici
     shutil.copy(normal / "IM-0001-0001.jpeg", normal / "IM-0001-0001-0002.jpeg")
     (normal / "IM-0002-0001.jpeg").write_bytes(b"")
 
-    found = inspect_folder(DataSettings(path=official))
+    found = inspect_folder(official)
 
     assert found.images == {
         "train": {"NORMAL": 5, "PNEUMONIA": 8},
@@ -57,7 +56,7 @@ def test_copies_of_an_image_under_other_patients_are_found_in_training_and_test(
             train / "PNEUMONIA/person9003_virus_1.jpeg"
         )
 
-    found = inspect_folder(DataSettings(path=tmp_path / "xrays")).near_duplicates
+    found = inspect_folder(tmp_path / "xrays").near_duplicates
 
     assert (found.pairs, found.in_training_and_test, found.in_two_classes) == (3, 1, 1)
     assert [*map(set, found.examples)] == [
@@ -81,7 +80,7 @@ def test_the_shortcut_baseline_finds_a_class_by_its_size(
             )
             Image.fromarray(pixels).save(tmp_path / folder / f"{folder}{number}.png")
 
-    found = inspect_folder(DataSettings(path=tmp_path))
+    found = inspect_folder(tmp_path)
 
     assert found.shortcut_auroc == pytest.approx(auroc, abs=0.09)
 

@@ -11,9 +11,9 @@ import yaml
 from tests.docs.test_blocks import parse
 
 ROOT = Path(__file__).parents[2]
-COMPOSE = (ROOT / "docker" / "compose.yaml").read_text(encoding="utf-8")
-RAYJOB = yaml.safe_load((ROOT / "deploy" / "rayjob.yaml").read_text(encoding="utf-8"))
-LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+COMPOSE = (ROOT / "docker/compose.yaml").read_text("utf-8")
+RAYJOB = yaml.safe_load((ROOT / "deploy/rayjob.yaml").read_text("utf-8"))
+LOCK = (ROOT / "requirements.lock").read_text("utf-8")
 
 
 def test_commands_in_the_files_have_options_that_exist() -> None:
@@ -38,7 +38,7 @@ def test_rayjob_names_the_ray_release_of_the_lock_file() -> None:
 
 def test_packages_that_the_image_leaves_out_are_those_of_the_gpu() -> None:
     """Otherwise, an image for CPUs would download CUDA."""
-    dockerfile = (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8")
+    dockerfile = (ROOT / "docker/Dockerfile").read_text("utf-8")
     pattern = re.search(r"left_out='(.+)'", dockerfile)
     assert pattern is not None
 

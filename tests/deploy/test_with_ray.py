@@ -25,7 +25,7 @@ from tests.study.studies import ended_trials
 from xraytune.data.phantom import draw_phantoms
 from xraytune.study.folder import StudyFolder
 
-SBATCH = Path(__file__).parents[2] / "deploy" / "search.sbatch"
+SBATCH = Path(__file__).parents[2] / "deploy/search.sbatch"
 PROGRAMS = Path(sys.executable).parent
 SRUN = """\
 #!/usr/bin/env bash
@@ -57,7 +57,7 @@ def running(
 
     def wait_for(event: Callable[[], object]) -> None:
         while not event():
-            assert process.poll() is None, log.read_text(encoding="utf-8")
+            assert process.poll() is None, log.read_text("utf-8")
             time.sleep(0.1)
 
     try:
@@ -75,16 +75,12 @@ def running(
 def test_search_that_slurm_stops_at_its_time_limit_is_resumed_by_a_ray_job(tmp_path: Path) -> None:
     draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
     space = tmp_path / "space.yaml"
-    space.write_text(SPACE.replace("budget: {trials: 1,", "budget: {trials: 2,"), encoding="utf-8")
-    study = StudyFolder(tmp_path / "studies" / "killed")
-    options = [
-        f"--space={space}",
-        f"--studies={study.path.parent}",
-        "--set=source=none",
-        "--set=scheduler={name: none}",
-    ]
+    space.write_text(SPACE.replace("budget: {trials: 1,", "budget: {trials: 2,"), "utf-8")
+    study = StudyFolder(tmp_path / "studies/killed")
+    of_search = f"--space={space} --studies={study.path.parent} --set=source=none".split()
+    options = [*of_search, "--set=scheduler={name: none}"]
     for name, script in (("srun", SRUN), ("scontrol", SCONTROL)):
-        (tmp_path / name).write_text(script, encoding="utf-8")
+        (tmp_path / name).write_text(script, "utf-8")
         (tmp_path / name).chmod(0o755)
     path = os.pathsep.join((str(tmp_path), str(PROGRAMS), os.environ["PATH"]))
 
@@ -98,11 +94,9 @@ def test_search_that_slurm_stops_at_its_time_limit_is_resumed_by_a_ray_job(tmp_p
     with running([str(SBATCH), *options], env, tmp_path / "slurm.log") as wait_for:
         wait_for(lambda: [*study.path.glob("trials/*/epochs.jsonl")])
 
-    log = (tmp_path / "slurm.log").read_text(encoding="utf-8")
-    steps = [
-        " ".join(line.split()[:3])
-        for line in (tmp_path / "steps").read_text(encoding="utf-8").splitlines()
-    ]
+    log = (tmp_path / "slurm.log").read_text("utf-8")
+    lines = (tmp_path / "steps").read_text("utf-8").splitlines()
+    steps = [" ".join(line.split()[:3]) for line in lines]
     address = f"--address=127.0.0.1:{20_000 + job}"
     assert log.endswith("exit code 130\n"), log
     assert log.count("Ray runtime started.") == 2
@@ -125,34 +119,16 @@ def test_search_that_slurm_stops_at_its_time_limit_is_resumed_by_a_ray_job(tmp_p
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         }
-        head = [
-            "start",
-            "--head",
-            "--block",
-            "--node-ip-address=127.0.0.1",
-            f"--port={free_port(23_000)}",
-        ]
-        ports = [
-            f"--dashboard-port={dashboard.rpartition(':')[2]}",
-            "--dashboard-agent-listen-port=0",
-        ]
-        start = [
-            str(PROGRAMS / "ray"),
-            *head,
-            *ports,
-            "--num-cpus=2",
-            f"--temp-dir={temporary}/ray",
-        ]
-        with running(start, env, tmp_path / "head.log") as wait_for:
-            wait_for(
-                lambda: (
-                    "Ray runtime started." in (tmp_path / "head.log").read_text(encoding="utf-8")
-                )
-            )
-            submit = [str(PROGRAMS / "ray"), "job", "submit", f"--address={dashboard}", "--"]
-            search = [str(PROGRAMS / "xraytune"), "search", *options, "--address=auto"]
+        ports = f"--port={free_port(23_000)} --dashboard-port={dashboard.rpartition(':')[2]}"
+        where = f"--node-ip-address=127.0.0.1 --num-cpus=2 --temp-dir={temporary}/ray"
+        start = f"ray start --head --block {where} {ports} --dashboard-agent-listen-port=0"
+        log_file = tmp_path / "head.log"
+        with running(f"{PROGRAMS}/{start}".split(), env, log_file) as wait_for:
+            wait_for(lambda: "Ray runtime started." in log_file.read_text("utf-8"))
+            submit = f"{PROGRAMS}/ray job submit --address={dashboard} --"
+            search = f"{submit} {PROGRAMS}/xraytune search --address=auto"
             done = subprocess.run(
-                [*submit, *search], env=env, capture_output=True, text=True, check=False
+                [*search.split(), *options], env=env, capture_output=True, text=True, check=False
             )
 
     assert done.returncode == 0, done.stdout + done.stderr
@@ -160,6 +136,4 @@ def test_search_that_slurm_stops_at_its_time_limit_is_resumed_by_a_ray_job(tmp_p
         ("complete", 12)
     ] * 2
     for epochs in study.path.glob("trials/*/epochs.jsonl"):
-        assert len(epochs.read_text(encoding="utf-8").splitlines()) == 12, (
-            "no epoch was trained twice"
-        )
+        assert len(epochs.read_text("utf-8").splitlines()) == 12, "no epoch was trained twice"

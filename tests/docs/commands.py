@@ -16,6 +16,8 @@ BLOCKS = [
     for page in PAGES
     for block in blocks(page.read_text("utf-8"))
 ]
+
+
 RUNNERS = {"docker", "ray", "time"}
 """Programs that run the command after them."""
 
@@ -35,6 +37,12 @@ TINY_PAIRS = (
     *("backbone=resnet18", "gan.image_size=32", "gan.width=8", "gan.batch_size=8"),
     *("gan.lr_g=2e-3", "gan.steps=200"),
 )
+
+
+def python_of(page: str, words: str = "") -> str:
+    """Return the Python code of a page, of all blocks with these words."""
+    of_page = [block for name, block in BLOCKS if name == page and block.language == "python"]
+    return "\n".join(block.text for block in of_page if words in block.text)
 
 
 def of_xraytune(words: list[str]) -> list[str] | None:

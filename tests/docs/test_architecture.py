@@ -9,7 +9,7 @@ from tests.docs.commands import ROOT
 from tests.test_layers import imports
 
 PACKAGE = ROOT / "xraytune"
-PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs/architecture.md").read_text("utf-8")
 
 
 def files_of(section: str) -> list[str]:
@@ -21,7 +21,7 @@ def files_of(section: str) -> list[str]:
 
 def modules_of(file: str) -> set[str]:
     """The modules that a file imports, or names in a string to load or run them later."""
-    text = (PACKAGE / file).read_text(encoding="utf-8")
+    text = (PACKAGE / file).read_text("utf-8")
     imported = {name for _, name in imports(PACKAGE / file)}
     return imported | set(re.findall(r"xraytune(?:\.\w+)+", text))
 

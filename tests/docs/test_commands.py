@@ -69,8 +69,8 @@ def test_the_commands_of_readme_run(tmp_path: Path) -> None:
     run_all(map(shrink, commands), tmp_path)
 
     for study in ("gan-ratio", "other-hospital-cpu"):
-        assert (tmp_path / "studies" / study / "confirm" / "verdict.json").is_file()
-    assert (tmp_path / "model" / "bundle.json").is_file()
+        assert (tmp_path / "studies" / study / "confirm/verdict.json").is_file()
+    assert (tmp_path / "model/bundle.json").is_file()
 
 
 def test_the_tutorial_shows_what_its_commands_print(tmp_path: Path) -> None:
@@ -80,10 +80,10 @@ def test_the_tutorial_shows_what_its_commands_print(tmp_path: Path) -> None:
         return re.sub(r"[\d.,]+", "#", " ".join(line.split()))
 
     printed: dict[str, str] = {}
-    page = blocks((ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8"))
+    page = blocks((ROOT / "docs/tutorial.md").read_text("utf-8"))
     for block in page:
         if block.language == "yaml":
-            (tmp_path / "tutorial.yaml").write_text(block.text, encoding="utf-8")
+            (tmp_path / "tutorial.yaml").write_text(block.text, "utf-8")
         for words in shell_commands(block.text) if block.language == "bash" else ():
             if words[0] == "xraytune":
                 (printed[" ".join(words)],) = run_all([words[1:]], tmp_path)
@@ -104,10 +104,10 @@ def test_the_tutorial_shows_what_its_commands_print(tmp_path: Path) -> None:
 def test_the_quick_demo_runs(tmp_path: Path) -> None:
     """All steps, from phantoms to a verdict, its report, and the evaluation of a model."""
     (printed,) = run_all([["demo", "--quick"]], tmp_path)
-    quick = tmp_path / "demo" / "quick"
-    study = quick / "studies" / "other-hospital-demo"
+    quick = tmp_path / "demo/quick"
+    study = quick / "studies/other-hospital-demo"
 
     assert "sensitivity (PNEUMONIA)" in printed
-    assert read_json(study / "confirm" / "verdict.json")["verdict"]
+    assert read_json(study / "confirm/verdict.json")["verdict"]
     assert printed.rstrip().endswith("report.html")
-    assert (quick / "model" / "bundle.json").is_file()
+    assert (quick / "model/bundle.json").is_file()

@@ -1,20 +1,20 @@
 """The whole workflow on phantom X-rays: searches with Ray in processes, the rest in this one."""
 
-import csv
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
 
 from tests.faults.ray_processes import PROGRAM
 from tests.in_process import said, search_in_process
+from tests.model.conftest import read_rows
 from xraytune.base.files import read_jsonl
 from xraytune.confirm.arms import read_plan
 from xraytune.data.phantom import draw_phantoms
@@ -45,30 +45,25 @@ points_to_evaluate:
 """
 
 
-def xraytune(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [PROGRAM, *arguments], cwd=folder, capture_output=True, text=True, check=False
-    )
+def xraytune(folder: Path, line: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own, in a folder."""
+    command = [PROGRAM, *line.split()]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
-def search_until_a_trial_ends(
-    folder: Path, *arguments: str, then: signal.Signals
-) -> subprocess.Popen[str]:
-    """Start a search, send it a signal after its first trial, and wait for it to end."""
+def search_until_a_trial_ends(folder: Path, line: str, then: signal.Signals) -> int:
+    """Start a search, send it a signal after its first trial, and return its exit code."""
+    command = [PROGRAM, *line.split()]
     process = subprocess.Popen(
-        [PROGRAM, *arguments],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     assert process.stdout is not None
-    for line in process.stdout:
-        if "#0 complete" in line or "#0 pruned" in line:
-            os.kill(process.pid, then)
+    for printed in process.stdout:
+        if "#0 complete" in printed or "#0 pruned" in printed:
+            process.send_signal(then)
             break
     process.communicate()
-    return process
+    return process.returncode
 
 
 @pytest.mark.ray
@@ -77,51 +72,40 @@ def test_from_images_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """Search, interrupt, resume, status, export, train, evaluate, predict, and train a trial."""
     monkeypatch.chdir(tmp_path)
     for name in ("random.py", "numpy.py", "queue.py"):  # neither Ray nor a trial imports them
-        (tmp_path / name).write_text("raise ImportError", encoding="utf-8")
-    (tmp_path / "small.yaml").write_text(SPACE, encoding="utf-8")
-    said("data", "phantom", "xrays", "--patients", 40, "--seed", 1, "--size", 64)
-    said("data", "phantom", "others", "--patients", 20, "--seed", 2, "--size", 64)
-    search = ("search", "--space", "small.yaml")
+        (tmp_path / name).write_text("raise ImportError", "utf-8")
+    (tmp_path / "small.yaml").write_text(SPACE, "utf-8")
+    said("data phantom xrays --patients 40 --seed 1 --size 64")
+    said("data phantom others --patients 20 --seed 2 --size 64")
+    search = "search --space small.yaml"
 
-    interrupted = search_until_a_trial_ends(tmp_path, *search, then=signal.SIGINT)
+    assert search_until_a_trial_ends(tmp_path, search, signal.SIGINT) == 130
+    assert "unfinished" in {trial["status"] for trial in said("status studies/small")["trials"]}
 
-    assert interrupted.returncode == 130
-    assert "unfinished" in {trial["status"] for trial in said("status", "studies/small")["trials"]}
-
-    done = xraytune(tmp_path, *search)
+    done = xraytune(tmp_path, search)
 
     assert done.returncode == 0, done.stderr
-    rows = sorted(
-        read_jsonl(tmp_path / "studies/small/trials.jsonl"), key=lambda row: int(row["number"])
-    )
+    rows = read_jsonl(tmp_path / "studies/small/trials.jsonl")
+    rows.sort(key=itemgetter("number"))
     assert [row["number"] for row in rows] == [0, 1, 2], "each trial exactly once"
     assert {row["status"] for row in rows} <= {"complete", "pruned"}
     assert [row["arm"] for row in rows][:2] == ["real_only", "augmented+gan"]
-    status = said("status", "studies/small")
+    status = said("status studies/small")
     assert (len(status["trials"]), status["is_running"]) == (3, False)
 
-    trained = said("train", "studies/small", "-o", "model")
+    trained = said("train studies/small -o model")
     assert trained["val_score"] > 0.5
 
-    evaluated = said("evaluate", "model", "--data", "others/test")
-    assert {
-        "auroc",
-        "accuracy",
-        "sensitivity (PNEUMONIA)",
-        "f1 (PNEUMONIA)",
-        "images",
-        "intervals",
-    } <= evaluated.keys()
-    said("predict", "model", "others/test", "-o", "predictions.csv")
-    with (tmp_path / "predictions.csv").open(encoding="utf-8", newline="") as stream:
-        assert len(list(csv.DictReader(stream))) == evaluated["images"]
+    evaluated = said("evaluate model --data others/test")
+    assert {"auroc", "sensitivity (PNEUMONIA)", "intervals"} <= evaluated.keys()
+    said("predict model others/test -o predictions.csv")
+    assert len(read_rows(tmp_path / "predictions.csv")) == evaluated["images"]
 
     complete = next(row for row in rows if row["status"] == "complete")
-    said("export", "studies/small", "--trial", complete["number"], "--exact", "-o", "exact.yaml")
-    exact = said("train", "--config", "exact.yaml", "-o", "exact")
+    said(f"export studies/small --trial {complete['number']} --exact -o exact.yaml")
+    exact = said("train --config exact.yaml -o exact")
     assert exact["val_b_score"] == complete["val_b_score"], "it differs without Ray"
 
-    assert sum(said(*search)["counts"].values()) == 3, "a finished search runs no more trials"
+    assert sum(said(search)["counts"].values()) == 3, "a finished search runs no more trials"
 
 
 CONFIRM = """\
@@ -137,7 +121,7 @@ QUICK = (
 
 def interrupt_after_a_run(folder: Path, study: Path) -> int:
     """Start a confirmation, interrupt it after its first replicate, and return its exit code."""
-    ended = study / "confirm" / "runs.jsonl"
+    ended = study / "confirm/runs.jsonl"
     with (folder / "interrupted.log").open("w", encoding="utf-8") as log:
         process = subprocess.Popen(
             [PROGRAM, "confirm", str(study)], cwd=folder, stdout=log, stderr=log
@@ -154,18 +138,18 @@ def test_a_confirm_resumes_after_an_interruption_and_accesses_the_test_folder_on
     tmp_path: Path,
 ) -> None:
     draw_phantoms(tmp_path / "xrays", patients=60, seed=0, image_size_px=32)
-    (tmp_path / "small.yaml").write_text(SPACE + CONFIRM, encoding="utf-8")
+    (tmp_path / "small.yaml").write_text(SPACE + CONFIRM, "utf-8")
     study = search_in_process(load_space(tmp_path / "small.yaml", QUICK), tmp_path).path
 
     assert interrupt_after_a_run(tmp_path, study) == 130
     assert not (study / "test_access.jsonl").exists()
-    ended_before = len(read_jsonl(study / "confirm" / "runs.jsonl"))
-    done = xraytune(tmp_path, "confirm", str(study), "--json")
+    ended_before = len(read_jsonl(study / "confirm/runs.jsonl"))
+    done = xraytune(tmp_path, f"confirm {study} --json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
 
     # The finalist, its two matched controls and the tuned one; each with two replicates, each once.
-    numbers = Counter(row["number"] for row in read_jsonl(study / "confirm" / "runs.jsonl"))
+    numbers = Counter(row["number"] for row in read_jsonl(study / "confirm/runs.jsonl"))
     plan = read_plan(study / "confirm")
     assert plan is not None
     assert 0 < ended_before < len(numbers)
@@ -173,13 +157,13 @@ def test_a_confirm_resumes_after_an_interruption_and_accesses_the_test_folder_on
     assert [arm.role for arm in plan.arms] == ["finalist", "matched", "matched", "tuned"]
     (access,) = read_jsonl(study / "test_access.jsonl")
     assert (access["command"], access["images"]) == ("confirm", found["test"]["images"])
-    assert found == json.loads((study / "confirm" / "verdict.json").read_text(encoding="utf-8"))
+    assert found == json.loads((study / "confirm/verdict.json").read_text("utf-8"))
     assert found["verdict"] in {"helps", "hurts", "no_better", "undecided"}
     assert found["exploratory"] == [
         "it has only 2 replicates, and the 95 % intervals need at least 4"
     ]
 
-    again = said("confirm", study)
+    again = said(f"confirm {study}")
 
     assert again == found, "nothing is trained or accessed again"
     assert len(read_jsonl(study / "test_access.jsonl")) == 1
@@ -190,17 +174,12 @@ def test_a_confirm_resumes_after_an_interruption_and_accesses_the_test_folder_on
 def test_a_search_by_uv_run_does_not_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray's workers start in this environment, not by `uv run` in a copy of the project."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "small.yaml").write_text(SPACE, encoding="utf-8")
-    said("data", "phantom", "xrays", "--patients", 40, "--seed", 1, "--size", 64)
-    by_uv = ["uv", "run", "--no-project", "--python", sys.executable, "--", PROGRAM]
+    (tmp_path / "small.yaml").write_text(SPACE, "utf-8")
+    said("data phantom xrays --patients 40 --seed 1 --size 64")
+    search = f"{PROGRAM} search --space small.yaml --set budget.trials=1"
+    by_uv = f"uv run --no-project --python {sys.executable} -- {search}".split()
 
-    done = subprocess.run(
-        [*by_uv, "search", "--space", "small.yaml", "--set", "budget.trials=1"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = subprocess.run(by_uv, capture_output=True, text=True, timeout=300, check=False)
 
     assert done.returncode == 0, done.stderr
     assert "#0 complete" in done.stdout + done.stderr

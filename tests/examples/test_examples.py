@@ -40,11 +40,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory, examples_path: list[str]) -> P
     """A folder with `xrays`, the examples' spaces, and a `model` trained on one of them."""
     lab = tmp_path_factory.mktemp("lab")
     draw_phantoms(lab / "xrays", patients=40, seed=3, image_size_px=48)
-    (lab / "own.yaml").write_text(SPACE, encoding="utf-8")
+    (lab / "own.yaml").write_text(SPACE, "utf-8")
     with on_path(*map(Path, examples_path[:2])):
-        done = command(
-            "train", "--config", lab / "own.yaml", "-o", lab / "model", "--cache", lab / "cache"
-        )
+        done = command(f"train --config {lab}/own.yaml -o {lab}/model --cache {lab}/cache")
     assert done.exit_code == 0, done.stderr
     return lab
 
@@ -52,7 +50,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory, examples_path: list[str]) -> P
 def test_model_records_the_versions_of_its_extensions_and_is_refused_without_them(
     lab: Path,
 ) -> None:
-    packages = read_json(lab / "model" / "bundle.json")["packages"]
+    packages = read_json(lab / "model/bundle.json")["packages"]
 
     assert packages["backbone tiny_net"].startswith("tiny_net of xraytune-examples 0.1.0 ")
     assert packages["source mixup"].startswith("mixup of xraytune-examples 0.1.0 ")
@@ -62,9 +60,7 @@ def test_model_records_the_versions_of_its_extensions_and_is_refused_without_the
 
 @pytest.mark.usefixtures("installed")
 def test_an_unknown_name_suggests_an_installed_extension() -> None:
-    done = command(
-        "space", "check", ROOT / "search_spaces" / "demo.yaml", "--set", "backbone=tinynet"
-    )
+    done = command(f"space check {ROOT}/search_spaces/demo.yaml --set backbone=tinynet")
 
     assert done.exit_code == 2
     assert "backbone: unknown value 'tinynet'\n  fix: did you mean 'tiny_net'?" in done.stderr
@@ -86,6 +82,6 @@ def test_transformed_copies_are_a_data_folder_with_the_patients_of_their_origina
     assert {image.patient for image in copied.images} == {
         image.patient for image in originals.images
     }
-    assert "test__" not in (copies / "patients.csv").read_text(encoding="utf-8"), (
+    assert "test__" not in (copies / "patients.csv").read_text("utf-8"), (
         "the test folder stays sealed"
     )

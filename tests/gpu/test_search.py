@@ -3,63 +3,46 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.end_to_end.test_main_job import SPACE, search_until_a_trial_ends, xraytune
-from tests.faults.ray_processes import PROGRAM
+from xraytune.base.files import read_jsonl
 
 pytestmark = pytest.mark.gpu
 
 
-def said(folder: Path, *arguments: str) -> dict[str, Any]:
+def said(folder: Path, line: str) -> dict[str, Any]:
     """The JSON object that a command prints."""
-    done = xraytune(folder, *arguments, "--json")
+    done = xraytune(folder, f"{line} --json")
     assert done.returncode == 0, done.stderr
     content: dict[str, Any] = json.loads(done.stdout)
     return content
 
 
-def test_from_images_to_a_model(tmp_path: Path) -> None:
-    (tmp_path / "small.yaml").write_text(SPACE, encoding="utf-8")
-    said(tmp_path, "data", "phantom", "xrays", "--patients", "40", "--seed", "1", "--size", "64")
-    said(tmp_path, "data", "phantom", "others", "--patients", "20", "--seed", "2", "--size", "64")
-    search = (
-        "search",
-        "--space",
-        "small.yaml",
-        "--set",
-        "resources.gpus_per_trial=0.25",
-        "--set",
-        "budget.trials=8",
-    )
-    search_until_a_trial_ends(tmp_path, *search, then=signal.SIGKILL)
+def test_from_images_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "small.yaml").write_text(SPACE, "utf-8")
+    said(tmp_path, "data phantom xrays --patients 40 --seed 1 --size 64")
+    said(tmp_path, "data phantom others --patients 20 --seed 2 --size 64")
+    settings = "--set resources.gpus_per_trial=0.25 --set budget.trials=8"
+    search = f"search --space small.yaml {settings}"
+    search_until_a_trial_ends(tmp_path, search, signal.SIGKILL)
 
-    done = xraytune(tmp_path, *search)
+    done = xraytune(tmp_path, search)
 
     assert done.returncode == 0, done.stderr
-    rows = [
-        json.loads(line)
-        for line in (tmp_path / "studies/small/trials.jsonl").read_text("utf-8").splitlines()
-    ]
+    rows = read_jsonl(tmp_path / "studies/small/trials.jsonl")
     assert sorted(row["number"] for row in rows) == list(range(8)), "each trial exactly once"
     assert {row["status"] for row in rows} <= {"complete", "pruned"}
 
-    exported = said(tmp_path, "export", "studies/small", "-o", "best.yaml")
-    trained = said(tmp_path, "train", "--config", "best.yaml", "-o", "model")
+    exported = said(tmp_path, "export studies/small -o best.yaml")
+    trained = said(tmp_path, "train --config best.yaml -o model")
     assert abs(trained["val_b_score"] - exported["val_b_score"]) < 0.1
 
-    on_gpu = said(tmp_path, "evaluate", "model", "--data", "others/test")
-    command, no_gpu = (
-        [PROGRAM, "evaluate", "model", "--data", "others/test", "--json"],
-        {"CUDA_VISIBLE_DEVICES": ""},
-    )
-    without = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, check=True, env=os.environ | no_gpu
-    )
-    assert abs(json.loads(without.stdout)["auroc"] - on_gpu["auroc"]) < 0.02
+    on_gpu = said(tmp_path, "evaluate model --data others/test")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    on_cpu = said(tmp_path, "evaluate model --data others/test")
+    assert abs(on_cpu["auroc"] - on_gpu["auroc"]) < 0.02

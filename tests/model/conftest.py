@@ -61,7 +61,7 @@ class Lab:
 
     @property
     def study(self) -> Path:
-        return self.path / "studies" / "mix"
+        return self.path / "studies/mix"
 
     @property
     def best(self) -> Path:
@@ -100,7 +100,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     """A lab shared by all tests; do not change it."""
     lab = Lab(tmp_path_factory.mktemp("lab"))
     draw_phantoms(lab.xrays, patients=40, seed=6, image_size_px=64, difficulty=0.0)
-    (lab.path / "space.yaml").write_text(SPACE, encoding="utf-8")
+    (lab.path / "space.yaml").write_text(SPACE, "utf-8")
     search_in_process(load_space(lab.path / "space.yaml"), lab.path)
     export(lab.study, out=lab.best)
     train(lab.best, out=lab.model)

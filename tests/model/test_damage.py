@@ -52,7 +52,7 @@ def test_missing_files_and_an_invalid_record_are_named(lab: Lab, tmp_path: Path)
     with pytest.raises(ArtifactError, match=r"(?s)config\.yaml: .*missing.*split\.json: .*missing"):
         open_bundle(model)
     for damaged in ('{"files": {"bund', "", "[]", "{}", '{"files": []}', '{"files": {}}'):
-        (model / "manifest.json").write_text(damaged, encoding="utf-8")
+        (model / "manifest.json").write_text(damaged, "utf-8")
         with pytest.raises(ArtifactError, match=r"manifest\.json: the file is damaged"):
             open_bundle(model)
 
@@ -101,8 +101,8 @@ def test_images_of_a_trials_gan_are_those_that_it_trained_on(copy_lab: CopyLab) 
     generator_train(exported.path, out=lab.path / "gan", cache=cache, on_progress=no_training)
     drawn = generator_sample(lab.path / "gan", count=4, out=lab.path / "images")
 
-    files = sorted((lab.path / "images" / "PNEUMONIA").glob("*.png"))
+    files = sorted((lab.path / "images/PNEUMONIA").glob("*.png"))
     assert drawn.counts["PNEUMONIA"] == len(files) > 0
     assert [np.asarray(Image.open(file)).tolist() for file in files] == pool[: len(files)].tolist()
-    provenance = read_json(lab.path / "images" / "provenance.json")
+    provenance = read_json(lab.path / "images/provenance.json")
     assert provenance["train_fingerprint"] == study.prepared().train_fingerprint

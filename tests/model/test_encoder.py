@@ -1,6 +1,7 @@
 """A model of `xraytune train` as the encoder of another study."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,12 @@ from safetensors.torch import load_file
 from tests.in_process import CPU, one_thread
 from tests.model.conftest import CopyLab, Lab
 from xraytune.base.errors import ArtifactError, MachineError
+from xraytune.confirm.sealed import choose_test
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, SplitData
 from xraytune.space.domains import Point
 from xraytune.space.load import load_space
+from xraytune.space.settings import Parameters
 from xraytune.space.space import Space
 from xraytune.study.inputs import inputs_of_space, read_inputs
 from xraytune.trial.network import Network
@@ -29,11 +32,13 @@ parameters:
   trainable: {values: [head, all]}
   input_channels: {values: [1, 3]}
 """
+SIDES = {"train", "val_a", "val_b"}
+"""The sides of a search; those of a confirmation are a draw for each replicate, and test."""
 
 
 def write_space(folder: Path, model: Path) -> Path:
     file = folder / "space.yaml"
-    file.write_text(SPACE.replace("value: model", f"value: {model}"), encoding="utf-8")
+    file.write_text(SPACE.replace("value: model", f"value: {model}"), "utf-8")
     return file
 
 
@@ -48,7 +53,7 @@ def prepared_of(space: Space, cache: Path) -> tuple[SplitData, list[str]]:
 @pytest.fixture
 def both(lab: Lab, tmp_path: Path) -> Path:
     """A space that uses the model, for images of the lab and of other patients."""
-    draw_phantoms(tmp_path / "other", patients=40, seed=9, image_size_px=64)
+    draw_phantoms(tmp_path / "other", patients=80, seed=9, image_size_px=64)
     for part in ("NORMAL", "PNEUMONIA"):
         (tmp_path / "both" / part).mkdir(parents=True)
         for folder, start in ((lab.xrays, "lab"), (tmp_path / "other", "other")):
@@ -95,6 +100,28 @@ def test_its_patients_are_on_no_side_that_is_scored(both: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
+def test_its_patients_are_neither_drawn_nor_tested_by_a_confirmation(
+    both: Path, tmp_path: Path
+) -> None:
+    """Of unused patients, who would be scored without this encoder."""
+    small = ["data.train_patients=4", "data.split={val_a: 0.1, val_b: 0.1}", "confirm.test=unused"]
+    space = load_space(both, small)
+    cache = tmp_path / "cache"
+    prepared, _ = prepared_of(space, cache)
+
+    def lab_images(compared: Sequence[Parameters]) -> set[str]:
+        chosen = choose_test(space.settings, prepared, cache, replicates=2, compared=compared)
+        assert chosen.kind == "unused"
+        assert chosen.images
+        drawn = [image for image in chosen.prepared.images if image.side not in SIDES]
+        files = {Path(image.file).name for image in (*drawn, *chosen.images)}
+        return {file for file in files if file.startswith("lab_")}
+
+    assert lab_images([])
+    assert lab_images(space.networks()) == set()
+
+
+@pytest.mark.slow
 def test_a_damaged_or_unsuitable_model_is_refused_before_any_training(
     copy_lab: CopyLab, both: Path, tmp_path: Path
 ) -> None:
@@ -112,7 +139,7 @@ def test_a_damaged_or_unsuitable_model_is_refused_before_any_training(
     weights.write_bytes(weights.read_bytes()[:-10])
     with pytest.raises(ArtifactError, match=r"(?s)model\.safetensors.*missing, or damaged"):
         require_inputs(space.settings, space.networks())
-    (model / "manifest.json").write_text("{}", encoding="utf-8")
+    (model / "manifest.json").write_text("{}", "utf-8")
     after = read_inputs(inputs, space.settings, prepared, tmp_path / "cache")
 
     assert before.keys() == after.keys() == {model}

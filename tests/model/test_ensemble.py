@@ -7,8 +7,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from tests.model.conftest import CopyLab, Lab, read_rows
-from xraytune.base.errors import ConfigError
+from tests.model.conftest import CopyLab, read_rows
 from xraytune.base.files import read_jsonl
 from xraytune.base.records import EpochRecord
 from xraytune.model.predict import predict
@@ -89,10 +88,5 @@ def test_members_are_trained_one_after_the_other_and_predict_their_mean(
     means = [mean[image.file.removeprefix("train/")] for image in val_b]
     assert record.val_b_score == pytest.approx(roc_auc_score([i.label for i in val_b], means))
     assert record.members == 2
-    assert "| networks | 2, " in (out / "README.md").read_text(encoding="utf-8")
+    assert "| networks | 2, " in (out / "README.md").read_text("utf-8")
     assert [row["network"] for row in read_jsonl(out / "epochs.jsonl")] == [1, 1, 1, 2, 2, 2]
-
-
-def test_no_network_at_all_is_an_error(lab: Lab, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--members: cannot train 0 networks\n.*give 1 or more"):
-        train(lab.best, out=tmp_path / "model", members=0)

@@ -35,7 +35,7 @@ def made(lab: Lab, tmp_path: Path) -> Made:
     """
 
     def make(scores: list[tuple[float, float]]) -> StudyFolder:
-        folder = StudyFolder(tmp_path / "studies" / "made")
+        folder = StudyFolder(tmp_path / "studies/made")
         space = load_space(lab.path / "space.yaml", [f"budget.trials={len(scores) + 1}"])
         create_study(folder, space, StudyFolder(lab.study).prepared(), CPU)
         loop = SearchTrials(folder, space, no_gan)
@@ -69,7 +69,7 @@ def test_without_a_confirmation_val_b_decides(
 
     assert (chosen.trial, chosen.val_b_score) == (exported, scores[exported][1])
     assert trial_to_export(StudyFolder(study)) == (exported, chosen.reason)
-    assert chosen.sentence in (tmp_path / "best.yaml").read_text(encoding="utf-8")
+    assert chosen.sentence in (tmp_path / "best.yaml").read_text("utf-8")
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_confirmation_decides_against_val_b(
 
 def test_exported_file_contains_trial_and_origin(copy_lab: CopyLab, tmp_path: Path) -> None:
     """Here of a study that moved with its images."""
-    lab, out = copy_lab(), tmp_path / "elsewhere" / "trial.yaml"
+    lab, out = copy_lab(), tmp_path / "elsewhere/trial.yaml"
 
     export(lab.study, out=out, trial=0)
 
@@ -106,7 +106,7 @@ def test_exported_file_contains_trial_and_origin(copy_lab: CopyLab, tmp_path: Pa
     assert experiment.settings.exported_from == ExportedFrom(
         study=lab.study, trial=0, images=len(train)
     )
-    assert str(tmp_path) not in out.read_text(encoding="utf-8")
+    assert str(tmp_path) not in out.read_text("utf-8")
 
 
 @pytest.mark.parametrize(
@@ -147,9 +147,7 @@ def test_a_stopped_trial_that_a_confirmation_finished_is_exported(
         "value": 0.75,
         "val_b_score": 0.625,
     }
-    append_jsonl(
-        folder.path / "confirm" / "top_up" / "runs.jsonl", {"version": 1, **run}, is_chained=True
-    )
+    append_jsonl(folder.path / "confirm/top_up/runs.jsonl", {"version": 1, **run}, is_chained=True)
     write_verdict(folder.path, {suggestion.number: "helps"})
 
     exported = export(folder.path, out=tmp_path / "best.yaml")

@@ -44,22 +44,22 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """X-rays, a study of one trial on eight patients, and its cache."""
     root = tmp_path_factory.mktemp("final")
     draw_phantoms(root / "xrays", patients=40, seed=6, image_size_px=48, difficulty=0.0)
-    (root / "space.yaml").write_text(SPACE, encoding="utf-8")
+    (root / "space.yaml").write_text(SPACE, "utf-8")
     search_in_process(load_space(root / "space.yaml"), root)
     return root
 
 
 @pytest.fixture(scope="module")
 def study(root: Path) -> StudyFolder:
-    return StudyFolder(root / "studies" / "subset")
+    return StudyFolder(root / "studies/subset")
 
 
 @pytest.fixture(scope="module")
 def final(study: StudyFolder, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("model")
     with one_core():
-        exported = command("export", study.path, "-o", folder / "best.yaml")
-        trained = command("train", "--config", folder / "best.yaml", "-o", folder / "model")
+        exported = command(f"export {study.path} -o {folder}/best.yaml")
+        trained = command(f"train --config {folder}/best.yaml -o {folder}/model")
     assert (exported.exit_code, trained.exit_code) == (0, 0), trained.stderr
     return open_bundle(folder / "model")
 
@@ -119,11 +119,11 @@ def test_a_study_is_exported_and_trained_by_one_command_with_its_final_settings(
     changed = SPACE.replace("name: subset", "name: finished").replace(
         "parameters:", f"{final}\nparameters:", 1
     )
-    (root / "finished.yaml").write_text(changed, encoding="utf-8")
+    (root / "finished.yaml").write_text(changed, "utf-8")
     search_in_process(load_space(root / "finished.yaml"), root)
-    study, model = root / "studies" / "finished", tmp_path / "model"
+    study, model = root / "studies/finished", tmp_path / "model"
 
-    command("train", study, "-o", model)
+    command(f"train {study} -o {model}")
     best = export(study, out=tmp_path / "best.yaml").path.read_text("utf-8")
     page = write_report(study, cache=root / "cache").read_text("utf-8")
 

@@ -1,7 +1,6 @@
 """The files of `predict`, the server of docs/final-model.md, and examples/export_onnx.py."""
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -10,14 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from fastapi.testclient import TestClient
 from PIL import Image
 
 from tests.data.test_dicom import dicom
+from tests.docs.commands import ROOT, python_of
 from tests.in_process import command
 from tests.model.conftest import Lab, read_rows
 from xraytune.base.errors import DataError
+from xraytune.base.tensors import save_state
 from xraytune.model.predict import predict
+from xraytune.nets.networks import build_classifier
+from xraytune.space.settings import Parameters
 from xraytune.trial.saved_model import open_bundle
 
 pytestmark = pytest.mark.slow
@@ -25,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 def test_every_image_at_any_depth_has_a_row_in_sorted_order(lab: Lab, tmp_path: Path) -> None:
     """A score at the threshold is positive."""
-    images = shutil.copytree(lab.xrays / "train", tmp_path / "images" / "ward")
+    images = shutil.copytree(lab.xrays / "train", tmp_path / "images/ward")
     loose = next(iter(images.glob("NORMAL/*")))
     shutil.copy(loose, tmp_path / "images" / "a, b.jpeg")
     threshold = open_bundle(lab.model).record.threshold
@@ -50,7 +54,7 @@ def test_a_dicom_file_is_predicted_as_the_image_in_it(lab: Lab, tmp_path: Path) 
     with Image.open(jpeg) as opened:
         (images / "a.dcm").write_bytes(dicom(np.asarray(opened), 8))
 
-    result = command("predict", lab.model, images, "-o", tmp_path / "t.csv", "--json")
+    result = command(f"predict {lab.model} {images} -o {tmp_path}/t.csv --json")
 
     content, rows = json.loads(result.stdout), read_rows(tmp_path / "t.csv")
     assert [row["file"] for row in rows] == ["a.dcm", "b.jpeg"]
@@ -71,7 +75,24 @@ def test_nothing_is_written_when_an_image_is_broken(lab: Lab, tmp_path: Path) ->
     assert not out.exists()
 
 
-PAGE = Path(__file__).parents[2] / "docs" / "final-model.md"
+PAGE = "docs/final-model.md"
+
+
+def test_the_page_loads_the_network_in_plain_pytorch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parameters = Parameters(backbone="mobilenet_v2", weights="none", trainable="all")
+    trained = build_classifier(parameters, 2, weights=None, seed=1).eval()
+    (tmp_path / "model").mkdir()
+    save_state(trained.state_dict(), tmp_path / "model/model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+
+    exec(compile(python_of(PAGE, "load_state_dict"), PAGE, "exec"), names)
+
+    images = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(names["network"](images), trained(images))
 
 
 def test_the_server_of_the_page_predicts(
@@ -80,13 +101,9 @@ def test_the_server_of_the_page_predicts(
     image = sorted(lab.xrays.glob("test/*/*.jpeg"))[0]
     predict(lab.model, image, out=tmp_path / "table.csv")
     (expected,) = read_rows(tmp_path / "table.csv")
-    blocks = re.findall(
-        r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
-    )
-    (code,) = (block for block in blocks if "FastAPI" in block)
     monkeypatch.chdir(lab.path)
     names: dict[str, Any] = {}
-    exec(compile(code, PAGE.name, "exec"), names)
+    exec(compile(python_of(PAGE, "FastAPI"), PAGE, "exec"), names)
     client = TestClient(names["app"])
     head = {"Content-Type": "application/octet-stream"}
 
@@ -104,10 +121,9 @@ def test_the_example_exports_a_model_that_predicts_as_pytorch_does(
     """The program compares them itself."""
     for package in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(package, reason="the example's own packages")
-    example = PAGE.parents[1] / "examples" / "export_onnx.py"
-    program = [sys.executable, *map(str, (example, lab.model, tmp_path / "model.onnx"))]
+    program = f"{sys.executable} {ROOT}/examples/export_onnx.py {lab.model} {tmp_path}/model.onnx"
 
-    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    done = subprocess.run(program.split(), capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "model.onnx").is_file()

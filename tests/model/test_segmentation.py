@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.model.conftest import Lab, read_rows
+from tests.pair_files import HEIGHT_PX, WIDTH_PX, write_pairs
 from xraytune.base.errors import DataError
 from xraytune.base.files import read_json
-from xraytune.base.seeding import numpy_generator
 from xraytune.data.decoding import GreyImage, Resize, decode_files
 from xraytune.model.evaluate import evaluate
 from xraytune.model.predict import predict
@@ -21,7 +21,6 @@ from xraytune.tasks.evaluation import Evaluation
 from xraytune.tasks.masks import whole_mask
 
 pytestmark = pytest.mark.slow
-WIDTH_PX, HEIGHT_PX = 40, 56
 SPACE = """\
 name: discs
 task: segmentation
@@ -36,27 +35,17 @@ budget: {trials: 1, max_epochs: 1, steps_per_epoch: 8}
 
 
 def draw_pairs(folder: Path, numbers: range) -> Path:
-    """Noisy images with a bright disc, and its mask."""
-    y, x = np.ogrid[:HEIGHT_PX, :WIDTH_PX]
-    for number in numbers:
-        random = numpy_generator(number, "disc")
-        disc = (x - random.integers(15, 25)) ** 2 + (
-            y - random.integers(20, 36)
-        ) ** 2 < random.integers(8, 12) ** 2
-        pixels = np.clip(random.normal(60 + 130 * disc, 12), 0, 255).astype(np.uint8)
-        for kind, levels in (("images", pixels), ("masks", disc.astype(np.uint8) * 255)):
-            (folder / kind).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(levels).save(folder / kind / f"p{number:02}.png")
-    return folder
+    """Draw a pair of the patient of each number."""
+    return write_pairs(folder, [f"p{number:02}" for number in numbers])
 
 
 @pytest.fixture(scope="session")
 def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`pairs/`, `space.yaml` and the segmenter `model`; do not change them."""
     folder = tmp_path_factory.mktemp("discs")
-    draw_pairs(folder / "pairs" / "train", range(24))
-    draw_pairs(folder / "pairs" / "test", range(24, 30))
-    (folder / "space.yaml").write_text(SPACE, encoding="utf-8")
+    draw_pairs(folder / "pairs/train", range(24))
+    draw_pairs(folder / "pairs/test", range(24, 30))
+    (folder / "space.yaml").write_text(SPACE, "utf-8")
     train_in(folder, "model")
     return folder
 
@@ -109,13 +98,13 @@ def test_a_mask_returns_to_where_its_object_is_in_the_image(
 
 
 def test_masks_have_the_size_of_their_images(discs: Path, tmp_path: Path) -> None:
-    images = shutil.copytree(discs / "pairs" / "test" / "images", tmp_path / "images" / "ward")
-    opened(images / "p24.png").resize((300, 200)).save(tmp_path / "images" / "large.tif")
+    images = shutil.copytree(discs / "pairs/test/images", tmp_path / "images/ward")
+    opened(images / "p24.png").resize((300, 200)).save(tmp_path / "images/large.tif")
     opened(images / "p24.png").save(images / "p24.jpeg")
 
     predicted = predict(discs / "model", tmp_path / "images", out=tmp_path / "out")
 
-    rows = {row["file"]: row for row in read_rows(tmp_path / "out" / "predictions.csv")}
+    rows = {row["file"]: row for row in read_rows(tmp_path / "out/predictions.csv")}
     assert len(rows) == len({row["mask"] for row in rows.values()}) == predicted.images == 8
     assert rows["ward/p24.jpeg"]["mask"] == "masks/ward/p24.jpeg.png", "p24.png is there, too"
     assert rows["ward/p25.png"]["mask"] == "masks/ward/p25.png"
@@ -133,7 +122,7 @@ def test_the_metrics_are_those_of_the_predicted_masks(discs: Path, tmp_path: Pat
 
     found = evaluated(discs / "model", pairs, out=tmp_path / "out")
 
-    masks = {file.name: read_mask(file) for file in (tmp_path / "masks" / "masks").iterdir()}
+    masks = {file.name: read_mask(file) for file in (tmp_path / "masks/masks").iterdir()}
     true = {name: read_mask(pairs / "masks" / name) for name in masks}
     dices = {
         f"images/{name}": 2 * (own & true[name]).sum() / (own.sum() + true[name].sum())
@@ -141,34 +130,34 @@ def test_the_metrics_are_those_of_the_predicted_masks(discs: Path, tmp_path: Pat
     }
     assert found.metrics["dice"] == pytest.approx(np.mean([*dices.values()]))
     assert found.images == found.patients == 7
-    card = (discs / "model" / "README.md").read_text(encoding="utf-8")
+    card = (discs / "model/README.md").read_text("utf-8")
     assert "| mean Dice at 32 x 32 px | 0." in card
     low, high = found.intervals["dice"]
     assert low < np.mean([*dices.values()]) < high
     worst = [*found.groups["worst"]]
     assert worst == sorted(dices, key=lambda file: (dices[file], file))[:5]
-    assert read_json(tmp_path / "out" / "metrics.json") == found.to_json()
+    assert read_json(tmp_path / "out/metrics.json") == found.to_json()
     assert found.to_dataframe().loc["dice", "value"] == found.metrics["dice"]
-    rows = read_rows(tmp_path / "out" / "per_image.csv")
+    rows = read_rows(tmp_path / "out/per_image.csv")
     assert {row["file"]: float(row["dice"]) for row in rows} == pytest.approx(dices)
-    sizes = {opened(tmp_path / "out" / "worst" / file).size for file in worst}
+    sizes = {opened(tmp_path / "out/worst" / file).size for file in worst}
     assert sizes == {(2 * WIDTH_PX, HEIGHT_PX)}
 
 
 def test_a_mask_that_cannot_be_used_is_named_or_left_out(discs: Path, tmp_path: Path) -> None:
     pairs = draw_pairs(tmp_path / "pairs", range(40, 42))
-    Image.new("L", (WIDTH_PX, HEIGHT_PX)).save(pairs / "masks" / "p41.png")
+    Image.new("L", (WIDTH_PX, HEIGHT_PX)).save(pairs / "masks/p41.png")
     with pytest.raises(DataError, match="empty"):
         evaluated(discs / "model", pairs)
 
     found = evaluated(discs / "model", pairs, out=tmp_path / "out", skip_broken=True)
 
-    assert found.images == len([*(tmp_path / "out" / "worst").rglob("*.png")]) == 1
+    assert found.images == len([*(tmp_path / "out/worst").rglob("*.png")]) == 1
     assert [image.file for image in found.broken] == ["masks/p41.png"]
 
 
 def test_data_of_the_other_task_are_refused(discs: Path, lab: Lab, tmp_path: Path) -> None:
-    segmenter, pairs = discs / "model", discs / "pairs" / "test"
+    segmenter, pairs = discs / "model", discs / "pairs/test"
 
     with pytest.raises(DataError, match="segmentation needs images"):
         evaluate(segmenter, data=lab.xrays / "train")

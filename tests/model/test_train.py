@@ -95,7 +95,7 @@ def test_an_interrupted_training_resumes_to_the_same_files(
 def test_another_label_than_in_the_study_is_refused(copy_lab: CopyLab) -> None:
     lab = copy_lab()
     first = min(lab.xrays.glob("train/NORMAL/*"))
-    first.rename(lab.xrays / "train" / "PNEUMONIA" / first.name)
+    first.rename(lab.xrays / "train/PNEUMONIA" / first.name)
 
     with pytest.raises(StudyError, match="since the study began: 1 with another label"):
         train(lab.study, out=lab.path / "again")
@@ -133,6 +133,4 @@ def test_a_training_that_runs_already_is_not_started_again_and_overrides_are_kep
     trained = train(lab.best, out=lab.path / "again", overrides=short, on_epoch=train_too)
 
     assert trained.epochs == 1
-    assert '"budget.max_epochs=1"' in (lab.path / "again" / "bundle.json").read_text(
-        encoding="utf-8"
-    )
+    assert '"budget.max_epochs=1"' in (lab.path / "again/bundle.json").read_text(encoding="utf-8")

@@ -46,7 +46,7 @@ def confirmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The study; do not change it."""
     root = tmp_path_factory.mktemp("report")
     draw_phantoms(root / "xrays", patients=60, seed=4, image_size_px=32)
-    (root / "space.yaml").write_text(SPACE, encoding="utf-8")
+    (root / "space.yaml").write_text(SPACE, "utf-8")
     folder = search_in_process(load_space(root / "space.yaml"), root)
     with confirm_in_process():
         confirm(folder.path)
@@ -59,6 +59,6 @@ def copy_study(confirmed: Path, tmp_path: Path) -> CopyStudy:
 
     def copy() -> Path:
         shutil.copytree(confirmed.parent.parent, tmp_path / "copy")
-        return tmp_path / "copy" / "studies" / confirmed.name
+        return tmp_path / "copy/studies" / confirmed.name
 
     return copy

@@ -40,7 +40,7 @@ def test_a_confirmed_study_shows_verdict_controls_and_trials(
 ) -> None:
     page = write_report(confirmed, out=tmp_path / "page.html").read_text("utf-8")
 
-    (finalist,) = read_json(confirmed / "confirm" / "verdict.json")["finalists"]
+    (finalist,) = read_json(confirmed / "confirm/verdict.json")["finalists"]
     content = page_content(StudyFolder(confirmed), confirmed.parent.parent / "cache")
     drawn = {
         y.replace("<br>", " "): x
@@ -102,7 +102,7 @@ def test_without_a_verdict_or_images_the_page_shows_what_is_known(
     copy_study: CopyStudy, tmp_path: Path
 ) -> None:
     study = copy_study().rename(tmp_path / "alone")
-    (study / "confirm" / "verdict.json").unlink()
+    (study / "confirm/verdict.json").unlink()
 
     page = write_report(study).read_text("utf-8")
 
@@ -112,7 +112,7 @@ def test_without_a_verdict_or_images_the_page_shows_what_is_known(
 
 def test_a_study_of_segmentation_shows_the_worst_masks(tmp_path: Path) -> None:
     draw_phantoms(tmp_path / "xrays", image_size_px=32, patients=24, seed=4, pairs=True)
-    (tmp_path / "space.yaml").write_text(SEGMENTATION, encoding="utf-8")
+    (tmp_path / "space.yaml").write_text(SEGMENTATION, "utf-8")
     study = search_in_process(load_space(tmp_path / "space.yaml"), tmp_path)
 
     page = write_report(study.path).read_text("utf-8")
@@ -129,16 +129,16 @@ def test_names_from_the_data_are_escaped(tmp_path: Path) -> None:
     for number, (name, source) in enumerate(
         zip(HOSTILE, ["NORMAL", "PNEUMONIA", "NORMAL"], strict=True)
     ):
-        images = sorted((tmp_path / "drawn" / "train" / source).glob("*"))[number::2]
-        (tmp_path / "xrays" / "train" / name).mkdir(parents=True)
+        images = sorted((tmp_path / "drawn/train" / source).glob("*"))[number::2]
+        (tmp_path / "xrays/train" / name).mkdir(parents=True)
         for place, image in enumerate(images):
-            (tmp_path / "xrays" / "train" / name / f"p{number}{place}_1{image.suffix}").write_bytes(
+            (tmp_path / "xrays/train" / name / f"p{number}{place}_1{image.suffix}").write_bytes(
                 image.read_bytes()
             )
     text = SPACE.replace("val_b: 0.25", r"val_b: 0.25, group_regex: '(p\d+)_'").replace(
         "xrays,", "xrays, classes: auto,"
     )
-    (tmp_path / "space.yaml").write_text(text.replace("trials: 5", "trials: 1"), encoding="utf-8")
+    (tmp_path / "space.yaml").write_text(text.replace("trials: 5", "trials: 1"), "utf-8")
     study = search_in_process(load_space(tmp_path / "space.yaml"), tmp_path).path
 
     page = write_report(study).read_text("utf-8")
@@ -148,11 +148,11 @@ def test_names_from_the_data_are_escaped(tmp_path: Path) -> None:
 
 def test_a_study_without_a_trial_has_a_page(copy_study: CopyStudy) -> None:
     study = copy_study()
-    (study / "confirm" / "verdict.json").unlink()
+    (study / "confirm/verdict.json").unlink()
     journal = study / "optuna.journal"
     lines = journal.read_text("utf-8").splitlines(keepends=True)
     first = next(place for place, line in enumerate(lines) if json.loads(line)["op_code"] == 4)
-    journal.write_text("".join(lines[:first]), encoding="utf-8")  # before the first CREATE_TRIAL
+    journal.write_text("".join(lines[:first]), "utf-8")  # before the first CREATE_TRIAL
     (study / "trials.jsonl").unlink()
 
     page = write_report(study).read_text("utf-8")
@@ -180,6 +180,6 @@ def test_bad_input(copy_study: CopyStudy, tmp_path: Path) -> None:
         write_report(tmp_path)
     with pytest.raises(ConfigError, match="this is a folder"):
         write_report(study, out=tmp_path)
-    (study / "confirm" / "verdict.json").write_text("{", encoding="utf-8")
+    (study / "confirm/verdict.json").write_text("{", "utf-8")
     with pytest.raises(StudyError, match=r"verdict\.json"):
         write_report(study)

@@ -1,19 +1,16 @@
-"""What all commands do.
-
-Call a function of `xraytune`, show its progress, print its result, explain its errors.
-"""
+"""What all commands do: call their function, show its progress, print its result or error."""
 
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from importlib import import_module
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import typer
 from typer.core import TyperCommand
 
+from xraytune import api
 from xraytune.base.errors import (
     INTERRUPTED_EXIT_CODE,
     MachineError,
@@ -25,39 +22,28 @@ from xraytune.base.files import explain_disk_errors
 from xraytune.base.records import EpochRecord
 from xraytune.cli import console
 
-if TYPE_CHECKING:
-    from xraytune.cli import results as results
-else:
-
-    class _ImportedOnUse:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(import_module("xraytune.cli.results"), name)
-
-    results = _ImportedOnUse()
-    """The module cli/results.py, which `--help` does not import."""
-
 Options: TypeAlias = Mapping[str, Any]
-ONLY_HERE = {"as_json", "yes", "study"}
-"""Options that a command uses itself, if the function does not take them."""
 
 
 def run(
-    function: Callable[..., Any],
-    options: Options,
-    show: Callable[[Any, Options], None],
-    follow: AbstractContextManager[Options] | None = None,
+    command: str, options: Options, follow: AbstractContextManager[Options] | None = None
 ) -> None:
-    """Call a function of `xraytune` with the options of a command, and print its result.
+    """Call the function of a command with its options, and print the result.
 
-    Options that are not given have the defaults of the function. `follow` shows the work while it
-    runs, by callbacks, of which the function gets those that it has.
+    The function is `xraytune.api.COMMAND`, and `show_COMMAND` of cli/results.py prints the result,
+    unless the option `as_json` is set. Options that are not given have the defaults of the
+    function. `follow` shows the work while it runs, by callbacks, of which the function gets those
+    that it has.
 
     Raises TypeError if the function does not take an option.
     """
+    from xraytune.cli import results  # loads torch, which `--help` does not need
+
+    function = getattr(api, command)
     accepted = signature(function).parameters
-    unknown = options.keys() - accepted.keys() - ONLY_HERE
+    unknown = options.keys() - accepted.keys() - {"as_json"}
     if unknown:
-        raise TypeError(f"{function.__name__}() does not take {', '.join(sorted(unknown))}")
+        raise TypeError(f"api.{command}() does not take {', '.join(sorted(unknown))}")
     if follow is None:
         follow = _follow_work() if "on_progress" in accepted else nullcontext({})
     with follow as callbacks:
@@ -70,7 +56,7 @@ def run(
     if options["as_json"]:
         console.show_json(result)
     else:
-        show(result, options)
+        getattr(results, f"show_{command}")(result, options)
 
 
 @contextmanager

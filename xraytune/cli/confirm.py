@@ -4,13 +4,12 @@
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
-import xraytune
 from xraytune.cli import options
-from xraytune.cli.command import results, run
+from xraytune.cli.command import run
 
 
 def confirm(
@@ -54,13 +53,13 @@ def confirm(
     reason: options.Reason = "",
     as_json: options.AsJson = False,
 ) -> None:
-    """Test the best mixes against matched and tuned controls.
+    """Test the best mixes against matched and tuned controls, on patients that no trial has seen.
 
-    With new seeds, on patients that no trial has seen.
+    All of them are trained again, with new seeds.
+
+    Example: xraytune confirm studies/gan-ratio
     """
-    given = locals()
-    follow = results.follow_confirmation(is_asked=not (yes or as_json))
-    run(xraytune.confirm_study, given, results.show_confirmation, follow)
+    _run_and_ask("confirm", locals())
 
 
 def audit(
@@ -85,7 +84,16 @@ def audit(
     yes: options.Yes = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Evaluate synthetic images against real ones: copies, realism, and benefit to a classifier."""
-    given = locals()
-    follow = results.follow_confirmation(is_asked=not (yes or as_json))
-    run(xraytune.run_audit, given, results.show_audit, follow)
+    """Evaluate synthetic images against real ones: copies, realism, and benefit to a classifier.
+
+    Example: xraytune audit chest_xray generated
+    """
+    _run_and_ask("audit", locals())
+
+
+def _run_and_ask(command: str, options: dict[str, Any]) -> None:
+    """Run a command that asks before it accesses test images, unless `--yes` or `--json`."""
+    from xraytune.cli.results import follow_confirmation
+
+    yes = options.pop("yes")
+    run(command, options, follow_confirmation(is_asked=not (yes or options["as_json"])))

@@ -104,10 +104,7 @@ def show(*frame: Cell | str | Table) -> None:
 
 
 def show_json(content: object) -> None:
-    """Print the result as one JSON object; nothing else goes to stdout.
-
-    It is a dict or a record, which may have a `to_json`.
-    """
+    """Print the result, a dict or a record, as one JSON object; nothing else goes to stdout."""
     if hasattr(content, "to_json"):
         content = content.to_json()
     print(json.dumps(to_json(content), indent=2, allow_nan=False))
@@ -187,9 +184,9 @@ def progress() -> Iterator[Progress]:
 
 @contextmanager
 def watching(picture: Callable[[], Frame], line: Callable[[], str]) -> Iterator[None]:
-    """While the block runs, draw `picture` or log `line`.
+    """While the block runs, draw `picture` every second, or log `line` every 30 seconds.
 
-    `picture` every second on a terminal; elsewhere, `line` every 30 seconds.
+    The picture needs a terminal; without one, as in a log file, lines are logged.
     """
     live = Live(console=_ERR, auto_refresh=False) if is_live() else None
 
@@ -212,10 +209,7 @@ def draw(frame: Frame) -> RenderableType:
 
 
 def _draw_table(table: Table) -> RenderableType:
-    """Draw a table without the columns that do not fit on a narrow screen.
-
-    A line below names them.
-    """
+    """Draw a table without the columns that do not fit on a narrow screen, which it names below."""
     shown = table.columns
     for name in (*reversed([*table.optional]), *reversed(shown[2:])):
         needed = Measurement.get(_OUT, _OUT.options.update(max_width=_WIDEST), _grid(table, shown))

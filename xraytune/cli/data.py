@@ -5,14 +5,11 @@ from typing import Annotated, Literal
 
 from typer import Argument, Option
 
-import xraytune
 from xraytune.cli import options
-from xraytune.cli.command import results, run
-from xraytune.space.load import data_settings
-from xraytune.space.settings import DataSettings, SplitSettings
+from xraytune.cli.command import run
 
 
-def inspect(
+def data_inspect(
     source: options.DataSource,
     classes: Annotated[
         Literal["binary", "three", "auto"],
@@ -37,23 +34,17 @@ def inspect(
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Summarise a folder of X-rays.
+    """Summarise a folder of X-rays: its classes, patients, duplicates and broken files.
 
-    Its classes, patients, duplicates, broken files, and shortcuts to the label.
+    Also finds shortcuts to the label. A folder with images/ and masks/ is summarised as pairs for
+    segmentation.
 
-    A folder with images/ and masks/ is summarised as pairs for segmentation.
+    Example: xraytune data inspect chest_xray
     """
-    from xraytune.cli.inspection import show_inspection
-
-    split = SplitSettings(group_regex=group_regex)
-    base = DataSettings(path=source, classes=classes, positive=positive, split=split)
-    given = {"classes": classes, "positive": positive, "split.group_regex": group_regex}
-    is_default = (None, "binary")
-    overrides = [f"data.{name}={value}" for name, value in given.items() if value not in is_default]
-    show_inspection(source, data_settings(source, base), overrides, as_json=as_json)
+    run("data_inspect", locals())
 
 
-def phantom(
+def data_phantom(
     out: Annotated[Path, Argument(metavar="OUT", help="Folder to create.")],
     patients: Annotated[
         int, Option(min=10, help="Number of patients, with one to four images each.")
@@ -90,5 +81,8 @@ def phantom(
     ] = 0,
     as_json: options.AsJson = False,
 ) -> None:
-    """Draw phantom chest X-rays."""
-    run(xraytune.draw_phantoms, locals(), results.show_phantoms)
+    """Draw phantom chest X-rays.
+
+    Example: xraytune data phantom xrays --patients 200 --seed 1
+    """
+    run("data_phantom", locals())

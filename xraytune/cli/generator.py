@@ -5,12 +5,11 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-import xraytune
 from xraytune.cli import options
-from xraytune.cli.command import results, run
+from xraytune.cli.command import run
 
 
-def train(
+def generator_train(
     space: options.SpaceFile,
     out: options.OutFolder,
     data: options.Data = None,
@@ -31,11 +30,14 @@ def train(
 
     If the space has a frozen backbone, the folder also gets a classifier and statistics of
     features: what another hospital should compare the GAN's images with.
+
+    Example: xraytune generator train --space gan_ratio.yaml --data chest_xray
+    --set gan.steps=5000 -o generator
     """
-    run(xraytune.generator_train, locals(), results.show_generator)
+    run("generator_train", locals())
 
 
-def sample(
+def generator_sample(
     generator: Annotated[Path, Argument(metavar="FOLDER", help="Folder from `generator train`.")],
     out: options.OutFolder,
     count: Annotated[int, Option("--count", "-n", metavar="N", help="Number of images.")],
@@ -47,5 +49,7 @@ def sample(
 
     Classes have their training proportions. The first 100 of 500 images are the same as with -n
     100.
+
+    Example: xraytune generator sample generator -n 500 -o generated
     """
-    run(xraytune.generator_sample, locals(), results.show_sample)
+    run("generator_sample", locals())

@@ -12,17 +12,47 @@ import typer
 from typer import Argument, Exit, Option
 from typer.main import get_command
 
-import xraytune
+from xraytune import api
 from xraytune.base.errors import MachineError
 from xraytune.base.tables import Cell, Row, Table, Tone
 from xraytune.cli import confirm, console, data, generator, model, options, search
 
-_WHOLE = (500, 1200, 1500, "")
-_QUICK = (250, 850, 500, "--set budget.trials=4 --set confirm.replicates=4")
-"""Patients of both hospitals, steps of the GAN, and the budget."""
+_STEPS = """
+Draw chest X-rays of the large hospital A.
+$ data phantom {at}/hospital_a --patients {patients_a} --seed 2 --size 64 --difficulty 0
+
+Draw those of hospital B. Its test/ folder stays sealed.
+$ data phantom {at}/hospital_b --patients {patients_b} --seed 1 --size 64 --difficulty 0
+
+Hospital A trains a GAN, and gives it away.
+$ generator train -o {at}/gan_of_a --space other_hospital_demo --cache {at}/cache
+--data {at}/hospital_a --set data.train_patients=null --set gan.steps={gan_steps}
+
+Hospital B has 40 patients. It searches: no extra images, repeated ones, a GAN of its own, or
+the GAN of A?
+$ search --space other_hospital_demo --cache {at}/cache --data {at}/hospital_b
+--studies {at}/studies --set generator.path={at}/gan_of_a {budget}
+
+Confirm the best mix, on patients that the search never used.
+$ confirm {at}/studies/other-hospital-demo --yes
+
+Train the final model with the mix that helped, on all patients.
+$ train -o {at}/model {at}/studies/other-hospital-demo
+
+Evaluate it on the test folder.
+$ evaluate {at}/model --data {at}/hospital_b/test
+"""
+"""Why each command runs, and the command."""
+_WHOLE = {"patients_a": 500, "patients_b": 1200, "gan_steps": 1500, "budget": ""}
+_QUICK = {
+    "patients_a": 250,
+    "patients_b": 850,
+    "gan_steps": 500,
+    "budget": "--set budget.trials=4 --set confirm.replicates=4",
+}
 _FUNCTIONS: dict[str, Callable[..., None]] = {
-    "data phantom": data.phantom,
-    "generator train": generator.train,
+    "data phantom": data.data_phantom,
+    "generator train": generator.generator_train,
     "search": search.search,
     "confirm": confirm.confirm,
     "train": model.train,
@@ -43,61 +73,21 @@ def demo(
     """Run the whole pipeline on phantom X-rays in minutes, from the images to a verdict.
 
     Run again to resume.
+
+    Example: xraytune demo
     """
     here = folder / "quick" if quick else folder
-    study = here / "studies" / "other-hospital-demo"
-    at = quote(str(here))
-    space = f"--space other_hospital_demo --cache {at}/cache"
-    patients_a, patients_b, gan_steps, budget = _QUICK if quick else _WHOLE
-    steps = (
-        (
-            "Draw chest X-rays of the large hospital A.",
-            "data phantom",
-            f"{at}/hospital_a --patients {patients_a} --seed 2 --size 64 --difficulty 0",
-        ),
-        (
-            "Draw those of hospital B. Its test/ folder stays sealed.",
-            "data phantom",
-            f"{at}/hospital_b --patients {patients_b} --seed 1 --size 64 --difficulty 0",
-        ),
-        (
-            "Hospital A trains a GAN, and gives it away.",
-            "generator train",
-            f"-o {at}/gan_of_a {space} --data {at}/hospital_a --set data.train_patients=null "
-            f"--set gan.steps={gan_steps}",
-        ),
-        (
-            "Hospital B has 40 patients. It searches: no extra images, repeated ones, "
-            "a GAN of its own, or the GAN of A?",
-            "search",
-            f"{space} --data {at}/hospital_b --studies {at}/studies "
-            f"--set generator.path={at}/gan_of_a {budget}",
-        ),
-        (
-            "Confirm the best mix, on patients that the search never used.",
-            "confirm",
-            f"{at}/studies/other-hospital-demo --yes",
-        ),
-        (
-            "Train the final model with the mix that helped, on all patients.",
-            "train",
-            f"-o {at}/model {at}/studies/other-hospital-demo",
-        ),
-        (
-            "Evaluate it on the test folder.",
-            "evaluate",
-            f"{at}/model --data {at}/hospital_b/test",
-        ),
-    )
-
+    steps = _STEPS.format(at=quote(str(here)), **(_QUICK if quick else _WHOLE))
     console.write(
         "From X-rays to an answer, on phantom images. You can run each of these commands yourself.",
         "strong",
     )
-    for number, (why, name, line) in enumerate(steps, start=1):
+    for number, step in enumerate(steps.strip().split("\n\n"), start=1):
+        why, line = step.replace("\n", " ").strip().split(" $ ", 1)
         console.write(f"\n{number}. {why}", "strong")
-        console.write_command(f"xraytune {name} {line}")
-        words = split(line)
+        console.write_command(f"xraytune {line}")
+        name = next(name for name in _FUNCTIONS if line.startswith(name))
+        words = split(line.removeprefix(name))
         product = Path(words[1] if words[0] == "-o" else words[0])
         if product.exists() and name in ("data phantom", "generator train", "train"):
             console.write(f"{product} already exists and is kept")
@@ -107,7 +97,7 @@ def demo(
     console.write("\nThese are phantoms. What holds for real X-rays, only real X-rays can tell.")
     for command in ("data inspect YOUR_FOLDER", "search --space gan_ratio_cpu --data YOUR_FOLDER"):
         console.write_command(f"xraytune {command}", "next: ")
-    console.write(f"report: {xraytune.write_report(study)}")
+    console.write(f"report: {api.report(here / 'studies' / 'other-hospital-demo')}")
 
 
 def _run(name: str, arguments: list[str]) -> None:
@@ -130,8 +120,11 @@ def doctor(
     ] = Path(),
     as_json: options.AsJson = False,
 ) -> None:
-    """Check this machine: versions, GPUs, disk, Ray and weights. Prints a fix for each problem."""
-    checks = xraytune.doctor(space=space, weights_dir=weights_dir, folder=folder)
+    """Check this machine: versions, GPUs, disk, Ray and weights. Prints a fix for each problem.
+
+    Example: xraytune doctor
+    """
+    checks = api.doctor(space=space, weights_dir=weights_dir, folder=folder)
     is_ready = all(check.status != "missing" for check in checks)
     if as_json:
         console.show_json({"ok": is_ready, "checks": checks})

@@ -8,6 +8,7 @@ nor Ray.
 import inspect
 import os
 import platform
+import re
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -40,37 +41,36 @@ _GROUPS = {
     "space": "List, copy and validate search space files.",
     "cache": "Shrink the cache that studies share.",
 }
-_SPACE = "--space gan_ratio.yaml --data chest_xray"
-_COMMANDS: Mapping[str, Sequence[tuple[str, Callable[..., None], str]]] = {
+_COMMANDS: Mapping[str, Sequence[Callable[..., None]]] = {
     "Getting started": (
-        ("demo", getting_started.demo, ""),
-        ("doctor", getting_started.doctor, ""),
+        getting_started.demo,
+        getting_started.doctor,
     ),
     "Search": (
-        ("data inspect", data.inspect, "chest_xray"),
-        ("data phantom", data.phantom, "xrays --patients 200 --seed 1"),
-        ("generator train", generator.train, f"{_SPACE} --set gan.steps=5000 -o generator"),
-        ("generator sample", generator.sample, "generator -n 500 -o generated"),
-        ("space list", space.list_, ""),
-        ("space copy", space.copy, "gan_ratio_cpu"),
-        ("space check", space.check, "gan_ratio.yaml"),
-        ("plan", search.plan, _SPACE),
-        ("headroom", search.headroom, _SPACE),
-        ("search", search.search, _SPACE),
-        ("status", study.status, "studies/gan-ratio; without a study, it lists all"),
-        ("report", study.report, "studies/gan-ratio"),
-        ("confirm", confirm.confirm, "studies/gan-ratio"),
-        ("audit", confirm.audit, "chest_xray generated"),
-        ("export", study.export, "studies/gan-ratio -o best.yaml"),
-        ("cache clean", study.clean_cache, "--max-size 50GB --dry-run"),
+        data.data_inspect,
+        data.data_phantom,
+        generator.generator_train,
+        generator.generator_sample,
+        space.space_list,
+        space.space_copy,
+        space.space_check,
+        search.plan,
+        search.headroom,
+        search.search,
+        study.status,
+        study.report,
+        confirm.confirm,
+        confirm.audit,
+        study.export,
+        study.cache_clean,
     ),
     "Final model": (
-        ("train", model.train, "--config best.yaml -o model"),
-        ("evaluate", model.evaluate, "model --data new_xrays"),
-        ("predict", model.predict, "model new_xrays -o predictions.csv"),
+        model.train,
+        model.evaluate,
+        model.predict,
     ),
 }
-"""By panel of `--help`: the name of each command, its function, and an example's arguments."""
+"""The function of each command, by panel of `--help`; the function is named like the command."""
 
 
 def build_app() -> typer.Typer:
@@ -82,19 +82,19 @@ def build_app() -> typer.Typer:
     app.callback()(_options)
     groups = {"": app}
     for panel, commands in _COMMANDS.items():
-        for command, function, example in commands:
-            group, _, name = command.rpartition(" ")
+        for function in commands:
+            group, _, name = function.__name__.rpartition("_")
             if group not in groups:
                 groups[group] = _group(_GROUPS[group])
                 app.add_typer(groups[group], name=group, rich_help_panel=panel)
-            epilog = f"Example: xraytune {command} {example}"
-            paragraphs = (inspect.getdoc(function) or "").split("\n\n")
+            # typer would keep the line breaks of the docstring.
+            text = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.getdoc(function) or "")
+            about, _, example = text.rpartition("\n\n")
             add = groups[group].command(
                 name,
                 cls=Command,
-                # typer would keep the line breaks of the docstring.
-                help="\n\n".join(text.replace("\n", " ") for text in paragraphs),
-                epilog=epilog,
+                help=about,
+                epilog=example,
                 rich_help_panel=None if group else panel,
             )
             add(function)

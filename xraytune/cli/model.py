@@ -5,10 +5,8 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-import xraytune
-from xraytune.base.errors import ConfigError
 from xraytune.cli import options
-from xraytune.cli.command import results, run
+from xraytune.cli.command import run
 
 
 def train(
@@ -44,12 +42,10 @@ def train(
 
     Given a study, this runs `export` and trains the exported file: the mix that `confirm` found to
     help, or else the simplest one that is about as good as the best, with the settings of `final:`.
+
+    Example: xraytune train --config best.yaml -o model
     """
-    if bool(study) == bool(config):
-        fix = "write e.g. xraytune train studies/NAME -o model"
-        raise ConfigError("give a study or --config FILE", fix=fix)
-    config = study or config
-    run(xraytune.train, locals(), results.show_model)
+    run("train", locals())
 
 
 def evaluate(
@@ -90,8 +86,11 @@ def evaluate(
     skip_broken: options.SkipBroken = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Evaluate a model on labelled images or pairs, with 95 % intervals over patients."""
-    run(xraytune.evaluate, locals(), results.show_evaluation)
+    """Evaluate a model on labelled images or pairs, with 95 % intervals over patients.
+
+    Example: xraytune evaluate model --data new_xrays
+    """
+    run("evaluate", locals())
 
 
 def predict(
@@ -109,5 +108,8 @@ def predict(
     skip_broken: options.SkipBroken = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Write images' class probabilities to a CSV file, or their masks and overlays to a folder."""
-    run(xraytune.predict, locals(), results.show_predictions)
+    """Write images' class probabilities to a CSV file, or their masks and overlays to a folder.
+
+    Example: xraytune predict model new_xrays -o predictions.csv
+    """
+    run("predict", locals())

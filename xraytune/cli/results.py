@@ -28,16 +28,17 @@ from xraytune.study.trial import Trial
 from xraytune.synth.mix import mix_label
 
 if TYPE_CHECKING:
+    from xraytune.audit import Audit
     from xraytune.confirm.design import Design
     from xraytune.confirm.headroom import Headroom
     from xraytune.confirm.record import Confirmation
     from xraytune.data.images import ImageIndex
+    from xraytune.data.inspect import Inspection
     from xraytune.data.phantom import PhantomSet
     from xraytune.data.prepare import SplitData
     from xraytune.model.export import Exported
     from xraytune.model.generator_folder import GeneratorSample, TrainedGenerator
     from xraytune.model.train import Trained
-    from xraytune.present.audit import Audit
     from xraytune.space.space import Space
     from xraytune.study.clean import Cleaned
     from xraytune.tasks.evaluation import Evaluation
@@ -48,14 +49,14 @@ Options: TypeAlias = Mapping[str, Any]
 
 @contextmanager
 def follow_search() -> Iterator[Callbacks]:
-    """Show a search while the block runs.
+    """Show a search while the block runs: bars first, and then a live table.
 
-    Bars, and then a live table; without a terminal, log lines.
+    Without a terminal, lines are logged instead.
 
     Examples:
-        >>> import xraytune
-        >>> with xraytune.show_search() as callbacks:  # doctest: +SKIP
-        ...     study = xraytune.run_search("gan_ratio_cpu", data="chest_xray", callbacks=callbacks)
+        >>> from xraytune import api
+        >>> with api.show_search() as callbacks:  # doctest: +SKIP
+        ...     study = api.search("gan_ratio_cpu", data="chest_xray", callbacks=callbacks)
     """
     with ExitStack() as drawing:
 
@@ -113,9 +114,9 @@ def _log_dashboard(address: str) -> None:
 
 @contextmanager
 def follow_confirmation(*, is_asked: bool) -> Iterator[Options]:
-    """Show the progress of a confirmation.
+    """Show the progress of a confirmation while the block runs.
 
-    If there is a terminal and `is_asked`, ask before it accesses test images.
+    If there is a terminal and `is_asked`, the user is asked before it accesses test images.
     """
     with ExitStack() as drawing:
 
@@ -135,18 +136,38 @@ def follow_confirmation(*, is_asked: bool) -> Iterator[Options]:
         yield {"callbacks": callbacks, "before_test": before_test}
 
 
-def show_status(view: StudyView) -> None:
+def show_status(view: StudyView, _: Options) -> None:
     """Print the trials of a study."""
     console.show(*status_frame(view))
 
 
-def show_studies(studies: Sequence[StudySummary]) -> None:
+def show_list_studies(studies: Sequence[StudySummary], _: Options) -> None:
     """Print a line for each study, and how to see one."""
     console.show(*studies_frame(studies))
     console.write_command("xraytune status STUDY", "the trials of one: ")
 
 
-def show_phantoms(drawn: PhantomSet, _: Options) -> None:
+def show_data_inspect(inspection: Inspection, given: Options) -> None:
+    """Print the inspection of a folder, and propose a command with the same options."""
+    from xraytune.present.inspection import inspection_frame
+
+    console.show(*inspection_frame(given["source"], inspection))
+    values = {
+        "data.classes": None if given["classes"] == "binary" else given["classes"],
+        "data.positive": given["positive"],
+        "data.split.group_regex": given["group_regex"],
+    }
+    overrides = [f"{name}={value}" for name, value in values.items() if value is not None]
+    space = "gan_ratio_cpu"
+    if inspection.findings:
+        space = "findings_ratio_cpu"
+    if inspection.mask_areas:
+        space = "gan_segmentation_cpu"
+    given = {"data": given["source"], "overrides": overrides}
+    console.propose("headroom", "--space", space, given=given)
+
+
+def show_data_phantom(drawn: PhantomSet, _: Options) -> None:
     """Print what was drawn."""
     what = ", with a table of findings, data.yaml" if (drawn.path / "data.yaml").exists() else ""
     console.write(
@@ -154,7 +175,7 @@ def show_phantoms(drawn: PhantomSet, _: Options) -> None:
     )
 
 
-def show_generator(trained: TrainedGenerator, given: Options) -> None:
+def show_generator_train(trained: TrainedGenerator, given: Options) -> None:
     """Print the generator, its quality, the classifier beside it, and the next command."""
     generator = trained.generator
     if generator:
@@ -183,7 +204,7 @@ def show_generator(trained: TrainedGenerator, given: Options) -> None:
         console.propose(*words, given={**given, "overrides": overrides})
 
 
-def show_sample(drawn: GeneratorSample, _: Options) -> None:
+def show_generator_sample(drawn: GeneratorSample, _: Options) -> None:
     """Print how many images were generated."""
     counts = _count_images(drawn.counts, drawn.has_masks)
     console.write(f"{drawn.path}: {counts} ({drawn.image_size_px} px), with provenance.json")
@@ -195,7 +216,7 @@ def _count_images(counts: Mapping[str, int], has_masks: bool) -> str:
     return f"{sum(counts.values()):,} images with {'masks' if has_masks else 'findings'}"
 
 
-def show_design(design: Design, given: Options) -> None:
+def show_plan(design: Design, given: Options) -> None:
     """Print what a study would do and could tell, and the next command."""
     from xraytune.present.design import design_frame
 
@@ -236,7 +257,7 @@ def show_search(view: StudyView, _: Options) -> None:
     console.propose("export", view.path, "-o", "best.yaml", when=when)
 
 
-def show_confirmation(confirmation: Confirmation, _: Options) -> None:
+def show_confirm(confirmation: Confirmation, _: Options) -> None:
     """Print the verdict, the comparisons behind it, and where it is written."""
     console.show(*verdict_frame(confirmation))
     study = confirmation.study
@@ -270,7 +291,7 @@ def show_export(exported: Exported, _: Options) -> None:
     console.write_command(exported.command, "next: ")
 
 
-def show_cleaned(cleaned: Cleaned, _: Options) -> None:
+def show_cache_clean(cleaned: Cleaned, _: Options) -> None:
     """Print what was removed."""
     verb = "would free" if cleaned.is_dry_run else "freed"
     head = (
@@ -289,7 +310,7 @@ def show_cleaned(cleaned: Cleaned, _: Options) -> None:
         console.show(Table(rows))
 
 
-def show_model(trained: Trained, _: Options) -> None:
+def show_train(trained: Trained, _: Options) -> None:
     """Print the metrics of a trained model and the next command."""
     record = trained.record
     scores = (
@@ -306,14 +327,14 @@ def show_model(trained: Trained, _: Options) -> None:
     console.propose("evaluate", trained.path, given={"data": trained.test_folder or "FOLDER"})
 
 
-def show_evaluation(evaluation: Evaluation, _: Options) -> None:
+def show_evaluate(evaluation: Evaluation, _: Options) -> None:
     """Print the metrics, and where the files were written."""
     console.show(*evaluation.lay_out())
     if evaluation.out:
         console.write(f"\n{evaluation.out}: metrics.json, predictions (CSV) and pictures")
 
 
-def show_predictions(predicted: Predicted, _: Options) -> None:
+def show_predict(predicted: Predicted, _: Options) -> None:
     """Print where the predictions were written; log the images that were left out."""
     for image in predicted.broken:
         console.log(f"left out: {image.file}: {image.reason}", "bad")

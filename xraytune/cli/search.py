@@ -9,9 +9,8 @@ from typing import Annotated
 
 from typer import Option
 
-import xraytune
 from xraytune.cli import options
-from xraytune.cli.command import results, run
+from xraytune.cli.command import run
 
 
 def search(
@@ -25,8 +24,14 @@ def search(
     skip_broken: options.SkipBroken = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Search a space of augmentation mixes. Run the same command again to resume."""
-    run(xraytune.run_search, locals(), results.show_search, results.follow_trials())
+    """Search a space of augmentation mixes. Run the same command again to resume.
+
+    Example: xraytune search --space gan_ratio.yaml --data chest_xray
+    """
+    options = locals()
+    from xraytune.cli.results import follow_trials
+
+    run("search", options, follow_trials())
 
 
 def plan(
@@ -58,8 +63,10 @@ def plan(
 
     Shows the expected half-width of the verdict's interval, the smallest gain that it would find,
     the time of search and confirmation, and what this machine lacks. Nothing is trained.
+
+    Example: xraytune plan --space gan_ratio.yaml --data chest_xray
     """
-    run(xraytune.plan_study, locals(), results.show_design)
+    run("plan", locals())
 
 
 def headroom(
@@ -77,5 +84,7 @@ def headroom(
 
     Real images of other patients stand in for synthetic ones, at each ratio of the space. If they
     gain less than the margin of `confirm`, no generator can help. The test folder stays sealed.
+
+    Example: xraytune headroom --space gan_ratio.yaml --data chest_xray
     """
-    run(xraytune.measure_headroom, locals(), results.show_headroom)
+    run("headroom", locals())

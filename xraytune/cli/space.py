@@ -13,10 +13,12 @@ from xraytune.space.shipped import copy_space, describe_space, find_space, list_
 from xraytune.space.space import require_extensions
 
 
-def list_(as_json: options.AsJson = False) -> None:
+def space_list(as_json: options.AsJson = False) -> None:
     """List the space files that come with xraytune, and what each is for.
 
     Use one with `--space NAME`.
+
+    Example: xraytune space list
     """
     spaces = list_spaces()
     if as_json:
@@ -26,7 +28,7 @@ def list_(as_json: options.AsJson = False) -> None:
     console.show(Table(rows))
 
 
-def copy(
+def space_copy(
     name: Annotated[
         str, Argument(metavar="NAME", help="Name of a space, as `xraytune space list` prints it.")
     ],
@@ -35,7 +37,10 @@ def copy(
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Copy a space file that comes with xraytune, to change it. Never overwrites a file."""
+    """Copy a space file that comes with xraytune, to change it. Never overwrites a file.
+
+    Example: xraytune space copy gan_ratio_cpu
+    """
     file = copy_space(name, out)
     if as_json:
         console.show_json({"file": file})
@@ -43,7 +48,7 @@ def copy(
         console.write(str(file))
 
 
-def check(
+def space_check(
     file: Annotated[
         Path,
         Argument(metavar="FILE", help="Search space file (YAML), or the name of a shipped one."),
@@ -56,6 +61,8 @@ def check(
     """Validate a search space file and print it with all defaults.
 
     Reports all problems of the file at once.
+
+    Example: xraytune space check gan_ratio.yaml
     """
     space = load_space(file, overrides or (), data=data, weights_dir=weights_dir)
     require_extensions(space)

@@ -5,9 +5,9 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-import xraytune
+from xraytune import api
 from xraytune.cli import console, options
-from xraytune.cli.command import results, run
+from xraytune.cli.command import run
 from xraytune.space.load import STUDY_NAME
 
 
@@ -20,15 +20,15 @@ def status(
     """Show the trials of a study, the best one so far and the time left, or list all studies.
 
     Works during a search, too.
+
+    Example: xraytune status studies/gan-ratio; without a study, it lists all
     """
-    is_study = not study.is_dir() or (study / STUDY_NAME).exists()
-    result = xraytune.status(study) if is_study else xraytune.list_studies(study)
-    if as_json:
-        console.show_json(result if is_study else {"studies": result})
-    elif is_study:
-        results.show_status(result)
+    if not study.is_dir() or (study / STUDY_NAME).exists():
+        run("status", locals())
+    elif as_json:
+        console.show_json({"studies": api.list_studies(study)})
     else:
-        results.show_studies(result)
+        run("list_studies", {"folder": study, "as_json": False})
 
 
 def report(
@@ -47,9 +47,11 @@ def report(
 ) -> None:
     """Write an HTML report of a study that opens offline: verdict, trials, images, data.
 
-    Also works during a search.
+    It also works during a search.
+
+    Example: xraytune report studies/gan-ratio
     """
-    file = xraytune.write_report(study, out=out, cache=cache)
+    file = api.report(study, out=out, cache=cache)
     if as_json:
         console.show_json({"report": file})
     else:
@@ -74,11 +76,13 @@ def export(
 
     With this file, `train` uses all patients, including those that `data.train_patients` left out
     of the search.
+
+    Example: xraytune export studies/gan-ratio -o best.yaml
     """
-    run(xraytune.export_best, locals(), results.show_export)
+    run("export", locals())
 
 
-def clean_cache(
+def cache_clean(
     max_size: Annotated[
         str, Option(metavar="SIZE", help="Maximum size of the cache, e.g. 50GB or 50GiB.")
     ],
@@ -92,5 +96,7 @@ def clean_cache(
 
     Artifacts that running commands use are kept. What is removed is computed again when it is
     needed.
+
+    Example: xraytune cache clean --max-size 50GB --dry-run
     """
-    run(xraytune.clean_cache, locals(), results.show_cleaned)
+    run("cache_clean", locals())

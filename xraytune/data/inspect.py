@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,11 +34,13 @@ from xraytune.base.cores import map_on_cores
 from xraytune.base.records import Progress, frozen, ignore_progress
 from xraytune.data.decoding import BrokenImage, decode_files
 from xraytune.data.findings import ABSENT, PRESENT, UNKNOWN
-from xraytune.data.images import ImageFile, ImageIndex, Images
+from xraytune.data.images import ImageFile, Images
 from xraytune.data.index import identical_images, read_folder
 from xraytune.data.masks import connected_parts, use_mask
+from xraytune.data.sides import SideSize, sizes_of_index
+from xraytune.data.split import part_notes
 from xraytune.space.load import data_settings
-from xraytune.space.settings import DataSettings
+from xraytune.space.settings import DataSettings, SplitSettings
 
 HASH_SIZE_PX = 64
 """Side of the square images to hash."""
@@ -85,6 +87,8 @@ class Inspection:
         mask_parts: Number of connected components -> number of masks that have as many.
         findings: Finding -> `present`, `absent`, `unknown` -> training images, or all images of the
             table with classes.
+        parts: A sentence on each part of the folder: its images, and how a search uses them.
+        sides: Side of the split, such as val-A, or test -> its size.
     """
 
     class_names: tuple[str, ...]
@@ -103,30 +107,36 @@ class Inspection:
     mask_areas: dict[str, float]
     mask_parts: dict[int, int]
     findings: dict[str, dict[str, int]]
+    parts: tuple[str, ...]
+    sides: dict[str, SideSize]
 
 
 def inspect_folder(
-    folder: Path | DataSettings, *, on_progress: Progress = ignore_progress
+    source: Path,
+    *,
+    classes: Literal["binary", "three", "auto"] = "binary",
+    positive: str | None = None,
+    group_regex: str | None = None,
+    on_progress: Progress = ignore_progress,
 ) -> Inspection:
     """Inspect a data folder of classes or pairs; every image is decoded once, at a small size.
 
     Broken images are listed.
 
     Args:
-        folder: The folder, a YAML file with a `data:` block, or settings with its path, classes and
-            patients.
+        source: The folder, or a YAML file with a `data:` block, whose settings override these.
+        classes: NORMAL and PNEUMONIA; normal, bacterial and viral; or one class per subfolder.
+        positive: The positive class of two; default: recognised by name.
+        group_regex: A regular expression for file paths, whose first group is the patient.
         on_progress: Called with the number of images read.
 
     Raises DataError if the folder is invalid; see `read_index`.
     """
-    settings = (
-        data_settings(folder, DataSettings(path=folder)) if isinstance(folder, Path) else folder
-    )
-    return inspect_index(read_folder(settings, on_progress=on_progress), on_progress=on_progress)
-
-
-def inspect_index(index: ImageIndex, *, on_progress: Progress = ignore_progress) -> Inspection:
-    """Inspect a folder whose index has been read."""
+    split = SplitSettings(group_regex=group_regex)
+    base = DataSettings(path=source, classes=classes, positive=positive, split=split)
+    settings = data_settings(source, base)
+    index = read_folder(settings, on_progress=on_progress)
+    sizes = sizes_of_index(index, settings)
     names = index.class_names
     hashed = []
     readable = []
@@ -195,6 +205,8 @@ def inspect_index(index: ImageIndex, *, on_progress: Progress = ignore_progress)
         mask_areas=dict(sorted(areas.items(), key=lambda item: item[1])),
         mask_parts=dict(sorted(parts.items())),
         findings=findings,
+        parts=part_notes(index),
+        sides={size.name: size for size in sizes},
     )
 
 

@@ -38,11 +38,12 @@ class TrainedNetworks:
     """The networks of a final training, which differ only in their seed.
 
     Attributes:
-        networks: Whole ones.
-        epochs: Those of each network.
+        networks: The whole networks, not only the layers that were trained.
+        epochs: The epochs of each network.
         result: The scores and the threshold of the networks' mean probabilities, and the epochs of
             the first network.
-        validated: What their mean probabilities give for val-A and val-B.
+        validated: What the mean probabilities are for the images of val-A and val-B.
+        input_format: What the networks expect of an image.
     """
 
     networks: Sequence[nn.Module]
@@ -65,8 +66,8 @@ def write_bundle(
 ) -> BundleRecord:
     """Write a bundle to `folder`, which will be moved to `final_path`.
 
-    Paths inside are relative to that. The card, `README.md`, holds no path, time or date, and may
-    be edited; `benefit` is that of the synthetic images.
+    Paths in its files are relative to `final_path`. The card, `README.md`, has no path, time or
+    date, and may be edited; it states the `benefit` of the synthetic images.
     """
     settings = experiment.settings
     parameters = experiment.parameters

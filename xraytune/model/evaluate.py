@@ -16,6 +16,7 @@ from xraytune.data.shared_patients import patients_by_key, shared_patients
 from xraytune.data.table import subgroup_columns
 from xraytune.model.overlap import overlap_of, sealed_among
 from xraytune.tasks import TASKS
+from xraytune.tasks.bundle_record import BundleRecord
 from xraytune.tasks.evaluation import Evaluation, Sample, what_fell
 from xraytune.tasks.prediction import ImageFiles, fit_calibration
 from xraytune.trial.saved_model import Bundle, open_bundle
@@ -60,6 +61,7 @@ def evaluate(
         MachineError: The packages of a segmenter are not installed, or the test-set access log
             cannot be written.
     """
+    # Everything is checked and read before the network predicts.
     if out:
         require_new(out)
         if out.resolve().is_relative_to(data.resolve()):
@@ -68,51 +70,36 @@ def evaluate(
     bundle = open_bundle(model)
     record = bundle.record
     task = TASKS[record.task]
-    is_classifier = record.task == "classification"
-    if calibrate_on and not (is_classifier and len(record.class_names) == 2):
+    if calibrate_on and not (record.task == "classification" and len(record.class_names) == 2):
         what = "only a classifier of two classes can be calibrated"
         raise ConfigError(what, "--calibrate-on", "leave it out")
-
-    def read(source: Path, *, skip_broken: bool) -> tuple[LabelledImages, ImageFiles]:
-        labelled = task.read_labelled(
-            source, record.class_names, group_regex=record.group_regex, on_progress=on_progress
-        )
-        labels = {image.label for image in labelled.images}
-        empty = [name for label, name in enumerate(record.class_names) if label not in labels]
-        if is_classifier and empty:
-            what = f"there are no images of {' and '.join(empty)}, so AUROC is undefined"
-            fix = f"put images of each class into folders named {', '.join(record.class_names)}"
-            raise DataError(what, labelled.data.path, f"{fix}; `xraytune predict` needs no classes")
-        files = ImageFiles(
-            root=labelled.data.path,
-            files=[image.file for image in labelled.images],
-            skip_broken=skip_broken,
-            on_progress=on_progress,
-        )
-        return labelled, files
-
-    labelled, images = read(data, skip_broken=skip_broken)
+    labelled = _read_labelled(record, data, on_progress)
     columns = subgroup_columns(labelled.images, by, labelled.data.path)
     sealed_among(bundle, labelled.images)  # their log can be written
+
     predictor = bundle.predictor()
     calibration = None
     if calibrate_on:
-        to_fit, its_images = read(calibrate_on, skip_broken=False)
+        to_fit = _read_labelled(record, calibrate_on, on_progress)
         _require_other_patients(bundle, to_fit, labelled, reason)
-        calibration = fit_calibration(predictor, to_fit, its_images)
+        calibration = fit_calibration(
+            predictor, to_fit, _files_of(to_fit, on_progress, skip_broken=False)
+        )
         predictor = calibration.apply(predictor)
 
-    sources, scored, broken = task.predict_labelled(predictor, labelled.images, images)
+    files = _files_of(labelled, on_progress, skip_broken=skip_broken)
+    images, scored, broken = task.predict_labelled(predictor, labelled.images, files)
     sample = Sample(
         model=predictor,
-        source=images,
-        images=sources,
+        source=files,
+        images=images,
         scored=scored,
         columns=columns,
         sampling={"replicates": replicates, "seed": 0},
     )
     # Access is logged before any metric can be seen.
     overlap = overlap_of(bundle, labelled, sample.files, reason=reason)
+
     description = task.describe(sample)
     if fell := what_fell(description["metrics"], description["intervals"], record.metrics):
         description["notes"].append(fell)
@@ -134,6 +121,29 @@ def evaluate(
             write_json(folder / "metrics.json", evaluation.to_json())
             task.write_tables(sample, folder)
     return evaluation
+
+
+def _read_labelled(record: BundleRecord, source: Path, on_progress: Progress) -> LabelledImages:
+    """Return the labelled images of a source; a classifier needs some of each class."""
+    labelled = TASKS[record.task].read_labelled(
+        source, record.class_names, group_regex=record.group_regex, on_progress=on_progress
+    )
+    labels = {image.label for image in labelled.images}
+    empty = [name for label, name in enumerate(record.class_names) if label not in labels]
+    if record.task == "classification" and empty:
+        what = f"there are no images of {' and '.join(empty)}, so AUROC is undefined"
+        fix = f"put images of each class into folders named {', '.join(record.class_names)}"
+        raise DataError(what, labelled.data.path, f"{fix}; `xraytune predict` needs no classes")
+    return labelled
+
+
+def _files_of(labelled: LabelledImages, on_progress: Progress, *, skip_broken: bool) -> ImageFiles:
+    return ImageFiles(
+        root=labelled.data.path,
+        files=[image.file for image in labelled.images],
+        skip_broken=skip_broken,
+        on_progress=on_progress,
+    )
 
 
 def _require_other_patients(

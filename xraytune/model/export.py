@@ -40,8 +40,8 @@ class Exported:
 
     Attributes:
         trial: Number of the trial.
-        synthetic: Whether the benefit of its synthetic images is confirmed; empty if it has no such
-            images.
+        synthetic: Whether the benefit of its synthetic images is confirmed; empty if it has no
+            synthetic images.
         reason: Why this trial was chosen.
         sentence: Which trial it is, with its scores, and why it was chosen.
     """
@@ -60,8 +60,8 @@ class Exported:
 def export(study: Path, *, out: Path, trial: int | None = None, exact: bool = False) -> Exported:
     """Write the configuration of the mix that the final model is trained with.
 
-    See the top of this file. Whatever `data.train_patients` was in the search, `train` will use all
-    training patients, unless `exact` is set.
+    The top of this file says how the mix is chosen. Whatever `data.train_patients` was in the
+    search, `train` will use all training patients, unless `exact` is set.
 
     Args:
         study: Folder of the study; a search may be running on it.
@@ -129,7 +129,8 @@ def describe_benefit(folder: StudyFolder, number: int, parameters: Parameters) -
 def trial_to_export(folder: StudyFolder) -> tuple[int, str] | None:
     """Return the number of the trial that `export` writes, and why it is chosen.
 
-    None if `export` would fail: no trial has completed, or results are missing or damaged.
+    Returns None if `export` would fail, because no trial has completed, or results are missing or
+    damaged.
     """
     try:
         confirmation = read_verdict(folder.path / CONFIRM_FOLDER)

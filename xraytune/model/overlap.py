@@ -23,38 +23,36 @@ from xraytune.trial.saved_model import Bundle
 def overlap_of(
     bundle: Bundle, labelled: LabelledImages, used: Sequence[str], *, reason: str
 ) -> dict[str, Any]:
-    """Log the access if sealed images are among these.
+    """Log the access if sealed images are among these, and count those that the model knows.
 
-    Count used files and patients known to the model, its generator or its folder of extra images.
-    Call this before any metric can be seen. Returns the fields of `Evaluation` with these counts.
+    The model knows the files and patients of its training, of its generator, and of its folder of
+    extra images. Call this before any metric can be seen. Returns the fields of `Evaluation` with
+    these counts.
     """
     record = bundle.record
     prepared = bundle.prepared()
     files = {*used}
     images = [image for image in labelled.images if image.file in files]
     test_access = log_sealed(bundle, images, command="evaluate", reason=reason)
-    is_test = {image.short_sha256 for image in images} <= {*prepared.test_contents}
     known = prepared.images
     contents = {image.sha256 for image in known}
     patients: set[str] = set()
     regex = labelled.data.split.group_regex
     gone = (XraytuneError, OSError)  # folders of the training may be gone, and then add nothing
-    parameters = None
     with suppress(*gone):
-        parameters = bundle.experiment().parameters
-    with suppress(*gone):
-        seen = seen_by([parameters] if parameters else ())
+        seen = seen_by([bundle.experiment().parameters])
         contents |= seen
         patients |= patients_seen(images, seen)
     with suppress(*gone):
-        if parameters and parameters.folder:
-            folder = parameters.folder.path
+        folder = bundle.experiment().parameters.folder
+        if folder:
             task = TASKS[record.task]
-            extra = task.read_labelled(folder, record.class_names, all_parts=True).images
+            extra = task.read_labelled(folder.path, record.class_names, all_parts=True).images
             contents |= {image.sha256 for image in extra}
             owners = patients_by_file_name([*known, *images])
             others = patients_by_key(extra, record.group_regex, owners=owners)
             patients |= shared_patients(patients_by_key(images, regex), others)
+    is_test = {image.short_sha256 for image in images} <= {*prepared.test_contents}
     if not is_test:  # a search has checked that its test folder shares no patient with training
         with suppress(*gone):
             known = add_rows(known, find_table(bundle.experiment().settings.data))
@@ -71,8 +69,8 @@ def overlap_of(
 def log_sealed(bundle: Bundle, images: Iterable[ImageFile], *, command: str, reason: str) -> int:
     """Log that images are scored, before any result can be seen, if some of them are sealed.
 
-    The log is that of the model and, if its study is there, those of the study. Return how often
-    these sealed images have been scored; 0 if there are none.
+    The logs are those of the model and, if its study is there, of the study. Returns how often
+    these sealed images have been scored, or 0 if there are none.
 
     Raises:
         MachineError: The log cannot be written.

@@ -1,6 +1,6 @@
 """Predict images: their classes or findings, in a CSV file, or their masks.
 
-Docs/evaluate.md lists the files.
+The files are listed in docs/evaluate.md.
 """
 
 from pathlib import Path
@@ -26,7 +26,7 @@ def predict(
 ) -> Predicted:
     """Predict classes or findings, written to a CSV file (see `predictions_csv`), or masks.
 
-    Sealed images of the model's study are logged before.
+    If there are sealed images of the model's study, the access is logged before.
 
     Args:
         model: Model bundle.

@@ -72,9 +72,9 @@ class Trained:
     """Summary of a final training.
 
     Attributes:
-        record: That of the bundle, with scores, threshold and training images.
-        test_folder: `test/` of its data folder; None if there is none.
-        epochs: How many the first network was trained for.
+        record: The record of the bundle, with scores, threshold and training images.
+        test_folder: The folder `test/` of the data; None if there is none.
+        epochs: The number of epochs that the first network was trained for.
     """
 
     path: Path
@@ -91,8 +91,9 @@ class Trained:
 
 
 def train(
-    config: Path,
+    study: Path | None = None,
     *,
+    config: Path | None = None,
     out: Path,
     members: int = 1,
     data: Path | None = None,
@@ -106,14 +107,13 @@ def train(
 ) -> Trained:
     """Train the experiment of a file and write the model bundle.
 
-    All inputs are checked before the training.
-
-    With `tracking.wandb`, then send the bundle and the first network's curves to W&B; if that
-    fails, only warn.
+    All inputs are checked before the training. With `tracking.wandb`, the bundle and the first
+    network's curves are sent to W&B at the end; if that fails, the training has not failed.
 
     Args:
-        config: Study, whose best configuration is exported for this; or YAML file of an experiment,
-            e.g. from `export`; of a search space, the first entry of `points_to_evaluate`.
+        study: Study, whose best configuration is exported and trained.
+        config: YAML file of an experiment instead, e.g. from `export`; of a search space, the first
+            entry of `points_to_evaluate` is trained.
         out: Folder to create.
         members: Networks to train, with the seed of the file and those that follow; a model
             predicts the mean of their probabilities.
@@ -127,7 +127,8 @@ def train(
         note: Called with messages for the user.
 
     Raises:
-        ConfigError: The file is invalid, `out` exists, or `members` is below 1.
+        ConfigError: The file is invalid, `out` exists, `members` is below 1, or neither or both of
+            `study` and `config` are given.
         DataError: The images are invalid.
         MachineError: Weights, GPUs or disk space are missing.
         StudyError: The study of the exported trial is damaged, or its images have other patients or
@@ -136,52 +137,39 @@ def train(
         ArtifactError: The same training is already running, or its checkpoint is damaged.
     """
     started = time.monotonic()
+    source = config or study
+    if source is None or (config and study):
+        fix = "write e.g. xraytune train studies/NAME -o model"
+        raise ConfigError("give a study or --config FILE", fix=fix)
     require_new(out)
     if members < 1:
         raise ConfigError(f"cannot train {members} networks", "--members", "give 1 or more")
-    space = _open_experiment(config, overrides, data=data, weights_dir=weights_dir, note=note)
+
+    # Everything is checked before the first step: settings, packages, images and other inputs.
+    space = _open_experiment(source, overrides, data=data, weights_dir=weights_dir, note=note)
     experiment = space.experiment()
     settings = experiment.settings
-    parameters = experiment.parameters
-
-    origin = settings.exported_from
-    study = StudyFolder(origin.study) if origin else None
-    if study and not study.space_path.is_file():
-        note(f"the study of the exported trial does not exist here: {study.path}")
-        study = None
-    cache = (cache or (Path("cache") if study is None else study.default_cache)).resolve()
-    require_inputs(settings, [parameters])
+    origin = _find_study(experiment, note)
+    cache = (cache or (Path("cache") if origin is None else origin.default_cache)).resolve()
+    require_inputs(settings, [experiment.parameters])
     prepared, index = prepare_space(
         space,
         cache,
-        recorded=study.prepared() if study else None,
+        recorded=origin.prepared() if origin else None,
         is_complete=False,
         skip_broken=skip_broken,
         note=note,
         on_progress=on_progress,
     )
-    weights = find_weights(parameters.backbone, parameters.weights, settings.weights_dir)
-    contents = [sha256_of(weights) if weights else None]
-    if study and is_path("weights", parameters.weights):
-        content = weights_content(parameters.weights)
-        require_same_inputs(study, {Path(parameters.weights): content}, is_complete=False)
-    inputs = {given for given in inputs_of_trials([parameters]) if given[0] in PATHS}
-    contents += read_inputs(inputs, settings, prepared, cache, mixes=[parameters]).values()
-    compute = _choose_compute(settings, study, prepared, note)
+    contents = _read_contents(experiment, origin, prepared, cache)
+    compute = _choose_compute(settings, origin, prepared, note)
     pin(compute)
 
-    trained_on = _count_images(experiment, prepared, index, cache, study)
-    note(
-        f"training on {trained_on.images:,} of {trained_on.of_images:,} images "
-        f"({trained_on.patients:,} of {trained_on.of_patients:,} patients); "
-        f"{trained_on.kept_images:,} images of {trained_on.kept_patients:,} patients are kept for "
-        "validation"
-    )
-    for change in trained_on.changes:
-        note(f"  {change}")
+    trained_on = _count_images(experiment, prepared, index, cache, origin)
     steps = prepared.steps_per_epoch(settings)
-    note(f"training: {counted(settings.budget.max_epochs, 'epoch')} of {steps:,} steps")
+    _announce(trained_on, settings, steps, note)
 
+    # The same training, started again, finds its checkpoints in the same folder.
     depends_on: dict[str, Any] = {
         "experiment": experiment.identity(),
         "members": members,
@@ -190,7 +178,7 @@ def train(
         "contents": contents,
         "compute": asdict(compute),
         "releases": releases(*TASKS[settings.task].packages),
-        "extensions": extensions_of(parameters.backbone, parameters.source),
+        "extensions": extensions_of(experiment.parameters.backbone, experiment.parameters.source),
     }
     work = start_folder(cache, f"{TRAIN_STAGE}.work", depends_on)
 
@@ -207,7 +195,10 @@ def train(
         on_progress=on_progress,
         on_generator=show_samples,
     )
-    benefit = describe_benefit(study, origin.trial, parameters) if study and origin else ""
+    exported = settings.exported_from
+    benefit = ""
+    if origin and exported:
+        benefit = describe_benefit(origin, exported.trial, experiment.parameters)
     try:
         with hold(work / ".lock"):
             trained = _train_networks(experiment, context, work, members, on_epoch, note)
@@ -230,35 +221,20 @@ def train(
         fix = "wait for it, or stop it with Ctrl-C and run the same command again to resume"
         raise ArtifactError(what, work, fix) from None
 
-    epochs = trained.epochs[0]
-    if settings.tracking.wandb:
-        run = WandbRun(
-            settings.tracking.wandb,
-            settings.objective.metric,
-            (settings.name, study.environment()["identity"] if study else work.name),
-            parameters,
-            out.parent,
-            kind="train",
-            key=work.name,
-            name=f"{settings.name} final {parameters.arm}",
-        )
-        for epoch in epochs:
-            run.log(epoch)
-        run.finish({"status": "complete", **asdict(trained.result)}, model=out)
-
+    _send_to_wandb(experiment, origin, trained, out, key=work.name)
     test_folder = settings.data.path / "test"
     return Trained(
         path=out,
         record=record,
         metric=settings.metric,
         test_folder=test_folder if test_folder.is_dir() else None,
-        epochs=len(epochs),
+        epochs=len(trained.epochs[0]),
         seconds=time.monotonic() - started,
     )
 
 
 def _open_experiment(
-    config: Path,
+    source: Path,
     overrides: Sequence[str],
     *,
     data: Path | None,
@@ -267,15 +243,15 @@ def _open_experiment(
 ) -> Space:
     """Return the space of a single point: that of a file, or what `export` chooses in a study."""
     with TemporaryDirectory() as temporary:
-        file = config
-        if config.is_dir():
-            exported = export(config, out=Path(temporary) / "final.yaml")
+        file = source
+        if source.is_dir():
+            exported = export(source, out=Path(temporary) / "final.yaml")
             file = exported.path
             note(exported.sentence)
             if exported.synthetic:
                 note(f"the benefit of its synthetic images is {exported.synthetic}")
         else:
-            note(describe_space(config))
+            note(describe_space(source))
         space = open_space(file, overrides, data=data, weights_dir=weights_dir)
     point = space.first_point()
     unused = (*SEARCH_ONLY, "resources.cpus_per_trial", *(PARAMETERS.keys() - point.keys()))
@@ -283,8 +259,81 @@ def _open_experiment(
     refuse_unused(overrides, "train", ("final",), "set the parameter itself, without `final.`")
     if space.searched:
         first = f"the first entry of its points_to_evaluate: {space.points_to_evaluate[0]}"
-        note(f"{config} is a search space: training {first}")
+        note(f"{source} is a search space: training {first}")
     return space.at(point)
+
+
+def _find_study(experiment: Experiment, note: Callable[[str], None]) -> StudyFolder | None:
+    """Return the study of the exported trial, if there is one and it is here."""
+    origin = experiment.settings.exported_from
+    if origin is None:
+        return None
+    study = StudyFolder(origin.study)
+    if study.space_path.is_file():
+        return study
+    note(f"the study of the exported trial does not exist here: {study.path}")
+    return None
+
+
+def _read_contents(
+    experiment: Experiment, study: StudyFolder | None, prepared: SplitData, cache: Path
+) -> list[Any]:
+    """Return what identifies the contents of the weights and of other inputs.
+
+    Raises StudyError if the study began with other weights.
+    """
+    settings = experiment.settings
+    parameters = experiment.parameters
+    weights = find_weights(parameters.backbone, parameters.weights, settings.weights_dir)
+    if study and is_path("weights", parameters.weights):
+        content = weights_content(parameters.weights)
+        require_same_inputs(study, {Path(parameters.weights): content}, is_complete=False)
+    inputs = {given for given in inputs_of_trials([parameters]) if given[0] in PATHS}
+    others = read_inputs(inputs, settings, prepared, cache, mixes=[parameters]).values()
+    return [sha256_of(weights) if weights else None, *others]
+
+
+def _announce(
+    trained_on: TrainedOn, settings: Settings, steps: int, note: Callable[[str], None]
+) -> None:
+    """Say how many images and steps the training has, and what differs from the trial."""
+    note(
+        f"training on {trained_on.images:,} of {trained_on.of_images:,} images "
+        f"({trained_on.patients:,} of {trained_on.of_patients:,} patients); "
+        f"{trained_on.kept_images:,} images of {trained_on.kept_patients:,} patients are kept for "
+        "validation"
+    )
+    for change in trained_on.changes:
+        note(f"  {change}")
+    note(f"training: {counted(settings.budget.max_epochs, 'epoch')} of {steps:,} steps")
+
+
+def _send_to_wandb(
+    experiment: Experiment,
+    study: StudyFolder | None,
+    trained: TrainedNetworks,
+    out: Path,
+    *,
+    key: str,
+) -> None:
+    """Send the first network's curves, the result and the bundle to W&B, if the settings say so."""
+    settings = experiment.settings
+    tracking = settings.tracking.wandb
+    if tracking is None:
+        return
+    run = WandbRun(
+        tracking,
+        settings.objective.metric,
+        (settings.name, study.environment()["identity"] if study else key),
+        experiment.parameters,
+        out.parent,
+        kind="train",
+        key=key,
+        name=f"{settings.name} final {experiment.parameters.arm}",
+    )
+    for epoch in trained.epochs[0]:
+        run.log(epoch)
+    run.finish({"status": "complete", **asdict(trained.result)}, model=out)
 
 
 def _choose_compute(
@@ -383,9 +432,9 @@ def _count_images(
 def _changes_of(
     experiment: Experiment, prepared: SplitData, study: StudyFolder | None
 ) -> Iterator[str]:
-    """Yield what differs from the exported trial, one line each.
+    """Yield a line for each difference from the exported trial.
 
-    Its settings if its study is here.
+    Settings can only be compared if the study is here.
     """
     parameters = experiment.parameters
     origin = experiment.settings.exported_from

@@ -19,13 +19,14 @@ from xraytune.study.row import TrialRow
 from xraytune.study.status import StudyView
 from xraytune.synth.sources.which import source_of
 
-_COLOURS = {
-    "better": "#009e73",
-    "equivalent": "#2288cc",
-    "worse": "#d55e00",
-    "no better": "#7a5fb5",
-    "undecided": "#8c8c8c",
+_MARKS = {
+    "better": ("#009e73", "circle"),
+    "equivalent": ("#2288cc", "square"),
+    "worse": ("#d55e00", "x"),
+    "no better": ("#7a5fb5", "diamond"),
+    "undecided": ("#8c8c8c", "circle-open"),
 }
+"""The colour and symbol of each result of a comparison."""
 _LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "title": ""}
 _VERTICAL = {"type": "line", "y0": 0, "y1": 1, "yref": "paper", "layer": "below"}
 """A line; that of `add_vline` would be hidden by the grid."""
@@ -34,42 +35,24 @@ _GREY = {"color": "#8c8c8c", "width": 1}
 
 def plot_differences(finalist: FinalistVerdict, metric: str, rope: float) -> Any:
     """Plot the differences of a finalist from its controls, with intervals and the ROPE."""
-    rows = [
-        {
-            "control": "<br>".join(textwrap.wrap(row.control, 26)),
-            "difference": row.difference,
-            "above": row.high - row.difference,
-            "below": row.difference - row.low,
-            "result": finalist.words(row)[0],
-            "95 % interval": f"{row.low:+.4f} to {row.high:+.4f}",
-        }
-        for row in finalist.comparisons[::-1]
-    ]
-    names = [row["control"] for row in rows]
-    figure = px.scatter(
-        pd.DataFrame(rows),
-        x="difference",
-        y="control",
-        error_x="above",
-        error_x_minus="below",
-        color="result",
-        symbol="result",
-        color_discrete_map=_COLOURS,
-        hover_data={"difference": ":+.4f", "95 % interval": True},
-    )
-    figure.update_traces(marker_size=11, error_x={"width": 5, "thickness": 1.4})
+    rows = [(row.control, row) for row in finalist.comparisons]
+    figure = plot_forest(rows, f"difference in {metric}", f"grey: ROPE ±{rope:g}")
+    named = set()
+    for trace, row in zip(figure.data, finalist.comparisons[::-1], strict=True):
+        result = finalist.words(row)[0]
+        colour, symbol = _MARKS[result]
+        trace.update(line_color=colour, marker_symbol=symbol, name=result, legendgroup=result)
+        trace.showlegend = result not in named
+        named.add(result)
     figure.add_vrect(-rope, rope, fillcolor="rgba(140,140,140,0.18)", line_width=0, layer="below")
-    figure.add_shape(_VERTICAL, x0=0, x1=0, line=_GREY)
-    figure.update_xaxes(title=f"difference in {metric}<br>grey: ROPE ±{rope:g}", nticks=6)
-    figure.update_yaxes(title="", categoryorder="array", categoryarray=names, showgrid=False)
-    figure.update_layout(legend=_LEGEND, height=160 + 44 * len(names))
+    figure.update_layout(legend=_LEGEND)
     return figure
 
 
 def plot_subgroups(record: Confirmation) -> Any:
     """Plot the first finalist minus its strongest control: over all images, by group, by hospital.
 
-    None if there is no hospital, and no group is large enough.
+    Returns None if there is no hospital, and no group is large enough.
     """
     finalist = record.finalists[0]
     overall = next(each for each in finalist.comparisons if each.control == finalist.strongest)

@@ -1,27 +1,23 @@
 """The inspection of a folder of images as lines and tables."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from xraytune.base.errors import counted
 from xraytune.base.tables import Cell, Frame, Row, Table, counts_text
 from xraytune.data.inspect import Inspection
-from xraytune.data.sides import SideSize
 from xraytune.present.trials import sides_frame
 
 _EXAMPLES = 3
 
 
-def inspection_frame(
-    source: Path, inspection: Inspection, uses: Sequence[str], sizes: Sequence[SideSize]
-) -> Frame:
-    """Show the images of each class, the sides of the split, and what may bias a study.
-
-    `uses` says what parts are for.
-    """
+def inspection_frame(source: Path, inspection: Inspection) -> Frame:
+    """Show the images of each class, the sides of the split, and what may bias a study."""
     images = sum(sum(counts.values()) for counts in inspection.images.values())
     what = "pairs of images and masks" if inspection.mask_areas else "images"
-    parts: list[Cell | str | Table] = [Cell(f"{source}: {images} {what}", "strong"), *uses]
+    parts: list[Cell | str | Table] = [
+        Cell(f"{source}: {images} {what}", "strong"),
+        *inspection.parts,
+    ]
     for image in inspection.broken:
         parts.append(Cell(f"broken: {image.file}: {image.reason}", "bad"))
     for warning in inspection.warnings:
@@ -46,7 +42,7 @@ def inspection_frame(
     facts: list[Row] = [
         {"": Cell(name, "dim"), " ": value} for name, value in _facts(inspection).items() if value
     ]
-    return [*parts, *sides_frame(sizes), Table(facts)]
+    return [*parts, *sides_frame([*inspection.sides.values()]), Table(facts)]
 
 
 def _facts(inspection: Inspection) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Render the report of a study as one HTML file that needs no network.
 
-Plotly and pictures are inside.
+It contains Plotly and all pictures.
 
 `templates/page.html` has the words; a section whose value is None is left out. A search may be
 running on the study.

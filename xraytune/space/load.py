@@ -41,7 +41,7 @@ class _DataFile(StrictModel):
 
 
 def load_space(
-    path: Path,
+    file: Path,
     overrides: Sequence[str] = (),
     *,
     data: Path | None = None,
@@ -50,7 +50,7 @@ def load_space(
     """Read and check a space file.
 
     Args:
-        path: The YAML file, or the name of one that xraytune ships; paths in it are relative to its
+        file: The YAML file, or the name of one that xraytune ships; paths in it are relative to its
             folder.
         overrides: The `key=value` of each `--set`: a parameter or a setting by its dotted name, and
             a value in YAML.
@@ -61,7 +61,7 @@ def load_space(
     Raises:
         ConfigError: With all problems, in file order.
     """
-    document = read_document(find_space(path))
+    document = read_document(find_space(file))
     lift_blocks(document)
     for override in overrides:  # the last one for a key wins
         _apply_override(document, override)
