@@ -218,9 +218,11 @@ def show_headroom(measured: Headroom, given: Options) -> None:
 
     console.show(*headroom_frame(measured))
     console.propose("search", "--space", given["space"], given=given)
-    others = ("--data", "OTHER_XRAYS", "--set", "gan.steps=4000", "-o", "generator")
+    changes = ("gan.steps=4000", "gan.features=imagenet", "gan.z_dim=128")
+    options = [word for change in changes for word in ("--set", change)]
     console.propose(
-        *("generator", "train", "--space", "gan_ratio_cpu", *others),
+        *("generator", "train", "--space", "gan_ratio_cpu", "--data", "OTHER_XRAYS"),
+        *(*options, "-o", "generator"),
         given={"weights_dir": given["weights_dir"]},
         when="or first, for a generator of other patients",
     )

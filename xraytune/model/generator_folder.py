@@ -51,7 +51,7 @@ from xraytune.space.settings import Experiment
 from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space
 from xraytune.synth.donor import Donor
-from xraytune.synth.generator_inputs import NETWORK_FILE
+from xraytune.synth.generator_inputs import NETWORK_FILE, with_features
 from xraytune.synth.generator_quality import PoolReport
 from xraytune.synth.mix import apportion
 from xraytune.synth.saved_generator import (
@@ -151,6 +151,9 @@ def generator_train(
     compute = compute_of(allocation_of(settings, has_gpu=gpu_count() > 0))
     pin(compute)
     cache = (cache or Path("cache")).resolve()
+    gan = None
+    if experiment:
+        gan = with_features(Gan(experiment.parameters).settings, settings.weights_dir)
     networks = [donor_experiment.parameters] if donor_experiment else []
     if experiment and settings.weights_dir:
         networks.append(experiment.parameters)
@@ -179,8 +182,7 @@ def generator_train(
     context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
     generator = donor = None
     with new_folder(out) as folder:
-        if experiment:
-            gan = Gan(experiment.parameters).settings
+        if experiment and gan:
             if gan.start_from:
                 usable_generator(gan.start_from, prepared, is_start=True)
             artifact = trained_generator(gan, context)

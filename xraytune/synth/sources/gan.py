@@ -35,6 +35,7 @@ from xraytune.synth.generator_inputs import (
     GAN_STAGE,
     NETWORK_FILE,
     generator_inputs,
+    with_features,
     without_steps,
 )
 from xraytune.synth.saved_generator import (
@@ -73,7 +74,7 @@ class Gan(_Generated):
 
     def block(self, settings: Settings, context: RunContext, label: int, number: int) -> ImageSet:
         """Return a block that the trained GAN draws."""
-        gan = self.settings
+        gan = with_features(self.settings, settings.weights_dir)
         prepared = context.prepared
         generator = trained_generator(gan, context)
         inputs = {"generator": generator.name, "label": label, "block": number, "seed": gan.seed}
@@ -216,7 +217,7 @@ def require_same_network(settings: GanSettings) -> None:
     generator = load_generator(settings.start_from / NETWORK_FILE)
     keeps_features = bool(generator.prior and generator.prior.keeps_features(generator.channels))
     if keeps_features != (settings.features is not None):
-        changes.append(f"gan.features: {'PATH' if keeps_features else 'null'}")
+        changes.append(f"gan.features: {'imagenet' if keeps_features else 'null'}")
     if changes:
         what = f"gan.start_from: {settings.start_from} has a network of other settings"
         raise ConfigError(what, fix=f"write {' and '.join(changes)}")
