@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from xraytune.model.generator_folder import GeneratorSample, TrainedGenerator
     from xraytune.model.train import Trained
     from xraytune.present.audit import Audit
+    from xraytune.space.settings import TaskName
     from xraytune.space.space import Space
     from xraytune.study.clean import Cleaned
     from xraytune.tasks.evaluation import Evaluation
@@ -159,7 +160,7 @@ def show_generator(trained: TrainedGenerator, given: Options) -> None:
     generator = trained.generator
     if generator:
         settings = generator.settings
-        counts = _count_images(generator.class_counts, generator.masks is not None)
+        counts = _count_images(generator.class_counts, generator.task)
         what = f"{settings.image_size} px GAN, trained for {settings.steps:,} steps"
         console.write(f"{trained.path}: {what} on {counts}")
         console.write("its images next to real ones: samples.png")
@@ -172,7 +173,7 @@ def show_generator(trained: TrainedGenerator, given: Options) -> None:
     donor = trained.donor
     if donor:
         what = "classifier of these images (donor.safetensors), with statistics of their features"
-        counts = _count_images(donor.class_counts, has_masks=False)
+        counts = counts_text(donor.class_counts)
         console.write(f"{what}: AUROC {donor.val_auroc:.3f} on val-A of {counts}")
     console.write("what each file reveals: card.md")
     if generator and len(generator.class_counts) > 1:
@@ -185,14 +186,14 @@ def show_generator(trained: TrainedGenerator, given: Options) -> None:
 
 def show_sample(drawn: GeneratorSample, _: Options) -> None:
     """Print how many images were generated."""
-    counts = _count_images(drawn.counts, drawn.has_masks)
+    counts = _count_images(drawn.counts, drawn.task)
     console.write(f"{drawn.path}: {counts} ({drawn.image_size_px} px), with provenance.json")
 
 
-def _count_images(counts: Mapping[str, int], has_masks: bool) -> str:
-    if len(counts) > 1:
+def _count_images(counts: Mapping[str, int], task: TaskName) -> str:
+    if task == "classification":
         return counts_text(counts)
-    return f"{sum(counts.values()):,} images with {'masks' if has_masks else 'findings'}"
+    return f"{sum(counts.values()):,} images with {'masks' if task == 'segmentation' else task}"
 
 
 def show_design(design: Design, given: Options) -> None:
@@ -310,7 +311,9 @@ def show_model(trained: Trained, _: Options) -> None:
 
 def show_evaluation(evaluation: Evaluation, _: Options) -> None:
     """Print the metrics, and where the files were written."""
-    console.show(*evaluation.lay_out())
+    from xraytune.present.evaluation import evaluation_frame
+
+    console.show(*evaluation_frame(evaluation))
     if evaluation.out:
         console.write(f"\n{evaluation.out}: metrics.json, predictions (CSV) and pictures")
 

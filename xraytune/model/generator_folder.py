@@ -47,7 +47,7 @@ from xraytune.space.document import write_yaml
 from xraytune.space.domains import Value
 from xraytune.space.fields import parameters_from
 from xraytune.space.load import SEARCH_ONLY, load_space, refuse_unused
-from xraytune.space.settings import Experiment
+from xraytune.space.settings import Experiment, TaskName
 from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space
 from xraytune.synth.donor import Donor
@@ -90,7 +90,7 @@ class GeneratorSample:
     path: Path
     counts: dict[str, int]
     image_size_px: int
-    has_masks: bool
+    task: TaskName
 
 
 def generator_train(
@@ -290,7 +290,6 @@ def generator_sample(
     compute = compute_like(record.compute, threads=record.compute.threads)
     pin(compute)
     seed = record.settings.seed
-    has_pairs = record.findings or record.masks
     classes = apportion([*record.class_counts.values()], count)
     counts = {}
     rows = []
@@ -314,7 +313,8 @@ def generator_sample(
                 )
                 for place, number in enumerate(numbers[start : start + BLOCK]):
                     file = f"gan_{number:06d}.png"
-                    kinds = ("images", "masks") if has_pairs else (name,)
+                    has_classes = record.task == "classification"
+                    kinds = (name,) if has_classes else ("images", "masks")
                     for kind, pixels in zip(kinds, images[place], strict=False):
                         (folder / kind).mkdir(exist_ok=True)
                         Image.fromarray(pixels).save(folder / kind / file)
@@ -333,5 +333,5 @@ def generator_sample(
         path=out,
         counts=counts,
         image_size_px=record.settings.image_size,
-        has_masks=record.masks is not None,
+        task=record.task,
     )

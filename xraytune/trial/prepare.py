@@ -34,7 +34,6 @@ from xraytune.synth.donor import donor_tensors
 from xraytune.synth.generator_inputs import with_features
 from xraytune.synth.sources.gan import OF_NETWORK, require_same_network
 from xraytune.synth.sources.which import mixes_of, seen_by
-from xraytune.tasks import task_of
 from xraytune.trial.saved_model import open_bundle
 from xraytune.trial.soft_labels import require_labeller
 
@@ -96,8 +95,9 @@ def prepare_space(
     for trial in space.extreme_parameters("source", "gan.features"):
         if trial.gan:
             with_features(trial.gan, settings.weights_dir)
-    pairs = task_of(settings).has_masks
-    index = read_index(settings.data, pairs=pairs, on_progress=on_progress)
+    index = read_index(
+        settings.data, pairs=settings.task == "segmentation", on_progress=on_progress
+    )
     if recorded is not None:
         require_same_data(recorded, index, settings.data.path, is_complete=is_complete)
     if settings.confirm.leave_out == "site":
