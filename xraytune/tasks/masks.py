@@ -76,9 +76,7 @@ class Masks(Task):
     trains_heads: ClassVar[bool] = False
     build_network: ClassVar[Callable[..., nn.Module]] = staticmethod(build_segmenter)
 
-    def loss(
-        self, outputs: Tensor, targets: Tensor, weights: Tensor | None = None, gamma: float = 0.0
-    ) -> Tensor:
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return cross-entropy plus soft Dice loss of logits and masks, the mean over images.
 
         Both float32 [B, 1, S, S], masks 0 or 1.

@@ -121,15 +121,14 @@ class Task:
 
     objective: Objective = field(default_factory=Objective)
 
-    def loss(
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the cross-entropy of logits, [B, C], and labels, [B], or probabilities, [B, C]."""
+        return cross_entropy(outputs, targets)
+
+    def balanced_loss(
         self, outputs: Tensor, targets: Tensor, weights: Tensor | None = None, gamma: float = 0.0
     ) -> Tensor:
-        """Return the cross-entropy of logits, [B, C], and labels, [B], or probabilities, [B, C].
-
-        `weights` and `gamma` are those of `soft_cross_entropy`.
-        """
-        if weights is None and not gamma:
-            return cross_entropy(outputs, targets)
+        """Return the loss of `imbalance`, with weights of classes, [C], or as the focal loss."""
         return soft_cross_entropy(outputs, targets, weights, gamma)
 
     def loss_of(self, parameters: Parameters, real: NDArray[Any], device: str) -> Loss:
@@ -140,9 +139,9 @@ class Task:
         loss: Loss = self.loss
         if parameters.imbalance == "weighted":
             weights = self.balance(real).astype(np.float32)
-            loss = partial(self.loss, weights=torch.as_tensor(weights, device=device))
+            loss = partial(self.balanced_loss, weights=torch.as_tensor(weights, device=device))
         elif parameters.imbalance == "focal":
-            loss = partial(self.loss, gamma=_GAMMA)
+            loss = partial(self.balanced_loss, gamma=_GAMMA)
         return weigh_extra_images(loss, parameters)
 
     def balance(self, real: NDArray[Any]) -> Floats:
@@ -434,13 +433,14 @@ class Findings(Task):
     metric: ClassVar[str] = "macro AUROC"
     has_classes: ClassVar[bool] = False
 
-    def loss(
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean binary cross-entropy of the known findings, or their probabilities."""
+        return self.balanced_loss(outputs, targets)
+
+    def balanced_loss(
         self, outputs: Tensor, targets: Tensor, weights: Tensor | None = None, gamma: float = 0.0
     ) -> Tensor:
-        """Return the mean binary cross-entropy of the known findings, or their probabilities.
-
-        `weights` are those of their positives, [C]; `gamma` is as in `soft_cross_entropy`.
-        """
+        """Return the loss, with weights of positives, [C], or as the focal loss."""
         is_known = (targets >= 0).to(outputs.dtype)
         expected = targets.clamp(min=0).to(outputs.dtype)
         each = binary_cross_entropy_with_logits(
