@@ -155,11 +155,6 @@ def _speeds(case: _Case, folder: Path, own: Path, compute: Compute) -> dict[str,
 
 
 class _WithoutValidation(TrialTraining):
-    # With so few steps per epoch, estimating batch norm statistics would weigh ten times as much as
-    # in a trial.
-    def norm_batches(self) -> Iterator[Tensor]:
-        return iter(())
-
     def validate(self) -> tuple[float, float]:
         return 0.0, 0.0
 
@@ -167,6 +162,9 @@ class _WithoutValidation(TrialTraining):
 def _ours(experiment: Experiment, context: RunContext, folder: Path) -> Callable[[], object]:
     """Return a function that runs one epoch, with its checkpoint, without validation."""
     training = _WithoutValidation(experiment, context)
+    # With so few steps per epoch, estimating batch norm statistics would weigh ten times as much as
+    # in a trial.
+    training.batches.norm_batches = lambda: iter(())  # type: ignore[method-assign]
     epochs = training.epochs(folder)
     return lambda: next(epochs)
 
@@ -175,7 +173,7 @@ def _bare(
     trial: TrialTraining, compute: Compute, steps: int, *, is_compiled: bool = False
 ) -> Callable[[], object]:
     """Return a training loop with nothing but the network, its loss and Adam, fused as ours is."""
-    images, labels = trial.batch(0)
+    images, labels = trial.batches.load(next(trial.batches.draws(range(1))))
     network: nn.Module = trial.trained.train()
     optimizer = torch.optim.Adam(
         [one for one in network.parameters() if one.requires_grad], lr=1e-4, fused=True

@@ -226,7 +226,7 @@ def _steps(root: Path) -> Iterator[Figure]:
         update = step if how == "eager" else replayed(step, context.compute)
         loss = torch.zeros((), device=context.compute.device)
         started = time.perf_counter()
-        for number, draws in enumerate(training.draws(range(_WARM_UP + _STEPS))):
+        for number, draws in enumerate(training.batches.draws(range(_WARM_UP + _STEPS))):
             if number == _WARM_UP:
                 float(loss)  # waits for the device
                 started = time.perf_counter()

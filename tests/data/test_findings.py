@@ -246,7 +246,7 @@ def test_a_table_of_another_hospital_may_lack_findings_of_the_model(
     (tmp_path / "data.yaml").write_text(
         "data: {table: {file: labels.csv, image: image}}\n", "utf-8"
     )
-    labelled = read_labelled(tmp_path / "data.yaml", ("image",), findings=("Fracture", "Mass"))
+    labelled = read_labelled(tmp_path / "data.yaml", ("Fracture", "Mass"), "findings")
     assert [image.findings for image in labelled.images] == ["?0", "?1", "?1", "?0"]
 
 

@@ -118,7 +118,7 @@ def test_patients_csv_names_the_patients_of_images_by_their_bare_name(parts: Pat
     (parts / "patients.csv").write_text("file,patient\n" + "\n".join(rows), "utf-8")
 
     index = read(parts)
-    labelled = read_labelled(parts / "test", CLASSES, pairs=True)
+    labelled = read_labelled(parts / "test", CLASSES, "segmentation")
 
     assert [image.patient for image in index.images] == ["P1p", "P2p", "P3p", "P4p"]
     assert labelled.images == index.test
@@ -128,9 +128,9 @@ def test_patients_csv_names_the_patients_of_images_by_their_bare_name(parts: Pat
 def test_pairs_to_score_come_from_one_part(parts: Path, pairs: Path, kermany: Path) -> None:
     """And a folder of either kind is recognised, but a label table is for classification."""
     index = read(pairs)
-    assert read_labelled(pairs, CLASSES, pairs=True).images == index.images
+    assert read_labelled(pairs, CLASSES, "segmentation").images == index.images
     with pytest.raises(DataError, match=r"it contains test/, train/, and it is unclear"):
-        read_labelled(parts, CLASSES, pairs=True)
+        read_labelled(parts, CLASSES, "segmentation")
     assert read_folder(DataSettings(path=pairs)) == index
     assert read_folder(DataSettings(path=parts)) == read(parts)
     assert read_folder(DataSettings(path=kermany)) == read_index(DataSettings(path=kermany))
@@ -138,7 +138,7 @@ def test_pairs_to_score_come_from_one_part(parts: Path, pairs: Path, kermany: Pa
     table = "data:\n  table: {file: labels.csv, image: file, label: label}\n"
     (pairs / "data.yaml").write_text(table, "utf-8")
     with pytest.raises(ConfigError, match="label tables are for classification"):
-        read_labelled(pairs / "data.yaml", CLASSES, pairs=True)
+        read_labelled(pairs / "data.yaml", CLASSES, "segmentation")
 
 
 def image_with(*masks: str) -> ImageFile:

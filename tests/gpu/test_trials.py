@@ -158,7 +158,7 @@ def test_a_step_of_a_classifier_is_replayed_or_else_called(
         optimizer = build_optimizer("adam", training.trained, lr=1e-3)
         step: Step = partial(training.step, optimizer)
         step = replayed(step, gpu) if how == "replayed" else step
-        for number, draws in enumerate(training.draws(range(8))):
+        for number, draws in enumerate(training.batches.draws(range(8))):
             set_lr(optimizer, 1e-4 * number)
             losses.append(float(step(draws)))
         networks.append(training.trained)

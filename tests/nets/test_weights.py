@@ -10,7 +10,8 @@ from xraytune.base.errors import MachineError
 from xraytune.base.tensors import read_weights
 from xraytune.nets.backbones import build_backbone, find_weights
 from xraytune.nets.networks import build_classifier
-from xraytune.space.settings import Parameters
+from xraytune.space.settings import GanSettings, Parameters
+from xraytune.synth.generator_inputs import with_features
 
 pytestmark = pytest.mark.slow
 
@@ -39,6 +40,17 @@ def test_imagenet_uses_newest_official_file_in_folder(official_mobilenet: Path) 
     given = read_weights(path)
     for name, tensor in classifier.backbone.state_dict().items():
         assert torch.equal(tensor, given[name]), name
+
+
+def test_a_gan_can_keep_the_features_of_official_weights(
+    official_mobilenet: Path, tmp_path: Path
+) -> None:
+    """The word gives the same generator as the path of the same file."""
+    path = official_mobilenet / "mobilenet_v2-b0353104.pth"
+    word = GanSettings(features="imagenet")
+    assert with_features(word, official_mobilenet) == GanSettings(features=path)
+    with pytest.raises(MachineError, match=r"put mobilenet_v2.* there.*gan\.features: null"):
+        with_features(word, tmp_path)
 
 
 @pytest.fixture

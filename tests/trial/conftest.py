@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from tests.in_process import CPU, one_thread, save_backbone
 from xraytune.data.phantom import draw_phantoms
@@ -13,6 +14,7 @@ from xraytune.data.prepare import ImageSet, RunContext, SplitData, prepare
 from xraytune.space.load import load_space
 from xraytune.space.settings import Experiment, Parameters, Settings, without_gate
 from xraytune.synth.sources.which import source_of
+from xraytune.trial.batches import Batches
 
 FINDINGS_SPACE = """
 name: findings
@@ -51,6 +53,11 @@ class Bench:
         return Experiment(
             settings=self.settings, parameters=Parameters.model_validate(small | parameters)
         )
+
+
+def batch_of(batches: Batches, step: int) -> tuple[Tensor, Tensor]:
+    """Inputs and targets of a step."""
+    return batches.load(next(batches.draws(range(step, step + 1))))
 
 
 def block_of(

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.in_process import CPU
-from tests.trial.conftest import Bench
+from tests.trial.conftest import Bench, batch_of
 from tests.trial.test_trial import gan
 from xraytune.base.arrays import Float32Array, Int64Array
 from xraytune.base.errors import TrialError
@@ -39,10 +39,12 @@ ARMS: tuple[dict[str, Any], ...] = (
 def test_two_arms_see_the_same_real_images_in_the_same_order(bench: Bench) -> None:
     """The first images of each step are the real ones, to the last pixel, augmentation included."""
     inputs = [
-        TrialTraining(bench.experiment(augmentation="affine", views=3, **arm), bench.context)
+        TrialTraining(
+            bench.experiment(augmentation="affine", views=3, **arm), bench.context
+        ).batches
         for arm in ARMS
     ]
-    alone, duplicated, synthetic = [[arm.batch(step) for step in range(12)] for arm in inputs]
+    alone, duplicated, synthetic = [[batch_of(arm, step) for step in range(12)] for arm in inputs]
     for step in range(12):
         real, labels = alone[step]
         for other in (duplicated, synthetic):
@@ -68,16 +70,16 @@ def test_images_too_large_for_the_device_are_brought_in_parts(
         **own,
     }
     experiment = with_parameters(frozen(bench, tmp_path, **mix), trainable=trainable)
-    monkeypatch.setattr("xraytune.trial.training._TRANSFER_BYTES", 0)
-    in_parts = TrialTraining(experiment, bench.context)
-    monkeypatch.setattr("xraytune.trial.device_rows._room_bytes", lambda _: np.inf)
-    at_once = TrialTraining(experiment, bench.context)
+    monkeypatch.setattr("xraytune.trial.batches._TRANSFER_BYTES", 0)
+    in_parts = TrialTraining(experiment, bench.context).batches
+    monkeypatch.setattr("xraytune.trial.batches._room_bytes", lambda _: np.inf)
+    at_once = TrialTraining(experiment, bench.context).batches
 
     steps = range(12)
     for whole, part in zip(at_once.draws(steps), in_parts.draws(steps), strict=True):
         assert all(
             torch.equal(*pair)
-            for pair in zip(at_once.load(*whole), in_parts.load(*part), strict=True)
+            for pair in zip(at_once.load(whole), in_parts.load(part), strict=True)
         )
     norms = zip(at_once.norm_batches(), in_parts.norm_batches(), strict=True)
     assert all(torch.equal(*inputs) for inputs in norms)
@@ -106,21 +108,23 @@ def test_pretraining_shows_the_extra_images_first_and_then_the_real_ones_of_ever
         mix: dict[str, Any] = {"source": source, "synthetic_ratio": 0.5, "mixing": "pretrain"}
         own = {"gan": gan()} if source == "gan" else {}
         alone, pretrained, added = (
-            TrialTraining(bench.experiment(augmentation="affine", views=3, **values), bench.context)
+            TrialTraining(
+                bench.experiment(augmentation="affine", views=3, **values), bench.context
+            ).batches
             for values in ({"source": "none"}, mix | own, mix | own | {"mixing": "additive"})
         )
-        batches = [pretrained.batch(step) for step in range(12)]
+        batches = [batch_of(pretrained, step) for step in range(12)]
 
         for step, (images, labels) in enumerate(batches[4:]):
-            assert torch.equal(images, alone.batch(step)[0])
-            assert torch.equal(labels, alone.batch(step)[1])
+            assert torch.equal(images, batch_of(alone, step)[0])
+            assert torch.equal(labels, batch_of(alone, step)[1])
         assert all(len(images) == 8 for images, _ in batches)
         norms = zip(pretrained.norm_batches(), alone.norm_batches(), strict=True)
         assert all(torch.equal(*inputs) for inputs in norms), "statistics of the last steps"
         if (
             source == "gan"
         ):  # extra images in the order of other arms: steps of 8 there, of 4 in the additive arm
-            extra = [added.batch(step)[0][8:] for step in range(8)]
+            extra = [batch_of(added, step)[0][8:] for step in range(8)]
             assert torch.equal(torch.cat(extra), torch.cat([images for images, _ in batches[:4]]))
 
 
@@ -193,7 +197,7 @@ def test_only_the_images_that_a_step_shows_pass_the_network(bench: Bench, tmp_pa
         source = training.images.sources[0]
         table = training.network.views(source)
         for step in range(12):
-            numbers, views = training.images_of_step(step)
+            numbers, views = training.batches.images_of_step(step)
             shown |= {*zip(numbers.tolist(), table[numbers, views, 0].tolist(), strict=True)}
         (file,) = cache.glob(f"{FEATURES_STAGE}/*/{FEATURES_FILE}")
         assert file.stat().st_size == (kept + len(shown)) * (24 + 4 * 96)
@@ -221,8 +225,8 @@ def test_cached_features_are_what_the_frozen_network_computes(
     backbone = straight.whole().eval().get_submodule("backbone")
 
     for step in range(6):
-        features, labels = cached.batch(step)
-        images, same_labels = straight.batch(step)
+        features, labels = batch_of(cached.batches, step)
+        images, same_labels = batch_of(straight.batches, step)
         with torch.no_grad():
             expected = backbone(images)
         assert torch.equal(labels, same_labels)

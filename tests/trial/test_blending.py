@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tests.in_process import one_thread
-from tests.trial.conftest import Bench
+from tests.trial.conftest import Bench, batch_of
 from xraytune.space.settings import Parameters
-from xraytune.trial.blending import blend, draw_pairs
+from xraytune.trial.batches import blend, draw_pairs
 from xraytune.trial.training import TrialTraining
 
 pytestmark = pytest.mark.slow
@@ -95,8 +95,8 @@ def test_real_and_extra_images_are_pairs_in_steps_that_can_be_repeated(
     experiment = bench.experiment(trainable="all", **values)
     with one_thread():
         training = TrialTraining(experiment, bench.context)
-        inputs, targets = training.batch(1)
-        again, _ = training.batch(1)
+        inputs, targets = batch_of(training.batches, 1)
+        again, _ = batch_of(training.batches, 1)
         records = [*training.epochs(tmp_path / "whole")]
         stopped: Any = TrialTraining(experiment, bench.context).epochs(tmp_path / "resumed")
         next(stopped)
@@ -117,7 +117,7 @@ def test_mixing_changes_what_a_network_learns_and_zero_does_not(bench: Bench) ->
     for mixup in (0.0, 0.4):
         with one_thread():
             training = TrialTraining(bench.experiment(mixup=mixup), bench.context)
-            inputs, targets = training.batch(0)
+            inputs, targets = batch_of(training.batches, 0)
         losses.append(inputs)
         assert (targets.ndim == 2) == (mixup > 0)
     assert not torch.equal(*losses)

@@ -298,7 +298,7 @@ def require_declared_images(training: TrialTraining) -> None:
     real = set(training.images.real.tolist())
     total = training.max_epochs * training.steps_per_epoch
     for step in (0, total - 1):
-        numbers, _ = training.images_of_step(step)
+        numbers, _ = training.batches.images_of_step(step)
         is_pretraining = parameters.mixing == "pretrain" and step == 0
         of_real = 0 if is_pretraining else parameters.batch_size
         of_extra = extra if is_pretraining or parameters.mixing == "additive" else 0

@@ -19,10 +19,12 @@ from xraytune.base.errors import ArtifactError, TrialError
 from xraytune.base.records import Compute, ignore_progress
 from xraytune.base.seeding import derive_seed, numpy_generator
 from xraytune.data.prepare import ImageSet
+from xraytune.nets.captured import Draws
 from xraytune.nets.checkpoint import finished_epochs
 from xraytune.nets.networks import build_classifier
 from xraytune.space.settings import Parameters
 from xraytune.tasks import TASKS
+from xraytune.trial.batches import Batches
 from xraytune.trial.training import TrialTraining
 
 pytestmark = pytest.mark.slow
@@ -33,8 +35,33 @@ def checkpoint_after_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xraytune.trial.training._CHECKPOINT_SECONDS", -1.0)
 
 
+class TinyBatches(Batches):
+    """Noise images; those of class 1 have a faint bright square."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(derive_seed(1, "tiny task"))
+        pixels = torch.randn(96, 3, 32, 32, generator=generator)
+        self.labels = torch.arange(96) % 2
+        pixels[self.labels == 1, :, 8:20, 8:20] += 0.8
+        self.train_pixels, self.norm_pixels, self.val_pixels = pixels[:56], pixels[:56], pixels[56:]
+        self.pretraining_steps = 0
+
+    def draws(self, steps: range) -> Iterator[Draws]:
+        for step in steps:
+            yield (torch.from_numpy(numpy_generator(1, "batch", step).integers(0, 56, 8)),)
+
+    def load(self, draws: Draws, **_: Any) -> tuple[Tensor, Tensor]:
+        (rows,) = draws
+        return self.train_pixels[rows], self.labels[rows]
+
+    def norm_batches(self) -> Iterator[Tensor]:
+        yield from torch.split(self.norm_pixels, 28)
+
+
 class TinyTraining(TrialTraining):
-    """A classifier of noise images; those of class 1 have a faint bright square."""
+    """A classifier of these images."""
+
+    batches: TinyBatches
 
     def __init__(
         self,
@@ -44,12 +71,7 @@ class TinyTraining(TrialTraining):
         epochs: int = 3,
         precision: Literal["float32", "bfloat16"] = "float32",
     ) -> None:
-        generator = torch.Generator().manual_seed(derive_seed(1, "tiny task"))
-        pixels = torch.randn(96, 3, 32, 32, generator=generator)
-        labels = torch.arange(96) % 2
-        pixels[labels == 1, :, 8:20, 8:20] += 0.8
-        self.train_pixels, self.norm_pixels, self.val_pixels = pixels[:56], pixels[:56], pixels[56:]
-        self.labels = labels
+        self.batches = TinyBatches()
         self.parameters = parameters
         self.trained = build_classifier(parameters, 2, weights=None, seed=seed)
         self.loss = F.cross_entropy
@@ -59,22 +81,14 @@ class TinyTraining(TrialTraining):
         self.seed = 5
         self.compute = Compute(device="cpu", threads=1, precision=precision)
         self.on_progress = ignore_progress
-        self.load = lambda rows: (self.train_pixels[rows], self.labels[rows])
-
-    def draws(self, steps: range) -> Iterator[tuple[Tensor]]:
-        for step in steps:
-            yield (torch.from_numpy(numpy_generator(1, "batch", step).integers(0, 56, 8)),)
-
-    def norm_batches(self) -> Iterator[Tensor]:
-        yield from torch.split(self.norm_pixels, 28)
 
     def validate(self) -> tuple[float, float]:
-        labels = self.labels[56:].numpy()
+        labels = self.batches.labels[56:].numpy()
         places = np.arange(len(labels))
         images = ImageSet(
             name="val", pixels=np.empty(0, np.uint8), rows=places, labels=labels, inputs={}
         )
-        task, batches = TASKS["classification"], torch.split(self.val_pixels, 16)
+        task, batches = TASKS["classification"], torch.split(self.batches.val_pixels, 16)
         loss, results, _ = task.predict(self.trained, batches, images, CPU)
         if not math.isfinite(loss):
             return loss, math.nan
@@ -169,12 +183,12 @@ def test_a_changed_bit_of_an_unfinished_training_is_never_part_of_its_best_netwo
 def test_validated_network_has_estimated_running_statistics(tmp_path: Path) -> None:
     """Here, the training images are far brighter than those of the estimate."""
     training = TinyTraining(small(), epochs=1)
-    training.train_pixels = training.norm_pixels + 3
+    training.batches.train_pixels = training.batches.norm_pixels + 3
 
     [*training.epochs(tmp_path)]
 
     with torch.no_grad():
-        seen = training.trained.get_submodule("backbone.0.0")(training.norm_pixels)
+        seen = training.trained.get_submodule("backbone.0.0")(training.batches.norm_pixels)
     kept = state_of(training)
     torch.testing.assert_close(kept["backbone.0.1.running_mean"], seen.mean(dim=(0, 2, 3)))
     torch.testing.assert_close(
@@ -232,7 +246,7 @@ def test_a_loss_that_is_not_finite_ends_the_trial_and_leaves_the_last_good_check
     training = TinyTraining(small())
     epochs = training.epochs(tmp_path)
     next(epochs)
-    training.train_pixels.fill_(torch.inf)
+    training.batches.train_pixels.fill_(torch.inf)
 
     with pytest.raises(TrialError, match="not finite in epoch 2"):
         next(epochs)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.in_process import save_backbone
-from tests.trial.conftest import Bench
+from tests.trial.conftest import Bench, batch_of
 from xraytune.base.errors import DataError
 from xraytune.space.load import load_space
 from xraytune.stats.classification import auroc, rarest_findings
@@ -30,7 +30,7 @@ def test_findings_follow_their_images_to_every_batch(findings_bench: Bench) -> N
     assert (chosen.targets == np.array([0, -1, 1])[written]).all()
     assert (chosen.targets == -1).any()
     inputs = TrialTraining(experiment, findings_bench.context, chosen)
-    _, targets = inputs.batch(0)
+    _, targets = batch_of(inputs.batches, 0)
     assert targets.shape == (16, 3)
 
 

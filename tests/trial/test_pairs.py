@@ -7,6 +7,7 @@ import pytest
 
 from tests.in_process import CPU
 from tests.pair_files import write_pairs
+from tests.trial.conftest import batch_of
 from xraytune.data.prepare import (
     ImageSet,
     RunContext,
@@ -62,7 +63,7 @@ def test_a_mask_moves_with_its_image(settings: Settings, tmp_path: Path) -> None
     experiment = Experiment(settings=settings, parameters=parameters)
     inputs = TrialTraining(experiment, RunContext(prepared=prepared, cache=tmp_path, compute=CPU))
 
-    images, masks = inputs.batch(0)
+    images, masks = batch_of(inputs.batches, 0)
 
     form = inputs.network.form
     grey = images[:, :1] * form.std[0] + form.mean[0]

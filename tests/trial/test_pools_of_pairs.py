@@ -70,7 +70,7 @@ def test_drawn_pairs_are_png_files_of_images_and_masks_and_those_of_a_search(
 
     drawn = generator_sample(tmp_path / "gan", count=300, out=tmp_path / "drawn")
 
-    assert (drawn.counts, drawn.has_masks) == ({"image": 300}, True)
+    assert (drawn.counts, drawn.task) == ({"image": 300}, "segmentation")
     blocks = [
         block_of(experiment, pairs.context, 0, block).planes(np.arange(256)) for block in range(2)
     ]

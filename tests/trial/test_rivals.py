@@ -111,7 +111,7 @@ def test_oversampling_shows_real_images_of_each_class_equally_often(bench: Bench
         experiment = bench.experiment(source="duplicate", imbalance=imbalance, batch_size=8)
         with one_thread():
             training = TrialTraining(experiment, bench.context)
-        steps = [training.images_of_step(step)[0] for step in range(60)]
+        steps = [training.batches.images_of_step(step)[0] for step in range(60)]
         labels = training.images.targets
         real = np.concatenate([labels[numbers[:8]] for numbers in steps])
         shown[imbalance] = (real.mean(), np.concatenate([numbers[8:] for numbers in steps]))

@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from tests.in_process import CPU, one_thread, save_backbone
+from tests.trial.conftest import batch_of
 from tests.trial.test_donor import SPACE as DONORS_SPACE
 from xraytune.base.errors import DataError
 from xraytune.data.phantom import draw_phantoms
@@ -86,12 +87,12 @@ def test_an_extra_image_has_the_probabilities_of_the_donors_classifier(
         training = TrialTraining(experiment, context)
         extra = training.images.sources[1]
         expected = label_images(extra, experiment, context)
-        inputs, targets = training.batch(0)
+        inputs, targets = batch_of(training.batches, 0)
         outputs = training.trained(inputs).float()
 
     assert targets.shape == (12, 2)
     np.testing.assert_allclose(targets.sum(dim=1), 1, rtol=1e-6)
-    numbers, _ = training.images_of_step(0)
+    numbers, _ = training.batches.images_of_step(0)
     real = side_images("train", context.prepared, context.cache)
     assert (targets[:4].argmax(dim=1).numpy() == real.labels[numbers[:4]]).all()
     assert ((targets[:4] == 0) | (targets[:4] == 1)).all()

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from xraytune.model.export import Exported
     from xraytune.model.generator_folder import GeneratorSample, TrainedGenerator
     from xraytune.model.train import Trained
+    from xraytune.space.settings import TaskName
     from xraytune.space.space import Space
     from xraytune.study.clean import Cleaned
     from xraytune.tasks.evaluation import Evaluation
@@ -180,7 +181,7 @@ def show_generator_train(trained: TrainedGenerator, given: Options) -> None:
     generator = trained.generator
     if generator:
         settings = generator.settings
-        counts = _count_images(generator.class_counts, generator.masks is not None)
+        counts = _count_images(generator.class_counts, generator.task)
         what = f"{settings.image_size} px GAN, trained for {settings.steps:,} steps"
         console.write(f"{trained.path}: {what} on {counts}")
         console.write("its images next to real ones: samples.png")
@@ -193,7 +194,7 @@ def show_generator_train(trained: TrainedGenerator, given: Options) -> None:
     donor = trained.donor
     if donor:
         what = "classifier of these images (donor.safetensors), with statistics of their features"
-        counts = _count_images(donor.class_counts, has_masks=False)
+        counts = counts_text(donor.class_counts)
         console.write(f"{what}: AUROC {donor.val_auroc:.3f} on val-A of {counts}")
     console.write("what each file reveals: card.md")
     if generator and len(generator.class_counts) > 1:
@@ -206,14 +207,14 @@ def show_generator_train(trained: TrainedGenerator, given: Options) -> None:
 
 def show_generator_sample(drawn: GeneratorSample, _: Options) -> None:
     """Print how many images were generated."""
-    counts = _count_images(drawn.counts, drawn.has_masks)
+    counts = _count_images(drawn.counts, drawn.task)
     console.write(f"{drawn.path}: {counts} ({drawn.image_size_px} px), with provenance.json")
 
 
-def _count_images(counts: Mapping[str, int], has_masks: bool) -> str:
-    if len(counts) > 1:
+def _count_images(counts: Mapping[str, int], task: TaskName) -> str:
+    if task == "classification":
         return counts_text(counts)
-    return f"{sum(counts.values()):,} images with {'masks' if has_masks else 'findings'}"
+    return f"{sum(counts.values()):,} images with {'masks' if task == 'segmentation' else task}"
 
 
 def show_plan(design: Design, given: Options) -> None:
@@ -239,9 +240,11 @@ def show_headroom(measured: Headroom, given: Options) -> None:
 
     console.show(*headroom_frame(measured))
     console.propose("search", "--space", given["space"], given=given)
-    others = ("--data", "OTHER_XRAYS", "--set", "gan.steps=4000", "-o", "generator")
+    changes = ("gan.steps=4000", "gan.features=imagenet", "gan.z_dim=128")
+    options = [word for change in changes for word in ("--set", change)]
     console.propose(
-        *("generator", "train", "--space", "gan_ratio_cpu", *others),
+        *("generator", "train", "--space", "gan_ratio_cpu", "--data", "OTHER_XRAYS"),
+        *(*options, "-o", "generator"),
         given={"weights_dir": given["weights_dir"]},
         when="or first, for a generator of other patients",
     )
@@ -329,7 +332,9 @@ def show_train(trained: Trained, _: Options) -> None:
 
 def show_evaluate(evaluation: Evaluation, _: Options) -> None:
     """Print the metrics, and where the files were written."""
-    console.show(*evaluation.lay_out())
+    from xraytune.present.evaluation import evaluation_frame
+
+    console.show(*evaluation_frame(evaluation))
     if evaluation.out:
         console.write(f"\n{evaluation.out}: metrics.json, predictions (CSV) and pictures")
 

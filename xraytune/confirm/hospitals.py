@@ -36,12 +36,11 @@ from xraytune.confirm.sealed import (
 from xraytune.confirm.test_access import accesses
 from xraytune.data.guesses import part_named
 from xraytune.data.images import content_fingerprint
-from xraytune.data.index import LabelledImages
+from xraytune.data.index import LabelledImages, read_labelled
 from xraytune.data.prepare import patients_seen
 from xraytune.space.settings import Parameters, Settings
 from xraytune.study.folder import StudyFolder
 from xraytune.synth.sources.which import seen_by
-from xraytune.tasks import task_of
 
 
 def choose_tests(
@@ -70,9 +69,10 @@ def choose_tests(
     seen = seen_by(compared)
     given: dict[str, LabelledImages] = {}
     for folder in folders:
-        labelled = task_of(settings).read_labelled(
+        labelled = read_labelled(
             folder,
             prepared.outputs,
+            settings.task,
             group_regex=settings.data.split.group_regex,
             on_progress=on_progress,
         )

@@ -17,7 +17,7 @@ from xraytune.base.records import Progress, frozen, ignore_progress
 from xraytune.confirm.arms import TestKind
 from xraytune.data.changes import RESTORE, require_same_data
 from xraytune.data.images import ImageFile, ImageIndex, Images, content_fingerprint
-from xraytune.data.index import LabelledImages, read_index
+from xraytune.data.index import LabelledImages, read_index, read_labelled
 from xraytune.data.patients import EQUAL_IDS, PATIENTS_CSV
 from xraytune.data.pixels import require_unbroken, store_images
 from xraytune.data.prepare import (
@@ -34,7 +34,6 @@ from xraytune.data.sites import sites_to_leave_out
 from xraytune.data.split import nested_order
 from xraytune.space.settings import DataSettings, Parameters, Settings
 from xraytune.synth.sources.which import seen_by, source_of
-from xraytune.tasks import task_of
 
 TEST = "test"
 """The side of the unused patients who are scored."""
@@ -210,8 +209,7 @@ def refuse_patients_of_folders(
     keys = patients_by_key(tested.images, tested.data.split.group_regex)
     group_regex = settings.data.split.group_regex
     for folder in sorted({parameters.folder.path for parameters in compared if parameters.folder}):
-        task = task_of(settings)
-        extra = task.read_labelled(folder, prepared.outputs, all_parts=True).images
+        extra = read_labelled(folder, prepared.outputs, settings.task, all_parts=True).images
         known = shared_patients(keys, patients_by_key(extra, group_regex, owners=owners))
         # The study's own images must not change.
         is_own = tested.data.path == settings.data.path
@@ -354,7 +352,9 @@ def read_unchanged(settings: Settings, prepared: SplitData, on_progress: Progres
     Raise StudyError if they, or their patients, changed since the search.
     """
     where = settings.data.path
-    index = read_index(settings.data, pairs=task_of(settings).has_masks, on_progress=on_progress)
+    index = read_index(
+        settings.data, pairs=settings.task == "segmentation", on_progress=on_progress
+    )
     require_same_data(prepared, index, where)
     what = ""
     if prepared.test_fingerprint not in (None, index.test_fingerprint):

@@ -46,7 +46,7 @@ from xraytune.data.patients import (
 from xraytune.data.sites import find_sites, require_sites
 from xraytune.data.table import find_table
 from xraytune.space.load import data_settings, is_data_file
-from xraytune.space.settings import DataSettings, SplitSettings
+from xraytune.space.settings import DataSettings, SplitSettings, TaskName
 
 _logger = logging.getLogger(__name__)
 
@@ -186,10 +186,9 @@ class LabelledImages:
 
 def read_labelled(
     source: Path,
-    class_names: Sequence[str],
+    outputs: Sequence[str],
+    task: TaskName = "classification",
     *,
-    pairs: bool = False,
-    findings: Sequence[str] = (),
     all_parts: bool = False,
     group_regex: str | None = None,
     on_progress: Progress = ignore_progress,
@@ -199,9 +198,9 @@ def read_labelled(
     If the folder is a part such as `test/`, the `patients.csv` next to it or `group_regex` also
     names its patients. Of a file, the test images are read; without any, the training images, and
     those of val in a table; with `all_parts`, all of a table. `group_regex` is searched in each
-    path for its patient, unless a table or the file has a rule for patients. With `pairs`, see
-    `read_index`. With the `findings` of a model, these are read from the file's table; those that
-    it lacks are unknown.
+    path for its patient, unless a table or the file has a rule for patients. `outputs` are the
+    classes of a model, or its findings, which are read from the file's table; those that it lacks
+    are unknown. With `task: segmentation`, images have masks instead.
 
     Raises:
         ConfigError: The file or `group_regex` is invalid, or there is a label table for pairs.
@@ -210,7 +209,8 @@ def read_labelled(
     """
     given = DataSettings(path=source, split=SplitSettings(group_regex=group_regex))
     data = data_settings(source, given)
-    data = data.model_copy(update={"findings": tuple(findings) or None})
+    findings = tuple(outputs) if task == "findings" else None
+    data = data.model_copy(update={"findings": findings})
     folders: dict[PartName, Path] | None = None
     if data.table is None:
         if findings:
@@ -230,7 +230,8 @@ def read_labelled(
         split = SplitSettings() if (root / PATIENTS_CSV).exists() else data.split
         data = data.model_copy(update={"path": root, "split": split})
         folders = {"train": folder}
-    listing = _list(data, pairs=pairs, class_names=tuple(class_names), folders=folders)
+    pairs = task == "segmentation"
+    listing = _list(data, pairs=pairs, class_names=tuple(outputs), folders=folders)
     if data.table is not None:
         if not listing.all_images:
             what = "no image of the table has a class or a known finding"

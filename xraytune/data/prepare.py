@@ -44,7 +44,7 @@ from xraytune.data.pixels import (
     stored_files,
 )
 from xraytune.data.split import part_notes, split_by_patient
-from xraytune.space.settings import DataSettings, Experiment, Settings
+from xraytune.space.settings import DataSettings, Experiment, Settings, TaskName
 from xraytune.space.strict_model import StrictModel
 
 HELD_OUT = ("val_a", "val_b", "test")
@@ -101,6 +101,13 @@ class SplitData:
     def outputs(self) -> tuple[str, ...]:
         """What a network has an output for: the findings, or the classes."""
         return self.findings or self.class_names
+
+    @property
+    def task(self) -> TaskName:
+        """The task that the images are for."""
+        if self.has_masks:
+            return "segmentation"
+        return "findings" if self.findings else "classification"
 
     def side(self, name: SideName) -> Images:
         """Return the images on one side of the split, in the order of the index."""

@@ -76,12 +76,11 @@ def write_bundle(
     prepared = context.prepared
     result = trained.result
     members = len(trained.networks)
-    has_classes = not (prepared.has_masks or prepared.findings)
     packages = sorted({*_PACKAGES, *task.packages})
     record = BundleRecord(
         task=settings.task,
         class_names=prepared.outputs,
-        positive=prepared.class_names[prepared.positive] if has_classes else None,
+        positive=prepared.class_names[prepared.positive] if task.has_classes else None,
         threshold=result.threshold,
         thresholds=task.thresholds(prepared, trained.validated),
         input_format=trained.input_format,

@@ -10,7 +10,7 @@ from pathlib import Path
 from xraytune.base.errors import ConfigError, DataError, counted
 from xraytune.base.files import new_folder, require_new, write_json
 from xraytune.base.records import Progress, ignore_progress
-from xraytune.data.index import LabelledImages
+from xraytune.data.index import LabelledImages, read_labelled
 from xraytune.data.patients import EQUAL_IDS
 from xraytune.data.shared_patients import patients_by_key, shared_patients
 from xraytune.data.table import subgroup_columns
@@ -125,8 +125,12 @@ def evaluate(
 
 def _read_labelled(record: BundleRecord, source: Path, on_progress: Progress) -> LabelledImages:
     """Return the labelled images of a source; a classifier needs some of each class."""
-    labelled = TASKS[record.task].read_labelled(
-        source, record.class_names, group_regex=record.group_regex, on_progress=on_progress
+    labelled = read_labelled(
+        source,
+        record.class_names,
+        record.task,
+        group_regex=record.group_regex,
+        on_progress=on_progress,
     )
     labels = {image.label for image in labelled.images}
     empty = [name for label, name in enumerate(record.class_names) if label not in labels]

@@ -47,11 +47,11 @@ from xraytune.space.document import write_yaml
 from xraytune.space.domains import Value
 from xraytune.space.fields import parameters_from
 from xraytune.space.load import SEARCH_ONLY, load_space, refuse_unused
-from xraytune.space.settings import Experiment
+from xraytune.space.settings import Experiment, TaskName
 from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space
 from xraytune.synth.donor import Donor
-from xraytune.synth.generator_inputs import NETWORK_FILE
+from xraytune.synth.generator_inputs import NETWORK_FILE, with_features
 from xraytune.synth.generator_quality import PoolReport
 from xraytune.synth.mix import apportion
 from xraytune.synth.saved_generator import (
@@ -90,7 +90,7 @@ class GeneratorSample:
     path: Path
     counts: dict[str, int]
     image_size_px: int
-    has_masks: bool
+    task: TaskName
 
 
 def generator_train(
@@ -151,6 +151,9 @@ def generator_train(
     compute = compute_of(allocation_of(settings, has_gpu=gpu_count() > 0))
     pin(compute)
     cache = (cache or Path("cache")).resolve()
+    gan = None
+    if experiment:
+        gan = with_features(Gan(experiment.parameters).settings, settings.weights_dir)
     networks = [donor_experiment.parameters] if donor_experiment else []
     if experiment and settings.weights_dir:
         networks.append(experiment.parameters)
@@ -179,8 +182,7 @@ def generator_train(
     context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
     generator = donor = None
     with new_folder(out) as folder:
-        if experiment:
-            gan = Gan(experiment.parameters).settings
+        if experiment and gan:
             if gan.start_from:
                 usable_generator(gan.start_from, prepared, is_start=True)
             artifact = trained_generator(gan, context)
@@ -288,7 +290,6 @@ def generator_sample(
     compute = compute_like(record.compute, threads=record.compute.threads)
     pin(compute)
     seed = record.settings.seed
-    has_pairs = record.findings or record.masks
     classes = apportion([*record.class_counts.values()], count)
     counts = {}
     rows = []
@@ -312,7 +313,8 @@ def generator_sample(
                 )
                 for place, number in enumerate(numbers[start : start + BLOCK]):
                     file = f"gan_{number:06d}.png"
-                    kinds = ("images", "masks") if has_pairs else (name,)
+                    has_classes = record.task == "classification"
+                    kinds = (name,) if has_classes else ("images", "masks")
                     for kind, pixels in zip(kinds, images[place], strict=False):
                         (folder / kind).mkdir(exist_ok=True)
                         Image.fromarray(pixels).save(folder / kind / file)
@@ -331,5 +333,5 @@ def generator_sample(
         path=out,
         counts=counts,
         image_size_px=record.settings.image_size,
-        has_masks=record.masks is not None,
+        task=record.task,
     )

@@ -9,14 +9,13 @@ from xraytune.base.errors import XraytuneError
 from xraytune.base.files import require_writable, sha256_of
 from xraytune.confirm.test_access import accesses, log_test_access, study_logs
 from xraytune.data.images import ImageFile
-from xraytune.data.index import LabelledImages
+from xraytune.data.index import LabelledImages, read_labelled
 from xraytune.data.prepare import patients_seen
 from xraytune.data.shared_patients import patients_by_file_name, patients_by_key, shared_patients
 from xraytune.data.table import add_rows, find_table
 from xraytune.space.encoders import MODEL_FILE
 from xraytune.study.folder import StudyFolder
 from xraytune.synth.sources.which import seen_by
-from xraytune.tasks import TASKS
 from xraytune.trial.saved_model import Bundle
 
 
@@ -46,8 +45,9 @@ def overlap_of(
     with suppress(*gone):
         folder = bundle.experiment().parameters.folder
         if folder:
-            task = TASKS[record.task]
-            extra = task.read_labelled(folder.path, record.class_names, all_parts=True).images
+            extra = read_labelled(
+                folder.path, record.class_names, record.task, all_parts=True
+            ).images
             contents |= {image.sha256 for image in extra}
             owners = patients_by_file_name([*known, *images])
             others = patients_by_key(extra, record.group_regex, owners=owners)

@@ -297,13 +297,19 @@ def _prefix_of(weights: Mapping[str, Tensor], backbone: str) -> str:
 
 
 def find_weights(
-    backbone: str, weights: str, weights_dir: Path | None, *, may_download: bool = True
+    backbone: str,
+    weights: str,
+    weights_dir: Path | None,
+    *,
+    may_download: bool = True,
+    without: str = _WITHOUT_WEIGHTS,
 ) -> Path | None:
     """Return the file of pretrained weights, `Parameters.weights`, or None for `none`.
 
     `imagenet` is the newest official file in `weights_dir`, a folder of torchvision's files under
     their official names; without a folder, official files are downloaded to torch's cache. Without
-    `may_download`, None is also returned for a file that could be downloaded.
+    `may_download`, None is also returned for a file that could be downloaded. `without` are the
+    settings that need no file, for the messages.
 
     Raises:
         ConfigError: The backbone has no such set.
@@ -322,7 +328,7 @@ def find_weights(
         if is_model(weights):
             file = file / MODEL_FILE
         if not file.is_file():
-            fix = f"give the path of a file, or set {_WITHOUT_WEIGHTS}"
+            fix = f"give the path of a file, or set {without}"
             raise MachineError("no such weights file", file, fix)
         return file
     sets = models.get_model_weights(backbone) if is_of_torchvision(backbone) else ()
@@ -339,7 +345,7 @@ def find_weights(
             file = weights_dir / Path(url).name
             if file.is_file():
                 return _require_official(file, url)
-        fix = f"put {names} there {source}, or set {_WITHOUT_WEIGHTS}"
+        fix = f"put {names} there {source}, or set {without}"
         raise MachineError(f"no official weights of {backbone} here", weights_dir, fix)
     url = urls[0]
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
@@ -357,7 +363,7 @@ def find_weights(
     except (OSError, RuntimeError, HTTPException) as error:
         fix = (
             f"put {names} {source} into a folder and pass it as --weights-dir or `weights_dir`, or "
-            f"put {file.name} into {file.parent}; or set {_WITHOUT_WEIGHTS}"
+            f"put {file.name} into {file.parent}; or set {without}"
         )
         what = f"the weights cannot be downloaded ({error})"
         raise MachineError(what, url, fix) from error

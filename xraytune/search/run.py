@@ -252,8 +252,7 @@ def _notes(space: Space, prepared: SplitData, index: ImageIndex) -> Iterator[str
         leaves_out = settings.confirm.leave_out == "site"
         fewest = FEWEST_UNUSED if settings.confirm.test == "auto" else 1
         if leaves_out:  # of each site, patients of each class
-            fewest = len(index.images.sites) * FEWEST_TESTED
-            fewest *= 1 if index.findings else len(index.class_names)
+            fewest = len(index.images.sites) * FEWEST_TESTED * len(index.class_names)
         lacking = too_few_unused(
             len({image.patient for image in index.images} - used),
             prepared.train_patients,

@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, PlainSerializer, SerializationInfo, Strict
 from xraytune.space.domains import Value
 
 _WEIGHTS_WITHOUT_FILE = re.compile(r"imagenet|hub|none|IMAGENET1K_\w+")
+_WEIGHTS = ("weights", "gan.features")
 
 PATHS = (
     "folder.path",
@@ -31,9 +32,11 @@ PATHS = (
 
 def is_path(name: str, value: object) -> bool:
     """Return whether this value of a parameter is the path of a file or folder."""
-    return isinstance(value, str) and (
-        name in PATHS or (name == "weights" and not _WEIGHTS_WITHOUT_FILE.fullmatch(value))
-    )
+    if not isinstance(value, str):
+        return False
+    if name in _WEIGHTS:
+        return not _WEIGHTS_WITHOUT_FILE.fullmatch(value)
+    return name in PATHS
 
 
 def absolute_path(path: Path | str, folder: Path) -> str:

@@ -327,10 +327,11 @@ class GanSettings(StrictModel):
     image_size: Literal[32, 64, 128, 256] = 64
     steps: NonNegativeInt = 10_000
     batch_size: Annotated[int, Field(ge=2, le=4096)] = 16
-    features: FilePath | None = None
+    features: Literal["imagenet"] | FilePath | None = None
     """ImageNet weights of a MobileNetV2, whose features generated images then keep, too: for a
-    generator that is to help a classifier of other patients. Half of the components are then those
-    of the features, so `z_dim` should be 128."""
+    generator that is to help a classifier of other patients. `imagenet` is the official file, as
+    for a backbone. Half of the components are then those of the features, so `z_dim` should be
+    128."""
     z_dim: Annotated[int, Field(ge=1, le=512)] = 64
     """Size of the latent code; with `architecture: pca`, the number of principal components."""
     width: Annotated[int, Field(ge=4, le=512)] = 64

@@ -23,6 +23,7 @@ from xraytune.space.settings import Parameters, Settings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, damage_explained
 from xraytune.synth.donor import MANIFEST_FILE
+from xraytune.synth.generator_inputs import FEATURE_BACKBONE
 from xraytune.synth.mix import require_enough
 from xraytune.synth.sources.source import StudyImages, file_content
 from xraytune.synth.sources.which import SOURCE_CLASSES, source_of
@@ -52,6 +53,8 @@ def inputs_of_trials(trials: Iterable[Parameters]) -> Inputs:
         inputs |= {(name, str(value)) for name, value in values if is_path(name, value)}
         if trial.weights != "none" and not is_path("weights", trial.weights):
             inputs.add((OFFICIAL, f"{trial.backbone} {trial.weights}"))
+        if trial.gan and trial.gan.features == "imagenet":
+            inputs.add((OFFICIAL, f"{FEATURE_BACKBONE} imagenet"))
     return inputs
 
 

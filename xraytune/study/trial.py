@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias, TypedDict
 from xraytune.base.records import EpochRecord, TrialResult, frozen
 from xraytune.space.settings import Experiment, GanSettings, Parameters
 from xraytune.study.folder import StudyFolder
+from xraytune.synth.generator_inputs import with_features
 
 Cause: TypeAlias = Literal["settings", "memory", "fault", "lost"]
 """Why a trial failed.
@@ -63,8 +64,11 @@ class Trial:
     @property
     def generator_inputs(self) -> tuple[GanSettings | None, int | None, int]:
         """What decides whether its generator is trained already: see `generator_need`."""
-        experiment = self.experiment
-        return self.parameters.gan, experiment.draw, experiment.settings.data.image_size
+        settings = self.experiment.settings
+        gan = self.parameters.gan
+        if gan:
+            gan = with_features(gan, settings.weights_dir)
+        return gan, self.experiment.draw, settings.data.image_size
 
 
 @frozen

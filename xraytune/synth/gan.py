@@ -36,7 +36,7 @@ from xraytune.nets.compute import autocast, seeded
 from xraytune.nets.inputs import normalise
 from xraytune.nets.optimizer import build_optimizer, load_optimizer
 from xraytune.space.settings import GanSettings
-from xraytune.synth.generator_inputs import NETWORK_FILE
+from xraytune.synth.generator_inputs import FEATURE_BACKBONE, NETWORK_FILE
 from xraytune.synth.networks import Discriminator, Generator
 from xraytune.synth.saved_generator import load_generator, resize_planes, save_generator
 
@@ -47,7 +47,6 @@ _RECONSTRUCTION_WEIGHT = 10.0
 _FEATURE_WEIGHT = 2.0
 """Weight of the mean squared error between features of training images and of their
 reconstructions, relative to the variance of the features."""
-_FEATURE_BACKBONE = "mobilenet_v2"
 _FEATURE_PX = 128
 _FEATURE_BATCH = 64
 _MAX_SHIFT = 0.125
@@ -99,7 +98,7 @@ class GanTraining:
             self.generator = Generator(settings, class_count, channels)
             self.discriminator = Discriminator(settings, class_count, channels)
             if settings.features:
-                backbone, _ = build_backbone(_FEATURE_BACKBONE, weights=settings.features)
+                backbone, _ = build_backbone(FEATURE_BACKBONE, weights=Path(settings.features))
                 self.backbone = fold_batch_norms(backbone).requires_grad_(False)
         for network in (self.generator, self.discriminator, self.backbone):
             network.to(  # type: ignore[call-overload]
@@ -246,7 +245,7 @@ def frozen_features(backbone: nn.Module, images: Tensor) -> Tensor:
     They are resized by products with matrices, since the backward pass of `interpolate` would not
     be deterministic.
     """
-    mean, std = pixel_constants(_FEATURE_BACKBONE)
+    mean, std = pixel_constants(FEATURE_BACKBONE)
     form = InputFormat(image_size_px=_FEATURE_PX, mean=mean, std=std)
     side_px = images.shape[-1]
     unit = torch.eye(side_px, device=images.device)[None, None]

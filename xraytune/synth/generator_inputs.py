@@ -1,6 +1,7 @@
 """What a trained generator depends on, and whether it is in the cache.
 
-Ray's process asks this of each trial, so this file does not import torch, which takes seconds.
+Ray's process asks this of each trial, so this file does not import torch, which takes seconds,
+unless it has to look for official weights.
 """
 
 from pathlib import Path
@@ -17,12 +18,30 @@ GAN_STAGE = "gan-5"
 """The stage of the artifacts of GANs."""
 GAN_PROGRESS = "training the GAN (steps)"
 """What the progress of a training is called."""
+FEATURE_BACKBONE = "mobilenet_v2"
+"""The network of `gan.features`."""
+
+
+def with_features(gan: GanSettings, weights_dir: Path | None) -> GanSettings:
+    """Return the settings with the file that `features: imagenet` stands for.
+
+    So the word and the path of the same file give the same generator.
+
+    Raises MachineError if the file cannot be found or downloaded; see `find_weights`.
+    """
+    if gan.features != "imagenet":
+        return gan
+    from xraytune.nets.backbones import find_weights
+
+    without = "gan.features: null"
+    file = find_weights(FEATURE_BACKBONE, "imagenet", weights_dir, without=without)
+    return gan.model_copy(update={"features": file})
 
 
 def generator_inputs(
     settings: GanSettings, prepared: SplitData, compute: Compute
 ) -> dict[str, Any]:
-    """Return everything that a trained generator depends on."""
+    """Return everything that a trained generator depends on; the settings name files."""
     names = [*prepared.outputs]
     if len(prepared.findings) == 1:  # networks of a single class ignore it
         names.append(f"no {names[0]}")
@@ -39,7 +58,7 @@ def generator_inputs(
     if settings.start_from:
         inputs["start"] = sha256_of(settings.start_from / NETWORK_FILE)
     if settings.features:
-        inputs["features"] = sha256_of(settings.features)
+        inputs["features"] = sha256_of(Path(settings.features))
     return inputs
 
 

@@ -63,9 +63,8 @@ def require_enough(
     needed = np.bincount(planned, minlength=len(available))
     for name, there, used in zip(prepared.class_names, available, needed, strict=True):
         if there < used:
-            images = "pairs" if prepared.has_masks else "images"
-            images += f" of {name}" if len(prepared.class_names) > 1 else ""
-            what = f"{there} {images}, but the mix needs {used}"
+            of_class = f" of {name}" if len(prepared.class_names) > 1 else ""
+            what = f"{there} images{of_class}, but the mix needs {used}"
             name = "pool_size" if parameters.pool_size else "synthetic_ratio"
             raise DataError(what, folder, f"add images or lower {name}")
 

@@ -29,7 +29,7 @@ from xraytune.base.records import Compute, frozen
 from xraytune.base.seeding import derive_seed
 from xraytune.base.tensors import explain_unreadable, save_state
 from xraytune.nets.compute import autocast
-from xraytune.space.settings import ClassName, GanSettings
+from xraytune.space.settings import ClassName, GanSettings, TaskName
 from xraytune.synth.networks import Generator
 from xraytune.synth.sources.source import BLOCK
 
@@ -114,6 +114,18 @@ class SavedGenerator:
     packages: dict[str, str]
     masks: MaskRange | None
     report: Any
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The findings or classes that its network has learnt."""
+        return self.findings or (*self.class_counts,)
+
+    @property
+    def task(self) -> TaskName:
+        """The task that its images are for."""
+        if self.masks is not None:
+            return "segmentation"
+        return "findings" if self.findings else "classification"
 
 
 def read_generator(folder: Path) -> SavedGenerator:

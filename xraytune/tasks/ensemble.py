@@ -38,4 +38,4 @@ def average_networks(task: Task, networks: Sequence[nn.Module]) -> nn.Module:
     """Return networks of a task as one; a single network as it is."""
     if len(networks) == 1:
         return networks[0]
-    return Ensemble(networks, has_classes=not (task.has_masks or task.has_findings))
+    return Ensemble(networks, has_classes=task.has_classes)

@@ -1,18 +1,18 @@
-"""The evaluation of a model on labelled images: its JSON, warnings and tables of metrics."""
+"""The evaluation of a model on labelled images, and its JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from xraytune.base.errors import counted
+import numpy as np
+from numpy.typing import NDArray
+
 from xraytune.base.records import Json, frozen, to_json
-from xraytune.base.tables import Cell, Entry, Frame, Row, Table, counts_text
 from xraytune.data.decoding import BrokenImage
 from xraytune.data.images import ImageFile
-from xraytune.data.patients import EQUAL_IDS
 from xraytune.stats.classification import METRICS
 from xraytune.stats.intervals import Bounds, Measured
 from xraytune.stats.segmentation import MASK_METRICS
@@ -53,6 +53,13 @@ class Sample:
     def patients(self) -> list[str]:
         """The patient of each image."""
         return [image.patient for image in self.images]
+
+    def subgroups(self) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:
+        """Yield each column and value that define a subgroup, and which images are in it."""
+        for column, values in self.columns.items():
+            value_of_image = np.array([values.get(file, "") for file in self.files])
+            for value in sorted({*value_of_image.tolist()} - {""}):
+                yield column, value, value_of_image == value
 
 
 @frozen
@@ -105,59 +112,6 @@ class Evaluation(Measured):
             first |= content.pop(name)
         return first | content
 
-    def lay_out(self) -> Frame:
-        """Return the metrics as lines and tables, with warnings that matter for reading them."""
-        classes = counts_text(self.facts.get("class_counts", {}))
-        images = f"{self.images} images{f' ({classes})' if classes else ''}"
-        heading = f"{self.model} on {self.data}: {images} of {self.patients} patients"
-        parts: list[Cell | Table] = [Cell(heading, "strong")]
-        for image in self.broken:
-            parts.append(Cell(f"left out: {image.file}: {image.reason}", "bad"))
-        if self.test_access:
-            access = f"access number {self.test_access}"
-            if self.test_access == 1:
-                access = "the first access by this model or its study"
-            text = f"`confirm` may score some of these images: {access} was logged"
-            parts.append(Cell(text, "busy"))
-        if self.known_patients:
-            patients = counted(self.known_patients, "patient")
-            text = (
-                f"{self.images_of_known_patients} of these images have the ID, name or content of "
-                f"{patients} in the model's own training or validation set ({self.known_images} "
-                "are the same files). If these are the same people, the metrics are optimistically "
-                f"biased; {EQUAL_IDS}"
-            )
-            parts.append(Cell(text, "bad"))
-        parts += [Cell(note, "busy") for note in self.notes]
-        fit = self.calibration
-        if fit:
-            images = f"{counted(fit.images, 'image')} of {counted(fit.patients, 'patient')}"
-            parts.append(Cell(f"calibrated on {images}, who are not evaluated", "busy"))
-        rows: list[Row] = []
-        for name, value in self.metrics.items():
-            row: dict[str, Entry] = {
-                "": Cell(_label(name), "strong" if name == "auroc" else "plain"),
-                "value": _format(name, value),
-                "95 % interval": " to ".join(_format_ends(name, self)),
-            }
-            for column, values in self.further.items():
-                shown = _format(name, values[name]) if name in values else ""
-                row[column.replace("_", "\n")] = shown
-            rows.append(row)
-        parts.append(Table(rows))
-        if self.facts.get("threshold") is None:  # the other of two classes has the same metrics
-            parts += [_group_table(group, name.capitalize()) for name, group in self.groups.items()]
-        if "confusion" in self.facts:
-            names = [*self.facts["class_counts"]]
-            rows = [
-                {"": name, **dict(zip(names, counts, strict=True))}
-                for name, counts in zip(names, self.facts["confusion"], strict=True)
-            ]
-            parts.append(Table(rows, "True classes in rows, predicted classes in columns"))
-        for column, group in self.subgroups.items():
-            parts.append(_group_table(group, f"By {column} (exploratory)"))
-        return parts
-
 
 def what_fell(
     metrics: Mapping[str, float | None],
@@ -168,10 +122,10 @@ def what_fell(
     before = {metric.name: metric.value for metric in validated if metric.value is not None}
     fallen = []
     for name, (_, high) in intervals.items():
-        then = before.get(_label(name), -1.0)
+        then = before.get(metric_label(name), -1.0)
         if name.startswith(("auroc", "sensitivity", "specificity")) and then > high:
-            now = _format(name, metrics[name])
-            fallen.append(f"{_label(name)} {now} (in validation {_format(name, then)})")
+            now = format_metric(name, metrics[name])
+            fallen.append(f"{metric_label(name)} {now} (in validation {format_metric(name, then)})")
     if not fallen:
         return ""
     return (
@@ -180,30 +134,13 @@ def what_fell(
     )
 
 
-def _group_table(group: Mapping[str, Measured], title: str) -> Table:
-    """Show each class, finding, image or subgroup in a row, each metric above its interval."""
-    rows: list[Row] = []
-    for name, measured in group.items():
-        row: dict[str, Entry] = {
-            "": Cell(name, "strong"),
-            "images": getattr(measured, "images", ""),
-        }
-        for metric, value in measured.metrics.items():
-            ends = "-".join(_format_ends(metric, measured))
-            row[_label(metric)] = f"{_format(metric, value)}\n{ends}".rstrip()
-        rows.append(row)
-    return Table(rows, title)
-
-
-def _label(name: str) -> str:
+def metric_label(name: str) -> str:
+    """Return what a metric is called in tables, with its positive class."""
     metric, bracket, positive = name.partition(" (")
     return f"{_METRICS[metric].label}{bracket}{positive}"
 
 
-def _format(name: str, value: float | None) -> str:
+def format_metric(name: str, value: float | None) -> str:
+    """Return the value of a metric with its usual number of decimals."""
     decimals = _METRICS[name.partition(" (")[0]].decimals
     return "undefined" if value is None else f"{value:.{decimals}f}"
-
-
-def _format_ends(name: str, measured: Measured) -> list[str]:
-    return [_format(name, end) for end in measured.intervals.get(name, ())]

@@ -8,6 +8,7 @@ background.
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -71,7 +72,8 @@ class Masks(Task):
     metric: ClassVar[str] = "Dice"
     network: ClassVar[str] = "segmenter"
     packages: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "segmentation-models-pytorch")
-    has_masks: ClassVar[bool] = True
+    has_classes: ClassVar[bool] = False
+    trains_heads: ClassVar[bool] = False
     build_network: ClassVar[Callable[..., nn.Module]] = staticmethod(build_segmenter)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -184,12 +186,10 @@ class Masks(Task):
     def describe(self, sample: Sample) -> dict[str, Any]:
         """Return the fields of `Evaluation` about masks."""
         total = mask_metrics(sample.scored, **sample.sampling)
-        subgroups: dict[str, dict[str, MaskMetrics]] = {}
-        for column, values in sample.columns.items():
-            subgroups[column] = {}
-            for value in sorted({values.get(file, "") for file in sample.files} - {""}):
-                masks = [mask for mask in sample.scored if values.get(mask.file) == value]
-                subgroups[column][value] = mask_metrics(masks, **sample.sampling)
+        subgroups: dict[str, dict[str, MaskMetrics]] = {column: {} for column in sample.columns}
+        for column, value, rows in sample.subgroups():
+            masks = [*compress(sample.scored, rows)]
+            subgroups[column][value] = mask_metrics(masks, **sample.sampling)
         notes = []
         if total.empty_predictions:
             text = (

@@ -26,7 +26,6 @@ from xraytune.base.records import Compute, frozen
 from xraytune.base.tables import Row, counts_text
 from xraytune.data.decoding import BrokenImage
 from xraytune.data.images import ImageFile, Images
-from xraytune.data.index import LabelledImages, read_labelled
 from xraytune.data.prepare import ImageSet, SplitData
 from xraytune.nets.infer import predict_logits
 from xraytune.nets.networks import build_classifier
@@ -107,44 +106,49 @@ class Task:
             objective.
         network: What `confirm` trains.
         packages: What the network and its results depend on.
-        has_masks: Whether images come with masks.
-        has_findings: Whether a network's outputs are findings.
+        has_classes: Whether an image has one of several classes; otherwise, each output of a
+            network has a probability of its own.
+        trains_heads: Whether a head can be trained alone, on the features of a frozen backbone.
         build_network: Builds the network of a trial.
     """
 
     metric: ClassVar[str] = "AUROC"
     network: ClassVar[str] = "classifier"
     packages: ClassVar[tuple[str, ...]] = ("torch", "torchvision")
-    has_masks: ClassVar[bool] = False
-    has_findings: ClassVar[bool] = False
+    has_classes: ClassVar[bool] = True
+    trains_heads: ClassVar[bool] = True
     build_network: ClassVar[Callable[..., nn.Module]] = staticmethod(build_classifier)
 
     objective: Objective = field(default_factory=Objective)
-
-    def read_labelled(self, source: Path, outputs: Sequence[str], **options: Any) -> LabelledImages:
-        """Read labelled images for a network with these outputs; see `data.index.read_labelled`."""
-        findings = outputs if self.has_findings else ()
-        return read_labelled(source, outputs, pairs=self.has_masks, findings=findings, **options)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the cross-entropy of logits, [B, C], and labels, [B], or probabilities, [B, C]."""
         return cross_entropy(outputs, targets)
 
+    def balanced_loss(
+        self, outputs: Tensor, targets: Tensor, weights: Tensor | None = None, gamma: float = 0.0
+    ) -> Tensor:
+        """Return the loss of `imbalance`, with weights of classes, [C], or as the focal loss."""
+        return soft_cross_entropy(outputs, targets, weights, gamma)
+
     def loss_of(self, parameters: Parameters, real: NDArray[Any], device: str) -> Loss:
         """Return the loss of a trial's training steps, with these `real` labels or findings.
 
-        They may also be probabilities. `imbalance: weighted` weighs a class by its numbers among
-        them, so that all have the same weight.
+        They may also be probabilities.
         """
         loss: Loss = self.loss
         if parameters.imbalance == "weighted":
-            shares = np.bincount(real) if real.ndim == 1 else real.sum(axis=0)
-            weights = shares.sum() / (len(shares) * np.maximum(shares, 1))
-            of_classes = torch.as_tensor(weights.astype(np.float32), device=device)
-            loss = partial(soft_cross_entropy, weights=of_classes)
+            weights = self.balance(real).astype(np.float32)
+            loss = partial(self.balanced_loss, weights=torch.as_tensor(weights, device=device))
         elif parameters.imbalance == "focal":
-            loss = partial(soft_cross_entropy, gamma=_GAMMA)
+            loss = partial(self.balanced_loss, gamma=_GAMMA)
         return weigh_extra_images(loss, parameters)
+
+    def balance(self, real: NDArray[Any]) -> Floats:
+        """Return the weights of `imbalance: weighted`, [C], with which classes weigh equally."""
+        shares = np.bincount(real) if real.ndim == 1 else real.sum(axis=0)
+        weights: Floats = shares.sum() / (len(shares) * np.maximum(shares, 1))
+        return weights
 
     def probabilities(self, logits: NDArray[Any]) -> NDArray[Any]:
         """Return the probabilities of classes, in float64, so that they do not tie at 1."""
@@ -182,23 +186,13 @@ class Task:
 
         Findings have `thresholds`; the pixels of a mask, 0.5.
         """
-        if self.has_findings or self.has_masks:
+        if not self.has_classes:
             return 0.5
         return balanced_threshold(labels == positive, results[:, positive])
 
     def thresholds(self, prepared: SplitData, validated: Validated) -> dict[str, float]:
-        """Return the threshold of each finding for balanced accuracy.
-
-        0.5 if all or none of the images have it.
-        """
-        thresholds = {}
-        for number, name in enumerate(prepared.findings):
-            is_known = validated.labels[:, number] >= 0
-            has_it = validated.labels[is_known, number] == 1
-            scores = validated.results[is_known, number]
-            is_mixed = has_it.any() and not has_it.all()
-            thresholds[name] = balanced_threshold(has_it, scores) if is_mixed else 0.5
-        return thresholds
+        """Return the thresholds of findings; classes and masks have none."""
+        return {}
 
     def card_metrics(
         self, prepared: SplitData, threshold: float, validated: Validated
@@ -208,7 +202,7 @@ class Task:
             validated.labels, validated.results, positive=prepared.positive, threshold=threshold
         )
         measured = measure(scored, validated.patients, replicates=CARD_REPLICATES, seed=0)
-        names = () if self.has_findings else prepared.class_names
+        names = prepared.class_names if self.has_classes else ()
         positive = names[prepared.positive] if len(names) == 2 else None
         return tuple(
             CardMetric.of(measured, metric.name, metric.of(metric.label, positive))
@@ -335,18 +329,18 @@ class Task:
         names = record.class_names
         probabilities = sample.scored.probabilities
         columns: Columns = {"file": sample.files, "patient": sample.patients}
-        if self.has_findings:
-            for number, name in enumerate(names):
-                columns[f"label_{name}"] = [image.findings[number] for image in sample.images]
-        else:
-            columns["label"] = [names[image.label] for image in sample.images]
+        columns |= self.name_targets(sample.images, names)
         _, predicted = self.decide(record, probabilities)
         table = predictions_csv(columns, names, probabilities, predicted)
         write_text(folder / "predictions.csv", table)
-        if not self.has_findings:
+        if self.has_classes:
             from xraytune.tasks.figure import draw_evaluation  # loads scikit-learn
 
             draw_evaluation(folder, sample)
+
+    def name_targets(self, images: Iterable[ImageFile], outputs: Sequence[str]) -> Columns:
+        """Return columns of a table with what is known of images: their classes or findings."""
+        return {"label": [outputs[image.label] for image in images]}
 
     def find_mistakes(self, results: Results, prepared: SplitData, threshold: float) -> Mistakes:
         """Return the misclassified images, those with the highest predicted probability first."""
@@ -437,43 +431,49 @@ class Findings(Task):
     """
 
     metric: ClassVar[str] = "macro AUROC"
-    has_findings: ClassVar[bool] = True
+    has_classes: ClassVar[bool] = False
 
-    def loss(
-        self,
-        outputs: Tensor,
-        targets: Tensor,
-        pos_weight: Tensor | None = None,
-        gamma: float = 0.0,
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean binary cross-entropy of the known findings, or their probabilities."""
+        return self.balanced_loss(outputs, targets)
+
+    def balanced_loss(
+        self, outputs: Tensor, targets: Tensor, weights: Tensor | None = None, gamma: float = 0.0
     ) -> Tensor:
-        """Return the mean binary cross-entropy of the known findings, or their probabilities.
-
-        `pos_weight` is the weight of their positives, [C]; `gamma` as in `soft_cross_entropy`.
-        """
+        """Return the loss, with weights of positives, [C], or as the focal loss."""
         is_known = (targets >= 0).to(outputs.dtype)
         expected = targets.clamp(min=0).to(outputs.dtype)
         each = binary_cross_entropy_with_logits(
-            outputs, expected, weight=is_known, pos_weight=pos_weight, reduction="none"
+            outputs, expected, weight=is_known, pos_weight=weights, reduction="none"
         )
         if gamma:
             each = each * (expected - outputs.sigmoid()).abs() ** gamma
         return each.sum() / is_known.sum().clamp(min=1)
 
-    def loss_of(self, parameters: Parameters, real: NDArray[Any], device: str) -> Loss:
-        """Return the loss of a trial's training steps.
+    def balance(self, real: NDArray[Any]) -> Floats:
+        """Return the weights of positives, [C], with which they weigh as much as negatives."""
+        positives = (real > 0.5).sum(axis=0)
+        negatives = ((real >= 0) & (real <= 0.5)).sum(axis=0)
+        return np.where(positives, negatives / np.maximum(positives, 1), 1)
 
-        With `imbalance: weighted`, positives weigh negatives over positives of `real`.
+    def thresholds(self, prepared: SplitData, validated: Validated) -> dict[str, float]:
+        """Return the threshold of each finding for balanced accuracy.
+
+        It is 0.5 if all or none of the images have the finding.
         """
-        loss: Loss = self.loss
-        if parameters.imbalance == "focal":
-            loss = partial(self.loss, gamma=_GAMMA)
-        elif parameters.imbalance == "weighted":
-            positives = (real > 0.5).sum(axis=0)
-            negatives = ((real >= 0) & (real <= 0.5)).sum(axis=0)
-            weights = np.where(positives, negatives / np.maximum(positives, 1), 1)
-            pos_weight = torch.as_tensor(weights.astype(np.float32), device=device)
-            loss = partial(self.loss, pos_weight=pos_weight)
-        return weigh_extra_images(loss, parameters)
+        thresholds = {}
+        for number, name in enumerate(prepared.outputs):
+            is_known = validated.labels[:, number] >= 0
+            has_it = validated.labels[is_known, number] == 1
+            scores = validated.results[is_known, number]
+            is_mixed = has_it.any() and not has_it.all()
+            thresholds[name] = balanced_threshold(has_it, scores) if is_mixed else 0.5
+        return thresholds
+
+    def name_targets(self, images: Iterable[ImageFile], outputs: Sequence[str]) -> Columns:
+        """Return a column for each finding, with 1, 0 or ?."""
+        states = list(zip(*(image.findings for image in images), strict=True))
+        return {f"label_{name}": column for name, column in zip(outputs, states, strict=True)}
 
     def probabilities(self, logits: NDArray[Any]) -> NDArray[Any]:
         """Return the probability of each finding, float64."""
@@ -486,7 +486,7 @@ class Findings(Task):
         means = super().card_metrics(prepared, threshold, validated)
         scored = ScoredImages(validated.labels, validated.results, positive=0)
         each = _measure_each(
-            scored, prepared.findings, validated.patients, replicates=CARD_REPLICATES, seed=0
+            scored, prepared.outputs, validated.patients, replicates=CARD_REPLICATES, seed=0
         )
         aurocs = [
             CardMetric.of(measured, "auroc", f"AUROC ({name})") for name, measured in each.items()
@@ -517,19 +517,15 @@ class Findings(Task):
         each = _measure_each(scored, names, sample.patients, **sample.sampling)
         left_out = [name for name in names if name not in each]
         notes = [f"too few of each kind for a score: {join_names(left_out)}"] if left_out else []
-        subgroups: dict[str, dict[str, Measured]] = {}
+        subgroups: dict[str, dict[str, Measured]] = {column: {} for column in sample.columns}
         patients = np.asarray(sample.patients)
-        for column, values in sample.columns.items():
-            subgroups[column] = {}
-            value_of_image = np.array([values.get(file, "") for file in sample.files])
-            for value in sorted({*value_of_image.tolist()} - {""}):
-                rows = value_of_image == value
-                few = replace(
-                    scored, labels=scored.labels[rows], probabilities=scored.probabilities[rows]
-                )
-                measured = _measure_each(few, names, patients[rows].tolist(), **sample.sampling)
-                for name, of_finding in measured.items():
-                    subgroups[column][f"{name}, {value}"] = of_finding
+        for column, value, rows in sample.subgroups():
+            few = replace(
+                scored, labels=scored.labels[rows], probabilities=scored.probabilities[rows]
+            )
+            measured = _measure_each(few, names, patients[rows].tolist(), **sample.sampling)
+            for name, of_finding in measured.items():
+                subgroups[column][f"{name}, {value}"] = of_finding
         return {
             "metrics": name_metrics(total.metrics, 0, None),
             "intervals": name_metrics(total.intervals, 0, None),

@@ -72,7 +72,7 @@ class Network:
         self.experiment = experiment
         self.compute = context.compute
         self.task = task_of(settings)
-        self.has_cached_features = parameters.trainable == "head" and not self.task.has_masks
+        self.has_cached_features = parameters.trainable == "head" and self.task.trains_heads
         self._context = context
         self._batch = _GPU_BATCH if self.compute.device == "cuda" else _CPU_BATCH
         self.weights = find_weights(parameters.backbone, parameters.weights, settings.weights_dir)
@@ -86,12 +86,17 @@ class Network:
             mean, std = _grey_statistics(side_images("train", context.prepared, context.cache))
         self.form = input_format(experiment, train_mean=mean, train_std=std)
 
+    @property
+    def output_count(self) -> int:
+        """How many classes or findings it has an output for."""
+        return len(self._context.prepared.outputs)
+
     @cached_property
     def whole(self) -> nn.Module:
         """The whole network, on the device."""
         network = self.task.build_network(
             self.experiment.parameters,
-            len(self._context.prepared.outputs),
+            self.output_count,
             weights=self.weights,
             seed=self.experiment.settings.seed,
         )
@@ -114,11 +119,12 @@ class Network:
             return self.whole
         settings = self.experiment.settings
         parameters = self.experiment.parameters
-        prepared = self._context.prepared
         feature_count = self.features(source, np.zeros(1, dtype=np.int64))[0].shape[1]
-        head = build_head(parameters, feature_count, len(prepared.outputs), seed=settings.seed)
+        head = build_head(parameters, feature_count, self.output_count, seed=settings.seed)
         if self.experiment.donor:
-            sent = donor_tensors(self.experiment.donor, prepared.class_names, parameters, settings)
+            sent = donor_tensors(
+                self.experiment.donor, self._context.prepared.class_names, parameters, settings
+            )
             linear_of(head).load_state_dict({name: sent[name] for name in ("weight", "bias")})
         return head.to(self.compute.device)
 

@@ -31,9 +31,9 @@ from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space, require_extensions
 from xraytune.stats.classification import FEWEST_LABELS
 from xraytune.synth.donor import donor_tensors
+from xraytune.synth.generator_inputs import with_features
 from xraytune.synth.sources.gan import OF_NETWORK, require_same_network
 from xraytune.synth.sources.which import mixes_of, seen_by
-from xraytune.tasks import task_of
 from xraytune.trial.saved_model import open_bundle
 from xraytune.trial.soft_labels import require_labeller
 
@@ -83,7 +83,7 @@ def prepare_space(
         DataError: The images cannot be used; `skip_broken` leaves out broken ones. There are too
             few sites to leave one out. A donor's statistics are of another network, or its
             classifier of other classes.
-        MachineError: Disk space is missing.
+        MachineError: Disk space is missing, or the weights of `gan.features`.
         StudyError: The images are not those that the study recorded.
     """
     settings = space.settings
@@ -92,8 +92,12 @@ def prepare_space(
         note(warning)
     check_images(space, class_count=len(find_class_names(settings.data)))
     _require_batches(space)
-    pairs = task_of(settings).has_masks
-    index = read_index(settings.data, pairs=pairs, on_progress=on_progress)
+    for trial in space.extreme_parameters("source", "gan.features"):
+        if trial.gan:
+            with_features(trial.gan, settings.weights_dir)
+    index = read_index(
+        settings.data, pairs=settings.task == "segmentation", on_progress=on_progress
+    )
     if recorded is not None:
         require_same_data(recorded, index, settings.data.path, is_complete=is_complete)
     if settings.confirm.leave_out == "site":

@@ -17,6 +17,7 @@ from xraytune.base.records import EpochRecord, TrialResult
 from xraytune.data.prepare import RunContext
 from xraytune.nets.checkpoint import finished_epochs, load_best
 from xraytune.space.settings import Experiment
+from xraytune.synth.generator_inputs import with_features
 from xraytune.synth.generator_quality import QUALITY_FILE
 from xraytune.synth.sources.gan import trained_generator
 from xraytune.trial.quality import report_pool
@@ -53,7 +54,9 @@ def trial_epochs(
     """Yield the epochs of a trial, each once it is logged, then score the best; see `run_trial`."""
     prepared = context.prepared
     if experiment.parameters.gan is not None:
-        trained_generator(experiment.parameters.gan, context)
+        trained_generator(
+            with_features(experiment.parameters.gan, experiment.settings.weights_dir), context
+        )
         context.on_generator(experiment, context)
     if experiment.parameters.has_synthetic_pixels and not (trial_dir / QUALITY_FILE).exists():
         report = report_pool(experiment, context)

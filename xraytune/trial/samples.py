@@ -15,7 +15,7 @@ from xraytune.base.drawing import drawable
 from xraytune.base.files import write_bytes
 from xraytune.data.prepare import RunContext, side_images
 from xraytune.space.settings import Experiment
-from xraytune.synth.generator_inputs import GAN_STAGE, generator_inputs
+from xraytune.synth.generator_inputs import GAN_STAGE, generator_inputs, with_features
 from xraytune.synth.grids import image_grid, with_outlines
 from xraytune.synth.memorisation import sample_evenly
 from xraytune.synth.saved_generator import resize_planes
@@ -33,7 +33,7 @@ def save_generator_grid(experiment: Experiment, context: RunContext, folder: Pat
     generator has seen.
     """
     gan = Gan(experiment.parameters)
-    settings = gan.settings
+    settings = with_features(gan.settings, experiment.settings.weights_dir)
     prepared = context.prepared
     name = fingerprint(GAN_STAGE, generator_inputs(settings, prepared, context.compute))
     file = folder / f"gan-{name[:8]}.png"

@@ -57,34 +57,33 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
     prepared = context.prepared
     class_count = len(prepared.class_names)
     real = side_images("train", prepared, context.cache)
-    extra_labels = plan_mix(prepared.train_counts, parameters)
+    planned = plan_mix(prepared.train_counts, parameters)
     source = source_of(parameters, has_real_extra=experiment.has_real_extra)
     if parameters.has_synthetic_pixels:
         refuse_memorised(experiment, context)
-    counts = np.bincount(extra_labels, minlength=class_count).tolist()
-    sources: tuple[ImageSet, ...] = (real,)
+    sources = (real,)
     if not source.repeats_real:
+        counts = np.bincount(planned, minlength=class_count).tolist()
         sources += source.images(settings, context, counts)
     targets: Float32Array | Int64Array = np.concatenate([images.targets for images in sources])
     if parameters.labels == "donor":
         soft = [label_images(images, experiment, context) for images in sources[1:]]
-        targets = np.concatenate([as_probabilities(real.targets, class_count), *soft])
-    labels = np.concatenate([images.labels for images in sources])
-    numbers = np.arange(len(labels))
-    real_numbers = numbers[: len(real.rows)]
+        known = real.targets if real.targets.ndim == 2 else np.eye(class_count)[real.targets]
+        targets = np.concatenate([known.astype(np.float32), *soft])
+    real_numbers = np.arange(len(real.rows))
     if parameters.imbalance == "oversample":
         real_numbers = _level(real, settings.seed)
-    if source.repeats_real and real.findings is not None and parameters.balance == "equal":
-        extra = levelling_order(real.targets, len(extra_labels), settings.seed)
+    if source.repeats_real and real.targets.ndim == 2 and parameters.balance == "equal":
+        extra = levelling_order(real.targets, len(planned), settings.seed)
         return TrainingSet(sources, targets, real_numbers, extra)
-    usable = numbers[: len(real.rows)]
+    labels = np.concatenate([images.labels for images in sources])
+    usable = np.arange(0 if source.repeats_real else len(real.rows), len(labels))
     if not source.repeats_real:
-        usable = numbers[len(real.rows) :]
         available = np.bincount(labels[usable], minlength=class_count).tolist()
         require_enough(available, parameters, prepared)
-    extra = np.empty(len(extra_labels), dtype=np.int64)
-    for label in np.unique(extra_labels).tolist():
-        chosen = extra_labels == label
+    extra = np.empty(len(planned), dtype=np.int64)
+    for label in np.unique(planned).tolist():
+        chosen = planned == label
         members = usable[labels[usable] == label]
         if source.is_shuffled:  # other real images in each replicate
             members = numpy_generator(settings.seed, "duplicates", label).permutation(members)
@@ -97,23 +96,16 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
 def _level(real: ImageSet, seed: int) -> Int64Array:
     """Return the numbers of real images, repeated so that each class is shown equally often.
 
-    With findings, each rarest finding of an image.
+    With findings, each rarest finding of an image is.
     """
     numbers = np.arange(len(real.labels))
-    if real.findings is None:
+    if real.targets.ndim == 1:
         members = [numbers[real.labels == label] for label in np.unique(real.labels)]
         most = max(map(len, members))
         return np.concatenate([np.resize(each, most) for each in members])
-    _, counts = np.unique(rarest_findings(real.findings == 1), return_counts=True)
+    _, counts = np.unique(rarest_findings(real.targets == 1), return_counts=True)
     missing = int((counts.max() - counts).sum())
-    return np.concatenate([numbers, levelling_order(real.findings, missing, seed)])
-
-
-def as_probabilities(targets: Int64Array, class_count: int) -> Float32Array:
-    """Return labels, [n], or findings, [n, C], as probabilities, [n, C]; -1 if not known."""
-    if targets.ndim == 2:
-        return targets.astype(np.float32)
-    return np.eye(class_count, dtype=np.float32)[targets]
+    return np.concatenate([numbers, levelling_order(real.targets, missing, seed)])
 
 
 Shown: TypeAlias = tuple[Int64Array, Int64Array]

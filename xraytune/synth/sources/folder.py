@@ -117,13 +117,7 @@ def store_folder(root: Path, study: StudyImages) -> tuple[Images, Path]:
     prepared = study.prepared
     index = study.data_index
     group_regex = study.data.split.group_regex
-    labelled = read_labelled(
-        root,
-        prepared.class_names,
-        pairs=prepared.has_masks,
-        findings=prepared.findings,
-        all_parts=True,
-    )
+    labelled = read_labelled(root, prepared.outputs, prepared.task, all_parts=True)
     listed = labelled.images
     folder = labelled.data.path
     if index is not None:

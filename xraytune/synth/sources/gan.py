@@ -10,11 +10,12 @@ shorter one.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from xraytune.base.arrays import UInt8Array
+from xraytune.base.arrays import Int64Array, UInt8Array
 from xraytune.base.artifacts import (
     artifact_path,
     artifacts_of,
@@ -27,7 +28,7 @@ from xraytune.base.errors import ConfigError, DataError, join_names
 from xraytune.base.files import copy_file, sha256_of
 from xraytune.data.findings import in_order_of
 from xraytune.data.prepare import ImageSet, RunContext, SplitData, side_images
-from xraytune.space.settings import GanSettings, GivenFolder, Settings
+from xraytune.space.settings import GanSettings, GivenFolder, Settings, TaskName
 from xraytune.synth.donor import donor_content
 from xraytune.synth.gan import CHECKPOINT_FILE, train_generator
 from xraytune.synth.generator_inputs import (
@@ -35,6 +36,7 @@ from xraytune.synth.generator_inputs import (
     GAN_STAGE,
     NETWORK_FILE,
     generator_inputs,
+    with_features,
     without_steps,
 )
 from xraytune.synth.saved_generator import (
@@ -56,6 +58,13 @@ class _Generated(Source):
         given = self.parameters.donor
         return frozenset(read_generator(given).train_images) if given else frozenset()
 
+    def drawn_findings(self, prepared: SplitData, number: int, seed: int) -> Int64Array | None:
+        """Return the findings that a block is drawn for, [256, C]; None for classes and masks."""
+        targets = prepared.side("train").targets
+        if targets.ndim == 1:
+            return None
+        return choose_findings(targets, number, seed, self.parameters.balance)
+
     @classmethod
     def read_input(cls, setting: str, path: Path, study: StudyImages) -> str:
         """Return the SHA-256 of the weights of `features`, or of the generator's records."""
@@ -73,16 +82,13 @@ class Gan(_Generated):
 
     def block(self, settings: Settings, context: RunContext, label: int, number: int) -> ImageSet:
         """Return a block that the trained GAN draws."""
-        gan = self.settings
+        gan = with_features(self.settings, settings.weights_dir)
         prepared = context.prepared
         generator = trained_generator(gan, context)
         inputs = {"generator": generator.name, "label": label, "block": number, "seed": gan.seed}
-        findings = None
-        if prepared.findings:
-            balance = self.parameters.balance
-            findings = choose_findings(prepared.side("train").targets, number, gan.seed, balance)
-            if balance == "equal":
-                inputs["balance"] = balance
+        findings = self.drawn_findings(prepared, number, gan.seed)
+        if findings is not None and self.parameters.balance == "equal":
+            inputs["balance"] = "equal"
 
         def draw() -> UInt8Array:
             return draw_block(
@@ -150,10 +156,10 @@ def _copy_shorter_run(cache: Path, inputs: dict[str, Any], checkpoint: Path) -> 
 
 def typical_masks(settings: GanSettings, prepared: SplitData, cache: Path) -> MaskRange | None:
     """Return the ranges of the training masks at the generator's size; None without masks."""
-    if not prepared.has_masks:
+    train = side_images("train", prepared, cache)
+    if train.masks is None:
         return None
-    planes = side_images("train", prepared, cache).planes()
-    return MaskRange.of(resize_planes(planes, settings.image_size)[:, 1])
+    return MaskRange.of(resize_planes(train.planes(), settings.image_size)[:, 1])
 
 
 class GivenGenerator(_Generated):
@@ -178,11 +184,10 @@ class GivenGenerator(_Generated):
             "block": number,
             "seed": settings.seed,
         }
-        findings = learnt = None
-        if prepared.findings:
-            train = prepared.side("train").targets
-            findings = choose_findings(train, number, settings.seed, self.parameters.balance)
-            learnt = in_order_of(saved.findings, prepared.findings, findings)
+        findings = self.drawn_findings(prepared, number, settings.seed)
+        learnt = None
+        if findings is not None:
+            learnt = in_order_of(saved.findings, prepared.outputs, findings)
             inputs["findings"] = learnt.tolist()
 
         def draw() -> UInt8Array:
@@ -216,7 +221,7 @@ def require_same_network(settings: GanSettings) -> None:
     generator = load_generator(settings.start_from / NETWORK_FILE)
     keeps_features = bool(generator.prior and generator.prior.keeps_features(generator.channels))
     if keeps_features != (settings.features is not None):
-        changes.append(f"gan.features: {'PATH' if keeps_features else 'null'}")
+        changes.append(f"gan.features: {'imagenet' if keeps_features else 'null'}")
     if changes:
         what = f"gan.start_from: {settings.start_from} has a network of other settings"
         raise ConfigError(what, fix=f"write {' and '.join(changes)}")
@@ -230,16 +235,18 @@ def usable_generator(folder: Path, prepared: SplitData, *, is_start: bool) -> st
     """
     saved = read_generator(folder)
     names = prepared.outputs
-    known = saved.findings or (*saved.class_counts,)
-    has_masks = saved.masks is not None
+    known = saved.outputs
     fits = known == names if is_start else {*names} <= {*known}
-    is_alike = bool(saved.findings) == bool(prepared.findings)
-    if not fits or not is_alike or has_masks != prepared.has_masks:
-        makes = f"{join_names(known)}{', with masks' if has_masks else ''}"
-        needed = f"{join_names(names)}{', with masks' if prepared.has_masks else ''}"
+    if not fits or saved.task != prepared.task:
+        makes = _describe_images(known, saved.task)
+        needed = _describe_images(names, prepared.task)
         what = f"this GAN makes images of {makes}, but the study's are of {needed}"
         fix = "train one on images that are labelled like the study's"
         if is_start:
             fix += ", in the same order"
         raise DataError(what, folder, fix)
     return sha256_of(folder / GENERATOR_FILE)
+
+
+def _describe_images(names: Sequence[str], task: TaskName) -> str:
+    return f"{join_names(names)}{', with masks' if task == 'segmentation' else ''}"

@@ -1,0 +1,341 @@
+"""The batches of a training: what each step shows, brought to the device.
+
+    images of a step -> their rows, views and pairs, on the device -> inputs and targets
+
+Inputs come about in one of two ways. If the backbone is frozen, `FeatureLoader` looks up features,
+which were computed once for each view of an image. Otherwise, `PixelLoader` looks up pixels, and
+scales, augments and normalises them on the device.
+
+With mixup and cutmix, images of a step are blended in pairs, and their labels with them. The pairs
+and the share are random numbers of the step, drawn before it, so that a resumed training and a
+captured step blend the same. Any two images of a step may be a pair, also a real and an extra one.
+Each keeps the larger share of its own, so that `synthetic_weight` weighs what it says.
+
+Sources: Zhang et al. 2018, "mixup" (arXiv:1710.09412); Yun et al. 2019, "CutMix"
+(arXiv:1905.04899). That the larger share stays is of Berthelot et al. 2019, "MixMatch"
+(arXiv:1905.02249), equation 9.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from xraytune.base.arrays import Int64Array
+from xraytune.base.seeding import numpy_generator
+from xraytune.nets.captured import Draws
+from xraytune.nets.inputs import augment, augment_masks, normalise, to_unit
+from xraytune.space.settings import Parameters
+from xraytune.trial.network import Network
+from xraytune.trial.training_set import Shown, TrainingSet, image_stream
+
+ReadRows: TypeAlias = Callable[[Int64Array], NDArray[Any]]
+"""Reads some rows of an array, such as pixels or cached features, by their numbers."""
+_MAX_NORM_IMAGES = 256
+"""Running statistics of batch norms are estimated on at most this many real images."""
+_STEPS_AT_ONCE = 64
+_TRANSFER_BYTES = 2**25
+"""The most steps and bytes that are copied to the device at once."""
+_ROWS_AT_ONCE = 1024
+_NOT_SHOWN = -1
+_UNKNOWN = -1
+"""The state of an unknown finding."""
+
+
+class Batches:
+    """The batches of a training of so many steps.
+
+    Attributes:
+        pretraining_steps: The first steps, which show only extra images; 0 unless `mixing:
+            pretrain`.
+    """
+
+    def __init__(self, images: TrainingSet, network: Network, total_steps: int) -> None:
+        self.parameters = network.experiment.parameters
+        self._images = images
+        self._network = network
+        self._seed = network.experiment.settings.seed
+        self._is_blended = self.parameters.mixup > 0 or self.parameters.cutmix > 0
+        self.pretraining_steps = self.parameters.pretraining_steps(total_steps)
+        views = self.parameters.views if self.parameters.augmentation != "none" else 1
+        stream = partial(image_stream, self._seed, view_count=views)
+        self._real_stream = stream("real", images.real, per_step=self.parameters.batch_size)
+        self._extra_stream = stream("extra", images.extra, per_step=self.parameters.extra_per_step)
+        self._loader: FeatureLoader | PixelLoader
+        if network.has_cached_features:
+            shown = zip(*map(self.images_of_step, range(total_steps)), strict=True)
+            self._loader = FeatureLoader(images, network, *map(np.concatenate, shown))
+        else:
+            self._loader = PixelLoader(images, network)
+
+    def images_of_step(self, step: int) -> Shown:
+        """Return the images of a step, numbered in the training set: real ones, then extra ones.
+
+        The k-th step with real images shows the same ones in every trial.
+        """
+        shown = []
+        is_pretraining = step < self.pretraining_steps
+        if not is_pretraining:
+            shown.append(self._real_stream(step - self.pretraining_steps))
+        if is_pretraining or self.parameters.mixing == "additive":
+            shown.append(self._extra_stream(step))
+        numbers, views = map(np.concatenate, zip(*shown, strict=True))
+        return numbers, views
+
+    def draws(self, steps: range) -> Iterator[Draws]:
+        """Yield what `load` needs for each step, on the device.
+
+        These are the targets of its images, their views and where they are; with mixup or cutmix,
+        also its pairs. The rows of several steps are brought to the device at once.
+        """
+        device = self._network.compute.device
+        images_per_step = self.parameters.batch_size + self.parameters.extra_per_step
+        most = _TRANSFER_BYTES // (images_per_step * self._loader.row_bytes)
+        at_once = min(_STEPS_AT_ONCE, 1 + most)
+        first_real = max(0, self.pretraining_steps - steps.start)
+        for of_shape in (steps[:first_real], steps[first_real:]):
+            for start in range(0, len(of_shape), at_once):
+                few = of_shape[start : start + at_once]
+                numbers, views = map(np.stack, zip(*map(self.images_of_step, few), strict=True))
+                columns = [self._images.targets[numbers], *self._loader.prepare(numbers, views)]
+                if self._is_blended:
+                    columns += draw_pairs(few, numbers.shape[1], self.parameters, self._seed)
+                on_device = [
+                    pinned(column, device).to(device, non_blocking=True) for column in columns
+                ]
+                yield from zip(*on_device, strict=True)
+
+    def load(self, draws: Draws, *, blends: bool = True) -> tuple[Tensor, Tensor]:
+        """Return inputs and targets of a step, on the device, for its draws.
+
+        Targets are labels, int64 [B], findings or probabilities, [B, C], or masks, [B, 1, S, S].
+        """
+        if not self._is_blended:
+            return self._loader.load(*draws)
+        *own, partner, share, box = draws
+        inputs, targets = self._loader.load(*own)
+        if not blends:
+            return inputs, targets
+        class_count = self._network.output_count
+        return blend(inputs, targets, (partner, share, box), class_count=class_count)
+
+    def norm_batches(self) -> Iterator[Tensor]:
+        """Yield inputs to estimate batch norms on: those of the first steps with real images."""
+        first = self.pretraining_steps
+        count = min(len(self._images.real), _MAX_NORM_IMAGES)  # each real image once
+        steps = range(first, first + math.ceil(count / self.parameters.batch_size))
+        for draws in self.draws(steps):
+            yield self.load(draws, blends=False)[0]
+
+
+class FeatureLoader:
+    """Looks up cached features, float32 [B, D], of images in the views that any step shows."""
+
+    def __init__(
+        self, images: TrainingSet, network: Network, numbers: Int64Array, views: Int64Array
+    ) -> None:
+        """`numbers` and `views` are those of the images that the steps show, [n]."""
+        tables = [network.views(source) for source in images.sources]
+        is_shown = np.zeros((len(images.targets), tables[0].shape[1]), dtype=bool)
+        is_shown[numbers, views] = True
+        self._row_of_view = np.full(is_shown.shape, _NOT_SHOWN)
+        arrays: list[tuple[int, ReadRows]] = []
+        first_image = 0
+        first_row = 0
+        for source, table in zip(images.sources, tables, strict=True):
+            of_source = slice(first_image, first_image + len(table))
+            first_image = of_source.stop
+            places, which = np.nonzero(is_shown[of_source])
+            if not len(places):
+                continue
+            features, rows = network.features(source, places, table[places, which])
+            arrays.append((len(rows), partial(_read_rows, features, rows)))
+            self._row_of_view[of_source][places, which] = first_row + np.arange(len(rows))
+            first_row += len(rows)
+        self._rows = DeviceRows(arrays, network.compute.device)
+        self.row_bytes = self._rows.row_bytes
+
+    def prepare(self, numbers: Int64Array, views: Int64Array) -> list[NDArray[Any]]:
+        """Return what `load` needs for steps of one shape, [steps, B]."""
+        rows = self._row_of_view[numbers, views]
+        assert _NOT_SHOWN not in rows, "another image than those of the steps"
+        return [self._rows.prepare(rows)]
+
+    def load(self, targets: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the features of each image in its view, and the labels or findings."""
+        return self._rows.look_up(rows), targets
+
+
+def _read_rows(features: NDArray[Any], rows: Int64Array, numbers: Int64Array) -> NDArray[Any]:
+    chosen: NDArray[Any] = features[rows[numbers]]
+    return chosen
+
+
+class PixelLoader:
+    """Scales, augments and normalises images, and masks if there are any, on the device.
+
+    Real images and others may have different sizes, so they are looked up apart.
+    """
+
+    def __init__(self, images: TrainingSet, network: Network) -> None:
+        self._network = network
+        self._real_count = len(images.sources[0].rows)
+        self._is_augmented = network.experiment.parameters.augmentation != "none"
+        self._views = np.concatenate([network.views(source) for source in images.sources])
+        arrays = [(len(source.rows), source.planes) for source in images.sources]
+        device = network.compute.device
+        self._groups = [DeviceRows(group, device) for group in (arrays[:1], arrays[1:]) if group]
+        self.row_bytes = max(group.row_bytes for group in self._groups)
+
+    def prepare(self, numbers: Int64Array, views: Int64Array) -> list[NDArray[Any]]:
+        """Return what `load` needs for steps of one shape, [steps, B]."""
+        real_count = int((numbers[0] < self._real_count).sum())
+        parts = [numbers[:, :real_count], numbers[:, real_count:] - self._real_count]
+        rows = [group.prepare(part) for group, part in zip(self._groups, parts, strict=False)]
+        return [self._views[numbers, views], *rows]
+
+    def load(self, targets: Tensor, views: Tensor, *rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return each image in its view, float32 [B, C, S, S], and its targets.
+
+        Targets are labels, findings or, in the same view, masks, [B, 1, S, S].
+        """
+        network = self._network
+        pairs = zip(self._groups, rows, strict=True)
+        planes = [group.look_up(part) for group, part in pairs if len(part)]
+        images = torch.cat([to_unit(part[:, 0], network.form) for part in planes])
+        with_masks = planes[0].shape[1] > 1
+        if with_masks:
+            targets = torch.cat([network.scaled_masks(part[:, 1]) for part in planes])
+        if self._is_augmented:  # otherwise, every view is the image itself
+            images = augment(images, views)
+            if with_masks:
+                targets = augment_masks(targets, views)
+        return normalise(images, network.form), targets
+
+
+class DeviceRows:
+    """The rows of several arrays, all of one shape, numbered from the first array to the last.
+
+    All rows are copied to a GPU once if they take no more than a quarter of its free memory.
+    Otherwise the rows of several steps are copied from pinned memory, while the device still
+    computes the steps before.
+
+    Attributes:
+        row_bytes: What a step copies to the device for each of its rows.
+    """
+
+    def __init__(self, arrays: Sequence[tuple[int, ReadRows]], device: str) -> None:
+        """`arrays` are the number of rows of each, and a function that reads some of them."""
+        self._arrays = arrays
+        self._ends = np.cumsum([count for count, _ in arrays])
+        self._first_row = arrays[0][1](np.zeros(1, dtype=np.int64))
+        self._all: Tensor | None = None
+        self.row_bytes = self._first_row.nbytes
+        total = int(self._ends[-1])
+        if total * self.row_bytes <= _room_bytes(device):
+            parts = np.array_split(np.arange(total), -(-total // _ROWS_AT_ONCE))
+            self._all = torch.cat([pinned(self._read(part), device).to(device) for part in parts])
+            self.row_bytes = self._ends.itemsize
+
+    def prepare(self, numbers: Int64Array) -> NDArray[Any]:
+        """Return what `look_up` needs for rows [steps, B]: their numbers, or the rows."""
+        return self._read(numbers) if self._all is None else numbers
+
+    def look_up(self, prepared: Tensor) -> Tensor:
+        """Return the rows of a step, [B, ...]."""
+        return prepared if self._all is None else self._all.index_select(0, prepared)
+
+    def _read(self, numbers: Int64Array) -> NDArray[Any]:
+        rows = np.empty((*numbers.shape, *self._first_row.shape[1:]), dtype=self._first_row.dtype)
+        array_of = np.searchsorted(self._ends, numbers, side="right")
+        for index, (count, read) in enumerate(self._arrays):
+            mask = array_of == index
+            rows[mask] = read(numbers[mask] - self._ends[index] + count)
+        return rows
+
+
+def pinned(array: NDArray[Any], device: str) -> Tensor:
+    """Return an array as a tensor that can be copied to the device without waiting for it."""
+    tensor = torch.from_numpy(array)
+    return tensor if device == "cpu" else tensor.pin_memory()
+
+
+def _room_bytes(device: str) -> float:
+    """Return how much of a device's memory may hold rows.
+
+    A CPU has none: it reads the memory-mapped arrays at each step.
+    """
+    if device == "cpu":
+        return 0
+    free, total = torch.cuda.mem_get_info()
+    return min(free, torch.cuda.get_per_process_memory_fraction() * total) / 4
+
+
+def draw_pairs(
+    steps: Iterable[int], images_per_step: int, parameters: Parameters, seed: int
+) -> list[NDArray[Any]]:
+    """Return what `blend` needs for steps of one shape.
+
+    The partner of each image, int64 [steps, B]; the share of its own, float32 [steps, 1]; and the
+    corners of the rectangle that comes from the partner, as shares of a side, float32 [steps, 4]:
+    top, left, bottom, right. It is empty for mixup.
+    """
+    partners, shares, boxes = [], [], []
+    alphas = {"mixup": parameters.mixup, "cutmix": parameters.cutmix}
+    kinds = [name for name, alpha in alphas.items() if alpha]
+    for step in steps:
+        generator = numpy_generator(seed, "blending", step)
+        kind = kinds[generator.integers(len(kinds))]
+        share = generator.beta(alphas[kind], alphas[kind])
+        share = max(share, 1 - share)
+        partners.append(generator.permutation(images_per_step))
+        half = np.sqrt(1 - share) / 2 if kind == "cutmix" else 0.0
+        centre = generator.random(2)
+        box = np.clip([*(centre - half), *(centre + half)], 0, 1)
+        boxes.append(box)
+        shares.append([share])
+    return [
+        np.stack(partners),
+        np.array(shares, dtype=np.float32),
+        np.array(boxes, dtype=np.float32),
+    ]
+
+
+def blend(
+    inputs: Tensor, targets: Tensor, draws: tuple[Tensor, ...], *, class_count: int
+) -> tuple[Tensor, Tensor]:
+    """Return blended inputs, [B, ...], and their targets as probabilities.
+
+    Targets are labels, int64 [B], findings or probabilities, [B, C], or masks, [B, 1, S, S]. A
+    finding that is unknown for either image of a pair is unknown.
+    """
+    partner, share, box = draws
+    if targets.ndim == 1:
+        targets = one_hot(targets, class_count)
+    targets = targets.to(torch.float32)
+    others = targets[partner]
+    is_unknown = (targets == _UNKNOWN) | (others == _UNKNOWN)
+    top, left, bottom, right = box.unbind(dim=-1)
+    is_cut = bottom > top
+    if inputs.ndim == 4:
+        side = inputs.shape[-1]
+        centres = (torch.arange(side, device=inputs.device) + 0.5) / side
+        rows = (centres >= top) & (centres < bottom)
+        columns = (centres >= left) & (centres < right)
+        is_others = (rows[:, None] & columns[None, :]).to(inputs.dtype)
+        # Of cutmix, the share of the labels is that of the pixels.
+        share = torch.where(is_cut, 1 - is_others.mean(), share)
+        own = torch.where(is_cut, 1 - is_others, share.expand_as(is_others))
+        if targets.ndim == 4:
+            return torch.lerp(inputs[partner], inputs, own), torch.lerp(others, targets, own)
+        inputs = torch.lerp(inputs[partner], inputs, own)
+    else:
+        inputs = torch.lerp(inputs[partner], inputs, share)
+    mixed = torch.lerp(others, targets, share)
+    return inputs, torch.where(is_unknown, torch.full_like(mixed, _UNKNOWN), mixed)
