@@ -231,7 +231,7 @@ def _encoders() -> Iterator[Figure]:
         _draw(others / "images", 2000, derive_seed(11, "others") % 2**31)
         space = others / "space.yaml"
         space.write_text(_OTHERS_SPACE.format(size=_SIZE_PX, seed=11), encoding="utf-8")
-        xraytune.train(
+        api.train(
             space,
             data=others / "images",
             weights_dir=weights,
@@ -259,7 +259,7 @@ def _encoder_verdict(model: Path, seed: int) -> FinalistVerdict:
         shutil.copytree(model, folder / "others" / "model")
         space = _write_space(folder, _ENCODER_SPACE, seed, 0.05)
         study = _search(folder, space, Path(os.environ["WEIGHTS"]).resolve())
-        found: FinalistVerdict = xraytune.confirm_study(study).finalists[0]
+        found: FinalistVerdict = api.confirm(study).finalists[0]
         return found
 
 

@@ -16,6 +16,7 @@ from xraytune.base.files import (
     read_json,
     read_jsonl,
     require_recorded,
+    sha256_of,
     write_json,
     write_text,
 )
@@ -134,6 +135,35 @@ def test_a_torn_line_of_any_length_is_cut_off(tmp_path: Path, row_bytes: int) ->
     log.write_bytes(b"torn")
     append_jsonl(log, {}, is_chained=True)
     assert read_jsonl(log, is_chained=True) == [{}]
+
+
+def bytes_read() -> int:
+    """How much this process has read from files."""
+    counts = Path("/proc/self/io").read_text(encoding="utf-8").split()
+    return int(counts[counts.index("rchar:") + 1])
+
+
+def test_an_append_reads_the_end_of_a_log_alone(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    append_jsonl(log, *({"text": "a" * 1000} for _ in range(1000)), is_chained=True)
+    before = bytes_read()
+
+    append_jsonl(log, {"text": "b"}, is_chained=True)
+
+    assert bytes_read() - before < 10_000
+
+
+@pytest.mark.slow
+def test_unchanged_files_are_hashed_once_however_many_they_are(tmp_path: Path) -> None:
+    """As the images of a folder, which each trial reads in the same order."""
+    files = [tmp_path / f"{number}.png" for number in range(5000)]
+    for file in files:
+        file.write_bytes(b"0" * 100)
+    hashes = [sha256_of(file) for file in files]
+    before = bytes_read()
+
+    assert [sha256_of(file) for file in files] == hashes
+    assert bytes_read() - before < 10_000
 
 
 def test_a_missing_row_of_a_chained_log_is_an_error_that_names_the_next_one(tmp_path: Path) -> None:

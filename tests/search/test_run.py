@@ -19,7 +19,7 @@ from xraytune.search import run as search_run
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.run import search
 from xraytune.space.load import load_space
-from xraytune.study.folder import StudyFolder
+from xraytune.study.folder import StudyFolder, work_on
 from xraytune.study.status import status
 
 pytestmark = pytest.mark.slow
@@ -118,6 +118,18 @@ def test_settings_that_change_no_trial_are_those_of_the_last_start(space: Path) 
         run(space, "confirm.replicates=9")
     with pytest.raises(ConfigError, match=r"gan.steps: no trial of this space uses it"):
         run(space, "gan.steps=9")
+
+
+def test_a_resumed_search_holds_the_lock_of_its_study_while_it_reads_the_images(
+    space: Path,
+) -> None:
+    study = StudyFolder(space.parent / "studies" / "small")
+    works: list[str] = []
+    run(space)
+
+    run(space, note=lambda text: works.append(work_on(study) if "train: " in text else ""))
+
+    assert "searched" in works
 
 
 def test_what_will_be_wrong_later_is_noted_before_the_study_is_created(space: Path) -> None:

@@ -41,7 +41,7 @@ def space_of(study: StudyFolder, *overrides: str) -> Space:
     space = write_space(study.path.parent.parent, *overrides)
     if overrides and b'"op_code": 4' not in study.journal_path.read_bytes():
         study.journal_path.unlink()
-        create_journal(study.journal_path, space.relative_to(study.path))
+        create_journal(study.journal_path, space, study.path)
         study.space_path.write_text(space.to_yaml(study.path), encoding="utf-8")
     return space
 

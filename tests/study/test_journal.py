@@ -34,7 +34,7 @@ def test_points_come_first_and_a_restart_does_not_shift_the_draws(
     other = tmp_path / "optuna.journal"
     rows = "{source: none, lr: 1e-4}, {source: duplicate, synthetic_ratio: 1.0, lr: 1e-3}"
     points = f"points_to_evaluate=[{rows}]"
-    create_journal(other, write_space(tmp_path, points))
+    create_journal(other, write_space(tmp_path, points), tmp_path)
     unbroken = Journal(other, write_space(tmp_path, points), writable=True)
 
     drawn = []

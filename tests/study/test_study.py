@@ -100,6 +100,20 @@ def test_gpu_study_resumes_only_on_gpu(tmp_path: Path, monkeypatch: pytest.Monke
         search(tmp_path / "small.yaml", data=tmp_path / "nowhere", studies=study.path.parent)
 
 
+def test_a_study_resumes_only_with_the_threads_of_its_trials(
+    study: StudyFolder, tmp_path: Path
+) -> None:
+    """Before it reads the images; with others, its trials would have other numbers."""
+    refused = "cpus_per_trial: 2, but trials of this study compute in 1 thread, on"
+    with pytest.raises(StudyError, match=rf"{refused}(.|\n)*write resources.cpus_per_trial: 1, or"):
+        search(
+            tmp_path / "small.yaml",
+            overrides=["resources.cpus_per_trial=2"],
+            data=tmp_path / "nowhere",
+            studies=study.path.parent,
+        )
+
+
 def begun_with(study: StudyFolder, **packages: str) -> None:
     """Record other versions as those that the study began with."""
     content = read_json(study.path / "environment.json")

@@ -7,6 +7,7 @@ They hold paths instead of arrays.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, dataclass_transform
 
 Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
@@ -38,16 +39,15 @@ def progress_text(what: str, done: int, total: int) -> str:
     return f"{work}: {done:,} of {total:,} {unit}".rstrip()
 
 
-def to_json(record: object) -> dict[str, Any]:
-    """Return a dataclass as a JSON object.
+def to_json(record: object, folder: Path | None = None) -> dict[str, Any]:
+    """Return a dataclass as a JSON object; parameters that are paths are relative to `folder`.
 
-    Nested records as objects, tuples as lists, paths and enums as text.
-
-    Properties are left out; add them with `to_json(record) | {"name": record.name}`.
+    Nested records become objects, tuples become lists, paths and enums become text. Properties are
+    left out; add them with `to_json(record) | {"name": record.name}`.
     """
     from pydantic_core import to_jsonable_python  # a fifth of the time of `--help`
 
-    content: dict[str, Any] = to_jsonable_python(record)
+    content: dict[str, Any] = to_jsonable_python(record, context=folder)
     return content
 
 

@@ -146,8 +146,8 @@ def plot_parameter(name: str, view: StudyView) -> Any:
     Numbers that span more than a factor of ten are on a logarithmic axis. At a choice, sources
     stand side by side.
     """
-    trials = [trial for trial in view.ranked if trial.by_name.get(name) is not None]
-    values: list[Any] = [trial.by_name[name] for trial in trials]
+    trials = [trial for trial in view.ranked if name in view.values_of(trial)]
+    values: list[Any] = [view.values_of(trial)[name] for trial in trials]
     is_number = all(type(value) in (int, float) for value in values)
     is_wide = is_number and 0 < 10 * min(values) < max(values)
     table = pd.DataFrame(

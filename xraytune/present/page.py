@@ -129,7 +129,7 @@ def page_content(folder: StudyFolder, cache: Path) -> dict[str, Any]:
         "slices": {
             name: plot_parameter(name, view)
             for name in view.searched
-            if len({trial.by_name.get(name) for trial in view.ranked}) > 1
+            if len({view.values_of(trial).get(name) for trial in view.ranked}) > 1
         },
         "trials": all_trials(view),
         "mistakes": mistakes,

@@ -88,8 +88,9 @@ def _trials_frame(view: StudyView, groups: Mapping[str, Sequence[TrialRow]]) -> 
                 "val-A": Cell(_score(trial.value), tone),
                 "val-B": _score(trial.val_b_score),
             }
+            values = view.values_of(trial)
             for name in names:
-                row[name.replace("_", "\n")] = _format_parameter(trial.by_name.get(name))
+                row[name.replace("_", "\n")] = _format_parameter(values.get(name))
             rows.append(row | {"state": Cell(_state(trial, view), _TONES[trial.status])})
     optional = [name.replace("_", "\n") for name in names[1:]]
     return [Table(rows, optional=optional)] if rows else []

@@ -1,13 +1,13 @@
 """Search a space over a folder of X-rays. The same call again resumes the search."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from xraytune.base.cores import cpu_count
-from xraytune.base.errors import ConfigError, MachineError, TrialError, counted
+from xraytune.base.errors import ConfigError, MachineError, Problem, StudyError, TrialError, counted
 from xraytune.base.files import require_writable, write_text
 from xraytune.base.records import Compute, Node
 from xraytune.data.first_space import first_space_path, write_first_space
@@ -88,26 +88,27 @@ def search(
         KeyboardInterrupt: Ctrl-C, after a clean shutdown.
     """
     note = callbacks.note
-    if space is None:
-        space = _first_space(data, callbacks)
-    loaded = open_space(space, overrides, data=data, weights_dir=weights_dir, note=note)
+    file = space or _first_space(data, callbacks)
+    loaded = open_space(file, overrides, data=data, weights_dir=weights_dir, note=note)
     folder = StudyFolder((studies / loaded.settings.name).resolve())
     cache = (cache or folder.default_cache).resolve()
     require_writable(folder.path)
     require_free(folder)
     is_resumed = folder.space_path.exists()
-    if is_resumed:
-        if data is None:
-            loaded = with_recorded_images(folder, loaded)
-        Journal(folder.journal_path, loaded, writable=False)  # refuse another space
-        if address is None:
-            require_device(folder.compute(), folder.path)
-        with locked(folder):  # refuse a second search before reading the images
-            pass
-    settings = loaded.settings
-    require_inputs(settings, loaded.networks(), inputs_of_space(loaded))
-    with closing(Runner(folder, cache=cache, address=address, callbacks=callbacks)) as runner:
-        if not is_resumed:  # else there may be nothing left to do
+    with ExitStack() as opened:
+        # What takes no time comes before what takes minutes: first the study, whose lock refuses a
+        # second search, then the inputs.
+        if is_resumed:
+            loaded = _require_same_study(folder, loaded, has_data=data is not None, address=address)
+            opened.enter_context(locked(folder))
+        settings = loaded.settings
+        require_inputs(settings, loaded.networks(), inputs_of_space(loaded))
+
+        # Ray takes seconds to start, so a new search starts it while the images are read. A resumed
+        # one may have nothing left to do. On a cluster, Ray also says what trials compute on.
+        runner = Runner(folder, cache=cache, address=address, callbacks=callbacks)
+        opened.enter_context(closing(runner))
+        if not is_resumed:
             runner.launch()
         machine = _where_trials_run(settings, folder.compute() if is_resumed else None, runner)
         prepared, index = prepare_space(
@@ -123,30 +124,67 @@ def search(
             note(text)
         if not is_resumed:
             callbacks.on_prepared(loaded, prepared, index, cache)
-        if runner.allocation.trial.gpus == 0 and not (is_resumed or address):
-            here = Machine(cores=cpu_count())
-            slow = describe_slow_search(settings, search_work(loaded, prepared).seconds(here), here)
-            if slow is not None:
-                note(slow)
+            if runner.allocation.trial.gpus == 0 and not address:
+                _note_slow_search(loaded, prepared, note)
         contents = read_inputs(
             inputs_of_space(loaded), settings, prepared, cache, index=index, mixes=mixes_of(loaded)
         )
+
+        # All is known to be valid, so the study is created, as a whole: its lock is a file in it.
+        # Another search may have created it first, or created another one of this name.
         if not is_resumed:
             create_study(folder, loaded, prepared, machine, contents)
-        with locked(folder):
-            Journal(folder.journal_path, loaded, writable=False)  # in case another search began it
-            prepared = require_same_images(folder, prepared)
-            # Some settings may have changed; all other commands read this file.
-            write_text(folder.space_path, loaded.to_yaml(folder.path))
-            restore_pixels(settings, prepared, cache, on_progress=callbacks.on_progress)
-            require_same_inputs(folder, contents)
-            need = partial(generator_need, prepared=prepared, compute=folder.compute(), cache=cache)
-            _run_trials(folder, loaded, runner, need)
+            opened.enter_context(locked(folder))
+            _require_same_space(folder, loaded)
+        prepared = require_same_images(folder, prepared)
+        require_same_inputs(folder, contents)
+        # Some settings may have changed; all other commands read this file.
+        write_text(folder.space_path, loaded.to_yaml(folder.path))
+        restore_pixels(settings, prepared, cache, on_progress=callbacks.on_progress)
+        need = partial(generator_need, prepared=prepared, compute=folder.compute(), cache=cache)
+        _run_trials(folder, loaded, runner, need)
     view = StudyWatcher(folder).look()
     if view.best is None:
         what = f"no trial completed{reasons_of(view.trials)}"
         raise TrialError(what, folder.path, "see trials.jsonl and trials/*/error.txt in the study")
     return view
+
+
+def _require_same_study(
+    folder: StudyFolder, space: Space, *, has_data: bool, address: str | None
+) -> Space:
+    """Refuse to resume a study with another space, or where its trials would have other results.
+
+    Returns the space with the study's own images, unless it was given others (`has_data`).
+    """
+    if not has_data:
+        space = with_recorded_images(folder, space)
+    _require_same_space(folder, space)
+    compute = folder.compute()
+    if address is None:
+        require_device(compute, folder.path)
+    cpus = space.settings.resources.cpus_per_trial
+    if cpus != compute.threads:
+        what = (
+            f"resources.cpus_per_trial: {cpus}, but trials of this study compute in "
+            f"{counted(compute.threads, 'thread')}, on whose number their results depend"
+        )
+        fix = f"write resources.cpus_per_trial: {compute.threads}, or give the study another name"
+        raise StudyError(what, folder.path, fix)
+    return space
+
+
+def _require_same_space(folder: StudyFolder, space: Space) -> None:
+    """Refuse (StudyError) another space than that of the study's journal."""
+    Journal(folder.journal_path, space, writable=False)
+
+
+def _note_slow_search(space: Space, prepared: SplitData, note: Callable[[str], None]) -> None:
+    """Note that a search on the CPU cores of this machine takes hours, if it does."""
+    here = Machine(cores=cpu_count())
+    slow = describe_slow_search(space.settings, search_work(space, prepared).seconds(here), here)
+    if slow is not None:
+        note(slow)
 
 
 def _first_space(data: Path | None, callbacks: Callbacks) -> Path:
@@ -168,11 +206,10 @@ def _first_space(data: Path | None, callbacks: Callbacks) -> Path:
 def _where_trials_run(
     settings: Settings, recorded: Compute | None, runner: Runner
 ) -> Compute | Mapping[str, Any]:
-    """Set the resources of trials.
+    """Set the resources of trials, and return what they compute on.
 
-    Returns what they compute on here, or the `environment` of a node of the cluster.
-
-    A resumed study keeps the device that is `recorded` of it.
+    That is what is `recorded` of a resumed study. The trials of a new one compute on this machine
+    or, on a cluster, on a node whose `environment` is returned.
     """
     if recorded is None and runner.address:
         return runner.survey(settings)
@@ -248,17 +285,26 @@ def _notes(space: Space, prepared: SplitData, index: ImageIndex) -> Iterator[str
         if few:
             yield f"`confirm` cannot score test/: {few}"
     elif settings.confirm.test != "folder":
-        used = {image.patient for image in prepared.images}
-        leaves_out = settings.confirm.leave_out == "site"
-        fewest = FEWEST_UNUSED if settings.confirm.test == "auto" else 1
-        if leaves_out:  # of each site, patients of each class
-            fewest = len(index.images.sites) * FEWEST_TESTED * len(index.class_names)
-        lacking = too_few_unused(
-            len({image.patient for image in index.images} - used),
-            prepared.train_patients,
-            replicates=len(index.images.sites) if leaves_out else settings.confirm.replicates,
-            fewest=fewest,
-            is_fixed=leaves_out,
-        )
+        lacking = _lacking_unused(settings, prepared, index)
         if lacking:
             yield f"`confirm` cannot score unused patients: {lacking.what}; {lacking.fix}"
+
+
+def _lacking_unused(settings: Settings, prepared: SplitData, index: ImageIndex) -> Problem | None:
+    """Return why `confirm` cannot train on unused patients and score others; None if it can."""
+    used = {image.patient for image in prepared.images}
+    unused = {image.patient for image in index.images} - used
+    sites = index.images.sites
+    leaves_out = settings.confirm.leave_out == "site"
+    replicates = settings.confirm.replicates
+    fewest = FEWEST_UNUSED if settings.confirm.test == "auto" else 1
+    if leaves_out:  # of each site, patients of each class
+        replicates = len(sites)
+        fewest = len(sites) * FEWEST_TESTED * len(index.class_names)
+    return too_few_unused(
+        len(unused),
+        prepared.train_patients,
+        replicates=replicates,
+        fewest=fewest,
+        is_fixed=leaves_out,
+    )

@@ -59,7 +59,8 @@ class SearchTrials(TrialLoop):
             reports=self.journal.reports(),
         )
         self._trial_budget = space.trial_budget()
-        while self.journal.count < len(self.journal.points) and not self.used_up:
+        listed = len(space.points())
+        while self.journal.count < listed and not self.used_up:
             unfinished.append(self.journal.ask())  # at once, in case it needs a generator
         super().__init__(folder, unfinished, generator_need=generator_need, callbacks=callbacks)
         write_trials(folder, rows)

@@ -1,9 +1,9 @@
-"""Paths in files.
+"""Paths are absolute in memory, and relative to their folder in files.
 
-Written relative to the file's folder, so that a study can be moved together with its images.
-
-A model with a `FilePath` or `WeightsName` takes the folder as its validation and serialization
-context. A `Text` of a space file or an option knows its own.
+So a study can be moved together with its images. Two codecs convert them: pydantic's, for YAML and
+JSON files, whose context is the folder when it reads or writes a model with a `FilePath` or
+`WeightsName` (a `Text` of a space file or an option knows its own folder), and the journal's
+(`study/journal.py`).
 """
 
 import os

@@ -47,13 +47,17 @@ class Space:
         """The names of the parameters that have more than one value."""
         return tuple(spec.name for spec in self.specs if spec.is_open)
 
-    def suggest(self, trial: Any) -> Parameters:
-        """Return the parameters that the sampler of an Optuna trial chooses."""
+    def draw(self, trial: Any) -> Point:
+        """Return the point that the sampler of an Optuna trial chooses."""
         point: Point = {}
         for spec in self.specs:
             if spec.is_active_at(point):
                 point[spec.name] = spec.suggest(trial)
-        return parameters_from(point)
+        return point
+
+    def suggest(self, trial: Any) -> Parameters:
+        """Return the parameters that the sampler of an Optuna trial chooses."""
+        return parameters_from(self.draw(trial))
 
     def first_point(self) -> Point:
         """Return the only point of the space, or the first of `points_to_evaluate`.
@@ -165,9 +169,10 @@ class Space:
         }
 
     def relative_to(self, folder: Path) -> Space:
-        """Return the space with the paths in parameters relative to a folder.
+        """Return the space as the files of a folder write it: paths in parameters are relative.
 
-        Those in settings stay as they are.
+        Only the journal and `to_yaml` use it, which write these files. Paths in settings stay as
+        they are.
         """
         specs = []
         for spec in self.specs:

@@ -65,6 +65,8 @@ class StudyFolder:
         """In the folder of a confirmation's runs: one row for every ended run."""
         self.wall_path = path / "wall.json"
         """The wall time used, in seconds."""
+        self.log_path = path / ".ray.log"
+        """What Ray's process writes while it runs trials."""
         self.driver_lock_path = path / ".driver.lock"
         """The lock of the process that runs its trials, which may outlive a killed search."""
         self.default_cache = path.parent.parent / "cache"

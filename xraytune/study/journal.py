@@ -5,7 +5,8 @@ An Optuna journal of all trials, every value in its order of arrival, and every 
 Each suggestion, value and end is flushed to disk once, and each line has a checksum of itself and
 of all lines before it. Everything else about a study, such as its rungs and `trials.jsonl`, follows
 from the journal. One process writes, under the study's lock; others may read at any time. Paths in
-it are relative to the study.
+it are relative to the study: `Journal` converts them when it reads a trial, so that parameters have
+absolute paths everywhere else.
 """
 
 import difflib
@@ -41,7 +42,7 @@ from xraytune.base.files import (
 from xraytune.base.records import Json
 from xraytune.base.seeding import derive_seed
 from xraytune.space.domains import Point
-from xraytune.space.fields import flat_values, parameters_from
+from xraytune.space.fields import parameters_from
 from xraytune.space.load import STUDY_NAME
 from xraytune.space.settings import Experiment, Parameters, SamplerSettings
 from xraytune.space.space import Space
@@ -78,7 +79,7 @@ class Journal:
     def __init__(self, path: Path, space: Space, *, writable: bool) -> None:
         self._path = path
         self._settings = space.settings
-        self._space = space.relative_to(path.parent)
+        self._space = space.relative_to(path.parent)  # as the journal writes it
         if not path.is_file():  # Optuna would create an empty one
             raise StudyError("the journal is missing", path, _LOST)
         if writable:
@@ -111,8 +112,7 @@ class Journal:
         ]
 
     @cached_property
-    def points(self) -> Sequence[Point]:
-        """The points of the first trials, as `Space.points`; their paths are relative."""
+    def _points(self) -> Sequence[Point]:
         return self._space.points()
 
     def ask(self) -> Trial:
@@ -123,8 +123,8 @@ class Journal:
         number = self.count
         self.study.sampler = _NumberedSampler(self._settings.sampler, number)
         # A killed search may already have enqueued the point.
-        if number < len(self.points) and len(self.study.get_trials(deepcopy=False)) == number:
-            self.study.enqueue_trial({**self.points[number]})
+        if number < len(self._points) and len(self.study.get_trials(deepcopy=False)) == number:
+            self.study.enqueue_trial({**self._points[number]})
         trial = self.study.ask()
         self.count += 1
         return self._draw(trial)
@@ -226,7 +226,7 @@ class Journal:
 
     def _suggest(self, trial: optuna.trial.BaseTrial) -> Parameters:
         """Draw on the stored space, whose paths are relative, and make the paths absolute."""
-        return parameters_from(flat_values(self._space.suggest(trial)), self._path.parent)
+        return parameters_from(self._space.draw(trial), self._path.parent)
 
 
 class _ChainedLines(BaseJournalBackend):
@@ -283,18 +283,18 @@ def _ended_trials(rows: Path) -> set[int]:
     return set()
 
 
-def create_journal(path: Path, space: Space) -> None:
-    """Create a journal without trials for a space, whose paths are relative to the study.
+def create_journal(path: Path, space: Space, study: Path) -> None:
+    """Create a journal without trials for a space; `study` is the folder that it will be in.
 
     Optuna's tools show the study's name and that of the objective.
     """
     settings = space.settings
     path.touch()
     storage = JournalStorage(_ChainedLines(path))
-    study = optuna.create_study(storage=storage, study_name=settings.name, direction="maximize")
-    study.set_user_attr(_SPACE, space.identity())
+    created = optuna.create_study(storage=storage, study_name=settings.name, direction="maximize")
+    created.set_user_attr(_SPACE, space.relative_to(study).identity())
     with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-        study.set_metric_names([settings.objective.metric])
+        created.set_metric_names([settings.objective.metric])
 
 
 def _require_same_space(began: Json, space: Space, study: Path) -> None:

@@ -7,7 +7,6 @@ its readers can rely on types and ranges.
 
 import json
 from collections.abc import Iterable, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -32,8 +31,8 @@ _COLUMNS = _OUTCOME | {"parameters", "arm", "gpu_seconds"}
 """Of `trials.jsonl`; a line of `runs.jsonl` has all fields of a `RunRow`."""
 
 
-def _set_values(parameters: Parameters, folder: Path | None = None) -> dict[str, Value]:
-    """Return the parameters that are set, by dotted name; paths are relative to `folder`."""
+def set_values(parameters: Parameters, folder: Path | None) -> dict[str, Value]:
+    """Return the parameters that are set, by dotted name, as files of a folder write them."""
     return {
         name: value for name, value in flat_values(parameters, folder).items() if value is not None
     }
@@ -67,14 +66,13 @@ class RunRow(StrictModel):
 class TrialRow(RunRow):
     """A trial of a search, or a top-up.
 
-    `waiting` for a slot or a generator, or `unfinished` in a stopped search.
-
-    Paths are absolute; relative to the study in `trials.jsonl` and in a `StudyView`.
+    A trial that has not ended is `waiting` for a slot or a generator, `running`, or `unfinished` in
+    a stopped search.
     """
 
     parameters: Annotated[
         Parameters,
-        PlainSerializer(lambda given, info: _set_values(given, info.context), when_used="json"),
+        PlainSerializer(lambda given, info: set_values(given, info.context), when_used="json"),
     ]
     arm: str = Field(default_factory=lambda given: given["parameters"].arm)
     """Such as `augmented+gan`."""
@@ -97,11 +95,6 @@ class TrialRow(RunRow):
     """
     report: PoolReport | None = None
     """Quality and memorisation of its synthetic images; None if there is none, or not yet."""
-
-    @cached_property
-    def by_name(self) -> Mapping[str, Value]:
-        """The parameters that are set, by dotted name."""
-        return _set_values(self.parameters)
 
 
 def _content(row: TrialRow, folder: StudyFolder) -> dict[str, Any]:

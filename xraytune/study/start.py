@@ -54,7 +54,7 @@ def create_study(
         write_prepared(prepared, path / "split.json")
         write_inputs(path, folder.path, inputs)
         write_json(path / "environment.json", {**machine})
-        create_journal(StudyFolder(path).journal_path, space.relative_to(folder.path))
+        create_journal(StudyFolder(path).journal_path, space, folder.path)
 
 
 def environment(compute: Compute) -> dict[str, Any]:

@@ -18,12 +18,11 @@ import numpy as np
 from xraytune.base.records import frozen, progress_text, to_json
 from xraytune.data.sides import FEWEST_OF_CLASS, SideSize, side_sizes
 from xraytune.space.domains import Value
-from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.settings import TASK_RULES
 from xraytune.stats.placements import structural_components
 from xraytune.study.folder import StudyFolder, work_on
 from xraytune.study.journal import Journal
-from xraytune.study.row import TrialRow, TrialStatus, rank
+from xraytune.study.row import TrialRow, TrialStatus, rank, set_values
 from xraytune.study.trial_files import read_node, read_pool_report, read_progress, read_samples
 from xraytune.synth.mix import mix_label
 
@@ -94,7 +93,14 @@ class StudyView:
             "arms": self.arms,
             "pruning": self.pruning,
         }
-        return to_json(self) | to_json(derived)
+        return to_json(self, self.path) | to_json(derived, self.path)
+
+    def values_of(self, trial: TrialRow) -> dict[str, Value]:
+        """Return the parameters that a trial sets, by dotted name, as the study's files write them.
+
+        Their paths are relative to the study.
+        """
+        return set_values(trial.parameters, self.path)
 
     @property
     def name(self) -> str:
@@ -265,6 +271,7 @@ def trials_dataframe(study: Path) -> pd.DataFrame:
 def trial_table(view: StudyView) -> dict[str, list[Value]]:
     """Return the trials of a study as columns of a table; None where a trial has no value."""
     trials = view.trials
+    set_by_trials = [view.values_of(trial) for trial in trials]
     figures = [
         trial.report.quality.columns() if trial.report and trial.report.quality else {}
         for trial in trials
@@ -273,7 +280,7 @@ def trial_table(view: StudyView) -> dict[str, list[Value]]:
     names = {"value": "val_a_score"}
     return {
         **{names.get(name, name): [getattr(trial, name) for trial in trials] for name in fields},
-        **{name: [trial.by_name.get(name) for trial in trials] for name in view.searched},
+        **{name: [values.get(name) for values in set_by_trials] for name in view.searched},
         **{
             name: [of_trial.get(name) for of_trial in figures]
             for name in dict.fromkeys(chain(*figures))
@@ -355,7 +362,6 @@ class StudyWatcher:
         is_preparing = has_started and not (has_ended or row.values)
         progress = read_progress(folder) if is_preparing else None
         live = {
-            "parameters": parameters_from(flat_values(parameters, self._folder.path)),
             "mix": mix_label(parameters),
             "status": status,
             "busy_with": progress_text(*progress) if progress else "",

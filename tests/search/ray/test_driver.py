@@ -1,5 +1,7 @@
 """How trials of the loop become those of Tune, and the end of the process after its search."""
 
+import subprocess
+import sys
 from multiprocessing import Pipe
 from typing import Any
 
@@ -10,6 +12,32 @@ from xraytune.search.loop import TuneRun
 from xraytune.search.ray.tuning import JournalSearcher
 from xraytune.space.allocation import Allocation, Share
 from xraytune.study.folder import StudyFolder
+
+LOGS = """
+import os, sys
+from pathlib import Path
+from xraytune.search.ray.tuning import log_to
+print("starting Ray")
+log_to(Path(sys.argv[1]))
+print("a warning", flush=True)
+os.system("echo of a process of Ray >&2")
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.slow
+def test_what_the_process_of_ray_writes_while_it_runs_trials_is_kept_in_the_study(
+    study: StudyFolder,
+) -> None:
+    """Whatever ends it, and also that of earlier starts."""
+    for _ in range(2):
+        command = [sys.executable, "-c", LOGS, str(study.log_path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (-9, "starting Ray\n")
+
+    lines = study.log_path.read_text(encoding="utf-8").splitlines()
+    assert lines[1:3] == ["a warning", "of a process of Ray"] == lines[4:]
+    assert lines[3].endswith(" trials start")
 
 
 def test_without_nodes_it_waits_and_says_so_once(

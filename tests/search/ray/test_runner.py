@@ -114,9 +114,8 @@ def test_ray_log_is_where_the_error_points(
     ):
         threads.submit(run, study).result()
 
-    log = study.path / ".ray.log"
-    assert str(log) in str(refusal.value)
-    assert log.read_text(encoding="utf-8") == "this is why\n"
+    assert str(study.log_path) in str(refusal.value)
+    assert study.log_path.read_text(encoding="utf-8") == "this is why\n" * 3
 
 
 @pytest.mark.nightly
@@ -125,7 +124,7 @@ def test_unreachable_cluster_is_reported_and_leaves_no_log(study: StudyFolder) -
     with pytest.raises(MachineError, match="cannot connect to the Ray cluster"):
         run(study, address="127.0.0.1:9")
 
-    assert not (study.path / ".ray.log").exists()
+    assert not study.log_path.exists()
 
 
 @pytest.mark.nightly
@@ -182,7 +181,7 @@ def test_a_ray_that_dies_is_started_again(
     run(study, note=notes.append)
 
     assert notes[:2] == ["starting Ray ...", "Ray died; restarting Ray and resuming the trials"]
-    assert (study.path / ".ray.log").read_text(encoding="utf-8") == "why\n"
+    assert study.log_path.read_text(encoding="utf-8") == "why\n"
 
 
 @pytest.mark.slow

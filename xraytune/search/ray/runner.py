@@ -57,9 +57,9 @@ class Runner:
 
     Its process begins with `launch`, which need not be called, and waits for `start`.
 
-    Without the `address` of a cluster, Ray starts on this machine. If it dies, its output is in the
-    study's `.ray.log`. The `allocation` is set before `run`; on a cluster, by
-    `survey`.
+    Without the `address` of a cluster, Ray starts on this machine. The output of its process is in
+    the study's `.ray.log`, from the first trial on or, if it dies before, from its start on. The
+    `allocation` is set before `run`; on a cluster, by `survey`.
     """
 
     allocation: Allocation
@@ -177,15 +177,15 @@ class Runner:
                 return
             except RayDiedError as error:
                 fruitless = 0 if self._has_results else fruitless + 1
-                log = self.study.path / ".ray.log"
-                log.write_bytes(self._read_output())
+                with self.study.log_path.open("ab") as log:  # what it wrote before the trials
+                    log.write(self._read_output())
                 if fruitless == _FRUITLESS_STARTS:
                     what = f"Ray ended {_FRUITLESS_STARTS} times before a trial reported anything"
                     fix = (
                         "if the machine was overloaded, run the same command again; otherwise, "
                         "run `xraytune doctor`"
                     )
-                    raise MachineError(what, log, fix) from error
+                    raise MachineError(what, self.study.log_path, fix) from error
                 self.close()
                 self.callbacks.note(f"{error}; restarting Ray and resuming the trials")
 

@@ -7,11 +7,13 @@ never restored.
 
 import os
 import shutil
+import sys
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from datetime import UTC, datetime
 from functools import partial
 from multiprocessing.connection import Connection
 from operator import attrgetter
@@ -52,6 +54,7 @@ def serve(connection: Connection, dashboard: str) -> None:
         with report_errors(connection):
             if isinstance(order, TuneRun):
                 if not is_shown:
+                    log_to(order.study.log_path)
                     callbacks.on_start(order.study.path, dashboard)
                 is_shown = True
                 run_trials(connection, callbacks, order)
@@ -59,6 +62,15 @@ def serve(connection: Connection, dashboard: str) -> None:
                 settings, has_gpu = order
                 answer = survey(settings, has_gpu, callbacks.note)
         connection.send((answer,))
+
+
+def log_to(log: Path) -> None:
+    """Append to a log whatever this process and those of Ray write from now on."""
+    with log.open("ab") as stream:
+        stream.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} trials start\n".encode())
+        for output in (sys.stdout, sys.stderr):
+            output.flush()
+            os.dup2(stream.fileno(), output.fileno())
 
 
 @contextmanager
