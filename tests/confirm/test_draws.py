@@ -229,6 +229,32 @@ def test_too_few_unused_patients_are_refused_or_the_test_folder_is_scored(ended:
         ended.choose(untested, alone, replicates=50)
 
 
+def test_further_replicates_take_further_draws_and_leave_the_others_and_the_scored_patients(
+    done: Lab,
+) -> None:
+    study = done.search("name=folder", "confirm.test=folder", "confirm.replicates=2")
+    first = confirm(study)
+    folder = StudyFolder(study / "confirm")
+    before = folder.prepared()
+
+    extended = confirm(study, replicates=3)
+    with pytest.raises(DataError, match="fewer than needed for 50 draws of 16 patients"):
+        confirm(study, replicates=50)
+    with pytest.raises(StudyError, match="2 further draws of 16 patients would need 32 more pati"):
+        confirm(done.study, replicates=REPLICATES + 2)
+
+    sides, earlier = sides_of(folder.prepared()), sides_of(before)
+    others, drawn = earlier.pop("others"), sides.pop("draw_2")
+    assert sides.pop("others") == others - drawn
+    assert sides == earlier
+    assert len(drawn) == TRAINED_ON
+    for draw in range(2):
+        pools = [each.drawn(draw).side("others") for each in (before, folder.prepared())]
+        assert pools[0] == pools[1], "real images in the place of synthetic ones"
+    assert extended.test == first.test
+    assert extended.exploratory[0].startswith("it was extended from 2 to 3 replicates")
+
+
 def test_images_of_unknown_origin_are_judged_on_the_test_folder(ended: Lab, tmp_path: Path) -> None:
     """Their generator may have seen all training images, and so unused patients."""
     searched, _ = prepare(ended.settings, ended.path / "cache")

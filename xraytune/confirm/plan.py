@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from xraytune.base.errors import DataError, StudyError, join_names
+from xraytune.base.files import copy_file
 from xraytune.base.seeding import derive_seed
 from xraytune.confirm.arms import (
     TOP_UP_FOLDER,
@@ -20,9 +21,11 @@ from xraytune.confirm.arms import (
     finished_label,
     write_plan,
 )
+from xraytune.confirm.record import VERDICT_FILE, Confirmation
 from xraytune.confirm.run_list import NO_RUNGS, OpenStudy, train_runs
 from xraytune.confirm.sealed import SealedTest
 from xraytune.confirm.test_access import accesses
+from xraytune.data.prepare import write_prepared
 from xraytune.space.encoders import describe_seen
 from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.settings import Experiment, Parameters, Settings
@@ -96,6 +99,25 @@ def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: Seal
     plan = mark_earlier_access(plan, where, sealed)
     write_plan(plan, study.runs_folder.path)
     return plan
+
+
+def extend_plan(
+    study: OpenStudy, plan: Plan, sealed: SealedTest, replicates: int, before: Confirmation | None
+) -> Plan:
+    """Return and write a plan with more replicates; the runs of the first ones stay as they are.
+
+    `before` is the verdict so far, of which a copy is kept. Raises DataError if a folder of extra
+    images is too small for a further draw.
+    """
+    folder = study.runs_folder.path
+    for arm in plan.arms:
+        _require_images(study, arm, sealed, range(plan.replicates, replicates))
+    if before:
+        copy_file(folder / VERDICT_FILE, folder / f"verdict-{before.replicates}-replicates.json")
+    extended = plan.with_replicates(replicates, before.verdict if before else "not recorded")
+    write_prepared(study.prepared, folder / "split.json")  # the draws that the plan has, and more
+    write_plan(extended, folder)
+    return extended
 
 
 def mark_earlier_access(plan: Plan, study: Path, sealed: SealedTest, before: str = "") -> Plan:
@@ -243,14 +265,8 @@ def _possible_arm(
 
     Real images in place of synthetic ones may be fewer: as many as the ratio adds.
     """
-    trained_on = [study.prepared]
-    if sealed.kind != "folder":
-        trained_on = [study.prepared.drawn(number) for number in range(replicates)]
-    source = source_of(arm.parameters, has_real_extra=arm.role == "perfect")
     try:
-        for prepared in trained_on:
-            images = StudyImages(study.settings.data, prepared, study.cache)
-            require_enough(source.count_available(images), arm.parameters, prepared)
+        _require_images(study, arm, sealed, range(replicates))
     except DataError as error:
         if arm.role == "finalist":
             raise
@@ -261,6 +277,19 @@ def _possible_arm(
         notes.append(f"the arm {arm.name} is left out: there are {error.problems[0].what}")
         return None
     return arm
+
+
+def _require_images(
+    study: OpenStudy, arm: Arm, sealed: SealedTest, replicates: Iterable[int]
+) -> None:
+    """Refuse (DataError) an arm without enough extra images for these replicates."""
+    trained_on = [study.prepared]
+    if sealed.kind != "folder":
+        trained_on = [study.prepared.drawn(number) for number in replicates]
+    source = source_of(arm.parameters, has_real_extra=arm.role == "perfect")
+    for prepared in trained_on:
+        images = StudyImages(study.settings.data, prepared, study.cache)
+        require_enough(source.count_available(images), arm.parameters, prepared)
 
 
 def donor_controls(
