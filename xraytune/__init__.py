@@ -3,7 +3,6 @@
 Every command has a function here, with the same arguments:
 
     xraytune demo               demo
-    xraytune doctor             doctor
     xraytune data inspect       inspect_folder
     xraytune data phantom       draw_phantoms
     xraytune generator train          generator_train
@@ -46,7 +45,6 @@ PLACES = {
     "confirm_study": "confirm.run:confirm",
     "copy_space": "space.shipped:copy_space",
     "demo": "cli.getting_started:demo",
-    "doctor": "search.doctor:doctor",
     "draw_phantoms": "data.phantom:draw_phantoms",
     "evaluate": "model.evaluate:evaluate",
     "export_best": "model.export:export",
@@ -57,7 +55,7 @@ PLACES = {
     "list_studies": "present.studies:list_studies",
     "load_space": "space.load:load_space",
     "measure_headroom": "confirm.headroom:headroom",
-    "plan_study": "confirm.design:plan",
+    "plan_study": "confirm.checks:plan",
     "predict": "model.predict:predict",
     "run_audit": "audit:audit",
     "run_search": "search.run:search",

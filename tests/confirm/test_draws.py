@@ -17,7 +17,8 @@ from tests.in_process import CPU, command, confirm_in_process, search_in_process
 from xraytune.base.errors import ConfigError, DataError, StudyError
 from xraytune.base.files import read_json, read_jsonl
 from xraytune.confirm.arms import read_plan
-from xraytune.confirm.design import plan
+from xraytune.confirm.checks import plan
+from xraytune.confirm.design import Design
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
 from xraytune.confirm.sealed import SealedTest, choose_test
@@ -369,12 +370,20 @@ def test_further_unused_images_than_at_the_search_are_refused(ended: Lab, tmp_pa
     assert not (lab.study / "confirm").exists()
 
 
+def design_of(lab: Lab, cache: Path | None = None, *overrides: str) -> Design:
+    """The design of the lab's study."""
+    space = lab.path / "space.yaml"
+    outlook = plan(space=space, overrides=overrides, cache=cache or lab.path / "cache")
+    assert outlook.design
+    return outlook.design
+
+
 def test_a_plan_foresees_what_a_confirmation_trains_and_scores(
     confirmed: tuple[Lab, Confirmation],
 ) -> None:
     lab, confirmation = confirmed
 
-    design = plan(lab.path / "space.yaml", cache=lab.path / "cache")
+    design = design_of(lab)
 
     runs = [*read_jsonl(lab.study / "confirm" / "runs.jsonl")]
     assert (design.test, design.replicates) == ("unused", confirmation.replicates)
@@ -390,7 +399,7 @@ def test_a_plan_foresees_what_a_confirmation_trains_and_scores(
 
 def test_a_plan_counts_the_patients_that_more_replicates_need(ended: Lab) -> None:
     """Of the patients that are left to score, a further replicate takes its draw."""
-    five, ten, _ = plan(ended.path / "space.yaml", cache=ended.path / "cache").alternatives
+    five, ten, _ = design_of(ended).alternatives
 
     scored = five.precision.patients + TRAINED_ON
     assert (five.precision.replicates, five.missing_patients) == (5, 0)
@@ -402,9 +411,8 @@ def test_a_plan_says_that_nothing_can_be_scored_and_trains_and_writes_nothing(
     ended: Lab, tmp_path: Path
 ) -> None:
     before = sorted(ended.path.rglob("*"))
-    too_many = ["confirm.replicates=20"]
 
-    design = plan(ended.path / "space.yaml", overrides=too_many, cache=tmp_path)
+    design = design_of(ended, tmp_path, "confirm.replicates=20")
 
     assert (design.scored, design.precision) == (None, None)
     assert design.problem is not None
@@ -425,6 +433,7 @@ def test_the_command_shows_the_half_width_its_assumptions_and_the_next_command(e
     assert "assumed: an AUROC of 0.9 (--auroc), an SD over replicates of 0.006 (--sd)" in shown
     assert "on 2 GPUs, expect about a minute of search" in shown
     assert "next: xraytune search --space" in shown
-    assert content["precision"]["half_width"] == content["half_widths"]["0.95"]
+    design = content["design"]
+    assert design["precision"]["half_width"] == design["half_widths"]["0.95"]
     assert "half-width by AUROC: 0.0" in shown
     assert command(*space, "--auroc", 1.5).exit_code == ConfigError.exit_code

@@ -46,8 +46,8 @@ def run(
     options: Options,
     show: Callable[[Any, Options], None],
     follow: AbstractContextManager[Options] | None = None,
-) -> None:
-    """Call a function of `xraytune` with the options of a command, and print its result.
+) -> Any:
+    """Call a function of `xraytune` with the options of a command; print and return its result.
 
     Options that are not given have the defaults of the function. `follow` shows the work while it
     runs, by callbacks, of which the function gets those that it has.
@@ -71,6 +71,7 @@ def run(
         console.show_json(result)
     else:
         show(result, options)
+    return result
 
 
 @contextmanager

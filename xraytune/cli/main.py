@@ -42,10 +42,7 @@ _GROUPS = {
 }
 _SPACE = "--space gan_ratio.yaml --data chest_xray"
 _COMMANDS: Mapping[str, Sequence[tuple[str, Callable[..., None], str]]] = {
-    "Getting started": (
-        ("demo", getting_started.demo, ""),
-        ("doctor", getting_started.doctor, ""),
-    ),
+    "Getting started": (("demo", getting_started.demo, ""),),
     "Search": (
         ("data inspect", data.inspect, "chest_xray"),
         ("data phantom", data.phantom, "xrays --patients 200 --seed 1"),
@@ -57,7 +54,11 @@ _COMMANDS: Mapping[str, Sequence[tuple[str, Callable[..., None], str]]] = {
         ("plan", search.plan, _SPACE),
         ("headroom", search.headroom, _SPACE),
         ("search", search.search, _SPACE),
-        ("status", study.status, "studies/gan-ratio; without a study, it lists all"),
+        (
+            "status",
+            study.status,
+            "studies/gan-ratio; without a study, it lists all",
+        ),
         ("report", study.report, "studies/gan-ratio"),
         ("confirm", confirm.confirm, "studies/gan-ratio"),
         ("audit", confirm.audit, "chest_xray generated"),

@@ -17,10 +17,18 @@ from typer import Exit, confirm
 from xraytune.base.errors import counted
 from xraytune.base.tables import Table, counts_text, duration
 from xraytune.cli import console
-from xraytune.present.studies import StudySummary, studies_frame
-from xraytune.present.trials import arms_frame, heading, live_frame, status_frame, summary_line
+from xraytune.present.studies import StudySummary, compare_studies, studies_frame
+from xraytune.present.trials import (
+    arms_frame,
+    heading,
+    live_frame,
+    runs_frame,
+    runs_line,
+    status_frame,
+    summary_line,
+)
 from xraytune.present.verdict import verdict_frame
-from xraytune.search.callbacks import Callbacks
+from xraytune.search.callbacks import Callbacks, RunsView
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow
 from xraytune.study.status import StudyView, StudyWatcher
@@ -28,7 +36,7 @@ from xraytune.study.trial import Trial
 from xraytune.synth.mix import mix_label
 
 if TYPE_CHECKING:
-    from xraytune.confirm.design import Design
+    from xraytune.confirm.checks import Outlook
     from xraytune.confirm.headroom import Headroom
     from xraytune.confirm.record import Confirmation
     from xraytune.data.images import ImageIndex
@@ -113,11 +121,34 @@ def _log_dashboard(address: str) -> None:
 
 @contextmanager
 def follow_confirmation(*, is_asked: bool) -> Iterator[Options]:
-    """Show the progress of a confirmation.
+    """Show the progress of a confirmation: bars, and a live table while it trains.
 
     If there is a terminal and `is_asked`, ask before it accesses test images.
     """
     with ExitStack() as drawing:
+        bars = drawing.enter_context(console.progress())
+        table: list[RunsView] = []  # what it shows; empty without a table
+
+        def open_bars() -> None:
+            nonlocal bars
+            drawing.close()
+            table.clear()
+            bars = drawing.enter_context(console.progress())
+
+        def on_runs(view: RunsView) -> None:
+            is_new = not table
+            table[:] = [view]
+            if is_new:
+                drawing.close()
+                drawing.enter_context(
+                    console.watching(lambda: runs_frame(table[0]), lambda: runs_line(table[0]))
+                )
+            if view.is_done:
+                open_bars()
+
+        def on_progress(what: str, done: int, total: int) -> None:
+            if not table:
+                bars(what, done, total)
 
         def before_test() -> None:
             drawing.close()
@@ -126,11 +157,13 @@ def follow_confirmation(*, is_asked: bool) -> Iterator[Options]:
             if can_ask and not confirm(question, err=True):
                 console.write("they stay sealed; run the same command again to access them")
                 raise Exit
+            open_bars()
 
         callbacks = Callbacks(
             note=console.event,
             on_start=lambda _, dashboard: _log_dashboard(dashboard),
-            on_progress=drawing.enter_context(console.progress()),
+            on_runs=on_runs,
+            on_progress=on_progress,
         )
         yield {"callbacks": callbacks, "before_test": before_test}
 
@@ -144,6 +177,11 @@ def show_studies(studies: Sequence[StudySummary]) -> None:
     """Print a line for each study, and how to see one."""
     console.show(*studies_frame(studies))
     console.write_command("xraytune status STUDY", "the trials of one: ")
+
+
+def show_compared(studies: Sequence[StudySummary]) -> None:
+    """Print studies side by side."""
+    console.show(compare_studies(studies))
 
 
 def show_phantoms(drawn: PhantomSet, _: Options) -> None:
@@ -195,12 +233,15 @@ def _count_images(counts: Mapping[str, int], has_masks: bool) -> str:
     return f"{sum(counts.values()):,} images with {'masks' if has_masks else 'findings'}"
 
 
-def show_design(design: Design, given: Options) -> None:
-    """Print what a study would do and could tell, and the next command."""
-    from xraytune.present.design import design_frame
+def show_plan(outlook: Outlook, given: Options) -> None:
+    """Print what a study would do and could tell, what is missing, and the next command."""
+    from xraytune.present.design import outlook_frame
 
-    console.show(*design_frame(design))
-    console.propose("search", "--space", given["space"], given=given)
+    console.show(*outlook_frame(outlook))
+    if outlook.design:
+        console.propose("search", "--space", given["space"], given=given)
+    elif outlook.is_ready:
+        console.propose("demo")
 
 
 def _log_design(space: Space, prepared: SplitData, index: ImageIndex, cache: Path) -> None:

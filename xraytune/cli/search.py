@@ -7,9 +7,10 @@
 from pathlib import Path
 from typing import Annotated
 
-from typer import Option
+from typer import Exit, Option
 
 import xraytune
+from xraytune.base.errors import MachineError
 from xraytune.cli import options
 from xraytune.cli.command import results, run
 
@@ -30,7 +31,7 @@ def search(
 
 
 def plan(
-    space: options.SpaceFile,
+    space: options.PlannedSpace = None,
     data: options.Data = None,
     weights_dir: options.WeightsDir = None,
     overrides: options.Overrides = None,
@@ -57,9 +58,12 @@ def plan(
     """Say, before a search, what a verdict could tell, and how long it takes to get it.
 
     Shows the expected half-width of the verdict's interval, the smallest gain that it would find,
-    the time of search and confirmation, and what this machine lacks. Nothing is trained.
+    the time of search and confirmation, and what this machine lacks. Nothing is trained. Without
+    `--space`, only checks this machine: versions, GPUs, disk and Ray.
     """
-    run(xraytune.plan_study, locals(), results.show_design)
+    outlook = run(xraytune.plan_study, locals(), results.show_plan)
+    if not outlook.is_ready:
+        raise Exit(MachineError.exit_code)
 
 
 def headroom(

@@ -12,23 +12,33 @@ from xraytune.space.load import STUDY_NAME
 
 
 def status(
-    study: Annotated[
-        Path, Argument(metavar="STUDY", help="Folder of a study, or of several studies.")
-    ] = Path("studies"),
+    studies: Annotated[
+        list[Path] | None,
+        Argument(metavar="STUDY...", help="Folder of a study, or of several studies."),
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Show the trials of a study, the best one so far and the time left, or list all studies.
 
-    Works during a search, too.
+    Several studies are shown side by side. Works during a search, too.
     """
-    is_study = not study.is_dir() or (study / STUDY_NAME).exists()
-    result = xraytune.status(study) if is_study else xraytune.list_studies(study)
+    folders = studies or [Path("studies")]
+    first = folders[0]
+    is_study = not first.is_dir() or (first / STUDY_NAME).exists()
+    if len(folders) == 1 and is_study:
+        view = xraytune.status(first)
+        if as_json:
+            console.show_json(view)
+        else:
+            results.show_status(view)
+        return
+    summaries = xraytune.list_studies(*folders)
     if as_json:
-        console.show_json(result if is_study else {"studies": result})
+        console.show_json({"studies": summaries})
     elif is_study:
-        results.show_status(result)
+        results.show_compared(summaries)
     else:
-        results.show_studies(result)
+        results.show_studies(summaries)
 
 
 def report(

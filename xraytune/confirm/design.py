@@ -1,8 +1,5 @@
 """The design of a study, before it starts: what it compares, what it can tell, how long it takes.
 
-    design = plan(...)   of a space file, for `xraytune plan`
-    design_study(...)    of images that are prepared, for a search that starts
-
 Nothing is trained. The finalists are not known yet: random trials with synthetic images stand in
 for them.
 """
@@ -10,13 +7,13 @@ for them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from xraytune.base.cores import cpu_count
-from xraytune.base.errors import ConfigError, Problem, XraytuneError, counted
-from xraytune.base.records import Progress, frozen, ignore_progress
+from xraytune.base.errors import Problem, XraytuneError, counted
+from xraytune.base.records import frozen
 from xraytune.confirm.arms import Arm, Plan, TestKind, compared_arms
 from xraytune.confirm.plan import belongs_to_control, donor_controls
 from xraytune.confirm.sealed import SealedTest, choose_test, left_out_sites
@@ -24,7 +21,6 @@ from xraytune.data.images import ImageIndex, Images
 from xraytune.data.prepare import SplitData
 from xraytune.data.sides import FEWEST_UNUSED, SideSize, side_size, side_sizes
 from xraytune.nets.compute import gpu_count
-from xraytune.search.doctor import Check, check_machine, check_space
 from xraytune.search.expected import search_work
 from xraytune.space.cost import Machine, describe_time
 from xraytune.space.settings import RIVALS, Parameters, Settings
@@ -33,7 +29,6 @@ from xraytune.stats.placements import effective_patients
 from xraytune.stats.precision import LIKELY_AUROC, REPLICATE_SD, Precision, expect_precision
 from xraytune.study.row import TrialRow
 from xraytune.synth.sources.which import mixes_of
-from xraytune.trial.prepare import open_space, prepare_space
 
 _OTHER_AUROCS = (0.85, 0.9, 0.95, 0.98)
 """The half-width depends on it more than on anything else."""
@@ -70,7 +65,6 @@ class Design:
         half_widths: Of the planned confirmation, by other AUROCs.
         machine: Such as `2 CPU cores`.
         search_seconds, confirm_seconds: Roughly.
-        lacking: What this machine lacks, with fixes.
     """
 
     name: str
@@ -96,7 +90,6 @@ class Design:
     machine: str
     search_seconds: float
     confirm_seconds: float
-    lacking: tuple[Check, ...] = ()
 
     @property
     def outlook(self) -> str:
@@ -123,53 +116,6 @@ class Design:
         return f"on {self.machine}, expect about {search} of search and {confirmation} to confirm"
 
 
-def plan(
-    space: Path,
-    *,
-    data: Path | None = None,
-    weights_dir: Path | None = None,
-    overrides: Sequence[str] = (),
-    cache: Path = Path("cache"),
-    skip_broken: bool = False,
-    auroc: float = LIKELY_AUROC,
-    sd: float = REPLICATE_SD,
-    gpus: int | None = None,
-    on_progress: Progress = ignore_progress,
-    note: Callable[[str], None] = lambda _: None,
-) -> Design:
-    """Say what a study would do and could tell, and how long it would take, without any training.
-
-    Args:
-        space: Search space (YAML).
-        data: Image folder, or data file (YAML); overrides `data` of the space.
-        weights_dir: Folder of official weight files, for machines without network access.
-        overrides: `key=value` settings that override those of the space.
-        cache: Artifact cache, which keeps the decoded images.
-        skip_broken: Leave out broken images.
-        auroc: Assumed AUROC of the finalist and its controls, in (0.5, 1).
-        sd: Assumed standard deviation of an arm's AUROC over replicates.
-        gpus: GPUs that trials compute on; default: those of this machine.
-        on_progress: Called with progress.
-        note: Called with messages for the user.
-
-    Raises:
-        ConfigError: The file is invalid.
-        DataError: The images cannot be used.
-        MachineError: A package is missing.
-    """
-    if not 0.5 < auroc < 1:
-        raise ConfigError(f"--auroc {auroc:g} is not between 0.5 and 1", fix="give one that is")
-    loaded = open_space(space, overrides, data=data, weights_dir=weights_dir, note=note)
-    cache = cache.resolve()
-    prepared, index = prepare_space(
-        loaded, cache, skip_broken=skip_broken, note=note, on_progress=on_progress
-    )
-    checks = [*check_machine(cache), *check_space(loaded)]
-    lacking = tuple(check for check in checks if check.status != "ok")
-    design = design_study(loaded, prepared, index, cache, auroc=auroc, sd=sd, gpus=gpus)
-    return replace(design, lacking=lacking)
-
-
 def design_study(
     space: Space,
     prepared: SplitData,
@@ -180,7 +126,10 @@ def design_study(
     sd: float = REPLICATE_SD,
     gpus: int | None = None,
 ) -> Design:
-    """Return the design of a study of prepared images, without what the machine lacks."""
+    """Return the design of a study of prepared images.
+
+    `auroc`, `sd` and `gpus` are those of `plan`.
+    """
     settings = space.settings
     search = search_work(space, prepared)
     synthetic = [trial for trial in search.trainings if trial.has_synthetic_images]
