@@ -22,7 +22,6 @@ from typing import Any
 
 COMMANDS = {
     "demo": "cli.getting_started:demo",
-    "doctor": "search.doctor:doctor",
     "data_inspect": "data.inspect:inspect_folder",
     "data_phantom": "data.phantom:draw_phantoms",
     "generator_train": "model.generator_folder:generator_train",
@@ -30,7 +29,7 @@ COMMANDS = {
     "space_list": "space.shipped:list_spaces",
     "space_copy": "space.shipped:copy_space",
     "space_check": "space.load:load_space",
-    "plan": "confirm.design:plan",
+    "plan": "confirm.checks:plan",
     "headroom": "confirm.headroom:headroom",
     "search": "search.run:search",
     "status": "study.status:status",

@@ -177,9 +177,9 @@ def test_the_test_images_stay_sealed_if_asked_and_their_access_is_logged_before_
     assert not list(lab.study.rglob("test.npy"))
     with pytest.raises(
         StudyError,
-        match=r"4 replicates, and 5 were asked for\n.*omit --replicates, or move confirm/",
+        match=r"4 replicates, and 3 were asked for\n.*omit --replicates, or move confirm/",
     ):
-        lab.confirm(replicates=5)
+        lab.confirm(replicates=3)
     with pytest.raises(Stopped):
         lab.confirm(callbacks=Callbacks(on_progress=stop_while_scoring))
     logged = read_jsonl(lab.study / TEST_ACCESS_FILE)
@@ -191,6 +191,65 @@ def test_the_test_images_stay_sealed_if_asked_and_their_access_is_logged_before_
 
 
 FEW = "it has only 2 replicates, and the 95 % intervals need at least 4"
+
+
+def test_a_confirmation_that_ended_is_extended_by_further_replicates_after_a_kill_too(
+    done: Lab, first: Confirmation
+) -> None:
+    """The first ones are kept, the access is logged again, and the verdict is exploratory."""
+    hospital = shutil.copytree(done.test, done.path / "hospital")
+    for file in hospital.rglob("*.jpeg"):
+        file.write_bytes(file.read_bytes() + b"elsewhere")
+    confirm(done.study, test=[done.test, hospital])
+    verdict = (done.study / "confirm" / "verdict.json").read_bytes()
+    networks = {
+        path: path.stat().st_mtime_ns for path in done.study.rglob("confirm/**/best.safetensors")
+    }
+    runs = len(read_jsonl(done.study / "confirm" / "runs.jsonl"))
+
+    def stop_at_a_third(what: str, count: int, _: int) -> None:
+        if what == "training replicates" and count == 2 * runs - 1:
+            raise Stopped
+
+    with pytest.raises(StudyError, match="the verdict's own test images are needed"):
+        confirm(done.study, test=hospital, replicates=4)
+    with pytest.raises(Stopped):
+        done.confirm(replicates=4, callbacks=Callbacks(on_progress=stop_at_a_third))
+    with pytest.raises(StudyError, match="this confirmation has 4 replicates, and 2 were asked"):
+        done.confirm(replicates=2)
+    found = done.confirm(replicates=4)
+
+    assert networks == {path: path.stat().st_mtime_ns for path in networks}
+    assert len(read_jsonl(done.study / "confirm" / "runs.jsonl")) == 2 * runs
+    (arm,), (before,) = found.finalists, first.finalists
+    assert arm.replicate_scores[:2] == before.replicate_scores
+    assert len({*arm.replicate_scores}) == 4
+    assert found.exploratory == (
+        "it was extended from 2 to 4 replicates after its test images had been scored "
+        f"(verdict: {first.verdict})",
+    )
+    kept = done.study / "confirm" / "verdict-2-replicates.json"
+    assert kept.read_bytes() == verdict
+    assert found.hospitals == (), "its verdict rests on two replicates"
+    (there,) = confirm(done.study, test=[done.test, hospital]).hospitals
+    assert (there.replicates, there.exploratory) == (4, found.exploratory)
+    logged = [row["fingerprint"] for row in read_jsonl(done.study / TEST_ACCESS_FILE)]
+    assert logged == [first.test.fingerprint, there.test.fingerprint] * 2
+    assert done.confirm().finalists == found.finalists
+
+
+def test_more_replicates_before_the_test_images_are_scored_leave_a_verdict_confirmatory(
+    lab: Lab,
+) -> None:
+    def leave_sealed() -> None:
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        lab.confirm(before_test=leave_sealed)
+
+    found = lab.confirm(replicates=4)
+
+    assert (found.replicates, found.exploratory) == (4, ())
 
 
 def test_results_that_were_changed_are_refused_until_they_are_computed_again(

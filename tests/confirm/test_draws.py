@@ -17,7 +17,8 @@ from tests.in_process import CPU, command, confirm_in_process, search_in_process
 from xraytune.base.errors import ConfigError, DataError, StudyError
 from xraytune.base.files import read_json, read_jsonl
 from xraytune.confirm.arms import read_plan
-from xraytune.confirm.design import plan
+from xraytune.confirm.checks import plan
+from xraytune.confirm.design import Design
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
 from xraytune.confirm.sealed import SealedTest, choose_test
@@ -229,6 +230,32 @@ def test_too_few_unused_patients_are_refused_or_the_test_folder_is_scored(ended:
         ended.choose(untested, alone, replicates=50)
 
 
+def test_further_replicates_take_further_draws_and_leave_the_others_and_the_scored_patients(
+    done: Lab,
+) -> None:
+    study = done.search("name=folder", "confirm.test=folder", "confirm.replicates=2")
+    first = confirm(study)
+    folder = StudyFolder(study / "confirm")
+    before = folder.prepared()
+
+    extended = confirm(study, replicates=3)
+    with pytest.raises(DataError, match="fewer than needed for 50 draws of 16 patients"):
+        confirm(study, replicates=50)
+    with pytest.raises(StudyError, match="2 further draws of 16 patients would need 32 more pati"):
+        confirm(done.study, replicates=REPLICATES + 2)
+
+    sides, earlier = sides_of(folder.prepared()), sides_of(before)
+    others, drawn = earlier.pop("others"), sides.pop("draw_2")
+    assert sides.pop("others") == others - drawn
+    assert sides == earlier
+    assert len(drawn) == TRAINED_ON
+    for draw in range(2):
+        pools = [each.drawn(draw).side("others") for each in (before, folder.prepared())]
+        assert pools[0] == pools[1], "real images in the place of synthetic ones"
+    assert extended.test == first.test
+    assert extended.exploratory[0].startswith("it was extended from 2 to 3 replicates")
+
+
 def test_images_of_unknown_origin_are_judged_on_the_test_folder(ended: Lab, tmp_path: Path) -> None:
     """Their generator may have seen all training images, and so unused patients."""
     searched, _ = prepare(ended.settings, ended.path / "cache")
@@ -343,12 +370,20 @@ def test_further_unused_images_than_at_the_search_are_refused(ended: Lab, tmp_pa
     assert not (lab.study / "confirm").exists()
 
 
+def design_of(lab: Lab, cache: Path | None = None, *overrides: str) -> Design:
+    """The design of the lab's study."""
+    space = lab.path / "space.yaml"
+    outlook = plan(space=space, overrides=overrides, cache=cache or lab.path / "cache")
+    assert outlook.design
+    return outlook.design
+
+
 def test_a_plan_foresees_what_a_confirmation_trains_and_scores(
     confirmed: tuple[Lab, Confirmation],
 ) -> None:
     lab, confirmation = confirmed
 
-    design = plan(lab.path / "space.yaml", cache=lab.path / "cache")
+    design = design_of(lab)
 
     runs = [*read_jsonl(lab.study / "confirm" / "runs.jsonl")]
     assert (design.test, design.replicates) == ("unused", confirmation.replicates)
@@ -364,7 +399,7 @@ def test_a_plan_foresees_what_a_confirmation_trains_and_scores(
 
 def test_a_plan_counts_the_patients_that_more_replicates_need(ended: Lab) -> None:
     """Of the patients that are left to score, a further replicate takes its draw."""
-    five, ten, _ = plan(ended.path / "space.yaml", cache=ended.path / "cache").alternatives
+    five, ten, _ = design_of(ended).alternatives
 
     scored = five.precision.patients + TRAINED_ON
     assert (five.precision.replicates, five.missing_patients) == (5, 0)
@@ -376,9 +411,8 @@ def test_a_plan_says_that_nothing_can_be_scored_and_trains_and_writes_nothing(
     ended: Lab, tmp_path: Path
 ) -> None:
     before = sorted(ended.path.rglob("*"))
-    too_many = ["confirm.replicates=20"]
 
-    design = plan(ended.path / "space.yaml", overrides=too_many, cache=tmp_path)
+    design = design_of(ended, tmp_path, "confirm.replicates=20")
 
     assert (design.scored, design.precision) == (None, None)
     assert design.problem is not None
@@ -399,6 +433,7 @@ def test_the_command_shows_the_half_width_its_assumptions_and_the_next_command(e
     assert "assumed: an AUROC of 0.9 (--auroc), an SD over replicates of 0.006 (--sd)" in shown
     assert "on 2 GPUs, expect about a minute of search" in shown
     assert "next: xraytune search --space" in shown
-    assert content["precision"]["half_width"] == content["half_widths"]["0.95"]
+    design = content["design"]
+    assert design["precision"]["half_width"] == design["half_widths"]["0.95"]
     assert "half-width by AUROC: 0.0" in shown
     assert command(*space, "--auroc", 1.5).exit_code == ConfigError.exit_code

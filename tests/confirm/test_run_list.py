@@ -11,12 +11,13 @@ from tests.confirm.test_plan import SETTINGS
 from tests.study.studies import ended, epoch, no_gan
 from xraytune.base.errors import StudyError
 from xraytune.confirm.run_list import RunList
+from xraytune.present.trials import runs_line
 from xraytune.search.asha import Rungs
-from xraytune.search.callbacks import Callbacks
+from xraytune.search.callbacks import Callbacks, RunsView
 from xraytune.search.loop import TrialLoop
 from xraytune.space.settings import Experiment, Parameters, SchedulerSettings
 from xraytune.study.folder import StudyFolder
-from xraytune.study.row import ended_runs
+from xraytune.study.row import append_run, ended_runs
 from xraytune.study.trial import Trial
 from xraytune.study.trial_files import ProgressFile
 from xraytune.synth.generator_inputs import GAN_PROGRESS
@@ -87,14 +88,37 @@ def test_resumed_top_up_repeats_its_decisions(folder: StudyFolder) -> None:
     assert second.on_result(1, epoch(1, 0.5))
 
 
-def test_the_progress_of_a_generator_that_a_run_trains_is_reported(folder: StudyFolder) -> None:
-    """Hours may pass before the first run ends."""
+def test_the_runs_and_their_generators_and_the_time_left_are_reported(
+    folder: StudyFolder,
+) -> None:
+    """Hours may pass before the first run ends. A run takes as long as the others of its arm."""
     said: list[tuple[str, int, int]] = []
-    follow = Callbacks(on_progress=lambda *progress: said.append(progress))
-    runs = work(folder, 2, source="gan", callbacks=follow, generator_need=lambda *_: "a lineage")
-    first = started(runs)
+    seen: list[RunsView] = []
+    follow = Callbacks(on_progress=lambda *progress: said.append(progress), on_runs=seen.append)
+    runs = work(folder, 4, source="gan", callbacks=follow, generator_need=lambda *_: "a lineage")
+    started(runs)
 
-    ProgressFile(folder.trial_path(first))(GAN_PROGRESS, 300, 600)
+    ProgressFile(folder.trial_path(0))(GAN_PROGRESS, 300, 600)
+    runs.heartbeat()
+    generating = seen[-1]
+    runs.on_result(0, ended(0.9))
+    append_run(folder, ended_runs(folder)[0].model_copy(update={"seconds": 40.0}))
+    runs = work(folder, 4, source="gan", callbacks=follow)
+    for number in (1, 2):
+        assert started(runs) == number
+    runs.on_result(1, epoch(2, 0.5))
     runs.heartbeat()
 
-    assert said == [("training runs", 0, 2), ("GAN of run 0 (steps)", 300, 600)]
+    assert said[:3] == [
+        ("training runs", 0, 4),
+        ("GAN of run 0 (steps)", 300, 600),
+        ("training runs", 1, 4),
+    ]
+    assert generating.running == {"run 0": "training the GAN: 300 of 600 steps"}
+    assert (generating.waiting, generating.seconds_left) == (3, None)
+    now = seen[-1]
+    epochs = SETTINGS.budget.max_epochs
+    assert now.running == {"run 1": f"epoch 2/{epochs}", "run 2": "starting"}
+    assert (now.ended, now.waiting) == (1, 1)
+    assert now.seconds_left == pytest.approx((3 - 2 / epochs) * 40 / 2)
+    assert runs_line(now).startswith("training runs: 1 of 4 ended, 2 running, +1 waiting, about 0:")

@@ -34,6 +34,7 @@ def test_status_without_a_study_lists_all_of_the_studies_folder(
     with locked(folders["searched"]):
         listed = {study["name"]: study for study in said("status")["studies"]}
         shown = command("status").stdout
+        compared = command("status", *(folders[name].path for name in ("confirmed", "searched")))
 
     assert {name: study["state"] for name, study in listed.items()} == {
         "confirmed": "finished",
@@ -43,3 +44,9 @@ def test_status_without_a_study_lists_all_of_the_studies_folder(
     assert [listed[name]["best"] for name in names] == [0.75, None, 0.5]
     assert [listed[name]["verdict"] for name in names] == ["no_better", None, None]
     assert "1 of 1" in shown
+    lines = {line.split()[0]: line for line in compared.stdout.splitlines() if line.strip()}
+    assert lines["state"].split()[1:] == ["finished", "searching"]
+    assert lines["verdict"].split()[1:] == ["no_better"]
+    assert "val-A 0.750 (#0)" in compared.stdout
+    assert "val-A 0.500 (#0)" in compared.stdout
+    assert [arm["arm"] for arm in listed["searched"]["arms"]] == ["duplicate"]

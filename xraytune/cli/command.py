@@ -27,8 +27,8 @@ Options: TypeAlias = Mapping[str, Any]
 
 def run(
     command: str, options: Options, follow: AbstractContextManager[Options] | None = None
-) -> None:
-    """Call the function of a command with its options, and print the result.
+) -> Any:
+    """Call the function of a command with its options, and print and return the result.
 
     The function is `xraytune.api.COMMAND`, and `show_COMMAND` of cli/results.py prints the result,
     unless the option `as_json` is set. Options that are not given have the defaults of the
@@ -57,6 +57,7 @@ def run(
         console.show_json(result)
     else:
         getattr(results, f"show_{command}")(result, options)
+    return result
 
 
 @contextmanager

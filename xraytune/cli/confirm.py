@@ -44,7 +44,8 @@ def confirm(
         Option(
             min=2,
             metavar="N",
-            help="Number of trainings of each mix and control; overrides the study's setting.",
+            help="Number of trainings of each mix and control; overrides the study's setting. More "
+            "than a confirmation has extend it.",
         ),
     ] = None,
     yes: options.Yes = False,

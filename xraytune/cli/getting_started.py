@@ -1,7 +1,4 @@
-"""The first commands to try: `demo` and `doctor`.
-
-`demo` runs the whole pipeline on phantom X-rays, `doctor` checks this machine.
-"""
+"""The first command to try: `demo` runs the whole pipeline on phantom X-rays."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,12 +6,10 @@ from shlex import quote, split
 from typing import Annotated
 
 import typer
-from typer import Argument, Exit, Option
+from typer import Argument
 from typer.main import get_command
 
 from xraytune import api
-from xraytune.base.errors import MachineError
-from xraytune.base.tables import Cell, Row, Table, Tone
 from xraytune.cli import confirm, console, data, generator, model, options, search
 
 _STEPS = """
@@ -58,7 +53,6 @@ _FUNCTIONS: dict[str, Callable[..., None]] = {
     "train": model.train,
     "evaluate": model.evaluate,
 }
-_TONES: dict[str, Tone] = {"ok": "good", "warning": "busy", "missing": "bad"}
 
 
 def demo(
@@ -107,39 +101,3 @@ def _run(name: str, arguments: list[str]) -> None:
     command = get_command(app)
     with command.make_context(name, arguments) as context:
         command.invoke(context)
-
-
-def doctor(
-    space: Annotated[
-        Path | None,
-        Option(metavar="FILE", help="Search space file; checks the weights that its trials need."),
-    ] = None,
-    weights_dir: options.WeightsDir = None,
-    folder: Annotated[
-        Path, Option(metavar="DIR", help="Folder for studies and cache, whose disk is checked.")
-    ] = Path(),
-    as_json: options.AsJson = False,
-) -> None:
-    """Check this machine: versions, GPUs, disk, Ray and weights. Prints a fix for each problem.
-
-    Example: xraytune doctor
-    """
-    checks = api.doctor(space=space, weights_dir=weights_dir, folder=folder)
-    is_ready = all(check.status != "missing" for check in checks)
-    if as_json:
-        console.show_json({"ok": is_ready, "checks": checks})
-    else:
-        rows: list[Row] = [
-            {
-                "check": check.name,
-                "status": Cell(check.status, _TONES[check.status]),
-                "result and fix": f"{check.found}\n{check.fix}".strip(),
-            }
-            for check in checks
-        ]
-        heading = Cell("ready; try: xraytune demo", "good")
-        if not is_ready:
-            heading = Cell("something is missing", "bad")
-        console.show(heading, Table(rows))
-    if not is_ready:
-        raise Exit(MachineError.exit_code)

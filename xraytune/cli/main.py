@@ -42,10 +42,7 @@ _GROUPS = {
     "cache": "Shrink the cache that studies share.",
 }
 _COMMANDS: Mapping[str, Sequence[Callable[..., None]]] = {
-    "Getting started": (
-        getting_started.demo,
-        getting_started.doctor,
-    ),
+    "Getting started": (getting_started.demo,),
     "Search": (
         data.data_inspect,
         data.data_phantom,

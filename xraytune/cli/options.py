@@ -32,7 +32,7 @@ WeightsDir = Annotated[
     Option(
         metavar="DIR",
         help="Folder of official weight files, for machines without network access; "
-        "`xraytune doctor --space FILE` lists the files needed.",
+        "`xraytune plan --space FILE` lists the files needed.",
     ),
 ]
 Overrides = Annotated[
@@ -50,6 +50,15 @@ SpaceFile = Annotated[
         metavar="FILE",
         help="Search space: a YAML file, or the name of one that comes with xraytune, "
         "such as gan_ratio_cpu.",
+    ),
+]
+PlannedSpace = Annotated[
+    Path | None,
+    Option(
+        "--space",
+        metavar="FILE",
+        help="Search space: a YAML file, or the name of one that comes with xraytune. Without it, "
+        "only this machine is checked.",
     ),
 ]
 FirstSpaceFile = Annotated[

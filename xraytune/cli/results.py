@@ -17,10 +17,18 @@ from typer import Exit, confirm
 from xraytune.base.errors import counted
 from xraytune.base.tables import Table, counts_text, duration
 from xraytune.cli import console
-from xraytune.present.studies import StudySummary, studies_frame
-from xraytune.present.trials import arms_frame, heading, live_frame, status_frame, summary_line
+from xraytune.present.studies import StudySummary, compare_studies, studies_frame
+from xraytune.present.trials import (
+    arms_frame,
+    heading,
+    live_frame,
+    runs_frame,
+    runs_line,
+    status_frame,
+    summary_line,
+)
 from xraytune.present.verdict import verdict_frame
-from xraytune.search.callbacks import Callbacks
+from xraytune.search.callbacks import Callbacks, RunsView
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow
 from xraytune.study.status import StudyView, StudyWatcher
@@ -29,7 +37,7 @@ from xraytune.synth.mix import mix_label
 
 if TYPE_CHECKING:
     from xraytune.audit import Audit
-    from xraytune.confirm.design import Design
+    from xraytune.confirm.checks import Outlook
     from xraytune.confirm.headroom import Headroom
     from xraytune.confirm.record import Confirmation
     from xraytune.data.images import ImageIndex
@@ -115,11 +123,34 @@ def _log_dashboard(address: str) -> None:
 
 @contextmanager
 def follow_confirmation(*, is_asked: bool) -> Iterator[Options]:
-    """Show the progress of a confirmation while the block runs.
+    """Show the progress of a confirmation: bars, and a live table while it trains.
 
     If there is a terminal and `is_asked`, the user is asked before it accesses test images.
     """
     with ExitStack() as drawing:
+        bars = drawing.enter_context(console.progress())
+        table: list[RunsView] = []  # what it shows; empty without a table
+
+        def open_bars() -> None:
+            nonlocal bars
+            drawing.close()
+            table.clear()
+            bars = drawing.enter_context(console.progress())
+
+        def on_runs(view: RunsView) -> None:
+            is_new = not table
+            table[:] = [view]
+            if is_new:
+                drawing.close()
+                drawing.enter_context(
+                    console.watching(lambda: runs_frame(table[0]), lambda: runs_line(table[0]))
+                )
+            if view.is_done:
+                open_bars()
+
+        def on_progress(what: str, done: int, total: int) -> None:
+            if not table:
+                bars(what, done, total)
 
         def before_test() -> None:
             drawing.close()
@@ -128,11 +159,13 @@ def follow_confirmation(*, is_asked: bool) -> Iterator[Options]:
             if can_ask and not confirm(question, err=True):
                 console.write("they stay sealed; run the same command again to access them")
                 raise Exit
+            open_bars()
 
         callbacks = Callbacks(
             note=console.event,
             on_start=lambda _, dashboard: _log_dashboard(dashboard),
-            on_progress=drawing.enter_context(console.progress()),
+            on_runs=on_runs,
+            on_progress=on_progress,
         )
         yield {"callbacks": callbacks, "before_test": before_test}
 
@@ -142,10 +175,15 @@ def show_status(view: StudyView, _: Options) -> None:
     console.show(*status_frame(view))
 
 
-def show_list_studies(studies: Sequence[StudySummary], _: Options) -> None:
+def show_list_studies(studies: Sequence[StudySummary]) -> None:
     """Print a line for each study, and how to see one."""
     console.show(*studies_frame(studies))
     console.write_command("xraytune status STUDY", "the trials of one: ")
+
+
+def show_compared(studies: Sequence[StudySummary]) -> None:
+    """Print studies side by side."""
+    console.show(compare_studies(studies))
 
 
 def show_data_inspect(inspection: Inspection, given: Options) -> None:
@@ -217,12 +255,15 @@ def _count_images(counts: Mapping[str, int], task: TaskName) -> str:
     return f"{sum(counts.values()):,} images with {'masks' if task == 'segmentation' else task}"
 
 
-def show_plan(design: Design, given: Options) -> None:
-    """Print what a study would do and could tell, and the next command."""
-    from xraytune.present.design import design_frame
+def show_plan(outlook: Outlook, given: Options) -> None:
+    """Print what a study would do and could tell, what is missing, and the next command."""
+    from xraytune.present.design import outlook_frame
 
-    console.show(*design_frame(design))
-    console.propose("search", "--space", given["space"], given=given)
+    console.show(*outlook_frame(outlook))
+    if outlook.design:
+        console.propose("search", "--space", given["space"], given=given)
+    elif outlook.is_ready:
+        console.propose("demo")
 
 
 def _log_design(space: Space, prepared: SplitData, index: ImageIndex, cache: Path) -> None:

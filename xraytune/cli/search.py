@@ -7,8 +7,9 @@
 from pathlib import Path
 from typing import Annotated
 
-from typer import Option
+from typer import Exit, Option
 
+from xraytune.base.errors import MachineError
 from xraytune.cli import options
 from xraytune.cli.command import run
 
@@ -35,7 +36,7 @@ def search(
 
 
 def plan(
-    space: options.SpaceFile,
+    space: options.PlannedSpace = None,
     data: options.Data = None,
     weights_dir: options.WeightsDir = None,
     overrides: options.Overrides = None,
@@ -62,11 +63,14 @@ def plan(
     """Say, before a search, what a verdict could tell, and how long it takes to get it.
 
     Shows the expected half-width of the verdict's interval, the smallest gain that it would find,
-    the time of search and confirmation, and what this machine lacks. Nothing is trained.
+    the time of search and confirmation, and what this machine lacks. Nothing is trained. Without
+    `--space`, it only checks this machine: versions, GPUs, disk and Ray.
 
     Example: xraytune plan --space gan_ratio.yaml --data chest_xray
     """
-    run("plan", locals())
+    outlook = run("plan", locals())
+    if not outlook.is_ready:
+        raise Exit(MachineError.exit_code)
 
 
 def headroom(

@@ -12,23 +12,34 @@ from xraytune.space.load import STUDY_NAME
 
 
 def status(
-    study: Annotated[
-        Path, Argument(metavar="STUDY", help="Folder of a study, or of several studies.")
-    ] = Path("studies"),
+    studies: Annotated[
+        list[Path] | None,
+        Argument(metavar="STUDY...", help="Folder of a study, or of several studies."),
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Show the trials of a study, the best one so far and the time left, or list all studies.
 
-    Works during a search, too.
+    Several studies are shown side by side. Works during a search, too.
 
     Example: xraytune status studies/gan-ratio; without a study, it lists all
     """
-    if not study.is_dir() or (study / STUDY_NAME).exists():
-        run("status", locals())
-    elif as_json:
-        console.show_json({"studies": api.list_studies(study)})
+    folders = studies or [Path("studies")]
+    first = folders[0]
+    is_study = not first.is_dir() or (first / STUDY_NAME).exists()
+    if len(folders) == 1 and is_study:
+        run("status", {"study": first, "as_json": as_json})
+        return
+    summaries = api.list_studies(*folders)
+    if as_json:
+        console.show_json({"studies": summaries})
+        return
+    from xraytune.cli import results  # loads torch, which `--help` does not need
+
+    if is_study:
+        results.show_compared(summaries)
     else:
-        run("list_studies", {"folder": study, "as_json": False})
+        results.show_list_studies(summaries)
 
 
 def report(

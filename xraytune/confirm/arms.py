@@ -78,13 +78,13 @@ class OpenedHospital(StrictModel):
     Attributes:
         name: That of its folder, or another one if a hospital has it already.
         order: The `order` of its images; its scores are in `test-ORDER.npy`.
-        access: The `id` of the logged access.
+        access: The `id` of the logged access; "" once the plan was extended.
         exploratory: Earlier accesses to its images.
     """
 
     name: str
     order: str
-    access: str
+    access: str = ""
     exploratory: tuple[str, ...] = ()
 
 
@@ -96,8 +96,12 @@ class Plan(StrictModel):
     notes: tuple[str, ...] = ()
     exploratory: tuple[str, ...] = ()
     """Earlier accesses to the test images."""
+    extended: tuple[str, ...] = ()
+    """Each extension by further replicates after the test images had been opened."""
     order: str = ""
     """The `order` of the test images, once they are opened."""
+    access: str = ""
+    """The `id` of the logged access to them; "" before it, and once the plan was extended."""
     hospitals: tuple[OpenedHospital, ...] = ()
     sites: tuple[str, ...] = ()
     """The site that each replicate leaves out; empty if none does."""
@@ -110,13 +114,41 @@ class Plan(StrictModel):
     @property
     def why_exploratory(self) -> tuple[str, ...]:
         """Why the verdict is not confirmatory; empty if it is."""
+        reasons = (*self.exploratory, *self.extended)
         if self.sites or self.replicates >= FEWEST_REPLICATES:
-            return self.exploratory
+            return reasons
         few = (
             f"it has only {self.replicates} replicates, and the 95 % intervals need at least "
             f"{FEWEST_REPLICATES}"
         )
-        return (*self.exploratory, few)
+        return (*reasons, few)
+
+    @property
+    def is_opened(self) -> bool:
+        """Whether the test images were opened with all of its replicates."""
+        return bool(self.order) and (bool(self.access) or not self.extended)
+
+    def with_replicates(self, count: int, verdict: str) -> Self:
+        """Return the plan with more replicates, and with the images to open anew.
+
+        If they were opened before, the plan says so, also with the `verdict` then.
+        """
+        extended = self.extended
+        if self.order:
+            why = (
+                f"it was extended from {self.replicates} to {count} replicates after its test "
+                f"images had been scored (verdict: {verdict})"
+            )
+            extended = (*extended, why)
+        hospitals = [hospital.model_copy(update={"access": ""}) for hospital in self.hospitals]
+        return self.model_copy(
+            update={
+                "replicates": count,
+                "extended": extended,
+                "access": "",
+                "hospitals": tuple(hospitals),
+            }
+        )
 
     @property
     def trainings(self) -> dict[Arm, str]:

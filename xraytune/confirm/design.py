@@ -1,30 +1,25 @@
 """The design of a study, before it starts: what it compares, what it can tell, how long it takes.
 
-    design = plan(...)   of a space file, for `xraytune plan`
-    design_study(...)    of images that are prepared, for a search that starts
-
 Nothing is trained. The finalists are not known yet: random trials with synthetic images stand in
 for them.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from xraytune.base.cores import cpu_count
-from xraytune.base.errors import ConfigError, Problem, XraytuneError, counted
-from xraytune.base.records import Progress, frozen, ignore_progress
-from xraytune.confirm.arms import Arm, Plan, TestKind, compared_arms
-from xraytune.confirm.plan import belongs_to_control, donor_controls
+from xraytune.base.errors import Problem, XraytuneError, counted
+from xraytune.base.records import frozen
+from xraytune.confirm.arms import Arm, Plan, TestKind
+from xraytune.confirm.plan import arms_of, belongs_to_control, count_trials
 from xraytune.confirm.sealed import SealedTest, choose_test, left_out_sites
 from xraytune.data.images import ImageIndex, Images
 from xraytune.data.prepare import SplitData
 from xraytune.data.sides import FEWEST_UNUSED, SideSize, side_size, side_sizes
 from xraytune.nets.compute import gpu_count
-from xraytune.search.doctor import Check, check_machine, check_space
 from xraytune.search.expected import search_work
 from xraytune.space.cost import Machine, describe_time
 from xraytune.space.settings import RIVALS, Parameters, Settings
@@ -33,7 +28,6 @@ from xraytune.stats.placements import effective_patients
 from xraytune.stats.precision import LIKELY_AUROC, REPLICATE_SD, Precision, expect_precision
 from xraytune.study.row import TrialRow
 from xraytune.synth.sources.which import mixes_of
-from xraytune.trial.prepare import open_space, prepare_space
 
 _OTHER_AUROCS = (0.85, 0.9, 0.95, 0.98)
 """The half-width depends on it more than on anything else."""
@@ -55,32 +49,28 @@ class Design:
     """What a study will do and can tell.
 
     Attributes:
+        outlook: The half-width of the verdict's interval, and the smallest gain that it would find.
+        time: How long search and confirmation take.
         sides: The sizes of train, val-A and val-B.
-        arms: Of the search.
-        generators: GANs that the search trains, about; those of the confirmation come on top.
-        finalists, replicates: Of the confirmation.
-        trainings: The arms that each replicate trains, at most: finalists and controls.
-        top_ups: Further trials of the controls; more, if the sampler prefers synthetic images.
-        test: What is scored; None if nothing can be.
+        arms, trials, generators: Of the search; a sampler may prefer synthetic images, and train
+            more GANs. Those of the confirmation come on top.
+        replicates, trainings: Of the confirmation: the arms that each replicate trains, at most.
+        top_ups: Further trials of the controls, at least.
+        test: What is scored; None if nothing can be, and `problem` says why.
         scored: Its size.
-        problem: Why nothing can be scored.
-        precision: None if it is not known beforehand; `unknown` says why.
+        precision: None if it is not known beforehand.
         alternatives: Larger confirmations.
         auroc, sd: That of both arms, and its standard deviation over replicates, as assumed.
         half_widths: Of the planned confirmation, by other AUROCs.
-        machine: Such as `2 CPU cores`.
-        search_seconds, confirm_seconds: Roughly.
-        lacking: What this machine lacks, with fixes.
     """
 
     name: str
-    metric: str
-    rope: float
+    outlook: str
+    time: str
     sides: tuple[SideSize, ...]
     arms: tuple[str, ...]
     trials: int
     generators: int
-    finalists: int
     replicates: int
     trainings: tuple[str, ...]
     top_ups: int
@@ -88,86 +78,12 @@ class Design:
     scored: SideSize | None
     problem: Problem | None
     precision: Precision | None
-    unknown: str
     alternatives: tuple[Alternative, ...]
     auroc: float
     sd: float
     half_widths: dict[str, float]
-    machine: str
     search_seconds: float
     confirm_seconds: float
-    lacking: tuple[Check, ...] = ()
-
-    @property
-    def outlook(self) -> str:
-        """The half-width of the interval, and the smallest gain that would be found."""
-        if self.problem and self.finalists:
-            return f"a confirmation cannot score anything: {self.problem.what}"
-        if self.precision is None:
-            return f"the width of the verdict's interval is not known beforehand: {self.unknown}"
-        precision = self.precision
-        enough = "enough" if precision.gain_over_all <= self.rope else "not enough"
-        return (
-            f"{counted(precision.replicates, 'replicate')} on {precision.patients:,} patients give "
-            f"a 95 % interval of about ± {precision.half_width:.4f} {self.metric} (at "
-            f"{self.auroc:g}), and find a gain of {precision.gain:.4f} over one control, or of "
-            f"{precision.gain_over_all:.4f} over all, with 80 % power: {enough} for a gain of "
-            f"{self.rope:g} (confirm.rope)"
-        )
-
-    @property
-    def time(self) -> str:
-        """How long search and confirmation take."""
-        search = describe_time(self.search_seconds)
-        confirmation = describe_time(self.confirm_seconds)
-        return f"on {self.machine}, expect about {search} of search and {confirmation} to confirm"
-
-
-def plan(
-    space: Path,
-    *,
-    data: Path | None = None,
-    weights_dir: Path | None = None,
-    overrides: Sequence[str] = (),
-    cache: Path = Path("cache"),
-    skip_broken: bool = False,
-    auroc: float = LIKELY_AUROC,
-    sd: float = REPLICATE_SD,
-    gpus: int | None = None,
-    on_progress: Progress = ignore_progress,
-    note: Callable[[str], None] = lambda _: None,
-) -> Design:
-    """Say what a study would do and could tell, and how long it would take, without any training.
-
-    Args:
-        space: Search space (YAML).
-        data: Image folder, or data file (YAML); overrides `data` of the space.
-        weights_dir: Folder of official weight files, for machines without network access.
-        overrides: `key=value` settings that override those of the space.
-        cache: Artifact cache, which keeps the decoded images.
-        skip_broken: Leave out broken images.
-        auroc: Assumed AUROC of the finalist and its controls, in (0.5, 1).
-        sd: Assumed standard deviation of an arm's AUROC over replicates.
-        gpus: GPUs that trials compute on; default: those of this machine.
-        on_progress: Called with progress.
-        note: Called with messages for the user.
-
-    Raises:
-        ConfigError: The file is invalid.
-        DataError: The images cannot be used.
-        MachineError: A package is missing.
-    """
-    if not 0.5 < auroc < 1:
-        raise ConfigError(f"--auroc {auroc:g} is not between 0.5 and 1", fix="give one that is")
-    loaded = open_space(space, overrides, data=data, weights_dir=weights_dir, note=note)
-    cache = cache.resolve()
-    prepared, index = prepare_space(
-        loaded, cache, skip_broken=skip_broken, note=note, on_progress=on_progress
-    )
-    checks = [*check_machine(cache), *check_space(loaded)]
-    lacking = tuple(check for check in checks if check.status != "ok")
-    design = design_study(loaded, prepared, index, cache, auroc=auroc, sd=sd, gpus=gpus)
-    return replace(design, lacking=lacking)
 
 
 def design_study(
@@ -180,7 +96,10 @@ def design_study(
     sd: float = REPLICATE_SD,
     gpus: int | None = None,
 ) -> Design:
-    """Return the design of a study of prepared images, without what the machine lacks."""
+    """Return the design of a study of prepared images.
+
+    `auroc`, `sd` and `gpus` are those of `plan`.
+    """
     settings = space.settings
     search = search_work(space, prepared)
     synthetic = [trial for trial in search.trainings if trial.has_synthetic_images]
@@ -197,54 +116,74 @@ def design_study(
     except XraytuneError as error:  # `confirm` would raise it
         problem = error.problems[0]
 
-    test = sealed.kind if sealed else None
-    arms = _expected_arms(settings, prepared, finalists, search.trainings, test or "folder")
-    confirmed = Plan(test=test or "folder", replicates=replicates, arms=tuple(arms))
-    top_ups = _count_top_ups(settings, finalists, search.trainings)
-    scored = None
-    if sealed:
-        scored = side_size("test", sealed.images, prepared.outputs, prepared.positive)
+    test = sealed.kind if sealed else "folder"
+    arms = _expected_arms(settings, prepared, finalists, search.trainings, test)
+    planned = Plan(test=test, replicates=replicates, arms=tuple(arms))
+    counts = count_trials(settings, finalists, search.trainings).values()
+    top_ups = sum(missing for there, missing in counts if there)
     confirmation = replace(
         search,
-        trainings=[arm.parameters for arm in confirmed.trainings],
-        scored_images=scored.image_count if scored else 0,
+        trainings=[arm.parameters for arm in planned.trainings],
+        scored_images=len(sealed.images) if sealed else 0,
         replicates=replicates,
     )
-    unknown = _why_unknown(settings, finalists, sites)
-    possible_designs: list[Alternative] = []
+    scored = None
+    designs: list[Alternative] = []
     half_widths: dict[str, float] = {}
+    unknown = _why_unknown(settings, finalists, sites)
+    if sealed:
+        scored = side_size("test", sealed.images, prepared.outputs, prepared.positive)
     if sealed and not unknown:
-        possible_designs = _possible_designs(settings, sealed, confirmed, auroc, sd)
+        designs = _possible_designs(settings, sealed, planned, auroc, sd)
         for other in _OTHER_AUROCS:
-            expected = _possible_designs(settings, sealed, confirmed, other, sd)[0].precision
+            expected = _possible_designs(settings, sealed, planned, other, sd)[0].precision
             half_widths[f"{other:g}"] = expected.half_width
+    outlook = f"the width of the verdict's interval is not known beforehand: {unknown}"
+    if problem and finalists:
+        outlook = f"a confirmation cannot score anything: {problem.what}"
+    elif designs:
+        outlook = _describe_precision(designs[0].precision, settings, auroc)
     machine = Machine(cores=cpu_count(), gpus=gpu_count() if gpus is None else gpus)
     search_seconds = search.seconds(machine)
-    top_up_seconds = search_seconds * top_ups / len(search.trainings)
+    confirm_seconds = confirmation.seconds(machine)
+    confirm_seconds += search_seconds * top_ups / len(search.trainings)
+    time = (
+        f"on {machine}, expect about {describe_time(search_seconds)} of search and "
+        f"{describe_time(confirm_seconds)} to confirm"
+    )
     return Design(
         name=settings.name,
-        metric=settings.metric,
-        rope=settings.confirm.rope,
+        outlook=outlook,
+        time=time,
         sides=side_sizes(prepared),
         arms=tuple(sorted({trial.arm for trial in space.extreme_parameters("source", *RIVALS)})),
         trials=len(search.trainings),
         generators=search.generators,
-        finalists=len(finalists),
         replicates=replicates,
-        trainings=tuple(confirmed.trainings.values()),
+        trainings=tuple(planned.trainings.values()),
         top_ups=top_ups,
-        test=test,
+        test=sealed.kind if sealed else None,
         scored=scored,
         problem=problem,
-        precision=possible_designs[0].precision if possible_designs else None,
-        unknown=unknown,
-        alternatives=tuple(possible_designs[1:]),
+        precision=designs[0].precision if designs else None,
+        alternatives=tuple(designs[1:]),
         auroc=auroc,
         sd=sd,
         half_widths=half_widths,
-        machine=f"{machine}",
         search_seconds=search_seconds,
-        confirm_seconds=confirmation.seconds(machine) + top_up_seconds,
+        confirm_seconds=confirm_seconds,
+    )
+
+
+def _describe_precision(precision: Precision, settings: Settings, auroc: float) -> str:
+    rope = settings.confirm.rope
+    enough = "enough" if precision.gain_over_all <= rope else "not enough"
+    return (
+        f"{counted(precision.replicates, 'replicate')} on {precision.patients:,} patients give "
+        f"a 95 % interval of about ± {precision.half_width:.4f} {settings.metric} (at {auroc:g}), "
+        f"and find a gain of {precision.gain:.4f} over one control, or of "
+        f"{precision.gain_over_all:.4f} over all, with 80 % power: {enough} for a gain of "
+        f"{rope:g} (confirm.rope)"
     )
 
 
@@ -256,34 +195,19 @@ def _expected_arms(
     test: TestKind,
 ) -> list[Arm]:
     """Return the arms of a confirmation, as `make_plan` will choose them."""
-    rows = [
-        TrialRow(number=number, label=f"finalist {number}", status="complete", parameters=finalist)
-        for number, finalist in enumerate(finalists, start=1)
+    best = [
+        _stand_in(finalist, f"finalist {number}") for number, finalist in enumerate(finalists, 1)
     ]
-    arms = compared_arms(rows, settings, test)
+    tuned = []
     for control in settings.confirm.controls.tuned:
         of_arm = [trial for trial in trials if belongs_to_control(trial, control)]
-        if of_arm:
-            name = f"tuned {control}"
-            arms.append(Arm(name=name, role="tuned", parameters=of_arm[0], trial=name))
-    for arm in [*arms]:
-        if arm.role == "finalist":
-            arms += donor_controls(settings, prepared.outputs, arm, [])
-    return arms
+        tuned += [_stand_in(trial, f"of {control}") for trial in of_arm[:1]]
+    return arms_of(settings, prepared.outputs, best, tuned, test, [])
 
 
-def _count_top_ups(
-    settings: Settings, finalists: Sequence[Parameters], trials: Sequence[Parameters]
-) -> int:
-    """Return how many trials the tuned controls lack of as many as a finalist's source has."""
-    trials_of = Counter(trial.source for trial in trials)
-    wanted = max((trials_of[finalist.source] for finalist in finalists), default=0)
-    missing = 0
-    for control in settings.confirm.controls.tuned:
-        there = sum(belongs_to_control(trial, control) for trial in trials)
-        if there:
-            missing += max(0, wanted - there)
-    return missing
+def _stand_in(parameters: Parameters, label: str) -> TrialRow:
+    """Return a trial for one that is not known yet."""
+    return TrialRow(number=0, label=label, status="complete", parameters=parameters)
 
 
 def _why_unknown(settings: Settings, finalists: Sequence[Parameters], sites: Sequence[str]) -> str:
@@ -298,7 +222,7 @@ def _why_unknown(settings: Settings, finalists: Sequence[Parameters], sites: Seq
 
 
 def _possible_designs(
-    settings: Settings, sealed: SealedTest, confirmed: Plan, auroc: float, sd: float
+    settings: Settings, sealed: SealedTest, plan: Plan, auroc: float, sd: float
 ) -> list[Alternative]:
     """Return what is planned, then with more replicates, and with twice as many scored patients.
 
@@ -308,8 +232,8 @@ def _possible_designs(
     prepared = sealed.prepared
     scored = len({*images.patients})
     effective, share = effective_patients(images.targets, images.patients, prepared.positive)
-    controls = confirmed.controls(confirmed.finalists[0])
-    planned = confirmed.replicates
+    controls = plan.controls(plan.finalists[0])
+    planned = plan.replicates
 
     def expect(replicates: int, patients: int) -> Precision:
         return expect_precision(
@@ -326,14 +250,12 @@ def _possible_designs(
     designs = [Alternative(precision=expect(planned, scored))]
     for replicates in [count for count in _MORE_REPLICATES if count > planned][:_ROWS]:
         drawn = (replicates - planned) * prepared.train_patients
+        unscored = {"draws": len({*prepared.side("others").patients}), "folder": drawn}
         patients = scored
-        missing = 0
         if sealed.kind == "unused" and scored - drawn >= fewest:
             patients = scored - drawn
-        elif sealed.kind == "unused":
-            missing = drawn
-        elif sealed.kind == "draws":
-            missing = max(0, drawn - len({*prepared.side("others").patients}))
+            drawn = 0
+        missing = max(0, drawn - unscored.get(sealed.kind, 0))
         expected = expect(replicates, patients)
         designs.append(Alternative(precision=expected, missing_patients=missing))
     designs.append(Alternative(precision=expect(planned, 2 * scored), missing_patients=scored))

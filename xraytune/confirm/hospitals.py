@@ -11,14 +11,14 @@ from pathlib import Path
 
 from xraytune.base.errors import StudyError, counted
 from xraytune.base.records import Progress
-from xraytune.confirm.arms import OpenedHospital, Plan, write_plan
+from xraytune.confirm.arms import OpenedHospital, Plan
 from xraytune.confirm.judge import (
     held_out_set,
     judge_finalists,
-    log_access,
+    open_scores,
     read_scores,
     require_trained_networks,
-    score_runs,
+    score_opened,
     unscored_findings,
 )
 from xraytune.confirm.plan import earlier_access, why_exploratory
@@ -158,28 +158,24 @@ def judge_hospital(
     before.
     """
     folder = study.runs_folder
-    path = study.folder.path
     scores_file = f"test-{hospital.order}.npy"
-    is_scored = (folder.path / scores_file).exists()
-    if not is_scored:
+    opened = {each.order: each for each in plan.hospitals}
+    here = opened.get(hospital.order)
+    if not (here and here.access):
         require_trained_networks(folder)
-    opened = next((each for each in plan.hospitals if each.order == hospital.order), None)
-    if opened is None:
         before_test()
-        opened = _open_hospital(hospital, plan, path)
-        plan = plan.model_copy(update={"hospitals": (*plan.hospitals, opened)})
-        write_plan(plan, folder.path)
-    if not is_scored:
-        logged = {row.get("id") for row in accesses(path, hospital.contents)}
-        if opened.access not in logged:
-            log_access(path, hospital, reason=reason, id=opened.access)
-        score_runs(study, plan, hospital, scores_file)
+        here = here or _describe(hospital, plan, study.folder.path)
+        here = here.model_copy(update={"access": uuid.uuid4().hex})
+        opened[hospital.order] = here
+        plan = plan.model_copy(update={"hospitals": tuple(opened.values())})
+        open_scores(folder, plan, scores_file)
+    score_opened(study, plan, hospital, scores_file, access=here.access, reason=reason)
     # Every replicate is a network for this hospital, whatever site it left out.
     scores = read_scores(folder, plan.model_copy(update={"sites": ()}), hospital, scores_file)
-    opened_plan = plan.model_copy(update={"exploratory": opened.exploratory})
-    exploratory = why_exploratory(opened_plan, hospital.data.set)
+    of_hospital = plan.model_copy(update={"exploratory": here.exploratory})
+    exploratory = why_exploratory(of_hospital, hospital.data.set)
     return plan, Hospital(
-        name=opened.name,
+        name=here.name,
         exploratory=exploratory,
         test=held_out_set(hospital),
         finalist=judge_finalists(scores, rope=study.settings.confirm.rope)[0],
@@ -187,14 +183,10 @@ def judge_hospital(
     )
 
 
-def _open_hospital(hospital: SealedTest, plan: Plan, study: Path) -> OpenedHospital:
+def _describe(hospital: SealedTest, plan: Plan, study: Path) -> OpenedHospital:
     folder = hospital.data.path.resolve()
     name = folder.parent.name if part_named(folder.name) else folder.name
     if name in {each.name for each in plan.hospitals}:
         name += f" {hospital.order[:6]}"
-    return OpenedHospital(
-        name=name,
-        order=hospital.order,
-        access=uuid.uuid4().hex,
-        exploratory=earlier_access(study, hospital),
-    )
+    exploratory = earlier_access(study, hospital)
+    return OpenedHospital(name=name, order=hospital.order, exploratory=exploratory)

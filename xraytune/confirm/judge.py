@@ -6,10 +6,10 @@ scores that are compared come from one kind of device and one release of torch. 
 rules of `stats/verdict.py`.
 """
 
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from xraytune.confirm.record import (
 )
 from xraytune.confirm.run_list import OpenStudy
 from xraytune.confirm.sealed import SealedTest, load_test_images
-from xraytune.confirm.test_access import CONFIRM, log_test_access, study_logs
+from xraytune.confirm.test_access import CONFIRM, accesses, log_test_access, study_logs
 from xraytune.data.prepare import ImageSet, RunContext
 from xraytune.nets.backbones import fold_batch_norms
 from xraytune.nets.checkpoint import load_best
@@ -117,34 +117,46 @@ def score_sealed(
 ) -> ArmScores:
     """Score all runs on sealed images, if it is not done yet.
 
-    The first access to these is logged before.
+    The access to these is logged before.
     """
     folder = study.runs_folder
-    path = study.folder.path
-    if not (folder.path / SCORES_FILE).exists():
+    if not plan.is_opened:
         require_trained_networks(folder)
-        if not plan.order:  # the test images have not been opened yet
-            before_test()
-            plan = mark_earlier_access(plan, path, sealed, before=CONFIRM)
-            log_access(path, sealed, reason=reason)
-            plan = plan.model_copy(update={"order": sealed.order})
-            write_plan(plan, folder.path)
-        score_runs(study, plan, sealed)
-    return read_scores(folder, plan, sealed)
+        before_test()
+        plan = mark_earlier_access(plan, study.folder.path, sealed, before=CONFIRM)
+        plan = plan.model_copy(update={"order": sealed.order, "access": uuid.uuid4().hex})
+        open_scores(folder, plan, SCORES_FILE)
+    score_opened(study, plan, sealed, SCORES_FILE, access=plan.access, reason=reason)
+    return read_scores(folder, plan, sealed, SCORES_FILE)
 
 
-def log_access(study: Path, sealed: SealedTest, *, reason: str, **fields: Any) -> None:
-    """Log that a confirmation of a study scores sealed images."""
-    log_test_access(
-        *study_logs(study),
-        command=CONFIRM,
-        study=study.name,
-        reason=reason,
-        fingerprint=sealed.fingerprint,
-        order=sealed.order,
-        contents=sealed.contents,
-        **fields,
-    )
+def open_scores(folder: StudyFolder, plan: Plan, scores_file: str) -> None:
+    """Write a plan that opens test images; scores of fewer replicates are computed anew."""
+    (folder.path / scores_file).unlink(missing_ok=True)
+    write_plan(plan, folder.path)
+
+
+def score_opened(
+    study: OpenStudy, plan: Plan, sealed: SealedTest, scores_file: str, *, access: str, reason: str
+) -> None:
+    """Log the access to opened images, unless it is logged, and score all runs, if they are not."""
+    folder = study.runs_folder
+    if (folder.path / scores_file).exists():
+        return
+    require_trained_networks(folder)
+    path = study.folder.path
+    if access not in {row.get("id") for row in accesses(path, sealed.contents)}:
+        log_test_access(
+            *study_logs(path),
+            command=CONFIRM,
+            study=path.name,
+            reason=reason,
+            fingerprint=sealed.fingerprint,
+            order=sealed.order,
+            contents=sealed.contents,
+            id=access,
+        )
+    score_runs(study, plan, sealed, scores_file)
 
 
 def score_runs(

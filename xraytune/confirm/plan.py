@@ -11,18 +11,22 @@ from itertools import islice
 from pathlib import Path
 
 from xraytune.base.errors import DataError, StudyError, join_names
+from xraytune.base.files import copy_file
 from xraytune.base.seeding import derive_seed
 from xraytune.confirm.arms import (
     TOP_UP_FOLDER,
     Arm,
     Plan,
+    TestKind,
     compared_arms,
     finished_label,
     write_plan,
 )
+from xraytune.confirm.record import VERDICT_FILE, Confirmation
 from xraytune.confirm.run_list import NO_RUNGS, OpenStudy, train_runs
 from xraytune.confirm.sealed import SealedTest
 from xraytune.confirm.test_access import accesses
+from xraytune.data.prepare import write_prepared
 from xraytune.space.encoders import describe_seen
 from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.settings import Experiment, Parameters, Settings
@@ -40,55 +44,28 @@ _DRAWS = 5000
 
 
 def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: SealedTest) -> Plan:
-    """Train the top-up trials; return and write a new plan with at most so many `finalists`.
+    """Return and write a new plan with at most so many `finalists`.
+
+    Before that, the trials that it lacks are trained: it rests on the best of them.
 
     Raises StudyError if there is no trial with synthetic images, or a finalist has no control;
     TrialError if runs failed.
     """
-    where = study.folder.path
     notes = [*sealed.notes]
-    tuned = study.settings.confirm.controls.tuned
-    top_ups = _draw_top_ups(study, choose_finalists(study.searched, finalists), notes)
-    trials = [*study.searched, *_train(study, top_ups, is_top_up=True)]
-
-    furthest: dict[str, Parameters] = {}
-    candidates = {"with synthetic images": choose_finalists(trials, finalists)}
-    candidates |= {f"of the arm {control}": _best_of_arm(trials, control) for control in tuned}
-    for which, best in candidates.items():
-        pruned = {trial.label: trial.parameters for trial in best if trial.status == "pruned"}
-        if pruned:
-            names = join_names([*pruned])
-            notes.append(f"ASHA pruned all trials {which}; confirm trained {names} to the end")
-            furthest |= pruned
-    trials += _train(study, furthest, first=len(top_ups))
-
-    arms = compared_arms(choose_finalists(trials, finalists), study.settings, sealed.kind)
+    trials = _train_missing(study, finalists, notes)
+    best = choose_finalists(trials, finalists)
+    tuned = _tuned_controls(study.settings, trials, notes)
+    arms = arms_of(study.settings, study.prepared.outputs, best, tuned, sealed.kind, notes)
     possible = [_possible_arm(study, arm, sealed, replicates, notes) for arm in arms]
-    arms = [arm for arm in possible if arm]
-    for control in tuned:
-        best = _best_of_arm(trials, control)
-        for trial in best:
-            parameters = trial.parameters
-            rivals = ", ".join(parameters.rivals)
-            name = f"tuned {parameters.arm} {trial.label}{f' ({rivals})' if rivals else ''}"
-            arms.append(Arm(name=name, role="tuned", parameters=parameters, trial=trial.label))
-        if not best:
-            why = f"the space has no {control} arm"
-            if any(belongs_to_control(trial.parameters, control) for trial in trials):
-                why = f"all trials of the arm {control} failed"
-            notes.append(f"{why}, so it has no tuned control")
-    for arm in [*arms]:
-        if arm.role == "finalist":
-            arms += donor_controls(study.settings, study.prepared.outputs, arm, notes)
-
     plan = Plan(
         test=sealed.kind,
         replicates=replicates,
         notes=tuple(notes),
         sites=sealed.prepared.left_out_sites,
-        arms=tuple(arms),
+        arms=tuple(arm for arm in possible if arm),
     )
     alone = [finalist.trial for finalist in plan.finalists if not plan.controls(finalist)]
+    where = study.folder.path
     if alone:
         what = f"there is no control to compare {join_names(alone)} with, neither matched nor tuned"
         fix = "start a search with `none` in confirm.controls.matched"
@@ -96,6 +73,84 @@ def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: Seal
     plan = mark_earlier_access(plan, where, sealed)
     write_plan(plan, study.runs_folder.path)
     return plan
+
+
+def _train_missing(study: OpenStudy, finalists: int, notes: list[str]) -> list[TrialRow]:
+    """Train the top-up trials, and what ASHA pruned although a plan needs it; return all trials."""
+    top_ups = _draw_top_ups(study, choose_finalists(study.searched, finalists), notes)
+    trials = [*study.searched, *_train(study, top_ups, is_top_up=True)]
+
+    furthest: dict[str, Parameters] = {}
+    candidates = {"with synthetic images": choose_finalists(trials, finalists)}
+    for control in study.settings.confirm.controls.tuned:
+        candidates[f"of the arm {control}"] = _best_of_arm(trials, control)
+    for which, best in candidates.items():
+        pruned = {trial.label: trial.parameters for trial in best if trial.status == "pruned"}
+        if pruned:
+            names = join_names([*pruned])
+            notes.append(f"ASHA pruned all trials {which}; confirm trained {names} to the end")
+            furthest |= pruned
+    return [*trials, *_train(study, furthest, first=len(top_ups))]
+
+
+def _tuned_controls(
+    settings: Settings, trials: Sequence[TrialRow], notes: list[str]
+) -> list[TrialRow]:
+    """Return the best trial of each tuned control's arm; a note says why there is none."""
+    tuned: list[TrialRow] = []
+    for control in settings.confirm.controls.tuned:
+        best = _best_of_arm(trials, control)
+        tuned += best
+        if not best:
+            why = f"the space has no {control} arm"
+            if any(belongs_to_control(trial.parameters, control) for trial in trials):
+                why = f"all trials of the arm {control} failed"
+            notes.append(f"{why}, so it has no tuned control")
+    return tuned
+
+
+def arms_of(
+    settings: Settings,
+    outputs: tuple[str, ...],
+    finalists: Sequence[TrialRow],
+    tuned: Sequence[TrialRow],
+    test: TestKind,
+    notes: list[str],
+) -> list[Arm]:
+    """Return the arms of a plan: finalists with their controls, then the tuned ones, and donors'.
+
+    `outputs` are classes or findings; `notes` gets why a donor has no controls.
+    """
+    arms = compared_arms(finalists, settings, test)
+    for trial in tuned:
+        parameters = trial.parameters
+        name = f"tuned {parameters.arm} {trial.label}"
+        if parameters.rivals:
+            name += f" ({', '.join(parameters.rivals)})"
+        arms.append(Arm(name=name, role="tuned", parameters=parameters, trial=trial.label))
+    for arm in [*arms]:
+        if arm.role == "finalist":
+            arms += donor_controls(settings, outputs, arm, notes)
+    return arms
+
+
+def extend_plan(
+    study: OpenStudy, plan: Plan, sealed: SealedTest, replicates: int, before: Confirmation | None
+) -> Plan:
+    """Return and write a plan with more replicates; the runs of the first ones stay as they are.
+
+    `before` is the verdict so far, of which a copy is kept. Raises DataError if a folder of extra
+    images is too small for a further draw.
+    """
+    folder = study.runs_folder.path
+    for arm in plan.arms:
+        _require_images(study, arm, sealed, range(plan.replicates, replicates))
+    if before:
+        copy_file(folder / VERDICT_FILE, folder / f"verdict-{before.replicates}-replicates.json")
+    extended = plan.with_replicates(replicates, before.verdict if before else "not recorded")
+    write_prepared(study.prepared, folder / "split.json")  # the draws that the plan has, and more
+    write_plan(extended, folder)
+    return extended
 
 
 def mark_earlier_access(plan: Plan, study: Path, sealed: SealedTest, before: str = "") -> Plan:
@@ -176,12 +231,9 @@ def _draw_top_ups(
     source; with several sources, the one with the most trials counts.
     """
     sampled = [trial.parameters for trial in study.searched]
-    trials_of = Counter(parameters.source for parameters in sampled)
-    wanted = max(trials_of[finalist.parameters.source] for finalist in finalists)
+    best = [finalist.parameters for finalist in finalists]
     top_ups: list[Parameters] = []
-    for control in study.settings.confirm.controls.tuned:
-        there = sum(belongs_to_control(parameters, control) for parameters in sampled)
-        missing = max(0, wanted - there)
+    for control, (there, missing) in count_trials(study.settings, best, sampled).items():
         further = draw_control(study.space, control, missing, sampled)
         if len(further) < missing and (further or there):
             notes.append(
@@ -190,6 +242,19 @@ def _draw_top_ups(
             )
         top_ups += further
     return {f"top-up {number}": parameters for number, parameters in enumerate(top_ups)}
+
+
+def count_trials(
+    settings: Settings, finalists: Iterable[Parameters], trials: Sequence[Parameters]
+) -> dict[str, tuple[int, int]]:
+    """Return the trials of each tuned control, and how many it lacks of a finalist's source."""
+    trials_of = Counter(trial.source for trial in trials)
+    wanted = max((trials_of[finalist.source] for finalist in finalists), default=0)
+    counts = {}
+    for control in settings.confirm.controls.tuned:
+        there = sum(belongs_to_control(trial, control) for trial in trials)
+        counts[control] = (there, max(0, wanted - there))
+    return counts
 
 
 def draw_control(
@@ -243,14 +308,8 @@ def _possible_arm(
 
     Real images in place of synthetic ones may be fewer: as many as the ratio adds.
     """
-    trained_on = [study.prepared]
-    if sealed.kind != "folder":
-        trained_on = [study.prepared.drawn(number) for number in range(replicates)]
-    source = source_of(arm.parameters, has_real_extra=arm.role == "perfect")
     try:
-        for prepared in trained_on:
-            images = StudyImages(study.settings.data, prepared, study.cache)
-            require_enough(source.count_available(images), arm.parameters, prepared)
+        _require_images(study, arm, sealed, range(replicates))
     except DataError as error:
         if arm.role == "finalist":
             raise
@@ -261,6 +320,19 @@ def _possible_arm(
         notes.append(f"the arm {arm.name} is left out: there are {error.problems[0].what}")
         return None
     return arm
+
+
+def _require_images(
+    study: OpenStudy, arm: Arm, sealed: SealedTest, replicates: Iterable[int]
+) -> None:
+    """Refuse (DataError) an arm without enough extra images for these replicates."""
+    trained_on = [study.prepared]
+    if sealed.kind != "folder":
+        trained_on = [study.prepared.drawn(number) for number in replicates]
+    source = source_of(arm.parameters, has_real_extra=arm.role == "perfect")
+    for prepared in trained_on:
+        images = StudyImages(study.settings.data, prepared, study.cache)
+        require_enough(source.count_available(images), arm.parameters, prepared)
 
 
 def donor_controls(

@@ -207,6 +207,11 @@ class Hospital:
     notes: tuple[str, ...] = ()
 
     @property
+    def replicates(self) -> int:
+        """How often each arm was trained."""
+        return len(self.finalist.replicate_scores)
+
+    @property
     def sentence(self) -> str:
         """The verdict in a sentence."""
         exploratory = "exploratory, " if self.exploratory else ""

@@ -17,13 +17,13 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from xraytune.base.errors import StudyError
+from xraytune.base.errors import StudyError, counted
 from xraytune.base.files import require_writable
 from xraytune.base.seeding import derive_seed
-from xraytune.confirm.arms import CONFIRM_FOLDER, read_plan
+from xraytune.confirm.arms import CONFIRM_FOLDER, Plan, read_plan
 from xraytune.confirm.hospitals import choose_tests, judge_hospital
 from xraytune.confirm.judge import ArmScores, judge, score_sealed
-from xraytune.confirm.plan import choose_finalists, make_plan, why_exploratory
+from xraytune.confirm.plan import choose_finalists, extend_plan, make_plan, why_exploratory
 from xraytune.confirm.record import Confirmation, read_verdict, write_verdict
 from xraytune.confirm.run_list import OpenStudy, train_replicates
 from xraytune.confirm.sealed import SealedTest, left_out_sites
@@ -79,7 +79,8 @@ def confirm(
         data: New location of the study's images, if they moved.
         weights_dir: New location of the official weight files, if they moved.
         finalists: Overrides `confirm.finalists`; refused if an existing plan has another number.
-        replicates: Overrides `confirm.replicates`; refused if an existing plan has another number.
+        replicates: Overrides `confirm.replicates`. More than an existing plan has extend it, which
+            makes the verdict exploratory if its test images were scored; fewer are refused.
         cache: The artifact cache; by default the one next to the studies.
         address: A Ray cluster; by default Ray starts on this machine.
         reason: Why test images are scored, for the test-set access log.
@@ -90,7 +91,7 @@ def confirm(
     Raises:
         ConfigError: A column of `by` makes no subgroups.
         StudyError: No study, no finalist, changed images or weights, runs scored on other test
-            images, or a plan with another number of replicates.
+            images, or a plan that has other finalists, more replicates, or no patients for more.
         DataError: No test images, or unusable ones.
         TrialError: Runs failed; the same call again retries them.
         MachineError: Weights, GPUs, disk space or the Ray cluster are missing.
@@ -118,6 +119,7 @@ def confirm(
             callbacks.note(f"the trials of the search were {change}")
         folder = study_folder.path / CONFIRM_FOLDER
         plan = read_plan(folder)
+        before = _verdict_before(folder)
         sites = left_out_sites(settings, study_folder.prepared())
         if sites:
             _require_sites_alone(sites, replicates, by)
@@ -131,8 +133,8 @@ def confirm(
         else:
             wanted = finalists and len(choose_finalists(searched, finalists))
             _require_planned(folder, "finalists", len(plan.finalists), wanted)
-            _require_planned(folder, "replicates", plan.replicates, replicates)
-            replicates = plan.replicates
+            replicates = replicates or plan.replicates
+            _require_extensible(folder, plan, replicates, study_folder.prepared().train_patients)
             compared = [finalist.parameters for finalist in plan.finalists]
         sealed, hospitals = choose_tests(
             settings,
@@ -144,7 +146,6 @@ def confirm(
             folders=[test] if isinstance(test, Path) else [*map(Path, test)],
             on_progress=callbacks.on_progress,
         )
-        before = _verdict_before(folder)
         columns: Mapping[str, Mapping[str, str]] = {}
         if sealed:
             for note in sealed.notes:
@@ -152,7 +153,7 @@ def confirm(
             groups = before.subgroups if before and not sites else ()
             asked = dict.fromkeys(group.column for group in groups)
             columns = subgroup_columns(sealed.images, by or [*asked], sealed.data.path)
-        elif before is None or by:
+        elif before is None or by or before.replicates != replicates:
             what = "the verdict's own test images are needed, and were not given"
             fix = "give their folder before the others: --test DIR --test OTHER"
             raise StudyError(what, folder, fix)
@@ -184,6 +185,8 @@ def confirm(
             what = "this confirmation was scored on other test images, or under other names"
             fix = f"use those, or move {folder.name}/ away to start over"
             raise StudyError(what, sealed.data.path, fix)
+        elif sealed and replicates > plan.replicates:
+            plan = extend_plan(opened, plan, sealed, replicates, before)
         scored_set = sealed.data.set if sealed else None
         for why in why_exploratory(plan, settings.data.set, scored_set):
             callbacks.note(f"the verdict will be exploratory: {why}")
@@ -197,10 +200,11 @@ def confirm(
             plan = scores.plan
             confirmation = _judge(opened, scores, sealed, columns)
         assert confirmation, "without a verdict, its own images are scored"
+        hospitals_before = before.hospitals if before else ()
         confirmation = replace(
             confirmation,
             study=study_folder.path,
-            hospitals=before.hospitals if before else (),
+            hospitals=tuple(each for each in hospitals_before if each.replicates == replicates),
         )
         write_verdict(folder, confirmation)
         for hospital in hospitals:
@@ -262,6 +266,26 @@ def _require_sites_alone(sites: Sequence[str], replicates: int | None, by: Seque
             f"with confirm.leave_out: site, there is one replicate for each of {len(sites)} sites"
         )
         raise StudyError(what, "--replicates", "omit it")
+
+
+def _require_extensible(folder: Path, plan: Plan, replicates: int, patients: int) -> None:
+    """Refuse (StudyError) fewer replicates than planned, or more that would change who is scored.
+
+    `patients` is the number that each replicate trains on.
+    """
+    if replicates <= plan.replicates:
+        _require_planned(folder, "replicates", plan.replicates, replicates)
+    elif plan.test == "unused":
+        further = counted(replicates - plan.replicates, "further draw")
+        missing = (replicates - plan.replicates) * patients
+        what = (
+            f"{further} of {patients} patients would need {missing} more patients: all that the "
+            "search left unused are drawn or scored, and the scored ones must stay the same"
+        )
+        fix = f"move {folder.name}/ away to start over with more replicates"
+        if plan.order:
+            fix += "; its verdict is exploratory, since the test images were scored"
+        raise StudyError(what, folder, fix)
 
 
 def _require_planned(folder: Path, name: str, planned: int, wanted: int | None) -> None:

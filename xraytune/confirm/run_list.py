@@ -6,21 +6,24 @@ failed. `reports.jsonl` has each epoch of runs that ASHA may prune, in its order
 the decision on it: a restart replays them and decides as an uninterrupted confirmation.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from xraytune.base.errors import StudyError, TrialError
 from xraytune.base.files import append_jsonl, read_jsonl, sha256_of, write_json
-from xraytune.base.records import Compute, EpochRecord, frozen
+from xraytune.base.records import Compute, EpochRecord, frozen, progress_text
 from xraytune.confirm.arms import CONFIRM_FOLDER, Plan, replicate
 from xraytune.data.prepare import SplitData, write_prepared
 from xraytune.search.asha import Rungs
-from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
+from xraytune.search.callbacks import NO_CALLBACKS, Callbacks, RunsView
 from xraytune.search.loop import GeneratorNeeds, TrialLoop
 from xraytune.search.ray.runner import Runner
+from xraytune.space.cost import seconds_to_come
 from xraytune.space.settings import SchedulerSettings, Settings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, damage_explained, other_releases
@@ -86,7 +89,8 @@ class RunList(TrialLoop):
     ) -> None:
         self._runs = {run.number: run for run in runs}
         self._what = what
-        self._on_progress = callbacks.on_progress
+        self._callbacks = callbacks
+        self._seconds: dict[str, list[float]] = {}  # of the ended runs, by arm
         ended = ended_runs(folder)
         self._ended: set[int] = set()
         waiting = []
@@ -98,7 +102,7 @@ class RunList(TrialLoop):
                 fix = f"use the same options, or move {folder.path.name}/ away to start over"
                 raise StudyError(what, config, fix)
             if number in ended and ended[number].status != "failed":
-                self._ended.add(number)
+                self._add_end(run, ended[number].seconds)
             else:
                 waiting.append(run)
         super().__init__(folder, waiting, generator_need=generator_need)
@@ -133,21 +137,61 @@ class RunList(TrialLoop):
         label = trial.label
         row = RunRow(number=number, label=label, status=status, network_sha256=digest, **outcome)
         append_run(self.folder, row)
-        self._ended.add(number)
+        self._add_end(trial, row.seconds)
         if status != "failed":  # a failed run resumes from its checkpoint at the next start
             self.folder.drop_checkpoint(number)
         self._report_progress()
 
     def heartbeat(self) -> None:
-        """Report the progress of the generators that runs train."""
-        for trial in self._running.values():
-            progress = read_progress(self.folder.trial_path(trial.number))
-            if trial.trains_generator and progress and progress[0] == GAN_PROGRESS:
-                _, done, total = progress
-                self._on_progress(f"GAN of {trial.label} (steps)", done, total)
+        """Report what the running runs do, and the time that is left."""
+        running: dict[str, str] = {}
+        shares: dict[str, list[float]] = {}
+        for run in self._running.values():
+            epochs = run.experiment.settings.budget.max_epochs
+            text = f"epoch {run.epochs}/{epochs}" if run.epochs else "starting"
+            share = run.epochs / epochs
+            progress = read_progress(self.folder.trial_path(run.number))
+            if progress and not run.epochs:
+                text = progress_text(*progress)
+                what, done, total = progress
+                if run.trains_generator and what == GAN_PROGRESS:
+                    share = done / total / 2  # the network is trained after it
+                    self._callbacks.on_progress(f"GAN of {run.label} (steps)", done, total)
+            running[run.label] = text
+            shares.setdefault(run.parameters.arm, []).append(share)
+        self._callbacks.on_runs(
+            RunsView(
+                what=self._what,
+                ended=len(self._ended),
+                running=running,
+                waiting=len(self._waiting),
+                seconds_left=self._seconds_left(shares),
+            )
+        )
+
+    def _seconds_left(self, shares: Mapping[str, Sequence[float]]) -> float | None:
+        """Return the time left, from the share of each running run that is done, by arm.
+
+        Runs take as long as those of their arm that ended, or else as all that did.
+        """
+        if not self._seconds:
+            return None
+        all_seconds = [*chain(*self._seconds.values())]
+        waiting = Counter(run.parameters.arm for run in self._waiting.values())
+        work = 0.0
+        for arm in {*shares, *waiting}:
+            ended = self._seconds.get(arm, all_seconds)
+            work += seconds_to_come(ended, shares.get(arm, ()), waiting[arm])
+        return work / max(1, len(self._running))
+
+    def _add_end(self, run: Trial, seconds: float | None) -> None:
+        self._ended.add(run.number)
+        if seconds is not None:
+            self._seconds.setdefault(run.parameters.arm, []).append(seconds)
 
     def _report_progress(self) -> None:
-        self._on_progress(f"training {self._what}", len(self._ended), len(self._runs))
+        self._callbacks.on_progress(f"training {self._what}", len(self._ended), len(self._runs))
+        self.heartbeat()
 
 
 def train_runs(

@@ -107,16 +107,17 @@ def choose_test(
             are of a class.
         StudyError: The images changed since the search.
     """
-    notes: list[str] = []
     index = index or read_unchanged(settings, prepared, on_progress)
     sites = left_out_sites(settings, prepared)
+    seen = seen_by(compared)
     given = test or LabelledImages(data=settings.data, images=index.test)
     has_folder = test is not None or prepared.test_fingerprint is not None
     if test:
         refuse_patients_of_study(test, index, settings)
-    seen = seen_by(compared)
-    known = patients_seen((*index.images, *given.images), seen)
+
+    notes: list[str] = []
     left_out = ""
+    known = patients_seen((*index.images, *given.images), seen)
     if known:
         count = counted(len(known), "patient")
         left_out = (
@@ -124,11 +125,10 @@ def choose_test(
         )
         notes.append(left_out)
     unseen = Images(image for image in given.images if image.patient not in known)
-    folder = replace(given, images=unseen)
 
-    def divide(kind: TestKind) -> tuple[SplitData, LabelledImages]:
+    def seal(kind: TestKind) -> SealedTest:
         divided = prepared
-        tested = folder
+        images = unseen
         if kind != "folder":
             fewest = 0
             if kind == "unused":
@@ -145,11 +145,16 @@ def choose_test(
                 sites=sites,
             )
         if kind == "unused":
-            tested = replace(given, images=divided.side(TEST))
-        refuse_too_few(tested, prepared, left_out)
-        return divided, tested
+            images = divided.side(TEST)
+        sealed = SealedTest(data=given.data, images=images, kind=kind, prepared=divided)
+        refuse_too_few(sealed, prepared, left_out)
+        return sealed
 
-    kinds = [planned] if planned else _preferred_kinds(settings, compared, test, notes)
+    if planned:
+        kinds: Sequence[TestKind] = [planned]
+    else:
+        kinds, why = _preferred_kinds(settings, compared, is_given=test is not None)
+        notes += why
     if not has_folder:
         kinds = [kind for kind in kinds if kind == "unused"]
     if not kinds:
@@ -157,25 +162,19 @@ def choose_test(
         raise DataError("the study has no test/ folder", settings.data.path, fix)
     for kind in kinds:
         try:
-            divided, tested = divide(kind)
+            sealed = seal(kind)
             break
         except DataError as error:
             problem = error.problems[0]
             if kind != kinds[-1]:
                 notes.append(f"{_INSTEAD[kind]}: {problem.what}")
                 continue
-            if has_folder or sites or kind != "unused":
+            if has_folder or sites:
                 raise
             fix = f"{problem.fix}, or give images of other patients: {_GIVE_TEST}"
             raise DataError(problem.what, problem.where, fix) from error
-    refuse_patients_of_folders(tested, index, settings, compared, prepared)
-    return SealedTest(
-        data=tested.data,
-        images=tested.images,
-        kind=kind,
-        prepared=divided,
-        notes=tuple(notes),
-    )
+    refuse_patients_of_folders(sealed, index, settings, compared, prepared)
+    return replace(sealed, notes=tuple(notes))
 
 
 def refuse_too_few(tested: LabelledImages, prepared: SplitData, left_out: str = "") -> None:
@@ -218,36 +217,33 @@ def refuse_patients_of_folders(
 
 
 def _preferred_kinds(
-    settings: Settings,
-    compared: Iterable[Parameters],
-    test: LabelledImages | None,
-    notes: list[str],
-) -> Sequence[TestKind]:
-    """Return what may be scored and trained on, the preferred first; `notes` gets why not others.
+    settings: Settings, compared: Iterable[Parameters], *, is_given: bool
+) -> tuple[Sequence[TestKind], list[str]]:
+    """Return what may be scored and trained on, the preferred first, and why nothing else.
 
-    Given images are scored if unused patients do not suffice. Raises DataError if unused patients
-    are asked for, and may have been seen.
+    Images that were given are scored if unused patients do not suffice. Raises DataError if unused
+    patients are asked for, and may have been seen.
     """
     wanted = settings.confirm.test
-    if test and wanted == "unused":
-        wanted = "auto"
-    if settings.confirm.leave_out == "site":
+    has_sites = settings.confirm.leave_out == "site"
+    if has_sites:
         wanted = "unused"
+    elif is_given and wanted == "unused":
+        wanted = "auto"
+    why = []
     if any(source_of(parameters).seen_images() is None for parameters in compared):
         what = (
             "it is not known which images the extra ones were made from, "
             "so leakage cannot be excluded"
         )
         if wanted == "unused":
-            fix = "declare them as `seen`, or use confirm.test: folder"
-            if settings.confirm.leave_out == "site":
-                fix = "declare them as `seen`"
+            fix = "declare them as `seen`" + ("" if has_sites else ", or use confirm.test: folder")
             raise DataError(what, "confirm.test", fix)
         wanted = "folder"
-        notes.append(f"the test folder is scored: {what}")
+        why.append(f"the test folder is scored: {what}")
     if wanted != "unused" and not settings.data.train_patients:
-        return ["folder"]
-    return _PREFERRED[wanted]
+        return ["folder"], why
+    return _PREFERRED[wanted], why
 
 
 def divide_unused(

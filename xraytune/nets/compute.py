@@ -65,7 +65,7 @@ def require_device(compute: Compute, study: Path) -> None:
     Results on a CPU differ.
     """
     if compute.device == "cuda" and not gpu_count():
-        fix = "run it on a machine with a GPU; `xraytune doctor` shows what torch sees"
+        fix = "run it on a machine with a GPU; `xraytune plan` shows what torch sees"
         raise MachineError(
             "the study was searched on a GPU, but torch sees no GPU here", study, fix
         )

@@ -1,13 +1,20 @@
-"""The design of a study, as lines and tables."""
+"""What `plan` says: the design of a study, and what the machine lacks, as lines and tables."""
 
-from collections.abc import Iterator
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from xraytune.base.errors import counted, join_names
-from xraytune.base.tables import Cell, Row, Table
-from xraytune.confirm.design import Design
+from xraytune.base.tables import Cell, Row, Table, Tone
+from xraytune.confirm.checks import Check, Outlook
 from xraytune.present.trials import sides_frame
 from xraytune.stats.precision import ASSUMED
 
+if TYPE_CHECKING:  # it imports torch, which may be missing
+    from xraytune.confirm.design import Design
+
+_TONES: dict[str, Tone] = {"ok": "good", "warning": "busy", "missing": "bad"}
 _SCORED = {
     "unused": "unused patients are scored, and each replicate trains on its own draw of others",
     "draws": "the test folder is scored, and each replicate trains on its own draw of patients",
@@ -15,7 +22,20 @@ _SCORED = {
 }
 
 
-def design_frame(design: Design) -> Iterator[Cell | str | Table]:
+def outlook_frame(outlook: Outlook) -> Iterator[Cell | str | Table]:
+    """Lay out a design and what the machine lacks for it; without one, all that was checked."""
+    if outlook.design:
+        yield from _design(outlook.design)
+        lacking = [check for check in outlook.checks if check.status != "ok"]
+        if lacking:
+            yield checks_table(lacking, "What this machine lacks")
+        return
+    is_ready = outlook.is_ready
+    yield Cell("ready" if is_ready else "something is missing", "good" if is_ready else "bad")
+    yield checks_table(outlook.checks)
+
+
+def _design(design: Design) -> Iterator[Cell | str | Table]:
     """Lay out what a study does, what it can tell, how long it takes and what would be better."""
     yield Cell(f"{design.name}: {design.outlook}", "bad" if design.problem else "strong")
     if design.problem and design.problem.fix:
@@ -39,16 +59,19 @@ def design_frame(design: Design) -> Iterator[Cell | str | Table]:
     yield from sides_frame([*design.sides, *([design.scored] if design.scored else [])])
     if design.precision:
         yield Table([*_alternatives(design)], "Larger confirmations")
+
+
+def checks_table(checks: Iterable[Check], title: str = "") -> Table:
+    """Lay out what was found on this machine, with a fix for each problem."""
     rows: list[Row] = [
         {
             "check": check.name,
-            "status": check.status,
-            "result and fix": f"{check.found}\n{check.fix}",
+            "status": Cell(check.status, _TONES[check.status]),
+            "result and fix": f"{check.found}\n{check.fix}".strip(),
         }
-        for check in design.lacking
+        for check in checks
     ]
-    if rows:
-        yield Table(rows, "What this machine lacks")
+    return Table(rows, title)
 
 
 def _alternatives(design: Design) -> Iterator[Row]:

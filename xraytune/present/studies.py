@@ -1,15 +1,17 @@
-"""The studies of a folder: how far each is, its best score, and the verdict of `confirm`."""
+"""Several studies: how far each is, its best scores, and the verdict of `confirm`."""
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
-from xraytune.base.errors import StudyError
+from xraytune.base.errors import StudyError, counted
 from xraytune.base.records import frozen
-from xraytune.base.tables import Cell, Frame, Row, Table
+from xraytune.base.tables import Cell, Entry, Frame, Row, Table, shown_path
 from xraytune.confirm.arms import CONFIRM_FOLDER
 from xraytune.confirm.record import read_verdict
+from xraytune.space.load import STUDY_NAME
 from xraytune.study.folder import StudyFolder, work_on
-from xraytune.study.status import StudyWatcher
+from xraytune.study.status import ArmSummary, StudyWatcher
 
 _BUSY = {"searched": "searching", "confirmed": "confirming"}
 _DELETE = (
@@ -27,6 +29,7 @@ class StudySummary:
             up, `damaged` if it cannot be read.
         trials: The trials that have ended.
         best: The best val-A score of a complete trial; None before there is one.
+        arms: Those of its trials, the simplest first.
         verdict: That of `confirm`, such as `no_better` or `helps (exploratory)`; None before it has
             run.
     """
@@ -38,28 +41,34 @@ class StudySummary:
     trial_budget: int = 0
     metric: str = ""
     best: float | None = None
+    arms: tuple[ArmSummary, ...] = ()
     verdict: str | None = None
 
 
-def list_studies(folder: Path = Path("studies")) -> tuple[StudySummary, ...]:
-    """Return a summary of each study in a folder, by name.
+def list_studies(*folders: Path | str) -> tuple[StudySummary, ...]:
+    """Return a summary of each study, in the order of the folders and by name.
 
     Args:
-        folder: The folder of all studies, `studies` unless `search` was given another one.
+        folders: Studies, or folders of studies; by default `studies`, which has all of them unless
+            `search` was given another folder.
 
     Raises:
-        StudyError: There are no studies in it.
+        StudyError: There are no studies in one of them.
     """
-    files = sorted(folder.glob(f"*/{StudyFolder(folder).space_path.name}"))
-    if not files:
-        fix = "start one with `xraytune search`"
-        raise StudyError("no study here, nor in its subfolders", folder, fix)
-    return tuple(_summarise(StudyFolder(file.parent.resolve())) for file in files)
+    summaries: list[StudySummary] = []
+    for folder in map(Path, folders or ["studies"]):
+        files = sorted(folder.glob(STUDY_NAME)) or sorted(folder.glob(f"*/{STUDY_NAME}"))
+        if not files:
+            fix = "start one with `xraytune search`"
+            raise StudyError("no study here, nor in its subfolders", folder, fix)
+        summaries += [_summarise(StudyFolder(file.parent.resolve())) for file in files]
+    return tuple(summaries)
 
 
 def _summarise(folder: StudyFolder) -> StudySummary:
     try:
         view = StudyWatcher(folder).look()
+        arms = view.arms
         verdict = read_verdict(folder.path / CONFIRM_FOLDER)
     except StudyError:
         return StudySummary(name=folder.path.name, path=folder.path, state="damaged")
@@ -74,6 +83,7 @@ def _summarise(folder: StudyFolder) -> StudySummary:
         trial_budget=view.trial_budget,
         metric=view.metric,
         best=view.best.value if view.best else None,
+        arms=tuple(arms),
         verdict=f"{verdict.verdict}{exploratory}" if verdict else None,
     )
 
@@ -91,3 +101,31 @@ def studies_frame(studies: Sequence[StudySummary]) -> Frame:
         for study in studies
     ]
     return Table(rows), Cell(_DELETE, "dim")
+
+
+def compare_studies(studies: Sequence[StudySummary]) -> Table:
+    """Lay out studies side by side, a column for each: its state, verdict, and best trials."""
+    columns = [_facts(study) for study in studies]
+    names = list(dict.fromkeys(chain(*columns)))
+    rows: list[Row] = []
+    for name in names:
+        row: dict[str, Entry] = {"": name}
+        for study, facts in zip(studies, columns, strict=True):
+            row[f"{shown_path(study.path)}"] = facts.get(name)
+        rows.append(row)
+    return Table(rows)
+
+
+def _facts(study: StudySummary) -> dict[str, str | None]:
+    facts = {
+        "state": study.state,
+        "trials": f"{study.trials} of {study.trial_budget}",
+        "verdict": study.verdict,
+    }
+    for arm in study.arms:
+        best = counted(sum(arm.trials.values()), "trial")
+        for side, score in (("val-A", arm.val_a), ("val-B", arm.val_b)):
+            if score:
+                best += f"\n{side} {score[1]:.3f} (#{score[0]})"
+        facts[f"{arm.arm}"] = best
+    return facts

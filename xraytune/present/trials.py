@@ -6,6 +6,7 @@ from pathlib import PurePath
 from xraytune.base.errors import counted, printable
 from xraytune.base.tables import Cell, Entry, Frame, Row, Table, Tone, duration, text_of
 from xraytune.data.sides import USUAL_AUROC, SideSize, chance_warning
+from xraytune.search.callbacks import RunsView
 from xraytune.space.domains import Value
 from xraytune.space.settings import RIVALS
 from xraytune.study.row import TrialRow
@@ -53,6 +54,23 @@ def live_frame(view: StudyView, *, dashboard: str = "") -> Frame:
         more = f"{counted(hidden, 'more trial')} ended; `xraytune status` shows them all"
         lines.append(Cell(more, "dim"))
     return [*lines, *_trials_frame(view, groups)]
+
+
+def runs_frame(view: RunsView) -> Frame:
+    """Lay out the runs of a confirmation: how many have ended, and what the running ones do."""
+    rows: list[Row] = [{"run": label, "state": text} for label, text in view.running.items()]
+    return [Cell(runs_line(view), "strong"), *([Table(rows)] if rows else [])]
+
+
+def runs_line(view: RunsView) -> str:
+    """Format how far the runs of a confirmation are, as one line."""
+    total = view.ended + len(view.running) + view.waiting
+    line = f"training {view.what}: {view.ended} of {total} ended, {len(view.running)} running"
+    if view.waiting:
+        line += f", +{view.waiting} waiting"
+    if view.seconds_left is not None:
+        line += f", about {duration(view.seconds_left)} left"
+    return line
 
 
 def status_frame(view: StudyView) -> Frame:

@@ -1,6 +1,6 @@
 """The functions that a search or a confirmation calls as it proceeds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from xraytune.base.records import EpochRecord, Progress, frozen, ignore_progress
@@ -16,6 +16,28 @@ def _ignore(*_: object) -> None:
 
 
 @frozen
+class RunsView:
+    """The runs of a confirmation at one moment.
+
+    Attributes:
+        what: Such as `replicates`.
+        running: What each running one does, by its label.
+        seconds_left: None before the first end.
+    """
+
+    what: str
+    ended: int
+    running: Mapping[str, str]
+    waiting: int
+    seconds_left: float | None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all runs have ended."""
+        return not (self.running or self.waiting)
+
+
+@frozen
 class Callbacks:
     """Functions that a search or a confirmation calls as it proceeds; each does nothing by default.
 
@@ -28,6 +50,7 @@ class Callbacks:
         on_trial_start: Called when a trial starts or resumes.
         on_epoch: Called with a trial's number and its record after each new epoch.
         on_trial_end: Called with the trial's row of `trials.jsonl`.
+        on_runs: Called once a second while the runs of a confirmation are trained, and at each end.
         on_progress: Called with the progress of everything else, such as decoding, and of a
             confirmation's runs.
     """
@@ -38,6 +61,7 @@ class Callbacks:
     on_trial_start: Callable[[Trial], None] = _ignore
     on_epoch: Callable[[int, EpochRecord], None] = _ignore
     on_trial_end: Callable[[TrialRow], None] = _ignore
+    on_runs: Callable[[RunsView], None] = _ignore
     on_progress: Progress = ignore_progress
 
 

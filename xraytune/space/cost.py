@@ -5,6 +5,7 @@ times as fast or slow.
 """
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from xraytune.base.records import frozen
 from xraytune.space.settings import GanSettings, Parameters, Settings, extra_images
@@ -144,6 +145,16 @@ class Work:
     def generators(self) -> int:
         """How many GANs are trained."""
         return self.replicates * len({trial.gan for trial in self.trainings if trial.gan})
+
+
+def seconds_to_come(ended: Sequence[float], running: Sequence[float], waiting: int) -> float:
+    """Return how long trials that have not ended will compute, from the times of those that did.
+
+    A trial to come takes as much as the later half of those that ended: the first ones also train
+    generators and compute features that others share. `running` has the share of each that is done.
+    """
+    usual = fmean(ended[len(ended) // 2 :])
+    return usual * (waiting + sum(1 - share for share in running))
 
 
 def describe_time(seconds: float) -> str:

@@ -319,13 +319,10 @@ def sensitivity_at(
     Images with equal scores fall on the same side of every threshold; nothing is interpolated.
     Above all scores, sensitivity is 0 and specificity 1. Arguments and errors are those of `auroc`.
     """
-    from sklearn.metrics import roc_curve  # takes half a second
-
     require_scorable(labels, probabilities)
-    false_positives, sensitivity, _ = roc_curve(
-        labels == positive, probabilities[:, positive], drop_intermediate=False
-    )
-    return float(sensitivity[1 - false_positives >= specificity].max())
+    (scored,) = ScoredImages(labels, probabilities, positive=positive).classes()
+    weights = np.ones((1, len(labels)))
+    return weighted_sensitivity_at(scored, weights, specificity).item()
 
 
 def require_finite_outputs(

@@ -10,13 +10,13 @@ from dataclasses import asdict, fields
 from html import escape
 from itertools import chain
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from xraytune.base.records import frozen, progress_text, to_json
 from xraytune.data.sides import FEWEST_OF_CLASS, SideSize, side_sizes
+from xraytune.space.cost import seconds_to_come
 from xraytune.space.domains import Value
 from xraytune.space.settings import TASK_RULES
 from xraytune.stats.placements import structural_components
@@ -116,17 +116,15 @@ class StudyView:
     def seconds_left(self) -> float | None:
         """An estimate from the trials so far; None before the first end, or if no search runs.
 
-        A trial to come takes as much as the later half of those that ended: the first ones also
-        train generators and compute features that others share. Half of a running trial is done;
-        none of a waiting one is.
+        Half of a running trial is done; none of a waiting one is.
         """
         ended = [trial.seconds for trial in self.trials if trial.seconds is not None]
         if not (ended and self.is_running):
             return None
-        usual = fmean(ended[len(ended) // 2 :])
-        running = usual * self.counts.get("running", 0) / 2
-        done = sum(ended) + running
-        to_come = usual * (self.trial_budget - len(ended)) - running
+        halves = [0.5] * self.counts.get("running", 0)
+        waiting = self.trial_budget - len(ended) - len(halves)
+        to_come = seconds_to_come(ended, halves, waiting)
+        done = sum(ended) + seconds_to_come(ended, halves, 0)
         left = self.seconds * to_come / done if done else 0.0
         if self.seconds_budget is None:
             return left

@@ -183,7 +183,7 @@ class Runner:
                     what = f"Ray ended {_FRUITLESS_STARTS} times before a trial reported anything"
                     fix = (
                         "if the machine was overloaded, run the same command again; otherwise, "
-                        "run `xraytune doctor`"
+                        "run `xraytune plan`"
                     )
                     raise MachineError(what, self.study.log_path, fix) from error
                 self.close()

@@ -1,24 +1,32 @@
-"""Check what a user of this machine cannot see otherwise, and explain how to get what is missing.
+"""What can be said before a study starts: what this machine lacks, and what the study could tell.
 
-Nothing is downloaded or left behind. Packages are tried in processes of their own, and torch is
-imported late, so that a broken installation is reported.
+Nothing is downloaded or left behind but decoded images. Packages are tried in processes of their
+own, and torch is imported late, so that a broken installation is reported.
 """
+
+from __future__ import annotations
 
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import ConfigError, MachineError
 from xraytune.base.files import nearest_folder
+from xraytune.base.records import Progress, frozen, ignore_progress, to_json
 from xraytune.search.ray.setup import ray_parent, why_ray_cannot_start
 from xraytune.space.load import load_space
-from xraytune.space.space import Space, missing_packages
+from xraytune.space.shipped import describe_space
+from xraytune.space.space import Space, missing_packages, require_extensions
+from xraytune.stats.precision import LIKELY_AUROC, REPLICATE_SD
+
+if TYPE_CHECKING:
+    from xraytune.confirm.design import Design
 
 _GIB = 2**30
 _MIN_DISK_GIB = 10
@@ -26,6 +34,8 @@ _MIN_SHARED_MIB = 256
 """Ray's object store is in shared memory; see search/ray/driver.py."""
 _PACKAGES = {"torch": "torch, torchvision", "ray": "ray, ray.tune"}
 """What is imported of each package."""
+_OF_DESIGN = {"torch", "packages", "images"}
+"""The checks without which there is no design."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,26 +51,90 @@ class Check:
     fix: str = ""
 
 
-def doctor(
-    *, space: Path | None = None, weights_dir: Path | None = None, folder: Path = Path()
-) -> tuple[Check, ...]:
-    """Check this machine.
+@frozen
+class Outlook:
+    """What this machine has and lacks for a study, and what the study could tell.
+
+    Attributes:
+        design: None without a space, torch, packages or images.
+    """
+
+    checks: tuple[Check, ...]
+    design: Design | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether nothing is missing."""
+        return all(check.status != "missing" for check in self.checks)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as a JSON object."""
+        return {"ok": self.is_ready} | to_json(self)
+
+
+def plan(
+    *,
+    space: Path | None = None,
+    data: Path | None = None,
+    weights_dir: Path | None = None,
+    overrides: Sequence[str] = (),
+    cache: Path = Path("cache"),
+    skip_broken: bool = False,
+    auroc: float = LIKELY_AUROC,
+    sd: float = REPLICATE_SD,
+    gpus: int | None = None,
+    on_progress: Progress = ignore_progress,
+    note: Callable[[str], None] = lambda _: None,
+) -> Outlook:
+    """Say what a study would do and could tell, and what this machine lacks, without any training.
 
     Args:
-        space: Search space file; checks the packages and weights that its trials need, too.
-        weights_dir: Folder of official weight files; default: that of the file, else torch's
-            download cache.
-        folder: Folder for studies and cache, whose disk is checked.
+        space: Search space (YAML); without it, only the machine is checked.
+        data: Image folder, or data file (YAML); overrides `data` of the space.
+        weights_dir: Folder of official weight files, for machines without network access; default:
+            that of the space, else torch's download cache.
+        overrides: `key=value` settings that override those of the space.
+        cache: Artifact cache, which keeps the decoded images, and whose disk is checked.
+        skip_broken: Leave out broken images.
+        auroc: Assumed AUROC of the finalist and its controls, in (0.5, 1).
+        sd: Assumed standard deviation of an arm's AUROC over replicates.
+        gpus: GPUs that trials compute on; default: those of this machine.
+        on_progress: Called with progress.
+        note: Called with messages for the user.
 
     Raises:
-        ConfigError: The search space file is invalid.
+        ConfigError: The space is invalid, or it is missing and images are given.
+        DataError: The images cannot be used.
+        MachineError: An extension is missing.
     """
-    checks = check_machine(folder)
-    has_torch = checks[0].status == "ok"
-    if space and has_torch:
-        # Its images are not needed.
-        checks += check_space(load_space(space, data=Path(), weights_dir=weights_dir))
-    return tuple(checks)
+    if not 0.5 < auroc < 1:
+        raise ConfigError(f"--auroc {auroc:g} is not between 0.5 and 1", fix="give one that is")
+    cache = cache.resolve()
+    checks = check_machine(cache)
+    if space is None:
+        if data or overrides:
+            raise ConfigError("--space is missing", fix="give the space of the study to plan")
+        return Outlook(checks=tuple(checks))
+    note(describe_space(space))
+    loaded = load_space(space, overrides, data=data, weights_dir=weights_dir)
+    if _has_all(checks):
+        checks += check_space(loaded)
+    if not _has_all(checks):
+        return Outlook(checks=tuple(checks))
+    from xraytune.confirm.design import design_study
+    from xraytune.trial.prepare import prepare_space
+
+    require_extensions(loaded)
+    prepared, index = prepare_space(
+        loaded, cache, skip_broken=skip_broken, note=note, on_progress=on_progress
+    )
+    design = design_study(loaded, prepared, index, cache, auroc=auroc, sd=sd, gpus=gpus)
+    return Outlook(checks=tuple(checks), design=design)
+
+
+def _has_all(checks: Sequence[Check]) -> bool:
+    """Return whether nothing is missing that a design needs."""
+    return not any(check.status == "missing" and check.name in _OF_DESIGN for check in checks)
 
 
 def check_machine(folder: Path) -> list[Check]:
@@ -122,13 +196,16 @@ def _check_system(folder: Path) -> Iterator[Check]:
 
 
 def check_space(space: Space) -> Iterator[Check]:
-    """Yield whether the packages and weights are there that the trials of a space need."""
+    """Yield whether the packages, images and weights are there that the trials of a space need."""
     import torch
 
     from xraytune.trial.prepare import require_network
 
     for problem in missing_packages(space):
         yield Check("packages", "missing", problem.what, problem.fix)
+    images = space.settings.data.path
+    if not images.exists():
+        yield Check("images", "missing", f"there is no {images}", "give their folder: --data DIR")
     downloads = Path(torch.hub.get_dir()) / "checkpoints"
     folder = space.settings.weights_dir or downloads
     settings = space.settings.model_copy(update={"weights_dir": folder})

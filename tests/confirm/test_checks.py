@@ -1,4 +1,4 @@
-"""The checks of `doctor`."""
+"""What `plan` finds on this machine."""
 
 import json
 import os
@@ -8,21 +8,24 @@ from pathlib import Path
 
 import pytest
 
-from xraytune.search.doctor import doctor
+from tests.in_process import command
+from xraytune.base.errors import ConfigError
+from xraytune.confirm.checks import plan
 from xraytune.space.settings import PACKAGES
 
 
 @pytest.mark.slow
-def test_doctor_checks_the_machine_and_the_weights_of_a_space(
+def test_plan_checks_the_machine_and_the_weights_of_a_space(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also for weights that a condition leaves at their default; no images are needed."""
+    """Also for weights that a condition leaves at their default; no images are needed for that."""
     monkeypatch.setenv("RAY_TMPDIR", "/proc/none")
     monkeypatch.setitem(PACKAGES, "classification", ("numpy", "no-such-package"))
     space = tmp_path / "space.yaml"
     space.write_text(
         """
 name: small
+data: {path: xrays}
 weights_dir: files
 parameters:
   source: {value: none}
@@ -34,13 +37,16 @@ parameters:
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "resnet18-f37072fd.pth").write_bytes(b"weights")
 
-    checks = {check.name: check for check in doctor(space=space, folder=tmp_path / "not" / "yet")}
+    outlook = plan(space=space, cache=tmp_path / "not" / "yet")
+    checks = {check.name: check for check in outlook.checks}
 
     assert checks["torch"].status == checks["ray"].status == "ok"
     assert checks["Ray startup"].status == "missing"
     assert checks["Ray startup"].fix.startswith("export RAY_TMPDIR=")
     assert checks["packages"].status == "missing"
     assert "needs no-such-package" in checks["packages"].found
+    assert checks["images"].found == f"there is no {tmp_path / 'xrays'}"
+    assert (outlook.is_ready, outlook.design) == (False, None)
     assert any(name.startswith("free disk at") for name in checks)
     assert all(bool(check.fix) == (check.status != "ok") for check in checks.values())
     weights = {
@@ -65,7 +71,7 @@ parameters:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("package", ["torch", "ray"])
-def test_doctor_names_why_a_package_cannot_be_imported(tmp_path: Path, package: str) -> None:
+def test_plan_names_why_a_package_cannot_be_imported(tmp_path: Path, package: str) -> None:
     why = "libc.so.6: version `GLIBC_2.99' not found"
     (tmp_path / package).mkdir()
     broken = tmp_path / package / "__init__.py"
@@ -73,7 +79,7 @@ def test_doctor_names_why_a_package_cannot_be_imported(tmp_path: Path, package: 
     path = os.pathsep.join([str(tmp_path), *sys.path])
 
     done = subprocess.run(
-        [sys.executable, "-m", "xraytune", "doctor", "--json"],
+        [sys.executable, "-m", "xraytune", "plan", "--json"],
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
@@ -87,3 +93,14 @@ def test_doctor_names_why_a_package_cannot_be_imported(tmp_path: Path, package: 
         f"ImportError: {why}",
     )
     assert checks.keys() >= {"torch", "ray", "Ray startup", "/dev/shm"}
+
+
+@pytest.mark.slow
+def test_without_a_space_plan_checks_the_machine_alone(tmp_path: Path) -> None:
+    shown = command("plan", "--cache", tmp_path)
+    refused = command("plan", "--data", tmp_path)
+
+    assert "free disk at" in shown.stdout
+    assert "xraytune demo" in shown.stdout
+    assert (refused.exit_code, list(tmp_path.iterdir())) == (ConfigError.exit_code, [])
+    assert "--space is missing" in refused.stderr
