@@ -47,7 +47,7 @@ def demo(
     here = folder / "quick" if quick else folder
     study = here / "studies" / "other-hospital-demo"
     at = quote(str(here))
-    space = f"--space other_hospital_demo --cache {at}/cache"
+    space = f"--space commands/other_hospital_demo --cache {at}/cache"
     patients_a, patients_b, gan_steps, budget = _QUICK if quick else _WHOLE
     steps = (
         (
@@ -105,7 +105,7 @@ def demo(
             _run(name, words)
 
     console.write("\nThese are phantoms. What holds for real X-rays, only real X-rays can tell.")
-    for command in ("data inspect YOUR_FOLDER", "search --space gan_ratio_cpu --data YOUR_FOLDER"):
+    for command in ("data inspect YOUR_FOLDER", "search --data YOUR_FOLDER"):
         console.write_command(f"xraytune {command}", "next: ")
     console.write(f"report: {xraytune.write_report(study)}")
 

@@ -27,9 +27,4 @@ def show_inspection(
         console.show_json(to_json(inspection) | {"parts": uses, "sides": sides})
         return
     console.show(*inspection_frame(source, inspection, uses, sizes))
-    space = "gan_ratio_cpu"
-    if inspection.findings:
-        space = "findings_ratio_cpu"
-    if inspection.mask_areas:
-        space = "gan_segmentation_cpu"
-    console.propose("headroom", "--space", space, given={"data": source, "overrides": overrides})
+    console.propose("search", given={"data": source, "overrides": overrides})

@@ -125,7 +125,7 @@ def search(
             callbacks.on_prepared(loaded, prepared, index, cache)
         if runner.allocation.trial.gpus == 0 and not (is_resumed or address):
             here = Machine(cores=cpu_count())
-            slow = describe_slow_search(settings, search_work(loaded, prepared).seconds(here), here)
+            slow = describe_slow_search(search_work(loaded, prepared).seconds(here), here)
             if slow is not None:
                 note(slow)
         contents = read_inputs(
