@@ -1,12 +1,11 @@
-"""The files of `predict`, the server of docs/final-model.md, and examples/export_onnx.py."""
+"""The files of `predict`, and the examples server.py and export_onnx.py."""
 
 import json
-import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from runpy import run_path
 
 import numpy as np
 import pytest
@@ -71,23 +70,17 @@ def test_nothing_is_written_when_an_image_is_broken(lab: Lab, tmp_path: Path) ->
     assert not out.exists()
 
 
-PAGE = Path(__file__).parents[2] / "docs" / "final-model.md"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def test_the_server_of_the_page_predicts(
+def test_the_example_of_a_server_predicts(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = sorted(lab.xrays.glob("test/*/*.jpeg"))[0]
     predict(lab.model, image, out=tmp_path / "table.csv")
     (expected,) = read_rows(tmp_path / "table.csv")
-    blocks = re.findall(
-        r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
-    )
-    (code,) = (block for block in blocks if "FastAPI" in block)
     monkeypatch.chdir(lab.path)
-    names: dict[str, Any] = {}
-    exec(compile(code, PAGE.name, "exec"), names)
-    client = TestClient(names["app"])
+    client = TestClient(run_path(str(EXAMPLES / "server.py"))["app"])
     head = {"Content-Type": "application/octet-stream"}
 
     answer = client.post("/predict", content=image.read_bytes(), headers=head)
@@ -104,7 +97,7 @@ def test_the_example_exports_a_model_that_predicts_as_pytorch_does(
     """The program compares them itself."""
     for package in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(package, reason="the example's own packages")
-    example = PAGE.parents[1] / "examples" / "export_onnx.py"
+    example = EXAMPLES / "export_onnx.py"
     program = [sys.executable, *map(str, (example, lab.model, tmp_path / "model.onnx"))]
 
     done = subprocess.run(program, capture_output=True, text=True, check=False)
