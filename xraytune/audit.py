@@ -1,6 +1,6 @@
 """Audit a folder of synthetic images: copies, realism, and whether they help a classifier.
 
-An audit is a study with the shipped space `audit`: a search, a confirmation, and a report.
+An audit is a study with the space `commands/audit`: a search, a confirmation, and a report.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def audit(
         synthetic: Folder with class folders named like the real ones; for findings, its data file.
         quick: Only measure the images: nothing is trained or written.
         weights_dir: See `search`.
-        overrides: See `search`; they replace settings of the shipped space `audit`.
+        overrides: See `search`; they replace settings of its space.
         studies: See `search`.
         cache: See `search`.
         skip_broken: See `search`.
@@ -120,7 +120,7 @@ def audit(
     name = f"audit-{re.sub(r'[^A-Za-z0-9._-]+', '-', folder.name)}"[:64]
     task = "findings" if synthetic.is_file() else "classification"
     changes = [f"name={name}", f"task={task}", f"folder.path={synthetic.absolute()}", *overrides]
-    shipped = Path("audit")
+    shipped = Path("commands/audit")
     space = open_space(shipped, changes, data=real, weights_dir=weights_dir)
     settings = space.settings
     experiment = space.experiment()

@@ -18,7 +18,9 @@ from xraytune.space.space import Space
 from xraytune.trial.run import run_trial
 
 SPACES = Path(__file__).resolve().parents[2] / "search_spaces"
-FILES = sorted([*SPACES.glob("*.yaml"), *SPACES.glob("studies/*.yaml")])
+FILES = sorted(
+    file for folder in (".", "commands", "studies") for file in (SPACES / folder).glob("*.yaml")
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,18 +43,20 @@ def test_every_space_file_is_valid_and_named_like_its_study(file: Path) -> None:
 def test_a_shipped_space_is_found_by_name_unless_a_file_has_that_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder of that name, such as that of `xraytune demo`, does not matter."""
+    """A folder of that name does not matter."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "demo").mkdir()
-    for name in ("demo", "demo.yaml", "search_spaces/demo.yaml"):
+    (tmp_path / "gan_ratio").mkdir()
+    for name in ("gan_ratio", "gan_ratio.yaml", "search_spaces/gan_ratio.yaml"):
         checked = command(f"space check {name} --data xrays")
-        assert checked.stdout.startswith("space: shipped demo; `xraytune space copy demo`")
-    (tmp_path / "demo").rmdir()
-    (tmp_path / "demo").write_text(
-        (SPACES / "demo.yaml").read_text("utf-8").replace("name: demo", "name: mine")
+        assert checked.stdout.startswith(
+            "space: shipped gan_ratio; `xraytune space copy gan_ratio`"
+        )
+    (tmp_path / "gan_ratio").rmdir()
+    (tmp_path / "gan_ratio").write_text(
+        (SPACES / "gan_ratio.yaml").read_text("utf-8").replace("name: gan-ratio", "name: mine")
     )
 
-    assert load_space(Path("demo")).settings.name == "mine"
+    assert load_space(Path("gan_ratio")).settings.name == "mine"
     with pytest.raises(ConfigError, match="no such file"):
         load_space(Path("nothing"))
 

@@ -1,7 +1,6 @@
 """Layouts of public sets and exports, in miniature: read, or refused with a fix (docs/data.md)."""
 
 import gzip
-import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from examples.convert_set import CONVERSIONS
 from tests.data.conftest import WriteImages
 from tests.data.test_index import paths
 from tests.pair_files import save
@@ -193,10 +193,10 @@ def test_a_public_layout_is_read_or_refused(tmp_path: Path, write: WriteImages, 
 
 
 @pytest.mark.slow
-def test_what_the_page_joins_and_converts_is_read(
+def test_what_the_example_joins_and_converts_is_read(
     tmp_path: Path, write: WriteImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The blocks of docs/data.md, in their order, each in a folder of its own."""
+    """All conversions of convert_set.py, each in a folder of its own."""
     write(tmp_path, paths(f"mimic_cxr/{{a,b}}{N}.png bimcv/sub-S{{1,2}}{N}/ses-E/x.png"))
     for file in sorted((tmp_path / "bimcv").rglob("*.png")):
         file.rename(file.with_name(f"ses-E{file.parts[-3][-2:]}.png"))
@@ -231,12 +231,10 @@ def test_what_the_page_joins_and_converts_is_read(
         )
         save(tmp_path / f"jsrt/masks/left lung/{number}.gif", np.eye(1024, dtype=np.bool_))
 
-    page = (ROOT / "docs/data.md").read_text("utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     folders = ("mimic_cxr", "bimcv", "mnist", "chest", "jsrt")
-    for name, block in zip(folders, blocks, strict=True):
+    for name, convert in zip(folders, CONVERSIONS.values(), strict=True):
         monkeypatch.chdir(tmp_path / name)
-        exec(compile(block, "docs/data.md", "exec"), {})
+        convert()
 
     for name in ("mimic_cxr", "bimcv"):
         found = counts(shipped(f"{name}.yaml", tmp_path / name))
@@ -246,5 +244,5 @@ def test_what_the_page_joins_and_converts_is_read(
     assert len(read_folder(data_settings(chest, DataSettings(path=chest))).findings) == 8
     monkeypatch.chdir(tmp_path / "chest")
     with pytest.raises(AssertionError, match="not one label per image"):
-        exec(compile(blocks[2], "docs/data.md", "exec"), {})
+        CONVERSIONS["pneumoniamnist"]()
     assert counts(DataSettings(path=tmp_path / "jsrt")) == {"train image": 3}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from examples.transform_folder import transform_folder
-from tests.examples.conftest import ROOT, on_path
+from tests.examples.conftest import on_path
 from tests.in_process import command
 from xraytune.base.errors import ArtifactError
 from xraytune.base.files import read_json
@@ -60,7 +60,7 @@ def test_model_records_the_versions_of_its_extensions_and_is_refused_without_the
 
 @pytest.mark.usefixtures("installed")
 def test_an_unknown_name_suggests_an_installed_extension() -> None:
-    done = command(f"space check {ROOT}/search_spaces/demo.yaml --set backbone=tinynet")
+    done = command("space check gan_ratio_cpu --set backbone=tinynet")
 
     assert done.exit_code == 2
     assert "backbone: unknown value 'tinynet'\n  fix: did you mean 'tiny_net'?" in done.stderr

@@ -1,27 +1,23 @@
-"""The files of `predict`, the server of docs/final-model.md, and examples/export_onnx.py."""
+"""The files of `predict`, and the examples server.py and export_onnx.py."""
 
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from runpy import run_path
 
 import numpy as np
 import pytest
-import torch
 from fastapi.testclient import TestClient
 from PIL import Image
 
 from tests.data.test_dicom import dicom
-from tests.docs.commands import ROOT, python_of
+from tests.docs.commands import ROOT
 from tests.in_process import command
 from tests.model.conftest import Lab, read_rows
 from xraytune.base.errors import DataError
-from xraytune.base.tensors import save_state
 from xraytune.model.predict import predict
-from xraytune.nets.networks import build_classifier
-from xraytune.space.settings import Parameters
 from xraytune.trial.saved_model import open_bundle
 
 pytestmark = pytest.mark.slow
@@ -75,36 +71,17 @@ def test_nothing_is_written_when_an_image_is_broken(lab: Lab, tmp_path: Path) ->
     assert not out.exists()
 
 
-PAGE = "docs/final-model.md"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def test_the_page_loads_the_network_in_plain_pytorch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    parameters = Parameters(backbone="mobilenet_v2", weights="none", trainable="all")
-    trained = build_classifier(parameters, 2, weights=None, seed=1).eval()
-    (tmp_path / "model").mkdir()
-    save_state(trained.state_dict(), tmp_path / "model/model.safetensors")
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {}
-
-    exec(compile(python_of(PAGE, "load_state_dict"), PAGE, "exec"), names)
-
-    images = torch.rand(2, 3, 64, 64)
-    with torch.inference_mode():
-        assert torch.equal(names["network"](images), trained(images))
-
-
-def test_the_server_of_the_page_predicts(
+def test_the_example_of_a_server_predicts(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = sorted(lab.xrays.glob("test/*/*.jpeg"))[0]
     predict(lab.model, image, out=tmp_path / "table.csv")
     (expected,) = read_rows(tmp_path / "table.csv")
     monkeypatch.chdir(lab.path)
-    names: dict[str, Any] = {}
-    exec(compile(python_of(PAGE, "FastAPI"), PAGE, "exec"), names)
-    client = TestClient(names["app"])
+    client = TestClient(run_path(str(EXAMPLES / "server.py"))["app"])
     head = {"Content-Type": "application/octet-stream"}
 
     answer = client.post("/predict", content=image.read_bytes(), headers=head)

@@ -20,12 +20,12 @@ Draw those of hospital B. Its test/ folder stays sealed.
 $ data phantom {at}/hospital_b --patients {patients_b} --seed 1 --size 64 --difficulty 0
 
 Hospital A trains a GAN, and gives it away.
-$ generator train -o {at}/gan_of_a --space other_hospital_demo --cache {at}/cache
+$ generator train -o {at}/gan_of_a --space commands/other_hospital_demo --cache {at}/cache
 --data {at}/hospital_a --set data.train_patients=null --set gan.steps={gan_steps}
 
 Hospital B has 40 patients. It searches: no extra images, repeated ones, a GAN of its own, or
 the GAN of A?
-$ search --space other_hospital_demo --cache {at}/cache --data {at}/hospital_b
+$ search --space commands/other_hospital_demo --cache {at}/cache --data {at}/hospital_b
 --studies {at}/studies --set generator.path={at}/gan_of_a {budget}
 
 Confirm the best mix, on patients that the search never used.
@@ -89,7 +89,7 @@ def demo(
             _run(name, words)
 
     console.write("\nThese are phantoms. What holds for real X-rays, only real X-rays can tell.")
-    for command in ("data inspect YOUR_FOLDER", "search --space gan_ratio_cpu --data YOUR_FOLDER"):
+    for command in ("data inspect YOUR_FOLDER", "search --data YOUR_FOLDER"):
         console.write_command(f"xraytune {command}", "next: ")
     console.write(f"report: {api.report(here / 'studies' / 'other-hospital-demo')}")
 

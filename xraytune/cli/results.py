@@ -197,13 +197,7 @@ def show_data_inspect(inspection: Inspection, given: Options) -> None:
         "data.split.group_regex": given["group_regex"],
     }
     overrides = [f"{name}={value}" for name, value in values.items() if value is not None]
-    space = "gan_ratio_cpu"
-    if inspection.findings:
-        space = "findings_ratio_cpu"
-    if inspection.mask_areas:
-        space = "gan_segmentation_cpu"
-    given = {"data": given["source"], "overrides": overrides}
-    console.propose("headroom", "--space", space, given=given)
+    console.propose("search", given=given)
 
 
 def show_data_phantom(drawn: PhantomSet, _: Options) -> None:

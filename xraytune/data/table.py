@@ -42,7 +42,7 @@ from xraytune.space.messages import nearest
 from xraytune.space.settings import FOLDER_NAME, DataSettings, TableSettings
 
 _MOST_SUBGROUPS = 20
-JOINING = "docs/data.md, Joining tables"
+JOINING = "docs/data.md, Other formats"
 _PATIENTS_TABLE = TableSettings(
     file=(PATIENTS_CSV,), image="file", patient="patient", label="class"
 )

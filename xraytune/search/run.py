@@ -182,7 +182,7 @@ def _require_same_space(folder: StudyFolder, space: Space) -> None:
 def _note_slow_search(space: Space, prepared: SplitData, note: Callable[[str], None]) -> None:
     """Note that a search on the CPU cores of this machine takes hours, if it does."""
     here = Machine(cores=cpu_count())
-    slow = describe_slow_search(space.settings, search_work(space, prepared).seconds(here), here)
+    slow = describe_slow_search(search_work(space, prepared).seconds(here), here)
     if slow is not None:
         note(slow)
 

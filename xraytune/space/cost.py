@@ -38,11 +38,6 @@ _TRAINED_SHARE = {"head": 0.0, "last_stage": 0.5, "all": 1.0}
 """The cost of training these layers. The features of a frozen backbone are computed once."""
 _SHARE_AFTER_ASHA = 1 / 3
 _LONG_HOURS = 2.0
-_CPU_SPACES = {
-    "classification": "gan_ratio_cpu",
-    "findings": "findings_ratio_cpu",
-    "segmentation": "gan_segmentation_cpu",
-}
 
 
 @frozen
@@ -166,7 +161,7 @@ def describe_time(seconds: float) -> str:
     return "a minute" if minutes == 1 else f"{minutes} minutes"
 
 
-def describe_slow_search(settings: Settings, seconds: float, machine: Machine) -> str | None:
+def describe_slow_search(seconds: float, machine: Machine) -> str | None:
     """Return what a user should know before a search on CPU cores that takes hours.
 
     None if it does not.
@@ -175,5 +170,5 @@ def describe_slow_search(settings: Settings, seconds: float, machine: Machine) -
         return None
     return (
         f"without a GPU, this search takes roughly {describe_time(seconds)} on {machine}; "
-        f"--space {_CPU_SPACES[settings.task]} asks a smaller question in minutes"
+        "without --space, `search` writes a smaller space for this machine"
     )
