@@ -197,7 +197,7 @@ def show_data_inspect(inspection: Inspection, given: Options) -> None:
         "data.split.group_regex": given["group_regex"],
     }
     overrides = [f"{name}={value}" for name, value in values.items() if value is not None]
-    console.propose("search", given=given)
+    console.propose("search", given={"data": given["source"], "overrides": overrides})
 
 
 def show_data_phantom(drawn: PhantomSet, _: Options) -> None:
