@@ -15,7 +15,6 @@ from xraytune.confirm.arms import Arm
 from xraytune.confirm.judge import ArmScores
 from xraytune.confirm.record import FinalistVerdict, Subgroup
 from xraytune.stats.classification import scored_findings
-from xraytune.stats.intervals import groups_by_value
 from xraytune.stats.verdict import compare, patient_interval
 
 FEWEST_PATIENTS = 30
@@ -44,14 +43,17 @@ def compare_in_groups(
     arms = {arm.name: arm for arm in test.plan.arms}
     pair = (arms[finalist.arm], arms[finalist.strongest])
     patients = np.asarray(test.patients)
+    is_binary = test.labels.ndim == 1 and test.results.shape[2] == 2
     groups = []
     for column, values in columns.items():
-        value_of_image = [values.get(file, "") for file in files]
-        class_count = test.results.shape[2]
-        for value, has_value, other in groups_by_value(value_of_image, test.labels, class_count):
+        value_of_image = np.array([values.get(file, "") for file in files])
+        for value in np.unique(value_of_image[value_of_image != ""]).tolist():
+            has_value = value_of_image == value
             rows = has_value
-            if other is not None:
-                rows = has_value | (test.labels == other)
+            classes = np.unique(test.labels[has_value])
+            is_of_one_class = is_binary and len(classes) == 1  # as types of pneumonia are
+            if is_of_one_class:
+                rows = has_value | (test.labels != classes[0])
             of_group = replace(
                 test,
                 results=test.results[:, rows],
@@ -63,7 +65,7 @@ def compare_in_groups(
                 value=value,
                 images=int(has_value.sum()),
                 patients=len({*patients[has_value].tolist()}),
-                is_of_one_class=other is not None,
+                is_of_one_class=is_of_one_class,
             )
             if _is_large(of_group):
                 measured = of_group.measure(*pair)
@@ -73,7 +75,7 @@ def compare_in_groups(
                     difference=compare(measured),
                     scores=dict(zip([arm.name for arm in pair], scores, strict=True)),
                     rates={arm.name: _rates(of_group, arm, thresholds) for arm in pair}
-                    if thresholds and other is None
+                    if thresholds and not is_of_one_class
                     else {},
                 )
             groups.append(group)

@@ -15,7 +15,6 @@ import numpy as np
 from xraytune.base.records import frozen
 from xraytune.base.seeding import numpy_generator
 from xraytune.stats.classification import (
-    Flags,
     Floats,
     Labels,
     ScoredImages,
@@ -177,22 +176,6 @@ def patient_means(
     return scored, tuple(means.index[has_one]), tuple(means.index[~has_one])
 
 
-def groups_by_value(
-    values: Sequence[str], labels: Labels, class_count: int
-) -> Iterator[tuple[str, Flags, int | None]]:
-    """Yield each value, sorted, which of N images have it, and a class to compare them with.
-
-    Images without a value are in no group. If all of a group are of one of two classes, it is
-    scored with all images of the other one, which is yielded; else None.
-    """
-    value_of_image = np.asarray(values)
-    for value in np.unique(value_of_image[value_of_image != ""]).tolist():
-        has_value = value_of_image == value
-        classes = np.unique(labels[has_value])
-        is_of_one_class = labels.ndim == 1 and class_count == 2 and len(classes) == 1
-        yield value, has_value, 1 - int(classes[0]) if is_of_one_class else None
-
-
 def subgroup_metrics(
     files: Sequence[str],
     images: ScoredImages,
@@ -209,17 +192,20 @@ def subgroup_metrics(
     `values` has the value of each file; other arguments are those of `measure`. Every class has an
     image.
     """
+    value_of_image = np.array([values.get(file, "") for file in files])
     names = np.asarray(patients)
     reported = [
         metric.name for metric in reported_metrics(images.class_count) if metric.of_subgroups
     ]
     subgroups = []
-    value_of_image = [values.get(file, "") for file in files]
-    groups = groups_by_value(value_of_image, images.labels, images.class_count)
-    for value, has_value, other in groups:
+    for value in np.unique(value_of_image[value_of_image != ""]).tolist():
+        has_value = value_of_image == value
         rows = has_value
+        other = None
         outside = ""
-        if other is not None:
+        classes = np.unique(images.labels[has_value])
+        if images.class_count == 2 and len(classes) == 1:
+            other = 1 - int(classes[0])
             rows = has_value | (images.labels == other)
             # The recall of the other class is that of images outside the subgroup.
             outside = "sensitivity" if other == images.positive else "specificity"
