@@ -2,16 +2,103 @@
 
 import io
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
-from shutil import rmtree
+from shutil import copytree, rmtree
 from typing import Any
 
 from tests.in_process import confirm_in_process, search_in_process
+from xraytune.base.files import read_jsonl
 from xraytune.cli.results import show_confirm
+from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
+from xraytune.confirm.sealed import SealedTest, choose_test
+from xraytune.confirm.test_access import TEST_ACCESS_FILE
 from xraytune.data.index import read_labelled
 from xraytune.data.phantom import draw_phantoms
+from xraytune.data.prepare import SplitData
 from xraytune.space.load import load_space
+from xraytune.space.settings import Settings
+from xraytune.study.folder import StudyFolder
+
+
+class Stopped(Exception):
+    """Raised to interrupt a confirmation."""
+
+
+def leave_sealed() -> None:
+    """A `before_test` that says no."""
+    raise Stopped
+
+
+def stop_while_scoring(what: str, *_: int) -> None:
+    """A `Progress` that interrupts the scoring of test images."""
+    if what.startswith("scoring test"):
+        raise Stopped
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """X-rays, a space, and a study of them that has ended; `test` may have test images."""
+
+    path: Path
+
+    @property
+    def study(self) -> Path:
+        return self.path / "studies" / "small"
+
+    @property
+    def folder(self) -> Path:
+        return self.study / "confirm"
+
+    @property
+    def test(self) -> Path:
+        return self.path / "test"
+
+    @property
+    def cache(self) -> Path:
+        return self.path / "cache"
+
+    @property
+    def settings(self) -> Settings:
+        return load_space(self.path / "space.yaml").settings
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """The test-set access log of the study."""
+        return read_jsonl(self.study / TEST_ACCESS_FILE, is_chained=True)
+
+    def search(self, *overrides: str) -> Path:
+        return search_in_process(load_space(self.path / "space.yaml", overrides), self.path).path
+
+    def confirm(self, **options: Any) -> Confirmation:
+        return confirm(self.study, test=[self.test] if self.test.exists() else [], **options)
+
+    def choose(
+        self, settings: Settings | None = None, prepared: SplitData | None = None, **about: Any
+    ) -> SealedTest:
+        settings = settings or self.settings
+        prepared = prepared or StudyFolder(self.study).prepared()
+        about = {"replicates": settings.confirm.replicates, **about}
+        return choose_test(settings, prepared, self.cache, **about)
+
+    def copy(self, folder: Path) -> "Lab":
+        return Lab(copytree(self.path, folder / "lab"))
+
+
+def changed(settings: Settings, *, confirm: dict[str, Any] | None = None, **data: Any) -> Settings:
+    """Settings with other values in `confirm` and `data`."""
+    return settings.model_copy(
+        update={
+            "confirm": settings.confirm.model_copy(update=confirm or {}),
+            "data": settings.data.model_copy(update=data),
+        }
+    )
+
+
+def times_of(root: Path, pattern: str) -> dict[Path, int]:
+    """When each file was written."""
+    return {path: path.stat().st_mtime_ns for path in root.rglob(pattern)}
 
 
 def search_space(root: Path, space: str, **where: Any) -> Path:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.in_process import CPU, command, confirm_in_process, search_in_process
+from tests.confirm.labs import Lab, changed
+from tests.in_process import CPU, command
 from xraytune.base.errors import ConfigError, DataError, StudyError
 from xraytune.base.files import read_json, read_jsonl
 from xraytune.confirm.arms import read_plan
@@ -26,8 +24,7 @@ from xraytune.confirm.test_access import TEST_ACCESS_FILE
 from xraytune.data.index import read_index
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, SplitData, prepare
-from xraytune.space.load import load_space
-from xraytune.space.settings import Experiment, Parameters, Settings
+from xraytune.space.settings import Experiment, Parameters
 from xraytune.study.folder import StudyFolder
 from xraytune.trial.training_set import build_training_set
 
@@ -58,39 +55,6 @@ points_to_evaluate: [{{source: gan}}, {{source: none}}]
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Lab:
-    """X-rays with a folder `test/`, and a study of them that has ended."""
-
-    path: Path
-
-    @property
-    def study(self) -> Path:
-        return self.path / "studies" / "small"
-
-    @property
-    def settings(self) -> Settings:
-        return load_space(self.path / "space.yaml").settings
-
-    def search(self, *overrides: str) -> Path:
-        return search_in_process(load_space(self.path / "space.yaml", overrides), self.path).path
-
-    def choose(
-        self, settings: Settings, prepared: SplitData, *, replicates: int = REPLICATES, **about: Any
-    ) -> SealedTest:
-        return choose_test(settings, prepared, self.path / "cache", replicates=replicates, **about)
-
-
-def changed(settings: Settings, *, confirm: dict[str, Any] | None = None, **data: Any) -> Settings:
-    """Settings with other values in `confirm` and `data`."""
-    return settings.model_copy(
-        update={
-            "confirm": settings.confirm.model_copy(update=confirm or {}),
-            "data": settings.data.model_copy(update=data),
-        }
-    )
-
-
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     lab = Lab(tmp_path_factory.mktemp("draws"))
@@ -98,25 +62,6 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     (lab.path / "space.yaml").write_text(SPACE, encoding="utf-8")
     lab.search()
     return lab
-
-
-@pytest.fixture(scope="module")
-def confirmed(ended: Lab, tmp_path_factory: pytest.TempPathFactory) -> tuple[Lab, Confirmation]:
-    """A copy of the lab after a confirmation, and its result."""
-    lab = copy_of(ended, tmp_path_factory.mktemp("confirmed"))
-    with confirm_in_process():
-        return lab, confirm(lab.study)
-
-
-def copy_of(lab: Lab, folder: Path) -> Lab:
-    return Lab(shutil.copytree(lab.path, folder / "lab"))
-
-
-@pytest.fixture
-def done(confirmed: tuple[Lab, Confirmation], tmp_path: Path) -> Iterator[Lab]:
-    """A private copy of the lab after the confirmation, in this process."""
-    with confirm_in_process():
-        yield copy_of(confirmed[0], tmp_path)
 
 
 def sides_of(prepared: SplitData) -> dict[str, set[str]]:
@@ -131,7 +76,7 @@ def sides_of(prepared: SplitData) -> dict[str, set[str]]:
 def test_no_patient_is_on_two_sides(ended: Lab, tmp_path: Path, replicates: int, seed: int) -> None:
     split = ended.settings.data.split.model_copy(update={"seed": seed})
     settings = changed(ended.settings, split=split)
-    searched, _ = prepare(settings, ended.path / "cache")
+    searched, _ = prepare(settings, ended.cache)
 
     choice = ended.choose(settings, searched, replicates=replicates)
 
@@ -154,8 +99,7 @@ def test_no_patient_is_on_two_sides(ended: Lab, tmp_path: Path, replicates: int,
 
 def test_a_replicate_sees_only_its_own_draw(ended: Lab) -> None:
     """And real images in the place of synthetic ones are of other, unscored patients."""
-    searched, _ = prepare(ended.settings, ended.path / "cache")
-    divided = ended.choose(ended.settings, searched).prepared
+    divided = ended.choose().prepared
     sides, owner = sides_of(divided), {image.row: image.side for image in divided.images}
 
     for draw in range(REPLICATES):
@@ -164,7 +108,7 @@ def test_a_replicate_sees_only_its_own_draw(ended: Lab) -> None:
         experiment = Experiment(
             settings=ended.settings, parameters=parameters, draw=draw, has_real_extra=True
         )
-        context = RunContext(prepared=prepared, cache=ended.path / "cache", compute=CPU)
+        context = RunContext(prepared=prepared, cache=ended.cache, compute=CPU)
         used = build_training_set(experiment, context)
 
         seen = sides_of(prepared)
@@ -181,13 +125,12 @@ def test_generators_and_networks_of_a_replicate_are_trained_on_its_draw(
     confirmed: tuple[Lab, Confirmation],
 ) -> None:
     lab, found = confirmed
-    folder, plan = StudyFolder(lab.study / "confirm"), read_plan(lab.study / "confirm")
+    folder, plan = StudyFolder(lab.folder), read_plan(lab.folder)
     assert plan is not None
     drawn = [folder.prepared().drawn(draw).train_fingerprint for draw in range(REPLICATES)]
 
     generators = [
-        read_json(file)["inputs"]["train"]
-        for file in (lab.path / "cache").glob("gan-*/*/manifest.json")
+        read_json(file)["inputs"]["train"] for file in (lab.cache).glob("gan-*/*/manifest.json")
     ]
 
     assert len({*drawn}) == REPLICATES
@@ -207,11 +150,9 @@ def test_generators_and_networks_of_a_replicate_are_trained_on_its_draw(
 
 
 def test_too_few_unused_patients_are_refused_or_the_test_folder_is_scored(ended: Lab) -> None:
-    searched, _ = prepare(ended.settings, ended.path / "cache")
-
     def choose(test: str, replicates: int = REPLICATES) -> SealedTest:
         settings = changed(ended.settings, confirm={"test": test})
-        return ended.choose(settings, searched, replicates=replicates)
+        return ended.choose(settings, replicates=replicates)
 
     with pytest.raises(DataError, match="fewer than needed for 50 draws of 16 patients"):
         choose("unused", replicates=50)
@@ -225,7 +166,7 @@ def test_too_few_unused_patients_are_refused_or_the_test_folder_is_scored(ended:
     assert few.notes[0].startswith("all replicates train on the same patients: ")
 
     untested = changed(ended.settings, path=ended.path / "xrays" / "train")
-    alone, _ = prepare(untested, ended.path / "cache")
+    alone, _ = prepare(untested, ended.cache)
     with pytest.raises(DataError, match=r"or give images of other patients: .* --test DIR"):
         ended.choose(untested, alone, replicates=50)
 
@@ -258,7 +199,7 @@ def test_further_replicates_take_further_draws_and_leave_the_others_and_the_scor
 
 def test_images_of_unknown_origin_are_judged_on_the_test_folder(ended: Lab, tmp_path: Path) -> None:
     """Their generator may have seen all training images, and so unused patients."""
-    searched, _ = prepare(ended.settings, ended.path / "cache")
+    searched = StudyFolder(ended.study).prepared()
     known = next(image.file for image in searched.images if image.side == "train")
     (tmp_path / "extra" / "NORMAL").mkdir(parents=True)
     shutil.copy(ended.path / "xrays" / known, tmp_path / "extra" / "NORMAL" / "another.jpeg")
@@ -267,22 +208,20 @@ def test_images_of_unknown_origin_are_judged_on_the_test_folder(ended: Lab, tmp_
     ]
 
     auto = changed(ended.settings, confirm={"test": "auto"})
-    choice = ended.choose(auto, searched, compared=compared)
+    choice = ended.choose(auto, compared=compared)
 
     assert choice.kind == "draws"
     assert "leakage cannot be excluded" in choice.notes[0]
     with pytest.raises(
         DataError, match=r"(?s)leakage cannot be excluded.*use confirm.test: folder"
     ):
-        ended.choose(
-            changed(ended.settings, confirm={"test": "unused"}), searched, compared=compared
-        )
+        ended.choose(changed(ended.settings, confirm={"test": "unused"}), compared=compared)
 
 
 def test_patients_that_a_generator_has_seen_are_neither_drawn_nor_scored(
     ended: Lab, tmp_path: Path
 ) -> None:
-    searched, _ = prepare(ended.settings, ended.path / "cache")
+    searched = StudyFolder(ended.study).prepared()
     index = read_index(ended.settings.data)
     unused = [
         image
@@ -298,7 +237,7 @@ def test_patients_that_a_generator_has_seen_are_neither_drawn_nor_scored(
         ended.path / "xrays" / searched.images[0].file, tmp_path / "NORMAL" / "another.jpeg"
     )
 
-    choice = ended.choose(ended.settings, searched, compared=compared)
+    choice = ended.choose(compared=compared)
 
     patients = {image.patient for image in seen}
     assert choice.kind == "unused"
@@ -315,7 +254,7 @@ def test_patients_that_a_generator_has_seen_are_neither_drawn_nor_scored(
     with pytest.raises(
         DataError, match=r"no patient to test on .* a generator or an encoder has seen"
     ):
-        ended.choose(on_folder, searched, compared=compared)
+        ended.choose(on_folder, compared=compared)
 
 
 def test_a_second_study_that_scores_some_of_the_same_patients_is_exploratory(
@@ -358,22 +297,21 @@ def test_real_images_take_the_place_of_a_pool_that_is_larger_than_they_are(done:
     assert confirmation.finalists[0].headroom is not None
 
 
-def test_further_unused_images_than_at_the_search_are_refused(ended: Lab, tmp_path: Path) -> None:
-    lab = copy_of(ended, tmp_path)
+def test_further_unused_images_than_at_the_search_are_refused(lab: Lab) -> None:
     draw_phantoms(lab.path / "more", patients=10, seed=9, image_size_px=32)
     new = next((lab.path / "more" / "train" / "NORMAL").iterdir())
     shutil.copy(new, lab.path / "xrays" / "train" / "NORMAL" / "IM-9999-0001.jpeg")
 
-    with confirm_in_process(), pytest.raises(StudyError, match="unused images were added"):
-        confirm(lab.study)
+    with pytest.raises(StudyError, match="unused images were added"):
+        lab.confirm()
 
-    assert not (lab.study / "confirm").exists()
+    assert not lab.folder.exists()
 
 
 def design_of(lab: Lab, cache: Path | None = None, *overrides: str) -> Design:
     """The design of the lab's study."""
     space = lab.path / "space.yaml"
-    outlook = plan(space=space, overrides=overrides, cache=cache or lab.path / "cache")
+    outlook = plan(space=space, overrides=overrides, cache=cache or lab.cache)
     assert outlook.design
     return outlook.design
 
@@ -385,7 +323,7 @@ def test_a_plan_foresees_what_a_confirmation_trains_and_scores(
 
     design = design_of(lab)
 
-    runs = [*read_jsonl(lab.study / "confirm" / "runs.jsonl")]
+    runs = [*read_jsonl(lab.folder / "runs.jsonl")]
     assert (design.test, design.replicates) == ("unused", confirmation.replicates)
     assert design.replicates * len(design.trainings) == len(runs)
     assert design.scored is not None
@@ -424,7 +362,7 @@ def test_a_plan_says_that_nothing_can_be_scored_and_trains_and_writes_nothing(
 
 
 def test_the_command_shows_the_half_width_its_assumptions_and_the_next_command(ended: Lab) -> None:
-    space = ["plan", "--space", ended.path / "space.yaml", "--cache", ended.path / "cache"]
+    space = ["plan", "--space", ended.path / "space.yaml", "--cache", ended.cache]
 
     shown = " ".join(command(*space, "--auroc", 0.9, "--gpus", 2).stdout.split())
     content = json.loads(command(*space, "--json").stdout)

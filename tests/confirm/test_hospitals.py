@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -13,16 +12,20 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from tests.confirm.labs import draw_hospital
-from tests.confirm.test_confirm import Lab, Stopped, copied
-from tests.confirm.test_confirm import ended as ended
+from tests.confirm.labs import (
+    Lab,
+    Stopped,
+    draw_hospital,
+    leave_sealed,
+    stop_while_scoring,
+    times_of,
+)
 from xraytune.base.errors import DataError, StudyError, XraytuneError
-from xraytune.base.files import read_json, read_jsonl
+from xraytune.base.files import read_json
 from xraytune.cli.results import show_confirm
 from xraytune.confirm.arms import read_plan
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
-from xraytune.confirm.test_access import TEST_ACCESS_FILE
 from xraytune.data.index import read_labelled
 from xraytune.present.page import write_report
 from xraytune.search.callbacks import Callbacks
@@ -42,55 +45,29 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def confirmed(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Lab, Confirmation]:
-    """The lab after a confirmation with four replicates, and its verdict."""
-    folder = tmp_path_factory.mktemp("confirmed")
-    for lab in copied(request.getfixturevalue("ended"), folder):
-        return lab, lab.confirm(replicates=4)
-    raise AssertionError
-
-
 @pytest.fixture
-def done(
-    confirmed: tuple[Lab, Confirmation], hospitals: Path, tmp_path: Path
-) -> Iterator[tuple[Lab, Confirmation, Path]]:
-    """Private copies of that lab, its verdict, and folders of the hospitals."""
-    folders = shutil.copytree(hospitals, tmp_path / "hospitals")
-    for lab in copied(confirmed[0], tmp_path):
-        yield lab, replace(confirmed[1], study=lab.study), folders
-
-
-@pytest.fixture
-def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
-    """A private copy of the lab, whose search has ended."""
-    yield from copied(request.getfixturevalue("ended"), tmp_path)
-
-
-def log_of(lab: Lab) -> list[dict[str, object]]:
-    return read_jsonl(lab.study / TEST_ACCESS_FILE, is_chained=True)
+def folders(hospitals: Path, tmp_path: Path) -> Path:
+    """Private copies of these folders."""
+    return shutil.copytree(hospitals, tmp_path / "hospitals")
 
 
 def test_a_hospital_gets_its_own_verdict_from_the_kept_networks_and_the_first_stays(
-    done: tuple[Lab, Confirmation, Path],
+    done: Lab, first: Confirmation, folders: Path
 ) -> None:
-    lab, first, folders = done
     folder = folders / "hospital_b"
-    trained = {path: path.stat().st_mtime_ns for path in lab.study.rglob("*.safetensors")}
+    trained = times_of(done.study, "*.safetensors")
 
-    found = confirm(lab.study, test=folder)
+    found = confirm(done.study, test=folder)
 
     assert replace(found, hospitals=()) == first
-    assert trained == {path: path.stat().st_mtime_ns for path in trained}, "nothing is trained"
+    assert trained == times_of(done.study, "*.safetensors"), "nothing is trained"
     (there,) = found.hospitals
     images = read_labelled(folder, CLASSES).images
     assert (there.name, there.exploratory, there.test.images) == ("hospital_b", (), len(images))
     assert there.test.fingerprint != first.test.fingerprint
-    (scores_file,) = (lab.study / "confirm").glob("test-*.npy")
+    (scores_file,) = done.folder.glob("test-*.npy")
     results = np.load(scores_file)
-    plan = read_plan(lab.study / "confirm")
+    plan = read_plan(done.folder)
     assert plan is not None
     for arm in plan.arms[:2]:
         aurocs = [roc_auc_score(images.labels, results[run, :, 1]) for run in plan.numbers(arm)]
@@ -101,36 +78,35 @@ def test_a_hospital_gets_its_own_verdict_from_the_kept_networks_and_the_first_st
             assert comparison.control == arm.name
             assert comparison.control_score == pytest.approx(np.mean(aurocs))
             assert comparison.low < comparison.difference < comparison.high
-    record = read_json(lab.study / "confirm" / "verdict.json")
+    record = read_json(done.folder / "verdict.json")
     assert record["version"] == 11
     assert record["hospitals"][0]["test"]["fingerprint"] == there.test.fingerprint
     assert f"At hospital_b: {there.finalist.verdict}" in record["answer"]
 
 
 def test_a_hospital_is_opened_once_and_stays_in_the_verdict_report_and_on_the_screen(
-    done: tuple[Lab, Confirmation, Path],
+    done: Lab, folders: Path
 ) -> None:
-    lab, _, folders = done
-    found = confirm(lab.study, test=folders / "hospital_b", reason="second site")
-    scores = {file: file.stat().st_mtime_ns for file in lab.study.rglob("*.npy")}
-    logged = log_of(lab)
+    found = confirm(done.study, test=folders / "hospital_b", reason="second site")
+    scores = times_of(done.study, "*.npy")
+    logged = done.log
 
-    again = confirm(lab.study, test=[folders / "hospital_b"], reason="again")
-    both = confirm(lab.study, test=[folders / "hospital_c"])
-    last = lab.confirm()
+    again = confirm(done.study, test=[folders / "hospital_b"], reason="again")
+    both = confirm(done.study, test=[folders / "hospital_c"])
+    last = done.confirm()
 
     assert again == found
-    assert {file: file.stat().st_mtime_ns for file in scores} == scores, "not scored again"
+    assert times_of(done.study, "*.npy").items() >= scores.items(), "not scored again"
     assert [hospital.name for hospital in last.hospitals] == ["hospital_b", "hospital_c"]
     assert last.to_json() == both.to_json()
-    assert [row["reason"] for row in log_of(lab)] == [*[row["reason"] for row in logged], ""]
+    assert [row["reason"] for row in done.log] == [*[row["reason"] for row in logged], ""]
     assert logged[-1]["reason"] == "second site"
     shown = io.StringIO()
     with redirect_stdout(shown):
         show_confirm(last, {})
     assert "At hospital_c: " in shown.getvalue()
     assert f"at hospital_b: {last.finalists[0].arm}" in shown.getvalue()
-    report = write_report(lab.study).read_text(encoding="utf-8")
+    report = write_report(done.study).read_text(encoding="utf-8")
     patients = last.hospitals[0].test.patients
     assert f"at hospital_b ({patients})" in report, "a row of the chart"
     assert "At hospital_c: " in report
@@ -146,56 +122,43 @@ def test_one_command_confirms_and_scores_all_hospitals_as_several_do(
     found = confirm(
         lab.study,
         test=[lab.test, hospitals / "hospital_b", hospitals / "hospital_c"],
-        replicates=4,
         before_test=lambda: asked.append("once"),
     )
 
     assert asked == ["once"]
     assert [hospital.name for hospital in found.hospitals] == ["hospital_b", "hospital_c"]
     assert replace(found, hospitals=(), study=other.study) == first
-    assert len(log_of(lab)) == 3
+    assert len(lab.log) == 3
 
 
 def test_an_interrupted_opening_goes_on_and_is_one_access(
-    done: tuple[Lab, Confirmation, Path],
+    done: Lab, first: Confirmation, folders: Path
 ) -> None:
-    lab, first, folders = done
-
-    def refuse() -> None:
-        raise Stopped
-
-    def stop_while_scoring(what: str, *_: int) -> None:
-        if what.startswith("scoring test"):
-            raise Stopped
-
     with pytest.raises(Stopped):
-        confirm(lab.study, test=folders / "hospital_b", before_test=refuse)
-    assert len(log_of(lab)) == 1, "it stays sealed"
-    assert lab.confirm().hospitals == ()
+        confirm(done.study, test=folders / "hospital_b", before_test=leave_sealed)
+    assert len(done.log) == 1, "it stays sealed"
+    assert done.confirm().hospitals == ()
     with pytest.raises(Stopped):
         confirm(
-            lab.study,
+            done.study,
             test=folders / "hospital_b",
             callbacks=Callbacks(on_progress=stop_while_scoring),
         )
-    assert len(log_of(lab)) == 2, "before the first score"
+    assert len(done.log) == 2, "before the first score"
     notes: list[str] = []
-    assert lab.confirm(callbacks=Callbacks(note=notes.append)) == first
+    assert done.confirm(callbacks=Callbacks(note=notes.append)) == first
     assert any("hospital_b was opened, and its verdict is not recorded" in note for note in notes)
 
-    found = confirm(lab.study, test=folders / "hospital_b", before_test=refuse)
+    found = confirm(done.study, test=folders / "hospital_b", before_test=leave_sealed)
 
     assert found.hospitals[0].exploratory == ()
-    assert len(log_of(lab)) == 2
+    assert len(done.log) == 2
 
 
-def test_a_hospital_that_changed_is_refused_until_it_is_restored(
-    done: tuple[Lab, Confirmation, Path],
-) -> None:
+def test_a_hospital_that_changed_is_refused_until_it_is_restored(done: Lab, folders: Path) -> None:
     """And another one in a folder of the same name is another hospital."""
-    lab, _, folders = done
     folder = folders / "hospital_b"
-    found = confirm(lab.study, test=folder)
+    found = confirm(done.study, test=folder)
     same_name = shutil.copytree(folders / "hospital_c", folders / "elsewhere" / "hospital_b")
     removed = next((folder / "NORMAL").iterdir())
     removed.rename(folders / removed.name)
@@ -204,9 +167,9 @@ def test_a_hospital_that_changed_is_refused_until_it_is_restored(
         StudyError,
         match=r"(?s)hospital_b: .*in a set that this confirmation scores.*restore the folder",
     ):
-        confirm(lab.study, test=folder)
+        confirm(done.study, test=folder)
     (folders / removed.name).rename(removed)
-    both = confirm(lab.study, test=[folder, same_name])
+    both = confirm(done.study, test=[folder, same_name])
 
     assert both.hospitals[0] == found.hospitals[0]
     first, second = both.hospitals
@@ -225,14 +188,13 @@ def test_the_images_of_the_verdict_are_no_further_hospital(lab: Lab, tmp_path: P
 
 
 def test_images_that_were_opened_earlier_make_only_their_hospital_exploratory(
-    done: tuple[Lab, Confirmation, Path],
+    done: Lab, first: Confirmation, folders: Path
 ) -> None:
     """By another study; also if confirm/ is moved away to start over."""
-    lab, first, folders = done
-    other = shutil.copytree(lab.study, lab.study.with_name("other"))
+    other = shutil.copytree(done.study, done.study.with_name("other"))
     confirm(other, test=folders / "hospital_b")
 
-    found = confirm(lab.study, test=[folders / "hospital_b", folders / "hospital_c"])
+    found = confirm(done.study, test=[folders / "hospital_b", folders / "hospital_c"])
 
     assert replace(found, hospitals=()) == first
     opened, fresh = found.hospitals
@@ -241,8 +203,8 @@ def test_images_that_were_opened_earlier_make_only_their_hospital_exploratory(
     )
     assert opened.sentence.startswith("At hospital_b: exploratory, ")
     assert fresh.exploratory == ()
-    shutil.rmtree(lab.study / "confirm")
-    anew = confirm(lab.study, test=[lab.test, folders / "hospital_c"], replicates=4)
+    shutil.rmtree(done.study / "confirm")
+    anew = confirm(done.study, test=[done.test, folders / "hospital_c"])
     assert anew.hospitals[0].exploratory == (
         "test images had been accessed once before, by `confirm` of study small",
     )
@@ -258,7 +220,7 @@ def test_unusable_folders_are_refused_before_anything_is_trained(
     def refused(error: type[XraytuneError], message: str) -> None:
         with pytest.raises(error, match=message):
             confirm(lab.study, test=[lab.test, folder])
-        assert not (lab.study / "confirm" / "plan.json").exists()
+        assert not (lab.folder / "plan.json").exists()
         assert len(list(lab.study.rglob("best.safetensors"))) == len(trained)
 
     trained = list(lab.study.rglob("best.safetensors"))

@@ -4,7 +4,6 @@ import csv
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,8 +24,8 @@ from xraytune.stats.classification import Floats
 pytestmark = pytest.mark.slow
 
 THRESHOLD = 0.4
-Columns = dict[str, list[str]]
 Formula = Callable[[Floats, Floats], float]
+"""From the labels and the results, [N, C], of a network to a score."""
 
 
 def outcomes_of(test: ArmScores, seed: int = 0) -> dict[str, SecondaryOutcome]:
@@ -37,137 +36,173 @@ def outcomes_of(test: ArmScores, seed: int = 0) -> dict[str, SecondaryOutcome]:
     return {outcome.metric: outcome for outcome in finalist.comparisons[0].secondary}
 
 
-def written(folder: Path, test: ArmScores, outputs: list[str], **options: Any) -> Columns:
-    """The columns of `predictions.csv`."""
-    findings = options.get("findings", [])
-    states = {1: "1", 0: "0", -1: "?"}
-    images = Images(
-        ImageFile(
-            file=f"{number}.png",
-            label=0,
-            sha256="",
-            findings="".join(states[state] for state in test.labels[number]) if findings else "",
-        )
-        for number in range(len(test.patients))
-    )
-    write_predictions(folder, test, images, outputs, findings)
-    text = (folder / PREDICTIONS_FILE).read_text(encoding="utf-8")
-    rows = [*csv.DictReader(text.splitlines())]
-    assert [row["file"] for row in rows] == [image.file for image in images]
-    assert [row["patient"] for row in rows] == [*test.patients]
-    return {name: [row[name] for row in rows] for name in rows[0]}
-
-
-def mean_score(columns: Columns, arm: str, truth: Floats, formula: Formula) -> float:
-    """The mean of a formula over the replicates of an arm."""
-    names = [f"{arm}, replicate {number + 1}" for number in range(REPLICATES)]
-    return float(np.mean([formula(truth, np.array(columns[name], float)) for name in names]))
-
-
 def sensitivity_at_90(truth: Floats, chance: Floats) -> float:
     false_positives, sensitivity, _ = roc_curve(truth, chance, drop_intermediate=False)
     return float(sensitivity[false_positives <= 0.1 + 1e-12].max())
 
 
-def test_outcomes_are_those_of_scikit_learn_on_the_written_predictions(tmp_path: Path) -> None:
-    test, _, _ = study(3)
-    outcomes = outcomes_of(test)
-    columns = written(tmp_path, test, ["NORMAL", "PNEUMONIA"])
-
-    formulas: dict[str, Formula] = {
-        "auprc": average_precision_score,
-        "balanced_accuracy": lambda y, p: balanced_accuracy_score(y, p >= THRESHOLD),
-        "brier": brier_score_loss,
-        "sensitivity_at_90": sensitivity_at_90,
-    }
-    assert outcomes.keys() == formulas.keys()
-    truth = np.array([name == "PNEUMONIA" for name in columns["label"]])
-    for name, formula in formulas.items():
-        outcome = outcomes[name]
-        scores = [mean_score(columns, arm.name, truth, formula) for arm in (FINALIST, CONTROL)]
-        assert [outcome.score, outcome.control_score] == pytest.approx(scores, abs=1e-12)
-        assert outcome.difference == pytest.approx(scores[0] - scores[1], abs=1e-12)
-        assert outcome.low < outcome.difference < outcome.high
+def of_class(formula: Formula) -> Formula:
+    """The formula of the second class."""
+    return lambda labels, chances: formula(labels == 1, chances[:, 1])
 
 
-def test_outcomes_of_several_classes_are_macro_averages(tmp_path: Path) -> None:
+def of_classes(formula: Formula) -> Formula:
+    """The mean over three classes."""
+    return lambda labels, chances: float(
+        np.mean([formula(labels == number, chances[:, number]) for number in range(3)])
+    )
+
+
+def of_findings(formula: Formula) -> Formula:
+    """The mean over the first two findings, of the images of which they are known."""
+
+    def mean(labels: Floats, chances: Floats) -> float:
+        known = [labels[:, number] >= 0 for number in range(2)]
+        each = (
+            formula(labels[rows, number] == 1, chances[rows, number])
+            for number, rows in enumerate(known)
+        )
+        return float(np.mean([*each]))
+
+    return mean
+
+
+def worst_tenth(dice: Floats) -> float:
+    ten = np.sort(dice)[:10]
+    return float((ten[:9].sum() + ten[9] / 2) / 9.5)
+
+
+def binary() -> ArmScores:
+    return study(3)[0]
+
+
+def classes() -> ArmScores:
     test, _, _ = study(4)
-    random = np.random.default_rng(4)
     labels = np.arange(len(test.labels)) % 3
-    logits = random.normal(size=(2 * REPLICATES, len(labels), 3)) + 2 * np.eye(3)[labels]
-    chances = np.exp(logits) / np.exp(logits).sum(axis=2, keepdims=True)
-    test = replace(test, labels=labels, results=chances)
-    names = ["NORMAL", "BACTERIAL", "VIRAL"]
-    outcomes = outcomes_of(test)
-    columns = written(tmp_path, test, names)
-
-    prefix = f"{FINALIST.name}, replicate"
-    scores: dict[str, list[Any]] = {name: [] for name in outcomes}
-    for number in range(1, REPLICATES + 1):
-        of_classes = np.array([columns[f"{prefix} {number}: {name}"] for name in names], float)
-        sides = [np.array([label == name for label in columns["label"]]) for name in names]
-        pairs = [*zip(sides, of_classes, strict=True)]
-        scores["auprc"].append(np.mean([average_precision_score(*pair) for pair in pairs]))
-        scores["sensitivity_at_90"].append(np.mean([sensitivity_at_90(*pair) for pair in pairs]))
-        predicted = of_classes.argmax(axis=0)
-        scores["balanced_accuracy"].append(balanced_accuracy_score(labels, predicted))
-        scores["brier"].append(brier_score_loss(labels, of_classes.T, scale_by_half=False))
-    for name, outcome in outcomes.items():
-        assert outcome.score == pytest.approx(np.mean(scores[name]), abs=1e-12)
+    noise = np.random.default_rng(4).normal(size=(2 * REPLICATES, len(labels), 3))
+    odds = np.exp(noise + 2 * np.eye(3)[labels])
+    return replace(test, labels=labels, results=odds / odds.sum(axis=2, keepdims=True))
 
 
-def test_outcomes_of_findings_are_means_over_those_with_enough_known_labels(tmp_path: Path) -> None:
+def findings() -> ArmScores:
     test, _, _ = study(5)
     random = np.random.default_rng(5)
     labels = random.integers(-1, 2, size=(len(test.labels), 3))
     labels[:, 2] = 0
     labels[:5, 2] = 1  # too few
     noise = random.normal(size=(2 * REPLICATES, *labels.shape))
-    test = replace(test, labels=labels, results=1 / (1 + np.exp(-labels - noise)))
-    names = ["edema", "mass", "hernia"]
-    outcomes = outcomes_of(test)
-    columns = written(tmp_path, test, names, findings=names)
-
-    formulas: dict[str, Formula] = {
-        "auprc": average_precision_score,
-        "brier": brier_score_loss,
-        "sensitivity_at_90": sensitivity_at_90,
-    }
-    assert outcomes.keys() == formulas.keys(), "findings have no threshold"
-    for outcome_name, formula in formulas.items():
-        scores = []
-        for name in names[:2]:
-            truth = np.array(columns[f"label_{name}"])
-            known = truth != "?"
-            for number in range(1, REPLICATES + 1):
-                chance = columns[f"{FINALIST.name}, replicate {number}: {name}"]
-                scores.append(formula(truth[known] == "1", np.array(chance, float)[known]))
-        score = outcomes[outcome_name].score
-        assert score == pytest.approx(np.mean(scores), abs=1e-12)
+    return replace(test, labels=labels, results=1 / (1 + np.exp(-labels - noise)))
 
 
-def test_outcomes_of_masks_follow_from_the_dice_of_each_image(tmp_path: Path) -> None:
+def masks() -> ArmScores:
     test, _, _ = study(6, patients=95)
-    random = np.random.default_rng(6)
-    dice = random.beta(9, 1, size=(2 * REPLICATES, 95, 1))
+    dice = np.random.default_rng(6).beta(9, 1, size=(2 * REPLICATES, 95, 1))
     dice[:, 0] = 0.0
-    test = replace(test, labels=np.zeros(95, dtype=np.int64), results=dice)
+    return replace(test, labels=np.zeros(95, dtype=np.int64), results=dice)
+
+
+@pytest.mark.parametrize(
+    ("make", "formulas"),
+    [
+        (
+            binary,
+            {
+                "auprc": of_class(average_precision_score),
+                "balanced_accuracy": of_class(
+                    lambda y, p: balanced_accuracy_score(y, p >= THRESHOLD)
+                ),
+                "brier": of_class(brier_score_loss),
+                "sensitivity_at_90": of_class(sensitivity_at_90),
+            },
+        ),
+        (
+            classes,
+            {
+                "auprc": of_classes(average_precision_score),
+                "balanced_accuracy": lambda y, p: balanced_accuracy_score(y, p.argmax(axis=1)),
+                "brier": lambda y, p: brier_score_loss(y, p, scale_by_half=False),
+                "sensitivity_at_90": of_classes(sensitivity_at_90),
+            },
+        ),
+        (
+            findings,  # without a threshold
+            {
+                "auprc": of_findings(average_precision_score),
+                "brier": of_findings(brier_score_loss),
+                "sensitivity_at_90": of_findings(sensitivity_at_90),
+            },
+        ),
+        (
+            masks,
+            {
+                "iou": lambda _, dice: float(np.mean(dice / (2 - dice))),
+                "worst_dice": lambda _, dice: worst_tenth(dice[:, 0]),
+            },
+        ),
+    ],
+)
+def test_outcomes_are_those_of_scikit_learn(
+    make: Callable[[], ArmScores], formulas: dict[str, Formula]
+) -> None:
+    """Of classes, macro averages; of findings, means over those with enough known labels."""
+    test = make()
+
     outcomes = outcomes_of(test)
-    columns = written(tmp_path, test, ["image"])
 
-    def worst_tenth(_: Floats, dice: Floats) -> float:
-        ten = np.sort(dice)[:10]
-        return float((ten[:9].sum() + ten[9] / 2) / 9.5)
-
-    formulas: dict[str, Formula] = {
-        "iou": lambda _, dice: float(np.mean(dice / (2 - dice))),
-        "worst_dice": worst_tenth,
-    }
     assert outcomes.keys() == formulas.keys()
-    assert "label" not in columns
     for name, formula in formulas.items():
-        score = mean_score(columns, FINALIST.name, np.zeros(95), formula)
-        assert outcomes[name].score == pytest.approx(score, abs=1e-12)
+        outcome = outcomes[name]
+        scores = [
+            np.mean([formula(test.labels, test.results[run]) for run in test.plan.numbers(arm)])
+            for arm in (FINALIST, CONTROL)
+        ]
+        assert [outcome.score, outcome.control_score] == pytest.approx(scores, abs=1e-12)
+        assert outcome.difference == pytest.approx(scores[0] - scores[1], abs=1e-12)
+        assert outcome.low < outcome.difference < outcome.high
+
+
+@pytest.mark.parametrize(
+    ("make", "outputs", "suffixes"),
+    [
+        (binary, ["NORMAL", "PNEUMONIA"], {1: ""}),
+        (classes, ["NORMAL", "BACTERIAL", "VIRAL"], {1: ": BACTERIAL", 2: ": VIRAL"}),
+        (findings, ["edema", "mass", "hernia"], {0: ": edema", 2: ": hernia"}),
+        (masks, ["image"], {0: ""}),
+    ],
+)
+def test_the_predictions_of_all_runs_are_written_with_their_labels(
+    tmp_path: Path, make: Callable[[], ArmScores], outputs: list[str], suffixes: dict[int, str]
+) -> None:
+    test = make()
+    names = outputs if make is findings else []
+    states = np.array(["0", "1", "?"])[test.labels]  # -1 is unknown
+    images = Images(
+        ImageFile(
+            file=f"{number}.png",
+            label=0,
+            sha256="",
+            findings="".join(states[number]) if names else "",
+        )
+        for number in range(len(test.patients))
+    )
+
+    write_predictions(tmp_path, test, images, outputs, names)
+
+    text = (tmp_path / PREDICTIONS_FILE).read_text(encoding="utf-8")
+    rows = [*csv.DictReader(text.splitlines())]
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    assert columns["file"] == [image.file for image in images]
+    assert columns["patient"] == [*test.patients]
+    for number, name in enumerate(names):
+        assert columns[f"label_{name}"] == states[:, number].tolist()
+    has_label = make in (binary, classes)
+    assert ("label" in columns) == has_label
+    if has_label:
+        assert columns["label"] == [outputs[label] for label in test.labels]
+    for replicate, run in enumerate(test.plan.numbers(FINALIST), start=1):
+        for number, suffix in suffixes.items():
+            written = columns[f"{FINALIST.name}, replicate {replicate}{suffix}"]
+            assert np.array(written, float).tolist() == test.results[run, :, number].tolist()
 
 
 def test_an_outcome_that_improves_has_an_interval_above_zero_and_equal_arms_have_zero_in_it() -> (

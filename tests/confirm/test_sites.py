@@ -3,28 +3,26 @@
 import re
 import shutil
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats  # type: ignore[import-untyped]
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from tests.confirm.labs import search_space, show_confirmed
-from tests.confirm.test_draws import changed
+from tests.confirm.labs import Lab, changed, show_confirmed
 from tests.confirm.test_subgroups import CONTROL, FINALIST
 from tests.in_process import CPU, InProcess, confirm_in_process
 from xraytune.base.errors import ConfigError, DataError, StudyError
 from xraytune.base.files import read_json
-from xraytune.confirm.arms import Plan, read_plan
+from xraytune.confirm.arms import Arm, Plan, read_plan
 from xraytune.confirm.judge import ArmScores, judge_finalists
 from xraytune.confirm.record import read_verdict
 from xraytune.confirm.run import confirm
-from xraytune.confirm.sealed import SealedTest, choose_test
 from xraytune.confirm.subgroups import compare_sites
 from xraytune.data.phantom import draw_phantoms
-from xraytune.data.prepare import RunContext, SplitData, prepare
+from xraytune.data.prepare import RunContext, prepare
 from xraytune.model.export import export
 from xraytune.present.charts import plot_subgroups
 from xraytune.search import run as search_run
@@ -42,7 +40,7 @@ pytestmark = pytest.mark.slow
 SITES = ("hospital_a", "hospital_b", "hospital_c")
 TRAINED_ON = 20
 SPACE = f"""\
-name: sites
+name: small
 data: {{path: xrays, image_size: 32, train_patients: {TRAINED_ON},
        split: {{val_a: 0.2, val_b: 0.2}}}}
 parameters:
@@ -62,23 +60,18 @@ points_to_evaluate: [{{source: gan}}, {{source: none}}]
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     """A study of three hospitals that has ended."""
-    root = tmp_path_factory.mktemp("sites")
-    draw_phantoms(root / "xrays", patients=240, seed=5, image_size_px=32, sites=3)
-    return search_space(root, SPACE)
+    lab = Lab(tmp_path_factory.mktemp("sites"))
+    draw_phantoms(lab.path / "xrays", patients=240, seed=5, image_size_px=32, sites=3)
+    (lab.path / "space.yaml").write_text(SPACE, encoding="utf-8")
+    lab.search()
+    return lab
 
 
-def choose(study: Path, prepared: SplitData | None = None, **about: Any) -> SealedTest:
-    folder = StudyFolder(study)
-    about = {"settings": folder.space().settings, "replicates": 3, **about}
-    prepared = prepared or folder.prepared()
-    return choose_test(prepared=prepared, cache=study.parent.parent / "cache", **about)
-
-
-def test_a_replicate_sees_no_image_of_the_site_that_it_is_scored_on(study: Path) -> None:
-    divided = choose(study).prepared
-    settings = StudyFolder(study).space().settings
+def test_a_replicate_sees_no_image_of_the_site_that_it_is_scored_on(ended: Lab) -> None:
+    divided = ended.choose(replicates=3).prepared
+    settings = ended.settings
     site_of = {image.row: image.site for image in divided.images}
 
     assert divided.left_out_sites == SITES
@@ -96,7 +89,7 @@ def test_a_replicate_sees_no_image_of_the_site_that_it_is_scored_on(study: Path)
         experiment = Experiment(
             settings=settings, parameters=parameters, draw=draw, has_real_extra=True
         )
-        context = RunContext(prepared=prepared, cache=study.parent.parent / "cache", compute=CPU)
+        context = RunContext(prepared=prepared, cache=ended.cache, compute=CPU)
         training_set = build_training_set(experiment, context)
         training = TrialTraining(experiment, context, training_set)
 
@@ -105,31 +98,36 @@ def test_a_replicate_sees_no_image_of_the_site_that_it_is_scored_on(study: Path)
         assert {site_of[row] for row in rows} == {*SITES} - {site}
         trained_on.append({*prepared.side("train").patients})
         assert len(trained_on[-1]) == TRAINED_ON
-    searched = {image.patient for image in StudyFolder(study).prepared().images}
+    searched = {image.patient for image in StudyFolder(ended.study).prepared().images}
     tested = {*divided.side("test").patients}
     assert {image.site for image in divided.side("test")} == {*SITES}
     parts = [searched, tested, *trained_on]
     assert len(set.union(*parts)) == sum(map(len, parts)), "no patient is on two sides"
 
 
-def test_a_verdict_over_sites_names_them_and_how_the_mix_was_chosen(study: Path) -> None:
-    shown = show_confirmed(study)
-    verdict = read_json(study / "confirm" / "verdict.json")
-    plan = read_plan(study / "confirm")
+def test_a_verdict_over_sites_names_them_and_how_the_mix_was_chosen(ended: Lab) -> None:
+    shown = show_confirmed(ended.study)
+    verdict = read_json(ended.folder / "verdict.json")
+    plan = read_plan(ended.folder)
     assert plan is not None
 
-    folder = StudyFolder(study / "confirm")
+    folder = StudyFolder(ended.folder)
     test = [image for image in folder.prepared().images if image.side == "test"]
     labels = np.array([image.label for image in test])
-    results = np.load(study / "confirm" / "test.npy")[..., 1]
+    results = np.load(ended.folder / "test.npy")[..., 1]
     (finalist,) = plan.finalists
     (control,) = plan.controls(finalist)
-    differences = []
-    for number, site in enumerate(SITES):
-        rows = np.array([image.site == site for image in test])
-        runs = (plan.numbers(finalist)[number], plan.numbers(control)[number])
-        first, second = (roc_auc_score(labels[rows], results[run][rows]) for run in runs)
-        differences.append(first - second)
+
+    def at_sites(arm: Arm, score: Callable[..., float]) -> list[float]:
+        """The score of each replicate at the site that it left out."""
+        found = []
+        for site, run in zip(SITES, plan.numbers(arm), strict=True):
+            rows = np.array([image.site == site for image in test])
+            found.append(score(labels[rows], results[run][rows]))
+        return found
+
+    pair = [at_sites(arm, roc_auc_score) for arm in (finalist, control)]
+    differences = np.subtract(*pair).tolist()
     expected = stats.ttest_1samp(differences, 0.0)
     interval = expected.confidence_interval()
     (comparison,) = verdict["finalists"][0]["comparisons"]
@@ -139,11 +137,7 @@ def test_a_verdict_over_sites_names_them_and_how_the_mix_was_chosen(study: Path)
         (max(interval.low, -1), min(interval.high, 1)), abs=1e-9
     )
     assert comparison["p_value"] == pytest.approx(expected.pvalue)
-    brier = []
-    for number, site in enumerate(SITES):
-        rows = np.array([image.site == site for image in test])
-        run = plan.numbers(finalist)[number]
-        brier.append(brier_score_loss(labels[rows], results[run][rows]))
+    brier = at_sites(finalist, brier_score_loss)
     secondary = {each["metric"]: each for each in comparison["secondary"]}
     assert secondary["brier"]["score"] == pytest.approx(np.mean(brier)), "within each site, too"
     groups = verdict["subgroups"]
@@ -159,7 +153,7 @@ def test_a_verdict_over_sites_names_them_and_how_the_mix_was_chosen(study: Path)
     assert "Each replicate left one of 3 sites out" in " ".join(shown.split())
     for site, difference in zip(SITES, differences, strict=True):
         assert re.search(rf"{site}.*{re.escape(f'{difference:+.4f}')}", shown)
-    confirmed = read_verdict(study / "confirm")
+    confirmed = read_verdict(ended.folder)
     assert confirmed is not None
     chart = plot_subgroups(confirmed)
     named = [" ".join(trace.y[0].replace("<br>", " ").split()) for trace in chart.data[::-1]]
@@ -168,16 +162,16 @@ def test_a_verdict_over_sites_names_them_and_how_the_mix_was_chosen(study: Path)
     best = confirmed.finalists[0].arm
     assert f"right of 0, {best} is better" in chart.layout.xaxis.title.text
     assert [trace.x[0] for trace in chart.data[::-1]][1:] == pytest.approx(differences)
-    assert show_confirmed(study) == shown, "the same command again trains nothing"
+    assert show_confirmed(ended.study) == shown, "the same command again trains nothing"
 
 
-def test_a_further_hospital_is_scored_by_all_replicates(study: Path, tmp_path: Path) -> None:
+def test_a_further_hospital_is_scored_by_all_replicates(ended: Lab, tmp_path: Path) -> None:
     draw_phantoms(tmp_path / "elsewhere", patients=60, seed=6, image_size_px=32)
     for image in (tmp_path / "elsewhere").rglob("*.jpeg"):
         image.rename(image.with_name(f"d-{image.name}"))  # phantoms count patients from 1, too
 
     with confirm_in_process():
-        confirmed = confirm(study, test=tmp_path / "elsewhere" / "train")
+        confirmed = confirm(ended.study, test=tmp_path / "elsewhere" / "train")
 
     images_there = len([*(tmp_path / "elsewhere" / "train").rglob("*.jpeg")])
     (hospital,) = confirmed.hospitals
@@ -187,28 +181,28 @@ def test_a_further_hospital_is_scored_by_all_replicates(study: Path, tmp_path: P
     assert hospital.finalist.comparisons[0].variance_components["patient"] > 0
 
 
-def test_options_that_a_verdict_over_sites_does_not_have_are_refused(study: Path) -> None:
+def test_options_that_a_verdict_over_sites_does_not_have_are_refused(ended: Lab) -> None:
     with confirm_in_process():
         with pytest.raises(StudyError, match="one replicate for each of 3 sites"):
-            confirm(study, replicates=4)
+            confirm(ended.study, replicates=4)
         with pytest.raises(StudyError, match="compared by site, and in no other groups"):
-            confirm(study, by=["sex"])
+            confirm(ended.study, by=["sex"])
         with pytest.raises(DataError, match="used for training or validation"):
-            confirm(study, test=study.parent.parent / "xrays")
+            confirm(ended.study, test=ended.path / "xrays")
 
 
 def test_too_few_patients_and_images_of_unknown_origin_are_refused_before_any_training(
-    study: Path, tmp_path: Path
+    ended: Lab, tmp_path: Path
 ) -> None:
-    prepared = StudyFolder(study).prepared()
-    settings = StudyFolder(study).space().settings
+    prepared = StudyFolder(ended.study).prepared()
+    settings = ended.settings
     images = (*prepared.images, *prepared.unused)
     few = {image.patient for image in images if image.site == "hospital_b" and image.label}
     few = {*sorted(few)[3:]} - {image.patient for image in prepared.images}
     seen = [image.sha256 for image in images if image.patient in few]
     (tmp_path / "seen.txt").write_text("\n".join(seen), "utf-8")
     (tmp_path / "extra" / "NORMAL").mkdir(parents=True)
-    source = study.parent.parent / "xrays" / prepared.side("train")[0].file
+    source = ended.path / "xrays" / prepared.side("train")[0].file
     shutil.copy(source, tmp_path / "extra" / "NORMAL" / "another.jpeg")
     folder = {"path": tmp_path / "extra", "seen": tmp_path / "seen.txt"}
     known = [Parameters.model_validate({"source": "folder", "folder": folder})]
@@ -216,13 +210,13 @@ def test_too_few_patients_and_images_of_unknown_origin_are_refused_before_any_tr
     unknown = [Parameters.model_validate({"source": "folder", "folder": folder})]
 
     with pytest.raises(DataError, match=r"site hospital_.: too few test patients: PNEUMONIA"):
-        choose(study, compared=known)
+        ended.choose(compared=known, replicates=3)
     with pytest.raises(DataError, match=r"(?s)leakage cannot be excluded.*fix: declare them"):
-        choose(study, compared=unknown)
+        ended.choose(compared=unknown, replicates=3)
     many = changed(settings, train_patients=60)
     searched, _ = prepare(many, tmp_path / "cache")
     with pytest.raises(DataError, match="fewer than needed for 3 draws of 60") as refusal:
-        choose(study, searched, settings=many)
+        ended.choose(many, searched, replicates=3)
     assert "--replicates" not in str(refusal.value)
 
 
@@ -235,9 +229,9 @@ def test_too_few_patients_and_images_of_unknown_origin_are_refused_before_any_tr
     ],
 )
 def test_a_search_does_not_start_without_the_sites_that_its_verdict_needs(
-    study: Path, tmp_path: Path, change: str, words: str
+    ended: Lab, tmp_path: Path, change: str, words: str
 ) -> None:
-    xrays = shutil.copytree(study.parent.parent / "xrays", tmp_path / "xrays")
+    xrays = shutil.copytree(ended.path / "xrays", tmp_path / "xrays")
     if change == "no sites":
         for site in SITES:
             shutil.copytree(xrays / site, xrays, dirs_exist_ok=True)
@@ -263,7 +257,7 @@ def test_a_search_does_not_start_without_the_sites_that_its_verdict_needs(
 
 
 def test_a_search_says_before_it_starts_that_its_sites_have_too_few_patients_to_score(
-    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ended: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "space.yaml").write_text(SPACE)
     monkeypatch.setattr(search_run, "Runner", InProcess)
@@ -275,7 +269,7 @@ def test_a_search_says_before_it_starts_that_its_sites_have_too_few_patients_to_
     with pytest.raises(KeyboardInterrupt, match="3 draws of 32 patients, and 30 to test on"):
         search(
             tmp_path / "space.yaml",
-            data=study.parent.parent / "xrays",
+            data=ended.path / "xrays",
             overrides=["data.train_patients=32"],
             studies=tmp_path / "studies",
             callbacks=Callbacks(note=note),
@@ -301,13 +295,13 @@ def test_settings_that_exclude_a_verdict_over_sites_are_refused_without_images(
 
 @pytest.mark.parametrize("override", ["confirm.leave_out=site", "confirm.leave_out=none"])
 def test_the_final_model_is_trained_on_all_patients_of_all_sites(
-    study: Path, tmp_path: Path, override: str
+    ended: Lab, tmp_path: Path, override: str
 ) -> None:
     """Which leaves none unused, as `confirm` needs them."""
     (tmp_path / "space.yaml").write_text(SPACE)
     load_space(tmp_path / "space.yaml", [override, "confirm.test=unused", "final.lr=0.001"])
 
-    export(study, out=tmp_path / "best.yaml")
+    export(ended.study, out=tmp_path / "best.yaml")
 
     assert load_space(tmp_path / "best.yaml").settings.data.train_patients is None
 

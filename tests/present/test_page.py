@@ -98,6 +98,17 @@ def test_a_forest_plot_has_a_row_for_each_interval_with_the_first_on_top() -> No
     assert [trace.marker.symbol for trace in figure.data] == ["circle", "diamond"]
 
 
+def test_a_legend_explains_the_results_of_a_forest_plot_once() -> None:
+    interval = Interval(**dict.fromkeys(Interval.__dataclass_fields__, 0.01))
+    results = {"none": "better", "duplicate": "undecided", "tuned": "better"}
+
+    figure = plot_forest([(control, interval) for control in results], results=results)
+
+    shown = [trace.name for trace in figure.data if trace.showlegend]
+    assert shown == ["better", "undecided"]
+    assert len({trace.marker.symbol for trace in figure.data}) == 2
+
+
 def test_without_a_verdict_or_images_the_page_shows_what_is_known(
     copy_study: CopyStudy, tmp_path: Path
 ) -> None:

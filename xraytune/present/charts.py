@@ -5,7 +5,7 @@ Colours follow the source of extra images in all charts; they are distinct for c
 """
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,14 @@ from xraytune.study.row import TrialRow
 from xraytune.study.status import StudyView
 from xraytune.synth.sources.which import source_of
 
-_MARKS = {
+_MARKERS = {
     "better": ("#009e73", "circle"),
-    "equivalent": ("#2288cc", "square"),
-    "worse": ("#d55e00", "x"),
-    "no better": ("#7a5fb5", "diamond"),
-    "undecided": ("#8c8c8c", "circle-open"),
+    "equivalent": ("#2288cc", "diamond"),
+    "worse": ("#d55e00", "square"),
+    "no better": ("#7a5fb5", "x"),
+    "undecided": ("#8c8c8c", "cross"),
 }
-"""The colour and symbol of each result of a comparison."""
+"""The colour and symbol of each result."""
 _LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "title": ""}
 _VERTICAL = {"type": "line", "y0": 0, "y1": 1, "yref": "paper", "layer": "below"}
 """A line; that of `add_vline` would be hidden by the grid."""
@@ -36,14 +36,9 @@ _GREY = {"color": "#8c8c8c", "width": 1}
 def plot_differences(finalist: FinalistVerdict, metric: str, rope: float) -> Any:
     """Plot the differences of a finalist from its controls, with intervals and the ROPE."""
     rows = [(row.control, row) for row in finalist.comparisons]
-    figure = plot_forest(rows, f"difference in {metric}", f"grey: ROPE ±{rope:g}")
-    named = set()
-    for trace, row in zip(figure.data, finalist.comparisons[::-1], strict=True):
-        result = finalist.words(row)[0]
-        colour, symbol = _MARKS[result]
-        trace.update(line_color=colour, marker_symbol=symbol, name=result, legendgroup=result)
-        trace.showlegend = result not in named
-        named.add(result)
+    results = {row.control: finalist.words(row)[0] for row in finalist.comparisons}
+    axis = (f"difference in {metric}", f"grey: ROPE ±{rope:g}")
+    figure = plot_forest(rows, *axis, results=results)
     figure.add_vrect(-rope, rope, fillcolor="rgba(140,140,140,0.18)", line_width=0, layer="below")
     figure.update_layout(legend=_LEGEND)
     return figure
@@ -77,15 +72,21 @@ def plot_subgroups(record: Confirmation) -> Any:
     return plot_forest(rows, *axis)
 
 
-def plot_forest(rows: Sequence[tuple[str, Interval]], *axis: str) -> Any:
-    """Plot labelled differences with their intervals, from top to bottom; the first, overall.
+def plot_forest(
+    rows: Sequence[tuple[str, Interval]], *axis: str, results: Mapping[str, str] | None = None
+) -> Any:
+    """Plot labelled differences with their intervals, from top to bottom.
 
-    `axis` are the lines below them.
+    `axis` are the lines below them. With the `results` of the labels, such as `better`, a legend
+    explains their markers; without, the first row is the overall difference.
     """
     figure = go.Figure()
-    overall = rows[0]
+    named = set()
     for row in rows[::-1]:
         label, interval = row
+        result = results[label] if results else ""
+        overall = ("#2266aa", "diamond" if row is rows[0] else "circle")
+        colour, symbol = _MARKERS.get(result, overall)
         figure.add_scatter(
             x=[interval.difference],
             y=["<br>".join(textwrap.wrap(label, 26))],
@@ -95,11 +96,14 @@ def plot_forest(rows: Sequence[tuple[str, Interval]], *axis: str) -> Any:
                 "width": 5,
                 "thickness": 1.4,
             },
-            marker={"size": 11, "symbol": "diamond" if row is overall else "circle"},
-            line_color="#2266aa",
+            marker={"size": 11, "symbol": symbol},
+            line_color=colour,
             hovertext=f"{interval.difference:+.4f} ({interval.low:+.4f} to {interval.high:+.4f})",
-            showlegend=False,
+            name=result,
+            legendgroup=result,
+            showlegend=bool(result) and result not in named,
         )
+        named.add(result)
     figure.add_shape(_VERTICAL, x0=0, x1=0, line=_GREY)
     lines = [part for line in axis for part in textwrap.wrap(line, 60)]
     figure.update_xaxes(title="<br>".join(lines), nticks=6)
