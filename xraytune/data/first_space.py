@@ -46,8 +46,10 @@ def first_space_path(data: Path) -> Path:
 
 def write_first_space(
     data: Path, out: Path, *, has_gpu: bool, on_progress: Progress = ignore_progress
-) -> None:
+) -> str:
     """Write a search space for a data folder or a data file (YAML).
+
+    Returns what it was written from, in words.
 
     Args:
         data: As for `search --data`.
@@ -87,10 +89,12 @@ def write_first_space(
     if has_gpu:
         fixed += ", backbone: mobilenet_v2" if task == "classification" else ""
         fixed += ", trainable: all" if task != "segmentation" else ""
+    facts = _describe(index, task)
     template = open_templates("xraytune.data").get_template("first_space.yaml")
     text = template.render(
         question=_QUESTIONS[task],
-        facts=_describe(index, task),
+        facts=facts,
+        takes_all_folders=settings.classes == "auto" and settings.table is None,
         has_gpu=has_gpu,
         file=shlex.quote(str(out)),
         name=_study_name(out.name.removesuffix(".yaml")),
@@ -120,6 +124,7 @@ def write_first_space(
         fixed=fixed,
     )
     write_text(out, text)
+    return facts
 
 
 _QUESTIONS: dict[TaskName, str] = {
@@ -131,10 +136,11 @@ _QUESTIONS: dict[TaskName, str] = {
 
 def _describe(index: ImageIndex, task: TaskName) -> str:
     """Return how many images and patients there are, and of what."""
-    patients = len({*index.images.patients})
-    facts = f"{counted(len(index.images), 'image')} of {counted(patients, 'patient')}"
+    patients = counted(len({*index.images.patients}), "patient")
+    images = counted(len(index.images), "image")
     if task == "segmentation":
-        return f"{facts}, with masks,"
+        return f"{images} of {patients} with masks"
+    facts = f"{images} of {patients}"
     kind = "findings" if task == "findings" else "classes"
     return f"{facts} ({kind}: {join_names(index.outputs)})"
 
