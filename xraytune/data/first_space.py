@@ -79,20 +79,10 @@ def write_first_space(
         mode="json", exclude_defaults=True, exclude={"split"}, context=out.absolute().parent
     )
     trains_all = has_gpu or task == "segmentation"
-    imbalance = ["none", "weighted"]
-    if task == "classification":
-        imbalance += ["oversample", "focal"]
     image_px, reason = _choose_size(index, task, has_gpu)
-    steps = [5000, 15000] if has_gpu else [500, 1000]
-    more = ", synthetic_ratio: 0.5" + (", balance: equal" if is_imbalanced else "")
-    fixed = ""
-    if has_gpu:
-        fixed += ", backbone: mobilenet_v2" if task == "classification" else ""
-        fixed += ", trainable: all" if task != "segmentation" else ""
     facts = _describe(index, task)
     template = open_templates("xraytune.data").get_template("first_space.yaml")
     text = template.render(
-        question=_QUESTIONS[task],
         facts=facts,
         takes_all_folders=settings.classes == "auto" and settings.table is None,
         has_gpu=has_gpu,
@@ -108,30 +98,16 @@ def write_first_space(
         is_imbalanced=is_imbalanced,
         rarest=index.class_names[rarest],
         gan_px=min(64, image_px),
-        gan_steps=steps,
+        gan_steps=[5000, 15000] if has_gpu else [500, 1000],
         trains_all=trains_all,
         has_rivals=is_imbalanced or task == "findings",
-        imbalance=imbalance,
         lr=_LEARNING_RATES[task == "segmentation", has_gpu],
         trials=60 if has_gpu else 24,
         replicates=replicates,
         confirm_reason=_describe_confirmation(index, train_patients),
-        points={
-            "none": "",
-            "gan": f"{more}, gan.steps: {steps[0]}",
-            "duplicate": more,
-        },
-        fixed=fixed,
     )
     write_text(out, text)
     return facts
-
-
-_QUESTIONS: dict[TaskName, str] = {
-    "classification": "Do GAN images help a classifier, and how many?",
-    "findings": "Several findings in one image: do GAN images help, and how many?",
-    "segmentation": "Do GAN pairs, an image and its mask, help a segmenter, and how many?",
-}
 
 
 def _describe(index: ImageIndex, task: TaskName) -> str:
@@ -202,4 +178,4 @@ def _describe_confirmation(index: ImageIndex, train_patients: int | None) -> str
         return f"on as many draws of {train_patients} patients that the search does not use"
     if len(index.test) >= FEWEST_LABELS:
         return "on the test folder"
-    return "there is no test folder: `xraytune confirm STUDY --test DIR`"
+    return "too few patients to test on: `xraytune confirm STUDY --test DIR` adds some"
