@@ -39,7 +39,7 @@ def draw(folder: Path, kind: str) -> Path:
         seed=1,
         image_size_px=64,
         pairs=kind == "masks",
-        findings=kind == "findings",
+        findings=kind in ("findings", "table"),
         sites=2 if kind == "sites" else 0,
     )
     if kind == "rare":
@@ -55,8 +55,11 @@ def draw(folder: Path, kind: str) -> Path:
     if kind == "DICOM":
         write_as_dicom(folder)
     if kind == "table":
-        return write_as_table(folder)
-    return folder / "data.yaml" if kind == "findings" else folder
+        columns = {"file": "labels.csv", "image": "file", "patient": "patient", "side": "side"}
+        table = {**columns, "labels": {"effusion": "EFFUSION", "lobar": "LOBAR"}}
+        data = {"classes": "auto", "positive": "EFFUSION", "table": table}
+        (folder / "data.yaml").write_text(json.dumps({"data": data}), encoding="utf-8")
+    return folder / "data.yaml" if kind in ("findings", "table") else folder
 
 
 def write_as_dicom(folder: Path) -> None:
@@ -66,22 +69,6 @@ def write_as_dicom(folder: Path) -> None:
         patient = image.name.rpartition("-")[0] or image.name.partition("_")[0]
         image.with_suffix(".dcm").write_bytes(dicom(pixels, bits=8, PatientID=patient))
         image.unlink()
-
-
-def write_as_table(folder: Path) -> Path:
-    """Put all training images into one folder, with a table of labels and a data file."""
-    rows = ["file,ill"]
-    for image in sorted(folder.glob("train/*/*.jpeg")):
-        rows.append(f"{image.name},{int(image.parent.name == 'PNEUMONIA')}")
-        image.rename(folder / image.name)
-    shutil.rmtree(folder / "train")
-    shutil.rmtree(folder / "test")
-    (folder / "labels.csv").write_text("\n".join(rows), encoding="utf-8")
-    table = {"file": "labels.csv", "image": "file", "label": "ill"}
-    table["labels"] = {"0": "NORMAL", "1": "PNEUMONIA"}
-    data = folder / "data.yaml"
-    data.write_text(json.dumps({"data": {"table": table}}), encoding="utf-8")
-    return data
 
 
 def write(tmp_path: Path, kind: str, *, has_gpu: bool = False) -> Space:

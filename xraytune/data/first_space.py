@@ -78,7 +78,6 @@ def write_first_space(
     content = settings.model_dump(
         mode="json", exclude_defaults=True, exclude={"split"}, context=out.absolute().parent
     )
-    trains_all = has_gpu or task == "segmentation"
     image_px, reason = _choose_size(index, task, has_gpu)
     facts = _describe(index, task)
     template = open_templates("xraytune.data").get_template("first_space.yaml")
@@ -94,15 +93,9 @@ def write_first_space(
         image_px_reason=reason,
         split=", ".join(f"{key}: {_as_yaml(value)}" for key, value in split.items()),
         train_patients=train_patients,
-        noun="pairs" if task == "segmentation" else "images",
         is_imbalanced=is_imbalanced,
         rarest=index.class_names[rarest],
-        gan_px=min(64, image_px),
-        gan_steps=[5000, 15000] if has_gpu else [500, 1000],
-        trains_all=trains_all,
-        has_rivals=is_imbalanced or task == "findings",
         lr=_LEARNING_RATES[task == "segmentation", has_gpu],
-        trials=60 if has_gpu else 24,
         replicates=replicates,
         confirm_reason=_describe_confirmation(index, train_patients),
     )
