@@ -5,8 +5,12 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from tests.data.test_dicom import dicom
+from tests.docs.commands import TINY, TINY_PAIRS
 from tests.in_process import InProcess, command, one_thread
 from xraytune.data.first_space import first_space_path, write_first_space
 from xraytune.data.phantom import draw_phantoms
@@ -14,28 +18,57 @@ from xraytune.search import run as search_run
 from xraytune.search.callbacks import NO_CALLBACKS
 from xraytune.search.run import search
 from xraytune.space.load import load_space
+from xraytune.space.rules import space_warnings
 from xraytune.space.space import Space
 
 pytestmark = pytest.mark.slow
+
+
+KINDS = (
+    *("classes", "other classes", "three classes", "rare", "few patients", "sites", "DICOM"),
+    *("table", "findings", "masks"),
+)
+"""Kinds of data folders."""
 
 
 def draw(folder: Path, kind: str) -> Path:
     """Draw images of a kind, and return what `--data` gets."""
     draw_phantoms(
         folder,
-        patients=60,
+        patients=12 if kind == "few patients" else 60,
         seed=1,
         image_size_px=64,
         pairs=kind == "masks",
-        findings=kind == "findings",
+        findings=kind in ("findings", "table"),
+        sites=2 if kind == "sites" else 0,
     )
     if kind == "rare":
         for image in sorted((folder / "train" / "PNEUMONIA").iterdir())[2:]:
             image.unlink()
-    if kind == "other classes":
-        for part in ("train", "test"):
+    for part in ("train", "test"):
+        if kind == "other classes":
             (folder / part / "PNEUMONIA").rename(folder / part / "TB")
-    return folder / "data.yaml" if kind == "findings" else folder
+        if kind == "three classes":
+            (folder / part / "TB").mkdir()
+            for image in sorted((folder / part / "PNEUMONIA").iterdir())[::2]:
+                image.rename(folder / part / "TB" / image.name)
+    if kind == "DICOM":
+        write_as_dicom(folder)
+    if kind == "table":
+        columns = {"file": "labels.csv", "image": "file", "patient": "patient", "side": "side"}
+        table = {**columns, "labels": {"effusion": "EFFUSION", "lobar": "LOBAR"}}
+        data = {"classes": "auto", "positive": "EFFUSION", "table": table}
+        (folder / "data.yaml").write_text(json.dumps({"data": data}), encoding="utf-8")
+    return folder / "data.yaml" if kind in ("findings", "table") else folder
+
+
+def write_as_dicom(folder: Path) -> None:
+    """Replace each image by a DICOM file whose header has its patient."""
+    for image in folder.rglob("*.jpeg"):
+        pixels = np.asarray(Image.open(image).convert("L"))
+        patient = image.name.rpartition("-")[0] or image.name.partition("_")[0]
+        image.with_suffix(".dcm").write_bytes(dicom(pixels, bits=8, PatientID=patient))
+        image.unlink()
 
 
 def write(tmp_path: Path, kind: str, *, has_gpu: bool = False) -> Space:
@@ -46,7 +79,7 @@ def write(tmp_path: Path, kind: str, *, has_gpu: bool = False) -> Space:
 
 
 @pytest.mark.parametrize("has_gpu", [False, True])
-@pytest.mark.parametrize("kind", ["classes", "other classes", "rare", "findings", "masks"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_space_of_each_kind_of_data_is_valid_and_begins_with_the_baseline(
     tmp_path: Path, kind: str, has_gpu: bool
 ) -> None:
@@ -54,6 +87,7 @@ def test_the_space_of_each_kind_of_data_is_valid_and_begins_with_the_baseline(
 
     tasks = {"findings": "findings", "masks": "segmentation"}
     assert space.settings.task == tasks.get(kind, "classification")
+    assert [*space_warnings(space)] == []
     assert space.settings.data.image_size == 64  # of the images
     assert space.points()[0]["source"] == "none"
     searched = space.searched
@@ -61,6 +95,25 @@ def test_the_space_of_each_kind_of_data_is_valid_and_begins_with_the_baseline(
     assert ("imbalance" in searched) == (kind in ("rare", "findings"))
     trainable = {trial.trainable for trial in space.extreme_parameters("trainable")}
     assert ("all" in trainable) == (has_gpu or kind == "masks")
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_space_of_each_kind_of_data_is_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(search_run, "Runner", InProcess)
+    data = draw(tmp_path / "xrays", kind)
+    tiny = TINY_PAIRS if kind == "masks" else TINY
+    more = ["data.split.val_a=0.35", "data.split.val_b=0.35"] if kind == "findings" else []
+    own = [line for line in tiny if not line.startswith(("data.train_patients", "labels"))]
+
+    with one_thread():
+        view = search(data=data, overrides=[*own, *more])
+
+    assert view.counts == {"complete": 4}
+    assert {row.parameters.source for row in view.trials} == {"none", "duplicate", "gan"}
 
 
 def test_with_enough_patients_replicates_train_on_others(tmp_path: Path) -> None:

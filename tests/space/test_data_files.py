@@ -71,7 +71,7 @@ def test_data_file_replaces_keys_of_a_space(tmp_path: Path, file: Path) -> None:
         ("data: {path: other.yml}\n", "other.yml is a data file"),
         (
             "data: {}\nname: a\nparameters: {}",
-            "data.yaml: 'name', 'parameters' of a space file, but",
+            "data.yaml: this is a search space, not a data file: it also has 'name', 'parameters'",
         ),
         (
             "task: findings\ndata: {}",

@@ -320,22 +320,23 @@ def _quality_caveat(reports: Sequence[PoolReport], rope: float, parameters: Para
     qualities = [report.quality for report in reports if report.quality]
     faults = [_falls_short(qualities, rope)]
     if parameters.labels == "class":
-        faults.insert(0, _few_agree(qualities))
+        faults.insert(0, _few_agree(qualities, parameters))
     return " ".join(fault for fault in faults if fault)
 
 
-def _few_agree(qualities: Sequence[Quality]) -> str:
+def _few_agree(qualities: Sequence[Quality], parameters: Parameters) -> str:
     """Return a sentence if a classifier of real images calls those of a class something else."""
     worst = [quality.worst_agreement for quality in qualities]
     shares = [share for _, share in worst if share is not None]
     if not shares or np.mean(shares) >= _LEAST_AGREEMENT:
         return ""
     name = worst[0][0]
+    labels = "Labels of the hospital's own classifier (labels: donor) or a"
     return (
         f"In the features of this network, the synthetic images of {name} do not lie where real "
         f"ones do: a linear classifier of the real images calls only {np.mean(shares):.0%} of them "
-        f"{name}. Labels of the hospital's own classifier (labels: donor) or a network that is "
-        "trained as a whole (trainable: all) may mend this."
+        f"{name}. {labels if parameters.generator else 'A'} network that is trained as a whole "
+        "(trainable: all) may mend this."
     )
 
 

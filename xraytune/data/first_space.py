@@ -46,8 +46,10 @@ def first_space_path(data: Path) -> Path:
 
 def write_first_space(
     data: Path, out: Path, *, has_gpu: bool, on_progress: Progress = ignore_progress
-) -> None:
+) -> str:
     """Write a search space for a data folder or a data file (YAML).
+
+    Returns what it was written from, in words.
 
     Args:
         data: As for `search --data`.
@@ -76,21 +78,12 @@ def write_first_space(
     content = settings.model_dump(
         mode="json", exclude_defaults=True, exclude={"split"}, context=out.absolute().parent
     )
-    trains_all = has_gpu or task == "segmentation"
-    imbalance = ["none", "weighted"]
-    if task == "classification":
-        imbalance += ["oversample", "focal"]
     image_px, reason = _choose_size(index, task, has_gpu)
-    steps = [5000, 15000] if has_gpu else [500, 1000]
-    more = ", synthetic_ratio: 0.5" + (", balance: equal" if is_imbalanced else "")
-    fixed = ""
-    if has_gpu:
-        fixed += ", backbone: mobilenet_v2" if task == "classification" else ""
-        fixed += ", trainable: all" if task != "segmentation" else ""
+    facts = _describe(index, task)
     template = open_templates("xraytune.data").get_template("first_space.yaml")
     text = template.render(
-        question=_QUESTIONS[task],
-        facts=_describe(index, task),
+        facts=facts,
+        takes_all_folders=settings.classes == "auto" and settings.table is None,
         has_gpu=has_gpu,
         file=shlex.quote(str(out)),
         name=_study_name(out.name.removesuffix(".yaml")),
@@ -100,41 +93,23 @@ def write_first_space(
         image_px_reason=reason,
         split=", ".join(f"{key}: {_as_yaml(value)}" for key, value in split.items()),
         train_patients=train_patients,
-        noun="pairs" if task == "segmentation" else "images",
         is_imbalanced=is_imbalanced,
         rarest=index.class_names[rarest],
-        gan_px=min(64, image_px),
-        gan_steps=steps,
-        trains_all=trains_all,
-        has_rivals=is_imbalanced or task == "findings",
-        imbalance=imbalance,
         lr=_LEARNING_RATES[task == "segmentation", has_gpu],
-        trials=60 if has_gpu else 24,
         replicates=replicates,
         confirm_reason=_describe_confirmation(index, train_patients),
-        points={
-            "none": "",
-            "gan": f"{more}, gan.steps: {steps[0]}",
-            "duplicate": more,
-        },
-        fixed=fixed,
     )
     write_text(out, text)
-
-
-_QUESTIONS: dict[TaskName, str] = {
-    "classification": "Do GAN images help a classifier, and how many?",
-    "findings": "Several findings in one image: do GAN images help, and how many?",
-    "segmentation": "Do GAN pairs, an image and its mask, help a segmenter, and how many?",
-}
+    return facts
 
 
 def _describe(index: ImageIndex, task: TaskName) -> str:
     """Return how many images and patients there are, and of what."""
-    patients = len({*index.images.patients})
-    facts = f"{counted(len(index.images), 'image')} of {counted(patients, 'patient')}"
+    patients = counted(len({*index.images.patients}), "patient")
+    images = counted(len(index.images), "image")
     if task == "segmentation":
-        return f"{facts}, with masks,"
+        return f"{images} of {patients} with masks"
+    facts = f"{images} of {patients}"
     kind = "findings" if task == "findings" else "classes"
     return f"{facts} ({kind}: {join_names(index.outputs)})"
 
@@ -196,4 +171,4 @@ def _describe_confirmation(index: ImageIndex, train_patients: int | None) -> str
         return f"on as many draws of {train_patients} patients that the search does not use"
     if len(index.test) >= FEWEST_LABELS:
         return "on the test folder"
-    return "there is no test folder: `xraytune confirm STUDY --test DIR`"
+    return "too few patients to test on: `xraytune confirm STUDY --test DIR` adds some"

@@ -198,8 +198,8 @@ def _first_space(data: Path | None, callbacks: Callbacks) -> Path:
     else:
         require_writable(Path.cwd())  # before the images are read
         has_gpu = gpu_count() > 0
-        write_first_space(data, file, has_gpu=has_gpu, on_progress=callbacks.on_progress)
-        callbacks.note(f"wrote {file}, which says why it searches what")
+        facts = write_first_space(data, file, has_gpu=has_gpu, on_progress=callbacks.on_progress)
+        callbacks.note(f"wrote {file} from {facts}; it says why it searches what")
     return file
 
 

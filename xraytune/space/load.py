@@ -154,7 +154,7 @@ def _apply_data_file(document: Document, file: Path, *, without: Sequence[str] =
     others = [key for key in read.content if key in (*Settings.model_fields, *SPACE_KEYS)]
     others = [repr(key) for key in others if key != "data"]
     if others:
-        what = f"{join_names(others)} of a space file, but a data file has data: alone"
+        what = f"this is a search space, not a data file: it also has {join_names(others)}"
         fix = "give the folder of the images, or a file with the data: block alone"
         raise ConfigError(Problem(what, file, fix))
     validate(read, TypeAdapter(_DataFile), (), read.content)
