@@ -112,7 +112,6 @@ def test_two_trials_that_need_one_gan_train_it_once(bench: Bench, tmp_path: Path
             bench.experiment(source="gan", gan=settings, synthetic_ratio=ratio),
             replace(bench.context, on_progress=lambda *said: progress.append(said)),
             trial_dir=tmp_path / str(number),
-            on_epoch=list[EpochRecord]().append,
         )
 
     assert [entry[1:] for entry in progress if entry[0] == "training the GAN (steps)"] == [
