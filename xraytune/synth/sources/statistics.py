@@ -19,7 +19,8 @@ from xraytune.synth.sources.source import BLOCK, Source, StudyImages
 
 _STAGE = "statistics-1"
 _RIDGE = 1e-6
-"""Added to the covariance, as a share of its mean variance: rounding may have made it singular."""
+"""What is added to the covariance, which rounding may have made singular: a share of its mean
+variance."""
 
 
 class Statistics(Source):
