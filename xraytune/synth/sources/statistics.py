@@ -68,7 +68,7 @@ class Statistics(Source):
             name=f"{self.name} {label} {number}",
             pixels=np.empty((0, 0, 0), dtype=np.uint8),
             rows=np.arange(BLOCK),
-            labels=np.full(BLOCK, label),
+            targets=np.full(BLOCK, label),
             inputs=inputs,
             features=np.load(path / "features.npy"),
         )
