@@ -113,7 +113,7 @@ def _seconds_of_a_head(folder: Path, compute: Compute) -> float:
             parameters=Parameters.model_validate(values),
         )
         started = time.process_time()
-        run_trial(experiment, context, trial_dir=folder / f"head {seed}", on_epoch=lambda _: None)
+        run_trial(experiment, context, trial_dir=folder / f"head {seed}")
         seconds.append(time.process_time() - started)
     return statistics.median(seconds[1:])  # the first computes the features
 

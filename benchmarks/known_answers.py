@@ -277,7 +277,7 @@ def train(
         write_json(trial / "config.json", experiment.model_dump(mode="json", context=trial))
         drawn = prepared.drawn(experiment.draw)
         context = RunContext(prepared=drawn, cache=cache, compute=COMPUTE)
-        run_trial(experiment, context, trial_dir=trial, on_epoch=lambda _: None)
+        run_trial(experiment, context, trial_dir=trial)
 
 
 def _extra_with_findings(

@@ -264,6 +264,6 @@ def _limit_seconds(space: Path, folder: Path) -> float:
         training += time.perf_counter() - started
         started = time.perf_counter()
         trial_dir = folder / "trials" / str(number)
-        run_trial(experiment, context, trial_dir=trial_dir, on_epoch=lambda _: None)
+        run_trial(experiment, context, trial_dir=trial_dir)
         rest += time.perf_counter() - started
     return preparing + training + rest / 2

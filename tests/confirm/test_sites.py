@@ -247,13 +247,7 @@ def test_a_search_does_not_start_without_the_sites_that_its_verdict_needs(
     space = load_space(tmp_path / "space.yaml")
 
     with pytest.raises(DataError, match=re.escape(words)):
-        prepare_space(
-            space,
-            tmp_path / "cache",
-            skip_broken=False,
-            note=lambda _: None,
-            on_progress=lambda *_: None,
-        )
+        prepare_space(space, tmp_path / "cache")
 
 
 def test_a_search_says_before_it_starts_that_its_sites_have_too_few_patients_to_score(

@@ -27,6 +27,7 @@ TINY = (
     *("resources.gpus_per_trial=0", "resources.cpus_per_trial=1"),
     *("budget.trials=4", "budget.max_epochs=2", "budget.steps_per_epoch=2", "scheduler.grace=1"),
     *("gan.image_size=32", "gan.width=4", "gan.batch_size=4", "gan.steps=2"),
+    "gan.features=null",  # whose weights would be downloaded
     "labels=class",  # these networks are not frozen, so that no classifier is sent
     "quality.allow_memorised=true",
     *("confirm.finalists=1", "confirm.replicates=2"),

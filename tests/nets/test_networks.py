@@ -148,7 +148,7 @@ def test_dice_and_loss_of_each_image_across_batches() -> None:
     logits[1] = -9  # nothing found
     network = Fixed().train()
     rows = np.arange(5)
-    images = ImageSet(name="val", pixels=masks, rows=rows, labels=rows * 0, inputs={}, masks=masks)
+    images = ImageSet(name="val", pixels=masks, rows=rows, targets=rows * 0, inputs={}, masks=masks)
 
     batches = torch.split(torch.from_numpy(logits), 2)
     loss, results, losses = TASK.predict(network, batches, images, CPU)

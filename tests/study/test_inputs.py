@@ -206,10 +206,18 @@ def test_extra_images_or_weights_that_changed_between_two_starts_are_refused_by_
     assert len(ended_trials(study)) == 2
 
 
-def test_official_weights_stay_those_of_the_first_start(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        "backbone: {value: mobilenet_v2}",
+        "source: {value: gan}, weights: {value: none}, "
+        "gan: {parameters: {features: {value: imagenet}}}",
+    ],
+)
+def test_official_weights_stay_those_of_the_first_start(tmp_path: Path, parameters: str) -> None:
     """Another `--weights-dir` may have another version of `imagenet`."""
     (tmp_path / "space.yaml").write_text(
-        "name: x\ndata: {path: xrays}\nparameters: {backbone: {value: mobilenet_v2}}\n"
+        f"name: x\ndata: {{path: xrays}}\nparameters: {{{parameters}}}\n"
     )
     inputs = inputs_of_space(load_space(tmp_path / "space.yaml"))
     write_inputs(tmp_path, tmp_path, {Path(name): "first" for _, name in inputs})

@@ -25,9 +25,12 @@ budget: {max_epochs: 2, steps_per_epoch: 6}
 """
 
 
+TINY_GAN = {"image_size": 32, "steps": 2, "width": 4, "batch_size": 4, "z_dim": 4}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """SplitData images and a cache, for running trials."""
+    """Images of a study and a cache, for running trials."""
 
     settings: Settings
     prepared: SplitData
@@ -68,17 +71,18 @@ def block_of(
     return source.block(experiment.settings, context, label, number)
 
 
+def bench_of(root: Path, side: float, **values: Any) -> Bench:
+    """The images in `root / "xrays"`, with validation sides of this share."""
+    data = {"path": root / "xrays", "image_size": 32, "split": {"val_a": side, "val_b": side}}
+    settings = Settings.model_validate({"name": "small", "data": data, **values})
+    prepared, _ = prepare(settings, root / "cache")
+    return Bench(settings=settings, prepared=prepared, cache=root / "cache")
+
+
 def make_bench(folder: Path) -> Bench:
-    """Draw and prepare them in an empty folder."""
+    """Draw and prepare phantoms in an empty folder."""
     draw_phantoms(folder / "xrays", patients=30, seed=3, image_size_px=48)
-    settings = Settings.model_validate_json(
-        f"""{{"name": "small", "seed": 5,
-            "data": {{"path": "{folder / "xrays"}", "image_size": 32,
-                "split": {{"val_a": 0.2, "val_b": 0.2}}}},
-            "budget": {{"max_epochs": 3, "steps_per_epoch": 4}}}}"""
-    )
-    prepared, _ = prepare(settings, folder / "cache")
-    return Bench(settings=settings, prepared=prepared, cache=folder / "cache")
+    return bench_of(folder, 0.2, seed=5, budget={"max_epochs": 3, "steps_per_epoch": 4})
 
 
 @pytest.fixture(scope="session")
@@ -102,11 +106,7 @@ def clinic(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     root = tmp_path_factory.mktemp("clinic")
     draw_phantoms(root / "xrays", patients=240, seed=3, image_size_px=32)
     save_backbone(root / "net.safetensors")
-    quality = {"allow_memorised": True}
-    data = {"path": root / "xrays", "image_size": 32, "split": {"val_a": 0.42, "val_b": 0.42}}
-    settings = Settings.model_validate({"name": "clinic", "data": data, "quality": quality})
-    prepared, _ = prepare(settings, root / "cache")
-    return Bench(settings=settings, prepared=prepared, cache=root / "cache")
+    return bench_of(root, 0.42, quality={"allow_memorised": True})
 
 
 @pytest.fixture(autouse=True)

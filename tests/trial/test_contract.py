@@ -252,13 +252,7 @@ def prepared_as_by_search(root: Path, ward: Ward, point: Mapping[str, Any]) -> A
     space = load_space(write_space(root, ward, point), data=ward.data)
     inputs = inputs_of_space(space)
     require_inputs(space.settings, space.networks(), inputs)
-    prepared, index = prepare_space(
-        space,
-        cache,
-        skip_broken=False,
-        note=lambda _: None,
-        on_progress=lambda *_: None,
-    )
+    prepared, index = prepare_space(space, cache)
     read_inputs(inputs, space.settings, prepared, cache, index=index, mixes=mixes_of(space))
     return space, RunContext(prepared=prepared, cache=cache, compute=CPU)
 

@@ -17,7 +17,7 @@ from tests.trial.test_trial import gan
 from xraytune.base import artifacts
 from xraytune.base.errors import ArtifactError, StudyError
 from xraytune.base.files import read_json, sha256_of
-from xraytune.base.records import EpochRecord, Progress, ignore_progress
+from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.pixels import PIXELS_STAGE
 from xraytune.data.prepare import RunContext, prepare, restore_pixels, side_images
 from xraytune.nets.feature_store import FEATURES_FILE, FEATURES_STAGE
@@ -60,9 +60,7 @@ def run(
     """As a worker runs a trial."""
     restore_pixels(bench.settings, bench.prepared, cache)
     context = RunContext(prepared=bench.prepared, cache=cache, compute=CPU, on_progress=on_progress)
-    result = run_trial(
-        experiment, context, trial_dir=trial_dir, on_epoch=list[EpochRecord]().append
-    )
+    result = run_trial(experiment, context, trial_dir=trial_dir)
     return result.value, result.val_b_score, result.threshold, result.best_epoch
 
 

@@ -125,7 +125,7 @@ def test_statistics_are_a_source_of_features(
         chosen = build_training_set(trial, context)
         assert len(chosen.extra) == ratio * len(chosen.real)
         drawn.append(np.asarray(chosen.sources[1].features))
-    result = run_trial(trial, context, trial_dir=tmp_path, on_epoch=lambda _: None)
+    result = run_trial(trial, context, trial_dir=tmp_path)
 
     first, again, other = drawn
     assert result.value > 0.6

@@ -86,7 +86,7 @@ class TinyTraining(TrialTraining):
         labels = self.batches.labels[56:].numpy()
         places = np.arange(len(labels))
         images = ImageSet(
-            name="val", pixels=np.empty(0, np.uint8), rows=places, labels=labels, inputs={}
+            name="val", pixels=np.empty(0, np.uint8), rows=places, targets=labels, inputs={}
         )
         task, batches = TASKS["classification"], torch.split(self.batches.val_pixels, 16)
         loss, results, _ = task.predict(self.trained, batches, images, CPU)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.in_process import save_backbone
-from tests.trial.conftest import Bench, batch_of
+from tests.trial.conftest import TINY_GAN, Bench, batch_of
 from xraytune.base.errors import DataError
 from xraytune.space.load import load_space
 from xraytune.stats.classification import auroc, rarest_findings
@@ -44,9 +44,7 @@ def test_a_trial_learns_findings_and_is_scored_by_their_mean_auroc(
     experiment = findings_bench.experiment(
         trainable=trainable, weights=weights, imbalance="weighted", source="duplicate"
     )
-    result = run_trial(
-        experiment, findings_bench.context, trial_dir=tmp_path, on_epoch=lambda _: None
-    )
+    result = run_trial(experiment, findings_bench.context, trial_dir=tmp_path)
     results, side = np.load(tmp_path / "val_b.npy"), findings_bench.prepared.side("val_b")
     assert results.shape == (len(side.labels), 3)
     assert not np.allclose(results.sum(axis=1), 1), "each finding has its own probability"
@@ -61,13 +59,7 @@ def test_sides_without_a_finding_that_can_be_scored_are_refused(findings_bench: 
     with pytest.raises(
         DataError, match="no finding has 10 positive and 10 negative images on val-A"
     ):
-        prepare_space(
-            space,
-            findings_bench.cache,
-            skip_broken=False,
-            note=lambda _: None,
-            on_progress=lambda *_: None,
-        )
+        prepare_space(space, findings_bench.cache)
 
 
 @pytest.mark.slow
@@ -76,11 +68,9 @@ def test_a_gan_draws_images_for_the_findings_of_training_images(
     findings_bench: Bench, tmp_path: Path, architecture: str
 ) -> None:
     """Each vector once before any is repeated; unknown findings stay unknown."""
-    gan = {"architecture": architecture, "image_size": 32, "steps": 2, "width": 4, "batch_size": 8}
+    gan = TINY_GAN | {"architecture": architecture}
     experiment = findings_bench.ungated.experiment(source="gan", synthetic_ratio=0.5, gan=gan)
-    result = run_trial(
-        experiment, findings_bench.context, trial_dir=tmp_path, on_epoch=lambda _: None
-    )
+    result = run_trial(experiment, findings_bench.context, trial_dir=tmp_path)
     assert result.val_b_score is not None
     chosen, side = (
         build_training_set(experiment, findings_bench.context),
@@ -96,12 +86,11 @@ def test_a_gan_draws_images_for_the_findings_of_training_images(
 @pytest.mark.slow
 def test_equal_balance_levels_the_rarest_findings(findings_bench: Bench) -> None:
     """So extra images have rare findings, and those of a smaller ratio come first."""
-    gan = {"image_size": 32, "steps": 2, "width": 4, "batch_size": 8}
     real = findings_bench.prepared.side("train").targets
     extra = []
     for ratio in (0.2, 2.0):
         experiment = findings_bench.ungated.experiment(
-            source="gan", synthetic_ratio=ratio, balance="equal", gan=gan
+            source="gan", synthetic_ratio=ratio, balance="equal", gan=TINY_GAN
         )
         chosen = build_training_set(experiment, findings_bench.context)
         extra.append(chosen.targets[chosen.extra])

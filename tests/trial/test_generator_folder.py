@@ -14,7 +14,6 @@ from tests.in_process import CPU
 from tests.trial.conftest import Bench, block_of, make_bench
 from xraytune.base.errors import ArtifactError, ConfigError, DataError
 from xraytune.base.files import read_json, write_json
-from xraytune.base.records import ignore_progress
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.model.generator_folder import generator_sample, generator_train
@@ -229,9 +228,7 @@ def test_patients_that_a_saved_generator_has_seen_are_not_validated_on(kept: Kep
     space, notes = load_space(kept.space, at), list[str]()
     learnt = {*read_json(kept.gan / "generator.json")["train_images"]}
 
-    prepared, _ = prepare_space(
-        space, kept.cache, skip_broken=False, note=notes.append, on_progress=ignore_progress
-    )
+    prepared, _ = prepare_space(space, kept.cache, note=notes.append)
 
     before, _ = prepare(space.settings, kept.cache)
     assert learnt & {image.sha256 for image in before.images if image.side != "train"}

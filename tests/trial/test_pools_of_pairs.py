@@ -8,12 +8,11 @@ import pytest
 from PIL import Image
 
 from tests.pair_files import write_discs
-from tests.trial.conftest import Bench, block_of
+from tests.trial.conftest import Bench, bench_of, block_of
 from xraytune.base.errors import TrialError
 from xraytune.base.files import read_json
-from xraytune.data.prepare import prepare
 from xraytune.model.generator_folder import fill_generator_folder, generator_sample
-from xraytune.space.settings import Experiment, Settings, without_gate
+from xraytune.space.settings import Experiment
 from xraytune.synth.sources.gan import Gan, trained_generator, typical_masks
 from xraytune.trial.training_set import build_training_set
 
@@ -25,10 +24,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """The discs of `write_discs`."""
     root = tmp_path_factory.mktemp("pairs")
     write_discs(root / "xrays", seed=0)
-    data = {"path": root / "xrays", "image_size": 32, "split": {"val_a": 0.15, "val_b": 0.15}}
-    settings = Settings.model_validate({"name": "pairs", "task": "segmentation", "data": data})
-    prepared, _ = prepare(settings, root / "cache")
-    return Bench(settings=without_gate(settings), prepared=prepared, cache=root / "cache")
+    return bench_of(root, 0.15, task="segmentation").ungated
 
 
 def with_gan(pairs: Bench, **changes: Any) -> Experiment:

@@ -8,6 +8,7 @@ from torchvision.ops import sigmoid_focal_loss
 from torchvision.transforms.v2 import functional as transforms
 
 from tests.in_process import one_thread
+from tests.nets.test_inputs import view
 from tests.trial.conftest import Bench
 from xraytune.nets.inputs import IDENTITY_VIEW, VIEW_COLUMNS, augment, view_table
 from xraytune.space.settings import Parameters
@@ -15,11 +16,6 @@ from xraytune.tasks.task import Findings, Task, soft_cross_entropy
 from xraytune.trial.training import TrialTraining
 
 pytestmark = pytest.mark.slow
-
-
-def view(**changes: float) -> torch.Tensor:
-    values = dict(zip(VIEW_COLUMNS, IDENTITY_VIEW, strict=True)) | changes
-    return torch.tensor([list(values.values())], dtype=torch.float32)
 
 
 def test_a_trivial_view_has_at_most_one_change_of_a_random_amount() -> None:

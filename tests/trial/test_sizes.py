@@ -8,6 +8,7 @@ import pytest
 
 from tests.in_process import CPU
 from tests.pair_files import save, write_discs
+from tests.trial.conftest import TINY_GAN
 from xraytune.base.errors import DataError
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare, read_prepared, restore_pixels, write_prepared
@@ -15,7 +16,6 @@ from xraytune.space.settings import Experiment, Parameters, Settings
 from xraytune.trial.run import run_trial
 
 SIZES_PX = (32, 48, 64)
-GAN = {"image_size": 32, "steps": 2, "width": 4, "batch_size": 4, "z_dim": 4}
 
 
 def settings_of(root: Path, size_px: int) -> Settings:
@@ -38,13 +38,13 @@ def outcome(settings: Settings, root: Path, name: str, context: RunContext, **gi
     sized = context.prepared.sizes[experiment.settings.data.image_size]
     context = RunContext(prepared=sized, cache=context.cache, compute=CPU)
     trial_dir = root / name
-    result = run_trial(experiment, context, trial_dir=trial_dir, on_epoch=lambda _: None)
+    result = run_trial(experiment, context, trial_dir=trial_dir)
     files = (trial_dir / "val_b.npy", trial_dir / "checkpoint" / "best.safetensors")
     return result, [file.read_bytes() for file in files]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("given", [{"augmentation": "affine"}, {"source": "gan", "gan": GAN}])
+@pytest.mark.parametrize("given", [{"augmentation": "affine"}, {"source": "gan", "gan": TINY_GAN}])
 def test_a_trial_of_a_size_is_that_of_a_study_of_this_size_alone(
     tmp_path: Path, given: dict[str, Any]
 ) -> None:

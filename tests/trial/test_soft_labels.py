@@ -121,7 +121,7 @@ def test_labels_of_the_donor_mend_wrong_classes(root: Path, tmp_path: Path) -> N
             experiment, context = study(root, **values)
             folder = tmp_path / labels
             folder.mkdir()
-            result = run_trial(experiment, context, trial_dir=folder, on_epoch=lambda _: None)
+            result = run_trial(experiment, context, trial_dir=folder)
         scores[labels] = result.val_b_score
     assert scores["donor"] > scores["class"] + 0.1
 

@@ -384,10 +384,10 @@ class ImageSet:
         name: Seeds the views of its images; the same in every trial.
         pixels: uint8 [N, S, S], memory-mapped.
         rows: int64 [n], the row of each image in `pixels`.
-        labels: int64 [n].
+        targets: What a network without masks learns: labels, int64 [n]; or findings, [n, C]: 1, 0,
+            or -1 if unknown.
         inputs: What the pixels depend on, for the fingerprint of what is computed from them.
         masks: uint8 [N, S, S], 0 or 255, like `pixels`; None in classification.
-        findings: int64 [n, C]: 1, 0, or -1 if unknown; None without any.
         file_size_px: The typical shorter side of the files that the pixels were decoded from; 0 if
             it is not known.
         features: float32 [n, D], of a source that has no pixels.
@@ -396,17 +396,16 @@ class ImageSet:
     name: str
     pixels: UInt8Array
     rows: Int64Array
-    labels: Int64Array
+    targets: Int64Array
     inputs: dict[str, Any]
     masks: UInt8Array | None = None
-    findings: Int64Array | None = None
     file_size_px: int = 0
     features: Float32Array | None = None
 
     @property
-    def targets(self) -> Int64Array:
-        """What a network without masks learns: the labels, or the findings."""
-        return self.labels if self.findings is None else self.findings
+    def labels(self) -> Int64Array:
+        """The class of each image, int64 [n]; images with findings are of a single one."""
+        return self.targets if self.targets.ndim == 1 else np.zeros_like(self.rows)
 
     def read(self, places: AnyArray | slice = slice(None)) -> UInt8Array:
         """Return the pixels of some images, by default of all, [n, S, S]."""
@@ -442,14 +441,13 @@ def side_images(side_name: SideName, prepared: SplitData, cache: Path) -> ImageS
         name="real" if side_name == "train" else side_name,
         pixels=open_pixels(store),
         rows=rows,
-        labels=side.labels,
+        targets=side.targets,
         inputs={
             "pixels": prepared.pixels,
             "content": prepared.pixels_sha256,
             "rows": rows.tolist(),
         },
         masks=open_masks(store),
-        findings=side.targets if prepared.findings else None,
     )
 
 
@@ -460,10 +458,9 @@ def stored_images(store: Path, images: Sequence[ImageFile], *, name: str) -> Ima
         name=name,
         pixels=open_pixels(store),
         rows=np.arange(len(table)),
-        labels=table.labels,
+        targets=table.targets,
         inputs={"pixels": store.name, "content": _content(store)},
         masks=open_masks(store),
-        findings=table.targets if table[0].findings else None,
         file_size_px=int(np.median([min(image.width_px, image.height_px) for image in table])),
     )
 

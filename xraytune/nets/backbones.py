@@ -143,7 +143,7 @@ def accepts(name: str, side_px: int, *, trains_on_one: bool = False) -> bool:
 def _is_small(name: str) -> bool:
     """Return whether an image passes a network in less time than it takes to compute shapes alone.
 
-    For these, torch imports its compiler, two seconds.
+    To compute shapes, torch imports its compiler, which takes two seconds.
     """
     architecture = architecture_of(name)
     if is_of_torchvision(architecture):
@@ -157,7 +157,7 @@ def pixel_constants(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of the pixels in [0, 1] that weights expect.
 
-    One number for each channel.
+    Both have a number for each channel.
     """
     if images := expected_images(name, weights):
         return images.mean, images.std
@@ -236,7 +236,7 @@ def _count_features(network: nn.Module, side_px: int) -> int:
 def _small_cnn() -> nn.Module:
     """Build four stages of two 3x3 convolutions, each halving the side.
 
-    211,000 parameters, for phantoms and tests.
+    The network is for phantoms and tests; it has 211,000 parameters.
     """
     layers: list[nn.Module] = []
     channels = 3

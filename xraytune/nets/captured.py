@@ -21,7 +21,7 @@ Draws: TypeAlias = Sequence[Tensor]
 Step: TypeAlias = Callable[[Draws], Tensor]
 """Trains one step and returns its losses, on the device, without waiting for it."""
 _WARM_UP_STEPS = 3
-"""Before the capture, cuDNN chooses its algorithms and optimizers allocate their state."""
+"""In these steps, cuDNN chooses its algorithms and optimizers allocate their state."""
 _logger = logging.getLogger(__name__)
 
 
@@ -99,7 +99,7 @@ class _CapturedStep:
 def _chosen_algorithms() -> Iterator[None]:
     """Let cuDNN try its algorithms.
 
-    That takes seconds, so not for validation, with its many shapes of batches.
+    That takes seconds, so it is not done for validation, with its many shapes of batches.
     """
     torch.backends.cudnn.benchmark = True
     try:

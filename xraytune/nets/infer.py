@@ -16,7 +16,7 @@ from xraytune.base.records import Compute
 from xraytune.nets.compute import autocast
 
 _LEAST_SPREAD = 0.02
-"""Of features: their mean distance from their mean, relative to its length.
+"""The least mean distance of features from their mean, relative to its length.
 
 It is .5 for chest X-rays and a MobileNetV2, and .015 if that sees a 500th of the range of pixels.
 """

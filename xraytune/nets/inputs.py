@@ -183,7 +183,7 @@ def augment(images: Tensor, views: Tensor) -> Tensor:
 def augment_masks(masks: Tensor, views: Tensor) -> Tensor:
     """Move masks, float32 [B, 1, S, S] of 0 and 1, as `augment` moves their images.
 
-    Bilinear, then 1 from 0.5.
+    They are interpolated bilinearly; values of at least 0.5 become 1.
     """
     return torch.where(
         _is_identity(views), masks, (_move(masks, views) >= MASK_THRESHOLD).to(masks.dtype)

@@ -168,7 +168,7 @@ def build_classifier(
 ) -> Classifier:
     """Build a trial's network, on the CPU, in train mode and channels_last.
 
-    Weights and errors as in `build_backbone`.
+    Weights and errors are those of `build_backbone`.
     """
     with seeded(seed, "classifier", "backbone"):
         backbone, feature_count = build_backbone(
@@ -203,7 +203,7 @@ def build_segmenter(
 ) -> Segmenter:
     """Build the network of a trial, on the CPU, in train mode and channels_last.
 
-    Weights and errors as in `build_backbone`.
+    Weights and errors are those of `build_backbone`.
 
     With `trainable: head`, the encoder is frozen; with `last_stage`, all but its last stage. The
     decoder is always trained.

@@ -28,12 +28,12 @@ _CODE_PX = 32
 _LEAST_DEVIATION = 1e-6
 """Components with a smaller standard deviation, relative to the first, are rounding errors."""
 _RIDGE = 1e-4
-"""Added to the variances, so that the covariance of a small class has a Cholesky factor."""
+"""What is added to the variances, so that the covariance of a small class has a Cholesky factor."""
 _COMBINED = 24
 _NOISE = 0.25
-"""In evaluation mode: training images per code, at most half of the class, rounded up; and the
-share of variance that is independent of them, which is larger if they are fewer. With fewer images
-or less noise, too many images are copies."""
+"""In evaluation mode, a code combines so many training images, at most half of the class, rounded
+up; so much of its variance is independent of them, and more if they are fewer. With fewer images or
+less noise, too many images are copies."""
 
 
 _SIMILAR = 2 * _COMBINED

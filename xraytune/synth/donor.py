@@ -113,8 +113,8 @@ def donor_tensors(
 ) -> dict[str, Tensor]:
     """Return what a donor sent for a trial's frozen backbone, in the order of the study's classes.
 
-    `weight` [C, D] and `bias` [C] of the head, `means` [C, D] and `covariances` [C, D, D] of
-    features; float32.
+    These are `weight` [C, D] and `bias` [C] of the head, and `means` [C, D] and `covariances`
+    [C, D, D] of features, all float32.
 
     Raises:
         ArtifactError: A file is damaged.
@@ -140,7 +140,7 @@ def donor_tensors(
 def frozen_network(parameters: Parameters, settings: Settings) -> dict[str, str | int | None]:
     """Return what the features of a frozen backbone depend on besides the images.
 
-    Raise as `find_weights`.
+    The errors are those of `find_weights`.
     """
     weights = find_weights(parameters.backbone, parameters.weights, settings.weights_dir)
     mean = parameters.pixel_mean

@@ -13,9 +13,9 @@ from xraytune.data.images import ImageFile
 
 _SHARE_OF_FAULTS = 0.05
 _LEAST_CONTRAST = 8
-"""Between the darkest and the brightest pixel, of 255."""
+"""The least difference between the darkest and the brightest pixel, of 255."""
 _SHARE_CLIPPED = 0.25
-"""Of an image's pixels that are black or white."""
+"""The largest share of an image's pixels that are black or white."""
 _MOST_TILES = 8
 _LEAST_REPETITION = 0.3
 """More than in real images: half of the images as contact sheets give .2 to .7, all give .6 to 1.3
@@ -93,7 +93,7 @@ def _summarise(pixels: Iterable[UInt8Array]) -> tuple[Counter[str], Float64Array
 def _repetition(mean: Float64Array) -> float:
     """Return how much more an image, [S, S], is like itself one tile further than half a tile.
 
-    The largest difference in correlation, over 2 to `_MOST_TILES` tiles in a row or column.
+    This is the largest difference in correlation, over 2 to `_MOST_TILES` tiles in a row or column.
     """
     differences = []
     for image in (mean, mean.T):

@@ -50,7 +50,7 @@ reconstructions, relative to the variance of the features."""
 _FEATURE_PX = 128
 _FEATURE_BATCH = 64
 _MAX_SHIFT = 0.125
-"""Of a real or generated image, as a share of its side."""
+"""The largest shift of a real or generated image, as a share of its side."""
 _EMA_WARM_UP = 0.05
 
 
@@ -314,10 +314,7 @@ def train_generator(
 
 
 def _save(training: GanTraining, checkpoint: Path) -> None:
-    """Write the checkpoint, without random state.
-
-    That of a step follows from the seed and its number.
-    """
+    """Write the checkpoint, without random state: that of a step follows from the seed."""
     parts = {name: part.state_dict() for name, part in training.parts.items()}
     save_content({"step": training.step, **parts}, checkpoint)
 

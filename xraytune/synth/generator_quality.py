@@ -1,6 +1,6 @@
 """Figures of synthetic images: are they like real ones, cover them, teach the same?
 
-Pure functions of features of a pretrained network, float64 [n, D].
+All functions here are pure; they take features of a pretrained network, float64 [n, D].
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LabelledFeatures: TypeAlias = tuple[Floats, Labels]
 """Features of images, [n, D], and their classes, [n], or findings, [n, C]."""
 QUALITY_FILE = "quality.json"
-"""In a trial's folder: the `PoolReport` of its synthetic images."""
+"""The `PoolReport` of a trial's synthetic images, in its folder."""
 _NEIGHBOURS = 5
 _C = 0.01
 """Inverse strength of the L2 penalty of the linear classifier, on standardised features."""
@@ -130,9 +130,9 @@ def kernel_inception_distance(real: Floats, synthetic: Floats) -> float:
 
 
 def coverage(real: Floats, synthetic: Floats) -> float:
-    """Return the share of real images with a synthetic one near.
+    """Return the share of real images to which a synthetic one is near.
 
-    Nearer than their fifth-nearest real neighbour.
+    It is near if it is nearer than the fifth-nearest real neighbour.
 
     Features are float64 [n, D] and [m, D], n above 5.
 
@@ -171,10 +171,8 @@ def transfer_auroc(
 ) -> float | None:
     """Return the AUROC of a linear classifier trained on one set of images, on another.
 
-    Of findings, their mean.
-
-    None with one class, or if no finding has enough images. A finding that all or none of the
-    training images have is at chance.
+    For findings, it is the mean over them. It is None with one class, or if no finding has enough
+    images. A finding that all or none of the training images have is at chance.
     """
     features, targets = train
     others, truth = scored

@@ -206,9 +206,9 @@ def _standardise(images: Tensor) -> Tensor:
 
 
 def sample_evenly(values: NDArray[Any], count: int) -> NDArray[Any]:
-    """Return `count` values, or all if there are fewer.
+    """Return `count` evenly spaced values, or all if there are fewer.
 
-    Evenly spaced, since adjacent ones often share a patient.
+    Adjacent ones often share a patient.
     """
     places = np.linspace(0, len(values) - 1, min(count, len(values)))
     return values[places.round().astype(np.int64)]

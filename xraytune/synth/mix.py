@@ -1,6 +1,6 @@
 """Decide how many extra images a trial adds to the real ones, and of which classes.
 
-Exact counts, no randomness.
+The counts are exact, and nothing is random.
 
 Two trials with the same mix train on the same extra images, and a smaller ratio uses the first ones
 of a larger ratio: a search over ratios compares amounts, not different images.
@@ -41,7 +41,7 @@ def plan_mix(real_counts: Sequence[int], parameters: Parameters) -> Int64Array:
 def apportion(weights: Sequence[int], total: int) -> Int64Array:
     """Divide `total` images among classes in proportion to their weights.
 
-    Int64 [total], the class of each image.
+    Returns the class of each image, int64 [total].
 
     The first images of a larger total are those of a smaller one. This is Webster's method: image k
     of a class of weight w ranks at (k + 1/2) / w.

@@ -1,11 +1,9 @@
 """DCGAN generator and discriminator for grey images of 32, 64, 128 or 256 px.
 
-Class-conditional with several classes.
-
-Each convolution halves or doubles the side and doubles or halves the feature maps, so `image_size`
-and `width` define both networks. With one class and `architecture: dcgan` they are those of
-PyTorch's DCGAN tutorial, with one colour channel. A GAN of pairs has two channels: the image, and
-its mask with -1 outside and 1 inside.
+With several classes, both are class-conditional. Each convolution halves or doubles the side and
+doubles or halves the feature maps, so `image_size` and `width` define both networks. With one class
+and `architecture: dcgan` they are those of PyTorch's DCGAN tutorial, with one colour channel. A GAN
+of pairs has two channels: the image, and its mask with -1 outside and 1 inside.
 
 Sources: Radford et al. 2016, DCGAN (arXiv:1511.06434); Miyato et al. 2018, spectral normalisation
 (arXiv:1802.05957); Miyato & Koyama 2018, projection discriminator (arXiv:1802.05637).
@@ -170,9 +168,9 @@ def _widths(settings: GanSettings) -> list[int]:
 
 
 def _init_weights(module: nn.Module) -> None:
-    """Draw weights from N(0, 0.02) and batch norm gains from N(1, 0.02), as in the DCGAN paper.
+    """Draw weights from N(0, 0.02) and batch norm gains from N(1, 0.02), and set biases to 0.
 
-    Set biases to 0.
+    This is as in the DCGAN paper.
     """
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.BatchNorm2d):
         nn.init.normal_(module.weight, float(isinstance(module, nn.BatchNorm2d)), _INITIAL_STD)

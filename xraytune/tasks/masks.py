@@ -79,7 +79,7 @@ class Masks(Task):
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return cross-entropy plus soft Dice loss of logits and masks, the mean over images.
 
-        Both float32 [B, 1, S, S], masks 0 or 1.
+        Both are float32 [B, 1, S, S]; masks are 0 or 1.
 
         Source: Milletari et al. 2016, "V-Net" (arXiv:1606.04797), equation of section 3, without
         squares; the sum of both losses as in Isensee et al. 2021, "nnU-Net".

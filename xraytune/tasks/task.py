@@ -64,19 +64,22 @@ from xraytune.tasks.prediction import (
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 Results: TypeAlias = Floats
-"""Of each image, float64 [N, C]: the probability of each class or finding, or the Dice (C = 1)."""
+"""The probability of each class or finding of an image, float64 [N, C], or its Dice, [N, 1]."""
 _GAMMA = 2.0
-"""Of `imbalance: focal`, as published."""
+"""The exponent of `imbalance: focal`, as published."""
 _SPECIFICITY = 0.9
-"""That of `objective.metric: val_sensitivity`."""
+"""The least specificity of `objective.metric: val_sensitivity`."""
 CARD_REPLICATES = 1000
 
 
 @frozen
 class Validated:
-    """Images, such as val-A and val-B: labels, int64 [N], or findings, [N, C].
+    """What is known of the images of val-A and val-B, and what a network says of them.
 
-    A network's results, [N, C]; patients.
+    Attributes:
+        labels: Their labels, int64 [N], or findings, [N, C].
+        results: The results of the network, [N, C].
+        patients: The patient of each image.
     """
 
     labels: Labels

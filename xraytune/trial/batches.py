@@ -282,9 +282,9 @@ def draw_pairs(
 ) -> list[NDArray[Any]]:
     """Return what `blend` needs for steps of one shape.
 
-    The partner of each image, int64 [steps, B]; the share of its own, float32 [steps, 1]; and the
-    corners of the rectangle that comes from the partner, as shares of a side, float32 [steps, 4]:
-    top, left, bottom, right. It is empty for mixup.
+    These are the partner of each image, int64 [steps, B]; the share of its own, float32 [steps, 1];
+    and the corners of the rectangle that comes from the partner, as shares of a side, float32
+    [steps, 4]: top, left, bottom, right. The rectangle is empty for mixup.
     """
     partners, shares, boxes = [], [], []
     alphas = {"mixup": parameters.mixup, "cutmix": parameters.cutmix}

@@ -1,6 +1,6 @@
 """Train the head that a hospital sends to others, and compute the statistics of its features.
 
-See `synth/donor.py`.
+`synth/donor.py` describes and reads both.
 """
 
 from pathlib import Path

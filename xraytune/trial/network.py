@@ -48,7 +48,7 @@ from xraytune.trial.saved_model import Bundle, open_bundle
 
 _GPU_BATCH = 128
 _CPU_BATCH = 32
-"""On a CPU, larger batches leave its caches: with 64, features take up to a third longer."""
+"""Larger batches leave the caches of a CPU: with 64 images, features take up to a third longer."""
 _COMPARED = 256
 """The most images whose features are compared, to find out if all are nearly equal."""
 _READ_AT_ONCE = 256
@@ -232,7 +232,7 @@ class Network:
     def batches(self, source: ImageSet) -> Iterator[Tensor]:
         """Yield the inputs of all images of a source, unaugmented.
 
-        Batches of [n, C, S, S], or one of features [n, D].
+        These are batches of images, [n, C, S, S], or one batch of features, [n, D].
         """
         if self.has_cached_features:
             yield torch.from_numpy(self.plain_features(source)).to(self.compute.device)

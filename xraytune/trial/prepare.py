@@ -12,7 +12,7 @@ from pathlib import Path
 
 from xraytune.base.errors import ConfigError, DataError, XraytuneError, collect, raise_together
 from xraytune.base.files import require_writable
-from xraytune.base.records import Progress
+from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.changes import require_same_data
 from xraytune.data.folders import require_folder
 from xraytune.data.images import ImageIndex
@@ -67,9 +67,9 @@ def prepare_space(
     *,
     recorded: SplitData | None = None,
     is_complete: bool = True,
-    skip_broken: bool,
-    note: Callable[[str], None],
-    on_progress: Progress,
+    skip_broken: bool = False,
+    note: Callable[[str], None] = lambda _: None,
+    on_progress: Progress = ignore_progress,
     on_index: Callable[[], None] = lambda: None,
 ) -> tuple[SplitData, ImageIndex]:
     """Check that every trial of a space can run, and prepare its images; `note` gets warnings.

@@ -29,7 +29,7 @@ def run_trial(
     context: RunContext,
     *,
     trial_dir: Path,
-    on_epoch: Callable[[EpochRecord], None],
+    on_epoch: Callable[[EpochRecord], None] = lambda _: None,
 ) -> TrialResult:
     """Run a trial, from its last checkpoint if there is one.
 

@@ -41,7 +41,8 @@ _BATCH = 64
 def label_images(images: ImageSet, experiment: Experiment, context: RunContext) -> Float32Array:
     """Return the probabilities of classes or findings that a donor's classifier predicts, [n, C].
 
-    Of classes that the study lacks, it does not speak. Raises as `require_labeller`.
+    Its probabilities of classes that the study lacks are left out. The errors are those of
+    `require_labeller`.
     """
     folder = experiment.parameters.donor
     assert folder is not None, "a rule requires a donor"

@@ -33,7 +33,7 @@ from xraytune.trial.training_set import TrainingSet, build_training_set
 TRAINING_STEPS = "training the network (steps)"
 """The name of what `on_progress` counts during training."""
 _CHECKPOINT_SECONDS = 5.0
-"""Between two checkpoints; a stopped training repeats at most so much, and its last epoch."""
+"""The time between two checkpoints; a stopped training repeats at most so much, and an epoch."""
 
 
 class TrialTraining:

@@ -61,7 +61,7 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
     source = source_of(parameters, has_real_extra=experiment.has_real_extra)
     if parameters.has_synthetic_pixels:
         refuse_memorised(experiment, context)
-    sources = (real,)
+    sources: tuple[ImageSet, ...] = (real,)
     if not source.repeats_real:
         counts = np.bincount(planned, minlength=class_count).tolist()
         sources += source.images(settings, context, counts)

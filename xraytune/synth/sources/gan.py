@@ -1,6 +1,6 @@
 """`source: gan`: images of a GAN, trained once for all trials with its settings.
 
-`source: generator`: of a saved one.
+`source: generator` has those of a saved one.
 
 A trained generator is an artifact. During training, its checkpoint is in a work folder with the
 same fingerprint, from which any process can resume; a longer run starts from the longest finished

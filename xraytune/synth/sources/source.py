@@ -141,10 +141,9 @@ class Source:
             name=f"{self.name} {label} {inputs['block']}",
             pixels=open_pixels(path),
             rows=np.arange(BLOCK),
-            labels=np.full(BLOCK, label),
+            targets=np.full(BLOCK, label) if findings is None else findings,
             inputs={"stage": POOL_STAGE, **inputs},
             masks=open_masks(path),
-            findings=findings,
         )
 
 
@@ -217,9 +216,8 @@ def take(source: ImageSet, places: Int64Array) -> ImageSet:
     return replace(
         source,
         rows=rows,
-        labels=source.labels[places],
+        targets=source.targets[places],
         inputs={**source.inputs, "rows": rows.tolist()},
-        findings=None if source.findings is None else source.findings[places],
     )
 
 

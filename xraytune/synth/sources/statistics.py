@@ -19,7 +19,8 @@ from xraytune.synth.sources.source import BLOCK, Source, StudyImages
 
 _STAGE = "statistics-1"
 _RIDGE = 1e-6
-"""Added to the covariance, as a share of its mean variance: rounding may have made it singular."""
+"""What is added to the covariance, which rounding may have made singular: a share of its mean
+variance."""
 
 
 class Statistics(Source):
@@ -67,7 +68,7 @@ class Statistics(Source):
             name=f"{self.name} {label} {number}",
             pixels=np.empty((0, 0, 0), dtype=np.uint8),
             rows=np.arange(BLOCK),
-            labels=np.full(BLOCK, label),
+            targets=np.full(BLOCK, label),
             inputs=inputs,
             features=np.load(path / "features.npy"),
         )
