@@ -1,8 +1,6 @@
 """Progress of long-running work, and small frozen records that cross layers.
 
-They hold paths instead of arrays.
-
-`to_json` encodes any record.
+Records hold paths instead of arrays, and `to_json` encodes them.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,7 +20,7 @@ def frozen(record: type[Class]) -> type[Class]:
 
 
 Progress: TypeAlias = Callable[[str, int, int], None]
-"""`on_progress(what, done, total)`, called by long-running work.
+"""`on_progress(what, done, total)`, which long-running work calls.
 
 `what` is in the user's words, and may end with a unit in brackets: "decoding images", "training the
 GAN (steps)".
@@ -68,13 +66,11 @@ class Node:
 
 @frozen
 class Compute:
-    """Device, threads and precision.
-
-    Part of the fingerprint of artifacts, since results depend on them bit by bit.
+    """Device, threads and precision, which are part of fingerprints, since results depend on them.
 
     Attributes:
         device: `cuda` is the first visible GPU.
-        threads: CPU threads of the process.
+        threads: The number of CPU threads of the process.
         precision: Precision of matrix products under autocast; losses, metrics and averages are at
             least float32.
     """

@@ -223,7 +223,8 @@ def _where_trials_run(
 def resources_here(settings: Settings) -> tuple[Allocation, Compute]:
     """Return the resources of trials on this machine, and what they compute on.
 
-    MachineError if a trial does not fit.
+    Raises:
+        MachineError: A trial needs more than this machine has.
     """
     allocation = allocation_of(settings, has_gpu=gpu_count() > 0)
     compute = compute_of(allocation)

@@ -68,7 +68,7 @@ def _reason(check: Callable[..., Change]) -> str:
 
 @frozen
 class Unless:
-    """Where a parameter has no effect: where another one has one of these values.
+    """A parameter has no effect where another one has one of these values.
 
     It is part of the annotation of the parameter.
     """

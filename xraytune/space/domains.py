@@ -28,10 +28,10 @@ class ParameterSpec:
 
     Attributes:
         name: Its dotted name.
-        values: A single one is a constant, and not a dimension of the search. Of a range, both
-            ends, which are included.
+        values: Its values, or both ends of a range, which belong to it. A parameter with a single
+            value is a constant, and not a dimension of the search.
         distribution: `uniform`, `int_uniform` or `log_uniform_values` for a range; else None.
-        when: Where it is active.
+        when: The conditions on which it is active.
     """
 
     name: str
@@ -60,8 +60,8 @@ class ParameterSpec:
     def corners(self, cuts: Sequence[Value] = ()) -> Sequence[Value]:
         """Return values that stand for all of them.
 
-        Of a range these are both ends; of one of many integers also their neighbours, so that both
-        parities are there, and the integers at `cuts`, at which conditions on it change.
+        A range is represented by both ends. One of many integers also has their neighbours, so that
+        both parities are there, and the integers at `cuts`, where conditions on it change.
         """
         points = self.points
         if points is None:

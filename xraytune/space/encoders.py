@@ -26,7 +26,7 @@ class ExpectedImages:
 
     Attributes:
         side_px: Their side, in pixels.
-        mean, std: Of the pixels in [0, 1], for each channel.
+        mean, std: The mean and standard deviation of the pixels in [0, 1], for each channel.
     """
 
     side_px: int

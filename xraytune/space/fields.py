@@ -41,7 +41,7 @@ def flatten_blocks(values: Mapping[str, Any]) -> dict[str, Any]:
 def parameters_from(values: Mapping[str, Value], relative_to: Path | None = None) -> Parameters:
     """Build `Parameters` from values by dotted name; pydantic.ValidationError if they are invalid.
 
-    Paths are absolute, or relative to a folder.
+    The codec of a file gives the folder that its paths are relative to.
     """
     nested: dict[str, Any] = {}
     for name, value in values.items():

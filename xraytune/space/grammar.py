@@ -29,7 +29,7 @@ _ROWS = TypeAdapter(list[dict[str, Any]])
 def lift_blocks(document: Document) -> None:
     """Move the parameters and the condition of each block to dotted names: `gan.steps`, `gan.when`.
 
-    They may be in the block itself, or in its `parameters`.
+    A file may write them in the block itself, or in its `parameters`.
     """
     parameters = document.get("parameters")
     for name in BLOCKS:

@@ -146,9 +146,9 @@ def is_data_file(source: Path) -> bool:
 
 
 def _apply_data_file(document: Document, file: Path, *, without: Sequence[str] = ()) -> None:
-    """Replace keys of `data`; a table and its patients come as a whole.
+    """Replace keys of `data` by those of a data file; a table and its patients come as a whole.
 
-    A file may be for several tasks: `without` keys.
+    A file may be for several tasks, so keys of other tasks are left out: those in `without`.
     """
     read = read_document(file)
     others = [key for key in read.content if key in (*Settings.model_fields, *SPACE_KEYS)]

@@ -100,10 +100,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
     "segmentation": ("segmentation-models-pytorch",),
     "timm": ("timm",),
 }
-"""The packages that a task or backbone needs beyond the base installation.
-
-The extra has its name.
-"""
+"""The packages that a task or backbone needs beyond the base installation, by name of the extra."""
 
 
 class SplitSettings(StrictModel):
@@ -113,10 +110,8 @@ class SplitSettings(StrictModel):
     val_b: Fraction = 0.1
     seed: int = 0
     group_regex: str | None = None
-    """A regular expression for the path relative to the data folder.
-
-    Its first group is the patient.
-    """
+    """A regular expression for the path relative to the data folder; its first group is the
+    patient."""
     site: Annotated[str, Field(min_length=1)] | None = None
     """Where an image's site, such as its hospital, is written: `folder`, the outermost folder; a
     column of the table or of `patients.csv`; a DICOM keyword, such as `InstitutionName`; or a
@@ -165,10 +160,8 @@ class TableSides(StrictModel):
     """The training and test images of a table by lists; at least one of them."""
 
     train: str | None = None
-    """A file with one image per line, or a folder.
-
-    If it is given, images in no list are left out.
-    """
+    """A file with one image per line, or a folder; if it is given, images in no list are left
+    out."""
     test: str | None = None
     """Like `train`; if only `test` is given, all other images are training images."""
 
@@ -216,7 +209,7 @@ class TableSettings(StrictModel):
 class ShiftSettings(StrictModel):
     """How another hospital's images differ from the files.
 
-    Applied to all images of `data.path`, in this order.
+    The changes are applied to all images of `data.path`, in this order.
     """
 
     blur_px: NonNegativeFloat = 0.0
@@ -244,21 +237,15 @@ class DataSettings(StrictModel):
     exploratory if an encoder was pretrained on it."""
     classes: Literal["binary", "three", "auto"] = "binary"
     positive: str | None = None
-    """The positive class of two, for sensitivity.
-
-    Not needed beside one called NORMAL, healthy or the like.
-    """
+    """The positive class of two, for sensitivity. It need not be given if the other one is called
+    NORMAL, healthy or the like."""
     image_size: ImageSize = 128
     resize: Literal["squash", "crop"] = "squash"
-    """`squash` ignores the aspect ratio.
-
-    `crop` scales the shorter side to the size and crops the centre.
-    """
+    """`squash` ignores the aspect ratio; `crop` scales the shorter side to the size and crops the
+    centre."""
     shift: ShiftSettings | None = None
-    """Simulates another scanner, to ask what another hospital should send.
-
-    A given generator, folder or classifier is not shifted.
-    """
+    """Simulates another scanner, to ask what another hospital should send. A given generator,
+    folder or classifier is not shifted."""
     table: TableSettings | None = None
     """A table of labels and patients; without it, folders and `patients.csv` give them."""
     findings: Several[str] | Literal["auto"] | None = None
@@ -266,10 +253,8 @@ class DataSettings(StrictModel):
     `auto`: all of them. `No Finding` without such a column is the absence of all others. With
     classes, findings of a data file are not used."""
     uncertain: UncertainUse | dict[str, UncertainUse] = "ignore"
-    """Uncertain findings (-1) are unknown (`ignore`), absent (`zeros`) or present (`ones`).
-
-    All of them, or by name.
-    """
+    """Whether uncertain findings (-1) are unknown (`ignore`), absent (`zeros`) or present (`ones`):
+    one word for all findings, or one for each name."""
     empty: Literal["ignore", "zeros"] = "ignore"
     """Findings with an empty cell are unknown (`ignore`) or absent (`zeros`)."""
     split: SplitSettings = SplitSettings()
@@ -339,10 +324,8 @@ class GanSettings(StrictModel):
     lr_d: PositiveFloat = 1e-3
     """Suits `pca`; with `dcgan`, use 2e-4 for both networks."""
     start_from: FilePath | None = None
-    """A folder from `xraytune generator train` whose weights training starts from.
-
-    Then, `steps` may be 0.
-    """
+    """A folder from `xraytune generator train` whose weights training starts from; with it,
+    `steps` may be 0."""
     seed: int = 0
 
     @property
@@ -357,10 +340,7 @@ class GanSettings(StrictModel):
 
     @property
     def ema_half_life_images(self) -> int | None:
-        """Half-life of the average of the generator's weights, in training images.
-
-        None: no average.
-        """
+        """Half-life of the average of the generator's weights, in images; None if it has none."""
         return None if self.architecture == "dcgan" else 10_000
 
 
@@ -385,7 +365,7 @@ def _halve_components(z_dim: int | None, features: str | None) -> Change:
 class FolderSettings(StrictModel):
     """Extra images from a folder with one subfolder per class.
 
-    With findings, from a data file (YAML) of their table.
+    With findings, they are those of a table, whose data file (YAML) is given.
     """
 
     path: FilePath
@@ -398,10 +378,7 @@ class FolderSettings(StrictModel):
 
 
 class GivenFolder(StrictModel):
-    """A folder from `xraytune generator train`.
-
-    A generator, which is not trained further, or statistics.
-    """
+    """A folder from `xraytune generator train`, with a generator to use as it is, or statistics."""
 
     path: FilePath
 
@@ -443,14 +420,10 @@ class Parameters(StrictModel):
         OptionalCount, Unless(parameter="source", values=("none", "duplicate"))
     ] = None
     """How many different extra images there are; null: as many as the ratio adds to the real ones.
-
-    With few real images, a larger pool lets a generator show others in each step.
-    """
+    With few real images, a larger pool lets a generator show others in each step."""
     synthetic_weight: Annotated[float, Field(gt=0, le=100), _NO_EXTRA_IMAGES] = 1.0
-    """Weight of an extra image in the loss, where a real one has 1.
-
-    At a weight of 1, r extra images per real one have r/(1+r) of the loss.
-    """
+    """Weight of an extra image in the loss, where a real one has 1. At a weight of 1, r extra
+    images per real one have r/(1+r) of the loss."""
     balance: Annotated[Balance, _NO_EXTRA_IMAGES] = "natural"
     labels: Annotated[
         Labels, Unless(parameter="source", values=("none", "duplicate", "statistics"))
@@ -553,10 +526,7 @@ class Parameters(StrictModel):
 
     @property
     def extra_per_step(self) -> int:
-        """Extra images per optimiser step: r·B, rounded half up.
-
-        With `mixing: pretrain`, B during pretraining.
-        """
+        """Extra images per optimiser step: r·B, rounded half up, or B in pretraining."""
         if self.mixing == "pretrain":
             return self.batch_size
         return extra_images(self.synthetic_ratio, self.batch_size)
@@ -578,10 +548,7 @@ class Parameters(StrictModel):
 
     @property
     def has_synthetic_images(self) -> bool:
-        """Whether the trial trains on images other than the real ones.
-
-        `confirm` tests such trials.
-        """
+        """Whether it trains on other images than the real ones, so that `confirm` tests it."""
         return self.source not in ("none", "duplicate")
 
     @property
@@ -591,22 +558,17 @@ class Parameters(StrictModel):
 
     @property
     def simplicity(self) -> tuple[int, int, float]:
-        """A sort key that puts the simpler and cheaper arm first.
+        """A sort key that puts the simpler and cheaper arm first, to choose among equal scores.
 
-        The choice among trials with equal AUROCs.
-
-        real_only, augmented, then sources in the order of `SOURCES`, those of other packages last;
-        the smaller ratio first.
+        The order is real_only, augmented, then sources in the order of `SOURCES`, those of other
+        packages last; of one source, the smaller ratio comes first.
         """
         rank, ratio = self.mix_simplicity
         return rank, len(self.rivals), ratio
 
     @property
     def mix_simplicity(self) -> tuple[int, float]:
-        """A sort key of mixes alone: by source, then by ratio.
-
-        Equal for trials with the same source and ratio.
-        """
+        """A sort key of mixes, which is equal for trials with the same source and ratio."""
         rank = [*SOURCES.built_in, self.source].index(self.source)
         return rank, self.synthetic_ratio
 
@@ -805,7 +767,7 @@ def _stop_early(epochs: int | None, max_epochs: int) -> Change:
 def extensions_of(backbone: str, source: str) -> dict[str, str]:
     """Return the identity of each backbone or source that has a version of its own.
 
-    By names like `backbone tiny_net`.
+    The keys are names like `backbone tiny_net`.
     """
     chosen = (
         ("backbone", backbone, identity_of(backbone)),
@@ -938,25 +900,19 @@ class ExportedFrom(StrictModel):
     study: FilePath
     trial: NonNegativeInt
     images: OptionalCount = None
-    """Training images of the trial, by which `budget.steps_per_epoch` is scaled.
-
-    None if the file repeats the trial bit for bit, instead of training a final model.
-    """
+    """Training images of the trial, by which `budget.steps_per_epoch` is scaled; null if the file
+    repeats the trial bit for bit, instead of training a final model."""
 
 
 class FinalSettings(StrictModel):
     """How a study's final model is trained: each setting given here overrides the trial's own."""
 
     image_size: ImageSize | None = None
-    """`data.image_size`.
-
-    A generator is trained at this size if it supports it; otherwise, its images are enlarged.
-    """
+    """`data.image_size`. A generator is trained at this size if it supports it; otherwise, its
+    images are enlarged."""
     max_epochs: OptionalCount = None
-    """`budget.max_epochs`.
-
-    If given, an epoch is one pass over the real images; `budget.steps_per_epoch` is ignored.
-    """
+    """`budget.max_epochs`. If it is given, an epoch is one pass over the real images, and
+    `budget.steps_per_epoch` is ignored."""
     trainable: Trainable | None = None
     augmentation: Augmentation | None = None
     degrees: Degrees | None = None
@@ -1045,10 +1001,7 @@ class Settings(StrictModel):
 
     @property
     def idle_asha(self) -> str:
-        """Why ASHA cannot stop any trial: trials end at or before the first rung.
-
-        "" if it can, or is not used.
-        """
+        """Why ASHA cannot stop any trial; "" if it can, or is not used."""
         grace = self.scheduler.grace
         last = self.budget.max_epochs
         if self.scheduler.name != "asha" or grace < last:
@@ -1108,19 +1061,15 @@ class Experiment(StrictModel):
     settings: Settings
     """With the size of the trial's images as `data.image_size`."""
     draw: NonNegativeInt | None = None
-    """For a replicate of a confirmation, the draw of unused patients that it is trained on.
-
-    None: the search's patients.
-    """
+    """The draw of unused patients that a replicate of a confirmation is trained on; None for the
+    search's patients."""
     has_real_extra: bool = False
-    """Whether its extra images are real ones of other patients.
-
-    These are in the place of perfect synthetic images.
-    """
+    """Whether its extra images are real ones of other patients, in the place of perfect synthetic
+    images."""
     control: DonorControl | None = None
     """What it is if its finalist's extra images are from elsewhere."""
     donor: FilePath | None = None
-    """For `donor` and `donor_start`: the folder of the head that it starts at."""
+    """The folder of the head that `donor` and `donor_start` start at."""
 
     @field_validator("settings")
     @classmethod

@@ -14,10 +14,8 @@ from xraytune.space.settings import Experiment, GanSettings, Parameters
 from xraytune.study.folder import StudyFolder
 
 Cause: TypeAlias = Literal["settings", "memory", "fault", "lost"]
-"""Why a trial failed.
-
-Its settings (a retry would fail again), too little memory, another error, or its process was lost.
-"""
+"""Why a trial failed: by its settings, so that a retry would fail again, for want of memory, by
+another error (`fault`), or because its process was lost."""
 
 
 class Failure(TypedDict):
@@ -90,7 +88,7 @@ class Job:
 class TrialFailed:
     """An attempt at a trial failed.
 
-    `machine`: its machine lacks something, such as disk space or the study.
+    The cause `machine` means that its machine lacks something, such as disk space or the study.
     """
 
     reason: str

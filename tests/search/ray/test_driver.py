@@ -13,7 +13,6 @@ from xraytune.search.ray.tuning import JournalSearcher
 from xraytune.space.allocation import Allocation, Share
 from xraytune.study.folder import StudyFolder
 
-
 LOGS = """
 import os, sys
 from pathlib import Path

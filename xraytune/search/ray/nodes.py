@@ -30,9 +30,8 @@ def survey(
 ) -> tuple[Allocation, dict[str, Any]]:
     """Return the resources of trials, and the `environment` of a node with room for one.
 
-    Waits for such a node, which an autoscaler may have to start.
-
-    Without `has_gpu`, trials use GPUs if the cluster has any, or no cores yet.
+    Wait for such a node, which an autoscaler may have to start. Without `has_gpu`, trials use GPUs
+    if the cluster has any, or no cores yet.
 
     Raises:
         MachineError: The node lacks xraytune, or torch sees no GPU there.
