@@ -15,9 +15,16 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from xraytune.base.errors import ConfigError, Problem
 from xraytune.space.document import Block, Document, KeyPath
 from xraytune.space.domains import Conditions, ParameterSpec, Point, Value
-from xraytune.space.fields import PARAMETERS, flatten_blocks, has_effect
+from xraytune.space.fields import PARAMETERS, flatten_blocks
 from xraytune.space.messages import nearest
-from xraytune.space.settings import BLOCKS, TASK_RULES, Settings, TaskName, unless_of
+from xraytune.space.settings import (
+    BLOCKS,
+    TASK_RULES,
+    Settings,
+    TaskName,
+    has_effect,
+    unless_of,
+)
 from xraytune.space.space import corner_points
 from xraytune.space.strict_model import Several, list_fields
 from xraytune.space.validation import validate

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from xraytune.base.errors import ConfigError, Problem, join_names
 from xraytune.space.document import Block, Document, parse_yaml, read_document, write_yaml
 from xraytune.space.domains import ParameterSpec
-from xraytune.space.fields import flat_values, has_effect
+from xraytune.space.fields import flat_values
 from xraytune.space.grammar import lift_blocks, read_points, read_specs
 from xraytune.space.rules import check_space
 from xraytune.space.settings import (
@@ -22,6 +22,7 @@ from xraytune.space.settings import (
     Experiment,
     Settings,
     TaskName,
+    has_effect,
 )
 from xraytune.space.shipped import find_space
 from xraytune.space.space import Space

@@ -495,14 +495,13 @@ class Parameters(StrictModel):
         """Make trials equal if they differ only in parameters without an effect."""
         if not isinstance(given, dict):
             return given
-        source = given.get("source", "none")
-        unused = {name for name in BLOCKS if name != source}
-        for name, field in cls.model_fields.items():
-            for unless in unless_of(field):
-                default = cls.model_fields[unless.parameter].default
-                if given.get(unless.parameter, default) in unless.values:
-                    unused.add(name)
-        kept = {name: value for name, value in given.items() if name not in unused}
+        values = {name: field.default for name, field in cls.model_fields.items()} | given
+        kept = {
+            name: value
+            for name, value in given.items()
+            if name not in cls.model_fields or has_effect(name, values)
+        }
+        source = values["source"]
         if source == "none":
             kept["synthetic_ratio"] = 0.0
         block = BLOCKS.get(source)
@@ -607,6 +606,17 @@ BLOCKS: Mapping[str, type[StrictModel]] = {
     if isinstance(block, type) and issubclass(block, StrictModel)
 }
 """The blocks of parameters; the source of the same name uses them."""
+
+
+def has_effect(name: str, values: Mapping[str, Any]) -> bool:
+    """Return whether a parameter, or that of a block, has an effect at some values of others."""
+    block = name.partition(".")[0]
+    if block in BLOCKS:
+        return "source" not in values or values["source"] == block
+    return all(
+        unless.parameter not in values or values[unless.parameter] not in unless.values
+        for unless in unless_of(Parameters.model_fields[name])
+    )
 
 
 REQUIRED = tuple(
