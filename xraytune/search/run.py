@@ -134,8 +134,8 @@ def search(
             inputs_of_space(loaded), settings, prepared, cache, index=index, mixes=mixes_of(loaded)
         )
 
-        # All is known to be valid, so the study is created, as a whole. Its lock is a file in it, so
-        # another search may just have created it, or another study of this name.
+        # All is known to be valid, so the study is created, as a whole. Its lock is one of its
+        # files, so another search may just have created it, or another study of this name.
         if not is_resumed:
             create_study(folder, loaded, prepared, machine, contents)
             opened.enter_context(locked(folder))
