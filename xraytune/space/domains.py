@@ -3,7 +3,7 @@
 Nothing here imports Optuna, which is slow to import.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
 from typing import Any, TypeAlias
 
@@ -18,8 +18,16 @@ _FEW = 20
 """An integer range with at most as many values is checked at all of them."""
 
 
-def _neighbours(value: Value) -> tuple[Value, ...]:
-    return (value - 1, value + 1) if isinstance(value, int) else ()
+def with_parents(names: Iterable[str], parents: Mapping[str, Iterable[str]]) -> set[str]:
+    """Return parameters, those that they depend on, and so on."""
+    family: set[str] = set()
+    waiting = [*names]
+    while waiting:
+        name = waiting.pop()
+        if name not in family:
+            family.add(name)
+            waiting += parents.get(name, ())
+    return family
 
 
 @frozen
@@ -71,7 +79,8 @@ class ParameterSpec:
         low, high = self.values
         chosen = {low, low + 1, high - 1, high}
         for cut in cuts:
-            chosen |= {value for value in (cut, *_neighbours(cut)) if self.contains(value)}
+            if isinstance(cut, int):
+                chosen |= {value for value in (cut - 1, cut, cut + 1) if self.contains(value)}
         return sorted(chosen)
 
     def contains(self, value: Value) -> bool:

@@ -27,7 +27,7 @@ from pydantic.fields import FieldInfo
 
 from xraytune.base.records import Json, frozen
 from xraytune.space.backbones import ENCODERS, BackboneName, has_weights, identity_of
-from xraytune.space.contract import Change, Rule, Unless, refuses, refuses_useless
+from xraytune.space.contract import Change, Rule, Unless, refuses
 from xraytune.space.encoders import ONE_CHANNEL, XRAY_ENCODERS, expected_images
 from xraytune.space.extensions import Extensions
 from xraytune.space.paths import FilePath, WeightsName, is_path
@@ -262,7 +262,7 @@ class DataSettings(StrictModel):
     """Number of patients of the train side to use; null: all of them."""
 
 
-@refuses_useless("data.positive", "class_count")
+@refuses("data.positive", "class_count", is_useless=True)
 def _choose_one_of_two(positive: str | None, class_count: int) -> Change:
     """Only one of two classes can be positive."""
     return {"data.positive": None} if positive is not None and class_count != 2 else {}
@@ -667,7 +667,7 @@ def _have_a_donor(
     return {} if labels == "class" or has_donor else {"labels": "class"}
 
 
-@refuses_useless("balance", "source", "task")
+@refuses("balance", "source", "task", is_useless=True)
 def _keep_proportions(balance: Balance, source: str, task: TaskName) -> Change:
     """Images of a folder are used as they come, with whatever findings they have."""
     has_effect = (source, task) != ("folder", "findings")
@@ -768,7 +768,7 @@ def _have_two_classes(loss: LossName, class_count: int) -> Change:
     return {"loss": "cross_entropy"} if loss == "bce" and class_count != 2 else {}
 
 
-@refuses_useless("early_stop_epochs", "budget.max_epochs")
+@refuses("early_stop_epochs", "budget.max_epochs", is_useless=True)
 def _stop_early(epochs: int | None, max_epochs: int) -> Change:
     """A trial that may wait for so many epochs never ends early."""
     return {"early_stop_epochs": None} if epochs and epochs >= max_epochs else {}

@@ -17,7 +17,7 @@ from xraytune.base.errors import ConfigError, MachineError, Problem
 from xraytune.base.records import Json, frozen
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.document import write_yaml
-from xraytune.space.domains import ParameterSpec, Point
+from xraytune.space.domains import ParameterSpec, Point, with_parents
 from xraytune.space.encoders import architecture_of
 from xraytune.space.fields import PARAMETERS, parameters_from
 from xraytune.space.paths import relative_value
@@ -214,14 +214,7 @@ def corner_points(specs: Sequence[ParameterSpec], names: Iterable[str]) -> list[
 
     The points cover all choices, range ends and outcomes of conditions.
     """
-    parents = {spec.name: spec.when for spec in specs}
-    family: set[str] = set()
-    waiting = [*names]
-    while waiting:
-        name = waiting.pop()
-        if name not in family:
-            family.add(name)
-            waiting += parents.get(name, ())
+    family = with_parents(names, {spec.name: spec.when for spec in specs})
     return _list_points([spec for spec in specs if spec.name in family], "corners")
 
 
