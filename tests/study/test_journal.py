@@ -104,19 +104,6 @@ def test_a_space_that_was_edited_since_the_search_began_is_refused_with_its_line
     assert refused.value.exit_code == 5
 
 
-@pytest.mark.slow
-def test_a_line_torn_by_a_crash_is_cut_off(study: StudyFolder) -> None:
-    """Optuna would append to it, and the journal would be unreadable for good."""
-    open_journal(study).ask()
-    with study.journal_path.open("ab") as stream:
-        stream.write(b'{"op_code": 4, "wor')
-
-    journal = open_journal(study)
-    journal.ask()
-
-    assert len(open_journal(study).trials) == 2
-
-
 def test_a_damaged_journal_is_an_error_that_names_it(study: StudyFolder) -> None:
     study.journal_path.write_bytes(b"not a journal\n" + study.journal_path.read_bytes())
 
@@ -206,7 +193,7 @@ def test_a_journal_whose_end_was_cut_off_is_an_error(study: StudyFolder) -> None
 
 
 def test_lines_that_are_written_at_once_follow_each_other(study: StudyFolder) -> None:
-    """A kill may leave some of them, and half of the next one."""
+    """A kill may leave some of them, and half of the next one, to which Optuna would append."""
     journal = open_journal(study, _POINT)
     journal.ask()
     before = lines_of(study)

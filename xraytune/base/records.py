@@ -52,8 +52,10 @@ def to_json(record: object, folder: Path | None = None) -> dict[str, Any]:
 def name_scores(values: Mapping[str, Any], metric: str) -> dict[str, Any]:
     """Name scores after their metric: `val_score` becomes `val_auroc` or `val_dice`."""
     score = metric.removeprefix("val_")
-    names = {name: name.replace("val_score", metric).replace("score", score) for name in values}
-    return {names[name]: value for name, value in values.items()}
+    return {
+        name.replace("val_score", metric).replace("score", score): value
+        for name, value in values.items()
+    }
 
 
 @frozen

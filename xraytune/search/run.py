@@ -203,12 +203,12 @@ def _where_trials_run(
     That is what is `recorded` of a resumed study. The trials of a new one compute on this machine
     or, on a cluster, on a node whose `environment` is returned.
     """
-    if recorded is None and runner.address:
+    if recorded:
+        runner.allocation = allocation_of(settings, has_gpu=recorded.device == "cuda")
+    elif runner.address:
         return runner.survey(settings)
-    if recorded is None:
+    else:
         runner.allocation, recorded = resources_here(settings)
-        return recorded
-    runner.allocation = allocation_of(settings, has_gpu=recorded.device == "cuda")
     return recorded
 
 

@@ -26,8 +26,10 @@ from xraytune.synth.generator_quality import PoolReport
 
 Status: TypeAlias = Literal["complete", "pruned", "failed"]
 TrialStatus: TypeAlias = Literal["running", "waiting", "unfinished", Status]
-_OUTCOME = {"number", "status", "value", "val_b_score", "threshold", "epochs", "seconds", "reason"}
-_COLUMNS = _OUTCOME | {"parameters", "arm", "gpu_seconds"}
+_COLUMNS = {
+    *("number", "status", "value", "val_b_score", "threshold", "epochs", "seconds", "reason"),
+    *("parameters", "arm", "gpu_seconds"),
+}
 """Of `trials.jsonl`; a line of `runs.jsonl` has all fields of a `RunRow`."""
 
 
