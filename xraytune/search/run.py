@@ -236,8 +236,7 @@ def _run_trials(folder: StudyFolder, space: Space, runner: Runner, need: Generat
     make_loop = partial(SearchTrials, folder, space, need)
     loop = make_loop()
     if folder.seconds() == 0 and loop.journal.rows():
-        name = folder.wall_path.name
-        note(f"{name} is missing or damaged: the time used, also of budget.hours, counts from 0")
+        note("wall.json is missing or damaged: the time used, also of budget.hours, counts from 0")
     if loop.is_done:
         used = loop.used_up
         count = loop.journal.count

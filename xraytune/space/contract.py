@@ -12,6 +12,7 @@ and is checked once they are known.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from xraytune.base.records import frozen
@@ -57,7 +58,7 @@ def refuses(*names: str, is_useless: bool = False) -> Callable[[Callable[..., Ch
     return decorate
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class Unless:
     """A parameter has no effect where another one has one of these values.
 

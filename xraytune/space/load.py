@@ -152,8 +152,8 @@ def _apply_data_file(document: Document, file: Path, *, without: Sequence[str] =
     A file may be for several tasks, so keys of other tasks are left out: those in `without`.
     """
     read = read_document(file)
-    others = [key for key in read.content if key in (*Settings.model_fields, *SPACE_KEYS)]
-    others = [repr(key) for key in others if key != "data"]
+    of_spaces = {*Settings.model_fields, *SPACE_KEYS} - {"data"}
+    others = [repr(key) for key in read.content if key in of_spaces]
     if others:
         what = f"{join_names(others)} of a space file, but a data file has data: alone"
         fix = "give the folder of the images, or a file with the data: block alone"

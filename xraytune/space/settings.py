@@ -383,7 +383,7 @@ class GivenFolder(StrictModel):
     path: FilePath
 
 
-_NO_EXTRA_IMAGES = Unless(parameter="source", values=("none",))
+_NO_EXTRA_IMAGES = Unless("source", ("none",))
 
 
 def unless_of(field: FieldInfo) -> list[Unless]:
@@ -416,18 +416,14 @@ class Parameters(StrictModel):
     source: Annotated[str, AfterValidator(SOURCES.check)] = "none"
     synthetic_ratio: Annotated[float, Field(ge=0, le=100), _NO_EXTRA_IMAGES] = 1.0
     """Extra images per real image; 0 for `source: none`."""
-    pool_size: Annotated[
-        OptionalCount, Unless(parameter="source", values=("none", "duplicate"))
-    ] = None
+    pool_size: Annotated[OptionalCount, Unless("source", ("none", "duplicate"))] = None
     """How many different extra images there are; null: as many as the ratio adds to the real ones.
     With few real images, a larger pool lets a generator show others in each step."""
     synthetic_weight: Annotated[float, Field(gt=0, le=100), _NO_EXTRA_IMAGES] = 1.0
     """Weight of an extra image in the loss, where a real one has 1. At a weight of 1, r extra
     images per real one have r/(1+r) of the loss."""
     balance: Annotated[Balance, _NO_EXTRA_IMAGES] = "natural"
-    labels: Annotated[
-        Labels, Unless(parameter="source", values=("none", "duplicate", "statistics"))
-    ] = "class"
+    labels: Annotated[Labels, Unless("source", ("none", "duplicate", "statistics"))] = "class"
     """`class`: an extra image has the class that it was made for, or the label of its folder;
     `donor`: it has the probabilities that the classifier of its hospital predicts for it."""
     mixing: Annotated[Literal["additive", "pretrain"], _NO_EXTRA_IMAGES] = "additive"
@@ -442,16 +438,12 @@ class Parameters(StrictModel):
     right. `affine`: they are rotated, shifted, scaled, and changed in contrast and brightness.
     `trivial`: TrivialAugment with the operations that suit grey X-rays: a shift, shear, rotation,
     or change of brightness, contrast or sharpness by a random amount, or none of them."""
-    degrees: Annotated[
-        Degrees, Unless(parameter="augmentation", values=("none", "flip", "trivial"))
-    ] = 10.0
+    degrees: Annotated[Degrees, Unless("augmentation", ("none", "flip", "trivial"))] = 10.0
     """The largest rotation of `affine`; other changes grow with it: at 15 degrees, shifts up to a
     tenth of a side, scales by a fifth, contrasts by three tenths and brightness by .15."""
-    with_flips: Annotated[
-        bool, Unless(parameter="augmentation", values=("none", "flip", "trivial"))
-    ] = False
+    with_flips: Annotated[bool, Unless("augmentation", ("none", "flip", "trivial"))] = False
     """Half of the views of `affine` are mirrored, too."""
-    views: Annotated[ViewCount, Unless(parameter="augmentation", values=("none",))] = 8
+    views: Annotated[ViewCount, Unless("augmentation", ("none",))] = 8
     """Augmented versions per image, drawn in advance."""
     mixup: Alpha = 0.0
     """Images of a step are blended in pairs, real and extra ones alike, and their labels with them,
@@ -466,7 +458,7 @@ class Parameters(StrictModel):
     """Mean of the pixels, in [0, 1], that a file of `weights` expects; null: the backbone's."""
     pixel_std: PositiveFloat | None = None
     """Their standard deviation."""
-    input_channels: Annotated[Literal[1, 3], Unless(parameter="backbone", values=ONE_CHANNEL)] = 3
+    input_channels: Annotated[Literal[1, 3], Unless("backbone", ONE_CHANNEL)] = 3
     """An encoder of grey images always gets one channel."""
     input_size: ImageSize | None = None
     """Side of the images in pixels; null: what a model of `xraytune train`, or an encoder of X-rays

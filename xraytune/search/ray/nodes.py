@@ -17,11 +17,8 @@ _NOTE_SECONDS = 5
 
 def list_nodes() -> list[Node]:
     """Return the nodes that are there now."""
-    alive = [
-        node["Resources"]
-        for node in ray.nodes()  # type: ignore[no-untyped-call]
-        if node["Alive"]
-    ]
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
     return [Node(cpus=node.get("CPU", 0.0), gpus=node.get("GPU", 0.0)) for node in alive]
 
 
