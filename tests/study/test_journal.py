@@ -86,6 +86,9 @@ def test_moved_study_resumes(tmp_path: Path) -> None:
         *(str(there / f"w{which}.safetensors") for which in (1, 2)),
     }
     assert '"weights":"../../w2.safetensors"' in moved.rows_path.read_text("utf-8").replace(" ", "")
+    view = status(moved.path)
+    assert view.trials[0].parameters.weights == str(there / "w2.safetensors")
+    assert view.to_json()["trials"][0]["parameters"]["weights"] == "../../w2.safetensors"
 
 
 @pytest.mark.parametrize("read", [status, confirm, write_report])
