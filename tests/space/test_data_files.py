@@ -87,13 +87,3 @@ def test_errors_name_the_line(tmp_path: Path, text: str, message: str) -> None:
         data_settings(file, DataSettings(path=file))
 
     assert message in str(refused.value)
-
-
-def test_a_missing_file_and_another_encoding_are_told_apart(tmp_path: Path) -> None:
-    file = tmp_path / "data.yaml"
-    with pytest.raises(ConfigError, match="there is no such file"):
-        load_space(file)
-    file.write_text("data: {}\n", encoding="utf-16")
-
-    with pytest.raises(ConfigError, match="this is not UTF-8 text"):
-        load_space(file)

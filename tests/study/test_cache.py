@@ -140,30 +140,23 @@ def test_a_folder_that_xraytune_did_not_mark_is_refused_and_the_fix_marks_it(
     assert [*cleaned.removed] == [path]
 
 
-@pytest.mark.parametrize("place", ["gan-4", f"gan-4/{'0' * 32}"])
-def test_links_in_a_cache_are_neither_followed_nor_removed(tmp_path: Path, place: str) -> None:
-    elsewhere = artifact(tmp_path / "elsewhere", 1).parent
-    link = tmp_path / "cache" / place
-    link.parent.mkdir(parents=True)
-    link.symlink_to(elsewhere)
-    tag = tmp_path / "cache" / CACHE_TAG
-    tag.write_text(f"{TAG_LINE} xraytune", encoding="utf-8")
+@pytest.mark.parametrize("place", ["gan-4", f"gan-4/{'0' * 32}", "notes.txt"])
+def test_links_and_files_of_others_in_a_cache_are_named_and_stay(
+    tmp_path: Path, place: str
+) -> None:
+    """And so does what is behind a link."""
+    elsewhere = artifact(tmp_path / "elsewhere", 1)
+    other = tmp_path / "cache" / place
+    other.parent.mkdir(parents=True)
+    if other.suffix:
+        other.write_text("mine", encoding="utf-8")
+    else:
+        other.symlink_to(elsewhere.parent)
+    (tmp_path / "cache" / CACHE_TAG).write_text(f"{TAG_LINE} xraytune", encoding="utf-8")
 
     cleaned = clean_cache(tmp_path / "cache", max_size="0", clock=in_an_hour)
 
     assert cleaned.removed == {}
-    assert link.is_symlink()
-    assert len(list(elsewhere.iterdir())) > 0
+    assert other.exists()
+    assert is_intact(elsewhere)
     assert cleaned.note.endswith(f"or links: {place}")
-
-
-def test_files_next_to_the_folders_of_a_cache_are_named_and_stay(tmp_path: Path) -> None:
-    cache = artifact(tmp_path / "cache", 1).parent.parent
-    (cache / CACHE_TAG).write_text(f"{TAG_LINE} xraytune", encoding="utf-8")
-    (cache / "notes.txt").write_text("mine", encoding="utf-8")
-
-    cleaned = clean_cache(cache, max_size="0", clock=in_an_hour)
-
-    assert len(cleaned.removed) == 1
-    assert cleaned.note.endswith("or links: notes.txt")
-    assert (cache / "notes.txt").is_file()

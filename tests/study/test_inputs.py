@@ -84,7 +84,7 @@ def lab(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
         yield Path(shutil.copytree(drawn, tmp_path / "lab"))
 
 
-def search_lab(lab: Path, trials: int = 1, *overrides: str) -> StudyFolder:
+def search_lab(lab: Path, *overrides: str, trials: int = 1) -> StudyFolder:
     changes = [f"budget.trials={trials}", *overrides]
     search(lab / "small.yaml", studies=lab / "studies", overrides=changes)
     return StudyFolder(lab / "studies" / "small")
@@ -95,9 +95,7 @@ def test_sealed_test_folder_as_extra_images_is_refused_unopened(lab: Path) -> No
         DataError,
         match=r"\d+ held-out test images .* of patients of these extra images: test/NORMAL",
     ):
-        search(
-            lab / "small.yaml", studies=lab / "studies", overrides=[f"folder.path={lab}/xrays/test"]
-        )
+        search_lab(lab, f"folder.path={lab}/xrays/test")
 
     assert not (lab / "studies" / "small").exists()
     assert len(list((lab / "cache" / PIXELS_STAGE).glob("[!.]*"))) == 1, (
@@ -113,11 +111,7 @@ def test_extra_images_inside_the_data_folder_are_refused(lab: Path) -> None:
     with pytest.raises(
         DataError, match=r"of these extra images are among the images of .*xrays: NORMAL/other0"
     ):
-        search(
-            lab / "small.yaml",
-            studies=lab / "studies",
-            overrides=[f"folder.path={lab}/xrays/train/more"],
-        )
+        search_lab(lab, f"folder.path={lab}/xrays/train/more")
 
 
 @pytest.mark.parametrize("by", ["patient", "file"])
@@ -136,7 +130,7 @@ def test_one_patient_of_the_sealed_test_folder_among_the_extra_images_is_refused
         DataError,
         match=f"ID, name or content of patients of these extra images: .*{known.name}",
     ):
-        search(lab / "small.yaml", studies=lab / "studies")
+        search_lab(lab)
 
 
 @pytest.mark.parametrize("changed", ["folder.seen", "images of folder.seen", "provenance"])
@@ -164,7 +158,7 @@ def test_what_a_generator_has_seen_must_not_change_between_search_and_confirm(
                 shutil.copy(image, record)
 
     declare(3)
-    study = search_lab(lab, 1, *overrides)
+    study = search_lab(lab, *overrides)
     declare(4)
 
     named = "extra" if changed == "provenance" else "seen"

@@ -1,15 +1,15 @@
 """`status` and the live table, which read the study's folder alone."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
+from tests.present.test_trials import study as view_of
 from tests.study.studies import direct, ended, epoch
 from xraytune.space.settings import Parameters
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.row import TrialRow
-from xraytune.study.status import StudyView, StudyWatcher, trials_dataframe
+from xraytune.study.status import StudyWatcher, trials_dataframe
 from xraytune.study.trial import TrialFailed
 from xraytune.study.trial_files import ProgressFile
 
@@ -94,15 +94,7 @@ def test_the_time_left_follows_from_the_mean_of_ended_trials() -> None:
         TrialRow(number=2, status="waiting", parameters=Parameters()),
     )
 
-    view = StudyView(
-        path=Path(),
-        metric="AUROC",
-        trials=trials,
-        trial_budget=6,
-        max_epochs=1,
-        seconds=90.0,
-        is_running=True,
-    )
+    view = view_of(*trials, trial_budget=6, seconds=90.0)
 
     assert view.seconds_left == 270.0
     assert replace(view, seconds_budget=100.0).seconds_left == 10.0
@@ -120,28 +112,10 @@ def test_the_time_left_follows_from_trials_that_share_what_the_first_ones_comput
         TrialRow(number=number, status="waiting", parameters=Parameters()) for number in range(4, 8)
     ]
 
-    view = StudyView(
-        path=Path(),
-        metric="AUROC",
-        trials=(*trials, *waiting),
-        trial_budget=20,
-        max_epochs=1,
-        seconds=32.0,
-        is_running=True,
-    )
+    view = view_of(*trials, *waiting, trial_budget=20, seconds=32.0)
 
     assert view.seconds_left == 16.0
 
 
 def test_a_notebook_shows_a_study_without_trials() -> None:
-    view = StudyView(
-        path=Path("new"),
-        metric="AUROC",
-        trials=(),
-        trial_budget=6,
-        max_epochs=1,
-        seconds=0,
-        is_running=True,
-    )
-
-    assert "<b>new</b>" in view._repr_html_()
+    assert "<b>small</b>: </p>" in view_of()._repr_html_()

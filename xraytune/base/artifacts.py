@@ -1,6 +1,4 @@
-"""Compute shared results of trials once, and cache them.
-
-The key is the fingerprint of everything they depend on.
+"""Compute shared results of trials once, and cache them by all that they depend on.
 
 `build_once(cache, stage, inputs, build)` returns the folder of an artifact and builds it if it is
 missing or damaged. A manifest lists its inputs and the size and SHA-256 of every file. A lock saves
@@ -48,17 +46,14 @@ _version = lru_cache(version)  # which parses the metadata of the package in eac
 
 
 def releases(*packages: str) -> dict[str, str]:
-    """Return the installed release of each package, without its local build (decision 19).
-
-    Such as 2.15.0 of 2.15.0+cu132.
-    """
+    """Return the installed release of each package: 2.15.0 of 2.15.0+cu132 (decision 19)."""
     return {name: _version(name).partition("+")[0] for name in packages}
 
 
 def fingerprint(stage: str, inputs: Mapping[str, Any]) -> str:
     """Return 32 hex digits of SHA-256 over a stage and its inputs, as sorted JSON.
 
-    The stage's name and version are such as "gan-4".
+    `stage` is a name with a version, such as `gan-5`.
     """
     text = json.dumps({"stage": stage, "inputs": inputs}, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -147,10 +142,7 @@ def record_use(path: Path) -> None:
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    """Read the manifest of an artifact, or of one in progress.
-
-    ValueError if it belongs to another folder.
-    """
+    """Read the manifest of an artifact, perhaps in progress; ValueError if it is of another one."""
     return _parse_manifest(path.parent.name, path.name, read_bytes(path / _MANIFEST))
 
 
@@ -165,9 +157,9 @@ def _parse_manifest(stage: str, name: str, text: bytes) -> dict[str, Any]:
 
 
 def artifacts_of(cache: Path, stage: str) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield every artifact of a stage with its inputs, sorted by name.
+    """Yield each artifact of a stage that can be read, with its inputs, sorted by name.
 
-    Unreadable ones are skipped, none is verified.
+    None is verified.
     """
     for path in sorted((cache / stage).glob("[!.]*")):
         inputs = manifest_inputs(path)
@@ -176,10 +168,7 @@ def artifacts_of(cache: Path, stage: str) -> Iterator[tuple[Path, dict[str, Any]
 
 
 def manifest_inputs(path: Path) -> dict[str, Any] | None:
-    """Return the inputs of an artifact, or of one in progress.
-
-    None without a manifest that belongs to this folder.
-    """
+    """Return the inputs of an artifact, or of one in progress; None if the folder is neither."""
     with suppress(OSError, ValueError, LookupError, TypeError):
         return dict(_read_manifest(path)["inputs"])
     return None

@@ -17,9 +17,7 @@ _READ_AHEAD = 256
 def cpu_count() -> int:
     """Return the number of CPU cores that this process may use.
 
-    A scheduler or a container may allow only some of them.
-
-    The environment variable LOKY_MAX_CPU_COUNT lowers it further.
+    A scheduler, a container or the environment variable LOKY_MAX_CPU_COUNT may allow only some.
     """
     import joblib  # takes a quarter of a second, and knows a container's quota
 
@@ -29,7 +27,7 @@ def cpu_count() -> int:
 def quota_cores(root: Path = Path("/")) -> float:
     """Return the cores that this process's cgroup and those above it allow, as of Slurm or systemd.
 
-    Infinity without a quota.
+    Without a quota, return infinity.
     """
     cores = [math.inf]
     with suppress(OSError):

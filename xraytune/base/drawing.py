@@ -55,7 +55,7 @@ def drawable(name: str) -> str:
 def new_figure(files: Sequence[Path], height: float) -> Iterator[Figure]:
     """Draw a figure, `height` inches high, and write it as these PNG and SVG files.
 
-    Without the user's settings.
+    The user's settings of matplotlib have no effect.
     """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg

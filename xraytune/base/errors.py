@@ -112,10 +112,7 @@ class ArtifactError(XraytuneError):
 
 
 class TrialError(XraytuneError):
-    """A trial ended without a value, or no trial of a study completed.
-
-    For example, with a loss that is not finite.
-    """
+    """A trial ended without a value, as with a loss that is not finite, or no trial completed."""
 
     exit_code = 6
 
@@ -146,10 +143,7 @@ def add_notes(notes: Iterable[str]) -> Iterator[None]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether an error means out of memory, perhaps only by its text.
-
-    The errors of torch are generic.
-    """
+    """Return whether an error means out of memory, which torch's errors say only in their text."""
     words = (
         "can't allocate memory",
         "Cannot allocate memory",

@@ -66,10 +66,7 @@ _fences: list[Callable[[], None]] = []
 
 @contextmanager
 def fenced(check: Callable[[], None]) -> Iterator[None]:
-    """Call `check` before each write of this process while the block runs.
-
-    It raises if another process has taken over.
-    """
+    """Call `check` before each write in the block; it raises if another process has taken over."""
     _fences.append(check)
     try:
         yield
@@ -84,10 +81,7 @@ def _check_fences() -> None:
 
 @contextmanager
 def explain_disk_errors(path: Path) -> Iterator[None]:
-    """Turn "no space left", "permission denied" and the like into a MachineError.
-
-    Other errors pass.
-    """
+    """Turn "no space left", "permission denied" and the like into a MachineError."""
     try:
         yield
     except OSError as error:
@@ -108,7 +102,9 @@ def nearest_folder(path: Path) -> Path:
 def require_writable(folder: Path) -> None:
     """Check, before any work, that files can be created in a folder, which need not exist.
 
-    ConfigError if it is a file.
+    Raises:
+        ConfigError: It is a file.
+        MachineError: The system refuses to write there.
     """
     place = nearest_folder(folder)
     if not place.is_dir():
@@ -173,9 +169,7 @@ def write_bytes(
     mode: int = 0o666,
     is_recorded: bool = False,
 ) -> None:
-    """Write a whole file.
-
-    Afterwards `path` has the new content, or after a crash possibly still the old one.
+    """Write a whole file: after a crash, it has the new content or still the old one.
 
     Without `durable` this holds for a killed process, but not for power loss. The umask applies to
     `mode`. With `is_recorded`, the content's SHA-256 is first appended to `sha256.jsonl` next to
@@ -254,8 +248,8 @@ def parse_json(content: bytes) -> Any:
 def with_checksum(content: Mapping[str, Any], previous: int = 0) -> dict[str, Any]:
     """Return a JSON object with a checksum, for `without_checksum`.
 
-    It is that of its content and, in a chained log, of all lines before it, whose checksum is
-    `previous`.
+    The checksum is that of its content and, in a chained log, of all lines before it, whose own
+    checksum is `previous`.
     """
     return {**content, "crc": zlib.crc32(json.dumps(content).encode(), previous)}
 
@@ -288,10 +282,7 @@ def csv_table(
 
 
 def markdown(text: str) -> str:
-    r"""Return a line of Markdown that shows a text as it is.
-
-    No HTML, link, code or cell; a line feed becomes `\n`.
-    """
+    r"""Return a line of Markdown that shows a text as it is, in which a line feed becomes `\n`."""
     return re.sub(
         r"([\\`\[\]|])", r"\\\1", html.escape(printable(text).replace("\n", r"\n"), quote=False)
     )
@@ -371,7 +362,7 @@ def read_jsonl(path: Path, *, is_chained: bool = False) -> list[dict[str, Any]]:
 def cut_torn_line(path: Path) -> bytes:
     """Remove the incomplete row after a log's last newline, left by a crash.
 
-    Return the last complete line, b"" if there is none.
+    Return the last complete line, b"" if there is none. Only the end of the log is read.
     """
     if not path.exists():
         return b""
@@ -392,9 +383,7 @@ def cut_torn_line(path: Path) -> bytes:
 
 @contextmanager
 def new_folder(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
-    """Fill a folder under a temporary name.
-
-    It appears at `path` when the block ends without an error.
+    """Fill a folder under a temporary name; it is at `path` if the block ends without an error.
 
     If another process was first, this is a ConfigError; if every process creates the same content
     (`is_shared`), its folder is kept.

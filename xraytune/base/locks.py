@@ -1,7 +1,6 @@
-"""File locks.
+"""File locks, which the system releases when their owner dies.
 
-The system releases them when their owner dies; on network storage, its server does so after a
-while.
+On network storage, its server does so after a while.
 
 `hold` refuses a second process, `build_lock` lets it wait, `lock_if_free` lets it go on. All
 need storage with file locks. The files stay: if a lock's file were removed, two processes could
@@ -52,9 +51,7 @@ class LockHeldError(Exception):
 
 @contextmanager
 def hold(path: Path, work: str = "") -> Iterator[None]:
-    """Hold a lock while the block runs.
-
-    Its file names the owner and its `work` for `current_owner`.
+    """Hold a lock, whose file names the owner and its `work`, while the block runs.
 
     Raises:
         LockHeldError: Another process holds the lock.
@@ -84,10 +81,7 @@ def current_owner(path: Path) -> Owner | None:
 
 @contextmanager
 def build_lock(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Wait until no other process does the same work.
-
-    Meanwhile, call `waiting` several times a second.
-    """
+    """Hold a lock while the block runs; until it is free, call `waiting` several times a second."""
     with explain_disk_errors(path):
         make_folder(path.parent)
     with _open(path) as stream:

@@ -1,8 +1,6 @@
 """Progress of long-running work, and small frozen records that cross layers.
 
-They hold paths instead of arrays.
-
-`to_json` encodes any record.
+Records hold paths instead of arrays, and `to_json` encodes them.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,7 +20,7 @@ def frozen(record: type[Class]) -> type[Class]:
 
 
 Progress: TypeAlias = Callable[[str, int, int], None]
-"""`on_progress(what, done, total)`, called by long-running work.
+"""`on_progress(what, done, total)`, which long-running work calls.
 
 `what` is in the user's words, and may end with a unit in brackets: "decoding images", "training the
 GAN (steps)".
@@ -54,8 +52,10 @@ def to_json(record: object, folder: Path | None = None) -> dict[str, Any]:
 def name_scores(values: Mapping[str, Any], metric: str) -> dict[str, Any]:
     """Name scores after their metric: `val_score` becomes `val_auroc` or `val_dice`."""
     score = metric.removeprefix("val_")
-    names = {name: name.replace("val_score", metric).replace("score", score) for name in values}
-    return {names[name]: value for name, value in values.items()}
+    return {
+        name.replace("val_score", metric).replace("score", score): value
+        for name, value in values.items()
+    }
 
 
 @frozen
@@ -68,13 +68,11 @@ class Node:
 
 @frozen
 class Compute:
-    """Device, threads and precision.
-
-    Part of the fingerprint of artifacts, since results depend on them bit by bit.
+    """Device, threads and precision, which are part of fingerprints, since results depend on them.
 
     Attributes:
         device: `cuda` is the first visible GPU.
-        threads: CPU threads of the process.
+        threads: The number of CPU threads of the process.
         precision: Precision of matrix products under autocast; losses, metrics and averages are at
             least float32.
     """

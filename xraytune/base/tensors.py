@@ -22,10 +22,8 @@ UNREADABLE = (
     *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError),
     *(pickle.UnpicklingError, SafetensorError, AssertionError, zipfile.BadZipFile, zlib.error),
 )
-"""Raised if a file is damaged or holds something else.
-
-By torch, safetensors and the use of what they return.
-"""
+"""What torch, safetensors and the use of what they return raise if a file is damaged or holds
+something else."""
 
 
 @contextmanager
@@ -54,7 +52,7 @@ def save_content(content: Mapping[str, object], path: Path) -> None:
 def load_content(path: Path) -> dict[str, Any]:
     """Read what `save_content` or `torch.save` wrote, with its tensors on the CPU.
 
-    One of UNREADABLE if the file is damaged.
+    It raises one of UNREADABLE if the file is damaged.
     """
     if zipfile.is_zipfile(path):  # not in the format of old versions of torch
         with zipfile.ZipFile(path) as archive:

@@ -1,6 +1,4 @@
-"""Which trials continue past a rung, and which are pruned there.
-
-`Rungs.should_continue` is the decision rule of ASHA.
+"""Which trials continue past a rung, and which are pruned there: the decision rule of ASHA.
 
 A rung is an epoch at which a trial's value so far is compared with those of the trials that reached
 it before; the trial continues if it is among the best 1/reduction of them. The state depends only
@@ -23,10 +21,7 @@ import numpy as np
 from xraytune.space.settings import SchedulerSettings
 
 _FIRST_OF_ARM = 2
-"""The trials of an arm that pass each of its rungs in any case.
-
-So the best of an arm is chosen from at least two.
-"""
+"""How many trials of an arm pass each rung in any case, so that its best is chosen from several."""
 
 
 class Rungs:
@@ -61,8 +56,6 @@ class Rungs:
 
     def should_continue(self, trial: Hashable, epoch: int, value: float, peers: str = "") -> bool:
         """Return whether a trial that has `value` after `epoch` continues.
-
-        A trial may also end by itself (`early_stop_epochs`).
 
         The cutoff is the (1 - 1/reduction) quantile of the values that reached the rung before, of
         the trial's `peers` or of all trials. Only the first value counts: a repeated call returns

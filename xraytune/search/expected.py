@@ -1,6 +1,6 @@
 """What a search will train, before it starts: an estimate from trials drawn at random."""
 
-from itertools import islice
+from itertools import cycle, islice
 
 from xraytune.data.prepare import SplitData
 from xraytune.space.cost import Work
@@ -18,7 +18,7 @@ def expected_trials(space: Space) -> list[Parameters]:
     """
     count = space.trial_budget()
     drawn = [*islice(random_parameters(space, space.settings.seed), min(count, _MOST_DRAWN))]
-    return [drawn[number % len(drawn)] for number in range(count)]
+    return [*islice(cycle(drawn), count)]
 
 
 def search_work(space: Space, prepared: SplitData) -> Work:

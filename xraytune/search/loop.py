@@ -1,6 +1,4 @@
-"""The decisions of a search and of a confirmation.
-
-Which trial starts next, and whether one continues, is retried, or ends.
+"""The decisions of a search and of a confirmation: which trial starts, continues, is retried, ends.
 
 Ray Tune asks for them (`search/ray/tuning.py`). Each is recorded before it is answered, so that a
 `TrialLoop` can be lost at any moment: the next one, from the same files, continues. Its subclasses
@@ -36,10 +34,8 @@ _RETRIES = 2
 """How often a trial is retried without a new epoch in between."""
 _SAME_FAILURES = 3
 _DRAWN_AHEAD = 4
-"""Trials drawn ahead for each slot while generators are being trained.
-
-The further ahead, the less the sampler knows.
-"""
+"""How many trials are drawn ahead for each slot while generators are being trained. The further
+ahead, the less the sampler knows."""
 
 
 GeneratorNeeds: TypeAlias = Callable[[GanSettings | None, int | None, int], str | None]
@@ -47,10 +43,8 @@ GeneratorNeeds: TypeAlias = Callable[[GanSettings | None, int | None, int], str 
 generator's lineage; None if it need not be trained first."""
 
 UsedUp: TypeAlias = Literal["", "trials", "hours"]
-"""The part of the budget that is used up, so that there is no new trial; "" if none is.
-
-After the hours, only trials that have begun run.
-"""
+"""The part of the budget that is used up, so that there is no new trial; "" if none is. After the
+hours, only trials that have begun run."""
 
 
 class TrialLoop(ABC):
@@ -115,9 +109,7 @@ class TrialLoop(ABC):
     def next_trial(
         self, slots: int = sys.maxsize, reserve: Callable[[Trial], None] | None = None
     ) -> Trial | Literal["wait", "done"]:
-        """Ask for a trial and start it.
-
-        First one that trains a generator, then a waiting one, else a new one.
+        """Ask for a trial and start it: one that trains a generator, a waiting one, or a new one.
 
         `slots` is the number of all slots, free or not; `reserve` sets what a trial holds, by
         default nothing but a slot.
@@ -155,7 +147,7 @@ class TrialLoop(ABC):
     def _startable(self) -> list[Trial]:
         """Return the waiting trials that may still start, by number.
 
-        Once the time is used up, those that have begun.
+        Once the time is used up, only those may that have begun.
         """
         must_have_begun = self.used_up == "hours"
         return [
@@ -236,7 +228,7 @@ class TrialLoop(ABC):
         """Retry a trial, or end it; a new epoch resets the count of retries.
 
         If the last three failed for the same reason, the next ones would too: stop. After the first
-        three, only failures of the machine count: settings may fail in one corner of the space.
+        three trials, only faults count, since settings may fail in one corner of the space alone.
         """
         attempts = sum(failure["epochs"] == trial.epochs for failure in trial.failures)
         if cause != "settings" and attempts < _RETRIES:
@@ -271,7 +263,7 @@ class TrialLoop(ABC):
 
 @frozen
 class TuneRun:
-    """The order to run the trials of a loop, which Ray's process makes from its files.
+    """A request to run the trials of a loop; Ray's process makes the loop from the study's files.
 
     The trials of a confirmation have a folder inside that of the `study`.
     """

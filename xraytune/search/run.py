@@ -1,6 +1,6 @@
 """Search a space over a folder of X-rays. The same call again resumes the search."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -99,7 +99,7 @@ def search(
         # What takes no time comes before what takes minutes: first the study, whose lock refuses a
         # second search, then the inputs.
         if is_resumed:
-            loaded = _require_same_study(folder, loaded, has_data=data is not None, address=address)
+            loaded = _require_same_study(folder, loaded, data, address)
             opened.enter_context(locked(folder))
         settings = loaded.settings
         require_inputs(settings, loaded.networks(), inputs_of_space(loaded))
@@ -125,17 +125,21 @@ def search(
         if not is_resumed:
             callbacks.on_prepared(loaded, prepared, index, cache)
             if runner.allocation.trial.gpus == 0 and not address:
-                _note_slow_search(loaded, prepared, note)
+                here = Machine(cores=cpu_count())
+                seconds = search_work(loaded, prepared).seconds(here)
+                slow = describe_slow_search(seconds, here)
+                if slow:
+                    note(slow)
         contents = read_inputs(
             inputs_of_space(loaded), settings, prepared, cache, index=index, mixes=mixes_of(loaded)
         )
 
-        # All is known to be valid, so the study is created, as a whole: its lock is a file in it.
-        # Another search may have created it first, or created another one of this name.
+        # All is known to be valid, so the study is created, as a whole. Its lock is one of its
+        # files, so another search may just have created it, or another study of this name.
         if not is_resumed:
             create_study(folder, loaded, prepared, machine, contents)
             opened.enter_context(locked(folder))
-            _require_same_space(folder, loaded)
+            loaded = _require_same_study(folder, loaded, data, address)
         prepared = require_same_images(folder, prepared)
         require_same_inputs(folder, contents)
         # Some settings may have changed; all other commands read this file.
@@ -151,15 +155,16 @@ def search(
 
 
 def _require_same_study(
-    folder: StudyFolder, space: Space, *, has_data: bool, address: str | None
+    folder: StudyFolder, space: Space, data: Path | None, address: str | None
 ) -> Space:
     """Refuse to resume a study with another space, or where its trials would have other results.
 
-    Returns the space with the study's own images, unless it was given others (`has_data`).
+    Returns the space, with the study's own images if no `data` are given and those of the space
+    are gone.
     """
-    if not has_data:
+    if data is None:
         space = with_recorded_images(folder, space)
-    _require_same_space(folder, space)
+    Journal(folder.journal_path, space, writable=False)  # it refuses another space
     compute = folder.compute()
     if address is None:
         require_device(compute, folder.path)
@@ -172,19 +177,6 @@ def _require_same_study(
         fix = f"write resources.cpus_per_trial: {compute.threads}, or give the study another name"
         raise StudyError(what, folder.path, fix)
     return space
-
-
-def _require_same_space(folder: StudyFolder, space: Space) -> None:
-    """Refuse (StudyError) another space than that of the study's journal."""
-    Journal(folder.journal_path, space, writable=False)
-
-
-def _note_slow_search(space: Space, prepared: SplitData, note: Callable[[str], None]) -> None:
-    """Note that a search on the CPU cores of this machine takes hours, if it does."""
-    here = Machine(cores=cpu_count())
-    slow = describe_slow_search(search_work(space, prepared).seconds(here), here)
-    if slow is not None:
-        note(slow)
 
 
 def _first_space(data: Path | None, callbacks: Callbacks) -> Path:
@@ -211,19 +203,20 @@ def _where_trials_run(
     That is what is `recorded` of a resumed study. The trials of a new one compute on this machine
     or, on a cluster, on a node whose `environment` is returned.
     """
-    if recorded is None and runner.address:
+    if recorded:
+        runner.allocation = allocation_of(settings, has_gpu=recorded.device == "cuda")
+    elif runner.address:
         return runner.survey(settings)
-    if recorded is None:
+    else:
         runner.allocation, recorded = resources_here(settings)
-        return recorded
-    runner.allocation = allocation_of(settings, has_gpu=recorded.device == "cuda")
     return recorded
 
 
 def resources_here(settings: Settings) -> tuple[Allocation, Compute]:
     """Return the resources of trials on this machine, and what they compute on.
 
-    MachineError if a trial does not fit.
+    Raises:
+        MachineError: A trial needs more than this machine has.
     """
     allocation = allocation_of(settings, has_gpu=gpu_count() > 0)
     compute = compute_of(allocation)
@@ -243,8 +236,7 @@ def _run_trials(folder: StudyFolder, space: Space, runner: Runner, need: Generat
     make_loop = partial(SearchTrials, folder, space, need)
     loop = make_loop()
     if folder.seconds() == 0 and loop.journal.rows():
-        name = folder.wall_path.name
-        note(f"{name} is missing or damaged: the time used, also of budget.hours, counts from 0")
+        note("wall.json is missing or damaged: the time used, also of budget.hours, counts from 0")
     if loop.is_done:
         used = loop.used_up
         count = loop.journal.count

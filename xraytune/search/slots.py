@@ -1,4 +1,4 @@
-"""How many trials run at once, and what each holds: follows from the shares of an `Allocation`.
+"""How many trials run at once and what each holds, which follow from an `Allocation`.
 
 A slot is the room for one trial. Ray places a process on one node, and its share of a GPU on one
 GPU. So a GPU has floor(1 / share) slots, whatever is left over.

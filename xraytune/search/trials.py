@@ -1,7 +1,4 @@
-"""The trials of a search.
-
-Optuna proposes them, ASHA prunes them, and the journal, the only truth, records them.
-"""
+"""The trials of a search: Optuna proposes them, ASHA prunes them, and the journal records them."""
 
 import os
 import shutil
@@ -76,11 +73,10 @@ class SearchTrials(TrialLoop):
         return "trials" if self.journal.count >= self._trial_budget else ""
 
     def ask(self) -> Trial | None:
-        """Return the next point, or a draw.
+        """Return the next point, or a draw; None if it repeats a complete trial.
 
-        None if its settings are those of a complete trial, as happens in a small space. Trained
-        again, it would end with the same bits, so it gets that trial's values, files and result,
-        unless its folder was removed.
+        That happens in a small space. Trained again, it would end with the same bits, so it gets
+        the values, files and result of that trial, unless the folder of that one was removed.
         """
         trial = self.journal.ask()
         earlier = self._complete.get(trial.parameters)

@@ -18,10 +18,8 @@ from xraytune.space.fields import flat_values
 from xraytune.space.settings import ObjectiveName, Parameters, WandbSettings
 
 _OUTER_RUN = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_SERVICE")
-"""Variables of a run or a sweep in which the search was started.
-
-With them, all trials would become that run.
-"""
+"""Variables of a run or a sweep in which the search was started. With them, all trials would become
+that run."""
 _NOTHING_ELSE = "silent disable_git disable_code x_disable_stats x_disable_machine_info".split()
 _SETTINGS = dict.fromkeys(_NOTHING_ELSE, True) | {"console": "off", "x_save_requirements": False}
 _SECONDS = {"init": 15.0, "trial": 8.0, "train": 120.0}  # Tune kills a trial 10 s after its end

@@ -42,10 +42,7 @@ Epochs: TypeAlias = Generator[EpochRecord, None, TrialResult]
 
 
 class TrialWorker:
-    """A trial, started or resumed.
-
-    One at a time in a process.
-    """
+    """A trial, started or resumed; a process has one at a time."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -99,9 +96,9 @@ class TrialWorker:
             self._tracker.log_samples(grid)
 
     def step(self) -> TrialMessage:
-        """Train one epoch, the first one after all preparation, or those of a second.
+        """Train an epoch, or those of a second, and return the trial's last message.
 
-        Returns the trial's last message.
+        The first epoch comes after all preparation.
         """
         started = time.monotonic()
         while True:

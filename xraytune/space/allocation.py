@@ -1,7 +1,4 @@
-"""How many cores and GPUs a trial and the training of its generator get.
-
-`search/slots.py`: how many of them fit.
-"""
+"""How many cores and GPUs a trial gets; `search/slots.py` says how many trials fit."""
 
 from math import ceil
 
@@ -34,9 +31,9 @@ class Allocation:
 def allocation_of(settings: Settings, *, has_gpu: bool) -> Allocation:
     """Return the resources of a space's trials.
 
-    `has_gpu` is about the machines that run trials, which may be others than this one. A process
-    gets its share from one GPU, and shares leave nothing over: three of .3 fit on a GPU, as of
-    .3333, and instead of 1.2, there are 2.
+    `has_gpu` says whether the machines that run trials have GPUs; they may be others than this one.
+    A process gets its share from one GPU, and shares leave nothing over: a share of .3 becomes
+    .3333, of which three fit on a GPU, too, and 1.2 GPUs become 2.
     """
     chosen = settings.resources
     gpus = float(has_gpu) if chosen.gpus_per_trial == "auto" else float(chosen.gpus_per_trial)

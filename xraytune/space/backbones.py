@@ -1,10 +1,8 @@
-"""The names of backbones.
+"""The names of backbones, and the weights that they can have.
 
-Torchvision's classifiers, a small custom CNN, timm's models, published encoders of X-rays
-(encoders.py), and those of other packages.
-
-torchvision's names are read from the source of its registry: importing it takes seconds, and
-checking a space file must not.
+Backbones are torchvision's classifiers, a small custom CNN, timm's models, published encoders of
+X-rays (encoders.py), and those of other packages. torchvision's names are read from the source of
+its registry: importing it takes seconds, and checking a space file must not.
 """
 
 import re
@@ -18,7 +16,8 @@ from xraytune.space.encoders import XRAY_ENCODERS, architecture_of
 from xraytune.space.extensions import Extensions
 
 _OF_SMP = re.compile(r"densenet\d+|mobilenet_v2|resnet\d+|resnext(50_32x4d|101_32x8d)|vgg\d+(_bn)?")
-"""Those that segmentation-models-pytorch builds from torchvision's layers: their weights load."""
+"""Matches the backbones that segmentation-models-pytorch builds from torchvision's layers, so that
+their weights load."""
 _REGISTERED = re.compile(r"^@register_model\(\)\n(?:(?!def ).*\n)*def (\w+)", re.MULTILINE)
 
 

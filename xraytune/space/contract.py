@@ -12,6 +12,7 @@ and is checked once they are known.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from xraytune.base.records import frozen
@@ -43,32 +44,23 @@ class Rule:
     is_useless: bool = False
 
 
-def refuses(*names: str) -> Callable[[Callable[..., Change]], Rule]:
-    """Make a rule of a function of the values of these names."""
+def refuses(*names: str, is_useless: bool = False) -> Callable[[Callable[..., Change]], Rule]:
+    """Make a rule of a function of the values of these names.
+
+    A rule that `is_useless` refuses the first of these names where it would have no effect.
+    """
 
     def decorate(check: Callable[..., Change]) -> Rule:
-        return Rule(names=names, why=_reason(check), check=check)
+        assert check.__doc__, "its docstring is the reason"
+        why = " ".join(check.__doc__.split())
+        return Rule(names=names, why=why, check=check, is_useless=is_useless)
 
     return decorate
 
 
-def refuses_useless(*names: str) -> Callable[[Callable[..., Change]], Rule]:
-    """Make a rule that refuses the first of these names where it would have no effect."""
-
-    def decorate(check: Callable[..., Change]) -> Rule:
-        return Rule(names=names, why=_reason(check), check=check, is_useless=True)
-
-    return decorate
-
-
-def _reason(check: Callable[..., Change]) -> str:
-    assert check.__doc__, "its docstring is the reason"
-    return " ".join(check.__doc__.split())
-
-
-@frozen
+@dataclass(frozen=True, slots=True)
 class Unless:
-    """Where a parameter has no effect: where another one has one of these values.
+    """A parameter has no effect where another one has one of these values.
 
     It is part of the annotation of the parameter.
     """

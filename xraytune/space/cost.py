@@ -29,7 +29,7 @@ class Speeds:
 _CORE = Speeds(trial=0.5, training=0.08, gan=0.006)
 _GPU = Speeds(trial=2.0, training=0.0004, gan=0.00004)
 _RAY_SECONDS = 15.0
-"""Until the first trial starts."""
+"""How long Ray takes to start the first trial."""
 _NETWORKS = {"small_cnn": 0.05, "mobilenet_v2": 0.3, "resnet18": 0.3}
 """The cost of a backbone, as a multiple of a ResNet-50's."""
 _FORWARD = 1 / 3
@@ -49,12 +49,12 @@ class Machine:
 
     @property
     def units(self) -> int:
-        """How many of them there are."""
+        """The number of GPUs or, without any, of cores."""
         return self.gpus or self.cores
 
     @property
     def speeds(self) -> Speeds:
-        """Those of one of them."""
+        """The speeds of one GPU or core."""
         return _GPU if self.gpus else _CORE
 
     def __str__(self) -> str:
@@ -162,9 +162,9 @@ def describe_time(seconds: float) -> str:
 
 
 def describe_slow_search(seconds: float, machine: Machine) -> str | None:
-    """Return what a user should know before a search on CPU cores that takes hours.
+    """Return what a user should know before a search that takes hours on CPU cores.
 
-    None if it does not.
+    Return None if the search has a GPU, or takes less.
     """
     if machine.gpus or seconds < 3600 * _LONG_HOURS:
         return None

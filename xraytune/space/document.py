@@ -109,10 +109,7 @@ class Document:
             self.problems += error.problems
 
     def raise_problems(self) -> None:
-        """Raise all problems as one ConfigError, in the order of the file's lines.
-
-        Do nothing if there are none.
-        """
+        """Raise the problems, if there are any, as one ConfigError in the order of their lines."""
         if self.problems:
             raise ConfigError(*sorted(dict.fromkeys(self.problems), key=_line_of))
 
@@ -132,7 +129,7 @@ _SCALARS = {
 """The forms of unquoted scalars that are not text."""
 _LINE_LENGTH = 110
 _MOST_NODES = 100_000
-"""Of a short file: aliases of aliases are many times as long as their text."""
+"""The limit of a short file: aliases of aliases are many times as long as their text."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -164,10 +161,9 @@ def read_document(path: Path) -> Document:
 def parse_yaml(text: str, where: Path | str) -> Any:
     """Return the content of one YAML document: `Block`, `Items`, a scalar, or None.
 
-    Raise ConfigError if it is not of the dialect above.
-
-    `where` is its file, or the option of the command line that has the text. Paths are relative to
-    the folder of the file, or to the current folder.
+    `where` is the file, or the option of the command line that has the text. Paths are relative to
+    the folder of the file, or to the current folder. ConfigError is raised if the text is not of
+    the dialect above.
     """
     folder = where.parent if isinstance(where, Path) else Path()
     most_nodes = max(len(text), _MOST_NODES)
@@ -224,10 +220,7 @@ def parse_yaml(text: str, where: Path | str) -> Any:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quote what YAML 1.1 or 1.2 would not read back as text.
-
-    Keep short collections on one line.
-    """
+    """Quote what YAML 1.1 or 1.2 would not read back as text; keep short collections on a line."""
 
 
 def _write_collection(dumper: yaml.SafeDumper, content: Any) -> yaml.Node:
@@ -243,10 +236,7 @@ _Dumper.add_representer(list, _write_collection)
 
 
 def write_yaml(content: Json, header: str = "") -> str:
-    """Return YAML text that `parse_yaml` reads back as `content`.
-
-    At the top, `header` as comment lines.
-    """
+    """Return YAML text that `parse_yaml` reads back as `content`, below `header` as a comment."""
     comment = "".join(f"# {line}".rstrip() + "\n" for line in header.splitlines())
     return comment + yaml.dump(
         content, Dumper=_Dumper, sort_keys=False, width=10 * _LINE_LENGTH, allow_unicode=True

@@ -3,7 +3,7 @@
 Nothing here imports Optuna, which is slow to import.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
 from typing import Any, TypeAlias
 
@@ -18,8 +18,16 @@ _FEW = 20
 """An integer range with at most as many values is checked at all of them."""
 
 
-def _neighbours(value: Value) -> tuple[Value, ...]:
-    return (value - 1, value + 1) if isinstance(value, int) else ()
+def with_parents(names: Iterable[str], parents: Mapping[str, Iterable[str]]) -> set[str]:
+    """Return parameters, those that they depend on, and so on."""
+    family: set[str] = set()
+    waiting = [*names]
+    while waiting:
+        name = waiting.pop()
+        if name not in family:
+            family.add(name)
+            waiting += parents.get(name, ())
+    return family
 
 
 @frozen
@@ -28,10 +36,10 @@ class ParameterSpec:
 
     Attributes:
         name: Its dotted name.
-        values: A single one is a constant, and not a dimension of the search. Of a range, both
-            ends, which are included.
+        values: Its values, or both ends of a range, which belong to it. A parameter with a single
+            value is a constant, and not a dimension of the search.
         distribution: `uniform`, `int_uniform` or `log_uniform_values` for a range; else None.
-        when: Where it is active.
+        when: The conditions on which it is active.
     """
 
     name: str
@@ -60,8 +68,8 @@ class ParameterSpec:
     def corners(self, cuts: Sequence[Value] = ()) -> Sequence[Value]:
         """Return values that stand for all of them.
 
-        Of a range these are both ends; of one of many integers also their neighbours, so that both
-        parities are there, and the integers at `cuts`, at which conditions on it change.
+        A range is represented by both ends. One of many integers also has their neighbours, so that
+        both parities are there, and the integers at `cuts`, where conditions on it change.
         """
         points = self.points
         if points is None:
@@ -71,7 +79,8 @@ class ParameterSpec:
         low, high = self.values
         chosen = {low, low + 1, high - 1, high}
         for cut in cuts:
-            chosen |= {value for value in (cut, *_neighbours(cut)) if self.contains(value)}
+            if isinstance(cut, int):
+                chosen |= {value for value in (cut - 1, cut, cut + 1) if self.contains(value)}
         return sorted(chosen)
 
     def contains(self, value: Value) -> bool:

@@ -26,7 +26,7 @@ class ExpectedImages:
 
     Attributes:
         side_px: Their side, in pixels.
-        mean, std: Of the pixels in [0, 1], for each channel.
+        mean, std: The mean and standard deviation of the pixels in [0, 1], for each channel.
     """
 
     side_px: int
@@ -132,9 +132,9 @@ def expected_images(backbone: str, weights: str) -> ExpectedImages | None:
     if is_model(weights):
         try:
             form = read_json(Path(weights) / RECORD_FILE)["input_format"]
-            mean = tuple(form["mean"])
-            std = tuple(form["std"])
-            return ExpectedImages(side_px=form["image_size_px"], mean=mean, std=std)
+            return ExpectedImages(
+                side_px=form["image_size_px"], mean=tuple(form["mean"]), std=tuple(form["std"])
+            )
         except (ValueError, LookupError, TypeError):
             return None
     encoder = XRAY_ENCODERS.get(backbone)

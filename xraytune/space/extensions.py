@@ -58,8 +58,7 @@ class Extensions:
     def identity(self, name: str) -> str:
         """Return the name as fingerprints contain it.
 
-        With the version of its package, if it is not xraytune or torchvision.
-
+        Names that are not of xraytune or torchvision are followed by the version of their package.
         An extension also has the SHA-256 of its file, which may change more often than the version.
         """
         if self.is_of_library(name):

@@ -7,24 +7,13 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from xraytune.space.domains import Value
-from xraytune.space.settings import BLOCKS, Parameters, unless_of
+from xraytune.space.settings import BLOCKS, Parameters
 from xraytune.space.strict_model import list_fields
 
 PARAMETERS: Mapping[str, FieldInfo] = {
     name: field for name, field in list_fields(Parameters).items() if name not in BLOCKS
 }
 """Every parameter by its dotted name, in the order of the models."""
-
-
-def has_effect(name: str, point: Mapping[str, Value]) -> bool:
-    """Return whether a parameter has an effect at some values of others."""
-    block = name.partition(".")[0]
-    if block in BLOCKS:
-        return "source" not in point or point["source"] == block
-    return all(
-        unless.parameter not in point or point[unless.parameter] not in unless.values
-        for unless in unless_of(PARAMETERS[name])
-    )
 
 
 def flatten_blocks(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,7 +30,7 @@ def flatten_blocks(values: Mapping[str, Any]) -> dict[str, Any]:
 def parameters_from(values: Mapping[str, Value], relative_to: Path | None = None) -> Parameters:
     """Build `Parameters` from values by dotted name; pydantic.ValidationError if they are invalid.
 
-    Paths are absolute, or relative to a folder.
+    The codec of a file gives the folder that its paths are relative to.
     """
     nested: dict[str, Any] = {}
     for name, value in values.items():

@@ -14,10 +14,17 @@ from pydantic import ConfigDict, Field, TypeAdapter
 
 from xraytune.base.errors import ConfigError, Problem
 from xraytune.space.document import Block, Document, KeyPath
-from xraytune.space.domains import Conditions, ParameterSpec, Point, Value
-from xraytune.space.fields import PARAMETERS, flatten_blocks, has_effect
+from xraytune.space.domains import Conditions, ParameterSpec, Point, Value, with_parents
+from xraytune.space.fields import PARAMETERS, flatten_blocks
 from xraytune.space.messages import nearest
-from xraytune.space.settings import BLOCKS, TASK_RULES, Settings, TaskName, unless_of
+from xraytune.space.settings import (
+    BLOCKS,
+    TASK_RULES,
+    Settings,
+    TaskName,
+    has_effect,
+    unless_of,
+)
 from xraytune.space.space import corner_points
 from xraytune.space.strict_model import Several, list_fields
 from xraytune.space.validation import validate
@@ -29,7 +36,7 @@ _ROWS = TypeAdapter(list[dict[str, Any]])
 def lift_blocks(document: Document) -> None:
     """Move the parameters and the condition of each block to dotted names: `gan.steps`, `gan.when`.
 
-    They may be in the block itself, or in its `parameters`.
+    A file may write them in the block itself, or in its `parameters`.
     """
     parameters = document.get("parameters")
     for name in BLOCKS:
@@ -64,7 +71,7 @@ def read_specs(document: Document, task: TaskName) -> tuple[ParameterSpec, ...]:
         specs = _complete(document, used, task)
     for name in sorted(unused):
         path = ("parameters", name)
-        parents = _ancestors(name, declared)
+        parents = _with_deciding(name, declared) - {name}
         is_excluded = any(document.is_option(("parameters", parent)) for parent in parents)
         if document.is_option(path) or not is_excluded:
             options = " or ".join(f"--set {parent}=..." for parent in sorted(parents))
@@ -81,17 +88,12 @@ def _deciding(name: str) -> set[str]:
     return {unless.parameter for unless in unless_of(PARAMETERS[name])}
 
 
-def _ancestors(name: str, declared: Mapping[str, ParameterSpec]) -> set[str]:
-    """Return all parameters that decide whether one is active."""
-    parents: set[str] = set()
-    waiting = [name]
-    while waiting:
-        child = waiting.pop()
-        conditions = declared[child].when if child in declared else {}
-        found = {*conditions, *_deciding(child)} - parents
-        parents |= found
-        waiting += found
-    return parents
+def _with_deciding(name: str, declared: Mapping[str, ParameterSpec]) -> set[str]:
+    """Return a parameter, and all that decide whether it is active."""
+    parents = {child: _deciding(child) for child in PARAMETERS}
+    for child, spec in declared.items():
+        parents[child] |= {*spec.when}
+    return with_parents([name], parents)
 
 
 def _complete(
@@ -268,7 +270,7 @@ def read_points(document: Document, specs: Sequence[ParameterSpec]) -> tuple[Poi
                 (given[name],) = _read_values(document, path, name, [value])
             for name, value in given.items():
                 problem = _why_not_in_space(name, value, known, {**constants, **given})
-                deciding = [name, *_ancestors(name, known)]
+                deciding = _with_deciding(name, known)
                 is_excused = any(document.is_option(("parameters", each)) for each in deciding)
                 if not problem:
                     kept[name] = value

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from xraytune.base.errors import ConfigError, Problem, join_names
 from xraytune.space.document import Block, Document, parse_yaml, read_document, write_yaml
 from xraytune.space.domains import ParameterSpec
-from xraytune.space.fields import flat_values, has_effect
+from xraytune.space.fields import flat_values
 from xraytune.space.grammar import lift_blocks, read_points, read_specs
 from xraytune.space.rules import check_space
 from xraytune.space.settings import (
@@ -22,6 +22,7 @@ from xraytune.space.settings import (
     Experiment,
     Settings,
     TaskName,
+    has_effect,
 )
 from xraytune.space.shipped import find_space
 from xraytune.space.space import Space
@@ -146,13 +147,13 @@ def is_data_file(source: Path) -> bool:
 
 
 def _apply_data_file(document: Document, file: Path, *, without: Sequence[str] = ()) -> None:
-    """Replace keys of `data`; a table and its patients come as a whole.
+    """Replace keys of `data` by those of a data file; a table and its patients come as a whole.
 
-    A file may be for several tasks: `without` keys.
+    A file may be for several tasks, so keys of other tasks are left out: those in `without`.
     """
     read = read_document(file)
-    others = [key for key in read.content if key in (*Settings.model_fields, *SPACE_KEYS)]
-    others = [repr(key) for key in others if key != "data"]
+    of_spaces = {*Settings.model_fields, *SPACE_KEYS} - {"data"}
+    others = [repr(key) for key in read.content if key in of_spaces]
     if others:
         what = f"this is a search space, not a data file: it also has {join_names(others)}"
         fix = "give the folder of the images, or a file with the data: block alone"

@@ -35,7 +35,7 @@ _SYNONYMS = {
 def nearest(word: object, known: Iterable[str], otherwise: str = "") -> str:
     """Return the fix for an unknown word.
 
-    That is the known word that ends with it (`gan.steps`, `synthetic_ratio`), or else the most
+    The fix is the known word that ends with it (`gan.steps`, `synthetic_ratio`), or else the most
     similar one, else `otherwise`, else all known words.
     """
     names = {name.lower(): name for name in known}

@@ -17,8 +17,12 @@ Model = TypeVar("Model", bound=StrictModel)
 
 
 class _Refusal(NamedTuple):
+    """Values that a rule refuses, and what to write instead."""
+
+    rule: Rule
     values: Point
     change: Change
+    advice: str = ""
 
 
 def check_space(space: Space, document: Document) -> Space:
@@ -29,12 +33,12 @@ def check_space(space: Space, document: Document) -> Space:
     """
     facts = _known_facts(space.settings)
     for rule in RULES:
-        for refusal, advice in _refusals(rule, space, facts):
-            if rule.is_useless and _is_excused(rule, refusal.change, document):
+        for refusal in _refusals(rule, space, facts):
+            if rule.is_useless and _is_excused(refusal, document):
                 space = _drop(space, refusal)
                 continue
             place = _locate(document, [*refusal.change, *rule.names])
-            document.problems.append(_explain(rule, refusal, place, advice))
+            document.problems.append(_explain(refusal, place))
     if space.settings.sampler.name == "grid":
         for spec in space.specs:
             if spec.points is None:
@@ -80,22 +84,22 @@ def _check_final(space: Space, final: FinalSettings, document: Document) -> None
         sizes = ("data.image_size", "gan.image_size", "input_size")
         names |= dict.fromkeys(sizes, "final.image_size")
     for rule in RULES:
-        refusals = [] if rule.is_useless else [*_refusals(rule, trained, {})]
-        for refusal, advice in refusals:
+        refusals = () if rule.is_useless else _refusals(rule, trained, {})
+        for refusal in refusals:
             values = {names.get(name, name): value for name, value in refusal.values.items()}
             change = {names.get(name, name): value for name, value in refusal.change.items()}
+            renamed = refusal._replace(values=values, change=change)
             place = _locate(document, [*change, "final"])
-            problem = _explain(rule, _Refusal(values, change), place, advice)
-            document.problems.append(problem)
+            document.problems.append(_explain(renamed, place))
 
 
 def check_images(space: Space, **facts: int) -> None:
     """Check the rules about `FACTS` of the images; ConfigError lists what points break."""
     problems = [
-        _explain(rule, refusal, "", advice)
+        _explain(refusal, "")
         for rule in RULES
         if not facts.keys().isdisjoint(rule.names)
-        for refusal, advice in _refusals(rule, space, facts)
+        for refusal in _refusals(rule, space, facts)
     ]
     if problems:
         raise ConfigError(*problems)
@@ -115,42 +119,40 @@ def _known_facts(settings: Settings) -> dict[str, int]:
     return facts
 
 
-def _refusals(rule: Rule, space: Space, facts: Mapping[str, int]) -> Iterator[tuple[_Refusal, str]]:
+def _refusals(rule: Rule, space: Space, facts: Mapping[str, int]) -> Iterator[_Refusal]:
     """Yield what a rule refuses at the corner points of a space, once for each change.
 
-    With advice for the user. Nothing if the rule reads facts that are not known.
+    A rule that reads facts that are not known refuses nothing.
     """
+    if any(name in FACTS and name not in facts for name in rule.names):
+        return
     searched = [name for name in rule.names if name in PARAMETERS]
-    fixed: dict[str, Any] = {}
-    for name in rule.names:
-        if name in FACTS and name not in facts:
-            return
-        if name not in searched:
-            fixed[name] = facts.get(name) if name in FACTS else _setting(space.settings, name)
     refused: dict[str, _Refusal] = {}
     accepts_some = False
     for point in corner_points(space.specs, searched):
-        values = {
-            name: fixed[name] if name in fixed else _value(point, name) for name in rule.names
-        }
+        values = {name: _value(name, point, space.settings, facts) for name in rule.names}
         if change := rule.check(*values.values()):
-            refused.setdefault(str(change), _Refusal(values, change))
+            refused.setdefault(str(change), _Refusal(rule, values, change))
         else:
             accepts_some = True
     for refusal in refused.values():
         is_of_setting = next(iter(refusal.change)) not in PARAMETERS
         if rule.is_useless and is_of_setting and accepts_some:
             continue
-        can_be_apart = accepts_some and len(searched) > 1
-        yield refusal, "or keep the values apart with when:" if can_be_apart else ""
+        if accepts_some and len(searched) > 1:
+            refusal = refusal._replace(advice=", or keep the values apart with when:")
+        yield refusal
 
 
-def _value(point: Point, name: str) -> Any:
-    """Return the value of a parameter; where it is not active its default or, in a block, None."""
-    return point.get(name, None if "." in name else PARAMETERS[name].default)
+def _value(name: str, point: Point, settings: Settings, facts: Mapping[str, int]) -> Any:
+    """Return a fact, the value of a parameter at a point, or that of a setting.
 
-
-def _setting(settings: Settings, name: str) -> Any:
+    A parameter that is not active has its default or, in a block, None.
+    """
+    if name in FACTS:
+        return facts[name]
+    if name in PARAMETERS:
+        return point.get(name, None if "." in name else PARAMETERS[name].default)
     value: Any = settings
     for key in name.split("."):
         value = getattr(value, key, None)
@@ -166,22 +168,22 @@ def _locate(document: Document, names: Sequence[str]) -> Place:
     return document.locate(next(filter(document.has, paths), paths[0]))
 
 
-def _is_excused(rule: Rule, change: Change, document: Document) -> bool:
+def _is_excused(refusal: _Refusal, document: Document) -> bool:
     """Return whether it is an option of the command line that makes a value of the file useless."""
-    is_given = any(document.is_option(_path(name)) for name in change)
-    return not is_given and any(document.is_option(_path(name)) for name in rule.names)
+    is_given = any(document.is_option(_path(name)) for name in refusal.change)
+    return not is_given and any(document.is_option(_path(name)) for name in refusal.rule.names)
 
 
-def _explain(rule: Rule, refusal: _Refusal, place: Place, advice: str) -> Problem:
+def _explain(refusal: _Refusal, place: Place) -> Problem:
     shown = ", ".join(
         FACTS[name].format(value) if name in FACTS else f"{name}: {_in_yaml(value)}"
         for name, value in refusal.values.items()
         if value is not None
     )
-    reason = rule.why[:1].lower() + rule.why[1:].removesuffix(".")
+    why = refusal.rule.why
+    reason = why[:1].lower() + why[1:].removesuffix(".")
     changes = " and ".join(f"{name}: {_in_yaml(value)}" for name, value in refusal.change.items())
-    fix = f"write {changes}"
-    return Problem(f"{shown}: {reason}", place, f"{fix}, {advice}" if advice else fix)
+    return Problem(f"{shown}: {reason}", place, f"write {changes}{refusal.advice}")
 
 
 def _in_yaml(value: object) -> str:

@@ -27,7 +27,7 @@ from pydantic.fields import FieldInfo
 
 from xraytune.base.records import Json, frozen
 from xraytune.space.backbones import ENCODERS, BackboneName, has_weights, identity_of
-from xraytune.space.contract import Change, Rule, Unless, refuses, refuses_useless
+from xraytune.space.contract import Change, Rule, Unless, refuses
 from xraytune.space.encoders import ONE_CHANNEL, XRAY_ENCODERS, expected_images
 from xraytune.space.extensions import Extensions
 from xraytune.space.paths import FilePath, WeightsName, is_path
@@ -100,10 +100,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
     "segmentation": ("segmentation-models-pytorch",),
     "timm": ("timm",),
 }
-"""The packages that a task or backbone needs beyond the base installation.
-
-The extra has its name.
-"""
+"""The packages that a task or backbone needs beyond the base installation, by name of the extra."""
 
 
 class SplitSettings(StrictModel):
@@ -113,10 +110,8 @@ class SplitSettings(StrictModel):
     val_b: Fraction = 0.1
     seed: int = 0
     group_regex: str | None = None
-    """A regular expression for the path relative to the data folder.
-
-    Its first group is the patient.
-    """
+    """A regular expression for the path relative to the data folder; its first group is the
+    patient."""
     site: Annotated[str, Field(min_length=1)] | None = None
     """Where an image's site, such as its hospital, is written: `folder`, the outermost folder; a
     column of the table or of `patients.csv`; a DICOM keyword, such as `InstitutionName`; or a
@@ -165,10 +160,8 @@ class TableSides(StrictModel):
     """The training and test images of a table by lists; at least one of them."""
 
     train: str | None = None
-    """A file with one image per line, or a folder.
-
-    If it is given, images in no list are left out.
-    """
+    """A file with one image per line, or a folder; if it is given, images in no list are left
+    out."""
     test: str | None = None
     """Like `train`; if only `test` is given, all other images are training images."""
 
@@ -216,7 +209,7 @@ class TableSettings(StrictModel):
 class ShiftSettings(StrictModel):
     """How another hospital's images differ from the files.
 
-    Applied to all images of `data.path`, in this order.
+    The changes are applied to all images of `data.path`, in this order.
     """
 
     blur_px: NonNegativeFloat = 0.0
@@ -244,21 +237,15 @@ class DataSettings(StrictModel):
     exploratory if an encoder was pretrained on it."""
     classes: Literal["binary", "three", "auto"] = "binary"
     positive: str | None = None
-    """The positive class of two, for sensitivity.
-
-    Not needed beside one called NORMAL, healthy or the like.
-    """
+    """The positive class of two, for sensitivity. It need not be given if the other one is called
+    NORMAL, healthy or the like."""
     image_size: ImageSize = 128
     resize: Literal["squash", "crop"] = "squash"
-    """`squash` ignores the aspect ratio.
-
-    `crop` scales the shorter side to the size and crops the centre.
-    """
+    """`squash` ignores the aspect ratio; `crop` scales the shorter side to the size and crops the
+    centre."""
     shift: ShiftSettings | None = None
-    """Simulates another scanner, to ask what another hospital should send.
-
-    A given generator, folder or classifier is not shifted.
-    """
+    """Simulates another scanner, to ask what another hospital should send. A given generator,
+    folder or classifier is not shifted."""
     table: TableSettings | None = None
     """A table of labels and patients; without it, folders and `patients.csv` give them."""
     findings: Several[str] | Literal["auto"] | None = None
@@ -266,10 +253,8 @@ class DataSettings(StrictModel):
     `auto`: all of them. `No Finding` without such a column is the absence of all others. With
     classes, findings of a data file are not used."""
     uncertain: UncertainUse | dict[str, UncertainUse] = "ignore"
-    """Uncertain findings (-1) are unknown (`ignore`), absent (`zeros`) or present (`ones`).
-
-    All of them, or by name.
-    """
+    """Whether uncertain findings (-1) are unknown (`ignore`), absent (`zeros`) or present (`ones`):
+    one word for all findings, or one for each name."""
     empty: Literal["ignore", "zeros"] = "ignore"
     """Findings with an empty cell are unknown (`ignore`) or absent (`zeros`)."""
     split: SplitSettings = SplitSettings()
@@ -277,7 +262,7 @@ class DataSettings(StrictModel):
     """Number of patients of the train side to use; null: all of them."""
 
 
-@refuses_useless("data.positive", "class_count")
+@refuses("data.positive", "class_count", is_useless=True)
 def _choose_one_of_two(positive: str | None, class_count: int) -> Change:
     """Only one of two classes can be positive."""
     return {"data.positive": None} if positive is not None and class_count != 2 else {}
@@ -340,10 +325,8 @@ class GanSettings(StrictModel):
     lr_d: PositiveFloat = 1e-3
     """Suits `pca`; with `dcgan`, use 2e-4 for both networks."""
     start_from: FilePath | None = None
-    """A folder from `xraytune generator train` whose weights training starts from.
-
-    Then, `steps` may be 0.
-    """
+    """A folder from `xraytune generator train` whose weights training starts from; with it,
+    `steps` may be 0."""
     seed: int = 0
 
     @property
@@ -358,10 +341,7 @@ class GanSettings(StrictModel):
 
     @property
     def ema_half_life_images(self) -> int | None:
-        """Half-life of the average of the generator's weights, in training images.
-
-        None: no average.
-        """
+        """Half-life of the average of the generator's weights, in images; None if it has none."""
         return None if self.architecture == "dcgan" else 10_000
 
 
@@ -386,7 +366,7 @@ def _halve_components(z_dim: int | None, features: str | None) -> Change:
 class FolderSettings(StrictModel):
     """Extra images from a folder with one subfolder per class.
 
-    With findings, from a data file (YAML) of their table.
+    With findings, they are those of a table, whose data file (YAML) is given.
     """
 
     path: FilePath
@@ -399,15 +379,12 @@ class FolderSettings(StrictModel):
 
 
 class GivenFolder(StrictModel):
-    """A folder from `xraytune generator train`.
-
-    A generator, which is not trained further, or statistics.
-    """
+    """A folder from `xraytune generator train`, with a generator to use as it is, or statistics."""
 
     path: FilePath
 
 
-_NO_EXTRA_IMAGES = Unless(parameter="source", values=("none",))
+_NO_EXTRA_IMAGES = Unless("source", ("none",))
 
 
 def unless_of(field: FieldInfo) -> list[Unless]:
@@ -440,22 +417,14 @@ class Parameters(StrictModel):
     source: Annotated[str, AfterValidator(SOURCES.check)] = "none"
     synthetic_ratio: Annotated[float, Field(ge=0, le=100), _NO_EXTRA_IMAGES] = 1.0
     """Extra images per real image; 0 for `source: none`."""
-    pool_size: Annotated[
-        OptionalCount, Unless(parameter="source", values=("none", "duplicate"))
-    ] = None
+    pool_size: Annotated[OptionalCount, Unless("source", ("none", "duplicate"))] = None
     """How many different extra images there are; null: as many as the ratio adds to the real ones.
-
-    With few real images, a larger pool lets a generator show others in each step.
-    """
+    With few real images, a larger pool lets a generator show others in each step."""
     synthetic_weight: Annotated[float, Field(gt=0, le=100), _NO_EXTRA_IMAGES] = 1.0
-    """Weight of an extra image in the loss, where a real one has 1.
-
-    At a weight of 1, r extra images per real one have r/(1+r) of the loss.
-    """
+    """Weight of an extra image in the loss, where a real one has 1. At a weight of 1, r extra
+    images per real one have r/(1+r) of the loss."""
     balance: Annotated[Balance, _NO_EXTRA_IMAGES] = "natural"
-    labels: Annotated[
-        Labels, Unless(parameter="source", values=("none", "duplicate", "statistics"))
-    ] = "class"
+    labels: Annotated[Labels, Unless("source", ("none", "duplicate", "statistics"))] = "class"
     """`class`: an extra image has the class that it was made for, or the label of its folder;
     `donor`: it has the probabilities that the classifier of its hospital predicts for it."""
     mixing: Annotated[Literal["additive", "pretrain"], _NO_EXTRA_IMAGES] = "additive"
@@ -470,16 +439,12 @@ class Parameters(StrictModel):
     right. `affine`: they are rotated, shifted, scaled, and changed in contrast and brightness.
     `trivial`: TrivialAugment with the operations that suit grey X-rays: a shift, shear, rotation,
     or change of brightness, contrast or sharpness by a random amount, or none of them."""
-    degrees: Annotated[
-        Degrees, Unless(parameter="augmentation", values=("none", "flip", "trivial"))
-    ] = 10.0
+    degrees: Annotated[Degrees, Unless("augmentation", ("none", "flip", "trivial"))] = 10.0
     """The largest rotation of `affine`; other changes grow with it: at 15 degrees, shifts up to a
     tenth of a side, scales by a fifth, contrasts by three tenths and brightness by .15."""
-    with_flips: Annotated[
-        bool, Unless(parameter="augmentation", values=("none", "flip", "trivial"))
-    ] = False
+    with_flips: Annotated[bool, Unless("augmentation", ("none", "flip", "trivial"))] = False
     """Half of the views of `affine` are mirrored, too."""
-    views: Annotated[ViewCount, Unless(parameter="augmentation", values=("none",))] = 8
+    views: Annotated[ViewCount, Unless("augmentation", ("none",))] = 8
     """Augmented versions per image, drawn in advance."""
     mixup: Alpha = 0.0
     """Images of a step are blended in pairs, real and extra ones alike, and their labels with them,
@@ -494,7 +459,7 @@ class Parameters(StrictModel):
     """Mean of the pixels, in [0, 1], that a file of `weights` expects; null: the backbone's."""
     pixel_std: PositiveFloat | None = None
     """Their standard deviation."""
-    input_channels: Annotated[Literal[1, 3], Unless(parameter="backbone", values=ONE_CHANNEL)] = 3
+    input_channels: Annotated[Literal[1, 3], Unless("backbone", ONE_CHANNEL)] = 3
     """An encoder of grey images always gets one channel."""
     input_size: ImageSize | None = None
     """Side of the images in pixels; null: what a model of `xraytune train`, or an encoder of X-rays
@@ -523,14 +488,13 @@ class Parameters(StrictModel):
         """Make trials equal if they differ only in parameters without an effect."""
         if not isinstance(given, dict):
             return given
-        source = given.get("source", "none")
-        unused = {name for name in BLOCKS if name != source}
-        for name, field in cls.model_fields.items():
-            for unless in unless_of(field):
-                default = cls.model_fields[unless.parameter].default
-                if given.get(unless.parameter, default) in unless.values:
-                    unused.add(name)
-        kept = {name: value for name, value in given.items() if name not in unused}
+        values = {name: field.default for name, field in cls.model_fields.items()} | given
+        kept = {
+            name: value
+            for name, value in given.items()
+            if name not in cls.model_fields or has_effect(name, values)
+        }
+        source = values["source"]
         if source == "none":
             kept["synthetic_ratio"] = 0.0
         block = BLOCKS.get(source)
@@ -554,10 +518,7 @@ class Parameters(StrictModel):
 
     @property
     def extra_per_step(self) -> int:
-        """Extra images per optimiser step: r·B, rounded half up.
-
-        With `mixing: pretrain`, B during pretraining.
-        """
+        """Extra images per optimiser step: r·B, rounded half up, or B in pretraining."""
         if self.mixing == "pretrain":
             return self.batch_size
         return extra_images(self.synthetic_ratio, self.batch_size)
@@ -579,10 +540,7 @@ class Parameters(StrictModel):
 
     @property
     def has_synthetic_images(self) -> bool:
-        """Whether the trial trains on images other than the real ones.
-
-        `confirm` tests such trials.
-        """
+        """Whether it trains on other images than the real ones, so that `confirm` tests it."""
         return self.source not in ("none", "duplicate")
 
     @property
@@ -592,22 +550,17 @@ class Parameters(StrictModel):
 
     @property
     def simplicity(self) -> tuple[int, int, float]:
-        """A sort key that puts the simpler and cheaper arm first.
+        """A sort key that puts the simpler and cheaper arm first, to choose among equal scores.
 
-        The choice among trials with equal AUROCs.
-
-        real_only, augmented, then sources in the order of `SOURCES`, those of other packages last;
-        the smaller ratio first.
+        The order is real_only, augmented, then sources in the order of `SOURCES`, those of other
+        packages last; of one source, the smaller ratio comes first.
         """
         rank, ratio = self.mix_simplicity
         return rank, len(self.rivals), ratio
 
     @property
     def mix_simplicity(self) -> tuple[int, float]:
-        """A sort key of mixes alone: by source, then by ratio.
-
-        Equal for trials with the same source and ratio.
-        """
+        """A sort key of mixes, which is equal for trials with the same source and ratio."""
         rank = [*SOURCES.built_in, self.source].index(self.source)
         return rank, self.synthetic_ratio
 
@@ -646,6 +599,17 @@ BLOCKS: Mapping[str, type[StrictModel]] = {
     if isinstance(block, type) and issubclass(block, StrictModel)
 }
 """The blocks of parameters; the source of the same name uses them."""
+
+
+def has_effect(name: str, values: Mapping[str, Any]) -> bool:
+    """Return whether a parameter, or that of a block, has an effect at some values of others."""
+    block = name.partition(".")[0]
+    if block in BLOCKS:
+        return "source" not in values or values["source"] == block
+    return all(
+        unless.parameter not in values or values[unless.parameter] not in unless.values
+        for unless in unless_of(Parameters.model_fields[name])
+    )
 
 
 REQUIRED = tuple(
@@ -696,7 +660,7 @@ def _have_a_donor(
     return {} if labels == "class" or has_donor else {"labels": "class"}
 
 
-@refuses_useless("balance", "source", "task")
+@refuses("balance", "source", "task", is_useless=True)
 def _keep_proportions(balance: Balance, source: str, task: TaskName) -> Change:
     """Images of a folder are used as they come, with whatever findings they have."""
     has_effect = (source, task) != ("folder", "findings")
@@ -797,7 +761,7 @@ def _have_two_classes(loss: LossName, class_count: int) -> Change:
     return {"loss": "cross_entropy"} if loss == "bce" and class_count != 2 else {}
 
 
-@refuses_useless("early_stop_epochs", "budget.max_epochs")
+@refuses("early_stop_epochs", "budget.max_epochs", is_useless=True)
 def _stop_early(epochs: int | None, max_epochs: int) -> Change:
     """A trial that may wait for so many epochs never ends early."""
     return {"early_stop_epochs": None} if epochs and epochs >= max_epochs else {}
@@ -806,7 +770,7 @@ def _stop_early(epochs: int | None, max_epochs: int) -> Change:
 def extensions_of(backbone: str, source: str) -> dict[str, str]:
     """Return the identity of each backbone or source that has a version of its own.
 
-    By names like `backbone tiny_net`.
+    The keys are names like `backbone tiny_net`.
     """
     chosen = (
         ("backbone", backbone, identity_of(backbone)),
@@ -939,25 +903,19 @@ class ExportedFrom(StrictModel):
     study: FilePath
     trial: NonNegativeInt
     images: OptionalCount = None
-    """Training images of the trial, by which `budget.steps_per_epoch` is scaled.
-
-    None if the file repeats the trial bit for bit, instead of training a final model.
-    """
+    """Training images of the trial, by which `budget.steps_per_epoch` is scaled; null if the file
+    repeats the trial bit for bit, instead of training a final model."""
 
 
 class FinalSettings(StrictModel):
     """How a study's final model is trained: each setting given here overrides the trial's own."""
 
     image_size: ImageSize | None = None
-    """`data.image_size`.
-
-    A generator is trained at this size if it supports it; otherwise, its images are enlarged.
-    """
+    """`data.image_size`. A generator is trained at this size if it supports it; otherwise, its
+    images are enlarged."""
     max_epochs: OptionalCount = None
-    """`budget.max_epochs`.
-
-    If given, an epoch is one pass over the real images; `budget.steps_per_epoch` is ignored.
-    """
+    """`budget.max_epochs`. If it is given, an epoch is one pass over the real images, and
+    `budget.steps_per_epoch` is ignored."""
     trainable: Trainable | None = None
     augmentation: Augmentation | None = None
     degrees: Degrees | None = None
@@ -1046,10 +1004,7 @@ class Settings(StrictModel):
 
     @property
     def idle_asha(self) -> str:
-        """Why ASHA cannot stop any trial: trials end at or before the first rung.
-
-        "" if it can, or is not used.
-        """
+        """Why ASHA cannot stop any trial; "" if it can, or is not used."""
         grace = self.scheduler.grace
         last = self.budget.max_epochs
         if self.scheduler.name != "asha" or grace < last:
@@ -1109,19 +1064,15 @@ class Experiment(StrictModel):
     settings: Settings
     """With the size of the trial's images as `data.image_size`."""
     draw: NonNegativeInt | None = None
-    """For a replicate of a confirmation, the draw of unused patients that it is trained on.
-
-    None: the search's patients.
-    """
+    """The draw of unused patients that a replicate of a confirmation is trained on; None for the
+    search's patients."""
     has_real_extra: bool = False
-    """Whether its extra images are real ones of other patients.
-
-    These are in the place of perfect synthetic images.
-    """
+    """Whether its extra images are real ones of other patients, in the place of perfect synthetic
+    images."""
     control: DonorControl | None = None
     """What it is if its finalist's extra images are from elsewhere."""
     donor: FilePath | None = None
-    """For `donor` and `donor_start`: the folder of the head that it starts at."""
+    """The folder of the head that `donor` and `donor_start` start at."""
 
     @field_validator("settings")
     @classmethod

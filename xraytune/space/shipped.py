@@ -1,7 +1,4 @@
-"""The space files that come with xraytune.
-
-Found by name, listed with what they are for, and copied to be changed.
-"""
+"""The space files that come with xraytune: find one by name, list them, copy one to change it."""
 
 from itertools import takewhile
 from pathlib import Path

@@ -1,6 +1,4 @@
-"""The search space of a study.
-
-The domain of each parameter, and the condition under which it is active.
+"""The search space of a study: the domain of each parameter, and where it is active.
 
 `Space.suggest(trial)` is a define-by-run function in Optuna's sense. Parents come before the
 parameters that depend on them; constants are not sampled; an inactive parameter is left out and
@@ -19,7 +17,7 @@ from xraytune.base.errors import ConfigError, MachineError, Problem
 from xraytune.base.records import Json, frozen
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.document import write_yaml
-from xraytune.space.domains import ParameterSpec, Point
+from xraytune.space.domains import ParameterSpec, Point, with_parents
 from xraytune.space.encoders import architecture_of
 from xraytune.space.fields import PARAMETERS, parameters_from
 from xraytune.space.paths import relative_value
@@ -62,7 +60,7 @@ class Space:
     def first_point(self) -> Point:
         """Return the only point of the space, or the first of `points_to_evaluate`.
 
-        ConfigError if parameters are open.
+        ConfigError is raised if that leaves parameters open.
         """
         first: Point = next(iter(self.points_to_evaluate), {})
         point: Point = {}
@@ -98,17 +96,14 @@ class Space:
 
     def grid(self) -> list[Point]:
         """Return every point as `enqueue_trial` expects it; the first parameter changes slowest."""
-        for spec in self.specs:
-            if spec.points is None:
-                what = f"sampler: grid cannot list all numbers from {spec}"
-                raise ConfigError(what, spec.name, "give values, or another sampler")
         points = _list_points(self.specs, "points")
         return [{name: point[name] for name in self.searched if name in point} for point in points]
 
     def baseline(self) -> Point | None:
         """Return the values of searched parameters that train on plain real images.
 
-        Defaults, or first values where a default is none of the values. None without such a point.
+        These are defaults, or first values where a default is none of the values. Return None if
+        the space has no such point.
         """
         point: Point = {}
         for spec in self.specs:
@@ -122,8 +117,8 @@ class Space:
     def points(self) -> Sequence[Point]:
         """Return the points of the first trials.
 
-        All of a grid, or `points_to_evaluate` after the baseline, unless they or all points are
-        plain real images.
+        These are all points of a grid, or else `points_to_evaluate` after the baseline. The
+        baseline is left out if they have it, or if all points train on plain real images.
         """
         if self.settings.sampler.name == "grid":
             return self.grid()
@@ -198,15 +193,12 @@ class Space:
 
 
 def _list_points(specs: Sequence[ParameterSpec], kind: Literal["points", "corners"]) -> list[Point]:
-    """Return every point with one of these values of each active parameter.
-
-    Parents come first in `specs`.
-    """
+    """Return every point with one of these values of each active parameter, parents first."""
     points: list[Point] = [{}]
     for spec in specs:
         cuts = [value for child in specs for value in child.when.get(spec.name, ())]
         values = spec.points if kind == "points" else spec.corners(cuts)
-        assert values is not None, "the caller has refused ranges of floats"
+        assert values is not None, "`load_space` has refused a grid with ranges of floats"
         longer: list[Point] = []
         for point in points:
             if spec.is_active_at(point):
@@ -220,23 +212,17 @@ def _list_points(specs: Sequence[ParameterSpec], kind: Literal["points", "corner
 def corner_points(specs: Sequence[ParameterSpec], names: Iterable[str]) -> list[Point]:
     """Return points of some parameters and their parents.
 
-    They cover all choices, range ends and outcomes of conditions.
+    The points cover all choices, range ends and outcomes of conditions.
     """
-    parents = {spec.name: spec.when for spec in specs}
-    family: set[str] = set()
-    waiting = [*names]
-    while waiting:
-        name = waiting.pop()
-        if name not in family:
-            family.add(name)
-            waiting += parents.get(name, ())
+    family = with_parents(names, {spec.name: spec.when for spec in specs})
     return _list_points([spec for spec in specs if spec.name in family], "corners")
 
 
 def require_extensions(space: Space) -> None:
     """Import every extension that a trial can use, and check its packages.
 
-    MachineError lists all that are missing.
+    Raises:
+        MachineError: Packages are missing; it lists all of them.
     """
     problems = missing_packages(space)
     for kind in (BACKBONES, SOURCES):

@@ -1,7 +1,4 @@
-"""Validate a part of a file with pydantic.
-
-Every error becomes a problem at its line, with a fix.
-"""
+"""Validate a part of a file with pydantic; each error becomes a problem at its line, with a fix."""
 
 import re
 from typing import TypeVar
@@ -36,14 +33,15 @@ def validate(
 ) -> T:
     """Return what a model makes of a value at a key path of a document.
 
-    ConfigError if it is not valid.
-
     Args:
-        document: Knows the lines.
-        model: Of the value.
-        path: Where the value is.
-        value: As YAML gives it.
+        document: The document, which knows the line of each key.
+        model: The model of the value.
+        path: The key path of the value.
+        value: The value as YAML gives it.
         name: What messages call it; by default its dotted name.
+
+    Raises:
+        ConfigError: The value is not valid.
     """
     try:
         return model.validate_python(value)

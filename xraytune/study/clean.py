@@ -27,9 +27,11 @@ _LEFTOVER = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")
 
 @frozen
 class Cleaned:
-    """What was removed, or would be: the bytes of each path.
+    """What was removed, or would be.
 
-    `note` says what was kept unexpectedly, and why.
+    Attributes:
+        removed: The bytes of each path.
+        note: What was kept unexpectedly, and why.
     """
 
     path: Path
@@ -45,9 +47,7 @@ def clean_cache(
     dry_run: bool = False,
     clock: Callable[[], float] = time.time,
 ) -> Cleaned:
-    """Remove leftovers, and then the least recently used artifacts.
-
-    Until those of a cache take no more than `max_size`.
+    """Remove leftovers, and then the least recently used artifacts, down to `max_size`.
 
     What was used or written in the last hour stays. A running search computes again what it misses.
 
@@ -115,9 +115,7 @@ def _entries(cache: Path) -> Iterator[Path]:
 def _last_use_and_bytes(path: Path) -> tuple[float, int]:
     """Return when a path or something below it was last written, and the size of its files.
 
-    Links are not followed.
-
-    Each use of an artifact touches its manifest.
+    Each use of an artifact touches its manifest. Links are not followed.
     """
     used = 0.0
     size = 0

@@ -46,7 +46,7 @@ _NUMERIC = ("torch", "torchvision")
 _LOCK_NAME = ".lock"
 ROWS_FILE = "trials.jsonl"
 _LOOKS_IN_SILENCE = 20
-"""About two seconds: usually, it ends within a moment."""
+"""How often the lock is tried, in about two seconds: usually, Ray ends within a moment."""
 SCRATCH_NAME = ".tune"
 """In a study and its folders of runs: temporary files of Ray Tune."""
 
@@ -85,9 +85,7 @@ class StudyFolder:
         (self.trial_path(number) / "checkpoint" / "checkpoint.pt").unlink(missing_ok=True)
 
     def space(self, *, data: Path | None = None, weights_dir: Path | None = None) -> Space:
-        """Return the study's space.
-
-        With the new places of its images and official weight files if they moved.
+        """Return the study's space, with other places of its images and official weights if given.
 
         Raises:
             ConfigError: The data file is invalid.
@@ -110,7 +108,8 @@ class StudyFolder:
     def prepared(self, experiment: Experiment | None = None) -> SplitData:
         """Return the images and their split.
 
-        For a trial, in the size of its images; for a replicate, with its draw as the train side.
+        Those of an `experiment` have the size of its images and, if it is a replicate, its draw of
+        patients as the train side.
         """
         with damage_explained(self.path / "split.json") as file:
             prepared = _read_split(file, sha256_of(file))
@@ -156,7 +155,8 @@ class StudyFolder:
     def results(self, number: int) -> Floats:
         """Return a trial's results on val-B, float64 [N, C].
 
-        StudyError if they are missing or not what was written.
+        Raises:
+            StudyError: They are missing, or not what was written.
         """
         file = self.results_path(number)
         with damage_explained(file, "remove it, and run the same command again"):
@@ -189,10 +189,7 @@ def damage_explained(file: Path, fix: str = _RESTORE) -> Iterator[Path]:
 
 
 def other_releases(folder: StudyFolder) -> str:
-    """Return how the installed versions differ from those that train the study now.
-
-    "" if they are the same.
-    """
+    """Return how the installed versions differ from those of the study; "" if they do not."""
     recorded, now = (
         " and ".join(f"{name} {release}" for name, release in packages.items())
         for packages in (folder.releases()[-1], releases(*_NUMERIC))

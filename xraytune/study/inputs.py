@@ -67,9 +67,7 @@ def read_inputs(
     index: ImageIndex | None = None,
     mixes: Iterable[Parameters] = (),
 ) -> dict[Path, str]:
-    """Return the content of each input.
-
-    The SHA-256 of a file, a fingerprint of the usable images of a folder.
+    """Return the content of each input: the SHA-256 of a file, a fingerprint of a folder's images.
 
     The images are decoded, so that broken ones are found before any trial starts. If the study's
     data folder is given as `index`, patients of its sealed test folder are refused among them.

@@ -1,6 +1,4 @@
-"""The study's source of truth.
-
-An Optuna journal of all trials, every value in its order of arrival, and every end.
+"""The study's source of truth: an Optuna journal of all trials, their values and their ends.
 
 Each suggestion, value and end is flushed to disk once, and each line has a checksum of itself and
 of all lines before it. Everything else about a study, such as its rungs and `trials.jsonl`, follows
@@ -116,10 +114,7 @@ class Journal:
         return self._space.points()
 
     def ask(self) -> Trial:
-        """Return the next trial.
-
-        The point of its number if there is one, else a draw of the sampler.
-        """
+        """Return the next trial: the point of its number if there is one, else a draw."""
         number = self.count
         self.study.sampler = _NumberedSampler(self._settings.sampler, number)
         # A killed search may already have enqueued the point.
@@ -333,12 +328,11 @@ def _describe(identity: Json, name: str = "") -> dict[str, str]:
 
 
 class _NumberedSampler(TPESampler):
-    """The sampler of one trial, seeded by its number.
+    """The sampler of one trial, seeded by its number, so that a restart shifts no draw.
 
-    Where it draws one parameter at a time, also by the parameter's name.
-
-    So a restart shifts no draw: a trial that was killed between two parameters gets the same
-    remaining ones. The points of `grid` are enqueued, so nothing is left to sample.
+    Where it draws one parameter at a time, it is also seeded by the parameter's name: a trial that
+    was killed between two parameters gets the same remaining ones. The points of `grid` are
+    enqueued, so nothing is left to sample.
     """
 
     def __init__(self, settings: SamplerSettings, number: int, purpose: str = "all") -> None:

@@ -26,8 +26,10 @@ from xraytune.synth.generator_quality import PoolReport
 
 Status: TypeAlias = Literal["complete", "pruned", "failed"]
 TrialStatus: TypeAlias = Literal["running", "waiting", "unfinished", Status]
-_OUTCOME = {"number", "status", "value", "val_b_score", "threshold", "epochs", "seconds", "reason"}
-_COLUMNS = _OUTCOME | {"parameters", "arm", "gpu_seconds"}
+_COLUMNS = {
+    *("number", "status", "value", "val_b_score", "threshold", "epochs", "seconds", "reason"),
+    *("parameters", "arm", "gpu_seconds"),
+}
 """Of `trials.jsonl`; a line of `runs.jsonl` has all fields of a `RunRow`."""
 
 
@@ -89,10 +91,8 @@ class TrialRow(RunRow):
     node: str = ""
     """The node that runs it, if it is another one than this."""
     samples: str = ""
-    """The sample grid of its generator, such as `samples/gan-1a2b3c4d.png` in the study.
-
-    "" if there is none yet.
-    """
+    """The sample grid of its generator in the study, such as `samples/gan-1a2b3c4d.png`; "" if
+    there is none yet."""
     report: PoolReport | None = None
     """Quality and memorisation of its synthetic images; None if there is none, or not yet."""
 
@@ -123,7 +123,8 @@ def write_trials(folder: StudyFolder, rows: Iterable[TrialRow]) -> None:
 def ended_runs(folder: StudyFolder) -> dict[int, RunRow]:
     """Return the ended runs of `runs.jsonl` by number.
 
-    StudyError or ArtifactError if it is damaged.
+    Raises:
+        StudyError, ArtifactError: The file is damaged.
     """
     with damage_explained(folder.runs_path) as file:
         rows = map(RunRow.model_validate, read_jsonl(file, is_chained=True))
@@ -131,10 +132,7 @@ def ended_runs(folder: StudyFolder) -> dict[int, RunRow]:
 
 
 def reasons_of(rows: Iterable[RunRow]) -> str:
-    """Return up to five different reasons of some rows, each on a line of its own.
-
-    They are to be appended to a message.
-    """
+    """Return up to five different reasons of some rows, on lines to be appended to a message."""
     return "".join(
         f"\n    {reason}" for reason in sorted({row.reason for row in rows if row.reason})[:5]
     )
@@ -145,7 +143,8 @@ def rank(
 ) -> list[TrialRow]:
     """Return the complete trials, best first; of equals, the simplest.
 
-    By their score on val-B, which no decision of the search used, or by the search's objective.
+    They are ranked by their score on val-B, which no decision of the search used, or by the
+    search's objective.
     """
     scored = [
         trial for trial in trials if trial.status == "complete" and getattr(trial, by) is not None

@@ -71,10 +71,7 @@ def environment(compute: Compute) -> dict[str, Any]:
 
 
 def require_free(folder: StudyFolder) -> None:
-    """Refuse (StudyError) to create a study in a folder with other files.
-
-    One that exists is fine.
-    """
+    """Refuse (StudyError) to create a study in a folder with other files than those of a study."""
     if folder.path.exists() and any(folder.path.iterdir()) and not folder.space_path.exists():
         what = "this folder is not empty, and is not a study (study.yaml is missing)"
         fix = "give the study another name (--set name=...), or move the folder away"
@@ -107,10 +104,7 @@ def _completed(given: Block, recorded: Block, keys: Iterable[str]) -> Block:
 
 
 def require_same_images(folder: StudyFolder, prepared: SplitData) -> SplitData:
-    """Refuse (StudyError) to resume a study whose images or split changed.
-
-    Returns its own record of them.
-    """
+    """Return the study's record of its images; StudyError if they or their split changed."""
     recorded = folder.prepared()
     require_same_data(recorded, prepared, folder.path)
     if recorded.fingerprint == prepared.fingerprint:
@@ -125,9 +119,7 @@ def require_same_images(folder: StudyFolder, prepared: SplitData) -> SplitData:
 
 
 def continue_under_releases(folder: StudyFolder) -> str:
-    """Record that other versions train the trials from now on.
-
-    Returns a note, "" if the versions are the same.
+    """Record that other versions train the trials from now on; return a note, "" if none do.
 
     Unfinished trials lose their checkpoints, so that none is trained with two versions.
     """

@@ -62,12 +62,12 @@ class ArmSummary:
 class StudyView:
     """A study at one moment.
 
-    Its folder, its sides, its trials by number, and the names of the searched parameters.
-
     Attributes:
-        metric: Of its scores, such as AUROC.
-        trial_budget: That of the last start, and at least the number of trials.
+        metric: The name of its scores, such as AUROC.
+        trials: Its trials by number.
+        trial_budget: The budget of the last start, which is at least the number of trials.
         seconds: Wall time used, over all starts, as last saved.
+        searched: The names of the searched parameters.
         seconds_budget: `budget.hours` of the last start; None if it has none.
     """
 
@@ -215,10 +215,7 @@ class StudyView:
         return next(iter(rank(self.trials)), None)
 
     def _repr_html_(self) -> str:
-        """Return what a notebook shows.
-
-        Its trials by status, its arms, and its trials, without columns that are empty.
-        """
+        """Return what a notebook shows: numbers of trials, the arms, and the trials as tables."""
         import pandas as pd  # takes most of a second
 
         counts = ", ".join(f"{count} {status}" for status, count in self.counts.items())
@@ -287,12 +284,10 @@ def trial_table(view: StudyView) -> dict[str, list[Value]]:
 
 
 def _standard_errors(folder: StudyFolder, best: dict[str, TrialRow]) -> dict[str, float]:
-    """Return the standard error of each arm's difference from the reference, if known.
+    """Return the standard error of each arm's difference from the reference, if it is known.
 
-    It is that of the difference between their best trials.
-
-    It is known for AUROC and Dice, with several patients of each class. The trials are compared on
-    the same images, so it is that of a paired difference.
+    The arms are compared by their best trials on the same images, so the difference is a paired
+    one. Its standard error is known for AUROC and Dice, with several patients of each class.
     """
     if _REFERENCE not in best or len(best) == 1:
         return {}

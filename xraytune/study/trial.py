@@ -15,10 +15,8 @@ from xraytune.study.folder import StudyFolder
 from xraytune.synth.generator_inputs import with_features
 
 Cause: TypeAlias = Literal["settings", "memory", "fault", "lost"]
-"""Why a trial failed.
-
-Its settings (a retry would fail again), too little memory, another error, or its process was lost.
-"""
+"""Why a trial failed: by its settings, so that a retry would fail again, for want of memory, by
+another error (`fault`), or because its process was lost."""
 
 
 class Failure(TypedDict):
@@ -94,7 +92,7 @@ class Job:
 class TrialFailed:
     """An attempt at a trial failed.
 
-    `machine`: its machine lacks something, such as disk space or the study.
+    The cause `machine` means that its machine lacks something, such as disk space or the study.
     """
 
     reason: str

@@ -1,6 +1,4 @@
-"""What a trial tells about itself in its folder, for `status` and the search.
-
-It tells this before and beside its epochs.
+"""What a trial tells about itself in its folder, beside its epochs, for `status` and the search.
 
     progress.json   what it does before its first epoch
     samples.json    the sample grid of its generator

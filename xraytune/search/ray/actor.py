@@ -71,7 +71,7 @@ class TrialActor(tune.Trainable):
 
 
 class ShowTrials(tune.Callback):
-    """Show which trial each process trains, and its score. Made once Ray runs.
+    """Show which trial each process trains, and its score; one is made once Ray runs.
 
     Processes are reused, and Ray fixes the name of an actor when it starts. So each call of an
     actor, one epoch, is named after its trial.

@@ -17,11 +17,8 @@ _NOTE_SECONDS = 5
 
 def list_nodes() -> list[Node]:
     """Return the nodes that are there now."""
-    alive = [
-        node["Resources"]
-        for node in ray.nodes()  # type: ignore[no-untyped-call]
-        if node["Alive"]
-    ]
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
     return [Node(cpus=node.get("CPU", 0.0), gpus=node.get("GPU", 0.0)) for node in alive]
 
 
@@ -30,9 +27,8 @@ def survey(
 ) -> tuple[Allocation, dict[str, Any]]:
     """Return the resources of trials, and the `environment` of a node with room for one.
 
-    Waits for such a node, which an autoscaler may have to start.
-
-    Without `has_gpu`, trials use GPUs if the cluster has any, or no cores yet.
+    Wait for such a node, which an autoscaler may have to start. Without `has_gpu`, trials use GPUs
+    if the cluster has any, or no cores yet.
 
     Raises:
         MachineError: The node lacks xraytune, or torch sees no GPU there.

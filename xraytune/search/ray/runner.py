@@ -141,11 +141,10 @@ class Runner:
         self._is_started = False
 
     def survey(self, settings: Settings, *, has_gpu: bool | None = None) -> dict[str, Any]:
-        """Set the allocation for a cluster.
+        """Set the allocation for a cluster; return the `environment` of a node with room for it.
 
-        Return the `environment` of a node with room for a trial.
-
-        Raises MachineError if no cluster answers, or it has no room for a trial.
+        Raises:
+            MachineError: No cluster answers, or a node lacks what a trial needs.
         """
         try:
             self.allocation, environment = self._request((settings, has_gpu))
@@ -158,9 +157,7 @@ class Runner:
         return os.pread(self._output.fileno(), _LONGEST_OUTPUT_BYTES, 0)
 
     def run(self, make_loop: Callable[[Callbacks], TrialLoop]) -> None:
-        """Run the trials of a loop until there are no more.
-
-        Ray's process makes it, each time it starts.
+        """Run all trials of a loop, which Ray's process makes each time it starts.
 
         Raises:
             XraytuneError: From the loop, such as a full disk.

@@ -39,7 +39,7 @@ _REMOVE_SECONDS = 5.0
 def ray_parent() -> Path:
     """Return where a search creates its private folder.
 
-    RAY_TMPDIR, else TMPDIR if its path is short enough, else /tmp.
+    That is RAY_TMPDIR, or else TMPDIR if its path is short enough, or else /tmp.
     """
     if given := os.environ.get("RAY_TMPDIR"):
         return Path(given).absolute()

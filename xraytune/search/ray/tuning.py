@@ -102,9 +102,9 @@ class JournalSearcher(Searcher):
 
     # FINISHED is a str
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        """Return the config of a trial for a free slot.
+        """Return the config of a trial for a free slot; FINISHED if all trials have ended.
 
-        None: ask again later; FINISHED: all trials have ended.
+        None lets Tune ask again later.
         """
         with report_errors(self._connection):
             self._loop.heartbeat()
