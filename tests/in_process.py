@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from shlex import split
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -142,6 +144,12 @@ def command(*arguments: object) -> Result:
     line, *words = map(str, arguments)
     with one_thread():
         return CliRunner().invoke(build_app(), [*split(line), *words], env={"COLUMNS": "80"})
+
+
+def other_process(line: str, *words: str, **options: Any) -> CompletedProcess[str]:
+    """Run a program in a process of its own, until it ends; `line` may be several words."""
+    program = [*split(line), *words]
+    return subprocess.run(program, capture_output=True, text=True, check=False, **options)
 
 
 def said(*arguments: object) -> dict[str, Any]:

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.in_process import command, one_core, search_in_process
+from tests.confirm.labs import search_space
+from tests.in_process import command, one_core
 from xraytune.base.files import read_jsonl
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import SplitData, prepare
 from xraytune.model.export import export
 from xraytune.present.page import write_report
-from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder
 from xraytune.trial.saved_model import Bundle, open_bundle
 
@@ -44,8 +44,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """X-rays, a study of one trial on eight patients, and its cache."""
     root = tmp_path_factory.mktemp("final")
     draw_phantoms(root / "xrays", patients=40, seed=6, image_size_px=48, difficulty=0.0)
-    (root / "space.yaml").write_text(SPACE, "utf-8")
-    search_in_process(load_space(root / "space.yaml"), root)
+    search_space(root, SPACE)
     return root
 
 
@@ -72,9 +71,9 @@ def pinned() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def everything(root: Path) -> SplitData:
+def everything(root: Path, study: StudyFolder) -> SplitData:
     """All images on the sides of the study's split."""
-    settings = load_space(root / "space.yaml").settings
+    settings = study.space().settings
     whole = settings.model_copy(
         update={"data": settings.data.model_copy(update={"train_patients": None})}
     )
@@ -119,9 +118,7 @@ def test_a_study_is_exported_and_trained_by_one_command_with_its_final_settings(
     changed = SPACE.replace("name: subset", "name: finished").replace(
         "parameters:", f"{final}\nparameters:", 1
     )
-    (root / "finished.yaml").write_text(changed, "utf-8")
-    search_in_process(load_space(root / "finished.yaml"), root)
-    study, model = root / "studies/finished", tmp_path / "model"
+    study, model = search_space(root, changed), tmp_path / "model"
 
     command(f"train {study} -o {model}")
     best = export(study, out=tmp_path / "best.yaml").path.read_text("utf-8")
