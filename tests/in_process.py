@@ -24,6 +24,7 @@ from xraytune.confirm import run as confirm_run
 from xraytune.data.prepare import SplitData, prepare
 from xraytune.nets.backbones import build_backbone
 from xraytune.nets.compute import pin
+from xraytune.search import run as search_run
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import TrialLoop
 from xraytune.search.trials import SearchTrials
@@ -118,9 +119,10 @@ class InProcess:
 
 @contextmanager
 def confirm_in_process() -> Iterator[None]:
-    """Train the replicates of confirmations in this process."""
+    """Run the trials of searches and the replicates of confirmations in this process."""
     with pytest.MonkeyPatch.context() as patch, one_thread():
-        patch.setattr(confirm_run, "Runner", InProcess)
+        for module in (search_run, confirm_run):
+            patch.setattr(module, "Runner", InProcess)
         yield
 
 

@@ -12,12 +12,10 @@ import pytest
 
 from docs.hooks import blocks, shell_commands
 from tests.docs.commands import BLOCKS, ROOT, TINY, of_xraytune, used_by
-from tests.in_process import InProcess, command
+from tests.in_process import command, confirm_in_process
 from xraytune.base.files import read_json
-from xraytune.confirm import run as confirm_run
 from xraytune.data.phantom import draw_phantoms
 from xraytune.model import train as final_training
-from xraytune.search import run as search_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
@@ -31,10 +29,8 @@ def run_all(commands: Iterable[Sequence[str]], folder: Path) -> list[str]:
     Each must succeed, and replaces what it writes.
     """
     printed = []
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, confirm_in_process():
         patch.chdir(folder)
-        for module in (search_run, confirm_run):
-            patch.setattr(module, "Runner", InProcess)
         patch.setattr(final_training, "cpu_count", lambda: 1)  # the other cores are for other tests
         for words in commands:
             outputs = [after for option, after in itertools.pairwise(words) if option == "-o"]
