@@ -67,7 +67,7 @@ def opened(file: Path) -> Image.Image:
 
 
 def read_mask(file: Path) -> NDArray[np.bool_]:
-    levels = np.asarray(opened(file))
+    levels = np.asarray(opened(file).convert("L"))
     assert {*np.unique(levels).tolist()} <= {0, 255}
     mask: NDArray[np.bool_] = levels == 255
     return mask
