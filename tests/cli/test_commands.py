@@ -78,7 +78,7 @@ def test_phantoms_are_drawn_and_inspected(tmp_path: Path) -> None:
 
 
 def test_help_is_wrapped_once() -> None:
-    """At the width of the terminal, not also where the docstring is."""
+    """Lines end at the width of the terminal, and not where those of the docstring end."""
     shown = run("headroom --help").stdout
 
     paragraph = shown[shown.index("Real images of other") :].partition("\n" + " " * 80)[0]

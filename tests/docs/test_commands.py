@@ -70,7 +70,7 @@ def test_the_commands_of_readme_run(tmp_path: Path) -> None:
 
 
 def test_the_tutorial_shows_what_its_commands_print(tmp_path: Path) -> None:
-    """Compare all but numbers, which differ between machines, and what follows from them."""
+    """Numbers, which differ between machines, and what follows from them are not compared."""
 
     def shape(line: str) -> str:
         return re.sub(r"[\d.,]+", "#", " ".join(line.split()))
@@ -98,7 +98,7 @@ def test_the_tutorial_shows_what_its_commands_print(tmp_path: Path) -> None:
 
 
 def test_the_quick_demo_runs(tmp_path: Path) -> None:
-    """All steps, from phantoms to a verdict, its report, and the evaluation of a model."""
+    """It goes from phantoms to a verdict, its report, and the evaluation of a model."""
     (printed,) = run_all([["demo", "--quick"]], tmp_path)
     quick = tmp_path / "demo/quick"
     study = quick / "studies/other-hospital-demo"

@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 
 def test_the_site_builds_with_its_references(tmp_path: Path) -> None:
-    """As `make docs` builds it."""
+    """It is built as by `make docs`."""
     build = f"{sys.executable} -m mkdocs build --strict --site-dir {tmp_path}"
 
     done = other_process(build, cwd=ROOT)

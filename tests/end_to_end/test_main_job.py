@@ -63,7 +63,7 @@ def search_until_a_trial_ends(folder: Path, line: str, then: signal.Signals) -> 
 @pytest.mark.ray
 @pytest.mark.slow
 def test_from_images_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Search, interrupt, resume, status, export, train, evaluate, predict, and train a trial."""
+    """A search is interrupted and resumed, and its model is trained, evaluated and used."""
     monkeypatch.chdir(tmp_path)
     for name in ("random.py", "numpy.py", "queue.py"):  # neither Ray nor a trial imports them
         (tmp_path / name).write_text("raise ImportError", "utf-8")

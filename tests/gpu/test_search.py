@@ -18,7 +18,7 @@ pytestmark = pytest.mark.gpu
 
 
 def said(folder: Path, line: str) -> dict[str, Any]:
-    """The JSON object that a command prints."""
+    """Return the JSON object that a command prints."""
     done = other_process(f"{PROGRAM} {line} --json", cwd=folder)
     assert done.returncode == 0, done.stderr
     content: dict[str, Any] = json.loads(done.stdout)

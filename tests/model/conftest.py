@@ -50,7 +50,7 @@ Trial 0 completes, because it is the first at every rung, and trial 1, because i
 
 @dataclass(frozen=True, slots=True)
 class Lab:
-    """A folder with X-rays, a study and its cache."""
+    """The paths of a folder with X-rays, a study and its cache."""
 
     path: Path
 
@@ -96,7 +96,7 @@ CopyLab = Callable[[], Lab]
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    """A lab shared by all tests; do not change it."""
+    """Return a lab that all tests share and none may change."""
     lab = Lab(tmp_path_factory.mktemp("lab"))
     draw_phantoms(lab.xrays, patients=40, seed=6, image_size_px=64, difficulty=0.0)
     search_space(lab.path, SPACE)

@@ -41,7 +41,7 @@ scheduler: {name: none}
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """X-rays, a study of one trial on eight patients, and its cache."""
+    """Return a folder with X-rays, a study of one trial on eight patients, and its cache."""
     root = tmp_path_factory.mktemp("final")
     draw_phantoms(root / "xrays", patients=40, seed=6, image_size_px=48, difficulty=0.0)
     search_space(root, SPACE)
@@ -65,14 +65,14 @@ def final(study: StudyFolder, tmp_path_factory: pytest.TempPathFactory) -> Bundl
 
 @pytest.fixture(autouse=True)
 def pinned() -> Iterator[None]:
-    """A final training uses all cores."""
+    """Run on one core, since a final training uses all that it gets."""
     with one_core():
         yield
 
 
 @pytest.fixture(scope="module")
 def everything(root: Path, study: StudyFolder) -> SplitData:
-    """All images on the sides of the study's split."""
+    """Return all images, on the sides of the study's split."""
     settings = study.space().settings
     whole = settings.model_copy(
         update={"data": settings.data.model_copy(update={"train_patients": None})}
@@ -88,7 +88,7 @@ def sides(prepared: SplitData) -> dict[str, str]:
 def test_the_final_model_trains_on_all_others_with_the_same_ratio_and_passes(
     study: StudyFolder, everything: SplitData, final: Bundle
 ) -> None:
-    """And its card says so."""
+    """Its card says so, too."""
     used = final.record.trained_on
     before, now = len(study.prepared().side("train")), len(everything.side("train"))
     assert sides(final.prepared()) == sides(everything)

@@ -43,7 +43,7 @@ CopyStudy = Callable[[], Path]
 
 @pytest.fixture(scope="session")
 def confirmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The study; do not change it."""
+    """Return a study that all tests share and none may change."""
     root = tmp_path_factory.mktemp("report")
     draw_phantoms(root / "xrays", patients=60, seed=4, image_size_px=32)
     study = search_space(root, SPACE)
