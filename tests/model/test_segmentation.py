@@ -41,7 +41,7 @@ def draw_pairs(folder: Path, numbers: range) -> Path:
 
 @pytest.fixture(scope="session")
 def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with `pairs/`, `space.yaml` and a segmenter, `model`, which stay as they are."""
+    """Return a folder with `pairs/`, `space.yaml` and a segmenter, which none may change."""
     folder = tmp_path_factory.mktemp("discs")
     draw_pairs(folder / "pairs/train", range(24))
     draw_pairs(folder / "pairs/test", range(24, 30))
