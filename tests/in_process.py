@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from shlex import split
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ from xraytune.confirm import run as confirm_run
 from xraytune.data.prepare import SplitData, prepare
 from xraytune.nets.backbones import build_backbone
 from xraytune.nets.compute import pin
+from xraytune.search import run as search_run
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import TrialLoop
 from xraytune.search.trials import SearchTrials
@@ -116,9 +119,10 @@ class InProcess:
 
 @contextmanager
 def confirm_in_process() -> Iterator[None]:
-    """Train the replicates of confirmations in this process."""
+    """Run the trials of searches and the replicates of confirmations in this process."""
     with pytest.MonkeyPatch.context() as patch, one_thread():
-        patch.setattr(confirm_run, "Runner", InProcess)
+        for module in (search_run, confirm_run):
+            patch.setattr(module, "Runner", InProcess)
         yield
 
 
@@ -142,6 +146,12 @@ def command(*arguments: object) -> Result:
     line, *words = map(str, arguments)
     with one_thread():
         return CliRunner().invoke(build_app(), [*split(line), *words], env={"COLUMNS": "80"})
+
+
+def other_process(line: str, *words: str, **options: Any) -> CompletedProcess[str]:
+    """Run a program in a process of its own, until it ends; `line` may be several words."""
+    program = [*split(line), *words]
+    return subprocess.run(program, capture_output=True, text=True, check=False, **options)
 
 
 def said(*arguments: object) -> dict[str, Any]:

@@ -6,18 +6,16 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.in_process import InProcess, command, one_thread, said, save_backbone
+from tests.in_process import command, confirm_in_process, said, save_backbone
+from tests.pair_files import save
 from xraytune.audit import audit
 from xraytune.base.files import read_json
-from xraytune.confirm import run as confirm_run
 from xraytune.data.phantom import draw_phantoms
-from xraytune.search import run as search_run
 from xraytune.search.callbacks import NO_CALLBACKS
 from xraytune.study.row import TrialRow
 
@@ -28,11 +26,6 @@ SMALL = (
     *("backbone=small_cnn", "weights=none", "trainable=all", "batch_size=8", "lr=1e-2"),
     *("budget.max_epochs=2", "budget.steps_per_epoch=2", "confirm.replicates=2"),
 )
-
-
-def write(pixels: np.ndarray[Any, np.dtype[np.uint8]], file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(file)
 
 
 def images_of(root: Path) -> list[Path]:
@@ -49,11 +42,11 @@ def clinic(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if file.parent.name == "PNEUMONIA":
             pixels = np.asarray(Image.open(file).convert("L")).copy()
             pixels[16:] //= 2
-            write(pixels, file)
+            save(file, pixels)
     for kind, source in (("new", "others"), ("copies", "xrays")):
         for number, file in enumerate(images_of(root / source / "train")):
             pixels = np.asarray(Image.open(file).convert("L"))
-            write(pixels, root / kind / file.parent.name / f"image_{number}.png")
+            save(root / kind / file.parent.name / f"image_{number}.png", pixels)
     for name, other in (("NORMAL", "PNEUMONIA"), ("PNEUMONIA", "NORMAL")):
         shutil.copytree(root / "new" / name, root / "swapped" / other)
     save_backbone(root / "net.safetensors")
@@ -64,21 +57,12 @@ def clinic(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The current folder, empty; trials run in this process."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(search_run, "Runner", InProcess)
-    monkeypatch.setattr(confirm_run, "Runner", InProcess)
-    with one_thread():
+    with confirm_in_process():
         yield tmp_path
 
 
 def settings(*more: str) -> list[str]:
     return [f"--set={one}" for one in (*SMALL, *more)]
-
-
-def quick(clinic: Path, kind: str | Path, *more: str) -> dict[str, Any]:
-    return said(
-        f"audit {clinic}/xrays {clinic}/{kind} --quick --cache {clinic}/cache",
-        *settings(*more),
-    )
 
 
 @pytest.mark.parametrize(
@@ -92,7 +76,9 @@ def quick(clinic: Path, kind: str | Path, *more: str) -> dict[str, Any]:
 def test_a_quick_audit_names_the_fault_and_writes_nothing(
     clinic: Path, here: Path, kind: str, headline: str
 ) -> None:
-    found = quick(clinic, kind, f"weights={clinic / 'net.safetensors'}")
+    audit_of_kind = f"audit {clinic}/xrays {clinic}/{kind} --quick --cache {clinic}/cache"
+
+    found = said(audit_of_kind, *settings(f"weights={clinic}/net.safetensors"))
 
     assert found["headline"].startswith(headline)
     assert found["verdict"] is None

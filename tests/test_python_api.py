@@ -9,13 +9,11 @@ import pytest
 import typer
 
 from tests.docs.commands import python_of
-from tests.in_process import InProcess, one_thread
+from tests.in_process import confirm_in_process
 from tests.study.studies import CPU, two_images, write_space
 from xraytune import api
 from xraytune.cli.command import run
 from xraytune.cli.main import build_app
-from xraytune.confirm import run as confirm_run
-from xraytune.search import run as search_run
 from xraytune.study.folder import StudyFolder
 from xraytune.study.start import create_study
 
@@ -56,11 +54,9 @@ def test_a_path_may_be_text(tmp_path: Path) -> None:
 def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With its trials in this process instead of Ray's."""
     monkeypatch.chdir(tmp_path)
-    for module in (search_run, confirm_run):
-        monkeypatch.setattr(module, "Runner", InProcess)
 
     names: dict[str, Any] = {}
-    with one_thread():
+    with confirm_in_process():
         exec(compile(python_of("docs/python.md"), "docs/python.md", "exec"), names)
 
     assert len(names["trials"]) == 6

@@ -9,7 +9,7 @@ from tests.cli.spaces import SPACE
 
 @pytest.fixture
 def space(tmp_path: Path) -> Path:
-    """A small space file."""
+    """Return a small space file."""
     file = tmp_path / "space.yaml"
     file.write_text(SPACE, "utf-8")
     return file

@@ -26,7 +26,7 @@ OF_FOLDER = f"{SEARCH} --set source=folder --set folder.path="
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Phantom X-rays of 30 patients."""
+    """Return a folder with phantom X-rays of 30 patients."""
     folder = tmp_path_factory.mktemp("bad_input")
     draw_phantoms(folder / "xrays", patients=30, seed=3, image_size_px=48)
     return folder
@@ -34,7 +34,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def here(drawn: Path, space: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder: `space.yaml`, `xrays` and `notes.txt`, a file."""
+    """Change to a folder with `space.yaml`, `xrays` and a file, `notes.txt`."""
     here = space.parent
     shutil.copytree(drawn / "xrays", here / "xrays", ignore=shutil.ignore_patterns("masks"))
     (here / "notes.txt").write_text("a file\n", "utf-8")
@@ -47,13 +47,13 @@ def images_of(here: Path) -> list[Path]:
 
 
 def content_of(here: Path) -> dict[Path, bytes]:
-    """Every file but those of the cache."""
+    """Return the content of every file but those of the cache."""
     files = [file for file in here.rglob("*") if file.is_file() and "cache" not in file.parts]
     return {file: file.read_bytes() for file in files}
 
 
 def refused(result: Result, exit_code: int, *messages: str) -> None:
-    """One clear message: no traceback, nothing on stdout."""
+    """Check that there is one clear message, no traceback, and nothing on stdout."""
     assert (result.exit_code, result.stdout) == (exit_code, ""), result.stderr
     assert "Traceback" not in result.stderr
     for message in ("fix:", *messages):
@@ -138,7 +138,7 @@ def test_bad_input_is_refused_and_changes_no_file(
 
 @pytest.fixture
 def study(here: Path) -> StudyFolder:
-    """A new study, `studies/small`."""
+    """Create a study, `studies/small`."""
     space = load_space(here / "space.yaml")
     prepared, _ = prepare(space.settings, here / "cache")
     folder = StudyFolder(here / "studies/small")

@@ -3,7 +3,6 @@
 import errno
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from tests.in_process import command as run
+from tests.in_process import other_process
 from xraytune.base.errors import ConfigError, DataError, Problem, StudyError
 from xraytune.cli.command import Command
 from xraytune.space.load import load_space
@@ -78,7 +78,7 @@ def test_phantoms_are_drawn_and_inspected(tmp_path: Path) -> None:
 
 
 def test_help_is_wrapped_once() -> None:
-    """At the width of the terminal, not also where the docstring is."""
+    """Lines end at the width of the terminal, and not where those of the docstring end."""
     shown = run("headroom --help").stdout
 
     paragraph = shown[shown.index("Real images of other") :].partition("\n" + " " * 80)[0]
@@ -138,14 +138,8 @@ def test_a_bug_keeps_its_traceback() -> None:
 def test_python_m_xraytune_is_the_command_with_its_exit_codes(tmp_path: Path) -> None:
     (tmp_path / "json.py").write_text("raise ImportError", "utf-8")  # not imported
     version, unknown = (
-        subprocess.run(
-            [sys.executable, "-m", "xraytune", *words],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        for words in (["--version"], ["status", "nowhere"])
+        other_process(f"{sys.executable} -m xraytune {words}", cwd=tmp_path)
+        for words in ("--version", "status nowhere")
     )
 
     assert version.returncode == 0
@@ -167,16 +161,14 @@ def demo(): os.kill(os.getpid(), signal.{number})
 main._COMMANDS = {{"": (demo,)}}
 main.main()
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program, "demo"], capture_output=True, text=True, check=False
-    )
+    done = other_process(sys.executable, "-c", program, "demo")
 
     assert (done.returncode, "run the same command again" in done.stderr) == (130, True)
 
 
 def test_a_deleted_working_folder_is_named(tmp_path: Path) -> None:
     script = f"cd {tmp_path} && rmdir {tmp_path} && exec {sys.executable} -m xraytune status"
-    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
+    done = other_process("sh -c", script)
 
     assert (done.returncode, done.stdout) == (4, "")
     assert "the current folder is not there any more" in done.stderr

@@ -1,11 +1,11 @@
 """Modules that quick commands import."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.in_process import other_process
 from xraytune import api
 
 pytestmark = pytest.mark.slow
@@ -20,9 +20,8 @@ for line in sys.argv[1:]:
 
 def loaded_by(code: str, *arguments: str, names: tuple[str, ...] = HEAVY) -> list[str]:
     code = f"import sys\n{code}\nprint(*(name for name in {names} if name in sys.modules))"
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
-    )
+    done = other_process(sys.executable, "-c", code, *arguments)
+    assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[-1].split()
 
 

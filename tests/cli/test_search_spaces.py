@@ -81,7 +81,7 @@ def test_shipped_spaces_are_listed_with_their_purpose_and_copied_once(
 
 
 def first_trials(space: Space) -> list[Experiment]:
-    """The entries of `points_to_evaluate`, and one sampled trial, which need no inputs."""
+    """Return the `points_to_evaluate` and one sampled trial, if they need no inputs."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
     points = space.points_to_evaluate
     for point in points:

@@ -1,12 +1,12 @@
 """The command `status`."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.in_process import other_process
 from tests.study.studies import CPU, direct, ended, epoch, two_images, write_space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.start import create_study
@@ -31,16 +31,9 @@ def test_a_narrow_screen_shows_the_learning_rate(tmp_path: Path) -> None:
         loop.on_result(number, epoch(1, value))
         loop.on_result(number, ended(value, epochs=1))
     # In a process of its own: the width of the terminal is read once.
-    command = [
-        sys.executable,
-        "-c",
-        "from xraytune.cli.main import main; main()",
-        "status",
-        str(study.path),
-    ]
     env = {**os.environ, "COLUMNS": "80"}
 
-    shown = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+    shown = other_process(f"{sys.executable} -m xraytune status {study.path}", env=env).stdout
 
     assert max(map(len, shown.splitlines())) <= 80
     assert "0.003" in shown

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.ray_processes import SPACE
+from tests.in_process import other_process
 from tests.study.studies import ended_trials
 from xraytune.data.phantom import draw_phantoms
 from xraytune.study.folder import StudyFolder
@@ -127,9 +128,7 @@ def test_search_that_slurm_stops_at_its_time_limit_is_resumed_by_a_ray_job(tmp_p
             wait_for(lambda: "Ray runtime started." in log_file.read_text("utf-8"))
             submit = f"{PROGRAMS}/ray job submit --address={dashboard} --"
             search = f"{submit} {PROGRAMS}/xraytune search --address=auto"
-            done = subprocess.run(
-                [*search.split(), *options], env=env, capture_output=True, text=True, check=False
-            )
+            done = other_process(search, *options, env=env)
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert [(row.status, row.epochs) for row in ended_trials(study).values()] == [

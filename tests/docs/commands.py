@@ -47,7 +47,7 @@ def python_of(page: str, words: str = "") -> str:
 
 
 def of_xraytune(words: list[str]) -> list[str] | None:
-    """The words after `xraytune`, if that is what the command runs."""
+    """Return the words after `xraytune`, if that is what the command runs."""
     if words[0] == "xraytune":
         return words[1:]
     is_other = words[0] not in RUNNERS or words[1] == "build" or "--entrypoint" in words

@@ -13,14 +13,14 @@ PAGE = (ROOT / "docs/architecture.md").read_text("utf-8")
 
 
 def files_of(section: str) -> list[str]:
-    """The files of a section's numbered list, in order."""
+    """Return the files of a section's numbered list, in order."""
     (text,) = re.findall(rf"## {section}\n(.*?)\n## ", PAGE, flags=re.DOTALL)
     steps = re.findall(r"^\d+\. (.*?):", text, flags=re.MULTILINE)
     return re.findall(r"`(\w[\w/]*\.py)`", " ".join(steps))
 
 
 def modules_of(file: str) -> set[str]:
-    """The modules that a file imports, or names in a string to load or run them later."""
+    """Return the modules that a file imports, or names in a string to load them later."""
     text = (PACKAGE / file).read_text("utf-8")
     imported = {name for _, name in imports(PACKAGE / file)}
     return imported | set(re.findall(r"xraytune(?:\.\w+)+", text))

@@ -24,7 +24,7 @@ OTHER_YAML = {"services": "docker compose", "apiVersion": "Kubernetes", "method"
 
 
 def all_of(language: str) -> list[Any]:
-    """The blocks of a language, by page and line."""
+    """Return the blocks of a language, by page and line."""
     return [
         pytest.param(page, block, id=f"{page}:{block.lines[0] + 1}")
         for page, block in BLOCKS

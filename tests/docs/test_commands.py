@@ -12,12 +12,10 @@ import pytest
 
 from docs.hooks import blocks, shell_commands
 from tests.docs.commands import BLOCKS, ROOT, TINY, of_xraytune, used_by
-from tests.in_process import InProcess, command
+from tests.in_process import command, confirm_in_process
 from xraytune.base.files import read_json
-from xraytune.confirm import run as confirm_run
 from xraytune.data.phantom import draw_phantoms
 from xraytune.model import train as final_training
-from xraytune.search import run as search_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
@@ -28,10 +26,8 @@ def run_all(commands: Iterable[Sequence[str]], folder: Path) -> list[str]:
     Each must succeed, and replaces what it writes.
     """
     printed = []
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, confirm_in_process():
         patch.chdir(folder)
-        for module in (search_run, confirm_run):
-            patch.setattr(module, "Runner", InProcess)
         patch.setattr(final_training, "cpu_count", lambda: 1)  # the other cores are for other tests
         for words in commands:
             outputs = [after for option, after in itertools.pairwise(words) if option == "-o"]
@@ -72,7 +68,7 @@ def test_the_commands_of_readme_run(tmp_path: Path) -> None:
 
 
 def test_the_tutorial_shows_what_its_commands_print(tmp_path: Path) -> None:
-    """Compare all but numbers, which differ between machines, and what follows from them."""
+    """Numbers, which differ between machines, and what follows from them are not compared."""
 
     def shape(line: str) -> str:
         return re.sub(r"[\d.,]+", "#", " ".join(line.split()))
@@ -100,7 +96,7 @@ def test_the_tutorial_shows_what_its_commands_print(tmp_path: Path) -> None:
 
 
 def test_the_quick_demo_runs(tmp_path: Path) -> None:
-    """All steps, from phantoms to a verdict, its report, and the evaluation of a model."""
+    """It goes from phantoms to a verdict, its report, and the evaluation of a model."""
     (printed,) = run_all([["demo", "--quick"]], tmp_path)
     quick = tmp_path / "demo/quick"
     study = quick / "studies/other-hospital-demo"

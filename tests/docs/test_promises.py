@@ -33,7 +33,7 @@ def test_there_are_no_entries_of_other_pages() -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_a_promise_of_a_page_names_a_test_that_exists(page: str) -> None:
-    """Or what the sentence is `about`, if it promises nothing."""
+    """A sentence that promises nothing has an entry that says what it is `about`."""
     written = sentences(page)
     entries = ENTRIES.get(page, [])
 

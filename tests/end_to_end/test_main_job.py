@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.confirm.labs import search_space
 from tests.faults.ray_processes import PROGRAM
-from tests.in_process import said, search_in_process
+from tests.in_process import other_process, said
 from tests.model.conftest import read_rows
 from xraytune.base.files import read_jsonl
 from xraytune.confirm.arms import read_plan
 from xraytune.data.phantom import draw_phantoms
-from xraytune.space.load import load_space
 
 SPACE = """\
 name: small
@@ -45,12 +45,6 @@ points_to_evaluate:
 """
 
 
-def xraytune(folder: Path, line: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in a process of its own, in a folder."""
-    command = [PROGRAM, *line.split()]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-
-
 def search_until_a_trial_ends(folder: Path, line: str, then: signal.Signals) -> int:
     """Start a search, send it a signal after its first trial, and return its exit code."""
     command = [PROGRAM, *line.split()]
@@ -69,7 +63,7 @@ def search_until_a_trial_ends(folder: Path, line: str, then: signal.Signals) -> 
 @pytest.mark.ray
 @pytest.mark.slow
 def test_from_images_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Search, interrupt, resume, status, export, train, evaluate, predict, and train a trial."""
+    """A search is interrupted and resumed, and its model is trained, evaluated and used."""
     monkeypatch.chdir(tmp_path)
     for name in ("random.py", "numpy.py", "queue.py"):  # neither Ray nor a trial imports them
         (tmp_path / name).write_text("raise ImportError", "utf-8")
@@ -81,7 +75,7 @@ def test_from_images_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert search_until_a_trial_ends(tmp_path, search, signal.SIGINT) == 130
     assert "unfinished" in {trial["status"] for trial in said("status studies/small")["trials"]}
 
-    done = xraytune(tmp_path, search)
+    done = other_process(f"{PROGRAM} {search}")
 
     assert done.returncode == 0, done.stderr
     rows = read_jsonl(tmp_path / "studies/small/trials.jsonl")
@@ -138,13 +132,12 @@ def test_a_confirm_resumes_after_an_interruption_and_accesses_the_test_folder_on
     tmp_path: Path,
 ) -> None:
     draw_phantoms(tmp_path / "xrays", patients=60, seed=0, image_size_px=32)
-    (tmp_path / "small.yaml").write_text(SPACE + CONFIRM, "utf-8")
-    study = search_in_process(load_space(tmp_path / "small.yaml", QUICK), tmp_path).path
+    study = search_space(tmp_path, SPACE + CONFIRM, overrides=QUICK)
 
     assert interrupt_after_a_run(tmp_path, study) == 130
     assert not (study / "test_access.jsonl").exists()
     ended_before = len(read_jsonl(study / "confirm/runs.jsonl"))
-    done = xraytune(tmp_path, f"confirm {study} --json")
+    done = other_process(f"{PROGRAM} confirm {study} --json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
 
@@ -177,9 +170,8 @@ def test_a_search_by_uv_run_does_not_hang(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "small.yaml").write_text(SPACE, "utf-8")
     said("data phantom xrays --patients 40 --seed 1 --size 64")
     search = f"{PROGRAM} search --space small.yaml --set budget.trials=1"
-    by_uv = f"uv run --no-project --python {sys.executable} -- {search}".split()
 
-    done = subprocess.run(by_uv, capture_output=True, text=True, timeout=300, check=False)
+    done = other_process(f"uv run --no-project --python {sys.executable} -- {search}", timeout=300)
 
     assert done.returncode == 0, done.stderr
     assert "#0 complete" in done.stdout + done.stderr

@@ -15,7 +15,7 @@ EXAMPLES = ROOT / "examples"
 
 
 def write_metadata(folder: Path, project: Mapping[str, Any]) -> None:
-    """What an installed package leaves on the path, beside its modules."""
+    """Write what an installed package leaves on the path, beside its modules."""
     info = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
     info.mkdir(parents=True)
     head = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
@@ -29,7 +29,7 @@ def write_metadata(folder: Path, project: Mapping[str, Any]) -> None:
 
 @pytest.fixture(scope="session")
 def examples_path(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The folders that make the examples installed."""
+    """Return the folders that make the examples installed."""
     site = tmp_path_factory.mktemp("site")
     project = tomllib.loads((EXAMPLES / "pyproject.toml").read_text("utf-8"))["project"]
     write_metadata(site, project)
@@ -38,7 +38,7 @@ def examples_path(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @contextmanager
 def on_path(*folders: Path) -> Iterator[None]:
-    """What is installed in these folders is, for this process and in this block."""
+    """Install what is in these folders, for this process and in this block."""
     with pytest.MonkeyPatch.context() as patch:
         for folder in folders:
             patch.syspath_prepend(str(folder))
@@ -49,6 +49,6 @@ def on_path(*folders: Path) -> Iterator[None]:
 
 @pytest.fixture
 def installed(examples_path: list[str]) -> Iterator[None]:
-    """The examples are installed in this process."""
+    """Install the examples in this process."""
     with on_path(*map(Path, examples_path[:2])):
         yield

@@ -37,7 +37,7 @@ resources: {gpus_per_trial: 0, concurrent: 1}
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory, examples_path: list[str]) -> Path:
-    """A folder with `xrays`, the examples' spaces, and a `model` trained on one of them."""
+    """Return a folder with `xrays`, a space of the examples, and a `model` trained on it."""
     lab = tmp_path_factory.mktemp("lab")
     draw_phantoms(lab / "xrays", patients=40, seed=3, image_size_px=48)
     (lab / "own.yaml").write_text(SPACE, "utf-8")

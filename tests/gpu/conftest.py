@@ -22,7 +22,7 @@ def _needs_a_gpu() -> None:
 
 @pytest.fixture
 def gpu() -> Iterator[Compute]:
-    """The first GPU, configured for this process; its memory is freed afterwards."""
+    """Configure the first GPU for this process, and free its memory afterwards."""
     compute = choose_compute(gpus=1, threads=2)
     before = torch.get_deterministic_debug_mode()
     pin(compute)

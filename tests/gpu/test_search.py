@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.test_main_job import SPACE, search_until_a_trial_ends, xraytune
+from tests.end_to_end.test_main_job import SPACE, search_until_a_trial_ends
+from tests.faults.ray_processes import PROGRAM
+from tests.in_process import other_process
 from xraytune.base.files import read_jsonl
 
 pytestmark = pytest.mark.gpu
 
 
 def said(folder: Path, line: str) -> dict[str, Any]:
-    """The JSON object that a command prints."""
-    done = xraytune(folder, f"{line} --json")
+    """Return the JSON object that a command prints."""
+    done = other_process(f"{PROGRAM} {line} --json", cwd=folder)
     assert done.returncode == 0, done.stderr
     content: dict[str, Any] = json.loads(done.stdout)
     return content
@@ -31,7 +33,7 @@ def test_from_images_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     search = f"search --space small.yaml {settings}"
     search_until_a_trial_ends(tmp_path, search, signal.SIGKILL)
 
-    done = xraytune(tmp_path, search)
+    done = other_process(f"{PROGRAM} {search}", cwd=tmp_path)
 
     assert done.returncode == 0, done.stderr
     rows = read_jsonl(tmp_path / "studies/small/trials.jsonl")

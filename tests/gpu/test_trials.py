@@ -42,7 +42,7 @@ GAN = GanSettings.model_validate(
 def epochs(
     bench: Bench, experiment: Experiment, folder: Path, compute: Compute, count: int | None = None
 ) -> list[EpochRecord]:
-    """The epochs of a trial, all or the first `count`."""
+    """Return the epochs of a trial, all or the first `count`."""
     with closing(
         trial_epochs(experiment, replace(bench.context, compute=compute), folder)
     ) as trial:
@@ -143,7 +143,7 @@ class Waits(nn.Linear):
 def test_a_step_of_a_classifier_is_replayed_or_else_called(
     bench: Bench, gpu: Compute, caplog: pytest.LogCaptureFixture, waits: bool
 ) -> None:
-    """Either way, at each step with its own draws, learning rate and dropout."""
+    """Either way, each step has its own draws, learning rate and dropout."""
     experiment = bench.experiment(
         source="none", augmentation="affine", trainable="all", dropout=0.3
     )

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.in_process import search_in_process
+from tests.confirm.labs import search_space
 from xraytune.base.files import read_json, sha256_of, write_json
 from xraytune.confirm.test_access import TEST_ACCESS_FILE
 from xraytune.data.phantom import draw_phantoms
 from xraytune.model.export import export
 from xraytune.model.train import train
-from xraytune.space.load import load_space
 
 SPACE = """\
 name: mix
@@ -51,7 +50,7 @@ Trial 0 completes, because it is the first at every rung, and trial 1, because i
 
 @dataclass(frozen=True, slots=True)
 class Lab:
-    """A folder with X-rays, a study and its cache."""
+    """The paths of a folder with X-rays, a study and its cache."""
 
     path: Path
 
@@ -97,11 +96,10 @@ CopyLab = Callable[[], Lab]
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    """A lab shared by all tests; do not change it."""
+    """Return a lab that all tests share and none may change."""
     lab = Lab(tmp_path_factory.mktemp("lab"))
     draw_phantoms(lab.xrays, patients=40, seed=6, image_size_px=64, difficulty=0.0)
-    (lab.path / "space.yaml").write_text(SPACE, "utf-8")
-    search_in_process(load_space(lab.path / "space.yaml"), lab.path)
+    search_space(lab.path, SPACE)
     export(lab.study, out=lab.best)
     train(lab.best, out=lab.model)
     return lab

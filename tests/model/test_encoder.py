@@ -50,7 +50,7 @@ def prepared_of(space: Space, cache: Path) -> tuple[SplitData, list[str]]:
 
 @pytest.fixture
 def both(lab: Lab, tmp_path: Path) -> Path:
-    """A space that uses the model, for images of the lab and of other patients."""
+    """Return a space that uses the model, for images of the lab and of other patients."""
     draw_phantoms(tmp_path / "other", patients=80, seed=9, image_size_px=64)
     for part in ("NORMAL", "PNEUMONIA"):
         (tmp_path / "both" / part).mkdir(parents=True)
@@ -101,7 +101,7 @@ def test_its_patients_are_on_no_side_that_is_scored(both: Path, tmp_path: Path) 
 def test_its_patients_are_neither_drawn_nor_tested_by_a_confirmation(
     both: Path, tmp_path: Path
 ) -> None:
-    """Of unused patients, who would be scored without this encoder."""
+    """They are unused patients, who would be scored without this encoder."""
     small = ["data.train_patients=4", "data.split={val_a: 0.1, val_b: 0.1}", "confirm.test=unused"]
     space = load_space(both, small)
     cache = tmp_path / "cache"

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 
 class Gives(nn.Module):
-    """A network with these logits for any inputs."""
+    """A network that gives these logits for any inputs."""
 
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Gives(nn.Module):
 def test_the_probabilities_of_an_ensemble_are_the_means_of_its_members(
     name: TaskName, shape: tuple[int, ...]
 ) -> None:
-    """Also those close to 0."""
+    """This holds for probabilities close to 0, too."""
     task = TASKS[name]
     logits = 20 * torch.randn((3, *shape), generator=torch.Generator().manual_seed(0))
     ensemble = average_networks(task, [Gives(of_member) for of_member in logits])
@@ -52,7 +52,7 @@ def test_the_probabilities_of_an_ensemble_are_the_means_of_its_members(
 
 
 def probabilities(model: Path, images: Path) -> dict[str, float]:
-    """The prediction of each image."""
+    """Return the prediction of each image."""
     table = model.with_name(f"{model.name}.csv")
     predict(model, images, out=table)
     return {row["file"]: float(row["probability_PNEUMONIA"]) for row in read_rows(table)}
@@ -61,7 +61,7 @@ def probabilities(model: Path, images: Path) -> dict[str, float]:
 def test_members_are_trained_one_after_the_other_and_predict_their_mean(
     copy_lab: CopyLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed in the second; each is the network that its seed alone gives."""
+    """The training is killed in the second; each is the network that its seed alone gives."""
     lab = copy_lab()
     monkeypatch.setattr("xraytune.trial.training._CHECKPOINT_SECONDS", -1.0)
     out = lab.path / "both"

@@ -30,13 +30,13 @@ pytestmark = pytest.mark.slow
 
 
 def of_side(lab: Lab, side: str) -> list[Path]:
-    """The images of a side of the model's split."""
+    """Return the images of a side of the model's split."""
     images = open_bundle(lab.model).prepared().images
     return [lab.xrays / image.file for image in images if image.side == side]
 
 
 def of_patients(lab: Lab, *patients: str) -> list[Path]:
-    """The test images of some patients."""
+    """Return the test images of some patients."""
     images = sorted((lab.xrays / "test").rglob("*.jpeg"))
     return [image for image in images if image.name.startswith(patients)]
 
@@ -50,7 +50,7 @@ def copied(images: Iterable[Path], out: Path) -> Path:
 
 
 def evaluated(model: Path, data: Path, **more: Any) -> Evaluation:
-    """An evaluation whose intervals are rough."""
+    """Evaluate a model, with rough intervals."""
     return evaluate(model, data=data, replicates=10, **more)
 
 
@@ -94,7 +94,7 @@ def test_images_of_the_models_folder_of_extra_images_are_known(copy_lab: CopyLab
 def test_test_set_access_is_logged_also_for_some_of_the_images_but_not_for_others(
     copy_lab: CopyLab, tmp_path: Path
 ) -> None:
-    """Under any name; also of a folder that only `predict` gets."""
+    """Names do not matter, and neither does it if only `predict` gets the folder."""
     lab = copy_lab()
     renamed = shutil.copytree(lab.xrays / "test", tmp_path / "harmless")
     next((renamed / "NORMAL").iterdir()).unlink()
@@ -123,7 +123,7 @@ def test_test_set_access_is_logged_also_for_some_of_the_images_but_not_for_other
 def test_images_that_confirm_may_score_as_a_further_hospital_are_logged(
     copy_lab: CopyLab, tmp_path: Path
 ) -> None:
-    """Although the study has its own test folder, and none of these is in it."""
+    """They are logged although the study has a test folder without any of them."""
     lab = copy_lab()
     draw_hospital(tmp_path / "hospital_b", seed=11)
 
@@ -181,7 +181,7 @@ def test_broken_images_are_listed_and_left_out_only_on_request(lab: Lab, tmp_pat
 
 
 def test_the_folder_of_an_evaluation_agrees_with_its_predictions(lab: Lab, tmp_path: Path) -> None:
-    """The command, as a user calls it, and every file that it writes."""
+    """The command is run as a user calls it, and every file that it writes is read."""
     data, out = shutil.copytree(lab.xrays / "train", tmp_path / "images"), tmp_path / "results"
     lines = [
         f"{file.name},{file.stem.rpartition('_')[0] or file.stem[:7]},{len(file.stem) % 2}\n"
@@ -246,7 +246,7 @@ def test_a_metric_that_is_lower_than_in_validation_is_named(copy_lab: CopyLab) -
 def test_a_calibration_on_other_patients_gives_probabilities_and_a_threshold(
     lab: Lab, tmp_path: Path
 ) -> None:
-    """The ranking stays."""
+    """The ranking of the images stays."""
     few = of_patients(lab, "IM-0026", "NORMAL2-IM-0001", "person25")
     patients = ("NORMAL2-IM-0019", "person13", "person32", "person38", "person7")
     others = copied(of_patients(lab, *patients), tmp_path / "others")

@@ -29,9 +29,9 @@ Made = Callable[[list[tuple[float, float]]], StudyFolder]
 
 @pytest.fixture
 def made(lab: Lab, tmp_path: Path) -> Made:
-    """`made(scores)`: a study whose trials ended with these AUROCs on val-A and val-B.
+    """`made(scores)` returns a study whose trials ended with these AUROCs on val-A and val-B.
 
-    Only the first has GAN images.
+    Only the first trial has GAN images.
     """
 
     def make(scores: list[tuple[float, float]]) -> StudyFolder:
@@ -62,7 +62,7 @@ def made(lab: Lab, tmp_path: Path) -> Made:
 def test_without_a_confirmation_val_b_decides(
     made: Made, tmp_path: Path, scores: list[tuple[float, float]], exported: int
 ) -> None:
-    """The best, of equals the simpler; or one simpler within the margin of .01, not below."""
+    """The simplest mix is exported whose score is within .01 of the best."""
     study = made(scores).path
 
     chosen = export(study, out=tmp_path / "best.yaml")
@@ -83,7 +83,7 @@ def test_without_a_confirmation_val_b_decides(
 def test_a_confirmation_decides_against_val_b(
     made: Made, tmp_path: Path, word: str, gan: float, none: float, exported: int
 ) -> None:
-    """First its verdict, then its scores; `none` is the best trial without extra images."""
+    """Its verdict counts before its scores; `none` is that of trials without extra images."""
     study = made([(0.9, 0.99), (0.8, 0.8)] if exported else [(0.9, 0.8), (0.8, 0.99)]).path
     write_verdict(study, {0: word}, scores={"gan": gan, "none": none, "duplicate": 0.7})
 
@@ -94,7 +94,7 @@ def test_a_confirmation_decides_against_val_b(
 
 
 def test_exported_file_contains_trial_and_origin(copy_lab: CopyLab, tmp_path: Path) -> None:
-    """Here of a study that moved with its images."""
+    """This study was moved, with its images."""
     lab, out = copy_lab(), tmp_path / "elsewhere/trial.yaml"
 
     export(lab.study, out=out, trial=0)

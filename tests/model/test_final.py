@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.in_process import command, one_core, search_in_process
+from tests.confirm.labs import search_space
+from tests.in_process import command, one_core
 from xraytune.base.files import read_jsonl
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import SplitData, prepare
 from xraytune.model.export import export
 from xraytune.present.page import write_report
-from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder
 from xraytune.trial.saved_model import Bundle, open_bundle
 
@@ -41,11 +41,10 @@ scheduler: {name: none}
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """X-rays, a study of one trial on eight patients, and its cache."""
+    """Return a folder with X-rays, a study of one trial on eight patients, and its cache."""
     root = tmp_path_factory.mktemp("final")
     draw_phantoms(root / "xrays", patients=40, seed=6, image_size_px=48, difficulty=0.0)
-    (root / "space.yaml").write_text(SPACE, "utf-8")
-    search_in_process(load_space(root / "space.yaml"), root)
+    search_space(root, SPACE)
     return root
 
 
@@ -66,15 +65,15 @@ def final(study: StudyFolder, tmp_path_factory: pytest.TempPathFactory) -> Bundl
 
 @pytest.fixture(autouse=True)
 def pinned() -> Iterator[None]:
-    """A final training uses all cores."""
+    """Run on one core, since a final training uses all that it gets."""
     with one_core():
         yield
 
 
 @pytest.fixture(scope="module")
-def everything(root: Path) -> SplitData:
-    """All images on the sides of the study's split."""
-    settings = load_space(root / "space.yaml").settings
+def everything(root: Path, study: StudyFolder) -> SplitData:
+    """Return all images, on the sides of the study's split."""
+    settings = study.space().settings
     whole = settings.model_copy(
         update={"data": settings.data.model_copy(update={"train_patients": None})}
     )
@@ -89,7 +88,7 @@ def sides(prepared: SplitData) -> dict[str, str]:
 def test_the_final_model_trains_on_all_others_with_the_same_ratio_and_passes(
     study: StudyFolder, everything: SplitData, final: Bundle
 ) -> None:
-    """And its card says so."""
+    """Its card says so, too."""
     used = final.record.trained_on
     before, now = len(study.prepared().side("train")), len(everything.side("train"))
     assert sides(final.prepared()) == sides(everything)
@@ -119,9 +118,7 @@ def test_a_study_is_exported_and_trained_by_one_command_with_its_final_settings(
     changed = SPACE.replace("name: subset", "name: finished").replace(
         "parameters:", f"{final}\nparameters:", 1
     )
-    (root / "finished.yaml").write_text(changed, "utf-8")
-    search_in_process(load_space(root / "finished.yaml"), root)
-    study, model = root / "studies/finished", tmp_path / "model"
+    study, model = search_space(root, changed), tmp_path / "model"
 
     command(f"train {study} -o {model}")
     best = export(study, out=tmp_path / "best.yaml").path.read_text("utf-8")

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from runpy import run_path
@@ -14,7 +13,7 @@ from PIL import Image
 
 from tests.data.test_dicom import dicom
 from tests.docs.commands import ROOT
-from tests.in_process import command
+from tests.in_process import command, other_process
 from tests.model.conftest import Lab, read_rows
 from xraytune.base.errors import DataError
 from xraytune.model.predict import predict
@@ -100,7 +99,7 @@ def test_the_example_exports_a_model_that_predicts_as_pytorch_does(
         pytest.importorskip(package, reason="the example's own packages")
     program = f"{sys.executable} {ROOT}/examples/export_onnx.py {lab.model} {tmp_path}/model.onnx"
 
-    done = subprocess.run(program.split(), capture_output=True, text=True, check=False)
+    done = other_process(program)
 
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "model.onnx").is_file()

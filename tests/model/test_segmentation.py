@@ -41,7 +41,7 @@ def draw_pairs(folder: Path, numbers: range) -> Path:
 
 @pytest.fixture(scope="session")
 def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`pairs/`, `space.yaml` and the segmenter `model`; do not change them."""
+    """Return a folder with `pairs/`, `space.yaml` and a segmenter, which none may change."""
     folder = tmp_path_factory.mktemp("discs")
     draw_pairs(folder / "pairs/train", range(24))
     draw_pairs(folder / "pairs/test", range(24, 30))
@@ -67,7 +67,7 @@ def opened(file: Path) -> Image.Image:
 
 
 def read_mask(file: Path) -> NDArray[np.bool_]:
-    levels = np.asarray(opened(file))
+    levels = np.asarray(opened(file).convert("L"))
     assert {*np.unique(levels).tolist()} <= {0, 255}
     mask: NDArray[np.bool_] = levels == 255
     return mask

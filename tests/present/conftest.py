@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.in_process import confirm_in_process, search_in_process
+from tests.confirm.labs import search_space
+from tests.in_process import confirm_in_process
 from xraytune.confirm.run import confirm
 from xraytune.data.phantom import draw_phantoms
-from xraytune.space.load import load_space
 
 SPACE = """\
 name: small
@@ -43,14 +43,13 @@ CopyStudy = Callable[[], Path]
 
 @pytest.fixture(scope="session")
 def confirmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The study; do not change it."""
+    """Return a study that all tests share and none may change."""
     root = tmp_path_factory.mktemp("report")
     draw_phantoms(root / "xrays", patients=60, seed=4, image_size_px=32)
-    (root / "space.yaml").write_text(SPACE, "utf-8")
-    folder = search_in_process(load_space(root / "space.yaml"), root)
+    study = search_space(root, SPACE)
     with confirm_in_process():
-        confirm(folder.path)
-    return folder.path
+        confirm(study)
+    return study
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.in_process import search_in_process
+from tests.confirm.labs import search_space
 from tests.present.conftest import SPACE, CopyStudy
 from xraytune.base.errors import ConfigError, StudyError
 from xraytune.base.files import read_json
@@ -14,7 +14,6 @@ from xraytune.confirm.record import read_verdict
 from xraytune.data.phantom import draw_phantoms
 from xraytune.present.charts import plot_forest
 from xraytune.present.page import page_content, write_report
-from xraytune.space.load import load_space
 from xraytune.stats.verdict import Interval
 from xraytune.study.folder import StudyFolder
 
@@ -123,10 +122,8 @@ def test_without_a_verdict_or_images_the_page_shows_what_is_known(
 
 def test_a_study_of_segmentation_shows_the_worst_masks(tmp_path: Path) -> None:
     draw_phantoms(tmp_path / "xrays", image_size_px=32, patients=24, seed=4, pairs=True)
-    (tmp_path / "space.yaml").write_text(SEGMENTATION, "utf-8")
-    study = search_in_process(load_space(tmp_path / "space.yaml"), tmp_path)
 
-    page = write_report(study.path).read_text("utf-8")
+    page = write_report(search_space(tmp_path, SEGMENTATION)).read_text("utf-8")
 
     assert "Worst segmentations" in page
     assert page.count("data:image/jpeg;base64,") == 9
@@ -149,8 +146,7 @@ def test_names_from_the_data_are_escaped(tmp_path: Path) -> None:
     text = SPACE.replace("val_b: 0.25", r"val_b: 0.25, group_regex: '(p\d+)_'").replace(
         "xrays,", "xrays, classes: auto,"
     )
-    (tmp_path / "space.yaml").write_text(text.replace("trials: 5", "trials: 1"), "utf-8")
-    study = search_in_process(load_space(tmp_path / "space.yaml"), tmp_path).path
+    study = search_space(tmp_path, text.replace("trials: 5", "trials: 1"))
 
     page = write_report(study).read_text("utf-8")
 

@@ -46,7 +46,7 @@ def lines_of(frame: Frame) -> list[str]:
 
 
 def rows_of(frame: Frame, table: int = -1) -> list[list[str]]:
-    """The text of the cells that one of the tables shows."""
+    """Return the text of the cells that one of the tables shows."""
     found = [part for part in frame if isinstance(part, Table)][table]
     return [[text_of(row[name]) for name in found.columns] for row in found.rows]
 
