@@ -12,7 +12,7 @@ from xraytune.space.load import STUDY_NAME
 
 
 def status(
-    studies: Annotated[
+    study: Annotated[
         list[Path] | None,
         Argument(metavar="STUDY...", help="Folder of a study, or of several studies."),
     ] = None,
@@ -24,7 +24,7 @@ def status(
 
     Example: xraytune status studies/gan-ratio; without a study, it lists all
     """
-    folders = studies or [Path("studies")]
+    folders = study or [Path("studies")]
     first = folders[0]
     is_study = not first.is_dir() or (first / STUDY_NAME).exists()
     if len(folders) == 1 and is_study:
