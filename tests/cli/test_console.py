@@ -9,13 +9,17 @@ import re
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from xraytune.base.errors import Problem, StudyError
-from xraytune.base.tables import Table
+from xraytune.base.tables import Cell, Table
 from xraytune.cli import console
+from xraytune.cli.results import follow_confirmation
+from xraytune.present.trials import runs_frame
+from xraytune.search.callbacks import RunsView
 
 
 def test_a_log_shows_progress_every_ten_seconds_and_its_end(
@@ -32,6 +36,27 @@ def test_a_log_shows_progress_every_ten_seconds_and_its_end(
         "training the GAN: 200 of 5,000 steps, 1:36 left",
         "training the GAN: 5,000 of 5,000 steps",
     ]
+
+
+def test_a_log_shows_the_runs_of_a_confirmation_and_then_what_follows(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    running = {"gan #2, replicate 0": "epoch 3/9"}
+    view = RunsView(what="replicates", ended=1, running=running, waiting=2, seconds_left=75.0)
+    with follow_confirmation(is_asked=False) as options:
+        callbacks = options["callbacks"]
+        callbacks.on_runs(view)
+        callbacks.on_progress("training replicates", 4, 4)
+        callbacks.on_runs(replace(view, ended=4, running={}, waiting=0, seconds_left=0.0))
+        callbacks.on_progress("scoring test (replicates)", 4, 4)
+
+    lines = [line.split("  ", 1)[1] for line in capsys.readouterr().err.splitlines()]
+    assert lines == ["training replicates: 4 of 4 ended", "scoring test: 4 of 4 replicates"]
+    line, table = runs_frame(view)
+    assert isinstance(line, Cell)
+    assert line.text == "training replicates: 1 of 4 ended, 1 running, +2 waiting, about 1:15 left"
+    assert isinstance(table, Table)
+    assert [[*row.values()] for row in table.rows] == [["gan #2, replicate 0", "epoch 3/9"]]
 
 
 def test_paths_below_the_current_folder_are_shown_relative(

@@ -1,6 +1,7 @@
 """Studies of phantoms that are searched and confirmed in this process, without Ray."""
 
 import io
+from collections import defaultdict
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,14 @@ def changed(settings: Settings, *, confirm: dict[str, Any] | None = None, **data
             "data": settings.data.model_copy(update=data),
         }
     )
+
+
+def sides_of(prepared: SplitData) -> dict[str, set[str]]:
+    """The patients of each side."""
+    patients = defaultdict[str, set[str]](set)
+    for image in prepared.images:
+        patients[image.side].add(image.patient)
+    return dict(patients)
 
 
 def times_of(root: Path, pattern: str) -> dict[Path, int]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter, defaultdict
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.confirm.labs import Lab, changed
-from tests.in_process import CPU, command
+from tests.confirm.labs import Lab, changed, sides_of
+from tests.in_process import command
 from xraytune.base.errors import ConfigError, DataError, StudyError
 from xraytune.base.files import read_json, read_jsonl
 from xraytune.confirm.arms import read_plan
@@ -23,10 +23,9 @@ from xraytune.confirm.sealed import SealedTest, choose_test
 from xraytune.confirm.test_access import TEST_ACCESS_FILE
 from xraytune.data.index import read_index
 from xraytune.data.phantom import draw_phantoms
-from xraytune.data.prepare import RunContext, SplitData, prepare
-from xraytune.space.settings import Experiment, Parameters
+from xraytune.data.prepare import prepare
+from xraytune.space.settings import Parameters
 from xraytune.study.folder import StudyFolder
-from xraytune.trial.training_set import build_training_set
 
 pytestmark = pytest.mark.slow
 
@@ -64,14 +63,6 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return lab
 
 
-def sides_of(prepared: SplitData) -> dict[str, set[str]]:
-    """The patients of each side."""
-    patients = defaultdict[str, set[str]](set)
-    for image in prepared.images:
-        patients[image.side].add(image.patient)
-    return dict(patients)
-
-
 @pytest.mark.parametrize(("replicates", "seed"), [(REPLICATES, 0), (2, 1)])
 def test_no_patient_is_on_two_sides(ended: Lab, tmp_path: Path, replicates: int, seed: int) -> None:
     split = ended.settings.data.split.model_copy(update={"seed": seed})
@@ -97,37 +88,14 @@ def test_no_patient_is_on_two_sides(ended: Lab, tmp_path: Path, replicates: int,
     )
 
 
-def test_a_replicate_sees_only_its_own_draw(ended: Lab) -> None:
-    """And real images in the place of synthetic ones are of other, unscored patients."""
-    divided = ended.choose().prepared
-    sides, owner = sides_of(divided), {image.row: image.side for image in divided.images}
-
-    for draw in range(REPLICATES):
-        prepared = divided.drawn(draw)
-        parameters = Parameters.model_validate({"source": "duplicate", "synthetic_ratio": 2.0})
-        experiment = Experiment(
-            settings=ended.settings, parameters=parameters, draw=draw, has_real_extra=True
-        )
-        context = RunContext(prepared=prepared, cache=ended.cache, compute=CPU)
-        used = build_training_set(experiment, context)
-
-        seen = sides_of(prepared)
-        assert seen["train"] == sides[f"draw_{draw}"]
-        assert all(seen[side] == sides[side] for side in ("val_a", "val_b", "test"))
-        assert {owner[row] for row in used.sources[0].rows.tolist()} == {f"draw_{draw}"}
-        others = used.sources[1].rows[used.extra - len(used.real)].tolist()
-        assert len({*others}) == len(others) == len(used.extra) > len(used.real), "no image twice"
-        allowed = {"train", *(f"draw_{other}" for other in range(REPLICATES) if other != draw)}
-        assert {owner[row] for row in others} == allowed
-
-
 def test_generators_and_networks_of_a_replicate_are_trained_on_its_draw(
     confirmed: tuple[Lab, Confirmation],
 ) -> None:
     lab, found = confirmed
-    folder, plan = StudyFolder(lab.folder), read_plan(lab.folder)
-    assert plan is not None
-    drawn = [folder.prepared().drawn(draw).train_fingerprint for draw in range(REPLICATES)]
+    drawn = [
+        StudyFolder(lab.folder).prepared().drawn(draw).train_fingerprint
+        for draw in range(REPLICATES)
+    ]
 
     generators = [
         read_json(file)["inputs"]["train"] for file in (lab.cache).glob("gan-*/*/manifest.json")
@@ -137,10 +105,6 @@ def test_generators_and_networks_of_a_replicate_are_trained_on_its_draw(
     assert Counter(generators) == Counter(
         [*drawn, StudyFolder(lab.study).prepared().train_fingerprint]
     )
-    for arm in plan.arms:
-        assert [folder.experiment(number).draw for number in plan.numbers(arm)] == [
-            *range(REPLICATES)
-        ]
     assert (found.test.kind, found.train_patients) == ("unused", TRAINED_ON)
     assert found.exploratory == found.notes == ()
     (finalist,) = found.finalists

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.confirm.labs import draw_hospital, search_space
+from tests.confirm.labs import draw_hospital, search_space, sides_of
 from tests.in_process import CPU, confirm_in_process, save_backbone
 from xraytune.base.errors import DataError, StudyError
 from xraytune.confirm.arms import TestKind, read_plan
@@ -138,20 +138,24 @@ def test_every_arm_is_trained_on_its_own_patients_and_judged(
     same = len({file.read_bytes() for file in networks})
     assert same == len(networks) - 1, "the donor's classifier is the same in each replicate"
     everyone = folder.prepared()
+    patients = sides_of(everyone)
     side_of_row = {image.row: image.side for image in everyone.images}
     for arm in plan.arms:
         for replicate, number in enumerate(plan.numbers(arm)):
             experiment = folder.experiment(number)
             draw = replicate if has_draws else None
+            own = f"draw_{replicate}" if has_draws else "train"
             assert experiment.draw == draw
             gan = experiment.parameters.gan
             size_px = everyone.image_size_px
             assert generator_need(gan, draw, size_px, everyone, CPU, root / "cache") is None
             context = RunContext(prepared=everyone.drawn(draw), cache=root / "cache", compute=CPU)
             images = build_training_set(experiment, context)
-            own = f"draw_{replicate}" if has_draws else "train"
+            assert sides_of(context.prepared)["train"] == patients[own]
             assert {side_of_row[row] for row in images.sources[0].rows.tolist()} == {own}
             if arm.role == "perfect":
                 others = {side_of_row[row] for row in images.sources[1].rows.tolist()}
+                used = images.sources[1].rows[images.extra - len(images.real)].tolist()
+                assert len({*used}) == len(images.extra), "no image twice"
                 assert {"train", f"draw_{1 - replicate}"} <= others
                 assert others.isdisjoint({own, "val_a", "val_b", "test"})

@@ -127,7 +127,7 @@ def test_a_verdict_over_sites_names_them_and_how_the_mix_was_chosen(ended: Lab) 
         return found
 
     pair = [at_sites(arm, roc_auc_score) for arm in (finalist, control)]
-    differences = np.subtract(*pair).tolist()
+    differences = [own - other for own, other in zip(*pair, strict=True)]
     expected = stats.ttest_1samp(differences, 0.0)
     interval = expected.confidence_interval()
     (comparison,) = verdict["finalists"][0]["comparisons"]

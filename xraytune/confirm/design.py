@@ -116,7 +116,7 @@ def design_study(
     except XraytuneError as error:  # `confirm` would raise it
         problem = error.problems[0]
 
-    test = sealed.kind if sealed else "folder"
+    test: TestKind = sealed.kind if sealed else "folder"
     arms = _expected_arms(settings, prepared, finalists, search.trainings, test)
     planned = Plan(test=test, replicates=replicates, arms=tuple(arms))
     counts = count_trials(settings, finalists, search.trainings).values()

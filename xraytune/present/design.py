@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from xraytune.base.errors import counted, join_names
 from xraytune.base.tables import Cell, Row, Table, Tone
-from xraytune.confirm.checks import Check, Outlook
+from xraytune.confirm.checks import Outlook
 from xraytune.present.trials import sides_frame
 from xraytune.stats.precision import ASSUMED
 
@@ -24,15 +24,26 @@ _SCORED = {
 
 def outlook_frame(outlook: Outlook) -> Iterator[Cell | str | Table]:
     """Lay out a design and what the machine lacks for it; without one, all that was checked."""
+    checks = outlook.checks
+    title = ""
     if outlook.design:
         yield from _design(outlook.design)
-        lacking = [check for check in outlook.checks if check.status != "ok"]
-        if lacking:
-            yield checks_table(lacking, "What this machine lacks")
-        return
-    is_ready = outlook.is_ready
-    yield Cell("ready" if is_ready else "something is missing", "good" if is_ready else "bad")
-    yield checks_table(outlook.checks)
+        checks = tuple(check for check in checks if check.status != "ok")
+        title = "What this machine lacks"
+    elif outlook.is_ready:
+        yield Cell("ready", "good")
+    else:
+        yield Cell("something is missing", "bad")
+    rows: list[Row] = [
+        {
+            "check": check.name,
+            "status": Cell(check.status, _TONES[check.status]),
+            "result and fix": f"{check.found}\n{check.fix}".strip(),
+        }
+        for check in checks
+    ]
+    if rows:
+        yield Table(rows, title)
 
 
 def _design(design: Design) -> Iterator[Cell | str | Table]:
@@ -59,19 +70,6 @@ def _design(design: Design) -> Iterator[Cell | str | Table]:
     yield from sides_frame([*design.sides, *([design.scored] if design.scored else [])])
     if design.precision:
         yield Table([*_alternatives(design)], "Larger confirmations")
-
-
-def checks_table(checks: Iterable[Check], title: str = "") -> Table:
-    """Lay out what was found on this machine, with a fix for each problem."""
-    rows: list[Row] = [
-        {
-            "check": check.name,
-            "status": Cell(check.status, _TONES[check.status]),
-            "result and fix": f"{check.found}\n{check.fix}".strip(),
-        }
-        for check in checks
-    ]
-    return Table(rows, title)
 
 
 def _alternatives(design: Design) -> Iterator[Row]:

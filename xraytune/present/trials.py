@@ -65,12 +65,14 @@ def runs_frame(view: RunsView) -> Frame:
 def runs_line(view: RunsView) -> str:
     """Format how far the runs of a confirmation are, as one line."""
     total = view.ended + len(view.running) + view.waiting
-    line = f"training {view.what}: {view.ended} of {total} ended, {len(view.running)} running"
+    parts = [f"training {view.what}: {view.ended} of {total} ended"]
+    if view.running:
+        parts.append(f"{len(view.running)} running")
     if view.waiting:
-        line += f", +{view.waiting} waiting"
-    if view.seconds_left is not None:
-        line += f", about {duration(view.seconds_left)} left"
-    return line
+        parts.append(f"+{view.waiting} waiting")
+    if view.seconds_left:
+        parts.append(f"about {duration(view.seconds_left)} left")
+    return ", ".join(parts)
 
 
 def status_frame(view: StudyView) -> Frame:
