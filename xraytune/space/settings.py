@@ -434,8 +434,8 @@ class Parameters(StrictModel):
     generator: GivenFolder | None = None
     statistics: GivenFolder | None = None
     augmentation: Augmentation = "none"
-    """How real and extra images are changed. `flip`: half of the views are mirrored, with the heart on the
-    right. `affine`: they are rotated, shifted, scaled, and changed in contrast and brightness.
+    """How real and extra images are changed. `flip`: half of the views are mirrored, with the heart
+    on the right. `affine`: they are rotated, shifted, scaled, and changed in contrast and brightness.
     `trivial`: TrivialAugment with the operations that suit grey X-rays: a shift, shear, rotation,
     or change of brightness, contrast or sharpness by a random amount, or none of them."""
     degrees: Annotated[Degrees, Unless("augmentation", ("none", "flip", "trivial"))] = 10.0
@@ -469,9 +469,9 @@ class Parameters(StrictModel):
     loss: LossName = "cross_entropy"
     """`bce`: one output unit and binary cross entropy, for two classes."""
     imbalance: Imbalance = "none"
-    """What is done for rare classes or findings. `weighted`: in the loss, classes or the positives and negatives
-    of a finding weigh equally, by their numbers among the real images. `oversample`: steps show
-    real images of each class, or rarest finding, equally often. `focal`: the focal loss."""
+    """What is done for rare classes or findings. `weighted`: in the loss, classes or the positives
+    and negatives of a finding weigh equally, by their numbers among the real images. `oversample`:
+    steps show real images of each class, or rarest finding, equally often. `focal`: the focal loss."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     lr: PositiveFloat = 1e-4
     optimizer: OptimizerName = "adam"
