@@ -435,9 +435,9 @@ class Parameters(StrictModel):
     statistics: GivenFolder | None = None
     augmentation: Augmentation = "none"
     """How real and extra images are changed. `flip`: half of the views are mirrored, with the heart
-    on the right. `affine`: they are rotated, shifted, scaled, and changed in contrast and brightness.
-    `trivial`: TrivialAugment with the operations that suit grey X-rays: a shift, shear, rotation,
-    or change of brightness, contrast or sharpness by a random amount, or none of them."""
+    on the right. `affine`: they are rotated, shifted, scaled, and changed in contrast and
+    brightness. `trivial`: TrivialAugment with the operations that suit grey X-rays: a shift, shear,
+    rotation, or change of brightness, contrast or sharpness by a random amount, or none of them."""
     degrees: Annotated[Degrees, Unless("augmentation", ("none", "flip", "trivial"))] = 10.0
     """The largest rotation of `affine`; other changes grow with it: at 15 degrees, shifts up to a
     tenth of a side, scales by a fifth, contrasts by three tenths and brightness by .15."""
@@ -471,7 +471,8 @@ class Parameters(StrictModel):
     imbalance: Imbalance = "none"
     """What is done for rare classes or findings. `weighted`: in the loss, classes or the positives
     and negatives of a finding weigh equally, by their numbers among the real images. `oversample`:
-    steps show real images of each class, or rarest finding, equally often. `focal`: the focal loss."""
+    steps show real images of each class, or rarest finding, equally often. `focal`: the focal
+    loss."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     lr: PositiveFloat = 1e-4
     optimizer: OptimizerName = "adam"
