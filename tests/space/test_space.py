@@ -7,6 +7,7 @@ from typing import Any
 
 import optuna
 import pytest
+import yaml
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution, IntDistribution
@@ -27,32 +28,30 @@ Specs = dict[str, dict[str, Json]]
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
-_CHOICES: dict[str, list[Json]] = {
-    "source": ["none", "duplicate", "gan", "folder"],
-    "synthetic_ratio": [0.25, 0.5, 1.0, 2.0],
-    "mixing": ["additive", "pretrain"],
-    "augmentation": ["none", "flip", "affine", "trivial"],
-    "backbone": ["small_cnn", "resnet18", "resnet50"],
-    "weights": ["imagenet", "none", "own/net.pth"],
-    "trainable": ["head", "last_stage", "all"],
-    "optimizer": ["adam", "adamw", "sgd"],
-    "early_stop_epochs": [None, 3, 5],
-    "gan.steps": [100, 200, 300],
-    "gan.architecture": ["dcgan", "pca"],
-    "gan.image_size": [32, 256],
-}
-_RANGES: dict[str, Specs] = {
-    "lr": {
-        "log": {"min": 1e-5, "max": 1e-2, "distribution": "log_uniform_values"},
-        "plain": {"min": 1e-4, "max": 1},
-    },
-    "dropout": {"plain": {"min": 0, "max": 0.6}},
-    "batch_size": {
-        "log": {"min": 8, "max": 64, "distribution": "log_uniform_values"},
-        "plain": {"min": 8, "max": 32, "distribution": "int_uniform"},
-    },
-    "views": {"plain": {"min": 1, "max": 8}},
-}
+_CHOICES: dict[str, list[Json]] = yaml.safe_load("""
+source: [none, duplicate, gan, folder]
+synthetic_ratio: [0.25, 0.5, 1.0, 2.0]
+mixing: [additive, pretrain]
+augmentation: [none, flip, affine, trivial]
+backbone: [small_cnn, resnet18, resnet50]
+weights: [imagenet, none, own/net.pth]
+trainable: [head, last_stage, all]
+optimizer: [adam, adamw, sgd]
+early_stop_epochs: [null, 3, 5]
+gan.steps: [100, 200, 300]
+gan.architecture: [dcgan, pca]
+gan.image_size: [32, 256]
+""")
+_RANGES: dict[str, list[dict[str, Json]]] = yaml.safe_load("""
+lr:
+  - {min: 1.0e-5, max: 1.0e-2, distribution: log_uniform_values}
+  - {min: 1.0e-4, max: 1}
+dropout: [{min: 0, max: 0.6}]
+batch_size:
+  - {min: 8, max: 64, distribution: log_uniform_values}
+  - {min: 8, max: 32, distribution: int_uniform}
+views: [{min: 1, max: 8}]
+""")
 
 
 def _some_of(values: list[Json]) -> st.SearchStrategy[list[Json]]:
@@ -80,9 +79,7 @@ def space_contents(draw: st.DrawFn) -> dict[str, Any]:
     specs: Specs = {"folder.path": {"value": "extra"}}
     for name in names:
         ranges = _RANGES.get(name)
-        spec = dict(
-            draw(_choice(name)) if ranges is None else draw(st.sampled_from(list(ranges.values())))
-        )
+        spec = dict(draw(_choice(name)) if ranges is None else draw(st.sampled_from(ranges)))
         parents = specs.keys() - {"folder.path", "lr", "dropout", "weights"}
         is_conditional: bool = draw(st.booleans())
         if parents and is_conditional and name != "source":

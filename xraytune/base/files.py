@@ -351,9 +351,7 @@ def read_jsonl(path: Path, *, is_chained: bool = False) -> list[dict[str, Any]]:
             else:
                 row = {**parse_json(line)}
         except (ValueError, TypeError) as error:
-            what = "this line is damaged"
-            if is_chained:
-                what = BROKEN_CHAIN
+            what = BROKEN_CHAIN if is_chained else "this line is damaged"
             raise ArtifactError(what, SourceLine(path, number), _RESTORE) from error
         rows.append(row)
     return rows

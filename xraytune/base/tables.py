@@ -28,7 +28,7 @@ Row: TypeAlias = Mapping[str, Entry]
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """At least one row, below a title.
+    """A table with at least one row, below a title.
 
     Attributes:
         optional: On a narrow screen, these columns are left out before any other one wraps.

@@ -39,8 +39,8 @@ ahead, the less the sampler knows."""
 
 
 GeneratorNeeds: TypeAlias = Callable[[GanSettings | None, int | None, int], str | None]
-"""From a trial's generator, if it has one, its draw of patients and the side of its images to the
-generator's lineage; None if it need not be trained first."""
+"""A function of a trial's generator, if it has one, of its draw of patients and the side of its
+images. It returns the lineage of the generator; None if it need not be trained first."""
 
 UsedUp: TypeAlias = Literal["", "trials", "hours"]
 """The part of the budget that is used up, so that there is no new trial; "" if none is. After the

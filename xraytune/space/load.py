@@ -60,7 +60,7 @@ def load_space(
         weights_dir: Replaces `weights_dir`.
 
     Raises:
-        ConfigError: With all problems, in file order.
+        ConfigError: The file is invalid; all its problems are listed, in file order.
     """
     document = read_document(find_space(file))
     lift_blocks(document)

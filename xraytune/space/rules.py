@@ -84,8 +84,9 @@ def _check_final(space: Space, final: FinalSettings, document: Document) -> None
         sizes = ("data.image_size", "gan.image_size", "input_size")
         names |= dict.fromkeys(sizes, "final.image_size")
     for rule in RULES:
-        refusals = () if rule.is_useless else _refusals(rule, trained, {})
-        for refusal in refusals:
+        if rule.is_useless:
+            continue
+        for refusal in _refusals(rule, trained, {}):
             values = {names.get(name, name): value for name, value in refusal.values.items()}
             change = {names.get(name, name): value for name, value in refusal.change.items()}
             renamed = refusal._replace(values=values, change=change)

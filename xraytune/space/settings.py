@@ -435,10 +435,10 @@ class Parameters(StrictModel):
     generator: GivenFolder | None = None
     statistics: GivenFolder | None = None
     augmentation: Augmentation = "none"
-    """Of real and extra images. `flip`: half of the views are mirrored, with the heart on the
-    right. `affine`: they are rotated, shifted, scaled, and changed in contrast and brightness.
-    `trivial`: TrivialAugment with the operations that suit grey X-rays: a shift, shear, rotation,
-    or change of brightness, contrast or sharpness by a random amount, or none of them."""
+    """How real and extra images are changed. `flip`: half of the views are mirrored, with the heart
+    on the right. `affine`: they are rotated, shifted, scaled, and changed in contrast and
+    brightness. `trivial`: TrivialAugment with the operations that suit grey X-rays: a shift, shear,
+    rotation, or change of brightness, contrast or sharpness by a random amount, or none of them."""
     degrees: Annotated[Degrees, Unless("augmentation", ("none", "flip", "trivial"))] = 10.0
     """The largest rotation of `affine`; other changes grow with it: at 15 degrees, shifts up to a
     tenth of a side, scales by a fifth, contrasts by three tenths and brightness by .15."""
@@ -458,7 +458,7 @@ class Parameters(StrictModel):
     pixel_mean: float | None = None
     """Mean of the pixels, in [0, 1], that a file of `weights` expects; null: the backbone's."""
     pixel_std: PositiveFloat | None = None
-    """Their standard deviation."""
+    """Standard deviation of these pixels."""
     input_channels: Annotated[Literal[1, 3], Unless("backbone", ONE_CHANNEL)] = 3
     """An encoder of grey images always gets one channel."""
     input_size: ImageSize | None = None
@@ -470,9 +470,10 @@ class Parameters(StrictModel):
     loss: LossName = "cross_entropy"
     """`bce`: one output unit and binary cross entropy, for two classes."""
     imbalance: Imbalance = "none"
-    """For rare classes or findings. `weighted`: in the loss, classes or the positives and negatives
-    of a finding weigh equally, by their numbers among the real images. `oversample`: steps show
-    real images of each class, or rarest finding, equally often. `focal`: the focal loss."""
+    """What is done for rare classes or findings. `weighted`: in the loss, classes or the positives
+    and negatives of a finding weigh equally, by their numbers among the real images. `oversample`:
+    steps show real images of each class, or rarest finding, equally often. `focal`: the focal
+    loss."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     lr: PositiveFloat = 1e-4
     optimizer: OptimizerName = "adam"
@@ -1062,7 +1063,7 @@ class Experiment(StrictModel):
 
     parameters: Parameters
     settings: Settings
-    """With the size of the trial's images as `data.image_size`."""
+    """The settings of the study, with the size of the trial's images as `data.image_size`."""
     draw: NonNegativeInt | None = None
     """The draw of unused patients that a replicate of a confirmation is trained on; None for the
     search's patients."""

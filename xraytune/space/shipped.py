@@ -27,7 +27,7 @@ def copy_space(name: str, out: Path | None = None) -> Path:
     """Copy a shipped space file, and return the new file.
 
     Args:
-        name: Such as `gan_ratio_cpu`.
+        name: The name of the space, such as `gan_ratio_cpu`.
         out: The new file; by default `NAME.yaml` in the current folder. It must not exist.
 
     Raises:

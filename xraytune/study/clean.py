@@ -53,7 +53,7 @@ def clean_cache(
 
     Args:
         cache: The artifact cache.
-        max_size: Such as 50GB or 50GiB.
+        max_size: The size that is left, such as 50GB or 50GiB.
         dry_run: Remove nothing, but return what would be removed.
         clock: Seconds since 1970.
 

@@ -48,7 +48,7 @@ ROWS_FILE = "trials.jsonl"
 _LOOKS_IN_SILENCE = 20
 """How often the lock is tried, in about two seconds: usually, Ray ends within a moment."""
 SCRATCH_NAME = ".tune"
-"""In a study and its folders of runs: temporary files of Ray Tune."""
+"""The folder of Ray Tune's temporary files, in a study and its folders of runs."""
 
 
 class StudyFolder:
@@ -62,7 +62,7 @@ class StudyFolder:
         self.rows_path = path / ROWS_FILE
         """One row for every ended trial."""
         self.runs_path = path / "runs.jsonl"
-        """In the folder of a confirmation's runs: one row for every ended run."""
+        """One row for every ended run, in the folder of a confirmation's runs."""
         self.wall_path = path / "wall.json"
         """The wall time used, in seconds."""
         self.log_path = path / ".ray.log"

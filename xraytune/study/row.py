@@ -48,7 +48,7 @@ class RunRow(StrictModel):
     number: int
     status: TrialStatus
     label: str = Field(default_factory=lambda given: f"#{given['number']}")
-    """Such as `gan #12, replicate 1`; of a trial, `#12`."""
+    """Its name, such as `gan #12, replicate 1`; that of a trial is `#12`."""
     value: float | None = None
     """The best objective on val-A so far; None before the first epoch."""
     val_b_score: float | None = None
@@ -62,7 +62,7 @@ class RunRow(StrictModel):
     reason: str = ""
     """Why it ended, unless it is complete."""
     network_sha256: str | None = Field(default=None, exclude_if=lambda digest: digest is None)
-    """Of the best network of a complete run."""
+    """The SHA-256 of the best network of a complete run."""
 
 
 class TrialRow(RunRow):
@@ -77,13 +77,13 @@ class TrialRow(RunRow):
         PlainSerializer(lambda given, info: set_values(given, info.context), when_used="json"),
     ]
     arm: str = Field(default_factory=lambda given: given["parameters"].arm)
-    """Such as `augmented+gan`."""
+    """The arm, such as `augmented+gan`."""
     gpu_seconds: float = 0.0
     """GPUs held, times seconds."""
     quality: Mapping[str, float | None] = Field(default={}, exclude=True)
-    """Of its synthetic images (docs/generators.md): further columns of `trials.jsonl`."""
+    """Figures of its synthetic images (docs/generators.md), further columns of `trials.jsonl`."""
     mix: str = ""
-    """Such as `gan r=0.5 (500 steps) +affine`."""
+    """The mix in words, such as `gan r=0.5 (500 steps) +affine`."""
     values: tuple[float, ...] = ()
     """The best val-A score after each recorded epoch."""
     busy_with: str = ""

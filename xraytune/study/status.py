@@ -41,13 +41,13 @@ class ArmSummary:
     Only complete trials are compared; the others have trained for fewer epochs.
 
     Attributes:
-        arm: Such as `augmented+gan`.
+        arm: Its name, such as `augmented+gan`.
         trials: The number of trials by status.
         val_a: The number and score of its best complete trial on val-A; None if it has none.
         val_b: The same on val-B.
         difference: Score on val-B of that trial minus that of the best of `real_only`; None without
             either.
-        standard_error: Of the difference, over the patients of val-B; None where it is unknown.
+        standard_error: That of the difference, over the patients of val-B; None where unknown.
     """
 
     arm: str

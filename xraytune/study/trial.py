@@ -37,8 +37,8 @@ class Trial:
         epochs: The last epoch that it has reported.
         failures: Its failed attempts.
         trains_generator: Whether its generator was not trained yet when it was started.
-        resources: What it holds while it runs, by the names of Ray.
-        slots: Those that it occupies while it runs.
+        resources: The cores and GPUs that it holds while it runs, by the names of Ray.
+        slots: How many slots it occupies while it runs.
         started: When it was last started, by `time.monotonic`.
         seconds: How long it has run in this search, before it was last started.
     """
@@ -76,7 +76,7 @@ class Job:
     Attributes:
         study: The study or, in a confirmation, the folder of its runs.
         label: The trial's name in the dashboard and in trackers.
-        resources: What it holds, by the names of Ray.
+        resources: The cores and GPUs that it holds, by the names of Ray.
         every_epoch: Else only the last epoch of each second is reported.
     """
 

@@ -23,7 +23,7 @@ from xraytune.base.files import fenced, read_json, write_json, write_text
 from xraytune.synth.generator_quality import QUALITY_FILE, PoolReport
 
 _ATTEMPT_FILE = ".owner"
-"""In a trial's folder: a token of the attempt at it that runs now, or ran last, and its node."""
+"""The file in a trial's folder with a token of the attempt that ran last, or runs, and its node."""
 _PROGRESS_FILE = "progress.json"
 _SAMPLES_FILE = "samples.json"
 _WRITE_EVERY_SECONDS = 1.0

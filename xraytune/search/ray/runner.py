@@ -160,7 +160,7 @@ class Runner:
         """Run all trials of a loop, which Ray's process makes each time it starts.
 
         Raises:
-            XraytuneError: From the loop, such as a full disk.
+            XraytuneError: The loop raised it, as for a full disk.
             MachineError: Ray cannot or does not start, or dies repeatedly.
         """
         order = TuneRun(

@@ -26,7 +26,7 @@ _LONGEST_PARENT_BYTES = 107 - len(
 """A socket's path has at most 107 bytes; the longest of Ray's is below the parent."""
 _LEAST_FREE_BYTES = 100 * 2**20
 _LEAST_FREE_INODES = 1000
-"""For Ray's logs, and the temporary files of trials."""
+"""The room for Ray's logs, and for the temporary files of trials."""
 _LEAST_LIMITS = {
     "ulimit -n 65536": (resource.RLIMIT_NOFILE, 256, "open files"),
     "ulimit -u 65536": (resource.RLIMIT_NPROC, 300, "processes and threads"),

@@ -25,6 +25,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from xraytune.base.errors import XraytuneError
+from xraytune.base.files import explain_disk_errors
 from xraytune.base.locks import build_lock
 from xraytune.base.records import Node
 from xraytune.search.callbacks import Callbacks
@@ -66,7 +67,7 @@ def serve(connection: Connection, dashboard: str) -> None:
 
 def log_to(log: Path) -> None:
     """Append to a log whatever this process and those of Ray write from now on."""
-    with log.open("ab") as stream:
+    with explain_disk_errors(log), log.open("ab") as stream:
         stream.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} trials start\n".encode())
         for output in (sys.stdout, sys.stderr):
             output.flush()
