@@ -44,7 +44,6 @@ class TinyBatches(Batches):
         self.labels = torch.arange(96) % 2
         pixels[self.labels == 1, :, 8:20, 8:20] += 0.8
         self.train_pixels, self.norm_pixels, self.val_pixels = pixels[:56], pixels[:56], pixels[56:]
-        self.pretraining_steps = 0
 
     def draws(self, steps: range) -> Iterator[Draws]:
         for step in steps:
@@ -72,6 +71,7 @@ class TinyTraining(TrialTraining):
         precision: Literal["float32", "bfloat16"] = "float32",
     ) -> None:
         self.batches = TinyBatches()
+        self.batches.pretraining_steps = parameters.pretraining_steps(4 * epochs)
         self.parameters = parameters
         self.trained = build_classifier(parameters, 2, weights=None, seed=seed)
         self.loss = F.cross_entropy
