@@ -1,8 +1,9 @@
 """Hold every point of a space to the rules of its components (contract.py), so that it can run."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from xraytune.base.errors import ConfigError, Place, Problem
 from xraytune.space.contract import FACTS, Change, Rule
@@ -11,9 +12,6 @@ from xraytune.space.domains import Point
 from xraytune.space.fields import PARAMETERS
 from xraytune.space.settings import RULES, FinalSettings, Settings
 from xraytune.space.space import Space, corner_points
-from xraytune.space.strict_model import StrictModel
-
-Model = TypeVar("Model", bound=StrictModel)
 
 
 class _Refusal(NamedTuple):
@@ -55,7 +53,7 @@ def _drop(space: Space, refusal: _Refusal) -> Space:
     """Return the space with the value to which a refusal changes a setting or parameter."""
     ((name, value),) = refusal.change.items()
     if name not in PARAMETERS:
-        return replace(space, settings=_with_setting(space.settings, name, value))
+        return replace(space, settings=space.settings.with_values({name: value}))
     specs = []
     for spec in space.specs:
         if spec.name == name:
@@ -63,12 +61,6 @@ def _drop(space: Space, refusal: _Refusal) -> Space:
             spec = replace(spec, values=tuple(dict.fromkeys([*kept, value])), distribution=None)
         specs.append(spec)
     return replace(space, specs=tuple(specs))
-
-
-def _with_setting(model: Model, name: str, value: object) -> Model:
-    block, dot, rest = name.partition(".")
-    inner = _with_setting(getattr(model, block), rest, value) if dot else value
-    return model.model_copy(update={block: inner})
 
 
 def _check_final(space: Space, final: FinalSettings, document: Document) -> None:
@@ -193,8 +185,8 @@ def _in_yaml(value: object) -> str:
         return f"[{', '.join(map(str, value))}]"
     if isinstance(value, float):
         return f"{value:g}"
-    words = {None: "null", True: "true", False: "false"}
-    return words.get(value, str(value)) if value is None or isinstance(value, bool) else str(value)
+    is_word = value is None or isinstance(value, bool)
+    return json.dumps(value) if is_word else str(value)
 
 
 def space_warnings(space: Space) -> Iterator[str]:

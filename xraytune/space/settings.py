@@ -506,7 +506,7 @@ class Parameters(StrictModel):
     def with_gan(self, **changes: object) -> Self:
         """Return a copy with changed settings of the GAN."""
         assert self.gan is not None, "the source trains a GAN"
-        return self.model_copy(update={"gan": self.gan.model_copy(update=changes)})
+        return self.with_values({f"gan.{name}": value for name, value in changes.items()})
 
     def size_px(self, data: DataSettings) -> int:
         """Return the side of the images that a trial is trained on."""
@@ -627,7 +627,7 @@ def _give_paths(source: str, *paths: str | None) -> Change:
     """A source of given images needs their path."""
     given = dict(zip(REQUIRED, paths, strict=True))
     needed = f"{source}.path"
-    return {needed: "PATH"} if needed in given and given[needed] is None else {}
+    return {needed: "PATH"} if given.get(needed, "") is None else {}
 
 
 @refuses("source", "task")
@@ -941,18 +941,17 @@ class FinalSettings(StrictModel):
 
     def settings_of(self, settings: Settings) -> Settings:
         """Return the settings of the final training, which uses all patients."""
+        changes: dict[str, Any] = {
+            "data.train_patients": None,
+            "confirm.test": "auto",
+            "confirm.leave_out": "none",
+            "final": None,
+        }
         if self.image_size:
-            settings = settings.of_size(self.image_size)
-        data = settings.data.model_copy(update={"train_patients": None})
-        budget = settings.budget
+            changes["data.image_size"] = self.image_size
         if self.max_epochs:
-            budget = budget.model_copy(
-                update={"max_epochs": self.max_epochs, "steps_per_epoch": None}
-            )
-        confirm = settings.confirm.model_copy(update={"test": "auto", "leave_out": "none"})
-        return settings.model_copy(
-            update={"data": data, "budget": budget, "confirm": confirm, "final": None}
-        )
+            changes |= {"budget.max_epochs": self.max_epochs, "budget.steps_per_epoch": None}
+        return settings.with_values(changes)
 
 
 class Settings(StrictModel):
@@ -994,8 +993,7 @@ class Settings(StrictModel):
 
     def of_size(self, size_px: int) -> Self:
         """Return the settings with images of another size."""
-        data = self.data.model_copy(update={"image_size": size_px})
-        return self.model_copy(update={"data": data})
+        return self.with_values({"data.image_size": size_px})
 
     @property
     def metric(self) -> str:
@@ -1053,9 +1051,7 @@ RULES: tuple[Rule, ...] = (
 
 def without_gate(settings: Settings) -> Settings:
     """Return settings that refuse no synthetic images."""
-    return settings.model_copy(
-        update={"quality": settings.quality.model_copy(update={"allow_memorised": True})}
-    )
+    return settings.with_values({"quality.allow_memorised": True})
 
 
 class Experiment(StrictModel):

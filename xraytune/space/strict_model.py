@@ -1,6 +1,7 @@
 """What settings are made of: strict and frozen pydantic models."""
 
-from typing import Annotated, TypeVar, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Strict
 from pydantic.fields import FieldInfo
@@ -16,6 +17,15 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(
         strict=True, frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    def with_values(self, changes: Mapping[str, Any]) -> Self:
+        """Return a copy with other values, by dotted name, which are not validated."""
+        copy = self
+        for name, value in changes.items():
+            block, dot, rest = name.partition(".")
+            inner = getattr(copy, block).with_values({rest: value}) if dot else value
+            copy = copy.model_copy(update={block: inner})
+        return copy
 
 
 def list_fields(model: type[StrictModel], prefix: str = "") -> dict[str, FieldInfo]:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 from xraytune.base.errors import StudyError, join_names
 from xraytune.base.files import (
@@ -30,7 +30,6 @@ from xraytune.space.strict_model import StrictModel
 from xraytune.study.folder import StudyFolder, other_releases
 from xraytune.study.journal import create_journal
 
-Block = TypeVar("Block", bound=StrictModel)
 _PACKAGES = ("xraytune", "torch", "torchvision", "ray", "optuna", "numpy", "pillow", "scikit-learn")
 
 
@@ -88,19 +87,19 @@ def with_recorded_images(folder: StudyFolder, space: Space) -> Space:
     recorded = folder.space().settings
     if settings.data.path.exists():
         return space
-    split = _completed(settings.data.split, recorded.data.split, ("group_regex", "site"))
-    data = _completed(settings.data, recorded.data, DATA_FILE_KEYS)
-    data = data.model_copy(update={"path": recorded.data.path, "split": split})
-    weights_dir = settings.weights_dir or recorded.weights_dir
-    return replace(
-        space, settings=settings.model_copy(update={"data": data, "weights_dir": weights_dir})
-    )
+    changes = {
+        "data": _completed(settings.data, recorded.data, DATA_FILE_KEYS),
+        "data.path": recorded.data.path,
+        "data.split": _completed(settings.data.split, recorded.data.split, ("group_regex", "site")),
+        "weights_dir": settings.weights_dir or recorded.weights_dir,
+    }
+    return replace(space, settings=settings.with_values(changes))
 
 
-def _completed(given: Block, recorded: Block, keys: Iterable[str]) -> Block:
+def _completed(given: StrictModel, recorded: StrictModel, keys: Iterable[str]) -> StrictModel:
     """Return settings with those of `keys` that are not given as they were recorded."""
     missing = {*keys} - given.model_fields_set
-    return given.model_copy(update={key: getattr(recorded, key) for key in missing})
+    return given.with_values({key: getattr(recorded, key) for key in missing})
 
 
 def require_same_images(folder: StudyFolder, prepared: SplitData) -> SplitData:
