@@ -12,7 +12,7 @@ Every command has a function here, with the same arguments:
     xraytune space copy         copy_space
     xraytune space check        load_space
     xraytune plan               plan_study
-    xraytune headroom           measure_headroom
+    xraytune curve              measure_curve
     xraytune search             run_search
     xraytune status             status, list_studies, trials_dataframe
     xraytune report             write_report
@@ -56,7 +56,7 @@ PLACES = {
     "list_spaces": "space.shipped:list_spaces",
     "list_studies": "present.studies:list_studies",
     "load_space": "space.load:load_space",
-    "measure_headroom": "confirm.headroom:headroom",
+    "measure_curve": "confirm.curve:curve",
     "plan_study": "confirm.design:plan",
     "predict": "model.predict:predict",
     "run_audit": "audit:audit",

@@ -32,4 +32,4 @@ def show_inspection(
         space = "findings_ratio_cpu"
     if inspection.mask_areas:
         space = "gan_segmentation_cpu"
-    console.propose("headroom", "--space", space, given={"data": source, "overrides": overrides})
+    console.propose("curve", "--space", space, given={"data": source, "overrides": overrides})

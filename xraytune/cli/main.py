@@ -55,7 +55,7 @@ _COMMANDS: Mapping[str, Sequence[tuple[str, Callable[..., None], str]]] = {
         ("space copy", space.copy, "gan_ratio_cpu"),
         ("space check", space.check, "gan_ratio.yaml"),
         ("plan", search.plan, _SPACE),
-        ("headroom", search.headroom, _SPACE),
+        ("curve", search.curve, f"{_SPACE} --donor hospital_a -o curve"),
         ("search", search.search, _SPACE),
         ("status", study.status, "studies/gan-ratio; without a study, it lists all"),
         ("report", study.report, "studies/gan-ratio"),

@@ -28,8 +28,8 @@ from xraytune.study.trial import Trial
 from xraytune.synth.mix import mix_label
 
 if TYPE_CHECKING:
+    from xraytune.confirm.curve import Curve
     from xraytune.confirm.design import Design
-    from xraytune.confirm.headroom import Headroom
     from xraytune.confirm.record import Confirmation
     from xraytune.data.images import ImageIndex
     from xraytune.data.phantom import PhantomSet
@@ -212,11 +212,13 @@ def _log_design(space: Space, prepared: SplitData, index: ImageIndex, cache: Pat
     console.event(f"plan: {design.time}")
 
 
-def show_headroom(measured: Headroom, given: Options) -> None:
-    """Print the gains, and the next commands."""
-    from xraytune.present.headroom import headroom_frame
+def show_curve(measured: Curve, given: Options) -> None:
+    """Print what each arm is worth, and the next commands."""
+    from xraytune.present.curve import curve_frame
 
-    console.show(*headroom_frame(measured))
+    console.show(*curve_frame(measured))
+    if given["out"]:
+        console.write(f"{given['out']}: curve.json, curve.png and curve.svg")
     console.propose("search", "--space", given["space"], given=given)
     others = ("--data", "OTHER_XRAYS", "--set", "gan.steps=4000", "-o", "generator")
     console.propose(

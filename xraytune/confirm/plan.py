@@ -23,6 +23,7 @@ from xraytune.confirm.arms import (
 from xraytune.confirm.run_list import NO_RUNGS, OpenStudy, train_runs
 from xraytune.confirm.sealed import SealedTest
 from xraytune.confirm.test_access import accesses
+from xraytune.data.prepare import SplitData
 from xraytune.space.encoders import describe_seen
 from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.settings import Experiment, Parameters, Settings
@@ -63,7 +64,11 @@ def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: Seal
     trials += _train(study, furthest, first=len(top_ups))
 
     arms = compared_arms(choose_finalists(trials, finalists), study.settings, sealed.kind)
-    possible = [_possible_arm(study, arm, sealed, replicates, notes) for arm in arms]
+    trained_on = [study.prepared]
+    if sealed.kind != "folder":
+        trained_on = [study.prepared.drawn(number) for number in range(replicates)]
+    images = StudyImages(study.settings.data, study.prepared, study.cache)
+    possible = [possible_arm(arm, images, trained_on, notes) for arm in arms]
     arms = [arm for arm in possible if arm]
     for control in tuned:
         best = _best_of_arm(trials, control)
@@ -236,28 +241,26 @@ def _train(
     ]
 
 
-def _possible_arm(
-    study: OpenStudy, arm: Arm, sealed: SealedTest, replicates: int, notes: list[str]
+def possible_arm(
+    arm: Arm, study: StudyImages, trained_on: Iterable[SplitData], notes: list[str]
 ) -> Arm | None:
     """Return an arm, unless a folder of extra images, or the other draws, are too small for it.
 
-    Real images in place of synthetic ones may be fewer: as many as the ratio adds.
+    Then, a note says so, or DataError if it is a finalist. Real images in place of synthetic ones,
+    and those of a folder, may be fewer than `pool_size`: as many as the ratio adds.
     """
-    trained_on = [study.prepared]
-    if sealed.kind != "folder":
-        trained_on = [study.prepared.drawn(number) for number in range(replicates)]
     source = source_of(arm.parameters, has_real_extra=arm.role == "perfect")
     try:
         for prepared in trained_on:
-            images = StudyImages(study.settings.data, prepared, study.cache)
-            require_enough(source.count_available(images), arm.parameters, prepared)
+            available = source.count_available(study._replace(prepared=prepared))
+            require_enough(available, arm.parameters, prepared)
     except DataError as error:
         if arm.role == "finalist":
             raise
         if arm.parameters.pool_size:
             fewer = arm.parameters.model_copy(update={"pool_size": None})
             arm = arm.model_copy(update={"parameters": fewer})
-            return _possible_arm(study, arm, sealed, replicates, notes)
+            return possible_arm(arm, study, trained_on, notes)
         notes.append(f"the arm {arm.name} is left out: there are {error.problems[0].what}")
         return None
     return arm

@@ -61,10 +61,7 @@ def evaluate(
             cannot be written.
     """
     if out:
-        require_new(out)
-        if out.resolve().is_relative_to(data.resolve()):
-            what = "a figure in the image folder would be mistaken for an X-ray"
-            raise ConfigError(what, out, "give a folder outside of it")
+        require_new(out, outside=data)
     bundle = open_bundle(model)
     record = bundle.record
     task = TASKS[record.task]
